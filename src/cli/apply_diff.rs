@@ -25,8 +25,8 @@ use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
 use crate::image::changes::{ByteSource, Change, Changes, RbdChanges};
-use crate::image::qcow2_overlay::Overlay;
-use crate::image::{qcow2_writer, rbd_diff};
+
+use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff};
 use crate::nbd::Client;
 
 /// Writes that are under way: at most 1 MiB each.
@@ -101,7 +101,10 @@ async fn open(rt: &Rt, path: &Path) -> Result<Box<dyn Changes>> {
     }
     let file = RealDisk::start().open(path, OpenHow::Read).await?;
     if file.pread(0, 4).await?[..] == *b"QFI\xfb" {
-        return Ok(Box::new(Overlay::open(file).await?));
+        return match LocalFile::open(rt, path)? {
+            Opened::File(file) => Ok(Box::new(Overlay::open(Arc::new(file)).await?)),
+            Opened::Pipe(_) => Err(Error::new(Kind::Usage, "a qcow2 is read from a file, not from a pipe")),
+        };
     }
     Ok(Box::new(RbdChanges::open(Box::new(FileBytes { file, at: 0 })).await?))
 }

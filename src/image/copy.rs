@@ -124,7 +124,6 @@ impl DiskCopy {
         self.rt.spawn(async move {
             let Piece { offset, len, content } = piece;
             match content {
-                Content::Unchanged => Ok(0),
                 Content::Zero if has_base => erase(&*target, offset..offset + len).await,
                 Content::Zero => Ok(0),
                 Content::Data(read) if has_base => write_what_differs(&*target, offset, read.await?).await,

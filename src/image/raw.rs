@@ -90,7 +90,7 @@ pub(super) async fn whole(source: &mut dyn Source) -> Result<bytes::Bytes> {
         let len = piece.len;
         match piece.content {
             Content::Data(read) => all.extend_from_slice(&read.await?),
-            Content::Zero | Content::Unchanged => all.resize(all.len() + len as usize, 0),
+            Content::Zero => all.resize(all.len() + len as usize, 0),
         }
         assert_eq!(all.len() as u64, piece.offset + len);
     }

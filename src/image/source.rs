@@ -23,8 +23,6 @@ pub struct Piece {
 pub enum Content {
     /// Nothing but zeros.
     Zero,
-    /// What the target holds already.
-    Unchanged,
     /// `len` bytes, once this is run.
     Data(BoxFuture<'static, Result<Bytes>>),
 }
@@ -33,7 +31,6 @@ impl fmt::Debug for Piece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let content = match &self.content {
             Content::Zero => "zero",
-            Content::Unchanged => "unchanged",
             Content::Data(_) => "data",
         };
         write!(f, "{}+{} {content}", self.offset, self.len)

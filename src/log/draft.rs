@@ -20,6 +20,9 @@ const FOOTER_ROOM: usize = 4 << 10;
 /// Records a chunk may hold: each adds two entries to the table of contents at most.
 const RECORDS_MAX: usize = 16 << 10;
 
+/// Bytes of a map chunk's pages that go to one shard before another is taken.
+const SIDE_BY_SIDE: usize = 4 << 10;
+
 /// Payload bytes that a chunk over `k` data shards is cut at under load.
 pub fn chunk_target(k: usize) -> u64 {
     (k as u64 * SHARD_TARGET).min(CHUNK_TARGET)
@@ -283,6 +286,8 @@ pub struct MapDraft {
     stamp: Stamp,
     packer: Packer,
     shards: Vec<Vec<u8>>,
+    /// The shard that is filled.
+    shard: usize,
     frames: Vec<TocFrame>,
     bytes: u64,
 }
@@ -290,7 +295,7 @@ pub struct MapDraft {
 impl MapDraft {
     pub fn new(stamp: Stamp) -> MapDraft {
         let shards = (0..stamp.k).map(|_| Vec::new()).collect();
-        MapDraft { stamp, packer: Packer::new(stamp.codec), shards, frames: Vec::new(), bytes: 0 }
+        MapDraft { stamp, packer: Packer::new(stamp.codec), shards, shard: 0, frames: Vec::new(), bytes: 0 }
     }
 
     pub fn era(&self) -> Era {
@@ -302,12 +307,17 @@ impl MapDraft {
         self.bytes >= target / 2 || self.frames.len() >= TOC_ITEMS_MAX
     }
 
-    /// Into the shard that has least.
+    /// Tiny pages that come one after another lie side by side, so that one get brings them; else the shard that has least
+    /// gets it.
     pub fn append(&mut self, kind: FrameKind, address: u64, raw: Bytes) -> FrameRef {
         let body = self.packer.pack(kind, raw);
-        let shards = self.shards.iter_mut().enumerate();
-        let (i, out) = shards.min_by_key(|(_, s)| s.len()).expect("a layout has a data shard");
-        let offset = i as u64 * SHARD_SPAN + out.len() as u64;
+        let shards = self.shards.iter().enumerate();
+        let (least, len) = shards.map(|(i, s)| (i, s.len())).min_by_key(|(_, len)| *len).unwrap_or_default();
+        if self.shards[self.shard].len() >= len + SIDE_BY_SIDE {
+            self.shard = least;
+        }
+        let out = &mut self.shards[self.shard];
+        let offset = self.shard as u64 * SHARD_SPAN + out.len() as u64;
         self.packer.finish(&body, &Place { chunk: self.stamp.id, offset, address }, out);
         self.packer.clear();
         let len = body.stored_len() as u32;
@@ -337,7 +347,7 @@ impl MapDraft {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -465,6 +475,24 @@ mod tests {
         let chunk = draft.finish(Lsn(9));
         let toc = Toc::decode(&at(&chunk, chunk.toc_offset, chunk.toc_len)).unwrap();
         assert_eq!(toc.frames.len() as u64, pages);
+    }
+
+    #[test]
+    fn tiny_pages_lie_side_by_side_and_large_ones_apart() {
+        for (len, apart) in [(20, 1), (SIDE_BY_SIDE, 3)] {
+            let mut draft = MapDraft::new(stamp(3));
+            let noise = |n: usize| {
+                let bytes = (0..len).map(|i| xxhash_rust::xxh3::xxh3_64(&(n << 32 | i).to_le_bytes()) as u8);
+                Bytes::from(bytes.collect::<Vec<_>>())
+            };
+            let shards: BTreeSet<u64> = (0..9)
+                .map(|n| draft.append(FrameKind::Map, n as u64, noise(n)).offset / SHARD_SPAN)
+                .collect();
+            assert_eq!(shards.len(), apart);
+            let most = draft.shards.iter().map(Vec::len).max().unwrap();
+            let least = draft.shards.iter().map(Vec::len).min().unwrap();
+            assert!(most - least <= SIDE_BY_SIDE + len + frame::FRAME_HEADER, "{least} to {most}");
+        }
     }
 
     #[test]

@@ -253,12 +253,12 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         }
         ahead.retain(|(n, _)| *n >= slot);
         if ahead.front().is_none_or(|(n, _)| *n != slot) {
-            let loads = self.wanted(level, first, slot, children)?.into_iter().map(|(n, frame)| {
-                let (pages, cache) = (self.pages, self.cache);
-                let child_first = first + n as u64 * span(level - 1);
-                async move { Ok::<_, Error>((n, cache.get(pages, &frame, level - 1, child_first).await?)) }
-            });
-            *ahead = try_join_all(loads).await?.into();
+            let (slots, frames): (Vec<_>, Vec<_>) =
+                self.wanted(level, first, slot, children)?.into_iter().unzip();
+            let firsts = slots.iter().map(|n| first + *n as u64 * span(level - 1));
+            let wanted: Vec<_> = frames.into_iter().zip(firsts).collect();
+            let loaded = self.cache.get_many(self.pages, level - 1, &wanted).await?;
+            *ahead = slots.into_iter().zip(loaded).map(|(n, page)| Ok((n, page?))).collect::<Result<_>>()?;
         }
         Ok(ahead.pop_front().map(|(_, page)| page))
     }

@@ -10,8 +10,11 @@ use crate::base::codec::{Reader, Writer};
 use crate::base::{Error, Kind, Result};
 use crate::log::FrameRef;
 
-/// Pages that a walk loads at once.
+/// Pages that a walk loads at once, wherever they lie.
 const AHEAD: usize = 16;
+/// Bytes of the pages below those that are loaded along: where a map is thin, a page has few below it, and each would be waited for
+/// by itself.
+const BELOW: u64 = 128 << 10;
 
 /// A tree's root page: a leaf at height 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +86,20 @@ struct Level {
     /// The next slot to look at.
     slot: u16,
     /// Children loaded ahead, by slot.
-    ahead: VecDeque<(u16, Arc<Page>)>,
+    ahead: VecDeque<Ahead>,
+}
+
+struct Ahead {
+    slot: u16,
+    page: Arc<Page>,
+    /// Its own children that were loaded along: all that are wanted, or the first of them.
+    below: VecDeque<Ahead>,
+}
+
+impl Ahead {
+    fn new(slot: u16, page: Arc<Page>) -> Ahead {
+        Ahead { slot, page, below: VecDeque::new() }
+    }
 }
 
 impl Root {
@@ -166,7 +182,7 @@ impl Walk<'_> {
                 return Ok(None);
             }
             let page = self.cache.get(self.pages, &root.frame, root.height, 0).await?;
-            self.enter(page, root.height, 0);
+            self.enter(Ahead::new(0, page), root.height, 0);
             return Ok(Some(Step::Page { frame: root.frame, address: address(root.height, 0) }));
         }
         while let Some(level) = self.path.last_mut() {
@@ -187,27 +203,49 @@ impl Walk<'_> {
     async fn descend(&mut self, entry: Entry) -> Result<Step> {
         let level = self.path.last_mut().expect("who descends stands on a page");
         let (child, first) = (level.level - 1, level.first_of(entry.start));
-        if level.ahead.front().is_none_or(|(slot, _)| *slot != entry.start) {
-            level
-                .load_ahead(self.pages, self.cache, entry.start, self.blocks.end, self.enter.as_ref())
-                .await?;
+        if level.ahead.front().is_none_or(|ahead| ahead.slot != entry.start) {
+            let reach = Reach {
+                pages: self.pages,
+                cache: self.cache,
+                blocks: &self.blocks,
+                enter: self.enter.as_ref(),
+            };
+            level.load_ahead(entry.start, &reach).await?;
+            level.load_below(&reach).await?;
         }
-        let (_, page) = level.ahead.pop_front().expect("the wanted page is loaded first");
+        let ahead = level.ahead.pop_front().expect("the wanted page is loaded first");
         // Only now: after a failed load the same child comes again.
         level.slot = entry.end();
-        self.enter(page, child, first);
+        self.enter(ahead, child, first);
         Ok(Step::Page { frame: entry.frame, address: address(child, first) })
     }
 
-    fn enter(&mut self, page: Arc<Page>, level: u8, first: u64) {
-        let skipped = self.blocks.start.saturating_sub(first) / slot_span(level);
-        self.path.push(Level { page, level, first, slot: skipped as u16, ahead: VecDeque::new() });
+    fn enter(&mut self, Ahead { page, below, .. }: Ahead, level: u8, first: u64) {
+        let slot = first_slot(&self.blocks, level, first);
+        self.path.push(Level { page, level, first, slot, ahead: below });
     }
+}
+
+/// Where a walk over these blocks begins in a page of this level.
+fn first_slot(blocks: &Range<u64>, level: u8, first: u64) -> u16 {
+    (blocks.start.saturating_sub(first) / slot_span(level)) as u16
+}
+
+/// What a walk loads with, and how far.
+struct Reach<'a> {
+    pages: &'a dyn Pages,
+    cache: &'a PageCache,
+    blocks: &'a Range<u64>,
+    enter: Option<&'a Enter<'a>>,
 }
 
 /// Blocks that one slot of a page of this level covers.
 fn slot_span(level: u8) -> u64 {
     if level == 0 { 1 } else { span(level - 1) }
+}
+
+fn is_near(one: &FrameRef, other: &FrameRef) -> bool {
+    one.same_object(other) && one.offset.abs_diff(other.offset) <= NEAR
 }
 
 impl Level {
@@ -231,22 +269,49 @@ impl Level {
         entries.filter(move |e| enter.is_none_or(|enter| enter(&e.frame)))
     }
 
-    async fn load_ahead(
-        &mut self,
-        pages: &dyn Pages,
-        cache: &PageCache,
-        slot: u16,
-        end: u64,
-        enter: Option<&Enter<'_>>,
-    ) -> Result<()> {
-        let entries = self.entries(slot, end, enter).take(AHEAD);
+    async fn load_ahead(&mut self, slot: u16, reach: &Reach<'_>) -> Result<()> {
+        let &Reach { pages, cache, blocks, enter } = reach;
+        let mut begin = None;
+        let entries = self.entries(slot, blocks.end, enter).enumerate().take_while(|(n, entry)| {
+            let begin = begin.get_or_insert(entry.frame);
+            *n < AHEAD || is_near(&entry.frame, begin)
+        });
+        let entries = entries.map(|(_, entry)| entry);
         let (slots, mut wanted): (Vec<u16>, Vec<_>) =
             entries.map(|e| (e.start, (e.frame, self.first_of(e.start)))).unzip();
         self.add_near(pages, cache, &slots, &mut wanted)?;
         let loaded = cache.get_many(pages, self.level - 1, &wanted).await?;
         // What lies near is for others: nothing here fails for want of it.
         let loaded = loaded.into_iter().take(slots.len()).collect::<Result<Vec<_>>>()?;
-        self.ahead = slots.into_iter().zip(loaded).collect();
+        self.ahead = slots.into_iter().zip(loaded).map(|(slot, page)| Ahead::new(slot, page)).collect();
+        Ok(())
+    }
+
+    /// The children of those that were loaded ahead, as far as few bytes go. Whether one fails shows when its turn comes.
+    async fn load_below(&mut self, reach: &Reach<'_>) -> Result<()> {
+        let &Reach { pages, cache, blocks, enter } = reach;
+        let Some(child) = self.level.checked_sub(1).filter(|child| *child > 0) else { return Ok(()) };
+        let (mut left, mut wanted, mut places) = (BELOW, Vec::new(), Vec::new());
+        'full: for (n, ahead) in self.ahead.iter().enumerate() {
+            let first = self.first_of(ahead.slot);
+            let (page, slot) = (ahead.page.clone(), first_slot(blocks, child, first));
+            let level = Level { page, level: child, first, slot, ahead: VecDeque::new() };
+            for entry in level.entries(slot, blocks.end, enter) {
+                let Some(rest) = left.checked_sub(u64::from(entry.frame.len)) else { break 'full };
+                left = rest;
+                wanted.push((entry.frame, level.first_of(entry.start)));
+                places.push((n, entry.start));
+            }
+        }
+        // One page's children are loaded when it is entered, no worse than here.
+        if places.last().is_none_or(|(last, _)| *last == 0) {
+            return Ok(());
+        }
+        let loaded = cache.get_many(pages, child - 1, &wanted).await.unwrap_or_default();
+        let sound = places.into_iter().zip(loaded).map_while(|(place, page)| Some((place, page.ok()?)));
+        for ((n, slot), page) in sound {
+            self.ahead[n].below.push_back(Ahead::new(slot, page));
+        }
         Ok(())
     }
 
@@ -263,11 +328,12 @@ impl Level {
         if !cache.is_roomy() || !cache.lacks(pages, &at, level, first)? {
             return Ok(());
         }
-        let chunk = |f: &FrameRef| (f.volume, f.epoch, f.seq);
         for entry in self.page.entries(0) {
             let (frame, first) = (entry.frame, self.first_of(entry.start));
-            let near = chunk(&frame) == chunk(&at) && frame.offset.abs_diff(at.offset) <= NEAR;
-            if near && !slots.contains(&entry.start) && cache.lacks(pages, &frame, level, first)? {
+            if is_near(&frame, &at)
+                && !slots.contains(&entry.start)
+                && cache.lacks(pages, &frame, level, first)?
+            {
                 wanted.push((frame, first));
             }
         }

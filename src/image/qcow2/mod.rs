@@ -4,10 +4,12 @@ mod chain;
 mod cluster;
 mod header;
 mod image;
+mod overlay;
 mod references;
 mod table;
 
 pub use chain::Chain;
+pub use overlay::Overlay;
 
 #[cfg(test)]
 mod tests;
