@@ -175,7 +175,7 @@ impl S3Store {
         checksums: bool,
     ) -> Result<Option<Head>, Trouble> {
         let out = self.looked_at(what, checksums).await?;
-        Ok(out.filter(|out| !shadows(what.0, out)).map(|out| Head {
+        Ok(out.map(|out| Head {
             size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
             etag: etag_in(out.e_tag()),
             modified_ms: millis(out.last_modified()),
@@ -185,15 +185,6 @@ impl S3Store {
             restored: out.restore().and_then(restored_in),
             checksum: checksum_in(&out),
         }))
-    }
-
-    /// Whether the server shows a directory there that only the keys below it make.
-    pub(super) async fn is_shadow(&self, key: &str) -> Result<bool> {
-        if !key.ends_with('/') {
-            return Ok(false);
-        }
-        let out = self.looked_at((key, None), false).await.map_err(|t| t.error)?;
-        Ok(out.is_some_and(|out| shadows(key, &out)))
     }
 
     /// HEAD. That there is no such object is believed as `trust.rs` says.
@@ -511,13 +502,6 @@ impl S3Store {
         }
         Ok(())
     }
-}
-
-/// SeaweedFS answers for each directory of its own as for an object: empty, without metadata, and with the etag of an upload in no
-/// parts, which no condition on a write matches. It is no object.
-fn shadows(key: &str, out: &HeadObjectOutput) -> bool {
-    let is_bare = out.content_length().unwrap_or(0) == 0 && out.metadata().is_none_or(HashMap::is_empty);
-    key.ends_with('/') && is_bare && etag_in(out.e_tag()).0.ends_with("-0")
 }
 
 #[cfg(test)]

@@ -72,12 +72,7 @@ impl S3Store {
     pub(super) async fn put_now(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Put> {
         let user = user_out(attrs)?;
         let attempt = |quoting, when| self.put_once(key, &body, (attrs, &user), when, quoting).boxed();
-        let done = self.conditionally(key, when, self.conditions().puts, attempt).await?;
-        if matches!(done, Put::Refused) && *when == When::Absent && self.is_shadow(key).await? {
-            // What the server takes for an object can't be named by a condition. Another's marker that comes just now is lost.
-            return self.put_once(key, &body, (attrs, &user), &When::Always, self.quoting()).await;
-        }
-        Ok(done)
+        self.conditionally(key, when, self.conditions().puts, attempt).await
     }
 
     async fn put_once(
