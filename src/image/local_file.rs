@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 
 use super::read_at::ReadAt;
@@ -74,18 +75,18 @@ impl LocalFile {
     }
 }
 
-fn read_fully(fd: &OwnedFd, mut offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut bytes = vec![0; len];
-    let mut filled = 0;
-    while filled < len {
-        match rustix::io::pread(fd, &mut bytes[filled..], offset) {
+/// Memory that is filled at once is not cleared before.
+fn read_fully(fd: &OwnedFd, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(fd, spare_capacity(&mut bytes), at) {
             Ok(0) => break,
-            Ok(n) => (filled, offset) = (filled + n, offset + n as u64),
-            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
     }
-    bytes.truncate(filled);
+    bytes.truncate(len);
     Ok(bytes.into())
 }
 
