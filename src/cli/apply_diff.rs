@@ -15,8 +15,8 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use serde::Serialize;
 
-use super::export::{ALLOCATION, DIRTY, IS_DIRTY, READS_AS_ZEROS, unless_interrupted};
-use super::reach_engine::Door;
+use super::export::{ALLOCATION, DIRTY, IS_DIRTY, READS_AS_ZEROS};
+use super::reach_engine::{Door, or_interrupted};
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
 use crate::base::rt::{Disk as _, DiskFile, OpenHow, RealDisk, RealRuntime, Rt};
@@ -171,7 +171,7 @@ async fn apply(
         size,
         ..Applied::default()
     };
-    let written = unless_interrupted(write(&client, changes, &mut done)).await;
+    let written = or_interrupted(write(&client, changes, &mut done)).await;
     // Before others may come.
     let finished = match (written, end) {
         (Ok(()), Some(snapshot)) => {

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{Either, select};
 use serde::Serialize;
 
 use super::moment::Moment;
 use super::new_file::Target;
-use super::reach_engine::{Door, interrupted};
+use super::reach_engine::{Door, or_interrupted};
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
 use crate::base::rt::{RealRuntime, Rt};
@@ -157,7 +156,7 @@ pub async fn run(global: &Global, args: Export) -> Result<ExitCode> {
         }
     };
     let (out, unfinished) = target.split();
-    let exported = unless_interrupted(write(&rt, &door, &found, &plan, out)).await;
+    let exported = or_interrupted(write(&rt, &door, &found, &plan, out)).await;
     let exported = match (exported, unfinished) {
         (Ok((size, done)), Some(file)) => file.appear().await.map(|()| (size, done)),
         (Err(error), Some(file)) => {
@@ -210,7 +209,7 @@ pub async fn checksum(global: &Global, args: Checksum) -> Result<ExitCode> {
         let done = export(&rt, origin, Recipe::sum(), &mut Nowhere, |at| bar.reach(at)).await?;
         Ok((size, done.sum.unwrap_or_default()))
     };
-    let summed = unless_interrupted(summed).await;
+    let summed = or_interrupted(summed).await;
     let (size, blake3) = door.close(summed).await?;
     let sum = Sum { path: found.to_string(), size, blake3 };
     match global.json {
@@ -218,15 +217,6 @@ pub async fn checksum(global: &Global, args: Checksum) -> Result<ExitCode> {
         false => output::line(&format!("{}  {}", sum.blake3, sum.path)),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A signal ends the work; what it left is the caller's to clear away.
-pub async fn unless_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let (work, signal) = (std::pin::pin!(work), std::pin::pin!(interrupted()));
-    match select(work, signal).await {
-        Either::Left((done, _)) => done,
-        Either::Right(_) => Err(Error::new(Kind::Closed, "interrupted")),
-    }
 }
 
 /// What is to be written, in which form.

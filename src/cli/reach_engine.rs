@@ -38,6 +38,11 @@ pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
     }
 }
 
+/// As `unless_interrupted`. What the work left is the caller's to clear away.
+pub async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    unless_interrupted(work).await.unwrap_or_else(|| Err(Error::new(Kind::Closed, "interrupted")))
+}
+
 /// Runs `work` to its end, or to the second signal.
 async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let twice = async {

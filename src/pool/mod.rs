@@ -14,7 +14,6 @@ pub use crate::store::Space;
 pub use admin::{
     CreateOptions, Deleted, Destruction, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap,
 };
-#[cfg(feature = "sim")]
 pub use chunk::sealing;
 pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
 pub use io::{

@@ -3,10 +3,8 @@
 mod archive;
 mod conditions;
 mod counted;
-#[cfg(any(test, feature = "sim"))]
 mod faulty;
 mod file;
-#[cfg(any(test, feature = "sim"))]
 mod mem;
 mod open;
 mod probe;
@@ -15,7 +13,6 @@ mod retry;
 mod rights;
 mod rules;
 mod s3;
-#[cfg(any(test, feature = "sim"))]
 mod sim;
 mod switch;
 mod url;
@@ -38,10 +35,8 @@ use request::ask;
 pub use archive::{Restore, Restored, Tier};
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
-#[cfg(any(test, feature = "sim"))]
 pub use faulty::{Faulty, RequestFate};
 pub use file::FileStore;
-#[cfg(any(test, feature = "sim"))]
 pub use mem::MemStore;
 pub use open::{adopt, expect, open, open_patiently};
 pub use probe::probe;
@@ -50,7 +45,6 @@ pub use retry::{Patience, Retrying};
 pub use rights::{Right, Tried, is_public, try_rights};
 pub use rules::{Asked, BucketRules, LifecycleRule};
 pub use s3::{KeyPair, S3Store, passwd_keys, web_client};
-#[cfg(any(test, feature = "sim"))]
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use switch::{CutOff, Switched};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};

@@ -6,7 +6,6 @@ pub mod direct;
 pub mod disk;
 mod real_disk;
 mod real_runtime;
-#[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod write_parts;
 

@@ -35,7 +35,6 @@ pub struct MountResources {
 }
 
 /// A mount that shares memory with nobody.
-#[cfg(any(test, feature = "sim"))]
 impl From<DiskCache> for MountResources {
     fn from(cache: DiskCache) -> MountResources {
         MountResources { cache, ahead: Budget::new(256 << 20), uploads: Budget::new(128 << 20) }

@@ -66,7 +66,6 @@ pub fn with_footer_of(footer: &Footer, shard: Bytes) -> Bytes {
 }
 
 /// Encodes, hashes and makes footers, and drops what comes of it: for the benchmark of the pool.
-#[cfg(feature = "sim")]
 pub fn sealing(layout: super::layout::Layout) -> impl Fn(Chunk) -> Result<()> {
     let codec = Codec::new(layout);
     move |chunk| {

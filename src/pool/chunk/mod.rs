@@ -9,7 +9,6 @@ mod layout;
 mod shard_set;
 
 pub use codec::Codec;
-#[cfg(feature = "sim")]
 pub use encode::sealing;
 pub use encode::{seal, with_footer_of};
 pub use footer::{About, CHECK_SPAN, FOOTER_GET, FOOTER_MAX, Footer};
