@@ -6,6 +6,7 @@ mod copy;
 mod destroy;
 mod drill;
 mod mount;
+mod move_volume;
 mod pool;
 mod recover;
 mod replace;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use self::copy::{newest_copied, replicate};
 pub use self::mount::mount;
+pub use self::move_volume::{explained, finish_of_copy};
 pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
 use super::answers::{EngineStatus, KeptOf, ReadCaches};
@@ -111,6 +113,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
         Verb::VolumeSet { path, assignments } => Box::pin(volume::set(state, &path, &assignments)).await,
         Verb::VolumeRename { path, to } => Box::pin(volume::rename(state, &path, &to)).await,
+        Verb::VolumeMove(args) => Box::pin(move_volume::run(state, &args, progress)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
         Verb::VolumeRollBack { to, keep, disconnect } => {
             Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await
