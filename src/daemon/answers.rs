@@ -199,6 +199,8 @@ pub struct SnapshotCopied {
 pub struct VolumeMoved {
     pub from: VolumePath,
     pub to: VolumePath,
+    /// Until when what it was can be looked at; none when it had moved before.
+    pub trash_until: Option<String>,
     #[serde(flatten)]
     pub moved: MovedVolume,
 }

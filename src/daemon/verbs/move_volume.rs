@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::base::size::show_bytes;
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::size::{show_bytes, show_count};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::VolumeMoved;
 use crate::daemon::api::{Outcome, VolumeMove, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{Alone, Session, Sessions, Visitor};
 use crate::volume::{
     MovedVolume, Moving, MovingClients, OpenMode, Passage, Volume, Volumes, finish_move, give_up_move,
@@ -38,19 +39,19 @@ impl MovingClients for Clients {
 /// Cut off before the switch it is begun again where it was; after it what is left to do goes on.
 pub async fn run(state: &EngineState, args: &VolumeMove, progress: &ProgressSink) -> Result<Outcome> {
     let (path, to) = (&args.path, VolumePath { pool: args.to.clone(), volume: args.path.volume.clone() });
-    let source = &state.pools.get(&path.pool).await?.volumes;
-    let target = &state.pools.get(&to.pool).await?.volumes;
+    let open = state.pools.get(&path.pool).await?;
+    let (source, target) = (&open.volumes, &state.pools.get(&to.pool).await?.volumes);
     if args.abort {
         return give_up(state, (path, source), (&to, target)).await;
     }
     if finish_move((source, &path.volume), target).await? {
-        return answer(path, to, MovedVolume { already: true, ..MovedVolume::default() });
+        return answer(&open, path, to, MovedVolume { already: true, ..MovedVolume::default() });
     }
     let clients = Arc::new(clients(state, (path, source), (&to, target)).await?);
     let told = |doing: &str, done, total| progress.tell(doing, done, total);
     let how = Moving { snapshots: !args.no_snapshots, clients, progress: &told };
     let moved = move_volume((source, &path.volume), target, how).await?;
-    answer(path, to, moved)
+    answer(&open, path, to, moved)
 }
 
 async fn clients(
@@ -88,8 +89,10 @@ async fn give_up(
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-fn answer(from: &VolumePath, to: VolumePath, moved: MovedVolume) -> Result<Outcome> {
-    let answer = VolumeMoved { from: from.clone(), to, moved };
+fn answer(open: &OpenPool, from: &VolumePath, to: VolumePath, moved: MovedVolume) -> Result<Outcome> {
+    let kept = open.pool.settings().trash_ms;
+    let trash_until = (!moved.already).then(|| utc::show(open.pool.rt().wall_ms() + kept));
+    let answer = VolumeMoved { from: from.clone(), to, trash_until, moved };
     let VolumeMoved { to, moved, .. } = &answer;
     let outcome = Outcome::of(&answer)?.note(said(&answer)).degraded(moved.unfinished.is_some());
     let left = moved.left.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -104,15 +107,17 @@ fn answer(from: &VolumePath, to: VolumePath, moved: MovedVolume) -> Result<Outco
     Ok(outcome.note_all(left).note_all(held).note_all(unfinished))
 }
 
-fn said(VolumeMoved { from, to, moved }: &VolumeMoved) -> String {
+fn said(VolumeMoved { from, to, trash_until, moved }: &VolumeMoved) -> String {
     if moved.already {
         return format!("{from} is {to} by now");
     }
     format!(
-        "{from} is {to} now, what it was is in the trash of {}: {} copied in {} rounds, the last {} while clients waited, {} ms",
+        "{from} is {to} now, and what it was is in the trash of {} until {}: {} were copied in {}, of that {} while clients \
+         waited for {} ms",
         from.pool,
+        trash_until.as_deref().unwrap_or_default(),
         show_bytes(moved.copied_bytes),
-        moved.rounds,
+        show_count(moved.rounds, "round"),
         show_bytes(moved.rest_bytes),
         moved.pause_ms
     )

@@ -13,6 +13,6 @@ mod start;
 mod volume;
 
 pub use become_owner::lineage;
-pub use passage::{ClosedPassage, Pass, Passage};
+pub use passage::{ClosedPassage, Passage};
 pub use snapshot_view::SnapshotView;
 pub use volume::{Known, Volume};

@@ -75,6 +75,13 @@ struct Witness {
     stop: bool,
 }
 
+impl Witness {
+    fn answered(&mut self, after: Duration, done: &Result<()>) {
+        self.slowest = self.slowest.max(after);
+        self.failed = done.as_ref().err().map(ToString::to_string);
+    }
+}
+
 /// A client.
 struct Load {
     users: Arc<Users>,
@@ -116,13 +123,10 @@ impl Load {
                         seen.lock().flushed = number;
                     }
                 }
-                let mut witness = seen.lock();
-                witness.slowest = witness.slowest.max(rt.now().since(began));
-                if let Err(error) = done {
-                    witness.failed = Some(error.to_string());
+                seen.lock().answered(rt.now().since(began), &done);
+                if done.is_err() {
                     return;
                 }
-                drop(witness);
                 rt.sleep(Duration::from_millis(world.below(pause_ms + 1))).await;
             }
         };
