@@ -158,9 +158,16 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
         verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copy::run(state, verb, progress).await,
-        Verb::Status => status(state).await,
+        verb @ (Verb::Status | Verb::Watch | Verb::Ping) => told(state, verb).await,
+    }
+}
+
+/// What this engine is asked about itself.
+async fn told(state: &EngineState, verb: Verb) -> Result<Outcome> {
+    match verb {
         Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),
+        _ => status(state).await,
     }
 }
 

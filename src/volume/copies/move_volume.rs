@@ -114,8 +114,7 @@ pub async fn move_volume(
     check_free(to, volume).await?;
     source.session().await?;
     let hidden = while_moved(to, volume);
-    let stem = format!("moving-{:08x}-", xxh3_64(to.engine.title(&hidden).as_bytes()) as u32);
-    let (done, spent) = Default::default();
+    let (stem, (done, spent)) = (stem(to, &hidden), Default::default());
     let mut mover = Mover { from, volume, to, hidden, stem, source, how: &how, done, spent };
     let held = from.check_remove(volume).await;
     mover.done.held = held.err().filter(|e| e.is(Kind::Refused)).map(|e| e.to_string());
@@ -135,15 +134,21 @@ async fn check_free(to: &Volumes, name: &Name) -> Result<()> {
 /// Gives up what an unfinished move has copied. False: there is nothing.
 pub async fn give_up_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Result<bool> {
     let hidden = while_moved(to, volume);
-    match may_be_given_up(from, volume).await {
-        Err(e) if e.is(Kind::NotFound) && moved_to(from, volume).await?.is_none() => {}
-        done => done?,
-    }
-    match to.remove(&hidden).await {
+    let copy = match to.id(&hidden).await {
         Err(e) if e.is(Kind::NotFound) => return Ok(false),
-        done => done?,
+        copy => copy?,
+    };
+    match moved_to(from, volume).await? {
+        Some(moved) if moved.volume == copy => return Err(moved.refusal()),
+        // Another host has moved it.
+        Some(_) => {}
+        None => match may_be_given_up(from, volume).await {
+            Err(e) if e.is(Kind::NotFound) => {}
+            done => done?,
+        },
     }
-    let stem = format!("moving-{:08x}-", xxh3_64(to.engine.title(&hidden).as_bytes()) as u32);
+    to.remove(&hidden).await?;
+    let stem = stem(to, &hidden);
     let marks = from.snapshot_names(volume).await.unwrap_or_default();
     for mark in marks.iter().filter(|mark| mark.as_str().starts_with(&stem)) {
         from.remove_snapshot(volume, mark).await?;
@@ -162,6 +167,18 @@ async fn may_be_given_up(from: &Volumes, volume: &Name) -> Result<()> {
         }
         done => done,
     }
+}
+
+/// What the names begin with of the snapshots that a move to this copy takes.
+fn stem(to: &Volumes, hidden: &Name) -> String {
+    format!("moving-{:08x}-", xxh3_64(to.engine.title(hidden).as_bytes()) as u32)
+}
+
+/// Whether a snapshot has such a name, of whatever move.
+fn is_mark(name: &Name) -> bool {
+    let parts = name.as_str().strip_prefix("moving-").and_then(|rest| rest.split_once('-'));
+    let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    parts.is_some_and(|(stem, at)| stem.len() == 8 && hex(stem) && hex(at))
 }
 
 /// What copying has taken so far, to tell how fast it is.
@@ -249,7 +266,7 @@ impl Mover<'_> {
         let wanted = |(name, state): &(&Name, &State)| match self.is_mark(name) {
             // Only the newest: what is older was copied, or need not be.
             true => ours.snapshots().filter(|(name, _)| self.is_mark(name)).all(|(_, s)| s.id <= state.id),
-            false => self.how.snapshots && !state.history,
+            false => self.how.snapshots && !state.history && !is_mark(name),
         };
         let all = ours.snapshots().filter(wanted);
         let missing = all.filter(|(_, state)| copy.is_none_or(|copy| copied_as(copy, id, state).is_none()));
@@ -407,7 +424,7 @@ impl Mover<'_> {
         let theirs = self.to.newest_tables(&copy.name(), copy.id()).await?;
         let Some((_, ours)) = self.from.engine.newest(id).await? else { return Ok(Default::default()) };
         let (mut there, mut stayed) = (Vec::new(), Vec::new());
-        for (name, state) in ours.snapshots().filter(|(name, _)| !self.is_mark(name)) {
+        for (name, state) in ours.snapshots().filter(|(name, _)| !is_mark(name)) {
             match copied_as(&theirs, id, state) {
                 Some(as_there) => there.push(as_there.clone()),
                 None => stayed.push(name.clone()),
