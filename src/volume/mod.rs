@@ -17,8 +17,8 @@ pub use catalog::{
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{
-    Copied, Copying, MovedVolume, Moving, MovingClients, copy_snapshot, finish_move, give_up_move,
-    move_volume, moved_to, while_moved,
+    Copied, Copying, MovedVolume, Moving, MovingClients, check_other, copy_snapshot, finish_move,
+    give_up_move, move_volume, moved_to, while_moved,
 };
 pub use handle::{Passage, SnapshotView, Volume};
 pub use head::{

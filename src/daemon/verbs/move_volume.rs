@@ -13,8 +13,8 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{Alone, Session, Sessions, Visitor};
 use crate::volume::{
-    MovedVolume, Moving, MovingClients, OpenMode, Passage, Volume, Volumes, finish_move, give_up_move,
-    move_volume, moved_to, while_moved,
+    MovedVolume, Moving, MovingClients, OpenMode, Passage, Volume, Volumes, check_other, finish_move,
+    give_up_move, move_volume, moved_to, while_moved,
 };
 
 /// Those who use the volume, until its move is over.
@@ -41,6 +41,7 @@ pub async fn run(state: &EngineState, args: &VolumeMove, progress: &ProgressSink
     let (path, to) = (&args.path, VolumePath { pool: args.to.clone(), volume: args.path.volume.clone() });
     let open = state.pools.get(&path.pool).await?;
     let (source, target) = (&open.volumes, &state.pools.get(&to.pool).await?.volumes);
+    check_other((source, &path.volume), target)?;
     if args.abort {
         return give_up(state, (path, source), (&to, target)).await;
     }
@@ -60,7 +61,7 @@ async fn clients(
     (to, target): (&VolumePath, &Volumes),
 ) -> Result<Clients> {
     let sessions = &state.sessions;
-    if path.pool != to.pool && target.info(&to.volume).await.is_ok() {
+    if target.info(&to.volume).await.is_ok() {
         return Err(Error::new(Kind::Exists, format!("volume {to} exists")));
     }
     let alone = sessions.alone(to, target, "moved here", false).await?;

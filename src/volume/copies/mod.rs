@@ -7,5 +7,7 @@ mod move_volume;
 mod switch;
 
 pub use copy_snapshot::{Copied, Copying, copy_snapshot};
-pub use move_volume::{MovedVolume, Moving, finish_move, give_up_move, move_volume, moved_to, while_moved};
+pub use move_volume::{
+    MovedVolume, Moving, check_other, finish_move, give_up_move, move_volume, moved_to, while_moved,
+};
 pub use switch::MovingClients;

@@ -28,6 +28,8 @@ const REST_TAKES: Duration = Duration::from_millis(400);
 /// And may be so many bytes, where that is not known yet, and at most.
 const REST: u64 = 8 << 20;
 const REST_MAX: u64 = 64 << 20;
+/// Before stores that are away are asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Copied bytes below which the rate is not known.
 const TELLS_RATE: u64 = 4 << 20;
 
@@ -97,13 +99,7 @@ pub async fn move_volume(
     to: &Volumes,
     how: Moving<'_>,
 ) -> Result<MovedVolume> {
-    if from.engine.pool.id() == to.engine.pool.id() {
-        let why = format!(
-            "volume {} is in that pool: name another one, or `windlass volume rename` it",
-            from.engine.title(volume)
-        );
-        return Err(Error::new(Kind::Usage, why));
-    }
+    check_other((from, volume), to)?;
     if finish_move((from, volume), to).await? {
         return Ok(MovedVolume { already: true, ..MovedVolume::default() });
     }
@@ -120,6 +116,18 @@ pub async fn move_volume(
     mover.done.held = held.err().filter(|e| e.is(Kind::Refused)).map(|e| e.to_string());
     mover.make_copy().await?;
     mover.run().await
+}
+
+/// `Usage`: it is the same pool.
+pub fn check_other((from, volume): (&Volumes, &Name), to: &Volumes) -> Result<()> {
+    if from.engine.pool.id() == to.engine.pool.id() {
+        let why = format!(
+            "volume {} is in that pool: name another one, or `windlass volume rename` it",
+            from.engine.title(volume)
+        );
+        return Err(Error::new(Kind::Usage, why));
+    }
+    Ok(())
 }
 
 /// `Exists`: the pool has a volume of that name.
@@ -204,6 +212,13 @@ impl Spent {
     }
 }
 
+/// What one round came to.
+enum Attempt {
+    Switched(Switched),
+    /// Bytes that are left to copy, or were when the switch was given up.
+    Left(u64),
+}
+
 struct Mover<'a> {
     from: &'a Volumes,
     volume: &'a Name,
@@ -285,25 +300,17 @@ impl Mover<'_> {
 
     async fn run(mut self) -> Result<MovedVolume> {
         let (mut rest, mut newest) = (0, None);
-        for round in 1..=ROUNDS_MAX {
-            self.done.rounds = round;
-            // Not between a round and the switch: it takes a while.
-            if let Some(mark) = &newest {
-                self.thin(mark).await?;
+        while self.done.rounds < ROUNDS_MAX {
+            match self.attempt(&mut newest).await {
+                Ok(Attempt::Switched(switched)) => return self.moved(switched).await,
+                Ok(Attempt::Left(bytes)) => rest = bytes,
+                // Stores that are away are waited for; whoever asked may give up.
+                Err(e) if e.is_transient() => {
+                    tracing::debug!(volume = %self.volume, error = %e, "a round of a move is tried again");
+                    self.from.engine.rt.sleep(AGAIN).await;
+                }
+                Err(e) => return Err(e),
             }
-            let mark = self.round().await?;
-            self.follow_settings().await?;
-            let copy = self.open_copy().await?;
-            let delta = Rest::since(&mark, &self.source, (self.to, &copy)).await?;
-            rest = delta.bytes().await?;
-            let size = self.source.size();
-            (self.how.progress)("catching up", size.saturating_sub(rest), size);
-            if rest <= self.spent.bearable()
-                && let Some(switched) = self.switch(copy, delta).await?
-            {
-                return self.moved(switched).await;
-            }
-            newest = Some(mark);
         }
         let why = format!(
             "clients write to {} as fast as it can be copied: {} are left to copy after {ROUNDS_MAX} rounds. Limit them meanwhile \
@@ -313,6 +320,25 @@ impl Mover<'_> {
             self.from.engine.title(self.volume)
         );
         Err(Error::new(Kind::Refused, why))
+    }
+
+    /// One round, and the switch if little is left then. `newest`: the mark of the round before.
+    async fn attempt(&mut self, newest: &mut Option<Name>) -> Result<Attempt> {
+        // Not between a round and the switch: it takes a while.
+        if let Some(mark) = newest {
+            self.thin(mark).await?;
+        }
+        let mark = newest.insert(self.round().await?);
+        self.follow_settings().await?;
+        let copy = self.open_copy().await?;
+        let rest = Rest::since(mark, &self.source, (self.to, &copy)).await?;
+        let (bytes, size) = (rest.bytes().await?, self.source.size());
+        self.done.rounds += 1;
+        (self.how.progress)("catching up", size.saturating_sub(bytes), size);
+        if bytes > self.spent.bearable() {
+            return Ok(Attempt::Left(bytes));
+        }
+        Ok(self.switch(copy, rest).await?.map_or(Attempt::Left(bytes), Attempt::Switched))
     }
 
     /// Brings the copy to what the volume holds about now: that mark.
