@@ -43,15 +43,15 @@ pub async fn run(state: &EngineState, args: &VolumeMove, progress: &ProgressSink
     let (source, target) = (&open.volumes, &state.pools.get(&to.pool).await?.volumes);
     check_other((source, &path.volume), target)?;
     if args.abort {
-        return give_up(state, (path, source), (&to, target)).await;
+        return Box::pin(give_up(state, (path, source), (&to, target))).await;
     }
-    if finish_move((source, &path.volume), target).await? {
+    if Box::pin(finish_move((source, &path.volume), target)).await? {
         return answer(&open, path, to, MovedVolume { already: true, ..MovedVolume::default() });
     }
-    let clients = Arc::new(clients(state, (path, source), (&to, target)).await?);
+    let clients = Arc::new(Box::pin(clients(state, (path, source), (&to, target))).await?);
     let told = |doing: &str, done, total| progress.tell(doing, done, total);
     let how = Moving { snapshots: !args.no_snapshots, clients, progress: &told };
-    let moved = move_volume((source, &path.volume), target, how).await?;
+    let moved = Box::pin(move_volume((source, &path.volume), target, how)).await?;
     answer(&open, path, to, moved)
 }
 
@@ -134,7 +134,7 @@ pub async fn explained<T>(state: &EngineState, path: &VolumePath, done: Result<T
     let Ok(open) = state.pools.get(&path.pool).await else { return Err(error) };
     let Ok(Some(moved)) = moved_to(&open.volumes, &path.volume).await else { return Err(error) };
     if let Ok(target) = state.pools.get(&moved.pool).await
-        && let Err(error) = finish_move((&open.volumes, &path.volume), &target.volumes).await
+        && let Err(error) = Box::pin(finish_move((&open.volumes, &path.volume), &target.volumes)).await
     {
         tracing::warn!(volume = %path, pool = %moved.pool, %error, "what a move has left to do is not done yet");
     }
@@ -150,7 +150,7 @@ pub async fn finish_of_copy(state: &EngineState, copy: &VolumePath) {
     let Ok(target) = state.pools.get(&copy.pool).await else { return };
     for pool in state.pools.known().into_iter().map(|known| known.name).filter(|name| *name != copy.pool) {
         let Ok(from) = state.pools.get(&pool).await else { continue };
-        match finish_move((&from.volumes, &volume), &target.volumes).await {
+        match Box::pin(finish_move((&from.volumes, &volume), &target.volumes)).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => {

@@ -23,10 +23,12 @@ use crate::volume::space::{State, Tables};
 
 /// So often the copy is brought up to date; one that then still is far behind will always be.
 const ROUNDS_MAX: u64 = 40;
-/// What is left may take so long to copy while clients wait, as fast as copying was so far.
-const REST_TAKES: Duration = Duration::from_millis(400);
+/// What is left may take so long to copy while clients wait, as fast as copying was so far; and so much more after each
+/// `PATIENCE` rounds, for those who write so fast that it never gets less.
+const REST_TAKES: Duration = Duration::from_millis(100);
+const PATIENCE: u64 = 5;
 /// And may be so many bytes, where that is not known yet, and at most.
-const REST: u64 = 8 << 20;
+const REST: u64 = 4 << 20;
 const REST_MAX: u64 = 64 << 20;
 /// Before stores that are away are asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -100,22 +102,22 @@ pub async fn move_volume(
     how: Moving<'_>,
 ) -> Result<MovedVolume> {
     check_other((from, volume), to)?;
-    if finish_move((from, volume), to).await? {
+    if Box::pin(finish_move((from, volume), to)).await? {
         return Ok(MovedVolume { already: true, ..MovedVolume::default() });
     }
-    let source = from.open(volume, OpenMode::Normal).await?;
+    let source = Box::pin(from.open(volume, OpenMode::Normal)).await?;
     if source.settings().template {
         return Err(Error::new(Kind::Refused, is_template(&from.engine.title(volume))));
     }
-    check_free(to, volume).await?;
+    Box::pin(check_free(to, volume)).await?;
     source.session().await?;
     let hidden = while_moved(to, volume);
     let (stem, (done, spent)) = (stem(to, &hidden), Default::default());
     let mut mover = Mover { from, volume, to, hidden, stem, source, how: &how, done, spent };
-    let held = from.check_remove(volume).await;
+    let held = Box::pin(from.check_remove(volume)).await;
     mover.done.held = held.err().filter(|e| e.is(Kind::Refused)).map(|e| e.to_string());
-    mover.make_copy().await?;
-    mover.run().await
+    Box::pin(mover.make_copy()).await?;
+    Box::pin(mover.run()).await
 }
 
 /// `Usage`: it is the same pool.
@@ -150,12 +152,12 @@ pub async fn give_up_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Re
         Some(moved) if moved.volume == copy => return Err(moved.refusal()),
         // Another host has moved it.
         Some(_) => {}
-        None => match may_be_given_up(from, volume).await {
+        None => match Box::pin(may_be_given_up(from, volume)).await {
             Err(e) if e.is(Kind::NotFound) => {}
             done => done?,
         },
     }
-    to.remove(&hidden).await?;
+    Box::pin(to.remove(&hidden)).await?;
     let stem = stem(to, &hidden);
     let marks = from.snapshot_names(volume).await.unwrap_or_default();
     for mark in marks.iter().filter(|mark| mark.as_str().starts_with(&stem)) {
@@ -202,13 +204,14 @@ impl Spent {
         self.time += time;
     }
 
-    /// What may be left when clients are held.
-    fn bearable(&self) -> u64 {
+    /// What may be left when clients are held, after so many rounds.
+    fn bearable(&self, rounds: u64) -> u64 {
         if self.bytes < TELLS_RATE {
             return REST;
         }
-        let takes = REST_TAKES.as_micros() * u128::from(self.bytes) / self.time.as_micros().max(1);
-        u64::try_from(takes).unwrap_or(u64::MAX).clamp(REST / 8, REST_MAX)
+        let may_take = REST_TAKES.as_micros() * u128::from(1 + rounds / PATIENCE);
+        let takes = may_take * u128::from(self.bytes) / self.time.as_micros().max(1);
+        u64::try_from(takes).unwrap_or(u64::MAX).clamp(REST / 4, REST_MAX)
     }
 }
 
@@ -301,8 +304,9 @@ impl Mover<'_> {
     async fn run(mut self) -> Result<MovedVolume> {
         let (mut rest, mut newest) = (0, None);
         while self.done.rounds < ROUNDS_MAX {
-            match self.attempt(&mut newest).await {
-                Ok(Attempt::Switched(switched)) => return self.moved(switched).await,
+            // On the heap, as below: an unoptimized build's stack is too small for all of it.
+            match Box::pin(self.attempt(&mut newest)).await {
+                Ok(Attempt::Switched(switched)) => return Box::pin(self.moved(switched)).await,
                 Ok(Attempt::Left(bytes)) => rest = bytes,
                 // Stores that are away are waited for; whoever asked may give up.
                 Err(e) if e.is_transient() => {
@@ -326,19 +330,21 @@ impl Mover<'_> {
     async fn attempt(&mut self, newest: &mut Option<Name>) -> Result<Attempt> {
         // Not between a round and the switch: it takes a while.
         if let Some(mark) = newest {
-            self.thin(mark).await?;
+            Box::pin(self.thin(mark)).await?;
         }
-        let mark = newest.insert(self.round().await?);
-        self.follow_settings().await?;
-        let copy = self.open_copy().await?;
-        let rest = Rest::since(mark, &self.source, (self.to, &copy)).await?;
-        let (bytes, size) = (rest.bytes().await?, self.source.size());
+        let mark = newest.insert(Box::pin(self.round()).await?);
+        Box::pin(self.follow_settings()).await?;
+        let copy = Box::pin(self.open_copy()).await?;
+        let rest = Box::pin(Rest::since(mark, &self.source, (self.to, &copy))).await?;
+        // What would have to be stored while clients wait.
+        Box::pin(self.source.store_all()).await?;
+        let (bytes, size) = (Box::pin(rest.bytes()).await?, self.source.size());
         self.done.rounds += 1;
         (self.how.progress)("catching up", size.saturating_sub(bytes), size);
-        if bytes > self.spent.bearable() {
+        if bytes > self.spent.bearable(self.done.rounds) {
             return Ok(Attempt::Left(bytes));
         }
-        Ok(self.switch(copy, rest).await?.map_or(Attempt::Left(bytes), Attempt::Switched))
+        Ok(Box::pin(self.switch(copy, rest)).await?.map_or(Attempt::Left(bytes), Attempt::Switched))
     }
 
     /// Brings the copy to what the volume holds about now: that mark.
@@ -347,10 +353,10 @@ impl Mover<'_> {
         let begun = self.missing(Some(&copy)).await?.into_iter().rev().find(|(name, _)| self.is_mark(name));
         let mark = match begun {
             Some((name, _)) => name,
-            None => self.take_mark().await?,
+            None => Box::pin(self.take_mark()).await?,
         };
         for (name, state) in self.missing(Some(&copy)).await? {
-            self.copy_snapshot(&name, &state).await?;
+            Box::pin(self.copy_snapshot(&name, &state)).await?;
             if name == mark {
                 break;
             }
@@ -367,12 +373,12 @@ impl Mover<'_> {
     async fn copy_snapshot(&mut self, name: &Name, state: &State) -> Result<()> {
         // Another snapshot had the name when it was copied.
         if self.tables(self.to, &self.hidden).await?.snapshot(name).is_some() {
-            self.to.remove_snapshot(&self.hidden, name).await?;
+            Box::pin(self.to.remove_snapshot(&self.hidden, name)).await?;
         }
         let began = self.now();
         let how = Copying { roll_back: true, verify_all: false, progress: self.how.progress };
         let from = (self.from, self.volume, name);
-        let copied = copy_snapshot(from, (self.to, &self.hidden), how).await?;
+        let copied = Box::pin(copy_snapshot(from, (self.to, &self.hidden), how)).await?;
         self.spent.add(&copied, self.now().since(began));
         tracing::debug!(volume = %self.volume, snapshot = %state.id, copied = copied.copied_bytes, "copied to the other pool");
         self.add(&copied);
@@ -428,7 +434,7 @@ impl Mover<'_> {
             clients: self.how.clients.clone(),
             stem: self.stem.clone(),
         };
-        self.from.engine.rt.spawn(switch.run()).await?
+        self.from.engine.rt.spawn(Box::pin(switch.run())).await?
     }
 
     /// What is told of it.

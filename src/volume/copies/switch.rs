@@ -59,16 +59,16 @@ impl Switch {
         let began = rt.now();
         let Some(mut held) = rt.timeout(HOLD_MAX, self.hold()).await else { return Ok(None) };
         let patience = HOLD_MAX.saturating_sub(rt.now().since(began));
-        let Some(rest) = self.decide(patience).await? else { return Ok(None) };
+        let Some(rest) = Box::pin(self.decide(patience)).await? else { return Ok(None) };
         for closed in &mut held {
             closed.lead(&self.source, &self.copy);
         }
         self.clients.follow(&self.copy);
         drop(held);
         let pause = rt.now().since(began);
-        let unfinished = finish(&self.from, &name, &self.to, &self.left.to).await.err();
+        let unfinished = Box::pin(finish(&self.from, &name, &self.to, &self.left.to)).await.err();
         if unfinished.is_none() {
-            self.remove_marks().await;
+            Box::pin(self.remove_marks()).await;
         }
         Ok(Some(Switched { rest, pause, unfinished: unfinished.map(|e| e.to_string()) }))
     }
@@ -87,11 +87,14 @@ impl Switch {
         let began = rt.now();
         let copied = async {
             let last = self.source.last_lsn().await?;
-            Ok::<_, Error>((self.rest.copy().await?, Arc::new(Leaving { last, ..self.left.clone() })))
+            Ok::<_, Error>((
+                Box::pin(self.rest.copy()).await?,
+                Arc::new(Leaving { last, ..self.left.clone() }),
+            ))
         };
-        let Some(copied) = rt.timeout(patience, copied).await else { return Ok(None) };
+        let Some(copied) = rt.timeout(patience, Box::pin(copied)).await else { return Ok(None) };
         let (rest, left) = copied?;
-        let mut leave = std::pin::pin!(self.source.leave(&left, &given_up));
+        let mut leave = Box::pin(self.source.leave(&left, &given_up));
         let patience = patience.saturating_sub(rt.now().since(began));
         let is_left = match rt.timeout(patience, leave.as_mut()).await {
             Some(done) => done,
@@ -119,9 +122,9 @@ impl Switch {
 pub async fn finish(from: &Volumes, volume: &Name, to: &Volumes, moved: &Moved) -> Result<()> {
     let names = to.names().await?;
     if let Some(hidden) = names.get(&moved.volume).filter(|name| name.moved_as().is_some()) {
-        rename(to, hidden, &moved.name).await?;
+        Box::pin(rename(to, hidden, &moved.name)).await?;
     }
-    match Trash(from).discard_moved(volume).await {
+    match Box::pin(Trash(from).discard_moved(volume)).await {
         // Another was first.
         Err(e) if e.is(Kind::NotFound) => Ok(()),
         done => done,
