@@ -156,7 +156,8 @@ impl fmt::Display for ChunkId {
 
 /// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`. What is in the trash has one that no user can give
 /// anything: `~`, since when in ms (12 hexadecimal digits), `~`, the name that it had. A volume that is being imported has
-/// one as well: `~import~`, and the name that it will have.
+/// one as well: `~import~`, and the name that it will have; and one that is being moved here from another pool: `~mv-`, what
+/// tells the host that moves it (8 hexadecimal digits), `~`, the name that it will have.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
@@ -185,8 +186,29 @@ impl Name {
         self.0.strip_prefix(Name::IMPORT).map(|name| Name(name.to_owned()))
     }
 
-    /// Of a volume that can be opened: one that a user gives, or one that is being imported.
+    /// What the name of a volume that is being moved here begins with.
+    const MOVE: &'static str = "~mv-";
+
+    /// As a volume is called until it has moved here from another pool. Each host that moves it fills one of its own.
+    #[must_use]
+    pub fn while_moved(&self, host: u32) -> Name {
+        Name(format!("{}{host:08x}~{}", Name::MOVE, self.0))
+    }
+
+    /// Of a volume that is being moved here: the name that it will have.
+    pub fn moved_as(&self) -> Option<Name> {
+        let (_, name) = self.0.strip_prefix(Name::MOVE)?.split_once('~')?;
+        Some(Name(name.to_owned()))
+    }
+
+    /// Of a volume that can be opened: one that a user gives, or one that is being imported or moved here.
     pub fn of_volume(text: &str) -> Result<Name> {
+        if let Some((host, name)) = text.strip_prefix(Name::MOVE).and_then(|rest| rest.split_once('~')) {
+            let name: Name = name.parse()?;
+            let host = u32::from_str_radix(host, 16).ok();
+            let moved = host.map(|host| name.while_moved(host)).filter(|moved| moved.0 == text);
+            return moved.ok_or_else(|| Error::new(Kind::Invalid, format!("{text:?} is no volume's name")));
+        }
         match text.strip_prefix(Name::IMPORT) {
             Some(name) => name.parse().map(|name: Name| name.while_imported()),
             None => text.parse(),
@@ -205,13 +227,13 @@ impl Name {
         Some((u64::from_str_radix(since, 16).ok()?, Name(name.to_owned())))
     }
 
-    /// One that was written down: it may be in the trash or of a volume that is being imported, which no name that a user gives
-    /// is.
+    /// One that was written down: it may be in the trash or of a volume that is being imported or moved here, which no name
+    /// that a user gives is.
     pub fn stored(text: &str) -> Result<Name> {
         let Some((since, name)) = text.strip_prefix('~').and_then(|rest| rest.split_once('~')) else {
             return text.parse();
         };
-        if text.starts_with(Name::IMPORT) {
+        if text.starts_with(Name::IMPORT) || text.starts_with(Name::MOVE) {
             return Name::of_volume(text);
         }
         match (u64::from_str_radix(since, 16), name.parse::<Name>()) {
@@ -293,6 +315,15 @@ mod tests {
         assert_eq!(Name::of_volume(importing.as_str()).unwrap().imported_as(), Some(name.clone()));
         assert!(importing.as_str().parse::<Name>().is_err() && Name::of_volume(gone.as_str()).is_err());
         assert!(Name::stored("~import~~import~web").is_err() && name.imported_as().is_none());
+        let moving = name.while_moved(0xab);
+        assert_eq!(
+            (moving.as_str(), moving.trashed(), moving.imported_as()),
+            ("~mv-000000ab~web", None, None)
+        );
+        assert_eq!(Name::stored(moving.as_str()).unwrap().moved_as(), Some(name.clone()));
+        for bad in ["~mv-ab~web", "~mv-000000ab~~mv-000000ab~web", "~mv-000000AB~web", "~mv-000000ab"] {
+            assert!(Name::stored(bad).is_err() && Name::of_volume(bad).is_err(), "{bad}");
+        }
         assert_eq!("a".repeat(63).parse::<Name>().unwrap().in_trash(0).as_str().len(), Name::BYTES_MAX);
         for bad in [
             "~",

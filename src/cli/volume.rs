@@ -14,7 +14,7 @@ use super::{Global, done, forgive, output, reach_engine, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{Outcome, RemoveMode, Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
@@ -67,6 +67,20 @@ pub enum Volume {
         /// The new name, or POOL/NEW
         #[arg(value_name = "NEW")]
         to: NewName,
+    },
+    /// Bring a volume to another pool while it is used: clients go on with it there after a pause of less than a second, and
+    /// what it was goes into the trash. Cut off, the same command goes on
+    Move {
+        path: VolumePath,
+        /// The other pool
+        #[arg(value_name = "POOL")]
+        to: Name,
+        /// Leave its snapshots with what it was
+        #[arg(long)]
+        no_snapshots: bool,
+        /// Give up what an unfinished move has copied
+        #[arg(long, conflicts_with = "no_snapshots")]
+        abort: bool,
     },
     /// Store all writes, and let any host open the volume
     Release { path: VolumePath },
@@ -293,6 +307,9 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Rename { path, to } => {
             let to = to.within(&path)?;
             plain(global, Verb::VolumeRename { path, to }).await
+        }
+        Volume::Move { path, to, no_snapshots, abort } => {
+            plain(global, Verb::VolumeMove(VolumeMove { path, to, no_snapshots, abort })).await
         }
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Rollback(args) => roll_back(global, args).await,

@@ -11,7 +11,7 @@ use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
 use crate::pool::{LastScrub, Located, PoolStatus};
-use crate::volume::{Copied, HistoryMark, SnapshotInfo, TrashedSnapshot, VolumeInfo};
+use crate::volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnapshot, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
@@ -192,6 +192,17 @@ pub struct SnapshotCopied {
     pub to: VolumePath,
     #[serde(flatten)]
     pub copied: Copied,
+}
+
+/// `volume move`.
+#[derive(Clone, Debug, Serialize)]
+pub struct VolumeMoved {
+    pub from: VolumePath,
+    pub to: VolumePath,
+    /// Until when what it was can be looked at; none when it had moved before.
+    pub trash_until: Option<String>,
+    #[serde(flatten)]
+    pub moved: MovedVolume,
 }
 
 /// `replicate`.

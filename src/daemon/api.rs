@@ -248,6 +248,22 @@ pub struct Replicate {
     pub to: VolumePath,
 }
 
+/// A volume that moves to another pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VolumeMove {
+    pub path: VolumePath,
+    /// The pool.
+    pub to: Name,
+    /// Its snapshots stay with what it was.
+    #[serde(default)]
+    pub no_snapshots: bool,
+    /// What an unfinished move has copied is given up instead.
+    #[serde(default)]
+    pub abort: bool,
+}
+
 /// A drill: one store of a pool is cut off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -348,6 +364,8 @@ pub enum Verb {
     },
     /// Gives a volume another name in its pool.
     VolumeRename { path: VolumePath, to: Name },
+    /// Brings a volume to another pool while it is used; its clients go on with it there, and what it was goes into the trash.
+    VolumeMove(VolumeMove),
     /// Gives a volume that nobody uses up, so that another host can open it.
     VolumeRelease { path: VolumePath },
     /// Makes a volume what it was at a snapshot.

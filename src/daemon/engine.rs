@@ -220,7 +220,10 @@ impl Engine {
             return;
         };
         match volumes.open(&path.volume, OpenMode::Normal).await {
-            Ok(volume) => session.opened(&volume),
+            Ok(volume) => {
+                session.opened(&volume);
+                super::verbs::finish_of_copy(&self.state, &path).await;
+            }
             // Another host may take it over meanwhile.
             Err(error) if error.is(Kind::Owned) => {}
             Err(error) => {

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::io_tally::IoVerb;
+use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
@@ -39,9 +40,11 @@ enum Target {
 
 fn target(name: &str) -> Result<Target> {
     let parsed = if name.contains('@') {
-        name.parse().map(Target::Snapshot)
+        name.parse().map(Target::Snapshot).map_err(|_: Error| ())
     } else {
-        VolumePath::of_volume(name).map(Target::Volume)
+        // One that is being imported is opened by who imports it; one that is being moved here by nobody.
+        let named = VolumePath::of_volume(name).ok().filter(|path| path.volume.moved_as().is_none());
+        named.map(Target::Volume).ok_or(())
     };
     parsed.map_err(|_| {
         Error::new(
@@ -87,8 +90,8 @@ impl Exports for EngineExports {
         let mut all = Vec::new();
         for (pool, open) in self.state()?.pools.opened() {
             for (volume, info) in open.volumes.list(LISTING).await? {
-                // It is opened by who imports it, and shown to nobody before it is whole.
-                if volume.imported_as().is_some() {
+                // It is opened by who imports it or moves it here, and shown to nobody before it is whole.
+                if volume.imported_as().is_some() || volume.moved_as().is_some() {
                     continue;
                 }
                 let path = VolumePath { pool: pool.clone(), volume };
@@ -110,7 +113,8 @@ impl Exports for EngineExports {
         let state = self.state()?;
         match self.target(name)?.0 {
             Target::Volume(path) => {
-                let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
+                let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await;
+                let info = explained(&state, &path, info).await?;
                 Ok(describe_volume(path.to_string(), info.size, info.template))
             }
             Target::Snapshot(path) => {
@@ -149,10 +153,11 @@ impl Exports for EngineExports {
                     }
                     false => (sessions.enter(&path, &open.volumes, who)?, None),
                 };
-                let volume = open.volumes.open(&path.volume, OpenMode::Normal).await?;
+                let volume = open.volumes.open(&path.volume, OpenMode::Normal).await;
+                let volume = explained(&state, &path, volume).await?;
                 session.opened(&volume);
                 let template = volume.settings().template;
-                Ok(Arc::new(VolumeExport { pool: path.pool, volume, session, _alone: alone, template }))
+                Ok(Arc::new(VolumeExport { volume, session, _alone: alone, template }))
             }
             (Target::Snapshot(path), _) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -196,7 +201,7 @@ impl Changes for ChangesIn<SnapshotView> {
 }
 
 struct VolumeExport {
-    pool: Name,
+    /// That the client came to: `session` knows where its requests go now.
     volume: Arc<Volume>,
     session: Session,
     /// Others may come when the client has left.
@@ -205,44 +210,76 @@ struct VolumeExport {
     template: bool,
 }
 
+impl VolumeExport {
+    /// For what can't wait.
+    fn now(&self) -> Arc<Volume> {
+        self.session.passage().leads_to(&self.volume)
+    }
+
+    /// Does the work of a request with the volume that it goes to; while that moves it waits.
+    async fn with<T, F>(&self, request: (IoVerb, u64, u64), work: impl FnOnce(Arc<Volume>) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let work = async {
+            let pass = self.session.passage().enter().await;
+            work(pass.volume(&self.volume).clone()).await
+        };
+        self.session.counted(request, work).await
+    }
+}
+
 #[async_trait]
 impl Export for VolumeExport {
     fn describe(&self) -> Description {
-        let name = format!("{}/{}", self.pool, self.volume.name());
-        describe_volume(name, self.volume.size(), self.template)
+        let volume = self.now();
+        describe_volume(volume.title(), volume.size(), self.template)
     }
     fn size(&self) -> u64 {
-        self.volume.size()
+        self.now().size()
     }
     fn turn(&self, writes: bool, bytes: u64) -> Option<BoxFuture<'_, ()>> {
         let direction = if writes { Direction::Write } else { Direction::Read };
-        self.volume.turn(direction, bytes).map(|turn| turn.boxed())
+        let volume = self.now();
+        drop(volume.turn(direction, bytes)?);
+        let turn = async move {
+            if let Some(turn) = volume.turn(direction, bytes) {
+                turn.await;
+            }
+        };
+        Some(turn.boxed())
     }
     async fn read(&self, offset: u64, len: usize) -> Result<Rope> {
         let len = len as u64;
-        self.session.counted((IoVerb::Read, offset, len), self.volume.read_parts(offset, len)).await
+        let read = |volume: Arc<Volume>| async move { volume.read_parts(offset, len).await };
+        self.with((IoVerb::Read, offset, len), read).await
     }
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
-        Ok(extents(self.volume.allocation(offset, len, max).await?))
+        let pass = self.session.passage().enter().await;
+        Ok(extents(pass.volume(&self.volume).allocation(offset, len, max).await?))
     }
     async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
-        let since = self.volume.since(&snapshot_name(snapshot)?).await?;
-        Ok(Box::new(ChangesIn { of: self.volume.clone(), since }))
+        let pass = self.session.passage().enter().await;
+        let of = pass.volume(&self.volume).clone();
+        let since = of.since(&snapshot_name(snapshot)?).await?;
+        Ok(Box::new(ChangesIn { of, since }))
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.session.writes();
         let len = data.len() as u64;
-        self.session.counted((IoVerb::Write, offset, len), self.volume.write(offset, data)).await
+        let write = |volume: Arc<Volume>| async move { volume.write(offset, data).await };
+        self.with((IoVerb::Write, offset, len), write).await
     }
     async fn zero(&self, offset: u64, len: u64, _no_hole: bool) -> Result<()> {
         self.session.writes();
-        self.session.counted((IoVerb::Zero, offset, len), self.volume.zero(offset, len)).await
+        let zero = |volume: Arc<Volume>| async move { volume.zero(offset, len).await };
+        self.with((IoVerb::Zero, offset, len), zero).await
     }
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.zero(offset, len, false).await
     }
     async fn flush(&self) -> Result<()> {
-        self.session.counted((IoVerb::Flush, 0, 0), self.volume.flush()).await
+        self.with((IoVerb::Flush, 0, 0), |volume| async move { volume.flush().await }).await
     }
     fn hang_up(&self) -> CancellationToken {
         self.session.hang_up()

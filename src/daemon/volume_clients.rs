@@ -18,7 +18,7 @@ use super::io_tally::{IoRequest, IoTally, IoVerb};
 use crate::base::rt::Rt;
 use crate::base::size::show_count;
 use crate::base::{Error, Kind, Name, Result};
-use crate::volume::{Volume, Volumes};
+use crate::volume::{Passage, Volume, Volumes};
 
 /// How long a volume stays ours after its last client left.
 const LINGER: Duration = Duration::from_secs(60);
@@ -66,6 +66,10 @@ struct Use {
     volume: Weak<Volume>,
     /// What clients have asked of it.
     io: Arc<IoTally>,
+    /// The way of their requests to it.
+    passage: Arc<Passage>,
+    /// The pool that it was moved to while they used it.
+    moved: Option<(Name, Volumes)>,
 }
 
 /// Uses of volumes by their names; several of one name for as long as a volume took that name while others asked for it.
@@ -91,13 +95,13 @@ pub struct SessionInfo {
     pub io: Arc<IoTally>,
 }
 
-/// A volume that was renamed is in use under its new name.
+/// A volume that was renamed, or moved, is in use under its new name.
 fn follow_names(uses: &mut Uses) {
     let mut moved = Vec::new();
     for (path, all) in uses.iter_mut() {
         all.retain(|one| {
-            let Some(volume) = one.lock().name().filter(|name| *name != path.volume) else { return true };
-            moved.push((VolumePath { pool: path.pool.clone(), volume }, one.clone()));
+            let Some(now) = one.lock().path(path).filter(|now| now != path) else { return true };
+            moved.push((now, one.clone()));
             false
         });
     }
@@ -105,8 +109,9 @@ fn follow_names(uses: &mut Uses) {
         return;
     }
     uses.retain(|_, all| !all.is_empty());
+    // Before those who asked for that name in vain: who comes next joins them.
     for (path, one) in moved {
-        uses.entry(path).or_default().push(one);
+        uses.entry(path).or_default().insert(0, one);
     }
 }
 
@@ -114,6 +119,12 @@ impl Use {
     /// What the volume is called now, once it is open.
     fn name(&self) -> Option<Name> {
         self.volume.upgrade().map(|volume| volume.name())
+    }
+
+    /// Where the volume is now that was asked for by this, once it is open.
+    fn path(&self, asked: &VolumePath) -> Option<VolumePath> {
+        let pool = self.moved.as_ref().map_or(&asked.pool, |(pool, _)| pool).clone();
+        Some(VolumePath { pool, volume: self.name()? })
     }
 
     fn visit(&mut self) -> u64 {
@@ -203,7 +214,10 @@ impl Sessions {
             all.push(Arc::default());
         }
         let counted = all[0].clone();
-        let io = counted.lock().io.clone();
+        let (io, passage) = {
+            let one = counted.lock();
+            (one.io.clone(), one.passage.clone())
+        };
         let (name, hang_up) = match who {
             Visitor::Client(peer) => (peer, Some(CancellationToken::new())),
             Visitor::Command(what) => (what, None),
@@ -226,6 +240,7 @@ impl Sessions {
             writer: writer(name),
             writes: AtomicBool::new(false),
             io,
+            passage,
         }
     }
 
@@ -299,6 +314,23 @@ impl Sessions {
     /// Ends the connections of clients, who may come again at once. So many there were.
     pub fn hang_up(&self, path: &VolumePath) -> usize {
         self.uses().get(path).into_iter().flatten().map(|one| one.lock().hang_up()).sum()
+    }
+
+    /// The ways of all who use a volume.
+    pub fn passages(&self, path: &VolumePath) -> Vec<Arc<Passage>> {
+        let uses = self.uses();
+        uses.get(path).into_iter().flatten().map(|one| one.lock().passage.clone()).collect()
+    }
+
+    /// Those who use a volume use this one of another pool from now on.
+    pub fn moved(&self, path: &VolumePath, (pool, volumes): (&Name, &Volumes), to: &Arc<Volume>) {
+        let mut uses = self.uses();
+        for one in uses.get(path).into_iter().flatten() {
+            let mut one = one.lock();
+            one.volume = Arc::downgrade(to);
+            one.moved = Some((pool.clone(), volumes.clone()));
+        }
+        follow_names(&mut uses);
     }
 
     /// `Owned`, by their names, while somebody uses the volume.
@@ -391,8 +423,12 @@ impl Sessions {
             uses.remove(&path);
             path
         };
-        // One that nobody could open is asked for by its name.
-        let name = counted.lock().name().unwrap_or_else(|| came_by.volume.clone());
+        let (name, moved) = {
+            let one = counted.lock();
+            // One that nobody could open is asked for by its name.
+            (one.name().unwrap_or_else(|| came_by.volume.clone()), one.moved.clone())
+        };
+        let volumes = moved.as_ref().map_or(volumes, |(_, volumes)| volumes);
         if let Err(error) = volumes.release(&name).await
             && !error.is(Kind::NotFound)
         {
@@ -420,6 +456,7 @@ pub struct Session {
     writer: String,
     writes: AtomicBool,
     io: Arc<IoTally>,
+    passage: Arc<Passage>,
 }
 
 /// A volume that nobody else uses.
@@ -472,6 +509,11 @@ impl Session {
     /// Cancelled when the client is to be hung up on.
     pub fn hang_up(&self) -> CancellationToken {
         self.hang_up.clone()
+    }
+
+    /// By which all its requests go.
+    pub fn passage(&self) -> &Passage {
+        &self.passage
     }
 
     /// The client changes the volume.

@@ -16,8 +16,11 @@ pub use catalog::{
     Volumes, end_all, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
-pub use copies::{Copied, Copying, copy_snapshot};
-pub use handle::{SnapshotView, Volume};
+pub use copies::{
+    Copied, Copying, MovedVolume, Moving, MovingClients, check_other, copy_snapshot, finish_move,
+    give_up_move, move_volume, moved_to, while_moved,
+};
+pub use handle::{Passage, SnapshotView, Volume};
 pub use head::{
     BootTrace, Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
 };

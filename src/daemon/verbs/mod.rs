@@ -6,6 +6,7 @@ mod copy;
 mod destroy;
 mod drill;
 mod mount;
+mod move_volume;
 mod pool;
 mod recover;
 mod replace;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use self::copy::{newest_copied, replicate};
 pub use self::mount::mount;
+pub use self::move_volume::{explained, finish_of_copy};
 pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
 use super::answers::{EngineStatus, KeptOf, ReadCaches};
@@ -111,6 +113,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,
         Verb::VolumeSet { path, assignments } => Box::pin(volume::set(state, &path, &assignments)).await,
         Verb::VolumeRename { path, to } => Box::pin(volume::rename(state, &path, &to)).await,
+        Verb::VolumeMove(args) => Box::pin(move_volume::run(state, &args, progress)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
         Verb::VolumeRollBack { to, keep, disconnect } => {
             Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await
@@ -155,9 +158,16 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
         verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copy::run(state, verb, progress).await,
-        Verb::Status => status(state).await,
+        verb @ (Verb::Status | Verb::Watch | Verb::Ping) => told(state, verb).await,
+    }
+}
+
+/// What this engine is asked about itself.
+async fn told(state: &EngineState, verb: Verb) -> Result<Outcome> {
+    match verb {
         Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),
+        _ => status(state).await,
     }
 }
 

@@ -13,7 +13,7 @@ use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
 use crate::daemon::answers::VolumeLine;
-use crate::daemon::api::{CloneMany, PoolCreate, RemoveMode, VolumeCreate};
+use crate::daemon::api::{CloneMany, PoolCreate, RemoveMode, VolumeCreate, VolumeMove};
 use crate::nbd::Exports as _;
 use crate::volume::Memory;
 
@@ -169,6 +169,63 @@ async fn clients_of_a_volume_that_is_renamed_go_on_under_its_new_name() {
     assert_eq!((state.sessions.clients(&v), client.describe().name), (2, "p/v".to_owned()));
     drop((client, both));
     assert_eq!(state.sessions.clients(&v), 0);
+    volume::release(&state, &v).await.unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_volume_that_moves_to_another_pool_go_on_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_pool(&state, "q", &folders(dir.path(), &["t0", "t1", "t2"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let (v, there) = ("p/v".parse().unwrap(), "q/v".parse().unwrap());
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
+    let client = exports.open("p/v", "process 7").await.unwrap();
+    client.write(0, vec![7; 8192].into()).await.unwrap();
+    let ask = async |to: &str, abort| {
+        let args =
+            VolumeMove { path: "p/v".parse().unwrap(), to: to.parse().unwrap(), no_snapshots: false, abort };
+        move_volume::run(&state, &args, &ProgressSink::default()).await
+    };
+    assert!(ask("p", false).await.unwrap_err().is(Kind::Usage));
+    make_volume(&state, "q/v").await;
+    assert!(ask("q", false).await.unwrap_err().is(Kind::Exists));
+    volume::remove(&state, &there, false, RemoveMode::Now).await.unwrap();
+    assert_eq!(ask("q", true).await.unwrap().value["given_up"], false);
+    let moved = ask("q", false).await.unwrap();
+    assert_eq!((&moved.value["to"], &moved.value["already"]), (&"q/v".into(), &false.into()), "{moved:?}");
+    assert!(
+        moved.value["pause_ms"].as_u64().unwrap() < 3_000 && moved.value["unfinished"].is_null(),
+        "{moved:?}"
+    );
+    // The same connection, and new ones.
+    client.write(4096, vec![8; 4096].into()).await.unwrap();
+    client.flush().await.unwrap();
+    assert_eq!((client.describe().name, client.size()), ("q/v".to_owned(), 1 << 20));
+    assert_eq!((state.sessions.clients(&v), state.sessions.clients(&there)), (0, 1));
+    let other = exports.open("q/v", "process 8").await.unwrap();
+    let read = other.read(4095, 2).await.unwrap().into_bytes();
+    assert_eq!(read.as_ref(), [7, 8]);
+    assert_eq!(in_use(&state), [("q/v".to_owned(), "open".to_owned())]);
+    let listed: Vec<String> = exports.list().await.unwrap().into_iter().map(|one| one.name).collect();
+    assert_eq!(listed, ["q/v"]);
+    // By its old name it is told where it went; what it was is in the trash.
+    for refused in [exports.open("p/v", "process 9").await.err(), exports.describe("p/v").await.err()] {
+        let refused = refused.unwrap();
+        assert!(refused.is(Kind::NotFound) && refused.to_string().contains("moved to q/v"), "{refused}");
+    }
+    assert!(volume::info(&state, &v).await.unwrap_err().to_string().contains("moved to q/v"));
+    assert!(trash::restore(&state, &v, None).await.unwrap_err().is(Kind::Refused));
+    assert_eq!(ask("q", false).await.unwrap().value["already"], true);
+    // And back, under the name that is free again.
+    let args = VolumeMove { path: there.clone(), to: v.pool.clone(), no_snapshots: true, abort: false };
+    move_volume::run(&state, &args, &ProgressSink::default()).await.unwrap();
+    client.write(0, vec![9; 4096].into()).await.unwrap();
+    assert_eq!(other.read(4095, 2).await.unwrap().into_bytes().as_ref(), [9, 8]);
+    assert_eq!((client.describe().name, state.sessions.clients(&v)), ("p/v".to_owned(), 2));
+    drop((client, other));
     volume::release(&state, &v).await.unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }

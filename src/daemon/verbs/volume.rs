@@ -157,7 +157,7 @@ pub async fn list(state: &EngineState, pool: Option<&Name>, importing: bool) -> 
             }
         };
         let listed = |(name, info): (Name, Result<VolumeInfo>)| match (name.imported_as(), importing) {
-            (None, false) => Some((name, info)),
+            (None, false) if name.moved_as().is_none() => Some((name, info)),
             (Some(name), true) => Some((name.clone(), info.map(|info| VolumeInfo { name, ..info }))),
             _ => None,
         };
@@ -181,7 +181,8 @@ pub async fn list(state: &EngineState, pool: Option<&Name>, importing: bool) -> 
 }
 
 pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await?;
+    let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await;
+    let info = super::explained(state, path, info).await?;
     let answer = shown(state, path, &info);
     let late = answer.replica.as_ref().and_then(|replica| replica.trouble.clone());
     let mut outcome = Outcome::of(&answer)?.note_all(late.clone());

@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::api::{Outcome, Replicate, Verb, VolumePath};
+use crate::daemon::api::{Outcome, Replicate, Verb, VolumeMove, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::pool::Need;
@@ -62,6 +62,10 @@ impl Manner {
             Verb::VolumeRename { path, to } => {
                 let show = format!("windlass volume list {}", path.pool);
                 changes(&[path], Need::Decide, format!("{path} was renamed to {to}"), show)
+            }
+            Verb::VolumeMove(VolumeMove { path, to, .. }) => {
+                let to = VolumePath { pool: to.clone(), volume: path.volume.clone() };
+                changes(&[&to, path], Need::Store, format!("{path} was moved to {to}"), info(path))
             }
             Verb::VolumeRestore { path, .. } => {
                 let show = format!("windlass volume list {}", path.pool);

@@ -102,10 +102,24 @@ enum Taken {
 
 /// Gives a volume another name; who uses it goes on. `Exists`: another volume has that.
 pub async fn rename(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
+    rename_if(volumes, from, to, |head| volumes.existing(from, head)).await
+}
+
+/// The same of one that went on in another pool. `NotFound`: another volume has its name by now, or none.
+pub async fn rename_moved(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
+    rename_if(volumes, from, to, |head| volumes.existing_moved(from, head)).await
+}
+
+async fn rename_if(
+    volumes: &Volumes,
+    from: &Name,
+    to: &Name,
+    existing: impl Fn(Option<Head>) -> Result<Head> + Send + Sync,
+) -> Result<()> {
     let came_by = volumes.entry(from).await?;
     let cell = volumes.engine.cell_above(from, came_by.volume).await;
     for _ in 0..TRIES {
-        let head = volumes.existing(from, cell.read().await?)?;
+        let head = existing(cell.read().await?)?;
         let round = head.naming.round;
         let changed = match take_for(volumes, &head, to).await? {
             // A pending entry that the volume was asked for by is given up.

@@ -11,11 +11,11 @@ use futures::StreamExt as _;
 use futures::stream;
 use serde::{Deserialize, Serialize};
 
-use super::names::{one_each, rename};
+use super::names::{one_each, rename, rename_moved};
 use super::volumes::{OpenMode, Volumes};
 use crate::base::{Error, Kind, Name, Result};
 use crate::volume::handle::Known;
-use crate::volume::head::VolumeInfo;
+use crate::volume::head::{Head, Moved, VolumeInfo};
 use crate::volume::session::no_snapshot;
 
 /// Volumes looked at or removed at a time.
@@ -63,20 +63,46 @@ impl Trash<'_> {
         };
         self.0.check_remove(name).await?;
         self.0.release(name).await?;
+        self.put(name, &head).await?;
+        Ok(true)
+    }
+
+    /// Puts a volume there that went on in another pool, also where clones need it: as long as they do it stays.
+    pub async fn discard_moved(&self, name: &Name) -> Result<()> {
+        let head = self.0.engine.cell(self.0.id(name).await?).read().await?;
+        self.put(name, &self.0.existing_moved(name, head)?).await
+    }
+
+    async fn put(&self, name: &Name, head: &Head) -> Result<()> {
         // A clock that is behind must not have it removed at once.
         let since = self.0.engine.rt.wall_ms().max(head.active.since_ms).max(head.created_ms);
         for ms in since..since + SAME_TIME_MAX {
-            match rename(self.0, name, &name.in_trash(ms)).await {
+            let gone = name.in_trash(ms);
+            let put = match head.moved {
+                Some(_) => rename_moved(self.0, name, &gone).await,
+                None => rename(self.0, name, &gone).await,
+            };
+            match put {
                 Err(e) if e.is(Kind::Exists) => {}
                 done => {
                     done?;
-                    self.0.let_go_of_removed(id).await;
-                    return Ok(true);
+                    return Ok(self.0.let_go_of_removed(head.volume).await);
                 }
             }
         }
         let why = format!("volumes {} are removed at the same time: try again", self.0.engine.title(name));
         Err(Error::new(Kind::Owned, why))
+    }
+
+    /// Where the volume of this name went that was put there last. `None`: it did not move, or there is none.
+    pub async fn moved_to(&self, name: &Name) -> Result<Option<Moved>> {
+        let all = match self.discarded_as(name).await {
+            Err(e) if e.is(Kind::NotFound) => return Ok(None),
+            all => all?,
+        };
+        let gone = newest(all.iter(), name).expect("there is one: checked above");
+        let head = self.0.engine.cell(self.0.id(&gone).await?).read().await?;
+        Ok(head.and_then(|head| head.moved))
     }
 
     /// The names of volumes in the trash, as they are there.
@@ -123,8 +149,20 @@ impl Trash<'_> {
     }
 
     /// Brings back the volume of this name that was removed last, under another name if `to` says one. `NotFound`: none is in
-    /// the trash. `Exists`: the name is another's by now.
+    /// the trash. `Exists`: the name is another's by now. `Refused`: it went on in another pool, so that what is there is an
+    /// older copy, which comes back under a name that is said.
     pub async fn restore(&self, name: &Name, to: Option<&Name>) -> Result<()> {
+        if to.is_none()
+            && let Some(moved) = self.moved_to(name).await?
+        {
+            let title = self.0.engine.title(name);
+            let why = format!(
+                "volume {title} was moved to {}/{}: what the trash has is what it was then; --to NAME brings that back as a volume \
+                 of its own",
+                moved.pool, moved.name
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
         let all = self.discarded_as(name).await?;
         let gone = newest(all.iter(), name).expect("there is one: checked above");
         rename(self.0, &gone, to.unwrap_or(name)).await

@@ -164,12 +164,36 @@ impl Volumes {
         self.existing(name, self.engine.cell_above(name, id).await.read().await?)
     }
 
+    /// `NotFound`: there is no volume of this name any more, or it went on in another pool.
     pub(in crate::volume) fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
+        let head = self.existing_or_moved(name, head)?;
+        match head.moved.as_ref().filter(|_| name.trashed().is_none()) {
+            Some(moved) => {
+                let why = moved.refusal().context(format!("volume {}", self.engine.title(name)));
+                Err(Error::new(Kind::NotFound, why.to_string()))
+            }
+            None => Ok(head),
+        }
+    }
+
+    /// One that went on in another pool.
+    pub(in crate::volume) fn existing_moved(&self, name: &Name, head: Option<Head>) -> Result<Head> {
+        let head = self.existing_or_moved(name, head)?;
+        match head.moved {
+            Some(_) => Ok(head),
+            None => {
+                let why = format!("volume {} is another one by now", self.engine.title(name));
+                Err(Error::new(Kind::NotFound, why))
+            }
+        }
+    }
+
+    fn existing_or_moved(&self, name: &Name, head: Option<Head>) -> Result<Head> {
         match head {
             Some(head) if head.removed => {
                 Err(Error::new(Kind::NotFound, format!("volume {} was removed", self.engine.title(name))))
             }
-            Some(head) if head.naming.in_trash() && name.trashed().is_none() => {
+            Some(head) if head.naming.in_trash() && head.moved.is_none() && name.trashed().is_none() => {
                 let title = self.engine.title(name);
                 let why = format!(
                     "volume {title} is in the trash: `windlass volume restore {title}` brings it back"

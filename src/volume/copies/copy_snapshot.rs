@@ -30,6 +30,9 @@ use crate::volume::space::{State, Tables};
 const MEMORY_PART: u64 = 16;
 const MEMORY: (u64, u64) = (4 << 20, 32 << 20);
 
+/// For who tells nobody.
+const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, progress: &|_, _, _| {} };
+
 /// How a snapshot is copied.
 pub struct Copying<'a> {
     /// What the copy has been given since the newest common snapshot goes.
@@ -66,6 +69,11 @@ fn identity(volume: VolumeId, snapshot: &State) -> Nonce {
     let mut start = [0; 16];
     start.copy_from_slice(&sum.finalize()[..16]);
     Nonce(u128::from_le_bytes(start))
+}
+
+/// The name that a snapshot has in a copy of its volume, if the copy has it.
+pub fn copied_as<'a>(theirs: &'a Tables, volume: VolumeId, snapshot: &State) -> Option<&'a Name> {
+    copy_of(theirs, identity(volume, snapshot)).map(|(name, _)| name)
 }
 
 /// The snapshot that is a copy of this one.
@@ -135,8 +143,7 @@ pub async fn copy_snapshot(
     let file = CopyFile::of(&to.engine, open.id());
     let note = CopyNote::begin(id, state.id, common.as_ref().map(|common| common.state));
     let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
-    let source = Side::Snapshot(view);
-    let memory = Budget::new((to.engine.memory.total() / MEMORY_PART).clamp(MEMORY.0, MEMORY.1));
+    let (source, memory) = (Side::Snapshot(view), memory(to));
     let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done, memory };
     work.begin().await?;
     work.copy().await?;
@@ -144,6 +151,10 @@ pub async fn copy_snapshot(
     snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
     work.file.remove().await;
     Ok(work.done)
+}
+
+fn memory(to: &Volumes) -> Budget {
+    Budget::new((to.engine.memory.total() / MEMORY_PART).clamp(MEMORY.0, MEMORY.1))
 }
 
 /// The volume that is written; made if there is none of this name.
@@ -182,6 +193,73 @@ async fn newest_common(
     let Some((_, name, name_there, state)) = both.max_by_key(|(id, ..)| *id) else { return Ok(None) };
     let (ours, theirs) = (view.since(name).await?, copy.since(name_there).await?);
     Ok(Some(Common { ours, theirs, name: name_there.clone(), state }))
+}
+
+/// What a volume holds now beyond what its copy has: the rest of a move, which is copied while nobody writes.
+#[derive(Debug)]
+pub struct Rest {
+    to: Volumes,
+    source: Arc<Volume>,
+    copy: Arc<Volume>,
+    common: Common,
+}
+
+impl Rest {
+    /// Since a snapshot that both have, by the same name.
+    pub async fn since(
+        snapshot: &Name,
+        source: &Arc<Volume>,
+        (to, copy): (&Volumes, &Arc<Volume>),
+    ) -> Result<Rest> {
+        let (ours, theirs) = (source.since(snapshot).await?, copy.since(snapshot).await?);
+        let state = theirs.state;
+        let common = Common { ours, theirs, name: snapshot.clone(), state };
+        let rest = Rest { to: to.clone(), source: source.clone(), copy: copy.clone(), common };
+        // Whatever becomes of it, the next copy of a snapshot writes over it.
+        rest.work(&QUIET).file.store(&rest.note()).await?;
+        Ok(rest)
+    }
+
+    /// No snapshot's: what is written is of none.
+    fn note(&self) -> CopyNote {
+        CopyNote::begin(self.source.id(), StateId(0), Some(self.common.state))
+    }
+
+    fn work<'a>(&'a self, how: &'a Copying<'a>) -> Work<'a> {
+        Work {
+            volumes: &self.to,
+            how,
+            source: Side::Tip(self.source.clone()),
+            copy: self.copy.clone(),
+            common: Some(self.common.clone()),
+            file: CopyFile::of(&self.to.engine, self.copy.id()),
+            note: self.note(),
+            done: Copied::default(),
+            memory: memory(&self.to),
+        }
+    }
+
+    /// Bytes that may differ now.
+    pub async fn bytes(&self) -> Result<u64> {
+        let source = Side::Tip(self.source.clone());
+        let (mut at, mut bytes) = (0, 0);
+        while at < source.size() {
+            let (changed, end) = source.changed(Some(&self.common.ours), at).await?;
+            bytes += changed.iter().map(|range| range.end - range.start).sum::<u64>();
+            at = end;
+        }
+        Ok(bytes)
+    }
+
+    /// The copy holds what the volume holds, read back from both, and all of it is in the copy's pool. Nobody writes to either.
+    pub async fn copy(&self) -> Result<Copied> {
+        let mut work = self.work(&QUIET);
+        work.fit_size().await?;
+        work.copy().await?;
+        work.verify().await?;
+        self.copy.store_all().await?;
+        Ok(work.done)
+    }
 }
 
 impl Work<'_> {

@@ -1,7 +1,13 @@
-//! Copies of snapshots in other volumes, of any pool that this engine has open.
+//! Copies of snapshots in other volumes, of any pool that this engine has open; and volumes that move to another pool.
 
 mod copy_note;
 mod copy_sides;
 mod copy_snapshot;
+mod move_volume;
+mod switch;
 
 pub use copy_snapshot::{Copied, Copying, copy_snapshot};
+pub use move_volume::{
+    MovedVolume, Moving, check_other, finish_move, give_up_move, move_volume, moved_to, while_moved,
+};
+pub use switch::MovingClients;

@@ -3,13 +3,16 @@
 mod become_owner;
 mod changes;
 mod first_boot;
+mod leave;
 mod limiter;
 mod outage;
+mod passage;
 mod settings;
 mod snapshot_view;
 mod start;
 mod volume;
 
 pub use become_owner::lineage;
+pub use passage::{ClosedPassage, Passage};
 pub use snapshot_view::SnapshotView;
 pub use volume::{Known, Volume};

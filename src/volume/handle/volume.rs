@@ -34,9 +34,9 @@ use crate::volume::read::VolumeContext;
 use crate::volume::read::{Fetch, Trail};
 use crate::volume::read::{Run, blocks_of, in_bytes};
 use crate::volume::session::Arrivals;
-use crate::volume::session::Released;
 use crate::volume::session::Session;
 use crate::volume::session::takeover::Notes;
+use crate::volume::session::{LastAct, Released};
 use crate::volume::space::Tables;
 
 /// Pause between attempts to become the owner for a write that waits.
@@ -231,7 +231,7 @@ impl Volume {
         self.inner.context.follow_name(head);
     }
 
-    pub(in crate::volume) fn title(&self) -> String {
+    pub fn title(&self) -> String {
         self.inner.context.title()
     }
 
@@ -511,15 +511,20 @@ impl Volume {
     /// done, and writes go on.
     pub async fn release(&self) -> Result<()> {
         loop {
-            let (inner, given_up) = (self.inner.clone(), CancellationToken::new());
-            let _dropped = given_up.clone().drop_guard();
-            let task = self.inner.context.rt().spawn(async move { inner.release(&given_up).await });
-            match task.await? {
+            match self.end_by(LastAct::Release, &CancellationToken::new()).await {
                 // A claim came in between and was withdrawn, or nothing is claimed yet: the next session has what there is.
                 Err(Stop::Again) => drop(self.session().await?),
                 done => return done.map_err(Stop::error),
             }
         }
+    }
+
+    /// Ends the session by its last act, which is given up when this is dropped, or by the token, before it is come to.
+    pub(super) async fn end_by(&self, act: LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
+        let (inner, given_up) = (self.inner.clone(), given_up.child_token());
+        let _dropped = given_up.clone().drop_guard();
+        let task = self.inner.context.rt().spawn(async move { inner.release(&act, &given_up).await });
+        task.await?
     }
 
     /// Stops without draining; what is acknowledged stays in the journal.
@@ -549,8 +554,11 @@ impl Volume {
         self.let_go().await;
     }
 
-    /// The volume is gone: all I/O fails.
+    /// The volume is gone: all I/O fails. Of one that was left for another pool it stays known where it went.
     pub(in crate::volume) fn removed(&self) {
+        if matches!(&*self.inner.state.lock(), State::Failed(error, _) if error.is(Kind::Removed)) {
+            return;
+        }
         self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.title())));
     }
 }
@@ -712,12 +720,14 @@ impl Inner {
         .detach();
     }
 
-    async fn release(self: Arc<Inner>, given_up: &CancellationToken) -> Result<(), Stop> {
+    async fn release(self: Arc<Inner>, act: &LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
         let session = match state {
             State::Live(session) => session,
-            State::Inert(_) => return Ok(()),
+            State::Inert(_) => {
+                return if matches!(act, LastAct::Release) { Ok(()) } else { Err(Stop::Again) };
+            }
             // The volume may still be this host's, with a journal that nobody has replayed.
             State::Ended => {
                 let head = self.context.cell.confirm().await;
@@ -727,8 +737,13 @@ impl Inner {
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };
-        match session.release(given_up).await {
-            Released::Done(head) => {
+        match (session.release(act, given_up).await, act) {
+            (Released::Done(_), LastAct::Leave(left)) => {
+                let moved = left.to.refusal().context(format!("volume {}", self.context.title()));
+                self.becomes(State::Failed(Arc::new(moved), None));
+                Ok(())
+            }
+            (Released::Done(head), LastAct::Release) => {
                 let tables = self.context.view.tables(&head).await;
                 self.becomes(match tables {
                     Ok(tables) => State::Inert(Inert::new(&head, tables)),
@@ -736,8 +751,8 @@ impl Inner {
                 });
                 Ok(())
             }
-            Released::NotYet(stop) => Err(stop),
-            Released::Unknown(stop) => {
+            (Released::NotYet(stop), _) => Err(stop),
+            (Released::Unknown(stop), _) => {
                 self.becomes(State::Ended);
                 Err(stop)
             }

@@ -217,6 +217,22 @@ impl VolumeSettings {
         }
     }
 
+    /// What makes another volume's settings these, as they are for whoever writes to it: whether it is there to be cloned,
+    /// and how clones boot, is not among them.
+    pub fn assignments(&self) -> Vec<String> {
+        let keys = [
+            "flush",
+            "compression",
+            "recompress",
+            "max-tail",
+            "journal-size",
+            "on-outage",
+            "quota",
+            "history",
+        ];
+        keys.iter().chain(Limits::KEYS).map(|key| format!("{key}={}", self.show(key))).collect()
+    }
+
     /// The limits that are set, if any is.
     pub fn show_limits(&self) -> Option<String> {
         let set = |key: &&&str| { self.limits }.named(key).is_some_and(|limit| limit.is_some());

@@ -5,7 +5,7 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, gate, naming, boot and witnesses are anybody's. JSON with a `format` field; a part that is still as it was born (empty,
+//! claim, cloned, gate, naming, boot and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a `format` field; a part that is still as it was born (empty,
 //! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
 //! ownership, which must never be refused for want of room.
 //!
@@ -13,8 +13,8 @@
 //! them: the range's start, as the zigzag-coded difference from the end of the one before (from 0 at first), and its units
 //! minus 1. At most 16 KiB before base64.
 //!
-//! `format` is the lowest that says all: 2 of a flat clone, and where settings are used that format 1
-//! doesn't know (`VolumeSettings::format`).
+//! `format` is the lowest that says all: 3 of a volume that moved to another pool, 2 of a flat clone, and where settings are
+//! used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot_trace::{BootTrace, Trace};
 use super::cloned::Cloned;
+use super::moved::Moved;
 use super::naming::{NameStanding, Naming};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
@@ -33,7 +34,9 @@ use crate::base::{
 };
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+/// That knows flat clones.
+const FLAT: u32 = 2;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
 const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
 
@@ -186,6 +189,9 @@ pub struct Head {
     /// What a clone's first boot has read, as the settings say.
     #[serde(default, skip_serializing_if = "is_default")]
     pub boot: Option<Trace>,
+    /// It goes on in another pool: nobody claims it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub moved: Option<Moved>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -257,6 +263,7 @@ impl Head {
             gate: None,
             naming: Naming::default(),
             boot: None,
+            moved: None,
             witnesses,
             removed: false,
         }
@@ -335,6 +342,9 @@ impl Head {
         if self.active.epoch == Epoch(0) && !self.active.released {
             return Err("nobody owns it and yet it is not released");
         }
+        if self.moved.is_some() && !self.active.released {
+            return Err("it has moved to another pool and is owned");
+        }
         Ok(())
     }
 
@@ -365,11 +375,15 @@ impl Head {
         self.ends.last().map_or(self.checkpoint.position, |e| e.last).max(self.checkpoint.position)
     }
 
-    fn with(&self, change: impl FnOnce(&mut Head)) -> Result<Move> {
+    pub(super) fn with(&self, change: impl FnOnce(&mut Head)) -> Result<Move> {
         let mut head = self.clone();
         change(&mut head);
         let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
-        head.format = if is_flat { FORMAT } else { head.settings.format() };
+        head.format = match (&head.moved, is_flat) {
+            (Some(_), _) => FORMAT,
+            (None, true) => FLAT,
+            (None, false) => head.settings.format(),
+        };
         head.check().map_err(|why| {
             Error::new(Kind::Internal, format!("a change of the volume's description was stopped: {why}"))
         })?;
@@ -411,6 +425,9 @@ impl Head {
     /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
+        if let Some(moved) = &self.moved {
+            return Err(moved.refusal());
+        }
         if self.naming.in_trash() {
             return Err(Error::new(
                 Kind::Removed,
@@ -609,15 +626,6 @@ impl Head {
         Some((*base.ancestors.last()?, base))
     }
 
-    /// The owner's last act.
-    pub fn release(&self, epoch: Epoch) -> Result<Move> {
-        if self.active.epoch == epoch && self.active.released {
-            return Ok(Move::Already);
-        }
-        self.owned(epoch)?;
-        self.with(|h| h.active.released = true)
-    }
-
     /// What an entry of the directory is that leads to this volume.
     pub fn standing_of(&self, name: &Name, serial: u64) -> NameStanding {
         let Naming { name: current, serial: since, round } = &self.naming;
@@ -630,7 +638,8 @@ impl Head {
     }
 
     /// The entry of serial `round + 1`, which is in the directory, becomes the name. `Owned`: another rename came first, or
-    /// somebody took this one for broken off. Into the trash goes what nobody has.
+    /// somebody took this one for broken off. Into the trash goes what nobody has. What was moved away and is brought back from
+    /// there is a volume of its own from then on.
     pub fn rename(&self, to: &Name, round: u64) -> Result<Move> {
         self.gone()?;
         if to.trashed().is_some() {
@@ -639,7 +648,10 @@ impl Head {
         let naming = Naming { name: Some(to.clone()), serial: round + 1, round: round + 1 };
         match self.naming {
             _ if self.naming == naming => Ok(Move::Already),
-            Naming { round: now, .. } if now == round => self.with(|h| h.naming = naming),
+            Naming { round: now, .. } if now == round => self.with(|h| {
+                h.moved = h.moved.take().filter(|_| !h.naming.in_trash() || naming.in_trash());
+                h.naming = naming;
+            }),
             _ => Err(Error::new(Kind::Owned, "it is being renamed by another at the same time: try again")),
         }
     }
@@ -760,6 +772,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.may_remove(lineage)?;
+        Moved::may_end(self.moved.as_ref(), &self.naming)?;
         if self.was_cloned() && !self.gate.is_some_and(|g| g.nonce == gate && g.snapshot.is_none()) {
             return Err(gate_lost());
         }
@@ -875,7 +888,7 @@ mod tests {
         assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
         assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(Head::decode(br#"{"format":3}"#).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Head::decode(br#"{"format":4}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }

@@ -38,8 +38,9 @@ pub async fn keep_history(session: Arc<Session>) {
 
 impl Session {
     async fn go_on_in_history(self: &Arc<Self>) -> Result<(), Stop> {
-        // Of a volume that nobody changes all stay: who looks for an old state has just begun to.
-        if !self.differs_from_its_newest() {
+        // Of a volume that nobody changes all stay: who looks for an old state has just begun to. One that is being moved here
+        // shows no state that ever was.
+        if !self.differs_from_its_newest() || self.context.name().moved_as().is_some() {
             return Ok(());
         }
         // What is outdated makes room, whether another can be taken or not.

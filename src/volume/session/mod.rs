@@ -21,7 +21,7 @@ pub use confirm::{confirm_when_asked, mend_journal};
 pub use degrade::watch_stores;
 pub use history::keep_history;
 pub use range_lock::Arrivals;
-pub use release::Released;
+pub use release::{LastAct, Released};
 pub use snapshot::{Group, frozen_by_take_over, no_snapshot};
 pub use tip::{Kept, Tip};
 pub use write::{watch_quota, write_again};

@@ -6,9 +6,36 @@ use futures::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
 use super::active::Session;
-use crate::base::{Error, Kind};
-use crate::volume::head::Head;
+use crate::base::{Epoch, Error, Kind, Lsn, Result};
 use crate::volume::head::Stop;
+use crate::volume::head::{Head, Leaving, Move};
+
+/// The epoch's last act.
+#[derive(Clone, Debug)]
+pub enum LastAct {
+    Release,
+    /// The volume goes on in another pool.
+    Leave(Arc<Leaving>),
+}
+
+impl LastAct {
+    /// Behind the closed gate: a copy that has less is not taken for the volume.
+    fn check(&self, last: Lsn) -> Result<()> {
+        match self {
+            LastAct::Leave(left) if left.last != last => {
+                Err(Error::new(Kind::Refused, "it was changed when it was about to be left"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn step(&self, head: &Head, epoch: Epoch) -> Result<Move> {
+        match self {
+            LastAct::Release => head.release(epoch),
+            LastAct::Leave(left) => head.leave(epoch, left),
+        }
+    }
+}
 
 /// What a release came to.
 #[derive(Debug)]
@@ -23,9 +50,10 @@ pub enum Released {
 
 impl Session {
     /// Writes wait from the beginning; given up before the last act they go on.
-    pub async fn release(self: &Arc<Self>, given_up: &CancellationToken) -> Released {
+    pub async fn release(self: &Arc<Self>, act: &LastAct, given_up: &CancellationToken) -> Released {
         let drained = async {
             let gate = self.close_gate().await;
+            act.check(self.tip.lock().lsn)?;
             self.drain().await?;
             // It is the last act: no checkpoint comes after it.
             let one = self.checkpointing.lock().await;
@@ -35,7 +63,7 @@ impl Session {
             Ok(held) => held,
             Err(stop) => return Released::NotYet(stop),
         };
-        let done = self.last_act(given_up).await;
+        let done = self.last_act(act, given_up).await;
         self.stop(Stop::Again);
         // Released, nothing in the journal is needed any more, wherever the volume is opened next.
         if done.is_err() {
@@ -49,7 +77,15 @@ impl Session {
         drop(gate);
         match done {
             Ok(head) => {
-                tracing::info!(volume = %self.context.title(), "the volume is released");
+                match act {
+                    LastAct::Release => {
+                        tracing::info!(volume = %self.context.title(), "the volume is released")
+                    }
+                    LastAct::Leave(left) => {
+                        let Leaving { to, .. } = &**left;
+                        tracing::info!(volume = %self.context.title(), pool = %to.pool, "the volume goes on in another pool");
+                    }
+                }
                 Released::Done(Box::new(head))
             }
             Err(stop) => Released::Unknown(stop),
@@ -61,12 +97,13 @@ impl Session {
     /// would be lost.
     pub(in crate::volume) async fn last_act(
         self: &Arc<Self>,
+        act: &LastAct,
         given_up: &CancellationToken,
     ) -> Result<Head, Stop> {
         loop {
             let mut uncounted = false;
             let step = |head: &Head| {
-                let done = self.if_counted(head.release(self.epoch)?);
+                let done = self.if_counted(act.step(head, self.epoch)?);
                 uncounted = done.is_err();
                 done
             };

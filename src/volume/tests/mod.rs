@@ -14,6 +14,7 @@ mod history;
 mod huge;
 mod limits;
 mod moves;
+mod moving;
 mod older;
 mod order;
 mod orphans;

@@ -11,6 +11,7 @@ use crate::base::Error;
 use crate::base::rt::Instant;
 use crate::pool::{Replacement, ScrubOptions};
 use crate::store::{SimStore, Store as _};
+use crate::volume::session::LastAct;
 
 const BLOCK: u64 = 4096;
 
@@ -286,7 +287,7 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
         assert_eq!(pool.plan_replacement(old, &site.spare_spec(), true).await.unwrap(), Replacement::Planned);
         pool.follow().await.unwrap();
         let given_up = CancellationToken::new();
-        assert!(session.last_act(&given_up).await.unwrap().active.released);
+        assert!(session.last_act(&LastAct::Release, &given_up).await.unwrap().active.released);
         assert!(session.is_counted(), "released with what was counted on other stores");
     });
 }

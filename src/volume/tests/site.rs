@@ -95,6 +95,11 @@ impl Site {
         self
     }
 
+    /// Other stores of the same world, for another layout.
+    pub fn elsewhere_as(&self, layout: &str) -> Site {
+        Site { layout: layout.parse().unwrap(), ..self.clone() }.elsewhere()
+    }
+
     /// Other stores of the same world.
     pub fn elsewhere(&self) -> Site {
         let stores = (0..self.layout.n()).map(|i| SimStore::new(&self.world, &format!("e{i}"))).collect();
@@ -131,6 +136,10 @@ impl Site {
 }
 
 impl Machine {
+    pub fn world(&self) -> World {
+        self.site.world.clone()
+    }
+
     /// The same host with another disk.
     pub fn with(self, disk: SimDisk) -> Machine {
         Machine { disk: Arc::new(disk), ..self }

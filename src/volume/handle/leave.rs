@@ -1,0 +1,59 @@
+//! A volume that goes on in another pool: what its copy must have survived, and how this one is left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::volume::Volume;
+use crate::base::{Kind, Lsn, Result};
+use crate::volume::head::Leaving;
+use crate::volume::session::LastAct;
+
+/// Before it is asked again whether it has moved.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Volume {
+    /// All that was written is in the pool, and this host was still the owner then: whatever a flush means.
+    pub(in crate::volume) async fn store_all(&self) -> Result<()> {
+        self.ask(|session| async move {
+            let upto = session.tip.lock().lsn;
+            session.promise(upto).await
+        })
+        .await
+    }
+
+    /// The last record that it has taken.
+    pub(in crate::volume) async fn last_lsn(&self) -> Result<Lsn> {
+        Ok(self.session().await?.tip.lock().lsn)
+    }
+
+    /// Stores everything, and leaves the volume for good: it goes on as another one. False: it did not come to that, and
+    /// goes on here. Not dropped before it says which: where no answer tells, the volume is claimed anew, after which an
+    /// earlier attempt can't come through. An error: it went to another host meanwhile.
+    pub(in crate::volume) async fn leave(
+        &self,
+        left: &Arc<Leaving>,
+        given_up: &CancellationToken,
+    ) -> Result<bool> {
+        let Err(stop) = self.end_by(LastAct::Leave(left.clone()), given_up).await else { return Ok(true) };
+        tracing::debug!(volume = %self.name(), why = %stop.error(), "the volume was not left, or no answer says so");
+        loop {
+            let error = match self.own(false, false).await {
+                Ok(()) => return Ok(false),
+                Err(e) => e,
+            };
+            let over = match error.is_transient() || error.is(Kind::NoSpace) {
+                true => None,
+                false => self.context().cell.read().await.ok(),
+            };
+            match over {
+                Some(head) => {
+                    let moved = head.and_then(|head| head.moved).is_some_and(|m| m.volume == left.to.volume);
+                    return if moved { Ok(true) } else { Err(error) };
+                }
+                None => self.context().rt().sleep(AGAIN).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a head says of a volume that went on in another pool.
+
+use serde::{Deserialize, Serialize};
+
+use super::naming::Naming;
+use super::settings::VolumeSettings;
+use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
+
+/// The volume of another pool that this one is now (model `move`). What stays behind is what it was then: nobody writes to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Moved {
+    /// As the host that moved it calls the pool.
+    pub pool: Name,
+    pub volume: VolumeId,
+    /// The name that it has there, or is to have.
+    pub name: Name,
+    pub at_ms: u64,
+}
+
+/// A volume that is about to be left, as it was copied.
+#[derive(Clone, Debug)]
+pub struct Leaving {
+    pub to: Moved,
+    pub size: u64,
+    pub settings: VolumeSettings,
+    pub naming: Naming,
+    /// The last record that the copy has.
+    pub last: Lsn,
+}
+
+impl Moved {
+    /// Why it is not opened any more.
+    pub fn refusal(&self) -> Error {
+        let at = crate::base::utc::show(self.at_ms);
+        Error::new(
+            Kind::Removed,
+            format!("it was moved to {}/{} at {at}: use it there", self.pool, self.name),
+        )
+    }
+
+    /// May the volume be removed for good? Not before its copy is known to have its name, which the trash tells.
+    pub fn may_end(moved: Option<&Moved>, naming: &Naming) -> Result<()> {
+        match moved.is_some() && !naming.in_trash() {
+            true => Err(Error::new(Kind::Refused, "its move to another pool is not over: move it again")),
+            false => Ok(()),
+        }
+    }
+}
