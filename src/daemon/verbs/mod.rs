@@ -158,6 +158,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::Status => status(state).await,
         Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),
+        Verb::HandOver(_) => Err(Error::new(Kind::Unsupported, "only a daemon hands over")),
     }
 }
 
