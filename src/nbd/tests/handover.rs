@@ -34,11 +34,11 @@ fn a_request_goes_on_where_it_was_cut_off() {
             async move {
                 let mut peer = entered(&rt, "disk", cut % 2 > 0).await;
                 peer.send([request(0, WRITE, 1, 0, 3), b"abc".to_vec()].concat()).await;
-                peer.receive(if cut % 2 > 0 { 20 } else { 16 }).await;
+                peer.expect(simple(0, 1)).await;
                 peer.send(&second[..cut]).await;
                 let mut peer = peer.moved().await;
                 peer.send(&second[cut..]).await;
-                peer.receive(if cut % 2 > 0 { 20 } else { 16 }).await;
+                peer.expect(simple(0, 2)).await;
                 assert_eq!(peer.house.disk.read(4095, 300_002).await.unwrap().into_bytes(), {
                     [vec![0], vec![9; 300_000], vec![0]].concat()
                 });
