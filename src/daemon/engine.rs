@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -94,6 +95,8 @@ pub struct Engine {
     admission: Admission,
     /// Cancelled when another daemon has what clients are connected to.
     replaced: CancellationToken,
+    /// Volumes were let go of, and are to be opened by the next daemon.
+    has_left: AtomicBool,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
     /// The state folder's; given up at the end.
@@ -140,6 +143,7 @@ impl Engine {
             command_server: parking_lot::Mutex::default(),
             admission: Admission::default(),
             replaced: CancellationToken::new(),
+            has_left: AtomicBool::new(false),
             stop,
             answers: parking_lot::Mutex::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
@@ -449,11 +453,8 @@ impl Engine {
         progress.say("the daemon that runs stores what is unsent");
         self.state.pools.store_unsent(STORE_BEFORE).await;
         let began = rt.now();
-        let mut paused = self.pause().await;
+        let mut paused = self.leave(LET_GO).await;
         let clients: usize = paused.iter().map(|server| server.clients.len()).sum();
-        for sentence in self.state.pools.leave(LET_GO).await {
-            tracing::debug!("{sentence}");
-        }
         let sent = match progress.given_up().is_cancelled() {
             true => Err(Error::new(Kind::Closed, "it has given up")),
             false => handover::send(rt, Path::new(&to.socket), &paused).await,
@@ -469,6 +470,7 @@ impl Engine {
         paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
         tracing::info!(clients, took_ms, "another daemon goes on with the clients");
         closed.keep();
+        self.has_left.store(true, Ordering::Relaxed);
         self.replaced.cancel();
         Ok(())
     }
@@ -504,25 +506,34 @@ impl Engine {
     /// one's.
     pub async fn leave_clients(&self, keep: impl FnOnce(&[PausedServer]) -> Result<()>) {
         self.state.pools.store_unsent(STORE_BEFORE).await;
-        let mut paused = self.pause().await;
+        let mut paused = self.leave(self.state.config().drain()).await;
         match keep(&paused) {
             Ok(()) => {
                 paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
+                self.has_left.store(true, Ordering::Relaxed);
             }
             Err(error) => {
                 tracing::warn!(%error, "clients can't be kept for the next daemon: they are hung up on");
+                self.state.pools.stay();
                 let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
                 self.servers.lock().extend(servers);
             }
         }
     }
 
-    /// All NBD clients stand between two requests, and nobody is accepted.
-    async fn pause(&self) -> Vec<PausedServer> {
+    /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. Clients of one that is
+    /// broken are hung up on: in another process they would not hear of it.
+    async fn leave(&self, drain: Duration) -> Vec<PausedServer> {
         let servers = std::mem::take(&mut *self.servers.lock());
         let paused = join_all(servers.into_iter().map(nbd::Server::pause)).await;
         let lost = |error: &Error| tracing::error!(%error, "clients of one address are lost");
-        paused.into_iter().filter_map(|server| server.inspect_err(lost).ok()).collect()
+        let mut paused: Vec<PausedServer> =
+            paused.into_iter().filter_map(|server| server.inspect_err(lost).ok()).collect();
+        let broken = self.state.pools.leave(drain).await;
+        for server in &mut paused {
+            server.clients.retain(|client| !broken.iter().any(|name| client.export() == Some(name)));
+        }
+        paused
     }
 
     /// Ends in order: no new work, mounts uploaded and gone, clients answered, volumes drained and released.
@@ -538,7 +549,7 @@ impl Engine {
             }
         }
         let let_go = async {
-            match self.replaced.is_cancelled() {
+            match self.has_left.load(Ordering::Relaxed) {
                 // It has let go of its volumes, and must not open one again.
                 true => self.state.pools.close().await,
                 false => {

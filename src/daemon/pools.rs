@@ -338,11 +338,15 @@ impl Pools {
         join_all(open.iter().map(|(_, open)| open.volumes.store_unsent(limit))).await;
     }
 
-    /// Releases all volumes, all pools at once; the sentences name what stays ours. The pools stay open, and open no volume
-    /// until `stay`.
+    /// Releases all volumes, all pools at once. The pools stay open, and open no volume until `stay`. Gives volumes whose
+    /// clients must not go on elsewhere, as their exports are called.
     pub async fn leave(&self, drain: Duration) -> Vec<String> {
         let open = self.opened();
-        join_all(open.iter().map(|(_, open)| open.volumes.leave(drain))).await.concat()
+        let left = open.iter().map(|(pool, open)| async move {
+            let failed = open.volumes.leave(drain).await;
+            failed.into_iter().map(|volume| format!("{pool}/{volume}")).collect::<Vec<_>>()
+        });
+        join_all(left).await.concat()
     }
 
     pub fn stay(&self) {

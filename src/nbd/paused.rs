@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::decoder::Intake;
-use super::handover::PassedOver;
+use super::handover::{Entered, PassedOver};
 use super::output::Output;
 use super::window::Window;
 use crate::base::Result;
@@ -40,7 +40,7 @@ pub struct Until {
 /// A connection between two requests, for another process.
 pub struct Paused<S> {
     pub stream: S,
+    pub entered: Entered,
     pub unread: Vec<u8>,
     pub unsent: Vec<u8>,
-    pub passed_over: Option<PassedOver>,
 }

@@ -56,6 +56,16 @@ pub struct PausedServer {
     pub clients: Vec<Connected>,
 }
 
+impl Connected {
+    /// The export that the client uses, once it does.
+    pub fn export(&self) -> Option<&str> {
+        match &self.state.phase {
+            Phase::Entered(entered) => Some(&entered.asked),
+            Phase::Haggling(_) => None,
+        }
+    }
+}
+
 impl Server {
     /// Where it listens, with the port that the system chose.
     pub fn address(&self) -> &Address {
@@ -269,8 +279,7 @@ impl House {
         session: Session,
         peer: String,
     ) -> Option<(S, ConnectionState)> {
-        let (name, flags) = (session.name.clone(), session.flags);
-        let (asked, agreed) = (session.asked.clone(), session.agreed.clone());
+        let name = session.name.clone();
         info!(peer, export = ?name, "a client is connected");
         let (memory, until) = (self.memory.clone(), self.until.clone());
         let Some(paused) = transmit(&self.rt, stream, begun, session, memory, until).await else {
@@ -278,8 +287,8 @@ impl House {
             return None;
         };
         debug!(peer, export = ?name, "a client waits for another process to go on");
-        let Paused { stream, unread, unsent, passed_over } = paused;
-        let phase = Phase::Entered(Entered { asked, flags, agreed, passed_over });
+        let Paused { stream, entered, unread, unsent } = paused;
+        let phase = Phase::Entered(entered);
         Some((stream, ConnectionState { peer, phase, unread, unsent }))
     }
 

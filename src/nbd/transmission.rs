@@ -48,7 +48,7 @@ use tracing::{debug, warn};
 use super::ahead::Ahead;
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
-use super::handover::Unread;
+use super::handover::{Entered, Unread};
 use super::handshake::Session;
 use super::job::{Extent, Job, start, start_piece, status_bytes, writes};
 use super::listener::Stream;
@@ -450,7 +450,13 @@ impl<'e, S: Stream> Connection<'e, S> {
         let (ahead, stream) = self.stream.into_parts();
         let behind = [self.window.bytes(), &ahead].concat();
         let (unread, passed_over) = unread.finish(self.intake.take_rest(), failed, &behind);
-        Paused { stream, unread, unsent: self.output.take(), passed_over }
+        // By the name that it has now: it may have been renamed since.
+        let (asked, mut agreed) = (self.export.describe().name, self.session.agreed.clone());
+        if agreed.contexts.of == self.session.asked {
+            agreed.contexts.of.clone_from(&asked);
+        }
+        let entered = Entered { asked, flags: self.session.flags, agreed, passed_over };
+        Paused { stream, entered, unread, unsent: self.output.take() }
     }
 
     /// What comes next, if it has arrived and its turn has come. A request that came in full before the client's end is

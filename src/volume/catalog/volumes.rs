@@ -384,10 +384,15 @@ impl Volumes {
     }
 
     /// Releases all that are open, as far as `drain` lasts; what is not stored by then stays in the journals. None is claimed
-    /// here after that, until `stay`.
-    pub async fn leave(&self, drain: Duration) -> Vec<String> {
+    /// here after that, until `stay`. Gives those whose clients must not go on elsewhere: what they were told is done may not
+    /// be there.
+    pub async fn leave(&self, drain: Duration) -> Vec<Name> {
         self.engine.left.store(true, Ordering::Relaxed);
-        self.shutdown(drain).await
+        let open = self.open_now();
+        for sentence in self.shutdown(drain).await {
+            tracing::debug!("{sentence}");
+        }
+        open.iter().filter(|volume| volume.is_failed()).map(|volume| volume.name()).collect()
     }
 
     /// The other process does not come: volumes are opened here again.
