@@ -23,6 +23,7 @@ mod replicate;
 mod serve;
 mod snapshot;
 mod status;
+mod succession;
 mod supervisor;
 mod top;
 mod transfer_bar;

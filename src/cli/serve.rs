@@ -1,23 +1,24 @@
 //! `windlass serve`: the daemon.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use super::{Global, log, output, reach_engine, supervisor};
+use super::{Global, log, output, reach_engine, succession, supervisor};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
-use crate::daemon::control::Client;
 use crate::daemon::signals::{self, Hangups};
-use crate::daemon::{Config, Configured, Options, Reloaded, StateDir};
+use crate::daemon::{Config, Configured, Engine, Options, Reloaded, StateDir};
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
 const ENDING: Duration = Duration::from_millis(100);
+/// And that of one that has handed over, while clients wait.
+const REPLACED_TRIES: u32 = 1000;
+const REPLACED: Duration = Duration::from_millis(10);
 
 #[derive(clap::Args, Debug)]
 pub struct Serve {
@@ -34,14 +35,24 @@ pub struct Serve {
     /// Open this pool at the start, or fail (default: every known pool; one that cannot open is tried again)
     #[arg(long, value_name = "POOL")]
     pool: Vec<Name>,
+    /// Go on with the sockets and clients of the daemon that runs on this state folder, which ends; if that fails, it goes on
+    #[arg(long)]
+    replace: bool,
 }
 
 pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let mut hangups = Hangups::listen();
-    apply_log(global, &reach_engine::config(global).await?);
+    let config = reach_engine::config(global).await?;
+    apply_log(global, &config);
+    let rt = Rt::new(RealRuntime::current());
     let home = StateDir::locate()?;
     let control = home.control()?;
+    let handed_over = match args.replace {
+        true => succession::replace(&rt, &home, &config, &args.pool).await?,
+        false => succession::kept().await?,
+    };
     let options = Options {
+        handed_over,
         serve: true,
         control: true,
         nbd: args.nbd,
@@ -49,19 +60,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         pools: args.pool,
         ..Options::default()
     };
-    let rt = Rt::new(RealRuntime::current());
-    let mut tries = 0;
-    let engine = loop {
-        tries += 1;
-        match reach_engine::start(global, home.clone(), options.clone(), args.cache).await {
-            // One that is just ending holds the lock a moment longer and listens no more.
-            Err(e) if e.is(Kind::Owned) && tries < ENDING_TRIES && !listens(&control).await => {
-                rt.sleep(ENDING).await;
-            }
-            Err(e) if e.is(Kind::Owned) => return Err(e.context("the daemon cannot start")),
-            started => break started?,
-        }
-    };
+    let engine = start(global, &rt, &home, &options, args.cache).await?;
     let configured = Configured::begin(&engine).await;
     for address in engine.state().nbd_addresses() {
         output::line(&format!("nbd {address}"));
@@ -74,15 +73,48 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, home = %control.parent().unwrap_or(&control).display(), "the daemon serves");
     supervisor::ready(&rt, &control);
-    let mut ended = std::pin::pin!(signals::terminated());
-    while let Either::Right(_) = select(&mut ended, std::pin::pin!(hangups.next())).await {
-        reload(global, &configured).await;
+    let (terminated, replaced) = (std::pin::pin!(signals::terminated()), std::pin::pin!(engine.replaced()));
+    let mut ended = select(terminated, replaced);
+    let is_replaced = loop {
+        match select(&mut ended, std::pin::pin!(hangups.next())).await {
+            Either::Left((ended, _)) => break matches!(ended, Either::Right(_)),
+            Either::Right(_) => reload(global, &configured).await,
+        }
+    };
+    if !is_replaced {
+        supervisor::stopping();
+        if supervisor::keeps_sockets() {
+            engine.leave_clients(succession::keep).await;
+        }
     }
-    supervisor::stopping();
     tracing::info!("the daemon ends: it lets go of what it has");
     engine.shutdown().await?;
     tracing::info!("the daemon has ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a daemon that is just ending.
+async fn start(
+    global: &Global,
+    rt: &Rt,
+    home: &StateDir,
+    options: &Options,
+    cache: Option<u64>,
+) -> Result<Arc<Engine>> {
+    let (control, replaces) = (home.control()?, !options.handed_over.is_empty());
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match reach_engine::start(global, home.clone(), options.clone(), cache).await {
+            Err(e) if e.is(Kind::Owned) && replaces && tries < REPLACED_TRIES => rt.sleep(REPLACED).await,
+            // It holds the lock a moment longer and listens no more.
+            Err(e) if e.is(Kind::Owned) && tries < ENDING_TRIES && !succession::listens(&control).await => {
+                rt.sleep(ENDING).await;
+            }
+            Err(e) if e.is(Kind::Owned) => return Err(e.context("the daemon cannot start")),
+            started => return started,
+        }
+    }
 }
 
 /// What `-v` and RUST_LOG say of the log beats the file.
@@ -122,8 +154,4 @@ async fn reload(global: &Global, configured: &Arc<Configured>) {
     for (when, keys) in told.into_iter().filter(|(_, keys)| !keys.is_empty()) {
         tracing::info!("the configuration was read anew; what {when}: {}", keys.join(", "));
     }
-}
-
-async fn listens(control: &Path) -> bool {
-    matches!(Client::connect(control).await, Ok(Some(_)))
 }

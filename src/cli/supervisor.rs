@@ -1,13 +1,18 @@
 //! What systemd hears of `serve`: that all is up, that it ends, and again and again that it is alive. Without systemd
 //! nobody is told anything.
 
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sd_notify::NotifyState;
 
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
 use crate::daemon::control::Client;
 
@@ -30,6 +35,30 @@ pub fn ready(rt: &Rt, control: &Path) {
 
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stores what is unsent and lets go of volumes")]);
+}
+
+/// Whether it keeps sockets of a daemon that ends for the next one. Since its version 254 systemd says so itself, before that
+/// the unit does.
+pub fn keeps_sockets() -> bool {
+    let says = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    says("NOTIFY_SOCKET").is_some() && says("FDSTORE").is_some_and(|most| most != "0")
+}
+
+/// One message, with a file descriptor for it to keep.
+pub fn tell_with(message: &str, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    let doing = || "telling systemd".to_owned();
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let socket = UnixDatagram::unbound().context(doing)?;
+    socket.connect(address).context(doing)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    if !fds.is_empty() {
+        beside.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let message = [IoSlice::new(message.as_bytes())];
+    let sent = rustix::net::sendmsg(&socket, &message, &mut beside, SendFlags::NOSIGNAL);
+    sent.map(drop).map_err(std::io::Error::from).context(doing)
 }
 
 /// Gives a sign of life for each answer of the engine that came the way that commands take. An engine that is stuck gives

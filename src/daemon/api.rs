@@ -278,6 +278,19 @@ pub struct LoseStore {
     pub force: bool,
 }
 
+/// Another daemon of this host that is to go on in place of the one that is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct HandOver {
+    /// The format of what is handed over that it reads.
+    pub format: u32,
+    /// Its version, for the log.
+    pub version: String,
+    /// The socket where it waits for it.
+    pub socket: String,
+}
+
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -497,6 +510,8 @@ pub enum Verb {
     Status,
     /// What `top` and the page show, again and again: it costs stores next to nothing.
     Watch,
+    /// Hands the NBD sockets over to another daemon that waits for them, and ends. `windlass serve --replace` asks for it.
+    HandOver(HandOver),
     /// Whether the engine is alive: it answers when none of its tables is stuck, whatever the stores do.
     Ping,
 }

@@ -36,14 +36,15 @@ impl Answers {
     }
 }
 
-/// Listens until `stop`; the socket file is replaced, since the caller holds the state folder's lock.
+/// Listens until `stop`; the socket file is replaced, since the caller holds the state folder's lock. While it still does it
+/// removes the file: later that could be the next one's.
 pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).context(|| format!("control socket {}", path.display()))?;
     // The socket gives all that the daemon may do: only its own user may connect.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(path, mode).context(|| format!("control socket {}", path.display()))?;
-    let (rt2, path) = (rt.clone(), path.to_owned());
+    let rt2 = rt.clone();
     let answers = Answers::default();
     let under_way = answers.clone();
     rt.spawn(async move {
@@ -64,7 +65,6 @@ pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: Cancellation
                 }
             }
         }
-        let _ = std::fs::remove_file(&path);
     })
     .detach();
     Ok(answers)

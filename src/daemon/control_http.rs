@@ -2,10 +2,13 @@
 //! arguments as JSON. One request a connection; `GET /v1/openapi.json` describes all of them.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use futures::future::{Either, select};
 use futures::stream::{self, StreamExt as _};
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
@@ -18,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
@@ -30,6 +33,8 @@ use crate::base::{Error, Kind, Result};
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 /// Longest head of a request, in bytes.
 const HEAD_MAX: usize = 16 << 10;
+/// How long a request's head may take, and then its body: a caller that hangs must not hold its connection for good.
+const PATIENCE: Duration = Duration::from_secs(30);
 const LINES: &str = "application/x-ndjson";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -44,20 +49,32 @@ pub struct Caller {
 
 /// Serves one connection to its end.
 pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) -> Result<()> {
+    let began = CancellationToken::new();
     let service = service_fn(|request| {
+        began.cancel();
         let caller = caller.clone();
         async move { Ok::<_, Infallible>(answer(request, caller).await) }
     });
     let mut http = http1::Builder::new();
     // What ends with its answer is known to have been sent when the daemon ends.
     http.keep_alive(false).max_buf_size(HEAD_MAX);
-    let served = http.serve_connection(TokioIo::new(stream), service).await;
-    served.map_err(|e| Error::new(Kind::Io, "a request over HTTP on the control socket").because(e))
+    let serving = http.serve_connection(TokioIo::new(stream), service);
+    let late = async {
+        if caller.rt.timeout(PATIENCE, began.cancelled()).await.is_some() {
+            std::future::pending::<()>().await;
+        }
+    };
+    match select(pin!(serving), pin!(late)).await {
+        Either::Left((served, _)) => {
+            served.map_err(|e| Error::new(Kind::Io, "a request over HTTP on the control socket").because(e))
+        }
+        Either::Right(_) => Err(Error::new(Kind::Timeout, "a request over HTTP did not come in time")),
+    }
 }
 
 async fn answer(request: Request<Incoming>, caller: Caller) -> Response<Body> {
     let in_lines = request.headers().get(ACCEPT).is_some_and(|accept| accept.as_bytes() == LINES.as_bytes());
-    match asked(request).await {
+    match asked(request, &caller.rt).await {
         Err(refused) => refused.response(),
         Ok(None) => json_response(StatusCode::OK, DOCUMENT.to_owned()),
         Ok(Some(verb)) => {
@@ -88,7 +105,7 @@ impl Refused {
 }
 
 /// The verb that is asked for; none: the description of all.
-async fn asked(request: Request<Incoming>) -> Result<Option<Verb>, Refused> {
+async fn asked(request: Request<Incoming>, rt: &Rt) -> Result<Option<Verb>, Refused> {
     let path = request.uri().path().to_owned();
     let Some(verb) = path.strip_prefix("/v1/").filter(|verb| !verb.is_empty()) else {
         let why =
@@ -100,17 +117,23 @@ async fn asked(request: Request<Incoming>) -> Result<Option<Verb>, Refused> {
         (_, &Method::POST) => {}
         _ => return Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} is asked by POST"))),
     }
-    let body =
-        Limited::new(request.into_body(), REQUEST_MAX).collect().await.map_err(|e| match e
-            .downcast_ref::<LengthLimitError>()
-        {
-            Some(_) => {
-                let why = format!("a request is at most {} MiB long", REQUEST_MAX >> 20);
-                Refused::new(StatusCode::PAYLOAD_TOO_LARGE, why)
-            }
-            None => Refused::new(StatusCode::BAD_REQUEST, "the request was cut off"),
-        })?;
-    parse(verb, &body.to_bytes()).map(Some)
+    parse(verb, &body_of(request, rt).await?).map(Some)
+}
+
+async fn body_of(request: Request<Incoming>, rt: &Rt) -> Result<Bytes, Refused> {
+    let body = Limited::new(request.into_body(), REQUEST_MAX).collect();
+    let Some(body) = rt.timeout(PATIENCE, body).await else {
+        let why = format!("the arguments did not come within {} s", PATIENCE.as_secs());
+        return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, why));
+    };
+    match body {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => {
+            let why = format!("a request is at most {} MiB long", REQUEST_MAX >> 20);
+            Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, why))
+        }
+        Err(_) => Err(Refused::new(StatusCode::BAD_REQUEST, "the request was cut off")),
+    }
 }
 
 /// `args`: a JSON object; empty where the verb has none.
@@ -239,8 +262,6 @@ fn status_of(kind: Kind) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use async_trait::async_trait;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixStream;
@@ -249,6 +270,7 @@ mod tests {
     use super::super::control;
     use super::*;
     use crate::base::rt::RealRuntime;
+    use crate::base::rt::sim::Sim;
 
     struct House {
         given_up: CancellationToken,
@@ -394,6 +416,33 @@ mod tests {
             drop(stream);
             let given_up = daemon.rt.timeout(Duration::from_secs(5), daemon.given_up.cancelled()).await;
             assert!(given_up.is_some(), "{headers:?}");
+        }
+    }
+
+    /// On virtual time: a connection that would be held for good is a deadlock there, and fails.
+    #[test]
+    fn a_request_that_does_not_come_holds_nothing() {
+        let post = "POST /v1/volume-info HTTP/1.1\r\nHost: x\r\n";
+        for (request, says) in [
+            ("P".to_owned(), ""),
+            (post.to_owned(), ""),
+            (format!("{post}Content-Length: 9\r\n\r\n"), "HTTP/1.1 408 "),
+            (format!("{post}Content-Length: 9\r\n\r\n{{\"path"), "HTTP/1.1 408 "),
+            (format!("{post}Transfer-Encoding: chunked\r\n\r\n4\r\n{{\"pa\r\n"), "HTTP/1.1 408 "),
+        ] {
+            let sim = Sim::new(1);
+            let rt = sim.rt();
+            let scenario = async move {
+                let (mut caller, stream) = tokio::io::duplex(1 << 16);
+                caller.write_all(request.as_bytes()).await.unwrap();
+                let handler = Arc::new(House { given_up: CancellationToken::new() });
+                let served = serve(stream, Caller { rt: rt.clone(), who: Span::none(), handler });
+                let _ = rt.timeout(3 * PATIENCE, served).await.expect("it is let go of");
+                let mut answer = String::new();
+                caller.read_to_string(&mut answer).await.unwrap();
+                assert!(answer.starts_with(says) && answer.is_empty() == says.is_empty(), "{answer:?}");
+            };
+            sim.run(scenario).unwrap_or_else(|stall| panic!("{stall}"));
         }
     }
 }

@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Outcome, Verb, VolumePath};
+use super::admission::Admission;
+use super::api::{HandOver, Outcome, Verb, VolumePath};
 use super::config::{Config, List};
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
+use super::handover::{self, HandedOver};
 use super::metrics_server;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
@@ -21,7 +25,7 @@ use super::volume_clients::{DAEMON, Sessions};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::cache::{DiskCache, DiskCacheConfig};
-use crate::nbd::{self, Address};
+use crate::nbd::{self, Address, PausedServer};
 use crate::volume::{Memory, OpenMode, Volumes};
 
 /// How long commands that still wait for an answer are waited for at the end.
@@ -37,6 +41,13 @@ const HOUSE_MAX: Duration = Duration::from_secs(600);
 const HOUSE_MIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether a pool's quota is to be counted.
 const QUOTA_LOOK: Duration = Duration::from_secs(1);
+/// What a hand-over gives to the storing of what is unsent while clients go on, so that their pause is short.
+const STORE_BEFORE: Duration = Duration::from_secs(10);
+/// And to the letting go of volumes while they wait: what is not stored by then is in the journals.
+const LET_GO: Duration = Duration::from_millis(400);
+/// How long the daemon before may take to free the metrics' address.
+const FREED_TRIES: u32 = 40;
+const FREED: Duration = Duration::from_millis(50);
 /// How long a pool that could not open waits before the next try.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -58,6 +69,8 @@ pub struct Options {
     pub metrics: Vec<String>,
     /// Pools that must open.
     pub pools: Vec<Name>,
+    /// What an earlier daemon has left to go on with.
+    pub handed_over: HandedOver,
 }
 
 /// The budget, and the cache on disk below it.
@@ -77,6 +90,13 @@ fn memory(host_context: &HostContext, options: &Options) -> Memory {
 pub struct Engine {
     state: Arc<EngineState>,
     servers: parking_lot::Mutex<Vec<nbd::Server>>,
+    /// Of the exports that commands of this user reach.
+    command_server: parking_lot::Mutex<Option<nbd::Server>>,
+    admission: Admission,
+    /// Cancelled when another daemon has what clients are connected to.
+    replaced: CancellationToken,
+    /// Volumes were let go of, and are to be opened by the next daemon.
+    has_left: AtomicBool,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
     /// The state folder's; given up at the end.
@@ -120,6 +140,10 @@ impl Engine {
         let engine = Arc::new(Engine {
             state: Arc::new(state),
             servers: parking_lot::Mutex::default(),
+            command_server: parking_lot::Mutex::default(),
+            admission: Admission::default(),
+            replaced: CancellationToken::new(),
+            has_left: AtomicBool::new(false),
             stop,
             answers: parking_lot::Mutex::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
@@ -142,19 +166,28 @@ impl Engine {
     }
 
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
-        self.serve_metrics(&options.metrics).await?;
+        self.serve_metrics(options).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
         self.keep_house();
         self.watch_quotas();
-        self.listen(&options.nbd).await
+        self.listen(options).await
     }
 
     /// First of all: a start that takes long shows there.
-    async fn serve_metrics(&self, flags: &[String]) -> Result<()> {
-        for address in given(flags, self.state.config().top.metrics.as_deref())? {
-            let (rt, state) = (&self.state.host_context.rt, Arc::downgrade(&self.state));
-            let bound = metrics_server::serve(rt, &address, state, self.stop.clone()).await?;
+    async fn serve_metrics(&self, options: &Options) -> Result<()> {
+        let rt = &self.state.host_context.rt;
+        // The daemon before may still be closing the address.
+        let mut tries = if options.handed_over.is_empty() { 1 } else { FREED_TRIES };
+        for address in given(&options.metrics, self.state.config().top.metrics.as_deref())? {
+            let bound = loop {
+                tries -= 1;
+                let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
+                match metrics_server::serve(rt, &address, state, stop).await {
+                    Err(_) if tries > 0 => rt.sleep(FREED).await,
+                    served => break served?,
+                }
+            };
             self.state.metrics.lock().push(bound);
         }
         Ok(())
@@ -194,6 +227,8 @@ impl Engine {
     pub fn recover(self: &Arc<Self>, pool: Name) {
         let engine = self.clone();
         let work = async move {
+            // A hand-over waits for it.
+            let _admitted = engine.admission.enter()?;
             let open = engine.state.pools.get(&pool).await?;
             let left = open.volumes.left_open().await?;
             let reopened = left
@@ -312,35 +347,68 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {
-        let mut addresses = given(flags, self.state.config().top.nbd.as_deref())?;
+    async fn listen(self: &Arc<Self>, options: &Options) -> Result<()> {
+        let mut handed_over = options.handed_over.take();
+        let mut addresses = given(&options.nbd, self.state.config().top.nbd.as_deref())?;
+        if addresses.is_empty() {
+            addresses.extend(handed_over.iter().map(|server| server.asked.clone()));
+        }
         if addresses.is_empty() {
             addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
         }
-        for address in addresses {
-            let address = self.listen_on(&address, false).await?;
-            self.state.nbd.lock().push(address);
+        // Clients that wait come first.
+        for before in &mut handed_over {
+            if !addresses.iter().any(|address| is_at(before, address)) {
+                tracing::info!(address = %before.address, "nothing is listened on there any more: only its clients go on");
+                before.listener = None;
+            }
+        }
+        let went_on: Vec<Address> = handed_over
+            .iter()
+            .filter(|server| server.listener.is_some())
+            .flat_map(|server| [server.asked.clone(), server.address.clone()])
+            .collect();
+        for before in handed_over {
+            let listens = before.listener.is_some();
+            let server = self.go_on(before);
+            if listens {
+                self.state.nbd.lock().push(server.address().clone());
+            }
+            self.servers.lock().push(server);
+        }
+        for address in addresses.iter().filter(|address| !went_on.contains(address)) {
+            let server = self.listen_on(address, false).await?;
+            self.state.nbd.lock().push(server.address().clone());
+            self.servers.lock().push(server);
         }
         self.listen_to_commands().await.map(drop)
+    }
+
+    /// With clients that have waited.
+    fn go_on(&self, before: PausedServer) -> nbd::Server {
+        let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
+        nbd::go_on(rt, before, self.exports(false), memory, self.stop.clone())
+    }
+
+    fn exports(&self, for_commands: bool) -> Arc<EngineExports> {
+        Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands })
     }
 
     /// Serves exports to the commands of this user, which come by the state folder's own socket.
     pub async fn listen_to_commands(&self) -> Result<Address> {
         let path = self.state.host_context.home.exports()?;
-        let address = self.listen_on(&Address::Unix(path.clone()), true).await?;
+        let server = self.listen_on(&Address::Unix(path.clone()), true).await?;
+        let address = server.address().clone();
+        *self.command_server.lock() = Some(server);
         // As the control socket, whatever the folder lets in.
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, mode).context(|| format!("socket {}", path.display()))?;
         Ok(address)
     }
 
-    async fn listen_on(&self, address: &Address, for_commands: bool) -> Result<Address> {
-        let exports = Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands });
+    async fn listen_on(&self, address: &Address, for_commands: bool) -> Result<nbd::Server> {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        let server = nbd::serve(rt, address, exports, memory, self.stop.clone()).await?;
-        let address = server.address().clone();
-        self.servers.lock().push(server);
-        Ok(address)
+        nbd::serve(rt, address, self.exports(for_commands), memory, self.stop.clone()).await
     }
 
     pub fn state(&self) -> &Arc<EngineState> {
@@ -353,6 +421,10 @@ impl Engine {
             let why = "this process serves mounts alone: ask the daemon, or run the command without one";
             return Err(Error::new(Kind::Unsupported, why));
         }
+        if let Verb::HandOver(to) = &verb {
+            Box::pin(self.hand_over(to, &progress)).await?;
+            return Ok(Outcome::default());
+        }
         // On the heap, as below: what all verbs together need is too much for a thread's stack.
         Box::pin(super::verbs::run(&self.state, verb, progress)).await
     }
@@ -362,20 +434,136 @@ impl Engine {
         self.state.mounts.idle().await;
     }
 
+    /// Returns when another daemon goes on with what clients are connected to.
+    pub async fn replaced(&self) {
+        self.replaced.cancelled().await;
+    }
+
+    /// Gives clients to another daemon, between two of their requests each, and lets go of the volumes. Whatever fails
+    /// before that daemon has said that it has them, they go on here.
+    async fn hand_over(&self, to: &HandOver, progress: &ProgressSink) -> Result<()> {
+        let rt = &self.state.host_context.rt;
+        self.check_can_hand_over(to)?;
+        let closed = self.admission.close(rt).await?;
+        let commands = self.command_server.lock().as_ref().map_or(0, nbd::Server::clients);
+        if commands > 0 {
+            return Err(Error::new(
+                Kind::Owned,
+                "a command is at work on a volume: wait for its end, then try again",
+            ));
+        }
+        tracing::info!(version = to.version, "another daemon is to go on: what is unsent is stored");
+        progress.say("the daemon that runs stores what is unsent");
+        self.state.pools.store_unsent(STORE_BEFORE).await;
+        let began = rt.now();
+        let mut paused = self.leave(LET_GO).await;
+        let clients: usize = paused.iter().map(|server| server.clients.len()).sum();
+        let sent = match progress.given_up().is_cancelled() {
+            true => Err(Error::new(Kind::Closed, "it has given up")),
+            false => handover::send(rt, Path::new(&to.socket), &paused).await,
+        };
+        let took_ms = rt.now().since(began).as_millis() as u64;
+        if let Err(error) = sent {
+            self.state.pools.stay();
+            let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
+            self.servers.lock().extend(servers);
+            tracing::error!(%error, clients, took_ms, "the other daemon could not take over: this one goes on");
+            return Err(error);
+        }
+        paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
+        tracing::info!(clients, took_ms, "another daemon goes on with the clients");
+        closed.keep();
+        self.has_left.store(true, Ordering::Relaxed);
+        self.replaced.cancel();
+        Ok(())
+    }
+
+    fn check_can_hand_over(&self, to: &HandOver) -> Result<()> {
+        if to.format != handover::FORMAT {
+            let why = format!(
+                "a daemon of version {} takes clients over in format {}, this one, of version {}, hands them over in format {}: \
+                 stop this one, and start that",
+                to.version,
+                to.format,
+                env!("CARGO_PKG_VERSION"),
+                handover::FORMAT
+            );
+            return Err(Error::new(Kind::Unsupported, why));
+        }
+        if self.servers.lock().is_empty() {
+            return Err(Error::new(Kind::Unsupported, "this process serves no NBD clients"));
+        }
+        let mounts: Vec<String> = self.state.mounts.list().into_iter().map(|mount| mount.dir).collect();
+        if mounts.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "mounts end with the daemon that serves them, and it serves {}: unmount first, or stop this daemon and start the \
+             other",
+            mounts.join(", ")
+        );
+        Err(Error::new(Kind::Refused, why))
+    }
+
+    /// Before `shutdown`, where somebody keeps sockets for the next daemon: they are given to `keep`, and no longer this
+    /// one's.
+    pub async fn leave_clients(&self, keep: impl FnOnce(&[PausedServer]) -> Result<()>) {
+        self.state.pools.store_unsent(STORE_BEFORE).await;
+        let mut paused = self.leave(self.state.config().drain()).await;
+        match keep(&paused) {
+            Ok(()) => {
+                paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
+                self.has_left.store(true, Ordering::Relaxed);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "clients can't be kept for the next daemon: they are hung up on");
+                self.state.pools.stay();
+                let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
+                self.servers.lock().extend(servers);
+            }
+        }
+    }
+
+    /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. Clients of one that is
+    /// broken are hung up on: in another process they would not hear of it.
+    async fn leave(&self, drain: Duration) -> Vec<PausedServer> {
+        let servers = std::mem::take(&mut *self.servers.lock());
+        let paused = join_all(servers.into_iter().map(nbd::Server::pause)).await;
+        let lost = |error: &Error| tracing::error!(%error, "clients of one address are lost");
+        let mut paused: Vec<PausedServer> =
+            paused.into_iter().filter_map(|server| server.inspect_err(lost).ok()).collect();
+        let broken = self.state.pools.leave(drain).await;
+        for server in &mut paused {
+            server.clients.retain(|client| !broken.iter().any(|name| client.export() == Some(name)));
+        }
+        paused
+    }
+
     /// Ends in order: no new work, mounts uploaded and gone, clients answered, volumes drained and released.
     pub async fn shutdown(&self) -> Result<()> {
         let unmounted = self.state.mounts.shutdown(&self.state.host_context).await;
         self.stop.cancel();
         let servers = std::mem::take(&mut *self.servers.lock());
+        let command_server = self.command_server.lock().take();
         let drain = self.state.config().drain();
-        for server in servers {
+        for server in servers.into_iter().chain(command_server) {
             if self.state.host_context.rt.timeout(drain, server.ended()).await.is_none() {
                 tracing::warn!("requests of clients still wait for stores: they get no answer");
             }
         }
+        let let_go = async {
+            match self.has_left.load(Ordering::Relaxed) {
+                // It has let go of its volumes, and must not open one again.
+                true => self.state.pools.close().await,
+                false => {
+                    let sentences = self.state.pools.shutdown(drain).await;
+                    sentences.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+                }
+            }
+        };
         // Bounded whatever the stores do: what is not drained by then is in the journals, and stays ours.
-        match self.state.host_context.rt.timeout(drain + GRACE, self.state.pools.shutdown(drain)).await {
-            Some(sentences) => sentences.iter().for_each(|sentence| tracing::warn!("{sentence}")),
+        match self.state.host_context.rt.timeout(drain + GRACE, let_go).await {
+            Some(()) => {}
             None => tracing::warn!(
                 "too few stores answer to let go of all volumes: those stay owned by this host, and what is not in \
                  the pool yet is on this host's disk"
@@ -388,6 +576,10 @@ impl Engine {
         self.lock.lock().take();
         unmounted
     }
+}
+
+fn is_at(server: &PausedServer, address: &Address) -> bool {
+    server.listener.is_some() && (server.asked == *address || server.address == *address)
 }
 
 /// Addresses by flags, else by the configuration.
@@ -415,7 +607,10 @@ struct Commands(std::sync::Weak<Engine>);
 impl Handler for Commands {
     async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
         match self.0.upgrade() {
-            Some(engine) => engine.run(verb, progress).await,
+            Some(engine) => {
+                let _admitted = engine.admission.admit(&verb)?;
+                engine.run(verb, progress).await
+            }
             None => Err(crate::base::Error::new(crate::base::Kind::Closed, "the daemon is shutting down")),
         }
     }

@@ -1,5 +1,6 @@
 //! The engine of one state folder: config, control socket, memory budget, lifecycle; owns everything that runs.
 
+mod admission;
 pub mod answers;
 pub mod api;
 mod capacity;
@@ -11,6 +12,7 @@ mod engine;
 mod engine_tables;
 mod exports;
 mod handler;
+mod handover;
 mod http;
 mod io_tally;
 mod metrics;
@@ -35,4 +37,6 @@ pub use configured::{Configured, Reloaded};
 pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
+pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
+pub use pools::check_stores;
 pub use state_dir::{HostContext, KnownPool, StateDir};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use parking_lot::Mutex;
 
 use super::state_dir::{HostContext, KnownPool};
@@ -172,6 +173,7 @@ impl Pools {
             pool: pool.clone(),
             tuning: Tuning::default(),
             sweeps: Arc::default(),
+            left: Arc::default(),
         };
         Arc::new(OpenPool { volumes: Volumes::new(engine), pool })
     }
@@ -330,7 +332,34 @@ impl Pools {
         Ok(kept)
     }
 
-    /// Releases all volumes, all pools at once; the sentences name what stays ours.
+    /// Stores what is unsent, while volumes go on.
+    pub async fn store_unsent(&self, limit: Duration) {
+        let open = self.opened();
+        join_all(open.iter().map(|(_, open)| open.volumes.store_unsent(limit))).await;
+    }
+
+    /// Releases all volumes, all pools at once. The pools stay open, and open no volume until `stay`. Gives volumes whose
+    /// clients must not go on elsewhere, as their exports are called.
+    pub async fn leave(&self, drain: Duration) -> Vec<String> {
+        let open = self.opened();
+        let left = open.iter().map(|(pool, open)| async move {
+            let failed = open.volumes.leave(drain).await;
+            failed.into_iter().map(|volume| format!("{pool}/{volume}")).collect::<Vec<_>>()
+        });
+        join_all(left).await.concat()
+    }
+
+    pub fn stay(&self) {
+        self.opened().iter().for_each(|(_, open)| open.volumes.stay());
+    }
+
+    /// Closes all; nobody has a volume open.
+    pub async fn close(&self) {
+        let open = self.opened();
+        join_all(open.iter().map(|(_, open)| open.pool.close())).await;
+    }
+
+    /// Releases all volumes and closes the pools, each without waiting for others.
     pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
         let open = self.opened();
         let ends = open.iter().map(|(_, open)| async {
@@ -338,8 +367,27 @@ impl Pools {
             open.pool.close().await;
             stuck
         });
-        futures::future::join_all(ends).await.concat()
+        join_all(ends).await.concat()
     }
+}
+
+/// Whether this program, as it is configured, can open stores of all these pools: one of each at least. Nothing is changed
+/// there, and no pool is opened: another daemon may have it.
+pub async fn check_stores(rt: &Rt, known: &[KnownPool]) -> Result<()> {
+    for KnownPool { name, stores, .. } in known.iter().filter(|pool| pool.destroying.is_none()) {
+        let opened = specs(stores)?.into_iter().map(|spec| async move { store::expect(rt, &spec.url).await });
+        let mut why = None;
+        for store in join_all(opened).await {
+            match store {
+                Ok(_) => why = Some(Ok(())),
+                Err(error) => why = why.or(Some(Err(error))),
+            }
+        }
+        if let Some(Err(error)) = why {
+            return Err(error.context(format!("no store of pool {name} can be opened")));
+        }
+    }
+    Ok(())
 }
 
 impl Slot {

@@ -126,6 +126,11 @@ impl StateDir {
         self.socket("exports.sock")
     }
 
+    /// Where a daemon waits for what the one before it hands over. `id`: its own, since several may try.
+    pub fn handover(&self, id: u32) -> Result<PathBuf> {
+        self.socket(&format!("next-{id:x}.sock"))
+    }
+
     fn socket(&self, name: &str) -> Result<PathBuf> {
         let path = self.own.join(name);
         if path.as_os_str().len() > SOCKET_PATH_MAX {

@@ -7,6 +7,8 @@
 //! its buffer. A write that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
 //! for a length that was not accepted.
 
+use std::borrow::Cow;
+
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -34,7 +36,7 @@ pub enum Arrived {
 }
 
 /// A part of a write's payload; all of it where it is short.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Piece {
     /// The whole write.
     pub request: Request,
@@ -45,10 +47,28 @@ pub struct Piece {
     pub last: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     pub errno: Errno,
-    pub why: &'static str,
+    pub why: Cow<'static, str>,
+}
+
+/// What has come of a message whose end has not.
+#[derive(Debug)]
+pub enum Rest {
+    Nothing,
+    /// `before`: bytes of its payload that came out in earlier pieces; `body`: those since.
+    Write {
+        request: Request,
+        before: u32,
+        body: Bytes,
+    },
+    /// `left`: bytes of its payload that are still to be passed over.
+    Refused {
+        request: Request,
+        refusal: Refusal,
+        left: u32,
+    },
 }
 
 /// What requests are held against.
@@ -95,6 +115,22 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// One that goes on in the middle of a write that is refused.
+    pub fn passing_over(request: Request, refusal: Refusal, left: u32) -> Intake {
+        Intake { state: State::Refused(request, refusal, left) }
+    }
+
+    /// Gives back what it has begun with.
+    pub fn take_rest(&mut self) -> Rest {
+        match std::mem::take(&mut self.state) {
+            State::Header => Rest::Nothing,
+            State::Payload(Payload { request, before, body, .. }) => {
+                Rest::Write { request, before, body: body.freeze() }
+            }
+            State::Refused(request, refusal, left) => Rest::Refused { request, refusal, left },
+        }
+    }
+
     /// The next request or piece in the window; `None` when more bytes are needed. An error is the end of the connection.
     pub fn next(&mut self, window: &mut Window, facts: Facts) -> Result<Option<Arrived>> {
         if let State::Header = self.state {
@@ -144,7 +180,7 @@ impl Intake {
                 if *left > 0 {
                     return None;
                 }
-                let (request, refusal) = (*request, *refusal);
+                let (request, refusal) = (*request, refusal.clone());
                 self.state = State::Header;
                 Some(Arrived::Refused { request, refusal })
             }
@@ -153,7 +189,7 @@ impl Intake {
 }
 
 fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
-    let refuse = |errno, why| Err(Refusal { errno, why });
+    let refuse = |errno, why: &'static str| Err(Refusal { errno, why: why.into() });
     let offered = |flag| facts.flags & flag != 0;
     let allowed = match request.command {
         Command::Read if offered(flag::SEND_DF) => command_flag::DF,

@@ -5,14 +5,17 @@
 //! refused by the protocol's own means and the haggling goes on; the connection ends only where the protocol leaves
 //! no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::export::{Description, Export, Exports};
+use super::handover::{Agreed, AgreedContexts, Entered, Haggling};
 use super::job::{StatusContext, context_id};
 use super::options::{self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply};
 use super::window::Window;
@@ -31,8 +34,11 @@ const LISTED_MAX: usize = 256;
 pub struct Session {
     pub export: Arc<dyn Export>,
     pub name: String,
+    /// The name that the client asked by.
+    pub asked: String,
     pub flags: u16,
     pub structured: bool,
+    pub agreed: Agreed,
     /// What BLOCK_STATUS tells, in the order of their numbers; without any it may not be asked.
     pub contexts: Vec<StatusContext>,
 }
@@ -44,22 +50,23 @@ pub struct Handshake<'a, S> {
     pub exports: &'a dyn Exports,
     pub peer: &'a str,
     pub stop: &'a CancellationToken,
+    /// Another process is to go on with the client.
+    pub pause: &'a CancellationToken,
 }
 
-/// What was agreed so far.
-#[derive(Clone, Debug)]
-struct Agreed {
-    no_zeroes: bool,
-    structured: bool,
-    contexts: AgreedContexts,
+/// What a handshake comes to.
+pub enum Handshaken {
+    Entered(Session),
+    Left,
+    /// What has come of the next option is in the window.
+    Paused(Haggling),
 }
 
-/// What BLOCK_STATUS is to tell, and of which export, by the name that was asked for.
-#[derive(Clone, Debug, Default)]
-struct AgreedContexts {
-    of: String,
-    allocation: bool,
-    since: Vec<String>,
+/// What is waited for of the client.
+enum Came<T> {
+    Here(T),
+    Left,
+    Paused,
 }
 
 impl AgreedContexts {
@@ -76,32 +83,39 @@ enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
-    /// `None` when the client left.
-    pub async fn run(mut self) -> Result<Option<Session>> {
-        let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
-        wire::put_greeting(&mut greeting);
-        self.send(&greeting).await?;
-        let Some(flags) = self.receive().await? else { return Ok(None) };
-        let client = ClientFlags::parse(flags)?;
-        let (no_zeroes, structured) = (client.no_zeroes, false);
-        let mut agreed = Agreed { no_zeroes, structured, contexts: AgreedContexts::default() };
-        loop {
-            let Some(header) = self.receive().await? else { return Ok(None) };
-            let header = OptionHeader::parse(&header)?;
-            if !client.fixed && header.option != option::EXPORT_NAME {
-                return Err(Error::new(
-                    Kind::Invalid,
-                    "the client sent an option that only fixed newstyle has, but did not choose that",
-                ));
+    /// From the greeting on, or from where another process has paused.
+    pub async fn run(mut self, begun: Option<Haggling>) -> Result<Handshaken> {
+        let Haggling { flags, mut agreed } = match begun {
+            Some(begun) => begun,
+            None => {
+                let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
+                wire::put_greeting(&mut greeting);
+                self.send(&greeting).await?;
+                Haggling::default()
             }
+        };
+        let client = match flags {
+            Some(flags) => flags,
+            None => match self.client_flags().await? {
+                Came::Here(flags) => flags,
+                Came::Left => return Ok(Handshaken::Left),
+                Came::Paused => return Ok(Handshaken::Paused(Haggling { flags, agreed })),
+            },
+        };
+        loop {
+            let (code, data) = match self.option(client).await? {
+                Came::Here(option) => option,
+                Came::Left => return Ok(Handshaken::Left),
+                Came::Paused => return Ok(Handshaken::Paused(Haggling { flags: Some(client), agreed })),
+            };
             let mut out = Vec::new();
-            let next = self.answer(header, &mut agreed, &mut out).await?;
+            let next = self.answer((code, data.as_deref()), client, &mut agreed, &mut out).await?;
             let sent = self.send(&out).await;
             match next {
                 Next::Option => sent?,
-                Next::Enter(session) => return sent.map(|()| Some(session)),
+                Next::Enter(session) => return sent.map(|()| Handshaken::Entered(session)),
                 // Many clients close without waiting for the answer to ABORT.
-                Next::Leave => return Ok(None),
+                Next::Leave => return Ok(Handshaken::Left),
             }
         }
     }
@@ -111,36 +125,74 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         sent.ok_or_else(silent)?.context(|| "answering the client".into())
     }
 
-    /// `None` when the client left.
-    async fn receive<const N: usize>(&mut self) -> Result<Option<[u8; N]>> {
-        match self.rt.timeout(SILENCE, self.window.take(self.stream)).await.ok_or_else(silent)? {
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-            other => Ok(Some(other?)),
+    /// Waits until `n` bytes are in the window. None are lost when it is paused.
+    async fn wait_for(&mut self, n: usize) -> Result<Came<()>> {
+        let filled = self.rt.timeout(SILENCE, self.window.fill(self.stream, n));
+        match select(pin!(self.pause.cancelled()), pin!(filled)).await {
+            Either::Left(_) => Ok(Came::Paused),
+            Either::Right((filled, _)) => match filled.ok_or_else(silent)? {
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Came::Left),
+                other => Ok(Came::Here(other?)),
+            },
         }
     }
 
-    /// An option's data; `None`, and none of it kept, when there is more than we parse.
-    async fn data(&mut self, len: u32) -> Result<Option<Vec<u8>>> {
-        if len > DRAIN_MAX {
-            return Err(Error::new(Kind::Invalid, format!("the client sent an option of {len} bytes")));
+    async fn client_flags(&mut self) -> Result<Came<ClientFlags>> {
+        match self.wait_for(ClientFlags::BYTES).await? {
+            Came::Left => return Ok(Came::Left),
+            Came::Paused => return Ok(Came::Paused),
+            Came::Here(()) => {}
         }
-        let n = len as usize;
+        let flags = ClientFlags::parse(*self.window.peek().expect("it was waited for"))?;
+        self.window.consume(ClientFlags::BYTES);
+        Ok(Came::Here(flags))
+    }
+
+    /// The next option's code and data; none, and nothing of it kept, when there is more than we parse.
+    async fn option(&mut self, client: ClientFlags) -> Result<Came<(u32, Option<Vec<u8>>)>> {
+        match self.wait_for(OptionHeader::BYTES).await? {
+            Came::Left => return Ok(Came::Left),
+            Came::Paused => return Ok(Came::Paused),
+            Came::Here(()) => {}
+        }
+        let header = OptionHeader::parse(self.window.peek().expect("it was waited for"))?;
+        let (code, n) = (header.option, header.len as usize);
+        if !client.fixed && code != option::EXPORT_NAME {
+            return Err(Error::new(
+                Kind::Invalid,
+                "the client sent an option that only fixed newstyle has, but did not choose that",
+            ));
+        }
+        if header.len > DRAIN_MAX {
+            return Err(Error::new(Kind::Invalid, format!("the client sent an option of {n} bytes")));
+        }
         if n > wire::OPTION_DATA_MAX {
-            let drained = self.rt.timeout(SILENCE, self.window.drain(self.stream, len.into())).await;
+            self.window.consume(OptionHeader::BYTES);
+            let drained = self.rt.timeout(SILENCE, self.window.drain(self.stream, header.len.into())).await;
             drained.ok_or_else(silent)??;
-            return Ok(None);
+            return Ok(Came::Here((code, None)));
         }
-        self.rt.timeout(SILENCE, self.window.fill(self.stream, n)).await.ok_or_else(silent)??;
-        let data = self.window.bytes()[..n].to_vec();
-        self.window.consume(n);
-        Ok(Some(data))
+        match self.wait_for(OptionHeader::BYTES + n).await? {
+            Came::Left => return Err(Error::new(Kind::Io, "the client left in the middle of an option")),
+            Came::Paused => return Ok(Came::Paused),
+            Came::Here(()) => {}
+        }
+        let data = self.window.bytes()[OptionHeader::BYTES..][..n].to_vec();
+        self.window.consume(OptionHeader::BYTES + n);
+        Ok(Came::Here((code, Some(data))))
     }
 
-    async fn answer(&mut self, header: OptionHeader, agreed: &mut Agreed, out: &mut Vec<u8>) -> Result<Next> {
-        let data = self.data(header.len).await?;
-        let code = header.option;
-        match (code, data.as_deref()) {
-            (option::EXPORT_NAME, data) => return self.enter_by_name(data, agreed, out).await,
+    async fn answer(
+        &mut self,
+        (code, data): (u32, Option<&[u8]>),
+        client: ClientFlags,
+        agreed: &mut Agreed,
+        out: &mut Vec<u8>,
+    ) -> Result<Next> {
+        match (code, data) {
+            (option::EXPORT_NAME, data) => {
+                return self.enter_by_name(data, (client.no_zeroes, agreed), out).await;
+            }
             (option::ABORT, _) => {
                 wire::put_reply(out, code, reply::ACK, &[]);
                 return Ok(Next::Leave);
@@ -251,7 +303,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     async fn enter_by_name(
         &mut self,
         data: Option<&[u8]>,
-        agreed: &Agreed,
+        (no_zeroes, agreed): (bool, &Agreed),
         out: &mut Vec<u8>,
     ) -> Result<Next> {
         if self.stop.is_cancelled() {
@@ -260,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         let name = wire::parse_name(data.unwrap_or(&[0; wire::OPTION_DATA_MAX]))?;
         let export = self.exports.open(&name, self.peer).await?;
         let d = export.describe();
-        wire::put_old_answer(out, &d, agreed.structured, agreed.no_zeroes);
+        wire::put_old_answer(out, &d, agreed.structured, no_zeroes);
         session(export, d, agreed, &name).await.map(Next::Enter)
     }
 }
@@ -295,7 +347,21 @@ async fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked
             contexts.push(StatusContext::Changes(export.changes(snapshot).await?));
         }
     }
-    Ok(Session { export, name: d.name, flags, structured, contexts })
+    let (asked, agreed) = (asked.to_owned(), agreed.clone());
+    Ok(Session { export, name: d.name, asked, flags, structured, agreed, contexts })
+}
+
+/// Enters an export again that the client has entered with another process. `Kind::Refused` when it is no longer what the
+/// client was told.
+pub async fn enter_again(exports: &dyn Exports, peer: &str, entered: &Entered) -> Result<Session> {
+    let export = exports.open(&entered.asked, peer).await?;
+    let d = export.describe();
+    let session = session(export, d, &entered.agreed, &entered.asked).await?;
+    if session.flags != entered.flags {
+        let why = format!("export {:?} can do other things than when the client entered it", entered.asked);
+        return Err(Error::new(Kind::Refused, why));
+    }
+    Ok(session)
 }
 
 fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: &Agreed, wants: &[u16]) {

@@ -45,6 +45,8 @@ pub(super) struct Job<'e> {
     pub extent: Extent,
     /// Bytes that it holds.
     pub weight: u64,
+    /// Of a write, for one that is to be done elsewhere.
+    pub piece: Option<Piece>,
     work: Work<'e>,
 }
 
@@ -142,12 +144,12 @@ pub(super) fn start<'e>(export: &'e dyn Export, contexts: &'e [StatusContext], r
         Command::BlockStatus => status_bytes(&request, contexts),
         _ => 0,
     };
-    Job { request, extent: Extent::End, weight, work: flushed(export, &request, work) }
+    Job { request, extent: Extent::End, weight, piece: None, work: flushed(export, &request, work) }
 }
 
 pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
-    let Piece { request, offset, data, last } = piece;
-    let weight = data.len() as u64;
+    let Piece { request, offset, data, last } = piece.clone();
+    let (weight, piece) = (data.len() as u64, Some(piece));
     let work = match data.is_empty() {
         true => std::future::ready(Ok(())).boxed(),
         false => export.write(offset, data),
@@ -156,9 +158,9 @@ pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
         // Those before are done: the flush covers them.
         true => {
             let work = flushed(export, &request, Work::Plain(work));
-            Job { request, extent: Extent::End, weight, work }
+            Job { request, extent: Extent::End, weight, piece, work }
         }
-        false => Job { request, extent: Extent::Piece, weight, work: Work::Plain(work) },
+        false => Job { request, extent: Extent::Piece, weight, piece, work: Work::Plain(work) },
     }
 }
 

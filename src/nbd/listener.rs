@@ -3,11 +3,12 @@
 #![allow(clippy::disallowed_types)]
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketType, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -19,22 +20,67 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
+impl Socket {
+    /// One that another process had.
+    pub fn of(fd: OwnedFd) -> Result<Socket> {
+        let doing = || "a handed-over connection".to_owned();
+        match family(&fd, false).context(doing)? {
+            Family::Unix => {
+                let stream = std::os::unix::net::UnixStream::from(fd);
+                stream.set_nonblocking(true).context(doing)?;
+                Ok(Socket::Unix(UnixStream::from_std(stream).context(doing)?))
+            }
+            Family::Tcp => {
+                let stream = std::net::TcpStream::from(fd);
+                stream.set_nonblocking(true).context(doing)?;
+                Ok(Socket::Tcp(TcpStream::from_std(stream).context(doing)?))
+            }
+        }
+    }
+}
+
+enum Family {
+    Tcp,
+    Unix,
+}
+
+/// What kind of socket it is; an error for anything else than a listening one, or one that is connected.
+fn family(fd: &OwnedFd, listens: bool) -> io::Result<Family> {
+    let fits = sockopt::socket_type(fd)? == SocketType::STREAM && sockopt::socket_acceptconn(fd)? == listens;
+    match sockopt::socket_domain(fd)? {
+        AddressFamily::UNIX if fits => Ok(Family::Unix),
+        AddressFamily::INET | AddressFamily::INET6 if fits => Ok(Family::Tcp),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket of the kind that was announced")),
+    }
+}
+
 /// What connects a client.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// It broke since this was asked last: nobody is there any more. Reading says so as well, but not before all that had
     /// arrived is received.
     fn is_broken(&self) -> bool;
+
+    /// For another process.
+    fn into_fd(self) -> io::Result<OwnedFd>;
 }
 
 impl Stream for TcpStream {
     fn is_broken(&self) -> bool {
         !matches!(self.take_error(), Ok(None))
     }
+
+    fn into_fd(self) -> io::Result<OwnedFd> {
+        Ok(self.into_std()?.into())
+    }
 }
 
 impl Stream for UnixStream {
     fn is_broken(&self) -> bool {
         !matches!(self.take_error(), Ok(None))
+    }
+
+    fn into_fd(self) -> io::Result<OwnedFd> {
+        Ok(self.into_std()?.into())
     }
 }
 
@@ -49,12 +95,13 @@ pub enum Listener {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    /// None once another process listens there.
+    inode: Option<u64>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|now| now == self.inode) {
+        if self.inode.is_some() && inode(&self.path).ok() == self.inode {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -76,9 +123,50 @@ impl Listener {
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path).await.map_err(|e| e.context(doing()))?;
-                let file = SocketFile { path: path.clone(), inode: inode(path).context(doing)? };
+                let file = SocketFile { path: path.clone(), inode: Some(inode(path).context(doing)?) };
                 Ok((Listener::Unix(file, listener), address.clone()))
             }
+        }
+    }
+
+    /// One that another process had there, which removes the socket file until `keep_file`.
+    pub fn of(address: &Address, fd: OwnedFd) -> Result<Listener> {
+        let doing = || format!("the handed-over socket of {address}");
+        match (family(&fd, true).context(doing)?, address) {
+            (Family::Unix, Address::Unix(path)) => {
+                let listener = std::os::unix::net::UnixListener::from(fd);
+                listener.set_nonblocking(true).context(doing)?;
+                let file = SocketFile { path: path.clone(), inode: None };
+                Ok(Listener::Unix(file, UnixListener::from_std(listener).context(doing)?))
+            }
+            (Family::Tcp, Address::Tcp(_)) => {
+                let listener = std::net::TcpListener::from(fd);
+                listener.set_nonblocking(true).context(doing)?;
+                Ok(Listener::Tcp(TcpListener::from_std(listener).context(doing)?))
+            }
+            _ => Err(Error::new(Kind::Invalid, "it is of another kind than its address").context(doing())),
+        }
+    }
+
+    /// For another process.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(_, listener) => listener.as_fd(),
+        }
+    }
+
+    /// The socket file is this process's to remove.
+    pub fn keep_file(&mut self) {
+        if let Listener::Unix(file, _) = self {
+            file.inode = inode(&file.path).ok();
+        }
+    }
+
+    /// Another process listens there from now on.
+    pub fn leave_file(&mut self) {
+        if let Listener::Unix(file, _) = self {
+            file.inode = None;
         }
     }
 

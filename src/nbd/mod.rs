@@ -5,15 +5,18 @@
 //! and FUA on all of them. Everything else is refused as the protocol says, and the connection lives on.
 
 mod address;
+mod ahead;
 mod client;
 mod decoder;
 mod export;
+mod handover;
 mod handshake;
 mod job;
 mod listener;
 mod memory_disk;
 mod options;
 mod output;
+mod paused;
 mod server;
 mod share;
 mod transmission;
@@ -23,10 +26,11 @@ mod wire;
 pub use address::Address;
 pub use client::{Client, FlaggedExtent, describe, list};
 pub use export::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
+pub use handover::ConnectionState;
 pub use listener::{Listener, Socket};
 pub use memory_disk::{MemoryDisk, MemoryExports};
 pub use options::Info;
-pub use server::{Server, serve};
+pub use server::{Connected, PausedServer, Server, go_on, serve};
 
 #[cfg(test)]
 mod tests;

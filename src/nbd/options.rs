@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::{Buf, BufMut};
+use serde::{Deserialize, Serialize};
 
 use super::wire::{PAYLOAD_MAX, STRING_MAX, bounded, flag};
 use super::{Description, ListedExport};
@@ -82,7 +83,7 @@ pub fn parse_greeting(b: &[u8; GREETING_BYTES]) -> Result<bool> {
 }
 
 /// What a client answers to the greeting.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientFlags {
     pub fixed: bool,
     pub no_zeroes: bool,

@@ -81,6 +81,21 @@ impl Output {
         }
     }
 
+    /// With bytes that are to go first.
+    pub fn beginning(first: Vec<u8>) -> Output {
+        let mut output = Output { bytes: first.len(), ..Output::default() };
+        if !first.is_empty() {
+            output.whole.push_back(first.into());
+        }
+        output
+    }
+
+    /// Gives back what waits.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.close_tail();
+        std::mem::take(self).whole.into_iter().flatten().collect()
+    }
+
     /// The peer takes no more.
     pub fn discard(&mut self) {
         *self = Output::default();

@@ -1,19 +1,22 @@
-//! The accepting of clients and their lives, from greeting to the last reply.
+//! The accepting of clients and their lives, from greeting to the last reply; and what is handed over to another process.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::address::Address;
+use super::ahead::Ahead;
 use super::export::Exports;
-use super::handshake::{Handshake, Session};
+use super::handover::{ConnectionState, Entered, Haggling, Phase};
+use super::handshake::{Handshake, Handshaken, Session, enter_again};
 use super::listener::{Listener, Socket, Stream};
-use super::transmission::transmit;
+use super::paused::{Begun, Paused, Until};
+use super::transmission::{SETTLE, transmit};
 use super::window::Window;
 use crate::base::rt::{Rt, Task};
 use crate::base::{Budget, Result};
@@ -28,8 +31,39 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A running listener.
 #[derive(Debug)]
 pub struct Server {
+    asked: Address,
     address: Address,
-    all_gone: Task<()>,
+    pause: CancellationToken,
+    alive: mpsc::WeakSender<Connected>,
+    all_gone: Task<(Option<Listener>, Vec<Connected>)>,
+}
+
+/// A client's connection, for another process.
+#[derive(Debug)]
+pub struct Connected {
+    pub state: ConnectionState,
+    pub socket: OwnedFd,
+}
+
+/// A listener whose clients wait to be served, by this process or another one.
+#[derive(Debug)]
+pub struct PausedServer {
+    /// The address that was asked for, and the one that it is.
+    pub asked: Address,
+    pub address: Address,
+    /// None where only the clients that there are go on.
+    pub listener: Option<Listener>,
+    pub clients: Vec<Connected>,
+}
+
+impl Connected {
+    /// The export that the client uses, once it does.
+    pub fn export(&self) -> Option<&str> {
+        match &self.state.phase {
+            Phase::Entered(entered) => Some(&entered.asked),
+            Phase::Haggling(_) => None,
+        }
+    }
 }
 
 impl Server {
@@ -38,9 +72,23 @@ impl Server {
         &self.address
     }
 
+    /// How many are connected now.
+    pub fn clients(&self) -> usize {
+        // One of the senders is the listener's own.
+        self.alive.strong_count().saturating_sub(1)
+    }
+
     /// Returns when the stop token was given and every connection has ended.
     pub async fn ended(self) -> Result<()> {
-        self.all_gone.await
+        self.all_gone.await.map(drop)
+    }
+
+    /// Takes no client and no request any more. Returns when each connection stands between two requests, which takes
+    /// `SETTLE` and a moment at most. Connections that were ending are not among them.
+    pub async fn pause(self) -> Result<PausedServer> {
+        self.pause.cancel();
+        let (listener, clients) = self.all_gone.await?;
+        Ok(PausedServer { asked: self.asked, address: self.address, listener, clients })
     }
 }
 
@@ -53,15 +101,44 @@ pub async fn serve(
     memory: Budget,
     stop: CancellationToken,
 ) -> Result<Server> {
-    let (listener, address) = Listener::bind(address).await?;
-    let (alive, mut all_gone) = mpsc::channel(1);
-    let house = House { rt: rt.clone(), exports, stop, memory, alive };
-    let all_gone = rt.spawn(async move {
-        house.accept_all(listener).await;
-        // Every connection holds a sender: nothing is ever sent, and the last one gone ends this.
-        let _ = all_gone.recv().await;
-    });
-    Ok(Server { address, all_gone })
+    let (listener, bound) = Listener::bind(address).await?;
+    let (asked, listener) = (address.clone(), Some(listener));
+    let paused = PausedServer { asked, address: bound, listener, clients: Vec::new() };
+    Ok(go_on(rt, paused, exports, memory, stop))
+}
+
+/// As `serve`, where another server was paused. A client whose export can't be entered again is hung up on.
+pub fn go_on(
+    rt: &Rt,
+    paused: PausedServer,
+    exports: Arc<dyn Exports>,
+    memory: Budget,
+    stop: CancellationToken,
+) -> Server {
+    let PausedServer { asked, address, mut listener, clients } = paused;
+    listener.iter_mut().for_each(Listener::keep_file);
+    let (alive, mut left) = mpsc::channel(1);
+    let pause = CancellationToken::new();
+    let house = House { rt: rt.clone(), exports, until: Until { stop, pause: pause.clone() }, memory, alive };
+    let alive = house.alive.downgrade();
+    clients.into_iter().for_each(|client| house.start_again(client));
+    let all_gone = async move {
+        let accepting = async {
+            let listener = house.accept_all(listener).await;
+            drop(house);
+            listener
+        };
+        // Every connection holds a sender: the last one gone ends this.
+        let leaving = async {
+            let mut clients = Vec::new();
+            while let Some(client) = left.recv().await {
+                clients.push(client);
+            }
+            clients
+        };
+        futures::join!(accepting, leaving)
+    };
+    Server { asked, address, pause, alive, all_gone: rt.spawn(all_gone) }
 }
 
 /// What every connection of a listener shares.
@@ -69,66 +146,192 @@ pub async fn serve(
 struct House {
     rt: Rt,
     exports: Arc<dyn Exports>,
-    stop: CancellationToken,
+    until: Until,
     memory: Budget,
-    alive: mpsc::Sender<()>,
+    alive: mpsc::Sender<Connected>,
+}
+
+/// What becomes of a client that comes from another process.
+enum Again {
+    Entered(Session),
+    Lost,
+    Paused,
 }
 
 impl House {
-    async fn accept_all(self, listener: Listener) {
+    /// Gives the listener back when it is to go on elsewhere.
+    async fn accept_all(&self, listener: Option<Listener>) -> Option<Listener> {
+        let Until { stop, pause } = &self.until;
+        let Some(listener) = listener else {
+            select(std::pin::pin!(stop.cancelled()), std::pin::pin!(pause.cancelled())).await;
+            return None;
+        };
         loop {
             let next = {
-                let stopped = self.stop.cancelled();
+                let paused = pause.cancelled();
+                let stopped = stop.cancelled();
                 let accept = listener.accept();
-                futures::pin_mut!(stopped, accept);
-                match select(stopped, accept).await {
-                    Either::Left(_) => return,
-                    Either::Right((next, _)) => next,
+                futures::pin_mut!(paused, stopped, accept);
+                match select(stopped, select(paused, accept)).await {
+                    Either::Left(_) => return None,
+                    Either::Right((Either::Left(_), _)) => break,
+                    Either::Right((Either::Right((next, _)), _)) => next,
                 }
             };
             match next {
                 Ok((_, peer)) if self.alive.strong_count() > CLIENTS => {
                     warn!(peer, "a client was turned away: {CLIENTS} are connected");
                 }
-                Ok((Socket::Tcp(stream), peer)) => self.start(stream, peer),
-                Ok((Socket::Unix(stream), peer)) => self.start(stream, peer),
+                Ok((Socket::Tcp(stream), peer)) => self.start(stream, peer, None),
+                Ok((Socket::Unix(stream), peer)) => self.start(stream, peer, None),
                 Err(e) => {
                     warn!(error = %e, "accepting a client failed");
                     self.rt.sleep(PAUSE).await;
                 }
             }
         }
+        Some(listener)
     }
 
-    fn start(&self, stream: impl Stream + Send + 'static, peer: String) {
-        self.rt.spawn(self.clone().serve_client(stream, peer)).detach();
+    fn start(&self, stream: impl Stream + Send + 'static, peer: String, from: Option<ConnectionState>) {
+        let house = self.clone();
+        let life = async move {
+            let Some((stream, state)) = house.serve_client(stream, peer, from).await else { return };
+            match stream.into_fd() {
+                Ok(socket) => drop(house.alive.send(Connected { state, socket }).await),
+                Err(error) => warn!(peer = state.peer, %error, "a client is lost: it can't be handed over"),
+            }
+        };
+        self.rt.spawn(life).detach();
     }
 
-    async fn serve_client(self, mut stream: impl Stream + Send, peer: String) {
-        let mut window = Window::new();
-        let Some(session) = self.handshake(&mut stream, &mut window, &peer).await else { return };
+    fn start_again(&self, Connected { state, socket }: Connected) {
+        let peer = state.peer.clone();
+        match state.check().and_then(|()| Socket::of(socket)) {
+            Ok(Socket::Tcp(stream)) => self.start(stream, peer, Some(state)),
+            Ok(Socket::Unix(stream)) => self.start(stream, peer, Some(state)),
+            Err(error) => warn!(peer, %error, "a client is lost"),
+        }
+    }
+
+    /// Gives it back when another process is to go on. `from`: where another process has left it.
+    async fn serve_client<S: Stream + Send>(
+        &self,
+        stream: S,
+        peer: String,
+        from: Option<ConnectionState>,
+    ) -> Option<(S, ConnectionState)> {
+        match from {
+            Some(state) => self.serve_again(stream, state).await,
+            None => self.haggle(Ahead::new(Vec::new(), stream), Begun::default(), peer, None).await,
+        }
+    }
+
+    async fn serve_again<S: Stream + Send>(
+        &self,
+        stream: S,
+        state: ConnectionState,
+    ) -> Option<(S, ConnectionState)> {
+        let session = match &state.phase {
+            Phase::Haggling(_) => None,
+            Phase::Entered(entered) => match self.enter_again(entered, &state.peer).await {
+                Again::Entered(session) => Some(session),
+                Again::Lost => return None,
+                Again::Paused => return Some((stream, state)),
+            },
+        };
+        let ConnectionState { peer, phase, unread, unsent } = state;
+        let stream = Ahead::new(unread, stream);
+        match (phase, session) {
+            (Phase::Entered(Entered { passed_over, .. }), Some(session)) => {
+                let begun = Begun::again(unsent, passed_over.as_ref()).ok()?;
+                self.transmit(stream, begun, session, peer).await
+            }
+            (Phase::Haggling(haggling), _) => {
+                let begun = Begun::again(unsent, None).ok()?;
+                self.haggle(stream, begun, peer, Some(haggling)).await
+            }
+            (Phase::Entered(_), None) => None,
+        }
+    }
+
+    async fn haggle<S: Stream + Send>(
+        &self,
+        mut stream: Ahead<S>,
+        mut begun: Begun,
+        peer: String,
+        from: Option<Haggling>,
+    ) -> Option<(S, ConnectionState)> {
+        match self.handshake(&mut stream, &mut begun.window, &peer, from).await? {
+            Ok(session) => self.transmit(stream, begun, session, peer).await,
+            Err(haggling) => {
+                let (ahead, stream) = stream.into_parts();
+                let (unread, unsent) = ([begun.window.bytes(), &ahead].concat(), begun.output.take());
+                Some((stream, ConnectionState { peer, phase: Phase::Haggling(haggling), unread, unsent }))
+            }
+        }
+    }
+
+    async fn transmit<S: Stream>(
+        &self,
+        stream: Ahead<S>,
+        begun: Begun,
+        session: Session,
+        peer: String,
+    ) -> Option<(S, ConnectionState)> {
         let name = session.name.clone();
         info!(peer, export = ?name, "a client is connected");
-        transmit(&self.rt, stream, window, session, self.memory, self.stop).await;
-        info!(peer, export = ?name, "a client is gone");
+        let (memory, until) = (self.memory.clone(), self.until.clone());
+        let Some(paused) = transmit(&self.rt, stream, begun, session, memory, until).await else {
+            info!(peer, export = ?name, "a client is gone");
+            return None;
+        };
+        debug!(peer, export = ?name, "a client waits for another process to go on");
+        let Paused { stream, entered, unread, unsent } = paused;
+        let phase = Phase::Entered(entered);
+        Some((stream, ConnectionState { peer, phase, unread, unsent }))
     }
 
-    async fn handshake<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    /// Opening may take as long as stores are away.
+    async fn enter_again(&self, entered: &Entered, peer: &str) -> Again {
+        let entering = enter_again(&*self.exports, peer, entered);
+        let (stopped, paused) = (self.until.stop.cancelled(), self.until.pause.cancelled());
+        futures::pin_mut!(entering, stopped, paused);
+        match select(entering, select(stopped, paused)).await {
+            Either::Left((Ok(session), _)) => Again::Entered(session),
+            Either::Left((Err(error), _)) => {
+                warn!(peer, export = entered.asked, %error, "a client is lost: it can't go on here");
+                Again::Lost
+            }
+            Either::Right((Either::Left(_), _)) => Again::Lost,
+            Either::Right((Either::Right(_), _)) => Again::Paused,
+        }
+    }
+
+    /// The session, or where the haggling is to go on; neither when the client is gone.
+    async fn handshake<S: Stream + Send>(
         &self,
-        stream: &mut S,
+        stream: &mut Ahead<S>,
         window: &mut Window,
         peer: &str,
-    ) -> Option<Session> {
-        let haggling =
-            Handshake { rt: &self.rt, stream, window, exports: &*self.exports, peer, stop: &self.stop };
-        let haggling = haggling.run();
+        begun: Option<Haggling>,
+    ) -> Option<Result<Session, Haggling>> {
+        let Until { stop, pause } = &self.until;
+        let haggling = Handshake { rt: &self.rt, stream, window, exports: &*self.exports, peer, stop, pause };
+        let haggling = haggling.run(begun);
         let stopped = async {
-            self.stop.cancelled().await;
+            stop.cancelled().await;
             self.rt.sleep(GRACE).await;
         };
-        futures::pin_mut!(haggling, stopped);
-        match select(haggling, stopped).await {
-            Either::Left((Ok(session), _)) => session,
+        let paused = async {
+            pause.cancelled().await;
+            self.rt.sleep(SETTLE).await;
+        };
+        futures::pin_mut!(haggling, stopped, paused);
+        match select(haggling, select(stopped, paused)).await {
+            Either::Left((Ok(Handshaken::Entered(session)), _)) => Some(Ok(session)),
+            Either::Left((Ok(Handshaken::Paused(haggling)), _)) => Some(Err(haggling)),
+            Either::Left((Ok(Handshaken::Left), _)) => None,
             Either::Left((Err(error), _)) => {
                 info!(peer, %error, "a client was dropped before it entered an export");
                 None
@@ -141,15 +344,15 @@ impl House {
     }
 }
 
-/// One client on any stream, without a listener.
+/// One client on any stream, without a listener; `from`: where another process has left it.
 #[cfg(test)]
-pub fn serve_stream(
+pub fn serve_stream<S: Stream + Send + 'static>(
     rt: &Rt,
-    stream: impl Stream + Send + 'static,
+    (stream, from): (S, Option<ConnectionState>),
     exports: Arc<dyn Exports>,
     memory: Budget,
-    stop: CancellationToken,
-) -> Task<()> {
-    let house = House { rt: rt.clone(), exports, stop, memory, alive: mpsc::channel(1).0 };
-    rt.spawn(house.serve_client(stream, "test".into()))
+    until: Until,
+) -> Task<Option<(S, ConnectionState)>> {
+    let house = House { rt: rt.clone(), exports, until, memory, alive: mpsc::channel(1).0 };
+    rt.spawn(async move { house.serve_client(stream, "test".into(), from).await })
 }

@@ -28,6 +28,9 @@
 //! A server that stops gives work `DRAIN`, then hangs up. It answers nothing with ESHUTDOWN, which the protocol would
 //! allow: a client that reconnects (QEMU's reconnect-delay) sends again what a connection lost, but hands an error on to
 //! its guest, whose filesystem ends there.
+//!
+//! A connection that another process is to go on with takes nothing any more, finishes what is under way within `SETTLE`,
+//! and gives back the stream with all that it has received and not done. What takes longer is dropped, and done there.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -39,15 +42,18 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, warn};
 
+use super::ahead::Ahead;
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
+use super::handover::{Entered, Unread};
 use super::handshake::Session;
 use super::job::{Extent, Job, start, start_piece, status_bytes, writes};
 use super::listener::Stream;
 use super::output::Output;
+use super::paused::{Begun, Paused, Until};
 use super::share::{FLOOR, Share};
 use super::window::{WINDOW, Window};
 use super::wire::{self, Command, Errno, Request, command_flag};
@@ -64,6 +70,8 @@ const HELD: u64 = 32 << 20;
 const PARKED: u64 = FLOOR / 2;
 /// What a stopping server gives requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// What requests get that are under way when another process is to go on with the connection.
+pub const SETTLE: Duration = Duration::from_millis(500);
 /// Zeros side by side that are told and not sent, where the client understands that.
 const HOLE_MIN: usize = 4 << 10;
 /// How often a connection is looked at while nothing more is received.
@@ -122,7 +130,7 @@ fn of_length(read: Result<Rope>, len: u32) -> Result<Rope> {
 
 struct Connection<'e, S> {
     rt: Rt,
-    stream: S,
+    stream: Ahead<S>,
     window: Window,
     intake: Intake,
     /// What has arrived and is not started yet, for want of room.
@@ -164,39 +172,54 @@ struct Connection<'e, S> {
     stops: [Pin<Box<WaitForCancellationFutureOwned>>; 2],
     /// One of them came: all is over when this time is.
     drain: Option<BoxFuture<'static, ()>>,
+    pause: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// It came: nothing is begun any more, and what is under way then is given back.
+    settle: Option<BoxFuture<'static, ()>>,
 }
 
-/// Serves one export to one client, to the end.
+/// How the serving of a connection ended.
+enum End<S> {
+    /// The client can still hear.
+    HangUp(Ahead<S>),
+    Broken,
+    Paused(Paused<S>),
+}
+
+/// Serves one export to one client, to the end or until another process is to go on.
 pub async fn transmit<S: Stream>(
     rt: &Rt,
-    stream: S,
-    window: Window,
+    stream: Ahead<S>,
+    begun: Begun,
     session: Session,
     memory: Budget,
-    stop: CancellationToken,
-) {
-    let rest = converse(rt, stream, window, &session, memory, stop).await;
+    until: Until,
+) -> Option<Paused<S>> {
+    let end = converse(rt, stream, begun, &session, memory, until).await;
     // The client counts as gone before it has noticed.
     drop(session);
-    if let Some(stream) = rest {
-        rt.timeout(LINGER, hang_up(stream)).await;
+    match end {
+        End::HangUp(stream) => {
+            rt.timeout(LINGER, hang_up(stream)).await;
+            None
+        }
+        End::Broken => None,
+        End::Paused(paused) => Some(paused),
     }
 }
 
-/// Gives the stream back when the client can still hear.
 async fn converse<S: Stream>(
     rt: &Rt,
-    stream: S,
-    window: Window,
+    stream: Ahead<S>,
+    Begun { window, intake, output }: Begun,
     session: &Session,
     memory: Budget,
-    stop: CancellationToken,
-) -> Option<S> {
+    Until { stop, pause }: Until,
+) -> End<S> {
     let mut connection = Connection {
         rt: rt.clone(),
         stream,
         window,
-        intake: Intake::default(),
+        intake,
         next: None,
         waiting: FuturesUnordered::new(),
         turned: VecDeque::new(),
@@ -205,7 +228,7 @@ async fn converse<S: Stream>(
         piece: false,
         failed: None,
         reading: None,
-        output: Output::default(),
+        output,
         jobs: FuturesUnordered::new(),
         weight: 0,
         held_max: HELD.min(memory.total() / 4),
@@ -220,9 +243,15 @@ async fn converse<S: Stream>(
         failures: 0,
         stops: [stop, session.export.hang_up()].map(|stop| Box::pin(stop.cancelled_owned())),
         drain: None,
+        pause: Box::pin(pause.cancelled_owned()),
+        settle: None,
     };
     std::future::poll_fn(|cx| connection.poll(cx)).await;
-    (!connection.broken).then_some(connection.stream)
+    match connection.broken {
+        true => End::Broken,
+        false if connection.settle.is_some() && connection.taking => End::Paused(connection.give_back()),
+        false => End::HangUp(connection.stream),
+    }
 }
 
 /// Closing a socket with unread bytes in it throws away replies that are still on their way: end our direction, then
@@ -237,6 +266,7 @@ async fn hang_up(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 impl<'e, S: Stream> Connection<'e, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_stop(cx);
+        self.poll_pause(cx);
         loop {
             let turned = self.collect_turns(cx);
             let took = self.take_requests(cx);
@@ -246,7 +276,7 @@ impl<'e, S: Stream> Connection<'e, S> {
             let asks = self.next.is_some() || self.reading.is_some();
             self.share.holds(self.holds(), asks);
             self.share.moved(wrote);
-            if self.is_over() {
+            if self.is_over() || self.is_settled(cx) {
                 return Poll::Ready(());
             }
             if !(turned
@@ -364,6 +394,71 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
     }
 
+    fn poll_pause(&mut self, cx: &mut Context<'_>) {
+        if self.settle.is_none() && self.pause.as_mut().poll(cx).is_ready() {
+            self.settle = Some(self.rt.sleep(SETTLE));
+        }
+    }
+
+    /// Another process is to go on, and nothing is under way any more, or has been for too long.
+    fn is_settled(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(time) = self.settle.as_mut().filter(|_| self.taking) else { return false };
+        if self.jobs.is_empty() && self.reading.is_none() {
+            return true;
+        }
+        if time.poll_unpin(cx).is_pending() {
+            return false;
+        }
+        if self.reading.is_some() {
+            warn!(export = ?self.session.name, "a client is dropped: it has a part of a read, and the rest takes too long");
+            self.broken = true;
+        }
+        true
+    }
+
+    /// All that was received and is not done, and what is not sent. Nothing of the one was answered.
+    fn give_back(mut self) -> Paused<S> {
+        let mut unread = Unread::default();
+        for job in std::mem::take(&mut self.jobs) {
+            match &job.piece {
+                Some(piece) => unread.piece(piece),
+                None => unread.request(&job.request),
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting).into_iter().filter_map(|waiting| waiting.arrived);
+        let arrived: Vec<Arrived> =
+            std::mem::take(&mut self.turned).into_iter().chain(waiting).chain(self.next.take()).collect();
+        for arrived in arrived {
+            match arrived {
+                Arrived::Request(request) => unread.request(&request),
+                Arrived::Piece(piece) if self.failed.is_none() => unread.piece(&piece),
+                Arrived::Piece(Piece { request, last: true, .. }) => {
+                    let failed = self.failed.take();
+                    self.reply(&request, failed.map_or_else(|| Ok(Rope::default()), Err));
+                }
+                Arrived::Piece(_) => {}
+                Arrived::Refused { request, refusal: Refusal { errno, why } } => {
+                    self.reply_error(&request, errno, &why);
+                }
+                Arrived::Disconnect => unread.request(&Request::DISCONNECT),
+            }
+        }
+        let failed = self.failed.take().map(|e| {
+            let why = wire::bounded(&e.to_string()).to_owned();
+            Refusal { errno: Errno::of(e.kind()), why: why.into() }
+        });
+        let (ahead, stream) = self.stream.into_parts();
+        let behind = [self.window.bytes(), &ahead].concat();
+        let (unread, passed_over) = unread.finish(self.intake.take_rest(), failed, &behind);
+        // By the name that it has now: it may have been renamed since.
+        let (asked, mut agreed) = (self.export.describe().name, self.session.agreed.clone());
+        if agreed.contexts.of == self.session.asked {
+            agreed.contexts.of.clone_from(&asked);
+        }
+        let entered = Entered { asked, flags: self.session.flags, agreed, passed_over };
+        Paused { stream, entered, unread, unsent: self.output.take() }
+    }
+
     /// What comes next, if it has arrived and its turn has come. A request that came in full before the client's end is
     /// still started.
     fn arrived(&mut self, cx: &mut Context<'_>) -> Option<Arrived> {
@@ -432,7 +527,7 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// Starts what has arrived; says whether anything was.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while self.reading.is_none() {
+        while self.reading.is_none() && self.settle.is_none() {
             let Some(arrived) = self.arrived(cx) else { break };
             if !self.has_room(&arrived, cx) && !self.begin_reading(&arrived) {
                 self.next = Some(arrived);
@@ -502,8 +597,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         match arrived {
             Arrived::Disconnect => (self.taking, self.goodbye) = (false, true),
             Arrived::Refused { request, refusal: Refusal { errno, why } } => {
-                debug!(export = ?self.session.name, ?request, why, "a request was refused");
-                self.reply_error(&request, errno, why);
+                debug!(export = ?self.session.name, ?request, %why, "a request was refused");
+                self.reply_error(&request, errno, &why);
             }
             Arrived::Request(request) => self.run(start(self.export, &self.session.contexts, request), cx),
             Arrived::Piece(piece) if self.failed.is_some() => {
@@ -660,7 +755,8 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// Says whether anything came; only while all that came before is started.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
         let started = self.next.is_none() && self.reading.is_none() && !self.parks_enough();
-        let hears = self.taking && started && self.window.bytes().len() <= WINDOW / 2;
+        let hears =
+            self.taking && self.settle.is_none() && started && self.window.bytes().len() <= WINDOW / 2;
         self.deaf = self.taking && !hears;
         if !hears {
             return false;

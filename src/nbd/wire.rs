@@ -72,6 +72,11 @@ impl Errno {
         }
     }
 
+    pub fn of_number(number: u32) -> Option<Errno> {
+        use Errno::{Inval, Io, NoSpace, NotSup, Overflow, Perm, Shutdown};
+        [Perm, Io, Inval, NoSpace, Overflow, NotSup, Shutdown].into_iter().find(|e| *e as u32 == number)
+    }
+
     /// And back, in a client; the protocol has an unexpected number mean `Inval`.
     pub fn kind(number: u32) -> Kind {
         match number {
@@ -141,6 +146,8 @@ pub struct Request {
 
 impl Request {
     pub const BYTES: usize = 28;
+    pub const DISCONNECT: Request =
+        Request { flags: 0, command: Command::Disconnect, cookie: 0, offset: 0, len: 0 };
 
     /// An error here is the end of the connection: what follows can't be told apart any more.
     pub fn parse(b: &[u8; Request::BYTES]) -> Result<Request> {

@@ -158,16 +158,17 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
         verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copy::run(state, verb, progress).await,
-        verb @ (Verb::Status | Verb::Watch | Verb::Ping) => told(state, verb).await,
+        Verb::Status | Verb::Watch | Verb::Ping | Verb::HandOver(_) => of_engine(state, &verb).await,
     }
 }
 
-/// What this engine is asked about itself.
-async fn told(state: &EngineState, verb: Verb) -> Result<Outcome> {
+/// What is asked of the engine itself.
+async fn of_engine(state: &EngineState, verb: &Verb) -> Result<Outcome> {
     match verb {
+        Verb::Status => Box::pin(status(state)).await,
         Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),
-        _ => status(state).await,
+        _ => Err(Error::new(Kind::Unsupported, "only a daemon hands over")),
     }
 }
 

@@ -4,8 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
 use super::super::config::Config;
+use super::super::engine::{Engine, Options};
 use super::super::exports::EngineExports;
+use super::super::handover::{FORMAT, HandedOver, Receiver};
 use super::super::pools::Pools;
 use super::super::state_dir::{HostContext, StateDir};
 use super::super::volume_clients::{Sessions, Visitor};
@@ -13,7 +18,7 @@ use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
 use crate::daemon::answers::VolumeLine;
-use crate::daemon::api::{CloneMany, PoolCreate, RemoveMode, VolumeCreate, VolumeMove};
+use crate::daemon::api::{CloneMany, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove};
 use crate::nbd::Exports as _;
 use crate::volume::Memory;
 
@@ -471,4 +476,69 @@ async fn a_rollback_needs_the_volume_alone() {
     drop(alone);
     enter(Visitor::Client("10.0.0.7:4001")).unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+/// Writes and reads back until it is stopped; how many requests there were, and the longest wait of one.
+async fn load(rt: Rt, client: crate::nbd::Client, stop: CancellationToken) -> (u64, Duration) {
+    let (mut requests, mut longest) = (0, Duration::ZERO);
+    while !stop.is_cancelled() {
+        let (data, offset) = (Bytes::from(vec![requests as u8 | 1; 8192]), requests % 100 * 8192);
+        let began = rt.now();
+        client.write(offset, data.clone(), requests % 20 == 0).await.unwrap();
+        assert_eq!(client.read(offset, 8192).await.unwrap(), data);
+        longest = longest.max(rt.now().since(began));
+        requests += 1;
+        rt.sleep(Duration::from_micros(500)).await;
+    }
+    (requests, longest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
+    let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+    let home = StateDir::at(dir.path().join("h"));
+    let options = Options { memory: 64 << 20, serve: true, control: true, ..Options::default() };
+    let start = |options: Options| {
+        Engine::start(rt.clone(), RealDisk::start(), home.clone(), Config::default(), options)
+    };
+    let mut engine = start(options.clone()).await.unwrap();
+    make_pool(engine.state(), "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(engine.state(), "p/v").await;
+    let (address, stop) = (engine.state().nbd_addresses()[0].clone(), CancellationToken::new());
+    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    let load = rt.spawn(load(rt.clone(), client, stop.clone()));
+    let ask = |format, to: &Path| {
+        let (version, socket) = ("test".to_owned(), to.display().to_string());
+        Verb::HandOver(HandOver { format, version, socket })
+    };
+    let nowhere = dir.path().join("nowhere");
+    let refused = engine.run(ask(FORMAT + 1, &nowhere), ProgressSink::none()).await.unwrap_err();
+    assert!(refused.is(Kind::Unsupported), "{refused}");
+    for round in 0..3 {
+        engine.run(ask(FORMAT, &nowhere), ProgressSink::none()).await.unwrap_err();
+        rt.sleep(Duration::from_millis(100)).await;
+        let path = home.handover(round).unwrap();
+        let receiver = Receiver::listen(&path).unwrap();
+        let took = async {
+            let (parcel, sender) = receiver.receive(&rt).await.unwrap();
+            let servers = parcel.open().unwrap();
+            sender.taken().await.unwrap();
+            servers
+        };
+        let asked = engine.run(ask(FORMAT, &path), ProgressSink::none());
+        let (done, servers) = futures::join!(asked, took);
+        done.unwrap();
+        engine.replaced().await;
+        engine.shutdown().await.unwrap();
+        assert_eq!(servers[0].clients.len(), 1);
+        engine =
+            start(Options { handed_over: HandedOver::new(servers, None), ..options.clone() }).await.unwrap();
+        assert_eq!(engine.state().nbd_addresses(), std::slice::from_ref(&address));
+        rt.sleep(Duration::from_millis(100)).await;
+    }
+    stop.cancel();
+    let (requests, longest) = load.await.expect("the client has noticed nothing");
+    eprintln!("{requests} requests, longest wait {longest:?}");
+    assert!(requests > 20 && longest < Duration::from_secs(10), "{requests} requests, {longest:?}");
+    engine.shutdown().await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! The face against scripted bytes, on the simulation's virtual time: what hangs is a deadlock and fails.
 
+mod handover;
 mod handshake;
 mod malformed;
 mod model;
@@ -7,6 +8,7 @@ mod sockets;
 mod transmission;
 mod turns;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
 use super::listener::Stream;
+use super::paused::Until;
 use super::server::serve_stream;
 use super::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
 use crate::base::rt::sim::Sim;
@@ -223,6 +226,10 @@ impl Stream for DuplexStream {
     fn is_broken(&self) -> bool {
         false
     }
+
+    fn into_fd(self) -> std::io::Result<OwnedFd> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A client that says exactly what the test says. Its numbers are written out here, not taken from the codec.
@@ -230,15 +237,17 @@ pub struct Peer {
     pub io: DuplexStream,
     pub house: Arc<House>,
     pub stop: CancellationToken,
-    pub server: Task<()>,
+    pub pause: CancellationToken,
+    pub server: Task<Option<(DuplexStream, super::ConnectionState)>>,
 }
 
 pub fn connect(house: &Arc<House>, buffer: usize) -> Peer {
     let (io, theirs) = tokio::io::duplex(buffer);
-    let stop = CancellationToken::new();
+    let (stop, pause) = (CancellationToken::new(), CancellationToken::new());
+    let until = Until { stop: stop.clone(), pause: pause.clone() };
     let exports = Arc::new(Shown(house.clone()));
-    let server = serve_stream(&house.rt, theirs, exports, house.memory.clone(), stop.clone());
-    Peer { io, house: house.clone(), stop, server }
+    let server = serve_stream(&house.rt, (theirs, None), exports, house.memory.clone(), until);
+    Peer { io, house: house.clone(), stop, pause, server }
 }
 
 pub fn option(code: u32, data: &[u8]) -> Vec<u8> {

@@ -19,7 +19,8 @@ async fn open_to_map(
     let (io, theirs) = tokio::io::duplex(10_000);
     let stop = CancellationToken::new();
     let exports = Arc::new(Shown(house.clone()));
-    serve_stream(&house.rt, theirs, exports, house.memory.clone(), stop.clone()).detach();
+    let until = Until { stop: stop.clone(), pause: CancellationToken::new() };
+    serve_stream(&house.rt, (theirs, None), exports, house.memory.clone(), until).detach();
     (Client::enter(&house.rt, Box::new(io), name, contexts).await, stop)
 }
 
@@ -105,7 +106,8 @@ fn the_client_says_what_the_server_says() {
         let house = House::new(&rt);
         let (io, theirs) = tokio::io::duplex(1000);
         let memory = house.memory.clone();
-        serve_stream(&rt, theirs, Arc::new(Shown(house)), memory, CancellationToken::new()).detach();
+        let until = Until { stop: CancellationToken::new(), pause: CancellationToken::new() };
+        serve_stream(&rt, (theirs, None), Arc::new(Shown(house)), memory, until).detach();
         let refused = Client::enter(&rt, Box::new(io), "owned", &[]).await.unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("since noon")), (Kind::Refused, true));
     });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -390,6 +391,37 @@ impl Volumes {
             }
         }
         self.open(name, OpenMode::Normal).await?.release().await
+    }
+
+    /// Stores what is unsent of all that are open, as far as `limit` lasts, while they go on: to let go of them soon after
+    /// is quick.
+    pub async fn store_unsent(&self, limit: Duration) {
+        let open = self.open_now();
+        let stored = open.iter().map(|volume| async {
+            let Known::Live(session) = volume.known() else { return };
+            let upto = session.tip.lock().lsn;
+            if let Err(stop) = session.store(upto).await {
+                tracing::debug!(volume = %volume.title(), error = %stop.error(), "not all of it is stored");
+            }
+        });
+        let _ = self.engine.rt.timeout(limit, join_all(stored)).await;
+    }
+
+    /// Releases all that are open, as far as `drain` lasts; what is not stored by then stays in the journals. None is claimed
+    /// here after that, until `stay`. Gives those whose clients must not go on elsewhere: what they were told is done may not
+    /// be there.
+    pub async fn leave(&self, drain: Duration) -> Vec<Name> {
+        self.engine.left.store(true, Ordering::Relaxed);
+        let open = self.open_now();
+        for sentence in self.shutdown(drain).await {
+            tracing::debug!("{sentence}");
+        }
+        open.iter().filter(|volume| volume.is_failed()).map(|volume| volume.name()).collect()
+    }
+
+    /// The other process does not come: volumes are opened here again.
+    pub fn stay(&self) {
+        self.engine.left.store(false, Ordering::Relaxed);
     }
 
     /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.

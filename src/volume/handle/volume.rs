@@ -661,7 +661,7 @@ impl Inner {
         };
         let seen = inert.as_ref().map(|i| i.seen);
         let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
-        if self.leavers.any() {
+        if self.leavers.any() || self.context.engine.left.load(Ordering::Relaxed) {
             let why = format!("volume {} is being let go", self.context.title());
             return Err(Error::new(Kind::Unavailable, why));
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -121,6 +121,8 @@ pub struct EngineContext {
     pub memory: Memory,
     pub tuning: Tuning,
     pub sweeps: Arc<Sweeps>,
+    /// Another process is about to open the volumes: none is claimed here meanwhile.
+    pub left: Arc<AtomicBool>,
 }
 
 /// When checkpoints and collection are due, and how large journals are. The defaults are for use, others for tests.

@@ -192,6 +192,7 @@ impl Machine {
             memory: Memory::new(256 << 20),
             tuning: self.site.tuning,
             sweeps: Arc::default(),
+            left: Arc::default(),
         };
         Life { process, rt, volumes: Volumes::new(engine), machine: self.clone() }
     }

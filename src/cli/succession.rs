@@ -1,0 +1,193 @@
+//! How `serve` goes on where the daemon before stops: with its listening sockets, and with its clients' connections. They
+//! come from that daemon itself (`--replace`), or from systemd, which keeps them across a restart.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use futures::future::{Either, select};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+use super::supervisor;
+use crate::base::rt::{RealDisk, Rt};
+use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::daemon::api::{HandOver, Verb};
+use crate::daemon::control::{Client, Step};
+use crate::daemon::{
+    Config, HANDOVER_FORMAT, HandedOver, KnownPool, Parcel, Receiver, StateDir, check_stores, pack,
+};
+use crate::nbd::{Listener, PausedServer};
+
+/// Set for this program when it was started by itself with the sockets on its stdin.
+const ON_STDIN: &str = "WINDLASS_SOCKETS_ON_STDIN";
+/// Names of the sockets in systemd's keeping: this with a number behind it; and of the value that describes them.
+const SOCKET: &str = "windlass-";
+const STATE: &str = "windlass-state";
+
+/// The daemon that runs hands over to this process, and ends; nothing where none runs. On an error it goes on.
+pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, pools: &[Name]) -> Result<HandedOver> {
+    let Some(mut client) = Client::connect(&home.control()?).await? else {
+        tracing::info!("no daemon runs on {}: there is nothing to replace", home.root().display());
+        return Ok(HandedOver::default());
+    };
+    let work = async {
+        check_stores(rt, &served(home, config, pools).await?).await?;
+        take_over(rt, home, &mut client).await
+    };
+    let servers = work.await.map_err(|error| error.context("the daemon that runs goes on"))?;
+    let clients: usize = servers.iter().map(|server| server.clients.len()).sum();
+    tracing::info!(clients, "the daemon before has handed over");
+    Ok(HandedOver::new(servers, None))
+}
+
+/// Pools that this daemon is to open.
+async fn served(home: &StateDir, config: &Config, pools: &[Name]) -> Result<Vec<KnownPool>> {
+    let known = home.known_pools(&*RealDisk::start()).await?;
+    let is_served = |pool: &KnownPool| match pools {
+        [] => config.serves(&pool.name),
+        pools => pools.contains(&pool.name),
+    };
+    if let Some(missing) = pools.iter().find(|name| !known.iter().any(|pool| pool.name == **name)) {
+        return Err(Error::new(Kind::NotFound, format!("this host knows no pool {missing}")));
+    }
+    Ok(known.into_iter().filter(is_served).collect())
+}
+
+async fn take_over(rt: &Rt, home: &StateDir, client: &mut Client) -> Result<Vec<PausedServer>> {
+    let path = home.handover(rt.random() as u32)?;
+    let receiver = Receiver::listen(&path)?;
+    let socket =
+        path.to_str().ok_or_else(|| Error::new(Kind::Usage, "the state folder's path is not UTF-8"))?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let asks = Verb::HandOver(HandOver { format: HANDOVER_FORMAT, version, socket: socket.to_owned() });
+    let says = |step: Step| {
+        if let Step::Says(sentence) = step {
+            tracing::info!("{sentence}");
+        }
+    };
+    let mut asking = std::pin::pin!(client.call(rt, asks, says, std::future::pending()));
+    let (parcel, sender) = match select(asking.as_mut(), std::pin::pin!(receiver.receive(rt))).await {
+        Either::Left((answer, _)) => {
+            let why = || Error::new(Kind::Internal, "it has answered and handed nothing over");
+            return Err(answer.err().unwrap_or_else(why));
+        }
+        Either::Right((received, _)) => received?,
+    };
+    let mut servers = parcel.open()?;
+    let taken = async {
+        sender.taken().await?;
+        asking.await
+    };
+    match taken.await {
+        Ok(_) => Ok(servers),
+        // It has let go of everything before it died.
+        Err(error) if error.is(Kind::Closed) => {
+            tracing::warn!(%error, "the daemon before ended without a word");
+            Ok(servers)
+        }
+        Err(error) => {
+            servers.iter_mut().flat_map(|server| &mut server.listener).for_each(Listener::leave_file);
+            Err(error)
+        }
+    }
+}
+
+/// What systemd kept of the daemon before.
+pub async fn kept() -> Result<HandedOver> {
+    let parcel = if std::env::var_os(ON_STDIN).is_some() {
+        Parcel::arrived(std::io::stdin().as_fd().try_clone_to_owned()?).await?
+    } else {
+        let passed: Vec<(RawFd, String)> =
+            sd_notify::listen_fds_with_names().context(|| "sockets that systemd kept".into())?.collect();
+        if passed.iter().all(|(_, name)| name != STATE) {
+            return Ok(HandedOver::default());
+        }
+        let error = match duplicates(&passed) {
+            Ok(parcel) => begin_anew(&parcel).await,
+            Err(error) => error,
+        };
+        tracing::error!(%error, "clients are lost: the sockets that systemd kept can't be used");
+        passed.into_iter().for_each(|(_, name)| forget_one(&name));
+        return Ok(HandedOver::default());
+    };
+    let servers = parcel.open()?;
+    let clients: usize = servers.iter().map(|server| server.clients.len()).sum();
+    tracing::info!(clients, "systemd kept what the daemon before has left");
+    Ok(HandedOver::new(servers, Some(forget)))
+}
+
+/// Of the file descriptors that systemd has passed by number.
+fn duplicates(passed: &[(RawFd, String)]) -> Result<Parcel> {
+    let doing = || "sockets that systemd kept".to_owned();
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).map_err(io::Error::from).context(doing)?;
+    let (mut state, mut sockets) = (None, Vec::new());
+    for (number, name) in passed {
+        let place = name.strip_prefix(SOCKET).and_then(|place| place.parse::<usize>().ok());
+        if place.is_none() && name != STATE {
+            continue;
+        }
+        let fd =
+            pidfd_getfd(&me, *number, PidfdGetfdFlags::empty()).map_err(io::Error::from).context(doing)?;
+        match place {
+            Some(place) => sockets.push((place, fd)),
+            None => state = Some(fd),
+        }
+    }
+    sockets.sort_by_key(|(place, _)| *place);
+    let missing = || Error::new(Kind::Invalid, "they come without what describes them");
+    let state = state.ok_or_else(missing)?;
+    Ok(Parcel { state, sockets: sockets.into_iter().map(|(_, fd)| fd).collect() })
+}
+
+/// What systemd passed by number can't be closed here, and a connection that nobody closes goes on for ever: this program
+/// is started anew in this process, which closes it, with the duplicates on their way in its stdin. Returns if that fails.
+async fn begin_anew(parcel: &Parcel) -> Error {
+    let start = async {
+        let stdin: OwnedFd = parcel.on_its_way().await?;
+        let mut arguments = std::env::args_os();
+        let name = arguments.next().unwrap_or_else(|| OsString::from("windlass"));
+        let mut program = Command::new(std::env::current_exe()?);
+        program.arg0(name).args(arguments).env(ON_STDIN, "1").stdin(Stdio::from(stdin));
+        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            program.env_remove(variable);
+        }
+        Err::<(), Error>(program.exec().into())
+    };
+    let error = start.await.err().unwrap_or_else(|| Error::new(Kind::Internal, "nothing was started"));
+    error.context("starting with the sockets that systemd kept")
+}
+
+/// Gives the sockets into systemd's keeping.
+pub fn keep(servers: &[PausedServer]) -> Result<()> {
+    let (state, sockets) = pack(servers)?;
+    for (n, socket) in sockets.iter().enumerate() {
+        store(&format!("{SOCKET}{n}"), *socket)?;
+    }
+    store(STATE, state.as_fd())
+}
+
+fn store(name: &str, fd: BorrowedFd<'_>) -> Result<()> {
+    // A client that is gone meanwhile is found out by the next daemon: with its socket removed the others would not fit.
+    supervisor::tell_with(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), Some(fd))
+}
+
+/// Out of systemd's keeping: from here on bytes are read from the sockets, and another process could not go on with them.
+fn forget(servers: &[PausedServer]) {
+    let many: usize = servers.iter().map(|s| usize::from(s.listener.is_some()) + s.clients.len()).sum();
+    (0..many).for_each(|n| forget_one(&format!("{SOCKET}{n}")));
+    forget_one(STATE);
+}
+
+fn forget_one(name: &str) {
+    if let Err(error) = supervisor::tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None) {
+        tracing::warn!(%error, "systemd could not be told to let go of a socket");
+    }
+}
+
+/// Whether somebody listens at the control socket.
+pub async fn listens(control: &Path) -> bool {
+    matches!(Client::connect(control).await, Ok(Some(_)))
+}

@@ -1,0 +1,131 @@
+//! Which commands are let in: all, but while another daemon takes over. That waits for those that are under way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::api::Verb;
+use crate::base::rt::Rt;
+use crate::base::size::show_count;
+use crate::base::{Error, Kind, Result};
+
+/// How long commands under way are waited for, and how often it is looked.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Default)]
+struct Commands {
+    under_way: u64,
+    closed: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Admission(Arc<Mutex<Commands>>);
+
+/// A command that is under way.
+#[derive(Debug)]
+pub struct Admitted(Admission);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.0.lock().under_way -= 1;
+    }
+}
+
+/// No command is let in until this is dropped.
+#[derive(Debug)]
+pub struct Closed(Option<Admission>);
+
+impl Closed {
+    /// For good.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        if let Some(admission) = &self.0 {
+            admission.0.lock().closed = false;
+        }
+    }
+}
+
+impl Admission {
+    /// `None`: the command changes nothing that a hand-over has to wait for.
+    pub fn admit(&self, verb: &Verb) -> Result<Option<Admitted>> {
+        match verb {
+            Verb::HandOver(_) | Verb::Ping | Verb::Watch => Ok(None),
+            _ => self.enter().map(Some),
+        }
+    }
+
+    pub fn enter(&self) -> Result<Admitted> {
+        let mut commands = self.0.lock();
+        if commands.closed {
+            return Err(Error::new(Kind::Unavailable, "another daemon is just taking over: try again"));
+        }
+        commands.under_way += 1;
+        Ok(Admitted(self.clone()))
+    }
+
+    /// Lets nobody in. `Kind::Owned` when commands that are under way do not come to an end soon, or somebody else has closed
+    /// it.
+    pub async fn close(&self, rt: &Rt) -> Result<Closed> {
+        let closed = {
+            let mut commands = self.0.lock();
+            if std::mem::replace(&mut commands.closed, true) {
+                return Err(Error::new(Kind::Owned, "another daemon is taking over already"));
+            }
+            Closed(Some(self.clone()))
+        };
+        let ended = async {
+            while self.0.lock().under_way > 0 {
+                rt.sleep(LOOK).await;
+            }
+        };
+        match rt.timeout(PATIENCE, ended).await {
+            Some(()) => Ok(closed),
+            None => {
+                let many = show_count(self.0.lock().under_way, "command");
+                let why =
+                    format!("{many} under way: wait for the end, or give up what goes on, then try again");
+                Err(Error::new(Kind::Owned, why))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::sim::Sim;
+
+    #[test]
+    fn a_hand_over_waits_for_commands_and_lets_none_in() {
+        let sim = Sim::new(1);
+        let rt = sim.rt();
+        let scenario = async move {
+            let admission = Admission::default();
+            let one = admission.admit(&Verb::Status).unwrap();
+            assert!(admission.admit(&Verb::Ping).unwrap().is_none());
+            assert!(admission.close(&rt).await.unwrap_err().is(Kind::Owned));
+            let two = admission.admit(&Verb::Status).unwrap();
+            let closing = admission.close(&rt);
+            let ends = async {
+                rt.sleep(Duration::from_millis(50)).await;
+                drop((one, two));
+            };
+            let closed = futures::join!(closing, ends).0.unwrap();
+            assert!(admission.admit(&Verb::Status).unwrap_err().is(Kind::Unavailable));
+            assert!(admission.close(&rt).await.unwrap_err().is(Kind::Owned));
+            drop(closed);
+            admission.admit(&Verb::Status).unwrap();
+            admission.close(&rt).await.unwrap().keep();
+            assert!(admission.admit(&Verb::Status).unwrap_err().is(Kind::Unavailable));
+        };
+        sim.run(scenario).unwrap_or_else(|stall| panic!("{stall}"));
+    }
+}

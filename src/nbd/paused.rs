@@ -1,0 +1,46 @@
+//! Where the serving of a connection begins and how it may end, when several processes serve it one after the other.
+
+use tokio_util::sync::CancellationToken;
+
+use super::decoder::Intake;
+use super::handover::{Entered, PassedOver};
+use super::output::Output;
+use super::window::Window;
+use crate::base::Result;
+
+/// Where it begins: empty, or as another process has left it.
+pub struct Begun {
+    pub window: Window,
+    pub intake: Intake,
+    pub output: Output,
+}
+
+impl Default for Begun {
+    fn default() -> Begun {
+        Begun { window: Window::new(), intake: Intake::default(), output: Output::default() }
+    }
+}
+
+impl Begun {
+    pub fn again(unsent: Vec<u8>, passed_over: Option<&PassedOver>) -> Result<Begun> {
+        let intake = passed_over.map(PassedOver::intake).transpose()?.unwrap_or_default();
+        Ok(Begun { intake, output: Output::beginning(unsent), ..Begun::default() })
+    }
+}
+
+/// What ends it.
+#[derive(Clone, Debug)]
+pub struct Until {
+    /// The server stops.
+    pub stop: CancellationToken,
+    /// Another process is to go on with it.
+    pub pause: CancellationToken,
+}
+
+/// A connection between two requests, for another process.
+pub struct Paused<S> {
+    pub stream: S,
+    pub entered: Entered,
+    pub unread: Vec<u8>,
+    pub unsent: Vec<u8>,
+}
