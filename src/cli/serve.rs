@@ -13,7 +13,7 @@ use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::control::Client;
 use crate::daemon::signals::{self, Hangups};
-use crate::daemon::{Config, Configured, Options, Reloaded, StateDir};
+use crate::daemon::{Config, Configured, Engine, Options, Reloaded, StateDir};
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
@@ -21,9 +21,13 @@ const ENDING: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args, Debug)]
 pub struct Serve {
-    /// Where NBD clients connect: HOST:PORT or unix:PATH (default: unix:$WINDLASS_HOME/nbd.sock)
+    /// Where NBD clients connect: tls:HOST:PORT, HOST:PORT or unix:PATH[,mode=0660][,owner=USER][,group=GROUP] (default:
+    /// unix:$WINDLASS_HOME/nbd.sock, for its owner alone)
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<String>,
+    /// Let NBD clients of other hosts in without TLS: whoever reaches the address may read and write all volumes
+    #[arg(long)]
+    insecure: bool,
     /// Where Prometheus reads metrics over HTTP, at /metrics, and a browser a page: HOST:PORT or unix:PATH (default: nowhere)
     #[arg(long, value_name = "ADDR")]
     metrics: Vec<String>,
@@ -45,6 +49,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         serve: true,
         control: true,
         nbd: args.nbd,
+        insecure: args.insecure,
         metrics: args.metrics,
         pools: args.pool,
         ..Options::default()
@@ -76,7 +81,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     supervisor::ready(&rt, &control);
     let mut ended = std::pin::pin!(signals::terminated());
     while let Either::Right(_) = select(&mut ended, std::pin::pin!(hangups.next())).await {
-        reload(global, &configured).await;
+        reload(global, &engine, &configured).await;
     }
     supervisor::stopping();
     tracing::info!("the daemon ends: it lets go of what it has");
@@ -92,7 +97,7 @@ fn apply_log(global: &Global, config: &Config) {
 }
 
 /// Reads the file anew. What is wrong in it is told, and all stays as it was.
-async fn reload(global: &Global, configured: &Arc<Configured>) {
+async fn reload(global: &Global, engine: &Engine, configured: &Arc<Configured>) {
     let (file, named) = match reach_engine::config_file(global) {
         Ok(found) => found,
         Err(error) => return tracing::error!(%error, "the configuration stays as it was"),
@@ -108,6 +113,12 @@ async fn reload(global: &Global, configured: &Arc<Configured>) {
     };
     apply_log(global, &config);
     let changed = configured.reload(config);
+    match engine.reload_access().await {
+        Ok(()) => {
+            tracing::info!("certificates and rules were read anew, for clients that connect from now on")
+        }
+        Err(error) => tracing::error!(%error, "certificates and rules stay as they were"),
+    }
     if changed == Reloaded::default() {
         return tracing::info!("the configuration was read anew: nothing changed in {shown}");
     }

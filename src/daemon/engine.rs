@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +11,16 @@ use futures::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Outcome, Verb, VolumePath};
-use super::config::{Config, List};
+use super::config::{Config, List, ListenAddress};
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
-use super::metrics_server;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::volume_clients::{DAEMON, Sessions};
+use super::{listeners, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address};
 use crate::volume::{Memory, OpenMode, Volumes};
@@ -54,6 +55,8 @@ pub struct Options {
     /// Listen for commands.
     pub control: bool,
     pub nbd: Vec<String>,
+    /// Also on TCP that other hosts reach, in the open.
+    pub insecure: bool,
     /// Where to serve metrics.
     pub metrics: Vec<String>,
     /// Pools that must open.
@@ -77,6 +80,8 @@ fn memory(host_context: &HostContext, options: &Options) -> Memory {
 pub struct Engine {
     state: Arc<EngineState>,
     servers: parking_lot::Mutex<Vec<nbd::Server>>,
+    /// What lets NBD clients in.
+    access: Arc<nbd::Access>,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
     /// The state folder's; given up at the end.
@@ -120,6 +125,7 @@ impl Engine {
         let engine = Arc::new(Engine {
             state: Arc::new(state),
             servers: parking_lot::Mutex::default(),
+            access: Arc::default(),
             stop,
             answers: parking_lot::Mutex::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
@@ -142,12 +148,13 @@ impl Engine {
     }
 
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
+        let addresses = self.addresses(options).await?;
         self.serve_metrics(&options.metrics).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
         self.keep_house();
         self.watch_quotas();
-        self.listen(&options.nbd).await
+        self.listen(addresses).await
     }
 
     /// First of all: a start that takes long shows there.
@@ -309,32 +316,62 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    async fn listen(self: &Arc<Self>, flags: &[String]) -> Result<()> {
-        let mut addresses = given(flags, self.state.config().top.nbd.as_deref())?;
+    /// Where NBD clients connect, and what lets them in. Before all else: what may not be served is refused at once.
+    async fn addresses(&self, options: &Options) -> Result<Vec<ListenAddress>> {
+        let config = self.state.config();
+        let mut addresses = given(&options.nbd, config.top.nbd.as_deref())?;
         if addresses.is_empty() {
-            addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
+            addresses.push(ListenAddress::of(Address::Unix(self.state.host_context.home.nbd()?)));
         }
-        for address in addresses {
-            let address = self.listen_on(&address, false).await?;
+        let policy = listeners::policy(&self.state.host_context, &config).await?;
+        for at in &addresses {
+            listeners::check(at, &policy, options.insecure).await?;
+        }
+        self.access.replace(policy);
+        Ok(addresses)
+    }
+
+    async fn listen(self: &Arc<Self>, addresses: Vec<ListenAddress>) -> Result<()> {
+        for at in addresses {
+            let rights = listeners::rights(&self.state.host_context, &at).await?;
+            let entrance = nbd::Entrance { rights, access: self.access.clone() };
+            let address = self.listen_on(&at.address, entrance, false).await?;
+            let who = listeners::lets_in(&at, &self.access.policy(), &self.state.config());
+            tracing::info!("NBD clients connect to {address}: {who}");
             self.state.nbd.lock().push(address);
         }
         self.listen_to_commands().await.map(drop)
     }
 
+    /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
+    pub async fn reload_access(&self) -> Result<()> {
+        let policy = listeners::policy(&self.state.host_context, &self.state.config()).await?;
+        if policy.tls.is_none() && self.state.nbd_addresses().iter().any(|at| matches!(at, Address::Tls(_))) {
+            return Err(Error::new(
+                Kind::Usage,
+                "[tls] is gone from windlass.toml, and clients connect by TLS",
+            ));
+        }
+        self.access.replace(policy);
+        Ok(())
+    }
+
     /// Serves exports to the commands of this user, which come by the state folder's own socket.
     pub async fn listen_to_commands(&self) -> Result<Address> {
         let path = self.state.host_context.home.exports()?;
-        let address = self.listen_on(&Address::Unix(path.clone()), true).await?;
         // As the control socket, whatever the folder lets in.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, mode).context(|| format!("socket {}", path.display()))?;
-        Ok(address)
+        self.listen_on(&Address::Unix(path), nbd::Entrance::default(), true).await
     }
 
-    async fn listen_on(&self, address: &Address, for_commands: bool) -> Result<Address> {
+    async fn listen_on(
+        &self,
+        address: &Address,
+        entrance: nbd::Entrance,
+        for_commands: bool,
+    ) -> Result<Address> {
         let exports = Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands });
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        let server = nbd::serve(rt, address, exports, memory, self.stop.clone()).await?;
+        let server = nbd::serve_by(rt, address, entrance, exports, memory, self.stop.clone()).await?;
         let address = server.address().clone();
         self.servers.lock().push(server);
         Ok(address)
@@ -388,7 +425,10 @@ impl Engine {
 }
 
 /// Addresses by flags, else by the configuration.
-fn given(flags: &[String], written: Option<&List<Address>>) -> Result<Vec<Address>> {
+fn given<T>(flags: &[String], written: Option<&List<T>>) -> Result<Vec<T>>
+where
+    T: Clone + FromStr<Err = Error>,
+{
     match flags {
         [] => Ok(written.map(|list| list.values().cloned().collect()).unwrap_or_default()),
         flags => flags.iter().map(|text| text.parse()).collect(),

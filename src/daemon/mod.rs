@@ -13,6 +13,7 @@ mod exports;
 mod handler;
 mod http;
 mod io_tally;
+mod listeners;
 mod metrics;
 mod metrics_server;
 #[cfg(test)]

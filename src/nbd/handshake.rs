@@ -43,6 +43,8 @@ pub struct Handshake<'a, S> {
     pub window: &'a mut Window,
     pub exports: &'a dyn Exports,
     pub peer: &'a str,
+    /// The stream is within TLS: what the client had said before it began.
+    pub secured: Option<ClientFlags>,
     pub stop: &'a CancellationToken,
 }
 
@@ -78,11 +80,16 @@ enum Next {
 impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     /// `None` when the client left.
     pub async fn run(mut self) -> Result<Option<Session>> {
-        let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
-        wire::put_greeting(&mut greeting);
-        self.send(&greeting).await?;
-        let Some(flags) = self.receive().await? else { return Ok(None) };
-        let client = ClientFlags::parse(flags)?;
+        let client = match self.secured {
+            Some(client) => client,
+            None => {
+                let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
+                wire::put_greeting(&mut greeting);
+                self.send(&greeting).await?;
+                let Some(flags) = self.receive().await? else { return Ok(None) };
+                ClientFlags::parse(flags)?
+            }
+        };
         let (no_zeroes, structured) = (client.no_zeroes, false);
         let mut agreed = Agreed { no_zeroes, structured, contexts: AgreedContexts::default() };
         loop {
@@ -164,6 +171,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             }
             (option::LIST | option::STRUCTURED_REPLY | option::STARTTLS, Some([_, ..])) => {
                 wire::put_refusal(out, code, reply::ERR_INVALID, "the option takes no data");
+            }
+            (option::STARTTLS, _) if self.secured.is_some() => {
+                wire::put_refusal(out, code, reply::ERR_INVALID, "this is TLS already");
             }
             (option::LIST, _) => self.list(out).await,
             (option::STRUCTURED_REPLY, _) => {
