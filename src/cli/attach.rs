@@ -21,6 +21,8 @@ const RECONNECT: u64 = 300;
 const SERIAL_MAX: usize = 20;
 /// Connections of one client: more than one lets its requests overtake each other.
 const CONNECTIONS: u32 = 4;
+/// The name of the client's certificate among QEMU's objects.
+const TLS_OBJECT: &str = "windlass-tls";
 
 #[derive(Args, Debug)]
 pub struct Attach {
@@ -29,9 +31,13 @@ pub struct Attach {
     /// For whom
     #[arg(long = "as", value_name = "CLIENT", default_value = "qemu")]
     client: ClientKind,
-    /// Which of the daemon's addresses is used, `unix:PATH` or `HOST:PORT` (default: a socket of this host, where there is one)
+    /// Which of the daemon's addresses is used, `unix:PATH`, `tls:HOST:PORT` or `HOST:PORT` (default: a socket of this host,
+    /// where there is one)
     #[arg(long, value_name = "ADDR")]
     address: Option<Address>,
+    /// For TLS: where the client has ca-cert.pem, client-cert.pem and client-key.pem
+    #[arg(long, value_name = "DIR", default_value = "/etc/pki/windlass")]
+    certificates: String,
     /// The disk's name: the kernel's device for `nbd` and `systemd` (default: /dev/nbd0), the guest's for `libvirt` (vda)
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
@@ -54,6 +60,8 @@ enum ClientKind {
 /// All that a client needs to know.
 struct Disk {
     address: Address,
+    /// The client's folder, for TLS.
+    certificates: String,
     export: String,
     read_only: bool,
     serial: String,
@@ -73,8 +81,9 @@ pub async fn run(global: &Global, args: Attach) -> Result<ExitCode> {
     let disk = look(global, &args).await?;
     let text = disk.text(args.client, args.device.as_deref())?;
     if global.json {
-        let Disk { address, export, read_only, serial } = disk;
-        let (uri, address) = (address.uri(&export), address.to_string());
+        let uri = disk.uri();
+        let Disk { address, export, read_only, serial, .. } = disk;
+        let address = address.to_string();
         let printed = Printed { export, address, uri, read_only, serial, text };
         output::line(&json!(printed).to_string());
     } else {
@@ -106,6 +115,7 @@ async fn look(global: &Global, args: &Attach) -> Result<Disk> {
     let id = info.info.id.to_string();
     Ok(Disk {
         address: choose(&status.nbd, args.address.as_ref())?,
+        certificates: args.certificates.clone(),
         export: args.path.clone(),
         read_only: snapshot.is_some() || info.info.template,
         serial: id[..SERIAL_MAX.min(id.len())].to_owned(),
@@ -130,13 +140,15 @@ fn choose(listening: &[String], wanted: Option<&Address>) -> Result<Address> {
 
 /// Who listens on all of a host's addresses is reached by the host's name.
 fn reachable(address: Address) -> Address {
-    let Address::Tcp(at) = &address else { return address };
-    match at.parse::<std::net::SocketAddr>() {
-        Ok(bound) if bound.ip().is_unspecified() => {
-            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            Address::Tcp(format!("{name}:{}", bound.port()))
-        }
-        _ => address,
+    let named = |at: &str| {
+        let bound = at.parse::<std::net::SocketAddr>().ok().filter(|bound| bound.ip().is_unspecified())?;
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Some(format!("{name}:{}", bound.port()))
+    };
+    match &address {
+        Address::Tcp(at) => named(at).map_or(address.clone(), Address::Tcp),
+        Address::Tls(at) => named(at).map_or(address.clone(), Address::Tls),
+        Address::Unix(_) => address,
     }
 }
 
@@ -147,14 +159,27 @@ impl Disk {
             ClientKind::Libvirt => self.libvirt(device.unwrap_or("vda")),
             ClientKind::Nbd => self.nbd_client(kernel_device(device)?),
             ClientKind::Systemd => self.unit(kernel_device(device)?),
-            ClientKind::Uri => Ok(self.address.uri(&self.export)),
+            ClientKind::Uri => Ok(self.uri()),
         }
+    }
+
+    /// By TLS it says where the certificates are, as libnbd takes it.
+    fn uri(&self) -> String {
+        let uri = self.address.uri(&self.export);
+        match self.by_tls() {
+            true => format!("{uri}?tls-certificates={}", self.certificates),
+            false => uri,
+        }
+    }
+
+    fn by_tls(&self) -> bool {
+        matches!(self.address, Address::Tls(_))
     }
 
     fn qemu(&self) -> Result<String> {
         let server = match &self.address {
             Address::Unix(path) => json!({ "type": "unix", "path": path }),
-            Address::Tcp(at) => {
+            Address::Tcp(at) | Address::Tls(at) => {
                 let (host, port) = host_and_port(at)?;
                 json!({ "type": "inet", "host": host, "port": port })
             }
@@ -175,26 +200,34 @@ impl Disk {
             disk["discard"] = "unmap".into();
             disk["detect-zeroes"] = "unmap".into();
         }
+        let mut object = String::new();
+        if self.by_tls() {
+            disk["tls-creds"] = TLS_OBJECT.into();
+            let creds = format!("tls-creds-x509,id={TLS_OBJECT},endpoint=client,dir={}", self.certificates);
+            object = format!("-object {} \\\n", shell_word(&creds));
+        }
         let on_error = "werror=stop,rerror=stop";
         let device = format!("virtio-blk-pci,drive={node},serial={},{on_error}", self.serial);
-        Ok(format!("-blockdev {} \\\n-device {device}", shell_word(&disk.to_string())))
+        Ok(format!("{object}-blockdev {} \\\n-device {device}", shell_word(&disk.to_string())))
     }
 
     fn libvirt(&self, device: &str) -> Result<String> {
         let host = match &self.address {
             Address::Unix(path) => format!("transport='unix' socket='{}'", xml(&path.to_string_lossy())),
-            Address::Tcp(at) => {
+            Address::Tcp(at) | Address::Tls(at) => {
                 let (host, port) = host_and_port(at)?;
                 format!("name='{}' port='{port}'", xml(&host))
             }
         };
+        // The certificates are where qemu.conf says, as `nbd_tls_x509_cert_dir`.
+        let tls = if self.by_tls() { " tls='yes'" } else { "" };
         let (discards, read_only) = match self.read_only {
             true => ("", "\n  <readonly/>"),
             false => (" discard='unmap' detect_zeroes='unmap'", ""),
         };
         Ok(format!(
             "<disk type='network' device='disk'>\n  <driver name='qemu' type='raw' cache='none' error_policy='stop' \
-             rerror_policy='stop'{discards}/>\n  <source protocol='nbd' name='{}'>\n    <host {host}/>\n    <reconnect \
+             rerror_policy='stop'{discards}/>\n  <source protocol='nbd' name='{}'{tls}>\n    <host {host}/>\n    <reconnect \
              delay='{RECONNECT}'/>\n  </source>\n  <target dev='{}' bus='virtio'/>\n  <serial>{}</serial>{read_only}\n</disk>",
             xml(&self.export),
             xml(device),
@@ -211,14 +244,24 @@ impl Disk {
     fn nbd_client_line(&self, device: &str, quoted: fn(&str) -> String) -> Result<String> {
         let server = match &self.address {
             Address::Unix(path) => format!("-unix {}", quoted(&path.to_string_lossy())),
-            Address::Tcp(at) => {
+            Address::Tcp(at) | Address::Tls(at) => {
                 let (host, port) = host_and_port(at)?;
                 format!("{} {port}", quoted(&host))
             }
         };
+        let file = |name: &str| quoted(&format!("{}/{name}", self.certificates));
+        let tls = match self.by_tls() {
+            true => format!(
+                " -enable-tls -cacertfile {} -certfile {} -keyfile {}",
+                file("ca-cert.pem"),
+                file("client-cert.pem"),
+                file("client-key.pem")
+            ),
+            false => String::new(),
+        };
         let read_only = if self.read_only { " -readonly" } else { "" };
         Ok(format!(
-            "nbd-client {server} {} -name {} -connections {CONNECTIONS} -persist{read_only}",
+            "nbd-client {server} {} -name {} -connections {CONNECTIONS} -persist{read_only}{tls}",
             quoted(device),
             quoted(&self.export)
         ))
@@ -229,7 +272,7 @@ impl Disk {
         let device_word = unit_word(device);
         let local = match self.address {
             Address::Unix(_) => "Wants=windlass.service\nAfter=windlass.service\n",
-            Address::Tcp(_) => "Wants=network-online.target\nAfter=network-online.target\n",
+            Address::Tcp(_) | Address::Tls(_) => "Wants=network-online.target\nAfter=network-online.target\n",
         };
         Ok(format!(
             "# /etc/systemd/system/windlass-disk-{}.service\n[Unit]\nDescription={} as {device}\n{local}Before=remote-fs-pre.target\n\n\
@@ -286,6 +329,7 @@ mod tests {
     fn disk(address: &str, read_only: bool) -> Disk {
         Disk {
             address: address.parse().unwrap(),
+            certificates: "/etc/pki/w".into(),
             export: "tank/web".into(),
             read_only,
             serial: "0123456789abcdef0123".into(),
@@ -299,6 +343,8 @@ mod tests {
         let tcp = "[::1]:10809".parse().unwrap();
         assert_eq!(choose(&listening, Some(&tcp)).unwrap(), tcp);
         assert_eq!(choose(&listening[..1], None).unwrap(), tcp);
+        let by_tls = choose(&["tls:0.0.0.0:1".to_owned()], None).unwrap();
+        assert!(matches!(&by_tls, Address::Tls(named) if !named.starts_with("0.0.0.0")), "{by_tls}");
         let Address::Tcp(named) = choose(&["0.0.0.0:10809".to_owned()], None).unwrap() else { panic!() };
         assert!(named.ends_with(":10809") && !named.starts_with("0.0.0.0"), "{named}");
         let other = "10.0.0.1:1".parse().unwrap();
@@ -337,6 +383,17 @@ mod tests {
         assert!(far.unit("/dev/nbd3").unwrap().contains(
             "ExecStart=/usr/sbin/nbd-client ::1 10809 /dev/nbd3 -name tank/web -connections 4 -persist -readonly\n"
         ));
+        let tls = disk("tls:[::1]:10809", false);
+        assert!(tls.qemu().unwrap().starts_with(
+            "-object tls-creds-x509,id=windlass-tls,endpoint=client,dir=/etc/pki/w \\\n-blockdev "
+        ));
+        assert!(tls.qemu().unwrap().contains(r#""tls-creds":"windlass-tls""#));
+        assert!(tls.libvirt("vda").unwrap().contains("<source protocol='nbd' name='tank/web' tls='yes'>"));
+        assert!(tls.nbd_client("/dev/nbd0").unwrap().ends_with(
+            "-persist -enable-tls -cacertfile /etc/pki/w/ca-cert.pem -certfile /etc/pki/w/client-cert.pem \
+             -keyfile /etc/pki/w/client-key.pem"
+        ));
+        assert_eq!(tls.uri(), "nbds://[::1]:10809/tank/web?tls-certificates=/etc/pki/w");
         assert!(kernel_device(Some("/dev/nbd12")).is_ok() && kernel_device(None).is_ok());
         for bad in ["/dev/sda", "/dev/nbd", "/dev/nbd0p1", "nbd0"] {
             assert!(kernel_device(Some(bad)).unwrap_err().is(Kind::Usage), "{bad}");

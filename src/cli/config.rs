@@ -116,14 +116,23 @@ async fn on_this_host(config: &Config) -> Vec<Wrong> {
         let what = format!("there is no folder {dir}: make it, for the bucket to be mounted there");
         wrong.push(Wrong { line: mount.line, key: format!("mount.{}", bare_or_quoted(dir)), what });
     }
-    for (key, list) in [("nbd", &config.top.nbd), ("metrics", &config.top.metrics)] {
-        for address in list.iter().flat_map(|list| list.values().map(move |a| (list.line, a))) {
-            if let (line, Address::Unix(path)) = address
-                && let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir())
-            {
-                let what = format!("there is no folder {} for the socket: make it", folder.display());
-                wrong.push(Wrong { line, key: key.to_owned(), what });
-            }
+    for (key, file) in
+        [("cert", &config.tls.cert), ("key", &config.tls.key), ("client_ca", &config.tls.client_ca)]
+    {
+        if let Some(file) = file.as_ref().filter(|file| !Path::new(file.as_str()).is_file()) {
+            let what = format!("{} is no file here: correct the path, or put it there", file.value);
+            wrong.push(Wrong { line: file.line, key: format!("tls.{key}"), what });
+        }
+    }
+    let nbd = config.top.nbd.iter().flat_map(|list| list.values().map(|at| ("nbd", list.line, &at.address)));
+    let metrics =
+        config.top.metrics.iter().flat_map(|list| list.values().map(|at| ("metrics", list.line, at)));
+    for (key, line, address) in nbd.chain(metrics) {
+        if let Address::Unix(path) = address
+            && let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir())
+        {
+            let what = format!("there is no folder {} for the socket: make it", folder.display());
+            wrong.push(Wrong { line, key: key.to_owned(), what });
         }
     }
     wrong.sort();

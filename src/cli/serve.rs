@@ -22,9 +22,13 @@ const REPLACED: Duration = Duration::from_millis(10);
 
 #[derive(clap::Args, Debug)]
 pub struct Serve {
-    /// Where NBD clients connect: HOST:PORT or unix:PATH (default: unix:$WINDLASS_HOME/nbd.sock)
+    /// Where NBD clients connect: tls:HOST:PORT, HOST:PORT or unix:PATH[,mode=0660][,owner=USER][,group=GROUP] (default:
+    /// unix:$WINDLASS_HOME/nbd.sock, for its owner alone)
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<String>,
+    /// Let NBD clients of other hosts in without TLS: whoever reaches the address may read and write all volumes
+    #[arg(long)]
+    insecure: bool,
     /// Where Prometheus reads metrics over HTTP, at /metrics, and a browser a page: HOST:PORT or unix:PATH (default: nowhere)
     #[arg(long, value_name = "ADDR")]
     metrics: Vec<String>,
@@ -48,7 +52,10 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let home = StateDir::locate()?;
     let control = home.control()?;
     let handed_over = match args.replace {
-        true => succession::replace(&rt, &home, &config, &args.pool).await?,
+        true => {
+            let asked = succession::Asked { nbd: &args.nbd, insecure: args.insecure, pools: &args.pool };
+            succession::replace(&rt, &home, &config, &asked).await?
+        }
         false => succession::kept().await?,
     };
     let options = Options {
@@ -56,6 +63,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         serve: true,
         control: true,
         nbd: args.nbd,
+        insecure: args.insecure,
         metrics: args.metrics,
         pools: args.pool,
         ..Options::default()
@@ -78,7 +86,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let is_replaced = loop {
         match select(&mut ended, std::pin::pin!(hangups.next())).await {
             Either::Left((ended, _)) => break matches!(ended, Either::Right(_)),
-            Either::Right(_) => reload(global, &configured).await,
+            Either::Right(_) => reload(global, &engine, &configured).await,
         }
     };
     if !is_replaced {
@@ -124,7 +132,7 @@ fn apply_log(global: &Global, config: &Config) {
 }
 
 /// Reads the file anew. What is wrong in it is told, and all stays as it was.
-async fn reload(global: &Global, configured: &Arc<Configured>) {
+async fn reload(global: &Global, engine: &Engine, configured: &Arc<Configured>) {
     let (file, named) = match reach_engine::config_file(global) {
         Ok(found) => found,
         Err(error) => return tracing::error!(%error, "the configuration stays as it was"),
@@ -140,6 +148,12 @@ async fn reload(global: &Global, configured: &Arc<Configured>) {
     };
     apply_log(global, &config);
     let changed = configured.reload(config);
+    match engine.reload_access().await {
+        Ok(()) => {
+            tracing::info!("certificates and rules were read anew, for clients that connect from now on")
+        }
+        Err(error) => tracing::error!(%error, "certificates and rules stay as they were"),
+    }
     if changed == Reloaded::default() {
         return tracing::info!("the configuration was read anew: nothing changed in {shown}");
     }

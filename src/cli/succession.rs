@@ -17,7 +17,8 @@ use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::api::{HandOver, Verb};
 use crate::daemon::control::{Client, Step};
 use crate::daemon::{
-    Config, HANDOVER_FORMAT, HandedOver, KnownPool, Parcel, Receiver, StateDir, check_stores, pack,
+    Config, HANDOVER_FORMAT, HandedOver, KnownPool, Parcel, Receiver, StateDir, check_stores,
+    given_listeners, pack,
 };
 use crate::nbd::{Listener, PausedServer};
 
@@ -27,14 +28,22 @@ const ON_STDIN: &str = "WINDLASS_SOCKETS_ON_STDIN";
 const SOCKET: &str = "windlass-";
 const STATE: &str = "windlass-state";
 
+/// What the new daemon is to serve.
+pub struct Asked<'a> {
+    pub nbd: &'a [String],
+    pub insecure: bool,
+    pub pools: &'a [Name],
+}
+
 /// The daemon that runs hands over to this process, and ends; nothing where none runs. On an error it goes on.
-pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, pools: &[Name]) -> Result<HandedOver> {
+pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_>) -> Result<HandedOver> {
     let Some(mut client) = Client::connect(&home.control()?).await? else {
         tracing::info!("no daemon runs on {}: there is nothing to replace", home.root().display());
         return Ok(HandedOver::default());
     };
     let work = async {
-        check_stores(rt, &served(home, config, pools).await?).await?;
+        given_listeners(rt, &*RealDisk::start(), config, asked.nbd, asked.insecure).await?;
+        check_stores(rt, &served(home, config, asked.pools).await?).await?;
         take_over(rt, home, &mut client).await
     };
     let servers = work.await.map_err(|error| error.context("the daemon that runs goes on"))?;

@@ -250,7 +250,7 @@ fn compared(old: &Config, new: &Config) -> Reloaded {
         let is_in = |config: &Config| config.mount.keys().any(|dir| key.starts_with(&mount_key(dir)));
         match section {
             "mount" if is_in(old) && is_in(new) => told.at_mount.push(key.clone()),
-            "log" | "limits" | "store" | "replica" | "mount" => told.now.push(key.clone()),
+            "allow" | "tls" | "log" | "limits" | "store" | "replica" | "mount" => told.now.push(key.clone()),
             // A pool that is known is not asked for by its stores.
             "pool" if !name.ends_with(".serve") => told.now.push(key.clone()),
             _ => told.at_start.push(key.clone()),

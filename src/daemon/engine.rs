@@ -13,17 +13,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::api::{HandOver, Outcome, Verb, VolumePath};
-use super::config::{Config, List};
+use super::config::{Config, ListenAddress};
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::handover::{self, HandedOver};
-use super::metrics_server;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::volume_clients::{DAEMON, Sessions};
+use super::{listeners, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address, PausedServer};
 use crate::volume::{Memory, OpenMode, Volumes};
@@ -65,6 +65,8 @@ pub struct Options {
     /// Listen for commands.
     pub control: bool,
     pub nbd: Vec<String>,
+    /// Also on TCP that other hosts reach, in the open.
+    pub insecure: bool,
     /// Where to serve metrics.
     pub metrics: Vec<String>,
     /// Pools that must open.
@@ -97,6 +99,8 @@ pub struct Engine {
     replaced: CancellationToken,
     /// Volumes were let go of, and are to be opened by the next daemon.
     has_left: AtomicBool,
+    /// What lets NBD clients in.
+    access: Arc<nbd::Access>,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
     /// The state folder's; given up at the end.
@@ -144,6 +148,7 @@ impl Engine {
             admission: Admission::default(),
             replaced: CancellationToken::new(),
             has_left: AtomicBool::new(false),
+            access: Arc::default(),
             stop,
             answers: parking_lot::Mutex::default(),
             lock: parking_lot::Mutex::new(Some(lock)),
@@ -166,12 +171,13 @@ impl Engine {
     }
 
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
+        let addresses = self.addresses(options).await?;
         self.serve_metrics(options).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
         self.keep_house();
         self.watch_quotas();
-        self.listen(options).await
+        self.listen(addresses, options.handed_over.take()).await
     }
 
     /// First of all: a start that takes long shows there.
@@ -179,7 +185,7 @@ impl Engine {
         let rt = &self.state.host_context.rt;
         // The daemon before may still be closing the address.
         let mut tries = if options.handed_over.is_empty() { 1 } else { FREED_TRIES };
-        for address in given(&options.metrics, self.state.config().top.metrics.as_deref())? {
+        for address in listeners::by_flags(&options.metrics, self.state.config().top.metrics.as_deref())? {
             let bound = loop {
                 tries -= 1;
                 let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
@@ -347,18 +353,30 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    async fn listen(self: &Arc<Self>, options: &Options) -> Result<()> {
-        let mut handed_over = options.handed_over.take();
-        let mut addresses = given(&options.nbd, self.state.config().top.nbd.as_deref())?;
+    /// Where NBD clients connect by flags or the configuration, and what lets them in. Before all else: what may not be served
+    /// is refused at once.
+    async fn addresses(&self, options: &Options) -> Result<Vec<ListenAddress>> {
+        let HostContext { rt, disk, .. } = &self.state.host_context;
+        let (addresses, policy) =
+            listeners::given(rt, &**disk, &self.state.config(), &options.nbd, options.insecure).await?;
+        self.access.replace(policy);
+        Ok(addresses)
+    }
+
+    /// Clients that wait come first. Where nothing is said, it is listened where it was before.
+    async fn listen(
+        self: &Arc<Self>,
+        mut addresses: Vec<ListenAddress>,
+        mut handed_over: Vec<PausedServer>,
+    ) -> Result<()> {
         if addresses.is_empty() {
-            addresses.extend(handed_over.iter().map(|server| server.asked.clone()));
+            addresses.extend(handed_over.iter().map(|server| ListenAddress::of(server.asked.clone())));
         }
         if addresses.is_empty() {
-            addresses.push(Address::Unix(self.state.host_context.home.nbd()?));
+            addresses.push(ListenAddress::of(Address::Unix(self.state.host_context.home.nbd()?)));
         }
-        // Clients that wait come first.
         for before in &mut handed_over {
-            if !addresses.iter().any(|address| is_at(before, address)) {
+            if !addresses.iter().any(|at| is_at(before, &at.address)) {
                 tracing::info!(address = %before.address, "nothing is listened on there any more: only its clients go on");
                 before.listener = None;
             }
@@ -376,10 +394,16 @@ impl Engine {
             }
             self.servers.lock().push(server);
         }
-        for address in addresses.iter().filter(|address| !went_on.contains(address)) {
-            let server = self.listen_on(address, false).await?;
-            self.state.nbd.lock().push(server.address().clone());
-            self.servers.lock().push(server);
+        for at in &addresses {
+            if !went_on.contains(&at.address) {
+                let rights = listeners::rights(&*self.state.host_context.disk, at).await?;
+                let entrance = nbd::Entrance { rights, access: self.access.clone() };
+                let server = self.listen_on(&at.address, entrance, false).await?;
+                self.state.nbd.lock().push(server.address().clone());
+                self.servers.lock().push(server);
+            }
+            let who = listeners::lets_in(at, &self.access.policy(), &self.state.config());
+            tracing::info!("NBD clients connect to {}: {who}", at.address);
         }
         self.listen_to_commands().await.map(drop)
     }
@@ -387,28 +411,45 @@ impl Engine {
     /// With clients that have waited.
     fn go_on(&self, before: PausedServer) -> nbd::Server {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        nbd::go_on(rt, before, self.exports(false), memory, self.stop.clone())
+        nbd::go_on(rt, before, self.access.clone(), self.exports(false), memory, self.stop.clone())
     }
 
     fn exports(&self, for_commands: bool) -> Arc<EngineExports> {
         Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands })
     }
 
+    /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
+    pub async fn reload_access(&self) -> Result<()> {
+        let HostContext { rt, disk, .. } = &self.state.host_context;
+        let policy = listeners::policy(rt, &**disk, &self.state.config()).await?;
+        if policy.tls.is_none() && self.state.nbd_addresses().iter().any(|at| matches!(at, Address::Tls(_))) {
+            return Err(Error::new(
+                Kind::Usage,
+                "[tls] is gone from windlass.toml, and clients connect by TLS",
+            ));
+        }
+        self.access.replace(policy);
+        Ok(())
+    }
+
     /// Serves exports to the commands of this user, which come by the state folder's own socket.
     pub async fn listen_to_commands(&self) -> Result<Address> {
         let path = self.state.host_context.home.exports()?;
-        let server = self.listen_on(&Address::Unix(path.clone()), true).await?;
+        // As the control socket, whatever the folder lets in.
+        let server = self.listen_on(&Address::Unix(path), nbd::Entrance::default(), true).await?;
         let address = server.address().clone();
         *self.command_server.lock() = Some(server);
-        // As the control socket, whatever the folder lets in.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, mode).context(|| format!("socket {}", path.display()))?;
         Ok(address)
     }
 
-    async fn listen_on(&self, address: &Address, for_commands: bool) -> Result<nbd::Server> {
+    async fn listen_on(
+        &self,
+        address: &Address,
+        entrance: nbd::Entrance,
+        for_commands: bool,
+    ) -> Result<nbd::Server> {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        nbd::serve(rt, address, self.exports(for_commands), memory, self.stop.clone()).await
+        nbd::serve_by(rt, address, entrance, self.exports(for_commands), memory, self.stop.clone()).await
     }
 
     pub fn state(&self) -> &Arc<EngineState> {
@@ -580,14 +621,6 @@ impl Engine {
 
 fn is_at(server: &PausedServer, address: &Address) -> bool {
     server.listener.is_some() && (server.asked == *address || server.address == *address)
-}
-
-/// Addresses by flags, else by the configuration.
-fn given(flags: &[String], written: Option<&List<Address>>) -> Result<Vec<Address>> {
-    match flags {
-        [] => Ok(written.map(|list| list.values().cloned().collect()).unwrap_or_default()),
-        flags => flags.iter().map(|text| text.parse()).collect(),
-    }
 }
 
 async fn weak_sleep(rt: &Rt, stop: &CancellationToken) {

@@ -15,6 +15,7 @@ mod handler;
 mod handover;
 mod http;
 mod io_tally;
+mod listeners;
 mod metrics;
 mod metrics_server;
 #[cfg(test)]
@@ -38,5 +39,6 @@ pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
 pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
+pub use listeners::given as given_listeners;
 pub use pools::check_stores;
 pub use state_dir::{HostContext, KnownPool, StateDir};

@@ -1,4 +1,4 @@
-//! Where a server listens: `HOST:PORT` or `unix:PATH`.
+//! Where a server listens: `HOST:PORT`, `tls:HOST:PORT` or `unix:PATH`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,8 +10,12 @@ use crate::base::{Error, Kind, Result};
 pub enum Address {
     /// `HOST:PORT`; port 0 lets the system choose.
     Tcp(String),
+    /// The same, by TLS alone.
+    Tls(String),
     Unix(PathBuf),
 }
+
+const FORMS: &str = "give HOST:PORT or unix:PATH, or tls:HOST:PORT for NBD clients";
 
 impl Address {
     /// The NBD URI of one export here, as QEMU, libnbd and nbdkit take it.
@@ -26,6 +30,7 @@ impl Address {
         let name = percent_encoding::utf8_percent_encode(export, PLAIN);
         match self {
             Address::Tcp(host_port) => format!("nbd://{host_port}/{name}"),
+            Address::Tls(host_port) => format!("nbds://{host_port}/{name}"),
             Address::Unix(path) => {
                 let path = path.to_string_lossy();
                 format!("nbd+unix:///{name}?socket={}", percent_encoding::utf8_percent_encode(&path, PLAIN))
@@ -46,11 +51,12 @@ impl FromStr for Address {
                 Ok(Address::Unix(path.into()))
             };
         }
-        let (host, port) = s.rsplit_once(':').ok_or_else(|| bad("give HOST:PORT or unix:PATH"))?;
+        let (by_tls, at) = s.strip_prefix("tls:").map_or((false, s), |at| (true, at));
+        let (host, port) = at.rsplit_once(':').ok_or_else(|| bad(FORMS))?;
         if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(bad("give HOST:PORT or unix:PATH"));
+            return Err(bad(FORMS));
         }
-        Ok(Address::Tcp(s.to_string()))
+        Ok(if by_tls { Address::Tls(at.to_owned()) } else { Address::Tcp(at.to_owned()) })
     }
 }
 
@@ -58,6 +64,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Tcp(host_port) => f.write_str(host_port),
+            Address::Tls(host_port) => write!(f, "tls:{host_port}"),
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -69,14 +76,15 @@ mod tests {
 
     #[test]
     fn addresses_are_read_and_shown() {
-        for good in ["127.0.0.1:0", "[::1]:10809", "localhost:10809", "unix:/run/a b.sock"] {
+        for good in ["127.0.0.1:0", "[::1]:10809", "localhost:10809", "tls:[::1]:0", "unix:/run/a b.sock"] {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
         }
-        for bad in ["", "unix:", "localhost", ":1", "h:99999", "h:"] {
+        for bad in ["", "unix:", "localhost", ":1", "h:99999", "h:", "tls:10809", "tls::1"] {
             assert_eq!(bad.parse::<Address>().unwrap_err().kind(), Kind::Usage, "{bad}");
         }
         let uri = |a: &str| a.parse::<Address>().unwrap().uri("pool/vol@snap");
         assert_eq!(uri("h:1"), "nbd://h:1/pool/vol@snap");
+        assert_eq!(uri("tls:h:1"), "nbds://h:1/pool/vol@snap");
         assert_eq!(uri("unix:/a b?.sock"), "nbd+unix:///pool/vol@snap?socket=/a%20b%3F.sock");
     }
 }

@@ -229,6 +229,9 @@ async fn connect(address: &Address) -> Result<Box<dyn Stream>> {
             stream.set_nodelay(true)?;
             Box::new(stream)
         }
+        Address::Tls(_) => {
+            return Err(Error::new(Kind::Unsupported, "this client does not speak TLS: use a unix socket"));
+        }
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
     })
 }

@@ -49,6 +49,8 @@ pub struct Handshake<'a, S> {
     pub window: &'a mut Window,
     pub exports: &'a dyn Exports,
     pub peer: &'a str,
+    /// The stream is within TLS: what the client had said before it began.
+    pub secured: Option<ClientFlags>,
     pub stop: &'a CancellationToken,
     /// Another process is to go on with the client.
     pub pause: &'a CancellationToken,
@@ -87,6 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     pub async fn run(mut self, begun: Option<Haggling>) -> Result<Handshaken> {
         let Haggling { flags, mut agreed } = match begun {
             Some(begun) => begun,
+            None if self.secured.is_some() => Haggling { flags: self.secured, ..Haggling::default() },
             None => {
                 let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
                 wire::put_greeting(&mut greeting);
@@ -216,6 +219,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             }
             (option::LIST | option::STRUCTURED_REPLY | option::STARTTLS, Some([_, ..])) => {
                 wire::put_refusal(out, code, reply::ERR_INVALID, "the option takes no data");
+            }
+            (option::STARTTLS, _) if self.secured.is_some() => {
+                wire::put_refusal(out, code, reply::ERR_INVALID, "this is TLS already");
             }
             (option::LIST, _) => self.list(out).await,
             (option::STRUCTURED_REPLY, _) => {

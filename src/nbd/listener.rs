@@ -8,12 +8,33 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::fs::{self, AtFlags, Mode};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::{Gid, Uid};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::address::Address;
 use crate::base::{Error, Kind, Result, ResultExt as _};
+
+/// Who owns a socket's file, and who may use it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SocketRights {
+    pub mode: u32,
+    /// Else this process's.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+}
+
+impl Default for SocketRights {
+    /// This user alone.
+    fn default() -> SocketRights {
+        SocketRights { mode: 0o600, uid: None, gid: None }
+    }
+}
+
+/// Clients that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 pub enum Socket {
     Tcp(TcpStream),
@@ -112,17 +133,19 @@ fn inode(path: &Path) -> io::Result<u64> {
 }
 
 impl Listener {
-    /// Gives the address with the port that was chosen, too.
-    pub async fn bind(address: &Address) -> Result<(Listener, Address)> {
+    /// Gives the address with the port that was chosen, too. `rights`: of a unix socket; None: as the umask says.
+    pub async fn bind(address: &Address, rights: Option<SocketRights>) -> Result<(Listener, Address)> {
         let doing = || format!("listening on {address}");
         match address {
-            Address::Tcp(host_port) => {
+            Address::Tcp(host_port) | Address::Tls(host_port) => {
                 let listener = TcpListener::bind(host_port).await.context(doing)?;
-                let bound = listener.local_addr().context(doing)?;
-                Ok((Listener::Tcp(listener), Address::Tcp(bound.to_string())))
+                let bound = listener.local_addr().context(doing)?.to_string();
+                let tls = matches!(address, Address::Tls(_));
+                let bound = if tls { Address::Tls(bound) } else { Address::Tcp(bound) };
+                Ok((Listener::Tcp(listener), bound))
             }
             Address::Unix(path) => {
-                let listener = bind_unix(path).await.map_err(|e| e.context(doing()))?;
+                let listener = bind_unix(path, rights).await.map_err(|e| e.context(doing()))?;
                 let file = SocketFile { path: path.clone(), inode: Some(inode(path).context(doing)?) };
                 Ok((Listener::Unix(file, listener), address.clone()))
             }
@@ -139,7 +162,7 @@ impl Listener {
                 let file = SocketFile { path: path.clone(), inode: None };
                 Ok(Listener::Unix(file, UnixListener::from_std(listener).context(doing)?))
             }
-            (Family::Tcp, Address::Tcp(_)) => {
+            (Family::Tcp, Address::Tcp(_) | Address::Tls(_)) => {
                 let listener = std::net::TcpListener::from(fd);
                 listener.set_nonblocking(true).context(doing)?;
                 Ok(Listener::Tcp(TcpListener::from_std(listener).context(doing)?))
@@ -198,8 +221,8 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A socket file that a dead process left is replaced; one that is listened on, or is no socket, is not.
-async fn bind_unix(path: &Path) -> Result<UnixListener> {
-    match UnixListener::bind(path) {
+async fn bind_unix(path: &Path, rights: Option<SocketRights>) -> Result<UnixListener> {
+    match bind_file(path, rights) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
         other => return Ok(other?),
     }
@@ -216,5 +239,27 @@ async fn bind_unix(path: &Path) -> Result<UnixListener> {
         }
     }
     std::fs::remove_file(path)?;
-    Ok(UnixListener::bind(path)?)
+    Ok(bind_file(path, rights)?)
+}
+
+/// Nobody can connect before it listens, which it does once its file is for whom it should be. Until then the file is
+/// this user's alone: Linux gives it the mode of the socket, less the umask.
+fn bind_file(path: &Path, rights: Option<SocketRights>) -> io::Result<UnixListener> {
+    let Some(SocketRights { mode, uid, gid }) = rights else { return UnixListener::bind(path) };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let given = || {
+        let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+        // The owner before the mode: what is for a group is never for another one.
+        fs::chownat(fs::CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        fs::chmod(path, Mode::from_raw_mode(mode))?;
+        net::listen(&socket, BACKLOG)
+    };
+    if let Err(e) = given() {
+        let _ = std::fs::remove_file(path);
+        return Err(io::Error::new(e.kind(), format!("giving the socket its owner, group and mode: {e}")));
+    }
+    UnixListener::from_std(socket.into())
 }

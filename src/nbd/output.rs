@@ -19,12 +19,19 @@ pub struct Output {
     /// Headers that no data has followed yet.
     tail: BytesMut,
     bytes: usize,
+    /// The stream may hold back what it took, as TLS does.
+    unflushed: bool,
 }
 
 impl Output {
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// All that was added is on its way.
+    pub fn is_done(&self) -> bool {
+        self.bytes == 0 && !self.unflushed
     }
 
     /// Adds what `put` writes.
@@ -50,7 +57,7 @@ impl Output {
         }
     }
 
-    /// Writes until nothing is left or the peer takes no more; says whether any byte went out.
+    /// Writes until nothing is left, here or in the stream, or the peer takes no more.
     pub fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -64,6 +71,12 @@ impl Output {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.advance(n),
             }
+            self.unflushed = true;
+        }
+        if self.unflushed {
+            // Of a socket it costs nothing.
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }

@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::access::{Access, Identity, Policy};
 use super::address::Address;
 use super::ahead::Ahead;
 use super::export::Exports;
 use super::handover::{ConnectionState, Entered, Haggling, Phase};
 use super::handshake::{Handshake, Handshaken, Session, enter_again};
-use super::listener::{Listener, Socket, Stream};
+use super::listener::{Listener, Socket, SocketRights, Stream};
+use super::options::ClientFlags;
 use super::paused::{Begun, Paused, Until};
+use super::tls::peer_names;
 use super::transmission::{SETTLE, transmit};
 use super::window::Window;
 use crate::base::rt::{Rt, Task};
@@ -23,6 +27,10 @@ use crate::base::{Budget, Result};
 
 /// Clients at a time; beyond that a new one is turned away.
 const CLIENTS: usize = 512;
+/// Clients that may be on their way into TLS at a time: who shows no certificate must not take the place of those who do.
+const HANDSHAKES: usize = 64;
+/// From a client's connection to the end of its TLS handshake.
+const TLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a client that still haggles may go on when the server stops, to hear that it does.
 const GRACE: Duration = Duration::from_secs(1);
 /// Accepting failed, most likely for want of file descriptors: how long to wait for some.
@@ -34,6 +42,7 @@ pub struct Server {
     asked: Address,
     address: Address,
     pause: CancellationToken,
+    tls_stop: CancellationToken,
     alive: mpsc::WeakSender<Connected>,
     all_gone: Task<(Option<Listener>, Vec<Connected>)>,
 }
@@ -84,16 +93,25 @@ impl Server {
     }
 
     /// Takes no client and no request any more. Returns when each connection stands between two requests, which takes
-    /// `SETTLE` and a moment at most. Connections that were ending are not among them.
+    /// `SETTLE` and a moment at most. Connections that were ending are not among them, nor those by TLS, whose keys do not
+    /// leave this process: they end as when the server stops.
     pub async fn pause(self) -> Result<PausedServer> {
         self.pause.cancel();
+        self.tls_stop.cancel();
         let (listener, clients) = self.all_gone.await?;
         Ok(PausedServer { asked: self.asked, address: self.address, listener, clients })
     }
 }
 
-/// Binds `address` and serves every client until `stop`, with `memory_disk` for what requests hold. From then on nobody is
-/// accepted, no request is taken, and those under way are finished and answered within `transmission::DRAIN`.
+/// How clients come in.
+#[derive(Clone, Debug, Default)]
+pub struct Entrance {
+    /// Of a unix socket.
+    pub rights: SocketRights,
+    pub access: Arc<Access>,
+}
+
+/// As `serve_by`, for this user, and on TCP for everybody.
 pub async fn serve(
     rt: &Rt,
     address: &Address,
@@ -101,16 +119,31 @@ pub async fn serve(
     memory: Budget,
     stop: CancellationToken,
 ) -> Result<Server> {
-    let (listener, bound) = Listener::bind(address).await?;
-    let (asked, listener) = (address.clone(), Some(listener));
-    let paused = PausedServer { asked, address: bound, listener, clients: Vec::new() };
-    Ok(go_on(rt, paused, exports, memory, stop))
+    serve_by(rt, address, Entrance::default(), exports, memory, stop).await
 }
 
-/// As `serve`, where another server was paused. A client whose export can't be entered again is hung up on.
+/// Binds `address` and serves every client until `stop`, with `memory_disk` for what requests hold. From then on nobody is
+/// accepted, no request is taken, and those under way are finished and answered within `transmission::DRAIN`.
+pub async fn serve_by(
+    rt: &Rt,
+    address: &Address,
+    entrance: Entrance,
+    exports: Arc<dyn Exports>,
+    memory: Budget,
+    stop: CancellationToken,
+) -> Result<Server> {
+    let (listener, bound) = Listener::bind(address, Some(entrance.rights)).await?;
+    let (asked, listener) = (address.clone(), Some(listener));
+    let paused = PausedServer { asked, address: bound, listener, clients: Vec::new() };
+    Ok(go_on(rt, paused, entrance.access, exports, memory, stop))
+}
+
+/// As `serve_by`, where another server was paused. A client that may not come in any more, or whose export can't be entered
+/// again, is hung up on.
 pub fn go_on(
     rt: &Rt,
     paused: PausedServer,
+    access: Arc<Access>,
     exports: Arc<dyn Exports>,
     memory: Budget,
     stop: CancellationToken,
@@ -118,8 +151,10 @@ pub fn go_on(
     let PausedServer { asked, address, mut listener, clients } = paused;
     listener.iter_mut().for_each(Listener::keep_file);
     let (alive, mut left) = mpsc::channel(1);
-    let pause = CancellationToken::new();
-    let house = House { rt: rt.clone(), exports, until: Until { stop, pause: pause.clone() }, memory, alive };
+    let (pause, tls_stop) = (CancellationToken::new(), stop.child_token());
+    let by_tls = matches!(address, Address::Tls(_)).then(|| ByTls::new(tls_stop.clone()));
+    let until = Until { stop, pause: pause.clone() };
+    let house = House { rt: rt.clone(), exports, access, by_tls, until, memory, alive };
     let alive = house.alive.downgrade();
     clients.into_iter().for_each(|client| house.start_again(client));
     let all_gone = async move {
@@ -138,17 +173,34 @@ pub fn go_on(
         };
         futures::join!(accepting, leaving)
     };
-    Server { asked, address, pause, alive, all_gone: rt.spawn(all_gone) }
+    Server { asked, address, pause, tls_stop, alive, all_gone: rt.spawn(all_gone) }
 }
 
 /// What every connection of a listener shares.
 #[derive(Clone)]
 struct House {
     rt: Rt,
+    /// All; then those that the client may see.
     exports: Arc<dyn Exports>,
+    access: Arc<Access>,
+    by_tls: Option<ByTls>,
     until: Until,
     memory: Budget,
     alive: mpsc::Sender<Connected>,
+}
+
+/// Of a listener whose clients come by TLS.
+#[derive(Clone)]
+struct ByTls {
+    handshakes: Arc<Semaphore>,
+    /// Its clients end, also where others are to go on elsewhere.
+    stop: CancellationToken,
+}
+
+impl ByTls {
+    fn new(stop: CancellationToken) -> ByTls {
+        ByTls { handshakes: Arc::new(Semaphore::new(HANDSHAKES)), stop }
+    }
 }
 
 /// What becomes of a client that comes from another process.
@@ -182,8 +234,14 @@ impl House {
                 Ok((_, peer)) if self.alive.strong_count() > CLIENTS => {
                     warn!(peer, "a client was turned away: {CLIENTS} are connected");
                 }
-                Ok((Socket::Tcp(stream), peer)) => self.start(stream, peer, None),
-                Ok((Socket::Unix(stream), peer)) => self.start(stream, peer, None),
+                Ok((Socket::Tcp(stream), peer)) => match &self.by_tls {
+                    Some(by_tls) => self.start_tls(by_tls, stream, peer),
+                    None => self.start(stream, &Identity::Unknown, peer, None),
+                },
+                Ok((Socket::Unix(stream), peer)) => {
+                    let who = process(&stream);
+                    self.start(stream, &who, peer, None);
+                }
                 Err(e) => {
                     warn!(error = %e, "accepting a client failed");
                     self.rt.sleep(PAUSE).await;
@@ -193,8 +251,14 @@ impl House {
         Some(listener)
     }
 
-    fn start(&self, stream: impl Stream + Send + 'static, peer: String, from: Option<ConnectionState>) {
-        let house = self.clone();
+    fn start(
+        &self,
+        stream: impl Stream + Send + 'static,
+        who: &Identity,
+        peer: String,
+        from: Option<ConnectionState>,
+    ) {
+        let Some(house) = self.for_client(&self.access.policy(), who, &peer) else { return };
         let life = async move {
             let Some((stream, state)) = house.serve_client(stream, peer, from).await else { return };
             match stream.into_fd() {
@@ -208,9 +272,70 @@ impl House {
     fn start_again(&self, Connected { state, socket }: Connected) {
         let peer = state.peer.clone();
         match state.check().and_then(|()| Socket::of(socket)) {
-            Ok(Socket::Tcp(stream)) => self.start(stream, peer, Some(state)),
-            Ok(Socket::Unix(stream)) => self.start(stream, peer, Some(state)),
+            Ok(Socket::Tcp(stream)) => self.start(stream, &Identity::Unknown, peer, Some(state)),
+            Ok(Socket::Unix(stream)) => {
+                let who = process(&stream);
+                self.start(stream, &who, peer, Some(state));
+            }
             Err(error) => warn!(peer, %error, "a client is lost"),
+        }
+    }
+
+    fn start_tls(&self, by_tls: &ByTls, stream: impl Stream + Send + 'static, peer: String) {
+        let Ok(handshake) = by_tls.handshakes.clone().try_acquire_owned() else {
+            return warn!(peer, "a client was turned away: {HANDSHAKES} are on their way into TLS");
+        };
+        // No pause: it can't go on elsewhere.
+        let until = Until { stop: by_tls.stop.clone(), pause: CancellationToken::new() };
+        let house = House { until, ..self.clone() };
+        self.rt.spawn(house.serve_tls(stream, peer, handshake)).detach();
+    }
+
+    /// `handshake`: its place among those that are on their way into TLS.
+    async fn serve_tls(self, stream: impl Stream + Send, peer: String, handshake: OwnedSemaphorePermit) {
+        let policy = self.access.policy();
+        let Some((stream, client)) = self.secure(&policy, stream, &peer).await else { return };
+        drop(handshake);
+        let names = peer_names(&stream);
+        info!(peer, certificate = ?names, "a client is within TLS");
+        let who = names.map_or(Identity::Unknown, Identity::Certificate);
+        let Some(house) = self.for_client(&policy, &who, &peer) else { return };
+        drop((self, policy));
+        let stream = Ahead::new(Vec::new(), stream);
+        house.haggle(stream, Begun::default(), peer, (Some(client), None)).await;
+    }
+
+    /// With what this client may see. None: with nothing, and it is hung up on.
+    fn for_client(&self, policy: &Policy, who: &Identity, peer: &str) -> Option<House> {
+        let Some(exports) = policy.exports_for(&self.exports, who) else {
+            warn!(peer, ?who, "a client was turned away: no rule of `allow` is for it");
+            return None;
+        };
+        Some(House { exports, ..self.clone() })
+    }
+
+    /// Into TLS, in a bounded time.
+    async fn secure<S: Stream>(
+        &self,
+        policy: &Policy,
+        stream: S,
+        peer: &str,
+    ) -> Option<(TlsStream<S>, ClientFlags)> {
+        let tls = policy.tls.as_ref()?;
+        let secured = self.rt.timeout(TLS_WITHIN, tls.accept(stream));
+        let stopped = self.until.stop.cancelled();
+        futures::pin_mut!(secured, stopped);
+        match select(secured, stopped).await {
+            Either::Left((Some(Ok(secured)), _)) => secured,
+            Either::Left((Some(Err(error)), _)) => {
+                info!(peer, %error, "a client was dropped before it was within TLS");
+                None
+            }
+            Either::Left((None, _)) => {
+                info!(peer, "a client was dropped: it was not within TLS after {} s", TLS_WITHIN.as_secs());
+                None
+            }
+            Either::Right(_) => None,
         }
     }
 
@@ -223,7 +348,7 @@ impl House {
     ) -> Option<(S, ConnectionState)> {
         match from {
             Some(state) => self.serve_again(stream, state).await,
-            None => self.haggle(Ahead::new(Vec::new(), stream), Begun::default(), peer, None).await,
+            None => self.haggle(Ahead::new(Vec::new(), stream), Begun::default(), peer, (None, None)).await,
         }
     }
 
@@ -249,18 +374,19 @@ impl House {
             }
             (Phase::Haggling(haggling), _) => {
                 let begun = Begun::again(unsent, None).ok()?;
-                self.haggle(stream, begun, peer, Some(haggling)).await
+                self.haggle(stream, begun, peer, (None, Some(haggling))).await
             }
             (Phase::Entered(_), None) => None,
         }
     }
 
+    /// What it begins with: within TLS, what the client had said before; what another process has left.
     async fn haggle<S: Stream + Send>(
         &self,
         mut stream: Ahead<S>,
         mut begun: Begun,
         peer: String,
-        from: Option<Haggling>,
+        from: (Option<ClientFlags>, Option<Haggling>),
     ) -> Option<(S, ConnectionState)> {
         match self.handshake(&mut stream, &mut begun.window, &peer, from).await? {
             Ok(session) => self.transmit(stream, begun, session, peer).await,
@@ -314,10 +440,10 @@ impl House {
         stream: &mut Ahead<S>,
         window: &mut Window,
         peer: &str,
-        begun: Option<Haggling>,
+        (secured, begun): (Option<ClientFlags>, Option<Haggling>),
     ) -> Option<Result<Session, Haggling>> {
-        let Until { stop, pause } = &self.until;
-        let haggling = Handshake { rt: &self.rt, stream, window, exports: &*self.exports, peer, stop, pause };
+        let (Until { stop, pause }, rt, exports) = (&self.until, &self.rt, &*self.exports);
+        let haggling = Handshake { rt, stream, window, exports, peer, secured, stop, pause };
         let haggling = haggling.run(begun);
         let stopped = async {
             stop.cancelled().await;
@@ -344,6 +470,12 @@ impl House {
     }
 }
 
+/// The process at the other end.
+fn process(stream: &tokio::net::UnixStream) -> Identity {
+    let process = stream.peer_cred();
+    process.map_or(Identity::Unknown, |who| Identity::Process { uid: who.uid(), gid: who.gid() })
+}
+
 /// One client on any stream, without a listener; `from`: where another process has left it.
 #[cfg(test)]
 pub fn serve_stream<S: Stream + Send + 'static>(
@@ -353,6 +485,28 @@ pub fn serve_stream<S: Stream + Send + 'static>(
     memory: Budget,
     until: Until,
 ) -> Task<Option<(S, ConnectionState)>> {
-    let house = House { rt: rt.clone(), exports, until, memory, alive: mpsc::channel(1).0 };
+    let (access, alive) = (Arc::default(), mpsc::channel(1).0);
+    let house = House { rt: rt.clone(), exports, access, by_tls: None, until, memory, alive };
     rt.spawn(async move { house.serve_client(stream, "test".into(), from).await })
+}
+
+/// One client of a listener by TLS, who never goes on elsewhere.
+#[cfg(test)]
+pub fn serve_tls_stream<S: Stream + Send + 'static>(
+    rt: &Rt,
+    stream: S,
+    access: Arc<Access>,
+    exports: Arc<dyn Exports>,
+    memory: Budget,
+    stop: CancellationToken,
+) -> Task<Option<(S, ConnectionState)>> {
+    let by_tls = ByTls::new(stop.clone());
+    let handshake = by_tls.handshakes.clone().try_acquire_owned().expect("nobody else is there");
+    let until = Until { stop, pause: CancellationToken::new() };
+    let (by_tls, alive) = (Some(by_tls), mpsc::channel(1).0);
+    let house = House { rt: rt.clone(), exports, access, by_tls, until, memory, alive };
+    rt.spawn(async move {
+        house.serve_tls(stream, "test".into(), handshake).await;
+        None
+    })
 }

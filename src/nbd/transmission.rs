@@ -371,7 +371,7 @@ impl<'e, S: Stream> Connection<'e, S> {
     }
 
     fn is_over(&self) -> bool {
-        let begun = !self.jobs.is_empty() || self.reading.is_some() || self.output.bytes() > 0;
+        let begun = !self.jobs.is_empty() || self.reading.is_some() || !self.output.is_done();
         !self.taking && !begun && self.waiting.is_empty() && self.turned.is_empty()
     }
 
@@ -740,7 +740,7 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// How many bytes left.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> usize {
         let before = self.output.bytes();
-        if before == 0 {
+        if self.output.is_done() {
             return 0;
         }
         if self.broken {

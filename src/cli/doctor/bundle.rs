@@ -113,6 +113,7 @@ async fn metrics(address: &str) -> Option<String> {
     let look = async {
         match address.parse().ok()? {
             Address::Tcp(place) => got(tokio::net::TcpStream::connect(place).await.ok()?).await,
+            Address::Tls(_) => None,
             Address::Unix(path) => got(tokio::net::UnixStream::connect(path).await.ok()?).await,
         }
     };

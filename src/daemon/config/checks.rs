@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::listen::ListenAddress;
 use super::section::Findings;
 use super::sections::{Config, Mount, Pool, Replica, Store};
 use super::setting::{List, Size, Written, bare_or_quoted, nearest};
@@ -30,8 +31,9 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     let top = &config.top;
     at_least(findings, "memory", top.memory.as_ref(), MEMORY_MIN, "");
     at_least(findings, "cache", top.cache.as_ref().filter(|c| c.0 != 0), CACHE_MIN, ", or 0 for none");
-    addresses(findings, "nbd", top.nbd.as_ref());
-    addresses(findings, "metrics", top.metrics.as_ref());
+    addresses(findings, "nbd", top.nbd.as_ref(), |at: &ListenAddress| &at.address);
+    addresses(findings, "metrics", top.metrics.as_ref(), |address| address);
+    check_tls(findings, config);
     if let Some(drain) = config.limits.drain.as_ref().filter(|d| !(DRAIN_MIN..=DRAIN_MAX).contains(&d.0)) {
         findings.add(drain.line, "limits.drain", "is out of range: give 1s to 1h");
     }
@@ -48,14 +50,53 @@ fn at_least(findings: &mut Findings<'_>, key: &str, size: Option<&Written<Size>>
     }
 }
 
-fn addresses(findings: &mut Findings<'_>, key: &str, list: Option<&Written<List<Address>>>) {
+/// What addresses by TLS need, and where there can be none.
+fn check_tls(findings: &mut Findings<'_>, config: &Config) {
+    let (top, tls) = (&config.top, &config.tls);
+    let by_tls = |address: &Address| matches!(address, Address::Tls(_));
+    for one in top.nbd.iter().flat_map(|list| &list.0).filter(|one| by_tls(&one.get_ref().address)) {
+        if tls.cert.is_none() || tls.key.is_none() {
+            let line = findings.line(one.span().start);
+            findings.add(line, "nbd", "TLS needs a certificate: write [tls] with `cert` and `key` below");
+        }
+    }
+    for one in top.metrics.iter().flat_map(|list| &list.0).filter(|one| by_tls(one.get_ref())) {
+        let line = findings.line(one.span().start);
+        findings.add(line, "metrics", "metrics are not served by TLS: give HOST:PORT or unix:PATH");
+    }
+    match (&tls.cert, &tls.key) {
+        (Some(cert), None) => findings.add(cert.line, "tls.cert", "does nothing without its key: add `key`"),
+        (None, Some(key)) => {
+            findings.add(key.line, "tls.key", "does nothing without its certificate: add `cert`")
+        }
+        _ => {}
+    }
+    if let Some(asked) = tls.client_certificates.as_ref().filter(|_| tls.client_ca.is_none()) {
+        let what = "does nothing without authorities to verify them by: add `client_ca`";
+        findings.add(asked.line, "tls.client_certificates", what);
+    }
+    if let Some(allow) = top.allow.as_ref().filter(|allow| allow.0.is_empty()) {
+        findings.add(
+            allow.line,
+            "allow",
+            "is an empty list, which lets nobody in: add a rule, or leave the key out",
+        );
+    }
+}
+
+fn addresses<T>(
+    findings: &mut Findings<'_>,
+    key: &str,
+    list: Option<&Written<List<T>>>,
+    address: impl Fn(&T) -> &Address,
+) {
     let Some(list) = list else { return };
     if list.0.is_empty() {
         findings.add(list.line, key, "is an empty list: name an address, or leave the key out");
     }
     let mut seen = BTreeSet::new();
     for one in &list.0 {
-        let (line, address) = (findings.line(one.span().start), one.get_ref());
+        let (line, address) = (findings.line(one.span().start), address(one.get_ref()));
         if let Address::Unix(path) = address
             && path.as_os_str().len() > SOCKET_PATH_MAX
         {

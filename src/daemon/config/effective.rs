@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::checks::{CACHE_MIN, MEMORY_MIN};
 use super::section::{Key, Preset, Section};
-use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Top};
+use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top};
 use super::setting::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
 use crate::base::size::{GIB, parse_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
@@ -206,6 +206,7 @@ impl Config {
     /// All that is in the file; `with_presets`: and what holds without being there, where that is a constant.
     pub fn rows(&self, with_presets: bool) -> Vec<Row> {
         let mut all = rows::<Top>(&self.top, "", with_presets);
+        all.extend(rows::<Tls>(&self.tls, "tls", with_presets));
         all.extend(rows::<Log>(&self.log, "log", with_presets));
         all.extend(rows::<Limits>(&self.limits, "limits", with_presets));
         let of = |kind: &str, name: &String| format!("{kind}.{}", bare_or_quoted(name));

@@ -3,6 +3,7 @@
 
 mod checks;
 mod effective;
+mod listen;
 mod parse;
 mod reference;
 mod section;
@@ -18,10 +19,11 @@ use crate::base::rt::Disk;
 use crate::base::{Error, Kind, Result};
 
 pub use effective::{Origin, ReplicaPlan, Row, ScrubPlan};
+pub use listen::{Account, Allow, ListenAddress};
 pub use reference::{example, reference};
 pub use section::Wrong;
-pub use sections::{Config, Store};
-pub use setting::{Level, List, LogFormat, Written, bare_or_quoted};
+pub use sections::{Config, Store, Tls};
+pub use setting::{ClientCertificates, Level, List, LogFormat, Written, bare_or_quoted};
 
 /// Largest configuration file, in bytes.
 const FILE_MAX: usize = 1 << 20;

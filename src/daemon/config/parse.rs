@@ -10,7 +10,7 @@ use super::setting::{Raw, Written, bare_or_quoted, nearest};
 use super::{checks, syntax};
 
 /// Sections at the top of the file.
-const SECTIONS: [&str; 6] = ["log", "limits", "store", "pool", "replica", "mount"];
+const SECTIONS: [&str; 7] = ["tls", "log", "limits", "store", "pool", "replica", "mount"];
 
 impl Config {
     /// What is in `text`, or all that is wrong with it, by line.
@@ -42,6 +42,7 @@ impl Config {
 fn read(findings: &mut Findings<'_>, table: &DeTable<'_>) -> Config {
     let mut config = Config::default();
     config.top = findings.section(table, "", |findings, name, line, raw| match name {
+        "tls" => config.tls = fixed(findings, name, line, raw),
         "log" => config.log = fixed(findings, name, line, raw),
         "limits" => config.limits = fixed(findings, name, line, raw),
         "store" => config.store = named(findings, name, line, raw),

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::listen::{Allow, ListenAddress};
 use super::section::{Key, Outline, Preset, Section, section};
-use super::setting::{Fault, Level, List, LogFormat, Raw, Setting, Size, Time, Written};
+use super::setting::{ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Size, Time, Written};
 use crate::nbd::Address;
 
 section! {
@@ -14,10 +15,26 @@ section! {
         memory: Size, Preset::Said("a quarter of the machine's, 2G at most"), "\"2G\"";
         /// Local disk for what `serve` reads, in the state folder; at least 64M, or 0 for none. `serve --cache` and WINDLASS_CACHE beat it.
         cache: Size, Preset::Said("a tenth of what is free, 10G at most"), "\"50G\"";
-        /// Where NBD clients connect, `HOST:PORT` or `unix:PATH` each. `serve --nbd` beats it.
-        nbd: List<Address>, Preset::Said("nbd.sock in the state folder"), "[\"unix:/run/windlass/nbd.sock\", \"127.0.0.1:10809\"]";
+        /// Where NBD clients connect, `tls:HOST:PORT`, `HOST:PORT` or `unix:PATH[,mode=0660][,owner=USER][,group=GROUP]` each. `serve --nbd` beats it.
+        nbd: List<ListenAddress>, Preset::Said("nbd.sock in the state folder, for its owner alone"), "[\"unix:/run/windlass/nbd.sock,mode=0660\", \"tls:0.0.0.0:10809\"]";
+        /// [Who may open which exports](#who-may-connect), by a name in the client's certificate, or by the user or group of its process.
+        allow: List<Allow>, Preset::Said("whoever can connect, all"), "[{ cn = \"web-*\", exports = [\"tank/web-*\"], write = true }, { group = \"kvm\", exports = [\"*\"], write = true }]";
         /// Where Prometheus reads metrics, at /metrics. `serve --metrics` beats it.
         metrics: List<Address>, Preset::Said("nowhere"), "[\"127.0.0.1:9420\"]";
+    }
+}
+
+section! {
+    /// What addresses of NBD by TLS show and ask for, each a file in PEM form. They are read at the start and on each SIGHUP.
+    "[tls]", "[tls]", Tls {
+        /// The server's certificate, then those between it and its authority.
+        cert: String, Preset::None, "\"/etc/windlass/tls/server-cert.pem\"";
+        /// Its key, without a passphrase.
+        key: String, Preset::None, "\"/etc/windlass/tls/server-key.pem\"";
+        /// The authorities that sign clients' certificates. Without it clients show none: whoever reaches the address may connect.
+        client_ca: String, Preset::None, "\"/etc/windlass/tls/ca-cert.pem\"";
+        /// `required`, or `optional`: who shows no certificate is let in too, and who shows a wrong one is not. Only with `client_ca`.
+        client_certificates: ClientCertificates, Preset::Said("`required`"), "\"required\"";
     }
 }
 
@@ -108,6 +125,7 @@ section! {
 /// All of them, in the order of the reference.
 pub const OUTLINES: &[Outline] = &[
     Top::OUTLINE,
+    Tls::OUTLINE,
     Log::OUTLINE,
     Limits::OUTLINE,
     Store::OUTLINE,
@@ -122,6 +140,7 @@ pub struct Config {
     /// Where it was read from.
     pub path: Option<PathBuf>,
     pub top: Top,
+    pub tls: Tls,
     pub log: Log,
     pub limits: Limits,
     pub store: BTreeMap<String, Written<Store>>,

@@ -74,7 +74,7 @@ fn wrong_type<T: Setting>(raw: &Raw<'_>) -> Vec<Fault> {
     fault(raw, format_args!("wants {}, not {is}: write it as {}", T::KIND, T::SAMPLE))
 }
 
-fn text<T: Setting>(raw: &Raw<'_>) -> Result<String, Vec<Fault>> {
+pub fn text<T: Setting>(raw: &Raw<'_>) -> Result<String, Vec<Fault>> {
     match raw.get_ref() {
         DeValue::String(text) if text.is_empty() => {
             Err(fault(raw, format_args!("is empty: write it as {}, or leave the key out", T::SAMPLE)))
@@ -259,6 +259,16 @@ words! {
         "text" => Text,
         /// An object a line.
         "json" => Json,
+    }
+}
+
+words! {
+    /// Whether clients by TLS must show a certificate.
+    ClientCertificates: "`required` or `optional`", "\"required\"" {
+        /// Each must.
+        "required" => Required,
+        /// Who shows none is let in too.
+        "optional" => Optional,
     }
 }
 

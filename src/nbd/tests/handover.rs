@@ -285,7 +285,7 @@ async fn a_server_moves_with_its_clients_on_both_kinds_of_sockets() {
             drop(old);
             let listener = Some(super::super::Listener::of(&address, fd).unwrap());
             let paused = PausedServer { asked, address, listener, clients };
-            server = go_on(&rt, paused, shown(), memory(), stop.clone());
+            server = go_on(&rt, paused, Arc::default(), shown(), memory(), stop.clone());
         }
         load.await.unwrap();
         Client::connect(&rt, &at, "disk").await.unwrap();

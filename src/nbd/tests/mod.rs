@@ -5,6 +5,7 @@ mod handshake;
 mod malformed;
 mod model;
 mod sockets;
+mod tls;
 mod transmission;
 mod turns;
 
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
 use super::listener::Stream;
@@ -233,8 +234,8 @@ impl Stream for DuplexStream {
 }
 
 /// A client that says exactly what the test says. Its numbers are written out here, not taken from the codec.
-pub struct Peer {
-    pub io: DuplexStream,
+pub struct Peer<S = DuplexStream> {
+    pub io: S,
     pub house: Arc<House>,
     pub stop: CancellationToken,
     pub pause: CancellationToken,
@@ -308,9 +309,10 @@ pub fn chunk(kind: u16, cookie: u64, payload: &[u8]) -> Vec<u8> {
     [&head[..], &kind.to_be_bytes(), &cookie.to_be_bytes(), &len, payload].concat()
 }
 
-impl Peer {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.io.write_all(bytes.as_ref()).await.expect("the server takes bytes");
+        self.io.flush().await.expect("the server takes bytes");
     }
 
     pub async fn receive(&mut self, n: usize) -> Vec<u8> {

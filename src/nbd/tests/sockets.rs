@@ -1,8 +1,12 @@
 //! Real sockets: both kinds, stale files, and a client of another author.
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 
-use super::super::{Address, Client, MemoryExports, describe, list, serve};
+use super::super::{
+    Access, Address, Client, Entrance, MemoryExports, Pattern, Policy, Rule, SocketRights, Subject, describe,
+    list, serve, serve_by,
+};
 use super::*;
 use crate::base::rt::RealRuntime;
 
@@ -41,6 +45,56 @@ async fn both_kinds_of_sockets_are_served() {
         assert!(Client::connect(&rt, &at, "disk").await.is_err());
     }
     assert!(!dir.path().join("s").exists());
+}
+
+#[tokio::test]
+async fn a_socket_has_the_mode_that_was_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let rt = real();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for wanted in [0o600, 0o660, 0o777, 0o600] {
+        let stop = CancellationToken::new();
+        let shown = Arc::new(Shown(House::new(&rt)));
+        let rights = SocketRights { mode: wanted, ..SocketRights::default() };
+        let entrance = Entrance { rights, ..Entrance::default() };
+        let server =
+            serve_by(&rt, &unix(&dir), entrance, shown, Budget::new(SIZE), stop.clone()).await.unwrap();
+        assert_eq!(mode(&dir.path().join("s")), wanted);
+        assert_eq!(list(server.address()).await.unwrap().len(), 3);
+        stop.cancel();
+        server.ended().await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let shown = Arc::new(Shown(House::new(&rt)));
+    let _server = serve(&rt, &unix(&dir), shown, Budget::new(SIZE), stop).await.unwrap();
+    assert_eq!(mode(&dir.path().join("s")), 0o600, "its owner's alone unless something else is said");
+}
+
+#[tokio::test]
+async fn a_process_is_known_by_its_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let rt = real();
+    let own = rustix::process::getuid().as_raw();
+    let rule = |uid, exports: &str, write| Rule {
+        subject: Subject::Process { uid: Some(uid), group: None },
+        exports: vec![Pattern::new(exports)],
+        write,
+    };
+    let access = Access::new(Policy { tls: None, rules: Some(vec![rule(own, "d*", false)]) });
+    let entrance = Entrance { access: access.clone(), ..Entrance::default() };
+    let stop = CancellationToken::new();
+    let shown = Arc::new(Shown(House::new(&rt)));
+    let server = serve_by(&rt, &unix(&dir), entrance, shown, Budget::new(SIZE), stop.clone()).await.unwrap();
+    let at = unix(&dir);
+    assert_eq!(list(&at).await.unwrap().iter().map(|l| &*l.name).collect::<Vec<_>>(), ["disk"]);
+    assert_eq!(describe(&at, "snap").await.unwrap_err().kind(), Kind::NotFound);
+    let client = Client::connect(&rt, &at, "disk").await.unwrap();
+    assert!(client.write(0, Bytes::from_static(b"x"), false).await.is_err());
+    access.replace(Policy { tls: None, rules: Some(vec![rule(own + 1, "*", true)]) });
+    assert!(list(&at).await.is_err(), "nobody else is let in");
+    assert_eq!(client.read(0, 1).await.unwrap(), Bytes::from_static(&[0]), "who was in stays");
+    stop.cancel();
+    server.ended().await.unwrap();
 }
 
 #[tokio::test]
