@@ -99,6 +99,16 @@ impl Place {
         };
         let host = Host { id: HostId(host), name: "host".into() };
         let (tuning, sweeps) = Default::default();
-        Volumes::new(EngineContext { rt, disk, pool, dir, host, memory, tuning, sweeps })
+        Volumes::new(EngineContext {
+            rt,
+            disk,
+            pool,
+            dir,
+            host,
+            memory,
+            tuning,
+            sweeps,
+            left: Arc::default(),
+        })
     }
 }

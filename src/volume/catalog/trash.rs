@@ -86,7 +86,8 @@ impl Trash<'_> {
                 Err(e) if e.is(Kind::Exists) => {}
                 done => {
                     done?;
-                    return Ok(self.0.let_go_of_removed(head.volume).await);
+                    self.0.let_go_of_removed(head.volume).await;
+                    return Ok(());
                 }
             }
         }
