@@ -422,6 +422,7 @@ impl Pool {
     /// Ends what runs in the background, after what is to be remembered is on disk.
     pub async fn close(&self) {
         // A register's copy that is missing would only be one more thing to repair.
+        self.context.roster().end();
         let _ = self.rt().timeout(IDLE_WAIT, self.context.roster().idle()).await;
         // A disk that fails must not hold up the end; scrub finds without it what is missing.
         let _ = self.rt().timeout(CLOSE_WAIT, self.context.missing_shards().flushed()).await;

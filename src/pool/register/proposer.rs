@@ -1,6 +1,6 @@
 //! The register: reading and changing its value through rounds of its acceptors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(super) struct Accepted {
     pub ballot: Ballot,
     /// What it promised to itself on every acceptor that took it.
     pub next: Ballot,
+    /// The stores that were asked to take it.
+    pub asked: BTreeSet<usize>,
     /// By store; grows while late answers come in.
     pub etags: Mutex<BTreeMap<usize, Etag>>,
 }
@@ -544,8 +546,9 @@ impl Shared {
     ) -> bool {
         let next = ballot.next();
         let state = Acceptor { promised: next, accepted: ballot, value: value.clone() };
-        let accepted =
-            Arc::new(Accepted { stage: bench.stage.clone(), value, ballot, next, etags: Mutex::default() });
+        let over: Vec<_> = over.into_iter().collect();
+        let (stage, asked) = (bench.stage.clone(), over.iter().map(|(index, _)| *index).collect());
+        let accepted = Arc::new(Accepted { stage, value, ballot, next, asked, etags: Mutex::default() });
         let asks = over.into_iter().map(|(index, over)| {
             let (state, accepted, nonce) = (state.clone(), accepted.clone(), Nonce(self.rt.random128()));
             self.ask(bench, index, move |cell| async move {
@@ -569,9 +572,10 @@ impl Shared {
     /// answer would leave one more behind until every write needs all that are left. And who confirms cheaply would never
     /// hear what is told by one that has nothing of ours (`was_given_up`).
     async fn catch_up(self: Arc<Self>, accepted: Arc<Accepted>, busy: Busy) {
-        // Late answers come by themselves.
+        // Late answers come by themselves, and who was not asked may be by the next write. At the end there is none.
         let begun = self.rt.now();
-        while !self.missed(&accepted).is_empty() && self.rt.now().since(begun) < CATCH_UP_AFTER {
+        let may_come = |index: &usize| accepted.asked.contains(index) || !self.roster.is_ending();
+        while self.missed(&accepted).iter().any(may_come) && self.rt.now().since(begun) < CATCH_UP_AFTER {
             self.rt.sleep(CATCH_UP_LOOK).await;
         }
         self.bring_to_all(&accepted, true).await;

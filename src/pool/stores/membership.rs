@@ -8,6 +8,7 @@
 //! While a store is out by its label, the places that this host knows are looked through again for its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -135,6 +136,8 @@ pub struct Roster {
     bell: Arc<Notify>,
     /// What is still brought to stores though nobody waits for it.
     busy: Arc<Watched<usize>>,
+    /// Nothing is written any more.
+    ending: AtomicBool,
 }
 
 /// One such piece of work, as long as it lives.
@@ -178,6 +181,7 @@ impl Roster {
             current: Mutex::new(Arc::new(membership)),
             bell,
             busy: Arc::default(),
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -192,6 +196,7 @@ impl Roster {
             current: Mutex::new(Arc::new(membership)),
             bell: Arc::default(),
             busy: Arc::default(),
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -313,6 +318,15 @@ impl Roster {
     pub(in crate::pool) fn busy(&self) -> Busy {
         self.busy.with(|n| *n += 1);
         Busy(self.busy.clone())
+    }
+
+    pub(in crate::pool) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is written from now on.
+    pub(in crate::pool) fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 
     /// Returns when nothing is on its way any more.
