@@ -341,7 +341,7 @@ impl Sessions {
     pub fn rename(self: &Arc<Self>, paths: [VolumePath; 2]) -> Result<Renaming> {
         let uses = self.uses();
         for path in &paths {
-            check_free(path, uses.get(path).map_or(&[][..], Vec::as_slice), false)?;
+            check_free(path, uses.get(path).map_or(&[], Vec::as_slice), false)?;
         }
         self.renaming.lock().extend(paths.iter().cloned());
         Ok(Renaming { of: self.clone(), paths })
@@ -349,7 +349,7 @@ impl Sessions {
 
     /// `Owned`: a command has the volume alone.
     pub fn check_free(&self, path: &VolumePath) -> Result<()> {
-        check_free(path, self.uses().get(path).map_or(&[][..], Vec::as_slice), false)
+        check_free(path, self.uses().get(path).map_or(&[], Vec::as_slice), false)
     }
 
     /// Waits a while for the daemon itself, which lets go of a volume when that is open.
