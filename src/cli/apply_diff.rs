@@ -1,7 +1,8 @@
 //! `windlass volume apply-diff`: what `export --since` wrote goes onto a volume that stands at the snapshot it began with.
 //!
 //! The volume stands there when nothing in it changed since; so the diff fits, and what the volume held is the snapshot.
-//! Whatever goes wrong after the first write, the volume is rolled back to it. A process that is killed can't do that: then
+//! Whatever goes wrong after the first write, the volume is rolled back to it. From before the first write until the snapshot
+//! is taken, or all is undone, one connection holds the volume alone: what ends the work is refused without it. A process that is killed can't do that: then
 //! the volume has changed, and the next attempt refuses it and says how to roll it back.
 
 use std::path::{Path, PathBuf};
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 
 use super::export::{ALLOCATION, DIRTY, IS_DIRTY, READS_AS_ZEROS};
@@ -171,21 +173,26 @@ async fn apply(
         size,
         ..Applied::default()
     };
-    let written = or_interrupted(write(&client, changes, &mut done)).await;
-    // Before others may come.
+    let mut under_way = FuturesUnordered::new();
+    let written = or_interrupted(write(&client, changes, &mut done, &mut under_way)).await;
+    // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
+    let _ = door.rt().timeout(CLOSE, async { while under_way.next().await.is_some() {} }).await;
+    drop(under_way);
     let finished = match (written, end) {
         (Ok(()), Some(snapshot)) => {
             let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
-            door.ask(Verb::SnapshotCreate { paths, no_wait: false, if_absent: false }).await.map(drop)
+            let take = Verb::SnapshotCreate { paths, no_wait: false, if_absent: false, held: true };
+            door.ask(take).await.map(drop)
         }
         (written, _) => written,
     };
-    // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
-    let _ = door.rt().timeout(CLOSE, client.close()).await;
-    match finished {
+    let finished = match finished {
         Ok(()) => Ok(done),
-        Err(error) => Err(undone(door, path, from, error).await),
-    }
+        Err(error) => Err(undone(door, &client, path, from, error).await),
+    };
+    // Others may come from now on.
+    let _ = door.rt().timeout(CLOSE, client.close()).await;
+    finished
 }
 
 async fn absent(door: &mut Door, path: &VolumePath, name: &Name) -> Result<()> {
@@ -259,11 +266,19 @@ async fn resize(door: &mut Door, path: &VolumePath, client: Client, size: u64) -
     door.ask(Verb::VolumeResize { path: path.clone(), size, disconnect: false }).await.map(drop)
 }
 
-/// All changes, flushed. Those that lie behind each other go side by side.
-async fn write(client: &Client, changes: &mut dyn Changes, done: &mut Applied) -> Result<()> {
+/// Writes that are on their way to the volume.
+type UnderWay<'a> = FuturesUnordered<BoxFuture<'a, Result<()>>>;
+
+/// All changes, flushed. Those that lie behind each other go side by side. Cut off, it leaves some `under_way`.
+async fn write<'a>(
+    client: &'a Client,
+    changes: &mut dyn Changes,
+    done: &mut Applied,
+    under_way: &mut UnderWay<'a>,
+) -> Result<()> {
     let size = client.info().size;
     let mut bar = TransferBar::new(format!("applying to {}", done.path), size);
-    let (mut under_way, mut reached) = (FuturesUnordered::new(), 0);
+    let mut reached = 0;
     while let Some(change) = changes.next().await? {
         let (offset, len) = change.range();
         let Some(end) = offset.checked_add(len).filter(|end| *end <= size) else {
@@ -281,7 +296,7 @@ async fn write(client: &Client, changes: &mut dyn Changes, done: &mut Applied) -
             Change::Data { .. } => done.written_bytes += len,
             Change::Zero { .. } => done.zeroed_bytes += len,
         }
-        under_way.push(put(client, change));
+        under_way.push(put(client, change).boxed());
         reached = end.max(reached);
         bar.reach(end);
     }
@@ -308,34 +323,26 @@ async fn zero(client: &Client, offset: u64, len: u64) -> Result<()> {
     Ok(())
 }
 
-/// The daemon may take a moment to notice that this command's own connection has ended.
-async fn roll_back(door: &mut Door, to: SnapshotPath) -> Result<()> {
-    let mut attempt = 0;
-    loop {
-        let verb = Verb::VolumeRollBack { to: to.clone(), keep: None, disconnect: false };
-        match door.ask(verb).await {
-            Err(error) if error.is(Kind::Owned) && attempt < 30 => attempt += 1,
-            done => return done.map(drop),
-        }
-        door.rt().sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// The error, and what the volume is now.
-async fn undone(door: &mut Door, path: &VolumePath, from: Option<Name>, error: Error) -> Error {
+/// The error, and what the volume is now. `client` has held it since before the first write: nobody else's writes are undone.
+async fn undone(
+    door: &mut Door,
+    client: &Client,
+    path: &VolumePath,
+    from: Option<Name>,
+    error: Error,
+) -> Error {
     let (back, state, cure) = match from {
         Some(snapshot) => {
             let to = SnapshotPath { volume: path.clone(), snapshot };
             let (state, cure) =
                 (format!("{path} is again what {to} is"), format!("windlass volume rollback {to}"));
-            (roll_back(door, to).await, state, cure)
+            let roll_back = Verb::VolumeRollBack { to, keep: None, disconnect: false, held: true };
+            (door.ask(roll_back).await.map(drop), state, cure)
         }
         None => {
             let emptied = async {
-                let client = door.export(&path.to_string(), &[]).await?;
-                zero(&client, 0, client.info().size).await?;
-                client.flush().await?;
-                client.close().await
+                zero(client, 0, client.info().size).await?;
+                client.flush().await
             };
             let cure = format!("windlass volume remove {path}");
             (emptied.await, format!("{path} is empty again"), cure)

@@ -210,7 +210,7 @@ impl Tour<'_> {
     async fn snapshot_and_clone(&mut self) -> Result<()> {
         let began = self.rt.now();
         let paths = vec!["demo/disk@first".parse()?];
-        self.ask(Verb::SnapshotCreate { paths, no_wait: false, if_absent: false }).await?;
+        self.ask(Verb::SnapshotCreate { paths, no_wait: false, if_absent: false, held: false }).await?;
         let took = seconds(&self.rt, began) * 1e3;
         self.step("snapshot `demo/disk@first`, stored and confirmed", format!("{took:.0} ms"));
         let client = self.client("demo/disk").await?;

@@ -104,22 +104,39 @@ fn exists(path: &Path) -> Error {
 impl NewFile {
     /// It is whole, and was synced.
     pub async fn appear(self) -> Result<()> {
-        // Whoever made a file of that name meanwhile keeps it.
-        if !self.replaces && std::fs::symlink_metadata(&self.path).is_ok() {
-            let error = exists(&self.path);
-            self.abandon().await;
-            return Err(error);
-        }
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let done = async {
-            self.disk.rename(&self.temporary, &self.path).await?;
-            self.disk.sync_dir(folder.unwrap_or(Path::new("."))).await
+            if self.replaces {
+                self.disk.rename(&self.temporary, &self.path).await?;
+            } else if let Err(error) = self.take_name() {
+                let error = match error.kind() {
+                    // Whoever made a file of that name meanwhile keeps it.
+                    std::io::ErrorKind::AlreadyExists => exists(&self.path),
+                    _ => error.into(),
+                };
+                self.abandon().await;
+                return Err(error);
+            }
+            self.disk.sync_dir(folder.unwrap_or(Path::new("."))).await.map_err(Error::from)
         };
         done.await.context(|| format!("giving {} its name", self.path.display()))
     }
 
+    /// The name, unless something has it. A filesystem that can't rename so (NFS) makes another link.
+    fn take_name(&self) -> std::io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, &self.temporary, CWD, &self.path, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                std::fs::hard_link(&self.temporary, &self.path)?;
+                std::fs::remove_file(&self.temporary)
+            }
+            done => Ok(done?),
+        }
+    }
+
     /// It is not whole, and goes.
-    pub async fn abandon(self) {
+    pub async fn abandon(&self) {
         if let Err(error) = self.disk.remove(&self.temporary).await {
             tracing::warn!(%error, "{} stays", self.temporary.display());
         }
@@ -146,5 +163,29 @@ impl ByteSink for Stdout {
     }
     async fn flush(&mut self) -> Result<()> {
         self.does(|out| out.flush()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::RealRuntime;
+
+    #[tokio::test]
+    async fn of_two_files_of_one_name_the_first_appears() {
+        let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+        let path = dir.path().join("image.raw");
+        let mut begun = Vec::new();
+        for n in 0..2 {
+            let (output, file) = Target::open(&rt, &path, false).await.unwrap().split();
+            let Output::File(out) = output else { panic!("a file") };
+            out.pwrite(0, vec![Bytes::from(vec![n; 512])], true).await.unwrap();
+            begun.push(file.unwrap());
+        }
+        // The two of them at the same moment: each has seen that there is none.
+        let appeared = futures::future::join_all(begun.into_iter().map(NewFile::appear)).await;
+        assert!(appeared[0].is_ok(), "{appeared:?}");
+        assert!(appeared[1].as_ref().is_err_and(|e| e.is(Kind::Exists)), "{appeared:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 }

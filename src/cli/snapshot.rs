@@ -96,7 +96,10 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
                 let forgiven = if_absent.then_some(Kind::Exists);
                 return forgive(between(global, &hooks, paths, no_wait).await, forgiven);
             }
-            (Verb::SnapshotCreate { paths, no_wait, if_absent }, if_absent.then_some(Kind::Exists))
+            (
+                Verb::SnapshotCreate { paths, no_wait, if_absent, held: false },
+                if_absent.then_some(Kind::Exists),
+            )
         }
         Snapshot::List { path, trash: true, .. } => {
             let outcome = reach_engine::ask(global, Verb::SnapshotTrash { path }).await?;
@@ -135,7 +138,7 @@ async fn between(
             return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
         }
     }
-    let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent: false };
+    let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent: false, held: false };
     let (marked, after) = hooks.around(&rt, &paths, reach_engine::ask(global, mark)).await;
     let marked = match (marked, &after) {
         (Err(error), Err(also)) => return Err(Error::new(error.kind(), format!("{error}; then {also}"))),

@@ -194,7 +194,7 @@ pub struct Rollback {
 pub async fn roll_back(global: &Global, args: Rollback) -> Result<ExitCode> {
     let Rollback { to, keep, disconnect } = args;
     let to = to.find(global).await?;
-    plain(global, Verb::VolumeRollBack { to, keep, disconnect }).await
+    plain(global, Verb::VolumeRollBack { to, keep, disconnect, held: false }).await
 }
 
 /// What `volume set` changes.

@@ -389,6 +389,9 @@ pub enum Verb {
         /// Clients are hung up on.
         #[serde(default)]
         disconnect: bool,
+        /// By the command that holds the volume alone, and only while it does.
+        #[serde(default)]
+        held: bool,
     },
     /// Makes a volume larger.
     VolumeResize {
@@ -449,6 +452,9 @@ pub enum Verb {
         no_wait: bool,
         #[serde(default)]
         if_absent: bool,
+        /// By the command that holds the volumes alone, and only while it does.
+        #[serde(default)]
+        held: bool,
     },
     /// Waits until snapshots that were taken are in the pool.
     SnapshotPromise { paths: Vec<SnapshotPath> },

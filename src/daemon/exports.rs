@@ -156,6 +156,9 @@ impl Exports for EngineExports {
                 let volume = open.volumes.open(&path.volume, OpenMode::Normal).await;
                 let volume = explained(&state, &path, volume).await?;
                 session.opened(&volume);
+                if let Some(alone) = &alone {
+                    alone.opened(&volume);
+                }
                 let template = volume.settings().template;
                 Ok(Arc::new(VolumeExport { volume, session, _alone: alone, template }))
             }

@@ -50,14 +50,22 @@ struct Client {
     hang_up: Option<CancellationToken>,
 }
 
+/// That a volume is held alone: for as long as somebody has a guard of it.
+#[derive(Debug)]
+struct Hold {
+    /// What is being done to the volume.
+    what: &'static str,
+    guards: u64,
+}
+
 #[derive(Debug, Default)]
 struct Use {
     /// By their visits.
     clients: BTreeMap<u64, Client>,
     /// Counts arrivals, so that a timer set before a later visit does nothing.
     visits: u64,
-    /// A command has the volume alone: what is being done to it.
-    alone: Option<&'static str>,
+    /// A command has the volume alone.
+    alone: Option<Hold>,
     /// Who has written and is still connected, and by how many connections.
     writers: BTreeMap<String, u64>,
     /// That there are several was said.
@@ -81,6 +89,8 @@ type Uses = BTreeMap<VolumePath, Vec<Arc<Mutex<Use>>>>;
 pub struct Sessions {
     rt: Rt,
     uses: Mutex<Uses>,
+    /// Names that a rename takes or gives up now: nobody begins to hold a volume alone by one of them. Locked after `uses`.
+    renaming: Mutex<Vec<VolumePath>>,
     /// Somebody has left.
     left: Notify,
 }
@@ -142,13 +152,19 @@ impl Use {
     }
 }
 
-/// `Owned`: a command has the volume alone.
+/// `Owned`: a command has the volume alone. It is named, where it is a client.
 fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>], is_command: bool) -> Result<()> {
-    match all.iter().find_map(|one| one.lock().alone) {
-        Some(FILLED) if is_command => Ok(()),
-        Some(what) => Err(Error::new(Kind::Owned, format!("{path} is being {what}: try again when it is"))),
-        None => Ok(()),
+    for one in all {
+        let one = one.lock();
+        let Some(Hold { what, .. }) = one.alone else { continue };
+        if what == FILLED && is_command {
+            continue;
+        }
+        let names = one.clients.values().map(|client| client.name.as_str()).collect::<Vec<_>>().join(", ");
+        let who = if names.is_empty() { names } else { format!(" ({names})") };
+        return Err(Error::new(Kind::Owned, format!("{path} is being {what}{who}: try again when it is")));
     }
+    Ok(())
 }
 
 /// `Owned`, by their names, while somebody uses the volume, but for those who will be hung up on.
@@ -169,7 +185,7 @@ fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -> Re
 
 impl Sessions {
     pub fn new(rt: Rt) -> Arc<Sessions> {
-        Arc::new(Sessions { rt, uses: Mutex::default(), left: Notify::new() })
+        Arc::new(Sessions { rt, uses: Mutex::default(), renaming: Mutex::default(), left: Notify::new() })
     }
 
     fn uses(&self) -> MutexGuard<'_, Uses> {
@@ -256,6 +272,9 @@ impl Sessions {
         self.daemon_left(path).await;
         let (alone, all) = {
             let mut uses = self.uses();
+            if self.renaming.lock().contains(path) {
+                return Err(Error::new(Kind::Owned, format!("{path} is being renamed: try again")));
+            }
             let all = uses.entry(path.clone()).or_default();
             check_free(path, all, false)?;
             check_unused(path, all, hang_up)?;
@@ -265,7 +284,7 @@ impl Sessions {
             let counted = all[0].clone();
             {
                 let mut one = counted.lock();
-                one.alone = Some(what);
+                one.alone = Some(Hold { what, guards: 1 });
                 one.visit();
             }
             for one in all.iter() {
@@ -289,6 +308,48 @@ impl Sessions {
                 Err(Error::new(Kind::Unavailable, why))
             }
         }
+    }
+
+    /// Another guard for whoever fills this very volume: it is held until both are dropped.
+    ///
+    /// # Errors
+    /// `Refused`: nobody fills it. The client that did has gone, and others may have come.
+    pub fn join_filling(
+        self: &Arc<Self>,
+        path: &VolumePath,
+        volumes: &Volumes,
+        volume: &Arc<Volume>,
+    ) -> Result<Alone> {
+        let uses = self.uses();
+        for counted in uses.get(path).into_iter().flatten() {
+            let mut one = counted.lock();
+            if !one.volume.upgrade().is_some_and(|held| held.id() == volume.id()) {
+                continue;
+            }
+            if let Some(hold) = one.alone.as_mut().filter(|hold| hold.what == FILLED) {
+                hold.guards += 1;
+                let (of, counted) = (self.clone(), counted.clone());
+                return Ok(Alone { of, counted, path: path.clone(), volumes: volumes.clone() });
+            }
+        }
+        let why = format!("{path} is not held alone any more: others may have written to it");
+        Err(Error::new(Kind::Refused, why))
+    }
+
+    /// Names for a rename: until the guard is dropped nobody begins to hold a volume alone by one of them. `Owned`: somebody
+    /// does already.
+    pub fn rename(self: &Arc<Self>, paths: [VolumePath; 2]) -> Result<Renaming> {
+        let uses = self.uses();
+        for path in &paths {
+            check_free(path, uses.get(path).map_or(&[], Vec::as_slice), false)?;
+        }
+        self.renaming.lock().extend(paths.iter().cloned());
+        Ok(Renaming { of: self.clone(), paths })
+    }
+
+    /// `Owned`: a command has the volume alone.
+    pub fn check_free(&self, path: &VolumePath) -> Result<()> {
+        check_free(path, self.uses().get(path).map_or(&[], Vec::as_slice), false)
     }
 
     /// Waits a while for the daemon itself, which lets go of a volume when that is open.
@@ -477,8 +538,32 @@ impl Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        self.counted.lock().alone = None;
+        {
+            let mut one = self.counted.lock();
+            if let Some(hold) = &mut one.alone {
+                hold.guards -= 1;
+            }
+            one.alone.take_if(|hold| hold.guards == 0);
+        }
         self.of.linger(&self.counted, &self.path, &self.volumes);
+    }
+}
+
+/// Names that a rename takes and gives up.
+#[derive(Debug)]
+pub struct Renaming {
+    of: Arc<Sessions>,
+    paths: [VolumePath; 2],
+}
+
+impl Drop for Renaming {
+    fn drop(&mut self) {
+        let mut renaming = self.of.renaming.lock();
+        for path in &self.paths {
+            if let Some(at) = renaming.iter().position(|one| one == path) {
+                renaming.swap_remove(at);
+            }
+        }
     }
 }
 

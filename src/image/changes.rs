@@ -149,6 +149,12 @@ impl Changes for RbdChanges {
                     }
                 }
                 Record::End => {
+                    self.fill(1).await?;
+                    if !self.have.is_empty() {
+                        let why = "bytes follow the end of the diff: several are applied one after the other, each as a file \
+                                   of its own";
+                        return Err(Error::new(Kind::Invalid, why));
+                    }
                     self.first = Some(Record::End);
                     return Ok(None);
                 }
@@ -217,6 +223,14 @@ mod tests {
         for end in ends {
             let error = read(&whole[..end], 1 << 16).await.unwrap_err();
             assert!(error.is(Kind::Invalid), "{end}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_end_of_a_diff_is_refused() {
+        for (behind, step) in [(&b"\0"[..], 7), (&diff(), 1 << 20), (MAGIC, usize::MAX)] {
+            let error = read(&[&diff(), behind].concat(), step).await.unwrap_err();
+            assert!(error.is(Kind::Invalid) && error.to_string().contains("follow the end"), "{error}");
         }
     }
 

@@ -10,16 +10,19 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::volume_clients::Visitor;
 use crate::volume::{Flattened, Flattening};
 
-/// All that may be refused is refused before a client is hung up on.
+/// All that may be refused is refused before a client is hung up on. `held`: by who holds the volume alone.
 pub async fn roll_back(
     state: &EngineState,
     to: &SnapshotPath,
     keep: Option<&Name>,
-    disconnect: bool,
+    (disconnect, held): (bool, bool),
 ) -> Result<Outcome> {
     let (path, volumes) = (&to.volume, &state.pools.get(&to.volume.pool).await?.volumes);
     let open = volumes.check_roll_back(&path.volume, &to.snapshot, keep).await?;
-    let alone = state.sessions.alone(path, volumes, "rolled back", disconnect).await?;
+    let alone = match held {
+        true => state.sessions.join_filling(path, volumes, &open)?,
+        false => state.sessions.alone(path, volumes, "rolled back", disconnect).await?,
+    };
     alone.opened(&open);
     // A task of its own: once begun it goes on when nobody waits any more, and nobody may connect until it is done.
     let work = {

@@ -42,7 +42,11 @@ async fn copy(state: &EngineState, args: &SnapshotCopy, progress: Told<'_>) -> R
 
 fn said(SnapshotCopied { from, to, copied }: &SnapshotCopied) -> String {
     if copied.already {
-        return format!("{to} has {from} already");
+        let compared = match copied.verified_bytes {
+            0 => String::new(),
+            bytes => format!(": {} compared on both sides", show_bytes(bytes)),
+        };
+        return format!("{to} has {from} already{compared}");
     }
     let on = match &copied.base {
         Some(base) => format!("on {to}@{base}"),
@@ -112,7 +116,8 @@ pub async fn replicate(
 async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name> {
     let snapshot: Name = format!("{stem}{}", utc::compact(state.host_context.rt.wall_ms())).parse()?;
     let path = SnapshotPath { volume: from.clone(), snapshot: snapshot.clone() };
-    super::volume::snapshot(state, &[path], true, true).await?;
+    let how = super::volume::Taking { wait: true, if_absent: true, held: false };
+    super::volume::snapshot(state, &[path], how).await?;
     Ok(snapshot)
 }
 

@@ -115,8 +115,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeRename { path, to } => Box::pin(volume::rename(state, &path, &to)).await,
         Verb::VolumeMove(args) => Box::pin(move_volume::run(state, &args, progress)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
-        Verb::VolumeRollBack { to, keep, disconnect } => {
-            Box::pin(alter::roll_back(state, &to, keep.as_ref(), disconnect)).await
+        Verb::VolumeRollBack { to, keep, disconnect, held } => {
+            Box::pin(alter::roll_back(state, &to, keep.as_ref(), (disconnect, held))).await
         }
         Verb::VolumeResize { path, size, disconnect } => {
             Box::pin(alter::resize(state, &path, size, disconnect)).await
@@ -141,8 +141,9 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotRestore { path, to } => {
             Box::pin(trash::restore_snapshot(state, &path, to.as_ref())).await
         }
-        Verb::SnapshotCreate { paths, no_wait, if_absent } => {
-            Box::pin(volume::snapshot(state, &paths, !no_wait, if_absent)).await
+        Verb::SnapshotCreate { paths, no_wait, if_absent, held } => {
+            let how = volume::Taking { wait: !no_wait, if_absent, held };
+            Box::pin(volume::snapshot(state, &paths, how)).await
         }
         Verb::SnapshotPromise { paths } => Box::pin(volume::promise_snapshots(state, &paths)).await,
         Verb::SnapshotList { path, from } => Box::pin(volume::snapshots(state, &path, from.as_ref())).await,

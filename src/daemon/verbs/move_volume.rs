@@ -67,6 +67,8 @@ async fn clients(
     let alone = sessions.alone(to, target, "moved here", false).await?;
     let who = Visitor::Command("a move");
     let session = sessions.enter(path, source, who)?;
+    // From now on nobody begins to hold it alone.
+    sessions.check_free(path)?;
     let opened = source.open(&path.volume, OpenMode::Normal).await;
     session.opened(&explained(state, path, opened).await?);
     let copy = VolumePath { pool: to.pool.clone(), volume: while_moved(target, &to.volume) };

@@ -22,6 +22,8 @@ use crate::daemon::api::{CloneMany, HandOver, PoolCreate, RemoveMode, VolumeCrea
 use crate::nbd::Exports as _;
 use crate::volume::Memory;
 
+const TAKEN: volume::Taking = volume::Taking { wait: true, if_absent: false, held: false };
+
 /// A host whose state is in `dir/NAME`.
 async fn state(dir: &Path, name: &str) -> EngineState {
     let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
@@ -81,7 +83,7 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
     make_volume(&state, "p/v").await;
     let mark = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
     let said = volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
@@ -102,7 +104,7 @@ async fn many_clones_are_made_and_what_is_there_counts_when_that_is_asked_for() 
     make_volume(&state, "p/v").await;
     make_volume(&state, "p/w-30").await;
     let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     let many = async |count, pattern: &str, if_absent| {
         let args = CloneMany { from: mark.clone(), count, pattern: pattern.into(), if_absent };
         clone::clone_many(&state, &args, &ProgressSink::default()).await
@@ -265,7 +267,7 @@ async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
     pool::add(&other, name.clone(), &stores).await.unwrap();
     make_volume(&state, "p/v").await;
     let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), true, false).await.unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
     let destroy = async |confirmed: Option<&str>, force, dry_run| {
         let confirmed = confirmed.map(|name| name.parse().unwrap());
@@ -446,17 +448,17 @@ async fn a_rollback_needs_the_volume_alone() {
     make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
     make_volume(&state, "p/v").await;
     let snapshot: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&snapshot), true, false).await.unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&snapshot), TAKEN).await.unwrap();
     let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
     let path = &snapshot.volume;
     let enter = |who| state.sessions.enter(path, &volumes, who);
-    let roll_back = |disconnect| alter::roll_back(&state, &snapshot, None, disconnect);
+    let roll_back = |disconnect| alter::roll_back(&state, &snapshot, None, (disconnect, false));
     let client = enter(Visitor::Client("10.0.0.7:4000")).unwrap();
     let refused = roll_back(false).await.unwrap_err();
     assert!(refused.is(Kind::Owned) && refused.to_string().contains("10.0.0.7:4000"), "{refused}");
     // What is refused for another reason hangs up on nobody.
     let none = "p/v@none".parse().unwrap();
-    assert!(alter::roll_back(&state, &none, None, true).await.unwrap_err().is(Kind::NotFound));
+    assert!(alter::roll_back(&state, &none, None, (true, false)).await.unwrap_err().is(Kind::NotFound));
     // Nor is a command.
     let command = enter(Visitor::Command("a command")).unwrap();
     let refused = roll_back(true).await.unwrap_err();
@@ -475,6 +477,62 @@ async fn a_rollback_needs_the_volume_alone() {
     assert!(roll_back(false).await.is_err() && state.sessions.check_unused(path).is_err());
     drop(alone);
     enter(Visitor::Client("10.0.0.7:4001")).unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_pool(&state, "q", &folders(dir.path(), &["s1"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    make_volume(&state, "p/w").await;
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: true };
+    let from: crate::daemon::api::SnapshotPath = "p/v@from".parse().unwrap();
+    let (v, w) = (from.volume.clone(), "p/w".parse().unwrap());
+    let [name_v, name_w, name_x] = ["v", "w", "x"].map(|name| name.parse::<Name>().unwrap());
+    volume::snapshot(&state, std::slice::from_ref(&from), TAKEN).await.unwrap();
+    let holder = exports.open("!p/v", "process 7").await.unwrap();
+    holder.write(0, vec![7; 4096].into()).await.unwrap();
+    holder.flush().await.unwrap();
+    // It keeps its name, and is where it is; nobody else comes.
+    let refused = volume::rename(&state, &v, &name_x).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 7"), "{refused}");
+    assert!(volume::rename(&state, &w, &name_v).await.unwrap_err().is(Kind::Owned));
+    assert!(volume::remove(&state, &v, false, RemoveMode::Now).await.unwrap_err().is(Kind::Owned));
+    let to_q = VolumeMove { path: v.clone(), to: "q".parse().unwrap(), no_snapshots: false, abort: false };
+    let moved = move_volume::run(&state, &to_q, &ProgressSink::default()).await;
+    assert!(moved.unwrap_err().is(Kind::Owned));
+    assert!(exports.open("p/v", "process 8").await.err().unwrap().is(Kind::Owned));
+    let roll_back = |held| alter::roll_back(&state, &from, None, (false, held));
+    assert!(roll_back(false).await.unwrap_err().is(Kind::Owned));
+    // Its own work is done meanwhile, and others come when the holder has gone.
+    let end = ["p/v@end".parse().unwrap()];
+    let held = volume::Taking { held: true, ..TAKEN };
+    volume::snapshot(&state, &end, held).await.unwrap();
+    roll_back(true).await.unwrap();
+    assert!(exports.open("p/v", "process 8").await.err().unwrap().is(Kind::Owned));
+    drop(holder);
+    let other = exports.open("p/v", "process 8").await.unwrap();
+    assert_eq!(other.read(0, 1).await.unwrap().into_bytes().as_ref(), [0]);
+    assert!(roll_back(true).await.unwrap_err().is(Kind::Refused));
+    let late = ["p/v@late".parse().unwrap()];
+    assert!(volume::snapshot(&state, &late, held).await.unwrap_err().is(Kind::Refused));
+    volume::rename(&state, &v, &name_x).await.unwrap();
+    // The target of a copy, there or not, has its name until the copy is over; and a name that changes is held by nobody.
+    let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
+    let target = state.sessions.alone(&w, &volumes, "copied to", false).await.unwrap();
+    assert!(volume::rename(&state, &w, &name_v).await.unwrap_err().is(Kind::Owned));
+    assert!(volume::rename(&state, &"p/x".parse().unwrap(), &name_w).await.unwrap_err().is(Kind::Owned));
+    drop(target);
+    let renaming = state.sessions.rename([w.clone(), v.clone()]).unwrap();
+    for path in [&v, &w] {
+        assert!(state.sessions.alone(path, &volumes, "copied to", false).await.unwrap_err().is(Kind::Owned));
+    }
+    drop(renaming);
+    volume::rename(&state, &w, &name_v).await.unwrap();
+    drop(other);
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

@@ -211,11 +211,13 @@ fn kept(journal: &Path) -> String {
     )
 }
 
-/// Who is connected goes on, and is listed under the new name.
+/// Who is connected goes on, and is listed under the new name. A volume that a command holds alone keeps its name.
 pub async fn rename(state: &EngineState, path: &VolumePath, to: &Name) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
-    crate::volume::rename(volumes, &path.volume, to).await?;
     let to = VolumePath { pool: path.pool.clone(), volume: to.clone() };
+    // Who holds a volume alone does so by its name.
+    let _renaming = state.sessions.rename([path.clone(), to.clone()])?;
+    crate::volume::rename(volumes, &path.volume, &to.volume).await?;
     let value = json!({"path": to.to_string(), "was": path.to_string()});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is {to} now")))
 }
@@ -378,16 +380,26 @@ pub async fn snapshot_at(state: &EngineState, path: &VolumePath, at_ms: u64) -> 
     Outcome::of(&SnapshotPath { volume: path.clone(), snapshot: found })
 }
 
-/// One barrier over all that are asked for; those that exist are left out with `--if-absent`.
+/// How snapshots are taken.
+#[derive(Clone, Copy, Default)]
+pub struct Taking {
+    /// Until they are in the pool.
+    pub wait: bool,
+    /// Those that exist are left out.
+    pub if_absent: bool,
+    /// By who holds the volumes alone.
+    pub held: bool,
+}
+
+/// One barrier over all that are asked for.
 pub async fn snapshot(
     state: &EngineState,
     paths: &[SnapshotPath],
-    wait: bool,
-    if_absent: bool,
+    Taking { wait, if_absent, held }: Taking,
 ) -> Result<Outcome> {
     let mut marks: Vec<(Arc<Volume>, Name)> = Vec::new();
     // Guards: the volumes must not be released under the barrier.
-    let mut sessions = Vec::new();
+    let (mut sessions, mut holds) = (Vec::new(), Vec::new());
     for path in paths {
         let open: Arc<OpenPool> = state.pools.get(&path.volume.pool).await?;
         // Whoever waits learns from the promise itself whether the volume is still this host's: one that is written here
@@ -414,6 +426,9 @@ pub async fn snapshot(
         };
         session.opened(&volume);
         sessions.push(session);
+        if held {
+            holds.push(state.sessions.join_filling(&path.volume, &open.volumes, &volume)?);
+        }
         marks.push((volume, path.snapshot.clone()));
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };

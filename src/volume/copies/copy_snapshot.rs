@@ -37,7 +37,7 @@ const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, p
 pub struct Copying<'a> {
     /// What the copy has been given since the newest common snapshot goes.
     pub roll_back: bool,
-    /// All of both is compared at the end, not only what has changed.
+    /// All of both is compared at the end, not only what has changed; with `roll_back` what differs is written again.
     pub verify_all: bool,
     /// Is told what is done, bytes of the volume that were gone through, and how many there are.
     pub progress: &'a (dyn Fn(&str, u64, u64) + Send + Sync),
@@ -132,9 +132,21 @@ pub async fn copy_snapshot(
             );
             return Err(Error::new(Kind::Exists, why));
         }
-        Some(_) => {
+        Some((name, _)) => {
             CopyFile::of(&to.engine, open.id()).remove().await;
-            return Ok(Copied { already: true, ..Copied::default() });
+            let mut done = Copied { already: true, ..Copied::default() };
+            if how.verify_all {
+                let copied = Side::Snapshot(to.open_snapshot(copy, name).await?);
+                done.verified_bytes =
+                    match compare((&Side::Snapshot(view.clone()), &copied), &memory(to), &how).await? {
+                        Ok(bytes) => bytes,
+                        Err(first) => {
+                            let older = newest_common((&view, id, &ours), (&open, &theirs)).await?;
+                            return Err(false_copy(&title, name, first, older.is_some()));
+                        }
+                    };
+            }
+            return Ok(done);
         }
         None => {}
     }
@@ -151,6 +163,42 @@ pub async fn copy_snapshot(
     snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
     work.file.remove().await;
     Ok(work.done)
+}
+
+/// How many bytes of two states may differ and are equal; `Err`: the first that is not.
+async fn compare(
+    (ours, theirs): (&Side, &Side),
+    memory: &Budget,
+    how: &Copying<'_>,
+) -> Result<Result<u64, u64>> {
+    let size = ours.size().max(theirs.size());
+    let (mut at, mut equal) = (0, 0);
+    while at < size {
+        let step = step((ours, None), (theirs, None), at).await?;
+        let (ranges, end) = bounded(union(&step.ours, &step.theirs), step.end);
+        equal += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
+        if let (_, Some(first)) = differing(ours, Some(theirs), ranges, memory).await? {
+            return Ok(Err(first));
+        }
+        at = end;
+        (how.progress)("verifying", at, size);
+    }
+    Ok(Ok(equal))
+}
+
+/// A snapshot that is not what it is taken for, and what mends it.
+fn false_copy(title: &str, snapshot: &Name, first: u64, has_older: bool) -> Error {
+    let cure = match has_older {
+        true => format!(
+            "`windlass snapshot remove {title}@{snapshot} --now`, and copy again with --rollback --verify full"
+        ),
+        false => format!("remove volume {title} and copy again, or copy to another name"),
+    };
+    let why = format!(
+        "{title}@{snapshot} reads otherwise than what it is a copy of, from byte {first} on: somebody else wrote to the volume \
+         when it was copied, or it is damaged. To mend it: {cure}"
+    );
+    Error::new(Kind::Corrupt, why)
 }
 
 fn memory(to: &Volumes) -> Budget {
@@ -434,20 +482,38 @@ impl Work<'_> {
             let step = step(ours, theirs, at).await?;
             let (ranges, end) = bounded(union(&step.ours, &step.theirs), step.end);
             verified += ranges.iter().map(|range| range.end - range.start).sum::<u64>();
-            if let (_, Some(first)) = differing(&self.source, Some(&tip), ranges, &self.memory).await? {
+            let mut differs = differing(&self.source, Some(&tip), ranges.clone(), &self.memory).await?.1;
+            if differs.is_some() && self.how.verify_all && self.how.roll_back {
+                // The snapshot on which the copy stands is not what it is taken for.
+                self.copy_ranges(ranges.clone()).await?;
+                differs = differing(&self.source, Some(&tip), ranges, &self.memory).await?.1;
+            }
+            if let Some(first) = differs {
                 self.note.position = 0;
                 self.file.store(&self.note).await?;
-                let why = format!(
-                    "volume {} reads otherwise than what was copied to it, from byte {first} on: somebody else wrote to it, or it is \
-                     damaged; copying again mends it",
-                    self.title()
-                );
-                return Err(Error::new(Kind::Corrupt, why));
+                return Err(self.differs(first));
             }
             at = end;
             (self.how.progress)("verifying", at, size);
         }
         self.done.verified_bytes = verified;
         Ok(())
+    }
+
+    fn differs(&self, first: u64) -> Error {
+        let cure = match &self.common {
+            Some(common) if self.how.verify_all => format!(
+                "its snapshot {}, on which it stands, may be damaged as well; copying again with --rollback --verify full \
+                 writes what differs",
+                common.name
+            ),
+            _ => "copying again mends it".into(),
+        };
+        let why = format!(
+            "volume {} reads otherwise than what was copied to it, from byte {first} on: somebody else wrote to it, or it is \
+             damaged; {cure}",
+            self.title()
+        );
+        Error::new(Kind::Corrupt, why)
     }
 }

@@ -6,6 +6,7 @@ use super::site::{Site, name, run};
 use super::*;
 use crate::base::Result;
 use crate::base::size::BLOCK;
+use crate::volume::catalog::snapshot_as;
 
 const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, progress: &|_, _, _| {} };
 
@@ -107,6 +108,63 @@ fn a_copy_that_somebody_else_has_written_to_is_refused() {
         let to_x = (&to.volumes, &name("x"));
         let refused = copy_snapshot((&from.volumes, &name("v"), &name("d")), to_x, QUIET).await.unwrap_err();
         assert!(refused.is(Kind::Refused) && refused.to_string().contains("4.0 KiB"), "{refused}");
+    });
+}
+
+/// As a client leaves it that writes between the comparison and the snapshot.
+async fn make_false(from: &Life, s: &str, to: &Life) {
+    copy(from, s, to).await.unwrap();
+    let w = to.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+    let id = w.id();
+    let tables = to.volumes.newest_tables(&name("w"), id).await.unwrap();
+    let group = tables.snapshot(&name(s)).unwrap().group;
+    let created_ms = tables.snapshot(&name(s)).unwrap().created_ms;
+    to.volumes.remove_snapshot(&name("w"), &name(s)).await.unwrap();
+    w.write(30 * MIB, bytes(9, BLOCK as usize)).await.unwrap();
+    snapshot_as(&w, &name(s), group, created_ms).await.unwrap();
+}
+
+#[test]
+fn a_copy_that_is_false_is_found_by_comparing_all_and_can_be_mended() {
+    run(3, "1+0", |site| async move {
+        let (from, to) = two(site).await;
+        let v = volume(&from, FlushMode::Local).await;
+        let full = |s: &'static str, roll_back| {
+            let how = Copying { verify_all: true, roll_back, ..QUIET };
+            let (from, to) = (&from, &to);
+            async move {
+                copy_snapshot((&from.volumes, &name("v"), &name(s)), (&to.volumes, &name("w")), how).await
+            }
+        };
+        v.write(0, bytes(1, 2 * MIB as usize)).await.unwrap();
+        snapshot(&from, "a").await;
+        copy(&from, "a", &to).await.unwrap();
+        let compared = full("a", false).await.unwrap();
+        assert_eq!((compared.already, compared.verified_bytes), (true, 2 * MIB));
+        v.write(5 * MIB, bytes(2, BLOCK as usize)).await.unwrap();
+        snapshot(&from, "b").await;
+        make_false(&from, "b", &to).await;
+        assert!(copy(&from, "b", &to).await.unwrap().already, "by its identity");
+        let said = full("b", false).await.unwrap_err();
+        assert!(
+            said.is(Kind::Corrupt) && said.to_string().contains("snapshot remove tank/w@b --now"),
+            "{said}"
+        );
+        // What stands on it is false too, as all that is compared tells, and is mended.
+        v.write(6 * MIB, bytes(3, BLOCK as usize)).await.unwrap();
+        snapshot(&from, "c").await;
+        let said = full("c", false).await.unwrap_err();
+        assert!(said.is(Kind::Corrupt) && said.to_string().contains("--rollback --verify full"), "{said}");
+        full("c", true).await.unwrap();
+        check(&from, &to, "c").await;
+        assert!(full("c", false).await.unwrap().already);
+        // The way that was told for the false one itself, where nothing stands on it.
+        snapshot(&from, "d").await;
+        make_false(&from, "d", &to).await;
+        full("d", false).await.unwrap_err();
+        to.volumes.remove_snapshot(&name("w"), &name("d")).await.unwrap();
+        full("d", true).await.unwrap();
+        check(&from, &to, "d").await;
     });
 }
 
