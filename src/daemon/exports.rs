@@ -42,24 +42,25 @@ fn target(name: &str) -> Result<Target> {
     let parsed = if name.contains('@') {
         name.parse().map(Target::Snapshot).map_err(|_: Error| ())
     } else {
-        // One that is being imported is opened by who imports it; one that is being moved here by nobody.
+        // One that is being imported is opened by who imports it, alone; one that is being moved here by nobody.
         let named = VolumePath::of_volume(name).ok().filter(|path| path.volume.moved_as().is_none());
         named.map(Target::Volume).ok_or(())
     };
-    parsed.map_err(|_| {
-        Error::new(
-            Kind::NotFound,
-            format!("there is no export {name:?}: exports are POOL/VOLUME and POOL/VOLUME@SNAPSHOT"),
-        )
-    })
+    parsed.map_err(|()| no_export(name))
+}
+
+fn no_export(name: &str) -> Error {
+    let why = format!("there is no export {name:?}: exports are POOL/VOLUME and POOL/VOLUME@SNAPSHOT");
+    Error::new(Kind::NotFound, why)
 }
 
 impl EngineExports {
     /// What is named, and whether it is wanted alone.
     fn target(&self, name: &str) -> Result<(Target, bool)> {
-        match name.strip_prefix(ALONE).filter(|_| self.for_commands) {
-            Some(name) => Ok((target(name)?, true)),
-            None => Ok((target(name)?, false)),
+        let wanted_alone = name.strip_prefix(ALONE).filter(|_| self.for_commands);
+        match (target(wanted_alone.unwrap_or(name))?, wanted_alone.is_some()) {
+            (Target::Volume(path), false) if path.volume.imported_as().is_some() => Err(no_export(name)),
+            target => Ok(target),
         }
     }
 
@@ -327,5 +328,22 @@ impl Export for SnapshotExport {
     }
     async fn flush(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_imported_is_opened_by_commands_alone() {
+        let opens = |for_commands, name| {
+            let exports = EngineExports { state: Weak::new(), for_commands };
+            exports.target(name).is_ok()
+        };
+        assert!(opens(true, "!p/~import~v") && opens(true, "!p/v") && opens(false, "p/v"));
+        for (for_commands, name) in [(true, "p/~import~v"), (false, "p/~import~v"), (false, "!p/~import~v")] {
+            assert!(!opens(for_commands, name), "{name}");
+        }
     }
 }

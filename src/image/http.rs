@@ -187,14 +187,10 @@ impl ReadAt for HttpFile {
         2 * AT_ONCE
     }
 
-    fn identity(&self) -> String {
+    fn identity(&self) -> Option<String> {
         let Version { etag, modified } = &self.version;
-        let version = match etag.as_ref().or(modified.as_ref()) {
-            Some(version) => version.clone(),
-            // Nothing tells it from what it may be later.
-            None => format!("of no version, {:032x}", self.web.rt.random128()),
-        };
-        format!("{} size {} {version}", self.origin, self.size)
+        let version = etag.as_ref().or(modified.as_ref())?;
+        Some(format!("{} size {} {version}", self.origin, self.size))
     }
 
     fn name(&self) -> String {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat};
 
 use super::read_at::ReadAt;
 use crate::base::rt::Rt;
@@ -21,7 +21,9 @@ pub struct LocalFile {
     rt: Rt,
     fd: Arc<OwnedFd>,
     size: u64,
-    identity: String,
+    identity: Option<String>,
+    /// As it was when it was opened; none: of a block device nothing tells that it changed.
+    version: Option<String>,
     name: String,
 }
 
@@ -44,21 +46,25 @@ impl LocalFile {
 
     pub fn of(rt: &Rt, fd: OwnedFd, name: String) -> Result<Opened> {
         let stat = rustix::fs::fstat(&fd).map_err(io::Error::from).context(|| name.clone())?;
-        let size = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => stat.st_size as u64,
+        let (size, version) = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => (stat.st_size as u64, Some(version(&stat))),
             FileType::BlockDevice => {
-                rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(io::Error::from).context(|| name.clone())?
+                let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(io::Error::from);
+                // Dates are of the node, not of what is written to the device.
+                (size.context(|| name.clone())?, None)
             }
             FileType::Directory => {
                 return Err(Error::new(Kind::Usage, format!("{name} is a folder, not an image")));
             }
             _ => return Ok(Opened::Pipe(fd)),
         };
-        let identity = format!(
-            "file {}:{} size {size} changed {}.{:09}",
-            stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec
-        );
-        Ok(Opened::File(LocalFile { rt: rt.clone(), fd: Arc::new(fd), size, identity, name }))
+        let identity = version.is_some().then(|| {
+            format!(
+                "file {}:{} size {size} changed {}.{:09}",
+                stat.st_dev, stat.st_ino, stat.st_mtime, stat.st_mtime_nsec
+            )
+        });
+        Ok(Opened::File(LocalFile { rt: rt.clone(), fd: Arc::new(fd), size, identity, version, name }))
     }
 
     /// For who reads it from end to end.
@@ -73,6 +79,12 @@ impl LocalFile {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Another one after each write. The second date is the kernel's, which no program sets back.
+fn version(stat: &Stat) -> String {
+    let (modified, changed) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
+    format!("{} {modified:?} {changed:?}", stat.st_size)
 }
 
 /// Memory that is filled at once is not cleared before.
@@ -98,9 +110,15 @@ impl ReadAt for LocalFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
         let fd = self.fd.clone();
-        let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let read = self.rt.cpu(move || read_fully(&fd, offset, len.min(left))).await?;
-        read.context(|| format!("reading {}", self.name))
+        let len = len.min(usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let read = self.rt.cpu(move || read_fully(&fd, offset, len)).await?;
+        let bytes = read.context(|| format!("reading {}", self.name))?;
+        match bytes.len() == len {
+            true => Ok(bytes),
+            false => {
+                Err(Error::new(Kind::Invalid, format!("{} became shorter while it was read", self.name)))
+            }
+        }
     }
 
     async fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
@@ -121,8 +139,18 @@ impl ReadAt for LocalFile {
         }
     }
 
-    fn identity(&self) -> String {
+    fn identity(&self) -> Option<String> {
         self.identity.clone()
+    }
+
+    async fn unchanged(&self) -> Result<()> {
+        let Some(before) = &self.version else { return Ok(()) };
+        let fd = self.fd.clone();
+        let stat = self.rt.cpu(move || rustix::fs::fstat(&fd).map_err(io::Error::from)).await?;
+        match version(&stat.context(|| self.name.clone())?) == *before {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Invalid, format!("{} changed while it was read", self.name))),
+        }
     }
 
     fn name(&self) -> String {
@@ -157,6 +185,8 @@ mod tests {
     use super::*;
     use crate::base::rt::RealRuntime;
     use rustix::fs::{ftruncate, open};
+    use std::os::unix::fs::FileExt as _;
+    use std::time::Duration;
 
     #[test]
     fn holes_are_told() {
@@ -176,5 +206,31 @@ mod tests {
             assert_eq!(file.data_after(data.end).await.unwrap(), None);
             assert_eq!(file.read_at((8 << 20) - 10, 4096).await.unwrap().len(), 10);
         });
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        std::fs::write(&path, vec![7; 8192]).unwrap();
+        let rt = Rt::new(RealRuntime::current());
+        let opened = || match LocalFile::open(&rt, &path).unwrap() {
+            Opened::File(file) => file,
+            Opened::Pipe(_) => panic!("a file"),
+        };
+        let disk = std::fs::File::options().write(true).open(&path).unwrap();
+        let modified = disk.metadata().unwrap().modified().unwrap();
+        let file = opened();
+        file.unchanged().await.unwrap();
+        // The kernel's clock for dates of files has ticks.
+        rt.sleep(Duration::from_millis(50)).await;
+        disk.write_all_at(b"other", 100).unwrap();
+        disk.set_modified(modified).unwrap();
+        let told = file.unchanged().await.unwrap_err();
+        assert!(told.is(Kind::Invalid) && told.to_string().contains("disk changed while"), "{told}");
+        let file = opened();
+        disk.set_len(4096).unwrap();
+        let told = file.read_at(0, 8192).await.unwrap_err();
+        assert!(told.is(Kind::Invalid) && told.to_string().contains("became shorter"), "{told}");
     }
 }

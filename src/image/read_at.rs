@@ -19,7 +19,7 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
     /// Bytes of the file. It does not change while the file is read: who finds that it did fails.
     fn size(&self) -> u64;
 
-    /// Up to `len` bytes; fewer only at the end of the file.
+    /// Up to `len` bytes; fewer only at the end of the file, as `size` tells it.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
 
     /// Where the first bytes from `offset` on lie that are no hole; `None`: there is nothing but a hole up to the end.
@@ -32,8 +32,16 @@ pub trait ReadAt: Send + Sync + fmt::Debug {
         usize::MAX
     }
 
-    /// Tells the file from others, and from what it may become: who goes on with it later compares that.
-    fn identity(&self) -> String;
+    /// Tells the file from others, and from what it may become: who goes on with it later compares that. None: nothing does.
+    fn identity(&self) -> Option<String>;
+
+    /// For who has read all of it, and does not use what was read before this is answered.
+    ///
+    /// # Errors
+    /// `Invalid`: the file changed since it was opened. A file whose reads tell of a change has nothing to add.
+    async fn unchanged(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// As messages call it.
     fn name(&self) -> String;
@@ -104,8 +112,8 @@ impl ReadAt for InMemory {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
         Ok(self.0.slice(start..start.saturating_add(len).min(self.0.len())))
     }
-    fn identity(&self) -> String {
-        "memory".into()
+    fn identity(&self) -> Option<String> {
+        Some("memory".into())
     }
     fn name(&self) -> String {
         "memory".into()

@@ -2,12 +2,13 @@
 //!
 //! One thread reads, decompresses and sums up; a few pieces wait for whoever takes them.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use flate2::bufread::GzDecoder;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
@@ -185,6 +186,43 @@ impl Stream {
     }
 }
 
+/// The members of a gzip file, one behind the other. Zeros behind the last one, which fill up a tape or what `dd` wrote, are
+/// ignored, as gzip(1) does.
+struct Gzip<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(member) = &mut self.0 else { return Ok(0) };
+            let n = member.read(into)?;
+            if n > 0 || into.is_empty() {
+                return Ok(n);
+            }
+            // A member has ended. Its decoder says so again if this is interrupted.
+            let rest = member.get_mut();
+            match rest.fill_buf()?.first() {
+                None => return Ok(0),
+                Some(0) => skip_zeros(rest)?,
+                Some(_) => self.0 = self.0.take().map(|ended| GzDecoder::new(ended.into_inner())),
+            }
+        }
+    }
+}
+
+/// To the end, where nothing else may come.
+fn skip_zeros(rest: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let zeros = rest.fill_buf()?;
+        if zeros.iter().any(|byte| *byte != 0) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "behind its end lies something else"));
+        }
+        match zeros.len() {
+            0 => return Ok(()),
+            len => rest.consume(len),
+        }
+    }
+}
+
 fn run(input: Summing, compression: Option<Compression>, send: &mpsc::Sender<io::Result<Bytes>>) {
     if let Err(e) = decompress(input, compression, send) {
         let _ = send.blocking_send(Err(e));
@@ -199,10 +237,10 @@ fn decompress(
     let mut decoder: Box<dyn Read> = match compression {
         None => Box::new(input),
         Some(Compression::Gzip) => {
-            Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(128 << 10, input)))
+            Box::new(Gzip(Some(GzDecoder::new(BufReader::with_capacity(128 << 10, input)))))
         }
         Some(Compression::Xz) => Box::new(lzma_rust2::XzReader::new_mem_limit(
-            io::BufReader::with_capacity(128 << 10, input),
+            BufReader::with_capacity(128 << 10, input),
             true,
             XZ_KIB_MAX,
         )),
@@ -346,6 +384,19 @@ mod tests {
         }
         let (all, _) = through(packed(Some(Compression::Xz)), Some(Compression::Xz), None).await.unwrap();
         assert!(all.len() == 1024 && all.iter().all(|b| *b == 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn zeros_behind_a_gzip_are_ignored_and_nothing_else() {
+        let by = Some(Compression::Gzip);
+        let twice = [packed(by), packed(by)].concat();
+        let (all, _) = through(twice.clone(), by, None).await.unwrap();
+        assert!(all[..5_000_000] == [disk(), disk()].concat());
+        let filled_up = [&twice[..], &[0; 300_000]].concat();
+        let (also, sum) = through(filled_up.clone(), by, None).await.unwrap();
+        assert!(also == all && sum == hex(&Sha256::digest(&filled_up)));
+        let more = [&filled_up[..], b"junk"].concat();
+        assert!(through(more, by, None).await.unwrap_err().is(Kind::Invalid));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,8 @@ pub struct Input {
     pub identity: Option<String>,
     /// Of a file that was read from end to end to take it.
     pub sum: Option<String>,
+    /// What it is read from, but for what can be read once only.
+    files: Vec<Arc<dyn ReadAt>>,
 }
 
 enum Place {
@@ -63,6 +65,14 @@ impl Input {
                 of_bytes(rt, asked, (bytes, size), format).await
             }
         }
+    }
+
+    /// For who has read all of it: `Invalid` when a file was written to meanwhile.
+    pub async fn unchanged(&self) -> Result<()> {
+        for file in &self.files {
+            file.unchanged().await?;
+        }
+        Ok(())
     }
 
     /// Whether the sum is the one that was asked for, where one was.
@@ -110,7 +120,8 @@ async fn of_file(
 ) -> Result<Input> {
     let sums = asked.sha256.is_some();
     let size = file.size();
-    let identity = Some(file.identity());
+    let mut identity = file.identity();
+    let mut files = vec![file.clone()];
     let through =
         |by, size| Stream::start(rt, (file.name(), Bytewise::of_file(rt, file.clone())), by, size, sums);
     // What is far away is read once: it is summed up on the way.
@@ -126,18 +137,18 @@ async fn of_file(
     if sum.is_some() {
         Input::check_sum(asked, sum.as_deref())?;
     }
-    let (source, identity): (Box<dyn Source>, _) = match format {
-        Format::Raw if sums && on_the_way => (Box::new(through(None, Some(size))), identity),
-        Format::Raw => (Box::new(Raw::new(file)), identity),
+    let source: Box<dyn Source> = match format {
+        Format::Raw if sums && on_the_way => Box::new(through(None, Some(size))),
+        Format::Raw => Box::new(Raw::new(file)),
         Format::Qcow2 => {
             let dir = asked.backing_dir.as_deref().map(BackingDir::open).transpose()?;
             let chain = Chain::open(rt, file, dir.as_ref()).await?;
-            let identity = chain.identity();
-            (Box::new(chain), Some(identity))
+            (identity, files) = (chain.identity(), chain.files());
+            Box::new(chain)
         }
-        Format::Compressed(by) => (Box::new(inner(through(Some(by), None), by).await?), identity),
+        Format::Compressed(by) => Box::new(inner(through(Some(by), None), by).await?),
     };
-    Ok(Input { source, format: word(format), identity, sum })
+    Ok(Input { source, format: word(format), identity, sum, files })
 }
 
 async fn of_bytes(
@@ -158,7 +169,7 @@ async fn of_bytes(
             return Err(Error::new(Kind::Unsupported, why));
         }
     };
-    Ok(Input { source: Box::new(source), format: word(format), identity: None, sum: None })
+    Ok(Input { source: Box::new(source), format: word(format), identity: None, sum: None, files: Vec::new() })
 }
 
 /// What is inside of a compressed file must be a raw disk: tables that lead here and there need the file itself.

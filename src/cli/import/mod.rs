@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use self::input::{Asked, Input, parse_sum};
-use self::nbd_target::{ALLOCATION, NbdTarget};
+use self::nbd_target::{ATTEMPTS, NbdTarget, PAUSE};
 use self::note::{Note, Notes};
 use super::reach_engine::{Door, unless_interrupted};
 use super::{Global, apply_diff, done, output};
@@ -65,7 +65,7 @@ pub struct Import {
     /// Begin anew what was cut off
     #[arg(long)]
     restart: bool,
-    /// Succeed when the volume exists, whatever it holds
+    /// Succeed when the volume exists, whatever it holds; not with what `export --since` wrote, which would not be applied
     #[arg(long)]
     if_absent: bool,
 }
@@ -80,6 +80,7 @@ impl Import {
             ("--backing-dir", self.backing_dir.is_some()),
             ("--base", self.base.is_some()),
             ("--format", self.format.is_some()),
+            ("--if-absent", self.if_absent),
         ];
         match given.iter().find(|(_, is)| *is) {
             Some((name, _)) => {
@@ -160,20 +161,40 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
     let began = rt.now();
     let mut work = begin(door, args, &input, notes).await?;
     let resumed = work.note.position;
-    let copied = work.fill(rt, door, args, &mut input, &bar).await?;
+    let filled = work.fill(rt, door, args, &mut input, &bar).await;
     bar.finish_and_clear();
-    if copied.position == 0 {
-        work.give_up(door).await?;
-        return Err(no_disk(args));
-    }
-    let sum = input.sum.clone().or_else(|| input.source.sum());
-    if let Err(e) = Input::check_sum(&args.asked(), sum.as_deref()) {
-        work.give_up(door).await?;
-        return Err(e);
-    }
+    let checked = match filled {
+        Ok(copied) => check(args, &input, copied).await,
+        Err(e) => Err(e),
+    };
+    let (copied, sum) = match checked {
+        // Reading the image again would lead to the same.
+        Err(e) if e.is(Kind::Invalid) || e.is(Kind::Corrupt) => {
+            return Err(match work.give_up(door).await {
+                Ok(()) => e,
+                Err(also) => Error::new(e.kind(), format!("{e}; what was imported is left: {also}")),
+            });
+        }
+        checked => checked?,
+    };
     work.finish(door, args).await?;
     let ms = rt.now().since(began).as_millis() as u64;
     Ok(told(args, &input, &work, (copied, resumed, ms), sum))
+}
+
+/// Whether it is the image that was meant, all of it. Tells its sum, where one was asked for.
+async fn check(args: &Import, input: &Input, copied: FilledTo) -> Result<(FilledTo, Option<String>)> {
+    if copied.position == 0 {
+        return Err(no_disk(args));
+    }
+    input.unchanged().await.map_err(|e| e.context(no_volume(args)))?;
+    let sum = input.sum.clone().or_else(|| input.source.sum());
+    Input::check_sum(&args.asked(), sum.as_deref())?;
+    Ok((copied, sum))
+}
+
+fn no_volume(args: &Import) -> String {
+    format!("{} is not made", args.path)
 }
 
 fn told(
@@ -233,6 +254,7 @@ async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> R
     let (there, before) = (door.find(&hidden).await?, notes.read().await);
     let note = Note {
         source: input.identity.clone(),
+        format: input.format.to_owned(),
         base: args.base.as_ref().map(ToString::to_string),
         volume: None,
         position: 0,
@@ -248,14 +270,7 @@ async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> R
             // Nothing is lost with one that can't go on.
             Some(before) if before.source.is_none() || before.position == 0 => {}
             _ if args.restart => {}
-            Some(_) => {
-                let why = format!(
-                    "an import of another image into {} was cut off: --restart begins anew, `windlass volume remove --importing \
-                     {}` gives it up",
-                    args.path, args.path
-                );
-                return Err(Error::new(Kind::Refused, why));
-            }
+            Some(before) => return Err(another(&args.path, &before, &note)),
             None => {
                 let why = format!(
                     "{} is being imported, maybe by another host: --restart begins anew if it is not, `windlass volume list \
@@ -279,7 +294,20 @@ fn goes_on(before: &Note, now: &Note) -> bool {
     before.volume.is_some()
         && before.source.is_some()
         && before.source == now.source
+        && before.format == now.format
         && before.base == now.base
+}
+
+/// Something else was cut off than is asked for now.
+fn another(path: &VolumePath, before: &Note, now: &Note) -> Error {
+    let what = match before.source == now.source && before.base == now.base {
+        true => format!("an import of this image as {}, not {},", before.format, now.format),
+        false => "an import of another image".to_owned(),
+    };
+    let why = format!(
+        "{what} into {path} was cut off: --restart begins anew, `windlass volume remove --importing {path}` gives it up"
+    );
+    Error::new(Kind::Refused, why)
 }
 
 async fn make(
@@ -328,10 +356,9 @@ impl Work {
         input: &mut Input,
         bar: &ProgressBar,
     ) -> Result<FilledTo> {
-        let client = door.export(&self.hidden.to_string(), &[ALLOCATION]).await?;
-        let target = Arc::new(NbdTarget(client));
+        let target = Arc::new(NbdTarget::open(door, &self.hidden).await?);
         let copy = DiskCopy { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
-        let from = self.note.position;
+        let (from, can_go_on) = (self.note.position, self.note.source.is_some());
         show(bar, &args.path, input.source.size());
         bar.set_position(from);
         bar.reset_eta();
@@ -342,7 +369,10 @@ impl Work {
             Some(copied) => copied,
             None => Err(Error::new(
                 Kind::Closed,
-                format!("interrupted: the same command goes on with {} where it was", args.path),
+                match can_go_on {
+                    true => format!("interrupted: the same command goes on with {} where it was", args.path),
+                    false => format!("interrupted: the same command begins {} anew", args.path),
+                },
             )),
         };
         if copied.is_err() {
@@ -351,8 +381,12 @@ impl Work {
                 tracing::debug!(%error, "how far the import was is not noted");
             }
         }
-        let goes_on = || format!("{}, whose import the same command goes on with", args.path);
-        let copied = copied.map_err(|e| if e.is(Kind::Closed) { e } else { e.context(goes_on()) })?;
+        let copied = copied.map_err(|e| match e.kind() {
+            Kind::Closed => e,
+            Kind::Invalid | Kind::Corrupt => e.context(no_volume(args)),
+            _ if can_go_on => e.context(format!("{}, whose import the same command goes on with", args.path)),
+            _ => e.context(format!("{}, whose import the same command begins anew", args.path)),
+        })?;
         if copy.has_base {
             copy.erase(copied.position..self.size).await?;
         }
@@ -437,9 +471,15 @@ impl Door {
     async fn remove(&mut self, path: &VolumePath) -> Result<()> {
         let verb =
             Verb::VolumeRemove { path: path.clone(), if_exists: true, dry_run: false, mode: RemoveMode::Now };
-        match self.ask(verb).await {
-            Err(e) if !e.is(Kind::NotFound) => Err(e),
-            _ => Ok(()),
+        // The daemon may take a moment to notice that this command's own connection has ended.
+        let mut attempt = 0;
+        loop {
+            match self.ask(verb.clone()).await {
+                Err(e) if e.is(Kind::Owned) && attempt < ATTEMPTS => attempt += 1,
+                Err(e) if !e.is(Kind::NotFound) => return Err(e),
+                _ => return Ok(()),
+            }
+            self.rt().sleep(PAUSE).await;
         }
     }
 }
@@ -462,5 +502,27 @@ fn show(bar: &ProgressBar, path: &VolumePath, size: Option<u64>) {
     bar.set_message(format!("importing {path}"));
     if let Some(size) = size {
         bar.set_length(size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_goes_on_with_the_same_image_in_the_same_format() {
+        let note = |source: Option<&str>, format: &str| Note {
+            source: source.map(str::to_owned),
+            format: format.to_owned(),
+            base: None,
+            volume: Some("id".to_owned()),
+            position: 1,
+        };
+        let (before, raw) = (note(Some("a"), "raw, gzip"), note(Some("a"), "raw"));
+        assert!(goes_on(&before, &before));
+        assert!(!goes_on(&before, &raw) && !goes_on(&note(None, "raw"), &note(None, "raw")));
+        let refused = another(&"p/v".parse().unwrap(), &before, &raw);
+        let why = "an import of this image as raw, gzip, not raw, into p/v was cut off";
+        assert!(refused.is(Kind::Refused) && refused.to_string().starts_with(why), "{refused}");
     }
 }

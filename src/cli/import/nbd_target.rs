@@ -1,23 +1,43 @@
 //! A volume that is written through its export.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::base::Result;
+use crate::base::{Kind, Result};
+use crate::cli::reach_engine::Door;
+use crate::daemon::api::VolumePath;
 use crate::image::Target;
 use crate::nbd::Client;
 
 /// What tells where an export has data.
-pub const ALLOCATION: &str = "base:allocation";
+const ALLOCATION: &str = "base:allocation";
 /// Of an extent: it reads as zeros.
 const ZERO: u32 = 2;
 /// Bytes of one request that carries none.
 const RANGE_MAX: u64 = 1 << 30;
+/// How often a volume is asked for that an earlier run's client may be counted for, and how long to wait in between.
+pub const ATTEMPTS: u32 = 30;
+pub const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub struct NbdTarget(pub Client);
+
+impl NbdTarget {
+    /// Nobody else uses the volume as long as this lasts.
+    pub async fn open(door: &Door, path: &VolumePath) -> Result<NbdTarget> {
+        let mut attempt = 0;
+        loop {
+            match door.export_alone(path, &[ALLOCATION]).await {
+                Err(error) if error.is(Kind::Refused) && attempt < ATTEMPTS => attempt += 1,
+                opened => return opened.map(NbdTarget),
+            }
+            door.rt().sleep(PAUSE).await;
+        }
+    }
+}
 
 #[async_trait]
 impl Target for NbdTarget {

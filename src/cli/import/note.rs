@@ -18,6 +18,9 @@ const FILE_MAX: usize = 64 << 10;
 pub struct Note {
     /// Tells the image from others; none: it can't be read again.
     pub source: Option<String>,
+    /// As what it is read.
+    #[serde(default)]
+    pub format: String,
     /// The snapshot that the volume is a clone of.
     pub base: Option<String>,
     /// The volume's id; none: it was not there yet.

@@ -144,9 +144,14 @@ impl Chain {
         Ok(Chain { rt: rt.clone(), layers: Arc::new(layers), size, piece, at: 0 })
     }
 
-    /// Tells all files of the chain from others.
-    pub fn identity(&self) -> String {
-        self.layers.iter().map(|layer| layer.file().identity()).collect::<Vec<_>>().join("; ")
+    /// Tells all files of the chain from others, if each of them can be told.
+    pub fn identity(&self) -> Option<String> {
+        let all: Option<Vec<_>> = self.layers.iter().map(|layer| layer.file().identity()).collect();
+        Some(all?.join("; "))
+    }
+
+    pub fn files(&self) -> Vec<Arc<dyn ReadAt>> {
+        self.layers.iter().map(|layer| layer.file().clone()).collect()
     }
 
     /// What of the disk lies from there on: the topmost layer that has something to say.
