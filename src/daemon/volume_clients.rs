@@ -323,7 +323,7 @@ impl Sessions {
         let uses = self.uses();
         for counted in uses.get(path).into_iter().flatten() {
             let mut one = counted.lock();
-            if !one.volume.upgrade().is_some_and(|held| held.id() == volume.id()) {
+            if one.volume.upgrade().is_none_or(|held| held.id() != volume.id()) {
                 continue;
             }
             if let Some(hold) = one.alone.as_mut().filter(|hold| hold.what == FILLED) {

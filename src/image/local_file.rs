@@ -184,8 +184,7 @@ impl io::Read for PipeReader {
 mod tests {
     use super::*;
     use crate::base::rt::RealRuntime;
-    use rustix::fs::{ftruncate, open};
-    use std::os::unix::fs::FileExt as _;
+    use rustix::fs::{Timespec, Timestamps, ftruncate, open};
     use std::time::Duration;
 
     #[test]
@@ -212,24 +211,26 @@ mod tests {
     async fn a_change_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        std::fs::write(&path, vec![7; 8192]).unwrap();
+        let disk = open(&path, OFlags::RDWR | OFlags::CREATE, Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::io::pwrite(&disk, &[7; 8192], 0).unwrap();
         let rt = Rt::new(RealRuntime::current());
         let opened = || match LocalFile::open(&rt, &path).unwrap() {
             Opened::File(file) => file,
             Opened::Pipe(_) => panic!("a file"),
         };
-        let disk = std::fs::File::options().write(true).open(&path).unwrap();
-        let modified = disk.metadata().unwrap().modified().unwrap();
+        let modified = rustix::fs::fstat(&disk).unwrap();
         let file = opened();
         file.unchanged().await.unwrap();
         // The kernel's clock for dates of files has ticks.
         rt.sleep(Duration::from_millis(50)).await;
-        disk.write_all_at(b"other", 100).unwrap();
-        disk.set_modified(modified).unwrap();
+        rustix::io::pwrite(&disk, b"other", 100).unwrap();
+        let date = Timespec { tv_sec: modified.st_mtime, tv_nsec: modified.st_mtime_nsec as _ };
+        let dates = Timestamps { last_access: date, last_modification: date };
+        rustix::fs::futimens(&disk, &dates).unwrap();
         let told = file.unchanged().await.unwrap_err();
         assert!(told.is(Kind::Invalid) && told.to_string().contains("disk changed while"), "{told}");
         let file = opened();
-        disk.set_len(4096).unwrap();
+        ftruncate(&disk, 4096).unwrap();
         let told = file.read_at(0, 8192).await.unwrap_err();
         assert!(told.is(Kind::Invalid) && told.to_string().contains("became shorter"), "{told}");
     }
