@@ -2,8 +2,8 @@
 //!
 //! The volume stands there when nothing in it changed since; so the diff fits, and what the volume held is the snapshot.
 //! Whatever goes wrong after the first write, the volume is rolled back to it. From before the first write until the snapshot
-//! is taken, or all is undone, one connection holds the volume alone: what ends the work is refused without it. A process that is killed can't do that: then
-//! the volume has changed, and the next attempt refuses it and says how to roll it back.
+//! is taken, or all is undone, one connection holds the volume alone: what ends the work is refused without it. A process that
+//! is killed can't undo: then the volume has changed, and the next attempt refuses it and says how to roll it back.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,7 +27,6 @@ use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
 use crate::image::changes::{ByteSource, Change, Changes, RbdChanges};
-
 use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff};
 use crate::nbd::Client;
 

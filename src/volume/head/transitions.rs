@@ -5,9 +5,9 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, gate, naming, boot and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a `format` field; a part that is still as it was born (empty,
-//! null, zero) is left out. At most `HEAD_MAX` bytes, when it is made at most `NEW_HEAD_MAX`: the difference is for changes of
-//! ownership, which must never be refused for want of room.
+//! claim, cloned, gate, naming, boot and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a
+//! `format` field; a part that is still as it was born (empty, null, zero) is left out. At most `HEAD_MAX` bytes, when it is
+//! made at most `NEW_HEAD_MAX`: the difference is for changes of ownership, which must never be refused for want of room.
 //!
 //! `boot` is base64 of two varints for each range of units of 16 blocks, in the order in which a clone's first boot read
 //! them: the range's start, as the zigzag-coded difference from the end of the one before (from 0 at first), and its units
