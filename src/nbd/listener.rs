@@ -252,8 +252,10 @@ fn bind_file(path: &Path, rights: Option<SocketRights>) -> io::Result<UnixListen
     net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     let given = || {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-        // The owner before the mode: what is for a group is never for another one.
-        fs::chownat(fs::CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        // The owner before the mode: what is for a group is never for another one. A service's sandbox refuses the call itself.
+        if uid.is_some() || gid.is_some() {
+            fs::chownat(fs::CWD, path, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
         fs::chmod(path, Mode::from_raw_mode(mode))?;
         net::listen(&socket, BACKLOG)
     };
