@@ -56,7 +56,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
             let asked = succession::Asked { nbd: &args.nbd, insecure: args.insecure, pools: &args.pool };
             succession::replace(&rt, &home, &config, &asked).await?
         }
-        false => succession::kept().await?,
+        false => succession::kept()?,
     };
     let options = Options {
         handed_over,

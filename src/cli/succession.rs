@@ -1,15 +1,12 @@
 //! How `serve` goes on where the daemon before stops: with its listening sockets, and with its clients' connections. They
 //! come from that daemon itself (`--replace`), or from systemd, which keeps them across a restart.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use futures::future::{Either, select};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::io::FdFlags;
 
 use super::supervisor;
 use crate::base::rt::{RealDisk, Rt};
@@ -22,8 +19,6 @@ use crate::daemon::{
 };
 use crate::nbd::{Listener, PausedServer};
 
-/// Set for this program when it was started by itself with the sockets on its stdin.
-const ON_STDIN: &str = "WINDLASS_SOCKETS_ON_STDIN";
 /// Names of the sockets in systemd's keeping: this with a number behind it; and of the value that describes them.
 const SOCKET: &str = "windlass-";
 const STATE: &str = "windlass-state";
@@ -104,69 +99,48 @@ async fn take_over(rt: &Rt, home: &StateDir, client: &mut Client) -> Result<Vec<
     }
 }
 
-/// What systemd kept of the daemon before.
-pub async fn kept() -> Result<HandedOver> {
-    let parcel = if std::env::var_os(ON_STDIN).is_some() {
-        Parcel::arrived(std::io::stdin().as_fd().try_clone_to_owned()?).await?
-    } else {
-        let passed: Vec<(RawFd, String)> =
-            sd_notify::listen_fds_with_names().context(|| "sockets that systemd kept".into())?.collect();
-        if passed.iter().all(|(_, name)| name != STATE) {
-            return Ok(HandedOver::default());
-        }
-        let error = match duplicates(&passed) {
-            Ok(parcel) => begin_anew(&parcel).await,
-            Err(error) => error,
-        };
-        tracing::error!(%error, "clients are lost: the sockets that systemd kept can't be used");
-        passed.into_iter().for_each(|(_, name)| forget_one(&name));
+/// What systemd kept of the daemon before. Where it is of no use, its clients are lost, and the daemon starts without.
+/// Called once: what systemd passed is owned by what is returned, or closed.
+pub fn kept() -> Result<HandedOver> {
+    let passed =
+        sd_listen_fds::get().map_err(io::Error::other).context(|| "sockets that systemd kept".into())?;
+    let passed: Vec<(String, OwnedFd)> =
+        passed.into_iter().map(|(name, fd)| (name.unwrap_or_default(), fd.into_std())).collect();
+    let names: Vec<String> = passed.iter().map(|(name, _)| name.clone()).collect();
+    if names.iter().all(|name| name != STATE) {
         return Ok(HandedOver::default());
-    };
-    let servers = parcel.open()?;
-    let clients: usize = servers.iter().map(|server| server.clients.len()).sum();
-    tracing::info!(clients, "systemd kept what the daemon before has left");
-    Ok(HandedOver::new(servers, Some(forget)))
+    }
+    match parcel(passed).and_then(Parcel::open) {
+        Ok(servers) => {
+            let clients: usize = servers.iter().map(|server| server.clients.len()).sum();
+            tracing::info!(clients, "systemd kept what the daemon before has left");
+            Ok(HandedOver::new(servers, Some(forget)))
+        }
+        Err(error) => {
+            tracing::error!(%error, "clients are lost: the sockets that systemd kept can't be used");
+            names.iter().for_each(|name| forget_one(name));
+            // It listens at our addresses for as long as it has those sockets.
+            supervisor::wait_until_heard()?;
+            Ok(HandedOver::default())
+        }
+    }
 }
 
-/// Of the file descriptors that systemd has passed by number.
-fn duplicates(passed: &[(RawFd, String)]) -> Result<Parcel> {
-    let doing = || "sockets that systemd kept".to_owned();
-    let me = pidfd_open(getpid(), PidfdFlags::empty()).map_err(io::Error::from).context(doing)?;
+fn parcel(passed: Vec<(String, OwnedFd)>) -> Result<Parcel> {
     let (mut state, mut sockets) = (None, Vec::new());
-    for (number, name) in passed {
-        let place = name.strip_prefix(SOCKET).and_then(|place| place.parse::<usize>().ok());
-        if place.is_none() && name != STATE {
-            continue;
-        }
-        let fd =
-            pidfd_getfd(&me, *number, PidfdGetfdFlags::empty()).map_err(io::Error::from).context(doing)?;
-        match place {
+    for (name, fd) in passed {
+        // Systemd passes them so that a program that is started would have them too.
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(io::Error::from)?;
+        match name.strip_prefix(SOCKET).and_then(|place| place.parse::<usize>().ok()) {
             Some(place) => sockets.push((place, fd)),
-            None => state = Some(fd),
+            None if name == STATE => state = Some(fd),
+            None => {}
         }
     }
     sockets.sort_by_key(|(place, _)| *place);
     let missing = || Error::new(Kind::Invalid, "they come without what describes them");
     let state = state.ok_or_else(missing)?;
     Ok(Parcel { state, sockets: sockets.into_iter().map(|(_, fd)| fd).collect() })
-}
-
-/// What systemd passed by number can't be closed here, and a connection that nobody closes goes on for ever: this program
-/// is started anew in this process, which closes it, with the duplicates on their way in its stdin. Returns if that fails.
-async fn begin_anew(parcel: &Parcel) -> Error {
-    let start = async {
-        let stdin: OwnedFd = parcel.on_its_way().await?;
-        let mut arguments = std::env::args_os();
-        let name = arguments.next().unwrap_or_else(|| OsString::from("windlass"));
-        let mut program = Command::new(std::env::current_exe()?);
-        program.arg0(name).args(arguments).env(ON_STDIN, "1").stdin(Stdio::from(stdin));
-        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-            program.env_remove(variable);
-        }
-        Err::<(), Error>(program.exec().into())
-    };
-    let error = start.await.err().unwrap_or_else(|| Error::new(Kind::Internal, "nothing was started"));
-    error.context("starting with the sockets that systemd kept")
 }
 
 /// Gives the sockets into systemd's keeping.

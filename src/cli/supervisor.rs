@@ -3,12 +3,14 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pipe::PipeFlags;
 use sd_notify::NotifyState;
 
 use crate::base::rt::Rt;
@@ -18,6 +20,8 @@ use crate::daemon::control::Client;
 
 /// Signs of life within the time after which systemd takes the daemon for dead.
 const SIGNS: u32 = 4;
+/// The time in which systemd takes up a message, under load.
+const HEARS: Duration = Duration::from_secs(10);
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
@@ -59,6 +63,21 @@ pub fn tell_with(message: &str, fd: Option<BorrowedFd<'_>>) -> Result<()> {
     let message = [IoSlice::new(message.as_bytes())];
     let sent = rustix::net::sendmsg(&socket, &message, &mut beside, SendFlags::NOSIGNAL);
     sent.map(drop).map_err(std::io::Error::from).context(doing)
+}
+
+/// Until all that it was told before is carried out: it closes a pipe when it comes to this message.
+pub fn wait_until_heard() -> Result<()> {
+    let doing = || "waiting for systemd".to_owned();
+    let (ours, its) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).context(doing)?;
+    tell_with("BARRIER=1", Some(its.as_fd()))?;
+    drop(its);
+    let mut closed = [PollFd::new(&ours, PollFlags::empty())];
+    let patience = Timespec::try_from(HEARS).expect("seconds");
+    match rustix::event::poll(&mut closed, Some(&patience)).map_err(std::io::Error::from).context(doing)? {
+        0 => Err(Error::new(Kind::Timeout, "systemd does not take up what it is told")),
+        _ => Ok(()),
+    }
 }
 
 /// Gives a sign of life for each answer of the engine that came the way that commands take. An engine that is stuck gives

@@ -300,22 +300,6 @@ async fn receive_fds(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<Vec<Ow
         .await
 }
 
-impl Parcel {
-    /// On its way in a socket, for `arrived` in the program that gets that socket.
-    pub async fn on_its_way(&self) -> Result<OwnedFd> {
-        let (from, to) = UnixStream::pair()?;
-        let sockets: Vec<BorrowedFd<'_>> = self.sockets.iter().map(|socket| socket.as_fd()).collect();
-        put(&from, self.state.as_fd(), &sockets).await.context(|| "sockets of an earlier daemon".into())?;
-        Ok(to.into_std()?.into())
-    }
-
-    pub async fn arrived(socket: OwnedFd) -> Result<Parcel> {
-        let stream = std::os::unix::net::UnixStream::from(socket);
-        stream.set_nonblocking(true)?;
-        receive(&UnixStream::from_std(stream)?).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream as StdStream;
