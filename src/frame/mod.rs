@@ -22,8 +22,8 @@
 //! The version of this format is that of the chunk that holds the frame. A frame of an unknown codec or key slot whose
 //! checksum is right is `Unsupported` (a newer version wrote it), all else that is wrong is `Corrupt`.
 
-mod encoding;
+mod frame_format;
 
-pub use encoding::{
+pub use frame_format::{
     Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, Recompressor, open, open_verified, verify,
 };

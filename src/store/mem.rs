@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::request::no_versions;
+use super::request_and_answer::no_versions;
 use super::{
     Attrs, Bucket, BucketAnswer, BucketRequest, ByteRange, Cause, Etag, Found, Head, List, Listed, NO_ATTRS,
     Page, Part, Put, Restored, Store, Version, VersionList, VersionMark, VersionPage, When,

@@ -1,6 +1,5 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
-mod archive;
 mod conditions;
 mod counted;
 mod faulty;
@@ -8,7 +7,8 @@ mod file;
 mod mem;
 mod open;
 mod probe;
-mod request;
+mod request_and_answer;
+mod restore;
 mod retry;
 mod rights;
 mod rules;
@@ -30,9 +30,8 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result};
-use request::ask;
+use request_and_answer::ask;
 
-pub use archive::{Restore, Restored, Tier};
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
 pub use faulty::{Faulty, RequestFate};
@@ -40,7 +39,8 @@ pub use file::FileStore;
 pub use mem::MemStore;
 pub use open::{adopt, expect, open, open_patiently};
 pub use probe::probe;
-pub use request::{BucketAnswer, BucketRequest};
+pub use request_and_answer::{BucketAnswer, BucketRequest};
+pub use restore::{Restore, Restored, Tier};
 pub use retry::{Patience, Retrying};
 pub use rights::{Right, Tried, is_public, try_rights};
 pub use rules::{Asked, BucketRules, LifecycleRule};

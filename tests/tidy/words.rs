@@ -59,7 +59,7 @@ const FS: &[(&str, &str)] = &[
     ("Berth", "Slot"),
     ("Docked", "SlabStage"),
     ("Own", "FileStage"),
-    ("Earlier", "UnsentVersion"),
+    ("Earlier", "ClosedVersion"),
     ("Early", "StreamingUpload"),
     ("Engine", "MountContext"),
     ("Facts", "Attributes"),

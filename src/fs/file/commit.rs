@@ -3,6 +3,7 @@
 
 use tokio::sync::MutexGuard;
 
+use super::closed_version::ClosedVersion;
 use super::conflict_copy;
 use super::context::MountContext;
 use super::open_file::{OpenFile, bytes_missing};
@@ -10,7 +11,6 @@ use super::rewrite::drop_version;
 use super::stage_lifecycle::note_unpromised;
 use super::state::{Event, Life, SENDS};
 use super::streaming_upload::StreamingUpload;
-use super::unsent_version::UnsentVersion;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Attributes, Base, Source, UploadToken, differ_in_time_only};
@@ -146,7 +146,7 @@ impl OpenFile {
             let s = self.state.lock();
             s.file.is_unwritten_since_asked()
                 && s.file.is_asked()
-                && s.unsent_version.is_none()
+                && s.closed_version.is_none()
                 && matches!(s.file.life, Life::Linked)
         };
         if closed { self.note_as_closed(e, false).await.map(drop) } else { self.note(e, false).await }
@@ -158,7 +158,7 @@ impl OpenFile {
         {
             let s = self.state.lock();
             // Its metadata may have changed since.
-            let closed = s.file.is_unwritten_since_asked() && s.unsent_version.is_none();
+            let closed = s.file.is_unwritten_since_asked() && s.closed_version.is_none();
             let waits = s.file.is_dirty() && !s.file.is_failed();
             if !closed || !waits || s.stage.as_ref().is_none_or(|stage| stage.is_sure()) {
                 return Ok(());
@@ -180,7 +180,7 @@ impl OpenFile {
     /// Nobody has it open: its stage needs no file descriptor until it is sent.
     pub fn release_fds(&self) {
         let s = self.state.lock();
-        for stage in s.stage.iter().chain(s.unsent_version.as_ref().map(|unsent| &unsent.stage)) {
+        for stage in s.stage.iter().chain(s.closed_version.as_ref().map(|unsent| &unsent.stage)) {
             stage.release_fds();
         }
     }
@@ -244,15 +244,15 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Stores the unsent version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
+    /// Stores the closed version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
     /// own close will be told.
     async fn send_version(
         &self,
         e: &MountContext,
-        unsent: UnsentVersion,
+        unsent: ClosedVersion,
         publish: impl FnOnce(&dyn Fn() -> Attributes),
     ) -> Result<()> {
-        let UnsentVersion { mut snapshot, stage, mut note } = unsent;
+        let ClosedVersion { mut snapshot, stage, mut note } = unsent;
         let mut streaming = None;
         if snapshot.in_parts() {
             let begun = StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?;
@@ -343,7 +343,7 @@ impl OpenFile {
         let _writing = self.writing.lock().await;
         let snapshot = {
             let mut s = self.state.lock();
-            let untouched = s.file.size == 0 && s.stage.is_none() && s.unsent_version.is_none();
+            let untouched = s.file.size == 0 && s.stage.is_none() && s.closed_version.is_none();
             if !untouched || !matches!(s.file.life, Life::Linked) || from.key == s.file.key {
                 return Ok(false);
             }
@@ -387,7 +387,7 @@ impl OpenFile {
         // What was closed meanwhile, and what was written, with success, is kept too.
         let newer = {
             let s = self.state.lock();
-            let closed = s.unsent_version.as_ref().map(|unsent| unsent.snapshot.clone());
+            let closed = s.closed_version.as_ref().map(|unsent| unsent.snapshot.clone());
             let now = s.snapshot(e);
             let newer = |other: &Snapshot| other.changes > snapshot.changes;
             [closed.filter(newer), Some(now).filter(newer)]
@@ -416,7 +416,7 @@ impl OpenFile {
                 }
             };
             // The version before goes with the one that is kept.
-            let before = s.unsent_version.take_if(|_| copy.is_some()).map(|unsent| unsent.stage);
+            let before = s.closed_version.take_if(|_| copy.is_some()).map(|unsent| unsent.stage);
             let stage = s.apply(Event::Refused { why: why.share(), copy, stored });
             (why, [stage, before])
         };

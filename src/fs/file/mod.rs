@@ -1,5 +1,6 @@
 //! An open file: what was written over its object, and how both become the next object.
 
+mod closed_version;
 mod commit;
 mod conflict_copy;
 mod context;
@@ -9,7 +10,6 @@ mod rewrite;
 mod stage_lifecycle;
 mod state;
 mod streaming_upload;
-mod unsent_version;
 mod upload;
 mod write;
 

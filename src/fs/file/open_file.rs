@@ -14,10 +14,10 @@ use std::sync::atomic::AtomicBool;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedMutexGuard;
 
+use super::closed_version::ClosedVersion;
 use super::context::MountContext;
 use super::state::{Effect, Event, FileState, Life, Stood};
 use super::streaming_upload::StreamingUpload;
-use super::unsent_version::UnsentVersion;
 use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
@@ -37,7 +37,7 @@ pub(super) struct FileParts {
     /// What the stage's note says.
     pub(super) noted: Option<Mark>,
     /// The version that was closed before the rewrite began.
-    pub(super) unsent_version: Option<UnsentVersion>,
+    pub(super) closed_version: Option<ClosedVersion>,
     /// The version whose place the stage took; a loss of power may bring it back.
     pub(super) replaced: Option<String>,
     /// The parts that left before the end.
@@ -102,7 +102,7 @@ impl OpenFile {
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
         s.apply(Event::Renamed(key.to_owned()));
-        if let Some(unsent) = &mut s.unsent_version {
+        if let Some(unsent) = &mut s.closed_version {
             unsent.set_key(key);
         }
     }
@@ -322,9 +322,9 @@ impl OpenFile {
 
 impl FileParts {
     fn new(file: FileState) -> FileParts {
-        let (stage, cuts, noted, unsent_version, replaced) = Default::default();
+        let (stage, cuts, noted, closed_version, replaced) = Default::default();
         let (streaming, upload, stream_failed) = Default::default();
-        FileParts { file, stage, cuts, noted, unsent_version, replaced, streaming, upload, stream_failed }
+        FileParts { file, stage, cuts, noted, closed_version, replaced, streaming, upload, stream_failed }
     }
 
     /// Makes the change and does what comes with it; returns the stage that is of no use any more, for removal.
@@ -387,7 +387,7 @@ impl FileParts {
     pub(super) fn note(&self, staging: &StagingArea, partly: bool) -> Note {
         let file = &self.file;
         let attrs = file.signed().unwrap_or(&file.attrs);
-        let rewrites = self.unsent_version.as_ref().map(|unsent| unsent.stage.id());
+        let rewrites = self.closed_version.as_ref().map(|unsent| unsent.stage.id());
         Note {
             format: NOTE_FORMAT,
             url: staging.url.clone(),
@@ -398,7 +398,7 @@ impl FileParts {
             partly,
             mark: file.mark(),
             // While the version before stands, no close of this one has succeeded.
-            unsent_close: file.is_asked() && self.unsent_version.is_none(),
+            unsent_close: file.is_asked() && self.closed_version.is_none(),
             rewrites: rewrites.or_else(|| self.replaced.clone()),
             outgrown_slot: None,
             checksum: None,

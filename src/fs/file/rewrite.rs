@@ -1,9 +1,9 @@
-//! Rewriting a file while its closed version is still unsent (see `unsent_version`).
+//! Rewriting a file while its closed version is still unsent (see `closed_version`).
 
+use super::closed_version::ClosedVersion;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
 use super::state::Event;
-use super::unsent_version::UnsentVersion;
 use super::upload::Snapshot;
 use crate::base::Result;
 use crate::fs::staging::{Mark, Note, Stage};
@@ -13,55 +13,55 @@ impl FileParts {
     /// Bytes that a close or fsync answered for are nowhere but in the stage.
     fn holds_unsent_close(&self) -> bool {
         self.file.is_asked()
-            && self.unsent_version.is_none()
+            && self.closed_version.is_none()
             && self.stage.is_some()
             && !self.file.is_unlinked()
     }
 
-    /// A failed close or a send asked for bytes that could not replace the unsent version: both are staged.
+    /// A failed close or a send asked for bytes that could not replace the closed version: both are staged.
     fn holds_asked_bytes(&self) -> bool {
         let asked =
-            self.unsent_version.as_ref().is_some_and(|unsent| self.file.asked > unsent.snapshot.changes);
+            self.closed_version.as_ref().is_some_and(|unsent| self.file.asked > unsent.snapshot.changes);
         asked && self.stage.is_some() && !self.file.is_unlinked()
     }
 
-    /// Makes `anew` the file's stage. The old stage becomes the unsent version while a close still counts on it;
-    /// otherwise it is returned for removal, and the unsent version stays the one before.
+    /// Makes `anew` the file's stage. The old stage becomes the closed version while a close still counts on it;
+    /// otherwise it is returned for removal, and the closed version stays the one before.
     pub(super) fn detach_version(&mut self, e: &MountContext, anew: Stage) -> Option<Stage> {
         let unsent_close = self.holds_unsent_close();
         let Some(stage) = self.stage.clone() else { return Some(anew) };
         let before = unsent_close.then(|| {
             let note = self.note(&e.staging, stage.partly());
-            UnsentVersion { snapshot: self.snapshot(e), stage: stage.clone(), note }
+            ClosedVersion { snapshot: self.snapshot(e), stage: stage.clone(), note }
         });
         self.stage = Some(anew);
         self.cuts = Default::default();
         self.replaced = None;
         self.noted = Some(Mark::Open);
         if before.is_none() {
-            if let Some(unsent) = &self.unsent_version {
+            if let Some(unsent) = &self.closed_version {
                 let at = unsent.snapshot.changes;
                 self.file.apply(Event::AskedAtMost(at));
             }
             return Some(stage);
         }
-        self.unsent_version = before;
+        self.closed_version = before;
         None
     }
 
     /// The one before, if nobody needs it any more: it is stored.
     fn take_sent_version(&mut self) -> Option<Stage> {
-        let at = self.unsent_version.as_ref()?.snapshot.changes;
+        let at = self.closed_version.as_ref()?.snapshot.changes;
         if self.file.sent < at {
             return None;
         }
-        self.unsent_version.take().map(|unsent| unsent.stage)
+        self.closed_version.take().map(|unsent| unsent.stage)
     }
 
     /// The one before, to be sent: no close since asked for more.
-    fn version_to_send(&mut self) -> Option<UnsentVersion> {
+    fn version_to_send(&mut self) -> Option<ClosedVersion> {
         let mut unsent =
-            self.unsent_version.clone().filter(|unsent| self.file.asked <= unsent.snapshot.changes)?;
+            self.closed_version.clone().filter(|unsent| self.file.asked <= unsent.snapshot.changes)?;
         let Snapshot { when, source, attrs, .. } = &mut unsent.snapshot;
         // A send that was under way may have been stored meanwhile.
         (*when, *source) = (self.file.when(), self.file.source());
@@ -75,13 +75,13 @@ impl FileParts {
 }
 
 impl OpenFile {
-    pub(super) fn version_to_send(&self) -> Option<UnsentVersion> {
+    pub(super) fn version_to_send(&self) -> Option<ClosedVersion> {
         self.state.lock().version_to_send()
     }
 
     /// The file is being rewritten while its closed version is unsent.
     pub fn is_rewriting(&self) -> bool {
-        self.state.lock().unsent_version.is_some()
+        self.state.lock().closed_version.is_some()
     }
 }
 
@@ -89,7 +89,7 @@ impl OpenFile {
 pub(super) async fn begin_rewrite(file: &OpenFile, e: &MountContext) -> Result<Option<Stage>> {
     let note = {
         let s = file.state.lock();
-        let rewrites = match (&s.stage, &s.unsent_version) {
+        let rewrites = match (&s.stage, &s.closed_version) {
             (Some(old), None) if s.holds_unsent_close() => old.id(),
             // It may be on its way, or on the disk as closed: it stays as it is.
             (Some(_), Some(unsent)) if s.holds_asked_bytes() => unsent.stage.id(),

@@ -25,7 +25,7 @@ impl OpenFile {
             let mut note = s.note(&e.staging, partly);
             if matches!(s.file.life, Life::Discarded) {
                 note.mark = Mark::Sent;
-            } else if s.unsent_version.is_some() {
+            } else if s.closed_version.is_some() {
                 // What is about to change takes no place.
                 note.mark = Mark::Open;
             }
@@ -94,7 +94,7 @@ impl OpenFile {
                 if !promised {
                     note.mark = Mark::Open;
                 }
-                let before = s.unsent_version.as_ref().map(|unsent| unsent.stage.clone());
+                let before = s.closed_version.as_ref().map(|unsent| unsent.stage.clone());
                 let before = before.filter(|before| note.replaces() == Some(&before.id()));
                 (stage, note, before)
             };
@@ -113,7 +113,7 @@ impl OpenFile {
                 let mut s = self.state.lock();
                 s.noted = Some(note.mark);
                 if let Some(before) = &before {
-                    s.unsent_version.take_if(|unsent| Arc::ptr_eq(&unsent.stage, before));
+                    s.closed_version.take_if(|unsent| Arc::ptr_eq(&unsent.stage, before));
                     s.replaced = Some(before.id()).filter(|_| s.uses_stage(&stage));
                 }
                 // A write in between found that the note before said enough.
@@ -147,7 +147,7 @@ impl OpenFile {
         let _one = self.noting.lock().await;
         let stages = {
             let mut s = self.state.lock();
-            [s.stage.clone(), s.unsent_version.take().map(|unsent| unsent.stage)]
+            [s.stage.clone(), s.closed_version.take().map(|unsent| unsent.stage)]
         };
         for stage in stages.iter().flatten() {
             stage.remove_or_warn().await;

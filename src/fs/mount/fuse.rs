@@ -26,7 +26,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::proc_fds;
+use super::open_elsewhere;
 use crate::base::rt::Rt;
 use crate::fs::object::{Attributes, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
 use crate::fs::ops::{Caller, Changes, Entry, Fs, Invalidate, Looked, Opened};
@@ -555,7 +555,7 @@ impl Filesystem for FuseServer {
         }
         // A shell's `command > file` opens, copies the descriptor and closes one, before anything is written.
         if self.known(|fs| Some(fs.is_begun(handle.0))) == Some(true)
-            && proc_fds::has_open(req.pid(), ino.0, &self.dir)
+            && open_elsewhere::has_open(req.pid(), ino.0, &self.dir)
         {
             return reply.ok();
         }

@@ -3,6 +3,6 @@
 mod fuse;
 mod kernel_mount;
 mod mounted;
-mod proc_fds;
+mod open_elsewhere;
 
 pub use mounted::{Mounted, clear_dead, mount, refuse_pool};

@@ -8,7 +8,7 @@ use reed_solomon_erasure::galois_8::{self, Field};
 use reed_solomon_erasure::{Field as _, ReedSolomon};
 use windlass_galois::{add_product, sums};
 
-use super::layout::Layout;
+use super::redundancy::Layout;
 
 /// The code of one layout.
 #[derive(Clone, Debug)]

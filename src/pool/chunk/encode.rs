@@ -66,7 +66,7 @@ pub fn with_footer_of(footer: &Footer, shard: Bytes) -> Bytes {
 }
 
 /// Encodes, hashes and makes footers, and drops what comes of it: for the benchmark of the pool.
-pub fn sealing(layout: super::layout::Layout) -> impl Fn(Chunk) -> Result<()> {
+pub fn sealing(layout: super::redundancy::Layout) -> impl Fn(Chunk) -> Result<()> {
     let codec = Codec::new(layout);
     move |chunk| {
         seal(&codec, chunk, ShardSet::all(layout.n())).map(|sealed| drop(std::hint::black_box(sealed)))
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::base::{ChunkId, Epoch, Era, Seq, VolumeId};
     use crate::pool::chunk::inventory::ChunkKind;
-    use crate::pool::chunk::layout::Layout;
+    use crate::pool::chunk::redundancy::Layout;
 
     fn chunk(shards: Vec<Bytes>) -> Chunk {
         let id = ChunkId { volume: VolumeId(1), epoch: Epoch(1), seq: Seq(1) };

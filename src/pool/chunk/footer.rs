@@ -30,7 +30,7 @@
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::inventory::{Chunk, ChunkKind};
-use super::layout::Layout;
+use super::redundancy::Layout;
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::sum::crc32c;

@@ -5,7 +5,7 @@ mod encode;
 mod footer;
 mod footer_cache;
 mod inventory;
-mod layout;
+mod redundancy;
 mod shard_set;
 
 pub use codec::Codec;
@@ -14,5 +14,5 @@ pub use encode::{seal, with_footer_of};
 pub use footer::{About, CHECK_SPAN, FOOTER_GET, FOOTER_MAX, Footer};
 pub use footer_cache::FooterCache;
 pub use inventory::{Chunk, ChunkKind, Fate, Inventory};
-pub use layout::{Layout, Zoning};
+pub use redundancy::{Layout, Zoning};
 pub use shard_set::ShardSet;

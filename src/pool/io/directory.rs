@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::catalog::{Catalog, CatalogEntry, Entries, malformed};
 use super::context::PoolContext;
+use super::register_tree::{Catalog, CatalogEntry, Entries, malformed};
 use crate::base::{Error, Kind, Name, RegisterId, Result, VolumeId};
 use crate::pool::stores::PoolConfig;
 

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::acceptor::{Cell, Shown, Stage};
+use super::ask_acceptors::gather_news;
 use super::object::{Object, Opening, Value};
 use super::proposer::{Bench, Change, Register, Shared, undecided};
-use super::round::gather_news;
 use crate::base::{Error, Generation, Kind, Result};
 use crate::pool::stores::Member;
 use crate::pool::stores::Membership;

@@ -22,11 +22,11 @@
 //! It does not know what a value means, does not change the membership, and never deletes an acceptor.
 
 mod acceptor;
+mod ask_acceptors;
 mod generation;
 mod mending;
 mod object;
 mod proposer;
-mod round;
 
 pub(in crate::pool) use mending::Copy;
 pub use proposer::{Change, Register, Veto};

@@ -9,8 +9,8 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 
 use super::acceptor::{Cell, Seen, Shown, Stage};
+use super::ask_acceptors::{gather, gather_news};
 use super::object::{Acceptor, Ballot, Value};
-use super::round::{gather, gather_news};
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};

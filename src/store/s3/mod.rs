@@ -11,7 +11,6 @@
 //! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at
 //! all is not judged here but by `probe`.
 
-mod archive;
 mod connect;
 mod connector;
 mod direct;
@@ -19,6 +18,7 @@ mod errors;
 mod multipart;
 mod passwd_file;
 mod read;
+mod restore;
 mod rules;
 mod trust;
 mod versions;

@@ -8,13 +8,13 @@ use super::upload::Snapshot;
 use crate::fs::staging::{Note, Stage};
 
 #[derive(Clone, Debug)]
-pub struct UnsentVersion {
+pub struct ClosedVersion {
     pub snapshot: Snapshot,
     pub stage: Stage,
     pub note: Note,
 }
 
-impl UnsentVersion {
+impl ClosedVersion {
     pub fn set_key(&mut self, key: &str) {
         for its in [&mut self.snapshot.key, &mut self.note.key] {
             key.clone_into(its);
