@@ -9,11 +9,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Global, output, reach_engine};
+use super::{Global, attach_device, output, reach_engine};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::answers::{EngineStatus, SnapshotLine, VolumeAnswer};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::nbd::Address;
+use crate::volume::VolumeInfo;
 
 /// How long a client goes on trying to reach a daemon that is gone, in seconds.
 const RECONNECT: u64 = 300;
@@ -28,9 +29,9 @@ const TLS_OBJECT: &str = "windlass-tls";
 pub struct Attach {
     /// POOL/VOLUME, or POOL/VOLUME@SNAPSHOT to read
     path: String,
-    /// For whom
-    #[arg(long = "as", value_name = "CLIENT", default_value = "qemu")]
-    client: ClientKind,
+    /// For whom (default: qemu)
+    #[arg(long = "as", value_name = "CLIENT")]
+    client: Option<ClientKind>,
     /// Which of the daemon's addresses is used, `unix:PATH`, `tls:HOST:PORT` or `HOST:PORT` (default: a socket of this host,
     /// where there is one)
     #[arg(long, value_name = "ADDR")]
@@ -38,9 +39,13 @@ pub struct Attach {
     /// For TLS: where the client has ca-cert.pem, client-cert.pem and client-key.pem
     #[arg(long, value_name = "DIR", default_value = "/etc/pki/windlass")]
     certificates: String,
-    /// The disk's name: the kernel's device for `nbd` and `systemd` (default: /dev/nbd0), the guest's for `libvirt` (vda)
-    #[arg(long, value_name = "NAME")]
-    device: Option<String>,
+    /// Without --as: make it a device of this host's kernel, that one or the first that is free; root's, `detach` undoes it.
+    /// With --as: the disk's name, the kernel's for `nbd` and `systemd` (default: /dev/nbd0), the guest's for `libvirt` (vda)
+    #[arg(long, value_name = "NAME", num_args = 0..=1)]
+    device: Option<Option<String>>,
+    /// Set for the process that stays behind: it keeps the device connected.
+    #[arg(long, hide = true)]
+    pub detached: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]
@@ -58,13 +63,14 @@ enum ClientKind {
 }
 
 /// All that a client needs to know.
-struct Disk {
-    address: Address,
+pub struct Disk {
+    pub address: Address,
     /// The client's folder, for TLS.
     certificates: String,
-    export: String,
+    pub volume: VolumePath,
+    pub export: String,
     read_only: bool,
-    serial: String,
+    pub serial: String,
 }
 
 #[derive(Serialize)]
@@ -78,8 +84,13 @@ struct Printed {
 }
 
 pub async fn run(global: &Global, args: Attach) -> Result<ExitCode> {
+    if let (None, Some(device)) = (args.client, &args.device) {
+        let number = device.as_deref().map(kernel_number).transpose()?;
+        return attach_device::attach(global, &args, number).await;
+    }
     let disk = look(global, &args).await?;
-    let text = disk.text(args.client, args.device.as_deref())?;
+    let device = args.device.as_ref().and_then(|device| device.as_deref());
+    let text = disk.text(args.client.unwrap_or(ClientKind::Qemu), device)?;
     if global.json {
         let uri = disk.uri();
         let Disk { address, export, read_only, serial, .. } = disk;
@@ -93,7 +104,7 @@ pub async fn run(global: &Global, args: Attach) -> Result<ExitCode> {
 }
 
 /// Finds the volume or snapshot, and where the daemon serves it.
-async fn look(global: &Global, args: &Attach) -> Result<Disk> {
+pub async fn look(global: &Global, args: &Attach) -> Result<Disk> {
     let snapshot = match args.path.contains('@') {
         true => Some(args.path.parse::<SnapshotPath>()?),
         false => None,
@@ -112,14 +123,20 @@ async fn look(global: &Global, args: &Attach) -> Result<Disk> {
             return Err(Error::new(Kind::NotFound, format!("there is no snapshot {snapshot}")));
         }
     }
-    let id = info.info.id.to_string();
     Ok(Disk {
         address: choose(&status.nbd, args.address.as_ref())?,
         certificates: args.certificates.clone(),
         export: args.path.clone(),
         read_only: snapshot.is_some() || info.info.template,
-        serial: id[..SERIAL_MAX.min(id.len())].to_owned(),
+        serial: serial(&info.info),
+        volume,
     })
+}
+
+/// By which a disk is told from another one of its name.
+pub fn serial(volume: &VolumeInfo) -> String {
+    let id = volume.id.to_string();
+    id[..SERIAL_MAX.min(id.len())].to_owned()
 }
 
 /// A socket of this host before addresses of the network.
@@ -287,13 +304,14 @@ impl Disk {
 /// The kernel's device, `/dev/nbd0` unless another is named.
 fn kernel_device(named: Option<&str>) -> Result<&str> {
     let device = named.unwrap_or("/dev/nbd0");
-    let number = device.strip_prefix("/dev/nbd").filter(|n| !n.is_empty());
-    match number.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-        true => Ok(device),
-        false => {
-            Err(Error::new(Kind::Usage, format!("{device:?} is no device of NBD: write /dev/nbd0, say")))
-        }
-    }
+    kernel_number(device).map(|_| device)
+}
+
+/// The number of `/dev/nbdN`.
+pub fn kernel_number(device: &str) -> Result<u32> {
+    let number = device.strip_prefix("/dev/nbd").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let wrong = || Error::new(Kind::Usage, format!("{device:?} is no device of NBD: write /dev/nbd0, say"));
+    number.and_then(|n| n.parse().ok()).ok_or_else(wrong)
 }
 
 fn host_and_port(at: &str) -> Result<(String, String)> {

@@ -2,6 +2,8 @@
 
 mod apply_diff;
 mod attach;
+mod attach_device;
+mod background;
 mod clone;
 mod config;
 mod cost;
@@ -12,6 +14,7 @@ mod export;
 mod hooks;
 mod iam_policy;
 mod import;
+mod kernel_disk;
 mod log;
 mod moment;
 mod mount;
@@ -84,8 +87,10 @@ enum Command {
     Clone(clone::Clone),
     /// Make a volume of a disk image: raw, qcow2, compressed; a file, a URL, a pipe
     Import(import::Import),
-    /// Print what makes a volume a disk: for QEMU, libvirt, the kernel's NBD client, systemd
+    /// Make a volume a disk: a device of this host, or what to type for QEMU, libvirt, systemd
     Attach(attach::Attach),
+    /// Undo `attach --device`
+    Detach(attach_device::Detach),
     /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
     Replicate(replicate::Replicate),
     /// A volume or snapshot as an image, or what changed in it since a snapshot
@@ -169,6 +174,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Import(args) => Box::pin(import::run(&global, args)).await,
         Command::Attach(args) => Box::pin(attach::run(&global, args)).await,
+        Command::Detach(args) => Box::pin(attach_device::detach(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,

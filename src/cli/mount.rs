@@ -1,13 +1,11 @@
 //! `windlass mount` and `windlass unmount`.
 
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
-
-use super::{Global, done, exit_code, log, output, reach_engine};
+use super::{Global, background, done, exit_code, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
@@ -126,12 +124,12 @@ async fn once(
         }
         output::notes(global, &outcome);
         if args.detached {
-            say("ready")?;
+            background::say("ready")?;
         }
         return Ok(Ok(done(&outcome)));
     }
     if !args.foreground && !args.detached {
-        return leave_behind().await.map(Ok);
+        return background::leave_behind("the mount").await.map(Ok);
     }
     let cache = match MountOptions::parse(&args.o.join(","))?.0.cache {
         Cache::Off => Some(0),
@@ -152,11 +150,11 @@ async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>)
     let mounted = engine.run(verb, ProgressSink::none()).await;
     let mut told = false;
     match (&mounted, log) {
-        (Ok(_), Some(log)) => let_go(log, "ready")?,
+        (Ok(_), Some(log)) => background::let_go(log, "ready")?,
         (Err(why), Some(log)) => {
             told = true;
             eprintln!("windlass: {why}");
-            let_go(log, &exit_code(why.kind()).to_string())?;
+            background::let_go(log, &exit_code(why.kind()).to_string())?;
         }
         (_, None) => {}
     }
@@ -173,68 +171,6 @@ async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>)
     tracing::debug!(dir, "the mount's process ends");
     engine.shutdown().await?;
     result
-}
-
-fn say(word: &str) -> Result<()> {
-    use std::io::Write as _;
-    println!("{word}");
-    std::io::stdout().flush().context(|| "leaving the terminal".into())
-}
-
-/// Says `word` to the command that waits (`ready`, or its exit code), then leaves its terminal: later messages go to a
-/// log file.
-fn let_go(log: &Path, word: &str) -> Result<()> {
-    say(word)?;
-    log::at_terminal(false);
-    let open = |path: &Path, write: bool| {
-        let flags = if write {
-            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::APPEND
-        } else {
-            rustix::fs::OFlags::RDWR
-        };
-        rustix::fs::open(path, flags | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::from_raw_mode(0o600))
-            .map_err(std::io::Error::from)
-            .context(|| format!("opening {}", path.display()))
-    };
-    // A session of its own: closing the terminal does not end the mount.
-    let _ = rustix::process::setsid();
-    let null = open(Path::new("/dev/null"), false)?;
-    let log = open(log, true)?;
-    let moved = rustix::stdio::dup2_stdin(&null)
-        .and_then(|()| rustix::stdio::dup2_stdout(&null))
-        .and_then(|()| rustix::stdio::dup2_stderr(&log));
-    moved.map_err(std::io::Error::from).context(|| "leaving the terminal".into())
-}
-
-/// Starts this same command as a process of its own session, and waits until its mount is up.
-async fn leave_behind() -> Result<ExitCode> {
-    let program = std::env::current_exe().context(|| "finding this program".into())?;
-    let mut child = tokio::process::Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .arg("--detached")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context(|| "starting the process that serves the mount".into())?;
-    let mut out =
-        child.stdout.take().ok_or_else(|| Error::new(Kind::Internal, "the started process has no stdout"))?;
-    let mut said = Vec::new();
-    out.read_to_end(&mut said).await.context(|| "waiting for the mount".into())?;
-    // What the mount told before, as JSON, is for the user.
-    let said = String::from_utf8_lossy(&said);
-    let (told, word) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
-    if !told.is_empty() {
-        output::line(told);
-    }
-    if word == "ready" {
-        return Ok(ExitCode::SUCCESS);
-    }
-    if let Ok(code) = word.parse::<u8>() {
-        return Ok(ExitCode::from(code));
-    }
-    // It has said why on stderr, which is ours.
-    let status = child.wait().await.context(|| "waiting for the mount".into())?;
-    Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).filter(|c| *c != 0).unwrap_or(1)))
 }
 
 async fn keep(global: &Global, of_kept: OfKept) -> Result<ExitCode> {

@@ -108,6 +108,11 @@ impl StateDir {
         self.own.join("mount.log")
     }
 
+    /// Where the processes log that keep devices connected.
+    pub fn device_log(&self) -> PathBuf {
+        self.root.join("devices.log")
+    }
+
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }

@@ -4,6 +4,7 @@
 //! breaks, every request that waits fails, and so does every later one.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -203,6 +204,31 @@ fn fua_flag(fua: bool) -> u16 {
     if fua { command_flag::FUA } else { 0 }
 }
 
+/// A connection to `export` for the kernel to go on with: it has agreed on simple replies, and nothing follows yet.
+pub async fn for_kernel(address: &Address, export: &str) -> Result<(Info, OwnedFd)> {
+    let opened = async {
+        let (stream, socket) = match address {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                let socket = stream.as_fd().try_clone_to_owned()?;
+                (Box::new(stream) as Box<dyn Stream>, socket)
+            }
+            _ => {
+                let stream = connect_tcp(address).await?;
+                let socket = stream.as_fd().try_clone_to_owned()?;
+                (Box::new(stream) as Box<dyn Stream>, socket)
+            }
+        };
+        let mut haggler = Haggler::greet(stream).await?;
+        let info = haggler.info(option::GO, export).await?;
+        match haggler.window.bytes().is_empty() {
+            true => Ok((info, socket)),
+            false => Err(Error::new(Kind::Invalid, "the server answers what was not asked")),
+        }
+    };
+    opened.await.context(|| format!("opening {}", address.uri(export)))
+}
+
 /// The exports that the server at `address` shows.
 pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
     let doing = || format!("listing the exports at {address}");
@@ -224,16 +250,18 @@ const REPLIES_MAX: usize = 16 << 20;
 
 async fn connect(address: &Address) -> Result<Box<dyn Stream>> {
     Ok(match address {
-        Address::Tcp(host_port) => {
-            let stream = TcpStream::connect(host_port).await?;
-            stream.set_nodelay(true)?;
-            Box::new(stream)
-        }
-        Address::Tls(_) => {
-            return Err(Error::new(Kind::Unsupported, "this client does not speak TLS: use a unix socket"));
-        }
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        _ => Box::new(connect_tcp(address).await?),
     })
+}
+
+async fn connect_tcp(address: &Address) -> Result<TcpStream> {
+    let Address::Tcp(host_port) = address else {
+        return Err(Error::new(Kind::Unsupported, "this client does not speak TLS: use a unix socket"));
+    };
+    let stream = TcpStream::connect(host_port).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// The client's side of option haggling.

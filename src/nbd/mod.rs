@@ -27,7 +27,7 @@ mod wire;
 
 pub use access::{Access, Pattern, Policy, Rule, Subject};
 pub use address::Address;
-pub use client::{Client, FlaggedExtent, describe, list};
+pub use client::{Client, FlaggedExtent, describe, for_kernel, list};
 pub use export::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
 pub use handover::ConnectionState;
 pub use listener::{Listener, Socket, SocketRights};

@@ -1,0 +1,247 @@
+//! `windlass attach --device` and `windlass detach`: a volume as a device of this host's kernel.
+//!
+//! A process stays for each device: when the daemon dies and comes again, it connects anew and gives the kernel the new sockets,
+//! and for that long the kernel holds the device's requests. A restart that hands connections over needs none of that.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use rustix::fs::{Mode, OFlags};
+use serde_json::json;
+
+use super::attach::{Attach, Disk, kernel_number, look};
+use super::kernel_disk::{KernelDisks, Losses};
+use super::{Global, background, output};
+use crate::base::rt::{RealRuntime, Rt};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::daemon::answers::VolumeAnswer;
+use crate::daemon::api::Verb;
+use crate::daemon::control::Client;
+use crate::daemon::{StateDir, signals};
+use crate::nbd::{self, Address, Info};
+
+/// Requests wait this long for a daemon that is gone, then they fail.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two attempts to reach it.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How often it is looked whether the device is still there.
+const LOOK: Duration = Duration::from_secs(5);
+/// Connections of a device, where the export allows more than one.
+const CONNECTIONS: usize = 4;
+/// Set by the server where clients may have several connections (NBD_FLAG_CAN_MULTI_CONN).
+const MULTI_CONN: u16 = 1 << 8;
+/// What a device's `backend` in sysfs begins with.
+const OURS: &str = "windlass:";
+
+/// In the background, but for `--detached`, which is that process.
+pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Result<ExitCode> {
+    if !args.detached {
+        return background::leave_behind("the device").await;
+    }
+    signals::outlive_hangup();
+    let home = StateDir::locate()?;
+    let disk = look(global, args).await?;
+    if matches!(disk.address, Address::Tls(_)) {
+        let why = "the kernel itself doesn't speak TLS: `--address` names another socket, `--as nbd` prints what nbd-client needs";
+        return Err(Error::new(Kind::Unsupported, why));
+    }
+    let (kernel, losses) = KernelDisks::open().await?;
+    let (export, sockets) = connections(&disk).await?;
+    let name = format!("{OURS}{}", disk.export);
+    let number = kernel.connect(wanted, &export, &sockets, PATIENCE, &name).await?;
+    drop(sockets);
+    let device = format!("/dev/nbd{number}");
+    match global.json {
+        true => output::line(&json!({ "export": disk.export, "device": device }).to_string()),
+        false => output::line(&device),
+    }
+    background::let_go(&home.device_log(), "ready")?;
+    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number }.run().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
+    let (export, first) = nbd::for_kernel(&disk.address, &disk.export).await?;
+    let mut sockets = vec![first];
+    while export.flags & MULTI_CONN != 0 && sockets.len() < CONNECTIONS {
+        sockets.push(nbd::for_kernel(&disk.address, &disk.export).await?.1);
+    }
+    Ok((export, sockets))
+}
+
+/// Keeps a device connected until it is let go.
+struct Keeper {
+    rt: Rt,
+    home: StateDir,
+    kernel: KernelDisks,
+    losses: Losses,
+    disk: Disk,
+    name: String,
+    number: u32,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let device = format!("/dev/nbd{}", self.number);
+        loop {
+            let lost = {
+                let (loss, look) = (std::pin::pin!(self.losses.next()), std::pin::pin!(self.rt.sleep(LOOK)));
+                match select(loss, look).await {
+                    Either::Left((number, _)) => number == self.number,
+                    Either::Right(_) => false,
+                }
+            };
+            if !self.is_there().await {
+                tracing::info!(device, export = self.disk.export, "the device is let go");
+                return;
+            }
+            if lost {
+                tracing::warn!(device, export = self.disk.export, "a connection is lost");
+                self.mend(&device).await;
+            }
+        }
+    }
+
+    /// Also where the kernel does not tell.
+    async fn is_there(&self) -> bool {
+        self.kernel.is_connected(self.number).await.unwrap_or(true)
+    }
+
+    /// Until all that was lost is made up for, or the device is gone.
+    async fn mend(&self, device: &str) {
+        let mut told = String::new();
+        loop {
+            match self.connect_one().await {
+                Ok(true) => tracing::info!(device, "connected anew"),
+                Ok(false) => return,
+                Err(error) => {
+                    let now = error.to_string();
+                    if now != told {
+                        tracing::warn!(device, error = now, "it can't be connected yet");
+                        told = now;
+                    }
+                    if !self.is_there().await {
+                        return;
+                    }
+                    self.rt.sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// False where the kernel needs no further one.
+    async fn connect_one(&self) -> Result<bool> {
+        // Another volume may have the name by now: its bytes are none of this device's.
+        let serial = self.serial().await?;
+        if serial != self.disk.serial {
+            let why = format!("{} is another volume by now: detach the device", self.disk.export);
+            return Err(Error::new(Kind::Refused, why));
+        }
+        let (export, socket) = nbd::for_kernel(&self.disk.address, &self.disk.export).await?;
+        self.kernel.reconnect(self.number, &export, &socket, &self.name).await
+    }
+
+    /// Asked of the daemon that serves the disk, never of an engine of this process: that would keep the daemon from starting.
+    async fn serial(&self) -> Result<String> {
+        let nobody = || Error::new(Kind::Closed, "no daemon runs");
+        let mut client = Client::connect(&self.home.control()?).await?.ok_or_else(nobody)?;
+        let path = self.disk.volume.clone();
+        let asked = client.call(&self.rt, Verb::VolumeInfo { path }, |_| {}, std::future::pending());
+        let info: VolumeAnswer = asked.await?.answer()?;
+        Ok(super::attach::serial(&info.info))
+    }
+}
+
+#[derive(clap::Args, Debug)]
+pub struct Detach {
+    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that was attached, or its /dev/nbdN
+    what: String,
+    /// Also a device that is mounted or open: whoever uses it gets errors
+    #[arg(long)]
+    force: bool,
+}
+
+pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
+    let number = match args.what.starts_with("/dev/") {
+        true => kernel_number(&args.what)?,
+        false => of_export(&args.what)?,
+    };
+    let device = format!("/dev/nbd{number}");
+    // Held alone while it is let go: mounted file systems and whatever else is built on it hold it too.
+    let held = match args.force {
+        true => None,
+        false => Some(alone(&device)?),
+    };
+    if let Some(held) = &held {
+        rustix::fs::fsync(held).map_err(std::io::Error::from).context(|| format!("flushing {device}"))?;
+    }
+    let (kernel, _losses) = KernelDisks::open().await?;
+    kernel.disconnect(number).await?;
+    match global.json {
+        true => output::line(&json!({ "device": device }).to_string()),
+        false => output::line(&format!("{device} is let go")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn alone(device: &str) -> Result<OwnedFd> {
+    let opened = rustix::fs::open(device, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty());
+    opened.map_err(|errno| match errno {
+        rustix::io::Errno::BUSY => {
+            let why = format!("{device} is in use: unmount it first, or `--force` (its users get errors)");
+            Error::new(Kind::Refused, why)
+        }
+        other => Error::from(std::io::Error::from(other)).context(format!("opening {device}")),
+    })
+}
+
+/// The device that shows this export, by what its maker wrote into it.
+fn of_export(export: &str) -> Result<u32> {
+    let attached = attached(Path::new("/sys/block"));
+    let found = attached.iter().find(|(_, of)| of == export);
+    found.map(|(number, _)| *number).ok_or_else(|| {
+        let all: Vec<String> = attached.iter().map(|(n, of)| format!("{of} (/dev/nbd{n})")).collect();
+        let there =
+            if all.is_empty() { "nothing is".to_owned() } else { format!("these are: {}", all.join(", ")) };
+        Error::new(Kind::NotFound, format!("{export} is not attached as a device; {there}"))
+    })
+}
+
+/// Numbers of the kernel's NBD devices that were made here, and what they show.
+fn attached(block: &Path) -> Vec<(u32, String)> {
+    let entries = std::fs::read_dir(block).into_iter().flatten().flatten();
+    let mut all: Vec<(u32, String)> = entries
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.strip_prefix("nbd")?.parse().ok()?;
+            let of = std::fs::read_to_string(entry.path().join("backend")).ok()?;
+            Some((number, of.trim_end().strip_prefix(OURS)?.to_owned()))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_known_by_what_they_show() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, backend) in
+            [("nbd0", "windlass:tank/a\n"), ("nbd12", "windlass:tank/b@s\n"), ("nbd3", "another\n")]
+        {
+            let disk = dir.path().join(name);
+            std::fs::create_dir(&disk).unwrap();
+            let mut file = tempfile::NamedTempFile::new_in(&disk).unwrap();
+            std::io::Write::write_all(&mut file, backend.as_bytes()).unwrap();
+            file.persist(disk.join("backend")).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("sda")).unwrap();
+        std::fs::create_dir(dir.path().join("nbd7")).unwrap();
+        assert_eq!(attached(dir.path()), [(0, "tank/a".to_owned()), (12, "tank/b@s".to_owned())]);
+    }
+}
