@@ -348,6 +348,7 @@ mod tests {
         Disk {
             address: address.parse().unwrap(),
             certificates: "/etc/pki/w".into(),
+            volume: "tank/web".parse().unwrap(),
             export: "tank/web".into(),
             read_only,
             serial: "0123456789abcdef0123".into(),

@@ -48,6 +48,10 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         let why = "the kernel itself doesn't speak TLS: `--address` names another socket, `--as nbd` prints what nbd-client needs";
         return Err(Error::new(Kind::Unsupported, why));
     }
+    // Two devices of one disk have two caches in the kernel, of which neither knows what was written through the other.
+    if let Some((number, _)) = attached(Path::new("/sys/block")).iter().find(|(_, of)| *of == disk.export) {
+        return Err(Error::new(Kind::Exists, format!("{} is /dev/nbd{number} already", disk.export)));
+    }
     let (kernel, losses) = KernelDisks::open().await?;
     let (export, sockets) = connections(&disk).await?;
     let name = format!("{OURS}{}", disk.export);

@@ -5,7 +5,7 @@ use std::process::{ExitCode, Stdio};
 
 use tokio::io::AsyncReadExt as _;
 
-use super::{log, output};
+use super::{output, stderr_log};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
 /// What the process that waits reads.
@@ -19,7 +19,7 @@ pub fn say(word: &str) -> Result<()> {
 /// log file.
 pub fn let_go(log: &Path, word: &str) -> Result<()> {
     say(word)?;
-    log::at_terminal(false);
+    stderr_log::at_terminal(false);
     let open = |path: &Path, write: bool| {
         let flags = if write {
             rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::APPEND

@@ -15,7 +15,6 @@ mod hooks;
 mod iam_policy;
 mod import;
 mod kernel_disk;
-mod log;
 mod moment;
 mod mount;
 mod new_file;
@@ -26,8 +25,9 @@ mod replicate;
 mod serve;
 mod snapshot;
 mod status;
+mod stderr_log;
 mod succession;
-mod supervisor;
+mod systemd;
 mod top;
 mod transfer_bar;
 mod volume;
@@ -146,10 +146,10 @@ fn start_log(cli: &Cli) {
         (1, _) => Level::Debug.filter(),
         _ => Level::Trace.filter(),
     };
-    log::at_terminal(
+    stderr_log::at_terminal(
         cli.global.verbose == 0 && matches!(&cli.command, Command::Mount(mount) if mount.leaves()),
     );
-    log::start(default);
+    stderr_log::start(default);
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {

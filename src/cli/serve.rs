@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use super::{Global, log, output, reach_engine, succession, supervisor};
+use super::{Global, output, reach_engine, stderr_log, succession, systemd};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
@@ -80,7 +80,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     output::line("ready");
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, home = %control.parent().unwrap_or(&control).display(), "the daemon serves");
-    supervisor::ready(&rt, &control);
+    systemd::ready(&rt, &control);
     let (terminated, replaced) = (std::pin::pin!(signals::terminated()), std::pin::pin!(engine.replaced()));
     let mut ended = select(terminated, replaced);
     let is_replaced = loop {
@@ -90,8 +90,8 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         }
     };
     if !is_replaced {
-        supervisor::stopping();
-        if supervisor::keeps_sockets() {
+        systemd::stopping();
+        if systemd::keeps_sockets() {
             engine.leave_clients(succession::keep).await;
         }
     }
@@ -128,7 +128,7 @@ async fn start(
 /// What `-v` and RUST_LOG say of the log beats the file.
 fn apply_log(global: &Global, config: &Config) {
     let filter = (global.verbose == 0).then(|| config.log_level().filter());
-    log::configure(filter, config.log_format() == LogFormat::Json);
+    stderr_log::configure(filter, config.log_format() == LogFormat::Json);
 }
 
 /// Reads the file anew. What is wrong in it is told, and all stays as it was.

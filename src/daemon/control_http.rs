@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
-use super::handler::{self, Handler, ProgressSink, Step, line_of};
+use super::verb_handler::{self, Handler, ProgressSink, Step, line_of};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 
@@ -230,7 +230,7 @@ impl Running {
 fn reply_of(done: Result<Outcome>) -> Reply {
     match done {
         Ok(outcome) => Reply::Result(outcome),
-        Err(error) => handler::failure(&error),
+        Err(error) => verb_handler::failure(&error),
     }
 }
 

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Admission;
 use super::api::{HandOver, Outcome, Verb, VolumePath};
+use super::command_gate::Admission;
 use super::config::{Config, ListenAddress};
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
@@ -21,7 +21,7 @@ use super::handover::{self, HandedOver};
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::volume_clients::{DAEMON, Sessions};
-use super::{listeners, metrics_server};
+use super::{listen_policy, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
@@ -185,7 +185,8 @@ impl Engine {
         let rt = &self.state.host_context.rt;
         // The daemon before may still be closing the address.
         let mut tries = if options.handed_over.is_empty() { 1 } else { FREED_TRIES };
-        for address in listeners::by_flags(&options.metrics, self.state.config().top.metrics.as_deref())? {
+        for address in listen_policy::by_flags(&options.metrics, self.state.config().top.metrics.as_deref())?
+        {
             let bound = loop {
                 tries -= 1;
                 let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
@@ -358,7 +359,7 @@ impl Engine {
     async fn addresses(&self, options: &Options) -> Result<Vec<ListenAddress>> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
         let (addresses, policy) =
-            listeners::given(rt, &**disk, &self.state.config(), &options.nbd, options.insecure).await?;
+            listen_policy::given(rt, &**disk, &self.state.config(), &options.nbd, options.insecure).await?;
         self.access.replace(policy);
         Ok(addresses)
     }
@@ -396,13 +397,13 @@ impl Engine {
         }
         for at in &addresses {
             if !went_on.contains(&at.address) {
-                let rights = listeners::rights(&*self.state.host_context.disk, at).await?;
+                let rights = listen_policy::rights(&*self.state.host_context.disk, at).await?;
                 let entrance = nbd::Entrance { rights, access: self.access.clone() };
                 let server = self.listen_on(&at.address, entrance, false).await?;
                 self.state.nbd.lock().push(server.address().clone());
                 self.servers.lock().push(server);
             }
-            let who = listeners::lets_in(at, &self.access.policy(), &self.state.config());
+            let who = listen_policy::lets_in(at, &self.access.policy(), &self.state.config());
             tracing::info!("NBD clients connect to {}: {who}", at.address);
         }
         self.listen_to_commands().await.map(drop)
@@ -421,7 +422,7 @@ impl Engine {
     /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
     pub async fn reload_access(&self) -> Result<()> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
-        let policy = listeners::policy(rt, &**disk, &self.state.config()).await?;
+        let policy = listen_policy::policy(rt, &**disk, &self.state.config()).await?;
         if policy.tls.is_none() && self.state.nbd_addresses().iter().any(|at| matches!(at, Address::Tls(_))) {
             return Err(Error::new(
                 Kind::Usage,

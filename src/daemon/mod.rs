@@ -1,9 +1,9 @@
 //! The engine of one state folder: config, control socket, memory budget, lifecycle; owns everything that runs.
 
-mod admission;
 pub mod answers;
 pub mod api;
 mod capacity;
+mod command_gate;
 pub mod config;
 mod configured;
 pub mod control;
@@ -11,12 +11,11 @@ mod control_http;
 mod engine;
 mod engine_tables;
 mod exports;
-mod handler;
 mod handover;
-mod http;
 mod io_tally;
-mod listeners;
+mod listen_policy;
 mod metrics;
+mod metrics_http;
 mod metrics_server;
 #[cfg(test)]
 mod monitoring;
@@ -30,6 +29,7 @@ mod replicas;
 pub mod signals;
 mod state_dir;
 mod store_overlap;
+mod verb_handler;
 mod verbs;
 mod volume_clients;
 
@@ -39,6 +39,6 @@ pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
 pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
-pub use listeners::given as given_listeners;
+pub use listen_policy::given as given_listeners;
 pub use pools::check_stores;
 pub use state_dir::{HostContext, KnownPool, StateDir};

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::format::HEAD_BYTES;
 use super::read_at::ReadAt;
-use super::stream::Bytewise;
+use super::sequential_source::Bytewise;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 

@@ -22,9 +22,9 @@ mod raw;
 pub mod rbd_diff;
 mod read_at;
 pub mod runs;
+mod sequential_source;
 pub mod sinks;
 mod source;
-mod stream;
 pub mod sum;
 
 pub use backing_dir::BackingDir;
@@ -35,5 +35,5 @@ pub use local_file::{LocalFile, Opened};
 pub use qcow2::{Chain, Overlay};
 pub use raw::Raw;
 pub use read_at::{ReadAt, sha256};
+pub use sequential_source::{Bytewise, Stream};
 pub use source::{Content, PIECE, Piece, Source};
-pub use stream::{Bytewise, Stream};

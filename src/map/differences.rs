@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::cache::{PageCache, Pages};
 use super::page::{Entry, LEVEL_MAX, Page, SLOTS, span};
+use super::page_cache::{PageCache, Pages};
 use super::tree::{Mapped, Root, Tree};
 use crate::base::{Error, Kind, Result};
 use crate::log::FrameRef;

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, try_join_all};
 
-use super::cache::{PageCache, Pages};
-use super::leaf;
+use super::change_leaf;
 use super::page::{Entry, LEVEL_MAX, Page, SLOTS, address, encode, span};
+use super::page_cache::{PageCache, Pages};
 use super::tree::{Extent, Mapped, Root, Tree};
 use crate::base::size::FRAME_BLOCKS;
 use crate::base::{Error, Kind, Result};
@@ -193,7 +193,9 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
             self.sink.died(&page);
             if level == 0 {
                 self.gained -= entries.iter().map(|e| i64::from(e.count)).sum::<i64>();
-                leaf::frames(entries.iter().map(|e| e.frame)).iter().for_each(|frame| self.sink.died(frame));
+                change_leaf::frames(entries.iter().map(|e| e.frame))
+                    .iter()
+                    .for_each(|frame| self.sink.died(frame));
                 return Ok(());
             }
             for some in entries.chunks(AHEAD) {
@@ -303,7 +305,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
             updates.push(update);
         }
         let entries: Vec<Entry> = page.iter().flat_map(|page| page.entries(0)).collect();
-        let Some(change) = leaf::change(&entries, first, &updates) else { return Ok(old) };
+        let Some(change) = change_leaf::change(&entries, first, &updates) else { return Ok(old) };
         self.gained += change.gained;
         old.iter().chain(&change.died).for_each(|frame| self.sink.died(frame));
         self.write(0, first, &change.entries).await

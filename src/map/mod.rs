@@ -42,16 +42,16 @@
 //! | 2 | 2 | rows |
 //! | 4 | … | rows: length (4 bytes), bytes |
 
-mod cache;
+mod change_leaf;
 mod differences;
-mod leaf;
 mod merge;
 mod page;
+mod page_cache;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-pub use cache::{CacheStats, PageCache, Pages};
 pub use merge::{Merged, PageSink};
 pub use page::PAGE_MAX;
+pub use page_cache::{CacheStats, PageCache, Pages};
 pub use tree::{Extent, Mapped, Root, Step, Tree, Walk};

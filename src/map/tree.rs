@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::cache::{PageCache, Pages};
 use super::page::{Entry, LEVEL_MAX, Page, address, span};
+use super::page_cache::{PageCache, Pages};
 use crate::base::codec::{Reader, Writer};
 use crate::base::{Error, Kind, Result};
 use crate::log::FrameRef;

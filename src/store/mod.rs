@@ -1,5 +1,6 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
+mod bucket_settings;
 mod conditions;
 mod counted;
 mod faulty;
@@ -11,7 +12,6 @@ mod request_and_answer;
 mod restore;
 mod retry;
 mod rights;
-mod rules;
 mod s3;
 mod sim;
 mod switch;
@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Error, Kind, Result};
 use request_and_answer::ask;
 
+pub use bucket_settings::{Asked, BucketRules, LifecycleRule};
 pub use conditions::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
 pub use faulty::{Faulty, RequestFate};
@@ -43,7 +44,6 @@ pub use request_and_answer::{BucketAnswer, BucketRequest};
 pub use restore::{Restore, Restored, Tier};
 pub use retry::{Patience, Retrying};
 pub use rights::{Right, Tried, is_public, try_rights};
-pub use rules::{Asked, BucketRules, LifecycleRule};
 pub use s3::{KeyPair, S3Store, passwd_keys, web_client};
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use switch::{CutOff, Switched};

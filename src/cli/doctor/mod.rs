@@ -4,8 +4,8 @@
 mod bundle;
 mod check;
 mod daemon;
-mod folder;
 mod host;
+mod local_folder;
 mod pools;
 mod promises;
 mod redact;

@@ -9,9 +9,9 @@ mod reference;
 mod section;
 mod sections;
 mod setting;
-mod syntax;
 #[cfg(test)]
 mod tests;
+mod toml_errors;
 
 use std::path::Path;
 

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 use super::section::{Findings, Section, Wrong};
 use super::sections::{Config, OUTLINES, Top};
 use super::setting::{Raw, Written, bare_or_quoted, nearest};
-use super::{checks, syntax};
+use super::{checks, toml_errors};
 
 /// Sections at the top of the file.
 const SECTIONS: [&str; 7] = ["tls", "log", "limits", "store", "pool", "replica", "mount"];
@@ -17,7 +17,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Config, Vec<Wrong>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut findings = Findings::new(text);
-        let broken = syntax::tell(&mut findings, text, &errors);
+        let broken = toml_errors::tell(&mut findings, text, &errors);
         let told = findings.wrong.len();
         let config = read(&mut findings, table.get_ref());
         checks::check(&mut findings, &config);

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::api::{Outcome, Verb, VolumePath};
 use super::control::ProgressSink;
 use super::engine_tables::EngineState;
-use super::http::{HTML, JSON, NOT_FOUND, OK, Reply, Request, UNAVAILABLE};
+use super::metrics_http::{HTML, JSON, NOT_FOUND, OK, Reply, Request, UNAVAILABLE};
 use super::verbs;
 use crate::base::{Error, Kind, Name, Result};
 

@@ -1,15 +1,15 @@
 //! Each verb carried out.
 
-mod alter;
 mod clone;
-mod copy;
-mod destroy;
+mod copy_and_replicate;
+mod destroy_pool;
 mod drill;
 mod mount;
 mod move_volume;
 mod pool;
 mod recover;
 mod replace;
+mod roll_back_resize_flatten;
 #[cfg(test)]
 mod tests;
 mod trash;
@@ -20,7 +20,7 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use self::copy::{newest_copied, replicate};
+pub use self::copy_and_replicate::{newest_copied, replicate};
 pub use self::mount::mount;
 pub use self::move_volume::{explained, finish_of_copy};
 pub use self::trash::empty as empty_trash;
@@ -100,7 +100,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolStatus { name } => Box::pin(pool::status(state, &name)).await,
         Verb::PoolSet { name, assignments } => Box::pin(pool::set(state, &name, &assignments)).await,
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(state, &name)).await,
-        Verb::PoolDestroy(args) => Box::pin(destroy::destroy(state, &args, progress)).await,
+        Verb::PoolDestroy(args) => Box::pin(destroy_pool::destroy(state, &args, progress)).await,
         Verb::PoolScrub { name, scrub } => Box::pin(pool::scrub(state, &name, scrub, progress)).await,
         Verb::PoolRepair { name, scrub } => Box::pin(pool::repair(state, &name, scrub, progress)).await,
         Verb::PoolReplace { name, old, new, force } => {
@@ -116,12 +116,14 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeMove(args) => Box::pin(move_volume::run(state, &args, progress)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
         Verb::VolumeRollBack { to, keep, disconnect, held } => {
-            Box::pin(alter::roll_back(state, &to, keep.as_ref(), (disconnect, held))).await
+            Box::pin(roll_back_resize_flatten::roll_back(state, &to, keep.as_ref(), (disconnect, held))).await
         }
         Verb::VolumeResize { path, size, disconnect } => {
-            Box::pin(alter::resize(state, &path, size, disconnect)).await
+            Box::pin(roll_back_resize_flatten::resize(state, &path, size, disconnect)).await
         }
-        Verb::VolumeFlatten { path, rate } => Box::pin(alter::flatten(state, &path, rate, progress)).await,
+        Verb::VolumeFlatten { path, rate } => {
+            Box::pin(roll_back_resize_flatten::flatten(state, &path, rate, progress)).await
+        }
         Verb::VolumeHistory { path } => Box::pin(volume::history(state, &path)).await,
         Verb::SnapshotAt { path, at_ms } => Box::pin(volume::snapshot_at(state, &path, at_ms)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
@@ -158,7 +160,9 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountExport { url, to } => Box::pin(mount::export(state, &url, &to)).await,
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
-        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copy::run(state, verb, progress).await,
+        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => {
+            copy_and_replicate::run(state, verb, progress).await
+        }
         Verb::Status | Verb::Watch | Verb::Ping | Verb::HandOver(_) => of_engine(state, &verb).await,
     }
 }

@@ -272,7 +272,7 @@ async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
     let destroy = async |confirmed: Option<&str>, force, dry_run| {
         let confirmed = confirmed.map(|name| name.parse().unwrap());
         let args = crate::daemon::api::PoolDestroy { name: name.clone(), confirmed, force, dry_run };
-        destroy::destroy(&state, &args, &silent).await
+        destroy_pool::destroy(&state, &args, &silent).await
     };
     let dry = destroy(None, false, true).await.unwrap();
     assert_eq!((&dry.value["volumes"], &dry.value["snapshots"]), (&2.into(), &1.into()), "{}", dry.value);
@@ -452,13 +452,19 @@ async fn a_rollback_needs_the_volume_alone() {
     let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
     let path = &snapshot.volume;
     let enter = |who| state.sessions.enter(path, &volumes, who);
-    let roll_back = |disconnect| alter::roll_back(&state, &snapshot, None, (disconnect, false));
+    let roll_back =
+        |disconnect| roll_back_resize_flatten::roll_back(&state, &snapshot, None, (disconnect, false));
     let client = enter(Visitor::Client("10.0.0.7:4000")).unwrap();
     let refused = roll_back(false).await.unwrap_err();
     assert!(refused.is(Kind::Owned) && refused.to_string().contains("10.0.0.7:4000"), "{refused}");
     // What is refused for another reason hangs up on nobody.
     let none = "p/v@none".parse().unwrap();
-    assert!(alter::roll_back(&state, &none, None, (true, false)).await.unwrap_err().is(Kind::NotFound));
+    assert!(
+        roll_back_resize_flatten::roll_back(&state, &none, None, (true, false))
+            .await
+            .unwrap_err()
+            .is(Kind::NotFound)
+    );
     // Nor is a command.
     let command = enter(Visitor::Command("a command")).unwrap();
     let refused = roll_back(true).await.unwrap_err();
@@ -505,7 +511,7 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     let moved = move_volume::run(&state, &to_q, &ProgressSink::default()).await;
     assert!(moved.unwrap_err().is(Kind::Owned));
     assert!(exports.open("p/v", "process 8").await.err().unwrap().is(Kind::Owned));
-    let roll_back = |held| alter::roll_back(&state, &from, None, (false, held));
+    let roll_back = |held| roll_back_resize_flatten::roll_back(&state, &from, None, (false, held));
     assert!(roll_back(false).await.unwrap_err().is(Kind::Owned));
     // Its own work is done meanwhile, and others come when the holder has gone.
     let end = ["p/v@end".parse().unwrap()];

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::circuit_breaker::{CircuitBreaker, is_silence};
-use super::delete_batch::Deletes;
+use super::deferred_deletes::Deletes;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Base, UploadToken};

@@ -3,6 +3,6 @@
 
 mod circuit_breaker;
 mod client;
-mod delete_batch;
+mod deferred_deletes;
 
 pub use client::BucketClient;

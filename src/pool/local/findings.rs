@@ -100,15 +100,6 @@ impl ScrubReport {
     }
 }
 
-/// How fast a scrub reads, and where it begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ScrubOptions {
-    /// Bytes a second at most; `None`: as fast as it goes.
-    pub rate: Option<u64>,
-    /// Goes on where an earlier one on this host was cut off.
-    pub resume: bool,
-}
-
 /// How far a scrub or repair is, in shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {

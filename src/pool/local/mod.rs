@@ -4,7 +4,9 @@ mod findings;
 mod missed_deletes;
 mod missing_shards;
 mod scrub_cursor;
+mod scrub_options;
 
-pub use findings::{Finding, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
+pub use findings::{Finding, Located, Progress, RepairReport, ScrubReport, Watch};
 pub use missing_shards::{Damage, MissingShards};
 pub use scrub_cursor::{LastScrub, ScrubCursor};
+pub use scrub_options::ScrubOptions;

@@ -23,10 +23,10 @@
 
 mod acceptor;
 mod ask_acceptors;
+mod damaged_copies;
 mod generation;
-mod mending;
 mod object;
 mod proposer;
 
-pub(in crate::pool) use mending::Copy;
+pub(in crate::pool) use damaged_copies::Copy;
 pub use proposer::{Change, Register, Veto};

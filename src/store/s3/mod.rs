@@ -11,6 +11,7 @@
 //! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at
 //! all is not judged here but by `probe`.
 
+mod bucket_settings;
 mod connect;
 mod connector;
 mod direct;
@@ -19,7 +20,6 @@ mod multipart;
 mod passwd_file;
 mod read;
 mod restore;
-mod rules;
 mod trust;
 mod versions;
 mod write;

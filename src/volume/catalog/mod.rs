@@ -1,6 +1,5 @@
 //! A pool's volumes: names, clones, groups, reports, and what scrub and salvage ask of them.
 
-mod admit_witness;
 mod alter;
 mod clone_and_remove;
 mod group;
@@ -10,10 +9,11 @@ mod moments;
 mod names;
 mod report;
 mod salvage;
+mod space_coming_back;
 mod trash;
 mod unreadable;
-mod usage;
 mod volumes;
+mod walk_for_new_stores;
 
 pub use alter::Flattened;
 pub use clone_and_remove::end_all;

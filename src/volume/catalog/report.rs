@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::names::one_each;
-use super::usage::shared;
+use super::space_coming_back::shared;
 use super::volumes::Volumes;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, MIB, show_bytes, show_size, show_time};

@@ -16,8 +16,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::compare_states::{AT_ONCE, STEP, Side, bounded, differing, pieces, step, union, without};
 use super::copy_note::{CopyFile, CopyNote};
-use super::copy_sides::{AT_ONCE, STEP, Side, bounded, differing, pieces, step, union, without};
 use crate::base::size::{show_bytes, show_size};
 use crate::base::{Budget, Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
-use super::history::History;
 use super::limits::Limits;
 use super::settings::{FlushMode, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};

@@ -1,9 +1,10 @@
 //! The head: what a volume's register holds, its settings, and the register itself.
 
+mod again_or_failed;
+mod automatic_snapshot_plan;
 mod boot_trace;
 mod cloned;
 mod confirmed;
-mod history;
 mod info;
 mod leave;
 mod limits;
@@ -11,9 +12,9 @@ mod moved;
 mod naming;
 mod register;
 mod settings;
-mod stop;
 mod transitions;
 
+pub use again_or_failed::{Stop, without_journal};
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
 pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
@@ -22,5 +23,4 @@ pub use moved::{Leaving, Moved};
 pub use naming::{NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
 pub use settings::{FlushMode, Host, VolumeSettings, check_size, is_template};
-pub use stop::{Stop, without_journal};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
-use super::history::History;
 use super::limits::{Limits, Rate};
 use crate::base::size::{GIB, MIB, VOLUME_MAX, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::{Either, select};
 
-use super::active::Session;
 use super::pending::Taken;
+use super::session_core::Session;
 use super::tip::Kept;
 use crate::base::{Era, Held};
 use crate::log::{Cutting, Prefix};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::active::Session;
+use super::session_core::Session;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::journal::Ready;
 use crate::store::Cause;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use super::active::Session;
+use super::session_core::Session;
 use crate::base::{Error, Kind, Result, Seq};
 use crate::pool::Upload;
 use crate::store::Cause;

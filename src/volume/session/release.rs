@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
-use super::active::Session;
+use super::session_core::Session;
 use crate::base::{Epoch, Error, Kind, Lsn, Result};
 use crate::volume::head::Stop;
 use crate::volume::head::{Head, Leaving, Move};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::active::Session;
+use super::session_core::Session;
 use crate::base::record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;

@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::future::{Either, select};
 
-use super::active::Session;
 use super::range_lock::Guard;
+use super::session_core::Session;
 use super::tip::Tip;
 use crate::base::record::{Op, Record};
 use crate::base::size::{BLOCK, FRAME_BLOCKS, show_size};

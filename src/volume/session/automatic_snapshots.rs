@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::active::Session;
+use super::session_core::Session;
 use super::snapshot::Group;
 use crate::base::{Kind, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;
