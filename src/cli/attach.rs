@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Global, attach_device, output, reach_engine};
+use super::{Global, output, reach_engine};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::answers::{EngineStatus, SnapshotLine, VolumeAnswer};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
@@ -62,6 +62,16 @@ enum ClientKind {
     Uri,
 }
 
+impl Attach {
+    /// Whether it is to be made a device of this host, and which.
+    pub fn makes_device(&self) -> Result<Option<Option<u32>>> {
+        match (self.client, &self.device) {
+            (None, Some(device)) => Ok(Some(device.as_deref().map(kernel_number).transpose()?)),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// All that a client needs to know.
 pub struct Disk {
     pub address: Address,
@@ -84,10 +94,6 @@ struct Printed {
 }
 
 pub async fn run(global: &Global, args: Attach) -> Result<ExitCode> {
-    if let (None, Some(device)) = (args.client, &args.device) {
-        let number = device.as_deref().map(kernel_number).transpose()?;
-        return attach_device::attach(global, &args, number).await;
-    }
     let disk = look(global, &args).await?;
     let device = args.device.as_ref().and_then(|device| device.as_deref());
     let text = disk.text(args.client.unwrap_or(ClientKind::Qemu), device)?;

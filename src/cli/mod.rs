@@ -173,7 +173,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Import(args) => Box::pin(import::run(&global, args)).await,
-        Command::Attach(args) => Box::pin(attach::run(&global, args)).await,
+        Command::Attach(args) => match args.makes_device()? {
+            Some(number) => Box::pin(attach_device::attach(&global, &args, number)).await,
+            None => Box::pin(attach::run(&global, args)).await,
+        },
         Command::Detach(args) => Box::pin(attach_device::detach(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,

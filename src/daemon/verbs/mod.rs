@@ -20,9 +20,11 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::copy_and_replicate as copies;
 pub use self::copy_and_replicate::{newest_copied, replicate};
 pub use self::mount::mount;
 pub use self::move_volume::{explained, finish_of_copy};
+use self::roll_back_resize_flatten::{flatten, resize, roll_back};
 pub use self::trash::empty as empty_trash;
 use self::waiting::Manner;
 use super::answers::{EngineStatus, KeptOf, ReadCaches};
@@ -116,14 +118,12 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeMove(args) => Box::pin(move_volume::run(state, &args, progress)).await,
         Verb::VolumeRelease { path } => Box::pin(volume::release(state, &path)).await,
         Verb::VolumeRollBack { to, keep, disconnect, held } => {
-            Box::pin(roll_back_resize_flatten::roll_back(state, &to, keep.as_ref(), (disconnect, held))).await
+            Box::pin(roll_back(state, &to, keep.as_ref(), (disconnect, held))).await
         }
         Verb::VolumeResize { path, size, disconnect } => {
-            Box::pin(roll_back_resize_flatten::resize(state, &path, size, disconnect)).await
+            Box::pin(resize(state, &path, size, disconnect)).await
         }
-        Verb::VolumeFlatten { path, rate } => {
-            Box::pin(roll_back_resize_flatten::flatten(state, &path, rate, progress)).await
-        }
+        Verb::VolumeFlatten { path, rate } => Box::pin(flatten(state, &path, rate, progress)).await,
         Verb::VolumeHistory { path } => Box::pin(volume::history(state, &path)).await,
         Verb::SnapshotAt { path, at_ms } => Box::pin(volume::snapshot_at(state, &path, at_ms)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
@@ -160,9 +160,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountExport { url, to } => Box::pin(mount::export(state, &url, &to)).await,
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
-        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => {
-            copy_and_replicate::run(state, verb, progress).await
-        }
+        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copies::run(state, verb, progress).await,
         Verb::Status | Verb::Watch | Verb::Ping | Verb::HandOver(_) => of_engine(state, &verb).await,
     }
 }
