@@ -13,6 +13,7 @@ mod full;
 mod history;
 mod huge;
 mod limits;
+mod mended;
 mod moves;
 mod moving;
 mod older;

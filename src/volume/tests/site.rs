@@ -20,6 +20,8 @@ pub struct Site {
     pub spare: Arc<SimStore>,
     layout: Layout,
     pub tuning: Tuning,
+    /// Of each daemon, in bytes.
+    pub memory: u64,
     pub grace_ms: u64,
 }
 
@@ -55,7 +57,8 @@ where
     let stores: Vec<_> = (0..layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
     let spare = SimStore::new(world, "spare");
     let (tuning, grace_ms) = (Tuning::default(), 30_000);
-    let site = Site { world: world.clone(), stores, counted: Vec::new(), spare, layout, tuning, grace_ms };
+    let (counted, memory) = (Vec::new(), 256 * MIB);
+    let site = Site { world: world.clone(), stores, counted, spare, layout, tuning, memory, grace_ms };
     sim.run(scenario(site)).unwrap();
 }
 
@@ -189,7 +192,7 @@ impl Machine {
             pool,
             dir: Path::new("/home/volumes").to_owned(),
             host: self.host.clone(),
-            memory: Memory::new(256 << 20),
+            memory: Memory::new(self.site.memory),
             tuning: self.site.tuning,
             sweeps: Arc::default(),
             left: Arc::default(),
