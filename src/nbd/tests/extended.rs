@@ -327,16 +327,19 @@ fn block_status_has_lengths_of_64_bits_and_other_requests_pass_it() {
         peer.send(option(10, &context_data("huge", &["base:allocation", "qemu:dirty-bitmap:s1"]))).await;
         while peer.answer(10).await.0 == 4 {}
         peer.go("huge").await;
-        // All of the disk: as far as the first step that has more than a hole.
-        peer.send([extended(0, STATUS, 1, 0, HUGE), extended(0, FLUSH, 2, 0, 0)].concat()).await;
+        // Many steps, between which others are served.
+        peer.send([extended(REQ_ONE, STATUS, 1, 0, HUGE), extended(0, FLUSH, 2, 0, 0)].concat()).await;
         peer.expect(done(2, 0)).await;
+        peer.receive(2 * (32 + 8 + 16)).await;
+        assert_eq!(peer.house.log().iter().filter(|what| *what == "status").count(), 1281);
+        // All of the disk: as far as the first step that has more than a hole.
+        peer.send(extended(0, STATUS, 1, 0, HUGE)).await;
         let told = [(DATA.start, 3), (64 << 10, 0), (4 * GIB - (64 << 10), 3)];
         let unchanged = |len| extents(2, &[(len, 0)]);
         let mut first = reply_chunk(6, 1, 0, &extents(1, &told));
         first[5] = 0;
         peer.expect(first).await;
         peer.expect(reply_chunk(6, 1, 0, &unchanged(HUGE))).await;
-        assert_eq!(peer.house.log().iter().filter(|what| *what == "status").count(), 1281);
         // One extent, from anywhere, and not beyond the range.
         for (offset, len, (told, flags)) in [
             (0, HUGE, (DATA.start, 3)),
