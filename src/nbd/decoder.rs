@@ -7,7 +7,7 @@
 //! its buffer. A request that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
 //! for a length that was not accepted.
 //!
-//! With extended headers any command may announce a payload. Only a write may have one; a client that announces more than
+//! With extended headers any command may announce a payload. Only a write may have one. A client that announces more than
 //! `PAYLOAD_MAX` is hung up on.
 
 use std::borrow::Cow;
@@ -231,9 +231,6 @@ fn payload(request: &Request, headers: Headers) -> Result<u64> {
 fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
     let refuse = |errno, why: &'static str| Err(Refusal { errno, why: why.into() });
     let offered = |flag| facts.flags & flag != 0;
-    if request.has_payload(facts.headers) != (request.command == Command::Write) {
-        return refuse(Errno::Inval, "a write has a payload, and no other command has one");
-    }
     let allowed = match request.command {
         Command::Read if offered(flag::SEND_DF) => command_flag::DF,
         Command::WriteZeroes if offered(flag::SEND_FAST_ZERO) => {

@@ -209,9 +209,7 @@ fn all_replies_are_chunks_that_repeat_the_offset() {
 
 /// (flags, command, offset, len) and the error that is due. What is flagged so comes with its payload; the connection lives.
 const REFUSED: &[(u16, u16, u64, u64, u32)] = &[
-    // A write has a payload and says so; nothing else has one.
-    (0, WRITE, 0, 4096, EINVAL),
-    (0, WRITE, 0, u64::MAX, EINVAL),
+    // Only a write has a payload.
     (PAYLOAD, READ, 0, 1, EINVAL),
     (PAYLOAD, TRIM, 0, 100_000, EINVAL),
     (PAYLOAD, ZEROES, 0, 100_000, EINVAL),
@@ -225,6 +223,7 @@ const REFUSED: &[(u16, u16, u64, u64, u32)] = &[
     (0, READ, 0, u64::MAX, EOVERFLOW),
     (PAYLOAD, WRITE, SIZE - 1, 2, ENOSPC),
     (PAYLOAD, WRITE, 0, MOST, ENOSPC),
+    (0, WRITE, SIZE, 2, ENOSPC),
     (0, ZEROES, 1, u64::MAX, ENOSPC),
     (0, ZEROES, u64::MAX, u64::MAX, ENOSPC),
     (0, TRIM, 0, SIZE + 1, EINVAL),
@@ -245,7 +244,7 @@ fn bad_requests_are_refused_one_by_one() {
         let mut peer = agreed(&rt, "disk").await;
         for (i, &(flags, command, offset, len, errno)) in REFUSED.iter().enumerate() {
             peer.send(extended(flags, command, i as u64, offset, len)).await;
-            if flags & PAYLOAD != 0 {
+            if flags & PAYLOAD != 0 || command == WRITE {
                 peer.send(vec![0xAA; len as usize]).await;
             }
             assert_eq!(peer.error(i as u64, offset).await, errno, "{command} {flags} {len}");
@@ -256,6 +255,19 @@ fn bad_requests_are_refused_one_by_one() {
         let mut peer = agreed(&rt, "snap").await;
         peer.send([extended(PAYLOAD, WRITE, 1, 7, 4096), vec![1; 4096]].concat()).await;
         assert_eq!(peer.error(1, 7).await, EPERM);
+    });
+}
+
+/// QEMU's client does.
+#[test]
+fn a_write_whose_payload_is_not_announced_has_one() {
+    simulate(|rt| async move {
+        let mut peer = agreed(&rt, "disk").await;
+        peer.send([extended(0, WRITE, 1, 5, 3), b"abc".to_vec(), extended(0, READ, 2, 5, 3)].concat()).await;
+        peer.expect(done(1, 5)).await;
+        peer.expect(reply_chunk(1, 2, 5, b"\0\0\0\0\0\0\0\x05abc")).await;
+        peer.send(extended(0, WRITE, 3, 0, MOST + 1)).await;
+        peer.expect_end().await;
     });
 }
 

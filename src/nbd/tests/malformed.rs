@@ -51,7 +51,7 @@ fn almost_extended() -> impl Strategy<Value = Vec<u8>> {
         30 => (0..64u16, 0..10u16, any::<u64>(), offset, len, 0..8u8).prop_map(
             |(flags, command, cookie, offset, len, whole)| {
                 let mut bytes = extended(flags, command, cookie, offset, len);
-                if flags & PAYLOAD != 0 && whole > 0 {
+                if (flags & PAYLOAD != 0 || command == WRITE) && whole > 0 {
                     bytes.extend(vec![7; len.min(100_000) as usize]);
                 }
                 bytes
