@@ -66,6 +66,11 @@ impl<V: Cut> Intervals<V> {
         })
     }
 
+    /// Where the part of the range ends in which no more than so many entries begin.
+    pub fn end_of(&self, range: &Range<u64>, many: usize) -> u64 {
+        self.spans.range(range.clone()).nth(many).map_or(range.end, |(&start, _)| start)
+    }
+
     /// Every entry in order.
     pub fn iter(&self) -> impl Iterator<Item = (Range<u64>, &V)> + '_ {
         self.spans.iter().map(|(&start, span)| (start..span.end, &span.value))
@@ -186,6 +191,19 @@ mod tests {
             last = Some((range, *value));
         }
         assert_eq!(seen, model);
+    }
+
+    #[test]
+    fn a_range_is_cut_where_too_many_entries_begin() {
+        let mut map = Intervals::default();
+        for block in (10..20).step_by(2) {
+            map.insert(block..block + 1, ());
+        }
+        for (range, many, end) in
+            [(0..100, 1, 12), (11..100, 4, 100), (0..18, 4, 18), (0..100, 5, 100), (0..9, 1, 9)]
+        {
+            assert_eq!(map.end_of(&range, many), end, "{range:?}");
+        }
     }
 
     proptest! {

@@ -109,7 +109,8 @@ impl IoTally {
             let mut counts = self.0[verb as usize].lock();
             counts.latencies.add(took);
             match &done {
-                Ok(_) => counts.bytes += bytes,
+                // One trim may be of a whole disk.
+                Ok(_) => counts.bytes = counts.bytes.saturating_add(bytes),
                 Err(_) => counts.failed += 1,
             }
         }

@@ -1,5 +1,6 @@
 //! A small client: enough for the tour, the tests and the tools. Any number of requests run at a time.
 //!
+//! It takes extended headers where the server has them, else structured replies, else simple ones.
 //! One task writes what is asked, one reads what is answered; a request waits for its cookie. When the connection
 //! breaks, every request that waits fails, and so does every later one.
 
@@ -20,7 +21,7 @@ use super::options::{
 };
 use super::output::Output;
 use super::window::Window;
-use super::wire::{Chunk, Command, Errno, PAYLOAD_MAX, Reply, Request, STRING_MAX, command_flag};
+use super::wire::{Chunk, Command, Errno, Headers, PAYLOAD_MAX, Reply, Request, STRING_MAX, command_flag};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
@@ -40,6 +41,7 @@ pub struct Client {
     info: Info,
     /// What BLOCK_STATUS tells of: names, and the numbers that answers have.
     contexts: Vec<(String, u32)>,
+    headers: Headers,
     send: mpsc::Sender<(Request, Bytes)>,
     waiting: Arc<Mutex<Waiting>>,
     reader: Task<()>,
@@ -67,7 +69,7 @@ struct Pending {
     tell: oneshot::Sender<Result<Answer>>,
 }
 
-type Status = BTreeMap<u32, Vec<(u32, u32)>>;
+type Status = BTreeMap<u32, Vec<(u64, u32)>>;
 
 #[derive(Debug)]
 enum Answer {
@@ -91,27 +93,31 @@ impl Client {
         export: &str,
         contexts: &[&str],
     ) -> Result<Client> {
-        let opened = async { Client::enter(rt, connect(address).await?, export, contexts).await };
+        let opened = async {
+            let stream = connect(address).await?;
+            Client::enter(rt, stream, export, contexts, Headers::Extended).await
+        };
         opened.await.context(|| format!("opening {}", address.uri(export)))
     }
 
+    /// `best`: the headers to ask for. A server that has only others serves those just as well.
     pub(super) async fn enter(
         rt: &Rt,
         stream: Box<dyn Stream>,
         export: &str,
         contexts: &[&str],
+        best: Headers,
     ) -> Result<Client> {
         let mut haggler = Haggler::greet(stream).await?;
-        // A server that has no structured replies serves simple ones just as well.
-        let _ = haggler.ask(option::STRUCTURED_REPLY, &[]).await?;
+        let headers = haggler.headers(best).await?;
         let contexts = haggler.contexts(export, contexts).await?;
         let info = haggler.info(option::GO, export).await?;
         let (receive, transmit) = tokio::io::split(haggler.stream);
         let (send, requests) = mpsc::channel(64);
         let waiting = Arc::new(Mutex::new(Waiting::default()));
-        rt.spawn(write_requests(transmit, requests, waiting.clone())).detach();
-        let reader = rt.spawn(read_replies(receive, haggler.window, waiting.clone()));
-        Ok(Client { info, contexts, send, waiting, reader })
+        rt.spawn(write_requests(headers, transmit, requests, waiting.clone())).detach();
+        let reader = rt.spawn(read_replies(headers, receive, haggler.window, waiting.clone()));
+        Ok(Client { info, contexts, headers, send, waiting, reader })
     }
 
     pub fn info(&self) -> &Info {
@@ -139,7 +145,7 @@ impl Client {
         if told.is_empty() || told.iter().any(|(len, _)| *len == 0) {
             return Err(Error::new(Kind::Invalid, format!("the server tells nothing of {context}")));
         }
-        Ok(told.into_iter().map(|(len, flags)| FlaggedExtent { len: len.into(), flags }).collect())
+        Ok(told.into_iter().map(|(len, flags)| FlaggedExtent { len, flags }).collect())
     }
 
     /// With `fua` the answer says that it is durable.
@@ -166,8 +172,7 @@ impl Client {
 
     /// Says goodbye and waits until the server has gone.
     pub async fn close(self) -> Result<()> {
-        let bye = Request { flags: 0, command: Command::Disconnect, cookie: 0, offset: 0, len: 0 };
-        let _ = self.send.send((bye, Bytes::new())).await;
+        let _ = self.send.send((Request::disconnect(), Bytes::new())).await;
         self.reader.await
     }
 
@@ -195,7 +200,11 @@ impl Client {
             cookie
         };
         let gone = || Error::new(Kind::Io, "the connection to the NBD server has ended");
-        self.send.send((Request { flags, command, cookie, offset, len }, data)).await.map_err(|_| gone())?;
+        let mut request = Request::new(flags, command, cookie, offset, len.into());
+        if self.headers == Headers::Extended && command == Command::Write {
+            request.flags |= command_flag::PAYLOAD_LEN;
+        }
+        self.send.send((request, data)).await.map_err(|_| gone())?;
         told.await.map_err(|_| gone())?
     }
 }
@@ -314,6 +323,18 @@ impl Haggler {
         }
     }
 
+    /// What the server agrees to, `best` if it can.
+    async fn headers(&mut self, best: Headers) -> Result<Headers> {
+        let options =
+            [(Headers::Extended, option::EXTENDED_HEADERS), (Headers::Structured, option::STRUCTURED_REPLY)];
+        for (headers, option) in options.into_iter().skip_while(|(headers, _)| *headers != best) {
+            if self.ask(option, &[]).await?.is_ok() {
+                return Ok(headers);
+            }
+        }
+        Ok(Headers::Simple)
+    }
+
     /// The numbers of contexts.
     async fn contexts(&mut self, export: &str, wanted: &[&str]) -> Result<Vec<(String, u32)>> {
         if wanted.is_empty() {
@@ -359,6 +380,7 @@ fn refused(refusal: u32, data: &[u8]) -> Error {
 
 /// Ends when the client is dropped or the socket breaks; then the server learns that nothing more comes.
 async fn write_requests(
+    headers: Headers,
     mut stream: WriteHalf<Box<dyn Stream>>,
     mut requests: mpsc::Receiver<(Request, Bytes)>,
     waiting: Arc<Mutex<Waiting>>,
@@ -367,7 +389,7 @@ async fn write_requests(
     while let Some(first) = requests.recv().await {
         let mut next = Some(first);
         while let Some((request, data)) = next {
-            output.header(|out| request.put(out));
+            output.header(|out| request.put(headers, out));
             output.data(data);
             next = requests.try_recv().ok();
         }
@@ -379,12 +401,13 @@ async fn write_requests(
 }
 
 async fn read_replies(
+    headers: Headers,
     mut stream: ReadHalf<Box<dyn Stream>>,
     mut window: Window,
     waiting: Arc<Mutex<Waiting>>,
 ) {
     let error = loop {
-        if let Err(e) = read_reply(&mut stream, &mut window, &waiting).await {
+        if let Err(e) = read_reply(headers, &mut stream, &mut window, &waiting).await {
             break e;
         }
     };
@@ -392,12 +415,13 @@ async fn read_replies(
 }
 
 async fn read_reply(
+    headers: Headers,
     stream: &mut ReadHalf<Box<dyn Stream>>,
     window: &mut Window,
     waiting: &Mutex<Waiting>,
 ) -> Result<()> {
     let header = loop {
-        match Reply::parse(window.bytes())? {
+        match Reply::parse(headers, window.bytes())? {
             Some((header, n)) => {
                 window.consume(n);
                 break header;
@@ -420,14 +444,20 @@ async fn read_reply(
             }
             waiting.finish(cookie)
         }
-        Reply::Chunk { cookie, done, kind, len } => {
+        Reply::Chunk { cookie, offset, done, kind, len } => {
             // Data with its offset, or an error with its text and offset: neither needs more.
             let max = {
                 let mut waiting = waiting.lock();
                 let pending = waiting.get(cookie)?;
+                if offset.is_some_and(|offset| offset != pending.offset) {
+                    return Err(Error::new(
+                        Kind::Invalid,
+                        "a reply is for another offset than was asked for",
+                    ));
+                }
                 if pending.status.is_some() { STATUS_MAX } else { pending.len + STRING_MAX + 14 }
             };
-            if len as usize > max {
+            if len > max as u64 {
                 return Err(Error::new(Kind::Invalid, "a reply is longer than what was asked for"));
             }
             let payload = receive(stream, window, len as usize).await?;

@@ -4,18 +4,22 @@
 //! announces 32 MiB and sends nothing holds one piece. Inner edges of pieces lie between blocks.
 //! What is small is copied out of the window: a copy of a few KiB costs less than a system call of its own, and a write
 //! that stays in memory for a while must not pin the whole window. The rest of a large piece is received straight into
-//! its buffer. A write that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
+//! its buffer. A request that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
 //! for a length that was not accepted.
+//!
+//! With extended headers any command may announce a payload. Only a write may have one. A client that announces more than
+//! `PAYLOAD_MAX` is hung up on.
 
 use std::borrow::Cow;
 
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use super::window::Window;
-use super::wire::{Command, Errno, PAYLOAD_MAX, Request, command_flag, flag};
-use crate::base::Result;
+use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, command_flag, flag};
 use crate::base::size::BLOCK;
+use crate::base::{Error, Kind, Result};
 
 /// Payload of a write that is gathered at a time, in bytes. It is memory of the connection's own.
 pub const PIECE: u32 = 256 << 10;
@@ -60,14 +64,14 @@ pub enum Rest {
     /// `before`: bytes of its payload that came out in earlier pieces; `body`: those since.
     Write {
         request: Request,
-        before: u32,
+        before: u64,
         body: Bytes,
     },
     /// `left`: bytes of its payload that are still to be passed over.
     Refused {
         request: Request,
         refusal: Refusal,
-        left: u32,
+        left: u64,
     },
 }
 
@@ -79,6 +83,16 @@ pub struct Facts {
     pub flags: u16,
     /// Block status was agreed.
     pub status: bool,
+    pub headers: Headers,
+}
+
+/// A write of which another process has done the beginning: the first one with this cookie is the rest of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resumed {
+    pub cookie: u64,
+    /// That the client has sent, for the reply.
+    pub offset: u64,
 }
 
 #[derive(Debug, Default)]
@@ -88,23 +102,23 @@ enum State {
     /// A write's payload is coming in.
     Payload(Payload),
     /// So many bytes are still to be passed over.
-    Refused(Request, Refusal, u32),
+    Refused(Request, Refusal, u64),
 }
 
 #[derive(Debug)]
 struct Payload {
     request: Request,
     /// Bytes of the request that came out in earlier pieces.
-    before: u32,
+    before: u64,
     /// The piece, and how long it will be.
     body: BytesMut,
     len: usize,
 }
 
 impl Payload {
-    fn of(request: Request, before: u32) -> Payload {
-        let (left, at) = (request.len - before, request.offset + u64::from(before));
-        let len = if left > PIECE { PIECE - (at % BLOCK) as u32 } else { left } as usize;
+    fn of(request: Request, before: u64) -> Payload {
+        let (left, at, piece) = (request.len - before, request.offset + before, u64::from(PIECE));
+        let len = if left > piece { piece - at % BLOCK } else { left } as usize;
         Payload { request, before, body: BytesMut::with_capacity(len), len }
     }
 }
@@ -112,12 +126,24 @@ impl Payload {
 #[derive(Debug, Default)]
 pub struct Intake {
     state: State,
+    /// It is still to come.
+    resumed: Option<Resumed>,
 }
 
 impl Intake {
-    /// One that goes on in the middle of a write that is refused.
-    pub fn passing_over(request: Request, refusal: Refusal, left: u32) -> Intake {
-        Intake { state: State::Refused(request, refusal, left) }
+    /// One that goes on in the middle of a request that is refused.
+    pub fn passing_over(request: Request, refusal: Refusal, left: u64) -> Intake {
+        Intake { state: State::Refused(request, refusal, left), resumed: None }
+    }
+
+    /// One that will meet the rest of a write.
+    pub fn resuming(resumed: Resumed) -> Intake {
+        Intake { state: State::Header, resumed: Some(resumed) }
+    }
+
+    /// The write whose beginning is done, where not even its header was taken.
+    pub fn resumed(&self) -> Option<Resumed> {
+        self.resumed
     }
 
     /// Gives back what it has begun with.
@@ -134,15 +160,18 @@ impl Intake {
     /// The next request or piece in the window; `None` when more bytes are needed. An error is the end of the connection.
     pub fn next(&mut self, window: &mut Window, facts: Facts) -> Result<Option<Arrived>> {
         if let State::Header = self.state {
-            let Some(header) = window.peek() else { return Ok(None) };
-            let request = Request::parse(header)?;
-            window.consume(Request::BYTES);
+            let Some(mut request) = Request::parse(facts.headers, window.bytes())? else { return Ok(None) };
+            window.consume(Request::bytes(facts.headers));
+            if let Some(Resumed { offset, .. }) = self.resumed.take_if(|it| it.cookie == request.cookie) {
+                request.sent_offset = offset;
+            }
+            if request.command == Command::Disconnect {
+                return Ok(Some(Arrived::Disconnect));
+            }
             self.state = match (request.command, check(&request, facts)) {
-                (Command::Disconnect, _) => return Ok(Some(Arrived::Disconnect)),
+                (_, Err(refusal)) => State::Refused(request, refusal, payload(&request, facts.headers)?),
                 (Command::Write, Ok(())) => State::Payload(Payload::of(request, 0)),
-                (Command::Write, Err(refusal)) => State::Refused(request, refusal, request.len),
                 (_, Ok(())) => return Ok(Some(Arrived::Request(request))),
-                (_, Err(refusal)) => return Ok(Some(Arrived::Refused { request, refusal })),
             };
         }
         Ok(self.receive(window))
@@ -167,15 +196,15 @@ impl Intake {
                     return None;
                 }
                 let (request, before, data) = (*request, *before, std::mem::take(body).freeze());
-                let done = before + data.len() as u32;
+                let done = before + data.len() as u64;
                 let last = done == request.len;
                 self.state = if last { State::Header } else { State::Payload(Payload::of(request, done)) };
-                let offset = request.offset + u64::from(before);
+                let offset = request.offset + before;
                 Some(Arrived::Piece(Piece { request, offset, data, last }))
             }
             State::Refused(request, refusal, left) => {
-                let n = here.len().min(*left as usize);
-                *left -= n as u32;
+                let n = here.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= n as u64;
                 window.consume(n);
                 if *left > 0 {
                     return None;
@@ -188,6 +217,17 @@ impl Intake {
     }
 }
 
+/// Bytes that follow the header of a request that is refused.
+fn payload(request: &Request, headers: Headers) -> Result<u64> {
+    match headers {
+        _ if !request.has_payload(headers) => Ok(0),
+        Headers::Extended if request.len > u64::from(PAYLOAD_MAX) => {
+            Err(Error::new(Kind::Invalid, format!("the client announced a payload of {} bytes", request.len)))
+        }
+        _ => Ok(request.len),
+    }
+}
+
 fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
     let refuse = |errno, why: &'static str| Err(Refusal { errno, why: why.into() });
     let offered = |flag| facts.flags & flag != 0;
@@ -197,6 +237,7 @@ fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
             command_flag::NO_HOLE | command_flag::FAST_ZERO
         }
         Command::WriteZeroes => command_flag::NO_HOLE,
+        Command::Write if facts.headers == Headers::Extended => command_flag::PAYLOAD_LEN,
         Command::BlockStatus if !facts.status => {
             return refuse(Errno::Inval, "no metadata context was agreed for this export");
         }
@@ -219,7 +260,7 @@ fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
     if writes && offered(flag::READ_ONLY) {
         return refuse(Errno::Perm, "the export is read-only");
     }
-    if request.len > PAYLOAD_MAX {
+    if request.len > PAYLOAD_MAX.into() {
         match request.command {
             // With structured replies the number says: smaller ones will do.
             Command::Read if offered(flag::SEND_DF) => {
@@ -231,7 +272,7 @@ fn check(request: &Request, facts: Facts) -> std::result::Result<(), Refusal> {
             _ => {}
         }
     }
-    if request.offset.checked_add(request.len.into()).is_none_or(|end| end > facts.size) {
+    if request.offset.checked_add(request.len).is_none_or(|end| end > facts.size) {
         let grows = matches!(request.command, Command::Write | Command::WriteZeroes);
         let errno = if grows { Errno::NoSpace } else { Errno::Inval };
         return refuse(errno, "the range ends beyond the end of the export");

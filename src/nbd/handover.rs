@@ -1,16 +1,20 @@
 //! A connection between two processes: what the next one must know to go on with it, as one plain value beside the socket.
 //!
 //! A process hands a connection over between two requests. What it has answered is done. What it has received and not done
-//! is in the value as bytes, as if the client had yet to send them, so the next process does it. The only request that
-//! can't be written so is a write whose payload is being passed over, which has fields of its own.
+//! is in the value as bytes, as if the client had yet to send them, so the next process does it. Two things can't be
+//! written so and have fields of their own: a request whose payload is being passed over, and the offset of a write whose
+//! beginning is done, which replies with extended headers repeat.
+//!
+//! What only clients with extended headers have is left out for all others: an earlier version reads those, and refuses
+//! these.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::decoder::{Intake, Piece, Refusal, Rest};
+use super::decoder::{Intake, Piece, Refusal, Rest, Resumed};
 use super::options::ClientFlags;
-use super::wire::{Command, Errno, PAYLOAD_MAX, Request, STRING_MAX};
+use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, STRING_MAX};
 use crate::base::{Error, Kind, Result};
 
 /// Bytes that a connection may hand over in each direction: all that it may hold, and the request that went past that.
@@ -59,6 +63,8 @@ pub struct Entered {
     pub flags: u16,
     pub agreed: Agreed,
     pub passed_over: Option<PassedOver>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
 }
 
 /// What was agreed so far.
@@ -66,7 +72,23 @@ pub struct Entered {
 #[serde(deny_unknown_fields)]
 pub struct Agreed {
     pub structured: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub extended: bool,
     pub contexts: AgreedContexts,
+}
+
+impl Agreed {
+    pub fn headers(&self) -> Headers {
+        match (self.extended, self.structured) {
+            (true, _) => Headers::Extended,
+            (false, true) => Headers::Structured,
+            (false, false) => Headers::Simple,
+        }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What BLOCK_STATUS is to tell, and of which export, by the name that was asked for.
@@ -78,7 +100,7 @@ pub struct AgreedContexts {
     pub since: Vec<String>,
 }
 
-/// A write that is refused when the rest of its payload has come.
+/// A request that is refused when the rest of its payload has come.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PassedOver {
@@ -86,7 +108,10 @@ pub struct PassedOver {
     pub errno: u32,
     pub why: String,
     /// Bytes of its payload that are still to come.
-    pub left: u32,
+    pub left: u64,
+    /// Its own, where replies repeat that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub offset: u64,
 }
 
 impl ConnectionState {
@@ -106,6 +131,9 @@ impl ConnectionState {
             return bad("has more or longer names than the protocol allows");
         }
         match &self.phase {
+            Phase::Entered(Entered { passed_over: Some(_), resumed: Some(_), .. }) => {
+                bad("is in the middle of two requests")
+            }
             Phase::Entered(Entered { passed_over: Some(passed_over), .. }) => passed_over.refusal().map(drop),
             _ => Ok(()),
         }
@@ -113,8 +141,10 @@ impl ConnectionState {
 }
 
 impl PassedOver {
-    fn new(cookie: u64, errno: Errno, why: &str, left: u32) -> PassedOver {
-        PassedOver { cookie, errno: errno as u32, why: why.to_owned(), left }
+    fn new(request: &Request, headers: Headers, refusal: &Refusal, left: u64) -> PassedOver {
+        let offset = if headers == Headers::Extended { request.sent_offset } else { 0 };
+        let (errno, why) = (refusal.errno as u32, refusal.why.to_string());
+        PassedOver { cookie: request.cookie, errno, why, left, offset }
     }
 
     fn refusal(&self) -> Result<Refusal> {
@@ -125,8 +155,7 @@ impl PassedOver {
 
     /// Goes on with it.
     pub fn intake(&self) -> Result<Intake> {
-        let request =
-            Request { flags: 0, command: Command::Write, cookie: self.cookie, offset: 0, len: self.left };
+        let request = Request::new(0, Command::Write, self.cookie, self.offset, self.left);
         Ok(Intake::passing_over(request, self.refusal()?, self.left))
     }
 }
@@ -134,15 +163,22 @@ impl PassedOver {
 /// Gathers what was received and is not done.
 #[derive(Debug, Default)]
 pub struct Unread {
+    headers: Headers,
     bytes: Vec<u8>,
     /// What is left of the write that is arriving, and the payload of it that has come.
     arriving: Option<(Request, Vec<u8>)>,
+    resumed: Option<Resumed>,
 }
 
 impl Unread {
+    /// `resumed`: what was to be gone on with and has not been met yet.
+    pub fn new(headers: Headers, resumed: Option<Resumed>) -> Unread {
+        Unread { headers, resumed, ..Unread::default() }
+    }
+
     /// One without payload.
     pub fn request(&mut self, request: &Request) {
-        request.put(&mut self.bytes);
+        request.put(self.headers, &mut self.bytes);
     }
 
     /// The pieces of a write come one after the other. Those before the first of them are done.
@@ -157,44 +193,53 @@ impl Unread {
     }
 
     fn end_arriving(&mut self) {
-        if let Some((request, payload)) = self.arriving.take() {
-            request.put(&mut self.bytes);
-            self.bytes.extend_from_slice(&payload);
+        let Some((request, payload)) = self.arriving.take() else { return };
+        if self.headers == Headers::Extended && request.sent_offset != request.offset {
+            self.resumed = Some(Resumed { cookie: request.cookie, offset: request.sent_offset });
         }
+        self.request(&request);
+        self.bytes.extend_from_slice(&payload);
     }
 
     /// With what the intake has begun with, and what is behind that. `failed`: why the write that is arriving is refused.
-    pub fn finish(
-        mut self,
-        begun: Rest,
-        failed: Option<Refusal>,
-        behind: &[u8],
-    ) -> (Vec<u8>, Option<PassedOver>) {
+    /// `None`: other requests wait beside one that is passed over, whose payload would be read as theirs.
+    pub fn finish(mut self, begun: Rest, failed: Option<Refusal>, behind: &[u8]) -> Option<GivenBack> {
+        let headers = self.headers;
         let passed_over = match (begun, failed) {
             (Rest::Nothing, _) => None,
-            (Rest::Write { request, before, body }, Some(Refusal { errno, why })) => {
-                let left = request.len - before - body.len() as u32;
-                Some(PassedOver::new(request.cookie, errno, &why, left))
+            (Rest::Write { request, before, body }, Some(refusal)) => {
+                let left = request.len - before - body.len() as u64;
+                Some(PassedOver::new(&request, headers, &refusal, left))
             }
             (Rest::Write { request, before, body: data }, None) => {
-                let offset = request.offset + u64::from(before);
+                let offset = request.offset + before;
                 self.piece(&Piece { request, offset, data, last: false });
                 None
             }
             (Rest::Refused { request, refusal, left }, _) => {
-                Some(PassedOver::new(request.cookie, refusal.errno, &refusal.why, left))
+                Some(PassedOver::new(&request, headers, &refusal, left))
             }
         };
         self.end_arriving();
+        if passed_over.is_some() && (!self.bytes.is_empty() || self.resumed.is_some()) {
+            return None;
+        }
         self.bytes.extend_from_slice(behind);
-        (self.bytes, passed_over)
+        Some(GivenBack { unread: self.bytes, passed_over, resumed: self.resumed })
     }
+}
+
+/// What a connection has received and not done.
+#[derive(PartialEq, Eq, Debug)]
+pub struct GivenBack {
+    pub unread: Vec<u8>,
+    pub passed_over: Option<PassedOver>,
+    pub resumed: Option<Resumed>,
 }
 
 /// The same write without what is before `offset`.
 fn from(request: &Request, offset: u64) -> Request {
-    let done = (offset - request.offset) as u32;
-    Request { offset, len: request.len - done, ..*request }
+    Request { offset, len: request.len - (offset - request.offset), ..*request }
 }
 
 mod in_base64 {
@@ -222,25 +267,51 @@ mod tests {
 
     fn entered(passed_over: Option<PassedOver>) -> Phase {
         let contexts = AgreedContexts { of: "p/v".into(), allocation: true, since: vec!["s1".into()] };
-        let agreed = Agreed { structured: true, contexts };
-        Phase::Entered(Entered { asked: "p/v".into(), flags: 0x1ed, agreed, passed_over })
+        let agreed = Agreed { structured: true, extended: false, contexts };
+        Phase::Entered(Entered { asked: "p/v".into(), flags: 0x1ed, agreed, passed_over, resumed: None })
+    }
+
+    fn passed_over(errno: Errno, why: &str, headers: Headers) -> PassedOver {
+        let request = Request::new(0, Command::Write, 3, 4096, 100);
+        PassedOver::new(&request, headers, &Refusal { errno, why: why.to_owned().into() }, 77)
     }
 
     #[test]
     fn a_connection_is_the_same_behind_its_text() {
         let flags = Some(ClientFlags { fixed: true, no_zeroes: false });
-        let passed_over = PassedOver::new(3, Errno::NoSpace, "too long", 77);
+        let passed = |headers| Some(passed_over(Errno::NoSpace, "too long", headers));
+        let mut resumes = entered(None);
+        if let Phase::Entered(entered) = &mut resumes {
+            entered.resumed = Some(Resumed { cookie: 7, offset: 9 });
+        }
         for phase in [
             Phase::Haggling(Haggling::default()),
             Phase::Haggling(Haggling { flags, agreed: Agreed::default() }),
+            Phase::Haggling(Haggling { flags, agreed: Agreed { extended: true, ..Agreed::default() } }),
             entered(None),
-            entered(Some(passed_over)),
+            entered(passed(Headers::Structured)),
+            entered(passed(Headers::Extended)),
+            resumes,
         ] {
             let state = state(phase);
             state.check().unwrap();
             let text = serde_json::to_string(&state).unwrap();
             assert_eq!(serde_json::from_str::<ConnectionState>(&text).unwrap(), state);
         }
+    }
+
+    /// It knows no other fields.
+    #[test]
+    fn an_earlier_version_reads_whoever_has_no_extended_headers() {
+        let passed = passed_over(Errno::NoSpace, "too long", Headers::Structured);
+        let written = serde_json::to_value(state(entered(Some(passed)))).unwrap();
+        let names = |value: &serde_json::Value| {
+            value.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>().join(" ")
+        };
+        let entered = &written["phase"]["entered"];
+        assert_eq!(names(entered), "agreed asked flags passed_over");
+        assert_eq!(names(&entered["agreed"]), "contexts structured");
+        assert_eq!(names(&entered["passed_over"]), "cookie errno left why");
     }
 
     #[test]
@@ -261,11 +332,16 @@ mod tests {
         let mut many = vec![
             ConnectionState { peer: long.clone(), ..state(entered(None)) },
             ConnectionState { unread: vec![0; BYTES_MAX + 1], ..state(entered(None)) },
-            state(entered(Some(PassedOver { errno: 4, ..PassedOver::new(1, Errno::Io, "why", 1) }))),
-            state(entered(Some(PassedOver::new(1, Errno::Io, &long, 1)))),
+            state(entered(Some(PassedOver { errno: 4, ..passed_over(Errno::Io, "why", Headers::Simple) }))),
+            state(entered(Some(passed_over(Errno::Io, &long, Headers::Simple)))),
         ];
+        let mut two = entered(Some(passed_over(Errno::Io, "why", Headers::Extended)));
+        if let Phase::Entered(entered) = &mut two {
+            entered.resumed = Some(Resumed { cookie: 7, offset: 9 });
+        }
+        many.push(state(two));
         let contexts = AgreedContexts { since: vec![String::new(); CONTEXTS_MAX + 1], ..Default::default() };
-        let agreed = Agreed { structured: true, contexts };
+        let agreed = Agreed { structured: true, extended: false, contexts };
         many.push(state(Phase::Haggling(Haggling { flags: None, agreed })));
         for state in many {
             assert!(state.check().unwrap_err().is(Kind::Invalid));
@@ -274,36 +350,47 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_write_is_a_write() {
-        let request = Request { flags: 1, command: Command::Write, cookie: 5, offset: 100, len: 10 };
-        let flush = Request { command: Command::Flush, offset: 0, len: 0, ..request };
-        let piece = |offset, data: &'static [u8], last| Piece {
-            request,
-            offset,
-            data: Bytes::from_static(data),
-            last,
-        };
-        // Four bytes of it are done, two wait, one has come of the next piece, and another behind that.
-        let mut unread = Unread::default();
-        unread.request(&flush);
-        unread.piece(&piece(104, b"ab", false));
-        let begun = Rest::Write { request, before: 6, body: Bytes::from_static(b"c") };
-        let (bytes, passed_over) = unread.finish(begun, None, b"d");
-        let mut wanted = Vec::new();
-        flush.put(&mut wanted);
-        Request { offset: 104, len: 6, ..request }.put(&mut wanted);
-        wanted.extend_from_slice(b"abcd");
-        assert_eq!((bytes, passed_over), (wanted, None));
-        // Its last piece alone.
-        let mut unread = Unread::default();
-        unread.piece(&piece(108, b"yz", true));
-        let mut wanted = Vec::new();
-        Request { offset: 108, len: 2, ..request }.put(&mut wanted);
-        wanted.extend_from_slice(b"yz");
-        assert_eq!(unread.finish(Rest::Nothing, None, b""), (wanted, None));
-        // A piece before has failed.
-        let begun = Rest::Write { request, before: 6, body: Bytes::from_static(b"c") };
-        let failed = Refusal { errno: Errno::Io, why: "broken".into() };
-        let (bytes, passed_over) = Unread::default().finish(begun, Some(failed), b"");
-        assert_eq!((bytes, passed_over), (Vec::new(), Some(PassedOver::new(5, Errno::Io, "broken", 3))));
+        for headers in [Headers::Simple, Headers::Structured, Headers::Extended] {
+            let request = Request::new(1, Command::Write, 5, 100, 10);
+            let flush = Request::new(1, Command::Flush, 5, 0, 0);
+            let piece = |offset, data: &'static [u8], last| Piece {
+                request,
+                offset,
+                data: Bytes::from_static(data),
+                last,
+            };
+            let resumed = (headers == Headers::Extended).then_some(Resumed { cookie: 5, offset: 100 });
+            // Four bytes of it are done, two wait, one has come of the next piece, and another behind that.
+            let mut unread = Unread::new(headers, None);
+            unread.request(&flush);
+            unread.piece(&piece(104, b"ab", false));
+            let begun = Rest::Write { request, before: 6, body: Bytes::from_static(b"c") };
+            let given_back = unread.finish(begun, None, b"d");
+            let mut wanted = Vec::new();
+            flush.put(headers, &mut wanted);
+            Request { offset: 104, len: 6, ..request }.put(headers, &mut wanted);
+            wanted.extend_from_slice(b"abcd");
+            assert_eq!(given_back, Some(GivenBack { unread: wanted, passed_over: None, resumed }));
+            // Its last piece alone.
+            let mut unread = Unread::new(headers, None);
+            unread.piece(&piece(108, b"yz", true));
+            let mut wanted = Vec::new();
+            Request { offset: 108, len: 2, ..request }.put(headers, &mut wanted);
+            wanted.extend_from_slice(b"yz");
+            let given_back = unread.finish(Rest::Nothing, None, b"");
+            assert_eq!(given_back, Some(GivenBack { unread: wanted, passed_over: None, resumed }));
+            // A piece before has failed.
+            let begun = Rest::Write { request, before: 6, body: Bytes::from_static(b"c") };
+            let failed = Refusal { errno: Errno::Io, why: "broken".into() };
+            let passed_over = Some(PassedOver::new(&request, headers, &failed, 3));
+            let given_back = Unread::new(headers, None).finish(begun, Some(failed), b"");
+            assert_eq!(given_back, Some(GivenBack { unread: Vec::new(), passed_over, resumed: None }));
+            // The rest of its payload would be taken from the request that waits.
+            let begun =
+                Rest::Refused { request, refusal: Refusal { errno: Errno::Io, why: "no".into() }, left: 3 };
+            let mut unread = Unread::new(headers, None);
+            unread.request(&flush);
+            assert_eq!(unread.finish(begun, None, b""), None);
+        }
     }
 }

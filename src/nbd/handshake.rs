@@ -1,7 +1,7 @@
 //! The server's side of option haggling: one answer an option, until the client enters an export or leaves.
 //!
-//! Nothing is kept for an option beyond its answer but whether structured replies were agreed, and which block status of
-//! which export. What isn't served is
+//! Nothing is kept for an option beyond its answer but whether structured replies or extended headers were agreed, and
+//! which block status of which export. What isn't served is
 //! refused by the protocol's own means and the haggling goes on; the connection ends only where the protocol leaves
 //! no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
 
@@ -19,6 +19,7 @@ use super::handover::{Agreed, AgreedContexts, Entered, Haggling};
 use super::job::{StatusContext, context_id};
 use super::options::{self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply};
 use super::window::Window;
+use super::wire::Headers;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
@@ -37,7 +38,7 @@ pub struct Session {
     /// The name that the client asked by.
     pub asked: String,
     pub flags: u16,
-    pub structured: bool,
+    pub headers: Headers,
     pub agreed: Agreed,
     /// What BLOCK_STATUS tells, in the order of their numbers; without any it may not be asked.
     pub contexts: Vec<StatusContext>,
@@ -206,6 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
             (
                 option::LIST
                 | option::STRUCTURED_REPLY
+                | option::EXTENDED_HEADERS
                 | option::INFO
                 | option::GO
                 | option::LIST_META_CONTEXT
@@ -217,13 +219,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
                 }
                 wire::put_refusal(out, code, reply::ERR_TOO_BIG, "the option's data is too long");
             }
-            (option::LIST | option::STRUCTURED_REPLY | option::STARTTLS, Some([_, ..])) => {
+            (
+                option::LIST | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS | option::STARTTLS,
+                Some([_, ..]),
+            ) => {
                 wire::put_refusal(out, code, reply::ERR_INVALID, "the option takes no data");
             }
             (option::STARTTLS, _) if self.secured.is_some() => {
                 wire::put_refusal(out, code, reply::ERR_INVALID, "this is TLS already");
             }
             (option::LIST, _) => self.list(out).await,
+            (option::STRUCTURED_REPLY, _) if agreed.extended => {
+                let why = "extended headers are agreed: their replies have structure";
+                wire::put_refusal(out, code, reply::ERR_EXT_HEADER_REQD, why);
+            }
+            (option::EXTENDED_HEADERS, _) => {
+                agreed.extended = true;
+                wire::put_reply(out, code, reply::ACK, &[]);
+            }
             (option::STRUCTURED_REPLY, _) => {
                 agreed.structured = true;
                 wire::put_reply(out, code, reply::ACK, &[]);
@@ -256,8 +269,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         if sets {
             agreed.contexts = AgreedContexts::default();
         }
-        if !agreed.structured {
-            let why = "structured replies come first: contexts have no other answer";
+        if !agreed.headers().has_chunks() {
+            let why = "structured replies or extended headers come first: contexts have no other answer";
             return wire::put_refusal(out, code, reply::ERR_INVALID, why);
         }
         match found_contexts(self.exports, data, sets).await {
@@ -315,10 +328,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         if self.stop.is_cancelled() {
             return Err(Error::new(Kind::Closed, "the server is shutting down"));
         }
+        if agreed.extended {
+            let why = "the client agreed to extended headers, and entered the old way, which has none";
+            return Err(Error::new(Kind::Invalid, why));
+        }
         let name = wire::parse_name(data.unwrap_or(&[0; wire::OPTION_DATA_MAX]))?;
         let export = self.exports.open(&name, self.peer).await?;
         let d = export.describe();
-        wire::put_old_answer(out, &d, agreed.structured, no_zeroes);
+        wire::put_old_answer(out, &d, agreed.headers(), no_zeroes);
         session(export, d, agreed, &name).await.map(Next::Enter)
     }
 }
@@ -345,7 +362,8 @@ async fn found_contexts(
 
 /// `asked`: the export's name as the client gave it. A snapshot that was agreed and is gone is `Kind::NotFound`.
 async fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked: &str) -> Result<Session> {
-    let (flags, structured) = (wire::flags_of(&d, agreed.structured), agreed.structured);
+    let headers = agreed.headers();
+    let flags = wire::flags_of(&d, headers);
     let mut contexts = Vec::new();
     if agreed.contexts.of == asked {
         contexts.extend(agreed.contexts.allocation.then_some(StatusContext::Allocation));
@@ -354,7 +372,7 @@ async fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked
         }
     }
     let (asked, agreed) = (asked.to_owned(), agreed.clone());
-    Ok(Session { export, name: d.name, asked, flags, structured, agreed, contexts })
+    Ok(Session { export, name: d.name, asked, flags, headers, agreed, contexts })
 }
 
 /// Enters an export again that the client has entered with another process. `Kind::Refused` when it is no longer what the
@@ -371,7 +389,7 @@ pub async fn enter_again(exports: &dyn Exports, peer: &str, entered: &Entered) -
 }
 
 fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: &Agreed, wants: &[u16]) {
-    wire::put_infos(out, code, d, agreed.structured, wants);
+    wire::put_infos(out, code, d, agreed.headers(), wants);
     wire::put_reply(out, code, reply::ACK, &[]);
 }
 

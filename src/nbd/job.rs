@@ -1,6 +1,7 @@
 //! The work on one request, from what the export is asked to what is answered.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -8,19 +9,29 @@ use futures::future::{BoxFuture, FutureExt as _};
 
 use super::decoder::Piece;
 use super::export::{ChangedExtent, Changes, Export, StatusExtent};
-use super::wire::{self, Command, Request, command_flag};
+use super::wire::{self, Command, Headers, ReplyTo, Request, command_flag};
+use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result, Rope};
 
-/// Extents in one answer to BLOCK_STATUS, in all contexts; the client asks on behind them. And what each takes there.
+/// Extents in one answer to BLOCK_STATUS, in all contexts; the client asks on behind them.
 const EXTENTS_MAX: u64 = 32 << 10;
-const EXTENT: u64 = 8;
+/// Of a longer range the export is asked for so much at a time. The map of so much is the most that is read for an answer.
+const STATUS_STEP: u64 = 4 << 30;
 
 /// Something that BLOCK_STATUS tells.
 pub enum StatusContext {
     Allocation,
     /// Since a snapshot.
     Changes(Box<dyn Changes>),
+}
+
+/// What the requests of a connection are for, and how they are answered.
+#[derive(Clone, Copy)]
+pub(super) struct Served<'e> {
+    pub export: &'e dyn Export,
+    pub contexts: &'e [StatusContext],
+    pub headers: Headers,
 }
 
 /// What the work of a request comes to.
@@ -37,7 +48,7 @@ pub(super) enum Extent {
     /// A piece of a write that others follow.
     Piece,
     /// A part of `Connection::reading`.
-    Part { offset: u64, len: u32, last: bool },
+    Part { offset: u64, len: u64, last: bool },
 }
 
 pub(super) struct Job<'e> {
@@ -62,13 +73,19 @@ impl Future for Job<'_> {
     }
 }
 
-/// The whole answer to BLOCK_STATUS: a chunk a context.
-async fn status(export: &dyn Export, contexts: &[StatusContext], request: Request) -> Result<Rope> {
-    let (offset, len) = (request.offset, u64::from(request.len));
-    let max = extents_max(&request, contexts.len() as u64) as usize;
-    let mut answer = Rope::default();
-    for (n, context) in contexts.iter().enumerate() {
-        let extents: Vec<(u64, u32)> = match context {
+impl StatusContext {
+    /// Flags of what a map leaves out: telling of it costs little, however long it is.
+    fn usual(&self) -> u32 {
+        match self {
+            StatusContext::Allocation => wire::STATUS_HOLE,
+            StatusContext::Changes(_) => 0,
+        }
+    }
+
+    /// Extents of the range and their flags; `max` of them at most.
+    async fn extents(&self, export: &dyn Export, range: Range<u64>, max: usize) -> Result<Vec<(u64, u32)>> {
+        let (offset, len) = (range.start, range.end - range.start);
+        let extents: Vec<(u64, u32)> = match self {
             StatusContext::Allocation => {
                 let flags =
                     |extent: StatusExtent| (extent.len, if extent.hole { wire::STATUS_HOLE } else { 0 });
@@ -81,9 +98,50 @@ async fn status(export: &dyn Export, contexts: &[StatusContext], request: Reques
                 changes.extents(offset, len, max).await?.into_iter().map(flags).collect()
             }
         };
-        let (done, extents) = (n + 1 == contexts.len(), within(&extents, request.len)?);
-        let mut chunk = Vec::with_capacity(24 + extents.len() * EXTENT as usize);
-        wire::put_status(&mut chunk, done, request.cookie, context_id(n), &extents);
+        within(&extents, len)?;
+        Ok(extents)
+    }
+
+    /// The same for a range of any length, step by step: as far as nothing else than the usual is met, and the step that has
+    /// something else. Other requests go on between two steps.
+    async fn told(
+        &self,
+        rt: &Rt,
+        export: &dyn Export,
+        range: Range<u64>,
+        max: usize,
+    ) -> Result<Vec<(u64, u32)>> {
+        let (mut told, mut at) = (Vec::<(u64, u32)>::new(), range.start);
+        loop {
+            let end = range.end.min(at.saturating_add(STATUS_STEP));
+            let extents = self.extents(export, at..end, max).await?;
+            let goes_on = end < range.end && extents == [(end - at, self.usual())];
+            for (len, flags) in extents {
+                match told.last_mut() {
+                    Some((before, same)) if *same == flags => *before += len,
+                    _ => told.push((len, flags)),
+                }
+            }
+            if !goes_on {
+                told.truncate(max);
+                return Ok(told);
+            }
+            at = end;
+            rt.give_way().await;
+        }
+    }
+}
+
+/// The whole answer to BLOCK_STATUS: a chunk a context.
+async fn status(rt: Rt, served: Served<'_>, request: Request) -> Result<Rope> {
+    let range = request.offset..request.offset + request.len;
+    let (contexts, reply) = (served.contexts, ReplyTo::new(served.headers, &request));
+    let max = extents_max(&request, contexts.len() as u64) as usize;
+    let mut answer = Rope::default();
+    for (n, context) in contexts.iter().enumerate() {
+        let extents = context.told(&rt, served.export, range.clone(), max).await?;
+        let mut chunk = Vec::with_capacity(64 + extents.len() * wire::EXTENT_BYTES);
+        reply.put_status(&mut chunk, n + 1 == contexts.len(), context_id(n), &extents);
         answer.push(chunk.into());
     }
     Ok(answer)
@@ -95,27 +153,26 @@ pub(super) fn context_id(n: usize) -> u32 {
 }
 
 /// At least one extent, none behind the range.
-fn within(extents: &[(u64, u32)], asked: u32) -> Result<Vec<(u32, u32)>> {
+fn within(extents: &[(u64, u32)], asked: u64) -> Result<()> {
     let told: u64 = extents.iter().map(|(len, _)| len).sum();
-    if told == 0 || told > asked.into() || extents.iter().any(|(len, _)| *len == 0) {
+    if told == 0 || told > asked || extents.iter().any(|(len, _)| *len == 0) {
         return Err(Error::new(Kind::Internal, "block status gave another range than was asked for"));
     }
-    // None is longer than what was asked for, which has 32 bits.
-    Ok(extents.iter().map(|(len, flags)| (*len as u32, *flags)).collect())
+    Ok(())
 }
 
 /// How many extents an answer has at most in each context.
 fn extents_max(request: &Request, contexts: u64) -> u64 {
     match request.flags & command_flag::REQ_ONE != 0 {
         true => 1,
-        false => (u64::from(request.len) / BLOCK + 2).min(EXTENTS_MAX / contexts.max(1)),
+        false => (request.len / BLOCK + 2).min(EXTENTS_MAX / contexts.max(1)),
     }
 }
 
 /// Bytes of the longest answer to BLOCK_STATUS.
 pub(super) fn status_bytes(request: &Request, contexts: &[StatusContext]) -> u64 {
     let many = contexts.len() as u64;
-    extents_max(request, many) * many * EXTENT
+    extents_max(request, many) * many * wire::EXTENT_BYTES as u64
 }
 
 /// What it asks for is a change of the disk.
@@ -123,25 +180,25 @@ pub(super) fn writes(request: &Request) -> bool {
     matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
 }
 
-pub(super) fn start<'e>(export: &'e dyn Export, contexts: &'e [StatusContext], request: Request) -> Job<'e> {
+pub(super) fn start<'e>(rt: &Rt, served: Served<'e>, request: Request) -> Job<'e> {
     let Request { offset, len, flags, .. } = request;
-    let long = u64::from(len);
+    let export = served.export;
     let work = match request.command {
         Command::Flush => Work::Plain(export.flush()),
         // What a cache request asks for is only a hope; an empty range asks for nothing.
         Command::Cache => Work::Plain(std::future::ready(Ok(())).boxed()),
         _ if len == 0 => Work::Plain(std::future::ready(Ok(())).boxed()),
         Command::Read => Work::Data(export.read(offset, len as usize)),
-        Command::Trim => Work::Plain(export.trim(offset, long)),
-        Command::WriteZeroes => Work::Plain(export.zero(offset, long, flags & command_flag::NO_HOLE != 0)),
-        Command::BlockStatus => Work::Data(status(export, contexts, request).boxed()),
+        Command::Trim => Work::Plain(export.trim(offset, len)),
+        Command::WriteZeroes => Work::Plain(export.zero(offset, len, flags & command_flag::NO_HOLE != 0)),
+        Command::BlockStatus => Work::Data(status(rt.clone(), served, request).boxed()),
         Command::Write | Command::Disconnect | Command::Unknown(_) => {
             unreachable!("the intake lets none of these through")
         }
     };
     let weight = match request.command {
-        Command::Read => long,
-        Command::BlockStatus => status_bytes(&request, contexts),
+        Command::Read => len,
+        Command::BlockStatus => status_bytes(&request, served.contexts),
         _ => 0,
     };
     Job { request, extent: Extent::End, weight, piece: None, work: flushed(export, &request, work) }

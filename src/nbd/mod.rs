@@ -1,7 +1,7 @@
 //! NBD, the block face: a server of `Exports` and a small client.
 //!
-//! Fixed newstyle. Options: EXPORT_NAME, ABORT, LIST, INFO, GO, STARTTLS, STRUCTURED_REPLY, LIST_META_CONTEXT and SET_META_CONTEXT
-//! (`base:allocation`, `qemu:dirty-bitmap:SNAPSHOT`). Commands: READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS, CACHE (accepted, a no-op), DISC,
+//! Fixed newstyle. Options: EXPORT_NAME, ABORT, LIST, INFO, GO, STARTTLS, STRUCTURED_REPLY, EXTENDED_HEADERS (64-bit lengths),
+//! LIST_META_CONTEXT and SET_META_CONTEXT (`base:allocation`, `qemu:dirty-bitmap:SNAPSHOT`). Commands: READ, WRITE, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS, CACHE (accepted, a no-op), DISC,
 //! and FUA on all of them. Everything else is refused as the protocol says, and the connection lives on.
 
 mod access;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::{Buf, BufMut};
 use serde::{Deserialize, Serialize};
 
-use super::wire::{PAYLOAD_MAX, STRING_MAX, bounded, flag};
+use super::wire::{Headers, PAYLOAD_MAX, STRING_MAX, bounded, flag};
 use super::{Description, ListedExport};
 use crate::base::{Error, Kind, Result};
 
@@ -29,6 +29,7 @@ pub mod option {
     pub const STRUCTURED_REPLY: u32 = 8;
     pub const LIST_META_CONTEXT: u32 = 9;
     pub const SET_META_CONTEXT: u32 = 10;
+    pub const EXTENDED_HEADERS: u32 = 11;
 }
 
 pub mod reply {
@@ -44,6 +45,7 @@ pub mod reply {
     pub const ERR_UNKNOWN: u32 = ERROR + 6;
     pub const ERR_SHUTDOWN: u32 = ERROR + 7;
     pub const ERR_TOO_BIG: u32 = ERROR + 9;
+    pub const ERR_EXT_HEADER_REQD: u32 = ERROR + 10;
 
     pub fn is_error(reply: u32) -> bool {
         reply & ERROR != 0
@@ -304,13 +306,13 @@ pub fn parse_listed(data: &[u8]) -> Result<ListedExport> {
 }
 
 /// The transmission flags of what is described.
-pub fn flags_of(d: &Description, structured: bool) -> u16 {
+pub fn flags_of(d: &Description, headers: Headers) -> u16 {
     let mut flags = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA;
     let when = [
         (d.read_only, flag::READ_ONLY),
         (!d.read_only, flag::SEND_TRIM | flag::SEND_WRITE_ZEROES),
         (!d.read_only && d.fast_zero, flag::SEND_FAST_ZERO),
-        (structured, flag::SEND_DF),
+        (headers.has_chunks(), flag::SEND_DF),
         (d.multi_conn, flag::CAN_MULTI_CONN),
     ];
     for (holds, flag) in when {
@@ -327,7 +329,7 @@ fn block_min(size: u64) -> u32 {
 const BLOCK_PREFERRED: u32 = 4096;
 
 /// The information that leads to the ACK of an INFO or a GO: EXPORT always, the rest when asked for.
-pub fn put_infos(out: &mut Vec<u8>, option: u32, d: &Description, structured: bool, wants: &[u16]) {
+pub fn put_infos(out: &mut Vec<u8>, option: u32, d: &Description, headers: Headers, wants: &[u16]) {
     let mut put = |kind: u16, body: &[u8]| {
         let mut data = Vec::with_capacity(2 + body.len());
         data.put_u16(kind);
@@ -336,7 +338,7 @@ pub fn put_infos(out: &mut Vec<u8>, option: u32, d: &Description, structured: bo
     };
     let mut export = Vec::with_capacity(10);
     export.put_u64(d.size);
-    export.put_u16(flags_of(d, structured));
+    export.put_u16(flags_of(d, headers));
     put(info::EXPORT, &export);
     if wants.contains(&info::NAME) {
         put(info::NAME, bounded(&d.name).as_bytes());
@@ -351,9 +353,9 @@ pub fn put_infos(out: &mut Vec<u8>, option: u32, d: &Description, structured: bo
 }
 
 /// The answer to EXPORT_NAME.
-pub fn put_old_answer(out: &mut Vec<u8>, d: &Description, structured: bool, no_zeroes: bool) {
+pub fn put_old_answer(out: &mut Vec<u8>, d: &Description, headers: Headers, no_zeroes: bool) {
     out.put_u64(d.size);
-    out.put_u16(flags_of(d, structured));
+    out.put_u16(flags_of(d, headers));
     if !no_zeroes {
         out.put_bytes(0, 124);
     }

@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::decoder::Intake;
-use super::handover::{Entered, PassedOver};
+use super::handover::Entered;
 use super::output::Output;
 use super::window::Window;
 use crate::base::Result;
@@ -22,8 +22,12 @@ impl Default for Begun {
 }
 
 impl Begun {
-    pub fn again(unsent: Vec<u8>, passed_over: Option<&PassedOver>) -> Result<Begun> {
-        let intake = passed_over.map(PassedOver::intake).transpose()?.unwrap_or_default();
+    pub fn again(unsent: Vec<u8>, entered: &Entered) -> Result<Begun> {
+        let intake = match (&entered.passed_over, entered.resumed) {
+            (Some(passed_over), _) => passed_over.intake()?,
+            (None, Some(resumed)) => Intake::resuming(resumed),
+            (None, None) => Intake::default(),
+        };
         Ok(Begun { intake, output: Output::beginning(unsent), ..Begun::default() })
     }
 }

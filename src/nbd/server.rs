@@ -18,6 +18,7 @@ use super::handover::{ConnectionState, Entered, Haggling, Phase};
 use super::handshake::{Handshake, Handshaken, Session, enter_again};
 use super::listener::{Listener, Socket, SocketRights, Stream};
 use super::options::ClientFlags;
+use super::output::Output;
 use super::paused::{Begun, Paused, Until};
 use super::tls::peer_names;
 use super::transmission::{SETTLE, transmit};
@@ -368,12 +369,12 @@ impl House {
         let ConnectionState { peer, phase, unread, unsent } = state;
         let stream = Ahead::new(unread, stream);
         match (phase, session) {
-            (Phase::Entered(Entered { passed_over, .. }), Some(session)) => {
-                let begun = Begun::again(unsent, passed_over.as_ref()).ok()?;
+            (Phase::Entered(entered), Some(session)) => {
+                let begun = Begun::again(unsent, &entered).ok()?;
                 self.transmit(stream, begun, session, peer).await
             }
             (Phase::Haggling(haggling), _) => {
-                let begun = Begun::again(unsent, None).ok()?;
+                let begun = Begun { output: Output::beginning(unsent), ..Begun::default() };
                 self.haggle(stream, begun, peer, (None, Some(haggling))).await
             }
             (Phase::Entered(_), None) => None,

@@ -48,15 +48,15 @@ use tracing::{debug, warn};
 use super::ahead::Ahead;
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
-use super::handover::{Entered, Unread};
+use super::handover::{Entered, GivenBack, Unread};
 use super::handshake::Session;
-use super::job::{Extent, Job, start, start_piece, status_bytes, writes};
+use super::job::{Extent, Job, Served, start, start_piece, status_bytes, writes};
 use super::listener::Stream;
 use super::output::Output;
 use super::paused::{Begun, Paused, Until};
 use super::share::{FLOOR, Share};
 use super::window::{WINDOW, Window};
-use super::wire::{self, Command, Errno, Request, command_flag};
+use super::wire::{self, Command, Errno, ReplyTo, Request, command_flag};
 use crate::base::rope::Run;
 use crate::base::rt::Rt;
 use crate::base::{Budget, Error, Kind, Result, Rope};
@@ -115,13 +115,13 @@ fn payload(arrived: &Arrived) -> u64 {
 struct Reading {
     request: Request,
     /// Bytes of it that were asked of the export: all of them once its last part is under way.
-    asked: u32,
+    asked: u64,
 }
 
 /// Anything else would shift the stream.
-fn of_length(read: Result<Rope>, len: u32) -> Result<Rope> {
+fn of_length(read: Result<Rope>, len: u64) -> Result<Rope> {
     match read {
-        Ok(data) if data.len() != len as usize => {
+        Ok(data) if data.len() as u64 != len => {
             Err(Error::new(Kind::Internal, "the read gave another length than was asked for"))
         }
         other => other,
@@ -249,7 +249,9 @@ async fn converse<S: Stream>(
     std::future::poll_fn(|cx| connection.poll(cx)).await;
     match connection.broken {
         true => End::Broken,
-        false if connection.settle.is_some() && connection.taking => End::Paused(connection.give_back()),
+        false if connection.settle.is_some() && connection.taking => {
+            connection.give_back().map_or(End::Broken, End::Paused)
+        }
         false => End::HangUp(connection.stream),
     }
 }
@@ -416,9 +418,10 @@ impl<'e, S: Stream> Connection<'e, S> {
         true
     }
 
-    /// All that was received and is not done, and what is not sent. Nothing of the one was answered.
-    fn give_back(mut self) -> Paused<S> {
-        let mut unread = Unread::default();
+    /// All that was received and is not done, and what is not sent. Nothing of the one was answered. `None`: there is no way to
+    /// tell it.
+    fn give_back(mut self) -> Option<Paused<S>> {
+        let mut unread = Unread::new(self.session.headers, self.intake.resumed());
         for job in std::mem::take(&mut self.jobs) {
             match &job.piece {
                 Some(piece) => unread.piece(piece),
@@ -440,7 +443,7 @@ impl<'e, S: Stream> Connection<'e, S> {
                 Arrived::Refused { request, refusal: Refusal { errno, why } } => {
                     self.reply_error(&request, errno, &why);
                 }
-                Arrived::Disconnect => unread.request(&Request::DISCONNECT),
+                Arrived::Disconnect => unread.request(&Request::disconnect()),
             }
         }
         let failed = self.failed.take().map(|e| {
@@ -449,14 +452,18 @@ impl<'e, S: Stream> Connection<'e, S> {
         });
         let (ahead, stream) = self.stream.into_parts();
         let behind = [self.window.bytes(), &ahead].concat();
-        let (unread, passed_over) = unread.finish(self.intake.take_rest(), failed, &behind);
+        let given_back = unread.finish(self.intake.take_rest(), failed, &behind);
+        if given_back.is_none() {
+            warn!(export = ?self.session.name, "a client is dropped: it is in the middle of a request that is refused, and others wait");
+        }
+        let GivenBack { unread, passed_over, resumed } = given_back?;
         // By the name that it has now: it may have been renamed since.
         let (asked, mut agreed) = (self.export.describe().name, self.session.agreed.clone());
         if agreed.contexts.of == self.session.asked {
             agreed.contexts.of.clone_from(&asked);
         }
-        let entered = Entered { asked, flags: self.session.flags, agreed, passed_over };
-        Paused { stream, entered, unread, unsent: self.output.take() }
+        let entered = Entered { asked, flags: self.session.flags, agreed, passed_over, resumed };
+        Some(Paused { stream, entered, unread, unsent: self.output.take() })
     }
 
     /// What comes next, if it has arrived and its turn has come. A request that came in full before the client's end is
@@ -471,8 +478,9 @@ impl<'e, S: Stream> Connection<'e, S> {
             return Some(turned);
         }
         while self.taking && !self.parks_enough() {
-            let (flags, status) = (self.session.flags, !self.session.contexts.is_empty());
-            let facts = Facts { size: self.export.size(), flags, status };
+            let Session { flags, headers, contexts, .. } = self.session;
+            let (size, status) = (self.export.size(), !contexts.is_empty());
+            let facts = Facts { size, flags: *flags, status, headers: *headers };
             let next = self.intake.next(&mut self.window, facts).unwrap_or_else(|e| {
                 warn!(export = ?self.session.name, error = %e, "a client is dropped");
                 self.end();
@@ -489,12 +497,10 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// Gives it back when it has nothing to wait for.
     fn wait_turn(&mut self, arrived: Arrived, cx: &mut Context<'_>) -> Option<Arrived> {
         let turn = match &arrived {
-            Arrived::Request(Request { command: Command::Read, len, .. }) => {
-                self.export.turn(false, u64::from(*len))
-            }
+            Arrived::Request(Request { command: Command::Read, len, .. }) => self.export.turn(false, *len),
             Arrived::Request(request) if writes(request) => self.export.turn(true, 0),
             Arrived::Piece(piece) if piece.offset == piece.request.offset => {
-                self.export.turn(true, piece.request.len.into())
+                self.export.turn(true, piece.request.len)
             }
             _ => None,
         };
@@ -545,7 +551,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         let holds = self.holds();
         // Even the shortest reply is memory when there are many.
         let (more, in_turn) = match arrived {
-            Arrived::Request(request) if request.command == Command::Read => (request.len.into(), true),
+            Arrived::Request(request) if request.command == Command::Read => (request.len, true),
             Arrived::Request(request) if request.command == Command::BlockStatus => {
                 (status_bytes(request, &self.session.contexts), true)
             }
@@ -561,7 +567,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         match arrived {
             Arrived::Request(request)
                 if request.command == Command::Read
-                    && u64::from(request.len) > FLOOR
+                    && request.len > FLOOR
                     && self.jobs.is_empty()
                     && self.output.bytes() == 0 =>
             {
@@ -580,17 +586,22 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
         // Asked for in any case: so others know that somebody could do with more.
         let left = request.len - asked;
-        let all = self.share.reserve(self.holds(), left.into(), cx);
+        let all = self.share.reserve(self.holds(), left, cx);
         if !self.jobs.is_empty() || self.output.bytes() > 0 {
             return false;
         }
-        let len = if all { left } else { left.min(FLOOR as u32) };
-        let (offset, last) = (request.offset + u64::from(asked), len == left);
+        let len = if all { left } else { left.min(FLOOR) };
+        let (offset, last) = (request.offset + asked, len == left);
         self.reading = Some(Reading { request, asked: asked + len });
-        let mut job = start(self.export, &self.session.contexts, Request { offset, len, ..request });
+        let mut job = start(&self.rt, self.served(), Request { offset, len, ..request });
         (job.request, job.extent) = (request, Extent::Part { offset, len, last });
         self.run(job, cx);
         true
+    }
+
+    fn served(&self) -> Served<'e> {
+        let Session { contexts, headers, .. } = self.session;
+        Served { export: self.export, contexts, headers: *headers }
     }
 
     fn take(&mut self, arrived: Arrived, cx: &mut Context<'_>) {
@@ -600,7 +611,7 @@ impl<'e, S: Stream> Connection<'e, S> {
                 debug!(export = ?self.session.name, ?request, %why, "a request was refused");
                 self.reply_error(&request, errno, &why);
             }
-            Arrived::Request(request) => self.run(start(self.export, &self.session.contexts, request), cx),
+            Arrived::Request(request) => self.run(start(&self.rt, self.served(), request), cx),
             Arrived::Piece(piece) if self.failed.is_some() => {
                 if piece.last
                     && let Some(e) = self.failed.take()
@@ -669,35 +680,41 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
     }
 
+    fn reply_to(&self, request: &Request) -> ReplyTo {
+        ReplyTo::new(self.session.headers, request)
+    }
+
     fn reply_done(&mut self, request: &Request, reads: bool, data: Rope) {
-        let Request { cookie, offset, len, flags, .. } = *request;
-        let structured = reads && self.session.structured;
-        if structured && len > 0 && flags & command_flag::DF == 0 {
-            return self.reply_chunks(cookie, offset, data, true);
+        let Request { offset, len, flags, .. } = *request;
+        let chunks = reads && self.session.headers.has_chunks();
+        if chunks && len > 0 && flags & command_flag::DF == 0 {
+            return self.reply_chunks(request, offset, data, true);
         }
-        self.output.header(|out| match (structured, len) {
+        let reply = self.reply_to(request);
+        self.output.header(|out| match (chunks, len) {
             // Its chunks are all there.
             _ if request.command == Command::BlockStatus => {}
-            (false, _) => wire::put_simple(out, cookie, None),
-            (true, 0) => wire::put_none_chunk(out, cookie),
-            (true, _) => wire::put_data_chunk(out, cookie, offset, len, true),
+            (false, _) => reply.put_done(out),
+            (true, 0) => reply.put_none_chunk(out),
+            (true, _) => reply.put_data_chunk(out, offset, len as u32, true),
         });
         data.into_iter().for_each(|piece| self.output.data(piece));
     }
 
     /// Data that begins at `offset`, `last` or others follow. What is known to be zeros is told, not sent.
-    fn reply_chunks(&mut self, cookie: u64, mut offset: u64, data: Rope, last: bool) {
+    fn reply_chunks(&mut self, request: &Request, mut offset: u64, data: Rope, last: bool) {
+        let reply = self.reply_to(request);
         let mut runs = data.into_runs(HOLE_MIN).into_iter().peekable();
         while let Some(run) = runs.next() {
             let done = last && runs.peek().is_none();
             match run {
                 Run::Zeros(len) => {
-                    self.output.header(|out| wire::put_hole_chunk(out, cookie, offset, len as u32, done));
+                    self.output.header(|out| reply.put_hole_chunk(out, offset, len as u32, done));
                     offset += len as u64;
                 }
                 Run::Data(pieces) => {
                     let len: usize = pieces.iter().map(Bytes::len).sum();
-                    self.output.header(|out| wire::put_data_chunk(out, cookie, offset, len as u32, done));
+                    self.output.header(|out| reply.put_data_chunk(out, offset, len as u32, done));
                     pieces.into_iter().for_each(|piece| self.output.data(piece));
                     offset += len as u64;
                 }
@@ -712,9 +729,9 @@ impl<'e, S: Stream> Connection<'e, S> {
             self.reading = None;
         }
         let first = offset == request.offset;
-        let cut = self.session.structured && request.flags & command_flag::DF == 0;
+        let cut = self.session.headers.has_chunks() && request.flags & command_flag::DF == 0;
         match result {
-            Ok(data) if cut => self.reply_chunks(request.cookie, offset, data, last),
+            Ok(data) if cut => self.reply_chunks(request, offset, data, last),
             Ok(data) if first => self.reply_done(request, true, data),
             Ok(data) => data.into_iter().for_each(|piece| self.output.data(piece)),
             Err(e) if cut || first => {
@@ -730,11 +747,8 @@ impl<'e, S: Stream> Connection<'e, S> {
     }
 
     fn reply_error(&mut self, request: &Request, errno: Errno, why: &str) {
-        let structured = self.session.structured;
-        self.output.header(|out| match structured {
-            true => wire::put_error_chunk(out, request.cookie, errno, why),
-            false => wire::put_simple(out, request.cookie, Some(errno)),
-        });
+        let reply = self.reply_to(request);
+        self.output.header(|out| reply.put_error(out, errno, why));
     }
 
     /// How many bytes left.

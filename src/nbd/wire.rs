@@ -12,8 +12,28 @@ pub const PAYLOAD_MAX: u32 = 32 << 20;
 pub const STRING_MAX: usize = 4096;
 
 const REQUEST_MAGIC: u32 = 0x2560_9513;
+const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
 const SIMPLE_MAGIC: u32 = 0x6744_6698;
 const CHUNK_MAGIC: u32 = 0x668e_33ef;
+const EXTENDED_CHUNK_MAGIC: u32 = 0x6e8a_278c;
+
+/// The headers that were agreed on for requests and their replies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Headers {
+    /// Requests of 32-bit lengths, replies of one piece.
+    #[default]
+    Simple,
+    /// The same requests. Replies to reads and failures are chunks.
+    Structured,
+    /// Requests of 64-bit lengths. All replies are chunks, which repeat the request's offset.
+    Extended,
+}
+
+impl Headers {
+    pub fn has_chunks(self) -> bool {
+        self != Headers::Simple
+    }
+}
 
 /// Transmission flags of an export.
 pub mod flag {
@@ -35,6 +55,8 @@ pub mod command_flag {
     pub const DF: u16 = 1 << 2;
     pub const REQ_ONE: u16 = 1 << 3;
     pub const FAST_ZERO: u16 = 1 << 4;
+    /// Of extended headers: the length is that of a payload, which follows.
+    pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
 /// The error numbers that the protocol allows.
@@ -141,43 +163,73 @@ pub struct Request {
     pub command: Command,
     pub cookie: u64,
     pub offset: u64,
-    pub len: u32,
+    pub len: u64,
+    /// The offset that the client has sent, for the reply. It is `offset`, but where only the rest of a write is left to do.
+    pub sent_offset: u64,
 }
 
 impl Request {
-    pub const BYTES: usize = 28;
-    pub const DISCONNECT: Request =
-        Request { flags: 0, command: Command::Disconnect, cookie: 0, offset: 0, len: 0 };
+    /// Of its header.
+    pub const fn bytes(headers: Headers) -> usize {
+        match headers {
+            Headers::Simple | Headers::Structured => 28,
+            Headers::Extended => 32,
+        }
+    }
 
-    /// An error here is the end of the connection: what follows can't be told apart any more.
-    pub fn parse(b: &[u8; Request::BYTES]) -> Result<Request> {
-        let mut b = &b[..];
-        let magic = b.get_u32();
-        if magic != REQUEST_MAGIC {
+    pub fn new(flags: u16, command: Command, cookie: u64, offset: u64, len: u64) -> Request {
+        Request { flags, command, cookie, offset, len, sent_offset: offset }
+    }
+
+    pub fn disconnect() -> Request {
+        Request::new(0, Command::Disconnect, 0, 0, 0)
+    }
+
+    /// `None` when more bytes are needed. An error here is the end of the connection: what follows can't be told apart any
+    /// more.
+    pub fn parse(headers: Headers, bytes: &[u8]) -> Result<Option<Request>> {
+        let mut b = bytes;
+        let Ok(magic) = b.try_get_u32() else { return Ok(None) };
+        if magic != request_magic(headers) {
             return Err(Error::new(
                 Kind::Invalid,
                 format!("a request begins with {magic:#x}, not its magic"),
             ));
         }
+        if bytes.len() < Request::bytes(headers) {
+            return Ok(None);
+        }
         let (flags, command) = (b.get_u16(), Command::from_number(b.get_u16()));
-        Ok(Request { flags, command, cookie: b.get_u64(), offset: b.get_u64(), len: b.get_u32() })
+        let (cookie, offset) = (b.get_u64(), b.get_u64());
+        let len = if headers == Headers::Extended { b.get_u64() } else { b.get_u32().into() };
+        Ok(Some(Request::new(flags, command, cookie, offset, len)))
     }
 
-    pub fn put(&self, out: &mut impl BufMut) {
-        out.put_u32(REQUEST_MAGIC);
+    pub fn put(&self, headers: Headers, out: &mut impl BufMut) {
+        out.put_u32(request_magic(headers));
         out.put_u16(self.flags);
         out.put_u16(self.command.number());
         out.put_u64(self.cookie);
         out.put_u64(self.offset);
-        out.put_u32(self.len);
+        match headers {
+            Headers::Simple | Headers::Structured => out.put_u32(self.len as u32),
+            Headers::Extended => out.put_u64(self.len),
+        }
+    }
+
+    /// Whether a payload of its length follows. With extended headers the client has to say so. QEMU's does not (10.0): a
+    /// write has one in any case.
+    pub fn has_payload(&self, headers: Headers) -> bool {
+        let says_so = headers == Headers::Extended && self.flags & command_flag::PAYLOAD_LEN != 0;
+        says_so || self.command == Command::Write
     }
 }
 
-/// A reply without structure; a read's data follows.
-pub fn put_simple(out: &mut impl BufMut, cookie: u64, errno: Option<Errno>) {
-    out.put_u32(SIMPLE_MAGIC);
-    out.put_u32(errno.map_or(0, |e| e as u32));
-    out.put_u64(cookie);
+fn request_magic(headers: Headers) -> u32 {
+    match headers {
+        Headers::Simple | Headers::Structured => REQUEST_MAGIC,
+        Headers::Extended => EXTENDED_REQUEST_MAGIC,
+    }
 }
 
 const DONE: u16 = 1;
@@ -185,55 +237,110 @@ const CHUNK_NONE: u16 = 0;
 const CHUNK_DATA: u16 = 1;
 const CHUNK_HOLE: u16 = 2;
 const CHUNK_BLOCK_STATUS: u16 = 5;
+const CHUNK_BLOCK_STATUS_EXT: u16 = 6;
 const CHUNK_ERROR: u16 = 0x8001;
 const CHUNK_ERROR_OFFSET: u16 = 0x8002;
-
-fn put_chunk_header(out: &mut impl BufMut, done: bool, kind: u16, cookie: u64, len: u32) {
-    out.put_u32(CHUNK_MAGIC);
-    out.put_u16(if done { DONE } else { 0 });
-    out.put_u16(kind);
-    out.put_u64(cookie);
-    out.put_u32(len);
-}
-
-/// A part of a read's reply, the last of it where it is `done`: `len` bytes of data follow.
-pub fn put_data_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32, done: bool) {
-    put_chunk_header(out, done, CHUNK_DATA, cookie, len + 8);
-    out.put_u64(offset);
-}
-
-/// The same for `len` zeros: nothing follows.
-pub fn put_hole_chunk(out: &mut impl BufMut, cookie: u64, offset: u64, len: u32, done: bool) {
-    put_chunk_header(out, done, CHUNK_HOLE, cookie, 12);
-    out.put_u64(offset);
-    out.put_u32(len);
-}
 
 /// Of a hole, in the context `base:allocation`: it takes no space, and reads as zeros.
 pub const STATUS_HOLE: u32 = 1 | 2;
 /// Of what has changed, in the context `qemu:dirty-bitmap:…`.
 pub const STATUS_CHANGED: u32 = 1;
+/// What an answer to BLOCK_STATUS takes for each extent at most.
+pub const EXTENT_BYTES: usize = 16;
 
-/// What BLOCK_STATUS tells in one context: extents side by side, their bytes and flags. `done`: no other context follows.
-pub fn put_status(out: &mut impl BufMut, done: bool, cookie: u64, context: u32, extents: &[(u32, u32)]) {
-    put_chunk_header(out, done, CHUNK_BLOCK_STATUS, cookie, 4 + 8 * extents.len() as u32);
-    out.put_u32(context);
-    for (len, flags) in extents {
-        out.put_u32(*len);
-        out.put_u32(*flags);
+/// The request that a reply is for, and the headers that the reply has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplyTo {
+    headers: Headers,
+    cookie: u64,
+    /// As the client sent it.
+    offset: u64,
+}
+
+impl ReplyTo {
+    pub fn new(headers: Headers, request: &Request) -> ReplyTo {
+        ReplyTo { headers, cookie: request.cookie, offset: request.sent_offset }
     }
-}
 
-pub fn put_none_chunk(out: &mut impl BufMut, cookie: u64) {
-    put_chunk_header(out, true, CHUNK_NONE, cookie, 0);
-}
+    /// A reply without structure; a read's data follows.
+    pub fn put_simple(self, out: &mut impl BufMut, errno: Option<Errno>) {
+        out.put_u32(SIMPLE_MAGIC);
+        out.put_u32(errno.map_or(0, |e| e as u32));
+        out.put_u64(self.cookie);
+    }
 
-pub fn put_error_chunk(out: &mut impl BufMut, cookie: u64, errno: Errno, text: &str) {
-    let text = bounded(text);
-    put_chunk_header(out, true, CHUNK_ERROR, cookie, 6 + text.len() as u32);
-    out.put_u32(errno as u32);
-    out.put_u16(text.len() as u16);
-    out.put_slice(text.as_bytes());
+    fn put_chunk_header(self, out: &mut impl BufMut, done: bool, kind: u16, len: u32) {
+        let extended = self.headers == Headers::Extended;
+        out.put_u32(if extended { EXTENDED_CHUNK_MAGIC } else { CHUNK_MAGIC });
+        out.put_u16(if done { DONE } else { 0 });
+        out.put_u16(kind);
+        out.put_u64(self.cookie);
+        if extended {
+            out.put_u64(self.offset);
+            out.put_u64(len.into());
+        } else {
+            out.put_u32(len);
+        }
+    }
+
+    /// The request is done; there is no data.
+    pub fn put_done(self, out: &mut impl BufMut) {
+        match self.headers {
+            Headers::Simple | Headers::Structured => self.put_simple(out, None),
+            Headers::Extended => self.put_none_chunk(out),
+        }
+    }
+
+    /// `text`: for people, where the headers have room for it.
+    pub fn put_error(self, out: &mut impl BufMut, errno: Errno, text: &str) {
+        if !self.headers.has_chunks() {
+            return self.put_simple(out, Some(errno));
+        }
+        let text = bounded(text);
+        self.put_chunk_header(out, true, CHUNK_ERROR, 6 + text.len() as u32);
+        out.put_u32(errno as u32);
+        out.put_u16(text.len() as u16);
+        out.put_slice(text.as_bytes());
+    }
+
+    /// A part of a read's reply, the last of it where it is `done`: `len` bytes of data follow.
+    pub fn put_data_chunk(self, out: &mut impl BufMut, offset: u64, len: u32, done: bool) {
+        self.put_chunk_header(out, done, CHUNK_DATA, len + 8);
+        out.put_u64(offset);
+    }
+
+    /// The same for `len` zeros: nothing follows.
+    pub fn put_hole_chunk(self, out: &mut impl BufMut, offset: u64, len: u32, done: bool) {
+        self.put_chunk_header(out, done, CHUNK_HOLE, 12);
+        out.put_u64(offset);
+        out.put_u32(len);
+    }
+
+    pub fn put_none_chunk(self, out: &mut impl BufMut) {
+        self.put_chunk_header(out, true, CHUNK_NONE, 0);
+    }
+
+    /// What BLOCK_STATUS tells in one context: extents side by side, their bytes and flags. `done`: no other context
+    /// follows. Without extended headers no extent is longer than 32 bits tell.
+    pub fn put_status(self, out: &mut impl BufMut, done: bool, context: u32, extents: &[(u64, u32)]) {
+        let many = extents.len() as u32;
+        if self.headers == Headers::Extended {
+            self.put_chunk_header(out, done, CHUNK_BLOCK_STATUS_EXT, 8 + 16 * many);
+            out.put_u32(context);
+            out.put_u32(many);
+            for (len, flags) in extents {
+                out.put_u64(*len);
+                out.put_u64((*flags).into());
+            }
+        } else {
+            self.put_chunk_header(out, done, CHUNK_BLOCK_STATUS, 4 + 8 * many);
+            out.put_u32(context);
+            for (len, flags) in extents {
+                out.put_u32(*len as u32);
+                out.put_u32(*flags);
+            }
+        }
+    }
 }
 
 /// The longest start of `text` that the protocol lets through.
@@ -246,32 +353,41 @@ pub fn bounded(text: &str) -> &str {
 pub enum Reply {
     /// A successful read's data follows.
     Simple { cookie: u64, errno: u32 },
-    /// `len` bytes of payload follow.
-    Chunk { cookie: u64, done: bool, kind: u16, len: u32 },
+    /// `len` bytes of payload follow. `offset`: the request's, where the headers are extended.
+    Chunk { cookie: u64, offset: Option<u64>, done: bool, kind: u16, len: u64 },
 }
 
 impl Reply {
-    pub const SIMPLE_BYTES: usize = 16;
-    pub const CHUNK_BYTES: usize = 20;
+    const SIMPLE_BYTES: usize = 16;
+    const CHUNK_BYTES: usize = 20;
+    const EXTENDED_CHUNK_BYTES: usize = 32;
 
     /// `None` when more bytes are needed. An error is the end of the connection.
-    pub fn parse(mut b: &[u8]) -> Result<Option<(Reply, usize)>> {
-        if b.len() < Reply::SIMPLE_BYTES {
+    pub fn parse(headers: Headers, mut b: &[u8]) -> Result<Option<(Reply, usize)>> {
+        let have = b.len();
+        let Ok(magic) = b.try_get_u32() else { return Ok(None) };
+        let (bytes, is_extended) = match (magic, headers) {
+            (SIMPLE_MAGIC, Headers::Simple | Headers::Structured) if have < Reply::SIMPLE_BYTES => {
+                return Ok(None);
+            }
+            (SIMPLE_MAGIC, Headers::Simple | Headers::Structured) => {
+                let errno = b.get_u32();
+                return Ok(Some((Reply::Simple { errno, cookie: b.get_u64() }, Reply::SIMPLE_BYTES)));
+            }
+            (CHUNK_MAGIC, Headers::Simple | Headers::Structured) => (Reply::CHUNK_BYTES, false),
+            (EXTENDED_CHUNK_MAGIC, Headers::Extended) => (Reply::EXTENDED_CHUNK_BYTES, true),
+            _ => {
+                let why = format!("a reply begins with {magic:#x}, not a magic");
+                return Err(Error::new(Kind::Invalid, why));
+            }
+        };
+        if have < bytes {
             return Ok(None);
         }
-        match b.get_u32() {
-            SIMPLE_MAGIC => {
-                let errno = b.get_u32();
-                Ok(Some((Reply::Simple { errno, cookie: b.get_u64() }, Reply::SIMPLE_BYTES)))
-            }
-            CHUNK_MAGIC if b.len() + 4 < Reply::CHUNK_BYTES => Ok(None),
-            CHUNK_MAGIC => {
-                let (flags, kind, cookie) = (b.get_u16(), b.get_u16(), b.get_u64());
-                let reply = Reply::Chunk { cookie, done: flags & DONE != 0, kind, len: b.get_u32() };
-                Ok(Some((reply, Reply::CHUNK_BYTES)))
-            }
-            magic => Err(Error::new(Kind::Invalid, format!("a reply begins with {magic:#x}, not a magic"))),
-        }
+        let (flags, kind, cookie) = (b.get_u16(), b.get_u16(), b.get_u64());
+        let offset = is_extended.then(|| b.get_u64());
+        let len = if is_extended { b.get_u64() } else { b.get_u32().into() };
+        Ok(Some((Reply::Chunk { cookie, offset, done: flags & DONE != 0, kind, len }, bytes)))
     }
 }
 
@@ -290,7 +406,7 @@ pub enum Chunk<'a> {
     /// Of a context: extents, each with its flags.
     Status {
         context: u32,
-        extents: Vec<(u32, u32)>,
+        extents: Vec<(u64, u32)>,
     },
     Error {
         errno: u32,
@@ -307,8 +423,17 @@ impl Chunk<'_> {
             CHUNK_DATA if payload.len() > 8 => Ok(Chunk::Data { offset: b.get_u64(), data: &payload[8..] }),
             CHUNK_BLOCK_STATUS if payload.len() >= 12 && payload.len() % 8 == 4 => {
                 let context = b.get_u32();
-                let extents = std::iter::from_fn(|| Some((b.try_get_u32().ok()?, b.try_get_u32().ok()?)));
-                Ok(Chunk::Status { context, extents: extents.collect() })
+                let next = || Some((b.try_get_u32().ok()?.into(), b.try_get_u32().ok()?));
+                Ok(Chunk::Status { context, extents: std::iter::from_fn(next).collect() })
+            }
+            CHUNK_BLOCK_STATUS_EXT if payload.len() >= 24 && payload.len() % 16 == 8 => {
+                let (context, many) = (b.get_u32(), b.get_u32());
+                if many as usize != b.len() / 16 {
+                    return Err(bad());
+                }
+                // The contexts that are asked for have no more than 32 flags.
+                let next = || Some((b.try_get_u64().ok()?, b.try_get_u64().ok()? as u32));
+                Ok(Chunk::Status { context, extents: std::iter::from_fn(next).collect() })
             }
             CHUNK_HOLE if payload.len() == 12 => Ok(Chunk::Hole { offset: b.get_u64(), len: b.get_u32() }),
             // Any other type with this bit is an error too, of a kind that later servers may have.

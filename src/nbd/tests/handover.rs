@@ -7,7 +7,7 @@ use crate::base::rt::RealRuntime;
 
 impl Peer {
     /// Another process goes on with the connection, in the same house.
-    async fn moved(self) -> Peer {
+    pub async fn moved(self) -> Peer {
         let Peer { io, house, stop, pause, server } = self;
         pause.cancel();
         let (theirs, state) = server.await.unwrap().expect("it is handed over");
@@ -150,6 +150,23 @@ fn a_refused_write_is_refused_behind_a_move_as_well() {
         peer.send(request(0, READ, 5, 0, 0)).await;
         peer.expect(chunk(0, 5, &[])).await;
         assert_eq!(peer.house.log(), [""; 0]);
+    });
+}
+
+/// The request that waits would be taken for the rest of the payload.
+#[test]
+fn who_has_a_refused_write_half_sent_beside_one_that_waits_is_dropped() {
+    simulate(|rt| async move {
+        let mut peer = entered(&rt, "disk", true).await;
+        peer.house.state.lock().delay = Duration::from_secs(3600);
+        peer.send(request(0, FLUSH, 3, 0, 0)).await;
+        peer.send(request(0, WRITE, 4, SIZE - 1000, 100_000)).await;
+        peer.send(vec![1; 50_000]).await;
+        while peer.house.state.lock().log.is_empty() {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        peer.pause.cancel();
+        peer.expect_end().await;
     });
 }
 

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::super::decoder::{Arrived, Facts, Intake, PIECE};
 use super::super::options::{self, ClientFlags, Info, InfoRequest, OptionHeader, ReplyHeader};
 use super::super::window::Window;
-use super::super::wire::{Chunk, Command, Reply, Request};
+use super::super::wire::{Chunk, Command, Headers, Reply, Request};
+use super::extended::extended;
 use super::*;
 
 /// Random bytes, and bytes that look like the protocol's with something wrong in them.
@@ -32,6 +33,25 @@ fn almost_requests() -> impl Strategy<Value = Vec<u8>> {
             |(flags, command, cookie, offset, len, whole)| {
                 let mut bytes = request(flags, command, cookie, offset, len);
                 if command == WRITE && whole {
+                    bytes.extend(vec![7; len.min(100_000) as usize]);
+                }
+                bytes
+            }
+        ),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+/// The same with extended headers. Of what announces a payload some has none, and some is too long.
+fn almost_extended() -> impl Strategy<Value = Vec<u8>> {
+    let offset = prop_oneof![0..SIZE, any::<u64>()];
+    let len = prop_oneof![8 => 0..10_000u64, 2 => 0..33u64 << 20, 1 => any::<u64>()];
+    let piece = prop_oneof![
+        1 => almost_requests(),
+        30 => (0..64u16, 0..10u16, any::<u64>(), offset, len, 0..8u8).prop_map(
+            |(flags, command, cookie, offset, len, whole)| {
+                let mut bytes = extended(flags, command, cookie, offset, len);
+                if (flags & PAYLOAD != 0 || command == WRITE) && whole > 0 {
                     bytes.extend(vec![7; len.min(100_000) as usize]);
                 }
                 bytes
@@ -81,8 +101,17 @@ proptest! {
     }
 
     #[test]
+    fn transmission_with_extended_headers_survives_anything(seed: u64, bytes in almost_extended()) {
+        let go = option(7, &info_data("disk", &[]));
+        survives(seed, [vec![0, 0, 0, 3], option(11, &[]), go].concat(), bytes);
+    }
+
+    #[test]
     fn parsers_take_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), kind: u16) {
-        let _ = bytes.first_chunk().map(Request::parse);
+        for headers in [Headers::Simple, Headers::Structured, Headers::Extended] {
+            let _ = Request::parse(headers, &bytes);
+            let _ = Reply::parse(headers, &bytes);
+        }
         let _ = bytes.first_chunk().map(OptionHeader::parse);
         let _ = bytes.first_chunk().map(ReplyHeader::parse);
         let _ = bytes.first_chunk().map(|b| ClientFlags::parse(*b));
@@ -91,7 +120,6 @@ proptest! {
         let _ = options::parse_listed(&bytes);
         let _ = options::parse_name(&bytes);
         let _ = Info::default().take(&bytes);
-        let _ = Reply::parse(&bytes);
         let _ = Chunk::parse(kind, &bytes);
     }
 
@@ -112,13 +140,19 @@ proptest! {
     fn requests_arrive_whole_however_they_are_cut(
         writes in prop::collection::vec((prop_oneof![4 => 0..50_000u32, 1 => 0..800_000u32], any::<u8>(), any::<bool>()), 1..8),
         cuts in prop::collection::vec(1..40_000usize, 1..20),
+        is_extended: bool,
     ) {
         let mut bytes = Vec::new();
         for (i, &(len, fill, good)) in writes.iter().enumerate() {
-            bytes.extend(request(if good { 0 } else { DF }, WRITE, i as u64, 77, len));
+            let (flags, cookie) = (if good { 0 } else { DF }, i as u64);
+            bytes.extend(match is_extended {
+                true => extended(flags | PAYLOAD, WRITE, cookie, 77, len.into()),
+                false => request(flags, WRITE, cookie, 77, len),
+            });
             bytes.extend(vec![fill; len as usize]);
         }
-        let facts = Facts { size: SIZE, flags: 0, status: false };
+        let headers = if is_extended { Headers::Extended } else { Headers::Simple };
+        let facts = Facts { size: SIZE, flags: 0, status: false, headers };
         let (mut intake, mut window) = (Intake::default(), Window::new());
         let mut rest = &bytes[..];
         let (mut seen, mut got) = (0, 0);
@@ -147,7 +181,7 @@ proptest! {
                         }
                         Arrived::Refused { request, .. } => {
                             prop_assert!(!good);
-                            prop_assert_eq!((request.cookie, request.len), (seen as u64, len));
+                            prop_assert_eq!((request.cookie, request.len), (seen as u64, len.into()));
                         }
                         Arrived::Request(_) | Arrived::Disconnect => prop_assert!(false),
                     }
@@ -167,8 +201,17 @@ proptest! {
 /// Full windows end within a header, which moves to the front.
 #[test]
 fn headers_are_whole_across_windows() {
-    let bytes: Vec<u8> = (0..20_000).flat_map(|i| request(0, FLUSH, i, 0, 0)).collect();
-    let facts = Facts { size: SIZE, flags: 0, status: false };
+    for is_extended in [false, true] {
+        headers_are_whole(is_extended);
+    }
+}
+
+fn headers_are_whole(is_extended: bool) {
+    let one = |i| if is_extended { extended(0, FLUSH, i, 0, 0) } else { request(0, FLUSH, i, 0, 0) };
+    // So that windows end within one.
+    let bytes: Vec<u8> = (0..20_000).flat_map(one).collect();
+    let headers = if is_extended { Headers::Extended } else { Headers::Simple };
+    let facts = Facts { size: SIZE, flags: 0, status: false, headers };
     let (mut intake, mut window) = (Intake::default(), Window::new());
     let (mut rest, mut seen) = (&bytes[..], 0);
     while !rest.is_empty() {

@@ -1,5 +1,6 @@
 //! The face against scripted bytes, on the simulation's virtual time: what hangs is a deadlock and fails.
 
+mod extended;
 mod handover;
 mod handshake;
 mod malformed;
@@ -51,7 +52,7 @@ pub fn tick(rt: Rt) {
     .detach();
 }
 
-/// `disk` (writable), `snap` (read-only), `owned` (refused), and no other.
+/// `disk` (writable), `snap` (read-only), `huge` (not listed), `owned` (refused), and no other.
 pub struct House {
     pub rt: Rt,
     disk: Arc<MemoryDisk>,
@@ -120,7 +121,11 @@ impl Exports for Shown {
     }
 
     async fn describe(&self, name: &str) -> Result<Description> {
-        if name == "owned" { Ok(description(name, false)) } else { Ok(self.0.find(name)?.describe()) }
+        match name {
+            "owned" => Ok(description(name, false)),
+            "huge" => Ok(extended::Huge(self.0.clone()).describe()),
+            _ => Ok(self.0.find(name)?.describe()),
+        }
     }
 
     /// Since `s0` to `s299`.
@@ -131,6 +136,9 @@ impl Exports for Shown {
     async fn open(&self, name: &str, _: &str) -> Result<Arc<dyn Export>> {
         if name == "owned" {
             return Err(Error::new(Kind::Owned, "host `b` has owned it since noon"));
+        }
+        if name == "huge" {
+            return Ok(Arc::new(extended::Huge(self.0.clone())));
         }
         let disk = self.0.find(name)?.clone();
         self.0.state.lock().open += 1;
@@ -288,6 +296,8 @@ pub const FUA: u16 = 1;
 pub const NO_HOLE: u16 = 2;
 pub const DF: u16 = 4;
 pub const FAST_ZERO: u16 = 16;
+/// With extended headers: what follows is as long as the header says.
+pub const PAYLOAD: u16 = 32;
 
 pub fn request(flags: u16, command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     let mut out = vec![0x25, 0x60, 0x95, 0x13];

@@ -3,11 +3,14 @@
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::super::client::{Client, FlaggedExtent};
+use super::super::wire::Headers;
 use super::*;
 use crate::base::rt::sim::World;
 
-async fn open(house: &Arc<House>, name: &str) -> (Client, CancellationToken) {
-    let (client, stop) = open_to_map(house, name, &[]).await;
+const ALL: [Headers; 3] = [Headers::Simple, Headers::Structured, Headers::Extended];
+
+async fn open(house: &Arc<House>, name: &str, headers: Headers) -> (Client, CancellationToken) {
+    let (client, stop) = open_to_map(house, name, &[], headers).await;
     (client.unwrap(), stop)
 }
 
@@ -15,13 +18,14 @@ async fn open_to_map(
     house: &Arc<House>,
     name: &str,
     contexts: &[&str],
+    headers: Headers,
 ) -> (Result<Client>, CancellationToken) {
     let (io, theirs) = tokio::io::duplex(10_000);
     let stop = CancellationToken::new();
     let exports = Arc::new(Shown(house.clone()));
     let until = Until { stop: stop.clone(), pause: CancellationToken::new() };
     serve_stream(&house.rt, (theirs, None), exports, house.memory.clone(), until).detach();
-    (Client::enter(&house.rt, Box::new(io), name, contexts).await, stop)
+    (Client::enter(&house.rt, Box::new(io), name, contexts, headers).await, stop)
 }
 
 /// One random operation on a strip of its own, and the same on the model.
@@ -71,7 +75,8 @@ fn reads_give_what_was_written_on_any_connection() {
         tick(sim.rt());
         let scenario = async move {
             let house = House::new(&world.rt());
-            let clients = [open(&house, "disk").await.0, open(&house, "").await.0];
+            let headers = [ALL[seed as usize % 3], ALL[seed as usize / 3 % 3]];
+            let clients = [open(&house, "disk", headers[0]).await.0, open(&house, "", headers[1]).await.0];
             house.state.lock().delay = Duration::from_millis(seed % 3);
             let strips: FuturesUnordered<_> = (0..16).map(|i| strip(&world, &clients, i)).collect();
             strips.collect::<Vec<()>>().await;
@@ -84,11 +89,10 @@ fn reads_give_what_was_written_on_any_connection() {
     }
 }
 
-#[test]
-fn the_client_says_what_the_server_says() {
-    simulate(|rt| async move {
+fn says(headers: Headers) {
+    simulate(move |rt| async move {
         let house = House::new(&rt);
-        let (client, stop) = open(&house, "snap").await;
+        let (client, stop) = open(&house, "snap", headers).await;
         assert_eq!((client.info().size, client.info().block), (SIZE, Some([512, 4096, 32 << 20])));
         assert_eq!(client.info().text.as_deref(), Some("the snap"));
         let refused = client.write(0, Bytes::from_static(b"x"), false).await.unwrap_err();
@@ -102,23 +106,36 @@ fn the_client_says_what_the_server_says() {
         assert!(client.read(0, 1).await.is_err());
         client.close().await.unwrap();
     });
+}
+
+#[test]
+fn the_client_says_what_the_server_says() {
+    for headers in [Headers::Structured, Headers::Extended] {
+        says(headers);
+    }
     simulate(|rt| async move {
         let house = House::new(&rt);
         let (io, theirs) = tokio::io::duplex(1000);
         let memory = house.memory.clone();
         let until = Until { stop: CancellationToken::new(), pause: CancellationToken::new() };
         serve_stream(&rt, (theirs, None), Arc::new(Shown(house)), memory, until).detach();
-        let refused = Client::enter(&rt, Box::new(io), "owned", &[]).await.unwrap_err();
+        let refused = Client::enter(&rt, Box::new(io), "owned", &[], Headers::Extended).await.unwrap_err();
         assert_eq!((refused.kind(), refused.to_string().contains("since noon")), (Kind::Refused, true));
     });
 }
 
 #[test]
 fn the_client_asks_for_extents_of_the_contexts_it_connected_to() {
+    for headers in [Headers::Structured, Headers::Extended] {
+        asks_for_extents(headers);
+    }
+}
+
+fn asks_for_extents(headers: Headers) {
     const ALLOCATION: &str = "base:allocation";
-    simulate(|rt| async move {
+    simulate(move |rt| async move {
         let house = House::new(&rt);
-        let client = open_to_map(&house, "disk", &[ALLOCATION]).await.0.unwrap();
+        let client = open_to_map(&house, "disk", &[ALLOCATION], headers).await.0.unwrap();
         // The disk in memory is as fine as this: one piece.
         for flags in [3, 0] {
             let told = client.extents(ALLOCATION, 0, SIZE as u32).await.unwrap();
@@ -127,12 +144,13 @@ fn the_client_asks_for_extents_of_the_contexts_it_connected_to() {
         }
         assert_eq!(client.extents("base:other", 0, 1).await.unwrap_err().kind(), Kind::Usage);
         client.close().await.unwrap();
-        let refused = open_to_map(&house, "disk", &[ALLOCATION, "qemu:dirty-bitmap:no"]).await.0.unwrap_err();
+        let contexts = [ALLOCATION, "qemu:dirty-bitmap:no"];
+        let refused = open_to_map(&house, "disk", &contexts, headers).await.0.unwrap_err();
         assert!(
             refused.is(Kind::NotFound) && refused.to_string().contains("qemu:dirty-bitmap:no"),
             "{refused}"
         );
-        let plain = open(&house, "disk").await.0;
+        let plain = open(&house, "disk", headers).await.0;
         assert_eq!(plain.extents(ALLOCATION, 0, 1).await.unwrap_err().kind(), Kind::Usage);
         plain.close().await.unwrap();
     });

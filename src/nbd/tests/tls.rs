@@ -133,6 +133,7 @@ fn before_tls_nothing_is_told() {
             (7, &none),
             (8, &nothing),
             (9, &queries),
+            (11, &nothing),
             (99, &nothing),
         ];
         for (code, data) in asked {

@@ -30,6 +30,8 @@ use crate::volume::read::{Piece, blocks_of, passes};
 const STEP: u64 = 1 << 20;
 /// Records taken in at once.
 const STEP_RECORDS: usize = 512;
+/// Entries of the tip that one record drops, about: other writes wait for that.
+const DROPPED_MAX: usize = 16_384;
 /// Counted for a record beside its payload: its entry in the layer and in the queue.
 const RECORD_COST: u64 = 256;
 
@@ -199,11 +201,39 @@ impl Session {
     pub async fn zero(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), Stop> {
         self.writable()?;
         self.keep_pace(0).await?;
+        let end = offset + len;
+        let (from, to) = (offset.next_multiple_of(BLOCK), end / BLOCK * BLOCK);
+        if (from, to) != (offset, end) && len <= STEP {
+            return self.zero_in_one(offset, len).await;
+        }
+        // A lock on all of it would hold up who writes anywhere in it while its ends are read.
+        if offset < from {
+            self.zero_in_one(offset, from - offset).await?;
+        }
+        self.zero_blocks(from / BLOCK..to / BLOCK).await?;
+        if to < end {
+            self.zero_in_one(to, end - to).await?;
+        }
+        Ok(())
+    }
+
+    /// Blocks in whole: a disk of any size in one step, unless much was written to it lately.
+    async fn zero_blocks(self: &Arc<Self>, mut blocks: Range<u64>) -> Result<(), Stop> {
+        loop {
+            let end = self.tip.lock().overlay.active.end_of(&blocks, DROPPED_MAX);
+            self.apply(vec![Op::Zero { block: blocks.start, blocks: end - blocks.start }], None).await?;
+            if end == blocks.end {
+                return Ok(());
+            }
+            blocks.start = end;
+            self.context.rt().give_way().await;
+        }
+    }
+
+    /// At once, with blocks of which a part is zeroed.
+    async fn zero_in_one(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), Stop> {
         let blocks = blocks_of(offset, len);
         let (from, to) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
-        if blocks.start == from && blocks.end == to {
-            return self.apply(vec![Op::Zero { block: from, blocks: to - from }], None).await;
-        }
         let guard = self.ranges.lock(blocks.clone()).await;
         let mut ops = Vec::new();
         if from > to || blocks.end - blocks.start == 1 {

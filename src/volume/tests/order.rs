@@ -7,6 +7,7 @@ use super::*;
 use crate::base::Result;
 use crate::base::rt::Task;
 use crate::volume::handle::Known;
+use crate::volume::read::Piece;
 
 fn write(life: &Life, v: &Arc<Volume>, at: u64, data: Bytes) -> Task<Result<()>> {
     let v = v.clone();
@@ -106,4 +107,38 @@ fn writes_that_wait_for_an_owner_are_done_as_they_came() {
             assert!(v.read(4096, 8192).await.unwrap() == bytes(7, 8192));
         });
     }
+}
+
+/// A record drops only so many entries of the tip: other writes wait for that. Nor do they wait while its ends are read.
+#[test]
+fn a_disk_of_any_size_is_zeroed_in_few_steps() {
+    const SIZE: u64 = 16 << 40;
+    run(81, "1+0", |site| async move {
+        let life = site.machine(1).found().await;
+        life.volumes.create(&name("big"), SIZE, small(FlushMode::Local)).await.unwrap();
+        let v = life.volumes.open(&name("big"), OpenMode::Normal).await.unwrap();
+        for at in [0, 5 << 40, SIZE - 4096] {
+            v.write(at, bytes(at + 1, 4096)).await.unwrap();
+        }
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        let last = || session.tip.lock().lsn.0;
+        let before = last();
+        v.zero(1, SIZE - 2).await.unwrap();
+        assert_eq!(last() - before, 3, "both ends, and what is between");
+        assert_eq!(v.read(0, 4096).await.unwrap(), [&bytes(1, 1)[..], &[0; 4095]].concat());
+        assert_eq!(v.read(5 << 40, 4096).await.unwrap(), vec![0; 4096]);
+        {
+            let mut tip = session.tip.lock();
+            tip.overlay.active.clear(0..SIZE / 4096);
+            for block in (0..80_000).step_by(2) {
+                tip.overlay.active.insert(block..block + 1, Piece::Zero);
+            }
+        }
+        let before = last();
+        v.zero(0, SIZE).await.unwrap();
+        assert_eq!(last() - before, 3);
+        assert_eq!(session.tip.lock().overlay.active.len(), 1);
+        assert_eq!(v.allocation(0, SIZE, 9).await.unwrap(), [(SIZE, false)]);
+        v.flush().await.unwrap();
+    });
 }
