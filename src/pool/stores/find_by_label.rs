@@ -209,7 +209,10 @@ pub async fn find(
                 labels.push(read_label(&host.rt, &spec).await);
                 stores.push(spec);
             }
-            Err(e) => why.push(format!("{}: {e}", entry.url)),
+            Err(e) => {
+                tracing::warn!("store {} can't be reached from this host: {e}", entry.url);
+                why.push(format!("{}: {e}", entry.url));
+            }
         }
     }
     Ok((seat(config, stores, labels)?, why))
