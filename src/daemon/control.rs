@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{Either, select};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
@@ -21,6 +21,7 @@ pub use super::verb_handler::{Handler, ProgressSink, Step};
 use super::verb_handler::{failure, line_of};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
+use crate::nbd::{SocketRights, bind_file};
 
 /// How long a command that gave up waits to hear how far the daemon came.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -40,10 +41,9 @@ impl Answers {
 /// removes the file: later that could be the next one's.
 pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).context(|| format!("control socket {}", path.display()))?;
     // The socket gives all that the daemon may do: only its own user may connect.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(path, mode).context(|| format!("control socket {}", path.display()))?;
+    let listener = bind_file(path, Some(SocketRights::default()))
+        .context(|| format!("control socket {}", path.display()))?;
     let rt2 = rt.clone();
     let answers = Answers::default();
     let under_way = answers.clone();
@@ -326,6 +326,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
@@ -346,6 +347,31 @@ mod tests {
                 _ => Err(Error::new(Kind::NotFound, "no such thing")),
             }
         }
+    }
+
+    /// The mode of the socket that listens there. Its file begins with that, less the umask.
+    fn mode_when_bound(path: &Path) -> u32 {
+        let all = std::fs::read_to_string("/proc/net/unix").unwrap();
+        let line = all.lines().find(|line| line.ends_with(path.to_str().unwrap())).unwrap();
+        let inode: u64 = line.split_whitespace().nth(6).unwrap().parse().unwrap();
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+        let mut found = fds.filter_map(|fd| std::fs::metadata(fd.ok()?.path()).ok());
+        let socket = found.find(|it| it.ino() == inode && it.file_type().is_socket()).unwrap();
+        socket.permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn the_sockets_are_this_users_alone_from_their_first_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, stop) = (Rt::new(RealRuntime::current()), CancellationToken::new());
+        let (control, handover) = (dir.path().join("c"), dir.path().join("r"));
+        let _receiver = crate::daemon::handover::Receiver::listen(&handover).unwrap();
+        serve(&rt, &control, Arc::new(Echo), stop.clone()).unwrap();
+        for path in [handover, control] {
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode_when_bound(&path), mode), (0o600, 0o600), "{}", path.display());
+        }
+        stop.cancel();
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::nbd::{Address, Connected, ConnectionState, Listener, PausedServer};
+use crate::nbd::{Address, Connected, ConnectionState, Listener, PausedServer, SocketRights, bind_file};
 
 /// The value's format. A daemon hands over only to one that reads it.
 pub const FORMAT: u32 = 1;
@@ -220,12 +220,9 @@ impl Drop for Receiver {
 impl Receiver {
     pub fn listen(path: &Path) -> Result<Receiver> {
         let doing = || format!("socket {}", path.display());
-        let listener = UnixListener::bind(path).context(doing)?;
-        let receiver = Receiver { listener, path: path.to_owned() };
         // What comes is believed: only this user may connect.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(path, mode).context(doing)?;
-        Ok(receiver)
+        let listener = bind_file(path, Some(SocketRights::default())).context(doing)?;
+        Ok(Receiver { listener, path: path.to_owned() })
     }
 
     /// What the other process sends, and where it is to be told that it came: until `Sender::taken` all is still its own.

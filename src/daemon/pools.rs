@@ -47,15 +47,33 @@ pub struct Pools {
     change: tokio::sync::Mutex<()>,
 }
 
-/// Opens stores that a pool lists by the URL that it lists.
+/// Opens stores that a pool lists by the URL that it lists. Whoever writes to one of its stores can write that URL.
 #[derive(Debug)]
-struct Doors(Rt);
+struct Doors {
+    rt: Rt,
+    /// The pool's stores as this host's user named them.
+    told: Vec<StoreUrl>,
+}
 
 #[async_trait]
 impl Opener for Doors {
     async fn open(&self, url: &str) -> Result<BucketRef> {
-        store::expect(&self.0, &url.parse()?).await
+        let url: StoreUrl = url.parse()?;
+        if !url.is_covered_by(&self.told) {
+            let why = format!(
+                "the pool lists a store {url}, whose key file, keys, profile or authorities are this host's, and nobody \
+                 said here that they are for that server: if they are, `windlass pool forget` the pool, and give this \
+                 store to `windlass pool add` by --store, beside the others"
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        store::expect(&self.rt, &url).await
     }
+}
+
+/// The places that a user named.
+fn told(stores: &[String]) -> Vec<StoreUrl> {
+    specs(stores).unwrap_or_default().into_iter().map(|spec| spec.url).collect()
 }
 
 /// Whether a store is a folder on the same disk as this one.
@@ -121,8 +139,9 @@ impl Pools {
 
     async fn try_open(&self, name: &Name, known: &[String]) -> Result<Arc<Pool>> {
         let stores = self.buckets(known).await?;
-        let pool =
-            Pool::open(self.host(name), stores).await.map_err(|e| e.context(format!("pool {name}")))?;
+        let pool = Pool::open(self.host(name, known), stores)
+            .await
+            .map_err(|e| e.context(format!("pool {name}")))?;
         if pool.name() != name {
             return Err(Error::new(
                 Kind::Invalid,
@@ -147,10 +166,12 @@ impl Pools {
         slots.iter().filter_map(|(name, slot)| Some((name.clone(), open(slot)?))).collect()
     }
 
-    fn host(&self, name: &Name) -> PoolHost {
+    /// `stores`: as this host's user named them.
+    fn host(&self, name: &Name, stores: &[String]) -> PoolHost {
         let folder = self.host_context.home.hints().join(name.as_str());
         let rt = self.host_context.rt.clone();
-        PoolHost { opener: Arc::new(Doors(rt.clone())), rt, disk: self.host_context.disk.clone(), folder }
+        let opener = Arc::new(Doors { rt: rt.clone(), told: told(stores) });
+        PoolHost { opener, rt, disk: self.host_context.disk.clone(), folder }
     }
 
     /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
@@ -205,7 +226,8 @@ impl Pools {
         let urls: Vec<StoreUrl> = parsed.into_iter().map(|spec| spec.url).collect();
         store_overlap::check_new(&self.host_context, &self.known(), name, &urls).await?;
         let buckets = self.buckets(&stores).await?;
-        let pool = Pool::create(self.host(name), name.clone(), layout, buckets, options).await?;
+        let host = self.host(name, &stores);
+        let pool = Pool::create(host, name.clone(), layout, buckets, options).await?;
         self.learn(name, stores, pool).await
     }
 
@@ -214,7 +236,7 @@ impl Pools {
         let change = self.change.lock().await;
         self.check_unknown(name)?;
         let buckets = self.buckets(&stores).await?;
-        let pool = Pool::open(self.host(name), buckets).await?;
+        let pool = Pool::open(self.host(name, &stores), buckets).await?;
         if pool.name() != name {
             return Err(Error::new(
                 Kind::Usage,
@@ -262,7 +284,8 @@ impl Pools {
         self.buckets(given).await
     }
 
-    /// The next start looks for the pool where it is now.
+    /// The next start looks for the pool where it is now. What is noted counts as named by this host's user: a URL that was
+    /// only listed, and refused, is not.
     pub async fn remember_places(&self, name: &Name, open: &OpenPool) -> Result<()> {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
@@ -271,8 +294,12 @@ impl Pools {
             Some(zone) => format!("{},zone={zone}", m.url()),
             None => m.url().to_owned(),
         };
-        let stores: Vec<String> = members.iter().map(place).collect();
-        let known = KnownPool { stores, ..slot.known.lock().clone() };
+        let before = slot.known.lock().clone();
+        let told = told(&before.stores);
+        let is_covered = |url: &str| url.parse::<StoreUrl>().is_ok_and(|url| url.is_covered_by(&told));
+        let kept = members.iter().filter(|m| m.has_place() || is_covered(m.url()));
+        let stores: Vec<String> = kept.map(place).collect();
+        let known = KnownPool { stores, ..before };
         if known.stores != slot.known.lock().stores {
             self.host_context.home.remember(&*self.host_context.disk, &known).await?;
             *slot.known.lock() = known;
@@ -284,7 +311,7 @@ impl Pools {
     pub async fn recovery(&self, name: &Name, swaps: Vec<StoreSwap>) -> Result<Option<ForcedRecovery>> {
         let known = self.slot(name)?.known.lock().stores.clone();
         let stores = self.buckets(&known).await?;
-        let found = ForcedRecovery::find(self.host(name), stores, swaps).await;
+        let found = ForcedRecovery::find(self.host(name, &known), stores, swaps).await;
         found.map_err(|e| e.context(format!("pool {name}")))
     }
 
@@ -307,7 +334,7 @@ impl Pools {
     /// The stores of a pool that is to be deleted. Changes nothing.
     pub async fn destruction(&self, name: &Name) -> Result<Destruction> {
         let KnownPool { stores, destroying, .. } = self.slot(name)?.known.lock().clone();
-        Destruction::find(self.host(name), name, self.buckets(&stores).await?, destroying).await
+        Destruction::find(self.host(name, &stores), name, self.buckets(&stores).await?, destroying).await
     }
 
     /// From now on the pool is not opened here any more.

@@ -244,7 +244,7 @@ async fn bind_unix(path: &Path, rights: Option<SocketRights>) -> Result<UnixList
 
 /// Nobody can connect before it listens, which it does once its file is for whom it should be. Until then the file is
 /// this user's alone: Linux gives it the mode of the socket, less the umask.
-fn bind_file(path: &Path, rights: Option<SocketRights>) -> io::Result<UnixListener> {
+pub fn bind_file(path: &Path, rights: Option<SocketRights>) -> io::Result<UnixListener> {
     let Some(SocketRights { mode, uid, gid }) = rights else { return UnixListener::bind(path) };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

@@ -30,7 +30,7 @@ pub use address::Address;
 pub use client::{Client, FlaggedExtent, describe, for_kernel, list};
 pub use export::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
 pub use handover::ConnectionState;
-pub use listener::{Listener, Socket, SocketRights};
+pub use listener::{Listener, Socket, SocketRights, bind_file};
 pub use memory_disk::{MemoryDisk, MemoryExports};
 pub use options::Info;
 pub use server::{Connected, Entrance, PausedServer, Server, go_on, serve, serve_by};

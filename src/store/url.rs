@@ -224,6 +224,31 @@ impl S3Place {
 }
 
 impl StoreUrl {
+    /// Parameters that name a file or a profile of the host which opens the store.
+    fn taken_of_host(&self) -> Vec<(&'static str, String)> {
+        let StoreUrl::S3(place) = self else { return Vec::new() };
+        let is_of_host = |name: &str, value: &str| match name {
+            "profile" | "ca" | "passwd_file" => true,
+            _ => name == "sse" && value.starts_with("c:"),
+        };
+        place.parameters().into_iter().filter(|(name, value)| is_of_host(name, value)).collect()
+    }
+
+    /// Whether this URL, which somebody else wrote, uses no file and no profile of this host but those that a URL of `told`,
+    /// by this host's own user, uses for the same endpoint. Else a key could go to whoever wrote it.
+    pub fn is_covered_by(&self, told: &[StoreUrl]) -> bool {
+        let taken = self.taken_of_host();
+        let same_server = |told: &StoreUrl| match (self, told) {
+            (StoreUrl::S3(a), StoreUrl::S3(b)) => a.endpoint == b.endpoint,
+            _ => false,
+        };
+        let covers = |told: &StoreUrl| {
+            let given = told.taken_of_host();
+            same_server(told) && taken.iter().all(|parameter| given.contains(parameter))
+        };
+        taken.is_empty() || told.iter().any(covers)
+    }
+
     /// Sets a parameter given apart from the URL (`-o NAME=VALUE`, a `[store.NAME]` section).
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         match self {
@@ -356,6 +381,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_of_this_host_goes_only_where_its_user_sent_it() {
+        let url = |text: &str| text.parse::<StoreUrl>().unwrap();
+        let told = [
+            url("s3://a?endpoint=https://good&profile=p&sse=c:/key"),
+            url("s3://b?passwd_file=/keys&ca=/ca"),
+        ];
+        for (listed, fine) in [
+            ("file:///s", true),
+            ("s3://b?endpoint=http://evil&region=r&sse=s3", true),
+            ("s3://other?endpoint=https://good&profile=p&sse=c:/key&region=r", true),
+            ("s3://other?endpoint=https://good&profile=p", true),
+            ("s3://b/prefix?passwd_file=/keys", true),
+            ("s3://a?endpoint=http://evil&sse=c:/key", false),
+            ("s3://a?endpoint=http://good&sse=c:/key", false),
+            ("s3://a?endpoint=https://good&sse=c:/other", false),
+            ("s3://a?endpoint=https://good&profile=q", false),
+            ("s3://a?endpoint=https://good&profile=p&passwd_file=/keys", false),
+            ("s3://b?endpoint=http://evil&passwd_file=/keys", false),
+            ("s3://a?endpoint=http://evil&ca=/ca", false),
+            ("s3://a?sse=c:/key", false),
+        ] {
+            assert_eq!(url(listed).is_covered_by(&told), fine, "{listed}");
+        }
+    }
 
     #[test]
     fn urls_are_read() {

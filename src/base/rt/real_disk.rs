@@ -2,10 +2,12 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -396,7 +398,8 @@ impl Disk for RealDisk {
                 }
                 fresh.push(parent.to_owned());
             }
-            std::fs::create_dir_all(&dir)?;
+            // Names tell as well, and who may write to a folder may replace what is in it.
+            DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             for made in fresh {
                 if let Some(parent) = made.parent().filter(|p| !p.as_os_str().is_empty()) {
                     File::open(parent)?.sync_all()?;
@@ -464,6 +467,10 @@ mod tests {
         let disk = RealDisk::start();
         let sub = dir.path().join("a/b");
         disk.create_dir(&sub).await.unwrap();
+        for made in [&sub, sub.parent().unwrap()] {
+            let mode = std::fs::metadata(made).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o700, "{}", made.display());
+        }
         let path = sub.join("f");
         disk.write_atomic(&path, Bytes::from_static(b"hello")).await.unwrap();
         assert_eq!(disk.read(&path, 5).await.unwrap(), "hello");

@@ -38,22 +38,48 @@ pub fn is_secret(name: &str) -> bool {
     within.iter().any(|word| name.contains(word)) || ends.iter().any(|end| name.ends_with(end))
 }
 
-/// `scheme://USER:PASSWORD@host` without the user.
+/// `scheme://USER:PASSWORD@host` without the user. A password may have any characters: where the text could be one as well
+/// as an address with a port and a path, it is one.
 fn users(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
-        let end = after.find(['/', ' ', '"', '\'', '?', ')']).unwrap_or(after.len());
-        let (host, more) = after.split_at(end);
-        match host.rsplit_once('@') {
-            Some((_, host)) => out.push_str(&format!("{HIDDEN}@{host}")),
-            None => out.push_str(host),
+        let end = after.find([' ', '"', '\'', ')']).unwrap_or(after.len());
+        let end = after.find("://").unwrap_or(end).min(end);
+        let (url, more) = after.split_at(end);
+        let is_user = |user: &str| user.split('/').next().is_some_and(|first| first.contains([':', '@']));
+        match url.rsplit_once('@') {
+            Some((user, host)) if is_user(user) || !user.contains('/') => {
+                out.push_str(&format!("{HIDDEN}@{host}"));
+            }
+            _ => out.push_str(url),
         }
         rest = more;
     }
     out + rest
+}
+
+/// Whether what is called so may have a user and a password, without a scheme before them.
+fn is_proxy(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with("proxy")
+}
+
+/// Where a value ends that has this quote before it, or none.
+fn end_of(value: &str, quote: &str, ends: &[char]) -> usize {
+    let mut escaped = false;
+    let is_end = |c: char| {
+        let is_escaped = escaped;
+        escaped = c == '\\' && !is_escaped;
+        !is_escaped && quote.starts_with(c)
+    };
+    let end = match quote {
+        "" => value.find(ends),
+        "\\\"" => value.find(quote),
+        _ => value.find(is_end),
+    };
+    end.unwrap_or(value.len())
 }
 
 /// `NAME=VALUE`, `NAME = "VALUE"` and `"NAME": "VALUE"` without the value, where the name says that it is secret.
@@ -64,22 +90,28 @@ fn named(line: &str) -> String {
         let (before, after) = rest.split_at(at + 1);
         out.push_str(before);
         rest = after;
-        let word = before[..at].trim_end_matches([' ', '"', '\'']);
+        let word = before[..at].trim_end_matches([' ', '"', '\'', '\\']);
         let name =
             word.rsplit(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next().unwrap_or_default();
-        if !is_secret(name) {
+        if !is_secret(name) && !is_proxy(name) {
             continue;
         }
-        let value = rest.trim_start_matches([' ', '"', '\'', '=']);
+        let value = rest.trim_start_matches([' ', '=']);
+        let quote =
+            ["\\\"", "\"", "'"].into_iter().find(|quote| value.starts_with(quote)).unwrap_or_default();
+        let value = &value[quote.len()..];
         out.push_str(&rest[..rest.len() - value.len()]);
         // A header's value has spaces.
         let whole = name.to_ascii_lowercase().contains("authorization");
-        let ends: &[char] = if whole { &['"'] } else { &['"', '\'', ' ', '&', ',', ';', ')', '}'] };
-        let end = value.find(ends).unwrap_or(value.len());
-        if end > 0 {
-            out.push_str(HIDDEN);
+        let ends: &[char] = if whole { &['"'] } else { &['"', '\'', ' ', '&', ')', '}'] };
+        let (value, more) = value.split_at(end_of(value, quote, ends));
+        match value.rsplit_once('@') {
+            _ if value.is_empty() => {}
+            _ if is_secret(name) => out.push_str(HIDDEN),
+            Some((_, host)) if !value.contains("://") => out.push_str(&format!("{HIDDEN}@{host}")),
+            _ => out.push_str(value),
         }
-        rest = &value[end..];
+        rest = more;
     }
     out + rest
 }
@@ -115,7 +147,19 @@ mod tests {
         for (text, seen) in [
             ("it said wJalrXUtnFEMI at /home/somebody, ab", "it said REDACTED at /home/somebody, ab"),
             ("proxy http://u:p@w@host:1/x", "proxy http://REDACTED@host:1/x"),
-            ("secret_key = \"s p\" # mine", "secret_key = \"REDACTED p\" # mine"),
+            ("secret_key = \"s p\" # mine", "secret_key = \"REDACTED\" # mine"),
+            ("password = \"a,b;c d\\\"e'f\", x = 1", "password = \"REDACTED\", x = 1"),
+            ("password='a\"b c', x=1", "password='REDACTED', x=1"),
+            ("db_password=a,b;c x=1", "db_password=REDACTED x=1"),
+            ("password = \"\", x = 1", "password = \"\", x = 1"),
+            (r#"{\"token\":\"t0, 1\",\"key\":1}"#, r#"{\"token\":\"REDACTED\",\"key\":1}"#),
+            ("http_proxy=user:p,w@host:3128", "http_proxy=REDACTED@host:3128"),
+            ("\"HTTPS_PROXY\": \"user:p w@host\",", "\"HTTPS_PROXY\": \"REDACTED@host\","),
+            ("NO_PROXY=localhost,10.0.0.1 x", "NO_PROXY=localhost,10.0.0.1 x"),
+            ("http_proxy=http://u:p/w?x@host:1", "http_proxy=http://REDACTED@host:1"),
+            ("at https://user:pa/ss@host/x, then", "at https://REDACTED@host/x, then"),
+            ("s3://b/dir/v@s?endpoint=http://h:1", "s3://b/dir/v@s?endpoint=http://h:1"),
+            ("file:///pool/v@s", "file:///pool/v@s"),
             ("{\"token\":\"t0\",\"key\":\"label\"}", "{\"token\":\"REDACTED\",\"key\":\"label\"}"),
             ("/o?X-Amz-Signature=ff00&X-Amz-Date=1", "/o?X-Amz-Signature=REDACTED&X-Amz-Date=1"),
             ("Authorization: AWS4 Credential=A/b, Signature=c", "Authorization: REDACTED"),

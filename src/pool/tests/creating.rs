@@ -43,6 +43,36 @@ fn a_pool_is_made_whatever_the_order_of_things() {
     }
 }
 
+/// As whoever writes to one store can leave its label.
+fn forge_generation(label: &mut Vec<u8>) {
+    let text = String::from_utf8(std::mem::take(label)).unwrap();
+    assert!(text.contains("\"generation\":0"));
+    *label = text.replace("\"generation\":0", "\"generation\":1").into_bytes();
+}
+
+#[test]
+fn a_label_of_a_generation_that_nobody_knows_keeps_no_pool_closed() {
+    for layout in ["1+2", "4+2"] {
+        run(layout, |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let one = chunk(1, &LENS[..pool.layout().k()]);
+            store(&pool, &one).await;
+            pool.close().await;
+            drop(pool);
+            assert!(yard.stores[0].contents().rot(LABEL_KEY, forge_generation));
+            let pool = yard.open().await.unwrap();
+            check(&pool, &one).await;
+            pool.close().await;
+            drop(pool);
+            for store in &yard.stores[1..] {
+                assert!(store.contents().rot(LABEL_KEY, forge_generation));
+            }
+            let said = yard.open().await.unwrap_err().to_string();
+            assert!(said.contains("mem:s1") && said.contains("delete nothing"), "{said}");
+        });
+    }
+}
+
 #[test]
 fn opening_needs_a_majority_and_finds_stores_by_label() {
     run("4+2", |mut yard| async move {

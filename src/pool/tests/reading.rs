@@ -10,6 +10,8 @@ use super::*;
 use crate::base::Kind;
 use crate::base::rt::sim::Sim;
 use crate::base::size::SHARD_SPAN;
+use crate::base::sum::crc32c;
+use crate::pool::chunk::{CHECK_SPAN, Footer};
 use crate::store::{Cause, Reach, Store as _, When};
 
 #[test]
@@ -224,6 +226,32 @@ fn what_another_server_answers_is_no_absence() {
         let seen = pool.probe(&one.id, &pool.incarnations(), W).await;
         assert_eq!((seen.good, seen.absent, seen.unknown), (6, 0, 0));
     });
+}
+
+/// Other bytes in a shard, and checksums that fit them.
+fn forge(shard: &mut Vec<u8>) {
+    let mut footer = Footer::decode(shard, shard.len() as u64).unwrap();
+    shard.truncate(shard.len() - footer.encode().len());
+    shard.iter_mut().for_each(|byte| *byte ^= 1);
+    footer.checks = shard.chunks(CHECK_SPAN).map(crc32c).collect();
+    footer.shard_hash = xxhash_rust::xxh3::xxh3_128(shard);
+    shard.extend(footer.encode());
+}
+
+#[test]
+fn a_forged_shard_beside_a_store_that_is_away_leaves_all_readable() {
+    for (layout, forged) in [("2+2", 1), ("2+2", 2), ("2+2", 3), ("4+2", 4), ("4+2", 5), ("1+2", 1)] {
+        run(layout, move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let one = chunk(5, &LENS[..pool.layout().k()]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            yard.reach(place(&one.id, 0, yard.layout.n()), Reach::Refuses);
+            let (contents, key) = yard.shard(&one.id, forged);
+            assert!(contents.rot(&key, forge));
+            check(&pool, &one).await;
+        });
+    }
 }
 
 proptest! {

@@ -12,9 +12,14 @@ use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+use aws_smithy_types::body::SdkBody;
+use http_body_util::Limited;
 use parking_lot::Mutex;
 
 const IDLE: Duration = Duration::from_secs(60);
+/// The most that an answer with text in it may have: a page of 1,000 names of 1 KiB, each byte escaped, is 7 MiB.
+pub(super) const TEXT_MAX: usize = 32 << 20;
+
 /// Chooses for each request whether it goes through the proxy that the environment names.
 #[derive(Debug)]
 struct Routed {
@@ -31,6 +36,26 @@ impl HttpConnector for Routed {
             Some(proxied) if named && !is_beside(request.uri()) => proxied.call(request),
             _ => self.direct.call(request),
         }
+    }
+}
+
+/// What the SDK sends by. It collects answers whole before it reads them: one that has more than `TEXT_MAX` bytes is an
+/// error, before it takes the memory.
+#[derive(Debug)]
+struct Bounded(SharedHttpConnector);
+
+impl HttpConnector for Bounded {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        // An object is taken as it comes, by who knows how much of it was asked for.
+        let is_object = request.uri().split(['?', '&']).any(|part| part == "x-id=GetObject");
+        let sent = self.0.call(request);
+        HttpConnectorFuture::new(async move {
+            let answer = sent.await?;
+            if is_object && answer.status().is_success() {
+                return Ok(answer);
+            }
+            Ok(answer.map(|body| SdkBody::from_body_1_x(Limited::new(body, TEXT_MAX))))
+        })
     }
 }
 
@@ -94,16 +119,17 @@ pub(super) fn client(
     tls: TlsContext,
 ) -> (SharedHttpConnector, SharedHttpClient) {
     let ours = connector(settings, &tls);
+    let bounded = |connector| SharedHttpConnector::new(Bounded(connector));
     // Who asks for keys is of another patience.
     let made: Mutex<Vec<(Patience, SharedHttpConnector)>> =
-        Mutex::new(vec![(patience(settings), ours.clone())]);
+        Mutex::new(vec![(patience(settings), bounded(ours.clone()))]);
     let http = http_client_fn(move |asked, _| {
         let mut made = made.lock();
         let patience = patience(asked);
         if let Some((_, connector)) = made.iter().find(|(its, _)| *its == patience) {
             return connector.clone();
         }
-        let new = connector(asked, &tls);
+        let new = bounded(connector(asked, &tls));
         made.push((patience, new.clone()));
         new
     });
@@ -112,7 +138,70 @@ pub(super) fn client(
 
 #[cfg(test)]
 mod tests {
+    // A server of the test's own.
+    #![allow(clippy::disallowed_types)]
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use aws_sdk_s3::config::retry::RetryConfig;
+    use aws_sdk_s3::config::{BehaviorVersion, Region};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+    use crate::base::rt::{RealRuntime, Rt};
+
+    const HUGE: usize = 3 * TEXT_MAX;
+
+    /// Answers with `HUGE` bytes whatever it is asked, and counts those that are taken.
+    async fn answer(mut client: TcpStream, taken: Arc<AtomicUsize>) {
+        let _ = client.read(&mut [0; 4096]).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {HUGE}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        let piece = vec![b' '; 1 << 20];
+        for _ in 0..HUGE / piece.len() {
+            if client.write_all(&piece).await.is_err() {
+                return;
+            }
+            taken.fetch_add(piece.len(), Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_answer_of_text_takes_more_memory_than_is_allowed() {
+        let rt = Rt::new(RealRuntime::current());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (rt2, counts) = (rt.clone(), taken.clone());
+        rt.spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                rt2.spawn(answer(client, counts.clone())).detach();
+            }
+        })
+        .detach();
+        let settings = HttpConnectorSettings::builder().build();
+        let (_, http) = client(&settings, TlsContext::default());
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(http)
+            .region(Region::new("r"))
+            .endpoint_url(at)
+            .force_path_style(true)
+            .allow_no_auth()
+            .retry_config(RetryConfig::disabled())
+            .build();
+        let s3 = aws_sdk_s3::Client::from_conf(config);
+        s3.list_object_versions().bucket("b").send().await.unwrap_err();
+        s3.list_multipart_uploads().bucket("b").send().await.unwrap_err();
+        let taken = taken.load(Ordering::Relaxed);
+        // What is in the sockets' buffers was not taken by anybody.
+        assert!(taken < 2 * (TEXT_MAX + (16 << 20)), "{taken}");
+        let object = s3.get_object().bucket("b").key("k").send().await.unwrap();
+        assert_eq!(object.body.collect().await.unwrap().into_bytes().len(), HUGE);
+    }
 
     #[test]
     fn what_is_beside_us_needs_no_proxy() {

@@ -50,14 +50,13 @@ use aws_smithy_types::error::operation::BuildError;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
+use super::connector::TEXT_MAX;
 use crate::base::rt::{Instant, Rt};
 
 /// Keys this close to their end are left to the SDK, which asks for new ones 10 s before it.
 const ENDS_SOON: Duration = Duration::from_secs(15);
 /// Keys that don't say when they end: the SDK asks its chain again after 15 minutes.
 const GOOD_FOR: Duration = Duration::from_secs(14 * 60);
-/// The most that an answer with text in it may have: a page of 1,000 names of 1 KiB, each byte escaped, is 7 MiB.
-const TEXT_MAX: usize = 32 << 20;
 /// A clock that is wrong by less is no matter. The SDK draws the line here too.
 const SKEW_MS: u64 = 4 * 60 * 1000;
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
