@@ -619,6 +619,36 @@ fn a_copy_of_a_state_folder_ends_no_log_early() {
     });
 }
 
+/// The stores that have the last chunk can't be asked, and the power cut has left no record of it in the journal: but the mark of
+/// what was promised.
+#[test]
+fn a_journal_ends_no_log_before_what_it_has_marked() {
+    for seed in 13..16 {
+        run(seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            site.reach(2..3, Reach::Refuses);
+            v.write(4096, bytes(2, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            drop(v);
+            let machine = life.crash();
+            site.reach(0..1, Reach::Refuses);
+            site.reach(2..3, Reach::Up);
+            let life = machine.start().await;
+            let v = name("v");
+            let open = life.volumes.open(&v, OpenMode::Normal);
+            let opened = life.rt.timeout(Duration::from_secs(60), open).await;
+            let why = opened.expect("it is not waited for ever").map(drop).unwrap_err().to_string();
+            assert!(why.contains("too few stores answer"), "{why}");
+            site.reach(0..1, Reach::Up);
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
+        });
+    }
+}
+
 /// Its session is still there: nothing has told it yet that it was shut out.
 #[test]
 fn a_volume_that_another_host_has_taken_is_taken_back_and_not_called_ours_already() {
