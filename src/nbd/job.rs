@@ -18,6 +18,9 @@ use crate::base::{Error, Kind, Result, Rope};
 const EXTENTS_MAX: u64 = 32 << 10;
 /// Of a longer range the export is asked for so much at a time. The map of so much is the most that is read for an answer.
 const STATUS_STEP: u64 = 4 << 30;
+/// And so often. Clients ask for all up to the end of the disk, and may use of the answer only its beginning: it must cost
+/// little.
+const STATUS_STEPS: usize = 8;
 
 /// Something that BLOCK_STATUS tells.
 pub enum StatusContext {
@@ -102,8 +105,8 @@ impl StatusContext {
         Ok(extents)
     }
 
-    /// The same for a range of any length, step by step: as far as nothing else than the usual is met, and the step that has
-    /// something else. Other requests go on between two steps.
+    /// The same for a range of any length, a few steps of it: as far as nothing else than the usual is met, and the step that
+    /// has something else. Other requests go on between two steps.
     async fn told(
         &self,
         rt: &Rt,
@@ -112,23 +115,24 @@ impl StatusContext {
         max: usize,
     ) -> Result<Vec<(u64, u32)>> {
         let (mut told, mut at) = (Vec::<(u64, u32)>::new(), range.start);
-        loop {
+        for step in 1.. {
             let end = range.end.min(at.saturating_add(STATUS_STEP));
             let extents = self.extents(export, at..end, max).await?;
-            let goes_on = end < range.end && extents == [(end - at, self.usual())];
+            let is_usual = extents == [(end - at, self.usual())];
             for (len, flags) in extents {
                 match told.last_mut() {
                     Some((before, same)) if *same == flags => *before += len,
                     _ => told.push((len, flags)),
                 }
             }
-            if !goes_on {
-                told.truncate(max);
-                return Ok(told);
+            if step == STATUS_STEPS || end == range.end || !is_usual {
+                break;
             }
             at = end;
             rt.give_way().await;
         }
+        told.truncate(max);
+        Ok(told)
     }
 }
 
