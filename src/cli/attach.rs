@@ -178,6 +178,10 @@ fn reachable(address: Address) -> Address {
 impl Disk {
     fn text(&self, client: ClientKind, device: Option<&str>) -> Result<String> {
         match client {
+            ClientKind::Qemu | ClientKind::Uri if device.is_some() => {
+                let why = "--device names a disk for `--as nbd`, `systemd` and `libvirt`, or without --as makes it one of this host";
+                Err(Error::new(Kind::Usage, why))
+            }
             ClientKind::Qemu => self.qemu(),
             ClientKind::Libvirt => self.libvirt(device.unwrap_or("vda")),
             ClientKind::Nbd => self.nbd_client(kernel_device(device)?),

@@ -198,6 +198,9 @@ fn alone(device: &str) -> Result<OwnedFd> {
             let why = format!("{device} is in use: unmount it first, or `--force` (its users get errors)");
             Error::new(Kind::Refused, why)
         }
+        rustix::io::Errno::NOENT | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV => {
+            Error::new(Kind::NotFound, format!("there is no {device}: nothing is attached there"))
+        }
         other => Error::from(std::io::Error::from(other)).context(format!("opening {device}")),
     })
 }

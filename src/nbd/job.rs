@@ -174,9 +174,31 @@ fn extents_max(request: &Request, contexts: u64) -> u64 {
 }
 
 /// Bytes of the longest answer to BLOCK_STATUS.
-pub(super) fn status_bytes(request: &Request, contexts: &[StatusContext]) -> u64 {
+fn status_bytes(request: &Request, contexts: &[StatusContext]) -> u64 {
     let many = contexts.len() as u64;
     extents_max(request, many) * many * wire::EXTENT_BYTES as u64
+}
+
+/// What a request takes beside its bytes while it is under way, where it waits for others' blocks or reads a block that it
+/// changes in part.
+const WORK: u64 = 32 << 10;
+const READING: u64 = 8 << 10;
+
+/// Bytes that a request without payload takes at most, from its start until its reply has left.
+pub(super) fn weight(request: &Request, contexts: &[StatusContext]) -> u64 {
+    match request.command {
+        Command::Read => request.len + READING,
+        Command::BlockStatus => status_bytes(request, contexts) + READING,
+        Command::Trim | Command::WriteZeroes => WORK,
+        _ => 0,
+    }
+}
+
+/// The same of a piece of a write.
+pub(super) fn weight_of_piece(piece: &Piece) -> u64 {
+    let len = piece.data.len() as u64;
+    let whole_blocks = piece.offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK);
+    if whole_blocks { len } else { len + WORK }
 }
 
 /// What it asks for is a change of the disk.
@@ -200,17 +222,14 @@ pub(super) fn start<'e>(rt: &Rt, served: Served<'e>, request: Request) -> Job<'e
             unreachable!("the intake lets none of these through")
         }
     };
-    let weight = match request.command {
-        Command::Read => len,
-        Command::BlockStatus => status_bytes(&request, served.contexts),
-        _ => 0,
-    };
+    let weight = weight(&request, served.contexts);
     Job { request, extent: Extent::End, weight, piece: None, work: flushed(export, &request, work) }
 }
 
 pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
+    let weight = weight_of_piece(&piece);
     let Piece { request, offset, data, last } = piece.clone();
-    let (weight, piece) = (data.len() as u64, Some(piece));
+    let piece = Some(piece);
     let work = match data.is_empty() {
         true => std::future::ready(Ok(())).boxed(),
         false => export.write(offset, data),
@@ -239,5 +258,30 @@ fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Wor
             )
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_may_wait_for_blocks_weighs_something() {
+        let request = |command| Request::new(0, command, 1, 0, 4096);
+        for command in [Command::Trim, Command::WriteZeroes] {
+            assert!(weight(&request(command), &[]) >= 32 << 10);
+        }
+        assert!(weight(&request(Command::Read), &[]) > 4096);
+        let piece = |offset, len: usize| Piece {
+            request: request(Command::Write),
+            offset,
+            data: Bytes::from(vec![0; len]),
+            last: true,
+        };
+        assert_eq!(weight_of_piece(&piece(8192, 4096)), 4096);
+        assert!(weight_of_piece(&piece(512, 512)) > 32 << 10);
+        assert!(weight_of_piece(&piece(0, 5000)) > 32 << 10);
     }
 }

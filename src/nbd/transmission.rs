@@ -50,7 +50,7 @@ use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
 use super::handover::{Entered, GivenBack, Unread};
 use super::handshake::Session;
-use super::job::{Extent, Job, Served, start, start_piece, status_bytes, writes};
+use super::job::{Extent, Job, Served, start, start_piece, weight, weight_of_piece, writes};
 use super::listener::Stream;
 use super::output::Output;
 use super::paused::{Begun, Paused, Until};
@@ -551,11 +551,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         let holds = self.holds();
         // Even the shortest reply is memory when there are many.
         let (more, in_turn) = match arrived {
-            Arrived::Request(request) if request.command == Command::Read => (request.len, true),
-            Arrived::Request(request) if request.command == Command::BlockStatus => {
-                (status_bytes(request, &self.session.contexts), true)
-            }
-            Arrived::Piece(piece) => (piece.data.len() as u64, !self.piece),
+            Arrived::Request(request) => (weight(request, &self.session.contexts), true),
+            Arrived::Piece(piece) => (weight_of_piece(piece), !self.piece),
             _ => (0, true),
         };
         let bounded = self.jobs.len() < JOBS && holds < self.held_max;

@@ -137,7 +137,7 @@ async fn a_client_whose_connection_broke_is_noticed_while_nothing_more_is_receiv
     let (house, stop) = (House::new(&rt), CancellationToken::new());
     house.state.lock().delay = Duration::from_secs(1000);
     let (address, shown) = ("127.0.0.1:0".parse().unwrap(), Arc::new(Shown(house.clone())));
-    let server = serve(&rt, &address, shown, Budget::new(SIZE), stop.clone()).await.unwrap();
+    let server = serve(&rt, &address, shown, Budget::new(64 << 20), stop.clone()).await.unwrap();
     let mut io = match server.address() {
         Address::Tcp(at) => tokio::net::TcpStream::connect(at).await.unwrap(),
         other => panic!("{other}"),
