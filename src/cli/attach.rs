@@ -17,11 +17,11 @@ use crate::nbd::Address;
 use crate::volume::VolumeInfo;
 
 /// How long a client goes on trying to reach a daemon that is gone, in seconds.
-const RECONNECT: u64 = 300;
+pub const RECONNECT: u64 = 300;
 /// Bytes of a virtio disk's serial number.
 const SERIAL_MAX: usize = 20;
 /// Connections of one client: more than one lets its requests overtake each other.
-const CONNECTIONS: u32 = 4;
+pub const CONNECTIONS: usize = 4;
 /// The name of the client's certificate among QEMU's objects.
 const TLS_OBJECT: &str = "windlass-tls";
 

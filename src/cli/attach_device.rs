@@ -12,7 +12,7 @@ use futures::future::{Either, select};
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
-use super::attach::{Attach, Disk, kernel_number, look};
+use super::attach::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look};
 use super::kernel_disk::{KernelDisks, Losses};
 use super::{Global, background, output};
 use crate::base::rt::{RealRuntime, Rt};
@@ -24,15 +24,11 @@ use crate::daemon::{StateDir, signals};
 use crate::nbd::{self, Address, Info};
 
 /// Requests wait this long for a daemon that is gone, then they fail.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(RECONNECT);
 /// Between two attempts to reach it.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the device is still there.
 const LOOK: Duration = Duration::from_secs(5);
-/// Connections of a device, where the export allows more than one.
-const CONNECTIONS: usize = 4;
-/// Set by the server where clients may have several connections (NBD_FLAG_CAN_MULTI_CONN).
-const MULTI_CONN: u16 = 1 << 8;
 /// What a device's `backend` in sysfs begins with.
 const OURS: &str = "windlass:";
 
@@ -70,7 +66,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
 async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
     let (export, first) = nbd::for_kernel(&disk.address, &disk.export).await?;
     let mut sockets = vec![first];
-    while export.flags & MULTI_CONN != 0 && sockets.len() < CONNECTIONS {
+    while export.allows_many_connections() && sockets.len() < CONNECTIONS {
         sockets.push(nbd::for_kernel(&disk.address, &disk.export).await?.1);
     }
     Ok((export, sockets))

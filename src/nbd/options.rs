@@ -394,6 +394,11 @@ pub struct Info {
 }
 
 impl Info {
+    /// Of one client: what one of them has flushed all of them see.
+    pub fn allows_many_connections(&self) -> bool {
+        self.flags & flag::CAN_MULTI_CONN != 0
+    }
+
     /// Takes in one `reply::INFO`; unknown kinds are passed over.
     pub fn take(&mut self, data: &[u8]) -> Result<()> {
         let bad = |_| invalid("an export's information is too short");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::site::{Machine, Site};
 use super::*;
 use crate::pool::ScrubOptions;
 use crate::volume::handle::Known;
@@ -603,20 +604,24 @@ fn a_copy_of_a_state_folder_ends_no_log_early() {
         v.write(4096, bytes(2, 4096)).await.unwrap();
         v.flush().await.unwrap();
         drop(v);
-        let machine = life.crash().with(copy);
-        // One of the two that have the last chunk is away, and who was away is back.
-        site.reach(0..1, Reach::Refuses);
-        site.reach(2..3, Reach::Up);
-        let life = machine.start().await;
-        let v = name("v");
-        let open = life.volumes.open(&v, OpenMode::Normal);
-        let opened = life.rt.timeout(Duration::from_secs(60), open).await;
-        let why = opened.expect("it is not waited for ever").unwrap_err().to_string();
-        assert!(why.contains("too few stores answer"), "{why}");
-        site.reach(0..1, Reach::Up);
-        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-        assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
+        the_last_chunk_is_waited_for(&site, life.crash().with(copy)).await;
     });
+}
+
+/// Of three stores the first two have it.
+async fn the_last_chunk_is_waited_for(site: &Site, machine: Machine) {
+    // One of them is away, and who was away is back.
+    site.reach(0..1, Reach::Refuses);
+    site.reach(2..3, Reach::Up);
+    let life = machine.start().await;
+    let v = name("v");
+    let open = life.volumes.open(&v, OpenMode::Normal);
+    let opened = life.rt.timeout(Duration::from_secs(60), open).await;
+    let why = opened.expect("it is not waited for ever").map(drop).unwrap_err().to_string();
+    assert!(why.contains("too few stores answer"), "{why}");
+    site.reach(0..1, Reach::Up);
+    let v = life.volumes.open(&v, OpenMode::Normal).await.unwrap();
+    assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
 }
 
 /// The stores that have the last chunk can't be asked, and the power cut has left no record of it in the journal: but the mark of
@@ -633,18 +638,7 @@ fn a_journal_ends_no_log_before_what_it_has_marked() {
             v.write(4096, bytes(2, 4096)).await.unwrap();
             v.flush().await.unwrap();
             drop(v);
-            let machine = life.crash();
-            site.reach(0..1, Reach::Refuses);
-            site.reach(2..3, Reach::Up);
-            let life = machine.start().await;
-            let v = name("v");
-            let open = life.volumes.open(&v, OpenMode::Normal);
-            let opened = life.rt.timeout(Duration::from_secs(60), open).await;
-            let why = opened.expect("it is not waited for ever").map(drop).unwrap_err().to_string();
-            assert!(why.contains("too few stores answer"), "{why}");
-            site.reach(0..1, Reach::Up);
-            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-            assert!(v.read(4096, 4096).await.unwrap() == bytes(2, 4096));
+            the_last_chunk_is_waited_for(&site, life.crash()).await;
         });
     }
 }
