@@ -506,7 +506,7 @@ pub fn serve_tls_stream<S: Stream + Send + 'static>(
     stop: CancellationToken,
 ) -> Task<Option<(S, ConnectionState)>> {
     let by_tls = ByTls::new(stop.clone());
-    let handshake = by_tls.handshakes.clone().try_acquire_owned().expect("nobody else is there");
+    let handshake = by_tls.handshakes.take();
     let until = Until { stop, pause: CancellationToken::new() };
     let (by_tls, alive) = (Some(by_tls), mpsc::channel(1).0);
     let house = House { rt: rt.clone(), exports, access, by_tls, until, memory, alive };
