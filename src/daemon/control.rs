@@ -142,6 +142,10 @@ fn parse(line: &str) -> Result<Verb> {
             _ if why.starts_with("unknown variant") || verb.is_empty() => {
                 foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
             }
+            // Here what the decoder says could repeat a secret.
+            _ if verb == "credentials-set" => {
+                foreign(&format!("the arguments of {verb} are not those that it takes"))
+            }
             _ if why.contains("write ") || why.contains("name") => foreign(&format!("{verb}: {why}")),
             _ => foreign(&format!(
                 "the arguments of {verb} are not those that it takes; is it of another version?"

@@ -125,6 +125,7 @@ impl Engine {
         let lock = home.lock(&*disk).await?;
         let host = home.host(&rt, &*disk).await?;
         let host_context = HostContext { rt: rt.clone(), disk, home, host };
+        super::credentials::load(&host_context, &config).await;
         let stop = CancellationToken::new();
         let state = EngineState {
             stop: stop.clone(),
@@ -459,7 +460,8 @@ impl Engine {
 
     /// Carries out one verb.
     pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
-        if self.state.host_context.home.is_of_mounts() && !verb.is_of_mounts() {
+        let is_of_mounts = verb.is_of_mounts() || verb.is_of_each_engine();
+        if self.state.host_context.home.is_of_mounts() && !is_of_mounts {
             let why = "this process serves mounts alone: ask the daemon, or run the command without one";
             return Err(Error::new(Kind::Unsupported, why));
         }

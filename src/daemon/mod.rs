@@ -8,6 +8,7 @@ pub mod config;
 mod configured;
 pub mod control;
 mod control_http;
+mod credentials;
 mod engine;
 mod engine_tables;
 mod exports;
@@ -35,6 +36,7 @@ mod volume_clients;
 
 pub use config::Config;
 pub use configured::{Configured, Reloaded};
+pub use credentials::read_kept as read_kept_credentials;
 pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;

@@ -69,7 +69,7 @@ section! {
         region: String, Preset::Said("the environment's"), "\"eu-central-1\"";
         /// The profile of ~/.aws whose keys, or role, are used.
         profile: String, Preset::Said("the environment's"), "\"example\"";
-        /// A file of keys as s3fs has it, used before all others: `ACCESS:SECRET` or `BUCKET:ACCESS:SECRET` a line, readable by its owner alone. It is read when the store is opened.
+        /// A file of keys as s3fs has it, used before all others: `ACCESS:SECRET` or `BUCKET:ACCESS:SECRET` a line, readable by its owner alone. It is read when the store is opened, and on each SIGHUP.
         passwd_file: String, Preset::None, "\"/etc/passwd-s3fs\"";
         /// The bucket's name is part of the path, not of the host's name.
         path_style: bool, Preset::Said("true with an endpoint"), "true";

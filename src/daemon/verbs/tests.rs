@@ -17,9 +17,12 @@ use super::super::volume_clients::{Sessions, Visitor};
 use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
-use crate::daemon::answers::VolumeLine;
-use crate::daemon::api::{CloneMany, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove};
+use crate::daemon::answers::{CredentialsLine, VolumeLine};
+use crate::daemon::api::{
+    CloneMany, CredentialsSet, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
+};
 use crate::nbd::Exports as _;
+use crate::store::{AccessKeys, KeySource, keyring};
 use crate::volume::Memory;
 
 const TAKEN: volume::Taking = volume::Taking { wait: true, if_absent: false, held: false };
@@ -634,4 +637,52 @@ async fn a_forged_label_sends_no_key_of_this_host_anywhere() {
     assert!(thief.accept().is_err(), "something of this host went to a stranger");
     assert!(other.pools.known().iter().all(|known| !known.stores.contains(&evil)));
     assert!(other.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_are_given_listed_and_taken_back_without_a_secret_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    let file = state.host_context.home.credentials();
+    let config = "[store.east]\nurl = \"s3://verbs-credentials/x\"\nendpoint = \"http://127.0.0.1:1\"\nregion = \"r\"\n";
+    *state.config.lock() = Arc::new(Config::parse(config).unwrap());
+    let set = async |target: &str, id: &str, keep, expires_ms| {
+        let keys = AccessKeys { expires_ms, ..AccessKeys::parse(&format!("{id}:HUSH:HUSH")).unwrap() };
+        let args = CredentialsSet { target: target.into(), keys, keep, force: false };
+        assert!(!format!("{:?}", Verb::CredentialsSet(args.clone())).contains("HUSH"));
+        run(&state, Verb::CredentialsSet(args), ProgressSink::none()).await
+    };
+    let line = async |target: &str| {
+        let listed = run(&state, Verb::CredentialsList, ProgressSink::none()).await.unwrap();
+        assert!(!serde_json::to_string(&listed).unwrap().contains("HUSH"));
+        let lines: Vec<CredentialsLine> = listed.answer().unwrap();
+        lines.into_iter().find(|line| line.target == target).map(|line| (line.key_id, line.source))
+    };
+    let place = "s3://verbs-credentials/x?endpoint=http://127.0.0.1:1";
+    // By the name of windlass.toml. Nobody answers there, so nobody refuses them.
+    let said = set("east", "A", false, None).await.unwrap();
+    assert!(said.notes.iter().any(|note| note.starts_with("not tried: ")), "{said:?}");
+    assert_eq!((said.value["target"].as_str(), said.value["kept"].as_bool()), (Some(place), Some(false)));
+    assert_eq!(line(place).await, Some(("A".to_owned(), KeySource::Memory)));
+    assert!(!file.exists());
+    set(place, "B", true, None).await.unwrap();
+    assert_eq!(line(place).await, Some(("B".to_owned(), KeySource::Kept)));
+    // What was kept once is kept on: the next start must not come back with keys that are gone.
+    let said = set("east", "C", false, None).await.unwrap();
+    assert!(said.notes.iter().any(|note| note.contains("kept before")), "{said:?}");
+    let kept = crate::daemon::read_kept_credentials(&*state.host_context.disk, &file).await.unwrap();
+    assert_eq!(kept[&place.parse().unwrap()].id, "C");
+    let ended = set("east", "D", false, Some(1)).await.unwrap_err();
+    assert!(ended.is(Kind::Usage) && ended.to_string().contains("ended"), "{ended}");
+    for target in ["west", "file:///x", "profile:"] {
+        assert!(set(target, "E", false, None).await.unwrap_err().is(Kind::Usage), "{target}");
+    }
+    let remove = async |target: &str| {
+        run(&state, Verb::CredentialsRemove { target: target.into() }, ProgressSink::none()).await
+    };
+    remove("east").await.unwrap();
+    assert_eq!(line(place).await, None);
+    let kept = crate::daemon::read_kept_credentials(&*state.host_context.disk, &file).await.unwrap();
+    assert!(kept.is_empty() && keyring().list().iter().all(|(target, ..)| target.to_string() != place));
+    assert!(remove("east").await.unwrap_err().is(Kind::NotFound));
 }
