@@ -30,6 +30,7 @@ mod replicas;
 pub mod signals;
 mod state_dir;
 mod store_overlap;
+mod traces;
 mod verb_handler;
 mod verbs;
 mod volume_clients;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use super::listen::{Allow, ListenAddress};
 use super::section::{Key, Outline, Preset, Section, section};
-use super::setting::{ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Size, Time, Written};
+use super::setting::{
+    ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Share, Size, Time, Written,
+};
 use crate::nbd::Address;
 
 section! {
@@ -45,6 +47,16 @@ section! {
         level: Level, Preset::Is("\"info\""), "\"info\"";
         /// `text` for people, or `json`: an object a line with `time`, `level`, `target`, `message` and the event's fields.
         format: LogFormat, Preset::Is("\"text\""), "\"text\"";
+    }
+}
+
+section! {
+    /// [Traces](how-to/watch.md#traces): which requests to stores a client's request led to, each with its time. They are sent by OTLP over HTTP, as OpenTelemetry's collectors take them.
+    "[traces]", "[traces]", Traces {
+        /// The collector's address, `http://` or `https://`, without `/v1/traces`.
+        collector: String, Preset::Said("no traces are made"), "\"http://127.0.0.1:4318\"";
+        /// How many of the clients' requests, and of what is stored in the background, are traced. Only with `collector`.
+        sample: Share, Preset::Said("`100%`"), "\"1%\"";
     }
 }
 
@@ -127,6 +139,7 @@ pub const OUTLINES: &[Outline] = &[
     Top::OUTLINE,
     Tls::OUTLINE,
     Log::OUTLINE,
+    Traces::OUTLINE,
     Limits::OUTLINE,
     Store::OUTLINE,
     Pool::OUTLINE,
@@ -142,6 +155,7 @@ pub struct Config {
     pub top: Top,
     pub tls: Tls,
     pub log: Log,
+    pub traces: Traces,
     pub limits: Limits,
     pub store: BTreeMap<String, Written<Store>>,
     pub pool: BTreeMap<String, Written<Pool>>,
