@@ -142,6 +142,7 @@ impl Engine {
             metrics: parking_lot::Mutex::default(),
             served: Default::default(),
             last_look: Default::default(),
+            map_turn: Default::default(),
             began: rt.now(),
             host_context,
             config: parking_lot::Mutex::new(Arc::new(config)),

@@ -9,6 +9,7 @@ mod configured;
 pub mod control;
 mod control_http;
 mod credentials;
+mod disk_map;
 mod engine;
 mod engine_tables;
 mod exports;

@@ -21,6 +21,7 @@ use crate::daemon::answers::{CredentialsLine, VolumeLine};
 use crate::daemon::api::{
     CloneMany, CredentialsSet, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
 };
+use crate::daemon::disk_map;
 use crate::nbd::Exports as _;
 use crate::store::{AccessKeys, KeySource, keyring};
 use crate::volume::Memory;
@@ -45,6 +46,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         metrics: Default::default(),
         served: Default::default(),
         last_look: Default::default(),
+        map_turn: Default::default(),
         began: rt.now(),
         host_context,
         config: parking_lot::Mutex::new(Arc::new(Config::default())),
@@ -685,4 +687,52 @@ async fn credentials_are_given_listed_and_taken_back_without_a_secret_shown() {
     let kept = crate::daemon::read_kept_credentials(&*state.host_context.disk, &file).await.unwrap();
     assert!(kept.is_empty() && keyring().list().iter().all(|(target, ..)| target.to_string() != place));
     assert!(remove("east").await.unwrap_err().is(Kind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    let args =
+        VolumeCreate { path: "p/v".parse().unwrap(), size: 8 * MIB, settings: Vec::new(), if_absent: false };
+    volume::create(&state, args).await.unwrap();
+    let map = async |path: &str| disk_map::part(&state, path.parse().unwrap(), 0).await;
+    let why = map("p/v").await.unwrap_err();
+    assert!(why.is(Kind::Unavailable) && why.to_string().contains("not open here"), "{why}");
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
+    let client = exports.open("p/v", "process 7").await.unwrap();
+    let noise =
+        |n: u8| bytes::Bytes::from((0..MIB).map(|i| (i as u8).wrapping_mul(31) ^ n).collect::<Vec<_>>());
+    for at in 0..3 {
+        client.write(at * MIB, noise(at as u8)).await.unwrap();
+    }
+    let cells = |part: &disk_map::DiskMapPart| -> Vec<(u64, u64, u64)> {
+        part.cells.iter().map(|c| (c.own_bytes / MIB, c.shared_bytes / MIB, c.gone_bytes / MIB)).collect()
+    };
+    let (own, shared, gone, hole) = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0));
+    let before = map("p/v").await.unwrap();
+    assert_eq!((before.cell_bytes, before.next, before.snapshot.as_deref()), (MIB, None, None));
+    assert_eq!(cells(&before), [own, own, own, hole, hole, hole, hole, hole]);
+    let mark = "p/v@s".parse().unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    client.write(MIB, noise(9)).await.unwrap();
+    client.trim(2 * MIB, MIB).await.unwrap();
+    let after = map("p/v").await.unwrap();
+    assert_eq!(after.snapshot.as_deref(), Some("p/v@s"));
+    assert_eq!(cells(&after), [shared, own, gone, hole, hole, hole, hole, hole]);
+    // The second part alone.
+    let rest = disk_map::part(&state, "p/v".parse().unwrap(), 2).await.unwrap();
+    assert_eq!((rest.from, cells(&rest)), (2, vec![gone, hole, hole, hole, hole, hole]));
+    let of_clone = exports.open("p/c", "process 8").await.unwrap();
+    of_clone.write(0, noise(7)).await.unwrap();
+    assert_eq!(cells(&map("p/c").await.unwrap()), [own, shared, shared, hole, hole, hole, hole, hole]);
+    // One at a time.
+    let turn = state.map_turn.lock().await;
+    let why = map("p/v").await.unwrap_err();
+    assert!(why.is(Kind::Unavailable) && why.to_string().contains("try again"), "{why}");
+    drop((turn, client, of_clone));
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
