@@ -138,18 +138,17 @@ fn parse(line: &str) -> Result<Verb> {
     let request: Request = serde_json::from_value(value).map_err(|e| {
         // What our own parsers say of a name is worth telling; what the decoder says of its types is not.
         let why = e.to_string();
-        match why.strip_suffix(')').unwrap_or(&why) {
-            _ if why.starts_with("unknown variant") || verb.is_empty() => {
-                foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
-            }
+        if why.starts_with("unknown variant") || verb.is_empty() {
+            foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
+        } else if verb == "credentials-set" {
             // Here what the decoder says could repeat a secret.
-            _ if verb == "credentials-set" => {
-                foreign(&format!("the arguments of {verb} are not those that it takes"))
-            }
-            _ if why.contains("write ") || why.contains("name") => foreign(&format!("{verb}: {why}")),
-            _ => foreign(&format!(
+            foreign(&format!("the arguments of {verb} are not those that it takes"))
+        } else if why.contains("write ") || why.contains("name") {
+            foreign(&format!("{verb}: {why}"))
+        } else {
+            foreign(&format!(
                 "the arguments of {verb} are not those that it takes; is it of another version?"
-            )),
+            ))
         }
     })?;
     Ok(request.verb)
@@ -184,6 +183,12 @@ async fn answer(
             result = work => break result,
         }
     };
+    // What was said last may not have been looked at yet.
+    while let Ok(step) = steps.try_recv()
+        && told
+    {
+        told = send(write, &step.into()).await.is_ok();
+    }
     match result.and_then(|r| r) {
         Ok(outcome) => send(write, &Reply::Result(outcome)).await,
         Err(error) => send(write, &failure(&error)).await,
