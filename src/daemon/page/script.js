@@ -412,7 +412,7 @@ function alarmShown(all) {
 const COLUMNS = 32;
 const CELL = 10;
 const NEXT_PART_MS = 300;
-const KINDS = [["own_bytes", "m1", "its own"], ["shared_bytes", "m2", "shared with a snapshot or its origin"], ["gone_bytes", "m3", "changed to nothing since the snapshot"]];
+const KINDS = [["own_bytes", "m1", "its own"], ["shared_bytes", "m2", "shared with a snapshot or its origin"], ["gone_bytes", "m3", "freed since the snapshot, which still has it"]];
 
 function cellDrawn(part, cell, number) {
   const x = CELL * (number % COLUMNS), y = CELL * Math.floor(number / COLUMNS);
@@ -439,7 +439,7 @@ function mapLegend(part, sums, seen) {
   const items = KINDS.map(([field, look, name]) => make("span", {}, make("span", { class: "swatch " + look }), name + " ", make("b", {}, bytes(sums[field]))));
   const holes = Math.max(0, seen - sums.own_bytes - sums.shared_bytes - sums.gone_bytes);
   items.push(make("span", {}, make("span", { class: "swatch m0" }), "holes ", make("b", {}, bytes(holes))));
-  const since = part.snapshot ? "Compared to " + part.snapshot + ", the newest snapshot whose map is stored." : "It has no snapshot whose map is stored.";
+  const since = part.snapshot ? "Compared to " + part.snapshot + ", the newest snapshot whose map is stored." : "It has no snapshot to be compared to.";
   const note = make("p", { class: "muted small" }, "Each field is " + bytes(part.cell_bytes) + " of the disk, in order from the left. " + since + (sums.guess ? " Of fields that are very torn a part was looked at." : ""));
   return make("div", {}, make("div", { class: "legend" }, ...items), note);
 }
