@@ -60,8 +60,11 @@ fn cell_bytes(size: u64) -> u64 {
 /// The part that begins with this cell.
 ///
 /// # Errors
-/// `Unavailable`: the volume is not open here, or another map is being drawn.
+/// `Unavailable`: the volume is not open here, or another map is being drawn. `Usage`: no map has so many cells.
 pub async fn part(state: &EngineState, path: VolumePath, from: u64) -> Result<DiskMapPart> {
+    if from > CELLS {
+        return Err(Error::new(Kind::Usage, format!("a map has {CELLS} cells at most")));
+    }
     let opened = state.pools.opened();
     let open = opened
         .iter()

@@ -726,6 +726,8 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     // The second part alone.
     let rest = disk_map::part(&state, "p/v".parse().unwrap(), 2).await.unwrap();
     assert_eq!((rest.from, cells(&rest)), (2, vec![gone, hole, hole, hole, hole, hole]));
+    let beyond = disk_map::part(&state, "p/v".parse().unwrap(), u64::MAX).await.unwrap_err();
+    assert!(beyond.is(Kind::Usage), "{beyond}");
     let of_clone = exports.open("p/c", "process 8").await.unwrap();
     of_clone.write(0, noise(7)).await.unwrap();
     assert_eq!(cells(&map("p/c").await.unwrap()), [own, shared, shared, hole, hole, hole, hole, hole]);
