@@ -13,6 +13,7 @@ pub mod rope;
 pub mod rt;
 pub mod size;
 pub mod sum;
+pub mod trace;
 pub mod utc;
 
 pub use budget::{Budget, Held};

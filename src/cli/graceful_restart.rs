@@ -12,6 +12,7 @@ use rustix::io::FdFlags;
 use super::systemd;
 use crate::base::rt::{RealDisk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::daemon::answers::CredentialsLine;
 use crate::daemon::api::{HandOver, Verb};
 use crate::daemon::control::{Client, Step};
 use crate::daemon::{
@@ -19,6 +20,7 @@ use crate::daemon::{
     given_listeners, pack,
 };
 use crate::nbd::{Listener, PausedServer};
+use crate::store::KeySource;
 
 /// Names of the sockets in systemd's keeping: this with a number behind it; and of the value that describes them.
 const SOCKET: &str = "windlass-";
@@ -38,6 +40,7 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
         return Ok(HandedOver::default());
     };
     let work = async {
+        check_credentials(rt, &home.control()?).await?;
         given_listeners(rt, &*RealDisk::start(), config, asked.nbd, asked.insecure).await?;
         check_stores(rt, &served(home, config, asked.pools).await?).await?;
         take_over(rt, home, &mut client).await
@@ -46,6 +49,25 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
     let clients: usize = servers.iter().map(|server| server.clients.len()).sum();
     tracing::info!(clients, "the daemon before has handed over");
     Ok(HandedOver::new(servers, None))
+}
+
+/// Keys that are in the memory of the daemon that runs alone would be lost with it, and its stores with them.
+async fn check_credentials(rt: &Rt, control: &Path) -> Result<()> {
+    let Some(mut client) = Client::connect(control).await? else { return Ok(()) };
+    let asked = client.call(rt, Verb::CredentialsList, |_| {}, std::future::pending()).await;
+    // A daemon of before has no such verb, and no such keys.
+    let lines: Vec<CredentialsLine> = asked.and_then(|outcome| outcome.answer()).unwrap_or_default();
+    let in_memory = lines.iter().filter(|line| line.source == KeySource::Memory && line.stores > 0);
+    let targets: Vec<&str> = in_memory.map(|line| line.target.as_str()).collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "the credentials of {} are in the memory of the daemon that runs alone, and open stores use them: set them once more \
+         with `windlass credentials set TARGET --keep`, or remove them",
+        targets.join(", ")
+    );
+    Err(Error::new(Kind::Refused, why))
 }
 
 /// Pools that this daemon is to open.

@@ -7,6 +7,7 @@ mod background;
 mod clone;
 mod config;
 mod cost;
+mod credentials;
 mod demo;
 mod doctor;
 mod drill;
@@ -113,6 +114,9 @@ enum Command {
     Drill(drill::Drill),
     /// What pools cost a month, and what another layout or class would
     Cost(cost::Cost),
+    /// Keys of stores: give them to the daemon while it runs, list them, take them back
+    #[command(subcommand, visible_alias = "credential")]
+    Credentials(credentials::Credentials),
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -188,6 +192,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Doctor(args) => Box::pin(doctor::run(&global, args)).await,
         Command::Drill(args) => Box::pin(drill::run(&global, args)).await,
         Command::Cost(args) => Box::pin(cost::run(&global, args)).await,
+        Command::Credentials(args) => Box::pin(credentials::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
     }
 }

@@ -153,6 +153,7 @@ async fn reload(global: &Global, engine: &Engine, configured: &Arc<Configured>) 
     };
     apply_log(global, &config);
     let changed = configured.reload(config);
+    configured.reload_credentials().await;
     match engine.reload_access().await {
         Ok(()) => {
             tracing::info!("certificates and rules were read anew, for clients that connect from now on")

@@ -11,6 +11,7 @@ use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
 use crate::pool::{LastScrub, Located, PoolStatus};
+use crate::store::KeySource;
 use crate::volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnapshot, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
@@ -265,6 +266,20 @@ pub struct HistoryLine {
     pub created: String,
     #[serde(flatten)]
     pub mark: HistoryMark,
+}
+
+/// A line of `credentials list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CredentialsLine {
+    /// `profile:NAME` or the URL of a place.
+    pub target: String,
+    pub key_id: String,
+    pub source: KeySource,
+    /// When they end, as people write it.
+    pub expires: Option<String>,
+    pub expires_ms: Option<u64>,
+    /// Open stores that use them.
+    pub stores: u64,
 }
 
 /// One mount, as listings show it.

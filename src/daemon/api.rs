@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Name, Result};
+use crate::store::AccessKeys;
 #[cfg(test)]
 use schemars::JsonSchema;
 
@@ -291,6 +292,22 @@ pub struct HandOver {
     pub socket: String,
 }
 
+/// Keys for stores that an engine has open or will open.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CredentialsSet {
+    /// `profile:NAME`, a store's URL, or the name of a store of windlass.toml.
+    pub target: String,
+    pub keys: AccessKeys,
+    /// The state folder keeps them for the next start.
+    #[serde(default)]
+    pub keep: bool,
+    /// Also when a store refuses them.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// How fast a scrub or repair reads the stores.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -512,6 +529,12 @@ pub enum Verb {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Gives keys to stores, also to those that are open: they go on with them.
+    CredentialsSet(CredentialsSet),
+    /// Whose keys were given, without their secrets.
+    CredentialsList,
+    /// Takes keys back that were given.
+    CredentialsRemove { target: String },
     /// What needs attention, and what is in use here.
     Status,
     /// What `top` and the page show, again and again: it costs stores next to nothing.
@@ -523,6 +546,11 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// What the engine of mounts does as well, each engine for itself: a command asks all of them.
+    pub fn is_of_each_engine(&self) -> bool {
+        matches!(self, Verb::CredentialsSet(_) | Verb::CredentialsList | Verb::CredentialsRemove { .. })
+    }
+
     /// What the engine of mounts that began without a daemon does. It must not touch pools and volumes, which are the
     /// daemon's.
     pub fn is_of_mounts(&self) -> bool {

@@ -142,6 +142,13 @@ impl Configured {
         compared(&old, &new)
     }
 
+    /// Files of keys are read anew, by all stores.
+    pub async fn reload_credentials(&self) {
+        if let Some(engine) = self.engine() {
+            super::credentials::load(&engine.state().host_context, &engine.state().config()).await;
+        }
+    }
+
     /// A mount that the file no longer has. One that somebody else made there stays.
     fn unmount(&self, engine: Arc<Engine>, dir: String) {
         let work = async move {

@@ -140,6 +140,9 @@ fn parse(line: &str) -> Result<Verb> {
         let why = e.to_string();
         if why.starts_with("unknown variant") || verb.is_empty() {
             foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
+        } else if verb == "credentials-set" {
+            // Here what the decoder says could repeat a secret.
+            foreign(&format!("the arguments of {verb} are not those that it takes"))
         } else if why.contains("write ") || why.contains("name") {
             foreign(&format!("{verb}: {why}"))
         } else {

@@ -162,6 +162,11 @@ fn parse(verb: &str, args: &[u8]) -> Result<Verb, Refused> {
                     StatusCode::NOT_FOUND,
                     format!("there is no verb {verb:?}: GET /v1/openapi.json tells those that there are"),
                 ),
+                // What the decoder says could repeat a secret.
+                false if verb == "credentials-set" => {
+                    let what = format!("the arguments of {verb} are not those that it takes");
+                    Refused::new(StatusCode::BAD_REQUEST, what)
+                }
                 false => Refused::new(StatusCode::BAD_REQUEST, format!("the arguments of {verb}: {why}")),
             }
         })
@@ -373,10 +378,17 @@ mod tests {
             ),
             ("/v1/volume-info", r#"{"path":"p/v","deep":true}"#, "400", "unknown field `deep`"),
             ("/v1/volume-create", "7", "400", "the arguments of volume-create"),
+            (
+                "/v1/credentials-set",
+                r#"{"target":"profile:p","keys":"HUSH"}"#,
+                "400",
+                "the arguments of credentials-set are not those",
+            ),
             ("/v1/status", &long, "413", "4 MiB"),
         ] {
             let (head, body) = daemon.post(path, "", body).await;
             assert!(head.contains(status) && body.contains(says), "{path}: {head}: {body}");
+            assert!(!body.contains("HUSH"), "{body}");
         }
         let get = daemon.ask("GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n".into()).await;
         assert!(

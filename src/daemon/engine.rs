@@ -20,6 +20,7 @@ use super::exports::EngineExports;
 use super::handover::{self, HandedOver};
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
+use super::traces::Traces;
 use super::volume_clients::{DAEMON, Sessions};
 use super::{listen_policy, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
@@ -103,6 +104,7 @@ pub struct Engine {
     access: Arc<nbd::Access>,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
+    traces: parking_lot::Mutex<Option<Traces>>,
     /// The state folder's; given up at the end.
     lock: parking_lot::Mutex<Option<Box<dyn DiskLock>>>,
 }
@@ -125,6 +127,9 @@ impl Engine {
         let lock = home.lock(&*disk).await?;
         let host = home.host(&rt, &*disk).await?;
         let host_context = HostContext { rt: rt.clone(), disk, home, host };
+        super::credentials::load(&host_context, &config).await;
+        // Not of commands that run the engine themselves, and end with it.
+        let traces = if options.control { Traces::start(&host_context, &config)? } else { None };
         let stop = CancellationToken::new();
         let state = EngineState {
             stop: stop.clone(),
@@ -137,6 +142,7 @@ impl Engine {
             metrics: parking_lot::Mutex::default(),
             served: Default::default(),
             last_look: Default::default(),
+            map_turn: Default::default(),
             began: rt.now(),
             host_context,
             config: parking_lot::Mutex::new(Arc::new(config)),
@@ -151,6 +157,7 @@ impl Engine {
             access: Arc::default(),
             stop,
             answers: parking_lot::Mutex::default(),
+            traces: parking_lot::Mutex::new(traces),
             lock: parking_lot::Mutex::new(Some(lock)),
         });
         if options.control {
@@ -459,7 +466,8 @@ impl Engine {
 
     /// Carries out one verb.
     pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
-        if self.state.host_context.home.is_of_mounts() && !verb.is_of_mounts() {
+        let is_of_mounts = verb.is_of_mounts() || verb.is_of_each_engine();
+        if self.state.host_context.home.is_of_mounts() && !is_of_mounts {
             let why = "this process serves mounts alone: ask the daemon, or run the command without one";
             return Err(Error::new(Kind::Unsupported, why));
         }
@@ -610,6 +618,10 @@ impl Engine {
                 "too few stores answer to let go of all volumes: those stay owned by this host, and what is not in \
                  the pool yet is on this host's disk"
             ),
+        }
+        let traces = self.traces.lock().take();
+        if let Some(traces) = traces {
+            traces.stop().await;
         }
         // A command may be what ends this engine: it gets its answer.
         let answers = self.answers.lock().clone();

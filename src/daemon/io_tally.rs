@@ -14,6 +14,7 @@ use super::answers::IoLine;
 use crate::base::Result;
 use crate::base::latency::Latencies;
 use crate::base::rt::Rt;
+use crate::base::trace::{Side, Span, fact};
 
 /// A request that takes so long is said in the log.
 const SLOW: Duration = Duration::from_secs(1);
@@ -95,16 +96,26 @@ impl IoTally {
     ) -> Result<T> {
         let began = rt.now();
         let IoRequest { volume, verb, offset, bytes } = request;
-        let numbered = tracing::debug_span!(
-            "request",
-            id = NUMBERS.fetch_add(1, Ordering::Relaxed),
-            volume,
-            verb = verb.word(),
-            offset,
-            bytes
-        );
-        let done = work.instrument(numbered).await;
+        let id = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let facts = || {
+            vec![
+                fact("volume", volume.to_owned()),
+                fact("id", id as i64),
+                fact("offset", offset as i64),
+                fact("bytes", bytes as i64),
+            ]
+        };
+        let span = Span::begin(Side::Served, || format!("nbd {}", verb.word()), facts);
+        let numbered = tracing::debug_span!("request", id, volume, verb = verb.word(), offset, bytes);
+        let work = work.instrument(numbered);
+        let done = match &span {
+            None => work.await,
+            Some(span) => span.around(work).await,
+        };
         let took = rt.now().since(began);
+        if let Some(span) = span {
+            span.end([], done.as_ref().err().map(|error| error as &dyn std::fmt::Display));
+        }
         {
             let mut counts = self.0[verb as usize].lock();
             counts.latencies.add(took);

@@ -85,6 +85,11 @@ impl StateDir {
         self.root.join("windlass.toml")
     }
 
+    /// Keys that a command gave and asked to keep. Mounts that run by themselves read it too.
+    pub fn credentials(&self) -> PathBuf {
+        self.root.join("credentials.json")
+    }
+
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }

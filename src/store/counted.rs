@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Put, Store};
 use crate::base::latency::Latencies;
 use crate::base::rt::{Instant, Rt};
+use crate::base::trace::{Side, Span, fact};
 use crate::base::{Kind, Result};
 
 /// What was asked.
@@ -161,16 +162,45 @@ struct Running<'a> {
     sent: u64,
     received: u64,
     outcome: Outcome,
+    /// Where traces are on.
+    span: Option<Span>,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let took = self.of.rt.now().since(self.start);
+        if let Some(span) = self.span.take() {
+            self.end(span);
+        }
         tracing::debug!(
             store = self.of.url(), verb = ?self.verb, key = self.key, cause = ?self.cause,
             took_ms = took.as_millis() as u64, outcome = ?self.outcome, "asked a store"
         );
         self.of.counters.count(self.verb, self.cause, took, (self.sent, self.received), self.outcome);
+    }
+}
+
+impl Running<'_> {
+    #[cold]
+    fn end(&self, span: Span) {
+        let failed = matches!(self.outcome, Outcome::Failed(_) | Outcome::Unknown);
+        let outcome = format!("{:?}", self.outcome);
+        let why = failed.then_some(&outcome as &dyn std::fmt::Display);
+        let facts = [fact("received_bytes", self.received as i64), fact("outcome", outcome.clone())];
+        span.end(facts, why);
+    }
+
+    /// What is told of the request before it is made.
+    fn span(of: &Counted, verb: Verb, key: &str, cause: Cause, sent: u64) -> Option<Span> {
+        let facts = || {
+            vec![
+                fact("store", of.url().to_owned()),
+                fact("key", key.to_owned()),
+                fact("cause", format!("{cause:?}").to_lowercase()),
+                fact("sent_bytes", sent as i64),
+            ]
+        };
+        Span::begin(Side::Asked, || format!("store {}", format!("{verb:?}").to_lowercase()), facts)
     }
 }
 
@@ -234,7 +264,8 @@ impl Store for Counted {
         async move {
             let (verb, start, outcome) = (verb(request), self.rt.now(), Outcome::Dropped);
             let key = request.key();
-            let mut running = Running { of: self, verb, key, cause, start, sent, received: 0, outcome };
+            let span = Running::span(self, verb, key, cause, sent);
+            let mut running = Running { of: self, verb, key, cause, start, sent, received: 0, outcome, span };
             let out = self.inner.call(request, cause).await;
             (running.outcome, running.received) = judged(&out);
             out

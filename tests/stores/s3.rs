@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use windlass::base::Kind;
 use windlass::store::{
-    Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, List, Put, StoreUrl, When, conditions, probe,
+    AccessKeys, Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, KeySource, KeyTarget, List, Put,
+    S3Store, StoreUrl, When, conditions, keyring, probe,
 };
 
 use super::rt;
@@ -383,6 +384,47 @@ async fn a_wrong_clock_is_told_by_the_server() {
     server.faults.next([Fault::Says(&LATER)]);
     bucket.get("k", ByteRange::Last(1), WHY).await.unwrap_err();
     assert_eq!(year(), "2040");
+}
+
+/// As an owner of keys exchanges them while volumes are attached: no store is opened anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_store_goes_on_with_exchanged_keys() {
+    let server = Server::start(Quirks::default()).await;
+    let url = server.url("rotation");
+    let StoreUrl::S3(place) = &url else { panic!("{url}") };
+    let pair = |id: &str, secret: &str| AccessKeys::parse(&format!("{id}:{secret}")).unwrap();
+    let target: KeyTarget = url.to_string().parse().unwrap();
+    keyring().set(target.clone(), KeySource::Memory, pair(KEY, SECRET));
+    let bucket = windlass::store::open(&rt(), &url).await.unwrap();
+    assert_eq!(keyring().users_of(&target).len(), 1);
+    stored(put(&bucket, "before").await);
+    stored(put(&bucket, "before too").await);
+    server.rotate("second", "hush-second");
+    let why = put(&bucket, "between").await.unwrap_err();
+    assert!(why.is(Kind::Denied) && !why.to_string().contains(SECRET), "{why}");
+    let second = pair("second", "hush-second");
+    for (keys, taken) in
+        [(pair(KEY, SECRET), false), (pair("second", "hush-wrong"), false), (second.clone(), true)]
+    {
+        let tried = S3Store::try_keys(&rt(), place, &keys).await;
+        assert_eq!(tried.is_ok(), taken, "{tried:?}");
+        assert!(
+            tried.is_ok()
+                || tried.is_err_and(|why| why.is(Kind::Refused) && !why.to_string().contains("hush"))
+        );
+    }
+    keyring().set(target.clone(), KeySource::Memory, second);
+    stored(put(&bucket, "after").await);
+    // By the SDK's own way too, which remembers keys by itself.
+    let upload = bucket.multipart_create("parts", &Attrs::default(), WHY).await.unwrap();
+    bucket.multipart_abort("parts", &upload, WHY).await.unwrap();
+    server.rotate("third", "hush-third");
+    bucket.multipart_create("parts", &Attrs::default(), WHY).await.unwrap_err();
+    keyring().set(target.clone(), KeySource::Memory, pair("third", "hush-third"));
+    bucket.multipart_create("parts", &Attrs::default(), WHY).await.unwrap();
+    keyring().remove(&target);
+    drop(bucket);
+    assert_eq!(keyring().users_of(&target).len(), 0);
 }
 
 /// Run by the next test in a process of its own, whose environment names a proxy.

@@ -29,12 +29,12 @@ use self::store::StoreFacts;
 use super::{DEGRADED, Global, config, output, reach_engine};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Name, Result, utc};
-use crate::daemon::answers::{EngineStatus, PoolAnswer};
+use crate::daemon::answers::{CredentialsLine, EngineStatus, PoolAnswer};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::control::Client;
-use crate::daemon::{KnownPool, StateDir};
+use crate::daemon::{KnownPool, StateDir, read_kept_credentials};
 use crate::nbd::Address;
-use crate::store::StoreSpec;
+use crate::store::{KeySource, KeyTarget, StoreSpec, StoreUrl, keyring};
 
 /// How long the engine is waited for, with each question.
 const ASK: Duration = Duration::from_secs(60);
@@ -250,8 +250,38 @@ impl<'a> Look<'a> {
                 specs.push((config.store_url(given)?.parse()?, false));
             }
         }
+        let (mut checks, elsewhere) = self.given_credentials().await;
+        let is_elsewhere = |(spec, _): &(StoreSpec, bool)| match &spec.url {
+            StoreUrl::S3(place) => elsewhere.iter().any(|target| target.covers(place)),
+            _ => false,
+        };
+        let (untried, specs): (Vec<_>, Vec<_>) = specs.into_iter().partition(is_elsewhere);
         let looks = specs.into_iter().map(|(spec, of_pool)| StoreFacts::look(&self.rt, spec.url, of_pool));
-        Ok(join_all(looks).await.iter().flat_map(StoreFacts::judge).collect())
+        checks.extend(join_all(looks).await.iter().flat_map(StoreFacts::judge));
+        let why = "the daemon was given credentials for it, which no command can see: not tried; `windlass pool status` \
+            tells what the daemon meets";
+        let untried = untried
+            .into_iter()
+            .map(|(spec, _)| Check::unknown("store-credentials", why).of(spec.url.to_string()));
+        checks.extend(untried);
+        Ok(checks)
+    }
+
+    /// Takes the keys that are kept for this process too. Tells of those that the daemon alone has.
+    async fn given_credentials(&self) -> (Vec<Check>, Vec<KeyTarget>) {
+        let mut checks = Vec::new();
+        match read_kept_credentials(&*RealDisk::start(), &self.home.credentials()).await {
+            Ok(kept) => keyring().replace(KeySource::Kept, kept),
+            Err(error) => {
+                checks.push(Check::bad("credentials-kept", error.to_string(), "do as the message says"))
+            }
+        }
+        if !self.daemon.as_ref().is_ok_and(Option::is_some) {
+            return (checks, Vec::new());
+        }
+        let lines: Vec<CredentialsLine> = self.ask(Verb::CredentialsList).await.unwrap_or_default();
+        let elsewhere = lines.iter().filter(|line| line.source != KeySource::Kept);
+        (checks, elsewhere.filter_map(|line| line.target.parse().ok()).collect())
     }
 }
 

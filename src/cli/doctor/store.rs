@@ -169,7 +169,8 @@ impl StoreFacts {
         let bad_keys =
             ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "redentials"];
         if bad_keys.iter().any(|code| what.contains(code)) && !self.may(Right::List) {
-            let cure = "correct the keys: `profile=`, `passwd_file=`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the daemon";
+            let cure = "correct the keys: `windlass credentials set`, `profile=`, `passwd_file=`, or AWS_ACCESS_KEY_ID and \
+                AWS_SECRET_ACCESS_KEY of the daemon";
             return Check::bad("store-credentials", format!("the keys are not accepted: {what}"), cure);
         }
         let found = format!("may not {}: {what}", lacks.join(", "));

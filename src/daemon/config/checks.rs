@@ -34,6 +34,7 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     addresses(findings, "nbd", top.nbd.as_ref(), |at: &ListenAddress| &at.address);
     addresses(findings, "metrics", top.metrics.as_ref(), |address| address);
     check_tls(findings, config);
+    check_traces(findings, config);
     if let Some(drain) = config.limits.drain.as_ref().filter(|d| !(DRAIN_MIN..=DRAIN_MAX).contains(&d.0)) {
         findings.add(drain.line, "limits.drain", "is out of range: give 1s to 1h");
     }
@@ -47,6 +48,28 @@ fn at_least(findings: &mut Findings<'_>, key: &str, size: Option<&Written<Size>>
     if let Some(size) = size.filter(|size| size.0 < min) {
         let (is, min) = (show_size(size.0), show_size(min));
         findings.add(size.line, key, format_args!("{is} is too small: give at least {min}{or}"));
+    }
+}
+
+fn check_traces(findings: &mut Findings<'_>, config: &Config) {
+    let traces = &config.traces;
+    if let Some(collector) = &traces.collector {
+        let uri = collector.value.parse::<http::Uri>().ok();
+        let is_web =
+            |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+        let has_user = collector.value.contains('@');
+        if has_user || !uri.as_ref().is_some_and(is_web) {
+            let what =
+                "is no http:// or https:// address without a user: write it as \"http://127.0.0.1:4318\"";
+            findings.add(collector.line, "traces.collector", what);
+        }
+    }
+    if let Some(sample) = traces.sample.as_ref().filter(|_| traces.collector.is_none()) {
+        findings.add(
+            sample.line,
+            "traces.sample",
+            "does nothing without an address to send them to: add `collector`",
+        );
     }
 }
 

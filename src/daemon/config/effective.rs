@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::checks::{CACHE_MIN, MEMORY_MIN};
 use super::section::{Key, Preset, Section};
-use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top};
+use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces};
 use super::setting::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
 use crate::base::size::{GIB, parse_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
@@ -208,6 +208,7 @@ impl Config {
         let mut all = rows::<Top>(&self.top, "", with_presets);
         all.extend(rows::<Tls>(&self.tls, "tls", with_presets));
         all.extend(rows::<Log>(&self.log, "log", with_presets));
+        all.extend(rows::<Traces>(&self.traces, "traces", with_presets));
         all.extend(rows::<Limits>(&self.limits, "limits", with_presets));
         let of = |kind: &str, name: &String| format!("{kind}.{}", bare_or_quoted(name));
         let stores = self.store.iter().map(|(name, it)| rows::<Store>(it, &of("store", name), with_presets));

@@ -11,7 +11,7 @@ use super::setting::{Raw, Written, bare_or_quoted, nearest};
 use super::{checks, toml_errors};
 
 /// Sections at the top of the file.
-const SECTIONS: [&str; 7] = ["tls", "log", "limits", "store", "pool", "replica", "mount"];
+const SECTIONS: [&str; 8] = ["tls", "log", "traces", "limits", "store", "pool", "replica", "mount"];
 
 impl Config {
     /// What is in `text`, or all that is wrong with it, by line.
@@ -45,6 +45,7 @@ fn read(findings: &mut Findings<'_>, table: &DeTable<'_>) -> Config {
     config.top = findings.section(table, "", |findings, name, line, raw| match name {
         "tls" => config.tls = fixed(findings, name, line, raw),
         "log" => config.log = fixed(findings, name, line, raw),
+        "traces" => config.traces = fixed(findings, name, line, raw),
         "limits" => config.limits = fixed(findings, name, line, raw),
         "store" => config.store = named(findings, name, line, raw),
         "pool" => config.pool = named(findings, name, line, raw),

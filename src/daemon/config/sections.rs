@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use super::listen::{Allow, ListenAddress};
 use super::section::{Key, Outline, Preset, Section, section};
-use super::setting::{ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Size, Time, Written};
+use super::setting::{
+    ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Share, Size, Time, Written,
+};
 use crate::nbd::Address;
 
 section! {
@@ -49,6 +51,16 @@ section! {
 }
 
 section! {
+    /// [Traces](how-to/watch.md#traces): which requests to stores a client's request led to, each with its time. They are sent by OTLP over HTTP, as OpenTelemetry's collectors take them.
+    "[traces]", "[traces]", Traces {
+        /// The collector's address, `http://` or `https://`, without `/v1/traces`.
+        collector: String, Preset::Said("no traces are made"), "\"http://127.0.0.1:4318\"";
+        /// How many of the clients' requests, and of what is stored in the background, are traced. Only with `collector`.
+        sample: Share, Preset::Said("`100%`"), "\"1%\"";
+    }
+}
+
+section! {
     /// Bounds of what the daemon does.
     "[limits]", "[limits]", Limits {
         /// How long the daemon, when it ends, waits for clients and for what volumes have not stored yet; the rest stays in the journals. 1s to 1h.
@@ -69,7 +81,7 @@ section! {
         region: String, Preset::Said("the environment's"), "\"eu-central-1\"";
         /// The profile of ~/.aws whose keys, or role, are used.
         profile: String, Preset::Said("the environment's"), "\"example\"";
-        /// A file of keys as s3fs has it, used before all others: `ACCESS:SECRET` or `BUCKET:ACCESS:SECRET` a line, readable by its owner alone. It is read when the store is opened.
+        /// A file of keys as s3fs has it, used before all others: `ACCESS:SECRET` or `BUCKET:ACCESS:SECRET` a line, readable by its owner alone. It is read when the store is opened, and on each SIGHUP.
         passwd_file: String, Preset::None, "\"/etc/passwd-s3fs\"";
         /// The bucket's name is part of the path, not of the host's name.
         path_style: bool, Preset::Said("true with an endpoint"), "true";
@@ -127,6 +139,7 @@ pub const OUTLINES: &[Outline] = &[
     Top::OUTLINE,
     Tls::OUTLINE,
     Log::OUTLINE,
+    Traces::OUTLINE,
     Limits::OUTLINE,
     Store::OUTLINE,
     Pool::OUTLINE,
@@ -142,6 +155,7 @@ pub struct Config {
     pub top: Top,
     pub tls: Tls,
     pub log: Log,
+    pub traces: Traces,
     pub limits: Limits,
     pub store: BTreeMap<String, Written<Store>>,
     pub pool: BTreeMap<String, Written<Pool>>,

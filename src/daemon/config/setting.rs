@@ -123,6 +123,33 @@ impl Setting for Time {
     }
 }
 
+/// A part of the whole: more than 0, 1 at most.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Share(pub f64);
+
+impl Eq for Share {}
+
+impl Setting for Share {
+    const KIND: &'static str = "a share";
+    const SAMPLE: &'static str = "\"1%\"";
+
+    fn read(raw: &Raw<'_>) -> Result<Share, Vec<Fault>> {
+        let written = text::<Share>(raw)?;
+        let percent = written.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+        match percent.filter(|percent| *percent > 0.0 && *percent <= 100.0) {
+            Some(percent) => Ok(Share(percent / 100.0)),
+            None => Err(fault(
+                raw,
+                format_args!("{written:?} is no share: write it as \"1%\", above 0 and up to 100%"),
+            )),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&format!("{}%", self.0 * 100.0))
+    }
+}
+
 impl Setting for bool {
     const KIND: &'static str = "true or false";
     const SAMPLE: &'static str = "true (without quotes)";

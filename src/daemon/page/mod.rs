@@ -10,7 +10,7 @@ use super::api::{Outcome, Verb, VolumePath};
 use super::control::ProgressSink;
 use super::engine_tables::EngineState;
 use super::metrics_http::{HTML, JSON, NOT_FOUND, OK, Reply, Request, UNAVAILABLE};
-use super::verbs;
+use super::{disk_map, verbs};
 use crate::base::{Error, Kind, Name, Result};
 
 const HEAD: &str = include_str!("head.html");
@@ -41,12 +41,15 @@ fn digest(text: &str) -> String {
 
 /// Below `/api/`: what commands show as JSON.
 pub async fn api(state: &EngineState, request: &Request) -> Reply {
+    if request.path == "/api/map" {
+        return as_reply(map(state, request).await);
+    }
     let asked = match request.path.as_str() {
         "/api/status" => Ok(Verb::Watch),
         "/api/volumes" => volumes(state, request),
         "/api/snapshots" => snapshots(state, request),
         _ => {
-            let known = "see /api/status, /api/volumes?pool=POOL, /api/snapshots?volume=POOL/VOLUME";
+            let known = "see /api/status, /api/volumes?pool=POOL, /api/snapshots?volume=POOL/VOLUME, /api/map?volume=POOL/VOLUME";
             Err(Error::new(Kind::NotFound, known))
         }
     };
@@ -54,6 +57,10 @@ pub async fn api(state: &EngineState, request: &Request) -> Reply {
         Ok(verb) => answer(state, verb).await,
         Err(error) => Err(error),
     };
+    as_reply(answered)
+}
+
+fn as_reply(answered: Result<Outcome>) -> Reply {
     let reply = match answered {
         Ok(outcome) => Reply::new(OK, JSON, serde_json::to_string(&outcome).unwrap_or_default()),
         Err(error) => {
@@ -66,10 +73,22 @@ pub async fn api(state: &EngineState, request: &Request) -> Reply {
     Reply { headers, ..reply }
 }
 
+/// Some cells of a volume's map, from one on.
+async fn map(state: &EngineState, request: &Request) -> Result<Outcome> {
+    let path: VolumePath = request.parameter("volume").unwrap_or_default().parse()?;
+    let from = request.parameter("from").unwrap_or_else(|| "0".to_owned());
+    let from: u32 = from.parse().map_err(|_| Error::new(Kind::Usage, "from= is the number of a cell"))?;
+    let work = Box::pin(disk_map::part(state, path, from.into()));
+    Outcome::of(&state.host_context.rt.timeout(PATIENCE, work).await.unwrap_or_else(|| Err(late()))?)
+}
+
+fn late() -> Error {
+    Error::new(Kind::Unavailable, format!("too few stores answered within {PATIENCE:?}"))
+}
+
 async fn answer(state: &EngineState, verb: Verb) -> Result<Outcome> {
     // On the heap: what all verbs together need is too much for a thread's stack.
     let work = Box::pin(verbs::run(state, verb, ProgressSink::none()));
-    let late = || Error::new(Kind::Unavailable, format!("too few stores answered within {PATIENCE:?}"));
     state.host_context.rt.timeout(PATIENCE, work).await.unwrap_or_else(|| Err(late()))
 }
 

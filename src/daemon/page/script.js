@@ -407,6 +407,78 @@ function alarmShown(all) {
   $("alarm").replaceChildren(make("strong", { class: worst }, "Needs attention"), make("ul", {}, ...all.slice(0, ROWS_MAX).map(([how, sentence]) => make("li", {}, sentence))));
 }
 
+// ---- a map of a volume, on demand
+
+const COLUMNS = 32;
+const CELL = 10;
+const NEXT_PART_MS = 300;
+const KINDS = [["own_bytes", "m1", "its own"], ["shared_bytes", "m2", "shared with a snapshot or its origin"], ["gone_bytes", "m3", "freed since the snapshot, which still has it"]];
+
+function cellDrawn(part, cell, number) {
+  const x = CELL * (number % COLUMNS), y = CELL * Math.floor(number / COLUMNS);
+  const from = number * part.cell_bytes, whole = Math.min(part.cell_bytes, part.size - from);
+  const node = drawn("g", {});
+  node.append(drawn("rect", { class: "m0", x: x + 0.5, y: y + 0.5, width: CELL - 1, height: CELL - 1 }));
+  let bottom = y + CELL - 0.5;
+  for (const [field, look] of KINDS) {
+    // What is there is seen, however little it is.
+    const height = cell[field] > 0 ? Math.max(1, (CELL - 1) * cell[field] / whole) : 0;
+    const fits = Math.min(height, bottom - y - 0.5);
+    if (fits <= 0) continue;
+    bottom -= fits;
+    node.append(drawn("rect", { class: look, x: x + 0.5, y: bottom, width: CELL - 1, height: fits }));
+  }
+  const told = drawn("title", {});
+  const facts = KINDS.filter(([field]) => cell[field] > 0).map(([field, , name]) => bytes(cell[field]) + " " + name);
+  told.textContent = "at " + bytes(from) + ", " + bytes(whole) + ": " + (facts.join(", ") || "holes") + (cell.guess ? ", by a sample" : "");
+  node.append(told);
+  return node;
+}
+
+function mapLegend(part, sums, seen) {
+  const items = KINDS.map(([field, look, name]) => make("span", {}, make("span", { class: "swatch " + look }), name + " ", make("b", {}, bytes(sums[field]))));
+  const holes = Math.max(0, seen - sums.own_bytes - sums.shared_bytes - sums.gone_bytes);
+  items.push(make("span", {}, make("span", { class: "swatch m0" }), "holes ", make("b", {}, bytes(holes))));
+  const since = part.snapshot ? "Compared to " + part.snapshot + ", the newest snapshot whose map is stored." : "It has no snapshot to be compared to.";
+  const note = make("p", { class: "muted small" }, "Each field is " + bytes(part.cell_bytes) + " of the disk, in order from the left. " + since + (sums.guess ? " Of fields that are very torn a part was looked at." : ""));
+  return make("div", {}, make("div", { class: "legend" }, ...items), note);
+}
+
+async function mapInto(place, path) {
+  const sums = { own_bytes: 0, shared_bytes: 0, gone_bytes: 0, guess: false };
+  const plot = drawn("svg", { class: "map", role: "img", "aria-label": "Map of " + path });
+  const legend = make("div", {}), state = make("p", { class: "muted small", role: "status" }, "reading the maps…");
+  place.replaceChildren(plot, legend, state);
+  try {
+    for (let from = 0, tries = 0; from !== null;) {
+      let part;
+      try {
+        part = (await ask("api/map?volume=" + encodeURIComponent(path) + "&from=" + from)).value;
+      } catch (error) {
+        if (!error.message.includes("try again") || ++tries > 20) throw error;
+        await new Promise(done => setTimeout(done, 1000));
+        continue;
+      }
+      const count = Math.ceil(part.size / part.cell_bytes);
+      plot.setAttribute("viewBox", "0 0 " + CELL * COLUMNS + " " + CELL * Math.ceil(count / COLUMNS));
+      part.cells.forEach((cell, i) => {
+        plot.append(cellDrawn(part, cell, part.from + i));
+        for (const [field] of KINDS) sums[field] += cell[field];
+        sums.guess = sums.guess || cell.guess;
+      });
+      const seen = Math.min(part.size, (part.from + part.cells.length) * part.cell_bytes);
+      legend.replaceChildren(mapLegend(part, sums, seen));
+      state.textContent = part.next === null ? "as of " + new Date().toLocaleTimeString() : percent(seen, part.size) + " read…";
+      from = part.next;
+      if (from !== null) await new Promise(done => setTimeout(done, NEXT_PART_MS));
+      if (!place.isConnected) return;
+    }
+  } catch (error) {
+    state.className = "bad small";
+    state.textContent = error.message;
+  }
+}
+
 // ---- trees of volumes, on demand
 
 async function ask(path) {
@@ -439,6 +511,9 @@ function leaf(volume) {
     button.addEventListener("click", () => snapshotsInto(place, volume.path));
     node.append(button, place);
   }
+  const place = make("div", {}), button = make("button", { type: "button" }, "map");
+  button.addEventListener("click", () => mapInto(place, volume.path));
+  node.append(" ", button, place);
   return node;
 }
 

@@ -2,6 +2,7 @@
 
 mod clone;
 mod copy_and_replicate;
+mod credentials;
 mod destroy_pool;
 mod drill;
 mod mount;
@@ -26,6 +27,8 @@ pub use self::mount::mount;
 pub use self::move_volume::{explained, finish_of_copy};
 use self::roll_back_resize_flatten::{flatten, resize, roll_back};
 pub use self::trash::empty as empty_trash;
+use self::trash::restore_snapshot;
+use self::volume::take_over;
 use self::waiting::Manner;
 use super::answers::{EngineStatus, KeptOf, ReadCaches};
 use super::api::{Outcome, Verb};
@@ -82,6 +85,8 @@ fn deed(verb: &Verb) -> Option<String> {
             format!("it was asked what destroying pool {} takes", args.name)
         }
         Verb::DrillLoseStore(args) => format!("a drill: a store of pool {} was cut off", args.name),
+        Verb::CredentialsSet(args) => format!("credentials were set for {}", args.target),
+        Verb::CredentialsRemove { target } => format!("credentials were removed for {target}"),
         Verb::Mount { url, dir, .. } => format!("{url} was mounted at {dir}"),
         Verb::Unmount { dir } => format!("{dir} was unmounted"),
         Verb::MountExport { url, to } => format!("what is kept of {url} was copied to {to}"),
@@ -128,9 +133,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotAt { path, at_ms } => Box::pin(volume::snapshot_at(state, &path, at_ms)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
         Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
-        Verb::VolumeTakeOver { path, accept_loss } => {
-            Box::pin(volume::take_over(state, &path, accept_loss)).await
-        }
+        Verb::VolumeTakeOver { path, accept_loss } => Box::pin(take_over(state, &path, accept_loss)).await,
         Verb::VolumeSalvage { journal, to, force } => {
             Box::pin(volume::salvage(state, &journal, &to, force)).await
         }
@@ -140,9 +143,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         }
         Verb::VolumeRestore { path, to } => Box::pin(trash::restore(state, &path, to.as_ref())).await,
         Verb::SnapshotTrash { path } => Box::pin(trash::snapshots(state, &path)).await,
-        Verb::SnapshotRestore { path, to } => {
-            Box::pin(trash::restore_snapshot(state, &path, to.as_ref())).await
-        }
+        Verb::SnapshotRestore { path, to } => Box::pin(restore_snapshot(state, &path, to.as_ref())).await,
         Verb::SnapshotCreate { paths, no_wait, if_absent, held } => {
             let how = volume::Taking { wait: !no_wait, if_absent, held };
             Box::pin(volume::snapshot(state, &paths, how)).await
@@ -160,6 +161,9 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::MountExport { url, to } => Box::pin(mount::export(state, &url, &to)).await,
         Verb::MountDrop { url, dry_run } => Box::pin(mount::drop_kept(state, &url, dry_run)).await,
         Verb::MountEnded { dir } => Box::pin(mount::ended(state, &dir)).await,
+        Verb::CredentialsSet(args) => Box::pin(credentials::set(state, args)).await,
+        Verb::CredentialsList => credentials::list(state),
+        Verb::CredentialsRemove { target } => Box::pin(credentials::remove(state, &target)).await,
         verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copies::run(state, verb, progress).await,
         Verb::Status | Verb::Watch | Verb::Ping | Verb::HandOver(_) => of_engine(state, &verb).await,
     }

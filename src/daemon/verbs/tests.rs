@@ -17,9 +17,13 @@ use super::super::volume_clients::{Sessions, Visitor};
 use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
-use crate::daemon::answers::VolumeLine;
-use crate::daemon::api::{CloneMany, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove};
+use crate::daemon::answers::{CredentialsLine, VolumeLine};
+use crate::daemon::api::{
+    CloneMany, CredentialsSet, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
+};
+use crate::daemon::disk_map;
 use crate::nbd::Exports as _;
+use crate::store::{AccessKeys, KeySource, keyring};
 use crate::volume::Memory;
 
 const TAKEN: volume::Taking = volume::Taking { wait: true, if_absent: false, held: false };
@@ -42,6 +46,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         metrics: Default::default(),
         served: Default::default(),
         last_look: Default::default(),
+        map_turn: Default::default(),
         began: rt.now(),
         host_context,
         config: parking_lot::Mutex::new(Arc::new(Config::default())),
@@ -634,4 +639,102 @@ async fn a_forged_label_sends_no_key_of_this_host_anywhere() {
     assert!(thief.accept().is_err(), "something of this host went to a stranger");
     assert!(other.pools.known().iter().all(|known| !known.stores.contains(&evil)));
     assert!(other.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_are_given_listed_and_taken_back_without_a_secret_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    let file = state.host_context.home.credentials();
+    let config = "[store.east]\nurl = \"s3://verbs-credentials/x\"\nendpoint = \"http://127.0.0.1:1\"\nregion = \"r\"\n";
+    *state.config.lock() = Arc::new(Config::parse(config).unwrap());
+    let set = async |target: &str, id: &str, keep, expires_ms| {
+        let keys = AccessKeys { expires_ms, ..AccessKeys::parse(&format!("{id}:HUSH:HUSH")).unwrap() };
+        let args = CredentialsSet { target: target.into(), keys, keep, force: false };
+        assert!(!format!("{:?}", Verb::CredentialsSet(args.clone())).contains("HUSH"));
+        run(&state, Verb::CredentialsSet(args), ProgressSink::none()).await
+    };
+    let line = async |target: &str| {
+        let listed = run(&state, Verb::CredentialsList, ProgressSink::none()).await.unwrap();
+        assert!(!serde_json::to_string(&listed).unwrap().contains("HUSH"));
+        let lines: Vec<CredentialsLine> = listed.answer().unwrap();
+        lines.into_iter().find(|line| line.target == target).map(|line| (line.key_id, line.source))
+    };
+    let place = "s3://verbs-credentials/x?endpoint=http://127.0.0.1:1";
+    // By the name of windlass.toml. Nobody answers there, so nobody refuses them.
+    let said = set("east", "A", false, None).await.unwrap();
+    assert!(said.notes.iter().any(|note| note.starts_with("not tried: ")), "{said:?}");
+    assert_eq!((said.value["target"].as_str(), said.value["kept"].as_bool()), (Some(place), Some(false)));
+    assert_eq!(line(place).await, Some(("A".to_owned(), KeySource::Memory)));
+    assert!(!file.exists());
+    set(place, "B", true, None).await.unwrap();
+    assert_eq!(line(place).await, Some(("B".to_owned(), KeySource::Kept)));
+    // What was kept once is kept on: the next start must not come back with keys that are gone.
+    let said = set("east", "C", false, None).await.unwrap();
+    assert!(said.notes.iter().any(|note| note.contains("kept before")), "{said:?}");
+    let kept = crate::daemon::read_kept_credentials(&*state.host_context.disk, &file).await.unwrap();
+    assert_eq!(kept[&place.parse().unwrap()].id, "C");
+    let ended = set("east", "D", false, Some(1)).await.unwrap_err();
+    assert!(ended.is(Kind::Usage) && ended.to_string().contains("ended"), "{ended}");
+    for target in ["west", "file:///x", "profile:"] {
+        assert!(set(target, "E", false, None).await.unwrap_err().is(Kind::Usage), "{target}");
+    }
+    let remove = async |target: &str| {
+        run(&state, Verb::CredentialsRemove { target: target.into() }, ProgressSink::none()).await
+    };
+    remove("east").await.unwrap();
+    assert_eq!(line(place).await, None);
+    let kept = crate::daemon::read_kept_credentials(&*state.host_context.disk, &file).await.unwrap();
+    assert!(kept.is_empty() && keyring().list().iter().all(|(target, ..)| target.to_string() != place));
+    assert!(remove("east").await.unwrap_err().is(Kind::NotFound));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    let args =
+        VolumeCreate { path: "p/v".parse().unwrap(), size: 8 * MIB, settings: Vec::new(), if_absent: false };
+    volume::create(&state, args).await.unwrap();
+    let map = async |path: &str| disk_map::part(&state, path.parse().unwrap(), 0).await;
+    let why = map("p/v").await.unwrap_err();
+    assert!(why.is(Kind::Unavailable) && why.to_string().contains("not open here"), "{why}");
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
+    let client = exports.open("p/v", "process 7").await.unwrap();
+    let noise =
+        |n: u8| bytes::Bytes::from((0..MIB).map(|i| (i as u8).wrapping_mul(31) ^ n).collect::<Vec<_>>());
+    for at in 0..3 {
+        client.write(at * MIB, noise(at as u8)).await.unwrap();
+    }
+    let cells = |part: &disk_map::DiskMapPart| -> Vec<(u64, u64, u64)> {
+        part.cells.iter().map(|c| (c.own_bytes / MIB, c.shared_bytes / MIB, c.gone_bytes / MIB)).collect()
+    };
+    let (own, shared, gone, hole) = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0));
+    let before = map("p/v").await.unwrap();
+    assert_eq!((before.cell_bytes, before.next, before.snapshot.as_deref()), (MIB, None, None));
+    assert_eq!(cells(&before), [own, own, own, hole, hole, hole, hole, hole]);
+    let mark = "p/v@s".parse().unwrap();
+    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    client.write(MIB, noise(9)).await.unwrap();
+    client.trim(2 * MIB, MIB).await.unwrap();
+    let after = map("p/v").await.unwrap();
+    assert_eq!(after.snapshot.as_deref(), Some("p/v@s"));
+    assert_eq!(cells(&after), [shared, own, gone, hole, hole, hole, hole, hole]);
+    // The second part alone.
+    let rest = disk_map::part(&state, "p/v".parse().unwrap(), 2).await.unwrap();
+    assert_eq!((rest.from, cells(&rest)), (2, vec![gone, hole, hole, hole, hole, hole]));
+    let beyond = disk_map::part(&state, "p/v".parse().unwrap(), u64::MAX).await.unwrap_err();
+    assert!(beyond.is(Kind::Usage), "{beyond}");
+    let of_clone = exports.open("p/c", "process 8").await.unwrap();
+    of_clone.write(0, noise(7)).await.unwrap();
+    assert_eq!(cells(&map("p/c").await.unwrap()), [own, shared, shared, hole, hole, hole, hole, hole]);
+    // One at a time.
+    let turn = state.map_turn.lock().await;
+    let why = map("p/v").await.unwrap_err();
+    assert!(why.is(Kind::Unavailable) && why.to_string().contains("try again"), "{why}");
+    drop((turn, client, of_clone));
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }

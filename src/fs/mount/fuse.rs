@@ -28,6 +28,7 @@ use tracing::Instrument as _;
 
 use super::open_elsewhere;
 use crate::base::rt::Rt;
+use crate::base::trace::{Side, Span, fact};
 use crate::fs::object::{Attributes, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
 use crate::fs::ops::{Caller, Changes, Entry, Fs, Invalidate, Looked, Opened};
 use crate::fs::tree::{Item, OpenMode, ROOT};
@@ -198,9 +199,19 @@ async fn log_and_reply<T>(
     work: impl Future<Output = Op<T>>,
     reply: impl FnOnce(Op<T>),
 ) {
-    let number = || NUMBERS.fetch_add(1, Ordering::Relaxed);
-    let numbered = tracing::debug_span!("operation", id = number(), op, object = fs.called(ino.0));
-    let out = work.instrument(numbered).await;
+    let id = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let facts = || vec![fact("object", fs.called(ino.0).to_string()), fact("id", id as i64)];
+    let span = Span::begin(Side::Served, || format!("fuse {op}"), facts);
+    let numbered = tracing::debug_span!("operation", id, op, object = fs.called(ino.0));
+    let work = work.instrument(numbered);
+    let out = match &span {
+        None => work.await,
+        Some(span) => span.around(work).await,
+    };
+    if let Some(span) = span {
+        let why = out.as_ref().err().map(|fail| &fail.errno as &dyn std::fmt::Display);
+        span.end([], why);
+    }
     if let Err(Fail { errno, why: Some(why) }) = &out {
         tracing::warn!(op, object = fs.called(ino.0), %errno, %why, "operation failed");
     }

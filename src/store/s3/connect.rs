@@ -4,22 +4,23 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use aws_config::BehaviorVersion;
 use aws_config::default_provider::region::DefaultRegionChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
+use aws_config::{BehaviorVersion, ConfigLoader};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     ConfigBag, Credentials, Intercept, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    RuntimeComponents, SharedHttpClient,
+    RuntimeComponents, SharedCredentialsProvider, SharedHttpClient,
 };
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::ServerSideEncryption;
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
+use futures::FutureExt as _;
 use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
 use rustls::RootCertStore;
@@ -29,8 +30,10 @@ use std::sync::Arc;
 
 use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
+use crate::store::keyring::keyring;
 use crate::store::s3::connector::client;
-use crate::store::s3::direct::{DirectClient, Endpoint, Keys};
+use crate::store::s3::direct::{DirectClient, Endpoint};
+use crate::store::s3::identity::{Keys, MakeChain};
 use crate::store::s3::passwd_file;
 use crate::store::url::{S3Place, Sse};
 
@@ -154,6 +157,8 @@ pub(super) struct Connection {
     pub plain_writes: bool,
     pub plain_reads: bool,
     pub seal: Seal,
+    /// By which the keyring knows that the store is open.
+    _user: Arc<S3Place>,
     _shared: Arc<Shared>,
 }
 
@@ -177,9 +182,9 @@ impl Intercept for Payer {
     }
 }
 
-/// Keys that are given, else those of the file that the place names.
-async fn known_keys(place: &S3Place, given: Option<Credentials>) -> Result<Option<Credentials>> {
-    let Some(file) = place.passwd_file.as_ref().filter(|_| given.is_none()) else { return Ok(given) };
+/// Keys that are wanted and can't be had are told when the store is opened.
+async fn check_keys(place: &S3Place, given: Option<&Credentials>) -> Result<()> {
+    let Some(file) = place.passwd_file.as_ref().filter(|_| given.is_none()) else { return Ok(()) };
     if place.anonymous == Some(true) {
         let why = format!(
             "s3://{}: requests are signed with the keys of passwd_file, or are anonymous: leave one of the two out",
@@ -187,21 +192,17 @@ async fn known_keys(place: &S3Place, given: Option<Credentials>) -> Result<Optio
         );
         return Err(Error::new(Kind::Usage, why));
     }
-    let keys = passwd_file::keys(file, &place.bucket).await?;
-    Ok(Some(Credentials::new(keys.id, keys.secret, None, None, "passwd_file")))
+    match keyring().find(place) {
+        Some(_) => Ok(()),
+        None => passwd_file::keys(file, &place.bucket).await.map(drop),
+    }
 }
 
-pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>) -> Result<Connection> {
-    let keys = known_keys(place, keys).await?;
-    let authorities = match &place.ca {
-        Some(file) => Some(read_file(file).await?),
-        None => None,
-    };
-    let seal = seal_of(place.sse.as_ref()).await?;
-    let shared = shared(rt, authorities, place)?;
+/// The configuration that AWS tools would have for this place. Making it asks nobody where the region is known.
+fn loader(place: &S3Place, http: &SharedHttpClient) -> ConfigLoader {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(shared.http.clone())
+        .http_client(http.clone())
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts);
     if let Some(profile) = &place.profile {
@@ -210,14 +211,34 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     if let Some(region) = &place.region {
         loader = loader.region(Region::new(region.clone()));
     }
-    if place.anonymous == Some(true) {
-        loader = loader.no_credentials();
-    } else if let Some(keys) = keys {
-        loader = loader.credentials_provider(keys);
-    } else if let Some(profile) = &place.profile {
-        loader = loader.credentials_provider(of_profile(profile, place, &shared.http).await);
-    }
-    let base = loader.load().await;
+    loader
+}
+
+/// The SDK's chain of credentials, or the profile alone where the place names one.
+fn chain_of(place: Arc<S3Place>, region: Region, http: SharedHttpClient) -> MakeChain {
+    Box::new(move || {
+        let (place, region, http) = (place.clone(), region.clone(), http.clone());
+        async move {
+            match &place.profile {
+                Some(profile) => {
+                    Some(SharedCredentialsProvider::new(of_profile(profile, &place, &http).await))
+                }
+                None => loader(&place, &http).region(region).load().await.credentials_provider(),
+            }
+        }
+        .boxed()
+    })
+}
+
+pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>) -> Result<Connection> {
+    check_keys(place, given.as_ref()).await?;
+    let authorities = match &place.ca {
+        Some(file) => Some(read_file(file).await?),
+        None => None,
+    };
+    let seal = seal_of(place.sse.as_ref()).await?;
+    let shared = shared(rt, authorities, place)?;
+    let base = loader(place, &shared.http).no_credentials().load().await;
     if base.region().is_none() && place.endpoint.is_none() {
         return Err(Error::new(
             Kind::Usage,
@@ -229,7 +250,13 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     let identity = place.identity(endpoint.as_deref(), region.as_ref());
     let path_style = place.path_style.unwrap_or(place.endpoint.is_some());
     let payer = place.requester_pays == Some(true);
-    let keys = base.credentials_provider().map(|chain| Keys::of(rt, chain));
+    let user = Arc::new(place.clone());
+    if given.is_none() {
+        keyring().join(&user);
+    }
+    let signed = place.anonymous != Some(true);
+    let chain = || chain_of(user.clone(), region.clone(), shared.http.clone());
+    let keys = signed.then(|| Keys::of(rt, user.clone(), given, chain()));
     let way = Endpoint {
         bucket: &place.bucket,
         region: region.as_ref(),
@@ -243,7 +270,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
     };
     let direct = DirectClient::to(rt, way, keys.clone(), shared.connector.clone()).await;
     let mut config = aws_sdk_s3::config::Builder::from(&base);
-    config = config.region(region.clone()).force_path_style(path_style);
+    config = config.region(region.clone()).force_path_style(path_style).identity_cache(Keys::cache());
     config.set_endpoint_url(endpoint);
     config.set_credentials_provider(keys.map(|keys| keys.provider()));
     if payer {
@@ -258,6 +285,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, keys: Option<Credentials>)
         plain_writes: base.request_checksum_calculation() == Some(RequestChecksumCalculation::WhenRequired),
         plain_reads: base.response_checksum_validation() == Some(ResponseChecksumValidation::WhenRequired),
         seal,
+        _user: user,
         _shared: shared,
     })
 }

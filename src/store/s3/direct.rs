@@ -14,12 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_credential_types::provider::future;
 use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::{
-    ConfigBag, Credentials, FrozenLayer, ProvideCredentials, RuntimePlugin, SharedCredentialsProvider,
-};
+use aws_sdk_s3::config::{ConfigBag, FrozenLayer, RuntimePlugin};
 use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation::copy_object::{CopyObject, CopyObjectError, CopyObjectInput, CopyObjectOutput};
 use aws_sdk_s3::operation::delete_object::{
@@ -48,71 +45,14 @@ use aws_smithy_runtime_api::client::ser_de::{
 };
 use aws_smithy_types::error::operation::BuildError;
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 
 use super::connector::TEXT_MAX;
-use crate::base::rt::{Instant, Rt};
+use super::identity::Keys;
+use crate::base::rt::Rt;
 
-/// Keys this close to their end are left to the SDK, which asks for new ones 10 s before it.
-const ENDS_SOON: Duration = Duration::from_secs(15);
-/// Keys that don't say when they end: the SDK asks its chain again after 15 minutes.
-const GOOD_FOR: Duration = Duration::from_secs(14 * 60);
 /// A clock that is wrong by less is no matter. The SDK draws the line here too.
 const SKEW_MS: u64 = 4 * 60 * 1000;
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
-
-/// The keys that the SDK's chain handed out last.
-#[derive(Debug)]
-pub(super) struct Keys {
-    rt: Rt,
-    chain: SharedCredentialsProvider,
-    last: Mutex<Option<(Identity, Instant)>>,
-}
-
-/// What the SDK asks for keys: the chain, listened to.
-#[derive(Debug)]
-struct CapturingProvider(Arc<Keys>);
-
-impl ProvideCredentials for CapturingProvider {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(async {
-            let keys = self.0.chain.provide_credentials().await?;
-            *self.0.last.lock() = Some((keys.clone().into(), self.0.rt.now()));
-            Ok(keys)
-        })
-    }
-
-    fn fallback_on_interrupt(&self) -> Option<Credentials> {
-        self.0.chain.fallback_on_interrupt()
-    }
-}
-
-impl Keys {
-    pub fn of(rt: &Rt, chain: SharedCredentialsProvider) -> Arc<Keys> {
-        Arc::new(Keys { rt: rt.clone(), chain, last: Mutex::new(None) })
-    }
-
-    /// For the SDK's configuration.
-    pub fn provider(self: &Arc<Keys>) -> SharedCredentialsProvider {
-        SharedCredentialsProvider::new(CapturingProvider(self.clone()))
-    }
-
-    fn good(&self) -> Option<Identity> {
-        let (keys, since) = self.last.lock().clone()?;
-        let good = match keys.expiration() {
-            Some(end) => wall(&self.rt) + ENDS_SOON < end,
-            None => self.rt.now().since(since) < GOOD_FOR,
-        };
-        good.then_some(keys)
-    }
-}
-
-fn wall(rt: &Rt) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(rt.wall_ms())
-}
 
 /// How one operation is written and read.
 #[derive(Debug)]
@@ -454,19 +394,6 @@ mod tests {
             (POINT, None, false, None),
         ] {
             assert_eq!(way(bucket, endpoint, path_style).await.as_deref(), there, "{bucket} {endpoint:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn keys_are_used_while_they_are_good() {
-        let rt = Rt::new(RealRuntime::current());
-        for (ends_in, good) in [(None, true), (Some(3600), true), (Some(5), false)] {
-            let end = ends_in.map(|s| wall(&rt) + Duration::from_secs(s));
-            let chain = SharedCredentialsProvider::new(Credentials::new("id", "secret", None, end, "test"));
-            let keys = Keys::of(&rt, chain);
-            assert!(keys.good().is_none(), "nobody has asked for them");
-            keys.provider().provide_credentials().await.unwrap();
-            assert_eq!(keys.good().is_some(), good, "{ends_in:?}");
         }
     }
 

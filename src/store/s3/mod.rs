@@ -16,6 +16,7 @@ mod connect;
 mod connector;
 mod direct;
 mod errors;
+mod identity;
 mod multipart;
 mod passwd_file;
 mod read;
@@ -25,7 +26,7 @@ mod versions;
 mod write;
 
 pub use self::connect::web_client;
-pub use self::passwd_file::{KeyPair, keys as passwd_keys};
+pub use self::passwd_file::keys as passwd_keys;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -40,13 +41,16 @@ use parking_lot::Mutex;
 
 use self::connect::{Connection, Seal, connect, hides_payload};
 use self::direct::SignedRequest;
+use self::errors::Trouble;
+use self::identity::as_credentials;
 use self::trust::Trust;
+use super::keyring::AccessKeys;
 use super::url::{S3Place, StoreUrl};
 use super::{
     Bucket, BucketAnswer, BucketRef, BucketRequest, BucketRules, Cause, Conditions, Etag, NO_ATTRS, Store,
 };
-use crate::base::Result;
 use crate::base::rt::Rt;
+use crate::base::{Error, Kind, Result};
 
 /// Adds what reads of objects sealed with the customer's key need.
 macro_rules! read_sealed {
@@ -119,6 +123,18 @@ impl Quoting {
     }
 }
 
+/// What servers say of keys that they do not know or do not take.
+const KEY_TROUBLES: &[&str] = &[
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "NotSignedUp",
+];
+
 const QUOTED_OR_OPEN: u8 = 0;
 const QUOTED: u8 = 1;
 const BARE: u8 = 2;
@@ -152,6 +168,25 @@ impl S3Store {
     pub async fn open_with_keys(rt: &Rt, place: &S3Place, id: &str, secret: &str) -> Result<BucketRef> {
         let keys = Credentials::new(id, secret, None, None, "given");
         Ok(S3Store::of(rt, place, connect(rt, place, Some(keys)).await?))
+    }
+
+    /// Asks the place with these keys for next to nothing.
+    ///
+    /// # Errors
+    /// `Refused`: the server does not take the keys. `Denied`: it takes them, but not for a listing. Others: nobody can tell.
+    pub async fn try_keys(rt: &Rt, place: &S3Place, keys: &AccessKeys) -> Result<()> {
+        let given = as_credentials(keys.clone(), "given");
+        let connection = connect(rt, place, Some(given)).await?;
+        let ask = connection.plain.list_objects_v2().bucket(&place.bucket).prefix(&place.prefix).max_keys(1);
+        let url = StoreUrl::S3(place.clone()).to_string();
+        let Err(trouble) = ask.send().await.map_err(|e| Trouble::of(&url, "trying the keys", e)) else {
+            return Ok(());
+        };
+        let why = trouble.error.to_string();
+        match KEY_TROUBLES.contains(&trouble.code.as_str()) {
+            true => Err(Error::new(Kind::Refused, why)),
+            false => Err(trouble.error),
+        }
     }
 
     fn of(rt: &Rt, place: &S3Place, connection: Connection) -> BucketRef {

@@ -6,31 +6,19 @@ use std::path::Path;
 
 use crate::base::rt::{Disk, RealDisk};
 use crate::base::{Error, Kind, Result};
+use crate::store::keyring::AccessKeys;
 
 /// Largest file of keys, in bytes.
 const FILE_MAX: usize = 1 << 20;
 /// The one file whose group may read it.
 const OF_ALL: &str = "/etc/passwd-s3fs";
 
-/// An access key and its secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KeyPair {
-    pub id: String,
-    pub secret: String,
-}
-
-impl std::fmt::Debug for KeyPair {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeyPair({})", self.id)
-    }
-}
-
 fn wrong(file: &Path, what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Usage, format!("passwd_file {}{what}", file.display()))
 }
 
 /// The keys that `file` has for `bucket`. No error holds a secret.
-pub async fn keys(file: &Path, bucket: &str) -> Result<KeyPair> {
+pub async fn keys(file: &Path, bucket: &str) -> Result<AccessKeys> {
     let meta = std::fs::metadata(file).map_err(|e| wrong(file, format_args!(" can't be read: {e}")))?;
     check_mode(file, meta.permissions().mode())?;
     let read = RealDisk::start().read(file, FILE_MAX).await;
@@ -52,8 +40,12 @@ fn check_mode(file: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
+fn pair_of(id: String, secret: String) -> AccessKeys {
+    AccessKeys { id, secret, token: None, expires_ms: None }
+}
+
 /// The bucket's own keys, else those of all buckets.
-fn chosen(file: &Path, text: &str, bucket: &str) -> Result<KeyPair> {
+fn chosen(file: &Path, text: &str, bucket: &str) -> Result<AccessKeys> {
     let (mut own, mut all, mut pair) = (None, None, (None, None));
     for (at, line) in text.lines().enumerate() {
         let line = line.trim_end_matches('\r');
@@ -79,14 +71,14 @@ fn chosen(file: &Path, text: &str, bucket: &str) -> Result<KeyPair> {
         };
         let found = keys.rsplit_once(':').filter(|(id, secret)| !id.is_empty() && !secret.is_empty());
         let (id, secret) = found.ok_or_else(|| bad("write ACCESS:SECRET or BUCKET:ACCESS:SECRET"))?;
-        let new = KeyPair { id: id.to_owned(), secret: secret.to_owned() };
+        let new = pair_of(id.to_owned(), secret.to_owned());
         if let Some(place) = place
             && place.replace(new).is_some()
         {
             return Err(bad("there are keys for this bucket on an earlier line: keep one of the two"));
         }
     }
-    let pair = pair.0.zip(pair.1).map(|(id, secret)| KeyPair { id, secret });
+    let pair = pair.0.zip(pair.1).map(|(id, secret)| pair_of(id, secret));
     let none = || {
         wrong(
             file,

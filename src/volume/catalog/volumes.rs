@@ -109,6 +109,11 @@ impl Volumes {
         seats.iter().filter_map(|s| s.volume.lock().clone()).collect()
     }
 
+    /// The volume of this name, if it is open in this engine.
+    pub fn open_here(&self, name: &Name) -> Option<Arc<Volume>> {
+        self.open_now().into_iter().find(|volume| volume.name() == *name)
+    }
+
     /// The volume of this name that this engine writes, as far as it knows.
     pub fn owned_here(&self, name: &Name) -> Option<Arc<Volume>> {
         let live = |v: &Arc<Volume>| v.name() == *name && matches!(v.known(), Known::Live(_));

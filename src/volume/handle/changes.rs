@@ -6,6 +6,7 @@ use super::volume::{Known, Volume};
 use crate::base::{Kind, Name, Result};
 use crate::volume::read::{Run, Since, blocks_of, in_bytes};
 use crate::volume::session::no_snapshot;
+use crate::volume::space::Tables;
 
 impl Volume {
     /// One of its snapshots, to ask `changed_since` of. `NotFound`: it has none of this name.
@@ -27,6 +28,45 @@ impl Volume {
         self.check(offset, len)?;
         let runs = self.unless_outage(pin!(self.changed_now(since, offset, len, max))).await?;
         Ok(in_bytes(runs, offset, len))
+    }
+
+    /// The newest snapshot whose map is stored, to ask `changed_since` of. Asks nobody and waits for nothing.
+    pub fn newest_stored(&self) -> Option<(Name, Since)> {
+        let newest = |tables: &Tables| {
+            let stored = tables.snapshots().filter(|(_, state)| state.built);
+            let name = stored.max_by_key(|(_, state)| state.id).map(|(name, _)| name.clone())?;
+            let since = Since::of(tables, &name)?;
+            Some((name, since))
+        };
+        match self.known() {
+            Known::Live(session) => newest(&session.tip.lock().tables),
+            Known::Inert(inert) => newest(&inert.tables),
+            Known::Nothing => None,
+        }
+    }
+
+    /// Whether looking at it here changes nothing: it is open, and nobody has to claim it first.
+    pub fn is_known(&self) -> bool {
+        !matches!(self.known(), Known::Nothing)
+    }
+
+    /// Which bytes of a range a clone has of its origin, as `changed_since` tells runs. From the maps alone.
+    pub async fn inherited(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        self.check(offset, len)?;
+        let runs = self.unless_outage(pin!(self.inherited_now(offset, len, max))).await?;
+        Ok(in_bytes(runs, offset, len))
+    }
+
+    async fn inherited_now(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
+        if let Known::Inert(inert) = self.known() {
+            let (tree, found) = (inert.tables.tip().tree, vec![(blocks_of(offset, len), None)]);
+            let context = self.context();
+            return match context.view.inherited(found, &tree, context.index, max).await {
+                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                done => done,
+            };
+        }
+        self.ask(|session| async move { session.inherited(offset, len, max).await }).await
     }
 
     async fn changed_now(&self, since: &Since, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {

@@ -15,7 +15,7 @@ use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{ChunkId, Error, Kind, Result, Rope, StateId};
 use crate::log::{FrameRef, ReadCounts, Reader, Want};
-use crate::map::{PageCache, Pages, Step, Tree};
+use crate::map::{Mapped, PageCache, Pages, Step, Tree};
 use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
@@ -241,12 +241,38 @@ impl View {
         self.patiently(|| self.allocation_once(&found, tree, max)).await
     }
 
+    /// Which of these blocks lie in frames of a volume below `index` in the list of ancestors, as `allocation` tells runs: what a
+    /// clone has of its origin. No data is read for it.
+    pub async fn inherited(
+        &self,
+        found: Vec<Found>,
+        tree: &Tree,
+        index: u16,
+        max: usize,
+    ) -> Result<Vec<Run>> {
+        let once = || async {
+            let mut runs = Runs::new(max);
+            for (range, piece) in &found {
+                let full = match piece {
+                    Some(Piece::Frame { at, .. }) => runs.push(range.end - range.start, at.volume < index),
+                    Some(_) => runs.push(range.end - range.start, false),
+                    None => self.push_mapped(&mut runs, range, tree, |at| at.frame.volume < index).await?,
+                };
+                if full {
+                    break;
+                }
+            }
+            Ok(runs.cut())
+        };
+        self.patiently(once).await
+    }
+
     async fn allocation_once(&self, found: &[Found], tree: &Tree, max: usize) -> Result<Vec<Run>> {
         let mut runs = Runs::new(max);
         for (range, piece) in found {
             let full = match piece {
                 Some(piece) => runs.push(range.end - range.start, !matches!(piece, Piece::Zero)),
-                None => self.push_mapped(&mut runs, range, tree).await?,
+                None => self.push_mapped(&mut runs, range, tree, |_| true).await?,
             };
             if full {
                 break;
@@ -278,7 +304,7 @@ impl View {
         for (range, piece) in found {
             let full = match piece {
                 // What read as zeros before still does.
-                Some(Piece::Zero) => self.push_mapped(&mut runs, range, before).await?,
+                Some(Piece::Zero) => self.push_mapped(&mut runs, range, before, |_| true).await?,
                 Some(_) => runs.push(range.end - range.start, true),
                 None => self.push_differences(&mut runs, range, tree, before).await?,
             };
@@ -289,11 +315,18 @@ impl View {
         Ok(runs.cut())
     }
 
-    /// These blocks, and whether the tree maps them. True: there is no room for more.
-    async fn push_mapped(&self, runs: &mut Runs, range: &Range<u64>, tree: &Tree) -> Result<bool> {
+    /// These blocks, and whether the tree maps them to a place that counts. True: there is no room for more.
+    async fn push_mapped(
+        &self,
+        runs: &mut Runs,
+        range: &Range<u64>,
+        tree: &Tree,
+        counts: impl Fn(&Mapped) -> bool,
+    ) -> Result<bool> {
         let (mut at, mut walk) = (range.start, tree.walk(&self.pages, &self.cache, range.clone()));
         while let Some(extent) = walk.next().await? {
-            if runs.push(extent.block - at, false) || runs.push(extent.count, true) {
+            let is = extent.at.as_ref().is_some_and(&counts);
+            if runs.push(extent.block - at, false) || runs.push(extent.count, is) {
                 return Ok(true);
             }
             at = extent.end();

@@ -551,6 +551,14 @@ impl Session {
         self.in_parts(blocks_of(offset, len), max, of).await
     }
 
+    /// As `View::inherited`.
+    pub async fn inherited(self: &Arc<Self>, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
+        let context = &self.context;
+        let of =
+            |found, tree, max| async move { context.view.inherited(found, &tree, context.index, max).await };
+        self.in_parts(blocks_of(offset, len), max, of).await
+    }
+
     /// As `View::changes`.
     pub async fn changed_since(
         self: &Arc<Self>,

@@ -8,11 +8,11 @@ mod faults;
 mod objects;
 mod service;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::S3ServiceBuilder;
 
 pub use faults::{Fault, Faults, Said};
@@ -31,13 +31,32 @@ pub struct Server {
     pub endpoint: String,
     pub faults: Arc<Faults>,
     objects: Arc<Objects>,
+    keys: Keys,
+}
+
+/// The one pair of keys that the server takes.
+#[derive(Clone)]
+struct Keys(Arc<Mutex<(String, String)>>);
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> s3s::S3Result<SecretKey> {
+        let keys = self.0.lock().unwrap();
+        match keys.0 == access_key {
+            true => Ok(keys.1.as_str().into()),
+            false => {
+                Err(s3s::s3_error!(InvalidAccessKeyId, "The AWS Access Key Id you provided does not exist"))
+            }
+        }
+    }
 }
 
 impl Server {
     pub async fn start(quirks: Quirks) -> Server {
         let objects = Arc::new(Objects::new(quirks));
         let mut service = S3ServiceBuilder::new(service::Service(objects.clone()));
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let keys = Keys(Arc::new(Mutex::new((KEY.to_owned(), SECRET.to_owned()))));
+        service.set_auth(keys.clone());
         let service = service.build();
         let faults = Arc::new(Faults::default());
         #[allow(clippy::disallowed_types)] // a server of the test's own
@@ -56,7 +75,7 @@ impl Server {
                 });
             }
         });
-        Server { endpoint, faults, objects }
+        Server { endpoint, faults, objects, keys }
     }
 
     pub fn url(&self, prefix: &str) -> StoreUrl {
@@ -70,6 +89,11 @@ impl Server {
     pub async fn open_url(&self, rt: &Rt, url: &StoreUrl, secret: &str) -> Result<BucketRef> {
         let StoreUrl::S3(place) = url else { panic!("{url} is not of S3") };
         S3Store::open_with_keys(rt, place, KEY, secret).await
+    }
+
+    /// From now on it takes these keys alone.
+    pub fn rotate(&self, id: &str, secret: &str) {
+        *self.keys.0.lock().unwrap() = (id.to_owned(), secret.to_owned());
     }
 
     /// Deletes the bucket with all that is in it, or makes it anew.

@@ -1,0 +1,117 @@
+//! Traces: which requests to stores were made for the sake of which request of a client, each with its time.
+//!
+//! Off unless an engine turns it on, once a process; then a request costs one look at a flag. Where it is on, a request's span is
+//! carried along by the task that does its work: what that task asks of stores becomes a child of it. What other tasks do
+//! later, such as uploads, has spans of its own.
+
+use std::fmt::Display;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::context::WithContext;
+use opentelemetry::trace::{FutureExt as _, SpanKind, Status, TraceContextExt as _, Tracer as _};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::trace::SdkTracer;
+use parking_lot::RwLock;
+
+use super::rt::{Instant, Rt};
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
+static TRACING: RwLock<Option<Arc<Tracing>>> = RwLock::new(None);
+
+/// Where spans go, and what time it is there.
+#[derive(Debug)]
+struct Tracing {
+    tracer: SdkTracer,
+    rt: Rt,
+    /// One moment by both clocks: the one that has the date is too coarse, and may be set meanwhile.
+    wall: SystemTime,
+    at: Instant,
+}
+
+/// From here on spans are made.
+pub fn start(rt: &Rt, tracer: SdkTracer) {
+    let wall = UNIX_EPOCH + Duration::from_millis(rt.wall_ms());
+    *TRACING.write() = Some(Arc::new(Tracing { tracer, rt: rt.clone(), wall, at: rt.now() }));
+    IS_ON.store(true, Ordering::Release);
+}
+
+/// No more are made; those under way end nowhere.
+pub fn stop() {
+    IS_ON.store(false, Ordering::Release);
+    *TRACING.write() = None;
+}
+
+/// What is told of a request.
+pub type Fact = KeyValue;
+
+/// One fact.
+pub fn fact(name: &'static str, value: impl Into<opentelemetry::Value>) -> Fact {
+    KeyValue::new(name, value)
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// This host, by a client.
+    Served,
+    /// A store, by this host.
+    Asked,
+}
+
+/// A request under way. One that is dropped without an end is told all the same.
+#[derive(Debug)]
+pub struct Span {
+    of: Arc<Tracing>,
+    context: Context,
+}
+
+impl Tracing {
+    fn now(&self) -> SystemTime {
+        self.wall + self.rt.now().since(self.at)
+    }
+}
+
+impl Span {
+    /// None unless traces are on. The parent is the request that this task works for.
+    pub fn begin(
+        side: Side,
+        name: impl FnOnce() -> String,
+        facts: impl FnOnce() -> Vec<Fact>,
+    ) -> Option<Span> {
+        if !IS_ON.load(Ordering::Relaxed) {
+            return None;
+        }
+        Span::of(TRACING.read().clone()?, side, name(), facts())
+    }
+
+    #[cold]
+    fn of(of: Arc<Tracing>, side: Side, name: String, facts: Vec<Fact>) -> Option<Span> {
+        let kind = if side == Side::Served { SpanKind::Server } else { SpanKind::Client };
+        let builder =
+            of.tracer.span_builder(name).with_kind(kind).with_start_time(of.now()).with_attributes(facts);
+        let parent = Context::current();
+        let span = builder.start_with_context(&of.tracer, &parent);
+        let context = parent.with_span(span);
+        Some(Span { of, context })
+    }
+
+    /// The work under this span. On the heap: where traces are off, a request's future is no larger for their sake.
+    pub fn around<F: Future>(&self, work: F) -> WithContext<Pin<Box<F>>> {
+        Box::pin(work).with_context(self.context.clone())
+    }
+
+    pub fn end(self, facts: impl IntoIterator<Item = Fact>, failure: Option<&dyn Display>) {
+        let span = self.context.span();
+        if !span.is_recording() {
+            return;
+        }
+        facts.into_iter().for_each(|fact| span.set_attribute(fact));
+        if let Some(why) = failure {
+            span.set_status(Status::error(why.to_string()));
+        }
+        span.end_with_timestamp(self.of.now());
+    }
+}
