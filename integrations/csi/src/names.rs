@@ -67,8 +67,8 @@ impl FromStr for Id {
             Some((volume, snapshot)) => (volume, Some(snapshot.to_owned())),
             None => (rest, None),
         };
-        let all = [Some(pool), Some(volume), snapshot.as_deref()];
-        match all.into_iter().flatten().all(is_name) {
+        let names = [Some(pool), Some(volume), snapshot.as_deref()].into_iter().flatten().all(is_name);
+        match names {
             true => Ok(Id { pool: pool.to_owned(), volume: volume.to_owned(), snapshot }),
             false => Err(Foreign),
         }
