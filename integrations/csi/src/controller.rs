@@ -106,9 +106,10 @@ impl Driver {
     }
 
     async fn create_of_snapshot(&self, wanted: &Wanted, from: &Id) -> Result<VolumeInfo> {
-        let there = self.daemon.snapshot(from).await?;
-        let size = there.ok_or_else(|| Status::not_found(format!("there is no snapshot {from}")))?.size;
-        self.create_clone(wanted, from, size).await
+        let absent = || Status::not_found(format!("there is no snapshot {from}"));
+        let parent = self.daemon.find(from).await?.ok_or_else(absent)?;
+        let size = self.daemon.snapshot(&parent, from).await?.ok_or_else(absent)?.size;
+        self.create_clone(wanted, &parent, from, size).await
     }
 
     /// By a snapshot that is taken for it, and goes with it.
@@ -121,20 +122,21 @@ impl Driver {
             let _held = self.busy.hold(from.to_string())?;
             self.daemon.take_snapshot(&source, &snapshot).await?;
             self.daemon.promise_snapshot(&source, &snapshot).await?;
-            self.daemon.let_go(&source).await;
         }
-        self.create_clone(wanted, &snapshot, source.size).await
+        let made = self.create_clone(wanted, &source, &snapshot, source.size).await?;
+        self.daemon.let_go(&source).await;
+        Ok(made)
     }
 
     /// All that was begun by an earlier call is ended.
-    async fn create_clone(&self, wanted: &Wanted, from: &Id, size: u64) -> Result<VolumeInfo> {
+    async fn create_clone(&self, wanted: &Wanted, parent: &VolumeInfo, from: &Id, size: u64) -> Result<VolumeInfo> {
         let daemon = &self.daemon;
         let grown = wanted.range.grown(size)?;
         let info = match daemon.find(&wanted.id).await? {
             Some(info) if info.origin.as_deref() != Some(&from.to_string()) => return Err(other(&info)),
             Some(info) if info.size != size && !wanted.range.has(info.size) => return Err(other(&info)),
             Some(info) => info,
-            None => daemon.clone(from, &wanted.id).await?,
+            None => daemon.clone(parent, from, &wanted.id).await?,
         };
         if !wanted.settings.is_empty() && !info.template {
             daemon.set(&info, &wanted.settings).await?;
@@ -165,8 +167,8 @@ impl Driver {
         if info.clients > 0 {
             return Err(Status::precondition(format!("volume {id} is in use: detach it first")));
         }
-        // They would go with it.
-        let snapshots = if info.snapshots > 0 { self.daemon.snapshots(&id).await? } else { Vec::new() };
+        // They would go with it. Their number in `info` may be older than what the owner has just taken.
+        let snapshots = self.daemon.snapshots(&info).await?;
         let others: Vec<String> =
             snapshots.into_iter().map(|one| one.name).filter(|name| !names::is_for_a_clone(name)).collect();
         if !others.is_empty() {
@@ -237,7 +239,7 @@ impl Driver {
         let parsed: Id = id.parse().map_err(|_| absent())?;
         let mut info = self.daemon.find(&parsed).await?.ok_or_else(absent)?;
         if parsed.snapshot.is_some() {
-            info.size = self.daemon.snapshot(&parsed).await?.ok_or_else(absent)?.size;
+            info.size = self.daemon.snapshot(&info, &parsed).await?.ok_or_else(absent)?.size;
         }
         Ok((parsed, info))
     }

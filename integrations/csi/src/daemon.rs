@@ -210,14 +210,14 @@ impl Daemon {
         }
     }
 
-    /// Oldest first, those for clones too.
-    pub async fn snapshots(&self, volume: &Id) -> Asked<Vec<SnapshotInfo>> {
-        self.call("snapshot-list", json!({ "path": volume.parent().to_string() }), LOOK).await
+    /// Oldest first, those for clones too. What an owner has just taken only that host knows of.
+    pub async fn snapshots(&self, of: &VolumeInfo) -> Asked<Vec<SnapshotInfo>> {
+        self.call_owner(of, "snapshot-list", json!({ "path": of.path })).await
     }
 
-    /// None too where the volume is not there.
-    pub async fn snapshot(&self, snapshot: &Id) -> Asked<Option<SnapshotInfo>> {
-        match self.snapshots(snapshot).await {
+    /// None too where the volume is gone.
+    pub async fn snapshot(&self, of: &VolumeInfo, snapshot: &Id) -> Asked<Option<SnapshotInfo>> {
+        match self.snapshots(of).await {
             Ok(all) => Ok(all.into_iter().find(|one| Some(&one.name) == snapshot.snapshot.as_ref())),
             Err(e) if e.is("not_found") || e.is("removed") => Ok(None),
             Err(e) => Err(e),
@@ -240,9 +240,10 @@ impl Daemon {
         self.call("volume-create", args, CHANGE).await
     }
 
-    pub async fn clone(&self, from: &Id, to: &Id) -> Asked<VolumeInfo> {
+    /// `of`: the volume whose snapshot it is.
+    pub async fn clone(&self, of: &VolumeInfo, from: &Id, to: &Id) -> Asked<VolumeInfo> {
         let args = json!({ "from": from.to_string(), "to": to.to_string(), "if_absent": true });
-        self.call("clone", args, CHANGE).await
+        self.call_owner(of, "clone", args).await
     }
 
     pub async fn set(&self, info: &VolumeInfo, assignments: &[String]) -> Asked<()> {

@@ -35,26 +35,35 @@ impl Driver {
         let id = volume.at(&name);
         // One of this name in the whole pool: two calls for it must not pass each other.
         let _held = (self.busy.hold(format!("{}@{name}", volume.pool))?, self.busy.hold(volume.to_string())?);
-        if self.daemon.snapshot(&id).await?.is_none() {
+        if self.daemon.snapshot(&info, &id).await?.is_none() {
             if let Some(elsewhere) = self.named(&volume.pool, &name).await? {
                 return Err(Status::exists(format!("a snapshot of that name is {elsewhere}")));
             }
             self.daemon.take_snapshot(&info, &id).await?;
         }
-        match host::within(STORED_WITHIN, self.daemon.promise_snapshot(&info, &id)).await {
-            Some(Err(e)) if e.is("not_found") => return Err(e.into()),
-            Some(Err(e)) => tracing::info!(snapshot = %id, error = e.message, "it is not known to be stored yet"),
-            Some(Ok(())) | None => {}
+        let stored = self.is_stored(&info, &id).await?;
+        if stored {
+            self.daemon.let_go(&info).await;
         }
         let lost = || {
             let why = format!("snapshot {id} is gone: it was lost with its host, or removed beside this call");
             Status::new(Code::Aborted, why)
         };
-        let taken = self.daemon.snapshot(&id).await?.ok_or_else(lost)?;
-        if taken.ready {
-            self.daemon.let_go(&info).await;
+        let taken = self.daemon.snapshot(&info, &id).await?.ok_or_else(lost)?;
+        Ok(SnapshotEntry { snapshot: Some(shown(&volume, &taken, stored)) })
+    }
+
+    /// Whether a snapshot is in the pool, for which it is waited a while. Clones of it can be made then.
+    async fn is_stored(&self, info: &VolumeInfo, id: &Id) -> Result<bool> {
+        match host::within(STORED_WITHIN, self.daemon.promise_snapshot(info, id)).await {
+            Some(Ok(())) => Ok(true),
+            Some(Err(e)) if e.is("not_found") => Err(e.into()),
+            Some(Err(e)) => {
+                tracing::info!(snapshot = %id, error = e.message, "it is not known to be stored yet");
+                Ok(false)
+            }
+            None => Ok(false),
         }
-        Ok(SnapshotEntry { snapshot: Some(shown(&volume, &taken)) })
     }
 
     /// The snapshot of a name, of whichever volume of a pool. Windlass has names of snapshots for each volume, and
@@ -67,9 +76,11 @@ impl Driver {
 
     /// The snapshots of some volumes. Those of volumes that are removed meanwhile are left out.
     async fn all_of(&self, volumes: Vec<VolumeInfo>) -> Result<Vec<(Id, SnapshotInfo)>> {
-        let with = volumes.into_iter().filter(|info| info.snapshots > 0).filter_map(|info| info.path.parse::<Id>().ok());
-        let asked = with.map(|volume| async move {
-            match self.daemon.snapshots(&volume).await {
+        // What another host has taken since it last recorded its volume, the number does not tell.
+        let may_have = |info: &VolumeInfo| info.snapshots > 0 || info.state == "owned";
+        let asked = volumes.into_iter().filter(may_have).map(|info| async move {
+            let Ok(volume) = info.path.parse::<Id>() else { return Ok(Vec::new()) };
+            match self.daemon.snapshots(&info).await {
                 Ok(all) => Ok(all.into_iter().map(|one| (volume.at(&one.name), one)).collect()),
                 Err(e) if e.is("not_found") || e.is("removed") => Ok(Vec::new()),
                 Err(e) => Err(Status::from(e)),
@@ -86,7 +97,7 @@ impl Driver {
         let Some(id) = id.parse::<Id>().ok().filter(|id| id.snapshot.is_some()) else { return Ok(Empty {}) };
         let _held = self.busy.hold(id.parent().to_string())?;
         let Some(info) = self.daemon.find(&id).await? else { return Ok(Empty {}) };
-        if self.daemon.snapshot(&id).await?.is_some() {
+        if self.daemon.snapshot(&info, &id).await?.is_some() {
             self.daemon.remove_snapshot(&info, &id, false).await?;
             self.daemon.let_go(&info).await;
         }
@@ -111,9 +122,10 @@ impl Driver {
             request.source_volume_id.is_empty() || id.parent().to_string() == request.source_volume_id
         };
         let entries = found.into_iter().filter(|(id, _)| of_source(id) && !id.is_for_a_clone());
-        let entries = entries
-            .map(|(id, one)| (id.to_string(), SnapshotEntry { snapshot: Some(shown(&id.parent(), &one)) }))
-            .collect();
+        let entry = |(id, one): (Id, SnapshotInfo)| {
+            (id.to_string(), SnapshotEntry { snapshot: Some(shown(&id.parent(), &one, false)) })
+        };
+        let entries = entries.map(entry).collect();
         let (entries, next_token) = page(entries, &request.starting_token, request.max_entries)?;
         Ok(ListSnapshotsResponse { entries, next_token })
     }
@@ -122,17 +134,21 @@ impl Driver {
         let text = required(&request.snapshot_id, "snapshot_id")?;
         let absent = || Status::not_found(format!("there is no snapshot {text}"));
         let (id, one) = self.one(text).await?.ok_or_else(absent)?;
-        Ok(SnapshotEntry { snapshot: Some(shown(&id.parent(), &one)) })
+        Ok(SnapshotEntry { snapshot: Some(shown(&id.parent(), &one, false)) })
     }
 
     /// A snapshot, of its id.
     async fn one(&self, id: &str) -> Result<Option<(Id, SnapshotInfo)>> {
         let Some(id) = id.parse::<Id>().ok().filter(|id| id.snapshot.is_some()) else { return Ok(None) };
-        Ok(self.daemon.snapshot(&id).await?.map(|one| (id, one)))
+        let Some(info) = self.daemon.find(&id).await? else { return Ok(None) };
+        let Some(mut one) = self.daemon.snapshot(&info, &id).await? else { return Ok(None) };
+        // Its owner has not recorded it yet. It may be in the pool all the same.
+        one.ready = one.ready || self.is_stored(&info, &id).await?;
+        Ok(Some((id, one)))
     }
 }
 
-fn shown(volume: &Id, one: &SnapshotInfo) -> Snapshot {
+fn shown(volume: &Id, one: &SnapshotInfo, stored: bool) -> Snapshot {
     Snapshot {
         size_bytes: one.size as i64,
         snapshot_id: volume.at(&one.name).to_string(),
@@ -141,6 +157,6 @@ fn shown(volume: &Id, one: &SnapshotInfo) -> Snapshot {
             seconds: (one.created_ms / 1000) as i64,
             nanos: (one.created_ms % 1000 * 1_000_000) as i32,
         }),
-        ready_to_use: one.ready,
+        ready_to_use: one.ready || stored,
     }
 }

@@ -241,8 +241,10 @@ pub async fn two_hosts(c: &mut Context) {
         write(c, &there.targets.join("target"), "far away")?;
         let snapshot = c.snapshot("far-snap", &id).await?;
         ok(c.modify(&id, "iops", "5000").await)?;
-        let cloned = c.create_as(&c.of_volume("far-clone", &id)).await?.volume_id;
-        let restored = c.create_as(&c.of_snapshot("far-restored", &snapshot.snapshot_id)).await?.volume_id;
+        let request = c.of_volume("far-clone", &id);
+        let cloned = c.create_as(&request).await?.volume_id;
+        let request = c.of_snapshot("far-restored", &snapshot.snapshot_id);
+        let restored = c.create_as(&request).await?.volume_id;
         holds(c, &cloned, "far away").await?;
         holds(c, &restored, "far away").await?;
         ok(c.delete(&cloned).await)?;
