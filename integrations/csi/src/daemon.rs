@@ -146,9 +146,15 @@ impl Daemon {
     }
 
     /// Asks the daemon of a volume's owner where that is another host and can be reached, else this one, which refuses then.
-    async fn call_owner<T: DeserializeOwned>(&self, info: &VolumeInfo, verb: &str, args: Value) -> Asked<T> {
+    async fn call_owner<T: DeserializeOwned>(
+        &self,
+        info: &VolumeInfo,
+        verb: &str,
+        args: Value,
+        time: Duration,
+    ) -> Asked<T> {
         let (Some(reach), true) = (&self.reach, self.owned_elsewhere(info).await?) else {
-            return self.call(verb, args, CHANGE).await;
+            return self.call(verb, args, time).await;
         };
         let owner = info.owner.as_deref().filter(|owner| is_host(owner)).ok_or_else(|| {
             Refusal::new("owned", format!("{} is owned by a host whose name can't be used", info.path))
@@ -165,7 +171,7 @@ impl Daemon {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Refusal::new("internal", "a program without standard input and output"));
         };
-        let asked = ask(tokio::io::join(output, input), verb, args, CHANGE).await;
+        let asked = ask(tokio::io::join(output, input), verb, args, time).await;
         asked.map_err(|e| match e.is("closed") {
             true => Refusal::new("closed", format!("the daemon on {owner}, by `{reach}`: {}", e.message)),
             false => e,
@@ -212,7 +218,12 @@ impl Daemon {
 
     /// Oldest first, those for clones too. What an owner has just taken only that host knows of.
     pub async fn snapshots(&self, of: &VolumeInfo) -> Asked<Vec<SnapshotInfo>> {
-        self.call_owner(of, "snapshot-list", json!({ "path": of.path })).await
+        self.call_owner(of, "snapshot-list", json!({ "path": of.path }), LOOK).await
+    }
+
+    /// What an owner has recorded in the pool, which any host reads.
+    pub async fn recorded_snapshots(&self, of: &VolumeInfo) -> Asked<Vec<SnapshotInfo>> {
+        self.call("snapshot-list", json!({ "path": of.path }), LOOK).await
     }
 
     /// None too where the volume is gone.
@@ -243,12 +254,12 @@ impl Daemon {
     /// `of`: the volume whose snapshot it is.
     pub async fn clone(&self, of: &VolumeInfo, from: &Id, to: &Id) -> Asked<VolumeInfo> {
         let args = json!({ "from": from.to_string(), "to": to.to_string(), "if_absent": true });
-        self.call_owner(of, "clone", args).await
+        self.call_owner(of, "clone", args, CHANGE).await
     }
 
     pub async fn set(&self, info: &VolumeInfo, assignments: &[String]) -> Asked<()> {
         let args = json!({ "path": info.path, "assignments": assignments });
-        self.call_owner::<Value>(info, "volume-set", args).await.map(drop)
+        self.call_owner::<Value>(info, "volume-set", args, CHANGE).await.map(drop)
     }
 
     /// `disconnect`: clients are hung up on, and connect again.
@@ -260,25 +271,25 @@ impl Daemon {
     /// Into the trash, where the pool has one.
     pub async fn remove(&self, info: &VolumeInfo) -> Asked<()> {
         let args = json!({ "path": info.path, "if_exists": true });
-        self.call_owner::<Value>(info, "volume-remove", args).await.map(drop)
+        self.call_owner::<Value>(info, "volume-remove", args, CHANGE).await.map(drop)
     }
 
     /// Returns when it stands; that it is in the pool is another question.
     pub async fn take_snapshot(&self, info: &VolumeInfo, snapshot: &Id) -> Asked<()> {
         let args = json!({ "paths": [snapshot.to_string()], "no_wait": true, "if_absent": true });
-        self.call_owner::<Value>(info, "snapshot-create", args).await.map(drop)
+        self.call_owner::<Value>(info, "snapshot-create", args, CHANGE).await.map(drop)
     }
 
     /// Waits until it is in the pool.
     pub async fn promise_snapshot(&self, info: &VolumeInfo, snapshot: &Id) -> Asked<()> {
         let args = json!({ "paths": [snapshot.to_string()] });
-        self.call_owner::<Value>(info, "snapshot-promise", args).await.map(drop)
+        self.call_owner::<Value>(info, "snapshot-promise", args, CHANGE).await.map(drop)
     }
 
     pub async fn remove_snapshot(&self, info: &VolumeInfo, snapshot: &Id, now: bool) -> Asked<()> {
         let mode = if now { "now" } else { "trash" };
         let args = json!({ "path": snapshot.to_string(), "if_exists": true, "mode": mode });
-        self.call_owner::<Value>(info, "snapshot-remove", args).await.map(drop)
+        self.call_owner::<Value>(info, "snapshot-remove", args, CHANGE).await.map(drop)
     }
 
     /// Any host may open it then.

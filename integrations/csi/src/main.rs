@@ -1,6 +1,6 @@
 //! `windlass-csi`: the CSI driver of one host. `windlass-csi relay` lets the driver of another host ask this one's daemon.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,7 +65,9 @@ fn main() -> ExitCode {
 
 fn serve(args: Args) -> Result<(), String> {
     let filter = EnvFilter::try_from_env("WINDLASS_CSI_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_target(false).with_ansi(colours).init();
     let socket = PathBuf::from(args.endpoint.strip_prefix("unix:").unwrap_or(&args.endpoint));
     let here = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let attacher = match args.attacher {

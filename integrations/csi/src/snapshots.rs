@@ -80,7 +80,12 @@ impl Driver {
         let may_have = |info: &VolumeInfo| info.snapshots > 0 || info.state == "owned";
         let asked = volumes.into_iter().filter(may_have).map(|info| async move {
             let Ok(volume) = info.path.parse::<Id>() else { return Ok(Vec::new()) };
-            match self.daemon.snapshots(&info).await {
+            let mut listed = self.daemon.snapshots(&info).await;
+            // A host that is gone must not hide what it had recorded, or all that others have.
+            if listed.as_ref().is_err_and(|e| e.is("closed") || e.is("timeout")) {
+                listed = self.daemon.recorded_snapshots(&info).await;
+            }
+            match listed {
                 Ok(all) => Ok(all.into_iter().map(|one| (volume.at(&one.name), one)).collect()),
                 Err(e) if e.is("not_found") || e.is("removed") => Ok(Vec::new()),
                 Err(e) => Err(Status::from(e)),

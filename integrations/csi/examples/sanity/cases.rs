@@ -343,7 +343,7 @@ pub async fn expand_and_modify(c: &mut Context) {
     });
 }
 
-pub async fn node(c: &mut Context) {
+pub async fn node_arguments(c: &mut Context) {
     case!(c, "NodeGetCapabilities should return appropriate capabilities", {
         let told: GetCapabilitiesResponse = ok(c.here.node("NodeGetCapabilities", &Empty {}).await)?;
         must(told.capabilities.len() == 5, || format!("{told:?}"))
@@ -352,12 +352,6 @@ pub async fn node(c: &mut Context) {
         let told: NodeGetInfoResponse = ok(c.here.node("NodeGetInfo", &Empty {}).await)?;
         must(!told.node_id.is_empty() && told.max_volumes_per_node >= 0, || format!("{told:?}"))
     });
-    node_arguments(c).await;
-    node_use(c).await;
-    node_stats_and_growth(c).await;
-}
-
-async fn node_arguments(c: &mut Context) {
     let invalid = Code::InvalidArgument;
     case!(c, "NodePublishVolume should fail when no volume id is provided", {
         fails(invalid, c.here.node::<Empty>("NodePublishVolume", &NodePublishVolumeRequest::default()).await)
@@ -423,7 +417,7 @@ async fn node_arguments(c: &mut Context) {
     });
 }
 
-async fn node_use(c: &mut Context) {
+pub async fn node_use(c: &mut Context) {
     let single = "NodePublishVolume should fail when volume with single node single writer access mode is already mounted at a \
                   different target path";
     case!(c, single, {
@@ -463,9 +457,6 @@ async fn node_use(c: &mut Context) {
             Ok(())
         });
     }
-}
-
-async fn node_stats_and_growth(c: &mut Context) {
     case!(c, "NodeGetVolumeStats should fail when volume does not exist on the specified path", {
         let id = c.create("sanity-node-get-volume-stats").await?.volume_id;
         c.use_here(&id).await?;
