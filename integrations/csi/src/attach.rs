@@ -45,7 +45,10 @@ impl Attacher {
         let device = PathBuf::from(device.lines().last().unwrap_or_default());
         match host::number_of(&device) {
             Some(_) => Ok(device),
-            None => Err(Status::internal(format!("{text} was attached as {}, which is no device", device.display()))),
+            None => Err(Status::internal(format!(
+                "{text} was attached as {}, which is no device",
+                device.display()
+            ))),
         }
     }
 
@@ -99,9 +102,12 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "a folder as sysfs has it")]
     fn devices_are_found_by_what_they_show() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, backend) in
-            [("nbd0", "windlass:tank/a\n"), ("nbd1", "windlass:tank/ab\n"), ("nbd2", "other\n"), ("sda", "windlass:tank/c")]
-        {
+        for (name, backend) in [
+            ("nbd0", "windlass:tank/a\n"),
+            ("nbd1", "windlass:tank/ab\n"),
+            ("nbd2", "other\n"),
+            ("sda", "windlass:tank/c"),
+        ] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
             std::fs::write(dir.path().join(name).join("backend"), backend).unwrap();
         }
@@ -117,7 +123,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("attacher");
-        let script = "#!/bin/sh\ncase $1 in find) ;; attach) echo /dev/null;; *) echo busy >&2; exit 6;; esac\n";
+        let script =
+            "#!/bin/sh\ncase $1 in find) ;; attach) echo /dev/null;; *) echo busy >&2; exit 6;; esac\n";
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let (attacher, id) = (Attacher::Program(program.clone()), "p/v".parse::<Id>().unwrap());
@@ -125,6 +132,9 @@ mod tests {
         assert!(attacher.attach(&id, false).await.unwrap_err().message.contains("which is no device"));
         attacher.detach(&id).await.unwrap();
         let refused = run(&program, &["detach", "p/v"], &[]).await.unwrap_err();
-        assert!(refused.is(Code::FailedPrecondition) && refused.message.ends_with("busy (exit code 6)"), "{refused}");
+        assert!(
+            refused.is(Code::FailedPrecondition) && refused.message.ends_with("busy (exit code 6)"),
+            "{refused}"
+        );
     }
 }

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 
 use crate::csi::{
     self, Confirmed, ContentSource, ControllerExpandVolumeRequest, ControllerExpandVolumeResponse,
-    ControllerModifyVolumeRequest, ControllerRpc, CreateVolumeRequest, CreateVolumeResponse, Empty, GetCapabilitiesResponse,
-    GetCapacityRequest, GetCapacityResponse, Int64Value, ListVolumesRequest, ListVolumesResponse, SourceId,
-    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse, VolumeCondition, VolumeContentSource,
-    VolumeEntry, VolumeId, VolumeStatus,
+    ControllerModifyVolumeRequest, ControllerRpc, CreateVolumeRequest, CreateVolumeResponse, Empty,
+    GetCapabilitiesResponse, GetCapacityRequest, GetCapacityResponse, Int64Value, ListVolumesRequest,
+    ListVolumesResponse, SourceId, ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
+    VolumeCondition, VolumeContentSource, VolumeEntry, VolumeId, VolumeStatus,
 };
 use crate::daemon::{PoolInfo, Refusal, VolumeInfo};
 use crate::driver::Driver;
@@ -90,7 +90,10 @@ impl Driver {
             [] => Err(Status::precondition("this host knows no pool: windlass pool create or add")),
             more => {
                 let names: Vec<&str> = more.iter().map(|pool| pool.name.as_str()).collect();
-                Err(Status::invalid(format!("parameter pool is missing: this host knows {}", names.join(", "))))
+                Err(Status::invalid(format!(
+                    "parameter pool is missing: this host knows {}",
+                    names.join(", ")
+                )))
             }
         }
     }
@@ -129,7 +132,13 @@ impl Driver {
     }
 
     /// All that was begun by an earlier call is ended.
-    async fn create_clone(&self, wanted: &Wanted, parent: &VolumeInfo, from: &Id, size: u64) -> Result<VolumeInfo> {
+    async fn create_clone(
+        &self,
+        wanted: &Wanted,
+        parent: &VolumeInfo,
+        from: &Id,
+        size: u64,
+    ) -> Result<VolumeInfo> {
         let daemon = &self.daemon;
         let grown = wanted.range.grown(size)?;
         let info = match daemon.find(&wanted.id).await? {
@@ -218,9 +227,7 @@ impl Driver {
             .and_then(|()| Parameters::of(&request.parameters).map(drop))
             .and_then(|()| settings(&request.mutable_parameters).map(drop));
         Ok(match served {
-            Err(status) => {
-                ValidateVolumeCapabilitiesResponse { confirmed: None, message: status.message }
-            }
+            Err(status) => ValidateVolumeCapabilitiesResponse { confirmed: None, message: status.message },
             Ok(()) => ValidateVolumeCapabilitiesResponse {
                 confirmed: Some(Confirmed {
                     volume_context: request.volume_context,
@@ -268,7 +275,8 @@ impl Driver {
         }
         let pool = Parameters::of(&request.parameters)?.pool;
         let pools = self.daemon.pools().await?;
-        let wanted: Vec<&PoolInfo> = pools.iter().filter(|p| pool.as_ref().is_none_or(|name| *name == p.name)).collect();
+        let wanted: Vec<&PoolInfo> =
+            pools.iter().filter(|p| pool.as_ref().is_none_or(|name| *name == p.name)).collect();
         match (&wanted[..], pool) {
             ([], Some(name)) => return Err(Status::invalid(format!("this host knows no pool {name}"))),
             ([PoolInfo { layout: None, trouble, name, .. }], Some(_)) => {
@@ -278,7 +286,10 @@ impl Driver {
             _ => {}
         }
         let free = wanted.into_iter().map(room).fold(0u64, u64::saturating_add);
-        Ok(GetCapacityResponse { available_capacity: i64::try_from(free).unwrap_or(i64::MAX), maximum_volume_size })
+        Ok(GetCapacityResponse {
+            available_capacity: i64::try_from(free).unwrap_or(i64::MAX),
+            maximum_volume_size,
+        })
     }
 
     // ---- changing ----
@@ -313,7 +324,8 @@ impl Driver {
     pub async fn grow(&self, id: &Id, info: &VolumeInfo, size: u64) -> Result<()> {
         let attached = info.clients > 0 && self.attacher.find(id).await?.is_some();
         if info.clients > 0 && !attached {
-            let why = format!("volume {id} is used by a client that would not see it grow: disconnect it first");
+            let why =
+                format!("volume {id} is used by a client that would not see it grow: disconnect it first");
             return Err(Status::precondition(why));
         }
         Ok(self.daemon.resize(info, size, attached).await?)
@@ -337,7 +349,10 @@ impl Driver {
 /// There is another volume of that name.
 fn other(info: &VolumeInfo) -> Status {
     let of = info.origin.as_deref().map(|origin| format!(", a clone of {origin}")).unwrap_or_default();
-    Status::exists(format!("volume {} exists with {} bytes{of}, which is not what is asked for", info.path, info.size))
+    Status::exists(format!(
+        "volume {} exists with {} bytes{of}, which is not what is asked for",
+        info.path, info.size
+    ))
 }
 
 /// What a volume is made from. What is no id of ours is not there.
@@ -359,7 +374,9 @@ fn source_id(source: &ContentSource) -> Result<Id> {
 pub fn fits(access: &Access, id: &Id, info: &VolumeInfo) -> Result<()> {
     let is_fixed = id.snapshot.is_some() || info.template;
     match (is_fixed, access.only_reads()) {
-        (true, false) => Err(Status::precondition(format!("{id} can only be read: it is no volume to write to"))),
+        (true, false) => {
+            Err(Status::precondition(format!("{id} can only be read: it is no volume to write to")))
+        }
         (false, _) if access.of_many_nodes() => {
             let why = format!("{id} is a volume that can be written: one node uses it at a time");
             Err(Status::precondition(why))
@@ -380,7 +397,10 @@ fn volume(info: &VolumeInfo) -> csi::Volume {
 fn entry(info: &VolumeInfo) -> VolumeEntry {
     VolumeEntry {
         volume: Some(volume(info)),
-        status: Some(VolumeStatus { published_node_ids: Vec::new(), volume_condition: Some(condition(info)) }),
+        status: Some(VolumeStatus {
+            published_node_ids: Vec::new(),
+            volume_condition: Some(condition(info)),
+        }),
     }
 }
 

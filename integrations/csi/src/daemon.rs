@@ -298,7 +298,9 @@ impl Daemon {
         loop {
             let args = json!({ "path": volume.parent().to_string() });
             match self.call::<Value>("volume-release", args, CHANGE).await {
-                Err(e) if e.is("owned") && host::now() < until => host::sleep(Duration::from_millis(200)).await,
+                Err(e) if e.is("owned") && host::now() < until => {
+                    host::sleep(Duration::from_millis(200)).await
+                }
                 done => return done.map(drop),
             }
         }
@@ -331,7 +333,8 @@ async fn ask<T: DeserializeOwned>(
         let odd = || Refusal::new("internal", format!("{verb}: status {status}"));
         return Err(serde_json::from_slice(&body).unwrap_or_else(|_| odd()));
     }
-    let value = serde_json::from_slice::<Answer>(&body).and_then(|answer| serde_json::from_value(answer.value));
+    let value =
+        serde_json::from_slice::<Answer>(&body).and_then(|answer| serde_json::from_value(answer.value));
     value.map_err(|e| Refusal::new("internal", format!("{verb}: the daemon's answer is not understood: {e}")))
 }
 

@@ -51,8 +51,12 @@ pub struct Router {
 
 impl Router {
     /// Adds the method `name` of a service, whose path ends with a slash.
-    pub fn add<Q, A, F>(&mut self, service: &str, name: &str, handler: impl Fn(Q) -> F + Send + Sync + 'static)
-    where
+    pub fn add<Q, A, F>(
+        &mut self,
+        service: &str,
+        name: &str,
+        handler: impl Fn(Q) -> F + Send + Sync + 'static,
+    ) where
         Q: Message + Default + 'static,
         A: Message + 'static,
         F: Future<Output = Result<A>> + Send + 'static,

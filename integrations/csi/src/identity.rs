@@ -1,8 +1,9 @@
 //! The service Identity.
 
 use crate::csi::{
-    BoolValue, Empty, GetPluginCapabilitiesResponse, GetPluginInfoResponse, PluginCapability, PluginCapabilityType,
-    PluginService, PluginServiceType, ProbeResponse, VolumeExpansion, VolumeExpansionType,
+    BoolValue, Empty, GetPluginCapabilitiesResponse, GetPluginInfoResponse, PluginCapability,
+    PluginCapabilityType, PluginService, PluginServiceType, ProbeResponse, VolumeExpansion,
+    VolumeExpansionType,
 };
 use crate::driver::Driver;
 use crate::status::Result;

@@ -171,7 +171,9 @@ mod tests {
         for text in ["tank/web", "tank/web@monday", "t/w..0a"] {
             assert_eq!(text.parse::<Id>().unwrap().to_string(), text);
         }
-        for text in ["", "web", "tank/", "/web", "tank/web@", "tank/Web", "a/b/c", "a/b@c@d", "fake-vol-id", "a/../b"] {
+        for text in
+            ["", "web", "tank/", "/web", "tank/web@", "tank/Web", "a/b/c", "a/b@c@d", "fake-vol-id", "a/../b"]
+        {
             assert!(text.parse::<Id>().is_err(), "{text}");
         }
         let id: Id = "tank/web@csi-clone-x".parse().unwrap();

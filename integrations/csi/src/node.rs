@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::controller::{condition, fits};
 use crate::csi::{
     Empty, GetCapabilitiesResponse, NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetInfoResponse,
-    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodeRpc, NodeStageVolumeRequest,
-    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, Unit, VolumeUsage,
+    NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse, NodePublishVolumeRequest, NodeRpc,
+    NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, Unit, VolumeUsage,
 };
 use crate::daemon::VolumeInfo;
 use crate::driver::Driver;
@@ -67,7 +67,9 @@ impl Driver {
                 let fixed = id.is_fixed(&info);
                 // Asked once more: of a volume that is open, it is known what was written last.
                 let info = self.daemon.info(&id).await?;
-                mount(&device, filesystem, &staging, &access, fixed, &info).await.map_err(|e| e.context(at))?;
+                mount(&device, filesystem, &staging, &access, fixed, &info)
+                    .await
+                    .map_err(|e| e.context(at))?;
             }
         }
         Ok(Empty {})
@@ -112,11 +114,16 @@ impl Driver {
         if let Some(there) = places.all.iter().find(|mount| mount.at == canonical(&target)) {
             return match there.read_only == read_only || access.filesystem.is_none() {
                 true => Ok(Empty {}),
-                false => Err(Status::exists(format!("{} is published, but not as asked for", target.display()))),
+                false => {
+                    Err(Status::exists(format!("{} is published, but not as asked for", target.display())))
+                }
             };
         }
         if host::mounted_at(&target)?.is_some() {
-            return Err(Status::exists(format!("something else than {id} is mounted at {}", target.display())));
+            return Err(Status::exists(format!(
+                "something else than {id} is mounted at {}",
+                target.display()
+            )));
         }
         let others = places.all.iter().any(|mount| mount.at != canonical(&staging));
         if access.mode == crate::csi::Mode::SingleNodeSingleWriter && others {
@@ -163,7 +170,10 @@ impl Driver {
 
     // ---- looking and growing ----
 
-    pub async fn volume_stats(&self, request: NodeGetVolumeStatsRequest) -> Result<NodeGetVolumeStatsResponse> {
+    pub async fn volume_stats(
+        &self,
+        request: NodeGetVolumeStatsRequest,
+    ) -> Result<NodeGetVolumeStatsResponse> {
         let text = required(&request.volume_id, "volume_id")?;
         let path = PathBuf::from(required(&request.volume_path, "volume_path")?);
         let (id, info) = self.existing(text).await?;
@@ -254,7 +264,8 @@ fn canonical(path: &Path) -> PathBuf {
 }
 
 fn number(device: &Path) -> Result<String> {
-    host::number_of(device).ok_or_else(|| Status::internal(format!("{} is no block device", device.display())))
+    host::number_of(device)
+        .ok_or_else(|| Status::internal(format!("{} is no block device", device.display())))
 }
 
 fn make_folder(path: &Path) -> Result<()> {
@@ -298,7 +309,9 @@ async fn mount(
             }
         }
         Signature::Filesystem(found) => {
-            return Err(Status::precondition(format!("it has a filesystem {found}, and {name} is asked for")));
+            return Err(Status::precondition(format!(
+                "it has a filesystem {found}, and {name} is asked for"
+            )));
         }
         Signature::Other(found) => {
             let why = format!("it has {found} on it, and no filesystem: it can be used as a block device");
@@ -414,7 +427,12 @@ fn usage_of(path: &Path) -> Result<Vec<VolumeUsage>> {
     let (files, free_files) = (told.f_files as i64, told.f_ffree as i64);
     Ok(vec![
         VolumeUsage { available: bytes(told.f_bavail), total, used: total - free, unit: Unit::Bytes.into() },
-        VolumeUsage { available: free_files, total: files, used: files - free_files, unit: Unit::Inodes.into() },
+        VolumeUsage {
+            available: free_files,
+            total: files,
+            used: files - free_files,
+            unit: Unit::Inodes.into(),
+        },
     ])
 }
 
@@ -427,7 +445,9 @@ mod tests {
         let ext4 = "DEVNAME=/dev/nbd0\nUUID=1\nVERSION=1.0\nBLOCK_SIZE=4096\nTYPE=ext4\nUSAGE=filesystem\n";
         assert_eq!(read_signature(ext4), Signature::Filesystem("ext4".into()));
         assert_eq!(read_signature("TYPE=LVM2_member\nUSAGE=raid\n"), Signature::Other("LVM2_member".into()));
-        assert!(matches!(read_signature("PTUUID=1\nPTTYPE=gpt\n"), Signature::Other(table) if table.contains("gpt")));
+        assert!(
+            matches!(read_signature("PTUUID=1\nPTTYPE=gpt\n"), Signature::Other(table) if table.contains("gpt"))
+        );
         assert!(matches!(read_signature("MINIMUM_IO_SIZE=4096\n"), Signature::Other(_)));
     }
 

@@ -66,7 +66,8 @@ impl Access {
         match mode {
             Mode::Unknown => return Err(Status::invalid("the capability has no access mode")),
             Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => {
-                let why = "a volume that is written belongs to one host at a time: ReadWriteMany is not possible";
+                let why =
+                    "a volume that is written belongs to one host at a time: ReadWriteMany is not possible";
                 return Err(Status::invalid(why));
             }
             _ => {}
@@ -139,7 +140,8 @@ impl Range {
         match wanted <= self.limit && wanted <= SIZE_MAX {
             true => Ok(wanted),
             false => {
-                let why = format!("a volume has a multiple of {BLOCK} bytes, at most 64 TiB: none is in range");
+                let why =
+                    format!("a volume has a multiple of {BLOCK} bytes, at most 64 TiB: none is in range");
                 Err(Status::new(Code::OutOfRange, why))
             }
         }
@@ -205,7 +207,8 @@ pub fn page<T>(all: Vec<(String, T)>, token: &str, max: i32) -> Result<(Vec<T>, 
         Ok(max) => max,
         Err(_) => return Err(Status::invalid("max_entries is negative")),
     };
-    let invalid = || Status::new(Code::Aborted, format!("{token:?} is no token of this driver: list from the start"));
+    let invalid =
+        || Status::new(Code::Aborted, format!("{token:?} is no token of this driver: list from the start"));
     let after = match token {
         "" => None,
         _ => Some(token.strip_prefix(AFTER).ok_or_else(invalid)?),
@@ -282,7 +285,12 @@ mod tests {
         let given = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
             pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
         };
-        let all = given(&[("pool", "tank"), ("quota", "20G"), ("flush", "pool"), ("csi.storage.k8s.io/pv/name", "x")]);
+        let all = given(&[
+            ("pool", "tank"),
+            ("quota", "20G"),
+            ("flush", "pool"),
+            ("csi.storage.k8s.io/pv/name", "x"),
+        ]);
         let found = Parameters::of(&all).unwrap();
         assert_eq!(found.pool.as_deref(), Some("tank"));
         assert_eq!(found.settings, ["flush=pool", "quota=20G"]);

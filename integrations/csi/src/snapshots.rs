@@ -6,8 +6,8 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use crate::csi::{
-    CreateSnapshotRequest, Empty, ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, SnapshotEntry, SnapshotId,
-    Timestamp,
+    CreateSnapshotRequest, Empty, ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, SnapshotEntry,
+    SnapshotId, Timestamp,
 };
 use crate::daemon::{SnapshotInfo, VolumeInfo};
 use crate::driver::Driver;
@@ -46,7 +46,8 @@ impl Driver {
             self.daemon.let_go(&info).await;
         }
         let lost = || {
-            let why = format!("snapshot {id} is gone: it was lost with its host, or removed beside this call");
+            let why =
+                format!("snapshot {id} is gone: it was lost with its host, or removed beside this call");
             Status::new(Code::Aborted, why)
         };
         let taken = self.daemon.snapshot(&info, &id).await?.ok_or_else(lost)?;

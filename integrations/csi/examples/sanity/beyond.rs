@@ -48,7 +48,9 @@ fn read(c: &Context, at: &Path, what: &str) -> Case {
     } else {
         seen = std::fs::read(at.join("file")).map_err(failed)?;
     }
-    must(seen == what.as_bytes(), || format!("{} holds {:?}, not {what:?}", at.display(), String::from_utf8_lossy(&seen)))
+    must(seen == what.as_bytes(), || {
+        format!("{} holds {:?}, not {what:?}", at.display(), String::from_utf8_lossy(&seen))
+    })
 }
 
 async fn put_away(c: &Context, id: &str) -> Case {
@@ -105,7 +107,9 @@ pub async fn contents(c: &mut Context) {
         must(c.create_as(&request).await? == made, || "the second is another".into())?;
         put_away(c, &id).await?;
         holds(c, &made.volume_id, "shared").await?;
-        must(c.list_snapshots(Default::default()).await?.is_empty(), || "the clone's snapshot is shown".into())?;
+        must(c.list_snapshots(Default::default()).await?.is_empty(), || {
+            "the clone's snapshot is shown".into()
+        })?;
         fails(Code::FailedPrecondition, c.delete(&id).await)?;
         ok(c.delete(&made.volume_id).await)?;
         ok(c.delete(&id).await)

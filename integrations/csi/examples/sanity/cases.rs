@@ -32,11 +32,13 @@ pub async fn identity(c: &mut Context) {
 
 pub async fn controller(c: &mut Context) {
     case!(c, "ControllerGetCapabilities should return appropriate capabilities", {
-        let told: GetCapabilitiesResponse = ok(c.here.controller("ControllerGetCapabilities", &Empty {}).await)?;
+        let told: GetCapabilitiesResponse =
+            ok(c.here.controller("ControllerGetCapabilities", &Empty {}).await)?;
         must(told.capabilities.len() == 12, || format!("{told:?}"))
     });
     case!(c, "GetCapacity should return capacity (no optional values added)", {
-        let told: GetCapacityResponse = ok(c.here.controller("GetCapacity", &GetCapacityRequest::default()).await)?;
+        let told: GetCapacityResponse =
+            ok(c.here.controller("GetCapacity", &GetCapacityRequest::default()).await)?;
         must(told.available_capacity > 0, || format!("{told:?}"))
     });
     list_volumes(c).await;
@@ -54,13 +56,19 @@ async fn list_volumes(c: &mut Context) {
     case!(c, "ListVolumes should fail when an invalid starting_token is passed", {
         fails(Code::Aborted, c.list(0, "invalid-token").await)
     });
-    case!(c, "ListVolumes check the presence of new volumes and absence of deleted ones in the volume list", {
-        let before = ok(c.list(0, "").await)?.entries.len();
-        let volume = c.create("sanity").await?;
-        must(ok(c.list(0, "").await)?.entries.len() == before + 1, || "the new one is not listed".into())?;
-        ok(c.delete(&volume.volume_id).await)?;
-        must(ok(c.list(0, "").await)?.entries.len() == before, || "the deleted one is listed".into())
-    });
+    case!(
+        c,
+        "ListVolumes check the presence of new volumes and absence of deleted ones in the volume list",
+        {
+            let before = ok(c.list(0, "").await)?.entries.len();
+            let volume = c.create("sanity").await?;
+            must(ok(c.list(0, "").await)?.entries.len() == before + 1, || {
+                "the new one is not listed".into()
+            })?;
+            ok(c.delete(&volume.volume_id).await)?;
+            must(ok(c.list(0, "").await)?.entries.len() == before, || "the deleted one is listed".into())
+        }
+    );
     let pages = "ListVolumes pagination should detect volumes added between pages and accept tokens when the last volume from a \
                  page is deleted";
     case!(c, pages, {
@@ -134,7 +142,8 @@ async fn create_volume(c: &mut Context) {
 
 async fn create_of_sources(c: &mut Context) {
     case!(c, "CreateVolume should create volume from an existing source snapshot", {
-        let snapshot = c.snapshot_of_new("sanity-controller-source-vol", "sanity-controller-snap-from-vol").await?;
+        let snapshot =
+            c.snapshot_of_new("sanity-controller-source-vol", "sanity-controller-snap-from-vol").await?;
         let request = c.of_snapshot("sanity-controller-vol-from-snap", &snapshot.snapshot_id);
         let made = c.create_as(&request).await?;
         must(made.content_source == request.volume_content_source, || format!("{made:?}"))
@@ -172,7 +181,8 @@ async fn delete_and_validate(c: &mut Context) {
     };
     let method = "ValidateVolumeCapabilities";
     case!(c, "ValidateVolumeCapabilities should fail when no volume id is provided", {
-        let asked = c.here.controller::<ValidateVolumeCapabilitiesResponse>(method, &ask("", Vec::new())).await;
+        let asked =
+            c.here.controller::<ValidateVolumeCapabilitiesResponse>(method, &ask("", Vec::new())).await;
         fails(Code::InvalidArgument, asked)
     });
     case!(c, "ValidateVolumeCapabilities should fail when no volume capabilities are provided", {
@@ -205,7 +215,8 @@ pub async fn snapshots(c: &mut Context) {
     });
     case!(c, "GetSnapshot should return snapshot that match the specified snapshot id", {
         c.snapshot_of_new("getSnapshot-volume-unrelated-s-1", "getSnapshot-snapshot-unrelated-s-1").await?;
-        let target = c.snapshot_of_new("getSnapshot-volume-target-s", "getSnapshot-snapshot-target-s").await?;
+        let target =
+            c.snapshot_of_new("getSnapshot-volume-target-s", "getSnapshot-snapshot-target-s").await?;
         let request = SnapshotId { snapshot_id: target.snapshot_id.clone() };
         let found: SnapshotEntry = ok(c.here.controller("GetSnapshot", &request).await)?;
         must(found.snapshot.as_ref() == Some(&target), || format!("{found:?}"))
@@ -234,8 +245,10 @@ async fn list_snapshots(c: &mut Context) {
         c.list_snapshots(all()).await.map(drop)
     });
     case!(c, "ListSnapshots should return snapshots that match the specified snapshot id", {
-        c.snapshot_of_new("listSnapshots-volume-unrelated-s-1", "listSnapshots-snapshot-unrelated-s-1").await?;
-        let target = c.snapshot_of_new("listSnapshots-volume-target-s", "listSnapshots-snapshot-target-s").await?;
+        c.snapshot_of_new("listSnapshots-volume-unrelated-s-1", "listSnapshots-snapshot-unrelated-s-1")
+            .await?;
+        let target =
+            c.snapshot_of_new("listSnapshots-volume-target-s", "listSnapshots-snapshot-target-s").await?;
         let request = ListSnapshotsRequest { snapshot_id: target.snapshot_id.clone(), ..all() };
         must(c.list_snapshots(request).await? == [target], || "others are listed".into())
     });
@@ -244,8 +257,10 @@ async fn list_snapshots(c: &mut Context) {
         must(c.list_snapshots(request).await?.is_empty(), || "something is listed".into())
     });
     case!(c, "ListSnapshots should return snapshots that match the specified source volume id", {
-        c.snapshot_of_new("listSnapshots-volume-unrelated-v-1", "listSnapshots-snapshot-unrelated-v-1").await?;
-        let target = c.snapshot_of_new("listSnapshots-volume-target-v", "listSnapshots-snapshot-target-v").await?;
+        c.snapshot_of_new("listSnapshots-volume-unrelated-v-1", "listSnapshots-snapshot-unrelated-v-1")
+            .await?;
+        let target =
+            c.snapshot_of_new("listSnapshots-volume-target-v", "listSnapshots-snapshot-target-v").await?;
         let request = ListSnapshotsRequest { source_volume_id: target.source_volume_id.clone(), ..all() };
         must(c.list_snapshots(request).await? == [target], || "others are listed".into())
     });
@@ -268,7 +283,8 @@ async fn list_snapshots(c: &mut Context) {
         let request = ListSnapshotsRequest { max_entries: 2, ..all() };
         let first: ListSnapshotsResponse = ok(c.here.controller("ListSnapshots", &request).await)?;
         must(first.entries.len() == 2, || format!("{first:?}"))?;
-        let rest = c.list_snapshots(ListSnapshotsRequest { starting_token: first.next_token, ..all() }).await?;
+        let rest =
+            c.list_snapshots(ListSnapshotsRequest { starting_token: first.next_token, ..all() }).await?;
         must(rest.len() == before + 3, || format!("{} are left", rest.len()))
     });
 }
@@ -309,7 +325,8 @@ pub async fn expand_and_modify(c: &mut Context) {
     });
     case!(c, "ExpandVolume should fail if no capacity range is given", {
         let request = ControllerExpandVolumeRequest { volume_id: NOWHERE.into(), ..Default::default() };
-        let asked = c.here.controller::<ControllerExpandVolumeResponse>("ControllerExpandVolume", &request).await;
+        let asked =
+            c.here.controller::<ControllerExpandVolumeResponse>("ControllerExpandVolume", &request).await;
         fails(Code::InvalidArgument, asked)
     });
     case!(c, "ExpandVolume should work", {
@@ -362,11 +379,15 @@ pub async fn node_arguments(c: &mut Context) {
     });
     case!(c, "NodePublishVolume should fail when no volume capability is provided", {
         let target_path = text(&c.target());
-        let request = NodePublishVolumeRequest { volume_id: NOWHERE.into(), target_path, ..Default::default() };
+        let request =
+            NodePublishVolumeRequest { volume_id: NOWHERE.into(), target_path, ..Default::default() };
         fails(invalid, c.here.node::<Empty>("NodePublishVolume", &request).await)
     });
     case!(c, "NodeUnpublishVolume should fail when no volume id is provided", {
-        fails(invalid, c.here.node::<Empty>("NodeUnpublishVolume", &NodeUnpublishVolumeRequest::default()).await)
+        fails(
+            invalid,
+            c.here.node::<Empty>("NodeUnpublishVolume", &NodeUnpublishVolumeRequest::default()).await,
+        )
     });
     case!(c, "NodeUnpublishVolume should fail when no target path is provided", {
         let request = NodeUnpublishVolumeRequest { volume_id: NOWHERE.into(), ..Default::default() };
@@ -377,7 +398,8 @@ pub async fn node_arguments(c: &mut Context) {
     });
     case!(c, "NodeStageVolume should fail when no staging target path is provided", {
         let volume_capability = Some(c.writer());
-        let request = NodeStageVolumeRequest { volume_id: NOWHERE.into(), volume_capability, ..Default::default() };
+        let request =
+            NodeStageVolumeRequest { volume_id: NOWHERE.into(), volume_capability, ..Default::default() };
         fails(invalid, c.here.node::<Empty>("NodeStageVolume", &request).await)
     });
     case!(c, "NodeStageVolume should fail when no volume capability is provided", {
@@ -464,7 +486,9 @@ pub async fn node_use(c: &mut Context) {
     });
     case!(c, "NodeExpandVolume should work if node-expand is called after node-publish", {
         let id = c.create("sanity-node-expand-volume").await?.volume_id;
-        must(ok(c.controller_expand(&id, GROWN).await)?.capacity_bytes == GROWN, || "it did not grow".into())?;
+        must(ok(c.controller_expand(&id, GROWN).await)?.capacity_bytes == GROWN, || {
+            "it did not grow".into()
+        })?;
         c.use_here(&id).await?;
         let grown = ok(c.here.expand(&id, &text(&c.target()), GROWN).await)?;
         must(grown.capacity_bytes == GROWN, || format!("{grown:?}"))

@@ -77,11 +77,19 @@ impl Node {
         self.client.call(&format!("{IDENTITY}{method}"), &Empty {}).await
     }
 
-    pub async fn controller<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, Status> {
+    pub async fn controller<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Status> {
         self.client.call(&format!("{CONTROLLER}{method}"), request).await
     }
 
-    pub async fn node<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, Status> {
+    pub async fn node<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Status> {
         self.client.call(&format!("{NODE}{method}"), request).await
     }
 
@@ -96,11 +104,18 @@ impl Node {
     }
 
     pub async fn unstage(&self, id: &str) -> Result<(), Status> {
-        let request = NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path: text(&self.staging) };
+        let request =
+            NodeUnstageVolumeRequest { volume_id: id.into(), staging_target_path: text(&self.staging) };
         self.node::<Empty>("NodeUnstageVolume", &request).await.map(drop)
     }
 
-    pub async fn publish(&self, id: &str, target: &str, capability: &VolumeCapability, readonly: bool) -> Result<(), Status> {
+    pub async fn publish(
+        &self,
+        id: &str,
+        target: &str,
+        capability: &VolumeCapability,
+        readonly: bool,
+    ) -> Result<(), Status> {
         let request = NodePublishVolumeRequest {
             volume_id: id.into(),
             staging_target_path: text(&self.staging),
@@ -143,7 +158,12 @@ impl Node {
 }
 
 impl Context {
-    pub async fn new(folder: PathBuf, block: bool, socket: &Path, other: Option<PathBuf>) -> Result<Context, String> {
+    pub async fn new(
+        folder: PathBuf,
+        block: bool,
+        socket: &Path,
+        other: Option<PathBuf>,
+    ) -> Result<Context, String> {
         let there = match other {
             Some(socket) => Some(Node::new(&folder.join("there"), &socket).await?),
             None => None,
@@ -171,7 +191,10 @@ impl Context {
             true => AccessType::Block(Empty {}),
             false => AccessType::Mount(MountVolume::default()),
         };
-        VolumeCapability { access_type: Some(access_type), access_mode: Some(AccessMode { mode: mode.into() }) }
+        VolumeCapability {
+            access_type: Some(access_type),
+            access_mode: Some(AccessMode { mode: mode.into() }),
+        }
     }
 
     pub fn writer(&self) -> VolumeCapability {
@@ -233,7 +256,9 @@ impl Context {
     pub async fn snapshot(&mut self, name: &str, volume: &str) -> Result<Snapshot, String> {
         let made = ok(self.try_snapshot(name, volume).await)?;
         let whole = !made.snapshot_id.is_empty() && made.source_volume_id == volume;
-        must(whole && made.creation_time.is_some() && made.ready_to_use, || format!("an odd snapshot: {made:?}"))?;
+        must(whole && made.creation_time.is_some() && made.ready_to_use, || {
+            format!("an odd snapshot: {made:?}")
+        })?;
         Ok(made)
     }
 
@@ -248,7 +273,10 @@ impl Context {
     }
 
     pub async fn delete_snapshot(&self, id: &str) -> Result<(), Status> {
-        self.here.controller::<Empty>("DeleteSnapshot", &SnapshotId { snapshot_id: id.into() }).await.map(drop)
+        self.here
+            .controller::<Empty>("DeleteSnapshot", &SnapshotId { snapshot_id: id.into() })
+            .await
+            .map(drop)
     }
 
     pub async fn list(&self, max_entries: i32, token: &str) -> Result<ListVolumesResponse, Status> {
@@ -261,7 +289,11 @@ impl Context {
         Ok(listed.entries.into_iter().filter_map(|entry| entry.snapshot).collect())
     }
 
-    pub async fn controller_expand(&self, id: &str, bytes: i64) -> Result<ControllerExpandVolumeResponse, Status> {
+    pub async fn controller_expand(
+        &self,
+        id: &str,
+        bytes: i64,
+    ) -> Result<ControllerExpandVolumeResponse, Status> {
         let request = ControllerExpandVolumeRequest {
             volume_id: id.into(),
             capacity_range: Some(CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
@@ -271,7 +303,8 @@ impl Context {
     }
 
     pub async fn modify(&self, id: &str, key: &str, value: &str) -> Result<(), Status> {
-        let request = ControllerModifyVolumeRequest { volume_id: id.into(), mutable_parameters: map(key, value) };
+        let request =
+            ControllerModifyVolumeRequest { volume_id: id.into(), mutable_parameters: map(key, value) };
         self.here.controller::<Empty>("ControllerModifyVolume", &request).await.map(drop)
     }
 
@@ -287,7 +320,8 @@ impl Context {
 
     /// Removes all that was made, in whatever order snapshots and clones allow.
     pub async fn clean_up(&mut self) -> Case {
-        let (mut volumes, mut snapshots) = (std::mem::take(&mut self.volumes), std::mem::take(&mut self.snapshots));
+        let (mut volumes, mut snapshots) =
+            (std::mem::take(&mut self.volumes), std::mem::take(&mut self.snapshots));
         volumes.sort();
         volumes.dedup();
         for id in &volumes {

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async {
         let other = rest.first().map(PathBuf::from);
-        let context = Context::new(PathBuf::from(folder), access == "block", &PathBuf::from(socket), other).await;
+        let context =
+            Context::new(PathBuf::from(folder), access == "block", &PathBuf::from(socket), other).await;
         let mut context = match context {
             Ok(context) => context,
             Err(why) => {
