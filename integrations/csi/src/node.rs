@@ -81,8 +81,11 @@ impl Driver {
         let _held = self.busy.hold(text)?;
         host::unmount(&staging).await?;
         let Ok(id) = text.parse::<Id>() else { return Ok(Empty {}) };
-        if self.attacher.find(&id).await?.is_none() {
-            return Ok(Empty {});
+        let Some(device) = self.attacher.find(&id).await? else { return Ok(Empty {}) };
+        // A device node that is bound holds nothing open: the kernel would let it go.
+        if let Some(published) = Places::of(&device)?.all.first() {
+            let why = format!("volume {id} is still published at {}", published.at.display());
+            return Err(Status::precondition(why));
         }
         self.attacher.detach(&id).await?;
         if id.snapshot.is_none() {
