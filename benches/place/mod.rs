@@ -1,5 +1,8 @@
 //! What benchmarks of volumes stand on: a pool whose stores are in memory, and daemons with a real disk.
+// Each benchmark uses a part of it.
+#![allow(dead_code)]
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +12,8 @@ use windlass::base::size::GIB;
 use windlass::base::{HostId, Name};
 use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{Counted, Faulty, MemStore, Store as _};
-use windlass::volume::{EngineContext, Host, Memory, Volumes};
+use windlass::store::{BucketRef, Counted, Faulty, MemStore, Store as _};
+use windlass::volume::{EngineContext, Host, Memory, Tuning, Volumes};
 
 pub fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -32,25 +35,35 @@ pub struct Place {
     /// Those that can be made slow.
     slow: Vec<Arc<Faulty>>,
     pub stores: Vec<Arc<Counted>>,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Whose end removes it.
+    _temporary: Option<tempfile::TempDir>,
+    pub tuning: Tuning,
 }
 
 impl Place {
-    /// Stores that may be `slow` cost a little also when they aren't.
+    /// Stores in memory. Those that may be `slow` cost a little also when they aren't.
     pub fn new(n: usize, slow: bool) -> Place {
-        let rt = Rt::new(RealRuntime::current());
-        let (mut delayed, mut stores) = (Vec::new(), Vec::new());
-        for i in 0..n {
-            let memory = MemStore::new(&format!("s{i}"));
-            stores.push(match slow {
-                true => {
-                    delayed.push(Faulty::new(&rt, memory));
-                    Counted::new(&rt, delayed[i].clone())
-                }
-                false => Counted::new(&rt, memory),
-            });
-        }
-        Place { slow: delayed, stores, dir: tempfile::tempdir().unwrap(), rt }
+        let dir = tempfile::tempdir().unwrap();
+        let stores = (0..n).map(|i| MemStore::new(&format!("s{i}")) as BucketRef).collect();
+        let place = Place::over(Rt::new(RealRuntime::current()), dir.path(), stores, slow);
+        Place { _temporary: Some(dir), ..place }
+    }
+
+    /// The same over other stores, with the hosts' folders in one that outlives it.
+    pub fn over(rt: Rt, dir: &Path, stores: Vec<BucketRef>, slow: bool) -> Place {
+        let mut delayed = Vec::new();
+        let mut count = |store| match slow {
+            true => {
+                let store = Faulty::new(&rt, store);
+                delayed.push(store.clone());
+                Counted::new(&rt, store)
+            }
+            false => Counted::new(&rt, store),
+        };
+        let stores = stores.into_iter().map(&mut count).collect();
+        let tuning = Tuning::default();
+        Place { rt, slow: delayed, stores, dir: dir.to_owned(), _temporary: None, tuning }
     }
 
     pub fn slow(&self, latency: Duration) {
@@ -70,7 +83,7 @@ impl Place {
     /// A daemon that knows nothing, but for what its disk cache has; with so much memory, for caches and all.
     pub async fn volumes(&self, host: u128, layout: Option<&str>, memory: u64, cache: bool) -> Volumes {
         let (rt, disk) = (self.rt.clone(), RealDisk::start());
-        let dir = self.dir.path().join(format!("host{host}"));
+        let dir = self.dir.join(format!("host{host}"));
         let pool_host = PoolHost {
             rt: rt.clone(),
             disk: disk.clone(),
@@ -98,7 +111,7 @@ impl Place {
             }
         };
         let host = Host { id: HostId(host), name: "host".into() };
-        let (tuning, sweeps) = Default::default();
+        let (tuning, sweeps) = (self.tuning, Default::default());
         Volumes::new(EngineContext {
             rt,
             disk,

@@ -1,7 +1,8 @@
 //! `windlass volume apply-diff`: what `export --since` wrote goes onto a volume that stands at the snapshot it began with.
 //!
 //! The volume stands there when nothing in it changed since; so the diff fits, and what the volume held is the snapshot.
-//! Whatever goes wrong after the first write, the volume is rolled back to it. From before the first write until the snapshot
+//! Whatever goes wrong after the first write, the volume is rolled back to it; one that was empty, for a diff that begins with
+//! nothing, is zeroed. From before the first write until the snapshot
 //! is taken, or all is undone, one connection holds the volume alone: what ends the work is refused without it. A process that
 //! is killed can't undo: then the volume has changed, and the next attempt refuses it and says how to roll it back.
 
@@ -162,7 +163,8 @@ async fn apply(
     if let Some(size) = header.size.filter(|size| *size != client.info().size) {
         resize(door, path, client, size).await?;
         // Somebody may have been there meanwhile.
-        client = stands(door, path, from.as_ref()).await?;
+        let grown = || format!("{path} has {} now, and nothing of the diff", show_size(size));
+        client = stands(door, path, from.as_ref()).await.context(grown)?;
     }
     let size = client.info().size;
     let mut done = Applied {
@@ -344,7 +346,8 @@ async fn undone(
                 client.flush().await
             };
             let cure = format!("windlass volume remove {path}");
-            (emptied.await, format!("{path} is empty again"), cure)
+            let size = show_size(client.info().size);
+            (emptied.await, format!("{path} is empty again, and has {size}"), cure)
         }
     };
     let what = match back {

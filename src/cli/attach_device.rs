@@ -166,7 +166,7 @@ pub struct Detach {
 
 pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
     let number = match args.what.starts_with("/dev/") {
-        true => kernel_number(&args.what)?,
+        true => ours(kernel_number(&args.what)?)?,
         false => of_export(&args.what)?,
     };
     let device = format!("/dev/nbd{number}");
@@ -210,6 +210,17 @@ fn of_export(export: &str) -> Result<u32> {
         let there =
             if all.is_empty() { "nothing is".to_owned() } else { format!("these are: {}", all.join(", ")) };
         Error::new(Kind::NotFound, format!("{export} is not attached as a device; {there}"))
+    })
+}
+
+/// Other programs' devices are theirs to let go.
+fn ours(number: u32) -> Result<u32> {
+    let made_here = attached(Path::new("/sys/block")).iter().any(|(n, _)| *n == number);
+    made_here.then_some(number).ok_or_else(|| {
+        let why = format!(
+            "/dev/nbd{number} was not made by `windlass attach --device`: whoever made it lets it go"
+        );
+        Error::new(Kind::NotFound, why)
     })
 }
 

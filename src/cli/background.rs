@@ -44,9 +44,12 @@ pub fn let_go(log: &Path, word: &str) -> Result<()> {
 pub async fn leave_behind(what: &str) -> Result<ExitCode> {
     let waiting = || format!("waiting for {what}");
     let program = std::env::current_exe().context(|| "finding this program".into())?;
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    // Behind `--` it would be no option.
+    let at = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    arguments.insert(at, "--detached".into());
     let mut child = tokio::process::Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .arg("--detached")
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

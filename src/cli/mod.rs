@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod drill;
 mod export;
+mod graceful_restart;
 mod hooks;
 mod iam_policy;
 mod import;
@@ -26,7 +27,6 @@ mod serve;
 mod snapshot;
 mod status;
 mod stderr_log;
-mod succession;
 mod systemd;
 mod top;
 mod transfer_bar;
@@ -127,7 +127,7 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli);
-    match run(cli) {
+    match run(cli).and_then(|code| output::all_out().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("windlass: {error}");

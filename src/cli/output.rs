@@ -1,17 +1,35 @@
 //! How results are printed: JSON for programs, aligned columns and sentences for people.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::sync::OnceLock;
 
 use serde::de::DeserializeOwned;
 
 use super::Global;
-use crate::base::Result;
+use crate::base::{Error, Kind, Result};
 use crate::daemon::api::Outcome;
 
-/// Prints to stdout; a reader that went away (`| head`) is no error of ours.
+/// Why something that was to be printed is not.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Prints to stdout. A reader that went away (`| head`) is no error of ours; others are told at the end, by `all_out`.
 pub fn line(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => drop(LOST.set(error.to_string())),
+        _ => {}
+    }
+}
+
+/// Whether all that was printed went out, as onto a disk that is full it does not.
+pub fn all_out() -> Result<()> {
+    let flushed = std::io::stdout().flush().err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
+    match LOST.get().cloned().or(flushed.map(|error| error.to_string())) {
+        Some(why) => {
+            Err(Error::new(Kind::Io, format!("writing to stdout: {why}; what was printed is cut short")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The result as JSON when asked for, else its notes.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use super::{Global, output, reach_engine, stderr_log, succession, systemd};
+use super::{Global, graceful_restart, output, reach_engine, stderr_log, systemd};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
@@ -53,10 +53,11 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let control = home.control()?;
     let handed_over = match args.replace {
         true => {
-            let asked = succession::Asked { nbd: &args.nbd, insecure: args.insecure, pools: &args.pool };
-            succession::replace(&rt, &home, &config, &asked).await?
+            let asked =
+                graceful_restart::Asked { nbd: &args.nbd, insecure: args.insecure, pools: &args.pool };
+            graceful_restart::replace(&rt, &home, &config, &asked).await?
         }
-        false => succession::kept()?,
+        false => graceful_restart::kept()?,
     };
     let options = Options {
         handed_over,
@@ -92,7 +93,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     if !is_replaced {
         systemd::stopping();
         if systemd::keeps_sockets() {
-            engine.leave_clients(succession::keep).await;
+            engine.leave_clients(graceful_restart::keep).await;
         }
     }
     tracing::info!("the daemon ends: it lets go of what it has");
@@ -116,7 +117,11 @@ async fn start(
         match reach_engine::start(global, home.clone(), options.clone(), cache).await {
             Err(e) if e.is(Kind::Owned) && replaces && tries < REPLACED_TRIES => rt.sleep(REPLACED).await,
             // It holds the lock a moment longer and listens no more.
-            Err(e) if e.is(Kind::Owned) && tries < ENDING_TRIES && !succession::listens(&control).await => {
+            Err(e)
+                if e.is(Kind::Owned)
+                    && tries < ENDING_TRIES
+                    && !graceful_restart::listens(&control).await =>
+            {
                 rt.sleep(ENDING).await;
             }
             Err(e) if e.is(Kind::Owned) => return Err(e.context("the daemon cannot start")),

@@ -138,14 +138,14 @@ fn parse(line: &str) -> Result<Verb> {
     let request: Request = serde_json::from_value(value).map_err(|e| {
         // What our own parsers say of a name is worth telling; what the decoder says of its types is not.
         let why = e.to_string();
-        match why.strip_suffix(')').unwrap_or(&why) {
-            _ if why.starts_with("unknown variant") || verb.is_empty() => {
-                foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
-            }
-            _ if why.contains("write ") || why.contains("name") => foreign(&format!("{verb}: {why}")),
-            _ => foreign(&format!(
+        if why.starts_with("unknown variant") || verb.is_empty() {
+            foreign(&format!("it knows no verb {verb:?}; is it of another version?"))
+        } else if why.contains("write ") || why.contains("name") {
+            foreign(&format!("{verb}: {why}"))
+        } else {
+            foreign(&format!(
                 "the arguments of {verb} are not those that it takes; is it of another version?"
-            )),
+            ))
         }
     })?;
     Ok(request.verb)
@@ -180,6 +180,12 @@ async fn answer(
             result = work => break result,
         }
     };
+    // What was said last may not have been looked at yet.
+    while let Ok(step) = steps.try_recv()
+        && told
+    {
+        told = send(write, &step.into()).await.is_ok();
+    }
     match result.and_then(|r| r) {
         Ok(outcome) => send(write, &Reply::Result(outcome)).await,
         Err(error) => send(write, &failure(&error)).await,

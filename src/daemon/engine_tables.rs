@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::{KeptOf, ReplicaLine};
-use super::capacity::Capacities;
 use super::config::Config;
 use super::mounts::Mounts;
+use super::pool_capacity::Capacities;
 use super::pools::Pools;
 use super::replicas::Replicas;
 use super::state_dir::HostContext;

@@ -254,8 +254,10 @@ async fn receive(stream: &UnixStream) -> Result<Parcel> {
     let state = state.ok_or_else(|| invalid("what is handed over does not begin with its description"))?;
     let mut sockets = Vec::new();
     while sockets.len() < many {
-        let batch = receive_fds(stream, &mut [0]).await?;
-        if batch.is_empty() {
+        let mut announced = [0];
+        let batch = receive_fds(stream, &mut announced).await?;
+        // The kernel drops those that this process has no more room for.
+        if batch.is_empty() || batch.len() != usize::from(announced[0]) {
             return Err(invalid(
                 "sockets that were announced do not come: is the limit of open files reached?",
             ));

@@ -2,7 +2,6 @@
 
 pub mod answers;
 pub mod api;
-mod capacity;
 mod command_gate;
 pub mod config;
 mod configured;
@@ -23,6 +22,7 @@ mod mounts;
 #[cfg(test)]
 mod openapi;
 mod page;
+mod pool_capacity;
 mod pools;
 mod replica_schedule;
 mod replicas;

@@ -98,7 +98,7 @@ impl StateDir {
         self.root.join("hints")
     }
 
-    /// Of the cache alone.
+    /// What of stores is kept on the local disk.
     pub fn cache(&self) -> PathBuf {
         self.own.join("cache")
     }

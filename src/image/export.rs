@@ -1,5 +1,5 @@
 //! An image's way out: the map is walked, what has data is read, several portions at a time, and a sink gets the parts in
-//! order. Memory is bound by `IN_FLIGHT` portions, whatever the image's size and the sink's speed.
+//! order. Memory is bounded by `IN_FLIGHT` portions, whatever the image's size and the sink's speed.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Opening: which segments are in use, where the records end, and whether that end is a torn tail or damage.
 //!
 //! Only the last segment can have a tail: the one before was synced before it was begun. Its batches are read until
-//! one isn't right. If anything behind says that this or a later lsn was synced, bytes were damaged and nothing is
+//! one isn't right. If anything behind says that this or a later lsn was synced, bytes were damaged and no record is
 //! changed; else what follows was never promised, and it is zeroed so that no leftover can ever follow a new batch.
 //! What no batch says was synced is written once more: a page that an earlier, failed sync dropped still reads well
 //! until the power goes.

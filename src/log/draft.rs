@@ -17,7 +17,7 @@ use crate::pool::{Chunk, ChunkKind};
 
 /// Spare capacity that lets the pool append its footer without a copy.
 const FOOTER_ROOM: usize = 4 << 10;
-/// Records a chunk may hold: each adds two entries to the table of contents at most.
+/// Records a chunk may hold: without a bound, small ones would let the table of contents grow as large as the payload.
 const RECORDS_MAX: usize = 16 << 10;
 
 /// Bytes of a map chunk's pages that go to one shard before another is taken.

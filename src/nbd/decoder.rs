@@ -7,8 +7,8 @@
 //! its buffer. A request that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
 //! for a length that was not accepted.
 //!
-//! With extended headers any command may announce a payload. Only a write may have one. A client that announces more than
-//! `PAYLOAD_MAX` is hung up on.
+//! With extended headers any command can announce a payload. That of a write is taken; any other's is passed over, and the
+//! command refused. A client that announces more than `PAYLOAD_MAX` is hung up on.
 
 use std::borrow::Cow;
 

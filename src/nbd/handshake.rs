@@ -1,9 +1,8 @@
-//! The server's side of option haggling: one answer an option, until the client enters an export or leaves.
+//! The server's greeting and its side of option haggling: one answer an option, until the client enters an export or leaves.
 //!
-//! Nothing is kept for an option beyond its answer but whether structured replies or extended headers were agreed, and
-//! which block status of which export. What isn't served is
-//! refused by the protocol's own means and the haggling goes on; the connection ends only where the protocol leaves
-//! no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
+//! Of the options two things outlive their answers: whether structured replies or extended headers were agreed, and which
+//! contexts of block status, for which export. What isn't served is refused by the protocol's own means, and the haggling
+//! goes on; the connection ends only where the protocol leaves no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::connection_state::{Agreed, AgreedContexts, Entered, Haggling};
 use super::export::{Description, Export, Exports};
-use super::handover::{Agreed, AgreedContexts, Entered, Haggling};
 use super::job::{StatusContext, context_id};
 use super::options::{self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply};
 use super::window::Window;

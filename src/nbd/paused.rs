@@ -2,8 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
+use super::connection_state::Entered;
 use super::decoder::Intake;
-use super::handover::Entered;
 use super::output::Output;
 use super::window::Window;
 use crate::base::Result;

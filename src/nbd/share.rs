@@ -16,7 +16,7 @@ use crate::base::{Budget, Held};
 /// Bytes that every connection may hold without asking.
 pub const FLOOR: u64 = 256 << 10;
 /// A client that takes less than `FLOOR` bytes of its replies in so long is dropped, while others wait for memory that
-/// they hold.
+/// its replies hold.
 pub const STALL: Duration = Duration::from_secs(10);
 
 pub struct Share {
@@ -24,7 +24,7 @@ pub struct Share {
     held: Option<Held>,
     waiting: Option<BoxFuture<'static, Held>>,
     stall: Option<BoxFuture<'static, ()>>,
-    /// Bytes that went to the client since that began.
+    /// Bytes that went to the client since `stall` began.
     moved: u64,
 }
 

@@ -46,9 +46,9 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, warn};
 
 use super::ahead::Ahead;
+use super::connection_state::{Entered, GivenBack, Unread};
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
-use super::handover::{Entered, GivenBack, Unread};
 use super::handshake::Session;
 use super::job::{Extent, Job, Served, start, start_piece, weight, weight_of_piece, writes};
 use super::listener::Stream;

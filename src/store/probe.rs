@@ -42,7 +42,9 @@ impl Probe<'_> {
         let url = self.bucket.url();
         Error::new(
             Kind::Refused,
-            format!("{url} can't be used: {promise}; choose a store that honours conditional writes"),
+            format!(
+                "{url} can't be used: {promise}; choose a store that keeps what S3 promises, conditional writes above all"
+            ),
         )
     }
 

@@ -1,5 +1,5 @@
-//! Which frames the file has, in 16 bytes each: a hash of the key, and where the frame lies. Two keys of one hash overwrite
-//! each other; the entry itself says whose it is.
+//! Which frames the cache's file has, and where: 16 bytes of memory each, and what the map takes around them. A key is known
+//! by its hash alone, and of two keys with one hash the later one stays: what lies in the file says whose it is.
 
 use crate::base::FastMap;
 

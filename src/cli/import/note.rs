@@ -42,7 +42,8 @@ impl Notes {
     pub async fn open(home: &StateDir, path: &VolumePath) -> Result<Notes> {
         let (disk, dir) = (RealDisk::start(), home.imports());
         disk.create_dir(&dir).await.context(|| dir.display().to_string())?;
-        let stem = format!("{}.{}", path.pool, path.volume);
+        // A name has dots, but no plus.
+        let stem = format!("{}+{}", path.pool, path.volume);
         let note = format!("process {}\n", std::process::id());
         let lock = disk.lock(&dir.join(format!("{stem}.lock")), &note).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => {

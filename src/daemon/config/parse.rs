@@ -1,4 +1,5 @@
-//! The text of windlass.toml, read whole: all that is wrong with it is told at once, each with its line, key and cure.
+//! The text of windlass.toml, read whole: all that is wrong with it is told at once, each with its line, key and cure. Where
+//! it is no TOML, only that is told.
 
 use std::collections::BTreeMap;
 

@@ -9,9 +9,9 @@ use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
-use crate::daemon::capacity::Capacity;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::pool_capacity::Capacity;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,

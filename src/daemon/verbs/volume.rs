@@ -1,4 +1,4 @@
-//! Verbs of volumes, snapshots and clones.
+//! Verbs of volumes and snapshots.
 
 use std::path::Path;
 use std::sync::Arc;

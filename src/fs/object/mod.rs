@@ -3,6 +3,7 @@
 //! No I/O: values, their text forms, and the options of a mount.
 
 mod attributes;
+mod base_object;
 mod byte_ranges;
 mod content_type;
 mod errno;
@@ -10,11 +11,11 @@ mod locks;
 mod metadata;
 mod names;
 mod options;
-mod source;
 mod upload_token;
 mod version_name;
 
 pub use attributes::{Attributes, Rights};
+pub use base_object::{Base, Source};
 pub use byte_ranges::ByteRanges;
 pub use content_type::type_of;
 pub use errno::{Errno, Fail, Op};
@@ -24,6 +25,5 @@ pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOC
 pub use names::show;
 pub use names::{KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, show_beside, want};
 pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
-pub use source::{Base, Source};
 pub use upload_token::{UploadToken, add_upload_token, differ_in_time_only};
 pub use version_name::VersionName;

@@ -1,4 +1,4 @@
-//! Open files: create, open, read, write, flush, fsync, release.
+//! Open files: create, open, read, write, copy_file_range, fallocate, flush, fsync, release; and reading links.
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::area::{FoundFile, FoundStages, LOCK, UNKNOWN};
 use super::note::Mark;
-use super::unsynced_removals::StagingDir;
+use super::staging_dir::StagingDir;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
@@ -133,12 +133,16 @@ impl KeptFiles {
         let path = to.join(name);
         let doing = || format!("copying {key} to {}", path.display());
         let disk = self.folder.disk();
-        disk.create_dir(path.parent().unwrap_or(to)).await.context(doing)?;
-        if disk.open(&path, OpenHow::Read).await.is_ok() {
+        let parent = path.parent().unwrap_or(to);
+        disk.create_dir(parent).await.context(doing)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Also a file that nobody may read, or a link that leads nowhere.
+        if disk.list(parent).await.context(doing)?.iter().any(|other| *other == name) {
             return Err(Error::new(Kind::Exists, format!("{} is there already", path.display())));
         }
-        // Under its name only when it is whole.
-        let part = path.with_file_name(format!(".{}.part", path.file_name().unwrap_or_default().display()));
+        // Under its name only when it is whole. The name itself may be as long as names can be.
+        let short: String = name.chars().take(60).collect();
+        let part = path.with_file_name(format!(".{short}.part"));
         let file = disk.open(&part, OpenHow::Create).await.context(doing)?;
         file.set_len(0).await.context(doing)?;
         let done = async {

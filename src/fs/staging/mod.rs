@@ -8,7 +8,7 @@ mod rename_intent;
 mod slab;
 mod slab_stage;
 mod stage;
-mod unsynced_removals;
+mod staging_dir;
 
 pub use area::{FoundFile, FoundStages, StagingArea, UNKNOWN, Unsent, take_over};
 pub use file_stage::Edits;
@@ -16,4 +16,4 @@ pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
 pub use rename_intent::{INTENT_FORMAT, RenameIntent};
 pub use stage::Stage;
-pub use unsynced_removals::StagingDir;
+pub use staging_dir::StagingDir;

@@ -1,7 +1,7 @@
 //! The write-back queue: which files wait to be sent in the background, and which is sent next.
 //!
 //! Programs go first: while one file after another is closed, few are sent at once, and the rest follows when that pauses.
-//! Nothing waits long for it, nor do many or much.
+//! How long a burst holds files up, how many and how large, is bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::fs::object::{LeafLock, QueueLock};
 const AT_ONCE: usize = 32;
 /// The same during a burst.
 const IN_BURST: usize = 1;
-/// Files that are closed nearer to each other than this are a burst,
+/// Files that are closed nearer to each other than this may be a burst.
 const PAUSE: Duration = Duration::from_millis(50);
-/// from so many on.
+/// So many such files are one.
 const MANY: u32 = 8;
-/// A burst holds up no file for longer,
+/// A burst holds up no file for longer.
 const LONGEST: Duration = Duration::from_secs(5);
-/// nor more of them,
+/// A burst holds up no more files.
 const FILES: usize = 1 << 15;
-/// nor more bytes.
+/// A burst holds up no more bytes.
 const BYTES: u64 = 256 << 20;
 
 #[derive(Debug)]

@@ -73,7 +73,7 @@ pub struct Header {
     pub references_offset: u64,
     /// Bytes of the table of blocks of reference counts.
     pub references_bytes: u64,
-    /// There are none in it.
+    /// It must be aligned, although an image with snapshots is refused.
     pub snapshots_offset: u64,
     /// A count has `1 << this` bits.
     pub reference_order: u32,

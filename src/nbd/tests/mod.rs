@@ -1,7 +1,7 @@
 //! The face against scripted bytes, on the simulation's virtual time: what hangs is a deadlock and fails.
 
+mod connection_state;
 mod extended;
-mod handover;
 mod handshake;
 mod malformed;
 mod model;

@@ -26,7 +26,7 @@ const ON_ITS_WAY: Duration = Duration::from_secs(2);
 /// Registers by id, and the stores (indices) that list a copy.
 pub type Listed = BTreeMap<RegisterId, ShardSet>;
 
-/// Reads every copy. `complete`: stores whose listing is.
+/// Reads every copy. `complete`: the stores whose listing came to its end.
 pub async fn look(context: &Arc<PoolContext>, listed: &Listed, complete: ShardSet, report: &mut ScrubReport) {
     let acceptors: ShardSet = context.membership().acceptors.iter().copied().collect();
     let looks =

@@ -185,7 +185,7 @@ impl PoolConfig {
         }
     }
 
-    /// PoolSettings that need something of the stores.
+    /// Refuses settings that need what these stores do not have.
     pub fn check_settings(&self) -> Result<()> {
         if self.settings.ack_zone && self.stores.iter().any(|s| s.zone.is_none()) {
             return Err(Error::new(

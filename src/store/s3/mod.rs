@@ -69,6 +69,18 @@ macro_rules! sealed {
 }
 use sealed;
 
+/// What describes an object beside its type and metadata, which replacing those would drop.
+macro_rules! carried {
+    ($ask:expr, $head:expr) => {
+        $ask.set_content_encoding(crate::store::s3::write::encoding_of($head))
+            .set_content_disposition($head.content_disposition.clone())
+            .set_content_language($head.content_language.clone())
+            .set_cache_control($head.cache_control.clone())
+            .set_expires(crate::store::s3::write::expires_of($head))
+    };
+}
+use carried;
+
 /// Sends what a builder of inputs describes: straight, or where that can't be through the SDK.
 macro_rules! send {
     ($store:expr, $verb:ident, $input:expr) => {

@@ -1,6 +1,7 @@
 //! Multipart uploads, and copies too large for one request.
 
 use aws_sdk_s3::operation::RequestId as _;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::upload_part::UploadPartInput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
@@ -10,7 +11,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use super::errors::Trouble;
 use super::trust::Bare;
 use super::write::{condition, user_out};
-use super::{Quoting, S3Store, read_sealed, sealed, summed};
+use super::{Quoting, S3Store, carried, read_sealed, sealed, summed};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Head, Heeds, Part, Put, When};
@@ -25,11 +26,19 @@ fn number_out(number: u32) -> i32 {
 
 impl S3Store {
     pub(super) async fn create_now(&self, key: &str, attrs: &Attrs) -> Result<String> {
-        let ask = sealed!(self, self.client().create_multipart_upload())
+        self.create_like(key, attrs, None).await
+    }
+
+    /// `like`: what the new object is a copy of.
+    async fn create_like(&self, key: &str, attrs: &Attrs, like: Option<&HeadObjectOutput>) -> Result<String> {
+        let mut ask = sealed!(self, self.client().create_multipart_upload())
             .bucket(&self.place.bucket)
             .key(self.full(key))
             .set_content_type(attrs.content_type.clone())
             .set_metadata(user_out(attrs)?);
+        if let Some(head) = like {
+            ask = carried!(ask, head);
+        }
         let doing = format!("beginning the upload of {key:?}");
         let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
         out.upload_id().filter(|id| !id.is_empty()).map(str::to_owned).ok_or_else(|| {
@@ -203,11 +212,11 @@ impl S3Store {
         &self,
         from: &str,
         to: &str,
-        head: &Head,
+        (head, whole): (&Head, &HeadObjectOutput),
         attrs: &Attrs,
         when: &When,
     ) -> Result<Put> {
-        let upload = self.create_now(to, attrs).await?;
+        let upload = self.create_like(to, attrs, Some(whole)).await?;
         let count = u32::try_from(head.size.div_ceil(COPY_PART)).unwrap_or(u32::MAX);
         let one = |at: u32| {
             let offset = u64::from(at) * COPY_PART;

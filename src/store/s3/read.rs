@@ -44,6 +44,19 @@ pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
     }
 }
 
+pub(super) fn described(out: &HeadObjectOutput) -> Head {
+    Head {
+        size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
+        etag: etag_in(out.e_tag()),
+        modified_ms: millis(out.last_modified()),
+        attrs: attrs_in(out.content_type(), out.metadata()),
+        version: out.version_id().map(str::to_owned),
+        storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
+        restored: out.restore().and_then(restored_in),
+        checksum: checksum_in(out),
+    }
+}
+
 /// Quotes are of the transport, not of the etag.
 pub(super) fn etag_in(text: Option<&str>) -> Etag {
     let text = text.unwrap_or_default();
@@ -174,17 +187,7 @@ impl S3Store {
         what: Versioned<'_>,
         checksums: bool,
     ) -> Result<Option<Head>, Trouble> {
-        let out = self.looked_at(what, checksums).await?;
-        Ok(out.map(|out| Head {
-            size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
-            etag: etag_in(out.e_tag()),
-            modified_ms: millis(out.last_modified()),
-            attrs: attrs_in(out.content_type(), out.metadata()),
-            version: out.version_id().map(str::to_owned),
-            storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
-            restored: out.restore().and_then(restored_in),
-            checksum: checksum_in(&out),
-        }))
+        Ok(self.looked_at(what, checksums).await?.map(|out| described(&out)))
     }
 
     /// HEAD. That there is no such object is believed as `trust.rs` says.

@@ -7,8 +7,8 @@ use aws_sdk_s3::operation::copy_object::CopyObjectInput;
 use aws_sdk_s3::operation::delete_object::DeleteObjectInput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectInput;
-use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIdentifier};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIdentifier, StorageClass};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
@@ -16,8 +16,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 
 use super::errors::Trouble;
+use super::read::described;
 use super::trust::Bare;
-use super::{Quoting, S3Store, sealed, send, summed};
+use super::{Quoting, S3Store, carried, sealed, send, summed};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Heeds, Put, When};
@@ -236,11 +237,12 @@ impl S3Store {
             ask = ask
                 .metadata_directive(MetadataDirective::Replace)
                 .set_metadata(user.clone())
-                .set_content_type(attrs.content_type.clone())
-                .set_content_encoding(encoding_of(head))
-                .set_content_disposition(head.content_disposition.clone())
-                .set_content_language(head.content_language.clone())
-                .set_cache_control(head.cache_control.clone());
+                .set_content_type(attrs.content_type.clone());
+            ask = carried!(ask, head);
+            if self.place.storage_class.is_none() {
+                // Else a change of mode would move an object into the standard class.
+                ask = ask.set_storage_class(class_of(head));
+            }
         }
         let doing = format!("copying {from:?} to {to:?}");
         match send!(self, copy, ask) {
@@ -287,14 +289,16 @@ impl S3Store {
         when: &When,
         t: Trouble,
     ) -> Result<Put> {
-        let Some(head) = self.head_now(from).await.map_err(|t| t.error)? else { return Err(t.error) };
+        let found = self.looked_at((from, None), false).await.map_err(|t| t.error)?;
+        let Some(whole) = found else { return Err(t.error) };
+        let head = described(&whole);
         if head.size <= COPY_MAX {
             return t.put(when);
         }
         if how.0.is_some_and(|m| *m != head.etag) {
             return Ok(Put::Refused);
         }
-        self.copy_in_parts(from, to, &head, how.1.unwrap_or(&head.attrs), when).await
+        self.copy_in_parts(from, to, (&head, &whole), how.1.unwrap_or(&head.attrs), when).await
     }
 
     async fn whole_head(&self, key: &str) -> Result<HeadObjectOutput> {
@@ -356,8 +360,20 @@ impl S3Store {
     }
 }
 
+/// The class that a copy of an object is to have. One of an archive is not kept: the copy of what was restored would be
+/// unreadable again.
+fn class_of(head: &HeadObjectOutput) -> Option<StorageClass> {
+    let class = head.storage_class.clone()?;
+    (!matches!(class, StorageClass::Glacier | StorageClass::DeepArchive)).then_some(class)
+}
+
+/// None where it is no date.
+pub(super) fn expires_of(head: &HeadObjectOutput) -> Option<DateTime> {
+    DateTime::from_str(head.expires_string()?, DateTimeFormat::HttpDate).ok()
+}
+
 /// How the bytes are encoded. `aws-chunked` is of an upload's transport; some servers keep it by mistake.
-fn encoding_of(head: &HeadObjectOutput) -> Option<String> {
+pub(super) fn encoding_of(head: &HeadObjectOutput) -> Option<String> {
     let kept: Vec<&str> = head
         .content_encoding()?
         .split(',')

@@ -1,7 +1,7 @@
 //! A pool's volumes: names, clones, groups, reports, and what scrub and salvage ask of them.
 
 mod alter;
-mod clone_and_remove;
+mod create_clone_remove;
 mod group;
 mod holders;
 mod inventory;
@@ -16,7 +16,7 @@ mod volumes;
 mod walk_for_new_stores;
 
 pub use alter::Flattened;
-pub use clone_and_remove::end_all;
+pub use create_clone_remove::end_all;
 pub use group::{snapshot_as, snapshot_group};
 pub use moments::HistoryMark;
 pub use names::rename;

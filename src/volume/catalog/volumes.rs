@@ -326,7 +326,7 @@ impl Volumes {
         })
     }
 
-    /// This engine becomes the owner now, unless nobody else is.
+    /// This engine becomes the owner now, where another host is.
     pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
         let began = self.engine.rt.now();
         let id = self.id(name).await?;

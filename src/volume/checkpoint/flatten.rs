@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 
-use super::publish::AGAIN;
+use super::checkpointer::AGAIN;
 use crate::base::rt::Instant;
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result};

@@ -2,16 +2,16 @@
 
 mod build;
 mod check;
+mod checkpointer;
 mod compaction;
 mod delete_objects;
 mod flatten;
-mod publish;
 mod recompress;
 mod sweep;
 
 pub use check::{CheckReport, check};
+pub use checkpointer::make_checkpoints;
 pub use compaction::compact;
 pub use delete_objects::delete_retired;
 pub use flatten::Flattening;
-pub use publish::make_checkpoints;
 pub use sweep::sweep_when_due;

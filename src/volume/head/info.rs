@@ -59,13 +59,13 @@ pub struct VolumeInfo {
     /// Of its live bytes those that were written before the newest snapshot that has a clone, which clones may need; told by
     /// `info` when it is open here.
     pub shared_bytes: Option<u64>,
-    /// All others.
+    /// Of its live bytes all others than the shared ones.
     pub exclusive_bytes: Option<u64>,
     /// Bytes of those that the volume or a snapshot needs, by the last checkpoint; told when it is open here.
     pub live_bytes: Option<u64>,
     /// Bytes of objects that writes became since the volume was opened here, without parity.
     pub logged_bytes: u64,
-    /// Bytes that its maps and tables took beside them.
+    /// Bytes that its maps and tables took, beside `logged_bytes`.
     pub map_bytes: u64,
     /// Bytes that collection wrote again since the volume was opened here.
     pub packed_bytes: u64,

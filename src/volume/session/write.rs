@@ -3,7 +3,7 @@
 //! Memory and room in the journal are waited for before the tip is locked, so that an outage slows writes down and never
 //! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range; whoever
 //! waits for such a lock, or for a gate, holds neither memory nor room meanwhile. Of writes that wait and overlap the one
-//! that came first is done first: the volume sees to that before they come here (`ranges::Arrivals`).
+//! that came first is done first: the volume sees to that before they come here (`range_lock::Arrivals`).
 //!
 //! A step is taken in at one instant (`take_in`). Dropped before, a write leaves nothing behind; one of several steps may be
 //! there in part, as after a crash.

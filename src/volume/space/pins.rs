@@ -1,6 +1,6 @@
 //! Pins: which clones hold a snapshot (protocol.md §4.4, model `pin`).
 //!
-//! Those of one snapshot are a catalog (`pool::io::catalog`): key = the clone's id, 16 bytes little-endian, value = the
+//! Those of one snapshot are a catalog (`pool::io::register_tree`): key = the clone's id, 16 bytes little-endian, value = the
 //! pin's nonce. Its root's register id = xxh3-128(`windlass pins` ‖ the volume's id, 16 bytes ‖ the snapshot's id, 8
 //! bytes, both little-endian). They are not in the head, which would grow with them.
 //!

@@ -1,5 +1,6 @@
 //! How `serve` goes on where the daemon before stops: with its listening sockets, and with its clients' connections. They
-//! come from that daemon itself (`--replace`), or from systemd, which keeps them across a restart.
+//! come from that daemon itself (`--replace`), or from systemd, which keeps what an ending daemon gives it (`keep`) across
+//! a restart.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};

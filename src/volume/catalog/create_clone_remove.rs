@@ -1,4 +1,4 @@
-//! Clones, and the ends of volumes: pins, names, registers, in the order that the model `pin` found safe.
+//! Volumes begin, as new ones and as clones, and end: names, pins, registers, in the order that the model `pin` found safe.
 //!
 //! A name is taken first, so that two creators of one name know of each other; then the pin, then the register under its
 //! random id, which is never used again. A creator that does not know how far it came cancels its own register (empty →

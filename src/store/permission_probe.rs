@@ -1,4 +1,5 @@
-//! What credentials may do with a store, found out by doing it with an object of our own, which is removed again.
+//! What credentials may do with a store, found out by doing it with an object of our own. It is removed again where they may
+//! delete.
 
 use std::time::Duration;
 
@@ -29,9 +30,10 @@ pub struct Tried {
     pub outcome: Result<()>,
 }
 
-/// Tries each right below `prefix`. When the store does not answer at all, the first one is all that is tried.
+/// Tries each right below `prefix`: to list first, and when the store does not answer that, nothing else; to read only
+/// what could be written.
 ///
-/// Whether objects may be deleted is tried first, with a key that has none. So without that right at most one object is
+/// Whether objects may be deleted is tried before one is written, with a key that has none. So without that right at most one object is
 /// left behind, however often this runs.
 pub async fn try_rights(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Vec<Tried> {
     let list = List { prefix: prefix.to_owned(), max: 1, ..List::default() };

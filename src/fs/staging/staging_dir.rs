@@ -1,7 +1,7 @@
-//! The folder where staged bytes stand, as they see it; and which of them left in a way that a loss of power would undo.
+//! The folder where staged bytes stand; and which of its files were removed in a way that a loss of power would undo.
 //!
-//! What comes back is taken for what was never sent. So that this can't be for long, whoever owns the folder syncs
-//! removals some time after `wait_for_removal` returns.
+//! A file that comes back so is taken for one that was never sent, and is sent again. Therefore whoever owns the folder
+//! syncs removals some time after `wait_for_removal` returns.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,10 +76,15 @@ impl StagingDir {
     pub async fn sync_removals(&self) -> Result<()> {
         // Whoever asks while another does it waits for that.
         let _one = self.0.syncing.lock().await;
+        // One that can't be synced keeps no other from it.
+        let mut result = Ok(());
         let marked = self.0.marked.lock().clone();
         for marked in marked {
-            if let Some(marked) = marked.upgrade() {
-                marked.sync_removals().await?;
+            if let Some(marked) = marked.upgrade()
+                && let Err(why) = marked.sync_removals().await
+            {
+                result = result.and(Err(why));
+                continue;
             }
             let mut all = self.0.marked.lock();
             // What left since stands behind it.
@@ -88,14 +93,17 @@ impl StagingDir {
         }
         let dirs = self.0.dirs.lock().clone();
         for (dir, times) in dirs {
-            self.0.disk.sync_dir(&dir).await?;
+            if let Err(why) = self.0.disk.sync_dir(&dir).await {
+                result = result.and(Err(why.into()));
+                continue;
+            }
             let mut all = self.0.dirs.lock();
             // Not if something was removed meanwhile.
             if all.get(&dir) == Some(&times) {
                 all.remove(&dir);
             }
         }
-        Ok(())
+        result
     }
 
     /// The same where nobody asked for it.

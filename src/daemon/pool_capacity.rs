@@ -82,12 +82,13 @@ fn spaces(pool: &Pool) -> Vec<(String, Option<Space>)> {
     pool.membership().members.iter().map(|m| (m.url().to_owned(), m.space())).collect()
 }
 
-/// What all volumes have stored, with parity.
+/// What all volumes have stored, with parity; none where that can't be told.
 async fn stored_bytes(open: &OpenPool) -> Option<u64> {
     let volumes = open.volumes.list(LOOK).await.ok()?;
     let trash = Trash(&open.volumes).list(LOOK).await.ok()?;
     let all = volumes.iter().map(|(_, info)| info).chain(trash.iter().map(|gone| &gone.info));
-    let stored: u64 = all.filter_map(|info| Some(info.as_ref().ok()?.stored_bytes)).sum();
+    // One that can't be read now may be the largest.
+    let stored = all.map(|info| Some(info.as_ref().ok()?.stored_bytes)).sum::<Option<u64>>()?;
     let layout = open.pool.layout();
     Some(stored / layout.k() as u64 * layout.n() as u64)
 }

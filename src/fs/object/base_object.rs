@@ -1,4 +1,5 @@
-//! Objects as they were when last looked at.
+//! The object that a file's changes stand on, as in a three-way merge: what it was when last looked at, and from which key
+//! its unchanged bytes are taken.
 
 use serde::{Deserialize, Serialize};
 
