@@ -266,6 +266,8 @@ fn status_of(headers: &HeaderMap) -> Option<Status> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::csi::{Empty, VolumeId};
 
@@ -299,6 +301,8 @@ mod tests {
         while !socket.exists() {
             host::sleep(std::time::Duration::from_millis(5)).await;
         }
+        let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "whoever may connect mounts as root");
         let client = Client::connect(&socket).await.unwrap();
         let long = VolumeId { volume_id: "x".repeat(1 << 20) };
         assert_eq!(client.call::<VolumeId>("/s/Echo", &long).await.unwrap(), long);
