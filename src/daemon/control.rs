@@ -380,6 +380,32 @@ mod tests {
         stop.cancel();
     }
 
+    /// Says something, and is done at once.
+    struct LastWord;
+
+    #[async_trait]
+    impl Handler for LastWord {
+        async fn handle(&self, _: Verb, progress: ProgressSink) -> Result<Outcome> {
+            progress.say("the last word");
+            Outcome::of(&"done")
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_said_last_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, rt) = (dir.path().join("c.sock"), Rt::new(RealRuntime::current()));
+        let stop = CancellationToken::new();
+        serve(&rt, &path, Arc::new(LastWord), stop.clone()).unwrap();
+        let mut client = Client::connect(&path).await.unwrap().unwrap();
+        for _ in 0..2000 {
+            let mut heard = 0;
+            client.call(&rt, Verb::Status, |_| heard += 1, pending()).await.unwrap();
+            assert_eq!(heard, 1);
+        }
+        stop.cancel();
+    }
+
     #[tokio::test]
     async fn verbs_travel_and_bad_lines_are_answered() {
         let dir = tempfile::tempdir().unwrap();

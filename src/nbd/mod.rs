@@ -21,6 +21,7 @@ mod paused;
 mod server;
 mod share;
 mod tls;
+mod tls_places;
 mod transmission;
 mod window;
 mod wire;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,6 +21,7 @@ use super::options::ClientFlags;
 use super::output::Output;
 use super::paused::{Begun, Paused, Until};
 use super::tls::peer_names;
+use super::tls_places::{Place, Places};
 use super::transmission::{SETTLE, transmit};
 use super::window::Window;
 use crate::base::rt::{Rt, Task};
@@ -193,14 +194,14 @@ struct House {
 /// Of a listener whose clients come by TLS.
 #[derive(Clone)]
 struct ByTls {
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Places>,
     /// Its clients end, also where others are to go on elsewhere.
     stop: CancellationToken,
 }
 
 impl ByTls {
     fn new(stop: CancellationToken) -> ByTls {
-        ByTls { handshakes: Arc::new(Semaphore::new(HANDSHAKES)), stop }
+        ByTls { handshakes: Arc::new(Places::new(HANDSHAKES)), stop }
     }
 }
 
@@ -283,9 +284,7 @@ impl House {
     }
 
     fn start_tls(&self, by_tls: &ByTls, stream: impl Stream + Send + 'static, peer: String) {
-        let Ok(handshake) = by_tls.handshakes.clone().try_acquire_owned() else {
-            return warn!(peer, "a client was turned away: {HANDSHAKES} are on their way into TLS");
-        };
+        let handshake = by_tls.handshakes.take();
         // No pause: it can't go on elsewhere.
         let until = Until { stop: by_tls.stop.clone(), pause: CancellationToken::new() };
         let house = House { until, ..self.clone() };
@@ -293,9 +292,9 @@ impl House {
     }
 
     /// `handshake`: its place among those that are on their way into TLS.
-    async fn serve_tls(self, stream: impl Stream + Send, peer: String, handshake: OwnedSemaphorePermit) {
+    async fn serve_tls(self, stream: impl Stream + Send, peer: String, handshake: Place) {
         let policy = self.access.policy();
-        let Some((stream, client)) = self.secure(&policy, stream, &peer).await else { return };
+        let Some((stream, client)) = self.secure(&policy, stream, &peer, &handshake).await else { return };
         drop(handshake);
         let names = peer_names(&stream);
         info!(peer, certificate = ?names, "a client is within TLS");
@@ -321,12 +320,13 @@ impl House {
         policy: &Policy,
         stream: S,
         peer: &str,
+        place: &Place,
     ) -> Option<(TlsStream<S>, ClientFlags)> {
         let tls = policy.tls.as_ref()?;
         let secured = self.rt.timeout(TLS_WITHIN, tls.accept(stream));
-        let stopped = self.until.stop.cancelled();
-        futures::pin_mut!(secured, stopped);
-        match select(secured, stopped).await {
+        let (stopped, lost) = (self.until.stop.cancelled(), place.lost());
+        futures::pin_mut!(secured, stopped, lost);
+        match select(secured, select(stopped, lost)).await {
             Either::Left((Some(Ok(secured)), _)) => secured,
             Either::Left((Some(Err(error)), _)) => {
                 info!(peer, %error, "a client was dropped before it was within TLS");
@@ -336,7 +336,11 @@ impl House {
                 info!(peer, "a client was dropped: it was not within TLS after {} s", TLS_WITHIN.as_secs());
                 None
             }
-            Either::Right(_) => None,
+            Either::Right((Either::Left(_), _)) => None,
+            Either::Right((Either::Right(_), _)) => {
+                info!(peer, "a client was dropped: {HANDSHAKES} newer ones are on their way into TLS");
+                None
+            }
         }
     }
 
@@ -502,7 +506,7 @@ pub fn serve_tls_stream<S: Stream + Send + 'static>(
     stop: CancellationToken,
 ) -> Task<Option<(S, ConnectionState)>> {
     let by_tls = ByTls::new(stop.clone());
-    let handshake = by_tls.handshakes.clone().try_acquire_owned().expect("nobody else is there");
+    let handshake = by_tls.handshakes.take();
     let until = Until { stop, pause: CancellationToken::new() };
     let (by_tls, alive) = (Some(by_tls), mpsc::channel(1).0);
     let house = House { rt: rt.clone(), exports, access, by_tls, until, memory, alive };

@@ -75,3 +75,19 @@ impl Notes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_with_dots_share_no_note() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = StateDir::at(dir.path());
+        let one = Notes::open(&home, &"a/b.c".parse().unwrap()).await.unwrap();
+        let other = Notes::open(&home, &"a.b/c".parse().unwrap()).await.unwrap();
+        assert_ne!(one.file, other.file);
+        let again = Notes::open(&home, &"a/b.c".parse().unwrap()).await.unwrap_err();
+        assert!(again.is(Kind::Owned), "{again}");
+    }
+}

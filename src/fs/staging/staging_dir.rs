@@ -113,3 +113,26 @@ impl StagingDir {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::{OpenHow, RealDisk};
+
+    #[tokio::test]
+    async fn one_that_cannot_be_synced_keeps_no_other_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = RealDisk::start();
+        let staging = StagingDir::on(&disk);
+        for name in ["a", "b"] {
+            let folder = dir.path().join(name);
+            disk.create_dir(&folder).await.unwrap();
+            drop(disk.open(&folder.join("file"), OpenHow::Create).await.unwrap());
+            staging.remove(&folder.join("file")).await.unwrap();
+        }
+        disk.remove_dir(&dir.path().join("a")).await.unwrap();
+        staging.sync_removals().await.unwrap_err();
+        let left: Vec<PathBuf> = staging.0.dirs.lock().keys().cloned().collect();
+        assert_eq!(left, [dir.path().join("a")]);
+    }
+}

@@ -14,7 +14,7 @@ mod upload;
 pub use availability::{Away, Condition, Need};
 pub use context::{DELETE_MAX, PoolContext};
 pub use directory::{Directory, NameEntry};
-pub use probe::{Payload, Probe, Told};
+pub use probe::{Payload, Probe, Told, rebuild_data};
 pub use quota_room::QuotaRoom;
 pub use read::Verify;
 pub use register_tree::{Catalog, CatalogEntry};

@@ -260,7 +260,8 @@ impl PoolContext {
     }
 }
 
-fn rebuild_data(
+/// The data shards from k others, if these make what was stored.
+pub fn rebuild_data(
     codec: &crate::pool::chunk::Codec,
     about: &About,
     from: &[(usize, Footer, Bytes)],

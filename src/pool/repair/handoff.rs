@@ -163,7 +163,8 @@ async fn hinted(context: &Arc<PoolContext>, id: ChunkId, mask: ShardSet) -> Shar
 }
 
 /// Rebuilds and puts these shards of a chunk, one attempt each; the ones that are stored now, and why others are not.
-/// `verify`: those of which every byte is looked at, because the footer may be right and the rest not.
+/// `verify`: those of which every byte is looked at, because the footer may be right and the rest not, or because the shard
+/// gave the others of its chunk the lie.
 pub async fn put_back(
     context: &Arc<PoolContext>,
     id: &ChunkId,
@@ -193,7 +194,7 @@ async fn rebuild_and_put(
         sealed.objects.iter().enumerate().filter_map(|(index, object)| Some((index, object.as_ref()?)));
     let puts = puts.map(|(index, object)| async move {
         let member = context.holder(id, index);
-        let how = if verify.has(index) { How::Verify } else { How::Look };
+        let how = if verify.has(index) { How::Replace } else { How::Look };
         let out = At { member: &member, id, index }.store(about, object, how, cause).await;
         (index, out)
     });

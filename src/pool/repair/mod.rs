@@ -1,5 +1,6 @@
 //! Scrub and repair: what is damaged or missing, and how it comes back.
 
+mod compare;
 pub mod handoff;
 pub mod rebuild;
 pub mod recheck;

@@ -16,11 +16,12 @@ use futures::StreamExt as _;
 use futures::stream;
 use parking_lot::Mutex;
 
+use super::compare::{Verdict, compare};
 use super::register_copies::{self, Listed};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{ChunkId, Result};
 use crate::pool::chunk::ShardSet;
-use crate::pool::chunk::{Fate, Inventory};
+use crate::pool::chunk::{Fate, Footer, Inventory};
 use crate::pool::io::PoolContext;
 use crate::pool::local::Damage;
 use crate::pool::local::{Finding, Progress, ScrubOptions, ScrubReport, Watch};
@@ -54,7 +55,7 @@ struct Listing {
 
 /// What one shard turned out to be.
 enum Shown {
-    Good(u64),
+    Good(Option<Footer>, u64),
     Rotten,
     Gone,
     Silent(String),
@@ -249,10 +250,12 @@ async fn take_up(
     let Some(mark) = context.scrub_cursor().load(context.membership().generation).await else { return };
     for (id, mask) in verify.iter_mut().take_while(|(id, _)| *id <= mark.after) {
         let damaged = context.missing_shards().damage(id).all();
-        let doubtful = |shard: &usize| damaged.has(*shard) || mark.doubtful.contains(&(*id, *shard));
-        let doubtful = mask.iter().filter(doubtful).collect();
-        progress.done += mask.minus(doubtful).count() as u64;
-        *mask = doubtful;
+        let doubtful = |shard: usize| damaged.has(shard) || mark.doubtful.contains(&(*id, shard));
+        // They are compared with the others.
+        if !mask.iter().any(doubtful) {
+            progress.done += mask.count() as u64;
+            *mask = ShardSet::default();
+        }
     }
     (report.checked_shards, report.checked_bytes) = (mark.shards, mark.bytes);
 }
@@ -277,7 +280,7 @@ async fn read_all(
     let pace = &pace;
     let reads = stream::iter(shards).map(|(id, shard)| async move {
         let shown = read_one(context, &id, shard).await;
-        if let Shown::Good(bytes) = shown {
+        if let Shown::Good(_, bytes) = shown {
             pace.spent(bytes).await;
         }
         (id, shard, shown)
@@ -285,22 +288,24 @@ async fn read_all(
     // In order, so that a cursor says what all is behind it.
     let mut reads = reads.buffered(AT_ONCE);
     let (generation, mut marked) = (context.membership().generation, context.rt().now());
-    let (mut gone, mut doubtful, mut at) = (Vec::new(), Vec::new(), None);
+    let (mut gone, mut doubtful, mut at, mut footers) = (Vec::new(), Vec::new(), None, Vec::new());
     while let Some((id, shard, shown)) = reads.next().await {
-        if let Some(done) = at.replace(id).filter(|done| *done != id)
-            && context.rt().now().since(marked) >= MARK_EVERY
-        {
-            marked = context.rt().now();
-            let counts = (report.checked_shards, report.checked_bytes);
-            if let Err(error) = context.scrub_cursor().save(generation, done, &doubtful, counts).await {
-                tracing::debug!(%error, "how far the scrub is can't be written down");
+        if let Some(done) = at.replace(id).filter(|done| *done != id) {
+            look_across(context, &done, &std::mem::take(&mut footers), report).await;
+            if context.rt().now().since(marked) >= MARK_EVERY {
+                marked = context.rt().now();
+                let counts = (report.checked_shards, report.checked_bytes);
+                if let Err(error) = context.scrub_cursor().save(generation, done, &doubtful, counts).await {
+                    tracing::debug!(%error, "how far the scrub is can't be written down");
+                }
             }
         }
-        if !matches!(shown, Shown::Good(_)) {
+        if !matches!(shown, Shown::Good(..)) {
             doubtful.push((id, shard));
         }
         match shown {
-            Shown::Good(bytes) => {
+            Shown::Good(footer, bytes) => {
+                footers.extend(footer);
                 context.missing_shards().remove_damage(&id, ShardSet::default().with(shard));
                 report.checked_shards += 1;
                 report.checked_bytes += bytes;
@@ -315,7 +320,29 @@ async fn read_all(
         progress.done += 1;
         watch(progress);
     }
+    if let Some(last) = at {
+        look_across(context, &last, &footers, report).await;
+    }
     gone
+}
+
+/// Of shards that are right in themselves, those that the others of their chunk give the lie.
+async fn look_across(context: &PoolContext, id: &ChunkId, footers: &[Footer], report: &mut ScrubReport) {
+    match compare(context, id, footers).await {
+        Verdict::Agree => {}
+        Verdict::False(shards) => {
+            for shard in shards.iter() {
+                context.missing_shards().damaged(*id, Damage::rotten(shard));
+                report.rotten.push(finding(context, id, shard));
+            }
+        }
+        Verdict::Contradict(shards) | Verdict::OneOf(shards) => {
+            tracing::error!(
+                "shards of chunk {id} contradict each other, and none can be told to be the right ones"
+            );
+            report.rotten.extend(shards.iter().map(|shard| finding(context, id, shard)));
+        }
+    }
 }
 
 /// Keeps to a rate.
@@ -356,7 +383,9 @@ async fn confirm_orphans(context: &Arc<PoolContext>, report: &mut ScrubReport) {
 async fn read_one(context: &PoolContext, id: &ChunkId, shard: usize) -> Shown {
     let member = context.holder(id, shard);
     match (At { member: &member, id, index: shard }).whole(Cause::Scrub).await {
-        Ok((footer, bytes, _)) if footer.about.layout == context.layout() => Shown::Good(bytes.len() as u64),
+        Ok((footer, bytes, _)) if footer.about.layout == context.layout() => {
+            Shown::Good(Some(footer), bytes.len() as u64)
+        }
         Ok(_) | Err(Miss::Rot(_)) => Shown::Rotten,
         Err(Miss::Absent) => Shown::Gone,
         Err(Miss::Silent(e)) => Shown::Silent(e.to_string()),
@@ -378,7 +407,7 @@ async fn confirm_missing(
         let seen = At { member: &member, id: &id, index: shard }.footer(Cause::Scrub).await;
         match (seen, member.attest().await) {
             (_, Err(e)) | (Err(Miss::Silent(e)), _) => (shard, Shown::Silent(e.to_string())),
-            (Ok(_), _) => (shard, Shown::Good(0)),
+            (Ok(_), _) => (shard, Shown::Good(None, 0)),
             (Err(Miss::Absent), _) => (shard, Shown::Gone),
             (Err(Miss::Rot(_)), _) => (shard, Shown::Rotten),
         }
@@ -398,7 +427,7 @@ async fn confirm_missing(
                 report.rotten.push(finding(context, &id, shard));
             }
             Shown::Silent(why) => report.unreachable.push(why),
-            Shown::Good(_) | Shown::Gone => {}
+            Shown::Good(..) | Shown::Gone => {}
         }
     }
     Ok(())

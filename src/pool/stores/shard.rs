@@ -105,16 +105,18 @@ impl At<'_> {
     ) -> Result<()> {
         let when = match how {
             How::Absent => When::Absent,
-            How::Look | How::Verify => match self.present(about, how, cause).await? {
-                Present::Same => return self.member.attest().await,
-                Present::Other(etag) => When::Matches(etag),
-                Present::None => When::Absent,
-            },
+            How::Look | How::Verify | How::Replace => {
+                match self.present((about, object), how, cause).await? {
+                    Present::Same => return self.member.attest().await,
+                    Present::Other(etag) => When::Matches(etag),
+                    Present::None => When::Absent,
+                }
+            }
         };
         let mut answer = self.member.put(&self.key(), object.clone(), when, cause).await?;
         if let Put::Refused = answer {
             // Another repair, or a put of an upload that was given up, may have come in between.
-            answer = match self.present(about, how, cause).await? {
+            answer = match self.present((about, object), how, cause).await? {
                 Present::Same => return self.member.attest().await,
                 Present::Other(etag) => {
                     tracing::warn!(
@@ -138,12 +140,16 @@ impl At<'_> {
     }
 
     /// What the store has in the shard's place.
-    async fn present(&self, about: &About, how: How, cause: Cause) -> Result<Present> {
+    async fn present(&self, (about, object): (&About, &Bytes), how: How, cause: Cause) -> Result<Present> {
         let seen = match how {
-            How::Verify => self.whole(cause).await.map(|(footer, _, etag)| (footer, etag)),
+            How::Verify | How::Replace => self.whole(cause).await.map(|(footer, _, etag)| (footer, etag)),
             How::Absent | How::Look => self.footer(cause).await,
         };
         match seen {
+            Ok((footer, etag)) if how == How::Replace => {
+                let ours = Footer::decode(object, object.len() as u64)?;
+                Ok(if footer == ours { Present::Same } else { Present::Other(etag) })
+            }
             Ok((footer, _)) if footer.about == *about => Ok(Present::Same),
             Ok(_) => Err(self.two_contents()),
             Err(Miss::Absent) => Ok(Present::None),
@@ -180,6 +186,9 @@ pub enum How {
     Look,
     /// Perhaps rot under a good footer: every byte is verified.
     Verify,
+    /// Perhaps a shard that is right in itself and gives the others of its chunk the lie: every byte is verified, and other
+    /// contents go.
+    Replace,
 }
 
 enum Present {

@@ -254,6 +254,32 @@ fn a_forged_shard_beside_a_store_that_is_away_leaves_all_readable() {
     }
 }
 
+/// Each of these is right in itself: only the others show that it is another's.
+#[test]
+fn scrub_finds_a_forged_shard_and_repair_takes_it_away() {
+    for (layout, forged) in [("2+1", 0), ("2+1", 1), ("4+2", 3), ("1+2", 0), ("1+2", 2), ("1+1", 1)] {
+        run(layout, move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let one = chunk(1, &LENS[..pool.layout().k()]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let clean = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert!(clean.is_complete_and_clean(), "{clean:?}");
+            let (contents, key) = yard.shard(&one.id, forged);
+            assert!(contents.rot(&key, forge));
+            let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            let named: Vec<&str> = found.rotten.iter().map(|finding| &*finding.key).collect();
+            assert_eq!((named, found.missing.len()), (vec![&*key], 0), "{layout}, {forged}");
+            let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert!(done.left.is_complete_and_clean() && done.rebuilt == 1, "{layout}, {forged}: {done:?}");
+            let clean = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert!(clean.is_complete_and_clean(), "{clean:?}");
+            check(&pool, &one).await;
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

@@ -275,6 +275,8 @@ impl S3Store {
                 return Ok(Put::Refused);
             }
             let attrs = how.1.unwrap_or(&head.attrs);
+            // Nothing can be lost by a marker that isn't there.
+            let when = if from == to && is_made_by_keys(&head.etag) { &When::Always } else { when };
             return self.put_now(to, Bytes::new(), attrs, when).await;
         }
         if matches!(when, When::Matches(_)) { Ok(Put::Refused) } else { Err(t.error) }
@@ -365,6 +367,12 @@ impl S3Store {
 fn class_of(head: &HeadObjectOutput) -> Option<StorageClass> {
     let class = head.storage_class.clone()?;
     (!matches!(class, StorageClass::Glacier | StorageClass::DeepArchive)).then_some(class)
+}
+
+/// Whether SeaweedFS shows a directory here because keys lie below it. Such an etag, of no parts, is no object's, and a write
+/// on that condition is refused.
+fn is_made_by_keys(etag: &Etag) -> bool {
+    etag.0.ends_with("-0")
 }
 
 /// None where it is no date.
