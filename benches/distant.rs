@@ -28,7 +28,7 @@ const VOLUMES: usize = 200;
 const CLONES: usize = 2500;
 const LOG: u64 = 4 * GIB;
 /// What the daemon opens at once after a crash.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 /// A list that hears nothing for so long gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 

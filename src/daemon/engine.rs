@@ -33,7 +33,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// What letting go may take beside the draining.
 const GRACE: Duration = Duration::from_secs(5);
 /// Volumes without a client that are opened again at once: a client's opening waits for none of them.
-const REOPEN_AT_ONCE: usize = 8;
+const REOPEN_AT_ONCE: usize = 32;
 /// How often it is looked at how full the pools are.
 const CAPACITY_AGAIN: Duration = Duration::from_secs(300);
 /// How often settings of other hosts are heard of and the trash is looked through; where that is kept for less, more often.

@@ -216,14 +216,13 @@ impl Fs {
         if !target.dir {
             return Err(Errno::NOTDIR.into());
         }
-        let (empty, marker) = self.emptiness(&target.key).await?;
+        let (empty, _) = self.emptiness(&target.key).await?;
         if !empty {
             return Err(Errno::NOTEMPTY.into());
         }
-        if marker {
-            let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
-            deleted.inspect_err(|_| self.doubt(&place.stem))?;
-        }
+        // Also where no marker is listed: a server with real folders (SeaweedFS) goes on showing one that keys have made.
+        let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
+        deleted.inspect_err(|_| self.doubt(&place.stem))?;
         let until = self.now() + self.options().negative_ttl;
         let mut inodes = self.inodes.lock();
         self.name_cache.forget_below(&target.key);

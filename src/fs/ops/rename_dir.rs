@@ -75,6 +75,8 @@ struct DirRename<'a> {
     old: &'a str,
     new: &'a str,
     copied: CopiedKeys,
+    /// Folders that keys lie in, and those of them that have markers.
+    folders: [BTreeSet<String>; 2],
     nodes: Vec<CopiedNode>,
     /// Names that nobody here may change until the nodes have their new keys.
     held: BTreeSet<String>,
@@ -139,6 +141,7 @@ impl DirRename<'_> {
             CopyOutcome::Stays(key) => drop(self.stays.insert(key)),
             CopyOutcome::Copied(old, new_etag) => {
                 self.copied.add(&old.key, &old.etag);
+                self.note_folders(&old.key);
                 if self.fs.inodes.lock().at(&old.key, false).is_some() {
                     self.nodes.push(CopiedNode { key: old.key, old: old.etag, new: new_etag });
                 }
@@ -146,12 +149,37 @@ impl DirRename<'_> {
         }
     }
 
+    fn note_folders(&mut self, key: &str) {
+        let [all, marked] = &mut self.folders;
+        if key.ends_with('/') {
+            marked.insert(key.to_owned());
+        }
+        let mut rest = key.trim_end_matches('/');
+        while let Some(end) = rest.rfind('/').filter(|end| end + 1 >= self.old.len()) {
+            if !all.insert(key[..=end].to_owned()) {
+                return;
+            }
+            rest = &key[..end];
+        }
+    }
+
+    /// What has no marker is nowhere when it is empty, but on a server with real folders.
+    async fn remove_unmarked_folders(&self) -> Op<()> {
+        let [all, marked] = &self.folders;
+        let mut unmarked: Vec<String> = all.difference(marked).cloned().collect();
+        unmarked.reverse();
+        for folders in unmarked.chunks(PAGE) {
+            self.fs.context.remote.delete(folders).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes at the old name what was copied, and copies what was changed since, until nothing is left.
     async fn sweep_all(&mut self) -> Op<()> {
         let mut pause = FIRST_PAUSE;
         for _ in 0..ROUNDS {
             if self.sweep().await? {
-                return Ok(());
+                return self.remove_unmarked_folders().await;
             }
             self.fs.context.rt.sleep(pause).await;
             pause *= 2;
@@ -263,9 +291,22 @@ impl Fs {
         };
         let staging = &self.context.staging;
         let path = staging.write_intent(&intent).await?;
-        let (copied, nodes, holds, stays, marker) = Default::default();
-        let mut renaming =
-            DirRename { fs: self, old, new, copied, nodes, held, holds, stays, marker, over, deleted: false };
+        let (copied, folders, nodes, holds, stays, marker) = Default::default();
+        let deleted = false;
+        let mut renaming = DirRename {
+            fs: self,
+            old,
+            new,
+            copied,
+            folders,
+            nodes,
+            held,
+            holds,
+            stays,
+            marker,
+            over,
+            deleted,
+        };
         let mut done = renaming.copy_all().await;
         if done.is_ok() {
             done = renaming.replace_marker().await;
@@ -487,8 +528,36 @@ impl Fs {
         for objects in done.chunks(PAGE) {
             self.context.remote.delete_same(objects).await?;
         }
+        if exempted.is_empty() {
+            self.remove_empty_folders(delete_from).await?;
+        }
         let _nodes = self.inodes.lock();
         self.name_cache.forget_below(delete_from);
+        Ok(())
+    }
+
+    /// Those that a server with real folders still shows below `prefix`, though no key lies in them. Elsewhere there are none.
+    async fn remove_empty_folders(&self, prefix: &str) -> Op<()> {
+        let (mut open, mut empty) = (vec![prefix.to_owned()], Vec::new());
+        while let Some(folder) = open.pop() {
+            let (mut after, mut has_objects) = (None, false);
+            loop {
+                let page = self.context.remote.list(&folder, after, true, PAGE).await?;
+                has_objects |= !page.objects.is_empty();
+                open.extend(page.prefixes);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            if !has_objects {
+                empty.push(folder);
+            }
+        }
+        empty.sort_by(|a, b| b.cmp(a));
+        for folders in empty.chunks(PAGE) {
+            self.context.remote.delete(folders).await?;
+        }
         Ok(())
     }
 
