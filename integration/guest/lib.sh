@@ -27,9 +27,9 @@ boot() {
 }
 console() { tr -d '\r' 2>/dev/null <"$CONSOLE" || true; }
 said() { console | grep -aqE "$1"; }
-# result JOB: waits for the guest's verdict, which must be ok.
+# result JOB: waits for the guest's verdict, for $RESULT_SECONDS (120), which must be ok.
 result() {
-  local limit=$((SECONDS + 120))
+  local limit=$((SECONDS + ${RESULT_SECONDS:-120}))
   until said "^RESULT $1 "; do
     alive "$GUEST" || { sleep 0.5; said "^RESULT $1 " || fail "the guest ended: $(console | tail -n 20)"; }
     ((SECONDS < limit)) || fail "the guest says nothing: $(console | tail -n 20)"
