@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use super::errors::Trouble;
 use super::trust::Bare;
-use super::write::is_odd;
 use super::{S3Store, read_sealed, send};
 use crate::base::{Error, Kind, Result};
 use crate::store::too_large;
@@ -42,6 +41,11 @@ pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
         Some(version) => format!("{what} version {version:?} of {key:?}"),
         None => format!("{what} {key:?}"),
     }
+}
+
+/// A key that XML can't carry.
+pub(super) fn is_odd(key: &str) -> bool {
+    key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
 pub(super) fn described(out: &HeadObjectOutput) -> Head {

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 
 use super::errors::Trouble;
-use super::read::described;
+use super::read::{described, is_odd};
 use super::trust::Bare;
 use super::{Quoting, S3Store, carried, sealed, send, summed};
 use crate::base::sum::crc32;
@@ -58,11 +58,6 @@ pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Optio
         When::Absent => (None, Some("*".into())),
         When::Matches(etag) => (Some(quoting.etag(etag)), None),
     }
-}
-
-/// A key that XML can't carry.
-pub(super) fn is_odd(key: &str) -> bool {
-    key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
 impl S3Store {
