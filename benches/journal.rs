@@ -27,7 +27,7 @@ async fn replayed(journal: &Journal, after: u64) -> Vec<Record> {
 async fn figures() {
     let dir = tempfile::tempdir_in(std::env::var("WINDLASS_BENCH_DIR").unwrap_or(".".into())).unwrap();
     let rt = Rt::new(RealRuntime::current());
-    let config = JournalConfig { dir: dir.path().join("j"), size: 1 << 30, segment: None };
+    let config = JournalConfig { dir: dir.path().join("j"), size: 1 << 30, segment: None, key: None };
     let start = rt.now();
     let disk = RealDisk::start();
     let journal =

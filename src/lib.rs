@@ -11,6 +11,7 @@ pub mod frame;
 pub mod fs;
 pub mod image;
 pub mod journal;
+pub mod keys;
 pub mod log;
 pub mod map;
 pub mod nbd;

@@ -121,6 +121,7 @@ impl Place {
             memory,
             tuning,
             sweeps,
+            keys: Default::default(),
             left: Arc::default(),
         })
     }

@@ -158,6 +158,7 @@ impl Tour<'_> {
             size: 16 << 30,
             settings: vec!["flush=pool".into()],
             if_absent: false,
+            key: None,
         };
         let began = self.rt.now();
         self.ask(Verb::VolumeCreate(create)).await?;

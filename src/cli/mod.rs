@@ -32,6 +32,7 @@ mod systemd;
 mod top;
 mod transfer_bar;
 mod volume;
+mod volume_key;
 mod volume_tree;
 
 use std::path::PathBuf;

@@ -10,11 +10,12 @@ use serde_json::json;
 
 use super::moment::Moment;
 use super::pool::parse_rate;
-use super::{Global, done, forgive, output, reach_engine, volume_tree};
+use super::volume_key::KeyFlags;
+use super::{Global, done, forgive, output, reach_engine, volume_key, volume_tree};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
-use crate::daemon::api::{Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
+use crate::daemon::api::{GivenKey, Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
 use crate::volume::Parent;
 
 #[derive(Subcommand, Debug)]
@@ -31,6 +32,11 @@ pub enum Volume {
         /// Succeed when the volume exists with the given size and settings
         #[arg(long)]
         if_absent: bool,
+        /// Encrypt what stores hold of it: only hosts that are given the key can read it, and nobody ever without it
+        #[arg(long)]
+        encrypt: bool,
+        #[command(flatten)]
+        key: KeyFlags,
     },
     /// List the volumes of a pool, or of all pools
     #[command(visible_alias = "ls")]
@@ -60,6 +66,15 @@ pub enum Volume {
     },
     /// List the snapshots that a volume took by itself (`volume set POOL/VOL history=1m:1h,1h:1d,1d:30d`)
     History { path: VolumePath },
+    /// The keys of an encrypted volume
+    #[command(subcommand)]
+    Key(volume_key::Key),
+    /// Give the daemon the key of an encrypted volume, until it ends; windlass.toml names one for good
+    Unlock {
+        path: VolumePath,
+        #[command(flatten)]
+        key: KeyFlags,
+    },
     /// Give a volume another name in its pool; who uses it goes on
     #[command(visible_alias = "mv")]
     Rename {
@@ -293,8 +308,9 @@ impl NewName {
 
 pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     match args {
-        Volume::Create { path, size, settings, if_absent } => {
-            let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent };
+        Volume::Create { path, size, settings, if_absent, encrypt, key } => {
+            let key = key_of_new(encrypt, &key).await?;
+            let create = VolumeCreate { path, size, settings: settings.assignments(), if_absent, key };
             plain(global, Verb::VolumeCreate(create)).await
         }
         Volume::List { pool, trash: true, .. } => show(global, Verb::VolumeTrash { pool }, trash).await,
@@ -303,6 +319,8 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         }
         Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
+        Volume::Key(args) => volume_key::run(global, args).await,
+        Volume::Unlock { path, key } => volume_key::unlock(global, path, key).await,
         Volume::History { path } => show(global, Verb::VolumeHistory { path }, history).await,
         Volume::Rename { path, to } => {
             let to = to.within(&path)?;
@@ -342,6 +360,18 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::ApplyDiff(args) => super::apply_diff::run(global, args).await,
         Volume::Checksum(args) => super::export::checksum(global, args).await,
         Volume::Clone(args) => super::clone::run(global, args).await,
+    }
+}
+
+/// Of a volume that is made.
+pub async fn key_of_new(encrypt: bool, key: &KeyFlags) -> Result<Option<GivenKey>> {
+    match (encrypt, key.is_given()) {
+        (true, _) => key.read().await.map(Some),
+        (false, true) => Err(Error::new(
+            Kind::Usage,
+            "a key is given, and the volume is not to be encrypted: add --encrypt",
+        )),
+        (false, false) => Ok(None),
     }
 }
 
@@ -435,6 +465,7 @@ fn info(answer: VolumeAnswer) {
     line("compression", word(&info.compression));
     line("created", utc::show(info.created_ms));
     line("degraded", yes(info.degraded));
+    line("encrypted", yes(info.encrypted));
     line("exclusive", bytes(info.exclusive_bytes));
     line("full in", time(info.full_in_ms));
     line("id", info.id.to_string());

@@ -10,6 +10,7 @@ use super::api::{SnapshotPath, VolumePath};
 use crate::base::{HostId, Name};
 use crate::cache::{DiskStats, MemoryStats};
 use crate::fs::KeptFile;
+use crate::keys::SlotKind;
 use crate::pool::{LastScrub, Located, PoolStatus};
 use crate::store::KeySource;
 use crate::volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnapshot, VolumeInfo};
@@ -266,6 +267,16 @@ pub struct HistoryLine {
     pub created: String,
     #[serde(flatten)]
     pub mark: HistoryMark,
+}
+
+/// A line of `volume key list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeySlotLine {
+    pub slot: u8,
+    pub kind: SlotKind,
+    /// As people write it.
+    pub made: String,
+    pub made_ms: u64,
 }
 
 /// A line of `credentials list`.

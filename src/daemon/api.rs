@@ -3,8 +3,10 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 use crate::base::{Error, Kind, Name, Result};
+use crate::keys::{Offered, Passphrase, Secret};
 use crate::store::AccessKeys;
 #[cfg(test)]
 use schemars::JsonSchema;
@@ -170,6 +172,76 @@ pub struct VolumeCreate {
     pub settings: Vec<String>,
     #[serde(default)]
     pub if_absent: bool,
+    /// It is encrypted, and this opens it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<GivenKey>,
+}
+
+/// A key or a passphrase on its way to an engine. Printed, it shows nothing of it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(JsonSchema))]
+pub enum GivenKey {
+    /// 32 bytes, in hexadecimal.
+    Key(String),
+    Passphrase(String),
+}
+
+impl std::fmt::Debug for GivenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GivenKey")
+    }
+}
+
+impl Drop for GivenKey {
+    fn drop(&mut self) {
+        let (GivenKey::Key(text) | GivenKey::Passphrase(text)) = self;
+        text.zeroize();
+    }
+}
+
+impl GivenKey {
+    pub fn of(offered: &Offered) -> Result<GivenKey> {
+        match offered {
+            Offered::Key(key) => Ok(GivenKey::Key(key.bytes().iter().map(|b| format!("{b:02x}")).collect())),
+            Offered::Passphrase(words) => {
+                let text = std::str::from_utf8(words.bytes());
+                let text = text.map_err(|_| Error::new(Kind::Usage, "a passphrase is UTF-8 text"))?;
+                Ok(GivenKey::Passphrase(text.to_owned()))
+            }
+        }
+    }
+
+    pub fn offered(&self) -> Result<Offered> {
+        match self {
+            GivenKey::Key(text) => Secret::read(text.as_bytes()).map(Offered::Key),
+            GivenKey::Passphrase(text) => Passphrase::read(text.as_bytes()).map(Offered::Passphrase),
+        }
+    }
+}
+
+/// The keys of an encrypted volume are changed. Who does so opens it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct KeyChange {
+    pub path: VolumePath,
+    /// What opens the volume now.
+    pub key: GivenKey,
+    pub change: SlotChange,
+}
+
+/// What becomes of the slots.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(JsonSchema))]
+pub enum SlotChange {
+    /// This opens it too.
+    Add(GivenKey),
+    /// The slot that the key opens takes this instead.
+    Replace(GivenKey),
+    /// This slot opens it no more.
+    Remove(u8),
 }
 
 /// Clones that are made of one snapshot by one command.
@@ -386,6 +458,12 @@ pub enum Verb {
     VolumeTrash { pool: Option<Name> },
     /// All that is known of a volume.
     VolumeInfo { path: VolumePath },
+    /// Gives this engine the key of an encrypted volume, until it ends.
+    VolumeUnlock { path: VolumePath, key: GivenKey },
+    /// The key slots of an encrypted volume.
+    VolumeKeys { path: VolumePath },
+    /// Changes them.
+    VolumeKeyChange(KeyChange),
     /// Changes a volume's settings.
     VolumeSet {
         path: VolumePath,

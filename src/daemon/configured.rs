@@ -134,6 +134,7 @@ impl Configured {
         let Some(engine) = self.engine() else { return Reloaded::default() };
         let new = Arc::new(new);
         let old = std::mem::replace(&mut *engine.state().config.lock(), new.clone());
+        engine.state().keys.follow(new.clone());
         for dir in old.mount.keys().filter(|dir| !new.mount.contains_key(*dir)) {
             self.unmount(engine.clone(), dir.clone());
         }
@@ -257,7 +258,9 @@ fn compared(old: &Config, new: &Config) -> Reloaded {
         let is_in = |config: &Config| config.mount.keys().any(|dir| key.starts_with(&mount_key(dir)));
         match section {
             "mount" if is_in(old) && is_in(new) => told.at_mount.push(key.clone()),
-            "allow" | "tls" | "log" | "limits" | "store" | "replica" | "mount" => told.now.push(key.clone()),
+            "allow" | "tls" | "log" | "limits" | "store" | "replica" | "volume" | "mount" => {
+                told.now.push(key.clone())
+            }
             // A pool that is known is not asked for by its stores.
             "pool" if !name.ends_with(".serve") => told.now.push(key.clone()),
             _ => told.at_start.push(key.clone()),

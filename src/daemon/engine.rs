@@ -18,6 +18,7 @@ use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::handover::{self, HandedOver};
+use super::key_places::ConfiguredKeys;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::traces::Traces;
@@ -131,9 +132,12 @@ impl Engine {
         // Not of commands that run the engine themselves, and end with it.
         let traces = if options.control { Traces::start(&host_context, &config)? } else { None };
         let stop = CancellationToken::new();
+        let config = Arc::new(config);
+        let keys = ConfiguredKeys::new(rt.clone(), host_context.disk.clone(), config.clone());
+        let memory = memory(&host_context, &options);
         let state = EngineState {
             stop: stop.clone(),
-            pools: Pools::new(host_context.clone(), memory(&host_context, &options)).await?,
+            pools: Pools::new(host_context.clone(), memory, keys.clone()).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
             capacities: Default::default(),
@@ -145,7 +149,8 @@ impl Engine {
             map_turn: Default::default(),
             began: rt.now(),
             host_context,
-            config: parking_lot::Mutex::new(Arc::new(config)),
+            config: parking_lot::Mutex::new(config),
+            keys,
         };
         let engine = Arc::new(Engine {
             state: Arc::new(state),

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::{KeptOf, ReplicaLine};
 use super::config::Config;
+use super::key_places::ConfiguredKeys;
 use super::mounts::Mounts;
 use super::pool_capacity::Capacities;
 use super::pools::Pools;
@@ -25,6 +26,8 @@ pub struct EngineState {
     pub host_context: HostContext,
     /// The file as it was read last.
     pub config: Mutex<Arc<Config>>,
+    /// Of encrypted volumes, as the configuration names them.
+    pub keys: Arc<ConfiguredKeys>,
     pub pools: Pools,
     pub sessions: Arc<Sessions>,
     pub mounts: Arc<Mounts>,

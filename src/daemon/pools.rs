@@ -9,10 +9,12 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
 
+use super::key_places::ConfiguredKeys;
 use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
+use crate::keys::OpenKeys;
 use crate::pool::{
     CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap,
     being_destroyed,
@@ -42,6 +44,7 @@ struct Slot {
 pub struct Pools {
     host_context: HostContext,
     memory: Memory,
+    keys: Arc<ConfiguredKeys>,
     slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
     /// Held while the set of known pools changes.
     change: tokio::sync::Mutex<()>,
@@ -95,10 +98,16 @@ impl Pools {
         &self.memory
     }
 
-    pub async fn new(host_context: HostContext, memory: Memory) -> Result<Pools> {
+    pub async fn new(host_context: HostContext, memory: Memory, keys: Arc<ConfiguredKeys>) -> Result<Pools> {
         let known = host_context.home.known_pools(&*host_context.disk).await?;
         let slots = known.into_iter().map(|k| (k.name.clone(), Slot::new(k))).collect();
-        Ok(Pools { host_context, memory, slots: Mutex::new(slots), change: tokio::sync::Mutex::default() })
+        Ok(Pools {
+            host_context,
+            memory,
+            keys,
+            slots: Mutex::new(slots),
+            change: tokio::sync::Mutex::default(),
+        })
     }
 
     pub fn known(&self) -> Vec<KnownPool> {
@@ -194,6 +203,7 @@ impl Pools {
             pool: pool.clone(),
             tuning: Tuning::default(),
             sweeps: Arc::default(),
+            keys: OpenKeys::with_source(self.keys.clone()),
             left: Arc::default(),
         };
         Arc::new(OpenPool { volumes: Volumes::new(engine), pool })

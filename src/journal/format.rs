@@ -7,6 +7,7 @@ use crate::base::codec::{Reader, Writer};
 use crate::base::record::{Mark, Op, Record};
 use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, VolumeId};
+use crate::keys::{JournalSeal, TAG, VolumeKey};
 
 /// What all places in a segment are multiples of: a batch never shares a page with one that was synced before.
 pub const ALIGN: u64 = 4096;
@@ -14,6 +15,8 @@ pub const ALIGN: u64 = 4096;
 pub const SEGMENT_HEAD: u64 = ALIGN;
 pub const BATCH_HEAD: usize = 64;
 pub const RECORD_HEAD: usize = 40;
+/// What of a sealed record's head is sealed with its body: first block, blocks, kind.
+const FIELDS: usize = 20;
 /// Records of a batch, at most.
 pub const BATCH_RECORDS: usize = 4096;
 /// Bytes of the header file, at most.
@@ -38,6 +41,8 @@ pub struct Header {
     pub segment: u64,
     /// Of the file `lock`: tells this folder from its copies.
     pub place: u64,
+    /// Its records are sealed.
+    pub sealed: bool,
     pub lineage: Vec<Epoch>,
 }
 
@@ -64,11 +69,54 @@ pub struct BatchHead {
     pub salt: u64,
     pub records: u16,
     pub body: u32,
+    /// How its records are sealed.
+    pub sealed: Option<Sealed>,
     /// Last lsn before this batch.
     pub before: Lsn,
     /// Last lsn known to be durable when this was written.
     pub synced: Lsn,
     pub mark: Lsn,
+}
+
+/// What the key of sealed records is found by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sealed {
+    /// Of the data key.
+    pub number: u8,
+    pub salt: u128,
+}
+
+impl Sealed {
+    pub fn by(seal: &JournalSeal) -> Sealed {
+        Sealed { number: seal.number(), salt: seal.salt() }
+    }
+}
+
+/// Opens the records of a journal.
+#[derive(Clone, Debug, Default)]
+pub struct Opener {
+    key: Option<VolumeKey>,
+    last: Option<JournalSeal>,
+}
+
+impl Opener {
+    pub fn new(key: Option<VolumeKey>) -> Opener {
+        Opener { key, last: None }
+    }
+
+    /// For the records of a batch that says this of itself. `None`: it is not this journal's, or of a key that nobody has.
+    pub fn of(&mut self, sealed: Option<Sealed>) -> Option<Option<JournalSeal>> {
+        match (&self.key, sealed) {
+            (None, None) => Some(None),
+            (Some(key), Some(sealed)) => {
+                if self.last.as_ref().is_none_or(|last| Sealed::by(last) != sealed) {
+                    self.last = key.journal_of(sealed.number, sealed.salt).ok();
+                }
+                Some(Some(self.last.clone()?))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// One record without its body.
@@ -79,8 +127,10 @@ pub struct RecordHead {
     pub blocks: u64,
     pub len: u32,
     pub kind: u8,
-    /// Of the body.
+    /// Of the body, as it is stored.
     pub hash: u64,
+    /// `block`, `blocks` and `kind`, which are 0 then, and the tag of all that is sealed.
+    pub sealed: Option<[u8; FIELDS + TAG]>,
 }
 
 /// A record as it is written.
@@ -100,7 +150,8 @@ impl Header {
 
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::with_capacity(88 + self.lineage.len() * 8);
-        w.u32(HEADER_MAGIC).u16(HEADER_FORMAT).u16(0).u128(self.volume.0).u128(self.journal.0);
+        let key = u16::from(self.sealed);
+        w.u32(HEADER_MAGIC).u16(HEADER_FORMAT).u16(key).u128(self.volume.0).u128(self.journal.0);
         w.u64(self.first_lsn.0).u64(self.mark.0).u64(self.segment).u64(self.place);
         w.u32(self.lineage.len() as u32);
         for epoch in &self.lineage {
@@ -122,7 +173,7 @@ impl Header {
         if xxh3_64(&bytes[..sum_at]) != stored {
             return Err(r.bad("its checksum is wrong"));
         }
-        if format != HEADER_FORMAT || key != 0 {
+        if format != HEADER_FORMAT || key > 1 {
             let why = "the journal was written by another version of windlass: use that one";
             return Err(Error::new(Kind::Unsupported, why));
         }
@@ -135,7 +186,7 @@ impl Header {
         let lineage = (0..count).map(|_| Ok(Epoch(r.u64()?))).collect::<Result<_>>()?;
         r.u64()?;
         r.end()?;
-        Ok(Header { volume, journal, first_lsn, mark, segment, place, lineage })
+        Ok(Header { volume, journal, first_lsn, mark, segment, place, sealed: key == 1, lineage })
     }
 }
 
@@ -165,12 +216,17 @@ impl SegmentHead {
 impl BatchHead {
     /// Bytes of the heads: the batch's and its records'.
     pub fn heads(&self) -> usize {
-        BATCH_HEAD + usize::from(self.records) * RECORD_HEAD
+        Self::heads_of(self.records.into(), self.sealed.is_some())
+    }
+
+    /// A sealed batch has a head's room for its salt, and a second one for each record.
+    fn heads_of(records: usize, sealed: bool) -> usize {
+        BATCH_HEAD + RECORD_HEAD * if sealed { 1 + 2 * records } else { records }
     }
 
     /// Bytes on the disk of one with so many records and bytes of bodies.
-    pub fn size_of(records: usize, body: u64) -> u64 {
-        let heads = (BATCH_HEAD + records * RECORD_HEAD) as u64;
+    pub fn size_of(records: usize, body: u64, sealed: bool) -> u64 {
+        let heads = Self::heads_of(records, sealed) as u64;
         heads.next_multiple_of(ALIGN) + body.next_multiple_of(ALIGN)
     }
 
@@ -181,7 +237,7 @@ impl BatchHead {
 
     /// Bytes on the disk.
     pub fn size(&self) -> u64 {
-        Self::size_of(self.records.into(), self.body.into())
+        Self::size_of(self.records.into(), self.body.into(), self.sealed.is_some())
     }
 
     /// The heads of a batch that lies at `offset` of its segment.
@@ -193,10 +249,17 @@ impl BatchHead {
         w: &mut Writer,
     ) {
         let start = w.buf.len();
-        w.u32(BATCH_MAGIC).u32(self.heads() as u32).u32(self.body).u16(self.records).u16(0);
+        let number = self.sealed.map_or(0, |sealed| sealed.number);
+        w.u32(BATCH_MAGIC).u32(self.heads() as u32).u32(self.body).u16(self.records).u16(number.into());
         w.u64(self.lap).u64(self.salt).u64(self.before.0).u64(self.synced.0).u64(self.mark.0).u64(0);
+        if let Some(sealed) = &self.sealed {
+            w.u128(sealed.salt).raw(&[0; RECORD_HEAD - 16]);
+        }
         for r in records {
             w.u64(r.lsn.0).u64(r.block).u64(r.blocks).u32(r.len).u32(r.kind.into()).u64(r.hash);
+            if let Some(sealed) = &r.sealed {
+                w.raw(sealed).raw(&[0; RECORD_HEAD - FIELDS - TAG]);
+            }
         }
         debug_assert_eq!(w.buf.len() - start, self.heads());
         let hash = batch_hash(&w.buf[start..], journal, offset, self.salt);
@@ -208,7 +271,9 @@ impl BatchHead {
         let word = |at: usize| Some(u32::from_le_bytes(first.get(at..at + 4)?.try_into().ok()?));
         let heads = word(4)? as usize;
         let shape = heads.checked_sub(BATCH_HEAD)?;
-        let ok = word(0)? == BATCH_MAGIC && shape % RECORD_HEAD == 0 && shape / RECORD_HEAD <= BATCH_RECORDS;
+        let ok = word(0)? == BATCH_MAGIC
+            && shape % RECORD_HEAD == 0
+            && shape / RECORD_HEAD <= 1 + 2 * BATCH_RECORDS;
         ok.then_some(heads)
     }
 
@@ -222,13 +287,21 @@ impl BatchHead {
         let mut word = || r.u64().ok();
         let (lap, salt, before) = (word()?, word()?, Lsn(word()?));
         let (synced, mark, hash) = (Lsn(word()?), Lsn(word()?), word()?);
-        let head = BatchHead { lap, salt, records, body, before, synced, mark };
-        if head.heads() != heads || key != 0 || batch_hash(bytes, journal, offset, salt) != hash {
+        let number = u8::try_from(key).ok()?;
+        let sealed = match number {
+            0 => None,
+            _ => Some(Sealed { number, salt: u128::from_le_bytes(*bytes.get(BATCH_HEAD..)?.first_chunk()?) }),
+        };
+        let head = BatchHead { lap, salt, records, body, sealed, before, synced, mark };
+        if head.heads() != heads || batch_hash(bytes, journal, offset, salt) != hash {
             return None;
+        }
+        if sealed.is_some() {
+            r.raw(RECORD_HEAD).ok()?;
         }
         let mut list = Vec::with_capacity(records.into());
         for _ in 0..records {
-            list.push(RecordHead::decode(&mut r).ok()?);
+            list.push(RecordHead::decode(&mut r, sealed.is_some()).ok()?);
         }
         Some((head, list))
     }
@@ -246,16 +319,49 @@ fn batch_hash(heads: &[u8], journal: JournalId, offset: u64, salt: u64) -> u64 {
 }
 
 impl RecordHead {
-    fn decode(r: &mut Reader<'_>) -> Result<RecordHead> {
+    fn decode(r: &mut Reader<'_>, is_sealed: bool) -> Result<RecordHead> {
         let (lsn, block, blocks, len) = (Lsn(r.u64()?), r.u64()?, r.u64()?, r.u32()?);
         let kind = u8::try_from(r.u32()?).map_err(|_| r.bad("a record's kind is unknown"))?;
-        Ok(RecordHead { lsn, block, blocks, len, kind, hash: r.u64()? })
+        let hash = r.u64()?;
+        let more = if is_sealed { r.raw(RECORD_HEAD)?.first_chunk().copied() } else { None };
+        Ok(RecordHead { lsn, block, blocks, len, kind, hash, sealed: more })
+    }
+
+    /// Takes in what is sealed with the body, which is returned.
+    fn seal(&mut self, seal: &JournalSeal, journal: JournalId, body: &[u8]) -> Bytes {
+        let mut fields = [0; FIELDS];
+        fields[..8].copy_from_slice(&self.block.to_le_bytes());
+        fields[8..16].copy_from_slice(&self.blocks.to_le_bytes());
+        fields[16..].copy_from_slice(&u32::from(self.kind).to_le_bytes());
+        let mut out = [0; FIELDS + TAG];
+        let sealed = seal.seal(self.lsn, &self.bound(journal), body, &fields, &mut out);
+        (self.block, self.blocks, self.kind, self.sealed) = (0, 0, 0, Some(out));
+        sealed.into()
+    }
+
+    /// As it was before it was sealed, with its body.
+    fn open(&self, seal: &JournalSeal, journal: JournalId, body: &[u8]) -> Option<(RecordHead, Bytes)> {
+        let (fields, tag) = self.sealed.as_ref()?.split_at(FIELDS);
+        let opened = Bytes::from(seal.open(self.lsn, &self.bound(journal), body, fields, tag)?);
+        let mut r = Reader::new(opened.get(body.len()..)?, "a record's head");
+        let (block, blocks, kind) = (r.u64().ok()?, r.u64().ok()?, u8::try_from(r.u32().ok()?).ok()?);
+        let head = RecordHead { block, blocks, kind, sealed: None, ..*self };
+        Some((head, opened.slice(..body.len())))
+    }
+
+    /// What the tag covers beside what is sealed.
+    fn bound(&self, journal: JournalId) -> [u8; 28] {
+        let mut out = [0; 28];
+        out[..16].copy_from_slice(&journal.0.to_le_bytes());
+        out[16..24].copy_from_slice(&self.lsn.0.to_le_bytes());
+        out[24..].copy_from_slice(&self.len.to_le_bytes());
+        out
     }
 }
 
 impl Entry {
-    /// Hashes the body: the caller's work, done outside of any lock.
-    pub fn of(record: &Record) -> Entry {
+    /// Seals it, in a journal of these, and hashes the body: the caller's work, done outside of any lock.
+    pub fn of(record: &Record, seal: Option<(&JournalSeal, JournalId)>) -> Entry {
         let (block, blocks) = record.op.blocks();
         let (kind, body) = match &record.op {
             Op::Write { data, .. } => {
@@ -273,16 +379,29 @@ impl Entry {
                 (3, w.buf.into())
             }
         };
-        let (len, hash) = (body.len() as u32, xxh3_64(&body));
-        Entry { head: RecordHead { lsn: record.lsn, block, blocks, len, kind, hash }, body }
+        let len = body.len() as u32;
+        let mut head = RecordHead { lsn: record.lsn, block, blocks, len, kind, hash: 0, sealed: None };
+        let body = match seal {
+            Some((seal, journal)) => head.seal(seal, journal, &body),
+            None => body,
+        };
+        head.hash = xxh3_64(&body);
+        Entry { head, body }
     }
 
-    /// `None`: the body isn't what was written.
-    pub fn record(&self) -> Option<Record> {
-        let Entry { head, body } = self;
-        if xxh3_64(body) != head.hash {
+    /// Of a journal that is sealed so. `None`: it isn't what was written.
+    pub fn record(&self, journal: JournalId, seal: Option<&JournalSeal>) -> Option<Record> {
+        if xxh3_64(&self.body) != self.head.hash {
             return None;
         }
+        let Some(seal) = seal else { return self.read() };
+        let (head, body) = self.head.open(seal, journal, &self.body)?;
+        Entry { head, body }.read()
+    }
+
+    /// What is not sealed, or was opened.
+    fn read(&self) -> Option<Record> {
+        let Entry { head, body } = self;
         let op = match head.kind {
             1 if head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
                 Op::Write { block: head.block, data: body.clone() }

@@ -13,16 +13,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::format::{ALIGN, Entry, Header, LINEAGE_MAX};
+use super::format::{ALIGN, Entry, Header, LINEAGE_MAX, Opener};
 use super::recover::{read_header, recover};
 use super::replay::Replay;
 use super::segment::make_segment;
 use super::state::{Granted, Live, Ring, Segment, Sizes};
-use super::writer::{Shared, no_files, write_header, write_loop};
+use super::writer::{Shared, new_seal, no_files, write_header, write_loop};
 use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::size::MIB;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, ResultExt as _, VolumeId};
+use crate::keys::VolumeKey;
 
 /// The first two segments: what a volume takes of the local disk at least, and what stays to it when the disk is full.
 const SEGMENT_FIRST: u64 = MIB / 2;
@@ -39,6 +40,8 @@ pub struct JournalConfig {
     pub size: u64,
     /// Bytes of the smallest and of the largest segment; `None`: 512 KiB and 64 MiB, less when `size` is small.
     pub segment: Option<(u64, u64)>,
+    /// Of an encrypted volume: its records are sealed.
+    pub key: Option<VolumeKey>,
 }
 
 /// What opening found.
@@ -106,6 +109,22 @@ impl JournalConfig {
     }
 }
 
+/// What is not sealed does not come from an encrypted volume's owner.
+fn check_sealed(config: &JournalConfig, header: &Header) -> Result<()> {
+    let dir = config.dir.display();
+    match (header.sealed, &config.key) {
+        (true, None) => {
+            let why = format!("the journal in {dir} is an encrypted volume's, and its key is not here");
+            Err(Error::new(Kind::Denied, why))
+        }
+        (false, Some(_)) => {
+            let why = format!("the journal in {dir} is not encrypted, and its volume is: move it away");
+            Err(Error::new(Kind::Corrupt, why))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskLock>> {
     disk.lock(&dir.join("lock"), &format!("process {}", std::process::id()))
         .await
@@ -132,8 +151,10 @@ impl Journal {
         let mark = Lsn(first_lsn.0 - 1);
         let journal = JournalId(rt.random128());
         let (place, segment) = (held.place(), sizes.least);
-        let mut header = Header { volume, journal, first_lsn, mark, segment, place, lineage };
-        let mut ring = Ring::new(journal, sizes, first_lsn, mark);
+        let sealed = config.key.is_some();
+        let mut header = Header { volume, journal, first_lsn, mark, segment, place, sealed, lineage };
+        let seal = new_seal(&rt, config.key.as_ref());
+        let mut ring = Ring::new((journal, seal), sizes, first_lsn, mark);
         let mut made = Vec::new();
         for number in [1, 2] {
             made.push(make_segment(&*disk, dir, number, segment).await);
@@ -146,7 +167,7 @@ impl Journal {
             }
         }
         write_header(&*disk, dir, &header).await?;
-        let journal = Self::start(rt, disk, config.dir, ring, header, 3, held);
+        let journal = Self::start(rt, disk, config, ring, header, 3, held);
         if journal.failed().is_some() {
             journal.shared.sweep().await;
         }
@@ -170,7 +191,9 @@ impl Journal {
             Err(e) => return Err(e),
         };
         let Some(header) = read_header(&*disk, &config.dir).await? else { return Ok(None) };
-        let found = recover(&*disk, config.dir.clone(), header).await?;
+        check_sealed(&config, &header)?;
+        let opener = Opener::new(config.key.clone());
+        let found = recover(&*disk, config.dir.clone(), header, opener).await?;
         let header = found.header;
         let copied = header.place != held.place();
         let first_lsn = found.live.front().map_or(header.first_lsn, |l| l.head.before.next());
@@ -185,7 +208,8 @@ impl Journal {
         };
         // What a void journal's header says is above every lsn, and no promise of the ring's.
         let mark = if header.is_void() { Lsn(first_lsn.0 - 1) } else { found.mark };
-        let mut ring = Ring::new(header.journal, config.sizes(Some(header.segment)), first_lsn, mark);
+        let seal = new_seal(&rt, config.key.as_ref());
+        let mut ring = Ring::new((header.journal, seal), config.sizes(Some(header.segment)), first_lsn, mark);
         ring.fresh = found.fresh.into();
         ring.fresh.make_contiguous().sort_by_key(|s| s.bytes);
         // It grows again when it has to. What is damaged, or may be what damage hides, stays for whoever may yet need it.
@@ -203,7 +227,7 @@ impl Journal {
         } else {
             ring.resume(found.live.clone(), found.end, found.mark);
         }
-        let mut journal = Self::start(rt, disk, config.dir, ring, header, found.next_number, held);
+        let mut journal = Self::start(rt, disk, config, ring, header, found.next_number, held);
         *journal.opened.lock() = found.live;
         journal.spoilt = found.spoilt;
         Ok(Some((journal, recovered)))
@@ -212,7 +236,7 @@ impl Journal {
     fn start(
         rt: Rt,
         disk: Arc<dyn Disk>,
-        dir: PathBuf,
+        config: JournalConfig,
         ring: Ring,
         header: Header,
         next_number: u64,
@@ -221,7 +245,8 @@ impl Journal {
         let shared = Arc::new(Shared {
             rt,
             disk,
-            dir,
+            dir: config.dir,
+            key: config.key,
             void: AtomicBool::new(header.is_void()),
             ring: Mutex::new(ring),
             header: tokio::sync::Mutex::new(header),
@@ -233,6 +258,11 @@ impl Journal {
         });
         shared.rt.spawn(write_loop(shared.clone())).detach();
         Journal { shared, opened: Mutex::default(), spoilt: None }
+    }
+
+    /// Its records are an encrypted volume's.
+    pub fn is_sealed(&self) -> bool {
+        self.shared.key.is_some()
     }
 
     pub fn id(&self) -> JournalId {
@@ -261,7 +291,8 @@ impl Journal {
             (ring.journal, ring.first_lsn)
         };
         let (spoilt, live) = (self.spoilt.clone(), self.opened.lock().clone());
-        Replay::new(self.shared.dir.clone(), id, after, first, spoilt, live)
+        let opener = Opener::new(self.shared.key.clone());
+        Replay::new(self.shared.dir.clone(), (id, opener), after, first, spoilt, live)
     }
 
     /// It may take as much of the disk as this says, from now on. Made smaller, it makes no further segments, and keeps those
@@ -314,7 +345,14 @@ impl Journal {
 
     /// Takes a record in, to be written with the next group; no I/O. Callers append in lsn order, greater than all before.
     pub fn append(&self, room: &mut Room<'_>, record: &Record) -> Result<()> {
-        let entry = Entry::of(record);
+        let sealing = match &self.shared.key {
+            Some(_) => {
+                let ring = self.shared.ring.lock();
+                ring.seal.clone().map(|seal| (seal, ring.journal))
+            }
+            None => None,
+        };
+        let entry = Entry::of(record, sealing.as_ref().map(|(seal, journal)| (seal, *journal)));
         let cost = Ring::cost(entry.body.len() as u64);
         if cost > room.granted.cost {
             let why = format!("record {} of {} bytes has no room", record.lsn, entry.body.len());
@@ -397,7 +435,8 @@ impl Journal {
                 return Err(error);
             }
         };
-        let old = shared.ring.lock().begin_anew(id, ready.segments, first_lsn, mark);
+        let anew = (id, shared.new_seal());
+        let old = shared.ring.lock().begin_anew(anew, ready.segments, first_lsn, mark);
         self.opened.lock().clear();
         // All in them is stored.
         shared.remove_all(old).await;

@@ -27,7 +27,7 @@
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
 //! | 4 | 2 | format, 5 |
-//! | 6 | 2 | key slot: 0, not encrypted |
+//! | 6 | 2 | 1: its records are sealed, else 0 |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
 //! | 40 | 8 | first lsn of this journal id |
@@ -44,7 +44,7 @@
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJs` |
 //! | 4 | 2 | format, 4 |
-//! | 6 | 2 | key slot: 0 |
+//! | 6 | 2 | 0 |
 //! | 8 | 16 | journal id |
 //! | 24 | 8 | lap, 1.. |
 //! | 32 | 8 | salt, random: what an earlier lap left in this file never verifies |
@@ -60,10 +60,10 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJb` |
-//! | 4 | 4 | bytes of heads: 64 + 40 a record |
+//! | 4 | 4 | bytes of heads: 64 + 40 a record; sealed 104 + 80 a record |
 //! | 8 | 4 | bytes of bodies |
 //! | 12 | 2 | records, 0..=4096 (0: it only carries a mark or the synced lsn) |
-//! | 14 | 2 | key slot: 0 |
+//! | 14 | 2 | key slot: 0, or the number of the data key that its records are sealed by |
 //! | 16 | 8 | lap |
 //! | 24 | 8 | salt |
 //! | 32 | 8 | last lsn before this batch |
@@ -82,7 +82,12 @@
 //! | 16 | 8 | blocks |
 //! | 24 | 4 | bytes of the body |
 //! | 28 | 4 | kind: 1 write (body: the blocks), 2 zeros (no body), 3 mark (below) |
-//! | 32 | 8 | hash of the body |
+//! | 32 | 8 | hash of the body, as it is stored |
+//!
+//! Of an encrypted volume (see [keys](#keys)) the salt of the key (16) and 24 zeros stand before the record heads, and each of
+//! these is followed by 20 bytes that are first block, blocks and kind (4), sealed, the tag (16) and 4 zeros; where they stand
+//! otherwise are zeros. The body and these 20 bytes are one message, whose nonce is the lsn and whose associated data
+//! are journal id, lsn and the bytes of the body (4). Lsns and lengths stay readable: hosts without the key tell how much is unsent.
 //!
 //! A mark's body (a snapshot, see `base::record`): state id (8), group (16), members of the group (4), wall clock in ms
 //! since 1970 (8), bytes of the volume at that moment (8), 1 of one that the volume

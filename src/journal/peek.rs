@@ -3,15 +3,18 @@
 
 use std::path::Path;
 
-use super::format::{ALIGN, SEGMENT_HEAD, SegmentHead};
+use super::format::{ALIGN, Header, SEGMENT_HEAD, SegmentHead};
 use super::recover::read_header;
 use super::segment::{Batch, Window, segment_number};
 use crate::base::rt::{Disk, OpenHow};
-use crate::base::{Epoch, JournalId, Lsn, Result, ResultExt as _};
+use crate::base::{Epoch, JournalId, Lsn, Result, ResultExt as _, VolumeId};
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peek {
+    pub volume: VolumeId,
+    /// Its records are sealed.
+    pub sealed: bool,
     /// Epochs that continue each other here, oldest first.
     pub lineage: Vec<Epoch>,
     /// Bytes that all its records take.
@@ -42,7 +45,8 @@ pub async fn peek(disk: &dyn Disk, dir: &Path, stored: Lsn) -> Result<Option<Pee
     heads.sort_by_key(|(head, _)| head.lap);
     let run = heads.windows(2).rposition(|pair| pair[0].0.lap + 1 != pair[1].0.lap).map_or(0, |n| n + 1);
     let live = &heads[run..];
-    let mut found = Peek { lineage: header.lineage.clone(), ..Peek::default() };
+    let Header { volume, sealed, lineage, .. } = header.clone();
+    let mut found = Peek { volume, sealed, lineage, ..Peek::default() };
     for pair in live.windows(2) {
         found.last = pair[1].0.before;
         let bytes = pair[1].0.before_end.saturating_sub(SEGMENT_HEAD);

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::format::{ALIGN, HEADER_MAX, Header, SEGMENT_HEAD, SegmentHead};
+use super::format::{ALIGN, HEADER_MAX, Header, Opener, SEGMENT_HEAD, SegmentHead};
 use super::segment::{Batch, Window, next_used, segment_number, zero};
 use super::state::{Live, Segment};
 use crate::base::rt::{Disk, OpenHow};
@@ -58,6 +58,7 @@ struct Recovery<'a> {
     disk: &'a dyn Disk,
     dir: PathBuf,
     header: Header,
+    opener: Opener,
 }
 
 /// The header; `None` when there is no journal.
@@ -83,9 +84,9 @@ pub fn damaged(path: &std::path::Path, offset: u64) -> Error {
 }
 
 /// Finds everything out; makes the tail safe to append to.
-pub async fn recover(disk: &dyn Disk, dir: PathBuf, header: Header) -> Result<Found> {
+pub async fn recover(disk: &dyn Disk, dir: PathBuf, header: Header, opener: Opener) -> Result<Found> {
     let doing = || format!("opening the journal in {}", dir.display());
-    Recovery { disk, dir: dir.clone(), header }.run().await.map_err(|e| e.context(doing()))
+    Recovery { disk, dir: dir.clone(), header, opener }.run().await.map_err(|e| e.context(doing()))
 }
 
 impl Recovery<'_> {
@@ -224,8 +225,9 @@ impl Recovery<'_> {
         if !here || batch.end() > bytes || !batch.is_ordered() {
             return Ok(None);
         }
-        let entries = batch.entries(window).await?;
-        Ok(entries.filter(|list| list.iter().all(|e| e.record().is_some())).map(|_| batch))
+        let mut opener = self.opener.clone();
+        let records = batch.whole(window, self.header.journal, &mut opener).await?;
+        Ok(records.map(|_| batch))
     }
 
     /// Refuses when a batch from the range's start on says that more than `last` was synced; else whether there is any batch.

@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use bytes::Bytes;
-
-use super::format::{Entry, SEGMENT_HEAD};
+use super::format::{Opener, SEGMENT_HEAD};
 use super::recover::damaged;
 use super::segment::{Batch, Window};
 use super::state::Live;
@@ -16,6 +14,7 @@ use crate::base::{Error, JournalId, Kind, Lsn, Result, ResultExt as _};
 pub struct Replay {
     dir: PathBuf,
     journal: JournalId,
+    opener: Opener,
     after: Lsn,
     first: Lsn,
     /// Where the file is damaged that held what came before.
@@ -35,14 +34,24 @@ struct Reading {
 impl Replay {
     pub(super) fn new(
         dir: PathBuf,
-        journal: JournalId,
+        (journal, opener): (JournalId, Opener),
         after: Lsn,
         first: Lsn,
         spoilt: Option<(PathBuf, u64)>,
         live: VecDeque<Live>,
     ) -> Replay {
         let segments = live.into_iter().filter(|l| l.last > after).collect();
-        Replay { dir, journal, after, first, spoilt, segments, reading: None, records: VecDeque::new() }
+        Replay {
+            dir,
+            journal,
+            opener,
+            after,
+            first,
+            spoilt,
+            segments,
+            reading: None,
+            records: VecDeque::new(),
+        }
     }
 
     /// `Corrupt` when a record that belongs here is damaged or missing; what came before is right.
@@ -79,7 +88,8 @@ impl Replay {
         let at = reading.at;
         if at < reading.live.end {
             // After an error everything stands as before: nothing is skipped by asking again.
-            let list = reading.batch(self.journal).await.context(|| format!("reading {}", path.display()))?;
+            let list = reading.batch(self.journal, &mut self.opener).await;
+            let list = list.context(|| format!("reading {}", path.display()))?;
             let list = list.ok_or_else(|| damaged(&path, at))?;
             self.records.extend(list.into_iter().filter(|r| r.lsn > self.after));
         } else if reading.last == reading.live.last {
@@ -92,18 +102,20 @@ impl Replay {
 }
 
 impl Reading {
-    async fn batch(&mut self, journal: JournalId) -> std::io::Result<Option<Vec<Record>>> {
+    async fn batch(
+        &mut self,
+        journal: JournalId,
+        opener: &mut Opener,
+    ) -> std::io::Result<Option<Vec<Record>>> {
         let Some(batch) = Batch::at(&mut self.window, journal, self.at).await? else { return Ok(None) };
         let (head, live) = (&batch.head, &self.live);
         let here = (head.lap, head.salt, head.before) == (live.head.lap, live.head.salt, self.last);
         if !here || batch.end() > live.end || !batch.is_ordered() {
             return Ok(None);
         }
-        let Some(entries) = batch.entries(&mut self.window).await? else { return Ok(None) };
+        let Some(records) = batch.whole(&mut self.window, journal, opener).await? else { return Ok(None) };
         (self.at, self.last) = (batch.end(), batch.last());
-        // Memory of its own: one read brings many, and what is kept of them would keep all.
-        let own = |e: Entry| Entry { body: Bytes::copy_from_slice(&e.body), ..e };
-        Ok(entries.into_iter().map(|e| own(e).record()).collect())
+        Ok(Some(records))
     }
 }
 

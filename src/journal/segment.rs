@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{ALIGN, BATCH_HEAD, BatchHead, Entry, RecordHead};
+use super::format::{ALIGN, BATCH_HEAD, BatchHead, Entry, Opener, RecordHead};
 use super::state::{Segment, ZEROS};
+use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{JournalId, Result, ResultExt as _};
 
@@ -122,6 +123,23 @@ impl Batch {
             at = end;
         }
         Ok((at == self.head.body as usize).then_some(out))
+    }
+
+    /// Its records; `None` when these aren't what was written. Each has memory of its own: one read brings many, and what is
+    /// kept of them would keep all.
+    pub async fn whole(
+        &self,
+        window: &mut Window,
+        journal: JournalId,
+        opener: &mut Opener,
+    ) -> std::io::Result<Option<Vec<Record>>> {
+        let Some(entries) = self.entries(window).await? else { return Ok(None) };
+        let Some(seal) = opener.of(self.head.sealed) else { return Ok(None) };
+        let own = |e: Entry| match seal {
+            Some(_) => e,
+            None => Entry { body: Bytes::copy_from_slice(&e.body), ..e },
+        };
+        Ok(entries.into_iter().map(|e| own(e).record(journal, seal.as_ref())).collect())
     }
 
     pub fn last(&self) -> crate::base::Lsn {

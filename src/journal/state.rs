@@ -12,10 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::format::{ALIGN, BATCH_RECORDS, BatchHead, Entry, SEGMENT_HEAD, SegmentHead};
+use super::format::{ALIGN, BATCH_RECORDS, BatchHead, Entry, SEGMENT_HEAD, Sealed, SegmentHead};
 use crate::base::codec::Writer;
 use crate::base::rt::DiskFile;
 use crate::base::{Error, JournalId, Kind, Lsn, Result};
+use crate::keys::JournalSeal;
 
 /// Body bytes of a batch, at most (one record may be more).
 pub const BATCH_BYTES: u64 = 4 << 20;
@@ -100,6 +101,8 @@ pub struct Granted {
 #[derive(Debug)]
 pub struct Ring {
     pub journal: JournalId,
+    /// All that is appended to this ring is sealed by it: another ring has another one.
+    pub seal: Option<JournalSeal>,
     pub sizes: Sizes,
     /// The largest segment that is tried: less than `sizes.most` where the disk had no room for that much.
     reach: u64,
@@ -143,10 +146,17 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub fn new(journal: JournalId, sizes: Sizes, first_lsn: Lsn, mark: Lsn) -> Ring {
+    /// `seal`: of this ring alone.
+    pub fn new(
+        (journal, seal): (JournalId, Option<JournalSeal>),
+        sizes: Sizes,
+        first_lsn: Lsn,
+        mark: Lsn,
+    ) -> Ring {
         let before = Lsn(first_lsn.0 - 1);
         Ring {
             journal,
+            seal,
             sizes,
             reach: sizes.most,
             cramped: false,
@@ -476,10 +486,10 @@ impl Ring {
     }
 
     fn take_entries(&mut self, room: u64) -> Vec<Entry> {
-        let mut body = 0;
+        let (mut body, sealed) = (0, self.seal.is_some());
         let fits = |e: &Entry, body: &mut u64, n: usize| {
             *body += e.body.len() as u64;
-            let bytes = BatchHead::size_of(n + 1, *body);
+            let bytes = BatchHead::size_of(n + 1, *body, sealed);
             n < BATCH_RECORDS && bytes <= room && (n == 0 || bytes <= BATCH_BYTES)
         };
         let count = self.pending.iter().enumerate().take_while(|(n, e)| fits(e, &mut body, *n)).count();
@@ -497,6 +507,7 @@ impl Ring {
             salt: live.head.salt,
             records: entries.len() as u16,
             body: body as u32,
+            sealed: self.seal.as_ref().map(Sealed::by),
             before: live.last,
             synced: self.synced,
             mark: self.mark_wanted,
@@ -560,10 +571,10 @@ impl Ring {
         (news && has_page).then(|| self.batch(Vec::new(), None))
     }
 
-    /// Starts anew with another id and these segments; the old ones are returned.
+    /// Starts anew with another id, another seal and these segments; the old ones are returned.
     pub fn begin_anew(
         &mut self,
-        journal: JournalId,
+        journal: (JournalId, Option<JournalSeal>),
         segments: Vec<Segment>,
         first_lsn: Lsn,
         mark: Lsn,

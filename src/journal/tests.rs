@@ -11,11 +11,23 @@ use crate::base::record::{Mark, Op, Record};
 use crate::base::rt::sim::{Process, Sim, SimDisk};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Epoch, Kind, Lsn, Nonce, StateId, VolumeId};
+use crate::keys::{Secret, VolumeKey};
 
 const DIR: &str = "/state/journals/v";
 
+/// With WINDLASS_TEST_ENCRYPTED set all journals are an encrypted volume's.
+fn key() -> Option<VolumeKey> {
+    std::env::var_os("WINDLASS_TEST_ENCRYPTED")?;
+    VolumeKey::new(VolumeId(7), [(1, Secret::new([9; 32]))])
+}
+
 fn config() -> JournalConfig {
-    JournalConfig { dir: PathBuf::from(DIR), size: 5 * 96 * 1024, segment: Some((96 * 1024, 96 * 1024)) }
+    JournalConfig {
+        dir: PathBuf::from(DIR),
+        size: 5 * 96 * 1024,
+        segment: Some((96 * 1024, 96 * 1024)),
+        key: key(),
+    }
 }
 
 /// A record whose contents follow from its lsn and a variant.
@@ -320,6 +332,7 @@ fn golden_bytes() {
         mark: Lsn(4),
         segment: 1 << 20,
         place: 6,
+        sealed: false,
         lineage,
     };
     let golden = "776c4a680500000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
@@ -338,12 +351,13 @@ fn golden_bytes() {
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x22)), Some(segment));
     assert_eq!(SegmentHead::decode(&w.buf, JournalId(0x23)), None);
 
-    let entry = Entry::of(&write(10));
+    let entry = Entry::of(&write(10), None);
     let batch = BatchHead {
         lap: 7,
         salt: 0x5a17,
         records: 1,
         body: 4096,
+        sealed: None,
         before: Lsn(9),
         synced: Lsn(6),
         mark: Lsn(8),
@@ -357,6 +371,46 @@ fn golden_bytes() {
     assert_eq!(BatchHead::decode(&w.buf, JournalId(0x22), 4096), Some((batch, vec![entry.head])));
     assert_eq!(BatchHead::decode(&w.buf, JournalId(0x22), 8192), None);
     assert_eq!(BatchHead::decode(&w.buf, JournalId(0x23), 4096), None);
+}
+
+/// Sealed and hashed by another hand (Python's `cryptography` and `xxhash`).
+#[test]
+fn golden_bytes_of_a_sealed_batch() {
+    use super::format::*;
+    use crate::base::JournalId;
+    use crate::base::codec::Writer;
+    let key = VolumeKey::new(VolumeId(0x11), [(1, Secret::new([9; 32]))]).unwrap();
+    let (journal, seal) = (JournalId(0x22), key.journal(0x77));
+    let entry = Entry::of(&write(10), Some((&seal, journal)));
+    let batch = BatchHead {
+        lap: 7,
+        salt: 0x5a17,
+        records: 1,
+        body: 4096,
+        sealed: Some(Sealed { number: 1, salt: 0x77 }),
+        before: Lsn(9),
+        synced: Lsn(6),
+        mark: Lsn(8),
+    };
+    let mut w = Writer::default();
+    batch.encode(journal, 4096, [&entry.head].into_iter(), &mut w);
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let golden = "776c4a62b800000000100000010001000700000000000000175a0000000000000900000000000000\
+                  060000000000000008000000000000000439c9ce427aa2e8\
+                  77000000000000000000000000000000000000000000000000000000000000000000000000000000\
+                  0a00000000000000000000000000000000000000000000000010000000000000006f0fec474202a1\
+                  8a0af015a9d788372f9affffa85b51e560b98ea58ffc3353b1aaae09c9bc6794cdaaa90e00000000";
+    assert_eq!(hex(&w.buf), golden);
+    assert_eq!(hex(&entry.body[..16]), "155beca4e7a36bb5cf0242b0f0927534");
+    assert_eq!(hex(&entry.body[4080..]), "40049414e586bebaf59810aad4e3b635");
+    assert_eq!(BatchHead::decode(&w.buf, journal, 4096), Some((batch, vec![entry.head])));
+    assert_eq!(entry.record(journal, Some(&seal)), Some(write(10)));
+    // Not another journal's, nor with another record's fields, nor without the key.
+    assert_eq!(entry.record(JournalId(0x23), Some(&seal)), None);
+    assert_eq!(entry.record(journal, None), None);
+    let other = Entry::of(&write(11), Some((&seal, journal)));
+    let mixed = Entry { head: RecordHead { sealed: other.head.sealed, ..entry.head }, ..entry.clone() };
+    assert_eq!(mixed.record(journal, Some(&seal)), None);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::segment::make_segment;
 use super::state::{Granted, Job, Ring, Segment};
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
+use crate::keys::{JournalSeal, VolumeKey};
 
 /// Until the next try to make a segment where there was no space.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ pub struct Shared {
     pub rt: Rt,
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
+    /// Of an encrypted volume.
+    pub key: Option<VolumeKey>,
     pub ring: Mutex<Ring>,
     /// The header file says for certain that it is void.
     pub void: AtomicBool,
@@ -43,7 +46,16 @@ pub struct Shared {
     pub lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
 
+/// For one ring, of an encrypted volume: drawn anew for each.
+pub fn new_seal(rt: &Rt, key: Option<&VolumeKey>) -> Option<JournalSeal> {
+    key.map(|key| key.journal(rt.random128()))
+}
+
 impl Shared {
+    pub fn new_seal(&self) -> Option<JournalSeal> {
+        new_seal(&self.rt, self.key.as_ref())
+    }
+
     /// Rewrites the header file, durable on return; in memory it changes only then.
     pub async fn change_header(&self, change: impl FnOnce(&mut Header) -> Result<()> + Send) -> Result<()> {
         let mut header = self.header.lock().await;
@@ -103,7 +115,7 @@ impl Shared {
             let mut ring = self.ring.lock();
             let (journal, first) = (ring.journal, ring.first_lsn);
             let failed = ring.failed.as_ref().map(Error::share);
-            let old = ring.begin_anew(journal, Vec::new(), first, Lsn(first.0 - 1));
+            let old = ring.begin_anew((journal, self.new_seal()), Vec::new(), first, Lsn(first.0 - 1));
             ring.failed = failed;
             old
         };

@@ -12,7 +12,8 @@ use crate::base::interval::{Cut, Intervals};
 use crate::base::record::{Mark, Op, Record};
 use crate::base::size::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Era, JournalId, Lsn};
-use crate::frame::{Body, Codec, FrameKind, Packer, Place};
+use crate::frame::{self, Body, Codec, FrameKind, Packer, Place};
+use crate::keys::ChunkSeal;
 use crate::pool::{Chunk, ChunkKind};
 
 /// Spare capacity that lets the pool append its footer without a copy.
@@ -67,7 +68,7 @@ impl Draft {
 }
 
 /// What one chunk is told beside its records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Stamp {
     pub id: ChunkId,
     /// The own volume's index in the list of ancestors and itself.
@@ -77,6 +78,8 @@ pub struct Stamp {
     /// Data shards.
     pub k: usize,
     pub codec: Codec,
+    /// Of an encrypted volume's: of this stamp alone, whose chunk is made once.
+    pub seal: Option<ChunkSeal>,
 }
 
 impl Stamp {
@@ -220,7 +223,7 @@ impl Cells {
 pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
     let (first, last) = draft.span().expect("a chunk is cut of at least one record");
     let Plan { frames, zeros, mark } = plan(draft.records);
-    let mut packer = Packer::new(stamp.codec);
+    let mut packer = Packer::new(stamp.codec, stamp.seal.clone());
     packer.reserve(frames.iter().map(|(_, raw)| raw.len()).sum());
     let bodies: Vec<Body> = frames.iter().map(|(_, raw)| packer.pack(FrameKind::Data, raw.clone())).collect();
     let total: u64 = bodies.iter().map(|b| b.stored_len() as u64).sum();
@@ -262,9 +265,15 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
 
 /// The table of contents goes to the end of the last data shard.
 fn seal(stamp: &Stamp, toc: &Toc, mut shards: Vec<Vec<u8>>) -> Chunk {
-    let bytes = toc.encode();
     let last = shards.last_mut().expect("a layout has a data shard");
     let toc_offset = (stamp.k - 1) as u64 * SHARD_SPAN + last.len() as u64;
+    let bytes = match &stamp.seal {
+        Some(seal) => {
+            let place = Place { chunk: stamp.id, offset: toc_offset, address: 0 };
+            frame::seal_list(FrameKind::Contents, &toc.encode(), &place, seal)
+        }
+        None => toc.encode(),
+    };
     last.reserve(bytes.len() + FOOTER_ROOM);
     last.extend_from_slice(&bytes);
     for shard in &shards {
@@ -295,7 +304,8 @@ pub struct MapDraft {
 impl MapDraft {
     pub fn new(stamp: Stamp) -> MapDraft {
         let shards = (0..stamp.k).map(|_| Vec::new()).collect();
-        MapDraft { stamp, packer: Packer::new(stamp.codec), shards, shard: 0, frames: Vec::new(), bytes: 0 }
+        let packer = Packer::new(stamp.codec, stamp.seal.clone());
+        MapDraft { stamp, packer, shards, shard: 0, frames: Vec::new(), bytes: 0 }
     }
 
     pub fn era(&self) -> Era {
@@ -350,14 +360,18 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
+    use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::base::{Epoch, Seq, VolumeId};
-    use crate::frame;
+    use crate::keys::{KeyAccess, Secret, VolumeKey};
+
+    const GOLDEN_CHUNK: (usize, &str) =
+        (4277, "c86d4facce6822738a4afdcafec632656012ac983462743b657acd87ed34e1a8");
 
     fn stamp(k: usize) -> Stamp {
         let id = ChunkId { volume: VolumeId(3), epoch: Epoch(1), seq: Seq(4) };
-        Stamp { id, volume: 2, era: Era(1), journal: JournalId(8), k, codec: Codec::Lz4 }
+        Stamp { id, volume: 2, era: Era(1), journal: JournalId(8), k, codec: Codec::Lz4, seal: None }
     }
 
     /// Bytes at a virtual offset.
@@ -374,7 +388,8 @@ mod tests {
         let mut out = BTreeMap::new();
         for (f, raw) in toc.frames.iter().zip(&e.raw) {
             let place = Place { chunk: e.chunk.id, offset: f.offset, address: f.block };
-            let opened = frame::open(&at(&e.chunk, f.offset, f.len), &place, 64 << 10).unwrap();
+            let opened =
+                frame::open(&at(&e.chunk, f.offset, f.len), &place, 64 << 10, &KeyAccess::Plain).unwrap();
             assert_eq!(&opened, raw);
             for i in 0..u64::from(f.count) {
                 let block = &opened[(i * BLOCK) as usize..((i + 1) * BLOCK) as usize];
@@ -391,6 +406,30 @@ mod tests {
     fn write(lsn: u64, block: u64, blocks: u64, fill: u8) -> Record {
         let data = vec![fill; (blocks * BLOCK) as usize].into();
         Record { lsn: Lsn(lsn), op: Op::Write { block, data } }
+    }
+
+    /// Sealed by another hand (Python's `cryptography`): one frame and the table of contents.
+    #[test]
+    fn golden_bytes_of_a_sealed_chunk() {
+        let key = VolumeKey::new(VolumeId(3), [(1, Secret::new([0x42; 32]))]).unwrap();
+        let stamp = Stamp { codec: Codec::None, volume: 0, ..stamp(1) };
+        let stamp = Stamp { seal: Some(key.chunk(&stamp.id, 5)), ..stamp };
+        let mut draft = Draft::default();
+        draft.push(write(1, 9, 1, 7));
+        let chunk = encode(&stamp, draft).chunk;
+        let sum: String = Sha256::digest(&chunk.shards[0]).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!((chunk.shards[0].len(), sum.as_str()), (GOLDEN_CHUNK.0, GOLDEN_CHUNK.1));
+        let toc = at(&chunk, chunk.toc_offset, chunk.toc_len);
+        let access = KeyAccess::Sealed(key);
+        assert!(Toc::verify(&toc, &chunk.id, chunk.toc_offset, &access));
+        let opened = Toc::open(&toc, &chunk.id, chunk.toc_offset, &access).unwrap();
+        assert_eq!((opened.frames[0].block, opened.frames[0].len), (9, 4096 + 48));
+        // Not at another place, not of another chunk, not without the key.
+        let other = ChunkId { seq: Seq(5), ..chunk.id };
+        assert!(Toc::open(&toc, &other, chunk.toc_offset, &access).is_err());
+        assert!(Toc::open(&toc, &chunk.id, chunk.toc_offset + 1, &access).is_err());
+        assert!(Toc::open(&toc, &chunk.id, chunk.toc_offset, &KeyAccess::Locked).is_err());
+        assert!(Toc::open(&toc, &chunk.id, chunk.toc_offset, &KeyAccess::Plain).is_err());
     }
 
     proptest! {
@@ -506,7 +545,10 @@ mod tests {
         let chunk = draft.finish(Lsn(9));
         for (r, address, raw) in places {
             let place = Place { chunk: chunk.id, offset: r.offset, address };
-            assert_eq!(frame::open(&at(&chunk, r.offset, r.len), &place, 1 << 20).unwrap(), raw);
+            assert_eq!(
+                frame::open(&at(&chunk, r.offset, r.len), &place, 1 << 20, &KeyAccess::Plain).unwrap(),
+                raw
+            );
         }
         let toc = Toc::decode(&at(&chunk, chunk.toc_offset, chunk.toc_len)).unwrap();
         assert_eq!((toc.kind, toc.frames.len(), toc.first, toc.last), (ChunkKind::Map, 10, Lsn(10), Lsn(9)));

@@ -17,6 +17,7 @@ use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{ChunkId, Error, Kind, Result, VolumeId};
 use crate::cache::{DiskCache, Flight, FrameCache, FrameKey, Lookup, Waiter};
 use crate::frame::{self, FRAME_MAX, Place};
+use crate::keys::{FamilyKeys, KeyAccess};
 use crate::pool::Pool;
 use crate::store::Cause;
 
@@ -63,12 +64,12 @@ impl Reader {
         rt: Rt,
         pool: Arc<Pool>,
         (cache, disk): (FrameCache, DiskCache),
-        family: Vec<VolumeId>,
+        (family, keys): (Vec<VolumeId>, FamilyKeys),
         places: Arc<dyn Places>,
         slices: Slices,
     ) -> Reader {
         let counts = Arc::new(Counts::default());
-        let source = Source { rt, pool, places, slices, disk, counts };
+        let source = Source { rt, pool, places, slices, disk, keys, counts };
         Reader { source, cache, family: family.into() }
     }
 
@@ -209,17 +210,28 @@ impl Reader {
     /// A page of the chunk table, which is never packed: the table tells where others are.
     pub async fn table_page(&self, at: &FrameRef, address: u64, cause: Cause) -> Result<Bytes> {
         let place = self.page_place(at, address)?;
-        let verify = |bytes: &[u8]| frame::verify(bytes, &place);
+        let access = self.source.keys.access(place.chunk.volume);
+        let verify = |bytes: &[u8]| match access {
+            KeyAccess::Sealed(_) => {
+                frame::open(&Bytes::copy_from_slice(bytes), &place, FRAME_MAX, access).is_ok()
+            }
+            KeyAccess::Plain | KeyAccess::Locked => frame::verify(bytes, &place),
+        };
         let stored = self.source.pool.read(&place.chunk, at.offset, at.len, cause, &verify).await?;
-        frame::open(&stored, &place, FRAME_MAX)
+        frame::open(&stored, &place, FRAME_MAX, access)
     }
 
     fn page_place(&self, at: &FrameRef, address: u64) -> Result<Place> {
         let chunk = self.chunk(at)?;
-        if at.len as usize > FRAME_MAX + frame::FRAME_HEADER {
+        if at.len as usize > FRAME_MAX + frame::FRAME_HEADER + frame::SEALED_MORE {
             return Err(Error::new(Kind::Corrupt, format!("a page of {chunk} has an impossible length")));
         }
         Ok(Place { chunk, offset: at.offset, address })
+    }
+
+    /// The access to the family's volumes.
+    pub fn keys(&self) -> &FamilyKeys {
+        &self.source.keys
     }
 
     pub fn chunk(&self, at: &FrameRef) -> Result<ChunkId> {

@@ -14,6 +14,9 @@
 //! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2; with `WLSD` also by how much shorter it is than it was, and its first block less that of the frame before |
 //! | end−4 | 4 | CRC32C of all before |
 //!
+//! Of an encrypted volume these bytes are the contents of a frame of kind index, whose place is where it lies in the pack; the
+//! frames follow that.
+//!
 //! Offsets and ends in the chunk are those of the frames as they were. The first frame follows the index (or begins the
 //! next data shard), each other one the frame before it.
 //!
@@ -26,12 +29,15 @@ use crate::base::codec::{Reader, Writer};
 use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, Result, Seq};
-use crate::frame::FRAME_MAX;
+use crate::frame::{self, FRAME_MAX, FrameKind, Place};
+use crate::keys::{ChunkSeal, KeyAccess};
 use crate::pool::{Chunk, ChunkKind};
 
 const SLICE: u32 = u32::from_le_bytes(*b"WLSL");
 const DATA_SLICE: u32 = u32::from_le_bytes(*b"WLSD");
 const PACK: u32 = u32::from_le_bytes(*b"WLPK");
+/// Bytes of the longest index: of as many frames as a chunk may have.
+const INDEX_MAX: usize = 4 << 20;
 /// Spare capacity that lets the pool append its footer without a copy.
 const FOOTER_ROOM: usize = 4 << 10;
 
@@ -76,8 +82,34 @@ impl Slice {
         self.frames.get(at)
     }
 
+    /// Whether these bytes, at this offset of the pack, are an index: without the key, as far as that shows.
+    pub fn verify(bytes: &[u8], pack: &ChunkId, at: u64, access: &KeyAccess) -> bool {
+        match access {
+            KeyAccess::Plain => Slice::decode(bytes, at).is_ok(),
+            KeyAccess::Sealed(_) => Slice::open(&Bytes::copy_from_slice(bytes), pack, at, access).is_ok(),
+            KeyAccess::Locked => frame::verify(bytes, &Place { chunk: *pack, offset: at, address: 0 }),
+        }
+    }
+
+    /// As stored at this offset of the pack.
+    pub fn open(bytes: &Bytes, pack: &ChunkId, at: u64, access: &KeyAccess) -> Result<Slice> {
+        match access {
+            KeyAccess::Plain => Slice::decode(bytes, at),
+            _ => {
+                let place = Place { chunk: *pack, offset: at, address: 0 };
+                let index = frame::open(bytes, &place, INDEX_MAX, access)?;
+                Slice::decode_before(&index, at + bytes.len() as u64)
+            }
+        }
+    }
+
     /// `at`: where the index lies in the pack.
     pub fn decode(bytes: &[u8], at: u64) -> Result<Slice> {
+        Slice::decode_before(bytes, at.saturating_add(bytes.len() as u64))
+    }
+
+    /// `end`: where what follows the index begins.
+    fn decode_before(bytes: &[u8], end: u64) -> Result<Slice> {
         const WHAT: &str = "the index of a pack";
         let mut r = Reader::new(bytes, WHAT);
         let Some(body) = bytes.len().checked_sub(4).map(|n| &bytes[..n]) else {
@@ -98,7 +130,7 @@ impl Slice {
         }
         let mut frames = Vec::with_capacity(n as usize);
         let mut blocks = Vec::with_capacity(if told { n as usize } else { 0 });
-        let (mut from, mut to, mut block) = (0u64, at + bytes.len() as u64, 0u64);
+        let (mut from, mut to, mut block) = (0u64, end, 0u64);
         for _ in 0..n {
             let (gap, len) = (r.varint()?, r.varint()?);
             if len & 1 == 1 {
@@ -147,6 +179,8 @@ pub struct PackDraft {
     current: usize,
     share: u64,
     slices: Vec<Placing>,
+    /// Of an encrypted volume's: of this draft alone.
+    seal: Option<ChunkSeal>,
     /// What is laid out at the end: before, nobody knows how much it will be.
     gathered: Option<Vec<Gathered>>,
 }
@@ -161,17 +195,17 @@ struct Gathered {
 
 impl PackDraft {
     /// `bytes`: of all frames that will come, as they will be stored.
-    pub fn new(id: ChunkId, k: usize, bytes: u64) -> PackDraft {
-        let mut draft = PackDraft::gathering(id, k);
+    pub fn new(id: ChunkId, k: usize, bytes: u64, seal: Option<ChunkSeal>) -> PackDraft {
+        let mut draft = PackDraft::gathering(id, k, seal);
         draft.gathered = None;
         draft.begin(bytes);
         draft
     }
 
     /// For frames that will come to nobody knows how many bytes. It holds a copy of all of them, and at its end twice.
-    pub fn gathering(id: ChunkId, k: usize) -> PackDraft {
+    pub fn gathering(id: ChunkId, k: usize, seal: Option<ChunkSeal>) -> PackDraft {
         let gathered = Some(Vec::new());
-        PackDraft { id, k, shards: Vec::new(), current: 0, share: 1, slices: Vec::new(), gathered }
+        PackDraft { id, k, shards: Vec::new(), current: 0, share: 1, slices: Vec::new(), seal, gathered }
     }
 
     fn begin(&mut self, bytes: u64) {
@@ -218,8 +252,15 @@ impl PackDraft {
         let at = self.current as u64 * SHARD_SPAN + self.shards[self.current].len() as u64;
         let bytes = frames.iter().map(|f| u64::from(f.was)).sum();
         let stored: u64 = frames.iter().map(|f| f.data.len() as u64).sum();
-        let placing = Placing { epoch, seq, at, len: w.buf.len() as u32, bytes, saved: bytes - stored };
-        self.shards[self.current].extend_from_slice(&w.buf);
+        let index = match &self.seal {
+            Some(seal) => {
+                let place = Place { chunk: self.id, offset: at, address: 0 };
+                frame::seal_list(FrameKind::Index, &w.buf, &place, seal)
+            }
+            None => w.buf,
+        };
+        let placing = Placing { epoch, seq, at, len: index.len() as u32, bytes, saved: bytes - stored };
+        self.shards[self.current].extend_from_slice(&index);
         for (frame, turn) in frames.iter().zip(turns) {
             self.current += usize::from(turn);
             self.shards[self.current].extend_from_slice(&frame.data);
@@ -276,7 +317,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let mut draft = PackDraft::new(id(), 2, 6);
+        let mut draft = PackDraft::new(id(), 2, 6, None);
         let frame = |from, data: &'static [u8]| frame(from, Bytes::from_static(data));
         draft.add(Epoch(1), Seq(9), &[frame(300, b"abc"), frame(400, b"d"), frame(401, b"ef")]);
         let (chunk, placings) = draft.finish(Era(4));
@@ -292,7 +333,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_what_was_compressed_anew() {
-        let mut draft = PackDraft::gathering(id(), 1);
+        let mut draft = PackDraft::gathering(id(), 1, None);
         let frame = |from, was, block, data: &'static [u8]| PackFrame {
             from,
             was,
@@ -320,8 +361,8 @@ mod tests {
             (told, gathers) in any::<(bool, bool)>(),
         ) {
             let mut draft = match gathers {
-                true => PackDraft::gathering(id(), k),
-                false => PackDraft::new(id(), k, share * k as u64),
+                true => PackDraft::gathering(id(), k, None),
+                false => PackDraft::new(id(), k, share * k as u64, None),
             };
             let mut wanted = Vec::new();
             for (n, gaps) in slices.into_iter().enumerate() {

@@ -18,6 +18,7 @@ use crate::base::size::{SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::cache::{DiskCache, FrameKey};
 use crate::frame::{self, Place};
+use crate::keys::{FamilyKeys, KeyAccess};
 use crate::pool::Pool;
 use crate::store::Cause;
 
@@ -54,6 +55,7 @@ pub(super) struct Source {
     pub places: Arc<dyn Places>,
     pub slices: Slices,
     pub disk: DiskCache,
+    pub keys: FamilyKeys,
     pub counts: Arc<Counts>,
 }
 
@@ -117,7 +119,7 @@ impl Source {
 
     async fn one_here(&self, index: usize, ask: Ask) -> (usize, Option<Bytes>) {
         let Some(stored) = self.disk.get(&ask.key()).await else { return (index, None) };
-        match frame::open(&stored, &ask.place, ask.raw_max) {
+        match frame::open(&stored, &ask.place, ask.raw_max, self.keys.access(ask.place.chunk.volume)) {
             Ok(frame) => {
                 self.counts.disk.fetch_add(1, Ordering::Relaxed);
                 (index, Some(frame))
@@ -190,18 +192,23 @@ impl Source {
 
     async fn slice(&self, packed: InPack) -> Result<Arc<Slice>> {
         let InPack { pack, at, len } = packed;
-        let sound = |bytes: &[u8]| Slice::decode(bytes, at).is_ok();
+        let access = self.keys.access(pack.volume);
+        let sound = |bytes: &[u8]| Slice::verify(bytes, &pack, at, access);
         let bytes = self.pool.read(&pack, at, len, Cause::Read, &sound).await?;
         // Where its frames begin on the disk, reading needs not: the caller knows.
-        let slice = Arc::new(Slice { blocks: Vec::new(), ..Slice::decode(&bytes, at)? });
+        let slice = Arc::new(Slice { blocks: Vec::new(), ..Slice::open(&bytes, &pack, at, access)? });
         self.slices.put(packed, slice.clone());
         Ok(slice)
     }
 
-    /// One frame's stored bytes, wherever it is.
-    async fn stored(&self, ask: &Ask, cause: Cause) -> Result<Bytes> {
+    /// One frame's stored bytes, wherever it is. `forged`: bytes came whose checksum was right and whose tag was not, so that
+    /// each answer is judged by its tag.
+    async fn stored(&self, ask: &Ask, cause: Cause, forged: bool) -> Result<Bytes> {
         let chunk = &ask.place.chunk;
-        let verify = |bytes: &[u8]| frame::verify(bytes, &ask.place);
+        let verify = |bytes: &[u8]| match forged {
+            true => self.opened(&Bytes::copy_from_slice(bytes), ask).is_ok(),
+            false => frame::verify(bytes, &ask.place),
+        };
         loop {
             let was = self.places.find(chunk);
             let (object, at, len) = match was {
@@ -229,7 +236,13 @@ impl Source {
             Ok(bytes) => {
                 group.iter().for_each(|s| self.keep(&asks[s.index], &bytes[part(s)], cause));
                 let frames = group.iter().map(|s| (s.index, asks[s.index], bytes.slice(part(s)))).collect();
-                self.open(frames, bytes.len()).await
+                let mut opened = self.open(frames, bytes.len()).await;
+                for (index, frame) in &mut opened {
+                    if self.is_forged(frame, &asks[*index]) {
+                        *frame = self.one_judged(&asks[*index], cause).await;
+                    }
+                }
+                opened
             }
             // Perhaps collected meanwhile, or one of them is damaged: each is looked for by itself.
             Err(e) if lacks(&e) => self.each(asks, &group, cause).await,
@@ -254,22 +267,40 @@ impl Source {
     }
 
     async fn one(&self, index: usize, ask: Ask, cause: Cause) -> (usize, Result<Bytes>) {
-        let stored = self.stored(&ask, cause).await;
+        let stored = self.stored(&ask, cause, false).await;
         if let Ok(stored) = &stored {
             self.keep(&ask, stored, cause);
         }
-        (index, stored.and_then(|stored| frame::open_verified(&stored, &ask.place, ask.raw_max)))
+        let opened = stored.and_then(|stored| self.opened(&stored, &ask));
+        (index, if self.is_forged(&opened, &ask) { self.one_judged(&ask, cause).await } else { opened })
+    }
+
+    /// Whether an encrypted volume's frame was not what its owner stored: other shards may make it up.
+    fn is_forged(&self, opened: &Result<Bytes>, ask: &Ask) -> bool {
+        let sealed = matches!(self.keys.access(ask.place.chunk.volume), KeyAccess::Sealed(_));
+        sealed && opened.as_ref().is_err_and(|e| e.is(Kind::Corrupt))
+    }
+
+    async fn one_judged(&self, ask: &Ask, cause: Cause) -> Result<Bytes> {
+        self.opened(&self.stored(ask, cause, true).await?, ask)
+    }
+
+    fn opened(&self, stored: &Bytes, ask: &Ask) -> Result<Bytes> {
+        frame::open_verified(stored, &ask.place, ask.raw_max, self.keys.access(ask.place.chunk.volume))
     }
 
     /// Contents of verified frames that came in one answer of so many bytes.
     async fn open(&self, frames: Vec<(usize, Ask, Bytes)>, answer: usize) -> Opened {
         let indexes: Vec<usize> = frames.iter().map(|(index, ..)| *index).collect();
+        let source = self.clone();
         let job = move || -> Opened {
             let open = |(index, ask, stored): (usize, Ask, Bytes)| {
-                let raw = frame::open_verified(&stored, &ask.place, ask.raw_max);
+                let raw = source.opened(&stored, &ask);
                 // An uncompressed frame is a slice of the whole answer, which a cache must not keep.
-                let own =
-                    |raw: Bytes| if raw.len() < answer / 2 { Bytes::copy_from_slice(&raw) } else { raw };
+                // What was unsealed is its own memory.
+                let sealed = matches!(source.keys.access(ask.place.chunk.volume), KeyAccess::Sealed(_));
+                let copied = |raw: &Bytes| !sealed && raw.len() < answer / 2;
+                let own = |raw: Bytes| if copied(&raw) { Bytes::copy_from_slice(&raw) } else { raw };
                 (index, raw.map(own))
             };
             frames.into_iter().map(open).collect()

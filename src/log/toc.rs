@@ -25,15 +25,22 @@
 //! in the chunk. A frame of a map chunk: address, 0, then offset and length the same way, in order of offset. A zero range:
 //! first block less the end of the range before, blocks. Frames and zero ranges of a data chunk don't overlap: overwrites
 //! were absorbed inside the chunk. A mark is the last record of its chunk.
+//!
+//! Of an encrypted volume these bytes are the contents of a frame of kind table of contents, whose place is where it lies in
+//! the chunk.
+
+use bytes::Bytes;
 
 use crate::base::codec::{Reader, Writer};
 use crate::base::record::Mark;
 use crate::base::size::{BLOCK, FRAME_BLOCKS, LEAF_BLOCKS, SHARD_SPAN, SHARDS_MAX, VOLUME_MAX};
 use crate::base::sum::crc32c;
-use crate::base::{Epoch, Era, JournalId, Lsn, Result, Seq};
+use crate::base::{ChunkId, Epoch, Era, JournalId, Lsn, Result, Seq};
+use crate::frame::{self, Place};
+use crate::keys::KeyAccess;
 use crate::pool::ChunkKind;
 
-/// Longest table of contents, in bytes; chunks are cut before theirs gets there.
+/// Longest table of contents, in bytes, before it is sealed; chunks are cut before theirs gets there.
 pub const TOC_MAX: usize = 4 << 20;
 /// Frames and zero ranges a chunk may have: each takes at most 34 bytes.
 pub const TOC_ITEMS_MAX: usize = 64 << 10;
@@ -99,6 +106,26 @@ impl Toc {
         let sum = crc32c(&w.buf);
         w.u32(sum);
         w.buf
+    }
+
+    /// Whether these bytes, at this offset of the chunk, are what was written there: without the key, as far as that shows.
+    pub fn verify(bytes: &[u8], chunk: &ChunkId, offset: u64, access: &KeyAccess) -> bool {
+        match access {
+            KeyAccess::Plain => Toc::decode(bytes).is_ok(),
+            KeyAccess::Sealed(_) => Toc::open(&Bytes::copy_from_slice(bytes), chunk, offset, access).is_ok(),
+            KeyAccess::Locked => frame::verify(bytes, &Place { chunk: *chunk, offset, address: 0 }),
+        }
+    }
+
+    /// As stored at this offset of the chunk. `Denied`: the volume is encrypted, and the key is not here.
+    pub fn open(bytes: &Bytes, chunk: &ChunkId, offset: u64, access: &KeyAccess) -> Result<Toc> {
+        match access {
+            KeyAccess::Plain => Toc::decode(bytes),
+            _ => {
+                let place = Place { chunk: *chunk, offset, address: 0 };
+                Toc::decode(&frame::open(bytes, &place, TOC_MAX, access)?)
+            }
+        }
     }
 
     /// Everything is checked: what this returns can be replayed without a second look.

@@ -20,6 +20,7 @@ use crate::base::size::CHUNKS_AHEAD;
 use crate::base::{Budget, ChunkId, Epoch, Era, Error, Held, JournalId, Kind, Lsn, Result, Seq, VolumeId};
 use crate::cache::{FrameCache, FrameKey};
 use crate::frame::{Codec, FrameKind};
+use crate::keys::VolumeKey;
 use crate::pool::{Chunk, ChunkKind, Pool, Upload};
 
 /// Of the largest size.
@@ -42,6 +43,8 @@ pub struct WriterConfig {
     pub index: u16,
     pub epoch: Epoch,
     pub codec: Codec,
+    /// Of an encrypted volume.
+    pub key: Option<VolumeKey>,
     /// Shards that make a chunk stored, now.
     pub w: watch::Receiver<usize>,
     /// Where the log stands: the last chunk before this epoch's first, and its last lsn.
@@ -266,7 +269,8 @@ impl Writer {
 
     fn stamp(&self, slot: &Slot, era: Era, state: &State) -> Stamp {
         let (volume, &State { journal, codec, .. }) = (self.config.index, state);
-        Stamp { id: slot.id, volume, era, journal, k: self.k(), codec }
+        let seal = self.config.key.as_ref().map(|key| key.chunk(&slot.id, self.config.rt.random128()));
+        Stamp { id: slot.id, volume, era, journal, k: self.k(), codec, seal }
     }
 
     /// Cuts one data chunk. Returns as soon as it has its number; `stored` resolves it. Call from one task only: the

@@ -45,7 +45,8 @@ const PLACES: &[Place] = &[
     place("journal", (0, 3), (7, 3), ENGINE),
     place("cache", (3, 9), (7, 1), ENGINE),
     place("pool", (3, 5), (8, 2), ENGINE),
-    place("frame", (0, 8), (10, 1), GROUND),
+    place("frame", (0, 5), (10, 1), GROUND),
+    place("keys", (5, 3), (10, 1), GROUND),
     place("store", (0, 12), (11, 1), GROUND),
     place("base", (0, 12), (12, 1), GROUND),
 ];

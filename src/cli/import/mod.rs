@@ -20,6 +20,8 @@ use self::input::{Asked, Input, parse_sum};
 use self::nbd_target::{ATTEMPTS, NbdTarget, PAUSE};
 use self::note::{Note, Notes};
 use super::reach_engine::{Door, unless_interrupted};
+use super::volume::key_of_new;
+use super::volume_key::KeyFlags;
 use super::{Global, apply_diff, done, output};
 use crate::base::rt::{Instant, RealRuntime, Rt};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
@@ -68,6 +70,11 @@ pub struct Import {
     /// Succeed when the volume exists, whatever it holds; not with what `export --since` wrote, which would not be applied
     #[arg(long)]
     if_absent: bool,
+    /// Encrypt the volume, as `volume create` does
+    #[arg(long, conflicts_with_all = ["base", "dry_run"])]
+    encrypt: bool,
+    #[command(flatten)]
+    key: KeyFlags,
 }
 
 impl Import {
@@ -81,6 +88,7 @@ impl Import {
             ("--base", self.base.is_some()),
             ("--format", self.format.is_some()),
             ("--if-absent", self.if_absent),
+            ("--encrypt", self.encrypt),
         ];
         match given.iter().find(|(_, is)| *is) {
             Some((name, _)) => {
@@ -324,8 +332,9 @@ async fn make(
             door.ask(Verb::Clone { from, to: hidden.clone(), if_absent: false }).await?
         }
         None => {
-            let create =
-                VolumeCreate { path: hidden.clone(), size: wanted, settings: Vec::new(), if_absent: false };
+            let key = key_of_new(args.encrypt, &args.key).await?;
+            let path = hidden.clone();
+            let create = VolumeCreate { path, size: wanted, settings: Vec::new(), if_absent: false, key };
             door.ask(Verb::VolumeCreate(create)).await?
         }
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::listen::ListenAddress;
 use super::section::Findings;
-use super::sections::{Config, Mount, Pool, Replica, Store};
+use super::sections::{Config, Mount, Pool, Replica, Store, VolumeKeys};
 use super::setting::{List, Size, Written, bare_or_quoted, nearest};
 use crate::base::size::{KIB, show_size};
 use crate::base::{Error, Kind, Name, Result};
@@ -41,6 +41,7 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     config.store.iter().for_each(|(name, store)| check_store(findings, name, store));
     config.pool.iter().for_each(|(name, pool)| check_pool(findings, config, name, pool));
     config.replica.iter().for_each(|(volume, replica)| check_replica(findings, volume, replica));
+    config.volume.iter().for_each(|(volume, keys)| check_keys(findings, volume, keys));
     config.mount.iter().for_each(|(dir, mount)| check_mount(findings, config, dir, mount));
 }
 
@@ -256,6 +257,17 @@ fn check_pool(findings: &mut Findings<'_>, config: &Config, name: &str, pool: &W
                 " a second, or 0 for no limit",
             ),
         }
+    }
+}
+
+fn check_keys(findings: &mut Findings<'_>, volume: &str, keys: &Written<VolumeKeys>) {
+    let of = format!("volume.{}", bare_or_quoted(volume));
+    if let Err(why) = volume.parse::<VolumePath>() {
+        findings.add(keys.line, &of, why);
+    }
+    let given = [&keys.key_file, &keys.passphrase_file, &keys.key_command];
+    if given.into_iter().all(Option::is_none) {
+        findings.add(keys.line, &of, "has no key: add `key_file`, `passphrase_file` or `key_command`");
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::checks::{CACHE_MIN, MEMORY_MIN};
 use super::section::{Key, Preset, Section};
-use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces};
+use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces, VolumeKeys};
 use super::setting::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
 use crate::base::size::{GIB, parse_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::daemon::KeyPlace;
 use crate::daemon::StateDir;
 use crate::daemon::api::VolumePath;
 
@@ -120,6 +121,15 @@ impl Config {
         self.replica.iter().filter_map(plan).collect()
     }
 
+    /// Where the key of a volume is, `POOL/VOLUME`.
+    pub fn key_place(&self, volume: &str) -> Option<KeyPlace> {
+        let keys = self.volume.get(volume)?;
+        let text = |it: &Option<Written<String>>| it.as_ref().map(|it| it.value.clone());
+        let file = |it| text(it).map(|file| KeyPlace::KeyFile(file.into()));
+        let words = || text(&keys.passphrase_file).map(|file| KeyPlace::PassphraseFile(file.into()));
+        file(&keys.key_file).or_else(words).or_else(|| text(&keys.key_command).map(KeyPlace::Command))
+    }
+
     /// Pools that are looked for where the file says while this host does not know them: their stores, by URL.
     pub fn pools_to_find(&self) -> Vec<(Name, Vec<String>)> {
         let named = self.pool.iter().filter_map(|(name, section)| Some((name.parse().ok()?, section)));
@@ -219,6 +229,9 @@ impl Config {
         let replicas =
             self.replica.iter().map(|(name, it)| rows::<Replica>(it, &of("replica", name), with_presets));
         all.extend(replicas.flatten());
+        let keys =
+            self.volume.iter().map(|(name, it)| rows::<VolumeKeys>(it, &of("volume", name), with_presets));
+        all.extend(keys.flatten());
         all.extend(mounts.flatten());
         all
     }

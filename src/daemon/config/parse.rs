@@ -11,7 +11,7 @@ use super::setting::{Raw, Written, bare_or_quoted, nearest};
 use super::{checks, toml_errors};
 
 /// Sections at the top of the file.
-const SECTIONS: [&str; 8] = ["tls", "log", "traces", "limits", "store", "pool", "replica", "mount"];
+const SECTIONS: [&str; 9] = ["tls", "log", "traces", "limits", "store", "pool", "replica", "volume", "mount"];
 
 impl Config {
     /// What is in `text`, or all that is wrong with it, by line.
@@ -50,6 +50,7 @@ fn read(findings: &mut Findings<'_>, table: &DeTable<'_>) -> Config {
         "store" => config.store = named(findings, name, line, raw),
         "pool" => config.pool = named(findings, name, line, raw),
         "replica" => config.replica = named(findings, name, line, raw),
+        "volume" => config.volume = named(findings, name, line, raw),
         "mount" => config.mount = named(findings, name, line, raw),
         _ => {
             let keys = Top::OUTLINE.keys.iter().map(|key| key.name).chain(SECTIONS);

@@ -125,6 +125,18 @@ section! {
 }
 
 section! {
+    /// The key of an encrypted volume: the first of these three that is given. It is read when the volume is opened.
+    "[volume.\"POOL/VOLUME\"]", "[volume.\"tank/vm1\"]", VolumeKeys {
+        /// A file that holds a key: 32 bytes, or a line that is those in hexadecimal or base64.
+        key_file: String, Preset::None, "\"/etc/windlass/vm1.key\"";
+        /// A file that holds a passphrase, a line.
+        passphrase_file: String, Preset::None, "\"/etc/windlass/vm1.passphrase\"";
+        /// A command, for `sh -c`, that prints a key, as the file holds it: of a KMS, a Vault or a TPM. It runs as the daemon's user.
+        key_command: String, Preset::None, "\"vault kv get -field=key secret/vm1\"";
+    }
+}
+
+section! {
     /// A bucket that `serve` mounts at the folder in the section's name, and goes on trying to while its store is away.
     "[mount.\"/FOLDER\"]", "[mount.\"/mnt/data\"]", Mount {
         /// The bucket: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or the name of a store.
@@ -144,6 +156,7 @@ pub const OUTLINES: &[Outline] = &[
     Store::OUTLINE,
     Pool::OUTLINE,
     Replica::OUTLINE,
+    VolumeKeys::OUTLINE,
     Mount::OUTLINE,
 ];
 
@@ -161,6 +174,8 @@ pub struct Config {
     pub pool: BTreeMap<String, Written<Pool>>,
     /// By the volume that is copied.
     pub replica: BTreeMap<String, Written<Replica>>,
+    /// By the volume that they open.
+    pub volume: BTreeMap<String, Written<VolumeKeys>>,
     /// By folder.
     pub mount: BTreeMap<String, Written<Mount>>,
 }

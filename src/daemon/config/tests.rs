@@ -23,7 +23,7 @@ const BAD: &[(&str, usize, &str, &str)] = &[
         "zzzzzzzzzz = 1",
         1,
         "zzzzzzzzzz",
-        "use one of memory, cache, nbd, allow, metrics, tls, log, traces, limits, store, pool, replica, mount",
+        "use one of memory, cache, nbd, allow, metrics, tls, log, traces, limits, store, pool, replica, volume, mount",
     ),
     ("endpoint = 'http://h'", 1, "endpoint", "it belongs below [store.NAME]"),
     ("options = ['ro']", 1, "options", "it belongs below [mount.\"/FOLDER\"]"),
@@ -325,7 +325,7 @@ fn defaults_are_as_the_reference_says() {
         for key in outline.keys {
             match key.preset {
                 Preset::Is(value) => text += &format!("{} = {value}\n", key.name),
-                _ if ["url", "stores", "scrub", "to"].contains(&key.name) => {
+                _ if ["url", "stores", "scrub", "to", "key_file"].contains(&key.name) => {
                     text += &format!("{} = {}\n", key.name, key.example);
                 }
                 _ => {}

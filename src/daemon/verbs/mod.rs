@@ -165,13 +165,16 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::CredentialsList => credentials::list(state),
         Verb::CredentialsRemove { target } => Box::pin(credentials::remove(state, &target)).await,
         verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copies::run(state, verb, progress).await,
-        Verb::Status | Verb::Watch | Verb::Ping | Verb::HandOver(_) => of_engine(state, &verb).await,
+        verb => of_keys_or_engine(state, &verb).await,
     }
 }
 
-/// What is asked of the engine itself.
-async fn of_engine(state: &EngineState, verb: &Verb) -> Result<Outcome> {
+/// What is asked of a volume's keys, or of the engine itself.
+async fn of_keys_or_engine(state: &EngineState, verb: &Verb) -> Result<Outcome> {
     match verb {
+        Verb::VolumeUnlock { path, key } => Box::pin(volume::unlock(state, path, key)).await,
+        Verb::VolumeKeys { path } => Box::pin(volume::key_slots(state, path)).await,
+        Verb::VolumeKeyChange(args) => Box::pin(volume::change_keys(state, args)).await,
         Verb::Status => Box::pin(status(state)).await,
         Verb::Watch => Outcome::of(&watch::watch(state).await),
         Verb::Ping => Ok(ping(state)),

@@ -11,6 +11,7 @@ use super::super::config::Config;
 use super::super::engine::{Engine, Options};
 use super::super::exports::EngineExports;
 use super::super::handover::{FORMAT, HandedOver, Receiver};
+use super::super::key_places::ConfiguredKeys;
 use super::super::pools::Pools;
 use super::super::state_dir::{HostContext, StateDir};
 use super::super::volume_clients::{Sessions, Visitor};
@@ -35,9 +36,11 @@ async fn state(dir: &Path, name: &str) -> EngineState {
     std::fs::create_dir_all(home.root()).unwrap();
     let host = home.host(&rt, &*disk).await.unwrap();
     let host_context = HostContext { rt: rt.clone(), disk, home, host };
+    let config = Arc::new(Config::default());
+    let keys = ConfiguredKeys::new(rt.clone(), host_context.disk.clone(), config.clone());
     EngineState {
         stop: Default::default(),
-        pools: Pools::new(host_context.clone(), Memory::new(64 << 20)).await.unwrap(),
+        pools: Pools::new(host_context.clone(), Memory::new(64 << 20), keys.clone()).await.unwrap(),
         sessions: Sessions::new(rt.clone()),
         mounts: Arc::default(),
         capacities: Default::default(),
@@ -49,7 +52,8 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         map_turn: Default::default(),
         began: rt.now(),
         host_context,
-        config: parking_lot::Mutex::new(Arc::new(Config::default())),
+        config: parking_lot::Mutex::new(config),
+        keys,
     }
 }
 
@@ -76,8 +80,13 @@ async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result
 }
 
 async fn make_volume(state: &EngineState, path: &str) {
-    let args =
-        VolumeCreate { path: path.parse().unwrap(), size: 1 << 20, settings: Vec::new(), if_absent: false };
+    let args = VolumeCreate {
+        path: path.parse().unwrap(),
+        size: 1 << 20,
+        settings: Vec::new(),
+        if_absent: false,
+        key: None,
+    };
     volume::create(state, args).await.unwrap();
 }
 

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::base::size::{show_bytes, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::answers::{HistoryLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
-use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumeCreate, VolumePath};
+use crate::base::{Error, Kind, Name, Result, utc};
+use crate::daemon::answers::{HistoryLine, KeySlotLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
+use crate::daemon::api::{
+    GivenKey, KeyChange, Outcome, RemoveMode, SlotChange, SnapshotPath, VolumeCreate, VolumePath,
+};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
+use crate::keys::Slot;
 use crate::volume::{
     Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo, VolumeSettings, Volumes,
     snapshot_group,
@@ -80,7 +83,9 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
 pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> {
     let settings = VolumeSettings::default().assigned(&args.settings)?;
     let open = state.pools.get(&args.path.pool).await?;
-    let info = match open.volumes.create(&args.path.volume, args.size, settings).await {
+    let offered = args.key.as_ref().map(GivenKey::offered).transpose()?;
+    let created = open.volumes.create_sealed(&args.path.volume, args.size, settings, offered.as_ref()).await;
+    let info = match created {
         Err(e) if e.is(Kind::Exists) && args.if_absent => {
             let info = open.volumes.info(&args.path.volume).await?;
             check_same(&args, &info)?;
@@ -96,6 +101,9 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
 /// `--if-absent` is content only with a volume as it was asked for.
 fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
     let mut differs = Vec::new();
+    if info.encrypted != args.key.is_some() {
+        differs.push(if info.encrypted { "encryption" } else { "no encryption" }.to_owned());
+    }
     if info.size != args.size {
         differs.push(format!("size {}, not {}", show_size(info.size), show_size(args.size)));
     }
@@ -111,6 +119,42 @@ fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Kind::Exists, format!("volume {} exists, but with {}", args.path, differs.join(", "))))
+}
+
+/// From now on volumes are opened here by it.
+pub async fn unlock(state: &EngineState, path: &VolumePath, key: &GivenKey) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let slot = volumes.unlock(&path.volume, &key.offered()?).await?;
+    let outcome = Outcome::of(&json!({"path": path, "slot": slot}))?;
+    Ok(outcome.note(format!("{path} is open to this engine by key slot {slot}, until it ends")))
+}
+
+pub async fn key_slots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let slots = state.pools.get(&path.pool).await?.volumes.key_slots(&path.volume).await?;
+    let line = |slot: &Slot| KeySlotLine {
+        slot: slot.slot,
+        kind: slot.kind,
+        made: utc::show(slot.made_ms),
+        made_ms: slot.made_ms,
+    };
+    Outcome::of(&slots.iter().map(line).collect::<Vec<_>>())
+}
+
+pub async fn change_keys(state: &EngineState, args: &KeyChange) -> Result<Outcome> {
+    let volumes = &state.pools.get(&args.path.pool).await?.volumes;
+    let (name, offered) = (&args.path.volume, args.key.offered()?);
+    let (slot, did) = match &args.change {
+        SlotChange::Add(new) => (volumes.add_key(name, &offered, &new.offered()?).await?, "opens it too"),
+        SlotChange::Replace(new) => {
+            (volumes.change_key(name, &offered, &new.offered()?).await?, "takes the new key")
+        }
+        SlotChange::Remove(slot) => {
+            volumes.remove_key(name, &offered, *slot).await?;
+            (*slot, "is removed")
+        }
+    };
+    let outcome = Outcome::of(&json!({"path": args.path, "slot": slot}))?;
+    Ok(outcome.note(format!("{}: key slot {slot} {did}", args.path)))
 }
 
 pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String]) -> Result<Outcome> {

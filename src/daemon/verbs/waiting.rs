@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::api::{Outcome, Replicate, Verb, VolumeMove, VolumePath};
+use crate::daemon::api::{KeyChange, Outcome, Replicate, Verb, VolumeMove, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::pool::Need;
@@ -89,6 +89,11 @@ impl Manner {
             }
             Verb::VolumeFlatten { path, .. } => {
                 changes(&[path], Need::Store, format!("{path} was flattened"), info(path))
+            }
+            Verb::VolumeUnlock { path, .. } | Verb::VolumeKeys { path } => looks([path.pool.clone()]),
+            Verb::VolumeKeyChange(KeyChange { path, .. }) => {
+                let show = format!("windlass volume key list {path}");
+                changes(&[path], Need::Decide, format!("key slots of {path} were changed"), show)
             }
             Verb::VolumeCheck { path } => looks([path.pool.clone()]),
             Verb::VolumeTakeOver { path, .. } => {

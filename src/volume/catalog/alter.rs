@@ -5,8 +5,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::volumes::{OpenMode, Volumes};
+use crate::base::rt::Rt;
 use crate::base::size::show_size;
 use crate::base::{Error, Kind, Name, Nonce, Result, VolumeId};
+use crate::keys::{Argon2Costs, KeyAccess, KeyTable, Offered, Secret, Slot};
 use crate::pool::CatalogEntry;
 use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
@@ -122,6 +124,97 @@ impl Volumes {
             Err(e) if e.is(Kind::Owned) => Ok(None),
             done => done.map(Some),
         }
+    }
+}
+
+/// Key slots of encrypted volumes.
+impl Volumes {
+    /// A new volume's head with keys of its own, which are here from then on.
+    pub(super) async fn with_keys(&self, head: Head, offered: &Offered) -> Result<Head> {
+        let (rt, volume, offered) = (self.engine.rt.clone(), head.volume, offered.clone());
+        let costs = self.engine.keys.costs();
+        // To try a passphrase takes its time, which is what it is for.
+        let draw = move || KeyTable::drawn(&rt, volume, &offered, costs);
+        let (keys, key) = self.engine.rt.cpu(draw).await??;
+        self.engine.keys.put(volume, key);
+        head.with_keys(keys)
+    }
+
+    /// A new clone's head with its parent's keys. `Denied`: they are not here.
+    pub(super) fn with_keys_of(&self, head: Head, parent: &Head) -> Result<Head> {
+        let Some(keys) = &parent.keys else { return Ok(head) };
+        let key = self.engine.volume_key(parent).ok_or_else(KeyAccess::locked)?;
+        let table = keys.of_clone(&self.engine.rt, (parent.volume, &key), head.volume)?;
+        self.engine.keys.put(head.volume, key);
+        head.with_keys(table)
+    }
+
+    fn keys_of(&self, name: &Name, head: &Head) -> Result<KeyTable> {
+        head.keys.clone().ok_or_else(|| {
+            let title = self.engine.title(name);
+            Error::new(Kind::Refused, format!("volume {title} is not encrypted: it has no keys"))
+        })
+    }
+
+    /// Opens an encrypted volume's keys; the number of the slot. They are here until the process ends. `Denied` names the
+    /// slots that were tried, `Refused`: the volume is not encrypted.
+    pub async fn unlock(&self, name: &Name, offered: &Offered) -> Result<u8> {
+        let id = self.id(name).await?;
+        let head = self.head(name, id).await?;
+        let (key, slot) = self.unlocked(name, &head, offered).await?;
+        self.engine.keys.put(id, key);
+        Ok(slot)
+    }
+
+    async fn unlocked(&self, name: &Name, head: &Head, offered: &Offered) -> Result<(Secret, u8)> {
+        let (keys, offered) = (self.keys_of(name, head)?, offered.clone());
+        let unlocked = self.engine.rt.cpu(move || keys.unlock(&offered)).await?;
+        unlocked.map_err(|e| e.context(format!("volume {}", self.engine.title(name))))
+    }
+
+    /// The slots of an encrypted volume.
+    pub async fn key_slots(&self, name: &Name) -> Result<Vec<Slot>> {
+        let head = self.head(name, self.id(name).await?).await?;
+        Ok(self.keys_of(name, &head)?.slots().to_vec())
+    }
+
+    /// Whoever opens the volume by `offered` lets `new` open it too; the new slot's number.
+    pub async fn add_key(&self, name: &Name, offered: &Offered, new: &Offered) -> Result<u8> {
+        self.change_keys(name, offered, move |keys, key, _, rt, costs| keys.add_slot(rt, key, new, costs))
+            .await
+    }
+
+    /// The slot that `offered` opens takes `new` instead; its number.
+    pub async fn change_key(&self, name: &Name, offered: &Offered, new: &Offered) -> Result<u8> {
+        self.change_keys(name, offered, move |keys, key, slot, rt, costs| {
+            keys.replace_slot(rt, key, slot, new, costs)?;
+            Ok(slot)
+        })
+        .await
+    }
+
+    /// A slot opens the volume no more. `offered` must open the volume: else anybody who can reach the pool could lock all
+    /// others out by mistake.
+    pub async fn remove_key(&self, name: &Name, offered: &Offered, slot: u8) -> Result<()> {
+        self.change_keys(name, offered, move |keys, _, _, _, _| keys.remove_slot(slot)).await
+    }
+
+    async fn change_keys<T>(
+        &self,
+        name: &Name,
+        offered: &Offered,
+        change: impl Fn(&mut KeyTable, &Secret, u8, &Rt, Argon2Costs) -> Result<T>,
+    ) -> Result<T> {
+        let id = self.id(name).await?;
+        let cell = self.engine.cell_above(name, id).await;
+        let head = self.existing(name, cell.read().await?)?;
+        let before = self.keys_of(name, &head)?;
+        let (key, slot) = self.unlocked(name, &head, offered).await?;
+        let mut keys = before.clone();
+        let done = change(&mut keys, &key, slot, &self.engine.rt, self.engine.keys.costs());
+        let done = done.map_err(|e| e.context(format!("volume {}", self.engine.title(name))))?;
+        cell.change(|head| head.set_keys(&before, &keys)).await?;
+        Ok(done)
     }
 }
 

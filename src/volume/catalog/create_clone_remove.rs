@@ -17,6 +17,7 @@ use super::names::take;
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
+use crate::keys::Offered;
 use crate::pool::{CatalogEntry, NameEntry};
 use crate::store::Cause;
 use crate::volume::handle::Known;
@@ -27,7 +28,7 @@ use crate::volume::head::{BootTrace, VolumeSettings, check_size};
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Object;
 use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};
-use crate::volume::space::{Tables, root_ref};
+use crate::volume::space::{Tables, name_of_sealed, root_ref};
 
 /// How often a parent may change between a look at its snapshots and the pin.
 const PIN_TRIES: usize = 60;
@@ -49,11 +50,25 @@ pub struct Pin {
 impl Volumes {
     /// A new empty volume, born released. `Exists` when the name is taken.
     pub async fn create(&self, name: &Name, size: u64, settings: VolumeSettings) -> Result<VolumeInfo> {
+        self.create_sealed(name, size, settings, self.engine.keys.for_all()).await
+    }
+
+    /// The same, encrypted where this is given, which opens it.
+    pub async fn create_sealed(
+        &self,
+        name: &Name,
+        size: u64,
+        settings: VolumeSettings,
+        offered: Option<&Offered>,
+    ) -> Result<VolumeInfo> {
         check_size(size)?;
         settings.check()?;
         let id = VolumeId(self.engine.rt.random128());
+        let mut head = self.new_head(id, size, settings)?;
+        if let Some(offered) = offered {
+            head = self.with_keys(head, offered).await?;
+        }
         self.claim_name(name, id).await?;
-        let head = self.new_head(id, size, settings)?;
         if let Err(e) = self.engine.cell(id).create(&head).await {
             self.give_up_creation(name, &head, &[]).await;
             return Err(e.context(format!("creating volume {}", self.engine.title(name))));
@@ -172,11 +187,17 @@ impl Volumes {
                 let boot_trace = BootTrace::Off;
                 let settings = VolumeSettings { template: false, boot_trace, ..seen.0.settings };
                 let mut new = self.new_head(clone, state.size, settings)?;
+                if seen.0.keys.is_some() {
+                    new = self.with_keys_of(new, &seen.0)?;
+                }
                 new.base = Some(Base {
                     ancestors: seen.0.volumes(),
                     parent_name: volume.clone(),
                     snapshot: state.id,
-                    snapshot_name: snapshot.clone(),
+                    snapshot_name: match seen.0.keys {
+                        Some(_) => name_of_sealed(state.id),
+                        None => snapshot.clone(),
+                    },
                     root: root_ref(&state.tree),
                     mapped_blocks: state.mapped,
                     pin: nonce,

@@ -82,6 +82,7 @@ impl VolumeInfo {
             owner_id: head.active.owner.as_ref().map(|h| h.id),
             owner_since_ms: head.active.since_ms,
             released: head.active.released,
+            encrypted: head.keys.is_some(),
             open_here: false,
             degraded: false,
             trouble: None,
@@ -466,6 +467,7 @@ impl Volumes {
                 _ => None,
             };
             let head = self.head(name, id).await?;
+            self.engine.check_open(name, &head).await?;
             if let Some((was, error, held)) = failed.take() {
                 if was.checkpoint.nonce == head.checkpoint.nonce {
                     return Err(error);
@@ -542,7 +544,7 @@ impl Volumes {
     }
 
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
-        let (head, tables) = self.recorded(volume, id).await?;
+        let (head, tables) = self.recorded_with_names(volume, id).await?;
         let tables = self.newer_here(id).unwrap_or(tables);
         let doubtful = tables.snapshots().filter(|(_, s)| !s.whole).map(|(_, s)| (s.group, s.group_size));
         let whole = self.whole_groups(doubtful.collect()).await?;

@@ -12,7 +12,8 @@ use super::volumes::{OpenMode, Volumes};
 use crate::base::record::{Op, Record};
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
-use crate::journal::{Journal, JournalConfig, Recovered};
+use crate::journal::{Journal, JournalConfig, Peek, Recovered, peek};
+use crate::keys::VolumeKey;
 use crate::volume::head::VolumeSettings;
 use crate::volume::session::frozen_by_take_over;
 
@@ -38,7 +39,8 @@ impl Volumes {
     /// `force`) there is nothing to put it on. All of it is in the pool on return, and the new volume released.
     pub async fn salvage(&self, dir: &Path, new: &Name, force: bool) -> Result<Salvaged> {
         let engine = &self.engine;
-        let config = JournalConfig { dir: dir.to_owned(), size: 1 << 40, segment: None };
+        let key = self.key_of_journal(dir).await?;
+        let config = JournalConfig { dir: dir.to_owned(), size: 1 << 40, segment: None, key };
         let Some((journal, found)) = Journal::open(engine.rt.clone(), engine.disk.clone(), config).await?
         else {
             let why = format!("{} holds no journal: give the folder that the message named", dir.display());
@@ -47,6 +49,25 @@ impl Volumes {
         let done = self.salvage_from(&journal, &found, dir, new, force).await;
         journal.close().await?;
         done
+    }
+
+    /// Of a journal of an encrypted volume.
+    async fn key_of_journal(&self, dir: &Path) -> Result<Option<VolumeKey>> {
+        let Some(Peek { volume, sealed: true, .. }) = peek(&*self.engine.disk, dir, Lsn(0)).await? else {
+            return Ok(None);
+        };
+        let head =
+            self.engine.cell(volume).read().await?.filter(|head| head.keys.is_some()).ok_or_else(|| {
+                let why = format!(
+                    "the journal in {} is of an encrypted volume that is gone, with its keys",
+                    dir.display()
+                );
+                Error::new(Kind::NotFound, why)
+            })?;
+        if let Some(name) = self.named(volume).await? {
+            self.engine.check_open(&name, &head).await?;
+        }
+        self.engine.keyring(&head)?.access(volume).key().map(|key| key.cloned())
     }
 
     async fn salvage_from(
@@ -72,6 +93,14 @@ impl Volumes {
         };
         match &context {
             Some(g) => self.clone_snapshot(&g.volume, &g.snapshot, new).await?,
+            None if journal.is_sealed() => {
+                let why = format!(
+                    "the journal in {} is of an encrypted volume, and what is made of it alone would not be: --force does not \
+                     go with that",
+                    dir.display()
+                );
+                return Err(Error::new(Kind::Refused, why));
+            }
             None => self.create(new, extent(journal, after).await?, VolumeSettings::default()).await?,
         };
         let base = context.map(|g| (g.volume, g.snapshot));

@@ -309,6 +309,7 @@ impl Volumes {
     async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
         let cell = self.engine.cell_above(name, id).await;
         let head = self.existing(name, cell.read().await?)?;
+        self.engine.check_open(name, &head).await?;
         if !head.active.released {
             let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
             return Ok(Volume::unowned(context));
@@ -323,6 +324,7 @@ impl Volumes {
         };
         let (head, tables) = recorded?;
         let head = cell.check(head).await?;
+        self.engine.check_open(name, &head).await?;
         let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
         Ok(if head.active.released {
             Volume::inert(context, &head, tables)
@@ -472,7 +474,8 @@ impl Volumes {
         {
             open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
         }
-        let (head, tables) = self.recorded(volume, id).await?;
+        let (head, tables) = self.recorded_with_names(volume, id).await?;
+        self.engine.check_open(volume, &head).await?;
         if tables.snapshot(snapshot).is_some() || head.active.released || !self.engine.host_owns(&head) {
             return Ok((head, tables));
         }
@@ -508,11 +511,25 @@ impl Volumes {
         Ok((head, tables.expect("a head comes with its tables")))
     }
 
+    /// The same, with the names of an encrypted volume where its key can be found.
+    pub(in crate::volume) async fn recorded_with_names(
+        &self,
+        name: &Name,
+        id: VolumeId,
+    ) -> Result<(Head, Tables)> {
+        let (head, tables) = self.recorded(name, id).await?;
+        let is_locked = head.keys.is_some() && self.engine.volume_key(&head).is_none();
+        match is_locked && self.engine.check_open(name, &head).await.is_ok() {
+            true => self.recorded(name, id).await,
+            false => Ok((head, tables)),
+        }
+    }
+
     /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
     pub(in crate::volume) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
         match self.newer_here(id) {
             Some(tables) => Ok(tables),
-            None => Ok(self.recorded(volume, id).await?.1),
+            None => Ok(self.recorded_with_names(volume, id).await?.1),
         }
     }
 

@@ -562,7 +562,8 @@ impl<'a> Build<'a> {
         }
         self.chunk_table.retire();
         let inline = self.session.context.engine.tuning.states_inline;
-        let states = self.tables.pages(&self.chunk_table.deaths, inline);
+        let key = self.session.context.key.as_ref();
+        let states = self.tables.pages(&self.chunk_table.deaths, inline, key);
         let states = self.chunk_table.changed_states(states);
         let mut stale = self.chunk_table.take_stale();
         stale.extend(self.chunk_table.root.take());
@@ -584,7 +585,7 @@ impl<'a> Build<'a> {
             self.chunk_table.written(n, at);
         }
         self.tables.stored_bytes = self.chunk_table.space().0;
-        let page = self.tables.encode(&self.chunk_table);
+        let page = self.tables.encode(&self.chunk_table, key);
         if page.len() > FRAME_MAX {
             let why = "a volume's tables are too large: remove snapshots";
             return Err(Error::new(Kind::Refused, why));

@@ -85,7 +85,8 @@ fn view_as_recorded(engine: &EngineContext, head: &Head, chunk_table: &ChunkTabl
     let places = Arc::new(AsRecorded { engine: engine.clone(), volume, packed, moved: Mutex::default() });
     let frames = (memory.frames.clone(), memory.disk.clone());
     let (rt, pool, slices) = (engine.rt.clone(), engine.pool.clone(), memory.places.slices.clone());
-    let reader = Reader::new(rt.clone(), pool, frames, head.volumes(), places, slices);
+    let reader =
+        Reader::new(rt.clone(), pool, frames, (head.volumes(), engine.keys_of(head)), places, slices);
     View::new(rt, reader, memory.pages.clone(), engine.cell(volume))
 }
 

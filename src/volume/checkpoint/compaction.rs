@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use super::recompress::{AWAY_AGAIN, Cold, ColdWork, LOOK_AGAIN, gains};
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result, Seq};
+use crate::keys::KeyAccess;
 use crate::log::{FrameRef, PackDraft, PackFrame, Placing, Slice, Toc, chunk_target};
 use crate::map::Pages;
 use crate::pool::{ChunkKind, Need, Payload};
@@ -367,7 +368,8 @@ impl Session {
         let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
         let id = pack.of(self.context.id);
-        let draft = if known { PackDraft::new(id, k, live) } else { PackDraft::gathering(id, k) };
+        let seal = self.context.key.as_ref().map(|key| key.chunk(&id, self.context.rt().random128()));
+        let draft = if known { PackDraft::new(id, k, live, seal) } else { PackDraft::gathering(id, k, seal) };
         let whole = whole_objects(chunk_table, &sources);
         let mut filling = Filling { draft, sources, slices: Vec::new(), settled: Vec::new() };
         for group in in_groups(inside, &whole, chunk_target(k)) {
@@ -406,9 +408,10 @@ impl Session {
         dead: Arc<BTreeMap<Seq, BTreeSet<u64>>>,
         cold: Option<Cold>,
     ) -> Result<Vec<Left>> {
+        let access = self.context.access();
         let find = move || -> Result<Vec<Left>> {
             let left = |(seq, entry)| {
-                let frames = survivors(&payload, seq, &entry, dead.get(&seq))?;
+                let frames = survivors(&payload, seq, &entry, dead.get(&seq), &access)?;
                 Ok(Left { seq, entry, frames, tried: false })
             };
             entries.into_iter().map(left).collect()
@@ -543,7 +546,13 @@ fn in_groups(
 }
 
 /// A chunk's live frames, as they are stored. They must be what the table counts.
-fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<u64>>) -> Result<Frames> {
+fn survivors(
+    payload: &Payload,
+    seq: Seq,
+    entry: &Entry,
+    dead: Option<&BTreeSet<u64>>,
+    access: &KeyAccess,
+) -> Result<Frames> {
     let unsound = || {
         let why =
             format!("chunk {seq} does not hold what the volume's table counts: run `windlass volume check`");
@@ -555,7 +564,7 @@ fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<
         Home::Own => {
             let chunk = &payload.chunk;
             let toc = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(unsound)?;
-            let Toc { kind, frames: all, .. } = Toc::decode(&toc)?;
+            let Toc { kind, frames: all, .. } = Toc::open(&toc, &chunk.id, chunk.toc_offset, access)?;
             for f in all.iter().filter(|f| !lies(f.offset)) {
                 let data = payload.slice(f.offset, f.len).ok_or_else(unsound)?;
                 let block = (kind == ChunkKind::Data).then_some(f.block);
@@ -563,7 +572,8 @@ fn survivors(payload: &Payload, seq: Seq, entry: &Entry, dead: Option<&BTreeSet<
             }
         }
         Home::Pack { at, len, .. } => {
-            let slice = Slice::decode(&payload.slice(at, len).ok_or_else(unsound)?, at)?;
+            let index = payload.slice(at, len).ok_or_else(unsound)?;
+            let slice = Slice::open(&index, &payload.chunk.id, at, access)?;
             let (was, is) = slice
                 .frames
                 .iter()

@@ -112,7 +112,9 @@ impl Session {
 
     /// A chunk's frames, each in fewer bytes where that gains enough.
     pub async fn compress_anew(&self, chunk: ChunkId, mut frames: Vec<PackFrame>) -> Result<Vec<PackFrame>> {
-        let (mut recompressor, mut done) = (Recompressor::default(), 0);
+        let (access, rt) = (self.context.access(), self.context.rt());
+        let salt = self.context.key.as_ref().map_or(0, |_| rt.random128());
+        let (mut recompressor, mut done) = (Recompressor::new(access, &chunk, salt), 0);
         while done < frames.len() {
             let end = frames.len().min(done + FRAMES_AT_ONCE);
             let job = move || {

@@ -118,8 +118,11 @@ pub async fn copy_snapshot(
     let id = view.volume();
     let ours = from.newest_tables(volume, id).await?;
     let state = ours.states.get(&view.state()).ok_or_else(|| view.gone())?.clone();
-    let settings = from.head(volume, id).await?.settings;
-    let open = open_copy(to, copy, &view, &settings).await?;
+    let head = from.head(volume, id).await?;
+    if head.keys.is_some() {
+        check_encrypted((from, volume), (to, copy)).await?;
+    }
+    let open = open_copy(to, copy, &view, &head.settings).await?;
     if open.id() == id {
         return Err(Error::new(Kind::Usage, "a volume is not copied onto itself: name another"));
     }
@@ -203,6 +206,24 @@ fn false_copy(title: &str, snapshot: &Name, first: u64, has_older: bool) -> Erro
 
 fn memory(to: &Volumes) -> Budget {
     Budget::new((to.engine.memory.total() / MEMORY_PART).clamp(MEMORY.0, MEMORY.1))
+}
+
+/// What is encrypted here must not become plain there unseen.
+async fn check_encrypted((from, volume): (&Volumes, &Name), (to, copy): (&Volumes, &Name)) -> Result<()> {
+    let there = match to.id(copy).await {
+        Ok(id) => to.engine.cell(id).read().await?,
+        Err(e) if e.is(Kind::NotFound) => None,
+        Err(e) => return Err(e),
+    };
+    if there.is_some_and(|head| head.keys.is_some()) {
+        return Ok(());
+    }
+    let (volume, copy) = (from.engine.title(volume), to.engine.title(copy));
+    let why = format!(
+        "volume {volume} is encrypted, and {copy} would not be: make that with `windlass volume create {copy} --encrypt`, \
+         of the same size, and copy again"
+    );
+    Err(Error::new(Kind::Refused, why))
 }
 
 /// The volume that is written; made if there is none of this name.

@@ -109,6 +109,14 @@ pub async fn move_volume(
     if source.settings().template {
         return Err(Error::new(Kind::Refused, is_template(&from.engine.title(volume))));
     }
+    if source.is_encrypted() {
+        let why = format!(
+            "volume {} is encrypted, and such volumes do not move yet: copy its snapshots into one that was made with \
+             --encrypt",
+            from.engine.title(volume)
+        );
+        return Err(Error::new(Kind::Refused, why));
+    }
     Box::pin(check_free(to, volume)).await?;
     source.session().await?;
     let hidden = while_moved(to, volume);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::start::start;
-use crate::base::{Epoch, Error, Kind, Name, Nonce, Result};
-use crate::journal::{Journal, Recovered};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result};
+use crate::journal::{Journal, Recovered, peek};
 use crate::volume::head::Claimer;
 use crate::volume::head::without_journal;
 use crate::volume::head::{Floor, HeadRegister};
@@ -63,6 +63,11 @@ struct Local {
 
 /// Epochs that this folder has owned, as its journal says.
 pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
+    if context.access().key().is_err() {
+        // Who has no key may still remove the volume: the lineage is not sealed.
+        let found = peek(&*context.engine.disk, &context.journal().dir, Lsn(0)).await?;
+        return Ok(found.map(|found| found.lineage.into_iter().collect()).unwrap_or_default());
+    }
     match find(context).await? {
         Some((journal, found)) => {
             journal.close().await?;
@@ -74,7 +79,7 @@ pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
 
 async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
     let engine = &context.engine;
-    let config = engine.journal(context.id, &context.settings());
+    let config = context.journal();
     let found = Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone())
         .await
         .map_err(without_journal)?;
@@ -94,6 +99,8 @@ pub async fn own(
     claim_request: ClaimRequest,
     left: impl Future<Output = ()>,
 ) -> Result<Owned, Failed> {
+    // Without the key of an encrypted volume nothing is written: it would be plain.
+    context.access().key().map_err(|e| e.context(format!("volume {}", context.title())))?;
     // Above all that this host knows by now: the volume may have been opened long ago.
     let cell = context.cell.above(Floor { known: context.confirmed.load().await, title: context.title() });
     let seen = look(context, &cell, &claim_request).await?;
@@ -109,6 +116,7 @@ pub async fn own(
         // A copy may be older than what was promised since: it covers nothing.
         cover: found.as_ref().filter(|r| !r.copied).map(|r| Cover { first: r.first_lsn, mark: r.mark }),
         degrade_after: context.engine.pool.settings().degrade_after(),
+        access: context.access(),
     };
     let copied = found.as_ref().is_some_and(|r| r.copied);
     let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });
@@ -323,7 +331,7 @@ async fn hand_on(context: &Arc<VolumeContext>, journal: Journal, found: &Recover
 
 async fn create(context: &Arc<VolumeContext>, a: Announce) -> Result<Journal> {
     let engine = &context.engine;
-    let config = engine.journal(context.id, &context.settings());
+    let config = context.journal();
     let (rt, disk) = (engine.rt.clone(), engine.disk.clone());
     Journal::create(rt, disk, config, context.id, vec![a.next], a.last_lsn.next()).await
 }

@@ -218,6 +218,10 @@ impl Volume {
         self.inner.context.settings()
     }
 
+    pub fn is_encrypted(&self) -> bool {
+        self.inner.context.key.is_some()
+    }
+
     pub(super) fn context(&self) -> &Arc<VolumeContext> {
         &self.inner.context
     }

@@ -42,6 +42,9 @@ pub struct VolumeInfo {
     pub owner_since_ms: u64,
     /// Any host may open it.
     pub released: bool,
+    /// What stores hold of it is encrypted, so that only hosts with its key can read it.
+    #[serde(default)]
+    pub encrypted: bool,
     /// This engine is the owner and has it open.
     pub open_here: bool,
     /// Writes are stored on fewer stores than usual, since too many are out.

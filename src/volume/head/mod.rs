@@ -6,6 +6,7 @@ mod boot_trace;
 mod cloned;
 mod confirmed;
 mod info;
+mod keys;
 mod leave;
 mod limits;
 mod moved;

@@ -264,6 +264,14 @@ impl VolumeSettings {
         if plain { 1 } else { 2 }
     }
 
+    /// A boot trace tells which blocks matter, and lies in the head, which is not encrypted.
+    pub fn check_for(&self, encrypted: bool) -> Result<()> {
+        match encrypted && self.boot_trace != BootTrace::Off {
+            true => Err(Error::new(Kind::Refused, "an encrypted volume keeps no boot trace")),
+            false => Ok(()),
+        }
+    }
+
     pub fn check(&self) -> Result<()> {
         if self.journal_size < VolumeSettings::JOURNAL_MIN {
             let least = show_size(VolumeSettings::JOURNAL_MIN);

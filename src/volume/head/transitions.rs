@@ -13,7 +13,7 @@
 //! them: the range's start, as the zigzag-coded difference from the end of the one before (from 0 at first), and its units
 //! minus 1. At most 16 KiB before base64.
 //!
-//! `format` is the lowest that says all: 3 of a volume that moved to another pool, 2 of a flat clone, and where settings are
+//! `format` is the lowest that says all: 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to another pool, 2 of a flat clone, and where settings are
 //! used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::cmp::Ordering;
@@ -32,9 +32,11 @@ use crate::base::utc;
 use crate::base::{
     Epoch, Error, HostId, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId,
 };
+use crate::keys::KeyTable;
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
+const MOVED: u32 = 3;
 /// That knows flat clones.
 const FLAT: u32 = 2;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
@@ -168,9 +170,9 @@ pub struct Head {
     pub size: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub base: Option<Base>,
-    /// Wrapped data keys, own and ancestors'; empty until encryption comes.
+    /// Of an encrypted volume.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub keys: Vec<serde_json::Value>,
+    pub keys: Option<KeyTable>,
     pub settings: VolumeSettings,
     pub active: Active,
     /// Ends behind the checkpoint's position only, oldest first.
@@ -253,7 +255,7 @@ impl Head {
             created_ms,
             size,
             base: None,
-            keys: Vec::new(),
+            keys: None,
             settings,
             active: nobody,
             ends: Vec::new(),
@@ -342,6 +344,7 @@ impl Head {
         if self.active.epoch == Epoch(0) && !self.active.released {
             return Err("nobody owns it and yet it is not released");
         }
+        KeyTable::check(self.keys.as_ref(), self.boot.is_some())?;
         if self.moved.is_some() && !self.active.released {
             return Err("it has moved to another pool and is owned");
         }
@@ -379,10 +382,11 @@ impl Head {
         let mut head = self.clone();
         change(&mut head);
         let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
-        head.format = match (&head.moved, is_flat) {
-            (Some(_), _) => FORMAT,
-            (None, true) => FLAT,
-            (None, false) => head.settings.format(),
+        head.format = match (&head.keys, &head.moved, is_flat) {
+            (Some(_), _, _) => FORMAT,
+            (None, Some(_), _) => MOVED,
+            (None, None, true) => FLAT,
+            (None, None, false) => head.settings.format(),
         };
         head.check().map_err(|why| {
             Error::new(Kind::Internal, format!("a change of the volume's description was stopped: {why}"))
@@ -692,6 +696,7 @@ impl Head {
         if settings == self.settings {
             return Ok(Move::Already);
         }
+        settings.check_for(self.keys.is_some())?;
         self.with(|h| {
             h.settings = settings;
             h.boot = h.boot.take().filter(|_| settings.boot_trace.is_kept());

@@ -14,9 +14,10 @@ use super::boots::Boots;
 use super::read_ahead::Ahead;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Budget, ChunkId, Kind, Name, RegisterId, Result, VolumeId};
+use crate::base::{Budget, ChunkId, Error, Kind, Name, RegisterId, Result, VolumeId};
 use crate::cache::{DiskCache, DiskCacheConfig, FrameCache};
 use crate::journal::{self, JournalConfig};
+use crate::keys::{FamilyKeys, KeyAccess, OpenKeys, Secret, VolumeKey};
 use crate::log::{InPack, Places, Reader};
 use crate::map::PageCache;
 use crate::pool::Pool;
@@ -121,6 +122,8 @@ pub struct EngineContext {
     pub memory: Memory,
     pub tuning: Tuning,
     pub sweeps: Arc<Sweeps>,
+    /// Of encrypted volumes, as far as users gave them.
+    pub keys: OpenKeys,
     /// Another process is about to open the volumes: none is claimed here meanwhile.
     pub left: Arc<AtomicBool>,
 }
@@ -194,7 +197,58 @@ impl EngineContext {
         self.cell(id).above(Floor { known, title: self.title(name) })
     }
 
-    /// What can be read of a volume.
+    /// The access to a volume and its ancestors.
+    pub fn keyring(&self, head: &Head) -> Result<FamilyKeys> {
+        let key = self.volume_key(head);
+        match &head.keys {
+            Some(keys) => keys.keyring(head.volume, key.as_ref()),
+            None if key.is_some() => Err(Error::new(
+                Kind::Corrupt,
+                "its description says that it is not encrypted, and it was: somebody has changed that",
+            )),
+            None => Ok(FamilyKeys::default()),
+        }
+    }
+
+    /// As far as it is here.
+    pub fn volume_key(&self, head: &Head) -> Option<Secret> {
+        let known = self.keys.get(head.volume);
+        let Some((keys, offered)) = head.keys.as_ref().zip(self.keys.for_all()) else { return known };
+        known.or_else(|| {
+            let (key, _) = keys.unlock(offered).ok()?;
+            self.keys.put(head.volume, key.clone());
+            Some(key)
+        })
+    }
+
+    /// That the volume can be read here, once its key is looked for where users say that keys are. `Denied`: it is encrypted,
+    /// and its key is not here.
+    pub async fn check_open(&self, name: &Name, head: &Head) -> Result<()> {
+        self.find_key(name, head).await.map_err(|e| e.context(format!("volume {}", self.title(name))))
+    }
+
+    async fn find_key(&self, name: &Name, head: &Head) -> Result<()> {
+        let (title, source) = (self.title(name), self.keys.source());
+        let Some(keys) = &head.keys else {
+            if source.is_some_and(|source| source.has(&title)) {
+                let why = "it is not encrypted, and windlass.toml has a key for it: either it is another volume, or somebody has \
+                           changed its description";
+                return Err(Error::new(Kind::Refused, why));
+            }
+            return self.keyring(head).map(|_| ());
+        };
+        if self.volume_key(head).is_none()
+            && let Some(source) = source
+            && let Some(offered) = source.find(&title).await?
+        {
+            let keys = keys.clone();
+            let (key, _) = self.rt.cpu(move || keys.unlock(&offered)).await??;
+            self.keys.put(head.volume, key);
+        }
+        self.keyring(head)?.access(head.volume).key().map(|_| ())
+    }
+
+    /// What can be read of a volume: where its key is not here, what stays readable.
     pub fn view(&self, head: &Head) -> View {
         let (pool, slices) = (self.pool.clone(), self.memory.places.slices.clone());
         let frames = (self.memory.frames.clone(), self.memory.disk.clone());
@@ -202,11 +256,20 @@ impl EngineContext {
             self.rt.clone(),
             pool,
             frames,
-            head.volumes(),
+            (head.volumes(), self.keys_of(head)),
             Arc::new(Newest(self.clone())),
             slices,
         );
         View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
+    }
+
+    /// As `keyring`; of a damaged description all is locked.
+    pub fn keys_of(&self, head: &Head) -> FamilyKeys {
+        self.keyring(head).unwrap_or_else(|error| {
+            tracing::warn!(volume = %head.volume, %error, "its keys can't be read");
+            let locked = head.volumes().into_iter().map(|volume| (volume, KeyAccess::Locked));
+            FamilyKeys::new(locked.collect())
+        })
     }
 
     /// The newest head, with the tables under it; none: there is no such volume. What another owner replaces while it is
@@ -274,10 +337,11 @@ impl EngineContext {
 
     pub fn journal(&self, id: VolumeId, settings: &VolumeSettings) -> JournalConfig {
         let dir = self.folder(id).join(JOURNAL);
-        match self.tuning.journal {
-            Some((size, segment)) => JournalConfig { dir, size, segment: Some((segment, 4 * segment)) },
-            None => JournalConfig { dir, size: settings.journal_size, segment: None },
-        }
+        let (size, segment) = match self.tuning.journal {
+            Some((size, segment)) => (size, Some((segment, 4 * segment))),
+            None => (settings.journal_size, None),
+        };
+        JournalConfig { dir, size, segment, key: None }
     }
 }
 
@@ -298,6 +362,8 @@ pub struct VolumeContext {
     size: AtomicU64,
     /// The volume's own, in the list of its ancestors and itself.
     pub index: u16,
+    /// Of an encrypted volume, when it was opened.
+    pub key: Option<VolumeKey>,
     settings: Mutex<VolumeSettings>,
     pub settings_changed: Notify,
     /// One change of them at a time.
@@ -312,6 +378,7 @@ impl VolumeContext {
         cell: HeadRegister,
     ) -> Arc<VolumeContext> {
         let view = engine.view(head);
+        let key = view.keys().access(head.volume).key().ok().flatten().cloned();
         let (id, size, settings) = (head.volume, AtomicU64::new(head.size), Mutex::new(head.settings));
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
         let name = Mutex::new(head.naming.name.clone().unwrap_or(name));
@@ -327,10 +394,21 @@ impl VolumeContext {
             view,
             size,
             index,
+            key,
             settings,
             settings_changed,
             changing_settings,
         })
+    }
+
+    /// What belongs to the volume is opened by it.
+    pub fn access(&self) -> KeyAccess {
+        self.view.keys().access(self.id).clone()
+    }
+
+    /// Where its journal lies, and the key of it.
+    pub fn journal(&self) -> JournalConfig {
+        JournalConfig { key: self.key.clone(), ..self.engine.journal(self.id, &self.settings()) }
     }
 
     /// The settings in force.

@@ -14,6 +14,7 @@ use super::read_ahead::Fetch;
 use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{ChunkId, Error, Kind, Result, Rope, StateId};
+use crate::keys::FamilyKeys;
 use crate::log::{FrameRef, ReadCounts, Reader, Want};
 use crate::map::{Mapped, PageCache, Pages, Step, Tree};
 use crate::store::Cause;
@@ -122,6 +123,11 @@ impl View {
         &self.recorder
     }
 
+    /// The access to the volume and its ancestors.
+    pub fn keys(&self) -> &FamilyKeys {
+        self.reader.keys()
+    }
+
     pub fn reads(&self) -> ReadCounts {
         self.reader.counts()
     }
@@ -138,7 +144,7 @@ impl View {
     pub async fn tables(&self, head: &Head) -> Result<Tables> {
         match &head.checkpoint.tables {
             None => Ok(Tables::born(head)),
-            Some(at) => Ok(self.states(at).await?.0.under(head)),
+            Some(at) => Ok(self.states(head, at).await?.0.under(head)),
         }
     }
 
@@ -147,7 +153,7 @@ impl View {
         match &head.checkpoint.tables {
             None => Ok((Tables::born(head), BTreeMap::new())),
             Some(at) => {
-                let (tables, lists, _) = self.states(at).await?;
+                let (tables, lists, _) = self.states(head, at).await?;
                 Ok((tables.under(head), lists.deaths))
             }
         }
@@ -158,7 +164,7 @@ impl View {
         let Some(at) = &head.checkpoint.tables else {
             return Ok((Tables::born(head), ChunkTable::default()));
         };
-        let (tables, mut chunk_table, pages) = self.states(at).await?;
+        let (tables, mut chunk_table, pages) = self.states(head, at).await?;
         for some in pages.slabs.chunks(PAGES_AT_ONCE) {
             let loads = some.iter().map(|(n, at)| self.table(at, ChunkTable::slab_address(*n)));
             for ((n, at), page) in some.iter().zip(futures::future::try_join_all(loads).await?) {
@@ -172,12 +178,13 @@ impl View {
     }
 
     /// The table page, with the pages of states that it names.
-    async fn states(&self, at: &FrameRef) -> Result<(Tables, ChunkTable, PagePlaces)> {
-        let (mut tables, mut chunk_table, pages) = Tables::decode(&self.table(at, TABLE_ADDRESS).await?)?;
+    async fn states(&self, head: &Head, at: &FrameRef) -> Result<(Tables, ChunkTable, PagePlaces)> {
+        let (page, access) = (self.table(at, TABLE_ADDRESS).await?, self.keys().access(head.volume));
+        let (mut tables, mut chunk_table, pages) = Tables::decode(&page, access)?;
         for some in pages.states.chunks(PAGES_AT_ONCE) {
             let loads = some.iter().map(|(n, at)| self.table(at, Tables::page_address(*n)));
             for ((n, at), page) in some.iter().zip(futures::future::try_join_all(loads).await?) {
-                tables.add_page(*n, &page, &mut chunk_table.deaths)?;
+                tables.add_page(*n, &page, &mut chunk_table.deaths, access)?;
                 chunk_table.state_page_is(*n, *at, &page);
             }
         }

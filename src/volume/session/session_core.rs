@@ -147,6 +147,7 @@ impl Session {
             index: head.own_index(),
             epoch,
             codec: head.settings.compression,
+            key: context.key.clone(),
             w: seen,
             start,
         };

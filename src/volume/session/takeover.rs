@@ -15,6 +15,7 @@ use futures::future::join_all;
 
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
+use crate::keys::KeyAccess;
 use crate::log::Toc;
 use crate::pool::{ChunkKind, Payload, Pool, Probe, Told};
 use crate::store::Cause;
@@ -65,6 +66,8 @@ pub struct How {
     pub cover: Option<Cover>,
     /// `None`: never store with fewer shards.
     pub degrade_after: Option<Duration>,
+    /// What the log's tables of contents are opened by.
+    pub access: KeyAccess,
 }
 
 /// One chunk behind the checkpoint that the log has.
@@ -422,7 +425,7 @@ impl Walk<'_> {
                 self.complete(id, &payload).await?;
                 let chunk = &payload.chunk;
                 let bytes = payload.slice(chunk.toc_offset, chunk.toc_len).ok_or_else(|| unsound(id))?;
-                Toc::decode(&bytes)?
+                Toc::open(&bytes, &id, chunk.toc_offset, &self.how.access)?
             }
         };
         if toc.epoch != id.epoch || toc.seq != id.seq || toc.last < self.last_lsn {
@@ -452,9 +455,10 @@ impl Walk<'_> {
 
     async fn read_toc(&self, id: ChunkId, probe: &Probe) -> Result<Toc> {
         let about = probe.about.as_ref().ok_or_else(|| unsound(id))?;
-        let sound = |bytes: &[u8]| Toc::decode(bytes).is_ok();
-        let bytes = self.pool.read(&id, about.toc_offset, about.toc_len, Cause::Walk, &sound).await?;
-        Toc::decode(&bytes)
+        let (at, access) = (about.toc_offset, &self.how.access);
+        let sound = |bytes: &[u8]| Toc::verify(bytes, &id, at, access);
+        let bytes = self.pool.read(&id, at, about.toc_len, Cause::Walk, &sound).await?;
+        Toc::open(&bytes, &id, at, access)
     }
 
     /// Rebuilds what is missing until w shards are stored. Out of reach for long enough: w is lowered first (§1.2).

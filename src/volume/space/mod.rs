@@ -32,6 +32,6 @@ pub use liveness::Liveness;
 pub use new_chunks::{NewChunk, NewChunks};
 pub use pack_index::PackIndex;
 pub use retired::Retired;
-pub use state_table::{Alteration, Gone, RollBack, State, TABLE_ADDRESS, Tables, root_ref};
+pub use state_table::{Alteration, Gone, RollBack, State, TABLE_ADDRESS, Tables, name_of_sealed, root_ref};
 pub use sweep_schedule::{Before, Rules, Sweeps};
 pub use usage::{DeadBytes, Freed, freed};

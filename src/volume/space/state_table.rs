@@ -19,9 +19,10 @@
 //! | 40 | … | states, in order of their ids; ended epochs, oldest first; then what is needed of chunks |
 //!
 //! A state: id (8), parent (8, 0: none), era (8), size (8), mapped blocks (8), flags (1: named 1, hidden 2, mapped 4,
-//! group whole 8, taken by the volume itself 16), created ms (8), since when it was the tip, ms (8),
+//! group whole 8, taken by the volume itself 16, name sealed 32), created ms (8), since when it was the tip, ms (8),
 //! group (16), group size (4; 0 of a named state: frozen by a take-over, and the group
-//! is the epoch that ended there, above, and its last write), name (u32 length and bytes), when mapped the root's height
+//! is the epoch that ended there, above, and its last write), name (u32 length and bytes; of an encrypted volume 97 bytes: the number of the data key, then the name
+//! with its length before it and zeros up to 80 bytes behind it, sealed, and the tag), when mapped the root's height
 //! (1) and frame (varints), and what its parent holds and it does not (a list of parts, below). An ended epoch: epoch and its last sequence number, as varints; the oldest ones may
 //! have been forgotten. The page is a frame of kind table with address 0: the frame's checksum covers it.
 //!
@@ -47,6 +48,7 @@ use bytes::Bytes;
 use crate::base::codec::{Reader, Writer};
 use crate::base::record::Mark;
 use crate::base::{Epoch, Era, Error, Kind, Name, Nonce, Result, Seq, StateId};
+use crate::keys::{KeyAccess, NAME_SEALED, VolumeKey};
 use crate::log::FrameRef;
 use crate::map::{Root, Tree};
 use crate::volume::head::{End, Head, RootRef};
@@ -70,6 +72,7 @@ const HIDDEN: u8 = 2;
 const MAPPED: u8 = 4;
 const WHOLE: u8 = 8;
 const HISTORY: u8 = 16;
+const SEALED: u8 = 32;
 
 /// What a root shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -390,7 +393,7 @@ impl Tables {
     }
 
     /// Numbers and bytes of the pages of states; none of so few that the table page holds them.
-    pub fn pages(&self, deaths: &Deaths, inline: usize) -> BTreeMap<u64, Bytes> {
+    pub fn pages(&self, deaths: &Deaths, inline: usize, key: Option<&VolumeKey>) -> BTreeMap<u64, Bytes> {
         let mut pages: BTreeMap<u64, Vec<&State>> = BTreeMap::new();
         if self.states.len() > inline {
             self.states.values().for_each(|s| pages.entry(s.id.0 / PAGE_IDS).or_default().push(s));
@@ -398,14 +401,14 @@ impl Tables {
         let encode = |(n, states): (u64, Vec<&State>)| {
             let mut w = Writer::with_capacity(8 + 160 * states.len());
             w.u8(PAGE_FORMAT).u32(states.len() as u32);
-            states.into_iter().for_each(|s| s.encode(deaths, &mut w));
+            states.into_iter().for_each(|s| s.encode(deaths, key, &mut w));
             (n, w.buf.into())
         };
         pages.into_iter().map(encode).collect()
     }
 
     /// The table page; its states only where the chunk table names no pages of them.
-    pub fn encode(&self, chunk_table: &ChunkTable) -> Bytes {
+    pub fn encode(&self, chunk_table: &ChunkTable, key: Option<&VolumeKey>) -> Bytes {
         let inline: Vec<&State> = match chunk_table.has_state_pages() {
             true => Vec::new(),
             false => self.states.values().collect(),
@@ -414,7 +417,7 @@ impl Tables {
         w.u32(MAGIC).u16(VERSION).u16(0).u64(self.tip.0).u64(self.next.0);
         w.u64(self.stored_bytes);
         w.u32(inline.len() as u32).u32(self.ends.len() as u32);
-        inline.into_iter().for_each(|s| s.encode(&chunk_table.deaths, &mut w));
+        inline.into_iter().for_each(|s| s.encode(&chunk_table.deaths, key, &mut w));
         for e in &self.ends {
             w.varint(e.epoch.0).varint(e.last.0);
         }
@@ -423,7 +426,7 @@ impl Tables {
     }
 
     /// With the pages that are yet to be read. `complete` comes after them.
-    pub fn decode(bytes: &[u8]) -> Result<(Tables, ChunkTable, PagePlaces)> {
+    pub fn decode(bytes: &[u8], access: &KeyAccess) -> Result<(Tables, ChunkTable, PagePlaces)> {
         let mut r = Reader::new(bytes, "a volume's table of states");
         if r.u32()? != MAGIC || r.u16()? != VERSION || r.u16()? != 0 {
             return Err(r.bad("it is of another kind or version"));
@@ -434,7 +437,7 @@ impl Tables {
         let mut tables = Tables { tip, next, states: BTreeMap::new(), ends: Vec::new(), stored_bytes };
         let mut deaths = Deaths::new();
         for _ in 0..n {
-            tables.add_state(&mut r, &mut deaths)?;
+            tables.add_state(&mut r, &mut deaths, access)?;
         }
         for _ in 0..ended {
             tables.ends.push(End { epoch: Epoch(r.varint()?), last: Seq(r.varint()?) });
@@ -445,8 +448,8 @@ impl Tables {
         Ok((tables, chunk_table, places))
     }
 
-    fn add_state(&mut self, r: &mut Reader<'_>, deaths: &mut Deaths) -> Result<StateId> {
-        let (state, lost) = decode_state(r)?;
+    fn add_state(&mut self, r: &mut Reader<'_>, deaths: &mut Deaths, access: &KeyAccess) -> Result<StateId> {
+        let (state, lost) = decode_state(r, access)?;
         let id = state.id;
         if id >= self.next || self.states.len() > SNAPSHOTS_MAX || self.states.insert(id, state).is_some() {
             return Err(r.bad("a state's id is impossible"));
@@ -458,13 +461,13 @@ impl Tables {
     }
 
     /// A page of states was read.
-    pub fn add_page(&mut self, n: u64, bytes: &[u8], deaths: &mut Deaths) -> Result<()> {
+    pub fn add_page(&mut self, n: u64, bytes: &[u8], deaths: &mut Deaths, access: &KeyAccess) -> Result<()> {
         let mut r = Reader::new(bytes, "a page of a volume's states");
         if r.u8()? != PAGE_FORMAT {
             return Err(r.bad("its format is unknown"));
         }
         for _ in 0..r.u32()? {
-            if self.add_state(&mut r, deaths)?.0 / PAGE_IDS != n {
+            if self.add_state(&mut r, deaths, access)?.0 / PAGE_IDS != n {
                 return Err(r.bad("a state is on another's page"));
             }
         }
@@ -481,17 +484,22 @@ impl Tables {
 }
 
 impl State {
-    fn encode(&self, deaths: &Deaths, w: &mut Writer) {
+    fn encode(&self, deaths: &Deaths, key: Option<&VolumeKey>, w: &mut Writer) {
         assert!(self.built, "a table is written when its states are built");
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-        let flags = flag(self.name.is_some(), NAMED)
+        let sealed = self.name.as_ref().zip(key).map(|(name, key)| key.seal_name(self.id, name));
+        let flags = flag(sealed.is_some(), SEALED)
+            | flag(self.name.is_some(), NAMED)
             | flag(self.hidden, HIDDEN)
             | flag(self.tree.root.is_some(), MAPPED)
             | flag(self.whole, WHOLE)
             | flag(self.history, HISTORY);
         w.u64(self.id.0).u64(self.parent.map_or(0, |p| p.0)).u64(self.era.0).u64(self.size).u64(self.mapped);
         w.u8(flags).u64(self.created_ms).u64(self.since_ms).u128(self.group.0).u32(self.group_size);
-        w.bytes(self.name.as_ref().map_or("", |n| n.as_str()).as_bytes());
+        match &sealed {
+            Some(sealed) => w.bytes(sealed),
+            None => w.bytes(self.name.as_ref().map_or("", |n| n.as_str()).as_bytes()),
+        };
         if let Some(root) = self.tree.root {
             w.u8(root.height);
             root.frame.encode(w);
@@ -500,19 +508,41 @@ impl State {
     }
 }
 
+/// What a snapshot is called where the key of its name is not.
+pub fn name_of_sealed(id: StateId) -> Name {
+    format!("sealed-{}", id.0).parse().expect("letters, a dash and digits are a name")
+}
+
+fn decode_name(bytes: &[u8], id: StateId, is_sealed: bool, access: &KeyAccess) -> Result<Name> {
+    let wrong = |why: &str| Error::new(Kind::Corrupt, format!("the name of snapshot {id} {why}"));
+    match (is_sealed, access) {
+        (true, KeyAccess::Sealed(key)) => key.open_name(id, bytes),
+        (true, KeyAccess::Locked) => Ok(name_of_sealed(id)),
+        (true, KeyAccess::Plain) => Err(wrong("is encrypted, and its volume is not")),
+        (false, KeyAccess::Sealed(_)) => Err(wrong("is not encrypted, and its volume is")),
+        (false, _) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| wrong("is not UTF-8"))?;
+            Name::stored(text)
+        }
+    }
+}
+
 /// With its deaths.
-fn decode_state(r: &mut Reader<'_>) -> Result<(State, Vec<Part>)> {
+fn decode_state(r: &mut Reader<'_>, access: &KeyAccess) -> Result<(State, Vec<Part>)> {
     let (id, parent, era, size) = (StateId(r.u64()?), r.u64()?, Era(r.u64()?), r.u64()?);
     let (mapped, flags) = (r.u64()?, r.u8()?);
     let (created_ms, since_ms) = (r.u64()?, r.u64()?);
     let (group, group_size) = (Nonce(r.u128()?), r.u32()?);
-    let text = std::str::from_utf8(r.bytes(Name::BYTES_MAX)?).map_err(|_| r.bad("a name is not UTF-8"))?;
-    let name = if flags & NAMED != 0 { Some(Name::stored(text)?) } else { None };
+    let text = r.bytes(Name::BYTES_MAX.max(NAME_SEALED))?;
+    let name = match flags & NAMED {
+        0 => None,
+        _ => Some(decode_name(text, id, flags & SEALED != 0, access)?),
+    };
     let root = match flags & MAPPED {
         0 => None,
         _ => Some(Root { height: r.u8()?, frame: FrameRef::decode(r)? }),
     };
-    if flags & !(NAMED | HIDDEN | MAPPED | WHOLE | HISTORY) != 0 || id.0 == 0 {
+    if flags & !(NAMED | HIDDEN | MAPPED | WHOLE | HISTORY | SEALED) != 0 || id.0 == 0 {
         return Err(r.bad("a state is impossible"));
     }
     let state = State {
@@ -629,8 +659,8 @@ mod tests {
         t.mark(&mark(1, "snap")).unwrap();
         let mut t = built(t);
         t.remember([End { epoch: Epoch(1), last: Seq(4) }, End { epoch: Epoch(3), last: Seq(300) }]);
-        let bytes = t.encode(&ChunkTable::default());
-        assert_eq!(Tables::decode(&bytes).unwrap().0, t);
+        let bytes = t.encode(&ChunkTable::default(), None);
+        assert_eq!(Tables::decode(&bytes, &KeyAccess::Plain).unwrap().0, t);
         assert_eq!(&bytes[..8], b"WLTB\x03\0\0\0");
         assert_eq!(bytes[32..40], [2, 0, 0, 0, 2, 0, 0, 0]);
         assert_eq!(bytes[80], NAMED | WHOLE);
@@ -638,7 +668,7 @@ mod tests {
         assert_eq!(bytes[bytes.len() - 10..], [1, 4, 3, 0xac, 2, 0, 0, 0, 0, 0]);
         assert_eq!(bytes.len(), 40 + (77 + 4 + 4 + 1) + (77 + 4 + 1) + 6 + 5 + 5);
         for cut in 0..bytes.len() {
-            assert!(Tables::decode(&bytes[..cut]).is_err(), "{cut}");
+            assert!(Tables::decode(&bytes[..cut], &KeyAccess::Plain).is_err(), "{cut}");
         }
     }
 
@@ -683,23 +713,26 @@ mod tests {
         let at = |seq| FrameRef { volume: 0, epoch: Epoch(1), seq: Seq(seq), offset: 0, len: 9 };
         let mut chunk_table = ChunkTable::default();
         chunk_table.deaths.insert(StateId(200), vec![Part::whole(at(5))]);
-        assert!(t.pages(&chunk_table.deaths, 1_000).is_empty());
-        let pages = t.pages(&chunk_table.deaths, 100);
+        assert!(t.pages(&chunk_table.deaths, 1_000, None).is_empty());
+        let pages = t.pages(&chunk_table.deaths, 100, None);
         assert_eq!(pages.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
         assert_eq!(chunk_table.changed_states(pages.clone()), pages.clone().into_iter().collect::<Vec<_>>());
         pages.iter().for_each(|(n, bytes)| chunk_table.state_page_is(*n, at(*n), bytes));
         assert!(chunk_table.changed_states(pages.clone()).is_empty() && chunk_table.take_stale().is_empty());
-        let (mut read, mut books, places) = Tables::decode(&t.encode(&chunk_table)).unwrap();
+        let (mut read, mut books, places) =
+            Tables::decode(&t.encode(&chunk_table, None), &KeyAccess::Plain).unwrap();
         assert_eq!(places.states, [(0, at(0)), (1, at(1)), (2, at(2)), (3, at(3))]);
         assert!(read.clone().complete().is_err(), "its tip is on a page");
-        assert!(read.clone().add_page(1, &pages[&0], &mut books.deaths).is_err());
-        pages.iter().for_each(|(n, bytes)| read.add_page(*n, bytes, &mut books.deaths).unwrap());
+        assert!(read.clone().add_page(1, &pages[&0], &mut books.deaths, &KeyAccess::Plain).is_err());
+        pages
+            .iter()
+            .for_each(|(n, bytes)| read.add_page(*n, bytes, &mut books.deaths, &KeyAccess::Plain).unwrap());
         assert_eq!((read.complete().unwrap(), books.deaths), (t.clone(), chunk_table.deaths.clone()));
         // One more snapshot changes one page, or begins one; a page that is not needed any more is gone.
         let mut next = t.clone();
         next.mark(&mark(400, "s400")).unwrap();
         let next = built(next);
-        let changed = chunk_table.changed_states(next.pages(&chunk_table.deaths, 100));
+        let changed = chunk_table.changed_states(next.pages(&chunk_table.deaths, 100, None));
         assert_eq!(changed.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [3]);
         assert_eq!(chunk_table.take_stale(), [at(3)]);
         assert!(chunk_table.changed_states(BTreeMap::new()).is_empty());
@@ -714,8 +747,8 @@ mod tests {
                 bytes[..8].copy_from_slice(b"WLTB\x03\0\0\0");
                 bytes[33..36].fill(0);
             }
-            let _ = born().add_page(0, &bytes, &mut Deaths::new());
-            let _ = Tables::decode(&bytes);
+            let _ = born().add_page(0, &bytes, &mut Deaths::new(), &KeyAccess::Plain);
+            let _ = Tables::decode(&bytes, &KeyAccess::Plain);
         }
     }
 }

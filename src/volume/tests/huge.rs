@@ -84,6 +84,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         memory: Memory::new(memory),
         tuning: Tuning::default(),
         sweeps: Default::default(),
+        keys: Default::default(),
         left: Default::default(),
     };
     (Volumes::new(engine), counted)

@@ -7,6 +7,7 @@ mod clones;
 mod collecting;
 mod copies;
 mod costs;
+mod encrypted;
 mod flatten;
 mod forest;
 mod full;

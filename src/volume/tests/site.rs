@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::rt::sim::{Process, Sim, SimDisk, World};
 use crate::base::{Epoch, Error, HostId, Nonce, Result, VolumeId};
+use crate::keys::{Offered, OpenKeys, Secret};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
 use crate::store::{BucketRef, Counted, Reach, SimStore, Store as _};
 use crate::volume::head::Claimer;
@@ -20,6 +21,8 @@ pub struct Site {
     pub spare: Arc<SimStore>,
     layout: Layout,
     pub tuning: Tuning,
+    /// All its volumes are.
+    pub encrypted: bool,
     /// Of each daemon, in bytes.
     pub memory: u64,
     pub grace_ms: u64,
@@ -58,7 +61,17 @@ where
     let spare = SimStore::new(world, "spare");
     let (tuning, grace_ms) = (Tuning::default(), 30_000);
     let (counted, memory) = (Vec::new(), 256 * MIB);
-    let site = Site { world: world.clone(), stores, counted, spare, layout, tuning, memory, grace_ms };
+    let site = Site {
+        world: world.clone(),
+        stores,
+        counted,
+        spare,
+        layout,
+        tuning,
+        encrypted: false,
+        memory,
+        grace_ms,
+    };
     sim.run(scenario(site)).unwrap();
 }
 
@@ -72,6 +85,12 @@ impl Opener for Site {
 }
 
 impl Site {
+    /// With WINDLASS_TEST_ENCRYPTED set all volumes of all scenarios are encrypted.
+    fn keys(&self) -> OpenKeys {
+        let encrypted = self.encrypted || std::env::var_os("WINDLASS_TEST_ENCRYPTED").is_some();
+        if encrypted { OpenKeys::of_all(Offered::Key(Secret::new([0x4b; 32]))) } else { OpenKeys::default() }
+    }
+
     /// Checkpoints and collection all the time.
     pub fn eager(mut self) -> Site {
         let world = &self.world;
@@ -195,6 +214,7 @@ impl Machine {
             memory: Memory::new(self.site.memory),
             tuning: self.site.tuning,
             sweeps: Arc::default(),
+            keys: self.site.keys(),
             left: Arc::default(),
         };
         Life { process, rt, volumes: Volumes::new(engine), machine: self.clone() }

@@ -558,15 +558,27 @@ fn storms() {
         Err(_) => (100..108).chain([222]).collect(),
     };
     for seed in seeds {
-        let (layout, flush) = [
-            ("2+1", FlushMode::Local),
-            ("1+2", FlushMode::Pool),
-            ("1+0", FlushMode::Local),
-            ("4+2", FlushMode::Pool),
-        ][seed as usize % 4];
-        eprintln!("STORM={seed}");
-        let recompress = seed % 3 == 1;
-        let eager = seed % 8 < 6;
-        run(seed, layout, move |site| storm(if eager { site.eager() } else { site }, flush, recompress));
+        storm_of(seed, false);
     }
+}
+
+/// The same of volumes that are encrypted.
+pub fn encrypted(seeds: &[u64]) {
+    seeds.iter().for_each(|seed| storm_of(*seed, true));
+}
+
+fn storm_of(seed: u64, encrypted: bool) {
+    let (layout, flush) = [
+        ("2+1", FlushMode::Local),
+        ("1+2", FlushMode::Pool),
+        ("1+0", FlushMode::Local),
+        ("4+2", FlushMode::Pool),
+    ][seed as usize % 4];
+    eprintln!("STORM={seed}");
+    let recompress = seed % 3 == 1;
+    let eager = seed % 8 < 6;
+    run(seed, layout, move |mut site| {
+        site.encrypted = encrypted;
+        storm(if eager { site.eager() } else { site }, flush, recompress)
+    });
 }

@@ -316,6 +316,7 @@ impl Site {
             memory: Memory::new(8 << 20),
             tuning: Tuning::default(),
             sweeps: Arc::default(),
+            keys: Default::default(),
             left: Arc::default(),
         })
     }

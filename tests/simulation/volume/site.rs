@@ -310,6 +310,7 @@ impl Site {
             memory: self.memory(rt, host),
             tuning: self.plan.tuning,
             sweeps: Arc::default(),
+            keys: Default::default(),
             left: Arc::default(),
         })
     }

@@ -1,0 +1,197 @@
+//! Where users keep the keys of encrypted volumes: a file, a file with a passphrase, a command that prints one. What is read
+//! is a secret, and goes nowhere but into the engine.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::config::Config;
+use crate::base::rt::{Disk, Rt};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::keys::{KeyFinder, Offered, Passphrase, Secret};
+
+/// Bytes of what is read, at most.
+const KEY_MAX: usize = 8192;
+/// How long a command may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where a key is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeyPlace {
+    KeyFile(PathBuf),
+    PassphraseFile(PathBuf),
+    /// For `sh -c`.
+    Command(String),
+}
+
+impl KeyPlace {
+    /// `None`: no key is given. `Usage`: more than one is.
+    pub fn of(
+        key_file: Option<&Path>,
+        passphrase_file: Option<&Path>,
+        command: Option<&str>,
+    ) -> Result<Option<KeyPlace>> {
+        match (key_file, passphrase_file, command) {
+            (None, None, None) => Ok(None),
+            (Some(file), None, None) => Ok(Some(KeyPlace::KeyFile(file.to_owned()))),
+            (None, Some(file), None) => Ok(Some(KeyPlace::PassphraseFile(file.to_owned()))),
+            (None, None, Some(command)) => Ok(Some(KeyPlace::Command(command.to_owned()))),
+            _ => Err(Error::new(Kind::Usage, "give one of a key file, a passphrase file and a key command")),
+        }
+    }
+
+    /// Reads it. From then on this process leaves no core file.
+    pub async fn read(&self, rt: &Rt, disk: &dyn Disk) -> Result<Offered> {
+        keep_out_of_cores();
+        match self {
+            KeyPlace::KeyFile(file) => {
+                let bytes = read_file(disk, file).await?;
+                let key = Secret::read(&bytes).map_err(|e| e.context(file.display()))?;
+                Ok(Offered::Key(key))
+            }
+            KeyPlace::PassphraseFile(file) => {
+                let bytes = read_file(disk, file).await?;
+                let words = Passphrase::read(&bytes).map_err(|e| e.context(file.display()))?;
+                Ok(Offered::Passphrase(words))
+            }
+            KeyPlace::Command(command) => {
+                let bytes = run(rt, command).await?;
+                let key = Secret::read(&bytes).map_err(|e| e.context("what the key command prints"))?;
+                Ok(Offered::Key(key))
+            }
+        }
+    }
+}
+
+async fn read_file(disk: &dyn Disk, file: &Path) -> Result<Zeroizing<Vec<u8>>> {
+    let read = disk.read(file, KEY_MAX).await;
+    let bytes = read.map_err(Error::from).map_err(|e| {
+        let kind = if e.is(Kind::NotFound) { Kind::Usage } else { e.kind() };
+        Error::new(kind, format!("reading {}", file.display())).because(e)
+    })?;
+    Ok(wiped(bytes))
+}
+
+/// A copy; what it is made of is overwritten, where nobody else has it.
+fn wiped(bytes: Bytes) -> Zeroizing<Vec<u8>> {
+    let copy = Zeroizing::new(bytes.to_vec());
+    if let Ok(mut own) = bytes.try_into_mut() {
+        own.as_mut().zeroize();
+    }
+    copy
+}
+
+/// What a command prints. It says why not on our stderr; nothing that it prints is told.
+async fn run(rt: &Rt, command: &str) -> Result<Zeroizing<Vec<u8>>> {
+    let child = tokio::process::Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context(|| "starting the key command".to_owned())?;
+    let Some(ended) = rt.timeout(PATIENCE, child.wait_with_output()).await else {
+        let why = format!("the key command took longer than {PATIENCE:?} and was ended");
+        return Err(Error::new(Kind::Timeout, why));
+    };
+    let output = ended.context(|| "waiting for the key command".to_owned())?;
+    let printed = Zeroizing::new(output.stdout);
+    match output.status.success() && printed.len() <= KEY_MAX {
+        true => Ok(printed),
+        false => Err(Error::new(Kind::Io, format!("the key command failed: {}", output.status))),
+    }
+}
+
+/// A core file would hold the keys. What can't be set is told: the keys are of use all the same.
+fn keep_out_of_cores() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = rustix::process::setrlimit(Resource::Core, none);
+    let hidden = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = limited.and(hidden) {
+        tracing::warn!(%error, "a core file of this process would hold keys");
+    }
+}
+
+/// The keys that windlass.toml names, as it is now.
+#[derive(Debug)]
+pub struct ConfiguredKeys {
+    rt: Rt,
+    disk: Arc<dyn Disk>,
+    config: Mutex<Arc<Config>>,
+}
+
+impl ConfiguredKeys {
+    pub fn new(rt: Rt, disk: Arc<dyn Disk>, config: Arc<Config>) -> Arc<ConfiguredKeys> {
+        Arc::new(ConfiguredKeys { rt, disk, config: Mutex::new(config) })
+    }
+
+    /// The file was read anew.
+    pub fn follow(&self, config: Arc<Config>) {
+        *self.config.lock() = config;
+    }
+}
+
+#[async_trait]
+impl KeyFinder for ConfiguredKeys {
+    fn has(&self, volume: &str) -> bool {
+        self.config.lock().key_place(volume).is_some()
+    }
+
+    async fn find(&self, volume: &str) -> Result<Option<Offered>> {
+        let place = self.config.lock().key_place(volume);
+        match place {
+            Some(place) => place.read(&self.rt, &*self.disk).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::{RealDisk, RealRuntime};
+
+    #[tokio::test]
+    async fn keys_are_read_from_files_and_commands_and_not_told_when_they_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
+        let file = dir.path().join("key");
+        let read = |place: KeyPlace| {
+            let (rt, disk) = (rt.clone(), disk.clone());
+            async move { place.read(&rt, &*disk).await }
+        };
+        let absent = read(KeyPlace::KeyFile(file.clone())).await.unwrap_err();
+        assert!(absent.is(Kind::Usage) && absent.to_string().contains("key"), "{absent}");
+        std::fs::write(&file, [7; 32]).unwrap();
+        let Ok(Offered::Key(key)) = read(KeyPlace::KeyFile(file.clone())).await else { panic!("a key") };
+        assert_eq!(key.bytes(), &[7; 32]);
+        let print = format!("printf '%s\\n' {}", "07".repeat(32));
+        let Ok(Offered::Key(printed)) = read(KeyPlace::Command(print)).await else { panic!("a key") };
+        assert!(printed == key);
+        std::fs::write(&file, "correct horse\n").unwrap();
+        let read_words = read(KeyPlace::PassphraseFile(file.clone())).await;
+        assert!(matches!(read_words, Ok(Offered::Passphrase(words)) if words.bytes() == b"correct horse"));
+        let none = read(KeyPlace::KeyFile(file)).await.unwrap_err();
+        assert!(none.is(Kind::Usage) && !none.to_string().contains("horse"), "{none}");
+        for (command, kind) in [("echo swordfish; exit 3", Kind::Io), ("echo swordfish", Kind::Usage)] {
+            let failed = read(KeyPlace::Command(command.into())).await.unwrap_err();
+            assert!(failed.is(kind) && !failed.to_string().contains("swordfish"), "{failed}");
+        }
+    }
+
+    #[test]
+    fn one_place_is_given_at_most() {
+        let file = Path::new("/k");
+        assert_eq!(KeyPlace::of(None, None, None).unwrap(), None);
+        assert_eq!(KeyPlace::of(Some(file), None, None).unwrap(), Some(KeyPlace::KeyFile(file.into())));
+        assert!(KeyPlace::of(Some(file), Some(file), None).unwrap_err().is(Kind::Usage));
+        assert!(KeyPlace::of(None, Some(file), Some("x")).unwrap_err().is(Kind::Usage));
+    }
+}
