@@ -115,7 +115,10 @@ impl Keeper {
     /// Also where the kernel does not tell. Its number may be another device's by now, of whichever volume.
     async fn is_there(&self) -> bool {
         let connected = self.kernel.is_connected(self.number).await.unwrap_or(true);
-        connected && maker(Path::new("/sys/block"), self.number) == self.maker
+        match (maker(Path::new("/sys/block"), self.number), &self.maker) {
+            (Some(now), Some(then)) => connected && now == *then,
+            _ => connected,
+        }
     }
 
     /// Until all that was lost is made up for, or the device is gone.
