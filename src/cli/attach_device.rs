@@ -52,6 +52,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
     let (export, sockets) = connections(&disk).await?;
     let name = format!("{OURS}{}", disk.export);
     let number = kernel.connect(wanted, &export, &sockets, PATIENCE, &name).await?;
+    let maker = maker(Path::new("/sys/block"), number);
     drop(sockets);
     let device = format!("/dev/nbd{number}");
     match global.json {
@@ -59,8 +60,13 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         false => output::line(&device),
     }
     background::let_go(&home.device_log(), "ready")?;
-    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number }.run().await;
+    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number, maker }.run().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The process that made a device, as the kernel numbers it; it stays what it was however often the device is connected anew.
+fn maker(block: &Path, number: u32) -> Option<String> {
+    std::fs::read_to_string(block.join(format!("nbd{number}/pid"))).ok()
 }
 
 async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
@@ -81,6 +87,7 @@ struct Keeper {
     disk: Disk,
     name: String,
     number: u32,
+    maker: Option<String>,
 }
 
 impl Keeper {
@@ -105,9 +112,13 @@ impl Keeper {
         }
     }
 
-    /// Also where the kernel does not tell.
+    /// Also where the kernel does not tell. Its number may be another device's by now, of whichever volume.
     async fn is_there(&self) -> bool {
-        self.kernel.is_connected(self.number).await.unwrap_or(true)
+        let connected = self.kernel.is_connected(self.number).await.unwrap_or(true);
+        match (maker(Path::new("/sys/block"), self.number), &self.maker) {
+            (Some(now), Some(then)) => connected && now == *then,
+            _ => connected,
+        }
     }
 
     /// Until all that was lost is made up for, or the device is gone.
@@ -256,6 +267,11 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("sda")).unwrap();
         std::fs::create_dir(dir.path().join("nbd7")).unwrap();
+        let mut pid = tempfile::NamedTempFile::new_in(dir.path().join("nbd0")).unwrap();
+        std::io::Write::write_all(&mut pid, b"4711\n").unwrap();
+        pid.persist(dir.path().join("nbd0/pid")).unwrap();
+        assert_eq!(maker(dir.path(), 0).as_deref(), Some("4711\n"));
+        assert_eq!((maker(dir.path(), 7), maker(dir.path(), 8)), (None, None));
         assert_eq!(attached(dir.path()), [(0, "tank/a".to_owned()), (12, "tank/b@s".to_owned())]);
     }
 }
