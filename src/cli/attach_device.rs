@@ -60,7 +60,9 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         false => output::line(&device),
     }
     background::let_go(&home.device_log(), "ready")?;
-    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number, maker }.run().await;
+    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number, maker }
+        .run()
+        .await;
     Ok(ExitCode::SUCCESS)
 }
 

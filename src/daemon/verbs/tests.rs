@@ -704,8 +704,13 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let state = Arc::new(state(dir.path(), "h").await);
     make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
-    let args =
-        VolumeCreate { path: "p/v".parse().unwrap(), size: 8 * MIB, settings: Vec::new(), if_absent: false };
+    let args = VolumeCreate {
+        path: "p/v".parse().unwrap(),
+        size: 8 * MIB,
+        settings: Vec::new(),
+        if_absent: false,
+        key: None,
+    };
     volume::create(&state, args).await.unwrap();
     let map = async |path: &str| disk_map::part(&state, path.parse().unwrap(), 0).await;
     let why = map("p/v").await.unwrap_err();
