@@ -212,10 +212,12 @@ impl GivenKey {
         }
     }
 
+    /// From then on this process leaves no core file.
     pub fn offered(&self) -> Result<Offered> {
+        super::key_places::keep_out_of_cores();
         match self {
             GivenKey::Key(text) => Secret::read(text.as_bytes()).map(Offered::Key),
-            GivenKey::Passphrase(text) => Passphrase::read(text.as_bytes()).map(Offered::Passphrase),
+            GivenKey::Passphrase(text) => Passphrase::of(text.as_bytes()).map(Offered::Passphrase),
         }
     }
 }

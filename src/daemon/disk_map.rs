@@ -144,7 +144,7 @@ mod tests {
         for size in [1, 1 << 20, (1 << 20) + 1, 10 << 30, (16 << 40) - 512, 64 << 40] {
             let cell = cell_bytes(size);
             let cells = size.div_ceil(cell);
-            assert!(cells <= CELLS && cell % CELL_MIN == 0, "{size}: {cells} of {cell}");
+            assert!(cells <= CELLS && cell.is_multiple_of(CELL_MIN), "{size}: {cells} of {cell}");
             assert!((cells - 1) * cell < size);
         }
     }

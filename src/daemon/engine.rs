@@ -548,6 +548,17 @@ impl Engine {
         if self.servers.lock().is_empty() {
             return Err(Error::new(Kind::Unsupported, "this process serves no NBD clients"));
         }
+        let opened = self.state.pools.opened();
+        let given: Vec<String> =
+            opened.iter().flat_map(|(_, open)| open.volumes.opened_by_given_keys()).collect();
+        if !given.is_empty() {
+            let why = format!(
+                "the next daemon finds keys in windlass.toml alone, and {} were given to this one: name them there, or stop this \
+                 daemon and start the other",
+                given.join(", ")
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
         let mounts: Vec<String> = self.state.mounts.list().into_iter().map(|mount| mount.dir).collect();
         if mounts.is_empty() {
             return Ok(());

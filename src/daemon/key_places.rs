@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
+use tokio::io::AsyncReadExt as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::config::Config;
@@ -90,27 +91,45 @@ fn wiped(bytes: Bytes) -> Zeroizing<Vec<u8>> {
 
 /// What a command prints. It says why not on our stderr; nothing that it prints is told.
 async fn run(rt: &Rt, command: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let child = tokio::process::Command::new("sh")
+    let mut child = tokio::process::Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
+        .process_group(0)
         .spawn()
         .context(|| "starting the key command".to_owned())?;
-    let Some(ended) = rt.timeout(PATIENCE, child.wait_with_output()).await else {
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let ended = rt.timeout(PATIENCE, printed_by(&mut child)).await;
+    if !matches!(ended, Some(Ok(_))) {
+        // What it has started would outlive the shell.
+        let _ = group.map(|group| rustix::process::kill_process_group(group, Signal::KILL));
+    }
+    ended.unwrap_or_else(|| {
         let why = format!("the key command took longer than {PATIENCE:?} and was ended");
-        return Err(Error::new(Kind::Timeout, why));
-    };
-    let output = ended.context(|| "waiting for the key command".to_owned())?;
-    let printed = Zeroizing::new(output.stdout);
-    match output.status.success() && printed.len() <= KEY_MAX {
+        Err(Error::new(Kind::Timeout, why))
+    })
+}
+
+async fn printed_by(child: &mut tokio::process::Child) -> Result<Zeroizing<Vec<u8>>> {
+    let doing = || "waiting for the key command".to_owned();
+    let mut printed = Zeroizing::new(Vec::with_capacity(KEY_MAX + 1));
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(KEY_MAX as u64 + 1).read_to_end(&mut printed).await.context(doing)?;
+    }
+    if printed.len() > KEY_MAX {
+        let why = format!("the key command prints more than {KEY_MAX} bytes, which is no key");
+        return Err(Error::new(Kind::Usage, why));
+    }
+    let status = child.wait().await.context(doing)?;
+    match status.success() {
         true => Ok(printed),
-        false => Err(Error::new(Kind::Io, format!("the key command failed: {}", output.status))),
+        false => Err(Error::new(Kind::Io, format!("the key command failed: {status}"))),
     }
 }
 
 /// A core file would hold the keys. What can't be set is told: the keys are of use all the same.
-fn keep_out_of_cores() {
+pub(super) fn keep_out_of_cores() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = rustix::process::setrlimit(Resource::Core, none);
     let hidden = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -159,6 +178,14 @@ mod tests {
     use crate::base::rt::{RealDisk, RealRuntime};
 
     #[tokio::test]
+    async fn a_command_that_prints_without_end_is_ended() {
+        let rt = Rt::new(RealRuntime::current());
+        let refused = KeyPlace::Command("yes".into()).read(&rt, &*RealDisk::start()).await.unwrap_err();
+        assert!(refused.is(Kind::Usage) && refused.to_string().contains("prints more"), "{refused}");
+    }
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods)] // a user's files
     async fn keys_are_read_from_files_and_commands_and_not_told_when_they_are_none() {
         let dir = tempfile::tempdir().unwrap();
         let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());

@@ -59,12 +59,15 @@ pub(super) fn nonce(number: u64) -> Nonce {
 #[derive(Clone)]
 pub struct VolumeKey(Arc<Inner>);
 
+/// A chunk, the data key's number and the salt that its key was made of; the key.
+type KeptKey = (ChunkId, u8, u128, Arc<LessSafeKey>);
+
 struct Inner {
     volume: VolumeId,
     data: BTreeMap<u8, Prk>,
     /// What is written is sealed by it.
     current: u8,
-    kept: Mutex<Vec<(ChunkId, u8, u128, Arc<LessSafeKey>)>>,
+    kept: Mutex<Vec<KeptKey>>,
 }
 
 impl fmt::Debug for VolumeKey {
@@ -90,7 +93,7 @@ impl VolumeKey {
         let prk = self.0.data.get(&number)?;
         let (volume, epoch) = (chunk.volume.0.to_le_bytes(), chunk.epoch.0.to_le_bytes());
         let (seq, salt) = (chunk.seq.0.to_le_bytes(), salt.to_le_bytes());
-        Some(gcm(&*expand(prk, &[b"chunk", &volume, &epoch, &seq, &salt])))
+        Some(gcm(&expand(prk, &[b"chunk", &volume, &epoch, &seq, &salt])))
     }
 
     /// Begins to seal what lies in a chunk. `salt`: 128 random bits, of this pass alone.
@@ -102,7 +105,7 @@ impl VolumeKey {
     /// The key that something in a chunk was sealed by.
     fn kept_chunk_key(&self, number: u8, chunk: &ChunkId, salt: u128) -> Result<Arc<LessSafeKey>> {
         let mut kept = self.0.kept.lock();
-        let is = |k: &(ChunkId, u8, u128, Arc<LessSafeKey>)| (k.2, k.1, &k.0) == (salt, number, chunk);
+        let is = |k: &KeptKey| (k.2, k.1, &k.0) == (salt, number, chunk);
         if let Some(at) = kept.iter().position(is) {
             kept[..=at].rotate_right(1);
             return Ok(kept[0].3.clone());
@@ -157,7 +160,7 @@ impl VolumeKey {
     pub fn journal_of(&self, number: u8, salt: u128) -> Result<JournalSeal> {
         let prk = self.0.data.get(&number).ok_or_else(|| self.unknown(number))?;
         let info: [&[u8]; 3] = [b"journal", &self.0.volume.0.to_le_bytes(), &salt.to_le_bytes()];
-        Ok(JournalSeal(Arc::new(Pass { key: gcm(&*expand(prk, &info)), number, salt })))
+        Ok(JournalSeal(Arc::new(Pass { key: gcm(&expand(prk, &info)), number, salt })))
     }
 
     fn name_key(&self, number: u8) -> Option<LessSafeKey> {

@@ -92,7 +92,11 @@ impl Passphrase {
     /// What a passphrase file holds: all of it but one line end.
     pub fn read(bytes: &[u8]) -> Result<Passphrase> {
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let text = line.strip_suffix(b"\r").unwrap_or(line);
+        Passphrase::of(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+
+    /// These bytes, all of them.
+    pub fn of(text: &[u8]) -> Result<Passphrase> {
         if text.is_empty() || text.len() > PASSPHRASE_MAX {
             let why = format!("it holds no passphrase: one is 1 to {PASSPHRASE_MAX} bytes");
             return Err(Error::new(Kind::Usage, why));
@@ -118,7 +122,7 @@ mod tests {
         assert_eq!(Secret::read(format!("{hex}\n").as_bytes()).unwrap(), should);
         let text = base64::engine::general_purpose::STANDARD.encode(&bytes);
         assert_eq!(Secret::read(format!("{text}\n").as_bytes()).unwrap(), should);
-        for bad in [&b""[..], &bytes[1..], hex[1..].as_bytes(), b"not a key", &[b'x'; 64], &[b'!'; 44]] {
+        for bad in [&b""[..], &bytes[1..], &hex.as_bytes()[1..], b"not a key", &[b'x'; 64], &[b'!'; 44]] {
             assert!(Secret::read(bad).unwrap_err().is(Kind::Usage), "{bad:?}");
         }
     }

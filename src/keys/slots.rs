@@ -165,7 +165,7 @@ fn data_info(holder: VolumeId, volume: VolumeId, number: u8) -> Vec<u8> {
 
 /// Under a key that is drawn with the salt, for this one message.
 fn wrap(under: &Secret, salt: &Hex<16>, info: &[u8], key: &Secret) -> Hex<WRAPPED> {
-    let kek = gcm(&*expand(&extract(&salt.0, under.bytes()), &[info]));
+    let kek = gcm(&expand(&extract(&salt.0, under.bytes()), &[info]));
     let mut out = [0; WRAPPED];
     out[..32].copy_from_slice(key.bytes());
     let (text, end) = out.split_at_mut(32);
@@ -175,7 +175,7 @@ fn wrap(under: &Secret, salt: &Hex<16>, info: &[u8], key: &Secret) -> Hex<WRAPPE
 }
 
 fn unwrap(under: &Secret, salt: &Hex<16>, info: &[u8], wrapped: &Hex<WRAPPED>) -> Option<Secret> {
-    let kek = gcm(&*expand(&extract(&salt.0, under.bytes()), &[info]));
+    let kek = gcm(&expand(&extract(&salt.0, under.bytes()), &[info]));
     let (text, tag) = wrapped.0.split_at(32);
     let mut out = Zeroizing::new([0; 32]);
     kek.open_separate_gather(nonce(0), Aad::from(info), text, tag, &mut out[..]).ok()?;

@@ -278,7 +278,8 @@ impl Source {
     /// Whether an encrypted volume's frame was not what its owner stored: other shards may make it up.
     fn is_forged(&self, opened: &Result<Bytes>, ask: &Ask) -> bool {
         let sealed = matches!(self.keys.access(ask.place.chunk.volume), KeyAccess::Sealed(_));
-        sealed && opened.as_ref().is_err_and(|e| e.is(Kind::Corrupt))
+        // A number of a key that the volume does not have is as false as a false tag.
+        sealed && opened.as_ref().is_err_and(|e| e.is(Kind::Corrupt) || e.is(Kind::Denied))
     }
 
     async fn one_judged(&self, ask: &Ask, cause: Cause) -> Result<Bytes> {

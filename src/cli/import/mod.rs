@@ -264,6 +264,7 @@ async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> R
         source: input.identity.clone(),
         format: input.format.to_owned(),
         base: args.base.as_ref().map(ToString::to_string),
+        encrypted: args.encrypt,
         volume: None,
         position: 0,
     };
@@ -304,6 +305,7 @@ fn goes_on(before: &Note, now: &Note) -> bool {
         && before.source == now.source
         && before.format == now.format
         && before.base == now.base
+        && before.encrypted == now.encrypted
 }
 
 /// Something else was cut off than is asked for now.
@@ -524,12 +526,15 @@ mod tests {
             source: source.map(str::to_owned),
             format: format.to_owned(),
             base: None,
+            encrypted: false,
             volume: Some("id".to_owned()),
             position: 1,
         };
         let (before, raw) = (note(Some("a"), "raw, gzip"), note(Some("a"), "raw"));
         assert!(goes_on(&before, &before));
         assert!(!goes_on(&before, &raw) && !goes_on(&note(None, "raw"), &note(None, "raw")));
+        // Into a plain volume no image goes that is to be encrypted.
+        assert!(!goes_on(&before, &Note { encrypted: true, ..before.clone() }));
         let refused = another(&"p/v".parse().unwrap(), &before, &raw);
         let why = "an import of this image as raw, gzip, not raw, into p/v was cut off";
         assert!(refused.is(Kind::Refused) && refused.to_string().starts_with(why), "{refused}");

@@ -23,6 +23,9 @@ pub struct Note {
     pub format: String,
     /// The snapshot that the volume is a clone of.
     pub base: Option<String>,
+    /// The volume is an encrypted one.
+    #[serde(default)]
+    pub encrypted: bool,
     /// The volume's id; none: it was not there yet.
     pub volume: Option<String>,
     pub position: u64,

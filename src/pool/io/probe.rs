@@ -281,7 +281,8 @@ pub fn rebuild_data(
 }
 
 fn tally(seen: &[Seen]) -> Probe {
-    let mut probe = Probe { about: commonest(seen), ..Probe::default() };
+    let (about, is_tied) = commonest(seen).map_or((None, false), |(about, is_tied)| (Some(about), is_tied));
+    let mut probe = Probe { about, ..Probe::default() };
     for (index, seen) in seen.iter().enumerate() {
         match seen {
             Seen::Good(footer) if Some(&footer.about) == probe.about.as_ref() => {
@@ -292,6 +293,8 @@ fn tally(seen: &[Seen]) -> Probe {
                 probe.absent += 1;
                 probe.absent_mask = probe.absent_mask.with(index);
             }
+            // Nobody knows which of them is the chunk.
+            Seen::Good(_) if is_tied => probe.unknown += 1,
             Seen::Good(_) | Seen::Bad => {
                 probe.unknown += 1;
                 probe.rotten = probe.rotten.with(index);
@@ -303,8 +306,8 @@ fn tally(seen: &[Seen]) -> Probe {
     probe
 }
 
-/// What most of the footers say; of equals, the one with the lowest hash.
-fn commonest(seen: &[Seen]) -> Option<About> {
+/// What most of the footers say; of equals, the one with the lowest hash, and that it has an equal.
+fn commonest(seen: &[Seen]) -> Option<(About, bool)> {
     let mut votes: BTreeMap<u128, (usize, &About)> = BTreeMap::new();
     for one in seen {
         if let Seen::Good(footer) = one {
@@ -312,7 +315,8 @@ fn commonest(seen: &[Seen]) -> Option<About> {
         }
     }
     let most = votes.values().map(|(n, _)| *n).max()?;
-    votes.values().find(|(n, _)| *n == most).map(|(_, about)| (*about).clone())
+    let mut first = votes.values().filter(|(n, _)| *n == most).map(|(_, about)| (*about).clone());
+    Some((first.next()?, first.next().is_some()))
 }
 
 /// k shards of one content, taken out, when there are so many.

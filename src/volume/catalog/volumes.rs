@@ -109,6 +109,14 @@ impl Volumes {
         seats.iter().filter_map(|s| s.volume.lock().clone()).collect()
     }
 
+    /// Of what is open in this engine, `POOL/VOLUME` of which a user has given the key to this process, and nobody else has it.
+    pub fn opened_by_given_keys(&self) -> Vec<String> {
+        let engine = &self.engine;
+        let titles = self.open_now().into_iter().filter(|volume| engine.keys.get(volume.id()).is_some());
+        let titles = titles.map(|volume| volume.title());
+        titles.filter(|title| !engine.keys.source().is_some_and(|source| source.has(title))).collect()
+    }
+
     /// The volume of this name, if it is open in this engine.
     pub fn open_here(&self, name: &Name) -> Option<Arc<Volume>> {
         self.open_now().into_iter().find(|volume| volume.name() == *name)
