@@ -186,7 +186,15 @@ async fn rebuild_and_put(
     verify: ShardSet,
     cause: Cause,
 ) -> Result<(ShardSet, Vec<Error>)> {
-    let payload = context.payload(id, &Probe::all_but(mask, context.layout()), cause).await?;
+    let layout = context.layout();
+    // What gives others the lie may be read as well as they: nothing is made of it.
+    if ShardSet::all(layout.n()).minus(verify).count() < layout.k() {
+        let why = format!(
+            "chunk {id} has too few shards that none of the others gives the lie: nobody can tell what it was"
+        );
+        return Err(Error::new(Kind::Corrupt, why));
+    }
+    let payload = context.payload(id, &Probe::all_but(mask, layout), cause).await?;
     let codec = context.codec().clone();
     let sealed = context.rt().cpu(move || seal(&codec, payload.chunk, mask)).await??;
     let about = &sealed.about;

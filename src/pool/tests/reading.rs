@@ -254,6 +254,42 @@ fn a_forged_shard_beside_a_store_that_is_away_leaves_all_readable() {
     }
 }
 
+/// Nobody can tell which of the two was stored: what was is not to be overwritten, whichever hash is the lower one.
+#[test]
+fn of_two_copies_that_contradict_each_other_repair_touches_neither() {
+    for forged in [0, 1] {
+        run("1+1", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let one = chunk(1, &LENS[..1]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (contents, key) = yard.shard(&one.id, forged);
+            assert!(contents.rot(&key, |shard| {
+                forge(shard);
+                let mut footer = Footer::decode(shard, shard.len() as u64).unwrap();
+                shard.truncate(shard.len() - footer.encode().len());
+                footer.about.payload_hash = footer.about.hash(&[footer.shard_hash]);
+                shard.extend(footer.encode());
+            }));
+            let (honest, key) = yard.shard(&one.id, 1 - forged);
+            let before = bytes_of(&honest, &key);
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert_eq!(found.rotten.len(), 2, "{found:?}");
+            let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert_eq!((done.rebuilt, done.left.rotten.len()), (0, 2), "{done:?}");
+            yard.settle(60_000).await;
+            assert!(bytes_of(&honest, &key) == before);
+        });
+    }
+}
+
+fn bytes_of(contents: &MemStore, key: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    assert!(contents.rot(key, |held| bytes = held.clone()));
+    bytes
+}
+
 /// Each of these is right in itself: only the others show that it is another's.
 #[test]
 fn scrub_finds_a_forged_shard_and_repair_takes_it_away() {
