@@ -272,14 +272,14 @@ fn of_two_copies_that_contradict_each_other_repair_touches_neither() {
                 shard.extend(footer.encode());
             }));
             let (honest, key) = yard.shard(&one.id, 1 - forged);
-            let before = bytes_of(&honest, &key);
+            let before = bytes_of(honest, &key);
             let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
             let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
             assert_eq!(found.rotten.len(), 2, "{found:?}");
             let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
             assert_eq!((done.rebuilt, done.left.rotten.len()), (0, 2), "{done:?}");
             yard.settle(60_000).await;
-            assert!(bytes_of(&honest, &key) == before);
+            assert!(bytes_of(honest, &key) == before);
         });
     }
 }
