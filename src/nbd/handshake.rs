@@ -2,7 +2,8 @@
 //!
 //! Of the options two things outlive their answers: whether structured replies or extended headers were agreed, and which
 //! contexts of block status, for which export. What isn't served is refused by the protocol's own means, and the haggling
-//! goes on; the connection ends only where the protocol leaves no other answer (a broken magic, flags that were not offered, an EXPORT_NAME that can't be had).
+//! goes on; the connection ends only where the protocol leaves no other answer (a broken magic,
+//! flags that were not offered, an EXPORT_NAME that can't be had).
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -156,7 +156,11 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
             args.refuse_with_a_diff()?;
             return apply_diff::onto(rt, door, &args.path, file, None).await;
         }
+        let encrypted = has.get("encrypted").and_then(Value::as_bool).unwrap_or_default();
         return match args.if_absent {
+            true if args.encrypt && !encrypted => {
+                Err(Error::new(Kind::Exists, format!("volume {} exists, and is not encrypted", args.path)))
+            }
             true => {
                 Ok(Outcome { value: has, ..Outcome::default() }.note(format!("{} exists already", args.path)))
             }

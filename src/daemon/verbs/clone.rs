@@ -49,7 +49,8 @@ async fn clone_or_find(
         Err(e) => return Err(e),
     };
     let origin = exists.parent.as_ref().map(|parent| (parent.name.as_ref(), &parent.snapshot));
-    if origin != Some((Some(&from.volume.volume), &from.snapshot)) {
+    let told = volumes.name_in_clones(&from.volume.volume, &from.snapshot).await?;
+    if origin != Some((Some(&from.volume.volume), &told)) {
         return Err(Error::new(Kind::Exists, format!("volume {to} exists, but is no clone of {from}")));
     }
     Ok((exists, true))

@@ -20,7 +20,7 @@ use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
 use crate::daemon::answers::{CredentialsLine, VolumeLine};
 use crate::daemon::api::{
-    CloneMany, CredentialsSet, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
+    CloneMany, CredentialsSet, GivenKey, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
 };
 use crate::daemon::disk_map;
 use crate::nbd::Exports as _;
@@ -107,6 +107,41 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     open.volumes.engine().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
     volume::remove_snapshot(&state, &mark, true, RemoveMode::Now).await.unwrap();
     volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap();
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clones_of_an_encrypted_volume_are_found_and_its_given_key_is_known_to_be_here_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    let args = VolumeCreate {
+        path: "p/v".parse().unwrap(),
+        size: 1 << 20,
+        settings: Vec::new(),
+        if_absent: false,
+        key: Some(GivenKey::Key("07".repeat(32))),
+    };
+    volume::create(&state, args).await.unwrap();
+    make_volume(&state, "p/plain").await;
+    let marks: Vec<crate::daemon::api::SnapshotPath> =
+        ["p/v@one", "p/v@two"].iter().map(|mark| mark.parse().unwrap()).collect();
+    for mark in &marks {
+        volume::snapshot(&state, std::slice::from_ref(mark), TAKEN).await.unwrap();
+    }
+    let (one, c) = (&marks[0], "p/c".parse().unwrap());
+    for _ in 0..2 {
+        clone::clone(&state, one, &c, true).await.unwrap();
+    }
+    let said = clone::clone(&state, &marks[1], &c, true).await.unwrap_err().to_string();
+    assert_eq!(said, "volume p/c exists, but is no clone of p/v@two");
+    // What the next daemon could not open must not be handed over to it.
+    let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
+    for name in ["v", "plain"] {
+        open.volumes.open(&name.parse().unwrap(), crate::volume::OpenMode::Normal).await.unwrap();
+    }
+    assert!(open.volumes.opened_by_given_keys().contains(&"p/v".to_owned()));
+    assert!(!open.volumes.opened_by_given_keys().contains(&"p/plain".to_owned()));
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

@@ -28,7 +28,7 @@ use crate::volume::head::{BootTrace, VolumeSettings, check_size};
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Object;
 use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};
-use crate::volume::space::{Tables, name_of_sealed, root_ref};
+use crate::volume::space::{State, Tables, name_of_sealed, root_ref};
 
 /// How often a parent may change between a look at its snapshots and the pin.
 const PIN_TRIES: usize = 60;
@@ -45,6 +45,14 @@ pub struct Pin {
     parent: VolumeId,
     snapshot: StateId,
     nonce: Nonce,
+}
+
+/// A head is not encrypted, so that no name of an encrypted volume's snapshot stands in one.
+fn name_in_heads(parent: &Head, state: &State, snapshot: &Name) -> Name {
+    match parent.keys {
+        Some(_) => name_of_sealed(state.id),
+        None => snapshot.clone(),
+    }
 }
 
 impl Volumes {
@@ -194,10 +202,7 @@ impl Volumes {
                     ancestors: seen.0.volumes(),
                     parent_name: volume.clone(),
                     snapshot: state.id,
-                    snapshot_name: match seen.0.keys {
-                        Some(_) => name_of_sealed(state.id),
-                        None => snapshot.clone(),
-                    },
+                    snapshot_name: name_in_heads(&seen.0, &state, snapshot),
                     root: root_ref(&state.tree),
                     mapped_blocks: state.mapped,
                     pin: nonce,
@@ -211,6 +216,14 @@ impl Volumes {
             Kind::Unavailable,
             format!("volume {} changes too fast to be cloned now: try again", self.engine.title(volume)),
         ))
+    }
+
+    /// As what the heads of its clones tell this snapshot.
+    pub async fn name_in_clones(&self, volume: &Name, snapshot: &Name) -> Result<Name> {
+        let seen = self.template(volume, snapshot).await?.seen;
+        let state = seen.1.snapshot(snapshot);
+        let state = state.ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
+        Ok(name_in_heads(&seen.0, state, snapshot))
     }
 
     /// What is to be cloned, as it is now.

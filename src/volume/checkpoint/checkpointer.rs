@@ -1,5 +1,5 @@
-//! The task that makes checkpoints, and when one is due: the overlay's frozen layers become map pages in the same log, then one CAS of the head publishes them
-//! (protocol.md §5.6). I/O goes on meanwhile; recovery replays only what came after.
+//! The task that makes checkpoints, and when one is due: the overlay's frozen layers become map pages in the same log, then
+//! one CAS of the head publishes them (protocol.md §5.6). I/O goes on meanwhile; recovery replays only what came after.
 //!
 //! The layers are frozen where a chunk ends, so that the position is a chunk. Each layer is merged into the tree of the
 //! state that was the tip when it was written: the roots of snapshots are made on the way. The CAS comes only after every

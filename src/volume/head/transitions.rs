@@ -13,8 +13,8 @@
 //! them: the range's start, as the zigzag-coded difference from the end of the one before (from 0 at first), and its units
 //! minus 1. At most 16 KiB before base64.
 //!
-//! `format` is the lowest that says all: 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to another pool, 2 of a flat clone, and where settings are
-//! used that format 1 doesn't know (`VolumeSettings::format`).
+//! `format` is the lowest that says all: 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
+//! another pool, 2 of a flat clone, and where settings are used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
