@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use super::recompress::{AWAY_AGAIN, Cold, ColdWork, LOOK_AGAIN, gains};
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result, Seq};
+use crate::frame::{self, FRAME_MAX, Place};
 use crate::keys::KeyAccess;
 use crate::log::{FrameRef, PackDraft, PackFrame, Placing, Slice, Toc, chunk_target};
 use crate::map::Pages;
@@ -408,10 +409,11 @@ impl Session {
         dead: Arc<BTreeMap<Seq, BTreeSet<u64>>>,
         cold: Option<Cold>,
     ) -> Result<Vec<Left>> {
-        let access = self.context.access();
+        let (access, volume) = (self.context.access(), self.context.id);
         let find = move || -> Result<Vec<Left>> {
-            let left = |(seq, entry)| {
+            let left = |(seq, entry): (Seq, Entry)| {
                 let frames = survivors(&payload, seq, &entry, dead.get(&seq), &access)?;
+                check_tags(&frames, ChunkId { volume, epoch: entry.epoch, seq }, &access)?;
                 Ok(Left { seq, entry, frames, tried: false })
             };
             entries.into_iter().map(left).collect()
@@ -593,10 +595,46 @@ fn survivors(
     if bytes == entry.live() { Ok(frames) } else { Err(unsound()) }
 }
 
+/// Of an encrypted volume: the owner sealed each of these there. What takes a frame's place in a pack takes it on all stores,
+/// so a false one that one store has slipped in is not to be moved.
+fn check_tags(frames: &Frames, chunk: ChunkId, access: &KeyAccess) -> Result<()> {
+    if !matches!(access, KeyAccess::Sealed(_)) {
+        return Ok(());
+    }
+    for frame in frames {
+        let Some(address) = frame.block else { continue };
+        let place = Place { chunk, offset: frame.from, address };
+        frame::open(&frame.data, &place, FRAME_MAX, access)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Epoch;
+    use crate::base::{Epoch, VolumeId};
+    use crate::frame::{Codec, FrameKind, Packer};
+    use crate::keys::{Secret, VolumeKey};
+
+    #[test]
+    fn a_frame_that_its_owner_did_not_seal_is_not_moved() {
+        let key = VolumeKey::new(VolumeId(1), [(1, Secret::new([7; 32]))]).unwrap();
+        let other = VolumeKey::new(VolumeId(1), [(1, Secret::new([8; 32]))]).unwrap();
+        let chunk = ChunkId { volume: VolumeId(1), epoch: Epoch(1), seq: Seq(4) };
+        let frame = |key: &VolumeKey, at: u64| {
+            let mut packer = Packer::new(Codec::None, Some(key.chunk(&chunk, 5)));
+            let body = packer.pack(FrameKind::Data, Bytes::from(vec![3; 4096]));
+            let mut out = Vec::new();
+            packer.finish(&body, &Place { chunk, offset: at, address: 9 }, &mut out);
+            PackFrame { from: 96, was: out.len() as u32, block: Some(9), data: out.into() }
+        };
+        let access = KeyAccess::Sealed(key.clone());
+        check_tags(&vec![frame(&key, 96)], chunk, &access).unwrap();
+        // Right in its checksum, by another's key; and of another place.
+        for false_one in [frame(&other, 96), frame(&key, 8288)] {
+            assert!(check_tags(&vec![frame(&key, 96), false_one], chunk, &access).is_err());
+        }
+    }
 
     fn object(n: u64) -> Object {
         Object { epoch: Epoch(1), seq: Seq(n) }
