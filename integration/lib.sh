@@ -218,6 +218,12 @@ nothing_pending() { [[ $(pending "$1") == 0 ]]; }
 # settled POOL [SECONDS=60]: waits until no shard is pending.
 settled() { wait_for "${2:-60}" "nothing pending in pool $1" nothing_pending "$1"; }
 
+# without_orphans POOL [SECONDS=90]: waits until what a killed daemon stored, and no head names, is deleted: that is not
+# before the next owner has waited for the pool's grace.
+orphans() { { wl pool scrub "$1" --json || true; } | jq -re '.orphans | length'; }
+no_orphans() { [[ $(orphans "$1") == 0 ]]; }
+without_orphans() { wait_for "${2:-90}" "no orphans in pool $1" no_orphans "$1"; }
+
 # stamps ARGS...: the witness of integration/stamps.
 stamps() { "$ROOT/integration/stamps" "$@"; }
 # fio_verify URI NAME [ARGS...]: random writes over NBD, each block read back and compared; fio's report in $LOGS.
