@@ -166,9 +166,7 @@ impl DirRename<'_> {
     /// What has no marker is nowhere when it is empty, but on a server with real folders.
     async fn remove_unmarked_folders(&self) -> Op<()> {
         let [all, marked] = &self.folders;
-        let mut unmarked: Vec<String> = all.difference(marked).cloned().collect();
-        unmarked.reverse();
-        for folders in unmarked.chunks(PAGE) {
+        for folders in left_folders(all, marked).chunks(PAGE) {
             self.fs.context.remote.delete(folders).await?;
         }
         Ok(())
@@ -266,6 +264,16 @@ impl DirRename<'_> {
 /// listing it.
 fn inner_first(a: &(String, Etag), b: &(String, Etag)) -> std::cmp::Ordering {
     b.0.cmp(&a.0)
+}
+
+/// Those that a server with real folders still has when all keys are gone, inner ones first: what never had a marker, and what
+/// such a folder lay in when its marker was deleted.
+fn left_folders(all: &BTreeSet<String>, marked: &BTreeSet<String>) -> Vec<String> {
+    let unmarked: BTreeSet<&str> = all.difference(marked).map(String::as_str).collect();
+    let holds_one = |folder: &&String| {
+        unmarked.range(folder.as_str()..).next().is_some_and(|below| below.starts_with(folder.as_str()))
+    };
+    all.iter().rev().filter(holds_one).cloned().collect()
 }
 
 impl Fs {
@@ -603,5 +611,19 @@ impl Fs {
         let Some(head) = self.context.remote.head(&object.key).await? else { return Ok(false) };
         let (a, b) = (UploadToken::of(&head.attrs, head.size), UploadToken::of(&there.attrs, there.size));
         Ok(a.is_some() && a == b && head.etag == object.etag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marked_folder_goes_again_after_an_unmarked_one_in_it() {
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+        let all = set(&["d/", "d/a/", "d/a/x/", "d/b/", "d/b/y/", "d/c/"]);
+        let marked = set(&["d/", "d/a/", "d/b/", "d/b/y/"]);
+        assert_eq!(left_folders(&all, &marked), ["d/c/", "d/a/x/", "d/a/", "d/"]);
+        assert_eq!(left_folders(&all, &all), [""; 0]);
     }
 }
