@@ -108,17 +108,25 @@ pub async fn run(global: &Global, args: Cost) -> Result<ExitCode> {
     let status: EngineStatus = reach_engine::ask(global, Verb::Status).await?.answer()?;
     let known = status.pools.iter().map(|PoolLine { name, .. }| name.clone());
     let pools = args.pool.clone().map_or_else(|| known.collect(), |pool| vec![pool]);
-    let mut all = Vec::new();
+    let (mut all, mut unknown) = (Vec::new(), Vec::new());
     for pool in pools {
         let answer: PoolAnswer =
             reach_engine::ask(global, Verb::PoolStatus { name: pool.clone() }).await?.answer()?;
         let volumes = reach_engine::ask(global, Verb::VolumeList { pool: Some(pool), importing: false })
             .await?
             .answer()?;
-        let price = chosen(&prices, args.provider.as_deref(), &answer)?;
-        all.push(cost(&answer, volumes, price, &prices, status.up_ms)?);
+        match chosen(&prices, args.provider.as_deref(), &answer) {
+            Ok(price) => all.push(cost(&answer, volumes, price, &prices, status.up_ms)?),
+            Err(why) => unknown.push(why),
+        }
     }
-    let outcome = Outcome::of(&all)?;
+    // Where some pools have a price, those that have none are only named.
+    if all.is_empty()
+        && let Some(why) = unknown.pop()
+    {
+        return Err(why);
+    }
+    let outcome = Outcome::of(&all)?.note_all(unknown.iter().map(ToString::to_string));
     output::report(global, &outcome, |all: Vec<PoolCost>| all.iter().for_each(human))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -136,10 +144,17 @@ async fn prices(file: Option<&PathBuf>) -> Result<Vec<Price>> {
     read.map(|prices| prices.price).map_err(|e| Error::new(Kind::Usage, format!("prices {of}: {e}")))
 }
 
+/// Who is paid: whom the user names, the only one of the table, or the one that the stores' endpoints tell.
+fn provider<'a>(prices: &'a [Price], asked: Option<&'a str>, guessed: Option<&'a str>) -> Option<&'a str> {
+    let only = prices.first().map(|price| price.provider.as_str());
+    let only = only.filter(|only| prices.iter().all(|price| price.provider == *only));
+    asked.or(only).or(guessed)
+}
+
 /// The provider's first class: that of objects which nobody asked to be elsewhere.
 fn chosen<'a>(prices: &'a [Price], asked: Option<&str>, answer: &PoolAnswer) -> Result<&'a Price> {
-    let guessed = || answer.status.stores.iter().find_map(|store| provider_of(&store.url));
-    let Some(provider) = asked.or_else(guessed) else {
+    let guessed = answer.status.stores.iter().find_map(|store| provider_of(&store.url));
+    let Some(provider) = provider(prices, asked, guessed) else {
         let why = format!(
             "no provider is known for the stores of pool {}: name one by --provider",
             answer.status.name
@@ -297,17 +312,32 @@ mod tests {
         assert_eq!(provider_of("file:///s"), None);
     }
 
-    #[test]
-    fn requests_are_counted_as_providers_do() {
-        let price = Price {
-            provider: "x".into(),
+    fn price_of(provider: &str) -> Price {
+        Price {
+            provider: provider.into(),
             class: "y".into(),
             storage: 1.0,
             writes: 10.0,
             reads: 1.0,
             egress: 0.0,
             days_min: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_table_of_one_provider_is_for_every_pool() {
+        let chosen = |prices: &[Price], asked, guessed| provider(prices, asked, guessed).map(str::to_owned);
+        let (mine, two) = ([price_of("mine"), price_of("mine")], [price_of("mine"), price_of("aws")]);
+        assert_eq!(chosen(&mine, None, Some("aws")).as_deref(), Some("mine"));
+        assert_eq!(chosen(&mine, None, None).as_deref(), Some("mine"));
+        assert_eq!(chosen(&two, None, Some("aws")).as_deref(), Some("aws"));
+        assert_eq!(chosen(&two, None, None), None);
+        assert_eq!(chosen(&mine, Some("b2"), Some("aws")).as_deref(), Some("b2"));
+    }
+
+    #[test]
+    fn requests_are_counted_as_providers_do() {
+        let price = price_of("x");
         let line = |verb, requests| store::Line {
             verb,
             cause: store::Cause::Write,
