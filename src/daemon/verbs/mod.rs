@@ -228,7 +228,12 @@ async fn status(state: &EngineState) -> Result<Outcome> {
         outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
     }
     for pool in &status.pools {
-        outcome = pool.trouble.iter().fold(outcome, |o, why| o.note(format!("pool {}: {why}", pool.name)));
+        let Some(why) = &pool.trouble else { continue };
+        outcome = outcome.note(format!("pool {}: {why}", pool.name));
+        outcome = match state.pools.opened().iter().find(|(name, _)| *name == pool.name) {
+            Some((_, open)) => outcome.note_all(pool::advice(&open.pool.status())),
+            None => outcome.note(format!("  `windlass doctor --pool {}` looks why", pool.name)),
+        };
     }
     for volume in &status.volumes {
         outcome = volume.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", volume.path)));
@@ -241,7 +246,11 @@ async fn status(state: &EngineState) -> Result<Outcome> {
     }
     outcome = outcome.note_all(mount::kept_notes(&status.kept_files));
     for journal in &status.kept_journals {
-        let kept = format!("writes that are in no volume are kept in {}", journal.display());
+        let dir = journal.display();
+        let kept = format!(
+            "writes that are in no volume are kept in {dir}: `windlass volume salvage {dir} POOL/NEW` makes a volume of them; \
+             remove the folder when nothing of it is missed"
+        );
         outcome = outcome.note(kept);
     }
     Ok(outcome)

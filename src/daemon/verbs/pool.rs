@@ -14,7 +14,7 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pool_capacity::Capacity;
 use crate::daemon::pools::OpenPool;
 use crate::pool::{
-    ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, Progress, ScrubReport, StoreState,
+    ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,
 };
 use crate::store::StoreSpec;
 use crate::volume::{MapWalk, Trash, Unreadable};
@@ -64,6 +64,33 @@ fn state_of(pool: &Pool) -> (&'static str, Option<String>) {
         Some(why) => ("degraded", Some(format!("redundancy is short: {why}"))),
         None => ("open", None),
     }
+}
+
+/// What `status` says below a pool's trouble: why each store is away, and what to do.
+pub fn advice(pool: &PoolStatus) -> Vec<String> {
+    let name = &pool.name;
+    let mut said = Vec::new();
+    for store in &pool.stores {
+        let cure = match store.state {
+            StoreState::In | StoreState::Unknown => continue,
+            StoreState::Failing | StoreState::Down => {
+                format!("it is tried again by itself, and `windlass doctor --pool {name}` tries it now")
+            }
+            StoreState::Out => format!(
+                "bring back what it held; if that is gone for good, `windlass pool repair {name}` takes an empty store in at \
+                 this place, and `windlass pool replace` one at another"
+            ),
+        };
+        // A store's reason names it, mostly.
+        let reason = store.reason.as_deref().unwrap_or("it does not answer");
+        let url = if reason.contains(&store.url) { String::new() } else { format!("{}: ", store.url) };
+        said.push(format!("  {url}{reason}: {cure}"));
+    }
+    if pool.damaged_shards > 0 {
+        let shards = show_count(pool.damaged_shards as u64, "shard");
+        said.push(format!("  {shards} damaged or gone: `windlass pool repair {name}` rebuilds what it can"));
+    }
+    said
 }
 
 /// Asks the stores of all open pools that are not known to be away: nobody may have used them for long.

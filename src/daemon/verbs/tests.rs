@@ -451,6 +451,15 @@ async fn what_needs_attention_is_said_by_list_and_status() {
     for (state, trouble, degraded) in told(&state).await {
         assert!(state == "degraded" && degraded && trouble.contains("s2"), "{state}: {trouble}");
     }
+    let said = status(&state).await.unwrap().notes.join("\n");
+    assert!(said.contains("is not there") && said.contains("`windlass doctor --pool p`"), "{said}");
+    std::fs::create_dir(dir.path().join("s2")).unwrap();
+    let said = status(&state).await.unwrap().notes.join("\n");
+    assert!(
+        said.contains("label") && said.contains("`windlass pool repair p`"),
+        "why, and what to do: {said}"
+    );
+    std::fs::remove_dir(dir.path().join("s2")).unwrap();
     away("s1");
     for (state, trouble, degraded) in told(&state).await {
         assert!(state == "stalled" && degraded && trouble.contains("s1"), "{state}: {trouble}");
@@ -462,6 +471,7 @@ async fn what_needs_attention_is_said_by_list_and_status() {
     later.pools.get(&"p".parse().unwrap()).await.unwrap_err();
     let closed = status(&later).await.unwrap();
     assert!(closed.degraded && closed.value["pools"][0]["trouble"].is_string(), "{}", closed.value);
+    assert!(closed.notes.join("\n").contains("`windlass doctor --pool p`"), "{:?}", closed.notes);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -316,6 +316,8 @@ impl Session {
             // Another connection may have filled them meanwhile: counted with what is mapped, they need nothing any more.
             fresh = self.unmapped(ops).await?;
             if fresh > 0 && self.tip.lock().mapped_most().unwrap_or(0) + fresh > quota / BLOCK {
+                // Nothing may have been counted before: who looks at the volume is told why writes fail.
+                self.quota.notify_one();
                 let (title, quota) = (self.context.title(), show_size(quota));
                 let why = format!(
                     "volume {title} has a quota of {quota}, and it is used up: trim or remove something in it"

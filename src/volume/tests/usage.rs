@@ -156,6 +156,21 @@ fn above_its_quota_a_volume_takes_no_new_blocks_but_overwrites_and_trims() {
     }
 }
 
+/// A quota that is set below what is mapped, and a write that it refuses before anything was counted.
+#[test]
+fn a_write_that_the_quota_refuses_is_told_by_the_volume() {
+    run(35, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 2 << 20)).await.unwrap();
+        quota(&life, "1M").await;
+        assert!(v.write(4 << 20, bytes(2, 4096)).await.unwrap_err().is(Kind::NoSpace));
+        life.sleep(1000).await;
+        let told = life.volumes.info(&name("v")).await.unwrap();
+        assert!(told.trouble.as_ref().is_some_and(|why| why.contains("quota")), "{:?}", told.trouble);
+    });
+}
+
 #[test]
 fn many_writers_stay_within_the_quota() {
     run(34, "2+1", |site| async move {
