@@ -32,6 +32,8 @@ const COLUMNS: [(&str, Constraint); 10] = [
 ];
 /// The one that volumes are sorted by at first.
 const BY_REQUESTS: usize = 3;
+/// Columns that a narrow screen goes without, the first of these first: a figure that is cut off is a wrong one.
+const SPARED: [usize; 7] = [8, 2, 4, 5, 9, 6, 1];
 
 /// What the user has chosen to see.
 #[derive(Clone, Debug)]
@@ -77,7 +79,7 @@ impl Screen {
         let [head, alarm, store, _, volume, keys] = Layout::vertical(parts).areas(frame.area());
         frame.render_widget(Paragraph::new(header(was, now)), head);
         frame.render_widget(Paragraph::new(alarms), alarm);
-        frame.render_widget(store_table(stores), store);
+        frame.render_widget(store_table(stores, usize::from(store.width)), store);
         self.draw_volumes(frame, volume, (was, now));
         let help = "q quit   ←/→ sort by   r reverse   ↑/↓ scroll";
         frame.render_widget(Paragraph::new(help.add_modifier(Modifier::DIM)), keys);
@@ -88,14 +90,35 @@ impl Screen {
         all.sort_by(|a, b| self.order(a, b));
         let room = usize::from(area.height.saturating_sub(1)).max(1);
         self.first = self.first.min(all.len().saturating_sub(room));
-        let rows = all.into_iter().skip(self.first).take(room).map(|(volume, rates)| row(volume, rates));
-        let heads = COLUMNS.iter().enumerate().map(|(at, (name, _))| {
+        let columns = self.columns(area.width);
+        let shown = all.into_iter().skip(self.first).take(room);
+        let rows: Vec<_> = shown.map(|(volume, rates)| row(volume, rates, &columns)).collect();
+        let heads = columns.iter().map(|&at| {
             let style = Style::new().add_modifier(Modifier::BOLD);
             let style = if at == self.sort { style.add_modifier(Modifier::REVERSED) } else { style };
-            aligned(at, (*name).to_owned()).style(style)
+            aligned(at, COLUMNS[at].0.to_owned()).style(style)
         });
-        let table = Table::new(rows, COLUMNS.map(|(_, width)| width)).header(Row::new(heads));
+        let table = Table::new(rows, columns.iter().map(|&at| COLUMNS[at].1)).header(Row::new(heads));
         frame.render_widget(table.column_spacing(1), area);
+    }
+
+    /// Those that there is room for, and the one that is sorted by.
+    fn columns(&self, width: u16) -> Vec<usize> {
+        let mut columns: Vec<usize> = (0..COLUMNS.len()).collect();
+        let needed = |columns: &[usize]| -> u16 {
+            let each = columns.iter().map(|&at| match COLUMNS[at].1 {
+                Constraint::Min(n) | Constraint::Length(n) => n + 1,
+                _ => 1,
+            });
+            each.sum::<u16>().saturating_sub(1)
+        };
+        for spared in SPARED {
+            if needed(&columns) <= width {
+                break;
+            }
+            columns.retain(|&at| at != spared || at == self.sort);
+        }
+        columns
     }
 
     /// The busiest first; what is equal by name.
@@ -132,7 +155,7 @@ fn journal(volume: &VolumeInUse) -> Option<f64> {
     Some(volume.journal_bytes? as f64 / size as f64)
 }
 
-fn row(volume: &VolumeInUse, rates: VolumeRates) -> Row<'static> {
+fn row(volume: &VolumeInUse, rates: VolumeRates, columns: &[usize]) -> Row<'static> {
     let dash = || "-".to_owned();
     let cells = [
         volume.path.to_string(),
@@ -151,7 +174,7 @@ fn row(volume: &VolumeInUse, rates: VolumeRates) -> Row<'static> {
         (None, "degraded") => Style::new().fg(Color::Yellow),
         _ => Style::new(),
     };
-    Row::new(cells.into_iter().enumerate().map(|(at, text)| aligned(at, text))).style(style)
+    Row::new(columns.iter().map(|&at| aligned(at, cells[at].clone()))).style(style)
 }
 
 /// Figures stand at the right end of their column.
@@ -265,6 +288,15 @@ fn stores(was: &WatchAnswer, now: &WatchAnswer) -> Vec<StoreRow> {
     all
 }
 
+/// The end of what is too long: stores differ there.
+fn ended(text: &str, width: usize) -> String {
+    let long = text.chars().count();
+    if long <= width {
+        return text.to_owned();
+    }
+    std::iter::once('…').chain(text.chars().skip(long + 1 - width)).collect()
+}
+
 fn store_row(pool: &str, store: &StoreStatus, requests: f64) -> StoreRow {
     let cells = vec![
         pool.to_owned(),
@@ -278,7 +310,9 @@ fn store_row(pool: &str, store: &StoreStatus, requests: f64) -> StoreRow {
     (store.state, cells)
 }
 
-fn store_table(rows: Vec<StoreRow>) -> Table<'static> {
+fn store_table(rows: Vec<StoreRow>, width: usize) -> Table<'static> {
+    // What the other columns and the spaces between them leave.
+    let room = width.saturating_sub(58).max(20);
     let widths = [
         Constraint::Length(12),
         Constraint::Min(20),
@@ -295,7 +329,8 @@ fn store_table(rows: Vec<StoreRow>) -> Table<'static> {
             StoreState::Failing => Style::new().fg(Color::Yellow),
             StoreState::Out | StoreState::Down => Style::new().fg(Color::Red),
         };
-        Row::new(cells.into_iter().enumerate().map(|(i, text)| at(i, text))).style(style)
+        let cells = cells.into_iter().enumerate();
+        Row::new(cells.map(|(i, text)| at(i, if i == 1 { ended(&text, room) } else { text }))).style(style)
     });
     let heads = ["POOL", "STORE", "STATE", "REQ/S", "P99", "FAILED", "SINCE"];
     let heads = heads.into_iter().enumerate().map(|(i, name)| at(i, name.to_owned()));
@@ -354,6 +389,31 @@ mod tests {
         assert_eq!(wrapped("one two three", 7), ["one two", "  three"]);
         assert_eq!(wrapped("longer-than-it a", 4), ["longer-than-it", "  a"]);
         assert_eq!(wrapped("", 4), [""]);
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_out_whole() {
+        let mut screen = Screen::default();
+        for (width, shown, hidden) in [
+            (160, vec!["JOURNAL", "CLIENTS"], vec![]),
+            (80, vec!["VOLUME", "STATE", "REQ/S"], vec!["JOURNAL", "CLIENTS"]),
+        ] {
+            let text = drawn(&mut screen, width, 24);
+            let heads = text.lines().find(|line| line.contains("VOLUME")).unwrap();
+            let words: Vec<&str> = heads.trim_matches('"').split_whitespace().collect();
+            assert!(
+                words.iter().all(|word| COLUMNS.iter().any(|(name, _)| name.split(' ').any(|n| n == *word))),
+                "{words:?}"
+            );
+            assert!(shown.iter().all(|name| words.contains(name)), "{words:?}");
+            assert!(hidden.iter().all(|name| !words.contains(name)), "{words:?}");
+        }
+        screen.sort_by_neighbour(-1);
+        assert!(screen.columns(80).contains(&2), "what is sorted by is shown");
+        assert_eq!(
+            (ended("file:///srv/one", 8), ended("short", 8)),
+            ("…srv/one".to_owned(), "short".to_owned())
+        );
     }
 
     #[test]
