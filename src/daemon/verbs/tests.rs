@@ -24,6 +24,7 @@ use crate::daemon::api::{
 };
 use crate::daemon::disk_map;
 use crate::nbd::Exports as _;
+use crate::pool::StoreState;
 use crate::store::{AccessKeys, KeySource, keyring};
 use crate::volume::Memory;
 
@@ -453,13 +454,15 @@ async fn what_needs_attention_is_said_by_list_and_status() {
     }
     let said = status(&state).await.unwrap().notes.join("\n");
     assert!(said.contains("is not there") && said.contains("`windlass doctor --pool p`"), "{said}");
-    std::fs::create_dir(dir.path().join("s2")).unwrap();
-    let said = status(&state).await.unwrap().notes.join("\n");
+    let mut seen = state.pools.get(&"p".parse().unwrap()).await.unwrap().pool.status();
+    let lost = seen.stores.iter_mut().find(|store| store.url.ends_with("s2")).unwrap();
+    (lost.state, lost.reason, seen.damaged_shards) = (StoreState::Out, Some("it has no label".to_owned()), 2);
+    let said = pool::advice(&seen);
     assert!(
-        said.contains("label") && said.contains("`windlass pool repair p`"),
-        "why, and what to do: {said}"
+        said[0].contains("s2: it has no label") && said[0].contains("`windlass pool repair p`"),
+        "{said:?}"
     );
-    std::fs::remove_dir(dir.path().join("s2")).unwrap();
+    assert!(said[1].contains("2 shards") && said.len() == 2, "{said:?}");
     away("s1");
     for (state, trouble, degraded) in told(&state).await {
         assert!(state == "stalled" && degraded && trouble.contains("s1"), "{state}: {trouble}");
