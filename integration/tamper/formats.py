@@ -133,7 +133,7 @@ class Shard:
         at, end = 0, (self.toc() or (len(self.body),))[0]
         while at + FRAME_HEAD <= end:
             if bytes(self.body[at : at + 4]) in (b"WLSL", b"WLSD"):
-                at = self._after_index(at)
+                at = self.after_index(at)
                 continue
             frame = Frame(self.body, at)
             if frame.kind > 4 or frame.end > end:
@@ -141,7 +141,7 @@ class Shard:
             yield frame
             at = frame.end
 
-    def _after_index(self, at):
+    def after_index(self, at):
         named, start = bytes(self.body[at : at + 4]) == b"WLSD", at
         count, at = varint(self.body, at + 20)
         for _ in range(count * (4 if named else 2)):

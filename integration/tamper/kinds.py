@@ -13,13 +13,14 @@ import json
 import random
 import struct
 
-from formats import DATA, MAP, PACK, SPAN, Register, Shard, key_of, varint  # noqa: F401
+from formats import PACK, SPAN, Frame, Register, Shard, crc32c, key_of
 
-VOLUME = ("data", "map", "pack", "any", "tail", "head", "pins")
 POOL = ("label", "pool register", "names", "store")
 GIB = 1 << 30
 UNKEYED = "not found yet: register is not keyed"
 FORGED = "plain volumes have checksums, not signatures"
+PLAIN = ("forged plain", "blank plain", "refused plain")
+CLOSED = "a forged label keeps the pool from opening"
 
 
 @dataclasses.dataclass
@@ -287,12 +288,8 @@ def contents_table(change):
                 if bytes(shard.body[at : at + 4]) == b"WLTC":
                     toc = bytearray(shard.body[at : end - 4])
                     change(toc)
-                    from formats import crc32c
-
                     shard.body[at:end] = toc + struct.pack("<I", crc32c(toc))
                 else:
-                    from formats import Frame
-
                     shard.change(Frame(shard.body, at), lambda _head, body: change(body))
             hand.put(store, key, shard.seal().bytes())
 
@@ -305,11 +302,8 @@ def slice_index(change):
     def act(hand, targets):
         for store, key, data in targets:
             shard = Shard(data)
-            at = 0
             if shard.index < shard.k and bytes(shard.body[:4]) in (b"WLSL", b"WLSD"):
-                end = shard._after_index(at)
-                from formats import crc32c
-
+                end = shard.after_index(0)
                 index = bytearray(shard.body[: end - 4])
                 change(index)
                 shard.body[:end] = index + struct.pack("<I", crc32c(index))
@@ -546,46 +540,46 @@ KINDS = [
     Row("footer of another payload", "any", footer(payload=lambda p: p ^ 1)),
     # Frames whose checksums are right, and their shard's.
     Row("other bytes under right checksums of the shard", "data", shards(lambda s: s.body.__setitem__(slice(100, 110), b"0123456789"))),
-    Row("other content, all checksums right", "data", frames(body_byte(30)), ("forged plain",), FORGED),
-    Row("other content, the shards in hand agree", "data", agreeing, ("forged plain",), FORGED),
-    Row("another tag, all checksums right", "data", frames(body_byte(-1)), ("forged plain",), FORGED),
-    Row("another salt, all checksums right", "data", frames(body_byte(3)), ("forged plain",), FORGED),
+    Row("other content, all checksums right", "data", frames(body_byte(30)), PLAIN, FORGED),
+    Row("other content, the shards in hand agree", "data", agreeing, PLAIN, FORGED),
+    Row("another tag, all checksums right", "data", frames(body_byte(-1)), PLAIN, FORGED),
+    Row("another salt, all checksums right", "data", frames(body_byte(3)), PLAIN, FORGED),
     Row("frames of a chunk swapped, checksums right", "data", frames_swapped),
     Row("frames of another encrypted volume, checksums right", "data", of_another_key),
-    Row("another key number", "data", frames(head_field(1, "B", lambda n: n + 1))),
-    Row("key number 0 in encrypted frames", "data", frames(head_field(1, "B", lambda n: 0))),
-    Row("key number 255", "data", frames(head_field(1, "B", lambda n: 255))),
-    Row("a codec that nobody knows", "data", frames(head_field(0, "B", lambda n: 77))),
-    Row("another codec", "data", frames(head_field(0, "B", lambda n: (n + 1) % 3)), ("forged plain",), FORGED),
-    Row("a frame of 255 blocks", "data", frames(head_field(2, "B", lambda n: 255))),
-    Row("a frame of another kind", "data", frames(head_field(3, "B", lambda n: (n + 1) % 3))),
-    Row("a frame whose body is 4 GiB long", "data", frames(head_field(4, "<I", lambda n: 0xFFFFFFFF))),
-    Row("a frame whose contents are 4 GiB long", "data", frames(head_field(8, "<I", lambda n: 0xFFFFFFFF))),
-    Row("a frame whose contents are shorter", "data", frames(head_field(8, "<I", lambda n: n - 4096))),
+    Row("another key number", "data", frames(head_field(1, "B", lambda n: n + 1)), PLAIN, FORGED),
+    Row("key number 0 in encrypted frames", "data", frames(head_field(1, "B", lambda n: 0)), PLAIN, FORGED),
+    Row("key number 255", "data", frames(head_field(1, "B", lambda n: 255)), PLAIN, FORGED),
+    Row("a codec that nobody knows", "data", frames(head_field(0, "B", lambda n: 77)), PLAIN, FORGED),
+    Row("another codec", "data", frames(head_field(0, "B", lambda n: (n + 1) % 3)), PLAIN, FORGED),
+    Row("a frame of 255 blocks", "data", frames(head_field(2, "B", lambda n: 255)), PLAIN, FORGED),
+    Row("a frame of another kind", "data", frames(head_field(3, "B", lambda n: (n + 1) % 3)), PLAIN, FORGED),
+    Row("a frame whose body is 4 GiB long", "data", frames(head_field(4, "<I", lambda n: 0xFFFFFFFF)), PLAIN, FORGED),
+    Row("a frame whose contents are 4 GiB long", "data", frames(head_field(8, "<I", lambda n: 0xFFFFFFFF)), PLAIN, FORGED),
+    Row("a frame whose contents are shorter", "data", frames(head_field(8, "<I", lambda n: n - 4096)), PLAIN, FORGED),
     # Maps and tables.
     Row("a bit in each page and table", "map", frame_bytes(lambda f: f.at + 16 + f.length // 2)),
-    Row("map pages with noise, checksums right", "map", frames(noise_in_body(1), (1,)), ("forged plain",), FORGED),
-    Row("map pages with one other byte, checksums right", "map", frames(body_byte(-2), (1,)), ("forged plain",), FORGED),
-    Row("tables with noise, checksums right", "map", frames(noise_in_body(2), (2,)), ("forged plain",), FORGED),
-    Row("tables with one other byte, checksums right", "map", frames(body_byte(40), (2,)), ("forged plain",), FORGED),
-    Row("pages and tables whose contents are 4 GiB long", "map", frames(head_field(8, "<I", lambda n: 0xFFFFFFFF))),
-    Row("pages say that they are tables, tables that they are pages", "map", frames(head_field(3, "B", lambda n: 3 - n))),
+    Row("map pages with noise, checksums right", "map", frames(noise_in_body(1), (1,)), PLAIN, FORGED),
+    Row("map pages with one other byte, checksums right", "map", frames(body_byte(-2), (1,)), PLAIN, FORGED),
+    Row("tables with noise, checksums right", "map", frames(noise_in_body(2), (2,)), (*PLAIN, "refused"), FORGED),
+    Row("tables with one other byte, checksums right", "map", frames(body_byte(40), (2,)), (*PLAIN, "refused"), FORGED),
+    Row("pages and tables whose contents are 4 GiB long", "map", frames(head_field(8, "<I", lambda n: 0xFFFFFFFF)), (*PLAIN, "refused"), FORGED),
+    Row("pages say that they are tables, tables that they are pages", "map", frames(head_field(3, "B", lambda n: 3 - n)), (*PLAIN, "refused"), FORGED),
     Row("pages of a chunk swapped, checksums right", "map", frames_swapped),
     # Packs.
     Row("a bit in each frame of a pack", "pack", frame_bytes(lambda f: f.at + 16 + f.length // 2)),
-    Row("a pack's index with a huge count, checksums right", "pack", slice_index(store_byte(20, 0xFF)), ("forged plain",), FORGED),
-    Row("a pack's index with other places, checksums right", "pack", slice_index(store_byte(23, 0x21)), ("forged plain",), FORGED),
-    Row("a pack's index of another chunk, checksums right", "pack", slice_index(store_byte(12, 0x7F)), ("forged plain",), FORGED),
+    Row("a pack's index with a huge count, checksums right", "pack", slice_index(store_byte(20, 0xFF)), PLAIN, FORGED),
+    Row("a pack's index with other places, checksums right", "pack", slice_index(store_byte(23, 0x21)), PLAIN, FORGED),
+    Row("a pack's index of another chunk, checksums right", "pack", slice_index(store_byte(12, 0x7F)), PLAIN, FORGED),
     Row("a pack is deleted", "pack", each(lambda _d, _: None)),
     # The tail of a log, walked by who takes a volume over.
     Row("a bit in each table of contents", "tail", each(lambda data, _: flipped(data, Shard(data).toc()[0] + 70) if Shard(data).toc() else data)),
-    Row("tables of contents with other blocks, checksums right", "tail", contents_table(store_byte(76, 9)), ("forged plain",), FORGED),
-    Row("tables of contents with 4 billion frames, checksums right", "tail", contents_table(lambda toc: toc.__setitem__(slice(64, 68), b"\xff" * 4)), ("forged plain",), FORGED),
-    Row("tables of contents with another epoch, checksums right", "tail", contents_table(store_byte(8, 0x55)), ("forged plain",), FORGED),
-    Row("tables of contents of a newer version, checksums right", "tail", contents_table(store_byte(4, 9))),
+    Row("tables of contents with other blocks, checksums right", "tail", contents_table(store_byte(76, 9)), PLAIN, FORGED),
+    Row("tables of contents with 4 billion frames, checksums right", "tail", contents_table(lambda toc: toc.__setitem__(slice(64, 68), b"\xff" * 4)), PLAIN, FORGED),
+    Row("tables of contents with another epoch, checksums right", "tail", contents_table(store_byte(8, 0x55)), PLAIN, FORGED),
+    Row("tables of contents of a newer version, checksums right", "tail", contents_table(store_byte(4, 9)), PLAIN, FORGED),
     Row("the tail of a log is deleted", "tail", each(lambda _d, _: None), ("older k", "blank k"), "of more than m stores it also destroys"),
     Row("the tail of a log is noise", "tail", each(lambda data, hand: hand.draw.randbytes(len(data)))),
-    Row("the tail's data are forged, checksums right", "tail", frames(body_byte(30)), ("forged plain",), FORGED),
+    Row("the tail's data are forged, checksums right", "tail", frames(body_byte(30)), PLAIN, FORGED),
     # Heads.
     Row("a bit in the head", "head", each(lambda data, _: flipped(data, 150))),
     Row("a bit in the head's ballots", "head", each(lambda data, _: flipped(data, 60))),
@@ -610,7 +604,7 @@ KINDS = [
     Row("a head of another size", "head", value(lambda head, _: head.__setitem__("size", 1 << 62)), ("refused", "forged"), UNKEYED),
     Row("a head whose size is no size", "head", value(lambda head, _: head.__setitem__("size", -1)), ("refused",), UNKEYED),
     Row("a head whose checkpoint is elsewhere", "head", value(elsewhere), ("refused",), UNKEYED),
-    Row("a head without its checkpoint", "head", value(without("checkpoint")), ("refused", "blank"), UNKEYED),
+    Row("a head without its checkpoint", "head", value(without("checkpoint")), ("refused", "blank", "older"), UNKEYED),
     Row("a head with a claim that stands", "head", value(claimed), ("refused",), UNKEYED),
     Row("a head that another host owns", "head", value(owned), ("refused",), UNKEYED),
     Row("a head that was removed", "head", value(lambda head, _: head.__setitem__("removed", True)), ("refused",), UNKEYED),
@@ -620,7 +614,7 @@ KINDS = [
     Row("a head with a slot that takes 4 TB of memory", "head", value(costly), ("refused",), UNKEYED),
     Row("a head with another volume's keys", "head", value(grown_keys), ("refused",), UNKEYED),
     Row("a head without keys", "head", value(without("keys")), ("refused",), UNKEYED),
-    Row("a head without keys and checkpoint", "head", value(lambda head, hand: (without("keys")(head, hand), without("checkpoint")(head, hand)) and None), ("refused", "blank"), UNKEYED),
+    Row("a head without keys and checkpoint", "head", value(lambda head, hand: (without("keys")(head, hand), without("checkpoint")(head, hand)) and None), ("refused", "blank", "older"), UNKEYED),
     Row("the pins of snapshots are noise", "pins", each(lambda data, hand: hand.draw.randbytes(len(data)))),
     Row("the pins of snapshots are deleted", "pins", each(lambda _d, _: None)),
     # The pool's own.
@@ -633,14 +627,14 @@ KINDS = [
     Row("a bit in the directory", "names", each(lambda data, _: flipped(data, 150))),
     Row("the directory is deleted", "names", each(lambda _d, _: None)),
     Row("the directory is emptied in a later ballot", "names", names_changed(lambda entries, _: []), ("refused",), UNKEYED),
-    Row("the directory's names lead to other volumes", "names", names_changed(to_others), ("refused",), UNKEYED),
+    Row("the directory's names lead to other volumes", "names", names_changed(to_others), ("refused", "forged"), UNKEYED),
     Row("a bit in the label", "label", each(lambda data, _: flipped(data, 20))),
     Row("the label is deleted", "label", each(lambda _d, _: None)),
     Row("the label is 1 GiB of zeros", "label", zeros),
     Row("the label of another store of the pool", "label", replaced(lambda h, s, k, d: h.world.base[(s + 1) % 3][k])),
     Row("another pool's label", "label", replaced(lambda h, s, k, d: h.world.other[s][k])),
     Row("a label of another life", "label", labels(lambda label, *_: label.__setitem__("incarnation", f"{9:032x}"))),
-    Row("a label that says destroyed", "label", labels(lambda label, *_: label.__setitem__("destroyed", True))),
+    Row("a label that says destroyed", "label", labels(lambda label, *_: label.__setitem__("destroyed", True)), ("refused",), CLOSED),
     Row("a label of a newer format", "label", labels(lambda label, *_: label.__setitem__("format", 99))),
     Row("a label of JSON that never ends", "label", labels(lambda *_: b"[" * 100_000)),
     Row("a label whose hint names other stores", "label", labels(lambda label, s, h: [entry.__setitem__("url", h.world.nowhere) for entry in label["hint"]["stores"]] and None)),

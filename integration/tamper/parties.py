@@ -217,6 +217,16 @@ class Host:
     def client(self, export, wait):
         return Client(f"{self.home}/n", export, wait)
 
+    def greets(self):
+        """Whether a client is greeted."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            try:
+                sock.connect(f"{self.home}/n")
+                return sock.recv(8) == b"NBDMAGIC"
+            except OSError:
+                return False
+
     def run(self, *words, wait=90):
         """A command on this host: its exit code, what it printed, what it complained of. 124 when it takes too long."""
         try:
