@@ -23,7 +23,7 @@ use crate::volume::session::Session;
 use crate::volume::session::no_snapshot;
 use crate::volume::session::takeover::Notes;
 use crate::volume::space::Liveness;
-use crate::volume::space::Tables;
+use crate::volume::space::{Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -526,7 +526,9 @@ impl Volumes {
         id: VolumeId,
     ) -> Result<(Head, Tables)> {
         let (head, tables) = self.recorded(name, id).await?;
-        let is_locked = head.keys.is_some() && self.engine.volume_key(&head).is_none();
+        // The tables tell: a key that came after they were read has opened none of these names.
+        let is_locked =
+            head.keys.is_some() && tables.with_trash().any(|(name, s)| *name == name_of_sealed(s.id));
         match is_locked && self.engine.check_open(name, &head).await.is_ok() {
             true => self.recorded(name, id).await,
             false => Ok((head, tables)),

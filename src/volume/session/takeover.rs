@@ -312,9 +312,12 @@ impl Walk<'_> {
         (probe, toc)
     }
 
-    /// Whoever has not answered when the chunk's fate is decided counts as silent.
+    /// Whoever has not answered when the chunk's fate is decided counts as silent. An absence alone decides nothing while those
+    /// who have yet to answer can make the chunk readable: what one store has lost must not end the log.
     async fn probe(&self, id: ChunkId) -> Probe {
+        let k = self.pool.layout().k();
         let told = |probe: &Probe| match self.judge(id, probe) {
+            Verdict::Absent if probe.good + probe.unknown >= k => Told::Nothing,
             Verdict::Absent => Told::All,
             Verdict::Stored | Verdict::Readable => Told::Enough,
             Verdict::Undecided => Told::Nothing,

@@ -240,6 +240,32 @@ fn another_host_reads_and_writes_with_the_key_and_finds_names_and_clones() {
     });
 }
 
+/// The key comes while the tables are being read: names are known then, or the key is said to be missing.
+#[test]
+fn a_snapshot_is_there_whoever_brings_the_key_meanwhile() {
+    for seed in 0..40 {
+        run(700 + seed, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = made(&life, true).await;
+            v.write(0, known(1, 4096)).await.unwrap();
+            snap(&v, "monday").await;
+            v.release().await.unwrap();
+            let other = site.machine(2).start().await;
+            let (volumes, v, key) = (&other.volumes, name("v"), file(1));
+            let unlock = async {
+                other.sleep(seed * 2).await;
+                volumes.unlock(&v, &key).await.unwrap();
+            };
+            let monday = name("monday");
+            let (opened, ()) = futures::join!(volumes.open_snapshot(&v, &monday), unlock);
+            match opened.map(drop) {
+                Ok(()) => {}
+                Err(e) => assert!(e.is(Kind::Denied), "{e}"),
+            }
+        });
+    }
+}
+
 #[test]
 fn slots_are_added_changed_and_removed_by_who_opens_the_volume() {
     run(6, "1+0", |site| async move {

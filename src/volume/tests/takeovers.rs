@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::site::{Machine, Site};
 use super::*;
 use crate::pool::ScrubOptions;
+use crate::store::{Cause, Store as _};
 use crate::volume::handle::Known;
 
 #[test]
@@ -639,6 +640,37 @@ fn a_journal_ends_no_log_before_what_it_has_marked() {
             v.flush().await.unwrap();
             drop(v);
             the_last_chunk_is_waited_for(&site, life.crash()).await;
+        });
+    }
+}
+
+/// Of three stores one has lost what lies behind the checkpoint, and is the first to say so. What was acknowledged is readable
+/// from the other two.
+#[test]
+fn what_one_store_has_lost_ends_no_log() {
+    for lost in 0..3 {
+        run(20 + lost as u64, "2+1", move |site| async move {
+            let ms = Duration::from_millis;
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            for i in 0..3 {
+                v.write(i * 4096, bytes(i, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+            }
+            drop(v);
+            drop(life.crash());
+            let store = site.stores[lost].contents();
+            let gone: Vec<String> = store.keys().into_iter().filter(|key| key.contains("/c-")).collect();
+            assert!(gone.len() >= 3, "{gone:?}");
+            store.delete(&gone, Cause::Walk).await.unwrap();
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = (ms(20), ms(20))));
+            site.stores[lost].faults(|f| f.latency = (ms(1), ms(1)));
+            let other = site.machine(2).start().await;
+            other.volumes.take_over(&name("v"), false).await.unwrap();
+            let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for i in 0..3 {
+                assert!(w.read(i * 4096, 4096).await.unwrap() == bytes(i, 4096), "store {lost}, write {i}");
+            }
         });
     }
 }
