@@ -145,6 +145,7 @@ impl Tour<'_> {
             degrade_after: Some("500ms".into()),
             force: false,
             if_absent: false,
+            key: None,
         };
         let began = self.rt.now();
         let made = self.ask(Verb::PoolCreate(create)).await?;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
+use super::volume_key::PoolKeyFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
@@ -36,12 +37,16 @@ pub enum Pool {
         /// Succeed when this host knows that pool already
         #[arg(long)]
         if_absent: bool,
+        #[command(flatten)]
+        key: PoolKeyFlags,
     },
     /// Make an existing pool known to this host
     Add {
         name: Name,
         #[arg(long = "store", required = true, value_name = "URL")]
         stores: Vec<String>,
+        #[command(flatten)]
+        key: PoolKeyFlags,
     },
     /// List the pools that this host knows
     #[command(visible_alias = "ls")]
@@ -157,12 +162,14 @@ impl ScrubFlags {
 
 pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
     match args {
-        Pool::Create { name, stores, layout, ack, degrade_after, force, if_absent } => {
-            let ack_zone = ack.is_some();
-            let create = PoolCreate { name, stores, layout, ack_zone, degrade_after, force, if_absent };
+        Pool::Create { name, stores, layout, ack, degrade_after, force, if_absent, key } => {
+            let (ack_zone, key) = (ack.is_some(), key.read().await?);
+            let create = PoolCreate { name, stores, layout, ack_zone, degrade_after, force, if_absent, key };
             plain(global, Verb::PoolCreate(create)).await
         }
-        Pool::Add { name, stores } => plain(global, Verb::PoolAdd { name, stores }).await,
+        Pool::Add { name, stores, key } => {
+            plain(global, Verb::PoolAdd { name, stores, key: key.read().await? }).await
+        }
         Pool::List => show(global, Verb::PoolList, list).await,
         Pool::Status { name } => show(global, Verb::PoolStatus { name }, status).await,
         Pool::Set { name, assignments } => show(global, Verb::PoolSet { name, assignments }, settings).await,

@@ -26,6 +26,27 @@ pub struct KeyFlags {
     key_command: Option<String>,
 }
 
+/// What a pool's labels and registers are signed by.
+#[derive(clap::Args, Debug, Default)]
+pub struct PoolKeyFlags {
+    /// The pool's key, by which what says who owns its volumes is signed: a file of 32 bytes, or of those as text
+    #[arg(long, value_name = "FILE", conflicts_with = "key_command")]
+    key_file: Option<PathBuf>,
+    /// A command, for sh, that prints the pool's key as a key file holds it
+    #[arg(long, value_name = "COMMAND")]
+    key_command: Option<String>,
+}
+
+impl PoolKeyFlags {
+    /// `None`: none is given.
+    pub async fn read(&self) -> Result<Option<GivenKey>> {
+        match KeyPlace::of(self.key_file.as_deref(), None, self.key_command.as_deref())? {
+            None => Ok(None),
+            given => read(given, "--key-file or --key-command").await.map(Some),
+        }
+    }
+}
+
 /// What opens it from then on.
 #[derive(clap::Args, Debug)]
 pub struct NewKeyFlags {

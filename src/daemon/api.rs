@@ -132,6 +132,9 @@ pub struct PoolCreate {
     pub force: bool,
     #[serde(default)]
     pub if_absent: bool,
+    /// By which its labels and registers are signed; no passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<GivenKey>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -403,7 +406,13 @@ pub enum Verb {
     /// Makes a pool on stores that hold none.
     PoolCreate(PoolCreate),
     /// Makes a pool that exists known to this host.
-    PoolAdd { name: Name, stores: Vec<String> },
+    PoolAdd {
+        name: Name,
+        stores: Vec<String>,
+        /// The pool's, if it has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<GivenKey>,
+    },
     /// The pools that this host knows.
     PoolList,
     /// How a pool and its stores are.

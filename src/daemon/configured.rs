@@ -219,7 +219,7 @@ async fn attempt(engine: &Arc<Engine>, wish: &Wish) -> Tried {
         Wish::Pool(name) => {
             let found = config.pools_to_find().into_iter().find(|(it, _)| it == name);
             let Some((_, stores)) = found else { return Tried::Over };
-            state.pools.add(name, stores).await.map(|_| {
+            state.pools.add(name, stores, None).await.map(|_| {
                 tracing::info!(pool = %name, "the pool of the configuration is known here now");
                 engine.recover(name.clone());
             })

@@ -15,8 +15,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::config::Config;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::keys::{KeyFinder, Offered, Passphrase, Secret};
+use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::keys::{KeyFinder, Offered, Passphrase, PoolKey, Secret};
 
 /// Bytes of what is read, at most.
 const KEY_MAX: usize = 8192;
@@ -138,6 +138,17 @@ pub(super) fn keep_out_of_cores() {
     }
 }
 
+/// A pool is signed by a key, never by a passphrase, which could be guessed by what is signed.
+pub fn pool_key(offered: &Offered) -> Result<PoolKey> {
+    match offered {
+        Offered::Key(secret) => Ok(PoolKey::new(secret)),
+        Offered::Passphrase(_) => Err(Error::new(
+            Kind::Usage,
+            "a pool takes a key and no passphrase: give --key-file or --key-command",
+        )),
+    }
+}
+
 /// The keys that windlass.toml names, as it is now.
 #[derive(Debug)]
 pub struct ConfiguredKeys {
@@ -154,6 +165,15 @@ impl ConfiguredKeys {
     /// The file was read anew.
     pub fn follow(&self, config: Arc<Config>) {
         *self.config.lock() = config;
+    }
+
+    /// The key of a pool, where the file names one.
+    pub async fn pool_key(&self, pool: &Name) -> Result<Option<PoolKey>> {
+        let place = self.config.lock().pool_key_place(pool);
+        let Some(place) = place else { return Ok(None) };
+        let offered = place.read(&self.rt, &*self.disk).await;
+        let offered = offered.map_err(|e| e.context(format!("the key of pool {pool}")))?;
+        pool_key(&offered).map(Some)
     }
 }
 

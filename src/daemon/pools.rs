@@ -14,10 +14,10 @@ use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
-use crate::keys::OpenKeys;
+use crate::keys::{OpenKeys, PoolKey};
 use crate::pool::{
     CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap,
-    being_destroyed,
+    being_destroyed, lacks_key,
 };
 use crate::store::{self, BucketRef, StoreUrl};
 use crate::volume::{EngineContext, Memory, Tuning, Volumes};
@@ -37,6 +37,8 @@ struct Slot {
     open: tokio::sync::Mutex<Option<Arc<OpenPool>>>,
     /// Why the last try to open it failed.
     closed: Mutex<Option<String>>,
+    /// Its key, where a command gave it to this process.
+    key: Mutex<Option<PoolKey>>,
 }
 
 /// See the module.
@@ -131,11 +133,11 @@ impl Pools {
         if let Some(open) = &*open {
             return Ok(open.clone());
         }
-        let KnownPool { stores: known, destroying, .. } = slot.known.lock().clone();
+        let KnownPool { stores: known, destroying, has_key, .. } = slot.known.lock().clone();
         if destroying.is_some() {
             return Err(being_destroyed(name));
         }
-        let tried = self.try_open(name, &known).await;
+        let tried = self.try_open(name, &known, has_key).await;
         *slot.closed.lock() = tried.as_ref().err().map(ToString::to_string);
         let pool = tried?;
         let opened = open.insert(self.opened_as(pool)).clone();
@@ -146,11 +148,14 @@ impl Pools {
         Ok(opened)
     }
 
-    async fn try_open(&self, name: &Name, known: &[String]) -> Result<Arc<Pool>> {
+    async fn try_open(&self, name: &Name, known: &[String], has_key: bool) -> Result<Arc<Pool>> {
+        let host = self.host(name, known, None).await?;
+        if has_key && host.key.is_none() {
+            // What its labels say now may be forged.
+            return Err(lacks_key(name));
+        }
         let stores = self.buckets(known).await?;
-        let pool = Pool::open(self.host(name, known), stores)
-            .await
-            .map_err(|e| e.context(format!("pool {name}")))?;
+        let pool = Pool::open(host, stores).await.map_err(|e| e.context(format!("pool {name}")))?;
         if pool.name() != name {
             return Err(Error::new(
                 Kind::Invalid,
@@ -175,12 +180,18 @@ impl Pools {
         slots.iter().filter_map(|(name, slot)| Some((name.clone(), open(slot)?))).collect()
     }
 
-    /// `stores`: as this host's user named them.
-    fn host(&self, name: &Name, stores: &[String]) -> PoolHost {
+    /// `stores`: as this host's user named them. `key`: as a command gives it; else the pool's own is found.
+    async fn host(&self, name: &Name, stores: &[String], key: Option<PoolKey>) -> Result<PoolHost> {
+        let key = match key {
+            Some(key) => Some(key),
+            None => self.keys.pool_key(name).await?,
+        };
+        let given = || self.slots.lock().get(name).and_then(|slot| slot.key.lock().clone());
+        let key = key.or_else(given);
         let folder = self.host_context.home.hints().join(name.as_str());
         let rt = self.host_context.rt.clone();
         let opener = Arc::new(Doors { rt: rt.clone(), told: told(stores) });
-        PoolHost { opener, rt, disk: self.host_context.disk.clone(), folder }
+        Ok(PoolHost { opener, rt, disk: self.host_context.disk.clone(), folder, key })
     }
 
     /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
@@ -224,6 +235,7 @@ impl Pools {
         layout: Option<Layout>,
         stores: Vec<String>,
         options: CreateOptions,
+        key: Option<PoolKey>,
     ) -> Result<Arc<OpenPool>> {
         let _change = self.change.lock().await;
         self.check_unknown(name)?;
@@ -236,24 +248,27 @@ impl Pools {
         let urls: Vec<StoreUrl> = parsed.into_iter().map(|spec| spec.url).collect();
         store_overlap::check_new(&self.host_context, &self.known(), name, &urls).await?;
         let buckets = self.buckets(&stores).await?;
-        let host = self.host(name, &stores);
+        let host = self.host(name, &stores, key).await?;
+        let key = host.key.clone();
         let pool = Pool::create(host, name.clone(), layout, buckets, options).await?;
-        self.learn(name, stores, pool).await
+        self.learn(name, stores, pool, key).await
     }
 
     /// Makes an existing pool known here.
-    pub async fn add(&self, name: &Name, stores: Vec<String>) -> Result<Arc<OpenPool>> {
+    pub async fn add(&self, name: &Name, stores: Vec<String>, key: Option<PoolKey>) -> Result<Arc<OpenPool>> {
         let change = self.change.lock().await;
         self.check_unknown(name)?;
         let buckets = self.buckets(&stores).await?;
-        let pool = Pool::open(self.host(name, &stores), buckets).await?;
+        let host = self.host(name, &stores, key).await?;
+        let key = host.key.clone();
+        let pool = Pool::open(host, buckets).await?;
         if pool.name() != name {
             return Err(Error::new(
                 Kind::Usage,
                 format!("these stores hold the pool {}, not {name}: add it under its own name", pool.name()),
             ));
         }
-        let open = self.learn(name, stores, pool).await?;
+        let open = self.learn(name, stores, pool, key).await?;
         drop(change);
         self.remember_places(name, &open).await?;
         Ok(open)
@@ -266,14 +281,22 @@ impl Pools {
         Ok(())
     }
 
-    async fn learn(&self, name: &Name, stores: Vec<String>, pool: Arc<Pool>) -> Result<Arc<OpenPool>> {
-        let known = KnownPool { format: 1, name: name.clone(), stores, destroying: None };
+    async fn learn(
+        &self,
+        name: &Name,
+        stores: Vec<String>,
+        pool: Arc<Pool>,
+        key: Option<PoolKey>,
+    ) -> Result<Arc<OpenPool>> {
+        let has_key = pool.has_key();
+        let known = KnownPool { format: 1, name: name.clone(), stores, destroying: None, has_key };
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         let open = self.opened_as(pool);
         let slot = Slot {
             known: Mutex::new(known),
             open: tokio::sync::Mutex::new(Some(open.clone())),
             closed: Mutex::default(),
+            key: Mutex::new(key),
         };
         self.slots.lock().insert(name.clone(), Arc::new(slot));
         Ok(open)
@@ -309,8 +332,9 @@ impl Pools {
         let is_covered = |url: &str| url.parse::<StoreUrl>().is_ok_and(|url| url.is_covered_by(&told));
         let kept = members.iter().filter(|m| m.has_place() || is_covered(m.url()));
         let stores: Vec<String> = kept.map(place).collect();
-        let known = KnownPool { stores, ..before };
-        if known.stores != slot.known.lock().stores {
+        let has_key = open.pool.has_key();
+        let known = KnownPool { stores, has_key, ..before };
+        if known.stores != slot.known.lock().stores || has_key != slot.known.lock().has_key {
             self.host_context.home.remember(&*self.host_context.disk, &known).await?;
             *slot.known.lock() = known;
         }
@@ -321,7 +345,7 @@ impl Pools {
     pub async fn recovery(&self, name: &Name, swaps: Vec<StoreSwap>) -> Result<Option<ForcedRecovery>> {
         let known = self.slot(name)?.known.lock().stores.clone();
         let stores = self.buckets(&known).await?;
-        let found = ForcedRecovery::find(self.host(name, &known), stores, swaps).await;
+        let found = ForcedRecovery::find(self.host(name, &known, None).await?, stores, swaps).await;
         found.map_err(|e| e.context(format!("pool {name}")))
     }
 
@@ -344,7 +368,8 @@ impl Pools {
     /// The stores of a pool that is to be deleted. Changes nothing.
     pub async fn destruction(&self, name: &Name) -> Result<Destruction> {
         let KnownPool { stores, destroying, .. } = self.slot(name)?.known.lock().clone();
-        Destruction::find(self.host(name, &stores), name, self.buckets(&stores).await?, destroying).await
+        let host = self.host(name, &stores, None).await?;
+        Destruction::find(host, name, self.buckets(&stores).await?, destroying).await
     }
 
     /// From now on the pool is not opened here any more.
@@ -433,6 +458,7 @@ impl Slot {
             known: Mutex::new(known),
             open: tokio::sync::Mutex::default(),
             closed: Mutex::default(),
+            key: Mutex::default(),
         })
     }
 }

@@ -38,6 +38,9 @@ pub struct KnownPool {
     /// Its id, when this host has begun to destroy it: it is not opened any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destroying: Option<PoolId>,
+    /// It has a key: without that it is not opened, whatever its labels say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_key: bool,
 }
 
 impl StateDir {
@@ -336,6 +339,7 @@ mod tests {
             name: "p".parse().unwrap(),
             stores: vec!["file:///x".into()],
             destroying: None,
+            has_key: false,
         };
         home.remember(&*disk, &pool).await.unwrap();
         assert_eq!(home.known_pools(&*disk).await.unwrap().len(), 1);

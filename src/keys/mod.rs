@@ -40,15 +40,26 @@
 //! From a data key: HKDF-Extract with the salt `windlass`, then HKDF-Expand with `chunk`, volume id (16), epoch (8), number
 //! of the chunk (8), salt (16); or `journal`, volume id, salt (16); or `name`, volume id. Numbers are little-endian. Nonces are 12
 //! bytes: the number, little-endian, and four zeros.
+//!
+//! # The key of a pool
+//!
+//! A pool that was made with a key has its labels and its registers' objects signed by HMAC-SHA256. From the 32 bytes of the
+//! key file, or of what the key command prints: HKDF-Extract with the salt `windlass pool`, then HKDF-Expand with `register` or
+//! `label`, and the pool's id (16). What is signed of a register's object is the register's id (16), the store's index in the
+//! pool (8), and all bytes before the signature; of a label, all bytes before `,"mac":"`.
+//!
+//! There is no passphrase for a pool: whoever reads a store could try out words against a signature.
 
 mod data_key;
 mod keyring;
 mod open_keys;
+mod pool_key;
 mod secret;
 mod slots;
 
 pub use data_key::{ChunkSeal, JournalSeal, NAME_SEALED, SALT, TAG, VolumeKey};
 pub use keyring::{FamilyKeys, KeyAccess};
 pub use open_keys::{KeyFinder, OpenKeys};
+pub use pool_key::{PoolKey, RegisterPlace, SIGNATURE};
 pub use secret::{Passphrase, Secret};
 pub use slots::{Argon2Costs, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};

@@ -25,6 +25,6 @@ pub use register::{Change, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{
     ASIDE, LABEL_KEY, LABEL_MAX, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost,
-    PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, place, register_key, shard_key,
-    shard_on,
+    PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, lacks_key, place, register_key,
+    shard_key, shard_on,
 };

@@ -91,7 +91,7 @@ async fn pools_of_earlier_releases_are_read_and_go_on() {
         let rt = Rt::new(RealRuntime::current());
         let engine = Engine::start(rt, RealDisk::start(), home, Config::default(), options).await.unwrap();
         let stores = (1..=3).map(|i| format!("file://{},zone=z{i}", store(i).display())).collect();
-        let pool = engine.state().pools.add(&name("old"), stores).await.unwrap();
+        let pool = engine.state().pools.add(&name("old"), stores, None).await.unwrap();
         disk_and_copy(&pool.volumes).await;
         drop(pool);
         engine.shutdown().await.unwrap();

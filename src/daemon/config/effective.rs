@@ -130,6 +130,14 @@ impl Config {
         file(&keys.key_file).or_else(words).or_else(|| text(&keys.key_command).map(KeyPlace::Command))
     }
 
+    /// Where the key of a pool is.
+    pub fn pool_key_place(&self, pool: &Name) -> Option<KeyPlace> {
+        let section = self.pool.get(pool.as_str())?;
+        let text = |it: &Option<Written<String>>| it.as_ref().map(|it| it.value.clone());
+        let file = text(&section.key_file).map(|file| KeyPlace::KeyFile(file.into()));
+        file.or_else(|| text(&section.key_command).map(KeyPlace::Command))
+    }
+
     /// Pools that are looked for where the file says while this host does not know them: their stores, by URL.
     pub fn pools_to_find(&self) -> Vec<(Name, Vec<String>)> {
         let named = self.pool.iter().filter_map(|(name, section)| Some((name.parse().ok()?, section)));

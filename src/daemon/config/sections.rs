@@ -109,6 +109,10 @@ section! {
         scrub: Time, Preset::Said("never"), "\"7d\"";
         /// The most bytes a second that such a scrub reads; at least 64K, or 0 for no limit. Only with `scrub`.
         scrub_rate: Size, Preset::Is("\"100M\""), "\"100M\"";
+        /// The key of a pool that was made with one: a file that holds 32 bytes, or a line that is those in hexadecimal or base64. The pool is then opened only where its labels and registers are signed by it.
+        key_file: String, Preset::None, "\"/etc/windlass/tank.key\"";
+        /// Instead of `key_file`: a command, for `sh -c`, that prints the key. It runs as the daemon's user.
+        key_command: String, Preset::None, "\"vault kv get -field=key secret/tank\"";
     }
 }
 

@@ -102,7 +102,7 @@ fn deed(verb: &Verb) -> Option<String> {
 async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::PoolCreate(args) => Box::pin(pool::create(state, args)).await,
-        Verb::PoolAdd { name, stores } => Box::pin(pool::add(state, name, &stores)).await,
+        Verb::PoolAdd { name, stores, key } => Box::pin(pool::add(state, name, &stores, key)).await,
         Verb::PoolList => Box::pin(pool::list(state)).await,
         Verb::PoolStatus { name } => Box::pin(pool::status(state, &name)).await,
         Verb::PoolSet { name, assignments } => Box::pin(pool::set(state, &name, &assignments)).await,

@@ -8,11 +8,13 @@ use futures::future::join_all;
 use crate::base::size::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
-use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest};
+use crate::daemon::api::{GivenKey, Outcome, PoolCreate, ScrubRequest};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::key_places::pool_key;
 use crate::daemon::pool_capacity::Capacity;
 use crate::daemon::pools::OpenPool;
+use crate::keys::PoolKey;
 use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,
 };
@@ -128,16 +130,37 @@ pub async fn create(state: &EngineState, args: PoolCreate) -> Result<Outcome> {
     if args.if_absent
         && let Some(known) = state.pools.known().into_iter().find(|k| k.name == args.name)
     {
-        return same_pool(state, &known, layout, &stores).await;
+        let pool = same_pool(state, &known, layout, &stores).await?;
+        if args.key.is_some() != known.has_key {
+            let how = if known.has_key { "with" } else { "without" };
+            return Err(Error::new(Kind::Exists, format!("pool {} exists, but {how} a key", known.name)));
+        }
+        return Ok(pool);
     }
-    let open = state.pools.create(&args.name, layout, stores, options).await?;
+    let key = key_of(args.key.as_ref())?;
+    let open = state.pools.create(&args.name, layout, stores, options, key).await?;
     let mut outcome = Outcome::of(&serde_json::json!({
         "name": args.name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
     }))?;
     for sentence in open.pool.survives() {
         outcome = outcome.note(sentence);
     }
-    Ok(outcome)
+    Ok(outcome.note_all(key_is_to_be_named(state, &args.name, &open.pool)))
+}
+
+fn key_of(given: Option<&GivenKey>) -> Result<Option<PoolKey>> {
+    given.map(|given| pool_key(&given.offered()?)).transpose()
+}
+
+/// The key that a command gives is kept as long as this process lives.
+fn key_is_to_be_named(state: &EngineState, name: &Name, pool: &Pool) -> Option<String> {
+    let missing = pool.has_key() && state.config().pool_key_place(name).is_none();
+    missing.then(|| {
+        format!(
+            "the pool opens again only with its key: set `key_file` or `key_command` under [pool.{name}] in windlass.toml, \
+             here and on every host that uses it, and keep a copy of the key"
+        )
+    })
 }
 
 /// `--if-absent` is content only with the pool that was asked for.
@@ -173,13 +196,19 @@ fn urls(state: &EngineState, given: &[String]) -> Result<Vec<String>> {
     given.iter().map(|s| state.config().store_url(s)).collect()
 }
 
-pub async fn add(state: &EngineState, name: Name, stores: &[String]) -> Result<Outcome> {
-    let open = state.pools.add(&name, urls(state, stores)?).await?;
+pub async fn add(
+    state: &EngineState,
+    name: Name,
+    stores: &[String],
+    key: Option<GivenKey>,
+) -> Result<Outcome> {
+    let open = state.pools.add(&name, urls(state, stores)?, key_of(key.as_ref())?).await?;
+    let named = key_is_to_be_named(state, &name, &open.pool);
     let value = serde_json::json!({
         "name": name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
     });
     let note = format!("pool {name}, {}, is known here now", open.pool.layout());
-    Ok(Outcome { value, ..Outcome::default() }.note(note))
+    Ok(Outcome { value, ..Outcome::default() }.note(note).note_all(named))
 }
 
 pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Result<Outcome> {

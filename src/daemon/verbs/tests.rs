@@ -68,6 +68,15 @@ fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
 }
 
 async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result<Outcome> {
+    make_pool_with(state, name, stores, None).await
+}
+
+async fn make_pool_with(
+    state: &EngineState,
+    name: &str,
+    stores: &[String],
+    key: Option<GivenKey>,
+) -> Result<Outcome> {
     let args = PoolCreate {
         name: name.parse().unwrap(),
         stores: stores.to_vec(),
@@ -76,6 +85,7 @@ async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result
         degrade_after: None,
         force: true,
         if_absent: false,
+        key,
     };
     pool::create(state, args).await
 }
@@ -109,6 +119,40 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     volume::remove_snapshot(&state, &mark, true, RemoveMode::Now).await.unwrap();
     volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_with_a_key_opens_by_what_a_command_or_windlass_toml_gives_and_never_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let (name, stores): (Name, _) = ("p".parse().unwrap(), folders(dir.path(), &["s0", "s1", "s2"]));
+    let key = |byte: &str| Some(GivenKey::Key(byte.repeat(32)));
+    let first = state(dir.path(), "h").await;
+    let words = Some(GivenKey::Passphrase("correct horse".into()));
+    assert!(make_pool_with(&first, "p", &stores, words).await.unwrap_err().is(Kind::Usage));
+    let made = make_pool_with(&first, "p", &stores, key("07")).await.unwrap();
+    assert!(made.notes.iter().any(|note| note.contains("[pool.p]")), "{:?}", made.notes);
+    make_volume(&first, "p/v").await;
+    first.pools.shutdown(Duration::from_secs(5)).await;
+    drop(first);
+    // The next process has it from windlass.toml alone, and does not fall for stores that say that there is none.
+    let again = state(dir.path(), "h").await;
+    let missing = again.pools.get(&name).await.unwrap_err();
+    assert!(missing.is(Kind::Refused) && missing.to_string().contains("pool p has a key"), "{missing}");
+    let file = dir.path().join("key");
+    std::fs::write(&file, [7; 32]).unwrap();
+    let text = format!("[pool.p]\nkey_file = \"{}\"\n", file.display());
+    again.keys.follow(Arc::new(Config::parse(&text).unwrap()));
+    let open = again.pools.get(&name).await.unwrap();
+    assert!(open.pool.has_key() && open.pool.lookup(&"v".parse().unwrap()).await.unwrap().is_some());
+    // Another host.
+    let other = state(dir.path(), "other").await;
+    for (given, why) in [(None, "has a key"), (key("08"), "not signed by the key")] {
+        let refused = pool::add(&other, name.clone(), &stores, given).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    pool::add(&other, name.clone(), &stores, key("07")).await.unwrap();
+    other.pools.shutdown(Duration::from_secs(5)).await;
+    again.pools.shutdown(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -314,7 +358,7 @@ async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
     let stores = folders(dir.path(), &["s0", "s1", "s2"]);
     let (name, silent) = ("p".parse::<Name>().unwrap(), ProgressSink::default());
     make_pool(&state, "p", &stores).await.unwrap();
-    pool::add(&other, name.clone(), &stores).await.unwrap();
+    pool::add(&other, name.clone(), &stores, None).await.unwrap();
     make_volume(&state, "p/v").await;
     let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
     volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
@@ -692,7 +736,7 @@ async fn a_forged_label_sends_no_key_of_this_host_anywhere() {
     let other = state(dir.path(), "other").await;
     let name: Name = "p".parse().unwrap();
     // What becomes of the pool is another matter.
-    let _ = other.pools.add(&name, stores[..2].to_vec()).await;
+    let _ = other.pools.add(&name, stores[..2].to_vec(), None).await;
     assert!(thief.accept().is_err(), "something of this host went to a stranger");
     assert!(other.pools.known().iter().all(|known| !known.stores.contains(&evil)));
     assert!(other.pools.shutdown(Duration::from_secs(5)).await.is_empty());

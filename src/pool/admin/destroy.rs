@@ -14,6 +14,7 @@ use futures::future::{join_all, try_join_all};
 
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
+use crate::keys::PoolKey;
 use crate::pool::local::{Progress, Watch};
 use crate::pool::stores::{Found, best_hint, labelled, read_label};
 use crate::pool::stores::{LABEL_KEY, LABEL_MAX, Label, REGISTERS};
@@ -38,6 +39,7 @@ pub struct Deleted {
 #[derive(Debug)]
 pub struct Destruction {
     rt: Rt,
+    key: Option<PoolKey>,
     pub id: PoolId,
     pub name: Name,
     /// As the newest label describes the pool; none when no label is left.
@@ -61,7 +63,8 @@ impl Destruction {
         stores: Vec<PoolStore>,
         begun: Option<PoolId>,
     ) -> Result<Destruction> {
-        let labels = join_all(stores.iter().map(|store| read_label(&host.rt, store))).await;
+        let labels =
+            join_all(stores.iter().map(|store| read_label(&host.rt, store, host.key.as_ref()))).await;
         let config = match (best_hint(&stores, &labels), begun) {
             (Ok(config), None) => Some(config),
             (Ok(config), Some(begun)) => Some(config).filter(|config| config.pool == begun),
@@ -81,6 +84,7 @@ impl Destruction {
             |label: &Found| label.label().is_some_and(|label| label.pool == id && label.destroyed);
         let mut found = Destruction {
             rt: host.rt.clone(),
+            key: host.key.clone(),
             id,
             name: name.clone(),
             begun: begun.is_some() || labels.iter().any(is_condemned),
@@ -113,7 +117,7 @@ impl Destruction {
             match host.opener.open(&url).await {
                 Ok(bucket) => {
                     let store = PoolStore { url, zone: None, bucket };
-                    let label = read_label(&host.rt, &store).await;
+                    let label = read_label(&host.rt, &store, host.key.as_ref()).await;
                     self.judge(store, label).await;
                 }
                 Err(e) => self.left.push((url, e.to_string())),
@@ -168,7 +172,7 @@ impl Destruction {
             let range = ByteRange::Whole { max: LABEL_MAX };
             // Gone: another run of this has finished the store meanwhile.
             let Some(found) = store.bucket.get(LABEL_KEY, range, Cause::Label).await? else { return Ok(()) };
-            let label = Label::decode(&found.body)?;
+            let label = Label::read(&found.body, self.key.as_ref())?;
             if label.pool != self.id {
                 let why =
                     format!("store {} has become another pool's: nothing more is deleted there", store.url);
@@ -177,7 +181,7 @@ impl Destruction {
             if label.destroyed {
                 return Ok(());
             }
-            let condemned = label.condemned().encode();
+            let condemned = label.condemned().encode(self.key.as_ref());
             // Whether it was stored shows the next look.
             store.bucket.put(LABEL_KEY, condemned, When::Matches(found.head.etag), Cause::Label).await?;
         }
@@ -236,7 +240,7 @@ impl Destruction {
     }
 
     async fn check_label(&self, store: &PoolStore) -> Result<()> {
-        match labelled(store).await? {
+        match labelled(store, self.key.as_ref()).await? {
             Some(label) if label.pool == self.id && label.destroyed => Ok(()),
             _ => {
                 let why = "it does not have the label of this pool any more: nothing more is deleted there";

@@ -85,12 +85,14 @@ impl ForcedRecovery {
         mut stores: Vec<PoolStore>,
         swaps: Vec<StoreSwap>,
     ) -> Result<Option<ForcedRecovery>> {
-        let mut labels = futures::future::join_all(stores.iter().map(|s| read_label(&host.rt, s))).await;
+        let mut labels =
+            futures::future::join_all(stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref())))
+                .await;
         refuse_destroyed(&labels)?;
         let hint = best_hint(&stores, &labels)?;
         let config = hint.predecessor().unwrap_or(hint);
         let (seats, _) = find(&host, &config, &mut stores, &mut labels).await?;
-        let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores, &seats);
+        let roster = Roster::new(&host, &config, stores, &seats);
         swaps.iter().for_each(|swap| roster.know(&swap.new));
         let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
         let mut config = config;

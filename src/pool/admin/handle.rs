@@ -11,6 +11,7 @@ use crate::base::rt::Rt;
 use crate::base::{
     ChunkId, Error, Generation, Incarnation, Kind, Name, PoolId, RegisterId, Result, VolumeId,
 };
+use crate::keys::PoolKey;
 use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
@@ -81,6 +82,13 @@ impl Pool {
 
     pub(in crate::pool) fn context(&self) -> &Arc<PoolContext> {
         &self.context
+    }
+    /// By which its labels and registers are signed.
+    pub(in crate::pool) fn key(&self) -> Option<&PoolKey> {
+        self.context.roster().pool_key()
+    }
+    pub fn has_key(&self) -> bool {
+        self.key().is_some()
     }
     pub fn id(&self) -> PoolId {
         self.id

@@ -63,7 +63,7 @@ impl Pool {
     ) -> Result<Option<Place>> {
         // First the etag: what is there later, whoever put it, is not what was judged.
         let found = new.bucket.head(LABEL_KEY, Cause::Label).await?;
-        let label = labelled(new).await?;
+        let label = labelled(new, self.key()).await?;
         let when = match (found, label) {
             (Some(head), Some(label)) if label.pool == self.id() && label.index == index => {
                 if label.incarnation == now.stores[index].incarnation {
@@ -121,8 +121,8 @@ impl Pool {
     pub(in crate::pool) async fn put_first_label(&self, place: &Place, plan: &Plan<'_>) -> Result<()> {
         let Place { store, index, when } = place;
         let label = Label::new(self.id(), *index, plan.next.stores[*index].incarnation, plan.hint.clone());
-        let put = store.bucket.put(LABEL_KEY, label.encode(), when.clone(), Cause::Label).await?;
-        match labelled(store).await? {
+        let put = store.bucket.put(LABEL_KEY, label.encode(self.key()), when.clone(), Cause::Label).await?;
+        match labelled(store, self.key()).await? {
             Some(seen) if seen.incarnation == label.incarnation => Ok(()),
             _ => Err(match put {
                 Put::Unknown(e) => e,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::handle::Pool;
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
+use crate::keys::PoolKey;
 use crate::pool::chunk::Layout;
 use crate::pool::io::PoolContext;
 use crate::pool::local::MissingShards;
@@ -47,7 +48,7 @@ impl Pool {
                 return Err(Error::new(Kind::Usage, text));
             }
         }
-        let rt = host.rt.clone();
+        let (rt, key) = (host.rt.clone(), host.key.as_ref());
         let entries = stores.iter().map(|s| StoreEntry {
             url: s.url.clone(),
             zone: s.zone.clone(),
@@ -59,21 +60,21 @@ impl Pool {
             config.zoning()?.check()?;
         }
         config.check_settings()?;
-        for outcome in futures::future::join_all(stores.iter().map(check_empty)).await {
+        for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(s, key))).await {
             outcome?;
         }
         let probes = stores.iter().map(|s| crate::store::probe(&rt, &*s.bucket, PROBES));
         for outcome in futures::future::join_all(probes).await {
             outcome?;
         }
-        let labels = stores.iter().enumerate().map(|(index, store)| put_label(store, index, &config));
+        let labels = stores.iter().enumerate().map(|(index, store)| put_label(store, index, &config, key));
         let labelled = futures::future::join_all(labels).await;
         let made = match labelled.into_iter().collect::<Result<Vec<()>>>() {
             Ok(_) => found(&host, &stores, &config).await,
             Err(e) => Err(e),
         };
         if let Err(e) = made {
-            withdraw_labels(&stores, &config).await;
+            withdraw_labels(&stores, &config, key).await;
             return Err(e.context(format!("pool {} was not created", config.name)));
         }
         let opened = Pool::open(host, stores).await;
@@ -86,7 +87,7 @@ impl Pool {
     /// A label only tells where to begin. Nobody writes a generation into one, without the generation before it, until it is
     /// known chosen: where a majority knows nothing of it that label is wrong, and the next one tells.
     pub async fn open(host: PoolHost, mut stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
-        let mut labels = read_labels(&host.rt, &stores).await;
+        let mut labels = read_labels(&host, &stores).await;
         refuse_destroyed(&labels)?;
         let hints = hints(&stores, &labels)?;
         let given = stores.len();
@@ -114,7 +115,7 @@ impl Pool {
         // While a replacement is under way registers may still be where they were before.
         let config = hint.predecessor().unwrap_or_else(|| hint.clone());
         let seats = find_all(host, &config, stores, labels).await?;
-        let roster = Roster::new(&host.rt, &config, host.opener.clone(), stores.clone(), &seats);
+        let roster = Roster::new(host, &config, stores.clone(), &seats);
         for (member, seat) in roster.current().members.iter().zip(&seats) {
             if let Some(Found::Silent(why)) = seat.map(|at| &labels[at]) {
                 // Waited for once is enough: it counts as away until it answers.
@@ -170,24 +171,29 @@ fn undecided(stores: &[PoolStore], labels: &[Found], newest: &PoolConfig) -> Err
 }
 
 /// Nothing but what a creation that was broken off has left of its look at what the store promises.
-async fn check_empty(store: &PoolStore) -> Result<()> {
+async fn check_empty(store: &PoolStore, key: Option<&PoolKey>) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list(&list, Cause::Probe).await?;
     let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
-    let (url, key) = (&store.url, &object.key);
-    let why = match labelled(store).await {
+    let url = &store.url;
+    let why = match labelled(store, key).await {
         Ok(Some(Label { hint, .. })) => format!(
             "store {url} has the label of a pool {}: choose an empty place; or empty this one, if that pool was never finished",
             hint.name
         ),
-        _ => format!("store {url} is not empty (it has {key}): choose an empty place"),
+        _ => format!("store {url} is not empty (it has {}): choose an empty place", object.key),
     };
     Err(Error::new(Kind::Refused, why))
 }
 
-async fn put_label(store: &PoolStore, index: usize, config: &PoolConfig) -> Result<()> {
+async fn put_label(
+    store: &PoolStore,
+    index: usize,
+    config: &PoolConfig,
+    key: Option<&PoolKey>,
+) -> Result<()> {
     let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
-    let answer = store.bucket.put(LABEL_KEY, label.encode(), When::Absent, Cause::Label).await?;
+    let answer = store.bucket.put(LABEL_KEY, label.encode(key), When::Absent, Cause::Label).await?;
     let taken = || {
         Error::new(
             Kind::Refused,
@@ -197,7 +203,7 @@ async fn put_label(store: &PoolStore, index: usize, config: &PoolConfig) -> Resu
     match answer {
         Put::Stored(_) => Ok(()),
         // Only a look tells whose it is.
-        Put::Refused | Put::Unknown(_) => match labelled(store).await? {
+        Put::Refused | Put::Unknown(_) => match labelled(store, key).await? {
             Some(found) if found.incarnation == label.incarnation => Ok(()),
             Some(_) => Err(taken()),
             None => Err(match answer {
@@ -211,7 +217,7 @@ async fn put_label(store: &PoolStore, index: usize, config: &PoolConfig) -> Resu
 /// Writes the pool's first value, once every store shows its label.
 async fn found(host: &PoolHost, stores: &[PoolStore], config: &PoolConfig) -> Result<()> {
     let seats: Vec<Option<usize>> = (0..stores.len()).map(Some).collect();
-    let roster = Roster::new(&host.rt, config, host.opener.clone(), stores.to_vec(), &seats);
+    let roster = Roster::new(host, config, stores.to_vec(), &seats);
     let membership = roster.current();
     for attested in futures::future::join_all(membership.members.iter().map(|m| m.attest())).await {
         attested?;
@@ -228,9 +234,10 @@ async fn found(host: &PoolHost, stores: &[PoolStore], config: &PoolConfig) -> Re
 }
 
 /// Takes back the labels of a pool that could not be made. What fails here is left: the next attempt names it.
-async fn withdraw_labels(stores: &[PoolStore], config: &PoolConfig) {
+async fn withdraw_labels(stores: &[PoolStore], config: &PoolConfig, key: Option<&PoolKey>) {
     for (store, entry) in stores.iter().zip(&config.stores) {
-        let ours = matches!(labelled(store).await, Ok(Some(label)) if label.incarnation == entry.incarnation);
+        let ours =
+            matches!(labelled(store, key).await, Ok(Some(label)) if label.incarnation == entry.incarnation);
         let keys =
             [LABEL_KEY.to_owned(), crate::pool::stores::register_key(PoolConfig::register(config.pool))];
         if ours && let Err(e) = store.bucket.delete(&keys, Cause::Label).await {

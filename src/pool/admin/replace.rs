@@ -281,7 +281,7 @@ pub async fn free_place(pool: PoolId, member: &Member) -> Option<PoolStore> {
     let (Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else { return None };
     let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
     let spec = PoolStore { url, zone, bucket: bucket.clone() };
-    let ours = match labelled(&spec).await {
+    let ours = match labelled(&spec, member.pool_key()).await {
         Ok(None) => check_free(&spec, true).await.is_ok(),
         Ok(Some(label)) => {
             label.pool == pool && label.index == member.index() && label.incarnation != member.incarnation()
@@ -342,6 +342,6 @@ async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
     let Some(head) = bucket.head(LABEL_KEY, Cause::Label).await? else { return Ok(()) };
     member.attest().await?;
     let label = Label::new(hint.pool, member.index(), member.incarnation(), hint.clone());
-    bucket.put(LABEL_KEY, label.encode(), When::Matches(head.etag), Cause::Label).await?;
+    bucket.put(LABEL_KEY, label.encode(member.pool_key()), When::Matches(head.etag), Cause::Label).await?;
     Ok(())
 }

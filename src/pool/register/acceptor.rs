@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::object::{Acceptor, OBJECT_MAX, Object, Opening};
 use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
+use crate::keys::RegisterPlace;
 use crate::pool::stores::Member;
 use crate::pool::stores::PoolConfig;
 use crate::pool::stores::register_key;
@@ -55,6 +56,11 @@ pub(super) struct Cell {
 impl Cell {
     fn key(&self) -> String {
         register_key(self.register)
+    }
+
+    fn place(&self) -> RegisterPlace {
+        let (pool, index) = (self.member.pool(), self.member.index());
+        RegisterPlace { pool, register: self.register, index }
     }
 
     /// An object in its place that is none of ours: named in errors, the log and the pool's status.
@@ -120,7 +126,7 @@ impl Cell {
     /// Of an object that says which stores go on, also whether it can be followed: one that nobody could have put here must
     /// not lead all others astray.
     fn decode(&self, body: &Bytes) -> Result<Object> {
-        let object = Object::decode(body, self.register)?;
+        let object = Object::decode(body, self.place(), self.member.pool_key())?;
         let describes = |members: &Bytes, fits: &dyn Fn(Generation) -> bool| {
             let config = PoolConfig::decode(members)?;
             if config.pool == self.member.pool() && fits(config.generation) {
@@ -159,7 +165,8 @@ impl Cell {
         let fresh = over.is_none();
         let when = over.map_or(When::Absent, When::Matches);
         let Stage { generation, opening } = Stage::clone(&self.stage);
-        let body = Object { generation, opening, state: state.clone() }.encode(self.register, nonce);
+        let object = Object { generation, opening, state: state.clone() };
+        let body = object.encode(self.place(), nonce, self.member.pool_key());
         match self.member.put(&self.key(), body, when, Cause::Register).await {
             Ok(Put::Stored(etag)) => {
                 if fresh {

@@ -3,7 +3,7 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 8 | magic `WLREGIST` |
-//! | 8 | 4 | format, 2 |
+//! | 8 | 4 | format: 2; 3 in a pool that has a key |
 //! | 12 | 16 | register id |
 //! | 28 | 8 | generation of the pool's membership |
 //! | 36 | 8, 16 | promised ballot: number, proposer |
@@ -16,6 +16,7 @@
 //! | | 4, … | members: length, and the pool's description of this generation; length 0 in generation 0 |
 //! | | 1 | 1: a base follows |
 //! | | 4, … | base: length, and the value with which this generation began |
+//! | | 32 | in format 3: the signature of all before, for this register and store (`keys`) |
 //! | end − 8 | 8 | xxh3-64 of all before |
 //!
 //! A ballot's number is at most 2^62, and nothing is accepted above what is promised: other objects are damaged.
@@ -29,10 +30,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::codec::{Reader, Writer};
 use crate::base::size::HEAD_MAX;
-use crate::base::{Error, Generation, Kind, Nonce, RegisterId, Result};
+use crate::base::{Error, Generation, Kind, Nonce, Result};
+use crate::keys::{PoolKey, RegisterPlace, SIGNATURE};
 
 const MAGIC: &[u8; 8] = b"WLREGIST";
 const FORMAT: u32 = 2;
+/// In a pool that has a key.
+const FORMAT_SIGNED: u32 = 3;
 const BEFORE_VALUE: usize = 105;
 const CHECKSUM: usize = 8;
 /// Ballots are counted one by one: nobody comes to such a number.
@@ -43,7 +47,8 @@ const LEAP: u64 = 1 << 40;
 /// A pool's description is no longer.
 const MEMBERS_MAX: usize = 64 << 10;
 /// No acceptor object is larger.
-pub(super) const OBJECT_MAX: u64 = (BEFORE_VALUE + 2 * HEAD_MAX + 2 * MEMBERS_MAX + 13 + CHECKSUM) as u64;
+pub(super) const OBJECT_MAX: u64 =
+    (BEFORE_VALUE + 2 * HEAD_MAX + 2 * MEMBERS_MAX + 13 + SIGNATURE + CHECKSUM) as u64;
 
 /// Orders attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -108,13 +113,15 @@ fn optional(w: &mut Writer, bytes: Option<&Bytes>) {
 }
 
 impl Object {
-    pub fn encode(&self, register: RegisterId, nonce: Nonce) -> Bytes {
+    /// Signed, in a pool that has a key.
+    pub fn encode(&self, place: RegisterPlace, nonce: Nonce, key: Option<&PoolKey>) -> Bytes {
         let (state, opening) = (&self.state, &self.opening);
         let long = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
         let room =
             long(&state.value.bytes) + long(&state.value.seal) + opening.members.len() + long(&opening.base);
-        let mut w = Writer::with_capacity(BEFORE_VALUE + room + 13 + CHECKSUM);
-        w.raw(MAGIC).u32(FORMAT).u128(register.0).u64(self.generation.0);
+        let mut w = Writer::with_capacity(BEFORE_VALUE + room + 13 + SIGNATURE + CHECKSUM);
+        let format = if key.is_some() { FORMAT_SIGNED } else { FORMAT };
+        w.raw(MAGIC).u32(format).u128(place.register.0).u64(self.generation.0);
         for ballot in [state.promised, state.accepted] {
             w.u64(ballot.number).u128(ballot.proposer);
         }
@@ -123,12 +130,17 @@ impl Object {
         w.bytes(state.value.seal.as_deref().unwrap_or_default());
         w.bytes(&opening.members);
         optional(&mut w, opening.base.as_ref());
+        if let Some(key) = key {
+            let signature = key.sign_register(place, &w.buf);
+            w.raw(&signature);
+        }
         let sum = xxh3_64(&w.buf);
         w.u64(sum);
         w.buf.into()
     }
 
-    pub fn decode(bytes: &Bytes, register: RegisterId) -> Result<Object> {
+    /// Of a pool that has this key, or none.
+    pub fn decode(bytes: &Bytes, place: RegisterPlace, key: Option<&PoolKey>) -> Result<Object> {
         let mut r = Reader::new(bytes, "the object");
         if r.raw(MAGIC.len())? != MAGIC {
             return Err(r.bad("it is not one of ours"));
@@ -139,11 +151,15 @@ impl Object {
         if xxh3_64(&bytes[..body]).to_le_bytes() != bytes[body..] {
             return Err(Error::new(Kind::Corrupt, "the object's checksum does not match"));
         }
-        if format != FORMAT {
-            let why = format!("the object has format {format}, this version knows {FORMAT}");
-            return Err(Error::new(Kind::Unsupported, why));
+        check_format(format, key.is_some())?;
+        if let Some(key) = key {
+            let (signed, signature) = bytes[..body].split_at(body.saturating_sub(SIGNATURE));
+            if !key.is_of_register(place, signed, signature) {
+                let why = "it is not signed by the pool's key for this place: it is forged, or another store's or register's";
+                return Err(r.bad(why));
+            }
         }
-        if RegisterId(r.u128()?) != register {
+        if r.u128()? != place.register.0 {
             return Err(r.bad("it belongs under another key"));
         }
         let generation = Generation(r.u64()?);
@@ -154,13 +170,30 @@ impl Object {
         let seal = Some(bytes.slice_ref(r.bytes(MEMBERS_MAX)?)).filter(|seal| !seal.is_empty());
         let members = bytes.slice_ref(r.bytes(MEMBERS_MAX)?);
         let base = read_optional(&mut r, bytes)?;
-        r.raw(CHECKSUM)?;
+        r.raw(if key.is_some() { SIGNATURE + CHECKSUM } else { CHECKSUM })?;
         r.end()?;
         if promised < accepted || promised.number > NUMBER_MAX {
             return Err(r.bad("no rounds lead to its ballots"));
         }
         let state = Acceptor { promised, accepted, value: Value { bytes: value, seal } };
         Ok(Object { generation, opening: Opening { members, base }, state })
+    }
+}
+
+/// Formats of the future are not judged. That a signature is missing is known of whoever put the object there.
+fn check_format(format: u32, has_key: bool) -> Result<()> {
+    match (format, has_key) {
+        (FORMAT, false) | (FORMAT_SIGNED, true) => Ok(()),
+        (FORMAT, true) => {
+            Err(Error::new(Kind::Invalid, "the object is not signed, and the pool has a key: it is forged"))
+        }
+        (FORMAT_SIGNED, false) => {
+            Err(Error::new(Kind::Unsupported, "the object is one of a pool that has a key"))
+        }
+        _ => {
+            let why = format!("the object has format {format}, this version knows {FORMAT_SIGNED}");
+            Err(Error::new(Kind::Unsupported, why))
+        }
     }
 }
 
@@ -175,8 +208,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::{PoolId, RegisterId};
+    use crate::keys::Secret;
 
-    const HERE: RegisterId = RegisterId(7);
+    fn key() -> PoolKey {
+        PoolKey::new(&Secret::new([9; 32]))
+    }
+
+    const HERE: RegisterPlace = RegisterPlace { pool: PoolId(6), register: RegisterId(7), index: 1 };
 
     fn sample() -> Object {
         let value = Value { bytes: Some(Bytes::from_static(b"v")), seal: Some(Bytes::from_static(b"s")) };
@@ -191,7 +230,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let bytes = sample().encode(HERE, Nonce(0xabc));
+        let bytes = sample().encode(HERE, Nonce(0xabc), None);
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
@@ -211,15 +250,60 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_places_are_told_apart() {
-        let bytes = sample().encode(HERE, Nonce(1));
-        assert_eq!(Object::decode(&bytes, HERE).unwrap(), sample());
-        assert!(Object::decode(&bytes, RegisterId(8)).unwrap_err().is(Kind::Invalid));
+        let bytes = sample().encode(HERE, Nonce(1), None);
+        assert_eq!(Object::decode(&bytes, HERE, None).unwrap(), sample());
+        assert!(
+            Object::decode(&bytes, RegisterPlace { register: RegisterId(8), ..HERE }, None)
+                .unwrap_err()
+                .is(Kind::Invalid)
+        );
         for value in [None, Some(Bytes::new())] {
             let mut object = Object { opening: Opening::default(), ..sample() };
             object.state.value = Value { bytes: value, seal: None };
-            assert_eq!(Object::decode(&object.encode(HERE, Nonce(1)), HERE).unwrap(), object);
+            assert_eq!(Object::decode(&object.encode(HERE, Nonce(1), None), HERE, None).unwrap(), object);
         }
         assert!(bytes.len() as u64 <= OBJECT_MAX);
+    }
+
+    #[test]
+    fn golden_bytes_of_a_signed_object() {
+        let plain = sample().encode(HERE, Nonce(0xabc), None);
+        let signed = sample().encode(HERE, Nonce(0xabc), Some(&key()));
+        // But for its format it is the plain one, with a signature before the checksum.
+        let body = plain.len() - CHECKSUM;
+        assert_eq!((signed[8], &signed[9..body]), (3, &plain[9..body]));
+        assert_eq!(signed.len(), plain.len() + SIGNATURE);
+        let signature: String = signed[body..body + SIGNATURE].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(signature, "a5a5e8460f2e083e84d6aa0ba6d1993cb96f2d43be22b8aea3733ff7720b5f7b");
+    }
+
+    #[test]
+    fn a_signed_object_is_one_in_its_place_alone() {
+        let signed = sample().encode(HERE, Nonce(1), Some(&key()));
+        assert_eq!(Object::decode(&signed, HERE, Some(&key())).unwrap(), sample());
+        assert!(Object::decode(&signed, HERE, None).unwrap_err().is(Kind::Unsupported));
+        let refused = |bytes: &Bytes, place: RegisterPlace, key: &PoolKey| {
+            let refused = Object::decode(bytes, place, Some(key)).unwrap_err();
+            assert!(refused.is(Kind::Invalid) && refused.to_string().contains("forged"), "{refused}");
+        };
+        refused(&sample().encode(HERE, Nonce(1), None), HERE, &key());
+        refused(&signed, HERE, &PoolKey::new(&Secret::new([8; 32])));
+        for other in [
+            RegisterPlace { pool: PoolId(5), ..HERE },
+            RegisterPlace { register: RegisterId(8), ..HERE },
+            RegisterPlace { index: 0, ..HERE },
+        ] {
+            refused(&signed, other, &key());
+        }
+        // Each byte before the checksum, with the checksum made right.
+        for at in MAGIC.len() + 4..signed.len() - CHECKSUM {
+            let mut bad = signed[..signed.len() - CHECKSUM].to_vec();
+            bad[at] ^= 1;
+            let sum = xxh3_64(&bad);
+            bad.extend_from_slice(&sum.to_le_bytes());
+            refused(&bad.into(), HERE, &key());
+        }
+        assert!(signed.len() as u64 <= OBJECT_MAX);
     }
 
     #[test]
@@ -228,7 +312,7 @@ mod tests {
             let ballot = |number| Ballot { number, proposer: 9 };
             let (promised, accepted) = (ballot(promised), ballot(accepted));
             let state = Acceptor { promised, accepted, ..sample().state };
-            Object::decode(&Object { state, ..sample() }.encode(HERE, Nonce(1)), HERE).map(drop)
+            Object::decode(&Object { state, ..sample() }.encode(HERE, Nonce(1), None), HERE, None).map(drop)
         };
         assert!(with(NUMBER_MAX, NUMBER_MAX).is_ok());
         for (promised, accepted) in [(u64::MAX, 2), (u64::MAX, u64::MAX), (NUMBER_MAX + 1, 2), (2, 3)] {
@@ -238,21 +322,21 @@ mod tests {
 
     #[test]
     fn a_changed_bit_or_a_cut_is_an_error() {
-        let bytes = sample().encode(HERE, Nonce(1));
+        let bytes = sample().encode(HERE, Nonce(1), None);
         for at in 0..bytes.len() * 8 {
             let mut bad = bytes.to_vec();
             bad[at / 8] ^= 1 << (at % 8);
-            assert!(Object::decode(&bad.into(), HERE).is_err(), "bit {at}");
+            assert!(Object::decode(&bad.into(), HERE, None).is_err(), "bit {at}");
         }
         for cut in 0..bytes.len() {
-            assert!(Object::decode(&bytes.slice(..cut), HERE).is_err(), "{cut}");
+            assert!(Object::decode(&bytes.slice(..cut), HERE, None).is_err(), "{cut}");
         }
     }
 
     proptest! {
         #[test]
         fn foreign_bytes_are_errors(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(Object::decode(&bytes.into(), HERE).is_err());
+            prop_assert!(Object::decode(&bytes.into(), HERE, None).is_err());
         }
     }
 }

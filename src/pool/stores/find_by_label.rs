@@ -10,6 +10,7 @@ use super::host::{PoolHost, PoolStore};
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
+use crate::keys::PoolKey;
 use crate::store::{ByteRange, Cause};
 
 /// A store whose label isn't read by then counts as away when a pool is opened.
@@ -17,16 +18,17 @@ const LABEL_WAIT: Duration = Duration::from_secs(2);
 /// Where enough others have shown theirs it is waited for as long again as those took, and at least this.
 const LABEL_HEDGE: Duration = Duration::from_millis(600);
 
-pub async fn labelled(store: &PoolStore) -> Result<Option<Label>> {
+/// Its label, as who has this key for its pool, or none, believes it.
+pub async fn labelled(store: &PoolStore, key: Option<&PoolKey>) -> Result<Option<Label>> {
     let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
-    found.map(|f| Label::decode(&f.body)).transpose()
+    found.map(|f| Label::read(&f.body, key)).transpose()
 }
 
 /// What a store says about itself when a pool is opened.
 #[derive(Debug)]
 pub enum Found {
     Label(Box<Label>),
-    /// No label, or not one of ours.
+    /// No label, or not one of ours. `Refused`: one of a pool whose key is not here.
     Other(Error),
     Silent(Error),
 }
@@ -37,14 +39,16 @@ impl Found {
     }
 }
 
-pub async fn read_label(rt: &Rt, store: &PoolStore) -> Found {
-    match rt.timeout(LABEL_WAIT, labelled(store)).await {
+pub async fn read_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>) -> Found {
+    match rt.timeout(LABEL_WAIT, labelled(store, key)).await {
         Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
             Found::Label(Box::new(label))
         }
         Some(Ok(Some(_))) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
         Some(Ok(None)) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
-        Some(Err(e)) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported) => Found::Other(e),
+        Some(Err(e)) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported | Kind::Refused) => {
+            Found::Other(e)
+        }
         Some(Err(e)) => Found::Silent(e),
         None => Found::Silent(Error::new(Kind::Timeout, "it does not answer")),
     }
@@ -52,9 +56,11 @@ pub async fn read_label(rt: &Rt, store: &PoolStore) -> Found {
 
 /// What each store says about itself. When those that answer are enough to open their pool, the others have a moment more and
 /// then count as silent: one that hangs must not hold up who opens the pool.
-pub async fn read_labels(rt: &Rt, stores: &[PoolStore]) -> Vec<Found> {
+pub async fn read_labels(host: &PoolHost, stores: &[PoolStore]) -> Vec<Found> {
+    let (rt, key) = (&host.rt, host.key.as_ref());
     let begun = rt.now();
-    let reads = stores.iter().enumerate().map(|(at, store)| async move { (at, read_label(rt, store).await) });
+    let reads =
+        stores.iter().enumerate().map(|(at, store)| async move { (at, read_label(rt, store, key).await) });
     let mut reads: FuturesUnordered<_> = reads.collect();
     let late = || Found::Silent(Error::new(Kind::Timeout, "it does not answer"));
     let mut labels: Vec<Found> = stores.iter().map(|_| late()).collect();
@@ -122,6 +128,13 @@ pub fn best_hint(stores: &[PoolStore], labels: &[Found]) -> Result<PoolConfig> {
 /// least.
 pub fn hints(stores: &[PoolStore], labels: &[Found]) -> Result<Vec<PoolConfig>> {
     let known = || labels.iter().filter_map(Found::label);
+    let is_locked = |label: &&Found| matches!(label, Found::Other(e) if e.is(Kind::Refused));
+    // One store alone must not keep a pool closed that has no key.
+    if let Some(Found::Other(e)) = labels.iter().find(is_locked)
+        && labels.iter().filter(is_locked).count() >= known().count()
+    {
+        return Err(e.share());
+    }
     let votes = |pool: PoolId| known().filter(|l| l.pool == pool).count();
     let best = known().max_by_key(|l| (votes(l.pool), l.hint.generation, std::cmp::Reverse(l.index)));
     if let Some(best) = best {
@@ -220,7 +233,7 @@ pub async fn find(
         match host.opener.open(&entry.url).await {
             Ok(bucket) => {
                 let spec = PoolStore { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
-                labels.push(read_label(&host.rt, &spec).await);
+                labels.push(read_label(&host.rt, &spec, host.key.as_ref()).await);
                 stores.push(spec);
             }
             Err(e) => {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
+use crate::keys::PoolKey;
 use crate::store::BucketRef;
 
 /// What a pool needs of its host.
@@ -18,6 +19,9 @@ pub struct PoolHost {
     pub folder: PathBuf,
     /// For stores that the pool lists and nobody named here.
     pub opener: Arc<dyn Opener>,
+    /// By which the pool's labels and registers are signed. What is not signed by it is not believed; without one no pool is
+    /// opened that has a key.
+    pub key: Option<PoolKey>,
 }
 
 /// A store as the user names it.

@@ -1,20 +1,28 @@
 //! The label that says what a store is: which pool's, at which place, in which life of its contents.
 //!
 //! Key `label`, JSON: `{"format": 1, "pool": ID, "index": N, "incarnation": ID, "hint": POOL REGISTER VALUE,
-//! "destroyed": true}`. Only pool, index and incarnation are compared; the hint tells a host that knows nothing yet whom to
-//! ask. `destroyed` is there only while the pool is being deleted (`pool destroy`): the store is out for every host then.
+//! "destroyed": true, "mac": HEX}`. Only pool, index and incarnation are compared; the hint tells a host that knows nothing yet
+//! whom to ask. `destroyed` is there only while the pool is being deleted (`pool destroy`): the store is out for every host then.
+//!
+//! In a pool that has a key, `format` is 2, and `mac`, the last member, is the signature of all bytes before `,"mac":"`
+//! (`keys`). In others there is none, and `format` is 1.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::config::PoolConfig;
-use crate::base::{Error, Incarnation, Kind, PoolId, Result};
+use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
+use crate::keys::{PoolKey, SIGNATURE};
 
 /// The label's key in every store.
 pub const LABEL_KEY: &str = "label";
 /// Larger objects under the label's key are somebody else's.
 pub const LABEL_MAX: u64 = 256 << 10;
 const FORMAT: u32 = 1;
+/// Of a pool that has a key.
+const FORMAT_SIGNED: u32 = 2;
+/// What stands before a label's signature, and behind it.
+const MAC: (&str, &str) = (r#","mac":""#, r#""}"#);
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Label {
@@ -43,10 +51,45 @@ impl Label {
         Label { destroyed: true, ..self }
     }
 
-    pub fn encode(&self) -> Bytes {
-        serde_json::to_vec(self).expect("a label has only string keys").into()
+    /// Signed, in a pool that has a key.
+    pub fn encode(&self, key: Option<&PoolKey>) -> Bytes {
+        let format = if key.is_some() { FORMAT_SIGNED } else { FORMAT };
+        let label = Label { format, ..self.clone() };
+        let mut bytes = serde_json::to_vec(&label).expect("a label has only string keys");
+        if let Some(key) = key {
+            bytes.pop();
+            let signature = key.sign_label(self.pool, &bytes);
+            bytes.extend_from_slice([MAC.0, &signature, MAC.1].concat().as_bytes());
+        }
+        bytes.into()
     }
 
+    /// As a host sees it that has this key for its pool, or none. `Refused`: the label's pool has a key, and none is given.
+    pub fn read(bytes: &[u8], key: Option<&PoolKey>) -> Result<Label> {
+        let label = Label::decode(bytes)?;
+        match (key, label.format) {
+            (None, FORMAT) => Ok(label),
+            (None, _) => Err(lacks_key(&label.hint.name)),
+            (Some(_), FORMAT) => Err(Error::new(
+                Kind::Invalid,
+                "its label is not signed, and a key is given for its pool: the label is forged, or the pool was made without a key",
+            )),
+            (Some(key), _) if label.is_signed_by(key, bytes) => Ok(label),
+            (Some(_), _) => Err(Error::new(
+                Kind::Invalid,
+                "its label is not signed by the key that is given: the label is forged, or the key is another pool's",
+            )),
+        }
+    }
+
+    fn is_signed_by(&self, key: &PoolKey, bytes: &[u8]) -> bool {
+        let signature = bytes.len().checked_sub(MAC.1.len() + 2 * SIGNATURE + MAC.0.len());
+        let Some((signed, end)) = signature.map(|at| bytes.split_at(at)) else { return false };
+        let signature = end.strip_prefix(MAC.0.as_bytes()).and_then(|end| end.strip_suffix(MAC.1.as_bytes()));
+        signature.is_some_and(|signature| key.is_of_label(self.pool, signed, signature))
+    }
+
+    /// Whoever wrote it: nothing says that its pool's owner did.
     pub fn decode(bytes: &[u8]) -> Result<Label> {
         #[derive(Deserialize)]
         struct Version {
@@ -54,17 +97,25 @@ impl Label {
         }
         let bad = |why: String| Error::new(Kind::Invalid, format!("the label is malformed: {why}"));
         let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if version.format != FORMAT {
+        if ![FORMAT, FORMAT_SIGNED].contains(&version.format) {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "the label has format {}, this version knows {FORMAT}: use a newer windlass",
+                    "the label has format {}, this version knows {FORMAT_SIGNED}: use a newer windlass",
                     version.format
                 ),
             ));
         }
         serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))
     }
+}
+
+/// What a host hears that is given no key for a pool which has one.
+pub fn lacks_key(pool: &Name) -> Error {
+    let why = format!(
+        "pool {pool} has a key, and it is not here: set `key_file` or `key_command` under [pool.{pool}] in windlass.toml"
+    );
+    Error::new(Kind::Refused, why)
 }
 
 #[cfg(test)]
@@ -95,24 +146,51 @@ mod tests {
             r#""incarnation":"00000000000000000000000000000002"}],"#,
             r#""settings":{"ack_zone":false,"degrade_after_ms":3000,"grace_ms":30000}}}"#,
         );
-        assert_eq!(sample().encode(), text.as_bytes());
+        assert_eq!(sample().encode(None), text.as_bytes());
         assert_eq!(Label::decode(text.as_bytes()).unwrap(), sample());
         assert_eq!(PoolConfig::decode(&sample().hint.encode()).unwrap(), sample().hint);
         let condemned = format!(r#"{},"destroyed":true}}"#, text.strip_suffix('}').unwrap());
         let label = sample().condemned();
         assert_eq!(
-            (label.encode().as_ref(), &Label::decode(condemned.as_bytes()).unwrap()),
+            (label.encode(None).as_ref(), &Label::decode(condemned.as_bytes()).unwrap()),
             (condemned.as_bytes(), &label)
         );
     }
 
     #[test]
+    fn a_label_is_believed_as_it_was_signed_and_not_where_its_signature_was_taken_out() {
+        let key = PoolKey::new(&crate::keys::Secret::new([5; 32]));
+        let signed = sample().encode(Some(&key));
+        let text = String::from_utf8(signed.to_vec()).unwrap();
+        let plain = String::from_utf8(sample().encode(None).to_vec()).unwrap();
+        let body = plain.replacen(r#"{"format":1,"#, r#"{"format":2,"#, 1);
+        let mac = "a514eec0cd3d7695aef2f7740b14358571f38ad38a97507621a3bc3898102bd1";
+        assert_eq!(text, format!(r#"{},"mac":"{mac}"}}"#, body.strip_suffix('}').unwrap()));
+        let read = Label::read(&signed, Some(&key)).unwrap();
+        assert_eq!(Label { format: FORMAT, ..read }, sample());
+        let refused = |bytes: &[u8], key: Option<&PoolKey>| Label::read(bytes, key).unwrap_err();
+        assert!(refused(&signed, None).is(Kind::Refused));
+        assert!(refused(&sample().encode(None), Some(&key)).to_string().contains("not signed"));
+        let other = PoolKey::new(&crate::keys::Secret::new([6; 32]));
+        assert!(refused(&signed, Some(&other)).to_string().contains("not signed by the key"));
+        for (from, to) in [("\"index\":1", "\"index\":0"), ("file:///s2", "file:///s3"), ("0007", "0008")] {
+            assert!(text.contains(from), "{text}");
+            assert!(refused(text.replace(from, to).as_bytes(), Some(&key)).is(Kind::Invalid), "{from}");
+        }
+        let bare = format!("{}}}", text.split_once(MAC.0).unwrap().0);
+        assert!(refused(bare.as_bytes(), Some(&key)).is(Kind::Invalid));
+        for cut in 0..signed.len() {
+            assert!(Label::read(&signed[..cut], Some(&key)).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
     fn other_bytes_are_errors() {
-        let text = String::from_utf8(sample().encode().to_vec()).unwrap();
+        let text = String::from_utf8(sample().encode(None).to_vec()).unwrap();
         for cut in 0..text.len() {
             assert!(Label::decode(&text.as_bytes()[..cut]).unwrap_err().is(Kind::Invalid));
         }
-        let newer = text.replace("\"format\":1", "\"format\":2");
+        let newer = text.replace("\"format\":1", "\"format\":3");
         assert!(Label::decode(newer.as_bytes()).unwrap_err().is(Kind::Unsupported));
         let config = String::from_utf8(sample().hint.encode().to_vec()).unwrap();
         for (from, to) in [

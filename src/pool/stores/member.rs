@@ -24,6 +24,7 @@ use super::traffic::{SizeClass, Traffic};
 use super::watched::Watched;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
+use crate::keys::PoolKey;
 use crate::store::{BucketRef, ByteRange, Cause, CutOff, Found, Head, List, Page, Put, Space, When};
 
 /// A request without an answer for so long makes the label be read.
@@ -74,6 +75,19 @@ impl Standing {
     }
 }
 
+/// Which pool a store belongs to, and the key that its label and registers are signed by.
+#[derive(Clone, Debug)]
+pub struct PoolMark {
+    pub id: PoolId,
+    pub key: Option<PoolKey>,
+}
+
+impl From<PoolId> for PoolMark {
+    fn from(id: PoolId) -> PoolMark {
+        PoolMark { id, key: None }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     standing: Standing,
@@ -111,7 +125,7 @@ struct State {
 pub struct Member {
     me: Weak<Member>,
     rt: Rt,
-    pool: PoolId,
+    pool: PoolMark,
     index: usize,
     incarnation: Incarnation,
     zone: Option<String>,
@@ -168,13 +182,14 @@ enum Verdict {
 impl Member {
     pub fn new(
         rt: Rt,
-        pool: PoolId,
+        pool: impl Into<PoolMark>,
         index: usize,
         incarnation: Incarnation,
         zone: Option<String>,
         url: String,
         bucket: Option<BucketRef>,
     ) -> Arc<Member> {
+        let pool = pool.into();
         let state = State {
             standing: Standing::Unknown,
             failing: None,
@@ -230,7 +245,11 @@ impl Member {
     }
 
     pub(in crate::pool) fn pool(&self) -> PoolId {
-        self.pool
+        self.pool.id
+    }
+
+    pub(in crate::pool) fn pool_key(&self) -> Option<&PoolKey> {
+        self.pool.key.as_ref()
     }
 
     /// An object was found damaged. Told once, and shown until it is found sound or written over.
@@ -358,7 +377,7 @@ impl Member {
             Ok(label) => label,
             Err(e) => return Verdict::Foreign(e.to_string()),
         };
-        if label.pool != self.pool {
+        if label.pool != self.pool.id {
             return Verdict::Foreign(format!(
                 "it belongs to another pool, {} ({})",
                 label.hint.name, label.pool
@@ -375,6 +394,9 @@ impl Member {
         }
         if label.destroyed {
             return Verdict::Foreign(format!("its pool {} is being destroyed", label.hint.name));
+        }
+        if let Err(e) = Label::read(bytes, self.pool_key()) {
+            return Verdict::Foreign(e.to_string());
         }
         self.state.with(|s| s.ours = bytes.clone());
         Verdict::Ours
@@ -476,7 +498,7 @@ impl Member {
     /// The same store in another place.
     pub(in crate::pool) fn moved_to(&self, url: String, bucket: BucketRef) -> Arc<Member> {
         let (rt, zone) = (self.rt.clone(), self.zone.clone());
-        Member::new(rt, self.pool, self.index, self.incarnation, zone, url, Some(bucket))
+        Member::new(rt, self.pool.clone(), self.index, self.incarnation, zone, url, Some(bucket))
     }
 
     /// Never asked again: another member stands for the store.

@@ -18,12 +18,13 @@ use tokio::sync::Notify;
 
 use super::config::{PoolConfig, StoreEntry};
 use super::find_by_label::{Found, read_label};
-use super::host::{OnlyNamed, Opener, PoolStore};
+use super::host::{OnlyNamed, Opener, PoolHost, PoolStore};
 use super::label::Label;
-use super::member::Member;
+use super::member::{Member, PoolMark};
 use super::watched::Watched;
 use crate::base::rt::Rt;
 use crate::base::{Error, Generation, Kind, PoolId, Result};
+use crate::keys::PoolKey;
 
 /// Between two looks for stores that are out.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -125,7 +126,7 @@ impl Membership {
 #[derive(Debug)]
 pub struct Roster {
     rt: Rt,
-    pool: PoolId,
+    pool: PoolMark,
     opener: Arc<dyn Opener>,
     /// Held while another generation is learned of.
     learning: tokio::sync::Mutex<()>,
@@ -152,16 +153,16 @@ impl Drop for Busy {
 
 impl Roster {
     pub(in crate::pool) fn new(
-        rt: &Rt,
+        host: &PoolHost,
         config: &PoolConfig,
-        opener: Arc<dyn Opener>,
         places: Vec<PoolStore>,
         seats: &[Option<usize>],
     ) -> Arc<Roster> {
+        let (rt, pool) = (&host.rt, PoolMark { id: config.pool, key: host.key.clone() });
         let bell = Arc::new(Notify::new());
         let members = config.stores.iter().zip(seats).enumerate().map(|(index, (entry, seat))| {
             let place = seat.and_then(|at| places.get(at));
-            member_at(rt, config.pool, index, entry, place, &bell)
+            member_at(rt, &pool, index, entry, place, &bell)
         });
         let membership = Membership {
             generation: config.generation,
@@ -174,8 +175,8 @@ impl Roster {
         };
         Arc::new(Roster {
             rt: rt.clone(),
-            pool: config.pool,
-            opener,
+            pool,
+            opener: host.opener.clone(),
             places: Mutex::new(places),
             learning: tokio::sync::Mutex::default(),
             current: Mutex::new(Arc::new(membership)),
@@ -189,7 +190,7 @@ impl Roster {
     pub fn fixed(rt: &Rt, pool: PoolId, membership: Membership) -> Arc<Roster> {
         Arc::new(Roster {
             rt: rt.clone(),
-            pool,
+            pool: pool.into(),
             opener: Arc::new(OnlyNamed),
             places: Mutex::default(),
             learning: tokio::sync::Mutex::default(),
@@ -201,7 +202,12 @@ impl Roster {
     }
 
     pub(in crate::pool) fn pool(&self) -> PoolId {
-        self.pool
+        self.pool.id
+    }
+
+    /// What labels and registers are signed by; `None` in a pool that has no key.
+    pub(in crate::pool) fn pool_key(&self) -> Option<&PoolKey> {
+        self.pool.key.as_ref()
     }
 
     pub fn current(&self) -> Arc<Membership> {
@@ -226,7 +232,7 @@ impl Roster {
         let config = PoolConfig::decode(description)?;
         let _turn = self.learning.lock().await;
         let now = self.current();
-        if config.pool != self.pool {
+        if config.pool != self.pool.id {
             return Err(Error::new(Kind::Corrupt, "a register names another pool's stores"));
         }
         // A generation that is through is never left behind again, whatever older objects say.
@@ -269,7 +275,7 @@ impl Roster {
                 Some(member) => member.clone(),
                 None => {
                     let place = self.place(entry).await;
-                    member_at(&self.rt, self.pool, index, entry, place.as_ref(), &self.bell)
+                    member_at(&self.rt, &self.pool, index, entry, place.as_ref(), &self.bell)
                 }
             });
         }
@@ -348,12 +354,13 @@ impl Roster {
             return;
         }
         let places = self.places.lock().clone();
-        let labels = futures::future::join_all(places.iter().map(|p| read_label(&self.rt, p))).await;
+        let labels =
+            futures::future::join_all(places.iter().map(|p| read_label(&self.rt, p, self.pool_key()))).await;
         // A label that is in two places is in neither: one is a copy.
         let mut shown: BTreeMap<usize, Vec<(&PoolStore, &Label)>> = BTreeMap::new();
         for (place, found) in places.iter().zip(&labels) {
             if let Found::Label(label) = found
-                && label.pool == self.pool
+                && label.pool == self.pool.id
             {
                 shown.entry(label.index).or_default().push((place, label));
             }
@@ -388,7 +395,7 @@ impl Roster {
 
 fn member_at(
     rt: &Rt,
-    pool: PoolId,
+    pool: &PoolMark,
     index: usize,
     entry: &StoreEntry,
     place: Option<&PoolStore>,
@@ -396,7 +403,8 @@ fn member_at(
 ) -> Arc<Member> {
     let url = place.map_or(&entry.url, |s| &s.url).clone();
     let bucket = place.map(|s| s.bucket.clone());
-    let member = Member::new(rt.clone(), pool, index, entry.incarnation, entry.zone.clone(), url, bucket);
+    let member =
+        Member::new(rt.clone(), pool.clone(), index, entry.incarnation, entry.zone.clone(), url, bucket);
     member.ring_when_out(bell);
     member
 }

@@ -20,7 +20,7 @@ pub use find_by_label::{
 pub use hedge_policy::{Hedges, delay};
 pub use host::{OnlyNamed, Opener, PoolHost, PoolStore};
 pub use key::{ASIDE, Named, PROBES, REGISTERS, parse, place, register_key, shard_key, shard_on};
-pub use label::{LABEL_KEY, LABEL_MAX, Label};
+pub use label::{LABEL_KEY, LABEL_MAX, Label, lacks_key};
 pub use member::{Member, Standing};
 pub use membership::{Busy, Membership, Roster};
 pub use shard::{At, How, Miss};

@@ -3,6 +3,7 @@
 mod catalog;
 mod creating;
 mod destroy;
+mod keyed;
 mod mending;
 mod plan;
 mod reading;
@@ -22,6 +23,7 @@ use crate::base::rt::Rt;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, VolumeId};
+use crate::keys::PoolKey;
 use crate::store::{BucketRef, Cause, MemStore, Reach, SimStore, Store as _};
 
 const W: Cause = Cause::Walk;
@@ -35,6 +37,7 @@ struct Yard {
     spares: Vec<Arc<SimStore>>,
     layout: Layout,
     zones: Option<&'static str>,
+    key: Option<PoolKey>,
 }
 
 impl Yard {
@@ -48,6 +51,7 @@ impl Yard {
             spares: Vec::new(),
             layout,
             zones: None,
+            key: None,
         }
     }
 
@@ -62,6 +66,7 @@ impl Yard {
             disk: self.disk.clone(),
             folder: Path::new("/home/pool").into(),
             opener: Arc::new(self.clone()),
+            key: self.key.clone(),
         }
     }
 

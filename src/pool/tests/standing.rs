@@ -201,6 +201,7 @@ async fn folders_come_and_go() {
         disk: disk.clone(),
         folder: dir.path().join("home"),
         opener: Arc::new(OnlyNamed),
+        key: None,
     };
     let rename = |from: std::path::PathBuf, to: std::path::PathBuf| {
         let disk = disk.clone();

@@ -65,6 +65,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         disk: disk.clone(),
         folder: state.join("pool"),
         opener: Arc::new(OnlyNamed),
+        key: None,
     };
     let spec = || vec![PoolStore { url: counted.url().to_owned(), zone: None, bucket: counted.clone() }];
     let pool = match Pool::open(pool_host.clone(), spec()).await {

@@ -200,7 +200,7 @@ impl Machine {
         (
             process,
             rt.clone(),
-            PoolHost { rt, disk: self.disk.clone(), folder, opener: Arc::new(self.site.clone()) },
+            PoolHost { rt, disk: self.disk.clone(), folder, opener: Arc::new(self.site.clone()), key: None },
         )
     }
 

@@ -296,7 +296,7 @@ impl Site {
     pub fn host(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> (PoolHost, Vec<PoolStore>) {
         let opener = Arc::new(Doors { site: self.clone(), side });
         let (disk, folder) = (Arc::new(self.disks[host].clone()), Path::new("/home/pool").to_owned());
-        (PoolHost { rt: rt.clone(), disk, folder, opener }, self.specs(side))
+        (PoolHost { rt: rt.clone(), disk, folder, opener, key: None }, self.specs(side))
     }
 
     pub async fn open(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> Result<Volumes> {

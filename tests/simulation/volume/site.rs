@@ -255,6 +255,7 @@ impl Site {
             disk: Arc::new(self.disk(host).clone()),
             folder: Path::new("/home/pool").to_owned(),
             opener: Arc::new(OnlyNamed),
+            key: None,
         }
     }
 
