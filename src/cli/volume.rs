@@ -16,7 +16,7 @@ use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
-use crate::volume::Parent;
+use crate::volume::{Parent, Rotation};
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -441,6 +441,16 @@ fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {
     format!("{volume}@{snapshot}")
 }
 
+fn rotation_line(rotation: &Rotation) -> String {
+    let Rotation { key, oldest, left_bytes, waits } = rotation;
+    let goes_on = match (left_bytes, waits) {
+        (_, Some(why)) => why.clone(),
+        (Some(left), None) => format!("{} are yet to be sealed anew", show_bytes(*left)),
+        (None, None) => "what they sealed is sealed anew while the volume is open".to_owned(),
+    };
+    format!("{key}; older ones from {oldest} on are to go: {goes_on}")
+}
+
 /// What people look for first stands first. Journals that are kept are told by notes.
 fn info(answer: VolumeAnswer) {
     let VolumeAnswer { path, state, clients, writers: _, origin, replica, info } = answer;
@@ -466,6 +476,9 @@ fn info(answer: VolumeAnswer) {
     line("created", utc::show(info.created_ms));
     line("degraded", yes(info.degraded));
     line("encrypted", yes(info.encrypted));
+    if let Some(rotation) = &info.rotation {
+        line("data key", rotation_line(rotation));
+    }
     line("exclusive", bytes(info.exclusive_bytes));
     line("full in", time(info.full_in_ms));
     line("id", info.id.to_string());

@@ -7,9 +7,10 @@ use clap::Subcommand;
 
 use super::{Global, done, output, reach_engine};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
+use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Result};
 use crate::daemon::KeyPlace;
-use crate::daemon::answers::{KeySlotLine, word};
+use crate::daemon::answers::{DataKeyLine, KeyList, KeySlotLine, word};
 use crate::daemon::api::{GivenKey, KeyChange, SlotChange, Verb, VolumePath};
 
 /// What opens an encrypted volume.
@@ -117,7 +118,18 @@ pub enum Key {
         #[command(flatten)]
         key: KeyFlags,
     },
-    /// List the slots, without what opens them
+    /// Seal the volume by a new data key, and what there is anew; waits until the older ones are gone
+    ///
+    /// All slots open the volume as before. Reads and writes go on meanwhile; cut off, it goes on wherever the volume is open.
+    Rotate {
+        path: VolumePath,
+        #[command(flatten)]
+        key: KeyFlags,
+        /// Return when what is written is sealed by the new one
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List the slots, without what opens them, and the data keys
     #[command(visible_alias = "ls")]
     List { path: VolumePath },
 }
@@ -125,6 +137,10 @@ pub enum Key {
 pub async fn run(global: &Global, args: Key) -> Result<ExitCode> {
     let (path, key, change) = match args {
         Key::List { path } => return list(global, path).await,
+        Key::Rotate { path, key, no_wait } => {
+            let key = if key.is_given() { Some(key.read().await?) } else { None };
+            return tell(global, Verb::VolumeKeyRotate { path, key, wait: !no_wait }).await;
+        }
         Key::Add { path, key, new } => (path, key, SlotChange::Add(new.read().await?)),
         Key::Change { path, key, new } => (path, key, SlotChange::Replace(new.read().await?)),
         Key::Remove { path, slot, key } => (path, key, SlotChange::Remove(slot)),
@@ -146,9 +162,18 @@ async fn tell(global: &Global, verb: Verb) -> Result<ExitCode> {
 
 async fn list(global: &Global, path: VolumePath) -> Result<ExitCode> {
     let outcome = reach_engine::ask(global, Verb::VolumeKeys { path }).await?;
-    output::report(global, &outcome, |slots: Vec<KeySlotLine>| {
+    output::report(global, &outcome, |keys: KeyList| {
         let row = |line: KeySlotLine| vec![line.slot.to_string(), word(&line.kind), line.made];
-        output::table(&["SLOT", "OPENED BY", "MADE"], slots.into_iter().map(row).collect());
+        output::table(&["SLOT", "OPENED BY", "MADE"], keys.slots.into_iter().map(row).collect());
+        let row = |line: DataKeyLine| {
+            let state = if line.seals { "seals what is written" } else { "is to go" };
+            let made = if line.made.is_empty() { "-".to_owned() } else { line.made };
+            vec![line.number.to_string(), state.to_owned(), show_bytes(line.bytes), made]
+        };
+        output::table(
+            &["DATA KEY", "STATE", "HAS SEALED", "MADE"],
+            keys.data_keys.into_iter().map(row).collect(),
+        );
     })?;
     Ok(done(&outcome))
 }

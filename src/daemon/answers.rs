@@ -269,7 +269,27 @@ pub struct HistoryLine {
     pub mark: HistoryMark,
 }
 
-/// A line of `volume key list`.
+/// What `volume key list` tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyList {
+    pub slots: Vec<KeySlotLine>,
+    pub data_keys: Vec<DataKeyLine>,
+}
+
+/// A data key of an encrypted volume, in `volume key list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DataKeyLine {
+    pub number: u8,
+    /// As people write it; empty where it is not known.
+    pub made: String,
+    pub made_ms: u64,
+    /// What is written is sealed by it; the others are to go.
+    pub seals: bool,
+    /// Live bytes as stored, by the last checkpoint, of which it may have sealed something, and no older one.
+    pub bytes: u64,
+}
+
+/// A slot, in `volume key list`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeySlotLine {
     pub slot: u8,

@@ -475,6 +475,15 @@ pub enum Verb {
     VolumeKeys { path: VolumePath },
     /// Changes them.
     VolumeKeyChange(KeyChange),
+    /// Seals an encrypted volume by a new data key, and what there is anew.
+    VolumeKeyRotate {
+        path: VolumePath,
+        /// What opens it; none: as it is opened otherwise.
+        key: Option<GivenKey>,
+        /// Answers when the older data keys are gone; else when the new one is in force.
+        #[serde(default)]
+        wait: bool,
+    },
     /// Changes a volume's settings.
     VolumeSet {
         path: VolumePath,

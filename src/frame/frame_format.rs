@@ -348,6 +348,27 @@ impl Recompressor {
     }
 }
 
+/// The number of the data key that a stored frame says it was sealed by; 0: it is not sealed.
+pub fn data_key_of(stored: &[u8]) -> u8 {
+    stored.get(1).copied().unwrap_or_default()
+}
+
+/// A stored frame of an encrypted volume, of the same place, contents and length, sealed in this pass: once at its offset.
+/// Opened first: nobody's forgery is signed.
+pub fn seal_anew(stored: &Bytes, place: &Place, access: &KeyAccess, seal: &ChunkSeal) -> Result<Bytes> {
+    if !verify(stored, place) {
+        return Err(corrupt(place, "their checksum is wrong; run `pool scrub`"));
+    }
+    access.key()?;
+    let body = unsealed(stored, place, access)?;
+    let mut fields: [u8; CHECKED] =
+        *stored.first_chunk().ok_or_else(|| corrupt(place, "they are cut off"))?;
+    fields[1] = seal.number();
+    let mut out = Vec::with_capacity(stored.len());
+    put(&fields, &body, place, Some(seal), &mut out);
+    Ok(out.into())
+}
+
 impl Body {
     /// Bytes that the frame will have, the header among them.
     pub fn stored_len(&self) -> usize {
@@ -607,6 +628,39 @@ mod tests {
         assert_eq!(again.len(), stored.len());
         let same = again[32..].iter().zip(&stored[32..]).filter(|(a, b)| a == b).count();
         assert!(same < 8, "{same}");
+    }
+
+    #[test]
+    fn what_is_sealed_anew_is_opened_by_the_new_key_alone_and_no_forgery_is() {
+        let both = VolumeKey::new(VolumeId(7), [(3, Secret::new([0x42; 32])), (4, Secret::new([0x44; 32]))])
+            .unwrap();
+        let new = VolumeKey::new(VolumeId(7), [(4, Secret::new([0x44; 32]))]).unwrap();
+        let (new, both) = (KeyAccess::Sealed(new), KeyAccess::Sealed(both));
+        let at = place(96, 3);
+        let seal = both.key().unwrap().unwrap().chunk(&at.chunk, 77);
+        for (kind, codec) in
+            [(FrameKind::Data, Codec::Lz4), (FrameKind::Map, Codec::Zstd), (FrameKind::Table, Codec::None)]
+        {
+            let raw = [0x55; 8192];
+            let stored = sealed(codec, kind, &raw, &at, 9);
+            let anew = seal_anew(&stored, &at, &both, &seal).unwrap();
+            assert_eq!((data_key_of(&stored), data_key_of(&anew), anew.len()), (3, 4, stored.len()));
+            assert_eq!((anew[0], &anew[2..12]), (stored[0], &stored[2..12]), "its header is as it was");
+            assert!(verify(&anew, &at));
+            assert_eq!(open(&anew, &at, 8192, &new).unwrap(), raw[..]);
+            assert!(open(&stored, &at, 8192, &new).unwrap_err().is(Kind::Denied));
+            assert!(open(&anew, &at, 8192, &access()).unwrap_err().is(Kind::Denied));
+            for elsewhere in [place(112, 3), place(96, 4)] {
+                assert!(seal_anew(&stored, &elsewhere, &both, &seal).unwrap_err().is(Kind::Corrupt));
+            }
+            let mut forged = stored.to_vec();
+            forged[FRAME_HEADER + SALT] ^= 1;
+            let sum = checksum(forged[..12].first_chunk::<CHECKED>().unwrap(), &at, &forged[16..]);
+            forged[12..16].copy_from_slice(&sum.to_le_bytes());
+            assert!(verify(&forged, &at));
+            assert!(seal_anew(&forged.into(), &at, &both, &seal).unwrap_err().is(Kind::Corrupt));
+            assert!(seal_anew(&stored, &at, &KeyAccess::Locked, &seal).unwrap_err().is(Kind::Denied));
+        }
     }
 
     #[test]

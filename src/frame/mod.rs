@@ -32,6 +32,6 @@
 mod frame_format;
 
 pub use frame_format::{
-    Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, Recompressor, SEALED_MORE, list_len,
-    open, open_verified, seal_list, verify,
+    Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, Recompressor, SEALED_MORE, data_key_of,
+    list_len, open, open_verified, seal_anew, seal_list, verify,
 };

@@ -104,6 +104,14 @@ impl Opener {
         Opener { key, last: None }
     }
 
+    /// `Denied`: the records of a batch that says this of itself were sealed by a data key that is gone.
+    pub fn check(&self, sealed: Option<Sealed>) -> Result<()> {
+        match (&self.key, sealed) {
+            (Some(key), Some(sealed)) => key.journal_of(sealed.number, sealed.salt).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// For the records of a batch that says this of itself. `None`: it is not this journal's, or of a key that nobody has.
     pub fn of(&mut self, sealed: Option<Sealed>) -> Option<Option<JournalSeal>> {
         match (&self.key, sealed) {

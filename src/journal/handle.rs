@@ -233,6 +233,19 @@ impl Journal {
         Ok(Some((journal, recovered)))
     }
 
+    /// Renames a folder whose journal can't be opened to a place beside it, which `name` tells, and says where. Nothing is deleted.
+    pub async fn put_aside(disk: &dyn Disk, dir: &Path, name: &str) -> Result<PathBuf> {
+        let held = lock(disk, dir).await?;
+        let kept = dir.with_file_name(name);
+        let doing = || format!("keeping {} as {}", dir.display(), kept.display());
+        disk.rename(dir, &kept).await.context(doing)?;
+        if let Some(parent) = dir.parent() {
+            disk.sync_dir(parent).await.context(doing)?;
+        }
+        drop(held);
+        Ok(kept)
+    }
+
     fn start(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -403,6 +416,21 @@ impl Journal {
             Ok(())
         };
         self.shared.change_header(change).await
+    }
+
+    /// Seals by the newest data key what comes: before anything is appended.
+    pub fn renew_seal(&self) {
+        let seal = self.shared.new_seal();
+        self.shared.ring.lock().renew_seal(seal);
+    }
+
+    /// It is to be begun anew, as after a failure: what older data keys have sealed goes with its files.
+    pub fn retire(&self) {
+        let why = "the journal is begun anew, for another data key";
+        let mut ring = self.shared.ring.lock();
+        if ring.failed.is_none() && !ring.closing {
+            ring.fail(Error::new(Kind::Unavailable, why));
+        }
     }
 
     /// After a failure: makes files for `restart`. Where the disk takes none nothing changes but what `failed` says.

@@ -10,6 +10,7 @@
 //! head can be there and other pages not. So it counts only when all of it is right.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -209,12 +210,7 @@ impl Recovery<'_> {
         Ok(tail)
     }
 
-    async fn good_batch(
-        &self,
-        window: &mut Window,
-        live: &Live,
-        tail: &Tail,
-    ) -> std::io::Result<Option<Batch>> {
+    async fn good_batch(&self, window: &mut Window, live: &Live, tail: &Tail) -> io::Result<Option<Batch>> {
         let bytes = live.segment.bytes;
         if tail.end + ALIGN > bytes {
             return Ok(None);
@@ -226,6 +222,7 @@ impl Recovery<'_> {
             return Ok(None);
         }
         let mut opener = self.opener.clone();
+        opener.check(head.sealed).map_err(|e| io::Error::new(io::ErrorKind::PermissionDenied, e))?;
         let records = batch.whole(window, self.header.journal, &mut opener).await?;
         Ok(records.map(|_| batch))
     }

@@ -101,7 +101,7 @@ pub struct Granted {
 #[derive(Debug)]
 pub struct Ring {
     pub journal: JournalId,
-    /// All that is appended to this ring is sealed by it: another ring has another one.
+    /// All that is appended to this ring is sealed by it: another ring, and another opening, has another one.
     pub seal: Option<JournalSeal>,
     pub sizes: Sizes,
     /// The largest segment that is tried: less than `sizes.most` where the disk had no room for that much.
@@ -410,6 +410,12 @@ impl Ring {
         self.pending.clear();
         (self.pending_bytes, self.pending_cost, self.writing_bytes) = (0, 0, 0);
         self.failed = Some(error);
+    }
+
+    /// Seals by this what is appended from now on: before anything was.
+    pub fn renew_seal(&mut self, seal: Option<JournalSeal>) {
+        assert!(self.pending.is_empty(), "a batch is sealed as a whole");
+        self.seal = seal;
     }
 
     /// Nothing more is taken in; who waits learns so.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, AES_256_GCM_SIV, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
 use super::secret::Secret;
@@ -55,18 +55,28 @@ pub(super) fn nonce(number: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// The data keys of one volume, by number. Cheap to clone.
+/// The data keys of one volume, by number: what is written is sealed by the one of the highest number, the others open what
+/// was sealed before a rotation. Cheap to clone; all clones learn and forget together.
 #[derive(Clone)]
 pub struct VolumeKey(Arc<Inner>);
+
+fn extracted((number, secret): (u8, Secret)) -> (u8, Prk) {
+    (number, extract(b"windlass", secret.bytes()))
+}
+
+fn chunk_key(prk: &Prk, chunk: &ChunkId, salt: u128) -> LessSafeKey {
+    let (volume, epoch) = (chunk.volume.0.to_le_bytes(), chunk.epoch.0.to_le_bytes());
+    let (seq, salt) = (chunk.seq.0.to_le_bytes(), salt.to_le_bytes());
+    gcm(&expand(prk, &[b"chunk", &volume, &epoch, &seq, &salt]))
+}
 
 /// A chunk, the data key's number and the salt that its key was made of; the key.
 type KeptKey = (ChunkId, u8, u128, Arc<LessSafeKey>);
 
 struct Inner {
     volume: VolumeId,
-    data: BTreeMap<u8, Prk>,
-    /// What is written is sealed by it.
-    current: u8,
+    /// Never empty.
+    data: RwLock<BTreeMap<u8, Prk>>,
     kept: Mutex<Vec<KeptKey>>,
 }
 
@@ -79,27 +89,65 @@ impl fmt::Debug for VolumeKey {
 impl VolumeKey {
     /// The newest of these is for what is written from now on. `None`: there are none.
     pub fn new(volume: VolumeId, data: impl IntoIterator<Item = (u8, Secret)>) -> Option<VolumeKey> {
-        let extracted = |(n, secret): (u8, Secret)| (n, extract(b"windlass", secret.bytes()));
         let data: BTreeMap<u8, Prk> = data.into_iter().map(extracted).collect();
-        let current = *data.keys().next_back()?;
-        Some(VolumeKey(Arc::new(Inner { volume, data, current, kept: Mutex::default() })))
+        let inner = |data| Inner { volume, data: RwLock::new(data), kept: Mutex::default() };
+        (!data.is_empty()).then(|| VolumeKey(Arc::new(inner(data))))
     }
 
+    /// Of the data key that seals what is written from now on.
     pub fn number(&self) -> u8 {
-        self.0.current
+        self.newest(|number, _| number)
+    }
+
+    /// Takes in data keys that are in the head: a new one seals from now on. Whether one was news.
+    pub fn learn(&self, data: impl IntoIterator<Item = (u8, Secret)>) -> bool {
+        let mut known = self.0.data.write();
+        let before = known.len();
+        for (number, secret) in data {
+            known.entry(number).or_insert_with(|| extracted((number, secret)).1);
+        }
+        known.len() > before
+    }
+
+    /// Has these data keys, those that the head has, and no others from now on.
+    pub fn follow(&self, data: Vec<(u8, Secret)>) {
+        let mut known = self.0.data.write();
+        if data.is_empty() {
+            return;
+        }
+        known.retain(|number, _| data.iter().any(|(n, _)| n == number));
+        for (number, secret) in data {
+            known.entry(number).or_insert_with(|| extracted((number, secret)).1);
+        }
+        drop(known);
+        self.0.kept.lock().clear();
+    }
+
+    /// Data keys of lower numbers are gone from the head: nothing that is left was sealed by them.
+    pub fn forget_below(&self, number: u8) {
+        let mut known = self.0.data.write();
+        let newest = known.keys().next_back().copied();
+        known.retain(|n, _| *n >= number || Some(*n) == newest);
+        drop(known);
+        self.0.kept.lock().retain(|kept| kept.1 >= number);
+    }
+
+    /// One look, so that the newest key's number and the key are of one moment.
+    fn newest<T>(&self, make: impl FnOnce(u8, &Prk) -> T) -> T {
+        let data = self.0.data.read();
+        let (number, prk) = data.last_key_value().expect("a volume has a data key");
+        make(*number, prk)
     }
 
     fn chunk_key(&self, number: u8, chunk: &ChunkId, salt: u128) -> Option<LessSafeKey> {
-        let prk = self.0.data.get(&number)?;
-        let (volume, epoch) = (chunk.volume.0.to_le_bytes(), chunk.epoch.0.to_le_bytes());
-        let (seq, salt) = (chunk.seq.0.to_le_bytes(), salt.to_le_bytes());
-        Some(gcm(&expand(prk, &[b"chunk", &volume, &epoch, &seq, &salt])))
+        Some(chunk_key(self.0.data.read().get(&number)?, chunk, salt))
     }
 
     /// Begins to seal what lies in a chunk. `salt`: 128 random bits, of this pass alone.
     pub fn chunk(&self, chunk: &ChunkId, salt: u128) -> ChunkSeal {
-        let key = self.chunk_key(self.0.current, chunk, salt).expect("the current key is one of them");
-        ChunkSeal(Arc::new(Pass { key, number: self.0.current, salt }))
+        self.newest(|number, prk| {
+            ChunkSeal(Arc::new(Pass { key: chunk_key(prk, chunk, salt), number, salt }))
+        })
     }
 
     /// The key that something in a chunk was sealed by.
@@ -119,7 +167,10 @@ impl VolumeKey {
     }
 
     fn unknown(&self, number: u8) -> Error {
-        let why = format!("it was sealed by data key {number}, which volume {} does not have", self.0.volume);
+        let why = format!(
+            "it was sealed by data key {number}, which volume {} does not have, or has no more after a rotation",
+            self.0.volume
+        );
         Error::new(Kind::Denied, why)
     }
 
@@ -153,28 +204,37 @@ impl VolumeKey {
 
     /// Begins to seal records, whose lsns only grow. `salt`: 128 random bits, of this use alone.
     pub fn journal(&self, salt: u128) -> JournalSeal {
-        self.journal_of(self.0.current, salt).expect("the current key is one of them")
+        self.newest(|number, prk| self.journal_by((number, prk), salt))
     }
 
     /// For opening records that say that they were sealed so.
     pub fn journal_of(&self, number: u8, salt: u128) -> Result<JournalSeal> {
-        let prk = self.0.data.get(&number).ok_or_else(|| self.unknown(number))?;
+        let data = self.0.data.read();
+        let prk = data.get(&number).ok_or_else(|| self.unknown(number))?;
+        Ok(self.journal_by((number, prk), salt))
+    }
+
+    fn journal_by(&self, (number, prk): (u8, &Prk), salt: u128) -> JournalSeal {
         let info: [&[u8]; 3] = [b"journal", &self.0.volume.0.to_le_bytes(), &salt.to_le_bytes()];
-        Ok(JournalSeal(Arc::new(Pass { key: gcm(&expand(prk, &info)), number, salt })))
+        JournalSeal(Arc::new(Pass { key: gcm(&expand(prk, &info)), number, salt }))
     }
 
     fn name_key(&self, number: u8) -> Option<LessSafeKey> {
-        let key = expand(self.0.data.get(&number)?, &[b"name", &self.0.volume.0.to_le_bytes()]);
-        Some(LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, &key[..]).expect("a key of 32 bytes")))
+        Some(self.name_key_by(self.0.data.read().get(&number)?))
+    }
+
+    fn name_key_by(&self, prk: &Prk) -> LessSafeKey {
+        let key = expand(prk, &[b"name", &self.0.volume.0.to_le_bytes()]);
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, &key[..]).expect("a key of 32 bytes"))
     }
 
     /// A state's name, sealed: the same bytes for the same name.
     pub fn seal_name(&self, state: StateId, name: &Name) -> Vec<u8> {
-        let (number, text) = (self.0.current, name.as_str().as_bytes());
+        let (number, key) = self.newest(|number, prk| (number, self.name_key_by(prk)));
+        let text = name.as_str().as_bytes();
         let mut out = vec![0; NAME_PADDED];
         out[0] = text.len() as u8;
         out[1..=text.len()].copy_from_slice(text);
-        let key = self.name_key(number).expect("the current key is one of them");
         key.seal_in_place_append_tag(nonce(state.0), Aad::from([number]), &mut out)
             .expect("a name is short enough for any cipher");
         out.insert(0, number);
@@ -336,6 +396,35 @@ mod tests {
 
     fn chunk(seq: u64) -> ChunkId {
         ChunkId { volume: VolumeId(7), epoch: Epoch(2), seq: Seq(seq) }
+    }
+
+    #[test]
+    fn clones_of_a_key_learn_forget_and_follow_together() {
+        let (one, c, state) = (key(&[1]), chunk(1), StateId(3));
+        let other = one.clone();
+        let old = one.chunk(&c, 5);
+        let mut text = b"text".to_vec();
+        let tag = old.seal(0, b"", &mut text);
+        let opened =
+            |k: &VolumeKey| k.open_in_chunk((1, 5), &c, 0, b"", (&text, &tag)).map(|raw| raw.is_some());
+        let named = one.seal_name(state, &"s".parse().unwrap());
+        assert!(other.learn([(1, Secret::new([9; 32])), (2, Secret::new([2; 32]))]));
+        assert!(!other.learn([(2, Secret::new([9; 32]))]), "what is known stays");
+        assert_eq!((one.number(), one.chunk(&c, 6).number(), one.journal(7).number()), (2, 2, 2));
+        assert_eq!(old.number(), 1, "a pass is of one key");
+        assert!(opened(&one).unwrap());
+        assert_ne!(one.seal_name(state, &"s".parse().unwrap()), named);
+        assert_eq!(one.open_name(state, &named).unwrap().as_str(), "s");
+        other.forget_below(2);
+        assert!(opened(&one).unwrap_err().is(Kind::Denied), "the key of a chunk that was kept is gone too");
+        assert!(one.open_name(state, &named).unwrap_err().is(Kind::Denied));
+        assert!(one.journal_of(1, 7).is_err());
+        other.forget_below(9);
+        assert_eq!(one.number(), 2, "the newest stays");
+        one.follow(vec![(3, Secret::new([3; 32]))]);
+        assert_eq!(other.number(), 3);
+        one.follow(vec![(1, Secret::new([1; 32]))]);
+        assert_eq!(other.number(), 1, "a head that went back counts");
     }
 
     #[test]

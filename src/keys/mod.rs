@@ -13,7 +13,7 @@
 //! | what | key, from the data key by HKDF-SHA256 with | nonce |
 //! |---|---|---|
 //! | frames, pages, contents of a chunk | `chunk`, volume, epoch, number, a salt of 128 random bits drawn for each pass of sealing | offset in the chunk: a pass seals each offset once |
-//! | records of a journal | `journal`, volume, a salt of 128 random bits drawn whenever a journal is created, opened or started anew | lsn: it only grows until the next salt |
+//! | records of a journal | `journal`, volume, a salt of 128 random bits drawn whenever a journal is created, opened or started anew, and when its volume is claimed | lsn: it only grows until the next salt |
 //! | names of snapshots | `name`, volume | id of the state; SIV: a name that changes may repeat it |
 //! | data keys | the volume key, a random salt for each wrap | 0: the key wraps once |
 //! | the volume key | the slot's secret, a random salt for each wrap | 0: the key wraps once |
@@ -28,7 +28,8 @@
 //!
 //! The part `keys` of a volume's head, JSON: `origin`, the volume that the volume key was drawn for (a clone has its parent's);
 //! `slots`, each `{slot, kind, made_ms, salt, argon2?: {memory_kib, passes,
-//! lanes}, wrapped}`, and `data`, each `{volume, number, salt, wrapped}`; bytes are hexadecimal, `wrapped` 32 bytes and their
+//! lanes}, wrapped}`, and `data`, each `{volume, number, made_ms?, salt, wrapped}`, of one volume
+//! 4 at most, of which the one of the highest number seals; bytes are hexadecimal, `wrapped` 32 bytes and their
 //! tag of 16.
 //!
 //! A slot key is HKDF-SHA256 with the slot's salt, of the 32 bytes of a key file, of what a key command prints, or of argon2id
@@ -62,4 +63,4 @@ pub use keyring::{FamilyKeys, KeyAccess};
 pub use open_keys::{KeyFinder, OpenKeys};
 pub use pool_key::{PoolKey, RegisterPlace, SIGNATURE};
 pub use secret::{Passphrase, Secret};
-pub use slots::{Argon2Costs, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};
+pub use slots::{Argon2Costs, DATA_KEYS_MAX, DataKey, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};

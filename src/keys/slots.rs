@@ -17,6 +17,8 @@ use crate::base::{Error, Kind, Result, VolumeId};
 pub const SLOTS_MAX: usize = 8;
 /// Bytes of a wrapped key: it and its tag.
 const WRAPPED: usize = 48;
+/// Data keys of one volume in a head: that which seals, and those of which something is left.
+pub const DATA_KEYS_MAX: usize = 4;
 
 /// Bytes that JSON holds in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,12 +128,24 @@ pub struct Slot {
 
 /// A data key under the volume key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct DataKey {
+pub struct DataKey {
     /// Whose it is: the volume's own, or an ancestor's.
     volume: VolumeId,
-    number: u8,
+    /// From 1 on; of a volume's data keys the one of the highest number seals.
+    pub number: u8,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub made_ms: u64,
     salt: Hex<16>,
     wrapped: Hex<WRAPPED>,
+}
+
+impl DataKey {
+    fn unwrapped(&self, holder: VolumeId, key: &Secret) -> Result<Secret> {
+        let info = data_info(holder, self.volume, self.number);
+        unwrap(key, &self.salt, &info, &self.wrapped).ok_or_else(|| {
+            Error::new(Kind::Corrupt, "a data key of the volume's description is not what was written")
+        })
+    }
 }
 
 /// All keys of an encrypted volume. See the module.
@@ -141,6 +155,10 @@ pub struct KeyTable {
     origin: VolumeId,
     slots: Vec<Slot>,
     data: Vec<DataKey>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 fn slot_info(volume: VolumeId, slot: u8, kind: SlotKind, costs: Option<Argon2Costs>) -> Vec<u8> {
@@ -182,6 +200,18 @@ fn unwrap(under: &Secret, salt: &Hex<16>, info: &[u8], wrapped: &Hex<WRAPPED>) -
     Some(Secret::new(*out))
 }
 
+/// For the head of `holder`, under the volume key.
+fn wrap_data(
+    rt: &Rt,
+    (holder, key): (VolumeId, &Secret),
+    (volume, number, made_ms): (VolumeId, u8, u64),
+    data: &Secret,
+) -> DataKey {
+    let salt = salt(rt);
+    let wrapped = wrap(key, &salt, &data_info(holder, volume, number), data);
+    DataKey { volume, number, made_ms, salt, wrapped }
+}
+
 fn named(slots: &[u8]) -> String {
     slots.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -197,24 +227,12 @@ impl KeyTable {
         let key = Secret::drawn(rt);
         let mut table = KeyTable { origin: volume, slots: Vec::new(), data: Vec::new() };
         table.add_slot(rt, &key, offered, costs)?;
-        table.add_data(rt, volume, &key, (volume, 1, &Secret::drawn(rt)));
+        table.data.push(wrap_data(rt, (volume, &key), (volume, 1, rt.wall_ms()), &Secret::drawn(rt)));
         Ok((table, key))
     }
 
     pub fn slots(&self) -> &[Slot] {
         &self.slots
-    }
-
-    fn add_data(
-        &mut self,
-        rt: &Rt,
-        holder: VolumeId,
-        key: &Secret,
-        (volume, number, data): (VolumeId, u8, &Secret),
-    ) {
-        let salt = salt(rt);
-        let wrapped = wrap(key, &salt, &data_info(holder, volume, number), data);
-        self.data.push(DataKey { volume, number, salt, wrapped });
     }
 
     /// One more way to open the volume; its number. `Refused`: there are as many as there may be.
@@ -298,15 +316,74 @@ impl KeyTable {
         Err(Error::new(Kind::Denied, why))
     }
 
+    /// The data keys of this one behind the slots of the other: slots and data keys change without each other.
+    #[must_use]
+    pub fn with_slots_of(&self, other: &KeyTable) -> KeyTable {
+        KeyTable { slots: other.slots.clone(), ..self.clone() }
+    }
+
+    /// The data keys of `volume`, in order of their numbers.
+    pub fn data_keys_of(&self, volume: VolumeId) -> impl Iterator<Item = &DataKey> {
+        self.data.iter().filter(move |d| d.volume == volume)
+    }
+
+    /// The number of the data key that seals what `volume` writes.
+    pub fn current(&self, volume: VolumeId) -> u8 {
+        self.data_keys_of(volume).map(|d| d.number).max().unwrap_or_default()
+    }
+
+    /// A data key to follow the newest one of `holder`. `Refused`: there are as many as there may be.
+    pub fn next_data_key(&self, rt: &Rt, holder: VolumeId, key: &Secret) -> Result<DataKey> {
+        let (current, count) = (self.current(holder), self.data_keys_of(holder).count());
+        if count >= DATA_KEYS_MAX {
+            let why = format!(
+                "{} older data keys still seal something: wait until what they sealed is sealed anew (`volume key list`)",
+                count - 1
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        let number = current.checked_add(1).ok_or_else(|| {
+            Error::new(Kind::Refused, "its data key was changed 254 times: copy it into a new volume")
+        })?;
+        Ok(wrap_data(rt, (holder, key), (holder, number, rt.wall_ms()), &Secret::drawn(rt)))
+    }
+
+    /// With it. `None`: it is there. `Refused`: another rotation came in between.
+    pub fn with_data_key(&self, holder: VolumeId, new: &DataKey) -> Result<Option<KeyTable>> {
+        if self.data.contains(new) {
+            return Ok(None);
+        }
+        if new.volume != holder || Some(new.number) != self.current(holder).checked_add(1) {
+            return Err(Error::new(Kind::Refused, "its data key was changed by another command meanwhile"));
+        }
+        let mut table = self.clone();
+        table.data.push(new.clone());
+        Ok(Some(table))
+    }
+
+    /// Without the data keys of `holder` of lower numbers than this; the newest stays.
+    #[must_use]
+    pub fn without_below(&self, holder: VolumeId, number: u8) -> KeyTable {
+        let mut table = self.clone();
+        let newest = self.current(holder);
+        table.data.retain(|d| d.volume != holder || d.number >= number.min(newest));
+        table
+    }
+
+    /// The data keys of `volume` that stand here, in the head of `holder`.
+    pub fn data_keys_for(
+        &self,
+        (holder, key): (VolumeId, &Secret),
+        volume: VolumeId,
+    ) -> Result<Vec<(u8, Secret)>> {
+        self.data_keys_of(volume).map(|d| Ok((d.number, d.unwrapped(holder, key)?))).collect()
+    }
+
     /// The data keys, of all volumes that have some here.
     fn data_keys(&self, holder: VolumeId, key: &Secret) -> Result<BTreeMap<VolumeId, Vec<(u8, Secret)>>> {
         let mut all: BTreeMap<VolumeId, Vec<(u8, Secret)>> = BTreeMap::new();
         for d in &self.data {
-            let info = data_info(holder, d.volume, d.number);
-            let data = unwrap(key, &d.salt, &info, &d.wrapped).ok_or_else(|| {
-                Error::new(Kind::Corrupt, "a data key of the volume's description is not what was written")
-            })?;
-            all.entry(d.volume).or_default().push((d.number, data));
+            all.entry(d.volume).or_default().push((d.number, d.unwrapped(holder, key)?));
         }
         Ok(all)
     }
@@ -330,10 +407,10 @@ impl KeyTable {
     pub fn of_clone(&self, rt: &Rt, (parent, key): (VolumeId, &Secret), clone: VolumeId) -> Result<KeyTable> {
         let inherited = self.data_keys(parent, key)?;
         let mut table = KeyTable { origin: self.origin, slots: self.slots.clone(), data: Vec::new() };
-        table.add_data(rt, clone, key, (clone, 1, &Secret::drawn(rt)));
+        table.data.push(wrap_data(rt, (clone, key), (clone, 1, rt.wall_ms()), &Secret::drawn(rt)));
         for (volume, keys) in &inherited {
             for (number, data) in keys {
-                table.add_data(rt, clone, key, (*volume, *number, data));
+                table.data.push(wrap_data(rt, (clone, key), (*volume, *number, 0), data));
             }
         }
         Ok(table)
@@ -346,6 +423,11 @@ impl KeyTable {
         let numbers = keys.slots.iter().all(|s| (1..=SLOTS_MAX as u8).contains(&s.slot));
         if !ordered || !numbers || keys.slots.is_empty() || keys.data.iter().any(|d| d.number == 0) {
             return Err("its key slots are out of order");
+        }
+        let mut counts: BTreeMap<VolumeId, usize> = BTreeMap::new();
+        keys.data.iter().for_each(|d| *counts.entry(d.volume).or_default() += 1);
+        if counts.values().any(|n| *n > DATA_KEYS_MAX) {
+            return Err("it has too many data keys");
         }
         if has_trace { Err("it is encrypted and its boot trace is not") } else { Ok(()) }
     }
@@ -458,6 +540,48 @@ mod tests {
     }
 
     #[test]
+    fn a_new_data_key_follows_and_old_ones_go_whatever_becomes_of_the_slots() {
+        let rt = Sim::new(4).rt();
+        let (v, other) = (VolumeId(7), VolumeId(8));
+        let (table, key) = KeyTable::drawn(&rt, v, &file(1), CHEAP).unwrap();
+        assert_eq!(table.current(v), 1);
+        let mut now = table.clone();
+        for number in 2..=DATA_KEYS_MAX as u8 {
+            let new = now.next_data_key(&rt, v, &key).unwrap();
+            assert_eq!(new.number, number);
+            let next = now.with_data_key(v, &new).unwrap().unwrap();
+            assert_eq!(next.with_data_key(v, &new).unwrap(), None, "it is there");
+            assert!(
+                next.with_data_key(v, &now.next_data_key(&rt, v, &key).unwrap()).is_err(),
+                "another was first"
+            );
+            assert!(now.with_data_key(other, &new).is_err());
+            now = next;
+            KeyTable::check(Some(&now), false).unwrap();
+        }
+        assert!(now.next_data_key(&rt, v, &key).unwrap_err().is(Kind::Refused));
+        let secrets = now.data_keys_for((v, &key), v).unwrap();
+        assert_eq!(secrets.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(secrets.iter().all(|(n, s)| secrets.iter().all(|(m, t)| n == m || s != t)));
+        assert!(now.data_keys_for((v, &Secret::new([1; 32])), v).unwrap_err().is(Kind::Corrupt));
+        // A clone of now has all of them, and slots that are changed meanwhile take none away.
+        let clone = now.of_clone(&rt, (v, &key), other).unwrap();
+        assert_eq!(clone.data_keys_for((other, &key), v).unwrap(), secrets);
+        let mut slots = table.clone();
+        slots.add_slot(&rt, &key, &words("w"), CHEAP).unwrap();
+        let both = now.with_slots_of(&slots);
+        assert_eq!((both.slots().len(), both.current(v)), (2, 4));
+        assert_eq!(both.unlock(&words("w")).unwrap().0, key);
+        let left = clone.without_below(v, 4);
+        assert_eq!(left.data_keys_of(v).map(|d| d.number).collect::<Vec<_>>(), [4]);
+        assert_eq!(left.current(other), 1, "of others nothing goes");
+        assert_eq!(left.without_below(v, 9), left, "the newest stays");
+        assert_eq!(left.next_data_key(&rt, v, &key).unwrap().number, 5, "no number comes again");
+        let forged = KeyTable { data: [now.data.clone(), now.data[..1].to_vec()].concat(), ..now };
+        assert!(KeyTable::check(Some(&forged), false).is_err());
+    }
+
+    #[test]
     fn golden_json() {
         let slot = Slot {
             slot: 1,
@@ -467,7 +591,13 @@ mod tests {
             argon2: Some(Argon2Costs::default()),
             wrapped: Hex([1; WRAPPED]),
         };
-        let data = DataKey { volume: VolumeId(7), number: 1, salt: Hex([2; 16]), wrapped: Hex([3; WRAPPED]) };
+        let data = DataKey {
+            volume: VolumeId(7),
+            number: 1,
+            made_ms: 0,
+            salt: Hex([2; 16]),
+            wrapped: Hex([3; WRAPPED]),
+        };
         let table = KeyTable { origin: VolumeId(7), slots: vec![slot], data: vec![data] };
         let text = serde_json::to_string(&table).unwrap();
         let should = format!(

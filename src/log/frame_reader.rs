@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::frame_ref::FrameRef;
 use super::places::{Places, Slices};
-use super::stored_frames::{Ask, Counts, Source};
+use super::stored_frames::{Ask, Counts, Source, is_sealed};
 use crate::base::rt::Rt;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::{ChunkId, Error, Kind, Result, VolumeId};
@@ -217,8 +217,21 @@ impl Reader {
             }
             KeyAccess::Plain | KeyAccess::Locked => frame::verify(bytes, &place),
         };
-        let stored = self.source.pool.read(&place.chunk, at.offset, at.len, cause, &verify).await?;
+        let read = || self.source.pool.read(&place.chunk, at.offset, at.len, cause, &verify);
+        let stored = match read().await {
+            Err(e) if e.is(Kind::Corrupt) && self.has_new_keys(&place).await? => read().await?,
+            done => done?,
+        };
         frame::open(&stored, &place, FRAME_MAX, access)
+    }
+
+    /// Whether the volume's data key was changed since it was opened here.
+    async fn has_new_keys(&self, place: &Place) -> Result<bool> {
+        let volume = place.chunk.volume;
+        match is_sealed(self.source.keys.access(volume)) {
+            true => self.source.places.look_for_keys(volume).await,
+            false => Ok(false),
+        }
     }
 
     fn page_place(&self, at: &FrameRef, address: u64) -> Result<Place> {

@@ -8,11 +8,13 @@
 //!
 //! | at | bytes | field |
 //! |---:|---:|---|
-//! | 0 | 4 | magic `WLSL`, or `WLSD`: of a data chunk whose frames' first blocks it tells |
+//! | 0 | 4 | magic `WLSL`, or `WLSD`: of a data chunk whose frames' first blocks it tells, or `WLSM`: of a map chunk whose pages' addresses it tells |
 //! | 4 | 8 | epoch of the chunk |
 //! | 12 | 8 | its sequence number |
-//! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2; with `WLSD` also by how much shorter it is than it was, and its first block less that of the frame before |
+//! | 20 | … | varint: number of frames; then each: offset in the chunk less the end of the frame before, length × 2 + 1 when it is the first in the pack's next data shard, else length × 2; with `WLSD` also by how much shorter it is than it was, and its first block less that of the frame before; with `WLSM` also its address |
 //! | end−4 | 4 | CRC32C of all before |
+//!
+//! Addresses of map pages are told where the volume is encrypted: what is sealed can't be sealed anew without them.
 //!
 //! Of an encrypted volume these bytes are the contents of a frame of kind index, whose place is where it lies in the pack; the
 //! frames follow that.
@@ -35,6 +37,7 @@ use crate::pool::{Chunk, ChunkKind};
 
 const SLICE: u32 = u32::from_le_bytes(*b"WLSL");
 const DATA_SLICE: u32 = u32::from_le_bytes(*b"WLSD");
+const MAP_SLICE: u32 = u32::from_le_bytes(*b"WLSM");
 const PACK: u32 = u32::from_le_bytes(*b"WLPK");
 /// Bytes of the longest index: of as many frames as a chunk may have.
 const INDEX_MAX: usize = 4 << 20;
@@ -58,8 +61,10 @@ pub struct PackFrame {
     /// Virtual offset in its chunk, and the length that it was first stored with.
     pub from: u64,
     pub was: u32,
-    /// First block of a data frame, where that is known.
-    pub block: Option<u64>,
+    /// First block of a data frame or address of a page, where that is known.
+    pub address: Option<u64>,
+    /// It holds blocks of the disk, not a page.
+    pub is_data: bool,
     /// As it is stored from now on.
     pub data: Bytes,
 }
@@ -71,8 +76,10 @@ pub struct Slice {
     pub seq: Seq,
     /// In order of their places in the chunk, and in the pack.
     pub frames: Vec<Moved>,
-    /// The first block of each; empty where the index doesn't tell.
-    pub blocks: Vec<u64>,
+    /// The first block or the address of each; empty where the index doesn't tell.
+    pub addresses: Vec<u64>,
+    /// They are first blocks.
+    pub is_data: bool,
 }
 
 impl Slice {
@@ -119,17 +126,20 @@ impl Slice {
             return Err(r.bad("its checksum is wrong"));
         }
         r = Reader::new(body, WHAT);
-        let told = match r.u32()? {
-            SLICE => false,
-            DATA_SLICE => true,
+        let kind = r.u32()?;
+        // Bytes that each frame takes at least.
+        let (is_data, is_map, least) = match kind {
+            SLICE => (false, false, 2),
+            DATA_SLICE => (true, false, 4),
+            MAP_SLICE => (false, true, 3),
             _ => return Err(r.bad("it is of another kind")),
         };
         let (epoch, seq, n) = (Epoch(r.u64()?), Seq(r.u64()?), r.varint()?);
-        if n > (r.left() / if told { 4 } else { 2 }) as u64 {
+        if n > (r.left() / least) as u64 {
             return Err(r.bad("it names too many frames"));
         }
         let mut frames = Vec::with_capacity(n as usize);
-        let mut blocks = Vec::with_capacity(if told { n as usize } else { 0 });
+        let mut addresses = Vec::with_capacity(if is_data || is_map { n as usize } else { 0 });
         let (mut from, mut to, mut block) = (0u64, end, 0u64);
         for _ in 0..n {
             let (gap, len) = (r.varint()?, r.varint()?);
@@ -137,7 +147,7 @@ impl Slice {
                 to = (to / SHARD_SPAN + 1) * SHARD_SPAN;
             }
             let len = u32::try_from(len >> 1).map_err(|_| r.bad("a length is impossible"))?;
-            let (less, blocks_on) = if told { (r.varint()?, r.varint()?) } else { (0, 0) };
+            let (less, blocks_on) = if is_data { (r.varint()?, r.varint()?) } else { (0, 0) };
             let was = u32::try_from(less).ok().and_then(|less| len.checked_add(less));
             let (Some(was), Some(first)) = (was, block.checked_add(blocks_on)) else {
                 return Err(r.bad("a length or a block is impossible"));
@@ -147,13 +157,15 @@ impl Slice {
                 return Err(r.bad("a place is impossible"));
             };
             frames.push(Moved { from: begin, to, len, was });
-            if told {
-                blocks.push(first);
+            if is_data {
+                addresses.push(first);
+            } else if is_map {
+                addresses.push(r.varint()?);
             }
             (from, to, block) = (begin + u64::from(was), to + u64::from(len), first);
         }
         r.end()?;
-        Ok(Slice { epoch, seq, frames, blocks })
+        Ok(Slice { epoch, seq, frames, addresses, is_data })
     }
 }
 
@@ -226,12 +238,19 @@ impl PackDraft {
     fn lay_out(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
         // Which frames begin a shard is decided by the frames alone: the index says it, and comes before them.
         let (mut shard, mut fill) = (self.current, self.shards[self.current].len() as u64);
-        let told = !frames.is_empty() && frames.iter().all(|f| f.block.is_some());
+        let told = !frames.is_empty() && frames.iter().all(|f| f.address.is_some());
+        let is_data = told && frames.iter().all(|f| f.is_data);
+        let is_map = told && !is_data && self.seal.is_some();
+        let kind = match (is_data, is_map) {
+            (true, _) => DATA_SLICE,
+            (_, true) => MAP_SLICE,
+            _ => SLICE,
+        };
         let mut w = Writer::with_capacity(32 + 8 * frames.len());
-        w.u32(if told { DATA_SLICE } else { SLICE }).u64(epoch.0).u64(seq.0).varint(frames.len() as u64);
+        w.u32(kind).u64(epoch.0).u64(seq.0).varint(frames.len() as u64);
         let (mut end, mut last) = (0, 0);
         let mut turns = Vec::with_capacity(frames.len());
-        for PackFrame { from, was, block, data } in frames {
+        for PackFrame { from, was, address, data, .. } in frames {
             let turn = fill >= self.share && shard + 1 < self.shards.len();
             if turn {
                 (shard, fill) = (shard + 1, 0);
@@ -240,10 +259,13 @@ impl PackDraft {
             turns.push(turn);
             w.varint(from - end).varint((data.len() as u64) << 1 | u64::from(turn));
             let less = u64::from(*was) - data.len() as u64;
-            assert!(told || less == 0, "a frame became smaller whose block is not known");
-            if let Some(block) = block.filter(|_| told) {
+            assert!(is_data || less == 0, "a frame became smaller whose block is not known");
+            if let Some(block) = address.filter(|_| is_data) {
                 w.varint(less).varint(block - last);
                 last = block;
+            }
+            if let Some(address) = address.filter(|_| is_map) {
+                w.varint(address);
             }
             end = from + u64::from(*was);
         }
@@ -301,13 +323,14 @@ mod tests {
 
     use super::*;
     use crate::base::VolumeId;
+    use crate::keys::{Secret, VolumeKey};
 
     fn id() -> ChunkId {
         ChunkId { volume: VolumeId(3), epoch: Epoch(2), seq: Seq::pack(5) }
     }
 
     fn frame(from: u64, data: Bytes) -> PackFrame {
-        PackFrame { from, was: data.len() as u32, block: None, data }
+        PackFrame { from, was: data.len() as u32, address: None, is_data: false, data }
     }
 
     fn at(chunk: &Chunk, offset: u64, len: u32) -> Bytes {
@@ -337,7 +360,8 @@ mod tests {
         let frame = |from, was, block, data: &'static [u8]| PackFrame {
             from,
             was,
-            block: Some(block),
+            address: Some(block),
+            is_data: true,
             data: Bytes::from_static(data),
         };
         draft.add(Epoch(1), Seq(9), &[frame(300, 5, 200, b"ab"), frame(305, 1, 216, b"c")]);
@@ -350,7 +374,34 @@ mod tests {
         let to = u64::from(placing.len);
         let moved = |from, to, len, was| Moved { from, to, len, was };
         assert_eq!(slice.frames, [moved(300, to, 2, 5), moved(305, to + 2, 1, 1)]);
-        assert_eq!(slice.blocks, [200, 216]);
+        assert_eq!((slice.addresses, slice.is_data), (vec![200, 216], true));
+    }
+
+    /// Of an encrypted volume: without their addresses they could not be sealed anew.
+    #[test]
+    fn pages_keep_their_addresses() {
+        let key = VolumeKey::new(VolumeId(3), [(1, Secret::new([7; 32]))]).unwrap();
+        let page = |from, address, data: &'static [u8]| PackFrame {
+            address: Some(address),
+            ..frame(from, Bytes::from_static(data))
+        };
+        let pages = [page(300, 9 << 60, b"abc"), page(400, 2, b"d"), page(401, u64::MAX, b"ef")];
+        let mut draft = PackDraft::new(id(), 1, 6, Some(key.chunk(&id(), 5)));
+        draft.add(Epoch(1), Seq(9), &pages);
+        let (chunk, placings) = draft.finish(Era(4));
+        let Placing { at: place, len, .. } = placings[0];
+        let access = KeyAccess::Sealed(key);
+        let slice = Slice::open(&at(&chunk, place, len), &id(), place, &access).unwrap();
+        assert_eq!((slice.addresses.clone(), slice.is_data), (vec![9 << 60, 2, u64::MAX], false));
+        assert_eq!(at(&chunk, slice.find(401).unwrap().to, 2), &b"ef"[..]);
+        // Of a plain volume nothing changes: nobody needs them.
+        let mut draft = PackDraft::new(id(), 1, 6, None);
+        draft.add(Epoch(1), Seq(9), &pages);
+        assert_eq!(draft.finish(Era(4)).0.shards[0][..4], *b"WLSL");
+        let bytes = b"WLSM\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x01\xac\x02\x06\x05";
+        let sum = crc32c(bytes).to_le_bytes();
+        let slice = Slice::decode(&[&bytes[..], &sum].concat(), 0).unwrap();
+        assert_eq!((slice.addresses, slice.frames[0].from), (vec![5], 300));
     }
 
     proptest! {
@@ -373,7 +424,7 @@ mod tests {
                     let (from, block) = (end + gap, told.then_some((end + gap) * 3));
                     let was = if told { (len as u64 + gap % 7) as u32 } else { len as u32 };
                     end = from + u64::from(was);
-                    frames.push(PackFrame { from, was, block, data });
+                    frames.push(PackFrame { from, was, address: block, is_data: told, data });
                 }
                 draft.add(Epoch(1), Seq(n as u64), &frames);
                 wanted.push(frames);
@@ -389,8 +440,8 @@ mod tests {
                     prop_assert_eq!(moved.was, *was);
                     prop_assert_eq!(&at(&chunk, moved.to, moved.len), data);
                 }
-                let blocks: Vec<u64> = frames.iter().filter_map(|f| f.block).collect();
-                prop_assert_eq!(slice.blocks, blocks);
+                let blocks: Vec<u64> = frames.iter().filter_map(|f| f.address).collect();
+                prop_assert_eq!(slice.addresses, blocks);
                 for cut in 0..index.len() {
                     prop_assert!(Slice::decode(&index[..cut], placing.at).is_err());
                 }
@@ -401,9 +452,9 @@ mod tests {
         fn any_bytes_are_harmless(
             mut bytes in prop::collection::vec(any::<u8>(), 24..100),
             at in 0..1u64 << 40,
-            told in any::<bool>(),
+            kind in 0..3usize,
         ) {
-            bytes[..4].copy_from_slice(if told { b"WLSD" } else { b"WLSL" });
+            bytes[..4].copy_from_slice([b"WLSD", b"WLSL", b"WLSM"][kind]);
             let n = bytes.len() - 4;
             let sum = crc32c(&bytes[..n]);
             bytes[n..].copy_from_slice(&sum.to_le_bytes());

@@ -8,7 +8,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::pack::Slice;
-use crate::base::{ChunkId, Result};
+use crate::base::{ChunkId, Result, VolumeId};
 
 /// A slice of a pack: where its index lies.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,6 +23,9 @@ pub struct InPack {
 pub trait Places: Send + Sync + std::fmt::Debug {
     /// What is known of a chunk; none: it lies where it was written, as far as is known.
     fn find(&self, chunk: &ChunkId) -> Option<InPack>;
+    /// Something was sealed by a data key of this volume that is not known here: takes in those that its head has by now.
+    /// Whether there was a new one.
+    async fn look_for_keys(&self, volume: VolumeId) -> Result<bool>;
     /// It was not there. Whether by the newest table it is elsewhere.
     async fn look_again(&self, chunk: &ChunkId, was: Option<InPack>) -> Result<bool>;
 }

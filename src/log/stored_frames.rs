@@ -194,9 +194,14 @@ impl Source {
         let InPack { pack, at, len } = packed;
         let access = self.keys.access(pack.volume);
         let sound = |bytes: &[u8]| Slice::verify(bytes, &pack, at, access);
-        let bytes = self.pool.read(&pack, at, len, Cause::Read, &sound).await?;
+        let bytes = match self.pool.read(&pack, at, len, Cause::Read, &sound).await {
+            Err(e) if is_sealed(access) && lacks(&e) && self.places.look_for_keys(pack.volume).await? => {
+                self.pool.read(&pack, at, len, Cause::Read, &sound).await?
+            }
+            done => done?,
+        };
         // Where its frames begin on the disk, reading needs not: the caller knows.
-        let slice = Arc::new(Slice { blocks: Vec::new(), ..Slice::open(&bytes, &pack, at, access)? });
+        let slice = Arc::new(Slice { addresses: Vec::new(), ..Slice::open(&bytes, &pack, at, access)? });
         self.slices.put(packed, slice.clone());
         Ok(slice)
     }
@@ -283,6 +288,10 @@ impl Source {
     }
 
     async fn one_judged(&self, ask: &Ask, cause: Cause) -> Result<Bytes> {
+        // Or its volume's data key was changed since it was opened here.
+        if let Err(error) = self.places.look_for_keys(ask.place.chunk.volume).await {
+            tracing::debug!(chunk = %ask.place.chunk, %error, "whether there is a newer data key is not known");
+        }
         self.opened(&self.stored(ask, cause, true).await?, ask)
     }
 
@@ -314,6 +323,10 @@ impl Source {
             Err(e) => indexes.into_iter().map(|index| (index, Err(e.share()))).collect(),
         }
     }
+}
+
+pub(super) fn is_sealed(access: &KeyAccess) -> bool {
+    matches!(access, KeyAccess::Sealed(_))
 }
 
 /// Fewer than k shards were found. With a store away that may be an outage, or an object that was collected.

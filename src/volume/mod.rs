@@ -12,8 +12,8 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, Trash, TrashedSnapshot, TrashedVolume, Unreadable,
-    Volumes, end_all, rename, snapshot_group,
+    DataKeyUse, Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, Trash, TrashedSnapshot, TrashedVolume,
+    Unreadable, Volumes, end_all, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{
@@ -22,7 +22,8 @@ pub use copies::{
 };
 pub use handle::{Passage, SnapshotView, Volume};
 pub use head::{
-    BootTrace, Direction, FlushMode, Host, Limits, Parent, SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
+    BootTrace, Direction, FlushMode, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo,
+    VolumeSettings,
 };
 pub use read::{EngineContext, Memory, Since, Tuning};
 pub use space::{Freed, Sweeps};

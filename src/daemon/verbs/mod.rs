@@ -165,15 +165,18 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::CredentialsList => credentials::list(state),
         Verb::CredentialsRemove { target } => Box::pin(credentials::remove(state, &target)).await,
         verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copies::run(state, verb, progress).await,
-        verb => of_keys_or_engine(state, &verb).await,
+        verb => of_keys_or_engine(state, &verb, progress).await,
     }
 }
 
 /// What is asked of a volume's keys, or of the engine itself.
-async fn of_keys_or_engine(state: &EngineState, verb: &Verb) -> Result<Outcome> {
+async fn of_keys_or_engine(state: &EngineState, verb: &Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::VolumeUnlock { path, key } => Box::pin(volume::unlock(state, path, key)).await,
         Verb::VolumeKeys { path } => Box::pin(volume::key_slots(state, path)).await,
+        Verb::VolumeKeyRotate { path, key, wait } => {
+            Box::pin(volume::rotate_keys(state, path, key.as_ref(), (*wait, progress))).await
+        }
         Verb::VolumeKeyChange(args) => Box::pin(volume::change_keys(state, args)).await,
         Verb::Status => Box::pin(status(state)).await,
         Verb::Watch => Outcome::of(&watch::watch(state).await),

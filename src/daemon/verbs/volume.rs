@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
 use crate::base::size::{show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
-use crate::daemon::answers::{HistoryLine, KeySlotLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine};
+use crate::daemon::answers::{
+    DataKeyLine, HistoryLine, KeyList, KeySlotLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine,
+};
 use crate::daemon::api::{
     GivenKey, KeyChange, Outcome, RemoveMode, SlotChange, SnapshotPath, VolumeCreate, VolumePath,
 };
@@ -17,8 +20,8 @@ use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::keys::Slot;
 use crate::volume::{
-    Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo, VolumeSettings, Volumes,
-    snapshot_group,
+    DataKeyUse, Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo,
+    VolumeSettings, Volumes, snapshot_group,
 };
 
 pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
@@ -130,14 +133,63 @@ pub async fn unlock(state: &EngineState, path: &VolumePath, key: &GivenKey) -> R
 }
 
 pub async fn key_slots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    let slots = state.pools.get(&path.pool).await?.volumes.key_slots(&path.volume).await?;
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let slots = volumes.key_slots(&path.volume).await?;
     let line = |slot: &Slot| KeySlotLine {
         slot: slot.slot,
         kind: slot.kind,
         made: utc::show(slot.made_ms),
         made_ms: slot.made_ms,
     };
-    Outcome::of(&slots.iter().map(line).collect::<Vec<_>>())
+    let of = |key: DataKeyUse| DataKeyLine {
+        number: key.number,
+        made: if key.made_ms == 0 { String::new() } else { utc::show(key.made_ms) },
+        made_ms: key.made_ms,
+        seals: key.seals,
+        bytes: key.bytes,
+    };
+    let data_keys = volumes.data_keys(&path.volume).await?.into_iter().map(of).collect();
+    Outcome::of(&KeyList { slots: slots.iter().map(line).collect(), data_keys })
+}
+
+/// A new data key. What it means for clones is told.
+pub async fn rotate_keys(
+    state: &EngineState,
+    path: &VolumePath,
+    key: Option<&GivenKey>,
+    (wait, progress): (bool, &ProgressSink),
+) -> Result<Outcome> {
+    let (volumes, name) = (&state.pools.get(&path.pool).await?.volumes, &path.volume);
+    let _session = state.sessions.enter(path, volumes, Visitor::Command("a change of its data key"))?;
+    let offered = key.map(GivenKey::offered).transpose()?;
+    let number = volumes.rotate_keys(name, offered.as_ref()).await?;
+    let most = AtomicU64::new(0);
+    let told = |left: u64| {
+        let all = most.fetch_max(left, Ordering::Relaxed).max(left);
+        progress.tell("sealing anew", all - left, all);
+    };
+    let waits = if wait { volumes.rotated(name, &told).await? } else { None };
+    let (info, over) = (volumes.info(name).await?, wait && waits.is_none());
+    let value = json!({"path": path, "data_key": number, "over": over, "waits": waits});
+    let mut outcome = Outcome::of(&value)?.note(match (over, waits) {
+        (true, _) => format!("{path}: data key {number} seals all of the volume, and the older ones are gone"),
+        (false, Some(why)) => format!("{path}: data key {number} seals what is written; the older ones stay: {why}"),
+        (false, None) => format!(
+            "{path}: data key {number} seals what is written; what there is is sealed anew wherever the volume is open, and \
+             `windlass volume key list {path}` shows how far that is"
+        ),
+    });
+    if info.clones.is_some_and(|n| n > 0) {
+        outcome =
+            outcome.note("its clones read on: the volume key, which they share, opens the new data key too");
+    }
+    if let Some(parent) = &info.parent {
+        outcome = outcome.note(format!(
+            "what it shares with {} stays sealed by the data keys of that volume: change those too, or flatten the clone",
+            origin(&path.pool, parent)
+        ));
+    }
+    Ok(outcome)
 }
 
 pub async fn change_keys(state: &EngineState, args: &KeyChange) -> Result<Outcome> {

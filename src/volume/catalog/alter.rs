@@ -1,6 +1,7 @@
 //! Changes of a volume that is there: back to what a snapshot shows, more bytes at its end, free of its parent, other settings.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -8,13 +9,13 @@ use super::volumes::{OpenMode, Volumes};
 use crate::base::rt::Rt;
 use crate::base::size::show_size;
 use crate::base::{Error, Kind, Name, Nonce, Result, VolumeId};
-use crate::keys::{Argon2Costs, KeyAccess, KeyTable, Offered, Secret, Slot};
+use crate::keys::{Argon2Costs, DataKey, KeyAccess, KeyTable, Offered, Secret, Slot};
 use crate::pool::CatalogEntry;
 use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
-use crate::volume::head::{Head, VolumeSettings, check_size, is_template};
+use crate::volume::head::{Head, Stop, VolumeSettings, check_size, is_template};
 use crate::volume::read::EngineContext;
-use crate::volume::session::no_snapshot;
+use crate::volume::session::{Session, no_snapshot};
 use crate::volume::space::pins;
 
 /// What flattening a clone came to.
@@ -127,7 +128,21 @@ impl Volumes {
     }
 }
 
-/// Key slots of encrypted volumes.
+/// A data key of an encrypted volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataKeyUse {
+    pub number: u8,
+    pub made_ms: u64,
+    /// What is written is sealed by it.
+    pub seals: bool,
+    /// Live bytes, as stored, of objects of which it may have sealed something, and no older one.
+    pub bytes: u64,
+}
+
+/// Between two looks at a rotation.
+const ROTATION_LOOK: Duration = Duration::from_millis(250);
+
+/// Keys of encrypted volumes.
 impl Volumes {
     /// A new volume's head with keys of its own, which are here from then on.
     pub(super) async fn with_keys(&self, head: Head, offered: &Offered) -> Result<Head> {
@@ -197,6 +212,55 @@ impl Volumes {
     /// others out by mistake.
     pub async fn remove_key(&self, name: &Name, offered: &Offered, slot: u8) -> Result<()> {
         self.change_keys(name, offered, move |keys, _, _, _, _| keys.remove_slot(slot)).await
+    }
+
+    /// What is written from now on is sealed by a new data key, and what there is is sealed anew; the new one's number. Returns
+    /// when the new key is in force: what is left goes on wherever the volume is open. The key is looked for as to open the
+    /// volume, unless it is given.
+    pub async fn rotate_keys(&self, name: &Name, offered: Option<&Offered>) -> Result<u8> {
+        let id = self.id(name).await?;
+        let head = self.head(name, id).await?;
+        self.keys_of(name, &head)?;
+        if let Some(offered) = offered {
+            let (key, _) = self.unlocked(name, &head, offered).await?;
+            self.engine.keys.put(id, key);
+        }
+        let open = self.open(name, OpenMode::Normal).await?;
+        let number = open.ask(|session| async move { session.rotate_keys().await }).await?;
+        tracing::info!(volume = %self.engine.title(name), number, "what is written is sealed by a new data key");
+        Ok(number)
+    }
+
+    /// Waits until the data keys of an encrypted volume are one again. `told`: bytes that older ones still seal, from time to
+    /// time. Why it waits no longer though they are not: only a user can help.
+    pub async fn rotated(&self, name: &Name, told: &(dyn Fn(u64) + Send + Sync)) -> Result<Option<String>> {
+        let open = self.open(name, OpenMode::Normal).await?;
+        loop {
+            let look = |session: Arc<Session>| async move {
+                Ok::<_, Stop>((session.left_to_rotate(), session.mending.kept.lock().clone()))
+            };
+            match open.ask(look).await? {
+                (None, _) => return Ok(None),
+                (Some(_), Some(why)) => return Ok(Some(why)),
+                (Some(left), None) => told(left),
+            }
+            self.engine.rt.sleep(ROTATION_LOOK).await;
+        }
+    }
+
+    /// The data keys of an encrypted volume, and how much each of them seals, by the last checkpoint. Needs no key.
+    pub async fn data_keys(&self, name: &Name) -> Result<Vec<DataKeyUse>> {
+        let found = self.engine.chunk_table(self.id(name).await?).await?;
+        let Some((head, chunk_table)) = found else { return Ok(Vec::new()) };
+        let keys = self.keys_of(name, &head)?;
+        let (newest, sealed) = (keys.current(head.volume), chunk_table.sealed_bytes());
+        let of = |key: &DataKey| DataKeyUse {
+            number: key.number,
+            made_ms: key.made_ms,
+            seals: key.number == newest,
+            bytes: sealed.get(&key.number).copied().unwrap_or_default(),
+        };
+        Ok(keys.data_keys_of(head.volume).map(of).collect())
     }
 
     async fn change_keys<T>(

@@ -15,7 +15,7 @@ mod unreadable;
 mod volumes;
 mod walk_for_new_stores;
 
-pub use alter::Flattened;
+pub use alter::{DataKeyUse, Flattened};
 pub use create_clone_remove::end_all;
 pub use group::{snapshot_as, snapshot_group};
 pub use moments::HistoryMark;

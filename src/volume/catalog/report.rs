@@ -20,7 +20,7 @@ use crate::volume::checkpoint::{CheckReport, check};
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::FlushMode;
 use crate::volume::head::Head;
-use crate::volume::head::{Parent, SnapshotInfo, VolumeInfo};
+use crate::volume::head::{Parent, Rotation, SnapshotInfo, VolumeInfo};
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::session::frozen_by_take_over;
@@ -83,6 +83,7 @@ impl VolumeInfo {
             owner_since_ms: head.active.since_ms,
             released: head.active.released,
             encrypted: head.keys.is_some(),
+            rotation: rotation_of(head),
             open_here: false,
             degraded: false,
             trouble: None,
@@ -181,6 +182,11 @@ impl VolumeInfo {
         self.retired_objects = session.retired.lock().waiting() as u64;
         let usage = session.journal.usage();
         self.journal_bytes = usage.used;
+        self.rotation = rotation_of(&session.head.lock());
+        if let Some(rotation) = &mut self.rotation {
+            rotation.left_bytes = session.left_to_rotate();
+            rotation.waits = session.mending.kept.lock().clone();
+        }
         let tip = session.tip.lock();
         self.snapshots = by_name(&tip.tables).count() as u64;
         self.history_marks = tip.tables.snapshots().count() as u64 - self.snapshots;
@@ -244,6 +250,11 @@ impl SnapshotInfo {
             clones: Vec::new(),
         }
     }
+}
+
+fn rotation_of(head: &Head) -> Option<Rotation> {
+    let (key, oldest) = head.data_keys();
+    (oldest < key).then_some(Rotation { key, oldest, left_bytes: None, waits: None })
 }
 
 /// Those that the volume did not take by itself.

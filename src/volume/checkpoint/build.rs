@@ -561,6 +561,9 @@ impl<'a> Build<'a> {
             }
         }
         self.chunk_table.retire();
+        if let Some(key) = &self.session.context.key {
+            self.chunk_table.renew_pages(key.number());
+        }
         let inline = self.session.context.engine.tuning.states_inline;
         let key = self.session.context.key.as_ref();
         let states = self.tables.pages(&self.chunk_table.deaths, inline, key);
@@ -593,7 +596,7 @@ impl<'a> Build<'a> {
         let root = sink.table(TABLE_ADDRESS, page).await?;
         self.chunk_table.root = Some(root);
         self.chunk_table.position = self.position;
-        self.chunk_table.add_direct(era);
+        self.chunk_table.add_direct(era, |seq| self.session.new_chunks.lock().key_of(seq));
         self.session.writer.seal_map();
         Ok(root)
     }

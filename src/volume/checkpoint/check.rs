@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::base::rt::Rt;
 use crate::base::{ChunkId, Result, Seq, StateId, VolumeId};
+use crate::keys::FamilyKeys;
 use crate::log::{FrameRef, InPack, Places, Reader};
 use crate::map::{Step, Tree};
 use crate::volume::head::Head;
@@ -50,6 +51,7 @@ type Frames = BTreeSet<Frame>;
 struct AsRecorded {
     engine: EngineContext,
     volume: VolumeId,
+    keys: FamilyKeys,
     packed: BTreeMap<Seq, InPack>,
     /// Chunks that were not there any more: what is live in them by the newest table is where that says.
     moved: Mutex<BTreeSet<Seq>>,
@@ -77,16 +79,21 @@ impl Places for AsRecorded {
         }
         Ok(places.find(chunk) != was)
     }
+
+    async fn look_for_keys(&self, volume: VolumeId) -> Result<bool> {
+        self.engine.look_for_keys((self.volume, &self.keys), volume).await
+    }
 }
 
 fn view_as_recorded(engine: &EngineContext, head: &Head, chunk_table: &ChunkTable) -> View {
     let (volume, memory) = (head.volume, &engine.memory);
     let packed = chunk_table.packed(volume);
-    let places = Arc::new(AsRecorded { engine: engine.clone(), volume, packed, moved: Mutex::default() });
+    let (keys, moved) = (engine.keys_of(head), Mutex::default());
+    let family = (head.volumes(), keys.clone());
+    let places = Arc::new(AsRecorded { engine: engine.clone(), volume, keys, packed, moved });
     let frames = (memory.frames.clone(), memory.disk.clone());
     let (rt, pool, slices) = (engine.rt.clone(), engine.pool.clone(), memory.places.slices.clone());
-    let reader =
-        Reader::new(rt.clone(), pool, frames, (head.volumes(), engine.keys_of(head)), places, slices);
+    let reader = Reader::new(rt.clone(), pool, frames, family, places, slices);
     View::new(rt, reader, memory.pages.clone(), engine.cell(volume))
 }
 

@@ -5,7 +5,8 @@
 //! that, as far as it shows: by how much more slowly they die. What a pack takes was live by the recorded table; what
 //! dies meanwhile is dead in it. Its sources are retired by the checkpoint that names it.
 //!
-//! On the way, and where there is nothing to pack, what is cold is compressed anew if the volume is to (`recompress`).
+//! On the way, and where there is nothing to pack, what older data keys sealed is sealed anew (`rotation`), and what is cold is
+//! compressed anew if the volume is to (`recompress`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -19,10 +20,11 @@ use futures::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 
 use super::recompress::{AWAY_AGAIN, Cold, ColdWork, LOOK_AGAIN, gains};
+use super::rotation::{RotationWork, sealed_anew};
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result, Seq};
 use crate::frame::{self, FRAME_MAX, Place};
-use crate::keys::KeyAccess;
+use crate::keys::{ChunkSeal, KeyAccess};
 use crate::log::{FrameRef, PackDraft, PackFrame, Placing, Slice, Toc, chunk_target};
 use crate::map::Pages;
 use crate::pool::{ChunkKind, Need, Payload};
@@ -31,11 +33,13 @@ use crate::volume::head::Stop;
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::space::{
-    ChunkTable, Cursor, Entry, Home, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors,
+    Alteration, ChunkTable, Cursor, Entry, Home, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors,
 };
 
 /// After one that failed.
 const AGAIN: Duration = Duration::from_secs(2);
+/// While the end of a rotation waits for the journal.
+const ROTATION_AGAIN: Duration = Duration::from_secs(1);
 /// Packs made at the same time.
 const AT_ONCE: usize = 4;
 /// How long the stores are waited for before w is looked at again.
@@ -226,6 +230,8 @@ enum Look {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Space,
+    /// To seal it by the newest data key.
+    Keys,
     /// For what compression saves: an object that gains little stays as it is.
     Compression,
 }
@@ -233,12 +239,13 @@ enum Purpose {
 /// Packs while the volume takes more space than it should.
 pub async fn compact(session: Arc<Session>) {
     let (mut pace, mut cold) = (DeathRates::default(), ColdWork::default());
+    let mut rotation = RotationWork::default();
     loop {
         let news = session.collect.notified();
         let mut news = std::pin::pin!(news);
         news.as_mut().enable();
         let asked = session.pace.last_asked();
-        match session.look_for_work(&mut pace, &mut cold).await {
+        match session.look_for_work(&mut pace, &mut cold, &mut rotation).await {
             Ok(Look::Done) => {}
             Ok(Look::Nothing(again)) => {
                 session.pace.found_nothing(asked);
@@ -264,10 +271,16 @@ impl Session {
         self: &Arc<Self>,
         pace: &mut DeathRates,
         cold: &mut ColdWork,
+        rotation: &mut RotationWork,
     ) -> Result<Look, Stop> {
-        match self.pack_once(pace).await? {
-            true => Ok(Look::Done),
-            false => self.recompress(cold).await,
+        if self.pack_once(pace).await? {
+            return Ok(Look::Done);
+        }
+        match (self.seal_anew(rotation).await?, self.recompress(cold).await?) {
+            (Look::Done, _) | (_, Look::Done) => Ok(Look::Done),
+            (Look::Nothing(one), Look::Nothing(other)) => {
+                Ok(Look::Nothing(one.into_iter().chain(other).min()))
+            }
         }
     }
 
@@ -324,6 +337,46 @@ impl Session {
         }
     }
 
+    /// A step of a rotation, while one is under way: a pack of what older data keys have sealed; where there is none, a checkpoint
+    /// that passes what they sealed of the log; at last its end.
+    async fn seal_anew(self: &Arc<Self>, work: &mut RotationWork) -> Result<Look, Stop> {
+        let Some(key) = self.learn_keys()? else { return Ok(Look::Nothing(None)) };
+        let now = self.context.rt().now();
+        if self.context.engine.pool.condition().lacks(Need::Store) {
+            return Ok(Look::Nothing(Some(now + AWAY_AGAIN)));
+        }
+        let chunk_table = self.chunk_table.lock().clone();
+        let chosen = work.choose(&chunk_table, key, self.pack_room());
+        if !chosen.is_empty() {
+            let pack = self.repack(&chunk_table, chosen.clone(), Purpose::Keys);
+            return match self.or_end(pack).await? {
+                Ok(pack) => self.publish_packs(vec![pack]).await.map(|()| Look::Done),
+                Err(e) => {
+                    if !passes(&e) {
+                        work.could_not(chosen);
+                        work.again = now + LOOK_AGAIN;
+                    }
+                    Err(self.end_by_absence(e).await)
+                }
+            };
+        }
+        if self.is_sealed_by(&chunk_table, key) {
+            return Ok(match self.end_rotation(key).await? {
+                true => Look::Done,
+                false => Look::Nothing(Some(now + ROTATION_AGAIN)),
+            });
+        }
+        if work.wants_checkpoint() {
+            self.make_checkpoint(&[], Some(Alteration::Names)).await?;
+            return Ok(Look::Done);
+        }
+        if work.again <= now {
+            work.begin_again();
+            work.again = now + LOOK_AGAIN;
+        }
+        Ok(Look::Nothing(Some(work.again)))
+    }
+
     /// Who waits for collection gets less space and fewer objects than writes alone would make worth it.
     fn aim(&self, pace: &DeathRates) -> Aim {
         let tuning = &self.context.engine.tuning;
@@ -370,6 +423,7 @@ impl Session {
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };
         let id = pack.of(self.context.id);
         let seal = self.context.key.as_ref().map(|key| key.chunk(&id, self.context.rt().random128()));
+        let sealed_by = seal.as_ref().map_or(0, ChunkSeal::number);
         let draft = if known { PackDraft::new(id, k, live, seal) } else { PackDraft::gathering(id, k, seal) };
         let whole = whole_objects(chunk_table, &sources);
         let mut filling = Filling { draft, sources, slices: Vec::new(), settled: Vec::new() };
@@ -379,18 +433,19 @@ impl Session {
                 let left = self.left_of(payload, entries, dead.clone(), cold).await?;
                 let after = left.iter().flat_map(|left| &left.frames).map(|f| f.data.len() as u64).sum();
                 let before = whole.get(&object).copied().unwrap_or(after);
-                let worth = purpose == Purpose::Space || gains(before, after);
+                let worth = purpose != Purpose::Compression || gains(before, after);
                 filling = self.context.rt().cpu(move || filling.with(object, left, worth)).await?;
             }
         }
         let Filling { draft, sources, slices, settled } = filling;
         let mut chunks = Vec::new();
         if !slices.is_empty() {
-            let era = slices.iter().map(|(_, e, _)| e.era).max().unwrap_or_default();
+            let era = slices.iter().map(|slice| slice.entry.era).max().unwrap_or_default();
             let (chunk, placings) = self.context.rt().cpu(move || draft.finish(era)).await?;
-            let survivors = |((seq, entry, settled), at): ((Seq, Entry, bool), Placing)| {
+            let survivors = |(packed, at): (Packed, Placing)| {
+                let Packed { seq, entry, settled, key } = packed;
                 let Placing { at, len, bytes, saved, .. } = at;
-                Survivors { seq, at, len, bytes, saved, dead: entry.dead, settled }
+                Survivors { seq, at, len, bytes, saved, dead: entry.dead, settled, key: key.min(sealed_by) }
             };
             chunks = slices.into_iter().zip(placings).map(survivors).collect();
             let stored = chunks.iter().map(|c| c.bytes - c.saved).sum();
@@ -401,7 +456,7 @@ impl Session {
         Ok(Repacked { pack, sources, chunks, settled })
     }
 
-    /// What is left of an object, chunk by chunk; what is cold compressed anew.
+    /// What is left of an object, chunk by chunk; what older data keys sealed is sealed anew, what is cold compressed anew.
     async fn left_of(
         &self,
         payload: Payload,
@@ -410,13 +465,23 @@ impl Session {
         cold: Option<Cold>,
     ) -> Result<Vec<Left>> {
         let (access, volume) = (self.context.access(), self.context.id);
+        let seal_of = |(seq, entry): &(Seq, Entry)| {
+            let key = self.context.key.as_ref().filter(|key| entry.key < key.number())?;
+            let chunk = ChunkId { volume, epoch: entry.epoch, seq: *seq };
+            Some(key.chunk(&chunk, self.context.rt().random128()))
+        };
+        let seals: Vec<Option<ChunkSeal>> = entries.iter().map(seal_of).collect();
         let find = move || -> Result<Vec<Left>> {
-            let left = |(seq, entry): (Seq, Entry)| {
-                let frames = survivors(&payload, seq, &entry, dead.get(&seq), &access)?;
-                check_tags(&frames, ChunkId { volume, epoch: entry.epoch, seq }, &access)?;
+            let left = |((seq, entry), seal): ((Seq, Entry), Option<ChunkSeal>)| {
+                let mut frames = survivors(&payload, seq, &entry, dead.get(&seq), &access)?;
+                let chunk = ChunkId { volume, epoch: entry.epoch, seq };
+                check_tags(&frames, chunk, &access)?;
+                if let Some(seal) = seal {
+                    sealed_anew(&mut frames, chunk, &access, &seal)?;
+                }
                 Ok(Left { seq, entry, frames, tried: false })
             };
-            entries.into_iter().map(left).collect()
+            entries.into_iter().zip(seals).map(left).collect()
         };
         let mut all = self.context.rt().cpu(find).await??;
         for left in all.iter_mut().filter(|left| cold.is_some_and(|cold| cold.wants(&left.entry))) {
@@ -494,9 +559,18 @@ struct Left {
 struct Filling {
     draft: PackDraft,
     sources: BTreeSet<Object>,
-    /// The chunks in it, in order, and whether they are settled.
-    slices: Vec<(Seq, Entry, bool)>,
+    /// In order.
+    slices: Vec<Packed>,
     settled: Vec<(Seq, Object)>,
+}
+
+/// A chunk in a pack that is being made.
+struct Packed {
+    seq: Seq,
+    entry: Entry,
+    settled: bool,
+    /// The oldest data key that sealed one of its frames.
+    key: u8,
 }
 
 impl Filling {
@@ -509,7 +583,8 @@ impl Filling {
         }
         for Left { seq, entry, frames, tried } in left {
             self.draft.add(entry.epoch, seq, &frames);
-            self.slices.push((seq, entry, entry.settled || tried));
+            let key = frames.iter().map(|f| frame::data_key_of(&f.data)).min().unwrap_or(u8::MAX);
+            self.slices.push(Packed { seq, entry, settled: entry.settled || tried, key });
         }
         self
     }
@@ -569,8 +644,8 @@ fn survivors(
             let Toc { kind, frames: all, .. } = Toc::open(&toc, &chunk.id, chunk.toc_offset, access)?;
             for f in all.iter().filter(|f| !lies(f.offset)) {
                 let data = payload.slice(f.offset, f.len).ok_or_else(unsound)?;
-                let block = (kind == ChunkKind::Data).then_some(f.block);
-                frames.push(PackFrame { from: f.offset, was: f.len, block, data });
+                let (address, is_data) = (Some(f.block), kind == ChunkKind::Data);
+                frames.push(PackFrame { from: f.offset, was: f.len, address, is_data, data });
             }
         }
         Home::Pack { at, len, .. } => {
@@ -585,8 +660,8 @@ fn survivors(
             }
             for (n, f) in slice.frames.iter().enumerate().filter(|(_, f)| !lies(f.from)) {
                 let data = payload.slice(f.to, f.len).ok_or_else(unsound)?;
-                let block = slice.blocks.get(n).copied();
-                frames.push(PackFrame { from: f.from, was: f.was, block, data });
+                let (address, is_data) = (slice.addresses.get(n).copied(), slice.is_data);
+                frames.push(PackFrame { from: f.from, was: f.was, address, is_data, data });
             }
         }
     }
@@ -602,7 +677,7 @@ fn check_tags(frames: &Frames, chunk: ChunkId, access: &KeyAccess) -> Result<()>
         return Ok(());
     }
     for frame in frames {
-        let Some(address) = frame.block else { continue };
+        let Some(address) = frame.address else { continue };
         let place = Place { chunk, offset: frame.from, address };
         frame::open(&frame.data, &place, FRAME_MAX, access)?;
     }
@@ -626,7 +701,8 @@ mod tests {
             let body = packer.pack(FrameKind::Data, Bytes::from(vec![3; 4096]));
             let mut out = Vec::new();
             packer.finish(&body, &Place { chunk, offset: at, address: 9 }, &mut out);
-            PackFrame { from: 96, was: out.len() as u32, block: Some(9), data: out.into() }
+            let (was, address, is_data) = (out.len() as u32, Some(9), true);
+            PackFrame { from: 96, was, address, is_data, data: out.into() }
         };
         let access = KeyAccess::Sealed(key.clone());
         check_tags(&vec![frame(&key, 96)], chunk, &access).unwrap();

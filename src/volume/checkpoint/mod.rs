@@ -7,6 +7,7 @@ mod compaction;
 mod delete_objects;
 mod flatten;
 mod recompress;
+mod rotation;
 mod sweep;
 
 pub use check::{CheckReport, check};

@@ -119,7 +119,7 @@ impl Session {
             let end = frames.len().min(done + FRAMES_AT_ONCE);
             let job = move || {
                 for f in &mut frames[done..end] {
-                    let Some(address) = f.block else { continue };
+                    let Some(address) = f.address.filter(|_| f.is_data) else { continue };
                     let place = Place { chunk, offset: f.from, address };
                     if let Some(smaller) = recompressor.smaller(&f.data, &place) {
                         f.data = smaller;
@@ -142,7 +142,7 @@ mod tests {
 
     fn entry(hour: u32, settled: bool, kind: ChunkKind) -> Entry {
         let (epoch, era, counted, home) = (Epoch(1), Era(1), true, Home::Own);
-        Entry { epoch, era, kind, counted, total: 100, dead: 10, home, hour, settled, saved: 0 }
+        Entry { epoch, era, kind, counted, total: 100, dead: 10, home, hour, settled, saved: 0, key: 0 }
     }
 
     #[test]

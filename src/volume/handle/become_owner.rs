@@ -80,9 +80,13 @@ pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
 async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
     let engine = &context.engine;
     let config = context.journal();
-    let found = Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone())
-        .await
-        .map_err(without_journal)?;
+    let opened = match Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone()).await {
+        Err(e) if e.is(Kind::Denied) && context.key.is_some() => {
+            put_aside_unread(context, e).await.map(|()| None)
+        }
+        opened => opened,
+    };
+    let found = opened.map_err(without_journal)?;
     if let Some((_, r)) = &found
         && r.volume != context.id
     {
@@ -90,6 +94,28 @@ async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
         return Err(Error::new(Kind::Corrupt, why));
     }
     Ok(found)
+}
+
+/// The journal in the folder was sealed by a data key that a rotation has dropped since: another host has owned the volume, so that
+/// it can't be replayed any more, and is kept as it is for who may yet have the key. Else the error.
+async fn put_aside_unread(context: &VolumeContext, error: Error) -> Result<()> {
+    let (disk, dir) = (&*context.engine.disk, context.journal().dir);
+    let found = peek(disk, &dir, Lsn(0)).await?;
+    let head = context.cell.read().await?;
+    let over = found.zip(head).is_some_and(|(found, head)| !found.lineage.contains(&head.active.epoch));
+    if !over {
+        return Err(error);
+    }
+    let now = context.rt().wall_ms();
+    let kept = Journal::put_aside(disk, &dir, &format!("unread-journal.{now}")).await?;
+    tracing::warn!(
+        volume = %context.name(),
+        %error,
+        "another host took the volume over and changed its data key since: an earlier journal, which nobody can read any more, is \
+         kept in {}",
+        kept.display()
+    );
+    Ok(())
 }
 
 /// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed. When
@@ -117,6 +143,7 @@ pub async fn own(
         cover: found.as_ref().filter(|r| !r.copied).map(|r| Cover { first: r.first_lsn, mark: r.mark }),
         degrade_after: context.engine.pool.settings().degrade_after(),
         access: context.access(),
+        volume_key: context.engine.keys.get(context.id),
     };
     let copied = found.as_ref().is_some_and(|r| r.copied);
     let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });

@@ -45,6 +45,9 @@ pub struct VolumeInfo {
     /// What stores hold of it is encrypted, so that only hosts with its key can read it.
     #[serde(default)]
     pub encrypted: bool,
+    /// Of an encrypted volume whose data key is being changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
     /// This engine is the owner and has it open.
     pub open_here: bool,
     /// Writes are stored on fewer stores than usual, since too many are out.
@@ -99,6 +102,19 @@ pub struct VolumeInfo {
     pub parent: Option<Parent>,
     /// The parent, its parent and so on; told of one volume, empty in a listing.
     pub chain: Vec<Parent>,
+}
+
+/// A change of an encrypted volume's data key that is under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rotation {
+    /// The data key that seals what is written.
+    pub key: u8,
+    /// The oldest one that still seals something.
+    pub oldest: u8,
+    /// Bytes, as stored, that older ones than the newest seal; told when it is open here: then it goes on.
+    pub left_bytes: Option<u64>,
+    /// Why it waits, where only a user can help.
+    pub waits: Option<String>,
 }
 
 impl VolumeInfo {

@@ -1,8 +1,8 @@
 //! The part of a head that holds an encrypted volume's keys, and what it forbids.
 
 use super::transitions::{Head, Move};
-use crate::base::{Error, Kind, Result};
-use crate::keys::KeyTable;
+use crate::base::{Epoch, Error, Kind, Result};
+use crate::keys::{DataKey, KeyTable};
 
 impl Head {
     /// Of a volume that is made, encrypted.
@@ -20,16 +20,47 @@ impl Head {
         self.with(|h| h.keys = None)
     }
 
-    /// Other slots open the volume. `Refused`: they were changed since `before` was read.
+    /// Other slots open the volume; its data keys stay as they are by now. `Refused`: the slots were changed since `before`
+    /// was read.
     pub fn set_keys(&self, before: &KeyTable, keys: &KeyTable) -> Result<Move> {
         match &self.keys {
             _ if self.removed => Err(Error::new(Kind::Removed, "the volume was removed")),
-            Some(now) if now == keys => Ok(Move::Already),
-            Some(now) if now == before => self.with(|h| h.keys = Some(keys.clone())),
+            Some(now) if now.slots() == keys.slots() => Ok(Move::Already),
+            Some(now) if now.slots() == before.slots() => {
+                self.with(|h| h.keys = Some(now.with_slots_of(keys)))
+            }
             _ => Err(Error::new(
                 Kind::Refused,
                 "the key slots were changed by another command meanwhile: try again",
             )),
         }
+    }
+
+    /// What is written from now on is sealed by a new data key: by its owner alone, and not before this is known to be chosen.
+    pub fn add_data_key(&self, epoch: Epoch, new: &DataKey) -> Result<Move> {
+        self.owned(epoch)?;
+        let Some(now) = &self.keys else {
+            return Err(Error::new(Kind::Refused, "the volume is not encrypted: it has no keys"));
+        };
+        match now.with_data_key(self.volume, new)? {
+            None => Ok(Move::Already),
+            Some(keys) => self.with(|h| h.keys = Some(keys)),
+        }
+    }
+
+    /// Data keys of lower numbers go: nothing that the recorded checkpoint names, nothing of the log and no record of the
+    /// owner's journal is sealed by them.
+    pub fn drop_data_keys(&self, epoch: Epoch, below: u8) -> Result<Move> {
+        self.owned(epoch)?;
+        let Some(now) = &self.keys else { return Ok(Move::Already) };
+        let keys = now.without_below(self.volume, below);
+        if keys == *now { Ok(Move::Already) } else { self.with(|h| h.keys = Some(keys)) }
+    }
+
+    /// The number of the data key that seals, and the lowest that there is: another one while a rotation is under way. 0, 0: the
+    /// volume is not encrypted.
+    pub fn data_keys(&self) -> (u8, u8) {
+        let numbers = self.keys.iter().flat_map(|keys| keys.data_keys_of(self.volume)).map(|d| d.number);
+        numbers.fold((0, 0), |(most, least), n| (n.max(most), if least == 0 { n } else { n.min(least) }))
     }
 }

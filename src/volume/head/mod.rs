@@ -18,7 +18,7 @@ mod transitions;
 pub use again_or_failed::{Stop, without_journal};
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
-pub use info::{Parent, SnapshotInfo, TakeOver, VolumeInfo};
+pub use info::{Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};
 pub use moved::{Leaving, Moved};
 pub use naming::{NameStanding, Naming};

@@ -248,18 +248,34 @@ impl EngineContext {
         self.keyring(head)?.access(head.volume).key().map(|_| ())
     }
 
+    /// Gives the data keys of `volume` that a head has to who opens what is its own, or an ancestor's.
+    fn learn_data_keys(&self, head: &Head, family: &FamilyKeys, root: &Secret) -> Result<bool> {
+        let (Some(keys), KeyAccess::Sealed(known)) = (&head.keys, family.access(head.volume)) else {
+            return Ok(false);
+        };
+        Ok(known.learn(keys.data_keys_for((head.volume, root), head.volume)?))
+    }
+
+    /// Takes in the data keys that the head of `volume` has by now, for a view of `holder`: itself, or a clone that comes from it,
+    /// with the same volume key. Whether some were news.
+    pub async fn look_for_keys(
+        &self,
+        (holder, family): (VolumeId, &FamilyKeys),
+        volume: VolumeId,
+    ) -> Result<bool> {
+        let Some(root) = self.keys.get(holder) else { return Ok(false) };
+        let Some(head) = self.cell(volume).read().await? else { return Ok(false) };
+        self.learn_data_keys(&head, family, &root)
+    }
+
     /// What can be read of a volume: where its key is not here, what stays readable.
     pub fn view(&self, head: &Head) -> View {
         let (pool, slices) = (self.pool.clone(), self.memory.places.slices.clone());
         let frames = (self.memory.frames.clone(), self.memory.disk.clone());
-        let reader = Reader::new(
-            self.rt.clone(),
-            pool,
-            frames,
-            (head.volumes(), self.keys_of(head)),
-            Arc::new(Newest(self.clone())),
-            slices,
-        );
+        let keys = self.keys_of(head);
+        let newest = Newest { engine: self.clone(), holder: head.volume, keys: keys.clone() };
+        let family = (head.volumes(), keys);
+        let reader = Reader::new(self.rt.clone(), pool, frames, family, Arc::new(newest), slices);
         View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
     }
 
@@ -335,6 +351,13 @@ impl EngineContext {
         journal::is_there(&*self.disk, &self.folder(id).join(JOURNAL)).await
     }
 
+    /// A journal of the volume that was put aside on this host.
+    pub async fn kept_journal(&self, id: VolumeId) -> Option<PathBuf> {
+        let dir = self.folder(id);
+        let names = self.disk.list(&dir).await.unwrap_or_default();
+        names.iter().find(|name| name.starts_with(&format!("{JOURNAL}."))).map(|name| dir.join(name))
+    }
+
     pub fn journal(&self, id: VolumeId, settings: &VolumeSettings) -> JournalConfig {
         let dir = self.folder(id).join(JOURNAL);
         let (size, segment) = match self.tuning.journal {
@@ -406,6 +429,12 @@ impl VolumeContext {
         self.view.keys().access(self.id).clone()
     }
 
+    /// Takes in the volume's data keys that a newer head than that of the opening has. Whether some were news.
+    pub fn learn_keys(&self, head: &Head) -> Result<bool> {
+        let Some(root) = self.engine.volume_key(head) else { return Ok(false) };
+        self.engine.learn_data_keys(head, self.view.keys(), &root)
+    }
+
     /// Where its journal lies, and the key of it.
     pub fn journal(&self) -> JournalConfig {
         JournalConfig { key: self.key.clone(), ..self.engine.journal(self.id, &self.settings()) }
@@ -461,24 +490,33 @@ impl VolumeContext {
     }
 }
 
-/// Looks into the newest tables.
+/// Looks into the newest tables, and for the newest data keys.
 #[derive(Debug)]
-struct Newest(EngineContext);
+struct Newest {
+    engine: EngineContext,
+    /// Whose view it is; the volume key that opens it opens its ancestors.
+    holder: VolumeId,
+    keys: FamilyKeys,
+}
 
 #[async_trait]
 impl Places for Newest {
     fn find(&self, chunk: &ChunkId) -> Option<InPack> {
-        self.0.memory.places.find(chunk)
+        self.engine.memory.places.find(chunk)
     }
 
     async fn look_again(&self, chunk: &ChunkId, was: Option<InPack>) -> Result<bool> {
-        let places = &self.0.memory.places;
+        let places = &self.engine.memory.places;
         if places.find(chunk) != was {
             return Ok(true);
         }
-        if let Some((_, chunk_table)) = self.0.chunk_table(chunk.volume).await? {
+        if let Some((_, chunk_table)) = self.engine.chunk_table(chunk.volume).await? {
             places.know(chunk.volume, chunk_table.packed(chunk.volume));
         }
         Ok(places.find(chunk) != was)
+    }
+
+    async fn look_for_keys(&self, volume: VolumeId) -> Result<bool> {
+        self.engine.look_for_keys((self.holder, &self.keys), volume).await
     }
 }

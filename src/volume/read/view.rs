@@ -173,7 +173,7 @@ impl View {
         }
         chunk_table.root = Some(*at);
         chunk_table.position = head.checkpoint.place();
-        chunk_table.add_direct(tables.tip().era);
+        chunk_table.add_direct(tables.tip().era, |_| 0);
         Ok((tables.under(head), chunk_table))
     }
 

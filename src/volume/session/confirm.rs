@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::session_core::Session;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::journal::Ready;
+use crate::keys::VolumeKey;
 use crate::store::Cause;
 use crate::volume::head::FlushMode;
 use crate::volume::head::Stop;
@@ -185,7 +186,9 @@ impl Session {
     /// A guess may have taken an older head, which needs chunks that were deleted since: nothing that is stored now would be
     /// found behind them.
     fn is_no_older(&self, head: &Head, known: Seq) -> Result<()> {
-        if head.checkpoint.position >= known {
+        // Nor would what a data key has sealed be opened that such a head does not have.
+        let sealed_by = self.context.key.as_ref().map_or(0, VolumeKey::number);
+        if head.checkpoint.position >= known && head.data_keys().0 >= sealed_by {
             return Ok(());
         }
         Err(Error::new(
@@ -327,6 +330,7 @@ impl Session {
         self.store(upto).await?;
         self.confirm().await?;
         let (first, begun) = (upto.next(), ready.take());
+        let key = self.context.key.as_ref().map_or(0, VolumeKey::number);
         // A task of its own: cut off midway, what it still removes would be of the journal that is opened next.
         let session = self.clone();
         let begin = self.context.rt().spawn(async move {
@@ -338,6 +342,7 @@ impl Session {
         let done = begin.await?;
         match done {
             Ok(None) => {
+                self.mending.key.store(key, Ordering::Release);
                 *self.mending.held_up.lock() = None;
                 let why = refused.map_or_else(String::new, |e| format!(" ({e})"));
                 tracing::warn!(
@@ -347,6 +352,7 @@ impl Session {
             }
             Ok(Some(id)) => {
                 self.writer.set_journal(id);
+                self.mending.key.store(key, Ordering::Release);
                 *self.mending.held_up.lock() = None;
                 tracing::info!(volume = %self.context.name(), "the journal was begun anew");
             }

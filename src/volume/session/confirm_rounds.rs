@@ -1,6 +1,6 @@
 //! The bookkeeping of confirm reads: which rounds were asked for, began, succeeded; which writes none has covered.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -111,6 +111,11 @@ pub struct JournalRestart {
     pub news: Notify,
     /// Since when only its disk is in the way.
     pub held_up: Mutex<Option<Instant>>,
+    /// Of an encrypted volume: all records that are in the journal are sealed by this data key or newer ones; 0: that is not
+    /// known.
+    pub key: AtomicU8,
+    /// Why the end of a rotation of the data keys waits, where only a user can help: an older one opens a journal that was kept.
+    pub kept: Mutex<Option<String>>,
 }
 
 impl JournalRestart {

@@ -15,7 +15,7 @@ use futures::future::join_all;
 
 use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
-use crate::keys::KeyAccess;
+use crate::keys::{KeyAccess, Secret};
 use crate::log::Toc;
 use crate::pool::{ChunkKind, Payload, Pool, Probe, Told};
 use crate::store::Cause;
@@ -68,6 +68,8 @@ pub struct How {
     pub degrade_after: Option<Duration>,
     /// What the log's tables of contents are opened by.
     pub access: KeyAccess,
+    /// What opens the data keys in the head.
+    pub volume_key: Option<Secret>,
 }
 
 /// One chunk behind the checkpoint that the log has.
@@ -162,6 +164,12 @@ where
         notes: Notes::default(),
     };
     let recorded = async {
+        // No rotation begins or ends while the claim stands; one may have since the volume was opened here.
+        if let (Some(keys), Some(root)) = (&walk.head.keys, &how.volume_key)
+            && let KeyAccess::Sealed(known) = &how.access
+        {
+            known.follow(keys.data_keys_for((walk.head.volume, root), walk.head.volume)?);
+        }
         let last = walk.run().await?;
         if pool.generation() != generation {
             return Err(Error::new(Kind::Unavailable, "the pool's stores were changed meanwhile: try again"));

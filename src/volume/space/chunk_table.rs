@@ -18,10 +18,11 @@
 //! | … | entries, in order of their sequence numbers |
 //!
 //! An entry, as varints: sequence number less n × 4096 or less that of the entry before; epoch; era; flags (map 1,
-//! counted 2, in a pack 4, hour known 8, settled 16, saved 32); bytes of its frames (when counted), bytes of those that are
+//! counted 2, in a pack 4, hour known 8, settled 16, saved 32, sealed 64); bytes of its frames (when counted), bytes of those that are
 //! dead; in a pack: the pack's epoch, number with the highest bit set, place and length of the slice's index in it, how
 //! often it was packed (1 or 2); when known, the hour since 1970 in which the position passed it; with `saved`, how many of
-//! the bytes of its frames compression has saved since they were first stored. *Settled*: there is nothing left in it to
+//! the bytes of its frames compression has saved since they were first stored; when sealed, the number of the oldest data key that
+//! may have sealed something of it (of a map chunk in the newest table it may be left out). *Settled*: there is nothing left in it to
 //! compress anew. Not counted: a map chunk behind the checkpoint's position.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +47,8 @@ const PACKED: u64 = 4;
 const AGED: u64 = 8;
 const SETTLED: u64 = 16;
 const SAVED: u64 = 32;
-const FLAGS: u64 = 63;
+const SEALED: u64 = 64;
+const FLAGS: u64 = 127;
 
 /// A chunk's or pack's object, whatever its volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -92,6 +94,8 @@ pub struct Entry {
     pub settled: bool,
     /// So much less than `total` its frames take there.
     pub saved: u64,
+    /// All of it is sealed by this data key or newer ones; 0: that is not known, or the volume is not encrypted.
+    pub key: u8,
 }
 
 impl Entry {
@@ -150,6 +154,8 @@ pub struct Survivors {
     pub dead: u64,
     /// Nothing in it is left to be compressed anew.
     pub settled: bool,
+    /// The oldest data key that sealed something of it there; 0: the volume is not encrypted.
+    pub key: u8,
 }
 
 /// A part that is counted in the chunk table.
@@ -245,13 +251,9 @@ impl ChunkTable {
 
     /// An entry of a map chunk that the position hasn't passed.
     pub fn young(birth: &NewChunk) -> Entry {
-        let &NewChunk { epoch, era, kind, .. } = birth;
-        ChunkTable::uncounted(epoch, era, kind)
-    }
-
-    fn uncounted(epoch: Epoch, era: Era, kind: ChunkKind) -> Entry {
+        let &NewChunk { epoch, era, kind, key, .. } = birth;
         let (counted, settled, home) = (false, false, Home::Own);
-        Entry { epoch, era, kind, counted, total: 0, dead: 0, home, hour: 0, settled, saved: 0 }
+        Entry { epoch, era, kind, counted, total: 0, dead: 0, home, hour: 0, settled, saved: 0, key }
     }
 
     /// The position has passed a chunk, in this hour.
@@ -261,11 +263,26 @@ impl ChunkTable {
         self.insert(seq, entry);
     }
 
-    /// Chunks of the newest checkpoint's own table pages: no page that it wrote can name them.
-    pub fn add_direct(&mut self, era: Era) {
+    /// Chunks of the newest checkpoint's own table pages: no page that it wrote can name them. `key_of`: the oldest data key
+    /// that may have sealed something in one, 0 where that is not known.
+    pub fn add_direct(&mut self, era: Era, key_of: impl Fn(Seq) -> u8) {
         for at in self.own_pages() {
             if self.entry(at.seq).is_none() {
-                let entry = ChunkTable::uncounted(at.epoch, era, ChunkKind::Map);
+                let (kind, counted, settled, home) = (ChunkKind::Map, false, false, Home::Own);
+                let (epoch, key) = (at.epoch, key_of(at.seq));
+                let entry = Entry {
+                    epoch,
+                    era,
+                    kind,
+                    counted,
+                    total: 0,
+                    dead: 0,
+                    home,
+                    hour: 0,
+                    settled,
+                    saved: 0,
+                    key,
+                };
                 // Not a change: the page that holds it will be written with the next one.
                 let slab = Arc::make_mut(self.slabs.entry(at.seq.0 / SLAB).or_default());
                 slab.entries.insert(at.seq, entry);
@@ -329,7 +346,7 @@ impl ChunkTable {
             };
             let home = Home::Pack { pack: moved.pack, at: m.at, len: m.len, packed };
             (entry.total, entry.dead, entry.home) = (m.bytes, dead, home);
-            (entry.saved, entry.settled) = (m.saved, m.settled);
+            (entry.saved, entry.settled, entry.key) = (m.saved, m.settled, m.key);
             used = true;
         }
         for (seq, object) in &moved.settled {
@@ -366,6 +383,22 @@ impl ChunkTable {
         all
     }
 
+    /// Live bytes of these objects, about as they are stored.
+    pub fn live_of(&self, objects: &BTreeSet<Object>) -> BTreeMap<Object, u64> {
+        let mut live = BTreeMap::new();
+        for (seq, e) in self.entries().filter(|(seq, e)| objects.contains(&e.object(*seq))) {
+            *live.entry(e.object(seq)).or_insert(0) += e.stored().1;
+        }
+        live
+    }
+
+    /// Live bytes as they are stored, by the oldest data key that may have sealed something of their chunk.
+    pub fn sealed_bytes(&self) -> BTreeMap<u8, u64> {
+        let mut all = BTreeMap::new();
+        self.entries().for_each(|(_, e)| *all.entry(e.key).or_insert(0) += e.stored().1);
+        all
+    }
+
     /// Takes what nobody needs any more out of the table.
     pub fn retire(&mut self) {
         let dead: BTreeSet<Object> =
@@ -391,6 +424,26 @@ impl ChunkTable {
     pub fn space(&self) -> (u64, u64) {
         let counted = self.entries().filter(|(_, e)| e.counted).map(|(_, e)| e.stored());
         counted.fold((0, 0), |(all_stored, all_live), (stored, live)| (all_stored + stored, all_live + live))
+    }
+
+    /// Pages of the table that older data keys than this one may have signed are written again.
+    pub fn renew_pages(&mut self, key: u8) {
+        let is_old = |at: &FrameRef| self.entry(at.seq).is_none_or(|e| e.key < key);
+        let slabs: Vec<u64> =
+            self.slabs.iter().filter(|(_, s)| s.at.as_ref().is_some_and(is_old)).map(|(n, _)| *n).collect();
+        let states: Vec<u64> =
+            self.state_pages.iter().filter(|(_, page)| is_old(&page.at)).map(|(n, _)| *n).collect();
+        for slab in slabs {
+            self.stale.extend(self.slabs.get_mut(&slab).and_then(|s| Arc::make_mut(s).at.take()));
+        }
+        for page in states {
+            self.stale.extend(self.state_pages.remove(&page).map(|page| page.at));
+        }
+    }
+
+    /// Entries that older data keys than this one may have sealed something of.
+    pub fn sealed_before(&self, key: u8) -> impl Iterator<Item = (Seq, &Entry)> {
+        self.entries().filter(move |(_, e)| e.key < key)
     }
 
     /// Pages of the table that must be written; those that they replace, once told, count as dead.
@@ -500,7 +553,8 @@ fn encode_slab(n: u64, entries: &BTreeMap<Seq, Entry>) -> Bytes {
             | flag(e.home != Home::Own, PACKED)
             | flag(e.hour != 0, AGED)
             | flag(e.settled, SETTLED)
-            | flag(e.saved != 0, SAVED);
+            | flag(e.saved != 0, SAVED)
+            | flag(e.key != 0, SEALED);
         w.varint(seq.0 - last).varint(e.epoch.0).varint(e.era.0).varint(flags);
         if e.counted {
             w.varint(e.total);
@@ -514,6 +568,9 @@ fn encode_slab(n: u64, entries: &BTreeMap<Seq, Entry>) -> Bytes {
         }
         if e.saved != 0 {
             w.varint(e.saved);
+        }
+        if e.key != 0 {
+            w.varint(e.key.into());
         }
         last = seq.0;
     }
@@ -549,8 +606,10 @@ fn decode_slab(n: u64, bytes: &[u8]) -> Result<BTreeMap<Seq, Entry>> {
         let hour = if flags & AGED != 0 { u32::try_from(r.varint()?).ok() } else { Some(0) };
         let Some(hour) = hour else { return Err(r.bad("an entry is impossible")) };
         let saved = if flags & SAVED != 0 { r.varint()? } else { 0 };
+        let key = if flags & SEALED != 0 { u8::try_from(r.varint()?).ok() } else { Some(0) };
+        let Some(key) = key else { return Err(r.bad("an entry is impossible")) };
         let (counted, settled) = (flags & COUNTED != 0, flags & SETTLED != 0);
-        let entry = Entry { epoch, era, kind, counted, total, dead, home, hour, settled, saved };
+        let entry = Entry { epoch, era, kind, counted, total, dead, home, hour, settled, saved, key };
         let sound = seq / SLAB == n && flags <= FLAGS && saved <= total;
         if !sound || entries.insert(Seq(seq), entry).is_some() {
             return Err(r.bad("an entry is impossible"));

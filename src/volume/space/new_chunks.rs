@@ -14,6 +14,8 @@ pub struct NewChunk {
     pub epoch: Epoch,
     pub era: Era,
     pub kind: ChunkKind,
+    /// What is in it is sealed by this data key or a newer one; 0: the volume is not encrypted.
+    pub key: u8,
     /// Of its frames.
     pub bytes: u64,
     /// Offset and length of each frame of a data chunk.
@@ -29,21 +31,38 @@ pub struct NewChunk {
 pub struct NewChunks {
     chunks: BTreeMap<Seq, NewChunk>,
     attempts: u64,
+    /// Chunks behind such a number are sealed by this data key or a newer one, in order.
+    keys: Vec<(Seq, u8)>,
 }
 
 impl NewChunks {
+    /// What comes behind this chunk is sealed by no older data key.
+    pub fn sealed_behind(&mut self, seq: Seq, key: u8) {
+        self.keys.push((seq, key));
+    }
+
+    /// The oldest data key that may have sealed something in a chunk.
+    pub fn key_of(&self, seq: Seq) -> u8 {
+        self.keys.iter().rev().find(|(behind, _)| *behind < seq).map_or(0, |(_, key)| *key)
+    }
+
+    /// The last chunk that an older data key than this one may have sealed.
+    pub fn last_before(&self, key: u8) -> Seq {
+        self.keys.iter().find(|(_, is)| *is >= key).map_or(Seq(u64::MAX), |(behind, _)| *behind)
+    }
+
     pub fn data(&mut self, epoch: Epoch, seq: Seq, era: Era, frames: impl Iterator<Item = (u64, u32)>) {
         let frames: Arc<[_]> = frames.collect();
         let bytes = frames.iter().map(|(_, len)| u64::from(*len)).sum();
-        let birth =
-            NewChunk { epoch, era, kind: ChunkKind::Data, bytes, frames, attempt: None, recorded: true };
+        let (kind, key, attempt) = (ChunkKind::Data, self.key_of(seq), None);
+        let birth = NewChunk { epoch, era, kind, key, bytes, frames, attempt, recorded: true };
         self.chunks.insert(seq, birth);
     }
 
     /// A map chunk that was found in the log.
     pub fn found_map(&mut self, epoch: Epoch, seq: Seq, era: Era, bytes: u64, recorded: bool) {
-        let (kind, frames) = (ChunkKind::Map, Arc::from([]));
-        self.chunks.insert(seq, NewChunk { epoch, era, kind, bytes, frames, attempt: None, recorded });
+        let (kind, key, frames, attempt) = (ChunkKind::Map, self.key_of(seq), Arc::from([]), None);
+        self.chunks.insert(seq, NewChunk { epoch, era, kind, key, bytes, frames, attempt, recorded });
     }
 
     /// Begins an attempt at a checkpoint. Its pages must not share a chunk with another attempt's.
@@ -54,8 +73,9 @@ impl NewChunks {
 
     /// A map chunk was begun.
     pub fn map(&mut self, attempt: u64, epoch: Epoch, seq: Seq, era: Era) {
-        let (kind, frames, attempt) = (ChunkKind::Map, Arc::from([]), Some(attempt));
-        self.chunks.insert(seq, NewChunk { epoch, era, kind, bytes: 0, frames, attempt, recorded: false });
+        let (kind, key, frames, attempt) = (ChunkKind::Map, self.key_of(seq), Arc::from([]), Some(attempt));
+        let birth = NewChunk { epoch, era, kind, key, bytes: 0, frames, attempt, recorded: false };
+        self.chunks.insert(seq, birth);
     }
 
     /// A page was appended to one.

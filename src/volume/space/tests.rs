@@ -21,7 +21,7 @@ fn death(era: u64, seq: u64, offset: u64, len: u32) -> DeadFrame {
 fn entry(total: u64, dead: u64, home: Home) -> Entry {
     let kind = ChunkKind::Data;
     let (epoch, era, counted) = (Epoch(2), Era(3), true);
-    Entry { epoch, era, kind, counted, total, dead, home, hour: 0, settled: false, saved: 0 }
+    Entry { epoch, era, kind, counted, total, dead, home, hour: 0, settled: false, saved: 0, key: 0 }
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
     let pack = Object { epoch: Epoch(2), seq: Seq::pack(1) };
     let chunk = |seq, bytes, dead| {
         let (saved, settled) = (bytes / 2, true);
-        Survivors { seq: Seq(seq), at: 0, len: 9, bytes, saved, dead, settled }
+        Survivors { seq: Seq(seq), at: 0, len: 9, bytes, saved, dead, settled, key: 0 }
     };
     // Of the first chunk a byte died while it was packed; the third is gone by now.
     let chunks = vec![chunk(1, 5, 5), chunk(2, 3, 7), chunk(3, 1, 0)];

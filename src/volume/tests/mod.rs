@@ -28,6 +28,7 @@ mod renames;
 mod reports;
 mod requests;
 mod rollback;
+mod rotation;
 mod settings;
 mod site;
 mod states;
