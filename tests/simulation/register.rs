@@ -47,7 +47,7 @@ impl Stores {
         let config =
             PoolConfig::new(POOL, "p".parse().unwrap(), layout, entries, PoolSettings::default()).unwrap();
         for (i, store) in self.stores.iter().enumerate() {
-            let label = Label::new(POOL, i, incarnation(i), config.clone()).encode();
+            let label = Label::new(POOL, i, incarnation(i), config.clone()).encode(None);
             store.contents().put(LABEL_KEY, label, When::Absent, Cause::Label).await.unwrap();
         }
     }

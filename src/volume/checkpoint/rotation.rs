@@ -196,7 +196,9 @@ mod tests {
         assert_eq!(work.choose(&chunk_table, 3, 1000), [object(3)].into());
         chunk_table.remove(Seq(3));
         assert_eq!(work.choose(&chunk_table, 3, 1000), [object(4), object(5), object(6)].into());
-        [4, 5, 6].into_iter().for_each(|n| drop(chunk_table.remove(Seq(n))));
+        [4, 5, 6].into_iter().for_each(|n| {
+            chunk_table.remove(Seq(n));
+        });
         assert!(work.choose(&chunk_table, 3, 1000).is_empty() && !work.wants_checkpoint());
         work.begin_again();
         assert_eq!(work.choose(&chunk_table, 3, 1000), [object(1)].into());
