@@ -405,7 +405,9 @@ async fn stormy(site: Site, seed: u64) {
     life.volumes.collect(&name("v")).await.unwrap();
     life.sleep(120_000).await;
     for old in 1..most {
-        let machine = &life.machine;
-        assert_eq!(sealed_by(&site, machine, old).await, Vec::<String>::new(), "seed {seed}, key {old}");
+        let mut left = sealed_by(&site, &life.machine, old).await;
+        // Segments are written over: what is dead in them may be of an earlier opening.
+        left.retain(|path| !path.contains("/journal/segment-"));
+        assert_eq!(left, Vec::<String>::new(), "seed {seed}, key {old}");
     }
 }
