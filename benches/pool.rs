@@ -106,7 +106,7 @@ impl Bench {
         let stores = buckets.iter().map(spec).collect();
         let (disk, folder) = (RealDisk::start(), dir.join(format!("{layout}-home")));
         std::fs::create_dir(&folder).unwrap();
-        let host = PoolHost { rt: rt.clone(), disk, folder, opener: Arc::new(None), key: None };
+        let host = PoolHost { rt: rt.clone(), disk, folder, opener: Arc::new(None), key: Option::None };
         let name = "bench".parse().unwrap();
         let pool = Pool::create(host, name, layout, stores, CreateOptions::default()).await.unwrap();
         let few = (0..4).map(|seq| chunk(layout.k(), seq)).collect();

@@ -418,7 +418,8 @@ impl Journal {
         self.shared.change_header(change).await
     }
 
-    /// Seals by the newest data key what comes: before anything is appended.
+    /// Seals by the newest data key what comes: before anything is appended. The journal may have been opened before its volume's
+    /// claim showed that key.
     pub fn renew_seal(&self) {
         let seal = self.shared.new_seal();
         self.shared.ring.lock().renew_seal(seal);

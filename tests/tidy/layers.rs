@@ -10,7 +10,7 @@ pub const HOUSE: &[(&str, &[&str])] = &[
     ("store", &["base"]),
     ("keys", &["base"]),
     ("frame", &["keys", "base"]),
-    ("pool", &["frame", "store", "base"]),
+    ("pool", &["keys", "frame", "store", "base"]),
     ("cache", &["frame", "store", "base"]),
     ("journal", &["keys", "frame", "base"]),
     ("log", &["cache", "pool", "keys", "frame", "store", "base"]),

@@ -122,6 +122,7 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods)] // a user's file
 async fn a_pool_with_a_key_opens_by_what_a_command_or_windlass_toml_gives_and_never_without() {
     let dir = tempfile::tempdir().unwrap();
     let (name, stores): (Name, _) = ("p".parse().unwrap(), folders(dir.path(), &["s0", "s1", "s2"]));

@@ -24,7 +24,7 @@ use super::takeover::Taken;
 use super::tip::{Counted, Tip};
 use super::write_throttle::WriteThrottle;
 use crate::base::size::BLOCK;
-use crate::base::{Epoch, Error, Kind, Result, Rope, Seq};
+use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::chunk_target;
 use crate::log::{Prefix, Writer, WriterConfig};
@@ -131,11 +131,7 @@ impl Session {
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
         let start = Prefix { seq: head.active_starts_after(), lsn };
         let mut tip = Tip::new(tables, head.checkpoint.place(), context.rt().now());
-        let mut new_chunks = NewChunks::default();
-        let (newest, oldest) = head.data_keys();
-        new_chunks.sealed_behind(Seq(0), oldest);
-        new_chunks.sealed_behind(start.seq, newest);
-        // It may have been opened before the claim showed the newest data key.
+        let mut new_chunks = NewChunks::behind(start.seq, head.data_keys());
         journal.renew_seal();
         for chunk in &adopted {
             tip.adopt(head.own_index(), chunk)?;

@@ -36,6 +36,11 @@ pub struct NewChunks {
 }
 
 impl NewChunks {
+    /// Of an epoch that begins behind this chunk, with the numbers of the newest and of the oldest data key in its head.
+    pub fn behind(start: Seq, (newest, oldest): (u8, u8)) -> NewChunks {
+        NewChunks { keys: vec![(Seq(0), oldest), (start, newest)], ..NewChunks::default() }
+    }
+
     /// What comes behind this chunk is sealed by no older data key.
     pub fn sealed_behind(&mut self, seq: Seq, key: u8) {
         self.keys.push((seq, key));
