@@ -163,21 +163,15 @@ impl DirRename<'_> {
         }
     }
 
-    /// What has no marker is nowhere when it is empty, but on a server with real folders.
-    async fn remove_unmarked_folders(&self) -> Op<()> {
-        let [all, marked] = &self.folders;
-        for folders in left_folders(all, marked).chunks(PAGE) {
-            self.fs.context.remote.delete(folders).await?;
-        }
-        Ok(())
-    }
-
     /// Deletes at the old name what was copied, and copies what was changed since, until nothing is left.
     async fn sweep_all(&mut self) -> Op<()> {
         let mut pause = FIRST_PAUSE;
         for _ in 0..ROUNDS {
             if self.sweep().await? {
-                return self.remove_unmarked_folders().await;
+                // What has no marker is nowhere when it is empty, but on a server with real folders.
+                let [all, marked] = &self.folders;
+                let is_sure = all.is_subset(marked);
+                return if is_sure { Ok(()) } else { self.fs.remove_empty_folders(self.old).await };
             }
             self.fs.context.rt.sleep(pause).await;
             pause *= 2;
@@ -264,16 +258,6 @@ impl DirRename<'_> {
 /// listing it.
 fn inner_first(a: &(String, Etag), b: &(String, Etag)) -> std::cmp::Ordering {
     b.0.cmp(&a.0)
-}
-
-/// Those that a server with real folders still has when all keys are gone, inner ones first: what never had a marker, and what
-/// such a folder lay in when its marker was deleted.
-fn left_folders(all: &BTreeSet<String>, marked: &BTreeSet<String>) -> Vec<String> {
-    let unmarked: BTreeSet<&str> = all.difference(marked).map(String::as_str).collect();
-    let holds_one = |folder: &&String| {
-        unmarked.range(folder.as_str()..).next().is_some_and(|below| below.starts_with(folder.as_str()))
-    };
-    all.iter().rev().filter(holds_one).cloned().collect()
 }
 
 impl Fs {
@@ -545,23 +529,24 @@ impl Fs {
     }
 
     /// Those that a server with real folders still shows below `prefix`, though no key lies in them. Elsewhere there are none.
+    /// Such a server (SeaweedFS) lists an empty folder as an object in itself, also where nobody has put a marker.
     async fn remove_empty_folders(&self, prefix: &str) -> Op<()> {
-        let (mut open, mut empty) = (vec![prefix.to_owned()], Vec::new());
+        let (mut open, mut empty, mut full) = (vec![prefix.to_owned()], Vec::new(), BTreeSet::new());
         while let Some(folder) = open.pop() {
             let (mut after, mut has_objects) = (None, false);
             loop {
                 let page = self.context.remote.list(&folder, after, true, PAGE).await?;
-                has_objects |= !page.objects.is_empty();
+                has_objects |= page.objects.iter().any(|object| object.key != folder);
                 open.extend(page.prefixes);
                 after = page.next;
                 if after.is_none() {
                     break;
                 }
             }
-            if !has_objects {
-                empty.push(folder);
-            }
+            if has_objects { drop(full.insert(folder)) } else { empty.push(folder) }
         }
+        // What somebody else has made meanwhile stays, with all that it lies in.
+        empty.retain(|folder| !full.range(folder.clone()..).next().is_some_and(|f| f.starts_with(folder)));
         empty.sort_by(|a, b| b.cmp(a));
         for folders in empty.chunks(PAGE) {
             self.context.remote.delete(folders).await?;
@@ -611,19 +596,5 @@ impl Fs {
         let Some(head) = self.context.remote.head(&object.key).await? else { return Ok(false) };
         let (a, b) = (UploadToken::of(&head.attrs, head.size), UploadToken::of(&there.attrs, there.size));
         Ok(a.is_some() && a == b && head.etag == object.etag)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_marked_folder_goes_again_after_an_unmarked_one_in_it() {
-        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
-        let all = set(&["d/", "d/a/", "d/a/x/", "d/b/", "d/b/y/", "d/c/"]);
-        let marked = set(&["d/", "d/a/", "d/b/", "d/b/y/"]);
-        assert_eq!(left_folders(&all, &marked), ["d/c/", "d/a/x/", "d/a/", "d/"]);
-        assert_eq!(left_folders(&all, &all), [""; 0]);
     }
 }
