@@ -529,21 +529,26 @@ impl Fs {
     }
 
     /// Those that a server with real folders still shows below `prefix`, though no key lies in them. Elsewhere there are none.
-    /// Such a server (SeaweedFS) lists an empty folder as an object in itself, also where nobody has put a marker.
+    /// Such a server (SeaweedFS) lists an empty folder in itself, with an etag that no object has: none.
     async fn remove_empty_folders(&self, prefix: &str) -> Op<()> {
         let (mut open, mut empty, mut full) = (vec![prefix.to_owned()], Vec::new(), BTreeSet::new());
         while let Some(folder) = open.pop() {
-            let (mut after, mut has_objects) = (None, false);
+            let (mut after, mut is_there, mut has_objects) = (None, false, false);
             loop {
                 let page = self.context.remote.list(&folder, after, true, PAGE).await?;
-                has_objects |= page.objects.iter().any(|object| object.key != folder);
+                is_there |= !page.objects.is_empty() || !page.prefixes.is_empty();
+                has_objects |= page.objects.iter().any(|o| o.key != folder || !o.etag.0.is_empty());
                 open.extend(page.prefixes);
                 after = page.next;
                 if after.is_none() {
                     break;
                 }
             }
-            if has_objects { drop(full.insert(folder)) } else { empty.push(folder) }
+            if has_objects {
+                full.insert(folder);
+            } else if is_there {
+                empty.push(folder);
+            }
         }
         // What somebody else has made meanwhile stays, with all that it lies in.
         empty.retain(|folder| !full.range(folder.clone()..).next().is_some_and(|f| f.starts_with(folder)));
