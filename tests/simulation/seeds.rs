@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 /// A run that takes so long hangs in one step: those of any sane number are over much sooner.
 const HANGS: Duration = Duration::from_secs(300);
 
-/// Without optimization a run takes ten times as long: then so many times fewer, to see assertions and overflows.
-const UNOPTIMIZED: u64 = 10;
+/// Without optimization a run takes ten times as long. It sees assertions and overflows, for which fewer runs will do.
+const UNOPTIMIZED: u64 = 25;
 
 fn from_env(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
