@@ -16,7 +16,7 @@ use crate::daemon::answers::CredentialsLine;
 use crate::daemon::api::{HandOver, Verb};
 use crate::daemon::control::{Client, Step};
 use crate::daemon::{
-    Config, HANDOVER_FORMAT, HandedOver, KnownPool, Parcel, Receiver, StateDir, check_stores,
+    Config, HANDOVER_FORMAT, HandedOver, KnownPool, ListenFlags, Parcel, Receiver, StateDir, check_stores,
     given_listeners, pack,
 };
 use crate::nbd::{Listener, PausedServer};
@@ -28,8 +28,7 @@ const STATE: &str = "windlass-state";
 
 /// What the new daemon is to serve.
 pub struct Asked<'a> {
-    pub nbd: &'a [String],
-    pub insecure: bool,
+    pub listen: ListenFlags<'a>,
     pub pools: &'a [Name],
 }
 
@@ -41,7 +40,7 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
     };
     let work = async {
         check_credentials(rt, &home.control()?).await?;
-        given_listeners(rt, &*RealDisk::start(), config, asked.nbd, asked.insecure).await?;
+        given_listeners(rt, &*RealDisk::start(), config, asked.listen).await?;
         check_stores(rt, &served(home, config, asked.pools).await?).await?;
         take_over(rt, home, &mut client).await
     };

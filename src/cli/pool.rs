@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde::de::DeserializeOwned;
 
+use super::iam_policy::{self, PoolPolicy};
 use super::volume_key::PoolKeyFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
@@ -86,6 +87,8 @@ pub enum Pool {
         #[arg(long)]
         if_exists: bool,
     },
+    /// Print the least rights that a host needs at the pool's buckets, as an IAM policy
+    Policy(PoolPolicy),
     /// Verify every shard in every store; goes on where an earlier scrub was cut off
     Scrub {
         name: Name,
@@ -171,6 +174,7 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
             plain(global, Verb::PoolAdd { name, stores, key: key.read().await? }).await
         }
         Pool::List => show(global, Verb::PoolList, list).await,
+        Pool::Policy(args) => iam_policy::run_for_pool(global, args).await,
         Pool::Status { name } => show(global, Verb::PoolStatus { name }, status).await,
         Pool::Set { name, assignments } => show(global, Verb::PoolSet { name, assignments }, settings).await,
         Pool::Forget { name, if_exists } => {

@@ -11,7 +11,7 @@ use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::signals::{self, Hangups};
-use crate::daemon::{Config, Configured, Engine, Options, Reloaded, StateDir};
+use crate::daemon::{Config, Configured, Engine, ListenFlags, Options, Reloaded, StateDir};
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
@@ -26,7 +26,8 @@ pub struct Serve {
     /// unix:$WINDLASS_HOME/nbd.sock, for its owner alone)
     #[arg(long, value_name = "ADDR")]
     nbd: Vec<String>,
-    /// Let NBD clients of other hosts in without TLS: whoever reaches the address may read and write all volumes
+    /// Let NBD clients of other hosts in without TLS, and readers of metrics: whoever reaches the address may read and write all
+    /// volumes, or read the metrics
     #[arg(long)]
     insecure: bool,
     /// Where Prometheus reads metrics over HTTP, at /metrics, and a browser a page: HOST:PORT or unix:PATH (default: nowhere)
@@ -53,8 +54,8 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let control = home.control()?;
     let handed_over = match args.replace {
         true => {
-            let asked =
-                graceful_restart::Asked { nbd: &args.nbd, insecure: args.insecure, pools: &args.pool };
+            let listen = ListenFlags { nbd: &args.nbd, metrics: &args.metrics, insecure: args.insecure };
+            let asked = graceful_restart::Asked { listen, pools: &args.pool };
             graceful_restart::replace(&rt, &home, &config, &asked).await?
         }
         false => graceful_restart::kept()?,

@@ -1,6 +1,7 @@
 //! `windlass snapshot …`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 
@@ -8,10 +9,10 @@ use super::hooks::Hooks;
 use super::volume::RemoveFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
-use crate::base::size::{show_bytes, show_size};
+use crate::base::size::{parse_duration, show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{SnapshotLine, TrashedSnapshotLine};
-use crate::daemon::api::{SnapshotCopy, SnapshotPath, Verb, VolumePath};
+use crate::daemon::api::{SnapshotCopy, SnapshotLock, SnapshotPath, Verb, VolumePath};
 use crate::volume::TrashedSnapshot;
 
 #[derive(Subcommand, Debug)]
@@ -70,6 +71,16 @@ pub enum Snapshot {
         #[command(flatten)]
         how: RemoveFlags,
     },
+    /// Keep a snapshot from removal, by whichever host: until a date, which can be made later and never earlier
+    Lock {
+        path: SnapshotPath,
+        /// In UTC, as 2027-01-31 or 2027-01-31T07:15
+        #[arg(long, value_name = "DATE", value_parser = read_date, required_unless_present = "duration")]
+        until: Option<u64>,
+        /// From now on, as 30d or 12h
+        #[arg(long = "for", id = "duration", value_name = "TIME", value_parser = parse_duration, conflicts_with = "until")]
+        duration: Option<Duration>,
+    },
     /// Bring back a snapshot from the trash: of several of one name, the one that was removed last
     Restore {
         path: SnapshotPath,
@@ -87,6 +98,17 @@ pub enum VerifyWhat {
     Changed,
     /// All of both
     Full,
+}
+
+/// A date, or a time of one; the day's first moment where it names none.
+fn read_date(text: &str) -> Result<u64> {
+    let time = if text.contains('T') { "" } else { "T00:00" };
+    utc::read(&format!("{text}{time}")).ok_or_else(|| {
+        Error::new(
+            Kind::Usage,
+            format!("{text:?} is no date: write it in UTC, as 2027-01-31 or 2027-01-31T07:15"),
+        )
+    })
 }
 
 pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
@@ -115,6 +137,10 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
         Snapshot::Remove { path, if_exists, dry_run, how } => {
             let verb = Verb::SnapshotRemove { path, if_exists, dry_run, mode: how.mode() };
             (verb, if_exists.then_some(Kind::NotFound))
+        }
+        Snapshot::Lock { path, until, duration } => {
+            let for_ms = duration.map(|time| time.as_millis() as u64);
+            (Verb::SnapshotLock(SnapshotLock { path, until_ms: until, for_ms }), None)
         }
         Snapshot::Restore { path, to } => (Verb::SnapshotRestore { path, to }, None),
     };
@@ -177,8 +203,10 @@ fn list(all: Vec<SnapshotLine>) {
         let size = show_size(line.info.size);
         let frees = [line.frees_bytes, line.frees_with_older_bytes];
         let [frees, with_older] = frees.map(|bytes| output::or_dash(bytes.map(show_bytes)));
-        vec![line.info.name.to_string(), size, line.created, frees, with_older, output::or_dash(clones)]
+        let locked = output::or_dash(line.info.locked_until_ms.map(utc::show));
+        let name = line.info.name.to_string();
+        vec![name, size, line.created, frees, with_older, locked, output::or_dash(clones)]
     };
-    let heading = ["SNAPSHOT", "SIZE", "CREATED", "FREES", "WITH OLDER", "CLONES"];
+    let heading = ["SNAPSHOT", "SIZE", "CREATED", "FREES", "WITH OLDER", "LOCKED UNTIL", "CLONES"];
     output::table(&heading, all.into_iter().map(row).collect());
 }

@@ -402,8 +402,11 @@ async fn show<T: DeserializeOwned>(global: &Global, verb: Verb, human: fn(T)) ->
 }
 
 fn history(marks: Vec<HistoryLine>) {
-    let row = |line: HistoryLine| vec![line.mark.name.to_string(), show_size(line.mark.size), line.created];
-    output::table(&["SNAPSHOT", "SIZE", "CREATED"], marks.into_iter().map(row).collect());
+    let row = |line: HistoryLine| {
+        let locked = output::or_dash(line.mark.locked_until_ms.map(utc::show));
+        vec![line.mark.name.to_string(), show_size(line.mark.size), line.created, locked]
+    };
+    output::table(&["SNAPSHOT", "SIZE", "CREATED", "LOCKED UNTIL"], marks.into_iter().map(row).collect());
 }
 
 fn trash(all: Vec<TrashLine>) {
@@ -512,6 +515,8 @@ fn info(answer: VolumeAnswer) {
     line("history marks", info.history_marks.to_string());
     line("shared", bytes(info.shared_bytes));
     line("snapshots", info.snapshots.to_string());
+    line("locked snapshots", info.locked_snapshots.to_string());
+    line("locked until", output::or_dash(info.locked_until_ms.map(utc::show)));
     line("stored", show_bytes(info.stored_bytes));
     line("with parity", show_bytes(info.stored_with_parity_bytes));
     line("template", yes(info.template));

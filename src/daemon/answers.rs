@@ -187,6 +187,15 @@ pub struct SnapshotLine {
     pub info: SnapshotInfo,
 }
 
+/// `snapshot lock`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotLocked {
+    pub path: SnapshotPath,
+    pub locked_until_ms: u64,
+    /// As people write it.
+    pub locked_until: String,
+}
+
 /// `snapshot copy`.
 #[derive(Clone, Debug, Serialize)]
 pub struct SnapshotCopied {

@@ -317,6 +317,20 @@ pub struct SnapshotCopy {
     pub verify_all: bool,
 }
 
+/// A snapshot that nobody can remove for a while.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotLock {
+    pub path: SnapshotPath,
+    /// In ms since 1970.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
+    /// Instead of `until_ms`: from now on.
+    #[serde(default)]
+    pub for_ms: Option<u64>,
+}
+
 /// A volume of which a copy is brought up to date.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -591,6 +605,8 @@ pub enum Verb {
         #[serde(default)]
         mode: RemoveMode,
     },
+    /// Keeps a snapshot from removal, by whoever it is: until a time, or for so long.
+    SnapshotLock(SnapshotLock),
     /// Brings a snapshot back from the trash.
     SnapshotRestore { path: SnapshotPath, to: Option<Name> },
     /// Brings a snapshot into a volume of another pool: what differs from the newest snapshot that both have.

@@ -19,6 +19,7 @@ use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::handover::{self, HandedOver};
 use super::key_places::ConfiguredKeys;
+use super::listen_policy::{Flags, Given};
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::traces::Traces;
@@ -183,30 +184,32 @@ impl Engine {
     }
 
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
-        let addresses = self.addresses(options).await?;
-        self.serve_metrics(options).await?;
+        let Given { nbd, metrics, policy } = self.given(options).await?;
+        self.access.replace(policy);
+        self.serve_metrics(&metrics, !options.handed_over.is_empty()).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
         self.keep_house();
         self.watch_quotas();
-        self.listen(addresses, options.handed_over.take()).await
+        self.listen(nbd, options.handed_over.take()).await
     }
 
     /// First of all: a start that takes long shows there.
-    async fn serve_metrics(&self, options: &Options) -> Result<()> {
+    async fn serve_metrics(&self, addresses: &[Address], replaces: bool) -> Result<()> {
         let rt = &self.state.host_context.rt;
         // The daemon before may still be closing the address.
-        let mut tries = if options.handed_over.is_empty() { 1 } else { FREED_TRIES };
-        for address in listen_policy::by_flags(&options.metrics, self.state.config().top.metrics.as_deref())?
-        {
+        let mut tries = if replaces { FREED_TRIES } else { 1 };
+        for address in addresses {
             let bound = loop {
                 tries -= 1;
                 let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
-                match metrics_server::serve(rt, &address, state, stop).await {
+                match metrics_server::serve(rt, address, state, stop).await {
                     Err(_) if tries > 0 => rt.sleep(FREED).await,
                     served => break served?,
                 }
             };
+            let who = listen_policy::reads_metrics(&bound).await;
+            tracing::info!("metrics and the page are read at {bound}, without TLS: {who}");
             self.state.metrics.lock().push(bound);
         }
         Ok(())
@@ -366,14 +369,12 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    /// Where NBD clients connect by flags or the configuration, and what lets them in. Before all else: what may not be served
-    /// is refused at once.
-    async fn addresses(&self, options: &Options) -> Result<Vec<ListenAddress>> {
+    /// Before all else: what may not be served is refused at once.
+    async fn given(&self, options: &Options) -> Result<Given> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
-        let (addresses, policy) =
-            listen_policy::given(rt, &**disk, &self.state.config(), &options.nbd, options.insecure).await?;
-        self.access.replace(policy);
-        Ok(addresses)
+        let Options { nbd, metrics, insecure, .. } = options;
+        let flags = Flags { nbd, metrics, insecure: *insecure };
+        listen_policy::given(rt, &**disk, &self.state.config(), flags).await
     }
 
     /// Clients that wait come first. Where nothing is said, it is listened where it was before.
@@ -418,7 +419,13 @@ impl Engine {
             let who = listen_policy::lets_in(at, &self.access.policy(), &self.state.config());
             tracing::info!("NBD clients connect to {}: {who}", at.address);
         }
-        self.listen_to_commands().await.map(drop)
+        let commands = self.listen_to_commands().await?;
+        let control = self.state.host_context.home.control()?;
+        tracing::info!(
+            "commands come to unix:{} and {commands}: processes of this user and of root, to all that the daemon may do",
+            control.display()
+        );
+        Ok(())
     }
 
     /// With clients that have waited.

@@ -1,5 +1,5 @@
-//! Where NBD clients connect and what lets them in, from the configuration to what the NBD face takes: certificates are
-//! read, users and groups are looked up, and what would be open to the network without TLS is refused.
+//! What is listened on and what lets clients in, from the configuration to what the NBD face takes: certificates are read, users
+//! and groups are looked up, and what would be open to the network without TLS is refused.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ async fn read(disk: &dyn Disk, file: &str) -> Result<Bytes> {
 }
 
 /// Addresses by flags, else by the configuration.
-pub fn by_flags<T>(flags: &[String], written: Option<&List<T>>) -> Result<Vec<T>>
+fn by_flags<T>(flags: &[String], written: Option<&List<T>>) -> Result<Vec<T>>
 where
     T: Clone + FromStr<Err = Error>,
 {
@@ -30,22 +30,38 @@ where
     }
 }
 
-/// Where NBD clients connect by flags, else by the configuration, and what lets them in. Nothing is listened on yet: what may
-/// not be served is refused while whoever serves it now still can.
-pub async fn given(
-    rt: &Rt,
-    disk: &dyn Disk,
-    config: &Config,
-    flags: &[String],
-    insecure: bool,
-) -> Result<(Vec<ListenAddress>, Policy)> {
-    let addresses = by_flags(flags, config.top.nbd.as_deref())?;
+/// What the command line says of addresses. Where it says nothing of a kind, the configuration counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags<'a> {
+    pub nbd: &'a [String],
+    pub metrics: &'a [String],
+    /// Also on TCP that other hosts reach, in the open.
+    pub insecure: bool,
+}
+
+/// What is to be listened on.
+#[derive(Debug)]
+pub struct Given {
+    pub nbd: Vec<ListenAddress>,
+    pub metrics: Vec<Address>,
+    /// What lets NBD clients in.
+    pub policy: Policy,
+}
+
+/// What is to be listened on, and what lets clients in. Nothing is listened on yet: what may not be served is refused while
+/// whoever serves it now still can.
+pub async fn given(rt: &Rt, disk: &dyn Disk, config: &Config, flags: Flags<'_>) -> Result<Given> {
+    let nbd: Vec<ListenAddress> = by_flags(flags.nbd, config.top.nbd.as_deref())?;
+    let metrics: Vec<Address> = by_flags(flags.metrics, config.top.metrics.as_deref())?;
     let policy = policy(rt, disk, config).await?;
-    for at in &addresses {
-        check(at, &policy, insecure).await?;
+    for at in &nbd {
+        check(at, &policy, flags.insecure).await?;
         rights(disk, at).await?;
     }
-    Ok((addresses, policy))
+    for address in &metrics {
+        check_metrics(address, flags.insecure).await?;
+    }
+    Ok(Given { nbd, metrics, policy })
 }
 
 /// What holds for whoever connects from now on.
@@ -177,14 +193,38 @@ pub async fn check(at: &ListenAddress, policy: &Policy, insecure: bool) -> Resul
             Err(Error::new(Kind::Usage, why))
         }
         Address::Tcp(_) if insecure => Ok(()),
-        Address::Tcp(host_port) => {
-            let found =
-                tokio::net::lookup_host(host_port).await.context(|| format!("listening on {address}"))?;
-            match found.map(|at| at.ip()).all(|ip| ip.is_loopback()) {
-                true => Ok(()),
-                false => Err(open_to_the_network(address)),
-            }
+        Address::Tcp(host_port) => match is_of_this_host(host_port).await? {
+            true => Ok(()),
+            false => Err(open_to_the_network(address)),
+        },
+    }
+}
+
+/// Whether no other host reaches it.
+async fn is_of_this_host(host_port: &str) -> Result<bool> {
+    let found = tokio::net::lookup_host(host_port).await.context(|| format!("listening on {host_port}"))?;
+    Ok(found.map(|at| at.ip()).all(|ip| ip.is_loopback()))
+}
+
+/// The same, of metrics and the page, which have no password.
+async fn check_metrics(address: &Address, insecure: bool) -> Result<()> {
+    match address {
+        Address::Unix(_) => Ok(()),
+        Address::Tls(_) => {
+            let why = format!("{address}: metrics are not served by TLS; give HOST:PORT or unix:PATH");
+            Err(Error::new(Kind::Usage, why))
         }
+        Address::Tcp(_) if insecure => Ok(()),
+        Address::Tcp(host_port) => match is_of_this_host(host_port).await? {
+            true => Ok(()),
+            false => {
+                let why = format!(
+                    "metrics {address} are reached from other hosts, and without a password they tell names, URLs and loads: serve \
+                     them on 127.0.0.1 or on a unix socket, or say --insecure where nobody else is on that network"
+                );
+                Err(Error::new(Kind::Refused, why))
+            }
+        },
     }
 }
 
@@ -196,18 +236,30 @@ fn open_to_the_network(address: &Address) -> Error {
     Error::new(Kind::Refused, why)
 }
 
+/// Who reads metrics and the page at an address, in words.
+pub async fn reads_metrics(address: &Address) -> String {
+    let who = match address {
+        Address::Unix(_) => "processes of this user",
+        Address::Tcp(host_port) | Address::Tls(host_port) => match is_of_this_host(host_port).await {
+            Ok(true) => "all processes of this host",
+            _ => "whoever reaches it",
+        },
+    };
+    format!("{who}, without a password; nothing can be changed there")
+}
+
 /// Who is let in at an address, in words.
 pub fn lets_in(at: &ListenAddress, policy: &Policy, config: &Config) -> String {
     let who = match (&at.address, &config.tls.client_ca, &config.tls.client_certificates) {
         (Address::Unix(_), ..) => {
             format!("processes of this host that may use the socket (mode {:04o})", at.mode.unwrap_or(0o600))
         }
-        (Address::Tcp(_), ..) => "whoever reaches it".to_owned(),
-        (Address::Tls(_), None, _) => "whoever reaches it, without a certificate".to_owned(),
+        (Address::Tcp(_), ..) => "whoever reaches it, without TLS".to_owned(),
+        (Address::Tls(_), None, _) => "whoever reaches it, by TLS without a certificate".to_owned(),
         (Address::Tls(_), Some(_), Some(asked)) if asked.value == ClientCertificates::Optional => {
-            "whoever reaches it, with a certificate or without".to_owned()
+            "whoever reaches it, by TLS with a certificate or without".to_owned()
         }
-        (Address::Tls(_), Some(ca), _) => format!("who has a certificate of {}", ca.value),
+        (Address::Tls(_), Some(ca), _) => format!("who has a certificate of {}, by TLS", ca.value),
     };
     match policy.rules.as_ref().map(Vec::len) {
         None => format!("{who}, to all exports"),
@@ -250,5 +302,28 @@ mod tests {
             check(open, true).await.unwrap();
         }
         assert!(check("tls:0.0.0.0:1", true).await.unwrap_err().is(Kind::Usage));
+    }
+
+    #[tokio::test]
+    async fn metrics_that_other_hosts_reach_are_refused_and_it_is_told_who_reads_them() {
+        let check = |address: &str, insecure| {
+            let address: Address = address.parse().unwrap();
+            async move { check_metrics(&address, insecure).await }
+        };
+        for fine in ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x"] {
+            check(fine, false).await.unwrap();
+        }
+        for open in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+            let why = check(open, false).await.unwrap_err();
+            assert!(why.is(Kind::Refused) && why.to_string().contains("--insecure"), "{why}");
+            check(open, true).await.unwrap();
+        }
+        assert!(check("tls:127.0.0.1:1", true).await.unwrap_err().is(Kind::Usage));
+        for (address, who) in
+            [("127.0.0.1:1", "all processes of this host"), ("0.0.0.0:1", "whoever reaches it")]
+        {
+            let told = reads_metrics(&address.parse().unwrap()).await;
+            assert!(told.starts_with(who), "{told}");
+        }
     }
 }

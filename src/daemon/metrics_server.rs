@@ -13,7 +13,7 @@ use super::engine_tables::EngineState;
 use super::metrics_http::{BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAVAILABLE};
 use super::{metrics, page};
 use crate::base::rt::Rt;
-use crate::base::{Budget, Error, Kind, Name, Result};
+use crate::base::{Budget, Name, Result};
 use crate::nbd::{Address, Listener, Socket};
 
 /// How long one connection may take.
@@ -30,10 +30,6 @@ pub async fn serve(
     state: Weak<EngineState>,
     stop: CancellationToken,
 ) -> Result<Address> {
-    if let Address::Tls(_) = address {
-        let why = format!("{address}: metrics are not served by TLS; give HOST:PORT or unix:PATH");
-        return Err(Error::new(Kind::Usage, why));
-    }
     let (listener, bound) = Listener::bind(address, None).await?;
     let (rt2, clients) = (rt.clone(), Budget::new(CLIENTS_MAX * CLIENT));
     let own = bound.clone();

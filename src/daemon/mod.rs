@@ -45,6 +45,6 @@ pub use engine_tables::EngineState;
 pub use exports::ALONE;
 pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use key_places::KeyPlace;
-pub use listen_policy::given as given_listeners;
+pub use listen_policy::{Flags as ListenFlags, given as given_listeners};
 pub use pools::check_stores;
 pub use state_dir::{HostContext, KnownPool, StateDir};

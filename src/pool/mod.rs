@@ -17,7 +17,7 @@ pub use admin::{
 pub use chunk::sealing;
 pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
 pub use io::{
-    Away, Catalog, CatalogEntry, Condition, NameEntry, Need, Payload, PoolStatus, Probe, QuotaRoom,
+    Away, Catalog, CatalogEntry, Clocks, Condition, NameEntry, Need, Payload, PoolStatus, Probe, QuotaRoom,
     StoreState, StoreStatus, Told, Upload, Verify,
 };
 pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};

@@ -278,6 +278,13 @@ pub trait Bucket: Store {
             None => None,
         }
     }
+    /// How far its clock is ahead of this host's, in milliseconds. `None`: it has no clock of its own.
+    async fn ahead_ms(&self) -> Option<Asked<i64>> {
+        match self.inner() {
+            Some(inner) => inner.ahead_ms().await,
+            None => None,
+        }
+    }
     /// Says which objects these are and nothing of how they are reached: it stays the same with other keys.
     fn identity(&self) -> String {
         self.inner().map_or_else(|| self.url().to_owned(), |inner| inner.identity())

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Store};
+use super::{Asked, Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Store};
 use crate::base::rt::sim::World;
 use crate::base::{Error, Kind, Result};
 
@@ -48,6 +49,8 @@ pub struct StoreFaults {
     pub patience: Duration,
     /// Whoever asks may not delete.
     pub keeps: bool,
+    /// How far its clock is ahead of that of whoever asks; `None`: it tells no time.
+    pub ahead_ms: Option<i64>,
 }
 
 impl Default for StoreFaults {
@@ -60,6 +63,7 @@ impl Default for StoreFaults {
             late: Duration::from_secs(30),
             patience: Duration::from_secs(5),
             keeps: false,
+            ahead_ms: None,
         }
     }
 }
@@ -228,7 +232,16 @@ impl Store for SimStore {
     }
 }
 
-impl Bucket for SimStore {}
+#[async_trait]
+impl Bucket for SimStore {
+    async fn ahead_ms(&self) -> Option<Asked<i64>> {
+        let StoreFaults { reach, ahead_ms, .. } = *self.faults.lock();
+        match reach {
+            Reach::Up | Reach::Denies => ahead_ms.map(Ok),
+            Reach::Refuses | Reach::Silent | Reach::Foreign => Some(Err("silent")),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

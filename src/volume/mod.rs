@@ -12,8 +12,8 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    DataKeyUse, Flattened, HistoryMark, MapWalk, OpenMode, Salvaged, Trash, TrashedSnapshot, TrashedVolume,
-    Unreadable, Volumes, end_all, rename, snapshot_group,
+    DataKeyUse, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Salvaged, Trash, TrashedSnapshot,
+    TrashedVolume, Unreadable, Volumes, end_all, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{

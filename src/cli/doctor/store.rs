@@ -282,10 +282,10 @@ fn versioning(status: &Asked<Option<String>>, bucket: &str) -> Check {
         Ok(None) => Check::ok(name, "keeps no old versions"),
         Ok(Some(status)) if status == "Enabled" => Check::warn(
             name,
-            "keeps old versions: what Windlass deletes stays, and is paid for",
+            "keeps old versions: what Windlass deletes or writes anew stays, and is paid for",
             format!(
-                "`aws s3api put-bucket-versioning --bucket {bucket} --versioning-configuration Status=Suspended`, and a \
-                 lifecycle rule with NoncurrentVersionExpiration"
+                "where that is not meant to guard against a stolen host, `aws s3api put-bucket-versioning --bucket {bucket} \
+                 --versioning-configuration Status=Suspended`; in any case a lifecycle rule with NoncurrentVersionExpiration"
             ),
         ),
         Ok(Some(_)) => {
@@ -342,12 +342,13 @@ fn retention(kept: &Asked<Option<String>>) -> Check {
     match kept {
         Err(why) => untold(name, why),
         Ok(None) => Check::ok(name, "objects may be deleted at once"),
-        Ok(Some(time)) => Check::bad(
+        Ok(Some(time)) => Check::warn(
             name,
             format!(
-                "object lock keeps each new object for {time}: what Windlass deletes stays, and is paid for"
+                "object lock keeps each version for {time}: what Windlass deletes or writes anew stays as long, and is paid for"
             ),
-            "take the default retention away: `aws s3api put-object-lock-configuration` without a Rule",
+            "where that is not meant to guard against a stolen host, take the default retention away: `aws s3api \
+             put-object-lock-configuration` without a Rule",
         ),
     }
 }
@@ -418,7 +419,7 @@ mod tests {
             }),
             ("store-lifecycle", State::Unknown, |r| r.lifecycle = Err("unsupported")),
             ("store-public", State::Warn, |r| r.public = Ok(true)),
-            ("store-retention", State::Bad, |r| r.retention = Ok(Some("30 days".into()))),
+            ("store-retention", State::Warn, |r| r.retention = Ok(Some("30 days".into()))),
         ];
         for (name, state, change) in troubles {
             let mut facts = facts("s3://b/p");

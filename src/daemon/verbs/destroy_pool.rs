@@ -42,11 +42,19 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
         None => Contents::default(),
     };
     judge_owners(state, name, &contents, (args.force, args.dry_run))?;
+    let locked = match &open {
+        Some(open) => check_unlocked(open, &contents).await,
+        None => Ok(()),
+    };
     let said = what_it_deletes(&destruction, open.is_some(), &contents);
     if args.dry_run {
         let outcome = Outcome::of(&report(&destruction, &contents, None))?;
-        return Ok(outcome.note_all(said).note_all(volumes(name, &contents)));
+        return Ok(outcome
+            .note_all(said)
+            .note_all(volumes(name, &contents))
+            .note_all(locked.err().map(|e| e.to_string())));
     }
+    locked?;
     confirm(args, &destruction, &said)?;
     said.into_iter().for_each(|sentence| progress.say(sentence));
     if let Some(open) = &open {
@@ -147,6 +155,18 @@ fn judge_owners(
         }
         None => Ok(()),
     }
+}
+
+/// `Refused`: a snapshot is locked. Told before the first volume ends; each one's own end heeds its locks once more.
+async fn check_unlocked(open: &OpenPool, contents: &Contents) -> Result<()> {
+    for (volume, _) in contents.volumes.iter().filter(|(_, info)| info.locked_snapshots > 0) {
+        match open.volumes.check_unlocked(volume).await {
+            // In the trash is nothing that is locked.
+            Err(e) if !e.is(Kind::NotFound) => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Sentences: how much, and where. `is_open`: the volumes are known.

@@ -143,6 +143,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         }
         Verb::VolumeRestore { path, to } => Box::pin(trash::restore(state, &path, to.as_ref())).await,
         Verb::SnapshotTrash { path } => Box::pin(trash::snapshots(state, &path)).await,
+        Verb::SnapshotLock(args) => Box::pin(volume::lock_snapshot(state, &args)).await,
         Verb::SnapshotRestore { path, to } => Box::pin(restore_snapshot(state, &path, to.as_ref())).await,
         Verb::SnapshotCreate { paths, no_wait, if_absent, held } => {
             let how = volume::Taking { wait: !no_wait, if_absent, held };

@@ -9,10 +9,12 @@ use serde_json::json;
 use crate::base::size::{show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{
-    DataKeyLine, HistoryLine, KeyList, KeySlotLine, SnapshotLine, VolumeAnswer, VolumeInUse, VolumeLine,
+    DataKeyLine, HistoryLine, KeyList, KeySlotLine, SnapshotLine, SnapshotLocked, VolumeAnswer, VolumeInUse,
+    VolumeLine,
 };
 use crate::daemon::api::{
-    GivenKey, KeyChange, Outcome, RemoveMode, SlotChange, SnapshotPath, VolumeCreate, VolumePath,
+    GivenKey, KeyChange, Outcome, RemoveMode, SlotChange, SnapshotLock, SnapshotPath, VolumeCreate,
+    VolumePath,
 };
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
@@ -20,7 +22,7 @@ use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::keys::Slot;
 use crate::volume::{
-    DataKeyUse, Freed, HistoryMark, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo,
+    DataKeyUse, Freed, HistoryMark, LockEnd, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo,
     VolumeSettings, Volumes, snapshot_group,
 };
 
@@ -540,6 +542,26 @@ pub async fn promise_snapshots(state: &EngineState, paths: &[SnapshotPath]) -> R
         volume.promise_snapshot(&path.snapshot).await?;
     }
     Outcome::of(&paths)
+}
+
+/// Any host may do that, whoever owns the volume.
+pub async fn lock_snapshot(state: &EngineState, args: &SnapshotLock) -> Result<Outcome> {
+    let SnapshotLock { path, until_ms, for_ms } = args;
+    let end = match (*until_ms, *for_ms) {
+        (Some(at), None) => LockEnd::At(at),
+        (None, Some(ms)) => LockEnd::In(ms),
+        _ => {
+            return Err(Error::new(
+                Kind::Usage,
+                "say either until when the snapshot is locked, or for how long",
+            ));
+        }
+    };
+    let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+    let locked_until_ms = volumes.lock_snapshot(&path.volume.volume, &path.snapshot, end).await?;
+    let locked_until = utc::show(locked_until_ms);
+    let note = format!("{path} is locked until {locked_until}: no host removes it before");
+    Ok(Outcome::of(&SnapshotLocked { path: path.clone(), locked_until_ms, locked_until })?.note(note))
 }
 
 /// As `remove`.

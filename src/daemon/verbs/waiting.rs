@@ -12,7 +12,7 @@ use futures::future::join_all;
 
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
-use crate::daemon::api::{KeyChange, Outcome, Replicate, Verb, VolumeMove, VolumePath};
+use crate::daemon::api::{KeyChange, Outcome, Replicate, SnapshotLock, Verb, VolumeMove, VolumePath};
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::pool::Need;
@@ -156,6 +156,10 @@ impl Manner {
                 let (of, pool) = (&args.from.volume, &args.from.volume.pool);
                 let what = format!("all {} clones of {} were made", args.count, args.from);
                 changes(&[of], Need::Store, what, format!("windlass volume list {pool}"))
+            }
+            Verb::SnapshotLock(SnapshotLock { path, .. }) => {
+                let show = format!("windlass snapshot list {}", path.volume);
+                changes(&[&path.volume], Need::Decide, format!("{path} was locked"), show)
             }
             Verb::SnapshotRestore { path, .. } => {
                 let (show, what) =

@@ -15,6 +15,7 @@ use crate::keys::PoolKey;
 use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
+use crate::pool::io::Clocks;
 use crate::pool::io::PoolContext;
 use crate::pool::io::QuotaRoom;
 use crate::pool::io::Verify;
@@ -140,6 +141,10 @@ impl Pool {
     pub async fn measure(&self) {
         let members = self.context.members();
         futures::future::join_all(members.iter().map(|m| m.measure())).await;
+    }
+    /// What time it is, by this host's clock and the stores'.
+    pub async fn clocks(&self) -> Result<Clocks> {
+        self.context.clocks().await
     }
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {

@@ -1,6 +1,7 @@
 //! Input and output of a pool: reads, uploads, probes, catalogs, status and what they share.
 
 pub mod availability;
+mod clocks;
 mod context;
 mod directory;
 mod probe;
@@ -12,6 +13,7 @@ pub mod status;
 mod upload;
 
 pub use availability::{Away, Condition, Need};
+pub use clocks::Clocks;
 pub use context::{DELETE_MAX, PoolContext};
 pub use directory::{Directory, NameEntry};
 pub use probe::{Payload, Probe, Told, rebuild_data};

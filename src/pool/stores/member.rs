@@ -25,7 +25,7 @@ use super::watched::Watched;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{BucketRef, ByteRange, Cause, CutOff, Found, Head, List, Page, Put, Space, When};
+use crate::store::{Asked, BucketRef, ByteRange, Cause, CutOff, Found, Head, List, Page, Put, Space, When};
 
 /// A request without an answer for so long makes the label be read.
 const SUSPECT: Duration = Duration::from_secs(1);
@@ -646,6 +646,13 @@ impl Member {
             Err(_) => None,
         };
         self.state.with(|s| s.space = space);
+    }
+
+    /// How far its clock is ahead of this host's. `None`: it has none of its own.
+    pub(in crate::pool) async fn ahead_ms(&self) -> Option<Asked<i64>> {
+        // Any answer tells the time, also of one that is out.
+        let asked = self.rt.timeout(LABEL_WAIT_MAX, self.bucket.as_ref()?.ahead_ms()).await;
+        asked.unwrap_or(Some(Err("silent")))
     }
 
     /// What it said when it was asked last.

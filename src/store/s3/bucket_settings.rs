@@ -69,7 +69,7 @@ impl S3Store {
     }
 
     /// Any answer tells the time, also one that denies.
-    async fn ahead_now(&self) -> Asked<i64> {
+    pub(super) async fn ahead_now(&self) -> Asked<i64> {
         let now = || i64::try_from(self.trust.rt().wall_ms()).unwrap_or(i64::MAX);
         let (told, before) = (AnswerTime::default(), now());
         let ask = self.client().head_bucket().bucket(&self.place.bucket);

@@ -47,7 +47,8 @@ use self::trust::Trust;
 use super::keyring::AccessKeys;
 use super::url::{S3Place, StoreUrl};
 use super::{
-    Bucket, BucketAnswer, BucketRef, BucketRequest, BucketRules, Cause, Conditions, Etag, NO_ATTRS, Store,
+    Asked, Bucket, BucketAnswer, BucketRef, BucketRequest, BucketRules, Cause, Conditions, Etag, NO_ATTRS,
+    Store,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -313,6 +314,9 @@ impl Bucket for S3Store {
     }
     async fn rules(&self) -> Option<BucketRules> {
         Some(self.rules_now().await)
+    }
+    async fn ahead_ms(&self) -> Option<Asked<i64>> {
+        Some(self.ahead_now().await)
     }
     fn looks_first(&self, conditions: Conditions) {
         *self.conditions.lock() = conditions;

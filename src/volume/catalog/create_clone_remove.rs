@@ -269,6 +269,7 @@ impl Volumes {
         let (head, tables) = self.recorded(name, id).await?;
         let what = format!("volume {}", self.engine.title(name));
         self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
+        let head = self.end_locks(head).await?;
         let lineage = self.lineage(name, &head).await?;
         head.may_remove(&lineage).map_err(|e| e.context(what))
     }
@@ -293,7 +294,7 @@ impl Volumes {
         }
     }
 
-    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names. `clean`:
+    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names or its lock. `clean`:
     /// pins without a clone are dropped.
     pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name, clean: bool) -> Result<()> {
         let id = self.id(volume).await?;
@@ -307,6 +308,10 @@ impl Volumes {
         let title = self.engine.title(volume);
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
         head.no_template().map_err(|e| e.context(format!("volume {title}")))?;
+        if head.locks.until(state.id).is_some() {
+            let now = self.end_locks(head.clone()).await?;
+            now.locks.allow(state.id).map_err(|e| e.context(format!("{title}@{snapshot}")))?;
+        }
         self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], clean).await
     }
 
@@ -369,6 +374,7 @@ impl Volumes {
             head = cell.change(|h| h.doubt_cloned()).await?;
         }
         loop {
+            head = self.end_locks(head).await?;
             head.may_remove(&lineage).map_err(|e| e.context(title()))?;
             let nonce = Nonce(self.engine.rt.random128());
             if head.was_cloned() {

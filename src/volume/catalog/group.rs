@@ -147,7 +147,7 @@ impl Volume {
 /// When its session ended just now.
 fn new_one(volume: &Volume, name: &Name) -> SnapshotInfo {
     let (name, size, clones) = (name.clone(), volume.size(), Vec::new());
-    SnapshotInfo { name, size, created_ms: 0, ready: false, partial: false, clones }
+    SnapshotInfo { name, size, created_ms: 0, ready: false, partial: false, clones, locked_until_ms: None }
 }
 
 fn told(volume: &Volume, name: &Name) -> Result<SnapshotInfo> {
@@ -163,5 +163,6 @@ fn told(volume: &Volume, name: &Name) -> Result<SnapshotInfo> {
         ready: state.built,
         partial: false,
         clones: Vec::new(),
+        locked_until_ms: None,
     })
 }

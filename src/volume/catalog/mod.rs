@@ -18,6 +18,7 @@ mod walk_for_new_stores;
 pub use alter::{DataKeyUse, Flattened};
 pub use create_clone_remove::end_all;
 pub use group::{snapshot_as, snapshot_group};
+pub use holders::LockEnd;
 pub use moments::HistoryMark;
 pub use names::rename;
 pub use salvage::Salvaged;

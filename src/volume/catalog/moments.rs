@@ -12,16 +12,20 @@ pub struct HistoryMark {
     pub name: Name,
     pub created_ms: u64,
     pub size: u64,
+    /// Nobody can remove it before, in ms since 1970; none: it is not locked.
+    #[serde(default)]
+    pub locked_until_ms: Option<u64>,
 }
 
 impl Volumes {
     /// What the volume took by itself, oldest first.
     pub async fn history(&self, volume: &Name) -> Result<Vec<HistoryMark>> {
         let id = self.id(volume).await?;
-        let tables = self.newest_tables(volume, id).await?;
+        let (head, tables) = self.recorded_with_names(volume, id).await?;
+        let tables = self.newer_here(id).unwrap_or(tables);
         let mark = |(name, state): (&Name, &State)| {
-            let State { created_ms, size, .. } = *state;
-            HistoryMark { name: name.clone(), created_ms, size }
+            let State { id, created_ms, size, .. } = *state;
+            HistoryMark { name: name.clone(), created_ms, size, locked_until_ms: head.locks.until(id) }
         };
         let mut all: Vec<_> = tables.snapshots().filter(|(_, s)| s.history).map(mark).collect();
         all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));

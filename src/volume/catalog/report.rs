@@ -106,6 +106,8 @@ impl VolumeInfo {
             reads: Default::default(),
             kept_journals: Vec::new(),
             snapshots: by_name(tables).count() as u64,
+            locked_snapshots: head.locks.count() as u64,
+            locked_until_ms: head.locks.last(),
             history: settings.history,
             history_marks: (tables.snapshots().count() - by_name(tables).count()) as u64,
             clones: None,
@@ -248,6 +250,7 @@ impl SnapshotInfo {
             ready: state.built,
             partial: false,
             clones: Vec::new(),
+            locked_until_ms: None,
         }
     }
 }
@@ -572,6 +575,7 @@ impl Volumes {
             info.partial = !state.whole && !whole.contains(&state.group);
             info.clones = clones.remove(&state.id).unwrap_or_default();
             info.clones.sort();
+            info.locked_until_ms = head.locks.until(state.id);
             all.push(info);
         }
         all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));

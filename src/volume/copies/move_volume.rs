@@ -95,7 +95,8 @@ pub async fn finish_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Res
 /// copy, and that all clients of the volume pass by what `how` tells.
 ///
 /// # Errors
-/// `Exists`: the other pool has a volume of that name. `Refused`: a template, or clients write faster than can be copied.
+/// `Exists`: the other pool has a volume of that name. `Refused`: a template, a locked snapshot, or clients write faster than
+/// can be copied.
 pub async fn move_volume(
     (from, volume): (&Volumes, &Name),
     to: &Volumes,
@@ -117,6 +118,7 @@ pub async fn move_volume(
         );
         return Err(Error::new(Kind::Refused, why));
     }
+    Box::pin(from.check_unlocked(volume)).await?;
     Box::pin(check_free(to, volume)).await?;
     source.session().await?;
     let hidden = while_moved(to, volume);

@@ -93,6 +93,11 @@ pub struct VolumeInfo {
     /// Journals that could not be replayed, kept for `volume salvage`.
     pub kept_journals: Vec<PathBuf>,
     pub snapshots: u64,
+    /// Snapshots that are locked, and until when the last of them is, in ms since 1970.
+    #[serde(default)]
+    pub locked_snapshots: u64,
+    #[serde(default)]
+    pub locked_until_ms: Option<u64>,
     /// Snapshots that it takes by itself, as set, and how many there are.
     pub history: History,
     pub history_marks: u64,
@@ -156,6 +161,9 @@ pub struct SnapshotInfo {
     pub partial: bool,
     /// Clones that pin it, by name where they have one.
     pub clones: Vec<String>,
+    /// Nobody can remove it before, in ms since 1970; none: it is not locked.
+    #[serde(default)]
+    pub locked_until_ms: Option<u64>,
 }
 
 /// What `take_over` did, for the user.

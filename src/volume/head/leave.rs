@@ -1,6 +1,6 @@
 //! The last change of a head by its owner: released, for any host to open, or left for a volume of another pool.
 
-use super::moved::Leaving;
+use super::naming::Leaving;
 use super::transitions::{Head, Move};
 use crate::base::{Epoch, Error, Kind, Result};
 
@@ -22,6 +22,8 @@ impl Head {
         }
         self.owned(epoch)?;
         self.no_template()?;
+        // What stays behind is removed in time.
+        self.locks.allow_all()?;
         if (self.size, self.settings, &self.naming) != (left.size, left.settings, &left.naming) {
             let why = "it was resized, renamed or given other settings meanwhile: move it again";
             return Err(Error::new(Kind::Refused, why));
@@ -37,7 +39,7 @@ impl Head {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::moved::Moved;
+    use super::super::naming::Moved;
     use super::super::settings::{Host, VolumeSettings};
     use super::super::transitions::{Claimer, Recording};
     use super::*;

@@ -5,7 +5,7 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, gate, naming, boot and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a
+//! claim, cloned, locks, gate, naming, boot and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a
 //! `format` field; a part that is still as it was born (empty, null, zero) is left out. At most `HEAD_MAX` bytes, when it is
 //! made at most `NEW_HEAD_MAX`: the difference is for changes of ownership, which must never be refused for want of room.
 //!
@@ -13,7 +13,9 @@
 //! them: the range's start, as the zigzag-coded difference from the end of the one before (from 0 at first), and its units
 //! minus 1. At most 16 KiB before base64.
 //!
-//! `format` is the lowest that says all: 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
+//! `locks` has until when a snapshot is not removed, in ms since 1970, by the snapshot's id.
+//!
+//! `format` is the lowest that says all: 5 where a snapshot is locked, 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
 //! another pool, 2 of a flat clone, and where settings are used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::cmp::Ordering;
@@ -23,9 +25,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::boot_trace::{BootTrace, Trace};
-use super::cloned::Cloned;
-use super::moved::Moved;
-use super::naming::{NameStanding, Naming};
+use super::holds::{Cloned, Locks};
+
+use super::naming::{Moved, NameStanding, Naming};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
 use crate::base::utc;
@@ -35,12 +37,13 @@ use crate::base::{
 use crate::keys::KeyTable;
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
+const ENCRYPTED: u32 = 4;
 const MOVED: u32 = 3;
 /// That knows flat clones.
 const FLAT: u32 = 2;
 /// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
-const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
+pub(super) const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
 
 /// A map's root page and the height of its tree (1: the root is a leaf).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -185,6 +188,8 @@ pub struct Head {
     #[serde(default, skip_serializing_if = "is_default")]
     pub cloned: Cloned,
     #[serde(default, skip_serializing_if = "is_default")]
+    pub locks: Locks,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub gate: Option<Gate>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub naming: Naming,
@@ -262,6 +267,7 @@ impl Head {
             checkpoint: Checkpoint::default(),
             claim: None,
             cloned: Cloned::default(),
+            locks: Locks::default(),
             gate: None,
             naming: Naming::default(),
             boot: None,
@@ -383,7 +389,8 @@ impl Head {
         change(&mut head);
         let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
         head.format = match (&head.keys, &head.moved, is_flat) {
-            (Some(_), _, _) => FORMAT,
+            _ if !head.locks.none() => FORMAT,
+            (Some(_), _, _) => ENCRYPTED,
             (None, Some(_), _) => MOVED,
             (None, None, true) => FLAT,
             (None, None, false) => head.settings.format(),
@@ -410,7 +417,7 @@ impl Head {
         Error::new(Kind::Owned, why)
     }
 
-    fn gone(&self) -> Result<()> {
+    pub(super) fn gone(&self) -> Result<()> {
         if self.removed {
             return Err(Error::new(Kind::Removed, "the volume was removed"));
         }
@@ -429,15 +436,7 @@ impl Head {
     /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
-        if let Some(moved) = &self.moved {
-            return Err(moved.refusal());
-        }
-        if self.naming.in_trash() {
-            return Err(Error::new(
-                Kind::Removed,
-                "it is in the trash: `windlass volume restore` brings it back",
-            ));
-        }
+        self.naming.check_here(self.moved.as_ref())?;
         if let Some(seen) = who.seen.filter(|_| !who.force) {
             self.changed_since(seen)?;
         }
@@ -553,7 +552,7 @@ impl Head {
     }
 
     /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: it never had a clone, or the
-    /// caller found no pin while the removal's gate stood, and it stands still. Else `Refused`. `back`: it is a rollback.
+    /// caller found no pin while the removal's gate stood, and it stands still. `Refused` else, and where one is locked. `back`: it is a rollback.
     pub fn checkpoint(
         &self,
         epoch: Epoch,
@@ -572,6 +571,7 @@ impl Head {
         if !removes.iter().all(|r| !self.cloned.has(r.state) || stands(r)) {
             return Err(gate_lost());
         }
+        removes.iter().try_for_each(|r| self.locks.allow(r.state))?;
         if new.position < self.checkpoint.position {
             return Err(Error::new(Kind::Internal, "a checkpoint would go back"));
         }
@@ -722,25 +722,6 @@ impl Head {
         }
     }
 
-    /// From now on the snapshot is removed only behind a gate, and so is the volume.
-    pub fn set_cloned(&self, snapshot: StateId) -> Result<Move> {
-        self.gone()?;
-        if self.cloned.has(snapshot) { Ok(Move::Already) } else { self.with(|h| h.cloned.add(snapshot)) }
-    }
-
-    /// Any snapshot may have clones: after a guess, which may have lost the mark of one whose pin is there.
-    pub fn doubt_cloned(&self) -> Result<Move> {
-        match self.cloned {
-            Cloned::Any => Ok(Move::Already),
-            Cloned::Of(_) => self.with(|h| h.cloned = Cloned::Any),
-        }
-    }
-
-    /// May any of its snapshots have clones?
-    pub fn was_cloned(&self) -> bool {
-        !self.cloned.none()
-    }
-
     /// `Refused`: it is there to be cloned, and changes no more.
     pub fn no_template(&self) -> Result<()> {
         match self.settings.template {
@@ -752,10 +733,11 @@ impl Head {
         }
     }
 
-    /// May it be removed, as far as its owner is concerned?
+    /// May it be removed, as far as its owner and its locks are concerned?
     pub fn may_remove(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
         self.may_take(lineage)?;
-        self.no_template()
+        self.no_template()?;
+        self.locks.allow_all()
     }
 
     /// Nobody else has it.
@@ -778,7 +760,7 @@ impl Head {
         }
         self.may_remove(lineage)?;
         Moved::may_end(self.moved.as_ref(), &self.naming)?;
-        if self.was_cloned() && !self.gate.is_some_and(|g| g.nonce == gate && g.snapshot.is_none()) {
+        if !self.cloned.none() && !self.gate.is_some_and(|g| g.nonce == gate && g.snapshot.is_none()) {
             return Err(gate_lost());
         }
         self.with(|h| {
@@ -893,7 +875,7 @@ mod tests {
         assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
         assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(Head::decode(br#"{"format":5}"#).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Head::decode(br#"{"format":6}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }

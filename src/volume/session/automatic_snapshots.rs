@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::session_core::Session;
 use super::snapshot::Group;
 use crate::base::{Kind, Name, Nonce, StateId, utc};
-use crate::volume::head::Stop;
+use crate::pool::Clocks;
+use crate::volume::head::{Locks, Stop};
 
 /// So many are removed at once, since that takes a checkpoint.
 const THINNED_MIN: usize = 16;
@@ -71,10 +72,16 @@ impl Session {
 
     /// Removes what the plan keeps no longer, when that is much. What was cloned stays until its clones are gone.
     async fn thin_history(self: &Arc<Self>) -> Result<(), Stop> {
-        let outdated = self.outdated();
+        let mut outdated = self.outdated();
+        // What was known when the head was read last spares the look.
+        let known = self.head.lock().locks.clone();
+        let now = self.context.rt().wall_ms();
+        outdated.retain(|(id, _)| known.until(*id).is_none_or(|until| until <= now));
         if outdated.len() < THINNED_MIN {
             return Ok(());
         }
+        let locks = self.standing_locks().await?;
+        outdated.retain(|(id, _)| locks.until(*id).is_none());
         let cloned = |(id, _): &&(StateId, Name)| self.head.lock().cloned.has(*id);
         let (cloned, free): (Vec<_>, Vec<_>) = outdated.iter().partition(cloned);
         // Each of these is looked at on its own; one that a clone needs must not hold up the others.
@@ -89,6 +96,26 @@ impl Session {
         }
         // The last that needed the parent of a flat clone may have been among them.
         self.drop_base().await.map(|_| ())
+    }
+
+    /// Locks as they are by now, without those that are over. Where clocks disagree on that, with all.
+    async fn standing_locks(self: &Arc<Self>) -> Result<Locks, Stop> {
+        let head = match self.context.cell.confirm().await {
+            Ok(head) => head,
+            Err(e) => return Err(self.explain(e)),
+        };
+        if !head.locks.any_over(self.context.rt().wall_ms()) {
+            return Ok(head.locks);
+        }
+        match self.context.engine.pool.clocks().await {
+            Ok(Clocks { earliest_ms, .. }) => {
+                self.change(move |head| head.end_locks(earliest_ms)).await.map(|head| head.locks)
+            }
+            Err(error) => {
+                tracing::debug!(volume = %self.context.name(), %error, "history keeps what was locked");
+                Ok(head.locks)
+            }
+        }
     }
 
     /// Of those whose maps are written; oldest first.

@@ -14,6 +14,7 @@ mod full;
 mod history;
 mod huge;
 mod limits;
+mod locks;
 mod mended;
 mod moves;
 mod moving;

@@ -426,6 +426,8 @@ fn stores_that_go_away_hold_the_move_up_and_not_its_clients() {
             load.stop().await;
             assert!(witness.lock().failed.is_none());
             assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+            // They may have come back a moment ago, and nobody has noticed.
+            host.to.volumes.engine().pool.ready(crate::pool::Need::Decide).await;
             let (volume, all) = (host.open().await.unwrap(), witness.lock().acknowledged);
             check(&volume, &witness, all).await;
         });

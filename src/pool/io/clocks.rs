@@ -1,0 +1,56 @@
+//! What time it is, by this host and by the stores that tell it: for what must not end early because one clock is wrong.
+
+use super::context::PoolContext;
+use crate::base::{Error, Kind, Result};
+
+/// Clocks that differ by more than this are believed neither. A store tells whole seconds, and an answer takes its time.
+const APART_MAX_MS: i64 = 300_000;
+
+/// The earliest and the latest of the clocks that were asked, in milliseconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Clocks {
+    pub earliest_ms: u64,
+    pub latest_ms: u64,
+}
+
+impl PoolContext {
+    /// Asks every store. Those without a clock of their own, as local folders, have no say. `Refused`: a store's clock and this
+    /// host's differ by minutes. `Unavailable`: no store that has a clock answers.
+    pub async fn clocks(&self) -> Result<Clocks> {
+        let members = self.members();
+        let asked = futures::future::join_all(members.iter().map(|m| m.ahead_ms())).await;
+        let (mut told, mut silent, mut ahead) = (false, None, (0, 0));
+        for (member, answer) in members.iter().zip(asked) {
+            match answer {
+                None => {}
+                Some(Err(_)) => silent = Some(member.url()),
+                Some(Ok(ms)) if ms.unsigned_abs() > APART_MAX_MS.unsigned_abs() => {
+                    return Err(apart(member.url(), ms));
+                }
+                Some(Ok(ms)) => (told, ahead) = (true, (ms.min(ahead.0), ms.max(ahead.1))),
+            }
+        }
+        match silent.filter(|_| !told) {
+            Some(url) => {
+                let why =
+                    format!("no store tells what time it is, {url} neither: try again when one answers");
+                Err(Error::new(Kind::Unavailable, why))
+            }
+            None => {
+                let now = self.rt().wall_ms();
+                let [earliest_ms, latest_ms] = [ahead.0, ahead.1].map(|ms| now.saturating_add_signed(ms));
+                Ok(Clocks { earliest_ms, latest_ms })
+            }
+        }
+    }
+}
+
+fn apart(url: &str, ahead_ms: i64) -> Error {
+    let way = if ahead_ms > 0 { "behind" } else { "ahead of" };
+    let minutes = ahead_ms.unsigned_abs() / 60_000;
+    let why = format!(
+        "this host's clock is {minutes} minutes {way} that of {url}, so nobody can tell whether a lock is over: set the clock that is \
+         wrong (`timedatectl set-ntp true`)"
+    );
+    Error::new(Kind::Refused, why)
+}
