@@ -3,6 +3,8 @@
 pub mod availability;
 mod context;
 mod directory;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod probe;
 mod quota_room;
 mod read;
