@@ -443,7 +443,8 @@ impl Entry {
     fn read(&self) -> Option<Record> {
         let Entry { head, body } = self;
         let op = match head.kind {
-            1 if head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
+            // One of nothing is never written (`Entry::of`).
+            1 if head.len > 0 && head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
                 Op::Write { block: head.block, data: body.clone() }
             }
             2 if body.is_empty() => Op::Zero { block: head.block, blocks: head.blocks },
