@@ -250,8 +250,10 @@ mod tests {
             planted(|data| drop(vec![0u8; if data == b"seed" { 1 } else { 1 << 20 }]), 1 << 16).unwrap_err();
         assert!(why.contains("holds 1048576 bytes at a time"), "{why}");
         let endless = |data: &[u8]| {
-            while data != b"seed" {
-                std::thread::sleep(Duration::from_millis(1));
+            if data != b"seed" {
+                loop {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
             }
         };
         let why = planted(endless, 0).unwrap_err();

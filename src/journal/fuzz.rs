@@ -110,6 +110,9 @@ fn batch(data: &[u8]) {
     }
 }
 
+/// Paths and contents.
+type Files = Vec<(PathBuf, Vec<u8>)>;
+
 const DIR: &str = "/v";
 
 fn config() -> JournalConfig {
@@ -135,7 +138,7 @@ async fn replayed(journal: &Journal, after: Lsn) -> Result<Vec<Record>> {
 }
 
 /// The files of a journal with nine records, of which the first three are trimmed.
-fn written() -> Vec<(PathBuf, Vec<u8>)> {
+fn written() -> Files {
     let sim = Sim::new(1);
     let (rt, disk) = (sim.rt(), Arc::new(SimDisk::new(&sim)));
     let its = disk.clone();
@@ -160,7 +163,7 @@ fn written() -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 thread_local! {
-    static WRITTEN: RefCell<Option<Vec<(PathBuf, Vec<u8>)>>> = const { RefCell::new(None) };
+    static WRITTEN: RefCell<Option<Files>> = const { RefCell::new(None) };
 }
 
 fn some_edits() -> Vec<Vec<u8>> {

@@ -27,7 +27,10 @@ pub fn passwd_file(text: &str) {
 
 /// Gives the answer that was put there, whatever it is asked.
 #[derive(Clone, Debug, Default)]
-struct Canned(Arc<Mutex<Option<(u16, Vec<u8>)>>>);
+struct Canned(Arc<Mutex<Option<Answer>>>);
+
+/// Status, and headers with the body.
+type Answer = (u16, Vec<u8>);
 
 impl HttpConnector for Canned {
     fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
