@@ -9,6 +9,8 @@ pub mod cli;
 pub mod daemon;
 pub mod frame;
 pub mod fs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod image;
 pub mod journal;
 pub mod keys;

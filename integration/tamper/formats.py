@@ -185,6 +185,8 @@ class Register:
         self.seal, at = self._long(data, at)
         self.members, at = self._long(data, at)
         self.base, at = self._optional(data, at)
+        # Of a pool that has a key: the signature, whose key nobody here knows.
+        self.mac = data[at:-8] if self.format == 3 else b""
 
     @staticmethod
     def _long(data, at):
@@ -197,6 +199,11 @@ class Register:
 
     def bytes(self, value_length=None):
         """The object, its checksum right; with another length of the value than is true."""
+        out = self.unsigned(value_length) + self.mac
+        return out + struct.pack("<Q", xxh3_64(out))
+
+    def unsigned(self, value_length=None):
+        """All before the signature."""
 
         def optional(value, length=None):
             value, there = (b"", 0) if value is None else (value, 1)
@@ -205,8 +212,7 @@ class Register:
         out = struct.pack(self.FIXED, b"WLREGIST", self.format, self.id.to_bytes(16, "little"), self.generation, self.promised, self.proposers[0], self.accepted, self.proposers[1], self.nonce)
         out += optional(self.value, value_length)
         out += struct.pack("<I", len(self.seal)) + self.seal + struct.pack("<I", len(self.members)) + self.members
-        out += optional(self.base)
-        return out + struct.pack("<Q", xxh3_64(out))
+        return out + optional(self.base)
 
     def newer(self, by=1):
         """What was accepted in a later ballot than all others."""

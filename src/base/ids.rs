@@ -75,6 +75,10 @@ id128!(
     Nonce
 );
 
+/// Nobody counts so far, one by one. A higher number was written by nobody who follows the rules, and could not be counted on
+/// from.
+pub const COUNT_MAX: u64 = 1 << 62;
+
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -82,10 +86,15 @@ macro_rules! counter {
         #[serde(transparent)]
         pub struct $name(pub u64);
         impl $name {
-            /// The one after this. Counters never come near the end of 64 bits.
+            /// The one after this. Counters never come near the end of 64 bits: what is read is held against `COUNT_MAX`.
             #[must_use]
             pub fn next(self) -> Self {
                 $name(self.0 + 1)
+            }
+
+            /// Whether somebody can have counted to it.
+            pub fn is_counted(self) -> bool {
+                self.0 <= COUNT_MAX
             }
         }
         impl fmt::Display for $name {

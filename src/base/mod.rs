@@ -3,6 +3,8 @@
 pub mod budget;
 pub mod codec;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ids;
 pub mod interval;
 pub mod latency;

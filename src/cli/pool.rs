@@ -278,6 +278,9 @@ fn status(answer: PoolAnswer) {
     status.survives.iter().for_each(|sentence| output::line(sentence));
     let [used, free] = [answer.used_bytes, answer.free_bytes].map(|n| output::or_dash(n.map(show_bytes)));
     output::line(&format!("used {used}, free {free} (with parity)"));
+    if status.keyed {
+        output::line("its labels and registers are signed by a key");
+    }
     settings(status.settings);
     answer.usage.into_iter().for_each(usage);
     status.damaged_registers.iter().for_each(|copy| output::line(&copy.reason));

@@ -120,7 +120,7 @@ fn who(stream: &UnixStream) -> Span {
     }
 }
 
-fn parse(line: &str) -> Result<Verb> {
+pub(super) fn parse(line: &str) -> Result<Verb> {
     let foreign = |what: &str| {
         let why = format!("this daemon does not understand the request: {what}");
         Error::new(Kind::Usage, why)

@@ -85,7 +85,7 @@ async fn answer(request: Request<Incoming>, caller: Caller) -> Response<Body> {
 }
 
 /// A request that is none of ours.
-struct Refused {
+pub(super) struct Refused {
     status: StatusCode,
     error: Error,
 }
@@ -137,7 +137,7 @@ async fn body_of(request: Request<Incoming>, rt: &Rt) -> Result<Bytes, Refused> 
 }
 
 /// `args`: a JSON object; empty where the verb has none.
-fn parse(verb: &str, args: &[u8]) -> Result<Verb, Refused> {
+pub(super) fn parse(verb: &str, args: &[u8]) -> Result<Verb, Refused> {
     let args = match args.trim_ascii() {
         b"" => Value::Null,
         text => serde_json::from_slice(text).map_err(|e| {

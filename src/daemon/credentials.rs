@@ -26,7 +26,7 @@ const OF_PROFILE: &str = "profile.";
 type Given = BTreeMap<KeyTarget, AccessKeys>;
 
 #[derive(Serialize, Deserialize)]
-struct KeptFile {
+pub(super) struct KeptFile {
     format: u32,
     keys: BTreeMap<String, AccessKeys>,
 }

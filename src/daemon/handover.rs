@@ -44,7 +44,7 @@ const TAKEN: u8 = b'+';
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DaemonState {
+pub(super) struct DaemonState {
     format: u32,
     /// Of the program that wrote it, for the log.
     version: String,
@@ -169,16 +169,21 @@ fn read_state(file: &OwnedFd) -> Result<DaemonState> {
             n => filled += n,
         }
     }
+    read_text(&text)
+}
+
+pub(super) fn read_text(text: &[u8]) -> Result<DaemonState> {
+    let doing = || "what an earlier daemon has handed over".to_owned();
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let wrong = |e: serde_json::Error| invalid(format!("{} is not understood: {e}", doing()));
-    let Format { format } = serde_json::from_slice(&text).map_err(wrong)?;
+    let Format { format } = serde_json::from_slice(text).map_err(wrong)?;
     if format != FORMAT {
         return Err(Error::new(Kind::Unsupported, format!("{} has format {format}, not {FORMAT}", doing())));
     }
-    serde_json::from_slice(&text).map_err(wrong)
+    serde_json::from_slice(text).map_err(wrong)
 }
 
 /// Sends all to the daemon that listens at `to`. Once this is done it is the other's.

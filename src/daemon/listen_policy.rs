@@ -102,7 +102,7 @@ fn rule(accounts: &Accounts, written: &Allow) -> Result<Rule> {
 
 /// Users and groups of this host, as its files have them.
 #[derive(Debug, Default)]
-struct Accounts {
+pub(super) struct Accounts {
     users: Vec<(String, u32)>,
     /// With their members' names.
     groups: Vec<(String, u32, Vec<String>)>,
@@ -119,7 +119,7 @@ impl Accounts {
     }
 
     /// From the texts of passwd(5) and group(5).
-    fn parse(passwd: &str, group: &str) -> Accounts {
+    pub(super) fn parse(passwd: &str, group: &str) -> Accounts {
         let user = |line: &str| {
             let mut fields = line.split(':');
             Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))

@@ -50,7 +50,7 @@ impl Request {
         Ok(Request::parse(&String::from_utf8_lossy(&read_head(stream).await?)))
     }
 
-    fn parse(head: &str) -> Request {
+    pub(super) fn parse(head: &str) -> Request {
         let mut lines = head.lines();
         let mut words = lines.next().unwrap_or_default().split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());

@@ -12,6 +12,8 @@ mod disk_map;
 mod engine;
 mod engine_tables;
 mod exports;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handover;
 mod io_tally;
 mod key_places;

@@ -21,7 +21,7 @@ pub const FRAME_MAX: usize = 1 << 20;
 /// Bytes that a frame of an encrypted volume takes beside its body: a salt before it, a tag behind it.
 pub const SEALED_MORE: usize = SALT + TAG;
 
-const CHECKED: usize = 12;
+pub(super) const CHECKED: usize = 12;
 const PLACE: usize = 48;
 
 /// How a frame's contents are compressed.
@@ -248,7 +248,13 @@ impl Packer {
 }
 
 /// Appends a frame of these first bytes of its header.
-fn put(fields: &[u8; CHECKED], body: &[u8], place: &Place, seal: Option<&ChunkSeal>, out: &mut Vec<u8>) {
+pub(super) fn put(
+    fields: &[u8; CHECKED],
+    body: &[u8],
+    place: &Place,
+    seal: Option<&ChunkSeal>,
+    out: &mut Vec<u8>,
+) {
     out.reserve(FRAME_HEADER + body.len() + SEALED_MORE);
     out.extend_from_slice(fields);
     let sum_at = out.len();

@@ -30,6 +30,8 @@
 //! that is wrong is `Corrupt`: also one that is sealed in a volume that is not encrypted, or the other way.
 
 mod frame_format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 pub use frame_format::{
     Body, Codec, FRAME_HEADER, FRAME_MAX, FrameKind, Packer, Place, Recompressor, SEALED_MORE, data_key_of,

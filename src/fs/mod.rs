@@ -15,6 +15,8 @@
 
 mod bucket;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod mount;
 mod object;
 mod ops;

@@ -13,6 +13,8 @@ pub mod changes;
 mod copy;
 pub mod export;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 mod local_file;
 pub mod output;

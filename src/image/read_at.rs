@@ -98,11 +98,11 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// An image in memory.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[derive(Debug)]
 pub(super) struct InMemory(pub Bytes);
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 #[async_trait]
 impl ReadAt for InMemory {
     fn size(&self) -> u64 {

@@ -229,12 +229,12 @@ fn run(input: Summing, compression: Option<Compression>, send: &mpsc::Sender<io:
     }
 }
 
-fn decompress(
-    input: Summing,
+/// What is inside of it, where it is compressed.
+pub(super) fn decoder_of(
+    input: impl Read + 'static,
     compression: Option<Compression>,
-    send: &mpsc::Sender<io::Result<Bytes>>,
-) -> io::Result<()> {
-    let mut decoder: Box<dyn Read> = match compression {
+) -> io::Result<Box<dyn Read>> {
+    Ok(match compression {
         None => Box::new(input),
         Some(Compression::Gzip) => {
             Box::new(Gzip(Some(GzDecoder::new(BufReader::with_capacity(128 << 10, input)))))
@@ -249,7 +249,15 @@ fn decompress(
             decoder.window_log_max(WINDOW_LOG_MAX)?;
             Box::new(decoder)
         }
-    };
+    })
+}
+
+fn decompress(
+    input: Summing,
+    compression: Option<Compression>,
+    send: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    let mut decoder = decoder_of(input, compression)?;
     loop {
         let mut piece = vec![0; PIECE as usize];
         let n = read_fully(&mut *decoder, &mut piece)?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::base::codec::{Reader, Writer};
+use crate::base::ids::COUNT_MAX;
 use crate::base::record::{Mark, Op, Record};
 use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, VolumeId};
@@ -188,7 +189,12 @@ impl Header {
         let (volume, journal) = (VolumeId(r.u128()?), JournalId(r.u128()?));
         let (first_lsn, mark, segment) = (Lsn(r.u64()?), Lsn(r.u64()?), r.u64()?);
         let (place, count) = (r.u64()?, r.u32()? as usize);
-        if count > LINEAGE_MAX || first_lsn.0 == 0 || segment < 2 * ALIGN || segment % ALIGN != 0 {
+        if count > LINEAGE_MAX
+            || first_lsn.0 == 0
+            || !first_lsn.is_counted()
+            || segment < 2 * ALIGN
+            || segment % ALIGN != 0
+        {
             return Err(r.bad("a field is out of its range"));
         }
         let lineage = (0..count).map(|_| Ok(Epoch(r.u64()?))).collect::<Result<_>>()?;
@@ -218,6 +224,13 @@ impl SegmentHead {
         let (mark, size, hash) = (Lsn(word()?), word()?, word()?);
         let ours = start == (SEGMENT_MAGIC, SEGMENT_FORMAT, 0, journal.0) && xxh3_64(&bytes[..72]) == hash;
         ours.then_some(SegmentHead { lap, salt, before, before_end, mark, bytes: size })
+    }
+}
+
+impl SegmentHead {
+    /// Whether its numbers are such that somebody came to by counting.
+    pub fn is_counted(&self) -> bool {
+        self.lap <= COUNT_MAX && self.before.is_counted()
     }
 }
 
@@ -326,6 +339,25 @@ fn batch_hash(heads: &[u8], journal: JournalId, offset: u64, salt: u64) -> u64 {
     hash.digest()
 }
 
+/// The hash of the heads that begin here is made right, and those of its records' bodies, which lie behind them from `bodies` on.
+#[cfg(any(test, fuzzing))]
+pub(super) fn sum_batch(segment: &mut [u8], at: usize, journal: JournalId) {
+    let Some(heads) = segment.get(at..).and_then(BatchHead::claims) else { return };
+    let Some(bytes) = segment.get(at..at + heads).map(<[u8]>::to_vec) else { return };
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
+    let mut body = at + heads.next_multiple_of(ALIGN as usize);
+    for head in (BATCH_HEAD..bytes.len()).step_by(RECORD_HEAD) {
+        let end = body.saturating_add(word(head + 24));
+        let Some(hash) = segment.get(body..end).map(xxh3_64) else { break };
+        segment[at + head + 32..at + head + 40].copy_from_slice(&hash.to_le_bytes());
+        body = end;
+    }
+    let salt = u64::from_le_bytes(bytes[24..32].try_into().expect("eight bytes"));
+    let hash = batch_hash(&segment[at..at + heads], journal, at as u64, salt);
+    segment[at + 56..at + 64].copy_from_slice(&hash.to_le_bytes());
+}
+
 impl RecordHead {
     fn decode(r: &mut Reader<'_>, is_sealed: bool) -> Result<RecordHead> {
         let (lsn, block, blocks, len) = (Lsn(r.u64()?), r.u64()?, r.u64()?, r.u32()?);
@@ -411,7 +443,8 @@ impl Entry {
     fn read(&self) -> Option<Record> {
         let Entry { head, body } = self;
         let op = match head.kind {
-            1 if head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
+            // One of nothing is never written (`Entry::of`).
+            1 if head.len > 0 && head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
                 Op::Write { block: head.block, data: body.clone() }
             }
             2 if body.is_empty() => Op::Zero { block: head.block, blocks: head.blocks },

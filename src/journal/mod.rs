@@ -103,6 +103,8 @@
 //! that is why a failure is final, and why opening writes once more what no later batch says was synced.
 
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handle;
 mod peek;
 mod recover;

@@ -174,6 +174,9 @@ impl Recovery<'_> {
         let file = self.disk.open_log(&path, OpenHow::Write).await.context(doing)?;
         let first = file.pread(0, ALIGN as usize).await.context(doing)?;
         let head = SegmentHead::decode(&first, self.header.journal);
+        if head.is_some_and(|head| !head.is_counted()) {
+            return Err(damaged(&path, 0));
+        }
         let size = file.size().await.context(doing)? / ALIGN * ALIGN;
         let bytes = head.map_or(size, |head| head.bytes);
         if size < bytes.max(self.header.segment) {

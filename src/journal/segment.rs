@@ -149,7 +149,7 @@ impl Batch {
     /// Whether lsns grow within it, from where it says it begins.
     pub fn is_ordered(&self) -> bool {
         let before = std::iter::once(self.head.before).chain(self.records.iter().map(|r| r.lsn));
-        before.zip(&self.records).all(|(before, r)| before < r.lsn)
+        before.zip(&self.records).all(|(before, r)| before < r.lsn) && self.last().is_counted()
     }
 }
 

@@ -52,6 +52,8 @@
 //! There is no passphrase for a pool: whoever reads a store could try out words against a signature.
 
 mod data_key;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod keyring;
 mod open_keys;
 mod pool_key;

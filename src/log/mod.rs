@@ -3,6 +3,8 @@
 mod draft;
 mod frame_reader;
 mod frame_ref;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod pack;
 mod places;
 mod stored_frames;

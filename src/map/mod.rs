@@ -44,6 +44,8 @@
 
 mod change_leaf;
 mod differences;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod merge;
 mod page;
 mod page_cache;

@@ -105,6 +105,18 @@ impl Stream for UnixStream {
     }
 }
 
+/// Both ends in one process.
+#[cfg(any(test, fuzzing))]
+impl Stream for tokio::io::DuplexStream {
+    fn is_broken(&self) -> bool {
+        false
+    }
+
+    fn into_fd(self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),

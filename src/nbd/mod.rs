@@ -11,6 +11,8 @@ mod client;
 mod connection_state;
 mod decoder;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handshake;
 mod job;
 mod listener;

@@ -482,7 +482,7 @@ fn process(stream: &tokio::net::UnixStream) -> Identity {
 }
 
 /// One client on any stream, without a listener; `from`: where another process has left it.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub fn serve_stream<S: Stream + Send + 'static>(
     rt: &Rt,
     (stream, from): (S, Option<ConnectionState>),
@@ -496,7 +496,7 @@ pub fn serve_stream<S: Stream + Send + 'static>(
 }
 
 /// One client of a listener by TLS, who never goes on elsewhere.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub fn serve_tls_stream<S: Stream + Send + 'static>(
     rt: &Rt,
     stream: S,

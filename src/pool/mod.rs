@@ -2,6 +2,8 @@
 
 mod admin;
 mod chunk;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod io;
 mod local;
 mod register;

@@ -5,6 +5,8 @@ mod conditions;
 mod counted;
 mod faulty;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod keyring;
 mod mem;
 mod open;

@@ -3,6 +3,8 @@
 mod catalog;
 mod checkpoint;
 mod copies;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handle;
 mod head;
 mod read;

@@ -33,6 +33,14 @@ pub const HOUSE: &[(&str, &[&str])] = &[
             "frame", "store", "base",
         ],
     ),
+    // The list of all layers' targets of fuzzing; there in tests and builds of `fuzz/run` alone.
+    (
+        "fuzz",
+        &[
+            "daemon", "nbd", "fs", "image", "volume", "map", "log", "journal", "cache", "pool", "keys",
+            "frame", "store", "base",
+        ],
+    ),
     ("main", &["cli"]),
     ("mount_helper", &[]),
 ];
@@ -148,7 +156,9 @@ pub fn rings(files: &[File]) -> Vec<String> {
 }
 
 pub fn is_test(path: &str) -> bool {
-    path.ends_with("tests.rs") || path.contains("/tests/") || path.starts_with("tests/")
+    ["tests.rs", "/fuzz.rs"].iter().any(|end| path.ends_with(end))
+        || path.contains("/tests/")
+        || path.starts_with("tests/")
 }
 
 fn outside_tests(file: &File) -> Vec<Path> {

@@ -1,6 +1,8 @@
 //! Frames on local disk: see `format` for the bytes, `handle` for what is promised.
 
 mod format;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handle;
 mod index;
 mod segments;

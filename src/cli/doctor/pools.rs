@@ -150,7 +150,7 @@ mod tests {
             "used_bytes": null, "free_bytes": null, "traffic": []});
         let settings = serde_json::to_value(crate::pool::PoolSettings::default()).unwrap();
         let id = serde_json::to_value(crate::base::PoolId(7)).unwrap();
-        let mut value = json!({"name": "p", "id": id, "layout": "2+1", "stored_at": 3, "settings": settings,
+        let mut value = json!({"name": "p", "id": id, "layout": "2+1", "stored_at": 3, "keyed": false, "settings": settings,
             "survives": [], "hedge_ms": 20.0, "stores": [store], "replacing": [], "pending_shards": 0,
             "damaged_shards": 0, "damaged_registers": [], "at_risk": [], "pending_incomplete": false,
             "missed_deletes": 0, "missed_deletes_incomplete": false, "used_bytes": 10, "free_bytes": 90,

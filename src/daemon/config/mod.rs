@@ -3,6 +3,8 @@
 
 mod checks;
 mod effective;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod listen;
 mod parse;
 mod reference;

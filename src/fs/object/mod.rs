@@ -21,7 +21,7 @@ pub use content_type::type_of;
 pub use errno::{Errno, Fail, Op};
 pub use locks::{FileLock, KernelLock, LeafLock, NamesLock, NodesLock, QueueLock};
 pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub use names::show;
 pub use names::{KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, show_beside, want};
 pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};

@@ -97,7 +97,7 @@ pub struct FileStage {
     nameless: AtomicBool,
 }
 
-fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
+pub(super) fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
     let mut out = [0; RECORD];
     out[..8].copy_from_slice(&start.to_le_bytes());
     out[8..16].copy_from_slice(&end.to_le_bytes());

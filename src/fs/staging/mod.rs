@@ -2,6 +2,8 @@
 
 mod area;
 mod file_stage;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod kept_files;
 mod note;
 mod rename_intent;

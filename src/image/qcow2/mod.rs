@@ -2,6 +2,8 @@
 
 mod chain;
 mod cluster;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod header;
 mod image;
 mod overlay;

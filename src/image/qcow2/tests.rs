@@ -6,132 +6,13 @@ use bytes::Bytes;
 use futures::executor::block_on;
 
 use super::chain::Chain;
+use super::fuzz::{COMPRESSED, COPIED, L1_AT, L2_AT, Maker, put};
 use super::header::Header;
 use crate::base::rt::sim::Sim;
 use crate::base::{Error, Kind, Result};
 use crate::image::raw::whole;
 use crate::image::read_at::{InMemory, ReadAt};
 use crate::image::source::Source as _;
-
-const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
-
-/// Makes an image: tables first, then clusters in order of the disk.
-struct Maker {
-    version: u32,
-    cluster_bits: u32,
-    size: u64,
-    extended: bool,
-    zstd: bool,
-    reference_order: u32,
-}
-
-impl Default for Maker {
-    fn default() -> Maker {
-        Maker {
-            version: 3,
-            cluster_bits: 9,
-            size: 40 * 512,
-            extended: false,
-            zstd: false,
-            reference_order: 4,
-        }
-    }
-}
-
-const L1_AT: u64 = 3;
-const L2_AT: u64 = 4;
-
-impl Maker {
-    fn cluster(&self) -> u64 {
-        1 << self.cluster_bits
-    }
-
-    /// The entry of an L2 table at `index` is made by `entry` of the number of a free cluster; what it returns fills that.
-    fn make(&self, entries: u64, entry: impl Fn(u64, u64) -> (u64, u64, Vec<u8>)) -> Vec<u8> {
-        let cluster = self.cluster();
-        let mut image = vec![0; (L2_AT + 1) as usize * cluster as usize];
-        let mut next = L2_AT + 1;
-        for index in 0..entries {
-            let (low, high, data) = entry(index, next * cluster);
-            let width = if self.extended { 16 } else { 8 };
-            put(&mut image, L2_AT * cluster + index * width, &low.to_be_bytes());
-            if self.extended {
-                put(&mut image, L2_AT * cluster + index * width + 8, &high.to_be_bytes());
-            }
-            if !data.is_empty() {
-                image.extend_from_slice(&data);
-                image.resize(image.len().next_multiple_of(cluster as usize), 0);
-                next = image.len() as u64 / cluster;
-            }
-        }
-        self.put_header(&mut image);
-        put(&mut image, L1_AT * cluster, &(COPIED | (L2_AT * cluster)).to_be_bytes());
-        put(&mut image, cluster, &(2 * cluster).to_be_bytes());
-        let bits = 1 << self.reference_order;
-        for at in 0..next {
-            match bits {
-                1..8 => image[(2 * cluster + at * bits / 8) as usize] |= 1 << (at * bits % 8),
-                _ => image[(2 * cluster + (at + 1) * bits / 8 - 1) as usize] = 1,
-            }
-        }
-        image
-    }
-
-    fn put_header(&self, image: &mut [u8]) {
-        let cluster = self.cluster();
-        put(image, 0, b"QFI\xfb");
-        put(image, 4, &self.version.to_be_bytes());
-        put(image, 20, &self.cluster_bits.to_be_bytes());
-        put(image, 24, &self.size.to_be_bytes());
-        put(image, 36, &1u32.to_be_bytes());
-        put(image, 40, &(L1_AT * cluster).to_be_bytes());
-        put(image, 48, &cluster.to_be_bytes());
-        put(image, 56, &1u32.to_be_bytes());
-        if self.version == 3 {
-            let features = u64::from(self.extended) << 4 | u64::from(self.zstd) << 3;
-            put(image, 72, &features.to_be_bytes());
-            put(image, 96, &self.reference_order.to_be_bytes());
-            put(image, 100, &112u32.to_be_bytes());
-            image[104] = u8::from(self.zstd);
-        }
-    }
-
-    /// Every second cluster has data.
-    fn plain(&self) -> Vec<u8> {
-        let cluster = self.cluster();
-        let data = |index: u64| vec![index as u8 + 1; cluster as usize];
-        self.make(self.size / cluster, |index, at| match index % 4 {
-            0 | 2 => (COPIED | at, u64::from(u32::MAX), data(index)),
-            1 if self.version == 3 && !self.extended => (1, 0, vec![]),
-            _ => (0, 0, vec![]),
-        })
-    }
-
-    fn compressed(&self) -> Vec<u8> {
-        let cluster = self.cluster() as usize;
-        let shift = 62 - (self.cluster_bits - 8);
-        self.make(self.size / self.cluster(), |index, at| {
-            let packed = packed(self.zstd, &vec![index as u8 + 1; cluster]);
-            let sectors = (packed.len() as u64).div_ceil(512) - 1;
-            (COMPRESSED | sectors << shift | at, 0, packed)
-        })
-    }
-}
-
-fn packed(zstd: bool, data: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    if zstd {
-        return zstd::bulk::compress(data, 1).unwrap();
-    }
-    let mut deflate = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
-    deflate.write_all(data).unwrap();
-    deflate.finish().unwrap()
-}
-
-fn put(image: &mut [u8], at: u64, bytes: &[u8]) {
-    image[at as usize..][..bytes.len()].copy_from_slice(bytes);
-}
 
 fn read(image: Vec<u8>) -> Result<Bytes> {
     let rt = Sim::new(1).rt();

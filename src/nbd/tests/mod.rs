@@ -10,7 +10,6 @@ mod tls;
 mod transmission;
 mod turns;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,6 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
-use super::listener::Stream;
 use super::paused::Until;
 use super::server::serve_stream;
 use super::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
@@ -228,16 +226,6 @@ impl Changes for EverySecond {
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
         let blocks = (offset / 4096..(offset + len).div_ceil(4096)).take(max);
         Ok(blocks.map(|n| ChangedExtent { len: 4096, changed: n % 2 > 0 }).collect())
-    }
-}
-
-impl Stream for DuplexStream {
-    fn is_broken(&self) -> bool {
-        false
-    }
-
-    fn into_fd(self) -> std::io::Result<OwnedFd> {
-        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -88,7 +88,7 @@ impl ForcedRecovery {
         let mut labels =
             futures::future::join_all(stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref())))
                 .await;
-        refuse_destroyed(&labels)?;
+        refuse_destroyed(&labels, host.key.as_ref())?;
         let hint = best_hint(&stores, &labels)?;
         let config = hint.predecessor().unwrap_or(hint);
         let (seats, _) = find(&host, &config, &mut stores, &mut labels).await?;

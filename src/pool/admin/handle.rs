@@ -150,7 +150,8 @@ impl Pool {
     pub fn status(&self) -> PoolStatus {
         let (name, id) = (self.name.clone(), self.id);
         let survives = self.whole_condition().survives(self.survives());
-        status::of(&self.context, name, id, self.w(), self.settings(), survives)
+        let settings = (self.settings(), self.has_key());
+        status::of(&self.context, name, id, self.w(), settings, survives)
     }
 
     /// The same as `condition`, with what is known of single objects.

@@ -88,7 +88,7 @@ impl Pool {
     /// known chosen: where a majority knows nothing of it that label is wrong, and the next one tells.
     pub async fn open(host: PoolHost, mut stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
         let mut labels = read_labels(&host, &stores).await;
-        refuse_destroyed(&labels)?;
+        refuse_destroyed(&labels, host.key.as_ref())?;
         let hints = hints(&stores, &labels)?;
         let given = stores.len();
         for hint in &hints {

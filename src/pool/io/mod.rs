@@ -4,6 +4,8 @@ pub mod availability;
 mod clocks;
 mod context;
 mod directory;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod probe;
 mod quota_room;
 mod read;

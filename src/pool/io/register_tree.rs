@@ -71,22 +71,22 @@ impl CatalogEntry {
 pub type Entries = BTreeMap<Vec<u8>, CatalogEntry>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Form {
+pub(super) enum Form {
     Leaf(Entries),
     Splitting(Entries),
     Split,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Node {
-    form: Form,
+pub(super) struct Node {
+    pub(super) form: Form,
     /// How often the pool had been decided by guess, for all that whoever made it or began to split it knew.
-    stamp: u64,
+    pub(super) stamp: u64,
 }
 
 impl Node {
     /// Its children may hold entries that it lacks, in a pool that was decided by guess so often.
-    fn hides_some(&self, guesses: u64) -> bool {
+    pub(super) fn hides_some(&self, guesses: u64) -> bool {
         match self.form {
             Form::Leaf(_) => self.stamp < guesses,
             // Its split may have begun because it was doubtful.
@@ -158,7 +158,7 @@ pub struct Catalog {
     known: Arc<Mutex<Known>>,
 }
 
-fn decode(value: &Bytes) -> Result<Node> {
+pub(super) fn decode(value: &Bytes) -> Result<Node> {
     let mut r = Reader::new(value, "a catalog's node");
     if r.u8()? != VERSION {
         return Err(r.bad("it is of another version"));
@@ -192,7 +192,7 @@ fn node_of(value: Option<&Bytes>, place: Place, guesses: u64) -> Result<Node> {
     }
 }
 
-fn encode(form: &Form, stamp: u64) -> Bytes {
+pub(super) fn encode(form: &Form, stamp: u64) -> Bytes {
     let none = Entries::new();
     let (kind, entries) = match form {
         Form::Leaf(entries) => (0, entries),

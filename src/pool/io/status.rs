@@ -72,6 +72,8 @@ pub struct PoolStatus {
     pub layout: String,
     /// Shards that make a chunk stored, while enough stores are there.
     pub stored_at: usize,
+    /// Its labels and registers are signed by a key, which this host has.
+    pub keyed: bool,
     pub settings: PoolSettings,
     /// What is true of it now, for people.
     pub survives: Vec<String>,
@@ -101,7 +103,7 @@ pub fn of(
     name: Name,
     id: PoolId,
     w: usize,
-    settings: PoolSettings,
+    (settings, keyed): (PoolSettings, bool),
     survives: Vec<String>,
 ) -> PoolStatus {
     let (pending_shards, pending_incomplete) = context.missing_shards().pending();
@@ -113,6 +115,7 @@ pub fn of(
         id,
         layout: context.layout().to_string(),
         stored_at: w,
+        keyed,
         settings,
         survives,
         hedge_ms: crate::pool::stores::delay(None, context.usual(SizeClass::of(SMALL))).as_micros() as f64

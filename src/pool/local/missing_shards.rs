@@ -443,14 +443,14 @@ impl MissingShards {
 
 /// What a file says.
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     missing: BTreeMap<ChunkId, ShardSet>,
     damaged: BTreeMap<ChunkId, Damage>,
     overflow: bool,
     leaving: Leaving,
 }
 
-fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
+pub(super) fn decode(bytes: &[u8], pool: PoolId) -> Result<Known> {
     let mut r = Reader::new(bytes, "the list of pending shards");
     if bytes.len() < 4 || crc32c(&bytes[..bytes.len() - 4]).to_le_bytes() != bytes[bytes.len() - 4..] {
         return Err(r.bad("its checksum is wrong"));

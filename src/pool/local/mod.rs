@@ -1,6 +1,8 @@
 //! What a host knows of its pool and keeps on the local disk: missed shards and deletions, what a scrub found and where it was.
 
 mod findings;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod missed_deletes;
 mod missing_shards;
 mod scrub_cursor;

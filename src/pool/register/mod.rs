@@ -24,6 +24,8 @@
 mod acceptor;
 mod ask_acceptors;
 mod damaged_copies;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod generation;
 mod object;
 mod proposer;

@@ -94,7 +94,7 @@ fn opens(labels: &[Found], waiting: usize) -> bool {
     let config = &newest.hint;
     let of = |label: &&&Label| {
         let listed = config.stores.get(label.index).map(|entry| entry.incarnation);
-        label.pool == config.pool && listed == Some(label.incarnation)
+        label.pool == config.pool && listed == Some(label.incarnation) && !label.destroyed
     };
     let listed: BTreeSet<usize> = known.iter().filter(of).map(|label| label.index).collect();
     let deciding = config.acceptors.iter().filter(|index| listed.contains(index)).count();
@@ -103,11 +103,17 @@ fn opens(labels: &[Found], waiting: usize) -> bool {
     alone && deciding > m.max(config.acceptors.len() / 2) && listed.len() + m >= all && waiting <= m
 }
 
-/// Refuses a pool of which a store says that it is being destroyed.
-pub fn refuse_destroyed(labels: &[Found]) -> Result<()> {
-    match labels.iter().filter_map(Found::label).find(|label| label.destroyed) {
-        Some(Label { hint, .. }) => Err(being_destroyed(&hint.name)),
-        None => Ok(()),
+/// Refuses a pool whose stores say that it is being destroyed. With a key one of them is enough, since its label is signed.
+/// Without a key one store alone must not keep a pool closed: the others have to be no more than those that say so. Such a
+/// store is out for every host all the same.
+pub fn refuse_destroyed(labels: &[Found], key: Option<&PoolKey>) -> Result<()> {
+    let (condemned, others): (Vec<&Label>, Vec<&Label>) =
+        labels.iter().filter_map(Found::label).partition(|label| label.destroyed);
+    match condemned.first() {
+        Some(label) if key.is_some() || condemned.len() >= others.len() => {
+            Err(being_destroyed(&label.hint.name))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,8 @@
 use super::*;
 use crate::base::PoolId;
 use crate::base::rt::sim::Sim;
-use crate::store::Reach;
+use crate::keys::Secret;
+use crate::store::{ByteRange, Reach, When};
 
 async fn find(yard: &Yard, begun: Option<PoolId>) -> Result<Destruction> {
     Destruction::find(yard.host(), &"tank".parse().unwrap(), yard.specs(), begun).await
@@ -96,4 +97,45 @@ fn another_pools_store_is_left_alone() {
         found.run(&|_| {}).await.unwrap();
         assert_eq!(yard.stores[2].contents().keys(), there);
     });
+}
+
+/// Makes a store's label say that the pool is being destroyed, as whoever writes to that store can.
+async fn condemn(yard: &Yard, index: usize) {
+    let store = yard.stores[index].contents();
+    let whole = ByteRange::Whole { max: LABEL_MAX };
+    let found = store.get(LABEL_KEY, whole, Cause::Label).await.unwrap().unwrap();
+    let label = Label::read(&found.body, yard.key.as_ref()).unwrap().condemned().encode(yard.key.as_ref());
+    store.put(LABEL_KEY, label, When::Always, Cause::Label).await.unwrap();
+}
+
+#[test]
+fn one_store_alone_keeps_no_pool_closed_that_has_no_key() {
+    run("2+1", |yard| async move {
+        filled(&yard).await.close().await;
+        condemn(&yard, 0).await;
+        let pool = yard.open().await.unwrap();
+        assert_eq!(pool.list().await.unwrap().len(), 20);
+        pool.look().await;
+        let store = &pool.status().stores[0];
+        assert_eq!(store.state, StoreState::Out);
+        assert!(store.reason.as_ref().unwrap().contains("is being destroyed"), "{store:?}");
+        pool.close().await;
+        condemn(&yard, 2).await;
+        let refused = yard.open().await.unwrap_err();
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("pool destroy tank"), "{refused}");
+    });
+}
+
+/// Nobody else can sign that.
+#[test]
+fn one_store_of_a_pool_with_a_key_is_believed() {
+    let sim = Sim::new(1);
+    let key = Some(PoolKey::new(&Secret::new([1; 32])));
+    let yard = Yard { key, ..Yard::new(&sim, "2+1") };
+    let test = async move {
+        filled(&yard).await.close().await;
+        condemn(&yard, 0).await;
+        assert!(yard.open().await.unwrap_err().is(Kind::Refused));
+    };
+    sim.run(test).unwrap();
 }

@@ -14,6 +14,8 @@
 //! attributes nor shared locks, and the simulation uses `MemStore` instead. All calls run on worker threads, so many at a
 //! time that a folder which hangs (a network filesystem without its server) leaves enough of them to the others.
 
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod key;
 mod list;
 mod object;

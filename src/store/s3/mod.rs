@@ -16,6 +16,8 @@ mod connect;
 mod connector;
 mod direct;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod identity;
 mod multipart;
 mod passwd_file;

@@ -45,7 +45,7 @@ fn pair_of(id: String, secret: String) -> AccessKeys {
 }
 
 /// The bucket's own keys, else those of all buckets.
-fn chosen(file: &Path, text: &str, bucket: &str) -> Result<AccessKeys> {
+pub(super) fn chosen(file: &Path, text: &str, bucket: &str) -> Result<AccessKeys> {
     let (mut own, mut all, mut pair) = (None, None, (None, None));
     for (at, line) in text.lines().enumerate() {
         let line = line.trim_end_matches('\r');

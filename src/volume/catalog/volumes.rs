@@ -482,6 +482,11 @@ impl Volumes {
         {
             open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
         }
+        if self.engine.awaits_key(volume, id) {
+            // With the key forged tables are told from the owner's, and made up from other stores.
+            let head = self.head(volume, id).await?;
+            self.engine.check_open(volume, &head).await?;
+        }
         let (head, tables) = self.recorded_with_names(volume, id).await?;
         self.engine.check_open(volume, &head).await?;
         if tables.snapshot(snapshot).is_some() || head.active.released || !self.engine.host_owns(&head) {

@@ -293,14 +293,11 @@ impl Head {
         let bytes = serde_json::to_vec(self)
             .map_err(|e| Error::new(Kind::Internal, "a head cannot be written").because(e))?;
         if bytes.len() > HEAD_MAX {
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "the volume's description would grow over {} KiB: too many hosts took it over since its last \
-                     checkpoint",
-                    HEAD_MAX >> 10
-                ),
-            ));
+            let most = HEAD_MAX >> 10;
+            let why = format!(
+                "the volume's description would grow over {most} KiB: too many hosts took it over since its last checkpoint"
+            );
+            return Err(Error::new(Kind::Refused, why));
         }
         Ok(bytes.into())
     }
@@ -317,13 +314,11 @@ impl Head {
         }
         let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if !(1..=FORMAT).contains(&version.format) {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!(
-                    "the volume has format {}, this version knows those up to {FORMAT}: use a newer windlass",
-                    version.format
-                ),
-            ));
+            let why = format!(
+                "the volume has format {}, this version knows those up to {FORMAT}: use a newer windlass",
+                version.format
+            );
+            return Err(Error::new(Kind::Unsupported, why));
         }
         let head: Head = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         head.check().map_err(|why| bad(why.to_owned()))?;
@@ -338,8 +333,13 @@ impl Head {
         {
             return Err("the ended ownerships are out of order");
         }
-        if self.claim.as_ref().map_or(Epoch(0), |c| c.epoch) < self.active.epoch {
+        let claimed = self.claim.as_ref().map_or(Epoch(0), |c| c.epoch);
+        if claimed < self.active.epoch {
             return Err("the ownership was never claimed");
+        }
+        let last = self.ends.last().map_or(self.checkpoint.top, |end| end.last.max(self.checkpoint.top));
+        if !(claimed.is_counted() && last.is_counted() && self.checkpoint.last_lsn.is_counted()) {
+            return Err("nobody has counted to a number in it");
         }
         if self.checkpoint.top < self.checkpoint.position {
             return Err("the checkpoint ends before it begins");
@@ -883,6 +883,10 @@ mod tests {
         wrong.ends.push(End { epoch: Epoch(9), last: Seq(9) });
         let bytes = serde_json::to_vec(&wrong).unwrap();
         assert_eq!(Head::decode(&bytes).unwrap_err().kind(), Kind::Invalid);
+        // What could not be counted on from.
+        let mut far = owned();
+        far.claim.as_mut().unwrap().epoch = Epoch(u64::MAX);
+        assert!(far.check().is_err() && owned().check().is_ok());
     }
 
     #[test]

@@ -227,6 +227,12 @@ impl EngineContext {
         self.find_key(name, head).await.map_err(|e| e.context(format!("volume {}", self.title(name))))
     }
 
+    /// Whether its key is not here yet, and users say where it is.
+    pub fn awaits_key(&self, name: &Name, id: VolumeId) -> bool {
+        let is_said = || self.keys.source().is_some_and(|source| source.has(&self.title(name)));
+        self.keys.get(id).is_none() && is_said()
+    }
+
     async fn find_key(&self, name: &Name, head: &Head) -> Result<()> {
         let (title, source) = (self.title(name), self.keys.source());
         let Some(keys) = &head.keys else {

@@ -34,6 +34,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::dead_runs::{DeadFrame, Part};
 use super::new_chunks::NewChunk;
 use crate::base::codec::{Reader, Writer};
+use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, StateId, VolumeId};
 use crate::log::{FrameRef, InPack, Prefix};
 use crate::pool::ChunkKind;
@@ -49,6 +50,8 @@ const SETTLED: u64 = 16;
 const SAVED: u64 = 32;
 const SEALED: u64 = 64;
 const FLAGS: u64 = 127;
+/// Bytes of a chunk, and of what died in it, at most, with much to spare.
+const BYTES_MAX: u64 = 1024 * SHARDS_MAX as u64 * SHARD_SPAN;
 
 /// A chunk's or pack's object, whatever its volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -610,7 +613,9 @@ fn decode_slab(n: u64, bytes: &[u8]) -> Result<BTreeMap<Seq, Entry>> {
         let Some(key) = key else { return Err(r.bad("an entry is impossible")) };
         let (counted, settled) = (flags & COUNTED != 0, flags & SETTLED != 0);
         let entry = Entry { epoch, era, kind, counted, total, dead, home, hour, settled, saved, key };
-        let sound = seq / SLAB == n && flags <= FLAGS && saved <= total;
+        // Sums of so many bytes don't overflow, however many entries there are.
+        let fits = total <= BYTES_MAX && dead <= BYTES_MAX;
+        let sound = seq / SLAB == n && flags <= FLAGS && saved <= total && fits;
         if !sound || entries.insert(Seq(seq), entry).is_some() {
             return Err(r.bad("an entry is impossible"));
         }

@@ -122,8 +122,12 @@ pub fn decode_deaths(bytes: &[u8]) -> Result<Vec<DeadFrame>> {
             return Err(r.bad("an entry is impossible"));
         };
         let len = u32::try_from(r.varint()?).map_err(|_| r.bad("a length is too large"))?;
-        last = DeadFrame { era: Era(e), seq: Seq(s), offset: o, len };
-        deaths.push(last);
+        let death = DeadFrame { era: Era(e), seq: Seq(s), offset: o, len };
+        if death < last {
+            return Err(r.bad("its entries are out of order"));
+        }
+        last = death;
+        deaths.push(death);
     }
     r.end()?;
     Ok(deaths)

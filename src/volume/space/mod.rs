@@ -11,6 +11,8 @@
 
 mod chunk_table;
 mod dead_runs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod liveness;
 mod new_chunks;
 mod pack_index;

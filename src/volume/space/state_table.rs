@@ -451,7 +451,15 @@ impl Tables {
     fn add_state(&mut self, r: &mut Reader<'_>, deaths: &mut Deaths, access: &KeyAccess) -> Result<StateId> {
         let (state, lost) = decode_state(r, access)?;
         let id = state.id;
-        if id >= self.next || self.states.len() > SNAPSHOTS_MAX || self.states.insert(id, state).is_some() {
+        let counted = self.next.is_counted() && state.era.is_counted();
+        // What follows parents comes to an end, because each is older than its children.
+        let is_younger = state.parent.is_none_or(|parent| parent < id);
+        if !counted
+            || !is_younger
+            || id >= self.next
+            || self.states.len() > SNAPSHOTS_MAX
+            || self.states.insert(id, state).is_some()
+        {
             return Err(r.bad("a state's id is impossible"));
         }
         if !lost.is_empty() {

@@ -5,9 +5,11 @@ use super::chunk_table::{Entry, Home};
 use super::dead_runs::decode_deaths;
 use crate::base::codec::{Reader, Writer};
 use crate::base::{ChunkId, Epoch, Era, Kind, Result, Seq, StateId, VolumeId};
+use crate::keys::KeyAccess;
 use crate::log::FrameRef;
 use crate::map::Pages;
 use crate::pool::ChunkKind;
+use crate::volume::head::{Head, VolumeSettings};
 use crate::volume::space::*;
 
 fn frame(seq: u64, offset: u64) -> FrameRef {
@@ -200,4 +202,41 @@ proptest! {
         let _ = ChunkTable::decode(&mut Reader::new(&bytes, "a test"));
         let _ = ChunkTable::default().add_page(0, frame(1, 1), &bytes);
     }
+}
+
+/// Found by fuzzing: an owner that merged such a list into its own stopped with a panic.
+#[test]
+fn deaths_out_of_order_are_refused() {
+    let shorter = [1, 2, 1, 9, 4, 70, 0, 0, 0, 5];
+    assert!(decode_deaths(&shorter).is_err());
+    assert_eq!(decode_deaths(&[1, 2, 1, 9, 4, 5, 0, 0, 0, 70]).unwrap().len(), 2);
+}
+
+/// Whoever goes from a state to its parents would never come to an end, or count over the end of 64 bits.
+#[test]
+fn states_that_nobody_can_have_made_are_refused() {
+    let head = Head::new(VolumeId(1), 5, 1 << 30, VolumeSettings::default(), 1, vec![]);
+    let with = |change: fn(&mut State)| {
+        let mut tables = Tables::born(&head);
+        tables.states.values_mut().for_each(|state| state.built = true);
+        tables.states.values_mut().for_each(change);
+        let bytes = tables.encode(&ChunkTable::default(), None);
+        Tables::decode(&bytes, &KeyAccess::Plain).map(drop)
+    };
+    assert!(with(|_| {}).is_ok());
+    assert!(with(|state| state.parent = Some(state.id)).is_err(), "its own parent");
+    assert!(with(|state| state.parent = Some(state.id.next())).is_err());
+    assert!(with(|state| state.era = Era(u64::MAX)).is_err());
+}
+
+#[test]
+fn a_chunk_is_not_larger_than_a_chunk_can_be() {
+    let with = |total, dead| {
+        let mut chunks = ChunkTable::default();
+        chunks.insert(Seq(3), entry(total, dead, Home::Own));
+        let (n, page) = chunks.changed().remove(0);
+        ChunkTable::default().add_page(n, frame(1, 0), &page)
+    };
+    assert!(with(1 << 30, 1 << 30).is_ok());
+    assert!(with(u64::MAX, 0).is_err() && with(9, u64::MAX).is_err());
 }

@@ -23,7 +23,7 @@ impl DeadBytes {
 
     fn after(&self, state: StateId, era: Era) -> u64 {
         let all = self.0.get(&state).into_iter().flatten();
-        all.filter(|(of, _)| *of > era).map(|(_, bytes)| bytes).sum()
+        all.filter(|(of, _)| *of > era).fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 }
 
@@ -61,7 +61,7 @@ pub fn freed(tables: &Tables, dead: &DeadBytes, from: Option<StateId>) -> BTreeM
         };
         let first = from.map_or(state.parent.is_none(), |from| from == *id);
         let older = if first { Some(0) } else { state.parent.and_then(|p| all.get(&p)?.with_older) };
-        let with_older = older.map(|older| older + dead.after(child, floor));
+        let with_older = older.map(|older| older.saturating_add(dead.after(child, floor)));
         all.insert(*id, Freed { alone: Some(dead.after(child, parent_era(state))), with_older });
     }
     all

@@ -1,10 +1,12 @@
 //! Encrypted volumes: nothing of them is told by stores and disks, and what needs no key works without it.
 
+use std::sync::Arc;
+
 use super::site::{Machine, Site};
 use super::*;
 use crate::base::rt::Disk as _;
 use crate::cache::{DiskCache, DiskCacheConfig};
-use crate::keys::{Offered, Passphrase, Secret};
+use crate::keys::{KeyFinder, Offered, OpenKeys, Passphrase, Secret};
 use crate::pool::ScrubOptions;
 
 /// In what is written, and in the names of snapshots.
@@ -360,21 +362,19 @@ fn a_volume_that_was_made_plain_behind_its_owner_is_not_served() {
 }
 
 /// Changes a bit of each frame of a data shard, and makes the frames' checksums right again, as whoever can write to the store
-/// may.
-fn forge(volume: crate::base::VolumeId, key: &str, shard: &mut [u8]) {
-    let Some((_, name)) = key.rsplit_once('/') else { return };
-    let Some((chunk, index)) = name.strip_prefix("c-").and_then(|name| name.split_once('.')) else { return };
-    let (epoch, seq) = chunk.split_once('-').unwrap();
-    let [epoch, seq, index] = [epoch, seq, index].map(|n| n.parse::<u64>().unwrap());
+/// may: what changes tells by how much, wherever the frame lies.
+fn forge(key: &str, shard: &mut [u8]) {
+    if !key.rsplit_once('/').is_some_and(|(_, name)| name.starts_with("c-")) {
+        return;
+    }
+    let covered = |frame: &[u8]| crate::base::sum::crc32c_of(&[&frame[..12], &[0; 48], &frame[16..]]);
     let mut at = 0;
     while let Some(head) = shard.get(at..at + 16).filter(|head| head[1] == 1 && head[3] < 5) {
         let len = u32::from_le_bytes(head[4..8].try_into().unwrap()) as usize;
         let Some(frame) = shard.get_mut(at..at + 16 + len) else { break };
+        let before = covered(frame);
         frame[16 + 20] ^= 1;
-        let words = [epoch, seq, index * crate::base::size::SHARD_SPAN + at as u64, 0];
-        let mut place = volume.0.to_le_bytes().to_vec();
-        words.iter().for_each(|word| place.extend_from_slice(&word.to_le_bytes()));
-        let sum = crate::base::sum::crc32c_of(&[&frame[..12], &place, &frame[16..]]);
+        let sum = u32::from_le_bytes(frame[12..16].try_into().unwrap()) ^ before ^ covered(frame);
         frame[12..16].copy_from_slice(&sum.to_le_bytes());
         at += 16 + len;
     }
@@ -393,7 +393,7 @@ fn what_one_store_forges_is_made_up_for_by_the_others() {
             let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             for store in &site.stores[..forgers] {
                 for key in store.contents().keys() {
-                    store.contents().rot(&key, |bytes| forge(v.id(), &key, bytes));
+                    store.contents().rot(&key, |bytes| forge(&key, bytes));
                 }
             }
             for i in 0..16 {
@@ -406,6 +406,48 @@ fn what_one_store_forges_is_made_up_for_by_the_others() {
             }
         });
     }
+}
+
+/// As windlass.toml has it.
+#[derive(Debug)]
+struct Ours;
+
+#[async_trait::async_trait]
+impl KeyFinder for Ours {
+    fn has(&self, _: &str) -> bool {
+        true
+    }
+    async fn find(&self, _: &str) -> crate::base::Result<Option<Offered>> {
+        Ok(Some(file(1)))
+    }
+}
+
+/// The tables are signed: with the key, which is looked for before they are read, a forged one is as good as none.
+#[test]
+fn forged_tables_of_one_store_keep_no_snapshot_from_who_can_find_the_key() {
+    run(9, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = made(&life, true).await;
+        v.write(0, known(1, MIB as usize)).await.unwrap();
+        snap(&v, "monday").await;
+        v.release().await.unwrap();
+        for forger in 0..3 {
+            let other = site.machine(2 + forger as u128).start().await;
+            let keys = OpenKeys::with_source(Arc::new(Ours));
+            let store = &site.stores[forger];
+            let held: Vec<_> = store.contents().keys();
+            for key in &held {
+                store.contents().rot(key, |bytes| forge(key, bytes));
+            }
+            let engine = EngineContext { keys, ..EngineContext::clone(other.volumes.engine()) };
+            let monday = Volumes::new(engine).open_snapshot(&name("v"), &name("monday")).await.unwrap();
+            assert!(monday.read(0, MIB).await.unwrap() == known(1, MIB as usize), "{forger}");
+            // The same bit again.
+            for key in &held {
+                store.contents().rot(key, |bytes| forge(key, bytes));
+            }
+        }
+    });
 }
 
 /// The storm of `storm`, and takeovers, on encrypted volumes: WINDLASS_TEST_ENCRYPTED does it to all scenarios.

@@ -1,0 +1,109 @@
+//! Targets of fuzzing: each parser of bytes that come from outside, as one function of bytes.
+//!
+//! A layer lists its targets in a file `fuzz.rs`, and `crate::fuzz` lists them all. They are there in tests, and in
+//! builds with `cfg(fuzzing)`, which `fuzz/run` makes; a released library has none of them.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::sum::crc32c;
+use super::{Name, size, utc};
+
+/// One parser, or several of one format.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    pub name: &'static str,
+    /// Panics on what must not happen: what the parser itself panics at, or a promise of its that does not hold.
+    pub run: fn(&[u8]),
+    /// Inputs that lead into the parser, as its own encoder makes them.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Bytes of memory that a run may hold at a time, beside `MEMORY_PER_BYTE` for each byte of the input.
+    pub memory: usize,
+}
+
+/// Bytes of memory for a byte of input: a small entry becomes a node of a map.
+pub const MEMORY_PER_BYTE: usize = 64;
+
+/// With its CRC-32C behind it: what is damaged by chance never gets past that, what is forged does.
+pub fn with_crc(body: &[u8]) -> Vec<u8> {
+    [body, &crc32c(body).to_le_bytes()].concat()
+}
+
+/// With its XXH3-64 behind it.
+pub fn with_xxh3(body: &[u8]) -> Vec<u8> {
+    [body, &xxh3_64(body).to_le_bytes()].concat()
+}
+
+/// The first byte, and the rest; 0 and nothing of an empty input.
+pub fn choice(data: &[u8]) -> (u8, &[u8]) {
+    data.split_first().map_or((0, data), |(first, rest)| (*first, rest))
+}
+
+/// The first eight bytes as a number, and the rest.
+pub fn number(data: &[u8]) -> (u64, &[u8]) {
+    match data.split_first_chunk() {
+        Some((first, rest)) => (u64::from_le_bytes(*first), rest),
+        None => (data.len() as u64, &[]),
+    }
+}
+
+/// Changes of files that are kept as a start: of each the file's number and how many bytes (3 and 5 bits), the offset (3 bytes),
+/// and the bytes.
+pub fn edits(mut data: &[u8], mut change: impl FnMut(usize, usize, &[u8])) {
+    while let Some(([what, low, middle, high], rest)) = data.split_first_chunk() {
+        let (bytes, behind) = rest.split_at(usize::from(what & 31).min(rest.len()));
+        change(usize::from(what >> 5), u32::from_le_bytes([*low, *middle, *high, 0]) as usize, bytes);
+        data = behind;
+    }
+}
+
+/// One such change.
+pub fn edit(file: u8, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    let at = (offset as u32).to_le_bytes();
+    [&[file << 5 | bytes.len() as u8, at[0], at[1], at[2]], bytes].concat()
+}
+
+/// Makes it in these bytes, as far as they reach.
+pub fn apply(to: &mut [u8], offset: usize, bytes: &[u8]) {
+    let end = to.len().min(offset.saturating_add(bytes.len()));
+    if let Some(part) = to.get_mut(offset..end) {
+        part.copy_from_slice(&bytes[..end - offset]);
+    }
+}
+
+/// Runs the parser of a text, where the input is one.
+pub fn text(data: &[u8], run: impl FnOnce(&str)) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        run(text);
+    }
+}
+
+pub fn texts(all: &[&str]) -> Vec<Vec<u8>> {
+    all.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+pub const TARGETS: &[Target] =
+    &[Target { name: "values", run: values, seeds: some_values, memory: 64 << 10 }];
+
+fn some_values() -> Vec<Vec<u8>> {
+    texts(&["12.5G", "1h30m", "tank", "2026-01-31T10:22:33.123Z", "0", "16EiB", "-1", "500ms"])
+}
+
+/// Sizes, durations, names and times, as commands and settings have them.
+fn values(data: &[u8]) {
+    text(data, |text| {
+        if let Ok(bytes) = size::parse_size(text) {
+            assert_eq!(size::parse_size(&size::show_size(bytes)).ok(), Some(bytes));
+        }
+        if let Ok(time) = size::parse_duration(text)
+            && let Ok(ms) = u64::try_from(time.as_millis())
+        {
+            assert_eq!(size::parse_duration(&size::show_duration(ms)).ok(), Some(time));
+        }
+        if let Ok(name) = text.parse::<Name>() {
+            assert_eq!(name.as_str(), text);
+        }
+        if let Some(ms) = utc::read_ms(text) {
+            assert_eq!(utc::read_ms(&utc::show_ms(ms)), Some(ms));
+        }
+    });
+}
