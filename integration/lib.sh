@@ -298,6 +298,11 @@ s3_query() { printf 'endpoint=%s&region=us-east-1\n' "$S3_ENDPOINT"; }
 # seaweed [DIR=$TMP/weed]: starts SeaweedFS with data in DIR, whose bucket `open` anybody may use; $S3_ENDPOINT, credentials in the environment, $WEED its id,
 # $WEED_PORTS what `seaweed_start` needs to start it once more.
 seaweed() {
+  seaweed_begin "$@"
+  seaweed_ready
+}
+# seaweed_begin [DIR], seaweed_ready: the same in two steps, for who has something to do while it starts.
+seaweed_begin() {
   local dir=${1:-$TMP/weed}
   export AWS_ACCESS_KEY_ID=testkey AWS_SECRET_ACCESS_KEY=testsecret123 AWS_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true
   mkdir -p "$dir"
@@ -311,6 +316,8 @@ JSON
   while ((${#WEED_PORTS[@]} < 4)); do WEED_PORTS+=("$(free_port 10000)"); done
   seaweed_start "$dir" "${WEED_PORTS[@]}"
   export S3_ENDPOINT=http://127.0.0.1:${WEED_PORTS[3]}
+}
+seaweed_ready() {
   wait_for 60 "SeaweedFS takes a bucket" s3_bucket ready
   wait_for 60 "SeaweedFS takes an object" s3 -X PUT --data-binary ready "$S3_ENDPOINT/ready/object"
 }

@@ -217,7 +217,7 @@ pub(super) async fn add_others(outcome: &mut Outcome) -> Result<()> {
 /// The mounts that are up, as `status` shows them too.
 pub(super) fn mounts(mounts: Vec<MountInfo>) {
     let row = |m: MountInfo| vec![m.dir, m.url, m.unsent_files.to_string(), show_bytes(m.unsent_bytes)];
-    output::table(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], mounts.into_iter().map(row).collect());
+    output::table_if_any(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], mounts.into_iter().map(row).collect());
 }
 
 fn lists(list: MountList) {
@@ -230,7 +230,10 @@ fn lists(list: MountList) {
         };
         vec![file.url, file.key, show_bytes(file.bytes), state.to_owned()]
     };
-    output::table(&["KEPT OF", "FILE", "SIZE", "STATE"], list.kept_files.into_iter().map(row).collect());
+    output::table_if_any(
+        &["KEPT OF", "FILE", "SIZE", "STATE"],
+        list.kept_files.into_iter().map(row).collect(),
+    );
 }
 
 pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {

@@ -67,6 +67,13 @@ pub fn table(heading: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
+/// The same where there are rows: one of several tables.
+pub fn table_if_any(heading: &[&str], rows: Vec<Vec<String>>) {
+    if !rows.is_empty() {
+        table(heading, rows);
+    }
+}
+
 /// What may be missing, as text: `-` then.
 pub fn or_dash(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

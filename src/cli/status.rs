@@ -6,7 +6,8 @@ use super::{Global, done, mount, output, reach_engine};
 use crate::base::Result;
 use crate::base::size::{show_bytes, show_time};
 use crate::daemon::answers::{EngineStatus, ReplicaLine, VolumeInUse};
-use crate::daemon::api::Verb;
+use crate::daemon::api::{Outcome, Verb};
+use crate::daemon::mount_troubles;
 
 #[derive(clap::Args, Debug)]
 pub struct Status {}
@@ -14,8 +15,18 @@ pub struct Status {}
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
     let mut outcome = reach_engine::ask(global, Verb::Status).await?;
     mount::add_others(&mut outcome).await?;
+    let outcome = with_mounts_of_others(outcome)?;
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
+}
+
+/// The engine that answered tells of its own mounts; those of others are told here.
+fn with_mounts_of_others(outcome: Outcome) -> Result<Outcome> {
+    let mounts = outcome.answer::<EngineStatus>()?.mounts;
+    let troubles = mount_troubles(&mounts).into_iter().filter(|said| !outcome.notes.contains(said));
+    let troubles: Vec<String> = troubles.collect();
+    let attention = outcome.degraded || !troubles.is_empty();
+    Ok(outcome.note_all(troubles).degraded(attention))
 }
 
 fn human(status: EngineStatus) {
@@ -32,7 +43,9 @@ fn human(status: EngineStatus) {
     if let Some(held) = status.cache.disk {
         cache("disk", held.bytes, held.bytes_max, [held.hits, held.misses], !held.on);
     }
-    super::pool::list(status.pools);
+    if !status.pools.is_empty() {
+        super::pool::list(status.pools);
+    }
     volumes(status.volumes);
     replicas(status.replicas);
     mount::mounts(status.mounts);
@@ -48,7 +61,10 @@ fn replicas(all: Vec<ReplicaLine>) {
         let every = show_time(line.every_ms);
         vec![line.from.to_string(), line.to.to_string(), state.into(), show_time(line.lag_ms), every]
     };
-    output::table(&["COPIED VOLUME", "COPY", "STATE", "BEHIND", "EVERY"], all.into_iter().map(row).collect());
+    output::table_if_any(
+        &["COPIED VOLUME", "COPY", "STATE", "BEHIND", "EVERY"],
+        all.into_iter().map(row).collect(),
+    );
 }
 
 fn volumes(all: Vec<VolumeInUse>) {
@@ -72,7 +88,7 @@ fn volumes(all: Vec<VolumeInUse>) {
     let heads = ["OPEN VOLUME", "CLIENTS", "STATE", "REQUESTS", "P99", "UNSENT", "SINCE", "FULL IN"];
     let rows: Vec<_> = all.into_iter().map(row).collect();
     let any = !rows.is_empty();
-    output::table(&heads, rows);
+    output::table_if_any(&heads, rows);
     if any {
         let lost = match unsent {
             0 => "nothing: all that was acknowledged is in the pool".to_owned(),

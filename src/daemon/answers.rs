@@ -210,7 +210,7 @@ pub struct SnapshotCopied {
 pub struct VolumeMoved {
     pub from: VolumePath,
     pub to: VolumePath,
-    /// Until when what it was can be looked at; none when it had moved before.
+    /// Until when what it was can be looked at; none when it had moved before, or the pool keeps no trash.
     pub trash_until: Option<String>,
     #[serde(flatten)]
     pub moved: MovedVolume,
@@ -330,6 +330,9 @@ pub struct MountInfo {
     /// Files that are closed here and not stored yet, and their bytes.
     pub unsent_files: u64,
     pub unsent_bytes: u64,
+    /// Why files are not sent, or that the bucket did not answer when it was asked last.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// What is kept of one bucket.
@@ -349,6 +352,15 @@ pub struct MountList {
     pub kept_files: Vec<KeptFile>,
 }
 
+/// What is wrong with a host, or what its daemon has tried in vain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostTrouble {
+    /// Of its kind, as docs/reference.md lists them.
+    pub name: Word,
+    /// A sentence with what to do.
+    pub trouble: String,
+}
+
 /// `status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EngineStatus {
@@ -366,6 +378,9 @@ pub struct EngineStatus {
     /// Where its metrics are read.
     #[serde(default)]
     pub metrics: Vec<String>,
+    /// Of the host and the daemon itself.
+    #[serde(default)]
+    pub troubles: Vec<HostTrouble>,
     pub pools: Vec<PoolLine>,
     pub volumes: Vec<VolumeInUse>,
     #[serde(default)]

@@ -2,17 +2,19 @@
 //! changes when the file is read anew. Whatever fails here is told and tried again: the daemon goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, select};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::api::{ScrubRequest, Verb};
 use super::config::{Config, ScrubPlan};
 use super::control::ProgressSink;
 use super::engine::Engine;
+use super::troubles::Attempt;
 use super::verbs;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Name};
@@ -26,15 +28,6 @@ const AT_START: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(20);
 /// The next try of a scrub that could not be done.
 const SCRUB_AGAIN: Duration = Duration::from_secs(3600);
-
-/// Something that the file asks for and that may fail for now.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Wish {
-    /// A pool that this host does not know yet.
-    Pool(Name),
-    /// A mount, by its folder.
-    Mount(String),
-}
 
 /// What one try came to.
 enum Tried {
@@ -59,15 +52,22 @@ pub struct Reloaded {
 pub struct Configured {
     engine: Weak<Engine>,
     rt: Rt,
-    /// What a task is at work on.
-    busy: Mutex<BTreeSet<Wish>>,
+    /// What a task is at work on: pools to find, and mounts.
+    busy: Mutex<BTreeSet<Attempt>>,
+    /// The file was read anew: what waits for its next try is tried now.
+    reread: Notify,
 }
 
 impl Configured {
     /// Begins with all that the file asks for. Returns when each was tried once, or after a few seconds.
     pub async fn begin(engine: &Arc<Engine>) -> Arc<Configured> {
         let rt = engine.state().host_context.rt.clone();
-        let this = Arc::new(Configured { engine: Arc::downgrade(engine), rt, busy: Mutex::default() });
+        let this = Arc::new(Configured {
+            engine: Arc::downgrade(engine),
+            rt,
+            busy: Mutex::default(),
+            reread: Notify::new(),
+        });
         this.watch_scrubs();
         super::replica_schedule::follow(engine);
         let first = this.follow();
@@ -87,13 +87,13 @@ impl Configured {
         let known: BTreeSet<Name> = state.pools.known().into_iter().map(|known| known.name).collect();
         let mounted: BTreeSet<String> = state.mounts.list().into_iter().map(|mount| mount.dir).collect();
         let pools = config.pools_to_find().into_iter().map(|(name, _)| name);
-        let pools = pools.filter(|name| !known.contains(name)).map(Wish::Pool);
-        let mounts = config.mount.keys().filter(|dir| !mounted.contains(*dir)).cloned().map(Wish::Mount);
+        let pools = pools.filter(|name| !known.contains(name)).map(Attempt::FindPool);
+        let mounts = config.mount.keys().filter(|dir| !mounted.contains(*dir)).cloned().map(Attempt::Mount);
         pools.chain(mounts).map(|wish| self.keep_trying(wish)).collect()
     }
 
     /// Tries until it is done, or asked for no more.
-    fn keep_trying(self: &Arc<Self>, wish: Wish) -> oneshot::Receiver<()> {
+    fn keep_trying(self: &Arc<Self>, wish: Attempt) -> oneshot::Receiver<()> {
         let (tried, first) = oneshot::channel();
         if self.busy.lock().insert(wish.clone()) {
             let this = self.clone();
@@ -106,25 +106,25 @@ impl Configured {
         first
     }
 
-    async fn until_done(&self, wish: &Wish, tried: oneshot::Sender<()>) {
+    async fn until_done(&self, wish: &Attempt, tried: oneshot::Sender<()>) {
         let (mut tried, mut said, mut pause) = (Some(tried), None, PAUSE_MIN);
         while let Some(engine) = self.engine() {
             tracing::debug!(?wish, "the configuration asks for this: it is tried");
-            let Tried::Failed(error) = attempt(&engine, wish).await else { return };
+            let reread = self.reread.notified();
+            let mut reread = pin!(reread);
+            reread.as_mut().enable();
+            let Tried::Failed(error) = attempt(&engine, wish).await else {
+                return engine.state().troubles.over(wish);
+            };
             let (stop, why) = (engine.state().stop.clone(), error.to_string());
+            engine.state().troubles.failed(wish.clone(), self.rt.now(), why.clone());
             drop((engine, tried.take()));
             if said.as_ref() != Some(&why) {
-                match wish {
-                    Wish::Pool(name) => {
-                        tracing::warn!("pool {name} can't be found now; it is tried again: {why}")
-                    }
-                    Wish::Mount(dir) => {
-                        tracing::warn!("{dir} can't be mounted now; it is tried again: {why}")
-                    }
-                }
+                tracing::warn!("{}", wish.failed_by(&why));
                 said = Some(why);
             }
-            let _ = self.rt.timeout(pause, stop.cancelled()).await;
+            let stopped = pin!(stop.cancelled());
+            let _ = self.rt.timeout(pause, select(stopped, reread)).await;
             pause = (2 * pause).min(PAUSE_MAX);
         }
     }
@@ -136,9 +136,11 @@ impl Configured {
         let old = std::mem::replace(&mut *engine.state().config.lock(), new.clone());
         engine.state().keys.follow(new.clone());
         for dir in old.mount.keys().filter(|dir| !new.mount.contains_key(*dir)) {
+            engine.state().troubles.over(&Attempt::Mount(dir.clone()));
             self.unmount(engine.clone(), dir.clone());
         }
         drop(engine);
+        self.reread.notify_waiters();
         self.follow();
         compared(&old, &new)
     }
@@ -170,7 +172,10 @@ impl Configured {
             while let Some(engine) = this.upgrade().and_then(|this| this.engine()) {
                 let (config, opened) = (engine.state().config(), engine.state().pools.opened());
                 for (name, open) in opened {
-                    let Some(plan) = config.scrub_plan(&name) else { continue };
+                    let Some(plan) = config.scrub_plan(&name) else {
+                        engine.state().troubles.over(&Attempt::Scrub(name));
+                        continue;
+                    };
                     let waits = tries.get(&name).is_some_and(|at| rt.now().since(*at) < SCRUB_AGAIN);
                     if !waits
                         && is_due(open.pool.last_scrub().await.map(|last| last.ended_ms), plan, rt.wall_ms())
@@ -206,17 +211,23 @@ fn scrub(engine: Arc<Engine>, name: Name, plan: ScrubPlan) {
             Ok(found) => {
                 tracing::info!(pool = %name, "the planned scrub found nothing: {}", found.notes.join("; "))
             }
-            Err(error) => tracing::warn!(pool = %name, %error, "the planned scrub was broken off"),
+            Err(error) => {
+                tracing::warn!(pool = %name, %error, "the planned scrub was broken off");
+                let (troubles, now) = (&engine.state().troubles, engine.state().host_context.rt.now());
+                troubles.failed(Attempt::Scrub(name), now, error.to_string());
+            }
         }
     };
     rt.spawn(work).detach();
 }
 
-async fn attempt(engine: &Arc<Engine>, wish: &Wish) -> Tried {
+async fn attempt(engine: &Arc<Engine>, wish: &Attempt) -> Tried {
     let state = engine.state();
     let config = state.config();
     let tried = match wish {
-        Wish::Pool(name) => {
+        // They are made elsewhere.
+        Attempt::Scrub(_) | Attempt::Reopen(_) | Attempt::Connect(_) => return Tried::Over,
+        Attempt::FindPool(name) => {
             let found = config.pools_to_find().into_iter().find(|(it, _)| it == name);
             let Some((_, stores)) = found else { return Tried::Over };
             state.pools.add(name, stores, None).await.map(|_| {
@@ -224,7 +235,7 @@ async fn attempt(engine: &Arc<Engine>, wish: &Wish) -> Tried {
                 engine.recover(name.clone());
             })
         }
-        Wish::Mount(dir) => {
+        Attempt::Mount(dir) => {
             let Some((url, options)) = config.mount_at(dir) else { return Tried::Over };
             verbs::mount(state, &url, dir, &options).await.map(|outcome| {
                 tracing::info!("{url} is mounted at {dir}, as the configuration says");

@@ -23,6 +23,7 @@ use super::listen_policy::{Flags, Given};
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::traces::Traces;
+use super::troubles::Attempt;
 use super::volume_clients::{DAEMON, Sessions};
 use super::{listen_policy, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
@@ -103,7 +104,6 @@ pub struct Engine {
     /// Volumes were let go of, and are to be opened by the next daemon.
     has_left: AtomicBool,
     /// What lets NBD clients in.
-    access: Arc<nbd::Access>,
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
     traces: parking_lot::Mutex<Option<Traces>>,
@@ -143,6 +143,8 @@ impl Engine {
             mounts: Arc::default(),
             capacities: Default::default(),
             replicas: Default::default(),
+            troubles: Default::default(),
+            access: Arc::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
             served: Default::default(),
@@ -160,7 +162,6 @@ impl Engine {
             admission: Admission::default(),
             replaced: CancellationToken::new(),
             has_left: AtomicBool::new(false),
-            access: Arc::default(),
             stop,
             answers: parking_lot::Mutex::default(),
             traces: parking_lot::Mutex::new(traces),
@@ -185,7 +186,7 @@ impl Engine {
 
     async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
         let Given { nbd, metrics, policy } = self.given(options).await?;
-        self.access.replace(policy);
+        self.state.access.replace(policy);
         self.serve_metrics(&metrics, !options.handed_over.is_empty()).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
@@ -284,6 +285,8 @@ impl Engine {
             // Another host may take it over meanwhile.
             Err(error) if error.is(Kind::Owned) => {}
             Err(error) => {
+                let now = self.state.host_context.rt.now();
+                self.state.troubles.failed(Attempt::Reopen(path.clone()), now, error.to_string());
                 tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now")
             }
         }
@@ -411,12 +414,12 @@ impl Engine {
         for at in &addresses {
             if !went_on.contains(&at.address) {
                 let rights = listen_policy::rights(&*self.state.host_context.disk, at).await?;
-                let entrance = nbd::Entrance { rights, access: self.access.clone() };
+                let entrance = nbd::Entrance { rights, access: self.state.access.clone() };
                 let server = self.listen_on(&at.address, entrance, false).await?;
                 self.state.nbd.lock().push(server.address().clone());
                 self.servers.lock().push(server);
             }
-            let who = listen_policy::lets_in(at, &self.access.policy(), &self.state.config());
+            let who = listen_policy::lets_in(at, &self.state.access.policy(), &self.state.config());
             tracing::info!("NBD clients connect to {}: {who}", at.address);
         }
         let commands = self.listen_to_commands().await?;
@@ -431,7 +434,7 @@ impl Engine {
     /// With clients that have waited.
     fn go_on(&self, before: PausedServer) -> nbd::Server {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        nbd::go_on(rt, before, self.access.clone(), self.exports(false), memory, self.stop.clone())
+        nbd::go_on(rt, before, self.state.access.clone(), self.exports(false), memory, self.stop.clone())
     }
 
     fn exports(&self, for_commands: bool) -> Arc<EngineExports> {
@@ -448,7 +451,7 @@ impl Engine {
                 "[tls] is gone from windlass.toml, and clients connect by TLS",
             ));
         }
-        self.access.replace(policy);
+        self.state.access.replace(policy);
         Ok(())
     }
 

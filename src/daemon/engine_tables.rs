@@ -15,10 +15,11 @@ use super::pool_capacity::Capacities;
 use super::pools::Pools;
 use super::replicas::Replicas;
 use super::state_dir::HostContext;
+use super::troubles::Troubles;
 use super::volume_clients::Sessions;
 use crate::base::Name;
 use crate::base::rt::Instant;
-use crate::nbd::Address;
+use crate::nbd::{Access, Address};
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +36,10 @@ pub struct EngineState {
     pub capacities: Capacities,
     /// Copies of volumes that are kept up.
     pub replicas: Replicas,
+    /// What was tried in vain.
+    pub troubles: Troubles,
+    /// What lets NBD clients in.
+    pub access: Arc<Access>,
     /// Where NBD clients connect, ports resolved.
     pub nbd: Mutex<Vec<Address>>,
     /// Where the metrics are read.
@@ -56,8 +61,16 @@ pub struct EngineState {
 pub struct LastLook {
     /// When it began.
     pub at: Option<Instant>,
+    pub found: LocalLook,
+}
+
+/// What is on the local disk.
+#[derive(Clone, Debug, Default)]
+pub struct LocalLook {
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,
+    /// Free for the state folder; none where that can't be told.
+    pub room_bytes: Option<u64>,
 }
 
 impl EngineState {

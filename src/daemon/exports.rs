@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::io_tally::IoVerb;
+use super::troubles::Attempt;
 use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
@@ -66,6 +67,35 @@ impl EngineExports {
 
     fn state(&self) -> Result<Arc<EngineState>> {
         self.state.upgrade().ok_or_else(|| Error::new(Kind::Closed, "the daemon is shutting down"))
+    }
+
+    async fn open_in(&self, state: &Arc<EngineState>, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
+        match self.target(name)? {
+            (Target::Volume(path), is_alone) => {
+                let open = state.pools.get(&path.pool).await?;
+                let (sessions, who) = (&state.sessions, Visitor::Client(peer));
+                let (session, alone) = match is_alone {
+                    true => {
+                        let (session, alone) = sessions.enter_alone(&path, &open.volumes, who).await?;
+                        (session, Some(alone))
+                    }
+                    false => (sessions.enter(&path, &open.volumes, who)?, None),
+                };
+                let volume = open.volumes.open(&path.volume, OpenMode::Normal).await;
+                let volume = explained(state, &path, volume).await?;
+                session.opened(&volume);
+                if let Some(alone) = &alone {
+                    alone.opened(&volume);
+                }
+                let template = volume.settings().template;
+                Ok(Arc::new(VolumeExport { volume, session, _alone: alone, template }))
+            }
+            (Target::Snapshot(path), _) => {
+                let open = state.pools.get(&path.volume.pool).await?;
+                let view = open.volumes.open_snapshot(&path.volume.volume, &path.snapshot).await?;
+                Ok(Arc::new(SnapshotExport { name: path.to_string(), view }))
+            }
+        }
     }
 }
 
@@ -143,32 +173,20 @@ impl Exports for EngineExports {
 
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
         let state = self.state()?;
-        match self.target(name)? {
-            (Target::Volume(path), is_alone) => {
-                let open = state.pools.get(&path.pool).await?;
-                let (sessions, who) = (&state.sessions, Visitor::Client(peer));
-                let (session, alone) = match is_alone {
-                    true => {
-                        let (session, alone) = sessions.enter_alone(&path, &open.volumes, who).await?;
-                        (session, Some(alone))
-                    }
-                    false => (sessions.enter(&path, &open.volumes, who)?, None),
-                };
-                let volume = open.volumes.open(&path.volume, OpenMode::Normal).await;
-                let volume = explained(&state, &path, volume).await?;
-                session.opened(&volume);
-                if let Some(alone) = &alone {
-                    alone.opened(&volume);
+        let opened = self.open_in(&state, name, peer).await;
+        let attempt = Attempt::Connect(name.trim_start_matches(ALONE).to_owned());
+        match &opened {
+            Ok(_) => {
+                state.troubles.over(&attempt);
+                if let Ok(path) = name.parse() {
+                    state.troubles.over(&Attempt::Reopen(path));
                 }
-                let template = volume.settings().template;
-                Ok(Arc::new(VolumeExport { volume, session, _alone: alone, template }))
             }
-            (Target::Snapshot(path), _) => {
-                let open = state.pools.get(&path.volume.pool).await?;
-                let view = open.volumes.open_snapshot(&path.volume.volume, &path.snapshot).await?;
-                Ok(Arc::new(SnapshotExport { name: path.to_string(), view }))
-            }
+            // Names that there are not may be anything, and a daemon that ends will be asked again.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Closed) => {}
+            Err(error) => state.troubles.failed(attempt, state.host_context.rt.now(), error.to_string()),
         }
+        opened
     }
 }
 

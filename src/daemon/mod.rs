@@ -35,6 +35,7 @@ pub mod signals;
 mod state_dir;
 mod store_overlap;
 mod traces;
+mod troubles;
 mod verb_handler;
 mod verbs;
 mod volume_clients;
@@ -49,4 +50,5 @@ pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack
 pub use key_places::KeyPlace;
 pub use listen_policy::{Flags as ListenFlags, given as given_listeners};
 pub use pools::check_stores;
-pub use state_dir::{HostContext, KnownPool, StateDir};
+pub use state_dir::{HostContext, KnownPool, StateDir, is_unread_journal};
+pub use verbs::mount_troubles;

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::answers::MountInfo;
 use super::pools::is_on_disk_of;
 use super::state_dir::HostContext;
+use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
 use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, MountResources, Mounted, Unsent};
@@ -36,6 +38,8 @@ struct Entry {
     identity: String,
     options: Vec<String>,
     mounted: Arc<Mounted>,
+    /// Why the bucket did not answer when it was asked last.
+    away: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -179,7 +183,7 @@ impl Mounts {
         drop(shared);
         notes.extend(kept_back(mounted.unsent()));
         let mounted = Arc::new(mounted);
-        let entry = Entry { url: url.to_owned(), place, identity, options: as_said, mounted };
+        let entry = Entry { url: url.to_owned(), place, identity, options: as_said, mounted, away: None };
         self.enter(host_context, dir, entry);
         Ok(notes)
     }
@@ -395,9 +399,31 @@ impl Mounts {
                 url: e.url.clone(),
                 unsent_files: unsent.files,
                 unsent_bytes: unsent.bytes,
+                trouble: e.mounted.not_sent().or_else(|| e.away.clone()),
             }
         };
         list.entries.iter().map(info).collect()
+    }
+
+    /// Asks the buckets of all mounts whether they answer within `limit`, for `list` to tell.
+    pub fn ask(self: &Arc<Self>, rt: &Rt, limit: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let list = self.list.lock();
+        let all: Vec<_> = list.entries.iter().map(|(dir, e)| (dir.clone(), e.mounted.clone())).collect();
+        let (this, rt) = (self.clone(), rt.clone());
+        async move {
+            let asks =
+                all.iter().map(async |(_, mounted)| match rt.timeout(limit, mounted.ask_bucket()).await {
+                    Some(answer) => answer.err().map(|error| error.to_string()),
+                    None => Some(format!("it said nothing within {limit:?}")),
+                });
+            let answers = join_all(asks).await;
+            let mut list = this.list.lock();
+            for ((dir, _), away) in all.into_iter().zip(answers) {
+                if let Some(entry) = list.entries.get_mut(&dir) {
+                    entry.away = away;
+                }
+            }
+        }
     }
 
     /// Unmounts all; the first failure is told after all were tried.

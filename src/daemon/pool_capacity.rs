@@ -52,7 +52,8 @@ impl Capacities {
             None => None,
         };
         let mut capacity = judge(pool.name(), &spaces(pool), settings.capacity_bytes, stored);
-        let filled = settings.quota_bytes.zip(stored).and_then(|(quota, used)| over_quota(quota, used));
+        let filled =
+            settings.quota_bytes.zip(stored).and_then(|(quota, used)| over_quota(pool.name(), quota, used));
         capacity.warning = filled.or(capacity.warning);
         self.say_once(pool.name(), capacity.warning.as_deref());
         self.seen.lock().insert(pool.name().clone(), capacity.clone());
@@ -70,10 +71,13 @@ impl Capacities {
 }
 
 /// That most of the quota is used, if so.
-fn over_quota(quota: u64, used: u64) -> Option<String> {
+fn over_quota(pool: &Name, quota: u64, used: u64) -> Option<String> {
     (percent(used, quota.saturating_sub(used)) >= WARN).then(|| {
         let (used, quota) = (show_bytes(used), show_bytes(quota));
-        format!("{used} of its quota of {quota} are used, and writes that need space above it fail: remove something")
+        format!(
+            "{used} of its quota of {quota} are used, and writes that need space above it fail: remove something, or \
+             `windlass pool set {pool} quota=SIZE` raises it"
+        )
     })
 }
 

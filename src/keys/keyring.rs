@@ -32,8 +32,8 @@ impl KeyAccess {
     pub fn locked() -> Error {
         Error::new(
             Kind::Denied,
-            "it is encrypted and its key is not here: give `--key-file`, `--passphrase-file` or `--key-command`, or set one of \
-             them for it in windlass.toml",
+            "it is encrypted and its key is not here: give `--key-file`, `--passphrase-file` or `--key-command`, for a daemon to \
+             `windlass volume unlock`, or set one of them for it in windlass.toml",
         )
     }
 }

@@ -44,7 +44,11 @@ pub struct TlsPem<'a> {
 
 /// What a listener shows and asks for.
 #[derive(Clone, Debug)]
-pub struct TlsServer(Arc<ServerConfig>);
+pub struct TlsServer {
+    config: Arc<ServerConfig>,
+    /// The server's own certificate.
+    shown: CertificateDer<'static>,
+}
 
 /// The runtime's clock, by which certificates expire.
 #[derive(Debug)]
@@ -75,6 +79,7 @@ impl TlsServer {
             Error::new(Kind::Usage, format!("{what} can't be used for TLS: {why}"))
         };
         let chain = certificates(pem.certificate, "the server's certificate")?;
+        let shown = chain[0].clone();
         let key = PrivateKeyDer::from_pem_slice(pem.key).map_err(|e| {
             unusable("the server's key", &format_args!("{e}; give it in PEM form, without a passphrase"))
         })?;
@@ -102,13 +107,25 @@ impl TlsServer {
             .map_err(|e| unusable("the server's certificate with its key", &e))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(TlsServer(Arc::new(config)))
+        Ok(TlsServer { config: Arc::new(config), shown })
+    }
+
+    /// The end of the server's certificate in ms since 1970, when it ends before `by_ms`.
+    pub fn ends_before(&self, by_ms: u64) -> Option<u64> {
+        let certificate = webpki::EndEntityCert::try_from(&self.shown).ok()?;
+        let by = UnixTime::since_unix_epoch(std::time::Duration::from_millis(by_ms));
+        // Its times are looked at before anything else. Whose it is doesn't matter here: no authority is given.
+        let (algorithms, usage) = (webpki::ALL_VERIFICATION_ALGS, webpki::KeyUsage::server_auth());
+        match certificate.verify_for_usage(algorithms, &[], &[], by, usage, None, None).map(drop) {
+            Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after.as_secs() * 1000),
+            _ => None,
+        }
     }
 
     /// From the greeting into TLS; what the client said of itself before. None when it left.
     pub async fn accept<S: Stream>(&self, mut stream: S) -> Result<Option<(TlsStream<S>, ClientFlags)>> {
         let Some(client) = before_tls(&mut stream).await? else { return Ok(None) };
-        let accepted = TlsAcceptor::from(self.0.clone()).accept(stream).await;
+        let accepted = TlsAcceptor::from(self.config.clone()).accept(stream).await;
         let stream = accepted.context(|| "the TLS handshake".into())?;
         Ok(Some((stream, client)))
     }

@@ -228,6 +228,10 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn counters(&self) -> Option<&Counters> {
         self.inner().and_then(|inner| inner.counters())
     }
+    /// How many ms its clock is ahead of ours, if by so much that it refuses what we sign by ours; else 0.
+    fn clock_ahead_ms(&self) -> i64 {
+        self.inner().map_or(0, |inner| inner.clock_ahead_ms())
+    }
     /// What cuts it off, where that can be done (every store that `open` opens).
     fn switch(&self) -> Option<&Arc<AtomicBool>> {
         self.inner().and_then(|inner| inner.switch())

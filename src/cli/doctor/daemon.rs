@@ -9,6 +9,7 @@ use crate::base::rt::Rt;
 use crate::base::size::{show_bytes, show_count, show_time};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::config::Wrong;
+use crate::daemon::is_unread_journal;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Longest path of a unix socket that Linux takes, in bytes.
@@ -108,12 +109,23 @@ pub fn judge_status(status: &EngineStatus) -> Vec<Check> {
             .of(volume.path.to_string()),
         );
     }
-    let cure = "`windlass volume salvage JOURNAL POOL/NEW` makes a volume of them; delete the folder when nobody needs them";
-    let journals = status.kept_journals.iter().map(|journal| {
-        Check::warn("kept-journals", "has writes that are in no volume", cure)
-            .of(journal.display().to_string())
-    });
-    all.extend(journals);
+    all.extend(status.kept_journals.iter().map(|journal| kept_journal(journal)));
+    // The state folder's room has a check of its own.
+    let told = status.troubles.iter().filter(|told| told.name != "state-space");
+    all.extend(told.map(|told| {
+        Check::warn("daemon-trouble", told.trouble.clone(), "do as the message says")
+            .of(told.name.to_string())
+    }));
+    all.extend(status.mounts.iter().map(|mount| {
+        let check = match &mount.trouble {
+            Some(why) => {
+                let cure = format!("bring {} back; files that wait are sent by themselves then", mount.url);
+                Check::bad("mount", why.clone(), cure)
+            }
+            None => Check::ok("mount", format!("{} answers", mount.url)),
+        };
+        check.of(mount.dir.clone())
+    }));
     let files = status.kept_files.iter().map(|kept| {
         let found = format!(
             "{} of ended mounts, {}, are not in the bucket",
@@ -135,6 +147,25 @@ pub fn judge_status(status: &EngineStatus) -> Vec<Check> {
         all.push(Check::ok("left-behind", "no journals and no files of ended runs"));
     }
     all
+}
+
+fn kept_journal(journal: &Path) -> Check {
+    let (name, dir) = ("kept-journals", journal.display());
+    let check = match is_unread_journal(journal) {
+        true => Check::warn(
+            name,
+            "has writes that no key opens any more: another host took the volume over and changed its data key",
+            format!("`rm -r {dir}` when nothing of the volume is missed"),
+        ),
+        false => Check::warn(
+            name,
+            "has writes that are in no volume",
+            format!(
+                "`windlass volume salvage {dir} POOL/NEW` makes a volume of them; delete the folder when nobody needs them"
+            ),
+        ),
+    };
+    check.of(dir.to_string())
 }
 
 /// The configuration file.

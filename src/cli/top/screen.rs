@@ -77,7 +77,7 @@ impl Screen {
             Constraint::Length(1),
         ];
         let [head, alarm, store, _, volume, keys] = Layout::vertical(parts).areas(frame.area());
-        frame.render_widget(Paragraph::new(header(was, now)), head);
+        frame.render_widget(Paragraph::new(header(was, now, usize::from(head.width))), head);
         frame.render_widget(Paragraph::new(alarms), alarm);
         frame.render_widget(store_table(stores, usize::from(store.width)), store);
         self.draw_volumes(frame, volume, (was, now));
@@ -92,7 +92,8 @@ impl Screen {
         self.first = self.first.min(all.len().saturating_sub(room));
         let columns = self.columns(area.width);
         let shown = all.into_iter().skip(self.first).take(room);
-        let rows: Vec<_> = shown.map(|(volume, rates)| row(volume, rates, &columns)).collect();
+        let named = usize::from(area.width.saturating_sub(needed(&columns[1..]) + 1));
+        let rows: Vec<_> = shown.map(|(volume, rates)| row(volume, rates, &columns, named)).collect();
         let heads = columns.iter().map(|&at| {
             let style = Style::new().add_modifier(Modifier::BOLD);
             let style = if at == self.sort { style.add_modifier(Modifier::REVERSED) } else { style };
@@ -105,13 +106,6 @@ impl Screen {
     /// Those that there is room for, and the one that is sorted by.
     fn columns(&self, width: u16) -> Vec<usize> {
         let mut columns: Vec<usize> = (0..COLUMNS.len()).collect();
-        let needed = |columns: &[usize]| -> u16 {
-            let each = columns.iter().map(|&at| match COLUMNS[at].1 {
-                Constraint::Min(n) | Constraint::Length(n) => n + 1,
-                _ => 1,
-            });
-            each.sum::<u16>().saturating_sub(1)
-        };
         for spared in SPARED {
             if needed(&columns) <= width {
                 break;
@@ -132,6 +126,15 @@ impl Screen {
         let order = if self.reversed { order.reverse() } else { order };
         order.then(by_name)
     }
+}
+
+/// How wide these columns are, with the spaces between them.
+fn needed(columns: &[usize]) -> u16 {
+    let each = columns.iter().map(|&at| match COLUMNS[at].1 {
+        Constraint::Min(n) | Constraint::Length(n) => n + 1,
+        _ => 1,
+    });
+    each.sum::<u16>().saturating_sub(1)
 }
 
 /// What a column of figures is sorted by.
@@ -155,10 +158,11 @@ fn journal(volume: &VolumeInUse) -> Option<f64> {
     Some(volume.journal_bytes? as f64 / size as f64)
 }
 
-fn row(volume: &VolumeInUse, rates: VolumeRates, columns: &[usize]) -> Row<'static> {
+/// `named`: how long its name may be.
+fn row(volume: &VolumeInUse, rates: VolumeRates, columns: &[usize], named: usize) -> Row<'static> {
     let dash = || "-".to_owned();
     let cells = [
-        volume.path.to_string(),
+        begun(&volume.path.to_string(), named),
         volume.state.to_string(),
         volume.clients.to_string(),
         show_rate(rates.requests),
@@ -191,7 +195,7 @@ fn show_ms(ms: f64) -> String {
     if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
 }
 
-fn header(was: &WatchAnswer, now: &WatchAnswer) -> Vec<Line<'static>> {
+fn header(was: &WatchAnswer, now: &WatchAnswer, width: usize) -> Vec<Line<'static>> {
     let (up, looked) = (show_time(now.up_ms), show_time(now.looked_ms_ago));
     let cache = &now.status.cache;
     let found = rates::found_in_memory(was, now)
@@ -201,17 +205,20 @@ fn header(was: &WatchAnswer, now: &WatchAnswer) -> Vec<Line<'static>> {
         format!("   on disk {} of {}{off}", show_bytes(disk.bytes), show_bytes(disk.bytes_max))
     });
     let unsent: u64 = now.status.volumes.iter().map(|v| v.unsent_bytes).sum();
+    let memory = format!(
+        "only on this host {}   cache in memory {} of {}{found}",
+        show_bytes(unsent),
+        show_bytes(cache.memory.bytes),
+        show_bytes(cache.memory.bytes_max)
+    );
+    // Whole or not at all.
+    let disk = if memory.chars().count() + disk.chars().count() <= width { disk } else { String::new() };
     vec![
         Line::from(vec![
             Span::from(format!("windlass {} on {}", now.version, now.status.host)).bold(),
             Span::from(format!("   up {up}   stores asked {looked} ago")),
         ]),
-        Line::from(format!(
-            "only on this host {}   cache in memory {} of {}{found}{disk}",
-            show_bytes(unsent),
-            show_bytes(cache.memory.bytes),
-            show_bytes(cache.memory.bytes_max)
-        )),
+        Line::from(memory + &disk),
     ]
 }
 
@@ -226,8 +233,14 @@ fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'s
     let volumes = status.volumes.iter().filter_map(|v| Some((v.path.to_string(), own(now, v)?)));
     let cache = status.cache.disk.as_ref().and_then(|disk| disk.trouble.clone());
     let cache = cache.map(|why| ("cache on disk".to_owned(), why));
+    let copies =
+        status.replicas.iter().filter_map(|r| Some((format!("copy of {}", r.from), r.trouble.clone()?)));
+    let mounts = status.mounts.iter().filter_map(|m| Some((format!("mount {}", m.dir), m.trouble.clone()?)));
+    let host = status.troubles.iter().map(|told| ("this host".to_owned(), told.trouble.clone()));
     let mut reasons: Vec<(Vec<String>, String)> = Vec::new();
-    for (what, why) in of_daemon.into_iter().chain(pools).chain(volumes).chain(cache) {
+    for (what, why) in
+        of_daemon.into_iter().chain(pools).chain(volumes).chain(copies).chain(mounts).chain(host).chain(cache)
+    {
         match reasons.iter_mut().find(|(_, known)| *known == why) {
             Some((all, _)) => all.push(what),
             None => reasons.push((vec![what], why)),
@@ -247,10 +260,11 @@ fn own(now: &WatchAnswer, volume: &VolumeInUse) -> Option<String> {
     let trouble = volume.trouble.as_deref()?;
     let pool = now.status.pools.iter().find(|pool| pool.name == volume.path.pool);
     let rest = pool.and_then(|pool| trouble.strip_prefix(pool.trouble.as_deref()?));
-    Some(match rest.map(|rest| rest.trim_start_matches([' ', ',', ';'])) {
+    let said = pool.and_then(|pool| pool.trouble.as_deref()?.split(':').next());
+    Some(match rest {
         None => trouble.to_owned(),
         Some("") => "as its pool".to_owned(),
-        Some(rest) => rest.to_owned(),
+        Some(rest) => format!("{}{rest}", said.unwrap_or_default()),
     })
 }
 
@@ -286,6 +300,14 @@ fn stores(was: &WatchAnswer, now: &WatchAnswer) -> Vec<StoreRow> {
     // Those to look at are shown also where there is no room for all.
     all.sort_by_key(|(state, _)| matches!(state, StoreState::In | StoreState::Unknown));
     all
+}
+
+/// The beginning of what is too long: of a volume that is its pool.
+fn begun(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
 }
 
 /// The end of what is too long: stores differ there.
@@ -379,7 +401,10 @@ mod tests {
             now.status.volumes[0].trouble = Some(trouble.to_owned());
             own(&now, &now.status.volumes[0]).unwrap()
         };
-        assert_eq!(own_of("too few stores answer for 85 s; writes wait"), "for 85 s; writes wait");
+        assert_eq!(
+            own_of("too few stores answer for 85 s; writes wait"),
+            "too few stores answer for 85 s; writes wait"
+        );
         assert_eq!(own_of("too few stores answer"), "as its pool");
         assert_eq!(own_of("its journal failed"), "its journal failed");
     }
@@ -410,6 +435,7 @@ mod tests {
         }
         screen.sort_by_neighbour(-1);
         assert!(screen.columns(80).contains(&2), "what is sorted by is shown");
+        assert_eq!((begun("p/database", 8), begun("p/db", 8)), ("p/datab…".into(), "p/db".into()));
         assert_eq!(
             (ended("file:///srv/one", 8), ended("short", 8)),
             ("…srv/one".to_owned(), "short".to_owned())

@@ -64,6 +64,7 @@ function percent(part, whole) {
 }
 
 function money(n) {
+  if (n > 0 && n < 0.0001) return "< $0.0001";
   return "$" + (n === 0 ? "0" : n < 0.01 ? n.toPrecision(2) : n.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }));
 }
 
@@ -286,7 +287,7 @@ function storesShown(status, recent) {
     const rows = pool.stores.map(store => {
       const asked = recent.reduce((all, point) => all + (point.requests.byStore.get(storeKey(pool, store)) || 0), 0);
       const since = store.failing_ms === null ? "" : ", for " + span(store.failing_ms);
-      return [place(store.url), state(store.state, store.reason && store.reason + since), store.zone || "–", ms(store.latency_ms_p99), percent(store.error_rate, 1),
+      return [place(store.url), state(store.state, store.reason && store.reason.replace("store " + store.url + " is " + store.state + ": ", "") + since), store.zone || "–", ms(store.latency_ms_p99), percent(store.error_rate, 1),
         seconds > 0 ? perSecond(asked / seconds) : "–", bytes(store.used_bytes), bytes(store.free_bytes)];
     });
     return make("div", { class: "pool" }, bar, make("p", { class: "muted small" }, facts.join(" · ")), table(heads, rows, "no stores"));
@@ -347,7 +348,8 @@ function mountsShown(status) {
 function own(status, volume) {
   const pool = status.pools.find(line => volume.path.startsWith(line.name + "/"));
   if (!volume.trouble || !pool || !pool.trouble || !volume.trouble.startsWith(pool.trouble)) return volume.trouble;
-  return volume.trouble.slice(pool.trouble.length).replace(/^[ ,;]+/, "") || "as its pool";
+  const rest = volume.trouble.slice(pool.trouble.length);
+  return rest ? pool.trouble.split(":")[0] + rest : "as its pool";
 }
 
 function guests(status, line) {
@@ -390,6 +392,9 @@ function alarms(status) {
     if (volume.trouble) why.push(["bad", volume.path, own(status, volume)]);
     else if (volume.state === "degraded") why.push(["warn", volume.path, "writes are stored on fewer stores than usual"]);
   }
+  for (const replica of status.replicas) if (replica.trouble) why.push(["warn", "Copy of " + replica.from, replica.trouble]);
+  for (const mount of status.mounts) if (mount.trouble) why.push(["warn", "Mount " + mount.dir, mount.trouble]);
+  for (const told of status.troubles || []) all.push(["warn", told.trouble]);
   if (status.cache.disk && status.cache.disk.trouble) all.push(["warn", status.cache.disk.trouble]);
   for (const kept of status.kept_files) all.push(["warn", kept.files + " files of " + kept.url + " could not be stored and are kept here: windlass mount list"]);
   for (const journal of status.kept_journals) all.push(["warn", "writes that are in no volume are kept in " + journal]);

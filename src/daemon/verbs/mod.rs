@@ -11,26 +11,24 @@ mod pool;
 mod recover;
 mod replace;
 mod roll_back_resize_flatten;
+mod status;
 #[cfg(test)]
 mod tests;
 mod trash;
 mod volume;
 mod waiting;
-mod watch;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use self::copy_and_replicate as copies;
 pub use self::copy_and_replicate::{newest_copied, replicate};
-pub use self::mount::mount;
+pub use self::mount::{mount, troubles as mount_troubles};
 pub use self::move_volume::{explained, finish_of_copy};
 use self::roll_back_resize_flatten::{flatten, resize, roll_back};
 pub use self::trash::empty as empty_trash;
 use self::trash::restore_snapshot;
 use self::volume::take_over;
 use self::waiting::Manner;
-use super::answers::{EngineStatus, KeptOf, ReadCaches};
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
 use super::engine_tables::EngineState;
@@ -179,8 +177,8 @@ async fn of_keys_or_engine(state: &EngineState, verb: &Verb, progress: &Progress
             Box::pin(volume::rotate_keys(state, path, key.as_ref(), (*wait, progress))).await
         }
         Verb::VolumeKeyChange(args) => Box::pin(volume::change_keys(state, args)).await,
-        Verb::Status => Box::pin(status(state)).await,
-        Verb::Watch => Outcome::of(&watch::watch(state).await),
+        Verb::Status => Box::pin(status::status(state)).await,
+        Verb::Watch => Outcome::of(&status::watch(state).await),
         Verb::Ping => Ok(ping(state)),
         _ => Err(Error::new(Kind::Unsupported, "only a daemon hands over")),
     }
@@ -194,68 +192,4 @@ fn ping(state: &EngineState) -> Outcome {
     let mounts = state.mounts.list().len();
     let value = serde_json::json!({"pools": pools, "opened": opened, "volumes": volumes, "mounts": mounts});
     Outcome { value, ..Outcome::default() }
-}
-
-/// What this engine knows by itself, and what it keeps on the local disk.
-fn known(state: &EngineState, kept_files: Vec<KeptOf>, kept_journals: Vec<PathBuf>) -> EngineStatus {
-    let (host_context, memory) = (&state.host_context, state.pools.memory());
-    EngineStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        up_ms: host_context.rt.now().since(state.began).as_millis() as u64,
-        home: host_context.home.root().display().to_string(),
-        host: host_context.host.name.clone(),
-        host_id: host_context.host.id,
-        nbd: state.nbd_addresses().iter().map(ToString::to_string).collect(),
-        metrics: state.metrics_addresses().iter().map(ToString::to_string).collect(),
-        pools: pool::lines(state),
-        volumes: volume::in_use(state),
-        replicas: state.replica_lines(),
-        mounts: state.mounts.list(),
-        kept_files,
-        kept_journals,
-        cache: ReadCaches { memory: memory.frames.stats(), disk: memory.disk.stats() },
-    }
-}
-
-/// What is known here. Of stores only the labels are read, and none is waited for long.
-async fn status(state: &EngineState) -> Result<Outcome> {
-    pool::ask_all(state).await;
-    let host_context = &state.host_context;
-    let kept = &state.mounts.kept(host_context).await.unwrap_or_default();
-    let kept_journals = host_context.home.kept_journals(&*host_context.disk).await;
-    let status = known(state, mount::by_bucket(kept), kept_journals);
-    let attention = status.pools.iter().any(|p| p.trouble.is_some())
-        || status.replicas.iter().any(|replica| replica.trouble.is_some())
-        || status.volumes.iter().any(volume::needs_attention);
-    let mut outcome = Outcome::of(&status)?.degraded(attention);
-    if status.nbd.is_empty() && status.mounts.is_empty() {
-        outcome = outcome.note(format!("no daemon runs on {}: `windlass serve` starts one", status.home));
-    }
-    for pool in &status.pools {
-        let Some(why) = &pool.trouble else { continue };
-        outcome = outcome.note(format!("pool {}: {why}", pool.name));
-        outcome = match state.pools.opened().iter().find(|(name, _)| *name == pool.name) {
-            Some((_, open)) => outcome.note_all(pool::advice(&open.pool.status())),
-            None => outcome.note(format!("  `windlass doctor --pool {}` looks why", pool.name)),
-        };
-    }
-    for volume in &status.volumes {
-        outcome = volume.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", volume.path)));
-    }
-    for replica in &status.replicas {
-        outcome = replica.trouble.iter().fold(outcome, |o, why| o.note(format!("{}: {why}", replica.from)));
-    }
-    if let Some(trouble) = status.cache.disk.as_ref().and_then(|disk| disk.trouble.as_ref()) {
-        outcome = outcome.note(trouble.clone());
-    }
-    outcome = outcome.note_all(mount::kept_notes(&status.kept_files));
-    for journal in &status.kept_journals {
-        let dir = journal.display();
-        let kept = format!(
-            "writes that are in no volume are kept in {dir}: `windlass volume salvage {dir} POOL/NEW` makes a volume of them; \
-             remove the folder when nothing of it is missed"
-        );
-        outcome = outcome.note(kept);
-    }
-    Ok(outcome)
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::base::size::{show_bytes, show_count};
 use crate::base::{Error, Kind, Result};
-use crate::daemon::answers::{KeptOf, MountList};
+use crate::daemon::answers::{KeptOf, MountInfo, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
@@ -18,6 +19,9 @@ use crate::store::StoreUrl;
 
 /// Kept files that a listing names: an answer is one line of bounded length.
 const LISTED: usize = 1000;
+
+/// How long a bucket's answer is waited for.
+const ASK: Duration = Duration::from_secs(3);
 
 /// Folders below a `file://` bucket in which a pool's label is looked for.
 const FOLDERS_MAX: usize = 1000;
@@ -100,6 +104,30 @@ pub async fn ended(state: &EngineState, dir: &str) -> Result<Outcome> {
     Ok(Outcome::default())
 }
 
+/// Asks the buckets of all mounts, which nobody may have used for long.
+pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
+    state.mounts.ask(&state.host_context.rt, ASK)
+}
+
+/// A sentence for each mount that has a trouble.
+pub fn troubles(mounts: &[MountInfo]) -> Vec<String> {
+    let sentence = |MountInfo { dir, url, unsent_files, unsent_bytes, trouble }: &MountInfo| {
+        let why = trouble.as_ref()?;
+        let (files, bytes) = (show_count(*unsent_files, "file"), show_bytes(*unsent_bytes));
+        Some(match unsent_files {
+            0 => format!(
+                "mount {dir} of {url}: the bucket does not answer: {why}. `windlass doctor --store '{url}'` looks why"
+            ),
+            n => format!(
+                "mount {dir} of {url}: {files} ({bytes}) can't be stored now, and {} on this host until the bucket takes {}: {why}",
+                if *n == 1 { "waits" } else { "wait" },
+                if *n == 1 { "it" } else { "them" },
+            ),
+        })
+    };
+    mounts.iter().filter_map(sentence).collect()
+}
+
 pub fn by_bucket(kept: &[KeptFile]) -> Vec<KeptOf> {
     let mut all: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
     for one in kept {
@@ -124,6 +152,7 @@ pub fn kept_notes(kept: &[KeptOf]) -> Vec<String> {
 }
 
 pub async fn list(state: &EngineState) -> Result<Outcome> {
+    ask_all(state).await;
     let mut files = state.mounts.kept(&state.host_context).await?;
     let kept = by_bucket(&files);
     let mut notes = kept_notes(&kept);
@@ -132,7 +161,7 @@ pub async fn list(state: &EngineState) -> Result<Outcome> {
         files.truncate(LISTED);
     }
     let list = MountList { mounts: state.mounts.list(), kept, kept_files: files };
-    Ok(Outcome::of(&list)?.note_all(notes))
+    Ok(Outcome::of(&list)?.note_all(troubles(&list.mounts)).note_all(notes))
 }
 
 pub async fn export(state: &EngineState, url: &str, to: &str) -> Result<Outcome> {

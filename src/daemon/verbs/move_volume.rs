@@ -93,8 +93,8 @@ async fn give_up(
 }
 
 fn answer(open: &OpenPool, from: &VolumePath, to: VolumePath, moved: MovedVolume) -> Result<Outcome> {
-    let kept = open.pool.settings().trash_ms;
-    let trash_until = (!moved.already).then(|| utc::show(open.pool.rt().wall_ms() + kept));
+    let kept = open.pool.settings().trash().filter(|_| !moved.already);
+    let trash_until = kept.map(|kept| utc::show(open.pool.rt().wall_ms() + kept.as_millis() as u64));
     let answer = VolumeMoved { from: from.clone(), to, trash_until, moved };
     let VolumeMoved { to, moved, .. } = &answer;
     let outcome = Outcome::of(&answer)?.note(said(&answer)).degraded(moved.unfinished.is_some());
@@ -114,11 +114,12 @@ fn said(VolumeMoved { from, to, trash_until, moved }: &VolumeMoved) -> String {
     if moved.already {
         return format!("{from} is {to} by now");
     }
+    let left = match trash_until {
+        Some(until) => format!("is in the trash of {} until {until}", from.pool),
+        None => format!("is removed, as {} keeps no trash", from.pool),
+    };
     format!(
-        "{from} is {to} now, and what it was is in the trash of {} until {}: {} were copied in {}, of that {} while clients \
-         waited for {} ms",
-        from.pool,
-        trash_until.as_deref().unwrap_or_default(),
+        "{from} is {to} now, and what it was {left}: {} were copied in {}, of that {} while clients waited for {} ms",
         show_bytes(moved.copied_bytes),
         show_count(moved.rounds, "round"),
         show_bytes(moved.rest_bytes),

@@ -17,6 +17,7 @@ use crate::daemon::pools::OpenPool;
 use crate::keys::PoolKey;
 use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,
+    StoreStatus,
 };
 use crate::store::StoreSpec;
 use crate::volume::{MapWalk, Trash, Unreadable};
@@ -43,7 +44,7 @@ pub fn lines(state: &EngineState) -> Vec<PoolLine> {
             layout,
             stores: known.stores.len(),
             state: state.into(),
-            trouble: trouble.or(fills_up),
+            trouble: trouble.or(fills_up).or_else(|| open.and_then(|pool| flaw(&pool.status()))),
             used_bytes: capacity.used_bytes,
             free_bytes: capacity.free_bytes,
             name: known.name,
@@ -68,23 +69,74 @@ fn state_of(pool: &Pool) -> (&'static str, Option<String>) {
     }
 }
 
+/// What is wrong with a pool that stores and bears all that it should.
+fn flaw(pool: &PoolStatus) -> Option<String> {
+    let copies = pool.damaged_registers.len() as u64;
+    if copies > 0 {
+        return Some(format!(
+            "{} damaged: the others decide without it",
+            show_count_of(copies, ["copy of a register is", "copies of registers are"])
+        ));
+    }
+    if pool.stores.iter().any(|store| store.clock_ahead_ms != 0) {
+        return Some("this host's clock is wrong, by what stores say".to_owned());
+    }
+    let keep = pool.stores.iter().filter(|store| store.keeps_all).count() as u64;
+    (keep > 0).then(|| {
+        let stores = show_count_of(keep, ["store does", "stores do"]);
+        format!("{stores} not let this host delete: objects that nobody needs stay there, and are paid for")
+    })
+}
+
+/// What is said of one, or of several.
+fn show_count_of(n: u64, [one, many]: [&str; 2]) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
+/// What to do about a store that takes no writes or does not answer, by its reason.
+fn cure_of(pool: &Name, store: &StoreStatus, reason: &str) -> String {
+    let says = |any: &[&str]| any.iter().any(|word| reason.contains(word));
+    let url = &store.url;
+    if says(&["AccessDenied"]) {
+        return format!("give this host the rights that `windlass policy pool '{url}'` prints");
+    }
+    if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "redentials"]) {
+        return format!("give the right keys: `windlass credentials set '{url}'`");
+    }
+    if says(&["No space left", "NoSuchBucket", "Read-only file system"]) {
+        let what = match says(&["No space left"]) {
+            true => "free space there",
+            false if says(&["NoSuchBucket"]) => "make the bucket again, or correct its name",
+            false => "mount its disk writable again",
+        };
+        return format!("{what}; it is tried again by itself");
+    }
+    format!("it is tried again by itself, and `windlass doctor --pool {pool}` tries it now")
+}
+
 /// What `status` says below a pool's trouble: why each store is away, and what to do.
 pub fn advice(pool: &PoolStatus) -> Vec<String> {
     let name = &pool.name;
     let mut said = Vec::new();
     for store in &pool.stores {
+        // A store's reason names it, mostly.
+        let reason = store.reason.as_deref().unwrap_or("it does not answer");
         let cure = match store.state {
-            StoreState::In | StoreState::Unknown => continue,
-            StoreState::Failing | StoreState::Down => {
-                format!("it is tried again by itself, and `windlass doctor --pool {name}` tries it now")
+            StoreState::In | StoreState::Unknown if store.keeps_all => {
+                let url = &store.url;
+                said.push(format!(
+                    "  {url} kept {} that nobody needs: give this host the rights that `windlass policy pool '{url}'` prints",
+                    show_count(store.undeleted, "object")
+                ));
+                continue;
             }
+            StoreState::In | StoreState::Unknown => continue,
+            StoreState::Failing | StoreState::Down => cure_of(name, store, reason),
             StoreState::Out => format!(
                 "bring back what it held; if that is gone for good, `windlass pool repair {name}` takes an empty store in at \
                  this place, and `windlass pool replace` one at another"
             ),
         };
-        // A store's reason names it, mostly.
-        let reason = store.reason.as_deref().unwrap_or("it does not answer");
         let url = if reason.contains(&store.url) { String::new() } else { format!("{}: ", store.url) };
         said.push(format!("  {url}{reason}: {cure}"));
     }
@@ -92,6 +144,20 @@ pub fn advice(pool: &PoolStatus) -> Vec<String> {
         let shards = show_count(pool.damaged_shards as u64, "shard");
         said.push(format!("  {shards} damaged or gone: `windlass pool repair {name}` rebuilds what it can"));
     }
+    said.extend(pool.stores.iter().filter(|store| store.clock_ahead_ms != 0).map(|store| {
+        let (apart, url) = (show_time(store.clock_ahead_ms.unsigned_abs()), &store.url);
+        let way = if store.clock_ahead_ms > 0 { "behind" } else { "ahead of" };
+        format!(
+            "  it is {apart} {way} that of {url}: set it by `timedatectl set-ntp true` or `chronyc makestep`. Requests are signed \
+             by the store's clock until then"
+        )
+    }));
+    said.extend(pool.damaged_registers.iter().map(|copy| format!("  {}", copy.reason)));
+    if !pool.damaged_registers.is_empty() {
+        said.push(format!("  `windlass pool repair {name}` mends them"));
+    }
+    let unfinished = pool.replacing.iter();
+    said.extend(unfinished.map(|which| format!("  {which}: `windlass pool repair {name}` finishes it")));
     said
 }
 

@@ -15,6 +15,7 @@ use super::super::key_places::ConfiguredKeys;
 use super::super::pools::Pools;
 use super::super::state_dir::{HostContext, StateDir};
 use super::super::volume_clients::{Sessions, Visitor};
+use super::status::status;
 use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
@@ -46,6 +47,8 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         mounts: Arc::default(),
         capacities: Default::default(),
         replicas: Default::default(),
+        troubles: Default::default(),
+        access: Default::default(),
         nbd: Default::default(),
         metrics: Default::default(),
         served: Default::default(),

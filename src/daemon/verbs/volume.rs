@@ -19,6 +19,7 @@ use crate::daemon::api::{
 use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::state_dir::is_unread_journal;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::keys::Slot;
 use crate::volume::{
@@ -285,7 +286,7 @@ pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let late = answer.replica.as_ref().and_then(|replica| replica.trouble.clone());
     let mut outcome = Outcome::of(&answer)?.note_all(late.clone());
     for journal in &info.kept_journals {
-        outcome = outcome.note(kept(journal));
+        outcome = outcome.note(of_journal(journal));
     }
     let writers = state.sessions.writers(path);
     if writers.len() > 1 {
@@ -297,11 +298,20 @@ pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     Ok(outcome.degraded(info.degraded || info.trouble.is_some() || late.is_some()))
 }
 
-/// What a journal is that can't be replayed: one that is still in its place was not open here since.
-fn kept(journal: &Path) -> String {
+/// What a journal is that can't be replayed, and what to do about it; one that is still in its place was not open here since.
+pub fn of_journal(journal: &Path) -> String {
     let at = journal.display();
+    if is_unread_journal(journal) {
+        return format!(
+            "writes that nobody can read any more are kept in {at}: another host took the volume over and dropped the data key \
+             that they are sealed by. Remove the folder when nothing of the volume is missed: `rm -r {at}`"
+        );
+    }
     if !journal.ends_with("journal") {
-        return format!("writes that are not in the volume are kept in {at}");
+        return format!(
+            "writes that are in no volume are kept in {at}: `windlass volume salvage {at} POOL/NEW` makes a volume of them; \
+             remove the folder when nothing of it is missed"
+        );
     }
     format!(
         "another host has had the volume since: what this one had not stored by then, if anything, is in {at}, which `windlass \

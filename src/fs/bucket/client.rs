@@ -54,7 +54,7 @@ fn changed(key: &str) -> Error {
 
 /// An error with what was being done, and with what can be done about it here.
 fn explain(e: Error, doing: &str, key: &str) -> Error {
-    let e = e.context(format_args!("{doing} {key}"));
+    let e = e.context(format_args!("{doing} {key}").to_string().trim_end());
     if e.is(Kind::Archived) {
         return Error::new(e.kind(), format!("{e}, with `setfattr -n s3.restore -v DAYS FILE`"));
     }

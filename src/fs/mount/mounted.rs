@@ -206,6 +206,16 @@ impl Mounted {
         }
     }
 
+    /// Why files that wait to be sent are not sent.
+    pub fn not_sent(&self) -> Option<String> {
+        self.fs.not_sent()
+    }
+
+    /// Whether the bucket answers, and may be listed.
+    pub async fn ask_bucket(&self) -> Result<()> {
+        self.fs.ask_bucket().await
+    }
+
     /// What is still to be sent.
     pub fn pending(&self) -> Pending {
         self.fs.pending()

@@ -38,6 +38,19 @@ impl Fs {
         Pending { files: queue.files.len() as u64, bytes }
     }
 
+    /// Why files that wait to be sent are not sent, while the bucket takes none.
+    pub fn not_sent(&self) -> Option<String> {
+        if self.pending().files == 0 {
+            return None;
+        }
+        self.writeback.not_sent.lock().clone()
+    }
+
+    /// Whether the bucket answers, and may be listed.
+    pub async fn ask_bucket(&self) -> Result<()> {
+        self.context.remote.list("", None, true, 1).await.map(drop)
+    }
+
     /// What the mount's end left staged.
     pub fn kept(&self) -> Pending {
         *self.writeback.left_unsent.lock()
@@ -192,6 +205,7 @@ impl Fs {
                 break;
             }
             tracing::warn!(key = file.key(), kept = at, %why, "not stored yet: trying again");
+            *self.writeback.not_sent.lock() = Some(why.to_string());
             return false;
         }
         true
@@ -213,6 +227,7 @@ impl Fs {
         match &sent {
             Ok(()) => {
                 writeback.sent_files.fetch_add(1, Ordering::Relaxed);
+                *writeback.not_sent.lock() = None;
             }
             Err(why) if unmounting && none && matches!(why.kind(), Kind::Unavailable | Kind::Timeout) => {
                 writeback.store_away.lock().get_or_insert_with(|| why.share());

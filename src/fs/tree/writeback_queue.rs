@@ -41,6 +41,8 @@ pub struct Writeback {
     pub store_away: LeafLock<Option<Error>>,
     /// Files that the bucket took, counted.
     pub sent_files: AtomicU64,
+    /// Why the last file that was tried is not sent; none once the bucket has taken one since.
+    pub not_sent: LeafLock<Option<String>>,
 }
 
 /// What a mount still has to send.
@@ -58,6 +60,7 @@ impl Writeback {
             unmounting: watch::Sender::new(false),
             store_away: LeafLock::default(),
             sent_files: AtomicU64::new(0),
+            not_sent: LeafLock::default(),
         }
     }
 }

@@ -338,6 +338,20 @@ fn for_whom_there_is_no_rule_there_is_nothing() {
 }
 
 #[test]
+fn the_end_of_the_certificate_is_told_before_it_comes() {
+    simulate(|rt| async move {
+        const DAY_MS: u64 = 24 * 3600 * 1000;
+        // 2021-01-01.
+        let end = 1_609_459_200_000;
+        let pem = TlsPem { certificate: EXPIRED, key: EXPIRED, client_ca: None, optional: false };
+        let ends = TlsServer::new(&rt, pem).unwrap();
+        assert_eq!(ends.ends_before(end - DAY_MS), None);
+        assert_eq!((ends.ends_before(end + DAY_MS), ends.ends_before(u64::MAX)), (Some(end), Some(end)));
+        assert_eq!(server(&rt, false).ends_before(end + DAY_MS), None, "it ends in 2120");
+    });
+}
+
+#[test]
 fn a_new_policy_is_for_who_comes_then() {
     simulate(|rt| async move {
         let house = House::new(&rt);

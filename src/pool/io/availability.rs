@@ -110,11 +110,19 @@ impl Condition {
         self.undecided.is_some() || (need == Need::Store && self.unstorable.is_some())
     }
 
-    /// "3 of 6 stores are away (file:///a down, file:///b out)".
+    /// "3 of 6 stores are away (file:///a down, file:///b out)", "1 of 6 stores takes no writes (file:///c)", or both.
     pub fn sentence(&self) -> String {
-        let named: Vec<String> = self.away.iter().map(|a| format!("{} {}", a.url, a.state)).collect();
-        let (n, verb) = (self.away.len(), if self.away.len() == 1 { "is" } else { "are" });
-        format!("{n} of {} stores {verb} away ({})", self.layout.n(), named.join(", "))
+        let (failing, gone): (Vec<_>, Vec<_>) = self.away.iter().partition(|a| a.state == "failing");
+        let of = self.layout.n();
+        let said = |all: &[String], (one, many): (&str, &str)| {
+            let (n, verb) = (all.len(), if all.len() == 1 { one } else { many });
+            (n > 0).then(|| format!("{n} of {of} stores {verb} ({})", all.join(", ")))
+        };
+        let gone: Vec<String> = gone.iter().map(|a| format!("{} {}", a.url, a.state)).collect();
+        let failing: Vec<String> = failing.iter().map(|a| a.url.clone()).collect();
+        let said =
+            [said(&gone, ("is away", "are away")), said(&failing, ("takes no writes", "take no writes"))];
+        said.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Why nothing can be stored, and since when; `None` while things can.
@@ -281,6 +289,9 @@ mod tests {
         let four = condition("4+2", &[(0, "down", 1), (1, "down", 2), (2, "down", 3), (3, "down", 4)]);
         assert!(four.lacks(Need::Decide));
         let full = condition("4+2", &[(0, "failing", 1), (1, "failing", 2), (2, "failing", 3)]);
+        assert_eq!(full.sentence(), "3 of 6 stores take no writes (s0, s1, s2)");
+        let both = condition("4+2", &[(0, "down", 1), (1, "failing", 2)]).sentence();
+        assert_eq!(both, "1 of 6 stores is away (s0 down), 1 of 6 stores takes no writes (s1)");
         assert!(
             full.lacks(Need::Store) && full.survives(usual()).contains(&"everything can be read".to_owned())
         );

@@ -149,6 +149,10 @@ impl PoolContext {
                 }
                 Ok(())
             }
+            Ok(()) if !keys.is_empty() => {
+                member.traffic().deleted();
+                Ok(())
+            }
             out => out,
         }
     }

@@ -43,6 +43,12 @@ pub struct StoreStatus {
     pub requests: u64,
     /// Objects that nobody needs and that the store does not let us delete.
     pub undeleted: u64,
+    /// How many ms its clock is ahead of this host's, if by so much that it refuses what is signed by this host's; else 0.
+    #[serde(default)]
+    pub clock_ahead_ms: i64,
+    /// The last deletion was refused for want of rights.
+    #[serde(default)]
+    pub keeps_all: bool,
     /// Bytes in use and free on the filesystem that it is on, where it can tell.
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
@@ -172,6 +178,8 @@ fn store(member: &Member, now: Instant) -> StoreStatus {
         error_rate: member.traffic().error_rate(),
         requests: member.traffic().requests(),
         undeleted: member.traffic().undeleted(),
+        clock_ahead_ms: member.raw().map_or(0, |bucket| bucket.clock_ahead_ms()),
+        keeps_all: member.traffic().keeps_all(),
         used_bytes: member.space().map(|space| space.used_bytes),
         free_bytes: member.space().map(|space| space.free_bytes),
         traffic: member.raw().and_then(|b| b.counters()).map(|c| c.snapshot()).unwrap_or_default(),

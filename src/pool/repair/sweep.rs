@@ -149,6 +149,7 @@ async fn delete(
         }
         done => done?,
     }
+    member.traffic().deleted();
     let in_place = |(id, shard, _): &&(ChunkId, usize, String)| place(id, *shard, n) == member.index();
     context.missing_shards().change_leaving(|l| {
         dead.iter()

@@ -1,7 +1,7 @@
 //! How quickly a store answers, and how often it fails: what the hedge delay and the status line are made of.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,8 +44,10 @@ pub struct Traffic {
     reads: [Mutex<Ring>; CLASSES.len() + 1],
     /// The last read that nobody waits for.
     tried: Mutex<Option<Instant>>,
-    /// Objects that it does not let us delete.
+    /// Objects that it did not let us delete.
     undeleted: AtomicU64,
+    /// The last deletion was refused for want of rights.
+    keeps_all: AtomicBool,
 }
 
 impl Ring {
@@ -113,7 +115,15 @@ impl Traffic {
 
     /// So many objects stay for want of rights; true the first time.
     pub(in crate::pool) fn not_deleted(&self, objects: u64) -> bool {
+        self.keeps_all.store(true, Ordering::Relaxed);
         self.undeleted.fetch_add(objects, Ordering::Relaxed) == 0
+    }
+    pub(in crate::pool) fn deleted(&self) {
+        self.keeps_all.store(false, Ordering::Relaxed);
+    }
+    /// Whether deletions are refused for want of rights, by the last one.
+    pub(in crate::pool) fn keeps_all(&self) -> bool {
+        self.keeps_all.load(Ordering::Relaxed)
     }
     pub(in crate::pool) fn undeleted(&self) -> u64 {
         self.undeleted.load(Ordering::Relaxed)

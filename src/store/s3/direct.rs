@@ -172,6 +172,10 @@ impl DirectClient {
         }
     }
 
+    pub fn ahead_ms(&self) -> i64 {
+        self.ahead.load(Ordering::Relaxed)
+    }
+
     fn time(&self) -> SystemTime {
         let ms = self.rt.wall_ms().saturating_add_signed(self.ahead.load(Ordering::Relaxed));
         UNIX_EPOCH + Duration::from_millis(ms)

@@ -265,6 +265,9 @@ impl Store for S3Store {
     fn url(&self) -> &str {
         &self.url
     }
+    fn clock_ahead_ms(&self) -> i64 {
+        self.connection.direct.as_ref().map_or(0, |direct| direct.ahead_ms())
+    }
     fn call<'a>(&'a self, request: &'a Arc<BucketRequest>, _: Cause) -> BoxFuture<'a, Result<BucketAnswer>> {
         match &**request {
             BucketRequest::Get { key, version, range } => {

@@ -17,7 +17,7 @@ use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, StateId, VolumeId
 use crate::journal::{Peek, peek};
 use crate::pool::Pool;
 use crate::volume::checkpoint::{CheckReport, check};
-use crate::volume::handle::{Known, Volume};
+use crate::volume::handle::{Known, UNREAD_JOURNAL, Volume};
 use crate::volume::head::FlushMode;
 use crate::volume::head::Head;
 use crate::volume::head::{Parent, Rotation, SnapshotInfo, VolumeInfo};
@@ -200,8 +200,13 @@ impl VolumeInfo {
         if session.near_quota.load(Ordering::Relaxed)
             && let Some(quota) = self.quota_bytes
         {
-            let why =
-                format!("90 % of its quota of {} or more is used: writes above it fail", show_size(quota));
+            let why = format!(
+                "90 % of its quota of {} or more is used: writes above it fail; trim or remove something in it, or raise it by \
+                 `windlass volume set {}/{} quota=SIZE`",
+                show_size(quota),
+                session.context.engine.pool.name(),
+                session.context.name()
+            );
             self.trouble.get_or_insert(why);
         }
         let memory = session.context.engine.memory.overlay.room();
@@ -460,7 +465,8 @@ impl Volumes {
         let mut names = self.engine.disk.list(&dir).await.unwrap_or_default();
         // Asked after the names: one that is being moved is still locked.
         let held = self.held_journal(id).map(|journal| format!(".{journal}"));
-        names.retain(|n| n.starts_with("journal.") && !held.as_ref().is_some_and(|held| n.ends_with(held)));
+        let is_kept = |n: &str| n.starts_with("journal.") || n.starts_with(UNREAD_JOURNAL);
+        names.retain(|n| is_kept(n) && !held.as_ref().is_some_and(|held| n.ends_with(held)));
         names.iter().map(|n| dir.join(n)).collect()
     }
 

@@ -17,6 +17,9 @@ use crate::volume::session::Session;
 use crate::volume::session::takeover;
 use crate::volume::session::takeover::{Announce, Cover, How, Notes, Taken};
 
+/// How folders of journals begin that were put aside because no key that is left opens them.
+pub const UNREAD_JOURNAL: &str = "unread-journal.";
+
 /// On what grounds.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimRequest {
@@ -107,7 +110,7 @@ async fn put_aside_unread(context: &VolumeContext, error: Error) -> Result<()> {
         return Err(error);
     }
     let now = context.rt().wall_ms();
-    let kept = Journal::put_aside(disk, &dir, &format!("unread-journal.{now}")).await?;
+    let kept = Journal::put_aside(disk, &dir, &format!("{UNREAD_JOURNAL}{now}")).await?;
     tracing::warn!(
         volume = %context.name(),
         %error,

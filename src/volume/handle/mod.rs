@@ -12,7 +12,7 @@ mod snapshot_view;
 mod start;
 mod volume;
 
-pub use become_owner::lineage;
+pub use become_owner::{UNREAD_JOURNAL, lineage};
 pub use passage::{ClosedPassage, Passage};
 pub use snapshot_view::SnapshotView;
 pub use volume::{Known, Volume};

@@ -484,7 +484,9 @@ impl Volume {
                 Ok(_) => {}
                 // A disk without room holds up as stores do: nothing of it is an error of this volume.
                 Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
-                    let why = format!("I/O waits: {e}");
+                    let then =
+                        if e.is(Kind::NoSpace) { "; it goes on when that disk has space again" } else { "" };
+                    let why = format!("I/O waits: {e}{then}");
                     waiter.get_or_insert_with(|| Waiter::new(&self.inner.trouble));
                     let began = {
                         let mut trouble = self.inner.trouble.lock();
