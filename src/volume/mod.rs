@@ -20,10 +20,10 @@ pub use copies::{
     Copied, Copying, MovedVolume, Moving, MovingClients, check_other, copy_snapshot, finish_move,
     give_up_move, move_volume, moved_to, while_moved,
 };
-pub use handle::{Passage, SnapshotView, Volume};
+pub use handle::{Attachment, Passage, SnapshotView, Volume};
 pub use head::{
-    BootTrace, Direction, FlushMode, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo,
-    VolumeSettings,
+    BootTrace, Direction, FlushMode, HandOver, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver,
+    VolumeInfo, VolumeSettings,
 };
 pub use read::{EngineContext, Memory, Since, Tuning};
 pub use space::{Freed, Sweeps};
