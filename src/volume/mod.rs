@@ -22,8 +22,8 @@ pub use copies::{
 };
 pub use handle::{Attachment, Passage, SnapshotView, Volume};
 pub use head::{
-    BootTrace, Direction, FlushMode, HandOver, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver,
-    VolumeInfo, VolumeSettings,
+    BootTrace, Direction, FlushMode, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo,
+    VolumeSettings,
 };
 pub use read::{EngineContext, Memory, Since, Tuning};
 pub use space::{Freed, Sweeps};

@@ -14,7 +14,7 @@ use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Known, SnapshotView, Volume};
-use crate::volume::head::{HandOver, TakeOver};
+use crate::volume::head::{HandoverPolicy, TakeOver};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};
 use crate::volume::read::passes;
@@ -304,7 +304,7 @@ impl Volumes {
     /// handed over.
     async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
         if volume.stands_by() {
-            return Ok(self.head(name, volume.id()).await?.settings.handover == HandOver::Ask);
+            return Ok(self.head(name, volume.id()).await?.settings.handover == HandoverPolicy::Ask);
         }
         loop {
             let Known::Inert(inert) = volume.known() else { return Ok(true) };
@@ -327,7 +327,7 @@ impl Volumes {
         self.engine.check_open(name, &head).await?;
         // What this host has not let go of may have a journal yet: it becomes the owner at once.
         let is_mine = !head.active.released && self.engine.host_owns(&head);
-        if head.settings.handover == HandOver::Ask && !is_mine {
+        if head.settings.handover == HandoverPolicy::Ask && !is_mine {
             // Not inert where it is released: what it shows would be another's to change before anybody here wrote to it.
             return Ok(Volume::standby(VolumeContext::new(self.engine.clone(), name.clone(), &head, cell)));
         }

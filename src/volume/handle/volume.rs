@@ -28,7 +28,7 @@ use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 use crate::volume::head::Direction;
-use crate::volume::head::HandOver;
+use crate::volume::head::HandoverPolicy;
 use crate::volume::head::Head;
 use crate::volume::head::Record;
 use crate::volume::head::Stop;
@@ -760,7 +760,7 @@ impl Inner {
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };
-        let may_be_asked = self.context.settings().handover == HandOver::Ask;
+        let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
         match (session.release(act, given_up).await, act) {
             (Released::Done(_), LastAct::Leave(left)) => {
                 let moved = left.to.refusal().context(format!("volume {}", self.context.title()));

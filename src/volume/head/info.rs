@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
 use super::limits::Limits;
-use super::settings::{FlushMode, HandOver, VolumeSettings};
+use super::settings::{FlushMode, HandoverPolicy, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
@@ -37,7 +37,7 @@ pub struct VolumeInfo {
     pub boot_trace: BootTrace,
     /// Whether another host gets it by asking for it.
     #[serde(default)]
-    pub handover: HandOver,
+    pub handover: HandoverPolicy,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
     /// Tells hosts of one name apart.

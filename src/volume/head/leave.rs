@@ -1,27 +1,10 @@
 //! The last change of a head by its owner: released, for any host to open, or left for a volume of another pool. And how
 //! another host asks for it (model `handover`).
 
-use serde::{Deserialize, Serialize};
-
-use super::moved::Leaving;
-use super::settings::{HandOver, Host, is_default};
+use super::moved::{Leaving, Wanted};
+use super::settings::{HandoverPolicy, Host};
 use super::transitions::{Head, Move};
 use crate::base::{Epoch, Error, HostId, Kind, Nonce, Result};
-
-/// Another host that has the volume attached, or asks its owner for it. A hint: what answers it is a release, and all that
-/// decides who owns a volume is said by claims.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Wanted {
-    pub host: Host,
-    /// Drawn anew each time that the host says so: one that doesn't change any more is out of date.
-    pub nonce: Nonce,
-    /// The ownership that is asked to let go. None: the volume is attached, and nobody has used it.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub asks: Option<Epoch>,
-    /// How often the owner has said that it is on the way.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub heard: u64,
-}
 
 impl Head {
     /// The owner's last act.
@@ -55,7 +38,7 @@ impl Head {
             return Ok(Move::Already);
         }
         let is_mine = self.active.owner.as_ref().is_some_and(|owner| owner.id == host.id);
-        if is_mine || self.settings.handover != HandOver::Ask {
+        if is_mine || self.settings.handover != HandoverPolicy::Ask {
             return Err(self.owned_elsewhere(Some(host.id)));
         }
         let asks = Some(self.active.epoch);

@@ -23,5 +23,5 @@ pub use limits::{Direction, Limits, Rate};
 pub use moved::{Leaving, Moved};
 pub use naming::{NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
-pub use settings::{FlushMode, HandOver, Host, VolumeSettings, check_size, is_template};
+pub use settings::{FlushMode, HandoverPolicy, Host, VolumeSettings, check_size, is_template};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

@@ -1,10 +1,10 @@
-//! What a head says of a volume that went on in another pool.
+//! What a head says of where its volume goes: that it went on in another pool, or that another host wants it.
 
 use serde::{Deserialize, Serialize};
 
 use super::naming::Naming;
-use super::settings::VolumeSettings;
-use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
+use super::settings::{Host, VolumeSettings, is_default};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result, VolumeId};
 
 /// The volume of another pool that this one is now (model `move`). What stays behind is what it was then: nobody writes to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -26,6 +26,21 @@ pub struct Leaving {
     pub naming: Naming,
     /// The last record that the copy has.
     pub last: Lsn,
+}
+
+/// Another host that has the volume attached, or asks its owner for it. A hint: what answers it is a release, and all that
+/// decides who owns a volume is said by claims.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    pub host: Host,
+    /// Drawn anew each time that the host says so: one that doesn't change any more is out of date.
+    pub nonce: Nonce,
+    /// The ownership that is asked to let go. None: the volume is attached, and nobody has used it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub asks: Option<Epoch>,
+    /// How often the owner has said that it is on the way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub heard: u64,
 }
 
 impl Moved {

@@ -26,7 +26,7 @@ pub enum FlushMode {
 /// What the owner does when another host wants the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum HandOver {
+pub enum HandoverPolicy {
     /// Nothing: the other host is refused.
     #[default]
     Never,
@@ -81,7 +81,7 @@ pub struct VolumeSettings {
     pub boot_trace: BootTrace,
     /// Whether another host gets it by asking for it.
     #[serde(skip_serializing_if = "is_default")]
-    pub handover: HandOver,
+    pub handover: HandoverPolicy,
 }
 
 impl Default for VolumeSettings {
@@ -98,7 +98,7 @@ impl Default for VolumeSettings {
             history: History::default(),
             recompress_after_ms: None,
             boot_trace: BootTrace::Off,
-            handover: HandOver::Never,
+            handover: HandoverPolicy::Never,
         }
     }
 }
@@ -119,7 +119,7 @@ fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static 
 }
 
 const FLUSH: &[(&str, FlushMode)] = &[("local", FlushMode::Local), ("pool", FlushMode::Pool)];
-const HANDOVER: &[(&str, HandOver)] = &[("never", HandOver::Never), ("ask", HandOver::Ask)];
+const HANDOVER: &[(&str, HandoverPolicy)] = &[("never", HandoverPolicy::Never), ("ask", HandoverPolicy::Ask)];
 const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
 /// Of `on-outage=error`.
 const ERROR_AFTER_MS: u64 = 30_000;

@@ -27,8 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot_trace::{BootTrace, Trace};
 use super::cloned::Cloned;
-use super::leave::Wanted;
-use super::moved::Moved;
+use super::moved::{Moved, Wanted};
 use super::naming::{NameStanding, Naming};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;

@@ -14,7 +14,7 @@ use crate::journal::Ready;
 use crate::keys::VolumeKey;
 use crate::store::Cause;
 use crate::volume::head::Stop;
-use crate::volume::head::{FlushMode, HandOver};
+use crate::volume::head::{FlushMode, HandoverPolicy};
 use crate::volume::head::{Head, Move};
 
 /// How long flushes wait for a journal that can't be begun anew although all is in the pool.
@@ -236,7 +236,7 @@ impl Session {
         loop {
             let news = self.rounds.news();
             let now = self.context.rt().now();
-            let may_be_asked = self.context.settings().handover == HandOver::Ask;
+            let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
             let look = may_be_asked.then(|| looked + self.others.look_after(now));
             match self.rounds.due().into_iter().chain(look).min() {
                 Some(at) if at <= now => return,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::session_core::Session;
 use crate::base::{Epoch, Error, Kind, Lsn, Result};
 use crate::volume::head::Stop;
-use crate::volume::head::{HandOver, Head, Leaving, Move};
+use crate::volume::head::{HandoverPolicy, Head, Leaving, Move};
 
 /// The epoch's last act.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl Session {
             Ok(held) => held,
             Err(stop) => return Released::NotYet(stop),
         };
-        if self.context.settings().handover == HandOver::Ask {
+        if self.context.settings().handover == HandoverPolicy::Ask {
             // Another host may be the owner the moment this comes through: what is read from here on must not be of
             // this epoch. It is over anyway, whatever comes of its last act.
             self.tip.lock().closed.get_or_insert(Stop::Again);
