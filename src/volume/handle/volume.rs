@@ -408,7 +408,7 @@ impl Volume {
                 State::Inert(_) | State::Standby(_) => return Ok(()),
                 State::Live(session) if matches!(session.closed(), Some(Stop::Again)) => {
                     // It may be about to stand by.
-                    drop(self.inner.turn.lock().await);
+                    drop(self.settled().await);
                     if self.stands_by() {
                         continue;
                     }
@@ -431,6 +431,8 @@ impl Volume {
             {
                 return Ok(session.clone());
             }
+            // A session that has ended may be about to stand by, for another host that comes first then.
+            drop(self.settled().await);
             let owned = match self.stands_by() {
                 true => self.own_in_turn().await,
                 false => self.own(false, false).await,
