@@ -171,7 +171,8 @@ mod tests {
         let next = to(to(claim(&released, 5, false)).record(&recording(Nonce(5))));
         assert!(next.wanted.is_none());
         // An ask that comes late, of an owner that is gone, is none of the next.
-        let late = Head { wanted: asked.wanted, ..next };
+        let mut late = next;
+        late.wanted = asked.wanted;
         assert!(late.asked().is_none());
     }
 }
