@@ -491,8 +491,7 @@ impl Sessions {
         };
         let volumes = moved.as_ref().map_or(volumes, |(_, volumes)| volumes);
         if let Err(error) = volumes.release(&name).await
-            // Another host's, where it was only attached here.
-            && !matches!(error.kind(), Kind::NotFound | Kind::Owned)
+            && !error.is(Kind::NotFound)
         {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
         }

@@ -11,7 +11,6 @@ mod encrypted;
 mod flatten;
 mod forest;
 mod full;
-mod handover;
 mod history;
 mod huge;
 mod limits;
