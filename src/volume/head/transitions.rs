@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 
 use super::boot_trace::{BootTrace, Trace};
 use super::holds::{Cloned, Locks};
-
 use super::naming::{Moved, NameStanding, Naming};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;

@@ -255,17 +255,22 @@ impl Session {
     }
 
     /// What isn't where it was looked up may be missing because another owner took it away, or removed the volume: then the
-    /// session is over. Who has told one client so must not go on answering flushes.
+    /// session is over. Who has told one client so must not go on answering flushes. Nobody hears of damage before it is known
+    /// whose volume it is: an outage holds that up, as it does a read.
     pub async fn end_by_absence(self: &Arc<Self>, error: Error) -> Stop {
-        let over = match error.is(Kind::Corrupt) {
-            true => self.context.cell.confirm().await.ok().and_then(|head| head.owned(self.epoch).err()),
-            false => None,
-        };
-        match over {
-            Some(over) => self.lost(over).await,
-            // Of something else, as a snapshot that was removed: no word of the head's.
-            None => self.explain(error),
+        while error.is(Kind::Corrupt) {
+            match self.context.cell.confirm().await.map(|head| head.owned(self.epoch).err()) {
+                Ok(Some(over)) => return self.lost(over).await,
+                Err(e) if passes(&e) => {
+                    if let Err(stop) = self.or_end(self.context.rt().sleep(COUNT_AGAIN)).await {
+                        return stop;
+                    }
+                }
+                // Of something else, as a snapshot that was removed: no word of the head's.
+                Ok(None) | Err(_) => break,
+            }
         }
+        self.explain(error)
     }
 
     /// A change of the head. What it says about the owner is acted on.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::site::{Machine, Site};
 use super::*;
+use crate::base::Error;
 use crate::pool::ScrubOptions;
 use crate::store::{Cause, Store as _};
 use crate::volume::handle::Known;
@@ -102,6 +103,28 @@ fn who_was_shut_out_in_an_outage_that_is_over_shows_nobody_an_old_state() {
             assert!(refused.is(Kind::Owned) && refused.to_string().contains("host2"), "{refused}");
         });
     }
+}
+
+/// The next owner took away what it looks for, and the store answers so, and then not at all.
+#[test]
+fn damage_is_not_told_of_before_it_is_known_whose_volume_it_is() {
+    run(8, "1+0", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        site.reach(0..1, Reach::Refuses);
+        let gone = session.end_by_absence(Error::new(Kind::Corrupt, "a shard is gone"));
+        let back = async {
+            life.sleep(3_000).await;
+            site.reach(0..1, Reach::Up);
+        };
+        let told = futures::future::join(gone, back).await.0.error();
+        assert!(told.is(Kind::Fenced) && told.to_string().contains("host2"), "{told}");
+    });
 }
 
 /// The same where its last look waits for an answer that is lost, and where the first one of whoever opens the volume is.
