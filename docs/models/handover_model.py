@@ -42,7 +42,7 @@ def run(gate=True, drain=True, cas=True, reads='owner', named=True, unknown='cla
             if ph in takes and n < writes: yield f'finish: {name} acknowledges a write', to(i, me(tail=tail + (n,), told=told | {n}), n=n + 1, gone=gone | {n} if forced and not owns else gone)
             if ph in takes and tail and owns: yield f'{name} stores', to(i, me(tail=tail[1:]), log=log + (tail[0],))
             if ph == 'up' and owns and not tail: yield f'{name} flushes to the pool', to(safe=safe | told)
-            if reads == 'any' and ph == 'standby' or ph == 'up' and (owns or not replay):
+            if reads == 'any' and ph == 'standby' or reads == 'until answered' and ph == 'drained' or ph == 'up' and (owns or not replay):
                 seen = set(log) | set(tail)
                 why = 'R a read shows too little' if (set(range(n)) - seen if not force else told - seen) else None
                 if why: yield f'{name} reads', to(why=why)
@@ -55,6 +55,7 @@ def run(gate=True, drain=True, cas=True, reads='owner', named=True, unknown='cla
             if ph == 'drained':
                 if ep == mine and own == i and (cl is None or not cas) or not cas:
                     yield f'finish: {name} releases', to(i, me('standby', 0, tail if drain else (), lin=lin), head=(ep, own, True, cl, ask))
+                    if late and lost is None and reads == 'until answered': yield f'{name} sends the release', to(i, me('drained'), lost=('release', i, mine))
                     if late and lost is None: yield f'{name} releases, no answer', to(i, me('standby' if unknown == 'claim' else 'up', mine if unknown != 'claim' else 0), lost=('release', i, mine))
             if ph in ('up', 'gated', 'drained') and not owns and not (rel and own == i and ph == 'drained'):
                 if shut_out == 'fails': yield f'finish: {name} is shut out', to(i, me('failed', 0, waits=False, told=frozenset()))
@@ -101,6 +102,7 @@ if __name__ == '__main__':
         ('h5 an ask names no epoch, and the record leaves it', False, dict(named=False, clear=False)),
         ('h6 the owner goes on while it is not known whether it has released', False, dict(unknown='go on')),
         ('h7 who was shut out by force stands by, and goes on', False, dict(shut_out='stands by', force=1)),
-        ('h8 the asker claims though the owner has not released', False, dict(claim='any'))]:
+        ('h8 the asker claims though the owner has not released', False, dict(claim='any')),
+        ('h9 reads go on until the release is answered', False, dict(reads='until answered'))]:
         t0 = time.time(); bad += not report(label, run(**kw), ok, t0)
     sys.exit(bad > 0)

@@ -58,7 +58,8 @@ pub enum Volume {
     /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
     /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on;
     /// history=EVERY:FOR,…: snapshots that the volume takes by itself, as 1m:1h,1h:1d, or none; boot-trace=record|off: whether
-    /// the first boot of the next clone is recorded, and first boots of clones are fetched ahead by what was
+    /// the first boot of the next clone is recorded, and first boots of clones are fetched ahead by what was;
+    /// handover=never|ask: whether another host that has it attached gets it by its first read or write
     Set {
         path: VolumePath,
         #[arg(required = true, value_name = "KEY=VALUE")]
@@ -521,6 +522,7 @@ fn info(answer: VolumeAnswer) {
     line("with parity", show_bytes(info.stored_with_parity_bytes));
     line("template", yes(info.template));
     line("boot trace", info.boot_trace.to_string());
+    line("handover", settings.show("handover"));
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
-use crate::volume::{Direction, OpenMode, Since, SnapshotView, Volume};
+use crate::volume::{Attachment, Direction, OpenMode, Since, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
@@ -74,6 +74,7 @@ impl EngineExports {
             (Target::Volume(path), is_alone) => {
                 let open = state.pools.get(&path.pool).await?;
                 let (sessions, who) = (&state.sessions, Visitor::Client(peer));
+                let mode = if is_alone { OpenMode::Normal } else { OpenMode::Attach };
                 let (session, alone) = match is_alone {
                     true => {
                         let (session, alone) = sessions.enter_alone(&path, &open.volumes, who).await?;
@@ -81,14 +82,21 @@ impl EngineExports {
                     }
                     false => (sessions.enter(&path, &open.volumes, who)?, None),
                 };
-                let volume = open.volumes.open(&path.volume, OpenMode::Normal).await;
+                let volume = open.volumes.open(&path.volume, mode).await;
                 let volume = explained(state, &path, volume).await?;
                 session.opened(&volume);
                 if let Some(alone) = &alone {
                     alone.opened(&volume);
                 }
                 let template = volume.settings().template;
-                Ok(Arc::new(VolumeExport { volume, session, _alone: alone, template }))
+                let attachment = volume.attach();
+                Ok(Arc::new(VolumeExport {
+                    volume,
+                    session,
+                    _alone: alone,
+                    _attachment: attachment,
+                    template,
+                }))
             }
             (Target::Snapshot(path), _) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -228,6 +236,8 @@ struct VolumeExport {
     session: Session,
     /// Others may come when the client has left.
     _alone: Option<Alone>,
+    /// Other hosts are told that the volume is used here.
+    _attachment: Arc<Attachment>,
     /// As it was when the client came.
     template: bool,
 }

@@ -491,7 +491,8 @@ impl Sessions {
         };
         let volumes = moved.as_ref().map_or(volumes, |(_, volumes)| volumes);
         if let Err(error) = volumes.release(&name).await
-            && !error.is(Kind::NotFound)
+            // Another host's, where it was only attached here.
+            && !matches!(error.kind(), Kind::NotFound | Kind::Owned)
         {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
         }

@@ -22,7 +22,7 @@ pub use copies::{
     Copied, Copying, MovedVolume, Moving, MovingClients, check_other, copy_snapshot, finish_move,
     give_up_move, move_volume, moved_to, while_moved,
 };
-pub use handle::{Passage, SnapshotView, UNREAD_JOURNAL, Volume};
+pub use handle::{Attachment, Passage, SnapshotView, UNREAD_JOURNAL, Volume};
 pub use head::{
     BootTrace, Direction, FlushMode, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo,
     VolumeSettings,

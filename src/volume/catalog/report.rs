@@ -78,6 +78,7 @@ impl VolumeInfo {
             quota_bytes: settings.quota_bytes,
             template: settings.template,
             boot_trace: settings.boot_trace,
+            handover: settings.handover,
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
             owner_id: head.active.owner.as_ref().map(|h| h.id),
             owner_since_ms: head.active.since_ms,

@@ -14,7 +14,7 @@ use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Known, SnapshotView, Volume};
-use crate::volume::head::TakeOver;
+use crate::volume::head::{HandoverPolicy, TakeOver};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};
 use crate::volume::read::passes;
@@ -41,6 +41,8 @@ pub enum OpenMode {
     /// at once; one that another owns is refused (`Kind::Owned`).
     #[default]
     Normal,
+    /// For a client: where the volume may be handed over, it stays its owner's until the client uses it.
+    Attach,
     /// Also when another host owns it. `accept_loss`: also when it cannot be told what was acknowledged.
     TakeOver { accept_loss: bool },
 }
@@ -234,7 +236,7 @@ impl Volumes {
         if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
             // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
             let confirmed = self.engine.rt.timeout(LOOK_MAX, self.confirmed(&session)).await.flatten();
-            if confirmed.is_none() && mode != OpenMode::Normal {
+            if confirmed.is_none() && matches!(mode, OpenMode::TakeOver { .. }) {
                 let why = format!(
                     "too few stores answer to tell whether volume {} is still this host's: try again",
                     self.engine.title(name)
@@ -263,7 +265,8 @@ impl Volumes {
         // found by who opens the volume next.
         let before = seat.volume.lock().replace(volume.clone());
         let owned = match (volume.known(), mode) {
-            (Known::Nothing, OpenMode::Normal) => volume.own(false, false).await,
+            (Known::Nothing, OpenMode::Attach) if volume.stands_by() => Ok(()),
+            (Known::Nothing, OpenMode::Normal | OpenMode::Attach) => volume.own(false, false).await,
             (Known::Nothing, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await,
             _ => Ok(()),
         };
@@ -297,8 +300,12 @@ impl Volumes {
         None
     }
 
-    /// An inert volume shows what it was opened on; is that still the newest?
+    /// An inert volume shows what it was opened on; is that still the newest? One that stands by is what it was as long as it may be
+    /// handed over.
     async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
+        if volume.stands_by() {
+            return Ok(self.head(name, volume.id()).await?.settings.handover == HandoverPolicy::Ask);
+        }
         loop {
             let Known::Inert(inert) = volume.known() else { return Ok(true) };
             let head = self.head(name, volume.id()).await?;
@@ -318,6 +325,12 @@ impl Volumes {
         let cell = self.engine.cell_above(name, id).await;
         let head = self.existing(name, cell.read().await?)?;
         self.engine.check_open(name, &head).await?;
+        // What this host has not let go of may have a journal yet: it becomes the owner at once.
+        let is_mine = !head.active.released && self.engine.host_owns(&head);
+        if head.settings.handover == HandoverPolicy::Ask && !is_mine {
+            // Not inert where it is released: what it shows would be another's to change before anybody here wrote to it.
+            return Ok(Volume::standby(VolumeContext::new(self.engine.clone(), name.clone(), &head, cell)));
+        }
         if !head.active.released {
             let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
             return Ok(Volume::unowned(context));
@@ -399,7 +412,7 @@ impl Volumes {
     /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.
     pub async fn release(&self, name: &Name) -> Result<()> {
         let id = self.id(name).await?;
-        if self.here(id).is_none() {
+        if self.here(id).is_none_or(|volume| volume.stands_by()) {
             let head = self.head(name, id).await?;
             if head.active.released {
                 return Ok(());

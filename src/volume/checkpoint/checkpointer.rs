@@ -32,6 +32,8 @@ const ENTRIES_MAX: usize = 1 << 20;
 const ENTRIES_SHARE: u64 = 4;
 /// How often it is looked, while somebody waits for memory, whether such entries have most of it.
 const LOOK: Duration = Duration::from_secs(1);
+/// Bytes of log that force one while another host has the volume attached: its map is stored before it is handed over.
+const LOG_BESIDE_OTHERS: u64 = 4 << 20;
 /// Without writes for so long, one is made.
 const IDLE: Duration = Duration::from_secs(60);
 /// After one that failed.
@@ -102,6 +104,9 @@ impl Session {
     fn ripe_at(&self) -> Option<Instant> {
         let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
         let chunks = self.writer.prefix().seq.0.saturating_sub(self.head.lock().checkpoint.top.0);
+        let is_wanted = self.others.is_there(self.context.rt().now());
+        let log_max =
+            if is_wanted { self.unmerged_max().min(LOG_BESIDE_OTHERS) } else { self.unmerged_max() };
         let tip = self.tip.lock();
         if tip.overlay.frozen.is_empty() && tip.overlay.active.is_empty() {
             return None;
@@ -111,7 +116,7 @@ impl Session {
         let many = much || tip.overlay.frozen.len() > LAYERS_MAX || tip.overlay.len() > ENTRIES_MAX;
         // Recovery reads the log's tables of contents; and what died in it is not known until it is merged.
         let chunks_max = self.context.engine.tuning.chunks_max;
-        Some(if many || log > self.unmerged_max() || chunks > chunks_max {
+        Some(if many || log > log_max || chunks > chunks_max {
             Instant::default()
         } else {
             tip.last_write + IDLE

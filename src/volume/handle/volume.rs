@@ -1,4 +1,4 @@
-//! An open volume: inert, owned, or failed; and the way from one to the next.
+//! An open volume: inert, standing by, owned, or failed; and the way from one to the next.
 //!
 //! Operations go to the session of the moment and are asked again when that has ended without a reason of its own (a
 //! withdrawn claim, a release). Transitions take turns and run to their end even if nobody waits any more: a claim that
@@ -10,22 +10,25 @@
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::become_owner::{ClaimRequest, Failed, own};
 use super::first_boot::attend;
+use super::hand_over::hand_over_when_asked;
+use super::leavers::{Leaver, Leavers, Trouble, Waiter};
 use super::limiter::Limiter;
 use super::outage::unless_outage;
+use super::standby::{Attached, Attachment, Inert, Queue, Standby};
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 use crate::volume::head::Direction;
+use crate::volume::head::HandoverPolicy;
 use crate::volume::head::Head;
 use crate::volume::head::Record;
 use crate::volume::head::Stop;
@@ -42,105 +45,12 @@ use crate::volume::space::Tables;
 /// Pause between attempts to become the owner for a write that waits.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// A released volume as it was when it was opened.
-#[derive(Debug)]
-pub struct Inert {
-    /// The epoch that was active.
-    pub seen: Epoch,
-    pub tables: Tables,
-    /// Own claims since, of which it is not known whether they were recorded.
-    tried: Mutex<Vec<Epoch>>,
-}
-
-impl Inert {
-    fn new(head: &Head, tables: Tables) -> Arc<Inert> {
-        Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
-    }
-
-    /// Whether the volume is still what was opened, also where an own claim was recorded and the answer was lost: the next
-    /// write goes on under it.
-    pub(in crate::volume) fn is_newest(&self, head: &Head) -> bool {
-        let active = &head.active;
-        active.released && active.epoch == self.seen || self.tried.lock().contains(&active.epoch)
-    }
-}
-
-/// I/O that waits for stores.
-#[derive(Debug, Default)]
-struct Trouble {
-    /// So many operations do.
-    waiters: usize,
-    /// Since when and why.
-    said: Option<(Instant, String)>,
-}
-
-/// An operation that waits. There is no trouble when the last of them has gone, whether it was done or given up.
-struct Waiter<'a>(&'a Mutex<Trouble>);
-
-impl<'a> Waiter<'a> {
-    fn new(trouble: &'a Mutex<Trouble>) -> Waiter<'a> {
-        trouble.lock().waiters += 1;
-        Waiter(trouble)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        let mut trouble = self.0.lock();
-        trouble.waiters -= 1;
-        if trouble.waiters == 0 {
-            trouble.said = None;
-        }
-    }
-}
-
-/// Who wants the volume let go.
-#[derive(Debug, Default)]
-struct Leavers {
-    many: AtomicUsize,
-    came: Notify,
-}
-
-/// One of them, until it is done.
-struct Leaver<'a>(&'a Leavers);
-
-impl<'a> Leaver<'a> {
-    fn new(leavers: &'a Leavers) -> Leaver<'a> {
-        leavers.many.fetch_add(1, Ordering::Relaxed);
-        leavers.came.notify_waiters();
-        Leaver(leavers)
-    }
-}
-
-impl Drop for Leaver<'_> {
-    fn drop(&mut self) {
-        self.0.many.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Leavers {
-    fn any(&self) -> bool {
-        self.many.load(Ordering::Relaxed) > 0
-    }
-
-    /// Returns when there is one.
-    async fn come(&self) {
-        loop {
-            let came = self.came.notified();
-            let mut came = std::pin::pin!(came);
-            came.as_mut().enable();
-            if self.any() {
-                return;
-            }
-            came.await;
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 enum State {
     Inert(Arc<Inert>),
     Live(Arc<Session>),
+    /// Attached, and perhaps another host's: the next use asks for it. All that was acknowledged here is in the pool.
+    Standby(Standby),
     /// The last session is over: the next use claims again.
     Ended,
     /// For good; opening the volume anew makes another `Volume`. With the session that is to be let go.
@@ -154,6 +64,8 @@ struct Inner {
     /// One transition at a time.
     turn: tokio::sync::Mutex<()>,
     leavers: Leavers,
+    queue: Queue,
+    attached: Attached,
     arrivals: Arrivals,
     trouble: Mutex<Trouble>,
     /// For the user, of the last takeover.
@@ -198,11 +110,29 @@ impl Volume {
         Volume::with(context, State::Ended)
     }
 
+    /// That may be another host's, which is asked for it by the first use.
+    pub fn standby(context: Arc<VolumeContext>) -> Volume {
+        Volume::with(context, State::Standby(Standby::default()))
+    }
+
     fn with(context: Arc<VolumeContext>, state: State) -> Volume {
         let (turn, leavers, arrivals, trouble, notes, limiter) = Default::default();
+        let (queue, attached) = Default::default();
         let trail = context.engine.memory.ahead.trail();
         let state = Mutex::new(state);
-        let inner = Inner { context, state, turn, leavers, arrivals, trouble, notes, trail, limiter };
+        let inner = Inner {
+            context,
+            state,
+            turn,
+            leavers,
+            queue,
+            attached,
+            arrivals,
+            trouble,
+            notes,
+            trail,
+            limiter,
+        };
         Volume { inner: Arc::new(inner) }
     }
 
@@ -237,6 +167,17 @@ impl Volume {
 
     pub fn title(&self) -> String {
         self.inner.context.title()
+    }
+
+    /// A client uses it until that is dropped: its owner, where that is another host, may be asked for it any moment.
+    pub fn attach(&self) -> Arc<Attachment> {
+        let inner = Arc::downgrade(&self.inner);
+        let stands_by = move || inner.upgrade().map(|inner| inner.stands_by().is_some());
+        self.inner.attached.attach(&self.inner.context, stands_by)
+    }
+
+    pub(in crate::volume) fn stands_by(&self) -> bool {
+        self.inner.stands_by().is_some()
     }
 
     /// It will not work any more.
@@ -461,8 +402,18 @@ impl Volume {
 
     async fn flush_now(&self) -> Result<()> {
         loop {
-            if let State::Inert(_) = &*self.inner.state.lock() {
-                return Ok(());
+            let state = self.inner.state.lock().clone();
+            match state {
+                // All that was acknowledged is in the pool: another host's ownership need not end for a flush.
+                State::Inert(_) | State::Standby(_) => return Ok(()),
+                State::Live(session) if matches!(session.closed(), Some(Stop::Again)) => {
+                    // It may be about to stand by.
+                    drop(self.settled().await);
+                    if self.stands_by() {
+                        continue;
+                    }
+                }
+                _ => {}
             }
             match self.session().await?.flush().await {
                 Err(Stop::Again) => continue,
@@ -480,7 +431,13 @@ impl Volume {
             {
                 return Ok(session.clone());
             }
-            match self.own(false, false).await {
+            // A session that has ended may be about to stand by, for another host that comes first then.
+            drop(self.settled().await);
+            let owned = match self.stands_by() {
+                true => self.own_in_turn().await,
+                false => self.own(false, false).await,
+            };
+            match owned {
                 Ok(_) => {}
                 // A disk without room holds up as stores do: nothing of it is an error of this volume.
                 Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
@@ -507,6 +464,28 @@ impl Volume {
         }
     }
 
+    /// Becomes the owner, once whoever is has been asked for the volume and has let go of it.
+    async fn own_in_turn(&self) -> Result<()> {
+        let asker = self.inner.queue.enter(&self.inner.context).await?;
+        let waiter = Mutex::new(None);
+        let waits = |why: String| {
+            tracing::info!(volume = %self.name(), "{why}");
+            *waiter.lock() = Some(Waiter::new(&self.inner.trouble));
+            self.inner.trouble.lock().said.get_or_insert((self.now(), why));
+        };
+        while let Some(standby) = self.inner.stands_by() {
+            asker.let_first(&standby).await?;
+            match self.own(false, false).await {
+                // Another host has it, or was faster.
+                Err(e) if matches!(e.kind(), Kind::Owned | Kind::Fenced) && self.stands_by() => {
+                    asker.ask(&waits).await?;
+                }
+                done => return done,
+            }
+        }
+        Ok(())
+    }
+
     /// Becomes the owner, unless it is already. Goes on to its end if this is dropped.
     pub(in crate::volume) async fn own(&self, force: bool, accept_loss: bool) -> Result<()> {
         let inner = self.inner.clone();
@@ -518,6 +497,13 @@ impl Volume {
     pub async fn release(&self) -> Result<()> {
         loop {
             match self.end_by(LastAct::Release, &CancellationToken::new()).await {
+                Err(Stop::Again) if self.stands_by() => {
+                    // Where the last act was not answered the volume may still be this host's: then it is claimed, and
+                    // let go of again. Another host is not asked for that.
+                    if self.own(false, false).await.is_err() {
+                        self.inner.context.rt().sleep(AGAIN).await;
+                    }
+                }
                 // A claim came in between and was withdrawn, or nothing is claimed yet: the next session has what there is.
                 Err(Stop::Again) => drop(self.session().await?),
                 done => return done.map_err(Stop::error),
@@ -575,7 +561,7 @@ impl Inner {
         let tree = match state {
             State::Inert(inert) => inert.tables.tip().tree,
             State::Live(session) => session.tip.lock().tables.tip().tree,
-            State::Ended | State::Failed(..) => return,
+            State::Standby(_) | State::Ended | State::Failed(..) => return,
         };
         self.context.view.prefetch_map(&tree, blocks).await;
     }
@@ -588,7 +574,14 @@ impl Inner {
                 self.context.view.prefetch(&fetch, found, &inert.tables.tip().tree).await;
             }
             State::Live(session) => session.prefetch(&fetch).await,
-            State::Ended | State::Failed(..) => {}
+            State::Standby(_) | State::Ended | State::Failed(..) => {}
+        }
+    }
+
+    fn stands_by(&self) -> Option<Standby> {
+        match &*self.state.lock() {
+            State::Standby(standby) => Some(*standby),
+            _ => None,
         }
     }
 
@@ -649,7 +642,7 @@ impl Inner {
         let inert = match state {
             State::Failed(e, _) => return Err(e.share()),
             State::Inert(inert) => Some(inert),
-            State::Ended => None,
+            State::Standby(_) | State::Ended => None,
             State::Live(session) => match session.closed() {
                 None => return Ok(()),
                 Some(Stop::Failed(e)) => return Err(e),
@@ -674,9 +667,13 @@ impl Inner {
         let claim_request = ClaimRequest { seen, tried, force, accept_loss };
         match own(&self.context, claim_request, self.leavers.come()).await {
             Ok(owned) => {
+                if self.queue.take_asked() {
+                    owned.session.others.expect(self.context.rt().now());
+                }
                 self.becomes(State::Live(owned.session.clone()));
                 self.trouble.lock().said = None;
-                self.revive_after(owned.session);
+                self.revive_after(owned.session.clone());
+                self.attend_asks(owned.session);
                 *self.notes.lock() = owned.notes;
                 Ok(())
             }
@@ -685,8 +682,13 @@ impl Inner {
                 if let Some(inert) = inert {
                     inert.tried.lock().extend(tried);
                 }
-                // Whoever asks again gets the same answer, until the volume is opened anew.
-                if matches!(e.kind(), Kind::Owned | Kind::Fenced | Kind::Removed) {
+                // Whoever asks again gets the same answer, until the volume is opened anew. Not where nothing that was
+                // acknowledged here can be missing: there another's ownership ends, and this host's may come.
+                let stands_by = self.stands_by().is_some();
+                if tried.is_some() && stands_by {
+                    self.becomes(State::Standby(Standby::unsure()));
+                }
+                if e.is(Kind::Removed) || matches!(e.kind(), Kind::Owned | Kind::Fenced) && !stands_by {
                     self.fail(e.share());
                 }
                 Err(e)
@@ -726,27 +728,51 @@ impl Inner {
         .detach();
     }
 
+    /// Hands the volume over when another host asks for it.
+    fn attend_asks(self: &Arc<Self>, session: Arc<Session>) {
+        let inner = Arc::downgrade(self);
+        let let_go = move || {
+            let inner = inner.upgrade();
+            async move {
+                match inner {
+                    Some(inner) => inner.release(&LastAct::Release, &CancellationToken::new()).await,
+                    None => Err(Stop::Again),
+                }
+            }
+        };
+        self.context.rt().spawn(hand_over_when_asked(session, let_go)).detach();
+    }
+
     async fn release(self: Arc<Inner>, act: &LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
+        let stands_by = matches!(state, State::Standby(_));
         let session = match state {
             State::Live(session) => session,
             State::Inert(_) => {
                 return if matches!(act, LastAct::Release) { Ok(()) } else { Err(Stop::Again) };
             }
+            State::Standby(standby) if !standby.unsure && matches!(act, LastAct::Release) => return Ok(()),
+            State::Standby(_) if matches!(act, LastAct::Leave(_)) => return Err(Stop::Again),
             // The volume may still be this host's, with a journal that nobody has replayed.
-            State::Ended => {
+            State::Standby(_) | State::Ended => {
                 let head = self.context.cell.confirm().await;
-                let free = head.is_ok_and(|head| head.active.released);
+                let is_mine = |head: &Head| self.context.engine.host_owns(head);
+                let free = head.is_ok_and(|head| head.active.released || stands_by && !is_mine(&head));
                 return if free { Ok(()) } else { Err(Stop::Again) };
             }
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };
+        let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
         match (session.release(act, given_up).await, act) {
             (Released::Done(_), LastAct::Leave(left)) => {
                 let moved = left.to.refusal().context(format!("volume {}", self.context.title()));
                 self.becomes(State::Failed(Arc::new(moved), None));
+                Ok(())
+            }
+            (Released::Done(head), LastAct::Release) if may_be_asked => {
+                self.becomes(State::Standby(Standby::after(&head, self.context.rt().now())));
                 Ok(())
             }
             (Released::Done(head), LastAct::Release) => {
@@ -759,7 +785,8 @@ impl Inner {
             }
             (Released::NotYet(stop), _) => Err(stop),
             (Released::Unknown(stop), _) => {
-                self.becomes(State::Ended);
+                // All that was acknowledged is under the checkpoint, whatever came of the last act.
+                self.becomes(if may_be_asked { State::Standby(Standby::unsure()) } else { State::Ended });
                 Err(stop)
             }
         }

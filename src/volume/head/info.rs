@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
 use super::limits::Limits;
-use super::settings::{FlushMode, VolumeSettings};
+use super::settings::{FlushMode, HandoverPolicy, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
@@ -35,6 +35,9 @@ pub struct VolumeInfo {
     pub template: bool,
     /// Whether the first boot of a clone is recorded, for other clones.
     pub boot_trace: BootTrace,
+    /// Whether another host gets it by asking for it.
+    #[serde(default)]
+    pub handover: HandoverPolicy,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
     /// Tells hosts of one name apart.
@@ -136,6 +139,7 @@ impl VolumeInfo {
             template: self.template,
             history: self.history,
             boot_trace: self.boot_trace,
+            handover: self.handover,
         }
     }
 }

@@ -24,5 +24,5 @@ pub use limits::{Direction, Limits, Rate};
 
 pub use naming::{Leaving, Moved, NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
-pub use settings::{FlushMode, Host, VolumeSettings, check_size, is_template};
+pub use settings::{FlushMode, HandoverPolicy, Host, VolumeSettings, check_size, is_template};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

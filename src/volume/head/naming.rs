@@ -1,9 +1,9 @@
-//! Where a volume is found: its name, and the pool in which it went on.
+//! Where a volume is found: its name, the pool in which it went on, and the host that wants it.
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::VolumeSettings;
-use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
+use super::settings::{Host, VolumeSettings, is_default};
+use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result, VolumeId};
 
 /// Which of the directory's entries is the volume's name (model `rename`): the one of this name and serial. As it was born:
 /// the only one, of serial 0.
@@ -75,6 +75,21 @@ pub struct Leaving {
     pub naming: Naming,
     /// The last record that the copy has.
     pub last: Lsn,
+}
+
+/// Another host that has the volume attached, or asks its owner for it. A hint: what answers it is a release, and all that
+/// decides who owns a volume is said by claims.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    pub host: Host,
+    /// Drawn anew each time that the host says so: one that doesn't change any more is out of date.
+    pub nonce: Nonce,
+    /// The ownership that is asked to let go. None: the volume is attached, and nobody has used it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub asks: Option<Epoch>,
+    /// How often the owner has said that it is on the way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub heard: u64,
 }
 
 impl Moved {

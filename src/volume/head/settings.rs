@@ -23,6 +23,17 @@ pub enum FlushMode {
     Pool,
 }
 
+/// What the owner does when another host wants the volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandoverPolicy {
+    /// Nothing: the other host is refused.
+    #[default]
+    Never,
+    /// Stores everything and lets go of it, as soon as the other host asks.
+    Ask,
+}
+
 /// Checks that a volume of this size can be.
 pub fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
@@ -68,6 +79,9 @@ pub struct VolumeSettings {
     /// Whether a clone's first boot is to be recorded, or was.
     #[serde(skip_serializing_if = "is_default")]
     pub boot_trace: BootTrace,
+    /// Whether another host gets it by asking for it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub handover: HandoverPolicy,
 }
 
 impl Default for VolumeSettings {
@@ -84,6 +98,7 @@ impl Default for VolumeSettings {
             history: History::default(),
             recompress_after_ms: None,
             boot_trace: BootTrace::Off,
+            handover: HandoverPolicy::Never,
         }
     }
 }
@@ -104,6 +119,7 @@ fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static 
 }
 
 const FLUSH: &[(&str, FlushMode)] = &[("local", FlushMode::Local), ("pool", FlushMode::Pool)];
+const HANDOVER: &[(&str, HandoverPolicy)] = &[("never", HandoverPolicy::Never), ("ask", HandoverPolicy::Ask)];
 const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
 /// Of `on-outage=error`.
 const ERROR_AFTER_MS: u64 = 30_000;
@@ -148,8 +164,8 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, iops, \
-                        bps, read-iops, read-bps, write-iops and write-bps";
+    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, handover, \
+                        iops, bps, read-iops, read-bps, write-iops and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
     fn assign(&mut self, assignment: &str) -> Result<()> {
@@ -168,6 +184,7 @@ impl VolumeSettings {
             "template" => self.template = one_of(key, value, TEMPLATE)?,
             "history" => self.history = value.parse()?,
             "boot-trace" => self.boot_trace = BootTrace::parse(value)?,
+            "handover" => self.handover = one_of(key, value, HANDOVER)?,
             _ => self.assign_limit(key, value)?,
         }
         Ok(())
@@ -210,6 +227,7 @@ impl VolumeSettings {
             "template" => word(self.template, TEMPLATE).to_owned(),
             "history" => self.history.to_string(),
             "boot-trace" => self.boot_trace.to_string(),
+            "handover" => word(self.handover, HANDOVER).to_owned(),
             _ => {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
@@ -229,6 +247,7 @@ impl VolumeSettings {
             "on-outage",
             "quota",
             "history",
+            "handover",
         ];
         keys.iter().chain(Limits::KEYS).map(|key| format!("{key}={}", self.show(key))).collect()
     }
@@ -251,6 +270,7 @@ impl VolumeSettings {
             template,
             history,
             boot_trace,
+            handover,
             ..
         } = *self;
         let plain = compression != Codec::Zstd
@@ -260,7 +280,8 @@ impl VolumeSettings {
             && quota_bytes.is_none()
             && is_default(&limits)
             && is_default(&history)
-            && is_default(&boot_trace);
+            && is_default(&boot_trace)
+            && is_default(&handover);
         if plain { 1 } else { 2 }
     }
 
@@ -382,6 +403,8 @@ mod tests {
             "history=1m:1h,1h:1d",
             "boot-trace=record",
             "boot-trace=off",
+            "handover=ask",
+            "handover=never",
             "quota=10G",
             "iops=1000:5000",
             "read-bps=100M:1G",
@@ -410,6 +433,7 @@ mod tests {
             "recompress=zstd:9999d",
             "template=1",
             "boot-trace=kept",
+            "handover=always",
             "x=1",
         ] {
             assert!(assigned(&[bad]).unwrap_err().is(Kind::Usage), "{bad}");
@@ -427,6 +451,7 @@ mod tests {
             "template=true",
             "history=1m:1h",
             "boot-trace=record",
+            "handover=ask",
             "read-bps=1M",
         ] {
             assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");

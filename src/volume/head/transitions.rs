@@ -5,7 +5,7 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, locks, gate, naming, boot and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a
+//! claim, cloned, locks, gate, naming, boot, wanted and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a
 //! `format` field; a part that is still as it was born (empty, null, zero) is left out. At most `HEAD_MAX` bytes, when it is
 //! made at most `NEW_HEAD_MAX`: the difference is for changes of ownership, which must never be refused for want of room.
 //!
@@ -14,6 +14,9 @@
 //! minus 1. At most 16 KiB before base64.
 //!
 //! `locks` has until when a snapshot is not removed, in ms since 1970, by the snapshot's id.
+//!
+//! `wanted` is a hint too: another host (`host`) that has the volume attached, or asks the owner of epoch `asks` for it. `nonce` is
+//! drawn anew each time that it says so, `heard` counts how often the owner has said that it is on the way.
 //!
 //! `format` is the lowest that says all: 5 where a snapshot is locked, 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
 //! another pool, 2 of a flat clone, and where settings are used that format 1 doesn't know (`VolumeSettings::format`).
@@ -26,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot_trace::{BootTrace, Trace};
 use super::holds::{Cloned, Locks};
-use super::naming::{Moved, NameStanding, Naming};
+use super::naming::{Moved, NameStanding, Naming, Wanted};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
 use crate::base::utc;
@@ -198,6 +201,9 @@ pub struct Head {
     /// It goes on in another pool: nobody claims it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub moved: Option<Moved>,
+    /// Who else has it attached, or asks for it, as the settings say.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub wanted: Option<Wanted>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -271,6 +277,7 @@ impl Head {
             naming: Naming::default(),
             boot: None,
             moved: None,
+            wanted: None,
             witnesses,
             removed: false,
         }
@@ -400,7 +407,7 @@ impl Head {
         Ok(Move::To(Box::new(head)))
     }
 
-    fn owned_elsewhere(&self, host: Option<HostId>) -> Error {
+    pub(super) fn owned_elsewhere(&self, host: Option<HostId>) -> Error {
         let owner = self.active.owner.clone().unwrap_or_else(Host::unknown);
         let since = utc::show(self.active.since_ms);
         let why = match Some(owner.id) == host {
@@ -509,6 +516,8 @@ impl Head {
                 released: false,
             };
             h.witnesses = how.witnesses.clone();
+            // Asked of the epoch that ends here: who still wants the volume asks its new owner.
+            h.wanted = None;
         })
     }
 

@@ -8,12 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::session_core::Session;
+use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::journal::Ready;
 use crate::keys::VolumeKey;
 use crate::store::Cause;
-use crate::volume::head::FlushMode;
 use crate::volume::head::Stop;
+use crate::volume::head::{FlushMode, HandoverPolicy};
 use crate::volume::head::{Head, Move};
 
 /// How long flushes wait for a journal that can't be begun anew although all is in the pool.
@@ -37,10 +38,11 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
     session.rounds.counted_in.store(session.generation().0, Ordering::Relaxed);
     let mut counted =
         Counted { generation: session.generation(), guesses, upto: session.writer.prefix().seq };
-    let mut pause = session.pause();
+    let (mut pause, mut looked) = (session.pause(), session.context.rt().now());
     loop {
-        session.wait_for_round().await;
+        session.wait_for_round(looked).await;
         let (round, dirty) = session.rounds.begin();
+        looked = session.context.rt().now();
         let prefix = session.writer.prefix();
         let stored = prefix.lsn;
         let changes = session.changes.load(Ordering::Relaxed);
@@ -49,6 +51,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
             Ok(head) => {
                 counted.upto = counted.upto.max(prefix.seq);
                 session.context.follow_name(&head);
+                session.attend_others(&head);
                 let mut known = session.head.lock();
                 let newest = session.changes.load(Ordering::Relaxed) == changes;
                 if newest && head.checkpoint.position >= known.checkpoint.position {
@@ -219,11 +222,23 @@ impl Session {
         Ok(())
     }
 
-    async fn wait_for_round(&self) {
+    /// What the head says of other hosts. What is unsent is little from the moment on when one has the volume attached.
+    fn attend_others(&self, head: &Head) {
+        let now = self.context.rt().now();
+        if self.others.saw(head, self.context.engine.host.id, now) {
+            self.work.notify_one();
+            self.ripe.notify_one();
+        }
+    }
+
+    /// `looked`: when the last round began. A volume that another host may ask for is looked at also when nothing was written.
+    async fn wait_for_round(&self, looked: Instant) {
         loop {
             let news = self.rounds.news();
             let now = self.context.rt().now();
-            match self.rounds.due() {
+            let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
+            let look = may_be_asked.then(|| looked + self.others.look_after(now));
+            match self.rounds.due().into_iter().chain(look).min() {
                 Some(at) if at <= now => return,
                 Some(at) => {
                     self.context.rt().timeout(at.since(now), news).await;

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::base::rt::Instant;
+use crate::base::{HostId, Nonce};
+use crate::volume::head::Head;
 
 /// A `local` volume confirms within 5 s of the first acknowledged write that no confirm has covered; this leaves a
 /// second for the read itself.
@@ -54,6 +56,11 @@ impl ConfirmRounds {
         round
     }
 
+    /// When a round is due may have changed.
+    pub fn poke(&self) {
+        self.asked.notify_one();
+    }
+
     pub async fn wait(&self, round: u64) {
         loop {
             let done = self.done.notified();
@@ -97,6 +104,54 @@ impl ConfirmRounds {
     pub fn failed(&self, dirty: Option<Instant>) {
         let mut state = self.state.lock();
         state.dirty = dirty.or(state.dirty);
+    }
+}
+
+/// How long a host counts that has said that it has the volume attached.
+const ATTACHED: Duration = Duration::from_secs(120);
+/// How often the owner of a volume that it may be asked for looks at the head: while another host has it attached, and else.
+const LOOK_OFTEN: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_secs(4);
+
+/// Other hosts that have the volume attached, or ask for it, as the head tells.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// The last word of one of them, and until when it counts.
+    attached: Mutex<(Nonce, Option<Instant>)>,
+    asks: watch::Sender<bool>,
+}
+
+impl Others {
+    /// What a head says of them. Whether one has come.
+    pub fn saw(&self, head: &Head, me: HostId, now: Instant) -> bool {
+        let wanted = head.wanted.as_ref().filter(|wanted| wanted.host.id != me);
+        let asks = head.asked().is_some_and(|wanted| wanted.host.id != me);
+        self.asks.send_if_modified(|asked| std::mem::replace(asked, asks) != asks);
+        let mut attached = self.attached.lock();
+        let Some(wanted) = wanted.filter(|wanted| wanted.nonce != attached.0) else { return false };
+        let has_come = attached.1.is_none_or(|until| until <= now);
+        *attached = (wanted.nonce, Some(now + ATTACHED));
+        has_come
+    }
+
+    /// Another host had the volume a moment ago, and may want it back.
+    pub fn expect(&self, now: Instant) {
+        self.attached.lock().1 = Some(now + ATTACHED);
+    }
+
+    pub fn is_there(&self, now: Instant) -> bool {
+        self.attached.lock().1.is_some_and(|until| now < until)
+    }
+
+    /// Returns when one asks.
+    pub async fn asked(&self) {
+        // The sender lives as long as this.
+        let _ = self.asks.subscribe().wait_for(|asks| *asks).await;
+    }
+
+    /// How long after a look at the head the next one is due.
+    pub fn look_after(&self, now: Instant) -> Duration {
+        if self.is_there(now) { LOOK_OFTEN } else { LOOK }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::session_core::Session;
 use crate::base::{Epoch, Error, Kind, Lsn, Result};
 use crate::volume::head::Stop;
-use crate::volume::head::{Head, Leaving, Move};
+use crate::volume::head::{HandoverPolicy, Head, Leaving, Move};
 
 /// The epoch's last act.
 #[derive(Clone, Debug)]
@@ -63,6 +63,11 @@ impl Session {
             Ok(held) => held,
             Err(stop) => return Released::NotYet(stop),
         };
+        if self.context.settings().handover == HandoverPolicy::Ask {
+            // Another host may be the owner the moment this comes through: what is read from here on must not be of
+            // this epoch. It is over anyway, whatever comes of its last act.
+            self.tip.lock().closed.get_or_insert(Stop::Again);
+        }
         let done = self.last_act(act, given_up).await;
         self.stop(Stop::Again);
         // Released, nothing in the journal is needed any more, wherever the volume is opened next.

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::confirm_rounds::ConfirmRounds;
-use super::confirm_rounds::JournalRestart;
+use super::confirm_rounds::{JournalRestart, Others};
 use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::{Counted, Tip};
@@ -56,6 +56,9 @@ fn to_count(tip: &Tip) -> (Vec<(std::ops::Range<u64>, bool)>, Tree, u64) {
     (over.collect(), tree, state.mapped)
 }
 
+/// `cut_age`, at most, while another host has the volume attached: little is to be stored when it asks.
+const CUT_AGE_BESIDE_OTHERS: Duration = Duration::from_millis(200);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
@@ -70,6 +73,7 @@ pub struct Session {
     /// See `w_of_all`.
     pub w_of_all: AtomicUsize,
     pub rounds: ConfirmRounds,
+    pub others: Others,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,
     /// Changes of it so far: what was read before one of them is older than what that wrote.
@@ -161,6 +165,7 @@ impl Session {
             journal,
             w,
             rounds: ConfirmRounds::default(),
+            others: Others::default(),
             head: Mutex::new(head),
             changes: AtomicU64::new(0),
             changing: tokio::sync::Mutex::default(),
@@ -522,7 +527,8 @@ impl Session {
 
     /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
     pub fn cut_age(&self) -> Duration {
-        self.context.settings().max_tail() / 2
+        let age = self.context.settings().max_tail() / 2;
+        if self.others.is_there(self.context.rt().now()) { age.min(CUT_AGE_BESIDE_OTHERS) } else { age }
     }
 
     /// These settings are in force from now on.
@@ -531,6 +537,7 @@ impl Session {
         self.writer.set_codec(settings.compression);
         self.journal.resize(&self.context.engine.journal(self.context.id, &settings));
         // What is due by now?
+        self.rounds.poke();
         self.work.notify_one();
         self.collect.notify_waiters();
     }

@@ -11,6 +11,7 @@ mod encrypted;
 mod flatten;
 mod forest;
 mod full;
+mod handover;
 mod history;
 mod huge;
 mod limits;

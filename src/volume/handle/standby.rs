@@ -1,0 +1,219 @@
+//! A volume that is open here and not owned: released, and shown as it was then; or attached, where it may be handed over,
+//! and how its owner is asked for it (model `handover`).
+//!
+//! Of one that is attached nothing is served: what was read from an older state would stay in the client's caches. All that
+//! was acknowledged here is in the pool, so that the volume may go on wherever it is claimed next. Asking is a hint in the
+//! head; who owns the volume is decided by releases and claims alone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::base::rt::Instant;
+use crate::base::{Epoch, Error, Nonce, Result};
+use crate::volume::head::Head;
+use crate::volume::read::VolumeContext;
+use crate::volume::space::Tables;
+
+/// How long the owner is asked without a sign of life.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between looks at the head while an answer is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long who was asked for the volume leaves it to who asked.
+const YIELD: Duration = Duration::from_secs(10);
+/// After so long a wait the user is told.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How often a host says that it has the volume attached: twice before that is out of date for the owner.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// A released volume as it was when it was opened.
+#[derive(Debug)]
+pub struct Inert {
+    /// The epoch that was active.
+    pub seen: Epoch,
+    pub tables: Tables,
+    /// Own claims since, of which it is not known whether they were recorded.
+    pub(super) tried: Mutex<Vec<Epoch>>,
+}
+
+impl Inert {
+    pub(super) fn new(head: &Head, tables: Tables) -> Arc<Inert> {
+        Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
+    }
+
+    /// Whether the volume is still what was opened, also where an own claim was recorded and the answer was lost: the next
+    /// write goes on under it.
+    pub(in crate::volume) fn is_newest(&self, head: &Head) -> bool {
+        let active = &head.active;
+        active.released && active.epoch == self.seen || self.tried.lock().contains(&active.epoch)
+    }
+}
+
+/// What is known of who comes first.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standby {
+    /// The last release was not answered: the volume may still be this host's.
+    pub unsure: bool,
+    /// This ownership was let go for another host, which comes first until then. Without that a busy client here would
+    /// claim the volume again before the other host has looked.
+    yields: Option<(Epoch, Instant)>,
+}
+
+impl Standby {
+    /// After a release, as the head tells it.
+    pub fn after(head: &Head, now: Instant) -> Standby {
+        let asks = head.wanted.as_ref().and_then(|wanted| wanted.asks);
+        let yields = asks.filter(|epoch| *epoch == head.active.epoch).map(|epoch| (epoch, now + YIELD));
+        Standby { unsure: false, yields }
+    }
+
+    pub fn unsure() -> Standby {
+        Standby { unsure: true, yields: None }
+    }
+}
+
+/// Operations that wait for their volume to become this host's: one asks for all.
+#[derive(Debug, Default)]
+pub struct Queue {
+    one: tokio::sync::Mutex<()>,
+    /// The last refusal, and when it came: for all who waited by then.
+    refused: Mutex<Option<(Instant, Arc<Error>)>>,
+    /// Another host has had the volume when this one asked.
+    has_asked: AtomicBool,
+}
+
+/// The one that asks.
+#[derive(Debug)]
+pub struct Asker<'a> {
+    queue: &'a Queue,
+    context: &'a VolumeContext,
+    _one: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Queue {
+    /// # Errors
+    /// What another was told for whom this one has waited.
+    pub async fn enter<'a>(&'a self, context: &'a VolumeContext) -> Result<Asker<'a>> {
+        let came = context.rt().now();
+        let one = self.one.lock().await;
+        match &*self.refused.lock() {
+            Some((at, error)) if *at >= came => Err(error.share()),
+            _ => Ok(Asker { queue: self, context, _one: one }),
+        }
+    }
+
+    /// Whether another host has been asked since this was last called: it may want the volume back.
+    pub fn take_asked(&self) -> bool {
+        self.has_asked.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Asker<'_> {
+    /// Who was let have the volume comes first.
+    pub async fn let_first(&self, standby: &Standby) -> Result<()> {
+        let Some((epoch, until)) = standby.yields else { return Ok(()) };
+        let rt = self.context.rt();
+        while rt.now() < until {
+            let head = self.context.cell.read().await?;
+            if head.is_none_or(|head| head.active.epoch != epoch) {
+                return Ok(());
+            }
+            rt.sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Asks the owner, and returns when the volume may be claimed, or has another owner. `waits` is told once why that
+    /// takes long.
+    ///
+    /// # Errors
+    /// `Owned`: the owner gives it to nobody, or shows no sign of life.
+    pub async fn ask(&self, waits: &(dyn Fn(String) + Sync)) -> Result<()> {
+        let (context, rt) = (self.context, self.context.rt());
+        let (host, nonce) = (&context.engine.host, Nonce(rt.random128()));
+        let ask = || context.cell.change(|head| head.ask(host, nonce));
+        let head = ask().await?;
+        let (epoch, began) = (head.active.epoch, rt.now());
+        self.queue.has_asked.store(true, Ordering::Relaxed);
+        let (mut sign, mut heard, mut said) = (sign_of_life(&head), began, false);
+        let mut now = Some(head);
+        while let Some(head) = now.filter(|head| !head.removed && head.active.epoch == epoch) {
+            if head.active.released {
+                return Ok(());
+            }
+            if sign_of_life(&head) != sign {
+                (sign, heard) = (sign_of_life(&head), rt.now());
+            }
+            if rt.now().since(heard) >= PATIENCE {
+                return Err(self.refuse(head.unanswered(host.id, PATIENCE.as_secs())));
+            }
+            if rt.now().since(began) >= SILENCE && !std::mem::replace(&mut said, true) {
+                let owner = head.active.owner.as_ref().map_or_else(String::new, |owner| format!(" {owner}"));
+                waits(format!("I/O waits: the owner{owner} is asked for the volume"));
+            }
+            rt.sleep(LOOK).await;
+            now = context.cell.read().await?;
+            // Another change took its place: an ask of an earlier owner, or none.
+            if now.as_ref().is_some_and(|head| {
+                head.active.epoch == epoch && !head.active.released && head.asked().is_none()
+            }) {
+                now = Some(ask().await?);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, error: Error) -> Error {
+        let error = error.context(format!("volume {}", self.context.title()));
+        *self.queue.refused.lock() = Some((self.context.rt().now(), Arc::new(error.share())));
+        error
+    }
+}
+
+/// What only the owner changes.
+fn sign_of_life(head: &Head) -> (Nonce, Option<u64>) {
+    (head.checkpoint.nonce, head.wanted.as_ref().map(|wanted| wanted.heard))
+}
+
+/// A client's presence, for other hosts' sake.
+#[derive(Debug)]
+pub struct Attachment;
+
+/// Whether clients use the volume here.
+#[derive(Debug, Default)]
+pub struct Attached(Mutex<Weak<Attachment>>);
+
+impl Attached {
+    /// `stands_by`: whether the volume does; `None`: it is not open any more.
+    pub fn attach<F>(&self, context: &Arc<VolumeContext>, stands_by: F) -> Arc<Attachment>
+    where
+        F: Fn() -> Option<bool> + Send + 'static,
+    {
+        let mut known = self.0.lock();
+        if let Some(attachment) = known.upgrade() {
+            return attachment;
+        }
+        let attachment = Arc::new(Attachment);
+        *known = Arc::downgrade(&attachment);
+        let attached = known.clone();
+        let stands_by = move || stands_by().filter(|_| attached.strong_count() > 0);
+        context.rt().spawn(say_attached(context.clone(), stands_by)).detach();
+        attachment
+    }
+}
+
+/// Says in the head that this host has the volume attached, for as long as it has: its owner then keeps little unsent,
+/// and looks often whether it is asked. `stands_by`: whether that is to be said; `None`: no more.
+async fn say_attached(context: Arc<VolumeContext>, stands_by: impl Fn() -> Option<bool>) {
+    while let Some(stands_by) = stands_by() {
+        if stands_by {
+            let (host, nonce) = (&context.engine.host, Nonce(context.rt().random128()));
+            if let Err(error) = context.cell.change(|head| head.attach(host, nonce)).await {
+                tracing::debug!(volume = %context.title(), %error, "the owner is not told that the volume is attached here");
+            }
+        }
+        context.rt().sleep(SAY_AGAIN).await;
+    }
+}
