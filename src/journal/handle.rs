@@ -425,9 +425,9 @@ impl Journal {
         self.shared.ring.lock().renew_seal(seal);
     }
 
-    /// It is to be begun anew, as after a failure: what older data keys have sealed goes with its files.
+    /// It is to be begun anew or given up, as after a failure: all in it is stored, and goes with its files.
     pub fn retire(&self) {
-        let why = "the journal is begun anew, for another data key";
+        let why = "the journal is begun anew";
         let mut ring = self.shared.ring.lock();
         if ring.failed.is_none() && !ring.closing {
             ring.fail(Error::new(Kind::Unavailable, why));

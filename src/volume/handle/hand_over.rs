@@ -19,10 +19,10 @@ pub async fn hand_over_when_asked<F>(session: Arc<Session>, let_go: impl Fn() ->
 where
     F: Future<Output = Result<(), Stop>>,
 {
-    while session.or_end(session.others.asked()).await.is_ok() {
+    while session.or_end(session.others.asked()).await.is_ok() && !session.has_ended() {
         tracing::info!(volume = %session.context.title(), "another host asks for the volume: it is handed over");
         let (letting_go, telling) = (pin!(let_go()), pin!(tell(&session)));
-        let Either::Left((Err(stop), _)) = select(letting_go, telling).await else { continue };
+        let Either::Left((Err(stop), _)) = select(letting_go, telling).await else { return };
         if !session.has_ended() {
             tracing::warn!(volume = %session.context.title(), error = %stop.error(), "not handed over yet");
         }

@@ -72,7 +72,7 @@ impl Session {
         self.stop(Stop::Again);
         // Released, nothing in the journal is needed any more, wherever the volume is opened next.
         if done.is_err() {
-            let _ = self.leave_journal().await;
+            let _ = self.leave_empty_journal().await;
         } else if let Err(error) = self.journal.discard().await {
             tracing::warn!(volume = %self.context.name(), %error, "the journal of a released volume could not be removed");
         }
@@ -95,6 +95,17 @@ impl Session {
             }
             Err(stop) => Released::Unknown(stop),
         }
+    }
+
+    /// Of a volume that was drained, and may be this host's yet: the lineage stays. The records do not, being under the
+    /// checkpoint: another host that has the volume next would have them kept here as if they were missing there.
+    async fn leave_empty_journal(&self) -> Result<()> {
+        if self.is_counted() {
+            let next = Lsn(self.tip.lock().lsn.0 + 1);
+            self.journal.retire();
+            self.journal.give_up(next).await?;
+        }
+        self.leave_journal().await
     }
 
     /// Any host may open it afterwards, and looks for nothing behind the checkpoint: so only where all was counted on

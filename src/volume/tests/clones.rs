@@ -150,10 +150,7 @@ impl Race {
 #[test]
 fn what_is_cloned_is_not_removed_beside_it() {
     // CLONES=SEED[..END] replays.
-    let asked = std::env::var("CLONES").unwrap_or("0..10".into());
-    let (first, end) = asked.split_once("..").map_or((asked.as_str(), None), |(a, b)| (a, Some(b)));
-    let first: u64 = first.parse().unwrap();
-    for seed in first..end.map_or(first + 1, |e| e.parse().unwrap()) {
+    for seed in seeds("CLONES", "0..10") {
         eprintln!("CLONES={seed}");
         run(seed, ["2+1", "1+0", "4+2"][seed as usize % 3], |site| async move {
             let mut race = Race::new(site).await;

@@ -547,14 +547,11 @@ impl Forest {
 
 #[test]
 fn forests() {
-    // FOREST=SEED[..END] replays.
-    let asked = std::env::var("FOREST").unwrap_or("0..16".into());
-    let (first, end) = asked.split_once("..").map_or((asked.as_str(), None), |(a, b)| (a, Some(b)));
-    let first: u64 = first.parse().unwrap();
+    let asked = seeds("FOREST", "0..16");
     // 1319: an owner that was shut out of a volume which is gone tried again for ever. 4370: one that had not heard of it told of
     // an older trash.
-    let found = if first == 0 { vec![1319, 4370] } else { Vec::new() };
-    for seed in (first..end.map_or(first + 1, |e| e.parse().unwrap())).chain(found) {
+    let found = if asked.start == 0 { vec![1319, 4370] } else { Vec::new() };
+    for seed in asked.chain(found) {
         eprintln!("FOREST={seed}");
         run(seed, ["2+1", "1+0", "4+2"][seed as usize % 3], move |site| async move {
             let site = if seed % 4 > 0 { site.eager() } else { site };

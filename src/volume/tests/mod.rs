@@ -50,6 +50,14 @@ use crate::base::{Kind, Name};
 use crate::store::Reach;
 use site::{Life, name, run};
 
+/// The seeds of a test: `VARIABLE=SEED[..END]` replays.
+fn seeds(variable: &str, usual: &str) -> std::ops::Range<u64> {
+    let asked = std::env::var(variable).unwrap_or(usual.into());
+    let (first, end) = asked.split_once("..").map_or((asked.as_str(), None), |(a, b)| (a, Some(b)));
+    let first: u64 = first.parse().unwrap();
+    first..end.map_or(first + 1, |end| end.parse().unwrap())
+}
+
 fn bytes(seed: u64, len: usize) -> Bytes {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut out = Vec::with_capacity(len);

@@ -285,19 +285,11 @@ fn what_can_not_be_moved_is_refused_by_name() {
     });
 }
 
-/// MOVING=SEED[..END] replays.
-fn seeds(usual: &str) -> std::ops::Range<u64> {
-    let asked = std::env::var("MOVING").unwrap_or(usual.into());
-    let (first, end) = asked.split_once("..").map_or((asked.as_str(), None), |(a, b)| (a, Some(b)));
-    let first: u64 = first.parse().unwrap();
-    first..end.map_or(first + 1, |end| end.parse().unwrap())
-}
-
 /// The daemon dies at a random moment, again and again: whenever it comes back the volume is in one of the two pools, with
 /// all that was flushed.
 #[test]
 fn a_move_that_was_cut_off_goes_on_and_nothing_is_lost() {
-    for seed in seeds("0..8") {
+    for seed in seeds("MOVING", "0..8") {
         eprintln!("MOVING={seed}");
         run(seed, ["1+0", "2+1"][seed as usize % 2], move |site| async move {
             let there = site.elsewhere_as(["2+1", "4+2", "1+0"][seed as usize % 3]);
@@ -342,7 +334,7 @@ fn a_move_that_was_cut_off_goes_on_and_nothing_is_lost() {
 #[test]
 fn a_host_that_was_shut_out_midway_moves_nothing() {
     let mut by = [0, 0];
-    for seed in seeds("0..10") {
+    for seed in seeds("MOVING", "0..10") {
         eprintln!("MOVING={seed}");
         let first = Arc::new(Mutex::new(false));
         let told = first.clone();
@@ -396,7 +388,7 @@ fn a_host_that_was_shut_out_midway_moves_nothing() {
 /// get no error.
 #[test]
 fn stores_that_go_away_hold_the_move_up_and_not_its_clients() {
-    for seed in seeds("0..6") {
+    for seed in seeds("MOVING", "0..6") {
         eprintln!("MOVING={seed}");
         run(seed, "2+1", move |site| async move {
             let (there, world) = (site.elsewhere(), site.world.clone());

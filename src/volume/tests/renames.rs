@@ -110,10 +110,7 @@ fn what_a_rename_left_behind_is_found_and_healed() {
 #[test]
 fn whoever_is_killed_every_volume_has_one_name() {
     // RENAMES=SEED[..END] replays.
-    let asked = std::env::var("RENAMES").unwrap_or("0..12".into());
-    let (first, end) = asked.split_once("..").map_or((asked.as_str(), None), |(a, b)| (a, Some(b)));
-    let first: u64 = first.parse().unwrap();
-    for seed in first..end.map_or(first + 1, |e| e.parse().unwrap()) {
+    for seed in seeds("RENAMES", "0..12") {
         eprintln!("RENAMES={seed}");
         run(seed, ["2+1", "1+0", "4+2"][seed as usize % 3], |site| async move {
             let mut hosts = [site.machine(1).found().await, site.machine(2).start().await];

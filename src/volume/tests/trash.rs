@@ -148,10 +148,7 @@ fn who_was_shut_out_and_has_not_heard_of_it_restores_from_the_trash_of_now() {
 #[test]
 fn whoever_is_killed_what_is_in_the_trash_is_whole() {
     // TRASH=SEED[..END] replays.
-    let asked = std::env::var("TRASH").unwrap_or("0..16".into());
-    let (first, end) = asked.split_once("..").map_or((asked.as_str(), None), |(a, b)| (a, Some(b)));
-    let first: u64 = first.parse().unwrap();
-    for seed in first..end.map_or(first + 1, |e| e.parse().unwrap()) {
+    for seed in seeds("TRASH", "0..16") {
         eprintln!("TRASH={seed}");
         run(seed, ["2+1", "1+0", "4+2"][seed as usize % 3], |site| async move {
             let mut hosts = [site.machine(1).found().await, site.machine(2).start().await];
