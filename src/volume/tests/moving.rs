@@ -349,7 +349,7 @@ fn a_host_that_was_shut_out_midway_moves_nothing() {
             volume.write(40 * MIB, bytes(1, 3 * MIB as usize)).await.unwrap();
             let mut load = Load::start(&host.from, volume, witness.clone(), 10);
             let taken = async {
-                other.from.sleep(world.below(6_000)).await;
+                other.from.sleep(world.below(if seed % 2 == 0 { 600 } else { 6_000 })).await;
                 other.from.volumes.take_over(&v, false).await
             };
             let (moved, taken) = futures::future::join(host.make_move(&load, true), taken).await;
