@@ -104,7 +104,7 @@ impl Session {
     fn ripe_at(&self) -> Option<Instant> {
         let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
         let chunks = self.writer.prefix().seq.0.saturating_sub(self.head.lock().checkpoint.top.0);
-        let is_wanted = self.others.is_there(self.context.rt().now());
+        let is_wanted = self.rounds.others.is_there(self.context.rt().now());
         let log_max =
             if is_wanted { self.unmerged_max().min(LOG_BESIDE_OTHERS) } else { self.unmerged_max() };
         let tip = self.tip.lock();

@@ -19,7 +19,7 @@ pub async fn hand_over_when_asked<F>(session: Arc<Session>, let_go: impl Fn() ->
 where
     F: Future<Output = Result<(), Stop>>,
 {
-    while session.or_end(session.others.asked()).await.is_ok() && !session.has_ended() {
+    while session.or_end(session.rounds.others.asked()).await.is_ok() && !session.has_ended() {
         tracing::info!(volume = %session.context.title(), "another host asks for the volume: it is handed over");
         let (letting_go, telling) = (pin!(let_go()), pin!(tell(&session)));
         let Either::Left((Err(stop), _)) = select(letting_go, telling).await else { return };

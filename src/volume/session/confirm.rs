@@ -225,7 +225,7 @@ impl Session {
     /// What the head says of other hosts. What is unsent is little from the moment on when one has the volume attached.
     fn attend_others(&self, head: &Head) {
         let now = self.context.rt().now();
-        if self.others.saw(head, self.context.engine.host.id, now) {
+        if self.rounds.others.saw(head, self.context.engine.host.id, now) {
             self.work.notify_one();
             self.ripe.notify_one();
         }
@@ -237,7 +237,7 @@ impl Session {
             let news = self.rounds.news();
             let now = self.context.rt().now();
             let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
-            let look = may_be_asked.then(|| looked + self.others.look_after(now));
+            let look = may_be_asked.then(|| looked + self.rounds.others.look_after(now));
             match self.rounds.due().into_iter().chain(look).min() {
                 Some(at) if at <= now => return,
                 Some(at) => {

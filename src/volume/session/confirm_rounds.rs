@@ -30,6 +30,8 @@ struct State {
 pub struct ConfirmRounds {
     /// The pool's generation in which all that is stored was counted.
     pub counted_in: AtomicU64,
+    /// Whom their heads tell of.
+    pub others: Others,
     state: Mutex<State>,
     asked: Notify,
     done: Notify,

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::confirm_rounds::ConfirmRounds;
-use super::confirm_rounds::{JournalRestart, Others};
+use super::confirm_rounds::JournalRestart;
 use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::{Counted, Tip};
@@ -73,7 +73,6 @@ pub struct Session {
     /// See `w_of_all`.
     pub w_of_all: AtomicUsize,
     pub rounds: ConfirmRounds,
-    pub others: Others,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,
     /// Changes of it so far: what was read before one of them is older than what that wrote.
@@ -165,7 +164,6 @@ impl Session {
             journal,
             w,
             rounds: ConfirmRounds::default(),
-            others: Others::default(),
             head: Mutex::new(head),
             changes: AtomicU64::new(0),
             changing: tokio::sync::Mutex::default(),
@@ -528,7 +526,11 @@ impl Session {
     /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
     pub fn cut_age(&self) -> Duration {
         let age = self.context.settings().max_tail() / 2;
-        if self.others.is_there(self.context.rt().now()) { age.min(CUT_AGE_BESIDE_OTHERS) } else { age }
+        if self.rounds.others.is_there(self.context.rt().now()) {
+            age.min(CUT_AGE_BESIDE_OTHERS)
+        } else {
+            age
+        }
     }
 
     /// These settings are in force from now on.
