@@ -360,7 +360,7 @@ async fn killed_at(site: Site, ms: u64, kills_owner: bool) {
         Err(refused) => {
             assert!(refused.is(Kind::Owned), "{refused}");
             // The other way: it comes back, or is given up.
-            if ms % 2 == 0 {
+            if ms.is_multiple_of(2) {
                 let back = machine.start().await;
                 let own = attached(&back).await;
                 let seen = own.read(0, 4096).await.unwrap();
