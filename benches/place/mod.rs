@@ -124,6 +124,7 @@ impl Place {
             sweeps,
             keys: Default::default(),
             left: Arc::default(),
+            mirror: Default::default(),
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::signals::{self, Hangups};
-use crate::daemon::{Config, Configured, Engine, ListenFlags, Options, Reloaded, StateDir};
+use crate::daemon::{Config, Configured, Engine, ListenFlags, MirrorFlags, Options, Reloaded, StateDir};
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
@@ -33,6 +33,16 @@ pub struct Serve {
     /// Where Prometheus reads metrics over HTTP, at /metrics, and a browser a page: HOST:PORT or unix:PATH (default: nowhere)
     #[arg(long, value_name = "ADDR")]
     metrics: Vec<String>,
+    /// The peer of this host, HOST:PORT: volumes with flush=mirror that are owned here mirror their journals there (default:
+    /// `mirror` in windlass.toml)
+    #[arg(long, value_name = "HOST:PORT")]
+    mirror: Option<String>,
+    /// Where hosts connect whose peer this one is (default: `mirror_listen` in windlass.toml, then nowhere)
+    #[arg(long, value_name = "HOST:PORT")]
+    mirror_listen: Option<String>,
+    /// A file with a secret, the same on both hosts, by which they know each other (default: `mirror_key` in windlass.toml)
+    #[arg(long, value_name = "FILE")]
+    mirror_key: Option<String>,
     /// Local disk for the read cache, for example 10G; 0: none (default: WINDLASS_CACHE, then `cache` in windlass.toml,
     /// then a tenth of what is free, 10G at most)
     #[arg(long, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
@@ -67,6 +77,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         nbd: args.nbd,
         insecure: args.insecure,
         metrics: args.metrics,
+        mirror: MirrorFlags { peer: args.mirror, listen: args.mirror_listen, key: args.mirror_key },
         pools: args.pool,
         ..Options::default()
     };
@@ -77,6 +88,9 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     }
     for address in engine.state().metrics_addresses() {
         output::line(&format!("metrics {address}"));
+    }
+    if let Some(address) = engine.state().mirror.lock().as_ref() {
+        output::line(&format!("mirror {address}"));
     }
     output::line(&format!("control {}", control.display()));
     output::line("ready");

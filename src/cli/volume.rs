@@ -16,7 +16,7 @@ use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
-use crate::volume::{Parent, Rotation};
+use crate::volume::{MirrorInfo, Parent, Rotation};
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -53,7 +53,8 @@ pub enum Volume {
     Info { path: VolumePath },
     /// Change settings, all or none; they hold at once, for connected clients too
     ///
-    /// flush=local|pool, compression=lz4|zstd|none, recompress=none|zstd[:TIME]: what was written TIME ago (1d) is compressed
+    /// flush=local|pool|mirror: what a flush has survived, the crash of this host, its loss by the pool, or its loss by a peer;
+    /// mirror-loss=pool|hold: what flushes wait for while no peer has all; compression=lz4|zstd|none, recompress=none|zstd[:TIME]: what was written TIME ago (1d) is compressed
     /// anew in the background; max-tail=TIME, journal-size=SIZE; on-outage=hold|error[:TIME]: whether
     /// I/O waits for stores that are away, or fails; iops, read-iops, write-iops=N[:BURST] and bps, read-bps,
     /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on;
@@ -216,8 +217,8 @@ pub async fn roll_back(global: &Global, args: Rollback) -> Result<ExitCode> {
 /// What `volume set` changes.
 #[derive(clap::Args, Debug)]
 pub struct SettingFlags {
-    /// What a flush waits for: this host's disk, or the pool
-    #[arg(long, value_parser = ["local", "pool"])]
+    /// What a flush waits for: this host's disk, the pool, or the disks of this host and of its peer
+    #[arg(long, value_parser = ["local", "pool", "mirror"])]
     flush: Option<String>,
     /// What data are compressed with before they are stored
     #[arg(long, value_parser = ["lz4", "zstd", "none"])]
@@ -523,6 +524,21 @@ fn info(answer: VolumeAnswer) {
     line("template", yes(info.template));
     line("boot trace", info.boot_trace.to_string());
     line("handover", settings.show("handover"));
+    line("mirror", output::or_dash(info.mirror.as_ref().map(mirror_line)));
+    line("mirror loss", settings.show("mirror-loss"));
+}
+
+fn mirror_line(mirror: &MirrorInfo) -> String {
+    let mut said = Vec::new();
+    match (&mirror.host, mirror.epoch) {
+        (Some(host), Some(epoch)) => said.push(format!("named {host}, epoch {epoch}")),
+        _ => said.push("names nobody".to_owned()),
+    }
+    said.extend(mirror.peer.as_ref().map(|peer| format!("peer {peer}")));
+    said.extend(mirror.state.clone());
+    said.push(format!("{} behind", show_bytes(mirror.lag_bytes)));
+    said.extend(mirror.why.clone());
+    said.join(", ")
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::exports::EngineExports;
 use super::handover::{self, HandedOver};
 use super::key_places::ConfiguredKeys;
 use super::listen_policy::{Flags, Given};
+use super::mirror::{MirrorFlags, MirrorPlan};
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
 use super::traces::Traces;
@@ -73,6 +74,8 @@ pub struct Options {
     pub insecure: bool,
     /// Where to serve metrics.
     pub metrics: Vec<String>,
+    /// Where journals are mirrored to, and where owners connect whose are mirrored here.
+    pub mirror: MirrorFlags,
     /// Pools that must open.
     pub pools: Vec<Name>,
     /// What an earlier daemon has left to go on with.
@@ -136,9 +139,11 @@ impl Engine {
         let config = Arc::new(config);
         let keys = ConfiguredKeys::new(rt.clone(), host_context.disk.clone(), config.clone());
         let memory = memory(&host_context, &options);
+        let listens = (options.serve, options.insecure);
+        let mirror = MirrorPlan::of(&rt, &*host_context.disk, &config, &options.mirror, listens).await?;
         let state = EngineState {
             stop: stop.clone(),
-            pools: Pools::new(host_context.clone(), memory, keys.clone()).await?,
+            pools: Pools::new(host_context.clone(), memory, keys.clone(), mirror.peer.clone()).await?,
             sessions: Sessions::new(rt.clone()),
             mounts: Arc::default(),
             capacities: Default::default(),
@@ -147,6 +152,7 @@ impl Engine {
             access: Arc::default(),
             nbd: parking_lot::Mutex::default(),
             metrics: parking_lot::Mutex::default(),
+            mirror: parking_lot::Mutex::default(),
             served: Default::default(),
             last_look: Default::default(),
             map_turn: Default::default(),
@@ -174,7 +180,7 @@ impl Engine {
             *engine.answers.lock() = control::serve(&rt, &path, handler, engine.stop.clone())?;
         }
         if options.serve
-            && let Err(error) = engine.begin(&options).await
+            && let Err(error) = engine.begin(&options, &mirror).await
         {
             if let Err(also) = engine.shutdown().await {
                 tracing::warn!(error = %also, "the daemon could not end cleanly after a failed start");
@@ -184,10 +190,11 @@ impl Engine {
         Ok(engine)
     }
 
-    async fn begin(self: &Arc<Self>, options: &Options) -> Result<()> {
+    async fn begin(self: &Arc<Self>, options: &Options, mirror: &MirrorPlan) -> Result<()> {
         let Given { nbd, metrics, policy } = self.given(options).await?;
         self.state.access.replace(policy);
         self.serve_metrics(&metrics, !options.handed_over.is_empty()).await?;
+        self.serve_mirrors(mirror, !options.handed_over.is_empty()).await?;
         self.open_pools(&options.pools).await?;
         self.watch_capacity();
         self.keep_house();
@@ -213,6 +220,25 @@ impl Engine {
             tracing::info!("metrics and the page are read at {bound}, without TLS: {who}");
             self.state.metrics.lock().push(bound);
         }
+        Ok(())
+    }
+
+    async fn serve_mirrors(&self, plan: &MirrorPlan, replaces: bool) -> Result<()> {
+        // The daemon before may still be closing the address.
+        let mut tries = if replaces { FREED_TRIES } else { 1 };
+        let bound = loop {
+            tries -= 1;
+            match plan.serve(&self.state, &self.stop).await {
+                Err(_) if tries > 0 => self.state.host_context.rt.sleep(FREED).await,
+                served => break served?,
+            }
+        };
+        if let Some(bound) = &bound {
+            tracing::info!(
+                "journals of other hosts' volumes are mirrored at {bound}, for who knows the secret of `mirror_key`"
+            );
+        }
+        *self.state.mirror.lock() = bound;
         Ok(())
     }
 

@@ -44,6 +44,8 @@ pub struct EngineState {
     pub nbd: Mutex<Vec<Address>>,
     /// Where the metrics are read.
     pub metrics: Mutex<Vec<Address>>,
+    /// Where hosts connect whose peer this one is.
+    pub mirror: Mutex<Option<Address>>,
     /// Pools that are to be open from the start on; none until it is known which.
     pub served: Mutex<Option<BTreeSet<Name>>>,
     /// What whoever watches sees of what is not looked at each time.

@@ -7,6 +7,7 @@ use super::credentials::KeptFile;
 use super::handover::read_text;
 use super::listen_policy::Accounts;
 use super::metrics_http::Request;
+use super::mirror::fuzz as mirror;
 use crate::base::fuzz::{Target, choice, text, texts};
 use crate::nbd::Address;
 
@@ -16,6 +17,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "control_line", run: command, seeds: some_commands, memory: 512 << 10 },
     Target { name: "api_call", run: call, seeds: some_calls, memory: 512 << 10 },
     Target { name: "http_head", run: head, seeds: some_heads, memory: 128 << 10 },
+    Target { name: "mirror_knock", run: mirror::admit_bytes, seeds: mirror::some_knocks, memory: 128 << 10 },
     Target { name: "kept_state", run: kept, seeds: some_kept, memory: 256 << 10 },
 ];
 

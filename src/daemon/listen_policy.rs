@@ -201,7 +201,7 @@ pub async fn check(at: &ListenAddress, policy: &Policy, insecure: bool) -> Resul
 }
 
 /// Whether no other host reaches it.
-async fn is_of_this_host(host_port: &str) -> Result<bool> {
+pub async fn is_of_this_host(host_port: &str) -> Result<bool> {
     let found = tokio::net::lookup_host(host_port).await.context(|| format!("listening on {host_port}"))?;
     Ok(found.map(|at| at.ip()).all(|ip| ip.is_loopback()))
 }

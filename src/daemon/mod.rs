@@ -21,6 +21,7 @@ mod listen_policy;
 mod metrics;
 mod metrics_http;
 mod metrics_server;
+mod mirror;
 #[cfg(test)]
 mod monitoring;
 mod mounts;
@@ -49,6 +50,7 @@ pub use exports::ALONE;
 pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use key_places::KeyPlace;
 pub use listen_policy::{Flags as ListenFlags, given as given_listeners};
+pub use mirror::MirrorFlags;
 pub use pools::check_stores;
 pub use state_dir::{HostContext, KnownPool, StateDir, is_unread_journal};
 pub use verbs::mount_troubles;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::key_places::ConfiguredKeys;
 use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
-use crate::base::rt::Rt;
+use crate::base::rt::{Dial, Rt};
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::{OpenKeys, PoolKey};
 use crate::pool::{
@@ -20,7 +20,7 @@ use crate::pool::{
     being_destroyed, lacks_key,
 };
 use crate::store::{self, BucketRef, StoreUrl};
-use crate::volume::{EngineContext, Memory, Tuning, Volumes};
+use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volumes};
 
 /// A pool that is open here.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct Pools {
     host_context: HostContext,
     memory: Memory,
     keys: Arc<ConfiguredKeys>,
+    /// This host's peer.
+    peer: Option<Arc<dyn Dial>>,
     slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
     /// Held while the set of known pools changes.
     change: tokio::sync::Mutex<()>,
@@ -100,13 +102,19 @@ impl Pools {
         &self.memory
     }
 
-    pub async fn new(host_context: HostContext, memory: Memory, keys: Arc<ConfiguredKeys>) -> Result<Pools> {
+    pub async fn new(
+        host_context: HostContext,
+        memory: Memory,
+        keys: Arc<ConfiguredKeys>,
+        peer: Option<Arc<dyn Dial>>,
+    ) -> Result<Pools> {
         let known = host_context.home.known_pools(&*host_context.disk).await?;
         let slots = known.into_iter().map(|k| (k.name.clone(), Slot::new(k))).collect();
         Ok(Pools {
             host_context,
             memory,
             keys,
+            peer,
             slots: Mutex::new(slots),
             change: tokio::sync::Mutex::default(),
         })
@@ -216,6 +224,7 @@ impl Pools {
             sweeps: Arc::default(),
             keys: OpenKeys::with_source(self.keys.clone()),
             left: Arc::default(),
+            mirror: MirrorHost::with_peer(self.peer.clone()),
         };
         Arc::new(OpenPool { volumes: Volumes::new(engine), pool })
     }

@@ -1,6 +1,7 @@
 //! What a volume is told by its register and by its tables, and what it is asked to become.
 
 use super::head::{Head, Trace, VolumeSettings};
+use super::mirror::fuzz as mirror;
 use super::space::fuzz as space;
 use crate::base::fuzz::{Target, text, texts};
 use crate::base::{Epoch, Incarnation, Kind, Seq, VolumeId};
@@ -11,6 +12,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "volume_settings", run: settings, seeds: some_settings, memory: 64 << 10 },
     Target { name: "state_table", run: space::tables, seeds: space::some_tables, memory: 256 << 10 },
     Target { name: "chunk_table_page", run: space::slab, seeds: space::some_slabs, memory: 64 << 10 },
+    Target { name: "mirror_message", run: mirror::message, seeds: mirror::some_messages, memory: 128 << 10 },
     Target { name: "dead_lists", run: space::dead, seeds: space::some_dead, memory: 64 << 10 },
 ];
 

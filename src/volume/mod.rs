@@ -7,6 +7,8 @@ mod copies;
 pub(crate) mod fuzz;
 mod handle;
 mod head;
+mod mirror;
+mod mirroring;
 mod read;
 mod session;
 mod space;
@@ -24,8 +26,10 @@ pub use copies::{
 };
 pub use handle::{Attachment, Passage, SnapshotView, UNREAD_JOURNAL, Volume};
 pub use head::{
-    BootTrace, Direction, FlushMode, Host, Limits, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo,
-    VolumeSettings,
+    BootTrace, Direction, FlushMode, Host, Limits, MirrorInfo, MirrorLoss, Parent, Rotation, SnapshotInfo,
+    TakeOver, VolumeInfo, VolumeSettings,
 };
+pub use mirror::{Begin, MirrorHost};
+pub use mirroring::serve_mirror;
 pub use read::{EngineContext, Memory, Since, Tuning};
 pub use space::{Freed, Sweeps};

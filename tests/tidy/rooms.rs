@@ -9,7 +9,21 @@ use crate::layers::{self, File, is_test};
 /// A layer that gets rooms is entered here.
 pub const ROOMS: &[(&str, &[&str])] = &[
     ("fs", &["object", "bucket", "read", "staging", "file", "tree", "ops", "mount"]),
-    ("volume", &["head", "space", "read", "session", "checkpoint", "handle", "catalog", "copies"]),
+    (
+        "volume",
+        &[
+            "head",
+            "space",
+            "mirror",
+            "read",
+            "session",
+            "checkpoint",
+            "mirroring",
+            "handle",
+            "catalog",
+            "copies",
+        ],
+    ),
     ("pool", &["chunk", "stores", "register", "local", "io", "repair", "admin"]),
 ];
 

@@ -1,9 +1,11 @@
-//! The seams that the seeded simulation replaces: tasks, CPU work, time, randomness (`Rt`) and the local disk (`Disk`).
+//! The seams that the seeded simulation replaces: tasks, CPU work, time, randomness (`Rt`), the local disk (`Disk`), and
+//! connections between daemons (`Dial`).
 //!
 //! Above this module only `tokio::sync` is used of tokio; clippy.toml bans the rest.
 
 pub mod direct;
 pub mod disk;
+pub mod link;
 mod real_disk;
 mod real_runtime;
 pub mod sim;
@@ -22,6 +24,7 @@ use tokio::sync::oneshot;
 use super::error::{Error, Kind, Result};
 
 pub use disk::{Disk, DiskFile, DiskLock, OpenHow};
+pub use link::{Dial, Link, LinkReceiver, LinkSender};
 pub use real_disk::RealDisk;
 pub use real_runtime::RealRuntime;
 

@@ -23,6 +23,12 @@ section! {
         allow: List<Allow>, Preset::Said("whoever can connect, all"), "[{ cn = \"web-*\", exports = [\"tank/web-*\"], write = true }, { group = \"kvm\", exports = [\"*\"], write = true }]";
         /// Where Prometheus reads metrics, at /metrics. `serve --metrics` beats it.
         metrics: List<Address>, Preset::Said("nowhere"), "[\"127.0.0.1:9420\"]";
+        /// The peer of this host, `HOST:PORT`: [volumes with `flush=mirror`](how-to/mirror-flushes.md) that are owned here mirror their journals there. `serve --mirror` beats it.
+        mirror: String, Preset::Said("none"), "\"10.0.0.2:10810\"";
+        /// Where hosts connect whose peer this one is, `HOST:PORT`. `serve --mirror-listen` beats it.
+        mirror_listen: String, Preset::Said("nowhere"), "\"127.0.0.1:10810\"";
+        /// A file with a secret of 16 bytes or more, readable by its owner alone, the same on both hosts. `serve --mirror-key` beats it.
+        mirror_key: String, Preset::Said("none: needed by both keys above"), "\"/etc/windlass/mirror.key\"";
     }
 }
 

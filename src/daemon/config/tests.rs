@@ -23,7 +23,7 @@ const BAD: &[(&str, usize, &str, &str)] = &[
         "zzzzzzzzzz = 1",
         1,
         "zzzzzzzzzz",
-        "use one of memory, cache, nbd, allow, metrics, tls, log, traces, limits, store, pool, replica, volume, mount",
+        "use one of memory, cache, nbd, allow, metrics, mirror, mirror_listen, mirror_key, tls, log, traces, limits, store, pool, replica, volume, mount",
     ),
     ("endpoint = 'http://h'", 1, "endpoint", "it belongs below [store.NAME]"),
     ("options = ['ro']", 1, "options", "it belongs below [mount.\"/FOLDER\"]"),

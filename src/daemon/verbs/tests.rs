@@ -42,7 +42,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
     let keys = ConfiguredKeys::new(rt.clone(), host_context.disk.clone(), config.clone());
     EngineState {
         stop: Default::default(),
-        pools: Pools::new(host_context.clone(), Memory::new(64 << 20), keys.clone()).await.unwrap(),
+        pools: Pools::new(host_context.clone(), Memory::new(64 << 20), keys.clone(), None).await.unwrap(),
         sessions: Sessions::new(rt.clone()),
         mounts: Arc::default(),
         capacities: Default::default(),
@@ -51,6 +51,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
         access: Default::default(),
         nbd: Default::default(),
         metrics: Default::default(),
+        mirror: Default::default(),
         served: Default::default(),
         last_look: Default::default(),
         map_turn: Default::default(),

@@ -18,9 +18,9 @@ use crate::journal::{Peek, peek};
 use crate::pool::Pool;
 use crate::volume::checkpoint::{CheckReport, check};
 use crate::volume::handle::{Known, UNREAD_JOURNAL, Volume};
-use crate::volume::head::FlushMode;
 use crate::volume::head::Head;
-use crate::volume::head::{Parent, Rotation, SnapshotInfo, VolumeInfo};
+use crate::volume::head::{FlushMode, MirrorLoss};
+use crate::volume::head::{MirrorInfo, Parent, Rotation, SnapshotInfo, VolumeInfo};
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::session::frozen_by_take_over;
@@ -79,6 +79,8 @@ impl VolumeInfo {
             template: settings.template,
             boot_trace: settings.boot_trace,
             handover: settings.handover,
+            mirror_loss: settings.mirror_loss,
+            mirror: mirror_of(head),
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
             owner_id: head.active.owner.as_ref().map(|h| h.id),
             owner_since_ms: head.active.since_ms,
@@ -190,6 +192,7 @@ impl VolumeInfo {
             rotation.left_bytes = session.left_to_rotate();
             rotation.waits = session.mending.kept.lock().clone();
         }
+        self.add_mirror(session);
         let tip = session.tip.lock();
         self.snapshots = by_name(&tip.tables).count() as u64;
         self.history_marks = tip.tables.snapshots().count() as u64 - self.snapshots;
@@ -225,6 +228,30 @@ impl VolumeInfo {
                 self.trouble.get_or_insert(why);
             }
             None => self.room_bytes = Some(memory.min(usage.size.saturating_sub(usage.used))),
+        }
+    }
+
+    fn add_mirror(&mut self, session: &Session) {
+        if self.flush != FlushMode::Mirror {
+            return;
+        }
+        let (standing, context) = (session.mirror.standing(), &session.context);
+        let mirror = self.mirror.get_or_insert_default();
+        mirror.peer = context.engine.mirror.dial.as_ref().map(|dial| dial.place());
+        let state = match (standing.named, standing.connected) {
+            (true, _) => "mirrored",
+            (false, true) => "catching-up",
+            (false, false) => "lost",
+        };
+        (mirror.state, mirror.lag_bytes) = (Some(state.to_owned()), standing.lag_bytes);
+        if let Some(why) = standing.why.filter(|_| !standing.named) {
+            let waits = match self.mirror_loss {
+                MirrorLoss::Pool => "flushes wait for the pool",
+                MirrorLoss::Hold => "flushes wait until it is (`mirror-loss=pool`: for the pool)",
+            };
+            let cure = "start the peer (`windlass serve --mirror-listen`), or choose flush=pool";
+            self.trouble.get_or_insert(format!("its journal is not mirrored, and {waits}: {why}; {cure}"));
+            mirror.why = Some(why);
         }
     }
 
@@ -264,6 +291,15 @@ impl SnapshotInfo {
 fn rotation_of(head: &Head) -> Option<Rotation> {
     let (key, oldest) = head.data_keys();
     (oldest < key).then_some(Rotation { key, oldest, left_bytes: None, waits: None })
+}
+
+fn mirror_of(head: &Head) -> Option<MirrorInfo> {
+    let (host, epoch) = match &head.mirror {
+        Some(named) => (Some(named.host.name.clone()), Some(named.session.0)),
+        None if head.settings.flush == FlushMode::Mirror => (None, None),
+        None => return None,
+    };
+    Some(MirrorInfo { host, epoch, ..MirrorInfo::default() })
 }
 
 /// Those that the volume did not take by itself.

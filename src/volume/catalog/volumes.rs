@@ -14,7 +14,7 @@ use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Known, SnapshotView, Volume};
-use crate::volume::head::{HandoverPolicy, TakeOver};
+use crate::volume::head::{FlushMode, HandoverPolicy, TakeOver};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};
 use crate::volume::read::passes;
@@ -93,6 +93,10 @@ impl Volumes {
 
     pub fn engine(&self) -> &EngineContext {
         &self.engine
+    }
+
+    pub fn shared_engine(&self) -> Arc<EngineContext> {
+        self.engine.clone()
     }
 
     fn seat(&self, id: VolumeId) -> Arc<Seat> {
@@ -373,20 +377,25 @@ impl Volumes {
         let from = head.active.owner.clone().filter(|h| h.id != self.engine.host.id);
         let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
         let Notes { said, guessed } = volume.take_notes();
+        let given_up = accept_loss && head.is_mirrored_elsewhere(self.engine.host.id);
         let mut done = TakeOver { already: from.is_none(), notes: said, ..TakeOver::default() };
         if let Some(host) = from {
             done.notes.push(match head.settings.flush {
-                crate::volume::head::FlushMode::Local => format!(
+                FlushMode::Local => format!(
                     "what {} acknowledged and had not yet stored in the pool is not in the volume; it is kept there, in \
                      its journal. Until {} notices (within 5 s, if it reaches the stores) its clients may still be \
                      answered from its disk",
                     host.name, host.name
                 ),
-                crate::volume::head::FlushMode::Pool if guessed => format!(
+                FlushMode::Pool | FlushMode::Mirror if guessed => format!(
                     "flushed writes of {} may be among those that are lost; its clients get errors from now on",
                     host.name
                 ),
-                crate::volume::head::FlushMode::Pool => {
+                FlushMode::Mirror if given_up => format!(
+                    "flushed writes of {} that only a peer's journal has are lost; its clients get errors from now on",
+                    host.name
+                ),
+                FlushMode::Pool | FlushMode::Mirror => {
                     format!("all flushed writes of {} are in the volume; its clients get errors from now on", host.name)
                 }
             });

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::start::start;
+use crate::base::record::Mark;
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered, peek};
 use crate::volume::head::Claimer;
 use crate::volume::head::without_journal;
-use crate::volume::head::{Floor, HeadRegister};
+use crate::volume::head::{Floor, HeadRegister, MirrorAccess};
+use crate::volume::mirroring::open_session;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::Session;
 use crate::volume::session::takeover;
@@ -135,13 +137,27 @@ pub async fn own(
     let seen = look(context, &cell, &claim_request).await?;
     let found = find(context).await?;
     let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
+    let lineage: BTreeSet<Epoch> = found.iter().flat_map(|r| r.lineage.iter().copied()).collect();
+    let mirror = match claim_request.force {
+        true => close_mirror(context, &cell, &lineage, claim_request.accept_loss).await,
+        false => Ok(MirrorAccess::default()),
+    };
+    let mirror = match (mirror, &journal) {
+        (Ok(mirror), _) => mirror,
+        (Err(error), Some(journal)) => {
+            close(context, journal).await;
+            return Err(error.into());
+        }
+        (Err(error), None) => return Err(error.into()),
+    };
     let how = How {
         host: context.engine.host.clone(),
         now_ms: context.rt().wall_ms(),
-        lineage: found.iter().flat_map(|r| r.lineage.iter().copied()).collect(),
+        lineage,
         seen,
         force: claim_request.force,
         accept_loss: claim_request.accept_loss,
+        mirror,
         // A copy may be older than what was promised since: it covers nothing.
         cover: found.as_ref().filter(|r| !r.copied).map(|r| Cover { first: r.first_lsn, mark: r.mark }),
         degrade_after: context.engine.pool.settings().degrade_after(),
@@ -173,6 +189,29 @@ pub async fn own(
         }
         (Err(error), None) => Err(failed(error)),
     }
+}
+
+/// Model `mirror`: closes. Where the head names this host, the session takes no more records from here on, so that all that the
+/// owner was promised is in it; only then the volume is claimed by it.
+async fn close_mirror(
+    context: &VolumeContext,
+    cell: &HeadRegister,
+    lineage: &BTreeSet<Epoch>,
+    given_up: bool,
+) -> Result<MirrorAccess> {
+    let (engine, mut access) = (&context.engine, MirrorAccess { closed: None, given_up });
+    let Some(head) = cell.read().await? else { return Ok(access) };
+    let owns = head.active.released || lineage.contains(&head.active.epoch);
+    let named = head.mirror.as_ref().filter(|named| named.host.id == engine.host.id && !owns);
+    let Some(named) = named else { return Ok(access) };
+    let sessions = engine.sessions(context.id);
+    if !sessions.has(named.session).await {
+        return Ok(access);
+    }
+    let _seat = engine.mirror.sit(context.id).await?;
+    sessions.close(named.session).await?;
+    access.closed = Some(named.session);
+    Ok(access)
 }
 
 /// Another host has the volume. If it ended an epoch of this folder, the journal can't be replayed any more: it is put aside
@@ -215,7 +254,17 @@ async fn look(
     }
     let (host, lineage) = (&context.engine.host, BTreeSet::new());
     let (seen, nonce, floor) = (Some(seen), Nonce(0), Epoch(0));
-    head.may_claim(&Claimer { host, nonce, now_ms: 0, lineage: &lineage, seen, force: false, floor })?;
+    let mirror = MirrorAccess::default();
+    head.may_claim(&Claimer {
+        host,
+        nonce,
+        now_ms: 0,
+        lineage: &lineage,
+        seen,
+        force: false,
+        floor,
+        mirror,
+    })?;
     Ok(seen)
 }
 
@@ -316,10 +365,16 @@ async fn announce(context: &Arc<VolumeContext>, local: &Mutex<Local>, a: Announc
         local.others = !local.found.as_ref().is_some_and(|f| f.lineage.contains(&a.active));
         (local.journal.take(), local.found.take())
     };
-    let (done, kept) = match (journal, found) {
+    let (mut done, kept) = match (journal, found) {
         (Some(journal), Some(found)) => hand_on(context, journal, &found, a).await,
         _ => (create(context, a).await.map_err(|e| (None, e)), None),
     };
+    if let Some(session) = a.mirror {
+        done = match done {
+            Ok(journal) => take_in(context, journal, session, a.last_lsn).await.map_err(|e| (None, e)),
+            error => error,
+        };
+    }
     let mut local = local.lock();
     local.kept = kept;
     match done {
@@ -332,6 +387,45 @@ async fn announce(context: &Arc<VolumeContext>, local: &Mutex<Local>, a: Announc
             Err(error)
         }
     }
+}
+
+/// What was mirrored here and is not in the log becomes part of this host's new journal, before the end of the old epoch is
+/// recorded: from then on the journal is all that has it.
+async fn take_in(
+    context: &Arc<VolumeContext>,
+    journal: Journal,
+    session: Epoch,
+    after: Lsn,
+) -> Result<Journal> {
+    let engine = &context.engine;
+    let Some(head) = context.cell.read().await? else { return Ok(journal) };
+    let (mirrored, _) = open_session(engine, &head, session).await?;
+    let copied = match mirrored.usage().used < journal.usage().size {
+        true => copy_records(&mirrored, &journal, after).await,
+        false => {
+            let why = "what was mirrored here is larger than the volume's journal: raise its journal-size";
+            Err(Error::new(Kind::NoSpace, why))
+        }
+    };
+    let (_, closed) = (mirrored.close().await, journal.close().await);
+    copied?;
+    closed?;
+    drop(journal);
+    // Opened again it knows what it is to replay.
+    let opened = Journal::open(engine.rt.clone(), engine.disk.clone(), context.journal()).await?;
+    opened
+        .map(|(journal, _)| journal)
+        .ok_or_else(|| Error::new(Kind::Internal, "a journal is not there any more"))
+}
+
+async fn copy_records(from: &Journal, to: &Journal, after: Lsn) -> Result<()> {
+    let mut records = from.replay(after);
+    while let Some(record) = records.next().await? {
+        let bytes = record.op.payload().len() as u64;
+        let mut room = to.reserve(to.cost(bytes.max(Mark::BYTES_MAX))).await?;
+        to.append(&mut room, &record)?;
+    }
+    to.sync(None).await
 }
 
 /// The journal that goes on, or the old one with the error; and where one is that can't be replayed.

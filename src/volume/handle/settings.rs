@@ -54,7 +54,7 @@ async fn change(session: &Arc<Session>, assignments: &[String]) -> Result<(), St
     let now = context.settings();
     let wanted = now.assigned(assignments)?;
     let mut stricter = None;
-    if wanted.flush == FlushMode::Pool && now.flush == FlushMode::Local {
+    if wanted.flush != now.flush && (wanted.flush == FlushMode::Pool || now.flush == FlushMode::Local) {
         stricter = Some(Stricter::begin(session));
         let upto = session.tip.lock().lsn;
         session.promise(upto).await?;

@@ -6,6 +6,7 @@ use crate::base::Result;
 use crate::journal::Journal;
 use crate::volume::checkpoint::{compact, delete_retired, make_checkpoints, sweep_when_due};
 use crate::volume::head::Stop;
+use crate::volume::mirroring::keep_mirror;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::takeover::Taken;
 use crate::volume::session::{
@@ -28,6 +29,11 @@ pub async fn start(
     let after = taken.adopted.last().map_or(taken.head.checkpoint.last_lsn, |a| a.toc.last);
     let before = taken.before;
     let session = Session::new(context, taken, journal, books)?;
+    let gated = session.head.lock().is_mirrored_elsewhere(session.context.engine.host.id);
+    if gated {
+        // Before any task: what closes the gate too would lift this one.
+        session.begin_gated();
+    }
     session.run(cut_chunks);
     session.run(confirm_when_asked);
     session.run(make_checkpoints);
@@ -44,6 +50,7 @@ pub async fn start(
     session.run(move |session| sweep_when_due(session, before));
     match session.replay(after, left).await {
         Ok(()) => {
+            session.run(move |session| keep_mirror(session, gated));
             session.run(keep_history);
             Ok(session)
         }

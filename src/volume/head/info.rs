@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
 use super::limits::Limits;
-use super::settings::{FlushMode, HandoverPolicy, VolumeSettings};
+use super::settings::{FlushMode, HandoverPolicy, MirrorLoss, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
@@ -38,6 +38,12 @@ pub struct VolumeInfo {
     /// Whether another host gets it by asking for it.
     #[serde(default)]
     pub handover: HandoverPolicy,
+    /// What flushes wait for while no peer has all, where they wait for one.
+    #[serde(default)]
+    pub mirror_loss: MirrorLoss,
+    /// Of a volume whose flushes wait for a peer, or whose head names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorInfo>,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
     /// Tells hosts of one name apart.
@@ -112,6 +118,23 @@ pub struct VolumeInfo {
     pub chain: Vec<Parent>,
 }
 
+/// The mirror of a volume's journal.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MirrorInfo {
+    /// The host that has to be asked before the volume goes elsewhere.
+    pub host: Option<String>,
+    /// The ownership under which that host got its records.
+    pub epoch: Option<u64>,
+    /// Where this host looks for its peer; told when it is open here.
+    pub peer: Option<String>,
+    /// `mirrored`, `catching-up` or `lost`; told when it is open here.
+    pub state: Option<String>,
+    /// Why it is not mirrored, if so.
+    pub why: Option<String>,
+    /// Bytes that were written here and that the peer has not on its disk.
+    pub lag_bytes: u64,
+}
+
 /// A change of an encrypted volume's data key that is under way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Rotation {
@@ -140,6 +163,7 @@ impl VolumeInfo {
             history: self.history,
             boot_trace: self.boot_trace,
             handover: self.handover,
+            mirror_loss: self.mirror_loss,
         }
     }
 }

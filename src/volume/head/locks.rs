@@ -96,8 +96,10 @@ mod tests {
             seen: None,
             force: false,
             floor: Epoch(0),
+            mirror: Default::default(),
         };
-        to(to(head.claim(&who)).record(&Recording { nonce, last: Seq(0), w: 1, witnesses: vec![] }))
+        let recording = Recording { nonce, last: Seq(0), w: 1, witnesses: vec![], gives_up_mirror: false };
+        to(to(head.claim(&who)).record(&recording))
     }
 
     /// Whether the snapshot can be removed, and the volume.

@@ -19,10 +19,10 @@ pub use again_or_failed::{Stop, without_journal};
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
 pub use holds::Locks;
-pub use info::{Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
+pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};
 
-pub use naming::{Leaving, Moved, NameStanding, Naming};
+pub use naming::{ClaimBasis, Leaving, MirrorAccess, Moved, NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
-pub use settings::{FlushMode, HandoverPolicy, Host, VolumeSettings, check_size, is_template};
+pub use settings::{FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

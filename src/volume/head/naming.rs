@@ -1,9 +1,9 @@
-//! Where a volume is found: its name, the pool in which it went on, and the host that wants it.
+//! Where a volume is found: its name, the pool in which it went on, the host that wants it, and the host that has its newest writes.
 
 use serde::{Deserialize, Serialize};
 
 use super::settings::{Host, VolumeSettings, is_default};
-use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result, VolumeId};
+use crate::base::{Epoch, Error, HostId, Kind, Lsn, Name, Nonce, Result, VolumeId};
 
 /// Which of the directory's entries is the volume's name (model `rename`): the one of this name and serial. As it was born:
 /// the only one, of serial 0.
@@ -90,6 +90,72 @@ pub struct Wanted {
     /// How often the owner has said that it is on the way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub heard: u64,
+}
+
+/// The host whose journal must be asked before the volume goes elsewhere: what was flushed is in the pool, or there (model
+/// `mirror`).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mirror {
+    pub host: Host,
+    /// The ownership under which that host got its records.
+    pub session: Epoch,
+    /// Drawn each time that it is named: what is named again is written again, so that an earlier change of the owner's whose answer
+    /// was lost can't come through behind it.
+    pub nonce: Nonce,
+}
+
+/// What a host that was never the owner has of a mirror, or does without.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MirrorAccess {
+    /// A session of this host's that takes no more records.
+    pub closed: Option<Epoch>,
+    /// The user gives up what only journals of other hosts have.
+    pub given_up: bool,
+}
+
+/// What a claim rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClaimBasis {
+    /// The journal of the ownership that ends is this host's.
+    Own,
+    /// This session of this host's.
+    Mirror(Epoch),
+    /// No host has flushed writes that the pool lacks, as far as the head tells.
+    Bare,
+    /// What another host's journal has is given up.
+    Forced,
+}
+
+impl MirrorAccess {
+    /// Judged on the head that the claim replaces.
+    pub(super) fn ground(&self, named: Option<&Mirror>, me: HostId) -> Result<ClaimBasis> {
+        match named {
+            None => Ok(ClaimBasis::Bare),
+            Some(named) if named.host.id == me && self.closed == Some(named.session) => {
+                Ok(ClaimBasis::Mirror(named.session))
+            }
+            Some(_) if self.given_up => Ok(ClaimBasis::Forced),
+            Some(named) => Err(named.refusal(me)),
+        }
+    }
+}
+
+impl Mirror {
+    fn refusal(&self, me: HostId) -> Error {
+        let host = &self.host;
+        let why = match host.id == me {
+            true => format!(
+                "its flushed writes are mirrored to this host ({host}), by records that are not here any more: the disk or the state \
+                 folder was lost. Open it on its owner instead"
+            ),
+            false => format!(
+                "its flushed writes are in a journal of {host}: take the volume over there, or open it on its owner"
+            ),
+        };
+        let force =
+            "`windlass volume take-over --accept-loss` gives up the flushed writes that are only there";
+        Error::new(Kind::Refused, format!("{why}. If both hosts are gone, {force}"))
+    }
 }
 
 impl Moved {

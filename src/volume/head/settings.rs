@@ -21,6 +21,19 @@ pub enum FlushMode {
     Local,
     /// The pool has it, and this host was still the owner after that.
     Pool,
+    /// This host's disk has it and another host's: or what `MirrorLoss` says, while no other host has all.
+    Mirror,
+}
+
+/// What a flush of a mirrored volume waits for while no other host has all that was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MirrorLoss {
+    /// For the pool.
+    #[default]
+    Pool,
+    /// For another host to have it.
+    Hold,
 }
 
 /// What the owner does when another host wants the volume.
@@ -82,6 +95,9 @@ pub struct VolumeSettings {
     /// Whether another host gets it by asking for it.
     #[serde(skip_serializing_if = "is_default")]
     pub handover: HandoverPolicy,
+    /// What flushes wait for while no peer has all.
+    #[serde(skip_serializing_if = "is_default")]
+    pub mirror_loss: MirrorLoss,
 }
 
 impl Default for VolumeSettings {
@@ -99,6 +115,7 @@ impl Default for VolumeSettings {
             recompress_after_ms: None,
             boot_trace: BootTrace::Off,
             handover: HandoverPolicy::Never,
+            mirror_loss: MirrorLoss::Pool,
         }
     }
 }
@@ -118,9 +135,13 @@ fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static 
     words.iter().find(|(_, is)| *is == value).map_or("", |(word, _)| word)
 }
 
-const FLUSH: &[(&str, FlushMode)] = &[("local", FlushMode::Local), ("pool", FlushMode::Pool)];
+const FLUSH: &[(&str, FlushMode)] =
+    &[("local", FlushMode::Local), ("pool", FlushMode::Pool), ("mirror", FlushMode::Mirror)];
+const MIRROR_LOSS: &[(&str, MirrorLoss)] = &[("pool", MirrorLoss::Pool), ("hold", MirrorLoss::Hold)];
 const HANDOVER: &[(&str, HandoverPolicy)] = &[("never", HandoverPolicy::Never), ("ask", HandoverPolicy::Ask)];
 const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
+/// The format of heads of which a version that knows no mirrors must not become the owner.
+const MIRRORED: u32 = 6;
 /// Of `on-outage=error`.
 const ERROR_AFTER_MS: u64 = 30_000;
 const COMPRESSION: &[(&str, Codec)] = &[("lz4", Codec::Lz4), ("zstd", Codec::Zstd), ("none", Codec::None)];
@@ -164,7 +185,7 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, handover, \
+    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, handover, mirror-loss, \
                         iops, bps, read-iops, read-bps, write-iops and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
@@ -185,6 +206,7 @@ impl VolumeSettings {
             "history" => self.history = value.parse()?,
             "boot-trace" => self.boot_trace = BootTrace::parse(value)?,
             "handover" => self.handover = one_of(key, value, HANDOVER)?,
+            "mirror-loss" => self.mirror_loss = one_of(key, value, MIRROR_LOSS)?,
             _ => self.assign_limit(key, value)?,
         }
         Ok(())
@@ -228,6 +250,7 @@ impl VolumeSettings {
             "history" => self.history.to_string(),
             "boot-trace" => self.boot_trace.to_string(),
             "handover" => word(self.handover, HANDOVER).to_owned(),
+            "mirror-loss" => word(self.mirror_loss, MIRROR_LOSS).to_owned(),
             _ => {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
@@ -248,6 +271,7 @@ impl VolumeSettings {
             "quota",
             "history",
             "handover",
+            "mirror-loss",
         ];
         keys.iter().chain(Limits::KEYS).map(|key| format!("{key}={}", self.show(key))).collect()
     }
@@ -262,6 +286,9 @@ impl VolumeSettings {
 
     /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
     pub(super) fn format(&self) -> u32 {
+        if self.is_mirrored() {
+            return MIRRORED;
+        }
         let VolumeSettings {
             compression,
             error_after_ms,
@@ -285,8 +312,17 @@ impl VolumeSettings {
         if plain { 1 } else { 2 }
     }
 
+    /// What a version that knows no mirrors would not heed.
+    pub(super) fn is_mirrored(&self) -> bool {
+        self.flush == FlushMode::Mirror || !is_default(&self.mirror_loss)
+    }
+
     /// A boot trace tells which blocks matter, and lies in the head, which is not encrypted.
     pub fn check_for(&self, encrypted: bool) -> Result<()> {
+        if encrypted && self.flush == FlushMode::Mirror {
+            let why = "an encrypted volume can't be mirrored: use flush=pool, or flush=local";
+            return Err(Error::new(Kind::Refused, why));
+        }
         match encrypted && self.boot_trace != BootTrace::Off {
             true => Err(Error::new(Kind::Refused, "an encrypted volume keeps no boot trace")),
             false => Ok(()),
@@ -329,6 +365,15 @@ impl VolumeSettings {
                 Seconds(self.max_tail_ms)
             ),
             FlushMode::Pool => "survives the loss of this host".to_owned(),
+            FlushMode::Mirror => {
+                let else_waits = match self.mirror_loss {
+                    MirrorLoss::Pool => "for the pool",
+                    MirrorLoss::Hold => "until one has",
+                };
+                format!(
+                    "survives the loss of this host, by a peer's journal; waits {else_waits} while no peer has all"
+                )
+            }
         }
     }
 }
@@ -390,6 +435,8 @@ mod tests {
     fn what_is_shown_can_be_assigned() {
         for text in [
             "flush=pool",
+            "flush=mirror",
+            "mirror-loss=hold",
             "compression=zstd",
             "max-tail=250ms",
             "journal-size=1G",
@@ -434,6 +481,7 @@ mod tests {
             "template=1",
             "boot-trace=kept",
             "handover=always",
+            "mirror-loss=local",
             "x=1",
         ] {
             assert!(assigned(&[bad]).unwrap_err().is(Kind::Usage), "{bad}");

@@ -5,7 +5,8 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
-//! claim, cloned, locks, gate, naming, boot, wanted and witnesses are anybody's; moved is set by the owner, with its last act. JSON with a
+//! claim, cloned, locks, gate, naming, boot, wanted and witnesses are anybody's; moved is set by the owner, with its last act;
+//! mirror is set and taken out by the owner (`leave`), and heeded by who claims (`may_claim`, model `mirror`). JSON with a
 //! `format` field; a part that is still as it was born (empty, null, zero) is left out. At most `HEAD_MAX` bytes, when it is
 //! made at most `NEW_HEAD_MAX`: the difference is for changes of ownership, which must never be refused for want of room.
 //!
@@ -18,7 +19,10 @@
 //! `wanted` is a hint too: another host (`host`) that has the volume attached, or asks the owner of epoch `asks` for it. `nonce` is
 //! drawn anew each time that it says so, `heard` counts how often the owner has said that it is on the way.
 //!
-//! `format` is the lowest that says all: 5 where a snapshot is locked, 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
+//! `mirror` names the host (`host`) whose journal must be asked before the volume goes elsewhere, and the ownership (`session`) under
+//! which that host got its records.
+//!
+//! `format` is the lowest that says all: 6 of a volume that is mirrored, 5 where a snapshot is locked, 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
 //! another pool, 2 of a flat clone, and where settings are used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::cmp::Ordering;
@@ -29,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot_trace::{BootTrace, Trace};
 use super::holds::{Cloned, Locks};
-use super::naming::{Moved, NameStanding, Naming, Wanted};
+use super::naming::{ClaimBasis, Mirror, MirrorAccess, Moved, Naming, Wanted};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::size::HEAD_MAX;
 use crate::base::utc;
@@ -39,7 +43,8 @@ use crate::base::{
 use crate::keys::KeyTable;
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
+const LOCKED: u32 = 5;
 const ENCRYPTED: u32 = 4;
 const MOVED: u32 = 3;
 /// That knows flat clones.
@@ -204,6 +209,9 @@ pub struct Head {
     /// Who else has it attached, or asks for it, as the settings say.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wanted: Option<Wanted>,
+    /// Whose journal must be asked before the volume goes elsewhere.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mirror: Option<Mirror>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -233,6 +241,7 @@ pub struct Claimer<'a> {
     pub force: bool,
     /// Epochs below it may have been used by claims that the pool has forgotten.
     pub floor: Epoch,
+    pub mirror: MirrorAccess,
 }
 
 /// How an epoch is ended by its successor (protocol §1.6).
@@ -245,6 +254,8 @@ pub struct Recording {
     /// Shards that make a chunk of the new epoch stored.
     pub w: u8,
     pub witnesses: Vec<Incarnation>,
+    /// What only a mirror's journal has is given up.
+    pub gives_up_mirror: bool,
 }
 
 impl Head {
@@ -278,6 +289,7 @@ impl Head {
             boot: None,
             moved: None,
             wanted: None,
+            mirror: None,
             witnesses,
             removed: false,
         }
@@ -395,7 +407,8 @@ impl Head {
         change(&mut head);
         let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
         head.format = match (&head.keys, &head.moved, is_flat) {
-            _ if !head.locks.none() => FORMAT,
+            _ if head.mirror.is_some() || head.settings.is_mirrored() => FORMAT,
+            _ if !head.locks.none() => LOCKED,
             (Some(_), _, _) => ENCRYPTED,
             (None, Some(_), _) => MOVED,
             (None, None, true) => FLAT,
@@ -446,10 +459,21 @@ impl Head {
         if let Some(seen) = who.seen.filter(|_| !who.force) {
             self.changed_since(seen)?;
         }
-        if who.force || self.active.released || who.lineage.contains(&self.active.epoch) {
+        if self.active.released || who.lineage.contains(&self.active.epoch) {
             return Ok(());
         }
-        Err(self.owned_elsewhere(Some(who.host.id)))
+        match who.force {
+            true => self.ground(who).map(drop),
+            false => Err(self.owned_elsewhere(Some(who.host.id))),
+        }
+    }
+
+    /// What a claim over an owner rests on. `Refused`: another host may have flushed writes that nobody else has.
+    pub fn ground(&self, who: &Claimer<'_>) -> Result<ClaimBasis> {
+        match who.lineage.contains(&self.active.epoch) {
+            true => Ok(ClaimBasis::Own),
+            false => who.mirror.ground(self.mirror.as_ref(), who.host.id),
+        }
     }
 
     /// Claims the next epoch.
@@ -518,6 +542,7 @@ impl Head {
             h.witnesses = how.witnesses.clone();
             // Asked of the epoch that ends here: who still wants the volume asks its new owner.
             h.wanted = None;
+            h.mirror = h.mirror.take().filter(|_| !how.gives_up_mirror);
         })
     }
 
@@ -636,44 +661,6 @@ impl Head {
     pub fn parent(&self) -> Option<(VolumeId, &Base)> {
         let base = self.base.as_ref().filter(|base| !base.dropped)?;
         Some((*base.ancestors.last()?, base))
-    }
-
-    /// What an entry of the directory is that leads to this volume.
-    pub fn standing_of(&self, name: &Name, serial: u64) -> NameStanding {
-        let Naming { name: current, serial: since, round } = &self.naming;
-        let is_current = serial == *since && current.as_ref().is_none_or(|current| current == name);
-        match (self.removed, is_current) {
-            (false, true) => NameStanding::Current,
-            (false, false) if serial > *round => NameStanding::Pending,
-            _ => NameStanding::Dead,
-        }
-    }
-
-    /// The entry of serial `round + 1`, which is in the directory, becomes the name. `Owned`: another rename came first, or
-    /// somebody took this one for broken off. Into the trash goes what nobody has. What was moved away and is brought back from
-    /// there is a volume of its own from then on.
-    pub fn rename(&self, to: &Name, round: u64) -> Result<Move> {
-        self.gone()?;
-        if to.trashed().is_some() {
-            self.may_remove(&BTreeSet::new())?;
-        }
-        let naming = Naming { name: Some(to.clone()), serial: round + 1, round: round + 1 };
-        match self.naming {
-            _ if self.naming == naming => Ok(Move::Already),
-            Naming { round: now, .. } if now == round => self.with(|h| {
-                h.moved = h.moved.take().filter(|_| !h.naming.in_trash() || naming.in_trash());
-                h.naming = naming;
-            }),
-            _ => Err(Error::new(Kind::Owned, "it is being renamed by another at the same time: try again")),
-        }
-    }
-
-    /// No entry with a serial up to this one becomes the name any more.
-    pub fn close_round(&self, serial: u64) -> Result<Move> {
-        match self.removed || self.naming.round >= serial {
-            true => Ok(Move::Already),
-            false => self.with(|h| h.naming.round = serial),
-        }
     }
 
     /// Puts a gate before what is to be removed; another's, whose remover begins anew or is gone, ends with it.
@@ -817,11 +804,18 @@ mod tests {
             seen: None,
             force: false,
             floor: Epoch(0),
+            mirror: MirrorAccess::default(),
         }
     }
 
     fn recording(nonce: u128, last: u64) -> Recording {
-        Recording { nonce: Nonce(nonce), last: Seq(last), w: 5, witnesses: vec![Incarnation(1)] }
+        Recording {
+            nonce: Nonce(nonce),
+            last: Seq(last),
+            w: 5,
+            witnesses: vec![Incarnation(1)],
+            gives_up_mirror: false,
+        }
     }
 
     /// Owned by host 1 under epoch 1.
@@ -883,7 +877,7 @@ mod tests {
         assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
         assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(Head::decode(br#"{"format":6}"#).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Head::decode(br#"{"format":7}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }
@@ -1028,29 +1022,6 @@ mod tests {
         assert!(many.cloned == Cloned::Any && refused(&many, 7) == (true, true));
     }
 
-    #[test]
-    fn one_name_counts_and_what_is_dead_stays_so() {
-        use NameStanding::{Current, Dead, Pending};
-        let [a, b, c]: [Name; 3] = ["a", "b", "c"].map(|name| name.parse().unwrap());
-        let head = born();
-        assert_eq!((head.standing_of(&a, 0), head.standing_of(&b, 1)), (Current, Pending));
-        let renamed = moved(head.rename(&b, 0));
-        assert_eq!(renamed.rename(&b, 0).unwrap(), Move::Already);
-        assert_eq!((renamed.standing_of(&a, 0), renamed.standing_of(&b, 1)), (Dead, Current));
-        assert_eq!((renamed.standing_of(&c, 1), renamed.standing_of(&c, 2)), (Dead, Pending));
-        assert_eq!(renamed.rename(&c, 0).unwrap_err().kind(), Kind::Owned);
-        let closed = moved(renamed.close_round(2));
-        assert_eq!(closed.close_round(2).unwrap(), Move::Already);
-        assert_eq!((closed.standing_of(&b, 1), closed.standing_of(&c, 2)), (Current, Dead));
-        assert_eq!(closed.rename(&c, 1).unwrap_err().kind(), Kind::Owned);
-        let back = moved(closed.rename(&a, 2));
-        assert_eq!((back.standing_of(&a, 0), back.standing_of(&a, 3)), (Dead, Current));
-        assert_eq!(Head::decode(&back.encode().unwrap()).unwrap(), back);
-        let removed = moved(back.remove(&BTreeSet::new(), Nonce(0)));
-        assert_eq!((removed.standing_of(&a, 3), removed.standing_of(&c, 9)), (Dead, Dead));
-        assert_eq!(removed.rename(&c, 3).unwrap_err().kind(), Kind::Removed);
-    }
-
     /// However large a head may be made, it can change hands.
     #[test]
     fn room_for_owners_is_kept() {
@@ -1073,11 +1044,25 @@ mod tests {
         for epoch in 2..300u64 {
             let (host, lineage, nonce) = (host(2), BTreeSet::new(), Nonce(u128::from(epoch)));
             let (floor, now_ms) = (Epoch(0), 9);
-            let who =
-                Claimer { host: &host, nonce, now_ms, lineage: &lineage, seen: None, force: true, floor };
+            let who = Claimer {
+                host: &host,
+                nonce,
+                now_ms,
+                lineage: &lineage,
+                seen: None,
+                force: true,
+                floor,
+                mirror: MirrorAccess::default(),
+            };
             head = moved(head.claim(&who));
             let last = Seq(1_000_000 + epoch);
-            head = moved(head.record(&Recording { nonce, last, w: 1, witnesses: vec![] }));
+            head = moved(head.record(&Recording {
+                nonce,
+                last,
+                w: 1,
+                witnesses: vec![],
+                gives_up_mirror: false,
+            }));
             head.encode().expect("a change of owner has room");
         }
         base.ancestors = ancestors(7_000);

@@ -25,6 +25,7 @@ use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::{Floor, Record};
 use crate::volume::head::{Host, VolumeSettings};
+use crate::volume::mirror::{MirrorHost, Sessions};
 use crate::volume::space::ChunkTable;
 use crate::volume::space::PackIndex;
 use crate::volume::space::Sweeps;
@@ -126,6 +127,8 @@ pub struct EngineContext {
     pub keys: OpenKeys,
     /// Another process is about to open the volumes: none is claimed here meanwhile.
     pub left: Arc<AtomicBool>,
+    /// Where journals are mirrored to, and whose are mirrored here.
+    pub mirror: MirrorHost,
 }
 
 /// When checkpoints and collection are due, and how large journals are. The defaults are for use, others for tests.
@@ -343,6 +346,11 @@ impl EngineContext {
     /// A volume's local folder.
     pub fn folder(&self, id: VolumeId) -> PathBuf {
         self.dir.join(id.to_string())
+    }
+
+    /// What this host keeps of a volume that another one owns.
+    pub fn sessions(&self, id: VolumeId) -> Sessions {
+        Sessions { rt: self.rt.clone(), disk: self.disk.clone(), folder: self.folder(id) }
     }
 
     /// Volumes that have a local folder.

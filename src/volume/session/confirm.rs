@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join;
+
 use super::session_core::Session;
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
@@ -14,8 +16,9 @@ use crate::journal::Ready;
 use crate::keys::VolumeKey;
 use crate::store::Cause;
 use crate::volume::head::Stop;
-use crate::volume::head::{FlushMode, HandoverPolicy};
+use crate::volume::head::{FlushMode, HandoverPolicy, MirrorLoss};
 use crate::volume::head::{Head, Move};
+use crate::volume::mirror::Answer;
 
 /// How long flushes wait for a journal that can't be begun anew although all is in the pool.
 const MEND_PATIENCE: Duration = Duration::from_secs(30);
@@ -58,6 +61,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
                     *known = head;
                 }
                 drop(known);
+                session.mirror.stored(stored);
                 session.rounds.succeeded(round);
                 pause = session.pause();
                 session.journal.trim(stored);
@@ -263,6 +267,28 @@ impl Session {
                 }
                 self.promise(upto).await
             }
+            FlushMode::Mirror => {
+                let upto = self.tip.lock().lsn;
+                let (local, mirrored) = join(self.sync_journal(None), self.mirrored(upto)).await;
+                local.and(mirrored)
+            }
+        }
+    }
+
+    /// On a peer's disk that the head names, or what `mirror-loss` says (model `mirror`: ack).
+    async fn mirrored(&self, upto: Lsn) -> Result<(), Stop> {
+        loop {
+            let news = self.mirror.news.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            let settings = self.context.settings();
+            let waits = settings.flush == FlushMode::Mirror && settings.mirror_loss == MirrorLoss::Hold;
+            match self.mirror.ask(upto) {
+                Answer::Has => return self.closed().map_or(Ok(()), Err),
+                Answer::Lost if self.journal.mark() >= upto => return self.closed().map_or(Ok(()), Err),
+                Answer::Lost if !waits => return self.promise(upto).await,
+                Answer::Waits | Answer::Lost => self.or_end(news).await?,
+            }
         }
     }
 
@@ -394,6 +420,16 @@ impl Session {
                 self.context.title()
             ))
         })
+    }
+
+    /// Writes wait from the session's beginning, until `gate_of_the_start` is dropped: before anybody has the session.
+    pub fn begin_gated(&self) {
+        self.tip.lock().barrier = true;
+    }
+
+    /// Of `begin_gated`, once.
+    pub fn gate_of_the_start(&self) -> Gate<'_> {
+        Gate { session: self }
     }
 
     /// Writes wait from here on, until the gate is dropped. One at a time.

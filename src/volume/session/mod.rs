@@ -17,7 +17,7 @@ mod write_throttle;
 
 pub use automatic_snapshots::keep_history;
 pub use chunker::cut_chunks;
-pub use confirm::{confirm_when_asked, mend_journal};
+pub use confirm::{Gate, confirm_when_asked, mend_journal};
 pub use degrade::watch_stores;
 pub use range_lock::Arrivals;
 pub use release::{LastAct, Released};

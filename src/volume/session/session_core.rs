@@ -32,6 +32,7 @@ use crate::map::Tree;
 use crate::volume::head::Head;
 use crate::volume::head::Stop;
 use crate::volume::head::VolumeSettings;
+use crate::volume::mirror::Mirroring;
 use crate::volume::read::Fetch;
 use crate::volume::read::Since;
 use crate::volume::read::VolumeContext;
@@ -105,6 +106,8 @@ pub struct Session {
     /// The barrier was lifted, or the session has ended.
     pub opened: Notify,
     pub mending: JournalRestart,
+    /// What a peer has of the journal, and what it is to have.
+    pub mirror: Mirroring,
     /// One count of mapped blocks at a time.
     pub counting: tokio::sync::Mutex<()>,
     /// Nearly all of the quota may be used.
@@ -120,7 +123,8 @@ pub struct Session {
 
 impl Session {
     /// With the tip that was adopted; nothing runs yet, and the journal isn't replayed. The tables and the chunk table
-    /// are those under the head's checkpoint.
+    /// are those under the head's checkpoint. The head's size and settings hold from now on: they may have been changed since the
+    /// volume was opened, or by another owner.
     pub fn new(
         context: Arc<VolumeContext>,
         Taken { head, epoch, adopted, .. }: Taken,
@@ -128,7 +132,6 @@ impl Session {
         (tables, chunk_table): (Tables, ChunkTable),
     ) -> Result<Arc<Session>> {
         context.set_size(head.size);
-        // They may have been changed since the volume was opened, or by another owner.
         context.follow(head.settings);
         journal.resize(&context.engine.journal(context.id, &head.settings));
         let lsn = adopted.last().map_or(head.checkpoint.last_lsn, |a| a.toc.last);
@@ -140,8 +143,7 @@ impl Session {
             tip.adopt(head.own_index(), chunk)?;
             chunk.born(&mut new_chunks, &chunk_table);
         }
-        let (w, seen) = watch::channel(head.active.w.into());
-        let engine = &context.engine;
+        let ((w, seen), engine) = (watch::channel(head.active.w.into()), &context.engine);
         let config = WriterConfig {
             rt: engine.rt.clone(),
             pool: engine.pool.clone(),
@@ -182,11 +184,12 @@ impl Session {
             ripe: Notify::new(),
             opened: Notify::new(),
             mending: JournalRestart::default(),
+            mirror: Mirroring::default(),
             counting: tokio::sync::Mutex::default(),
             quota: Notify::new(),
             near_quota: AtomicBool::new(false),
             ended: watch::Sender::new(false),
-            leaving: tokio::sync::Mutex::default(),
+            leaving: Default::default(),
             goes_on: AtomicBool::new(false),
             context,
         }))
@@ -314,12 +317,17 @@ impl Session {
             // Only a withdrawn claim is told this way, see `Head::owned`.
             Kind::Refused if self.withdrawn().await => {
                 tracing::info!(volume = %self.context.name(), "{error}; going on under a new claim");
-                self.goes_on.store(true, Ordering::Relaxed);
-                self.stop(Stop::Again);
+                self.go_on_anew();
             }
             _ => {}
         }
         self.explain(error)
+    }
+
+    /// The volume is to take over from itself, under another epoch.
+    pub fn go_on_anew(&self) {
+        self.goes_on.store(true, Ordering::Relaxed);
+        self.stop(Stop::Again);
     }
 
     /// `Refused` has other meanings too (pins): look whether it was a withdrawn claim.
@@ -542,6 +550,7 @@ impl Session {
         self.rounds.poke();
         self.work.notify_one();
         self.collect.notify_waiters();
+        self.mirror.news.notify_waiters();
     }
 
     /// Cut what there is now.

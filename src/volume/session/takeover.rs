@@ -21,7 +21,7 @@ use crate::pool::{ChunkKind, Payload, Pool, Probe, Told};
 use crate::store::Cause;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::Host;
-use crate::volume::head::{Claimer, Head, Recording};
+use crate::volume::head::{ClaimBasis, Claimer, Head, MirrorAccess, Recording};
 use crate::volume::space::Before;
 use crate::volume::space::{ChunkTable, NewChunks};
 
@@ -62,6 +62,8 @@ pub struct How {
     pub force: bool,
     /// Also where it cannot be told what was acknowledged: the user accepts a guess.
     pub accept_loss: bool,
+    /// What this host has of a mirror.
+    pub mirror: MirrorAccess,
     /// Only when the journal may be replayed.
     pub cover: Option<Cover>,
     /// `None`: never store with fewer shards.
@@ -134,6 +136,8 @@ pub struct Announce {
     pub next: Epoch,
     /// The adopted log's last record.
     pub last_lsn: Lsn,
+    /// The session of this host's whose records behind that come again.
+    pub mirror: Option<Epoch>,
 }
 
 /// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably. Errors: `Owned` (another host
@@ -175,8 +179,12 @@ where
             return Err(Error::new(Kind::Unavailable, "the pool's stores were changed meanwhile: try again"));
         }
         let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
-        announce(Announce { active, next: epoch, last_lsn }).await?;
-        let recording = Recording { nonce, last, w: walk.w_of_a_new_epoch(), witnesses };
+        // The claim stands, and it froze what it was judged on.
+        let ground = walk.head.ground(&claimer(pool, cell, how, nonce))?;
+        let mirror = if let ClaimBasis::Mirror(session) = ground { Some(session) } else { None };
+        announce(Announce { active, next: epoch, last_lsn, mirror }).await?;
+        let (w, gives_up_mirror) = (walk.w_of_a_new_epoch(), ground == ClaimBasis::Forced);
+        let recording = Recording { nonce, last, w, witnesses, gives_up_mirror };
         let head = cell.change(|h| h.record(&recording)).await?;
         Ok((head, last))
     }
@@ -211,9 +219,8 @@ async fn explained(cell: &HeadRegister, nonce: Nonce, error: Error) -> Error {
     }
 }
 
-async fn claim(pool: &Pool, cell: &HeadRegister, how: &How, nonce: Nonce) -> Result<Head> {
-    // As of the value that is judged: the register may have come to another generation of the pool on the way.
-    let claimer = || Claimer {
+fn claimer<'a>(pool: &Pool, cell: &HeadRegister, how: &'a How, nonce: Nonce) -> Claimer<'a> {
+    Claimer {
         host: &how.host,
         nonce,
         now_ms: how.now_ms,
@@ -221,7 +228,13 @@ async fn claim(pool: &Pool, cell: &HeadRegister, how: &How, nonce: Nonce) -> Res
         seen: how.seen,
         force: how.force,
         floor: Epoch(pool.guesses() << EPOCHS_A_GUESS).max(cell.next_epoch()),
-    };
+        mirror: how.mirror,
+    }
+}
+
+async fn claim(pool: &Pool, cell: &HeadRegister, how: &How, nonce: Nonce) -> Result<Head> {
+    // As of the value that is judged: the register may have come to another generation of the pool on the way.
+    let claimer = || claimer(pool, cell, how, nonce);
     // Looking first spares owners a fright: a claim that is refused writes nothing, but its register rounds cost.
     cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer()))?;
     cell.change(|head| head.claim(&claimer())).await

@@ -434,8 +434,11 @@ impl Session {
         Ok(Look::Taken)
     }
 
-    /// Into the journal's buffer. A journal that failed takes nothing: flushes wait until it is mended.
+    /// Into the journal's buffer, and to a peer. Under the tip's lock. A journal that failed takes nothing: flushes wait until it is mended.
     pub fn log_locally(&self, room: &mut Option<Room<'_>>, record: &Record) {
+        if self.mirror.collects() {
+            self.mirror.push(record);
+        }
         if let Some(room) = room
             && let Err(error) = self.journal.append(room, record)
         {

@@ -87,6 +87,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         sweeps: Default::default(),
         keys: Default::default(),
         left: Default::default(),
+        mirror: Default::default(),
     };
     (Volumes::new(engine), counted)
 }

@@ -17,6 +17,7 @@ mod huge;
 mod limits;
 mod locks;
 mod mended;
+mod mirror;
 mod moves;
 mod moving;
 mod older;

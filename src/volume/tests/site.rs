@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::base::rt::sim::{Process, Sim, SimDisk, World};
+use crate::base::rt::Dial;
+use crate::base::rt::sim::{Process, Sim, SimDisk, SimNet, World};
 use crate::base::{Epoch, Error, HostId, Nonce, Result, VolumeId};
 use crate::keys::{Offered, OpenKeys, Secret};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
@@ -34,6 +35,10 @@ pub struct Machine {
     site: Site,
     pub disk: Arc<SimDisk>,
     host: Host,
+    /// The way to its peer.
+    dials: Option<SimNet>,
+    /// The way to it, for those whose peer it is.
+    serves: Option<SimNet>,
 }
 
 /// One run of a daemon.
@@ -134,7 +139,8 @@ impl Site {
 
     pub fn machine(&self, id: u128) -> Machine {
         let host = Host { id: HostId(id), name: format!("host{id}") };
-        Machine { site: self.clone(), disk: Arc::new(SimDisk::new(&self.world)), host }
+        let disk = Arc::new(SimDisk::new(&self.world));
+        Machine { site: self.clone(), disk, host, dials: None, serves: None }
     }
 
     fn specs(&self) -> Vec<PoolStore> {
@@ -165,6 +171,11 @@ impl Machine {
     /// The same host with another disk.
     pub fn with(self, disk: SimDisk) -> Machine {
         Machine { disk: Arc::new(disk), ..self }
+    }
+
+    /// The same, with a peer, and as a peer of others.
+    pub fn mirrored(self, dials: &SimNet, serves: &SimNet) -> Machine {
+        Machine { dials: Some(dials.clone()), serves: Some(serves.clone()), ..self }
     }
 
     /// Makes the pool, then lives on it.
@@ -216,7 +227,20 @@ impl Machine {
             sweeps: Arc::default(),
             keys: self.site.keys(),
             left: Arc::default(),
+            mirror: MirrorHost::with_peer(self.dials.clone().map(|net| Arc::new(net) as Arc<dyn Dial>)),
         };
+        if let Some(net) = &self.serves {
+            let (mut links, serving, engine) = (net.listen(), rt.clone(), Arc::new(engine.clone()));
+            let serve = async move {
+                while let Some(link) = links.recv().await {
+                    let (engine, rt) = (engine.clone(), serving.clone());
+                    serving
+                        .spawn(async move { serve_mirror(rt, |_| async { Ok(engine) }, link).await })
+                        .detach();
+                }
+            };
+            rt.spawn(serve).detach();
+        }
         Life { process, rt, volumes: Volumes::new(engine), machine: self.clone() }
     }
 }
@@ -234,7 +258,17 @@ impl Life {
         let (host, nobody) = (self.volumes.engine().host.clone(), Default::default());
         let nonce = Nonce(self.rt.random128());
         let floor = Epoch(0);
-        let who = Claimer { host: &host, nonce, now_ms: 0, lineage: &nobody, seen: None, force: true, floor };
+        let mirror = Default::default();
+        let who = Claimer {
+            host: &host,
+            nonce,
+            now_ms: 0,
+            lineage: &nobody,
+            seen: None,
+            force: true,
+            floor,
+            mirror,
+        };
         let cell = self.volumes.engine().cell(id);
         if cell.change(|h| h.claim(&who)).await.is_ok() {
             while cell.change(|h| h.withdraw(nonce)).await.is_err() {}

@@ -313,6 +313,7 @@ impl Site {
             sweeps: Arc::default(),
             keys: Default::default(),
             left: Arc::default(),
+            mirror: Default::default(),
         })
     }
 

@@ -5,7 +5,9 @@
 
 mod disk;
 mod executor;
+mod link;
 mod random;
 
 pub use disk::{DiskFaults, SimDisk};
 pub use executor::{Process, Sim, Stall, World};
+pub use link::{LinkFaults, SimNet};

@@ -1,0 +1,49 @@
+//! A connection to another daemon as a seam: frames, whole and in order, or an error. The simulation replaces it.
+
+use std::fmt;
+use std::io;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::super::budget::Held;
+use super::super::error::Result;
+
+/// Bytes of a frame, at most: who receives one looks at its length before it takes memory for it.
+pub const FRAME_MAX: usize = (1 << 20) + (64 << 10);
+
+/// What came in one piece.
+#[derive(Debug)]
+pub struct Frame {
+    pub bytes: Bytes,
+    /// The memory that it takes.
+    pub held: Option<Held>,
+}
+
+#[async_trait]
+pub trait LinkSender: Send + fmt::Debug {
+    /// Sends frames, each made of its parts one after another. Returns when the network has taken them, which is no answer.
+    async fn send(&mut self, frames: Vec<Vec<Bytes>>) -> io::Result<()>;
+}
+
+#[async_trait]
+pub trait LinkReceiver: Send + fmt::Debug {
+    /// The next frame; `None`: the other side has ended the connection. Dropped midway the connection is of no more use.
+    async fn receive(&mut self) -> io::Result<Option<Frame>>;
+}
+
+/// Both directions.
+#[derive(Debug)]
+pub struct Link {
+    pub sender: Box<dyn LinkSender>,
+    pub receiver: Box<dyn LinkReceiver>,
+}
+
+/// Where one other daemon is found.
+#[async_trait]
+pub trait Dial: Send + Sync + fmt::Debug {
+    /// Connects to it; each side knows by then that the other may be trusted.
+    async fn dial(&self) -> Result<Link>;
+    /// For people.
+    fn place(&self) -> String;
+}

@@ -1,0 +1,451 @@
+//! What the owner of a volume has yet to bring to its peer, and what the peer is known to have.
+//!
+//! The order that this keeps (model `mirror`): records are sent in the order of their lsns, and none behind a gap unless the
+//! pool has what lies in the gap. A flush counts on the peer only for what the peer has synced while the head is known to name
+//! it. A record is kept until the peer's disk has it or the pool does, so that a link that flaps is taken up where it broke.
+//!
+//! It does no I/O; `mirroring::keep` does. The lock is taken for moments, beneath that of the tip.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::base::record::Record;
+use crate::base::{Error, Kind, Lsn, Result};
+
+/// Bytes of records that wait for the peer or for the pool. A peer that is further behind begins anew.
+const KEPT_MAX: u64 = 64 << 20;
+/// Counted for a record beside its data; also what it takes at least in the peer's journal.
+const RECORD_COST: u64 = 4096;
+/// Sent and not synced: beyond it a sync is asked for, so that both sides can let go of it.
+const UNSYNCED_MAX: u64 = 4 << 20;
+/// Records that are counted together in what the peer's session holds.
+const BUCKET: u64 = 1 << 20;
+
+/// What is to be sent next.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub trim: Option<Lsn>,
+    pub records: Vec<Record>,
+    pub sync: Option<Lsn>,
+    /// The peer has no room for more until the pool has some of it.
+    pub is_short: bool,
+}
+
+/// What a flush is to wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The peer has it, or the pool.
+    Has,
+    /// The peer is about to have it.
+    Waits,
+    /// There is no peer that counts.
+    Lost,
+}
+
+/// As it is told to people.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// The head names the peer, and it takes records.
+    pub named: bool,
+    pub connected: bool,
+    pub why: Option<String>,
+    pub lag_bytes: u64,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct LinkState {
+    /// Behind it lies the first record that was not sent.
+    sent: Lsn,
+    trimmed: Lsn,
+    sync_sent: Lsn,
+    unsynced: u64,
+    /// What the session holds: last lsn and bytes.
+    holds: VecDeque<(Lsn, u64)>,
+    held: u64,
+    room: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// All behind `from`, but for what the peer or the pool has.
+    records: VecDeque<Record>,
+    bytes: u64,
+    from: Lsn,
+    /// The pool has all up to here, confirmed.
+    stored: Lsn,
+    /// The peer's disk has all up to here that the pool has not.
+    synced: Lsn,
+    /// The same, while the head was known to name the peer.
+    acked: Lsn,
+    wanted: Lsn,
+    named: bool,
+    link: Option<LinkState>,
+    overflowed: bool,
+    why: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Mirroring {
+    collects: AtomicBool,
+    state: Mutex<State>,
+    /// Something to send, or the link is to end.
+    pub work: Notify,
+    /// What a flush waits for may have changed.
+    pub news: Notify,
+}
+
+fn cost(record: &Record) -> u64 {
+    RECORD_COST + record.op.payload().len() as u64
+}
+
+impl State {
+    fn drop_upto(&mut self, lsn: Lsn) {
+        while let Some(record) = self.records.pop_front_if(|record| record.lsn <= lsn) {
+            self.bytes -= cost(&record);
+        }
+        self.from = self.from.max(lsn);
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.bytes = 0;
+    }
+
+    fn counts(&mut self) {
+        if self.named {
+            self.acked = self.acked.max(self.synced);
+        }
+    }
+
+    /// The first record that was not sent.
+    fn unsent(&self, sent: Lsn) -> usize {
+        self.records.partition_point(|record| record.lsn <= sent)
+    }
+}
+
+impl LinkState {
+    fn note(&mut self, lsn: Lsn, cost: u64) {
+        (self.sent, self.unsynced, self.held) = (lsn, self.unsynced + cost, self.held + cost);
+        match self.holds.back_mut() {
+            Some((last, bytes)) if *bytes < BUCKET => (*last, *bytes) = (lsn, *bytes + cost),
+            _ => self.holds.push_back((lsn, cost)),
+        }
+    }
+
+    fn trim(&mut self, upto: Lsn) {
+        while let Some((_, bytes)) = self.holds.pop_front_if(|(last, _)| *last <= upto) {
+            self.held -= bytes;
+        }
+        (self.trimmed, self.sent) = (self.trimmed.max(upto), self.sent.max(upto));
+    }
+}
+
+impl Mirroring {
+    /// Records are to be given to `push`: all that a volume without a mirror pays for.
+    pub fn collects(&self) -> bool {
+        self.collects.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what was just written. Under the tip's lock, which keeps the order.
+    pub fn push(&self, record: &Record) {
+        let mut state = self.state.lock();
+        if !self.collects() {
+            return;
+        }
+        state.bytes += cost(record);
+        state.records.push_back(record.clone());
+        if state.bytes > KEPT_MAX {
+            self.collects.store(false, Ordering::Relaxed);
+            state.clear();
+            state.overflowed = true;
+            state.named = false;
+            drop(state);
+            self.news.notify_waiters();
+            self.work.notify_one();
+            return;
+        }
+        let sends = state.link.is_some();
+        drop(state);
+        if sends {
+            self.work.notify_one();
+        }
+    }
+
+    /// A connection begins, `tip` being the last record: everything behind the answer comes. Under the tip's lock.
+    pub fn begin(&self, tip: Lsn) -> Lsn {
+        let mut state = self.state.lock();
+        if !self.collects() {
+            state.clear();
+            (state.from, state.overflowed) = (tip, false);
+            self.collects.store(true, Ordering::Relaxed);
+        }
+        (state.named, state.link) = (false, None);
+        state.from
+    }
+
+    /// The peer's session holds all up to `end`, and has so much room.
+    pub fn begun(&self, end: Lsn, room: u64) {
+        let mut state = self.state.lock();
+        if end < state.acked.max(state.synced) {
+            // It has lost what it had synced: nothing of it counts before it is named anew.
+            (state.acked, state.synced) = (Lsn(0), Lsn(0));
+        }
+        let (sent, trimmed) = (end, Lsn(0));
+        let (sync_sent, unsynced, holds, held) = (Lsn(0), 0, VecDeque::new(), 0);
+        state.link = Some(LinkState { sent, trimmed, sync_sent, unsynced, holds, held, room });
+    }
+
+    /// What the pool must have before anything is sent: there is a gap between what the peer has and what comes.
+    pub fn gap(&self) -> Option<Lsn> {
+        let state = self.state.lock();
+        let sent = state.link.as_ref().map_or(Lsn(0), |link| link.sent);
+        (state.from > sent.max(state.stored)).then_some(state.from)
+    }
+
+    /// What is to be sent next, `max` bytes or a little more.
+    pub fn next(&self, max: u64) -> Result<Batch> {
+        let mut state = self.state.lock();
+        if state.overflowed {
+            return Err(Error::new(
+                Kind::Unavailable,
+                "the peer and the pool are too slow for what is written",
+            ));
+        }
+        let State { records, stored, wanted, link, from, .. } = &mut *state;
+        let Some(link) = link else { return Ok(Batch::default()) };
+        let mut batch = Batch::default();
+        if *stored > link.trimmed {
+            link.trim(*stored);
+            batch.trim = Some(*stored);
+        }
+        // Behind a gap nothing is sent.
+        if *from > link.sent.max(*stored) {
+            return Ok(batch);
+        }
+        let first = records.partition_point(|record| record.lsn <= link.sent);
+        let mut bytes = 0;
+        for record in records.range(first..) {
+            if bytes >= max {
+                break;
+            }
+            if link.held + cost(record) > link.room {
+                batch.is_short = true;
+                break;
+            }
+            bytes += cost(record);
+            link.note(record.lsn, cost(record));
+            batch.records.push(record.clone());
+        }
+        let asked = *wanted > link.sync_sent && *wanted <= link.sent;
+        if (asked || link.unsynced > UNSYNCED_MAX) && link.sent > link.sync_sent {
+            (link.sync_sent, link.unsynced) = (link.sent, 0);
+            batch.sync = Some(link.sent);
+        }
+        Ok(batch)
+    }
+
+    /// A sync of all that was sent, which also shows whether the peer is there.
+    pub fn sync_all(&self) -> Option<Lsn> {
+        let mut state = self.state.lock();
+        let link = state.link.as_mut()?;
+        (link.sync_sent, link.unsynced) = (link.sent, 0);
+        Some(link.sent)
+    }
+
+    /// The peer answers a sync. `Invalid`: none that was asked for.
+    pub fn synced(&self, lsn: Lsn) -> Result<()> {
+        let mut state = self.state.lock();
+        let Some(link) = &state.link else { return Ok(()) };
+        if lsn > link.sync_sent {
+            let why = format!("the peer says that it has writes up to {lsn}, of which it was sent less");
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        state.synced = state.synced.max(lsn);
+        state.counts();
+        state.drop_upto(lsn);
+        drop(state);
+        self.news.notify_waiters();
+        Ok(())
+    }
+
+    /// The peer's disk has all up to there, or the pool does.
+    pub fn has(&self, lsn: Lsn) -> bool {
+        let state = self.state.lock();
+        state.synced.max(state.stored) >= lsn
+    }
+
+    /// Asks for a sync of all up to there.
+    pub fn want(&self, lsn: Lsn) {
+        let mut state = self.state.lock();
+        state.wanted = state.wanted.max(lsn);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// The head names the peer: what it syncs counts, and what it has.
+    pub fn named(&self) {
+        let mut state = self.state.lock();
+        if state.link.is_some() && !state.overflowed {
+            (state.named, state.why) = (true, None);
+            state.counts();
+        }
+        drop(state);
+        self.news.notify_waiters();
+    }
+
+    /// Nothing more counts on the peer.
+    pub fn suspend(&self) {
+        self.state.lock().named = false;
+        self.news.notify_waiters();
+    }
+
+    /// The connection has ended, or none came to be.
+    pub fn lost(&self, why: String) {
+        let mut state = self.state.lock();
+        (state.named, state.link, state.why) = (false, None, Some(why));
+        drop(state);
+        self.news.notify_waiters();
+    }
+
+    /// No peer is wanted any more.
+    pub fn stop(&self) {
+        let mut state = self.state.lock();
+        self.collects.store(false, Ordering::Relaxed);
+        state.clear();
+        (state.named, state.link, state.why) = (false, None, None);
+        drop(state);
+        self.news.notify_waiters();
+    }
+
+    /// The pool has all up to here, and this owner was still the owner after that.
+    pub fn stored(&self, lsn: Lsn) {
+        if !self.collects() {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.stored = state.stored.max(lsn);
+        state.drop_upto(lsn);
+        let sends = state.link.is_some();
+        drop(state);
+        if sends {
+            self.work.notify_one();
+        }
+    }
+
+    /// What a flush of all up to there is to wait for; the peer is asked for it.
+    pub fn ask(&self, upto: Lsn) -> Answer {
+        let mut state = self.state.lock();
+        if state.acked >= upto {
+            return Answer::Has;
+        }
+        if !state.named {
+            return Answer::Lost;
+        }
+        let first = state.wanted < upto;
+        state.wanted = state.wanted.max(upto);
+        drop(state);
+        if first {
+            self.work.notify_one();
+        }
+        Answer::Waits
+    }
+
+    pub fn standing(&self) -> Standing {
+        let state = self.state.lock();
+        let lag = |record: &Record| record.op.payload().len() as u64;
+        Standing {
+            named: state.named,
+            connected: state.link.is_some(),
+            why: state.why.clone(),
+            lag_bytes: state.records.range(state.unsent(state.synced)..).map(lag).sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::record::Op;
+
+    fn record(lsn: u64) -> Record {
+        Record { lsn: Lsn(lsn), op: Op::Zero { block: lsn, blocks: 1 } }
+    }
+
+    fn lsns(batch: &Batch) -> Vec<u64> {
+        batch.records.iter().map(|record| record.lsn.0).collect()
+    }
+
+    const ROOM: u64 = 1 << 30;
+
+    #[test]
+    fn what_the_peer_synced_counts_once_it_is_named() {
+        let m = Mirroring::default();
+        assert!(!m.collects() && m.ask(Lsn(0)) == Answer::Has && m.ask(Lsn(1)) == Answer::Lost);
+        assert_eq!(m.begin(Lsn(5)), Lsn(5));
+        (6..9).for_each(|lsn| m.push(&record(lsn)));
+        m.begun(Lsn(5), ROOM);
+        assert_eq!(m.gap(), None);
+        let batch = m.next(u64::MAX).unwrap();
+        assert_eq!((lsns(&batch), batch.sync), (vec![6, 7, 8], None));
+        m.want(Lsn(8));
+        assert_eq!(m.next(u64::MAX).unwrap().sync, Some(Lsn(8)));
+        assert!(m.synced(Lsn(9)).unwrap_err().is(Kind::Invalid), "it was not sent so much");
+        m.synced(Lsn(8)).unwrap();
+        assert!(m.has(Lsn(8)) && m.ask(Lsn(8)) == Answer::Lost, "the head does not name it yet");
+        m.named();
+        assert_eq!((m.ask(Lsn(8)), m.ask(Lsn(9))), (Answer::Has, Answer::Waits));
+        m.push(&record(9));
+        let batch = m.next(u64::MAX).unwrap();
+        assert_eq!((lsns(&batch), batch.sync), (vec![9], Some(Lsn(9))), "a flush waits for it");
+        m.lost("it broke".into());
+        assert_eq!((m.ask(Lsn(8)), m.ask(Lsn(9))), (Answer::Has, Answer::Lost));
+        assert_eq!(m.standing().why.as_deref(), Some("it broke"));
+    }
+
+    #[test]
+    fn a_link_is_taken_up_where_it_broke_and_never_behind_a_gap() {
+        let m = Mirroring::default();
+        m.begin(Lsn(0));
+        m.begun(Lsn(0), ROOM);
+        (1..5).for_each(|lsn| m.push(&record(lsn)));
+        m.next(u64::MAX).unwrap();
+        m.sync_all();
+        m.synced(Lsn(2)).unwrap();
+        m.lost(String::new());
+        assert_eq!(m.begin(Lsn(4)), Lsn(2), "what is not synced comes again");
+        m.begun(Lsn(3), ROOM);
+        assert_eq!(lsns(&m.next(u64::MAX).unwrap()), [4]);
+        // Lost with its disk: the pool must have what it had.
+        m.lost(String::new());
+        m.begin(Lsn(4));
+        m.begun(Lsn(0), ROOM);
+        assert_eq!((m.gap(), lsns(&m.next(u64::MAX).unwrap())), (Some(Lsn(2)), vec![]));
+        m.named();
+        assert_eq!(m.ask(Lsn(1)), Answer::Waits, "nothing of what it had counts");
+        m.stored(Lsn(3));
+        let batch = m.next(u64::MAX).unwrap();
+        assert_eq!((m.gap(), batch.trim, lsns(&batch)), (None, Some(Lsn(3)), vec![4]));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_so_is_what_the_peer_holds() {
+        let m = Mirroring::default();
+        m.begin(Lsn(0));
+        m.begun(Lsn(0), 3 * RECORD_COST);
+        (1..6).for_each(|lsn| m.push(&record(lsn)));
+        let batch = m.next(u64::MAX).unwrap();
+        assert!(lsns(&batch) == [1, 2, 3] && batch.is_short);
+        m.stored(Lsn(3));
+        assert_eq!(lsns(&m.next(u64::MAX).unwrap()), [4, 5]);
+        m.named();
+        (6..6 + KEPT_MAX / RECORD_COST).for_each(|lsn| m.push(&record(lsn)));
+        assert!(!m.collects() && m.next(1).is_err() && m.ask(Lsn(6)) == Answer::Lost);
+        assert_eq!(m.begin(Lsn(99_999)), Lsn(99_999));
+        assert!(m.next(1).is_ok());
+    }
+}

@@ -1,0 +1,213 @@
+//! The peer's side of a mirror: keeps the records of a volume that another host owns, as a session beside its own journals.
+//!
+//! A connection harms nothing here, whatever comes over it: each message is parsed with bounds, each record takes memory of
+//! the budget, and disk within the volume's journal size; a session takes records only of the owner that the head shows, in the
+//! order of their lsns. What comes back is only that the disk has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{Either, select};
+
+use crate::base::record::{Mark, Record};
+use crate::base::rt::{Link, LinkReceiver, LinkSender};
+use crate::base::{Epoch, Error, Held, Kind, Lsn, Result, ResultExt as _};
+use crate::journal::Journal;
+use crate::volume::head::Head;
+use crate::volume::mirror::{Begin, Message, Seat, Sessions, check_whole};
+use crate::volume::read::EngineContext;
+
+/// Who connects says soon what for.
+const BEGIN: Duration = Duration::from_secs(10);
+/// The owner says something every second.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long the session's journal may be full: the owner is told how much room there is.
+const ROOM: Duration = Duration::from_secs(10);
+/// Bytes of records in the journal's buffer, about, beyond which they are synced though nobody has asked for it. What a record took
+/// of the budget is given back when the buffer has it: else sessions that wait for each other's memory would wait for ever.
+const UNSYNCED_MAX: u64 = 4 << 20;
+
+/// Serves one connection to its end. `engine`: of the pool that the owner names, where this host knows it.
+///
+/// # Errors
+/// Why it ended, but where the owner ended it.
+pub async fn serve_mirror<F>(
+    rt: crate::base::rt::Rt,
+    engine: impl FnOnce(Begin) -> F,
+    link: Link,
+) -> Result<()>
+where
+    F: Future<Output = Result<Arc<EngineContext>>>,
+{
+    let Link { mut sender, mut receiver } = link;
+    let first = rt.timeout(BEGIN, receive(&mut *receiver)).await.ok_or_else(silent)??;
+    let begin = match first {
+        Some((Message::Begin(begin), _)) => begin,
+        Some(_) => return Err(Error::new(Kind::Invalid, "a mirror did not begin with what it is for")),
+        None => return Ok(()),
+    };
+    let served = async {
+        let engine = engine(begin.clone()).await?;
+        let mut session = Kept::begin(engine, begin).await?;
+        let done = session.run(&mut *sender, &mut *receiver).await;
+        // What is in it is synced as it was promised; nobody else has the folder afterwards.
+        let _ = session.journal.close().await;
+        done
+    };
+    let Err(error) = served.await else { return Ok(()) };
+    let refused = Message::Refused { closed: error.is(Kind::Fenced), why: error.to_string() };
+    let _ = rt.timeout(BEGIN, sender.send(vec![refused.frame()])).await;
+    Err(error)
+}
+
+fn silent() -> Error {
+    Error::new(Kind::Timeout, "the other side of a mirror says nothing")
+}
+
+pub(super) async fn receive(receiver: &mut dyn LinkReceiver) -> Result<Option<(Message, Option<Held>)>> {
+    let Some(frame) = receiver.receive().await? else { return Ok(None) };
+    Ok(Some((Message::parse(&frame.bytes)?, frame.held)))
+}
+
+/// A session that takes records.
+struct Kept {
+    engine: Arc<EngineContext>,
+    seat: Seat,
+    sessions: Sessions,
+    begin: Begin,
+    journal: Journal,
+    /// Up to here it had all that the pool lacks, when the connection began.
+    has: Lsn,
+    /// The last lsn that is in it, or known to be in the pool.
+    end: Lsn,
+    unsynced: u64,
+}
+
+impl Kept {
+    /// Model: begin.
+    async fn begin(engine: Arc<EngineContext>, begin: Begin) -> Result<Kept> {
+        let seat = engine.mirror.sit(begin.volume).await?;
+        let head = owner_of(&engine, &begin).await?;
+        let sessions = engine.sessions(begin.volume);
+        if begin.epoch <= sessions.closed().await? {
+            return Err(closed());
+        }
+        let named =
+            head.mirror.filter(|mirror| mirror.host.id == engine.host.id).map(|mirror| mirror.session);
+        let kept: Vec<Epoch> = named.into_iter().chain([begin.epoch]).collect();
+        sessions.keep_only(&kept).await?;
+        let like = engine.journal(begin.volume, &head.settings);
+        let (journal, has) = sessions.begin(like, begin.volume, begin.epoch, begin.from).await?;
+        let end = journal.end();
+        Ok(Kept { engine, seat, sessions, begin, journal, has, end, unsynced: 0 })
+    }
+
+    async fn run(&mut self, sender: &mut dyn LinkSender, receiver: &mut dyn LinkReceiver) -> Result<()> {
+        let (rt, host) = (self.engine.rt.clone(), self.engine.host.clone());
+        // Half: the rest is for what can't be used at the ends of segments.
+        let room = self.journal.usage().size / 2;
+        sender.send(vec![Message::Begun { end: self.has, room, host }.frame()]).await?;
+        loop {
+            let left = self.seat.left.clone();
+            let (left, next) = (std::pin::pin!(left.cancelled()), std::pin::pin!(receive(receiver)));
+            let message = match rt.timeout(SILENCE, select(left, next)).await.ok_or_else(silent)? {
+                Either::Left(_) => return Err(self.why_left().await),
+                Either::Right((message, _)) => message?,
+            };
+            let Some((message, held)) = message else { return Ok(()) };
+            match message {
+                Message::Record(record) => {
+                    self.append(&record).await?;
+                    drop((record, held));
+                    if self.unsynced > UNSYNCED_MAX {
+                        self.sync().await?;
+                    }
+                }
+                Message::Trim(lsn) => {
+                    self.journal.trim(lsn);
+                    self.end = self.end.max(lsn);
+                }
+                Message::Sync(lsn) if lsn <= self.end => {
+                    self.sync().await?;
+                    sender.send(vec![Message::Synced(lsn).frame()]).await?;
+                }
+                Message::Ended => return self.forget().await,
+                _ => return Err(Error::new(Kind::Invalid, "the owner says what it may not say now")),
+            }
+        }
+    }
+
+    async fn append(&mut self, record: &Record) -> Result<()> {
+        if record.lsn <= self.end {
+            let why = format!("record {} comes after {}", record.lsn, self.end);
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        let payload = record.op.payload().len() as u64;
+        let cost = self.journal.cost(payload.max(Mark::BYTES_MAX));
+        let full = || Error::new(Kind::NoSpace, "the session's journal is full");
+        let mut room = self.engine.rt.timeout(ROOM, self.journal.reserve(cost)).await.ok_or_else(full)??;
+        self.journal.append(&mut room, record)?;
+        (self.end, self.unsynced) = (record.lsn, self.unsynced + payload);
+        Ok(())
+    }
+
+    /// Before it is answered.
+    async fn sync(&mut self) -> Result<()> {
+        self.journal.sync(None).await.context(|| "syncing what is mirrored".into())?;
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    async fn why_left(&self) -> Error {
+        match self.sessions.closed().await {
+            Ok(mark) if self.begin.epoch > mark => {
+                Error::new(Kind::Unavailable, "another connection has come for the same volume")
+            }
+            _ => closed(),
+        }
+    }
+
+    /// The head names no mirror any more, as the owner says: looked at, since what it names must stay.
+    async fn forget(&mut self) -> Result<()> {
+        let head = self.engine.cell(self.begin.volume).read().await?;
+        if head.is_some_and(|head| head.mirror.is_none()) {
+            self.journal.close().await?;
+            self.sessions.keep_only(&[]).await?;
+        }
+        Ok(())
+    }
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Fenced, "this host has begun to take the volume over")
+}
+
+/// The head, of an owner who has it: unclaimed, of that ownership. A host that has lost its disk has lost with it that it took the
+/// volume over.
+async fn owner_of(engine: &EngineContext, begin: &Begin) -> Result<Head> {
+    let head = engine.cell(begin.volume).confirm().await?;
+    head.owned(begin.epoch)?;
+    match head.keys.is_none() {
+        true => Ok(head),
+        false => Err(Error::new(Kind::Refused, "the volume is encrypted, and its records came in the open")),
+    }
+}
+
+/// Reads back what is mirrored here: for a take-over.
+pub async fn open_session(
+    engine: &EngineContext,
+    head: &Head,
+    epoch: Epoch,
+) -> Result<(Journal, crate::journal::Recovered)> {
+    let (sessions, like) = (engine.sessions(head.volume), engine.journal(head.volume, &head.settings));
+    let opened = sessions.open(like, head.volume, epoch).await?;
+    let gone = || Error::new(Kind::NotFound, "what was mirrored to this host is not here any more");
+    let (journal, found) = opened.ok_or_else(gone)?;
+    match check_whole(&journal, &found, &sessions.dir(epoch)) {
+        Ok(()) => Ok((journal, found)),
+        Err(error) => {
+            let _ = journal.close().await;
+            Err(error)
+        }
+    }
+}
