@@ -212,6 +212,7 @@ impl Dial for Peer {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // Writes files of its own.
 mod tests {
     use super::*;
     use crate::base::rt::{RealDisk, RealRuntime};
