@@ -200,11 +200,14 @@ async fn close_mirror(
     given_up: bool,
 ) -> Result<MirrorAccess> {
     let (engine, mut access) = (&context.engine, MirrorAccess { closed: None, given_up });
+    let sessions = engine.sessions(context.id);
+    if !sessions.any().await {
+        return Ok(access);
+    }
     let Some(head) = cell.read().await? else { return Ok(access) };
     let owns = head.active.released || lineage.contains(&head.active.epoch);
     let named = head.mirror.as_ref().filter(|named| named.host.id == engine.host.id && !owns);
     let Some(named) = named else { return Ok(access) };
-    let sessions = engine.sessions(context.id);
     if !sessions.has(named.session).await {
         return Ok(access);
     }

@@ -106,6 +106,10 @@ impl Sessions {
         journal::is_there(&*self.disk, &self.dir(epoch)).await
     }
 
+    pub async fn any(&self) -> bool {
+        !self.all().await.is_empty()
+    }
+
     /// Those that are here, or begun and broken off.
     async fn all(&self) -> Vec<Epoch> {
         // There is no folder before the first.
