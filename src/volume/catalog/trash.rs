@@ -146,7 +146,11 @@ impl Trash<'_> {
                 }
             }))
         });
-        Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+        // One that was removed for good, and whose entry a crash left, is not there.
+        let is_there = |one: &TrashedVolume| {
+            std::future::ready(!one.info.as_ref().is_err_and(|error| error.is(Kind::NotFound)))
+        };
+        Ok(stream::iter(looks).buffered(AT_ONCE).filter(is_there).collect().await)
     }
 
     /// Brings back the volume of this name that was removed last, under another name if `to` says one. `NotFound`: none is in

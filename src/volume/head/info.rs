@@ -42,7 +42,7 @@ pub struct VolumeInfo {
     #[serde(default)]
     pub mirror_loss: MirrorLoss,
     /// Of a volume whose flushes wait for a peer, or whose head names one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub mirror: Option<MirrorInfo>,
     /// The host that owns it or was the last to; none before the first write.
     pub owner: Option<String>,
