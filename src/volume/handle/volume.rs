@@ -668,7 +668,7 @@ impl Inner {
         match own(&self.context, claim_request, self.leavers.come()).await {
             Ok(owned) => {
                 if self.queue.take_asked() {
-                    owned.session.rounds.others.expect(self.context.rt().now());
+                    owned.session.rounds.expect_others(self.context.rt().now());
                 }
                 self.becomes(State::Live(owned.session.clone()));
                 self.trouble.lock().said = None;

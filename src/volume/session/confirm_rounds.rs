@@ -63,6 +63,12 @@ impl ConfirmRounds {
         self.asked.notify_one();
     }
 
+    /// Another host had the volume a moment ago, and may want it back: rounds are due often from now on.
+    pub fn expect_others(&self, now: Instant) {
+        self.others.expect(now);
+        self.poke();
+    }
+
     pub async fn wait(&self, round: u64) {
         loop {
             let done = self.done.notified();
@@ -136,8 +142,7 @@ impl Others {
         has_come
     }
 
-    /// Another host had the volume a moment ago, and may want it back.
-    pub fn expect(&self, now: Instant) {
+    fn expect(&self, now: Instant) {
         self.attached.lock().1 = Some(now + ATTACHED);
     }
 

@@ -239,6 +239,23 @@ fn who_has_it_attached_gets_it_soon() {
     });
 }
 
+/// Who has just got the volume, and only reads, gives it back as soon.
+#[test]
+fn who_got_it_for_a_read_gives_it_back_soon() {
+    run(27, "2+1", |site| async move {
+        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
+        let v = made(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        let w = attached(&other).await;
+        assert!(w.read(0, 4096).await.unwrap() == bytes(1, 4096));
+        life.sleep(10).await;
+        let began = life.rt.now();
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        let took = life.rt.now().since(began);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    });
+}
+
 /// A host that is gone is not asked for ever, and what it had acknowledged for the pool is there after a take-over.
 #[test]
 fn a_dead_owner_is_named_with_what_helps() {
