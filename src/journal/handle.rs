@@ -18,7 +18,7 @@ use super::recover::{read_header, recover};
 use super::replay::Replay;
 use super::segment::make_segment;
 use super::state::{Granted, Live, Ring, Segment, Sizes};
-use super::writer::{Shared, new_seal, no_files, write_header, write_loop};
+use super::writer::{Shared, disk_loop, new_seal, no_files, write_header};
 use crate::base::record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::size::MIB;
@@ -264,12 +264,13 @@ impl Journal {
             ring: Mutex::new(ring),
             header: tokio::sync::Mutex::new(header),
             work: Notify::new(),
+            sync_work: Notify::new(),
             making: tokio::sync::Mutex::default(),
             next_number: Mutex::new(next_number),
             ended: watch::Sender::new(false),
             lock: Mutex::new(Some(held)),
         });
-        shared.rt.spawn(write_loop(shared.clone())).detach();
+        shared.rt.spawn(disk_loop(shared.clone())).detach();
         Journal { shared, opened: Mutex::default(), spoilt: None }
     }
 
@@ -379,10 +380,20 @@ impl Journal {
         Ok(())
     }
 
+    /// Returns when all that was appended before is in the kernel, so that it outlives this process, or the journal has failed.
+    pub async fn written(&self) {
+        let wait = self.shared.ring.lock().written();
+        if let Some(wait) = wait {
+            self.shared.work.notify_one();
+            let _ = wait.await;
+        }
+    }
+
     /// Returns when all that was appended before, and the mark (at least), are durable. One fdatasync serves all waiters.
     pub async fn sync(&self, mark: Option<Lsn>) -> Result<()> {
         let Some(done) = self.shared.ring.lock().sync(mark)? else { return Ok(()) };
         self.shared.work.notify_one();
+        self.shared.sync_work.notify_one();
         done.await.map_err(|_| closed())?
     }
 

@@ -1,5 +1,8 @@
 //! What a journal knows without asking the disk: its segments, what waits to be written, who waits for what, and how
-//! much room is promised. Everything here is quick and under one lock; the writer does what `next_job` says.
+//! much room is promised. Everything here is quick and under one lock.
+//!
+//! Two work at it side by side, each on one thing at a time: what `next_write` says is written, what `next_sync` says is
+//! synced, so that who waits for a write does not wait for another's sync.
 //!
 //! Invariants: segments in use have laps that follow each other, and only the last has bytes that aren't synced.
 //! What is promised (rooms, and records not yet written) always fits into segments that exist, however it falls
@@ -58,12 +61,13 @@ pub struct Live {
     pub last: Lsn,
 }
 
-/// What the writer has to do next.
+/// What is to be written next.
 #[derive(Debug)]
 pub enum Job {
     Idle,
     Write(Write),
-    Sync(Arc<dyn DiskFile>),
+    /// Nothing before all is synced: the next segment is begun then.
+    AfterSync,
     /// The mark goes into the header file: the segments have no room for it.
     Header(Lsn),
     Stop,
@@ -74,7 +78,29 @@ pub struct Write {
     pub file: Arc<dyn DiskFile>,
     pub offset: u64,
     pub parts: Vec<Bytes>,
-    pub sync: bool,
+}
+
+/// What is to be synced next.
+#[derive(Debug)]
+pub enum SyncJob {
+    Idle,
+    Sync(Arc<dyn DiskFile>, Progress),
+    Stop,
+}
+
+/// How far the batches have come that were given to the disk, or written, or synced.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Counted: one without records has no lsn of its own.
+    batches: u64,
+    lsn: Lsn,
+    mark: Lsn,
+}
+
+#[derive(Debug)]
+struct WriteWaiter {
+    goal: Lsn,
+    done: oneshot::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -133,14 +159,16 @@ pub struct Ring {
     /// Costs of the rooms given and not used.
     reserved: u64,
     appended: Lsn,
-    written: Lsn,
-    synced: Lsn,
+    /// Given to the disk.
+    begun: Progress,
+    written: Progress,
+    synced: Progress,
     /// The last synced lsn that a batch says.
     noted: Lsn,
-    dirty: bool,
+    /// Nothing more can be written before all is synced.
+    lap_ends: bool,
     mark_wanted: Lsn,
-    mark_written: Lsn,
-    mark_synced: Lsn,
+    writes: VecDeque<WriteWaiter>,
     syncs: Vec<SyncWaiter>,
     rooms: VecDeque<RoomWaiter>,
 }
@@ -154,6 +182,7 @@ impl Ring {
         mark: Lsn,
     ) -> Ring {
         let before = Lsn(first_lsn.0 - 1);
+        let progress = Progress { batches: 0, lsn: before, mark };
         Ring {
             journal,
             seal,
@@ -176,13 +205,13 @@ impl Ring {
             writing_bytes: 0,
             reserved: 0,
             appended: before,
-            written: before,
-            synced: before,
+            begun: progress,
+            written: progress,
+            synced: progress,
             noted: before,
-            dirty: false,
+            lap_ends: false,
             mark_wanted: mark,
-            mark_written: mark,
-            mark_synced: mark,
+            writes: VecDeque::new(),
             syncs: Vec::new(),
             rooms: VecDeque::new(),
         }
@@ -191,12 +220,9 @@ impl Ring {
     /// After recovery: all of this is on the disk and synced.
     pub fn resume(&mut self, live: VecDeque<Live>, end: Lsn, mark: Lsn) {
         self.live = live;
-        for lsn in [&mut self.appended, &mut self.written, &mut self.synced] {
-            *lsn = end;
-        }
-        for lsn in [&mut self.mark_wanted, &mut self.mark_written, &mut self.mark_synced] {
-            *lsn = mark;
-        }
+        let progress = Progress { batches: 0, lsn: end, mark };
+        (self.begun, self.written, self.synced) = (progress, progress, progress);
+        (self.appended, self.mark_wanted) = (end, mark);
     }
 
     pub fn appended(&self) -> Lsn {
@@ -204,7 +230,7 @@ impl Ring {
     }
 
     pub fn mark(&self) -> Lsn {
-        self.mark_synced
+        self.synced.mark
     }
 
     pub fn buffered(&self) -> u64 {
@@ -357,7 +383,7 @@ impl Ring {
         }
     }
 
-    /// Takes a record in, whose cost is part of a room of this generation. Whether it should be written out now.
+    /// Takes a record in, whose cost is part of a room of this generation. Whether it is to be written though nobody waits.
     pub fn append(&mut self, entry: Entry, generation: u64) -> Result<bool> {
         self.check()?;
         if generation != self.generation {
@@ -377,12 +403,22 @@ impl Ring {
         Ok(self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS)
     }
 
+    /// Until all that was appended is written, or never will be. `None`: it is already.
+    pub fn written(&mut self) -> Option<oneshot::Receiver<()>> {
+        if self.appended <= self.written.lsn || self.check().is_err() {
+            return None;
+        }
+        let (done, rx) = oneshot::channel();
+        self.writes.push_back(WriteWaiter { goal: self.appended, done });
+        Some(rx)
+    }
+
     /// `None`: all of this is durable already.
     pub fn sync(&mut self, mark: Option<Lsn>) -> Result<Option<oneshot::Receiver<Result<()>>>> {
         self.check()?;
-        let (goal, mark) = (self.appended, mark.unwrap_or(self.mark_synced));
+        let (goal, mark) = (self.appended, mark.unwrap_or(self.synced.mark));
         self.mark_wanted = self.mark_wanted.max(mark);
-        if goal <= self.synced && mark <= self.mark_synced {
+        if goal <= self.synced.lsn && mark <= self.synced.mark {
             return Ok(None);
         }
         let (done, rx) = oneshot::channel();
@@ -401,6 +437,7 @@ impl Ring {
 
     /// Nothing is trusted any more: all who wait learn why.
     pub fn fail(&mut self, error: Error) {
+        self.writes.clear();
         for waiter in self.syncs.drain(..) {
             let _ = waiter.done.send(Err(error.share()));
         }
@@ -422,6 +459,7 @@ impl Ring {
     pub fn close(&mut self, why: fn() -> Error) {
         self.closing = true;
         self.pending.clear();
+        self.writes.clear();
         for waiter in self.syncs.drain(..) {
             let _ = waiter.done.send(Err(why()));
         }
@@ -430,32 +468,38 @@ impl Ring {
         }
     }
 
-    /// What is to be written or synced next. `salt` is for a segment that may be begun.
-    pub fn next_job(&mut self, salt: impl FnOnce() -> u64) -> Job {
+    /// What is to be written next, when what was before is. `salt` is for a segment that may be begun.
+    pub fn next_write(&mut self, salt: impl FnOnce() -> u64) -> Job {
+        let nothing = if self.closing { Job::Stop } else { Job::Idle };
         if self.failed.is_some() {
-            return if self.closing { Job::Stop } else { Job::Idle };
+            return nothing;
         }
-        let syncing = !self.syncs.is_empty();
+        let waited_for = !self.writes.is_empty() || !self.syncs.is_empty();
         // What is written takes less than was promised for it: that may let someone in.
         let short = !self.rooms.is_empty();
         let much = self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS || short;
-        if !self.pending.is_empty() && (syncing || much) {
+        if !self.pending.is_empty() && (waited_for || much) {
             return self.write_job(salt);
         }
-        if !syncing {
-            return if self.closing { Job::Stop } else { Job::Idle };
+        if self.syncs.is_empty() || self.mark_wanted <= self.written.mark {
+            return nothing;
         }
-        let mark = self.mark_wanted;
-        let current = self.live.back();
-        let has_page = current.is_some_and(|l| l.end + ALIGN <= l.segment.bytes) && self.fits(ALIGN);
-        match current {
-            Some(l) if mark <= self.mark_written && self.dirty => Job::Sync(l.segment.file.clone()),
-            _ if mark <= self.mark_written => {
-                self.synced_now();
-                Job::Idle
-            }
-            Some(_) if has_page => Job::Write(self.batch(Vec::new(), None)),
-            _ => Job::Header(mark),
+        let has_page = self.live.back().is_some_and(|l| l.end + ALIGN <= l.segment.bytes) && self.fits(ALIGN);
+        if has_page { Job::Write(self.batch(Vec::new(), None)) } else { Job::Header(self.mark_wanted) }
+    }
+
+    /// What is to be synced next, when what was before is.
+    pub fn next_sync(&self) -> SyncJob {
+        let nothing = if self.closing { SyncJob::Stop } else { SyncJob::Idle };
+        if self.failed.is_some() || self.written.batches <= self.synced.batches {
+            return nothing;
+        }
+        let Progress { lsn, mark, .. } = self.written;
+        let wanted = self.lap_ends || self.syncs.iter().any(|w| w.goal <= lsn && w.mark <= mark);
+        match self.live.back() {
+            // All that isn't synced is in the last one.
+            Some(last) if wanted => SyncJob::Sync(last.segment.file.clone(), self.written),
+            _ => nothing,
         }
     }
 
@@ -466,8 +510,9 @@ impl Ring {
             let entries = self.take_entries(left);
             return Job::Write(self.batch(entries, None));
         }
-        if let Some(current) = self.live.back().filter(|_| self.dirty) {
-            return Job::Sync(current.segment.file.clone());
+        self.lap_ends = self.begun.batches > self.synced.batches;
+        if self.lap_ends {
+            return Job::AfterSync;
         }
         let unused = self.spent.pop_front().or_else(|| self.fresh.pop_front());
         let Some(segment) = unused else {
@@ -506,7 +551,7 @@ impl Ring {
     fn batch(&mut self, entries: Vec<Entry>, head: Option<SegmentHead>) -> Write {
         let body: u64 = entries.iter().map(|e| e.body.len() as u64).sum();
         let cost: u64 = entries.iter().map(|e| Self::cost(e.body.len() as u64)).sum();
-        let last = entries.last().map_or(self.written, |e| e.head.lsn);
+        let last = entries.last().map_or(self.begun.lsn, |e| e.head.lsn);
         let live = self.live.back_mut().expect("a batch goes into a segment");
         let batch = BatchHead {
             lap: live.head.lap,
@@ -515,7 +560,7 @@ impl Ring {
             body: body as u32,
             sealed: self.seal.as_ref().map(Sealed::by),
             before: live.last,
-            synced: self.synced,
+            synced: self.synced.lsn,
             mark: self.mark_wanted,
         };
         let begins = if head.is_some() { SEGMENT_HEAD } else { 0 };
@@ -536,35 +581,39 @@ impl Ring {
         self.pending_bytes -= body;
         self.pending_cost -= cost;
         self.writing_bytes = body;
-        self.written = last;
-        self.noted = self.synced;
-        self.mark_written = self.mark_wanted;
-        self.dirty = true;
-        let sync = self.syncs.iter().any(|w| w.goal <= last && w.mark <= self.mark_written);
-        Write { file: live.segment.file.clone(), offset, parts, sync }
+        self.begun = Progress { batches: self.begun.batches + 1, lsn: last, mark: self.mark_wanted };
+        self.noted = self.synced.lsn;
+        Write { file: live.segment.file.clone(), offset, parts }
     }
 
-    /// A write or sync ended well.
-    pub fn wrote(&mut self, synced: bool) {
-        self.writing_bytes = 0;
-        if synced {
-            self.synced_now();
+    /// The write ended well. Whether somebody waits for a sync.
+    pub fn wrote(&mut self) -> bool {
+        (self.writing_bytes, self.written) = (0, self.begun);
+        while let Some(waiter) = self.writes.pop_front_if(|w| w.goal <= self.written.lsn) {
+            let _ = waiter.done.send(());
         }
         self.admit();
+        !self.syncs.is_empty()
+    }
+
+    /// The sync ended well that began when so much was written.
+    pub fn synced(&mut self, upto: Progress) {
+        self.synced = Progress { mark: self.synced.mark.max(upto.mark), ..upto };
+        self.lap_ends = false;
+        self.answer();
     }
 
     /// The header file has this mark.
     pub fn header_has(&mut self, mark: Lsn) {
-        self.mark_written = self.mark_written.max(mark);
-        if !self.dirty {
-            self.synced_now();
+        for progress in [&mut self.begun, &mut self.written, &mut self.synced] {
+            progress.mark = progress.mark.max(mark);
         }
+        self.answer();
     }
 
-    fn synced_now(&mut self) {
-        (self.synced, self.mark_synced, self.dirty) = (self.written, self.mark_written, false);
-        let (synced, mark) = (self.synced, self.mark_synced);
-        for waiter in self.syncs.extract_if(.., |w| w.goal <= synced && w.mark <= mark) {
+    fn answer(&mut self) {
+        let Progress { lsn, mark, .. } = self.synced;
+        for waiter in self.syncs.extract_if(.., |w| w.goal <= lsn && w.mark <= mark) {
             let _ = waiter.done.send(Ok(()));
         }
     }
@@ -573,7 +622,7 @@ impl Ring {
     pub fn closing_note(&mut self) -> Option<Write> {
         let current = self.live.back()?;
         let has_page = current.end + ALIGN <= current.segment.bytes && self.fits(ALIGN);
-        let news = self.noted < self.synced && self.failed.is_none();
+        let news = self.noted < self.synced.lsn && self.failed.is_none();
         (news && has_page).then(|| self.batch(Vec::new(), None))
     }
 

@@ -88,6 +88,8 @@ struct Model {
     made: bool,
     records: BTreeMap<u64, Record>,
     synced: u64,
+    /// In the kernel, until the power fails.
+    written: u64,
     mark: u64,
     /// Stored and confirmed up to here.
     log_end: u64,
@@ -129,6 +131,7 @@ async fn begin(rt: &Rt, disk: &SimDisk, model: &Shared) -> crate::base::Result<J
     assert_eq!(found.volume, VolumeId(9));
     let end = found.end.0;
     assert!(end >= m.synced || end + 1 == found.first_lsn.0, "{} was synced, {end} is left", m.synced);
+    assert!(end >= m.written || end + 1 == found.first_lsn.0, "{} was written, {end} is left", m.written);
     assert!(found.mark.0 >= m.mark, "{} was marked, {} is left", m.mark, found.mark);
     assert!(found.first_lsn.0 <= after + 1, "records from {} are kept, {after} is stored", found.first_lsn);
     m.records.split_off(&(end + 1));
@@ -140,7 +143,7 @@ async fn begin(rt: &Rt, disk: &SimDisk, model: &Shared) -> crate::base::Result<J
     assert!(seen.any_after || records.is_empty(), "a look misses no record");
     let payload: u64 = records.iter().map(|r| r.op.payload().len() as u64).sum();
     assert!(seen.after >= payload && seen.used >= seen.after, "{seen:?}, {payload}");
-    m.synced = m.synced.min(end);
+    (m.synced, m.written) = (m.synced.min(end), m.written.min(end));
     m.lives += 1;
     Ok(journal)
 }
@@ -152,7 +155,15 @@ async fn act(rt: &Rt, journal: &Arc<Journal>, model: &Shared, next: &mut u64) ->
             let record = record(*next, rt.random());
             model.lock().records.insert(*next, record.clone());
             *next += 1 + rt.below(30) / 29;
+            let lsn = record.lsn.0;
             put(journal, &record).await?;
+            if rt.below(2) == 0 {
+                journal.written().await;
+                if journal.failed().is_none() {
+                    let mut m = model.lock();
+                    m.written = m.written.max(lsn);
+                }
+            }
         }
         10..14 => {
             let (journal, model, upto) = (journal.clone(), model.clone(), *next - 1);
@@ -278,10 +289,12 @@ fn crash_run(seed: u64) -> (u64, u64, u64) {
             let rt = process.rt();
             let life = rt.clone().spawn(live(rt, disk.clone(), m.clone()));
             let (disk2, power, ours) = (disk.clone(), world.below(2) == 0, process.clone());
+            let m2 = m.clone();
             let kill = move || {
                 if ours.alive() {
                     ours.kill();
                     if power {
+                        m2.lock().written = 0;
                         disk2.power_loss();
                     }
                 }

@@ -1,4 +1,4 @@
-//! What does the disk work: one task writes and syncs what the ring says, one makes segments ahead of need.
+//! What does the disk work: one task writes and syncs what the ring says, both at once, one makes segments ahead of need.
 //!
 //! A task of its own, so that a caller that goes away midway leaves nothing half done, and so that whoever comes while
 //! a sync is under way shares the next one.
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::format::{HEADER_MAX, Header};
 use super::segment::make_segment;
-use super::state::{Granted, Job, Ring, Segment};
+use super::state::{Granted, Job, Ring, Segment, SyncJob};
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 use crate::keys::{JournalSeal, VolumeKey};
@@ -36,7 +36,10 @@ pub struct Shared {
     pub void: AtomicBool,
     /// As on the disk; held across its rewriting.
     pub header: tokio::sync::Mutex<Header>,
+    /// There may be something to write.
     pub work: Notify,
+    /// There may be something to sync.
+    pub sync_work: Notify,
     /// Held while a segment is made: who lets go of the folder waits for it.
     pub making: tokio::sync::Mutex<()>,
     /// Numbers for new segment files.
@@ -129,6 +132,22 @@ impl Shared {
         }
     }
 
+    /// What became of a job. Of a journal that was begun anew meanwhile, or has failed, nothing is told.
+    fn done<T>(&self, generation: u64, result: Result<()>, tell: impl FnOnce(&mut Ring) -> T) -> Option<T> {
+        let mut ring = self.ring.lock();
+        if ring.generation != generation || ring.failed.is_some() {
+            return None;
+        }
+        match result {
+            Ok(()) => Some(tell(&mut ring)),
+            Err(error) => {
+                drop(ring);
+                self.fail(error);
+                None
+            }
+        }
+    }
+
     fn fail(&self, error: Error) {
         let why = format!("the journal in {} can't be trusted any more", self.dir.display());
         let error = Error::new(Kind::Io, why).because(error);
@@ -175,42 +194,59 @@ async fn keep_reserve(disk: &dyn Disk, dir: &Path) {
 }
 
 /// Runs until the ring says stop.
-pub async fn write_loop(shared: Arc<Shared>) {
+pub async fn disk_loop(shared: Arc<Shared>) {
+    futures::join!(write_loop(&shared), sync_loop(&shared));
+    shared.ended.send_replace(true);
+}
+
+async fn write_loop(shared: &Arc<Shared>) {
     loop {
         let (job, generation) = {
             let mut ring = shared.ring.lock();
-            (ring.next_job(|| shared.rt.random()), ring.generation)
+            (ring.next_write(|| shared.rt.random()), ring.generation)
         };
-        prepare(&shared);
-        // Of a journal that was begun anew meanwhile nothing is told.
-        let current = |ring: &Ring| ring.generation == generation && ring.failed.is_none();
-        let wrote = |synced| {
-            let mut ring = shared.ring.lock();
-            if current(&ring) {
-                ring.wrote(synced);
-            }
-        };
+        prepare(shared);
         let result = match job {
             Job::Stop => break,
             Job::Idle => {
                 shared.work.notified().await;
                 continue;
             }
-            Job::Write(w) => {
-                let done = w.file.pwrite(w.offset, w.parts, w.sync).await;
-                done.map(|()| wrote(w.sync)).map_err(Error::from)
+            Job::AfterSync => {
+                shared.sync_work.notify_one();
+                shared.work.notified().await;
+                continue;
             }
-            Job::Sync(file) => file.sync().await.map(|()| wrote(true)).map_err(Error::from),
-            Job::Header(mark) => keep_mark(&shared, mark).await,
+            Job::Write(w) => w.file.pwrite(w.offset, w.parts, false).await.map_err(Error::from),
+            Job::Header(mark) => keep_mark(shared, mark).await,
         };
-        if let Err(error) = result {
-            let known = !current(&shared.ring.lock());
-            if !known {
-                shared.fail(error);
-            }
+        if shared.done(generation, result, |ring| ring.wrote()) == Some(true) {
+            shared.sync_work.notify_one();
         }
     }
-    shared.ended.send_replace(true);
+    // It ends with this one.
+    shared.sync_work.notify_one();
+}
+
+async fn sync_loop(shared: &Shared) {
+    loop {
+        let (job, generation) = {
+            let ring = shared.ring.lock();
+            (ring.next_sync(), ring.generation)
+        };
+        let (file, upto) = match job {
+            SyncJob::Stop => break,
+            SyncJob::Idle => {
+                shared.sync_work.notified().await;
+                continue;
+            }
+            SyncJob::Sync(file, upto) => (file, upto),
+        };
+        let synced = file.sync().await.map_err(Error::from);
+        shared.done(generation, synced, |ring| ring.synced(upto));
+        // The next segment may be begun, or something said in the header.
+        shared.work.notify_one();
+    }
 }
 
 async fn keep_mark(shared: &Shared, mark: Lsn) -> Result<()> {

@@ -14,6 +14,8 @@ use super::write_parts::write_parts;
 
 /// What offsets and lengths are multiples of. Devices have blocks of 512 or 4096 bytes.
 pub const ALIGN: usize = 4096;
+/// Bytes that are worth it.
+const LEAST: usize = 256 << 10;
 /// Bytes of one write.
 const BUFFER: usize = 1 << 20;
 /// Buffers that wait for the next writer, at most.
@@ -66,10 +68,10 @@ impl Drop for Buffer {
     }
 }
 
-/// Whether all of this can be written past the cache.
+/// Whether all of this can be written past the cache, and should: who writes less is sooner done with a copy.
 pub fn fits(offset: u64, parts: &[Bytes]) -> bool {
     let len: usize = parts.iter().map(Bytes::len).sum();
-    offset.is_multiple_of(ALIGN as u64) && len.is_multiple_of(ALIGN) && len > 0
+    offset.is_multiple_of(ALIGN as u64) && len.is_multiple_of(ALIGN) && len >= LEAST
 }
 
 /// Whether a device can read it where it lies.

@@ -373,7 +373,7 @@ impl Volume {
         }
     }
 
-    /// Acknowledged when it is in memory and in the journal's buffer: `flush` makes it last. One that overlaps it and came
+    /// Acknowledged when the journal's file has it, so that it outlives this process: `flush` makes it last. One that overlaps it and came
     /// later is done later.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check_writable(offset, data.len() as u64)?;

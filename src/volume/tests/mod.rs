@@ -40,9 +40,11 @@ mod takeovers;
 mod trash;
 mod usage;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::base::rt::Rt;
@@ -186,6 +188,54 @@ fn a_crash_keeps_what_was_flushed_locally() {
             let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
             assert_eq!(v.read(0, 5).await.unwrap(), "again");
             assert!(v.read(777, data.len() as u64).await.unwrap() == data);
+        });
+    }
+}
+
+/// Its clients may connect anew, know nothing of its death, and flush then.
+#[test]
+fn a_killed_process_takes_nothing_acknowledged_with_it() {
+    for seed in 0..20 {
+        run(seed, "2+1", move |site| async move {
+            let mode = if seed % 2 == 0 { FlushMode::Local } else { FlushMode::Pool };
+            let mut life = site.machine(1).found().await;
+            let mut v = volume(&life, mode).await;
+            let model = Arc::new(Mutex::new(vec![0; MIB as usize]));
+            for _ in 0..4 {
+                let (seen, written, rt) = (model.clone(), v.clone(), life.rt.clone());
+                let client = life.rt.spawn(async move {
+                    loop {
+                        let len = 1 + rt.below(40_000);
+                        let at = rt.below(MIB - len);
+                        let data = bytes(rt.random(), len as usize);
+                        if rt.below(5) == 0 {
+                            written.zero(at, len).await.unwrap();
+                            seen.lock()[at as usize..(at + len) as usize].fill(0);
+                        } else {
+                            written.write(at, data.clone()).await.unwrap();
+                            seen.lock()[at as usize..(at + len) as usize].copy_from_slice(&data);
+                        }
+                    }
+                });
+                client.detach();
+                // Long enough for some writes; the one under way may be there in part.
+                site.world.process().rt().sleep(Duration::from_micros(site.world.below(30_000))).await;
+                drop(v);
+                life = life.kill().start().await;
+                v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+                let found = v.read(0, MIB).await.unwrap();
+                let model = &mut *model.lock();
+                let differ = found.iter().zip(&*model).filter(|(a, b)| a != b).count();
+                assert!(differ <= 40_000, "{differ} bytes are not what was acknowledged");
+                let (first, last) = (0..MIB as usize)
+                    .filter(|at| found[*at] != model[*at])
+                    .fold((usize::MAX, 0), |(first, last), at| (first.min(at), last.max(at)));
+                assert!(
+                    first == usize::MAX || last - first < 40_000,
+                    "more than the write under way differs"
+                );
+                model.copy_from_slice(&found);
+            }
         });
     }
 }

@@ -284,6 +284,12 @@ impl Life {
         self.machine
     }
 
+    /// The process dies; its machine goes on.
+    pub fn kill(self) -> Machine {
+        self.process.kill();
+        self.machine
+    }
+
     pub async fn sleep(&self, ms: u64) {
         self.rt.sleep(Duration::from_millis(ms)).await;
     }
