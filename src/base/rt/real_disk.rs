@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -65,7 +67,7 @@ impl JobClass {
 /// Threads that write: a sync in one folder is waited for by those that share its thread.
 const WRITERS: usize = 4;
 
-/// The local disk. Appends and syncs go through threads of their own, so that an event loop never waits for the disk; all
+/// The local disk. Writes and syncs go through threads of their own, so that an event loop never waits for the disk; all
 /// of one folder through the same one: what nobody waits for any more never comes after what is done there later. A sync
 /// changes nothing that a later one could be too late for: those that come alone have other threads, and hold up no write.
 #[derive(Debug)]
@@ -87,6 +89,12 @@ struct QueueGuard(Arc<AtomicUsize>);
 impl Drop for QueueGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Writer {
+    fn is_idle(&self) -> bool {
+        self.undone.load(Ordering::Acquire) == 0
     }
 }
 
@@ -132,7 +140,7 @@ async fn ordered<T: Send + 'static>(
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     // Never before what was given to the thread, and be it that nobody waits for that any more.
-    if pace.is_here() && writer.undone.load(Ordering::Acquire) == 0 {
+    if pace.is_here() && writer.is_idle() {
         return job();
     }
     let (tx, rx) = oneshot::channel();
@@ -183,18 +191,40 @@ struct RealFile {
     syncer: Writer,
 }
 
+/// Of a log: the same file, for writes past the page cache.
 #[derive(Debug)]
 struct Direct {
     file: File,
     refused: AtomicBool,
+    /// When a write into the page cache had to wait, the last time.
+    waited: Mutex<Option<Instant>>,
 }
+
+/// What takes longer waits for the disk: the kernel lets nobody write more while it has too much to write out.
+const WAITED: Duration = Duration::from_millis(1);
+/// So long after that nothing is written on an event loop.
+const WAITED_FOR: Duration = Duration::from_secs(1);
 
 impl Direct {
     /// None where the filesystem has no such thing.
     fn open(path: &Path) -> Option<Direct> {
         let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
-        Some(Direct { file, refused: AtomicBool::new(false) })
+        Some(Direct { file, refused: AtomicBool::new(false), waited: Mutex::default() })
+    }
+
+    /// A copy into the page cache is done sooner than a thread is woken, as long as the kernel takes it at once.
+    fn here<T>(&self, job: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = job();
+        if began.elapsed() > WAITED {
+            *self.waited.lock() = Some(began);
+        }
+        done
+    }
+
+    fn is_quick(&self) -> bool {
+        self.waited.lock().is_none_or(|at| at.elapsed() > WAITED_FOR)
     }
 
     /// False: it must be written otherwise.
@@ -241,6 +271,14 @@ impl DiskFile for RealFile {
         .await
     }
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
+        if let Some(log) = &self.direct
+            && !sync
+            && !direct::fits(offset, &parts)
+            && log.is_quick()
+            && self.writer.is_idle()
+        {
+            return log.here(|| write_parts(&*self.file, offset, &parts)).map_err(io::Error::from);
+        }
         let (file, direct) = (self.file.clone(), self.direct.clone());
         ordered(&self.writer, JobClass::of(sync), move || {
             let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;

@@ -130,7 +130,8 @@ fn clones_that_boot_at_once_fetch_what_one_does() {
         // What opening a clone takes is its own.
         let heads = (CLONES * 8) as u64 * 1024;
         assert!(all.bytes * 10 <= one.bytes * 11 + heads * 10, "{} of {}", all.bytes, one.bytes);
-        assert!(all.took * 10 <= one.took * 13, "{:?} of {:?}", all.took, one.took);
+        // The slowest of all, by hops of 10 ms.
+        assert!(all.took * 5 <= one.took * 7, "{:?} of {:?}", all.took, one.took);
         assert_eq!((again.requests, again.took), (0, Duration::ZERO));
     });
 }
@@ -164,7 +165,8 @@ fn a_first_boot_is_recorded_and_others_are_fetched_ahead() {
         for (i, many) in [1, CLONES].into_iter().enumerate() {
             let other = site.machine(4 + i as u128).start().await;
             let (_, ahead) = bill(&site, "fetched ahead", opened_and_booted(&other, many)).await;
-            assert!(ahead.took * 2 < plain.took, "{:?} of {:?}", ahead.took, plain.took);
+            // The slowest of all, by hops of 10 ms.
+            assert!(ahead.took * 9 < plain.took * 5, "{:?} of {:?}", ahead.took, plain.took);
             let heads = (many * 8) as u64 * 1024;
             assert!(ahead.bytes <= plain.bytes + heads, "{} of {}", ahead.bytes, plain.bytes);
             other.process.kill();
