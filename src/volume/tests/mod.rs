@@ -41,6 +41,7 @@ mod trash;
 mod usage;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -201,8 +202,12 @@ fn a_killed_process_takes_nothing_acknowledged_with_it() {
             let mut life = site.machine(1).found().await;
             let mut v = volume(&life, mode).await;
             let model = Arc::new(Mutex::new(vec![0; MIB as usize]));
+            let acknowledged = Arc::new(AtomicUsize::new(0));
             for _ in 0..4 {
+                // Owned from here on: what comes takes no request.
+                v.write(2 * MIB, bytes(seed, 4096)).await.unwrap();
                 let (seen, written, rt) = (model.clone(), v.clone(), life.rt.clone());
+                let count = acknowledged.clone();
                 let client = life.rt.spawn(async move {
                     loop {
                         let len = 1 + rt.below(40_000);
@@ -215,6 +220,7 @@ fn a_killed_process_takes_nothing_acknowledged_with_it() {
                             written.write(at, data.clone()).await.unwrap();
                             seen.lock()[at as usize..(at + len) as usize].copy_from_slice(&data);
                         }
+                        count.fetch_add(1, Ordering::Relaxed);
                     }
                 });
                 client.detach();
@@ -236,6 +242,8 @@ fn a_killed_process_takes_nothing_acknowledged_with_it() {
                 );
                 model.copy_from_slice(&found);
             }
+            let acknowledged = acknowledged.load(Ordering::Relaxed);
+            assert!(acknowledged > 10, "{acknowledged}");
         });
     }
 }
