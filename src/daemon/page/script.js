@@ -63,9 +63,11 @@ function percent(part, whole) {
   return whole > 0 ? few(100 * part / whole) + " %" : "–";
 }
 
-function money(n) {
-  if (n > 0 && n < 0.0001) return "< $0.0001";
-  return "$" + (n === 0 ? "0" : n < 0.01 ? n.toPrecision(2) : n.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }));
+// `most`: the largest amount of the column, since all its amounts have as many digits: two, or four of a sum below a dollar.
+function money(n, most) {
+  const digits = most >= 1 ? 2 : 4, least = 10 ** -digits;
+  if (n > 0 && n < least) return "< $" + least.toFixed(digits);
+  return "$" + n.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
 // ---- from two answers to what happened between them
@@ -165,9 +167,9 @@ function between(was, now, at) {
 const CHARTS = [
   { title: "Requests of clients", unit: perSecond, lines: [["reads", "reads"], ["writes", "writes"], ["flushes", "flushes"]] },
   { title: "Bytes of clients", unit: rate, binary: true, lines: [["read", "readBytes"], ["written", "writeBytes"]] },
-  { title: "Latency of clients, 99 % within", unit: ms, lines: [["read", "readMs"], ["write", "writeMs"], ["flush", "flushMs"]] },
+  { title: "Latency of clients, 99 % within", unit: ms, empty: "no requests yet", lines: [["read", "readMs"], ["write", "writeMs"], ["flush", "flushMs"]] },
   { title: "Unsent: lost if this host died now", unit: bytes, binary: true, lines: [["in journals and memory of this host alone", "unsent"]] },
-  { title: "Found in the cache", unit: n => n === null ? "–" : few(n) + " %", max: 100, lines: [["in memory", "memoryHits"], ["of the rest on disk", "diskHits"]] },
+  { title: "Found in the cache", unit: n => few(n) + " %", max: 100, empty: "nothing was looked for yet", lines: [["in memory", "memoryHits"], ["of the rest on disk", "diskHits"]] },
   { title: "Requests to stores", unit: perSecond, lines: [["gets", "get"], ["puts", "put"], ["deletes", "free"]], of: point => point.asked },
 ];
 
@@ -186,7 +188,8 @@ function chart(spec) {
     const of = spec.of || (point => point);
     const values = spec.lines.map(([, field]) => points.map(point => of(point)[field]));
     const max = spec.max || ceiling(Math.max(0, ...values.flat().filter(value => value !== null)), spec.binary);
-    top.textContent = "up to " + spec.unit(max);
+    const known = values.flat().some(value => value !== null);
+    top.textContent = known ? "up to " + spec.unit(max) : spec.empty || "nothing yet";
     const x = point => 300 - 300 * (now - point.at) / KEPT_MS, y = value => 88 - 86 * Math.min(value, max) / max;
     const shapes = [2, 45, 88].map(at => drawn("line", { class: "grid", x1: 0, x2: 300, y1: at, y2: at }));
     values.forEach((line, which) => {
@@ -222,22 +225,23 @@ function table(heads, rows, empty) {
   const head = make("thead", {}, make("tr", {}, ...heads.map(([name, kind]) => make("th", { class: kind === "n" ? "n" : null }, name))));
   const body = rows.map(row => make("tr", {}, ...row.map((cell, i) => {
     const kind = heads[i][1];
-    return make("td", { class: i === 0 ? "head" : kind === "n" ? "n" : "side", "data-label": heads[i][0] }, make("span", {}, cell));
+    const look = (i === 0 ? "head" : kind === "n" ? "n" : "side") + (cell === "–" ? " none" : "");
+    return make("td", { class: look, "data-label": heads[i][0] }, make("span", {}, cell));
   })));
   return make("table", {}, head, make("tbody", {}, ...body));
 }
 
 const COLORS = { in: "good", open: "good", idle: "good", released: "good", unknown: "muted", degraded: "warn", failing: "warn", closed: "warn" };
 
-function state(word, reason) {
-  const node = make("span", {}, make("span", { class: "strong " + (COLORS[word] || "bad") }, word));
+function state(word, reason, since) {
+  const node = make("span", {}, make("span", { class: "strong " + (COLORS[word] || "bad") }, word), since || null);
   if (reason) node.append(" – " + reason);
   return node;
 }
 
 function filled(used, limit) {
   if (used === null || !limit) return make("span", {}, bytes(used));
-  return make("span", {}, bytes(used) + " of " + bytes(limit), make("progress", { max: limit, value: Math.min(used, limit) }));
+  return make("span", { class: "whole" }, bytes(used) + " of " + bytes(limit), make("progress", { max: limit, value: Math.min(used, limit) }));
 }
 
 function volumesShown(status, recent) {
@@ -286,8 +290,8 @@ function storesShown(status, recent) {
     facts.push(...pool.replacing.map(pair => "being replaced: " + pair));
     const rows = pool.stores.map(store => {
       const asked = recent.reduce((all, point) => all + (point.requests.byStore.get(storeKey(pool, store)) || 0), 0);
-      const since = store.failing_ms === null ? "" : ", for " + span(store.failing_ms);
-      return [place(store.url), state(store.state, store.reason && store.reason.replace("store " + store.url + " is " + store.state + ": ", "") + since), store.zone || "–", ms(store.latency_ms_p99), percent(store.error_rate, 1),
+      const since = store.failing_ms === null ? "" : " for " + span(store.failing_ms);
+      return [place(store.url), state(store.state, store.reason && store.reason.replace("store " + store.url + " is " + store.state + ": ", ""), since), store.zone || "–", ms(store.latency_ms_p99), percent(store.error_rate, 1),
         seconds > 0 ? perSecond(asked / seconds) : "–", bytes(store.used_bytes), bytes(store.free_bytes)];
     });
     return make("div", { class: "pool" }, bar, make("p", { class: "muted small" }, facts.join(" · ")), table(heads, rows, "no stores"));
@@ -319,11 +323,13 @@ function requestsShown(status, points) {
   }
   const none = { put: 0, get: 0, free: 0 };
   const each = n => seconds > 0 ? few(n * 3600 / seconds) : "–";
-  const month = of => seconds > 0 ? money(cost(of) * MONTH_S / seconds) : "–";
-  const row = (name, now, all) => [name, each(now.put), each(now.get), each(now.free), month(now), few(all.put + all.get + all.free), money(cost(all))];
+  const sum = of => [...of.values()].reduce((all, one) => ({ put: all.put + one.put, get: all.get + one.get, free: all.free + one.free }), none);
+  const monthly = of => seconds > 0 ? cost(of) * MONTH_S / seconds : 0;
+  const mostMonthly = monthly(sum(window)), most = cost(sum(total));
+  const month = of => seconds > 0 ? money(monthly(of), mostMonthly) : "–";
+  const row = (name, now, all) => [name, each(now.put), each(now.get), each(now.free), month(now), few(all.put + all.get + all.free), money(cost(all), most)];
   const causes = [...total.keys()].sort((a, b) => cost(window.get(b) || none) - cost(window.get(a) || none) || cost(total.get(b)) - cost(total.get(a)));
   const rows = causes.map(cause => row(make("span", {}, cause, make("span", { class: "muted small" }, CAUSES[cause] ? " – " + CAUSES[cause] : "")), window.get(cause) || none, total.get(cause)));
-  const sum = of => [...of.values()].reduce((all, one) => ({ put: all.put + one.put, get: all.get + one.get, free: all.free + one.free }), none);
   if (rows.length > 1) rows.push(row(make("span", { class: "strong" }, "all"), sum(window), sum(total)));
   const heads = [["Cause"], ["Puts an hour", "n"], ["Gets an hour", "n"], ["Deletes an hour", "n"], ["30 days at this pace", "n"], ["Since the start", "n"], ["Their price", "n"]];
   $("requests").replaceChildren(table(heads, rows, "No pool is open."));
@@ -479,6 +485,7 @@ async function mapInto(place, path) {
       if (!place.isConnected) return;
     }
   } catch (error) {
+    if (!plot.hasChildNodes()) plot.remove();
     state.className = "bad small";
     state.textContent = error.message;
   }
@@ -511,14 +518,16 @@ function leaf(volume) {
   const from = volume.origin ? ", clone of " + volume.origin : "";
   const facts = " " + bytes(volume.size) + ", " + bytes(volume.mapped_bytes) + " mapped, " + bytes(volume.stored_bytes) + " stored" + from + (volume.owner ? ", of host " + volume.owner : "");
   const node = make("div", {}, make("span", { class: "strong" }, volume.path), " ", state(volume.state, volume.trouble), make("span", { class: "muted small" }, facts), " ");
-  if (volume.snapshots > 0) {
-    const place = make("div", {}), button = make("button", { type: "button" }, volume.snapshots + (volume.snapshots === 1 ? " snapshot" : " snapshots"));
-    button.addEventListener("click", () => snapshotsInto(place, volume.path));
-    node.append(button, place);
-  }
-  const place = make("div", {}), button = make("button", { type: "button" }, "map");
-  button.addEventListener("click", () => mapInto(place, volume.path));
-  node.append(" ", button, place);
+  const places = [];
+  const opens = (words, into) => {
+    const place = make("div", {}), button = make("button", { type: "button" }, words);
+    button.addEventListener("click", () => into(place, volume.path));
+    places.push(place);
+    node.append(button, " ");
+  };
+  if (volume.snapshots > 0) opens(volume.snapshots + (volume.snapshots === 1 ? " snapshot" : " snapshots"), snapshotsInto);
+  opens("map", mapInto);
+  node.append(...places);
   return node;
 }
 
