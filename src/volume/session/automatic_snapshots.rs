@@ -24,6 +24,7 @@ pub async fn keep_history(session: Arc<Session>) {
         changed.as_mut().enable();
         let settings = context.settings();
         let Some(every) = settings.history.every_ms().filter(|_| !settings.template) else {
+            *session.history_failed.lock() = None;
             changed.await;
             continue;
         };
@@ -31,9 +32,11 @@ pub async fn keep_history(session: Arc<Session>) {
         if context.rt().timeout(wait, changed).await.is_some() {
             continue;
         }
-        if let Err(stop) = session.go_on_in_history().await {
-            tracing::warn!(volume = %context.name(), error = %stop.error(), "the volume's history could not be kept up: tried again");
+        let failed = session.go_on_in_history().await.err().map(Stop::error);
+        if let Some(error) = &failed {
+            tracing::warn!(volume = %context.title(), %error, "the volume's history could not be kept up: tried again");
         }
+        *session.history_failed.lock() = failed.map(|error| error.to_string());
     }
 }
 
