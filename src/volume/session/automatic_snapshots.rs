@@ -1,6 +1,7 @@
 //! Snapshots that a volume takes by itself while it is written to, and their thinning (`history` of its settings).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::session_core::Session;
@@ -47,10 +48,18 @@ impl Session {
         if !self.differs_from_its_newest() || self.context.name().moved_as().is_some() {
             return Ok(());
         }
-        // What is outdated makes room, whether another can be taken or not.
-        let thinned = self.thin_history().await;
-        self.take_for_history().await?;
-        thinned
+        // What is outdated makes room, whether another can be taken or not. The next moment does not wait for it: in an outage,
+        // or where a store takes nothing, that would leave moments out which the journal has room for.
+        if !self.thinning.swap(true, Ordering::Relaxed) {
+            self.run(async move |session| {
+                if let Err(stop) = session.thin_history().await {
+                    let (volume, error) = (session.context.title(), stop.error());
+                    tracing::warn!(%volume, %error, "what the volume's history keeps no longer could not be removed: tried again");
+                }
+                session.thinning.store(false, Ordering::Relaxed);
+            });
+        }
+        self.take_for_history().await
     }
 
     /// Whether the volume has changed since its newest snapshot.
