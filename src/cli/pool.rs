@@ -19,6 +19,7 @@ use crate::pool::{Located, PoolSettings, StoreStatus};
 pub enum Pool {
     /// Create a pool of empty stores
     Create {
+        #[arg(value_name = "POOL")]
         name: Name,
         /// A store: URL[,zone=Z], or a [store.NAME] of windlass.toml; repeated for each store
         #[arg(long = "store", required = true, value_name = "URL")]
@@ -43,6 +44,7 @@ pub enum Pool {
     },
     /// Make an existing pool known to this host
     Add {
+        #[arg(value_name = "POOL")]
         name: Name,
         #[arg(long = "store", required = true, value_name = "URL")]
         stores: Vec<String>,
@@ -53,19 +55,24 @@ pub enum Pool {
     #[command(visible_alias = "ls")]
     List,
     /// Show a pool's stores, and what needs attention
-    Status { name: Name },
+    Status {
+        #[arg(value_name = "POOL")]
+        name: Name,
+    },
     /// Change settings for all hosts
     ///
     /// ack=zone|none; degrade-after=TIME|never; grace=TIME: how long what nobody needs is kept; capacity=SIZE|none: what the
     /// stores can hold; quota=SIZE|none: what volumes may store, with parity; trash=TIME|0: how long what is removed can be
     /// brought back
     Set {
+        #[arg(value_name = "POOL")]
         name: Name,
         #[arg(required = true, value_name = "KEY=VALUE")]
         assignments: Vec<String>,
     },
     /// Make this host forget a pool; its stores keep everything
     Forget {
+        #[arg(value_name = "POOL")]
         name: Name,
         #[arg(long)]
         if_exists: bool,
@@ -73,6 +80,7 @@ pub enum Pool {
     /// Delete a pool: its volumes, snapshots, and everything else in its stores; says first what that is
     #[command(visible_alias = "rm")]
     Destroy {
+        #[arg(value_name = "POOL")]
         name: Name,
         /// Confirm by the pool's name: nothing is deleted without it
         #[arg(long, value_name = "NAME")]
@@ -91,18 +99,21 @@ pub enum Pool {
     Policy(PoolPolicy),
     /// Verify every shard in every store; goes on where an earlier scrub was cut off
     Scrub {
+        #[arg(value_name = "POOL")]
         name: Name,
         #[command(flatten)]
         scrub: ScrubFlags,
     },
     /// Rebuild missing and rotten shards, finish what was begun, take in emptied stores again
     Repair {
+        #[arg(value_name = "POOL")]
         name: Name,
         #[command(flatten)]
         scrub: ScrubFlags,
     },
     /// Replace a store by an empty one; with the same URL twice: take in a store that was emptied
     Replace {
+        #[arg(value_name = "POOL")]
         name: Name,
         #[arg(long, value_name = "URL")]
         old: String,
@@ -115,6 +126,7 @@ pub enum Pool {
     },
     /// Last resort: recover a pool by the stores that are left when most that hold registers are lost for good
     ForceRecover {
+        #[arg(value_name = "POOL")]
         name: Name,
         /// A lost store that has no empty store at its own URL
         #[arg(long, value_name = "URL")]

@@ -34,6 +34,7 @@ pub enum Snapshot {
     /// List a volume's snapshots, and what comes back when they are removed
     #[command(visible_alias = "ls")]
     List {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// WITH OLDER begins at this snapshot instead of the oldest
         #[arg(long, value_name = "SNAPSHOT")]

@@ -22,7 +22,7 @@ use crate::volume::{MirrorInfo, Parent, Rotation};
 pub enum Volume {
     /// Create an empty volume
     Create {
-        /// POOL/VOLUME
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// For example 10G; a multiple of 512 bytes, at most 64T
         #[arg(long, value_parser = parse_size)]
@@ -50,7 +50,10 @@ pub enum Volume {
         importing: bool,
     },
     /// Show one volume: sizes, owner, what is not in the pool yet
-    Info { path: VolumePath },
+    Info {
+        #[arg(value_name = "POOL/VOLUME")]
+        path: VolumePath,
+    },
     /// Change settings, all or none; they hold at once, for connected clients too
     ///
     /// flush=local|pool|mirror: what a flush has survived, the crash of this host, its loss by the pool, or its loss by a peer;
@@ -62,17 +65,22 @@ pub enum Volume {
     /// the first boot of the next clone is recorded, and first boots of clones are fetched ahead by what was;
     /// handover=never|ask: whether another host that has it attached gets it by its first read or write
     Set {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         #[arg(required = true, value_name = "KEY=VALUE")]
         assignments: Vec<String>,
     },
     /// List the snapshots that a volume took by itself (`volume set POOL/VOL history=1m:1h,1h:1d,1d:30d`)
-    History { path: VolumePath },
+    History {
+        #[arg(value_name = "POOL/VOLUME")]
+        path: VolumePath,
+    },
     /// The keys of an encrypted volume
     #[command(subcommand)]
     Key(volume_key::Key),
     /// Give the daemon the key of an encrypted volume, until it ends; windlass.toml names one for good
     Unlock {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         #[command(flatten)]
         key: KeyFlags,
@@ -80,6 +88,7 @@ pub enum Volume {
     /// Give a volume another name in its pool; who uses it goes on
     #[command(visible_alias = "mv")]
     Rename {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// The new name, or POOL/NEW
         #[arg(value_name = "NEW")]
@@ -88,6 +97,7 @@ pub enum Volume {
     /// Bring a volume to another pool while it is used: clients go on with it there after a pause of less than a second, and
     /// what it was goes into the trash. Cut off, the same command goes on
     Move {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// The other pool
         #[arg(value_name = "POOL")]
@@ -100,12 +110,16 @@ pub enum Volume {
         abort: bool,
     },
     /// Store all writes, and let any host open the volume
-    Release { path: VolumePath },
+    Release {
+        #[arg(value_name = "POOL/VOLUME")]
+        path: VolumePath,
+    },
     /// Make a volume what one of its snapshots was; newer snapshots stay
     #[command(alias = "roll-back")]
     Rollback(Rollback),
     /// Make a volume larger, also while it is used
     Resize {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// For example 20G; a multiple of 512 bytes, at most 64T, not less than it is
         #[arg(value_parser = parse_size)]
@@ -116,18 +130,26 @@ pub enum Volume {
     },
     /// Make a clone independent of its parent, while it is used; run again, it goes on where it was cut off
     Flatten {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// Bytes a second; 0: as fast as it goes
         #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = parse_rate)]
         rate: u64,
     },
     /// Walk all maps, and compare what they need with what collection has counted
-    Check { path: VolumePath },
+    Check {
+        #[arg(value_name = "POOL/VOLUME")]
+        path: VolumePath,
+    },
     /// Free unneeded space now, and wait for it (the grace period included)
     #[command(visible_alias = "gc")]
-    Collect { path: VolumePath },
+    Collect {
+        #[arg(value_name = "POOL/VOLUME")]
+        path: VolumePath,
+    },
     /// Take the volume from another host, which is shut out
     TakeOver {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// Even if nobody can tell whether the newest writes were acknowledged: they may be lost
         #[arg(long)]
@@ -147,6 +169,7 @@ pub enum Volume {
     /// Remove a volume that no clone needs: into the trash, where the pool has one (`pool set POOL trash=24h`)
     #[command(visible_alias = "rm")]
     Remove {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// Succeed when it does not exist
         #[arg(long)]
@@ -162,6 +185,7 @@ pub enum Volume {
     },
     /// Bring back a volume from the trash: of several of one name, the one that was removed last
     Restore {
+        #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// Give it another name
         #[arg(long, value_name = "NEW")]

@@ -183,8 +183,8 @@ impl StateDir {
             return Ok(());
         }
         let why = format!(
-            "the state folder {} is that of the user with the id {}, whose daemon does not run: start it (`systemctl start \
-             windlass`), or run the command as that user",
+            "the state folder {} is that of the user with the id {}, and only his daemon uses it: commands reach it while it runs \
+             (`systemctl start windlass`); a daemon of your own needs another WINDLASS_HOME",
             self.own.display(),
             held.st_uid
         );

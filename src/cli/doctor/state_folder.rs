@@ -12,6 +12,8 @@ const ROOM_MIN: u64 = GIB;
 /// Less than this, new journals do not begin.
 const ROOM_LEAST: u64 = 64 * MIB;
 const INODES_MIN: u64 = 1000;
+/// Of root's folder that the package's tmpfiles.d makes: the daemon's group may write, and takes away only what is its own.
+const SHARED_WITH_ROOT: u32 = 0o1770;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -69,6 +71,9 @@ impl StateFacts {
 
     fn rights(&self, folder: &Folder) -> Check {
         let (mode, dir) = (folder.mode, self.dir.display());
+        if folder.uid == 0 && mode == SHARED_WITH_ROOT {
+            return Check::ok("state-folder", format!("is shared by root and the daemon (mode {mode:04o})"));
+        }
         if folder.uid != self.user {
             return Check::bad(
                 "state-folder",
@@ -209,6 +214,16 @@ mod tests {
             change(&mut folder);
             assert_eq!(states(&facts(folder)), [(name.to_owned(), state)]);
         }
+    }
+
+    #[test]
+    fn the_folder_of_the_package_is_well_for_root_and_the_daemon() {
+        for user in [0, 996] {
+            let shared = Folder { uid: 0, mode: SHARED_WITH_ROOT, ..folder() };
+            assert!(states(&StateFacts { user, ..facts(shared) }).is_empty());
+        }
+        let open = Folder { uid: 0, mode: 0o1777, ..folder() };
+        assert_eq!(states(&StateFacts { user: 0, ..facts(open) }), [("state-folder".to_owned(), State::Bad)]);
     }
 
     #[test]

@@ -81,7 +81,9 @@ impl QuotaRoom {
         let wanted = {
             let mut counts = self.counts.lock();
             let recent = counts.last.is_some_and(|last| now.since(last) < AGAIN);
-            if enough() || recent && counts.ended == counts.begun && counts.found < bytes {
+            // What the last one found was another quota's, when the quota was changed since.
+            let holds = recent && !counts.asked && counts.ended == counts.begun;
+            if enough() || holds && counts.found < bytes {
                 return enough();
             }
             counts.asked = true;
@@ -97,9 +99,10 @@ impl QuotaRoom {
         }
     }
 
-    /// Has it counted soon: the quota was changed.
+    /// Has it counted at once: the quota was changed, and nobody is refused by what an earlier count found.
     pub fn ask(&self) {
-        self.counts.lock().asked = true;
+        let mut counts = self.counts.lock();
+        (counts.asked, counts.last) = (true, None);
     }
 
     /// Whether collection is to begin that makes room, since the last count found less than `least`; `has_collected` ends it.
@@ -176,6 +179,18 @@ mod tests {
         assert!(!room.take(21) && room.take(20));
         count(&room, at(100), None);
         assert!(room.take(1 << 60));
+    }
+
+    #[test]
+    fn nobody_is_refused_by_a_quota_that_was_raised() {
+        let (room, at) = (QuotaRoom::default(), |ms| Instant::default() + Duration::from_millis(ms));
+        count(&room, at(0), Some(0));
+        assert_eq!(room.has(at(500), 1).now_or_never(), Some(false), "counted a moment ago");
+        room.ask();
+        let mut waits = Box::pin(room.has(at(500), 1));
+        assert_eq!(waits.as_mut().now_or_never(), None, "of the quota that is no more");
+        count(&room, at(500), None);
+        assert_eq!(waits.now_or_never(), Some(true));
     }
 
     #[test]

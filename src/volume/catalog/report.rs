@@ -229,6 +229,12 @@ impl VolumeInfo {
             }
             None => self.room_bytes = Some(memory.min(usage.size.saturating_sub(usage.used))),
         }
+        // What the pool's trouble means for the volume is said where that is looked at, and matters more.
+        if session.context.engine.pool.condition().trouble().is_none()
+            && let Some(why) = &*session.history_failed.lock()
+        {
+            self.trouble.get_or_insert(format!("its history can't be kept up, and is tried again: {why}"));
+        }
     }
 
     fn add_mirror(&mut self, session: &Session) {

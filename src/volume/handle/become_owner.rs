@@ -339,7 +339,7 @@ fn kept_as(context: &VolumeContext, name: &Name) -> String {
     format!(
         "snapshot {}@{name} keeps what the volume was at that moment; it may be removed when no kept journal is to be \
              salvaged",
-        context.name()
+        context.title()
     )
 }
 

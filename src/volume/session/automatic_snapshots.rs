@@ -1,6 +1,7 @@
 //! Snapshots that a volume takes by itself while it is written to, and their thinning (`history` of its settings).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::session_core::Session;
@@ -24,6 +25,7 @@ pub async fn keep_history(session: Arc<Session>) {
         changed.as_mut().enable();
         let settings = context.settings();
         let Some(every) = settings.history.every_ms().filter(|_| !settings.template) else {
+            *session.history_failed.lock() = None;
             changed.await;
             continue;
         };
@@ -31,9 +33,11 @@ pub async fn keep_history(session: Arc<Session>) {
         if context.rt().timeout(wait, changed).await.is_some() {
             continue;
         }
-        if let Err(stop) = session.go_on_in_history().await {
-            tracing::warn!(volume = %context.name(), error = %stop.error(), "the volume's history could not be kept up: tried again");
+        let failed = session.go_on_in_history().await.err().map(Stop::error);
+        if let Some(error) = &failed {
+            tracing::warn!(volume = %context.title(), %error, "the volume's history could not be kept up: tried again");
         }
+        *session.history_failed.lock() = failed.map(|error| error.to_string());
     }
 }
 
@@ -44,10 +48,18 @@ impl Session {
         if !self.differs_from_its_newest() || self.context.name().moved_as().is_some() {
             return Ok(());
         }
-        // What is outdated makes room, whether another can be taken or not.
-        let thinned = self.thin_history().await;
-        self.take_for_history().await?;
-        thinned
+        // What is outdated makes room, whether another can be taken or not. The next moment does not wait for it: in an outage,
+        // or where a store takes nothing, that would leave moments out which the journal has room for.
+        if !self.thinning.swap(true, Ordering::Relaxed) {
+            self.run(async move |session| {
+                if let Err(stop) = session.thin_history().await {
+                    let (volume, error) = (session.context.title(), stop.error());
+                    tracing::warn!(%volume, %error, "what the volume's history keeps no longer could not be removed: tried again");
+                }
+                session.thinning.store(false, Ordering::Relaxed);
+            });
+        }
+        self.take_for_history().await
     }
 
     /// Whether the volume has changed since its newest snapshot.

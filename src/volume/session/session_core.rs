@@ -114,6 +114,10 @@ pub struct Session {
     pub quota: Notify,
     /// It is, by the last count.
     pub near_quota: AtomicBool,
+    /// Why the volume's last snapshot by itself could not be taken.
+    pub history_failed: Mutex<Option<String>>,
+    /// What the history keeps no longer is being removed.
+    pub thinning: AtomicBool,
     ended: watch::Sender<bool>,
     /// Held while the journal is let go: another session must not open it meanwhile.
     leaving: tokio::sync::Mutex<()>,
@@ -188,6 +192,8 @@ impl Session {
             counting: tokio::sync::Mutex::default(),
             quota: Notify::new(),
             near_quota: AtomicBool::new(false),
+            history_failed: Mutex::default(),
+            thinning: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             leaving: Default::default(),
             goes_on: AtomicBool::new(false),
