@@ -243,7 +243,7 @@ impl Site {
             stores: (0..n).map(|i| Way::new(world, &format!("s{i}"))).collect(),
             spares: (0..n).map(spare).collect(),
             disks: (0..HOSTS).map(|_| SimDisk::new(world)).collect(),
-            model: Mutex::new(Model::new(std::slice::from_ref(&LANE))),
+            model: Mutex::new(Model::new(std::slice::from_ref(&LANE), None)),
             history: Mutex::default(),
             members: Mutex::default(),
             generations: Mutex::default(),

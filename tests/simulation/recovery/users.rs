@@ -50,7 +50,7 @@ pub async fn begin(site: &Site, rt: &Rt, volume: &Volume, host: usize) -> Result
     volume.write(0, written(&(0..8), tag)).await?;
     let seen = look(volume).await?;
     let force = host != OWNER;
-    let coming = Coming { host, force, tail_ms: None, guess: false, now: rt.now() };
+    let coming = Coming { host, at: host, force, tail_ms: None, guess: false, now: rt.now() };
     Ok(site.model.lock().observe(seen, coming))
 }
 

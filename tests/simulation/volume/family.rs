@@ -73,7 +73,7 @@ impl User {
     }
 
     /// At the end: whatever became of its maker, a clone is its snapshot, or that and its one write.
-    pub async fn look_at_clones(&self, volumes: &Volumes) {
+    pub async fn look_at_clones(&self, volumes: &Volumes, all_well: bool) {
         let all = self.site.clones.lock().clone();
         for cloned in all.iter().rev().take(2) {
             let seen = async {
@@ -87,6 +87,10 @@ impl User {
                     other => other?,
                 };
                 let seen = look(&volume).await?;
+                if self.site.plan.is_in_turn() && all_well {
+                    // Who opens it next only reads, where too few stores are left to be its owner.
+                    volumes.set(&new, &["handover=never".to_owned()]).await?;
+                }
                 volume.release().await?;
                 Ok::<_, Error>(seen)
             };

@@ -9,7 +9,7 @@ use windlass::base::rt::sim::{Process, World};
 use windlass::store::{Reach, SimStore};
 
 use super::settle::settle;
-use super::site::{Hazard, Site};
+use super::site::{Hazard, Sharing, Site};
 use super::user::User;
 
 /// Times that something goes wrong in a run.
@@ -45,6 +45,8 @@ enum Event {
     /// Syncs and reads of a disk fail.
     BadDisk,
     FullDisk,
+    /// Between hosts that mirror each other.
+    Link,
     /// The store that is to be lost loses its contents, or some of them go bad.
     Damage,
 }
@@ -127,6 +129,7 @@ pub async fn direct(site: Arc<Site>) {
     *site.over.lock() = true;
     if site.world.per_mille(500) {
         site.heal();
+        director.revive();
         site.goes_on(&rt).await;
     }
     for (host, process) in director.running.lock().iter().enumerate() {
@@ -150,7 +153,26 @@ impl Director {
         rt.spawn(user.live()).detach();
     }
 
+    /// Requests may wait for another host: for a peer, or for an owner who is asked for the volume.
+    fn revive(&self) {
+        let down: Vec<_> = self
+            .running
+            .lock()
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| !p.alive())
+            .map(|(host, _)| host)
+            .collect();
+        if self.site.plan.sharing != Sharing::Apart {
+            self.site.troubled_until(self.site.world.now());
+            down.into_iter().for_each(|host| self.start(host));
+        }
+    }
+
     fn draw(&self) -> Event {
+        if self.site.plan.is_mirrored() && self.site.world.below(3) == 0 {
+            return Event::Link;
+        }
         let events = match self.site.plan.hazard {
             Hazard::Calm => CALM,
             Hazard::Outages => OUTAGES,
@@ -179,7 +201,8 @@ impl Director {
         match event {
             Event::Nothing => {}
             Event::Kill => self.crash_soon(host, world.per_mille(600)),
-            Event::HostLoss => self.lose(host),
+            Event::HostLoss if site.mirrors.may_lose() => self.lose(host),
+            Event::HostLoss => self.crash_soon(host, true),
             Event::Freeze => self.freeze(host),
             Event::ClockJump => self.running.lock()[host].jump_clock(),
             Event::StoreAway => self.away_soon(store.clone()),
@@ -204,6 +227,7 @@ impl Director {
                 disk.faults(|f| f.capacity = used + world.below(1 << 20));
                 self.later(8_000, move |site| site.disk(host).faults(|f| f.capacity = u64::MAX));
             }
+            Event::Link => site.trouble_a_link(),
             Event::Damage => site.damage(),
         }
     }
@@ -247,6 +271,7 @@ impl Director {
         self.site.world.after(pause, move || {
             if !*director.site.over.lock() {
                 director.site.note(|| format!("host{host} starts"));
+                director.site.troubled_until(director.site.world.now());
                 director.start(host);
             }
         });
@@ -265,7 +290,9 @@ impl Director {
     fn freeze(&self, host: usize) {
         let world = &self.site.world;
         self.site.disturb(host);
-        self.running.lock()[host].freeze(Duration::from_millis(1 << world.below(15)));
+        let time = Duration::from_millis(1 << world.below(15));
+        self.site.troubled_until(world.now() + time);
+        self.running.lock()[host].freeze(time);
     }
 
     fn storm(&self) {

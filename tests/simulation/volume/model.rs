@@ -14,6 +14,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use windlass::base::rt::Instant;
 
+use super::shared_session::Shared;
+
 pub const SECTOR: u64 = 512;
 /// Sectors that are written together or not at all.
 const BLOCK: u64 = 8;
@@ -51,14 +53,21 @@ pub struct Operation {
 
 /// A part of the volume, and the operations on it since the session began.
 #[derive(Clone, Debug)]
-struct Lane {
+pub struct Lane {
     sectors: Range<u64>,
+    /// The host that writes to it, where hosts have the volume in turn.
+    pub writer: usize,
     ops: Vec<Operation>,
 }
 
 impl Lane {
-    fn ended(&self) -> usize {
+    pub fn ended(&self) -> usize {
         self.ops.iter().take_while(|op| op.ended.is_some()).count()
+    }
+
+    /// What is under way may be done when others have come and gone meanwhile.
+    pub fn may_come_later(&mut self) {
+        self.ops.iter_mut().filter(|op| op.ended.is_none()).for_each(|op| op.begun = 0);
     }
 
     /// Its sectors after so many operations.
@@ -112,7 +121,7 @@ impl Lane {
 pub type Cut = Vec<usize>;
 
 /// What there is of a session: so many operations in each lane, and the first blocks of the next.
-struct Shown {
+pub struct Shown {
     cut: Cut,
     torn: Vec<Option<Range<u64>>>,
 }
@@ -123,10 +132,10 @@ pub struct Session {
     pub number: usize,
     pub host: usize,
     base: Tags,
-    lanes: Vec<Lane>,
+    pub lanes: Vec<Lane>,
     /// Promised against a crash of this host, and against its loss.
     local: Cut,
-    pool: Cut,
+    pub pool: Cut,
     /// What the successor showed of it.
     cut: Option<Cut>,
     released: bool,
@@ -136,15 +145,17 @@ pub struct Session {
     contested: bool,
     /// After that its own host has begun to take it over by force: a later process of it may be the owner by that.
     forced: bool,
+    /// Hosts have it in turn; else it is this host's.
+    pub shared: Option<Shared>,
 }
 
 /// A snapshot as its maker knows it.
 #[derive(Debug)]
 pub struct Snapshot {
-    session: Arc<Mutex<Session>>,
+    pub session: Arc<Mutex<Session>>,
     /// What it must hold at least, and at most.
-    least: Cut,
-    most: Option<Cut>,
+    pub least: Cut,
+    pub most: Option<Cut>,
     /// Promised to survive the loss of the host.
     pub promised: bool,
     /// As it was first seen.
@@ -167,6 +178,8 @@ pub struct Model {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Coming {
     pub host: usize,
+    /// Where that is.
+    pub at: usize,
     /// It took over by force.
     pub force: bool,
     /// What is older must have reached the pool, if stores were well all the time.
@@ -177,11 +190,16 @@ pub struct Coming {
 }
 
 impl Model {
-    pub fn new(lanes: &[Range<u64>]) -> Model {
-        let lanes = lanes.iter().map(|l| Lane { sectors: l.clone(), ops: Vec::new() }).collect::<Vec<_>>();
+    /// `shared`: so many hosts have the volume in turn, of so many that may look at it.
+    pub fn new(lanes: &[Range<u64>], shared: Option<(usize, usize)>) -> Model {
+        let writer = |lane| shared.map_or(0, |(hosts, _)| Shared::writer(lane, hosts));
+        let lane =
+            |(at, l): (usize, &Range<u64>)| Lane { sectors: l.clone(), writer: writer(at), ops: Vec::new() };
+        let lanes: Vec<_> = lanes.iter().enumerate().map(lane).collect();
         let sectors = lanes.iter().map(|l| l.sectors.end).max().unwrap();
         // A new volume is born released.
-        let first = session(usize::MAX, vec![0; sectors as usize], lanes, true);
+        let shared = shared.map(|(_, all)| Shared::new(all, lanes.len()));
+        let first = Session { shared, ..session(usize::MAX, vec![0; sectors as usize], lanes, true) };
         Model {
             clock: 0,
             tag: 0,
@@ -232,10 +250,12 @@ impl Model {
             let shown = last.successor(&seen, coming);
             last.cut = (!coming.guess).then(|| shown.cut.clone());
             match coming.host == last.host {
+                _ if last.shared.is_some() => last.goes_on_shared(&shown, (now, coming.now), &coming),
                 // What was replayed may still be on this host only.
                 true => last.goes_on(&shown, (now, coming.now)),
                 false => {
-                    let empty = |l: &Lane| Lane { sectors: l.sectors.clone(), ops: Vec::new() };
+                    let empty =
+                        |l: &Lane| Lane { sectors: l.sectors.clone(), writer: l.writer, ops: Vec::new() };
                     session(coming.host, seen, last.lanes.iter().map(empty).collect(), false)
                 }
             }
@@ -327,12 +347,13 @@ fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session
         disturbed: None,
         contested: false,
         forced: false,
+        shared: None,
     }
 }
 
 impl Session {
     /// The same host's next session, which has shown this much. It must not lose that again.
-    fn goes_on(&self, Shown { cut, torn }: &Shown, seen: (u64, Instant)) -> Session {
+    pub fn goes_on(&self, Shown { cut, torn }: &Shown, seen: (u64, Instant)) -> Session {
         let lane = |((lane, n), torn): ((&Lane, &usize), &Option<Range<u64>>)| {
             let again = |op: &Operation| {
                 let ended = op.ended.map_or(seen.0, |(at, _)| at);
@@ -342,7 +363,7 @@ impl Session {
             ops.extend(
                 torn.iter().map(|part| again(&Operation { sectors: part.clone(), ..lane.ops[*n].clone() })),
             );
-            Lane { sectors: lane.sectors.clone(), ops }
+            Lane { sectors: lane.sectors.clone(), writer: lane.writer, ops }
         };
         let lanes: Vec<Lane> = self.lanes.iter().zip(cut).zip(torn).map(lane).collect();
         let local = lanes.iter().map(|l| l.ops.len()).collect();
@@ -455,7 +476,7 @@ impl Session {
 
     /// What comes closest, for whoever looks for the reason.
     fn mismatch(&self, lane: usize, seen: &[Tag]) -> String {
-        let Lane { sectors, ops } = &self.lanes[lane];
+        let Lane { sectors, ops, .. } = &self.lanes[lane];
         let shown = &seen[sectors.start as usize..sectors.end as usize];
         let wrong = |n: usize| {
             let state = self.lanes[lane].state(&self.base, n);
@@ -482,8 +503,11 @@ impl Session {
         let mut least = if coming.guess { vec![0; self.pool.len()] } else { self.pool.clone() };
         // Another host's record may have come between, unseen: then the journal is set aside.
         let set_aside = self.forced || (coming.force && self.contested);
-        if coming.host == self.host && !coming.guess && !set_aside {
-            raise(&mut least, &self.local.clone());
+        match &self.shared {
+            _ if coming.guess => {}
+            Some(shared) => raise(&mut least, &self.kept_by_hosts(shared)),
+            None if coming.host == self.host && !set_aside => raise(&mut least, &self.local),
+            None => {}
         }
         if let (Some(tail), Some(at), false) = (coming.tail_ms, self.disturbed, coming.guess) {
             raise(&mut least, &self.older_than(at, tail));
@@ -505,7 +529,7 @@ impl Session {
     }
 }
 
-fn raise(cut: &mut Cut, to: &Cut) {
+pub fn raise(cut: &mut Cut, to: &Cut) {
     for (have, want) in cut.iter_mut().zip(to) {
         *have = (*have).max(*want);
     }

@@ -11,7 +11,7 @@ use windlass::volume::{OpenMode, Volume, Volumes};
 
 use super::model::Tags;
 use super::name;
-use super::site::{Hazard, Site, at};
+use super::site::{Hazard, Sharing, Site, at};
 use super::user::{Force, Look, Owned, User, look, written};
 
 /// Later than any request may land.
@@ -19,14 +19,18 @@ const LATE: Duration = Duration::from_secs(40);
 
 pub async fn settle(site: Arc<Site>, rt: Rt) {
     // One of the hosts that were there, or one that knows nothing.
-    let host = site.world.below(site.plan.hosts as u64 + 1) as usize;
-    site.note(|| format!("all is well; host{host} looks"));
-    let user = User { site: site.clone(), host, rt: rt.clone() };
-    let volumes = site.open(&rt, host).await.unwrap();
-    let Some((volume, session)) = owned(&user, &volumes).await else { return };
+    let first = site.world.below(site.plan.hosts as u64 + 1) as usize;
+    let Some((user, volumes, (volume, session))) = first_look(&site, &rt, first).await else { return };
+    let host = user.host;
+    // Alone, it waits for no peer; and who opens it next only reads, where too few stores are left to be its owner.
+    match site.plan.sharing {
+        Sharing::Apart => {}
+        Sharing::InTurn => volumes.set(&name("v"), &["handover=never".to_owned()]).await.unwrap(),
+        Sharing::Mirrored { .. } => volumes.set(&name("v"), &["mirror-loss=pool".to_owned()]).await.unwrap(),
+    }
     volume.flush().await.unwrap();
     snapshots(&user, &volumes, 8).await;
-    user.look_at_clones(&volumes).await;
+    user.look_at_clones(&volumes, true).await;
     let before = look(&volume).await.unwrap();
     volume.release().await.unwrap();
     site.model.lock().released(&session);
@@ -40,7 +44,7 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     let volume = volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
     assert!(look(&volume).await.unwrap() == before, "what was released is what the next host reads");
     snapshots(&user, &volumes, 2).await;
-    user.look_at_clones(&volumes).await;
+    user.look_at_clones(&volumes, false).await;
     let books = volumes.check(&name("v")).await.unwrap();
     assert!(books.wrong.is_empty(), "{books:#?}");
     if site.plan.layout.n() - lost >= site.plan.w() {
@@ -48,16 +52,40 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     }
 }
 
-/// `None`: while fewer shards counted, a part of the volume was stored on the store that is lost now. That was not
-/// promised to survive; refusing to open is right.
-async fn owned(user: &User, volumes: &Volumes) -> Option<Owned> {
+/// By this host; where another one is named that may have more, by that. `None`: what it needs is lost, rightly.
+async fn first_look(site: &Arc<Site>, rt: &Rt, first: usize) -> Option<(User, Volumes, Owned)> {
+    let hosts = site.plan.hosts + 1;
+    for host in (first..first + hosts).map(|host| host % hosts) {
+        site.note(|| format!("all is well; host{host} looks"));
+        let user = User { site: site.clone(), host, rt: rt.clone() };
+        let volumes = site.open(rt, host).await.unwrap();
+        match owned(&user, &volumes).await {
+            Found::Owner(owned) => return Some((user, volumes, owned)),
+            Found::Lost => return None,
+            Found::Elsewhere => volumes.engine().pool.close().await,
+        }
+    }
+    panic!("all hosts are there, and yet none may open the volume: {:?}", site.refused.lock());
+}
+
+enum Found {
+    Owner(Owned),
+    /// While fewer shards counted, a part of the volume was stored on the store that is lost now. That was not promised to
+    /// survive; refusing to open is right.
+    Lost,
+    /// Another host is named, whose journal may have more.
+    Elsewhere,
+}
+
+async fn owned(user: &User, volumes: &Volumes) -> Found {
     let wait = async {
         let mut tries = 0;
         loop {
             let guess = user.site.plan.undecidable() && tries >= 5;
             let force = if guess { Force::AcceptLoss } else { Force::Always };
             match user.become_owner(volumes, force).await {
-                Look::Owner(owned) => return Ok(owned),
+                Look::Owner(owned) => return Ok(Found::Owner(owned)),
+                Look::Refused if user.is_named_elsewhere() => return Ok(Found::Elsewhere),
                 Look::Unclear => return Err("it is unclear who owns the volume"),
                 Look::Refused => user.rt.sleep(Duration::from_secs(1)).await,
             }
@@ -65,14 +93,14 @@ async fn owned(user: &User, volumes: &Volumes) -> Option<Owned> {
         }
     };
     match user.rt.timeout(Duration::from_secs(300), wait).await {
-        Some(owned) => Some(owned.unwrap_or_else(|why| panic!("all is well, and yet {why}"))),
+        Some(found) => found.unwrap_or_else(|why| panic!("all is well, and yet {why}")),
         None if user.site.plan.undecidable()
             && user.site.lost_some()
-            && is_lost(&user.site.refused.lock()) =>
+            && user.site.refused.lock().as_ref().is_some_and(|(_, why)| is_lost(why)) =>
         {
-            None
+            Found::Lost
         }
-        None => panic!("the volume opens when all is well: {}", user.site.refused.lock()),
+        None => panic!("the volume opens when all is well: {:?}", user.site.refused.lock()),
     }
 }
 

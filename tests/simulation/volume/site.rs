@@ -10,15 +10,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use windlass::base::rt::sim::{Process, SimDisk, World};
 use windlass::base::rt::{Instant, Rt};
-use windlass::base::{HostId, Name};
+use windlass::base::{HostId, Kind, Name};
 use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
 use windlass::store::{SimStore, Store as _, StoreFaults};
-use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
+use windlass::volume::{EngineContext, FlushMode, Host, Memory, MirrorLoss, Tuning, VolumeSettings, Volumes};
 
+use super::era::Era;
 use super::family::Cloned;
+use super::mirrors::Mirrors;
 use super::model::Model;
+use super::shared_session::Shared;
 use crate::seeds::is_replay;
 
 /// How long after the last trouble everything that waited must be done.
@@ -62,6 +65,17 @@ pub enum Hazard {
     Rot,
 }
 
+/// How hosts come by the volume, beside taking it over by force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// Its owner releases it, now and then.
+    Apart,
+    /// All have it attached and ask its owner for it (`handover=ask`).
+    InTurn,
+    /// As apart, with the journal mirrored (`flush=mirror`): the first two hosts are each the other's peer.
+    Mirrored { hold: bool },
+}
+
 /// What a seed draws for its run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -80,6 +94,7 @@ pub struct Plan {
     /// Chance of a forced takeover when another host owns the volume, in 1000.
     pub force: u32,
     pub hosts: usize,
+    pub sharing: Sharing,
 }
 
 impl Plan {
@@ -132,7 +147,31 @@ impl Plan {
             force: [0, 300, 800][pick(3)],
             hosts: 2,
             cache: [0, 5, 32][pick(3)] * CACHE_SEGMENT,
+            sharing: Sharing::Apart,
         }
+    }
+
+    pub fn in_turn(world: &World, layouts: &[&str]) -> Plan {
+        let plan = Plan::draw(world, layouts);
+        Plan { hosts: 2 + world.below(2) as usize, sharing: Sharing::InTurn, ..plan }
+    }
+
+    /// A third host has no peer.
+    pub fn mirrored(world: &World, layouts: &[&str]) -> Plan {
+        let plan = Plan::draw(world, layouts);
+        let hold = world.below(3) == 0;
+        // Where flushes wait for a peer each host needs one.
+        let hosts = if hold { 2 } else { [2, 2, 3][world.below(3) as usize] };
+        let sharing = Sharing::Mirrored { hold };
+        Plan { flush: FlushMode::Mirror, hosts, sharing, ..plan }
+    }
+
+    pub fn is_in_turn(&self) -> bool {
+        self.sharing == Sharing::InTurn
+    }
+
+    pub fn is_mirrored(&self) -> bool {
+        matches!(self.sharing, Sharing::Mirrored { .. })
     }
 
     /// Whether collection compresses anew what was not compressed: at once, no day passes here.
@@ -167,7 +206,10 @@ pub struct Site {
     /// Hosts whose process is to be started anew.
     pub unclear: Mutex<Vec<usize>>,
     /// Why the volume could not be opened, the last time.
-    pub refused: Mutex<String>,
+    pub refused: Mutex<Option<(Kind, String)>>,
+    /// Who works on a volume that hosts have in turn.
+    pub era: Mutex<Era>,
+    pub mirrors: Mirrors,
     waiting: Arc<Mutex<BTreeMap<u64, (Instant, String)>>>,
     waits: AtomicU64,
     wiped: AtomicBool,
@@ -210,12 +252,14 @@ impl Site {
             victim: world.below(stores.len() as u64) as usize,
             stores,
             hosts: (0..plan.hosts + 1).map(machine).collect(),
-            model: Mutex::new(Model::new(&LANES)),
+            model: Mutex::new(Model::new(&LANES, plan.is_in_turn().then_some((plan.hosts, plan.hosts + 1)))),
             clones: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             over: Mutex::new(false),
             unclear: Mutex::default(),
             refused: Mutex::default(),
+            era: Mutex::default(),
+            mirrors: Mirrors::new(world, plan.is_mirrored()),
             waiting: Arc::default(),
             waits: AtomicU64::new(0),
             wiped: AtomicBool::new(false),
@@ -249,6 +293,12 @@ impl Site {
         (0..self.plan.hosts).find(|host| self.key(*host) == key)
     }
 
+    /// Lanes that the host's users write to.
+    pub fn lanes_of(&self, host: usize) -> Vec<usize> {
+        let is_its = |lane: &usize| !self.plan.is_in_turn() || Shared::writer(*lane, self.plan.hosts) == host;
+        (0..LANES.len()).filter(is_its).collect()
+    }
+
     fn host(&self, rt: &Rt, host: usize) -> PoolHost {
         PoolHost {
             rt: rt.clone(),
@@ -273,15 +323,23 @@ impl Site {
             compression: self.plan.codec,
             journal_size: VolumeSettings::JOURNAL_MIN,
             recompress_after_ms: self.plan.recompresses().then_some(0),
+            mirror_loss: match self.plan.sharing {
+                Sharing::Mirrored { hold: true } => MirrorLoss::Hold,
+                _ => MirrorLoss::Pool,
+            },
             ..VolumeSettings::default()
         };
         volumes.create(&name("v"), SIZE, settings).await.unwrap();
+        if self.plan.is_in_turn() {
+            volumes.set(&name("v"), &["handover=ask".to_owned()]).await.unwrap();
+        }
         volumes.engine().pool.close().await;
     }
 
     pub async fn open(&self, rt: &Rt, host: usize) -> windlass::base::Result<Volumes> {
         let pool = Pool::open(self.host(rt, host), self.specs()).await?;
         let volumes = self.volumes(rt, host, pool);
+        self.mirrors.serve(rt, host, &volumes);
         *self.hosts[host].volumes.lock() = Some(volumes.clone());
         Ok(volumes)
     }
@@ -313,7 +371,7 @@ impl Site {
             sweeps: Arc::default(),
             keys: Default::default(),
             left: Arc::default(),
-            mirror: Default::default(),
+            mirror: self.mirrors.of(host),
         })
     }
 
@@ -321,6 +379,9 @@ impl Site {
     pub fn crash(&self, process: &Process, host: usize, power: bool) {
         process.kill();
         *self.hosts[host].volumes.lock() = None;
+        if self.plan.is_in_turn() {
+            self.leaves(host, self.world.now());
+        }
         self.harm_cache(host);
         if power {
             self.disk(host).power_loss();
@@ -343,7 +404,7 @@ impl Site {
     pub fn disturb(&self, host: usize) {
         let current = self.model.lock().current();
         let mut session = current.lock();
-        if session.host == self.key(host) {
+        if session.host == self.key(host) || self.plan.is_in_turn() {
             session.disturb(self.world.now());
         }
     }
@@ -351,6 +412,9 @@ impl Site {
     /// A host that does not run is lost for good, with its state folder.
     pub fn lose(&self, host: usize) {
         self.disk(host).replace();
+        self.model.lock().current().lock().disk_lost(host);
+        // If it was the owner, nobody answers who asks before somebody uses force.
+        self.troubled_until(self.world.now() + Duration::from_secs(100_000));
         self.hosts[host].lost.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -402,6 +466,7 @@ impl Site {
         for store in &self.stores {
             store.faults(|f| *f = StoreFaults::default());
         }
+        self.mirrors.heal();
         for host in 0..self.hosts.len() {
             self.disk(host).faults(|f| (f.sync_fails, f.read_fails, f.capacity) = (0, 0, u64::MAX));
         }

@@ -13,18 +13,18 @@ use windlass::pool::Need;
 use windlass::volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
 
 pub use super::model::written;
-use super::model::{Coming, Session, Tags, tags};
+use super::model::{Coming, Cut, Session, Tags, tags};
 use super::site::{Hazard, LANES, SIZE, SPAN, Site, Waiting, at, name};
 
 /// Longer than any confirm: a held operation may take it during an outage.
 pub const PATIENCE: Duration = Duration::from_secs(100);
 /// How long a volume that is opened once more asks whether this is still the owner: an outage must not stop it, so it may
 /// go on, and show what it had, after another host has taken it over.
-const LOOK_MAX: Duration = Duration::from_secs(3);
+pub const LOOK_MAX: Duration = Duration::from_secs(3);
 /// Of one lane, in one go.
 const OPERATIONS: u64 = 25;
 /// Half of max-tail and what puts may take when nothing is wrong.
-const TAIL_SLACK_MS: u64 = 2_000;
+pub const TAIL_SLACK_MS: u64 = 2_000;
 
 /// One life of a host.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ pub enum Look {
 }
 
 /// What came of working on it.
-enum After {
+pub enum After {
     /// Still the owner, as far as it knows.
     Goes(Owned),
     Over,
@@ -68,6 +68,7 @@ enum After {
 #[derive(Clone)]
 struct Owner {
     user: User,
+    volumes: Volumes,
     volume: Arc<Volume>,
     session: Arc<Mutex<Session>>,
     stop: Arc<AtomicBool>,
@@ -87,8 +88,8 @@ pub async fn look(volume: &Volume) -> Result<Tags> {
 /// An error that the volume may give when nothing is broken but what the run broke.
 fn expected(site: &Site, what: &str, error: &Error) {
     let disk = site.plan.hazard == Hazard::Disks && matches!(error.kind(), Kind::Io | Kind::NoSpace);
-    let fine = disk
-        || matches!(
+    let fine =
+        disk || matches!(
             error.kind(),
             Kind::Fenced
                 | Kind::Owned
@@ -98,8 +99,14 @@ fn expected(site: &Site, what: &str, error: &Error) {
                 | Kind::NotFound
                 | Kind::Exists
                 | Kind::Removed
-        );
+        ) || is_of_mirror(site, error.kind());
     assert!(fine, "{what}: {:?}: {error}", error.kind());
+}
+
+/// Another host is named, or what was mirrored here is not whole since the disk failed.
+fn is_of_mirror(site: &Site, kind: Kind) -> bool {
+    let not_whole = site.plan.hazard == Hazard::Disks && kind == Kind::Corrupt;
+    site.plan.is_mirrored() && (kind == Kind::Refused || not_whole)
 }
 
 impl User {
@@ -107,7 +114,7 @@ impl User {
         self.site.note(|| format!("host{}: {}", self.host, what()));
     }
 
-    async fn sleep(&self, ms: u64) {
+    pub async fn sleep(&self, ms: u64) {
         self.rt.sleep(Duration::from_millis(self.rt.below(ms.max(1)))).await;
     }
 
@@ -123,6 +130,9 @@ impl User {
             }
             self.sleep(1_000).await;
         };
+        if self.site.plan.is_in_turn() {
+            return self.live_in_turn(volumes).await;
+        }
         let (mut held, mut shut_out) = (None, Vec::new());
         loop {
             if *self.site.over.lock() {
@@ -157,7 +167,7 @@ impl User {
 
     /// What the clients of a volume that was shut out had written may not be in what another owner left. None of their flushes may
     /// be answered, also when this host has had the volume again since, and has let go of it, so that anybody may claim it.
-    async fn ask_in_vain(&self, shut_out: &[Arc<Volume>]) {
+    pub async fn ask_in_vain(&self, shut_out: &[Arc<Volume>]) {
         for volume in shut_out {
             let done = self.rt.timeout(PATIENCE, volume.flush()).await;
             assert!(!matches!(done, Some(Ok(()))), "who was shut out flushes again as if nothing were lost");
@@ -165,7 +175,7 @@ impl User {
     }
 
     /// Whether this process owns the volume can't be told from outside: only its end makes that clear.
-    async fn give_up(&self) {
+    pub async fn give_up(&self) {
         self.note(|| "gives up".to_owned());
         self.site.unclear.lock().push(self.host);
         std::future::pending().await
@@ -186,6 +196,8 @@ impl User {
                 self.note(|| format!("refused: {e}; takes over"));
                 current.lock().disturb(self.rt.now());
                 current.lock().forced_by(key);
+                self.takes();
+                self.site.mirrors.taken_over();
                 let mode = OpenMode::TakeOver { accept_loss: guess };
                 (true, volumes.open(&name("v"), mode).await)
             }
@@ -215,31 +227,50 @@ impl User {
             }
             None => return Look::Unclear,
         };
-        let others = { current.lock().is_of_others(key) } && !forced;
+        let others = { current.lock().is_of_others(key) } && !forced && !self.site.plan.is_in_turn();
         if others && (away || lacks() || self.rt.now().since(began) >= LOOK_MAX) {
             self.note(|| "goes on in an outage, and may have been shut out".to_owned());
             return Look::Refused;
         }
         let plan = &self.site.plan;
         let tail_ms = (plan.hazard == Hazard::Calm).then_some(plan.max_tail_ms + TAIL_SLACK_MS);
-        let coming = Coming { host: key, force: forced, tail_ms, guess, now: self.rt.now() };
+        let coming = Coming { host: key, at: self.host, force: forced, tail_ms, guess, now: self.rt.now() };
         let session = self.site.model.lock().observe(seen, coming);
+        if forced {
+            self.site.mirrors.taken_over();
+        }
         self.note(|| format!("is session {} (force {forced})", session.lock().number));
         Look::Owner((volume, session))
     }
 
+    /// The last refusal said that another host's journal may have more.
+    pub fn is_named_elsewhere(&self) -> bool {
+        let refused = self.site.refused.lock();
+        refused.as_ref().is_some_and(|(kind, _)| is_of_mirror(&self.site, *kind))
+    }
+
     pub fn refused(&self, what: &str, error: &Error) {
         self.note(|| format!("{what}: {:?} {error}", error.kind()));
-        *self.site.refused.lock() = error.to_string();
+        *self.site.refused.lock() = Some((error.kind(), error.to_string()));
         expected(&self.site, what, error);
     }
 
-    async fn work(&self, volumes: &Volumes, volume: Arc<Volume>, session: Arc<Mutex<Session>>) -> After {
+    pub async fn work(&self, volumes: &Volumes, volume: Arc<Volume>, session: Arc<Mutex<Session>>) -> After {
         let pause_ms = 8 << self.rt.below(8);
         let (stop, erred, shut_out) = Default::default();
-        let owner = Owner { user: self.clone(), volume, session, stop, erred, shut_out, pause_ms };
+        let owner = Owner {
+            user: self.clone(),
+            volumes: volumes.clone(),
+            volume,
+            session,
+            stop,
+            erred,
+            shut_out,
+            pause_ms,
+        };
+        let lanes = self.site.lanes_of(self.host);
         let mut tasks: Vec<_> =
-            (0..LANES.len()).map(|lane| self.rt.spawn(owner.clone().write(lane))).collect();
+            lanes.into_iter().map(|lane| self.rt.spawn(owner.clone().write(lane))).collect();
         tasks.push(self.rt.spawn(owner.clone().flush()));
         tasks.push(self.rt.spawn(owner.clone().read()));
         tasks.push(self.rt.spawn(owner.clone().snapshot(volumes.clone())));
@@ -262,6 +293,7 @@ impl User {
         match () {
             () if owner.shut_out.load(Ordering::Relaxed) => After::ShutOut(owner.volume),
             () if over => After::Unclear,
+            () if self.site.plan.is_in_turn() => owner.goes_on_in_turn().await,
             () if self.rt.below(2) == 0 => owner.release().await,
             () => After::Goes((owner.volume, owner.session)),
         }
@@ -293,14 +325,25 @@ impl User {
 
 impl Owner {
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || *self.user.site.over.lock()
+        self.stop.load(Ordering::Relaxed)
+            || *self.user.site.over.lock()
+            || self.user.site.is_era_over(&self.session)
     }
 
     fn failed(&self, what: &str, error: &Error) {
         self.user.note(|| format!("{what}: {:?} {error}", error.kind()));
         expected(&self.user.site, what, error);
-        self.erred.store(true, Ordering::Relaxed);
         self.stop.store(true, Ordering::Relaxed);
+        if self.user.site.plan.is_in_turn() {
+            self.user.check_refusal(error);
+            // One that goes unanswered was not done, and nothing that was is lost.
+            let unanswered = error.is(Kind::Owned);
+            self.user.site.ends_era(self.user.host, &self.session, !unanswered);
+            if unanswered {
+                return;
+            }
+        }
+        self.erred.store(true, Ordering::Relaxed);
         if matches!(error.kind(), Kind::Fenced | Kind::Owned) {
             self.shut_out.store(true, Ordering::Relaxed);
         }
@@ -353,6 +396,7 @@ impl Owner {
             }
             let (sectors, zero) = self.draw(lane);
             let (offset, len) = (at(sectors.start), (sectors.end - sectors.start) * 512);
+            let had = self.session.lock().of_others(self.user.host);
             let tag = self.begins(lane, sectors.clone(), zero);
             let _waits = self.waits("write");
             let done = match zero {
@@ -360,7 +404,10 @@ impl Owner {
                 false => self.volume.write(offset, written(&sectors, tag)).await,
             };
             match done {
-                Ok(()) => self.user.site.model.lock().end(&self.session, lane, rt.now()),
+                Ok(()) => {
+                    self.user.site.model.lock().end(&self.session, lane, rt.now());
+                    self.has_had(&had);
+                }
                 Err(e) => return self.failed("write", &e),
             }
         }
@@ -368,16 +415,19 @@ impl Owner {
 
     async fn flush(self) {
         let (site, host) = (&self.user.site, self.user.host);
-        let pool = site.plan.flush == FlushMode::Pool;
+        // Of a mirrored volume too: whoever takes it over, it is not lost.
+        let pool = site.plan.flush != FlushMode::Local;
         while !self.stopped() {
             self.pause(3).await;
-            let (upto, failures) = (self.session.lock().ended(), site.disk(host).sync_failures());
+            let (upto, failures) = (self.flushes(), site.disk(host).sync_failures());
             let _waits = self.waits("flush");
             match self.volume.flush().await {
                 Ok(()) => {
                     self.session.lock().promise(&upto, pool);
+                    self.session.lock().promise_here(host, &upto);
                     let failed = site.disk(host).sync_failures() > failures;
                     site.mended(host).fetch_add(failed.into(), Ordering::Relaxed);
+                    site.mirrors.look(&self.volumes);
                 }
                 Err(e) => return self.failed("flush", &e),
             }
@@ -391,12 +441,19 @@ impl Owner {
             let last = (SPAN.end - SPAN.start) / 512;
             let first = rt.below(last);
             let len = (1 + rt.below(200)).min(last - first);
-            let least = self.session.lock().ended();
+            let (least, had, safe) = {
+                let session = self.session.lock();
+                (session.ended(), session.of_others(self.user.host), session.pool.clone())
+            };
             let _waits = self.waits("read");
             match self.volume.read(at(first), len * 512).await {
                 Ok(data) => {
                     let session = self.session.lock();
-                    session.check_read(first, &tags(first, &data), &least, &session.begun());
+                    // A host that has died since had acknowledged what nobody has any more.
+                    let least = if session.is_shaken() { &safe } else { &least };
+                    session.check_read(first, &tags(first, &data), least, &session.begun());
+                    drop(session);
+                    self.has_had(&had);
                 }
                 Err(e) => return self.failed("read", &e),
             }
@@ -407,6 +464,9 @@ impl Owner {
         let rt = &self.user.rt;
         while !self.stopped() {
             self.pause(50).await;
+            if self.user.site.is_era_over(&self.session) {
+                return;
+            }
             let which = format!("s{}", self.user.site.model.lock().fresh_tag());
             let waits = rt.below(3) > 0;
             self.user.site.model.lock().snapshot_begins(&which, &self.session);
@@ -419,6 +479,11 @@ impl Owner {
             if rt.below(4) == 0
                 && let Err(e) = self.user.remove_one(&volumes).await
             {
+                // A command asks nobody for the volume: it is refused where another host has it, or is about to.
+                if self.user.site.plan.is_in_turn() && matches!(e.kind(), Kind::Owned | Kind::Fenced) {
+                    self.user.refused("removing a snapshot", &e);
+                    continue;
+                }
                 return self.failed("removing a snapshot", &e);
             }
             if rt.below(2) == 0 && !self.user.site.model.lock().snapshot_gone(&which) {
@@ -426,6 +491,43 @@ impl Owner {
                     Ok(()) => {}
                     Err(e) => return self.failed("reading a snapshot", &e),
                 }
+            }
+        }
+    }
+
+    /// What a flush promises: where hosts have the volume in turn, of what this host wrote.
+    fn flushes(&self) -> Cut {
+        let session = self.session.lock();
+        if self.user.site.plan.is_in_turn() { session.of_host(self.user.host) } else { session.ended() }
+    }
+
+    /// What others had acknowledged is in the pool, now that this host has had the volume: but not where one of them died before
+    /// it let go of it.
+    fn has_had(&self, of_others: &Cut) {
+        if self.user.site.plan.is_in_turn() {
+            let mut session = self.session.lock();
+            session.host = self.user.site.key(self.user.host);
+            if !session.is_shaken() {
+                session.promise(of_others, true);
+            }
+        }
+    }
+
+    /// Keeps the volume attached; at times it lets go of it unasked.
+    async fn goes_on_in_turn(&self) -> After {
+        if self.user.rt.below(4) > 0 {
+            return After::Goes((self.volume.clone(), self.session.clone()));
+        }
+        let (upto, _waits) = (self.flushes(), self.waits("release"));
+        match self.volume.release().await {
+            Ok(()) => {
+                self.user.note(|| "released".to_owned());
+                self.session.lock().promise(&upto, true);
+                After::Over
+            }
+            Err(e) => {
+                self.failed("release", &e);
+                if e.is(Kind::Fenced) { After::ShutOut(self.volume.clone()) } else { After::Unclear }
             }
         }
     }
