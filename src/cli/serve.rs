@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures::future::{Either, select};
 
 use super::{Global, graceful_restart, output, reach_engine, stderr_log, systemd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
@@ -55,10 +57,19 @@ pub struct Serve {
     replace: bool,
 }
 
+/// A client takes one, and shells give 1,024 where 20 times as many may be had.
+fn take_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "no more files can be opened than {:?}", limit.current);
+    }
+}
+
 pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let mut hangups = Hangups::listen();
     let config = reach_engine::config(global).await?;
     apply_log(global, &config);
+    take_open_files();
     let rt = Rt::new(RealRuntime::current());
     let home = StateDir::locate()?;
     let control = home.control()?;

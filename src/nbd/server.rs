@@ -28,7 +28,7 @@ use crate::base::rt::{Rt, Task};
 use crate::base::{Budget, Result};
 
 /// Clients at a time; beyond that a new one is turned away.
-const CLIENTS: usize = 512;
+const CLIENTS: usize = 2048;
 /// Clients that may be on their way into TLS at a time: who shows no certificate must not take the place of those who do.
 const HANDSHAKES: usize = 64;
 /// From a client's connection to the end of its TLS handshake.

@@ -26,7 +26,7 @@ pub struct HostFacts {
     pub fusermount: Option<PathBuf>,
     /// The kernel can attach NBD exports as block devices.
     pub nbd: bool,
-    /// Of this process; None: no limit.
+    /// That `serve` takes; None: no limit.
     pub open_files: Option<u64>,
     /// Bytes that the engine may use, or why that is not known.
     pub memory: Result<u64, String>,
@@ -44,7 +44,7 @@ impl HostFacts {
             fuse: fuse.map(drop).map_err(|e| std::io::Error::from(e).to_string()),
             fusermount: in_path("fusermount3"),
             nbd: Path::new("/sys/module/nbd").exists() || Path::new("/dev/nbd0").exists(),
-            open_files: rustix::process::getrlimit(Resource::Nofile).current,
+            open_files: rustix::process::getrlimit(Resource::Nofile).maximum,
             memory,
             memory_total: rustix::system::sysinfo().totalram as u64,
             memory_limit: memory_limit(),
