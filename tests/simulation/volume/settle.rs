@@ -25,7 +25,10 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     // Alone, it waits for no peer; and who opens it next only reads, where too few stores are left to be its owner.
     match site.plan.sharing {
         Sharing::Apart => {}
-        Sharing::InTurn => volumes.set(&name("v"), &["handover=never".to_owned()]).await.unwrap(),
+        Sharing::InTurn => {
+            stays(&user, &volumes, &volume).await;
+            volumes.set(&name("v"), &["handover=never".to_owned()]).await.unwrap();
+        }
         Sharing::Mirrored { .. } => volumes.set(&name("v"), &["mirror-loss=pool".to_owned()]).await.unwrap(),
     }
     volume.flush().await.unwrap();
@@ -106,6 +109,17 @@ async fn owned(user: &User, volumes: &Volumes) -> Found {
 
 fn is_lost(why: &str) -> bool {
     why.contains("a part of the volume has") && why.contains("readable shards")
+}
+
+/// Nobody asks for it any more: its owner keeps it.
+async fn stays(user: &User, volumes: &Volumes, volume: &Volume) {
+    let since = async || volumes.info(&name("v")).await.unwrap().owner_since_ms;
+    let before = since().await;
+    for _ in 0..3 {
+        user.rt.sleep(Duration::from_secs(3)).await;
+        look(volume).await.unwrap();
+    }
+    assert_eq!(since().await, before, "it was let go of, and nobody had asked for it");
 }
 
 /// Those that were promised are there; none has changed. So many of them are looked at.
