@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-
-use super::{Global, graceful_restart, output, reach_engine, stderr_log, systemd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::{Global, graceful_restart, output, reach_engine, stderr_log, systemd};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};

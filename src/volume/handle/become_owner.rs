@@ -403,6 +403,8 @@ async fn take_in(
     let engine = &context.engine;
     let Some(head) = context.cell.read().await? else { return Ok(journal) };
     let (mirrored, _) = open_session(engine, &head, session).await?;
+    // What is in the log already is not copied.
+    mirrored.trim(after);
     let copied = match mirrored.usage().used < journal.usage().size {
         true => copy_records(&mirrored, &journal, after).await,
         false => {
