@@ -5,12 +5,10 @@
 //! `close` is a crash: what was not synced may be lost.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -384,19 +382,9 @@ impl Journal {
 
     /// Returns when all that was appended before is in the kernel, so that it outlives this process, or the journal has failed.
     pub async fn written(&self) {
-        // What comes with it is written with it.
-        let mut others = true;
-        let give_way = |cx: &mut Context<'_>| match std::mem::take(&mut others) {
-            true => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            false => Poll::Ready(()),
-        };
-        poll_fn(give_way).await;
         let wait = self.shared.ring.lock().written();
         if let Some(wait) = wait {
-            self.shared.write_now();
+            self.shared.work.notify_one();
             let _ = wait.await;
         }
     }

@@ -171,7 +171,7 @@ impl Recovery<'_> {
     async fn open_segment(&self, name: String) -> Result<Option<(Segment, Option<SegmentHead>)>> {
         let path = self.dir.join(&name);
         let doing = || format!("opening {}", path.display());
-        let file = self.disk.open(&path, OpenHow::Write).await.context(doing)?;
+        let file = self.disk.open_log(&path, OpenHow::Write).await.context(doing)?;
         let first = file.pread(0, ALIGN as usize).await.context(doing)?;
         let head = SegmentHead::decode(&first, self.header.journal);
         if head.is_some_and(|head| !head.is_counted()) {

@@ -31,7 +31,7 @@ pub async fn make_segment(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64) 
     let path = dir.join(&name);
     let doing = || format!("making {} of {bytes} bytes for a journal", path.display());
     let make = async {
-        let file = disk.open(&path, OpenHow::Create).await?;
+        let file = disk.open_log(&path, OpenHow::Create).await?;
         file.allocate(0, bytes).await?;
         zero(&*file, 0, bytes).await?;
         disk.sync_dir(dir).await?;

@@ -1,8 +1,8 @@
 //! What a journal knows without asking the disk: its segments, what waits to be written, who waits for what, and how
 //! much room is promised. Everything here is quick and under one lock.
 //!
-//! One write and one sync go on side by side, so that who waits for a write does not wait for another's sync. A write is
-//! done by who waits for it, where the kernel takes it at once (`take_write`), else by the writer (`next_write`).
+//! Two work at it side by side, each on one thing at a time: what `next_write` says is written, what `next_sync` says is
+//! synced, so that who waits for a write does not wait for another's sync.
 //!
 //! Invariants: segments in use have laps that follow each other, and only the last has bytes that aren't synced.
 //! What is promised (rooms, and records not yet written) always fits into segments that exist, however it falls
@@ -154,10 +154,6 @@ pub struct Ring {
     /// What the pending records take at worst, and their bytes.
     pending_cost: u64,
     pending_bytes: u64,
-    /// Somebody has taken a write and not told what became of it.
-    writing: bool,
-    /// A write that was taken and not done: it comes next.
-    handed: Option<Write>,
     /// Bytes of the write under way.
     writing_bytes: u64,
     /// Costs of the rooms given and not used.
@@ -206,8 +202,6 @@ impl Ring {
             pending: VecDeque::new(),
             pending_cost: 0,
             pending_bytes: 0,
-            writing: false,
-            handed: None,
             writing_bytes: 0,
             reserved: 0,
             appended: before,
@@ -451,7 +445,6 @@ impl Ring {
             let _ = waiter.done.send(Err(error.share()));
         }
         self.pending.clear();
-        (self.writing, self.handed) = (false, None);
         (self.pending_bytes, self.pending_cost, self.writing_bytes) = (0, 0, 0);
         self.failed = Some(error);
     }
@@ -466,7 +459,6 @@ impl Ring {
     pub fn close(&mut self, why: fn() -> Error) {
         self.closing = true;
         self.pending.clear();
-        self.handed = None;
         self.writes.clear();
         for waiter in self.syncs.drain(..) {
             let _ = waiter.done.send(Err(why()));
@@ -476,35 +468,8 @@ impl Ring {
         }
     }
 
-    /// The writer's next write, when what was before is done. `salt` is for a segment that may be begun.
+    /// What is to be written next, when what was before is. `salt` is for a segment that may be begun.
     pub fn next_write(&mut self, salt: impl FnOnce() -> u64) -> Job {
-        if self.writing {
-            return Job::Idle;
-        }
-        let job = match self.handed.take() {
-            Some(write) => Job::Write(write),
-            None => self.plan_write(salt),
-        };
-        self.writing = matches!(job, Job::Write(_) | Job::Header(_));
-        job
-    }
-
-    /// The next write for one who waits for it, if nobody is at one.
-    pub fn take_write(&mut self, salt: impl FnOnce() -> u64) -> Job {
-        if self.writing || self.handed.is_some() || self.pending.is_empty() || self.check().is_err() {
-            return Job::Idle;
-        }
-        let job = self.write_job(salt);
-        self.writing = matches!(job, Job::Write(_));
-        job
-    }
-
-    /// It was taken, and may have to wait for the disk.
-    pub fn hand_over(&mut self, write: Write) {
-        (self.writing, self.handed) = (false, Some(write));
-    }
-
-    fn plan_write(&mut self, salt: impl FnOnce() -> u64) -> Job {
         let nothing = if self.closing { Job::Stop } else { Job::Idle };
         if self.failed.is_some() {
             return nothing;
@@ -621,14 +586,14 @@ impl Ring {
         Write { file: live.segment.file.clone(), offset, parts }
     }
 
-    /// The write ended well. Whether somebody waits for another, and for a sync.
-    pub fn wrote(&mut self) -> (bool, bool) {
-        (self.writing, self.writing_bytes, self.written) = (false, 0, self.begun);
+    /// The write ended well. Whether somebody waits for a sync.
+    pub fn wrote(&mut self) -> bool {
+        (self.writing_bytes, self.written) = (0, self.begun);
         while let Some(waiter) = self.writes.pop_front_if(|w| w.goal <= self.written.lsn) {
             let _ = waiter.done.send(());
         }
         self.admit();
-        (!self.writes.is_empty() || !self.rooms.is_empty() || self.closing, !self.syncs.is_empty())
+        !self.syncs.is_empty()
     }
 
     /// The sync ended well that began when so much was written.

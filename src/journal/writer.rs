@@ -132,40 +132,6 @@ impl Shared {
         }
     }
 
-    /// What became of a write.
-    fn wrote(&self, generation: u64, result: Result<()>) {
-        let Some((another, sync)) = self.done(generation, result, |ring| ring.wrote()) else { return };
-        if another || sync {
-            self.work.notify_one();
-        }
-        if sync {
-            self.sync_work.notify_one();
-        }
-    }
-
-    /// Writes out what waits, here and now, if nobody else is at it and the kernel takes it at once; else the writer does.
-    pub fn write_now(self: &Arc<Self>) {
-        let (job, generation) = {
-            let mut ring = self.ring.lock();
-            (ring.take_write(|| self.rt.random()), ring.generation)
-        };
-        match job {
-            Job::Write(write) => match write.file.pwrite_now(write.offset, &write.parts) {
-                Some(result) => self.wrote(generation, result.map_err(Error::from)),
-                None => {
-                    let mut ring = self.ring.lock();
-                    if ring.generation == generation && ring.failed.is_none() {
-                        ring.hand_over(write);
-                    }
-                    drop(ring);
-                    self.work.notify_one();
-                }
-            },
-            _ => self.work.notify_one(),
-        }
-        prepare(self);
-    }
-
     /// What became of a job. Of a journal that was begun anew meanwhile, or has failed, nothing is told.
     fn done<T>(&self, generation: u64, result: Result<()>, tell: impl FnOnce(&mut Ring) -> T) -> Option<T> {
         let mut ring = self.ring.lock();
@@ -254,7 +220,9 @@ async fn write_loop(shared: &Arc<Shared>) {
             Job::Write(w) => w.file.pwrite(w.offset, w.parts, false).await.map_err(Error::from),
             Job::Header(mark) => keep_mark(shared, mark).await,
         };
-        shared.wrote(generation, result);
+        if shared.done(generation, result, |ring| ring.wrote()) == Some(true) {
+            shared.sync_work.notify_one();
+        }
     }
     // It ends with this one.
     shared.sync_work.notify_one();

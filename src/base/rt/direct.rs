@@ -7,12 +7,15 @@
 
 use std::os::fd::AsFd;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::write_parts::write_parts;
 
 /// What offsets and lengths are multiples of. Devices have blocks of 512 or 4096 bytes.
 pub const ALIGN: usize = 4096;
+/// Bytes that are worth it.
+const LEAST: usize = 256 << 10;
 /// Bytes of one write.
 const BUFFER: usize = 1 << 20;
 /// Buffers that wait for the next writer, at most.
@@ -65,12 +68,18 @@ impl Drop for Buffer {
     }
 }
 
+/// Whether all of this can be written past the cache, and should: who writes less is sooner done with a copy.
+pub fn fits(offset: u64, parts: &[Bytes]) -> bool {
+    let len: usize = parts.iter().map(Bytes::len).sum();
+    offset.is_multiple_of(ALIGN as u64) && len.is_multiple_of(ALIGN) && len >= LEAST
+}
+
 /// Whether a device can read it where it lies.
 fn is_aligned(part: &[u8]) -> bool {
     part.is_empty() || part.as_ptr().addr().is_multiple_of(ALIGN) && part.len().is_multiple_of(ALIGN)
 }
 
-/// Writes the parts, one after another, to a file that was opened with `O_DIRECT`. Offset and length are multiples of `ALIGN`.
+/// Writes the parts, one after another, to a file that was opened with `O_DIRECT`. They `fits`.
 pub fn write(file: impl AsFd, mut offset: u64, parts: &[impl AsRef<[u8]>]) -> rustix::io::Result<()> {
     if parts.iter().all(|part| is_aligned(part.as_ref())) {
         return write_parts(file, offset, parts);

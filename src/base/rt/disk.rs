@@ -31,9 +31,6 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Writes the parts one after another from `offset` on; with `sync`, returns when they (and all written before) are
     /// durable.
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()>;
-    /// Writes the parts on this thread, as far as the kernel takes so much at once. `None`: nothing is written, since it
-    /// may have to be waited for (`pwrite`).
-    fn pwrite_now(&self, offset: u64, parts: &[Bytes]) -> Option<io::Result<()>>;
     async fn sync(&self) -> io::Result<()>;
     /// Reserves space; the bytes read as zeros. Not durable before a sync.
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
@@ -63,6 +60,11 @@ pub trait DiskLock: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait Disk: Send + Sync + fmt::Debug {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
+    /// The same, for a file that is written and hardly ever read: writes of whole pages go past the page cache where
+    /// the filesystem lets them.
+    async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path, how).await
+    }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     async fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder that is empty.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::direct;
 use super::disk::{Disk, DiskFile, DiskLock, OpenHow, write_zeros};
 use super::write_parts::write_parts;
 
@@ -184,27 +185,61 @@ fn cached(file: &File, offset: u64, len: usize) -> Option<Bytes> {
 #[derive(Debug)]
 struct RealFile {
     file: Arc<File>,
+    /// The same file, for writes past the page cache.
+    direct: Option<Arc<Direct>>,
     writer: Writer,
     syncer: Writer,
+}
+
+/// Of a log: the same file, for writes past the page cache.
+#[derive(Debug)]
+struct Direct {
+    file: File,
+    refused: AtomicBool,
     /// When a write into the page cache had to wait, the last time.
     waited: Mutex<Option<Instant>>,
 }
 
-/// Bytes that are written at once: a copy of so many is done sooner than a thread is woken.
-const NOW_MAX: usize = 256 << 10;
 /// What takes longer waits for the disk: the kernel lets nobody write more while it has too much to write out.
 const WAITED: Duration = Duration::from_millis(1);
 /// So long after that nothing is written on an event loop.
 const WAITED_FOR: Duration = Duration::from_secs(1);
 
-impl RealFile {
-    fn new(file: File, (writer, syncer): (Writer, Writer)) -> RealFile {
-        RealFile { file: Arc::new(file), writer, syncer, waited: Mutex::default() }
+impl Direct {
+    /// None where the filesystem has no such thing.
+    fn open(path: &Path) -> Option<Direct> {
+        let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+        let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
+        Some(Direct { file, refused: AtomicBool::new(false), waited: Mutex::default() })
     }
 
-    fn takes_now(&self, bytes: usize) -> bool {
-        let quick = || self.waited.lock().is_none_or(|at| at.elapsed() > WAITED_FOR);
-        bytes <= NOW_MAX && self.writer.is_idle() && quick()
+    /// A copy into the page cache is done sooner than a thread is woken, as long as the kernel takes it at once.
+    fn here<T>(&self, job: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = job();
+        if began.elapsed() > WAITED {
+            *self.waited.lock() = Some(began);
+        }
+        done
+    }
+
+    fn is_quick(&self) -> bool {
+        self.waited.lock().is_none_or(|at| at.elapsed() > WAITED_FOR)
+    }
+
+    /// False: it must be written otherwise.
+    fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<bool> {
+        if self.refused.load(Ordering::Relaxed) || !direct::fits(offset, parts) {
+            return Ok(false);
+        }
+        match direct::write(&self.file, offset, parts) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::INVAL) => {
+                self.refused.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
@@ -236,23 +271,23 @@ impl DiskFile for RealFile {
         .await
     }
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()> {
-        let file = self.file.clone();
+        if let Some(log) = &self.direct
+            && !sync
+            && !direct::fits(offset, &parts)
+            && log.is_quick()
+            && self.writer.is_idle()
+        {
+            return log.here(|| write_parts(&*self.file, offset, &parts)).map_err(io::Error::from);
+        }
+        let (file, direct) = (self.file.clone(), self.direct.clone());
         ordered(&self.writer, JobClass::of(sync), move || {
-            write_parts(&*file, offset, &parts)?;
+            let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;
+            if !written {
+                write_parts(&*file, offset, &parts)?;
+            }
             if sync { file.sync_data() } else { Ok(()) }
         })
         .await
-    }
-    fn pwrite_now(&self, offset: u64, parts: &[Bytes]) -> Option<io::Result<()>> {
-        if !self.takes_now(parts.iter().map(Bytes::len).sum()) {
-            return None;
-        }
-        let began = Instant::now();
-        let done = write_parts(&*self.file, offset, parts);
-        if began.elapsed() > WAITED {
-            *self.waited.lock() = Some(began);
-        }
-        Some(done.map_err(io::Error::from))
     }
     async fn sync(&self) -> io::Result<()> {
         let file = self.file.clone();
@@ -368,10 +403,17 @@ fn open_real(path: &Path, how: OpenHow) -> io::Result<File> {
 #[async_trait]
 impl Disk for RealDisk {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
-        let threads = self.threads(path);
+        let (writer, syncer) = self.threads(path);
         let path = path.to_owned();
         let file = blocking(JobClass::Quick, move || open_real(&path, how)).await?;
-        Ok(Arc::new(RealFile::new(file, threads)))
+        Ok(Arc::new(RealFile { file: Arc::new(file), direct: None, writer, syncer }))
+    }
+    async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        let (writer, syncer) = self.threads(path);
+        let path = path.to_owned();
+        let open = move || Ok((open_real(&path, how)?, Direct::open(&path).map(Arc::new)));
+        let (file, direct) = blocking(JobClass::Slow, open).await?;
+        Ok(Arc::new(RealFile { file: Arc::new(file), direct, writer, syncer }))
     }
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let writer = self.writer(from);
@@ -512,11 +554,12 @@ mod tests {
         drop(also);
     }
 
+    /// Whole pages go past the page cache where the filesystem lets them, all else through it: both see each other.
     #[tokio::test]
-    async fn a_file_is_what_was_written_to_it_by_either_way() {
+    async fn a_log_is_what_was_written_to_it_by_either_way() {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::start();
-        let file = disk.open(&dir.path().join("log"), OpenHow::Create).await.unwrap();
+        let file = disk.open_log(&dir.path().join("log"), OpenHow::Create).await.unwrap();
         let mut expected = vec![0; 8 << 20];
         file.allocate(0, expected.len() as u64).await.unwrap();
         for n in 0..40usize {
@@ -529,12 +572,10 @@ mod tests {
             };
             let parts: Vec<Bytes> = lens.iter().map(|len| vec![n as u8 + 1; *len].into()).collect();
             let offset = (n * 37 % 1000) * if n % 4 == 3 { 1111 } else { 4096 };
+            assert_eq!(direct::fits(offset as u64, &parts), matches!(n % 4, 0 | 1));
             let all = parts.concat();
             expected[offset..offset + all.len()].copy_from_slice(&all);
-            match if n % 2 == 0 { file.pwrite_now(offset as u64, &parts) } else { None } {
-                Some(done) => done.unwrap(),
-                None => file.pwrite(offset as u64, parts, n % 5 == 0).await.unwrap(),
-            }
+            file.pwrite(offset as u64, parts, n % 5 == 0).await.unwrap();
             assert!(file.pread(0, 8 << 20).await.unwrap() == expected, "after write {n}");
         }
     }

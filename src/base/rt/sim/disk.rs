@@ -515,13 +515,6 @@ impl DiskFile for SimFile {
         self.act(true, move |s, _, id| s.change(id, change)).await?;
         if sync { self.sync().await } else { Ok(()) }
     }
-    fn pwrite_now(&self, offset: u64, parts: &[Bytes]) -> Option<io::Result<()>> {
-        let mut state = self.disk.state.lock();
-        if state.boot != self.boot || !self.writable || self.disk.world.per_mille(500) {
-            return None;
-        }
-        Some(state.change(self.inode, Change::Write(offset, parts.concat().into())))
-    }
     async fn sync(&self) -> io::Result<()> {
         let upto = self.disk.state.lock().made;
         self.act(false, move |s, w, id| s.sync(id, upto, w)).await
