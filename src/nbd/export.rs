@@ -120,6 +120,10 @@ pub trait Export: Send + Sync + 'static {
     /// A hint that the range's contents no longer matter.
     async fn trim(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// What `write`, `zero` and `trim` have done by now outlives this process from here on: before each answer to one of them, since
+    /// a client that connects anew after this process was killed does not hear of that.
+    async fn keep(&self) {}
+
     /// Cancelled when the clients are to be hung up on, as by a server that stops.
     fn hang_up(&self) -> CancellationToken {
         CancellationToken::new()

@@ -244,19 +244,23 @@ pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
     }
 }
 
+/// A change is answered when it outlives this process, with FUA when it is durable.
 fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Work<'e> {
+    let fua = request.flags & command_flag::FUA != 0;
     match work {
-        Work::Plain(write)
-            if writes(request) && request.len > 0 && request.flags & command_flag::FUA != 0 =>
-        {
-            Work::Plain(
-                async move {
-                    write.await?;
-                    export.flush().await
+        Work::Plain(write) if writes(request) && request.len > 0 => Work::Plain(
+            async move {
+                write.await?;
+                match fua {
+                    true => export.flush().await,
+                    false => {
+                        export.keep().await;
+                        Ok(())
+                    }
                 }
-                .boxed(),
-            )
-        }
+            }
+            .boxed(),
+        ),
         other => other,
     }
 }

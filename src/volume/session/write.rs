@@ -1,5 +1,4 @@
-//! Taking writes in: whole blocks into the journal's buffer and the tip, from there into the kernel, then the
-//! acknowledgement.
+//! Taking writes in: whole blocks into the journal's buffer and the tip.
 //!
 //! Memory and room in the journal are waited for before the tip is locked, so that an outage slows writes down and never
 //! fails them. Blocks that are written in part are read, merged and written whole under a lock on their range; whoever
@@ -163,18 +162,6 @@ impl Session {
     }
 
     pub async fn write(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<(), Stop> {
-        self.put(offset, data).await?;
-        self.keep_from_a_kill().await;
-        Ok(())
-    }
-
-    /// What is acknowledged outlives this process: a client that connects anew after its death is told of none. It would flush
-    /// later, and take all that it wrote before for stored. Where the journal takes no records nothing can keep it.
-    async fn keep_from_a_kill(&self) {
-        self.journal.written().await;
-    }
-
-    async fn put(self: &Arc<Self>, offset: u64, data: Bytes) -> Result<(), Stop> {
         self.writable()?;
         let len = data.len() as u64;
         // Not while a range is locked: those who wait for it would wait their own turns after this one.
@@ -212,12 +199,6 @@ impl Session {
     }
 
     pub async fn zero(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), Stop> {
-        self.put_zeros(offset, len).await?;
-        self.keep_from_a_kill().await;
-        Ok(())
-    }
-
-    async fn put_zeros(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), Stop> {
         self.writable()?;
         self.keep_pace(0).await?;
         let end = offset + len;
