@@ -395,6 +395,11 @@ impl Session {
         self.disturbed.get_or_insert(now);
     }
 
+    /// Somebody has tried to take it over.
+    pub fn is_disturbed(&self) -> bool {
+        self.disturbed.is_some()
+    }
+
     /// Another host has it, as far as anyone knows.
     pub fn is_of_others(&self, host: usize) -> bool {
         self.host != host && !self.released

@@ -427,7 +427,10 @@ impl Owner {
                     self.session.lock().promise_here(host, &upto);
                     let failed = site.disk(host).sync_failures() > failures;
                     site.mended(host).fetch_add(failed.into(), Ordering::Relaxed);
-                    site.mirrors.look(&self.volumes);
+                    // Who is being shut out may still see its peer; who takes over has it all alone by then.
+                    if !self.session.lock().is_disturbed() {
+                        site.mirrors.look(&self.volumes);
+                    }
                 }
                 Err(e) => return self.failed("flush", &e),
             }
