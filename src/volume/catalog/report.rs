@@ -231,7 +231,7 @@ impl VolumeInfo {
         }
         // What the pool's trouble means for the volume is said where that is looked at, and matters more.
         if session.context.engine.pool.condition().trouble().is_none()
-            && let Some(why) = &*session.history_failed.lock()
+            && let Some(why) = &*session.history.failed.lock()
         {
             self.trouble.get_or_insert(format!("its history can't be kept up, and is tried again: {why}"));
         }

@@ -373,8 +373,7 @@ impl Volume {
         }
     }
 
-    /// In memory and in the journal's buffer on return: `keep` lets it outlive this process, `flush` makes it last. One that overlaps it and came
-    /// later is done later.
+    /// In memory on return: see `keep` and `flush`. One that overlaps it and came later is done later.
     pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         self.check_writable(offset, data.len() as u64)?;
         if data.is_empty() {
@@ -395,13 +394,11 @@ impl Volume {
         self.unless_outage(pin!(self.inner.arrivals.in_order(blocks_of(offset, len), zero))).await
     }
 
-    /// What was written before this call outlives this process: a client that connects anew after its death is not told of that,
-    /// and would take its next flush for all that it wrote before. Where the journal takes no records nothing can keep it.
+    /// What was written before outlives this process: who connects anew is not told of its death, and would flush for it, too.
     pub async fn keep(&self) {
         let state = self.inner.state.lock().clone();
-        if let State::Live(session) = state {
-            session.journal.written().await;
-        }
+        let State::Live(session) = state else { return };
+        session.journal.written().await;
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.

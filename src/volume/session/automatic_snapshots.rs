@@ -25,7 +25,7 @@ pub async fn keep_history(session: Arc<Session>) {
         changed.as_mut().enable();
         let settings = context.settings();
         let Some(every) = settings.history.every_ms().filter(|_| !settings.template) else {
-            *session.history_failed.lock() = None;
+            *session.history.failed.lock() = None;
             changed.await;
             continue;
         };
@@ -37,7 +37,7 @@ pub async fn keep_history(session: Arc<Session>) {
         if let Some(error) = &failed {
             tracing::warn!(volume = %context.title(), %error, "the volume's history could not be kept up: tried again");
         }
-        *session.history_failed.lock() = failed.map(|error| error.to_string());
+        *session.history.failed.lock() = failed.map(|error| error.to_string());
     }
 }
 
@@ -50,13 +50,13 @@ impl Session {
         }
         // What is outdated makes room, whether another can be taken or not. The next moment does not wait for it: in an outage,
         // or where a store takes nothing, that would leave moments out which the journal has room for.
-        if !self.thinning.swap(true, Ordering::Relaxed) {
+        if !self.history.thinning.swap(true, Ordering::Relaxed) {
             self.run(async move |session| {
                 if let Err(stop) = session.thin_history().await {
                     let (volume, error) = (session.context.title(), stop.error());
                     tracing::warn!(%volume, %error, "what the volume's history keeps no longer could not be removed: tried again");
                 }
-                session.thinning.store(false, Ordering::Relaxed);
+                session.history.thinning.store(false, Ordering::Relaxed);
             });
         }
         self.take_for_history().await

@@ -60,6 +60,15 @@ fn to_count(tip: &Tip) -> (Vec<(std::ops::Range<u64>, bool)>, Tree, u64) {
 /// `cut_age`, at most, while another host has the volume attached: little is to be stored when it asks.
 const CUT_AGE_BESIDE_OTHERS: Duration = Duration::from_millis(200);
 
+/// How the volume's history comes on.
+#[derive(Debug, Default)]
+pub struct HistoryState {
+    /// Why the last snapshot could not be taken.
+    pub failed: Mutex<Option<String>>,
+    /// What is kept no longer is being removed.
+    pub thinning: AtomicBool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
@@ -114,10 +123,7 @@ pub struct Session {
     pub quota: Notify,
     /// It is, by the last count.
     pub near_quota: AtomicBool,
-    /// Why the volume's last snapshot by itself could not be taken.
-    pub history_failed: Mutex<Option<String>>,
-    /// What the history keeps no longer is being removed.
-    pub thinning: AtomicBool,
+    pub history: HistoryState,
     ended: watch::Sender<bool>,
     /// Held while the journal is let go: another session must not open it meanwhile.
     leaving: tokio::sync::Mutex<()>,
@@ -192,8 +198,7 @@ impl Session {
             counting: tokio::sync::Mutex::default(),
             quota: Notify::new(),
             near_quota: AtomicBool::new(false),
-            history_failed: Mutex::default(),
-            thinning: AtomicBool::new(false),
+            history: HistoryState::default(),
             ended: watch::Sender::new(false),
             leaving: Default::default(),
             goes_on: AtomicBool::new(false),
