@@ -31,6 +31,8 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Writes the parts one after another from `offset` on; with `sync`, returns when they (and all written before) are
     /// durable.
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()>;
+    /// All that was written before, by whoever has heard so, is durable on return. What is under way, or was given up midway,
+    /// may or may not be.
     async fn sync(&self) -> io::Result<()>;
     /// Reserves space; the bytes read as zeros. Not durable before a sync.
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;

@@ -70,6 +70,7 @@ const WRITERS: usize = 4;
 /// The local disk. Writes and syncs go through threads of their own, so that an event loop never waits for the disk; all
 /// of one folder through the same one: what nobody waits for any more never comes after what is done there later. A sync
 /// changes nothing that a later one could be too late for: those that come alone have other threads, and hold up no write.
+/// What is copied into the page cache sooner than a thread is woken, a log's small writes, is done where it comes from.
 #[derive(Debug)]
 pub struct RealDisk {
     writers: [Writer; WRITERS],

@@ -173,27 +173,15 @@ impl Sessions {
         from: Lsn,
     ) -> Result<(Journal, Lsn)> {
         if let Some((journal, found)) = self.open(like.clone(), volume, epoch).await? {
-            if journal.is_void() {
-                // Begun when the disk took no files for it: nothing was ever promised by it.
-                let _ = journal.close().await;
-                drop(journal);
-                self.remove(epoch).await?;
-                return self.create(like, volume, epoch, from).await;
+            if !journal.is_void() {
+                // An empty one was begun and broken off before what came before it was in the pool.
+                let has = if found.end < found.first_lsn { Lsn(0) } else { found.end };
+                return Ok((journal, has));
             }
-            // An empty one was begun and broken off before what came before it was in the pool.
-            let has = if found.end < found.first_lsn { Lsn(0) } else { found.end };
-            return Ok((journal, has));
+            // Begun when the disk took no files for it: nothing was ever promised by it.
+            let _ = journal.close().await;
+            self.remove(epoch).await?;
         }
-        self.create(like, volume, epoch, from).await
-    }
-
-    async fn create(
-        &self,
-        like: JournalConfig,
-        volume: VolumeId,
-        epoch: Epoch,
-        from: Lsn,
-    ) -> Result<(Journal, Lsn)> {
         let config = JournalConfig { dir: self.dir(epoch), ..like };
         let (rt, disk) = (self.rt.clone(), self.disk.clone());
         let journal = Journal::create(rt, disk, config, volume, vec![epoch], from.next()).await?;
