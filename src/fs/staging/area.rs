@@ -62,7 +62,7 @@ pub struct StagingArea {
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
     /// The slab that gives out slots.
     slab: Mutex<Option<slab::OpenSlab>>,
-    /// Held while the next one is made.
+    /// Held while the next one is made, and while the last one goes.
     making: tokio::sync::Mutex<()>,
 }
 
@@ -240,8 +240,10 @@ impl StagingArea {
         Ok((StagingArea { rt, folder, dir, url, generation, boot, locks, slab, making }, found))
     }
 
-    /// The mount is over: another may have the folder.
+    /// The mount is over: another may have the folder. Whoever closes it a second time waits for the first: a folder let go
+    /// of while a file in it is being removed would be looked at by the next mount with that file half gone.
     pub async fn close(&self) {
+        let _one = self.making.lock().await;
         let last = self.slab.lock().take();
         if let Some((slab, _)) = last
             && let Err(why) = slab.close().await
@@ -312,5 +314,30 @@ impl StagingArea {
         if let Err(why) = gone.await {
             tracing::warn!(path = %path.display(), %why, "a finished rename's note can't be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::sim::{Sim, SimDisk};
+
+    /// A mount's end is waited for by its daemon and by the mount that comes next.
+    #[test]
+    fn nothing_is_left_to_remove_when_either_of_two_that_close_it_is_through() {
+        let sim = Sim::new(7);
+        let (rt, disk) = (sim.rt(), SimDisk::new(&sim));
+        sim.run(async move {
+            let disk: Arc<dyn Disk> = Arc::new(disk);
+            let (area, _) = StagingArea::open(rt, disk.clone(), "/s".into(), "url").await.unwrap();
+            area.slot().await.unwrap().give_back().await.unwrap();
+            assert_eq!(disk.list(Path::new("/s/0")).await.unwrap().len(), 2, "a lock and a slab");
+            let close = async || {
+                area.close().await;
+                area.locks.lock().is_empty() && disk.list(Path::new("/s/0")).await.unwrap() == [LOCK]
+            };
+            assert_eq!(tokio::join!(close(), close()), (true, true));
+        })
+        .unwrap();
     }
 }
