@@ -1,5 +1,6 @@
 //! Volumes and snapshots as NBD exports.
 
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -253,10 +254,10 @@ impl VolumeExport {
     where
         F: Future<Output = Result<T>>,
     {
-        let work = async {
+        let work = pin!(async {
             let pass = self.session.passage().enter().await;
             work(pass.volume(&self.volume).clone()).await
-        };
+        });
         self.session.counted(request, work).await
     }
 }

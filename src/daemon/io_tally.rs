@@ -4,6 +4,7 @@
 //! (`RUST_LOG=windlass=debug`). Counted is the work on a request: not the time in which it waits for its turn where the
 //! volume's rate is limited, nor the sending.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -87,12 +88,13 @@ impl IoTally {
         IO_VERBS.into_iter().map(line).collect()
     }
 
-    /// Does the work of a request, and counts it. One that is given up on the way is not counted.
+    /// Does the work of a request, and counts it. One that is given up on the way is not counted. By reference: held by value it
+    /// would be twice in this future.
     pub async fn counted<T>(
         &self,
         rt: &Rt,
         request: IoRequest<'_>,
-        work: impl Future<Output = Result<T>>,
+        work: Pin<&mut impl Future<Output = Result<T>>>,
     ) -> Result<T> {
         let began = rt.now();
         let IoRequest { volume, verb, offset, bytes } = request;
@@ -136,6 +138,8 @@ impl IoTally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
+
     use crate::base::rt::sim::Sim;
     use crate::base::{Error, Kind};
 
@@ -150,10 +154,10 @@ mod tests {
                 rt.sleep(Duration::from_millis(20)).await;
                 Ok(())
             };
-            tally.counted(&rt, request(IoVerb::Read), slow).await.unwrap();
+            tally.counted(&rt, request(IoVerb::Read), pin!(slow)).await.unwrap();
             let fails = async { Err::<(), _>(Error::new(Kind::Io, "no")) };
-            tally.counted(&rt, request(IoVerb::Read), fails).await.unwrap_err();
-            tally.counted(&rt, request(IoVerb::Flush), async { Ok(()) }).await.unwrap();
+            tally.counted(&rt, request(IoVerb::Read), pin!(fails)).await.unwrap_err();
+            tally.counted(&rt, request(IoVerb::Flush), pin!(async { Ok(()) })).await.unwrap();
             let read = tally.of(IoVerb::Read);
             assert_eq!((read.latencies.count(), read.bytes, read.failed), (2, 4096, 1));
             assert!(read.latencies.max() >= Duration::from_millis(20));

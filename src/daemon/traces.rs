@@ -134,6 +134,7 @@ async fn ask(
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::Arc;
 
     use bytes::Bytes;
@@ -225,12 +226,12 @@ mod tests {
         };
         let (tally, volume) = (IoTally::default(), format!("p/{}", rt.random()));
         let request = |volume| IoRequest { volume, verb: IoVerb::Write, offset: 4096, bytes: 1 };
-        let _ = tally.counted(&rt, request(&volume), write("off")).await;
+        let _ = tally.counted(&rt, request(&volume), pin!(write("off"))).await;
         let traces = begin(&rt, dir.path(), &endpoint, "100%").await;
-        tally.counted(&rt, request(&volume), write("mine")).await.unwrap();
+        tally.counted(&rt, request(&volume), pin!(write("mine"))).await.unwrap();
         write("background").await.unwrap();
         let fails = async { Err::<(), _>(Error::new(Kind::Io, "it broke")) };
-        tally.counted(&rt, request(&volume), fails).await.unwrap_err();
+        tally.counted(&rt, request(&volume), pin!(fails)).await.unwrap_err();
         traces.stop().await;
         let told = std::mem::take(&mut *spans.lock());
         let of_store = |key: &str| {
@@ -260,7 +261,7 @@ mod tests {
         // Of one in a million nothing comes, and what was left out has no children that stand alone.
         let traces = begin(&rt, dir.path(), &endpoint, "0.0001%").await;
         for _ in 0..100 {
-            tally.counted(&rt, request(&volume), write("left-out")).await.unwrap();
+            tally.counted(&rt, request(&volume), pin!(write("left-out"))).await.unwrap();
         }
         traces.stop().await;
         assert!(spans.lock().iter().filter(|span| fact(span, "key") == Some("left-out")).count() < 3);
@@ -270,7 +271,7 @@ mod tests {
         let traces = begin(&rt, dir.path(), &silent, "100%").await;
         let began = rt.now();
         for _ in 0..3 * QUEUE {
-            tally.counted(&rt, request(&volume), async { Ok(()) }).await.unwrap();
+            tally.counted(&rt, request(&volume), pin!(async { Ok(()) })).await.unwrap();
         }
         assert!(rt.now().since(began) < 5 * ONE, "{:?}", rt.now().since(began));
         rt.timeout(5 * ONE, async {

@@ -4,6 +4,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -586,7 +587,7 @@ impl Session {
     pub async fn counted<T>(
         &self,
         (verb, offset, bytes): (IoVerb, u64, u64),
-        work: impl Future<Output = Result<T>>,
+        work: Pin<&mut impl Future<Output = Result<T>>>,
     ) -> Result<T> {
         let request = IoRequest { volume: &self.shown, verb, offset, bytes };
         self.io.counted(&self.of.rt, request, work).await

@@ -83,7 +83,10 @@ impl Reader {
             if is_news {
                 news();
             }
-            self.fetch(wants, fetches, |index, frame| out[index] = frame).await?;
+            if !fetches.is_empty() {
+                // Not a part of the futures of reads that are answered from memory.
+                Box::pin(self.fetch(wants, fetches, |index, frame| out[index] = frame)).await?;
+            }
             left.clear();
             for (index, waiter) in waiting {
                 match waiter.landed().await {

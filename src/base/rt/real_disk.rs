@@ -206,6 +206,13 @@ const WAITED: Duration = Duration::from_millis(1);
 /// So long after that nothing is written on an event loop.
 const WAITED_FOR: Duration = Duration::from_secs(1);
 
+/// How often this thread has waited for something in the kernel. That others were given its processor is not counted: where
+/// processors are few, that happens within every copy that is long enough.
+fn waits() -> i64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.voluntary_context_switches())
+}
+
 impl Direct {
     /// None where the filesystem has no such thing.
     fn open(path: &Path) -> Option<Direct> {
@@ -216,9 +223,9 @@ impl Direct {
 
     /// A copy into the page cache is done sooner than a thread is woken, as long as the kernel takes it at once.
     fn here<T>(&self, job: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), waits());
         let done = job();
-        if began.elapsed() > WAITED {
+        if began.elapsed() > WAITED && waits() != before {
             *self.waited.lock() = Some(began);
         }
         done

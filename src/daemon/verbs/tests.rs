@@ -279,6 +279,24 @@ async fn clients_of_a_volume_that_is_renamed_go_on_under_its_new_name() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
+/// What a request holds while it is under way: it is made anew for each, and copied when it grows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_future_of_a_request_is_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
+    let client = exports.open("p/v", "process 7").await.unwrap();
+    let write = std::mem::size_of_val(&*client.write(0, vec![7; 4096].into()));
+    let (read, keep) =
+        (std::mem::size_of_val(&*client.read(0, 4096)), std::mem::size_of_val(&*client.keep()));
+    println!("a write holds {write} bytes, a read {read}, a keep {keep}");
+    assert!(write <= 4 << 10 && read <= 6 << 10 && keep <= 1 << 10, "{write}, {read}, {keep}");
+    drop(client);
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_volume_that_moves_to_another_pool_go_on_there() {
     let dir = tempfile::tempdir().unwrap();

@@ -356,7 +356,7 @@ impl Volume {
 
     /// What a released volume showed may be collected when others have written since.
     pub(super) async fn superseded(&self, seen: Epoch) -> Option<Error> {
-        let head = self.inner.context.cell.read().await.ok()??;
+        let head = Box::pin(self.inner.context.cell.read()).await.ok()??;
         head.changed_since(seen).err().map(|e| e.context(format!("volume {}", self.name())))
     }
 
@@ -380,7 +380,7 @@ impl Volume {
             return Ok(());
         }
         let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
-        let write = self.ask(|session| async move { session.write(offset, data.clone()).await });
+        let write = pin!(self.ask(|session| async move { session.write(offset, data.clone()).await }));
         self.unless_outage(pin!(self.inner.arrivals.in_order(blocks, write))).await
     }
 
@@ -390,14 +390,13 @@ impl Volume {
         if len == 0 {
             return Ok(());
         }
-        let zero = self.ask(|session| async move { session.zero(offset, len).await });
+        let zero = pin!(self.ask(|session| async move { session.zero(offset, len).await }));
         self.unless_outage(pin!(self.inner.arrivals.in_order(blocks_of(offset, len), zero))).await
     }
 
     /// What was written before outlives this process: who connects anew is not told of its death, and would flush for it, too.
     pub async fn keep(&self) {
-        let state = self.inner.state.lock().clone();
-        let State::Live(session) = state else { return };
+        let State::Live(session) = self.inner.state.lock().clone() else { return };
         session.journal.written().await;
     }
 
@@ -414,7 +413,7 @@ impl Volume {
                 State::Inert(_) | State::Standby(_) => return Ok(()),
                 State::Live(session) if matches!(session.closed(), Some(Stop::Again)) => {
                     // It may be about to stand by.
-                    drop(self.settled().await);
+                    drop(Box::pin(self.settled()).await);
                     if self.stands_by() {
                         continue;
                     }
@@ -428,7 +427,8 @@ impl Volume {
         }
     }
 
-    /// The session that owns the volume; becomes the owner first where that is allowed. An outage holds: it waits.
+    /// The session that owns the volume; becomes the owner first where that is allowed. An outage holds: it waits. What is
+    /// rare is on the heap, here and in other steps of a request: it would make each request's future larger by all of it.
     pub(in crate::volume) async fn session(&self) -> Result<Arc<Session>> {
         let mut waiter = None;
         loop {
@@ -438,10 +438,10 @@ impl Volume {
                 return Ok(session.clone());
             }
             // A session that has ended may be about to stand by, for another host that comes first then.
-            drop(self.settled().await);
+            drop(Box::pin(self.settled()).await);
             let owned = match self.stands_by() {
-                true => self.own_in_turn().await,
-                false => self.own(false, false).await,
+                true => Box::pin(self.own_in_turn()).await,
+                false => Box::pin(self.own(false, false)).await,
             };
             match owned {
                 Ok(_) => {}

@@ -209,7 +209,7 @@ impl View {
                     self.rt.sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
-                Err(e) if e.is(Kind::Corrupt) => return Err(self.explain(e).await),
+                Err(e) if e.is(Kind::Corrupt) => return Err(Box::pin(self.explain(e)).await),
                 done => return done,
             }
         }

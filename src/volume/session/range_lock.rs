@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
@@ -119,8 +120,8 @@ struct Place<'a> {
 
 impl Arrivals {
     /// Does the write, after those that came earlier, have to wait, and overlap it. Dropped before its end it holds up nobody.
-    pub async fn in_order<T>(&self, blocks: Range<u64>, write: impl Future<Output = T>) -> T {
-        let mut write = std::pin::pin!(write);
+    /// By reference, as `unless_outage` takes its work.
+    pub async fn in_order<T>(&self, blocks: Range<u64>, mut write: Pin<&mut impl Future<Output = T>>) -> T {
         let behind = self.anyone_before(&blocks);
         if !behind && let Poll::Ready(done) = futures::poll!(write.as_mut()) {
             return done;
@@ -177,21 +178,27 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use futures::FutureExt;
 
     use super::*;
+
+    async fn in_order<T>(arrivals: &Arrivals, blocks: Range<u64>, write: impl Future<Output = T>) -> T {
+        arrivals.in_order(blocks, pin!(write)).await
+    }
 
     /// Of what overlaps only: whoever comes first, and whatever it waits for.
     #[tokio::test]
     async fn writes_that_overlap_one_that_waits_are_done_after_it() {
         let arrivals = Arrivals::default();
         let (done, waits) = oneshot::channel::<()>();
-        let mut first = Box::pin(arrivals.in_order(0..4, async { waits.await.map_or(0, |()| 1) }));
+        let mut first = Box::pin(in_order(&arrivals, 0..4, async { waits.await.map_or(0, |()| 1) }));
         assert!((&mut first).now_or_never().is_none());
-        let mut second = Box::pin(arrivals.in_order(3..6, async { 2 }));
-        let mut third = Box::pin(arrivals.in_order(5..7, async { 3 }));
+        let mut second = Box::pin(in_order(&arrivals, 3..6, async { 2 }));
+        let mut third = Box::pin(in_order(&arrivals, 5..7, async { 3 }));
         assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
-        assert_eq!(arrivals.in_order(7..9, async { 4 }).now_or_never(), Some(4));
+        assert_eq!(in_order(&arrivals, 7..9, async { 4 }).now_or_never(), Some(4));
         assert_eq!(arrivals.many.load(Ordering::Relaxed), 3);
         done.send(()).unwrap();
         assert!((&mut third).now_or_never().is_none() && (&mut second).now_or_never().is_none());
@@ -205,9 +212,9 @@ mod tests {
     #[tokio::test]
     async fn a_write_that_is_given_up_lets_those_behind_it_go() {
         let arrivals = Arrivals::default();
-        let mut first = Box::pin(arrivals.in_order(0..2, std::future::pending::<u8>()));
-        let mut second = Box::pin(arrivals.in_order(0..1, std::future::pending::<u8>()));
-        let mut third = Box::pin(arrivals.in_order(0..2, async { 3 }));
+        let mut first = Box::pin(in_order(&arrivals, 0..2, std::future::pending::<u8>()));
+        let mut second = Box::pin(in_order(&arrivals, 0..1, std::future::pending::<u8>()));
+        let mut third = Box::pin(in_order(&arrivals, 0..2, async { 3 }));
         assert!((&mut first).now_or_never().is_none());
         assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
         drop(second);
@@ -221,11 +228,12 @@ mod tests {
     async fn what_has_begun_waits_for_no_place() {
         let arrivals = Arrivals::default();
         let (done, waits) = oneshot::channel::<()>();
-        let mut first = Box::pin(arrivals.in_order(0..2, async {
+        let write = async {
             // In the middle of its first step another one enters.
             let other = arrivals.enter(0..2);
             waits.await.map(|()| drop(other))
-        }));
+        };
+        let mut first = Box::pin(in_order(&arrivals, 0..2, write));
         assert!((&mut first).now_or_never().is_none());
         done.send(()).unwrap();
         assert_eq!((&mut first).now_or_never(), Some(Ok(())));

@@ -431,7 +431,7 @@ impl Session {
                 Ok(data) => return Ok(data),
                 // What was looked up was collected meanwhile: it is elsewhere by now.
                 Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
-                Err(e) => return Err(self.end_by_absence(e).await),
+                Err(e) => return Err(Box::pin(self.end_by_absence(e)).await),
             }
         }
     }

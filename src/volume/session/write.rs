@@ -171,7 +171,7 @@ impl Session {
             return self.apply(changes(blocks.start, data, self.record_max()), None).await;
         }
         let guard = self.ranges.lock(blocks.clone()).await;
-        let whole = self.merge(&blocks, offset, &data).await?;
+        let whole = Box::pin(self.merge(&blocks, offset, &data)).await?;
         self.apply(changes(blocks.start, whole, self.record_max()), Some(&guard)).await
     }
 
@@ -204,15 +204,15 @@ impl Session {
         let end = offset + len;
         let (from, to) = (offset.next_multiple_of(BLOCK), end / BLOCK * BLOCK);
         if (from, to) != (offset, end) && len <= STEP {
-            return self.zero_in_one(offset, len).await;
+            return Box::pin(self.zero_in_one(offset, len)).await;
         }
         // A lock on all of it would hold up who writes anywhere in it while its ends are read.
         if offset < from {
-            self.zero_in_one(offset, from - offset).await?;
+            Box::pin(self.zero_in_one(offset, from - offset)).await?;
         }
         self.zero_blocks(from / BLOCK..to / BLOCK).await?;
         if to < end {
-            self.zero_in_one(to, end - to).await?;
+            Box::pin(self.zero_in_one(to, end - to)).await?;
         }
         Ok(())
     }
