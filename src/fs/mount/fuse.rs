@@ -11,6 +11,7 @@ use std::future::Future;
 use std::os::unix::ffi::OsStrExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -191,12 +192,12 @@ fn reply_xattr(reply: ReplyXattr, size: u32, out: Op<Vec<u8>>) {
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 /// An operation and its reply; says in the log what failed and for which object. What the store is asked for its sake is
-/// logged under its number.
+/// logged under its number. The work is on the heap: each future that takes another by value has it twice.
 async fn log_and_reply<T>(
     fs: Arc<Fs>,
     op: &'static str,
     ino: INodeNo,
-    work: impl Future<Output = Op<T>>,
+    work: Pin<Box<impl Future<Output = Op<T>>>>,
     reply: impl FnOnce(Op<T>),
 ) {
     let id = NUMBERS.fetch_add(1, Ordering::Relaxed);
@@ -244,7 +245,7 @@ impl FuseServer {
         work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let work = work(self.fs.clone());
+        let work = Box::pin(work(self.fs.clone()));
         self.rt.spawn(log_and_reply(self.fs.clone(), op, ino, work, reply)).detach();
     }
 
@@ -256,7 +257,8 @@ impl FuseServer {
         work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        let task = log_and_reply(self.fs.clone(), op, ino, work(self.fs.clone()), reply);
+        let work = Box::pin(work(self.fs.clone()));
+        let task = log_and_reply(self.fs.clone(), op, ino, work, reply);
         let others = self.inside.fetch_add(1, Ordering::AcqRel);
         if others + 1 < THREADS {
             self.rt.begin(task);
@@ -274,7 +276,7 @@ impl FuseServer {
         work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        self.spawn(op, ino, |fs| bounded(fs.clone(), work(fs)), reply);
+        self.spawn(op, ino, |fs| bounded(fs.clone(), Box::pin(work(fs))), reply);
     }
 
     /// As `run_inline`, for an operation of a few requests.
@@ -285,11 +287,11 @@ impl FuseServer {
         work: impl FnOnce(Arc<Fs>) -> F,
         reply: impl FnOnce(Op<T>) + Send + 'static,
     ) {
-        self.run_inline(op, ino, |fs| bounded(fs.clone(), work(fs)), reply);
+        self.run_inline(op, ino, |fs| bounded(fs.clone(), Box::pin(work(fs))), reply);
     }
 }
 
-async fn bounded<T>(fs: Arc<Fs>, work: impl Future<Output = Op<T>>) -> Op<T> {
+async fn bounded<T>(fs: Arc<Fs>, work: Pin<Box<impl Future<Output = Op<T>>>>) -> Op<T> {
     fs.bounded(work).await
 }
 
