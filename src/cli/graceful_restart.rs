@@ -16,8 +16,8 @@ use crate::daemon::answers::CredentialsLine;
 use crate::daemon::api::{HandOver, Verb};
 use crate::daemon::control::{Client, Step};
 use crate::daemon::{
-    Config, HANDOVER_FORMAT, HandedOver, KnownPool, ListenFlags, Parcel, Receiver, StateDir, check_stores,
-    given_listeners, pack,
+    Config, HANDOVER_FORMAT, HandedOver, KnownPool, ListenFlags, MirrorFlags, MirrorPlan, Parcel, Receiver,
+    StateDir, check_stores, given_listeners, pack,
 };
 use crate::nbd::{Listener, PausedServer};
 use crate::store::KeySource;
@@ -29,6 +29,7 @@ const STATE: &str = "windlass-state";
 /// What the new daemon is to serve.
 pub struct Asked<'a> {
     pub listen: ListenFlags<'a>,
+    pub mirror: &'a MirrorFlags,
     pub pools: &'a [Name],
 }
 
@@ -40,7 +41,9 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
     };
     let work = async {
         check_credentials(rt, &home.control()?).await?;
-        given_listeners(rt, &*RealDisk::start(), config, asked.listen).await?;
+        let (disk, mirror) = (RealDisk::start(), (true, asked.listen.insecure));
+        given_listeners(rt, &*disk, config, asked.listen).await?;
+        MirrorPlan::of(rt, &*disk, config, asked.mirror, mirror).await?;
         check_stores(rt, &served(home, config, asked.pools).await?).await?;
         take_over(rt, home, &mut client).await
     };

@@ -72,10 +72,11 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let rt = Rt::new(RealRuntime::current());
     let home = StateDir::locate()?;
     let control = home.control()?;
+    let mirror = MirrorFlags { peer: args.mirror, listen: args.mirror_listen, key: args.mirror_key };
     let handed_over = match args.replace {
         true => {
             let listen = ListenFlags { nbd: &args.nbd, metrics: &args.metrics, insecure: args.insecure };
-            let asked = graceful_restart::Asked { listen, pools: &args.pool };
+            let asked = graceful_restart::Asked { listen, mirror: &mirror, pools: &args.pool };
             graceful_restart::replace(&rt, &home, &config, &asked).await?
         }
         false => graceful_restart::kept()?,
@@ -87,7 +88,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         nbd: args.nbd,
         insecure: args.insecure,
         metrics: args.metrics,
-        mirror: MirrorFlags { peer: args.mirror, listen: args.mirror_listen, key: args.mirror_key },
+        mirror,
         pools: args.pool,
         ..Options::default()
     };

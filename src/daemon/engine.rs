@@ -120,6 +120,11 @@ impl std::fmt::Debug for Engine {
     }
 }
 
+/// The daemon before has handed its clients over, and can't have them back.
+fn goes_on_without(what: &str, error: &Error) {
+    tracing::error!(%error, "{what}, and all else goes on: free the address, then `windlass serve --replace` again");
+}
+
 impl Engine {
     /// `Kind::Owned` when another engine holds the state folder, or that of mounts if `home` is that.
     pub async fn start(
@@ -202,7 +207,8 @@ impl Engine {
         self.listen(nbd, options.handed_over.take()).await
     }
 
-    /// First of all: a start that takes long shows there.
+    /// First of all: a start that takes long shows there. Of a daemon that replaces another nothing ends for it: the one before
+    /// has gone, and its clients are here.
     async fn serve_metrics(&self, addresses: &[Address], replaces: bool) -> Result<()> {
         let rt = &self.state.host_context.rt;
         // The daemon before may still be closing the address.
@@ -213,7 +219,15 @@ impl Engine {
                 let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
                 match metrics_server::serve(rt, address, state, stop).await {
                     Err(_) if tries > 0 => rt.sleep(FREED).await,
-                    served => break served?,
+                    Err(error) if replaces => break Err(error),
+                    served => break Ok(served?),
+                }
+            };
+            let bound = match bound {
+                Ok(bound) => bound,
+                Err(error) => {
+                    goes_on_without("metrics and the page are not served", &error);
+                    continue;
                 }
             };
             let who = listen_policy::reads_metrics(&bound).await;
@@ -230,6 +244,10 @@ impl Engine {
             tries -= 1;
             match plan.serve(&self.state, &self.stop).await {
                 Err(_) if tries > 0 => self.state.host_context.rt.sleep(FREED).await,
+                Err(error) if replaces => {
+                    goes_on_without("other hosts' volumes are not mirrored here", &error);
+                    break None;
+                }
                 served => break served?,
             }
         };

@@ -50,7 +50,7 @@ pub use exports::ALONE;
 pub use handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use key_places::KeyPlace;
 pub use listen_policy::{Flags as ListenFlags, given as given_listeners};
-pub use mirror::MirrorFlags;
+pub use mirror::{MirrorFlags, MirrorPlan};
 pub use pools::check_stores;
 pub use state_dir::{HostContext, KnownPool, StateDir, is_unread_journal};
 pub use verbs::mount_troubles;
