@@ -12,7 +12,7 @@ use rustix::io::FdFlags;
 use super::systemd;
 use crate::base::rt::{RealDisk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
-use crate::daemon::answers::CredentialsLine;
+use crate::daemon::answers::{CredentialsLine, WatchAnswer};
 use crate::daemon::api::{HandOver, Verb};
 use crate::daemon::control::{Client, Step};
 use crate::daemon::{
@@ -43,7 +43,8 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
         check_credentials(rt, &home.control()?).await?;
         let (disk, mirror) = (RealDisk::start(), (true, asked.listen.insecure));
         given_listeners(rt, &*disk, config, asked.listen).await?;
-        MirrorPlan::of(rt, &*disk, config, asked.mirror, mirror).await?;
+        let mirror = MirrorPlan::of(rt, &*disk, config, asked.mirror, mirror).await?;
+        check_mirror(rt, &home.control()?, &mirror).await?;
         check_stores(rt, &served(home, config, asked.pools).await?).await?;
         take_over(rt, home, &mut client).await
     };
@@ -68,6 +69,24 @@ async fn check_credentials(rt: &Rt, control: &Path) -> Result<()> {
         "the credentials of {} are in the memory of the daemon that runs alone, and open stores use them: set them once more \
          with `windlass credentials set TARGET --keep`, or remove them",
         targets.join(", ")
+    );
+    Err(Error::new(Kind::Refused, why))
+}
+
+/// Flushes on the peer's disk would end without a word.
+async fn check_mirror(rt: &Rt, control: &Path, plan: &MirrorPlan) -> Result<()> {
+    let Some(mut client) = Client::connect(control).await? else { return Ok(()) };
+    let asked = client.call(rt, Verb::Watch, |_| {}, std::future::pending()).await;
+    // A daemon of before has no such verb, and no mirrors.
+    let Some(before) = asked.and_then(|outcome| outcome.answer::<WatchAnswer>()).ok() else { return Ok(()) };
+    let missing = plan.lacks(&before.status);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "the daemon that runs was started with {}, which this one would do without: give it the same flags, with `--mirror-key`, or \
+         write them into windlass.toml; to do without them stop that daemon first",
+        missing.join(" ")
     );
     Err(Error::new(Kind::Refused, why))
 }

@@ -378,6 +378,12 @@ pub struct EngineStatus {
     /// Where its metrics are read.
     #[serde(default)]
     pub metrics: Vec<String>,
+    /// Where journals of volumes that are owned here are mirrored to.
+    #[serde(default)]
+    pub mirror: Option<String>,
+    /// Where this host is the peer of others.
+    #[serde(default)]
+    pub mirror_listen: Option<String>,
     /// Of the host and the daemon itself.
     #[serde(default)]
     pub troubles: Vec<HostTrouble>,

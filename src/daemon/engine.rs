@@ -302,6 +302,7 @@ impl Engine {
                 .into_iter()
                 .map(|volume| engine.reopen(VolumePath { pool: pool.clone(), volume }, &open.volumes));
             stream::iter(reopened).buffer_unordered(REOPEN_AT_ONCE).collect::<Vec<()>>().await;
+            open.volumes.forget_stale_sessions().await;
             Ok::<(), Error>(())
         };
         self.state

@@ -120,6 +120,11 @@ impl Pools {
         })
     }
 
+    /// Where this host's peer is.
+    pub fn mirror_place(&self) -> Option<String> {
+        self.peer.as_ref().map(|peer| peer.place().to_owned())
+    }
+
     pub fn known(&self) -> Vec<KnownPool> {
         self.slots.lock().values().map(|s| s.known.lock().clone()).collect()
     }

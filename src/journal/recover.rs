@@ -107,6 +107,11 @@ impl Recovery<'_> {
         if self.header.is_void() {
             return self.nothing(unused, next_number).await;
         }
+        // They were there before the header was, and some always stay: what was in them is gone.
+        if used.is_empty() && unused.is_empty() {
+            let why = format!("{} has a header and none of its segments. {STAYS}", self.dir.display());
+            return Err(Error::new(Kind::Corrupt, why));
+        }
         used.sort_by_key(|(_, head)| head.lap);
         // Laps are overwritten oldest first: in use is what follows each other up to the last.
         let run = used.windows(2).rposition(|pair| pair[0].1.lap + 1 != pair[1].1.lap).map_or(0, |n| n + 1);

@@ -596,6 +596,21 @@ fn a_missing_file_is_seen() {
 }
 
 #[test]
+fn a_header_whose_segments_are_all_gone_is_no_empty_journal() {
+    run(2, |rt, disk| async move {
+        let journal = create(rt.clone(), &disk).await;
+        journal.close().await.unwrap();
+        assert!(open(rt.clone(), &disk).await.unwrap().is_some(), "with nothing in them it is empty");
+        for name in disk.list(&config().dir).await.unwrap() {
+            if name.starts_with("segment-") {
+                disk.remove(&config().dir.join(name)).await.unwrap();
+            }
+        }
+        assert!(open(rt, &disk).await.unwrap_err().is(Kind::Corrupt));
+    });
+}
+
+#[test]
 fn full_means_waiting_and_trimming_lets_in() {
     run(3, |rt, disk| async move {
         let journal = Arc::new(create(rt.clone(), &disk).await);

@@ -6,7 +6,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{
-    DirBuilderExt as _, FileExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    DirBuilderExt as _, FileExt, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -251,6 +251,15 @@ impl Direct {
     }
 }
 
+/// A log that was removed by its name while it is open takes syncs as ever, and nobody will ever read it.
+fn sync_data(file: &File, is_log: bool) -> io::Result<()> {
+    file.sync_data()?;
+    if is_log && file.metadata()?.nlink() == 0 {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed while it was in use"));
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl DiskFile for RealFile {
     async fn size(&self) -> io::Result<u64> {
@@ -289,17 +298,17 @@ impl DiskFile for RealFile {
         }
         let (file, direct) = (self.file.clone(), self.direct.clone());
         ordered(&self.writer, JobClass::of(sync), move || {
-            let written = direct.map_or(Ok(false), |d| d.write(offset, &parts))?;
+            let written = direct.as_ref().map_or(Ok(false), |d| d.write(offset, &parts))?;
             if !written {
                 write_parts(&*file, offset, &parts)?;
             }
-            if sync { file.sync_data() } else { Ok(()) }
+            if sync { sync_data(&file, direct.is_some()) } else { Ok(()) }
         })
         .await
     }
     async fn sync(&self) -> io::Result<()> {
-        let file = self.file.clone();
-        ordered(&self.syncer, JobClass::Slow, move || file.sync_data()).await
+        let (file, is_log) = (self.file.clone(), self.direct.is_some());
+        ordered(&self.syncer, JobClass::Slow, move || sync_data(&file, is_log)).await
     }
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         let file = self.file.clone();
@@ -560,6 +569,19 @@ mod tests {
             .await
             .expect("whoever else has the file open does not hold the lock");
         drop(also);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_removed_by_its_name_takes_no_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::start();
+        let path = dir.path().join("log");
+        let file = disk.open_log(&path, OpenHow::Create).await.unwrap();
+        file.pwrite(0, vec![vec![1; 4096].into()], true).await.unwrap();
+        file.sync().await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(file.sync().await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(file.pwrite(0, vec![vec![2; 4096].into()], true).await.is_err());
     }
 
     /// Whole pages go past the page cache where the filesystem lets them, all else through it: both see each other.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use self::auth::Secret;
+use super::answers::EngineStatus;
 use super::config::Config;
 use super::engine_tables::EngineState;
 use super::listen_policy;
@@ -100,6 +101,13 @@ impl MirrorPlan {
             None => None,
         };
         Ok(MirrorPlan { peer, listen })
+    }
+
+    /// Mirrors of the daemon before that this one would not have, as flags.
+    pub fn lacks(&self, before: &EngineStatus) -> Vec<String> {
+        let peer = before.mirror.as_ref().filter(|_| self.peer.is_none()).map(|at| format!("--mirror {at}"));
+        let listen = before.mirror_listen.as_ref().filter(|_| self.listen.is_none());
+        peer.into_iter().chain(listen.map(|at| format!("--mirror-listen {at}"))).collect()
     }
 
     /// Listens until `stop`; the address with the port that was chosen, if anywhere.

@@ -32,6 +32,8 @@ fn known(state: &EngineState, local: LocalLook) -> EngineStatus {
         host_id: host_context.host.id,
         nbd: state.nbd_addresses().iter().map(ToString::to_string).collect(),
         metrics: state.metrics_addresses().iter().map(ToString::to_string).collect(),
+        mirror: state.pools.mirror_place(),
+        mirror_listen: state.mirror.lock().as_ref().map(ToString::to_string),
         troubles: troubles(state, &local),
         pools: pool::lines(state),
         volumes: volume::in_use(state),

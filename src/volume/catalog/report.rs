@@ -21,6 +21,7 @@ use crate::volume::handle::{Known, UNREAD_JOURNAL, Volume};
 use crate::volume::head::Head;
 use crate::volume::head::{FlushMode, MirrorLoss};
 use crate::volume::head::{MirrorInfo, Parent, Rotation, SnapshotInfo, VolumeInfo};
+use crate::volume::mirroring::forget_stale;
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::session::frozen_by_take_over;
@@ -500,6 +501,15 @@ impl Volumes {
             ours.then_some(name)
         });
         Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
+    }
+
+    /// What is mirrored here of volumes that have gone on without it goes.
+    pub async fn forget_stale_sessions(&self) {
+        for id in self.engine.local().await {
+            if let Err(error) = forget_stale(&self.engine, id).await {
+                tracing::debug!(volume = %id, %error, "old sessions of a mirror stay for now");
+            }
+        }
     }
 
     /// Journals of the volume that were put aside on this host.

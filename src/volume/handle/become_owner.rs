@@ -3,24 +3,29 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::start::start;
 use crate::base::record::Mark;
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result};
-use crate::journal::{Journal, Recovered, peek};
+use crate::journal::{Journal, Recovered, Replay, peek};
 use crate::volume::head::Claimer;
 use crate::volume::head::without_journal;
 use crate::volume::head::{Floor, HeadRegister, MirrorAccess};
-use crate::volume::mirroring::open_session;
+use crate::volume::mirroring::{Heard, hear, open_session, refusal};
 use crate::volume::read::VolumeContext;
 use crate::volume::session::Session;
 use crate::volume::session::takeover;
-use crate::volume::session::takeover::{Announce, Cover, How, Notes, Taken};
+use crate::volume::session::takeover::{Announce, Cover, How, Mirrored, Notes, Taken};
 
 /// How folders of journals begin that were put aside because no key that is left opens them.
 pub const UNREAD_JOURNAL: &str = "unread-journal.";
+/// How long room for what was mirrored may be waited for in a journal of which nothing is let go meanwhile.
+const ROOM: Duration = Duration::from_secs(10);
+/// Bytes of such records in the journal's buffer, about, beyond which they are synced.
+const UNSYNCED_MAX: u64 = 4 << 20;
 
 /// On what grounds.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +60,7 @@ impl From<Error> for Failed {
 }
 
 /// The journal while ownership is sought.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Local {
     journal: Option<Journal>,
     found: Option<Recovered>,
@@ -64,6 +69,8 @@ struct Local {
     announced: Option<Announce>,
     /// The epoch that ends was never this folder's.
     others: bool,
+    /// What the user must be told of a mirror.
+    mirrored: Option<String>,
 }
 
 /// Epochs that this folder has owned, as its journal says.
@@ -165,15 +172,18 @@ pub async fn own(
         volume_key: context.engine.keys.get(context.id),
     };
     let copied = found.as_ref().is_some_and(|r| r.copied);
-    let local = Mutex::new(Local { journal, found, kept: None, announced: None, others: false });
-    let announce = |a: Announce| announce(context, &local, a);
+    let local = Mutex::new(Local { journal, found, ..Local::default() });
+    let given_up = claim_request.accept_loss;
+    let announce = |a: Announce| announce(context, &local, a, given_up);
     let taken = takeover::take(&context.engine.pool, &cell, &how, announce).await;
-    let Local { journal, found, kept, announced, others } = local.into_inner();
-    let failed = |error| Failed { error, tried: announced.map(|a| a.next) };
+    let Local { journal, found, kept, announced, others, mirrored } = local.into_inner();
+    let tried = announced.as_ref().map(|a| a.next);
+    let failed = |error| Failed { error, tried };
     match (taken, journal) {
         (Ok(taken), Some(journal)) => {
             let mut owned = begin(context, taken, journal, (kept, copied), left).await.map_err(failed)?;
-            if let Some(a) = announced.filter(|_| claim_request.force && others) {
+            owned.notes.said.extend(mirrored);
+            if let Some(a) = announced.as_ref().filter(|_| claim_request.force && others) {
                 owned.notes.said.extend(remember(context, &owned.session, a).await);
             }
             Ok(owned)
@@ -315,7 +325,7 @@ async fn begin(
 
 /// Somebody was shut out, and may hold writes that the volume doesn't have: what they were made on is kept as a snapshot, so
 /// that `salvage` can put them where they belong. Nobody has written yet.
-async fn remember(context: &VolumeContext, session: &Arc<Session>, a: Announce) -> Option<String> {
+async fn remember(context: &VolumeContext, session: &Arc<Session>, a: &Announce) -> Option<String> {
     let marked = session.mark_taken_over(a.active, a.last_lsn).await;
     match marked {
         Ok(name) => {
@@ -362,22 +372,49 @@ fn sweep(context: &Arc<VolumeContext>, taken: &Taken) {
 }
 
 /// Makes the new epoch part of the folder's history, durably, before the record.
-async fn announce(context: &Arc<VolumeContext>, local: &Mutex<Local>, a: Announce) -> Result<()> {
+async fn announce(
+    context: &Arc<VolumeContext>,
+    local: &Mutex<Local>,
+    a: Announce,
+    given_up: bool,
+) -> Result<()> {
+    // Before the journal knows of the claim: who can't be heard is asked again and again, under ever new ones.
+    let heard = match &a.mirror {
+        Some(Mirrored::There(named)) => {
+            let end = local.lock().found.as_ref().map_or(Lsn(0), |found| found.end);
+            match hear(&context.engine, &a.head, named, end.max(a.last_lsn)).await {
+                Ok(heard) => Some(heard),
+                Err(error) if given_up => {
+                    let why = format!(
+                        "writes that only {} has are given up, as it could not be asked: {error}",
+                        named.host
+                    );
+                    local.lock().mirrored = Some(why);
+                    None
+                }
+                Err(error) => return Err(refusal(named, &error)),
+            }
+        }
+        _ => None,
+    };
     let (journal, found) = {
         let mut local = local.lock();
         local.others = !local.found.as_ref().is_some_and(|f| f.lineage.contains(&a.active));
         (local.journal.take(), local.found.take())
     };
     let (mut done, kept) = match (journal, found) {
-        (Some(journal), Some(found)) => hand_on(context, journal, &found, a).await,
-        _ => (create(context, a).await.map_err(|e| (None, e)), None),
+        (Some(journal), Some(found)) => hand_on(context, journal, &found, &a).await,
+        _ => (create(context, &a).await.map_err(|e| (None, e)), None),
     };
-    if let Some(session) = a.mirror {
-        done = match done {
-            Ok(journal) => take_in(context, journal, session, a.last_lsn).await.map_err(|e| (None, e)),
-            error => error,
-        };
-    }
+    done = match (done, &a.mirror, heard) {
+        (Ok(journal), Some(Mirrored::Here(session)), _) => {
+            take_in(context, journal, *session, &a).await.map_err(|e| (None, e))
+        }
+        (Ok(journal), _, Some(heard)) if !heard.is_over() => {
+            take_in_heard(context, journal, heard, a.last_lsn).await.map_err(|e| (None, e))
+        }
+        (done, ..) => done,
+    };
     let mut local = local.lock();
     local.kept = kept;
     match done {
@@ -398,21 +435,44 @@ async fn take_in(
     context: &Arc<VolumeContext>,
     journal: Journal,
     session: Epoch,
+    a: &Announce,
+) -> Result<Journal> {
+    let (mirrored, _) = open_session(&context.engine, &a.head, session).await?;
+    // What is in the log already is not copied.
+    mirrored.trim(a.last_lsn);
+    let copied = match mirrored.usage().used < journal.usage().size {
+        true => copy_records(Source::Session(mirrored.replay(a.last_lsn)), context, &journal).await,
+        false => Err(too_small()),
+    };
+    let _ = mirrored.close().await;
+    opened_again(context, journal, copied).await
+}
+
+/// The same of what another host has.
+async fn take_in_heard(
+    context: &Arc<VolumeContext>,
+    journal: Journal,
+    heard: Heard,
     after: Lsn,
 ) -> Result<Journal> {
-    let engine = &context.engine;
-    let Some(head) = context.cell.read().await? else { return Ok(journal) };
-    let (mirrored, _) = open_session(engine, &head, session).await?;
-    // What is in the log already is not copied.
-    mirrored.trim(after);
-    let copied = match mirrored.usage().used < journal.usage().size {
-        true => copy_records(&mirrored, &journal, after).await,
-        false => {
-            let why = "what was mirrored here is larger than the volume's journal: raise its journal-size";
-            Err(Error::new(Kind::NoSpace, why))
-        }
-    };
-    let (_, closed) = (mirrored.close().await, journal.close().await);
+    let upto = heard.upto();
+    journal.trim(after);
+    let copied = copy_records(Source::Host(heard), context, &journal).await;
+    let journal = opened_again(context, journal, copied).await?;
+    tracing::warn!(
+        volume = %context.title(),
+        "this host's journal lacked writes that its mirror has: they were taken in, up to write {upto}"
+    );
+    Ok(journal)
+}
+
+fn too_small() -> Error {
+    let why = "what was mirrored is larger than the volume's journal: raise its journal-size, or make room on this host's disk";
+    Error::new(Kind::NoSpace, why)
+}
+
+async fn opened_again(context: &VolumeContext, journal: Journal, copied: Result<()>) -> Result<Journal> {
+    let (engine, closed) = (&context.engine, journal.close().await);
     copied?;
     closed?;
     drop(journal);
@@ -423,20 +483,41 @@ async fn take_in(
         .ok_or_else(|| Error::new(Kind::Internal, "a journal is not there any more"))
 }
 
-async fn copy_records(from: &Journal, to: &Journal, after: Lsn) -> Result<()> {
-    let mut records = from.replay(after);
-    while let Some(record) = records.next().await? {
+/// Where records come from.
+enum Source {
+    Session(Replay),
+    Host(Heard),
+}
+
+async fn copy_records(mut from: Source, context: &VolumeContext, to: &Journal) -> Result<()> {
+    let mut unsynced = 0;
+    loop {
+        let next = match &mut from {
+            Source::Session(records) => records.next().await?,
+            Source::Host(heard) => heard.next().await?,
+        };
+        let Some(record) = next else { return to.sync(None).await };
         let bytes = record.op.payload().len() as u64;
-        let mut room = to.reserve(to.cost(bytes.max(Mark::BYTES_MAX))).await?;
+        let room = to.reserve(to.cost(bytes.max(Mark::BYTES_MAX)));
+        let mut room = context.rt().timeout(ROOM, room).await.ok_or_else(too_small)??;
         to.append(&mut room, &record)?;
+        unsynced += bytes;
+        if unsynced > UNSYNCED_MAX {
+            to.sync(None).await?;
+            unsynced = 0;
+        }
     }
-    to.sync(None).await
 }
 
 /// The journal that goes on, or the old one with the error; and where one is that can't be replayed.
 type HandedOn = (Result<Journal, (Option<Journal>, Error)>, Option<PathBuf>);
 
-async fn hand_on(context: &Arc<VolumeContext>, journal: Journal, found: &Recovered, a: Announce) -> HandedOn {
+async fn hand_on(
+    context: &Arc<VolumeContext>,
+    journal: Journal,
+    found: &Recovered,
+    a: &Announce,
+) -> HandedOn {
     if found.lineage.contains(&a.active) {
         return match journal.announce(a.active, a.next).await {
             Ok(()) => (Ok(journal), None),
@@ -458,7 +539,7 @@ async fn hand_on(context: &Arc<VolumeContext>, journal: Journal, found: &Recover
     }
 }
 
-async fn create(context: &Arc<VolumeContext>, a: Announce) -> Result<Journal> {
+async fn create(context: &Arc<VolumeContext>, a: &Announce) -> Result<Journal> {
     let engine = &context.engine;
     let config = context.journal();
     let (rt, disk) = (engine.rt.clone(), engine.disk.clone());

@@ -22,7 +22,7 @@ pub use holds::Locks;
 pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
 pub use limits::{Direction, Limits, Rate};
 
-pub use naming::{ClaimBasis, Leaving, MirrorAccess, Moved, NameStanding, Naming};
+pub use naming::{ClaimBasis, Leaving, Mirror, MirrorAccess, Moved, NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
 pub use settings::{FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};

@@ -2,7 +2,7 @@
 //!
 //! | first byte | from | then |
 //! |---:|---|---|
-//! | 1 begin | owner | version (2), 1; pool id (16); volume id (16); epoch (8); lsn (8): everything after it comes; host id (16); its name (4 + n) |
+//! | 1 begin | owner | version (2), 2; pool id (16); volume id (16); epoch (8); lsn (8): everything after it comes; 1 when the head was asked to name this session, else 0 (1); host id (16); its name (4 + n) |
 //! | 2 begun | peer | lsn (8): up to there it has on its disk all that the pool lacks; 0: nothing; bytes (8) that the session has room for; host id (16); its name (4 + n) |
 //! | 3 refused | peer | 1 when the session takes no more records, else 0 (1); why (4 + n) |
 //! | 4 record | owner | hash (8, XXH3-64 of all that follows); lsn (8); kind (1); 1: first block (8), data; 2: first block (8), blocks (8); 3: a mark, as in a journal |
@@ -10,9 +10,11 @@
 //! | 6 sync | owner | lsn (8): all up to here was sent |
 //! | 7 synced | peer | lsn (8): that of a sync, which the peer's disk has |
 //! | 8 ended | owner | nothing: the head names no mirror any more |
+//! | 8 ended | peer | nothing: that was all that an owner asked for |
+//! | 9 hear | owner | as begin, of the session that the head names: what lies after that lsn is asked for |
 //!
 //! The first frame is begin, its answer begun or refused. Then the owner sends records in the order of their lsns, and the peer
-//! answers each sync.
+//! answers each sync. Or it is hear: the answer is begun, records in the order of their lsns, and ended.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
@@ -23,7 +25,7 @@ use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, HostId, Kind, Lsn, PoolId, Result, VolumeId};
 use crate::volume::head::Host;
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 /// Bytes of a record's data, at most.
 pub const DATA_MAX: usize = 1 << 20;
 const NAME_MAX: usize = 255;
@@ -37,6 +39,8 @@ pub struct Begin {
     pub epoch: Epoch,
     /// Everything after it is to come.
     pub from: Lsn,
+    /// The head was asked to name this session: where it is lost no other may take its place.
+    pub asked: bool,
     pub owner: Host,
 }
 
@@ -51,6 +55,32 @@ pub enum Message {
     Sync(Lsn),
     Synced(Lsn),
     Ended,
+    Hear(Begin),
+}
+
+impl Begin {
+    fn encode(&self, kind: u8, w: &mut Writer) {
+        w.u8(kind).u16(VERSION).u128(self.pool.0).u128(self.volume.0).u64(self.epoch.0);
+        w.u64(self.from.0).u8(self.asked.into());
+        put_host(w, &self.owner);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Begin> {
+        if r.u16()? != VERSION {
+            let why = "the other daemon mirrors volumes in another way: use the same version of windlass";
+            return Err(Error::new(Kind::Unsupported, why));
+        }
+        let (pool, volume, epoch) = (PoolId(r.u128()?), VolumeId(r.u128()?), Epoch(r.u64()?));
+        if !epoch.is_counted() {
+            return Err(r.bad("nobody has counted to a number in it"));
+        }
+        let from = counted(r)?;
+        let asked = match r.u8()? {
+            flag @ (0 | 1) => flag == 1,
+            _ => return Err(r.bad("a flag is neither 0 nor 1")),
+        };
+        Ok(Begin { pool, volume, epoch, from, asked, owner: host(r)? })
+    }
 }
 
 fn put_host(w: &mut Writer, host: &Host) {
@@ -88,11 +118,7 @@ impl Message {
     pub fn frame(&self) -> Vec<Bytes> {
         let mut w = Writer::with_capacity(64);
         match self {
-            Message::Begin(begin) => {
-                w.u8(1).u16(VERSION).u128(begin.pool.0).u128(begin.volume.0).u64(begin.epoch.0);
-                w.u64(begin.from.0);
-                put_host(&mut w, &begin.owner);
-            }
+            Message::Begin(begin) => begin.encode(1, &mut w),
             Message::Begun { end, room, host } => {
                 w.u8(2).u64(end.0).u64(*room);
                 put_host(&mut w, host);
@@ -113,6 +139,7 @@ impl Message {
             Message::Ended => {
                 w.u8(8);
             }
+            Message::Hear(begin) => begin.encode(9, &mut w),
         }
         vec![w.buf.into()]
     }
@@ -120,18 +147,7 @@ impl Message {
     pub fn parse(frame: &Bytes) -> Result<Message> {
         let mut r = Reader::new(frame, "a message of a mirror");
         let message = match r.u8()? {
-            1 => {
-                if r.u16()? != VERSION {
-                    let why =
-                        "the other daemon mirrors volumes in another way: use the same version of windlass";
-                    return Err(Error::new(Kind::Unsupported, why));
-                }
-                let (pool, volume, epoch) = (PoolId(r.u128()?), VolumeId(r.u128()?), Epoch(r.u64()?));
-                if !epoch.is_counted() {
-                    return Err(r.bad("nobody has counted to a number in it"));
-                }
-                Message::Begin(Begin { pool, volume, epoch, from: counted(&mut r)?, owner: host(&mut r)? })
-            }
+            1 => Message::Begin(Begin::decode(&mut r)?),
             2 => Message::Begun { end: counted(&mut r)?, room: r.u64()?, host: host(&mut r)? },
             3 => Message::Refused { closed: r.u8()? == 1, why: text(&mut r, WHY_MAX)? },
             4 => return parse_record(frame).map(Message::Record),
@@ -139,6 +155,7 @@ impl Message {
             6 => Message::Sync(counted(&mut r)?),
             7 => Message::Synced(counted(&mut r)?),
             8 => Message::Ended,
+            9 => Message::Hear(Begin::decode(&mut r)?),
             _ => return Err(r.bad("it is of an unknown kind")),
         };
         r.end()?;
@@ -220,8 +237,9 @@ pub mod fuzz {
     pub fn some_messages() -> Vec<Vec<u8>> {
         let host = Host { id: HostId(3), name: "h".into() };
         let (from, end) = (Lsn(4), Lsn(9));
-        let begin =
-            Begin { pool: PoolId(1), volume: VolumeId(2), epoch: Epoch(3), from, owner: host.clone() };
+        let (pool, volume, epoch, asked) = (PoolId(1), VolumeId(2), Epoch(3), true);
+        let begin = Begin { pool, volume, epoch, from, asked, owner: host.clone() };
+        let hear = Begin { asked: false, ..begin.clone() };
         let mark = Mark {
             state: StateId(1),
             name: "s".parse().expect("a name"),
@@ -242,6 +260,7 @@ pub mod fuzz {
             Message::Sync(end),
             Message::Synced(end),
             Message::Ended,
+            Message::Hear(hear),
         ];
         records.chain(others).map(|message| joined(&message)).collect()
     }

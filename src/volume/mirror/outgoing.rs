@@ -83,6 +83,8 @@ struct State {
     acked: Lsn,
     wanted: Lsn,
     named: bool,
+    /// The head was asked to name the session, and may do so.
+    asked: bool,
     link: Option<LinkState>,
     overflowed: bool,
     why: Option<String>,
@@ -176,8 +178,9 @@ impl Mirroring {
         }
     }
 
-    /// A connection begins, `tip` being the last record: everything behind the answer comes. Under the tip's lock.
-    pub fn begin(&self, tip: Lsn) -> Lsn {
+    /// A connection begins, `tip` being the last record: everything behind the answer comes; and whether the head may name
+    /// the session already. Under the tip's lock.
+    pub fn begin(&self, tip: Lsn) -> (Lsn, bool) {
         let mut state = self.state.lock();
         if !self.collects() {
             state.clear();
@@ -185,19 +188,30 @@ impl Mirroring {
             self.collects.store(true, Ordering::Relaxed);
         }
         (state.named, state.link) = (false, None);
-        state.from
+        (state.from, state.asked)
     }
 
-    /// The peer's session holds all up to `end`, and has so much room.
-    pub fn begun(&self, end: Lsn, room: u64) {
+    /// The head is to be asked to name the session. From now on it must not be begun again where it is lost: a take-over by
+    /// what took its place would miss what was flushed.
+    pub fn asks(&self) {
+        self.state.lock().asked = true;
+    }
+
+    /// The head names nobody, for certain.
+    pub fn ended(&self) {
+        self.state.lock().asked = false;
+    }
+
+    /// The peer's session holds all up to `end`, and has so much room. `Closed`: it has lost what it had synced.
+    pub fn begun(&self, end: Lsn, room: u64) -> Result<()> {
         let mut state = self.state.lock();
-        if end < state.acked.max(state.synced) {
-            // It has lost what it had synced: nothing of it counts before it is named anew.
-            (state.acked, state.synced) = (Lsn(0), Lsn(0));
+        if end.max(state.stored) < state.synced {
+            return Err(Error::new(Kind::Closed, "the peer has lost writes that it had on its disk"));
         }
         let (sent, trimmed) = (end, Lsn(0));
         let (sync_sent, unsynced, holds, held) = (Lsn(0), 0, VecDeque::new(), 0);
         state.link = Some(LinkState { sent, trimmed, sync_sent, unsynced, holds, held, room });
+        Ok(())
     }
 
     /// What the pool must have before anything is sent: there is a gap between what the peer has and what comes.
@@ -386,9 +400,9 @@ mod tests {
     fn what_the_peer_synced_counts_once_it_is_named() {
         let m = Mirroring::default();
         assert!(!m.collects() && m.ask(Lsn(0)) == Answer::Has && m.ask(Lsn(1)) == Answer::Lost);
-        assert_eq!(m.begin(Lsn(5)), Lsn(5));
+        assert_eq!(m.begin(Lsn(5)), (Lsn(5), false));
         (6..9).for_each(|lsn| m.push(&record(lsn)));
-        m.begun(Lsn(5), ROOM);
+        m.begun(Lsn(5), ROOM).unwrap();
         assert_eq!(m.gap(), None);
         let batch = m.next(u64::MAX).unwrap();
         assert_eq!((lsns(&batch), batch.sync), (vec![6, 7, 8], None));
@@ -411,32 +425,49 @@ mod tests {
     fn a_link_is_taken_up_where_it_broke_and_never_behind_a_gap() {
         let m = Mirroring::default();
         m.begin(Lsn(0));
-        m.begun(Lsn(0), ROOM);
+        m.begun(Lsn(0), ROOM).unwrap();
         (1..5).for_each(|lsn| m.push(&record(lsn)));
         m.next(u64::MAX).unwrap();
         m.sync_all();
         m.synced(Lsn(2)).unwrap();
         m.lost(String::new());
-        assert_eq!(m.begin(Lsn(4)), Lsn(2), "what is not synced comes again");
-        m.begun(Lsn(3), ROOM);
+        assert_eq!(m.begin(Lsn(4)).0, Lsn(2), "what is not synced comes again");
+        m.begun(Lsn(3), ROOM).unwrap();
         assert_eq!(lsns(&m.next(u64::MAX).unwrap()), [4]);
-        // Lost with its disk: the pool must have what it had.
+        // Lost with its disk.
         m.lost(String::new());
         m.begin(Lsn(4));
-        m.begun(Lsn(0), ROOM);
-        assert_eq!((m.gap(), lsns(&m.next(u64::MAX).unwrap())), (Some(Lsn(2)), vec![]));
-        m.named();
-        assert_eq!(m.ask(Lsn(1)), Answer::Waits, "nothing of what it had counts");
+        assert!(m.begun(Lsn(0), ROOM).unwrap_err().is(Kind::Closed));
+        // But what the pool has it need not have. What it never synced the pool must have first.
+        m.stored(Lsn(2));
+        m.begun(Lsn(0), ROOM).unwrap();
+        assert_eq!((m.gap(), lsns(&m.next(u64::MAX).unwrap())), (None, vec![3, 4]));
+        m.lost(String::new());
+        (5..7).for_each(|lsn| m.push(&record(lsn)));
         m.stored(Lsn(3));
+        m.begin(Lsn(6));
+        m.begun(Lsn(0), ROOM).unwrap();
         let batch = m.next(u64::MAX).unwrap();
-        assert_eq!((m.gap(), batch.trim, lsns(&batch)), (None, Some(Lsn(3)), vec![4]));
+        assert_eq!((m.gap(), batch.trim, lsns(&batch)), (None, Some(Lsn(3)), vec![4, 5, 6]));
+    }
+
+    #[test]
+    fn a_session_that_the_head_may_name_is_known_until_the_head_names_nobody() {
+        let m = Mirroring::default();
+        assert!(!m.begin(Lsn(0)).1);
+        m.asks();
+        m.lost(String::new());
+        m.stop();
+        assert!(m.begin(Lsn(0)).1, "the answer may be lost");
+        m.ended();
+        assert!(!m.begin(Lsn(0)).1);
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_so_is_what_the_peer_holds() {
         let m = Mirroring::default();
         m.begin(Lsn(0));
-        m.begun(Lsn(0), 3 * RECORD_COST);
+        m.begun(Lsn(0), 3 * RECORD_COST).unwrap();
         (1..6).for_each(|lsn| m.push(&record(lsn)));
         let batch = m.next(u64::MAX).unwrap();
         assert!(lsns(&batch) == [1, 2, 3] && batch.is_short);
@@ -445,7 +476,7 @@ mod tests {
         m.named();
         (6..6 + KEPT_MAX / RECORD_COST).for_each(|lsn| m.push(&record(lsn)));
         assert!(!m.collects() && m.next(1).is_err() && m.ask(Lsn(6)) == Answer::Lost);
-        assert_eq!(m.begin(Lsn(99_999)), Lsn(99_999));
+        assert_eq!(m.begin(Lsn(99_999)).0, Lsn(99_999));
         assert!(m.next(1).is_ok());
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Begin;
 use crate::base::rt::{Dial, Disk, Rt};
 use crate::base::{Epoch, Error, Kind, Lsn, Result, ResultExt as _, VolumeId};
 use crate::journal::{self, Journal, JournalConfig, Recovered};
@@ -111,7 +112,7 @@ impl Sessions {
     }
 
     /// Those that are here, or begun and broken off.
-    async fn all(&self) -> Vec<Epoch> {
+    pub async fn all(&self) -> Vec<Epoch> {
         // There is no folder before the first.
         let names = self.disk.list(&self.folder).await.unwrap_or_default();
         names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok().map(Epoch)).collect()
@@ -165,13 +166,8 @@ impl Sessions {
 
     /// The session of this ownership, and up to where it has all that the pool lacks: 0 of one that has nothing yet, which takes
     /// what comes behind `from`.
-    pub async fn begin(
-        &self,
-        like: JournalConfig,
-        volume: VolumeId,
-        epoch: Epoch,
-        from: Lsn,
-    ) -> Result<(Journal, Lsn)> {
+    pub async fn begin(&self, like: JournalConfig, begin: &Begin) -> Result<(Journal, Lsn)> {
+        let Begin { volume, epoch, from, .. } = *begin;
         if let Some((journal, found)) = self.open(like.clone(), volume, epoch).await? {
             if !journal.is_void() {
                 // An empty one was begun and broken off before what came before it was in the pool.
@@ -225,6 +221,8 @@ mod tests {
     use super::*;
     use crate::base::record::{Op, Record};
     use crate::base::rt::sim::{Sim, SimDisk};
+    use crate::base::{HostId, PoolId};
+    use crate::volume::head::Host;
 
     const VOLUME: VolumeId = VolumeId(9);
 
@@ -234,6 +232,17 @@ mod tests {
             size: 1 << 20,
             segment: Some((64 << 10, 64 << 10)),
             key: None,
+        }
+    }
+
+    fn begin(epoch: u64, from: u64) -> Begin {
+        Begin {
+            pool: PoolId(1),
+            volume: VOLUME,
+            epoch: Epoch(epoch),
+            from: Lsn(from),
+            asked: false,
+            owner: Host { id: HostId(1), name: "h".into() },
         }
     }
 
@@ -253,21 +262,21 @@ mod tests {
     fn a_session_goes_on_where_it_was_synced_and_others_go() {
         in_a_world(|sessions, disk| async move {
             for _ in 0..2 {
-                let (journal, has) = sessions.begin(like(), VOLUME, Epoch(3), Lsn(7)).await.unwrap();
+                let (journal, has) = sessions.begin(like(), &begin(3, 7)).await.unwrap();
                 assert_eq!((has, journal.end()), (Lsn(0), Lsn(7)), "what came before is not in it");
                 journal.close().await.unwrap();
             }
-            let (journal, _) = sessions.begin(like(), VOLUME, Epoch(3), Lsn(7)).await.unwrap();
+            let (journal, _) = sessions.begin(like(), &begin(3, 7)).await.unwrap();
             put(&journal, 9).await;
             journal.sync(None).await.unwrap();
             put(&journal, 10).await;
             drop(journal);
             disk.power_loss();
             sessions.rt.sleep(std::time::Duration::from_secs(1)).await;
-            let (journal, has) = sessions.begin(like(), VOLUME, Epoch(3), Lsn(20)).await.unwrap();
+            let (journal, has) = sessions.begin(like(), &begin(3, 20)).await.unwrap();
             assert_eq!(has, Lsn(9), "a gap is the owner's matter");
             journal.close().await.unwrap();
-            let (other, _) = sessions.begin(like(), VOLUME, Epoch(4), Lsn(20)).await.unwrap();
+            let (other, _) = sessions.begin(like(), &begin(4, 20)).await.unwrap();
             other.close().await.unwrap();
             assert!(sessions.has(Epoch(3)).await && sessions.has(Epoch(4)).await);
             assert!(sessions.open(like(), VolumeId(1), Epoch(4)).await.unwrap_err().is(Kind::Corrupt));

@@ -14,12 +14,13 @@ use crate::base::rt::{Link, LinkReceiver, LinkSender};
 use crate::base::{Error, Kind, Lsn, Nonce, Result};
 use crate::volume::head::{FlushMode, Head, Host, MirrorLoss, Move, Stop};
 use crate::volume::mirror::{Begin, Message};
+use crate::volume::read::EngineContext;
 use crate::volume::session::{Gate, Session};
 
 /// Until a peer is taken for one that is not there.
 const CONNECT: Duration = Duration::from_secs(3);
 /// The peer looks at the volume's head before it answers.
-const BEGIN: Duration = Duration::from_secs(10);
+pub(super) const BEGIN: Duration = Duration::from_secs(10);
 /// A peer that answers no sync for so long is lost: flushes wait no longer for it.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The peer is asked for an answer at least so often.
@@ -54,7 +55,7 @@ pub async fn keep_mirror(session: Arc<Session>, gated: bool) {
             continue;
         }
         let began = rt.now();
-        let error = match connect(&session).await {
+        let error = match connect(&session.context.engine).await {
             Ok(link) => {
                 said = false;
                 run_link(&session, link, &mut gate).await
@@ -96,14 +97,14 @@ fn names_itself(session: &Session) -> bool {
     head.mirror.is_some() && !head.is_mirrored_elsewhere(session.context.engine.host.id)
 }
 
-async fn connect(session: &Session) -> Result<Link> {
-    let Some(dial) = session.context.engine.mirror.dial.clone() else {
+pub(super) async fn connect(engine: &EngineContext) -> Result<Link> {
+    let Some(dial) = engine.mirror.dial.clone() else {
         let why = "this host knows no peer: start the daemon with `windlass serve --mirror HOST:PORT`, or write `mirror` into \
                    windlass.toml";
         return Err(Error::new(Kind::Unavailable, why));
     };
     let late = || Error::new(Kind::Timeout, format!("{} does not answer", dial.place()));
-    session.context.rt().timeout(CONNECT, dial.dial()).await.unwrap_or_else(|| Err(late()))
+    engine.rt.timeout(CONNECT, dial.dial()).await.unwrap_or_else(|| Err(late()))
 }
 
 /// Until it fails, with why.
@@ -130,7 +131,7 @@ async fn begin(
     receiver: &mut dyn LinkReceiver,
 ) -> Result<(Lsn, Host)> {
     let engine = &session.context.engine;
-    let (tip, from) = {
+    let (tip, (from, asked)) = {
         let tip = session.tip.lock();
         (tip.lsn, session.mirror.begin(tip.lsn))
     };
@@ -139,6 +140,7 @@ async fn begin(
         volume: session.context.id,
         epoch: session.epoch,
         from,
+        asked,
         owner: engine.host.clone(),
     };
     sender.send(vec![Message::Begin(begin).frame()]).await?;
@@ -151,11 +153,11 @@ async fn begin(
     if host.id == engine.host.id {
         return Err(Error::new(Kind::Usage, "the peer is this host itself: it mirrors nothing"));
     }
-    session.mirror.begun(end, room);
+    session.mirror.begun(end, room)?;
     Ok((tip, host))
 }
 
-fn unexpected(message: Message) -> Error {
+pub(super) fn unexpected(message: Message) -> Error {
     match message {
         Message::Refused { closed, why } => Error::new(
             if closed { Kind::Closed } else { Kind::Unavailable },
@@ -165,7 +167,7 @@ fn unexpected(message: Message) -> Error {
     }
 }
 
-fn hung_up() -> Error {
+pub(super) fn hung_up() -> Error {
     Error::new(Kind::Unavailable, "the peer has hung up")
 }
 
@@ -235,6 +237,7 @@ async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<G
         news.await;
     }
     let nonce = Nonce(session.context.rt().random128());
+    mirror.asks();
     change(session, |head| head.name_mirror(session.epoch, host, nonce)).await.map_err(Stop::error)?;
     mirror.named();
     tracing::info!(volume = %session.context.title(), peer = %host, "the journal is mirrored");
@@ -272,6 +275,7 @@ async fn end(session: &Arc<Session>) -> Result<(), Stop> {
     session.store(upto).await?;
     session.confirm().await?;
     change(session, |head| head.end_mirror(session.epoch)).await?;
+    session.mirror.ended();
     forget_own(session).await;
     Ok(())
 }

@@ -41,13 +41,17 @@ where
 {
     let Link { mut sender, mut receiver } = link;
     let first = rt.timeout(BEGIN, receive(&mut *receiver)).await.ok_or_else(silent)??;
-    let begin = match first {
-        Some((Message::Begin(begin), _)) => begin,
+    let (begin, tells) = match first {
+        Some((Message::Begin(begin), _)) => (begin, false),
+        Some((Message::Hear(hear), _)) => (hear, true),
         Some(_) => return Err(Error::new(Kind::Invalid, "a mirror did not begin with what it is for")),
         None => return Ok(()),
     };
     let served = async {
         let engine = engine(begin.clone()).await?;
+        if tells {
+            return tell(&engine, &begin, &mut *sender).await;
+        }
         let mut session = Kept::begin(engine, begin).await?;
         let done = session.run(&mut *sender, &mut *receiver).await;
         // What is in it is synced as it was promised; nobody else has the folder afterwards.
@@ -92,12 +96,16 @@ impl Kept {
         if begin.epoch <= sessions.closed().await? {
             return Err(closed());
         }
+        if begin.asked && !sessions.has(begin.epoch).await {
+            let why = "what was mirrored to this host before is not here any more";
+            return Err(Error::new(Kind::Fenced, why));
+        }
         let named =
             head.mirror.filter(|mirror| mirror.host.id == engine.host.id).map(|mirror| mirror.session);
         let kept: Vec<Epoch> = named.into_iter().chain([begin.epoch]).collect();
         sessions.keep_only(&kept).await?;
         let like = engine.journal(begin.volume, &head.settings);
-        let (journal, has) = sessions.begin(like, begin.volume, begin.epoch, begin.from).await?;
+        let (journal, has) = sessions.begin(like, &begin).await?;
         let end = journal.end();
         Ok(Kept { engine, seat, sessions, begin, journal, has, end, unsynced: 0 })
     }
@@ -191,6 +199,46 @@ async fn owner_of(engine: &EngineContext, begin: &Begin) -> Result<Head> {
         true => Ok(head),
         false => Err(Error::new(Kind::Refused, "the volume is encrypted, and its records came in the open")),
     }
+}
+
+/// Model: hear. An owner that starts anew gets what its journal lacks; the session takes no more records from here on, as who
+/// asks may be a copy of whom they came from.
+async fn tell(engine: &Arc<EngineContext>, hear: &Begin, sender: &mut dyn LinkSender) -> Result<()> {
+    let _seat = engine.mirror.sit(hear.volume).await?;
+    let head = engine.cell(hear.volume).confirm().await?;
+    let named = head.mirror.as_ref().filter(|m| m.host.id == engine.host.id && m.session == hear.epoch);
+    let owner = head.active.owner.as_ref().filter(|owner| owner.id == hear.owner.id);
+    if named.is_none() || owner.is_none() {
+        let why = "the volume's description names another host as owner or as its mirror by now";
+        return Err(Error::new(Kind::Refused, why));
+    }
+    let sessions = engine.sessions(hear.volume);
+    let begun = |end| Message::Begun { end, room: 0, host: engine.host.clone() }.frame();
+    if !sessions.has(hear.epoch).await {
+        sender.send(vec![begun(Lsn(0)), Message::Ended.frame()]).await?;
+        return Ok(());
+    }
+    sessions.close(hear.epoch).await?;
+    let (journal, found) = open_session(engine, &head, hear.epoch).await?;
+    let end = if found.end < found.first_lsn { Lsn(0) } else { found.end };
+    let told = tell_records(&journal, hear.from, begun(end), sender).await;
+    let _ = journal.close().await;
+    told
+}
+
+async fn tell_records(
+    journal: &Journal,
+    after: Lsn,
+    begun: Vec<bytes::Bytes>,
+    sender: &mut dyn LinkSender,
+) -> Result<()> {
+    sender.send(vec![begun]).await?;
+    let mut records = journal.replay(after);
+    while let Some(record) = records.next().await? {
+        sender.send(vec![Message::Record(record).frame()]).await?;
+    }
+    sender.send(vec![Message::Ended.frame()]).await?;
+    Ok(())
 }
 
 /// Reads back what is mirrored here: for a take-over.

@@ -21,7 +21,7 @@ use crate::pool::{ChunkKind, Payload, Pool, Probe, Told};
 use crate::store::Cause;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::Host;
-use crate::volume::head::{ClaimBasis, Claimer, Head, MirrorAccess, Recording};
+use crate::volume::head::{ClaimBasis, Claimer, Head, Mirror, MirrorAccess, Recording};
 use crate::volume::space::Before;
 use crate::volume::space::{ChunkTable, NewChunks};
 
@@ -127,8 +127,17 @@ pub struct Leftovers {
     after: Seq,
 }
 
+/// Records that the pool may lack and that the state folder's own journal may lack too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mirrored {
+    /// In a session of this host's: they come again.
+    Here(Epoch),
+    /// The head names that host's session: it is to be heard.
+    There(Mirror),
+}
+
 /// What the state folder writes down before the record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Announce {
     /// The epoch that ends.
     pub active: Epoch,
@@ -136,8 +145,10 @@ pub struct Announce {
     pub next: Epoch,
     /// The adopted log's last record.
     pub last_lsn: Lsn,
-    /// The session of this host's whose records behind that come again.
-    pub mirror: Option<Epoch>,
+    /// Who else may have records behind that.
+    pub mirror: Option<Mirrored>,
+    /// The claim's head.
+    pub head: Head,
 }
 
 /// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably. Errors: `Owned` (another host
@@ -181,8 +192,13 @@ where
         let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
         // The claim stands, and it froze what it was judged on.
         let ground = walk.head.ground(&claimer(pool, cell, how, nonce))?;
-        let mirror = if let ClaimBasis::Mirror(session) = ground { Some(session) } else { None };
-        announce(Announce { active, next: epoch, last_lsn, mirror }).await?;
+        let named = walk.head.mirror.clone().filter(|named| named.host.id != how.host.id);
+        let mirror = match ground {
+            ClaimBasis::Mirror(session) => Some(Mirrored::Here(session)),
+            ClaimBasis::Own => named.map(Mirrored::There),
+            ClaimBasis::Bare | ClaimBasis::Forced => None,
+        };
+        announce(Announce { active, next: epoch, last_lsn, mirror, head: walk.head.clone() }).await?;
         let (w, gives_up_mirror) = (walk.w_of_a_new_epoch(), ground == ClaimBasis::Forced);
         let recording = Recording { nonce, last, w, witnesses, gives_up_mirror };
         let head = cell.change(|h| h.record(&recording)).await?;

@@ -199,15 +199,115 @@ fn an_owner_who_starts_anew_takes_no_write_before_its_peer_has_all_or_the_pool()
         v.write(0, bytes(1, 4096)).await.unwrap();
         v.flush().await.unwrap();
         mirrored(&life).await;
-        let machine = life.crash();
-        peer.crash();
+        let (machine, other) = (life.crash(), peer.crash());
         let life = machine.start().await;
+        let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+        assert!(refused.is(Kind::Unavailable), "{refused}");
+        assert!(
+            refused.to_string().contains("host2") && refused.to_string().contains("--accept-loss"),
+            "{refused}"
+        );
+        let peer = other.start().await;
         let v = opened(&life).await;
+        assert!(v.read(0, 4096).await.unwrap() == bytes(1, 4096));
+        peer.crash();
         site.reach(0..3, Reach::Refuses);
         assert!(within(&life, 30, v.write(0, bytes(2, 4096))).await.is_none(), "the gate is closed");
         site.reach(0..3, Reach::Up);
         within(&life, 30, v.write(0, bytes(2, 4096))).await.expect("the mirror is ended").unwrap();
         assert_eq!(life.volumes.info(&name("v")).await.unwrap().mirror.and_then(|m| m.host), None);
+    });
+}
+
+#[test]
+fn an_owner_whose_disk_was_put_back_takes_in_what_its_peer_has() {
+    for seed in 0..4 {
+        run(80 + seed, "2+1", move |site| async move {
+            let hosts = hosts(&site);
+            let life = hosts.machines[0].found().await;
+            let peer = hosts.machines[1].start().await;
+            let v = made(&life, &[]).await;
+            v.write(0, bytes(1, 300_000)).await.unwrap();
+            v.flush().await.unwrap();
+            mirrored(&life).await;
+            let earlier = match seed % 2 {
+                0 => life.machine.disk.snapshot(),
+                _ => life.machine.disk.copied(),
+            };
+            if seed < 2 {
+                site.reach(0..3, Reach::Refuses);
+            }
+            v.write(100_000, bytes(2, 3 * MIB as usize)).await.unwrap();
+            within(&life, 2, v.flush()).await.expect("the peer has it").unwrap();
+            let machine = life.crash().with(earlier);
+            site.reach(0..3, Reach::Up);
+            let life = machine.start().await;
+            let v = opened(&life).await;
+            let mut model = vec![0; 4 * MIB as usize];
+            model[..300_000].copy_from_slice(&bytes(1, 300_000));
+            model[100_000..100_000 + 3 * MIB as usize].copy_from_slice(&bytes(2, 3 * MIB as usize));
+            assert!(v.read(0, 4 * MIB).await.unwrap() == model);
+            mirrored(&life).await;
+            v.write(0, bytes(3, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.crash();
+            model[..4096].copy_from_slice(&bytes(3, 4096));
+            peer.volumes.take_over(&name("v"), false).await.unwrap();
+            assert!(opened(&peer).await.read(0, 4 * MIB).await.unwrap() == model);
+        });
+    }
+}
+
+#[test]
+fn an_owner_goes_on_without_what_its_peer_had_where_the_user_gives_it_up() {
+    run(90, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let life = hosts.machines[0].found().await;
+        let peer = hosts.machines[1].start().await;
+        let v = made(&life, &[]).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        mirrored(&life).await;
+        let machine = life.crash();
+        peer.crash();
+        let life = machine.start().await;
+        let refused = life.volumes.take_over(&name("v"), false).await.unwrap_err();
+        assert!(refused.is(Kind::Unavailable), "{refused}");
+        let done = life.volumes.take_over(&name("v"), true).await.unwrap();
+        assert!(done.notes.iter().any(|note| note.contains("are given up")), "{done:?}");
+        let v = opened(&life).await;
+        assert!(v.read(0, 4096).await.unwrap() == bytes(1, 4096));
+        within(&life, 30, v.write(0, bytes(2, 4096))).await.expect("the mirror is ended").unwrap();
+    });
+}
+
+#[test]
+fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
+    run(95, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let life = hosts.machines[0].found().await;
+        let peer = hosts.machines[1].start().await;
+        let v = made(&life, &["mirror-loss=hold"]).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        mirrored(&life).await;
+        let machine = peer.crash();
+        machine.disk.replace();
+        let peer = machine.start().await;
+        life.sleep(1_000).await;
+        let (id, engine) = (v.id(), peer.volumes.engine());
+        assert!(
+            !engine.sessions(id).has(crate::base::Epoch(1)).await,
+            "the head names it: it would be taken for whole"
+        );
+        mirrored(&life).await;
+        let named = life.volumes.info(&name("v")).await.unwrap().mirror.unwrap();
+        assert_eq!((named.host.as_deref(), named.epoch), (Some("host2"), Some(2)));
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        within(&life, 10, v.flush()).await.expect("the peer has it").unwrap();
+        life.crash().disk.replace();
+        peer.volumes.take_over(&name("v"), false).await.unwrap();
+        assert!(opened(&peer).await.read(0, 4096).await.unwrap() == bytes(2, 4096));
     });
 }
 
@@ -237,6 +337,37 @@ fn a_volume_that_is_not_mirrored_any_more_is_forgotten_by_the_peer() {
         v.release().await.unwrap();
         assert_eq!(peer.volumes.info(&name("v")).await.unwrap().mirror.and_then(|m| m.host), None);
         assert!(opened(&peer).await.read(0, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
+
+#[test]
+fn what_is_mirrored_of_a_volume_that_has_gone_on_without_it_goes_when_the_peer_starts() {
+    run(55, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let life = hosts.machines[0].found().await;
+        let peer = hosts.machines[1].start().await;
+        let v = made(&life, &[]).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        mirrored(&life).await;
+        let (id, first) = (v.id(), crate::base::Epoch(1));
+        peer.volumes.forget_stale_sessions().await;
+        assert!(peer.volumes.engine().sessions(id).has(first).await, "the head names it");
+        // While the peer is away the owner goes on without it, and removes the volume.
+        let machine = peer.crash();
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        within(&life, 20, v.flush()).await.expect("the pool has it").unwrap();
+        life.sleep(5_000).await;
+        let peer = machine.start().await;
+        peer.volumes.forget_stale_sessions().await;
+        assert!(peer.volumes.engine().sessions(id).has(first).await, "it may be about to be named again");
+        hosts.nets[1].faults(|f| f.down = true);
+        hosts.nets[1].cut();
+        life.sleep(10_000).await;
+        drop(v);
+        life.volumes.remove(&name("v")).await.unwrap();
+        peer.volumes.forget_stale_sessions().await;
+        assert!(!peer.volumes.engine().sessions(id).any().await);
     });
 }
 
@@ -303,6 +434,21 @@ impl Witness {
     }
 }
 
+/// Opens it on a host that starts anew, by a link that may be troubled.
+async fn heard(net: &SimNet, life: &Life) -> Arc<Volume> {
+    match life.volumes.open(&name("v"), OpenMode::Normal).await {
+        Ok(volume) => volume,
+        Err(error) => {
+            assert!(
+                error.is(Kind::Unavailable) && error.to_string().contains("mirrors this volume"),
+                "{error}"
+            );
+            net.faults(|f| (f.down, f.hangs, f.latency.1) = (false, false, Duration::from_millis(5)));
+            opened(life).await
+        }
+    }
+}
+
 /// Hosts that die in turn, with their disks or without; links that flap; the old one returns.
 async fn world(site: Site, seed: u64) {
     let hosts = hosts(&site);
@@ -312,13 +458,17 @@ async fn world(site: Site, seed: u64) {
     let mut lives = [Some(found), Some(hosts.machines[1].start().await)];
     let (mut owner, mut witness) = (0, Witness::default());
     let world = site.world.clone();
-    let mut takeovers = 0;
+    let (mut takeovers, mut earlier) = (0, None);
     for step in 0..40 {
         let at = format!("seed {seed}, step {step}");
-        let action = world.below(12);
+        let action = world.below(13);
         // Who starts or takes over meets stores that answer: what else may happen then others test.
         let faults = if seed % 2 == 1 && action < 8 { (10, 20) } else { (0, 0) };
         site.stores.iter().for_each(|s| s.faults(|f| (f.lost, f.errors) = faults));
+        if action > 6 && action != 9 {
+            // From here on the peer may have less, or another host be the owner.
+            earlier = None;
+        }
         match action {
             0..=3 => {
                 for _ in 0..1 + world.below(5) {
@@ -353,9 +503,12 @@ async fn world(site: Site, seed: u64) {
             }
             9 => {
                 // The owner dies and starts anew.
-                let machine = lives[owner].take().unwrap().crash();
+                let mut machine = lives[owner].take().unwrap().crash();
+                if let Some(earlier) = earlier.take() {
+                    machine = machine.with(earlier);
+                }
                 let life = machine.start().await;
-                v = opened(&life).await;
+                v = heard(&hosts.nets[1 - owner], &life).await;
                 lives[owner] = Some(life);
                 witness.look(&v, &at).await;
             }
@@ -380,8 +533,15 @@ async fn world(site: Site, seed: u64) {
                     }
                     Err(e) => panic!("{at}: {e}"),
                 }
-                v = opened(lives[owner].as_ref().unwrap()).await;
+                v = heard(&hosts.nets[1 - owner], lives[owner].as_ref().unwrap()).await;
                 witness.look(&v, &at).await;
+            }
+            11 => {
+                // Whoever is mirrored can have its disk put back.
+                let life = lives[owner].as_ref().unwrap();
+                let whole = state(life).as_deref() == Some("mirrored");
+                earlier = whole.then(|| life.machine.disk.snapshot());
+                continue;
             }
             _ => {
                 site.reach(0..3, Reach::Refuses);

@@ -405,14 +405,21 @@ impl SimDisk {
 
     /// Another disk with copies of all files as the running system sees them.
     pub fn copied(&self) -> SimDisk {
+        let copy = self.snapshot();
+        copy.state.lock().faults.copy += 1;
+        copy
+    }
+
+    /// The same disk as it is now, for who puts a snapshot of its machine back: its files are the same ones.
+    pub fn snapshot(&self) -> SimDisk {
         let state = self.state.lock();
         let mut inodes = state.inodes.clone();
         for inode in inodes.values_mut() {
             *inode = Inode { medium: inode.seen.clone(), seen: inode.seen.clone(), unsynced: Vec::new() };
         }
         let (medium, seen) = (state.seen.clone(), state.seen.clone());
-        let faults = DiskFaults { copy: state.faults.copy + 1, ..state.faults };
-        let copy = State { inodes, medium, seen, faults, made: state.made, ..State::empty() };
+        let (faults, made) = (state.faults, state.made);
+        let copy = State { inodes, medium, seen, faults, made, ..State::empty() };
         SimDisk { world: self.world.clone(), state: Arc::new(Mutex::new(copy)) }
     }
 

@@ -1,0 +1,105 @@
+//! An owner that starts anew hears, before it goes on, what the host has that the head names (model `mirror`: hear).
+//!
+//! Its own journal may be an older state of itself: a snapshot of the machine that was put back, a copy of the folder, files
+//! that were removed. What was flushed since is with that host alone. So it takes in what the session there has beyond its own
+//! journal, and from then on the session takes no more records: what else runs under this host's name acknowledges nothing by
+//! it any more.
+
+use std::time::Duration;
+
+use super::keep::{BEGIN, connect, hung_up, unexpected};
+use super::serve::receive;
+use crate::base::record::Record;
+use crate::base::rt::{Link, LinkReceiver, LinkSender, Rt};
+use crate::base::{Error, Kind, Lsn, Result};
+use crate::volume::head::{Head, Mirror};
+use crate::volume::mirror::{Begin, Message};
+use crate::volume::read::EngineContext;
+
+/// Until the next record comes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What comes from that host. While it lives the session there stays as it is.
+#[derive(Debug)]
+pub struct Heard {
+    rt: Rt,
+    receiver: Box<dyn LinkReceiver>,
+    _sender: Box<dyn LinkSender>,
+    /// The last record of the session, or 0.
+    end: Lsn,
+    last: Lsn,
+}
+
+/// What the host has that the head names, beyond `after`. A host without that session has nothing, and nobody else has.
+///
+/// # Errors
+/// It can't be asked, or what it has is not whole: `refusal` says what to do.
+pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Lsn) -> Result<Heard> {
+    let Link { mut sender, mut receiver } = connect(engine).await?;
+    let hear = Begin {
+        pool: engine.pool.id(),
+        volume: head.volume,
+        epoch: named.session,
+        from: after,
+        asked: true,
+        owner: engine.host.clone(),
+    };
+    sender.send(vec![Message::Hear(hear).frame()]).await?;
+    let (end, host) = match next(&engine.rt, &mut *receiver, BEGIN).await? {
+        Message::Begun { end, host, .. } => (end, host),
+        message => return Err(unexpected(message)),
+    };
+    if host.id != named.host.id {
+        let why = format!("`--mirror` leads to {host}, which is another host");
+        return Err(Error::new(Kind::Unavailable, why));
+    }
+    Ok(Heard { rt: engine.rt.clone(), receiver, _sender: sender, end, last: after })
+}
+
+/// What to do where that host can't be heard.
+pub fn refusal(named: &Mirror, error: &Error) -> Error {
+    let host = &named.host;
+    let why = format!(
+        "{host} mirrors this volume, and could not be asked for writes that this host's journal may lack: {error}. Start {host} \
+         again; if it is lost, `windlass volume take-over --accept-loss` goes on without it"
+    );
+    Error::new(Kind::Unavailable, why)
+}
+
+async fn next(rt: &Rt, receiver: &mut dyn LinkReceiver, patience: Duration) -> Result<Message> {
+    let late = || Error::new(Kind::Timeout, "it does not answer");
+    let received = rt.timeout(patience, receive(receiver)).await.ok_or_else(late)??;
+    received.map(|(message, _)| message).ok_or_else(hung_up)
+}
+
+impl Heard {
+    /// Nothing comes.
+    pub fn is_over(&self) -> bool {
+        self.end <= self.last
+    }
+
+    /// The last write that comes.
+    pub fn upto(&self) -> Lsn {
+        self.end
+    }
+
+    /// In the order of their lsns, up to the last: `None` only when all have come.
+    pub async fn next(&mut self) -> Result<Option<Record>> {
+        let record = match next(&self.rt, &mut *self.receiver, PATIENCE).await? {
+            Message::Record(record) => record,
+            Message::Ended if self.is_over() => return Ok(None),
+            Message::Ended => {
+                let why =
+                    format!("the peer has writes up to {}, and sent them up to {} only", self.end, self.last);
+                return Err(Error::new(Kind::Corrupt, why));
+            }
+            message => return Err(unexpected(message)),
+        };
+        if record.lsn <= self.last || record.lsn > self.end {
+            let why = format!("the peer sends write {} after {} of {}", record.lsn, self.last, self.end);
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        self.last = record.lsn;
+        Ok(Some(record))
+    }
+}
