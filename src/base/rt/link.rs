@@ -30,6 +30,9 @@ pub trait LinkSender: Send + fmt::Debug {
 pub trait LinkReceiver: Send + fmt::Debug {
     /// The next frame; `None`: the other side has ended the connection. Dropped midway the connection is of no more use.
     async fn receive(&mut self) -> io::Result<Option<Frame>>;
+
+    /// Frames with data come from now on, where only short ones were expected.
+    fn expect_data(&mut self) {}
 }
 
 /// Both directions.

@@ -76,6 +76,11 @@ impl<S: AsyncRead + Send + Unpin + std::fmt::Debug> LinkReceiver for StreamRecei
         self.stream.read_exact(&mut bytes).await?;
         Ok(Some(Frame { bytes: bytes.freeze(), held }))
     }
+
+    /// Without a budget, one at a time: requests that hold one may wait for what these frames bring.
+    fn expect_data(&mut self) {
+        self.max = FRAME_MAX;
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +102,11 @@ mod tests {
         // A peer says little.
         far.sender.send(vec![vec![Bytes::from(vec![1; ANSWER_MAX + 1])]]).await.unwrap();
         assert!(near.receiver.receive().await.is_err());
+        let (a, b) = tokio::io::duplex(100_000);
+        let (mut near, mut far) = (link(a, None), link(b, Some(budget.clone())));
+        near.receiver.expect_data();
+        far.sender.send(vec![vec![Bytes::from(vec![1; ANSWER_MAX + 1])]]).await.unwrap();
+        assert_eq!(near.receiver.receive().await.unwrap().unwrap().bytes.len(), ANSWER_MAX + 1);
         drop(near);
         assert!(far.receiver.receive().await.unwrap().is_none());
     }

@@ -45,6 +45,7 @@ pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Ls
         owner: engine.host.clone(),
     };
     sender.send(vec![Message::Hear(hear).frame()]).await?;
+    receiver.expect_data();
     let (end, host) = match next(&engine.rt, &mut *receiver, BEGIN).await? {
         Message::Begun { end, host, .. } => (end, host),
         message => return Err(unexpected(message)),
