@@ -292,47 +292,75 @@ impl Engine {
     /// also when no client comes. The folder's journals tell which those are, so no store is asked about other volumes. Each
     /// volume is released when nobody has used it for a while.
     pub fn recover(self: &Arc<Self>, pool: Name) {
-        let engine = self.clone();
+        let (rt, stop, mut engine) = (self.state.host_context.rt.clone(), self.stop.clone(), self.clone());
+        let rounds = rt.clone();
         let work = async move {
-            // A hand-over waits for it.
-            let _admitted = engine.admission.enter()?;
-            let open = engine.state.pools.get(&pool).await?;
-            let left = open.volumes.left_open().await?;
-            let reopened = left
-                .into_iter()
-                .map(|volume| engine.reopen(VolumePath { pool: pool.clone(), volume }, &open.volumes));
-            stream::iter(reopened).buffer_unordered(REOPEN_AT_ONCE).collect::<Vec<()>>().await;
-            open.volumes.forget_stale_sessions().await;
-            Ok::<(), Error>(())
-        };
-        self.state
-            .host_context
-            .rt
-            .spawn(async move {
-                if let Err(error) = work.await {
-                    tracing::warn!(%error, "the search for volumes that were open here failed");
+            let mut failed = None;
+            loop {
+                match engine.reopen_left(&pool, failed).await {
+                    Ok(again) if again.is_empty() => return,
+                    Ok(again) => failed = Some(again),
+                    Err(error) => {
+                        tracing::warn!(%error, "the search for volumes that were open here failed");
+                        return;
+                    }
                 }
-            })
-            .detach();
+                let weak = Arc::downgrade(&engine);
+                drop(engine);
+                weak_sleep(&rounds, &stop).await;
+                let Some(still) = weak.upgrade().filter(|_| !stop.is_cancelled()) else { return };
+                engine = still;
+            }
+        };
+        rt.spawn(work).detach();
     }
 
-    /// Opens what was ours when we were cut off.
-    async fn reopen(&self, path: VolumePath, volumes: &Volumes) {
+    /// Opens what was open here, or of that what could not be opened before; those that may be opened later.
+    async fn reopen_left(&self, pool: &Name, failed: Option<Vec<Name>>) -> Result<Vec<Name>> {
+        // A hand-over waits for it.
+        let _admitted = self.admission.enter()?;
+        let open = self.state.pools.get(pool).await?;
+        let is_first = failed.is_none();
+        let left = match failed {
+            Some(failed) => failed,
+            None => open.volumes.left_open().await?,
+        };
+        let reopened = left.into_iter().map(|volume| async {
+            let path = VolumePath { pool: pool.clone(), volume: volume.clone() };
+            self.reopen(path, &open.volumes, is_first).await.then_some(volume)
+        });
+        let again = stream::iter(reopened).buffer_unordered(REOPEN_AT_ONCE).collect::<Vec<_>>().await;
+        if is_first {
+            open.volumes.forget_stale_sessions().await;
+        }
+        Ok(again.into_iter().flatten().collect())
+    }
+
+    /// Opens what was ours when we were cut off. Whether it failed for now: stores are away, or a peer.
+    async fn reopen(&self, path: VolumePath, volumes: &Volumes, is_first: bool) -> bool {
         // A command that has it alone opens it too.
         let Ok(session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
-            return;
+            return false;
         };
         match volumes.open(&path.volume, OpenMode::Normal).await {
             Ok(volume) => {
                 session.opened(&volume);
+                self.state.troubles.over(&Attempt::Reopen(path.clone()));
                 super::verbs::finish_of_copy(&self.state, &path).await;
+                false
             }
-            // Another host may take it over meanwhile.
-            Err(error) if error.is(Kind::Owned) => {}
+            // Another host may take it over meanwhile, or it is removed.
+            Err(error) if error.is(Kind::Owned) || error.is(Kind::Removed) => {
+                self.state.troubles.over(&Attempt::Reopen(path));
+                false
+            }
             Err(error) => {
                 let now = self.state.host_context.rt.now();
                 self.state.troubles.failed(Attempt::Reopen(path.clone()), now, error.to_string());
-                tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now")
+                if is_first {
+                    tracing::warn!(volume = %path, %error, "this volume was open here when the daemon was cut off, and can't be opened now");
+                }
+                error.is_transient()
             }
         }
     }

@@ -92,7 +92,7 @@ impl Attempt {
             ),
             Attempt::Reopen(path) => format!(
                 "{path}: it was open here when the daemon was cut off, and can't be opened now: what it had not stored waits in \
-                 this host's journal, until a client opens it: {}",
+                 this host's journal. While stores or a peer are away it is tried again; else a client that opens it tries: {}",
                 with_key(&path.to_string(), why)
             ),
             Attempt::Connect(export) => {
