@@ -13,7 +13,7 @@ use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered, Replay, peek};
 use crate::volume::head::Claimer;
 use crate::volume::head::without_journal;
-use crate::volume::head::{Floor, HeadRegister, MirrorAccess};
+use crate::volume::head::{Floor, HeadRegister, Mirror, MirrorAccess};
 use crate::volume::mirroring::{Heard, hear, open_session, refusal};
 use crate::volume::read::VolumeContext;
 use crate::volume::session::Session;
@@ -130,9 +130,33 @@ async fn put_aside_unread(context: &VolumeContext, error: Error) -> Result<()> {
     Ok(())
 }
 
+/// See `try_to_own`; where this host's journal is damaged, and a peer may have what is in it, the error says so.
+pub async fn own(
+    context: &Arc<VolumeContext>,
+    claim_request: ClaimRequest,
+    left: impl Future<Output = ()>,
+) -> Result<Owned, Failed> {
+    let owned = Box::pin(try_to_own(context, claim_request, left)).await;
+    let Err(Failed { error, tried }) = owned else { return owned };
+    if !error.is(Kind::Corrupt) {
+        return Err(Failed { error, tried });
+    }
+    let named = context.cell.read().await.ok().flatten().and_then(|head| head.mirror);
+    let error = match named.filter(|named| named.host.id != context.engine.host.id) {
+        Some(Mirror { host, .. }) => {
+            let why = format!(
+                "{error}. Before that: {host} mirrors this volume, and `windlass volume take-over` there has all flushed writes"
+            );
+            Error::new(error.kind(), why)
+        }
+        None => error,
+    };
+    Err(Failed { error, tried })
+}
+
 /// Claims, takes over, replays. On failure the folder is as it was, but for a journal that can't ever be replayed. When
 /// `left` is ready nobody wants it any more: replaying, which may have to wait as long as stores are away, ends then.
-pub async fn own(
+async fn try_to_own(
     context: &Arc<VolumeContext>,
     claim_request: ClaimRequest,
     left: impl Future<Output = ()>,

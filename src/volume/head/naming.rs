@@ -149,7 +149,7 @@ impl Mirror {
                  folder was lost. Open it on its owner instead"
             ),
             false => format!(
-                "its flushed writes are in a journal of {host}: take the volume over there, or open it on its owner"
+                "its flushed writes are in a journal of {host}: take the volume over there, or open it on its owner if that has its journal yet"
             ),
         };
         let force =

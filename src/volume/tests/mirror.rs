@@ -259,6 +259,44 @@ fn an_owner_whose_disk_was_put_back_takes_in_what_its_peer_has() {
 }
 
 #[test]
+fn where_the_owners_journal_is_damaged_its_peer_is_named_and_has_all() {
+    for removed in [false, true] {
+        run(86, "2+1", move |site| async move {
+            let hosts = hosts(&site);
+            let life = hosts.machines[0].found().await;
+            let peer = hosts.machines[1].start().await;
+            let v = made(&life, &[]).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            mirrored(&life).await;
+            site.reach(0..3, Reach::Refuses);
+            for n in 0..16 {
+                v.write(n * 65_536, bytes(n, 65_536)).await.unwrap();
+                within(&life, 2, v.flush()).await.expect("the peer has it").unwrap();
+            }
+            let (machine, folder) = (life.crash(), format!("{}/journal/segment-", v.id()));
+            let mut segments: Vec<_> = machine.disk.files().into_iter().map(|(path, _)| path).collect();
+            segments.retain(|path| path.to_string_lossy().contains(&folder));
+            segments.sort();
+            match removed {
+                true => crate::base::rt::Disk::remove(&*machine.disk, &segments[0]).await.unwrap(),
+                false => assert!(machine.disk.rot(&segments[0], 10_000, &[0x5a; 5_000])),
+            }
+            site.reach(0..3, Reach::Up);
+            let life = machine.start().await;
+            for _ in 0..3 {
+                let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+                assert!(refused.is(Kind::Corrupt), "{refused}");
+                assert!(refused.to_string().contains("host2 (host id"), "{refused}");
+            }
+            peer.volumes.take_over(&name("v"), false).await.unwrap();
+            let all: Vec<u8> = (0..16).flat_map(|n| bytes(n, 65_536)).collect();
+            assert!(opened(&peer).await.read(0, MIB).await.unwrap() == all);
+        });
+    }
+}
+
+#[test]
 fn an_owner_goes_on_without_what_its_peer_had_where_the_user_gives_it_up() {
     run(90, "2+1", |site| async move {
         let hosts = hosts(&site);

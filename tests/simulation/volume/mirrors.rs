@@ -28,9 +28,14 @@ impl Mirrors {
         Mirrors { nets, usual, thin: Mutex::new(false) }
     }
 
+    /// The host that a host's journals are mirrored to.
+    pub fn peer_of(&self, host: usize) -> Option<usize> {
+        1_usize.checked_sub(host).filter(|peer| *peer < self.nets.len())
+    }
+
     /// What a host knows of its peer.
     pub fn of(&self, host: usize) -> MirrorHost {
-        let peer = 1_usize.checked_sub(host).and_then(|peer| self.nets.get(peer));
+        let peer = self.peer_of(host).map(|peer| &self.nets[peer]);
         MirrorHost::with_peer(peer.map(|net| Arc::new(net.clone()) as Arc<dyn Dial>))
     }
 

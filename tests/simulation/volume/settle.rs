@@ -20,7 +20,7 @@ const LATE: Duration = Duration::from_secs(40);
 pub async fn settle(site: Arc<Site>, rt: Rt) {
     // One of the hosts that were there, or one that knows nothing.
     let first = site.world.below(site.plan.hosts as u64 + 1) as usize;
-    let Some((user, volumes, (volume, session))) = first_look(&site, &rt, first).await else { return };
+    let Some((user, volumes, peer, (volume, session))) = first_look(&site, &rt, first).await else { return };
     let host = user.host;
     // Alone, it waits for no peer; and who opens it next only reads, where too few stores are left to be its owner.
     match site.plan.sharing {
@@ -37,6 +37,7 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     let before = look(&volume).await.unwrap();
     volume.release().await.unwrap();
     site.model.lock().released(&session);
+    close(peer).await;
     let Some(lost) = lose_what_may_be_lost(&user, &volumes).await else { return };
     volumes.engine().pool.close().await;
 
@@ -56,19 +57,37 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
 }
 
 /// By this host; where another one is named that may have more, by that. `None`: what it needs is lost, rightly.
-async fn first_look(site: &Arc<Site>, rt: &Rt, first: usize) -> Option<(User, Volumes, Owned)> {
+async fn first_look(
+    site: &Arc<Site>,
+    rt: &Rt,
+    first: usize,
+) -> Option<(User, Volumes, Option<Volumes>, Owned)> {
     let hosts = site.plan.hosts + 1;
     for host in (first..first + hosts).map(|host| host % hosts) {
         site.note(|| format!("all is well; host{host} looks"));
         let user = User { site: site.clone(), host, rt: rt.clone() };
         let volumes = site.open(rt, host).await.unwrap();
+        // An owner who starts anew waits for the peer that the head names.
+        let peer = match site.mirrors.peer_of(host) {
+            Some(peer) => Some(site.open(rt, peer).await.unwrap()),
+            None => None,
+        };
         match owned(&user, &volumes).await {
-            Found::Owner(owned) => return Some((user, volumes, owned)),
+            Found::Owner(owned) => return Some((user, volumes, peer, owned)),
             Found::Lost => return None,
-            Found::Elsewhere => volumes.engine().pool.close().await,
+            Found::Elsewhere => {
+                volumes.engine().pool.close().await;
+                close(peer).await;
+            }
         }
     }
     panic!("all hosts are there, and yet none may open the volume: {:?}", site.refused.lock());
+}
+
+async fn close(peer: Option<Volumes>) {
+    if let Some(peer) = peer {
+        peer.engine().pool.close().await;
+    }
 }
 
 enum Found {
