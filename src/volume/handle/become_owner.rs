@@ -465,7 +465,7 @@ async fn take_in(
     // What is in the log already is not copied.
     mirrored.trim(a.last_lsn);
     let copied = match mirrored.usage().used < journal.usage().size {
-        true => copy_records(Source::Session(mirrored.replay(a.last_lsn)), context, &journal).await,
+        true => copy_records(Source::Session(Box::new(mirrored.replay(a.last_lsn))), context, &journal).await,
         false => Err(too_small()),
     };
     let _ = mirrored.close().await;
@@ -509,7 +509,7 @@ async fn opened_again(context: &VolumeContext, journal: Journal, copied: Result<
 
 /// Where records come from.
 enum Source {
-    Session(Replay),
+    Session(Box<Replay>),
     Host(Heard),
 }
 

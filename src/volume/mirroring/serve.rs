@@ -209,7 +209,8 @@ async fn tell(engine: &Arc<EngineContext>, hear: &Begin, sender: &mut dyn LinkSe
     let named = head.mirror.as_ref().filter(|m| m.host.id == engine.host.id && m.session == hear.epoch);
     let owner = head.active.owner.as_ref().filter(|owner| owner.id == hear.owner.id);
     if named.is_none() || owner.is_none() {
-        let why = "the volume's description names another host as owner or as its mirror by now";
+        let named = head.mirror.map_or_else(|| "nobody".to_owned(), |mirror| mirror.host.to_string());
+        let why = format!("it is {}, and the volume's description names {named}", engine.host);
         return Err(Error::new(Kind::Refused, why));
     }
     let sessions = engine.sessions(hear.volume);
