@@ -98,7 +98,11 @@ impl Kept {
         }
         if begin.asked && !sessions.has(begin.epoch).await {
             let why = "what was mirrored to this host before is not here any more";
-            return Err(Error::new(Kind::Fenced, why));
+            // A host in the place of the one that was asked for was never named: it begins as any other.
+            let mirror = head.mirror.as_ref();
+            if mirror.is_some_and(|m| m.host.id == engine.host.id && m.session == begin.epoch) {
+                return Err(Error::new(Kind::Fenced, why));
+            }
         }
         let named =
             head.mirror.filter(|mirror| mirror.host.id == engine.host.id).map(|mirror| mirror.session);
