@@ -5,7 +5,7 @@ The head is one atomic cell: epoch, owner, claim, and `mirror` = (host, session)
 under which a peer got its records. `log` = the writes that the pool has, in order. A host has a journal of its own (epoch, writes that the pool may lack) and those that it
 keeps for others, one for each session, and one mark: the highest epoch whose sessions are closed. Writes are numbered in order and go to one block: log and replay must ascend.
 begin   a peer looks at the head: unclaimed, of the owner's epoch; a new session stands beside one that the head names; none begins that the owner has asked the head to name
-anew    an owner whose peer has lost such a one goes on under a new epoch
+anew    an owner whose peer has lost such a one goes on under a new epoch; as it has its journal all the time, it hears nobody
 name    CAS mirror = (peer, own epoch), once the peer's session lacks nothing; its outcome may be unknown, and it may land later
 send    the peer syncs the next record, in order, if the session is the sender's and it has not closed
 ack     all that was written is in the session that the owner knows to be named, or in the pool under an unclaimed head of its own epoch
@@ -86,7 +86,7 @@ def run(close=True, whole=True, session=True, gate=True, named=True, synced=True
                 if p == i or pph != 'standby' or not live: continue
                 def peer(kept): return (p, (pph, 0, pj, kept, pshut, None))
                 has, to_whom = dict(pkept).get(mine), 'ABC'[p]
-                if has is None and owns and (mir == (p, mine) or lost and lost[1:] == (mine, (p, mine))) and not twice: yield f'finish: {name} goes on anew', to(me('standby', 0, knows=None))
+                if has is None and owns and (mir == (p, mine) or lost and lost[1:] == (mine, (p, mine))) and not twice: yield f'finish: {name} goes on anew', to(me('again', 0, knows=None))
                 elif has is None and mine > pshut and (owns or not looks):
                     yield f'finish: {name} begins with {to_whom}', to(peer((tuple(k for k in pkept if mir == (p, k[0])) if beside else ()) + ((mine, ()),)))
                 if has is None: continue
@@ -98,11 +98,11 @@ def run(close=True, whole=True, session=True, gate=True, named=True, synced=True
                     if late: yield f'{name} names {to_whom}, no answer', to(me(knows=None), lost=(i, mine, (p, mine)))
             dead = cl is not None and hs[cl[1]][1] != cl[0]             # its claimant has died: it is claimed over
             alone = hs[own][2][0] != ep                                 # the owner's journal is lost
-            if ep < epochs and (ph == 'standby' and (cl is None or dead) or live and dead and own == i and ep == mine):
+            if ep < epochs and (ph in ('standby', 'again') and (cl is None or dead) or live and dead and own == i and ep == mine):
                 last = mir[1] if session and mir else kept[-1][0] if kept else 0
                 def claim(how, **more): return to(me(how, cl[0] + 1 if cl else ep + 1), head=(ep, own, (cl[0] + 1 if cl else ep + 1, i), mir), **more)
                 mirrored = mir is not None and mir[0] == i and mir[1] in dict(kept) or not session and bool(kept)
-                if own == i and j[0] == ep: yield f'finish: {name} claims its own', claim('own')
+                if own == i and j[0] == ep: yield f'finish: {name} claims its own', claim('heard' if ph == 'again' else 'own')
                 elif mirrored and (shut >= last or not close): yield f'{"finish: " if cl or alone else ""}{name} claims by its mirror', claim('mirror')
                 elif mirrored: yield f'{"finish: " if cl or alone else ""}{name} closes', to(me(shut=max(shut, last)))
                 elif own != i and mir is None: yield f'{"finish: " if cl else ""}{name} claims: nothing is lost', claim('bare')

@@ -335,6 +335,7 @@ async fn begin(
     match context.view.books(&taken.head).await {
         Ok(books) => {
             context.confirmed_in_time(&taken.head);
+            *context.began.lock() = Some(taken.epoch);
             sweep(context, &taken);
             let session = start(context.clone(), taken, journal, books, left).await?;
             tracing::info!(volume = %context.title(), "the volume is open here");
@@ -404,7 +405,8 @@ async fn announce(
 ) -> Result<()> {
     // Before the journal knows of the claim: who can't be heard is asked again and again, under ever new ones.
     let heard = match &a.mirror {
-        Some(Mirrored::There(named)) => {
+        // A session of this process that goes on anew has all in its journal, which nobody put back meanwhile.
+        Some(Mirrored::There(named)) if *context.began.lock() != Some(a.active) => {
             let end = local.lock().found.as_ref().map_or(Lsn(0), |found| found.end);
             match hear(&context.engine, &a.head, named, end.max(a.last_lsn)).await {
                 Ok(heard) => Some(heard),

@@ -2,7 +2,7 @@
 //!
 //! | first byte | from | then |
 //! |---:|---|---|
-//! | 1 begin | owner | version (2), 2; pool id (16); volume id (16); epoch (8); lsn (8): everything after it comes; 1 when the head was asked to name this session, else 0 (1); host id (16); its name (4 + n) |
+//! | 1 begin | owner | version (2), 2; pool id (16); volume id (16); epoch (8); lsn (8): everything after it comes; id of the host whose session of this epoch the head was asked to name, or 0 (16); host id (16); its name (4 + n) |
 //! | 2 begun | peer | lsn (8): up to there it has on its disk all that the pool lacks; 0: nothing; bytes (8) that the session has room for; host id (16); its name (4 + n) |
 //! | 3 refused | peer | 1 when the session takes no more records, else 0 (1); why (4 + n) |
 //! | 4 record | owner | hash (8, XXH3-64 of all that follows); lsn (8); kind (1); 1: first block (8), data; 2: first block (8), blocks (8); 3: a mark, as in a journal |
@@ -39,8 +39,8 @@ pub struct Begin {
     pub epoch: Epoch,
     /// Everything after it is to come.
     pub from: Lsn,
-    /// The head was asked to name this session: where it is lost no other may take its place.
-    pub asked: bool,
+    /// The head was asked to name this host's session of that epoch: where it is lost no other may take its place there.
+    pub asked: Option<HostId>,
     pub owner: Host,
 }
 
@@ -61,7 +61,7 @@ pub enum Message {
 impl Begin {
     fn encode(&self, kind: u8, w: &mut Writer) {
         w.u8(kind).u16(VERSION).u128(self.pool.0).u128(self.volume.0).u64(self.epoch.0);
-        w.u64(self.from.0).u8(self.asked.into());
+        w.u64(self.from.0).u128(self.asked.map_or(0, |host| host.0));
         put_host(w, &self.owner);
     }
 
@@ -75,10 +75,7 @@ impl Begin {
             return Err(r.bad("nobody has counted to a number in it"));
         }
         let from = counted(r)?;
-        let asked = match r.u8()? {
-            flag @ (0 | 1) => flag == 1,
-            _ => return Err(r.bad("a flag is neither 0 nor 1")),
-        };
+        let asked = Some(HostId(r.u128()?)).filter(|host| host.0 != 0);
         Ok(Begin { pool, volume, epoch, from, asked, owner: host(r)? })
     }
 }
@@ -237,9 +234,9 @@ pub mod fuzz {
     pub fn some_messages() -> Vec<Vec<u8>> {
         let host = Host { id: HostId(3), name: "h".into() };
         let (from, end) = (Lsn(4), Lsn(9));
-        let (pool, volume, epoch, asked) = (PoolId(1), VolumeId(2), Epoch(3), true);
+        let (pool, volume, epoch, asked) = (PoolId(1), VolumeId(2), Epoch(3), Some(HostId(3)));
         let begin = Begin { pool, volume, epoch, from, asked, owner: host.clone() };
-        let hear = Begin { asked: false, ..begin.clone() };
+        let hear = Begin { asked: None, ..begin.clone() };
         let mark = Mark {
             state: StateId(1),
             name: "s".parse().expect("a name"),

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::record::Record;
-use crate::base::{Error, Kind, Lsn, Result};
+use crate::base::{Error, HostId, Kind, Lsn, Result};
 
 /// Bytes of records that wait for the peer or for the pool. A peer that is further behind begins anew.
 const KEPT_MAX: u64 = 64 << 20;
@@ -83,8 +83,10 @@ struct State {
     acked: Lsn,
     wanted: Lsn,
     named: bool,
-    /// The head was asked to name the session, and may do so.
-    asked: bool,
+    /// The head was asked to name the session of this host, and may do so.
+    asked: Option<HostId>,
+    /// Whose sessions the numbers above are of.
+    peer: Option<HostId>,
     link: Option<LinkState>,
     overflowed: bool,
     why: Option<String>,
@@ -178,9 +180,9 @@ impl Mirroring {
         }
     }
 
-    /// A connection begins, `tip` being the last record: everything behind the answer comes; and whether the head may name
-    /// the session already. Under the tip's lock.
-    pub fn begin(&self, tip: Lsn) -> (Lsn, bool) {
+    /// A connection begins, `tip` being the last record: everything behind the answer comes; and whose session the head may
+    /// name already. Under the tip's lock.
+    pub fn begin(&self, tip: Lsn) -> (Lsn, Option<HostId>) {
         let mut state = self.state.lock();
         if !self.collects() {
             state.clear();
@@ -191,20 +193,24 @@ impl Mirroring {
         (state.from, state.asked)
     }
 
-    /// The head is to be asked to name the session. From now on it must not be begun again where it is lost: a take-over by
+    /// The head is to be asked to name the session of this host. From now on it must not be begun again where it is lost: a take-over by
     /// what took its place would miss what was flushed.
-    pub fn asks(&self) {
-        self.state.lock().asked = true;
+    pub fn asks(&self, host: HostId) {
+        self.state.lock().asked = Some(host);
     }
 
     /// The head names nobody, for certain.
     pub fn ended(&self) {
-        self.state.lock().asked = false;
+        self.state.lock().asked = None;
     }
 
     /// The peer's session holds all up to `end`, and has so much room. `Closed`: it has lost what it had synced.
-    pub fn begun(&self, end: Lsn, room: u64) -> Result<()> {
+    pub fn begun(&self, end: Lsn, room: u64, peer: HostId) -> Result<()> {
         let mut state = self.state.lock();
+        if state.peer.replace(peer) != Some(peer) {
+            // Nothing of what another host had counts any more, before this one is named.
+            (state.acked, state.synced) = (Lsn(0), Lsn(0));
+        }
         if end.max(state.stored) < state.synced {
             return Err(Error::new(Kind::Closed, "the peer has lost writes that it had on its disk"));
         }
@@ -395,14 +401,15 @@ mod tests {
     }
 
     const ROOM: u64 = 1 << 30;
+    const PEER: HostId = HostId(2);
 
     #[test]
     fn what_the_peer_synced_counts_once_it_is_named() {
         let m = Mirroring::default();
         assert!(!m.collects() && m.ask(Lsn(0)) == Answer::Has && m.ask(Lsn(1)) == Answer::Lost);
-        assert_eq!(m.begin(Lsn(5)), (Lsn(5), false));
+        assert_eq!(m.begin(Lsn(5)), (Lsn(5), None));
         (6..9).for_each(|lsn| m.push(&record(lsn)));
-        m.begun(Lsn(5), ROOM).unwrap();
+        m.begun(Lsn(5), ROOM, PEER).unwrap();
         assert_eq!(m.gap(), None);
         let batch = m.next(u64::MAX).unwrap();
         assert_eq!((lsns(&batch), batch.sync), (vec![6, 7, 8], None));
@@ -425,28 +432,33 @@ mod tests {
     fn a_link_is_taken_up_where_it_broke_and_never_behind_a_gap() {
         let m = Mirroring::default();
         m.begin(Lsn(0));
-        m.begun(Lsn(0), ROOM).unwrap();
+        m.begun(Lsn(0), ROOM, PEER).unwrap();
         (1..5).for_each(|lsn| m.push(&record(lsn)));
         m.next(u64::MAX).unwrap();
         m.sync_all();
         m.synced(Lsn(2)).unwrap();
         m.lost(String::new());
         assert_eq!(m.begin(Lsn(4)).0, Lsn(2), "what is not synced comes again");
-        m.begun(Lsn(3), ROOM).unwrap();
+        m.begun(Lsn(3), ROOM, PEER).unwrap();
         assert_eq!(lsns(&m.next(u64::MAX).unwrap()), [4]);
         // Lost with its disk.
         m.lost(String::new());
         m.begin(Lsn(4));
-        assert!(m.begun(Lsn(0), ROOM).unwrap_err().is(Kind::Closed));
+        assert!(m.begun(Lsn(0), ROOM, PEER).unwrap_err().is(Kind::Closed));
+        m.begun(Lsn(0), ROOM, HostId(9)).unwrap();
+        m.named();
+        assert_eq!(m.ask(Lsn(1)), Answer::Waits, "nothing of what the one before had counts");
+        m.lost(String::new());
+        m.begun(Lsn(0), ROOM, PEER).unwrap();
         // But what the pool has it need not have. What it never synced the pool must have first.
         m.stored(Lsn(2));
-        m.begun(Lsn(0), ROOM).unwrap();
+        m.begun(Lsn(0), ROOM, PEER).unwrap();
         assert_eq!((m.gap(), lsns(&m.next(u64::MAX).unwrap())), (None, vec![3, 4]));
         m.lost(String::new());
         (5..7).for_each(|lsn| m.push(&record(lsn)));
         m.stored(Lsn(3));
         m.begin(Lsn(6));
-        m.begun(Lsn(0), ROOM).unwrap();
+        m.begun(Lsn(0), ROOM, PEER).unwrap();
         let batch = m.next(u64::MAX).unwrap();
         assert_eq!((m.gap(), batch.trim, lsns(&batch)), (None, Some(Lsn(3)), vec![4, 5, 6]));
     }
@@ -454,20 +466,20 @@ mod tests {
     #[test]
     fn a_session_that_the_head_may_name_is_known_until_the_head_names_nobody() {
         let m = Mirroring::default();
-        assert!(!m.begin(Lsn(0)).1);
-        m.asks();
+        assert_eq!(m.begin(Lsn(0)).1, None);
+        m.asks(PEER);
         m.lost(String::new());
         m.stop();
-        assert!(m.begin(Lsn(0)).1, "the answer may be lost");
+        assert_eq!(m.begin(Lsn(0)).1, Some(PEER), "the answer may be lost");
         m.ended();
-        assert!(!m.begin(Lsn(0)).1);
+        assert_eq!(m.begin(Lsn(0)).1, None);
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_so_is_what_the_peer_holds() {
         let m = Mirroring::default();
         m.begin(Lsn(0));
-        m.begun(Lsn(0), 3 * RECORD_COST).unwrap();
+        m.begun(Lsn(0), 3 * RECORD_COST, PEER).unwrap();
         (1..6).for_each(|lsn| m.push(&record(lsn)));
         let batch = m.next(u64::MAX).unwrap();
         assert!(lsns(&batch) == [1, 2, 3] && batch.is_short);

@@ -241,7 +241,7 @@ mod tests {
             volume: VOLUME,
             epoch: Epoch(epoch),
             from: Lsn(from),
-            asked: false,
+            asked: None,
             owner: Host { id: HostId(1), name: "h".into() },
         }
     }

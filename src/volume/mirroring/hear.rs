@@ -41,7 +41,7 @@ pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Ls
         volume: head.volume,
         epoch: named.session,
         from: after,
-        asked: true,
+        asked: Some(named.host.id),
         owner: engine.host.clone(),
     };
     sender.send(vec![Message::Hear(hear).frame()]).await?;

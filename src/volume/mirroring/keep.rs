@@ -153,7 +153,7 @@ async fn begin(
     if host.id == engine.host.id {
         return Err(Error::new(Kind::Usage, "the peer is this host itself: it mirrors nothing"));
     }
-    session.mirror.begun(end, room)?;
+    session.mirror.begun(end, room, host.id)?;
     Ok((tip, host))
 }
 
@@ -237,7 +237,7 @@ async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<G
         news.await;
     }
     let nonce = Nonce(session.context.rt().random128());
-    mirror.asks();
+    mirror.asks(host.id);
     change(session, |head| head.name_mirror(session.epoch, host, nonce)).await.map_err(Stop::error)?;
     mirror.named();
     tracing::info!(volume = %session.context.title(), peer = %host, "the journal is mirrored");

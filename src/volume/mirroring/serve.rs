@@ -96,13 +96,10 @@ impl Kept {
         if begin.epoch <= sessions.closed().await? {
             return Err(closed());
         }
-        if begin.asked && !sessions.has(begin.epoch).await {
+        // Another host in the place of the one that was asked for begins as any other.
+        if begin.asked == Some(engine.host.id) && !sessions.has(begin.epoch).await {
             let why = "what was mirrored to this host before is not here any more";
-            // A host in the place of the one that was asked for was never named: it begins as any other.
-            let mirror = head.mirror.as_ref();
-            if mirror.is_some_and(|m| m.host.id == engine.host.id && m.session == begin.epoch) {
-                return Err(Error::new(Kind::Fenced, why));
-            }
+            return Err(Error::new(Kind::Fenced, why));
         }
         let named =
             head.mirror.filter(|mirror| mirror.host.id == engine.host.id).map(|mirror| mirror.session);

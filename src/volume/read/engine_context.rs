@@ -14,7 +14,7 @@ use super::boots::Boots;
 use super::read_ahead::Ahead;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Budget, ChunkId, Error, Kind, Name, RegisterId, Result, VolumeId};
+use crate::base::{Budget, ChunkId, Epoch, Error, Kind, Name, RegisterId, Result, VolumeId};
 use crate::cache::{DiskCache, DiskCacheConfig, FrameCache};
 use crate::journal::{self, JournalConfig};
 use crate::keys::{FamilyKeys, KeyAccess, OpenKeys, Secret, VolumeKey};
@@ -403,6 +403,8 @@ pub struct VolumeContext {
     pub key: Option<VolumeKey>,
     settings: Mutex<VolumeSettings>,
     pub settings_changed: Notify,
+    /// The last ownership that began here since this volume was opened: what it wrote is in this process's journal.
+    pub began: Mutex<Option<Epoch>>,
     /// One change of them at a time.
     pub changing_settings: tokio::sync::Mutex<()>,
 }
@@ -420,7 +422,7 @@ impl VolumeContext {
         let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
         let name = Mutex::new(head.naming.name.clone().unwrap_or(name));
         let named_in = AtomicU64::new(head.naming.round);
-        let (settings_changed, changing_settings) = Default::default();
+        let (settings_changed, changing_settings, began) = Default::default();
         Arc::new(VolumeContext {
             engine,
             id,
@@ -434,6 +436,7 @@ impl VolumeContext {
             key,
             settings,
             settings_changed,
+            began,
             changing_settings,
         })
     }
