@@ -109,6 +109,12 @@ fn is_of_mirror(site: &Site, kind: Kind) -> bool {
     site.plan.is_mirrored() && (kind == Kind::Refused || not_whole)
 }
 
+/// What the head's peer had will never be told.
+fn is_lost_peer(site: &Site, why: &str) -> bool {
+    let failed = site.plan.hazard == Hazard::Disks && why.contains("or its disk failed");
+    why.contains("mirrors this volume") && (failed || why.contains("and the volume's description names"))
+}
+
 impl User {
     pub fn note(&self, what: impl FnOnce() -> String) {
         self.site.note(|| format!("host{}: {}", self.host, what()));
@@ -201,8 +207,8 @@ impl User {
                 let mode = OpenMode::TakeOver { accept_loss: guess };
                 (true, volumes.open(&name("v"), mode).await)
             }
-            // In the peer's place stands another host: who knows that it is lost does without it, and misses nothing.
-            Err(e) if e.to_string().contains("and the volume's description names") => {
+            // In the peer's place stands another host, or its disk failed: who knows that does without it, and misses nothing.
+            Err(e) if is_lost_peer(&self.site, &e.to_string()) => {
                 self.note(|| format!("refused: {e}; gives the peer up"));
                 (false, volumes.open(&name("v"), OpenMode::TakeOver { accept_loss: true }).await)
             }
