@@ -198,13 +198,25 @@ impl Engine {
     async fn begin(self: &Arc<Self>, options: &Options, mirror: &MirrorPlan) -> Result<()> {
         let Given { nbd, metrics, policy } = self.given(options).await?;
         self.state.access.replace(policy);
-        self.serve_metrics(&metrics, !options.handed_over.is_empty()).await?;
-        self.serve_mirrors(mirror, !options.handed_over.is_empty()).await?;
-        self.open_pools(&options.pools).await?;
-        self.watch_capacity();
-        self.keep_house();
-        self.watch_quotas();
-        self.listen(nbd, options.handed_over.take()).await
+        let replaces = !options.handed_over.is_empty();
+        let beside = async {
+            self.serve_metrics(&metrics, replaces).await?;
+            self.serve_mirrors(mirror, replaces).await
+        };
+        let clients = async {
+            self.open_pools(&options.pools).await?;
+            self.watch_capacity();
+            self.keep_house();
+            self.watch_quotas();
+            self.listen(nbd, options.handed_over.take()).await
+        };
+        if replaces {
+            // The clients of the daemon before don't wait until an address is free. `beside` can't fail here.
+            let (beside, clients) = futures::join!(beside, clients);
+            return beside.and(clients);
+        }
+        beside.await?;
+        clients.await
     }
 
     /// First of all: a start that takes long shows there. Of a daemon that replaces another nothing ends for it: the one before

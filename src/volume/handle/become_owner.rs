@@ -482,7 +482,10 @@ async fn take_in_heard(
     after: Lsn,
 ) -> Result<Journal> {
     let upto = heard.upto();
-    journal.trim(after);
+    if let Err(error) = ready_for(&journal, after).await {
+        close(context, &journal).await;
+        return Err(error);
+    }
     let copied = copy_records(Source::Host(heard), context, &journal).await;
     let journal = opened_again(context, journal, copied).await?;
     tracing::warn!(
@@ -490,6 +493,16 @@ async fn take_in_heard(
         "this host's journal lacked writes that its mirror has: they were taken in, up to write {upto}"
     );
     Ok(journal)
+}
+
+/// It takes records behind these, which the log has. One that was given up, as its disk took none, is begun anew.
+async fn ready_for(journal: &Journal, after: Lsn) -> Result<()> {
+    if journal.is_void() {
+        let ready = journal.make_ready().await?;
+        journal.restart(ready, after.next(), after).await?;
+    }
+    journal.trim(after);
+    Ok(())
 }
 
 fn too_small() -> Error {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::site::{Machine, Site};
 use super::*;
 use crate::base::rt::sim::SimNet;
+use crate::volume::handle::Known;
 
 /// Where all volumes of all scenarios are encrypted none is mirrored.
 fn run<F>(seed: u64, layout: &str, scenario: impl FnOnce(Site) -> F)
@@ -54,6 +55,17 @@ async fn mirrored(life: &Life) {
         life.sleep(100).await;
     }
     panic!("not mirrored: {:?}", life.volumes.glance(&name("v")));
+}
+
+/// An owner and its peer; the peer has the volume's first bytes, so many of `bytes(1, …)`, flushed.
+async fn mirrored_pair(hosts: &Hosts, settings: &[&str], written: usize) -> (Life, Life, Arc<Volume>) {
+    let life = hosts.machines[0].found().await;
+    let peer = hosts.machines[1].start().await;
+    let v = made(&life, settings).await;
+    v.write(0, bytes(1, written)).await.unwrap();
+    v.flush().await.unwrap();
+    mirrored(&life).await;
+    (life, peer, v)
 }
 
 async fn within<T>(life: &Life, seconds: u64, work: impl Future<Output = T>) -> Option<T> {
@@ -193,12 +205,7 @@ fn where_it_is_held_a_flush_waits_for_the_peer() {
 fn an_owner_who_starts_anew_takes_no_write_before_its_peer_has_all_or_the_pool() {
     run(40, "2+1", |site| async move {
         let hosts = hosts(&site);
-        let life = hosts.machines[0].found().await;
-        let peer = hosts.machines[1].start().await;
-        let v = made(&life, &[]).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        mirrored(&life).await;
+        let (life, peer, _) = mirrored_pair(&hosts, &[], 4096).await;
         let (machine, other) = (life.crash(), peer.crash());
         let life = machine.start().await;
         let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
@@ -224,12 +231,7 @@ fn an_owner_whose_disk_was_put_back_takes_in_what_its_peer_has() {
     for seed in 0..4 {
         run(80 + seed, "2+1", move |site| async move {
             let hosts = hosts(&site);
-            let life = hosts.machines[0].found().await;
-            let peer = hosts.machines[1].start().await;
-            let v = made(&life, &[]).await;
-            v.write(0, bytes(1, 300_000)).await.unwrap();
-            v.flush().await.unwrap();
-            mirrored(&life).await;
+            let (life, peer, v) = mirrored_pair(&hosts, &[], 300_000).await;
             let earlier = match seed % 2 {
                 0 => life.machine.disk.snapshot(),
                 _ => life.machine.disk.copied(),
@@ -259,16 +261,51 @@ fn an_owner_whose_disk_was_put_back_takes_in_what_its_peer_has() {
 }
 
 #[test]
+fn an_owner_whose_journal_was_given_up_takes_in_what_its_peer_has() {
+    run(84, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let (life, peer, v) = mirrored_pair(&hosts, &[], 300_000).await;
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        let full: u64 = life.machine.disk.files().iter().map(|(_, len)| len).sum();
+        life.machine.disk.faults(|f| (f.capacity, f.sync_fails) = (full + (16 << 10), 1000));
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        let flush = v.flush();
+        let given_up = async {
+            while session.journal.failed().is_none() {
+                life.sleep(1).await;
+            }
+            life.machine.disk.faults(|f| f.sync_fails = 0);
+            for _ in 0..600 {
+                life.sleep(100).await;
+                if session.journal.is_void() {
+                    return;
+                }
+            }
+            panic!("it has a journal");
+        };
+        let (flushed, ()) = futures::future::join(flush, given_up).await;
+        flushed.unwrap();
+        site.reach(0..3, Reach::Refuses);
+        v.write(4096, bytes(3, 4096)).await.unwrap();
+        life.sleep(2_000).await;
+        let machine = life.crash();
+        machine.disk.faults(|f| f.capacity = u64::MAX);
+        site.reach(0..3, Reach::Up);
+        let life = machine.start().await;
+        let v = opened(&life).await;
+        assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
+        assert!(v.read(4096, 4096).await.unwrap() == bytes(3, 4096), "the peer had it");
+        mirrored(&life).await;
+        drop(peer);
+    });
+}
+
+#[test]
 fn where_the_owners_journal_is_damaged_its_peer_is_named_and_has_all() {
     for removed in [false, true] {
         run(86, "2+1", move |site| async move {
             let hosts = hosts(&site);
-            let life = hosts.machines[0].found().await;
-            let peer = hosts.machines[1].start().await;
-            let v = made(&life, &[]).await;
-            v.write(0, bytes(1, 4096)).await.unwrap();
-            v.flush().await.unwrap();
-            mirrored(&life).await;
+            let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
             site.reach(0..3, Reach::Refuses);
             for n in 0..16 {
                 v.write(n * 65_536, bytes(n, 65_536)).await.unwrap();
@@ -300,12 +337,7 @@ fn where_the_owners_journal_is_damaged_its_peer_is_named_and_has_all() {
 fn an_owner_goes_on_without_what_its_peer_had_where_the_user_gives_it_up() {
     run(90, "2+1", |site| async move {
         let hosts = hosts(&site);
-        let life = hosts.machines[0].found().await;
-        let peer = hosts.machines[1].start().await;
-        let v = made(&life, &[]).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        mirrored(&life).await;
+        let (life, peer, _) = mirrored_pair(&hosts, &[], 4096).await;
         let machine = life.crash();
         peer.crash();
         let life = machine.start().await;
@@ -323,12 +355,7 @@ fn an_owner_goes_on_without_what_its_peer_had_where_the_user_gives_it_up() {
 fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
     run(95, "2+1", |site| async move {
         let hosts = hosts(&site);
-        let life = hosts.machines[0].found().await;
-        let peer = hosts.machines[1].start().await;
-        let v = made(&life, &["mirror-loss=hold"]).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        mirrored(&life).await;
+        let (life, peer, v) = mirrored_pair(&hosts, &["mirror-loss=hold"], 4096).await;
         let machine = peer.crash();
         machine.disk.replace();
         let peer = machine.start().await;
@@ -353,12 +380,7 @@ fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
 fn a_volume_that_is_not_mirrored_any_more_is_forgotten_by_the_peer() {
     run(50, "2+1", |site| async move {
         let hosts = hosts(&site);
-        let life = hosts.machines[0].found().await;
-        let peer = hosts.machines[1].start().await;
-        let v = made(&life, &[]).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        mirrored(&life).await;
+        let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
         let (id, engine) = (v.id(), peer.volumes.engine());
         let epoch = crate::base::Epoch(1);
         assert!(engine.sessions(id).has(epoch).await);
@@ -382,12 +404,7 @@ fn a_volume_that_is_not_mirrored_any_more_is_forgotten_by_the_peer() {
 fn what_is_mirrored_of_a_volume_that_has_gone_on_without_it_goes_when_the_peer_starts() {
     run(55, "2+1", |site| async move {
         let hosts = hosts(&site);
-        let life = hosts.machines[0].found().await;
-        let peer = hosts.machines[1].start().await;
-        let v = made(&life, &[]).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        mirrored(&life).await;
+        let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
         let (id, first) = (v.id(), crate::base::Epoch(1));
         peer.volumes.forget_stale_sessions().await;
         assert!(peer.volumes.engine().sessions(id).has(first).await, "the head names it");
