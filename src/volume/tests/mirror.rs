@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::site::{Machine, Site};
 use super::*;
 use crate::base::rt::sim::SimNet;
-use crate::volume::handle::Known;
 
 /// Where all volumes of all scenarios are encrypted none is mirrored.
 fn run<F>(seed: u64, layout: &str, scenario: impl FnOnce(Site) -> F)
@@ -258,46 +257,6 @@ fn an_owner_whose_disk_was_put_back_takes_in_what_its_peer_has() {
             assert!(opened(&peer).await.read(0, 4 * MIB).await.unwrap() == model);
         });
     }
-}
-
-#[test]
-fn an_owner_whose_journal_was_given_up_takes_in_what_its_peer_has() {
-    run(84, "2+1", |site| async move {
-        let hosts = hosts(&site);
-        let (life, peer, v) = mirrored_pair(&hosts, &[], 300_000).await;
-        let Known::Live(session) = v.known() else { panic!("it was written to") };
-        let full: u64 = life.machine.disk.files().iter().map(|(_, len)| len).sum();
-        life.machine.disk.faults(|f| (f.capacity, f.sync_fails) = (full + (16 << 10), 1000));
-        v.write(0, bytes(2, 4096)).await.unwrap();
-        let flush = v.flush();
-        let given_up = async {
-            while session.journal.failed().is_none() {
-                life.sleep(1).await;
-            }
-            life.machine.disk.faults(|f| f.sync_fails = 0);
-            for _ in 0..600 {
-                life.sleep(100).await;
-                if session.journal.is_void() {
-                    return;
-                }
-            }
-            panic!("it has a journal");
-        };
-        let (flushed, ()) = futures::future::join(flush, given_up).await;
-        flushed.unwrap();
-        site.reach(0..3, Reach::Refuses);
-        v.write(4096, bytes(3, 4096)).await.unwrap();
-        life.sleep(2_000).await;
-        let machine = life.crash();
-        machine.disk.faults(|f| f.capacity = u64::MAX);
-        site.reach(0..3, Reach::Up);
-        let life = machine.start().await;
-        let v = opened(&life).await;
-        assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
-        assert!(v.read(4096, 4096).await.unwrap() == bytes(3, 4096), "the peer had it");
-        mirrored(&life).await;
-        drop(peer);
-    });
 }
 
 #[test]
