@@ -26,14 +26,6 @@ pub use ids::{
 };
 pub use rope::Rope;
 
-/// A buffer of zeros. Asked for a large one, the allocator gives its pages back to the kernel and takes zeroed ones, each by a
-/// fault (`vec![0; len]`): writing the zeros costs less.
-pub fn zeroed(len: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len);
-    bytes.resize(len, 0);
-    bytes
-}
-
 /// A hash map whose order is the same in every run.
 pub type FastMap<K, V> =
     std::collections::HashMap<K, V, std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>>;

@@ -11,7 +11,7 @@ use zstd::zstd_safe::compress_bound;
 use crate::base::codec::Reader;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};
 use crate::base::sum::crc32c_of;
-use crate::base::{ChunkId, Error, Kind, Result, zeroed};
+use crate::base::{ChunkId, Error, Kind, Result};
 use crate::keys::{ChunkSeal, KeyAccess, SALT, TAG, VolumeKey};
 
 /// Bytes before a frame's body.
@@ -493,7 +493,7 @@ fn unsealed(stored: &Bytes, place: &Place, access: &KeyAccess) -> Result<Bytes> 
 }
 
 fn unpack(body: &[u8], raw_len: usize, how: fn(&[u8], &mut [u8]) -> Option<usize>) -> Option<Bytes> {
-    let mut raw = zeroed(raw_len);
+    let mut raw = vec![0; raw_len];
     (how(body, &mut raw)? == raw_len).then(|| raw.into())
 }
 

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
 use super::secret::Secret;
-use crate::base::{ChunkId, Error, Kind, Lsn, Name, Result, StateId, VolumeId, zeroed};
+use crate::base::{ChunkId, Error, Kind, Lsn, Name, Result, StateId, VolumeId};
 
 /// Bytes of a salt and of a tag.
 pub const SALT: usize = 16;
@@ -184,7 +184,7 @@ impl VolumeKey {
         (sealed, tag): (&[u8], &[u8]),
     ) -> Result<Option<Vec<u8>>> {
         let key = self.kept_chunk_key(number, chunk, salt)?;
-        let mut out = zeroed(sealed.len());
+        let mut out = vec![0; sealed.len()];
         let opened = key.open_separate_gather(nonce(offset), Aad::from(aad), sealed, tag, &mut out);
         Ok(opened.is_ok().then_some(out))
     }
@@ -317,7 +317,7 @@ impl JournalSeal {
 
     /// The body, sealed; `fields`, sealed with it, and the tag are appended to `out`.
     pub fn seal(&self, lsn: Lsn, aad: &[u8], body: &[u8], fields: &[u8], out: &mut [u8]) -> Vec<u8> {
-        let mut sealed = zeroed(body.len());
+        let mut sealed = vec![0; body.len()];
         self.0
             .key
             .seal_out_of_place_scatter(nonce(lsn.0), Aad::from(aad), body, &mut sealed, fields, out)

@@ -178,7 +178,7 @@ fn cached(file: &File, offset: u64, len: usize) -> Option<Bytes> {
     if len > CACHED_MAX {
         return None;
     }
-    let mut buf = crate::base::zeroed(len);
+    let mut buf = vec![0; len];
     let got = preadv2(file, &mut [io::IoSliceMut::new(&mut buf)], offset, ReadWriteFlags::NOWAIT).ok()?;
     (got == len).then(|| buf.into())
 }
@@ -272,17 +272,17 @@ impl DiskFile for RealFile {
         }
         let file = self.file.clone();
         blocking(JobClass::Quick, move || {
-            let mut buf = Vec::with_capacity(len);
-            while buf.len() < len {
-                let at = offset + buf.len() as u64;
-                match rustix::io::pread(&*file, rustix::buffer::spare_capacity(&mut buf), at) {
+            let mut buf = vec![0; len];
+            let mut done = 0;
+            while done < len {
+                match file.read_at(&mut buf[done..], offset + done as u64) {
                     Ok(0) => break,
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(e) => return Err(e.into()),
+                    Ok(n) => done += n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
                 }
             }
-            // There may be more room than was asked for.
-            buf.truncate(len);
+            buf.truncate(done);
             Ok(buf.into())
         })
         .await

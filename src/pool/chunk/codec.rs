@@ -9,7 +9,6 @@ use reed_solomon_erasure::{Field as _, ReedSolomon};
 use windlass_galois::{add_product, sums};
 
 use super::redundancy::Layout;
-use crate::base::zeroed;
 
 /// The code of one layout.
 #[derive(Clone, Debug)]
@@ -56,7 +55,7 @@ impl Codec {
     pub(in crate::pool) fn rebuild(&self, wanted: usize, len: usize, from: &[(usize, &[u8])]) -> Vec<u8> {
         assert_eq!(from.len(), self.layout.k(), "k shards make any other");
         let (indices, shards): (Vec<usize>, Vec<&[u8]>) = from.iter().copied().unzip();
-        let mut out = zeroed(len);
+        let mut out = vec![0; len];
         sums(&[&self.factors(wanted, &indices)], &shards, &mut [&mut out]);
         out
     }
