@@ -12,6 +12,9 @@ use crate::keys::{JournalSeal, TAG, VolumeKey};
 
 /// What all places in a segment are multiples of: a batch never shares a page with one that was synced before.
 pub const ALIGN: u64 = 4096;
+/// Bytes of a journal's smallest segment. Room is counted by them, and none outside of these was ever made.
+pub const SEGMENT_MIN: u64 = 8 * ALIGN;
+const SEGMENT_MAX: u64 = 1 << 30;
 /// Bytes before a segment's first batch.
 pub const SEGMENT_HEAD: u64 = ALIGN;
 pub const BATCH_HEAD: usize = 64;
@@ -192,7 +195,7 @@ impl Header {
         if count > LINEAGE_MAX
             || first_lsn.0 == 0
             || !first_lsn.is_counted()
-            || segment < 2 * ALIGN
+            || !(SEGMENT_MIN..=SEGMENT_MAX).contains(&segment)
             || segment % ALIGN != 0
         {
             return Err(r.bad("a field is out of its range"));

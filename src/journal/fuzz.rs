@@ -31,7 +31,7 @@ fn some_headers() -> Vec<Vec<u8>> {
         journal: ID,
         first_lsn: Lsn(1),
         mark: Lsn(0),
-        segment: 8192,
+        segment: 32 << 10,
         place: 3,
         sealed: false,
         lineage: vec![Epoch(1), Epoch(2)],

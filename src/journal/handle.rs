@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::format::{ALIGN, Entry, Header, LINEAGE_MAX, Opener};
+use super::format::{ALIGN, Entry, Header, LINEAGE_MAX, Opener, SEGMENT_MIN};
 use super::recover::{read_header, recover};
 use super::replay::Replay;
 use super::segment::make_segment;
@@ -29,7 +29,6 @@ use crate::keys::VolumeKey;
 const SEGMENT_FIRST: u64 = MIB / 2;
 /// The largest are this large, or a sixteenth of the journal where that is less.
 const SEGMENT_TARGET: u64 = 64 * MIB;
-const SEGMENT_MIN: u64 = 8 * ALIGN;
 
 /// Where a volume's journal lies and how large it may get.
 #[derive(Clone, Debug)]

@@ -184,7 +184,8 @@ impl Recovery<'_> {
         }
         let size = file.size().await.context(doing)? / ALIGN * ALIGN;
         let bytes = head.map_or(size, |head| head.bytes);
-        if size < bytes.max(self.header.segment) {
+        // None was ever made smaller than the header says: the room in one is counted on.
+        if size < bytes || bytes < self.header.segment {
             if head.is_some() {
                 return Err(damaged(&path, size));
             }

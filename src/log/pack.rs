@@ -105,7 +105,7 @@ impl Slice {
             _ => {
                 let place = Place { chunk: *pack, offset: at, address: 0 };
                 let index = frame::open(bytes, &place, INDEX_MAX, access)?;
-                Slice::decode_before(&index, at + bytes.len() as u64)
+                Slice::decode_before(&index, at.saturating_add(bytes.len() as u64))
             }
         }
     }
@@ -144,7 +144,7 @@ impl Slice {
         for _ in 0..n {
             let (gap, len) = (r.varint()?, r.varint()?);
             if len & 1 == 1 {
-                to = (to / SHARD_SPAN + 1) * SHARD_SPAN;
+                to = (to / SHARD_SPAN).saturating_add(1).saturating_mul(SHARD_SPAN);
             }
             let len = u32::try_from(len >> 1).map_err(|_| r.bad("a length is impossible"))?;
             let (less, blocks_on) = if is_data { (r.varint()?, r.varint()?) } else { (0, 0) };

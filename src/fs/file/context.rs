@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::base::Budget;
 use crate::base::rt::Rt;
+use crate::base::{Budget, Held};
 use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
 use crate::fs::object::{MountOptions, Ns};
@@ -19,8 +19,30 @@ pub struct MountContext {
     pub ahead: ReadAhead,
     pub options: MountOptions,
     pub clock: Clock,
-    /// Memory of parts on their way into the bucket.
-    pub uploads: Budget,
+    pub uploads: UploadMemory,
+}
+
+/// Bytes of a mount's parts on their way into the bucket at most, however much memory there is: while files are written, more
+/// only takes the processors from who writes.
+const UPLOADS_MAX: u64 = 128 << 20;
+
+/// Memory of parts on their way into the bucket.
+#[derive(Clone, Debug)]
+pub struct UploadMemory {
+    own: Budget,
+    shared: Budget,
+}
+
+impl UploadMemory {
+    pub fn new(shared: Budget) -> UploadMemory {
+        UploadMemory { own: Budget::new(UPLOADS_MAX), shared }
+    }
+
+    /// Waits for it. A holder must never wait for more.
+    pub async fn take(&self, bytes: u64) -> (Held, Held) {
+        let own = self.own.take(bytes).await;
+        (own, self.shared.take(bytes).await)
+    }
 }
 
 /// What a mount takes of its process and shares with all else that runs there.
@@ -37,7 +59,7 @@ pub struct MountResources {
 /// A mount that shares memory with nobody.
 impl From<DiskCache> for MountResources {
     fn from(cache: DiskCache) -> MountResources {
-        MountResources { cache, ahead: Budget::new(256 << 20), uploads: Budget::new(128 << 20) }
+        MountResources { cache, ahead: Budget::new(256 << 20), uploads: Budget::new(UPLOADS_MAX) }
     }
 }
 

@@ -15,6 +15,6 @@ mod write;
 
 pub use commit::Purpose;
 pub use conflict_copy::{CONFLICT, UNFINISHED};
-pub use context::{Clock, MountContext, MountResources};
+pub use context::{Clock, MountContext, MountResources, UploadMemory};
 pub use open_file::OpenFile;
 pub use state::Stood;

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::fs::bucket::BucketClient;
-use crate::fs::file::{Clock, MountContext, MountResources, OpenFile};
+use crate::fs::file::{Clock, MountContext, MountResources, OpenFile, UploadMemory};
 use crate::fs::object::{
     Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op, VERSIONS,
 };
@@ -109,6 +109,7 @@ impl Fs {
         let since = Ns::from_ms(rt.wall_ms());
         let root = Attributes::listed(&options, true, 4096, None, since);
         let clock = Clock::default();
+        let uploads = UploadMemory::new(uploads);
         let context = MountContext { rt, remote, staging, ahead, options, clock, uploads };
         let fs = Fs {
             context,
