@@ -428,17 +428,23 @@ async fn announce(
         local.others = !local.found.as_ref().is_some_and(|f| f.lineage.contains(&a.active));
         (local.journal.take(), local.found.take())
     };
-    let (mut done, kept) = match (journal, found) {
-        (Some(journal), Some(found)) => hand_on(context, journal, &found, &a).await,
+    let heard = heard.filter(|heard| !heard.is_over());
+    let takes_in = heard.is_some();
+    // Likewise: a disk that stays full must not use up the epochs of a lineage.
+    let ready = match &journal {
+        Some(journal) if takes_in => ready_for(journal, a.last_lsn).await,
+        _ => Ok(()),
+    };
+    let (mut done, kept) = match (ready, journal, found) {
+        (Err(error), journal, _) => (Err((journal, error)), None),
+        (_, Some(journal), Some(found)) => hand_on(context, journal, &found, &a).await,
         _ => (create(context, &a).await.map_err(|e| (None, e)), None),
     };
     done = match (done, &a.mirror, heard) {
         (Ok(journal), Some(Mirrored::Here(session)), _) => {
             take_in(context, journal, *session, &a).await.map_err(|e| (None, e))
         }
-        (Ok(journal), _, Some(heard)) if !heard.is_over() => {
-            take_in_heard(context, journal, heard, a.last_lsn).await.map_err(|e| (None, e))
-        }
+        (Ok(journal), _, Some(heard)) => take_in_heard(context, journal, heard).await.map_err(|e| (None, e)),
         (done, ..) => done,
     };
     let mut local = local.lock();
@@ -475,17 +481,8 @@ async fn take_in(
 }
 
 /// The same of what another host has.
-async fn take_in_heard(
-    context: &Arc<VolumeContext>,
-    journal: Journal,
-    heard: Heard,
-    after: Lsn,
-) -> Result<Journal> {
+async fn take_in_heard(context: &Arc<VolumeContext>, journal: Journal, heard: Heard) -> Result<Journal> {
     let upto = heard.upto();
-    if let Err(error) = ready_for(&journal, after).await {
-        close(context, &journal).await;
-        return Err(error);
-    }
     let copied = copy_records(Source::Host(heard), context, &journal).await;
     let journal = opened_again(context, journal, copied).await?;
     tracing::warn!(
@@ -495,7 +492,8 @@ async fn take_in_heard(
     Ok(journal)
 }
 
-/// It takes records behind these, which the log has. One that was given up, as its disk took none, is begun anew.
+/// The journal takes what was heard: behind `after`, as the log has what is before. One that was given up, as its disk took
+/// none, is begun anew.
 async fn ready_for(journal: &Journal, after: Lsn) -> Result<()> {
     if journal.is_void() {
         let ready = journal.make_ready().await?;

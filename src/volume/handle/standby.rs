@@ -128,6 +128,9 @@ impl Asker<'_> {
     /// Asks the owner, and returns when the volume may be claimed, or has another owner. `waits` is told once why that
     /// takes long.
     ///
+    /// Another host's claim comes first, until its host has had time for it: claims that overtake one another come to no
+    /// end where each takes longer than that.
+    ///
     /// # Errors
     /// `Owned`: the owner gives it to nobody, or shows no sign of life.
     pub async fn ask(&self, waits: &(dyn Fn(String) + Sync)) -> Result<()> {
@@ -140,18 +143,24 @@ impl Asker<'_> {
         let (mut sign, mut heard, mut said) = (sign_of_life(&head), began, false);
         let mut now = Some(head);
         while let Some(head) = now.filter(|head| !head.removed && head.active.epoch == epoch) {
-            if head.active.released {
-                return Ok(());
-            }
+            let claimer = head.standing().filter(|claim| claim.host.id != host.id);
             if sign_of_life(&head) != sign {
                 (sign, heard) = (sign_of_life(&head), rt.now());
             }
-            if rt.now().since(heard) >= PATIENCE {
-                return Err(self.refuse(head.unanswered(host.id, PATIENCE.as_secs())));
+            let patience = PATIENCE + claimer.map_or(Duration::ZERO, |_| self.degrade_after());
+            let silent = rt.now().since(heard) >= patience;
+            if head.active.released && (claimer.is_none() || silent) {
+                return Ok(());
+            }
+            if silent {
+                return Err(self.refuse(head.unanswered(host.id, patience.as_secs())));
             }
             if rt.now().since(began) >= SILENCE && !std::mem::replace(&mut said, true) {
-                let owner = head.active.owner.as_ref().map_or_else(String::new, |owner| format!(" {owner}"));
-                waits(format!("I/O waits: the owner{owner} is asked for the volume"));
+                waits(match (claimer, &head.active.owner) {
+                    (Some(claim), _) => format!("I/O waits: {} is opening the volume", claim.host),
+                    (None, Some(owner)) => format!("I/O waits: the owner {owner} is asked for the volume"),
+                    (None, None) => "I/O waits: the owner is asked for the volume".to_owned(),
+                });
             }
             rt.sleep(LOOK).await;
             now = context.cell.read().await?;
@@ -165,6 +174,11 @@ impl Asker<'_> {
         Ok(())
     }
 
+    /// Of its time a claim may spend so much waiting for one store.
+    fn degrade_after(&self) -> Duration {
+        self.context.engine.pool.settings().degrade_after().unwrap_or_default()
+    }
+
     fn refuse(&self, error: Error) -> Error {
         let error = error.context(format!("volume {}", self.context.title()));
         *self.queue.refused.lock() = Some((self.context.rt().now(), Arc::new(error.share())));
@@ -172,9 +186,10 @@ impl Asker<'_> {
     }
 }
 
-/// What only the owner changes.
-fn sign_of_life(head: &Head) -> (Nonce, Option<u64>) {
-    (head.checkpoint.nonce, head.wanted.as_ref().map(|wanted| wanted.heard))
+/// What only the owner changes, or who claims it.
+fn sign_of_life(head: &Head) -> (Nonce, Option<u64>, Option<Nonce>) {
+    let claim = head.standing().map(|claim| claim.nonce);
+    (head.checkpoint.nonce, head.wanted.as_ref().map(|wanted| wanted.heard), claim)
 }
 
 /// A client's presence, for other hosts' sake.

@@ -304,6 +304,28 @@ fn an_owner_that_is_slow_is_waited_for() {
     });
 }
 
+/// Two claims that both have to wait for a store do not overtake each other for ever.
+#[test]
+fn hosts_that_claim_at_once_wait_for_each_other() {
+    run(28, "2+1", |site| async move {
+        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
+        let v = made(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, MIB as usize)).await.unwrap();
+        let w = attached(&other).await;
+        v.release().await.unwrap();
+        // What was stored last is to be completed, and that takes `degrade-after`.
+        site.stores[2].contents().wipe();
+        let later = async {
+            other.sleep(1_000).await;
+            w.read(0, 4096).await
+        };
+        let both = async { futures::join!(v.read(0, 4096), later) };
+        let (first, second) =
+            life.rt.timeout(Duration::from_secs(30), both).await.expect("neither waits for ever");
+        assert!(first.unwrap() == bytes(1, 4096) && second.unwrap() == bytes(1, 4096));
+    });
+}
+
 /// Who is shut out by force does not go on as if nothing had been lost.
 #[test]
 fn who_was_shut_out_by_force_fails_its_clients() {

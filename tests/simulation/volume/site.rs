@@ -491,7 +491,9 @@ impl Site {
         assert!(holding.is_empty(), "memory for encoding is held {RESUMES:?} after all is well");
         let old: Vec<_> =
             self.waiting.lock().values().filter(|(began, _)| *began <= since).cloned().collect();
-        assert!(old.is_empty(), "these still wait {RESUMES:?} after all is well: {old:?}");
+        let failure = |host: &Machine| host.volumes.lock().as_ref()?.failure(&name("v"));
+        let why: Vec<_> = self.hosts.iter().map(failure).collect();
+        assert!(old.is_empty(), "these still wait {RESUMES:?} after all is well: {old:?}, {why:?}");
     }
 }
 
