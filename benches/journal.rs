@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use windlass::base::record::{Op, Record};
+use windlass::base::log_record::{Op, Record};
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
 use windlass::base::{Lsn, VolumeId};
 use windlass::journal::{Journal, JournalConfig};

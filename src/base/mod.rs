@@ -6,17 +6,18 @@ pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ids;
-pub mod interval;
+pub mod interval_map;
 pub mod latency;
 pub mod lock_order;
-pub mod metric;
-pub mod record;
+pub mod log_record;
+pub mod metric_definitions;
 pub mod rope;
 pub mod rt;
 pub mod size;
 pub mod sum;
 pub mod trace;
 pub mod utc;
+pub mod watched_state;
 
 pub use budget::{Budget, Held};
 pub use error::{Error, Kind, Result, ResultExt};

@@ -27,7 +27,7 @@ use crate::base::size::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
-use crate::image::changes::{ByteSource, Change, Changes, RbdChanges};
+use crate::image::diff_source::{ByteSource, Change, Changes, RbdChanges};
 use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff};
 use crate::nbd::Client;
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::moment::Moment;
+use super::snapshot_or_time::Moment;
 use super::{Global, done, output, reach_engine};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{CloneMany, SnapshotPath, Verb, VolumePath};

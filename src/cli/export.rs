@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::moment::Moment;
-use super::new_file::Target;
+use super::export_target::Target;
 use super::reach_engine::{Door, or_interrupted};
+use super::snapshot_or_time::Moment;
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
 use crate::base::rt::{RealRuntime, Rt};
@@ -19,11 +19,11 @@ use crate::base::size::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
 use crate::image::export::{Exported, Nowhere, Origin, Recipe, Sink, export};
+use crate::image::export_formats::{Qcow2, Raw, RbdDiff, lay_out};
 use crate::image::output::Output;
+use crate::image::portion_plan::{Class, changed};
 use crate::image::qcow2_writer::{Backing, Compression, Lineage, Shape};
 use crate::image::rbd_diff::Header;
-use crate::image::runs::{Class, changed};
-use crate::image::sinks::{Qcow2, Raw, RbdDiff, lay_out};
 use crate::nbd::Client;
 
 /// The context of holes, and where in its flags they stand.

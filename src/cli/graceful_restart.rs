@@ -9,7 +9,7 @@ use std::path::Path;
 use futures::future::{Either, select};
 use rustix::io::FdFlags;
 
-use super::systemd;
+use super::sd_notify;
 use crate::base::rt::{RealDisk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::{CredentialsLine, WatchAnswer};
@@ -164,7 +164,7 @@ pub fn kept() -> Result<HandedOver> {
             tracing::error!(%error, "clients are lost: the sockets that systemd kept can't be used");
             names.iter().for_each(|name| forget_one(name));
             // It listens at our addresses for as long as it has those sockets.
-            systemd::wait_until_heard()?;
+            sd_notify::wait_until_heard()?;
             Ok(HandedOver::default())
         }
     }
@@ -198,7 +198,7 @@ pub fn keep(servers: &[PausedServer]) -> Result<()> {
 
 fn store(name: &str, fd: BorrowedFd<'_>) -> Result<()> {
     // A client that is gone meanwhile is found out by the next daemon: with its socket removed the others would not fit.
-    systemd::tell_with(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), Some(fd))
+    sd_notify::tell_with(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), Some(fd))
 }
 
 /// Out of systemd's keeping: from here on bytes are read from the sockets, and another process could not go on with them.
@@ -209,7 +209,7 @@ fn forget(servers: &[PausedServer]) {
 }
 
 fn forget_one(name: &str) {
-    if let Err(error) = systemd::tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None) {
+    if let Err(error) = sd_notify::tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None) {
         tracing::warn!(%error, "systemd could not be told to let go of a socket");
     }
 }

@@ -1,39 +1,39 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
 mod apply_diff;
-mod attach;
-mod attach_device;
-mod background;
+mod attach_detach_device;
+mod attach_instructions;
 mod clone;
 mod config;
 mod cost;
 mod credentials;
 mod demo;
+mod detach_process;
 mod doctor;
 mod drill;
 mod export;
+mod export_target;
 mod graceful_restart;
-mod hooks;
 mod iam_policy;
 mod import;
 mod kernel_disk;
-mod moment;
 mod mount;
-mod new_file;
 mod output;
 mod pool;
 mod reach_engine;
 mod replicate;
+mod sd_notify;
 mod serve;
 mod snapshot;
+mod snapshot_hooks;
+mod snapshot_or_time;
 mod status;
 mod stderr_log;
-mod systemd;
 mod top;
 mod transfer_bar;
 mod volume;
 mod volume_key;
-mod volume_tree;
+mod volume_list_order;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,9 +90,9 @@ enum Command {
     /// Make a volume of a disk image: raw, qcow2, compressed; a file, a URL, a pipe
     Import(import::Import),
     /// Make a volume a disk: a device of this host, or what to type for QEMU, libvirt, systemd
-    Attach(attach::Attach),
+    Attach(attach_instructions::Attach),
     /// Undo `attach --device`
-    Detach(attach_device::Detach),
+    Detach(attach_detach_device::Detach),
     /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
     Replicate(replicate::Replicate),
     /// A volume or snapshot as an image, or what changed in it since a snapshot
@@ -179,10 +179,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Import(args) => Box::pin(import::run(&global, args)).await,
         Command::Attach(args) => match args.makes_device()? {
-            Some(number) => Box::pin(attach_device::attach(&global, &args, number)).await,
-            None => Box::pin(attach::run(&global, args)).await,
+            Some(number) => Box::pin(attach_detach_device::attach(&global, &args, number)).await,
+            None => Box::pin(attach_instructions::run(&global, args)).await,
         },
-        Command::Detach(args) => Box::pin(attach_device::detach(&global, args)).await,
+        Command::Detach(args) => Box::pin(attach_detach_device::detach(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Global, background, done, exit_code, output, reach_engine};
+use super::{Global, detach_process, done, exit_code, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
@@ -124,12 +124,12 @@ async fn once(
         }
         output::notes(global, &outcome);
         if args.detached {
-            background::say("ready")?;
+            detach_process::say("ready")?;
         }
         return Ok(Ok(done(&outcome)));
     }
     if !args.foreground && !args.detached {
-        return background::leave_behind("the mount").await.map(Ok);
+        return detach_process::leave_behind("the mount").await.map(Ok);
     }
     let cache = match MountOptions::parse(&args.o.join(","))?.0.cache {
         Cache::Off => Some(0),
@@ -150,11 +150,11 @@ async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>)
     let mounted = engine.run(verb, ProgressSink::none()).await;
     let mut told = false;
     match (&mounted, log) {
-        (Ok(_), Some(log)) => background::let_go(log, "ready")?,
+        (Ok(_), Some(log)) => detach_process::let_go(log, "ready")?,
         (Err(why), Some(log)) => {
             told = true;
             eprintln!("windlass: {why}");
-            background::let_go(log, &exit_code(why.kind()).to_string())?;
+            detach_process::let_go(log, &exit_code(why.kind()).to_string())?;
         }
         (_, None) => {}
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{Global, graceful_restart, output, reach_engine, stderr_log, systemd};
+use super::{Global, graceful_restart, output, reach_engine, sd_notify, stderr_log};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
@@ -107,7 +107,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     output::line("ready");
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, home = %control.parent().unwrap_or(&control).display(), "the daemon serves");
-    systemd::ready(&rt, &control);
+    sd_notify::ready(&rt, &control);
     let (terminated, replaced) = (std::pin::pin!(signals::terminated()), std::pin::pin!(engine.replaced()));
     let mut ended = select(terminated, replaced);
     let is_replaced = loop {
@@ -117,8 +117,8 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         }
     };
     if !is_replaced {
-        systemd::stopping();
-        if systemd::keeps_sockets() {
+        sd_notify::stopping();
+        if sd_notify::keeps_sockets() {
             engine.leave_clients(graceful_restart::keep).await;
         }
     }

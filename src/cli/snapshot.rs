@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::hooks::Hooks;
+use super::snapshot_hooks::Hooks;
 use super::volume::RemoveFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};

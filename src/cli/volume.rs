@@ -8,10 +8,10 @@ use clap::Subcommand;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::moment::Moment;
 use super::pool::parse_rate;
+use super::snapshot_or_time::Moment;
 use super::volume_key::KeyFlags;
-use super::{Global, done, forgive, output, reach_engine, volume_key, volume_tree};
+use super::{Global, done, forgive, output, reach_engine, volume_key, volume_list_order};
 use crate::base::size::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
@@ -462,7 +462,7 @@ fn list(volumes: Vec<VolumeLine>) {
         }
     };
     let heading = ["VOLUME", "SIZE", "MAPPED", "STORED", "OWNER", "STATE", "ORIGIN"];
-    output::table(&heading, volume_tree::in_order(volumes).into_iter().map(row).collect());
+    output::table(&heading, volume_list_order::in_order(volumes).into_iter().map(row).collect());
 }
 
 fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {

@@ -69,7 +69,7 @@ impl Configured {
             reread: Notify::new(),
         });
         this.watch_scrubs();
-        super::replica_schedule::follow(engine);
+        super::replica_scheduler::follow(engine);
         let first = this.follow();
         let _ = this.rt.timeout(AT_START, join_all(first)).await;
         this

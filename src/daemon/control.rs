@@ -374,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (rt, stop) = (Rt::new(RealRuntime::current()), CancellationToken::new());
         let (control, handover) = (dir.path().join("c"), dir.path().join("r"));
-        let _receiver = crate::daemon::handover::Receiver::listen(&handover).unwrap();
+        let _receiver = crate::daemon::nbd_handover::Receiver::listen(&handover).unwrap();
         serve(&rt, &control, Arc::new(Echo), stop.clone()).unwrap();
         for path in [handover, control] {
             let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;

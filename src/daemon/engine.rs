@@ -17,13 +17,13 @@ use super::config::{Config, ListenAddress};
 use super::control::{self, Answers, Handler, ProgressSink};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
-use super::handover::{self, HandedOver};
 use super::key_places::ConfiguredKeys;
 use super::listen_policy::{Flags, Given};
 use super::mirror::{MirrorFlags, MirrorPlan};
+use super::nbd_handover::{self, HandedOver};
+use super::otlp_traces::Traces;
 use super::pools::Pools;
 use super::state_dir::{HostContext, StateDir};
-use super::traces::Traces;
 use super::troubles::Attempt;
 use super::volume_clients::{DAEMON, Sessions};
 use super::{listen_policy, metrics_server};
@@ -610,7 +610,7 @@ impl Engine {
         let clients: usize = paused.iter().map(|server| server.clients.len()).sum();
         let sent = match progress.given_up().is_cancelled() {
             true => Err(Error::new(Kind::Closed, "it has given up")),
-            false => handover::send(rt, Path::new(&to.socket), &paused).await,
+            false => nbd_handover::send(rt, Path::new(&to.socket), &paused).await,
         };
         let took_ms = rt.now().since(began).as_millis() as u64;
         if let Err(error) = sent {
@@ -629,14 +629,14 @@ impl Engine {
     }
 
     fn check_can_hand_over(&self, to: &HandOver) -> Result<()> {
-        if to.format != handover::FORMAT {
+        if to.format != nbd_handover::FORMAT {
             let why = format!(
                 "a daemon of version {} takes clients over in format {}, this one, of version {}, hands them over in format {}: \
                  stop this one, and start that",
                 to.version,
                 to.format,
                 env!("CARGO_PKG_VERSION"),
-                handover::FORMAT
+                nbd_handover::FORMAT
             );
             return Err(Error::new(Kind::Unsupported, why));
         }

@@ -13,7 +13,7 @@ use super::key_places::ConfiguredKeys;
 use super::mounts::Mounts;
 use super::pool_capacity::Capacities;
 use super::pools::Pools;
-use super::replicas::Replicas;
+use super::replica_state::Replicas;
 use super::state_dir::HostContext;
 use super::troubles::Troubles;
 use super::volume_clients::Sessions;

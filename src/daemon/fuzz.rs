@@ -4,10 +4,10 @@ use super::config::fuzz as toml;
 use super::control::parse as parse_command;
 use super::control_http::parse as parse_call;
 use super::credentials::KeptFile;
-use super::handover::read_text;
 use super::listen_policy::Accounts;
-use super::metrics_http::Request;
+use super::metrics_http_message::Request;
 use super::mirror::fuzz as mirror;
+use super::nbd_handover::read_text;
 use crate::base::fuzz::{Target, choice, text, texts};
 use crate::nbd::Address;
 

@@ -16,7 +16,7 @@ use super::engine_tables::EngineState;
 use super::io_tally::IO_VERBS;
 use super::pools::OpenPool;
 use crate::base::latency::Histogram;
-use crate::base::metric::{self, Metric, Moves};
+use crate::base::metric_definitions::{self, Metric, Moves};
 use crate::base::{Budget, Name};
 use crate::pool::StoreState;
 
@@ -74,7 +74,7 @@ impl Page {
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for m in metric::ALL {
+        for m in metric_definitions::ALL {
             let Some(samples) = self.0.get(m.name) else { continue };
             let (name, unit) = parts(m.name);
             let kind = match m.moves {
@@ -110,7 +110,11 @@ fn seconds(ms: u64) -> f64 {
 /// The page as of now.
 pub fn page(state: &EngineState) -> String {
     let mut page = Page::default();
-    page.add(metric::UP_SECONDS, &[], state.host_context.rt.now().since(state.began).as_secs_f64().floor());
+    page.add(
+        metric_definitions::UP_SECONDS,
+        &[],
+        state.host_context.rt.now().since(state.began).as_secs_f64().floor(),
+    );
     memory(&mut page, state);
     let opened = state.pools.opened();
     for (name, open) in &opened {
@@ -119,12 +123,16 @@ pub fn page(state: &EngineState) -> String {
     volumes(&mut page, state, &opened);
     for replica in state.replica_lines() {
         let labels = [&*replica.from.to_string(), &*replica.to.to_string()];
-        page.add(metric::REPLICA_LAG_SECONDS, &labels, seconds(replica.lag_ms));
-        page.add(metric::REPLICA_TROUBLE, &labels, f64::from(u8::from(replica.trouble.is_some())));
+        page.add(metric_definitions::REPLICA_LAG_SECONDS, &labels, seconds(replica.lag_ms));
+        page.add(
+            metric_definitions::REPLICA_TROUBLE,
+            &labels,
+            f64::from(u8::from(replica.trouble.is_some())),
+        );
     }
     for mount in state.mounts.list() {
-        page.add(metric::MOUNT_UNSENT_FILES, &[&mount.dir], mount.unsent_files as f64);
-        page.add(metric::MOUNT_UNSENT_BYTES, &[&mount.dir], mount.unsent_bytes as f64);
+        page.add(metric_definitions::MOUNT_UNSENT_FILES, &[&mount.dir], mount.unsent_files as f64);
+        page.add(metric_definitions::MOUNT_UNSENT_BYTES, &[&mount.dir], mount.unsent_bytes as f64);
     }
     page.text()
 }
@@ -138,48 +146,56 @@ fn memory(page: &mut Page, state: &EngineState) {
         ("readahead", &memory.ahead.budget),
     ];
     for (part, budget) in parts {
-        page.add(metric::MEMORY_BYTES, &[part], budget.used() as f64);
-        page.add(metric::MEMORY_LIMIT_BYTES, &[part], budget.total() as f64);
-        page.add(metric::MEMORY_SHORT, &[part], f64::from(u8::from(budget.is_anyone_short())));
+        page.add(metric_definitions::MEMORY_BYTES, &[part], budget.used() as f64);
+        page.add(metric_definitions::MEMORY_LIMIT_BYTES, &[part], budget.total() as f64);
+        page.add(metric_definitions::MEMORY_SHORT, &[part], f64::from(u8::from(budget.is_anyone_short())));
     }
-    page.add(metric::MEMORY_BYTES, &["cache"], memory.frames.bytes() as f64);
+    page.add(metric_definitions::MEMORY_BYTES, &["cache"], memory.frames.bytes() as f64);
     let mut tier = |tier, held: [u64; 4]| {
-        let metrics =
-            [metric::CACHE_BYTES, metric::CACHE_LIMIT_BYTES, metric::CACHE_HITS, metric::CACHE_MISSES];
+        let metrics = [
+            metric_definitions::CACHE_BYTES,
+            metric_definitions::CACHE_LIMIT_BYTES,
+            metric_definitions::CACHE_HITS,
+            metric_definitions::CACHE_MISSES,
+        ];
         metrics.into_iter().zip(held).for_each(|(metric, n)| page.add(metric, &[tier], n as f64));
     };
     let frames = memory.frames.stats();
     tier("memory", [frames.bytes, frames.bytes_max, frames.hits, frames.misses]);
     if let Some(disk) = memory.disk.stats() {
         tier("disk", [disk.bytes, disk.bytes_max, disk.hits, disk.misses]);
-        page.add(metric::CACHE_OFF, &[], f64::from(u8::from(!disk.on)));
+        page.add(metric_definitions::CACHE_OFF, &[], f64::from(u8::from(!disk.on)));
     }
 }
 
 fn pool(page: &mut Page, name: &Name, open: &Arc<OpenPool>) {
     let (name, condition, status) = (name.as_str(), open.pool.condition(), open.pool.status());
     let flag = |good: bool| f64::from(u8::from(good));
-    page.add(metric::POOL_STORABLE, &[name], flag(condition.trouble().is_none()));
-    page.add(metric::POOL_DECIDABLE, &[name], flag(condition.undecided.is_none()));
-    page.add(metric::POOL_PENDING_SHARDS, &[name], status.pending_shards as f64);
-    page.add(metric::POOL_DAMAGED_SHARDS, &[name], status.damaged_shards as f64);
+    page.add(metric_definitions::POOL_STORABLE, &[name], flag(condition.trouble().is_none()));
+    page.add(metric_definitions::POOL_DECIDABLE, &[name], flag(condition.undecided.is_none()));
+    page.add(metric_definitions::POOL_PENDING_SHARDS, &[name], status.pending_shards as f64);
+    page.add(metric_definitions::POOL_DAMAGED_SHARDS, &[name], status.damaged_shards as f64);
     for store in &status.stores {
         let labels = [name, store.url.as_str()];
         page.add(
-            metric::STORE_IN,
+            metric_definitions::STORE_IN,
             &labels,
             flag(matches!(store.state, StoreState::In | StoreState::Unknown)),
         );
         for line in &store.traffic {
             let labels = [name, &store.url, &word(&line.verb), &word(&line.cause)];
-            page.add(metric::STORE_REQUESTS, &labels, line.requests as f64);
-            page.add(metric::STORE_FAILED, &labels, line.failed as f64);
-            page.add(metric::STORE_SENT_BYTES, &labels, line.sent_bytes as f64);
-            page.add(metric::STORE_RECEIVED_BYTES, &labels, line.received_bytes as f64);
-            page.add_histogram(metric::STORE_REQUEST_SECONDS, &labels, line.latencies.histogram());
+            page.add(metric_definitions::STORE_REQUESTS, &labels, line.requests as f64);
+            page.add(metric_definitions::STORE_FAILED, &labels, line.failed as f64);
+            page.add(metric_definitions::STORE_SENT_BYTES, &labels, line.sent_bytes as f64);
+            page.add(metric_definitions::STORE_RECEIVED_BYTES, &labels, line.received_bytes as f64);
+            page.add_histogram(
+                metric_definitions::STORE_REQUEST_SECONDS,
+                &labels,
+                line.latencies.histogram(),
+            );
         }
         if let Some(ms) = store.latency_ms_p99 {
-            page.add(metric::STORE_LATENCY_SECONDS, &labels, ms / 1000.0);
+            page.add(metric_definitions::STORE_LATENCY_SECONDS, &labels, ms / 1000.0);
         }
     }
 }
@@ -188,31 +204,39 @@ fn volumes(page: &mut Page, state: &EngineState, opened: &[(Name, Arc<OpenPool>)
     for used in state.sessions.list() {
         let path = used.path.to_string();
         let labels = [path.as_str()];
-        page.add(metric::VOLUME_CLIENTS, &labels, used.clients as f64);
+        page.add(metric_definitions::VOLUME_CLIENTS, &labels, used.clients as f64);
         for (verb, word) in IO_VERBS {
             let (labels, counts) = ([path.as_str(), word], used.io.of(verb));
-            page.add_histogram(metric::VOLUME_REQUEST_SECONDS, &labels, counts.latencies.histogram());
-            page.add(metric::VOLUME_REQUEST_BYTES, &labels, counts.bytes as f64);
-            page.add(metric::VOLUME_REQUEST_FAILED, &labels, counts.failed as f64);
+            page.add_histogram(
+                metric_definitions::VOLUME_REQUEST_SECONDS,
+                &labels,
+                counts.latencies.histogram(),
+            );
+            page.add(metric_definitions::VOLUME_REQUEST_BYTES, &labels, counts.bytes as f64);
+            page.add(metric_definitions::VOLUME_REQUEST_FAILED, &labels, counts.failed as f64);
         }
         let Some((_, open)) = opened.iter().find(|(name, _)| *name == used.path.pool) else { continue };
         let Some(info) = open.volumes.glance(&used.path.volume) else {
             let failed = open.volumes.failure(&used.path.volume).is_some();
-            page.add(metric::VOLUME_TROUBLE, &labels, f64::from(u8::from(failed)));
+            page.add(metric_definitions::VOLUME_TROUBLE, &labels, f64::from(u8::from(failed)));
             continue;
         };
-        page.add(metric::VOLUME_TROUBLE, &labels, f64::from(u8::from(info.trouble.is_some())));
-        page.add(metric::VOLUME_DEGRADED, &labels, f64::from(u8::from(info.degraded)));
-        page.add(metric::VOLUME_UNSENT_BYTES, &labels, info.unsent_bytes as f64);
-        page.add(metric::VOLUME_UNSENT_SECONDS, &labels, seconds(info.unsent_age_ms.unwrap_or(0)));
-        page.add(metric::VOLUME_JOURNAL_BYTES, &labels, info.journal_bytes as f64);
-        page.add(metric::VOLUME_JOURNAL_LIMIT_BYTES, &labels, info.journal_size as f64);
-        page.add(metric::VOLUME_STORED_BYTES, &labels, info.stored_bytes as f64);
+        page.add(metric_definitions::VOLUME_TROUBLE, &labels, f64::from(u8::from(info.trouble.is_some())));
+        page.add(metric_definitions::VOLUME_DEGRADED, &labels, f64::from(u8::from(info.degraded)));
+        page.add(metric_definitions::VOLUME_UNSENT_BYTES, &labels, info.unsent_bytes as f64);
+        page.add(
+            metric_definitions::VOLUME_UNSENT_SECONDS,
+            &labels,
+            seconds(info.unsent_age_ms.unwrap_or(0)),
+        );
+        page.add(metric_definitions::VOLUME_JOURNAL_BYTES, &labels, info.journal_bytes as f64);
+        page.add(metric_definitions::VOLUME_JOURNAL_LIMIT_BYTES, &labels, info.journal_size as f64);
+        page.add(metric_definitions::VOLUME_STORED_BYTES, &labels, info.stored_bytes as f64);
         if let Some(room) = info.room_bytes {
-            page.add(metric::VOLUME_ROOM_BYTES, &labels, room as f64);
+            page.add(metric_definitions::VOLUME_ROOM_BYTES, &labels, room as f64);
         }
         if let Some(ms) = info.full_in_ms {
-            page.add(metric::VOLUME_FULL_SECONDS, &labels, seconds(ms));
+            page.add(metric_definitions::VOLUME_FULL_SECONDS, &labels, seconds(ms));
         }
     }
 }
@@ -226,11 +250,11 @@ mod tests {
     #[test]
     fn samples_stand_under_their_metric_with_escaped_labels() {
         let mut page = Page::default();
-        page.add(metric::MOUNT_UNSENT_BYTES, &["/a\"b\\c\n"], 7.0);
-        page.add(metric::UP_SECONDS, &[], 1.0);
+        page.add(metric_definitions::MOUNT_UNSENT_BYTES, &["/a\"b\\c\n"], 7.0);
+        page.add(metric_definitions::UP_SECONDS, &[], 1.0);
         let mut took = crate::base::latency::Latencies::default();
         took.add(std::time::Duration::from_millis(2));
-        page.add_histogram(metric::VOLUME_REQUEST_SECONDS, &["p/v", "read"], took.histogram());
+        page.add_histogram(metric_definitions::VOLUME_REQUEST_SECONDS, &["p/v", "read"], took.histogram());
         let text = page.text();
         let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("# HELP")).collect();
         assert_eq!(
@@ -263,12 +287,12 @@ mod tests {
         let reference = include_str!("../../docs/reference.md");
         let listed: BTreeSet<&str> =
             reference.split('`').filter(|word| word.starts_with("windlass_")).collect();
-        let all: BTreeSet<&str> = metric::ALL.iter().map(|m| m.name).collect();
+        let all: BTreeSet<&str> = metric_definitions::ALL.iter().map(|m| m.name).collect();
         assert_eq!(listed, all);
-        assert_eq!(all.len(), metric::ALL.len(), "a name is used twice");
+        assert_eq!(all.len(), metric_definitions::ALL.len(), "a name is used twice");
         let known = |m: &&Metric| (m.moves == Moves::Counter) == m.name.ends_with("_total");
         let timed = |m: &Metric| m.moves != Moves::Histogram || m.name.ends_with("_seconds");
-        assert!(metric::ALL.iter().all(timed), "histograms are of seconds");
-        assert!(metric::ALL.iter().all(|m| known(&m)), "counters, and only they, end in _total");
+        assert!(metric_definitions::ALL.iter().all(timed), "histograms are of seconds");
+        assert!(metric_definitions::ALL.iter().all(|m| known(&m)), "counters, and only they, end in _total");
     }
 }

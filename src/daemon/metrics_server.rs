@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::engine_tables::EngineState;
-use super::metrics_http::{BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAVAILABLE};
+use super::metrics_http_message::{BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAVAILABLE};
 use super::{metrics, page};
 use crate::base::rt::Rt;
 use crate::base::{Budget, Name, Result};
@@ -130,7 +130,7 @@ mod tests {
     use serde_json::Value;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::super::metrics_http::HEAD_MAX;
+    use super::super::metrics_http_message::HEAD_MAX;
     use super::super::{Config, Engine, Options, StateDir};
     use super::*;
     use crate::base::rt::{RealDisk, RealRuntime};

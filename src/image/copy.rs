@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt as _;
 
-use super::source::{Content, Piece, Source};
+use super::piece_source::{Content, Piece, Source};
 use crate::base::Result;
 use crate::base::rt::{Rt, Task};
 use crate::base::size::BLOCK;
@@ -210,7 +210,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::base::rt::sim::Sim;
-    use crate::image::raw::Raw;
+    use crate::image::raw_source::Raw;
     use crate::image::read_at::InMemory;
     use parking_lot::Mutex;
 

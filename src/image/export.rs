@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::portion_plan::{Class, Cutter, Grid, PORTION, Portion};
 use super::qcow2_writer::{CLUSTER, Compression};
-use super::runs::{Class, Cutter, Grid, PORTION, Portion};
 use super::sum::{self, Input, Node, Tree};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -321,7 +321,7 @@ fn packed(part: Part, compression: Compression) -> Vec<Part> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::runs::Class::{Data, Unchanged, Zero};
+    use super::super::portion_plan::Class::{Data, Unchanged, Zero};
     use super::*;
     use crate::base::rt::RealRuntime;
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
 
-use super::changes::{ByteSource, Change, Changes, DATA_MAX, RbdChanges};
+use super::diff_source::{ByteSource, Change, Changes, DATA_MAX, RbdChanges};
 use super::format::{Compression, Format, HEAD_BYTES, detect};
 use super::qcow2::fuzz as qcow2;
 use super::qcow2_writer::{Lineage, Shape, Writer};

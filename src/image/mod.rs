@@ -9,24 +9,24 @@
 //! stream of differences (`rbd_diff`); `sum` is its checksum.
 
 mod backing_dir;
-pub mod changes;
 mod copy;
+pub mod diff_source;
 pub mod export;
+pub mod export_formats;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;
 mod local_file;
 pub mod output;
+mod piece_source;
+pub mod portion_plan;
 mod qcow2;
 pub mod qcow2_writer;
-mod raw;
+mod raw_source;
 pub mod rbd_diff;
 mod read_at;
-pub mod runs;
 mod sequential_source;
-pub mod sinks;
-mod source;
 pub mod sum;
 
 pub use backing_dir::BackingDir;
@@ -34,8 +34,8 @@ pub use copy::{CopyWatch, DiskCopy, FilledTo, Target};
 pub use format::{Compression, Format, HEAD_BYTES, detect};
 pub use http::{HttpFile, HttpOpened};
 pub use local_file::{LocalFile, Opened};
+pub use piece_source::{Content, PIECE, Piece, Source};
 pub use qcow2::{Chain, Overlay};
-pub use raw::Raw;
+pub use raw_source::Raw;
 pub use read_at::{ReadAt, sha256};
 pub use sequential_source::{Bytewise, Stream};
-pub use source::{Content, PIECE, Piece, Source};

@@ -14,9 +14,9 @@ use tokio::sync::mpsc;
 
 use super::format::Compression;
 use super::local_file::PipeReader;
-use super::raw::SECTOR;
+use super::piece_source::{Content, PIECE, Piece, Source};
+use super::raw_source::SECTOR;
 use super::read_at::{ReadAt, hex};
-use super::source::{Content, PIECE, Piece, Source};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
@@ -350,7 +350,7 @@ fn unreadable(name: &str, e: io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::base::rt::RealRuntime;
-    use crate::image::raw::whole;
+    use crate::image::raw_source::whole;
     use std::io::Write as _;
 
     fn disk() -> Vec<u8> {

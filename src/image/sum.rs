@@ -6,7 +6,7 @@
 use blake3::Hasher;
 use blake3::hazmat::{HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
-use super::runs::PORTION;
+use super::portion_plan::PORTION;
 
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 

@@ -12,7 +12,7 @@ use super::format::{ALIGN, BATCH_HEAD, BatchHead, Entry, Header, SegmentHead, su
 use super::{Journal, JournalConfig};
 use crate::base::codec::Writer;
 use crate::base::fuzz::{Target, apply, choice, edit, edits, with_xxh3};
-use crate::base::record::{Mark, Op, Record};
+use crate::base::log_record::{Mark, Op, Record};
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Epoch, JournalId, Lsn, Nonce, Result, StateId, VolumeId};

@@ -7,7 +7,7 @@ use super::format::{Opener, SEGMENT_HEAD};
 use super::recover::damaged;
 use super::segment::{Batch, Window};
 use super::state::Live;
-use crate::base::record::Record;
+use crate::base::log_record::Record;
 use crate::base::{Error, JournalId, Kind, Lsn, Result, ResultExt as _};
 
 /// Records in lsn order. Holds one batch in memory.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::format::{ALIGN, BATCH_HEAD, BatchHead, Entry, Opener, RecordHead};
 use super::state::{Segment, ZEROS};
-use crate::base::record::Record;
+use crate::base::log_record::Record;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{JournalId, Result, ResultExt as _};
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::base::record::{Mark, Op, Record};
+use crate::base::log_record::{Mark, Op, Record};
 use crate::base::rt::sim::{Process, Sim, SimDisk};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Epoch, Kind, Lsn, Nonce, StateId, VolumeId};

@@ -51,18 +51,18 @@
 //!
 //! There is no passphrase for a pool: whoever reads a store could try out words against a signature.
 
-mod data_key;
+mod data_key_sealing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod keyring;
-mod open_keys;
+mod key_access;
+mod key_table;
 mod pool_key;
 mod secret;
-mod slots;
+mod unlocked_keys;
 
-pub use data_key::{ChunkSeal, JournalSeal, NAME_SEALED, SALT, TAG, VolumeKey};
-pub use keyring::{FamilyKeys, KeyAccess};
-pub use open_keys::{KeyFinder, OpenKeys};
+pub use data_key_sealing::{ChunkSeal, JournalSeal, NAME_SEALED, SALT, TAG, VolumeKey};
+pub use key_access::{FamilyKeys, KeyAccess};
+pub use key_table::{Argon2Costs, DATA_KEYS_MAX, DataKey, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};
 pub use pool_key::{PoolKey, RegisterPlace, SIGNATURE};
 pub use secret::{Passphrase, Secret};
-pub use slots::{Argon2Costs, DATA_KEYS_MAX, DataKey, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};
+pub use unlocked_keys::{KeyFinder, OpenKeys};

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::frame_ref::FrameRef;
-use super::places::{Places, Slices};
+use super::pack_lookup::{Places, Slices};
 use super::stored_frames::{Ask, Counts, Source, is_sealed};
 use crate::base::rt::Rt;
 use crate::base::size::{BLOCK, FRAME_BLOCKS};

@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use futures::stream::{self, StreamExt as _};
 
 use super::pack::Slice;
-use super::places::{InPack, Places, Slices};
+use super::pack_lookup::{InPack, Places, Slices};
 use crate::base::rt::Rt;
 use crate::base::size::{SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Error, Kind, Result};

@@ -13,7 +13,7 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::draft::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
+use super::chunk_builder::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
 use super::frame_ref::FrameRef;
 use crate::base::rt::Rt;
 use crate::base::size::CHUNKS_AHEAD;

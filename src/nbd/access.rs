@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::export::{Changes, Description, Export, Exports, ListedExport, StatusExtent};
-use super::tls::TlsServer;
+use super::tls_server::TlsServer;
 use crate::base::{Error, Kind, Result, Rope};
 
 /// What connects a client, as far as its connection tells.

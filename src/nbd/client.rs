@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::address::Address;
 use super::export::ListedExport;
-use super::options::{
+use super::handshake_wire::{
     self, ClientFlags, ContextRequest, Info, InfoRequest, ReplyHeader, info, option, reply,
 };
 use super::output::Output;
-use super::window::Window;
+use super::receive_buffer::Window;
 use super::wire::{Chunk, Command, Errno, Headers, PAYLOAD_MAX, Reply, Request, STRING_MAX, command_flag};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -244,7 +244,7 @@ pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
     let mut haggler = Haggler::connect(address).await.context(doing)?;
     let replies = haggler.ask(option::LIST, &[]).await.context(doing)?.context(doing)?;
     let listed = replies.iter().filter(|(kind, _)| *kind == reply::SERVER);
-    listed.map(|(_, data)| options::parse_listed(data)).collect()
+    listed.map(|(_, data)| handshake_wire::parse_listed(data)).collect()
 }
 
 /// What the server at `address` tells about an export, without opening it.
@@ -288,7 +288,7 @@ impl Haggler {
 
     async fn greet(mut stream: Box<dyn Stream>) -> Result<Haggler> {
         let mut window = Window::new();
-        let no_zeroes = options::parse_greeting(&window.take(&mut stream).await?)?;
+        let no_zeroes = handshake_wire::parse_greeting(&window.take(&mut stream).await?)?;
         let mut out = Vec::new();
         ClientFlags { fixed: true, no_zeroes }.put(&mut out);
         stream.write_all(&out).await?;
@@ -298,7 +298,7 @@ impl Haggler {
     /// All replies before the ACK; the inner error is the server's refusal.
     async fn ask(&mut self, option: u32, data: &[u8]) -> Result<Result<Replies>> {
         let mut out = Vec::new();
-        options::put_option(&mut out, option, data);
+        handshake_wire::put_option(&mut out, option, data);
         self.stream.write_all(&out).await?;
         let (mut replies, mut bytes) = (Vec::new(), 0);
         loop {
@@ -345,7 +345,8 @@ impl Haggler {
         ContextRequest { name: export.to_owned(), queries }.put(&mut data);
         let replies = self.ask(option::SET_META_CONTEXT, &data).await??;
         let told = replies.iter().filter(|(kind, _)| *kind == reply::META_CONTEXT);
-        let contexts = told.map(|(_, data)| options::parse_context(data)).collect::<Result<Vec<_>>>()?;
+        let contexts =
+            told.map(|(_, data)| handshake_wire::parse_context(data)).collect::<Result<Vec<_>>>()?;
         match wanted.iter().find(|&&name| !contexts.iter().any(|(found, _)| found == name)) {
             Some(missing) => {
                 Err(Error::new(Kind::NotFound, format!("the export has no {missing} to ask about")))

@@ -16,7 +16,7 @@ use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::window::Window;
+use super::receive_buffer::Window;
 use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, command_flag, flag};
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result};

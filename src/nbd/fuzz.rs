@@ -8,13 +8,13 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Policy};
-use super::connection_state::ConnectionState;
-use super::options::{
+use super::handover_state::ConnectionState;
+use super::handshake_wire::{
     self, ClientFlags, ContextRequest, Info, InfoRequest, OptionHeader, ReplyHeader, option,
 };
-use super::paused::Until;
 use super::server::{serve_stream, serve_tls_stream};
-use super::tls::{TlsPem, TlsServer};
+use super::serving_pause::Until;
+use super::tls_server::{TlsPem, TlsServer};
 use super::wire::{Chunk, Command, Headers, Reply, Request};
 use super::{Address, Description, MemoryDisk, MemoryExports};
 use crate::base::Budget;
@@ -95,7 +95,7 @@ fn serve(bytes: Vec<u8>, by_tls: bool) {
 
 fn option_of(code: u32, data: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    options::put_option(&mut out, code, data);
+    handshake_wire::put_option(&mut out, code, data);
     out
 }
 
@@ -205,7 +205,10 @@ fn extended(data: &[u8]) {
 
 fn some_replies() -> Vec<Vec<u8>> {
     let mut listed = Vec::new();
-    options::put_listed(&mut listed, &super::ListedExport { name: "disk".into(), text: "the disk".into() });
+    handshake_wire::put_listed(
+        &mut listed,
+        &super::ListedExport { name: "disk".into(), text: "the disk".into() },
+    );
     let mut infos = Vec::new();
     let description = Description {
         name: "d".into(),
@@ -215,9 +218,9 @@ fn some_replies() -> Vec<Vec<u8>> {
         multi_conn: true,
         fast_zero: true,
     };
-    options::put_infos(&mut infos, option::GO, &description, Headers::Extended, &[1, 2, 3]);
+    handshake_wire::put_infos(&mut infos, option::GO, &description, Headers::Extended, &[1, 2, 3]);
     let mut greeting = Vec::new();
-    options::put_greeting(&mut greeting);
+    handshake_wire::put_greeting(&mut greeting);
     let all = [greeting, listed, infos, [&0x6744_6698u32.to_be_bytes()[..], &[0; 12]].concat()];
     let chunks = [(1, 20), (5, 40), (6, 36), (0x8001, 20)]
         .map(|(kind, len): (u16, usize)| [&kind.to_be_bytes()[..], &vec![0; len]].concat());
@@ -242,8 +245,8 @@ fn client(data: &[u8]) {
     let _ = bytes.first_chunk().map(OptionHeader::parse);
     let _ = bytes.first_chunk().map(ReplyHeader::parse);
     let _ = bytes.first_chunk().map(|b| ClientFlags::parse(*b));
-    let _ = bytes.first_chunk().map(options::parse_greeting);
-    let _ = (options::parse_name(bytes), options::parse_context(bytes));
+    let _ = bytes.first_chunk().map(handshake_wire::parse_greeting);
+    let _ = (handshake_wire::parse_name(bytes), handshake_wire::parse_context(bytes));
     let mut told = Info::default();
     let _ = told.take(bytes);
     if let Ok(request) = InfoRequest::parse(bytes) {
@@ -254,10 +257,10 @@ fn client(data: &[u8]) {
         request.put(&mut again);
         assert_eq!(ContextRequest::parse(&again).ok(), Some(request));
     }
-    if let Ok(listed) = options::parse_listed(bytes) {
+    if let Ok(listed) = handshake_wire::parse_listed(bytes) {
         let mut again = Vec::new();
-        options::put_listed(&mut again, &listed);
-        assert_eq!(options::parse_listed(&again[ReplyHeader::BYTES..]).ok(), Some(listed));
+        handshake_wire::put_listed(&mut again, &listed);
+        assert_eq!(handshake_wire::parse_listed(&again[ReplyHeader::BYTES..]).ok(), Some(listed));
     }
 }
 

@@ -14,11 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::connection_state::{Agreed, AgreedContexts, Entered, Haggling};
 use super::export::{Description, Export, Exports};
+use super::handover_state::{Agreed, AgreedContexts, Entered, Haggling};
+use super::handshake_wire::{
+    self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply,
+};
 use super::job::{StatusContext, context_id};
-use super::options::{self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply};
-use super::window::Window;
+use super::receive_buffer::Window;
 use super::wire::Headers;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};

@@ -6,38 +6,38 @@
 
 mod access;
 mod address;
-mod ahead;
 mod client;
-mod connection_state;
 mod decoder;
 mod export;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod handover_state;
 mod handshake;
+mod handshake_wire;
 mod job;
 mod listener;
 mod memory_disk;
-mod options;
+mod memory_share;
 mod output;
-mod paused;
+mod prefixed_stream;
+mod receive_buffer;
 mod server;
-mod share;
-mod tls;
-mod tls_places;
+mod serving_pause;
+mod tls_handshake_limit;
+mod tls_server;
 mod transmission;
-mod window;
 mod wire;
 
 pub use access::{Access, Pattern, Policy, Rule, Subject};
 pub use address::Address;
 pub use client::{Client, FlaggedExtent, describe, for_kernel, list};
-pub use connection_state::ConnectionState;
 pub use export::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
+pub use handover_state::ConnectionState;
+pub use handshake_wire::Info;
 pub use listener::{Listener, Socket, SocketRights, bind_file};
 pub use memory_disk::{MemoryDisk, MemoryExports};
-pub use options::Info;
 pub use server::{Connected, Entrance, PausedServer, Server, go_on, serve, serve_by};
-pub use tls::{TlsPem, TlsServer};
+pub use tls_server::{TlsPem, TlsServer};
 
 #[cfg(test)]
 mod tests;

@@ -12,18 +12,18 @@ use tracing::{debug, info, warn};
 
 use super::access::{Access, Identity, Policy};
 use super::address::Address;
-use super::ahead::Ahead;
-use super::connection_state::{ConnectionState, Entered, Haggling, Phase};
 use super::export::Exports;
+use super::handover_state::{ConnectionState, Entered, Haggling, Phase};
 use super::handshake::{Handshake, Handshaken, Session, enter_again};
+use super::handshake_wire::ClientFlags;
 use super::listener::{Listener, Socket, SocketRights, Stream};
-use super::options::ClientFlags;
 use super::output::Output;
-use super::paused::{Begun, Paused, Until};
-use super::tls::peer_names;
-use super::tls_places::{Place, Places};
+use super::prefixed_stream::Ahead;
+use super::receive_buffer::Window;
+use super::serving_pause::{Begun, Paused, Until};
+use super::tls_handshake_limit::{Place, Places};
+use super::tls_server::peer_names;
 use super::transmission::{SETTLE, transmit};
-use super::window::Window;
 use crate::base::rt::{Rt, Task};
 use crate::base::{Budget, Result};
 

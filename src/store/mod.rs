@@ -1,8 +1,9 @@
 //! One bucket: the verbs that pools and filesystems need, and the kinds of places that give them.
 
 mod bucket_settings;
-mod conditions;
+mod conditional_write_probe;
 mod counted;
+mod cut_off;
 mod faulty;
 mod file;
 #[cfg(any(test, fuzzing))]
@@ -17,7 +18,6 @@ mod restore;
 mod retry;
 mod s3;
 mod sim;
-mod switch;
 mod url;
 mod versions;
 
@@ -36,8 +36,9 @@ use crate::base::{Error, Kind, Result};
 use request_and_answer::ask;
 
 pub use bucket_settings::{Asked, BucketRules, LifecycleRule};
-pub use conditions::{Conditions, Heeds, conditions};
+pub use conditional_write_probe::{Conditions, Heeds, conditions};
 pub use counted::{Counted, Counters, Line, Verb};
+pub use cut_off::{CutOff, Switched};
 pub use faulty::{Faulty, RequestFate};
 pub use file::FileStore;
 pub use keyring::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, Keyring, keyring};
@@ -50,7 +51,6 @@ pub use restore::{Restore, Restored, Tier};
 pub use retry::{Patience, Retrying};
 pub use s3::{S3Store, passwd_keys, web_client};
 pub use sim::{Reach, SimStore, StoreFaults};
-pub use switch::{CutOff, Switched};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 pub use versions::{Version, VersionList, VersionMark, VersionPage};
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::format;
 use super::index::{INDEX_ENTRY, Index, SEGMENT_MAX, SEGMENTS_MAX};
-use super::segments::Segments;
+use super::segment_rings::Segments;
 use super::shared::{DiskStats, Shared};
 use crate::base::Kind;
 use crate::base::rt::{Disk, Rt};

@@ -5,7 +5,7 @@ mod format;
 pub mod fuzz;
 mod handle;
 mod index;
-mod segments;
+mod segment_rings;
 mod shared;
 #[cfg(test)]
 mod tests;

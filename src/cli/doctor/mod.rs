@@ -4,10 +4,10 @@
 mod bundle;
 mod check;
 mod daemon;
+mod failure_domains;
+mod folder_facts;
 mod host;
-mod local_folder;
 mod pools;
-mod promises;
 mod redact;
 mod state_folder;
 mod store;
@@ -22,8 +22,8 @@ use serde::Serialize;
 use self::bundle::Bundle;
 use self::check::{Check, State};
 use self::daemon::{DaemonFacts, SocketFacts};
+use self::failure_domains::Placed;
 use self::host::HostFacts;
-use self::promises::Placed;
 use self::state_folder::StateFacts;
 use self::store::StoreFacts;
 use super::{DEGRADED, Global, config, output, reach_engine};
@@ -153,7 +153,7 @@ impl<'a> Look<'a> {
         for (pool, answer) in pools.iter().zip(&answers) {
             checks.extend(pools::judge(pool.name.as_str(), answer, now));
             let bears = answer.as_ref().ok().and_then(pools::bears);
-            checks.push(promises::judge(pool.name.as_str(), &placed(pool), bears));
+            checks.push(failure_domains::judge(pool.name.as_str(), &placed(pool), bears));
         }
         checks.extend(self.stores(args, &pools).await?);
         let bundle = Bundle {

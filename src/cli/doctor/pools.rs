@@ -1,7 +1,7 @@
 //! Pools, by what `pool status` says of each.
 
 use super::check::Check;
-use super::local_folder::percent;
+use super::folder_facts::percent;
 use crate::base::size::{show_bytes, show_count, show_time};
 use crate::daemon::answers::{PoolAnswer, word};
 use crate::pool::{StoreState, StoreStatus};

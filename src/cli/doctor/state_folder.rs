@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::check::Check;
-use super::local_folder::{FLEETING, Folder, REMOTE};
+use super::folder_facts::{FLEETING, Folder, REMOTE};
 use crate::base::size::{GIB, MIB, show_bytes};
 use crate::daemon::StateDir;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::check::Check;
-use super::local_folder::{FLEETING, Folder, unmounted};
+use super::folder_facts::{FLEETING, Folder, unmounted};
 use crate::base::rt::Rt;
 use crate::base::size::show_bytes;
 use crate::base::{Error, Kind};

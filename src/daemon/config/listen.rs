@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use super::setting::{Element, Fault, List, Raw, Setting, nearest, quoted, text};
+use super::value_types::{Element, Fault, List, Raw, Setting, nearest, quoted, text};
 use crate::base::{Error, Kind, Result};
 use crate::nbd::Address;
 

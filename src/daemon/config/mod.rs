@@ -10,10 +10,10 @@ mod parse;
 mod reference;
 mod section;
 mod sections;
-mod setting;
 #[cfg(test)]
 mod tests;
 mod toml_errors;
+mod value_types;
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ pub use listen::{Account, Allow, ListenAddress};
 pub use reference::{example, reference};
 pub use section::Wrong;
 pub use sections::{Config, Store, Tls};
-pub use setting::{ClientCertificates, Level, List, LogFormat, Written, bare_or_quoted};
+pub use value_types::{ClientCertificates, Level, List, LogFormat, Written, bare_or_quoted};
 
 /// Largest configuration file, in bytes.
 const FILE_MAX: usize = 1 << 20;

@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::section::{Findings, Section, Wrong};
 use super::sections::{Config, OUTLINES, Top};
-use super::setting::{Raw, Written, bare_or_quoted, nearest};
+use super::value_types::{Raw, Written, bare_or_quoted, nearest};
 use super::{checks, toml_errors};
 
 /// Sections at the top of the file.

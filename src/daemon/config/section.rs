@@ -3,7 +3,7 @@
 
 use toml::de::DeTable;
 
-use super::setting::{Fault, Raw};
+use super::value_types::{Fault, Raw};
 
 /// What holds when a key is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::listen::{Allow, ListenAddress};
 use super::section::{Key, Outline, Preset, Section, section};
-use super::setting::{
+use super::value_types::{
     ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Share, Size, Time, Written,
 };
 use crate::nbd::Address;

@@ -5,7 +5,7 @@
 //! which nobody else is, and `--insecure`.
 
 mod auth;
-mod transport;
+mod framing;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -171,7 +171,7 @@ async fn serve(rt: &Rt, mut stream: TcpStream, secret: &Secret, state: &Weak<Eng
     rt.timeout(PATIENCE, auth::admit(rt, &mut stream, secret)).await.ok_or_else(late)??;
     let gone = || Error::new(Kind::Closed, "the daemon is shutting down");
     let budget = state.upgrade().ok_or_else(gone)?.pools.memory().requests.clone();
-    let link = transport::link(stream, Some(budget));
+    let link = framing::link(stream, Some(budget));
     let engine = |begin: crate::volume::Begin| async move {
         let state = state.upgrade().ok_or_else(gone)?;
         engine_of(&state, begin.pool).await
@@ -211,7 +211,7 @@ impl Dial for Peer {
         let mut stream = TcpStream::connect(&self.place).await.context(doing)?;
         stream.set_nodelay(true).context(doing)?;
         auth::knock(&self.rt, &mut stream, &self.secret).await.map_err(|e| e.context(doing()))?;
-        Ok(transport::link(stream, None))
+        Ok(framing::link(stream, None))
     }
 
     fn place(&self) -> String {

@@ -4,11 +4,11 @@ mod clone;
 mod copy_and_replicate;
 mod credentials;
 mod destroy_pool;
-mod drill;
+mod drill_lose_store;
+mod force_recover;
 mod mount;
 mod move_volume;
 mod pool;
-mod recover;
 mod replace;
 mod roll_back_resize_flatten;
 mod status;
@@ -16,7 +16,7 @@ mod status;
 mod tests;
 mod trash;
 mod volume;
-mod waiting;
+mod wait_for_stores;
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use self::roll_back_resize_flatten::{flatten, resize, roll_back};
 pub use self::trash::empty as empty_trash;
 use self::trash::restore_snapshot;
 use self::volume::take_over;
-use self::waiting::Manner;
+use self::wait_for_stores::Manner;
 use super::api::{Outcome, Verb};
 use super::control::ProgressSink;
 use super::engine_tables::EngineState;
@@ -111,8 +111,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolReplace { name, old, new, force } => {
             Box::pin(replace::replace(state, &name, (&old, &new), force, progress)).await
         }
-        Verb::PoolForceRecover(args) => Box::pin(recover::force_recover(state, args, progress)).await,
-        Verb::DrillLoseStore(args) => Box::pin(drill::lose_store(state, args, progress)).await,
+        Verb::PoolForceRecover(args) => Box::pin(force_recover::force_recover(state, args, progress)).await,
+        Verb::DrillLoseStore(args) => Box::pin(drill_lose_store::lose_store(state, args, progress)).await,
         Verb::VolumeCreate(args) => Box::pin(volume::create(state, args)).await,
         Verb::VolumeList { pool, importing } => Box::pin(volume::list(state, pool.as_ref(), importing)).await,
         Verb::VolumeInfo { path } => Box::pin(volume::info(state, &path)).await,

@@ -27,7 +27,7 @@ use rustix::fs::OFlags;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::open_elsewhere;
+use super::caller_descriptors;
 use crate::base::rt::Rt;
 use crate::base::trace::{Side, Span, fact};
 use crate::fs::object::{Attributes, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFSOCK};
@@ -568,7 +568,7 @@ impl Filesystem for FuseServer {
         }
         // A shell's `command > file` opens, copies the descriptor and closes one, before anything is written.
         if self.known(|fs| Some(fs.is_begun(handle.0))) == Some(true)
-            && open_elsewhere::has_open(req.pid(), ino.0, &self.dir)
+            && caller_descriptors::has_open(req.pid(), ino.0, &self.dir)
         {
             return reply.ok();
         }

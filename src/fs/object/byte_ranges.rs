@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::base::interval::Intervals;
+use crate::base::interval_map::Intervals;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ByteRanges(Intervals<()>);

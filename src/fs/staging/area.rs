@@ -15,7 +15,7 @@ use super::rename_intent::RenameIntent;
 use super::slab::{self, SLOT_DATA_MAX, Slab, Slot};
 use super::slab_stage::{self, SlabStage};
 use super::stage::Stage;
-use super::staging_dir::StagingDir;
+use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::fs::object::ByteRanges;

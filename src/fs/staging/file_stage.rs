@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::note::{AREA as DATA, Note, NoteRing, word};
 use super::stage::StagedFile;
-use super::staging_dir::StagingDir;
+use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::fs::object::ByteRanges;

@@ -10,7 +10,7 @@ use super::file_stage::record;
 use super::note::{Mark, NOTE_FORMAT, Note, NoteRing, encode_entry};
 use super::rename_intent::{INTENT_FORMAT, RenameIntent};
 use super::slab::Extent;
-use super::staging_dir::StagingDir;
+use super::unsynced_removals::StagingDir;
 use crate::base::Result;
 use crate::base::fuzz::choice;
 use crate::base::rt::Disk;

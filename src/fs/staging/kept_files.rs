@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::area::{FoundFile, FoundStages, LOCK, UNKNOWN};
 use super::note::Mark;
-use super::staging_dir::StagingDir;
+use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 

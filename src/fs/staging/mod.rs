@@ -10,7 +10,7 @@ mod rename_intent;
 mod slab;
 mod slab_stage;
 mod stage;
-mod staging_dir;
+mod unsynced_removals;
 
 pub use area::{FoundFile, FoundStages, StagingArea, UNKNOWN, Unsent, take_over};
 pub use file_stage::Edits;
@@ -18,4 +18,4 @@ pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
 pub use rename_intent::{INTENT_FORMAT, RenameIntent};
 pub use stage::Stage;
-pub use staging_dir::StagingDir;
+pub use unsynced_removals::StagingDir;

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::note::{AREA, word};
-use super::staging_dir::{StagingDir, UnsyncedRemovals};
+use super::unsynced_removals::{StagingDir, UnsyncedRemovals};
 use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Error, Kind, Result};
 

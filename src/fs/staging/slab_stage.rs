@@ -299,7 +299,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::slab::Slab;
-    use super::super::staging_dir::StagingDir;
+    use super::super::unsynced_removals::StagingDir;
     use super::*;
     use crate::base::rt::Disk;
     use crate::base::rt::sim::{Sim, SimDisk};

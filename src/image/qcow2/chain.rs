@@ -6,17 +6,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::try_join_all;
 
-use super::cluster::unpack;
+use super::compressed_cluster::unpack;
 use super::header::{Backing, ClusterCompression};
-use super::image::{Extent, Image};
+use super::image_extents::{Extent, Image};
 use super::references::check;
 use crate::base::rt::Rt;
 use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result};
 use crate::image::backing_dir::BackingDir;
-use crate::image::raw::SECTOR;
+use crate::image::piece_source::{Content, PIECE, Piece, Source, UNDER_WAY};
+use crate::image::raw_source::SECTOR;
 use crate::image::read_at::{ReadAt, read_padded};
-use crate::image::source::{Content, PIECE, Piece, Source, UNDER_WAY};
 
 /// Images in a chain, at most. Also what a chain that leads back to itself ends by.
 const DEPTH_MAX: usize = 8;

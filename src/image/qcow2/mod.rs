@@ -1,17 +1,17 @@
 //! qcow2, read: versions 2 and 3, clusters of any size, compressed by zlib and zstd, subclusters, chains of images.
 
 mod chain;
-mod cluster;
+mod compressed_cluster;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
 mod header;
-mod image;
-mod overlay;
+mod image_extents;
+mod qcow2_diff;
 mod references;
 mod table;
 
 pub use chain::Chain;
-pub use overlay::Overlay;
+pub use qcow2_diff::Overlay;
 
 #[cfg(test)]
 mod tests;

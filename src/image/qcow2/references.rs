@@ -8,7 +8,7 @@
 //! window, and nearly every file is one window.
 
 use super::header::Header;
-use super::image::Image;
+use super::image_extents::Image;
 use super::table::{Cluster, entry, l1, l2};
 use crate::base::{Error, Kind, Result};
 use crate::image::read_at::read_padded;

@@ -10,9 +10,9 @@ use super::fuzz::{COMPRESSED, COPIED, L1_AT, L2_AT, Maker, put};
 use super::header::Header;
 use crate::base::rt::sim::Sim;
 use crate::base::{Error, Kind, Result};
-use crate::image::raw::whole;
+use crate::image::piece_source::Source as _;
+use crate::image::raw_source::whole;
 use crate::image::read_at::{InMemory, ReadAt};
-use crate::image::source::Source as _;
 
 fn read(image: Vec<u8>) -> Result<Bytes> {
     let rt = Sim::new(1).rt();
@@ -260,7 +260,7 @@ fn read_some(image: Vec<u8>) -> Result<()> {
         let mut chain = Chain::open(&rt, file, None).await?;
         for _ in 0..64 {
             let Some(piece) = chain.next().await? else { break };
-            if let crate::image::source::Content::Data(read) = piece.content {
+            if let crate::image::piece_source::Content::Data(read) = piece.content {
                 assert_eq!(read.await?.len() as u64, piece.len);
             }
         }

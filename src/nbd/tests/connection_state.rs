@@ -1,6 +1,6 @@
 //! Connections that another process goes on with, in the middle of what they do.
 
-use super::super::connection_state::{ConnectionState, Phase};
+use super::super::handover_state::{ConnectionState, Phase};
 use super::super::{Address, Client, PausedServer, go_on, serve};
 use super::*;
 use crate::base::rt::RealRuntime;

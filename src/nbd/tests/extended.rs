@@ -1,6 +1,6 @@
 //! Extended headers: every rule of theirs, on both sides of the handshake.
 
-use super::super::connection_state::Phase;
+use super::super::handover_state::Phase;
 use super::*;
 
 const ACK: u32 = 1;

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::super::decoder::{Arrived, Facts, Intake, PIECE};
-use super::super::options::{self, ClientFlags, Info, InfoRequest, OptionHeader, ReplyHeader};
-use super::super::window::Window;
+use super::super::handshake_wire::{self, ClientFlags, Info, InfoRequest, OptionHeader, ReplyHeader};
+use super::super::receive_buffer::Window;
 use super::super::wire::{Chunk, Command, Headers, Reply, Request};
 use super::extended::extended;
 use super::*;
@@ -115,10 +115,10 @@ proptest! {
         let _ = bytes.first_chunk().map(OptionHeader::parse);
         let _ = bytes.first_chunk().map(ReplyHeader::parse);
         let _ = bytes.first_chunk().map(|b| ClientFlags::parse(*b));
-        let _ = bytes.first_chunk().map(options::parse_greeting);
+        let _ = bytes.first_chunk().map(handshake_wire::parse_greeting);
         let _ = InfoRequest::parse(&bytes);
-        let _ = options::parse_listed(&bytes);
-        let _ = options::parse_name(&bytes);
+        let _ = handshake_wire::parse_listed(&bytes);
+        let _ = handshake_wire::parse_name(&bytes);
         let _ = Info::default().take(&bytes);
         let _ = Chunk::parse(kind, &bytes);
     }
@@ -131,8 +131,8 @@ proptest! {
         prop_assert_eq!(InfoRequest::parse(&bytes).unwrap(), request);
         let listed = ListedExport { name, text };
         let mut bytes = Vec::new();
-        options::put_listed(&mut bytes, &listed);
-        prop_assert_eq!(options::parse_listed(&bytes[20..]).unwrap(), listed);
+        handshake_wire::put_listed(&mut bytes, &listed);
+        prop_assert_eq!(handshake_wire::parse_listed(&bytes[20..]).unwrap(), listed);
     }
 
     /// The same requests arrive, wherever receives cut them, and no payload is touched.

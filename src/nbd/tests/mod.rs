@@ -20,8 +20,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
-use super::paused::Until;
 use super::server::serve_stream;
+use super::serving_pause::Until;
 use super::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Instant, Rt, Task};

@@ -9,7 +9,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::super::access::{Access, Pattern, Policy, Rule, Subject};
 use super::super::server::serve_tls_stream;
-use super::super::tls::{Clock, TlsPem, TlsServer};
+use super::super::tls_server::{Clock, TlsPem, TlsServer};
 use super::*;
 
 const ACK: u32 = 1;

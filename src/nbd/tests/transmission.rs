@@ -1,7 +1,7 @@
 //! Every rule of the transmission phase that applies to this server.
 
 use super::*;
-use crate::nbd::share::STALL;
+use crate::nbd::memory_share::STALL;
 
 const EPERM: u32 = 1;
 const EIO: u32 = 5;
@@ -343,7 +343,7 @@ fn replies_without_data_are_bounded_as_well() {
         let flushes: Vec<u8> = (0..100_000).flat_map(|i| request(0, FLUSH, i, 0, 0)).collect();
         assert!(rt.timeout(Duration::from_secs(5), peer.io.write_all(&flushes)).await.is_none());
         let begun = house.log().len() / 2;
-        let most = (crate::nbd::share::FLOOR as usize + (64 << 10)) / 16;
+        let most = (crate::nbd::memory_share::FLOOR as usize + (64 << 10)) / 16;
         assert!(
             (10_000..=most + 1).contains(&begun),
             "{begun} replies are held for a client that takes none"

@@ -29,9 +29,9 @@ use crate::pool::local::LastScrub;
 use crate::pool::local::{RepairReport, ScrubOptions, ScrubReport, Watch};
 use crate::pool::register::{Change, Register};
 use crate::pool::repair::handoff;
-use crate::pool::repair::rebuild;
-use crate::pool::repair::recheck;
+use crate::pool::repair::repair_findings;
 use crate::pool::repair::scrub;
+use crate::pool::repair::verify_damage;
 use crate::pool::repair::{Unneeded, sweep};
 use crate::pool::stores::Membership;
 use crate::pool::stores::{PoolConfig, PoolSettings, guesses};
@@ -62,7 +62,7 @@ impl Pool {
     pub(in crate::pool) fn new(config: &PoolConfig, context: Arc<PoolContext>) -> Result<Arc<Pool>> {
         let pool = Pool::still(config, context)?;
         handoff::start(&pool.context);
-        recheck::start(&pool.context);
+        verify_damage::start(&pool.context);
         refresh::keep_up(&pool.context, config.pool);
         pool.context.roster().keep_looking();
         Ok(pool)
@@ -376,7 +376,7 @@ impl Pool {
         options: ScrubOptions,
         watch: Watch<'_>,
     ) -> Result<RepairReport> {
-        let done = rebuild::repair(&self.context, inventory, options, watch).await?;
+        let done = repair_findings::repair(&self.context, inventory, options, watch).await?;
         self.context.scrub_cursor().ended(&done.left, self.context.rt().wall_ms()).await;
         Ok(done)
     }

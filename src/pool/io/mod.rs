@@ -1,13 +1,13 @@
 //! Input and output of a pool: reads, uploads, probes, catalogs, status and what they share.
 
 pub mod availability;
-mod clocks;
+mod chunk_probe;
+mod clock_bounds;
 mod context;
 mod directory;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-mod probe;
-mod quota_room;
+mod pool_quota;
 mod read;
 pub mod refresh;
 mod register_tree;
@@ -15,11 +15,11 @@ pub mod status;
 mod upload;
 
 pub use availability::{Away, Condition, Need};
-pub use clocks::Clocks;
+pub use chunk_probe::{Payload, Probe, Told, rebuild_data};
+pub use clock_bounds::Clocks;
 pub use context::{DELETE_MAX, PoolContext};
 pub use directory::{Directory, NameEntry};
-pub use probe::{Payload, Probe, Told, rebuild_data};
-pub use quota_room::QuotaRoom;
+pub use pool_quota::QuotaRoom;
 pub use read::Verify;
 pub use register_tree::{Catalog, CatalogEntry};
 pub use status::{PoolStatus, StoreState, StoreStatus};

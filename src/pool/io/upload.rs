@@ -13,12 +13,12 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::context::PoolContext;
 use crate::base::rt::Instant;
+use crate::base::watched_state::Watched;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::pool::chunk::About;
 use crate::pool::chunk::Chunk;
 use crate::pool::chunk::ShardSet;
 use crate::pool::chunk::seal;
-use crate::pool::stores::Watched;
 use crate::pool::stores::{At, How};
 use crate::store::Cause;
 

@@ -28,9 +28,9 @@ use super::missed_deletes::{ENTRIES_MAX, Leaving, take};
 use crate::base::codec::{Reader, Writer};
 use crate::base::rt::{Disk, Rt};
 use crate::base::sum::crc32c;
+use crate::base::watched_state::Watched;
 use crate::base::{ChunkId, Epoch, PoolId, Result, Seq, VolumeId};
 use crate::pool::chunk::ShardSet;
-use crate::pool::stores::Watched;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"WLHINTS3");
 const HEADER: usize = 37;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::findings::ScrubReport;
+use super::scrub_repair_report::ScrubReport;
 use crate::base::rt::Disk;
 use crate::base::{ChunkId, Generation, PoolId, Result};
 

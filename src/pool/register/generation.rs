@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::acceptor::{Cell, Shown, Stage};
-use super::ask_acceptors::gather_news;
+use super::gather_answers::gather_news;
 use super::object::{Object, Opening, Value};
 use super::proposer::{Bench, Change, Register, Shared, undecided};
 use crate::base::{Error, Generation, Kind, Result};

@@ -22,10 +22,10 @@
 //! It does not know what a value means, does not change the membership, and never deletes an acceptor.
 
 mod acceptor;
-mod ask_acceptors;
 mod damaged_copies;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
+mod gather_answers;
 mod generation;
 mod object;
 mod proposer;

@@ -9,7 +9,7 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 
 use super::acceptor::{Cell, Seen, Shown, Stage};
-use super::ask_acceptors::{gather, gather_news};
+use super::gather_answers::{gather, gather_news};
 use super::object::{Acceptor, Ballot, Value};
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::size::HEAD_MAX;

@@ -2,11 +2,11 @@
 
 mod compare;
 pub mod handoff;
-pub mod rebuild;
-pub mod recheck;
 mod register_copies;
+pub mod repair_findings;
 pub mod scrub;
 pub mod sweep;
+pub mod verify_damage;
 
 pub use handoff::put_back;
 pub use sweep::Unneeded;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
-use super::host::{PoolHost, PoolStore};
+use super::host_resources::{PoolHost, PoolStore};
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::member::Member;
-use super::traffic::SizeClass;
+use super::response_stats::SizeClass;
 use crate::pool::chunk::Layout;
 
 const DELAY_MIN: Duration = Duration::from_millis(20);

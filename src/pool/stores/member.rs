@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 
 use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
-use super::traffic::{SizeClass, Traffic};
-use super::watched::Watched;
+use super::response_stats::{SizeClass, Traffic};
 use crate::base::rt::{Instant, Rt};
+use crate::base::watched_state::Watched;
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::store::{Asked, BucketRef, ByteRange, Cause, CutOff, Found, Head, List, Page, Put, Space, When};

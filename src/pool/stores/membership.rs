@@ -18,11 +18,11 @@ use tokio::sync::Notify;
 
 use super::config::{PoolConfig, StoreEntry};
 use super::find_by_label::{Found, read_label};
-use super::host::{OnlyNamed, Opener, PoolHost, PoolStore};
+use super::host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
 use super::label::Label;
 use super::member::{Member, PoolMark};
-use super::watched::Watched;
 use crate::base::rt::Rt;
+use crate::base::watched_state::Watched;
 use crate::base::{Error, Generation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
 

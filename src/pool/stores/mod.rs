@@ -3,14 +3,13 @@
 mod config;
 mod find_by_label;
 pub mod hedge_policy;
-mod host;
+mod host_resources;
 mod key;
 mod label;
 mod member;
 mod membership;
+mod response_stats;
 mod shard;
-mod traffic;
-mod watched;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
 pub use find_by_label::{
@@ -18,11 +17,10 @@ pub use find_by_label::{
     refuse_destroyed,
 };
 pub use hedge_policy::{Hedges, delay};
-pub use host::{OnlyNamed, Opener, PoolHost, PoolStore};
+pub use host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
 pub use key::{ASIDE, Named, PROBES, REGISTERS, parse, place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, LABEL_MAX, Label, lacks_key};
 pub use member::{Member, Standing};
 pub use membership::{Busy, Membership, Roster};
+pub use response_stats::SizeClass;
 pub use shard::{At, How, Miss};
-pub use traffic::SizeClass;
-pub use watched::Watched;

@@ -14,13 +14,13 @@
 //! attributes nor shared locks, and the simulation uses `MemStore` instead. All calls run on worker threads, so many at a
 //! time that a folder which hangs (a network filesystem without its server) leaves enough of them to the others.
 
+mod change_stamp;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
 mod key;
 mod list;
 mod object;
 mod root;
-mod stamp;
 #[cfg(test)]
 mod tests;
 mod upload;

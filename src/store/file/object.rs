@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::change_stamp::Stamp;
 use super::key::KeyPath;
 use super::root::{Root, is_file, open_at};
-use super::stamp::Stamp;
 use crate::base::rt::direct;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Head};

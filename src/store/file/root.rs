@@ -20,8 +20,8 @@ use rustix::io::Errno;
 use rustix::thread::{Timespec, nanosleep};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::change_stamp::Remembered;
 use super::key::{DISPLACED, HIDDEN, KeyPath};
-use super::stamp::Remembered;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::store::Space;

@@ -32,8 +32,8 @@ use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::keyring::keyring;
 use crate::store::s3::connector::client;
-use crate::store::s3::direct::{DirectClient, Endpoint};
-use crate::store::s3::identity::{Keys, MakeChain};
+use crate::store::s3::credentials::{Keys, MakeChain};
+use crate::store::s3::fast_path::{DirectClient, Endpoint};
 use crate::store::s3::passwd_file;
 use crate::store::url::{S3Place, Sse};
 

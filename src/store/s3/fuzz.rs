@@ -13,7 +13,7 @@ use futures::executor::block_on;
 use parking_lot::Mutex;
 
 use super::connect::connect;
-use super::direct::{DirectClient, Endpoint};
+use super::fast_path::{DirectClient, Endpoint};
 use super::passwd_file::chosen;
 use super::{S3Place, S3Store};
 use crate::base::Result;

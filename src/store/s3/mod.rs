@@ -11,20 +11,20 @@
 //! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at
 //! all is not judged here but by `probe`.
 
+mod answer_trust;
 mod bucket_settings;
 mod connect;
 mod connector;
-mod direct;
+mod credentials;
 mod errors;
+mod fast_path;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
-mod identity;
+mod list_versions;
 mod multipart;
 mod passwd_file;
 mod read;
 mod restore;
-mod trust;
-mod versions;
 mod write;
 
 pub use self::connect::web_client;
@@ -41,11 +41,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
 use parking_lot::Mutex;
 
+use self::answer_trust::Trust;
 use self::connect::{Connection, Seal, connect, hides_payload};
-use self::direct::SignedRequest;
+use self::credentials::as_credentials;
 use self::errors::Trouble;
-use self::identity::as_credentials;
-use self::trust::Trust;
+use self::fast_path::SignedRequest;
 use super::keyring::AccessKeys;
 use super::url::{S3Place, StoreUrl};
 use super::{

@@ -8,8 +8,8 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
+use super::answer_trust::Bare;
 use super::errors::Trouble;
-use super::trust::Bare;
 use super::write::{condition, user_out};
 use super::{Quoting, S3Store, carried, read_sealed, sealed, summed};
 use crate::base::sum::crc32;

@@ -14,8 +14,8 @@ use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::answer_trust::Bare;
 use super::errors::Trouble;
-use super::trust::Bare;
 use super::{S3Store, read_sealed, send};
 use crate::base::{Error, Kind, Result};
 use crate::store::too_large;

@@ -15,9 +15,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 
+use super::answer_trust::Bare;
 use super::errors::Trouble;
 use super::read::{described, is_odd};
-use super::trust::Bare;
 use super::{Quoting, S3Store, carried, sealed, send, summed};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::base::interval::Intervals;
+use crate::base::interval_map::Intervals;
 use crate::base::{Budget, Result};
 use crate::volume::handle::{SnapshotView, Volume};
 use crate::volume::read::{Run, Since};

@@ -1,7 +1,7 @@
 //! Copies of snapshots in other volumes, of any pool that this engine has open; and volumes that move to another pool.
 
 mod compare_states;
-mod copy_note;
+mod copy_progress_file;
 mod copy_snapshot;
 mod move_volume;
 mod switch;

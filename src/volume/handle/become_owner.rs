@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::start::start;
-use crate::base::record::Mark;
+use crate::base::log_record::Mark;
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered, Replay, peek};
 use crate::volume::head::Claimer;

@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::become_owner::{ClaimRequest, Failed, own};
 use super::first_boot::attend;
 use super::hand_over::hand_over_when_asked;
-use super::leavers::{Leaver, Leavers, Trouble, Waiter};
 use super::limiter::Limiter;
-use super::outage::unless_outage;
+use super::outage_timeout::unless_outage;
 use super::standby::{Attached, Attachment, Inert, Queue, Standby};
+use super::waiters::{Leaver, Leavers, Trouble, Waiter};
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
@@ -253,7 +253,7 @@ impl Volume {
         ))
     }
 
-    /// `on-outage`: see `outage`.
+    /// `on-outage`: see `outage_timeout`.
     pub(super) async fn unless_outage<T>(
         &self,
         work: Pin<&mut impl Future<Output = Result<T>>>,

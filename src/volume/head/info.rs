@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
-use super::limits::Limits;
+use super::rate_limits::Limits;
 use super::settings::{FlushMode, HandoverPolicy, MirrorLoss, VolumeSettings};
 use crate::base::{HostId, Name, VolumeId};
 use crate::frame::Codec;

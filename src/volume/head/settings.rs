@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
-use super::limits::{Limits, Rate};
+use super::rate_limits::{Limits, Rate};
 use crate::base::size::{GIB, MIB, VOLUME_MAX, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};
 use crate::frame::Codec;

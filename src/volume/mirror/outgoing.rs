@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::base::record::Record;
+use crate::base::log_record::Record;
 use crate::base::{Error, HostId, Kind, Lsn, Result};
 
 /// Bytes of records that wait for the peer or for the pool. A peer that is further behind begins anew.
@@ -390,7 +390,7 @@ impl Mirroring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::record::Op;
+    use crate::base::log_record::Op;
 
     fn record(lsn: u64) -> Record {
         Record { lsn: Lsn(lsn), op: Op::Zero { block: lsn, blocks: 1 } }

@@ -219,7 +219,7 @@ pub fn check_whole(journal: &Journal, found: &Recovered, dir: &Path) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::record::{Op, Record};
+    use crate::base::log_record::{Op, Record};
     use crate::base::rt::sim::{Sim, SimDisk};
     use crate::base::{HostId, PoolId};
     use crate::volume::head::Host;

@@ -2,11 +2,11 @@
 //! side, which keeps it.
 
 mod forget;
-mod hear;
 mod keep;
+mod recover_from_peer;
 mod serve;
 
 pub use forget::forget_stale;
-pub use hear::{Heard, hear, refusal};
 pub use keep::keep_mirror;
+pub use recover_from_peer::{Heard, hear, refusal};
 pub use serve::{open_session, serve_mirror};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use crate::base::record::{Mark, Record};
+use crate::base::log_record::{Mark, Record};
 use crate::base::rt::{Link, LinkReceiver, LinkSender};
 use crate::base::{Epoch, Error, Held, Kind, Lsn, Result, ResultExt as _};
 use crate::journal::Journal;

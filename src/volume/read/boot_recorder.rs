@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::overlay::Piece;
-use crate::base::interval::Intervals;
+use crate::base::interval_map::Intervals;
 use crate::base::rt::Instant;
 use crate::base::size::{BLOCK, FRAME_BLOCKS, GIB};
 use crate::volume::head::Trace;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::boots::Boots;
+use super::boot_templates::Boots;
 use super::read_ahead::Ahead;
 use super::view::View;
 use crate::base::rt::{Disk, Rt};

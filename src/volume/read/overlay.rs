@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::interval::{Cut, Intervals};
+use crate::base::interval_map::{Cut, Intervals};
 use crate::base::size::BLOCK;
 use crate::base::{Era, Lsn, Seq, StateId};
 use crate::log::{FrameRef, Placed};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::base::record::{Op, Record};
+use crate::base::log_record::{Op, Record};
 use crate::base::rt::Instant;
 use crate::base::{Era, Held, Lsn};
 use crate::log::Draft;

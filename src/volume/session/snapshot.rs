@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::session_core::Session;
-use crate::base::record::{Mark, Op, Record};
+use crate::base::log_record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};

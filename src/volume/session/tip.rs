@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::pending::Pending;
 use super::takeover::Adopted;
-use crate::base::record::{Mark, Op, Record};
+use crate::base::log_record::{Mark, Op, Record};
 use crate::base::rt::Instant;
 use crate::base::{Held, Lsn, Result};
 use crate::log::{FrameRef, Placed, Prefix, Stored};

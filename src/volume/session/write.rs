@@ -19,7 +19,7 @@ use futures::future::{Either, select};
 use super::range_lock::Guard;
 use super::session_core::Session;
 use super::tip::Tip;
-use crate::base::record::{Op, Record};
+use crate::base::log_record::{Op, Record};
 use crate::base::size::{BLOCK, FRAME_BLOCKS, show_size};
 use crate::base::{Error, Held, Kind, Lsn};
 use crate::journal::Room;

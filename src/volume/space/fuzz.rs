@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunk_table::{ChunkTable, Entry, Home, Object};
 use super::dead_runs::{DeadFrame, Part, RunIndex, RunPage, decode_deaths, encode_deaths};
+use super::reclaimable_space::{DeadBytes, freed};
 use super::state_table::Tables;
-use super::usage::{DeadBytes, freed};
 use crate::base::fuzz::{choice, number};
-use crate::base::record::Mark;
+use crate::base::log_record::Mark;
 use crate::base::{Epoch, Era, Nonce, Seq, StateId, VolumeId};
 use crate::keys::{KeyAccess, Secret, VolumeKey};
 use crate::log::FrameRef;

@@ -17,12 +17,12 @@ mod liveness;
 mod new_chunks;
 mod pack_index;
 pub mod pins;
+mod reclaimable_space;
 mod retired;
 mod state_table;
 mod sweep_schedule;
 #[cfg(test)]
 mod tests;
-mod usage;
 
 pub use chunk_table::{
     ChunkTable, Entry, Folded, Home, Object, PACKINGS_MAX, PagePlaces, Repacked, Survivors,
@@ -33,7 +33,7 @@ pub use dead_runs::{
 pub use liveness::Liveness;
 pub use new_chunks::{NewChunk, NewChunks};
 pub use pack_index::PackIndex;
+pub use reclaimable_space::{DeadBytes, Freed, freed};
 pub use retired::Retired;
 pub use state_table::{Alteration, Gone, RollBack, State, TABLE_ADDRESS, Tables, name_of_sealed, root_ref};
 pub use sweep_schedule::{Before, Rules, Sweeps};
-pub use usage::{DeadBytes, Freed, freed};

@@ -46,7 +46,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::record::Mark;
+use crate::base::log_record::Mark;
 use crate::base::{Epoch, Era, Error, Kind, Name, Nonce, Result, Seq, StateId};
 use crate::keys::{KeyAccess, NAME_SEALED, VolumeKey};
 use crate::log::FrameRef;

@@ -7,7 +7,7 @@ use futures::future::{Either, select};
 
 use super::config::ReplicaPlan;
 use super::engine::Engine;
-use super::replicas::is_old;
+use super::replica_state::is_old;
 use super::verbs::{newest_copied, replicate};
 use crate::base::{Error, Kind};
 

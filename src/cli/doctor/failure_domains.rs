@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::Check;
-use super::local_folder::Folder;
+use super::folder_facts::Folder;
 use crate::base::size::show_count;
 use crate::store::{StoreSpec, StoreUrl};
 

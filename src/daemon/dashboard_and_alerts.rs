@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::base::metric::{self, Metric, Moves};
+use crate::base::metric_definitions::{self, Metric, Moves};
 
 const DASHBOARD: &str = "packaging/monitoring/grafana-dashboard.json";
 const ALERTS: &str = "packaging/monitoring/prometheus-alerts.yml";
@@ -56,26 +56,38 @@ fn health() -> Section {
     (
         "Health",
         vec![
-            ("New data can be stored", "bool_yes_no", vec![(shown(metric::POOL_STORABLE), "{{pool}}")]),
-            ("Volumes can be opened", "bool_yes_no", vec![(shown(metric::POOL_DECIDABLE), "{{pool}}")]),
-            ("Stores in use", "bool_yes_no", vec![(shown(metric::STORE_IN), "{{store}}")]),
-            ("Volumes with a trouble", "bool_yes_no", vec![(shown(metric::VOLUME_TROUBLE), "{{volume}}")]),
+            (
+                "New data can be stored",
+                "bool_yes_no",
+                vec![(shown(metric_definitions::POOL_STORABLE), "{{pool}}")],
+            ),
+            (
+                "Volumes can be opened",
+                "bool_yes_no",
+                vec![(shown(metric_definitions::POOL_DECIDABLE), "{{pool}}")],
+            ),
+            ("Stores in use", "bool_yes_no", vec![(shown(metric_definitions::STORE_IN), "{{store}}")]),
+            (
+                "Volumes with a trouble",
+                "bool_yes_no",
+                vec![(shown(metric_definitions::VOLUME_TROUBLE), "{{volume}}")],
+            ),
         ],
     )
 }
 
 fn clients() -> Section {
-    let io = metric::VOLUME_REQUEST_SECONDS;
+    let io = metric_definitions::VOLUME_REQUEST_SECONDS;
     (
         "Clients",
         vec![
             ("Requests", "reqps", vec![(count_rate(io, "verb"), "{{verb}}")]),
-            ("Bytes", "Bps", vec![(rate(metric::VOLUME_REQUEST_BYTES, "verb"), "{{verb}}")]),
+            ("Bytes", "Bps", vec![(rate(metric_definitions::VOLUME_REQUEST_BYTES, "verb"), "{{verb}}")]),
             ("Latency, 99 % within", "s", vec![(p99(io, "verb"), "{{verb}}")]),
             (
                 "Requests that failed",
                 "reqps",
-                vec![(rate(metric::VOLUME_REQUEST_FAILED, "volume"), "{{volume}}")],
+                vec![(rate(metric_definitions::VOLUME_REQUEST_FAILED, "volume"), "{{volume}}")],
             ),
         ],
     )
@@ -85,21 +97,25 @@ fn unsent() -> Section {
     (
         "What a lost host would cost",
         vec![
-            ("Unsent", "bytes", vec![(shown(metric::VOLUME_UNSENT_BYTES), "{{volume}}")]),
-            ("Age of the oldest of it", "s", vec![(shown(metric::VOLUME_UNSENT_SECONDS), "{{volume}}")]),
+            ("Unsent", "bytes", vec![(shown(metric_definitions::VOLUME_UNSENT_BYTES), "{{volume}}")]),
+            (
+                "Age of the oldest of it",
+                "s",
+                vec![(shown(metric_definitions::VOLUME_UNSENT_SECONDS), "{{volume}}")],
+            ),
             (
                 "Journal in use",
                 "percentunit",
                 vec![(
                     format!(
                         "{} / {}",
-                        shown(metric::VOLUME_JOURNAL_BYTES),
-                        shown(metric::VOLUME_JOURNAL_LIMIT_BYTES)
+                        shown(metric_definitions::VOLUME_JOURNAL_BYTES),
+                        shown(metric_definitions::VOLUME_JOURNAL_LIMIT_BYTES)
                     ),
                     "{{volume}}",
                 )],
             ),
-            ("Writes wait in", "s", vec![(shown(metric::VOLUME_FULL_SECONDS), "{{volume}}")]),
+            ("Writes wait in", "s", vec![(shown(metric_definitions::VOLUME_FULL_SECONDS), "{{volume}}")]),
         ],
     )
 }
@@ -108,24 +124,40 @@ fn stores() -> Section {
     (
         "Stores",
         vec![
-            ("Requests by cause", "reqps", vec![(rate(metric::STORE_REQUESTS, "cause"), "{{cause}}")]),
-            ("Requests by verb", "reqps", vec![(rate(metric::STORE_REQUESTS, "verb"), "{{verb}}")]),
-            ("Latency, 99 % within", "s", vec![(p99(metric::STORE_REQUEST_SECONDS, "store"), "{{store}}")]),
-            ("Requests that failed", "reqps", vec![(rate(metric::STORE_FAILED, "store"), "{{store}}")]),
+            (
+                "Requests by cause",
+                "reqps",
+                vec![(rate(metric_definitions::STORE_REQUESTS, "cause"), "{{cause}}")],
+            ),
+            (
+                "Requests by verb",
+                "reqps",
+                vec![(rate(metric_definitions::STORE_REQUESTS, "verb"), "{{verb}}")],
+            ),
+            (
+                "Latency, 99 % within",
+                "s",
+                vec![(p99(metric_definitions::STORE_REQUEST_SECONDS, "store"), "{{store}}")],
+            ),
+            (
+                "Requests that failed",
+                "reqps",
+                vec![(rate(metric_definitions::STORE_FAILED, "store"), "{{store}}")],
+            ),
             (
                 "Bytes",
                 "Bps",
                 vec![
-                    (rate(metric::STORE_SENT_BYTES, ""), "sent"),
-                    (rate(metric::STORE_RECEIVED_BYTES, ""), "received"),
+                    (rate(metric_definitions::STORE_SENT_BYTES, ""), "sent"),
+                    (rate(metric_definitions::STORE_RECEIVED_BYTES, ""), "received"),
                 ],
             ),
             (
                 "Shards to mend",
                 "short",
                 vec![
-                    (shown(metric::POOL_PENDING_SHARDS), "{{pool}} pending"),
-                    (shown(metric::POOL_DAMAGED_SHARDS), "{{pool}} damaged"),
+                    (shown(metric_definitions::POOL_PENDING_SHARDS), "{{pool}} pending"),
+                    (shown(metric_definitions::POOL_DAMAGED_SHARDS), "{{pool}} damaged"),
                 ],
             ),
         ],
@@ -137,16 +169,20 @@ fn host() -> Section {
         let of = |m: Metric| {
             format!("rate({}{{instance=~\"$instance\", tier=\"{tier}\"}}[$__rate_interval])", m.name)
         };
-        let (hits, misses) = (of(metric::CACHE_HITS), of(metric::CACHE_MISSES));
+        let (hits, misses) = (of(metric_definitions::CACHE_HITS), of(metric_definitions::CACHE_MISSES));
         format!("sum({hits}) / (sum({hits}) + sum({misses}))")
     };
     (
         "This host",
         vec![
             ("Found in the cache", "percentunit", vec![(hits("memory"), "memory"), (hits("disk"), "disk")]),
-            ("Cache", "bytes", vec![(shown(metric::CACHE_BYTES), "{{tier}}")]),
-            ("Memory", "bytes", vec![(shown(metric::MEMORY_BYTES), "{{part}}")]),
-            ("Files of mounts not stored yet", "short", vec![(shown(metric::MOUNT_UNSENT_FILES), "{{dir}}")]),
+            ("Cache", "bytes", vec![(shown(metric_definitions::CACHE_BYTES), "{{tier}}")]),
+            ("Memory", "bytes", vec![(shown(metric_definitions::MEMORY_BYTES), "{{part}}")]),
+            (
+                "Files of mounts not stored yet",
+                "short",
+                vec![(shown(metric_definitions::MOUNT_UNSENT_FILES), "{{dir}}")],
+            ),
         ],
     )
 }
@@ -172,9 +208,9 @@ fn dashboard() -> Value {
         "editable": true, "refresh": "10s", "time": {"from": "now-1h", "to": "now"}, "panels": panels,
         "templating": {"list": [
             {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"},
-            variable("instance", metric::UP_SECONDS),
-            variable("pool", metric::POOL_STORABLE),
-            variable("volume", metric::VOLUME_CLIENTS),
+            variable("instance", metric_definitions::UP_SECONDS),
+            variable("pool", metric_definitions::POOL_STORABLE),
+            variable("volume", metric_definitions::VOLUME_CLIENTS),
         ]},
     })
 }
@@ -225,21 +261,21 @@ fn of_daemon() -> Vec<Alert> {
         ),
         (
             "WindlassCacheOff",
-            is(metric::CACHE_OFF, "== 1"),
+            is(metric_definitions::CACHE_OFF, "== 1"),
             "1m",
             "warning",
             "The cache on the disk of {{ $labels.instance }} failed and is off until the daemon's next start.",
         ),
         (
             "WindlassMemoryShort",
-            is(metric::MEMORY_SHORT, "== 1"),
+            is(metric_definitions::MEMORY_SHORT, "== 1"),
             "5m",
             "warning",
             "Requests on {{ $labels.instance }} wait for memory ({{ $labels.part }}): give the daemon more.",
         ),
         (
             "WindlassFilesNotStored",
-            is(metric::MOUNT_UNSENT_FILES, "> 0"),
+            is(metric_definitions::MOUNT_UNSENT_FILES, "> 0"),
             "1h",
             "warning",
             "Files of the mount {{ $labels.dir }} have waited for an hour to be stored.",
@@ -250,26 +286,30 @@ fn of_daemon() -> Vec<Alert> {
 fn of_pools() -> Vec<Alert> {
     let failing = {
         let of = |metric: Metric| format!("sum by (instance, pool, store) (rate({}[5m]))", metric.name);
-        format!("{} / {} > 0.05", of(metric::STORE_FAILED), of(metric::STORE_REQUESTS))
+        format!(
+            "{} / {} > 0.05",
+            of(metric_definitions::STORE_FAILED),
+            of(metric_definitions::STORE_REQUESTS)
+        )
     };
     vec![
         (
             "WindlassPoolCantStore",
-            is(metric::POOL_STORABLE, "== 0"),
+            is(metric_definitions::POOL_STORABLE, "== 0"),
             "1m",
             "critical",
             "Pool {{ $labels.pool }} can store nothing now: too few stores answer {{ $labels.instance }}.",
         ),
         (
             "WindlassPoolCantDecide",
-            is(metric::POOL_DECIDABLE, "== 0"),
+            is(metric_definitions::POOL_DECIDABLE, "== 0"),
             "1m",
             "critical",
             "No volume of pool {{ $labels.pool }} can be opened or changed: too few stores answer {{ $labels.instance }}.",
         ),
         (
             "WindlassStoreAway",
-            is(metric::STORE_IN, "== 0"),
+            is(metric_definitions::STORE_IN, "== 0"),
             "5m",
             "warning",
             "Store {{ $labels.store }} of pool {{ $labels.pool }} is not in use: windlass pool status {{ $labels.pool }} says why.",
@@ -283,14 +323,14 @@ fn of_pools() -> Vec<Alert> {
         ),
         (
             "WindlassShardsDamaged",
-            is(metric::POOL_DAMAGED_SHARDS, "> 0"),
+            is(metric_definitions::POOL_DAMAGED_SHARDS, "> 0"),
             "5m",
             "warning",
             "{{ $value }} shards of pool {{ $labels.pool }} are gone or rotten: windlass pool repair {{ $labels.pool }} rebuilds them.",
         ),
         (
             "WindlassShardsPending",
-            is(metric::POOL_PENDING_SHARDS, "> 0"),
+            is(metric_definitions::POOL_PENDING_SHARDS, "> 0"),
             "1h",
             "warning",
             "{{ $value }} shards of pool {{ $labels.pool }} have waited for their stores for an hour.",
@@ -299,25 +339,30 @@ fn of_pools() -> Vec<Alert> {
 }
 
 fn of_volumes() -> Vec<Alert> {
-    let journal =
-        format!("{} / {} > 0.8", metric::VOLUME_JOURNAL_BYTES.name, metric::VOLUME_JOURNAL_LIMIT_BYTES.name);
+    let journal = format!(
+        "{} / {} > 0.8",
+        metric_definitions::VOLUME_JOURNAL_BYTES.name,
+        metric_definitions::VOLUME_JOURNAL_LIMIT_BYTES.name
+    );
     let slow = format!(
         "histogram_quantile(0.99, sum by (instance, volume, le) (rate({}_bucket[5m]))) > 1",
-        metric::VOLUME_REQUEST_SECONDS.name
+        metric_definitions::VOLUME_REQUEST_SECONDS.name
     );
-    let erring =
-        format!("sum by (instance, volume) (increase({}[5m])) > 0", metric::VOLUME_REQUEST_FAILED.name);
+    let erring = format!(
+        "sum by (instance, volume) (increase({}[5m])) > 0",
+        metric_definitions::VOLUME_REQUEST_FAILED.name
+    );
     vec![
         (
             "WindlassVolumeTrouble",
-            is(metric::VOLUME_TROUBLE, "== 1"),
+            is(metric_definitions::VOLUME_TROUBLE, "== 1"),
             "1m",
             "critical",
             "I/O of volume {{ $labels.volume }} fails, waits or soon will: windlass volume info {{ $labels.volume }} says why.",
         ),
         (
             "WindlassVolumeDegraded",
-            is(metric::VOLUME_DEGRADED, "== 1"),
+            is(metric_definitions::VOLUME_DEGRADED, "== 1"),
             "15m",
             "warning",
             "Writes to volume {{ $labels.volume }} are stored on fewer stores than usual.",
@@ -338,14 +383,14 @@ fn of_volumes() -> Vec<Alert> {
         ),
         (
             "WindlassUnsentOld",
-            is(metric::VOLUME_UNSENT_SECONDS, "> 60"),
+            is(metric_definitions::VOLUME_UNSENT_SECONDS, "> 60"),
             "2m",
             "warning",
             "Volume {{ $labels.volume }} has writes of {{ $value | humanizeDuration }} ago only on host {{ $labels.instance }}: they are lost if it is.",
         ),
         (
             "WindlassWritesSoonWait",
-            is(metric::VOLUME_FULL_SECONDS, "< 600"),
+            is(metric_definitions::VOLUME_FULL_SECONDS, "< 600"),
             "1m",
             "critical",
             "Writes to volume {{ $labels.volume }} wait for the stores in {{ $value | humanizeDuration }}.",
@@ -363,7 +408,7 @@ fn of_volumes() -> Vec<Alert> {
 /// A JSON string is a YAML string.
 fn rules() -> String {
     let mut out = String::from(
-        "# Alerts for Prometheus, made of the metrics' names by src/daemon/monitoring.rs: change them there, or copy them.\n\
+        "# Alerts for Prometheus, made of the metrics' names by src/daemon/dashboard_and_alerts.rs: change them there, or copy them.\n\
          # They want the scrape job to be called windlass.\n\
          groups:\n  - name: windlass\n    rules:\n",
     );
@@ -399,7 +444,7 @@ fn packaging_has_the_dashboard_and_alerts_of_these_names() {
                 Moves::Histogram => of_histogram == Some(m.name),
                 Moves::Gauge | Moves::Counter => name == m.name,
             };
-            assert!(metric::ALL.iter().any(|m| known(&m)), "{file}: there is no metric {name}");
+            assert!(metric_definitions::ALL.iter().any(|m| known(&m)), "{file}: there is no metric {name}");
         }
     }
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::frame_ref::FrameRef;
 use super::toc::{TOC_ITEMS_MAX, Toc, TocFrame};
-use crate::base::interval::{Cut, Intervals};
-use crate::base::record::{Mark, Op, Record};
+use crate::base::interval_map::{Cut, Intervals};
+use crate::base::log_record::{Mark, Op, Record};
 use crate::base::size::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Era, JournalId, Lsn};
 use crate::frame::{self, Body, Codec, FrameKind, Packer, Place};

@@ -47,7 +47,7 @@ use aws_smithy_types::error::operation::BuildError;
 use bytes::{Bytes, BytesMut};
 
 use super::connector::TEXT_MAX;
-use super::identity::Keys;
+use super::credentials::Keys;
 use crate::base::rt::Rt;
 
 /// A clock that is wrong by less is no matter. The SDK draws the line here too.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::keep::{BEGIN, connect, hung_up, unexpected};
 use super::serve::receive;
-use crate::base::record::Record;
+use crate::base::log_record::Record;
 use crate::base::rt::{Link, LinkReceiver, LinkSender, Rt};
 use crate::base::{Error, Kind, Lsn, Result};
 use crate::volume::head::{Head, Mirror};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use super::key_table::{Argon2Costs, Offered};
 use super::secret::Secret;
-use super::slots::{Argon2Costs, Offered};
 use crate::base::{Result, VolumeId};
 
 /// Where keys are found that nobody has given yet.

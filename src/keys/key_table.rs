@@ -7,8 +7,8 @@ use aws_lc_rs::aead::Aad;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::data_key::{VolumeKey, expand, extract, gcm, nonce};
-use super::keyring::{FamilyKeys, KeyAccess};
+use super::data_key_sealing::{VolumeKey, expand, extract, gcm, nonce};
+use super::key_access::{FamilyKeys, KeyAccess};
 use super::secret::{Passphrase, Secret, hex};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, VolumeId};

@@ -2,10 +2,10 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::connection_state::Entered;
 use super::decoder::Intake;
+use super::handover_state::Entered;
 use super::output::Output;
-use super::window::Window;
+use super::receive_buffer::Window;
 use crate::base::Result;
 
 /// Where it begins: empty, or as another process has left it.

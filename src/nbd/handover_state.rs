@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::decoder::{Intake, Piece, Refusal, Rest, Resumed};
-use super::options::ClientFlags;
+use super::handshake_wire::ClientFlags;
 use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, STRING_MAX};
 use crate::base::{Error, Kind, Result};
 

@@ -13,24 +13,24 @@ pub struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    pub(in crate::pool) fn new(state: S) -> Watched<S> {
+    pub fn new(state: S) -> Watched<S> {
         Watched { state: Mutex::new(state), changed: Notify::new() }
     }
 
     /// Looks at the state, or changes what nobody waits for.
-    pub(in crate::pool) fn with<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
+    pub fn with<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
         f(&mut self.state.lock())
     }
 
     /// Changes the state and wakes all who wait.
-    pub(in crate::pool) fn update<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
+    pub fn update<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
         let out = f(&mut self.state.lock());
         self.changed.notify_waiters();
         out
     }
 
     /// Returns as soon as `f` finds what it looks for. Safe to drop midway.
-    pub(in crate::pool) async fn until<T>(&self, mut f: impl FnMut(&mut S) -> Option<T>) -> T {
+    pub async fn until<T>(&self, mut f: impl FnMut(&mut S) -> Option<T>) -> T {
         loop {
             let woken = self.changed.notified();
             futures::pin_mut!(woken);

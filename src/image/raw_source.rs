@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::piece_source::{Content, PIECE, Piece, Source, UNDER_WAY};
 use super::read_at::{ReadAt, read_padded};
-use super::source::{Content, PIECE, Piece, Source, UNDER_WAY};
 use crate::base::Result;
 
 /// Disks are made of sectors: a file that ends in the middle of one is filled up.

@@ -19,9 +19,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::handshake_wire::{self as wire, ClientFlags, OptionHeader, option, reply};
 use super::listener::Stream;
-use super::options::{self as wire, ClientFlags, OptionHeader, option, reply};
-use super::window::Window;
+use super::receive_buffer::Window;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::cluster::unpack;
-use super::image::{Extent, Image};
+use super::compressed_cluster::unpack;
+use super::image_extents::{Extent, Image};
 use super::references::check;
 use crate::base::{Error, Kind, Result};
-use crate::image::changes::{Change, Changes, DATA_MAX};
+use crate::image::diff_source::{Change, Changes, DATA_MAX};
 use crate::image::qcow2_writer::{CLUSTER, lineage};
-use crate::image::raw::SECTOR;
+use crate::image::raw_source::SECTOR;
 use crate::image::rbd_diff::Header;
 use crate::image::read_at::{ReadAt, read_padded};
 

@@ -12,9 +12,9 @@ use futures::future::{Either, select};
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
-use super::attach::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look};
+use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look};
 use super::kernel_disk::{KernelDisks, Losses};
-use super::{Global, background, output};
+use super::{Global, detach_process, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::answers::VolumeAnswer;
@@ -35,7 +35,7 @@ const OURS: &str = "windlass:";
 /// In the background, but for `--detached`, which is that process.
 pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Result<ExitCode> {
     if !args.detached {
-        return background::leave_behind("the device").await;
+        return detach_process::leave_behind("the device").await;
     }
     signals::outlive_hangup();
     let home = StateDir::locate()?;
@@ -59,7 +59,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         true => output::line(&json!({ "export": disk.export, "device": device }).to_string()),
         false => output::line(&device),
     }
-    background::let_go(&home.device_log(), "ready")?;
+    detach_process::let_go(&home.device_log(), "ready")?;
     Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number, maker }
         .run()
         .await;
@@ -164,7 +164,7 @@ impl Keeper {
         let path = self.disk.volume.clone();
         let asked = client.call(&self.rt, Verb::VolumeInfo { path }, |_| {}, std::future::pending());
         let info: VolumeAnswer = asked.await?.answer()?;
-        Ok(super::attach::serial(&info.info))
+        Ok(super::attach_instructions::serial(&info.info))
     }
 }
 
