@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 use windlass::base::rt::{RealRuntime, Rt};
-use windlass::base::size::{GIB, MIB};
+use windlass::base::units::{GIB, MIB};
 use windlass::store::FileStore;
 use windlass::volume::{FlushMode, OpenMode, Volume, VolumeSettings, Volumes, snapshot_group};
 

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
 
+use windlass::base::format_limits::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::base::size::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
 use windlass::base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
 use windlass::pool::{
     Chunk, ChunkKind, CreateOptions, FOOTER_MAX, Layout, Opener, Pool, PoolHost, PoolStore, place, sealing,

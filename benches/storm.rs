@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream;
-use windlass::base::size::{GIB, MIB};
+use windlass::base::units::{GIB, MIB};
 use windlass::store::Store as _;
 use windlass::volume::{BootTrace, OpenMode, Volume, VolumeSettings, Volumes, snapshot_group};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 use windlass::base::rt::Rt;
-use windlass::base::size::{GIB, MIB};
+use windlass::base::units::{GIB, MIB};
 use windlass::pool::Layout;
 use windlass::store::{ByteRange, Cause, List, Store as _};
 use windlass::volume::{OpenMode, Volume, VolumeSettings};

@@ -2,7 +2,7 @@
 //! What it costs without any storage is measured against `nbdkit memory`.
 
 use windlass::base::rt::{RealRuntime, Rt};
-use windlass::base::size::parse_size;
+use windlass::base::units::parse_size;
 use windlass::nbd::{Address, Description, MemoryDisk, MemoryExports, serve};
 
 #[tokio::main]

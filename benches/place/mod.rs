@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::base::size::GIB;
+use windlass::base::units::GIB;
 use windlass::base::{HostId, Name};
 use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};

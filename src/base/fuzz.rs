@@ -6,7 +6,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::sum::crc32c;
-use super::{Name, size, utc};
+use super::{Name, units, utc};
 
 /// One parser, or several of one format.
 #[derive(Clone, Copy, Debug)]
@@ -91,13 +91,13 @@ fn some_values() -> Vec<Vec<u8>> {
 /// Sizes, durations, names and times, as commands and settings have them.
 fn values(data: &[u8]) {
     text(data, |text| {
-        if let Ok(bytes) = size::parse_size(text) {
-            assert_eq!(size::parse_size(&size::show_size(bytes)).ok(), Some(bytes));
+        if let Ok(bytes) = units::parse_size(text) {
+            assert_eq!(units::parse_size(&units::show_size(bytes)).ok(), Some(bytes));
         }
-        if let Ok(time) = size::parse_duration(text)
+        if let Ok(time) = units::parse_duration(text)
             && let Ok(ms) = u64::try_from(time.as_millis())
         {
-            assert_eq!(size::parse_duration(&size::show_duration(ms)).ok(), Some(time));
+            assert_eq!(units::parse_duration(&units::show_duration(ms)).ok(), Some(time));
         }
         if let Ok(name) = text.parse::<Name>() {
             assert_eq!(name.as_str(), text);

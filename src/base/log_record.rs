@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Writer};
 use super::error::Result;
-use super::ids::{Lsn, Name, Nonce, StateId};
-use super::size::BLOCK;
+use super::format_limits::BLOCK;
+use super::ids::{Lsn, Nonce, StateId};
+use super::name::Name;
 
 /// A snapshot's mark: everything before it belongs to the snapshot, nothing after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

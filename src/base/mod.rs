@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod codec;
 pub mod error;
+pub mod format_limits;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ids;
@@ -11,20 +12,22 @@ pub mod latency;
 pub mod lock_order;
 pub mod log_record;
 pub mod metric_definitions;
+pub mod name;
 pub mod rope;
 pub mod rt;
-pub mod size;
 pub mod sum;
 pub mod trace;
+pub mod units;
 pub mod utc;
 pub mod watched_state;
 
 pub use budget::{Budget, Held};
 pub use error::{Error, Kind, Result, ResultExt};
 pub use ids::{
-    ChunkId, Epoch, Era, Generation, HostId, Incarnation, JournalId, Lsn, Name, Nonce, PoolId, RegisterId,
-    Seq, StateId, VolumeId,
+    ChunkId, Epoch, Era, Generation, HostId, Incarnation, JournalId, Lsn, Nonce, PoolId, RegisterId, Seq,
+    StateId, VolumeId,
 };
+pub use name::Name;
 pub use rope::Rope;
 
 /// A hash map whose order is the same in every run.

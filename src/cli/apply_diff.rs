@@ -23,7 +23,7 @@ use super::reach_engine::{Door, or_interrupted};
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
 use crate::base::rt::{Disk as _, DiskFile, OpenHow, RealDisk, RealRuntime, Rt};
-use crate::base::size::{show_bytes, show_size};
+use crate::base::units::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Global, output, reach_engine};
 use crate::base::rt::{Disk as _, RealDisk};
-use crate::base::size::{GIB, show_bytes, show_time};
+use crate::base::units::{GIB, show_bytes, show_time};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::{EngineStatus, PoolAnswer, PoolLine, VolumeLine, word};
 use crate::daemon::api::{Outcome, Verb};

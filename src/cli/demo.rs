@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::{Global, output, reach_engine};
 use crate::base::rt::{Instant, RealRuntime, Rt};
-use crate::base::size::MIB;
+use crate::base::units::MIB;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::ScrubFindings;
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest, Verb, VolumeCreate};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::{Global, done, output, reach_engine};
-use crate::base::size::parse_duration;
+use crate::base::units::parse_duration;
 use crate::base::{Name, Result};
 use crate::daemon::api::{LoseStore, Verb};
 

@@ -15,7 +15,7 @@ use super::snapshot_or_time::Moment;
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
 use crate::base::rt::{RealRuntime, Rt};
-use crate::base::size::{show_bytes, show_size};
+use crate::base::units::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
 use crate::image::export::{Exported, Nowhere, Origin, Recipe, Sink, export};

@@ -63,7 +63,7 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Memory budget, for example 2G (default: WINDLASS_MEMORY, then `memory` in windlass.toml)
-    #[arg(long, global = true, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = crate::base::units::parse_size)]
     memory: Option<u64>,
     /// Log more; twice: much more (RUST_LOG overrides)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

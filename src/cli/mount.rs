@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Global, detach_process, done, exit_code, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::{MountInfo, MountList};
 use crate::daemon::api::{Outcome, Verb};

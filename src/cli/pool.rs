@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::iam_policy::{self, PoolPolicy};
 use super::volume_key::PoolKeyFlags;
 use super::{Global, done, forgive, output, reach_engine};
-use crate::base::size::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
+use crate::base::units::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};

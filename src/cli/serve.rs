@@ -46,7 +46,7 @@ pub struct Serve {
     mirror_key: Option<String>,
     /// Local disk for the read cache, for example 10G; 0: none (default: WINDLASS_CACHE, then `cache` in windlass.toml,
     /// then a tenth of what is free, 10G at most)
-    #[arg(long, value_name = "SIZE", value_parser = crate::base::size::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = crate::base::units::parse_size)]
     cache: Option<u64>,
     /// Open this pool at the start, or fail (default: every known pool; one that cannot open is tried again)
     #[arg(long, value_name = "POOL")]

@@ -9,7 +9,7 @@ use super::snapshot_hooks::Hooks;
 use super::volume::RemoveFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
-use crate::base::size::{parse_duration, show_bytes, show_size};
+use crate::base::units::{parse_duration, show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{SnapshotLine, TrashedSnapshotLine};
 use crate::daemon::api::{SnapshotCopy, SnapshotLock, SnapshotPath, Verb, VolumePath};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 
 use crate::base::rt::Rt;
-use crate::base::size::{parse_duration, show_time};
+use crate::base::units::{parse_duration, show_time};
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::SnapshotPath;
 use crate::daemon::signals;

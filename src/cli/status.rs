@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{Global, done, mount, output, reach_engine};
 use crate::base::Result;
-use crate::base::size::{show_bytes, show_time};
+use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{EngineStatus, ReplicaLine, VolumeInUse};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::mount_troubles;

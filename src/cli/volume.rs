@@ -12,7 +12,7 @@ use super::pool::parse_rate;
 use super::snapshot_or_time::Moment;
 use super::volume_key::KeyFlags;
 use super::{Global, done, forgive, output, reach_engine, volume_key, volume_list_order};
-use crate::base::size::{parse_size, show_bytes, show_size, show_time};
+use crate::base::units::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::{Global, done, output, reach_engine};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Result};
 use crate::daemon::KeyPlace;
 use crate::daemon::answers::{DataKeyLine, KeyList, KeySlotLine, word};

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::api::Verb;
 use crate::base::rt::Rt;
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::base::{Error, Kind, Result};
 
 /// How long commands under way are waited for, and how often it is looked.

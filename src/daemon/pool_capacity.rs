@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::pools::OpenPool;
 use crate::base::Name;
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::pool::{Pool, Space};
 use crate::volume::Trash;
 

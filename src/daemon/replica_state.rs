@@ -9,7 +9,7 @@ use super::answers::ReplicaLine;
 use super::api::VolumePath;
 use super::config::ReplicaPlan;
 use crate::base::rt::Instant;
-use crate::base::size::show_time;
+use crate::base::units::show_time;
 
 /// Until the next try of what could not be done.
 const AGAIN: Duration = Duration::from_secs(60);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::VolumePath;
 use super::io_tally::{IoRequest, IoTally, IoVerb};
 use crate::base::rt::Rt;
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::volume::{Passage, Volume, Volumes};
 

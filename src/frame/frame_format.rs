@@ -9,7 +9,7 @@ use zstd::bulk;
 use zstd::zstd_safe::compress_bound;
 
 use crate::base::codec::Reader;
-use crate::base::size::{BLOCK, FRAME_BLOCKS};
+use crate::base::format_limits::{BLOCK, FRAME_BLOCKS};
 use crate::base::sum::crc32c_of;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::keys::{ChunkSeal, KeyAccess, SALT, TAG, VolumeKey};

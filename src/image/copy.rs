@@ -10,8 +10,8 @@ use futures::FutureExt as _;
 
 use super::piece_source::{Content, Piece, Source};
 use crate::base::Result;
+use crate::base::format_limits::BLOCK;
 use crate::base::rt::{Rt, Task};
-use crate::base::size::BLOCK;
 
 /// Bytes of zeros that are given to a target at once, and of which it is asked what is there.
 const ZEROS_MAX: u64 = 1 << 30;

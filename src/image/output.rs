@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::base::rt::DiskFile;
-use crate::base::size::show_size;
+use crate::base::units::show_size;
 use crate::base::{Error, Kind, Result};
 
 /// Bytes that go one way.

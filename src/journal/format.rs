@@ -4,9 +4,9 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::base::codec::{Reader, Writer};
+use crate::base::format_limits::BLOCK;
 use crate::base::ids::COUNT_MAX;
 use crate::base::log_record::{Mark, Op, Record};
-use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, VolumeId};
 use crate::keys::{JournalSeal, TAG, VolumeKey};
 

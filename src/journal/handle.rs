@@ -21,7 +21,7 @@ use super::state::{Granted, Live, Ring, Segment, Sizes};
 use super::writer::{Shared, disk_loop, new_seal, no_files, write_header};
 use crate::base::log_record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::size::MIB;
+use crate::base::units::MIB;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, ResultExt as _, VolumeId};
 use crate::keys::VolumeKey;
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::frame_ref::FrameRef;
 use super::toc::{TOC_ITEMS_MAX, Toc, TocFrame};
+use crate::base::format_limits::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
 use crate::base::interval_map::{Cut, Intervals};
 use crate::base::log_record::{Mark, Op, Record};
-use crate::base::size::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Era, JournalId, Lsn};
 use crate::frame::{self, Body, Codec, FrameKind, Packer, Place};
 use crate::keys::ChunkSeal;

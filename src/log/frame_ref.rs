@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::SHARD_SPAN;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{Epoch, Result, Seq};
 
 /// A frame's address: the volume as an index into the root-first list of a volume's ancestors and itself, so that

@@ -2,9 +2,9 @@
 
 use super::pack::{PackDraft, PackFrame, Slice};
 use super::toc::{Toc, TocFrame};
+use crate::base::format_limits::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::fuzz::{Target, number, with_crc};
 use crate::base::log_record::Mark;
-use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::{ChunkId, Epoch, Era, JournalId, Lsn, Nonce, Seq, StateId, VolumeId};
 use crate::pool::ChunkKind;
 

@@ -28,7 +28,7 @@
 use bytes::Bytes;
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
+use crate::base::format_limits::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, Result, Seq};
 use crate::frame::{self, FRAME_MAX, FrameKind, Place};

@@ -13,8 +13,8 @@ use futures::stream::{self, StreamExt as _};
 
 use super::pack::Slice;
 use super::pack_lookup::{InPack, Places, Slices};
+use crate::base::format_limits::{SHARD_SPAN, SHARD_TARGET};
 use crate::base::rt::Rt;
-use crate::base::size::{SHARD_SPAN, SHARD_TARGET};
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::cache::{DiskCache, FrameKey};
 use crate::frame::{self, Place};

@@ -32,8 +32,8 @@
 use bytes::Bytes;
 
 use crate::base::codec::{Reader, Writer};
+use crate::base::format_limits::{BLOCK, FRAME_BLOCKS, LEAF_BLOCKS, SHARD_SPAN, SHARDS_MAX, VOLUME_MAX};
 use crate::base::log_record::Mark;
-use crate::base::size::{BLOCK, FRAME_BLOCKS, LEAF_BLOCKS, SHARD_SPAN, SHARDS_MAX, VOLUME_MAX};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, JournalId, Lsn, Result, Seq};
 use crate::frame::{self, Place};

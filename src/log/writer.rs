@@ -15,8 +15,8 @@ use tokio::sync::{Notify, watch};
 
 use super::chunk_builder::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
 use super::frame_ref::FrameRef;
+use crate::base::format_limits::CHUNKS_AHEAD;
 use crate::base::rt::Rt;
-use crate::base::size::CHUNKS_AHEAD;
 use crate::base::{Budget, ChunkId, Epoch, Era, Error, Held, JournalId, Kind, Lsn, Result, Seq, VolumeId};
 use crate::cache::{FrameCache, FrameKey};
 use crate::frame::{Codec, FrameKind};

@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::base::size::FRAME_BLOCKS;
+    use crate::base::format_limits::FRAME_BLOCKS;
     use crate::base::{Epoch, Seq};
     use crate::map::tree::Mapped;
 

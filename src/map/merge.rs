@@ -14,7 +14,7 @@ use super::change_leaf;
 use super::page::{Entry, LEVEL_MAX, Page, SLOTS, address, encode, span};
 use super::page_cache::{PageCache, Pages};
 use super::tree::{Extent, Mapped, Root, Tree};
-use crate::base::size::FRAME_BLOCKS;
+use crate::base::format_limits::FRAME_BLOCKS;
 use crate::base::{Error, Kind, Result};
 use crate::log::FrameRef;
 

@@ -6,12 +6,12 @@
 use bytes::Bytes;
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::FRAME_BLOCKS;
+use crate::base::format_limits::FRAME_BLOCKS;
 use crate::base::{Epoch, Error, Kind, Result, Seq};
 use crate::log::FrameRef;
 
 /// Slots of a page: blocks of a leaf, children of an inner page.
-pub const SLOTS: u64 = crate::base::size::LEAF_BLOCKS;
+pub const SLOTS: u64 = crate::base::format_limits::LEAF_BLOCKS;
 /// Bits of a block number that one level resolves.
 pub const LEVEL_BITS: u32 = SLOTS.trailing_zeros();
 /// A page's bytes, at most: 256 entries of at most 42 bytes each, and the header.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::receive_buffer::Window;
 use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, command_flag, flag};
-use crate::base::size::BLOCK;
+use crate::base::format_limits::BLOCK;
 use crate::base::{Error, Kind, Result};
 
 /// Payload of a write that is gathered at a time, in bytes. It is memory of the connection's own.

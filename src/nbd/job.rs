@@ -10,8 +10,8 @@ use futures::future::{BoxFuture, FutureExt as _};
 use super::decoder::Piece;
 use super::export::{ChangedExtent, Changes, Export, StatusExtent};
 use super::wire::{self, Command, Headers, ReplyTo, Request, command_flag};
+use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
-use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result, Rope};
 
 /// Extents in one answer to BLOCK_STATUS, in all contexts; the client asks on behind them.

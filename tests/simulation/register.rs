@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use windlass::base::format_limits::HEAD_MAX;
 use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, Sim, World};
-use windlass::base::size::HEAD_MAX;
 use windlass::base::{Error, Incarnation, Kind, PoolId, RegisterId};
 use windlass::pool::{
     Change, LABEL_KEY, Label, Member, Membership, PoolConfig, PoolSettings, Register, Roster, StoreEntry,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::check::Check;
 use crate::base::rt::Rt;
-use crate::base::size::{show_bytes, show_count, show_time};
+use crate::base::units::{show_bytes, show_count, show_time};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::config::Wrong;
 use crate::daemon::is_unread_journal;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check::Check;
 use super::folder_facts::Folder;
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::store::{StoreSpec, StoreUrl};
 
 /// A store of a pool, and the filesystem that it is on if it is a folder.

@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Resource;
 
 use super::check::Check;
-use crate::base::size::{MIB, show_bytes};
+use crate::base::units::{MIB, show_bytes};
 
 /// openat2(2), which stores in folders are opened by, is of this version.
 const KERNEL_MIN: (u32, u32) = (5, 6);
@@ -181,7 +181,7 @@ fn group_of_memory(line: &str) -> Option<(&'static Path, String, &'static str)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::size::GIB;
+    use crate::base::units::GIB;
     use crate::cli::doctor::check::State;
 
     fn well() -> HostFacts {

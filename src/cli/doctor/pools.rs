@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use super::folder_facts::percent;
-use crate::base::size::{show_bytes, show_count, show_time};
+use crate::base::units::{show_bytes, show_count, show_time};
 use crate::daemon::answers::{PoolAnswer, word};
 use crate::pool::{StoreState, StoreStatus};
 

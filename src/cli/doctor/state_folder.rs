@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::check::Check;
 use super::folder_facts::{FLEETING, Folder, REMOTE};
-use crate::base::size::{GIB, MIB, show_bytes};
+use crate::base::units::{GIB, MIB, show_bytes};
 use crate::daemon::StateDir;
 
 /// Journals of volumes grow to gigabytes while stores are behind.

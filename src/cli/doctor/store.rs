@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::check::Check;
 use super::folder_facts::{FLEETING, Folder, unmounted};
 use crate::base::rt::Rt;
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::base::{Error, Kind};
 use crate::pool::LABEL_KEY;
 use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, Tried};

@@ -24,7 +24,7 @@ use super::volume::key_of_new;
 use super::volume_key::KeyFlags;
 use super::{Global, apply_diff, done, output};
 use crate::base::rt::{Instant, RealRuntime, Rt};
-use crate::base::size::{parse_size, show_bytes, show_size, show_time};
+use crate::base::units::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::StateDir;
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, Verb, VolumeCreate, VolumePath};

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::rates::{self, VolumeRates};
-use crate::base::size::{show_bytes, show_time};
+use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{VolumeInUse, WatchAnswer, word};
 use crate::pool::{StoreState, StoreStatus};
 

@@ -7,7 +7,7 @@ use super::listen::ListenAddress;
 use super::section::Findings;
 use super::sections::{Config, Mount, Pool, Replica, Store, VolumeKeys};
 use super::value_types::{List, Size, Written, bare_or_quoted, nearest};
-use crate::base::size::{KIB, show_size};
+use crate::base::units::{KIB, show_size};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::VolumePath;
 use crate::fs::{MOUNT_OPTIONS, MountOptions};

@@ -9,7 +9,7 @@ use super::checks::{CACHE_MIN, MEMORY_MIN};
 use super::section::{Key, Preset, Section};
 use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces, VolumeKeys};
 use super::value_types::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
-use crate::base::size::{GIB, parse_size};
+use crate::base::units::{GIB, parse_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::KeyPlace;
 use crate::daemon::StateDir;

@@ -8,7 +8,7 @@ use super::effective::Origin;
 use super::section::Preset;
 use super::sections::OUTLINES;
 use super::*;
-use crate::base::size::GIB;
+use crate::base::units::GIB;
 use crate::base::{Kind, Name};
 
 /// A file, the line and key of its one error, and a part of the cure.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::base::size::{parse_duration, parse_size, show_duration, show_size};
+use crate::base::units::{parse_duration, parse_size, show_duration, show_size};
 use crate::nbd::Address;
 
 /// A value as the parser gives it: with the bytes of the file where it stands.

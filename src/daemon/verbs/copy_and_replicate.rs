@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{Replicated, SnapshotCopied};
 use crate::daemon::api::{Outcome, Replicate, SnapshotCopy, SnapshotPath, Verb, VolumePath};

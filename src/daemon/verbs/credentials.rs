@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::base::{Error, Kind, Result, utc};
 use crate::daemon::answers::CredentialsLine;
 use crate::daemon::api::{CredentialsSet, Outcome};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::base::size::{show_bytes, show_count};
+use crate::base::units::{show_bytes, show_count};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, PoolDestroy};
 use crate::daemon::control::ProgressSink;

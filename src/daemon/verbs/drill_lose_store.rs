@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::volume::in_use;
 use crate::base::latency::Latencies;
 use crate::base::rt::Instant;
-use crate::base::size::{show_count, show_time};
+use crate::base::units::{show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::DrillReport;
 use crate::daemon::api::{LoseStore, Outcome};

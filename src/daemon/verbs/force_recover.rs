@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::replace::finish;
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{ForceRecover, Outcome};
 use crate::daemon::control::ProgressSink;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::base::size::{show_bytes, show_count};
+use crate::base::units::{show_bytes, show_count};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::answers::{KeptOf, MountInfo, MountList};
 use crate::daemon::api::Outcome;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::base::size::{show_bytes, show_count};
+use crate::base::units::{show_bytes, show_count};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::VolumeMoved;
 use crate::daemon::api::{Outcome, VolumeMove, VolumePath};

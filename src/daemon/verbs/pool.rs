@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::base::size::{show_bytes, show_count, show_time};
+use crate::base::units::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{GivenKey, Outcome, PoolCreate, ScrubRequest};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::Replaced;
 use crate::daemon::api::Outcome;

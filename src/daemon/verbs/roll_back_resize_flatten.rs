@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::base::size::{show_bytes, show_size};
+use crate::base::units::{show_bytes, show_size};
 use crate::base::{Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
 use crate::daemon::control::ProgressSink;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{mount, pool, volume};
-use crate::base::size::{GIB, show_bytes, show_time};
+use crate::base::units::{GIB, show_bytes, show_time};
 use crate::base::{Budget, Result, utc};
 use crate::daemon::answers::{
     EngineStatus, HostTrouble, MemoryPart, PoolLine, ReadCaches, VolumeInUse, WatchAnswer,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::base::size::show_time;
+use crate::base::units::show_time;
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{TrashLine, TrashedSnapshotLine};
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumePath};

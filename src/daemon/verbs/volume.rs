@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
-use crate::base::size::{show_bytes, show_size, show_time};
+use crate::base::units::{show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{
     DataKeyLine, HistoryLine, KeyList, KeySlotLine, SnapshotLine, SnapshotLocked, VolumeAnswer, VolumeInUse,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::join_all;
 
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{KeyChange, Outcome, Replicate, SnapshotLock, Verb, VolumeMove, VolumePath};
 use crate::daemon::control::ProgressSink;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::base::size::parse_size;
+use crate::base::units::parse_size;
 use crate::base::{Error, Kind, Result};
 
 /// How long what the store said about names and attributes is believed.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::Budget;
 use crate::base::rt::sim::{Sim, SimDisk, World};
-use crate::base::size::MIB;
+use crate::base::units::MIB;
 use crate::cache::DiskCache;
 use crate::fs::MountResources;
 use crate::fs::object::MountOptions;

@@ -3,7 +3,7 @@
 //! The format is described in QEMU's docs/interop/qcow2. Each number is held against the file's length and against the
 //! limits here before anything is allocated by it.
 
-use crate::base::size::VOLUME_MAX;
+use crate::base::format_limits::VOLUME_MAX;
 use crate::base::{Error, Kind, Result};
 
 /// Largest L1 table, in bytes: QEMU's limit.

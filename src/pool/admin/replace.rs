@@ -16,7 +16,7 @@ use futures::stream;
 
 use super::handle::Pool;
 use super::next_generation::{Plan, check_free};
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result};
 use crate::pool::chunk::Inventory;
 use crate::pool::chunk::ShardSet;

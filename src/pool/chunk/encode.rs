@@ -6,7 +6,7 @@ use super::codec::Codec;
 use super::footer::{About, CHECK_SPAN, FOOTER_MAX, Footer, Tally};
 use super::inventory::Chunk;
 use super::shard_set::ShardSet;
-use crate::base::size::SHARD_SPAN;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{Error, Kind, Result};
 
 /// A chunk's objects, in order of their shards; `None` where none was wanted.

@@ -32,7 +32,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::inventory::{Chunk, ChunkKind};
 use super::redundancy::Layout;
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
+use crate::base::format_limits::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, VolumeId};
 

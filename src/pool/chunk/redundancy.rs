@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::base::size::SHARDS_MAX;
+use crate::base::format_limits::SHARDS_MAX;
 use crate::base::{Error, Kind, Result};
 
 /// `k` data and `m` parity shards a chunk, one a store.

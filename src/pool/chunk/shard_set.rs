@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::size::SHARDS_MAX;
+use crate::base::format_limits::SHARDS_MAX;
 
 const _: () = assert!(SHARDS_MAX <= 64);
 

@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 
 use crate::base::ChunkId;
 use crate::base::rt::Instant;
-use crate::base::size::show_count;
+use crate::base::units::show_count;
 use crate::pool::chunk::Layout;
 use crate::pool::chunk::ShardSet;
 use crate::pool::stores::Membership;

@@ -14,7 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use super::context::PoolContext;
 use super::read::Misses;
 use super::upload::{Known, Upload};
-use crate::base::size::SHARD_SPAN;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Incarnation, Kind, Result};
 use crate::pool::chunk::Chunk;
 use crate::pool::chunk::Layout;

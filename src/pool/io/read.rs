@@ -13,7 +13,7 @@ use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::context::PoolContext;
-use crate::base::size::SHARD_SPAN;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::pool::chunk::{About, CHECK_SPAN, Footer};
 use crate::pool::stores::Member;

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::HEAD_MAX;
+use crate::base::format_limits::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, Result};
 use crate::keys::{PoolKey, RegisterPlace, SIGNATURE};
 

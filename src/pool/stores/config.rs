@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::size::{parse_duration, parse_size};
+use crate::base::units::{parse_duration, parse_size};
 use crate::base::{Error, Generation, Incarnation, Kind, Name, Nonce, PoolId, RegisterId, Result};
 use crate::pool::chunk::{Layout, Zoning};
 

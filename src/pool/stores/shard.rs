@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::key::shard_key;
 use super::member::Member;
-use crate::base::size::SHARD_SPAN;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::pool::chunk::{About, FOOTER_GET, FOOTER_MAX, Footer};
 use crate::store::{ByteRange, Cause, Etag, Found, Put, When};

@@ -19,9 +19,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::rt::Rt;
 use crate::base::rt::sim::{Sim, SimDisk};
-use crate::base::size::SHARD_SPAN;
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, VolumeId};
 use crate::keys::PoolKey;
 use crate::store::{BucketRef, Cause, MemStore, Reach, SimStore, Store as _};

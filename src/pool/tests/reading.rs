@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::Kind;
+use crate::base::format_limits::SHARD_SPAN;
 use crate::base::rt::sim::Sim;
-use crate::base::size::SHARD_SPAN;
 use crate::base::sum::crc32c;
 use crate::pool::chunk::{CHECK_SPAN, Footer};
 use crate::store::{Cause, Reach, Store as _, When};

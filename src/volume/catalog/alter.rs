@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::volumes::{OpenMode, Volumes};
 use crate::base::rt::Rt;
-use crate::base::size::show_size;
+use crate::base::units::show_size;
 use crate::base::{Error, Kind, Name, Nonce, Result, VolumeId};
 use crate::keys::{Argon2Costs, DataKey, KeyAccess, KeyTable, Offered, Secret, Slot};
 use crate::pool::CatalogEntry;

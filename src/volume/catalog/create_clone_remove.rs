@@ -15,7 +15,7 @@ use futures::stream;
 use super::alter::let_go_in_time;
 use super::names::take;
 use super::volumes::{OpenMode, Template, Volumes};
-use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
+use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::keys::Offered;
 use crate::pool::{CatalogEntry, NameEntry};

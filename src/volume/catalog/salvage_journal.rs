@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::volumes::{OpenMode, Volumes};
+use crate::base::format_limits::BLOCK;
 use crate::base::log_record::{Op, Record};
-use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 use crate::journal::{Journal, JournalConfig, Peek, Recovered, peek};
 use crate::keys::VolumeKey;

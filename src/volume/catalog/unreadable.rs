@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::volumes::Volumes;
-use crate::base::size::BLOCK;
+use crate::base::format_limits::BLOCK;
 use crate::base::{ChunkId, Name, Result, VolumeId};
 use crate::map::{Step, Tree};
 use crate::volume::head::Head;

@@ -12,8 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 
 use super::checkpointer::AGAIN;
+use crate::base::format_limits::BLOCK;
 use crate::base::rt::Instant;
-use crate::base::size::BLOCK;
 use crate::base::{Error, Kind, Result};
 use crate::map::{Step, Tree};
 use crate::volume::head::Stop;

@@ -183,7 +183,7 @@ pub async fn differing(
 }
 
 fn differing_bytes(start: u64, a: &[u8], b: &[u8]) -> (u64, Option<u64>) {
-    const BLOCK: usize = crate::base::size::BLOCK as usize;
+    const BLOCK: usize = crate::base::format_limits::BLOCK as usize;
     let (mut bytes, mut first) = (0, None);
     if a != b {
         for (n, (a, b)) in a.chunks(BLOCK).zip(b.chunks(BLOCK)).enumerate().filter(|(_, (a, b))| a != b) {

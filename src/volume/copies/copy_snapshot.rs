@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::compare_states::{AT_ONCE, STEP, Side, bounded, differing, pieces, step, union, without};
 use super::copy_progress_file::{CopyFile, CopyNote};
-use crate::base::size::{show_bytes, show_size};
+use crate::base::units::{show_bytes, show_size};
 use crate::base::{Budget, Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};
 use crate::volume::handle::{SnapshotView, Volume};

@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::copy_snapshot::{Copied, Copying, Rest, copied_as, copy_snapshot};
 use super::switch::{MovingClients, Switch, Switched, finish};
 use crate::base::rt::Instant;
-use crate::base::size::show_bytes;
+use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 use crate::volume::catalog::{OpenMode, Trash, Volumes, snapshot_group};
 use crate::volume::handle::Volume;

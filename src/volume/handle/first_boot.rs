@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 
-use crate::base::size::{BLOCK, MIB};
+use crate::base::format_limits::BLOCK;
+use crate::base::units::MIB;
 use crate::base::{Epoch, Held, Result, StateId, VolumeId};
 use crate::map::Tree;
 use crate::volume::head::{BootTrace, Head, Trace};

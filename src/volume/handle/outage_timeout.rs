@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 
 use crate::base::rt::Instant;
-use crate::base::size::show_time;
+use crate::base::units::show_time;
 use crate::base::{Error, Kind, Result};
 use crate::volume::read::VolumeContext;
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::size::{parse_duration, show_duration};
+use crate::base::units::{parse_duration, show_duration};
 use crate::base::{Error, Kind, Result};
 
 /// Tiers at most.

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::{BLOCK, FRAME_BLOCKS, VOLUME_MAX, show_bytes, show_count};
+use crate::base::format_limits::{BLOCK, FRAME_BLOCKS, VOLUME_MAX};
+use crate::base::units::{show_bytes, show_count};
 use crate::base::{Error, Kind, Result};
 
 /// Bytes of a trace before base64: some 5,000 ranges.

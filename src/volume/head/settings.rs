@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
 use super::rate_limits::{Limits, Rate};
-use crate::base::size::{GIB, MIB, VOLUME_MAX, parse_duration, parse_size, show_duration, show_size};
+use crate::base::format_limits::VOLUME_MAX;
+use crate::base::units::{GIB, MIB, parse_duration, parse_size, show_duration, show_size};
 use crate::base::{Error, HostId, Kind, Result};
 use crate::frame::Codec;
 

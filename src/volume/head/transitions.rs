@@ -35,7 +35,7 @@ use super::boot_trace::{BootTrace, Trace};
 use super::holds::{Cloned, Locks};
 use super::naming::{ClaimBasis, Mirror, MirrorAccess, Moved, Naming, Wanted};
 use super::settings::{Host, VolumeSettings, is_default};
-use crate::base::size::HEAD_MAX;
+use crate::base::format_limits::HEAD_MAX;
 use crate::base::utc;
 use crate::base::{
     Epoch, Error, HostId, Incarnation, Kind, Lsn, Name, Nonce, Result, Seq, StateId, VolumeId,

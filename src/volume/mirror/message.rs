@@ -20,8 +20,8 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::base::codec::{Reader, Writer};
+use crate::base::format_limits::BLOCK;
 use crate::base::log_record::{Mark, Op, Record};
-use crate::base::size::BLOCK;
 use crate::base::{Epoch, Error, HostId, Kind, Lsn, PoolId, Result, VolumeId};
 use crate::volume::head::Host;
 

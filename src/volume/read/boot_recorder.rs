@@ -11,9 +11,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::overlay::Piece;
+use crate::base::format_limits::{BLOCK, FRAME_BLOCKS};
 use crate::base::interval_map::Intervals;
 use crate::base::rt::Instant;
-use crate::base::size::{BLOCK, FRAME_BLOCKS, GIB};
+use crate::base::units::GIB;
 use crate::volume::head::Trace;
 
 /// From the first read.

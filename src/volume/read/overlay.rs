@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::base::format_limits::BLOCK;
 use crate::base::interval_map::{Cut, Intervals};
-use crate::base::size::BLOCK;
 use crate::base::{Era, Lsn, Seq, StateId};
 use crate::log::{FrameRef, Placed};
 use crate::map::{Extent, Mapped};

@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::base::format_limits::{BLOCK, FRAME_BLOCKS, SHARD_TARGET};
 use crate::base::rt::Instant;
-use crate::base::size::{BLOCK, FRAME_BLOCKS, MIB, SHARD_TARGET};
+use crate::base::units::MIB;
 use crate::base::{Budget, Held};
 
 /// Requests that make a run, or fewer of so many bytes.

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::boot_recorder::BootRecorder;
 use super::overlay::Piece;
 use super::read_ahead::Fetch;
+use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
-use crate::base::size::BLOCK;
 use crate::base::{ChunkId, Error, Kind, Result, Rope, StateId};
 use crate::keys::FamilyKeys;
 use crate::log::{FrameRef, ReadCounts, Reader, Want};
@@ -507,7 +507,7 @@ fn piece_of(whole: &Bytes, part: Range<usize>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::size::SHARD_SPAN;
+    use crate::base::format_limits::SHARD_SPAN;
     use crate::base::{Epoch, Lsn, Seq};
 
     fn memory(fill: u8, blocks: u64) -> Piece {

@@ -107,7 +107,7 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::size::BLOCK;
+    use crate::base::format_limits::BLOCK;
 
     const MAX: u64 = 8 << 20;
 

@@ -23,7 +23,7 @@ use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::{Counted, Tip};
 use super::write_throttle::WriteThrottle;
-use crate::base::size::BLOCK;
+use crate::base::format_limits::BLOCK;
 use crate::base::{Epoch, Error, Kind, Result, Rope};
 use crate::journal::Journal;
 use crate::log::chunk_target;

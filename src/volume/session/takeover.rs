@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::base::size::{CHUNKS_AHEAD, WALK_WINDOW};
+use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Lsn, Nonce, Result, Seq};
 use crate::keys::{KeyAccess, Secret};
 use crate::log::Toc;

@@ -34,7 +34,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::dead_runs::{DeadFrame, Part};
 use super::new_chunks::NewChunk;
 use crate::base::codec::{Reader, Writer};
-use crate::base::size::{SHARD_SPAN, SHARDS_MAX};
+use crate::base::format_limits::{SHARD_SPAN, SHARDS_MAX};
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, StateId, VolumeId};
 use crate::log::{FrameRef, InPack, Prefix};
 use crate::pool::ChunkKind;

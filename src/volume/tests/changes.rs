@@ -1,7 +1,7 @@
 //! What has changed since a snapshot, and what it costs to tell.
 
 use super::*;
-use crate::base::size::BLOCK;
+use crate::base::format_limits::BLOCK;
 
 /// Bytes that have changed, and the ranges that they lie in.
 async fn changed<F>(size: u64, ask: impl Fn(u64, u64) -> F) -> (u64, Vec<(u64, u64)>)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::site::{Site, name, run};
 use super::*;
 use crate::base::Result;
-use crate::base::size::BLOCK;
+use crate::base::format_limits::BLOCK;
 use crate::volume::catalog::snapshot_as;
 
 const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, progress: &|_, _, _| {} };

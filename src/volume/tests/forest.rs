@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::site::Site;
 use super::*;
+use crate::base::format_limits::BLOCK;
 use crate::base::rt::sim::World;
-use crate::base::size::BLOCK;
 use crate::pool::ScrubOptions;
 
 const BLOCKS: u64 = 200;

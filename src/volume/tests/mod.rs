@@ -49,7 +49,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::base::rt::Rt;
-use crate::base::size::MIB;
+use crate::base::units::MIB;
 use crate::base::{Kind, Name};
 use crate::store::Reach;
 use site::{Life, name, run};

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use super::site::{Machine, Site};
 use super::*;
 use crate::base::Result;
+use crate::base::format_limits::BLOCK;
 use crate::base::rt::Task;
-use crate::base::size::BLOCK;
 
 /// One daemon with two pools.
 struct Host {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::HostId;
 use crate::base::rt::{RealDisk, RealRuntime};
-use crate::base::size::GIB;
+use crate::base::units::GIB;
 use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
 use crate::store::{Counted, Faulty, MemStore, Store as _};
 
