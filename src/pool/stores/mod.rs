@@ -10,6 +10,7 @@ mod membership;
 mod object_key;
 mod placement;
 mod response_stats;
+mod roster;
 mod shard;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
@@ -21,8 +22,9 @@ pub use hedge_policy::{Hedges, delay};
 pub use host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
 pub use label::{LABEL_KEY, LABEL_MAX, Label, lacks_key};
 pub use member::{Member, Standing};
-pub use membership::{Busy, Membership, Roster};
+pub use membership::Membership;
 pub use object_key::{ASIDE, Named, PROBES, REGISTERS, parse, register_key, shard_key};
 pub use placement::{place, shard_on};
 pub use response_stats::SizeClass;
+pub use roster::{Busy, Roster};
 pub use shard::{At, How, Miss};
