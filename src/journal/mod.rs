@@ -102,6 +102,7 @@
 //! not, whatever the order. A sync that failed may have dropped what it was to write, and later ones may claim success:
 //! that is why a failure is final, and why opening writes once more what no later batch says was synced.
 
+mod batch_reader;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
+use super::batch_reader::{Batch, Window};
 use super::format::{ALIGN, Header, SEGMENT_HEAD, SegmentHead};
 use super::recover::read_header;
-use super::segment::{Batch, Window, segment_number};
+use super::segment::segment_number;
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Epoch, JournalId, Lsn, Result, ResultExt as _, VolumeId};
 

@@ -15,8 +15,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::batch_reader::{Batch, Window, next_used};
 use super::format::{ALIGN, HEADER_MAX, Header, Opener, SEGMENT_HEAD, SegmentHead};
-use super::segment::{Batch, Window, next_used, segment_number, zero};
+use super::segment::{segment_number, zero};
 use super::state::{Live, Segment};
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};

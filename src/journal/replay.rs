@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use super::batch_reader::{Batch, Window};
 use super::format::{Opener, SEGMENT_HEAD};
 use super::recover::damaged;
-use super::segment::{Batch, Window};
 use super::state::Live;
 use crate::base::log_record::Record;
 use crate::base::{Error, JournalId, Kind, Lsn, Result, ResultExt as _};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::area::FoundStages;
 use super::file_stage::record;
+use super::found_stages::FoundStages;
 use super::note::{Mark, NOTE_FORMAT, Note, NoteRing, encode_entry};
 use super::rename_intent::{INTENT_FORMAT, RenameIntent};
 use super::slab::Extent;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::area::{FoundFile, FoundStages, LOCK, UNKNOWN};
+use super::found_stages::{FoundFile, FoundStages, LOCK, UNKNOWN};
 use super::note::Mark;
 use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};

@@ -1,7 +1,7 @@
 //! Written bytes on the local disk until the bucket has them: the area, its files and slabs, and their notes.
 
-mod area;
 mod file_stage;
+mod found_stages;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod kept_files;
@@ -10,12 +10,14 @@ mod rename_intent;
 mod slab;
 mod slab_stage;
 mod stage;
+mod staging_area;
 mod unsynced_removals;
 
-pub use area::{FoundFile, FoundStages, StagingArea, UNKNOWN, Unsent, take_over};
 pub use file_stage::Edits;
+pub use found_stages::{FoundFile, FoundStages, UNKNOWN, Unsent, take_over};
 pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
 pub use rename_intent::{INTENT_FORMAT, RenameIntent};
 pub use stage::Stage;
+pub use staging_area::StagingArea;
 pub use unsynced_removals::StagingDir;

@@ -1,5 +1,6 @@
 //! A pool's life: creating, opening, replacing stores, recovery by force, its end.
 
+mod create;
 mod destroy;
 mod force_recover;
 mod handle;
@@ -7,10 +8,10 @@ mod next_generation;
 mod open;
 mod replace;
 
+pub use create::CreateOptions;
 pub use destroy::{Deleted, Destruction};
 pub use force_recover::{ForcedRecovery, Lost, StoreSwap};
 pub use handle::Pool;
 #[cfg(test)]
 pub use next_generation::{Place, Plan};
-pub use open::CreateOptions;
 pub use replace::{Filled, Replacement};

@@ -2,9 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::chunk_contents::Chunk;
 use super::codec::Codec;
 use super::footer::{About, CHECK_SPAN, FOOTER_MAX, Footer, Tally};
-use super::inventory::Chunk;
 use super::shard_set::ShardSet;
 use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{Error, Kind, Result};
@@ -77,7 +77,7 @@ pub fn sealing(layout: super::redundancy::Layout) -> impl Fn(Chunk) -> Result<()
 mod tests {
     use super::*;
     use crate::base::{ChunkId, Epoch, Era, Seq, VolumeId};
-    use crate::pool::chunk::inventory::ChunkKind;
+    use crate::pool::chunk::chunk_contents::ChunkKind;
     use crate::pool::chunk::redundancy::Layout;
 
     fn chunk(shards: Vec<Bytes>) -> Chunk {

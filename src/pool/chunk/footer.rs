@@ -29,7 +29,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use super::inventory::{Chunk, ChunkKind};
+use super::chunk_contents::{Chunk, ChunkKind};
 use super::redundancy::Layout;
 use crate::base::codec::{Reader, Writer};
 use crate::base::format_limits::{SHARD_SPAN, SHARDS_MAX};

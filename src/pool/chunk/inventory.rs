@@ -1,32 +1,8 @@
-//! What is given to the pool to keep, and what callers answer about it.
+//! Which chunks there are to be: what scrub and repair ask of whoever knows the volumes.
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
-use crate::base::{ChunkId, Era, Result};
-
-/// What a chunk's frames are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ChunkKind {
-    Data = 0,
-    Map = 1,
-    /// What is left of several chunks: not part of the log.
-    Pack = 2,
-}
-
-/// A chunk, cut into data shards at frame boundaries: shard i holds the virtual bytes from `i * SHARD_SPAN` on.
-#[derive(Clone, Debug)]
-pub struct Chunk {
-    pub id: ChunkId,
-    pub era: Era,
-    pub kind: ChunkKind,
-    /// k of them, each at most `SHARD_SPAN` long, the last ones perhaps empty. One whose buffer is not shared and has
-    /// `FOOTER_MAX` bytes of spare capacity is sent without a copy.
-    pub shards: Vec<Bytes>,
-    /// The table of contents: a virtual offset in the last data shard, and its length.
-    pub toc_offset: u64,
-    pub toc_len: u32,
-}
+use crate::base::{ChunkId, Result};
 
 /// Is a chunk needed?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use tokio::sync::Notify;
 
-use super::key::PROBES;
 use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use super::object_key::PROBES;
 use super::response_stats::{SizeClass, Traffic};
 use crate::base::rt::{Instant, Rt};
 use crate::base::watched_state::Watched;

@@ -4,11 +4,13 @@ mod config;
 mod find_by_label;
 pub mod hedge_policy;
 mod host_resources;
-mod key;
 mod label;
 mod member;
 mod membership;
+mod object_key;
+mod placement;
 mod response_stats;
+mod roster;
 mod shard;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
@@ -18,9 +20,11 @@ pub use find_by_label::{
 };
 pub use hedge_policy::{Hedges, delay};
 pub use host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
-pub use key::{ASIDE, Named, PROBES, REGISTERS, parse, place, register_key, shard_key, shard_on};
 pub use label::{LABEL_KEY, LABEL_MAX, Label, lacks_key};
 pub use member::{Member, Standing};
-pub use membership::{Busy, Membership, Roster};
+pub use membership::Membership;
+pub use object_key::{ASIDE, Named, PROBES, REGISTERS, parse, register_key, shard_key};
+pub use placement::{place, shard_on};
 pub use response_stats::SizeClass;
+pub use roster::{Busy, Roster};
 pub use shard::{At, How, Miss};

@@ -4,8 +4,8 @@
 
 use bytes::Bytes;
 
-use super::key::shard_key;
 use super::member::Member;
+use super::object_key::shard_key;
 use crate::base::format_limits::SHARD_SPAN;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::pool::chunk::{About, FOOTER_GET, FOOTER_MAX, Footer};

@@ -4,7 +4,7 @@
 //! files meanwhile. Invariants:
 //! - an object is a plain file under its key's path (`key.rs`), or beside it while a folder has that name;
 //! - a put is seen whole or not at all: temporary file, sync, rename, sync of the folder (`write.rs`);
-//! - conditions hold across processes: whoever changes a key holds its lock (`root.rs`);
+//! - conditions hold across processes: whoever changes a key holds its lock (`key_lock.rs`);
 //! - etag and attributes travel with the file as an extended attribute (`object.rs`).
 //!
 //! It does not: create its own root, follow symbolic links below it, keep empty folders (the last object's removal
@@ -18,9 +18,12 @@ mod change_stamp;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
 mod key;
+mod key_lock;
 mod list;
 mod object;
+mod object_place;
 mod root;
+mod temp_file;
 #[cfg(test)]
 mod tests;
 mod upload;

@@ -13,8 +13,11 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::Inner;
 use super::key::KeyPath;
+use super::key_lock::lock_key;
 use super::object::{Object, each_piece, etag_of, write_at, write_body};
-use super::root::{Spot, Temp, absent_ok};
+use super::object_place::Spot;
+use super::root::absent_ok;
+use super::temp_file::Temp;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Put, When};
 
@@ -140,7 +143,7 @@ impl Inner {
             if !aside? && !plain? {
                 continue;
             }
-            let _lock = self.root.lock(&root, key)?;
+            let _lock = lock_key(&self.root, &root, key)?;
             if !self.allows(&root, &path, &when)? {
                 all &= self.root.open_object(&root, &path)?.is_none();
                 continue;

@@ -10,44 +10,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::file_stage::{Edits, FileStage};
+use super::found_stages::{FoundStages, INTENT, LOCK, MOUNTS_MAX, SLAB, STAGE};
 use super::note::{Mark, Note};
 use super::rename_intent::RenameIntent;
 use super::slab::{self, SLOT_DATA_MAX, Slab, Slot};
-use super::slab_stage::{self, SlabStage};
+use super::slab_stage::SlabStage;
 use super::stage::Stage;
 use super::unsynced_removals::StagingDir;
-use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
+use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::fs::object::ByteRanges;
-
-pub const LOCK: &str = "lock";
-/// Mounts of one bucket at a time.
-const MOUNTS_MAX: usize = 64;
-const STAGE: &str = ".stage";
-const EDITS: &str = ".edits";
-const SLAB: &str = ".slab";
-const INTENT: &str = ".rename";
-const INTENT_LEN_MAX: usize = 1 << 16;
-/// The key of what has lost its note.
-pub const UNKNOWN: &str = "(unknown)";
-
-/// Writes that could not be sent; they stay where they are and are tried again at the next mount.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Unsent {
-    pub path: PathBuf,
-    pub key: String,
-    pub bytes: u64,
-}
-
-/// A file that an earlier mount left staged.
-#[derive(Debug)]
-pub struct FoundFile {
-    pub stage: Stage,
-    pub note: Note,
-    pub edits: Edits,
-    /// The machine was started anew since, which its bytes may not have survived.
-    pub may_be_torn: bool,
-}
 
 #[derive(Debug)]
 pub struct StagingArea {
@@ -64,139 +35,6 @@ pub struct StagingArea {
     slab: Mutex<Option<slab::OpenSlab>>,
     /// Held while the next one is made, and while the last one goes.
     making: tokio::sync::Mutex<()>,
-}
-
-/// What earlier mounts left.
-#[derive(Default)]
-pub struct FoundStages {
-    pub files: Vec<FoundFile>,
-    /// What was not synced when the power went, and whose it was if that can be told.
-    pub lost: Vec<(Stage, Option<Note>)>,
-    pub unsent: Vec<Unsent>,
-    pub renames: Vec<(PathBuf, RenameIntent)>,
-}
-
-impl FoundStages {
-    /// Adds what is left in a sub-folder whose lock is held; true when there is any.
-    pub async fn look(&mut self, folder: &StagingDir, dir: &Path) -> Result<bool> {
-        let disk = folder.disk();
-        let names = disk.list(dir).await?;
-        for id in names.iter().filter_map(|n| n.strip_suffix(EDITS)) {
-            // A crash between the two removals.
-            if !names.contains(&format!("{id}{STAGE}")) {
-                disk.remove(&dir.join(format!("{id}{EDITS}"))).await?;
-            }
-        }
-        let before = self.count();
-        for name in names.iter().filter(|n| n.starts_with('.') && n.ends_with(".tmp")) {
-            // A note that was being written when the crash came: the one before it counts.
-            disk.remove(&dir.join(name)).await?;
-        }
-        for name in names.iter().filter(|n| n.ends_with(INTENT) && !n.starts_with('.')) {
-            let path = dir.join(name);
-            let text = disk.read(&path, INTENT_LEN_MAX).await?;
-            match serde_json::from_slice(&text) {
-                Ok(intent) => self.renames.push((path, intent)),
-                Err(why) => {
-                    tracing::warn!(path = %path.display(), %why, "this note of a rename can't be read")
-                }
-            }
-        }
-        for name in names.iter().filter(|n| n.ends_with(STAGE)) {
-            let path = dir.join(name);
-            match FileStage::open(folder, path.clone()).await? {
-                Some((own, note, edits)) => {
-                    let may_be_torn = note.may_be_torn(disk.boot().as_deref());
-                    self.files.push(FoundFile { stage: Arc::new(own), note, edits, may_be_torn });
-                }
-                None if FileStage::is_unborn(disk, &path).await? => {
-                    disk.remove(&path).await?;
-                    let edits = path.with_extension("edits");
-                    if disk.open(&edits, OpenHow::Read).await.is_ok() {
-                        disk.remove(&edits).await?;
-                    }
-                }
-                // The disk has lost its beginning.
-                None => {
-                    let bytes = disk.open(&path, OpenHow::Read).await?.size().await?;
-                    self.unsent.push(Unsent { path, key: UNKNOWN.to_owned(), bytes });
-                }
-            }
-        }
-        for name in names.iter().filter(|n| n.ends_with(SLAB)) {
-            self.look_into(folder, dir.join(name)).await?;
-        }
-        Ok(self.count() > before)
-    }
-
-    async fn look_into(&mut self, folder: &StagingDir, slab: PathBuf) -> Result<()> {
-        let (disk, slots) = (folder.disk(), Slab::open(folder, slab).await?);
-        let _open = match slots.first() {
-            Some(slot) => Some(slot.file().await?),
-            None => None,
-        };
-        for slot in slots {
-            match SlabStage::open(slot.clone()).await? {
-                slab_stage::SlotContents::Free => slot.give_back().await?,
-                slab_stage::SlotContents::File(slab_stage, note, size) => {
-                    let mut edits = Edits { local: ByteRanges::default(), base_len: 0, size };
-                    edits.local.insert(0..size);
-                    let may_be_torn = note.checksum.is_none() && note.may_be_torn(disk.boot().as_deref());
-                    self.files.push(FoundFile { stage: Arc::new(slab_stage), note, edits, may_be_torn });
-                }
-                slab_stage::SlotContents::Lost(slab_stage, note) => {
-                    self.lost.push((Arc::new(slab_stage), note))
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The latest that any note is of.
-    fn generation(&self) -> u64 {
-        let lost = self.lost.iter().filter_map(|(_, note)| note.as_ref());
-        self.files.iter().map(|left| &left.note).chain(lost).map(|note| note.generation).max().unwrap_or(0)
-    }
-
-    fn count(&self) -> usize {
-        self.files.len() + self.lost.len() + self.unsent.len() + self.renames.len()
-    }
-}
-
-/// Moves the sub-folders of another folder in which something is left to the end of this one, where the next mount finds them;
-/// says how many. What can't be moved stays as it was. A sub-folder that a mount holds is that mount's.
-pub async fn take_over(disk: &Arc<dyn Disk>, from: &Path, to: &Path) -> Result<usize> {
-    let doing = || format!("moving what is not sent yet from {} to {}", from.display(), to.display());
-    let subdirs = match disk.list(from).await {
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        subdirs => subdirs.context(doing)?,
-    };
-    let (mut taken, mut free) = (0, 0_usize);
-    for subdir in subdirs {
-        let subdir = from.join(subdir);
-        if disk.list(&subdir).await.context(doing)?.iter().all(|name| name == LOCK) {
-            continue;
-        }
-        let held = match disk.lock(&subdir.join(LOCK), "being moved").await {
-            Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
-            lock => lock.context(doing)?,
-        };
-        disk.create_dir(to).await.context(doing)?;
-        // They are looked at in turn, up to the first that isn't there.
-        while disk.list(&to.join(free.to_string())).await.is_ok() {
-            free += 1;
-        }
-        if free >= MOUNTS_MAX {
-            let full = format!("{} has {MOUNTS_MAX} sub-folders already", to.display());
-            return Err(Error::new(Kind::NoSpace, full).context(doing()));
-        }
-        disk.rename(&subdir, &to.join(free.to_string())).await.context(doing)?;
-        disk.sync_dir(to).await.context(doing)?;
-        disk.sync_dir(from).await.context(doing)?;
-        drop(held);
-        taken += 1;
-    }
-    Ok(taken)
 }
 
 impl StagingArea {

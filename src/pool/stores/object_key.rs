@@ -1,4 +1,4 @@
-//! Names of a pool's objects, and which store a shard belongs on (protocol §6.4).
+//! Names of a pool's objects (protocol §6.4); which store a shard belongs on: `placement`.
 //!
 //! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`, `probe/…`. `hh` = the
 //! first (most significant) byte of xxh3-64 of the rest, two hexadecimal digits; numbers are decimal, the volume id 32
@@ -28,17 +28,6 @@ pub fn register_key(id: RegisterId) -> String {
 
 fn with_prefix(rest: String) -> String {
     format!("{:02x}/{rest}", xxh3_64(rest.as_bytes()) >> 56)
-}
-
-/// The store (index) that holds shard `shard` of a chunk in a pool of `n` stores.
-pub fn place(id: &ChunkId, shard: usize, n: usize) -> usize {
-    let start = (xxh3_64(&id.volume.0.to_le_bytes()) % n as u64 + id.seq.0 % n as u64) % n as u64;
-    (start as usize + shard) % n
-}
-
-/// The shard that store `index` holds of a chunk: the inverse of `place`.
-pub fn shard_on(id: &ChunkId, index: usize, n: usize) -> usize {
-    (index + n - place(id, 0, n)) % n
 }
 
 /// What a key names.
@@ -94,7 +83,6 @@ mod tests {
     fn keys_are_as_written_down() {
         assert_eq!(shard_key(&id(42), 5), "18/00000000000000000123456789abcdef/c-3-42.5");
         assert_eq!(register_key(RegisterId(7)), "reg/00000000000000000000000000000007");
-        assert_eq!((place(&id(42), 0, 6), place(&id(42), 5, 6), place(&id(43), 0, 6)), (5, 4, 0));
     }
 
     #[test]
@@ -119,21 +107,6 @@ mod tests {
         assert_eq!(parse("reg/00000000000000000000000000000007"), Named::Register(RegisterId(7)));
         for ours in ["label", "aside/x"] {
             assert_eq!(parse(ours), Named::Other, "{ours}");
-        }
-    }
-
-    #[test]
-    fn each_shard_has_its_own_store_and_they_rotate() {
-        for n in [1, 2, 6, 14, 64] {
-            for seq in [1, 2, 77, u64::MAX] {
-                let mut stores: Vec<_> = (0..n).map(|shard| place(&id(seq), shard, n)).collect();
-                for (shard, store) in stores.iter().enumerate() {
-                    assert_eq!(shard_on(&id(seq), *store, n), shard);
-                }
-                stores.sort_unstable();
-                assert_eq!(stores, (0..n).collect::<Vec<_>>());
-            }
-            assert_eq!(place(&id(8), 0, n), (place(&id(7), 0, n) + 1) % n);
         }
     }
 }

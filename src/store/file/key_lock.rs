@@ -1,0 +1,69 @@
+//! A key's lock: whoever changes an object holds it, in this process and among all that use the folder.
+
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, OFlags, flock, fstat, openat};
+use rustix::io::Errno;
+use rustix::thread::{Timespec, nanosleep};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::key::HIDDEN;
+use super::root::{FILE_MODE, Root};
+use crate::base::{Error, Kind, Result};
+
+/// Holders need microseconds; one that is suspended must not take all worker threads with it.
+const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
+
+/// A key's lock, shared with every other process that uses this folder.
+#[derive(Debug)]
+pub(super) struct Lock<'a> {
+    // Let go of in this order.
+    _file: OwnedFd,
+    _turn: MutexGuard<'a, ()>,
+}
+
+/// Waits for the key's lock. Held for a few system calls only, never while data is written.
+pub(super) fn lock_key<'a>(root: &'a Root, dir: &OwnedFd, key: &str) -> Result<Lock<'a>> {
+    let at = xxh3_64(key.as_bytes()) as u8;
+    let path = format!("{HIDDEN}/locks/{at:02x}");
+    let held = || {
+        Error::new(
+            Kind::Unavailable,
+            format!("store {}: another process holds {path} for {LOCK_WAIT:?}; is it suspended?", root.url),
+        )
+    };
+    // In turn within this process: only the first asks the system.
+    let turn = root.turns[usize::from(at)].try_lock_for(LOCK_WAIT).ok_or_else(held)?;
+    let start = root.rt.now();
+    let mut pause_ns = 50_000;
+    loop {
+        if let Some(file) = try_flock(root, dir, &path).map_err(|e| root.failed("taking a lock", e))? {
+            return Ok(Lock { _file: file, _turn: turn });
+        }
+        if root.rt.now().since(start) > LOCK_WAIT {
+            return Err(held());
+        }
+        // Cut short by a signal it only looks sooner.
+        let _ = nanosleep(&Timespec { tv_sec: 0, tv_nsec: pause_ns });
+        pause_ns = (pause_ns * 2).min(5_000_000);
+    }
+}
+
+/// `None` while another process has it.
+fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    loop {
+        let file = root.in_hidden(dir, "locks", || openat(dir, path, flags, FILE_MODE))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::INTR) => continue,
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            other => other?,
+        }
+        // A lock on a file that somebody removed meanwhile excludes nobody.
+        if fstat(&file)?.st_nlink > 0 {
+            return Ok(Some(file));
+        }
+    }
+}
