@@ -17,8 +17,9 @@ use tracing::{Instrument as _, Span};
 
 use super::api::{ANSWER_MAX, Outcome, REQUEST_MAX, Reply, Request, VERSION, Verb};
 use super::control_http::{self, Caller};
-pub use super::verb_handler::{Handler, ProgressSink, Step};
-use super::verb_handler::{failure, line_of};
+use super::control_reply::{failure, line_of};
+use super::progress::{ProgressSink, Step};
+use super::verb_handler::Handler;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::nbd::{SocketRights, bind_file};

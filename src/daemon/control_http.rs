@@ -25,7 +25,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
-use super::verb_handler::{self, Handler, ProgressSink, Step, line_of};
+use super::control_reply::{self, line_of};
+use super::progress::{ProgressSink, Step};
+use super::verb_handler::Handler;
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 
@@ -235,7 +237,7 @@ impl Running {
 fn reply_of(done: Result<Outcome>) -> Reply {
     match done {
         Ok(outcome) => Reply::Result(outcome),
-        Err(error) => verb_handler::failure(&error),
+        Err(error) => control_reply::failure(&error),
     }
 }
 

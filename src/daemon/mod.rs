@@ -7,6 +7,7 @@ pub mod config;
 mod configured;
 pub mod control;
 mod control_http;
+mod control_reply;
 mod credentials;
 #[cfg(test)]
 mod dashboard_and_alerts;
@@ -30,6 +31,7 @@ mod otlp_traces;
 mod page;
 mod pool_capacity;
 mod pools;
+pub mod progress;
 mod replica_scheduler;
 mod replica_state;
 mod sharing_map;

@@ -6,8 +6,8 @@ use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{Replicated, SnapshotCopied};
 use crate::daemon::api::{Outcome, Replicate, SnapshotCopy, SnapshotPath, Verb, VolumePath};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::progress::ProgressSink;
 use crate::volume::{Copied, Copying, Volumes};
 
 /// Is told what is done, bytes that were gone through, and how many there are.

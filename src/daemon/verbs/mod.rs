@@ -30,8 +30,8 @@ use self::trash::restore_snapshot;
 use self::volume::take_over;
 use self::wait_for_stores::Manner;
 use super::api::{Outcome, Verb};
-use super::control::ProgressSink;
 use super::engine_tables::EngineState;
+use super::progress::ProgressSink;
 use crate::base::{Error, Kind, Result};
 
 /// How long a verb that only looks waits for the stores.

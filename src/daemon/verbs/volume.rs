@@ -16,9 +16,9 @@ use crate::daemon::api::{
     GivenKey, KeyChange, Outcome, RemoveMode, SlotChange, SnapshotLock, SnapshotPath, VolumeCreate,
     VolumePath,
 };
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::is_unread_journal;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::keys::Slot;
