@@ -274,7 +274,7 @@ mod tests {
     use tokio::net::UnixStream;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::control;
+    use super::super::control_server;
     use super::*;
     use crate::base::rt::RealRuntime;
     use crate::base::rt::sim::Sim;
@@ -314,7 +314,7 @@ mod tests {
             let (rt, dir) = (Rt::new(RealRuntime::current()), tempfile::tempdir().unwrap());
             let given_up = CancellationToken::new();
             let house = Arc::new(House { given_up: given_up.clone() });
-            control::serve(&rt, &dir.path().join("c.sock"), house, CancellationToken::new()).unwrap();
+            control_server::serve(&rt, &dir.path().join("c.sock"), house, CancellationToken::new()).unwrap();
             Daemon { rt, dir, given_up }
         }
 

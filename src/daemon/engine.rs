@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{HandOver, Outcome, Verb, VolumePath};
 use super::command_gate::Admission;
 use super::config::{Config, ListenAddress};
-use super::control::{self, Answers};
+use super::control_server::{self, Answers};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::key_places::ConfiguredKeys;
@@ -184,7 +184,7 @@ impl Engine {
             // First, so that commands meanwhile reach this engine rather than wait for its lock.
             let handler = Arc::new(Commands(Arc::downgrade(&engine)));
             let path = engine.state.host_context.home.control()?;
-            *engine.answers.lock() = control::serve(&rt, &path, handler, engine.stop.clone())?;
+            *engine.answers.lock() = control_server::serve(&rt, &path, handler, engine.stop.clone())?;
         }
         if options.serve
             && let Err(error) = engine.begin(&options, &mirror).await

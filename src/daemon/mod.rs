@@ -5,9 +5,10 @@ pub mod api;
 mod command_gate;
 pub mod config;
 mod configured;
-pub mod control;
+pub mod control_client;
 mod control_http;
 mod control_reply;
+mod control_server;
 mod credentials;
 #[cfg(test)]
 mod dashboard_and_alerts;
