@@ -1,5 +1,6 @@
 //! The engine of one state folder: config, control socket, memory budget, lifecycle; owns everything that runs.
 
+mod access_policy;
 pub mod answers;
 pub mod api;
 mod command_gate;
@@ -19,7 +20,7 @@ mod exports;
 pub(crate) mod fuzz;
 mod io_tally;
 mod key_places;
-mod listen_policy;
+mod listen_addresses;
 mod metrics;
 mod metrics_http_message;
 mod metrics_server;
@@ -51,7 +52,7 @@ pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
 pub use key_places::KeyPlace;
-pub use listen_policy::{Flags as ListenFlags, given as given_listeners};
+pub use listen_addresses::{Flags as ListenFlags, given as given_listeners};
 pub use mirror::{MirrorFlags, MirrorPlan};
 pub use nbd_handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use pools::check_stores;
