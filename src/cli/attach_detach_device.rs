@@ -19,7 +19,7 @@ use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::answers::VolumeAnswer;
 use crate::daemon::api::Verb;
-use crate::daemon::control::Client;
+use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd::{self, Address, Info};
 

@@ -12,7 +12,7 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::StateDir;
 use crate::daemon::answers::{CredentialsLine, word};
 use crate::daemon::api::{CredentialsSet, Outcome, Verb};
-use crate::daemon::control::Client;
+use crate::daemon::control_client::Client;
 use crate::store::{AccessKeys, KEYS_TEXT_MAX};
 
 #[derive(clap::Subcommand, Debug)]

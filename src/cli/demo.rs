@@ -13,7 +13,7 @@ use crate::base::units::MIB;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::ScrubFindings;
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest, Verb, VolumeCreate};
-use crate::daemon::control::ProgressSink;
+use crate::daemon::progress::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir};
 use crate::nbd;
 

@@ -1,4 +1,4 @@
-//! `windlass export` and `windlass volume checksum`: a volume or snapshot as a file or stream, and the sum of its bytes.
+//! `windlass export`: a volume or snapshot as a file or stream.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::base::rt::{RealRuntime, Rt};
 use crate::base::units::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
-use crate::image::export::{Exported, Nowhere, Origin, Recipe, Sink, export};
+use crate::image::export::{Exported, Origin, Recipe, Sink, export};
 use crate::image::export_formats::{Qcow2, Raw, RbdDiff, lay_out};
 use crate::image::output::Output;
 use crate::image::portion_plan::{Class, changed};
@@ -70,12 +70,6 @@ pub struct Export {
     no_sum: bool,
 }
 
-#[derive(clap::Args, Debug)]
-pub struct Checksum {
-    /// POOL/VOLUME, POOL/VOLUME@SNAPSHOT, or POOL/VOLUME@TIME in UTC, as 2026-11-24T07:15
-    of: State,
-}
-
 /// What is exported: a volume as it is now, or as it was.
 #[derive(Clone, Debug)]
 pub enum State {
@@ -95,13 +89,13 @@ impl FromStr for State {
 
 /// A volume or snapshot that was found.
 #[derive(Clone, Debug)]
-struct Found {
+pub struct Found {
     volume: VolumePath,
     snapshot: Option<Name>,
 }
 
 impl State {
-    async fn find(self, global: &Global) -> Result<Found> {
+    pub async fn find(self, global: &Global) -> Result<Found> {
         match self {
             State::Now(volume) => Ok(Found { volume, snapshot: None }),
             State::At(moment) => {
@@ -131,13 +125,6 @@ struct Report {
     size: u64,
     data_bytes: u64,
     blake3: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Sum {
-    path: String,
-    size: u64,
-    blake3: String,
 }
 
 pub async fn run(global: &Global, args: Export) -> Result<ExitCode> {
@@ -194,27 +181,6 @@ fn print(global: &Global, report: &Report) -> Result<ExitCode> {
     match report.file == "-" {
         true => lines.iter().for_each(|line| eprintln!("{line}")),
         false => lines.iter().for_each(|line| output::line(line)),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-pub async fn checksum(global: &Global, args: Checksum) -> Result<ExitCode> {
-    let rt = Rt::new(RealRuntime::current());
-    let found = args.of.find(global).await?;
-    let door = Door::open(global).await?;
-    let summed = async {
-        let origin = Arc::new(Remote::connect(&door, &found, None).await?);
-        let size = origin.size();
-        let mut bar = TransferBar::new(format!("summing {found}"), size);
-        let done = export(&rt, origin, Recipe::sum(), &mut Nowhere, |at| bar.reach(at)).await?;
-        Ok((size, done.sum.unwrap_or_default()))
-    };
-    let summed = or_interrupted(summed).await;
-    let (size, blake3) = door.close(summed).await?;
-    let sum = Sum { path: found.to_string(), size, blake3 };
-    match global.json {
-        true => output::line(&Outcome::of(&sum)?.value.to_string()),
-        false => output::line(&format!("{}  {}", sum.blake3, sum.path)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -330,7 +296,7 @@ async fn write(rt: &Rt, door: &Door, found: &Found, plan: &Plan, out: Output) ->
 }
 
 /// What is reached by NBD, with its map.
-struct Remote {
+pub struct Remote {
     client: Client,
     size: u64,
     /// The context of what changed.
@@ -338,7 +304,7 @@ struct Remote {
 }
 
 impl Remote {
-    async fn connect(door: &Door, found: &Found, since: Option<&Name>) -> Result<Remote> {
+    pub async fn connect(door: &Door, found: &Found, since: Option<&Name>) -> Result<Remote> {
         let dirty = since.map(|since| format!("{DIRTY}{since}"));
         let contexts: Vec<&str> = std::iter::once(ALLOCATION).chain(dirty.as_deref()).collect();
         let client = match (door.export(&found.to_string(), &contexts).await, since) {

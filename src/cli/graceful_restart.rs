@@ -14,7 +14,8 @@ use crate::base::rt::{RealDisk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::{CredentialsLine, WatchAnswer};
 use crate::daemon::api::{HandOver, Verb};
-use crate::daemon::control::{Client, Step};
+use crate::daemon::control_client::Client;
+use crate::daemon::progress::Step;
 use crate::daemon::{
     Config, HANDOVER_FORMAT, HandedOver, KnownPool, ListenFlags, MirrorFlags, MirrorPlan, Parcel, Receiver,
     StateDir, check_stores, given_listeners, pack,

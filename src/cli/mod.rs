@@ -3,6 +3,7 @@
 mod apply_diff;
 mod attach_detach_device;
 mod attach_instructions;
+mod checksum;
 mod clone;
 mod config;
 mod cost;

@@ -11,7 +11,7 @@ use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::{MountInfo, MountList};
 use crate::daemon::api::{Outcome, Verb};
-use crate::daemon::control::ProgressSink;
+use crate::daemon::progress::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir, signals};
 use crate::fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
 

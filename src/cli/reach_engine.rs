@@ -11,7 +11,8 @@ use super::Global;
 use crate::base::rt::{Disk, RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{Outcome, Progress, Verb, VolumePath};
-use crate::daemon::control::{Client, ProgressSink, Step};
+use crate::daemon::control_client::Client;
+use crate::daemon::progress::{ProgressSink, Step};
 use crate::daemon::{ALONE, Config, Engine, Options, StateDir, signals};
 use crate::nbd::{self, Address};
 

@@ -16,7 +16,7 @@ use sd_notify::NotifyState;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
-use crate::daemon::control::Client;
+use crate::daemon::control_client::Client;
 
 /// Signs of life within the time after which systemd takes the daemon for dead.
 const SIGNS: u32 = 4;

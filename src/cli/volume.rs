@@ -194,7 +194,7 @@ pub enum Volume {
     /// Write a diff of `export --since` onto a volume that stands where the diff begins
     ApplyDiff(super::apply_diff::ApplyDiff),
     /// Sum the bytes of a volume or snapshot with blake3, as b3sum would those of a raw export
-    Checksum(super::export::Checksum),
+    Checksum(super::checksum::Checksum),
     /// Make a volume from a snapshot (the same as `windlass clone`)
     Clone(super::clone::Clone),
 }
@@ -384,7 +384,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             plain(global, Verb::VolumeRestore { path, to }).await
         }
         Volume::ApplyDiff(args) => super::apply_diff::run(global, args).await,
-        Volume::Checksum(args) => super::export::checksum(global, args).await,
+        Volume::Checksum(args) => super::checksum::checksum(global, args).await,
         Volume::Clone(args) => super::clone::run(global, args).await,
     }
 }

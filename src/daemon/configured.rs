@@ -12,8 +12,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::api::{ScrubRequest, Verb};
 use super::config::{Config, ScrubPlan};
-use super::control::ProgressSink;
 use super::engine::Engine;
+use super::progress::ProgressSink;
 use super::troubles::Attempt;
 use super::verbs;
 use crate::base::rt::{Instant, Rt};

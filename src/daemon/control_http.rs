@@ -25,7 +25,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
-use super::verb_handler::{self, Handler, ProgressSink, Step, line_of};
+use super::control_reply::{self, line_of};
+use super::progress::{ProgressSink, Step};
+use super::verb_handler::Handler;
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 
@@ -235,7 +237,7 @@ impl Running {
 fn reply_of(done: Result<Outcome>) -> Reply {
     match done {
         Ok(outcome) => Reply::Result(outcome),
-        Err(error) => verb_handler::failure(&error),
+        Err(error) => control_reply::failure(&error),
     }
 }
 
@@ -272,7 +274,7 @@ mod tests {
     use tokio::net::UnixStream;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::control;
+    use super::super::control_server;
     use super::*;
     use crate::base::rt::RealRuntime;
     use crate::base::rt::sim::Sim;
@@ -312,7 +314,7 @@ mod tests {
             let (rt, dir) = (Rt::new(RealRuntime::current()), tempfile::tempdir().unwrap());
             let given_up = CancellationToken::new();
             let house = Arc::new(House { given_up: given_up.clone() });
-            control::serve(&rt, &dir.path().join("c.sock"), house, CancellationToken::new()).unwrap();
+            control_server::serve(&rt, &dir.path().join("c.sock"), house, CancellationToken::new()).unwrap();
             Daemon { rt, dir, given_up }
         }
 

@@ -14,19 +14,21 @@ use tokio_util::sync::CancellationToken;
 use super::api::{HandOver, Outcome, Verb, VolumePath};
 use super::command_gate::Admission;
 use super::config::{Config, ListenAddress};
-use super::control::{self, Answers, Handler, ProgressSink};
+use super::control_server::{self, Answers};
 use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::key_places::ConfiguredKeys;
-use super::listen_policy::{Flags, Given};
+use super::listen_addresses::{Flags, Given};
 use super::mirror::{MirrorFlags, MirrorPlan};
 use super::nbd_handover::{self, HandedOver};
 use super::otlp_traces::Traces;
 use super::pools::Pools;
+use super::progress::ProgressSink;
 use super::state_dir::{HostContext, StateDir};
 use super::troubles::Attempt;
+use super::verb_handler::Handler;
 use super::volume_clients::{DAEMON, Sessions};
-use super::{listen_policy, metrics_server};
+use super::{access_policy, listen_addresses, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
@@ -182,7 +184,7 @@ impl Engine {
             // First, so that commands meanwhile reach this engine rather than wait for its lock.
             let handler = Arc::new(Commands(Arc::downgrade(&engine)));
             let path = engine.state.host_context.home.control()?;
-            *engine.answers.lock() = control::serve(&rt, &path, handler, engine.stop.clone())?;
+            *engine.answers.lock() = control_server::serve(&rt, &path, handler, engine.stop.clone())?;
         }
         if options.serve
             && let Err(error) = engine.begin(&options, &mirror).await
@@ -242,7 +244,7 @@ impl Engine {
                     continue;
                 }
             };
-            let who = listen_policy::reads_metrics(&bound).await;
+            let who = listen_addresses::reads_metrics(&bound).await;
             tracing::info!("metrics and the page are read at {bound}, without TLS: {who}");
             self.state.metrics.lock().push(bound);
         }
@@ -462,7 +464,7 @@ impl Engine {
         let HostContext { rt, disk, .. } = &self.state.host_context;
         let Options { nbd, metrics, insecure, .. } = options;
         let flags = Flags { nbd, metrics, insecure: *insecure };
-        listen_policy::given(rt, &**disk, &self.state.config(), flags).await
+        listen_addresses::given(rt, &**disk, &self.state.config(), flags).await
     }
 
     /// Clients that wait come first. Where nothing is said, it is listened where it was before.
@@ -498,13 +500,13 @@ impl Engine {
         }
         for at in &addresses {
             if !went_on.contains(&at.address) {
-                let rights = listen_policy::rights(&*self.state.host_context.disk, at).await?;
+                let rights = access_policy::rights(&*self.state.host_context.disk, at).await?;
                 let entrance = nbd::Entrance { rights, access: self.state.access.clone() };
                 let server = self.listen_on(&at.address, entrance, false).await?;
                 self.state.nbd.lock().push(server.address().clone());
                 self.servers.lock().push(server);
             }
-            let who = listen_policy::lets_in(at, &self.state.access.policy(), &self.state.config());
+            let who = access_policy::lets_in(at, &self.state.access.policy(), &self.state.config());
             tracing::info!("NBD clients connect to {}: {who}", at.address);
         }
         let commands = self.listen_to_commands().await?;
@@ -529,7 +531,7 @@ impl Engine {
     /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
     pub async fn reload_access(&self) -> Result<()> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
-        let policy = listen_policy::policy(rt, &**disk, &self.state.config()).await?;
+        let policy = access_policy::policy(rt, &**disk, &self.state.config()).await?;
         if policy.tls.is_none() && self.state.nbd_addresses().iter().any(|at| matches!(at, Address::Tls(_))) {
             return Err(Error::new(
                 Kind::Usage,

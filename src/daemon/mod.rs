@@ -1,12 +1,15 @@
 //! The engine of one state folder: config, control socket, memory budget, lifecycle; owns everything that runs.
 
+mod access_policy;
 pub mod answers;
 pub mod api;
 mod command_gate;
 pub mod config;
 mod configured;
-pub mod control;
+pub mod control_client;
 mod control_http;
+mod control_reply;
+mod control_server;
 mod credentials;
 #[cfg(test)]
 mod dashboard_and_alerts;
@@ -17,7 +20,7 @@ mod exports;
 pub(crate) mod fuzz;
 mod io_tally;
 mod key_places;
-mod listen_policy;
+mod listen_addresses;
 mod metrics;
 mod metrics_http_message;
 mod metrics_server;
@@ -30,6 +33,7 @@ mod otlp_traces;
 mod page;
 mod pool_capacity;
 mod pools;
+pub mod progress;
 mod replica_scheduler;
 mod replica_state;
 mod sharing_map;
@@ -48,7 +52,7 @@ pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
 pub use key_places::KeyPlace;
-pub use listen_policy::{Flags as ListenFlags, given as given_listeners};
+pub use listen_addresses::{Flags as ListenFlags, given as given_listeners};
 pub use mirror::{MirrorFlags, MirrorPlan};
 pub use nbd_handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use pools::check_stores;

@@ -31,7 +31,7 @@ use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{CredentialsLine, EngineStatus, PoolAnswer};
 use crate::daemon::api::{Outcome, Verb};
-use crate::daemon::control::Client;
+use crate::daemon::control_client::Client;
 use crate::daemon::{KnownPool, StateDir, read_kept_credentials};
 use crate::nbd::Address;
 use crate::store::{KeySource, KeyTarget, StoreSpec, StoreUrl, keyring};

@@ -21,7 +21,7 @@ use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::answers::WatchAnswer;
 use crate::daemon::api::Verb;
-use crate::daemon::control::Client;
+use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 
 const EVERY: Duration = Duration::from_secs(1);

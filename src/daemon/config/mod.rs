@@ -1,11 +1,12 @@
 //! windlass.toml: its sections as types, the reading of it with all that is wrong told at once, and what holds in the end
 //! with the environment and flags over it.
 
+mod allow_rule;
 mod checks;
 mod effective;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
-mod listen;
+mod listen_address;
 mod parse;
 mod reference;
 mod section;
@@ -20,8 +21,9 @@ use std::path::Path;
 use crate::base::rt::Disk;
 use crate::base::{Error, Kind, Result};
 
+pub use allow_rule::Allow;
 pub use effective::{Origin, ReplicaPlan, Row, ScrubPlan};
-pub use listen::{Account, Allow, ListenAddress};
+pub use listen_address::{Account, ListenAddress};
 pub use reference::{example, reference};
 pub use section::Wrong;
 pub use sections::{Config, Store, Tls};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::listen::{Allow, ListenAddress};
+use super::allow_rule::Allow;
+use super::listen_address::ListenAddress;
 use super::section::{Key, Outline, Preset, Section, section};
 use super::value_types::{
     ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Share, Size, Time, Written,

@@ -19,7 +19,7 @@ use self::auth::Secret;
 use super::answers::EngineStatus;
 use super::config::Config;
 use super::engine_tables::EngineState;
-use super::listen_policy;
+use super::listen_addresses;
 use crate::base::rt::{Dial, Disk, Link, Rt};
 use crate::base::{Budget, Error, Kind, PoolId, Result, ResultExt as _};
 use crate::nbd::{Address, Listener, Socket};
@@ -122,7 +122,7 @@ impl MirrorPlan {
 
 /// `Refused`: other hosts reach it, and what they send is in the open.
 async fn check(address: &str, insecure: bool) -> Result<()> {
-    if insecure || listen_policy::is_of_this_host(address).await? {
+    if insecure || listen_addresses::is_of_this_host(address).await? {
         return Ok(());
     }
     let why = format!(

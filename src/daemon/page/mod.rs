@@ -7,9 +7,9 @@ use base64::Engine as _;
 use sha2::{Digest as _, Sha256};
 
 use super::api::{Outcome, Verb, VolumePath};
-use super::control::ProgressSink;
 use super::engine_tables::EngineState;
 use super::metrics_http_message::{HTML, JSON, NOT_FOUND, OK, Reply, Request, UNAVAILABLE};
+use super::progress::ProgressSink;
 use super::{sharing_map, verbs};
 use crate::base::{Error, Kind, Name, Result};
 

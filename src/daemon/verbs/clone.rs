@@ -9,8 +9,8 @@ use serde_json::json;
 use super::volume::shown;
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{CloneMany, Outcome, SnapshotPath, VolumePath};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::progress::ProgressSink;
 use crate::volume::{VolumeInfo, Volumes};
 
 /// Clones that are made at a time: each is a few round trips, and they meet at one snapshot's list of pins.

@@ -6,8 +6,8 @@ use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{Replicated, SnapshotCopied};
 use crate::daemon::api::{Outcome, Replicate, SnapshotCopy, SnapshotPath, Verb, VolumePath};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::progress::ProgressSink;
 use crate::volume::{Copied, Copying, Volumes};
 
 /// Is told what is done, bytes that were gone through, and how many there are.
@@ -116,8 +116,8 @@ pub async fn replicate(
 async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name> {
     let snapshot: Name = format!("{stem}{}", utc::compact(state.host_context.rt.wall_ms())).parse()?;
     let path = SnapshotPath { volume: from.clone(), snapshot: snapshot.clone() };
-    let how = super::volume::Taking { wait: true, if_absent: true, held: false };
-    super::volume::snapshot(state, &[path], how).await?;
+    let how = super::snapshot::Taking { wait: true, if_absent: true, held: false };
+    super::snapshot::snapshot(state, &[path], how).await?;
     Ok(snapshot)
 }
 

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use crate::base::units::{show_bytes, show_count};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, PoolDestroy};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::progress::ProgressSink;
 use crate::pool::{Deleted, Destruction, Progress};
 use crate::volume::{Trash, VolumeInfo, end_all};
 

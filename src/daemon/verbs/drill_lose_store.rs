@@ -10,9 +10,9 @@ use crate::base::units::{show_count, show_time};
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::DrillReport;
 use crate::daemon::api::{LoseStore, Outcome};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::io_tally::IO_VERBS;
+use crate::daemon::progress::ProgressSink;
 use crate::pool::{Member, Pool};
 
 const LOOK: Duration = Duration::from_millis(500);

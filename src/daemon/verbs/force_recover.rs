@@ -6,8 +6,8 @@ use super::replace::finish;
 use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{ForceRecover, Outcome};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::progress::ProgressSink;
 use crate::pool::{ForcedRecovery, StoreSwap};
 
 pub async fn force_recover(

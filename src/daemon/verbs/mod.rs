@@ -11,11 +11,13 @@ mod move_volume;
 mod pool;
 mod replace;
 mod roll_back_resize_flatten;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
 mod trash;
 mod volume;
+mod volume_key;
 mod wait_for_stores;
 
 use std::time::Duration;
@@ -30,8 +32,8 @@ use self::trash::restore_snapshot;
 use self::volume::take_over;
 use self::wait_for_stores::Manner;
 use super::api::{Outcome, Verb};
-use super::control::ProgressSink;
 use super::engine_tables::EngineState;
+use super::progress::ProgressSink;
 use crate::base::{Error, Kind, Result};
 
 /// How long a verb that only looks waits for the stores.
@@ -127,8 +129,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
             Box::pin(resize(state, &path, size, disconnect)).await
         }
         Verb::VolumeFlatten { path, rate } => Box::pin(flatten(state, &path, rate, progress)).await,
-        Verb::VolumeHistory { path } => Box::pin(volume::history(state, &path)).await,
-        Verb::SnapshotAt { path, at_ms } => Box::pin(volume::snapshot_at(state, &path, at_ms)).await,
+        Verb::VolumeHistory { path } => Box::pin(snapshot::history(state, &path)).await,
+        Verb::SnapshotAt { path, at_ms } => Box::pin(snapshot::snapshot_at(state, &path, at_ms)).await,
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
         Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => Box::pin(take_over(state, &path, accept_loss)).await,
@@ -141,16 +143,16 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         }
         Verb::VolumeRestore { path, to } => Box::pin(trash::restore(state, &path, to.as_ref())).await,
         Verb::SnapshotTrash { path } => Box::pin(trash::snapshots(state, &path)).await,
-        Verb::SnapshotLock(args) => Box::pin(volume::lock_snapshot(state, &args)).await,
+        Verb::SnapshotLock(args) => Box::pin(snapshot::lock_snapshot(state, &args)).await,
         Verb::SnapshotRestore { path, to } => Box::pin(restore_snapshot(state, &path, to.as_ref())).await,
         Verb::SnapshotCreate { paths, no_wait, if_absent, held } => {
-            let how = volume::Taking { wait: !no_wait, if_absent, held };
-            Box::pin(volume::snapshot(state, &paths, how)).await
+            let how = snapshot::Taking { wait: !no_wait, if_absent, held };
+            Box::pin(snapshot::snapshot(state, &paths, how)).await
         }
-        Verb::SnapshotPromise { paths } => Box::pin(volume::promise_snapshots(state, &paths)).await,
-        Verb::SnapshotList { path, from } => Box::pin(volume::snapshots(state, &path, from.as_ref())).await,
+        Verb::SnapshotPromise { paths } => Box::pin(snapshot::promise_snapshots(state, &paths)).await,
+        Verb::SnapshotList { path, from } => Box::pin(snapshot::snapshots(state, &path, from.as_ref())).await,
         Verb::SnapshotRemove { path, dry_run, mode, .. } => {
-            Box::pin(volume::remove_snapshot(state, &path, dry_run, mode)).await
+            Box::pin(snapshot::remove_snapshot(state, &path, dry_run, mode)).await
         }
         Verb::Clone { from, to, if_absent } => Box::pin(clone::clone(state, &from, &to, if_absent)).await,
         Verb::CloneMany(args) => Box::pin(clone::clone_many(state, &args, progress)).await,
@@ -171,12 +173,12 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
 /// What is asked of a volume's keys, or of the engine itself.
 async fn of_keys_or_engine(state: &EngineState, verb: &Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
-        Verb::VolumeUnlock { path, key } => Box::pin(volume::unlock(state, path, key)).await,
-        Verb::VolumeKeys { path } => Box::pin(volume::key_slots(state, path)).await,
+        Verb::VolumeUnlock { path, key } => Box::pin(volume_key::unlock(state, path, key)).await,
+        Verb::VolumeKeys { path } => Box::pin(volume_key::key_slots(state, path)).await,
         Verb::VolumeKeyRotate { path, key, wait } => {
-            Box::pin(volume::rotate_keys(state, path, key.as_ref(), (*wait, progress))).await
+            Box::pin(volume_key::rotate_keys(state, path, key.as_ref(), (*wait, progress))).await
         }
-        Verb::VolumeKeyChange(args) => Box::pin(volume::change_keys(state, args)).await,
+        Verb::VolumeKeyChange(args) => Box::pin(volume_key::change_keys(state, args)).await,
         Verb::Status => Box::pin(status::status(state)).await,
         Verb::Watch => Outcome::of(&status::watch(state).await),
         Verb::Ping => Ok(ping(state)),

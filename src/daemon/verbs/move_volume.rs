@@ -8,9 +8,9 @@ use crate::base::units::{show_bytes, show_count};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::VolumeMoved;
 use crate::daemon::api::{Outcome, VolumeMove, VolumePath};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::{Alone, Session, Sessions, Visitor};
 use crate::volume::{
     MovedVolume, Moving, MovingClients, OpenMode, Passage, Volume, Volumes, check_other, finish_move,

@@ -9,11 +9,11 @@ use crate::base::units::{show_bytes, show_count, show_time};
 use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{GivenKey, Outcome, PoolCreate, ScrubRequest};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::key_places::pool_key;
 use crate::daemon::pool_capacity::Capacity;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::progress::ProgressSink;
 use crate::keys::PoolKey;
 use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,

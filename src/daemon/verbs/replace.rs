@@ -7,9 +7,9 @@ use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::Replaced;
 use crate::daemon::api::Outcome;
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::progress::ProgressSink;
 use crate::pool::{Filled, PoolStore, Progress, Replacement};
 
 /// How long what is under way on other stores is waited for at the end.

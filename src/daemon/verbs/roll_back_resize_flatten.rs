@@ -5,8 +5,8 @@ use serde_json::json;
 use crate::base::units::{show_bytes, show_size};
 use crate::base::{Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::Visitor;
 use crate::volume::{Flattened, Flattening};
 

@@ -29,7 +29,7 @@ use crate::pool::StoreState;
 use crate::store::{AccessKeys, KeySource, keyring};
 use crate::volume::Memory;
 
-const TAKEN: volume::Taking = volume::Taking { wait: true, if_absent: false, held: false };
+const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
 /// A host whose state is in `dir/NAME`.
 async fn state(dir: &Path, name: &str) -> EngineState {
@@ -112,16 +112,16 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
     make_volume(&state, "p/v").await;
     let mark = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
-    let said = volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap_err();
+    let said = snapshot::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
     // As a removal leaves it that was killed after its first step.
     let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
     let clone = open.pool.lookup(&"c".parse().unwrap()).await.unwrap().unwrap();
     open.volumes.engine().cell(clone).change(|head| head.remove(&BTreeSet::new(), Nonce(0))).await.unwrap();
-    volume::remove_snapshot(&state, &mark, true, RemoveMode::Now).await.unwrap();
-    volume::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap();
+    snapshot::remove_snapshot(&state, &mark, true, RemoveMode::Now).await.unwrap();
+    snapshot::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
@@ -177,7 +177,7 @@ async fn clones_of_an_encrypted_volume_are_found_and_its_given_key_is_known_to_b
     let marks: Vec<crate::daemon::api::SnapshotPath> =
         ["p/v@one", "p/v@two"].iter().map(|mark| mark.parse().unwrap()).collect();
     for mark in &marks {
-        volume::snapshot(&state, std::slice::from_ref(mark), TAKEN).await.unwrap();
+        snapshot::snapshot(&state, std::slice::from_ref(mark), TAKEN).await.unwrap();
     }
     let (one, c) = (&marks[0], "p/c".parse().unwrap());
     for _ in 0..2 {
@@ -203,7 +203,7 @@ async fn many_clones_are_made_and_what_is_there_counts_when_that_is_asked_for() 
     make_volume(&state, "p/v").await;
     make_volume(&state, "p/w-30").await;
     let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     let many = async |count, pattern: &str, if_absent| {
         let args = CloneMany { from: mark.clone(), count, pattern: pattern.into(), if_absent };
         clone::clone_many(&state, &args, &ProgressSink::default()).await
@@ -384,7 +384,7 @@ async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
     pool::add(&other, name.clone(), &stores, None).await.unwrap();
     make_volume(&state, "p/v").await;
     let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
     let destroy = async |confirmed: Option<&str>, force, dry_run| {
         let confirmed = confirmed.map(|name| name.parse().unwrap());
@@ -577,7 +577,7 @@ async fn a_rollback_needs_the_volume_alone() {
     make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
     make_volume(&state, "p/v").await;
     let snapshot: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&snapshot), TAKEN).await.unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&snapshot), TAKEN).await.unwrap();
     let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
     let path = &snapshot.volume;
     let enter = |who| state.sessions.enter(path, &volumes, who);
@@ -627,7 +627,7 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     let from: crate::daemon::api::SnapshotPath = "p/v@from".parse().unwrap();
     let (v, w) = (from.volume.clone(), "p/w".parse().unwrap());
     let [name_v, name_w, name_x] = ["v", "w", "x"].map(|name| name.parse::<Name>().unwrap());
-    volume::snapshot(&state, std::slice::from_ref(&from), TAKEN).await.unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&from), TAKEN).await.unwrap();
     let holder = exports.open("!p/v", "process 7").await.unwrap();
     holder.write(0, vec![7; 4096].into()).await.unwrap();
     holder.flush().await.unwrap();
@@ -644,8 +644,8 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     assert!(roll_back(false).await.unwrap_err().is(Kind::Owned));
     // Its own work is done meanwhile, and others come when the holder has gone.
     let end = ["p/v@end".parse().unwrap()];
-    let held = volume::Taking { held: true, ..TAKEN };
-    volume::snapshot(&state, &end, held).await.unwrap();
+    let held = snapshot::Taking { held: true, ..TAKEN };
+    snapshot::snapshot(&state, &end, held).await.unwrap();
     roll_back(true).await.unwrap();
     assert!(exports.open("p/v", "process 8").await.err().unwrap().is(Kind::Owned));
     drop(holder);
@@ -653,7 +653,7 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     assert_eq!(other.read(0, 1).await.unwrap().into_bytes().as_ref(), [0]);
     assert!(roll_back(true).await.unwrap_err().is(Kind::Refused));
     let late = ["p/v@late".parse().unwrap()];
-    assert!(volume::snapshot(&state, &late, held).await.unwrap_err().is(Kind::Refused));
+    assert!(snapshot::snapshot(&state, &late, held).await.unwrap_err().is(Kind::Refused));
     volume::rename(&state, &v, &name_x).await.unwrap();
     // The target of a copy, there or not, has its name until the copy is over; and a name that changes is held by nobody.
     let volumes = state.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
@@ -845,7 +845,7 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     assert_eq!((before.cell_bytes, before.next, before.snapshot.as_deref()), (MIB, None, None));
     assert_eq!(cells(&before), [own, own, own, hole, hole, hole, hole, hole]);
     let mark = "p/v@s".parse().unwrap();
-    volume::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
     clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
     client.write(MIB, noise(9)).await.unwrap();
     client.trim(2 * MIB, MIB).await.unwrap();

@@ -1,31 +1,18 @@
-//! Verbs of volumes and snapshots.
+//! Verbs of volumes, from their creation to their removal.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
 
 use crate::base::units::{show_bytes, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result, utc};
-use crate::daemon::answers::{
-    DataKeyLine, HistoryLine, KeyList, KeySlotLine, SnapshotLine, SnapshotLocked, VolumeAnswer, VolumeInUse,
-    VolumeLine,
-};
-use crate::daemon::api::{
-    GivenKey, KeyChange, Outcome, RemoveMode, SlotChange, SnapshotLock, SnapshotPath, VolumeCreate,
-    VolumePath,
-};
-use crate::daemon::control::ProgressSink;
+use crate::base::{Error, Kind, Name, Result};
+use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
+use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
-use crate::daemon::pools::OpenPool;
+use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::is_unread_journal;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
-use crate::keys::Slot;
-use crate::volume::{
-    DataKeyUse, Freed, HistoryMark, LockEnd, OpenMode, Parent, SnapshotInfo, Trash, Volume, VolumeInfo,
-    VolumeSettings, Volumes, snapshot_group,
-};
+use crate::volume::{Parent, Trash, VolumeInfo, VolumeSettings, Volumes};
 
 pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
@@ -39,7 +26,7 @@ pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -
     }
 }
 
-fn origin(pool: &Name, Parent { volume, name, snapshot, .. }: &Parent) -> String {
+pub(super) fn origin(pool: &Name, Parent { volume, name, snapshot, .. }: &Parent) -> String {
     match name {
         Some(name) => format!("{pool}/{name}@{snapshot}"),
         None => format!("{pool}/{volume}@{snapshot}"),
@@ -125,91 +112,6 @@ fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(Kind::Exists, format!("volume {} exists, but with {}", args.path, differs.join(", "))))
-}
-
-/// From now on volumes are opened here by it.
-pub async fn unlock(state: &EngineState, path: &VolumePath, key: &GivenKey) -> Result<Outcome> {
-    let volumes = &state.pools.get(&path.pool).await?.volumes;
-    let slot = volumes.unlock(&path.volume, &key.offered()?).await?;
-    let outcome = Outcome::of(&json!({"path": path, "slot": slot}))?;
-    Ok(outcome.note(format!("{path} is open to this engine by key slot {slot}, until it ends")))
-}
-
-pub async fn key_slots(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    let volumes = &state.pools.get(&path.pool).await?.volumes;
-    let slots = volumes.key_slots(&path.volume).await?;
-    let line = |slot: &Slot| KeySlotLine {
-        slot: slot.slot,
-        kind: slot.kind,
-        made: utc::show(slot.made_ms),
-        made_ms: slot.made_ms,
-    };
-    let of = |key: DataKeyUse| DataKeyLine {
-        number: key.number,
-        made: if key.made_ms == 0 { String::new() } else { utc::show(key.made_ms) },
-        made_ms: key.made_ms,
-        seals: key.seals,
-        bytes: key.bytes,
-    };
-    let data_keys = volumes.data_keys(&path.volume).await?.into_iter().map(of).collect();
-    Outcome::of(&KeyList { slots: slots.iter().map(line).collect(), data_keys })
-}
-
-/// A new data key. What it means for clones is told.
-pub async fn rotate_keys(
-    state: &EngineState,
-    path: &VolumePath,
-    key: Option<&GivenKey>,
-    (wait, progress): (bool, &ProgressSink),
-) -> Result<Outcome> {
-    let (volumes, name) = (&state.pools.get(&path.pool).await?.volumes, &path.volume);
-    let _session = state.sessions.enter(path, volumes, Visitor::Command("a change of its data key"))?;
-    let offered = key.map(GivenKey::offered).transpose()?;
-    let number = volumes.rotate_keys(name, offered.as_ref()).await?;
-    let most = AtomicU64::new(0);
-    let told = |left: u64| {
-        let all = most.fetch_max(left, Ordering::Relaxed).max(left);
-        progress.tell("sealing anew", all - left, all);
-    };
-    let waits = if wait { volumes.rotated(name, &told).await? } else { None };
-    let (info, over) = (volumes.info(name).await?, wait && waits.is_none());
-    let value = json!({"path": path, "data_key": number, "over": over, "waits": waits});
-    let mut outcome = Outcome::of(&value)?.note(match (over, waits) {
-        (true, _) => format!("{path}: data key {number} seals all of the volume, and the older ones are gone"),
-        (false, Some(why)) => format!("{path}: data key {number} seals what is written; the older ones stay: {why}"),
-        (false, None) => format!(
-            "{path}: data key {number} seals what is written; what there is is sealed anew wherever the volume is open, and \
-             `windlass volume key list {path}` shows how far that is"
-        ),
-    });
-    if info.clones.is_some_and(|n| n > 0) {
-        outcome =
-            outcome.note("its clones read on: the volume key, which they share, opens the new data key too");
-    }
-    if let Some(parent) = &info.parent {
-        outcome = outcome.note(format!(
-            "what it shares with {} stays sealed by the data keys of that volume: change those too, or flatten the clone",
-            origin(&path.pool, parent)
-        ));
-    }
-    Ok(outcome)
-}
-
-pub async fn change_keys(state: &EngineState, args: &KeyChange) -> Result<Outcome> {
-    let volumes = &state.pools.get(&args.path.pool).await?.volumes;
-    let (name, offered) = (&args.path.volume, args.key.offered()?);
-    let (slot, did) = match &args.change {
-        SlotChange::Add(new) => (volumes.add_key(name, &offered, &new.offered()?).await?, "opens it too"),
-        SlotChange::Replace(new) => {
-            (volumes.change_key(name, &offered, &new.offered()?).await?, "takes the new key")
-        }
-        SlotChange::Remove(slot) => {
-            volumes.remove_key(name, &offered, *slot).await?;
-            (*slot, "is removed")
-        }
-    };
-    let outcome = Outcome::of(&json!({"path": args.path, "slot": slot}))?;
-    Ok(outcome.note(format!("{}: key slot {slot} {did}", args.path)))
 }
 
 pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String]) -> Result<Outcome> {
@@ -446,155 +348,7 @@ pub async fn remove(
     Ok(outcome)
 }
 
-fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<Outcome> {
+pub(super) fn removed(path: &impl std::fmt::Display, dry_run: bool, note: &str) -> Result<Outcome> {
     let value = json!({"path": path.to_string(), "removed": !dry_run, "dry_run": dry_run});
     Ok(Outcome { value, ..Outcome::default() }.note(note))
-}
-
-fn snapshot_line(volume: &VolumePath, info: SnapshotInfo, frees: Freed) -> SnapshotLine {
-    let (path, created) = (format!("{volume}@{}", info.name), crate::base::utc::show(info.created_ms));
-    let Freed { alone: frees_bytes, with_older: frees_with_older_bytes } = frees;
-    SnapshotLine { path, created, frees_bytes, frees_with_older_bytes, info }
-}
-
-pub async fn snapshots(state: &EngineState, path: &VolumePath, from: Option<&Name>) -> Result<Outcome> {
-    let volumes = &state.pools.get(&path.pool).await?.volumes;
-    let all = volumes.snapshots(&path.volume).await?;
-    let (mut freed, unknown) = match volumes.freed(&path.volume, from).await {
-        Ok(freed) => (freed, None),
-        Err(e) if e.is(Kind::NotFound) => return Err(e),
-        Err(e) => (Default::default(), Some(e)),
-    };
-    let mut line = |info: SnapshotInfo| {
-        let frees = freed.remove(&info.name).unwrap_or_default();
-        snapshot_line(path, info, frees)
-    };
-    let outcome = Outcome::of(&all.into_iter().map(&mut line).collect::<Vec<_>>())?;
-    Ok(outcome.note_all(unknown.map(|e| format!("what snapshots give back when they go can't be told: {e}"))))
-}
-
-pub async fn history(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    let all = state.pools.get(&path.pool).await?.volumes.history(&path.volume).await?;
-    let line = |mark: HistoryMark| HistoryLine {
-        path: format!("{path}@{}", mark.name),
-        created: crate::base::utc::show(mark.created_ms),
-        mark,
-    };
-    Outcome::of(&all.into_iter().map(line).collect::<Vec<_>>())
-}
-
-pub async fn snapshot_at(state: &EngineState, path: &VolumePath, at_ms: u64) -> Result<Outcome> {
-    let found = state.pools.get(&path.pool).await?.volumes.snapshot_at(&path.volume, at_ms).await?;
-    Outcome::of(&SnapshotPath { volume: path.clone(), snapshot: found })
-}
-
-/// How snapshots are taken.
-#[derive(Clone, Copy, Default)]
-pub struct Taking {
-    /// Until they are in the pool.
-    pub wait: bool,
-    /// Those that exist are left out.
-    pub if_absent: bool,
-    /// By who holds the volumes alone.
-    pub held: bool,
-}
-
-/// One barrier over all that are asked for.
-pub async fn snapshot(
-    state: &EngineState,
-    paths: &[SnapshotPath],
-    Taking { wait, if_absent, held }: Taking,
-) -> Result<Outcome> {
-    let mut marks: Vec<(Arc<Volume>, Name)> = Vec::new();
-    // Guards: the volumes must not be released under the barrier.
-    let (mut sessions, mut holds) = (Vec::new(), Vec::new());
-    for path in paths {
-        let open: Arc<OpenPool> = state.pools.get(&path.volume.pool).await?;
-        // Whoever waits learns from the promise itself whether the volume is still this host's: one that is written here
-        // need not be looked up, unless it seems to have the snapshot.
-        let new_here = |v: &Arc<Volume>| wait && !v.has_snapshot(&path.snapshot);
-        let owned = open.volumes.owned_here(&path.volume.volume).filter(new_here);
-        if owned.is_none() {
-            let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
-            if there.iter().any(|(name, _)| *name == path.snapshot) {
-                if if_absent {
-                    // It may have been taken a moment ago, without waiting.
-                    if wait && let Some(volume) = open.volumes.owned_here(&path.volume.volume) {
-                        volume.promise_snapshot(&path.snapshot).await?;
-                    }
-                    continue;
-                }
-                return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
-            }
-        }
-        let session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
-        let volume = match owned {
-            Some(volume) => volume,
-            None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
-        };
-        session.opened(&volume);
-        sessions.push(session);
-        if held {
-            holds.push(state.sessions.join_filling(&path.volume, &open.volumes, &volume)?);
-        }
-        marks.push((volume, path.snapshot.clone()));
-    }
-    let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
-    Outcome::of(&made)
-}
-
-/// Makes none: one that is not there any more was lost with its host's journal.
-pub async fn promise_snapshots(state: &EngineState, paths: &[SnapshotPath]) -> Result<Outcome> {
-    for path in paths {
-        let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
-        let _session = state.sessions.enter(&path.volume, volumes, Visitor::Command("a command"))?;
-        let volume = volumes.open(&path.volume.volume, OpenMode::Normal).await?;
-        volume.promise_snapshot(&path.snapshot).await?;
-    }
-    Outcome::of(&paths)
-}
-
-/// Any host may do that, whoever owns the volume.
-pub async fn lock_snapshot(state: &EngineState, args: &SnapshotLock) -> Result<Outcome> {
-    let SnapshotLock { path, until_ms, for_ms } = args;
-    let end = match (*until_ms, *for_ms) {
-        (Some(at), None) => LockEnd::At(at),
-        (None, Some(ms)) => LockEnd::In(ms),
-        _ => {
-            return Err(Error::new(
-                Kind::Usage,
-                "say either until when the snapshot is locked, or for how long",
-            ));
-        }
-    };
-    let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
-    let locked_until_ms = volumes.lock_snapshot(&path.volume.volume, &path.snapshot, end).await?;
-    let locked_until = utc::show(locked_until_ms);
-    let note = format!("{path} is locked until {locked_until}: no host removes it before");
-    Ok(Outcome::of(&SnapshotLocked { path: path.clone(), locked_until_ms, locked_until })?.note(note))
-}
-
-/// As `remove`.
-pub async fn remove_snapshot(
-    state: &EngineState,
-    path: &SnapshotPath,
-    dry_run: bool,
-    mode: RemoveMode,
-) -> Result<Outcome> {
-    if mode == RemoveMode::FromTrash && !dry_run {
-        return super::trash::purge_snapshot(state, path).await;
-    }
-    let open = state.pools.get(&path.volume.pool).await?;
-    let volumes = &open.volumes;
-    if dry_run {
-        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
-        let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
-        return removed(path, true, &format!("{path} would be {how}"));
-    }
-    if super::trash::keeps(&open, mode).await? {
-        Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;
-        return Ok(super::trash::discarded(&open, "snapshot", path));
-    }
-    volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
-    removed(path, false, &format!("{path} is removed"))
 }

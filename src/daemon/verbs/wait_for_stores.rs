@@ -13,8 +13,8 @@ use futures::future::join_all;
 use crate::base::units::show_bytes;
 use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{KeyChange, Outcome, Replicate, SnapshotLock, Verb, VolumeMove, VolumePath};
-use crate::daemon::control::ProgressSink;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::progress::ProgressSink;
 use crate::pool::Need;
 
 /// A wait that is longer than this is told, and again after each `AGAIN`.

@@ -1,5 +1,5 @@
-//! The control socket: JSON lines, one request at a time a connection; or HTTP, see `control_http`. The only door to a running
-//! engine.
+//! The control socket's serving end: JSON lines, one request at a time a connection; or HTTP, see `control_http`. The only
+//! door to a running engine.
 // The faces and this socket are where the ban on sockets does not hold: nothing below ever sees one.
 #![allow(clippy::disallowed_types)]
 
@@ -8,23 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{Either, select};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use super::api::{ANSWER_MAX, Outcome, REQUEST_MAX, Reply, Request, VERSION, Verb};
+use super::api::{REQUEST_MAX, Reply, Request, VERSION, Verb};
 use super::control_http::{self, Caller};
-pub use super::verb_handler::{Handler, ProgressSink, Step};
-use super::verb_handler::{failure, line_of};
+use super::control_reply::{failure, line_of};
+use super::progress::ProgressSink;
+use super::verb_handler::Handler;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::nbd::{SocketRights, bind_file};
-
-/// How long a command that gave up waits to hear how far the daemon came.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The answers under way: each holds it shared until its last byte is written.
 #[derive(Clone, Debug, Default)]
@@ -215,7 +212,7 @@ async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result
 }
 
 /// A line without its end missing; `None` when the other side has closed.
-fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
+pub(super) fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
     if read == 0 && line.is_empty() {
         return Ok(None);
     }
@@ -224,112 +221,6 @@ fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
         return Err(Error::new(Kind::Io, why));
     }
     String::from_utf8(line).map(Some).map_err(|_| Error::new(Kind::Io, "a control line is not UTF-8"))
-}
-
-/// A command's connection to a running engine.
-#[derive(Debug)]
-pub struct Client {
-    stream: BufReader<UnixStream>,
-    /// What has come of the next line.
-    partial: Vec<u8>,
-}
-
-fn ended(why: Option<Error>) -> Error {
-    let what = "the daemon ended before it answered: it is not known whether this was done; see its log";
-    let error = Error::new(Kind::Closed, what);
-    match why {
-        Some(why) => error.because(why),
-        None => error,
-    }
-}
-
-impl Client {
-    /// `None` when nobody listens there.
-    pub async fn connect(path: &Path) -> Result<Option<Client>> {
-        match UnixStream::connect(path).await {
-            Ok(stream) => Ok(Some(Client { stream: BufReader::new(stream), partial: Vec::new() })),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    std::io::ErrorKind::NotFound
-                        | std::io::ErrorKind::ConnectionRefused
-                        | std::io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(e) => Err(Error::from(e).context(format!("control socket {}", path.display()))),
-        }
-    }
-
-    /// The daemon's process, where the kernel tells it.
-    pub fn process(&self) -> Option<u32> {
-        let peer = self.stream.get_ref().peer_cred().ok()?;
-        peer.pid().and_then(|pid| u32::try_from(pid).ok())
-    }
-
-    /// Whether what the daemon mounts is mounted for this process too: both are the same user's and in one mount namespace.
-    /// A daemon in a sandbox, as systemd makes one, or in a container has another.
-    pub fn shares_mounts(&self) -> bool {
-        let Ok(daemon) = self.stream.get_ref().peer_cred() else { return false };
-        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-        let theirs = daemon.pid().and_then(|pid| namespace(&pid.to_string()));
-        daemon.uid() == rustix::process::geteuid().as_raw() && theirs.is_some() && theirs == namespace("self")
-    }
-
-    /// Runs one verb; `told` is called as it goes. When `give_up` ends, the daemon is asked to stop, and its answer is
-    /// waited for no longer than `PATIENCE`.
-    pub async fn call(
-        &mut self,
-        rt: &Rt,
-        verb: Verb,
-        mut told: impl FnMut(Step),
-        give_up: impl Future<Output = ()>,
-    ) -> Result<Outcome> {
-        let line = serde_json::to_vec(&Request { v: VERSION, verb });
-        let mut line = line.map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
-        line.push(b'\n');
-        self.stream.write_all(&line).await.map_err(|why| ended(Some(why.into())))?;
-        {
-            let answer = std::pin::pin!(self.answer(&mut told));
-            let give_up = std::pin::pin!(give_up);
-            if let Either::Left((answer, _)) = select(answer, give_up).await {
-                return answer;
-            }
-        }
-        self.stream.get_mut().shutdown().await.context(|| "telling the daemon to stop".into())?;
-        match rt.timeout(PATIENCE, self.answer(&mut told)).await {
-            Some(answer) => answer,
-            None => Err(Error::new(Kind::Closed, "given up; the daemon goes on with what was asked")),
-        }
-    }
-
-    /// Safe to drop only when nothing more is read: a line may be lost with it.
-    async fn answer(&mut self, told: &mut impl FnMut(Step)) -> Result<Outcome> {
-        loop {
-            let line = match self.line().await {
-                Err(why) if why.is(Kind::Io) => return Err(ended(Some(why))),
-                line => line?.ok_or_else(|| ended(None))?,
-            };
-            let reply = serde_json::from_str(&line).map_err(|_| {
-                Error::new(Kind::Invalid, "the daemon's answer is not understood: is it of another version?")
-            })?;
-            match reply {
-                Reply::Progress(step) => told(Step::Progress(step)),
-                Reply::Says(sentence) => told(Step::Says(sentence)),
-                Reply::Result(outcome) => return Ok(outcome),
-                Reply::Error { kind, message } => return Err(Error::new(kind, message)),
-            }
-        }
-    }
-
-    /// The next line; what has come of it is kept when this is dropped.
-    async fn line(&mut self) -> Result<Option<String>> {
-        let read =
-            (&mut self.stream).take(ANSWER_MAX as u64 + 1).read_until(b'\n', &mut self.partial).await?;
-        let line = std::mem::take(&mut self.partial);
-        whole(line, read, ANSWER_MAX)
-    }
 }
 
 #[cfg(test)]
@@ -341,22 +232,11 @@ mod tests {
     use async_trait::async_trait;
     use tokio::sync::Notify;
 
-    use super::super::api::Progress;
+    use super::super::api::Outcome;
+    use super::super::control_client::Client;
+    use super::super::progress::Step;
     use super::*;
     use crate::base::rt::RealRuntime;
-
-    struct Echo;
-
-    #[async_trait]
-    impl Handler for Echo {
-        async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
-            progress.tell("half", 1, 2);
-            match verb {
-                Verb::Status => Outcome::of(&"fine"),
-                _ => Err(Error::new(Kind::NotFound, "no such thing")),
-            }
-        }
-    }
 
     /// The mode of the socket that listens there. Its file begins with that, less the umask.
     fn mode_when_bound(path: &Path) -> u32 {
@@ -375,7 +255,7 @@ mod tests {
         let (rt, stop) = (Rt::new(RealRuntime::current()), CancellationToken::new());
         let (control, handover) = (dir.path().join("c"), dir.path().join("r"));
         let _receiver = crate::daemon::nbd_handover::Receiver::listen(&handover).unwrap();
-        serve(&rt, &control, Arc::new(Echo), stop.clone()).unwrap();
+        serve(&rt, &control, Arc::new(LastWord), stop.clone()).unwrap();
         for path in [handover, control] {
             let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
             assert_eq!((mode_when_bound(&path), mode), (0o600, 0o600), "{}", path.display());
@@ -407,54 +287,6 @@ mod tests {
             assert_eq!(heard, 1);
         }
         stop.cancel();
-    }
-
-    #[tokio::test]
-    async fn verbs_travel_and_bad_lines_are_answered() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.sock");
-        let rt = Rt::new(RealRuntime::current());
-        assert!(Client::connect(&path).await.unwrap().is_none());
-        let stop = CancellationToken::new();
-        serve(&rt, &path, Arc::new(Echo), stop.clone()).unwrap();
-        let mut client = Client::connect(&path).await.unwrap().unwrap();
-        assert!(client.shares_mounts(), "with itself");
-        let mut steps = Vec::new();
-        let out = client.call(&rt, Verb::Status, |step| steps.push(step), pending()).await.unwrap();
-        let half = Progress { doing: "half".to_owned(), done: 1, total: 2 };
-        assert_eq!((out.value, steps), (serde_json::json!("fine"), vec![Step::Progress(half)]));
-        let err = client.call(&rt, Verb::PoolList, |_| {}, pending()).await.unwrap_err();
-        assert_eq!((err.kind(), err.to_string().as_str()), (Kind::NotFound, "no such thing"));
-        client.stream.write_all(b"{\"v\":9,\"verb\":\"status\"}\nnonsense\n").await.unwrap();
-        for _ in 0..2 {
-            let line = read_line(&mut client.stream).await.unwrap().unwrap();
-            assert!(line.contains(r#""kind":"usage""#), "{line}");
-        }
-        stop.cancel();
-    }
-
-    /// A listing of ten thousand volumes and more.
-    struct Long;
-
-    #[async_trait]
-    impl Handler for Long {
-        async fn handle(&self, _verb: Verb, _progress: ProgressSink) -> Result<Outcome> {
-            Outcome::of(&"x".repeat(2 * REQUEST_MAX))
-        }
-    }
-
-    #[tokio::test]
-    async fn an_answer_may_be_longer_than_a_request() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("c.sock");
-        let rt = Rt::new(RealRuntime::current());
-        serve(&rt, &path, Arc::new(Long), CancellationToken::new()).unwrap();
-        let mut client = Client::connect(&path).await.unwrap().unwrap();
-        let out = client.call(&rt, Verb::PoolList, |_| {}, pending()).await.unwrap();
-        assert_eq!(out.value.as_str().map(str::len), Some(2 * REQUEST_MAX));
-        client.stream.write_all(&vec![b'x'; REQUEST_MAX + 2]).await.unwrap();
-        let line = read_line(&mut client.stream).await.unwrap().unwrap();
-        assert!(line.contains("longer than 4 MiB"), "{line}");
     }
 
     /// Goes on until whoever asked gives up.

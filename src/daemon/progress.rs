@@ -1,0 +1,63 @@
+//! What is told while a verb goes on, and how the verb hears that nobody waits for it any more.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{Progress, Reply};
+
+/// Lines that may wait for a slow reader; more are dropped, the next ones tell more anyway.
+const PROGRESS_QUEUE: usize = 16;
+
+/// What is told while a verb goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    Progress(Progress),
+    /// A sentence for people.
+    Says(String),
+}
+
+impl From<Step> for Reply {
+    fn from(step: Step) -> Reply {
+        match step {
+            Step::Progress(progress) => Reply::Progress(progress),
+            Step::Says(sentence) => Reply::Says(sentence),
+        }
+    }
+}
+
+/// Where a verb says how far it is, and hears when nobody waits for it any more.
+#[derive(Clone, Debug, Default)]
+pub struct ProgressSink {
+    steps: Option<mpsc::Sender<Step>>,
+    given_up: CancellationToken,
+}
+
+impl ProgressSink {
+    pub fn none() -> ProgressSink {
+        ProgressSink::default()
+    }
+
+    pub fn channel() -> (ProgressSink, mpsc::Receiver<Step>) {
+        let (tx, rx) = mpsc::channel(PROGRESS_QUEUE);
+        (ProgressSink { steps: Some(tx), ..ProgressSink::default() }, rx)
+    }
+
+    pub fn tell(&self, doing: &str, done: u64, total: u64) {
+        self.step(Step::Progress(Progress { doing: doing.to_owned(), done, total }));
+    }
+
+    pub fn say(&self, sentence: impl Into<String>) {
+        self.step(Step::Says(sentence.into()));
+    }
+
+    fn step(&self, step: Step) {
+        if let Some(tx) = &self.steps {
+            let _ = tx.try_send(step);
+        }
+    }
+
+    /// Cancelled when whoever asked gives up or is gone.
+    pub fn given_up(&self) -> &CancellationToken {
+        &self.given_up
+    }
+}

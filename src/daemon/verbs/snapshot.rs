@@ -1,0 +1,160 @@
+//! Verbs of snapshots: they are taken, listed, locked and removed.
+
+use std::sync::Arc;
+
+use super::volume::removed;
+use crate::base::{Error, Kind, Name, Result, utc};
+use crate::daemon::answers::{HistoryLine, SnapshotLine, SnapshotLocked};
+use crate::daemon::api::{Outcome, RemoveMode, SnapshotLock, SnapshotPath, VolumePath};
+use crate::daemon::engine_tables::EngineState;
+use crate::daemon::pools::OpenPool;
+use crate::daemon::volume_clients::Visitor;
+use crate::volume::{Freed, HistoryMark, LockEnd, OpenMode, SnapshotInfo, Trash, Volume, snapshot_group};
+
+fn snapshot_line(volume: &VolumePath, info: SnapshotInfo, frees: Freed) -> SnapshotLine {
+    let (path, created) = (format!("{volume}@{}", info.name), crate::base::utc::show(info.created_ms));
+    let Freed { alone: frees_bytes, with_older: frees_with_older_bytes } = frees;
+    SnapshotLine { path, created, frees_bytes, frees_with_older_bytes, info }
+}
+
+pub async fn snapshots(state: &EngineState, path: &VolumePath, from: Option<&Name>) -> Result<Outcome> {
+    let volumes = &state.pools.get(&path.pool).await?.volumes;
+    let all = volumes.snapshots(&path.volume).await?;
+    let (mut freed, unknown) = match volumes.freed(&path.volume, from).await {
+        Ok(freed) => (freed, None),
+        Err(e) if e.is(Kind::NotFound) => return Err(e),
+        Err(e) => (Default::default(), Some(e)),
+    };
+    let mut line = |info: SnapshotInfo| {
+        let frees = freed.remove(&info.name).unwrap_or_default();
+        snapshot_line(path, info, frees)
+    };
+    let outcome = Outcome::of(&all.into_iter().map(&mut line).collect::<Vec<_>>())?;
+    Ok(outcome.note_all(unknown.map(|e| format!("what snapshots give back when they go can't be told: {e}"))))
+}
+
+pub async fn history(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
+    let all = state.pools.get(&path.pool).await?.volumes.history(&path.volume).await?;
+    let line = |mark: HistoryMark| HistoryLine {
+        path: format!("{path}@{}", mark.name),
+        created: crate::base::utc::show(mark.created_ms),
+        mark,
+    };
+    Outcome::of(&all.into_iter().map(line).collect::<Vec<_>>())
+}
+
+pub async fn snapshot_at(state: &EngineState, path: &VolumePath, at_ms: u64) -> Result<Outcome> {
+    let found = state.pools.get(&path.pool).await?.volumes.snapshot_at(&path.volume, at_ms).await?;
+    Outcome::of(&SnapshotPath { volume: path.clone(), snapshot: found })
+}
+
+/// How snapshots are taken.
+#[derive(Clone, Copy, Default)]
+pub struct Taking {
+    /// Until they are in the pool.
+    pub wait: bool,
+    /// Those that exist are left out.
+    pub if_absent: bool,
+    /// By who holds the volumes alone.
+    pub held: bool,
+}
+
+/// One barrier over all that are asked for.
+pub async fn snapshot(
+    state: &EngineState,
+    paths: &[SnapshotPath],
+    Taking { wait, if_absent, held }: Taking,
+) -> Result<Outcome> {
+    let mut marks: Vec<(Arc<Volume>, Name)> = Vec::new();
+    // Guards: the volumes must not be released under the barrier.
+    let (mut sessions, mut holds) = (Vec::new(), Vec::new());
+    for path in paths {
+        let open: Arc<OpenPool> = state.pools.get(&path.volume.pool).await?;
+        // Whoever waits learns from the promise itself whether the volume is still this host's: one that is written here
+        // need not be looked up, unless it seems to have the snapshot.
+        let new_here = |v: &Arc<Volume>| wait && !v.has_snapshot(&path.snapshot);
+        let owned = open.volumes.owned_here(&path.volume.volume).filter(new_here);
+        if owned.is_none() {
+            let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
+            if there.iter().any(|(name, _)| *name == path.snapshot) {
+                if if_absent {
+                    // It may have been taken a moment ago, without waiting.
+                    if wait && let Some(volume) = open.volumes.owned_here(&path.volume.volume) {
+                        volume.promise_snapshot(&path.snapshot).await?;
+                    }
+                    continue;
+                }
+                return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
+            }
+        }
+        let session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
+        let volume = match owned {
+            Some(volume) => volume,
+            None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
+        };
+        session.opened(&volume);
+        sessions.push(session);
+        if held {
+            holds.push(state.sessions.join_filling(&path.volume, &open.volumes, &volume)?);
+        }
+        marks.push((volume, path.snapshot.clone()));
+    }
+    let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
+    Outcome::of(&made)
+}
+
+/// Makes none: one that is not there any more was lost with its host's journal.
+pub async fn promise_snapshots(state: &EngineState, paths: &[SnapshotPath]) -> Result<Outcome> {
+    for path in paths {
+        let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+        let _session = state.sessions.enter(&path.volume, volumes, Visitor::Command("a command"))?;
+        let volume = volumes.open(&path.volume.volume, OpenMode::Normal).await?;
+        volume.promise_snapshot(&path.snapshot).await?;
+    }
+    Outcome::of(&paths)
+}
+
+/// Any host may do that, whoever owns the volume.
+pub async fn lock_snapshot(state: &EngineState, args: &SnapshotLock) -> Result<Outcome> {
+    let SnapshotLock { path, until_ms, for_ms } = args;
+    let end = match (*until_ms, *for_ms) {
+        (Some(at), None) => LockEnd::At(at),
+        (None, Some(ms)) => LockEnd::In(ms),
+        _ => {
+            return Err(Error::new(
+                Kind::Usage,
+                "say either until when the snapshot is locked, or for how long",
+            ));
+        }
+    };
+    let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+    let locked_until_ms = volumes.lock_snapshot(&path.volume.volume, &path.snapshot, end).await?;
+    let locked_until = utc::show(locked_until_ms);
+    let note = format!("{path} is locked until {locked_until}: no host removes it before");
+    Ok(Outcome::of(&SnapshotLocked { path: path.clone(), locked_until_ms, locked_until })?.note(note))
+}
+
+/// As `volume::remove`.
+pub async fn remove_snapshot(
+    state: &EngineState,
+    path: &SnapshotPath,
+    dry_run: bool,
+    mode: RemoveMode,
+) -> Result<Outcome> {
+    if mode == RemoveMode::FromTrash && !dry_run {
+        return super::trash::purge_snapshot(state, path).await;
+    }
+    let open = state.pools.get(&path.volume.pool).await?;
+    let volumes = &open.volumes;
+    if dry_run {
+        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
+        let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
+        return removed(path, true, &format!("{path} would be {how}"));
+    }
+    if super::trash::keeps(&open, mode).await? {
+        Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;
+        return Ok(super::trash::discarded(&open, "snapshot", path));
+    }
+    volumes.remove_snapshot(&path.volume.volume, &path.snapshot).await?;
+    removed(path, false, &format!("{path} is removed"))
+}
