@@ -2,8 +2,7 @@
 
 mod automatic_snapshots;
 mod chunker;
-mod confirm;
-mod confirm_rounds;
+mod confirm_and_flush;
 mod degrade;
 mod pending;
 mod range_lock;
@@ -17,7 +16,7 @@ mod write_throttle;
 
 pub use automatic_snapshots::keep_history;
 pub use chunker::cut_chunks;
-pub use confirm::{Gate, confirm_when_asked, mend_journal};
+pub use confirm_and_flush::{Gate, confirm_when_asked, mend_journal};
 pub use degrade::watch_stores;
 pub use range_lock::Arrivals;
 pub use release::{LastAct, Released};

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures::future::join;
 
-use super::session_core::Session;
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Generation, Kind, Lsn, Result, Seq};
 use crate::journal::Ready;
@@ -19,6 +18,7 @@ use crate::volume::head::Stop;
 use crate::volume::head::{FlushMode, HandoverPolicy, MirrorLoss};
 use crate::volume::head::{Head, Move};
 use crate::volume::mirror::Answer;
+use crate::volume::session::Session;
 
 /// How long flushes wait for a journal that can't be begun anew although all is in the pool.
 const MEND_PATIENCE: Duration = Duration::from_secs(30);
