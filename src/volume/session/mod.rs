@@ -12,11 +12,12 @@ mod snapshot;
 pub mod takeover;
 mod tip;
 mod write;
+mod write_gate;
 mod write_throttle;
 
 pub use automatic_snapshots::keep_history;
 pub use chunker::cut_chunks;
-pub use confirm_and_flush::{Gate, confirm_when_asked, mend_journal};
+pub use confirm_and_flush::{confirm, confirm_when_asked, mend_journal, store_upto};
 pub use degrade::watch_stores;
 pub use range_lock::Arrivals;
 pub use release::{LastAct, Released};
@@ -24,3 +25,4 @@ pub use session_core::Session;
 pub use snapshot::{Group, frozen_by_take_over, no_snapshot};
 pub use tip::{Kept, Tip};
 pub use write::{watch_quota, write_again};
+pub use write_gate::{Gate, close_gate};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::session_core::Session;
+use super::write_gate::close_gate;
 use crate::base::log_record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;
@@ -83,7 +84,7 @@ impl Session {
     /// The same, of a snapshot that is taken alone.
     pub async fn mark_now(&self, name: &Name, group: Group) -> Result<Lsn, Stop> {
         let mut room = self.mark_room().await?;
-        let _gate = self.or_end(self.close_gate()).await?;
+        let _gate = self.or_end(close_gate(self)).await?;
         // Behind a closed gate no journal is started anew, before it may have been.
         if !self.journal.is_current(room.as_ref()) {
             room = self.mark_room().await?;
@@ -200,7 +201,7 @@ impl Session {
         self.build_snapshot(to).await?;
         // Whoever has read a block to write it whole has read what the tip holds now, and must not write that afterwards.
         let _all = self.or_end(self.ranges.lock(0..u64::MAX)).await?;
-        let _gate = self.or_end(self.close_gate()).await?;
+        let _gate = self.or_end(close_gate(self)).await?;
         let back = {
             let tip = self.tip.lock();
             let fits =
