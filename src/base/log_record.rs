@@ -16,7 +16,7 @@ pub struct Mark {
     pub state: StateId,
     pub name: Name,
     /// Members of one group share it; `group_size` tells whether all are there. 0 members: set by a take-over, see
-    /// `volume::session::snapshot`.
+    /// `volume::session::snapshots`.
     pub group: Nonce,
     pub group_size: u32,
     /// Wall clock, ms since 1970, for listings only.

@@ -15,7 +15,7 @@ use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::{Head, Stop, VolumeSettings, check_size, is_template};
 use crate::volume::read::EngineContext;
-use crate::volume::session::{Session, no_snapshot};
+use crate::volume::session::{Session, drop_base, no_snapshot};
 use crate::volume::space::pins;
 
 /// What flattening a clone came to.
@@ -284,7 +284,7 @@ impl Volumes {
 
 /// Gives the pin on the parent back where nothing needs it; else the snapshots that do.
 async fn let_go_of_parent(engine: &EngineContext, open: &Volume) -> Result<Vec<Name>> {
-    let holders = open.ask(|session| async move { session.drop_base().await }).await?;
+    let holders = open.ask(|session| async move { drop_base(&session).await }).await?;
     let Some(head) = engine.cell(open.id()).read().await? else { return Ok(holders) };
     if let Some(base) = head.base.filter(|base| base.dropped)
         && let Some(parent) = base.ancestors.last()

@@ -10,7 +10,7 @@ use crate::volume::handle::{Known, Volume};
 use crate::volume::head::SnapshotInfo;
 use crate::volume::head::Stop;
 use crate::volume::session::Session;
-use crate::volume::session::{Group, no_snapshot};
+use crate::volume::session::{Group, close_gate, no_snapshot};
 
 /// Freezes volumes at one instant (of any pools of this engine). With `wait` it returns when all marks are stored and
 /// confirmed, else when they are in the journals.
@@ -95,7 +95,7 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
     }
     let mut gates = Vec::with_capacity(sessions.len());
     for session in sessions {
-        gates.push(session.or_end(session.close_gate()).await?);
+        gates.push(session.or_end(close_gate(session)).await?);
     }
     for (session, room) in sessions.iter().zip(&mut rooms) {
         // Behind a closed gate no journal is started anew, before it may have been.

@@ -20,8 +20,8 @@ use crate::volume::head::{Stop, VolumeSettings};
 use crate::volume::read::passes;
 use crate::volume::read::{EngineContext, VolumeContext};
 use crate::volume::session::Session;
-use crate::volume::session::no_snapshot;
 use crate::volume::session::takeover::Notes;
+use crate::volume::session::{no_snapshot, store_upto};
 use crate::volume::space::Liveness;
 use crate::volume::space::{Tables, name_of_sealed};
 
@@ -437,7 +437,7 @@ impl Volumes {
         let stored = open.iter().map(|volume| async {
             let Known::Live(session) = volume.known() else { return };
             let upto = session.tip.lock().lsn;
-            if let Err(stop) = session.store(upto).await {
+            if let Err(stop) = store_upto(&session, upto).await {
                 tracing::debug!(volume = %volume.title(), error = %stop.error(), "not all of it is stored");
             }
         });

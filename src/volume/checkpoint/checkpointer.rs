@@ -22,6 +22,7 @@ use crate::volume::read::Frozen;
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::session::{Kept, Tip};
+use crate::volume::session::{confirm, store_upto};
 use crate::volume::space::{Alteration, ChunkTable, Repacked, RollBack, Tables};
 
 /// Frozen layers that force a checkpoint.
@@ -139,13 +140,13 @@ impl Session {
     ) -> Result<(), Stop> {
         // Packs need not wait for the stores as well.
         if let Some(last) = self.freeze()? {
-            self.store(last).await?;
+            store_upto(self, last).await?;
         }
         let _one = self.checkpointing.lock().await;
         let Some(plan) = self.plan(removes, alteration)? else { return Ok(()) };
         let log = self.writer.stored_bytes();
         // A snapshot may have been taken meanwhile, and another layer frozen for it.
-        self.store(plan.last).await?;
+        store_upto(self, plan.last).await?;
         self.carry_out(plan).await?;
         self.count_merged(log);
         Ok(())
@@ -334,7 +335,7 @@ impl Session {
         self.context.engine.pool.missing_written().await;
         // Nor may it rest on shards that lie on stores which the pool lists no more.
         if !self.is_counted() {
-            self.confirm().await?;
+            confirm(self).await?;
         }
         let Prefix { seq, lsn } = built.position;
         let new = Checkpoint {

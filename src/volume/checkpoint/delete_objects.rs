@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::base::{ChunkId, Result};
 use crate::volume::head::Stop;
 use crate::volume::session::Session;
+use crate::volume::session::confirm;
 use crate::volume::space::Object;
 
 /// How often it is looked whether all is collected.
@@ -95,7 +96,7 @@ impl Session {
         let pool = &self.context.engine.pool;
         pool.hear_of_newer().await?;
         if pool.guesses() > 0 {
-            self.confirm().await.map_err(Stop::error)?;
+            confirm(self).await.map_err(Stop::error)?;
         }
         pool.delete(ids).await
     }

@@ -15,7 +15,7 @@ use crate::base::{Error, Kind, Lsn, Nonce, Result};
 use crate::volume::head::{FlushMode, Head, Host, MirrorLoss, Move, Stop};
 use crate::volume::mirror::{Begin, Message};
 use crate::volume::read::EngineContext;
-use crate::volume::session::{Gate, Session};
+use crate::volume::session::{Gate, Session, confirm, store_upto};
 
 /// Until a peer is taken for one that is not there.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -223,8 +223,8 @@ async fn hear(session: &Session, receiver: &mut dyn LinkReceiver) -> Result<()> 
 async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<Gate<'_>>) -> Result<()> {
     let mirror = &session.mirror;
     while let Some(upto) = mirror.gap() {
-        session.store(upto).await.map_err(Stop::error)?;
-        session.confirm().await.map_err(Stop::error)?;
+        store_upto(session, upto).await.map_err(Stop::error)?;
+        confirm(session).await.map_err(Stop::error)?;
     }
     mirror.want(tip);
     loop {
@@ -260,7 +260,7 @@ async fn change(
         };
         let done = session.change(counted).await;
         match done {
-            Err(_) if uncounted => session.confirm().await?,
+            Err(_) if uncounted => confirm(session).await?,
             done => return done.map(drop),
         }
     }
@@ -272,8 +272,8 @@ async fn end(session: &Arc<Session>) -> Result<(), Stop> {
         return Ok(());
     }
     let upto = session.tip.lock().lsn;
-    session.store(upto).await?;
-    session.confirm().await?;
+    store_upto(session, upto).await?;
+    confirm(session).await?;
     change(session, |head| head.end_mirror(session.epoch)).await?;
     session.mirror.ended();
     forget_own(session).await;

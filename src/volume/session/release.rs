@@ -5,7 +5,9 @@ use std::sync::Arc;
 use futures::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
+use super::confirm_and_flush::{confirm, store_upto};
 use super::session_core::Session;
+use super::write_gate::close_gate;
 use crate::base::{Epoch, Error, Kind, Lsn, Result};
 use crate::volume::head::Stop;
 use crate::volume::head::{HandoverPolicy, Head, Leaving, Move};
@@ -52,7 +54,7 @@ impl Session {
     /// Writes wait from the beginning; given up before the last act they go on.
     pub async fn release(self: &Arc<Self>, act: &LastAct, given_up: &CancellationToken) -> Released {
         let drained = async {
-            let gate = self.close_gate().await;
+            let gate = close_gate(self).await;
             act.check(self.tip.lock().lsn)?;
             self.drain().await?;
             // It is the last act: no checkpoint comes after it.
@@ -136,7 +138,7 @@ impl Session {
     /// With the gate closed.
     async fn drain(self: &Arc<Self>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
-        self.store(upto).await?;
+        store_upto(self, upto).await?;
         self.checkpoint_surely(&[]).await
     }
 
@@ -146,7 +148,7 @@ impl Session {
         if let Err(e) = self.writer.wait_seq(given).await {
             return Err(self.explain(e));
         }
-        self.confirm().await
+        confirm(self).await
     }
 }
 

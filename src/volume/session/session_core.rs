@@ -17,8 +17,7 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::confirm_rounds::ConfirmRounds;
-use super::confirm_rounds::JournalRestart;
+use super::confirm_and_flush::{ConfirmRounds, JournalRestart};
 use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::{Counted, Tip};

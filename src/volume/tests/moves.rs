@@ -11,7 +11,7 @@ use crate::base::Error;
 use crate::base::rt::Instant;
 use crate::pool::{Replacement, ScrubOptions};
 use crate::store::{SimStore, Store as _};
-use crate::volume::session::LastAct;
+use crate::volume::session::{LastAct, confirm, store_upto};
 
 const BLOCK: u64 = 4096;
 
@@ -282,7 +282,7 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
         let session = v.session().await.unwrap();
         // The rest of a release, while nobody writes: another store is in the place of one of those that were counted.
         session.checkpoint_surely(&[]).await.unwrap();
-        session.confirm().await.unwrap();
+        confirm(&session).await.unwrap();
         let (pool, old) = (&admin.volumes.engine().pool, site.stores[1].url());
         assert_eq!(pool.plan_replacement(old, &site.spare_spec(), true).await.unwrap(), Replacement::Planned);
         pool.follow().await.unwrap();
@@ -305,7 +305,7 @@ fn a_lowering_of_w_that_a_guess_forgot_is_no_longer_counted_with() {
         site.reach(3..5, Reach::Refuses);
         v.write(BLOCK, bytes(2, BLOCK as usize)).await.unwrap();
         let last = session.tip.lock().lsn;
-        assert!(session.store(last).await.is_ok(), "stored, as far as it knows");
+        assert!(store_upto(&session, last).await.is_ok(), "stored, as far as it knows");
         let flushed = owner.rt.timeout(Duration::from_secs(1), v.flush()).await;
         assert!(flushed.is_none(), "a take-over would take what is on three stores for none");
         site.reach(3..5, Reach::Up);
@@ -380,7 +380,7 @@ fn a_checkpoint_recorded_by_those_that_were_given_up_is_noticed_whenever_its_ans
             let slow = (Duration::from_millis(100), Duration::from_millis(120));
             site.stores.iter().for_each(|s| s.faults(|f| f.latency = slow));
             let asking = session.clone();
-            let confirmed = owner.rt.spawn(async move { asking.confirm().await });
+            let confirmed = owner.rt.spawn(async move { confirm(&asking).await });
             owner.sleep(20 * n).await;
             if session.rounds.due() == Some(Instant::default()) {
                 // Midway. This is how a change leaves it that those stores chose, when its answer comes so late.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::session_core::Session;
+use super::roll_back_rename_grow::drop_base;
 use super::snapshot::Group;
 use crate::base::{Kind, Name, Nonce, StateId, utc};
 use crate::pool::Clocks;
 use crate::volume::head::{Locks, Stop};
+use crate::volume::session::Session;
 
 /// So many are removed at once, since that takes a checkpoint.
 const THINNED_MIN: usize = 16;
@@ -107,7 +108,7 @@ impl Session {
             self.remove_uncloned(&free).await?;
         }
         // The last that needed the parent of a flat clone may have been among them.
-        self.drop_base().await.map(|_| ())
+        drop_base(self).await.map(|_| ())
     }
 
     /// Locks as they are by now, without those that are over. Where clocks disagree on that, with all.

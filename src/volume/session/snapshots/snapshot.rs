@@ -1,19 +1,16 @@
 //! Snapshots: a mark in the log that freezes the overlay where it stands (protocol.md §4.2, §4.3).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::session_core::Session;
 use crate::base::log_record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, StateId, utc};
 use crate::volume::head::Stop;
 use crate::volume::head::{Gate, Removal};
-use crate::volume::read::{Since, passes};
+use crate::volume::read::Since;
+use crate::volume::session::Session;
+use crate::volume::session::close_gate;
+use crate::volume::space::State;
 use crate::volume::space::pins;
-use crate::volume::space::{Alteration, RollBack, State};
-
-/// Before stores that are away are asked again.
-const AGAIN: Duration = Duration::from_secs(2);
 
 /// What all marks of one command share.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +80,7 @@ impl Session {
     /// The same, of a snapshot that is taken alone.
     pub async fn mark_now(&self, name: &Name, group: Group) -> Result<Lsn, Stop> {
         let mut room = self.mark_room().await?;
-        let _gate = self.or_end(self.close_gate()).await?;
+        let _gate = self.or_end(close_gate(self)).await?;
         // Behind a closed gate no journal is started anew, before it may have been.
         if !self.journal.is_current(room.as_ref()) {
             room = self.mark_room().await?;
@@ -168,134 +165,6 @@ impl Session {
             tracing::debug!(volume = %self.context.name(), %error, "a clone that comes lifts the gate");
         }
         done
-    }
-}
-
-impl Session {
-    /// The volume shows what the snapshot does, of whose size it is from then on; what it held is kept as snapshot `keep`, or
-    /// freed. Writes wait meanwhile; one that is under way may be there in part afterwards, as after a crash. It goes on when
-    /// nobody waits for it any more. An outage holds. `nonce`: drawn for it, so that it is not done again by the session that comes next.
-    pub async fn roll_back(
-        self: &Arc<Self>,
-        to: &Name,
-        keep: Option<&Name>,
-        nonce: Nonce,
-    ) -> Result<(), Stop> {
-        let (me, to, keep) = (self.clone(), to.clone(), keep.cloned());
-        let task = self.context.rt().spawn(async move { me.roll_back_now(&to, keep, nonce).await });
-        task.await.map_err(Stop::Failed)?
-    }
-
-    async fn roll_back_now(
-        self: &Arc<Self>,
-        to: &Name,
-        keep: Option<Name>,
-        nonce: Nonce,
-    ) -> Result<(), Stop> {
-        let _one = self.altering.lock().await;
-        let kept = |name: &Name| self.tip.lock().tables.snapshot(name).is_some_and(|s| s.group == nonce);
-        if keep.as_ref().is_some_and(kept) {
-            return Ok(());
-        }
-        self.build_snapshot(to).await?;
-        // Whoever has read a block to write it whole has read what the tip holds now, and must not write that afterwards.
-        let _all = self.or_end(self.ranges.lock(0..u64::MAX)).await?;
-        let _gate = self.or_end(self.close_gate()).await?;
-        let back = {
-            let tip = self.tip.lock();
-            let fits =
-                keep.as_ref().map_or_else(|| tip.tables.check_room(), |keep| tip.tables.check_new(keep));
-            fits.map_err(|e| e.context(self.context.title()))?;
-            let there = tip.tables.snapshot(to).map(|s| s.id);
-            let to = there.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), to)))?;
-            RollBack { to, keep, created_ms: self.context.rt().wall_ms(), nonce }
-        };
-        self.alter_surely(Alteration::RollBack(back)).await?;
-        // What the tip held goes with the next one, if it is not kept.
-        let me = self.clone();
-        self.context.rt().spawn(async move { me.checkpoint(&[]).await }).detach();
-        Ok(())
-    }
-
-    /// Makes a checkpoint with a change of the states; an outage holds.
-    async fn alter_surely(self: &Arc<Self>, alteration: Alteration) -> Result<(), Stop> {
-        while let Err(stop) = self.make_checkpoint(&[], Some(alteration.clone())).await {
-            match stop {
-                Stop::Failed(e) if passes(&e) => {
-                    tracing::warn!(volume = %self.context.name(), error = %e, "a change of its states waits");
-                    self.or_end(self.context.rt().sleep(AGAIN)).await?;
-                }
-                stop => return Err(stop),
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a snapshot another name, for good when this returns. It goes on when nobody waits for it any more. `Exists`:
-    /// another has that name.
-    pub async fn rename_snapshot(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
-        let (me, from, to) = (self.clone(), from.clone(), to.clone());
-        let task = self.context.rt().spawn(async move { me.rename_snapshot_now(&from, &to).await });
-        task.await.map_err(Stop::Failed)?
-    }
-
-    async fn rename_snapshot_now(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
-        let _one = self.altering.lock().await;
-        if self.tip.lock().tables.snapshot(to).is_none() {
-            self.build_snapshot(from).await?;
-        }
-        {
-            // In one step with the look, so that no mark takes the name in between. A session that ends before the checkpoint
-            // leaves the old name to the next.
-            let mut tip = self.tip.lock();
-            let id = tip.tables.snapshot(from).map(|s| s.id);
-            // Asked again by who has not heard that it was done.
-            if id.is_none() && tip.tables.snapshot(to).is_some() {
-                return Ok(());
-            }
-            let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), from)))?;
-            if tip.tables.snapshot(to).is_some() {
-                let why = format!("snapshot {}@{to} exists", self.context.title());
-                return Err(Error::new(Kind::Exists, why).into());
-            }
-            tip.tables.rename(id, to);
-        }
-        self.alter_surely(Alteration::Names).await
-    }
-
-    /// Notes in the head that nothing stands on the parent any more. Else the snapshots that do; none of a volume that is
-    /// no clone, or not flat.
-    pub async fn drop_base(self: &Arc<Self>) -> Result<Vec<Name>, Stop> {
-        let _one = self.altering.lock().await;
-        let flat = self.head.lock().base.as_ref().filter(|base| !base.dropped).and_then(|base| base.flat);
-        let Some(flat) = flat else { return Ok(Vec::new()) };
-        // What is hidden and needed no more goes with it.
-        self.checkpoint_surely(&[]).await?;
-        if self.tip.lock().tables.states.keys().any(|id| *id < flat) {
-            return Ok(self.on_parent(flat));
-        }
-        let epoch = self.epoch;
-        self.change(move |head| head.drop_base(epoch, flat)).await.map(|_| Vec::new())
-    }
-
-    /// Snapshots older than this state, and those that hold a hidden one that is older.
-    fn on_parent(&self, flat: StateId) -> Vec<Name> {
-        let tip = self.tip.lock();
-        let states = &tip.tables.states;
-        let hidden = |id: &StateId| states.get(id).is_some_and(|s| s.hidden && s.id < flat);
-        let holds = |id: StateId, parent: Option<StateId>| id < flat || parent.as_ref().is_some_and(hidden);
-        let names = tip.tables.with_trash().filter(|(_, s)| holds(s.id, s.parent));
-        names.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// New bytes at the end, which read as zeros. `Refused` for a size that is less than what it is.
-    pub async fn grow(self: &Arc<Self>, size: u64) -> Result<(), Stop> {
-        let _one = self.altering.lock().await;
-        let epoch = self.epoch;
-        let head = self.change(move |head| head.grow(epoch, size)).await?;
-        self.tip.lock().tables.tip_mut().size = head.size;
-        self.context.set_size(head.size);
-        Ok(())
     }
 }
 

@@ -1,0 +1,218 @@
+//! Confirm reads (protocol.md §1.5): is this epoch still the owner, judged by a register read that began after what is to be
+//! promised was stored. One read serves all who wait.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::base::rt::Instant;
+use crate::base::{ChunkId, Error, Generation, Kind, Result, Seq};
+use crate::keys::VolumeKey;
+use crate::store::Cause;
+use crate::volume::head::Stop;
+use crate::volume::head::{HandoverPolicy, Head, Move};
+use crate::volume::session::Session;
+
+/// Between rounds that fail, at most.
+const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Chunks up to here are confirmed; what is stored was counted on the stores of this generation.
+struct Counted {
+    generation: Generation,
+    /// As often the pool's registers had been decided by guess then.
+    guesses: u64,
+    upto: Seq,
+}
+
+/// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
+pub async fn confirm_when_asked(session: Arc<Session>) {
+    let guesses = session.context.engine.pool.guesses();
+    session.rounds.counted_in.store(session.generation().0, Ordering::Relaxed);
+    let mut counted =
+        Counted { generation: session.generation(), guesses, upto: session.writer.prefix().seq };
+    let (mut pause, mut looked) = (session.pause(), session.context.rt().now());
+    loop {
+        session.wait_for_round(looked).await;
+        let (round, dirty) = session.rounds.begin();
+        looked = session.context.rt().now();
+        let prefix = session.writer.prefix();
+        let stored = prefix.lsn;
+        let changes = session.changes.load(Ordering::Relaxed);
+        let seen = session.confirmed_as_counted(&mut counted).await;
+        match seen.and_then(|head| head.owned(session.epoch).map(|()| head)) {
+            Ok(head) => {
+                counted.upto = counted.upto.max(prefix.seq);
+                session.context.follow_name(&head);
+                session.attend_others(&head);
+                let mut known = session.head.lock();
+                let newest = session.changes.load(Ordering::Relaxed) == changes;
+                if newest && head.checkpoint.position >= known.checkpoint.position {
+                    *known = head;
+                }
+                drop(known);
+                session.mirror.stored(stored);
+                session.rounds.succeeded(round);
+                pause = session.pause();
+                session.journal.trim(stored);
+                // What was stored meanwhile, or is under way, is trimmed by a later round.
+                if session.tip.lock().lsn > stored {
+                    session.rounds.dirty(session.context.rt().now());
+                }
+            }
+            Err(error) => {
+                session.rounds.failed(dirty);
+                tracing::debug!(volume = %session.context.name(), %error, "not confirmed");
+                session.lost(error).await;
+                session.context.rt().sleep(pause).await;
+                // To count again may cost as many requests as chunks were stored since the checkpoint.
+                pause = (pause * 2).min(ROUND_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// Still the owner, seen by a register read that began after this call.
+pub async fn confirm(session: &Session) -> Result<(), Stop> {
+    let round = session.rounds.ask();
+    session.or_end(session.rounds.wait(round)).await
+}
+
+impl Session {
+    /// Whether the head still shows this epoch as the owner's, by a register read that began after this call; a head that
+    /// doesn't ends the session. `None`: no answer tells. Other than `confirm` this waits for no round that is under way
+    /// (one of its requests may be lost) and counts nothing: a new client waits for it.
+    pub async fn is_owner(self: &Arc<Self>) -> Option<Result<(), Stop>> {
+        let told = match self.context.cell.confirm().await {
+            Ok(head) => {
+                self.context.follow_name(&head);
+                head.owned(self.epoch)
+            }
+            Err(error) => Err(error),
+        };
+        match told {
+            Ok(()) => Some(Ok(())),
+            Err(error) => {
+                self.lost(error).await;
+                self.closed().map(Err)
+            }
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        self.context.engine.pool.generation()
+    }
+
+    /// Whether what is stored was counted on the pool's stores of now.
+    pub fn is_counted(&self) -> bool {
+        self.generation().0 == self.rounds.counted_in.load(Ordering::Relaxed)
+    }
+
+    /// A change of the head that rests on what is stored: only where that was counted on the pool's stores of now.
+    pub fn if_counted(&self, change: Move) -> Result<Move> {
+        match change {
+            Move::To(_) if !self.is_counted() => Err(Error::new(
+                Kind::Unavailable,
+                "the pool's stores were changed: what is stored is counted again",
+            )),
+            change => Ok(change),
+        }
+    }
+
+    /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted, and with
+    /// the w of that head: what lay on a store that was replaced is void (§1.5), and a guess may have forgotten that w was
+    /// lowered.
+    async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
+        loop {
+            let known = self.head.lock().checkpoint.position;
+            let head = self.context.cell.confirm().await?;
+            let (now, guesses) = (self.generation(), self.context.engine.pool.guesses());
+            // Who is shut out must hear of it, also where counting fails for good.
+            head.owned(self.epoch)?;
+            if guesses > 0 {
+                self.is_no_older(&head, known)?;
+                if self.head.lock().checkpoint.position > head.checkpoint.position {
+                    // Recorded while this read was under way: perhaps by stores that are given up now. The next one tells.
+                    continue;
+                }
+            }
+            let w = usize::from(head.active.w);
+            let thin = self.w_of_all() < w;
+            if now == counted.generation && !thin {
+                return Ok(head);
+            }
+            if guesses > counted.guesses || thin {
+                // What was confirmed may have been so by stores that are given up: what comes now must not stand behind a gap.
+                counted.upto = head.checkpoint.position;
+            }
+            let done = match thin {
+                true => self.count_with_more(w, self.count_again(counted.upto, w, &head)).await,
+                false => self.count_again(counted.upto, w, &head).await,
+            };
+            done?;
+            (counted.generation, counted.guesses) = (now, guesses);
+            self.rounds.counted_in.store(now.0, Ordering::Relaxed);
+        }
+    }
+
+    /// A guess may have taken an older head, which needs chunks that were deleted since: nothing that is stored now would be
+    /// found behind them.
+    fn is_no_older(&self, head: &Head, known: Seq) -> Result<()> {
+        // Nor would what a data key has sealed be opened that such a head does not have.
+        let sealed_by = self.context.key.as_ref().map_or(0, VolumeKey::number);
+        if head.checkpoint.position >= known && head.data_keys().0 >= sealed_by {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Fenced,
+            "the pool's stores were decided by guess (`pool force-recover`), and what they know of this volume is older than \
+             what was recorded from here; open it again to see what is left",
+        ))
+    }
+
+    /// Every chunk that no confirm has covered is completed to `w` on the stores of now.
+    async fn count_again(&self, after: Seq, w: usize, head: &Head) -> Result<()> {
+        let pool = &self.context.engine.pool;
+        let upto = self.writer.given();
+        self.writer.wait_seq(upto).await?;
+        for seq in after.0 + 1..=upto.0 {
+            let seq = Seq(seq);
+            let id = ChunkId { volume: self.context.id, epoch: head.epoch_of(seq), seq };
+            if self.chunk_table.lock().has_left(id.seq) {
+                continue;
+            }
+            let probe = pool.probe(&id, &head.witnesses, Cause::Repair).await;
+            if probe.good < w {
+                let payload = pool.payload(&id, &probe, Cause::Repair).await?;
+                self.completed_to(w, &pool.complete(&payload)).await?;
+            }
+            pool.remember_missing(id, &probe);
+        }
+        Ok(())
+    }
+
+    /// What the head says of other hosts. What is unsent is little from the moment on when one has the volume attached.
+    fn attend_others(&self, head: &Head) {
+        let now = self.context.rt().now();
+        if self.rounds.others.saw(head, self.context.engine.host.id, now) {
+            self.work.notify_one();
+            self.ripe.notify_one();
+        }
+    }
+
+    /// `looked`: when the last round began. A volume that another host may ask for is looked at also when nothing was written.
+    async fn wait_for_round(&self, looked: Instant) {
+        loop {
+            let news = self.rounds.news();
+            let now = self.context.rt().now();
+            let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
+            let look = may_be_asked.then(|| looked + self.rounds.others.look_after(now));
+            match self.rounds.due().into_iter().chain(look).min() {
+                Some(at) if at <= now => return,
+                Some(at) => {
+                    self.context.rt().timeout(at.since(now), news).await;
+                }
+                None => news.await,
+            }
+        }
+    }
+}

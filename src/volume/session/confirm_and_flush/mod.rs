@@ -1,0 +1,14 @@
+//! What a session promises: confirm rounds, flushes that wait for them, and the journal that failed.
+
+mod confirm;
+mod confirm_rounds;
+mod flush;
+mod journal_restart;
+mod mend_journal;
+mod other_hosts;
+
+pub use confirm::{confirm, confirm_when_asked};
+pub use confirm_rounds::ConfirmRounds;
+pub use flush::store_upto;
+pub use journal_restart::JournalRestart;
+pub use mend_journal::mend_journal;

@@ -1,0 +1,58 @@
+//! Other hosts that have the volume attached or ask for it, as the heads tell that confirm rounds read; and how often the
+//! head is looked at for their sake.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::base::rt::Instant;
+use crate::base::{HostId, Nonce};
+use crate::volume::head::Head;
+
+/// How long a host counts that has said that it has the volume attached.
+const ATTACHED: Duration = Duration::from_secs(120);
+/// How often the owner of a volume that it may be asked for looks at the head: while another host has it attached, and else.
+const LOOK_OFTEN: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_secs(4);
+
+/// Other hosts that have the volume attached, or ask for it, as the head tells.
+#[derive(Debug, Default)]
+pub struct Others {
+    /// The last word of one of them, and until when it counts.
+    attached: Mutex<(Nonce, Option<Instant>)>,
+    asks: watch::Sender<bool>,
+}
+
+impl Others {
+    /// What a head says of them. Whether one has come.
+    pub fn saw(&self, head: &Head, me: HostId, now: Instant) -> bool {
+        let wanted = head.wanted.as_ref().filter(|wanted| wanted.host.id != me);
+        let asks = head.asked().is_some_and(|wanted| wanted.host.id != me);
+        self.asks.send_if_modified(|asked| std::mem::replace(asked, asks) != asks);
+        let mut attached = self.attached.lock();
+        let Some(wanted) = wanted.filter(|wanted| wanted.nonce != attached.0) else { return false };
+        let has_come = attached.1.is_none_or(|until| until <= now);
+        *attached = (wanted.nonce, Some(now + ATTACHED));
+        has_come
+    }
+
+    pub fn expect(&self, now: Instant) {
+        self.attached.lock().1 = Some(now + ATTACHED);
+    }
+
+    pub fn is_there(&self, now: Instant) -> bool {
+        self.attached.lock().1.is_some_and(|until| now < until)
+    }
+
+    /// Returns when one asks.
+    pub async fn asked(&self) {
+        // The sender lives as long as this.
+        let _ = self.asks.subscribe().wait_for(|asks| *asks).await;
+    }
+
+    /// How long after a look at the head the next one is due.
+    pub fn look_after(&self, now: Instant) -> Duration {
+        if self.is_there(now) { LOOK_OFTEN } else { LOOK }
+    }
+}
