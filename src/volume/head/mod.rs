@@ -1,6 +1,5 @@
 //! The head: what a volume's register holds, its settings, and the register itself.
 
-mod again_or_failed;
 mod automatic_snapshot_plan;
 mod boot_trace;
 mod confirmed;
@@ -12,10 +11,10 @@ mod leave;
 mod naming;
 mod rate_limits;
 mod register;
+mod session_stop;
 mod settings;
 mod transitions;
 
-pub use again_or_failed::{Stop, without_journal};
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
 pub use holds::Locks;
@@ -24,5 +23,6 @@ pub use rate_limits::{Direction, Limits, Rate};
 
 pub use naming::{ClaimBasis, Leaving, Mirror, MirrorAccess, Moved, NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
+pub use session_stop::{Stop, without_journal};
 pub use settings::{FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template};
 pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};
