@@ -3,11 +3,10 @@
 mod automatic_snapshot_plan;
 mod boot_trace;
 mod confirmed;
-mod hold_transitions;
+mod head_value;
 mod holds;
 mod info;
 mod keys;
-mod leave;
 mod naming;
 mod rate_limits;
 mod register;
@@ -17,6 +16,7 @@ mod transitions;
 
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
+pub use head_value::{Base, Checkpoint, End, Gate, Head, Move, RootRef};
 pub use holds::Locks;
 pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
 pub use rate_limits::{Direction, Limits, Rate};
@@ -25,4 +25,4 @@ pub use naming::{ClaimBasis, Leaving, Mirror, MirrorAccess, Moved, NameStanding,
 pub use register::{CREATION, HeadRegister};
 pub use session_stop::{Stop, without_journal};
 pub use settings::{FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template};
-pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};
+pub use transitions::{Back, Claimer, Recording, Removal};

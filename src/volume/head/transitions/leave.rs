@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::naming::{Leaving, Mirror, NameStanding, Naming, Wanted};
-use super::settings::{HandoverPolicy, Host};
-use super::transitions::{Head, Move};
 use crate::base::{Epoch, Error, HostId, Kind, Name, Nonce, Result};
+use crate::volume::head::head_value::{Head, Move};
+use crate::volume::head::naming::{Leaving, Mirror, NameStanding, Naming, Wanted};
+use crate::volume::head::settings::{HandoverPolicy, Host};
 
 impl Head {
     /// The owner's last act.
@@ -155,11 +155,11 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use super::super::naming::{ClaimBasis, MirrorAccess, Moved};
-    use super::super::settings::{Host, VolumeSettings};
-    use super::super::transitions::{Claimer, Recording};
+    use super::super::ownership::{Claimer, Recording};
     use super::*;
     use crate::base::{HostId, Incarnation, Lsn, Name, Nonce, Seq, VolumeId};
+    use crate::volume::head::naming::{ClaimBasis, MirrorAccess, Moved};
+    use crate::volume::head::settings::{Host, VolumeSettings};
 
     fn to(step: Result<Move>) -> Head {
         match step.unwrap() {
