@@ -28,7 +28,8 @@ use serde::{Deserialize, Serialize};
 
 use super::boot_trace::Trace;
 use super::holds::{Cloned, Locks};
-use super::naming::{Mirror, Moved, Naming, Wanted};
+use super::name_and_move::{Moved, Naming};
+use super::other_hosts::{Mirror, Wanted};
 use super::settings::{Host, VolumeSettings, is_default};
 use crate::base::format_limits::HEAD_MAX;
 use crate::base::utc;
@@ -472,7 +473,7 @@ fn fenced(by: &Host, since_ms: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::head::naming::MirrorAccess;
+    use crate::volume::head::other_hosts::MirrorAccess;
     use crate::volume::head::transitions::heads_for_tests::{born, host, owned, to};
     use crate::volume::head::transitions::{Claimer, Recording};
 

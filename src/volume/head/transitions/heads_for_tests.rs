@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::ownership::{Claimer, Recording};
 use crate::base::{Epoch, HostId, Incarnation, Nonce, Result, Seq, VolumeId};
 use crate::volume::head::head_value::{Head, Move};
-use crate::volume::head::naming::MirrorAccess;
+use crate::volume::head::other_hosts::MirrorAccess;
 use crate::volume::head::settings::{Host, VolumeSettings};
 
 pub fn host(n: u128) -> Host {

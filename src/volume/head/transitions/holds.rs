@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::base::{Epoch, Lsn, Name, Nonce, Seq, VolumeId};
     use crate::volume::head::head_value::Checkpoint;
-    use crate::volume::head::naming::{Leaving, Moved};
+    use crate::volume::head::name_and_move::{Leaving, Moved};
 
     /// Whether the snapshot can be removed, and the volume.
     fn removable(head: &Head, state: u64) -> (bool, bool) {

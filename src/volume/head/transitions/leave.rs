@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use crate::base::{Epoch, Error, HostId, Kind, Name, Nonce, Result};
 use crate::volume::head::head_value::{Head, Move};
-use crate::volume::head::naming::{Leaving, Mirror, NameStanding, Naming, Wanted};
+use crate::volume::head::name_and_move::{Leaving, NameStanding, Naming};
+use crate::volume::head::other_hosts::{Mirror, Wanted};
 use crate::volume::head::settings::{HandoverPolicy, Host};
 
 impl Head {
@@ -158,7 +159,8 @@ mod tests {
     use super::super::ownership::{Claimer, Recording};
     use super::*;
     use crate::base::{HostId, Incarnation, Lsn, Name, Nonce, Seq, VolumeId};
-    use crate::volume::head::naming::{ClaimBasis, MirrorAccess, Moved};
+    use crate::volume::head::name_and_move::Moved;
+    use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
     use crate::volume::head::settings::{Host, VolumeSettings};
 
     fn to(step: Result<Move>) -> Head {

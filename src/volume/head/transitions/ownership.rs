@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::base::{Epoch, Error, Incarnation, Kind, Nonce, Result, Seq};
 use crate::volume::head::head_value::{Active, Claim, End, Head, Move};
-use crate::volume::head::naming::{ClaimBasis, MirrorAccess};
+use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
 use crate::volume::head::settings::Host;
 
 /// Who claims, and on what ground (protocol §1.8).

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::{Epoch, Error, Kind, Nonce, Result, StateId};
 use crate::volume::head::head_value::{Gate, Head, Move};
-use crate::volume::head::naming::Moved;
+use crate::volume::head::name_and_move::Moved;
 
 /// A snapshot that a checkpoint drops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
