@@ -46,6 +46,22 @@ pub fn recording(nonce: u128, last: u64) -> Recording {
     }
 }
 
+/// A claim by a host of its own.
+pub fn claim(head: &Head, nonce: u128, force: bool) -> Result<Move> {
+    let (host, lineage) = (Host { id: HostId(nonce), name: "host".into() }, BTreeSet::new());
+    let (nonce, floor, mirror) = (Nonce(nonce), Epoch(0), MirrorAccess::default());
+    head.claim(&Claimer {
+        host: &host,
+        nonce,
+        now_ms: 0,
+        lineage: &lineage,
+        seen: None,
+        force,
+        floor,
+        mirror,
+    })
+}
+
 /// Owned by host 1 under epoch 1.
 pub fn owned() -> Head {
     let (h, none) = (host(1), BTreeSet::new());

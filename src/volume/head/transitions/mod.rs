@@ -6,12 +6,15 @@
 
 mod checkpoint;
 mod flatten;
+mod handover;
 #[cfg(test)]
 pub(super) mod heads_for_tests;
 mod holds;
-mod leave;
+mod mirror;
 mod ownership;
+mod release_and_leave;
 mod removal;
+mod rename;
 mod settings_and_size;
 
 pub use checkpoint::Back;
