@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::transitions::Head;
+use super::head_value::Head;
 use crate::base::rt::Disk;
 use crate::base::{Epoch, Result, ResultExt as _, Seq};
 

@@ -1,6 +1,6 @@
 //! The part of a head that holds an encrypted volume's keys, and what it forbids.
 
-use super::transitions::{Head, Move};
+use super::head_value::{Head, Move};
 use crate::base::{Epoch, Error, Kind, Result};
 use crate::keys::{DataKey, KeyTable};
 

@@ -1,28 +1,29 @@
 //! The head: what a volume's register holds, its settings, and the register itself.
 
-mod again_or_failed;
 mod automatic_snapshot_plan;
 mod boot_trace;
 mod confirmed;
-mod hold_transitions;
+mod head_value;
 mod holds;
 mod info;
 mod keys;
-mod leave;
-mod naming;
+mod name_and_move;
+mod other_hosts;
 mod rate_limits;
 mod register;
+mod session_stop;
 mod settings;
 mod transitions;
 
-pub use again_or_failed::{Stop, without_journal};
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
+pub use head_value::{Base, Checkpoint, End, Gate, Head, Move, RootRef};
 pub use holds::Locks;
 pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
+pub use name_and_move::{Leaving, Moved, NameStanding, Naming};
+pub use other_hosts::{ClaimBasis, Mirror, MirrorAccess};
 pub use rate_limits::{Direction, Limits, Rate};
-
-pub use naming::{ClaimBasis, Leaving, Mirror, MirrorAccess, Moved, NameStanding, Naming};
 pub use register::{CREATION, HeadRegister};
+pub use session_stop::{Stop, without_journal};
 pub use settings::{FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template};
-pub use transitions::{Back, Base, Checkpoint, Claimer, End, Gate, Head, Move, Recording, Removal, RootRef};
+pub use transitions::{Back, Claimer, Recording, Removal};

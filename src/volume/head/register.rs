@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::confirmed::{Floor, place};
-use super::transitions::{Head, Move};
+use super::head_value::{Head, Move};
 use crate::base::{Epoch, Error, Kind, Result};
 use crate::pool::{Change, Register, Veto};
 

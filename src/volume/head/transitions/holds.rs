@@ -5,9 +5,9 @@
 //! dropped first, by a change of its own, for which the caller has asked more than one clock. So no other change of a head
 //! looks at a clock.
 
-use super::holds::{Cloned, LOCKS_MAX};
-use super::transitions::{Head, Move, NEW_HEAD_MAX};
 use crate::base::{Error, Kind, Result, StateId, utc};
+use crate::volume::head::head_value::{Head, Move, NEW_HEAD_MAX};
+use crate::volume::head::holds::{Cloned, LOCKS_MAX};
 
 impl Head {
     /// From now on the snapshot is removed only behind a gate, and so is the volume.
@@ -71,36 +71,12 @@ impl Head {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::naming::{Leaving, Moved};
-    use super::super::settings::{Host, VolumeSettings};
-    use super::super::transitions::{Checkpoint, Claimer, Recording, Removal};
+    use super::super::heads_for_tests::{owned, to};
+    use super::super::removal::Removal;
     use super::*;
-    use crate::base::{Epoch, HostId, Incarnation, Lsn, Name, Nonce, Seq, VolumeId};
-
-    fn to(step: Result<Move>) -> Head {
-        match step.unwrap() {
-            Move::To(head) => *head,
-            Move::Already => panic!("it has not happened yet"),
-        }
-    }
-
-    /// Owned under epoch 1.
-    fn owned() -> Head {
-        let head = Head::new(VolumeId(7), 1, 1 << 30, VolumeSettings::default(), 1, vec![Incarnation(1)]);
-        let (host, lineage, nonce) = (Host { id: HostId(1), name: "host".into() }, BTreeSet::new(), Nonce(1));
-        let who = Claimer {
-            host: &host,
-            nonce,
-            now_ms: 0,
-            lineage: &lineage,
-            seen: None,
-            force: false,
-            floor: Epoch(0),
-            mirror: Default::default(),
-        };
-        let recording = Recording { nonce, last: Seq(0), w: 1, witnesses: vec![], gives_up_mirror: false };
-        to(to(head.claim(&who)).record(&recording))
-    }
+    use crate::base::{Epoch, Lsn, Name, Nonce, Seq, VolumeId};
+    use crate::volume::head::head_value::Checkpoint;
+    use crate::volume::head::name_and_move::{Leaving, Moved};
 
     /// Whether the snapshot can be removed, and the volume.
     fn removable(head: &Head, state: u64) -> (bool, bool) {

@@ -1,0 +1,210 @@
+//! How a volume gets its next owner: a claim, the record that ends the epoch before it, or a withdrawal; and which stores the
+//! owner's chunks need.
+
+use std::collections::BTreeSet;
+
+use crate::base::{Epoch, Error, Incarnation, Kind, Nonce, Result, Seq};
+use crate::volume::head::head_value::{Active, Claim, End, Head, Move};
+use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
+use crate::volume::head::settings::Host;
+
+/// Who claims, and on what ground (protocol §1.8).
+#[derive(Clone, Debug)]
+pub struct Claimer<'a> {
+    pub host: &'a Host,
+    pub nonce: Nonce,
+    pub now_ms: u64,
+    /// Epochs that this state folder has owned.
+    pub lineage: &'a BTreeSet<Epoch>,
+    /// The active epoch that an inert session has read; its first write claims only over that one.
+    pub seen: Option<Epoch>,
+    /// The user takes over.
+    pub force: bool,
+    /// Epochs below it may have been used by claims that the pool has forgotten.
+    pub floor: Epoch,
+    pub mirror: MirrorAccess,
+}
+
+/// How an epoch is ended by its successor (protocol §1.6).
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// The claim's.
+    pub nonce: Nonce,
+    /// The old epoch's last chunk.
+    pub last: Seq,
+    /// Shards that make a chunk of the new epoch stored.
+    pub w: u8,
+    pub witnesses: Vec<Incarnation>,
+    /// What only a mirror's journal has is given up.
+    pub gives_up_mirror: bool,
+}
+
+impl Head {
+    /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
+    pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
+        self.gone()?;
+        self.naming.check_here(self.moved.as_ref())?;
+        if let Some(seen) = who.seen.filter(|_| !who.force) {
+            self.changed_since(seen)?;
+        }
+        if self.active.released || who.lineage.contains(&self.active.epoch) {
+            return Ok(());
+        }
+        match who.force {
+            true => self.ground(who).map(drop),
+            false => Err(self.owned_elsewhere(Some(who.host.id))),
+        }
+    }
+
+    /// What a claim over an owner rests on. `Refused`: another host may have flushed writes that nobody else has.
+    pub fn ground(&self, who: &Claimer<'_>) -> Result<ClaimBasis> {
+        match who.lineage.contains(&self.active.epoch) {
+            true => Ok(ClaimBasis::Own),
+            false => who.mirror.ground(self.mirror.as_ref(), who.host.id),
+        }
+    }
+
+    /// Claims the next epoch.
+    pub fn claim(&self, who: &Claimer<'_>) -> Result<Move> {
+        if self.claim.as_ref().is_some_and(|c| c.nonce == who.nonce) {
+            return Ok(Move::Already);
+        }
+        self.may_claim(who)?;
+        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next().max(who.floor);
+        self.with(|h| {
+            h.claim = Some(Claim {
+                epoch,
+                nonce: who.nonce,
+                host: who.host.clone(),
+                since_ms: who.now_ms,
+                withdrawn: false,
+            });
+        })
+    }
+
+    /// Gives a claim up; its number stays used.
+    pub fn withdraw(&self, nonce: Nonce) -> Result<Move> {
+        match &self.claim {
+            Some(claim) if claim.nonce == nonce && !claim.withdrawn && claim.epoch > self.active.epoch => {
+                self.with(|h| h.claim.iter_mut().for_each(|c| c.withdrawn = true))
+            }
+            _ => Ok(Move::Already),
+        }
+    }
+
+    /// Ends the old epoch and makes the claim's the active one, only if the claim still stands.
+    pub fn record(&self, how: &Recording) -> Result<Move> {
+        if self.active.nonce == how.nonce {
+            return Ok(Move::Already);
+        }
+        let claim = self.my_claim(how.nonce)?.clone();
+        if how.last < self.checkpoint.top || how.last < self.active_starts_after() {
+            return Err(Error::new(Kind::Internal, "the log would end before what the volume's map names"));
+        }
+        self.with(|h| {
+            let ended = End { epoch: h.active.epoch, last: how.last };
+            // An epoch whose chunks the checkpoint covers needs no entry.
+            if ended.last > h.checkpoint.position {
+                h.ends.push(ended);
+            }
+            h.active = Active {
+                epoch: claim.epoch,
+                nonce: how.nonce,
+                w: how.w,
+                owner: Some(claim.host),
+                since_ms: claim.since_ms,
+                released: false,
+            };
+            h.witnesses = how.witnesses.clone();
+            // Asked of the epoch that ends here: who still wants the volume asks its new owner.
+            h.wanted = None;
+            h.mirror = h.mirror.take().filter(|_| !how.gives_up_mirror);
+        })
+    }
+
+    /// These stores were in the pool while the whole log was walked: their absences count from now on.
+    pub fn join(&self, stores: &[Incarnation]) -> Result<Move> {
+        self.gone()?;
+        if self.witnesses == stores {
+            return Ok(Move::Already);
+        }
+        self.with(|h| h.witnesses = stores.to_vec())
+    }
+
+    /// The owner sets how many shards make its chunks stored.
+    pub fn set_w(&self, epoch: Epoch, w: u8) -> Result<Move> {
+        self.owned(epoch)?;
+        if self.active.w == w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
+    }
+
+    /// A taker lowers w of the epoch that it ends, while its claim stands.
+    pub fn lower_w(&self, claim: Nonce, w: u8) -> Result<Move> {
+        self.my_claim(claim)?;
+        if self.active.w <= w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::heads_for_tests::{claimer, host, owned, recording, to};
+    use super::*;
+    use crate::volume::head::head_value::Checkpoint;
+
+    #[test]
+    fn only_the_owners_folder_or_force_claims_what_is_not_released() {
+        let head = owned();
+        let (two, none, mine) = (host(2), BTreeSet::new(), BTreeSet::from([Epoch(1)]));
+        let refused = head.claim(&claimer(&two, 22, &none)).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Owned);
+        assert!(refused.to_string().contains("stop it there"), "{refused}");
+        let older = head.claim(&claimer(&host(1), 22, &none)).unwrap_err();
+        assert!(older.to_string().contains("not there any more"), "{older}");
+        to(head.claim(&claimer(&two, 22, &mine)));
+        to(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        let released = to(head.release(Epoch(1)));
+        to(released.claim(&claimer(&two, 22, &none)));
+        let stale = Claimer { seen: Some(Epoch(0)), ..claimer(&two, 22, &none) };
+        assert_eq!(released.claim(&stale).unwrap_err().kind(), Kind::Fenced);
+    }
+
+    #[test]
+    fn a_claim_freezes_the_owner_and_a_withdrawn_one_keeps_its_number() {
+        let (two, none) = (host(2), BTreeSet::new());
+        let force = Claimer { force: true, ..claimer(&two, 22, &none) };
+        let claimed = to(owned().claim(&force));
+        assert_eq!(claimed.claim(&force).unwrap(), Move::Already);
+        assert_eq!(claimed.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
+        let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
+        assert!(claimed.checkpoint(Epoch(1), &new, &[], None).is_err());
+        assert!(claimed.release(Epoch(1)).is_err());
+        let lowered = to(claimed.lower_w(Nonce(22), 4));
+        assert_eq!(lowered.active.w, 4);
+        let withdrawn = to(claimed.withdraw(Nonce(22)));
+        assert_eq!(withdrawn.owned(Epoch(1)).unwrap_err().kind(), Kind::Refused);
+        assert!(withdrawn.record(&recording(22, 0)).is_err());
+        let again = Claimer { nonce: Nonce(33), ..force };
+        assert_eq!(to(withdrawn.claim(&again)).claim.unwrap().epoch, Epoch(3));
+        let above = Claimer { floor: Epoch(9), ..again.clone() };
+        assert_eq!(to(withdrawn.claim(&above)).claim.unwrap().epoch, Epoch(9));
+        let below = Claimer { floor: Epoch(2), ..again };
+        assert_eq!(to(withdrawn.claim(&below)).claim.unwrap().epoch, Epoch(3));
+    }
+
+    #[test]
+    fn a_record_needs_the_claim_and_keeps_the_ends_behind_the_checkpoint() {
+        let (two, none) = (host(2), BTreeSet::new());
+        let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
+        let head = to(owned().checkpoint(Epoch(1), &new, &[], None));
+        assert_eq!(head.checkpoint(Epoch(1), &new, &[], None).unwrap(), Move::Already);
+        let claimed = to(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        assert!(claimed.record(&recording(22, 3)).is_err(), "chunk 4 is named by the map");
+        assert!(claimed.record(&recording(99, 6)).is_err(), "not this claim");
+        let taken = to(claimed.record(&recording(22, 6)));
+        assert_eq!(taken.record(&recording(22, 6)).unwrap(), Move::Already);
+        assert_eq!(taken.ends, [End { epoch: Epoch(1), last: Seq(6) }]);
+        assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (Epoch(1), Epoch(2)));
+        assert_eq!(taken.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
+        let later = Checkpoint { position: Seq(7), top: Seq(8), nonce: Nonce(6), ..Checkpoint::default() };
+        assert!(to(taken.checkpoint(Epoch(2), &later, &[], None)).ends.is_empty());
+    }
+}
