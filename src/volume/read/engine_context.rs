@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::memory_shares::Memory;
-use super::view::View;
+use super::volume_reader::View;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{ChunkId, Error, Kind, Name, RegisterId, Result, VolumeId};
 use crate::journal::{self, JournalConfig};

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::engine_context::EngineContext;
-use super::view::View;
+use super::volume_reader::View;
 use crate::base::rt::Rt;
 use crate::base::{Epoch, Name, Result, VolumeId};
 use crate::journal::JournalConfig;
