@@ -15,6 +15,7 @@ use futures::stream;
 use super::alter::let_go_in_time;
 use super::names::take;
 use super::snapshots::end_locks;
+use super::volume_keys::{with_keys, with_keys_of};
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
@@ -75,7 +76,7 @@ impl Volumes {
         let id = VolumeId(self.engine.rt.random128());
         let mut head = self.new_head(id, size, settings)?;
         if let Some(offered) = offered {
-            head = self.with_keys(head, offered).await?;
+            head = with_keys(self, head, offered).await?;
         }
         self.claim_name(name, id).await?;
         if let Err(e) = self.engine.cell(id).create(&head).await {
@@ -197,7 +198,7 @@ impl Volumes {
                 let settings = VolumeSettings { template: false, boot_trace, ..seen.0.settings };
                 let mut new = self.new_head(clone, state.size, settings)?;
                 if seen.0.keys.is_some() {
-                    new = self.with_keys_of(new, &seen.0)?;
+                    new = with_keys_of(self, new, &seen.0)?;
                 }
                 new.base = Some(Base {
                     ancestors: seen.0.volumes(),

@@ -9,14 +9,16 @@ mod snapshots;
 mod space;
 mod trash;
 mod unreadable;
+mod volume_keys;
 mod volumes;
 mod walk_for_new_stores;
 
-pub use alter::{DataKeyUse, Flattened};
+pub use alter::Flattened;
 pub use create_clone_remove::end_all;
 pub use names::rename;
 pub use salvage_journal::Salvaged;
 pub use snapshots::{HistoryMark, LockEnd, snapshot_as, snapshot_group};
 pub use trash::{Trash, TrashedSnapshot, TrashedVolume};
 pub use unreadable::{MapWalk, Unreadable};
+pub use volume_keys::DataKeyUse;
 pub use volumes::{OpenMode, Volumes};
