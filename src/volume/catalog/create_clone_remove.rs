@@ -14,6 +14,8 @@ use futures::stream;
 
 use super::alter::let_go_in_time;
 use super::names::take;
+use super::snapshots::end_locks;
+use super::volume_keys::{with_keys, with_keys_of};
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
@@ -74,7 +76,7 @@ impl Volumes {
         let id = VolumeId(self.engine.rt.random128());
         let mut head = self.new_head(id, size, settings)?;
         if let Some(offered) = offered {
-            head = self.with_keys(head, offered).await?;
+            head = with_keys(self, head, offered).await?;
         }
         self.claim_name(name, id).await?;
         if let Err(e) = self.engine.cell(id).create(&head).await {
@@ -196,7 +198,7 @@ impl Volumes {
                 let settings = VolumeSettings { template: false, boot_trace, ..seen.0.settings };
                 let mut new = self.new_head(clone, state.size, settings)?;
                 if seen.0.keys.is_some() {
-                    new = self.with_keys_of(new, &seen.0)?;
+                    new = with_keys_of(self, new, &seen.0)?;
                 }
                 new.base = Some(Base {
                     ancestors: seen.0.volumes(),
@@ -269,7 +271,7 @@ impl Volumes {
         let (head, tables) = self.recorded(name, id).await?;
         let what = format!("volume {}", self.engine.title(name));
         self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
-        let head = self.end_locks(head).await?;
+        let head = end_locks(self, head).await?;
         let lineage = self.lineage(name, &head).await?;
         head.may_remove(&lineage).map_err(|e| e.context(what))
     }
@@ -309,7 +311,7 @@ impl Volumes {
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
         head.no_template().map_err(|e| e.context(format!("volume {title}")))?;
         if head.locks.until(state.id).is_some() {
-            let now = self.end_locks(head.clone()).await?;
+            let now = end_locks(self, head.clone()).await?;
             now.locks.allow(state.id).map_err(|e| e.context(format!("{title}@{snapshot}")))?;
         }
         self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], clean).await
@@ -374,7 +376,7 @@ impl Volumes {
             head = cell.change(|h| h.doubt_cloned()).await?;
         }
         loop {
-            head = self.end_locks(head).await?;
+            head = end_locks(self, head).await?;
             head.may_remove(&lineage).map_err(|e| e.context(title()))?;
             let nonce = Nonce(self.engine.rt.random128());
             if head.was_cloned() {

@@ -2,26 +2,23 @@
 
 mod alter;
 mod create_clone_remove;
-mod group;
-mod holders;
-mod inventory;
-mod moments;
 mod names;
 mod report;
 mod salvage_journal;
-mod space_coming_back;
+mod snapshots;
+mod space;
 mod trash;
 mod unreadable;
+mod volume_keys;
 mod volumes;
 mod walk_for_new_stores;
 
-pub use alter::{DataKeyUse, Flattened};
+pub use alter::Flattened;
 pub use create_clone_remove::end_all;
-pub use group::{snapshot_as, snapshot_group};
-pub use holders::LockEnd;
-pub use moments::HistoryMark;
 pub use names::rename;
 pub use salvage_journal::Salvaged;
+pub use snapshots::{HistoryMark, LockEnd, snapshot_as, snapshot_group};
 pub use trash::{Trash, TrashedSnapshot, TrashedVolume};
 pub use unreadable::{MapWalk, Unreadable};
+pub use volume_keys::DataKeyUse;
 pub use volumes::{OpenMode, Volumes};

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::names::one_each;
-use super::space_coming_back::shared;
+use super::space::shared;
 use super::volumes::Volumes;
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Instant;

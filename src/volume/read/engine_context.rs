@@ -1,25 +1,20 @@
-//! What volumes stand on.
+//! What a pool's volumes stand on: its stores and this host's disk, memory and keys; and how a volume's newest tables are read.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 
-use super::boot_templates::Boots;
-use super::read_ahead::Ahead;
-use super::view::View;
+use super::memory_shares::Memory;
+use super::volume_reader::View;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Budget, ChunkId, Epoch, Error, Kind, Name, RegisterId, Result, VolumeId};
-use crate::cache::{DiskCache, DiskCacheConfig, FrameCache};
+use crate::base::{ChunkId, Error, Kind, Name, RegisterId, Result, VolumeId};
 use crate::journal::{self, JournalConfig};
-use crate::keys::{FamilyKeys, KeyAccess, OpenKeys, Secret, VolumeKey};
+use crate::keys::{FamilyKeys, KeyAccess, OpenKeys, Secret};
 use crate::log::{InPack, Places, Reader};
-use crate::map::PageCache;
 use crate::pool::Pool;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
@@ -27,89 +22,11 @@ use crate::volume::head::{Floor, Record};
 use crate::volume::head::{Host, VolumeSettings};
 use crate::volume::mirror::{MirrorHost, Sessions};
 use crate::volume::space::ChunkTable;
-use crate::volume::space::PackIndex;
 use crate::volume::space::Sweeps;
 use crate::volume::space::Tables;
 
 /// The folder of a volume's journal, in the volume's local folder.
 const JOURNAL: &str = "journal";
-
-/// The daemon's one memory budget, split between the uses; shared by all its volumes and mounts. Cheap to clone.
-///
-/// Half of the memory for writes and half of that for encoding are guaranteed to the pools (`for_pool`), in equal parts:
-/// while the stores of one are away its volumes hold what they have, and those of others must go on meanwhile. Of the other
-/// parts nobody is guaranteed any.
-#[derive(Clone, Debug)]
-pub struct Memory {
-    total: u64,
-    /// Writes that are not yet stored.
-    pub overlay: Budget,
-    /// What of that the entries of stored chunks hold until a checkpoint has merged them; of one pool.
-    pub kept: Arc<AtomicU64>,
-    /// Chunks under way, and parts of files on their way into buckets.
-    pub encode: Budget,
-    /// Requests of block clients: payloads that arrive and replies on their way out.
-    pub requests: Budget,
-    pub frames: FrameCache,
-    /// Below them: frames on the local disk.
-    pub disk: DiskCache,
-    /// What is read ahead, by volumes and by mounts.
-    pub ahead: Ahead,
-    /// By what clones' first boots are fetched ahead.
-    pub boots: Boots,
-    pub pages: Arc<PageCache>,
-    pub places: PackIndex,
-}
-
-fn caches_of(total: u64) -> u64 {
-    total / 8 * 3
-}
-
-impl Memory {
-    /// A quarter each for writes under way and for encoding, an eighth for requests, the rest for caches: of that a
-    /// quarter for map pages, and a sixth for what is on its way into the cache before it is asked for.
-    pub fn new(total: u64) -> Memory {
-        Memory::with_disk(total, DiskCache::off(), 0)
-    }
-
-    /// What a cache of so many bytes on disk may take of the memory for frames.
-    pub fn disk_share(total: u64, disk_bytes: u64) -> u64 {
-        DiskCacheConfig::memory_for(disk_bytes).min(caches_of(total) / 8)
-    }
-
-    /// With frames on the local disk, which takes so much of it.
-    pub fn with_disk(total: u64, disk: DiskCache, share: u64) -> Memory {
-        let (quarter, caches) = (total / 4, caches_of(total));
-        Memory {
-            total,
-            overlay: Budget::new(quarter),
-            kept: Arc::default(),
-            encode: Budget::new(quarter),
-            requests: Budget::new(total / 8),
-            frames: FrameCache::new(caches - caches / 4 - caches / 6 - share),
-            disk,
-            ahead: Ahead::new(caches / 6),
-            boots: Boots::default(),
-            pages: Arc::new(PageCache::new((caches / 4) as usize)),
-            places: PackIndex::default(),
-        }
-    }
-
-    /// The same, for all volumes of one more pool, which has its guaranteed share as long as any of these lives.
-    pub fn for_pool(&self) -> Memory {
-        let (overlay, encode) = (self.overlay.party(), self.encode.party());
-        Memory { overlay, encode, kept: Arc::default(), ..self.clone() }
-    }
-
-    /// The same, for volumes whose frames the disk does not keep.
-    pub fn without_disk(&self) -> Memory {
-        Memory { disk: DiskCache::off(), ..self.clone() }
-    }
-
-    pub fn total(&self) -> u64 {
-        self.total
-    }
-}
 
 /// What a pool's volumes stand on.
 #[derive(Clone, Debug)]
@@ -258,7 +175,7 @@ impl EngineContext {
     }
 
     /// Gives the data keys of `volume` that a head has to who opens what is its own, or an ancestor's.
-    fn learn_data_keys(&self, head: &Head, family: &FamilyKeys, root: &Secret) -> Result<bool> {
+    pub(super) fn learn_data_keys(&self, head: &Head, family: &FamilyKeys, root: &Secret) -> Result<bool> {
         let (Some(keys), KeyAccess::Sealed(known)) = (&head.keys, family.access(head.volume)) else {
             return Ok(false);
         };
@@ -379,131 +296,6 @@ impl EngineContext {
             None => (settings.journal_size, None),
         };
         JournalConfig { dir, size, segment, key: None }
-    }
-}
-
-/// What all of one open volume stands on.
-#[derive(Debug)]
-pub struct VolumeContext {
-    pub engine: Arc<EngineContext>,
-    pub id: VolumeId,
-    /// For messages: as it was opened, then as heads tell it that were read since.
-    name: Mutex<Name>,
-    /// Of the head that last told it: an older one says nothing new.
-    named_in: AtomicU64,
-    pub cell: HeadRegister,
-    /// How far the volume is known to have come.
-    pub confirmed: Record,
-    pub view: View,
-    /// In bytes, as the newest head that was seen from here tells it.
-    size: AtomicU64,
-    /// The volume's own, in the list of its ancestors and itself.
-    pub index: u16,
-    /// Of an encrypted volume, when it was opened.
-    pub key: Option<VolumeKey>,
-    settings: Mutex<VolumeSettings>,
-    pub settings_changed: Notify,
-    /// The last ownership that began here since this volume was opened: what it wrote is in this process's journal.
-    pub began: Mutex<Option<Epoch>>,
-    /// One change of them at a time.
-    pub changing_settings: tokio::sync::Mutex<()>,
-}
-
-impl VolumeContext {
-    pub fn new(
-        engine: Arc<EngineContext>,
-        name: Name,
-        head: &Head,
-        cell: HeadRegister,
-    ) -> Arc<VolumeContext> {
-        let view = engine.view(head);
-        let key = view.keys().access(head.volume).key().ok().flatten().cloned();
-        let (id, size, settings) = (head.volume, AtomicU64::new(head.size), Mutex::new(head.settings));
-        let (index, confirmed) = (head.own_index(), engine.confirmed(head.volume));
-        let name = Mutex::new(head.naming.name.clone().unwrap_or(name));
-        let named_in = AtomicU64::new(head.naming.round);
-        let (settings_changed, changing_settings, began) = Default::default();
-        Arc::new(VolumeContext {
-            engine,
-            id,
-            name,
-            named_in,
-            cell,
-            confirmed,
-            view,
-            size,
-            index,
-            key,
-            settings,
-            settings_changed,
-            began,
-            changing_settings,
-        })
-    }
-
-    /// What belongs to the volume is opened by it.
-    pub fn access(&self) -> KeyAccess {
-        self.view.keys().access(self.id).clone()
-    }
-
-    /// Takes in the volume's data keys that a newer head than that of the opening has. Whether some were news.
-    pub fn learn_keys(&self, head: &Head) -> Result<bool> {
-        let Some(root) = self.engine.volume_key(head) else { return Ok(false) };
-        self.engine.learn_data_keys(head, self.view.keys(), &root)
-    }
-
-    /// Where its journal lies, and the key of it.
-    pub fn journal(&self) -> JournalConfig {
-        JournalConfig { key: self.key.clone(), ..self.engine.journal(self.id, &self.settings()) }
-    }
-
-    /// The settings in force.
-    pub fn settings(&self) -> VolumeSettings {
-        *self.settings.lock()
-    }
-
-    /// These are in force from now on.
-    pub fn follow(&self, settings: VolumeSettings) {
-        *self.settings.lock() = settings;
-        self.settings_changed.notify_waiters();
-    }
-
-    pub fn rt(&self) -> &Rt {
-        &self.engine.rt
-    }
-
-    pub fn size(&self) -> u64 {
-        self.size.load(Ordering::Relaxed)
-    }
-
-    pub fn set_size(&self, size: u64) {
-        self.size.store(size, Ordering::Relaxed);
-    }
-
-    /// Writes down that this head is known to be chosen; nobody waits for it.
-    pub fn confirmed_in_time(&self, head: &Head) {
-        let (record, head, guesses) = (self.confirmed.clone(), head.clone(), self.engine.pool.guesses());
-        self.rt().spawn(async move { record.keep(&head, guesses).await }).detach();
-    }
-
-    pub fn name(&self) -> Name {
-        self.name.lock().clone()
-    }
-
-    /// It may have been renamed by then.
-    pub fn follow_name(&self, head: &Head) {
-        if let Some(name) = &head.naming.name {
-            let mut known = self.name.lock();
-            if head.naming.round >= self.named_in.load(Ordering::Relaxed) {
-                known.clone_from(name);
-                self.named_in.store(head.naming.round, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// How users name it.
-    pub fn title(&self) -> String {
-        self.engine.title(&self.name())
     }
 }
 

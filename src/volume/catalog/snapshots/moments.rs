@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::volumes::Volumes;
 use crate::base::{Error, Kind, Name, Result, utc};
+use crate::volume::catalog::volumes::Volumes;
 use crate::volume::space::State;
 
 /// A snapshot that a volume took by itself.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::volumes::Volumes;
 use crate::base::{ChunkId, Result, VolumeId};
 use crate::pool::{Fate, Inventory};
+use crate::volume::catalog::volumes::Volumes;
 use crate::volume::handle::Known;
 use crate::volume::space::Liveness;
 use crate::volume::space::Object;

@@ -39,7 +39,7 @@ pub struct Inert {
 }
 
 impl Inert {
-    pub(super) fn new(head: &Head, tables: Tables) -> Arc<Inert> {
+    pub(in crate::volume::handle) fn new(head: &Head, tables: Tables) -> Arc<Inert> {
         Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
     }
 

@@ -1,18 +1,16 @@
-//! What holds a snapshot: the clones that need it, and its lock; and pins that hold nothing.
+//! Which clones need a snapshot, by their pins on it; and pins that hold nothing.
 
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::volumes::Volumes;
-use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId, utc};
-use crate::pool::{Catalog, CatalogEntry, Clocks};
+use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::pool::{Catalog, CatalogEntry};
+use crate::volume::catalog::volumes::Volumes;
 use crate::volume::head::CREATION;
 use crate::volume::head::Head;
 use crate::volume::head::VolumeSettings;
-use crate::volume::session::no_snapshot;
-use crate::volume::space::Tables;
 use crate::volume::space::pins::{clone_of, key, of};
 
 /// Catalogs of pins that an engine keeps at hand; each may keep thousands of registers.
@@ -22,81 +20,7 @@ const AT_ONCE: usize = 32;
 /// Clones that a refusal names.
 const NAMED_MAX: usize = 16;
 
-/// A lock is no longer than this: nobody takes one back that was a slip of the keyboard.
-const LOCK_MAX_MS: u64 = 100 * 366 * 24 * 3_600_000;
-
-/// Until when a snapshot is to be locked, in milliseconds: since 1970, or from now on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LockEnd {
-    At(u64),
-    In(u64),
-}
-
-impl LockEnd {
-    fn at(self, Clocks { latest_ms, .. }: Clocks) -> Result<u64> {
-        let until = match self {
-            LockEnd::At(ms) => ms,
-            LockEnd::In(ms) => latest_ms.saturating_add(ms),
-        };
-        let bad =
-            |why: &str| Err(Error::new(Kind::Usage, format!("a lock until {} {why}", utc::show(until))));
-        match until.checked_sub(latest_ms) {
-            None | Some(0) => bad("is over already: name a later date"),
-            Some(ms) if ms > LOCK_MAX_MS => bad("can't be: name a date within the next 100 years"),
-            Some(_) => Ok(until),
-        }
-    }
-}
-
 impl Volumes {
-    /// Keeps a snapshot from removal until then, whoever wants that (model `lock`). Any host may lock, also while another owns the
-    /// volume. Until when it is locked. `Refused`: for longer already, or clocks disagree.
-    pub async fn lock_snapshot(&self, volume: &Name, snapshot: &Name, end: LockEnd) -> Result<u64> {
-        let title = || format!("{}@{snapshot}", self.engine.title(volume));
-        let id = self.id(volume).await?;
-        let state = self.recorded_snapshot(volume, id, snapshot).await?;
-        let clocks = self.engine.pool.clocks().await?;
-        let until = end.at(clocks)?;
-        let cell = self.engine.cell(id);
-        let locked = cell.change(move |h| h.set_lock(state, until, clocks.earliest_ms)).await;
-        locked.map_err(|e| e.context(title()))?;
-        // A removal that did not meet the lock came before it.
-        let (_, tables) = self.recorded(volume, id).await?;
-        match tables.with_trash().any(|(_, s)| s.id == state) {
-            true => Ok(until),
-            false => {
-                let why = format!("{} was removed just before it was locked", title());
-                Err(Error::new(Kind::NotFound, why))
-            }
-        }
-    }
-
-    /// The id of a snapshot that is recorded: one whose mark is only in the log might not be there after a take-over.
-    async fn recorded_snapshot(&self, volume: &Name, id: VolumeId, snapshot: &Name) -> Result<StateId> {
-        let of = |tables: &Tables| tables.snapshot(snapshot).map(|state| state.id);
-        if let Some(state) = of(&self.recorded_with_names(volume, id).await?.1) {
-            return Ok(state);
-        }
-        let tables = self.tables_with(volume, id, snapshot).await?.1;
-        of(&tables).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))
-    }
-
-    /// `Refused`: a snapshot of the volume is locked.
-    pub async fn check_unlocked(&self, volume: &Name) -> Result<()> {
-        let head = self.head(volume, self.id(volume).await?).await?;
-        let head = self.end_locks(head).await?;
-        head.locks.allow_all().map_err(|e| e.context(format!("volume {}", self.engine.title(volume))))
-    }
-
-    /// The head without locks that are over by this host's clock and by those of the stores.
-    pub(in crate::volume) async fn end_locks(&self, head: Head) -> Result<Head> {
-        if !head.locks.any_over(self.engine.rt.wall_ms()) {
-            return Ok(head);
-        }
-        let now = self.engine.pool.clocks().await?.earliest_ms;
-        self.engine.cell(head.volume).change(move |h| h.end_locks(now)).await
-    }
-
     /// The same as `of`, knowing its way when it was asked for a moment ago.
     pub(in crate::volume) fn pins(&self, volume: VolumeId, snapshot: StateId) -> Catalog {
         let mut kept = self.pins.lock();

@@ -1,78 +1,35 @@
-//! An open volume: inert, standing by, owned, or failed; and the way from one to the next.
+//! The handle of an open volume: what clients read and write, whoever owns the volume at the moment.
 //!
 //! Operations go to the session of the moment and are asked again when that has ended without a reason of its own (a
-//! withdrawn claim, a release). Transitions take turns and run to their end even if nobody waits any more: a claim that
-//! was recorded must not lose its session. Who lets go of the volume ends what may last as long as an outage: a release
-//! that waits for stores, an opening whose journal has no memory to come back into.
-//!
-//! Writes that overlap are done as they came, across sessions too.
+//! withdrawn claim, a release). Writes that overlap are done as they came, across sessions too.
 
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::become_owner::{ClaimRequest, Failed, own};
 use super::first_boot::attend;
-use super::hand_over::hand_over_when_asked;
-use super::limiter::Limiter;
 use super::outage_timeout::unless_outage;
-use super::standby::{Attached, Attachment, Inert, Queue, Standby};
-use super::waiters::{Leaver, Leavers, Trouble, Waiter};
+use super::ownership::{AGAIN, Attachment, Inert, Inner, Standby, State};
+use super::waiters::Waiter;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 use crate::volume::head::Direction;
-use crate::volume::head::HandoverPolicy;
 use crate::volume::head::Head;
 use crate::volume::head::Record;
 use crate::volume::head::Stop;
 use crate::volume::head::{VolumeSettings, is_template};
 use crate::volume::read::VolumeContext;
-use crate::volume::read::{Fetch, Trail};
 use crate::volume::read::{Run, blocks_of, in_bytes};
-use crate::volume::session::Arrivals;
+use crate::volume::session::LastAct;
 use crate::volume::session::Session;
 use crate::volume::session::takeover::Notes;
-use crate::volume::session::{LastAct, Released};
 use crate::volume::space::Tables;
-
-/// Pause between attempts to become the owner for a write that waits.
-const AGAIN: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Debug)]
-enum State {
-    Inert(Arc<Inert>),
-    Live(Arc<Session>),
-    /// Attached, and perhaps another host's: the next use asks for it. All that was acknowledged here is in the pool.
-    Standby(Standby),
-    /// The last session is over: the next use claims again.
-    Ended,
-    /// For good; opening the volume anew makes another `Volume`. With the session that is to be let go.
-    Failed(Arc<Error>, Option<Arc<Session>>),
-}
-
-#[derive(Debug)]
-struct Inner {
-    context: Arc<VolumeContext>,
-    state: Mutex<State>,
-    /// One transition at a time.
-    turn: tokio::sync::Mutex<()>,
-    leavers: Leavers,
-    queue: Queue,
-    attached: Attached,
-    arrivals: Arrivals,
-    trouble: Mutex<Trouble>,
-    /// For the user, of the last takeover.
-    notes: Mutex<Notes>,
-    trail: Trail,
-    limiter: Limiter,
-}
 
 /// An open virtual disk. Any offset and length inside its size may be read and written, concurrently.
 #[derive(Debug)]
@@ -116,24 +73,7 @@ impl Volume {
     }
 
     fn with(context: Arc<VolumeContext>, state: State) -> Volume {
-        let (turn, leavers, arrivals, trouble, notes, limiter) = Default::default();
-        let (queue, attached) = Default::default();
-        let trail = context.engine.memory.ahead.trail();
-        let state = Mutex::new(state);
-        let inner = Inner {
-            context,
-            state,
-            turn,
-            leavers,
-            queue,
-            attached,
-            arrivals,
-            trouble,
-            notes,
-            trail,
-            limiter,
-        };
-        Volume { inner: Arc::new(inner) }
+        Volume { inner: Inner::new(context, state) }
     }
 
     pub fn id(&self) -> VolumeId {
@@ -558,243 +498,5 @@ impl Volume {
             return;
         }
         self.inner.fail(Error::new(Kind::Removed, format!("volume {} was removed", self.title())));
-    }
-}
-
-impl Inner {
-    async fn prefetch_map(&self, blocks: Range<u64>) {
-        let state = self.state.lock().clone();
-        let tree = match state {
-            State::Inert(inert) => inert.tables.tip().tree,
-            State::Live(session) => session.tip.lock().tables.tip().tree,
-            State::Standby(_) | State::Ended | State::Failed(..) => return,
-        };
-        self.context.view.prefetch_map(&tree, blocks).await;
-    }
-
-    async fn prefetch(&self, fetch: Fetch) {
-        let state = self.state.lock().clone();
-        match state {
-            State::Inert(inert) => {
-                let found = vec![(fetch.blocks(), None)];
-                self.context.view.prefetch(&fetch, found, &inert.tables.tip().tree).await;
-            }
-            State::Live(session) => session.prefetch(&fetch).await,
-            State::Standby(_) | State::Ended | State::Failed(..) => {}
-        }
-    }
-
-    fn stands_by(&self) -> Option<Standby> {
-        match &*self.state.lock() {
-            State::Standby(standby) => Some(*standby),
-            _ => None,
-        }
-    }
-
-    /// What was under way has come to this, unless the volume has failed meanwhile: that is for good.
-    fn becomes(&self, next: State) {
-        let mut state = self.state.lock();
-        match (&*state, next) {
-            (State::Failed(error, _), State::Live(session)) => {
-                session.stop(Stop::Failed(error.share()));
-                *state = State::Failed(error.clone(), Some(session));
-            }
-            (State::Failed(..), _) => {}
-            (_, next) => *state = next,
-        }
-    }
-
-    fn fail(&self, error: Error) {
-        let mut state = self.state.lock();
-        let session = match &*state {
-            State::Live(session) => Some(session.clone()),
-            _ => None,
-        };
-        if let Some(session) = &session {
-            session.stop(Stop::Failed(error.share()));
-        }
-        *state = State::Failed(Arc::new(error), session);
-    }
-
-    /// Stops what runs, and lets go of the journal.
-    async fn let_go(self: Arc<Inner>) {
-        let _leaver = Leaver::new(&self.leavers);
-        // A release that waits for stores has the turn, or an opening that waits for memory: this ends them.
-        if let State::Live(session) = &*self.state.lock() {
-            session.stop(Stop::Again);
-        }
-        let _turn = self.turn.lock().await;
-        let session = match &*self.state.lock() {
-            State::Live(session) => Some(session.clone()),
-            State::Failed(_, session) => session.clone(),
-            _ => None,
-        };
-        let Some(session) = session else { return };
-        session.stop(Stop::Again);
-        let left = session.leave_journal().await;
-        let mut state = self.state.lock();
-        // Who was shut out stays so: what its clients wrote is not in what another owner left.
-        *state = match (&*state, session.closed(), left) {
-            (State::Failed(e, _), ..) => State::Failed(e.clone(), None),
-            (_, Some(Stop::Failed(e)), _) => State::Failed(Arc::new(e), None),
-            (.., Err(e)) => State::Failed(Arc::new(self.forgets(e)), None),
-            _ => State::Ended,
-        };
-    }
-
-    async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
-        let _turn = self.turn.lock().await;
-        let state = self.state.lock().clone();
-        let inert = match state {
-            State::Failed(e, _) => return Err(e.share()),
-            State::Inert(inert) => Some(inert),
-            State::Standby(_) | State::Ended => None,
-            State::Live(session) => match session.closed() {
-                None => return Ok(()),
-                Some(Stop::Failed(e)) => return Err(e),
-                Some(Stop::Again) => {
-                    // Its journal is opened again by the next session.
-                    if let Err(error) = session.leave_journal().await {
-                        let error = self.forgets(error);
-                        self.fail(error.share());
-                        return Err(error);
-                    }
-                    *self.state.lock() = State::Ended;
-                    None
-                }
-            },
-        };
-        let seen = inert.as_ref().map(|i| i.seen);
-        let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
-        if self.leavers.any() || self.context.engine.left.load(Ordering::Relaxed) {
-            let why = format!("volume {} is being let go", self.context.title());
-            return Err(Error::new(Kind::Unavailable, why));
-        }
-        let claim_request = ClaimRequest { seen, tried, force, accept_loss };
-        match own(&self.context, claim_request, self.leavers.come()).await {
-            Ok(owned) => {
-                if self.queue.take_asked() {
-                    owned.session.rounds.expect_others(self.context.rt().now());
-                }
-                self.becomes(State::Live(owned.session.clone()));
-                self.trouble.lock().said = None;
-                self.revive_after(owned.session.clone());
-                self.attend_asks(owned.session);
-                *self.notes.lock() = owned.notes;
-                Ok(())
-            }
-            Err(Failed { error, tried }) => {
-                let e = error.context(format!("volume {}", self.context.title()));
-                if let Some(inert) = inert {
-                    inert.tried.lock().extend(tried);
-                }
-                // Whoever asks again gets the same answer, until the volume is opened anew. Not where nothing that was
-                // acknowledged here can be missing: there another's ownership ends, and this host's may come.
-                let stands_by = self.stands_by().is_some();
-                if tried.is_some() && stands_by {
-                    self.becomes(State::Standby(Standby::unsure()));
-                }
-                if e.is(Kind::Removed) || matches!(e.kind(), Kind::Owned | Kind::Fenced) && !stands_by {
-                    self.fail(e.share());
-                }
-                Err(e)
-            }
-        }
-    }
-
-    /// A session ended and could not write its journal out. A restart would have no more, but clients that see one know
-    /// that what they had not flushed may be gone. Going on, a later flush would promise them what is not there.
-    fn forgets(&self, error: Error) -> Error {
-        // Not of the cause's kind: nothing is to be waited for.
-        let why = format!(
-            "volume {}: its journal can't be written out, and writes that were acknowledged and not flushed are lost; what was \
-             flushed is there when it is opened again: check the disk, then restart what uses it",
-            self.context.title()
-        );
-        Error::new(Kind::Io, why).because(error)
-    }
-
-    /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what
-    /// it has acknowledged is to reach the pool.
-    fn revive_after(self: &Arc<Inner>, session: Arc<Session>) {
-        let (inner, rt) = (Arc::downgrade(self), self.context.rt().clone());
-        let again = rt.clone();
-        rt.spawn(async move {
-            session.ended().await;
-            while session.goes_on() {
-                let Some(inner) = inner.upgrade() else { return };
-                match inner.own(false, false).await {
-                    Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
-                        again.sleep(AGAIN).await;
-                    }
-                    _ => return,
-                }
-            }
-        })
-        .detach();
-    }
-
-    /// Hands the volume over when another host asks for it.
-    fn attend_asks(self: &Arc<Self>, session: Arc<Session>) {
-        let inner = Arc::downgrade(self);
-        let let_go = move || {
-            let inner = inner.upgrade();
-            async move {
-                match inner {
-                    Some(inner) => inner.release(&LastAct::Release, &CancellationToken::new()).await,
-                    None => Err(Stop::Again),
-                }
-            }
-        };
-        self.context.rt().spawn(hand_over_when_asked(session, let_go)).detach();
-    }
-
-    async fn release(self: Arc<Inner>, act: &LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
-        let _turn = self.turn.lock().await;
-        let state = self.state.lock().clone();
-        let stands_by = matches!(state, State::Standby(_));
-        let session = match state {
-            State::Live(session) => session,
-            State::Inert(_) => {
-                return if matches!(act, LastAct::Release) { Ok(()) } else { Err(Stop::Again) };
-            }
-            State::Standby(standby) if !standby.unsure && matches!(act, LastAct::Release) => return Ok(()),
-            State::Standby(_) if matches!(act, LastAct::Leave(_)) => return Err(Stop::Again),
-            // The volume may still be this host's, with a journal that nobody has replayed.
-            State::Standby(_) | State::Ended => {
-                let head = self.context.cell.confirm().await;
-                let is_mine = |head: &Head| self.context.engine.host_owns(head);
-                let free = head.is_ok_and(|head| head.active.released || stands_by && !is_mine(&head));
-                return if free { Ok(()) } else { Err(Stop::Again) };
-            }
-            // Not as if all that was written were in the pool.
-            State::Failed(error, _) => return Err(Stop::Failed(error.share())),
-        };
-        let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
-        match (session.release(act, given_up).await, act) {
-            (Released::Done(_), LastAct::Leave(left)) => {
-                let moved = left.to.refusal().context(format!("volume {}", self.context.title()));
-                self.becomes(State::Failed(Arc::new(moved), None));
-                Ok(())
-            }
-            (Released::Done(head), LastAct::Release) if may_be_asked => {
-                self.becomes(State::Standby(Standby::after(&head, self.context.rt().now())));
-                Ok(())
-            }
-            (Released::Done(head), LastAct::Release) => {
-                let tables = self.context.view.tables(&head).await;
-                self.becomes(match tables {
-                    Ok(tables) => State::Inert(Inert::new(&head, tables)),
-                    Err(_) => State::Ended,
-                });
-                Ok(())
-            }
-            (Released::NotYet(stop), _) => Err(stop),
-            (Released::Unknown(stop), _) => {
-                // All that was acknowledged is under the checkpoint, whatever came of the last act.
-                self.becomes(if may_be_asked { State::Standby(Standby::unsure()) } else { State::Ended });
-                Err(stop)
-            }
-        }
     }
 }

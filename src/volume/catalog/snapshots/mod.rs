@@ -1,0 +1,10 @@
+//! Snapshots of the catalog's volumes: groups at one instant, moments of the past, locks, and the clones that need them.
+
+mod group;
+mod holders;
+mod moments;
+mod snapshot_locks;
+
+pub use group::{snapshot_as, snapshot_group};
+pub use moments::HistoryMark;
+pub use snapshot_locks::{LockEnd, end_locks};

@@ -1,0 +1,7 @@
+//! What volumes take of a pool: what would be freed, the quota, and which chunks are needed.
+
+mod freed_space;
+mod inventory;
+mod quota;
+
+pub use freed_space::shared;
