@@ -12,7 +12,7 @@ use crate::volume::checkpoint::Flattening;
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::{Head, VolumeSettings, check_size, is_template};
 use crate::volume::read::EngineContext;
-use crate::volume::session::{Session, drop_base, no_snapshot};
+use crate::volume::session::{drop_base, no_snapshot};
 use crate::volume::space::pins;
 
 /// What flattening a clone came to.
