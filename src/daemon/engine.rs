@@ -27,7 +27,7 @@ use super::progress::ProgressSink;
 use super::state_dir::{HostContext, StateDir};
 use super::troubles::Attempt;
 use super::verb_handler::Handler;
-use super::volume_clients::{DAEMON, Sessions};
+use super::volume_clients::{DAEMON, VolumeClients};
 use super::{access_policy, listen_addresses, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
@@ -151,7 +151,7 @@ impl Engine {
         let state = EngineState {
             stop: stop.clone(),
             pools: Pools::new(host_context.clone(), memory, keys.clone(), mirror.peer.clone()).await?,
-            sessions: Sessions::new(rt.clone()),
+            sessions: VolumeClients::new(rt.clone()),
             mounts: Arc::default(),
             capacities: Default::default(),
             replicas: Default::default(),

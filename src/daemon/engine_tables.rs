@@ -16,7 +16,7 @@ use super::pools::Pools;
 use super::replica_state::Replicas;
 use super::state_dir::HostContext;
 use super::troubles::Troubles;
-use super::volume_clients::Sessions;
+use super::volume_clients::VolumeClients;
 use crate::base::Name;
 use crate::base::rt::Instant;
 use crate::nbd::{Access, Address};
@@ -30,7 +30,7 @@ pub struct EngineState {
     /// Of encrypted volumes, as the configuration names them.
     pub keys: Arc<ConfiguredKeys>,
     pub pools: Pools,
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<VolumeClients>,
     pub mounts: Arc<Mounts>,
     /// How full the pools were when that was looked at last.
     pub capacities: Capacities,

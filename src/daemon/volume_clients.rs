@@ -87,7 +87,7 @@ type Uses = BTreeMap<VolumePath, Vec<Arc<Mutex<Use>>>>;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct VolumeClients {
     rt: Rt,
     uses: Mutex<Uses>,
     /// Names that a rename takes or gives up now: nobody begins to hold a volume alone by one of them. Locked after `uses`.
@@ -184,9 +184,14 @@ fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -> Re
     Err(Error::new(Kind::Owned, why))
 }
 
-impl Sessions {
-    pub fn new(rt: Rt) -> Arc<Sessions> {
-        Arc::new(Sessions { rt, uses: Mutex::default(), renaming: Mutex::default(), left: Notify::new() })
+impl VolumeClients {
+    pub fn new(rt: Rt) -> Arc<VolumeClients> {
+        Arc::new(VolumeClients {
+            rt,
+            uses: Mutex::default(),
+            renaming: Mutex::default(),
+            left: Notify::new(),
+        })
     }
 
     fn uses(&self) -> MutexGuard<'_, Uses> {
@@ -508,7 +513,7 @@ fn clients(all: &[Arc<Mutex<Use>>]) -> u64 {
 /// A client's presence.
 #[derive(Debug)]
 pub struct Session {
-    of: Arc<Sessions>,
+    of: Arc<VolumeClients>,
     counted: Arc<Mutex<Use>>,
     path: VolumePath,
     /// The same, for the log.
@@ -525,7 +530,7 @@ pub struct Session {
 /// A volume that nobody else uses.
 #[derive(Debug)]
 pub struct Alone {
-    of: Arc<Sessions>,
+    of: Arc<VolumeClients>,
     counted: Arc<Mutex<Use>>,
     path: VolumePath,
     volumes: Volumes,
@@ -554,7 +559,7 @@ impl Drop for Alone {
 /// Names that a rename takes and gives up.
 #[derive(Debug)]
 pub struct Renaming {
-    of: Arc<Sessions>,
+    of: Arc<VolumeClients>,
     paths: [VolumePath; 2],
 }
 

@@ -33,6 +33,7 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     at_least(findings, "cache", top.cache.as_ref().filter(|c| c.0 != 0), CACHE_MIN, ", or 0 for none");
     addresses(findings, "nbd", top.nbd.as_ref(), |at: &ListenAddress| &at.address);
     addresses(findings, "metrics", top.metrics.as_ref(), |address| address);
+    check_mirror(findings, config);
     check_tls(findings, config);
     check_traces(findings, config);
     if let Some(drain) = config.limits.drain.as_ref().filter(|d| !(DRAIN_MIN..=DRAIN_MAX).contains(&d.0)) {
@@ -49,6 +50,17 @@ fn at_least(findings: &mut Findings<'_>, key: &str, size: Option<&Written<Size>>
     if let Some(size) = size.filter(|size| size.0 < min) {
         let (is, min) = (show_size(size.0), show_size(min));
         findings.add(size.line, key, format_args!("{is} is too small: give at least {min}{or}"));
+    }
+}
+
+/// Hosts that mirror volumes meet by TCP.
+fn check_mirror(findings: &mut Findings<'_>, config: &Config) {
+    let top = &config.top;
+    for (key, at) in [("mirror", &top.mirror), ("mirror_listen", &top.mirror_listen)] {
+        let Some(at) = at else { continue };
+        if !matches!(at.value.parse(), Ok(Address::Tcp(_))) {
+            findings.add(at.line, key, "is no HOST:PORT: write it as \"10.0.0.2:10810\"");
+        }
     }
 }
 

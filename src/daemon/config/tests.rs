@@ -174,6 +174,8 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("[pool.tank]\nscrub = '5m'", 2, "pool.tank.scrub", "at least 1h"),
     ("[pool.tank]\nscrub_rate = '1M'", 2, "pool.tank.scrub_rate", "add scrub = \"7d\""),
     ("[pool.tank]\nscrub = '7d'\nscrub_rate = 100", 3, "pool.tank.scrub_rate", "at least 64K a second"),
+    ("mirror = '10.0.0.2'", 1, "mirror", "as \"10.0.0.2:10810\""),
+    ("mirror_listen = 'unix:/run/x'", 1, "mirror_listen", "HOST:PORT"),
     ("[mount.'/a']\noptions = ['ro']", 1, "mount.\"/a\"", "add url = "),
     ("[mount.data]\nurl = 's3://b'", 1, "mount.data", "as [mount.\"/mnt/data\"]"),
     ("[mount.'/a/']\nurl = 's3://b'", 1, "mount.\"/a/\"", "without a slash at its end"),

@@ -11,7 +11,7 @@ use crate::daemon::api::{Outcome, VolumeMove, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
-use crate::daemon::volume_clients::{Alone, Session, Sessions, Visitor};
+use crate::daemon::volume_clients::{Alone, Session, Visitor, VolumeClients};
 use crate::volume::{
     MovedVolume, Moving, MovingClients, OpenMode, Passage, Volume, Volumes, check_other, finish_move,
     give_up_move, move_volume, moved_to, while_moved,
@@ -19,7 +19,7 @@ use crate::volume::{
 
 /// Those who use the volume, until its move is over.
 struct Clients {
-    sessions: Arc<Sessions>,
+    sessions: Arc<VolumeClients>,
     path: VolumePath,
     to: (Name, Volumes),
     /// It is in use, and so is its copy; and nobody takes the name that the copy will have.

@@ -14,7 +14,7 @@ use super::super::key_places::ConfiguredKeys;
 use super::super::nbd_handover::{FORMAT, HandedOver, Receiver};
 use super::super::pools::Pools;
 use super::super::state_dir::{HostContext, StateDir};
-use super::super::volume_clients::{Sessions, Visitor};
+use super::super::volume_clients::{Visitor, VolumeClients};
 use super::status::status;
 use super::*;
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
@@ -43,7 +43,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
     EngineState {
         stop: Default::default(),
         pools: Pools::new(host_context.clone(), Memory::new(64 << 20), keys.clone(), None).await.unwrap(),
-        sessions: Sessions::new(rt.clone()),
+        sessions: VolumeClients::new(rt.clone()),
         mounts: Arc::default(),
         capacities: Default::default(),
         replicas: Default::default(),
