@@ -57,8 +57,6 @@ pub struct Mounts {
     list: Mutex<List>,
     /// Counts changes, for those who wait for a mount's end.
     changed: watch::Sender<u64>,
-    /// Held while a folder of unsent files is moved: mounts of one bucket at once would choose the same place.
-    moving: tokio::sync::Mutex<()>,
     /// Mounts take up what is kept with this shared; whoever looks at that has it alone.
     keeping: tokio::sync::RwLock<()>,
 }
@@ -146,8 +144,7 @@ impl Mounts {
         let left = make_way(before, &identity, &options).await;
         // From here to the end of its start: whoever looks at what is kept has that to itself.
         let shared = self.keeping.read().await;
-        let (staging, told) = self.staging(host_context, &by_url, &bucket).await;
-        notes.extend(told);
+        let staging = staging_of(host_context, &bucket);
         // A copy beside the original gains nothing.
         let near = is_on_disk_of(host_context.home.root(), &parsed.to_string());
         let keeps = options.cache != Cache::Off && !near;
@@ -246,35 +243,6 @@ impl Mounts {
             entry.options = options;
         }
         Ok(())
-    }
-
-    /// Where a bucket's unsent files wait, and what is to be told of that. They are found again at its next mount, wherever
-    /// that is and with whatever options: what wrong keys kept from being sent is sent with others. Folders were once
-    /// named `by_url`, with all options: what is left in one is moved. Its name is no other bucket's by now, and no other
-    /// engine has this state folder.
-    async fn staging(
-        &self,
-        host_context: &HostContext,
-        by_url: &Path,
-        bucket: &BucketRef,
-    ) -> (PathBuf, Option<String>) {
-        let _one = self.moving.lock().await;
-        // No URL reads so.
-        let folder = host_context.home.staging().join(named(&format!("objects of {}", bucket.identity())));
-        let (from, to) = (by_url.display(), folder.display());
-        let told = match fs::take_over(&host_context.disk, by_url, &folder).await {
-            Ok(0) => None,
-            Ok(slots) => {
-                tracing::info!(%from, %to, slots, "what is not sent yet was moved to the bucket's folder");
-                None
-            }
-            Err(why) => {
-                let why = format!("{why}: files in {from} are not sent before that is done");
-                tracing::warn!("{why}");
-                Some(why)
-            }
-        };
-        (folder, told)
     }
 
     fn tick(&self) {
@@ -454,6 +422,13 @@ async fn make_way(before: Option<(String, Arc<Mounted>)>, identity: &str, option
     takes_up
 }
 
+/// Where a bucket's unsent files wait. They are found again at its next mount, wherever that is and with whatever options: what
+/// wrong keys kept from being sent is sent with others.
+fn staging_of(host_context: &HostContext, bucket: &BucketRef) -> PathBuf {
+    // No URL reads so.
+    host_context.home.staging().join(named(&format!("objects of {}", bucket.identity())))
+}
+
 /// Finds out, once for each URL and host, whether the store heeds the conditions of writes. One that doesn't is looked
 /// at first; what is to be told of that.
 async fn look_first(
@@ -561,13 +536,9 @@ mod tests {
     use crate::base::rt::{RealDisk, RealRuntime, Rt};
     use crate::daemon::state_dir::StateDir;
 
-    async fn folder(mounts: &Mounts, host_context: &HostContext, url: &str) -> PathBuf {
-        let url: StoreUrl = url.parse().unwrap();
-        let bucket = store::open(&host_context.rt, &url).await.unwrap();
-        let by_url = host_context.home.staging().join(named(&url.to_string()));
-        let (folder, told) = mounts.staging(host_context, &by_url, &bucket).await;
-        assert_eq!(told, None);
-        folder
+    async fn folder(host_context: &HostContext, url: &str) -> PathBuf {
+        let bucket = store::open(&host_context.rt, &url.parse().unwrap()).await.unwrap();
+        staging_of(host_context, &bucket)
     }
 
     #[test]
@@ -587,24 +558,12 @@ mod tests {
         let home = StateDir::at(dir.path());
         let host = home.host(&rt, &*disk).await.unwrap();
         let host_context = HostContext { rt, disk, home, host };
-        let mounts = Mounts::default();
         let place = |prefix: &str, more: &str| {
             format!("s3://b/{prefix}?endpoint=http://127.0.0.1:1&region=r&anonymous=true{more}")
         };
         let other = place("p", "&profile=other&storage_class=GLACIER_IR&requester_pays=true");
-        let first = folder(&mounts, &host_context, &place("p", "")).await;
-        assert_eq!(folder(&mounts, &host_context, &other).await, first);
-        assert_ne!(folder(&mounts, &host_context, &place("q", "")).await, first);
-
-        // What a daemon left that went by the whole URL; the bucket's folder has a slot already.
-        let old = host_context.home.staging().join(named(&other.parse::<StoreUrl>().unwrap().to_string()));
-        for dir in [first.join("0"), old.join("0"), old.join("1")] {
-            host_context.disk.create_dir(&dir).await.unwrap();
-        }
-        host_context.disk.write_atomic(&old.join("0/lock"), Bytes::from_static(b"nobody")).await.unwrap();
-        host_context.disk.write_atomic(&old.join("1/7.stage"), Bytes::from_static(b"unsent")).await.unwrap();
-        assert_eq!(folder(&mounts, &host_context, &other).await, first);
-        assert_eq!(host_context.disk.read(&first.join("1/7.stage"), 99).await.unwrap(), "unsent");
-        assert_eq!(host_context.disk.list(&old).await.unwrap(), ["0"], "a slot without files is of no use");
+        let first = folder(&host_context, &place("p", "")).await;
+        assert_eq!(folder(&host_context, &other).await, first);
+        assert_ne!(folder(&host_context, &place("q", "")).await, first);
     }
 }

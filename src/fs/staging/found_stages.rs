@@ -1,5 +1,5 @@
-//! What earlier mounts left in their sub-folders of the staging folder: found, judged, and moved to another folder. Nothing here
-//! deletes bytes that are nowhere else.
+//! What earlier mounts left in their sub-folders of the staging folder: found and judged. Nothing here deletes bytes that are
+//! nowhere else.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +11,11 @@ use super::slab::Slab;
 use super::slab_stage::{self, SlabStage};
 use super::stage::Stage;
 use super::unsynced_removals::StagingDir;
-use crate::base::rt::{Disk, OpenHow};
-use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::base::rt::OpenHow;
+use crate::base::Result;
 use crate::fs::object::ByteRanges;
 
 pub const LOCK: &str = "lock";
-/// Mounts of one bucket at a time.
-pub(super) const MOUNTS_MAX: usize = 64;
 pub(super) const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
 pub(super) const SLAB: &str = ".slab";
@@ -139,40 +137,4 @@ impl FoundStages {
     fn count(&self) -> usize {
         self.files.len() + self.lost.len() + self.unsent.len() + self.renames.len()
     }
-}
-
-/// Moves the sub-folders of another folder in which something is left to the end of this one, where the next mount finds them;
-/// says how many. What can't be moved stays as it was. A sub-folder that a mount holds is that mount's.
-pub async fn take_over(disk: &Arc<dyn Disk>, from: &Path, to: &Path) -> Result<usize> {
-    let doing = || format!("moving what is not sent yet from {} to {}", from.display(), to.display());
-    let subdirs = match disk.list(from).await {
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        subdirs => subdirs.context(doing)?,
-    };
-    let (mut taken, mut free) = (0, 0_usize);
-    for subdir in subdirs {
-        let subdir = from.join(subdir);
-        if disk.list(&subdir).await.context(doing)?.iter().all(|name| name == LOCK) {
-            continue;
-        }
-        let held = match disk.lock(&subdir.join(LOCK), "being moved").await {
-            Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
-            lock => lock.context(doing)?,
-        };
-        disk.create_dir(to).await.context(doing)?;
-        // They are looked at in turn, up to the first that isn't there.
-        while disk.list(&to.join(free.to_string())).await.is_ok() {
-            free += 1;
-        }
-        if free >= MOUNTS_MAX {
-            let full = format!("{} has {MOUNTS_MAX} sub-folders already", to.display());
-            return Err(Error::new(Kind::NoSpace, full).context(doing()));
-        }
-        disk.rename(&subdir, &to.join(free.to_string())).await.context(doing)?;
-        disk.sync_dir(to).await.context(doing)?;
-        disk.sync_dir(from).await.context(doing)?;
-        drop(held);
-        taken += 1;
-    }
-    Ok(taken)
 }

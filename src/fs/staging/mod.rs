@@ -14,7 +14,7 @@ mod staging_area;
 mod unsynced_removals;
 
 pub use file_stage::Edits;
-pub use found_stages::{FoundFile, FoundStages, UNKNOWN, Unsent, take_over};
+pub use found_stages::{FoundFile, FoundStages, UNKNOWN, Unsent};
 pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
 pub use rename_intent::{INTENT_FORMAT, RenameIntent};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::file_stage::{Edits, FileStage};
-use super::found_stages::{FoundStages, INTENT, LOCK, MOUNTS_MAX, SLAB, STAGE};
+use super::found_stages::{FoundStages, INTENT, LOCK, SLAB, STAGE};
 use super::note::{Mark, Note};
 use super::rename_intent::RenameIntent;
 use super::slab::{self, SLOT_DATA_MAX, Slab, Slot};
@@ -19,6 +19,9 @@ use super::stage::Stage;
 use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
+
+/// Mounts of one bucket at a time.
+const MOUNTS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub struct StagingArea {

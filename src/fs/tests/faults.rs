@@ -1,18 +1,15 @@
 //! Stores that fail, hang and lose answers; clients that overtake each other; daemons that are killed.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::user::{READ, STAGING, User, WRITE};
-use crate::base::rt::Disk;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
 use crate::fs::object::{Errno, Meta as _, MountOptions};
 use crate::fs::ops::Fs;
-use crate::fs::staging::take_over;
 use crate::fs::tree::{OpenMode, Pending};
 use crate::store::{
     Attrs, Bucket as _, ByteRange, Cause, FileStore, MemStore, Reach, SimStore, Store as _, When,
@@ -348,46 +345,6 @@ fn a_mount_leaves_a_hung_store_soon() {
         .unwrap_or_else(|stall| panic!("{reach:?}: {stall}"));
         assert_eq!(staged(&files), [""; 0], "{reach:?}");
     }
-}
-
-/// What waits in another folder, which a bucket's files had before, is sent with what waits in this one.
-#[test]
-fn what_waits_in_another_folder_is_taken_over() {
-    let sim = Sim::new(9);
-    let store = SimStore::new(&sim, "s");
-    let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
-    let files = disk.clone();
-    sim.run(async move {
-        for (staging, name) in [("/old", "a"), ("/new", "b")] {
-            inside.faults(|f| f.reach = Reach::Up);
-            let options = "flush=local,deadline=1";
-            let user = User::mount(world.rt(), disk.clone(), inside.clone(), options, staging).await;
-            let handle = user.open(name, OpenMode { truncate: true, ..WRITE }, true).await.unwrap();
-            inside.faults(|f| f.reach = Reach::Refuses);
-            user.fs.write(handle, 0, Bytes::from_static(b"precious")).await.unwrap();
-            user.close(handle).await.unwrap();
-            user.fs.finish().await;
-        }
-        inside.faults(|f| f.reach = Reach::Up);
-        let (shared, to) = (disk.clone() as Arc<dyn Disk>, Path::new("/new"));
-        for (from, slots) in [("/none", 0), ("/old", 1), ("/old", 0)] {
-            assert_eq!(take_over(&shared, Path::new(from), to).await.unwrap(), slots, "{from}");
-        }
-        let options = MountOptions::default();
-        let (fs, unsent) =
-            Fs::open(world.rt(), disk, inside.clone(), options, to.to_owned(), DiskCache::off())
-                .await
-                .unwrap();
-        assert_eq!(unsent, []);
-        fs.idle().await;
-        fs.finish().await;
-    })
-    .unwrap();
-    assert_eq!(store.contents().keys(), ["a", "b"]);
-    for key in ["a", "b"] {
-        assert_eq!(read(&store, key).unwrap(), "precious");
-    }
-    assert_eq!(staged(&files), [""; 0]);
 }
 
 /// A whole object is never replaced by half of one: what a killed daemon was in the middle of becomes a conflict copy.
