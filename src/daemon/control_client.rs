@@ -132,8 +132,8 @@ mod tests {
 
     use super::super::api::{Progress, REQUEST_MAX};
     use super::super::control_server::serve;
+    use super::super::handler_trait::Handler;
     use super::super::progress::ProgressSink;
-    use super::super::verb_handler::Handler;
     use super::*;
     use crate::base::rt::RealRuntime;
 

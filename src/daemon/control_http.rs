@@ -26,8 +26,8 @@ use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
 use super::control_reply::{self, line_of};
+use super::handler_trait::Handler;
 use super::progress::{ProgressSink, Step};
-use super::verb_handler::Handler;
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 

@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::answers::{KeptOf, ReplicaLine};
 use super::config::Config;
+use super::failed_attempts::Troubles;
 use super::key_places::ConfiguredKeys;
 use super::mounts::Mounts;
 use super::pool_capacity::Capacities;
 use super::pools::Pools;
 use super::replica_state::Replicas;
 use super::state_dir::HostContext;
-use super::troubles::Troubles;
 use super::volume_clients::VolumeClients;
 use crate::base::Name;
 use crate::base::rt::Instant;

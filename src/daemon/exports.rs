@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
+use super::failed_attempts::Attempt;
 use super::io_tally::IoVerb;
-use super::troubles::Attempt;
 use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};

@@ -16,8 +16,10 @@ mod dashboard_and_alerts;
 mod engine;
 mod engine_tables;
 mod exports;
+mod failed_attempts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod handler_trait;
 mod io_tally;
 mod key_places;
 mod listen_addresses;
@@ -36,14 +38,12 @@ mod pools;
 pub mod progress;
 mod replica_scheduler;
 mod replica_state;
-mod sharing_map;
 pub mod signals;
 mod state_dir;
 mod store_overlap;
-mod troubles;
-mod verb_handler;
 mod verbs;
 mod volume_clients;
+mod volume_sharing_map;
 
 pub use config::Config;
 pub use configured::{Configured, Reloaded};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::data_key_sealing::VolumeKey;
+use super::data_key_ciphers::VolumeKey;
 use crate::base::{Error, Kind, Result, VolumeId};
 
 /// How what belongs to a volume is stored, and whether it can be read here.

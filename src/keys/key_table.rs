@@ -7,7 +7,7 @@ use aws_lc_rs::aead::Aad;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use super::data_key_sealing::{VolumeKey, expand, extract, gcm, nonce};
+use super::data_key_ciphers::{VolumeKey, expand, extract, gcm, nonce};
 use super::key_access::{FamilyKeys, KeyAccess};
 use super::secret::{Passphrase, Secret, hex};
 use crate::base::rt::Rt;

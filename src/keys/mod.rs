@@ -51,7 +51,7 @@
 //!
 //! There is no passphrase for a pool: whoever reads a store could try out words against a signature.
 
-mod data_key_sealing;
+mod data_key_ciphers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod key_access;
@@ -60,7 +60,7 @@ mod pool_key;
 mod secret;
 mod unlocked_keys;
 
-pub use data_key_sealing::{ChunkSeal, JournalSeal, NAME_SEALED, SALT, TAG, VolumeKey};
+pub use data_key_ciphers::{ChunkSeal, JournalSeal, NAME_SEALED, SALT, TAG, VolumeKey};
 pub use key_access::{FamilyKeys, KeyAccess};
 pub use key_table::{Argon2Costs, DATA_KEYS_MAX, DataKey, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};
 pub use pool_key::{PoolKey, RegisterPlace, SIGNATURE};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::hkdf::Prk;
 use aws_lc_rs::hmac;
 
-use super::data_key_sealing::{expand, extract};
+use super::data_key_ciphers::{expand, extract};
 use super::secret::{Secret, hex};
 use crate::base::{PoolId, RegisterId};
 

@@ -13,7 +13,7 @@ use super::handshake_wire::{
     self, ClientFlags, ContextRequest, Info, InfoRequest, OptionHeader, ReplyHeader, option,
 };
 use super::server::{serve_stream, serve_tls_stream};
-use super::serving_pause::Until;
+use super::suspend_resume::Until;
 use super::tls_server::{TlsPem, TlsServer};
 use super::wire::{Chunk, Command, Headers, Reply, Request};
 use super::{Address, Description, MemoryDisk, MemoryExports};

@@ -22,7 +22,7 @@ mod output;
 mod prefixed_stream;
 mod receive_buffer;
 mod server;
-mod serving_pause;
+mod suspend_resume;
 mod tls_handshake_limit;
 mod tls_server;
 mod transmission;

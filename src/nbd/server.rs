@@ -20,7 +20,7 @@ use super::listener::{Listener, Socket, SocketRights, Stream};
 use super::output::Output;
 use super::prefixed_stream::Ahead;
 use super::receive_buffer::Window;
-use super::serving_pause::{Begun, Paused, Until};
+use super::suspend_resume::{Begun, Paused, Until};
 use super::tls_handshake_limit::{Place, Places};
 use super::tls_server::peer_names;
 use super::transmission::{SETTLE, transmit};

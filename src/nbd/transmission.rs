@@ -55,7 +55,7 @@ use super::memory_share::{FLOOR, Share};
 use super::output::Output;
 use super::prefixed_stream::Ahead;
 use super::receive_buffer::{WINDOW, Window};
-use super::serving_pause::{Begun, Paused, Until};
+use super::suspend_resume::{Begun, Paused, Until};
 use super::wire::{self, Command, Errno, ReplyTo, Request, command_flag};
 use crate::base::rope::Run;
 use crate::base::rt::Rt;

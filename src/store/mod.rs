@@ -19,7 +19,7 @@ mod retry;
 mod s3;
 mod sim;
 mod url;
-mod versions;
+mod version_listing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,7 +52,7 @@ pub use retry::{Patience, Retrying};
 pub use s3::{S3Store, passwd_keys, web_client};
 pub use sim::{Reach, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
-pub use versions::{Version, VersionList, VersionMark, VersionPage};
+pub use version_listing::{Version, VersionList, VersionMark, VersionPage};
 
 /// Any kind of bucket, behind whatever decorators.
 pub type BucketRef = Arc<dyn Bucket>;

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::checks::{CACHE_MIN, MEMORY_MIN};
-use super::section::{Key, Preset, Section};
+use super::limits_and_references::{CACHE_MIN, MEMORY_MIN};
+use super::section_macro::{Key, Preset, Section};
 use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces, VolumeKeys};
 use super::value_types::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
 use crate::base::units::{GIB, parse_size};

@@ -2,14 +2,14 @@
 //! with the environment and flags over it.
 
 mod allow_rule;
-mod checks;
 mod effective;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
+mod limits_and_references;
 mod listen_address;
 mod parse;
 mod reference;
-mod section;
+mod section_macro;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -25,7 +25,7 @@ pub use allow_rule::Allow;
 pub use effective::{Origin, ReplicaPlan, Row, ScrubPlan};
 pub use listen_address::{Account, ListenAddress};
 pub use reference::{example, reference};
-pub use section::Wrong;
+pub use section_macro::Wrong;
 pub use sections::{Config, Store, Tls};
 pub use value_types::{ClientCertificates, Level, List, LogFormat, Written, bare_or_quoted};
 

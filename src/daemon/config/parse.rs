@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use toml::de::{DeTable, DeValue};
 
-use super::section::{Findings, Section, Wrong};
+use super::section_macro::{Findings, Section, Wrong};
 use super::sections::{Config, OUTLINES, Top};
 use super::value_types::{Raw, Written, bare_or_quoted, nearest};
-use super::{checks, toml_errors};
+use super::{limits_and_references, toml_errors};
 
 /// Sections at the top of the file.
 const SECTIONS: [&str; 9] = ["tls", "log", "traces", "limits", "store", "pool", "replica", "volume", "mount"];
@@ -21,7 +21,7 @@ impl Config {
         let broken = toml_errors::tell(&mut findings, text, &errors);
         let told = findings.wrong.len();
         let config = read(&mut findings, table.get_ref());
-        checks::check(&mut findings, &config);
+        limits_and_references::check(&mut findings, &config);
         match broken {
             // Lines below a heading that can't be read belong to no section.
             true => findings.wrong.truncate(told),

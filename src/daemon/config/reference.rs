@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::section::{Key, Preset};
+use super::section_macro::{Key, Preset};
 use super::sections::OUTLINES;
 
 /// Columns that comments of the example take at most.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::allow_rule::Allow;
 use super::listen_address::ListenAddress;
-use super::section::{Key, Outline, Preset, Section, section};
+use super::section_macro::{Key, Outline, Preset, Section, section};
 use super::value_types::{
     ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Share, Size, Time, Written,
 };

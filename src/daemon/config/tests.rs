@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::effective::Origin;
-use super::section::Preset;
+use super::section_macro::Preset;
 use super::sections::OUTLINES;
 use super::*;
 use crate::base::units::GIB;

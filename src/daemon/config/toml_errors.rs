@@ -2,7 +2,7 @@
 
 use toml::de::Error;
 
-use super::section::Findings;
+use super::section_macro::Findings;
 
 /// Longest piece of the file that a message repeats, in characters.
 const SHOWN: usize = 60;

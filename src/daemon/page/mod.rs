@@ -10,7 +10,7 @@ use super::api::{Outcome, Verb, VolumePath};
 use super::engine_tables::EngineState;
 use super::metrics_http_message::{HTML, JSON, NOT_FOUND, OK, Reply, Request, UNAVAILABLE};
 use super::progress::ProgressSink;
-use super::{sharing_map, verbs};
+use super::{verbs, volume_sharing_map};
 use crate::base::{Error, Kind, Name, Result};
 
 const HEAD: &str = include_str!("head.html");
@@ -78,7 +78,7 @@ async fn map(state: &EngineState, request: &Request) -> Result<Outcome> {
     let path: VolumePath = request.parameter("volume").unwrap_or_default().parse()?;
     let from = request.parameter("from").unwrap_or_else(|| "0".to_owned());
     let from: u32 = from.parse().map_err(|_| Error::new(Kind::Usage, "from= is the number of a cell"))?;
-    let work = Box::pin(sharing_map::part(state, path, from.into()));
+    let work = Box::pin(volume_sharing_map::part(state, path, from.into()));
     Outcome::of(&state.host_context.rt.timeout(PATIENCE, work).await.unwrap_or_else(|| Err(late()))?)
 }
 

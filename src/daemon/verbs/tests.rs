@@ -23,7 +23,7 @@ use crate::daemon::answers::{CredentialsLine, VolumeLine};
 use crate::daemon::api::{
     CloneMany, CredentialsSet, GivenKey, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
 };
-use crate::daemon::sharing_map;
+use crate::daemon::volume_sharing_map;
 use crate::nbd::Exports as _;
 use crate::pool::StoreState;
 use crate::store::{AccessKeys, KeySource, keyring};
@@ -827,7 +827,7 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
         key: None,
     };
     volume::create(&state, args).await.unwrap();
-    let map = async |path: &str| sharing_map::part(&state, path.parse().unwrap(), 0).await;
+    let map = async |path: &str| volume_sharing_map::part(&state, path.parse().unwrap(), 0).await;
     let why = map("p/v").await.unwrap_err();
     assert!(why.is(Kind::Unavailable) && why.to_string().contains("not open here"), "{why}");
     let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
@@ -837,7 +837,7 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     for at in 0..3 {
         client.write(at * MIB, noise(at as u8)).await.unwrap();
     }
-    let cells = |part: &sharing_map::DiskMapPart| -> Vec<(u64, u64, u64)> {
+    let cells = |part: &volume_sharing_map::DiskMapPart| -> Vec<(u64, u64, u64)> {
         part.cells.iter().map(|c| (c.own_bytes / MIB, c.shared_bytes / MIB, c.gone_bytes / MIB)).collect()
     };
     let (own, shared, gone, hole) = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0));
@@ -853,9 +853,9 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     assert_eq!(after.snapshot.as_deref(), Some("p/v@s"));
     assert_eq!(cells(&after), [shared, own, gone, hole, hole, hole, hole, hole]);
     // The second part alone.
-    let rest = sharing_map::part(&state, "p/v".parse().unwrap(), 2).await.unwrap();
+    let rest = volume_sharing_map::part(&state, "p/v".parse().unwrap(), 2).await.unwrap();
     assert_eq!((rest.from, cells(&rest)), (2, vec![gone, hole, hole, hole, hole, hole]));
-    let beyond = sharing_map::part(&state, "p/v".parse().unwrap(), u64::MAX).await.unwrap_err();
+    let beyond = volume_sharing_map::part(&state, "p/v".parse().unwrap(), u64::MAX).await.unwrap_err();
     assert!(beyond.is(Kind::Usage), "{beyond}");
     let of_clone = exports.open("p/c", "process 8").await.unwrap();
     of_clone.write(0, noise(7)).await.unwrap();

@@ -11,8 +11,8 @@ use super::slab::Slab;
 use super::slab_stage::{self, SlabStage};
 use super::stage::Stage;
 use super::unsynced_removals::StagingDir;
-use crate::base::rt::OpenHow;
 use crate::base::Result;
+use crate::base::rt::OpenHow;
 use crate::fs::object::ByteRanges;
 
 pub const LOCK: &str = "lock";

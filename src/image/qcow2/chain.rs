@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use super::compressed_cluster::unpack;
 use super::header::{Backing, ClusterCompression};
 use super::image_extents::{Extent, Image};
-use super::references::check;
+use super::refcount_check::check;
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};

@@ -7,7 +7,7 @@ pub(super) mod fuzz;
 mod header;
 mod image_extents;
 mod qcow2_diff;
-mod references;
+mod refcount_check;
 mod table;
 
 pub use chain::Chain;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::compressed_cluster::unpack;
 use super::image_extents::{Extent, Image};
-use super::references::check;
+use super::refcount_check::check;
 use crate::base::{Error, Kind, Result};
 use crate::image::diff_source::{Change, Changes, DATA_MAX};
 use crate::image::qcow2_writer::{CLUSTER, lineage};

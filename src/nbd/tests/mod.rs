@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Du
 use tokio_util::sync::CancellationToken;
 
 use super::server::serve_stream;
-use super::serving_pause::Until;
+use super::suspend_resume::Until;
 use super::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Instant, Rt, Task};

@@ -7,7 +7,7 @@ mod context;
 mod directory;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-mod pool_quota;
+mod quota_headroom;
 mod read;
 pub mod refresh;
 mod register_tree;
@@ -19,7 +19,7 @@ pub use chunk_probe::{Payload, Probe, Told, rebuild_data};
 pub use clock_bounds::Clocks;
 pub use context::{DELETE_MAX, PoolContext};
 pub use directory::{Directory, NameEntry};
-pub use pool_quota::QuotaRoom;
+pub use quota_headroom::QuotaRoom;
 pub use read::Verify;
 pub use register_tree::{Catalog, CatalogEntry};
 pub use status::{PoolStatus, StoreState, StoreStatus};

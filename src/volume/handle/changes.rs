@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::open_volume::{Known, Volume};
+use super::volume_handle::{Known, Volume};
 use crate::base::{Kind, Name, Result};
 use crate::volume::read::{Run, Since, blocks_of, in_bytes};
 use crate::volume::session::no_snapshot;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::open_volume::Volume;
+use super::volume_handle::Volume;
 use crate::base::{Kind, Lsn, Result};
 use crate::volume::head::Leaving;
 use crate::volume::session::LastAct;

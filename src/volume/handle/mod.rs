@@ -5,14 +5,14 @@ mod first_boot;
 mod leave_pool;
 mod limiter;
 mod move_redirect;
-mod open_volume;
 mod outage_timeout;
 mod ownership;
 mod settings;
 mod snapshot_view;
+mod volume_handle;
 mod waiters;
 
 pub use move_redirect::{ClosedPassage, Passage};
-pub use open_volume::{Known, Volume};
 pub use ownership::{Attachment, UNREAD_JOURNAL, lineage};
 pub use snapshot_view::SnapshotView;
+pub use volume_handle::{Known, Volume};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::open_volume::Volume;
+use super::volume_handle::Volume;
 
 /// What has moved, in order: the volume that it was, and the one that it is.
 type Moves = Vec<(Arc<Volume>, Arc<Volume>)>;

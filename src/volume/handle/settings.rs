@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::open_volume::Volume;
+use super::volume_handle::Volume;
 use crate::base::Result;
 use crate::volume::head::{FlushMode, Stop, VolumeSettings};
 use crate::volume::read::VolumeContext;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::chunk_table::{ChunkTable, Entry, Home, Object};
 use super::dead_runs::{DeadFrame, Part, RunIndex, RunPage, decode_deaths, encode_deaths};
-use super::reclaimable_space::{DeadBytes, freed};
+use super::snapshot_freed_space::{DeadBytes, freed};
 use super::state_table::Tables;
 use crate::base::fuzz::{choice, number};
 use crate::base::log_record::Mark;

@@ -13,12 +13,12 @@ mod chunk_table;
 mod dead_runs;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod known_pack_places;
 mod liveness;
 mod new_chunks;
-mod pack_index;
 pub mod pins;
-mod reclaimable_space;
 mod retired;
+mod snapshot_freed_space;
 mod state_table;
 mod sweep_schedule;
 #[cfg(test)]
@@ -30,10 +30,10 @@ pub use chunk_table::{
 pub use dead_runs::{
     Cursor, DeadFrame, PAGE_DEATHS, PAGES_MAX, Part, RUN_INDEX, RUN_PAGE, RunIndex, RunPage, encode_deaths,
 };
+pub use known_pack_places::PackIndex;
 pub use liveness::Liveness;
 pub use new_chunks::{NewChunk, NewChunks};
-pub use pack_index::PackIndex;
-pub use reclaimable_space::{DeadBytes, Freed, freed};
 pub use retired::Retired;
+pub use snapshot_freed_space::{DeadBytes, Freed, freed};
 pub use state_table::{Alteration, Gone, RollBack, State, TABLE_ADDRESS, Tables, name_of_sealed, root_ref};
 pub use sweep_schedule::{Before, Rules, Sweeps};

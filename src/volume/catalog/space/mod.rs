@@ -2,6 +2,6 @@
 
 mod freed_space;
 mod inventory;
-mod quota;
+mod pool_quota_usage;
 
 pub use freed_space::shared;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::listen_address::ListenAddress;
-use super::section::Findings;
+use super::section_macro::Findings;
 use super::sections::{Config, Mount, Pool, Replica, Store, VolumeKeys};
 use super::value_types::{List, Size, Written, bare_or_quoted, nearest};
 use crate::base::units::{KIB, show_size};
