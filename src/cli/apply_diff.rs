@@ -28,7 +28,7 @@ use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::SnapshotLine;
 use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
 use crate::image::diff_source::{ByteSource, Change, Changes, RbdChanges};
-use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff};
+use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff_codec};
 use crate::nbd::Client;
 
 /// Writes that are under way: at most 1 MiB each.
@@ -93,7 +93,8 @@ pub async fn is_diff(path: &Path) -> bool {
         let file = RealDisk::start().open(path, OpenHow::Read).await?;
         file.pread(0, qcow2_writer::CLUSTER as usize).await
     };
-    head.await.is_ok_and(|head| head.starts_with(rbd_diff::MAGIC) || qcow2_writer::lineage(&head).is_some())
+    head.await
+        .is_ok_and(|head| head.starts_with(rbd_diff_codec::MAGIC) || qcow2_writer::lineage(&head).is_some())
 }
 
 /// A qcow2 by its first bytes, else an rbd-diff.

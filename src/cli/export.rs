@@ -23,7 +23,7 @@ use crate::image::export_formats::{Qcow2, Raw, RbdDiff, lay_out};
 use crate::image::output::Output;
 use crate::image::portion_plan::{Class, changed};
 use crate::image::qcow2_writer::{Backing, Compression, Lineage, Shape};
-use crate::image::rbd_diff::Header;
+use crate::image::rbd_diff_codec::Header;
 use crate::nbd::Client;
 
 /// The context of holes, and where in its flags they stand.

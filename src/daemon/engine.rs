@@ -28,7 +28,7 @@ use super::pools::Pools;
 use super::progress::ProgressSink;
 use super::state_dir::{HostContext, StateDir};
 use super::volume_clients::{DAEMON, VolumeClients};
-use super::{access_policy, listen_addresses, metrics_server};
+use super::{listen_addresses, load_access_policy, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
@@ -500,13 +500,13 @@ impl Engine {
         }
         for at in &addresses {
             if !went_on.contains(&at.address) {
-                let rights = access_policy::rights(&*self.state.host_context.disk, at).await?;
+                let rights = load_access_policy::rights(&*self.state.host_context.disk, at).await?;
                 let entrance = nbd::Entrance { rights, access: self.state.access.clone() };
                 let server = self.listen_on(&at.address, entrance, false).await?;
                 self.state.nbd.lock().push(server.address().clone());
                 self.servers.lock().push(server);
             }
-            let who = access_policy::lets_in(at, &self.state.access.policy(), &self.state.config());
+            let who = load_access_policy::lets_in(at, &self.state.access.policy(), &self.state.config());
             tracing::info!("NBD clients connect to {}: {who}", at.address);
         }
         let commands = self.listen_to_commands().await?;
@@ -531,7 +531,7 @@ impl Engine {
     /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
     pub async fn reload_access(&self) -> Result<()> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
-        let policy = access_policy::policy(rt, &**disk, &self.state.config()).await?;
+        let policy = load_access_policy::policy(rt, &**disk, &self.state.config()).await?;
         if policy.tls.is_none() && self.state.nbd_addresses().iter().any(|at| matches!(at, Address::Tls(_))) {
             return Err(Error::new(
                 Kind::Usage,

@@ -1,10 +1,10 @@
 //! What a daemon is told: its configuration, commands, the state that another daemon hands over, files of its folder.
 
-use super::access_policy::Accounts;
 use super::config::fuzz as toml;
 use super::control_http::parse as parse_call;
 use super::control_server::parse as parse_command;
 use super::credentials::KeptFile;
+use super::load_access_policy::Accounts;
 use super::metrics_http_message::Request;
 use super::mirror::fuzz as mirror;
 use super::nbd_handover::read_text;

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use super::access_policy::{policy, rights};
 use super::config::{Config, List, ListenAddress};
+use super::load_access_policy::{policy, rights};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::nbd::{Address, Policy};

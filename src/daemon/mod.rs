@@ -1,6 +1,5 @@
 //! The engine of one state folder: config, control socket, memory budget, lifecycle; owns everything that runs.
 
-mod access_policy;
 pub mod answers;
 pub mod api;
 mod command_gate;
@@ -23,6 +22,7 @@ mod handler_trait;
 mod io_tally;
 mod key_places;
 mod listen_addresses;
+mod load_access_policy;
 mod metrics;
 mod metrics_http_message;
 mod metrics_server;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::rbd_diff::{Header, MAGIC, RECORD_MAX, Record};
+use super::rbd_diff_codec::{Header, MAGIC, RECORD_MAX, Record};
 use crate::base::{Error, Kind, Result};
 
 /// Bytes of a change that has data, at most.

@@ -9,7 +9,7 @@ use super::export::{Origin, Part, Sink, portions};
 use super::output::Output;
 use super::portion_plan::Class;
 use super::qcow2_writer::{CLUSTER, Shape, Totals, Writer};
-use super::rbd_diff::{Header, Record};
+use super::rbd_diff_codec::{Header, Record};
 use crate::base::{Error, Kind, Result};
 
 /// The bytes as they are. Zeros are left out where the output allows it.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::rbd_diff;
+use super::rbd_diff_codec;
 use crate::base::{Error, Kind, Result};
 
 /// So many first bytes are enough for `detect`.
@@ -63,7 +63,7 @@ pub fn detect(head: &[u8]) -> Result<Format> {
     if let Some((_, compression)) = COMPRESSED.iter().find(|(mark, _)| head.starts_with(mark)) {
         return Ok(Format::Compressed(*compression));
     }
-    if head.starts_with(rbd_diff::MAGIC) {
+    if head.starts_with(rbd_diff_codec::MAGIC) {
         let why = "the image is an rbd-diff, which tells what changed in a volume: import it into a volume that stands where it \
                    begins (from a pipe: `windlass volume apply-diff POOL/VOL -`)";
         return Err(Error::new(Kind::Unsupported, why));

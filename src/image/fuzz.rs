@@ -11,7 +11,7 @@ use super::diff_source::{ByteSource, Change, Changes, DATA_MAX, RbdChanges};
 use super::format::{Compression, Format, HEAD_BYTES, detect};
 use super::qcow2::fuzz as qcow2;
 use super::qcow2_writer::{Lineage, Shape, Writer};
-use super::rbd_diff::{Header, Record};
+use super::rbd_diff_codec::{Header, Record};
 use super::read_at::{InMemory, ReadAt};
 use super::sequential_source::decoder_of;
 use super::{Content, Overlay, Source as _};

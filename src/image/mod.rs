@@ -24,7 +24,7 @@ pub mod portion_plan;
 mod qcow2;
 pub mod qcow2_writer;
 mod raw_source;
-pub mod rbd_diff;
+pub mod rbd_diff_codec;
 mod read_at;
 mod sequential_source;
 pub mod sum;

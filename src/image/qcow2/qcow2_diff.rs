@@ -12,7 +12,7 @@ use crate::base::{Error, Kind, Result};
 use crate::image::diff_source::{Change, Changes, DATA_MAX};
 use crate::image::qcow2_writer::{CLUSTER, lineage};
 use crate::image::raw_source::SECTOR;
-use crate::image::rbd_diff::Header;
+use crate::image::rbd_diff_codec::Header;
 use crate::image::read_at::{ReadAt, read_padded};
 
 #[derive(Debug)]
