@@ -89,7 +89,7 @@
 //! otherwise are zeros. The body and these 20 bytes are one message, whose nonce is the lsn and whose associated data
 //! are journal id, lsn and the bytes of the body (4). Lsns and lengths stay readable: hosts without the key tell how much is unsent.
 //!
-//! A mark's body (a snapshot, see `base::record`): state id (8), group (16), members of the group (4), wall clock in ms
+//! A mark's body (a snapshot, see `base::log_record`): state id (8), group (16), members of the group (4), wall clock in ms
 //! since 1970 (8), bytes of the volume at that moment (8), 1 of one that the volume
 //! took by itself, else 0 (1), length of the name (4), name.
 //!

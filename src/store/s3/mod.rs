@@ -5,7 +5,7 @@
 //! - a put's outcome is `Stored` or `Refused` only when the server's answer says so beyond doubt, an `Err` only when
 //!   it certainly was not stored, else `Unknown` (`errors.rs`);
 //! - an answer is believed only when it is one of S3's to that request: a listing repeats bucket and prefix, an object
-//!   that is said to be missing has S3's code for that, a read and a write have an etag (`trust.rs`);
+//!   that is said to be missing has S3's code for that, a read and a write have an etag (`answer_trust.rs`);
 //! - etags are kept without quotes.
 //!
 //! It learns from a server's answers how that wants etags and checksums. Whether a server honours conditions at

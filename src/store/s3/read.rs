@@ -194,7 +194,7 @@ impl S3Store {
         Ok(self.looked_at(what, checksums).await?.map(|out| described(&out)))
     }
 
-    /// HEAD. That there is no such object is believed as `trust.rs` says.
+    /// HEAD. That there is no such object is believed as `answer_trust.rs` says.
     pub(super) async fn looked_at(
         &self,
         what: Versioned<'_>,
