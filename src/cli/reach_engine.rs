@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::future::{Either, select};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Either, select};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
@@ -139,11 +140,15 @@ impl Door {
     }
 
     /// A signal gives the verb up, as far as it can be.
-    pub async fn ask(&mut self, verb: Verb) -> Result<Outcome> {
-        match &mut self.engine {
-            Reached::Daemon(client) => through(client, verb).await,
-            Reached::Here(engine) => unless_twice(Box::pin(in_process(engine, verb))).await,
-        }
+    // Boxed by type: callers need not prove that all that an engine does may change threads, which takes the compiler long.
+    pub fn ask(&mut self, verb: Verb) -> BoxFuture<'_, Result<Outcome>> {
+        let asked = async move {
+            match &mut self.engine {
+                Reached::Daemon(client) => through(client, verb).await,
+                Reached::Here(engine) => unless_twice(Box::pin(in_process(engine, verb))).await,
+            }
+        };
+        asked.boxed()
     }
 
     /// A connection to `POOL/VOLUME` or `POOL/VOLUME@SNAPSHOT`, as a client of NBD. `contexts`: those that extents will be

@@ -124,78 +124,107 @@ fn describe_snapshot(name: String, size: u64) -> Description {
     Description { name, text: String::new(), size, read_only: true, multi_conn: true, fast_zero: false }
 }
 
+/// The methods below are boxed by type in functions without bounds: that all that they do may change threads is proven once
+/// then, and not for each method of the trait.
+impl EngineExports {
+    fn listed(&self) -> BoxFuture<'_, Result<Vec<ListedExport>>> {
+        async move {
+            let mut all = Vec::new();
+            for (pool, open) in self.state()?.pools.opened() {
+                for (volume, info) in open.volumes.list(LISTING).await? {
+                    // It is opened by who imports it or moves it here, and shown to nobody before it is whole.
+                    if volume.imported_as().is_some() || volume.moved_as().is_some() {
+                        continue;
+                    }
+                    let path = VolumePath { pool: pool.clone(), volume };
+                    // A head that cannot be read now is not offered; opening it by name says why.
+                    let Ok(info) = info else { continue };
+                    all.push(ListedExport { name: path.to_string(), text: String::new() });
+                    if info.snapshots == 0 {
+                        continue;
+                    }
+                    for snapshot in open.volumes.snapshot_names(&path.volume).await.unwrap_or_default() {
+                        all.push(ListedExport { name: format!("{path}@{snapshot}"), text: String::new() });
+                    }
+                }
+            }
+            Ok(all)
+        }
+        .boxed()
+    }
+
+    fn described<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Description>> {
+        async move {
+            let state = self.state()?;
+            match self.target(name)?.0 {
+                Target::Volume(path) => {
+                    let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await;
+                    let info = explained(&state, &path, info).await?;
+                    Ok(describe_volume(path.to_string(), info.size, info.template))
+                }
+                Target::Snapshot(path) => {
+                    let open = state.pools.get(&path.volume.pool).await?;
+                    let all = open.volumes.snapshot_sizes(&path.volume.volume).await?;
+                    let found = all.iter().find(|(name, _)| *name == path.snapshot);
+                    let found = found
+                        .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no snapshot {path}")))?;
+                    Ok(describe_snapshot(path.to_string(), found.1))
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn snapshots_before<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+        async move {
+            let state = self.state()?;
+            let target = self.target(name)?.0;
+            let (path, before) = match &target {
+                Target::Volume(path) => (path, None),
+                Target::Snapshot(path) => (&path.volume, Some(&path.snapshot)),
+            };
+            let volumes = &state.pools.get(&path.pool).await?.volumes;
+            let older = volumes.snapshots_before(&path.volume, before).await?;
+            Ok(older.iter().map(ToString::to_string).collect())
+        }
+        .boxed()
+    }
+
+    fn opened<'a>(&'a self, name: &'a str, peer: &'a str) -> BoxFuture<'a, Result<Arc<dyn Export>>> {
+        async move {
+            let state = self.state()?;
+            let opened = self.open_in(&state, name, peer).await;
+            let attempt = Attempt::Connect(name.trim_start_matches(ALONE).to_owned());
+            match &opened {
+                Ok(_) => {
+                    state.troubles.over(&attempt);
+                    if let Ok(path) = name.parse() {
+                        state.troubles.over(&Attempt::Reopen(path));
+                    }
+                }
+                // Names that there are not may be anything, and a daemon that ends will be asked again.
+                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Closed) => {}
+                Err(error) => state.troubles.failed(attempt, state.host_context.rt.now(), error.to_string()),
+            }
+            opened
+        }
+        .boxed()
+    }
+}
+
 #[async_trait]
 impl Exports for EngineExports {
     async fn list(&self) -> Result<Vec<ListedExport>> {
-        let mut all = Vec::new();
-        for (pool, open) in self.state()?.pools.opened() {
-            for (volume, info) in open.volumes.list(LISTING).await? {
-                // It is opened by who imports it or moves it here, and shown to nobody before it is whole.
-                if volume.imported_as().is_some() || volume.moved_as().is_some() {
-                    continue;
-                }
-                let path = VolumePath { pool: pool.clone(), volume };
-                // A head that cannot be read now is not offered; opening it by name says why.
-                let Ok(info) = info else { continue };
-                all.push(ListedExport { name: path.to_string(), text: String::new() });
-                if info.snapshots == 0 {
-                    continue;
-                }
-                for snapshot in open.volumes.snapshot_names(&path.volume).await.unwrap_or_default() {
-                    all.push(ListedExport { name: format!("{path}@{snapshot}"), text: String::new() });
-                }
-            }
-        }
-        Ok(all)
+        self.listed().await
     }
-
     async fn describe(&self, name: &str) -> Result<Description> {
-        let state = self.state()?;
-        match self.target(name)?.0 {
-            Target::Volume(path) => {
-                let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await;
-                let info = explained(&state, &path, info).await?;
-                Ok(describe_volume(path.to_string(), info.size, info.template))
-            }
-            Target::Snapshot(path) => {
-                let open = state.pools.get(&path.volume.pool).await?;
-                let all = open.volumes.snapshot_sizes(&path.volume.volume).await?;
-                let found = all.iter().find(|(name, _)| *name == path.snapshot);
-                let found = found
-                    .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no snapshot {path}")))?;
-                Ok(describe_snapshot(path.to_string(), found.1))
-            }
-        }
+        self.described(name).await
     }
-
     async fn changes_since(&self, name: &str) -> Result<Vec<String>> {
-        let state = self.state()?;
-        let target = self.target(name)?.0;
-        let (path, before) = match &target {
-            Target::Volume(path) => (path, None),
-            Target::Snapshot(path) => (&path.volume, Some(&path.snapshot)),
-        };
-        let volumes = &state.pools.get(&path.pool).await?.volumes;
-        let older = volumes.snapshots_before(&path.volume, before).await?;
-        Ok(older.iter().map(ToString::to_string).collect())
+        self.snapshots_before(name).await
     }
-
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
-        let state = self.state()?;
-        let opened = self.open_in(&state, name, peer).await;
-        let attempt = Attempt::Connect(name.trim_start_matches(ALONE).to_owned());
-        match &opened {
-            Ok(_) => {
-                state.troubles.over(&attempt);
-                if let Ok(path) = name.parse() {
-                    state.troubles.over(&Attempt::Reopen(path));
-                }
-            }
-            // Names that there are not may be anything, and a daemon that ends will be asked again.
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Closed) => {}
-            Err(error) => state.troubles.failed(attempt, state.host_context.rt.now(), error.to_string()),
-        }
-        opened
+        self.opened(name, peer).await
     }
 }
 

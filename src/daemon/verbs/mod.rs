@@ -22,6 +22,9 @@ mod wait_for_stores;
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
 use self::copy_and_replicate as copies;
 pub use self::copy_and_replicate::{newest_copied, replicate};
 pub use self::mount::{mount, troubles as mount_troubles};
@@ -55,7 +58,7 @@ pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Res
             | Verb::SnapshotAt { .. }
     );
     let (manner, deed) = (Manner::of(state, &verb), deed(&verb));
-    let work = Box::pin(manner.carry(state, &progress, Box::pin(carry_out(state, verb, &progress))));
+    let work = Box::pin(manner.carry(state, &progress, boxed(state, verb, &progress)));
     if !looks {
         let done = work.await;
         match (&done, deed.or_else(|| manner.deed())) {
@@ -97,6 +100,15 @@ fn deed(verb: &Verb) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// Boxed by type: who runs a verb need not prove again that all that verbs do may change threads, which takes the compiler long.
+fn boxed<'a>(
+    state: &'a EngineState,
+    verb: Verb,
+    progress: &'a ProgressSink,
+) -> BoxFuture<'a, Result<Outcome>> {
+    carry_out(state, verb, progress).boxed()
 }
 
 async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {

@@ -61,52 +61,71 @@ impl SnapshotView {
         Ok(self.read_parts(offset, len).await?.into_bytes())
     }
 
-    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
-        self.check(offset, len)?;
-        if len == 0 {
-            return Ok(Rope::default());
-        }
-        let (read, found) = (offset..offset + len, vec![(blocks_of(offset, len), None)]);
-        self.trail.step(read.clone(), self.engine.rt.now());
-        let news = || self.read_ahead(&read);
-        match self.view.read(found, &self.tree, (offset, len), &news).await {
-            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
-            done => done,
+    pub fn read_parts(&self, offset: u64, len: u64) -> impl Future<Output = Result<Rope>> + Send {
+        async move {
+            self.check(offset, len)?;
+            if len == 0 {
+                return Ok(Rope::default());
+            }
+            let (read, found) = (offset..offset + len, vec![(blocks_of(offset, len), None)]);
+            self.trail.step(read.clone(), self.engine.rt.now());
+            let news = || self.read_ahead(&read);
+            match self.view.read(found, &self.tree, (offset, len), &news).await {
+                Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+                done => done,
+            }
         }
     }
 
     /// As `Volume::allocation`.
-    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
-        self.check(offset, len)?;
-        let found = vec![(blocks_of(offset, len), None)];
-        match self.view.allocation(found, &self.tree, max).await {
-            Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
-            done => Ok(in_bytes(done?, offset, len)),
+    pub fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<Run>>> + Send {
+        async move {
+            self.check(offset, len)?;
+            let found = vec![(blocks_of(offset, len), None)];
+            match self.view.allocation(found, &self.tree, max).await {
+                Err(e) if e.is(Kind::Corrupt) => Err(self.removed().await.unwrap_or(e)),
+                done => Ok(in_bytes(done?, offset, len)),
+            }
         }
     }
 
     /// An older snapshot of the volume, to ask `changed_since` of. `NotFound`: it has none of this name.
-    pub async fn since(&self, snapshot: &Name) -> Result<Since> {
-        let newest = self.engine.newest(self.volume).await?;
-        let since = newest.and_then(|(_, tables)| Since::of(&tables, snapshot));
-        // Whatever is older had its map when this one got its own.
-        match since {
-            Some(since) if since.state < self.state => Ok(since),
-            Some(_) => {
-                let why = format!("snapshot {snapshot} is not older than {}", self.name);
-                Err(Error::new(Kind::NotFound, why))
+    pub fn since(&self, snapshot: &Name) -> impl Future<Output = Result<Since>> + Send {
+        async move {
+            let newest = self.engine.newest(self.volume).await?;
+            let since = newest.and_then(|(_, tables)| Since::of(&tables, snapshot));
+            // Whatever is older had its map when this one got its own.
+            match since {
+                Some(since) if since.state < self.state => Ok(since),
+                Some(_) => {
+                    let why = format!("snapshot {snapshot} is not older than {}", self.name);
+                    Err(Error::new(Kind::NotFound, why))
+                }
+                None => Err(no_snapshot(&self.name, snapshot)),
             }
-            None => Err(no_snapshot(&self.name, snapshot)),
         }
     }
 
     /// As `Volume::changed_since`.
-    pub async fn changed_since(&self, since: &Since, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
-        self.check(offset, len)?;
-        let found = vec![(blocks_of(offset, len), None)];
-        match self.view.changes(found, &self.tree, &since.tree, max).await {
-            Err(e) if e.is(Kind::Corrupt) => Err(self.removed_or(since).await.unwrap_or(e)),
-            done => Ok(in_bytes(done?, offset, len)),
+    pub fn changed_since(
+        &self,
+        since: &Since,
+        offset: u64,
+        len: u64,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<Run>>> + Send {
+        async move {
+            self.check(offset, len)?;
+            let found = vec![(blocks_of(offset, len), None)];
+            match self.view.changes(found, &self.tree, &since.tree, max).await {
+                Err(e) if e.is(Kind::Corrupt) => Err(self.removed_or(since).await.unwrap_or(e)),
+                done => Ok(in_bytes(done?, offset, len)),
+            }
         }
     }
 

@@ -230,13 +230,15 @@ impl Volume {
     }
 
     /// What is there now; large parts lie in memory that the cache has too.
-    pub async fn read_parts(&self, offset: u64, len: u64) -> Result<Rope> {
-        self.check(offset, len)?;
-        if len == 0 {
-            return Ok(Rope::default());
+    pub fn read_parts(&self, offset: u64, len: u64) -> impl Future<Output = Result<Rope>> + Send {
+        async move {
+            self.check(offset, len)?;
+            if len == 0 {
+                return Ok(Rope::default());
+            }
+            self.inner.trail.step(offset..offset + len, self.now());
+            self.unless_outage(pin!(self.read_now(offset, len))).await
         }
-        self.inner.trail.step(offset..offset + len, self.now());
-        self.unless_outage(pin!(self.read_now(offset, len))).await
     }
 
     async fn read_now(&self, offset: u64, len: u64) -> Result<Rope> {
@@ -263,10 +265,17 @@ impl Volume {
 
     /// What of a range reads as data, and what as zeros that take no space: bytes side by side from its start on, and whether
     /// they are data. `max` of them at most, so that they may end before the range does.
-    pub async fn allocation(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
-        self.check(offset, len)?;
-        let runs = self.unless_outage(pin!(self.allocation_now(offset, len, max))).await?;
-        Ok(in_bytes(runs, offset, len))
+    pub fn allocation(
+        &self,
+        offset: u64,
+        len: u64,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<Run>>> + Send {
+        async move {
+            self.check(offset, len)?;
+            let runs = self.unless_outage(pin!(self.allocation_now(offset, len, max))).await?;
+            Ok(in_bytes(runs, offset, len))
+        }
     }
 
     async fn allocation_now(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
@@ -314,24 +323,28 @@ impl Volume {
     }
 
     /// In memory on return: see `keep` and `flush`. One that overlaps it and came later is done later.
-    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.check_writable(offset, data.len() as u64)?;
-        if data.is_empty() {
-            return Ok(());
+    pub fn write(&self, offset: u64, data: Bytes) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            self.check_writable(offset, data.len() as u64)?;
+            if data.is_empty() {
+                return Ok(());
+            }
+            let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
+            let write = pin!(self.ask(|session| async move { session.write(offset, data.clone()).await }));
+            self.unless_outage(pin!(self.inner.arrivals.in_order(blocks, write))).await
         }
-        let (blocks, data) = (blocks_of(offset, data.len() as u64), &data);
-        let write = pin!(self.ask(|session| async move { session.write(offset, data.clone()).await }));
-        self.unless_outage(pin!(self.inner.arrivals.in_order(blocks, write))).await
     }
 
     /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
-    pub async fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.check_writable(offset, len)?;
-        if len == 0 {
-            return Ok(());
+    pub fn zero(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            self.check_writable(offset, len)?;
+            if len == 0 {
+                return Ok(());
+            }
+            let zero = pin!(self.ask(|session| async move { session.zero(offset, len).await }));
+            self.unless_outage(pin!(self.inner.arrivals.in_order(blocks_of(offset, len), zero))).await
         }
-        let zero = pin!(self.ask(|session| async move { session.zero(offset, len).await }));
-        self.unless_outage(pin!(self.inner.arrivals.in_order(blocks_of(offset, len), zero))).await
     }
 
     /// What was written before outlives this process: who connects anew is not told of its death, and would flush for it, too.
@@ -341,8 +354,8 @@ impl Volume {
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.
-    pub async fn flush(&self) -> Result<()> {
-        self.unless_outage(pin!(self.flush_now())).await
+    pub fn flush(&self) -> impl Future<Output = Result<()>> + Send {
+        async move { self.unless_outage(pin!(self.flush_now())).await }
     }
 
     async fn flush_now(&self) -> Result<()> {
