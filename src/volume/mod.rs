@@ -24,7 +24,7 @@ pub use copies::{
     Copied, Copying, MovedVolume, Moving, MovingClients, check_other, copy_snapshot, finish_move,
     give_up_move, move_volume, moved_to, while_moved,
 };
-pub use handle::{Attachment, Passage, SnapshotView, UNREAD_JOURNAL, Volume};
+pub use handle::{Attachment, Passage, SnapshotView, Volume};
 pub use head::{
     BootTrace, Direction, FlushMode, Host, Limits, MirrorInfo, MirrorLoss, Parent, Rotation, SnapshotInfo,
     TakeOver, VolumeInfo, VolumeSettings,

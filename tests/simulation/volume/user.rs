@@ -285,6 +285,9 @@ impl User {
         tasks.push(self.rt.spawn(owner.clone().flush()));
         tasks.push(self.rt.spawn(owner.clone().read()));
         tasks.push(self.rt.spawn(owner.clone().snapshot(volumes.clone())));
+        if self.site.plan.rotates {
+            tasks.push(self.rt.spawn(owner.clone().rotate()));
+        }
         for _ in 0..self.rt.below(8) {
             self.sleep(2_000).await;
             if owner.stopped() {
@@ -414,6 +417,10 @@ impl Owner {
                 true => self.volume.zero(offset, len).await,
                 false => self.volume.write(offset, written(&sectors, tag)).await,
             };
+            let done = match done {
+                Ok(()) if self.user.site.plan.rotates => self.volume.keep().await,
+                done => done,
+            };
             match done {
                 Ok(()) => {
                     self.user.site.model.lock().end(&self.session, lane, rt.now());
@@ -505,6 +512,19 @@ impl Owner {
                     Ok(()) => {}
                     Err(e) => return self.failed("reading a snapshot", &e),
                 }
+            }
+        }
+    }
+
+    async fn rotate(self) {
+        while !self.stopped() {
+            self.pause(20).await;
+            let _waits = self.waits("rotation");
+            match self.volumes.rotate_keys(&name("v"), None).await {
+                Ok(number) => self.user.note(|| format!("data key {number}")),
+                // Older ones are on their way out yet.
+                Err(e) if e.is(Kind::Refused) => {}
+                Err(e) => return self.failed("rotation", &e),
             }
         }
     }
