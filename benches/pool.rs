@@ -20,7 +20,7 @@ use windlass::pool::{
     Chunk, ChunkKind, CreateOptions, FOOTER_MAX, Layout, Opener, Pool, PoolHost, PoolStore, place, sealing,
     shard_key,
 };
-use windlass::store::{BucketRef, ByteRange, Cause, FileStore, MemStore, S3Store, StoreUrl, When};
+use windlass::store::{BucketRef, ByteRange, Cause, Effort, FileStore, MemStore, S3Store, StoreUrl, When};
 
 /// As in the program: where large buffers lie in memory, and whether they are fresh, is a part of what is measured.
 #[global_allocator]
@@ -106,7 +106,14 @@ impl Bench {
         let stores = buckets.iter().map(spec).collect();
         let (disk, folder) = (RealDisk::start(), dir.join(format!("{layout}-home")));
         std::fs::create_dir(&folder).unwrap();
-        let host = PoolHost { rt: rt.clone(), disk, folder, opener: Arc::new(None), key: Option::None };
+        let host = PoolHost {
+            rt: rt.clone(),
+            disk,
+            folder,
+            opener: Arc::new(None),
+            key: Option::None,
+            trial: Effort::LEAST,
+        };
         let name = "bench".parse().unwrap();
         let pool = Pool::create(host, name, layout, stores, CreateOptions::default()).await.unwrap();
         let few = (0..4).map(|seq| chunk(layout.k(), seq)).collect();

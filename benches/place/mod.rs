@@ -12,7 +12,7 @@ use windlass::base::units::GIB;
 use windlass::base::{HostId, Name};
 use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{BucketRef, Counted, Faulty, MemStore, Store as _};
+use windlass::store::{BucketRef, Counted, Effort, Faulty, MemStore, Store as _};
 use windlass::volume::{EngineContext, Host, Memory, Tuning, Volumes};
 
 pub fn name(text: &str) -> Name {
@@ -90,6 +90,7 @@ impl Place {
             folder: dir.join("pool"),
             opener: Arc::new(OnlyNamed),
             key: None,
+            trial: Effort::LEAST,
         };
         let pool = match layout {
             Some(layout) => {

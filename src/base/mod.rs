@@ -8,6 +8,7 @@ pub mod format_limits;
 pub mod fuzz;
 pub mod ids;
 pub mod interval_map;
+pub mod known_time;
 pub mod latency;
 pub mod lock_order;
 pub mod log_record;

@@ -162,7 +162,8 @@ impl Keeper {
         let nobody = || Error::new(Kind::Closed, "no daemon runs");
         let mut client = Client::connect(&self.home.control()?).await?.ok_or_else(nobody)?;
         let path = self.disk.volume.clone();
-        let asked = client.call(&self.rt, Verb::VolumeInfo { path }, |_| {}, std::future::pending());
+        let asked =
+            client.call(&self.rt, Verb::VolumeInfo { path, walk: false }, |_| {}, std::future::pending());
         let info: VolumeAnswer = asked.await?.answer()?;
         Ok(super::attach_instructions::serial(&info.info))
     }

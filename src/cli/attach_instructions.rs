@@ -120,7 +120,7 @@ pub async fn look(global: &Global, args: &Attach) -> Result<Disk> {
         None => args.path.parse()?,
     };
     let status: EngineStatus = reach_engine::ask(global, Verb::Status).await?.answer()?;
-    let info = Verb::VolumeInfo { path: volume.clone() };
+    let info = Verb::VolumeInfo { path: volume.clone(), walk: false };
     let info: VolumeAnswer = reach_engine::ask(global, info).await?.answer()?;
     if let Some(snapshot) = &snapshot {
         let listed = Verb::SnapshotList { path: volume.clone(), from: None };

@@ -111,7 +111,7 @@ pub async fn run(global: &Global, args: Cost) -> Result<ExitCode> {
     let (mut all, mut unknown) = (Vec::new(), Vec::new());
     for pool in pools {
         let answer: PoolAnswer =
-            reach_engine::ask(global, Verb::PoolStatus { name: pool.clone() }).await?.answer()?;
+            reach_engine::ask(global, Verb::PoolStatus { name: pool.clone(), walk: true }).await?.answer()?;
         let volumes = reach_engine::ask(global, Verb::VolumeList { pool: Some(pool), importing: false })
             .await?
             .answer()?;

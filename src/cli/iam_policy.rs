@@ -77,7 +77,7 @@ pub async fn run(global: &Global, args: Policy) -> Result<ExitCode> {
 /// Of the stores that the pool has by now.
 pub async fn run_for_pool(global: &Global, args: PoolPolicy) -> Result<ExitCode> {
     let answer: PoolAnswer =
-        reach_engine::ask(global, Verb::PoolStatus { name: args.name }).await?.answer()?;
+        reach_engine::ask(global, Verb::PoolStatus { name: args.name, walk: false }).await?.answer()?;
     let urls: Vec<String> = answer.status.stores.into_iter().map(|store| store.url).collect();
     print(Purpose::Pool, args.role, &urls)
 }

@@ -10,7 +10,7 @@ use super::iam_policy::{self, PoolPolicy};
 use super::volume_key::PoolKeyFlags;
 use super::{Global, done, forgive, output, reach_engine};
 use crate::base::units::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};
 use crate::pool::{Located, PoolSettings, StoreStatus};
@@ -58,6 +58,9 @@ pub enum Pool {
     Status {
         #[arg(value_name = "POOL")]
         name: Name,
+        /// Count what all volumes take, some requests to the stores for each; else the daemon's counters tell it
+        #[arg(long)]
+        walk: bool,
     },
     /// Change settings for all hosts
     ///
@@ -187,7 +190,7 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
         }
         Pool::List => show(global, Verb::PoolList, list).await,
         Pool::Policy(args) => iam_policy::run_for_pool(global, args).await,
-        Pool::Status { name } => show(global, Verb::PoolStatus { name }, status).await,
+        Pool::Status { name, walk } => show(global, Verb::PoolStatus { name, walk }, status).await,
         Pool::Set { name, assignments } => show(global, Verb::PoolSet { name, assignments }, settings).await,
         Pool::Forget { name, if_exists } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
@@ -254,6 +257,7 @@ fn settings(settings: PoolSettings) {
 
 fn usage(usage: PoolUsage) {
     let PoolUsage {
+        counted_ms,
         volumes,
         provisioned_bytes,
         mapped_bytes,
@@ -268,6 +272,7 @@ fn usage(usage: PoolUsage) {
         "{}: {provisioned} provisioned, {mapped} mapped, {stored} stored, {all} with parity",
         show_count(volumes, "volume")
     ));
+    output::line(&format!("by a count of {} (`--walk` counts anew)", utc::show(counted_ms)));
     if trash_volumes > 0 {
         let (volumes, bytes) = (show_count(trash_volumes, "volume"), show_bytes(trash_stored_bytes));
         output::line(&format!("in the trash: {volumes}, {bytes} of that with parity"));
@@ -294,7 +299,12 @@ fn status(answer: PoolAnswer) {
         output::line("its labels and registers are signed by a key");
     }
     settings(status.settings);
-    answer.usage.into_iter().for_each(usage);
+    match answer.usage {
+        Some(counted) => usage(counted),
+        None => {
+            output::line("what its volumes take was not counted yet: `--walk` does, some requests for each")
+        }
+    }
     status.damaged_registers.iter().for_each(|copy| output::line(&copy.reason));
     for store in status.stores.iter().filter(|s| s.undeleted > 0) {
         let (kept, url) = (show_count(store.undeleted, "object"), &store.url);

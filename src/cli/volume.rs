@@ -53,6 +53,9 @@ pub enum Volume {
     Info {
         #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
+        /// Count its clones and show all that it comes from, some requests to the stores for each
+        #[arg(long)]
+        walk: bool,
     },
     /// Change settings, all or none; they hold at once, for connected clients too
     ///
@@ -343,7 +346,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::List { pool, importing, .. } => {
             show(global, Verb::VolumeList { pool, importing }, list).await
         }
-        Volume::Info { path } => show(global, Verb::VolumeInfo { path }, info).await,
+        Volume::Info { path, walk } => show(global, Verb::VolumeInfo { path, walk }, info).await,
         Volume::Set { path, assignments } => plain(global, Verb::VolumeSet { path, assignments }).await,
         Volume::Key(args) => volume_key::run(global, args).await,
         Volume::Unlock { path, key } => volume_key::unlock(global, path, key).await,

@@ -49,13 +49,16 @@ pub struct PoolAnswer {
     /// As in `PoolLine`.
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
-    /// None when it can't be told now.
+    /// None when this daemon has not counted it yet (`--walk` does), or it can't be counted now.
     pub usage: Option<PoolUsage>,
 }
 
 /// What a pool's volumes are promised and take, all together.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct PoolUsage {
+    /// When the heads of all volumes were walked, in ms since 1970. What this host has done since then is counted too.
+    #[serde(default)]
+    pub counted_ms: u64,
     pub volumes: u64,
     /// Their sizes.
     pub provisioned_bytes: u64,

@@ -430,7 +430,12 @@ pub enum Verb {
     /// The pools that this host knows.
     PoolList,
     /// How a pool and its stores are.
-    PoolStatus { name: Name },
+    PoolStatus {
+        name: Name,
+        /// Walks over the heads of all volumes, so that what they take is exact: some requests for each.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        walk: bool,
+    },
     /// Changes a pool's settings.
     PoolSet {
         name: Name,
@@ -482,7 +487,12 @@ pub enum Verb {
     /// Volumes in the trash.
     VolumeTrash { pool: Option<Name> },
     /// All that is known of a volume.
-    VolumeInfo { path: VolumePath },
+    VolumeInfo {
+        path: VolumePath,
+        /// Counts its clones and names all of its ancestors: some requests for each.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        walk: bool,
+    },
     /// Gives this engine the key of an encrypted volume, until it ends.
     VolumeUnlock { path: VolumePath, key: GivenKey },
     /// The key slots of an encrypted volume.
@@ -790,7 +800,7 @@ mod tests {
 
     #[test]
     fn requests_have_the_shape_of_the_control_protocol() {
-        let verb = Verb::VolumeInfo { path: "p/v".parse().unwrap() };
+        let verb = Verb::VolumeInfo { path: "p/v".parse().unwrap(), walk: false };
         let line = serde_json::to_string(&Request { v: VERSION, verb }).unwrap();
         assert_eq!(line, r#"{"v":1,"verb":"volume-info","args":{"path":"p/v"}}"#);
         let unit: Request = serde_json::from_str(r#"{"v":1,"verb":"status"}"#).unwrap();

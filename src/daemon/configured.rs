@@ -16,6 +16,7 @@ use super::engine::Engine;
 use super::failed_attempts::Attempt;
 use super::progress::ProgressSink;
 use super::verbs;
+use crate::base::known_time::age_ms;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Name};
 
@@ -193,8 +194,10 @@ impl Configured {
     }
 }
 
+/// One that ended at a time which lies ahead ended nobody knows when: the next is due now.
 fn is_due(last_ms: Option<u64>, plan: ScrubPlan, now_ms: u64) -> bool {
-    last_ms.is_none_or(|last| u128::from(now_ms.saturating_sub(last)) >= plan.every.as_millis())
+    let age = last_ms.and_then(|last| age_ms(last, now_ms));
+    age.is_none_or(|age| u128::from(age) >= plan.every.as_millis())
 }
 
 fn scrub(engine: Arc<Engine>, name: Name, plan: ScrubPlan) {
@@ -315,5 +318,6 @@ mod tests {
         let plan = ScrubPlan { every: Duration::from_secs(3600), rate: 0 };
         assert!(is_due(None, plan, 0) && is_due(Some(0), plan, 3_600_000));
         assert!(!is_due(Some(1), plan, 3_600_000) && !is_due(Some(2), plan, 1));
+        assert!(is_due(Some(9_000_000), plan, 1), "a clock was ahead when it ended");
     }
 }

@@ -291,7 +291,7 @@ mod tests {
                 Verb::Status => Ok(Outcome::of(&"fine")?.note("all is well")),
                 Verb::VolumeList { pool, .. } => Outcome::of(&pool),
                 Verb::VolumeCreate(args) => Outcome::of(&(args.size, args.settings, args.if_absent)),
-                Verb::VolumeInfo { path } => {
+                Verb::VolumeInfo { path, .. } => {
                     Err(Error::new(Kind::NotFound, format!("there is no volume {path}")))
                 }
                 _ => {

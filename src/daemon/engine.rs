@@ -1,6 +1,6 @@
 //! The engine's life: it takes the state folder, opens what it must, serves, and ends in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ use super::listen_addresses::{Flags, Given};
 use super::mirror::{MirrorFlags, MirrorPlan};
 use super::nbd_handover::{self, HandedOver};
 use super::otlp_traces::Traces;
+use super::pool_house::House;
 use super::pools::Pools;
 use super::progress::ProgressSink;
 use super::state_dir::{HostContext, StateDir};
@@ -422,7 +423,7 @@ impl Engine {
     fn keep_house(self: &Arc<Self>) {
         let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
         let work = async move {
-            let mut last = rt.now();
+            let (mut last, mut houses) = (rt.now(), BTreeMap::<Name, House>::new());
             loop {
                 rt.sleep(HOUSE_MIN).await;
                 let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) else { return };
@@ -432,11 +433,8 @@ impl Engine {
                     continue;
                 }
                 last = rt.now();
-                for (_, open) in pools {
-                    // Those that are away say so themselves.
-                    if open.pool.refresh_settings().await.is_ok() {
-                        super::verbs::empty_trash(&open).await;
-                    }
+                for (name, open) in pools {
+                    houses.entry(name).or_default().keep(&open).await;
                 }
             }
         };

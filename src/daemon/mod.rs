@@ -34,6 +34,7 @@ mod openapi;
 mod otlp_traces;
 mod page;
 mod pool_capacity;
+mod pool_house;
 mod pools;
 pub mod progress;
 mod replica_scheduler;

@@ -5,7 +5,6 @@
 //! before what stores tell, which still warn one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -13,12 +12,9 @@ use super::pools::OpenPool;
 use crate::base::Name;
 use crate::base::units::show_bytes;
 use crate::pool::{Pool, Space};
-use crate::volume::Trash;
 
 /// Fuller than this warns, in percent.
 const WARN: u64 = 90;
-/// How long the volumes are waited for.
-const LOOK: Duration = Duration::from_secs(15);
 
 /// What a pool's stores hold and can still take, in bytes with parity. `None`: nobody can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,15 +38,13 @@ impl Capacities {
         self.seen.lock().get(pool).cloned().unwrap_or_default()
     }
 
-    /// Looks again. Asks stores in folders for their room; where a capacity or a quota was told, it reads the heads of all volumes.
+    /// Looks again. Asks stores in folders for their room; what is used of a capacity or a quota is told by this daemon's counters.
     pub async fn look(&self, open: &OpenPool) -> Capacity {
         let pool = &open.pool;
         pool.measure().await;
         let settings = pool.settings();
-        let stored = match settings.capacity_bytes.or(settings.quota_bytes) {
-            Some(_) => stored_bytes(open).await,
-            None => None,
-        };
+        let layout = pool.layout();
+        let stored = open.volumes.usage().map(|u| u.stored_bytes / layout.k() as u64 * layout.n() as u64);
         let mut capacity = judge(pool.name(), &spaces(pool), settings.capacity_bytes, stored);
         let filled =
             settings.quota_bytes.zip(stored).and_then(|(quota, used)| over_quota(pool.name(), quota, used));
@@ -84,17 +78,6 @@ fn over_quota(pool: &Name, quota: u64, used: u64) -> Option<String> {
 /// Each store's URL, and the room that it told.
 fn spaces(pool: &Pool) -> Vec<(String, Option<Space>)> {
     pool.membership().members.iter().map(|m| (m.url().to_owned(), m.space())).collect()
-}
-
-/// What all volumes have stored, with parity; none where that can't be told.
-async fn stored_bytes(open: &OpenPool) -> Option<u64> {
-    let volumes = open.volumes.list(LOOK).await.ok()?;
-    let trash = Trash(&open.volumes).list(LOOK).await.ok()?;
-    let all = volumes.iter().map(|(_, info)| info).chain(trash.iter().map(|gone| &gone.info));
-    // One that can't be read now may be the largest.
-    let stored = all.map(|info| Some(info.as_ref().ok()?.stored_bytes)).sum::<Option<u64>>()?;
-    let layout = open.pool.layout();
-    Some(stored / layout.k() as u64 * layout.n() as u64)
 }
 
 fn percent(used: u64, free: u64) -> u64 {

@@ -19,7 +19,7 @@ use crate::pool::{
     CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap,
     being_destroyed, lacks_key,
 };
-use crate::store::{self, BucketRef, StoreUrl};
+use crate::store::{self, BucketRef, Effort, StoreUrl};
 use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volumes};
 
 /// A pool that is open here.
@@ -204,7 +204,7 @@ impl Pools {
         let folder = self.host_context.home.hints().join(name.as_str());
         let rt = self.host_context.rt.clone();
         let opener = Arc::new(Doors { rt: rt.clone(), told: told(stores) });
-        Ok(PoolHost { opener, rt, disk: self.host_context.disk.clone(), folder, key })
+        Ok(PoolHost { opener, rt, disk: self.host_context.disk.clone(), folder, key, trial: Effort::SHORT })
     }
 
     /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
@@ -276,6 +276,11 @@ impl Pools {
         let host = self.host(name, &stores, key).await?;
         let key = host.key.clone();
         let pool = Pool::open(host, buckets).await?;
+        // One that is away is tried when it is back.
+        if let Some(broken) = pool.check_promises().await.into_iter().find(|e| e.is(Kind::Refused)) {
+            pool.close().await;
+            return Err(broken.context(format!("pool {name} was not added")));
+        }
         if pool.name() != name {
             return Err(Error::new(
                 Kind::Usage,

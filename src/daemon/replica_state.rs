@@ -8,8 +8,10 @@ use parking_lot::Mutex;
 use super::answers::ReplicaLine;
 use super::api::VolumePath;
 use super::config::ReplicaPlan;
+use crate::base::known_time::age_ms;
 use crate::base::rt::Instant;
 use crate::base::units::show_time;
+use crate::base::utc;
 
 /// Until the next try of what could not be done.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -82,15 +84,25 @@ impl Replicas {
     }
 }
 
-/// Whether a copy of what was so at that time is to be brought up to date.
+/// Whether a copy of what was so at that time is to be brought up to date. Of a time that lies ahead nobody knows when it was.
 pub fn is_old(plan: &ReplicaPlan, copied_ms: u64, wall_ms: u64) -> bool {
-    u128::from(wall_ms.saturating_sub(copied_ms)) >= plan.every.as_millis()
+    age_ms(copied_ms, wall_ms).is_none_or(|age| u128::from(age) >= plan.every.as_millis())
 }
 
 fn line(plan: &ReplicaPlan, standing: Option<&Standing>, now_ms: u64) -> ReplicaLine {
     let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let since = standing.map_or(now_ms, |s| s.copied_ms.unwrap_or(s.known_ms));
-    let (lag_ms, max_lag_ms) = (now_ms.saturating_sub(since), plan.max_lag.map(ms));
+    let copied = standing.and_then(|s| s.copied_ms);
+    let known = standing.map_or(now_ms, |s| s.known_ms);
+    // Of a copy that was made at a time which lies ahead only this is sure.
+    let lag_ms = copied.and_then(|at| age_ms(at, now_ms)).unwrap_or(now_ms.saturating_sub(known));
+    let max_lag_ms = plan.max_lag.map(ms);
+    let ahead = copied.filter(|at| age_ms(*at, now_ms).is_none()).map(|at| {
+        let at = utc::show(at);
+        format!(
+            "the copy {} is of {at}, which lies ahead: when that was is not known, and it is made anew",
+            plan.to
+        )
+    });
     let failed = standing.and_then(|s| s.failed.clone());
     let late = max_lag_ms.filter(|max| lag_ms > *max).map(|max| {
         let (lag, max) = (show_time(lag_ms), show_time(max));
@@ -104,7 +116,7 @@ fn line(plan: &ReplicaPlan, standing: Option<&Standing>, now_ms: u64) -> Replica
         copied_ms: standing.and_then(|s| s.copied_ms),
         lag_ms,
         busy: standing.is_some_and(|s| s.busy),
-        trouble: match (late, failed) {
+        trouble: match (ahead.or(late), failed) {
             (Some(late), Some(failed)) => Some(format!("{late}: {failed}")),
             (late, failed) => late.or(failed),
         },
@@ -135,6 +147,11 @@ mod tests {
         assert_eq!((shown(91).lag_ms, shown(91).trouble, shown(91).busy), (41_000, None, true));
         replicas.ended(&plan("b/v"), None);
         assert_eq!((due("b/v", 109), due("b/v", 120)), (0, 1), "by when the snapshot was taken");
+        // A clock that was ahead: due now, and a trouble.
+        replicas.change(&plan("b/v"), |s| (s.busy, s.copied_ms) = (false, Some(9_000_000)));
+        let ahead = shown(190);
+        assert!(ahead.lag_ms == 190_000 && ahead.trouble.unwrap().contains("lies ahead"));
+        assert_eq!(due("b/v", 190), 1);
         // Another copy waits until the work on the first one has ended.
         assert_eq!(due("c/v", 500), 0);
         replicas.ended(&plan("c/v"), None);

@@ -19,8 +19,8 @@ pub use admin::{
 pub use chunk::sealing;
 pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
 pub use io::{
-    Away, Catalog, CatalogEntry, Clocks, Condition, NameEntry, Need, Payload, PoolStatus, Probe, QuotaRoom,
-    StoreState, StoreStatus, Told, Upload, Verify,
+    Away, Catalog, CatalogEntry, Clocks, Condition, Hurry, NameEntry, Need, Payload, PoolStatus, Probe,
+    QuotaRoom, StoreState, StoreStatus, Told, Upload, Verify, about_jump,
 };
 pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
 pub use register::{Change, Register, Veto};

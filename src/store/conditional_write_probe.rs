@@ -4,7 +4,6 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::probe::no_ranges;
 use super::{Attrs, Bucket, ByteRange, Cause, Etag, Put, When};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -115,6 +114,11 @@ async fn tried(bucket: &dyn Bucket, one: &str, two: &str) -> Result<Conditions> 
         Err(e) if !e.is(Kind::Denied) => Err(e),
         _ => Ok(found),
     }
+}
+
+/// Refuses a store that sends all of an object to whoever asks for a part of it; its error says so and names it.
+fn no_ranges(e: &Error) -> Error {
+    Error::new(Kind::Refused, format!("it can't be used: {e}"))
 }
 
 /// The store says no, whatever it would have done.

@@ -1,9 +1,11 @@
 //! Counts every request: by verb and cause, with its bytes, outcome and latency.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -148,7 +150,7 @@ fn line(verb: Verb, cause: Cause, tally: &Tally) -> Line {
 pub struct Counted {
     rt: Rt,
     inner: BucketRef,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// A request under way; counted when it ends, however it does.
@@ -238,7 +240,7 @@ fn judged(out: &Result<BucketAnswer>) -> (Outcome, u64) {
 
 impl Counted {
     pub fn new(rt: &Rt, inner: BucketRef) -> Arc<Counted> {
-        Arc::new(Counted { rt: rt.clone(), inner, counters: Counters::default() })
+        Arc::new(Counted { rt: rt.clone(), inner, counters: Arc::default() })
     }
 }
 
@@ -274,7 +276,17 @@ impl Store for Counted {
     }
 }
 
-impl Bucket for Counted {}
+#[async_trait]
+impl Bucket for Counted {
+    /// Counted with the others.
+    async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
+        let (rt, counters) = (&self.rt, &self.counters);
+        let counted =
+            |inner| -> BucketRef { Arc::new(Counted { rt: rt.clone(), inner, counters: counters.clone() }) };
+        let all = self.inner.each_address().await?;
+        Ok(all.into_iter().map(|(address, inner)| (address, counted(inner))).collect())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,11 @@
 //! Cuts a bucket off for a while, as if its server were away: for drills. In memory only: it is there again when the guard
 //! is dropped, or the process ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -65,7 +67,15 @@ impl Store for Switched {
     }
 }
 
-impl Bucket for Switched {}
+#[async_trait]
+impl Bucket for Switched {
+    /// Cut off with it.
+    async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
+        let switched = |inner| -> BucketRef { Arc::new(Switched { inner, off: self.off.clone() }) };
+        let all = self.inner.each_address().await?;
+        Ok(all.into_iter().map(|(address, inner)| (address, switched(inner))).collect())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::sim::{Reach, StoreFaults, foreign};
-use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Store};
+use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Put, Store, When};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
@@ -90,6 +90,31 @@ impl Faulty {
     }
 }
 
+impl Faulty {
+    /// The request's effect, where the store races a while after its condition was judged.
+    async fn land(
+        &self,
+        request: &Arc<BucketRequest>,
+        races: Duration,
+        cause: Cause,
+    ) -> Result<BucketAnswer> {
+        let bare = request.without_condition().filter(|_| !races.is_zero());
+        let (Some(bare), BucketRequest::Put { key, when, .. }) = (bare, &**request) else {
+            return self.inner.call(request, cause).await;
+        };
+        let there = self.inner.head(key, cause).await?.map(|head| head.etag);
+        let holds = match when {
+            When::Matches(etag) => there.as_ref() == Some(etag),
+            _ => there.is_none(),
+        };
+        if !holds {
+            return Ok(Put::Refused.into());
+        }
+        self.rt.sleep(self.between((Duration::ZERO, races))).await;
+        self.inner.call(&Arc::new(bare), cause).await
+    }
+}
+
 impl Store for Faulty {
     fn url(&self) -> &str {
         self.inner.url()
@@ -108,7 +133,7 @@ impl Store for Faulty {
             match self.draw(&faults) {
                 RequestFate::Answered => {
                     pause().await;
-                    let out = self.inner.call(request, cause).await;
+                    let out = self.land(request, faults.races, cause).await;
                     pause().await;
                     out
                 }
@@ -140,4 +165,8 @@ impl Store for Faulty {
     }
 }
 
-impl Bucket for Faulty {}
+impl Bucket for Faulty {
+    fn server(&self) -> Option<Arc<str>> {
+        self.faults.lock().server.map(Arc::from).or_else(|| self.inner.server())
+    }
+}

@@ -228,6 +228,16 @@ impl MemStore {
         *other.state.lock() = ours;
     }
 
+    /// Whether the condition of a request holds at this instant. True of a request that has none.
+    pub(super) fn allows(&self, request: &BucketRequest) -> bool {
+        match request {
+            BucketRequest::Put { key, when, .. } => {
+                allows(when, self.state.lock().objects.get(key).map(|o| &o.head.etag))
+            }
+            _ => true,
+        }
+    }
+
     /// Forgets everything, as a wiped bucket would.
     pub fn wipe(&self) {
         *self.state.lock() = State::default();

@@ -12,7 +12,7 @@ mod keyring;
 mod mem;
 mod open;
 mod permission_probe;
-mod probe;
+mod prove;
 mod request_and_answer;
 mod restore;
 mod retry;
@@ -23,6 +23,7 @@ mod version_listing;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -44,8 +45,8 @@ pub use file::FileStore;
 pub use keyring::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, Keyring, keyring};
 pub use mem::MemStore;
 pub use open::{adopt, expect, open, open_patiently};
-pub use permission_probe::{Right, Tried, is_public, try_rights};
-pub use probe::probe;
+pub use permission_probe::{Right, TriedRight, is_public, try_rights};
+pub use prove::{Effort, Promise, Proof, Tried, Verdict, probe, probe_with, prove};
 pub use request_and_answer::{BucketAnswer, BucketRequest};
 pub use restore::{Restore, Restored, Tier};
 pub use retry::{Patience, Retrying};
@@ -335,6 +336,17 @@ pub trait Bucket: Store {
             Some(inner) => inner.ahead_ms().await,
             None => None,
         }
+    }
+    /// The same bucket asked by each address that its server's name has. Empty: it has but one way, the bucket itself.
+    async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
+        match self.inner() {
+            Some(inner) => inner.each_address().await,
+            None => Ok(Vec::new()),
+        }
+    }
+    /// What the server called itself in its last answer. `None`: it does not say, or has not answered yet.
+    fn server(&self) -> Option<Arc<str>> {
+        self.inner().and_then(|inner| inner.server())
     }
     /// Says which objects these are and nothing of how they are reached: it stays the same with other keys.
     fn identity(&self) -> String {

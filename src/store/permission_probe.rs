@@ -25,7 +25,7 @@ pub enum Right {
 
 /// One right, tried.
 #[derive(Debug)]
-pub struct Tried {
+pub struct TriedRight {
     pub right: Right,
     pub outcome: Result<()>,
 }
@@ -35,10 +35,10 @@ pub struct Tried {
 ///
 /// Whether objects may be deleted is tried before one is written, with a key that has none. So without that right at most one object is
 /// left behind, however often this runs.
-pub async fn try_rights(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Vec<Tried> {
+pub async fn try_rights(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Vec<TriedRight> {
     let list = List { prefix: prefix.to_owned(), max: 1, ..List::default() };
     let mut tried = Vec::new();
-    let mut note = |right, outcome| tried.push(Tried { right, outcome });
+    let mut note = |right, outcome| tried.push(TriedRight { right, outcome });
     let listed = bucket.list(&list, Cause::Probe).await.map(drop);
     let silent = listed.as_ref().is_err_and(Error::is_transient);
     note(Right::List, listed);

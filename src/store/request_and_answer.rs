@@ -134,6 +134,20 @@ impl BucketRequest {
         }
     }
 
+    /// The same put without its condition. None: it is no put, or has none.
+    pub(super) fn without_condition(&self) -> Option<BucketRequest> {
+        match self {
+            BucketRequest::Put { when: When::Always, .. } => None,
+            BucketRequest::Put { key, body, attrs, .. } => Some(BucketRequest::Put {
+                key: key.clone(),
+                body: body.clone(),
+                attrs: attrs.clone(),
+                when: When::Always,
+            }),
+            _ => None,
+        }
+    }
+
     /// The object that it is about, the first of several, or the beginning of their keys.
     pub(super) fn key(&self) -> &str {
         match self {

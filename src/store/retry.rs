@@ -9,10 +9,12 @@
 //! The budget keeps retries from multiplying the load on a store that is in trouble: a request that succeeds at
 //! once earns a tenth of a retry.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
@@ -210,7 +212,14 @@ impl Store for Retrying {
     }
 }
 
-impl Bucket for Retrying {}
+#[async_trait]
+impl Bucket for Retrying {
+    async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
+        let retrying = |inner| -> BucketRef { Retrying::new(&self.rt, inner, self.patience) };
+        let all = self.inner.each_address().await?;
+        Ok(all.into_iter().map(|(address, inner)| (address, retrying(inner))).collect())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -51,6 +51,11 @@ pub struct StoreFaults {
     pub keeps: bool,
     /// How far its clock is ahead of that of whoever asks; `None`: it tells no time.
     pub ahead_ms: Option<i64>,
+    /// How long after the condition of a put was judged it is written, at most, whatever is there by then. Zero: both at one
+    /// instant.
+    pub races: Duration,
+    /// What the server calls itself.
+    pub server: Option<&'static str>,
 }
 
 impl Default for StoreFaults {
@@ -64,6 +69,8 @@ impl Default for StoreFaults {
             patience: Duration::from_secs(5),
             keeps: false,
             ahead_ms: None,
+            races: Duration::ZERO,
+            server: None,
         }
     }
 }
@@ -175,8 +182,8 @@ impl SimStore {
             }
             RequestFate::Lost(landing) => {
                 if let Some(after) = landing {
-                    let (contents, request) = (self.contents.clone(), request.clone());
-                    self.world.after(after, move || drop(contents.answer(&request)));
+                    let (store, request) = (self.clone(), request.clone());
+                    self.world.after(after, move || store.land(&request, faults.races, drop));
                 }
                 self.wait(faults.patience).await;
                 let why = format!("{url} did not answer in {:?}", faults.patience);
@@ -188,23 +195,40 @@ impl SimStore {
     /// Effect, then answer, each after its time.
     async fn deliver(&self, request: &Arc<BucketRequest>, faults: StoreFaults) -> Result<BucketAnswer> {
         let (tx, rx) = oneshot::channel();
-        let (world, contents, sent) = (self.world.clone(), self.contents.clone(), request.clone());
+        let (world, store, sent) = (self.world.clone(), self.clone(), request.clone());
         let half = move |world: &World| world.latency(faults.latency.0, faults.latency.1);
         self.world.after(half(&world), move || {
             // The client is gone: what it had sent may be lost or be late.
             match if tx.is_closed() { world.below(4) } else { 3 } {
                 0 => {}
                 1 => world.clone().after(world.latency(Duration::ZERO, faults.late), move || {
-                    drop(contents.answer(&sent));
+                    store.land(&sent, faults.races, drop);
                 }),
-                _ => {
-                    let out = contents.answer(&sent);
+                _ => store.land(&sent, faults.races, move |out| {
                     world.clone().after(half(&world), move || drop(tx.send(out)));
-                }
+                }),
             }
         });
         let over = || request.unanswered(Error::new(Kind::Timeout, "the simulation is over"));
         rx.await.unwrap_or_else(|_| over())
+    }
+
+    /// The request's effect. What it gives is told when it has happened: at once, or where the store races a while after its
+    /// condition was judged.
+    fn land(
+        &self,
+        request: &BucketRequest,
+        races: Duration,
+        done: impl FnOnce(Result<BucketAnswer>) + Send + 'static,
+    ) {
+        let contents = self.contents.clone();
+        match request.without_condition().filter(|_| !races.is_zero() && contents.allows(request)) {
+            None => done(contents.answer(request)),
+            Some(bare) => {
+                let gap = self.world.latency(Duration::ZERO, races);
+                self.world.after(gap, move || done(contents.answer(&bare)));
+            }
+        }
     }
 
     async fn wait(&self, d: Duration) {
@@ -240,6 +264,9 @@ impl Bucket for SimStore {
             Reach::Up | Reach::Denies => ahead_ms.map(Ok),
             Reach::Refuses | Reach::Silent | Reach::Foreign => Some(Err("silent")),
         }
+    }
+    fn server(&self) -> Option<Arc<str>> {
+        self.faults.lock().server.map(Arc::from)
     }
 }
 

@@ -418,6 +418,51 @@ fn ten_thousand_operations_of_two_processes_are_linearizable() {
     });
 }
 
+/// Clients that are always at it, on three stores of which the first judges a condition and writes later. Whether all that was told
+/// is one history.
+fn holds_on_racing_store(seed: u64, races: Duration) -> bool {
+    let sim = Sim::new(seed);
+    let world: World = (*sim).clone();
+    let stores = Arc::new(Stores::new(&sim, 3));
+    let history: Arc<Mutex<History>> = Arc::default();
+    let kept = history.clone();
+    sim.run(async move {
+        stores.label().await;
+        let quick = (Duration::from_millis(1), Duration::from_millis(8));
+        stores.stores.iter().for_each(|s| s.faults(|f| f.latency = quick));
+        stores.stores[0].faults(|f| f.races = races);
+        let probed = windlass::store::probe(&world.rt(), &*stores.stores[0], "probe/").await;
+        match races.is_zero() {
+            true => probed.unwrap(),
+            false => assert!(probed.unwrap_err().is(Kind::Refused), "it is refused before it is used"),
+        }
+        let hosts = [(); 3].map(|()| {
+            let rt = world.process().rt();
+            let client =
+                Client { register: stores.register(&rt, 1), rt: rt.clone(), history: history.clone() };
+            rt.spawn(async move {
+                for _ in 0..200 {
+                    drop(client.append(&client.register.with_deadline(Duration::from_secs(5))).await);
+                }
+            })
+        });
+        futures::future::join_all(hosts).await;
+    })
+    .unwrap();
+    let history = kept.lock();
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history.check())).is_ok()
+}
+
+/// What the model `register` shows of a store whose conditional writes race (x5): a change that was told is lost. So such a
+/// store is refused before it is used.
+#[test]
+fn one_store_that_races_loses_changes_and_is_refused_before() {
+    let lost = (0..20).filter(|seed| !holds_on_racing_store(*seed, Duration::from_millis(20))).count();
+    println!("{lost} of 20 runs lost a change");
+    assert!(lost > 0);
+    assert!((0..20).all(|seed| holds_on_racing_store(seed, Duration::ZERO)));
+}
+
 fn scenario<F: Future<Output = ()> + Send + 'static>(n: usize, run: impl FnOnce(World, Arc<Stores>) -> F) {
     let sim = Sim::new(1);
     let world: World = (*sim).clone();

@@ -176,6 +176,50 @@ async fn a_server_that_ignores_conditions_is_refused_by_name() {
     assert_eq!(server.keys(), Vec::<String>::new());
 }
 
+/// One request after another it answers rightly.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_conditional_writes_race_is_refused_by_name() {
+    for gap_ms in [1, 5, 50] {
+        let races = Some(Duration::from_millis(gap_ms));
+        let server = Server::start(Quirks { races, ..Quirks::default() }).await;
+        let bucket = server.open(&rt(), "p").await;
+        for _ in 0..5 {
+            let e = probe(&rt(), &*bucket, "x/").await.unwrap_err();
+            assert!(e.is(Kind::Refused) && e.to_string().contains(&server.endpoint), "{e}");
+            assert!(e.to_string().contains("race"), "{e}");
+        }
+        assert_eq!(server.keys(), Vec::<String>::new());
+    }
+    let server = Server::start(Quirks::default()).await;
+    probe(&rt(), &*server.open(&rt(), "p").await, "x/").await.unwrap();
+    assert_eq!(server.keys(), Vec::<String>::new());
+}
+
+/// The addresses of a name, each with connections of its own. A server that has no name has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_address_of_a_name_is_a_way_to_the_bucket() {
+    let server = Server::start(Quirks::default()).await;
+    let bucket = server.open(&rt(), "p").await;
+    assert!(bucket.each_address().await.unwrap().is_empty(), "{}", server.endpoint);
+    let port = server.endpoint.rsplit(':').next().unwrap();
+    let url = format!("s3://{BUCKET}/p?endpoint=http://localhost:{port}&region=us-east-1").parse().unwrap();
+    let named = server.open_url(&rt(), &url, SECRET).await.unwrap();
+    let ways = named.each_address().await.unwrap();
+    let (_, way) = ways.iter().find(|(at, _)| at.to_string() == "127.0.0.1").unwrap();
+    stored(put(way, "a").await);
+    assert!(refused(put(&bucket, "a").await), "it is the same bucket");
+    // The name may have another address, at which nobody listens: it is left out.
+    probe(&rt(), &*named, "x/").await.unwrap();
+}
+
+/// As a gateway over files makes them: two writes of one size within a second have one etag.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_etags_repeat_within_a_second_is_refused_by_name() {
+    let server = Server::start(Quirks { etag_of_second: true, ..Quirks::default() }).await;
+    let e = probe(&rt(), &*server.open(&rt(), "p").await, "x/").await.unwrap_err();
+    assert!(e.is(Kind::Refused) && e.to_string().contains("same etag"), "{e}");
+}
+
 /// Promise: On a store that doesn't heed the conditions of writes, an object is looked at just before it is replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_heeds_no_conditions_is_looked_at_first() {

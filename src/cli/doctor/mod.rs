@@ -235,7 +235,7 @@ impl<'a> Look<'a> {
     async fn pool_answers(&self, pools: &[KnownPool]) -> Vec<Result<PoolAnswer, String>> {
         let mut answers = Vec::new();
         for pool in pools {
-            answers.push(self.ask(Verb::PoolStatus { name: pool.name.clone() }).await);
+            answers.push(self.ask(Verb::PoolStatus { name: pool.name.clone(), walk: false }).await);
         }
         answers
     }

@@ -10,7 +10,7 @@ use crate::base::rt::Rt;
 use crate::base::units::show_bytes;
 use crate::base::{Error, Kind};
 use crate::pool::LABEL_KEY;
-use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, Tried};
+use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, TriedRight};
 
 /// Where a pool's store has what is only there to be looked at, and taken away again.
 const PROBES: &str = "probe/";
@@ -33,7 +33,7 @@ pub struct StoreFacts {
     pub of_pool: bool,
     /// Why it can't be opened, or did not answer in time.
     pub closed: Option<Error>,
-    pub tried: Vec<Tried>,
+    pub tried: Vec<TriedRight>,
     pub promises: Option<Result<(), Error>>,
     pub labelled: Option<bool>,
     pub rules: Option<BucketRules>,
@@ -374,7 +374,7 @@ mod tests {
             url: url.parse().unwrap(),
             of_pool: true,
             closed: None,
-            tried: all.map(|right| Tried { right, outcome: Ok(()) }).into(),
+            tried: all.map(|right| TriedRight { right, outcome: Ok(()) }).into(),
             promises: Some(Ok(())),
             labelled: Some(true),
             rules: Some(calm()),
@@ -445,7 +445,7 @@ mod tests {
         assert_eq!(states(&keys), [("store-credentials".to_owned(), State::Bad)]);
         let mut away = facts("s3://b/p");
         let outcome = Err(Error::new(Kind::Unavailable, "connection refused"));
-        (away.tried, away.rules) = (vec![Tried { right: Right::List, outcome }], None);
+        (away.tried, away.rules) = (vec![TriedRight { right: Right::List, outcome }], None);
         assert_eq!(states(&away), [("store-reachable".to_owned(), State::Bad)]);
         let mut broken = facts("s3://b/p");
         broken.promises = Some(Err(Error::new(Kind::Refused, "it overwrites")));

@@ -476,7 +476,7 @@ impl CopyWatch for Filling<'_> {
 impl Door {
     /// What is told of a volume that is there.
     async fn find(&mut self, path: &VolumePath) -> Result<Option<Value>> {
-        match self.ask(Verb::VolumeInfo { path: path.clone() }).await {
+        match self.ask(Verb::VolumeInfo { path: path.clone(), walk: false }).await {
             Ok(outcome) => Ok(Some(outcome.value)),
             Err(e) if e.is(Kind::NotFound) => Ok(None),
             Err(e) => Err(e),

@@ -10,6 +10,9 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::volume::{Copied, Copying, Volumes};
 
+/// Rounds of a copy within one second, at most.
+const SAME_SECOND_MAX: u32 = 64;
+
 /// Is told what is done, bytes that were gone through, and how many there are.
 type Told<'a> = &'a (dyn Fn(&str, u64, u64) + Send + Sync);
 
@@ -113,12 +116,19 @@ pub async fn replicate(
     Ok(Replicated { copied: SnapshotCopied { from, to, copied }, removed, created_ms })
 }
 
+/// A new one, also within the second of the one before, which does not have what was written since.
 async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name> {
-    let snapshot: Name = format!("{stem}{}", utc::compact(state.host_context.rt.wall_ms())).parse()?;
-    let path = SnapshotPath { volume: from.clone(), snapshot: snapshot.clone() };
-    let how = super::snapshot::Taking { wait: true, if_absent: true, held: false };
-    super::snapshot::snapshot(state, &[path], how).await?;
-    Ok(snapshot)
+    let first = format!("{stem}{}", utc::compact(state.host_context.rt.wall_ms()));
+    let how = super::snapshot::Taking { wait: true, if_absent: false, held: false };
+    for n in 1..=SAME_SECOND_MAX {
+        let name = if n == 1 { first.clone() } else { format!("{first}-{n}") };
+        let path = SnapshotPath { volume: from.clone(), snapshot: name.parse()? };
+        match super::snapshot::snapshot(state, std::slice::from_ref(&path), how).await {
+            Err(e) if e.is(Kind::Exists) => {}
+            done => return done.map(|_| path.snapshot),
+        }
+    }
+    Err(Error::new(Kind::Exists, format!("{from} has {SAME_SECOND_MAX} snapshots of this second: try again")))
 }
 
 /// Removes those that are older than this one. One that is cloned stays until its clones are gone.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
+use crate::base::known_time::age_ms;
 use crate::base::units::{show_bytes, show_count, show_time};
-use crate::base::{Error, Kind, Name, Result, VolumeId};
+use crate::base::{Error, Kind, Name, Result, VolumeId, utc};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{GivenKey, Outcome, PoolCreate, ScrubRequest};
 use crate::daemon::engine_tables::EngineState;
@@ -20,7 +21,7 @@ use crate::pool::{
     StoreStatus,
 };
 use crate::store::StoreSpec;
-use crate::volume::{MapWalk, Trash, Unreadable};
+use crate::volume::{MapWalk, Unreadable};
 
 /// Volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
@@ -286,7 +287,7 @@ pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Re
     let outcome = Outcome::of(&open.pool.settings())?;
     // What is there longer than the new time allows.
     let gone = match assignments.iter().any(|text| text.starts_with("trash=")) {
-        true => super::trash::empty(&open).await,
+        true => super::trash::empty(&open).await.0,
         false => 0,
     };
     if assignments.iter().any(|text| text.starts_with("quota=")) {
@@ -334,14 +335,15 @@ pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
+/// What few requests tell, whatever the pool has; `walk`: what all volumes take, too, at some requests for each.
+pub async fn status(state: &EngineState, name: &Name, walk: bool) -> Result<Outcome> {
     let open = super::replace::opened(state, name).await?;
     let pool = open.pool.clone();
     ask(&pool).await;
     // Other hosts may have changed them; in an outage they are told as they were.
     let _ = pool.rt().timeout(ASK, pool.refresh_settings()).await;
+    let usage = usage(&open, walk).await;
     let capacity = state.capacities.look(&open).await;
-    let usage = usage(&open).await;
     let status = pool.status();
     let attention = capacity.warning.is_some()
         || status.pending_shards > 0
@@ -354,9 +356,14 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes, usage };
     let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
     if let Some(last) = answer.last_scrub {
-        let ago = show_time(state.host_context.rt.wall_ms().saturating_sub(last.ended_ms));
+        let ago = match age_ms(last.ended_ms, state.host_context.rt.wall_ms()) {
+            Some(age) => format!("{} ago", show_time(age)),
+            None => {
+                format!("at {}, which lies ahead, so when that was is not known", utc::show(last.ended_ms))
+            }
+        };
         let shards = show_count(last.checked_shards, "shard");
-        outcome = outcome.note(format!("last scrub on this host {ago} ago: {shards} read, {}", last.found()));
+        outcome = outcome.note(format!("last scrub on this host {ago}: {shards} read, {}", last.found()));
     }
     if out {
         outcome = outcome.note(way_back(name, pool.condition().undecided.is_some()));
@@ -364,25 +371,25 @@ pub async fn status(state: &EngineState, name: &Name) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// By the heads of its volumes; none when too few stores answer, or it takes too long.
-async fn usage(open: &OpenPool) -> Option<PoolUsage> {
-    let list = open.pool.rt().timeout(USAGE, open.volumes.list(ASK)).await?.ok()?;
-    let mut sum = PoolUsage { volumes: list.len() as u64, ..PoolUsage::default() };
-    for gone in open.pool.rt().timeout(USAGE, Trash(&open.volumes).list(ASK)).await?.ok()? {
-        let info = gone.info.ok()?;
-        sum.trash_volumes += 1;
-        sum.trash_stored_bytes += info.stored_with_parity_bytes;
-        sum.stored_bytes += info.stored_bytes;
-        sum.stored_with_parity_bytes += info.stored_with_parity_bytes;
-    }
-    for (_, info) in list {
-        let info = info.ok()?;
-        sum.provisioned_bytes += info.size;
-        sum.mapped_bytes += info.mapped_bytes;
-        sum.stored_bytes += info.stored_bytes;
-        sum.stored_with_parity_bytes += info.stored_with_parity_bytes;
-    }
-    Some(sum)
+/// By the counters of this daemon, or by the heads of all volumes; none when they were not walked yet, or too few stores answer,
+/// or it takes too long.
+async fn usage(open: &OpenPool, walk: bool) -> Option<PoolUsage> {
+    let usage = match walk {
+        true => open.pool.rt().timeout(USAGE, open.volumes.count_usage()).await?.ok()?,
+        false => open.volumes.usage()?,
+    };
+    let layout = open.pool.layout();
+    let with_parity = |bytes: u64| bytes * layout.n() as u64 / layout.k() as u64;
+    Some(PoolUsage {
+        counted_ms: usage.counted_ms,
+        volumes: usage.volumes,
+        provisioned_bytes: usage.provisioned_bytes,
+        mapped_bytes: usage.mapped_bytes,
+        stored_bytes: usage.stored_bytes,
+        stored_with_parity_bytes: with_parity(usage.stored_bytes),
+        trash_volumes: usage.trash_volumes,
+        trash_stored_bytes: with_parity(usage.trash_stored_bytes),
+    })
 }
 
 /// What to do about stores that are out. `undecided`: too many of those that hold registers are.

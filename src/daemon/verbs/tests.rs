@@ -340,7 +340,7 @@ async fn clients_of_a_volume_that_moves_to_another_pool_go_on_there() {
         let refused = refused.unwrap();
         assert!(refused.is(Kind::NotFound) && refused.to_string().contains("moved to q/v"), "{refused}");
     }
-    assert!(volume::info(&state, &v).await.unwrap_err().to_string().contains("moved to q/v"));
+    assert!(volume::info(&state, &v, false).await.unwrap_err().to_string().contains("moved to q/v"));
     assert!(trash::restore(&state, &v, None).await.unwrap_err().is(Kind::Refused));
     assert_eq!(ask("q", false).await.unwrap().value["already"], true);
     // And back, under the name that is free again.
@@ -438,7 +438,7 @@ async fn a_pool_that_fills_up_says_so() {
     let state = state(dir.path(), "h").await;
     make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
     let name = "p".parse().unwrap();
-    let status = pool::status(&state, &name).await.unwrap();
+    let status = pool::status(&state, &name, true).await.unwrap();
     assert!(status.value["free_bytes"].is_u64() && status.value["stores"][1]["used_bytes"].is_u64());
     make_volume(&state, "p/v").await;
     let volumes = state.pools.get(&name).await.unwrap().volumes.clone();
@@ -450,15 +450,15 @@ async fn a_pool_that_fills_up_says_so() {
     let stored = volumes.info(&"v".parse().unwrap()).await.unwrap().stored_bytes / 2 * 3;
     let capacity = |bytes: u64| [format!("capacity={bytes}")];
     pool::set(&state, &name, &capacity(100 * stored)).await.unwrap();
-    let roomy = pool::status(&state, &name).await.unwrap();
+    let roomy = pool::status(&state, &name, true).await.unwrap();
     assert_eq!((&roomy.value["used_bytes"], roomy.degraded), (&stored.into(), false), "{:?}", roomy.notes);
     pool::set(&state, &name, &capacity(stored + stored / 20)).await.unwrap();
-    let full = pool::status(&state, &name).await.unwrap();
+    let full = pool::status(&state, &name, true).await.unwrap();
     assert!(full.degraded && full.notes.iter().any(|note| note.contains("95 % full")), "{:?}", full.notes);
     let [(listed, trouble, degraded), (_, in_status, _)] = self::told(&state).await;
     assert!(listed == "open" && degraded && trouble.contains("95 % full") && in_status == trouble);
     pool::set(&state, &name, &["capacity=none".to_owned()]).await.unwrap();
-    assert!(!pool::status(&state, &name).await.unwrap().degraded);
+    assert!(!pool::status(&state, &name, true).await.unwrap().degraded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

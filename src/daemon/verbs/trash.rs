@@ -8,7 +8,7 @@ use crate::daemon::answers::{TrashLine, TrashedSnapshotLine};
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
-use crate::volume::{Trash, TrashedSnapshot, TrashedVolume};
+use crate::volume::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
 
 /// Whether what is removed goes into the trash. Another host may have set that meanwhile.
 pub async fn keeps(open: &OpenPool, mode: RemoveMode) -> Result<bool> {
@@ -139,15 +139,16 @@ pub async fn purge_snapshot(state: &EngineState, path: &SnapshotPath) -> Result<
     Ok(purged(path, Trash(volumes).purge_snapshot(&path.volume.volume, &path.snapshot).await?))
 }
 
-/// Removes for good what has been in a pool's trash for its time. How much that was; what failed is tried again later.
-pub async fn empty(open: &OpenPool) -> usize {
-    let since = open.pool.rt().wall_ms().saturating_sub(open.pool.settings().trash_ms);
-    let (gone, failed) = Trash(&open.volumes).empty(since).await;
-    if let Err(error) = failed {
+/// Removes for good what has been in a pool's trash for its time. How much that was; since when the oldest of the rest is there;
+/// whether something failed, which is tried again later.
+pub async fn empty(open: &OpenPool) -> (usize, Option<u64>, bool) {
+    let kept_ms = open.pool.settings().trash_ms;
+    let Emptied { gone, oldest_ms, failed } = Trash(&open.volumes).empty_old(kept_ms).await;
+    if let Err(error) = &failed {
         tracing::warn!(pool = %open.pool.name(), %error, "the trash could not be emptied of all that is due; it is tried again");
     }
     if gone > 0 {
         tracing::info!(pool = %open.pool.name(), gone, "what was due in the trash was removed");
     }
-    gone
+    (gone, oldest_ms, failed.is_err())
 }

@@ -180,8 +180,8 @@ pub async fn list(state: &EngineState, pool: Option<&Name>, importing: bool) -> 
     Ok(Outcome { value: Outcome::of(&rows)?.value, ..outcome })
 }
 
-pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
-    let info = state.pools.get(&path.pool).await?.volumes.info(&path.volume).await;
+pub async fn info(state: &EngineState, path: &VolumePath, walk: bool) -> Result<Outcome> {
+    let info = state.pools.get(&path.pool).await?.volumes.info_with(&path.volume, walk).await;
     let info = super::explained(state, path, info).await?;
     let answer = shown(state, path, &info);
     let late = answer.replica.as_ref().and_then(|replica| replica.trouble.clone());

@@ -69,9 +69,9 @@ pub async fn rotate_keys(
              `windlass volume key list {path}` shows how far that is"
         ),
     });
-    if info.clones.is_some_and(|n| n > 0) {
-        outcome =
-            outcome.note("its clones read on: the volume key, which they share, opens the new data key too");
+    if info.clones != Some(0) {
+        outcome = outcome
+            .note("clones of it read on: the volume key, which they share, opens the new data key too");
     }
     if let Some(parent) = &info.parent {
         outcome = outcome.note(format!(

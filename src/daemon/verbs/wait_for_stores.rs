@@ -106,7 +106,7 @@ impl Manner {
             Verb::VolumeRemove { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was removed"), info(path))
             }
-            Verb::VolumeInfo { path }
+            Verb::VolumeInfo { path, .. }
             | Verb::SnapshotList { path, .. }
             | Verb::SnapshotTrash { path }
             | Verb::VolumeHistory { path }
@@ -202,7 +202,7 @@ impl Manner {
                 end: End::Unknown("the settings were changed".into(), format!("windlass pool status {name}")),
                 ..looks([name.clone()])
             },
-            Verb::PoolStatus { name } | Verb::PoolScrub { name, .. } => looks([name.clone()]),
+            Verb::PoolStatus { name, .. } | Verb::PoolScrub { name, .. } => looks([name.clone()]),
             Verb::PoolList => looks(state.pools.known().into_iter().map(|k| k.name)),
             Verb::MountEnded { .. } | Verb::MountList | Verb::Status => looks([]),
             // Of pools that are made or forgotten, and of mounts.

@@ -7,6 +7,7 @@ use super::open::EVERYWHERE;
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::pool::chunk::Layout;
+use crate::pool::local::ProvenServers;
 use crate::pool::register::{Change, Register};
 use crate::pool::stores::PROBES;
 use crate::pool::stores::Roster;
@@ -56,9 +57,15 @@ impl Pool {
         for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(s, key))).await {
             outcome?;
         }
-        let probes = stores.iter().map(|s| crate::store::probe(&rt, &*s.bucket, PROBES));
+        let probes = stores.iter().map(|s| crate::store::probe_with(&rt, &*s.bucket, PROBES, host.trial));
         for outcome in futures::future::join_all(probes).await {
             outcome?;
+        }
+        let proven = ProvenServers::new(host.disk.clone(), &host.folder, config.pool);
+        for store in &stores {
+            if let Some(server) = store.bucket.server() {
+                proven.add(&store.url, &server).await;
+            }
         }
         let labels = stores.iter().enumerate().map(|(index, store)| put_label(store, index, &config, key));
         let labelled = futures::future::join_all(labels).await;

@@ -28,8 +28,9 @@ use super::handle::Pool;
 use super::next_generation::Plan;
 use super::replace::{free_place, list_registers};
 use crate::base::{Error, Incarnation, Kind, RegisterId, Result};
-use crate::pool::io::PoolContext;
+use crate::pool::io::{HostClock, PoolContext};
 use crate::pool::local::MissingShards;
+use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;
 use crate::pool::register::{Change, Register};
 use crate::pool::stores::Member;
@@ -159,6 +160,8 @@ impl ForcedRecovery {
             self.roster.clone(),
             missing_shards,
             scrub_cursor,
+            ProvenServers::new(host.disk.clone(), &host.folder, config.pool),
+            HostClock::open(&host.rt, &host.disk, &host.folder).await,
         );
         let pool = Pool::still(config, context)?;
         let done = self.recover_with(&pool).await;

@@ -16,9 +16,11 @@ use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
 use crate::pool::io::Clocks;
+use crate::pool::io::Hurry;
 use crate::pool::io::PoolContext;
 use crate::pool::io::QuotaRoom;
 use crate::pool::io::Verify;
+use crate::pool::io::prove_servers;
 use crate::pool::io::refresh;
 use crate::pool::io::{Condition, Need, availability};
 use crate::pool::io::{Directory, NameEntry};
@@ -63,6 +65,7 @@ impl Pool {
         let pool = Pool::still(config, context)?;
         handoff::start(&pool.context);
         verify_damage::start(&pool.context);
+        prove_servers::start(&pool.context);
         refresh::keep_up(&pool.context, config.pool);
         pool.context.roster().keep_looking();
         Ok(pool)
@@ -142,9 +145,22 @@ impl Pool {
         let members = self.context.members();
         futures::future::join_all(members.iter().map(|m| m.measure())).await;
     }
-    /// What time it is, by this host's clock and the stores'.
+    /// What time it is, by this host's clock and the stores', which are asked.
     pub async fn clocks(&self) -> Result<Clocks> {
-        self.context.clocks().await
+        // On the heap: who asks is deep in other futures, and an unoptimized build's stack is small.
+        Box::pin(self.context.clocks()).await
+    }
+
+    /// What time it is for what ages. Asks the stores once a day.
+    ///
+    /// # Errors
+    /// `Refused`: a store's clock and this host's differ by minutes. `Unavailable`: no store that has a clock answers.
+    pub async fn time(&self) -> Result<Clocks> {
+        Box::pin(self.context.time()).await
+    }
+    /// Requests made to its stores so far.
+    pub fn requests(&self) -> u64 {
+        self.context.members().iter().map(|m| m.traffic().requests()).sum()
     }
     /// What is known; asks nobody.
     pub fn status(&self) -> PoolStatus {
@@ -205,7 +221,7 @@ impl Pool {
     /// deletes a few small objects on each: for daemons, not for every command. The errors of those that failed.
     pub async fn check_promises(&self) -> Vec<Error> {
         let members = self.context.members();
-        let checks = members.iter().map(|m| m.check_promises());
+        let checks = members.iter().map(|m| prove_servers::prove(&self.context, m));
         futures::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
     }
 
@@ -214,17 +230,32 @@ impl Pool {
         self.context.register(id)
     }
 
-    /// Hears what other hosts have set.
+    /// Hears what other hosts have set. Puts nothing.
     pub async fn refresh_settings(&self) -> Result<()> {
-        self.set(|_| Ok(())).await
+        let value = self.register(PoolConfig::register(self.id)).read().await?;
+        self.take_settings(PoolConfig::decode(&value.ok_or_else(|| self.lost_description())?)?.settings);
+        Ok(())
+    }
+
+    fn lost_description(&self) -> Error {
+        Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name))
+    }
+
+    /// What holds from now on. A limit that is another is counted anew.
+    fn take_settings(&self, now: PoolSettings) {
+        let mut known = self.settings.lock();
+        let other = known.quota_bytes != now.quota_bytes || known.capacity_bytes != now.capacity_bytes;
+        *known = now;
+        drop(known);
+        if other {
+            self.quota.ask();
+        }
     }
 
     /// Changes the settings for all hosts.
     pub async fn set(&self, change: impl Fn(&mut PoolSettings) -> Result<()> + Send + Sync) -> Result<()> {
         let step = |value: Option<&Bytes>| {
-            let missing =
-                || Error::new(Kind::Corrupt, format!("pool {} has lost its description", self.name));
-            let mut config = PoolConfig::decode(value.ok_or_else(missing)?)?;
+            let mut config = PoolConfig::decode(value.ok_or_else(|| self.lost_description())?)?;
             let before = config.settings.clone();
             change(&mut config.settings)?;
             config.check_settings()?;
@@ -235,17 +266,37 @@ impl Pool {
             Ok(Change::Put(config.encode(), config.settings))
         };
         let now = self.register(PoolConfig::register(self.id)).change(step).await?;
-        *self.settings.lock() = now;
+        self.take_settings(now);
         Ok(())
     }
 
     /// Begins to store a chunk; encoding and puts go on in the background.
     pub fn put_chunk(&self, chunk: Chunk) -> Upload {
+        self.put(chunk, Known::default())
+    }
+
+    /// The same of a chunk that nobody waits for: that its shards are stored is known when somebody does (`hurry`), or when many
+    /// puts can share the look at a label. Its bytes are held until then.
+    pub fn put_chunk_at_ease(&self, chunk: Chunk) -> Upload {
+        self.put(chunk, Known { at_ease: true, ..Known::default() })
+    }
+
+    fn put(&self, chunk: Chunk, known: Known) -> Upload {
         let cause = match chunk.kind {
             ChunkKind::Data => Cause::Write,
             ChunkKind::Map | ChunkKind::Pack => Cause::Checkpoint,
         };
-        Upload::start(&self.context, chunk, Known::default(), cause)
+        Upload::start(&self.context, chunk, known, cause)
+    }
+
+    /// Somebody waits for chunks that were put at ease, as long as this lives.
+    pub fn hurry(&self) -> Hurry {
+        self.context.hurry()
+    }
+
+    /// Chunks that were put at ease until now are waited for.
+    pub fn hurry_once(&self) {
+        self.context.hurry_once();
     }
 
     /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are

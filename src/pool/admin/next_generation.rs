@@ -86,7 +86,11 @@ impl Pool {
                 When::Absent
             }
         };
-        crate::store::probe(self.rt(), &*new.bucket, PROBES).await?;
+        let trial = self.context().roster().trial();
+        crate::store::probe_with(self.rt(), &*new.bucket, PROBES, trial).await?;
+        if let Some(server) = new.bucket.server() {
+            self.context().proven_servers().add(&new.url, &server).await;
+        }
         Ok(Some(Place { store: new.clone(), index, when }))
     }
 

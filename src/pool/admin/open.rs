@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::handle::Pool;
 use crate::base::{Error, Kind, Result};
-use crate::pool::io::PoolContext;
+use crate::pool::io::{HostClock, PoolContext};
 use crate::pool::local::MissingShards;
+use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;
 use crate::pool::register::Register;
 use crate::pool::stores::PoolConfig;
@@ -79,8 +80,11 @@ impl Pool {
         let missing_shards =
             MissingShards::open(&host.rt, host.disk.clone(), &host.folder, current.pool).await?;
         let scrub_cursor = ScrubCursor::new(host.disk.clone(), &host.folder, current.pool);
+        let proven = ProvenServers::new(host.disk.clone(), &host.folder, current.pool);
+        let clock = HostClock::open(&host.rt, &host.disk, &host.folder).await;
         let rt = host.rt.clone();
-        let context = PoolContext::new(rt, current.layout, roster, missing_shards, scrub_cursor);
+        let context =
+            PoolContext::new(rt, current.layout, roster, missing_shards, scrub_cursor, proven, clock);
         Pool::new(&current, context).map(Some)
     }
 }

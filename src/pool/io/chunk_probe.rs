@@ -97,7 +97,7 @@ impl Payload {
     }
 
     pub(in crate::pool) fn complete(&self, context: &Arc<PoolContext>) -> Upload {
-        let known = Known { stored: self.good, rotten: self.rotten, look: true };
+        let known = Known { stored: self.good, rotten: self.rotten, look: true, at_ease: false };
         Upload::start(context, self.chunk.clone(), known, Cause::Walk)
     }
 }

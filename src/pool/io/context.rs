@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock_bounds::HostClock;
 use crate::base::rt::Rt;
+use crate::base::watched_state::Watched;
 use crate::base::{ChunkId, Incarnation, Kind, RegisterId, Result};
 use crate::pool::chunk::Codec;
 use crate::pool::chunk::FooterCache;
 use crate::pool::chunk::Layout;
 use crate::pool::chunk::ShardSet;
 use crate::pool::local::MissingShards;
+use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;
 use crate::pool::register::Register;
 use crate::pool::stores::Hedges;
@@ -31,8 +34,29 @@ pub struct PoolContext {
     codec: Arc<Codec>,
     missing_shards: Arc<MissingShards>,
     scrub_cursor: ScrubCursor,
+    proven_servers: ProvenServers,
+    clock: HostClock,
     footers: FooterCache,
     hedges: Hedges,
+    haste: Watched<Haste>,
+}
+
+/// Who waits for what is on its way to the stores.
+#[derive(Debug, Default)]
+struct Haste {
+    waiting: usize,
+    /// How often somebody said that it was to hurry.
+    calls: u64,
+}
+
+/// Somebody waits for what is on its way to the stores, as long as this lives.
+#[derive(Debug)]
+pub struct Hurry(Arc<PoolContext>);
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.0.haste.with(|h| h.waiting -= 1);
+    }
 }
 
 impl PoolContext {
@@ -42,6 +66,8 @@ impl PoolContext {
         roster: Arc<Roster>,
         missing_shards: Arc<MissingShards>,
         scrub_cursor: ScrubCursor,
+        proven_servers: ProvenServers,
+        clock: HostClock,
     ) -> Arc<PoolContext> {
         Arc::new(PoolContext {
             rt,
@@ -50,8 +76,11 @@ impl PoolContext {
             codec: Arc::new(Codec::new(layout)),
             missing_shards,
             scrub_cursor,
+            proven_servers,
+            clock,
             footers: FooterCache::default(),
             hedges: Hedges::default(),
+            haste: Watched::default(),
         })
     }
 
@@ -80,11 +109,34 @@ impl PoolContext {
     pub(in crate::pool) fn scrub_cursor(&self) -> &ScrubCursor {
         &self.scrub_cursor
     }
+    pub(in crate::pool) fn proven_servers(&self) -> &ProvenServers {
+        &self.proven_servers
+    }
+    pub(in crate::pool) fn clock(&self) -> &HostClock {
+        &self.clock
+    }
     pub(in crate::pool) fn hedges(&self) -> &Hedges {
         &self.hedges
     }
     pub(in crate::pool) fn footers(&self) -> &FooterCache {
         &self.footers
+    }
+
+    /// What is on its way counts as soon as it may, as long as the guard lives.
+    pub fn hurry(self: &Arc<Self>) -> Hurry {
+        self.haste.update(|h| h.waiting += 1);
+        Hurry(self.clone())
+    }
+
+    /// The same of what is on its way at this moment.
+    pub fn hurry_once(&self) {
+        self.haste.update(|h| h.calls += 1);
+    }
+
+    /// Returns when somebody waits for what is on its way, or says that it is to hurry.
+    pub(in crate::pool) async fn hurried(&self) {
+        let calls = self.haste.with(|h| h.calls);
+        self.haste.until(|h| (h.waiting > 0 || h.calls != calls).then_some(())).await;
     }
 
     pub(in crate::pool) fn register(&self, id: RegisterId) -> Register {

@@ -7,6 +7,7 @@ mod context;
 mod directory;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod prove_servers;
 mod quota_headroom;
 mod read;
 pub mod refresh;
@@ -16,8 +17,8 @@ mod upload;
 
 pub use availability::{Away, Condition, Need};
 pub use chunk_probe::{Payload, Probe, Told, rebuild_data};
-pub use clock_bounds::Clocks;
-pub use context::{DELETE_MAX, PoolContext};
+pub use clock_bounds::{Clocks, HostClock, about_jump};
+pub use context::{DELETE_MAX, Hurry, PoolContext};
 pub use directory::{Directory, NameEntry};
 pub use quota_headroom::QuotaRoom;
 pub use read::Verify;

@@ -2,7 +2,7 @@
 //!
 //! Bytes of data, without parity. What is written over counts as well until the next count, which sees what it took: so room is
 //! told too small rather than too large, but for what other hosts write meanwhile, and nobody is refused before a count that began
-//! after he asked.
+//! after he asked. While this host writes nothing, nothing is counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,6 +39,8 @@ struct Counts {
     ended: u64,
     /// What it left, before anything was taken of it.
     found: u64,
+    /// What this host had written when it began.
+    written: u64,
     /// When the last one ended, or failed.
     last: Option<Instant>,
     /// Since when collection makes room, or when it last began to.
@@ -54,6 +56,7 @@ pub struct Count {
     before: u64,
     /// Somebody waits for it.
     asked: bool,
+    written: u64,
 }
 
 impl Default for QuotaRoom {
@@ -120,16 +123,17 @@ impl QuotaRoom {
         self.counts.lock().collecting = false;
     }
 
-    /// A count, if one is due now. `counted` or `failed` ends it.
-    pub fn begin(&self, now: Instant) -> Option<Count> {
+    /// A count, if one is due now. `counted` or `failed` ends it. `written`: how much this host has written by now.
+    pub fn begin(&self, now: Instant, written: u64) -> Option<Count> {
         let mut counts = self.counts.lock();
         let after = if counts.asked { AGAIN } else { EVERY };
-        if counts.counting || counts.last.is_some_and(|last| now.since(last) < after) {
+        let idle = counts.ended > 0 && !counts.asked && counts.written == written;
+        if counts.counting || idle || counts.last.is_some_and(|last| now.since(last) < after) {
             return None;
         }
         let asked = std::mem::take(&mut counts.asked);
         (counts.counting, counts.begun) = (true, counts.begun + 1);
-        Some(Count { number: counts.begun, before: self.left.load(Ordering::Relaxed), asked })
+        Some(Count { number: counts.begun, before: self.left.load(Ordering::Relaxed), asked, written })
     }
 
     /// It left so much, less what was taken meanwhile. `None`: there is no quota.
@@ -142,6 +146,7 @@ impl QuotaRoom {
         let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
         let mut counts = self.counts.lock();
         (counts.counting, counts.ended, counts.found, counts.last) = (false, count.number, found, Some(now));
+        counts.written = count.written;
         drop(counts);
         self.done.notify_waiters();
     }
@@ -161,7 +166,8 @@ mod tests {
     use super::*;
 
     fn count(room: &QuotaRoom, now: Instant, left: Option<u64>) {
-        let count = room.begin(now).unwrap();
+        // Each time more was written.
+        let count = room.begin(now, now.0.as_millis() as u64).unwrap();
         room.counted(now, count, left);
     }
 
@@ -171,10 +177,11 @@ mod tests {
         assert!(room.take(u64::MAX), "no quota");
         count(&room, at(0), Some(100));
         assert!(room.take(60) && !room.take(41) && room.take(40) && !room.take(1) && room.take(0));
-        assert!(room.begin(at(3)).is_none(), "nobody has asked");
+        assert!(room.begin(at(3), 3).is_none(), "nobody has asked");
+        assert!(room.begin(at(99), 0).is_none(), "nothing was written");
         count(&room, at(30), Some(100));
-        let under_way = room.begin(at(60)).unwrap();
-        assert!(room.take(30) && room.begin(at(99)).is_none(), "one at a time");
+        let under_way = room.begin(at(60), 60).unwrap();
+        assert!(room.take(30) && room.begin(at(99), 99).is_none(), "one at a time");
         room.counted(at(61), under_way, Some(50));
         assert!(!room.take(21) && room.take(20));
         count(&room, at(100), None);
@@ -211,14 +218,14 @@ mod tests {
         count(&room, at(0), Some(100));
         assert!(room.take(95), "written over, perhaps");
         // One that had begun before, and one that fails, tell nothing.
-        let old = room.begin(at(30)).unwrap();
+        let old = room.begin(at(30), 30).unwrap();
         let mut asks = Box::pin(room.has(at(31), 10));
         assert!(asks.as_mut().now_or_never().is_none());
         room.counted(at(32), old, Some(4));
         assert!(asks.as_mut().now_or_never().is_none());
-        let fails = room.begin(at(34)).unwrap();
+        let fails = room.begin(at(34), 34).unwrap();
         room.failed(at(35), fails);
-        assert!(asks.as_mut().now_or_never().is_none() && room.begin(at(36)).is_none());
+        assert!(asks.as_mut().now_or_never().is_none() && room.begin(at(36), 36).is_none());
         count(&room, at(37), Some(90));
         assert_eq!(asks.now_or_never(), Some(true));
         // What was found full a moment ago is full.

@@ -20,6 +20,7 @@ pub fn keep_up(context: &Arc<PoolContext>, pool: PoolId) {
         loop {
             looking.sleep(KEEP_UP).await;
             let Some(context) = context.upgrade() else { return };
+            context.clock().look().await;
             let now = context.membership();
             let well = now.before.is_none() && now.members.iter().all(|m| m.standing().usable());
             if std::mem::replace(&mut whole, well) && well {

@@ -35,6 +35,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct State {
     stored: ShardSet,
+    /// Put and answered, whether their stores have attested since or not.
+    landed: ShardSet,
     /// Shards whose bytes are still held.
     held: ShardSet,
     failed: Option<Error>,
@@ -49,6 +51,8 @@ struct Shared {
     context: Arc<PoolContext>,
     id: ChunkId,
     cause: Cause,
+    /// Nobody waits for it, as far as is known: labels are read in company.
+    at_ease: bool,
     state: Watched<State>,
 }
 
@@ -68,6 +72,8 @@ pub struct Known {
     pub(in crate::pool) rotten: ShardSet,
     /// Looked for before they are put: somebody may have put them.
     pub(in crate::pool) look: bool,
+    /// Labels are read when somebody waits, or for many puts at once.
+    pub(in crate::pool) at_ease: bool,
 }
 
 impl Upload {
@@ -79,8 +85,8 @@ impl Upload {
     ) -> Upload {
         let held = ShardSet::all(context.layout().n()).minus(known.stored);
         let state = State { stored: known.stored, held, ..State::default() };
-        let shared =
-            Arc::new(Shared { context: context.clone(), id: chunk.id, cause, state: Watched::new(state) });
+        let (at_ease, state) = (known.at_ease, Watched::new(state));
+        let shared = Arc::new(Shared { context: context.clone(), id: chunk.id, cause, at_ease, state });
         let upload = Upload { shared: shared.clone(), begun: context.rt().now() };
         context.rt().spawn(shared.run(chunk, known, held)).detach();
         upload
@@ -89,6 +95,12 @@ impl Upload {
     /// Shards stored, each attested after its put.
     pub fn stored(&self) -> usize {
         self.shared.state.with(|s| s.stored.count())
+    }
+
+    /// Returns when `w` shards are where their stores were a moment ago: who reads the log finds them, unless a store was exchanged
+    /// meanwhile. It never gives up by itself.
+    pub async fn landed(&self, w: usize) {
+        self.shared.state.until(|s| (s.landed.or(s.stored).count() >= w).then_some(())).await;
     }
 
     /// Returns when `w` shards are stored and the others had their hedge delay; never gives up by itself. An error
@@ -105,7 +117,8 @@ impl Upload {
                 None => (s.stored.count() >= w).then_some(Ok(s.stored)),
             };
             let stored = state.until(enough).await?;
-            if w > layout.k() || layout.m() == 0 || self.shared.are_there(stored, w).await {
+            // One alone is there when it attested.
+            if w > layout.k() || layout.m() == 0 || w == 1 || self.shared.are_there(stored, w).await {
                 break;
             }
             rt.sleep(LOOK_EVERY).await;
@@ -226,10 +239,21 @@ impl Shared {
             if rt.timeout(RETRY_LAST, member.usable()).await.is_none() {
                 continue;
             }
-            match at.store(about, &object, how, self.cause).await {
+            let stored = async {
+                at.land(about, &object, how, self.cause).await?;
+                if !self.at_ease {
+                    return member.attest().await;
+                }
+                self.state.update(|s| s.landed = s.landed.with(index));
+                member.attest_in_company(self.context.hurried()).await
+            };
+            match stored.await {
                 Ok(()) => return Ok(()),
                 Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(e),
-                Err(e) => tracing::debug!("shard {}: {e}", at.key()),
+                Err(e) => {
+                    self.state.with(|s| s.landed = s.landed.without(index));
+                    tracing::debug!("shard {}: {e}", at.key());
+                }
             }
             if how == How::Absent {
                 how = How::Look;

@@ -4,11 +4,13 @@
 pub mod fuzz;
 mod missed_deletes;
 mod missing_shards;
+mod proven_servers;
 mod scrub_cursor;
 mod scrub_options;
 mod scrub_repair_report;
 
 pub use missing_shards::{Damage, MissingShards};
+pub use proven_servers::ProvenServers;
 pub use scrub_cursor::{LastScrub, ScrubCursor};
 pub use scrub_options::ScrubOptions;
 pub use scrub_repair_report::{Finding, Located, Progress, RepairReport, ScrubReport, Watch};

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::keys::PoolKey;
-use crate::store::BucketRef;
+use crate::store::{BucketRef, Effort};
 
 /// What a pool needs of its host.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct PoolHost {
     /// By which the pool's labels and registers are signed. What is not signed by it is not believed; without one no pool is
     /// opened that has a key.
     pub key: Option<PoolKey>,
+    /// How much is asked of a store before the pool uses it.
+    pub trial: Effort,
 }
 
 /// A store as the user names it.

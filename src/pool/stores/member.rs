@@ -26,7 +26,9 @@ use crate::base::units::show_count;
 use crate::base::watched_state::Watched;
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{Asked, BucketRef, ByteRange, Cause, CutOff, Found, Head, List, Page, Put, Space, When};
+use crate::store::{
+    Asked, BucketRef, ByteRange, Cause, CutOff, Effort, Found, Head, List, Page, Put, Space, When,
+};
 
 /// A request without an answer for so long makes the label be read.
 const SUSPECT: Duration = Duration::from_secs(1);
@@ -50,6 +52,10 @@ const PATIENT_PAUSE: Duration = Duration::from_secs(1);
 const DAMAGE_MAX: usize = 100;
 /// And so much longer for each byte sent: 128 KiB/s is the slowest link that works.
 const BYTES_A_SECOND: u64 = 128 << 10;
+
+/// Puts that wait for one label get, at most, and for how long.
+const COMPANY: usize = 16;
+const COMPANY_WAIT: Duration = Duration::from_secs(60);
 
 /// What is known of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,6 +107,8 @@ struct State {
     ended: u64,
     wanted: u64,
     reading: bool,
+    /// Who waits for a label get that others begin.
+    company: usize,
     /// How the last label get ended, when not with an answer.
     silent: Option<String>,
     rechecking: bool,
@@ -113,6 +121,9 @@ struct State {
     retired: bool,
     /// Rung when the label is another's.
     bell: Option<Arc<Notify>>,
+    /// What its server called itself last, and what is rung when that is another name.
+    server: Option<Arc<str>>,
+    server_bell: Option<Arc<Notify>>,
     /// Registers' objects that were found damaged there, by key, and why.
     damage: BTreeMap<String, String>,
     /// Objects that the store has in an archive, as far as they were asked for.
@@ -121,6 +132,27 @@ struct State {
     space: Option<Space>,
     /// The label that was the listed one: labels are read often, and the same bytes say the same.
     ours: Bytes,
+}
+
+impl State {
+    /// What the last label get has shown.
+    fn attested_now(&self) -> Result<()> {
+        match (&self.standing, &self.silent) {
+            (Standing::Out(why) | Standing::Down(why), _) | (_, Some(why)) => {
+                Err(Error::new(Kind::Unavailable, why.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One who waits in company, as long as this lives.
+struct InCompany<'a>(&'a Member);
+
+impl Drop for InCompany<'_> {
+    fn drop(&mut self) {
+        self.0.state.with(|s| s.company -= 1);
+    }
 }
 
 /// One store of a pool. Kept in an `Arc`: its background tasks hold it weakly.
@@ -201,6 +233,7 @@ impl Member {
             ended: 0,
             wanted: 0,
             reading: false,
+            company: 0,
             silent: None,
             rechecking: false,
             last_answer: rt.now(),
@@ -208,6 +241,8 @@ impl Member {
             barred: None,
             retired: false,
             bell: None,
+            server: None,
+            server_bell: None,
             damage: BTreeMap::new(),
             archived: BTreeSet::new(),
             space: None,
@@ -331,16 +366,32 @@ impl Member {
         {
             self.rt.spawn(me.read_labels()).detach();
         }
-        self.state
-            .until(|s| {
-                (s.ended >= ticket.0).then(|| match (&s.standing, &s.silent) {
-                    (Standing::Out(why) | Standing::Down(why), _) | (_, Some(why)) => {
-                        Err(Error::new(Kind::Unavailable, why.clone()))
-                    }
-                    _ => Ok(()),
-                })
-            })
-            .await
+        self.state.until(|s| (s.ended >= ticket.0).then(|| s.attested_now())).await
+    }
+
+    /// The same for who has time: a get that others begin is enough, and one is begun when many wait, when `hurry` ends, or
+    /// after a while. So under steady light writes many puts share one.
+    pub(in crate::pool) async fn attest_in_company(&self, hurry: impl Future<Output = ()>) -> Result<()> {
+        let (ticket, alone) = self.state.with(|s| {
+            s.company += 1;
+            (s.begun + 1, s.company < COMPANY)
+        });
+        let _waiting = InCompany(self);
+        if alone {
+            let told = self.state.until(|s| {
+                // Where the store is in trouble nobody waits for company.
+                let told = s.ended >= ticket || !s.standing.usable() || s.company >= COMPANY;
+                told.then_some(())
+            });
+            futures::pin_mut!(told, hurry);
+            let enough = select(hurry, self.rt.sleep(COMPANY_WAIT));
+            let _ = select(told, enough).await;
+        }
+        let told = self.state.with(|s| (s.ended >= ticket).then(|| s.attested_now()));
+        match told {
+            Some(told) => told,
+            None => self.attest().await,
+        }
     }
 
     /// The same, asking again for a while: for those who would give the store up for want of an answer.
@@ -465,6 +516,7 @@ impl Member {
             !s.standing.usable() && !s.retired && !std::mem::replace(&mut s.rechecking, true)
         });
         self.tell(&before);
+        self.hear_server();
         if recheck {
             self.rt.spawn(recheck_until_well(self.rt.clone(), self.me.clone())).detach();
         }
@@ -482,21 +534,52 @@ impl Member {
         }
     }
 
+    /// Rings when the server's name is another than it was. It may be another version, which keeps other promises.
+    fn hear_server(&self) {
+        let Some(server) = self.server() else { return };
+        self.state.with(|s| {
+            if s.server.as_ref() != Some(&server) {
+                s.server = Some(server);
+                s.server_bell.iter().for_each(|bell| bell.notify_one());
+            }
+        });
+    }
+
+    /// What its server called itself in its last answer.
+    pub(in crate::pool) fn server(&self) -> Option<Arc<str>> {
+        self.bucket.as_ref()?.server()
+    }
+
     /// It was asked for its label already, and did not answer: down until it does.
     pub(in crate::pool) fn was_silent(&self, why: &Error) {
         self.judge(self.rt.now(), Verdict::Silent(why.share()));
     }
 
-    /// Checks by behaviour what the store promises (`store::probe`). One that breaks a promise is out from now on.
-    pub(in crate::pool) async fn check_promises(&self) -> Result<()> {
-        self.attest().await?;
-        match crate::store::probe(&self.rt, &**self.bucket()?, PROBES).await {
-            Err(e) if e.is(Kind::Refused) => {
-                self.state.update(|s| s.barred = Some(e.to_string()));
-                self.attest().await
-            }
-            out => out,
+    /// Checks by behaviour what the store promises (`store::probe`). One that breaks a promise is out from now on, until it
+    /// was checked again and keeps them.
+    pub(in crate::pool) async fn check_promises(&self, effort: Effort) -> Result<()> {
+        if !self.is_barred() {
+            self.attest().await?;
         }
+        let unreachable = || self.trouble("this host does not know how to reach it");
+        let bucket = self.bucket.as_ref().ok_or_else(unreachable)?;
+        let probed = crate::store::probe_with(&self.rt, &**bucket, PROBES, effort).await;
+        let broken = probed.as_ref().err().filter(|e| e.is(Kind::Refused)).map(ToString::to_string);
+        if probed.is_ok() || broken.is_some() {
+            self.state.update(|s| {
+                if !s.retired {
+                    s.barred = broken;
+                }
+            });
+        }
+        // The standing follows by the label.
+        let attested = self.attest().await;
+        probed.and(attested)
+    }
+
+    /// Out because it breaks a promise.
+    pub(in crate::pool) fn is_barred(&self) -> bool {
+        self.state.with(|s| s.barred.is_some() && !s.retired)
     }
 
     /// Returns when requests may be made again, or when another member stands for the store.
@@ -506,6 +589,10 @@ impl Member {
 
     pub(in crate::pool) fn ring_when_out(&self, bell: &Arc<Notify>) {
         self.state.with(|s| s.bell = Some(bell.clone()));
+    }
+
+    pub(in crate::pool) fn ring_on_another_server(&self, bell: &Arc<Notify>) {
+        self.state.with(|s| s.server_bell = Some(bell.clone()));
     }
 
     /// Whether this host knows how to reach it.

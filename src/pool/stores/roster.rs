@@ -26,6 +26,7 @@ use crate::base::rt::Rt;
 use crate::base::watched_state::Watched;
 use crate::base::{Error, Generation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
+use crate::store::Effort;
 
 /// Between two looks for stores that are out.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -36,6 +37,8 @@ pub struct Roster {
     rt: Rt,
     pool: PoolMark,
     opener: Arc<dyn Opener>,
+    /// How much is asked of a store before the pool uses it.
+    trial: Effort,
     /// Held while another generation is learned of.
     learning: tokio::sync::Mutex<()>,
     /// Places that this host knows of; grows as the pool lists others.
@@ -43,6 +46,8 @@ pub struct Roster {
     current: Mutex<Arc<Membership>>,
     /// Rung by members that are out.
     bell: Arc<Notify>,
+    /// Rung by members whose server calls itself otherwise than before.
+    server_bell: Arc<Notify>,
     /// What is still brought to stores though nobody waits for it.
     busy: Arc<Watched<usize>>,
     /// Nothing is written any more.
@@ -67,10 +72,10 @@ impl Roster {
         seats: &[Option<usize>],
     ) -> Arc<Roster> {
         let (rt, pool) = (&host.rt, PoolMark { id: config.pool, key: host.key.clone() });
-        let bell = Arc::new(Notify::new());
+        let bells = [Arc::new(Notify::new()), Arc::new(Notify::new())];
         let members = config.stores.iter().zip(seats).enumerate().map(|(index, (entry, seat))| {
             let place = seat.and_then(|at| places.get(at));
-            member_at(rt, &pool, index, entry, place, &bell)
+            member_at(rt, &pool, index, entry, place, [&bells[0], &bells[1]])
         });
         let membership = Membership {
             generation: config.generation,
@@ -81,14 +86,17 @@ impl Roster {
             given_up: BTreeSet::new(),
             unfilled: BTreeSet::new(),
         };
+        let [bell, server_bell] = bells;
         Arc::new(Roster {
             rt: rt.clone(),
             pool,
             opener: host.opener.clone(),
+            trial: host.trial,
             places: Mutex::new(places),
             learning: tokio::sync::Mutex::default(),
             current: Mutex::new(Arc::new(membership)),
             bell,
+            server_bell,
             busy: Arc::default(),
             ending: AtomicBool::new(false),
         })
@@ -100,10 +108,12 @@ impl Roster {
             rt: rt.clone(),
             pool: pool.into(),
             opener: Arc::new(OnlyNamed),
+            trial: Effort::SHORT,
             places: Mutex::default(),
             learning: tokio::sync::Mutex::default(),
             current: Mutex::new(Arc::new(membership)),
             bell: Arc::default(),
+            server_bell: Arc::default(),
             busy: Arc::default(),
             ending: AtomicBool::new(false),
         })
@@ -116,6 +126,10 @@ impl Roster {
     /// What labels and registers are signed by; `None` in a pool that has no key.
     pub(in crate::pool) fn pool_key(&self) -> Option<&PoolKey> {
         self.pool.key.as_ref()
+    }
+
+    pub(in crate::pool) fn trial(&self) -> Effort {
+        self.trial
     }
 
     pub fn current(&self) -> Arc<Membership> {
@@ -183,7 +197,14 @@ impl Roster {
                 Some(member) => member.clone(),
                 None => {
                     let place = self.place(entry).await;
-                    member_at(&self.rt, &self.pool, index, entry, place.as_ref(), &self.bell)
+                    member_at(
+                        &self.rt,
+                        &self.pool,
+                        index,
+                        entry,
+                        place.as_ref(),
+                        [&self.bell, &self.server_bell],
+                    )
                 }
             });
         }
@@ -248,6 +269,11 @@ impl Roster {
         self.busy.until(|n| (*n == 0).then_some(())).await;
     }
 
+    /// Rung when a store's server calls itself otherwise than before, and when the roster is dropped.
+    pub(in crate::pool) fn server_bell(&self) -> &Arc<Notify> {
+        &self.server_bell
+    }
+
     /// Looks for stores that are out, as long as the roster lives.
     pub(in crate::pool) fn keep_looking(self: &Arc<Self>) {
         let (rt, bell, roster) = (self.rt.clone(), self.bell.clone(), Arc::downgrade(self));
@@ -290,6 +316,7 @@ impl Roster {
             let Some(old) = members.get(*index).cloned() else { continue };
             let new = old.moved_to(place.url.clone(), place.bucket.clone());
             new.ring_when_out(&self.bell);
+            new.ring_on_another_server(&self.server_bell);
             new.suspect();
             old.retire(&format!("store {} is reached at {} now", old.url(), place.url));
             tracing::info!("store {index} of the pool is found at {}", place.url);
@@ -307,19 +334,21 @@ fn member_at(
     index: usize,
     entry: &StoreEntry,
     place: Option<&PoolStore>,
-    bell: &Arc<Notify>,
+    [bell, server_bell]: [&Arc<Notify>; 2],
 ) -> Arc<Member> {
     let url = place.map_or(&entry.url, |s| &s.url).clone();
     let bucket = place.map(|s| s.bucket.clone());
     let member =
         Member::new(rt.clone(), pool.clone(), index, entry.incarnation, entry.zone.clone(), url, bucket);
     member.ring_when_out(bell);
+    member.ring_on_another_server(server_bell);
     member
 }
 
 impl Drop for Roster {
     fn drop(&mut self) {
         self.bell.notify_one();
+        self.server_bell.notify_one();
     }
 }
 

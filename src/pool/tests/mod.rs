@@ -24,7 +24,7 @@ use crate::base::rt::Rt;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, VolumeId};
 use crate::keys::PoolKey;
-use crate::store::{BucketRef, Cause, MemStore, Reach, SimStore, Store as _};
+use crate::store::{BucketRef, Cause, Effort, MemStore, Reach, SimStore, Store as _};
 
 const W: Cause = Cause::Walk;
 
@@ -38,6 +38,7 @@ struct Yard {
     layout: Layout,
     zones: Option<&'static str>,
     key: Option<PoolKey>,
+    trial: Effort,
 }
 
 impl Yard {
@@ -52,6 +53,7 @@ impl Yard {
             layout,
             zones: None,
             key: None,
+            trial: Effort::LEAST,
         }
     }
 
@@ -67,6 +69,7 @@ impl Yard {
             folder: Path::new("/home/pool").into(),
             opener: Arc::new(self.clone()),
             key: self.key.clone(),
+            trial: self.trial,
         }
     }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::base::Result;
 use crate::base::rt::Rt;
 use crate::base::rt::sim::Sim;
-use crate::store::{Reach, Store as _, When};
+use crate::store::{Effort, Reach, Store as _, When};
 
 #[test]
 fn an_emptied_or_foreign_store_is_out_by_name_and_the_pool_goes_on() {
@@ -179,6 +179,40 @@ fn a_store_that_breaks_a_promise_is_out() {
     });
 }
 
+/// An upgrade after which a server's conditional writes race, and the next one that mends it.
+#[test]
+fn a_store_is_tried_anew_when_its_server_calls_itself_otherwise() {
+    run("1+2", |yard| async move {
+        let yard = Yard { trial: Effort::SHORT, ..yard };
+        yard.stores.iter().for_each(|s| s.faults(|f| f.server = Some("server 1")));
+        let pool = yard.create().await.unwrap();
+        let tried = || yard.stores[1].requests();
+        yard.settle(30_000).await;
+        let before = tried();
+        pool.look().await;
+        yard.settle(30_000).await;
+        assert!(tried() - before < 10, "what was tried when the pool was made is known");
+        yard.stores[1].faults(|f| (f.server, f.races) = (Some("server 2"), Duration::from_millis(200)));
+        pool.look().await;
+        yard.settle(30_000).await;
+        let status = pool.status();
+        let reason = status.stores[1].reason.clone().unwrap_or_default();
+        assert!(status.stores[1].state == StoreState::Out && reason.contains("race"), "{reason}");
+        assert_eq!((status.stores[0].state, status.stores[2].state), (StoreState::In, StoreState::In));
+        store(&pool, &chunk(1, &LENS[..1])).await;
+        yard.stores[1].faults(|f| (f.server, f.races) = (Some("server 3"), Duration::ZERO));
+        yard.settle(60_000).await;
+        assert_eq!((pool.status().stores[1].state, pool.pending()), (StoreState::In, 0));
+        assert!(yard.stores.iter().all(|s| !s.contents().keys().iter().any(|k| k.starts_with("probe/"))));
+        // Another process of this host knows what was tried.
+        drop(pool);
+        let before = tried();
+        let pool = yard.open().await.unwrap();
+        yard.settle(30_000).await;
+        assert!(tried() - before < 40 && pool.status().stores[1].state == StoreState::In);
+    });
+}
+
 /// Real folders: moved away and back, emptied and made again.
 #[tokio::test]
 async fn folders_come_and_go() {
@@ -202,6 +236,7 @@ async fn folders_come_and_go() {
         folder: dir.path().join("home"),
         opener: Arc::new(OnlyNamed),
         key: None,
+        trial: Effort::LEAST,
     };
     let rename = |from: std::path::PathBuf, to: std::path::PathBuf| {
         let disk = disk.clone();

@@ -160,3 +160,35 @@ proptest! {
         prop_assert!(out.is_ok());
     }
 }
+
+/// What nobody waits for counts when somebody does, by a look at the labels that comes after the puts; and one look serves many.
+#[test]
+fn what_is_put_at_ease_counts_by_a_later_look_at_the_labels() {
+    run("1+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let at_ease = |n| pool.put_chunk_at_ease(chunk(n, &LENS[..1]));
+        let one = at_ease(1);
+        one.landed(2).await;
+        yard.settle(10_000).await;
+        assert_eq!(one.stored(), 0, "nobody waits");
+        // As long as nobody waits, a minute at most.
+        yard.settle(55_000).await;
+        assert_eq!(one.stored(), 2);
+        let (two, three) = (at_ease(2), at_ease(3));
+        futures::future::join(two.landed(2), three.landed(2)).await;
+        yard.settle(5_000).await;
+        assert_eq!((two.stored(), three.stored()), (0, 0));
+        let waits = pool.hurry();
+        yard.settle(1_000).await;
+        assert_eq!((two.stored(), three.stored()), (2, 2));
+        drop(waits);
+        // A store that was emptied since has it no more: it does not count, and neither does its shard.
+        let four = at_ease(4);
+        four.landed(2).await;
+        yard.stores[1].contents().wipe();
+        let waits = pool.hurry();
+        yard.settle(5_000).await;
+        assert_eq!(four.stored(), 1);
+        drop(waits);
+    });
+}

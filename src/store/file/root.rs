@@ -121,6 +121,7 @@ impl Root {
                 ),
             ));
         }
+        self.tidy(&root);
         Ok(root)
     }
 

@@ -1,15 +1,23 @@
-//! Temporary files: what is written is put together in one, and moved to its place whole. What a crash left of them is removed.
+//! Temporary files: what is written is put together in one, and moved to its place whole.
+//!
+//! Whoever writes one holds a lock on it, which ends with the process: one that nobody holds was left by a crash, and the next
+//! process that uses the store removes it.
 
 use std::sync::atomic::Ordering;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fchmod, flock, fstat, openat, renameat, statat,
+    unlinkat,
+};
+use rustix::io::Errno;
 
 use super::key::HIDDEN;
 use super::root::{FILE_MODE, Root, is_file, open_dir};
 use crate::base::Result;
+use crate::base::known_time::age_ms;
 
-/// Temporary files that are older than this were left by a crash.
+/// Temporary files that are older than this were left by a crash, where the filesystem can't tell whether somebody holds them.
 const STALE_MS: u64 = 24 * 3600 * 1000;
 
 /// A file under `.%windlass/tmp`, gone again unless it was moved to its place.
@@ -41,26 +49,35 @@ impl Temp {
 impl Drop for Temp {
     fn drop(&mut self) {
         if !self.moved {
-            // Left behind, it is removed as stale one day.
+            // Left behind, the next process removes it.
             let _ = unlinkat(&self.root, self.path.as_str(), AtFlags::empty());
         }
     }
 }
 
+fn lock(file: &OwnedFd) -> rustix::io::Result<()> {
+    flock(file, FlockOperation::NonBlockingLockExclusive)
+}
+
 impl Root {
     pub fn temp(&self) -> Result<Temp> {
         let root = self.open()?;
-        let path = format!("{HIDDEN}/tmp/{:032x}", self.rt.random128());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = self
-            .in_hidden(&root, "tmp", || openat(&root, path.as_str(), flags, FILE_MODE))
-            .map_err(|e| self.failed("making a temporary file", e))?;
-        self.tidy(&root);
-        Ok(Temp { root, file, path, moved: false })
+        let failed = |e| self.failed("making a temporary file", e);
+        loop {
+            let path = format!("{HIDDEN}/tmp/{:032x}", self.rt.random128());
+            let open = || openat(&root, path.as_str(), flags, FILE_MODE);
+            let file = self.in_hidden(&root, "tmp", open).map_err(failed)?;
+            // Another process that tidies may have found it before it was locked, and removed it.
+            let taken = matches!(lock(&file), Err(Errno::WOULDBLOCK));
+            if !taken && fstat(&file).map_err(failed)?.st_nlink > 0 {
+                return Ok(Temp { root, file, path, moved: false });
+            }
+        }
     }
 
     /// Removes, once a process, the temporary files that a crash left. What can't be removed is only clutter.
-    fn tidy(&self, root: &OwnedFd) {
+    pub(super) fn tidy(&self, root: &OwnedFd) {
         if self.tidied.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -68,9 +85,22 @@ impl Root {
         for entry in names.flatten() {
             let path = format!("{HIDDEN}/tmp/{}", entry.file_name().to_string_lossy());
             let Ok(stat) = statat(root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let age_ms = self.rt.wall_ms().saturating_sub(stat.st_mtime.max(0) as u64 * 1000);
-            if is_file(&stat) && age_ms > STALE_MS {
+            if is_file(&stat) && self.is_left(root, &path, &stat) {
                 let _ = unlinkat(root, path.as_str(), AtFlags::empty());
+            }
+        }
+    }
+
+    /// Whether nobody writes this file any more.
+    fn is_left(&self, root: &OwnedFd, path: &str, stat: &Stat) -> bool {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = openat(root, path, flags, Mode::empty()) else { return false };
+        match lock(&file) {
+            Ok(()) => true,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => false,
+            Err(_) => {
+                let age = age_ms(stat.st_mtime.max(0) as u64 * 1000, self.rt.wall_ms());
+                age.is_some_and(|age| age > STALE_MS)
             }
         }
     }

@@ -1,6 +1,8 @@
 //! From a URL to a client: credentials and region as the AWS chain gives them, one HTTP client for all stores of a
 //! process that trust the same authorities, no retries of the SDK's own.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::types::ServerSideEncryption;
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
-use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector, http_client_fn};
 use futures::FutureExt as _;
 use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
@@ -31,7 +33,7 @@ use std::sync::Arc;
 use crate::base::rt::{Disk, RealDisk, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::keyring::keyring;
-use crate::store::s3::connector::client;
+use crate::store::s3::connector::{client, is_proxied, pinned};
 use crate::store::s3::credentials::{Keys, MakeChain};
 use crate::store::s3::errors::where_looked;
 use crate::store::s3::fast_path::{DirectClient, Endpoint};
@@ -67,29 +69,35 @@ fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<
     if let Some(found) = all.iter().filter_map(Weak::upgrade).find(same) {
         return Ok(found);
     }
-    let mut trusted = TrustStore::default();
     if let Some(pem) = &authorities {
         check_authorities(pem).map_err(|why| {
             let file = place.ca.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
             Error::new(Kind::Usage, format!("ca={file} is not a file of certificates in PEM form: {why}"))
         })?;
-        trusted.add_pem_certificate(pem.clone());
     }
-    let context = TlsContext::builder().with_trust_store(trusted).build();
-    let context = context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))?;
-    let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build();
-    let (connector, http) = client(&settings, context);
+    let (connector, http) = client(&patience(), tls(authorities.as_deref())?);
     let new = Arc::new(Shared { rt: rt.clone(), authorities, connector, http });
     all.push(Arc::downgrade(&new));
     Ok(new)
 }
 
+fn patience() -> HttpConnectorSettings {
+    HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build()
+}
+
+fn tls(authorities: Option<&[u8]>) -> Result<TlsContext> {
+    let mut trusted = TrustStore::default();
+    if let Some(pem) = authorities {
+        trusted.add_pem_certificate(pem);
+    }
+    let context = TlsContext::builder().with_trust_store(trusted).build();
+    context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))
+}
+
 /// What asks web servers that are no stores: with this host's authorities, and through the proxy that the environment names.
 pub fn web_client() -> Result<SharedHttpConnector> {
-    let context = TlsContext::builder().with_trust_store(TrustStore::default()).build();
-    let context = context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))?;
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(WEB_ANSWER).build();
-    Ok(client(&settings, context).0)
+    Ok(client(&settings, tls(None)?).0)
 }
 
 /// The SDK panics on certificates that it can't read, when the first request is made: they are read here first.
@@ -162,7 +170,46 @@ pub(super) struct Connection {
     pub seal: Seal,
     /// By which the keyring knows that the store is open.
     _user: Arc<S3Place>,
-    _shared: Arc<Shared>,
+    shared: Arc<Shared>,
+}
+
+impl Connection {
+    /// The addresses of the server's name, each once. Empty: it has none of its own, or a proxy chooses.
+    pub async fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let Some(endpoint) = self.direct.as_ref().map(DirectClient::endpoint) else { return Ok(Vec::new()) };
+        let Ok(uri) = endpoint.parse::<http::Uri>() else { return Ok(Vec::new()) };
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        if is_proxied(endpoint) || host.parse::<IpAddr>().is_ok() {
+            return Ok(Vec::new());
+        }
+        let port = uri.port_u16().unwrap_or(443);
+        let found = tokio::net::lookup_host((host.as_str(), port)).await;
+        let found = found.map_err(|e| {
+            Error::new(Kind::Unavailable, format!("the name {host} has no address")).because(e)
+        })?;
+        let all: BTreeSet<IpAddr> = found.map(|at| at.ip()).collect();
+        Ok(all.into_iter().collect())
+    }
+
+    /// The same by one address alone, on connections of its own.
+    pub fn by(&self, address: IpAddr) -> Result<Connection> {
+        let connector = pinned(&patience(), &tls(self.shared.authorities.as_deref())?, address);
+        let own = connector.clone();
+        let http = http_client_fn(move |_, _| own.clone());
+        let client =
+            |of: &Client| Client::from_conf(of.config().to_builder().http_client(http.clone()).build());
+        Ok(Connection {
+            identity: self.identity.clone(),
+            checked: client(&self.checked),
+            plain: client(&self.plain),
+            direct: self.direct.as_ref().and_then(|direct| direct.by(connector.clone())),
+            plain_writes: self.plain_writes,
+            plain_reads: self.plain_reads,
+            seal: self.seal.clone(),
+            _user: self._user.clone(),
+            shared: self.shared.clone(),
+        })
+    }
 }
 
 /// Says in each request that who sends it pays for it.
@@ -296,7 +343,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>
         plain_reads: base.response_checksum_validation() == Some(ResponseChecksumValidation::WhenRequired),
         seal,
         _user: user,
-        _shared: shared,
+        shared,
     })
 }
 

@@ -8,6 +8,7 @@ use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector, http_client_fn,
 };
@@ -101,17 +102,50 @@ fn named() -> [bool; 2] {
     })
 }
 
+/// Whether requests to this place go through the proxy that the environment names.
+pub(super) fn is_proxied(uri: &str) -> bool {
+    named()[usize::from(!uri.starts_with("https:"))] && !is_beside(uri)
+}
+
+/// Answers with one address, whatever the name.
+#[derive(Clone, Debug)]
+struct Only(IpAddr);
+
+impl ResolveDns for Only {
+    fn resolve_dns<'a>(&'a self, _: &'a str) -> DnsFuture<'a> {
+        DnsFuture::ready(Ok(vec![self.0]))
+    }
+}
+
+/// What sends requests to one address, whichever name they are for. It goes through no proxy.
+pub(super) fn pinned(
+    settings: &HttpConnectorSettings,
+    tls: &TlsContext,
+    address: IpAddr,
+) -> SharedHttpConnector {
+    made(settings, tls, ProxyConfig::disabled(), Some(Only(address)))
+}
+
+fn made(
+    settings: &HttpConnectorSettings,
+    tls: &TlsContext,
+    proxy: ProxyConfig,
+    only: Option<Only>,
+) -> SharedHttpConnector {
+    let builder = Connector::builder()
+        .connector_settings(settings.clone())
+        .pool_idle_timeout(IDLE)
+        .proxy_config(proxy)
+        .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+        .tls_context(tls.clone());
+    SharedHttpConnector::new(match only {
+        Some(only) => builder.build_with_resolver(only),
+        None => builder.build(),
+    })
+}
+
 fn connector(settings: &HttpConnectorSettings, tls: &TlsContext) -> SharedHttpConnector {
-    let through = |proxy| {
-        let made = Connector::builder()
-            .connector_settings(settings.clone())
-            .pool_idle_timeout(IDLE)
-            .proxy_config(proxy)
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(tls.clone())
-            .build();
-        SharedHttpConnector::new(made)
-    };
+    let through = |proxy| made(settings, tls, proxy, None);
     let named = named();
     let proxied = named.contains(&true).then(|| through(ProxyConfig::from_env()));
     SharedHttpConnector::new(Routed { direct: through(ProxyConfig::disabled()), proxied, named })

@@ -51,6 +51,8 @@ use aws_smithy_types::error::operation::BuildError;
 use bytes::{Bytes, BytesMut};
 
 use super::connector::TEXT_MAX;
+use parking_lot::Mutex;
+
 use super::credentials::Keys;
 use super::header_text;
 use super::raw_signature::{Signable, signature};
@@ -95,6 +97,8 @@ pub(super) struct DirectClient {
     mends_clocks: bool,
     /// How many ms the server's clock is ahead of ours, if by so much that it would refuse our signatures.
     ahead: AtomicI64,
+    /// What the server called itself last.
+    server: Mutex<Option<Arc<str>>>,
     verbs: Verbs,
 }
 
@@ -148,8 +152,44 @@ impl DirectClient {
             hides_payload: way.hides_payload,
             mends_clocks: way.mends_clocks,
             ahead: AtomicI64::new(0),
+            server: Mutex::default(),
             verbs: Verbs::all()?,
         })
+    }
+
+    /// Scheme, authority and the path before any key.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The same over other connections. None: the SDK has changed, and only it knows the way.
+    pub fn by(&self, http: SharedHttpConnector) -> Option<DirectClient> {
+        Some(DirectClient {
+            rt: self.rt.clone(),
+            http,
+            endpoint: self.endpoint.clone(),
+            region: self.region.clone(),
+            keys: self.keys.clone(),
+            payer: self.payer,
+            hides_payload: self.hides_payload,
+            mends_clocks: self.mends_clocks,
+            ahead: AtomicI64::new(self.ahead_ms()),
+            server: Mutex::default(),
+            verbs: Verbs::all()?,
+        })
+    }
+
+    /// See `Bucket::server`.
+    pub fn server(&self) -> Option<Arc<str>> {
+        self.server.lock().clone()
+    }
+
+    fn learn_server(&self, answer: &HttpResponse) {
+        let Some(name) = answer.headers().get("server") else { return };
+        let mut known = self.server.lock();
+        if known.as_deref() != Some(name) {
+            *known = Some(name.into());
+        }
     }
 
     /// A host whose clock is wrong by more than the quarter of an hour that S3 allows signs by the server's. Only a
@@ -242,6 +282,7 @@ macro_rules! verbs {
                 let sent = self.direct.http.call(request).await;
                 let mut answer = sent.map_err(SdkError::dispatch_failure)?;
                 self.direct.learn_time(&answer);
+                self.direct.learn_server(&answer);
                 // Another connection may lead to a server that is well.
                 if matches!(answer.status().as_u16(), 500 | 502 | 504) && let Some(its) = connection.get() {
                     its.poison();

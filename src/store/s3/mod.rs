@@ -35,6 +35,7 @@ mod write;
 pub use self::connect::web_client;
 pub use self::passwd_file::keys as passwd_keys;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
@@ -214,6 +215,22 @@ impl S3Store {
         })
     }
 
+    /// The same bucket by one address of its server's name, with what was learned of the server so far.
+    fn by(&self, address: IpAddr) -> Result<BucketRef> {
+        Ok(Arc::new(S3Store {
+            url: self.url.clone(),
+            place: self.place.clone(),
+            base: self.base.clone(),
+            connection: self.connection.by(address)?,
+            plain: AtomicBool::new(self.plain.load(Ordering::Relaxed)),
+            single_deletes: AtomicBool::new(self.single_deletes.load(Ordering::Relaxed)),
+            quoting: AtomicU8::new(self.quoting.load(Ordering::Relaxed)),
+            conditions: Mutex::new(self.conditions()),
+            hides_payload: self.hides_payload,
+            trust: Trust::new(self.trust.rt()),
+        }))
+    }
+
     fn full(&self, key: &str) -> String {
         format!("{}{key}", self.base)
     }
@@ -334,6 +351,13 @@ impl Bucket for S3Store {
     }
     async fn ahead_ms(&self) -> Option<Asked<i64>> {
         Some(self.ahead_now().await)
+    }
+    async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
+        let all = self.connection.addresses().await?;
+        all.into_iter().map(|address| Ok((address, self.by(address)?))).collect()
+    }
+    fn server(&self) -> Option<Arc<str>> {
+        self.connection.direct.as_ref()?.server()
     }
     fn looks_first(&self, conditions: Conditions) {
         *self.conditions.lock() = conditions;

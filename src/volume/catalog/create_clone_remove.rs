@@ -83,7 +83,9 @@ impl Volumes {
             self.give_up_creation(name, &head, &[]).await;
             return Err(e.context(format!("creating volume {}", self.engine.title(name))));
         }
-        self.info(name).await
+        let info = self.info(name).await?;
+        self.tally.made(&info);
+        Ok(info)
     }
 
     /// Gives the new volume its name. One that a broken-off creation or removal left behind is taken over.
@@ -140,6 +142,7 @@ impl Volumes {
                 let tables = Tables::born(&head);
                 let mut info = VolumeInfo::of(new, &head, &tables);
                 info.parent.iter_mut().for_each(|p| p.name = Some(volume.clone()));
+                self.tally.made(&info);
                 Ok(info)
             }
             Err(e) => {
@@ -345,6 +348,7 @@ impl Volumes {
             }
         }
         self.let_go_of_removed(id).await;
+        self.tally.gone(id);
         self.engine.pool.remove_name(name, entry).await?;
         let Some(head) = cell.read().await? else { return Ok(()) };
         if let Some(current) = &head.naming.name {

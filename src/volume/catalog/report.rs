@@ -19,7 +19,7 @@ use crate::journal::{Peek, peek};
 use crate::pool::Pool;
 use crate::volume::checkpoint::{CheckReport, check};
 use crate::volume::handle::{Known, Volume};
-use crate::volume::head::Head;
+use crate::volume::head::{Cloned, Head};
 use crate::volume::head::{FlushMode, MirrorLoss};
 use crate::volume::head::{MirrorInfo, Parent, Rotation, SnapshotInfo, VolumeInfo};
 use crate::volume::mirroring::forget_stale;
@@ -48,6 +48,17 @@ struct Surroundings {
     names: BTreeMap<VolumeId, Name>,
     /// Those of which this host's disk holds something.
     local: BTreeSet<VolumeId>,
+}
+
+/// What of a volume's surroundings is told with it.
+#[derive(Clone, Copy)]
+enum Around<'a> {
+    /// Of each volume of a listing: what the others of the listing tell.
+    Listed(&'a Surroundings),
+    /// What costs few requests.
+    Near,
+    /// All.
+    Walked,
 }
 
 /// What is known of a group of snapshots.
@@ -359,7 +370,7 @@ impl Volumes {
         let looks = names.map(|(name, id)| {
             let known = &known;
             async move {
-                let info = self.info_of(&name, id, Some(known)).await;
+                let info = self.info_of(&name, id, Around::Listed(known)).await;
                 (name, info)
             }
         });
@@ -375,11 +386,17 @@ impl Volumes {
         Ok(all)
     }
 
-    /// When the stores don't answer and the volume is open here, what is known here.
+    /// What few requests tell, whatever else there is. When the stores don't answer and the volume is open here, what is known
+    /// here.
     pub async fn info(&self, name: &Name) -> Result<VolumeInfo> {
+        self.info_with(name, false).await
+    }
+
+    /// The same; `walk`: with its clones counted, and all of its ancestors, which costs some requests for each of them.
+    pub async fn info_with(&self, name: &Name, walk: bool) -> Result<VolumeInfo> {
         let asked = async {
             let id = self.id(name).await?;
-            self.info_of(name, id, None).await
+            self.info_of(name, id, if walk { Around::Walked } else { Around::Near }).await
         };
         let Some(known) = self.glance(name) else { return asked.await };
         match self.unless_away(asked).await {
@@ -409,46 +426,72 @@ impl Volumes {
     }
 
     /// Its name may be taken by another meanwhile: the id counts.
-    async fn info_of(&self, name: &Name, id: VolumeId, around: Option<&Surroundings>) -> Result<VolumeInfo> {
+    async fn info_of(&self, name: &Name, id: VolumeId, around: Around<'_>) -> Result<VolumeInfo> {
         let (head, tables) = self.recorded(name, id).await?;
         let mut info = VolumeInfo::of(name, &head, &tables);
         if let Some(open) = self.here(id) {
             info.add_open(&open, self.engine.pool.w());
         }
-        if around.is_none_or(|around| around.local.contains(&id)) {
+        let is_local = match around {
+            Around::Listed(known) => known.local.contains(&id),
+            Around::Near | Around::Walked => true,
+        };
+        if is_local {
             self.add_local(&mut info, &head, &tables).await;
         }
         info.add_pool(&self.engine.pool, self.engine.rt.now());
-        if around.is_none() {
-            let pins = self.pins_on(&head, snapshots_of(&tables)).await?;
-            info.clones = Some(pins.len() as u64);
-            if let Some(Known::Live(session)) = self.here(id).map(|open| open.known()) {
-                info.mapped_bytes = session.mapped().await.map_or(info.mapped_bytes, |blocks| blocks * BLOCK);
-                let cloned: Vec<StateId> = pins.iter().map(|(snapshot, ..)| *snapshot).collect();
+        let walk = match around {
+            Around::Listed(known) => {
+                info.parent.iter_mut().for_each(|p| p.name = known.names.get(&p.volume).cloned());
+                return Ok(info);
+            }
+            Around::Near => false,
+            Around::Walked => true,
+        };
+        let cloned = self.add_clones(&mut info, &head, &tables, walk).await?;
+        if let Some(Known::Live(session)) = self.here(id).map(|open| open.known()) {
+            info.mapped_bytes = session.mapped().await.map_or(info.mapped_bytes, |blocks| blocks * BLOCK);
+            if let Some(cloned) = cloned {
                 let chunk_table = session.chunk_table.lock().clone();
                 let (shared, own) = shared(&chunk_table, &tables, &cloned);
                 (info.shared_bytes, info.exclusive_bytes) = (Some(shared), Some(own));
             }
         }
-        match around {
-            Some(around) => {
-                info.parent.iter_mut().for_each(|p| p.name = around.names.get(&p.volume).cloned())
-            }
-            None => {
-                info.chain = self.chain(&head).await?;
-                info.parent = info.chain.first().cloned();
-            }
-        }
+        info.chain = self.chain(&head, if walk { CHAIN_MAX } else { 1 }).await?;
+        info.parent = info.chain.first().cloned();
         Ok(info)
     }
 
-    /// Where a clone comes from, and where that comes from: nearest first.
-    async fn chain(&self, head: &Head) -> Result<Vec<Parent>> {
+    /// How many clones it has, and the snapshots that may have some. The head alone tells whether it ever had any; how many it has
+    /// is counted for who walks. `None`: any of its snapshots may have some.
+    async fn add_clones(
+        &self,
+        info: &mut VolumeInfo,
+        head: &Head,
+        tables: &Tables,
+        walk: bool,
+    ) -> Result<Option<Vec<StateId>>> {
+        if walk || !head.was_cloned() {
+            let pins = self.pins_on(head, snapshots_of(tables)).await?;
+            info.clones = Some(pins.len() as u64);
+            return Ok(Some(pins.into_iter().map(|(snapshot, ..)| snapshot).collect()));
+        }
+        Ok(match &head.cloned {
+            Cloned::Of(some) => Some(some.iter().copied().collect()),
+            Cloned::Any => None,
+        })
+    }
+
+    /// Where a clone comes from, and where that comes from: nearest first, so many at most.
+    async fn chain(&self, head: &Head, most: usize) -> Result<Vec<Parent>> {
         let (mut chain, mut head) = (Vec::new(), head.clone());
         // A head that was forged may name its own child.
-        while let Some((volume, base)) = head.parent().filter(|_| chain.len() < CHAIN_MAX) {
+        while let Some((volume, base)) = head.parent().filter(|_| chain.len() < most) {
             let name = self.name_of(&base.parent_name, volume).await;
             chain.extend(parent_of(&head).map(|parent| Parent { name, ..parent }));
+            if chain.len() == most {
+                break;
+            }
             let Some(above) = self.engine.cell(volume).read().await? else { break };
             head = above;
         }

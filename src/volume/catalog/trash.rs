@@ -49,6 +49,17 @@ fn newest<'a>(all: impl Iterator<Item = &'a Name>, name: &Name) -> Option<Name> 
     of.max().map(|(_, gone)| gone.clone())
 }
 
+/// What became of a pool's trash.
+#[derive(Debug)]
+pub struct Emptied {
+    /// How much was removed for good.
+    pub gone: usize,
+    /// Since when the oldest of what is left is there, of what is not due.
+    pub oldest_ms: Option<u64>,
+    /// The first error.
+    pub failed: Result<()>,
+}
+
 /// The trash of a pool's volumes.
 #[derive(Debug)]
 pub struct Trash<'a>(pub &'a Volumes);
@@ -75,7 +86,7 @@ impl Trash<'_> {
 
     async fn put(&self, name: &Name, head: &Head) -> Result<()> {
         // A clock that is behind must not have it removed at once.
-        let since = self.0.engine.rt.wall_ms().max(head.active.since_ms).max(head.created_ms);
+        let since = self.latest_ms().await.max(head.active.since_ms).max(head.created_ms);
         for ms in since..since + SAME_TIME_MAX {
             let gone = name.in_trash(ms);
             let put = match head.moved {
@@ -93,6 +104,12 @@ impl Trash<'_> {
         }
         let why = format!("volumes {} are removed at the same time: try again", self.0.engine.title(name));
         Err(Error::new(Kind::Owned, why))
+    }
+
+    /// The time by the clock that is ahead, where one can be asked.
+    async fn latest_ms(&self) -> u64 {
+        let wall_ms = self.0.engine.rt.wall_ms();
+        self.0.engine.pool.time().await.map_or(wall_ms, |clocks| clocks.latest_ms.max(wall_ms))
     }
 
     /// Where the volume of this name went that was put there last. `None`: it did not move, or there is none.
@@ -182,11 +199,26 @@ impl Trash<'_> {
         Ok(all.len())
     }
 
+    /// Removes for good what has been in the trash for so long, as `empty` does. What time it is is asked right before something
+    /// goes for its age: where that can't be told, nothing goes.
+    pub async fn empty_old(&self, kept_ms: u64) -> Emptied {
+        match self.0.engine.pool.time().await {
+            Ok(clocks) => self.empty(clocks.earliest_ms.saturating_sub(kept_ms)).await,
+            Err(error) => Emptied { gone: 0, oldest_ms: None, failed: Err(error) },
+        }
+    }
+
     /// Removes for good what was put into the trash up to then (ms since 1970): volumes, and snapshots of the volumes that are
-    /// open here. Goes on after errors; the first of them. How much went.
-    pub async fn empty(&self, upto_ms: u64) -> (usize, Result<()>) {
-        let due = |name: &Name| name.trashed().is_some_and(|(since, _)| since <= upto_ms);
-        let (mut gone, mut failed) = (0, Ok(()));
+    /// open here. Goes on after errors.
+    pub async fn empty(&self, upto_ms: u64) -> Emptied {
+        let (mut gone, mut failed, mut oldest) = (0, Ok(()), None::<u64>);
+        let mut due = |name: &Name| match name.trashed() {
+            Some((since, _)) if since > upto_ms => {
+                oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+                false
+            }
+            trashed => trashed.is_some(),
+        };
         let mut count = |done: Result<()>| match done {
             Ok(()) => gone += 1,
             // Another host was first, or its user; or it must stay: a template's, or a clone needs it.
@@ -196,7 +228,7 @@ impl Trash<'_> {
         };
         match self.discarded().await {
             Ok(mut all) => {
-                all.retain(due);
+                all.retain(&mut due);
                 for name in &all {
                     count(self.0.remove(name).await);
                 }
@@ -207,12 +239,12 @@ impl Trash<'_> {
             let Known::Live(session) = open.known() else { continue };
             let mut all: Vec<Name> =
                 session.tip.lock().tables.with_trash().map(|(name, _)| name.clone()).collect();
-            all.retain(due);
+            all.retain(&mut due);
             for name in &all {
                 count(self.0.remove_snapshot(&open.name(), name).await);
             }
         }
-        (gone, failed)
+        Emptied { gone, oldest_ms: oldest, failed }
     }
 }
 
@@ -222,7 +254,7 @@ impl Trash<'_> {
         self.0.check_remove_snapshot(volume, snapshot, true).await?;
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
         let created_ms = tables.snapshot(snapshot).map_or(0, |s| s.created_ms);
-        let since = self.0.engine.rt.wall_ms().max(created_ms);
+        let since = self.latest_ms().await.max(created_ms);
         for ms in since..since + SAME_TIME_MAX {
             match self.rename_snapshot(volume, snapshot, &snapshot.in_trash(ms)).await {
                 Err(e) if e.is(Kind::Exists) => {}

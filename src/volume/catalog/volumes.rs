@@ -10,6 +10,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
+use super::tally::Tally;
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
@@ -75,6 +76,7 @@ pub struct Volumes {
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
+    pub(super) tally: Arc<Tally>,
     /// Snapshots that were cloned a moment ago, by volume and name.
     pub(in crate::volume) templates: Arc<Mutex<BTreeMap<(Name, Name), Template>>>,
 }
@@ -87,6 +89,7 @@ impl Volumes {
             logbooks: Arc::default(),
             whole: Arc::default(),
             pins: Arc::default(),
+            tally: Arc::default(),
             templates: Arc::default(),
         }
     }
@@ -137,6 +140,7 @@ impl Volumes {
     /// A volume has another name now: what this engine has by the names concerned is looked up anew.
     pub(in crate::volume) fn renamed(&self, head: &Head, names: [&Name; 2]) {
         self.templates.lock().retain(|(volume, _), _| !names.contains(&volume));
+        self.tally.named(head.volume, names[1]);
         if let Some(open) = self.here(head.volume) {
             open.follow_name(head);
         }

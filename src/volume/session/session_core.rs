@@ -562,8 +562,9 @@ impl Session {
         self.mirror.news.notify_waiters();
     }
 
-    /// Cut what there is now.
+    /// Cut what there is now, and count what is on its way.
     pub fn hurry(&self) {
+        self.context.engine.pool.hurry_once();
         let mut tip = self.tip.lock();
         let upto = tip.lsn;
         tip.pending.want(upto);

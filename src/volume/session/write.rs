@@ -459,6 +459,7 @@ impl Session {
         }
         // The others when somebody begins to wait; this one whenever somebody of it does.
         self.hurry();
+        let _waits = self.context.engine.pool.hurry();
         self.or_end(budget.take(bytes)).await
     }
 
@@ -476,6 +477,7 @@ impl Session {
                 self.hurry();
                 self.rounds.ask();
             }
+            let _waits = (usage.used + cost > usage.size / 4 * 3).then(|| self.context.engine.pool.hurry());
             match self.or_end(self.journal.reserve(cost)).await? {
                 Ok(room) => return Ok(Some(room)),
                 Err(_) if self.journal.failed().is_some() => {}

@@ -2,6 +2,7 @@
 
 use super::place::Place;
 use super::*;
+use crate::volume::Usage;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -117,7 +118,23 @@ fn a_listing_is_one_pass_over_heads() {
         }
         let (info, requests) = asked(&place, volumes.info(&name("c7"))).await;
         assert_eq!(info.unwrap().parent.unwrap().name, Some(name("v0")));
-        assert!(requests <= 40, "{requests} for one volume");
+        assert!(requests <= 20, "{requests} for one volume");
+        // How many clones a volume has is counted for who asks for it.
+        let (info, requests) = asked(&place, volumes.info(&name("v0"))).await;
+        assert_eq!(info.unwrap().clones, None);
+        assert!(requests <= 20, "{requests} for a volume with 100 clones");
+        let (info, requests) = asked(&place, volumes.info_with(&name("v0"), true)).await;
+        assert_eq!(info.unwrap().clones, Some(100));
+        assert!(requests > 100, "{requests}");
+        // What `pool status` asks.
+        let pool = volumes.engine().pool.clone();
+        let status = async {
+            pool.look().await;
+            pool.refresh_settings().await.unwrap();
+            volumes.usage()
+        };
+        let (_, requests) = asked(&place, status).await;
+        assert!(requests <= 20, "{requests} for a pool with 101 volumes");
         let (list, requests) = asked(&place, volumes.snapshots(&name("v0"))).await;
         assert!(list.unwrap()[0].clones.len() == 100 && requests < 500, "{requests}");
     });
@@ -167,6 +184,48 @@ fn a_clone_costs_the_same_however_many_there_are() {
         let id = volumes.engine().pool.lookup(&name("v0")).await.unwrap().unwrap();
         let head = volumes.engine().cell(id).read().await.unwrap().unwrap();
         assert!(head.encode().unwrap().len() < 2_000, "nothing of them is in the head");
+    });
+}
+
+/// A quota is counted while somebody writes, and what all volumes take is told by counters.
+#[test]
+fn who_does_not_write_asks_nothing_for_a_quota() {
+    with_stores(async |place| {
+        let volumes = place.volumes(1, Some("4+2")).await;
+        made(&volumes, 40).await;
+        let v = open(&volumes, "v0").await;
+        volumes.engine().pool.set(|settings| settings.assign("quota=1G")).await.unwrap();
+        assert_eq!(volumes.usage(), None, "nobody has counted yet");
+        // As the daemon does it each second; a count is due each 30 s at most, and somebody has just changed the quota.
+        let looks = async |n: u64| {
+            for _ in 0..n {
+                volumes.engine().pool.quota().ask();
+                volumes.count_quota().await;
+            }
+        };
+        let (_, first) = asked(&place, looks(1)).await;
+        assert!(first > 100, "all volumes are looked at: {first}");
+        let idle = async {
+            for _ in 0..50 {
+                volumes.count_quota().await;
+            }
+        };
+        let (_, requests) = asked(&place, idle).await;
+        assert_eq!(requests, 0);
+        let (usage, requests) = asked(&place, async { volumes.usage() }).await;
+        assert_eq!((usage.unwrap().volumes, requests), (40, 0));
+        // What happens here counts without another walk.
+        v.write(0, bytes(1, 1 << 20)).await.unwrap();
+        v.flush().await.unwrap();
+        volumes.create(&name("w"), MIB, VolumeSettings::default()).await.unwrap();
+        volumes.remove(&name("v3")).await.unwrap();
+        volumes.remove(&name("v4")).await.unwrap();
+        Trash(&volumes).discard(&name("v5")).await.unwrap();
+        let usage = volumes.usage().unwrap();
+        assert_eq!((usage.volumes, usage.trash_volumes), (38, 1));
+        assert!(usage.stored_bytes >= 1 << 20, "{usage:?}");
+        let counted = volumes.count_usage().await.unwrap();
+        assert_eq!(Usage { counted_ms: 0, ..counted }, Usage { counted_ms: 0, ..usage });
     });
 }
 

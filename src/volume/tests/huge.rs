@@ -17,7 +17,7 @@ use crate::base::rt::{RealDisk, RealRuntime};
 use crate::base::{HostId, Lsn};
 use crate::log::FrameRef;
 use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use crate::store::{Counted, Faulty, FileStore, Store as _};
+use crate::store::{Counted, Effort, Faulty, FileStore, Store as _};
 use crate::volume::handle::Known;
 use crate::volume::read::{Frozen, Layer, Piece};
 
@@ -66,6 +66,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         folder: state.join("pool"),
         opener: Arc::new(OnlyNamed),
         key: None,
+        trial: Effort::LEAST,
     };
     let spec = || vec![PoolStore { url: counted.url().to_owned(), zone: None, bucket: counted.clone() }];
     let pool = match Pool::open(pool_host.clone(), spec()).await {

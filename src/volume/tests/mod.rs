@@ -3,6 +3,7 @@
 mod boot_storm;
 mod changes;
 mod checks;
+mod clocks;
 mod clones;
 mod collecting;
 mod copies;

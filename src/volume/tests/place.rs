@@ -7,7 +7,7 @@ use crate::base::HostId;
 use crate::base::rt::{RealDisk, RealRuntime};
 use crate::base::units::GIB;
 use crate::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use crate::store::{Counted, Faulty, MemStore, Store as _};
+use crate::store::{Counted, Effort, Faulty, MemStore, Store as _};
 
 pub struct Place {
     pub rt: Rt,
@@ -46,6 +46,7 @@ impl Place {
             folder: dir.join("pool"),
             opener: Arc::new(OnlyNamed),
             key: None,
+            trial: Effort::LEAST,
         };
         let pool = match layout {
             Some(layout) => {

@@ -9,7 +9,7 @@ use crate::base::rt::sim::{Process, Sim, SimDisk, SimNet, World};
 use crate::base::{Epoch, Error, HostId, Nonce, Result, VolumeId};
 use crate::keys::{Offered, OpenKeys, Secret};
 use crate::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
-use crate::store::{BucketRef, Counted, Reach, SimStore, Store as _};
+use crate::store::{BucketRef, Counted, Effort, Reach, SimStore, Store as _};
 use crate::volume::head::Claimer;
 
 #[derive(Clone, Debug)]
@@ -200,6 +200,14 @@ impl Machine {
         self.live(process, rt, pool)
     }
 
+    /// The same, with a clock that is ahead.
+    pub async fn start_ahead(&self, by: Duration) -> Life {
+        let (process, rt, host) = self.process();
+        process.clock_ahead(by);
+        let pool = Pool::open(host, self.site.specs()).await.unwrap();
+        self.live(process, rt, pool)
+    }
+
     /// Decides the pool by what is left of it; the lost have these in their places.
     pub async fn force_recover(&self, swaps: Vec<crate::pool::StoreSwap>) -> Result<()> {
         let (_, _, host) = self.process();
@@ -217,7 +225,14 @@ impl Machine {
         (
             process,
             rt.clone(),
-            PoolHost { rt, disk: self.disk.clone(), folder, opener: Arc::new(self.site.clone()), key: None },
+            PoolHost {
+                rt,
+                disk: self.disk.clone(),
+                folder,
+                opener: Arc::new(self.site.clone()),
+                key: None,
+                trial: Effort::LEAST,
+            },
         )
     }
 

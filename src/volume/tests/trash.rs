@@ -3,6 +3,7 @@
 use super::clones::command;
 use super::*;
 use crate::base::{Error, Result};
+use crate::volume::Emptied;
 
 async fn listed(life: &Life) -> Vec<String> {
     let all = life.volumes.list(Duration::from_secs(30)).await.unwrap();
@@ -115,7 +116,7 @@ fn a_snapshot_in_the_trash_keeps_what_it_shows() {
         // By their times: the clock may have been set back by the power cut.
         let trashed = Trash(&life.volumes).snapshots(&name("v")).await.unwrap();
         assert!(trashed.len() == 2 && trashed[0].removed_ms < trashed[1].removed_ms, "{trashed:?}");
-        let (gone, done) = Trash(&life.volumes).empty(trashed[0].removed_ms).await;
+        let Emptied { gone, failed: done, .. } = Trash(&life.volumes).empty(trashed[0].removed_ms).await;
         done.unwrap();
         assert_eq!((gone, Trash(&life.volumes).snapshots(&name("v")).await.unwrap().len()), (1, 1));
         assert_eq!(Trash(&life.volumes).purge_snapshot(&name("v"), &trashed[1].name).await.unwrap(), 1);
@@ -176,7 +177,7 @@ fn whoever_is_killed_what_is_in_the_trash_is_whole() {
                             0 => Trash(&volumes).discard(&name("v")).await.map(drop),
                             1 | 2 => Trash(&volumes).restore(&name("v"), None).await,
                             3 => Trash(&volumes).purge(&name("v")).await.map(drop),
-                            _ => Trash(&volumes).empty(late).await.1,
+                            _ => Trash(&volumes).empty(late).await.failed,
                         }
                     };
                     command::<()>(&site, &hosts[host], work)

@@ -12,7 +12,7 @@ use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{SimDisk, World};
 use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
 use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
-use windlass::store::{BucketRef, ByteRange, Cause, List, Reach, SimStore, Store as _, StoreFaults};
+use windlass::store::{BucketRef, ByteRange, Cause, Effort, List, Reach, SimStore, Store as _, StoreFaults};
 use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
 
 use super::admin::Turns;
@@ -296,7 +296,7 @@ impl Site {
     pub fn host(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> (PoolHost, Vec<PoolStore>) {
         let opener = Arc::new(Doors { site: self.clone(), side });
         let (disk, folder) = (Arc::new(self.disks[host].clone()), Path::new("/home/pool").to_owned());
-        (PoolHost { rt: rt.clone(), disk, folder, opener, key: None }, self.specs(side))
+        (PoolHost { rt: rt.clone(), disk, folder, opener, key: None, trial: Effort::LEAST }, self.specs(side))
     }
 
     pub async fn open(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> Result<Volumes> {

@@ -15,7 +15,7 @@ use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
 use windlass::keys::{Offered, OpenKeys, Secret};
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{SimStore, Store as _, StoreFaults};
+use windlass::store::{Effort, SimStore, Store as _, StoreFaults};
 use windlass::volume::{EngineContext, FlushMode, Host, Memory, MirrorLoss, Tuning, VolumeSettings, Volumes};
 
 use super::era::Era;
@@ -318,6 +318,7 @@ impl Site {
             folder: Path::new("/home/pool").to_owned(),
             opener: Arc::new(OnlyNamed),
             key: None,
+            trial: Effort::LEAST,
         }
     }
 

@@ -197,9 +197,21 @@ impl S3 for Service {
         let body = all_of(request.input.body.take()).await?;
         let input = request.input;
         let about = about!(input);
-        let object = Object::new(body, about);
+        let mut object = Object::new(body, about);
+        if self.0.quirks.etag_of_second {
+            object = object.named_by_second();
+        }
         let bare = self.0.quirks.no_etag_of_markers && input.key.ends_with('/');
         let e_tag = (!bare).then(|| self.0.quirks.etag(&object.etag));
+        let conditions = match self.0.quirks.races {
+            None => conditions,
+            Some(gap) => {
+                self.0.judge(&input.key, &conditions)?;
+                #[allow(clippy::disallowed_methods)] // the server's time is its own
+                tokio::time::sleep(gap).await;
+                Conditions::default()
+            }
+        };
         self.0.put(input.key, object, &conditions)?;
         done(PutObjectOutput { e_tag, ..Default::default() })
     }

@@ -251,6 +251,16 @@ impl Process {
         self.skew_ms.store(self.world.below(SKEW_MAX_MS), Ordering::Relaxed);
     }
 
+    /// The host's clock is ahead of what it was, by so much.
+    pub fn clock_ahead(&self, by: Duration) {
+        self.skew_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// And is back.
+    pub fn clock_back(&self, by: Duration) {
+        self.skew_ms.fetch_sub(by.as_millis() as u64, Ordering::Relaxed);
+    }
+
     /// None of its tasks runs for so long, and then it finds that time has passed and others have acted.
     pub fn freeze(&self, d: Duration) {
         let (world, id) = (self.world.clone(), self.id);

@@ -1,7 +1,7 @@
 //! Locks of snapshots: set until a date, ended when that is over by all clocks (model `lock`).
 
 use crate::base::{Error, Kind, Name, Result, StateId, VolumeId, utc};
-use crate::pool::Clocks;
+use crate::pool::{Clocks, about_jump};
 use crate::volume::catalog::volumes::Volumes;
 use crate::volume::head::Head;
 use crate::volume::session::no_snapshot;
@@ -18,7 +18,13 @@ pub enum LockEnd {
 }
 
 impl LockEnd {
-    fn at(self, Clocks { latest_ms, .. }: Clocks) -> Result<u64> {
+    /// `Refused`: how long that is can't be told, as this host's clock has jumped.
+    fn at(self, Clocks { latest_ms, jumped_ms, .. }: Clocks) -> Result<u64> {
+        if let Some(jumped) = jumped_ms {
+            let why =
+                format!("nothing is locked now, since a lock is never shortened: {}", about_jump(jumped));
+            return Err(Error::new(Kind::Refused, why));
+        }
         let until = match self {
             LockEnd::At(ms) => ms,
             LockEnd::In(ms) => latest_ms.saturating_add(ms),

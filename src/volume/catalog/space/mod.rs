@@ -3,5 +3,6 @@
 mod freed_space;
 mod inventory;
 mod pool_quota_usage;
+mod usage;
 
 pub use freed_space::shared;

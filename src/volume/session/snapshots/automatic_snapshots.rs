@@ -85,11 +85,17 @@ impl Session {
 
     /// Removes what the plan keeps no longer, when that is much. What was cloned stays until its clones are gone.
     async fn thin_history(self: &Arc<Self>) -> Result<(), Stop> {
-        let mut outdated = self.outdated();
-        // What was known when the head was read last spares the look.
+        // What was known when the head was read last spares the look, and this host's clock that of the stores.
         let known = self.head.lock().locks.clone();
-        let now = self.context.rt().wall_ms();
-        outdated.retain(|(id, _)| known.until(*id).is_none_or(|until| until <= now));
+        let due = |now: u64| {
+            let mut outdated = self.outdated(now);
+            outdated.retain(|(id, _)| known.until(*id).is_none_or(|until| until <= now));
+            outdated
+        };
+        if due(self.context.rt().wall_ms()).len() < THINNED_MIN {
+            return Ok(());
+        }
+        let mut outdated = due(self.context.engine.pool.time().await?.earliest_ms);
         if outdated.len() < THINNED_MIN {
             return Ok(());
         }
@@ -131,8 +137,9 @@ impl Session {
         }
     }
 
-    /// Of those whose maps are written; oldest first.
-    fn outdated(&self) -> Vec<(StateId, Name)> {
+    /// Of those whose maps are written; oldest first. The plan goes on by what has passed since the last of them, and by one of
+    /// its steps at most: however late a look comes, the next one is no further away.
+    fn outdated(&self, now_ms: u64) -> Vec<(StateId, Name)> {
         let plan = self.context.settings().history;
         let tip = self.tip.lock();
         let all = tip.tables.snapshots().filter(|(_, s)| s.history && s.built);
@@ -140,7 +147,9 @@ impl Session {
         drop(tip);
         all.sort_unstable_by_key(|(at, id, _)| (*at, *id));
         let times: Vec<u64> = all.iter().map(|(at, ..)| *at).collect();
-        let outdated = plan.outdated(&times, self.context.rt().wall_ms());
+        let last = times.iter().copied().filter(|at| *at <= now_ms).max();
+        let step = last.zip(plan.every_ms()).map(|(last, every)| last.saturating_add(every));
+        let outdated = plan.outdated(&times, step.map_or(now_ms, |step| step.min(now_ms)));
         outdated.into_iter().map(|i| (all[i].1, all[i].2.clone())).collect()
     }
 }

@@ -1,0 +1,187 @@
+//! What time it is for what ages (locks, trash, a history's marks, planned work), as far as one host can know it.
+//!
+//! A wall clock may be wrong for a while: before the time of the network is there, by a slip of the keyboard. What is removed in
+//! that while is gone. Time that passes while a process runs is measured by a clock that nobody sets. So:
+//!
+//! - While the wall clock goes on as measured time does, it is believed.
+//! - A jump is not believed. Until the clock is back, or has stood by it for an hour, the time is the earlier of the two: the
+//!   clock's, and that of before with the measured time that has passed since. So nothing ends early.
+//! - A process that starts takes the time that the one before it noted for the time of before. Without a note the clock is
+//!   believed.
+//!
+//! Whoever can ask other clocks does that first (`pool::Pool::time`).
+
+use std::time::Duration;
+
+use super::rt::Instant;
+
+/// By so much the clock may be set without a word: what keeps clocks right does that.
+const SET_MAX_MS: i64 = 5 * 60_000;
+/// A process may have ended so long after its last note, and another begin so long after that, without a word.
+const RESTART_MAX_MS: i64 = 20 * 60_000;
+/// A clock that has stood by a jump for so long is believed.
+const STOOD: Duration = Duration::from_secs(3600);
+
+/// A time and when it was, by measured time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sure {
+    wall_ms: u64,
+    at: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Jump {
+    ahead_ms: i64,
+    since: Instant,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct KnownTime {
+    sure: Sure,
+    jump: Option<Jump>,
+}
+
+/// What a look at the clock has shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// It is this time at least.
+    pub earliest_ms: u64,
+    /// And this at most, if one of the two is right.
+    pub latest_ms: u64,
+    /// How far the clock is ahead of the time that is believed. None: it is believed.
+    pub jumped_ms: Option<i64>,
+    /// That is seen for the first time.
+    pub is_new: bool,
+}
+
+impl KnownTime {
+    /// `noted_ms`: the time that was believed when the process before this one ran last.
+    pub fn begin(noted_ms: Option<u64>, wall_ms: u64, now: Instant) -> KnownTime {
+        let noted = noted_ms.filter(|noted| {
+            let gone = ahead(wall_ms, *noted);
+            !(-SET_MAX_MS..=RESTART_MAX_MS).contains(&gone)
+        });
+        KnownTime { sure: Sure { wall_ms: noted.unwrap_or(wall_ms), at: now }, jump: None }
+    }
+
+    pub fn look(&mut self, wall_ms: u64, now: Instant) -> Look {
+        let expected = self.expected(now);
+        let ahead_ms = ahead(wall_ms, expected);
+        if ahead_ms.abs() <= SET_MAX_MS {
+            self.confirm(wall_ms, now);
+            return Look { earliest_ms: wall_ms, latest_ms: wall_ms, jumped_ms: None, is_new: false };
+        }
+        let known = self.jump.filter(|jump| (jump.ahead_ms - ahead_ms).abs() <= SET_MAX_MS);
+        let jump = known.unwrap_or(Jump { ahead_ms, since: now });
+        if now.since(jump.since) >= STOOD {
+            self.confirm(wall_ms, now);
+            return Look { earliest_ms: wall_ms, latest_ms: wall_ms, jumped_ms: None, is_new: false };
+        }
+        self.jump = Some(jump);
+        Look {
+            earliest_ms: wall_ms.min(expected),
+            latest_ms: wall_ms.max(expected),
+            jumped_ms: Some(ahead_ms),
+            is_new: known.is_none(),
+        }
+    }
+
+    /// Other clocks agree with this time.
+    pub fn confirm(&mut self, wall_ms: u64, now: Instant) {
+        *self = KnownTime { sure: Sure { wall_ms, at: now }, jump: None };
+    }
+
+    /// The time that was believed last, with what has passed since.
+    fn expected(&self, now: Instant) -> u64 {
+        let passed = now.since(self.sure.at).as_millis();
+        self.sure.wall_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+}
+
+fn ahead(wall_ms: u64, of_ms: u64) -> i64 {
+    let apart = i64::try_from(wall_ms.abs_diff(of_ms)).unwrap_or(i64::MAX);
+    if wall_ms < of_ms { -apart } else { apart }
+}
+
+/// How old something is that was made at this time. None: that time lies ahead, so it is not known when it was made.
+pub fn age_ms(made_ms: u64, now_ms: u64) -> Option<u64> {
+    match now_ms.checked_sub(made_ms) {
+        // A clock may have been set back by a little.
+        None if ahead(made_ms, now_ms) <= SET_MAX_MS => Some(0),
+        age => age,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+    const YEAR: u64 = 365 * 24 * 60 * MINUTE;
+    const NOW: u64 = 50 * YEAR;
+
+    fn at(minutes: u64) -> Instant {
+        Instant(Duration::from_millis(minutes * MINUTE))
+    }
+
+    fn earliest(time: &mut KnownTime, wall_ms: u64, minutes: u64) -> u64 {
+        time.look(wall_ms, at(minutes)).earliest_ms
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_for_a_while_moves_nothing() {
+        let mut time = KnownTime::begin(None, NOW, at(0));
+        assert_eq!(earliest(&mut time, NOW + 10 * MINUTE, 10), NOW + 10 * MINUTE);
+        let look = time.look(NOW + 2 * YEAR, at(11));
+        assert_eq!((look.earliest_ms, look.latest_ms), (NOW + 11 * MINUTE, NOW + 2 * YEAR));
+        assert!(look.is_new && look.jumped_ms.is_some());
+        let again = time.look(NOW + 2 * YEAR + MINUTE, at(12));
+        assert!(!again.is_new && again.earliest_ms == NOW + 12 * MINUTE);
+        let back = time.look(NOW + 14 * MINUTE, at(14));
+        assert_eq!((back.earliest_ms, back.jumped_ms), (NOW + 14 * MINUTE, None));
+        // One that is behind ends nothing either.
+        let behind = time.look(NOW - YEAR, at(15));
+        assert_eq!((behind.earliest_ms, behind.latest_ms), (NOW - YEAR, NOW + 15 * MINUTE));
+    }
+
+    #[test]
+    fn a_clock_that_stands_by_its_jump_is_believed_after_an_hour() {
+        let mut time = KnownTime::begin(None, NOW, at(0));
+        let there = |minutes: u64| NOW + YEAR + minutes * MINUTE;
+        for minutes in [1, 30, 60] {
+            assert_eq!(earliest(&mut time, there(minutes), minutes), NOW + minutes * MINUTE);
+        }
+        assert_eq!(earliest(&mut time, there(61), 61), there(61));
+        // One that goes on jumping never is.
+        for minutes in 62..300 {
+            let wall = NOW + (2 + minutes % 2) * YEAR;
+            assert!(earliest(&mut time, wall, minutes) <= there(minutes));
+        }
+    }
+
+    #[test]
+    fn a_process_begins_with_what_the_one_before_has_noted() {
+        for (wall, jumped) in
+            [(NOW + MINUTE, false), (NOW + 19 * MINUTE, false), (NOW + 2 * YEAR, true), (NOW - YEAR, true)]
+        {
+            let mut time = KnownTime::begin(Some(NOW), wall, at(0));
+            let look = time.look(wall + MINUTE, at(1));
+            assert_eq!(look.jumped_ms.is_some(), jumped, "{wall}");
+            let wanted = if jumped { (NOW + MINUTE).min(wall + MINUTE) } else { wall + MINUTE };
+            assert_eq!(look.earliest_ms, wanted);
+        }
+        let mut fresh = KnownTime::begin(None, NOW, at(0));
+        assert_eq!(fresh.look(NOW, at(0)).jumped_ms, None);
+        fresh.look(NOW + YEAR, at(1));
+        fresh.confirm(NOW + YEAR, at(2));
+        assert_eq!(fresh.look(NOW + YEAR + MINUTE, at(3)).jumped_ms, None);
+    }
+
+    #[test]
+    fn what_is_made_at_a_time_that_lies_ahead_has_no_age() {
+        assert_eq!(age_ms(NOW - MINUTE, NOW), Some(MINUTE));
+        assert_eq!(age_ms(NOW + MINUTE, NOW), Some(0));
+        assert_eq!(age_ms(NOW + YEAR, NOW), None);
+    }
+}

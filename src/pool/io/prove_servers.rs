@@ -1,0 +1,64 @@
+//! Trying a store's promises anew when its server calls itself otherwise than before: it was upgraded, or is another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::PoolContext;
+use crate::base::{Kind, Result};
+use crate::pool::stores::Member;
+
+/// Between a new name and the look: most commands are over by then, and a server that has just started is at ease.
+const SETTLE: Duration = Duration::from_secs(5);
+/// A look that came to nothing, since the store did not answer, is made again after this.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Goes on as long as the pool lives.
+pub fn start(context: &Arc<PoolContext>) {
+    let (rt, bell) = (context.rt().clone(), context.roster().server_bell().clone());
+    let (time, context) = (rt.clone(), Arc::downgrade(context));
+    let task = async move {
+        bell.notified().await;
+        loop {
+            time.sleep(SETTLE).await;
+            let Some(now) = context.upgrade() else { return };
+            let told = prove_new(&now).await;
+            drop(now);
+            match told {
+                true => bell.notified().await,
+                false => time.sleep(AGAIN).await,
+            }
+        }
+    };
+    rt.spawn(task).detach();
+}
+
+/// Whether all could be told that is to be known.
+async fn prove_new(context: &PoolContext) -> bool {
+    let mut told = true;
+    for member in context.members() {
+        let Some(server) = member.server() else { continue };
+        let is_asked = member.standing().usable() || member.is_barred();
+        if !is_asked || context.proven_servers().knows(member.url(), &server).await {
+            continue;
+        }
+        match prove(context, &member).await {
+            Ok(()) => {}
+            // It is out from now on, and the log says why.
+            Err(e) if e.is(Kind::Refused) => {}
+            Err(error) => {
+                tracing::warn!(%error, store = member.url(), "its server calls itself {server} now, and its promises could not be tried");
+                told = false;
+            }
+        }
+    }
+    told
+}
+
+/// Tries a store's promises, and remembers the server that keeps them.
+pub async fn prove(context: &PoolContext, member: &Member) -> Result<()> {
+    member.check_promises(context.roster().trial()).await?;
+    if let Some(server) = member.server() {
+        context.proven_servers().add(member.url(), &server).await;
+    }
+    Ok(())
+}

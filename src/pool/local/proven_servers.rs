@@ -1,0 +1,112 @@
+//! Which servers of the pool's stores this host has seen to keep what pools stand on, by what they call themselves: a server
+//! that calls itself otherwise is another one, or another version, and is tried anew.
+//!
+//! File `servers` in the pool's folder, JSON: `{"format": 1, "pool": ID, "proven": [[URL, NAME]…]}`. A file that can't be
+//! read is none: its servers are tried once more.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::base::PoolId;
+use crate::base::rt::Disk;
+
+const FORMAT: u32 = 1;
+const FILE_MAX: usize = 1 << 20;
+/// Names of one store's servers. A store that has told more calls itself otherwise all the time, which says nothing.
+const NAMES_MAX: usize = 16;
+/// Of a name, in bytes.
+const NAME_MAX: usize = 256;
+
+#[derive(Serialize, Deserialize)]
+struct Table {
+    format: u32,
+    pool: PoolId,
+    proven: BTreeSet<(String, String)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ProvenServers {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    pool: PoolId,
+    /// Held while the file is read or written.
+    turn: Mutex<()>,
+}
+
+fn short(name: &str) -> String {
+    let cut = (0..=NAME_MAX.min(name.len())).rev().find(|at| name.is_char_boundary(*at));
+    name[..cut.unwrap_or_default()].to_owned()
+}
+
+impl ProvenServers {
+    pub(in crate::pool) fn new(disk: Arc<dyn Disk>, folder: &Path, pool: PoolId) -> ProvenServers {
+        ProvenServers { disk, path: folder.join("servers"), pool, turn: Mutex::default() }
+    }
+
+    async fn read(&self) -> BTreeSet<(String, String)> {
+        let Ok(bytes) = self.disk.read(&self.path, FILE_MAX).await else { return BTreeSet::new() };
+        match serde_json::from_slice::<Table>(&bytes) {
+            Ok(table) if table.format == FORMAT && table.pool == self.pool => table.proven,
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// Whether nothing more is to be tried of this server.
+    pub(in crate::pool) async fn knows(&self, store: &str, name: &str) -> bool {
+        let _turn = self.turn.lock().await;
+        let proven = self.read().await;
+        let of_store = proven.iter().filter(|(url, _)| url == store).count();
+        of_store >= NAMES_MAX || proven.contains(&(store.to_owned(), short(name)))
+    }
+
+    pub(in crate::pool) async fn add(&self, store: &str, name: &str) {
+        let _turn = self.turn.lock().await;
+        let mut proven = self.read().await;
+        proven.insert((store.to_owned(), short(name)));
+        let text = serde_json::to_vec(&Table { format: FORMAT, pool: self.pool, proven });
+        let written = async {
+            if let Some(folder) = self.path.parent() {
+                self.disk.create_dir(folder).await?;
+            }
+            self.disk.write_atomic(&self.path, text.expect("it can be JSON").into()).await
+        };
+        if let Err(error) = written.await {
+            // It is tried once more at the next start.
+            tracing::warn!(path = %self.path.display(), %error, "that a server keeps its promises could not be noted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rt::sim::{Sim, SimDisk};
+
+    #[test]
+    fn a_server_is_known_by_its_store_and_name() {
+        let sim = Sim::new(1);
+        let disk = Arc::new(SimDisk::new(&sim));
+        sim.run(async move {
+            let table = || ProvenServers::new(disk.clone(), Path::new("/pool"), PoolId(1));
+            assert!(!table().knows("s3://a", "S 1").await);
+            table().add("s3://a", "S 1").await;
+            assert!(table().knows("s3://a", "S 1").await, "also by the next process");
+            assert!(!table().knows("s3://a", "S 2").await && !table().knows("s3://b", "S 1").await);
+            let other = ProvenServers::new(disk.clone(), Path::new("/pool"), PoolId(2));
+            assert!(!other.knows("s3://a", "S 1").await, "the folder was another pool's");
+            let long = "ä".repeat(NAME_MAX);
+            table().add("s3://a", &long).await;
+            assert!(table().knows("s3://a", &long).await);
+            for n in 2..NAMES_MAX {
+                table().add("s3://a", &format!("S {n}")).await;
+            }
+            assert!(table().knows("s3://a", "always another").await);
+        })
+        .unwrap();
+    }
+}

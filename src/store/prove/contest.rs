@@ -1,0 +1,132 @@
+//! Conditional writes of many writers at the same moment. A server that judges a condition and then writes, with nothing
+//! held between the two, answers one writer after another rightly, and lets several win who come together.
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use super::outcome::{Promise, Verdict};
+use super::trial::Trial;
+use crate::base::{Error, Kind, Result};
+use crate::store::{ByteRange, Cause, Etag, Put, When};
+
+/// Rounds that told nothing, since too few writers were answered, are made again up to so often.
+const UNTOLD_MAX: usize = 8;
+
+/// What became of a round's writers.
+struct Round {
+    /// The writers that were told that they had stored, each with the etag.
+    stored: Vec<(usize, Etag)>,
+    refused: usize,
+    /// The last writer without an answer that tells: it may have stored.
+    unknown: Option<Error>,
+    /// The last writer that certainly did not store, for another reason than the condition.
+    failed: Option<Error>,
+}
+
+impl Round {
+    fn of(puts: Vec<Result<Put>>) -> Round {
+        let mut round = Round { stored: Vec::new(), refused: 0, unknown: None, failed: None };
+        for (writer, put) in puts.into_iter().enumerate() {
+            match put {
+                Ok(Put::Stored(etag)) => round.stored.push((writer, etag)),
+                Ok(Put::Refused) => round.refused += 1,
+                Ok(Put::Unknown(e)) => round.unknown = Some(e),
+                Err(e) => round.failed = Some(e),
+            }
+        }
+        round
+    }
+
+    /// Whether enough writers were answered.
+    fn tells(&self, writers: usize) -> bool {
+        2 * (self.stored.len() + self.refused) >= writers
+    }
+
+    fn why(self) -> Error {
+        let silent = || Error::new(Kind::Unavailable, "too few writers were answered");
+        self.unknown.or(self.failed).unwrap_or_else(silent)
+    }
+}
+
+/// What a round's object is, and what its writers ask for.
+struct Start {
+    key: String,
+    /// What is there before the writers come.
+    base: Option<Bytes>,
+    when: When,
+}
+
+impl Start {
+    async fn of(trial: &Trial<'_>, promise: Promise) -> Result<Start> {
+        let (key, base) = (trial.fresh_key(), trial.body());
+        Ok(match promise {
+            Promise::RefusesMissing => {
+                let other = trial.make(&trial.fresh_key(), &base).await?;
+                Start { key, base: None, when: When::Matches(other) }
+            }
+            Promise::RefusesStale => {
+                let old = trial.make(&key, &trial.body()).await?;
+                trial.replace(&key, old.clone(), &base).await?;
+                Start { key, base: Some(base), when: When::Matches(old) }
+            }
+            Promise::Replaces => {
+                let when = When::Matches(trial.make(&key, &base).await?);
+                Start { key, base: Some(base), when }
+            }
+            _ => Start { key, base: None, when: When::Absent },
+        })
+    }
+}
+
+/// Rounds of a promise that is contended: how many told something, and what they have shown.
+pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usize, Verdict)> {
+    let (begun, mut rounds, mut untold) = (trial.rt.now(), 0, 0);
+    while rounds < trial.effort.rounds || trial.rt.now().since(begun) < trial.effort.time {
+        match round(trial, promise, rounds + 1).await? {
+            Verdict::Held => rounds += 1,
+            Verdict::Untold(_) if untold < UNTOLD_MAX => untold += 1,
+            verdict => return Ok((rounds, verdict)),
+        }
+    }
+    Ok((rounds, Verdict::Held))
+}
+
+async fn round(trial: &Trial<'_>, promise: Promise, number: usize) -> Result<Verdict> {
+    let start = Start::of(trial, promise).await?;
+    let bodies: Vec<Bytes> = (0..trial.writers()).map(|_| trial.body()).collect();
+    let puts = bodies.iter().enumerate().map(|(writer, body)| {
+        trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe)
+    });
+    let round = Round::of(join_all(puts).await);
+    let one_wins = matches!(promise, Promise::Creates | Promise::Replaces);
+    if round.stored.len() > usize::from(one_wins) {
+        return Ok(Verdict::Raced { round: number, winners: round.stored.len() });
+    }
+    if !round.tells(bodies.len()) {
+        return Ok(Verdict::Untold(round.why()));
+    }
+    if one_wins && round.stored.is_empty() {
+        return Ok(match (round.unknown.is_some(), round.failed) {
+            // One of these may have won.
+            (true, _) => Verdict::Held,
+            (false, Some(e)) => Verdict::Untold(e),
+            (false, None) => {
+                Verdict::Broken("of many writers at the same moment it refuses each, the first too")
+            }
+        });
+    }
+    let won = round.stored.first().map(|(writer, etag)| (&bodies[*writer], etag));
+    let whole = ByteRange::Whole { max: 1 << 20 };
+    let found = trial.bucket.get(&start.key, whole, Cause::Probe).await?;
+    let body = found.as_ref().map(|found| &found.body);
+    let is_right = match won {
+        Some((wanted, etag)) => body == Some(wanted) && found.is_some_and(|found| found.head.etag == *etag),
+        None => body == start.base.as_ref(),
+    };
+    Ok(match is_right {
+        true => Verdict::Held,
+        false => Verdict::Broken(
+            "after many writers at the same moment an object is another than their answers say",
+        ),
+    })
+}

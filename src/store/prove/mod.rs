@@ -1,0 +1,82 @@
+//! Whether a store keeps the promises that pools stand on, by behaviour. A pool whose store accepts conditions and ignores
+//! them, or lets several writers win who come at the same moment, would lose acknowledged data: such a store is refused by
+//! name (protocol §2.14).
+//!
+//! Each promise is tried by itself, with objects of its own, and comes back as a value (`Tried`). How much is asked is an
+//! `Effort`. What can't be found out so: whether a store is durable, and what it does while its own servers fail.
+
+mod alone;
+mod contest;
+mod outcome;
+mod trial;
+
+pub use self::outcome::{Promise, Proof, Tried, Verdict};
+pub use self::trial::Effort;
+
+use self::trial::Trial;
+use super::Bucket;
+use crate::base::rt::Rt;
+use crate::base::{Kind, Result};
+
+/// Refuses a store that breaks a promise, naming both. Its objects lie below `prefix` and are removed again.
+pub async fn probe(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<()> {
+    probe_with(rt, bucket, prefix, Effort::SHORT).await
+}
+
+/// The same, asking so much.
+pub async fn probe_with(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<()> {
+    prove(rt, bucket, prefix, effort, |tried| matches!(tried.verdict, Verdict::Held)).await?.verdict()
+}
+
+/// Tries each promise for as long as `goes_on` says. An error: the store's addresses can't be had, or what was written
+/// can't be removed.
+pub async fn prove(
+    rt: &Rt,
+    bucket: &dyn Bucket,
+    prefix: &str,
+    effort: Effort,
+    mut goes_on: impl FnMut(&Tried) -> bool,
+) -> Result<Proof> {
+    let mut trial = Trial::new(rt, bucket, prefix, effort);
+    let silent =
+        trial.find_ways().await.map_err(|e| e.context(format!("checking what {} promises", bucket.url())))?;
+    let mut tried = Vec::new();
+    for promise in Promise::ALL {
+        let one = try_one(&trial, promise).await;
+        let more = goes_on(&one);
+        tried.push(one);
+        if !more {
+            break;
+        }
+    }
+    let cleaned = trial.clean().await;
+    let proof = Proof { url: bucket.url().to_owned(), addresses: trial.addresses(), silent, tried };
+    match proof.verdict() {
+        Ok(()) => cleaned.map(|()| proof),
+        Err(_) => Ok(proof),
+    }
+}
+
+async fn try_one(trial: &Trial<'_>, promise: Promise) -> Tried {
+    let (mut writers, mut rounds) = (1, 1);
+    let shown = async {
+        if let Some(how) = Box::pin(alone::broken(trial, promise)).await? {
+            return Ok(Verdict::Broken(how));
+        }
+        if !promise.is_contended() {
+            return Ok(Verdict::Held);
+        }
+        writers = trial.writers();
+        let (told, verdict) = Box::pin(contest::contest(trial, promise)).await?;
+        rounds = told;
+        Ok(verdict)
+    };
+    let verdict = shown.await.unwrap_or_else(|e: crate::base::Error| match e.kind() {
+        Kind::Unsupported | Kind::Invalid | Kind::Refused => Verdict::Refused(e),
+        _ => Verdict::Untold(e),
+    });
+    Tried { promise, writers, rounds, verdict }
+}
+
+#[cfg(test)]
+mod tests;

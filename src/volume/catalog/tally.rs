@@ -1,0 +1,99 @@
+//! What all volumes of a pool take, as this host counted it last, and what it has done since then.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+use crate::base::{Name, VolumeId};
+use crate::volume::head::VolumeInfo;
+
+/// What one volume takes, without parity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Part {
+    pub size: u64,
+    pub mapped_bytes: u64,
+    pub stored_bytes: u64,
+    pub in_trash: bool,
+}
+
+/// What all volumes take together, without parity. Those in the trash count in `stored_bytes` too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// When they were walked, in milliseconds since 1970.
+    pub counted_ms: u64,
+    pub volumes: u64,
+    pub provisioned_bytes: u64,
+    pub mapped_bytes: u64,
+    pub stored_bytes: u64,
+    pub trash_volumes: u64,
+    pub trash_stored_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Counted {
+    at_ms: u64,
+    parts: BTreeMap<VolumeId, Part>,
+}
+
+/// See the module. Empty before the first walk.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<Option<Counted>>);
+
+impl Tally {
+    /// They were walked at that time, and took so much.
+    pub fn counted(&self, at_ms: u64, parts: BTreeMap<VolumeId, Part>) {
+        *self.0.lock() = Some(Counted { at_ms, parts });
+    }
+
+    /// The sum. `here`: what a volume takes now, where that is known.
+    pub fn sum(&self, here: impl Fn(VolumeId) -> Option<Part>) -> Option<Usage> {
+        let counted = self.0.lock();
+        let counted = counted.as_ref()?;
+        let mut usage = Usage { counted_ms: counted.at_ms, ..Usage::default() };
+        for (id, part) in &counted.parts {
+            let part = here(*id).map_or(*part, |here| Part { in_trash: part.in_trash, ..here });
+            usage.stored_bytes += part.stored_bytes;
+            match part.in_trash {
+                true => {
+                    usage.trash_volumes += 1;
+                    usage.trash_stored_bytes += part.stored_bytes;
+                }
+                false => {
+                    usage.volumes += 1;
+                    usage.provisioned_bytes += part.size;
+                    usage.mapped_bytes += part.mapped_bytes;
+                }
+            }
+        }
+        Some(usage)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<VolumeId, Part>)) {
+        if let Some(counted) = &mut *self.0.lock() {
+            change(&mut counted.parts);
+        }
+    }
+
+    /// A volume was made here.
+    pub fn made(&self, info: &VolumeInfo) {
+        let VolumeInfo { id, size, mapped_bytes, stored_bytes, .. } = *info;
+        let part = Part { size, mapped_bytes, stored_bytes, in_trash: false };
+        self.change(|parts| {
+            parts.insert(id, part);
+        });
+    }
+
+    /// It was removed here for good.
+    pub fn gone(&self, id: VolumeId) {
+        self.change(|parts| {
+            parts.remove(&id);
+        });
+    }
+
+    /// It was given this name here.
+    pub fn named(&self, id: VolumeId, name: &Name) {
+        self.change(|parts| {
+            parts.entry(id).and_modify(|part| part.in_trash = name.trashed().is_some());
+        });
+    }
+}
