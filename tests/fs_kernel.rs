@@ -539,7 +539,7 @@ fn mounting_says_what_is_wrong() {
     drop(busy);
     b.unmount();
     let label = r#"{"format":1,"pool":"00","index":0,"incarnation":"00"}"#;
-    let put = store.put("label", label.into(), When::Always, Cause::File);
+    let put = store.put("label-00000000000000000000000000000000", label.into(), When::Always, Cause::File);
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(put).unwrap();
     let why = Bench::try_new(store, "").err().unwrap();
     assert_eq!(why.kind(), Kind::Refused, "{why}");

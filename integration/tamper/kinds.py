@@ -631,7 +631,7 @@ KINDS = [
     Row("the label is deleted", "label", each(lambda _d, _: None)),
     Row("the label is 1 GiB of zeros", "label", zeros),
     Row("the label of another store of the pool", "label", replaced(lambda h, s, k, d: h.world.base[(s + 1) % 3][k])),
-    Row("another pool's label", "label", replaced(lambda h, s, k, d: h.world.other[s][k])),
+    Row("another pool's label", "label", replaced(lambda h, s, k, d: next(data for key, data in h.world.other[s].items() if key.startswith("label-")))),
     Row("a label of another life", "label", labels(lambda label, *_: label.__setitem__("incarnation", f"{9:032x}"))),
     Row("a label that says destroyed", "label", labels(lambda label, *_: label.__setitem__("destroyed", True))),
     Row("a label of a newer format", "label", labels(lambda label, *_: label.__setitem__("format", 99))),

@@ -42,7 +42,7 @@ def both(register, label):
 
     def act(hand, targets):
         for store, key, data in targets:
-            if key == "label":
+            if key.startswith("label-"):
                 made = label(json.loads(data), store, hand)
             else:
                 made = register(Register(data), store, hand)
@@ -105,7 +105,7 @@ def noise(mac, hand):
 def in_turn(hand, targets):
     """The registers of a store stand in each other's places, under the numbers that belong there."""
     for store in hand.stores:
-        here = [(key, data) for at, key, data in targets if at == store and key != "label"]
+        here = [(key, data) for at, key, data in targets if at == store and not key.startswith("label-")]
         for (key, _), (_, data) in zip(here, here[1:] + here[:1]):
             made = Register(data)
             made.id = int(key.removeprefix("reg/"), 16)

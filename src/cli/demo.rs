@@ -241,7 +241,8 @@ impl Tour<'_> {
     }
 
     async fn lose_two_stores(&mut self) -> Result<()> {
-        self.ask(Verb::PoolRepair { name: "demo".parse()?, scrub: ScrubRequest::default() }).await?;
+        self.ask(Verb::PoolRepair { name: "demo".parse()?, scrub: ScrubRequest::default(), labels: false })
+            .await?;
         self.engine.shutdown().await?;
         self.move_stores(true).await?;
         let began = self.rt.now();
@@ -282,7 +283,8 @@ impl Tour<'_> {
     async fn heal(&mut self) -> Result<()> {
         self.move_stores(false).await?;
         let began = self.rt.now();
-        self.ask(Verb::PoolRepair { name: "demo".parse()?, scrub: ScrubRequest::default() }).await?;
+        self.ask(Verb::PoolRepair { name: "demo".parse()?, scrub: ScrubRequest::default(), labels: false })
+            .await?;
         let took = seconds(&self.rt, began) * 1e3;
         self.step("folders back; repaired", format!("{took:.0} ms"));
         let began = self.rt.now();

@@ -113,6 +113,9 @@ pub enum Pool {
         name: Name,
         #[command(flatten)]
         scrub: ScrubFlags,
+        /// Only write lost labels of stores anew, from what the stores still hold; also where the pool can't be opened without
+        #[arg(long, conflicts_with_all = ["rate", "restart"])]
+        labels: bool,
     },
     /// Replace a store by an empty one; with the same URL twice: take in a store that was emptied
     Replace {
@@ -204,8 +207,8 @@ pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
         Pool::Scrub { name, scrub: flags } => {
             show(global, Verb::PoolScrub { name, scrub: flags.asked() }, scrub).await
         }
-        Pool::Repair { name, scrub: flags } => {
-            plain(global, Verb::PoolRepair { name, scrub: flags.asked() }).await
+        Pool::Repair { name, scrub: flags, labels } => {
+            plain(global, Verb::PoolRepair { name, scrub: flags.asked(), labels }).await
         }
         Pool::Replace { name, old, new, force } => {
             plain(global, Verb::PoolReplace { name, old, new, force }).await

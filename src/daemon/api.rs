@@ -461,6 +461,9 @@ pub enum Verb {
         name: Name,
         #[serde(default)]
         scrub: ScrubRequest,
+        /// Only writes lost labels of stores anew.
+        #[serde(default)]
+        labels: bool,
     },
     /// Moves what a store has, or should have, to another that takes its place.
     PoolReplace {

@@ -16,8 +16,8 @@ use crate::base::rt::{Dial, Rt};
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::{OpenKeys, PoolKey};
 use crate::pool::{
-    CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, StoreSwap,
-    being_destroyed, lacks_key,
+    CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, Relabelled,
+    StoreSwap, being_destroyed, lacks_key, relabel,
 };
 use crate::store::{self, BucketRef, Effort, StoreUrl};
 use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volumes};
@@ -366,6 +366,17 @@ impl Pools {
         let stores = self.buckets(&known).await?;
         let found = ForcedRecovery::find(self.host(name, &known, None).await?, stores, swaps).await;
         found.map_err(|e| e.context(format!("pool {name}")))
+    }
+
+    /// Writes labels of its stores anew that were lost.
+    pub async fn relabel(&self, name: &Name) -> Result<Relabelled> {
+        let known = self.slot(name)?.known.lock().stores.clone();
+        let stores = self.buckets(&known).await?;
+        let host = self.host(name, &known, None).await?;
+        // What this host keeps of the pool of this name says its id.
+        let files = host.disk.list(&host.folder).await.unwrap_or_default();
+        let ids = files.iter().filter_map(|file| file.strip_prefix("pending.")?.parse().ok()).collect();
+        relabel(&host, name, &stores, &ids).await.map_err(|e| e.context(format!("pool {name}")))
     }
 
     /// Forgets where it is; nothing in its stores changes.

@@ -8,11 +8,13 @@ use futures::future::join_all;
 
 use super::state_dir::{HostContext, KnownPool};
 use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{LABEL_KEY, LABEL_MAX, Label};
-use crate::store::{self, ByteRange, Cause, StoreSpec, StoreUrl};
+use crate::pool::{LABEL_MAX, LABELS, Label, pool_of_label};
+use crate::store::{self, ByteRange, Cause, List, StoreSpec, StoreUrl};
 
 /// Places above a new store in which a pool's label is looked for, the nearest ones.
 const ABOVE_MAX: usize = 32;
+/// Names looked at that may be a label's.
+const LABELS_MAX: usize = 8;
 /// How long they are waited for. What does not answer by then is passed over, as is what this user may not read.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -31,7 +33,9 @@ fn each_store(known: &[KnownPool]) -> impl Iterator<Item = (StoreUrl, &Name)> {
 /// The label of the store that this folder is, if it is one.
 pub async fn label_in(host_context: &HostContext, dir: &Path) -> Option<Label> {
     let max = usize::try_from(LABEL_MAX).ok()?;
-    let bytes = host_context.disk.read(&dir.join(LABEL_KEY), max).await.ok()?;
+    let names = host_context.disk.list(dir).await.ok()?;
+    let name = names.into_iter().find(|name| pool_of_label(name).is_some())?;
+    let bytes = host_context.disk.read(&dir.join(name), max).await.ok()?;
     Label::decode(&bytes).ok()
 }
 
@@ -42,7 +46,11 @@ async fn label_at(host_context: &HostContext, place: &StoreUrl) -> Option<Label>
     }
     let look = async {
         let bucket = store::open(&host_context.rt, place).await.ok()?;
-        bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await.ok()?
+        let list = List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..List::default() };
+        let page = bucket.list(&list, Cause::Label).await.ok()?;
+        let key =
+            page.objects.into_iter().map(|object| object.key).find(|key| pool_of_label(key).is_some())?;
+        bucket.get(&key, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await.ok()?
     };
     let found = host_context.rt.timeout(LOOK, look).await??;
     Label::decode(&found.body).ok()

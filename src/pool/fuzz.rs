@@ -6,7 +6,9 @@ use super::io::fuzz as catalog;
 use super::local::fuzz as local;
 use super::register::fuzz as register;
 use super::stores::{Named, parse};
-use super::{ChunkKind, Label, Layout, PoolConfig, PoolSettings, StoreEntry, register_key, shard_key};
+use super::{
+    ChunkKind, Label, Layout, PoolConfig, PoolSettings, StoreEntry, label_key, register_key, shard_key,
+};
 use crate::base::fuzz::{Target, number, text, texts};
 use crate::base::sum::crc32c;
 use crate::base::{ChunkId, Epoch, Era, Incarnation, PoolId, Seq, VolumeId};
@@ -140,7 +142,14 @@ fn judged(config: &PoolConfig) {
 fn some_keys() -> Vec<Vec<u8>> {
     let id = |seq| ChunkId { volume: VolumeId(0x0123_4567_89ab_cdef), epoch: Epoch(3), seq };
     let (chunk, pack) = (shard_key(&id(Seq(42)), 5), shard_key(&id(Seq::pack(9)), 0));
-    texts(&[&chunk, &pack, "reg/00000000000000000000000000000007", "label", "aside/x", "probe/y"])
+    texts(&[
+        &chunk,
+        &pack,
+        "reg/00000000000000000000000000000007",
+        "label-00000000000000000000000000000007",
+        "aside/x",
+        "probe/y",
+    ])
 }
 
 /// One key names one thing.
@@ -148,6 +157,7 @@ fn key(data: &[u8]) {
     text(data, |key| match parse(key) {
         Named::Shard(id, shard) => assert_eq!(shard_key(&id, shard), key),
         Named::Register(id) => assert_eq!(parse(&register_key(id)), Named::Register(id)),
+        Named::Label(pool) => assert_eq!(label_key(pool), key),
         Named::Other | Named::Foreign => {}
     });
 }

@@ -14,19 +14,22 @@ mod tests;
 
 pub use crate::store::Space;
 pub use admin::{
-    CreateOptions, Deleted, Destruction, Filled, ForcedRecovery, Lost, Pool, Replacement, StoreSwap,
+    Care, CreateOptions, Deleted, Destruction, Filled, ForcedRecovery, Lost, Pool, Relabelled, Replacement,
+    StoreSwap, relabel,
 };
 pub use chunk::sealing;
-pub use chunk::{About, CHECK_SPAN, Chunk, ChunkKind, FOOTER_MAX, Fate, Inventory, Layout, Zoning};
+pub use chunk::{
+    About, CHECK_SPAN, Checked, Chunk, ChunkKind, DeletionCheck, FOOTER_MAX, Fate, Inventory, Layout, Zoning,
+};
 pub use io::{
     Away, Catalog, CatalogEntry, Clocks, Condition, Hurry, NameEntry, Need, Payload, PoolStatus, Probe,
     QuotaRoom, StoreState, StoreStatus, Told, Upload, Verify, about_jump,
 };
 pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
-pub use register::{Change, Register, Veto};
+pub use register::{Change, Compared, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{
-    ASIDE, LABEL_KEY, LABEL_MAX, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost,
-    PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, lacks_key, place, register_key,
-    shard_key, shard_on,
+    ASIDE, LABEL_MAX, LABELS, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost,
+    PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, label_key, lacks_key, place,
+    pool_of_label, register_key, shard_key, shard_on,
 };

@@ -31,6 +31,10 @@ struct Upload {
     parts: BTreeMap<u32, Bytes>,
 }
 
+/// All objects of a store.
+#[derive(Clone, Debug, Default)]
+pub struct Backup(BTreeMap<String, Object>);
+
 /// What was once at a key; no object: it was deleted.
 #[derive(Clone, Debug)]
 struct Past {
@@ -241,6 +245,16 @@ impl MemStore {
     /// Forgets everything, as a wiped bucket would.
     pub fn wipe(&self) {
         *self.state.lock() = State::default();
+    }
+
+    /// A copy of all objects, as a backup of the store's disk has them.
+    pub fn backup(&self) -> Backup {
+        Backup(self.state.lock().objects.clone())
+    }
+
+    /// Another disk stands in the store's place from now on; what the one before held. A default one is an empty mount point.
+    pub fn exchange(&self, disk: Backup) -> Backup {
+        Backup(std::mem::replace(&mut self.state.lock().objects, disk.0))
     }
 
     /// Every key, for tests that look from outside.

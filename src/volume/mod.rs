@@ -16,8 +16,8 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    DataKeyUse, Emptied, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Salvaged, Trash,
-    TrashedSnapshot, TrashedVolume, Unreadable, Usage, Volumes, end_all, rename, snapshot_group,
+    DataKeyUse, Emptied, Finished, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Salvaged, TakenIn, Trash,
+    TrashedSnapshot, TrashedVolume, Unreadable, Usage, Volumes, end_all, lost_midway, rename, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{

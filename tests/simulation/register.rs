@@ -15,7 +15,7 @@ use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, Sim, World};
 use windlass::base::{Error, Incarnation, Kind, PoolId, RegisterId};
 use windlass::pool::{
-    Change, LABEL_KEY, Label, Member, Membership, PoolConfig, PoolSettings, Register, Roster, StoreEntry,
+    Change, Label, Member, Membership, PoolConfig, PoolSettings, Register, Roster, StoreEntry, label_key,
 };
 use windlass::store::{Cause, Reach, SimStore, Store, When};
 
@@ -48,7 +48,7 @@ impl Stores {
             PoolConfig::new(POOL, "p".parse().unwrap(), layout, entries, PoolSettings::default()).unwrap();
         for (i, store) in self.stores.iter().enumerate() {
             let label = Label::new(POOL, i, incarnation(i), config.clone()).encode(None);
-            store.contents().put(LABEL_KEY, label, When::Absent, Cause::Label).await.unwrap();
+            store.contents().put(&label_key(POOL), label, When::Absent, Cause::Label).await.unwrap();
         }
     }
 

@@ -492,7 +492,7 @@ impl Disk for RealDisk {
                     let holder = std::fs::read_to_string(&path).unwrap_or_default();
                     return Err(io::Error::new(
                         io::ErrorKind::WouldBlock,
-                        format!("{} is held by {}", path.display(), holder.trim()),
+                        format!("{} is held by {}{}", path.display(), holder.trim(), cant_end(&holder)),
                     ));
                 }
                 other => other?,
@@ -517,6 +517,23 @@ impl Disk for RealDisk {
             Some(id.trim().to_owned()).filter(|id| !id.is_empty() && id.len() <= 64)
         };
         BOOT.get_or_init(read).clone()
+    }
+}
+
+/// What is said of a process that holds a lock and waits for a disk: it can't even be killed before the disk answers.
+fn cant_end(holder: &str) -> &'static str {
+    let number = holder.trim().strip_prefix("process ").and_then(|n| n.split_whitespace().next());
+    let Some(number) = number.and_then(|n| n.parse::<u32>().ok()) else { return "" };
+    let tasks = std::fs::read_dir(format!("/proc/{number}/task")).into_iter().flatten().flatten();
+    let waits = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && line.contains("D (disk sleep)"))
+    };
+    match tasks.into_iter().any(waits) {
+        true => {
+            ", which waits for a disk that does not answer, and can't end before it does (a frozen or hung filesystem)"
+        }
+        false => "",
     }
 }
 

@@ -9,9 +9,11 @@ use super::folder_facts::{FLEETING, Folder, unmounted};
 use crate::base::rt::Rt;
 use crate::base::units::show_bytes;
 use crate::base::{Error, Kind};
-use crate::pool::LABEL_KEY;
+use crate::pool::{LABELS, pool_of_label};
 use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, TriedRight};
 
+/// Names looked at that may be a label's.
+const LABELS_MAX: usize = 8;
 /// Where a pool's store has what is only there to be looked at, and taken away again.
 const PROBES: &str = "probe/";
 /// How long one store is waited for.
@@ -80,8 +82,11 @@ impl StoreFacts {
             Err(error) => return self.closed = Some(error),
         };
         self.rules = bucket.rules().await;
-        let label = bucket.head(LABEL_KEY, crate::store::Cause::Label).await;
-        self.labelled = label.ok().map(|label| label.is_some());
+        let list = store::List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..store::List::default() };
+        let names = bucket.list(&list, store::Cause::Label).await;
+        let names = names.map(|page| page.objects.into_iter().map(|object| object.key));
+        let label = names.map(|mut names| names.find(|key| pool_of_label(key).is_some()));
+        self.labelled = label.as_ref().ok().map(Option::is_some);
         // Nothing is written into an empty folder that may be the place of a disk which is not mounted.
         if self.of_pool && self.labelled == Some(false) && self.folder.is_some() {
             return;
@@ -90,7 +95,9 @@ impl StoreFacts {
         if self.may(Right::List) && self.may(Right::Put) && self.may(Right::Get) {
             self.promises = Some(store::probe(rt, &*bucket, PROBES).await);
         }
-        self.public = store::is_public(rt, &self.url, LABEL_KEY).await;
+        // Any key will do: who may not even ask for it is told so.
+        let key = label.ok().flatten().unwrap_or_else(|| LABELS.to_owned());
+        self.public = store::is_public(rt, &self.url, &key).await;
     }
 
     fn may(&self, right: Right) -> bool {

@@ -9,6 +9,7 @@ use crate::daemon::api::{ForceRecover, Outcome};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::pool::{ForcedRecovery, StoreSwap};
+use crate::volume::Finished;
 
 pub async fn force_recover(
     state: &EngineState,
@@ -64,7 +65,7 @@ async fn finished(
     open.pool.hear().await?;
     state.pools.remember_places(name, &open).await?;
     let brought = Box::pin(finish(&open, progress)).await;
-    let shards = *brought.as_ref().unwrap_or(&0);
+    let shards = brought.as_ref().map_or(0, |finished| finished.shards);
     let mut outcome = Outcome::of(&report(name, recovery, true, shards))?;
     outcome.notes = recovery.lost.iter().map(|l| given_up(l, true)).collect();
     if recovery.guess {
@@ -73,7 +74,10 @@ async fn finished(
             outcome.note(format!("{registers} decided by guess: compare what you find with what you know"));
     }
     Ok(match brought {
-        Ok(shards) => outcome.note(format!("{} brought", show_count(shards, "shard"))),
+        Ok(Finished { shards, left }) => {
+            let is_short = !left.is_empty();
+            outcome.note_all(left).note(format!("{} brought", show_count(shards, "shard"))).degraded(is_short)
+        }
         Err(e) => outcome
             .note(format!(
                 "pool {name} opens again, but is not whole yet (`windlass pool repair {name}` goes on): {e}"
@@ -101,7 +105,12 @@ async fn nothing_lost(
         return Err(Error::new(Kind::Refused, text));
     }
     let moving = open.pool.is_moving();
-    let shards = if moving && !dry_run { Box::pin(finish(&open, progress)).await? } else { 0 };
+    let finished = match moving && !dry_run {
+        true => Box::pin(finish(&open, progress)).await?,
+        false => Finished::default(),
+    };
+    let Finished { shards, left } = finished;
+    let is_short = !left.is_empty();
     state.pools.remember_places(name, &open).await?;
     let value = json!({
         "name": name, "recovered": moving && !dry_run, "given_up": [], "replaced": [], "registers": 0, "guessed": 0,
@@ -114,7 +123,7 @@ async fn nothing_lost(
         (true, true) => format!("what was begun in pool {name} would be finished"),
         (false, _) => format!("enough stores of pool {name} answer: there is nothing to recover"),
     };
-    Ok(Outcome { value, ..Outcome::default() }.note(note))
+    Ok(Outcome { value, ..Outcome::default() }.note_all(left).note(note).degraded(is_short))
 }
 
 fn report(name: &Name, recovery: &ForcedRecovery, recovered: bool, shards: u64) -> Value {

@@ -9,6 +9,7 @@ mod force_recover;
 mod mount;
 mod move_volume;
 mod pool;
+mod relabel_pool;
 mod replace;
 mod roll_back_resize_flatten;
 mod snapshot;
@@ -121,7 +122,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::PoolForget { name, .. } => Box::pin(pool::forget(state, &name)).await,
         Verb::PoolDestroy(args) => Box::pin(destroy_pool::destroy(state, &args, progress)).await,
         Verb::PoolScrub { name, scrub } => Box::pin(pool::scrub(state, &name, scrub, progress)).await,
-        Verb::PoolRepair { name, scrub } => Box::pin(pool::repair(state, &name, scrub, progress)).await,
+        Verb::PoolRepair { name, scrub, labels } => pool::repair(state, &name, scrub, labels, progress).await,
         Verb::PoolReplace { name, old, new, force } => {
             Box::pin(replace::replace(state, &name, (&old, &new), force, progress)).await
         }

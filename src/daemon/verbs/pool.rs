@@ -353,7 +353,10 @@ pub async fn status(state: &EngineState, name: &Name, walk: bool) -> Result<Outc
         || status.stores.iter().any(|s| s.state != StoreState::In);
     let out = status.stores.iter().any(|s| s.state == StoreState::Out);
     let Capacity { used_bytes, free_bytes, warning } = capacity;
-    let answer = PoolAnswer { status, last_scrub: pool.last_scrub().await, used_bytes, free_bytes, usage };
+    let last_scrub = pool.last_scrub().await;
+    let unread = last_scrub.as_ref().is_some_and(|last| last.unread_volumes > 0);
+    let attention = attention || unread;
+    let answer = PoolAnswer { status, last_scrub, used_bytes, free_bytes, usage };
     let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
     if let Some(last) = answer.last_scrub {
         let ago = match age_ms(last.ended_ms, state.host_context.rt.wall_ms()) {
@@ -470,8 +473,8 @@ pub async fn scrub(
     let watch = |step: Progress| progress.tell("scrubbing", step.done, step.of);
     let found = open.pool.scrub(&open.volumes, scrub_options(asked), &watch).await?;
     let mut outcome = Outcome::of(&found)?.degraded(!found.is_complete_and_clean());
-    for store in &found.unreachable {
-        outcome = outcome.note(format!("not looked through: {store}"));
+    for left_out in found.unreachable.iter().chain(&found.unread_volumes) {
+        outcome = outcome.note(format!("not looked through: {left_out}"));
     }
     outcome.notes.extend(losses(&open, &found, &found.misplaced).await);
     let (shards, bytes) = (show_count(found.checked_shards, "shard"), show_bytes(found.checked_bytes));
@@ -483,17 +486,30 @@ pub async fn repair(
     state: &EngineState,
     name: &Name,
     asked: ScrubRequest,
+    labels: bool,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
-    let (brought, before) = Box::pin(super::replace::before_repair(state, name, progress)).await?;
+    match labels {
+        true => Box::pin(super::relabel_pool::relabel(state, name)).await,
+        false => Box::pin(mend(state, name, asked, progress)).await,
+    }
+}
+
+async fn mend(
+    state: &EngineState,
+    name: &Name,
+    asked: ScrubRequest,
+    progress: &ProgressSink,
+) -> Result<Outcome> {
+    let before = Box::pin(super::replace::before_repair(state, name, progress)).await?;
     let open = state.pools.get(name).await?;
     let watch = |step: Progress| progress.tell("repairing", step.done, step.of);
     let mut done = open.pool.repair(&open.volumes, scrub_options(asked), &watch).await?;
-    done.rebuilt += brought;
-    let mut outcome = Outcome::of(&done)?.degraded(!done.left.is_complete_and_clean());
-    outcome.notes.extend(before);
-    for store in &done.left.unreachable {
-        outcome = outcome.note(format!("not looked through: {store}"));
+    done.rebuilt += before.shards;
+    let mut outcome = Outcome::of(&done)?.degraded(!done.left.is_complete_and_clean() || before.is_short);
+    outcome.notes.extend(before.notes);
+    for left_out in done.left.unreachable.iter().chain(&done.left.unread_volumes) {
+        outcome = outcome.note(format!("not looked through: {left_out}"));
     }
     for reason in &done.reasons {
         outcome = outcome.note(reason.clone());

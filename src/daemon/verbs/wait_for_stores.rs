@@ -172,6 +172,10 @@ impl Manner {
 
     fn of_pool(state: &EngineState, verb: &Verb) -> Manner {
         match verb {
+            Verb::PoolRepair { name, labels: true, .. } => Manner {
+                end: End::Unknown("labels were written".into(), format!("windlass pool status {name}")),
+                ..looks([])
+            },
             Verb::PoolRepair { name, .. } => Manner {
                 end: End::Unknown("everything was mended".into(), format!("windlass pool scrub {name}")),
                 ..looks([name.clone()])

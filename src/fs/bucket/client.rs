@@ -41,8 +41,10 @@ const COPIED_A_SECOND: u64 = 16 << 20;
 /// Bytes that make no request late.
 const SMALL: u64 = 64 << 10;
 const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
-/// A pool's store says so in this object.
-const LABEL: &str = "label";
+/// A pool's store says so in an object whose key begins so.
+const LABELS: &str = "label-";
+/// So many of such keys are looked at.
+const LABELS_MAX: usize = 4;
 const LABEL_MAX: u64 = 256 << 10;
 
 #[derive(Clone, Debug)]
@@ -547,16 +549,18 @@ impl BucketClient {
 
     /// A prefix that holds a pool is no filesystem: one wrong `rm` would cost disks.
     pub async fn refuse_pool(&self) -> Result<()> {
-        let Some(found) = self.get(LABEL, 0, LABEL_MAX).await? else { return Ok(()) };
-        let label = serde_json::from_slice::<serde_json::Value>(&found.body).unwrap_or_default();
-        if ["format", "pool", "incarnation"].iter().all(|field| label.get(field).is_some()) {
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "{} holds a windlass pool and can't be mounted: mount another prefix, or use its volumes",
-                    self.url()
-                ),
-            ));
+        for object in self.list(LABELS, None, false, LABELS_MAX).await?.objects {
+            let Some(found) = self.get(&object.key, 0, LABEL_MAX).await? else { continue };
+            let label = serde_json::from_slice::<serde_json::Value>(&found.body).unwrap_or_default();
+            if ["format", "pool", "incarnation"].iter().all(|field| label.get(field).is_some()) {
+                return Err(Error::new(
+                    Kind::Refused,
+                    format!(
+                        "{} holds a windlass pool and can't be mounted: mount another prefix, or use its volumes",
+                        self.url()
+                    ),
+                ));
+            }
         }
         Ok(())
     }

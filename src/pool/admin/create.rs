@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::handle::Pool;
 use super::open::EVERYWHERE;
+use crate::base::rt::Rt;
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::pool::chunk::Layout;
@@ -11,8 +12,8 @@ use crate::pool::local::ProvenServers;
 use crate::pool::register::{Change, Register};
 use crate::pool::stores::PROBES;
 use crate::pool::stores::Roster;
-use crate::pool::stores::labelled;
-use crate::pool::stores::{LABEL_KEY, Label};
+use crate::pool::stores::{Found, labelled, read_label};
+use crate::pool::stores::{Label, label_key, register_key};
 use crate::pool::stores::{PoolConfig, PoolSettings, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
 use crate::store::{Cause, List, Put, When};
@@ -54,7 +55,7 @@ impl Pool {
             config.zoning()?.check()?;
         }
         config.check_settings()?;
-        for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(s, key))).await {
+        for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(&rt, s, key))).await {
             outcome?;
         }
         let probes = stores.iter().map(|s| crate::store::probe_with(&rt, &*s.bucket, PROBES, host.trial));
@@ -83,15 +84,15 @@ impl Pool {
 }
 
 /// Nothing but what a creation that was broken off has left of its look at what the store promises.
-async fn check_empty(store: &PoolStore, key: Option<&PoolKey>) -> Result<()> {
+async fn check_empty(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list_some(&list, Cause::Probe).await?;
     let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
     let url = &store.url;
-    let why = match labelled(store, key).await {
-        Ok(Some(Label { hint, .. })) => format!(
+    let why = match read_label(rt, store, key).await {
+        Found::Label(label) => format!(
             "store {url} has the label of a pool {}: choose an empty place; or empty this one, if that pool was never finished",
-            hint.name
+            label.hint.name
         ),
         _ => format!("store {url} is not empty (it has {}): choose an empty place", object.key),
     };
@@ -105,7 +106,8 @@ async fn put_label(
     key: Option<&PoolKey>,
 ) -> Result<()> {
     let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
-    let answer = store.bucket.put(LABEL_KEY, label.encode(key), When::Absent, Cause::Label).await?;
+    let own = label_key(config.pool);
+    let answer = store.bucket.put(&own, label.encode(key), When::Absent, Cause::Label).await?;
     let taken = || {
         Error::new(
             Kind::Refused,
@@ -115,7 +117,7 @@ async fn put_label(
     match answer {
         Put::Stored(_) => Ok(()),
         // Only a look tells whose it is.
-        Put::Refused | Put::Unknown(_) => match labelled(store, key).await? {
+        Put::Refused | Put::Unknown(_) => match labelled(store, config.pool, key).await? {
             Some(found) if found.incarnation == label.incarnation => Ok(()),
             Some(_) => Err(taken()),
             None => Err(match answer {
@@ -148,10 +150,9 @@ async fn found(host: &PoolHost, stores: &[PoolStore], config: &PoolConfig) -> Re
 /// Takes back the labels of a pool that could not be made. What fails here is left: the next attempt names it.
 async fn withdraw_labels(stores: &[PoolStore], config: &PoolConfig, key: Option<&PoolKey>) {
     for (store, entry) in stores.iter().zip(&config.stores) {
-        let ours =
-            matches!(labelled(store, key).await, Ok(Some(label)) if label.incarnation == entry.incarnation);
-        let keys =
-            [LABEL_KEY.to_owned(), crate::pool::stores::register_key(PoolConfig::register(config.pool))];
+        let ours = matches!(labelled(store, config.pool, key).await, Ok(Some(label)) if label.incarnation == entry.incarnation);
+        // Keys of this pool alone: however late this arrives, no other pool has them.
+        let keys = [label_key(config.pool), register_key(PoolConfig::register(config.pool))];
         if ours && let Err(e) = store.bucket.delete(&keys, Cause::Label).await {
             tracing::warn!("store {} keeps the label of a pool that was not made: {e}", store.url);
         }

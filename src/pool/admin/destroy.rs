@@ -16,8 +16,8 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::pool::local::{Progress, Watch};
-use crate::pool::stores::{Found, best_hint, labelled, read_label};
-use crate::pool::stores::{LABEL_KEY, LABEL_MAX, Label, REGISTERS};
+use crate::pool::stores::{Found, best_hint, labelled, read_label, read_own_label};
+use crate::pool::stores::{LABEL_MAX, Label, REGISTERS, label_key};
 use crate::pool::stores::{PoolConfig, PoolHost, PoolStore};
 use crate::store::{ByteRange, Cause, List, Listed, When};
 
@@ -63,8 +63,14 @@ impl Destruction {
         stores: Vec<PoolStore>,
         begun: Option<PoolId>,
     ) -> Result<Destruction> {
-        let labels =
-            join_all(stores.iter().map(|store| read_label(&host.rt, store, host.key.as_ref()))).await;
+        let (rt, key) = (&host.rt, host.key.as_ref());
+        let looks = stores.iter().map(|store| async move {
+            match begun {
+                Some(id) => read_own_label(rt, store, id, key).await,
+                None => read_label(rt, store, key).await,
+            }
+        });
+        let labels = join_all(looks).await;
         let config = match (best_hint(&stores, &labels), begun) {
             (Ok(config), None) => Some(config),
             (Ok(config), Some(begun)) => Some(config).filter(|config| config.pool == begun),
@@ -117,7 +123,7 @@ impl Destruction {
             match host.opener.open(&url).await {
                 Ok(bucket) => {
                     let store = PoolStore { url, zone: None, bucket };
-                    let label = read_label(&host.rt, &store, host.key.as_ref()).await;
+                    let label = read_own_label(&host.rt, &store, self.id, host.key.as_ref()).await;
                     self.judge(store, label).await;
                 }
                 Err(e) => self.left.push((url, e.to_string())),
@@ -155,7 +161,8 @@ impl Destruction {
             try_join_all(self.stores.iter().map(|store| self.empty(store, last, &tell))).await?;
         }
         let labels = self.stores.iter().map(|store| async move {
-            let key = [LABEL_KEY.to_owned()];
+            // This pool's alone: however late it arrives, the label of a pool that is made here next has another key.
+            let key = [label_key(self.id)];
             store
                 .bucket
                 .delete(&key, Cause::Delete)
@@ -171,7 +178,8 @@ impl Destruction {
         for _ in 0..LABEL_TRIES {
             let range = ByteRange::Whole { max: LABEL_MAX };
             // Gone: another run of this has finished the store meanwhile.
-            let Some(found) = store.bucket.get(LABEL_KEY, range, Cause::Label).await? else { return Ok(()) };
+            let key = label_key(self.id);
+            let Some(found) = store.bucket.get(&key, range, Cause::Label).await? else { return Ok(()) };
             let label = Label::read(&found.body, self.key.as_ref())?;
             if label.pool != self.id {
                 let why =
@@ -183,7 +191,7 @@ impl Destruction {
             }
             let condemned = label.condemned().encode(self.key.as_ref());
             // Whether it was stored shows the next look.
-            store.bucket.put(LABEL_KEY, condemned, When::Matches(found.head.etag), Cause::Label).await?;
+            store.bucket.put(&key, condemned, When::Matches(found.head.etag), Cause::Label).await?;
         }
         let why = format!("the label of store {} keeps changing: try again", store.url);
         Err(Error::new(Kind::Unavailable, why))
@@ -217,11 +225,10 @@ impl Destruction {
         tell: &(dyn Fn(&[&Listed]) + Send + Sync),
     ) -> Result<u64> {
         let mut list = List { max: PAGE, ..List::default() };
-        let mut deleted = 0;
+        let (own, mut deleted) = (label_key(self.id), 0);
         loop {
             let page = store.bucket.list(&list, Cause::Delete).await?;
-            let is_due =
-                |object: &&Listed| object.key != LABEL_KEY && (last || !object.key.starts_with(REGISTERS));
+            let is_due = |object: &&Listed| object.key != own && (last || !object.key.starts_with(REGISTERS));
             let due: Vec<&Listed> = page.objects.iter().filter(is_due).collect();
             if !due.is_empty() {
                 // Another pool may be made in an emptied place, which is looked at before each deletion.
@@ -240,7 +247,7 @@ impl Destruction {
     }
 
     async fn check_label(&self, store: &PoolStore) -> Result<()> {
-        match labelled(store, self.key.as_ref()).await? {
+        match labelled(store, self.id, self.key.as_ref()).await? {
             Some(label) if label.pool == self.id && label.destroyed => Ok(()),
             _ => {
                 let why = "it does not have the label of this pool any more: nothing more is deleted there";

@@ -28,11 +28,13 @@ use super::handle::Pool;
 use super::next_generation::Plan;
 use super::replace::{free_place, list_registers};
 use crate::base::{Error, Incarnation, Kind, RegisterId, Result};
+use crate::pool::chunk::ShardSet;
 use crate::pool::io::{HostClock, PoolContext};
 use crate::pool::local::MissingShards;
 use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;
 use crate::pool::register::{Change, Register};
+use crate::pool::repair::Holdings;
 use crate::pool::stores::Member;
 use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{PoolConfig, StoreEntry};
@@ -204,7 +206,8 @@ impl ForcedRecovery {
     async fn settle(&self, pool: &Pool, register: &Register) -> Result<()> {
         for _ in 0..STEPS {
             let before = pool.generation();
-            check_loss(&self.roster.current(), &self.config).await?;
+            let now = self.roster.current();
+            check_loss(&now, &self.takers(&now).await, &self.config).await?;
             self.roster.give_up().await;
             let now = self.roster.current();
             let both = || [Some(&now), now.before.as_ref()].into_iter().flatten();
@@ -309,12 +312,13 @@ impl ForcedRecovery {
     /// Whether it could be done as things are; the error says what to do first.
     pub async fn check(&self) -> Result<()> {
         let now = self.roster.current();
-        check_loss(&now, &self.config).await?;
+        let takers = self.takers(&now).await;
+        check_loss(&now, &takers, &self.config).await?;
         if now.hopeless().await == now.given_up {
             return Ok(());
         }
         let away = away(&now).await.iter().map(|m| m.index()).collect();
-        self.plan(&self.config, &now, &self.takers(&now).await, &away).map(|_| ())
+        self.plan(&self.config, &now, &takers, &away).map(|_| ())
     }
 }
 
@@ -351,20 +355,36 @@ async fn away(now: &Membership) -> Vec<Arc<Member>> {
     futures::future::join_all(asks).await.into_iter().flatten().collect()
 }
 
-/// With more lost than the layout bears nothing could be read afterwards.
-async fn check_loss(now: &Membership, config: &PoolConfig) -> Result<()> {
-    let lost = away(now).await;
+/// With more lost than the layout bears nothing could be read afterwards. A store to which not all has come along is lost too: of
+/// what its predecessor has nothing is known in the next generation. One that is taken in with its disk as it was is not.
+async fn check_loss(
+    now: &Membership,
+    takers: &BTreeMap<usize, PoolStore>,
+    config: &PoolConfig,
+) -> Result<()> {
+    let away: ShardSet = away(now).await.iter().map(|m| m.index()).collect();
+    let places: Vec<_> = takers.iter().map(|(index, place)| (*index, place.bucket.clone())).collect();
+    let holdings = Holdings::look(&now.members, &places).await;
+    let new: ShardSet = now.members.iter().map(|m| m.index()).filter(|i| now.is_new(*i)).collect();
+    let there = |index: &usize| !away.has(*index) || takers.contains_key(index);
+    let taken: ShardSet = takers.keys().copied().collect();
+    let unfilled = holdings.unfilled(new.or(taken).iter().filter(there).collect());
+    let lost: Vec<&str> = now
+        .members
+        .iter()
+        .filter(|m| unfilled.has(m.index()) || !there(&m.index()))
+        .map(|m| m.url())
+        .collect();
     if lost.len() <= config.layout.m() {
         return Ok(());
     }
-    let urls: Vec<&str> = lost.iter().map(|m| m.url()).collect();
     let text = format!(
-        "{} of {} stores of pool {} are lost ({}), its layout {} bears {}: no data could be read afterwards; bring stores \
-         back, or make a new pool",
+        "{} of {} stores of pool {} are lost, or not all has come along to them ({}), its layout {} bears {}: no data could be read \
+         afterwards; bring stores back, or make a new pool",
         lost.len(),
         now.members.len(),
         config.name,
-        urls.join(", "),
+        lost.join(", "),
         config.layout,
         config.layout.m(),
     );

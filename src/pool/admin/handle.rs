@@ -1,7 +1,7 @@
 //! A pool that is open: the whole of it in one place, each verb done by the room that it belongs to.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use crate::base::{
     ChunkId, Error, Generation, Incarnation, Kind, Name, PoolId, RegisterId, Result, VolumeId,
 };
 use crate::keys::PoolKey;
-use crate::pool::chunk::{Chunk, ChunkKind, Inventory};
+use crate::pool::chunk::{Chunk, ChunkKind, DeletionCheck, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
 use crate::pool::io::Clocks;
@@ -31,6 +31,7 @@ use crate::pool::local::LastScrub;
 use crate::pool::local::{RepairReport, ScrubOptions, ScrubReport, Watch};
 use crate::pool::register::{Change, Register};
 use crate::pool::repair::handoff;
+use crate::pool::repair::older;
 use crate::pool::repair::repair_findings;
 use crate::pool::repair::scrub;
 use crate::pool::repair::verify_damage;
@@ -137,8 +138,10 @@ impl Pool {
     }
     /// Reads every store's label, so that `status` tells the present. Takes some seconds at most.
     pub async fn look(&self) {
-        let members = self.context.members();
-        futures::future::join_all(members.iter().map(|m| m.attest())).await;
+        let now = self.membership();
+        let before = (0..now.members.len()).filter_map(|index| now.predecessor(index));
+        let all: Vec<_> = now.members.iter().chain(before).collect();
+        futures::future::join_all(all.into_iter().map(|m| m.attest())).await;
     }
     /// Asks every store for the room that is left on it.
     pub async fn measure(&self) {
@@ -352,9 +355,26 @@ impl Pool {
         self.register(PoolConfig::register(self.id())).hear_of_newer().await
     }
 
-    /// Deletes all shards of these chunks from the stores that answer; what others keep is remembered.
+    /// From now on this is asked before anything is deleted that was found dead earlier. Until then all of it stays.
+    pub fn check_deletions_by(&self, check: Weak<dyn DeletionCheck>) {
+        self.context.check_deletions_by(check);
+    }
+
+    /// Deletes all shards of these chunks from the stores that answer; what others keep is remembered. For who has just heard
+    /// that no recorded state needs the chunks.
     pub async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         self.context.delete(ids).await
+    }
+
+    /// The same for who has known it for a while: those stay that are not dead by a look that begins now.
+    pub async fn delete_checked(&self, ids: &[ChunkId]) -> Result<()> {
+        let dead = self.context.check_deletion(&ids.iter().copied().collect()).await?.dead;
+        self.context.delete(&dead.into_iter().collect::<Vec<_>>()).await
+    }
+
+    /// What stores missed to delete of this volume stays there: the user takes a state of the volume that may need it.
+    pub fn forget_deletions(&self, volume: VolumeId) {
+        self.context.missing_shards().change_leaving(|l| l.forget(volume));
     }
 
     /// The stores (indices) that are neither out nor down, as far as is known.
@@ -413,6 +433,16 @@ impl Pool {
         let report = scrub::scrub(&self.context, inventory, options, watch).await?;
         self.context.scrub_cursor().ended(&report, self.context.rt().wall_ms()).await;
         Ok(report)
+    }
+
+    /// Whether a store's copies of registers were found older than the others', and nobody has looked yet for what it lacks.
+    pub fn has_older(&self) -> bool {
+        self.membership().members.iter().any(|m| m.older().is_some())
+    }
+
+    /// Looks for what such stores lack, by their listings, so that it is put back; how many shards that are.
+    pub async fn look_at_older(&self, inventory: &dyn Inventory) -> Result<usize> {
+        older::look(&self.context, inventory).await
     }
 
     /// What the last scrub or repair on this host found, or left.

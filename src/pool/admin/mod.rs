@@ -6,6 +6,7 @@ mod force_recover;
 mod handle;
 mod next_generation;
 mod open;
+mod relabel;
 mod replace;
 
 pub use create::CreateOptions;
@@ -14,4 +15,5 @@ pub use force_recover::{ForcedRecovery, Lost, StoreSwap};
 pub use handle::Pool;
 #[cfg(test)]
 pub use next_generation::{Place, Plan};
-pub use replace::{Filled, Replacement};
+pub use relabel::{Relabelled, relabel};
+pub use replace::{Care, Filled, Replacement};

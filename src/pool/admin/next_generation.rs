@@ -18,12 +18,12 @@
 use bytes::Bytes;
 
 use super::handle::Pool;
-use crate::base::{Error, Kind, Nonce, Result};
+use crate::base::{Error, Kind, Nonce, PoolId, Result};
 use crate::pool::register::Change;
 use crate::pool::stores::PoolConfig;
 use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
-use crate::pool::stores::{LABEL_KEY, Label};
+use crate::pool::stores::{Label, label_key};
 use crate::pool::stores::{Named, PROBES, parse};
 use crate::store::{Cause, List, Put, When};
 
@@ -62,8 +62,8 @@ impl Pool {
         now: &PoolConfig,
     ) -> Result<Option<Place>> {
         // First the etag: what is there later, whoever put it, is not what was judged.
-        let found = new.bucket.head(LABEL_KEY, Cause::Label).await?;
-        let label = labelled(new, self.key()).await?;
+        let found = new.bucket.head(&label_key(self.id()), Cause::Label).await?;
+        let label = labelled(new, self.id(), self.key()).await?;
         let when = match (found, label) {
             (Some(head), Some(label)) if label.pool == self.id() && label.index == index => {
                 if label.incarnation == now.stores[index].incarnation {
@@ -82,7 +82,7 @@ impl Pool {
                 return Err(Error::new(Kind::Refused, text));
             }
             (None, _) => {
-                check_free(new, now.stores[index].url == new.url).await?;
+                check_free(new, self.id(), now.stores[index].url == new.url).await?;
                 When::Absent
             }
         };
@@ -125,8 +125,9 @@ impl Pool {
     pub(in crate::pool) async fn put_first_label(&self, place: &Place, plan: &Plan<'_>) -> Result<()> {
         let Place { store, index, when } = place;
         let label = Label::new(self.id(), *index, plan.next.stores[*index].incarnation, plan.hint.clone());
-        let put = store.bucket.put(LABEL_KEY, label.encode(self.key()), when.clone(), Cause::Label).await?;
-        match labelled(store, self.key()).await? {
+        let (key, bytes) = (label_key(self.id()), label.encode(self.key()));
+        let put = store.bucket.put(&key, bytes, when.clone(), Cause::Label).await?;
+        match labelled(store, self.id(), self.key()).await? {
             Some(seen) if seen.incarnation == label.incarnation => Ok(()),
             _ => Err(match put {
                 Put::Unknown(e) => e,
@@ -168,14 +169,18 @@ fn is_same(current: &PoolConfig, now: &PoolConfig) -> bool {
 
 /// Nothing is there but what a check of its promises left behind, or (`own`: where the pool's store was) only what the pool
 /// itself put there before or since.
-pub async fn check_free(store: &PoolStore, own: bool) -> Result<()> {
+pub async fn check_free(store: &PoolStore, pool: PoolId, own: bool) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
     let page = store.bucket.list_some(&list, Cause::Probe).await?;
-    let foreign = |key: &str| !key.starts_with(PROBES) && (!own || parse(key) == Named::Foreign);
+    let foreign = |key: &str| match parse(key) {
+        Named::Label(of) => !own || of != pool,
+        Named::Foreign => true,
+        _ => !own && !key.starts_with(PROBES),
+    };
     match page.objects.iter().find(|o| foreign(&o.key)) {
         None => Ok(()),
         // Not so a moment ago.
-        Some(_) if page.objects.iter().any(|o| o.key == LABEL_KEY) => Err(taken(store)),
+        Some(_) if page.objects.iter().any(|o| o.key == label_key(pool)) => Err(taken(store)),
         Some(object) => Err(Error::new(
             Kind::Refused,
             format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),

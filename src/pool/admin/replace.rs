@@ -17,18 +17,18 @@ use futures::stream;
 use super::handle::Pool;
 use super::next_generation::{Plan, check_free};
 use crate::base::units::show_count;
-use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result};
+use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result, VolumeId};
 use crate::pool::chunk::Inventory;
 use crate::pool::chunk::ShardSet;
 use crate::pool::chunk::with_footer_of;
 use crate::pool::local::{Progress, Watch};
 use crate::pool::register::Change;
-use crate::pool::repair::put_back;
+use crate::pool::repair::{Holdings, predecessors, put_back};
 use crate::pool::stores::Membership;
 use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
 use crate::pool::stores::{At, How};
-use crate::pool::stores::{LABEL_KEY, Label};
+use crate::pool::stores::{Label, label_key};
 use crate::pool::stores::{Member, Standing};
 use crate::pool::stores::{Named, parse, place, shard_on};
 use crate::pool::stores::{PoolConfig, StoreEntry};
@@ -49,6 +49,17 @@ const LIVE_PAGE: usize = 1024;
 const LIST_PAGE: usize = 1000;
 /// Registers brought at a time.
 const REGISTERS_AT_ONCE: usize = 8;
+
+/// What is looked at before a store is put in another's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Care {
+    /// Zones, what may be lost meanwhile, and what the others hold.
+    All,
+    /// What the others hold: the place was emptied, and stays where it is.
+    Data,
+    /// Nothing: the user says that what is away is gone for good.
+    None,
+}
 
 /// How a replacement stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,10 +92,19 @@ impl Pool {
     }
 
     /// Makes `new` the pool's store in the place of `old` (by their URLs, which may be the same: a place that was emptied).
-    pub async fn plan_replacement(&self, old: &str, new: &PoolStore, force: bool) -> Result<Replacement> {
+    pub async fn plan_replacement(
+        &self,
+        old: &str,
+        new: &PoolStore,
+        inventory: &dyn Inventory,
+        care: Care,
+    ) -> Result<Replacement> {
         self.context().roster().know(new);
         let now = self.description().await?;
         if let Some(before) = &now.before {
+            if self.is_lost_midway(&now, old).await {
+                return self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care).await;
+            }
             let ours = |(was, is): (&StoreEntry, &StoreEntry)| {
                 was.url == old && is.url == new.url && was.incarnation != is.incarnation
             };
@@ -104,14 +124,107 @@ impl Pool {
         let incarnation = Incarnation(self.rt().random128());
         let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
         let next = now.with_store(index, StoreEntry { url: new.url.clone(), zone, incarnation });
-        if !force {
+        if care == Care::All {
             next.zoning()?.check()?;
             self.check_spare(index).await?;
         }
         let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
+        if care != Care::None {
+            self.check_others(&[(index, new)], inventory).await?;
+        }
         let planned =
             self.carry_out(&Plan { now: &now, next: &next, hint: &next, places: vec![place] }).await?;
         Ok(if planned { Replacement::Planned } else { Replacement::Other })
+    }
+
+    /// Whether a replacement's new store of this URL is away before all has come along to it.
+    async fn is_lost_midway(&self, now: &PoolConfig, url: &str) -> bool {
+        let Some(index) = now.stores.iter().position(|s| s.url == url) else { return false };
+        let membership = self.membership();
+        membership.is_new(index) && membership.members[index].attest().await.is_err()
+    }
+
+    /// Other stores, or what lies in their places now, for those that were to take others' places and are lost before all had come
+    /// along to them: the next generation begins before this one is settled. Every register comes along first, so that none is
+    /// more than one generation behind.
+    pub async fn plan_again(
+        &self,
+        places: Vec<(String, PoolStore)>,
+        inventory: &dyn Inventory,
+        care: Care,
+    ) -> Result<Replacement> {
+        let generation = self.follow().await?;
+        let now = self.description().await?;
+        if now.generation != generation || now.before.is_none() {
+            return Ok(Replacement::Other);
+        }
+        let (mut stores, mut judged, mut taken) = (now.stores.clone(), Vec::new(), Vec::new());
+        for (old, new) in &places {
+            let index = now.stores.iter().position(|s| s.url == *old);
+            let index = index.ok_or_else(|| unknown_store(&now, old))?;
+            let incarnation = Incarnation(self.rt().random128());
+            let zone = new.zone.clone().or_else(|| stores[index].zone.clone());
+            stores[index] = StoreEntry { url: new.url.clone(), zone, incarnation };
+            let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Planned) };
+            judged.push(place);
+            taken.push((index, new));
+        }
+        let next = now.with_again(stores);
+        if care == Care::All {
+            next.zoning()?.check()?;
+        }
+        if care != Care::None {
+            self.check_others(&taken, inventory).await?;
+        }
+        // What labels tell strangers is what holds now: of a generation that names the one before by number they would believe it.
+        let planned = self.carry_out(&Plan { now: &now, next: &next, hint: &now, places: judged }).await?;
+        Ok(if planned { Replacement::Planned } else { Replacement::Other })
+    }
+
+    /// Of a replacement under way, the new stores that are away, and in whose places something lies that may be taken in: nothing,
+    /// or a disk of the pool's that was not mounted when the place was taken in.
+    pub async fn lost_places(&self) -> Vec<(String, PoolStore)> {
+        let now = self.membership();
+        let mut places = Vec::new();
+        for new in now.members.iter().filter(|m| now.is_new(m.index())) {
+            if new.attest().await.is_err()
+                && let Some(place) = free_place(self.id(), new).await
+            {
+                places.push((new.url().to_owned(), place));
+            }
+        }
+        places
+    }
+
+    /// Refuses a plan that may not end, or ends with less than there is: as long as stores that do not answer may hold what the
+    /// others lack. What lies in the places that are taken in stays there, and counts; in the next plan the predecessors of the
+    /// one under way are not known any more, and don't.
+    async fn check_others(&self, taken: &[(usize, &PoolStore)], inventory: &dyn Inventory) -> Result<()> {
+        self.look().await;
+        let members = self.membership().members.clone();
+        let own = taken.iter().filter(|(index, _)| members[*index].standing().reason().is_some());
+        let own: Vec<_> = own.map(|(index, place)| (*index, place.bucket.clone())).collect();
+        let holdings = Holdings::look(&members, &own).await;
+        let short = holdings.short_of(self.layout().k(), inventory).await?;
+        let undecided = inventory.undecided().await?;
+        let why = match (short.len() as u64, undecided.iter().find(|e| e.is_transient())) {
+            (0, None) => return Ok(()),
+            (0, Some(first)) => first.to_string(),
+            (objects, _) => {
+                format!("too few shards of {} are on the stores that answer", show_count(objects, "object"))
+            }
+        };
+        let old: Vec<&str> = taken.iter().map(|(index, _)| members[*index].url()).collect();
+        let text = format!(
+            "nothing is put in the place of {}: {why}. What is missing may be on stores that do not answer, or on a disk that is \
+             not mounted: {}. Bring these back; if they are gone for good, `windlass pool replace {} --old {} --new URL --force` \
+             goes on with what is left",
+            old.join(", "),
+            holdings.silent.join("; "),
+            self.name(),
+            old.first().copied().unwrap_or_default(),
+        );
+        Err(Error::new(Kind::Refused, text))
     }
 
     /// A store that is well is one more away until its shards have come along: not while others are.
@@ -185,9 +298,22 @@ impl Pool {
                 watch(progress);
             }
             if ended {
-                return Ok(filled);
+                break;
             }
         }
+        // Of volumes that can't be read nobody knows what is live: all that is there comes along.
+        let unread: BTreeSet<VolumeId> = inventory.unread().into_iter().map(|(id, _)| id).collect();
+        if !unread.is_empty() {
+            let now = self.membership();
+            let holdings = Holdings::look(&now.members, &predecessors(&now)).await;
+            for id in holdings.chunks_of(&unread) {
+                match self.fill_chunk(&id).await {
+                    Ok(()) => filled.there += 1,
+                    Err(e) => filled.left += u64::from(!e.is(Kind::Corrupt)),
+                }
+            }
+        }
+        Ok(filled)
     }
 
     async fn fill_chunk(&self, id: &ChunkId) -> Result<()> {
@@ -281,8 +407,8 @@ pub async fn free_place(pool: PoolId, member: &Member) -> Option<PoolStore> {
     let (Standing::Out(_), Some(bucket)) = (member.standing(), member.raw()) else { return None };
     let (url, zone) = (member.url().to_owned(), member.zone().map(str::to_owned));
     let spec = PoolStore { url, zone, bucket: bucket.clone() };
-    let ours = match labelled(&spec, member.pool_key()).await {
-        Ok(None) => check_free(&spec, true).await.is_ok(),
+    let ours = match labelled(&spec, pool, member.pool_key()).await {
+        Ok(None) => check_free(&spec, pool, true).await.is_ok(),
         Ok(Some(label)) => {
             label.pool == pool && label.index == member.index() && label.incarnation != member.incarnation()
         }
@@ -339,9 +465,10 @@ pub async fn list_registers(member: &Arc<Member>) -> Result<Vec<RegisterId>> {
 
 async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
     let (Some(bucket), true) = (member.raw(), member.standing().usable()) else { return Ok(()) };
-    let Some(head) = bucket.head(LABEL_KEY, Cause::Label).await? else { return Ok(()) };
+    let key = label_key(hint.pool);
+    let Some(head) = bucket.head(&key, Cause::Label).await? else { return Ok(()) };
     member.attest().await?;
     let label = Label::new(hint.pool, member.index(), member.incarnation(), hint.clone());
-    bucket.put(LABEL_KEY, label.encode(member.pool_key()), When::Matches(head.etag), Cause::Label).await?;
+    bucket.put(&key, label.encode(member.pool_key()), When::Matches(head.etag), Cause::Label).await?;
     Ok(())
 }

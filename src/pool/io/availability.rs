@@ -50,8 +50,9 @@ pub struct Condition {
     pub unreadable: bool,
     /// Stores that may be lost on top of those.
     spare: usize,
+    /// Stores from which not everything can be read that belongs on them: away, or not filled yet.
     unusable: ShardSet,
-    /// Chunks that lack shards besides those on stores that are away.
+    /// Chunks lack shards besides those on stores that are away.
     damaged: bool,
     /// Of them, those that can't be read now; and those that no return of a store makes readable.
     out_of_reach: usize,
@@ -79,7 +80,11 @@ impl Condition {
             .map(|a| a.since)
             .collect();
         let n = layout.n();
-        let unusable: ShardSet = away.iter().filter(gone).map(|a| a.index).collect();
+        let gone: ShardSet = away.iter().filter(gone).map(|a| a.index).collect();
+        // What has not come along to a store yet is read where it was before, as long as that answers.
+        let is_kept = |i: &usize| membership.also_read(*i).is_some_and(|old| old.standing() == Standing::In);
+        let lacks = |i: &usize| (gone.has(*i) || membership.is_new(*i)) && !is_kept(i);
+        let unusable: ShardSet = (0..n).filter(lacks).collect();
         let deciding = (acceptors - silent.len()).saturating_sub(layout.majority());
         Condition {
             layout,
@@ -89,7 +94,7 @@ impl Condition {
             unreadable: unusable.count() > layout.m(),
             spare: layout.m().saturating_sub(unusable.count()).min(deciding),
             unusable,
-            damaged: false,
+            damaged: !unusable.minus(gone).is_empty(),
             out_of_reach: 0,
             lost: 0,
             archived: members.iter().filter_map(|member| member.archived()).collect(),

@@ -36,6 +36,9 @@ pub struct Probe {
     pub late: usize,
     /// From the footers, when there is a good one.
     pub about: Option<About>,
+    /// Shards that are good only where their store was before, of which not all has come along: they can be read, and count as
+    /// stored nowhere.
+    former: ShardSet,
     good_mask: ShardSet,
     absent_mask: ShardSet,
     rotten: ShardSet,
@@ -49,6 +52,14 @@ impl Probe {
 }
 
 impl Probe {
+    /// Shards that can be read: with those whose store's predecessor has them.
+    pub fn readable(&self) -> usize {
+        self.good + self.former.count()
+    }
+    /// Shards that may be there on stores that do not answer, or whose word does not count.
+    pub fn waiting(&self) -> usize {
+        self.unknown.saturating_sub(self.rotten.count())
+    }
     /// Shards that are not there for sure, and objects that are not the chunk's shards.
     pub(in crate::pool) fn absent_and_rotten(&self) -> (ShardSet, ShardSet) {
         (self.absent_mask, self.rotten)
@@ -75,6 +86,17 @@ enum Seen {
     Absent,
     Bad,
     Unknown,
+    /// Its predecessor has a good one; what the store itself said.
+    Former(Box<Footer>, Box<Seen>),
+}
+
+impl Seen {
+    fn footer(&self) -> Option<&Footer> {
+        match self {
+            Seen::Good(footer) | Seen::Former(footer, _) => Some(footer),
+            Seen::Absent | Seen::Bad | Seen::Unknown => None,
+        }
+    }
 }
 
 /// A chunk's contents as the stores hold them, verified by the payload hash.
@@ -154,6 +176,25 @@ impl PoolContext {
     }
 
     async fn look(&self, id: &ChunkId, index: usize, witnesses: &[Incarnation], cause: Cause) -> Seen {
+        let seen = self.look_at_holder(id, index, witnesses, cause).await;
+        let Some(old) = self.former_holder(id, index).filter(|_| !matches!(seen, Seen::Good(_))) else {
+            return seen;
+        };
+        match (At { member: &old, id, index }).footer(cause).await {
+            Ok((footer, _)) if footer.about.layout == self.layout() && old.attest().await.is_ok() => {
+                Seen::Former(Box::new(footer), Box::new(seen))
+            }
+            _ => seen,
+        }
+    }
+
+    async fn look_at_holder(
+        &self,
+        id: &ChunkId,
+        index: usize,
+        witnesses: &[Incarnation],
+        cause: Cause,
+    ) -> Seen {
         let member = self.holder(id, index);
         let seen = match (At { member: &member, id, index }).footer(cause).await {
             Ok((footer, _)) if footer.about.layout == self.layout() => Seen::Good(Box::new(footer)),
@@ -190,12 +231,12 @@ impl PoolContext {
     ) -> Result<Payload> {
         let (k, n) = (self.layout().k(), self.layout().n());
         let mut order: Vec<usize> = (0..n).collect();
-        order.sort_by_key(|i| (!probe.good_mask.has(*i), !self.holder(id, *i).well()));
+        order.sort_by_key(|i| (!probe.good_mask.or(probe.former).has(*i), !self.answers(id, *i)));
         let mut order = order.into_iter();
         let fetch = |index: usize| async move {
             let member = self.holder(id, index);
             let mut whole = At { member: &member, id, index }.whole(cause).await;
-            if let (Err(Miss::Absent), Some(old)) = (&whole, self.former_holder(id, index)) {
+            if let (Err(_), Some(old)) = (&whole, self.former_holder(id, index)) {
                 whole = At { member: &old, id, index }.whole(cause).await;
             }
             let ours = |footer: &Footer| footer.about.layout == self.layout();
@@ -284,6 +325,15 @@ fn tally(seen: &[Seen]) -> Probe {
     let (about, is_tied) = commonest(seen).map_or((None, false), |(about, is_tied)| (Some(about), is_tied));
     let mut probe = Probe { about, ..Probe::default() };
     for (index, seen) in seen.iter().enumerate() {
+        let seen = match seen {
+            Seen::Former(footer, own) => {
+                if Some(&footer.about) == probe.about.as_ref() {
+                    probe.former = probe.former.with(index);
+                }
+                own
+            }
+            own => own,
+        };
         match seen {
             Seen::Good(footer) if Some(&footer.about) == probe.about.as_ref() => {
                 probe.good += 1;
@@ -299,7 +349,7 @@ fn tally(seen: &[Seen]) -> Probe {
                 probe.unknown += 1;
                 probe.rotten = probe.rotten.with(index);
             }
-            Seen::Unknown => probe.unknown += 1,
+            Seen::Unknown | Seen::Former(..) => probe.unknown += 1,
         }
     }
     debug_assert_eq!(probe.good + probe.absent + probe.unknown, seen.len());
@@ -310,7 +360,7 @@ fn tally(seen: &[Seen]) -> Probe {
 fn commonest(seen: &[Seen]) -> Option<(About, bool)> {
     let mut votes: BTreeMap<u128, (usize, &About)> = BTreeMap::new();
     for one in seen {
-        if let Seen::Good(footer) = one {
+        if let Some(footer) = one.footer() {
             votes.entry(footer.about.payload_hash).or_insert((0, &footer.about)).0 += 1;
         }
     }

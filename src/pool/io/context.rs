@@ -1,16 +1,20 @@
 //! The stores of an open pool and how chunks lie on them: what reading, putting, counting and mending share.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::clock_bounds::HostClock;
 use crate::base::rt::Rt;
 use crate::base::watched_state::Watched;
-use crate::base::{ChunkId, Incarnation, Kind, RegisterId, Result};
+use crate::base::{ChunkId, Error, Incarnation, Kind, RegisterId, Result};
 use crate::pool::chunk::Codec;
 use crate::pool::chunk::FooterCache;
 use crate::pool::chunk::Layout;
 use crate::pool::chunk::ShardSet;
+use crate::pool::chunk::{Checked, DeletionCheck};
 use crate::pool::local::MissingShards;
 use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;
@@ -39,6 +43,8 @@ pub struct PoolContext {
     footers: FooterCache,
     hedges: Hedges,
     haste: Watched<Haste>,
+    /// Of whoever knows the volumes; none before they are known.
+    deletion_check: Mutex<Option<Weak<dyn DeletionCheck>>>,
 }
 
 /// Who waits for what is on its way to the stores.
@@ -81,6 +87,7 @@ impl PoolContext {
             footers: FooterCache::default(),
             hedges: Hedges::default(),
             haste: Watched::default(),
+            deletion_check: Mutex::default(),
         })
     }
 
@@ -148,16 +155,30 @@ impl PoolContext {
         self.membership().members[place(id, shard, self.layout.n())].clone()
     }
 
-    /// The store that held it before, while not all has come along from there; none that is away.
+    /// Whether the shard can be read from that store, or from what it can be read from beside.
+    pub(in crate::pool) fn answers(&self, id: &ChunkId, shard: usize) -> bool {
+        self.holder(id, shard).well() || self.former_holder(id, shard).is_some()
+    }
+
+    /// What the shard can be read from where its store has it not or does not answer (`Membership::also_read`).
     pub(in crate::pool) fn former_holder(&self, id: &ChunkId, shard: usize) -> Option<Arc<Member>> {
-        let now = self.membership();
-        let old = now.predecessor(place(id, shard, self.layout.n()))?;
-        old.standing().usable().then(|| old.clone())
+        self.membership().also_read(place(id, shard, self.layout.n()))
     }
 
     /// Whether all that belongs on the shard's store has yet to come along to it.
     pub(in crate::pool) fn is_coming(&self, id: &ChunkId, shard: usize) -> bool {
         self.membership().is_new(place(id, shard, self.layout.n()))
+    }
+
+    pub(in crate::pool) fn check_deletions_by(&self, check: Weak<dyn DeletionCheck>) {
+        *self.deletion_check.lock() = Some(check);
+    }
+
+    /// Which of these chunks may be deleted now. An error: nobody is there who could tell.
+    pub(in crate::pool) async fn check_deletion(&self, ids: &BTreeSet<ChunkId>) -> Result<Checked> {
+        let check = self.deletion_check.lock().as_ref().and_then(Weak::upgrade);
+        let nobody = || Error::new(Kind::Unavailable, "nobody can tell which chunks are needed");
+        Ok(check.ok_or_else(nobody)?.check(ids).await)
     }
 
     /// Deletes all shards of these chunks from the stores that answer and let us. What those that are away keep is remembered

@@ -142,7 +142,7 @@ impl PoolContext {
         }
         let part = Part { id, shard, at, len, cause };
         let member = self.holder(id, shard);
-        if !member.standing().usable() {
+        if !member.standing().usable() && self.former_holder(id, shard).is_none() {
             let mut misses = Misses::default();
             misses.add(shard, Miss::Silent(member.why_not_usable()));
             return self.degraded(part, misses, verify).await;
@@ -238,7 +238,7 @@ impl PoolContext {
         let member = self.holder(part.id, part.shard);
         let at = At { member: &member, id: part.id, index: part.shard };
         let mut answer = at.range(part.at, part.len, part.cause).await;
-        if let (Err(Miss::Absent), Some(old)) = (&answer, self.former_holder(part.id, part.shard)) {
+        if let (Err(_), Some(old)) = (&answer, self.former_holder(part.id, part.shard)) {
             let at = At { member: &old, id: part.id, index: part.shard };
             answer = at.range(part.at, part.len, part.cause).await;
         } else if let Err(Miss::Absent) = answer {
@@ -257,7 +257,7 @@ impl PoolContext {
         let usual = self.usual(class);
         next.sort_by_cached_key(|i| {
             let member = self.holder(part.id, *i);
-            (!member.well(), hedge_policy::is_slow(&member, class, usual))
+            (!self.answers(part.id, *i), hedge_policy::is_slow(&member, class, usual))
         });
         let mut next = next.into_iter();
         let mut running: FuturesUnordered<_> = next.by_ref().take(k).map(|i| self.piece(part, i)).collect();
@@ -311,7 +311,7 @@ impl PoolContext {
     async fn piece(&self, part: Part<'_>, index: usize) -> (usize, Result<Piece, Miss>) {
         let out = self.piece_on(part, index, self.holder(part.id, index)).await;
         match (&out, self.former_holder(part.id, index)) {
-            (Err(Miss::Absent), Some(old)) => (index, self.piece_on(part, index, old).await),
+            (Err(_), Some(old)) => (index, self.piece_on(part, index, old).await),
             _ => (index, out),
         }
     }

@@ -49,6 +49,10 @@ pub struct StoreStatus {
     /// The last deletion was refused for want of rights.
     #[serde(default)]
     pub keeps_all: bool,
+    /// Its copies of registers were older than the others': it was away, or was put back from a backup. What it lacks is being
+    /// looked for.
+    #[serde(default)]
+    pub older: bool,
     /// Bytes in use and free on the filesystem that it is on, where it can tell.
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
@@ -180,6 +184,7 @@ fn store(member: &Member, now: Instant) -> StoreStatus {
         undeleted: member.traffic().undeleted(),
         clock_ahead_ms: member.raw().map_or(0, |bucket| bucket.clock_ahead_ms()),
         keeps_all: member.traffic().keeps_all(),
+        older: member.older().is_some(),
         used_bytes: member.space().map(|space| space.used_bytes),
         free_bytes: member.space().map(|space| space.free_bytes),
         traffic: member.raw().and_then(|b| b.counters()).map(|c| c.snapshot()).unwrap_or_default(),

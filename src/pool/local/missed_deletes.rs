@@ -2,12 +2,13 @@
 //! one went on then and may still land. Kept in the file of missing shards, done by `handoff` when the store is back.
 //!
 //! A chunk that is dead under one recorded head is dead for ever, and its id is never used again (protocol.md §5.7), so a
-//! deletion may come as late as it likes. The one exception: `force-recover` may decide by guess for a head that needs
-//! the chunk. What was missed before such a guess is forgotten (`guesses`).
+//! deletion may come as late as it likes, with two exceptions. `force-recover` may decide by guess for a head that needs
+//! the chunk: what was missed before such a guess is forgotten (`guesses`). All stores may be put back from a backup, whose
+//! head needs the chunk: so `handoff` asks whoever knows the volumes right before it deletes (`DeletionCheck`).
 
 use std::collections::BTreeMap;
 
-use crate::base::ChunkId;
+use crate::base::{ChunkId, VolumeId};
 use crate::pool::chunk::ShardSet;
 
 /// Chunks remembered at most, of each kind of hint.
@@ -129,7 +130,17 @@ impl Leaving {
         next.take(max).map(|(id, mask)| (*id, *mask)).collect()
     }
 
-    /// These shards are gone.
+    /// All that is to be deleted of a volume stays.
+    pub(in crate::pool) fn forget(&mut self, volume: VolumeId) {
+        let known = self.missed.len() + self.landing.len();
+        self.missed.retain(|id, _| id.volume != volume);
+        self.landing.retain(|id, _| id.volume != volume);
+        if self.missed.len() + self.landing.len() < known {
+            self.lose();
+        }
+    }
+
+    /// These shards are gone, or stay because a recorded state needs them.
     pub(in crate::pool) fn deleted(&mut self, id: &ChunkId, shards: ShardSet) {
         take(&mut self.missed, id, shards);
     }
@@ -155,7 +166,7 @@ pub fn take(from: &mut BTreeMap<ChunkId, ShardSet>, id: &ChunkId, shards: ShardS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Epoch, Seq, VolumeId};
+    use crate::base::{Epoch, Seq};
 
     fn id(seq: u64) -> ChunkId {
         ChunkId { volume: VolumeId(7), epoch: Epoch(1), seq: Seq(seq) }

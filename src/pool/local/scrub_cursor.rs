@@ -43,6 +43,9 @@ pub struct LastScrub {
     pub orphans: u64,
     /// Stores that could not be looked through.
     pub unreachable: u64,
+    /// Volumes whose tables could not be read.
+    #[serde(default)]
+    pub unread_volumes: u64,
     pub checked_shards: u64,
     pub checked_bytes: u64,
 }
@@ -57,6 +60,7 @@ impl LastScrub {
             foreign: report.foreign.len() as u64,
             orphans: report.orphans.len() as u64,
             unreachable: report.unreachable.len() as u64,
+            unread_volumes: report.unread_volumes.len() as u64,
             checked_shards: report.checked_shards,
             checked_bytes: report.checked_bytes,
         }
@@ -71,6 +75,7 @@ impl LastScrub {
             (self.foreign, "foreign"),
             (self.orphans, "orphaned"),
             (self.unreachable, "stores not looked through"),
+            (self.unread_volumes, "volumes that can't be read"),
         ];
         let wrong: Vec<String> =
             all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();

@@ -38,6 +38,11 @@ pub struct ScrubReport {
     pub orphans: Vec<Finding>,
     /// Stores that could not be looked through, and why: nothing is said about their shards.
     pub unreachable: Vec<String>,
+    /// Volumes whose tables can't be read, and why: what they need nobody knows, so nothing of it is missed.
+    pub unread_volumes: Vec<String>,
+    /// Shards that have yet to come along to a new store, and that its predecessor has.
+    #[serde(skip)]
+    pub(in crate::pool) former: BTreeSet<(ChunkId, usize)>,
     /// Shards read and verified, and their bytes.
     pub checked_shards: u64,
     pub checked_bytes: u64,
@@ -60,19 +65,20 @@ impl ScrubReport {
     /// Nothing is wrong, as far as stores could be looked through.
     pub fn is_clean(&self) -> bool {
         let all = [&self.rotten, &self.missing, &self.misplaced, &self.foreign, &self.orphans];
-        all.iter().all(|found| found.is_empty())
+        all.iter().all(|found| found.is_empty()) && self.unread_volumes.is_empty()
     }
     /// Nothing is wrong, and everything was looked at.
     pub fn is_complete_and_clean(&self) -> bool {
         self.is_clean() && self.unreachable.is_empty()
     }
 
-    /// Chunks that lack more than m shards, without those that lie elsewhere: what lies in them can't be read.
+    /// Chunks that lack more than m shards, without those that lie elsewhere or where their store was before: what lies in them
+    /// can't be read.
     pub fn lost(&self, m: usize, elsewhere: &[Finding]) -> BTreeSet<ChunkId> {
         let mut lacking: BTreeMap<ChunkId, usize> = BTreeMap::new();
         let misplaced: BTreeSet<_> = elsewhere.iter().filter_map(|f| f.shard).collect();
         let damaged = self.missing.iter().chain(&self.rotten).filter_map(|f| f.shard);
-        for (id, _) in damaged.filter(|shard| !misplaced.contains(shard)) {
+        for (id, _) in damaged.filter(|shard| !misplaced.contains(shard) && !self.former.contains(shard)) {
             *lacking.entry(id).or_default() += 1;
         }
         lacking.into_iter().filter(|(_, n)| *n > m).map(|(id, _)| id).collect()

@@ -7,9 +7,15 @@
 use super::acceptor::Shown;
 use super::object::Ballot;
 use super::proposer::{Outcome, Pauses, Register, Shared};
+use super::set_back::Compared;
+use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A copy that was put by a write a moment ago is there after this.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// What is in an acceptor's place, for those that look after registers.
 #[derive(Debug)]
@@ -56,6 +62,26 @@ impl Register {
             (member.url().to_owned(), value)
         });
         said.collect()
+    }
+
+    /// Mends copies that stay older than the others, or missing, for longer than a write takes to come everywhere; in the
+    /// background. Whoever knows what belongs on their stores is told by `Pool::has_older`.
+    pub fn mend_older(&self, rt: &Rt) {
+        let (register, rt) = (self.clone(), rt.clone());
+        let task = rt.clone();
+        task.spawn(async move {
+            rt.sleep(ON_ITS_WAY).await;
+            let Compared::Sound { older } = register.compare(ON_ITS_WAY).await else { return };
+            if older.is_empty() {
+                return;
+            }
+            let members = register.shared.roster.current().members.clone();
+            older.iter().filter_map(|index| members.get(*index)).for_each(|m| m.is_older(&register.key()));
+            if let Err(error) = register.mend().await {
+                tracing::debug!(key = %register.key(), %error, "older copies stay for now");
+            }
+        })
+        .detach();
     }
 
     /// Chooses the current value anew and puts it where it is damaged or gone. Says for each store where that failed why.

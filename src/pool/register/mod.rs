@@ -29,6 +29,9 @@ mod gather_answers;
 mod generation;
 mod object;
 mod proposer;
+mod set_back;
 
 pub(in crate::pool) use damaged_copies::Copy;
+pub(in crate::pool) use object::{Told, description_in};
 pub use proposer::{Change, Register, Veto};
+pub use set_back::Compared;

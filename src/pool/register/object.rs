@@ -32,6 +32,7 @@ use crate::base::codec::{Reader, Writer};
 use crate::base::format_limits::HEAD_MAX;
 use crate::base::{Error, Generation, Kind, Nonce, Result};
 use crate::keys::{PoolKey, RegisterPlace, SIGNATURE};
+use crate::pool::stores::PoolConfig;
 
 const MAGIC: &[u8; 8] = b"WLREGIST";
 const FORMAT: u32 = 2;
@@ -178,6 +179,24 @@ impl Object {
         let state = Acceptor { promised, accepted, value: Value { bytes: value, seal } };
         Ok(Object { generation, opening: Opening { members, base }, state })
     }
+}
+
+/// A pool's description as one store's copy of its register has it, and how new that is.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub config: PoolConfig,
+    /// Generation and ballot.
+    pub at: (Generation, u64, u128),
+}
+
+/// The description in an acceptor's object, if it is one. Decided by nobody.
+pub fn description_in(bytes: &Bytes, place: RegisterPlace, key: Option<&PoolKey>) -> Option<Told> {
+    let object = Object::decode(bytes, place, key).ok()?;
+    let value = object.state.value.bytes.as_ref().or(object.opening.base.as_ref())?;
+    let config = PoolConfig::decode(value).ok()?;
+    let own = PoolConfig::register(config.pool) == place.register;
+    let accepted = object.state.accepted;
+    own.then_some(Told { config, at: (object.generation, accepted.number, accepted.proposer) })
 }
 
 /// Formats of the future are not judged. That a signature is missing is known of whoever put the object there.

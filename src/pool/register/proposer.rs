@@ -369,7 +369,7 @@ impl Shared {
     }
 
     /// What acceptors hold, each beside its index.
-    async fn look(
+    pub async fn look(
         self: &Arc<Self>,
         bench: &Bench,
         done: impl Fn(&[(usize, Shown)]) -> bool,
@@ -710,7 +710,7 @@ impl Bench {
     }
 
     /// The state that a majority holds, with no promise above it but its own.
-    fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
+    pub fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();
         let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
         let same =

@@ -82,8 +82,8 @@ async fn pass(context: &Arc<PoolContext>) -> Pass {
     }
 }
 
-/// On stores that are back, deletes what they missed to delete. Not after a decision by guess, which may have chosen a head
-/// that needs these chunks.
+/// On stores that are back, deletes what they missed to delete, as far as no recorded state needs it by now. Not after a
+/// decision by guess, which may have chosen a head that needs these chunks.
 async fn delete_missed(context: &Arc<PoolContext>, pass: &mut Pass) {
     let n = context.layout().n();
     let members = context.members().into_iter().filter(|m| m.standing().usable());
@@ -105,12 +105,34 @@ async fn delete_missed(context: &Arc<PoolContext>, pass: &mut Pass) {
         let batch = context.missing_shards().leaving(|l| l.after(after, DELETE_MAX));
         let Some((last, _)) = batch.last() else { return };
         after = Some(*last);
+        let batch: Vec<_> = batch.into_iter().filter(|(id, mask)| is_back((id, mask))).collect();
+        let batch = match still_dead(context, batch).await {
+            Ok((batch, kept)) => {
+                pass.done += kept;
+                batch
+            }
+            Err(e) => return tracing::debug!("what stores missed to delete stays for now: {e}"),
+        };
         let deletes = back.iter().map(|member| delete_on(context, member, &batch));
         pass.done += futures::future::join_all(deletes).await.into_iter().sum::<usize>();
         if context.missing_shards().closed() {
             return;
         }
     }
+}
+
+/// Those of these that may be deleted now. What a recorded state needs by now is forgotten; how many shards that were.
+async fn still_dead(
+    context: &PoolContext,
+    batch: Vec<(ChunkId, ShardSet)>,
+) -> Result<(Vec<(ChunkId, ShardSet)>, usize)> {
+    let checked = context.check_deletion(&batch.iter().map(|(id, _)| *id).collect()).await?;
+    let live: Vec<_> = batch.iter().filter(|(id, _)| checked.live.contains(id)).collect();
+    if !live.is_empty() {
+        context.missing_shards().change_leaving(|l| live.iter().for_each(|(id, mask)| l.deleted(id, *mask)));
+    }
+    let kept = live.iter().map(|(_, mask)| mask.count()).sum();
+    Ok((batch.into_iter().filter(|(id, _)| checked.dead.contains(id)).collect(), kept))
 }
 
 /// Those of these shards that are this store's; how many are gone now.

@@ -3,7 +3,7 @@
 //! Nothing is deleted but shards: of chunks that are dead for ever, and misplaced ones whose own place is right again.
 //! Objects that aren't the pool's are moved below `aside/` in their store, never deleted: they may be somebody's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::handoff::{AT_ONCE, put_back};
@@ -16,11 +16,14 @@ use crate::pool::chunk::{Fate, Inventory};
 use crate::pool::io::PoolContext;
 use crate::pool::local::{Finding, Progress, RepairReport, ScrubOptions, Watch};
 use crate::pool::stores::ASIDE;
-use crate::pool::stores::LABEL_KEY;
+use crate::pool::stores::LABELS;
 use crate::pool::stores::{At, How};
-use crate::store::{Cause, Put, When};
+use crate::store::{Cause, List, Put, When};
 use futures::StreamExt as _;
 use futures::stream;
+
+/// Orphans of which it is asked at once whether they are dead still.
+const ORPHANS_AT_ONCE: usize = 64;
 
 pub async fn repair(
     context: &Arc<PoolContext>,
@@ -33,6 +36,8 @@ pub async fn repair(
     let mut found = scrub(context, inventory, options, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
+    done.left.unread_volumes = found.unread_volumes;
+    done.left.former = found.former;
     done.left.checked_shards = found.checked_shards;
     done.left.checked_bytes = found.checked_bytes;
     done.left.checked_registers = found.checked_registers;
@@ -44,10 +49,14 @@ pub async fn repair(
         }
     }
     rebuild(context, inventory, found.missing, found.rotten, watch, &mut done).await?;
-    for orphan in found.orphans {
-        match drop_orphan(context, inventory, &orphan).await {
-            Ok(()) => done.deleted += 1,
-            Err(e) => done.leave(|left| left.orphans.push(orphan), &e),
+    for orphans in found.orphans.chunks(ORPHANS_AT_ONCE) {
+        let ids = orphans.iter().filter_map(|orphan| orphan.shard).map(|(id, _)| id).collect();
+        let dead = context.check_deletion(&ids).await.map(|checked| checked.dead).unwrap_or_default();
+        for orphan in orphans {
+            match drop_orphan(context, inventory, orphan, &dead).await {
+                Ok(()) => done.deleted += 1,
+                Err(e) => done.leave(|left| left.orphans.push(orphan.clone()), &e),
+            }
         }
     }
     for foreign in found.foreign {
@@ -148,9 +157,15 @@ async fn one_chunk(
     }
 }
 
-async fn drop_orphan(context: &Arc<PoolContext>, inventory: &dyn Inventory, orphan: &Finding) -> Result<()> {
+/// `dead`: by a look since the scrub.
+async fn drop_orphan(
+    context: &Arc<PoolContext>,
+    inventory: &dyn Inventory,
+    orphan: &Finding,
+    dead: &BTreeSet<ChunkId>,
+) -> Result<()> {
     let (id, _) = orphan.shard.expect("an orphan is a shard");
-    if inventory.fate(id).await? != Fate::Dead {
+    if inventory.fate(id).await? != Fate::Dead || !dead.contains(&id) {
         return Err(Error::new(Kind::Refused, format!("{} may be needed after all", orphan.key)));
     }
     context.members()[orphan.store].delete(std::slice::from_ref(&orphan.key), Cause::Repair).await
@@ -164,7 +179,8 @@ async fn set_aside(context: &Arc<PoolContext>, foreign: &Finding) -> Result<()> 
     // Another pool's store that was made inside this one: moving its objects would take that pool apart.
     for (at, _) in foreign.key.match_indices('/') {
         let place = &foreign.key[..at];
-        if bucket.head(&format!("{place}/{LABEL_KEY}"), Cause::Repair).await?.is_some() {
+        let labels = List { prefix: format!("{place}/{LABELS}"), max: 1, ..List::default() };
+        if !bucket.list(&labels, Cause::Repair).await?.objects.is_empty() {
             let text = format!(
                 "{} on store {} is left alone: {place} has a label, as a pool's store; bring that store to another place with \
                  `windlass pool replace`",

@@ -42,15 +42,15 @@ const GOING: Duration = Duration::from_secs(3);
 
 /// What the listings show.
 #[derive(Default)]
-struct Listing {
+pub(super) struct Listing {
     /// Shards in their places.
-    present: BTreeMap<ChunkId, ShardSet>,
+    pub present: BTreeMap<ChunkId, ShardSet>,
     registers: Listed,
     /// Stores (indices) whose listing is complete.
-    complete: ShardSet,
+    pub complete: ShardSet,
     misplaced: Vec<Finding>,
     foreign: Vec<Finding>,
-    unreachable: Vec<String>,
+    pub unreachable: Vec<String>,
 }
 
 /// What one shard turned out to be.
@@ -68,7 +68,7 @@ pub async fn scrub(
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
     let known = context.missing_shards().all_damaged();
-    let listing = list_all(context).await;
+    let listing = list_all(&context.members()).await;
     let mut report =
         ScrubReport { foreign: listing.foreign, unreachable: listing.unreachable, ..ScrubReport::default() };
     for finding in listing.misplaced {
@@ -87,6 +87,7 @@ pub async fn scrub(
         confirm_missing(context, inventory, id, mask, &mut report).await?;
     }
     confirm_orphans(context, &mut report).await;
+    report.unread_volumes = inventory.unread().into_iter().map(|(_, why)| why).collect();
     report.sort();
     if report.unreachable.is_empty() {
         forget_what_is_right(context, inventory, &known, &report).await?;
@@ -95,13 +96,10 @@ pub async fn scrub(
     Ok(report)
 }
 
-async fn list_all(context: &Arc<PoolContext>) -> Listing {
-    let n = context.layout().n();
+pub(super) async fn list_all(members: &[Arc<Member>]) -> Listing {
+    let n = members.len();
     let mut all = Listing::default();
-    let lists = context
-        .members()
-        .into_iter()
-        .map(|member| async move { (member.index(), list_one(&member, n).await) });
+    let lists = members.iter().map(|member| async move { (member.index(), list_one(member, n).await) });
     for (index, (listing, ended)) in futures::future::join_all(lists).await {
         match ended {
             Ok(()) => all.complete = all.complete.with(index),
@@ -122,7 +120,7 @@ async fn list_all(context: &Arc<PoolContext>) -> Listing {
 }
 
 /// One store's objects, as far as it could be listed.
-async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>) {
+pub(super) async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>) {
     let mut listing = Listing::default();
     let mut list = List { max: PAGE, ..List::default() };
     let ended = async {
@@ -154,6 +152,7 @@ impl Listing {
         };
         match parse(&key) {
             Named::Other => {}
+            Named::Label(pool) if pool == member.pool() => {}
             Named::Register(id) => {
                 let known = self.registers.entry(id).or_default();
                 *known = known.with(member.index());
@@ -163,7 +162,7 @@ impl Listing {
                 *known = known.with(shard);
             }
             Named::Shard(id, shard) if shard < n => self.misplaced.push(finding(key, Some((id, shard)))),
-            Named::Shard(..) | Named::Foreign => self.foreign.push(finding(key, None)),
+            Named::Shard(..) | Named::Label(_) | Named::Foreign => self.foreign.push(finding(key, None)),
         }
     }
 }
@@ -417,6 +416,11 @@ async fn confirm_missing(
     for (shard, shown) in seen {
         match shown {
             Shown::Gone if needed => {
+                if let Some(old) = context.former_holder(&id, shard)
+                    && (At { member: &old, id: &id, index: shard }).footer(Cause::Scrub).await.is_ok()
+                {
+                    report.former.insert((id, shard));
+                }
                 if !not_stored.has(shard) && !context.is_coming(&id, shard) {
                     context.missing_shards().damaged(id, Damage::gone(shard));
                 }

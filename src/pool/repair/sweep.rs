@@ -136,6 +136,11 @@ async fn delete(
     }
     let n = context.layout().n();
     let ids: BTreeSet<ChunkId> = dead.iter().map(|(id, ..)| *id).collect();
+    // The heads were read when the listing began.
+    if context.check_deletion(&ids).await?.dead != ids {
+        let why = "it can't be told now that nobody needs what was found: it is looked through again";
+        return Err(Error::new(Kind::Unavailable, why));
+    }
     let ids: Vec<ChunkId> = ids.into_iter().collect();
     context.missing_shards().dead(&ids);
     ids.iter().for_each(|id| context.footers().forget(id, n));

@@ -205,6 +205,12 @@ impl PoolConfig {
         PoolConfig { stores, before: Some(self.stores.clone()), generation, ..next }
     }
 
+    /// The next generation, in which some stores are others while not all has come along to this one's. `unfilled`: the stores to
+    /// which it has yet to.
+    pub fn with_again(&self, stores: Vec<StoreEntry>) -> PoolConfig {
+        self.with_forced(stores, BTreeSet::new(), false)
+    }
+
     /// The next generation, in which some stores are others, when of this one's acceptors `lost` are given up.
     pub fn with_forced(&self, stores: Vec<StoreEntry>, lost: BTreeSet<usize>, guess: bool) -> PoolConfig {
         let mut next = self.settled();

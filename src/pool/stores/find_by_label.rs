@@ -7,21 +7,47 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
 use super::host_resources::{PoolHost, PoolStore};
-use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use super::label::{LABEL_MAX, LABELS, Label, label_key, pool_of_label};
+use super::object_key::register_key;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{ByteRange, Cause};
+use crate::store::{ByteRange, Cause, List};
 
 /// A store whose label isn't read by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
 /// Where enough others have shown theirs it is waited for as long again as those took, and at least this.
 const LABEL_HEDGE: Duration = Duration::from_millis(600);
 
-/// Its label, as who has this key for its pool, or none, believes it.
-pub async fn labelled(store: &PoolStore, key: Option<&PoolKey>) -> Result<Option<Label>> {
-    let found = store.bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await?;
+/// Labels looked at in one place: there is one, or what a pool left there that was never finished is beside it.
+const LABELS_MAX: usize = 8;
+
+/// Its label of this pool, as who has this key for the pool, or none, believes it.
+pub async fn labelled(store: &PoolStore, pool: PoolId, key: Option<&PoolKey>) -> Result<Option<Label>> {
+    let range = ByteRange::Whole { max: LABEL_MAX };
+    let found = store.bucket.get(&label_key(pool), range, Cause::Label).await?;
     found.map(|f| Label::read(&f.body, key)).transpose()
+}
+
+/// The pools that have labels there.
+pub async fn pools_in(store: &PoolStore) -> Result<Vec<PoolId>> {
+    let list = List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..List::default() };
+    let page = store.bucket.list(&list, Cause::Label).await?;
+    Ok(page.objects.iter().filter_map(|object| pool_of_label(&object.key)).collect())
+}
+
+/// Whatever pool is there. Of several, one of which the store has the description: the others were never finished.
+async fn any_pool(store: &PoolStore) -> Result<Option<PoolId>> {
+    let pools = pools_in(store).await?;
+    if pools.len() > 1 {
+        for pool in &pools {
+            let description = register_key(PoolConfig::register(*pool));
+            if store.bucket.head(&description, Cause::Label).await?.is_some() {
+                return Ok(Some(*pool));
+            }
+        }
+    }
+    Ok(pools.first().copied())
 }
 
 /// What a store says about itself when a pool is opened.
@@ -39,8 +65,23 @@ impl Found {
     }
 }
 
+/// Of whatever pool.
 pub async fn read_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>) -> Found {
-    match rt.timeout(LABEL_WAIT, labelled(store, key)).await {
+    match rt.timeout(LABEL_WAIT, any_pool(store)).await {
+        Some(Ok(Some(pool))) => read_own_label(rt, store, pool, key).await,
+        Some(Ok(None)) => found(Some(Ok(None))),
+        Some(Err(e)) => found(Some(Err(e))),
+        None => found(None),
+    }
+}
+
+/// Of this pool.
+pub async fn read_own_label(rt: &Rt, store: &PoolStore, pool: PoolId, key: Option<&PoolKey>) -> Found {
+    found(rt.timeout(LABEL_WAIT, labelled(store, pool, key)).await)
+}
+
+fn found(label: Option<Result<Option<Label>>>) -> Found {
+    match label {
         Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
             Found::Label(Box::new(label))
         }

@@ -1,8 +1,11 @@
 //! The label that says what a store is: which pool's, at which place, in which life of its contents.
 //!
-//! Key `label`, JSON: `{"format": 1, "pool": ID, "index": N, "incarnation": ID, "hint": POOL REGISTER VALUE,
+//! Key `label-POOL`, by the pool's id, JSON: `{"format": 1, "pool": ID, "index": N, "incarnation": ID, "hint": POOL REGISTER VALUE,
 //! "destroyed": true, "mac": HEX}`. Only pool, index and incarnation are compared; the hint tells a host that knows nothing yet
 //! whom to ask. `destroyed` is there only while the pool is being deleted (`pool destroy`): the store is out for every host then.
+//!
+//! The key is the pool's own: a deletion of another pool's label that arrives late, after this pool was made in the same place,
+//! does not meet it (protocol.md §2.7). A host that does not know the pool's id lists what begins with `label-`.
 //!
 //! In a pool that has a key, `format` is 2, and `mac`, the last member, is the signature of all bytes before `,"mac":"`
 //! (`keys`). In others there is none, and `format` is 1.
@@ -14,8 +17,8 @@ use super::config::PoolConfig;
 use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::keys::{PoolKey, SIGNATURE};
 
-/// The label's key in every store.
-pub const LABEL_KEY: &str = "label";
+/// How the keys of labels begin.
+pub const LABELS: &str = "label-";
 /// Larger objects under the label's key are somebody else's.
 pub const LABEL_MAX: u64 = 256 << 10;
 const FORMAT: u32 = 1;
@@ -23,6 +26,17 @@ const FORMAT: u32 = 1;
 const FORMAT_SIGNED: u32 = 2;
 /// What stands before a label's signature, and behind it.
 const MAC: (&str, &str) = (r#","mac":""#, r#""}"#);
+
+/// The key of a pool's label in every store.
+pub fn label_key(pool: PoolId) -> String {
+    format!("{LABELS}{pool}")
+}
+
+/// Whose label has this key.
+pub fn pool_of_label(key: &str) -> Option<PoolId> {
+    let id = key.strip_prefix(LABELS)?.parse().ok()?;
+    (label_key(id) == key).then_some(id)
+}
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Label {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use tokio::sync::Notify;
 
-use super::label::{LABEL_KEY, LABEL_MAX, Label};
+use super::label::{LABEL_MAX, Label, label_key};
 use super::object_key::PROBES;
 use super::response_stats::{SizeClass, Traffic};
 use crate::base::rt::{Instant, Rt};
@@ -45,6 +45,8 @@ const RECHECK_FIRST: Duration = Duration::from_millis(200);
 const RECHECK_LAST: Duration = Duration::from_secs(1);
 /// No answer to a request for so long, though the label answers: given up.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
+/// A put without an answer for so long, and so much longer for each byte: the store takes no writes for now.
+const SLOW_PUT: Duration = Duration::from_secs(3);
 /// For how long a store is asked again before it is given up, and how long after each other.
 const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENT_PAUSE: Duration = Duration::from_secs(1);
@@ -130,6 +132,11 @@ struct State {
     archived: BTreeSet<String>,
     /// The room that it told last.
     space: Option<Space>,
+    /// A register's key whose copy there was found older than the others'; looked after by whoever knows what belongs there.
+    older: Option<String>,
+    /// What lies in the store's place is the store in another life, the pool's once: nothing of it counts, and what it holds can
+    /// be read.
+    other_life: Option<Arc<Member>>,
     /// The label that was the listed one: labels are read often, and the same bytes say the same.
     ours: Bytes,
 }
@@ -211,6 +218,8 @@ impl Answer for Put {
 enum Verdict {
     Ours,
     Foreign(String),
+    /// The label is this store's in another life.
+    OtherLife(Incarnation),
     Silent(Error),
 }
 
@@ -246,6 +255,8 @@ impl Member {
             damage: BTreeMap::new(),
             archived: BTreeSet::new(),
             space: None,
+            older: None,
+            other_life: None,
             ours: Bytes::new(),
         };
         Arc::new_cyclic(|me| Member {
@@ -309,6 +320,27 @@ impl Member {
     /// Keys of objects that were found damaged, and why.
     pub(in crate::pool) fn damage(&self) -> Vec<(String, String)> {
         self.state.with(|s| s.damage.iter().map(|(key, why)| (key.clone(), why.clone())).collect())
+    }
+
+    /// Its copy of a register is older than the others': it was away, or was put back to what it held before.
+    pub(in crate::pool) fn is_older(&self, key: &str) {
+        let new = self.state.with(|s| s.older.replace(key.to_owned()).is_none());
+        if new {
+            tracing::warn!(
+                "store {}: {key} is older there than on the others: it was away, or was put back from a backup; what it lacks is \
+                 looked for",
+                self.url
+            );
+        }
+    }
+
+    /// The key of such a copy, until it was looked for what the store lacks.
+    pub(in crate::pool) fn older(&self) -> Option<String> {
+        self.state.with(|s| s.older.clone())
+    }
+
+    pub(in crate::pool) fn was_looked_through(&self) {
+        self.state.with(|s| s.older = None);
     }
 
     /// "3 objects of s3://b (KEY, …)": those that the store has in an archive.
@@ -428,7 +460,8 @@ impl Member {
         let Some(bucket) = &self.bucket else {
             return Verdict::Silent(self.trouble("this host does not know how to reach it"));
         };
-        let get = bucket.get(LABEL_KEY, ByteRange::Whole { max: LABEL_MAX }, Cause::Label);
+        let key = label_key(self.pool.id);
+        let get = bucket.get(&key, ByteRange::Whole { max: LABEL_MAX }, Cause::Label);
         let start = self.rt.now();
         let usual = self.traffic.percentile(95).unwrap_or_default();
         let found = self.rt.timeout((usual * 2).clamp(LABEL_WAIT_MIN, LABEL_WAIT_MAX), get).await;
@@ -461,16 +494,14 @@ impl Member {
             let (is, here) = (label.index, self.index);
             return Verdict::Foreign(format!("it is the pool's store {is}, at the place of store {here}"));
         }
-        if label.incarnation != self.incarnation {
-            return Verdict::Foreign(
-                "its contents are not the ones that the pool knows (made anew)".to_owned(),
-            );
-        }
         if label.destroyed {
             return Verdict::Foreign(format!("its pool {} is being destroyed", label.hint.name));
         }
         if let Err(e) = Label::read(bytes, self.pool_key()) {
             return Verdict::Foreign(e.to_string());
+        }
+        if label.incarnation != self.incarnation {
+            return Verdict::OtherLife(label.incarnation);
         }
         self.state.with(|s| s.ours = bytes.clone());
         Verdict::Ours
@@ -482,8 +513,22 @@ impl Member {
             s.ended = s.begun;
             s.silent = None;
             let verdict = match (&s.barred, verdict) {
-                (Some(why), Verdict::Ours) => Verdict::Foreign(why.clone()),
+                (Some(why), Verdict::Ours | Verdict::OtherLife(_)) => Verdict::Foreign(why.clone()),
                 (_, verdict) => verdict,
+            };
+            let life = match &verdict {
+                Verdict::OtherLife(life) => Some(*life),
+                Verdict::Ours | Verdict::Foreign(_) => None,
+                Verdict::Silent(_) => s.other_life.as_ref().map(|other| other.incarnation),
+            };
+            if s.other_life.as_ref().map(|other| other.incarnation) != life {
+                s.other_life = life.and_then(|life| self.in_life(life));
+            }
+            let verdict = match verdict {
+                Verdict::OtherLife(_) => Verdict::Foreign(
+                    "its contents are not the ones that the pool knows (made anew, or another disk of this store's)".to_owned(),
+                ),
+                verdict => verdict,
             };
             match verdict {
                 Verdict::Ours => {
@@ -501,6 +546,7 @@ impl Member {
                         bell.notify_one();
                     }
                 }
+                Verdict::OtherLife(_) => {}
                 Verdict::Silent(e) => {
                     let why = format!("store {} is down: {e}", self.url);
                     s.silent = Some(why.clone());
@@ -603,6 +649,18 @@ impl Member {
     /// Is this the bucket that it asks?
     pub(in crate::pool) fn is_at(&self, bucket: &BucketRef) -> bool {
         self.bucket.as_ref().is_some_and(|own| Arc::ptr_eq(own, bucket))
+    }
+
+    /// What lies in this place, as the store in that life.
+    fn in_life(&self, incarnation: Incarnation) -> Option<Arc<Member>> {
+        let (rt, pool, zone) = (self.rt.clone(), self.pool.clone(), self.zone.clone());
+        let bucket = Some(self.bucket.clone()?);
+        Some(Member::new(rt, pool, self.index, incarnation, zone, self.url.clone(), bucket))
+    }
+
+    /// The store that lies in this one's place, which is this one in another life.
+    pub(in crate::pool) fn other_life(&self) -> Option<Arc<Member>> {
+        self.state.with(|s| s.other_life.clone())
     }
 
     /// The same store in another place.
@@ -725,7 +783,7 @@ impl Member {
         let bytes = body.len() as u64;
         let start = self.rt.now();
         // Whatever ends the wait early, the put may have happened.
-        let out = self.ask(bytes, None, bucket.put(key, body, when, cause)).await;
+        let out = self.told_when_slow(bytes, self.ask(bytes, None, bucket.put(key, body, when, cause))).await;
         let out = out.unwrap_or_else(|e| Ok(Put::Unknown(e)));
         let why = match &out {
             Ok(Put::Unknown(e)) | Err(e) if is_trouble(e) => Some(e.to_string()),
@@ -739,6 +797,24 @@ impl Member {
             }
         });
         out
+    }
+
+    /// A put that has no answer for long makes the store one that takes no writes, until one has: its label may answer all the
+    /// while, as that of a folder whose filesystem is frozen. The put goes on.
+    async fn told_when_slow<T>(&self, bytes: u64, put: impl Future<Output = T>) -> T {
+        let (start, slow) = (self.rt.now(), SLOW_PUT + Duration::from_secs(bytes / BYTES_A_SECOND));
+        futures::pin_mut!(put);
+        match select(put, self.rt.sleep(slow)).await {
+            Either::Left((out, _)) => out,
+            Either::Right(((), put)) => {
+                let text =
+                    || (start, format!("store {} takes no writes: one has no answer for {slow:?}", self.url));
+                self.state.with(|s| {
+                    s.writes_failing.get_or_insert_with(text);
+                });
+                put.await
+            }
+        }
     }
 
     /// `Ok` when the label was read since the store was last out or down, and within `fresh`.

@@ -45,6 +45,14 @@ impl Membership {
         (old.incarnation() != self.members[index].incarnation()).then_some(old)
     }
 
+    /// What a store's shards can be read from beside the store: its predecessor, or what lies in its place and was the pool's once
+    /// (a disk that was not mounted when its place was taken in). Shards never change, so it does not matter how old that is.
+    /// None that is away.
+    pub(in crate::pool) fn also_read(&self, index: usize) -> Option<Arc<Member>> {
+        let old = self.predecessor(index).filter(|old| old.standing().usable()).cloned();
+        old.or_else(|| self.members[index].other_life().filter(|other| other.standing().usable()))
+    }
+
     /// Whether all that belongs on a store has yet to come along to it.
     pub(in crate::pool) fn is_new(&self, index: usize) -> bool {
         self.predecessor(index).is_some() || self.unfilled.contains(&index)

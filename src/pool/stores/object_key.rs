@@ -1,13 +1,13 @@
 //! Names of a pool's objects (protocol §6.4); which store a shard belongs on: `placement`.
 //!
-//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label`, `aside/…`, `probe/…`. `hh` = the
+//! `hh/VOLUMEID/c-EPOCH-SEQ.SHARD`, `hh/VOLUMEID/p-EPOCH-N.SHARD`, `reg/ID`, `label-POOL`, `aside/…`, `probe/…`. `hh` = the
 //! first (most significant) byte of xxh3-64 of the rest, two hexadecimal digits; numbers are decimal, the volume id 32
 //! digits.
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::label::LABEL_KEY;
-use crate::base::{ChunkId, Epoch, RegisterId, Seq, VolumeId};
+use super::label::pool_of_label;
+use crate::base::{ChunkId, Epoch, PoolId, RegisterId, Seq, VolumeId};
 
 /// Where `repair` moves objects that aren't the pool's.
 pub const ASIDE: &str = "aside/";
@@ -35,15 +35,20 @@ fn with_prefix(rest: String) -> String {
 pub enum Named {
     Shard(ChunkId, usize),
     Register(RegisterId),
-    /// A label, a packed chunk's shard, or what was moved aside.
+    /// This pool's label.
+    Label(PoolId),
+    /// What was moved aside, or is there to try the store out.
     Other,
     Foreign,
 }
 
 /// Reads a key; only the very spelling that `shard_key` gives is a shard's.
 pub fn parse(key: &str) -> Named {
-    if key == LABEL_KEY || key.starts_with(ASIDE) || key.starts_with(PROBES) {
+    if key.starts_with(ASIDE) || key.starts_with(PROBES) {
         return Named::Other;
+    }
+    if let Some(pool) = pool_of_label(key) {
+        return Named::Label(pool);
     }
     if let Some(id) = key.strip_prefix(REGISTERS) {
         return id.parse().map_or(Named::Foreign, Named::Register);
@@ -105,8 +110,12 @@ mod tests {
             assert_eq!(parse(&bad), Named::Foreign, "{bad}");
         }
         assert_eq!(parse("reg/00000000000000000000000000000007"), Named::Register(RegisterId(7)));
-        for ours in ["label", "aside/x"] {
+        for ours in ["probe/y", "aside/x"] {
             assert_eq!(parse(ours), Named::Other, "{ours}");
+        }
+        assert_eq!(parse("label-00000000000000000000000000000007"), Named::Label(PoolId(7)));
+        for bad in ["label", "label-", "label-7", "label-0000000000000000000000000000000A"] {
+            assert_eq!(parse(bad), Named::Foreign, "{bad}");
         }
     }
 }

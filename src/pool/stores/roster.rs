@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::config::{PoolConfig, StoreEntry};
-use super::find_by_label::{Found, read_label};
+use super::find_by_label::{Found, read_own_label};
 use super::host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
 use super::label::Label;
 use super::member::{Member, PoolMark};
@@ -288,8 +288,10 @@ impl Roster {
             return;
         }
         let places = self.places.lock().clone();
-        let labels =
-            futures::future::join_all(places.iter().map(|p| read_label(&self.rt, p, self.pool_key()))).await;
+        let labels = futures::future::join_all(
+            places.iter().map(|p| read_own_label(&self.rt, p, self.pool(), self.pool_key())),
+        )
+        .await;
         // A label that is in two places is in neither: one is a copy.
         let mut shown: BTreeMap<usize, Vec<(&PoolStore, &Label)>> = BTreeMap::new();
         for (place, found) in places.iter().zip(&labels) {

@@ -59,13 +59,13 @@ fn a_label_of_a_generation_that_nobody_knows_keeps_no_pool_closed() {
             store(&pool, &one).await;
             pool.close().await;
             drop(pool);
-            assert!(yard.stores[0].contents().rot(LABEL_KEY, forge_generation));
+            assert!(yard.stores[0].contents().rot(&label_at(&yard.stores[0]), forge_generation));
             let pool = yard.open().await.unwrap();
             check(&pool, &one).await;
             pool.close().await;
             drop(pool);
             for store in &yard.stores[1..] {
-                assert!(store.contents().rot(LABEL_KEY, forge_generation));
+                assert!(store.contents().rot(&label_at(store), forge_generation));
             }
             let said = yard.open().await.unwrap_err().to_string();
             assert!(said.contains("mem:s1") && said.contains("delete nothing"), "{said}");

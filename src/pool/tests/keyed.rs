@@ -138,7 +138,7 @@ fn an_older_copy_in_one_store_is_outvoted_and_in_all_it_is_the_older_value() {
 fn a_forged_label_names_no_stores_and_takes_only_its_own_store_out() {
     run("1+2", |yard| async move {
         drop(yard.create().await.unwrap());
-        let label = object(&yard, 0, LABEL_KEY).await;
+        let label = object(&yard, 0, &label_at(&yard.stores[0])).await;
         let text = String::from_utf8(label.to_vec()).unwrap();
         let url = yard.stores[1].url();
         assert!(text.contains(url), "{text}");
@@ -148,7 +148,7 @@ fn a_forged_label_names_no_stores_and_takes_only_its_own_store_out() {
             1,
         );
         for forged in [text.replace(url, "s3://elsewhere/x"), plain] {
-            replace(&yard, 0, LABEL_KEY, forged.into()).await;
+            replace(&yard, 0, &label_at(&yard.stores[0]), forged.into()).await;
             let pool = yard.open().await.unwrap();
             yard.settle(1000).await;
             let store = &pool.status().stores[0];
@@ -173,13 +173,14 @@ fn without_its_key_or_with_another_a_pool_is_not_opened_and_a_plain_one_is_not_t
         assert!(wrong.to_string().contains("not signed by the key"), "{wrong}");
         // All stores are made a plain pool, by who has no key.
         for store in 0..3 {
-            let text = String::from_utf8(object(&yard, store, LABEL_KEY).await.to_vec()).unwrap();
+            let text = String::from_utf8(object(&yard, store, &label_at(&yard.stores[store])).await.to_vec())
+                .unwrap();
             let plain = format!("{}}}", text.split_once(r#","mac":"#).unwrap().0).replacen(
                 "\"format\":2",
                 "\"format\":1",
                 1,
             );
-            replace(&yard, store, LABEL_KEY, plain.into()).await;
+            replace(&yard, store, &label_at(&yard.stores[store]), plain.into()).await;
         }
         let stripped = opened(key(1)).await;
         assert!(stripped.to_string().contains("not signed, and a key is given"), "{stripped}");
@@ -195,7 +196,7 @@ fn a_store_of_a_pool_with_a_key_is_replaced_and_what_comes_along_is_signed() {
         let spare = yard.spares[0].clone();
         let new = PoolStore { url: spare.url().to_owned(), zone: None, bucket: spare.clone() };
         let old = yard.stores[0].url().to_owned();
-        pool.plan_replacement(&old, &new, false).await.unwrap();
+        pool.plan_replacement(&old, &new, &EMPTY, Care::All).await.unwrap();
         let followed = pool.follow().await.unwrap();
         assert!(pool.settle(followed).await.unwrap());
         yard.settle(3000).await;

@@ -504,16 +504,17 @@ fn what_lies_below_a_label_of_its_own_is_left_alone() {
     run("2+1", |yard| async move {
         let pool = yard.create().await.unwrap();
         let contents = yard.stores[0].contents();
-        for key in ["x/in/label", "x/in/c-00/1", "x/mine", "labels/mine"] {
+        let label = "x/in/label-00000000000000000000000000000009";
+        for key in [label, "x/in/c-00/1", "x/mine", "labels/mine"] {
             contents.put(key, Bytes::from_static(b"theirs"), When::Absent, W).await.unwrap();
         }
         let known = Counted { dead: 0, live: 0 };
         let done = pool.repair(&known, ScrubOptions::default(), &|_: Progress| {}).await.unwrap();
         let left: Vec<&str> = done.left.foreign.iter().map(|f| f.key.as_str()).collect();
-        assert_eq!((done.set_aside, left), (2, vec!["x/in/c-00/1", "x/in/label"]));
+        assert_eq!((done.set_aside, left), (2, vec!["x/in/c-00/1", label]));
         assert!(done.reasons.iter().any(|why| why.contains("x/in has a label")), "{done:?}");
         let keys = contents.keys();
-        assert!(keys.contains(&"x/in/label".to_owned()) && keys.contains(&"aside/x/mine".to_owned()));
+        assert!(keys.contains(&label.to_owned()) && keys.contains(&"aside/x/mine".to_owned()));
     });
 }
 
@@ -546,6 +547,25 @@ fn what_was_deleted_while_a_store_was_away_goes_when_it_is_back() {
         let known = Counted { dead: 2, live: 3 };
         let found = pool.scrub(&known, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert!(found.is_complete_and_clean(), "{found:?}");
+    });
+}
+
+/// All stores were put back meanwhile, perhaps: what is needed by now stays, and is not remembered any more.
+#[test]
+fn what_was_deleted_while_a_store_was_away_stays_where_it_is_needed_again() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        for seq in 1..3 {
+            store(&pool, &chunk(seq, &LENS)).await;
+        }
+        yard.settle(2_000).await;
+        yard.reach(1, Reach::Silent);
+        pool.delete(&[id(1), id(2)]).await.unwrap();
+        yard.needed.0.lock().insert(id(2));
+        yard.reach(1, Reach::Up);
+        yard.settle(60_000).await;
+        let kept = |seq| yard.has(&id(seq), on_store(&yard, &id(seq), 1));
+        assert_eq!((pool.status().missed_deletes, kept(1), kept(2)), (0, false, true));
     });
 }
 

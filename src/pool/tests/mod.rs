@@ -8,10 +8,12 @@ mod mending;
 mod plan;
 mod reading;
 mod recover;
+mod relabel;
 mod replace;
 mod standing;
 mod writing;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,20 @@ struct Yard {
     zones: Option<&'static str>,
     key: Option<PoolKey>,
     trial: Effort,
+    needed: Arc<Needed>,
+}
+
+/// What is needed of what was found dead.
+#[derive(Debug, Default)]
+struct Needed(parking_lot::Mutex<BTreeSet<ChunkId>>);
+
+#[async_trait]
+impl DeletionCheck for Needed {
+    async fn check(&self, ids: &BTreeSet<ChunkId>) -> Checked {
+        let needed = self.0.lock();
+        let (live, dead) = ids.iter().partition(|id| needed.contains(id));
+        Checked { dead, live }
+    }
 }
 
 impl Yard {
@@ -54,6 +70,7 @@ impl Yard {
             zones: None,
             key: None,
             trial: Effort::LEAST,
+            needed: Arc::default(),
         }
     }
 
@@ -85,11 +102,18 @@ impl Yard {
 
     async fn create(&self) -> Result<Arc<Pool>> {
         let name = "tank".parse().unwrap();
-        Pool::create(self.host(), name, self.layout, self.specs(), CreateOptions::default()).await
+        let made = Pool::create(self.host(), name, self.layout, self.specs(), CreateOptions::default()).await;
+        made.map(|pool| self.checked(pool))
     }
 
     async fn open(&self) -> Result<Arc<Pool>> {
-        Pool::open(self.host(), self.specs()).await
+        Pool::open(self.host(), self.specs()).await.map(|pool| self.checked(pool))
+    }
+
+    fn checked(&self, pool: Arc<Pool>) -> Arc<Pool> {
+        let needed = Arc::downgrade(&self.needed);
+        pool.check_deletions_by(needed);
+        pool
     }
 
     fn reach(&self, store: usize, reach: Reach) {
@@ -119,6 +143,11 @@ impl Opener for Yard {
             .map(|s| s.clone() as BucketRef)
             .ok_or_else(|| Error::new(Kind::NotFound, format!("no store {url}")))
     }
+}
+
+/// The key of the label that a store has.
+fn label_at(store: &SimStore) -> String {
+    store.contents().keys().into_iter().find(|key| key.starts_with(LABELS)).unwrap()
 }
 
 fn id(seq: u64) -> ChunkId {
@@ -164,6 +193,9 @@ fn run<F: Future<Output = ()> + Send + 'static>(layout: &str, test: impl FnOnce(
 
 const LENS: [usize; 4] = [200_000, 65_536, 1, 90_000];
 
+/// Of a pool without volumes.
+const EMPTY: Counted = Counted { dead: 0, live: 0 };
+
 /// Chunks up to `dead` are dead, then live up to `live`, then nobody knows.
 struct Counted {
     dead: u64,
@@ -182,5 +214,11 @@ impl Inventory for Counted {
     async fn live_after(&self, after: Option<ChunkId>, max: usize) -> Result<Vec<ChunkId>> {
         let from = after.map_or(self.dead, |a| a.seq.0) + 1;
         Ok((from..=self.live).take(max).map(id).collect())
+    }
+    async fn undecided(&self) -> Result<Vec<Error>> {
+        Ok(Vec::new())
+    }
+    fn unread(&self) -> Vec<(VolumeId, String)> {
+        Vec::new()
     }
 }

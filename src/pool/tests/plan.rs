@@ -34,7 +34,7 @@ impl Planner {
 
     async fn replace(&self) -> Result<bool> {
         let pool = self.yard.open().await?;
-        Ok(pool.plan_replacement(&self.old(), &self.new, true).await? != Replacement::Other)
+        Ok(pool.plan_replacement(&self.old(), &self.new, &EMPTY, Care::None).await? != Replacement::Other)
     }
 
     async fn recover(&self) -> Result<bool> {
@@ -58,7 +58,9 @@ async fn shown(yard: &Yard) -> Result<()> {
     if listed.url() != yard.spares[0].url() {
         return Err(Error::new(Kind::Unavailable, "not yet"));
     }
-    let found = yard.spares[0].contents().get(LABEL_KEY, ByteRange::Whole { max: 1 << 20 }, Cause::Label);
+    let (spare, whole) = (&yard.spares[0], ByteRange::Whole { max: 1 << 20 });
+    let key = label_at(spare);
+    let found = spare.contents().get(&key, whole, Cause::Label);
     let label = Label::decode(&found.await?.expect("it has a label").body)?;
     assert_eq!(label.incarnation, listed.incarnation(), "what the pool lists was labelled anew");
     Ok(())

@@ -190,14 +190,14 @@ fn who_opens_the_pool_after_a_guess_hears_of_it_from_any_store() {
             drop(stocked(&yard, &[9000, 8000]).await);
             let mut labels = Vec::new();
             for store in &yard.stores[..2] {
-                store.contents().rot("label", |bytes| labels.push(bytes.clone()));
+                store.contents().rot(&label_at(store), |bytes| labels.push(bytes.clone()));
             }
             (2..5).for_each(|i| yard.reach(i, Reach::Refuses));
             let swaps = (0..3).map(|i| swap(&yard, 2 + i, i)).collect();
             assert_eq!(recover(&yard, swaps, 4).await.unwrap().guesses(), 1);
             (2..5).for_each(|i| yard.reach(i, Reach::Up));
             for (store, label) in yard.stores.iter().zip(labels) {
-                store.contents().rot("label", |bytes| *bytes = label);
+                store.contents().rot(&label_at(store), |bytes| *bytes = label);
             }
             let slow = Duration::from_secs(4);
             yard.stores[1].faults(|f| f.latency = (slow, slow));
@@ -243,7 +243,8 @@ fn what_is_left_of_the_pools_own_register_may_be_behind_the_others() {
             let lens: &[usize] = &[9000, 8000];
             let pool = stocked(&yard, lens).await;
             let own = format!("reg/{}", PoolConfig::register(pool.id()));
-            let keys: &[&str] = if labels { &[&own, "label"] } else { &[&own] };
+            let label = label_at(&yard.stores[0]);
+            let keys: &[&str] = if labels { &[&own, &label] } else { &[&own] };
             let behind = |i: usize| keys.iter().map(move |key| (i, *key));
             let behind: Vec<(usize, &str)> = behind(0).chain(behind(1)).collect();
             let mut before = Vec::new();
@@ -252,7 +253,10 @@ fn what_is_left_of_the_pools_own_register_may_be_behind_the_others() {
                 assert!(there, "{key}");
             }
             let StoreSwap { old, new } = swap(&yard, 4, 0);
-            assert_eq!(pool.plan_replacement(&old, &new, false).await.unwrap(), Replacement::Planned);
+            assert_eq!(
+                pool.plan_replacement(&old, &new, &EMPTY, Care::All).await.unwrap(),
+                Replacement::Planned
+            );
             let generation = pool.follow().await.unwrap();
             assert_eq!(pool.fill(&Counted { dead: 0, live: 4 }, &|_| {}).await.unwrap().left, 0);
             assert!(pool.settle(generation).await.unwrap());
@@ -387,7 +391,7 @@ fn a_replacement_that_was_under_way_is_brought_along() {
             let lens: &[usize] = &[9000];
             let pool = stocked(&yard, lens).await;
             let plan = swap(&yard, 1, 0);
-            pool.plan_replacement(&plan.old, &plan.new, false).await.unwrap();
+            pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All).await.unwrap();
             pool.register(PoolConfig::register(pool.id())).bring().await.unwrap();
             yard.settle(1000).await;
             pool.close().await;
@@ -412,7 +416,7 @@ fn a_new_store_that_is_lost_midway_is_named_until_another_is_in_its_place() {
             let lens: &[usize] = if layout == "2+1" { &[9000, 8000] } else { &[9000] };
             let pool = stocked(&yard, lens).await;
             let plan = swap(&yard, 1, 0);
-            pool.plan_replacement(&plan.old, &plan.new, false).await.unwrap();
+            pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All).await.unwrap();
             pool.register(PoolConfig::register(pool.id())).bring().await.unwrap();
             yard.settle(1000).await;
             assert!(pool.lost_midway().await.is_empty());
@@ -443,14 +447,14 @@ fn a_generation_is_settled_only_by_who_has_followed_it() {
         let pool = stocked(&yard, lens).await;
         let live = Counted { dead: 0, live: 4 };
         let plan = swap(&yard, 1, 0);
-        pool.plan_replacement(&plan.old, &plan.new, false).await.unwrap();
+        pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All).await.unwrap();
         let slow = pool.follow().await.unwrap();
         let other = yard.open().await.unwrap();
         let first = other.follow().await.unwrap();
         assert_eq!(other.fill(&live, &|_| {}).await.unwrap().left, 0);
         assert!(other.settle(first).await.unwrap());
         let next = swap(&yard, 2, 1);
-        other.plan_replacement(&next.old, &next.new, false).await.unwrap();
+        other.plan_replacement(&next.old, &next.new, &EMPTY, Care::All).await.unwrap();
         assert!(!pool.settle(slow).await.unwrap(), "it has brought nothing into that one");
         assert!(yard.open().await.unwrap().is_moving());
         let second = other.follow().await.unwrap();
@@ -525,6 +529,8 @@ fn a_catalog_hides_and_loses_nothing_that_is_left_after_a_guess() {
             for i in 0..40 {
                 if i == seen {
                     yard.settle(3000).await;
+                    // On all of them, also where the handle that wrote it last was given up.
+                    assert!(pool.register(ROOT).mend().await.unwrap().is_empty());
                     yard.stores[..2]
                         .iter()
                         .for_each(|s| assert!(s.contents().rot(&root, |b| before.push(b.clone()))));

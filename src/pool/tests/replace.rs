@@ -65,14 +65,14 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
             let old = yard.stores[1].url().to_owned();
             // It is well: not while another is away, unless that is meant.
             yard.reach(0, crate::store::Reach::Refuses);
-            let e = pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap_err();
+            let e = pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap_err();
             let risk = if layout == "4+2" { "no store more may be lost" } else { "can't be opened" };
             assert!(e.is(Kind::Refused) && e.to_string().contains(risk), "{e}");
             assert!(!pool.is_moving() && yard.spares[0].contents().keys().is_empty());
             yard.reach(0, crate::store::Reach::Up);
             yard.settle(3000).await;
             assert_eq!(
-                pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap(),
+                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap(),
                 Replacement::Planned
             );
             // Under way: reads find what has not come along, and others are told to finish it first.
@@ -80,13 +80,15 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
                 check(&pool, chunk).await;
             }
             assert_eq!(
-                pool.plan_replacement(yard.stores[0].url(), &spare(&yard, 1), false).await.unwrap(),
+                pool.plan_replacement(yard.stores[0].url(), &spare(&yard, 1), &EMPTY, Care::All)
+                    .await
+                    .unwrap(),
                 Replacement::Other
             );
             add(&kept, 2).await.unwrap();
             finish(&pool, &live).await.unwrap();
             assert_eq!(
-                pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap(),
+                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap(),
                 Replacement::Done
             );
             yard.stores[1].contents().wipe();
@@ -123,14 +125,14 @@ fn what_is_away_is_replaced_and_a_store_that_is_well_only_by_force() {
         yard.reach(0, crate::store::Reach::Refuses);
         yard.reach(3, crate::store::Reach::Refuses);
         let live = Counted { dead: 0, live: 1 };
-        let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), false).await;
+        let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), &EMPTY, Care::All).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
         let generation = pool.follow().await.unwrap();
         assert_eq!(pool.fill(&live, &|_| {}).await.unwrap(), Filled { there: 1, left: 0 });
         assert!(pool.settle(generation).await.unwrap());
-        let well = pool.plan_replacement(&url(1), &spare(&yard, 1), false).await;
+        let well = pool.plan_replacement(&url(1), &spare(&yard, 1), &EMPTY, Care::All).await;
         assert!(well.unwrap_err().is(Kind::Refused));
-        let forced = pool.plan_replacement(&url(1), &spare(&yard, 1), true).await;
+        let forced = pool.plan_replacement(&url(1), &spare(&yard, 1), &EMPTY, Care::None).await;
         assert_eq!(forced.unwrap(), Replacement::Planned);
     });
 }
@@ -153,7 +155,10 @@ fn an_emptied_store_is_taken_in_again_and_again() {
             let free = pool.emptied().await;
             assert_eq!(free.len(), 1);
             let url = free[0].url.clone();
-            assert_eq!(pool.plan_replacement(&url, &free[0], false).await.unwrap(), Replacement::Planned);
+            assert_eq!(
+                pool.plan_replacement(&url, &free[0], &EMPTY, Care::All).await.unwrap(),
+                Replacement::Planned
+            );
             finish(&pool, &live).await.unwrap();
             pool.look().await;
             let found = pool.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
@@ -174,7 +179,7 @@ fn what_waits_for_an_emptied_store_goes_to_the_one_in_its_place() {
         yard.settle(1000).await;
         assert_eq!(upload.stored(), 2);
         let free = pool.emptied().await;
-        pool.plan_replacement(&free[0].url.clone(), &free[0], false).await.unwrap();
+        pool.plan_replacement(&free[0].url.clone(), &free[0], &EMPTY, Care::All).await.unwrap();
         finish(&pool, &Counted { dead: 0, live: 0 }).await.unwrap();
         let stored = pool.rt().timeout(Duration::from_secs(30), upload.wait(3)).await;
         stored.expect("it is stored without anybody's help").unwrap();
@@ -203,7 +208,9 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
                 .rt()
                 .spawn(async move {
                     let pool = theirs.open().await.unwrap();
-                    if pool.plan_replacement(&from, &new, false).await.unwrap() == Replacement::Planned {
+                    if pool.plan_replacement(&from, &new, &EMPTY, Care::All).await.unwrap()
+                        == Replacement::Planned
+                    {
                         let _ = finish(&pool, &Counted { dead: 0, live: 4 }).await;
                     }
                 })
@@ -217,7 +224,7 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
                 let (old, new, live) = (&old, spare(&yard, i), &live);
                 async move {
                     for _ in 0..20 {
-                        match pool.plan_replacement(old, &new, false).await {
+                        match pool.plan_replacement(old, &new, &EMPTY, Care::All).await {
                             Ok(Replacement::Done) => return true,
                             Ok(Replacement::Planned) => {
                                 if finish(pool, live).await.is_ok() {
@@ -262,10 +269,10 @@ fn a_place_that_is_not_free_is_refused() {
             .await
             .unwrap();
         for (new, word) in [(spare(&yard, 0), "not empty"), (yard.specs()[2].clone(), "already")] {
-            let e = pool.plan_replacement(&old, &new, false).await.unwrap_err();
+            let e = pool.plan_replacement(&old, &new, &EMPTY, Care::All).await.unwrap_err();
             assert!(e.is(Kind::Refused) && e.to_string().contains(word), "{e}");
         }
-        let e = pool.plan_replacement("mem:nobody", &spare(&yard, 1), false).await.unwrap_err();
+        let e = pool.plan_replacement("mem:nobody", &spare(&yard, 1), &EMPTY, Care::All).await.unwrap_err();
         assert!(e.is(Kind::NotFound) && e.to_string().contains("mem:s0"), "{e}");
         assert!(pool.emptied().await.is_empty());
         assert_eq!(pool.generation(), Generation(0));
@@ -291,7 +298,7 @@ fn what_has_yet_to_come_along_is_not_damaged() {
         yard.reach(1, Reach::Refuses);
         yard.settle(15_000).await;
         let old = yard.stores[1].url().to_owned();
-        pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap();
+        pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap();
         for chunk in &chunks {
             check(&pool, chunk).await;
         }
@@ -301,5 +308,123 @@ fn what_has_yet_to_come_along_is_not_damaged() {
         finish(&pool, &live).await.unwrap();
         assert_eq!(pool.status().damaged_shards, 0, "what has come along is right");
         assert!(pool.scrub(&live, ScrubOptions::default(), &quiet).await.unwrap().is_complete_and_clean());
+    });
+}
+
+const THREE: [usize; 3] = [9000, 65_536, 1];
+
+/// A pool 3+1 with four chunks.
+async fn three_and_one(yard: &Yard) -> Arc<Pool> {
+    let pool = yard.create().await.unwrap();
+    for seq in 1..=4 {
+        store(&pool, &chunk(seq, &THREE)).await;
+    }
+    yard.settle(2_000).await;
+    pool
+}
+
+async fn all_read(pool: &Pool) {
+    for seq in 1..=4 {
+        check(pool, &chunk(seq, &THREE)).await;
+    }
+}
+
+async fn is_clean(pool: &Pool) {
+    let live = Counted { dead: 0, live: 4 };
+    let found = pool.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
+    assert!(found.is_complete_and_clean(), "{found:?}");
+}
+
+/// Two disks are not mounted, which is one more than the layout bears: nothing is begun that could not end.
+#[test]
+fn an_emptied_place_is_taken_in_only_while_the_others_hold_enough() {
+    run(20, "3+1", |_, yard| async move {
+        let (pool, live) = (three_and_one(&yard).await, Counted { dead: 0, live: 4 });
+        let disks: Vec<_> =
+            [2, 3].map(|i| yard.stores[i].contents().exchange(crate::store::Backup::default())).into();
+        pool.look().await;
+        let free = pool.emptied().await;
+        assert_eq!(free.len(), 2);
+        for place in &free {
+            let e = pool.plan_replacement(&place.url, place, &live, Care::Data).await.unwrap_err();
+            assert!(e.is(Kind::Refused) && e.to_string().contains("not mounted"), "{e}");
+        }
+        assert!(!pool.is_moving());
+        assert!([2, 3].iter().all(|i| yard.stores[*i].contents().keys().is_empty()));
+        yard.stores[2].contents().exchange(disks[0].clone());
+        yard.settle(3_000).await;
+        all_read(&pool).await;
+        let free = pool.emptied().await;
+        assert_eq!(free.len(), 1);
+        let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data).await;
+        assert_eq!(plan.unwrap(), Replacement::Planned);
+        finish(&pool, &live).await.unwrap();
+        is_clean(&pool).await;
+    });
+}
+
+/// The disk is mounted again over what a repair put under it: before all has come along there, or after.
+#[test]
+fn a_disk_that_is_mounted_again_is_read_and_taken_in_as_it_is() {
+    for midway in [true, false] {
+        run(21, "3+1", move |_, yard| async move {
+            let (pool, live) = (three_and_one(&yard).await, Counted { dead: 0, live: 4 });
+            let disk = yard.stores[2].contents().exchange(crate::store::Backup::default());
+            pool.look().await;
+            let free = pool.emptied().await;
+            let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data).await;
+            assert_eq!(plan.unwrap(), Replacement::Planned);
+            if midway {
+                pool.follow().await.unwrap();
+            } else {
+                finish(&pool, &live).await.unwrap();
+            }
+            yard.stores[2].contents().exchange(disk);
+            pool.look().await;
+            // Now any other may be lost: also by who opens the pool anew.
+            yard.reach(3, Reach::Refuses);
+            yard.settle(3_000).await;
+            all_read(&pool).await;
+            all_read(&*yard.open().await.unwrap()).await;
+            yard.reach(3, Reach::Up);
+            yard.settle(3_000).await;
+            if midway {
+                assert!(pool.fill(&live, &|_| {}).await.unwrap().left > 0, "the new store is away");
+                let places = pool.lost_places().await;
+                assert_eq!(places.len(), 1);
+                let again = pool.plan_again(places, &live, Care::Data).await.unwrap();
+                assert_eq!(again, Replacement::Planned);
+            } else {
+                let free = pool.emptied().await;
+                let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data).await;
+                assert_eq!(plan.unwrap(), Replacement::Planned);
+            }
+            all_read(&pool).await;
+            finish(&pool, &live).await.unwrap();
+            assert_eq!(pool.generation(), Generation(2));
+            is_clean(&pool).await;
+            all_read(&*yard.open().await.unwrap()).await;
+        });
+    }
+}
+
+/// A store that is replaced while another is away, by force; the new one is lost, and the old one is there still.
+#[test]
+fn the_replaced_store_takes_its_place_again_where_the_new_one_is_lost_midway() {
+    run(22, "3+1", |_, yard| async move {
+        let (pool, live) = (three_and_one(&yard).await, Counted { dead: 0, live: 4 });
+        let (old, new) = (yard.stores[1].url().to_owned(), spare(&yard, 0));
+        let plan = pool.plan_replacement(&old, &new, &live, Care::All).await;
+        assert_eq!(plan.unwrap(), Replacement::Planned);
+        pool.follow().await.unwrap();
+        yard.spares[0].contents().wipe();
+        pool.look().await;
+        all_read(&pool).await;
+        // Whoever asks for another in its place gets it.
+        let again = pool.plan_replacement(&new.url, &yard.specs()[1], &live, Care::All).await;
+        assert_eq!(again.unwrap(), Replacement::Planned);
+        finish(&pool, &live).await.unwrap();
+        is_clean(&pool).await;
+        assert!(pool.membership().members.iter().any(|m| m.url() == old));
     });
 }

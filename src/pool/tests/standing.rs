@@ -20,9 +20,9 @@ fn an_emptied_or_foreign_store_is_out_by_name_and_the_pool_goes_on() {
         yard.settle(1000).await;
         yard.stores[2].contents().wipe();
         // A label of another place in the same pool.
-        let label = yard.stores[4].contents();
-        let label = label.get("label", crate::store::ByteRange::Last(9999), W).await.unwrap().unwrap();
-        yard.stores[3].contents().put("label", label.body, When::Always, W).await.unwrap();
+        let (label, key) = (yard.stores[4].contents(), label_at(&yard.stores[4]));
+        let label = label.get(&key, crate::store::ByteRange::Last(9999), W).await.unwrap().unwrap();
+        yard.stores[3].contents().put(&key, label.body, When::Always, W).await.unwrap();
         check(&pool, &first).await;
         yard.settle(200).await;
         let second = chunk(2, &LENS);

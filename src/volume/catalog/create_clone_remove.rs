@@ -422,7 +422,7 @@ impl Volumes {
         let named: BTreeSet<Object> = chunk_table.entries().map(|(seq, e)| e.object(seq)).collect();
         let all: Vec<ChunkId> = named.union(&chunk_table.retired).map(|o| o.of(head.volume)).collect();
         for some in all.chunks(256) {
-            pool.delete(some).await?;
+            pool.delete_checked(some).await?;
         }
         // If the table can't be read, scrub must find what it names.
         let mut from = head.checkpoint.position.next();
@@ -430,7 +430,7 @@ impl Volumes {
         for end in &head.ends {
             for first in (from.0..=end.last.0).step_by(256) {
                 let ids: Vec<_> = (first..=end.last.0.min(first + 255)).map(|s| id(end.epoch, s)).collect();
-                pool.delete(&ids).await?;
+                pool.delete_checked(&ids).await?;
             }
             from = Seq(from.0.max(end.last.0 + 1));
         }
@@ -441,11 +441,11 @@ impl Volumes {
         loop {
             let ids: Vec<_> = (from.0..from.0 + WALK_WINDOW).map(|s| id(head.active.epoch, s)).collect();
             let probes = ids.iter().map(|id| pool.probe(id, &head.witnesses, Cause::Delete));
-            let found = futures::future::join_all(probes).await.iter().any(|p| p.good > 0);
+            let found = futures::future::join_all(probes).await.iter().any(|p| p.readable() > 0);
             if !found && from.0 > head.checkpoint.top.0 + CHUNKS_AHEAD {
                 return Ok(());
             }
-            pool.delete(&ids).await?;
+            pool.delete_checked(&ids).await?;
             from = Seq(from.0 + WALK_WINDOW);
         }
     }

@@ -2,11 +2,13 @@
 
 mod alter;
 mod create_clone_remove;
+mod marks_in_log;
 mod names;
 mod report;
 mod salvage_journal;
 mod snapshots;
 mod space;
+mod take_in_stores;
 mod tally;
 mod trash;
 mod unreadable_ranges;
@@ -19,6 +21,7 @@ pub use create_clone_remove::end_all;
 pub use names::rename;
 pub use salvage_journal::Salvaged;
 pub use snapshots::{HistoryMark, LockEnd, snapshot_as, snapshot_group};
+pub use take_in_stores::{Finished, TakenIn, lost_midway};
 pub use tally::Usage;
 pub use trash::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
 pub use unreadable_ranges::{MapWalk, Unreadable};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream;
 
+use super::marks_in_log::tables_to_the_end;
 use super::names::one_each;
 use super::space::shared;
 use super::volumes::Volumes;
@@ -427,7 +428,11 @@ impl Volumes {
 
     /// Its name may be taken by another meanwhile: the id counts.
     async fn info_of(&self, name: &Name, id: VolumeId, around: Around<'_>) -> Result<VolumeInfo> {
-        let (head, tables) = self.recorded(name, id).await?;
+        let (head, tables) = match around {
+            Around::Listed(_) => self.recorded(name, id).await?,
+            // Of a volume alone also what its log has.
+            Around::Near | Around::Walked => tables_to_the_end(self, name, id).await?,
+        };
         let mut info = VolumeInfo::of(name, &head, &tables);
         if let Some(open) = self.here(id) {
             info.add_open(&open, self.engine.pool.w());
@@ -639,21 +644,21 @@ impl Volumes {
     /// Names and sizes of its snapshots, oldest first: what is known without asking for other volumes.
     pub async fn snapshot_sizes(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
         let id = self.id(volume).await?;
-        let tables = self.newest_tables(volume, id).await?;
+        let (_, tables) = tables_to_the_end(self, volume, id).await?;
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
     /// Names of its snapshots, and when they were taken, oldest first.
     pub async fn snapshot_times(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
         let id = self.id(volume).await?;
-        let tables = self.newest_tables(volume, id).await?;
+        let (_, tables) = tables_to_the_end(self, volume, id).await?;
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.created_ms)).collect())
     }
 
     /// Names of those that the volume did not take by itself.
     pub async fn snapshot_names(&self, volume: &Name) -> Result<Vec<Name>> {
         let id = self.id(volume).await?;
-        let tables = self.newest_tables(volume, id).await?;
+        let (_, tables) = tables_to_the_end(self, volume, id).await?;
         Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
     }
 
@@ -661,7 +666,7 @@ impl Volumes {
     /// last. What changed since each of them can be told.
     pub async fn snapshots_before(&self, volume: &Name, before: Option<&Name>) -> Result<Vec<Name>> {
         let id = self.id(volume).await?;
-        let tables = self.newest_tables(volume, id).await?;
+        let (_, tables) = tables_to_the_end(self, volume, id).await?;
         let end = before.and_then(|name| tables.snapshot(name)).map_or(tables.tip, |state| state.id);
         let mut older: Vec<_> = tables.snapshots().filter(|(_, state)| state.id < end).collect();
         older.sort_by_key(|(_, state)| (state.history, std::cmp::Reverse(state.id)));
@@ -669,8 +674,7 @@ impl Volumes {
     }
 
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {
-        let (head, tables) = self.recorded_with_names(volume, id).await?;
-        let tables = self.newer_here(id).unwrap_or(tables);
+        let (head, tables) = tables_to_the_end(self, volume, id).await?;
         let doubtful = tables.snapshots().filter(|(_, s)| !s.whole).map(|(_, s)| (s.group, s.group_size));
         let whole = self.whole_groups(doubtful.collect()).await?;
         let pins = self.pins_on(&head, snapshots_of(&tables)).await?;

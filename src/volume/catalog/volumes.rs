@@ -32,6 +32,9 @@ const LOOK_MAX: Duration = Duration::from_secs(3);
 /// When the stores are asked within that time whether a volume is still ours, until an answer comes.
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
 
+/// When it is looked for what stores lack whose copies of a volume's head were older than the others', after it was opened.
+const LOOK_AT_OLDER: Duration = Duration::from_secs(15);
+
 /// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
 const OPENING: Duration = Duration::from_secs(4);
 
@@ -73,6 +76,8 @@ pub struct Volumes {
     seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
     /// What was told of chunks a moment ago.
     pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
+    /// Volumes whose tables could not be read when a scrub asked for them last, when that was, and why.
+    pub(in crate::volume) unread: Arc<Mutex<BTreeMap<VolumeId, (Instant, String)>>>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
@@ -83,10 +88,14 @@ pub struct Volumes {
 
 impl Volumes {
     pub fn new(engine: EngineContext) -> Volumes {
+        let engine = Arc::new(engine);
+        let check = Arc::downgrade(&engine);
+        engine.pool.check_deletions_by(check);
         Volumes {
-            engine: Arc::new(engine),
+            engine,
             seats: Arc::default(),
             logbooks: Arc::default(),
+            unread: Arc::default(),
             whole: Arc::default(),
             pins: Arc::default(),
             tally: Arc::default(),
@@ -331,7 +340,13 @@ impl Volumes {
 
     async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
         let cell = self.engine.cell_above(name, id).await;
-        let head = self.existing(name, cell.read().await?)?;
+        let title = self.engine.title(name);
+        let (read, compared) = futures::join!(cell.read(), cell.compare(&self.engine.rt, &title));
+        let head = self.existing(name, read?)?;
+        // Before anything is shown or written: what most stores agree on may be what a backup had.
+        if compared? {
+            self.look_at_older_in_time();
+        }
         self.engine.check_open(name, &head).await?;
         // What this host has not let go of may have a journal yet: it becomes the owner at once.
         let is_mine = !head.active.released && self.engine.host_owns(&head);
@@ -362,11 +377,29 @@ impl Volumes {
         })
     }
 
+    /// What stores lack that were away or put back is looked for, a while after the first volume shows it.
+    fn look_at_older_in_time(&self) {
+        let (volumes, rt) = (self.clone(), self.engine.rt.clone());
+        let task = rt.clone();
+        task.spawn(async move {
+            rt.sleep(LOOK_AT_OLDER).await;
+            if volumes.engine.pool.has_older()
+                && let Err(error) = volumes.engine.pool.look_at_older(&volumes).await
+            {
+                tracing::debug!(%error, "what stores lack that were away is looked for later");
+            }
+        })
+        .detach();
+    }
+
     /// This engine becomes the owner now, where another host is.
     pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
         let began = self.engine.rt.now();
         let id = self.id(name).await?;
         if accept_loss {
+            let (host, rt) = (&self.engine.host, &self.engine.rt);
+            let cell = self.engine.cell(id);
+            cell.take_what_most_show(host, Nonce(rt.random128()), rt.wall_ms()).await?;
             self.forget_newer(name, id).await?;
         }
         let head = self.head(name, id).await?;
@@ -415,6 +448,8 @@ impl Volumes {
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
         let refused = self.head(name, id).await.is_err_and(|e| e.is(Kind::Refused));
+        // What was found dead under the newer state may be needed by this one.
+        self.engine.pool.forget_deletions(id);
         let open = seat.volume.lock().take_if(|_| refused);
         let Some(open) = open else { return self.engine.confirmed(id).forget().await };
         open.forgotten().await;

@@ -2,7 +2,8 @@
 //! (protocol.md §5.7).
 //!
 //! What is dead under one recorded head is dead for ever, so a deletion may come late, twice, or from an owner that was shut
-//! out meanwhile; the grace only spares readers a second look. An object stays in the table's list of retired ones until
+//! out meanwhile; the grace only spares readers a second look. What stores are put back to may be older than that head: it is
+//! asked for again right before each deletion. An object stays in the table's list of retired ones until
 //! a checkpoint after its deletion, so that the next owner deletes what this one left.
 //!
 //! Who reads all that a recorded head names, for as long as that takes (a check), keeps the session from deleting what is
@@ -90,14 +91,13 @@ impl Session {
         Kept { session: self.clone(), reader }
     }
 
-    /// What is dead under one recorded head is dead for ever, unless a guess took an older one: first it is heard whether
-    /// any store knows of a guess, also where those that were given up still answer and agree.
+    /// What is dead under one recorded head is dead for ever, unless a guess took an older one, or all stores were put back from
+    /// a backup. So first it is heard whether any store knows of a guess, also where those that were given up still answer and
+    /// agree; then the head must still be this session's, and not behind what was recorded (`confirm`).
     async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let pool = &self.context.engine.pool;
         pool.hear_of_newer().await?;
-        if pool.guesses() > 0 {
-            confirm(self).await.map_err(Stop::error)?;
-        }
+        confirm(self).await.map_err(Stop::error)?;
         pool.delete(ids).await
     }
 

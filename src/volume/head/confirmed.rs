@@ -41,7 +41,7 @@ pub struct Confirmed {
 
 impl Confirmed {
     fn of(head: &Head, guesses: u64) -> Confirmed {
-        let claimed = head.claim.as_ref().map_or(head.active.epoch, |claim| claim.epoch);
+        let claimed = head.last_epoch();
         let position = head.checkpoint.position;
         Confirmed { format: FORMAT, guesses, claimed, active: head.active.epoch, position, forgotten: false }
     }

@@ -340,6 +340,11 @@ impl Head {
         ancestors.chain([self.volume]).collect()
     }
 
+    /// The highest number of an ownership that was ever used: that of the newest claim.
+    pub fn last_epoch(&self) -> Epoch {
+        self.claim.as_ref().map_or(self.active.epoch, |claim| claim.epoch)
+    }
+
     /// The epoch whose chunk has this sequence number, of those behind the checkpoint's position.
     pub fn epoch_of(&self, seq: Seq) -> Epoch {
         self.ends.iter().find(|e| e.last >= seq).map_or(self.active.epoch, |e| e.epoch)

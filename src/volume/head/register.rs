@@ -7,12 +7,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::confirmed::{Floor, place};
-use super::head_value::{Head, Move};
-use crate::base::{Epoch, Error, Kind, Result};
-use crate::pool::{Change, Register, Veto};
+use super::head_value::{Claim, Head, Move};
+use super::settings::Host;
+use crate::base::rt::Rt;
+use crate::base::{Epoch, Error, Kind, Nonce, Result};
+use crate::pool::{Change, Compared, Register, Veto};
 
 /// How long a volume that has a name and no register is taken for one that is being created.
 pub const CREATION: Duration = Duration::from_secs(3);
+
+/// How long stores are waited for that are compared.
+const COMPARE: Duration = Duration::from_secs(2);
 
 /// A volume's register, typed.
 #[derive(Clone, Debug)]
@@ -84,6 +89,54 @@ impl HeadRegister {
                  --accept-loss` takes what they show"
             ),
         )
+    }
+
+    /// Compares what all stores show. `Refused`: a majority of them was put back from a backup, and others show a newer head. Copies
+    /// that are older than the others, or missing, are mended meanwhile; whether there are such.
+    pub async fn compare(&self, rt: &Rt, title: &str) -> Result<bool> {
+        let (older, newer) = match self.register.compare(COMPARE).await {
+            Compared::Sound { older } if older.is_empty() => return Ok(false),
+            Compared::Sound { .. } => {
+                self.register.mend_older(rt);
+                return Ok(true);
+            }
+            Compared::SetBack { older, newer } => (older, newer),
+        };
+        let show = |all: Vec<(String, Option<Bytes>)>| {
+            let said = all.into_iter().map(|(url, value)| match value.as_deref().map(Head::decode) {
+                Some(Ok(head)) => format!("{url}: {}", place(&head)),
+                Some(Err(e)) => format!("{url}: {e}"),
+                None => format!("{url}: nothing"),
+            });
+            said.collect::<Vec<_>>().join("; ")
+        };
+        Err(Error::new(
+            Kind::Refused,
+            format!(
+                "volume {title}: most stores show an older state of it ({}) than others, of which most must once have known ({}): some \
+                 were put back from a backup, and not all. Put the others back too, or bring back what these held; or `windlass \
+                 volume take-over {title} --accept-loss` takes what most of them show, and puts it on all",
+                show(older),
+                show(newer)
+            ),
+        ))
+    }
+
+    /// Where a majority was put back from a backup, what that shows becomes the volume's on all stores: the user takes it. The number
+    /// of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn: chunks are named by it.
+    pub async fn take_what_most_show(&self, host: &Host, nonce: Nonce, now_ms: u64) -> Result<()> {
+        let Compared::SetBack { newer, .. } = self.register.compare(COMPARE).await else { return Ok(()) };
+        let heads = newer.iter().filter_map(|(_, value)| Head::decode(value.as_ref()?).ok());
+        let used = heads.map(|head| head.last_epoch()).max().unwrap_or_default();
+        let with_used = |value: &Bytes| {
+            let mut head = Head::decode(value)?;
+            if head.last_epoch() < used {
+                let (host, since_ms) = (host.clone(), now_ms);
+                head.claim = Some(Claim { epoch: used, nonce, host, since_ms, withdrawn: true });
+            }
+            head.encode()
+        };
+        self.register.choose_what_most_show(with_used).await
     }
 
     /// The current head; `None` when the volume was never created.

@@ -221,24 +221,28 @@ impl EngineContext {
             true => Ok(Tables::born(head)),
             false => view.tables(head).await,
         };
-        self.consistent(id, look).await
+        self.consistent(&self.cell(id), look).await
     }
 
     /// The newest head with its chunk table; an empty one of a volume that was removed.
     pub async fn chunk_table(&self, id: VolumeId) -> Result<Option<(Head, ChunkTable)>> {
+        self.chunk_table_in(&self.cell(id)).await
+    }
+
+    /// The same of the head in this register.
+    pub(super) async fn chunk_table_in(&self, cell: &HeadRegister) -> Result<Option<(Head, ChunkTable)>> {
         let look = async |view: &View, head: &Head| match head.removed {
             true => Ok(ChunkTable::default()),
             false => Ok(view.books(head).await?.1),
         };
-        self.consistent(id, look).await
+        self.consistent(cell, look).await
     }
 
     async fn consistent<T>(
         &self,
-        id: VolumeId,
+        cell: &HeadRegister,
         look: impl AsyncFn(&View, &Head) -> Result<T>,
     ) -> Result<Option<(Head, T)>> {
-        let cell = self.cell(id);
         let mut head = cell.read().await?;
         loop {
             let Some(now) = head else { return Ok(None) };

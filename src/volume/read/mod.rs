@@ -3,6 +3,7 @@
 mod block_status;
 mod boot_recorder;
 mod boot_templates;
+mod deletion_check;
 mod diff_base;
 mod engine_context;
 mod memory_shares;

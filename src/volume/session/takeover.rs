@@ -354,7 +354,7 @@ impl Walk<'_> {
     async fn probe(&self, id: ChunkId) -> Probe {
         let k = self.pool.layout().k();
         let told = |probe: &Probe| match self.judge(id, probe) {
-            Verdict::Absent if probe.good + probe.unknown >= k => Told::Nothing,
+            Verdict::Absent if probe.readable() + probe.unknown >= k => Told::Nothing,
             Verdict::Absent => Told::All,
             Verdict::Stored | Verdict::Readable => Told::Enough,
             Verdict::Undecided => Told::Nothing,
@@ -411,7 +411,7 @@ impl Walk<'_> {
         let k = self.pool.layout().k();
         if probe.good >= self.w() {
             Verdict::Stored
-        } else if probe.good >= k {
+        } else if probe.readable() >= k {
             Verdict::Readable
         } else if probe.good + probe.unknown < self.w() && !self.certain(id.seq) {
             Verdict::Absent
@@ -431,14 +431,14 @@ impl Walk<'_> {
     fn undecided(&self, id: ChunkId, probe: &Probe) -> Error {
         let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
         if self.certain(id.seq) {
-            let gone = probe.good + probe.unknown < k;
+            let gone = probe.readable() + probe.unknown < k;
             let kind = if gone { Kind::Corrupt } else { Kind::Unavailable };
             return Error::new(
                 kind,
                 format!(
                     "too few stores answer: a part of the volume has {} readable shards of {n} and needs {k}; bring the \
                      stores back (`windlass pool status` names them)",
-                    probe.good
+                    probe.readable()
                 ),
             );
         }
@@ -543,5 +543,5 @@ pub async fn sweep(pool: &Arc<Pool>, head: &Head, left: Leftovers) -> Result<()>
     }
     let id = |n: u64| ChunkId { volume: head.volume, epoch: left.epoch, seq: Seq(left.after.0 + n) };
     let ids: Vec<ChunkId> = (1..=CHUNKS_AHEAD).map(id).collect();
-    pool.delete(&ids).await
+    pool.delete_checked(&ids).await
 }

@@ -33,12 +33,14 @@ mod reports;
 mod requests;
 mod rollback;
 mod rotation;
+mod set_back;
 mod settings;
 mod site;
 mod states;
 mod storm;
 mod takeovers;
 mod trash;
+mod unmounted;
 mod usage;
 
 use std::sync::Arc;

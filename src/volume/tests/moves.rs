@@ -20,11 +20,15 @@ async fn replace(life: &Life, old: &str, new: &crate::pool::PoolStore) {
     let pool = life.volumes.engine().pool.clone();
     for _ in 0..60 {
         let out = async {
-            if pool.plan_replacement(old, new, false).await? == Replacement::Done {
+            if pool.plan_replacement(old, new, &life.volumes, crate::pool::Care::All).await?
+                == Replacement::Done
+            {
                 return Ok(true);
             }
             let generation = pool.follow().await?;
-            life.volumes.admit_stores().await?;
+            if let Some(e) = life.volumes.admit_stores().await?.into_iter().next() {
+                return Err(e);
+            }
             if pool.fill(&life.volumes, &|_| {}).await?.left == 0 {
                 pool.settle(generation).await?;
             }
@@ -119,7 +123,7 @@ fn what_was_flushed_survives_an_emptied_store_taken_in_again() {
 async fn finished(life: &Life) -> bool {
     let pool = life.volumes.engine().pool.clone();
     let generation = pool.follow().await.unwrap();
-    if life.volumes.admit_stores().await.is_err() {
+    if !life.volumes.admit_stores().await.is_ok_and(|left| left.is_empty()) {
         return false;
     }
     assert_eq!(pool.fill(&life.volumes, &|_| {}).await.unwrap().left, 0);
@@ -284,7 +288,12 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
         session.checkpoint_surely(&[]).await.unwrap();
         confirm(&session).await.unwrap();
         let (pool, old) = (&admin.volumes.engine().pool, site.stores[1].url());
-        assert_eq!(pool.plan_replacement(old, &site.spare_spec(), true).await.unwrap(), Replacement::Planned);
+        assert_eq!(
+            pool.plan_replacement(old, &site.spare_spec(), &admin.volumes, crate::pool::Care::None)
+                .await
+                .unwrap(),
+            Replacement::Planned
+        );
         pool.follow().await.unwrap();
         let given_up = CancellationToken::new();
         assert!(session.last_act(&LastAct::Release, &given_up).await.unwrap().active.released);

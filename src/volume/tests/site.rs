@@ -195,9 +195,14 @@ impl Machine {
     }
 
     pub async fn start(&self) -> Life {
+        self.try_start().await.unwrap()
+    }
+
+    /// The same; an error where the pool can't be opened.
+    pub async fn try_start(&self) -> Result<Life> {
         let (process, rt, host) = self.process();
-        let pool = Pool::open(host, self.site.specs()).await.unwrap();
-        self.live(process, rt, pool)
+        let pool = Pool::open(host, self.site.specs()).await?;
+        Ok(self.live(process, rt, pool))
     }
 
     /// The same, with a clock that is ahead.

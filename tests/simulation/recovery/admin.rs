@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use windlass::base::rt::Rt;
 use windlass::base::{Error, Kind, Result};
-use windlass::pool::{ForcedRecovery, Pool, PoolStore, Replacement, StoreSwap};
+use windlass::pool::{Care, ForcedRecovery, Pool, PoolStore, Replacement, StoreSwap};
 use windlass::volume::Volumes;
 
 use super::site::{Loss, Side, Site, name};
@@ -156,7 +156,7 @@ impl Admin {
     }
 
     async fn replace(&self, volumes: &Volumes, old: &str, new: &PoolStore) -> Result<()> {
-        match volumes.engine().pool.plan_replacement(old, new, true).await? {
+        match volumes.engine().pool.plan_replacement(old, new, volumes, Care::None).await? {
             Replacement::Done => Ok(()),
             Replacement::Planned | Replacement::Other => finish(volumes).await,
         }
@@ -167,7 +167,9 @@ impl Admin {
 pub async fn finish(volumes: &Volumes) -> Result<()> {
     let pool: &Pool = &volumes.engine().pool;
     let generation = pool.follow().await?;
-    volumes.admit_stores().await?;
+    if let Some(e) = volumes.admit_stores().await?.into_iter().next() {
+        return Err(e);
+    }
     if pool.fill(volumes, &|_| {}).await?.left > 0 {
         return Err(Error::new(Kind::Unavailable, "not all has come along"));
     }

@@ -12,7 +12,7 @@ use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{SimDisk, World};
 use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
 use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
-use windlass::store::{BucketRef, ByteRange, Cause, Effort, List, Reach, SimStore, Store as _, StoreFaults};
+use windlass::store::{Backup, BucketRef, ByteRange, Cause, Effort, List, Reach, SimStore, Store as _, StoreFaults};
 use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
 
 use super::admin::Turns;
@@ -76,6 +76,8 @@ pub struct Plan {
     pub agree: bool,
     /// What came to an emptied place is lost once more.
     pub again: bool,
+    /// An emptied place was one whose disk was not mounted: in the end it is, over what has come there.
+    pub mounted_again: bool,
     /// Requests in 1000 that fail, and whose answer is lost.
     pub errors: u32,
     pub unanswered: u32,
@@ -114,9 +116,11 @@ impl Plan {
         let loss = [Loss::Emptied, Loss::Gone, Loss::Apart][world.below(3) as usize];
         // What was acknowledged since survives it only if it survives so many at any instant.
         let bears = owner_dies || !guess && places(&lost, moving) <= layout.w() - layout.k();
+        let again = loss == Loss::Emptied && bears && world.per_mille(300);
         Plan {
             split: loss == Loss::Apart && world.per_mille(400),
-            again: loss == Loss::Emptied && bears && world.per_mille(300),
+            mounted_again: loss == Loss::Emptied && !again && world.per_mille(400),
+            again,
             admins: 1 + world.below(2) as usize,
             agree: world.per_mille(600),
             errors: [0, 5][world.below(2) as usize],
@@ -209,6 +213,8 @@ pub struct Site {
     pub hush: AtomicBool,
     /// The owner was told that the volume is another's.
     pub shut_out: AtomicBool,
+    /// The disk of the first emptied place, as it was.
+    unmounted: Mutex<Option<Backup>>,
     pub turns: Turns,
 }
 
@@ -253,6 +259,7 @@ impl Site {
             struck: AtomicBool::new(false),
             hush: AtomicBool::new(false),
             shut_out: AtomicBool::new(false),
+            unmounted: Mutex::default(),
             turns: Turns::default(),
             plan,
         })
@@ -346,7 +353,10 @@ impl Site {
         for way in self.victims() {
             self.note(|| format!("{} is lost, {:?}", way.near.url(), self.plan.loss));
             match self.plan.loss {
-                Loss::Emptied => way.near.contents().wipe(),
+                Loss::Emptied => {
+                    let disk = way.near.contents().exchange(Backup::default());
+                    self.unmounted.lock().get_or_insert(disk);
+                }
                 Loss::Gone => way.both(|f| f.reach = silent),
                 Loss::Apart => way.near.faults(|f| f.reach = silent),
             }
@@ -368,6 +378,12 @@ impl Site {
     /// Everything works from now on but what is gone.
     pub fn heal(&self) {
         self.note(|| "all that is not gone works".to_owned());
+        if self.plan.mounted_again
+            && let (Some(way), Some(disk)) = (self.victims().next(), self.unmounted.lock().take())
+        {
+            self.note(|| format!("the disk of {} is mounted again", way.near.url()));
+            way.near.contents().exchange(disk);
+        }
         for way in self.ways() {
             let gone = self.plan.loss == Loss::Gone && self.is_lost(way.near.url());
             way.both(|f| {

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::base::{ChunkId, Result, VolumeId};
-use crate::pool::{Fate, Inventory};
+use crate::base::{ChunkId, Error, Result, VolumeId};
+use crate::pool::{Fate, Inventory, Need};
 use crate::volume::catalog::volumes::Volumes;
+use crate::volume::catalog::walk_for_new_stores::try_walks;
 use crate::volume::handle::Known;
 use crate::volume::space::Liveness;
 use crate::volume::space::Object;
 
 /// How long an answer counts, or half the grace period: a scrub asks about thousands of chunks of one volume.
 const LOGBOOK_AGE: Duration = Duration::from_secs(5);
+/// How long a volume whose tables can't be read is not asked for again: a scrub asks about thousands of chunks of it.
+const UNREAD_AGE: Duration = Duration::from_secs(30);
 
 impl Volumes {
     async fn liveness(&self, id: VolumeId) -> Result<Option<Liveness>> {
@@ -41,19 +44,47 @@ impl Volumes {
     }
 }
 
+impl Volumes {
+    /// The same; `None` also of a volume whose tables can't be read, which is remembered: it must not hold up the others.
+    async fn liveness_if_readable(&self, id: VolumeId) -> Result<Option<Liveness>> {
+        if let Some((at, _)) = self.unread.lock().get(&id)
+            && self.engine.rt.now().since(*at) < UNREAD_AGE
+        {
+            return Ok(None);
+        }
+        match self.liveness(id).await {
+            // Too few stores answer for any volume: that is no fault of this one.
+            Err(e) if e.is_transient() && self.engine.pool.condition().lacks(Need::Decide) => Err(e),
+            Err(e) => {
+                self.unread.lock().insert(id, (self.engine.rt.now(), e.to_string()));
+                Ok(None)
+            }
+            told => {
+                self.unread.lock().remove(&id);
+                told
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Inventory for Volumes {
     async fn fate(&self, id: ChunkId) -> Result<Fate> {
         // A volume without a head never wrote a chunk; its head may be out of reach, or yet to come.
-        Ok(self.liveness(id.volume).await?.map_or(Fate::Unknown, |book| book.fate(id.epoch, id.seq)))
+        let book = self.liveness_if_readable(id.volume).await?;
+        Ok(book.map_or(Fate::Unknown, |book| book.fate(id.epoch, id.seq)))
     }
 
     async fn live_after(&self, after: Option<ChunkId>, max: usize) -> Result<Vec<ChunkId>> {
         let mut ids: Vec<VolumeId> = self.engine.pool.list().await?.into_iter().map(|(_, id)| id).collect();
         ids.sort();
+        if after.is_none() {
+            // From here on it is asked for all that are there now.
+            self.unread.lock().clear();
+        }
         let mut live = Vec::new();
         for id in ids.into_iter().filter(|id| after.is_none_or(|a| *id >= a.volume)) {
-            let Some(book) = self.liveness(id).await? else { continue };
+            let Some(book) = self.liveness_if_readable(id).await? else { continue };
             let from = after.filter(|a| a.volume == id).map(|a| Object { epoch: a.epoch, seq: a.seq });
             live.extend(book.live_after(id, from, max - live.len()));
             if live.len() >= max {
@@ -61,5 +92,14 @@ impl Inventory for Volumes {
             }
         }
         Ok(live)
+    }
+
+    async fn undecided(&self) -> Result<Vec<Error>> {
+        try_walks(self).await
+    }
+
+    fn unread(&self) -> Vec<(VolumeId, String)> {
+        let named = |id: &VolumeId, why: &str| format!("volume with id {id}: {why}");
+        self.unread.lock().iter().map(|(id, (_, why))| (*id, named(id, why))).collect()
     }
 }

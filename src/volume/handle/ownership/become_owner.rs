@@ -408,7 +408,7 @@ async fn announce(
     };
     let (mut done, kept) = match (ready, journal, found) {
         (Err(error), journal, _) => (Err((journal, error)), None),
-        (_, Some(journal), Some(found)) => hand_on(context, journal, &found, &a).await,
+        (_, Some(journal), Some(found)) => hand_on(context, journal, &found, &a, given_up).await,
         _ => (create(context, &a).await.map_err(|e| (None, e)), None),
     };
     done = match (done, &a.mirror, heard) {
@@ -525,8 +525,11 @@ async fn hand_on(
     journal: Journal,
     found: &Recovered,
     a: &Announce,
+    given_up: bool,
 ) -> HandedOn {
-    if found.lineage.contains(&a.active) {
+    // Of a log that was put back from a backup what follows may be trimmed: the user takes the volume without it.
+    let follows = found.first_lsn <= a.last_lsn.next();
+    if found.lineage.contains(&a.active) && (follows || !given_up) {
         return match journal.announce(a.active, a.next).await {
             Ok(()) => (Ok(journal), None),
             Err(e) => (Err((Some(journal), e)), None),

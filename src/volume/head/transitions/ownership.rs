@@ -70,7 +70,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.may_claim(who)?;
-        let epoch = self.claim.as_ref().map_or(self.active.epoch, |c| c.epoch).next().max(who.floor);
+        let epoch = self.last_epoch().next().max(who.floor);
         self.with(|h| {
             h.claim = Some(Claim {
                 epoch,

@@ -122,13 +122,15 @@ impl Session {
     /// lowered.
     async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
         loop {
-            let known = self.head.lock().checkpoint.position;
+            // Before the head is read: what is recorded or sealed meanwhile need not be in it.
+            let position = self.head.lock().checkpoint.position;
+            let sealed_by = self.context.key.as_ref().map_or(0, VolumeKey::number);
             let head = self.context.cell.confirm().await?;
             let (now, guesses) = (self.generation(), self.context.engine.pool.guesses());
             // Who is shut out must hear of it, also where counting fails for good.
             head.owned(self.epoch)?;
+            is_no_older(&head, (position, sealed_by), guesses)?;
             if guesses > 0 {
-                self.is_no_older(&head, known)?;
                 if self.head.lock().checkpoint.position > head.checkpoint.position {
                     // Recorded while this read was under way: perhaps by stores that are given up now. The next one tells.
                     continue;
@@ -151,21 +153,6 @@ impl Session {
             (counted.generation, counted.guesses) = (now, guesses);
             self.rounds.counted_in.store(now.0, Ordering::Relaxed);
         }
-    }
-
-    /// A guess may have taken an older head, which needs chunks that were deleted since: nothing that is stored now would be
-    /// found behind them.
-    fn is_no_older(&self, head: &Head, known: Seq) -> Result<()> {
-        // Nor would what a data key has sealed be opened that such a head does not have.
-        let sealed_by = self.context.key.as_ref().map_or(0, VolumeKey::number);
-        if head.checkpoint.position >= known && head.data_keys().0 >= sealed_by {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Fenced,
-            "the pool's stores were decided by guess (`pool force-recover`), and what they know of this volume is older than \
-             what was recorded from here; open it again to see what is left",
-        ))
     }
 
     /// Every chunk that no confirm has covered is completed to `w` on the stores of now.
@@ -214,4 +201,24 @@ impl Session {
             }
         }
     }
+}
+
+/// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head needs chunks that
+/// were deleted since, and nothing that is stored now would be found behind them.
+fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {
+    // Nor would what a data key has sealed be opened that such a head does not have.
+    if head.checkpoint.position >= position && head.data_keys().0 >= sealed_by {
+        return Ok(());
+    }
+    let why = match guesses {
+        0 => {
+            "the stores show an older state of this volume than was recorded from here: they were set back. Open it again to see \
+             what each of them shows"
+        }
+        _ => {
+            "the pool's stores were decided by guess (`pool force-recover`), and what they know of this volume is older than \
+             what was recorded from here; open it again to see what is left"
+        }
+    };
+    Err(Error::new(Kind::Fenced, why))
 }

@@ -1,0 +1,128 @@
+//! Stores that were put back from a backup, told by what all acceptors of a register show beside each other (protocol §2.12).
+//!
+//! Who accepted a ballot was promised it by a majority before. So where so many acceptors have promised less than another has
+//! accepted that every majority has one of them, one of them has forgotten a promise: it was put back to what it held before. A
+//! majority of such stores agrees among itself, and would be believed.
+//!
+//! One acceptor alone that is older than the others was away when they were written, or was put back; nobody can tell which.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::generation::Heard;
+use super::object::{Ballot, Value};
+use super::proposer::{Pauses, Register, Shared};
+use crate::base::{Error, Generation, Kind, Result};
+
+/// What acceptors show of one register.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Compared {
+    /// Nothing speaks against what a majority shows. The stores (indices) whose copies are older than the newest, or not there.
+    Sound { older: Vec<usize> },
+    /// A majority has forgotten what it promised. What the stores show that did, and those that did not, by URL.
+    SetBack { older: Vec<(String, Option<Bytes>)>, newer: Vec<(String, Option<Bytes>)> },
+}
+
+/// How far one acceptor has come.
+fn stage(heard: &Heard) -> Option<(Generation, Ballot, Ballot)> {
+    let object = heard.1.as_ref().ok()?;
+    Some(object.as_ref().map_or((Generation(0), Ballot::default(), Ballot::default()), |object| {
+        (object.generation, object.state.promised, object.state.accepted)
+    }))
+}
+
+/// An object of an earlier generation counts as absent.
+fn is_older(heard: &Heard, (generation, accepted): (Generation, Ballot)) -> bool {
+    stage(heard)
+        .is_some_and(|(own, promised, _)| own < generation || own == generation && promised < accepted)
+}
+
+impl Register {
+    /// Compares all acceptors that answer within `patience`. Changes nothing.
+    pub async fn compare(&self, patience: Duration) -> Compared {
+        let membership = self.shared.roster.current();
+        let first = self.objects(Some(patience)).await;
+        let newest =
+            first.iter().filter_map(stage).map(|(generation, _, accepted)| (generation, accepted)).max();
+        let Some(newest) = newest else { return Compared::Sound { older: Vec::new() } };
+        let older = first.iter().filter(|heard| is_older(heard, newest));
+        let older: Vec<usize> = older.map(|(member, _)| member.index()).collect();
+        let enough = membership.acceptors.len() - membership.majority() + 1;
+        // Whoever gave stores up may have written without those that are older.
+        let proves = membership.given_up.is_empty() && newest.0 == membership.generation;
+        if newest.1 == Ballot::default() || !proves || older.len() < enough {
+            return Compared::Sound { older };
+        }
+        // Somebody may have been writing between one answer and another. What was accepted by now was promised by now.
+        let second = self.objects(Some(patience)).await;
+        let (older, others): (Vec<&Heard>, Vec<&Heard>) =
+            second.iter().filter(|heard| stage(heard).is_some()).partition(|heard| is_older(heard, newest));
+        if older.len() < enough {
+            return Compared::Sound { older: older.iter().map(|(member, _)| member.index()).collect() };
+        }
+        let show = |heard: &Heard| {
+            let value = heard.1.as_ref().ok().and_then(|object| object.as_ref()?.state.value.bytes.clone());
+            (heard.0.url().to_owned(), value)
+        };
+        Compared::SetBack {
+            older: older.into_iter().map(show).collect(),
+            newer: others.into_iter().map(show).collect(),
+        }
+    }
+
+    /// Chooses what `f` makes of what a majority shows, under a ballot above all that anybody shows, without those that show another:
+    /// what they have is put over, and can't come back. By consent alone. `Unavailable`: no majority shows one value.
+    pub async fn choose_what_most_show(
+        &self,
+        f: impl Fn(&Bytes) -> Result<Bytes> + Send + Sync,
+    ) -> Result<()> {
+        let run = async {
+            let _turn = self.shared.turn.lock().await;
+            let mut pauses = Pauses::new(&self.shared.rt);
+            loop {
+                if self.shared.choose_agreed(&f).await? {
+                    return Ok(());
+                }
+                pauses.pause().await;
+            }
+        };
+        self.by_deadline(run, "; whether the change was made shows when they answer").await
+    }
+}
+
+impl Shared {
+    /// One try at choosing anew what a majority shows, over all that anybody else shows. False: others were there.
+    async fn choose_agreed(
+        self: &Arc<Self>,
+        f: &(dyn Fn(&Bytes) -> Result<Bytes> + Send + Sync),
+    ) -> Result<bool> {
+        self.held.lock().take();
+        let Some(bench) = self.bench().await?.filter(|bench| !bench.behind) else { return Ok(false) };
+        let seen = self.look(&bench, |_| false).await?;
+        if self.meets_newer(&seen).await? {
+            return Ok(false);
+        }
+        let agreed =
+            bench.agreed(&seen).filter(|state| state.value.bytes.is_some() && state.value.seal.is_none());
+        let agreed = agreed.ok_or_else(no_majority)?.clone();
+        let good = || seen.iter().filter_map(|(index, shown)| Some((*index, shown.good()?)));
+        let number = good().map(|(_, seen)| seen.state.promised.max(seen.state.accepted).number).max();
+        let ballot = Ballot { number: number.unwrap_or_default() + 1, proposer: self.rt.random128() };
+        let same = good().filter(|(_, seen)| seen.state.accepted == agreed.accepted);
+        let same = same.map(|(index, seen)| (index, seen.clone())).collect();
+        let promises = self.prepare(&bench, ballot, same).await;
+        if promises.len() < bench.majority {
+            return Ok(false);
+        }
+        let over = promises.into_iter().map(|(index, etag, _)| (index, Some(etag)));
+        let bytes = agreed.value.bytes.as_ref().map(f).transpose()?;
+        Ok(self.accept(&bench, ballot, Value { bytes, seal: None }, over).await)
+    }
+}
+
+/// What is said where no majority shows one value.
+fn no_majority() -> Error {
+    Error::new(Kind::Unavailable, "no majority of the stores that decide shows one state: bring stores back")
+}
