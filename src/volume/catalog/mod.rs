@@ -2,8 +2,10 @@
 
 mod alter;
 mod create_clone_remove;
+mod gates;
 mod marks_in_log;
 mod names;
+mod readers;
 mod report;
 mod salvage_journal;
 mod snapshots;
@@ -17,8 +19,9 @@ mod volumes;
 mod walk_for_new_stores;
 
 pub use alter::Flattened;
-pub use create_clone_remove::end_all;
+pub use create_clone_remove::{CloneAs, end_all};
 pub use names::rename;
+pub use readers::Reading;
 pub use salvage_journal::Salvaged;
 pub use snapshots::{HistoryMark, LockEnd, snapshot_as, snapshot_group};
 pub use take_in_stores::{Finished, TakenIn, lost_midway};
