@@ -43,7 +43,7 @@ pub use cut_off::{CutOff, Switched};
 pub use faulty::{Faulty, RequestFate};
 pub use file::FileStore;
 pub use keyring::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, Keyring, keyring};
-pub use mem::{Backup, MemStore};
+pub use mem::{Backup, EtagRule, MemStore};
 pub use open::{adopt, expect, open, open_patiently};
 pub use permission_probe::{Right, TriedRight, is_public, try_rights};
 pub use prove::{Effort, Promise, Proof, Tried, Verdict, probe, probe_with, prove};

@@ -1,8 +1,13 @@
 //! The bucket as the filesystem asks it: deadlines, settled outcomes, deletes many at a time, and a circuit breaker for
 //! a store that does not answer.
 
+mod act_copy;
 mod circuit_breaker;
 mod client;
 mod deferred_deletes;
+mod late_puts;
+mod remover;
 
-pub use client::BucketClient;
+pub use act_copy::{ActCopy, Seen};
+pub use client::{BucketClient, UploadNotes, is_of_disk};
+pub use remover::Doomed;

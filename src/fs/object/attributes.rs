@@ -25,6 +25,13 @@ pub struct Attributes {
     pub xattrs: bool,
 }
 
+/// Two times at which a store says that an object was stored are one: some tell whole seconds in one place and milliseconds
+/// in another.
+pub fn same_time(a_ms: u64, b_ms: u64) -> bool {
+    let coarse = |ms: u64| ms.is_multiple_of(1000);
+    a_ms == b_ms || (coarse(a_ms) || coarse(b_ms)) && a_ms / 1000 == b_ms / 1000
+}
+
 /// What the kernel judges by: the kind of file, and who may do what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rights {

@@ -1,114 +1,136 @@
-//! A directory's rename on its way: written down on this host before the first copy, so that no crash leaves it
-//! half done for good. The next mount finishes it, or undoes the one that was being undone.
+//! A directory's rename: one act, whatever requests it takes.
 //!
-//! An object is deleted at its old name only when its copy was verified and a fresh listing still shows what was copied.
-//! After a crash it is deleted only when the object at the new name is that copy. What was changed or made at the
-//! old name meanwhile is copied too. What somebody else put at the new name stays, and so does what wanted it.
+//! It is written down on this host before its first request, and holds all that lies below both names until its end
+//! (`ChangeGate`): calls of this host that change something there wait, and go to the new name. Every object is copied;
+//! then this host's names become the new ones, in one step, which is written down too; then what was copied is deleted at
+//! the old name. Before that step a failure takes the copies away again, after it the rename can only go on.
+//!
+//! An object is deleted only as one of a pair: a look just before shows the object and this act's copy of just that
+//! (`act_mark`). What another client changed at the old name is copied too. What somebody else put at the new name stays,
+//! and so does what wanted that name.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use tokio::sync::OwnedMutexGuard;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::filesystem::{Fs, fail};
 use super::recovery::is_unanswered_send;
+use crate::base::rt::Instant;
 use crate::base::{FastMap, Kind, Result};
-use crate::fs::object::{Base, Op, UploadToken};
-use crate::fs::staging::{FoundFile, FoundStages, INTENT_FORMAT, Mark, Note, RenameIntent};
-use crate::fs::tree::{ChangeSeq, Marker, UnfinishedRename};
-use crate::store::{Etag, Head, Listed, When};
+use crate::fs::bucket::{ActCopy, Doomed, Seen};
+use crate::fs::object::{Base, Fail, KEY_MAX, Op, same_time};
+use crate::fs::staging::{FoundFile, Mark, Note, RenameIntent, RenameStage};
+use crate::fs::tree::Hold;
+use crate::store::{Etag, Listed, When};
 
 const PAGE: usize = 1000;
 const AT_ONCE: usize = 32;
-/// Attempts at an object that others change meanwhile.
-const COPIES: usize = 5;
-
 /// How often the old name is listed, after all was copied, for what was changed meanwhile.
 const ROUNDS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// Between attempts to end a rename that failed.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How often the log is told how far a rename is.
+const TELL: Duration = Duration::from_secs(10);
+/// Pages of the new name in which the copies of one page of the old one are looked for, before single looks.
+const PAGES_AHEAD: usize = 3;
 
-/// The hash of each copied key, and the hash of the etag that it had then.
-#[derive(Default)]
-struct CopiedKeys(FastMap<u64, u64>);
+/// An object as it was copied.
+#[derive(Debug)]
+pub(super) struct Copied {
+    etag: u64,
+    modified_ms: Option<u64>,
+    /// The copy's etag, where it isn't the source's.
+    other: Option<Etag>,
+}
 
-impl CopiedKeys {
-    fn add(&mut self, key: &str, etag: &Etag) {
-        self.0.insert(xxh3_64(key.as_bytes()), xxh3_64(etag.0.as_bytes()));
+fn hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
+impl Copied {
+    fn new(source: &Seen, copy: Etag) -> Copied {
+        let other = Some(copy).filter(|copy| *copy != source.etag);
+        Copied { etag: hash(&source.etag.0), modified_ms: source.modified_ms, other }
     }
 
-    fn has_key(&self, key: &str) -> bool {
-        self.0.contains_key(&xxh3_64(key.as_bytes()))
+    /// The listed object is what was copied, as far as a listing tells.
+    fn is_of(&self, object: &Listed) -> bool {
+        let unchanged = self.modified_ms.is_none_or(|ms| same_time(ms, object.modified_ms));
+        // Servers with real folders (SeaweedFS) tell other etags of markers here than there.
+        (is_marker(object) || self.has(&object.etag)) && unchanged
     }
 
-    fn has(&self, object: &Listed) -> bool {
-        self.0.get(&xxh3_64(object.key.as_bytes())) == Some(&xxh3_64(object.etag.0.as_bytes()))
+    /// The copied object had this etag.
+    pub fn has(&self, etag: &Etag) -> bool {
+        self.etag == hash(&etag.0)
+    }
+
+    /// The copy's etag is this.
+    fn is_copy(&self, etag: &Etag) -> bool {
+        self.other.as_ref().map_or_else(|| self.has(etag), |other| other == etag)
+    }
+
+    pub fn copy(&self) -> Option<&Etag> {
+        self.other.as_ref()
     }
 }
 
-/// What became of an object that was to be copied.
-enum CopyOutcome {
-    /// As which object it was copied, and the copy's etag.
-    Copied(Listed, Etag),
-    Gone,
-    /// Somebody else's object has the new name.
-    Stays(String),
-}
-
-/// An object that nodes know: its old key, its etag there and at its new name.
-pub(super) struct CopiedNode {
-    pub key: String,
-    pub old: Etag,
-    pub new: Etag,
-}
+/// What was copied, by the hash of the old key.
+pub(super) type CopiedKeys = FastMap<u64, Copied>;
 
 /// A directory's rename under way.
 struct DirRename<'a> {
-    fs: &'a Fs,
-    old: &'a str,
-    new: &'a str,
+    fs: &'a Arc<Fs>,
+    intent: RenameIntent,
+    /// Where the intent is written.
+    path: PathBuf,
     copied: CopiedKeys,
     /// Folders that keys lie in, and those of them that have markers.
     folders: [BTreeSet<String>; 2],
-    nodes: Vec<CopiedNode>,
-    /// Names that nobody here may change until the nodes have their new keys.
-    held: BTreeSet<String>,
-    holds: Vec<OwnedMutexGuard<()>>,
     /// What can't be moved.
     stays: BTreeSet<String>,
     /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
     marker: Option<Listed>,
-    over: bool,
-    /// An object at the old name was deleted: the rename can only go on.
-    deleted: bool,
+    told: Instant,
 }
 
-/// What nodes have to know of a rename, and names that are held until they have their new keys.
-pub(super) type RenamedNodes = (Vec<CopiedNode>, Vec<OwnedMutexGuard<()>>);
+impl<'a> DirRename<'a> {
+    fn new(fs: &'a Arc<Fs>, path: PathBuf, intent: RenameIntent) -> DirRename<'a> {
+        let (copied, folders, stays, marker) = Default::default();
+        DirRename { fs, intent, path, copied, folders, stays, marker, told: fs.now() }
+    }
 
-impl DirRename<'_> {
+    fn new_key(&self, key: &str) -> String {
+        format!("{}{}", self.intent.to, &key[self.intent.from.len()..])
+    }
+
     /// Copies all that there is. Copies under way when one fails are awaited: they would land behind the undoing.
     async fn copy_all(&mut self) -> Op<()> {
         let stop = AtomicBool::new(false);
         let goes_on = |_: &_| futures::future::ready(!stop.load(Ordering::Relaxed));
-        let (fs, old, new, over) = (self.fs, self.old, self.new, self.over);
+        let (fs, intent) = (self.fs, self.intent.clone());
         let mut marker = None;
         let mut goes = |object: &Listed| {
-            let later = over && object.key == old;
+            let later = intent.over && is_marker(object) && object.key == intent.from;
             if later {
                 marker = Some(object.clone());
             }
             futures::future::ready(!later)
         };
-        let objects = fs.all_below(old).take_while(goes_on).try_filter(&mut goes);
-        let copies = objects.map_ok(|object| fs.copy_one(object, old, new, &When::Absent).boxed());
+        let mut objects = fs.all_below(&intent.from).take_while(goes_on).try_filter(&mut goes);
+        if fs.context.remote.copies_are_unknown() {
+            // What the first copy shows of the store spares requests for the others.
+            if let Some(first) = objects.try_next().await? {
+                let fate = fs.copy_one(&intent, first, When::Absent).await?;
+                self.note(fate);
+            }
+        }
+        let copies = objects.map_ok(|object| fs.copy_one(&intent, object, When::Absent).boxed());
         let mut copies = copies.try_buffer_unordered(AT_ONCE);
         let mut failed = None;
         while let Some(copy) = copies.next().await {
@@ -126,26 +148,31 @@ impl DirRename<'_> {
     }
 
     /// The marker carries a directory's mode, owner and times: that of the directory which was renamed takes the place of
-    /// the other's. Nothing of the replaced one is left then, so that a rename that fails from here on goes forward.
+    /// the other's.
     async fn replace_marker(&mut self) -> Op<()> {
         let Some(marker) = self.marker.take() else { return Ok(()) };
-        self.deleted = true;
-        let fate = self.fs.copy_one(marker, self.old, self.new, &When::Always).await?;
+        let fate = self.fs.copy_one(&self.intent, marker, When::Always).await?;
         self.note(fate);
         Ok(())
     }
 
-    fn note(&mut self, fate: CopyOutcome) {
+    fn note(&mut self, (key, fate): (String, ActCopy)) {
         match fate {
-            CopyOutcome::Gone => {}
-            CopyOutcome::Stays(key) => drop(self.stays.insert(key)),
-            CopyOutcome::Copied(old, new_etag) => {
-                self.copied.add(&old.key, &old.etag);
-                self.note_folders(&old.key);
-                if self.fs.inodes.lock().at(&old.key, false).is_some() {
-                    self.nodes.push(CopiedNode { key: old.key, old: old.etag, new: new_etag });
-                }
+            ActCopy::Gone => {}
+            ActCopy::Taken => {
+                let also = self.new_key(&key);
+                tracing::warn!(key, also, "two objects want one name: both stay");
+                self.stays.insert(key);
             }
+            ActCopy::Made { source, copy } => {
+                self.copied.insert(hash(&key), Copied::new(&source, copy));
+                self.note_folders(&key);
+            }
+        }
+        if self.fs.now().since(self.told) >= TELL {
+            self.told = self.fs.now();
+            let RenameIntent { from, to, .. } = &self.intent;
+            tracing::info!(from, to, copied = self.copied.len(), "a directory is being renamed");
         }
     }
 
@@ -155,12 +182,47 @@ impl DirRename<'_> {
             marked.insert(key.to_owned());
         }
         let mut rest = key.trim_end_matches('/');
-        while let Some(end) = rest.rfind('/').filter(|end| end + 1 >= self.old.len()) {
+        while let Some(end) = rest.rfind('/').filter(|end| end + 1 >= self.intent.from.len()) {
             if !all.insert(key[..=end].to_owned()) {
                 return;
             }
             rest = &key[..end];
         }
+    }
+
+    /// All is copied, and the new name is in the bucket.
+    async fn copy(&mut self) -> Op<()> {
+        self.copy_all().await?;
+        self.replace_marker().await?;
+        if self.copied.is_empty() {
+            // A directory that only this mount still showed.
+            self.fs.put_marker(&self.intent.to).await?;
+        }
+        Ok(())
+    }
+
+    /// The same, and written down; what fails before is written down too, and goes back.
+    async fn copy_and_note(&mut self) -> Op<()> {
+        let mut done = self.copy().await;
+        if done.is_ok() {
+            done = self.write_stage(RenameStage::Moved).await.map_err(Into::into);
+        }
+        if done.is_err()
+            && let Err(why) = self.write_stage(RenameStage::Back).await
+        {
+            tracing::error!(path = %self.path.display(), %why, "after a crash this rename would go on");
+        }
+        done
+    }
+
+    async fn sweep_and_note(&mut self) -> Op<()> {
+        self.write_stage(RenameStage::Deleting).await?;
+        self.sweep_all().await
+    }
+
+    async fn write_stage(&mut self, stage: RenameStage) -> Result<()> {
+        self.intent.stage = stage;
+        self.fs.context.staging.rewrite_intent(&self.path, &self.intent).await
     }
 
     /// Deletes at the old name what was copied, and copies what was changed since, until nothing is left.
@@ -171,51 +233,46 @@ impl DirRename<'_> {
                 // What has no marker is nowhere when it is empty, but on a server with real folders.
                 let [all, marked] = &self.folders;
                 let is_sure = all.is_subset(marked);
-                return if is_sure { Ok(()) } else { self.fs.remove_empty_folders(self.old).await };
+                return match is_sure {
+                    true => Ok(()),
+                    false => self.fs.remove_empty_folders(&self.intent.from).await,
+                };
             }
             self.fs.context.rt.sleep(pause).await;
             pause *= 2;
         }
-        tracing::warn!(from = self.old, to = self.new, "what is changed all the time stays at its old name");
+        let RenameIntent { from, to, .. } = &self.intent;
+        tracing::warn!(from, to, "what others change all the time stays at its old name");
         Ok(())
     }
 
     /// One look at what is left at the old name; true when nothing is.
     async fn sweep(&mut self) -> Op<bool> {
-        let (mut all, mut after, mut folders) = (true, None, Vec::new());
+        let (mut all, mut after, mut before, mut folders) = (true, None, None, Vec::new());
         loop {
-            let seq = self.fs.name_cache.seq();
-            let page = self.fs.context.remote.list(self.old, after, false, PAGE).await?;
+            let page = self.fs.context.remote.list(&self.intent.from, after, false, PAGE).await?;
             after = page.next;
+            let last = page.objects.last().map(|object| object.key.clone());
+            let objects: Vec<Listed> =
+                page.objects.into_iter().filter(|object| !self.stays.contains(&object.key)).collect();
+            let copies = self.copies_of(&objects, before.take()).await?;
+            before = last;
             let (mut same, mut changed) = (Vec::new(), Vec::new());
-            for object in page.objects {
-                if self.stays.contains(&object.key) {
-                    continue;
-                }
-                if !self.try_lock(&object.key, seq) {
-                    all = false;
-                } else if !self.copied.has(&object) {
-                    changed.push(object);
-                } else if object.key.ends_with('/') {
-                    folders.push((object.key, object.etag));
-                } else {
-                    same.push((object.key, object.etag));
+            for object in objects {
+                let copied = self.copied.get(&hash(&object.key)).filter(|copied| copied.is_of(&object));
+                let copy = copies.get(&self.new_key(&object.key));
+                match (copied, copy) {
+                    (Some(_), Some(_)) if is_marker(&object) => folders.push(object),
+                    (Some(copied), Some(copy)) if copied.is_copy(copy) => same.push(object),
+                    _ => changed.push((object, copy.cloned())),
                 }
             }
             if after.is_none() {
                 same.append(&mut folders);
             }
-            same.sort_by(inner_first);
-            for same in same.chunks(PAGE) {
-                self.know_opened(same).await?;
-                self.deleted = true;
-                all &= self.fs.context.remote.delete_same(same).await?;
-            }
-            all &= changed.is_empty();
-            for object in changed {
-                let when = if self.copied.has_key(&object.key) { When::Always } else { When::Absent };
-                let fate = self.fs.copy_one(object, self.old, self.new, &when).await?;
-                self.note(fate);
+            all &= self.fs.remove_listed(same).await? && changed.is_empty();
+            for (object, copy) in changed {
+                self.copy_again(object, copy).await?;
             }
             if after.is_none() {
                 return Ok(all);
@@ -223,172 +280,119 @@ impl DirRename<'_> {
         }
     }
 
-    /// Nobody here changes the object from now on. False: somebody is at it, or has changed it since it was listed.
-    /// That is not waited for: who has the name may wait for one that this rename holds.
-    fn try_lock(&mut self, key: &str, listed: ChangeSeq) -> bool {
-        if !self.held.contains(key) {
-            match self.fs.try_lock_name(key) {
-                Err(_) => return false,
-                Ok(None) => {}
-                Ok(Some(hold)) => {
-                    self.holds.push(hold);
-                    self.held.insert(key.to_owned());
-                }
+    /// The copies of these objects, all of one page, as they are now. `before`: the page before ended with this key.
+    async fn copies_of(&self, objects: &[Listed], before: Option<String>) -> Op<BTreeMap<String, Etag>> {
+        let wanted: BTreeSet<String> = objects.iter().map(|object| self.new_key(&object.key)).collect();
+        let mut found = BTreeMap::new();
+        let mut after = before.map(|key| self.new_key(&key));
+        for _ in 0..PAGES_AHEAD {
+            if found.len() == wanted.len() {
+                return Ok(found);
+            }
+            let page = self.fs.context.remote.list(&self.intent.to, after, false, PAGE).await?;
+            let its = page.objects.into_iter().filter(|object| wanted.contains(&object.key));
+            found.extend(its.map(|object| (object.key, object.etag)));
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
-        self.fs.name_cache.is_current(key, listed)
+        // Other objects lie between them, or this server lists in an order of its own.
+        let missing: Vec<String> = wanted.into_iter().filter(|key| !found.contains_key(key)).collect();
+        let look = |key: String| async move {
+            let head = self.fs.context.remote.head(&key).await?;
+            Op::Ok(head.map(|head| (key, head.etag)))
+        };
+        let looks: Vec<_> = missing.into_iter().map(|key| look(key).boxed()).collect();
+        let looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
+        let looked: Vec<Option<(String, Etag)>> = looks.try_collect().await?;
+        found.extend(looked.into_iter().flatten());
+        Ok(found)
     }
 
-    /// Files that were opened after they were copied go on with the copies.
-    async fn know_opened(&mut self, objects: &[(String, Etag)]) -> Op<()> {
-        for (key, etag) in objects {
-            let open = self.fs.inodes.lock().at(key, false).is_some_and(|n| n.file.is_some());
-            if open && !self.nodes.iter().any(|nodes| nodes.key == *key && nodes.old == *etag) {
-                let there = format!("{}{}", self.new, &key[self.old.len()..]);
-                let head = self.fs.context.remote.head(&there).await?;
-                let nodes = head.map(|h| CopiedNode { key: key.clone(), old: etag.clone(), new: h.etag });
-                self.nodes.extend(nodes);
-            }
+    /// Somebody else changed the object since it was copied, or took its copy away, or replaced that.
+    async fn copy_again(&mut self, object: Listed, copy: Option<Etag>) -> Op<()> {
+        let copied = self.copied.get(&hash(&object.key));
+        let when = match copy {
+            Some(copy) if copied.is_some_and(|copied| copied.is_copy(&copy)) => When::Matches(copy),
+            _ => When::Absent,
+        };
+        let fate = self.fs.copy_one(&self.intent, object, when).await?;
+        if let (key, ActCopy::Made { source, copy }) = &fate {
+            let mut inodes = self.fs.inodes.lock();
+            inodes.moved(&self.new_key(key), |was| *was == source.etag, copy, self.fs.now());
         }
+        self.note(fate);
         Ok(())
     }
 }
 
-/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
-/// listing it.
-fn inner_first(a: &(String, Etag), b: &(String, Etag)) -> std::cmp::Ordering {
-    b.0.cmp(&a.0)
+/// The marker of a directory: an object of no bytes whose key ends in a slash.
+pub(super) fn is_marker(object: &Listed) -> bool {
+    object.size == 0 && object.key.ends_with('/')
 }
 
 impl Fs {
-    /// Moves every object below `old` to `new`. `held`: names that the caller holds. `over`: `new` has a marker and nothing
-    /// else.
-    pub(super) async fn move_all(
-        self: &Arc<Self>,
-        old: &str,
-        new: &str,
-        held: BTreeSet<String>,
-        over: bool,
-    ) -> Op<RenamedNodes> {
+    /// Moves every object below `old` to `new`. The caller holds both. `over`: `new` has a marker and nothing else.
+    pub(super) async fn move_all(self: &Arc<Self>, old: &str, new: &str, over: bool, hold: &Hold) -> Op<()> {
         if over {
             // What shows a directory's defaults must replace what shows others.
             self.put_marker(old).await?;
         }
-        let mut intent = RenameIntent {
-            format: INTENT_FORMAT,
-            from: old.to_owned(),
-            to: new.to_owned(),
-            back: false,
-            over,
-        };
-        let staging = &self.context.staging;
-        let path = staging.write_intent(&intent).await?;
-        let (copied, folders, nodes, holds, stays, marker) = Default::default();
-        let deleted = false;
-        let mut renaming = DirRename {
-            fs: self,
-            old,
-            new,
-            copied,
-            folders,
-            nodes,
-            held,
-            holds,
-            stays,
-            marker,
-            over,
-            deleted,
-        };
-        let mut done = renaming.copy_all().await;
-        if done.is_ok() {
-            done = renaming.replace_marker().await;
+        let intent = RenameIntent::new(&self.context.rt, old, new, over);
+        let path = self.context.staging.write_intent(&intent).await?;
+        let mut renaming = DirRename::new(self, path, intent);
+        if let Err(why) = renaming.copy_and_note().await {
+            return Err(self.leave_unfinished(renaming, why).await);
         }
-        if done.is_ok() {
-            if renaming.copied.0.is_empty() {
-                // A directory that only this mount still showed: its new name must be in the bucket.
-                done = self.put_marker(new).await;
-            }
-            done = done.and(renaming.sweep_all().await);
+        hold.leave(old);
+        self.names_moved(old, new, &renaming.copied).await;
+        if let Err(why) = renaming.sweep_and_note().await {
+            return Err(self.leave_unfinished(renaming, why).await);
         }
-        let DirRename { nodes, holds, deleted, .. } = renaming;
-        if let Err(why) = done {
-            let (delete_from, present_at) = if deleted { (old, new) } else { (new, old) };
-            if !deleted {
-                intent.back = true;
-                staging.rewrite_intent(&path, &intent).await?;
-            }
-            tracing::warn!(
-                from = old,
-                to = new,
-                finished = deleted,
-                "a directory's rename failed: it is finished or undone in the background"
-            );
-            self.finish_behind(path, delete_from, present_at, Marker::of(over, !deleted)).await;
-            return Err(why);
+        {
+            let _nodes = self.inodes.lock();
+            self.name_cache.forget_below(old);
         }
-        staging.remove_intent(&path).await;
-        Ok((nodes, holds))
+        self.context.staging.remove_intent(&renaming.path).await;
+        Ok(())
     }
 
-    /// Deletes what is below `delete_from` and also below `present_at`: at once if the store can, or when it can again.
-    /// The intent at `path` is removed then.
-    pub(super) async fn finish_behind(
-        self: &Arc<Self>,
-        path: PathBuf,
-        delete_from: &str,
-        present_at: &str,
-        marker: Marker,
-    ) {
-        let unfinished = Arc::new(UnfinishedRename::new(path, delete_from, present_at, marker));
-        self.unfinished_renames.lock().push(unfinished.clone());
-        if self.try_finish(&unfinished).await.is_ok() {
-            return;
-        }
-        let (fs, busy) = (self.clone(), self.busy());
-        let work = async move {
-            let mut unmounting = fs.writeback.unmounting.subscribe();
-            while fs.context.rt.timeout(PAUSE, unmounting.wait_for(|unmounting| *unmounting)).await.is_none()
-            {
-                if fs.try_finish(&unfinished).await.is_ok() {
-                    break;
+    /// This host's names become the new ones, and with them the notes of what is staged.
+    async fn names_moved(self: &Arc<Self>, old: &str, new: &str, copied: &CopiedKeys) {
+        {
+            let mut inodes = self.inodes.lock();
+            self.name_cache.forget_below(old);
+            self.name_cache.forget_below(new);
+            inodes.rename(old, new, true);
+            let keys: Vec<String> =
+                inodes.below(new).filter_map(|ino| inodes.get(ino)).map(|node| node.key.clone()).collect();
+            for key in keys {
+                let was = copied.get(&hash(&format!("{old}{}", &key[new.len()..])));
+                if let Some((was, copy)) = was.and_then(|was| Some((was, was.copy()?))) {
+                    inodes.moved(&key, |etag| was.has(etag), copy, self.now());
                 }
             }
-            drop(busy);
-        };
-        self.context.rt.spawn(work).detach();
-    }
-
-    async fn try_finish(&self, unfinished: &Arc<UnfinishedRename>) -> Op<()> {
-        let mut progress = unfinished.progress.lock().await;
-        if !progress.done {
-            let UnfinishedRename { delete_from, present_at, marker, .. } = &**unfinished;
-            self.finish_rename((delete_from, present_at), *marker, true, &progress.exempted).await?;
-            self.context.staging.remove_intent(&unfinished.path).await;
-            progress.done = true;
         }
-        self.unfinished_renames.lock().retain(|other| !Arc::ptr_eq(other, unfinished));
-        Ok(())
-    }
-
-    /// Before directories are renamed: whatever failed at these names is ended.
-    pub(super) async fn finish_before(&self, prefixes: [&str; 2]) -> Op<()> {
-        let overlaps =
-            |unfinished: &&Arc<UnfinishedRename>| prefixes.iter().any(|prefix| unfinished.overlaps(prefix));
-        let all: Vec<_> = self.unfinished_renames.lock().iter().filter(overlaps).cloned().collect();
-        for unfinished in all {
-            self.try_finish(&unfinished).await.map_err(|failed| {
-                let why = failed.why.map_or_else(String::new, |why| format!(": {why}"));
-                let (delete_from, present_at) = (&unfinished.delete_from, &unfinished.present_at);
-                let said = format!(
-                    "a rename between {present_at} and {delete_from} failed and can't be undone yet{why}; try again"
-                );
-                fail(Kind::Unavailable, said)
-            })?;
+        for (_, file) in self.open_below(new) {
+            self.follows(&file).await;
         }
-        Ok(())
     }
 
-    fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
+    async fn leave_unfinished(self: &Arc<Self>, renaming: DirRename<'_>, why: Fail) -> Fail {
+        let DirRename { path, intent, .. } = renaming;
+        let (from, to, goes_on) = (&intent.from, &intent.to, intent.stage != RenameStage::Back);
+        tracing::warn!(
+            from,
+            to,
+            goes_on,
+            "a directory's rename failed: it is finished or undone in the background"
+        );
+        self.end_behind(path, intent).await;
+        why
+    }
+
+    pub(super) fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
         let pages =
             futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {
                 let Some(after) = after else { return Ok(None) };
@@ -398,83 +402,68 @@ impl Fs {
         pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
 
-    /// What somebody changed since it was listed is copied as it is now.
-    async fn copy_one(&self, mut old: Listed, from: &str, to: &str, when: &When) -> Op<CopyOutcome> {
-        let new_key = format!("{to}{}", &old.key[from.len()..]);
-        if new_key.len() > crate::fs::object::KEY_MAX {
-            return Err(fail(Kind::Invalid, format!("{new_key} would be longer than a key can be")));
+    async fn copy_one(&self, intent: &RenameIntent, old: Listed, when: When) -> Op<(String, ActCopy)> {
+        let new_key = format!("{}{}", intent.to, &old.key[intent.from.len()..]);
+        if new_key.len() > KEY_MAX {
+            return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
-        for _ in 0..COPIES {
-            let base = Base { etag: old.etag.clone(), size: old.size };
-            match self.context.remote.copy(&old.key, &new_key, &base, when).await {
-                Ok(new_etag) => return Ok(CopyOutcome::Copied(old, new_etag)),
-                Err(why) if why.is(Kind::Exists) => return self.copied_before(old, &new_key).await,
-                Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {}
-                Err(why) => return Err(why.into()),
-            }
-            let Some(head) = self.context.remote.head(&old.key).await? else { return Ok(CopyOutcome::Gone) };
-            (old.etag, old.size) = (head.etag, head.size);
-        }
-        Err(fail(Kind::Refused, format!("{} changes all the time: it can't be moved now", old.key)))
+        let Listed { key, size, etag, modified_ms } = old;
+        let seen = Seen { etag, size, modified_ms: Some(modified_ms) };
+        let copied = self.context.remote.copy_for(&intent.act, &key, &new_key, Some(seen), when).await?;
+        Ok((key, copied))
     }
 
-    /// The new name is taken: by a copy whose answer was lost, or by somebody else's object.
-    async fn copied_before(&self, old: Listed, new_key: &str) -> Op<CopyOutcome> {
-        let head = self.context.remote.head(new_key).await?;
-        if let Some(head) = head
-            && self.is_copy(&old, &head).await?
-        {
-            return Ok(CopyOutcome::Copied(old, head.etag));
+    /// Deletes these, those that lie deeper first; false when some are others by now, which stay.
+    pub(super) async fn remove_listed(&self, mut objects: Vec<Listed>) -> Op<bool> {
+        objects.sort_by(inner_first);
+        let doomed: Vec<Doomed> = objects.into_iter().map(Doomed::of_listed).collect();
+        let mut all = true;
+        for doomed in doomed.chunks(PAGE) {
+            all &= self.context.remote.remove(doomed).await?.is_empty();
         }
-        tracing::warn!(key = old.key, also = new_key, "two objects want one name: both stay");
-        Ok(CopyOutcome::Stays(old.key))
+        Ok(all)
     }
 
-    /// Ends the renames that an earlier mount began.
-    pub(super) async fn recover_renames(&self, found: &mut FoundStages) {
-        for (path, begun) in std::mem::take(&mut found.renames) {
-            let RenameIntent { from, to, back, over, format: _ } = &begun;
-            tracing::info!(from, to, back, "ending a directory's rename that was cut off");
-            let (delete_from, present_at) = if *back { (to, from) } else { (from, to) };
-            let ended = async {
-                self.finish_rename(
-                    (delete_from, present_at),
-                    Marker::of(*over, *back),
-                    *back,
-                    &BTreeSet::new(),
-                )
-                .await?;
-                if !back {
-                    self.follow(&mut found.files, from, to).await?;
-                }
-                Op::Ok(())
-            };
-            match ended.await {
-                Ok(()) => self.context.staging.remove_intent(&path).await,
-                Err(f) => {
-                    tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: the next mount tries")
-                }
-            }
+    /// Takes an earlier mount's rename up where it was cut off.
+    pub(super) async fn resume_rename(
+        self: &Arc<Self>,
+        path: &Path,
+        intent: &RenameIntent,
+        left: &mut [FoundFile],
+    ) -> Op<()> {
+        let mut renaming = DirRename::new(self, path.to_owned(), intent.clone());
+        if let Err(why) = renaming.copy_and_note().await {
+            // Whoever uses this mount sees the old name whole, and goes on there.
+            return Err(self.leave_unfinished(renaming, why).await);
         }
+        self.notes_moved(&renaming.intent, left).await?;
+        if let Err(why) = renaming.sweep_and_note().await {
+            return Err(self.leave_unfinished(renaming, why).await);
+        }
+        self.context.staging.remove_intent(path).await;
+        Ok(())
     }
 
-    /// What was closed below a directory while that was renamed goes where the directory went; its note says so before the
+    /// What was staged below a directory that was renamed goes where the directory went; its note says so before the
     /// rename is forgotten.
-    async fn follow(&self, left: &mut [FoundFile], from: &str, to: &str) -> Result<()> {
+    pub(super) async fn notes_moved(&self, intent: &RenameIntent, left: &mut [FoundFile]) -> Result<()> {
         for left in left.iter_mut().filter(|left| left.note.mark != Mark::Sent) {
-            let Some(rest) = left.note.key.strip_prefix(from) else { continue };
-            if self.context.remote.head(&left.note.key).await?.is_some() {
-                continue;
-            }
-            let mut note = Note { key: format!("{to}{rest}"), upload: None, ..left.note.clone() };
+            let Some(rest) = left.note.key.strip_prefix(&intent.from) else { continue };
+            let mut note = Note { key: format!("{}{rest}", intent.to), upload: None, ..left.note.clone() };
             if let Some(upload) = &left.note.upload {
                 self.context.remote.abort(&left.note.key, upload).await;
             }
             let there = self.context.remote.head(&note.key).await?;
-            if let (Some(base), Some(head)) = (&mut note.base, there)
-                && is_unanswered_send(left, &head)
-            {
-                *base = Base { etag: head.etag, size: head.size };
+            if let (Some(base), Some(head)) = (&mut note.base, there) {
+                let copied = intent.act.source_of(&head).as_ref() == Some(&base.etag);
+                if copied || is_unanswered_send(left, &head) {
+                    *base = Base { etag: head.etag, size: head.size };
+                } else if base.etag != head.etag
+                    && self.context.remote.head(&left.note.key).await?.is_some_and(|its| its.etag == base.etag)
+                {
+                    // Another object has the new name: this one stays, and what was written over it.
+                    continue;
+                }
             }
             // What may be torn stays known as that.
             left.stage.note(&note, !left.may_be_torn && left.stage.is_durable()).await?;
@@ -483,54 +472,9 @@ impl Fs {
         Ok(())
     }
 
-    /// Deletes what is below `delete_from` once the same is below `present_at`; copies it there first, unless
-    /// `only_same`. What is in `exempted` stays.
-    pub(super) async fn finish_rename(
-        &self,
-        (delete_from, present_at): (&str, &str),
-        marker: Marker,
-        only_same: bool,
-        exempted: &BTreeSet<String>,
-    ) -> Op<()> {
-        let mut own = None;
-        let mut goes = |object: &Listed| {
-            let its = marker != Marker::AsAll && object.key == delete_from;
-            if its && marker == Marker::Replaces && !exempted.contains(&object.key) {
-                own = Some(object.clone());
-            }
-            futures::future::ready(!its && !exempted.contains(&object.key))
-        };
-        let ends = self.all_below(delete_from).try_filter(&mut goes);
-        let ends =
-            ends.map_ok(|object| self.finish_object(object, delete_from, present_at, only_same).boxed());
-        let mut ends =
-            ends.try_buffer_unordered(AT_ONCE).try_filter_map(|key| futures::future::ready(Ok(key)));
-        let mut done = Vec::new();
-        while let Some(key) = ends.next().await {
-            done.push(key?);
-        }
-        drop(ends);
-        if let Some(own) = own {
-            let fate = self.copy_one(own, delete_from, present_at, &When::Always).await?;
-            if let CopyOutcome::Copied(old, _) = fate {
-                done.push((old.key, old.etag));
-            }
-        }
-        done.sort_by(inner_first);
-        for objects in done.chunks(PAGE) {
-            self.context.remote.delete_same(objects).await?;
-        }
-        if exempted.is_empty() {
-            self.remove_empty_folders(delete_from).await?;
-        }
-        let _nodes = self.inodes.lock();
-        self.name_cache.forget_below(delete_from);
-        Ok(())
-    }
-
     /// Those that a server with real folders still shows below `prefix`, though no key lies in them. Elsewhere there are none.
     /// Such a server (SeaweedFS) lists an empty folder in itself, with an etag that no object has: none.
-    async fn remove_empty_folders(&self, prefix: &str) -> Op<()> {
+    pub(super) async fn remove_empty_folders(&self, prefix: &str) -> Op<()> {
         let (mut open, mut empty, mut full) = (vec![prefix.to_owned()], Vec::new(), BTreeSet::new());
         while let Some(folder) = open.pop() {
             let (mut after, mut is_there, mut has_objects) = (None, false, false);
@@ -553,53 +497,15 @@ impl Fs {
         // What somebody else has made meanwhile stays, with all that it lies in.
         empty.retain(|folder| !full.range(folder.clone()..).next().is_some_and(|f| f.starts_with(folder)));
         empty.sort_by(|a, b| b.cmp(a));
-        for folders in empty.chunks(PAGE) {
-            self.context.remote.delete(folders).await?;
+        for folder in empty {
+            self.context.remote.remove_named(&folder).await?;
         }
         Ok(())
     }
+}
 
-    /// The object, if it may be deleted.
-    async fn finish_object(
-        &self,
-        object: Listed,
-        delete_from: &str,
-        present_at: &str,
-        only_same: bool,
-    ) -> Op<Option<(String, Etag)>> {
-        let remote = &self.context.remote;
-        let there = format!("{present_at}{}", &object.key[delete_from.len()..]);
-        let base = Base { etag: object.etag.clone(), size: object.size };
-        let head = match remote.head(&there).await? {
-            None if only_same => return Ok(None),
-            None => match remote.copy(&object.key, &there, &base, &When::Absent).await {
-                Ok(_) => return Ok(Some((object.key, object.etag))),
-                // By a copy of the mount that was cut off, which came only now, or by somebody else.
-                Err(why) if why.is(Kind::Exists) => remote.head(&there).await?,
-                Err(why) if why.is(Kind::Refused) => return Ok(None),
-                Err(why) => return Err(why.into()),
-            },
-            there => there,
-        };
-        let Some(head) = head else { return Ok(None) };
-        let same = self.is_copy(&object, &head).await?;
-        if !same {
-            tracing::warn!(key = object.key, also = there, "two objects want one name: both stay");
-        }
-        Ok(same.then_some((object.key, object.etag)))
-    }
-
-    async fn is_copy(&self, object: &Listed, there: &Head) -> Result<bool> {
-        if object.size != there.size {
-            return Ok(false);
-        }
-        // Markers are folders and nothing else: a server that has real ones makes them of itself for what lies in them.
-        if object.etag == there.etag || object.size == 0 && object.key.ends_with('/') {
-            return Ok(true);
-        }
-        // Copies in parts have other etags; what we wrote is signed.
-        let Some(head) = self.context.remote.head(&object.key).await? else { return Ok(false) };
-        let (a, b) = (UploadToken::of(&head.attrs, head.size), UploadToken::of(&there.attrs, there.size));
-        Ok(a.is_some() && a == b && head.etag == object.etag)
-    }
+/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
+/// listing it.
+fn inner_first(a: &Listed, b: &Listed) -> std::cmp::Ordering {
+    b.key.cmp(&a.key)
 }

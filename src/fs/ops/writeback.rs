@@ -35,7 +35,8 @@ impl Fs {
     pub fn pending(&self) -> Pending {
         let queue = self.writeback.queue.lock();
         let bytes = queue.files.values().map(|file| file.size()).sum();
-        Pending { files: queue.files.len() as u64, bytes }
+        let removals = self.context.remote.deletes.count() as u64;
+        Pending { files: queue.files.len() as u64, bytes, removals }
     }
 
     /// Why files that wait to be sent are not sent, while the bucket takes none.
@@ -152,8 +153,15 @@ impl Fs {
 
     async fn send_queued(self: &Arc<Self>, waiting: QueuedFile, permit: SendPermit) {
         let QueuedFile { ino, file, pause, .. } = waiting;
-        let sent = self.send_closed(ino, &file).await;
         let mut unmounting = self.writeback.unmounting.subscribe();
+        if self.gate.is_held(&[file.key()]) && !*unmounting.borrow() {
+            // Its directory is being renamed, which may take long: others go first.
+            drop(permit);
+            self.start_sends();
+            let _ = self.context.rt.timeout(FIRST_PAUSE, unmounting.wait_for(|unmounting| *unmounting)).await;
+            return self.enqueue(ino, file, pause);
+        }
+        let sent = self.send_closed(ino, &file).await;
         let again = {
             let mut queue = self.writeback.queue.lock();
             // A close in between found it in the queue.
