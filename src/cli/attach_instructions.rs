@@ -145,7 +145,7 @@ async fn found(
     volume: &VolumePath,
     snapshot: Option<&SnapshotPath>,
 ) -> Result<(VolumeInfo, Option<StateId>)> {
-    let info = Verb::VolumeInfo { path: volume.clone() };
+    let info = Verb::VolumeInfo { path: volume.clone(), walk: false };
     let info: VolumeAnswer = reach_engine::ask(global, info).await?.answer()?;
     let Some(snapshot) = snapshot else { return Ok((info.info, None)) };
     let listed = Verb::SnapshotList { path: volume.clone(), from: None };

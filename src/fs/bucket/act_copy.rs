@@ -57,7 +57,7 @@ pub struct Seen {
 
 impl Seen {
     pub fn of(head: &Head) -> Seen {
-        Seen { etag: head.etag.clone(), size: head.size, modified_ms: Some(head.modified_ms) }
+        Seen { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms }
     }
 }
 

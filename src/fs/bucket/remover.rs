@@ -35,17 +35,17 @@ pub struct Doomed {
 
 impl Doomed {
     pub fn of(key: &str, head: &Head) -> Doomed {
-        let (key, etag, modified_ms) = (key.to_owned(), head.etag.clone(), Some(head.modified_ms));
+        let (key, etag, modified_ms) = (key.to_owned(), head.etag.clone(), head.modified_ms);
         Doomed { key, etag, modified_ms, look_first: false }
     }
 
     pub fn of_listed(Listed { key, etag, modified_ms, .. }: Listed) -> Doomed {
-        Doomed { key, etag, modified_ms: Some(modified_ms), look_first: false }
+        Doomed { key, etag, modified_ms, look_first: false }
     }
 
     /// The object is that one still.
     pub fn is(&self, head: &Head) -> bool {
-        let unchanged = self.modified_ms.is_none_or(|ms| same_time(ms, head.modified_ms));
+        let unchanged = same_time(self.modified_ms, head.modified_ms);
         self.etag == head.etag && unchanged
     }
 }

@@ -7,7 +7,7 @@
 //! | `windlass-act` | meaning |
 //! |---|---|
 //! | 32 hex digits | the act |
-//! | space, number | the source's time at the store, in milliseconds since 1970 |
+//! | space, number | the source's time at the store, in milliseconds since 1970; `-` where it tells none |
 //! | space, rest | the source's etag |
 //!
 //! Whoever changes the copy's bytes or metadata here takes the mark away (`add_upload_token`): a changed copy is no copy.
@@ -37,7 +37,8 @@ impl ActToken {
     }
 
     fn mark(&self, Head { modified_ms, etag: Etag(etag), .. }: &Head) -> String {
-        format!("{} {modified_ms} {etag}", self.0)
+        let ms = modified_ms.map_or_else(|| "-".to_owned(), |ms| ms.to_string());
+        format!("{} {ms} {etag}", self.0)
     }
 
     /// `copy` is this act's copy of `source` as both are now.
@@ -71,7 +72,7 @@ mod tests {
         Head {
             size: 3,
             etag: Etag(etag.into()),
-            modified_ms,
+            modified_ms: Some(modified_ms),
             attrs,
             version,
             storage_class,

@@ -197,7 +197,7 @@ impl Fs {
                 return Err(fail(Kind::Refused, said));
             }
             let unchanged = copied.0.etag == source.etag
-                && copied.0.modified_ms.is_none_or(|ms| same_time(ms, source.modified_ms));
+                && same_time(copied.0.modified_ms, source.modified_ms);
             if !unchanged {
                 let when = When::Matches(copied.1);
                 copied = self.copy_file(act, old, new, Some(Seen::of(&source)), when).await?;

@@ -60,7 +60,7 @@ impl Copied {
 
     /// The listed object is what was copied, as far as a listing tells.
     fn is_of(&self, object: &Listed) -> bool {
-        let unchanged = self.modified_ms.is_none_or(|ms| same_time(ms, object.modified_ms));
+        let unchanged = same_time(self.modified_ms, object.modified_ms);
         // Servers with real folders (SeaweedFS) tell other etags of markers here than there.
         (is_marker(object) || self.has(&object.etag)) && unchanged
     }
@@ -408,7 +408,7 @@ impl Fs {
             return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
         let Listed { key, size, etag, modified_ms } = old;
-        let seen = Seen { etag, size, modified_ms: Some(modified_ms) };
+        let seen = Seen { etag, size, modified_ms };
         let copied = self.context.remote.copy_for(&intent.act, &key, &new_key, Some(seen), when).await?;
         Ok((key, copied))
     }

@@ -205,6 +205,7 @@ impl Connection {
             direct: self.direct.as_ref().and_then(|direct| direct.by(connector.clone())),
             plain_writes: self.plain_writes,
             plain_reads: self.plain_reads,
+            keys: self.keys.clone(),
             seal: self.seal.clone(),
             _user: self._user.clone(),
             shared: self.shared.clone(),

@@ -224,10 +224,13 @@ impl S3Store {
             connection: self.connection.by(address)?,
             plain: AtomicBool::new(self.plain.load(Ordering::Relaxed)),
             single_deletes: AtomicBool::new(self.single_deletes.load(Ordering::Relaxed)),
-            quoting: AtomicU8::new(self.quoting.load(Ordering::Relaxed)),
+            copies: AtomicU8::new(self.copies.load(Ordering::Relaxed)),
+            quotings: self.quotings.again(),
             conditions: Mutex::new(self.conditions()),
             hides_payload: self.hides_payload,
             trust: Trust::new(self.trust.rt()),
+            tags: Tags::default(),
+            classes: AtomicBool::new(self.classes.load(Ordering::Relaxed)),
         }))
     }
 

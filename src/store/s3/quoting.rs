@@ -52,6 +52,11 @@ const BARE: u8 = 2;
 pub(super) struct Quotings([AtomicU8; 5]);
 
 impl Quotings {
+    /// What was learned so far, for another way to the same server.
+    pub fn again(&self) -> Quotings {
+        Quotings(std::array::from_fn(|i| AtomicU8::new(self.0[i].load(Ordering::Relaxed))))
+    }
+
     pub fn of(&self, told: Told) -> Quoting {
         if self.0[told as usize].load(Ordering::Relaxed) == BARE { Quoting::Bare } else { Quoting::Quoted }
     }
