@@ -79,19 +79,13 @@ id128!(
 /// from.
 pub const COUNT_MAX: u64 = 1 << 62;
 
-macro_rules! counter {
+macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub u64);
         impl $name {
-            /// The one after this. Counters never come near the end of 64 bits: what is read is held against `COUNT_MAX`.
-            #[must_use]
-            pub fn next(self) -> Self {
-                $name(self.0 + 1)
-            }
-
             /// Whether somebody can have counted to it.
             pub fn is_counted(self) -> bool {
                 self.0 <= COUNT_MAX
@@ -105,10 +99,47 @@ macro_rules! counter {
     };
 }
 
-counter!(
-    /// One process run's ownership of a volume. 0 is "nobody yet": the first owner claims 1.
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        number!($(#[$doc])* $name);
+        impl $name {
+            /// The one after this. Counters never come near the end of 64 bits: what is read is held against `COUNT_MAX`.
+            #[must_use]
+            pub fn next(self) -> Self {
+                $name(self.0 + 1)
+            }
+        }
+    };
+}
+
+number!(
+    /// One process run's ownership of a volume, in the order in which they were claimed. 0 is "nobody yet".
+    ///
+    /// The upper 32 bits count claims, the lower ones are drawn for each claim. So two histories of a volume, as there are
+    /// after its stores were put back from a backup, have no ownership in common but those of before they parted: whatever
+    /// is named by an ownership (chunks, cached frames, journals, what a client has read) is never taken for another's.
     Epoch
 );
+
+impl Epoch {
+    const DRAWN_BITS: u32 = 32;
+
+    /// The ownership that a claim begins after this one. `nonce`: the claim's, which was drawn for it.
+    #[must_use]
+    pub fn after(self, nonce: Nonce) -> Epoch {
+        Epoch(self.claims() + 1 << Self::DRAWN_BITS | u64::from(nonce.0 as u32))
+    }
+
+    /// For messages: the count of claims, and what was drawn.
+    pub fn shown(self) -> String {
+        format!("{}-{:08x}", self.claims(), self.0 as u32)
+    }
+
+    /// How many claims there were up to this one. 0 of ownerships that versions before this one have counted.
+    pub fn claims(self) -> u64 {
+        self.0 >> Self::DRAWN_BITS
+    }
+}
 counter!(
     /// A chunk's place in a volume's log; grows by one from chunk to chunk over all epochs, the first is 1.
     Seq
@@ -166,6 +197,16 @@ impl fmt::Display for ChunkId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ownerships_of_two_histories_are_never_the_same() {
+        let (before, one, other) = (Epoch(7), Nonce(1 << 90 | 5), Nonce(6));
+        assert!(before.after(one) > before && before.after(one) != before.after(other));
+        assert_eq!((before.after(one).claims(), before.after(one).after(other).claims()), (1, 2));
+        assert!(before.after(other).after(one) > before.after(other));
+        let last = Epoch(COUNT_MAX - 1);
+        assert!(last.is_counted() && !last.after(other).after(other).is_counted());
+    }
 
     #[test]
     fn ids_print_and_parse() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use rustix::fs::{Mode, OFlags};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look, shown};
 use super::kernel_device_name::{DeviceOf, attached, chosen};
@@ -18,7 +18,6 @@ use super::kernel_disk::{KernelDisks, Losses};
 use super::{Global, detach_process, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
-use crate::daemon::answers::VolumeAnswer;
 use crate::daemon::api::Verb;
 use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
@@ -29,8 +28,8 @@ use crate::volume::Host;
 const PATIENCE: Duration = Duration::from_secs(RECONNECT);
 /// Between two attempts to reach it.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How often it is looked whether the device is still there.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether the device is still there, and what it holds.
+const LOOK: Duration = Duration::from_secs(1);
 /// Where sysfs shows the kernel's disks.
 const BLOCK: &str = "/sys/block";
 /// How long `detach` waits for the daemon to say what a name stands for now.
@@ -55,6 +54,8 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
     let (kernel, losses) = KernelDisks::open().await?;
     let (export, sockets) = connections(&disk).await?;
     let export = if disk.read_only { export.to_read() } else { export };
+    let rt = Rt::new(RealRuntime::current());
+    let held = ask_held(&rt, &home, &disk, None).await?;
     let name = disk.shows.to_string();
     let number = kernel.connect(wanted, &export, &sockets, PATIENCE, &name).await?;
     let maker = maker(Path::new(BLOCK), number);
@@ -65,9 +66,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         false => output::line(&device),
     }
     detach_process::let_go(&home.device_log(), "ready")?;
-    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number, maker }
-        .run()
-        .await;
+    Keeper { rt, home, kernel, losses, disk, held, name, number, maker }.run().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,6 +84,15 @@ async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
     Ok((export, sockets))
 }
 
+/// What the device holds of its disk. `held`: what it held so far, which is compared. Asked of the daemon that serves the disk,
+/// never of an engine of this process: that would keep the daemon from starting.
+async fn ask_held(rt: &Rt, home: &StateDir, disk: &Disk, held: Option<&Value>) -> Result<Value> {
+    let nobody = || Error::new(Kind::Closed, "no daemon runs");
+    let mut client = Client::connect(&home.control()?).await?.ok_or_else(nobody)?;
+    let asks = Verb::ExportHeld { export: disk.export.clone(), held: held.cloned() };
+    client.call(rt, asks, |_| {}, std::future::pending()).await?.answer()
+}
+
 /// Keeps a device connected until it is let go.
 struct Keeper {
     rt: Rt,
@@ -92,6 +100,8 @@ struct Keeper {
     kernel: KernelDisks,
     losses: Losses,
     disk: Disk,
+    /// Which volume it is, and under which ownership the kernel has last seen it: what its caches have is that.
+    held: Value,
     name: String,
     number: u32,
     maker: Option<String>,
@@ -115,6 +125,9 @@ impl Keeper {
             if lost {
                 tracing::warn!(device, export = self.disk.export, "a connection is lost");
                 self.mend(&device).await;
+            } else if let Ok(held) = ask_held(&self.rt, &self.home, &self.disk, Some(&self.held)).await {
+                // It may have become this host's since, by the device's first write.
+                self.held = held;
             }
         }
     }
@@ -152,25 +165,14 @@ impl Keeper {
 
     /// False where the kernel needs no further one.
     async fn connect_one(&self) -> Result<bool> {
-        // Another volume may have the name by now: its bytes are none of this device's.
-        let serial = self.serial().await?;
-        if serial != self.disk.serial {
-            let why = format!("{} is another volume by now: detach the device", self.disk.export);
-            return Err(Error::new(Kind::Refused, why));
-        }
         let (export, socket) = nbd::for_kernel(&self.disk.address, &self.disk.export).await?;
+        // Another volume may have the name by now, or others have had the volume: what they have is none of this device's.
+        let held = ask_held(&self.rt, &self.home, &self.disk, Some(&self.held)).await;
+        held.map_err(|error| match error.is(Kind::Fenced) {
+            true => Error::new(Kind::Refused, format!("{error}: detach the device")),
+            false => error,
+        })?;
         self.kernel.reconnect(self.number, &export, &socket, &self.name).await
-    }
-
-    /// Asked of the daemon that serves the disk, never of an engine of this process: that would keep the daemon from starting.
-    async fn serial(&self) -> Result<String> {
-        let nobody = || Error::new(Kind::Closed, "no daemon runs");
-        let mut client = Client::connect(&self.home.control()?).await?.ok_or_else(nobody)?;
-        let path = self.disk.volume.clone();
-        let asked =
-            client.call(&self.rt, Verb::VolumeInfo { path, walk: false }, |_| {}, std::future::pending());
-        let info: VolumeAnswer = asked.await?.answer()?;
-        Ok(super::attach_instructions::serial(&info.info))
     }
 }
 

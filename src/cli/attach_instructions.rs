@@ -81,7 +81,6 @@ pub struct Disk {
     pub address: Address,
     /// The client's folder, for TLS.
     certificates: String,
-    pub volume: VolumePath,
     pub export: String,
     pub read_only: bool,
     pub serial: String,
@@ -134,7 +133,6 @@ pub async fn look(global: &Global, args: &Attach) -> Result<Disk> {
         export: args.path.clone(),
         read_only: args.read_only || snapshot.is_some() || info.template,
         serial: serial(&info),
-        volume,
         shows,
     })
 }
@@ -385,7 +383,6 @@ mod tests {
         Disk {
             address: address.parse().unwrap(),
             certificates: "/etc/pki/w".into(),
-            volume: "tank/web".parse().unwrap(),
             export: "tank/web".into(),
             read_only,
             serial: "0123456789abcdef0123".into(),

@@ -690,6 +690,13 @@ pub enum Verb {
     Watch,
     /// Hands the NBD sockets over to another daemon that waits for them, and ends. `windlass serve --replace` asks for it.
     HandOver(HandOver),
+    /// What a client of an export holds, by which a later daemon knows it again. With `held` it is compared: who held that must
+    /// have missed nothing of what is open here.
+    ExportHeld {
+        export: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held: Option<serde_json::Value>,
+    },
     /// Whether the engine is alive: it answers when none of its tables is stuck, whatever the stores do.
     Ping,
 }

@@ -52,8 +52,6 @@ const HOUSE_MIN: Duration = Duration::from_secs(1);
 const QUOTA_LOOK: Duration = Duration::from_secs(1);
 /// What a hand-over gives to the storing of what is unsent while clients go on, so that their pause is short.
 const STORE_BEFORE: Duration = Duration::from_secs(10);
-/// And to the letting go of volumes while they wait: what is not stored by then is in the journals.
-const LET_GO: Duration = Duration::from_millis(400);
 /// How long the daemon before may take to free the metrics' address.
 const FREED_TRIES: u32 = 40;
 const FREED: Duration = Duration::from_millis(50);
@@ -598,8 +596,8 @@ impl Engine {
         self.replaced.cancelled().await;
     }
 
-    /// Gives clients to another daemon, between two of their requests each, and lets go of the volumes. Whatever fails
-    /// before that daemon has said that it has them, they go on here.
+    /// Gives clients to another daemon, between two of their requests each, and lets go of the volumes, which stay this host's.
+    /// Whatever fails before that daemon has said that it has them, they go on here.
     async fn hand_over(&self, to: &HandOver, progress: &ProgressSink) -> Result<()> {
         let rt = &self.state.host_context.rt;
         self.check_can_hand_over(to)?;
@@ -615,7 +613,7 @@ impl Engine {
         progress.say("the daemon that runs stores what is unsent");
         self.state.pools.store_unsent(STORE_BEFORE).await;
         let began = rt.now();
-        let mut paused = self.leave(LET_GO).await;
+        let mut paused = self.leave().await;
         let clients: usize = paused.iter().map(|server| server.clients.len()).sum();
         let sent = match progress.given_up().is_cancelled() {
             true => Err(Error::new(Kind::Closed, "it has given up")),
@@ -676,10 +674,12 @@ impl Engine {
     }
 
     /// Before `shutdown`, where somebody keeps sockets for the next daemon: they are given to `keep`, and no longer this
-    /// one's.
+    /// one's. Volumes that their clients use stay this host's; all others are released.
     pub async fn leave_clients(&self, keep: impl FnOnce(&[PausedServer]) -> Result<()>) {
         self.state.pools.store_unsent(STORE_BEFORE).await;
-        let mut paused = self.leave(self.state.config().drain()).await;
+        let used = |path: &VolumePath| self.state.sessions.clients(path) > 0;
+        self.state.pools.release_unless(&used, self.state.config().drain()).await;
+        let mut paused = self.leave().await;
         match keep(&paused) {
             Ok(()) => {
                 paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
@@ -694,18 +694,14 @@ impl Engine {
         }
     }
 
-    /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. Clients of one that is
-    /// broken are hung up on: in another process they would not hear of it.
-    async fn leave(&self, drain: Duration) -> Vec<PausedServer> {
+    /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. What became of each
+    /// client's disk meanwhile is told when it is handed over.
+    async fn leave(&self) -> Vec<PausedServer> {
         let servers = std::mem::take(&mut *self.servers.lock());
         let paused = join_all(servers.into_iter().map(nbd::Server::pause)).await;
         let lost = |error: &Error| tracing::error!(%error, "clients of one address are lost");
-        let mut paused: Vec<PausedServer> =
-            paused.into_iter().filter_map(|server| server.inspect_err(lost).ok()).collect();
-        let broken = self.state.pools.leave(drain).await;
-        for server in &mut paused {
-            server.clients.retain(|client| !broken.iter().any(|name| client.export() == Some(name)));
-        }
+        let paused = paused.into_iter().filter_map(|server| server.inspect_err(lost).ok()).collect();
+        self.state.pools.leave().await;
         paused
     }
 

@@ -13,11 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::api::{SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::failed_attempts::Attempt;
+use super::held_exports::{self, HeldExport, HeldVolume};
 use super::io_tally::IoVerb;
 use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
-use crate::nbd::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
+use crate::nbd::{
+    ChangedExtent, Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent,
+};
 use crate::volume::{Attachment, Direction, OpenMode, Reading, Since, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
@@ -85,24 +88,12 @@ impl EngineExports {
                 };
                 let volume = open.volumes.open(&path.volume, mode).await;
                 let volume = explained(state, &path, volume).await?;
-                session.opened(&volume);
-                if let Some(alone) = &alone {
-                    alone.opened(&volume);
-                }
+                let export = VolumeExport::new(volume, session, alone);
                 let reading = match is_alone {
                     true => None,
-                    false => open.volumes.read_by_client(&path.volume, &volume).await?,
+                    false => open.volumes.read_by_client(&path.volume, &export.volume).await?,
                 };
-                let template = volume.settings().template;
-                let attachment = volume.attach();
-                Ok(Arc::new(VolumeExport {
-                    volume,
-                    session,
-                    _alone: alone,
-                    _attachment: attachment,
-                    _reading: reading,
-                    template,
-                }))
+                Ok(Arc::new(VolumeExport { _reading: reading, ..export }))
             }
             (Target::Snapshot(path), _) => {
                 let open = state.pools.get(&path.volume.pool).await?;
@@ -111,6 +102,37 @@ impl EngineExports {
             }
         }
     }
+}
+
+/// What a client of the daemon before holds, by what it is.
+fn open_held<'a>(
+    state: &'a Arc<EngineState>,
+    name: &'a str,
+    held: HeldExport,
+    peer: &'a str,
+) -> BoxFuture<'a, Result<Arc<dyn Export>>> {
+    let opened = async move {
+        match (held, target(name)?) {
+            (HeldExport::Volume { pool, volume, under }, Target::Volume(called)) => {
+                let open = held_exports::pool_of(state, &called, pool).await?;
+                let now = open.volumes.name_now(volume, &called.volume).await?;
+                let path = VolumePath { volume: now, ..called };
+                let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
+                let volume = open.volumes.open_again(volume, &path.volume, under.as_deref()).await?;
+                let reading = open.volumes.read_by_client(&path.volume, &volume).await?;
+                let export = VolumeExport::new(volume, session, None);
+                Ok(Arc::new(VolumeExport { _reading: reading, ..export }) as Arc<dyn Export>)
+            }
+            (HeldExport::Snapshot { pool, volume, snapshot }, Target::Snapshot(called)) => {
+                let open = held_exports::pool_of(state, &called.volume, pool).await?;
+                let names = (&called.volume.volume, &called.snapshot);
+                let view = open.volumes.open_snapshot_again(volume, &snapshot, names).await?;
+                Ok(Arc::new(SnapshotExport { name: called.to_string(), view }) as Arc<dyn Export>)
+            }
+            _ => Err(Error::new(Kind::Invalid, format!("what a client holds is no export {name}"))),
+        }
+    };
+    opened.boxed()
 }
 
 /// A template is shown and not written to.
@@ -231,6 +253,10 @@ impl Exports for EngineExports {
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>> {
         self.opened(name, peer).await
     }
+
+    async fn open_again(&self, name: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>> {
+        open_held(&self.state()?, name, HeldExport::of(held)?, peer).await
+    }
 }
 
 fn extents(runs: Vec<(u64, bool)>) -> Vec<StatusExtent> {
@@ -253,6 +279,10 @@ struct ChangesIn<T> {
 
 #[async_trait]
 impl Changes for ChangesIn<Volume> {
+    fn held(&self) -> Held {
+        held_exports::told_since(&self.since)
+    }
+
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
         Ok(changed(self.of.changed_since(&self.since, offset, len, max).await?))
     }
@@ -260,6 +290,10 @@ impl Changes for ChangesIn<Volume> {
 
 #[async_trait]
 impl Changes for ChangesIn<SnapshotView> {
+    fn held(&self) -> Held {
+        held_exports::told_since(&self.since)
+    }
+
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
         Ok(changed(self.of.changed_since(&self.since, offset, len, max).await?))
     }
@@ -280,6 +314,15 @@ struct VolumeExport {
 }
 
 impl VolumeExport {
+    fn new(volume: Arc<Volume>, session: Session, alone: Option<Alone>) -> VolumeExport {
+        session.opened(&volume);
+        if let Some(alone) = &alone {
+            alone.opened(&volume);
+        }
+        let (template, _attachment) = (volume.settings().template, volume.attach());
+        VolumeExport { volume, session, _alone: alone, _attachment, _reading: None, template }
+    }
+
     /// For what can't wait.
     fn now(&self) -> Arc<Volume> {
         self.session.passage().leads_to(&self.volume)
@@ -303,6 +346,9 @@ impl Export for VolumeExport {
     fn describe(&self) -> Description {
         let volume = self.now();
         describe_volume(volume.title(), volume.size(), self.template)
+    }
+    fn holding(&self) -> Arc<dyn Holding> {
+        Arc::new(HeldVolume { volume: self.volume.clone(), passage: self.session.shared_passage() })
     }
     fn size(&self) -> u64 {
         self.now().size()
@@ -331,6 +377,13 @@ impl Export for VolumeExport {
         let pass = self.session.passage().enter().await;
         let of = pass.volume(&self.volume).clone();
         let since = of.since(&snapshot_name(snapshot)?).await?;
+        Ok(Box::new(ChangesIn { of, since }))
+    }
+    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+        let snapshot = held_exports::snapshot_of(held)?;
+        let pass = self.session.passage().enter().await;
+        let of = pass.volume(&self.volume).clone();
+        let since = of.since_again(&snapshot).await?;
         Ok(Box::new(ChangesIn { of, since }))
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
@@ -372,6 +425,9 @@ impl Export for SnapshotExport {
     fn describe(&self) -> Description {
         describe_snapshot(self.name.clone(), self.view.size())
     }
+    fn holding(&self) -> Arc<dyn Holding> {
+        self.view.clone()
+    }
     fn size(&self) -> u64 {
         self.view.size()
     }
@@ -383,6 +439,10 @@ impl Export for SnapshotExport {
     }
     async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
         let since = self.view.since(&snapshot_name(snapshot)?).await?;
+        Ok(Box::new(ChangesIn { of: self.view.clone(), since }))
+    }
+    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+        let since = self.view.since_again(&held_exports::snapshot_of(held)?).await?;
         Ok(Box::new(ChangesIn { of: self.view.clone(), since }))
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {

@@ -19,6 +19,7 @@ mod failed_attempts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod handler_trait;
+mod held_exports;
 mod io_tally;
 mod key_places;
 mod listen_addresses;

@@ -2,8 +2,8 @@
 //! that says what they are.
 //!
 //! The value is JSON in a file in memory, so that it travels as the sockets do, as a file descriptor. The way is a unix
-//! socket, from process to process, or systemd's store of file descriptors. Nothing of the volumes is in it: the next
-//! daemon opens them, as after any end of the one before.
+//! socket, from process to process, or systemd's store of file descriptors. Of the volumes it has which one each client
+//! holds, and as of which ownership: the next daemon opens that one, as after any end of the one before, and refuses any other.
 // This socket belongs to the control socket, where the ban on sockets does not hold either.
 #![allow(clippy::disallowed_types)]
 
@@ -30,7 +30,7 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::nbd::{Address, Connected, ConnectionState, Listener, PausedServer, SocketRights, bind_file};
 
 /// The value's format. A daemon hands over only to one that reads it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Bytes of the value at most, and sockets.
 const STATE_MAX: u64 = 256 << 20;
 const SOCKETS_MAX: usize = 8192;
@@ -106,7 +106,7 @@ pub fn pack(servers: &[PausedServer]) -> Result<(OwnedFd, Vec<BorrowedFd<'_>>)> 
         asked: server.asked.to_string(),
         address: server.address.to_string(),
         accepts: server.listener.is_some(),
-        clients: server.clients.iter().map(|client| client.state.clone()).collect(),
+        clients: server.clients.iter().map(|client| client.client.state()).collect(),
     };
     let listeners = servers.iter().map(listener).collect();
     let state = DaemonState { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), listeners };
@@ -148,7 +148,10 @@ impl Parcel {
         for ListenerState { asked, address, accepts, clients } in state.listeners {
             let (asked, address): (Address, Address) = (asked.parse()?, address.parse()?);
             let listener = if accepts { Some(Listener::of(&address, next()?)?) } else { None };
-            let clients = clients.into_iter().map(|state| Ok(Connected { state, socket: next()? }));
+            let clients = clients.into_iter().map(|state| {
+                let (client, socket) = (state.into(), next()?);
+                Ok(Connected { client, socket })
+            });
             servers.push(PausedServer { asked, address, listener, clients: clients.collect::<Result<_>>()? });
         }
         Ok(servers)
@@ -339,10 +342,10 @@ mod tests {
                     "structured": true, "contexts": { "of": "", "allocation": false, "since": [] } } } },
             }))
             .unwrap();
-            server.clients.push(Connected { state, socket: one.into() });
+            server.clients.push(Connected { client: state.into(), socket: one.into() });
         }
         let (path, states) = (dir.path().join("r"), |server: &PausedServer| {
-            server.clients.iter().map(|client| client.state.clone()).collect::<Vec<_>>()
+            server.clients.iter().map(|client| client.client.state()).collect::<Vec<_>>()
         });
         let wanted = states(&server);
         let receiver = Receiver::listen(&path).unwrap();
@@ -379,16 +382,16 @@ mod tests {
 
     #[tokio::test]
     async fn hostile_values_are_refused() {
-        let good = r#"{"format":1,"version":"x","listeners":[]}"#;
+        let good = r#"{"format":2,"version":"x","listeners":[]}"#;
         let open = |text: &str, sockets: Vec<OwnedFd>| Parcel { state: state(text), sockets }.open();
         assert_eq!(open(good, Vec::new()).unwrap().len(), 0);
-        let one = r#"{"format":1,"version":"x","listeners":[{"asked":"h:1","address":"h:1","accepts":true,"clients":[]}]}"#;
+        let one = r#"{"format":2,"version":"x","listeners":[{"asked":"h:1","address":"h:1","accepts":true,"clients":[]}]}"#;
         let socket = || StdStream::pair().unwrap().0.into();
         for (text, sockets, kind) in [
             ("", vec![], Kind::Invalid),
             ("[]", vec![], Kind::Invalid),
-            (r#"{"format":2,"anything":7}"#, vec![], Kind::Unsupported),
-            (r#"{"format":1,"version":"x","listeners":[],"more":1}"#, vec![], Kind::Invalid),
+            (r#"{"format":1,"anything":7}"#, vec![], Kind::Unsupported),
+            (r#"{"format":2,"version":"x","listeners":[],"more":1}"#, vec![], Kind::Invalid),
             (good, vec![socket()], Kind::Invalid),
             (one, vec![], Kind::Invalid),
             // Not one that listens.

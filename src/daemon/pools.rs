@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
 
+use super::api::VolumePath;
 use super::key_places::ConfiguredKeys;
 use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
@@ -205,9 +206,11 @@ impl Pools {
         let given = || self.slots.lock().get(name).and_then(|slot| slot.key.lock().clone());
         let key = key.or_else(given);
         let folder = self.host_context.home.hints().join(name.as_str());
+        let pool = self.slots.lock().get(name).and_then(|slot| slot.known.lock().id);
         let rt = self.host_context.rt.clone();
         let opener = Arc::new(Doors { rt: rt.clone(), told: told(stores) });
-        Ok(PoolHost { opener, rt, disk: self.host_context.disk.clone(), folder, key, trial: Effort::SHORT })
+        let disk = self.host_context.disk.clone();
+        Ok(PoolHost { opener, rt, disk, folder, pool, key, trial: Effort::SHORT })
     }
 
     /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
@@ -311,7 +314,8 @@ impl Pools {
         key: Option<PoolKey>,
     ) -> Result<Arc<OpenPool>> {
         let has_key = pool.has_key();
-        let known = KnownPool { format: 1, name: name.clone(), stores, destroying: None, has_key };
+        let (name, id) = (name.clone(), Some(pool.id()));
+        let known = KnownPool { format: 1, name: name.clone(), id, stores, destroying: None, has_key };
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         let open = self.opened_as(pool);
         let slot = Slot {
@@ -320,7 +324,7 @@ impl Pools {
             closed: Mutex::default(),
             key: Mutex::new(key),
         };
-        self.slots.lock().insert(name.clone(), Arc::new(slot));
+        self.slots.lock().insert(name, Arc::new(slot));
         Ok(open)
     }
 
@@ -355,8 +359,8 @@ impl Pools {
         let kept = members.iter().filter(|m| m.has_place() || is_covered(m.url()));
         let stores: Vec<String> = kept.map(place).collect();
         let has_key = open.pool.has_key();
-        let known = KnownPool { stores, has_key, ..before };
-        if known.stores != slot.known.lock().stores || has_key != slot.known.lock().has_key {
+        let known = KnownPool { stores, has_key, id: Some(open.pool.id()), ..before };
+        if known != *slot.known.lock() {
             self.host_context.home.remember(&*self.host_context.disk, &known).await?;
             *slot.known.lock() = known;
         }
@@ -433,15 +437,21 @@ impl Pools {
         join_all(open.iter().map(|(_, open)| open.volumes.store_unsent(limit))).await;
     }
 
-    /// Releases all volumes, all pools at once. The pools stay open, and open no volume until `stay`. Gives volumes whose
-    /// clients must not go on elsewhere, as their exports are called.
-    pub async fn leave(&self, drain: Duration) -> Vec<String> {
+    /// Releases those volumes that nobody uses.
+    pub async fn release_unless(&self, used: &(dyn Fn(&VolumePath) -> bool + Sync), drain: Duration) {
         let open = self.opened();
-        let left = open.iter().map(|(pool, open)| async move {
-            let failed = open.volumes.leave(drain).await;
-            failed.into_iter().map(|volume| format!("{pool}/{volume}")).collect::<Vec<_>>()
+        let released = open.iter().map(|(pool, open)| async move {
+            let is_used = |volume: &Name| used(&VolumePath { pool: pool.clone(), volume: volume.clone() });
+            open.volumes.release_unless(&is_used, drain).await;
         });
-        join_all(left).await.concat()
+        join_all(released).await;
+    }
+
+    /// Lets go of all volumes without giving them up, for the next daemon of this state folder. The pools stay open, and open
+    /// no volume until `stay`.
+    pub async fn leave(&self) {
+        let open = self.opened();
+        join_all(open.iter().map(|(_, open)| open.volumes.leave())).await;
     }
 
     pub fn stay(&self) {

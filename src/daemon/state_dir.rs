@@ -29,10 +29,14 @@ pub struct StateDir {
 }
 
 /// A pool that this host knows: where its stores are.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownPool {
     pub format: u32,
     pub name: Name,
+    /// Which pool it is, as its creation drew it: another one of this name is refused. `None`: noted by a version that did not
+    /// keep it; the next opening does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<PoolId>,
     /// `URL[,zone=Z]` each, by index.
     pub stores: Vec<String>,
     /// Its id, when this host has begun to destroy it: it is not opened any more.
@@ -337,6 +341,7 @@ mod tests {
         let pool = KnownPool {
             format: 1,
             name: "p".parse().unwrap(),
+            id: Some(PoolId(7)),
             stores: vec!["file:///x".into()],
             destroying: None,
             has_key: false,

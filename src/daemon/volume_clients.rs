@@ -608,6 +608,10 @@ impl Session {
         &self.passage
     }
 
+    pub fn shared_passage(&self) -> Arc<Passage> {
+        self.passage.clone()
+    }
+
     /// The client changes the volume.
     pub fn writes(&self) {
         // Asked at each write: looked at before it is taken.

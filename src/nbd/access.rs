@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::export::{Changes, Description, Export, Exports, ListedExport, StatusExtent};
+use super::export::{Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent};
 use super::tls_server::TlsServer;
 use crate::base::{Error, Kind, Result, Rope};
 
@@ -185,6 +185,13 @@ impl Exports for Permitted {
         let export = self.all.open(name, peer).await.map_err(|e| plain(e, name))?;
         Ok(if writes { export } else { Arc::new(ReadOnly(export)) })
     }
+
+    /// By the name that the client came to, which is what the rules let it have.
+    async fn open_again(&self, name: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>> {
+        let writes = self.right(name)?;
+        let export = self.all.open_again(name, held, peer).await?;
+        Ok(if writes { export } else { Arc::new(ReadOnly(export)) })
+    }
 }
 
 /// An export that its client may only read.
@@ -198,6 +205,9 @@ fn may_not_write() -> Error {
 impl Export for ReadOnly {
     fn describe(&self) -> Description {
         read_only(self.0.describe())
+    }
+    fn holding(&self) -> Arc<dyn Holding> {
+        self.0.holding()
     }
     fn size(&self) -> u64 {
         self.0.size()
@@ -213,6 +223,9 @@ impl Export for ReadOnly {
     }
     async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
         self.0.changes(snapshot).await
+    }
+    async fn changes_again(&self, snapshot: &str, held: &Held) -> Result<Box<dyn Changes>> {
+        self.0.changes_again(snapshot, held).await
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {
         Err(may_not_write())

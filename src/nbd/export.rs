@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::base::{Error, Kind, Result, Rope};
@@ -50,9 +51,26 @@ pub struct ChangedExtent {
     pub changed: bool,
 }
 
+/// Which disk or snapshot a client uses, for a process that goes on with the client: a name does not tell, since another
+/// disk may have it by then. The house writes and reads it; this face only carries it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Held(pub serde_json::Value);
+
+/// What a client held whose requests are over, asked for when another process is to go on with the client: what became of
+/// the disk in between counts.
+pub trait Holding: Send + Sync {
+    /// # Errors
+    /// The disk has failed: every request of the client is answered with this error from now on, by whichever process.
+    fn held(&self) -> Result<Held>;
+}
+
 /// What has changed in an export since a snapshot.
 #[async_trait]
 pub trait Changes: Send + Sync {
+    /// The snapshot, for `Export::changes_again`.
+    fn held(&self) -> Held;
+
     /// As `Export::extents`.
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>>;
 }
@@ -75,6 +93,12 @@ pub trait Exports: Send + Sync + 'static {
     /// with its sentence. The handle is dropped when the client has gone and its work is done.
     /// Driven to its end, but for a server that stops. `peer`: the client's address, or `process` and its number.
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>>;
+
+    /// Opens what a client of another process held, whatever it is called now. `name`: what it was called then.
+    ///
+    /// # Errors
+    /// It is not what the client held any more: nothing that the client does may reach it.
+    async fn open_again(&self, name: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>>;
 }
 
 /// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no order.
@@ -84,6 +108,9 @@ pub trait Exports: Send + Sync + 'static {
 #[async_trait]
 pub trait Export: Send + Sync + 'static {
     fn describe(&self) -> Description;
+
+    /// What its client holds, for another process. It does not count as a client.
+    fn holding(&self) -> Arc<dyn Holding>;
 
     /// The size right now; may grow while clients are connected.
     fn size(&self) -> u64;
@@ -110,6 +137,9 @@ pub trait Export: Send + Sync + 'static {
         Err(Error::new(Kind::NotFound, format!("there is no snapshot {snapshot} to compare to")))
     }
 
+    /// The same since the snapshot that a client of another process had agreed on; `snapshot` is what it was called then.
+    async fn changes_again(&self, snapshot: &str, held: &Held) -> Result<Box<dyn Changes>>;
+
     /// A client's long write comes as several, one after the other; each begins and ends between blocks, but for the
     /// first one's begin and the last one's end.
     async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
@@ -133,4 +163,70 @@ pub trait Export: Send + Sync + 'static {
 
     /// Makes durable all that was answered before, on every connection. A write with FUA is that write, then this.
     async fn flush(&self) -> Result<()>;
+}
+
+/// What a client is answered whose disk is not what it held any more, or has failed: an error, whatever it asks. It is not
+/// hung up on: one that connects again by name may find another disk there, and take it for its own.
+pub struct LostExport {
+    pub description: Description,
+    pub why: Error,
+}
+
+/// The same where a snapshot is gone since which a client was told what has changed.
+pub struct LostChanges {
+    pub held: Held,
+    pub why: Error,
+}
+
+/// What is lost stays so.
+struct Lost(Error);
+
+impl Holding for Lost {
+    fn held(&self) -> Result<Held> {
+        Err(self.0.share())
+    }
+}
+
+#[async_trait]
+impl Export for LostExport {
+    fn describe(&self) -> Description {
+        self.description.clone()
+    }
+    fn holding(&self) -> Arc<dyn Holding> {
+        Arc::new(Lost(self.why.share()))
+    }
+    fn size(&self) -> u64 {
+        self.description.size
+    }
+    async fn read(&self, _: u64, _: usize) -> Result<Rope> {
+        Err(self.why.share())
+    }
+    async fn extents(&self, _: u64, _: u64, _: usize) -> Result<Vec<StatusExtent>> {
+        Err(self.why.share())
+    }
+    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+        Ok(Box::new(LostChanges { held: held.clone(), why: self.why.share() }))
+    }
+    async fn write(&self, _: u64, _: Bytes) -> Result<()> {
+        Err(self.why.share())
+    }
+    async fn zero(&self, _: u64, _: u64, _: bool) -> Result<()> {
+        Err(self.why.share())
+    }
+    async fn trim(&self, _: u64, _: u64) -> Result<()> {
+        Err(self.why.share())
+    }
+    async fn flush(&self) -> Result<()> {
+        Err(self.why.share())
+    }
+}
+
+#[async_trait]
+impl Changes for LostChanges {
+    fn held(&self) -> Held {
+        self.held.clone()
+    }
+    async fn extents(&self, _: u64, _: u64, _: usize) -> Result<Vec<ChangedExtent>> {
+        Err(self.why.share())
+    }
 }

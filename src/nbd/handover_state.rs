@@ -1,26 +1,31 @@
 //! A connection between two processes: what the next one must know to go on with it, as one plain value beside the socket.
 //!
+//! The export that a client uses is told by what it is (`held`), beside the name that it had: the next process refuses a disk
+//! that has come by that name since, and one that has failed stays failed.
+//!
 //! A process hands a connection over between two requests. What it has answered is done. What it has received and not done
 //! is in the value as bytes, as if the client had yet to send them, so the next process does it. Two things can't be
 //! written so and have fields of their own: a request whose payload is being passed over, and the offset of a write whose
 //! beginning is done, which replies with extended headers repeat.
-//!
-//! What only clients with extended headers have is left out for all others: an earlier version reads those, and refuses
-//! these.
+
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::decoder::{Intake, Piece, Refusal, Rest, Resumed};
+use super::export::{Held, Holding};
 use super::handshake_wire::ClientFlags;
-use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, STRING_MAX};
+use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, STRING_MAX, bounded};
 use crate::base::{Error, Kind, Result};
 
 /// Bytes that a connection may hand over in each direction: all that it may hold, and the request that went past that.
 const BYTES_MAX: usize = 4 * PAYLOAD_MAX as usize;
 /// Contexts of one connection.
 const CONTEXTS_MAX: usize = 64;
+/// Bytes of what is told of one export or snapshot.
+const HELD_MAX: usize = 16 << 10;
 
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -59,12 +64,64 @@ pub struct Haggling {
 pub struct Entered {
     /// The export, by the name that it was asked by.
     pub asked: String,
+    /// What it is, or why it has failed.
+    pub export: HeldExport,
+    /// Bytes that it had.
+    pub size: u64,
     /// The transmission flags that the client was told.
     pub flags: u16,
     pub agreed: Agreed,
+    /// The snapshots of `agreed.contexts.since`, where those are contexts of this export.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub since: Vec<Held>,
     pub passed_over: Option<PassedOver>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,
+}
+
+/// What a client holds of an export.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldExport {
+    Held(Held),
+    /// Each request is answered with this error, for good: some of what the client was told may not be so any more.
+    Failed(String),
+}
+
+/// A connection whose client nobody serves, and what the client held of its export.
+pub struct Unserved {
+    state: ConnectionState,
+    holding: Option<Arc<dyn Holding>>,
+}
+
+impl std::fmt::Debug for Unserved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.state.fmt(f)
+    }
+}
+
+impl From<ConnectionState> for Unserved {
+    fn from(state: ConnectionState) -> Unserved {
+        Unserved { state, holding: None }
+    }
+}
+
+impl Unserved {
+    pub fn new(state: ConnectionState, holding: Arc<dyn Holding>) -> Unserved {
+        Unserved { state, holding: Some(holding) }
+    }
+
+    /// As of now: the export may have failed since its client's last request.
+    pub fn state(&self) -> ConnectionState {
+        let mut state = self.state.clone();
+        if let (Some(holding), Phase::Entered(entered)) = (&self.holding, &mut state.phase) {
+            entered.export = match holding.held() {
+                Ok(held) => HeldExport::Held(held),
+                Err(error) => HeldExport::Failed(bounded(&error.to_string()).to_owned()),
+            };
+        }
+        state
+    }
 }
 
 /// What was agreed so far.
@@ -129,6 +186,17 @@ impl ConnectionState {
         let names = since.iter().chain([&agreed.contexts.of, &self.peer]).map(|name| name.len());
         if since.len() > CONTEXTS_MAX || names.chain([asked.len()]).any(|len| len > STRING_MAX) {
             return bad("has more or longer names than the protocol allows");
+        }
+        if let Phase::Entered(Entered { export, since, .. }) = &self.phase {
+            let held = match export {
+                HeldExport::Held(held) => Some(held),
+                HeldExport::Failed(why) if why.len() > STRING_MAX => return bad("fails at length"),
+                HeldExport::Failed(_) => None,
+            };
+            let len = |held: &Held| held.0.to_string().len();
+            if since.len() > CONTEXTS_MAX || held.into_iter().chain(since).any(|held| len(held) > HELD_MAX) {
+                return bad("holds more than can be told");
+            }
         }
         match &self.phase {
             Phase::Entered(Entered { passed_over: Some(_), resumed: Some(_), .. }) => {
@@ -268,7 +336,16 @@ mod tests {
     fn entered(passed_over: Option<PassedOver>) -> Phase {
         let contexts = AgreedContexts { of: "p/v".into(), allocation: true, since: vec!["s1".into()] };
         let agreed = Agreed { structured: true, extended: false, contexts };
-        Phase::Entered(Entered { asked: "p/v".into(), flags: 0x1ed, agreed, passed_over, resumed: None })
+        let export = HeldExport::Held(Held(serde_json::json!({ "volume": 7 })));
+        let (asked, size, flags, since) = ("p/v".into(), 1 << 20, 0x1ed, vec![Held("s1".into())]);
+        Phase::Entered(Entered { asked, export, size, flags, agreed, since, passed_over, resumed: None })
+    }
+
+    fn what(phase: Phase) -> Entered {
+        match phase {
+            Phase::Entered(entered) => entered,
+            Phase::Haggling(_) => panic!("it has entered"),
+        }
     }
 
     fn passed_over(errno: Errno, why: &str, headers: Headers) -> PassedOver {
@@ -300,20 +377,6 @@ mod tests {
         }
     }
 
-    /// It knows no other fields.
-    #[test]
-    fn an_earlier_version_reads_whoever_has_no_extended_headers() {
-        let passed = passed_over(Errno::NoSpace, "too long", Headers::Structured);
-        let written = serde_json::to_value(state(entered(Some(passed)))).unwrap();
-        let names = |value: &serde_json::Value| {
-            value.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>().join(" ")
-        };
-        let entered = &written["phase"]["entered"];
-        assert_eq!(names(entered), "agreed asked flags passed_over");
-        assert_eq!(names(&entered["agreed"]), "contexts structured");
-        assert_eq!(names(&entered["passed_over"]), "cookie errno left why");
-    }
-
     #[test]
     fn what_no_connection_can_be_is_refused() {
         let whole = serde_json::to_value(state(entered(None))).unwrap();
@@ -323,6 +386,11 @@ mod tests {
             ("phase", serde_json::json!({ "asleep": {} })),
             ("more", serde_json::json!(1)),
             ("peer", serde_json::Value::Null),
+            ("phase", {
+                let mut phase = whole["phase"].clone();
+                phase["entered"].as_object_mut().unwrap().remove("export");
+                phase
+            }),
         ] {
             let mut changed = whole.clone();
             changed[key] = value;
@@ -340,6 +408,13 @@ mod tests {
             entered.resumed = Some(Resumed { cookie: 7, offset: 9 });
         }
         many.push(state(two));
+        for wrong in [
+            Entered { export: HeldExport::Failed(long.clone()), ..what(entered(None)) },
+            Entered { export: HeldExport::Held(Held("x".repeat(HELD_MAX).into())), ..what(entered(None)) },
+            Entered { since: vec![Held::default(); CONTEXTS_MAX + 1], ..what(entered(None)) },
+        ] {
+            many.push(state(Phase::Entered(wrong)));
+        }
         let contexts = AgreedContexts { since: vec![String::new(); CONTEXTS_MAX + 1], ..Default::default() };
         let agreed = Agreed { structured: true, extended: false, contexts };
         many.push(state(Phase::Haggling(Haggling { flags: None, agreed })));

@@ -14,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::export::{Description, Export, Exports};
-use super::handover_state::{Agreed, AgreedContexts, Entered, Haggling};
+use super::export::{Changes, Description, Export, Exports, LostChanges, LostExport};
+use super::handover_state::{Agreed, AgreedContexts, Entered, Haggling, HeldExport};
 use super::handshake_wire::{
     self as wire, ClientFlags, ContextRequest, InfoRequest, OptionHeader, option, reply,
 };
@@ -364,30 +364,84 @@ async fn found_contexts(
 
 /// `asked`: the export's name as the client gave it. A snapshot that was agreed and is gone is `Kind::NotFound`.
 async fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked: &str) -> Result<Session> {
-    let headers = agreed.headers();
-    let flags = wire::flags_of(&d, headers);
-    let mut contexts = Vec::new();
+    let mut since = Vec::new();
     if agreed.contexts.of == asked {
-        contexts.extend(agreed.contexts.allocation.then_some(StatusContext::Allocation));
         for snapshot in &agreed.contexts.since {
-            contexts.push(StatusContext::Changes(export.changes(snapshot).await?));
+            since.push(export.changes(snapshot).await?);
         }
     }
-    let (asked, agreed) = (asked.to_owned(), agreed.clone());
-    Ok(Session { export, name: d.name, asked, flags, headers, agreed, contexts })
+    Ok(session_with(export, d, agreed, asked, since))
 }
 
-/// Enters an export again that the client has entered with another process. `Kind::Refused` when it is no longer what the
+fn session_with(
+    export: Arc<dyn Export>,
+    d: Description,
+    agreed: &Agreed,
+    asked: &str,
+    since: Vec<Box<dyn Changes>>,
+) -> Session {
+    let (headers, allocation) = (agreed.headers(), agreed.contexts.allocation && agreed.contexts.of == asked);
+    let flags = wire::flags_of(&d, headers);
+    let contexts = allocation.then_some(StatusContext::Allocation).into_iter();
+    let contexts = contexts.chain(since.into_iter().map(StatusContext::Changes)).collect();
+    let (asked, agreed) = (asked.to_owned(), agreed.clone());
+    Session { export, name: d.name, asked, flags, headers, agreed, contexts }
+}
+
+/// Enters an export again that the client has entered with another process. What is not what the client held any more is
+/// entered all the same, and answers each request with the reason.
+///
+/// # Errors
+/// `is_transient`: to be tried again. `Kind::Closed`: the server ends. `Kind::Refused`: the export can do other things than the
 /// client was told.
 pub async fn enter_again(exports: &dyn Exports, peer: &str, entered: &Entered) -> Result<Session> {
-    let export = exports.open(&entered.asked, peer).await?;
+    let Entered { asked, agreed, size, flags, .. } = entered;
+    let opened = match &entered.export {
+        HeldExport::Held(held) => exports.open_again(asked, held, peer).await,
+        HeldExport::Failed(why) => Err(Error::new(Kind::Fenced, why.clone())),
+    };
+    let export = match opened {
+        Ok(export) if export.size() < *size => {
+            let why = format!("export {asked:?} is smaller than when the client entered it");
+            return Ok(lost(Error::new(Kind::Fenced, why), entered).await);
+        }
+        Ok(export) => export,
+        Err(error) if error.is_transient() || error.is(Kind::Closed) => return Err(error),
+        Err(error) => return Ok(lost(error, entered).await),
+    };
+    let since = since_again(&*export, entered).await?;
     let d = export.describe();
-    let session = session(export, d, &entered.agreed, &entered.asked).await?;
-    if session.flags != entered.flags {
-        let why = format!("export {:?} can do other things than when the client entered it", entered.asked);
+    let session = session_with(export, d, agreed, asked, since);
+    if session.flags != *flags {
+        let why = format!("export {asked:?} can do other things than when the client entered it");
         return Err(Error::new(Kind::Refused, why));
     }
     Ok(session)
+}
+
+/// Only what is there for a while is waited for; a snapshot that is gone is told as that, when the client asks.
+async fn since_again(export: &dyn Export, entered: &Entered) -> Result<Vec<Box<dyn Changes>>> {
+    let mut since: Vec<Box<dyn Changes>> = Vec::new();
+    for (snapshot, held) in entered.agreed.contexts.since.iter().zip(&entered.since) {
+        since.push(match export.changes_again(snapshot, held).await {
+            Ok(changes) => changes,
+            Err(why) if why.is_transient() => return Err(why),
+            Err(why) => Box::new(LostChanges { held: held.clone(), why }),
+        });
+    }
+    Ok(since)
+}
+
+async fn lost(why: Error, entered: &Entered) -> Session {
+    let Entered { asked, agreed, size, flags, .. } = entered;
+    warn!(export = asked, error = %why, "a client of the process before is answered errors alone");
+    let (name, text) = (asked.clone(), String::new());
+    let (read_only, multi_conn, fast_zero) = (false, false, false);
+    let description = Description { name, text, size: *size, read_only, multi_conn, fast_zero };
+    let export: Arc<dyn Export> = Arc::new(LostExport { description: description.clone(), why });
+    let since = since_again(&*export, entered).await.unwrap_or_default();
+    // As the client was told: what it may send is decoded by these.
+    Session { flags: *flags, ..session_with(export, description, agreed, asked, since) }
 }
 
 fn put_success(out: &mut Vec<u8>, code: u32, d: &Description, agreed: &Agreed, wants: &[u16]) {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures::future::{BoxFuture, FutureExt as _};
 
 use super::decoder::Piece;
-use super::export::{ChangedExtent, Changes, Export, StatusExtent};
+use super::export::{ChangedExtent, Changes, Export, Held, StatusExtent};
 use super::wire::{self, Command, Headers, ReplyTo, Request, command_flag};
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
@@ -77,6 +77,14 @@ impl Future for Job<'_> {
 }
 
 impl StatusContext {
+    /// The snapshot since which it tells changes.
+    pub(super) fn held(&self) -> Option<Held> {
+        match self {
+            StatusContext::Allocation => None,
+            StatusContext::Changes(changes) => Some(changes.held()),
+        }
+    }
+
     /// Flags of what a map leaves out: telling of it costs little, however long it is.
     fn usual(&self) -> u32 {
         match self {

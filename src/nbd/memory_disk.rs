@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
-use super::export::{Description, Export, Exports, ListedExport, StatusExtent};
+use super::export::{Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent};
 use crate::base::{Error, Kind, Result, Rope};
 
 /// Bytes under one lock.
@@ -48,6 +48,11 @@ impl Exports for MemoryExports {
     async fn open(&self, name: &str, _: &str) -> Result<Arc<dyn Export>> {
         Ok(self.find(name)?.clone())
     }
+
+    async fn open_again(&self, _: &str, held: &Held, _: &str) -> Result<Arc<dyn Export>> {
+        let name = held.0.as_str().ok_or_else(|| Error::new(Kind::Invalid, "no export is held"))?;
+        Ok(self.find(name)?.clone())
+    }
 }
 
 /// A disk whose contents end with it. Memory is taken where something was written.
@@ -81,10 +86,27 @@ impl MemoryDisk {
     }
 }
 
+/// A disk in memory is its name: no other ever has that.
+struct Named(String);
+
+impl Holding for Named {
+    fn held(&self) -> Result<Held> {
+        Ok(Held(self.0.clone().into()))
+    }
+}
+
 #[async_trait]
 impl Export for MemoryDisk {
     fn describe(&self) -> Description {
         self.description.clone()
+    }
+
+    fn holding(&self) -> Arc<dyn Holding> {
+        Arc::new(Named(self.description.name.clone()))
+    }
+
+    async fn changes_again(&self, snapshot: &str, _: &Held) -> Result<Box<dyn Changes>> {
+        self.changes(snapshot).await
     }
 
     fn size(&self) -> u64 {

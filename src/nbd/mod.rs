@@ -31,8 +31,10 @@ mod wire;
 pub use access::{Access, Pattern, Policy, Rule, Subject};
 pub use address::Address;
 pub use client::{Client, FlaggedExtent, describe, for_kernel, list};
-pub use export::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
-pub use handover_state::ConnectionState;
+pub use export::{
+    ChangedExtent, Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent,
+};
+pub use handover_state::{ConnectionState, Unserved};
 pub use handshake_wire::Info;
 pub use listener::{Listener, Socket, SocketRights, bind_file};
 pub use memory_disk::{MemoryDisk, MemoryExports};

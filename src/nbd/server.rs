@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use super::access::{Access, Identity, Policy};
 use super::address::Address;
 use super::export::Exports;
-use super::handover_state::{ConnectionState, Entered, Haggling, Phase};
+use super::handover_state::{ConnectionState, Entered, Haggling, Phase, Unserved};
 use super::handshake::{Handshake, Handshaken, Session, enter_again};
 use super::handshake_wire::ClientFlags;
 use super::listener::{Listener, Socket, SocketRights, Stream};
@@ -35,6 +35,8 @@ const HANDSHAKES: usize = 64;
 const TLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a client that still haggles may go on when the server stops, to hear that it does.
 const GRACE: Duration = Duration::from_secs(1);
+/// Between attempts to enter an export again that a client of another process holds.
+const ENTER_AGAIN: Duration = Duration::from_secs(1);
 /// Accepting failed, most likely for want of file descriptors: how long to wait for some.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -52,7 +54,7 @@ pub struct Server {
 /// A client's connection, for another process.
 #[derive(Debug)]
 pub struct Connected {
-    pub state: ConnectionState,
+    pub client: Unserved,
     pub socket: OwnedFd,
 }
 
@@ -65,16 +67,6 @@ pub struct PausedServer {
     /// None where only the clients that there are go on.
     pub listener: Option<Listener>,
     pub clients: Vec<Connected>,
-}
-
-impl Connected {
-    /// The export that the client uses, once it does.
-    pub fn export(&self) -> Option<&str> {
-        match &self.state.phase {
-            Phase::Entered(entered) => Some(&entered.asked),
-            Phase::Haggling(_) => None,
-        }
-    }
 }
 
 impl Server {
@@ -262,16 +254,19 @@ impl House {
     ) {
         let Some(house) = self.for_client(&self.access.policy(), who, &peer) else { return };
         let life = async move {
-            let Some((stream, state)) = house.serve_client(stream, peer, from).await else { return };
+            let Some((stream, client)) = house.serve_client(stream, peer, from).await else { return };
             match stream.into_fd() {
-                Ok(socket) => drop(house.alive.send(Connected { state, socket }).await),
-                Err(error) => warn!(peer = state.peer, %error, "a client is lost: it can't be handed over"),
+                Ok(socket) => drop(house.alive.send(Connected { client, socket }).await),
+                Err(error) => {
+                    warn!(peer = client.state().peer, %error, "a client is lost: it can't be handed over");
+                }
             }
         };
         self.rt.spawn(life).detach();
     }
 
-    fn start_again(&self, Connected { state, socket }: Connected) {
+    fn start_again(&self, Connected { client, socket }: Connected) {
+        let state = client.state();
         let peer = state.peer.clone();
         match state.check().and_then(|()| Socket::of(socket)) {
             Ok(Socket::Tcp(stream)) => self.start(stream, &Identity::Unknown, peer, Some(state)),
@@ -350,7 +345,7 @@ impl House {
         stream: S,
         peer: String,
         from: Option<ConnectionState>,
-    ) -> Option<(S, ConnectionState)> {
+    ) -> Option<(S, Unserved)> {
         match from {
             Some(state) => self.serve_again(stream, state).await,
             None => self.haggle(Ahead::new(Vec::new(), stream), Begun::default(), peer, (None, None)).await,
@@ -361,13 +356,13 @@ impl House {
         &self,
         stream: S,
         state: ConnectionState,
-    ) -> Option<(S, ConnectionState)> {
+    ) -> Option<(S, Unserved)> {
         let session = match &state.phase {
             Phase::Haggling(_) => None,
             Phase::Entered(entered) => match self.enter_again(entered, &state.peer).await {
                 Again::Entered(session) => Some(session),
                 Again::Lost => return None,
-                Again::Paused => return Some((stream, state)),
+                Again::Paused => return Some((stream, state.into())),
             },
         };
         let ConnectionState { peer, phase, unread, unsent } = state;
@@ -392,13 +387,14 @@ impl House {
         mut begun: Begun,
         peer: String,
         from: (Option<ClientFlags>, Option<Haggling>),
-    ) -> Option<(S, ConnectionState)> {
+    ) -> Option<(S, Unserved)> {
         match self.handshake(&mut stream, &mut begun.window, &peer, from).await? {
             Ok(session) => self.transmit(stream, begun, session, peer).await,
             Err(haggling) => {
                 let (ahead, stream) = stream.into_parts();
                 let (unread, unsent) = ([begun.window.bytes(), &ahead].concat(), begun.output.take());
-                Some((stream, ConnectionState { peer, phase: Phase::Haggling(haggling), unread, unsent }))
+                let phase = Phase::Haggling(haggling);
+                Some((stream, ConnectionState { peer, phase, unread, unsent }.into()))
             }
         }
     }
@@ -409,7 +405,7 @@ impl House {
         begun: Begun,
         session: Session,
         peer: String,
-    ) -> Option<(S, ConnectionState)> {
+    ) -> Option<(S, Unserved)> {
         let name = session.name.clone();
         info!(peer, export = ?name, "a client is connected");
         let (memory, until) = (self.memory.clone(), self.until.clone());
@@ -418,14 +414,24 @@ impl House {
             return None;
         };
         debug!(peer, export = ?name, "a client waits for another process to go on");
-        let Paused { stream, entered, unread, unsent } = paused;
+        let Paused { stream, entered, holding, unread, unsent } = paused;
         let phase = Phase::Entered(entered);
-        Some((stream, ConnectionState { peer, phase, unread, unsent }))
+        Some((stream, Unserved::new(ConnectionState { peer, phase, unread, unsent }, holding)))
     }
 
-    /// Opening may take as long as stores are away.
+    /// Opening may take as long as stores are away: the client's requests wait, as they do in an outage.
     async fn enter_again(&self, entered: &Entered, peer: &str) -> Again {
-        let entering = enter_again(&*self.exports, peer, entered);
+        let entering = async {
+            loop {
+                match enter_again(&*self.exports, peer, entered).await {
+                    Err(error) if error.is_transient() => {
+                        debug!(peer, export = entered.asked, %error, "a client of the process before waits");
+                        self.rt.sleep(ENTER_AGAIN).await;
+                    }
+                    done => return done,
+                }
+            }
+        };
         let (stopped, paused) = (self.until.stop.cancelled(), self.until.pause.cancelled());
         futures::pin_mut!(entering, stopped, paused);
         match select(entering, select(stopped, paused)).await {
@@ -489,7 +495,7 @@ pub fn serve_stream<S: Stream + Send + 'static>(
     exports: Arc<dyn Exports>,
     memory: Budget,
     until: Until,
-) -> Task<Option<(S, ConnectionState)>> {
+) -> Task<Option<(S, Unserved)>> {
     let (access, alive) = (Arc::default(), mpsc::channel(1).0);
     let house = House { rt: rt.clone(), exports, access, by_tls: None, until, memory, alive };
     rt.spawn(async move { house.serve_client(stream, "test".into(), from).await })
@@ -504,7 +510,7 @@ pub fn serve_tls_stream<S: Stream + Send + 'static>(
     exports: Arc<dyn Exports>,
     memory: Budget,
     stop: CancellationToken,
-) -> Task<Option<(S, ConnectionState)>> {
+) -> Task<Option<(S, Unserved)>> {
     let by_tls = ByTls::new(stop.clone());
     let handshake = by_tls.handshakes.take();
     let until = Until { stop, pause: CancellationToken::new() };

@@ -1,8 +1,11 @@
 //! Where the serving of a connection begins and how it may end, when several processes serve it one after the other.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
 use super::decoder::Intake;
+use super::export::Holding;
 use super::handover_state::Entered;
 use super::output::Output;
 use super::receive_buffer::Window;
@@ -45,6 +48,7 @@ pub struct Until {
 pub struct Paused<S> {
     pub stream: S,
     pub entered: Entered,
+    pub holding: Arc<dyn Holding>,
     pub unread: Vec<u8>,
     pub unsent: Vec<u8>,
 }

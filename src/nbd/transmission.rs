@@ -46,10 +46,10 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, warn};
 
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
-use super::export::Export;
-use super::handover_state::{Entered, GivenBack, Unread};
+use super::export::{Export, Held};
+use super::handover_state::{Entered, GivenBack, HeldExport, Unread};
 use super::handshake::Session;
-use super::job::{Extent, Job, Served, start, start_piece, weight, weight_of_piece, writes};
+use super::job::{Extent, Job, Served, StatusContext, start, start_piece, weight, weight_of_piece, writes};
 use super::listener::Stream;
 use super::memory_share::{FLOOR, Share};
 use super::output::Output;
@@ -462,8 +462,12 @@ impl<'e, S: Stream> Connection<'e, S> {
         if agreed.contexts.of == self.session.asked {
             agreed.contexts.of.clone_from(&asked);
         }
-        let entered = Entered { asked, flags: self.session.flags, agreed, passed_over, resumed };
-        Some(Paused { stream, entered, unread, unsent: self.output.take() })
+        let since = self.session.contexts.iter().filter_map(StatusContext::held).collect();
+        let (flags, size, holding) = (self.session.flags, self.export.size(), self.export.holding());
+        // What it holds is asked of `holding` when it is told.
+        let export = HeldExport::Held(Held::default());
+        let entered = Entered { asked, export, size, flags, agreed, since, passed_over, resumed };
+        Some(Paused { stream, entered, holding, unread, unsent: self.output.take() })
     }
 
     /// What comes next, if it has arrived and its turn has come. A request that came in full before the client's end is

@@ -35,7 +35,7 @@ fn head(data: &[u8]) {
     let _ = (head.standing(), head.epoch_of(Seq(3)), head.active_starts_after());
     // What a claim, a mark and a checkpoint count on from.
     let claimed = head.claim.as_ref().map_or(Epoch(0), |claim| claim.epoch);
-    assert!(claimed.next() > head.active.epoch);
+    assert!(claimed.after(crate::base::Nonce(0)) > head.active.epoch);
     assert!(head.active_starts_after().next() > head.checkpoint.position);
     assert!(head.checkpoint.last_lsn.next() > head.checkpoint.last_lsn);
     let _ = head.settings.assignments();

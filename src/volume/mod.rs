@@ -32,4 +32,4 @@ pub use head::{
 pub use mirror::{Begin, MirrorHost};
 pub use mirroring::serve_mirror;
 pub use read::{EngineContext, Memory, Since, Tuning};
-pub use space::{Freed, Sweeps};
+pub use space::{Freed, SnapshotId, Sweeps};

@@ -10,5 +10,6 @@
 
 mod recovery;
 mod register;
+mod replaced;
 mod seeds;
 mod volume;

@@ -37,6 +37,7 @@ use self::volume::take_over;
 use self::wait_for_stores::Manner;
 use super::api::{Outcome, Verb};
 use super::engine_tables::EngineState;
+use super::held_exports;
 use super::mounts::AskedBy;
 use super::progress::ProgressSink;
 use crate::base::{Error, Kind, Result};
@@ -212,6 +213,9 @@ async fn of_keys_or_engine(state: &EngineState, verb: &Verb, progress: &Progress
         Verb::Status => Box::pin(status::status(state)).await,
         Verb::Watch => Outcome::of(&status::watch(state).await),
         Verb::Ping => Ok(ping(state)),
+        Verb::ExportHeld { export, held } => {
+            Box::pin(held_exports::of_export(state, export, held.as_ref())).await
+        }
         _ => Err(Error::new(Kind::Unsupported, "only a daemon hands over")),
     }
 }

@@ -737,6 +737,50 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     engine.shutdown().await.unwrap();
 }
 
+/// Mount points that were exchanged, a bucket that was made anew: another pool of this name lies where this host knows its own.
+#[allow(clippy::disallowed_methods)] // moves stores from outside
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_pool_of_a_known_name_is_neither_opened_nor_destroyed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (name, all): (Name, _) = ("p".parse().unwrap(), ["s0", "s1", "s2"]);
+    let mine = state(dir.path(), "mine").await;
+    let stores = folders(dir.path(), &all);
+    make_pool(&mine, "p", &stores).await.unwrap();
+    make_volume(&mine, "p/v").await;
+    assert!(mine.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    let exchange = |from: &str, to: &str| {
+        for store in all {
+            let place = |suffix: &str| dir.path().join(format!("{store}{suffix}"));
+            std::fs::rename(place(""), place(from)).unwrap();
+            match place(to).exists() {
+                true => std::fs::rename(place(to), place("")).unwrap(),
+                false => std::fs::create_dir(place("")).unwrap(),
+            }
+        }
+    };
+    exchange(".mine", ".other");
+    let other = state(dir.path(), "other").await;
+    make_pool(&other, "p", &stores).await.unwrap();
+    make_volume(&other, "p/v").await;
+    assert!(other.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    let again = state(dir.path(), "mine").await;
+    let refused = [
+        again.pools.get(&name).await.map(drop).unwrap_err(),
+        again.pools.destruction(&name).await.map(drop).unwrap_err(),
+        again.pools.recovery(&name, Vec::new()).await.map(drop).unwrap_err(),
+    ];
+    for error in refused {
+        assert!(error.is(Kind::Refused) && error.to_string().contains("another pool"), "{error}");
+    }
+    // One store of another pool is a store that is out, and no reason to stay closed.
+    exchange(".other", ".mine");
+    let place = |name: &str| dir.path().join(name);
+    std::fs::rename(place("s2"), place("s2.mine")).unwrap();
+    std::fs::rename(place("s2.other"), place("s2")).unwrap();
+    again.pools.get(&name).await.unwrap();
+    assert!(again.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
 /// Whoever writes to one store can have its label list any URL, also one that takes a key file of the host which opens it.
 /// The label of the store that this folder is.
 #[allow(clippy::disallowed_methods)] // looks into stores from outside

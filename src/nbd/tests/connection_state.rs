@@ -1,6 +1,6 @@
 //! Connections that another process goes on with, in the middle of what they do.
 
-use super::super::handover_state::{ConnectionState, Phase};
+use super::super::handover_state::{ConnectionState, HeldExport, Phase};
 use super::super::{Address, Client, PausedServer, go_on, serve};
 use super::*;
 use crate::base::rt::RealRuntime;
@@ -10,8 +10,9 @@ impl Peer {
     pub async fn moved(self) -> Peer {
         let Peer { io, house, stop, pause, server } = self;
         pause.cancel();
-        let (theirs, state) = server.await.unwrap().expect("it is handed over");
+        let (theirs, client) = server.await.unwrap().expect("it is handed over");
         assert_eq!(house.state.lock().open, 0, "nobody holds the export between two processes");
+        let state = client.state();
         state.check().unwrap();
         let text = serde_json::to_string(&state).unwrap();
         let state: ConnectionState = serde_json::from_str(&text).unwrap();
@@ -251,6 +252,100 @@ fn who_has_gone_or_goes_is_not_handed_over() {
     });
 }
 
+/// What the client held is not that any more, or has failed between its last request and the hand-over: it is answered errors,
+/// here and by every process after this, and is not hung up on, since by name it might find another disk.
+#[test]
+fn a_client_whose_disk_is_not_there_any_more_is_answered_errors_for_good() {
+    for (again, lost) in [(Some((Kind::Fenced, "it is another disk")), None), (None, Some("it was lost"))] {
+        simulate(move |rt| async move {
+            let peer = entered(&rt, "disk", true).await;
+            peer.house.state.lock().not_again = again;
+            let Peer { io, house, stop, pause, server } = peer;
+            pause.cancel();
+            let (theirs, client) = server.await.unwrap().unwrap();
+            // After the last request, and before it is told.
+            house.state.lock().lost = lost;
+            let text = serde_json::to_string(&client.state()).unwrap();
+            let state: ConnectionState = serde_json::from_str(&text).unwrap();
+            let pause = CancellationToken::new();
+            let until = Until { stop: stop.clone(), pause: pause.clone() };
+            let (exports, memory) = (Arc::new(Shown(house.clone())), house.memory.clone());
+            let server = serve_stream(&house.rt, (theirs, Some(state)), exports, memory, until);
+            let mut peer = Peer { io, house, stop, pause, server };
+            for turn in 0..3 {
+                for (cookie, command, len) in [(1, READ, 4096), (2, FLUSH, 0), (4, 4, 4096)] {
+                    peer.send(request(0, command, cookie, 0, len)).await;
+                    let (errno, why) = peer.error_chunk(cookie).await;
+                    assert!(errno == 5 && why.contains("it "), "{turn} {command}: {errno} {why}");
+                }
+                peer.send([request(0, WRITE, 3, 0, 3), b"abc".to_vec()].concat()).await;
+                assert_eq!(peer.error_chunk(3).await.0, 5);
+                assert_eq!(peer.house.log(), [""; 0]);
+                // Not even where the disk would be entered by now.
+                {
+                    let mut state = peer.house.state.lock();
+                    (state.not_again, state.lost) = (None, None);
+                }
+                peer = peer.moved().await;
+            }
+        });
+    }
+}
+
+/// Stores are away when another process is to go on: what the client asks for waits.
+#[test]
+fn a_client_waits_until_its_disk_can_be_entered_again() {
+    simulate(|rt| async move {
+        let peer = entered(&rt, "disk", false).await;
+        peer.house.state.lock().not_again = Some((Kind::Unavailable, "stores are away"));
+        let mut peer = peer.moved().await;
+        peer.send(request(0, READ, 1, 0, 4)).await;
+        rt.sleep(Duration::from_secs(20)).await;
+        // Another process may come meanwhile.
+        let mut peer = peer.moved().await;
+        rt.sleep(Duration::from_secs(20)).await;
+        peer.house.state.lock().not_again = None;
+        peer.expect([simple(0, 1), vec![0; 4]].concat()).await;
+    });
+}
+
+/// Changes are told since the very snapshot, and one that is gone costs nothing else.
+#[test]
+fn changes_are_told_since_what_was_agreed() {
+    for (snapshot, gone) in [("s3", false), ("s7", true)] {
+        simulate(move |rt| async move {
+            let mut peer = connect(&House::new(&rt), 64 << 10);
+            peer.greet().await;
+            peer.send(option(8, &[])).await;
+            peer.expect(reply(8, 1, &[])).await;
+            peer.send(option(10, &context_data("disk", &["qemu:dirty-bitmap:s3"]))).await;
+            assert_eq!(peer.answer(10).await.0, 4);
+            peer.expect(reply(10, 1, &[])).await;
+            peer.go("disk").await;
+            let Peer { io, house, stop, pause, server } = peer;
+            pause.cancel();
+            let (theirs, client) = server.await.unwrap().unwrap();
+            let mut state = client.state();
+            let Phase::Entered(entered) = &mut state.phase else { panic!("it has entered") };
+            assert_eq!(entered.since, [Held("s3".into())]);
+            entered.since = vec![Held(snapshot.into())];
+            let pause = CancellationToken::new();
+            let until = Until { stop: stop.clone(), pause: pause.clone() };
+            let (exports, memory) = (Arc::new(Shown(house.clone())), house.memory.clone());
+            let server = serve_stream(&house.rt, (theirs, Some(state)), exports, memory, until);
+            let mut peer = Peer { io, house, stop, pause, server };
+            peer.send(request(0, 7, 1, 0, 4096)).await;
+            if gone {
+                assert_eq!(peer.error_chunk(1).await.0, 5);
+            } else {
+                peer.expect(chunk(5, 1, &[1_u32, 4096, 0].map(u32::to_be_bytes).concat())).await;
+            }
+            peer.send(request(0, READ, 2, 0, 0)).await;
+            peer.expect(chunk(0, 2, &[])).await;
+        });
+    }
+}
+
 /// An export that is another one now ends the connection, and no other.
 #[test]
 fn a_client_is_not_let_into_another_export_than_it_was_told_of() {
@@ -258,9 +353,10 @@ fn a_client_is_not_let_into_another_export_than_it_was_told_of() {
         let peer = entered(&rt, "disk", false).await;
         let Peer { io, house, stop, pause, server } = peer;
         pause.cancel();
-        let (theirs, mut state) = server.await.unwrap().unwrap();
+        let (theirs, client) = server.await.unwrap().unwrap();
+        let mut state = client.state();
         let Phase::Entered(entered) = &mut state.phase else { panic!("it has entered") };
-        entered.asked = "snap".into();
+        entered.export = HeldExport::Held(Held("snap".into()));
         let pause = CancellationToken::new();
         let until = Until { stop: stop.clone(), pause: pause.clone() };
         let (exports, memory) = (Arc::new(Shown(house.clone())), house.memory.clone());

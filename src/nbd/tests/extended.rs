@@ -32,6 +32,12 @@ impl Export for Huge {
     fn describe(&self) -> Description {
         Description { size: HUGE, ..description("huge", false) }
     }
+    fn holding(&self) -> Arc<dyn Holding> {
+        Arc::new(Named(self.0.clone(), "huge"))
+    }
+    async fn changes_again(&self, snapshot: &str, _: &Held) -> Result<Box<dyn Changes>> {
+        self.changes(snapshot).await
+    }
     fn size(&self) -> u64 {
         HUGE
     }
@@ -74,6 +80,9 @@ struct HugeChanges;
 
 #[async_trait]
 impl Changes for HugeChanges {
+    fn held(&self) -> Held {
+        Held("huge".into())
+    }
     async fn extents(&self, _: u64, len: u64, _: usize) -> Result<Vec<ChangedExtent>> {
         assert!(len <= 4 * GIB);
         Ok(vec![ChangedExtent { len, changed: false }])
@@ -479,8 +488,8 @@ fn the_agreement_moves_with_a_client_that_haggles() {
         peer.send(extended(0, FLUSH, 1, 0, 0)).await;
         peer.expect(done(1, 0)).await;
         peer.pause.cancel();
-        let (_, state) = peer.server.await.unwrap().unwrap();
-        let Phase::Entered(entered) = state.phase else { panic!("it has entered") };
+        let (_, client) = peer.server.await.unwrap().unwrap();
+        let Phase::Entered(entered) = client.state().phase else { panic!("it has entered") };
         assert!(entered.agreed.extended && !entered.agreed.structured);
     });
 }

@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::serve_stream;
 use super::suspend_resume::Until;
-use super::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, MemoryDisk, StatusExtent};
+use super::{
+    ChangedExtent, Changes, Description, Export, Exports, Held, Holding, ListedExport, MemoryDisk,
+    StatusExtent,
+};
 use crate::base::rt::sim::Sim;
 use crate::base::rt::{Instant, Rt, Task};
 use crate::base::{Budget, Error, Kind, Result, Rope};
@@ -70,6 +73,10 @@ pub struct State {
     pub delay: Duration,
     /// Every operation fails so.
     pub failing: Option<(Kind, &'static str)>,
+    /// What a client of another process held is not entered again for this reason.
+    pub not_again: Option<(Kind, &'static str)>,
+    /// What a client holds has failed for this reason.
+    pub lost: Option<&'static str>,
     /// Reads give a byte too few.
     pub short_reads: bool,
     /// Time from one write's turn to the next one's, and when that is.
@@ -142,6 +149,14 @@ impl Exports for Shown {
         self.0.state.lock().open += 1;
         Ok(Arc::new(Handle { house: self.0.clone(), disk }))
     }
+
+    /// Whatever is called so now.
+    async fn open_again(&self, _: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>> {
+        if let Some((kind, why)) = self.0.state.lock().not_again {
+            return Err(Error::new(kind, why));
+        }
+        self.open(held.0.as_str().unwrap_or("none"), peer).await
+    }
 }
 
 /// Records what it is asked, and is slow or fails as told.
@@ -175,10 +190,29 @@ impl Handle {
     }
 }
 
+/// An export's name, which no other ever has here.
+pub struct Named(pub Arc<House>, pub &'static str);
+
+impl Holding for Named {
+    fn held(&self) -> Result<Held> {
+        match self.0.state.lock().lost {
+            Some(why) => Err(Error::new(Kind::Fenced, why)),
+            None => Ok(Held(self.1.into())),
+        }
+    }
+}
+
 #[async_trait]
 impl Export for Handle {
     fn describe(&self) -> Description {
         self.disk.describe()
+    }
+    fn holding(&self) -> Arc<dyn Holding> {
+        let name = if self.disk.describe().read_only { "snap" } else { "disk" };
+        Arc::new(Named(self.house.clone(), name))
+    }
+    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+        self.changes(held.0.as_str().unwrap_or("none")).await
     }
     fn size(&self) -> u64 {
         self.disk.size()
@@ -210,7 +244,7 @@ impl Export for Handle {
     async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
         match snapshot {
             "s7" => Err(Error::new(Kind::NotFound, "snapshot s7 was removed")),
-            _ => Ok(Box::new(EverySecond)),
+            _ => Ok(Box::new(EverySecond(snapshot.to_owned()))),
         }
     }
     async fn flush(&self) -> Result<()> {
@@ -219,10 +253,13 @@ impl Export for Handle {
 }
 
 /// Of every second block, since any snapshot but one that is gone.
-struct EverySecond;
+struct EverySecond(String);
 
 #[async_trait]
 impl Changes for EverySecond {
+    fn held(&self) -> Held {
+        Held(self.0.clone().into())
+    }
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
         let blocks = (offset / 4096..(offset + len).div_ceil(4096)).take(max);
         Ok(blocks.map(|n| ChangedExtent { len: 4096, changed: n % 2 > 0 }).collect())
@@ -235,7 +272,7 @@ pub struct Peer<S = DuplexStream> {
     pub house: Arc<House>,
     pub stop: CancellationToken,
     pub pause: CancellationToken,
-    pub server: Task<Option<(DuplexStream, super::ConnectionState)>>,
+    pub server: Task<Option<(DuplexStream, super::Unserved)>>,
 }
 
 pub fn connect(house: &Arc<House>, buffer: usize) -> Peer {

@@ -67,7 +67,7 @@ impl Destruction {
         let looks = stores.iter().map(|store| async move {
             match begun {
                 Some(id) => read_own_label(rt, store, id, key).await,
-                None => read_label(rt, store, key).await,
+                None => read_label(rt, store, key, host.pool).await,
             }
         });
         let labels = join_all(looks).await;

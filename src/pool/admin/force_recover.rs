@@ -88,9 +88,10 @@ impl ForcedRecovery {
         mut stores: Vec<PoolStore>,
         swaps: Vec<StoreSwap>,
     ) -> Result<Option<ForcedRecovery>> {
-        let mut labels =
-            futures::future::join_all(stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref())))
-                .await;
+        let mut labels = futures::future::join_all(
+            stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref(), host.pool)),
+        )
+        .await;
         refuse_destroyed(&labels, host.key.as_ref())?;
         let hint = best_hint(&stores, &labels)?;
         let config = hint.predecessor().unwrap_or(hint);

@@ -54,7 +54,7 @@ async fn any_pool(store: &PoolStore) -> Result<Option<PoolId>> {
 #[derive(Debug)]
 pub enum Found {
     Label(Box<Label>),
-    /// No label, or not one of ours. `Refused`: one of a pool whose key is not here.
+    /// No label, or not one of ours. `Refused`: one of a pool whose key is not here, or of another pool than is meant.
     Other(Error),
     Silent(Error),
 }
@@ -65,25 +65,36 @@ impl Found {
     }
 }
 
-/// Of whatever pool.
-pub async fn read_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>) -> Found {
-    match rt.timeout(LABEL_WAIT, any_pool(store)).await {
-        Some(Ok(Some(pool))) => read_own_label(rt, store, pool, key).await,
-        Some(Ok(None)) => found(Some(Ok(None))),
-        Some(Err(e)) => found(Some(Err(e))),
-        None => found(None),
-    }
+/// What a store says about itself. `pool`: the one that is meant; a store of another pool is none of its own.
+pub async fn read_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>, pool: Option<PoolId>) -> Found {
+    let label = async {
+        let own = match pool {
+            Some(pool) => labelled(store, pool, key).await?,
+            None => None,
+        };
+        if own.is_some() {
+            return Ok(own);
+        }
+        match any_pool(store).await? {
+            Some(other) => labelled(store, other, key).await,
+            None => Ok(None),
+        }
+    };
+    found(rt.timeout(LABEL_WAIT, label).await, pool)
 }
 
 /// Of this pool.
 pub async fn read_own_label(rt: &Rt, store: &PoolStore, pool: PoolId, key: Option<&PoolKey>) -> Found {
-    found(rt.timeout(LABEL_WAIT, labelled(store, pool, key)).await)
+    found(rt.timeout(LABEL_WAIT, labelled(store, pool, key)).await, Some(pool))
 }
 
-fn found(label: Option<Result<Option<Label>>>) -> Found {
+fn found(label: Option<Result<Option<Label>>>, pool: Option<PoolId>) -> Found {
     match label {
         Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
-            Found::Label(Box::new(label))
+            match pool.filter(|pool| *pool != label.pool) {
+                Some(pool) => Found::Other(another_pool(&label, pool)),
+                None => Found::Label(Box::new(label)),
+            }
         }
         Some(Ok(Some(_))) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
         Some(Ok(None)) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
@@ -95,13 +106,25 @@ fn found(label: Option<Result<Option<Label>>>) -> Found {
     }
 }
 
+/// Why a store of another pool is none of this one's (`Refused`: it is said by name, and is no store that is away).
+fn another_pool(label: &Label, pool: PoolId) -> Error {
+    let (name, other) = (&label.hint.name, label.pool);
+    let why = format!(
+        "it is a store of another pool, {name} ({other}), and this host knows pool {pool} there: were mount points, buckets or \
+         endpoints exchanged? Put them right. If the other one is meant, `windlass pool forget` the pool and `windlass pool add` it"
+    );
+    Error::new(Kind::Refused, why)
+}
+
 /// What each store says about itself. When those that answer are enough to open their pool, the others have a moment more and
 /// then count as silent: one that hangs must not hold up who opens the pool.
 pub async fn read_labels(host: &PoolHost, stores: &[PoolStore]) -> Vec<Found> {
-    let (rt, key) = (&host.rt, host.key.as_ref());
+    let (rt, key, pool) = (&host.rt, host.key.as_ref(), host.pool);
     let begun = rt.now();
-    let reads =
-        stores.iter().enumerate().map(|(at, store)| async move { (at, read_label(rt, store, key).await) });
+    let reads = stores
+        .iter()
+        .enumerate()
+        .map(|(at, store)| async move { (at, read_label(rt, store, key, pool).await) });
     let mut reads: FuturesUnordered<_> = reads.collect();
     let late = || Found::Silent(Error::new(Kind::Timeout, "it does not answer"));
     let mut labels: Vec<Found> = stores.iter().map(|_| late()).collect();
@@ -280,7 +303,7 @@ pub async fn find(
         match host.opener.open(&entry.url).await {
             Ok(bucket) => {
                 let spec = PoolStore { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
-                labels.push(read_label(&host.rt, &spec, host.key.as_ref()).await);
+                labels.push(read_label(&host.rt, &spec, host.key.as_ref(), host.pool).await);
                 stores.push(spec);
             }
             Err(e) => {

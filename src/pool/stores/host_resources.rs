@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::store::{BucketRef, Effort};
 
@@ -19,6 +19,9 @@ pub struct PoolHost {
     pub folder: PathBuf,
     /// For stores that the pool lists and nobody named here.
     pub opener: Arc<dyn Opener>,
+    /// The pool that this host knows by its name, once it does: no other is taken for it, whatever its name and wherever its
+    /// stores are.
+    pub pool: Option<PoolId>,
     /// By which the pool's labels and registers are signed. What is not signed by it is not believed; without one no pool is
     /// opened that has a key.
     pub key: Option<PoolKey>,

@@ -85,6 +85,7 @@ impl Yard {
             disk: self.disk.clone(),
             folder: Path::new("/home/pool").into(),
             opener: Arc::new(self.clone()),
+            pool: None,
             key: self.key.clone(),
             trial: self.trial,
         }

@@ -235,6 +235,7 @@ async fn folders_come_and_go() {
         disk: disk.clone(),
         folder: dir.path().join("home"),
         opener: Arc::new(OnlyNamed),
+        pool: None,
         key: None,
         trial: Effort::LEAST,
     };

@@ -331,7 +331,7 @@ impl Volumes {
     pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name, clean: bool) -> Result<()> {
         let id = self.id(volume).await?;
         let (head, tables) = self.recorded(volume, id).await?;
-        let mut tables = self.newer_here(id).unwrap_or(tables);
+        let mut tables = self.newer_here(&head).unwrap_or(tables);
         if tables.snapshot(snapshot).is_none() && !head.active.released && self.engine.host_owns(&head) {
             // Where this host was cut off, its log may have a mark that no checkpoint has.
             self.open(volume, OpenMode::Normal).await?;

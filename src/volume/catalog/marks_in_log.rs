@@ -21,7 +21,7 @@ const CHUNKS_MAX: u64 = 1 << 14;
 /// knows them when it is the owner.
 pub async fn tables_to_the_end(volumes: &Volumes, volume: &Name, id: VolumeId) -> Result<(Head, Tables)> {
     let (mut head, mut tables) = volumes.recorded_with_names(volume, id).await?;
-    if let Some(newer) = volumes.newer_here(id) {
+    if let Some(newer) = volumes.newer_here(&head) {
         return Ok((head, newer));
     }
     for _ in 0..TRIES {

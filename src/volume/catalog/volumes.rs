@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use super::tally::Tally;
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId, utc};
+use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId, utc};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Known, SnapshotView, Volume};
+use crate::volume::handle::{Known, Shown, SnapshotView, Volume};
 use crate::volume::head::{FlushMode, HandoverPolicy, TakeOver};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::head::{Stop, VolumeSettings};
@@ -25,7 +25,7 @@ use crate::volume::session::takeover::Notes;
 use crate::volume::session::{no_snapshot, store_upto};
 use crate::volume::space::Liveness;
 use crate::volume::space::pins::Readers;
-use crate::volume::space::{Tables, name_of_sealed};
+use crate::volume::space::{SnapshotId, Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -35,6 +35,8 @@ const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::
 
 /// When it is looked for what stores lack whose copies of a volume's head were older than the others', after it was opened.
 const LOOK_AT_OLDER: Duration = Duration::from_secs(15);
+/// What becomes of those who used a volume where it was taken from.
+const ERRORS: &str = "its clients get errors, within 5 s of what they read next";
 
 /// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
 const OPENING: Duration = Duration::from_secs(4);
@@ -251,12 +253,52 @@ impl Volumes {
     /// The one `Volume` of this engine; a session that failed before is replaced by a new one.
     pub async fn open(&self, name: &Name, mode: OpenMode) -> Result<Arc<Volume>> {
         let id = self.id_in_an_outage(name).await?;
+        self.open_as(name, id, mode, None).await
+    }
+
+    /// The volume for a client of another process of this host, as that process told it (`Volume::held`), whatever it is
+    /// called by now.
+    ///
+    /// # Errors
+    /// `Fenced`: others have had it since. `NotFound`: it is gone.
+    pub async fn open_again(
+        &self,
+        id: VolumeId,
+        called: &Name,
+        held: Option<&[Epoch]>,
+    ) -> Result<Arc<Volume>> {
+        let name = self.name_now(id, called).await?;
+        self.open_as(&name, id, OpenMode::Attach, held).await
+    }
+
+    /// What a volume is called that was called `called` a moment ago.
+    ///
+    /// # Errors
+    /// `NotFound`: it is gone.
+    pub async fn name_now(&self, id: VolumeId, called: &Name) -> Result<Name> {
+        let head = self.head(called, id).await?;
+        Ok(head.naming.name.unwrap_or_else(|| called.clone()))
+    }
+
+    /// `held`: who is to use it goes on from one of these ownerships.
+    async fn open_as(
+        &self,
+        name: &Name,
+        id: VolumeId,
+        mode: OpenMode,
+        held: Option<&[Epoch]>,
+    ) -> Result<Arc<Volume>> {
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
         let open = seat.volume.lock().clone();
         if let Some(Known::Live(session)) = open.as_ref().map(|v| v.known()) {
             // Who was shut out and hasn't noticed must not show new clients an old state; an outage must not stop them.
             let confirmed = self.engine.rt.timeout(LOOK_MAX, self.confirmed(&session)).await.flatten();
+            if let Some(Err(Stop::Failed(older))) = &confirmed
+                && older.is(Kind::Refused)
+            {
+                return Err(older.share());
+            }
             if confirmed.is_none() && matches!(mode, OpenMode::TakeOver { .. }) {
                 let why = format!(
                     "too few stores answer to tell whether volume {} is still this host's: try again",
@@ -272,24 +314,31 @@ impl Volumes {
         let volume = match open.filter(|v| !v.is_failed()) {
             Some(volume) if current => volume,
             // Others have written since: sessions that read the older state keep theirs, new ones see the new one.
-            Some(_) => Arc::new(Box::pin(self.begin(name, id)).await?),
+            Some(older) => {
+                older.let_go().await;
+                Arc::new(Box::pin(self.begin(name, id, held)).await?)
+            }
             None => {
                 // The old one's tasks must be over before its journal is opened again.
                 let before = seat.volume.lock().take();
                 if let Some(before) = before {
                     before.let_go().await;
                 }
-                Arc::new(Box::pin(self.begin(name, id)).await?)
+                Arc::new(Box::pin(self.begin(name, id, held)).await?)
             }
         };
+        if held.is_some_and(|held| !volume.goes_on_from(held)) {
+            let why = "others have had it since it was opened, or what was opened is over: connect again";
+            return Err(Error::new(Kind::Fenced, why).context(format!("volume {}", self.engine.title(name))));
+        }
         // In its seat before it becomes the owner, which goes on when nobody waits for it any more: what comes of it must be
         // found by who opens the volume next.
         let before = seat.volume.lock().replace(volume.clone());
         let owned = match (volume.known(), mode) {
             (Known::Nothing, OpenMode::Attach) if volume.stands_by() => Ok(()),
-            (Known::Nothing, OpenMode::Normal | OpenMode::Attach) => volume.own(false, false).await,
-            (Known::Nothing, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await,
-            _ => Ok(()),
+            (Known::Live(_) | Known::Inert(_), _) => Ok(()),
+            (_, OpenMode::Normal | OpenMode::Attach) => volume.own(false, false).await,
+            (_, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await,
         };
         match owned {
             Ok(()) if mode == OpenMode::Attach => self.check_whole(name, &volume).await.map(|()| volume),
@@ -361,28 +410,33 @@ impl Volumes {
         None
     }
 
-    /// An inert volume shows what it was opened on; is that still the newest? One that stands by is what it was as long as it may be
-    /// handed over.
+    /// An inert volume shows what it was opened on; is that still the newest? What one that is to be claimed again has shown must
+    /// be in force. One that stands by is what it was as long as it may be handed over.
     async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
         if volume.stands_by() {
             return Ok(self.head(name, volume.id()).await?.settings.handover == HandoverPolicy::Ask);
         }
         loop {
-            let Known::Inert(inert) = volume.known() else { return Ok(true) };
+            let inert = match volume.known() {
+                Known::Inert(inert) => inert,
+                Known::Ended(shown) => return Ok(shown.check(&self.head(name, volume.id()).await?).is_ok()),
+                Known::Live(_) | Known::Nothing => return Ok(true),
+            };
             let head = self.head(name, volume.id()).await?;
-            if inert.is_newest(&head) {
+            if inert.shown.is_newest(&head) {
                 return Ok(true);
             }
             // Its own first write may have claimed it, and not be ready. That is waited for only when the stores have just
             // answered: in an outage many attempts to claim stand in a row.
             match volume.settled().await {
-                Known::Inert(same) if Arc::ptr_eq(&same, &inert) => return Ok(inert.is_newest(&head)),
+                Known::Inert(same) if Arc::ptr_eq(&same, &inert) => return Ok(inert.shown.is_newest(&head)),
                 _ => {}
             }
         }
     }
 
-    async fn begin(&self, name: &Name, id: VolumeId) -> Result<Volume> {
+    async fn begin(&self, name: &Name, id: VolumeId, held: Option<&[Epoch]>) -> Result<Volume> {
+        let shown = held.and_then(Shown::told);
         let cell = self.engine.cell_above(name, id).await;
         let title = self.engine.title(name);
         let (read, compared) = futures::join!(cell.read(), cell.compare(&self.engine.rt, &title));
@@ -391,16 +445,20 @@ impl Volumes {
         if compared? {
             self.look_at_older_in_time();
         }
+        if let Some(shown) = &shown {
+            shown.check(&head).context(|| format!("volume {}", self.engine.title(name)))?;
+        }
         self.engine.check_open(name, &head).await?;
         // What this host has not let go of may have a journal yet: it becomes the owner at once.
         let is_mine = !head.active.released && self.engine.host_owns(&head);
         if head.settings.handover == HandoverPolicy::Ask && !is_mine {
             // Not inert where it is released: what it shows would be another's to change before anybody here wrote to it.
-            return Ok(Volume::standby(VolumeContext::new(self.engine.clone(), name.clone(), &head, cell)));
+            let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
+            return Ok(Volume::standby(context, shown));
         }
         if !head.active.released {
             let context = VolumeContext::new(self.engine.clone(), name.clone(), &head, cell);
-            return Ok(Volume::unowned(context));
+            return Ok(Volume::unowned(context, shown));
         }
         let Some(recorded) = self.engine.rt.timeout(OPENING, self.recorded(name, id)).await else {
             return Err(Error::new(
@@ -417,7 +475,7 @@ impl Volumes {
         Ok(if head.active.released {
             Volume::inert(context, &head, tables)
         } else {
-            Volume::unowned(context)
+            Volume::unowned(context, shown)
         })
     }
 
@@ -464,20 +522,20 @@ impl Volumes {
             done.notes.push(match head.settings.flush {
                 FlushMode::Local => format!(
                     "what {} acknowledged and had not yet stored in the pool is not in the volume; it is kept there, in \
-                     its journal. Until {} notices (within 5 s, if it reaches the stores) its clients may still be \
+                     its journal. Until {} notices (within 5 s of what its clients ask for, if it reaches the stores) they may still be \
                      answered from its disk",
                     host.name, host.name
                 ),
                 FlushMode::Pool | FlushMode::Mirror if guessed => format!(
-                    "flushed writes of {} may be among those that are lost; its clients get errors from now on",
+                    "flushed writes of {} may be among those that are lost; {ERRORS}",
                     host.name
                 ),
                 FlushMode::Mirror if given_up => format!(
-                    "flushed writes of {} that only a peer's journal has are lost; its clients get errors from now on",
+                    "flushed writes of {} that only a peer's journal has are lost; {ERRORS}",
                     host.name
                 ),
                 FlushMode::Pool | FlushMode::Mirror => {
-                    format!("all flushed writes of {} are in the volume; its clients get errors from now on", host.name)
+                    format!("all flushed writes of {} are in the volume; {ERRORS}", host.name)
                 }
             });
             done.from = Some(host.name);
@@ -527,16 +585,28 @@ impl Volumes {
         let _ = self.engine.rt.timeout(limit, join_all(stored)).await;
     }
 
-    /// Releases all that are open, as far as `drain` lasts; what is not stored by then stays in the journals. None is claimed
-    /// here after that, until `stay`. Gives those whose clients must not go on elsewhere: what they were told is done may not
-    /// be there.
-    pub async fn leave(&self, drain: Duration) -> Vec<Name> {
+    /// Releases those that are open and not used, as far as `drain` lasts.
+    pub async fn release_unless(&self, used: &(dyn Fn(&Name) -> bool + Sync), drain: Duration) {
+        let unused = self.open_now().into_iter().filter(|volume| !used(&volume.name()));
+        let released = unused.map(|volume| async move {
+            match self.engine.rt.timeout(drain, volume.release()).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    tracing::debug!(volume = %volume.title(), %error, "it stays as it is for the next daemon");
+                }
+                None => tracing::debug!(volume = %volume.title(), "not stored in time: it stays this host's"),
+            }
+        });
+        join_all(released).await;
+    }
+
+    /// Lets go of all that are open, for another process of this state folder to go on with: their journals are written out,
+    /// and what this host owns stays its own, so that no other host gets it in between. None is claimed here after that, until
+    /// `stay`.
+    pub async fn leave(&self) {
         self.engine.left.store(true, Ordering::Relaxed);
         let open = self.open_now();
-        for sentence in self.shutdown(drain).await {
-            tracing::debug!("{sentence}");
-        }
-        open.iter().filter(|volume| volume.is_failed()).map(|volume| volume.name()).collect()
+        join_all(open.iter().map(|volume| volume.let_go())).await;
     }
 
     /// The other process does not come: volumes are opened here again.
@@ -565,6 +635,15 @@ impl Volumes {
     /// is and the map isn't written yet it is not found.
     pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
         let id = self.id(volume).await?;
+        self.open_snapshot_of(id, volume, snapshot).await
+    }
+
+    async fn open_snapshot_of(
+        &self,
+        id: VolumeId,
+        volume: &Name,
+        snapshot: &Name,
+    ) -> Result<Arc<SnapshotView>> {
         // What is known before the head is read: the volume may go on meanwhile.
         let known = self.engine.cell_above(volume, id).await;
         let (head, tables) = self.tables_with(volume, id, snapshot).await?;
@@ -575,6 +654,28 @@ impl Volumes {
         Ok(Arc::new(SnapshotView::new(engine, shown, &head, state)))
     }
 
+    /// A snapshot for a client of another process of this host, whatever it and its volume are called by now. `called`: what
+    /// they were called then.
+    ///
+    /// # Errors
+    /// `Removed`: it is not there any more.
+    pub async fn open_snapshot_again(
+        &self,
+        id: VolumeId,
+        held: &SnapshotId,
+        (volume, snapshot): (&Name, &Name),
+    ) -> Result<Arc<SnapshotView>> {
+        let volume = self.name_now(id, volume).await?;
+        let gone = || {
+            let title = self.engine.title(&volume);
+            Error::new(Kind::Removed, format!("snapshot {title}@{snapshot} was removed"))
+        };
+        let tables = self.newest_tables(&volume, id).await?;
+        let name = tables.find(held).map(|(name, _)| name.clone()).ok_or_else(gone)?;
+        let view = self.open_snapshot_of(id, &volume, &name).await?;
+        if view.id() == *held { Ok(view) } else { Err(gone()) }
+    }
+
     /// The head and its tables, in which the snapshot is, if this engine can bring it there.
     pub(in crate::volume) async fn tables_with(
         &self,
@@ -583,9 +684,14 @@ impl Volumes {
         snapshot: &Name,
     ) -> Result<(Head, Tables)> {
         if let Some(open) = self.here(id)
-            && let Known::Live(_) = open.known()
+            && let Known::Live(session) = open.known()
         {
-            open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
+            match open.ask(|session| async move { session.build_snapshot(snapshot).await }).await {
+                // Another host may have the volume, and have taken the snapshot.
+                Err(e)
+                    if matches!(e.kind(), Kind::NotFound | Kind::Fenced) && self.is_over(&session).await => {}
+                done => done?,
+            }
         }
         if self.engine.awaits_key(volume, id) {
             // With the key forged tables are told from the owner's, and made up from other stores.
@@ -647,15 +753,25 @@ impl Volumes {
 
     /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
     pub(in crate::volume) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
-        match self.newer_here(id) {
-            Some(tables) => Ok(tables),
-            None => Ok(self.recorded_with_names(volume, id).await?.1),
+        if let Some(Known::Live(session)) = self.here(id).map(|volume| volume.known())
+            && !self.is_over(&session).await
+        {
+            return Ok(session.tip.lock().tables.clone());
         }
+        Ok(self.recorded_with_names(volume, id).await?.1)
     }
 
-    pub(in crate::volume) fn newer_here(&self, id: VolumeId) -> Option<Tables> {
-        match self.here(id).map(|v| v.known()) {
-            Some(Known::Live(session)) => Some(session.tip.lock().tables.clone()),
+    /// Whether another host has the volume, which the session may not have noticed. An outage tells nothing.
+    async fn is_over(&self, session: &Arc<Session>) -> bool {
+        matches!(self.unless_away(session.is_owner()).await.flatten(), Some(Err(_)))
+    }
+
+    /// As this engine knows them, where it is the owner by this head.
+    pub(in crate::volume) fn newer_here(&self, head: &Head) -> Option<Tables> {
+        match self.here(head.volume).map(|v| v.known()) {
+            Some(Known::Live(session)) if session.epoch == head.active.epoch => {
+                Some(session.tip.lock().tables.clone())
+            }
             _ => None,
         }
     }

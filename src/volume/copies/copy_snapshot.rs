@@ -130,7 +130,7 @@ pub async fn copy_snapshot(
     let view = from.open_snapshot(volume, snapshot).await?;
     let id = view.volume();
     let ours = from.newest_tables(volume, id).await?;
-    let state = ours.states.get(&view.state()).ok_or_else(|| view.gone())?.clone();
+    let state = ours.find(&view.id()).ok_or_else(|| view.gone())?.1.clone();
     let head = from.head(volume, id).await?;
     if head.keys.is_some() {
         check_encrypted((from, volume), (to, copy)).await?;
@@ -288,7 +288,7 @@ async fn newest_common(
     (view, id, ours): (&SnapshotView, VolumeId, &Tables),
     (copy, theirs): (&Volume, &Tables),
 ) -> Result<Option<Common>> {
-    let older = ours.with_trash().filter(|(_, state)| state.id < view.state());
+    let older = ours.with_trash().filter(|(_, state)| state.id < view.id().state);
     let both = older.filter_map(|(name, state)| {
         let (name_there, there) = theirs.copy_of(identity(id, state))?;
         Some((state.id, name, name_there, there.id))
@@ -315,7 +315,7 @@ impl Rest {
         (to, copy): (&Volumes, &Arc<Volume>),
     ) -> Result<Rest> {
         let (ours, theirs) = (source.since(snapshot).await?, copy.since(snapshot).await?);
-        let state = theirs.state;
+        let state = theirs.snapshot.state;
         let common = Common { ours, theirs, name: snapshot.clone(), state };
         let rest = Rest { to: to.clone(), source: source.clone(), copy: copy.clone(), common };
         // Whatever becomes of it, the next copy of a snapshot writes over it.

@@ -3,10 +3,17 @@
 use std::pin::pin;
 
 use super::volume_handle::{Known, Volume};
-use crate::base::{Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result};
+use crate::volume::head::Stop;
 use crate::volume::read::{Run, Since, blocks_of, in_bytes};
 use crate::volume::session::no_snapshot;
-use crate::volume::space::Tables;
+use crate::volume::space::{SnapshotId, Tables};
+
+fn removed(title: &str) -> Error {
+    let why =
+        format!("volume {title}: a snapshot was removed, and what changed since cannot be told any more");
+    Error::new(Kind::Removed, why)
+}
 
 impl Volume {
     /// One of its snapshots, to ask `changed_since` of. `NotFound`: it has none of this name.
@@ -21,6 +28,30 @@ impl Volume {
             };
             self.unless_outage(pin!(since)).await
         }
+    }
+
+    /// The very snapshot that a client of another process of this host compares to, whatever it is called by now.
+    ///
+    /// # Errors
+    /// `Removed`: it is not there any more.
+    pub async fn since_again(&self, snapshot: &SnapshotId) -> Result<Since> {
+        let since = async {
+            let title = self.title();
+            if let Known::Inert(inert) = self.known() {
+                return Since::again(&inert.tables, snapshot).ok_or_else(|| removed(&title));
+            }
+            self.ask(|session| async move {
+                // A name that is given to another snapshot meanwhile has that built, which harms nobody.
+                let name = session.tip.lock().tables.find(snapshot).map(|(name, _)| name.clone());
+                if let Some(name) = name {
+                    session.build_snapshot(&name).await?;
+                }
+                let since = Since::again(&session.tip.lock().tables, snapshot);
+                since.ok_or_else(|| Stop::Failed(removed(&session.context.title())))
+            })
+            .await
+        };
+        self.unless_outage(pin!(since)).await
     }
 
     /// Which bytes of a range may read otherwise than in the snapshot: bytes side by side from its start on, and whether they
@@ -51,13 +82,13 @@ impl Volume {
         match self.known() {
             Known::Live(session) => newest(&session.tip.lock().tables),
             Known::Inert(inert) => newest(&inert.tables),
-            Known::Nothing => None,
+            Known::Ended(_) | Known::Nothing => None,
         }
     }
 
     /// Whether looking at it here changes nothing: it is open, and nobody has to claim it first.
     pub fn is_known(&self) -> bool {
-        !matches!(self.known(), Known::Nothing)
+        matches!(self.known(), Known::Live(_) | Known::Inert(_))
     }
 
     /// Which bytes of a range a clone has of its origin, as `changed_since` tells runs. From the maps alone.
@@ -72,7 +103,7 @@ impl Volume {
             let (tree, found) = (inert.tables.tip().tree, vec![(blocks_of(offset, len), None)]);
             let context = self.context();
             return match context.view.inherited(found, &tree, context.index, max).await {
-                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(&inert).await.unwrap_or(e)),
                 done => done,
             };
         }
@@ -83,7 +114,7 @@ impl Volume {
         if let Known::Inert(inert) = self.known() {
             let (tree, found) = (inert.tables.tip().tree, vec![(blocks_of(offset, len), None)]);
             return match self.context().view.changes(found, &tree, &since.tree, max).await {
-                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(&inert).await.unwrap_or(e)),
                 done => done,
             };
         }

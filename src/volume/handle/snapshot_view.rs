@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::{Error, Kind, Name, Result, Rope, StateId, VolumeId};
+use crate::base::{Error, Kind, Name, PoolId, Result, Rope, VolumeId};
 use crate::map::Tree;
 use crate::volume::head::Head;
 use crate::volume::read::{EngineContext, Run, Since, Trail, View, blocks_of, in_bytes};
 use crate::volume::session::no_snapshot;
-use crate::volume::space::State;
+use crate::volume::space::{SnapshotId, State};
 
 /// A snapshot's contents; they never change.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct SnapshotView {
     /// For messages.
     name: String,
     /// Never its name: that may be another's by now.
-    state: StateId,
+    snapshot: SnapshotId,
     view: View,
     tree: Tree,
     size: u64,
@@ -37,19 +37,24 @@ impl SnapshotView {
     ) -> SnapshotView {
         let (view, trail) = (engine.view(head), engine.memory.ahead.trail());
         let (volume, tree, size) = (head.volume, state.tree, state.size);
-        SnapshotView { engine, volume, name, state: state.id, view, tree, size, trail }
+        SnapshotView { engine, volume, name, snapshot: state.snapshot_id(), view, tree, size, trail }
     }
 
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    pub(in crate::volume) fn volume(&self) -> VolumeId {
+    pub fn pool(&self) -> PoolId {
+        self.engine.pool.id()
+    }
+
+    pub fn volume(&self) -> VolumeId {
         self.volume
     }
 
-    pub(in crate::volume) fn state(&self) -> StateId {
-        self.state
+    /// Which it is, whatever is called so by now.
+    pub fn id(&self) -> SnapshotId {
+        self.snapshot
     }
 
     pub(in crate::volume) fn gone(&self) -> Error {
@@ -101,7 +106,7 @@ impl SnapshotView {
             let since = newest.and_then(|(_, tables)| Since::of(&tables, snapshot));
             // Whatever is older had its map when this one got its own.
             match since {
-                Some(since) if since.state < self.state => Ok(since),
+                Some(since) if since.snapshot.state < self.snapshot.state => Ok(since),
                 Some(_) => {
                     let why = format!("snapshot {snapshot} is not older than {}", self.name);
                     Err(Error::new(Kind::NotFound, why))
@@ -109,6 +114,17 @@ impl SnapshotView {
                 None => Err(no_snapshot(&self.name, snapshot)),
             }
         }
+    }
+
+    /// As `Volume::since_again`.
+    pub async fn since_again(&self, snapshot: &SnapshotId) -> Result<Since> {
+        let newest = self.engine.newest(self.volume).await?;
+        let since = newest.and_then(|(_, tables)| Since::again(&tables, snapshot));
+        since.filter(|since| since.snapshot.state < self.snapshot.state).ok_or_else(|| {
+            let why =
+                format!("what changed in {} since a snapshot that was removed cannot be told", self.name);
+            Error::new(Kind::Removed, why)
+        })
     }
 
     /// As `Volume::changed_since`.
@@ -159,9 +175,7 @@ impl SnapshotView {
 
     async fn removed(&self) -> Option<Error> {
         let newest = self.engine.newest(self.volume).await.ok()?;
-        let gone = newest.is_none_or(|(head, tables)| {
-            head.removed || tables.states.get(&self.state).is_none_or(|s| s.hidden)
-        });
+        let gone = newest.is_none_or(|(head, tables)| head.removed || tables.find(&self.snapshot).is_none());
         gone.then(|| self.gone())
     }
 }

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::first_boot::attend;
 use super::outage_timeout::unless_outage;
-use super::ownership::{AGAIN, Attachment, Inert, Inner, Standby, State};
+use super::ownership::{AGAIN, Attachment, Inert, Inner, Shown, Standby, State};
 use super::waiters::Waiter;
 use crate::base::rt::Instant;
-use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, Result, Rope, VolumeId};
+use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, PoolId, Result, Rope, VolumeId};
 use crate::log::ReadCounts;
 use crate::volume::head::Direction;
 use crate::volume::head::Head;
@@ -50,6 +50,8 @@ pub enum Known {
     Live(Arc<Session>),
     /// Opened when it was released.
     Inert(Arc<Inert>),
+    /// To be claimed again, and only while it is what was shown.
+    Ended(Arc<Shown>),
     Nothing,
 }
 
@@ -62,14 +64,17 @@ impl Volume {
         volume
     }
 
-    /// To be claimed by the first use; `take` does it at once.
-    pub fn unowned(context: Arc<VolumeContext>) -> Volume {
-        Volume::with(context, State::Ended)
+    /// To be claimed by the first use; `take` does it at once. `shown`: what those are to go on with who used it in another
+    /// process of this host.
+    pub fn unowned(context: Arc<VolumeContext>, shown: Option<Arc<Shown>>) -> Volume {
+        Volume::with(context, State::Ended(shown))
     }
 
-    /// That may be another host's, which is asked for it by the first use.
-    pub fn standby(context: Arc<VolumeContext>) -> Volume {
-        Volume::with(context, State::Standby(Standby::default()))
+    /// That may be another host's, which is asked for it by the first use. `shown`: as of `unowned`.
+    pub fn standby(context: Arc<VolumeContext>, shown: Option<Arc<Shown>>) -> Volume {
+        let volume = Volume::with(context, State::Standby(Standby::default()));
+        volume.inner.lives.begin(shown.iter().flat_map(|shown| shown.all()));
+        volume
     }
 
     fn with(context: Arc<VolumeContext>, state: State) -> Volume {
@@ -78,6 +83,10 @@ impl Volume {
 
     pub fn id(&self) -> VolumeId {
         self.inner.context.id
+    }
+
+    pub fn pool(&self) -> PoolId {
+        self.inner.context.engine.pool.id()
     }
 
     pub fn size(&self) -> u64 {
@@ -116,6 +125,29 @@ impl Volume {
         self.inner.attached.attach(&self.inner.context, stands_by)
     }
 
+    /// What its clients go on with in another process of this host: ownerships of which any may be in force. `None`: whatever
+    /// the volume is then, as where it is handed over between hosts.
+    ///
+    /// # Errors
+    /// It has failed: some of what its clients were told may not be so any more.
+    pub fn held(&self) -> Result<Option<Vec<Epoch>>> {
+        match &*self.inner.state.lock() {
+            State::Failed(error, _) => Err(error.share()),
+            State::Live(session) => match session.closed() {
+                Some(Stop::Failed(error)) => Err(error),
+                None | Some(Stop::Again) => Ok(Some(vec![session.epoch])),
+            },
+            State::Inert(inert) => Ok(Some(inert.shown.all())),
+            State::Ended(shown) => Ok(shown.as_ref().map(|shown| shown.all())),
+            State::Standby(_) => Ok(None),
+        }
+    }
+
+    /// Whether those who hold the volume so, from another process of this host, have missed nothing of what it is here.
+    pub fn goes_on_from(&self, held: &[Epoch]) -> bool {
+        self.inner.lives.continue_any(held)
+    }
+
     pub(in crate::volume) fn stands_by(&self) -> bool {
         self.inner.stands_by().is_some()
     }
@@ -131,8 +163,12 @@ impl Volume {
 
     pub(in crate::volume) fn known(&self) -> Known {
         match &*self.inner.state.lock() {
-            State::Live(session) if session.closed().is_none() => Known::Live(session.clone()),
+            State::Live(session) => match session.closed() {
+                None => Known::Live(session.clone()),
+                Some(_) => Known::Ended(Shown::under(session.epoch)),
+            },
             State::Inert(inert) => Known::Inert(inert.clone()),
+            State::Ended(Some(shown)) => Known::Ended(shown.clone()),
             _ => Known::Nothing,
         }
     }
@@ -250,7 +286,7 @@ impl Volume {
                     let tree = inert.tables.tip().tree;
                     let found = vec![(blocks_of(offset, len), None)];
                     return match self.inner.context.view.read(found, &tree, (offset, len), &news).await {
-                        Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                        Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(&inert).await.unwrap_or(e)),
                         done => done,
                     };
                 }
@@ -283,7 +319,7 @@ impl Volume {
         if let State::Inert(inert) = state {
             let (tree, found) = (inert.tables.tip().tree, vec![(blocks_of(offset, len), None)]);
             return match self.inner.context.view.allocation(found, &tree, max).await {
-                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(inert.seen).await.unwrap_or(e)),
+                Err(e) if e.is(Kind::Corrupt) => Err(self.superseded(&inert).await.unwrap_or(e)),
                 done => done,
             };
         }
@@ -304,9 +340,9 @@ impl Volume {
     }
 
     /// What a released volume showed may be collected when others have written since.
-    pub(super) async fn superseded(&self, seen: Epoch) -> Option<Error> {
+    pub(super) async fn superseded(&self, inert: &Inert) -> Option<Error> {
         let head = Box::pin(self.inner.context.cell.read()).await.ok()??;
-        head.changed_since(seen).err().map(|e| e.context(format!("volume {}", self.name())))
+        inert.shown.check(&head).err().map(|e| e.context(format!("volume {}", self.name())))
     }
 
     /// Does `work` with the session that owns the volume, again with the next one when that ended meanwhile.

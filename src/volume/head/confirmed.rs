@@ -62,7 +62,7 @@ impl Confirmed {
 
     /// For messages.
     fn place(&self) -> String {
-        format!("ownership {}, position {}", self.claimed, self.position)
+        format!("ownership {}, position {}", self.claimed.shown(), self.position)
     }
 }
 
@@ -91,9 +91,9 @@ impl Floor {
         ))
     }
 
-    /// The first ownership that no head had which this host has seen.
-    pub fn next_epoch(&self) -> Epoch {
-        self.known.map_or(Epoch(0), |known| known.claimed.next())
+    /// The last ownership in any head that this host has seen.
+    pub fn last_epoch(&self) -> Epoch {
+        self.known.map_or(Epoch(0), |known| known.claimed)
     }
 }
 
@@ -161,7 +161,7 @@ mod tests {
         let floor = |head: &Head| Floor { known: Some(Confirmed::of(head, 0)), title: "tank/v".into() };
         assert_eq!(floor(&born).refuses(&later, 0), None);
         assert_eq!(floor(&later).refuses(&later, 0), None);
-        assert_eq!(floor(&later).next_epoch(), Epoch(3));
+        assert_eq!(floor(&later).last_epoch(), Epoch(2));
         let why = floor(&later).refuses(&born, 0).unwrap();
         assert!(why.contains("tank/v") && why.contains("position 9"), "{why}");
         assert_eq!(floor(&later).refuses(&born, 1), None, "a guess may have taken an older one");
@@ -170,7 +170,7 @@ mod tests {
         assert!(floor(&later).refuses(&earlier, 0).is_some());
         let mut forgotten = floor(&later);
         forgotten.known.as_mut().unwrap().forgotten = true;
-        assert_eq!((forgotten.refuses(&born, 0), forgotten.next_epoch()), (None, Epoch(3)));
+        assert_eq!((forgotten.refuses(&born, 0), forgotten.last_epoch()), (None, Epoch(2)));
         let stays = |head: &Head| forgotten.known.unwrap().stays(&Confirmed::of(head, 0), head, 0);
         assert!(stays(&born), "looking at the older head forgets no number");
         let mut next = born.clone();

@@ -443,6 +443,15 @@ impl Head {
         }
     }
 
+    /// Why nobody claims over a claim that stands (`Unavailable`: it comes to an end).
+    pub fn being_taken(&self, claim: &Claim) -> Error {
+        let (host, since) = (&claim.host, utc::show(claim.since_ms));
+        Error::new(
+            Kind::Unavailable,
+            format!("{host} is taking it over since {since}: what comes of that is waited for"),
+        )
+    }
+
     pub(super) fn owned_elsewhere(&self, host: Option<HostId>) -> Error {
         let owner = self.active.owner.clone().unwrap_or_else(Host::unknown);
         let since = utc::show(self.active.since_ms);
@@ -516,7 +525,7 @@ mod tests {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }
         let mut wrong = head;
-        wrong.ends.push(End { epoch: Epoch(9), last: Seq(9) });
+        wrong.ends.push(End { epoch: Epoch(9 << 32), last: Seq(9) });
         let bytes = serde_json::to_vec(&wrong).unwrap();
         assert_eq!(Head::decode(&bytes).unwrap_err().kind(), Kind::Invalid);
         // What could not be counted on from.
@@ -553,6 +562,7 @@ mod tests {
                 now_ms,
                 lineage: &lineage,
                 seen: None,
+                overtakes: None,
                 force: true,
                 floor,
                 mirror: MirrorAccess::default(),

@@ -17,7 +17,7 @@ mod transitions;
 
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
-pub use head_value::{Base, Checkpoint, CopyRound, End, Gate, Head, Move, RootRef};
+pub use head_value::{Base, Checkpoint, Claim, CopyRound, End, Gate, Head, Move, RootRef};
 pub use holds::{Cloned, Locks, READERS};
 pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
 pub use name_and_move::{Leaving, Moved, NameStanding, Naming};

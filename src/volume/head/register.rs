@@ -49,9 +49,9 @@ impl HeadRegister {
         HeadRegister { register: self.register.with_veto(veto), floor, vetoed }
     }
 
-    /// No ownership is claimed below this one: a head before this may have had its number, and chunks are named by it.
-    pub fn next_epoch(&self) -> Epoch {
-        self.floor.next_epoch()
+    /// Ownerships are claimed above this one, so that this host's note of how far the volume has come grows on.
+    pub fn last_epoch(&self) -> Epoch {
+        self.floor.last_epoch()
     }
 
     /// The error names the stores with what each of them shows, since one of them may be alone with it.

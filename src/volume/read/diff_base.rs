@@ -1,14 +1,14 @@
 //! A snapshot to which other states of its volume are compared.
 
-use crate::base::{Error, Kind, Name, StateId};
+use crate::base::{Error, Kind, Name};
 use crate::map::Tree;
-use crate::volume::space::Tables;
+use crate::volume::space::{SnapshotId, Tables};
 
 /// What a snapshot shows, whatever has its name later. Any state of the same volume can be compared to it, also one of another
 /// branch: a frame stays where it lies, and its place names its contents for good.
 #[derive(Clone, Debug)]
 pub struct Since {
-    pub state: StateId,
+    pub snapshot: SnapshotId,
     pub tree: Tree,
     /// For messages.
     name: Name,
@@ -18,12 +18,18 @@ impl Since {
     /// `None`: there is no such snapshot. One that has no map yet is compared as its parent: the caller has seen to that.
     pub fn of(tables: &Tables, snapshot: &Name) -> Option<Since> {
         let state = tables.snapshot(snapshot).filter(|state| state.built)?;
-        Some(Since { state: state.id, tree: state.tree, name: snapshot.clone() })
+        Some(Since { snapshot: state.snapshot_id(), tree: state.tree, name: snapshot.clone() })
+    }
+
+    /// The same of a snapshot by what it is; `None`: it is gone.
+    pub fn again(tables: &Tables, snapshot: &SnapshotId) -> Option<Since> {
+        let (name, state) = tables.find(snapshot).filter(|(_, state)| state.built)?;
+        Some(Since { snapshot: *snapshot, tree: state.tree, name: name.clone() })
     }
 
     /// Whether it is still there.
     pub fn is_in(&self, tables: &Tables) -> bool {
-        tables.states.get(&self.state).is_some_and(|state| !state.hidden)
+        tables.find(&self.snapshot).is_some()
     }
 
     pub fn removed(&self) -> Error {

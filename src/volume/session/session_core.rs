@@ -152,6 +152,8 @@ impl Session {
             chunk.born(&mut new_chunks, &chunk_table);
         }
         let ((w, seen), engine) = (watch::channel(head.active.w.into()), &context.engine);
+        let rounds = ConfirmRounds::default();
+        rounds.looked(context.rt().now());
         let config = WriterConfig {
             rt: engine.rt.clone(),
             pool: engine.pool.clone(),
@@ -173,7 +175,7 @@ impl Session {
             ranges: Ranges::default(),
             journal,
             w,
-            rounds: ConfirmRounds::default(),
+            rounds,
             head: Mutex::new(head),
             changes: AtomicU64::new(0),
             changing: tokio::sync::Mutex::default(),
@@ -409,6 +411,7 @@ impl Session {
 
     /// Where these blocks lie at this instant.
     pub fn lookup(&self, offset: u64, len: u64) -> Result<(Vec<Found>, Tree), Stop> {
+        self.rounds.relied_on(self.context.rt().now());
         let tip = self.tip.lock();
         match &tip.closed {
             Some(stop) => Err(stop.share()),
@@ -655,6 +658,7 @@ impl Session {
     }
 
     fn look_up_part(self: &Arc<Self>, blocks: Range<u64>) -> Result<(Vec<Found>, Tree), Stop> {
+        self.rounds.relied_on(self.context.rt().now());
         let tip = self.tip.lock();
         if let Some(stop) = &tip.closed {
             return Err(stop.share());

@@ -35,8 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HEDGE: Duration = Duration::from_millis(750);
 /// Pause between those.
 const AGAIN: Duration = Duration::from_millis(250);
-/// Where `pool force-recover` took an older head, claims are numbered beyond any that were forgotten.
-const EPOCHS_A_GUESS: u32 = 32;
 /// Probes of the first window; each next one is twice as wide, up to `WALK_WINDOW`.
 const FIRST_WINDOW: u64 = 4;
 
@@ -58,6 +56,8 @@ pub struct How {
     pub lineage: BTreeSet<Epoch>,
     /// The active epoch that an inert session has read.
     pub seen: Option<Epoch>,
+    /// A claim of another host that has had its time.
+    pub overtakes: Option<Nonce>,
     /// Also over an owner that has not released.
     pub force: bool,
     /// Also where it cannot be told what was acknowledged: the user accepts a guess.
@@ -165,7 +165,7 @@ where
     let nonce = Nonce(pool.rt().random128());
     // The stores that the walk counts with; those that come in meanwhile are admitted by who brings them.
     let (generation, witnesses) = (pool.generation(), pool.incarnations());
-    let claimed = claim(pool, cell, how, nonce).await?;
+    let claimed = claim(cell, how, nonce).await?;
     let epoch = claimed.my_claim(nonce)?.epoch;
     let mut walk = Walk {
         pool,
@@ -191,7 +191,7 @@ where
         }
         let (active, last_lsn) = (walk.head.active.epoch, walk.last_lsn);
         // The claim stands, and it froze what it was judged on.
-        let ground = walk.head.ground(&claimer(pool, cell, how, nonce))?;
+        let ground = walk.head.ground(&claimer(cell, how, nonce))?;
         let named = walk.head.mirror.clone().filter(|named| named.host.id != how.host.id);
         let mirror = match ground {
             ClaimBasis::Mirror(session) => Some(Mirrored::Here(session)),
@@ -235,25 +235,25 @@ async fn explained(cell: &HeadRegister, nonce: Nonce, error: Error) -> Error {
     }
 }
 
-fn claimer<'a>(pool: &Pool, cell: &HeadRegister, how: &'a How, nonce: Nonce) -> Claimer<'a> {
+fn claimer<'a>(cell: &HeadRegister, how: &'a How, nonce: Nonce) -> Claimer<'a> {
     Claimer {
         host: &how.host,
         nonce,
         now_ms: how.now_ms,
         lineage: &how.lineage,
         seen: how.seen,
+        overtakes: how.overtakes,
         force: how.force,
-        floor: Epoch(pool.guesses() << EPOCHS_A_GUESS).max(cell.next_epoch()),
+        floor: cell.last_epoch(),
         mirror: how.mirror,
     }
 }
 
-async fn claim(pool: &Pool, cell: &HeadRegister, how: &How, nonce: Nonce) -> Result<Head> {
-    // As of the value that is judged: the register may have come to another generation of the pool on the way.
-    let claimer = || claimer(pool, cell, how, nonce);
+async fn claim(cell: &HeadRegister, how: &How, nonce: Nonce) -> Result<Head> {
+    let claimer = claimer(cell, how, nonce);
     // Looking first spares owners a fright: a claim that is refused writes nothing, but its register rounds cost.
-    cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer()))?;
-    cell.change(|head| head.claim(&claimer())).await
+    cell.read().await?.map_or(Ok(()), |head| head.may_claim(&claimer))?;
+    cell.change(|head| head.claim(&claimer)).await
 }
 
 /// Withdraws, so that the owner can go on. When this fails too the claim stands until the next one.

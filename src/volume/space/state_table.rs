@@ -45,6 +45,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::codec::{Reader, Writer};
 use crate::base::log_record::Mark;
 use crate::base::{Epoch, Era, Error, Kind, Name, Nonce, Result, Seq, StateId};
@@ -99,6 +101,21 @@ pub struct State {
     pub history: bool,
     /// `tree` is that of this state, not of its parent.
     pub built: bool,
+}
+
+/// Which snapshot of its volume a name meant. A name may be another's by now; so may the number, where the stores were put back
+/// from a backup since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotId {
+    pub state: StateId,
+    pub created_ms: u64,
+    pub group: Nonce,
+}
+
+impl State {
+    pub fn snapshot_id(&self) -> SnapshotId {
+        SnapshotId { state: self.id, created_ms: self.created_ms, group: self.group }
+    }
 }
 
 /// All states of a volume.
@@ -212,6 +229,12 @@ impl Tables {
     /// The snapshot of a copy that this nonce tells, whatever it is called.
     pub fn copy_of(&self, identity: Nonce) -> Option<(&Name, &State)> {
         self.with_trash().find(|(_, state)| state.group == identity && state.group_size == 1)
+    }
+
+    /// This very snapshot, and what it is called by now.
+    pub fn find(&self, snapshot: &SnapshotId) -> Option<(&Name, &State)> {
+        let state = self.states.get(&snapshot.state).filter(|s| !s.hidden && s.snapshot_id() == *snapshot)?;
+        Some((state.name.as_ref()?, state))
     }
 
     /// Whether a snapshot of this name may be taken.

@@ -65,6 +65,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         disk: disk.clone(),
         folder: state.join("pool"),
         opener: Arc::new(OnlyNamed),
+        pool: None,
         key: None,
         trial: Effort::LEAST,
     };

@@ -315,18 +315,18 @@ fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
     run(95, "2+1", |site| async move {
         let hosts = hosts(&site);
         let (life, peer, v) = mirrored_pair(&hosts, &["mirror-loss=hold"], 4096).await;
+        let first = life.ownership(v.id()).await;
         let machine = peer.crash();
         machine.disk.replace();
         let peer = machine.start().await;
         life.sleep(1_000).await;
         let (id, engine) = (v.id(), peer.volumes.engine());
-        assert!(
-            !engine.sessions(id).has(crate::base::Epoch(1)).await.unwrap(),
-            "the head names it: it would be taken for whole"
-        );
+        assert!(!engine.sessions(id).has(first).await.unwrap(), "the head names it: it would be taken for whole");
         mirrored(&life).await;
         let named = life.volumes.info(&name("v")).await.unwrap().mirror.unwrap();
-        assert_eq!((named.host.as_deref(), named.epoch), (Some("host2"), Some(2)));
+        let second = life.ownership(v.id()).await;
+        assert!(second > first);
+        assert_eq!((named.host.as_deref(), named.epoch), (Some("host2"), Some(second.0)));
         v.write(0, bytes(2, 4096)).await.unwrap();
         within(&life, 10, v.flush()).await.expect("the peer has it").unwrap();
         life.crash().disk.replace();
@@ -429,7 +429,7 @@ fn a_volume_that_is_not_mirrored_any_more_is_forgotten_by_the_peer() {
         let hosts = hosts(&site);
         let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
         let (id, engine) = (v.id(), peer.volumes.engine());
-        let epoch = crate::base::Epoch(1);
+        let epoch = life.ownership(id).await;
         assert!(engine.sessions(id).has(epoch).await.unwrap());
         life.volumes.set(&name("v"), &["flush=local".to_owned()]).await.unwrap();
         life.sleep(10_000).await;
@@ -452,7 +452,7 @@ fn what_is_mirrored_of_a_volume_that_has_gone_on_without_it_goes_when_the_peer_s
     run(55, "2+1", |site| async move {
         let hosts = hosts(&site);
         let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
-        let (id, first) = (v.id(), crate::base::Epoch(1));
+        let (id, first) = (v.id(), life.ownership(v.id()).await);
         peer.volumes.forget_stale_sessions().await;
         assert!(peer.volumes.engine().sessions(id).has(first).await.unwrap(), "the head names it");
         // While the peer is away the owner goes on without it, and removes the volume.

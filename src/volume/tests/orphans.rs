@@ -6,7 +6,7 @@ use futures::future::{Either, select};
 
 use super::site::Site;
 use super::*;
-use crate::base::{ChunkId, Epoch, Seq};
+use crate::base::{ChunkId, Seq};
 use crate::pool::{ScrubOptions, place, shard_key};
 use crate::store::{Cause, Store as _, When};
 
@@ -31,10 +31,10 @@ fn packing(mut site: Site) -> Site {
     site
 }
 
-/// Names of packs of this epoch on all stores.
-fn packs(site: &Site, epoch: u64) -> BTreeSet<String> {
+/// Names of packs on all stores.
+fn packs(site: &Site) -> BTreeSet<String> {
     let all = site.stores.iter().flat_map(|s| s.contents().keys());
-    all.filter(|key| key.contains(&format!("/p-{epoch}-"))).collect()
+    all.filter(|key| key.contains("/p-")).collect()
 }
 
 /// One object, of which one part lives longer than another.
@@ -45,9 +45,9 @@ async fn overwrite(life: &Life, v: &Volume, seed: u64) {
     v.flush().await.unwrap();
 }
 
-/// Overwrites until a shard of a new pack of this epoch is there: nobody has been told of it, so no head names the pack.
-async fn until_packing(site: &Site, life: &Life, v: &Volume, epoch: u64) {
-    let known = packs(site, epoch);
+/// Overwrites until a shard of a new pack is there: nobody has been told of it, so no head names the pack.
+async fn until_packing(site: &Site, life: &Life, v: &Volume) {
+    let known = packs(site);
     let writes = async {
         for i in 0..1_000 {
             overwrite(life, v, i).await;
@@ -55,7 +55,7 @@ async fn until_packing(site: &Site, life: &Life, v: &Volume, epoch: u64) {
         panic!("nothing is packed");
     };
     let seen = async {
-        while packs(site, epoch).is_subset(&known) {
+        while packs(site).is_subset(&known) {
             life.sleep(5).await;
         }
     };
@@ -83,9 +83,9 @@ fn packs_of_killed_daemons_are_deleted() {
             let site = packing(site);
             let mut life = site.machine(1).found().await;
             volume(&life, FlushMode::Pool).await;
-            for epoch in 1..6 {
+            for _ in 1..6 {
                 let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-                until_packing(&site, &life, &v, epoch).await;
+                until_packing(&site, &life, &v).await;
                 drop(v);
                 life = life.crash().start().await;
             }
@@ -104,9 +104,9 @@ fn a_store_that_was_away_is_looked_through_when_it_is_back() {
         let site = packing(site);
         let life = site.machine(1).found().await;
         let v = volume(&life, FlushMode::Pool).await;
-        until_packing(&site, &life, &v, 1).await;
+        until_packing(&site, &life, &v).await;
         life.sleep(10).await;
-        let left = |store: usize| site.stores[store].contents().keys().iter().any(|k| k.contains("/p-1-"));
+        let left = |store: usize| site.stores[store].contents().keys().iter().any(|k| k.contains("/p-"));
         drop(v);
         let life = life.crash().start().await;
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
@@ -130,14 +130,15 @@ fn what_a_fenced_owner_puts_late_is_found_by_a_later_look() {
         let site = packing(site);
         let life = site.machine(1).found().await;
         let v = volume(&life, FlushMode::Pool).await;
-        until_packing(&site, &life, &v, 1).await;
+        until_packing(&site, &life, &v).await;
+        let first = life.ownership(v.id()).await;
         let other = site.machine(2).start().await;
         let take = OpenMode::TakeOver { accept_loss: false };
         let w = other.volumes.open(&name("v"), take).await.unwrap();
         other.sleep(GRACE + LATE + 5_000).await;
         assert_eq!(orphans(&other).await, Vec::<String>::new());
         // As if it had been cut off until now.
-        let late = ChunkId { volume: w.id(), epoch: Epoch(1), seq: Seq::pack(77) };
+        let late = ChunkId { volume: w.id(), epoch: first, seq: Seq::pack(77) };
         put_late(&site, &late).await;
         assert_eq!(orphans(&other).await.len(), 3);
         other.sleep(EVERY + 5_000).await;
@@ -161,7 +162,7 @@ fn deletions_that_nobody_remembers_are_made_by_the_next_owner() {
         let life = site.machine(1).found().await;
         let v = volume(&life, FlushMode::Pool).await;
         site.reach(1..2, Reach::Up);
-        until_packing(&site, &life, &v, 1).await;
+        until_packing(&site, &life, &v).await;
         life.sleep(20_000).await;
         site.reach(1..2, Reach::Refuses);
         for i in 0..60 {
@@ -191,7 +192,7 @@ fn later_looks_delete_nothing_that_is_needed() {
             let life = site.machine(1).found().await;
             let v = volume(&life, FlushMode::Pool).await;
             for round in 0..3 {
-                until_packing(&site, &life, &v, 1).await;
+                until_packing(&site, &life, &v).await;
                 if round == 1 {
                     snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
                 }

@@ -168,6 +168,11 @@ impl Machine {
         self.site.world.clone()
     }
 
+    /// Where this host has noted how far a volume has come.
+    pub fn confirmed_file(&self, volume: VolumeId) -> std::path::PathBuf {
+        Path::new("/home/volumes").join(volume.to_string()).join("confirmed")
+    }
+
     /// The same host with another disk.
     pub fn with(self, disk: SimDisk) -> Machine {
         Machine { disk: Arc::new(disk), ..self }
@@ -226,19 +231,10 @@ impl Machine {
     fn process(&self) -> (Process, Rt, PoolHost) {
         let process = self.site.world.process();
         let rt = process.rt();
-        let folder = Path::new("/home/pool").to_owned();
-        (
-            process,
-            rt.clone(),
-            PoolHost {
-                rt,
-                disk: self.disk.clone(),
-                folder,
-                opener: Arc::new(self.site.clone()),
-                key: None,
-                trial: Effort::LEAST,
-            },
-        )
+        let (folder, opener) = (Path::new("/home/pool").to_owned(), Arc::new(self.site.clone()));
+        let disk = self.disk.clone();
+        let (pool, key, trial) = (None, None, Effort::LEAST);
+        (process, rt.clone(), PoolHost { rt, disk, folder, opener, pool, key, trial })
     }
 
     fn live(&self, process: Process, rt: Rt, pool: Arc<Pool>) -> Life {
@@ -279,6 +275,17 @@ impl Life {
         }
     }
 
+    /// Claims the volume, and does no more.
+    pub async fn claim(&self) {
+        let (host, nobody) = (self.volumes.engine().host.clone(), Default::default());
+        let (nonce, floor, mirror) = (Nonce(self.rt.random128()), Epoch(0), Default::default());
+        let (lineage, force) = (&nobody, true);
+        let (host, now_ms, seen, overtakes) = (&host, 0, None, None);
+        let who = Claimer { host, nonce, now_ms, lineage, seen, overtakes, force, floor, mirror };
+        let id = self.volumes.id(&name("v")).await.unwrap();
+        self.volumes.engine().cell(id).change(|h| h.claim(&who)).await.unwrap();
+    }
+
     /// The same, whatever it is called.
     pub async fn claim_and_withdraw_of(&self, id: VolumeId) {
         let (host, nobody) = (self.volumes.engine().host.clone(), Default::default());
@@ -291,6 +298,7 @@ impl Life {
             now_ms: 0,
             lineage: &nobody,
             seen: None,
+            overtakes: None,
             force: true,
             floor,
             mirror,
@@ -299,6 +307,11 @@ impl Life {
         if cell.change(|h| h.claim(&who)).await.is_ok() {
             while cell.change(|h| h.withdraw(nonce)).await.is_err() {}
         }
+    }
+
+    /// The volume's ownership in force.
+    pub async fn ownership(&self, id: VolumeId) -> Epoch {
+        self.volumes.engine().cell(id).read().await.unwrap().unwrap().active.epoch
     }
 
     /// The process dies; what the disk was not asked to sync may be lost with the power.

@@ -303,7 +303,8 @@ impl Site {
     pub fn host(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> (PoolHost, Vec<PoolStore>) {
         let opener = Arc::new(Doors { site: self.clone(), side });
         let (disk, folder) = (Arc::new(self.disks[host].clone()), Path::new("/home/pool").to_owned());
-        (PoolHost { rt: rt.clone(), disk, folder, opener, key: None, trial: Effort::LEAST }, self.specs(side))
+        let (pool, key, trial) = (None, None, Effort::LEAST);
+        (PoolHost { rt: rt.clone(), disk, folder, opener, pool, key, trial }, self.specs(side))
     }
 
     pub async fn open(self: &Arc<Self>, rt: &Rt, host: usize, side: Side) -> Result<Volumes> {

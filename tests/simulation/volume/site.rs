@@ -317,6 +317,7 @@ impl Site {
             disk: Arc::new(self.disk(host).clone()),
             folder: Path::new("/home/pool").to_owned(),
             opener: Arc::new(OnlyNamed),
+            pool: None,
             key: None,
             trial: Effort::LEAST,
         }

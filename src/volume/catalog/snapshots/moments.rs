@@ -22,7 +22,7 @@ impl Volumes {
     pub async fn history(&self, volume: &Name) -> Result<Vec<HistoryMark>> {
         let id = self.id(volume).await?;
         let (head, tables) = self.recorded_with_names(volume, id).await?;
-        let tables = self.newer_here(id).unwrap_or(tables);
+        let tables = self.newer_here(&head).unwrap_or(tables);
         let mark = |(name, state): (&Name, &State)| {
             let State { id, created_ms, size, .. } = *state;
             HistoryMark { name: name.clone(), created_ms, size, locked_until_ms: head.locks.until(id) }

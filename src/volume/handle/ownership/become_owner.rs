@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use parking_lot::Mutex;
 
+use super::others_claim::{OthersClaim, PATIENCE};
+use super::shown::Shown;
 use super::start::start;
 use crate::base::log_record::Mark;
 use crate::base::{Epoch, Error, Kind, Lsn, Name, Nonce, Result};
 use crate::journal::{Journal, Recovered, Replay, peek};
-use crate::volume::head::Claimer;
 use crate::volume::head::without_journal;
 use crate::volume::head::{Floor, HeadRegister, Mirror, MirrorAccess};
 use crate::volume::mirroring::{Heard, hear, open_session, refusal};
@@ -22,16 +24,17 @@ use crate::volume::session::takeover::{Announce, Cover, How, Mirrored, Notes, Ta
 
 /// How long room for what was mirrored may be waited for in a journal of which nothing is let go meanwhile.
 const ROOM: Duration = Duration::from_secs(10);
+/// Between looks at a claim of another host, which comes first.
+const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of such records in the journal's buffer, about, beyond which they are synced.
 const UNSYNCED_MAX: u64 = 4 << 20;
 
 /// On what grounds.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimRequest {
-    /// The active epoch that was read when the volume was opened inertly.
-    pub seen: Option<Epoch>,
-    /// Own claims since then of which it is not known whether they were recorded: what was read then counts under them.
-    pub tried: Vec<Epoch>,
+    /// What the volume must still be; `None`: nobody has seen it yet, or will go on with what he has seen.
+    pub shown: Option<Arc<Shown>>,
+    pub others: Arc<OthersClaim>,
     pub force: bool,
     pub accept_loss: bool,
 }
@@ -41,6 +44,8 @@ pub struct ClaimRequest {
 pub struct Owned {
     pub session: Arc<Session>,
     pub notes: Notes,
+    /// Ownerships of which the session has all: its own, the one before, and those of the journal that it goes on with.
+    pub lives: BTreeSet<Epoch>,
 }
 
 /// Why it did not.
@@ -136,7 +141,11 @@ async fn try_to_own(
     context.access().key().map_err(|e| e.context(format!("volume {}", context.title())))?;
     // Above all that this host knows by now: the volume may have been opened long ago.
     let cell = context.cell.above(Floor { known: context.confirmed.load().await, title: context.title() });
-    let seen = look(context, &cell, &claim_request).await?;
+    let left = std::pin::pin!(left);
+    let (seen, overtakes, left) = match look(context, &cell, &claim_request, left).await {
+        Ok(seen) => seen,
+        Err(error) => return Err(outdated(context, error).await.into()),
+    };
     let found = find(context).await?;
     let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
     let lineage: BTreeSet<Epoch> = found.iter().flat_map(|r| r.lineage.iter().copied()).collect();
@@ -157,6 +166,7 @@ async fn try_to_own(
         now_ms: context.rt().wall_ms(),
         lineage,
         seen,
+        overtakes,
         force: claim_request.force,
         accept_loss: claim_request.accept_loss,
         mirror,
@@ -178,6 +188,7 @@ async fn try_to_own(
         (Ok(taken), Some(journal)) => {
             let mut owned = begin(context, taken, journal, (kept, copied), left).await.map_err(failed)?;
             owned.notes.said.extend(mirrored);
+            owned.lives.extend(announced.as_ref().into_iter().flat_map(|a| lives(&how.lineage, a)));
             if let Some(a) = announced.as_ref().filter(|_| claim_request.force && others) {
                 owned.notes.said.extend(remember(context, &owned.session, a).await);
             }
@@ -186,7 +197,9 @@ async fn try_to_own(
         (Ok(_), None) => Err(failed(Error::new(Kind::Internal, "ownership without a journal"))),
         (Err(error), Some(journal)) => {
             let error = match found {
-                Some(found) if error.is(Kind::Owned) => stale(context, &journal, &found, error).await,
+                Some(found) if matches!(error.kind(), Kind::Owned | Kind::Fenced) => {
+                    stale(context, &journal, &found, error).await
+                }
                 _ => error,
             };
             close(context, &journal).await;
@@ -222,6 +235,24 @@ async fn close_mirror(
     Ok(access)
 }
 
+/// The ownerships that the one which was announced goes on from.
+fn lives(lineage: &BTreeSet<Epoch>, a: &Announce) -> BTreeSet<Epoch> {
+    let before = if lineage.contains(&a.active) { lineage.clone() } else { BTreeSet::new() };
+    before.into_iter().chain([a.active, a.next]).collect()
+}
+
+/// The volume is not what was shown here any more. What this host had not stored when others came is put aside, if it has that
+/// still, and no newer handle of this engine has.
+async fn outdated(context: &VolumeContext, error: Error) -> Error {
+    if !error.is(Kind::Fenced) {
+        return error;
+    }
+    let Ok(Some((journal, found))) = find(context).await else { return error };
+    let error = stale(context, &journal, &found, error).await;
+    close(context, &journal).await;
+    error
+}
+
 /// Another host has the volume. If it ended an epoch of this folder, the journal can't be replayed any more: it is put aside
 /// now, and the error says where.
 async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, error: Error) -> Error {
@@ -248,32 +279,39 @@ async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, er
     }
 }
 
-/// The epoch that must still be active when the claim is made, for a session that has read. Asked here before the journal
-/// is, which a newer session of this engine may hold by now; the claim asks again.
-async fn look(
+/// The ownership that must still be in force when the claim is made, for a session that was shown; and the claim that it may
+/// be made over, as that has had its time. Asked here before the journal is, which a newer session of this engine may hold
+/// by now; the claim asks again. Given up when `left` is ready, and else that is given back.
+async fn look<L: Future<Output = ()> + Unpin>(
     context: &VolumeContext,
     cell: &HeadRegister,
-    claim_request: &ClaimRequest,
-) -> Result<Option<Epoch>> {
-    let Some(seen) = claim_request.seen else { return Ok(None) };
-    let Some(head) = cell.read().await? else { return Ok(Some(seen)) };
-    if claim_request.tried.contains(&head.active.epoch) {
-        return Ok(Some(head.active.epoch));
+    ClaimRequest { shown, others, force, .. }: &ClaimRequest,
+    mut left: L,
+) -> Result<(Option<Epoch>, Option<Nonce>, L)> {
+    let rt = context.rt();
+    let patience = PATIENCE + context.engine.pool.settings().degrade_after().unwrap_or_default();
+    loop {
+        // One that was never created is told by the claim.
+        let Some(head) = cell.read().await? else { return Ok((None, None, left)) };
+        if let Some(shown) = shown {
+            shown.check(&head)?;
+        }
+        let seen = shown.as_ref().map(|_| head.active.epoch);
+        // Who may not claim anyway is told so at once.
+        let may = !force && (head.active.released || context.engine.host_owns(&head));
+        let overtakes = match others.of(&head, context.engine.host.id, rt.now()) {
+            None => None,
+            Some(_) if !may => None,
+            Some((claim, since)) if rt.now().since(since) >= patience => Some(claim.nonce),
+            Some((claim, _)) => {
+                if let Either::Left(_) = select(&mut left, rt.sleep(LOOK)).await {
+                    return Err(head.being_taken(claim));
+                }
+                continue;
+            }
+        };
+        return Ok((seen, overtakes, left));
     }
-    let (host, lineage) = (&context.engine.host, BTreeSet::new());
-    let (seen, nonce, floor) = (Some(seen), Nonce(0), Epoch(0));
-    let mirror = MirrorAccess::default();
-    head.may_claim(&Claimer {
-        host,
-        nonce,
-        now_ms: 0,
-        lineage: &lineage,
-        seen,
-        force: false,
-        floor,
-        mirror,
-    })?;
-    Ok(seen)
 }
 
 async fn begin(
@@ -310,7 +348,7 @@ async fn begin(
             sweep(context, &taken);
             let session = start(context.clone(), taken, journal, books, left).await?;
             tracing::info!(volume = %context.title(), "the volume is open here");
-            Ok(Owned { session, notes })
+            Ok(Owned { session, notes, lives: BTreeSet::new() })
         }
         Err(error) => {
             close(context, &journal).await;

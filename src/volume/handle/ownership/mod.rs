@@ -2,10 +2,13 @@
 
 mod become_owner;
 mod hand_over;
+mod others_claim;
 mod ownership_states;
+mod shown;
 mod standby;
 mod start;
 
 pub use become_owner::lineage;
 pub use ownership_states::{AGAIN, Inner, State};
+pub use shown::Shown;
 pub use standby::{Attachment, Inert, Standby};

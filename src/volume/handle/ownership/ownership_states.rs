@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::become_owner::{ClaimRequest, Failed, own};
 use super::hand_over::hand_over_when_asked;
+use super::shown::{Lives, Shown};
 use super::standby::{Attached, Inert, Queue, Standby};
 use crate::base::{Error, Kind, Result};
 use crate::volume::handle::limiter::Limiter;
@@ -37,8 +38,9 @@ pub enum State {
     Live(Arc<Session>),
     /// Attached, and perhaps another host's: the next use asks for it. All that was acknowledged here is in the pool.
     Standby(Standby),
-    /// The last session is over: the next use claims again.
-    Ended,
+    /// The last session is over: the next use claims again, if the volume is still what that one left. `None`: there was none
+    /// yet, and nobody has seen anything.
+    Ended(Option<Arc<Shown>>),
     /// For good; opening the volume anew makes another `Volume`. With the session that is to be let go.
     Failed(Arc<Error>, Option<Arc<Session>>),
 }
@@ -50,6 +52,8 @@ pub struct Inner {
     /// One transition at a time.
     pub turn: tokio::sync::Mutex<()>,
     leavers: Leavers,
+    /// Whose clients may go on here.
+    pub lives: Lives,
     pub queue: Queue,
     pub attached: Attached,
     pub arrivals: Arrivals,
@@ -63,7 +67,12 @@ pub struct Inner {
 impl Inner {
     pub fn new(context: Arc<VolumeContext>, state: State) -> Arc<Inner> {
         let (turn, leavers, arrivals, trouble, notes, limiter) = Default::default();
-        let (queue, attached) = Default::default();
+        let (queue, attached, lives) = <(_, _, Lives)>::default();
+        match &state {
+            State::Inert(inert) => lives.begin(inert.shown.all()),
+            State::Ended(shown) => lives.begin(shown.iter().flat_map(|shown| shown.all())),
+            _ => {}
+        }
         let trail = context.engine.memory.ahead.trail();
         let state = Mutex::new(state);
         Arc::new(Inner {
@@ -71,6 +80,7 @@ impl Inner {
             state,
             turn,
             leavers,
+            lives,
             queue,
             attached,
             arrivals,
@@ -86,7 +96,7 @@ impl Inner {
         let tree = match state {
             State::Inert(inert) => inert.tables.tip().tree,
             State::Live(session) => session.tip.lock().tables.tip().tree,
-            State::Standby(_) | State::Ended | State::Failed(..) => return,
+            State::Standby(_) | State::Ended(_) | State::Failed(..) => return,
         };
         self.context.view.prefetch_map(&tree, blocks).await;
     }
@@ -99,7 +109,7 @@ impl Inner {
                 self.context.view.prefetch(&fetch, found, &inert.tables.tip().tree).await;
             }
             State::Live(session) => session.prefetch(&fetch).await,
-            State::Standby(_) | State::Ended | State::Failed(..) => {}
+            State::Standby(_) | State::Ended(_) | State::Failed(..) => {}
         }
     }
 
@@ -157,17 +167,18 @@ impl Inner {
             (State::Failed(e, _), ..) => State::Failed(e.clone(), None),
             (_, Some(Stop::Failed(e)), _) => State::Failed(Arc::new(e), None),
             (.., Err(e)) => State::Failed(Arc::new(self.forgets(e)), None),
-            _ => State::Ended,
+            _ => State::Ended(Some(Shown::under(session.epoch))),
         };
     }
 
     pub async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
-        let inert = match state {
+        let shown = match state {
             State::Failed(e, _) => return Err(e.share()),
-            State::Inert(inert) => Some(inert),
-            State::Standby(_) | State::Ended => None,
+            State::Inert(inert) => Some(inert.shown.clone()),
+            State::Standby(_) => None,
+            State::Ended(shown) => shown,
             State::Live(session) => match session.closed() {
                 None => return Ok(()),
                 Some(Stop::Failed(e)) => return Err(e),
@@ -178,23 +189,24 @@ impl Inner {
                         self.fail(error.share());
                         return Err(error);
                     }
-                    *self.state.lock() = State::Ended;
-                    None
+                    let shown = Some(Shown::under(session.epoch));
+                    *self.state.lock() = State::Ended(shown.clone());
+                    shown
                 }
             },
         };
-        let seen = inert.as_ref().map(|i| i.seen);
-        let tried = inert.as_ref().map_or_else(Vec::new, |i| i.tried.lock().clone());
         if self.leavers.any() || self.context.engine.left.load(Ordering::Relaxed) {
             let why = format!("volume {} is being let go", self.context.title());
             return Err(Error::new(Kind::Unavailable, why));
         }
-        let claim_request = ClaimRequest { seen, tried, force, accept_loss };
+        let others = self.queue.others.clone();
+        let claim_request = ClaimRequest { shown: shown.clone(), others, force, accept_loss };
         match own(&self.context, claim_request, self.leavers.come()).await {
             Ok(owned) => {
                 if self.queue.take_asked() {
                     owned.session.rounds.expect_others(self.context.rt().now());
                 }
+                self.lives.take_in(owned.lives, shown.is_some());
                 self.becomes(State::Live(owned.session.clone()));
                 self.trouble.lock().said = None;
                 self.revive_after(owned.session.clone());
@@ -204,8 +216,8 @@ impl Inner {
             }
             Err(Failed { error, tried }) => {
                 let e = error.context(format!("volume {}", self.context.title()));
-                if let Some(inert) = inert {
-                    inert.tried.lock().extend(tried);
+                if let Some(shown) = shown {
+                    shown.try_next(tried);
                 }
                 // Whoever asks again gets the same answer, until the volume is opened anew. Not where nothing that was
                 // acknowledged here can be missing: there another's ownership ends, and this host's may come.
@@ -280,7 +292,7 @@ impl Inner {
             State::Standby(standby) if !standby.unsure && matches!(act, LastAct::Release) => return Ok(()),
             State::Standby(_) if matches!(act, LastAct::Leave(_)) => return Err(Stop::Again),
             // The volume may still be this host's, with a journal that nobody has replayed.
-            State::Standby(_) | State::Ended => {
+            State::Standby(_) | State::Ended(_) => {
                 let head = self.context.cell.confirm().await;
                 let is_mine = |head: &Head| self.context.engine.host_owns(head);
                 let free = head.is_ok_and(|head| head.active.released || stands_by && !is_mine(&head));
@@ -304,14 +316,17 @@ impl Inner {
                 let tables = self.context.view.tables(&head).await;
                 self.becomes(match tables {
                     Ok(tables) => State::Inert(Inert::new(&head, tables)),
-                    Err(_) => State::Ended,
+                    Err(_) => State::Ended(Some(Shown::under(session.epoch))),
                 });
                 Ok(())
             }
             (Released::NotYet(stop), _) => Err(stop),
             (Released::Unknown(stop), _) => {
                 // All that was acknowledged is under the checkpoint, whatever came of the last act.
-                self.becomes(if may_be_asked { State::Standby(Standby::unsure()) } else { State::Ended });
+                self.becomes(match may_be_asked {
+                    true => State::Standby(Standby::unsure()),
+                    false => State::Ended(Some(Shown::under(session.epoch))),
+                });
                 Err(stop)
             }
         }

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::others_claim::{OthersClaim, PATIENCE};
+use super::shown::Shown;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Nonce, Result};
 use crate::volume::head::{CopyRound, Head};
 use crate::volume::read::VolumeContext;
 use crate::volume::space::Tables;
 
-/// How long the owner is asked without a sign of life.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Between looks at the head while an answer is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long who was asked for the volume leaves it to who asked.
@@ -31,26 +31,15 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// A released volume as it was when it was opened.
 #[derive(Debug)]
 pub struct Inert {
-    /// The epoch that was active.
-    pub seen: Epoch,
+    pub shown: Arc<Shown>,
     pub tables: Tables,
     /// It is a copy that showed no whole state.
     pub round: Option<CopyRound>,
-    /// Own claims since, of which it is not known whether they were recorded.
-    pub(super) tried: Mutex<Vec<Epoch>>,
 }
 
 impl Inert {
     pub(in crate::volume::handle) fn new(head: &Head, tables: Tables) -> Arc<Inert> {
-        let tried = Mutex::default();
-        Arc::new(Inert { seen: head.active.epoch, tables, round: head.round, tried })
-    }
-
-    /// Whether the volume is still what was opened, also where an own claim was recorded and the answer was lost: the next
-    /// write goes on under it.
-    pub(in crate::volume) fn is_newest(&self, head: &Head) -> bool {
-        let active = &head.active;
-        active.released && active.epoch == self.seen || self.tried.lock().contains(&active.epoch)
+        Arc::new(Inert { shown: Shown::under(head.active.epoch), tables, round: head.round })
     }
 }
 
@@ -85,6 +74,8 @@ pub struct Queue {
     refused: Mutex<Option<(Instant, Arc<Error>)>>,
     /// Another host has had the volume when this one asked.
     has_asked: AtomicBool,
+    /// Who is claiming the volume.
+    pub others: Arc<OthersClaim>,
 }
 
 /// The one that asks.
@@ -146,7 +137,7 @@ impl Asker<'_> {
         let (mut sign, mut heard, mut said) = (sign_of_life(&head), began, false);
         let mut now = Some(head);
         while let Some(head) = now.filter(|head| !head.removed && head.active.epoch == epoch) {
-            let claimer = head.standing().filter(|claim| claim.host.id != host.id);
+            let claimer = self.queue.others.of(&head, host.id, rt.now()).map(|(claim, _)| claim);
             if sign_of_life(&head) != sign {
                 (sign, heard) = (sign_of_life(&head), rt.now());
             }

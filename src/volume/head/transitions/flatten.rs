@@ -32,7 +32,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::super::checkpoint::Back;
-    use super::super::heads_for_tests::{owned, to};
+    use super::super::heads_for_tests::{OWNED, owned, to};
     use super::*;
     use crate::base::{Nonce, VolumeId};
     use crate::volume::head::head_value::{Base, Checkpoint};
@@ -54,18 +54,18 @@ mod tests {
             dropped: false,
         };
         let clone = Head { base: Some(base), ..owned() };
-        assert!(clone.drop_base(Epoch(1), StateId(5)).is_err(), "not flat");
-        let flat = to(clone.set_flat(Epoch(1), StateId(5)));
-        assert_eq!(flat.set_flat(Epoch(1), StateId(9)).unwrap(), Move::Already, "the older one counts");
+        assert!(clone.drop_base(OWNED, StateId(5)).is_err(), "not flat");
+        let flat = to(clone.set_flat(OWNED, StateId(5)));
+        assert_eq!(flat.set_flat(OWNED, StateId(9)).unwrap(), Move::Already, "the older one counts");
         let new = Checkpoint { nonce: Nonce(8), ..Checkpoint::default() };
         let back = |head: &Head, state| {
-            to(head.checkpoint(Epoch(1), &new, &[], Some(Back { to: StateId(state), size: 512 })))
+            to(head.checkpoint(OWNED, &new, &[], Some(Back { to: StateId(state), size: 512 })))
         };
-        assert!(back(&flat, 4).drop_base(Epoch(1), StateId(5)).is_err(), "back to what stands on the parent");
+        assert!(back(&flat, 4).drop_base(OWNED, StateId(5)).is_err(), "back to what stands on the parent");
         assert_eq!(back(&flat, 4).size, 512);
-        let dropped = to(back(&flat, 5).drop_base(Epoch(1), StateId(5)));
+        let dropped = to(back(&flat, 5).drop_base(OWNED, StateId(5)));
         assert!(dropped.parent().is_none() && flat.parent().is_some());
-        assert_eq!(dropped.drop_base(Epoch(1), StateId(5)).unwrap(), Move::Already);
+        assert_eq!(dropped.drop_base(OWNED, StateId(5)).unwrap(), Move::Already);
         assert_eq!(Head::decode(&dropped.encode().unwrap()).unwrap(), dropped);
     }
 }

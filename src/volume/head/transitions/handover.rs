@@ -65,29 +65,34 @@ mod tests {
     use super::super::heads_for_tests::{born, claim, recording, to};
     use super::*;
 
+    /// Of the first claim here.
+    fn first() -> Epoch {
+        Epoch(0).after(Nonce(1))
+    }
+
     #[test]
     fn an_ask_is_of_one_ownership() {
         let (a, b) = (Host { id: HostId(1), name: "a".into() }, Host { id: HostId(2), name: "b".into() });
         let born = born();
         let owned = to(to(claim(&born, 1, false)).record(&recording(1, 0)));
         assert!(owned.ask(&b, Nonce(2)).unwrap_err().is(Kind::Owned), "it is not to be handed over");
-        let owned = to(owned.set_settings(Some(Epoch(1)), &["handover=ask".to_owned()]));
+        let owned = to(owned.set_settings(Some(first()), &["handover=ask".to_owned()]));
         assert!(owned.ask(&a, Nonce(2)).unwrap_err().is(Kind::Owned), "nobody asks himself");
         assert_eq!(owned.attach(&a, Nonce(2)).unwrap(), Move::Already);
         let attached = to(owned.attach(&b, Nonce(2)));
         assert!(attached.wanted.is_some() && attached.asked().is_none());
-        assert_eq!(attached.hear(Epoch(1), 1).unwrap(), Move::Already, "nobody asks");
+        assert_eq!(attached.hear(first(), 1).unwrap(), Move::Already, "nobody asks");
         let asked = to(attached.ask(&b, Nonce(3)));
         assert_eq!(asked.asked().map(|wanted| wanted.nonce), Some(Nonce(3)));
         assert_eq!(asked.ask(&b, Nonce(4)).unwrap(), Move::Already);
         assert_eq!(asked.attach(&b, Nonce(4)).unwrap(), Move::Already, "an ask stays until it is answered");
         assert_eq!(Head::decode(&asked.encode().unwrap()).unwrap(), asked);
-        let heard = to(asked.hear(Epoch(1), 1));
-        assert_eq!((heard.hear(Epoch(1), 1).unwrap(), heard.asked().unwrap().heard), (Move::Already, 1));
+        let heard = to(asked.hear(first(), 1));
+        assert_eq!((heard.hear(first(), 1).unwrap(), heard.asked().unwrap().heard), (Move::Already, 1));
         assert!(asked.hear(Epoch(2), 1).unwrap_err().is(Kind::Fenced));
         let why = heard.unanswered(b.id, 30).to_string();
         assert!(why.contains("host (host id") && why.contains("volume take-over"), "{why}");
-        let released = to(heard.release(Epoch(1)));
+        let released = to(heard.release(first()));
         assert!(
             released.asked().is_none() && released.wanted.is_some(),
             "who asks may look which ownership ended"

@@ -30,6 +30,7 @@ pub fn claimer<'a>(host: &'a Host, nonce: u128, lineage: &'a BTreeSet<Epoch>) ->
         now_ms: 2_000,
         lineage,
         seen: None,
+        overtakes: None,
         force: false,
         floor: Epoch(0),
         mirror: MirrorAccess::default(),
@@ -56,13 +57,17 @@ pub fn claim(head: &Head, nonce: u128, force: bool) -> Result<Move> {
         now_ms: 0,
         lineage: &lineage,
         seen: None,
+        overtakes: None,
         force,
         floor,
         mirror,
     })
 }
 
-/// Owned by host 1 under epoch 1.
+/// Under which `owned` is.
+pub const OWNED: Epoch = Epoch(1 << 32 | 11);
+
+/// Owned by host 1.
 pub fn owned() -> Head {
     let (h, none) = (host(1), BTreeSet::new());
     let claimed = to(born().claim(&claimer(&h, 11, &none)));

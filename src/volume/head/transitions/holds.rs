@@ -71,10 +71,10 @@ impl Head {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::heads_for_tests::{owned, to};
+    use super::super::heads_for_tests::{OWNED, owned, to};
     use super::super::removal::Removal;
     use super::*;
-    use crate::base::{Epoch, Lsn, Name, Nonce, Seq, VolumeId};
+    use crate::base::{Lsn, Name, Nonce, Seq, VolumeId};
     use crate::volume::head::head_value::Checkpoint;
     use crate::volume::head::name_and_move::{Leaving, Moved};
 
@@ -83,8 +83,8 @@ mod tests {
         let new = Checkpoint { position: Seq(1), top: Seq(1), nonce: Nonce(9), ..Checkpoint::default() };
         let removes = [Removal { state: StateId(state), gate: Nonce(0) }];
         let refused = |done: Result<Move>| done.map_err(|e| assert!(e.is(Kind::Refused), "{e}")).is_ok();
-        let snapshot = refused(head.checkpoint(Epoch(1), &new, &removes, None));
-        (snapshot, refused(head.remove(&BTreeSet::from([Epoch(1)]), Nonce(0))))
+        let snapshot = refused(head.checkpoint(OWNED, &new, &removes, None));
+        (snapshot, refused(head.remove(&BTreeSet::from([OWNED]), Nonce(0))))
     }
 
     #[test]
@@ -96,19 +96,17 @@ mod tests {
         let moved = Moved { pool: "q".parse().unwrap(), volume: VolumeId(8), name: name.clone(), at_ms: 1 };
         let (settings, naming) = (locked.settings, locked.naming.clone());
         let left = Leaving { to: moved, size: 1 << 30, settings, naming, last: Lsn(0) };
-        assert!(locked.leave(Epoch(1), &left).unwrap_err().is(Kind::Refused));
+        assert!(locked.leave(OWNED, &left).unwrap_err().is(Kind::Refused));
         // Into the trash neither, by whom it is released.
-        let free = to(locked.release(Epoch(1)));
+        let free = to(locked.release(OWNED));
         assert!(free.rename(&name.in_trash(5), 0).unwrap_err().is(Kind::Refused));
         assert_eq!(to(free.rename(&name, 0)).locks, locked.locks, "another name is none of its business");
-        let gone = to(to(head.release(Epoch(1))).rename(&name.in_trash(5), 0));
+        let gone = to(to(head.release(OWNED)).rename(&name.in_trash(5), 0));
         assert!(
             gone.set_lock(StateId(3), 5_000, 1_000).unwrap_err().is(Kind::Removed),
             "it would be removed"
         );
-        assert!(
-            to(head.leave(Epoch(1), &left)).set_lock(StateId(3), 5_000, 0).unwrap_err().is(Kind::Removed)
-        );
+        assert!(to(head.leave(OWNED, &left)).set_lock(StateId(3), 5_000, 0).unwrap_err().is(Kind::Removed));
     }
 
     #[test]
@@ -133,7 +131,7 @@ mod tests {
         // One that is set drops what is over, too, and a snapshot that goes takes its entry along.
         let new = Checkpoint { position: Seq(1), top: Seq(1), nonce: Nonce(9), ..Checkpoint::default() };
         let removes = [Removal { state: StateId(3), gate: Nonce(0) }];
-        assert_eq!(to(one.checkpoint(Epoch(1), &new, &removes, None)).locks, one.locks);
+        assert_eq!(to(one.checkpoint(OWNED, &new, &removes, None)).locks, one.locks);
         assert_eq!(to(two.set_lock(StateId(5), 9_000, 6_000)).locks.until(StateId(3)), None);
     }
 

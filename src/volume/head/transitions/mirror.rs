@@ -38,6 +38,11 @@ mod tests {
     use crate::base::Kind;
     use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
 
+    /// Of the n-th claim here.
+    fn e(n: u64) -> Epoch {
+        Epoch(n << 32 | n)
+    }
+
     /// Model `mirror`: name, end, take, open, bare.
     #[test]
     fn a_head_that_names_a_mirror_is_taken_over_by_who_has_it() {
@@ -46,19 +51,26 @@ mod tests {
         let none = BTreeSet::new();
         let who = |host, nonce: u128, lineage, mirror| {
             let (nonce, floor) = (Nonce(nonce), Epoch(0));
-            Claimer { host, nonce, now_ms: 0, lineage, seen: None, force: true, floor, mirror }
+            Claimer {
+                host,
+                nonce,
+                now_ms: 0,
+                lineage,
+                seen: None,
+                overtakes: None,
+                force: true,
+                floor,
+                mirror,
+            }
         };
-        let access = |closed: Option<u64>, given_up| MirrorAccess { closed: closed.map(Epoch), given_up };
+        let access = |closed: Option<u64>, given_up| MirrorAccess { closed: closed.map(e), given_up };
         let nothing = access(None, false);
         let owned = to(to(born.claim(&who(&a, 1, &none, nothing))).record(&recording(1, 0)));
         assert_eq!(owned.ground(&who(&c, 9, &none, nothing)).unwrap(), ClaimBasis::Bare);
-        assert!(owned.name_mirror(Epoch(2), &b, Nonce(7)).unwrap_err().is(Kind::Fenced));
-        let named = to(owned.name_mirror(Epoch(1), &b, Nonce(7)));
-        assert_eq!(named.name_mirror(Epoch(1), &b, Nonce(7)).unwrap(), Move::Already);
-        assert!(
-            matches!(named.name_mirror(Epoch(1), &b, Nonce(8)).unwrap(), Move::To(_)),
-            "it is written anew"
-        );
+        assert!(owned.name_mirror(e(2), &b, Nonce(7)).unwrap_err().is(Kind::Fenced));
+        let named = to(owned.name_mirror(e(1), &b, Nonce(7)));
+        assert_eq!(named.name_mirror(e(1), &b, Nonce(7)).unwrap(), Move::Already);
+        assert!(matches!(named.name_mirror(e(1), &b, Nonce(8)).unwrap(), Move::To(_)), "it is written anew");
         assert_eq!(Head::decode(&named.encode().unwrap()).unwrap(), named);
         assert!(named.is_mirrored_elsewhere(a.id) && !named.is_mirrored_elsewhere(b.id));
         // Who has nothing, or another session, or one that still takes records, is refused with the name of who has it.
@@ -67,35 +79,35 @@ mod tests {
             assert!(refused.is(Kind::Refused) && refused.to_string().contains("host2"), "{refused}");
             assert!(refused.to_string().contains("--accept-loss"), "{refused}");
         }
-        let own = BTreeSet::from([Epoch(1)]);
+        let own = BTreeSet::from([e(1)]);
         assert_eq!(named.ground(&who(&a, 2, &own, nothing)).unwrap(), ClaimBasis::Own);
         let anew = to(to(named.claim(&who(&a, 2, &own, nothing))).record(&recording(2, 0)));
         assert_eq!(
             anew.mirror.as_ref().map(|m| m.session),
-            Some(Epoch(1)),
+            Some(e(1)),
             "the owner starts anew and leaves it"
         );
         let by_mirror = who(&b, 3, &none, access(Some(1), false));
-        assert_eq!(anew.ground(&by_mirror).unwrap(), ClaimBasis::Mirror(Epoch(1)));
+        assert_eq!(anew.ground(&by_mirror).unwrap(), ClaimBasis::Mirror(e(1)));
         let claimed = to(anew.claim(&by_mirror));
         assert!(
-            claimed.name_mirror(Epoch(2), &b, Nonce(9)).unwrap_err().is(Kind::Fenced),
+            claimed.name_mirror(e(2), &b, Nonce(9)).unwrap_err().is(Kind::Fenced),
             "none is named under a claim"
         );
-        assert!(claimed.end_mirror(Epoch(2)).unwrap_err().is(Kind::Fenced));
+        assert!(claimed.end_mirror(e(2)).unwrap_err().is(Kind::Fenced));
         let taken = to(claimed.record(&recording(3, 0)));
         assert!(taken.mirror.is_some() && !taken.is_mirrored_elsewhere(b.id));
         assert!(
             taken.claim(&who(&c, 4, &none, nothing)).is_err(),
             "what it took over may be in its journal alone"
         );
-        let ended = to(taken.end_mirror(Epoch(3)));
-        assert_eq!(ended.end_mirror(Epoch(3)).unwrap(), Move::Already);
+        let ended = to(taken.end_mirror(e(3)));
+        assert_eq!(ended.end_mirror(e(3)).unwrap(), Move::Already);
         assert_eq!(ended.ground(&who(&c, 4, &none, nothing)).unwrap(), ClaimBasis::Bare);
         let forced = who(&c, 5, &none, access(None, true));
         assert_eq!(taken.ground(&forced).unwrap(), ClaimBasis::Forced);
         let record = Recording { gives_up_mirror: true, ..recording(5, 0) };
         assert!(to(to(taken.claim(&forced)).record(&record)).mirror.is_none());
-        assert!(to(taken.release(Epoch(3))).mirror.is_none(), "all is in the pool");
+        assert!(to(taken.release(e(3))).mirror.is_none(), "all is in the pool");
     }
 }

@@ -16,11 +16,13 @@ pub struct Claimer<'a> {
     pub now_ms: u64,
     /// Epochs that this state folder has owned.
     pub lineage: &'a BTreeSet<Epoch>,
-    /// The active epoch that an inert session has read; its first write claims only over that one.
+    /// The active epoch under which the volume was shown here; who has seen it claims only over that one.
     pub seen: Option<Epoch>,
+    /// A claim of another host that this one may be made over, without force: it has had its time.
+    pub overtakes: Option<Nonce>,
     /// The user takes over.
     pub force: bool,
-    /// Epochs below it may have been used by claims that the pool has forgotten.
+    /// The last ownership that this host has heard of: the pool may have forgotten it.
     pub floor: Epoch,
     pub mirror: MirrorAccess,
 }
@@ -44,15 +46,18 @@ impl Head {
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
         self.naming.check_here(self.moved.as_ref())?;
-        if let Some(seen) = who.seen.filter(|_| !who.force) {
+        if let Some(seen) = who.seen {
             self.changed_since(seen)?;
         }
-        if self.active.released || who.lineage.contains(&self.active.epoch) {
-            return Ok(());
+        match self.active.released || who.lineage.contains(&self.active.epoch) {
+            true if who.force => return Ok(()),
+            true => {}
+            false if who.force => return self.ground(who).map(drop),
+            false => return Err(self.owned_elsewhere(Some(who.host.id))),
         }
-        match who.force {
-            true => self.ground(who).map(drop),
-            false => Err(self.owned_elsewhere(Some(who.host.id))),
+        match self.standing().filter(|claim| claim.host.id != who.host.id) {
+            Some(claim) if who.overtakes != Some(claim.nonce) => Err(self.being_taken(claim)),
+            _ => Ok(()),
         }
     }
 
@@ -70,7 +75,7 @@ impl Head {
             return Ok(Move::Already);
         }
         self.may_claim(who)?;
-        let epoch = self.last_epoch().next().max(who.floor);
+        let epoch = self.last_epoch().max(who.floor).after(who.nonce);
         self.with(|h| {
             h.claim = Some(Claim {
                 epoch,
@@ -146,14 +151,19 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use super::super::heads_for_tests::{claimer, host, owned, recording, to};
+    use super::super::heads_for_tests::{OWNED, claimer, host, owned, recording, to};
     use super::*;
     use crate::volume::head::head_value::Checkpoint;
+
+    /// Of the n-th claim here, and its nonce.
+    fn e(n: u64, nonce: u64) -> Epoch {
+        Epoch(n << 32 | nonce)
+    }
 
     #[test]
     fn only_the_owners_folder_or_force_claims_what_is_not_released() {
         let head = owned();
-        let (two, none, mine) = (host(2), BTreeSet::new(), BTreeSet::from([Epoch(1)]));
+        let (two, none, mine) = (host(2), BTreeSet::new(), BTreeSet::from([OWNED]));
         let refused = head.claim(&claimer(&two, 22, &none)).unwrap_err();
         assert_eq!(refused.kind(), Kind::Owned);
         assert!(refused.to_string().contains("stop it there"), "{refused}");
@@ -161,7 +171,7 @@ mod tests {
         assert!(older.to_string().contains("not there any more"), "{older}");
         to(head.claim(&claimer(&two, 22, &mine)));
         to(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
-        let released = to(head.release(Epoch(1)));
+        let released = to(head.release(OWNED));
         to(released.claim(&claimer(&two, 22, &none)));
         let stale = Claimer { seen: Some(Epoch(0)), ..claimer(&two, 22, &none) };
         assert_eq!(released.claim(&stale).unwrap_err().kind(), Kind::Fenced);
@@ -173,38 +183,60 @@ mod tests {
         let force = Claimer { force: true, ..claimer(&two, 22, &none) };
         let claimed = to(owned().claim(&force));
         assert_eq!(claimed.claim(&force).unwrap(), Move::Already);
-        assert_eq!(claimed.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
+        assert_eq!(claimed.owned(OWNED).unwrap_err().kind(), Kind::Fenced);
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        assert!(claimed.checkpoint(Epoch(1), &new, &[], None).is_err());
-        assert!(claimed.release(Epoch(1)).is_err());
+        assert!(claimed.checkpoint(OWNED, &new, &[], None).is_err());
+        assert!(claimed.release(OWNED).is_err());
         let lowered = to(claimed.lower_w(Nonce(22), 4));
         assert_eq!(lowered.active.w, 4);
         let withdrawn = to(claimed.withdraw(Nonce(22)));
-        assert_eq!(withdrawn.owned(Epoch(1)).unwrap_err().kind(), Kind::Refused);
+        assert_eq!(withdrawn.owned(OWNED).unwrap_err().kind(), Kind::Refused);
         assert!(withdrawn.record(&recording(22, 0)).is_err());
         let again = Claimer { nonce: Nonce(33), ..force };
-        assert_eq!(to(withdrawn.claim(&again)).claim.unwrap().epoch, Epoch(3));
-        let above = Claimer { floor: Epoch(9), ..again.clone() };
-        assert_eq!(to(withdrawn.claim(&above)).claim.unwrap().epoch, Epoch(9));
-        let below = Claimer { floor: Epoch(2), ..again };
-        assert_eq!(to(withdrawn.claim(&below)).claim.unwrap().epoch, Epoch(3));
+        assert_eq!(to(withdrawn.claim(&again)).claim.unwrap().epoch, e(3, 33));
+        let above = Claimer { floor: e(9, 5), ..again.clone() };
+        assert_eq!(to(withdrawn.claim(&above)).claim.unwrap().epoch, e(10, 33));
+        let below = Claimer { floor: e(1, 5), ..again };
+        assert_eq!(to(withdrawn.claim(&below)).claim.unwrap().epoch, e(3, 33));
+    }
+
+    /// What another host has begun comes first; the user, by force, and the host itself do not wait.
+    #[test]
+    fn nobody_claims_over_a_claim_that_stands() {
+        let (two, three, none, mine) = (host(2), host(3), BTreeSet::new(), BTreeSet::from([OWNED]));
+        let owner = host(1);
+        let taking = to(owned().claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
+        let again = claimer(&owner, 33, &mine);
+        let waits = taking.claim(&again).unwrap_err();
+        assert!(waits.is_transient() && waits.to_string().contains("host2"), "{waits}");
+        assert!(taking.claim(&claimer(&three, 33, &none)).unwrap_err().is(Kind::Owned));
+        to(taking.claim(&Claimer { overtakes: Some(Nonce(22)), ..again.clone() }));
+        assert!(taking.claim(&Claimer { overtakes: Some(Nonce(21)), ..again.clone() }).is_err());
+        to(taking.claim(&Claimer { force: true, ..claimer(&three, 33, &none) }));
+        to(to(taking.withdraw(Nonce(22))).claim(&again));
+        let own = to(owned().claim(&claimer(&owner, 22, &mine)));
+        to(own.claim(&again));
+        // Whoever was shown something is told that it is over, also where he forces it.
+        let taken = to(taking.record(&recording(22, 0)));
+        let shown = Claimer { seen: Some(OWNED), force: true, ..claimer(&owner, 44, &mine) };
+        assert!(taken.claim(&shown).unwrap_err().is(Kind::Fenced));
     }
 
     #[test]
     fn a_record_needs_the_claim_and_keeps_the_ends_behind_the_checkpoint() {
         let (two, none) = (host(2), BTreeSet::new());
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
-        let head = to(owned().checkpoint(Epoch(1), &new, &[], None));
-        assert_eq!(head.checkpoint(Epoch(1), &new, &[], None).unwrap(), Move::Already);
+        let head = to(owned().checkpoint(OWNED, &new, &[], None));
+        assert_eq!(head.checkpoint(OWNED, &new, &[], None).unwrap(), Move::Already);
         let claimed = to(head.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
         assert!(claimed.record(&recording(22, 3)).is_err(), "chunk 4 is named by the map");
         assert!(claimed.record(&recording(99, 6)).is_err(), "not this claim");
         let taken = to(claimed.record(&recording(22, 6)));
         assert_eq!(taken.record(&recording(22, 6)).unwrap(), Move::Already);
-        assert_eq!(taken.ends, [End { epoch: Epoch(1), last: Seq(6) }]);
-        assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (Epoch(1), Epoch(2)));
-        assert_eq!(taken.owned(Epoch(1)).unwrap_err().kind(), Kind::Fenced);
+        assert_eq!(taken.ends, [End { epoch: OWNED, last: Seq(6) }]);
+        assert_eq!((taken.epoch_of(Seq(6)), taken.epoch_of(Seq(7))), (OWNED, e(2, 22)));
+        assert_eq!(taken.owned(OWNED).unwrap_err().kind(), Kind::Fenced);
         let later = Checkpoint { position: Seq(7), top: Seq(8), nonce: Nonce(6), ..Checkpoint::default() };
-        assert!(to(taken.checkpoint(Epoch(2), &later, &[], None)).ends.is_empty());
+        assert!(to(taken.checkpoint(e(2, 22), &later, &[], None)).ends.is_empty());
     }
 }

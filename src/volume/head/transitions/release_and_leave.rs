@@ -51,6 +51,11 @@ mod tests {
     use crate::base::{Lsn, Name, Nonce, VolumeId};
     use crate::volume::head::name_and_move::Moved;
 
+    /// Of the first claim here.
+    fn first() -> Epoch {
+        Epoch(0).after(Nonce(1))
+    }
+
     #[test]
     fn what_was_left_is_claimed_by_nobody_and_comes_back_as_another() {
         let born = born();
@@ -66,10 +71,10 @@ mod tests {
             last: Lsn(0),
         };
         assert!(head.leave(Epoch(2), &left).unwrap_err().is(Kind::Fenced));
-        assert!(head.leave(Epoch(1), &Leaving { size: 512, ..left.clone() }).unwrap_err().is(Kind::Refused));
-        assert!(to(claim(&head, 2, true)).leave(Epoch(1), &left).unwrap_err().is(Kind::Fenced));
-        let gone = to(head.leave(Epoch(1), &left));
-        assert_eq!(gone.leave(Epoch(1), &left).unwrap(), Move::Already);
+        assert!(head.leave(first(), &Leaving { size: 512, ..left.clone() }).unwrap_err().is(Kind::Refused));
+        assert!(to(claim(&head, 2, true)).leave(first(), &left).unwrap_err().is(Kind::Fenced));
+        let gone = to(head.leave(first(), &left));
+        assert_eq!(gone.leave(first(), &left).unwrap(), Move::Already);
         assert!(gone.active.released && Head::decode(&gone.encode().unwrap()).unwrap() == gone);
         assert!(claim(&gone, 3, true).unwrap_err().is(Kind::Removed));
         // Not before the trash says that its copy has a name.

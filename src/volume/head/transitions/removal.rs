@@ -58,7 +58,7 @@ pub(super) fn gate_lost() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::heads_for_tests::{owned, to};
+    use super::super::heads_for_tests::{OWNED, owned, to};
     use super::*;
     use crate::base::Seq;
     use crate::volume::head::head_value::Checkpoint;
@@ -69,17 +69,17 @@ mod tests {
         let head = owned();
         let new = Checkpoint { position: Seq(3), top: Seq(4), nonce: Nonce(5), ..Checkpoint::default() };
         let behind = |gate| [Removal { state: StateId(1), gate: Nonce(gate) }];
-        let mine = BTreeSet::from([Epoch(1)]);
-        to(head.checkpoint(Epoch(1), &new, &behind(0), None));
+        let mine = BTreeSet::from([OWNED]);
+        to(head.checkpoint(OWNED, &new, &behind(0), None));
         to(head.remove(&mine, Nonce(0)));
         let doubted = to(head.doubt_cloned());
         assert!(doubted.cloned.has(StateId(7)) && doubted.was_cloned());
         assert_eq!(doubted.doubt_cloned().unwrap(), Move::Already);
         let head = to(to(head.set_cloned(StateId(1))).set_cloned(StateId(2)));
         assert_eq!(head.set_cloned(StateId(2)).unwrap(), Move::Already);
-        to(head.checkpoint(Epoch(1), &new, &[Removal { state: StateId(3), gate: Nonce(0) }], None));
+        to(head.checkpoint(OWNED, &new, &[Removal { state: StateId(3), gate: Nonce(0) }], None));
         let refused = |head: &Head, gate: u128| {
-            let snapshot = head.checkpoint(Epoch(1), &new, &behind(gate), None).map_err(|e| e.kind());
+            let snapshot = head.checkpoint(OWNED, &new, &behind(gate), None).map_err(|e| e.kind());
             let volume = head.remove(&mine, Nonce(gate)).map_err(|e| e.kind());
             (snapshot.err() == Some(Kind::Refused), volume.err() == Some(Kind::Refused))
         };
@@ -88,19 +88,19 @@ mod tests {
         let of_it = to(head.set_gate(gate(7, Some(StateId(1)))));
         assert_eq!(of_it.set_gate(gate(7, Some(StateId(1)))).unwrap(), Move::Already);
         assert_eq!((refused(&of_it, 7), refused(&of_it, 8)), ((false, true), (true, true)));
-        let through = to(of_it.checkpoint(Epoch(1), &new, &behind(7), None));
+        let through = to(of_it.checkpoint(OWNED, &new, &behind(7), None));
         assert!(through.gate.is_none() && !through.cloned.has(StateId(1)) && through.cloned.has(StateId(2)));
         let of_another = to(of_it.set_gate(gate(8, Some(StateId(2)))));
         assert_eq!(refused(&of_another, 7), (true, true), "another's took its place");
         assert_eq!(refused(&of_another, 8), (true, true));
-        to(of_another.checkpoint(Epoch(1), &new, &[], None));
+        to(of_another.checkpoint(OWNED, &new, &[], None));
         let of_all = to(of_another.set_gate(gate(9, None)));
         assert_eq!(refused(&of_all, 9), (false, false));
         assert_eq!(of_all.lift_gate(Nonce(8)).unwrap(), Move::Already);
         assert_eq!(refused(&to(of_all.lift_gate(Nonce(9))), 9), (true, true));
         assert_eq!(of_all.remove(&BTreeSet::new(), Nonce(9)).unwrap_err().kind(), Kind::Owned);
         let removed = to(of_all.remove(&mine, Nonce(9)));
-        assert_eq!(removed.owned(Epoch(1)).unwrap_err().kind(), Kind::Removed);
+        assert_eq!(removed.owned(OWNED).unwrap_err().kind(), Kind::Removed);
         assert_eq!(removed.set_cloned(StateId(1)).unwrap_err().kind(), Kind::Removed);
         let many = (1..100).fold(head, |head, i| match head.set_cloned(StateId(i)).unwrap() {
             Move::To(next) => *next,

@@ -59,7 +59,7 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use super::super::heads_for_tests::{born, claimer, host, owned, to};
+    use super::super::heads_for_tests::{OWNED, born, claimer, host, owned, to};
     use super::super::ownership::Claimer;
     use super::*;
     use crate::volume::head::FlushMode;
@@ -68,17 +68,17 @@ mod tests {
     fn a_volume_grows_and_never_shrinks() {
         let head = owned();
         let size = head.size;
-        assert_eq!(head.grow(Epoch(1), size).unwrap(), Move::Already);
-        assert!(head.grow(Epoch(1), size - 512).unwrap_err().is(Kind::Refused));
+        assert_eq!(head.grow(OWNED, size).unwrap(), Move::Already);
+        assert!(head.grow(OWNED, size - 512).unwrap_err().is(Kind::Refused));
         assert!(head.grow(Epoch(2), size + 512).is_err(), "not the owner");
-        assert_eq!(to(head.grow(Epoch(1), size + 512)).size, size + 512);
+        assert_eq!(to(head.grow(OWNED, size + 512)).size, size + 512);
     }
 
     #[test]
     fn settings_are_changed_by_the_owner_or_of_a_released_volume_by_anybody() {
-        let set = |head: &Head, by: Option<u64>, what: &[&str]| {
+        let set = |head: &Head, by: Option<Epoch>, what: &[&str]| {
             let what: Vec<String> = what.iter().map(|one| (*one).to_owned()).collect();
-            head.set_settings(by.map(Epoch), &what)
+            head.set_settings(by, &what)
         };
         let changed = to(set(&born(), None, &["flush=pool", "max-tail=1s"]));
         assert_eq!((changed.settings.flush, changed.settings.max_tail_ms), (FlushMode::Pool, 1_000));
@@ -89,15 +89,15 @@ mod tests {
         );
         let owned = owned();
         assert!(set(&owned, None, &["flush=pool"]).unwrap_err().is(Kind::Owned));
-        assert!(set(&owned, Some(2), &["flush=pool"]).unwrap_err().is(Kind::Fenced));
-        let zstd = to(set(&owned, Some(1), &["compression=zstd"]));
+        assert!(set(&owned, Some(Epoch(2)), &["flush=pool"]).unwrap_err().is(Kind::Fenced));
+        let zstd = to(set(&owned, Some(OWNED), &["compression=zstd"]));
         assert_eq!((zstd.format, owned.format), (2, 1), "who doesn't know it refuses the head");
         assert_eq!(Head::decode(&zstd.encode().unwrap()).unwrap(), zstd);
-        assert_eq!(to(set(&zstd, Some(1), &["compression=lz4"])).format, 1);
+        assert_eq!(to(set(&zstd, Some(OWNED), &["compression=lz4"])).format, 1);
         let (two, none) = (host(2), BTreeSet::new());
         let claimed = to(owned.claim(&Claimer { force: true, ..claimer(&two, 22, &none) }));
         assert!(
-            set(&claimed, Some(1), &["flush=pool"]).unwrap_err().is(Kind::Fenced),
+            set(&claimed, Some(OWNED), &["flush=pool"]).unwrap_err().is(Kind::Fenced),
             "a claim freezes them"
         );
     }

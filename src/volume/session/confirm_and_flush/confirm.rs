@@ -51,7 +51,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
                 }
                 drop(known);
                 session.mirror.stored(stored);
-                session.rounds.succeeded(round, stored);
+                session.rounds.succeeded(round, looked, stored);
                 pause = session.pause();
                 // What is under way is trimmed by a later round; for what only has to count somebody asks when it does.
                 if session.tip.lock().unsent().1.is_some() {
@@ -78,7 +78,8 @@ pub async fn confirm(session: &Session) -> Result<(), Stop> {
 
 impl Session {
     /// Whether the head still shows this epoch as the owner's, by a register read that began after this call; a head that
-    /// doesn't ends the session. `None`: no answer tells. Other than `confirm` this waits for no round that is under way
+    /// doesn't ends the session. `None`: no answer tells. `Refused`: the stores show an older head than this host has seen recorded.
+    /// Other than `confirm` this waits for no round that is under way
     /// (one of its requests may be lost) and counts nothing: a new client waits for it.
     pub async fn is_owner(self: &Arc<Self>) -> Option<Result<(), Stop>> {
         let told = match self.context.cell.confirm().await {
@@ -91,8 +92,10 @@ impl Session {
         match told {
             Ok(()) => Some(Ok(())),
             Err(error) => {
+                // Not for a claim that was withdrawn: that ends the session.
+                let is_older = error.is(Kind::Refused).then(|| Err(Stop::Failed(error.share())));
                 self.lost(error).await;
-                self.closed().map(Err)
+                self.closed().map(Err).or(is_older)
             }
         }
     }

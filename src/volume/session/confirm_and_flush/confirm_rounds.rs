@@ -10,8 +10,8 @@ use super::other_hosts::Others;
 use crate::base::Lsn;
 use crate::base::rt::Instant;
 
-/// A `local` volume confirms within 5 s of the first acknowledged write that no confirm has covered; this leaves a
-/// second for the read itself.
+/// A `local` volume confirms within 5 s of the first acknowledged write that no confirm has covered, and any volume within 5 s
+/// of a read or flush that finds the last look at the head older than that; this leaves a second for the read itself.
 const CONFIRM_EVERY: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ struct State {
     asked: u64,
     /// The first write that no round has covered.
     dirty: Option<Instant>,
+    /// The head has shown the volume to be this session's by a look that began then.
+    looked: Instant,
 }
 
 /// See the module.
@@ -48,6 +50,24 @@ impl ConfirmRounds {
             drop(state);
             self.asked.notify_one();
         }
+    }
+
+    /// The head was seen to be this session's, by a look that began at `at`.
+    pub fn looked(&self, at: Instant) {
+        let mut state = self.state.lock();
+        state.looked = state.looked.max(at);
+    }
+
+    /// Somebody reads or flushes: who relies on what is told here must hear in time that the volume is another host's. Nothing
+    /// is asked while nobody asks, and nobody waits for it.
+    pub fn relied_on(&self, now: Instant) {
+        let mut state = self.state.lock();
+        if now.since(state.looked) < CONFIRM_EVERY || state.asked > state.done {
+            return;
+        }
+        state.asked = state.begun + 1;
+        drop(state);
+        self.asked.notify_one();
     }
 
     /// Asks for a round that begins from now on; its number.
@@ -103,10 +123,10 @@ impl ConfirmRounds {
         (state.begun, state.dirty.take())
     }
 
-    /// `stored`: all up to here was, when it began.
-    pub fn succeeded(&self, round: u64, stored: Lsn) {
+    /// `at`: when it began; `stored`: all up to here was by then.
+    pub fn succeeded(&self, round: u64, at: Instant, stored: Lsn) {
         let mut state = self.state.lock();
-        state.done = round;
+        (state.done, state.looked) = (round, state.looked.max(at));
         drop(state);
         self.confirmed.send_if_modified(|known| std::mem::replace(known, stored.max(*known)) < stored);
         self.done.notify_waiters();

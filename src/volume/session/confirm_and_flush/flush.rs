@@ -38,6 +38,7 @@ impl Session {
         if let Some(stop) = self.closed() {
             return Err(stop);
         }
+        self.rounds.relied_on(self.context.rt().now());
         match self.context.settings().flush {
             FlushMode::Local => self.sync_journal(None).await,
             FlushMode::Pool => {

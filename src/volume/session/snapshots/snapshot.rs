@@ -38,7 +38,8 @@ impl Session {
     /// Freezes the state as another owner left it. Before this session's first write.
     pub async fn mark_taken_over(&self, ended: Epoch, last: Lsn) -> Result<Name, Stop> {
         let now = self.context.rt().wall_ms();
-        let name = format!("taken-over-{}", utc::compact(now)).parse::<Name>()?;
+        // Two take-overs may be of one second: no two end the same ownership.
+        let name = format!("taken-over-{}-{}", utc::compact(now), ended.claims()).parse::<Name>()?;
         self.mark_now(&name, taken_over(ended, last, now)).await?;
         Ok(name)
     }

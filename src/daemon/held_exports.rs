@@ -1,0 +1,137 @@
+//! What a client of NBD holds, as one daemon tells the next one of the same state folder: which pool, which volume or
+//! snapshot, and under which ownership the client has seen it. Names are for messages.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::api::{Outcome, SnapshotPath, VolumePath};
+use super::engine_tables::EngineState;
+use super::pools::OpenPool;
+use crate::base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
+use crate::nbd::{Held, Holding};
+use crate::volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
+
+/// See the module.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HeldExport {
+    Volume {
+        pool: PoolId,
+        volume: VolumeId,
+        /// The volume is what the client has seen while one of these is in force; null: whatever it is then.
+        under: Option<Vec<Epoch>>,
+    },
+    Snapshot {
+        pool: PoolId,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    },
+}
+
+impl HeldExport {
+    pub fn told(&self) -> Held {
+        Held(serde_json::to_value(self).expect("it has only string keys"))
+    }
+
+    pub fn of(held: &Held) -> Result<HeldExport> {
+        let wrong = |e| Error::new(Kind::Invalid, format!("what a client holds is not understood: {e}"));
+        serde_json::from_value(held.0.clone()).map_err(wrong)
+    }
+}
+
+/// The snapshot since which a client is told changes.
+pub fn told_since(since: &Since) -> Held {
+    Held(serde_json::to_value(since.snapshot).expect("it has only string keys"))
+}
+
+pub fn snapshot_of(held: &Held) -> Result<SnapshotId> {
+    let wrong = |e| Error::new(Kind::Invalid, format!("the snapshot of a client is not understood: {e}"));
+    serde_json::from_value(held.0.clone()).map_err(wrong)
+}
+
+/// The pool of this id; `called`: its name. `Fenced`: another pool has that name now.
+pub async fn pool_of(state: &EngineState, called: &VolumePath, id: PoolId) -> Result<Arc<OpenPool>> {
+    let open = state.pools.get(&called.pool).await?;
+    if open.pool.id() == id {
+        return Ok(open);
+    }
+    let why = format!("{called} is in another pool of that name now");
+    Err(Error::new(Kind::Fenced, why))
+}
+
+/// Of a volume: that which the client's requests went to last.
+pub struct HeldVolume {
+    pub volume: Arc<Volume>,
+    pub passage: Arc<Passage>,
+}
+
+impl Holding for HeldVolume {
+    fn held(&self) -> Result<Held> {
+        let volume = self.passage.leads_to(&self.volume);
+        let under = volume.held()?;
+        Ok(HeldExport::Volume { pool: volume.pool(), volume: volume.id(), under }.told())
+    }
+}
+
+impl Holding for SnapshotView {
+    fn held(&self) -> Result<Held> {
+        let (pool, volume, snapshot) = (self.pool(), self.volume(), self.id());
+        Ok(HeldExport::Snapshot { pool, volume, snapshot }.told())
+    }
+}
+
+/// What a client of this export holds. `held`: it is compared to that, which a client held of another process.
+///
+/// # Errors
+/// `Fenced`: who held that is on another disk here, or has missed something. `NotFound`: no such volume is open here.
+pub async fn of_export(
+    state: &EngineState,
+    export: &str,
+    held: Option<&serde_json::Value>,
+) -> Result<Outcome> {
+    let now = match export.contains('@') {
+        true => {
+            let SnapshotPath { volume: path, snapshot } = export.parse()?;
+            let open = state.pools.get(&path.pool).await?;
+            let view = open.volumes.open_snapshot(&path.volume, &snapshot).await?;
+            let now = view.held()?;
+            if held.is_some_and(|held| *held != now.0) {
+                return Err(another(export));
+            }
+            now
+        }
+        false => {
+            let path: VolumePath = export.parse()?;
+            let open = state.pools.get(&path.pool).await?;
+            let volume = open.volumes.open_here(&path.volume);
+            let nobody = || Error::new(Kind::NotFound, format!("{export} is not open here"));
+            let volume = volume.ok_or_else(nobody)?;
+            if let Some(held) = held {
+                check(export, &volume, HeldExport::of(&Held(held.clone()))?)?;
+            }
+            let (pool, id, under) = (volume.pool(), volume.id(), volume.held()?);
+            HeldExport::Volume { pool, volume: id, under }.told()
+        }
+    };
+    Outcome::of(&now)
+}
+
+fn check(export: &str, volume: &Volume, held: HeldExport) -> Result<()> {
+    match held {
+        HeldExport::Volume { pool, volume: id, under } if pool == volume.pool() && id == volume.id() => {
+            match under.is_none_or(|under| volume.goes_on_from(&under)) {
+                true => Ok(()),
+                false => {
+                    let why = format!("others have had {export} since it was attached");
+                    Err(Error::new(Kind::Fenced, why))
+                }
+            }
+        }
+        _ => Err(another(export)),
+    }
+}
+
+fn another(export: &str) -> Error {
+    Error::new(Kind::Fenced, format!("{export} is another one by now"))
+}
