@@ -89,7 +89,7 @@ async fn check_empty(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>) -> Resul
     let page = store.bucket.list_some(&list, Cause::Probe).await?;
     let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
     let url = &store.url;
-    let why = match read_label(rt, store, key).await {
+    let why = match read_label(rt, store, key, None).await {
         Found::Label(label) => format!(
             "store {url} has the label of a pool {}: choose an empty place; or empty this one, if that pool was never finished",
             label.hint.name

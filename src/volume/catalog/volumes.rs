@@ -358,7 +358,7 @@ impl Volumes {
                 (round, session.tip.lock().tables.clone())
             }
             Known::Inert(inert) => (inert.round, inert.tables.clone()),
-            Known::Nothing => {
+            Known::Ended(_) | Known::Nothing => {
                 let (head, tables) = self.recorded(name, volume.id()).await?;
                 (head.round, tables)
             }

@@ -404,7 +404,7 @@ impl Volume {
                 State::Live(session) => session.clone(),
                 State::Failed(error, _) => return Err(error.share()),
                 // It was let go of with all that it had.
-                State::Inert(_) | State::Standby(_) | State::Ended => return Ok(()),
+                State::Inert(_) | State::Standby(_) | State::Ended(_) => return Ok(()),
             };
             match session.kept().await {
                 // The next one has it, if the journal of this one does.

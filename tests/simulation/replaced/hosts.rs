@@ -9,7 +9,7 @@ use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, SimDisk, World};
 use windlass::base::{HostId, Kind, Name, PoolId, Result};
 use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{ByteRange, Cause, SimStore, Store as _, When};
+use windlass::store::{ByteRange, Cause, Effort, SimStore, Store as _, When};
 use windlass::volume::{EngineContext, Host, Memory, MirrorHost, Tuning, Volumes};
 
 const GET: ByteRange = ByteRange::Whole { max: 64 << 20 };
@@ -88,7 +88,7 @@ impl Daemon {
     fn host(&self) -> PoolHost {
         let (rt, disk) = (self.rt.clone(), Arc::new(self.disk.clone()));
         let (folder, opener) = (Path::new("/home/pool").to_owned(), Arc::new(OnlyNamed));
-        PoolHost { rt, disk, folder, opener, pool: self.knows, key: None }
+        PoolHost { rt, disk, folder, opener, pool: self.knows, key: None, trial: Effort::LEAST }
     }
 
     pub async fn found(&mut self, stores: &Stores) {
