@@ -75,7 +75,7 @@ def test_build() -> Step:
 
 def whole() -> list[Step]:
     """All steps but packages and checks."""
-    clippy = [*cargo("clippy", "--workspace", "--all-targets"), "--", "-D", "warnings"]
+    clippy = [*cargo("clippy", "--profile", "ci", "--workspace", "--all-targets"), "--", "-D", "warnings"]
     return [
         Step("format", ["cargo", "fmt", "--all", "--check"], 60),
         build(),
