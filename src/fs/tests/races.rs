@@ -145,12 +145,10 @@ impl Writer {
         for (path, state) in to {
             self.truth.begin(path, *state);
         }
-        eprintln!("DBG {:?} begin {to:?}", self.world.rt().now());
         let done = act.await.unwrap_or_else(|f| panic!("{to:?}: {f:?}"));
         for (path, _) in to {
             self.truth.reached(path);
         }
-        eprintln!("DBG {:?} reached {to:?}", self.world.rt().now());
         done
     }
 
@@ -221,9 +219,7 @@ async fn watch_one(user: &User, truth: &Truth, paths: &[String], world: &World) 
     let marks: BTreeMap<String, usize> = paths.iter().map(|p| (p.clone(), truth.mark(p))).collect();
     let mark = marks[path];
     if world.below(2) == 0 {
-        let asked = world.rt().now();
         let found = user.stat(path).await;
-        eprintln!("DBG {asked:?}..{:?} stat {path}: {:?}", world.rt().now(), found.as_ref().map(|e| (e.ino, e.attributes.clone())));
         let seen = truth.since(path, mark);
         match found {
             Ok(entry) => {

@@ -436,7 +436,7 @@ fn a_directory_that_is_read_by_few_names_is_asked_for_once() {
 }
 
 const MEANT: &str = "\
-mount                           1 get
+mount                           1 list
 create                          1 list 1 put
 read what was just written      1 get
 stat, later                     1 head 1 list
@@ -448,12 +448,12 @@ create, write, chmod, close     1 list 1 put
 rename                          1 copy 1 delete 3 head 1 list
 unlink                          1 delete
 mkdir, the first of an owner    1 head 1 list 1 put
-mkdir                           1 list 1 put
+mkdir                           1 put
 create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
 rename a directory of 100       101 copy 1 delete 4 list
 rm -r of 100                    4 delete 1 head 3 list
-ls -l of 2,500 made elsewhere   2500 head 3 list
+ls -l of 2,500 made elsewhere   2500 head 4 list
 a missing name in 3 TTLs        3 list
 stat of these 2,500 by name     2500 head 128 list
 rename a directory of 2,500     2500 copy 3 delete 11 list
@@ -464,7 +464,7 @@ append to 64 MiB                1 begin 1 complete 2 head 1 part 1 part-copy
 copy_file_range of 64 MiB       1 copy
 read 64 MiB in order            15 get
 6 random reads                  7 get
-mount as the owner              1 get
+mount as the owner              1 list
 mkdir, create 100 as the owner  1 list 101 put
 ls -l of these 100, later       100 head 1 list
 stat of these 100, later        100 head 3 list
