@@ -498,6 +498,7 @@ impl Session {
         if self.journal.failed().is_none() {
             return Ok(());
         }
+        let _waits = self.context.engine.pool.hurry();
         loop {
             let news = self.mending.news.notified();
             let mut news = std::pin::pin!(news);

@@ -193,6 +193,7 @@ fn who_does_not_write_asks_nothing_for_a_quota() {
     with_stores(async |place| {
         let volumes = place.volumes(1, Some("4+2")).await;
         made(&volumes, 40).await;
+        volumes.set(&name("v0"), &["flush=pool".to_owned()]).await.unwrap();
         let v = open(&volumes, "v0").await;
         volumes.engine().pool.set(|settings| settings.assign("quota=1G")).await.unwrap();
         assert_eq!(volumes.usage(), None, "nobody has counted yet");
