@@ -139,7 +139,7 @@ fn nothing_is_acknowledged_past_a_journal_that_failed_while_it_alone_has_somethi
                 site.reach(0..3, Reach::Up);
                 let write = async {
                     v.write(16_384, bytes(4, 4096)).await.unwrap();
-                    v.keep().await.unwrap();
+                    v.flush().await.unwrap();
                 };
                 life.rt.timeout(Duration::from_secs(20), write).await.expect("writes go on");
             }
