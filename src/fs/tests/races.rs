@@ -223,7 +223,11 @@ async fn watch_one(user: &User, truth: &Truth, paths: &[String], world: &World) 
     if world.below(2) == 0 {
         let asked = world.rt().now();
         let found = user.stat(path).await;
-        eprintln!("DBG {asked:?}..{:?} stat {path}: {:?}", world.rt().now(), found.as_ref().map(|e| (e.ino, e.attributes.clone())));
+        eprintln!(
+            "DBG {asked:?}..{:?} stat {path}: {:?}",
+            world.rt().now(),
+            found.as_ref().map(|e| (e.ino, e.attributes.clone()))
+        );
         let seen = truth.since(path, mark);
         match found {
             Ok(entry) => {
