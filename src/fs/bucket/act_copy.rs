@@ -4,10 +4,10 @@
 //! be asked for. That request is spared where the mark isn't needed: where copies keep their source's etag, a copy without
 //! it is the same object once more, in every respect that can be asked for. Whether they do is learned from each answer.
 
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::client::{BucketClient, COPIED_A_SECOND, COPY_MAX, is_of_disk, longer};
+use super::copy_etags::of_parts;
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{ActToken, Base};
 use crate::store::{Cause, Etag, Head, Put, When};
@@ -17,47 +17,17 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// S3's limit on an object's metadata; the mark has to fit.
 const META_MAX: usize = 2048;
 
-/// Whether copies have their source's etag, as far as this mount has seen.
-#[derive(Debug, Default)]
-pub struct CopyEtags(AtomicU8);
-
-const KEPT: u8 = 1;
-/// With SSE-KMS, each put and each copy has an etag of its own.
-const NEW: u8 = 2;
-
-impl CopyEtags {
-    pub fn are_kept(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == KEPT
-    }
-
-    /// Nothing was copied yet.
-    pub fn are_unknown(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-
-    fn learn(&self, source: &Etag, copy: &Etag) {
-        if !of_parts(source) {
-            self.0.store(if source == copy { KEPT } else { NEW }, Ordering::Relaxed);
-        }
-    }
-}
-
-/// An object that was uploaded in parts: its copy may have another etag.
-fn of_parts(etag: &Etag) -> bool {
-    etag.0.contains('-')
-}
-
 /// An object as a listing or a look shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Seen {
+pub struct SeenObject {
     pub etag: Etag,
     pub size: u64,
     pub modified_ms: Option<u64>,
 }
 
-impl Seen {
-    pub fn of(head: &Head) -> Seen {
-        Seen { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms }
+impl SeenObject {
+    pub fn of(head: &Head) -> SeenObject {
+        SeenObject { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms }
     }
 }
 
@@ -65,7 +35,7 @@ impl Seen {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ActCopy {
     /// The source as it was copied, and the copy's etag.
-    Made { source: Seen, copy: Etag },
+    Made { source: SeenObject, copy: Etag },
     /// There is no source.
     Gone,
     /// Another object has the new name.
@@ -89,7 +59,7 @@ impl BucketClient {
         act: &ActToken,
         from: &str,
         to: &str,
-        mut seen: Option<Seen>,
+        mut seen: Option<SeenObject>,
         mut when: When,
     ) -> Result<ActCopy> {
         let (mut marks, mut source) = (false, None);
@@ -97,7 +67,7 @@ impl BucketClient {
             if attempt > 0 {
                 self.rt.sleep(PAUSE).await;
             }
-            let plain = |seen: &&Seen| !of_parts(&seen.etag) && seen.size <= COPY_MAX;
+            let plain = |seen: &&SeenObject| !of_parts(&seen.etag) && seen.size <= COPY_MAX;
             let out = match seen.as_ref().filter(plain).filter(|_| !marks && self.copies.are_kept()) {
                 None => self.copy_marked(act, from, to, source.take(), &when).await?,
                 Some(seen) => self.copy_plain(act, from, to, seen, &when).await?,
@@ -108,7 +78,7 @@ impl BucketClient {
                     (marks, when) = (true, When::Matches(copy));
                 }
                 Attempt::Again(now) => {
-                    seen = now.as_ref().map(Seen::of);
+                    seen = now.as_ref().map(SeenObject::of);
                     source = now;
                 }
             }
@@ -121,7 +91,7 @@ impl BucketClient {
         act: &ActToken,
         from: &str,
         to: &str,
-        seen: &Seen,
+        seen: &SeenObject,
         when: &When,
     ) -> Result<Attempt> {
         let limit = self.deadline + longer(seen.size, COPIED_A_SECOND);
@@ -162,7 +132,7 @@ impl BucketClient {
         match self.copy_with(from, to, &base, attrs, when).await {
             Ok(copy) => {
                 self.copies.learn(&source.etag, &copy);
-                Ok(Attempt::Done(ActCopy::Made { source: Seen::of(&source), copy }))
+                Ok(Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy }))
             }
             Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {
                 self.settle_copy(act, (from, to), when, None).await
@@ -187,9 +157,11 @@ impl BucketClient {
         let Some(source) = source else { return Ok(Attempt::Done(ActCopy::Gone)) };
         Ok(match there {
             Some(there) if act.is_pair(&source, &there) => {
-                Attempt::Done(ActCopy::Made { source: Seen::of(&source), copy: there.etag })
+                Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
             }
-            Some(there) if *when == When::Absent && act.source_of(&there).is_some() => Attempt::Over(there.etag),
+            Some(there) if *when == When::Absent && act.source_of(&there).is_some() => {
+                Attempt::Over(there.etag)
+            }
             Some(_) if *when == When::Absent => Attempt::Done(ActCopy::Taken),
             Some(there) if matches!(when, When::Matches(etag) if *etag != there.etag) => {
                 Attempt::Done(ActCopy::Taken)

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use super::act_copy::CopyEtags;
 use super::circuit_breaker::{CircuitBreaker, is_silence};
+use super::copy_etags::CopyEtags;
 use super::deferred_deletes::Deletes;
 use super::remover::{Doomed, Remover};
 use crate::base::rt::{Instant, Rt};
@@ -232,20 +232,6 @@ impl BucketClient {
             let page = self.list(prefix, after, delimited, max).await?;
             if !page.is_empty() || page.next.is_none() {
                 return Ok(page);
-            }
-            after = page.next;
-        }
-    }
-
-    /// Whether a key begins so, other than the prefix itself; and whether there is an object of that very name.
-    pub async fn below(&self, prefix: &str) -> Result<(bool, bool)> {
-        let (mut after, mut marker) = (None, false);
-        loop {
-            let page = self.list(prefix, after, false, 2).await?;
-            marker |= page.objects.iter().any(|o| o.key == prefix);
-            let others = page.objects.iter().any(|o| o.key != prefix);
-            if others || page.next.is_none() {
-                return Ok((others, marker));
             }
             after = page.next;
         }

@@ -3,19 +3,15 @@
 //! comes back if it is just that put.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::remover::{Doomed, Remover};
 use crate::base::rt::Instant;
-use crate::fs::object::is_same_write;
-use crate::store::{Attrs, Cause};
+use crate::store::Attrs;
 
 /// How long a put may be late.
 const LATE: Duration = Duration::from_secs(120);
-const EVERY: Duration = Duration::from_secs(2);
 const KEYS_MAX: usize = 4096;
 
 /// Puts of unknown outcome, by their keys: what they carry, and until when they are expected.
@@ -32,23 +28,8 @@ impl LatePuts {
         }
     }
 
-    /// The name is gone: what comes there late goes again.
-    pub fn removed(self: &Arc<Self>, key: &str, remover: &Remover) {
-        let Some((attrs, until)) = self.0.lock().remove(key) else { return };
-        let (remover, key) = (remover.clone(), key.to_owned());
-        let rt = remover.rt.clone();
-        rt.clone()
-            .spawn(async move {
-                while rt.now() < until {
-                    rt.sleep(EVERY).await;
-                    let Ok(head) = remover.ask(remover.bucket.head(&key, Cause::File)).await else { continue };
-                    let Some(head) = head.filter(|head| is_same_write(&attrs, &head.attrs)) else { continue };
-                    tracing::warn!(key, "a put arrived after its name was removed: it is removed again");
-                    if remover.remove(&[Doomed::of(&key, &head)]).await.all().is_ok() {
-                        return;
-                    }
-                }
-            })
-            .detach();
+    /// The put that may still arrive at this name, and until when; it is expected here no more.
+    pub fn take(&self, key: &str) -> Option<(Attrs, Instant)> {
+        self.0.lock().remove(key)
     }
 }

@@ -2,12 +2,15 @@
 //! a store that does not answer.
 
 mod act_copy;
+mod below;
 mod circuit_breaker;
 mod client;
+mod copy_etags;
 mod deferred_deletes;
 mod late_puts;
 mod remover;
 
-pub use act_copy::{ActCopy, Seen};
+pub use act_copy::{ActCopy, SeenObject};
+pub use below::is_marker;
 pub use client::{BucketClient, UploadNotes, is_of_disk};
 pub use remover::Doomed;

@@ -13,7 +13,7 @@ use super::circuit_breaker::{CircuitBreaker, is_silence};
 use super::late_puts::LatePuts;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::same_time;
+use crate::fs::object::{is_same_write, same_time};
 use crate::store::{BucketRef, Cause, Etag, Head, Listed};
 
 const AT_ONCE: usize = 16;
@@ -21,6 +21,8 @@ const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a name is looked at to which a put may still come.
+const LATE_PUT_LOOK: Duration = Duration::from_secs(2);
 
 /// An object that is to be deleted, as it was seen last.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,11 +121,29 @@ impl Remover {
     pub async fn remove(&self, objects: &[Doomed]) -> Removed {
         let (first, now): (Vec<&Doomed>, Vec<&Doomed>) = objects.iter().partition(|o| o.look_first);
         let mut removed = self.remove_now(&now).await;
-        removed.add(self.settle_all(&first, None).await);
+        removed.add(self.resolve_all(&first, None).await);
         for object in objects.iter().filter(|object| !removed.left.contains(object)) {
-            self.late.removed(&object.key, self);
+            self.watch_late_put(&object.key);
         }
         removed
+    }
+
+    /// The name is gone: a put that comes there late goes again.
+    fn watch_late_put(&self, key: &str) {
+        let Some((attrs, until)) = self.late.take(key) else { return };
+        let (this, key) = (self.clone(), key.to_owned());
+        let watch = async move {
+            while this.rt.now() < until {
+                this.rt.sleep(LATE_PUT_LOOK).await;
+                let Ok(head) = this.ask(this.bucket.head(&key, Cause::File)).await else { continue };
+                let Some(head) = head.filter(|head| is_same_write(&attrs, &head.attrs)) else { continue };
+                tracing::warn!(key, "a put arrived after its name was removed: it is removed again");
+                if this.remove(&[Doomed::of(&key, &head)]).await.all().is_ok() {
+                    return;
+                }
+            }
+        };
+        self.rt.spawn(watch).detach();
     }
 
     async fn remove_now(&self, objects: &[&Doomed]) -> Removed {
@@ -140,12 +160,13 @@ impl Remover {
             }
             Err(why) => Some(why),
         };
-        self.settle_all(objects, doubt.as_ref()).await
+        self.resolve_all(objects, doubt.as_ref()).await
     }
 
-    async fn settle_all(&self, objects: &[&Doomed], doubt: Option<&Error>) -> Removed {
+    async fn resolve_all(&self, objects: &[&Doomed], doubt: Option<&Error>) -> Removed {
         let stop = &AtomicBool::new(false);
-        let looks: Vec<_> = objects.iter().map(|object| self.settle(object, doubt, stop).boxed()).collect();
+        let looks: Vec<_> =
+            objects.iter().map(|object| self.resolve_delete(object, doubt, stop).boxed()).collect();
         let fates: Vec<Result<Fate>> = futures::stream::iter(looks).buffered(AT_ONCE).collect().await;
         let mut removed = Removed::default();
         for (object, fate) in objects.iter().zip(fates) {
@@ -163,7 +184,12 @@ impl Remover {
 
     /// Looks at the object after a delete of unknown outcome, and deletes it again if it is there as it was. Once one of
     /// many meets a store that refuses or says nothing, those behind it are not tried.
-    async fn settle(&self, object: &Doomed, doubt: Option<&Error>, stop: &AtomicBool) -> Result<Fate> {
+    async fn resolve_delete(
+        &self,
+        object: &Doomed,
+        doubt: Option<&Error>,
+        stop: &AtomicBool,
+    ) -> Result<Fate> {
         let (until, mut pause) = (self.rt.now() + PATIENCE, FIRST_PAUSE);
         let mut last = doubt.map(Error::share);
         while !stop.load(Ordering::Relaxed) {

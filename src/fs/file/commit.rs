@@ -127,7 +127,7 @@ impl OpenFile {
     }
 
     /// The file has another name now: what is staged says so, and what had left for the old name is given up.
-    pub async fn follow(&self, e: &MountContext) -> Result<()> {
+    async fn follow(&self, e: &MountContext) -> Result<()> {
         // A stage that is just being made has its note under the old name.
         drop(self.noting.lock().await);
         let (stage, version, useless) = {
@@ -146,6 +146,13 @@ impl OpenFile {
             stage.note(&note, stage.is_durable()).await?;
         }
         if stage { self.note(e, false).await } else { Ok(()) }
+    }
+
+    /// The same: bytes written during a rename are known by the new name after a crash too, or the log says why not.
+    pub async fn follow_or_warn(&self, e: &MountContext) {
+        if let Err(why) = self.follow(e).await {
+            tracing::warn!(key = self.key(), %why, "after a crash this would become a conflict copy");
+        }
     }
 
     /// An upload whose answer nobody heard may have made an object of a file that is none yet: the store is asked.

@@ -27,7 +27,8 @@ fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> Result<String> {
     let random = random & 0xff_ffff;
     let (dir, component) = key.split_at(key.rfind('/').map_or(0, |at| at + 1));
     let room = KEY_MAX - dir.len().min(KEY_MAX);
-    let ends = [format!(".{word}-{at}-{random:06x}"), format!(".{word}-{random:06x}"), format!("{random:06x}")];
+    let ends =
+        [format!(".{word}-{at}-{random:06x}"), format!(".{word}-{random:06x}"), format!("{random:06x}")];
     let Some(end) = ends.into_iter().find(|end| end.len() < room) else {
         let said = format!("{key}: its directory's name leaves no room for a copy beside it");
         return Err(Error::new(Kind::Invalid, said));

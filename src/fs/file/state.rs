@@ -302,14 +302,7 @@ impl FileFields {
                 self.signed = None;
                 Effect::Nothing
             }
-            Event::Uploading { attrs, size } => {
-                if let Some(token) = UploadToken::of(&attrs, size) {
-                    self.uploading.retain(|other| *other != token);
-                    self.uploading.push(token);
-                    self.uploading.drain(..self.uploading.len().saturating_sub(SENDS));
-                }
-                Effect::Nothing
-            }
+            Event::Uploading { attrs, size } => self.remember_upload(&attrs, size),
             of_object => self.apply_of_object(of_object),
         };
         debug_assert_eq!(self.check(), Ok(()), "{self:?}");
@@ -399,6 +392,16 @@ impl FileFields {
         self.local.cut(0);
         self.base = Some(base);
         Effect::DropStage
+    }
+
+    /// An upload sets out: its answer may be lost.
+    fn remember_upload(&mut self, attrs: &Attrs, size: u64) -> Effect {
+        if let Some(token) = UploadToken::of(attrs, size) {
+            self.uploading.retain(|other| *other != token);
+            self.uploading.push(token);
+            self.uploading.drain(..self.uploading.len().saturating_sub(SENDS));
+        }
+        Effect::Nothing
     }
 
     fn stage_bytes(&mut self, range: Range<u64>) {

@@ -24,8 +24,7 @@ pub use errno::{Errno, Fail, Op};
 pub use locks::{FileLock, KernelLock, LeafLock, NamesLock, NodesLock, QueueLock};
 pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 pub use names::{
-    KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, lies_in, show, show_beside,
-    want,
+    KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, lies_in, show, show_beside, want,
 };
 pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
 pub use upload_token::{UploadToken, add_upload_token, differ_in_time_only, is_same_write, merge_attrs};

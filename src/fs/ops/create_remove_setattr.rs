@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
+use super::directory_metadata::{Change, DIRECTORY_TYPE, check_size};
 use super::filesystem::{Entry, Fs, fail};
 use super::handle_io::Caller;
 use super::lookup::{NamedKey, Need, Target, stem_of};
-use super::rename_dir::is_marker;
 use crate::base::{Kind, Result};
-use crate::fs::bucket::Doomed;
+use crate::fs::bucket::{Doomed, is_marker};
 use crate::fs::file::{OpenFile, Stood};
 use crate::fs::object::{
     Attributes, Base, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
@@ -19,12 +19,8 @@ use crate::fs::object::{
 };
 use crate::fs::staging::Stage;
 use crate::fs::tree::{Metadata, OpenMode, Pass, ROOT, split};
-use crate::store::{Attrs, Etag, Head, Listed, When};
+use crate::store::{Attrs, Etag, Listed, When};
 
-/// What s3fs and the S3 console call a marker.
-const DIRECTORY_TYPE: &str = "application/x-directory";
-/// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
-const META_MAX: usize = 2048;
 const PAGE: usize = 1000;
 
 /// What setattr(2) changes.
@@ -53,9 +49,6 @@ impl Changes {
         attrs.set_time("ctime", at);
     }
 }
-
-/// A change to an object's metadata, given what it shows now.
-pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) + Send + Sync);
 
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
@@ -161,8 +154,7 @@ impl Fs {
             self.detach(file).await?;
         }
         // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
-        let is_one_of_many =
-            file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now());
+        let is_one_of_many = file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now());
         let seen = doomed_of(&target);
         let waits = match seen.clone().filter(|_| is_one_of_many) {
             Some(doomed) => self.remove_soon(doomed).await,
@@ -350,7 +342,8 @@ impl Fs {
         let asked = self.now();
         let head = self.context.remote.head(&key).await?;
         if dir && head.as_ref().is_some_and(|head| head.size > 0) {
-            let said = format!("the object {key} has bytes: nothing can carry the attributes of its directory");
+            let said =
+                format!("the object {key} has bytes: nothing can carry the attributes of its directory");
             return Err(fail(Kind::Unsupported, said));
         }
         // Whose it is decides who may; some stores forget what directories carry.
@@ -446,42 +439,6 @@ impl Fs {
         Ok(())
     }
 
-    pub(super) async fn change_object(
-        &self,
-        key: &str,
-        file: Option<&OpenFile>,
-        dir: bool,
-        head: &Head,
-        change: Change<'_>,
-    ) -> Op<(Base, Attrs, Ns)> {
-        let base = Base { etag: head.etag.clone(), size: head.size };
-        let mut attrs = head.attrs.clone();
-        change(&mut attrs, Attributes::of_head(self.options(), dir, head));
-        add_upload_token(&self.context.rt, &mut attrs);
-        check_size(key, &attrs)?;
-        if let Some(file) = file {
-            // Should the answer be lost, it is known by this.
-            file.remember_upload(&attrs, &base);
-        }
-        let etag = self.context.remote.put_attrs(key, &base, &attrs).await?;
-        Ok((Base { etag, size: base.size }, attrs, Ns::of_store(head.modified_ms)))
-    }
-
-    /// A directory without a marker gets one to carry its metadata.
-    pub(super) async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
-        let now = self.context.now();
-        let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
-        change(&mut attrs, self.default_attributes(true));
-        attrs.set_time("ctime", now);
-        if attrs.time("mtime").is_none() {
-            attrs.set_time("mtime", now);
-        }
-        add_upload_token(&self.context.rt, &mut attrs);
-        check_size(key, &attrs)?;
-        let etag = self.context.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
-        Ok((Base { etag, size: 0 }, attrs, now))
-    }
-
     /// A directory without a marker gets a plain one, if nobody else gives it one.
     pub(super) async fn put_marker(&self, key: &str) -> Op<()> {
         let at = self.context.now();
@@ -499,15 +456,4 @@ fn doomed_of(target: &Target) -> Option<Doomed> {
     let Attributes { etag, stored, .. } = &target.attributes;
     let (key, modified_ms) = (target.key.clone(), stored.and_then(Ns::ms));
     Some(Doomed { key, etag: etag.clone()?, modified_ms, look_first: false })
-}
-
-fn check_size(key: &str, attrs: &Attrs) -> Op<()> {
-    let bytes: usize = attrs.user.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > META_MAX {
-        return Err(fail(
-            Kind::NoSpace,
-            format!("{key} would have {bytes} bytes of metadata: objects hold {META_MAX}"),
-        ));
-    }
-    Ok(())
 }

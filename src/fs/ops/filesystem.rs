@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::lookup::place_among;
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::fs::bucket::BucketClient;
@@ -277,28 +276,6 @@ impl Fs {
         self.inodes.lock().len() + self.version_tree.nodes.lock().len()
     }
 
-    /// The mount is gone: sends what handles that were never released still hold, and what waits.
-    pub async fn finish(self: &Arc<Self>) {
-        let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
-        for handle in left {
-            self.release(handle).await;
-        }
-        self.begin_shutdown();
-        self.idle().await;
-        self.count_unsent();
-        self.end_removals().await;
-        self.context.staging.close().await;
-    }
-
-    /// Sends every open file's changes; what can't be sent stays staged.
-    pub async fn send_all(self: &Arc<Self>) {
-        for (ino, file) in self.open_below("") {
-            if let Err(why) = self.send(ino, &file).await {
-                tracing::error!(key = file.key(), %why, "not stored");
-            }
-        }
-    }
-
     /// Every open file below a prefix, in the order of their keys.
     pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<OpenFile>)> {
         let inodes = self.inodes.lock();
@@ -320,24 +297,7 @@ impl Fs {
         self.handles.lock().version_files.get(&handle).cloned()
     }
 
-    /// Passes with names in directories: what is renamed with its directory has its new place then.
-    pub(super) async fn pass_names(&self, names: &[(u64, &[u8])]) -> Op<Pass> {
-        let keys = || {
-            let mut keys = Vec::with_capacity(2 * names.len());
-            for (parent, name) in names {
-                // What can't be a name is the caller's to refuse.
-                if let Ok(place) = place_among(self.naming(), &self.prefix(*parent)?, name) {
-                    keys.push(place.prefix());
-                    keys.push(place.stem);
-                }
-            }
-            Op::Ok(keys)
-        };
-        let passed = self.gate.pass(&self.context.rt, Some(self.options().deadline), keys).await?;
-        passed.ok_or_else(being_renamed)
-    }
-
-    /// The same with a node.
+    /// Passes with a node: what is renamed with its directory has its new place then.
     pub(super) async fn pass_node(&self, ino: u64) -> Op<Pass> {
         let keys = || {
             let inodes = self.inodes.lock();

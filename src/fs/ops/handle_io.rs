@@ -9,7 +9,9 @@ use super::lookup::{Need, ROUNDS};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
 use crate::fs::file::{OpenFile, Purpose, Stood};
-use crate::fs::object::{Attributes, Base, Errno, Fail, Flush, Meta as _, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, type_of};
+use crate::fs::object::{
+    Attributes, Base, Errno, Fail, Flush, Meta as _, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, type_of,
+};
 use crate::fs::read::Reader;
 use crate::fs::staging::Stage;
 use crate::fs::tree::{ChangeSeq, FileHandle, Inodes, OpenMode, ROOT, Wrote, is_version};
@@ -317,12 +319,6 @@ impl Fs {
         h.file.read(&self.context, &h.reader, offset, len).await
     }
 
-    /// As the handle was opened: at `offset`, or at the end.
-    pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
-        let append = self.file(handle)?.how.append;
-        self.write_at(handle, (!append).then_some(offset), data).await
-    }
-
     /// Writes at `offset`, or at the end.
     pub async fn write_at(&self, handle: u64, offset: Option<u64>, data: Bytes) -> Op<()> {
         let h = self.file(handle)?;
@@ -458,8 +454,17 @@ impl Fs {
         sealed
     }
 
+    /// Sends every open file's changes; what can't be sent stays staged.
+    pub async fn send_all(self: &Arc<Self>) {
+        for (ino, file) in self.open_below("") {
+            if let Err(why) = self.send(ino, &file).await {
+                tracing::error!(key = file.key(), %why, "not stored");
+            }
+        }
+    }
+
     /// Makes the object what the file is.
-    pub(super) async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
+    async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
         self.send_for(ino, file, Purpose::Sync).await
     }
 
@@ -490,8 +495,7 @@ impl Fs {
         file: &Arc<OpenFile>,
         purpose: Purpose,
     ) -> Result<()> {
-        let sent =
-            file.send(&self.context, purpose, |arrive| self.publish_sent(ino, file, arrive)).await;
+        let sent = file.send(&self.context, purpose, |arrive| self.publish_sent(ino, file, arrive)).await;
         if sent.is_ok() {
             self.removal_replaced(&file.key()).await;
         }
@@ -503,6 +507,13 @@ impl Fs {
             self.doubt(&file.key());
         }
         sent
+    }
+
+    /// A file of ours has the name of an object that could not be deleted: its removal has ended.
+    async fn removal_replaced(&self, key: &str) {
+        if self.context.remote.deletes.replaced(key) {
+            self.context.staging.removals.ended(&[key.to_owned()]).await;
+        }
     }
 
     /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.

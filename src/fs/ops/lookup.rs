@@ -12,7 +12,7 @@ use crate::fs::object::{
     Attributes, Errno, KEY_MAX, NAME_MAX, Naming, Op, Rights, Wanted, belongs, last, lies_in,
 };
 use crate::fs::tree::{
-    BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, ROOT, is_version, split,
+    BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, Pass, ROOT, is_version, split,
 };
 
 /// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
@@ -106,6 +106,23 @@ impl Fs {
             Wanted::Any(_) if !place.stem.is_empty() => Ok(place),
             _ => Err(Errno::INVAL.into()),
         }
+    }
+
+    /// Passes with names in directories: what is renamed with its directory has its new place then.
+    pub(super) async fn pass_names(&self, names: &[(u64, &[u8])]) -> Op<Pass> {
+        let keys = || {
+            let mut keys = Vec::with_capacity(2 * names.len());
+            for (parent, name) in names {
+                // What can't be a name is the caller's to refuse.
+                if let Ok(place) = place_among(self.naming(), &self.prefix(*parent)?, name) {
+                    keys.push(place.prefix());
+                    keys.push(place.stem);
+                }
+            }
+            Op::Ok(keys)
+        };
+        let passed = self.gate.pass(&self.context.rt, Some(self.options().deadline), keys).await?;
+        passed.ok_or_else(being_renamed)
     }
 
     /// What is known of a place without asking; `Some(None)`: known to be absent.

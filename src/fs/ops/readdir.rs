@@ -14,7 +14,7 @@ use super::filesystem::{Entry, Fs};
 use super::lookup::Target;
 use crate::base::Result;
 use crate::fs::bucket::BucketClient;
-use crate::fs::object::{Attributes, Errno, Op, Shown, Wanted, belongs, last, show_beside, want};
+use crate::fs::object::{Attributes, Errno, Fail, Op, Shown, Wanted, belongs, last, show_beside, want};
 use crate::fs::tree::{
     BATCH, DirHandle, Item, ListedEntry, Metadata, PageSource, ParallelListing, SAMPLE, Stream, VersionPlace,
     is_version,
@@ -76,7 +76,11 @@ impl Fs {
             return Ok(());
         }
         let prefix = self.prefix(ino)?;
-        self.settle_removals(&prefix).await?;
+        let removed = self.context.remote.deletes.retry_below(&prefix).await;
+        removed.map_err(|why| Fail {
+            errno: Errno::IO,
+            why: Some(why.context("removed names could not be deleted")),
+        })?;
         self.context.staging.folder.sync_removals().await?;
         Ok(())
     }

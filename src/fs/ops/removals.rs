@@ -1,12 +1,11 @@
-//! Names that were removed with others and are deleted a moment later: what becomes of them is told here, at fsync of their
-//! directory, at the mount's end, and by the next mount.
+//! Names that were removed with others and are deleted a moment later: what becomes of them is told here, and the next mount
+//! goes on with those that are left.
 
 use std::sync::Arc;
 
 use super::filesystem::Fs;
 use crate::base::Result;
 use crate::fs::bucket::Doomed;
-use crate::fs::object::{Errno, Fail, Op};
 use crate::fs::staging::{FoundStages, Left};
 
 impl Fs {
@@ -46,30 +45,5 @@ impl Fs {
             }
         }
         Ok(())
-    }
-
-    /// A file of ours has the name of an object that could not be deleted: its removal has ended.
-    pub(super) async fn removal_replaced(&self, key: &str) {
-        if self.context.remote.deletes.replaced(key) {
-            self.context.staging.removals.ended(&[key.to_owned()]).await;
-        }
-    }
-
-    /// fsync(2) of a directory: the names that are gone here are gone in the bucket.
-    pub(super) async fn settle_removals(&self, prefix: &str) -> Op<()> {
-        let settled = self.context.remote.deletes.retry_below(prefix).await;
-        settled.map_err(|why| {
-            Fail { errno: Errno::IO, why: Some(why.context("removed names could not be deleted")) }
-        })
-    }
-
-    /// The mount ends: what a store that doesn't answer has not deleted by then is the next mount's.
-    pub(super) async fn end_removals(&self) {
-        let left = self.context.remote.deletes.end(self.options().deadline).await;
-        self.idle().await;
-        if left > 0 {
-            tracing::error!(names = left, "removed names are not deleted: the next mount goes on with that");
-        }
-        self.writeback.left_unsent.lock().removals = left as u64;
     }
 }

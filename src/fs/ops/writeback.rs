@@ -63,7 +63,7 @@ impl Fs {
     }
 
     /// After the mount's end nothing waits, unless a send was cut off: its file counts as unsent too.
-    pub(super) fn count_unsent(&self) {
+    fn count_unsent(&self) {
         let rest = self.pending();
         let mut kept = self.writeback.left_unsent.lock();
         kept.files += rest.files;
@@ -72,9 +72,32 @@ impl Fs {
 
     /// The mount ends: what can't be sent at once stays staged. Once one file finds the store away, those that still wait
     /// are not tried.
-    pub(super) fn begin_shutdown(self: &Arc<Self>) {
+    fn begin_shutdown(self: &Arc<Self>) {
         self.writeback.unmounting.send_replace(true);
         self.start_sends();
+    }
+
+    /// The mount is gone: sends what handles that were never released still hold, and what waits.
+    pub async fn finish(self: &Arc<Self>) {
+        let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
+        for handle in left {
+            self.release(handle).await;
+        }
+        self.begin_shutdown();
+        self.idle().await;
+        self.count_unsent();
+        self.end_removals().await;
+        self.context.staging.close().await;
+    }
+
+    /// The mount ends: what a store that doesn't answer has not deleted by then is the next mount's.
+    async fn end_removals(&self) {
+        let left = self.context.remote.deletes.end(self.options().deadline).await;
+        self.idle().await;
+        if left > 0 {
+            tracing::error!(names = left, "removed names are not deleted: the next mount goes on with that");
+        }
+        self.writeback.left_unsent.lock().removals = left as u64;
     }
 
     /// Another mount takes the folder over: what has not begun to be sent stays staged for it.

@@ -55,9 +55,16 @@ pub fn some_folders() -> Vec<Vec<u8>> {
     let edits = [record(0, 9, 0), record(100, 5000, 1)].concat();
     let slab = Extent { len: 40, touched: 0 }.bytes();
     let extent = [&slab[..16], &json(&note())].concat();
-    [(0, json(&note())), (1, json(&partly)), (2, edits), (3, extent), (4, rename.to_vec()), (5, removals.to_vec())]
-        .map(|(which, bytes)| [vec![which], bytes].concat())
-        .into()
+    [
+        (0, json(&note())),
+        (1, json(&partly)),
+        (2, edits),
+        (3, extent),
+        (4, rename.to_vec()),
+        (5, removals.to_vec()),
+    ]
+    .map(|(which, bytes)| [vec![which], bytes].concat())
+    .into()
 }
 
 /// An entry of a note whose head is made right, whatever its body says.

@@ -191,8 +191,8 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rt::sim::{Sim, SimDisk};
     use crate::base::rt::Disk;
+    use crate::base::rt::sim::{Sim, SimDisk};
 
     fn doomed(key: &str, etag: &str) -> Doomed {
         Doomed { key: key.into(), etag: Etag(etag.into()), modified_ms: Some(7), look_first: true }
@@ -216,7 +216,11 @@ mod tests {
             let found = RemovalLog::read(&folder, &path).await.unwrap();
             assert_eq!(found.uploads, [("u".to_owned(), "2".to_owned())]);
             UploadNotes::ended(&log, "u", "2").await;
-            assert_eq!(found.removals, [doomed("a", "3"), doomed("b/\n\"", "2")], "the first one of a has ended");
+            assert_eq!(
+                found.removals,
+                [doomed("a", "3"), doomed("b/\n\"", "2")],
+                "the first one of a has ended"
+            );
             log.ended(&["a".into(), "b/\n\"".into()]).await;
             assert_eq!(disk.list(Path::new("/s")).await.unwrap(), [""; 0]);
             log.note(&[doomed("c", "4")]).await.unwrap();

@@ -75,7 +75,8 @@ type Meant = BTreeMap<String, (Option<Vec<u8>>, u32)>;
 
 /// One random call below the directory; when it says that it is done, it is what is meant.
 async fn one_call(world: &World, here: &InDir, meant: &mut Meant, turn: u64) {
-    let names: Vec<String> = meant.iter().filter(|(_, (bytes, _))| bytes.is_some()).map(|(n, _)| n.clone()).collect();
+    let names: Vec<String> =
+        meant.iter().filter(|(_, (bytes, _))| bytes.is_some()).map(|(n, _)| n.clone()).collect();
     let name = names[world.below(names.len() as u64) as usize].clone();
     let (new, bytes) = (format!("new{turn}"), vec![turn as u8; 1 + world.below(5000) as usize]);
     let caller = &here.user.fs;
@@ -380,7 +381,11 @@ fn what_was_copied_by_hand_after_a_failed_rename_stays() {
                 user.fs.finish().await;
             }
             let keys = set.keys().into_iter().filter(|key| key.starts_with("e/") && !key.ends_with('/'));
-            assert_eq!(keys.collect::<Vec<_>>(), ["e/a", "e/b", "e/c"], "{rule:?}, by a later mount: {again}");
+            assert_eq!(
+                keys.collect::<Vec<_>>(),
+                ["e/a", "e/b", "e/c"],
+                "{rule:?}, by a later mount: {again}"
+            );
         });
     }
 }
@@ -463,7 +468,8 @@ fn a_rename_that_may_not_replace_is_not_in_its_own_way() {
 /// Promise: A whole object is never replaced by half of one.
 #[test]
 fn a_rename_publishes_nothing_that_is_being_written() {
-    for (local, how) in ["bucket", "local"].into_iter().flat_map(|l| ["file", "dir", "over"].map(|h| (l, h))) {
+    for (local, how) in ["bucket", "local"].into_iter().flat_map(|l| ["file", "dir", "over"].map(|h| (l, h)))
+    {
         Set::run(1, EtagRule::OfBytes, move |set| async move {
             let (process, user) = set.mount(&format!("flush={local}")).await;
             user.mkdir("d").await.unwrap();
@@ -643,7 +649,8 @@ fn kills_and_others_leave_each_file_at_one_name() {
 /// Promise: What was removed stays removed.
 #[test]
 fn a_delete_in_doubt_takes_nothing_of_others() {
-    for (rule, how) in RULES.into_iter().flat_map(|rule| ["rm", "one", "mv", "rmdir"].map(|how| (rule, how))) {
+    for (rule, how) in RULES.into_iter().flat_map(|rule| ["rm", "one", "mv", "rmdir"].map(|how| (rule, how)))
+    {
         Set::run(1, rule, move |set| async move {
             for i in 0..6 {
                 set.put(&format!("d/f{i}"), b"old").await;
@@ -1010,7 +1017,9 @@ fn a_rename_that_hangs_holds_nobody_for_ever() {
 /// Promise: An update made elsewhere is never overwritten.
 #[test]
 fn what_others_chmod_while_a_file_is_written_keeps_its_mode() {
-    for (local, how) in ["bucket", "local"].into_iter().flat_map(|l| ["append", "anew", "chown"].map(|h| (l, h))) {
+    for (local, how) in
+        ["bucket", "local"].into_iter().flat_map(|l| ["append", "anew", "chown"].map(|h| (l, h)))
+    {
         Set::run(1, EtagRule::OfBytes, move |set| async move {
             let (_, user) = set.mount(&format!("flush={local}")).await;
             let other = set.other().await;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::user::{READ, STAGING, User, WRITE};
-use crate::base::rt::sim::{Sim, SimDisk};
 use crate::base::Kind;
+use crate::base::rt::sim::{Sim, SimDisk};
 use crate::cache::DiskCache;
 use crate::fs::bucket::BucketClient;
 use crate::fs::object::{Errno, Meta as _, MountOptions};

@@ -54,7 +54,9 @@ fn about(request: &BucketRequest) -> (&'static str, Vec<&str>) {
         BucketRequest::MultipartComplete { key, .. } => ("complete", vec![key]),
         BucketRequest::Head { key, .. } => ("head", vec![key]),
         BucketRequest::Delete { keys } => ("delete", keys.iter().map(String::as_str).collect()),
-        BucketRequest::DeleteSame { objects } => ("delete", objects.iter().map(|(key, _)| key.as_str()).collect()),
+        BucketRequest::DeleteSame { objects } => {
+            ("delete", objects.iter().map(|(key, _)| key.as_str()).collect())
+        }
         _ => ("", Vec::new()),
     }
 }

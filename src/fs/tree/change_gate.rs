@@ -185,9 +185,16 @@ mod tests {
     #[test]
     fn what_is_held_is_touched_by_what_lies_below_it_and_above() {
         let held = ["d/".to_owned(), "e/f/".to_owned()];
-        for (key, wanted) in
-            [("d/x", true), ("d/", true), ("d", false), ("e/f/g/", true), ("e/", true), ("", true), ("e/x", false), ("dd/", false)]
-        {
+        for (key, wanted) in [
+            ("d/x", true),
+            ("d/", true),
+            ("d", false),
+            ("e/f/g/", true),
+            ("e/", true),
+            ("", true),
+            ("e/x", false),
+            ("dd/", false),
+        ] {
             assert_eq!(touches(&held, &[key.to_owned()]), wanted, "{key}");
         }
     }

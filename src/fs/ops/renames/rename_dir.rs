@@ -15,17 +15,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::filesystem::{Fs, fail};
-use super::recovery::is_unanswered_send;
+use super::rename_end::end_behind;
 use crate::base::rt::Instant;
 use crate::base::{FastMap, Kind, Result};
-use crate::fs::bucket::{ActCopy, Doomed, Seen};
+use crate::fs::bucket::{ActCopy, SeenObject, is_marker};
 use crate::fs::object::{Base, Fail, KEY_MAX, Op, same_time};
-use crate::fs::staging::{FoundFile, Mark, Note, RenameIntent, RenameStage};
+use crate::fs::ops::filesystem::{Fs, fail};
+use crate::fs::ops::recovery::is_unanswered_send;
+use crate::fs::staging::{FoundFile, FoundStages, Mark, Note, RenameIntent, RenameStage};
 use crate::fs::tree::Hold;
 use crate::store::{Etag, Listed, When};
 
@@ -41,7 +41,7 @@ const PAGES_AHEAD: usize = 3;
 
 /// An object as it was copied.
 #[derive(Debug)]
-pub(super) struct Copied {
+struct Copied {
     etag: u64,
     modified_ms: Option<u64>,
     /// The copy's etag, where it isn't the source's.
@@ -53,7 +53,7 @@ fn hash(text: &str) -> u64 {
 }
 
 impl Copied {
-    fn new(source: &Seen, copy: Etag) -> Copied {
+    fn new(source: &SeenObject, copy: Etag) -> Copied {
         let other = Some(copy).filter(|copy| *copy != source.etag);
         Copied { etag: hash(&source.etag.0), modified_ms: source.modified_ms, other }
     }
@@ -66,7 +66,7 @@ impl Copied {
     }
 
     /// The copied object had this etag.
-    pub fn has(&self, etag: &Etag) -> bool {
+    fn has(&self, etag: &Etag) -> bool {
         self.etag == hash(&etag.0)
     }
 
@@ -75,13 +75,13 @@ impl Copied {
         self.other.as_ref().map_or_else(|| self.has(etag), |other| other == etag)
     }
 
-    pub fn copy(&self) -> Option<&Etag> {
+    fn copy(&self) -> Option<&Etag> {
         self.other.as_ref()
     }
 }
 
 /// What was copied, by the hash of the old key.
-pub(super) type CopiedKeys = FastMap<u64, Copied>;
+type CopiedKeys = FastMap<u64, Copied>;
 
 /// A directory's rename under way.
 struct DirRename<'a> {
@@ -122,7 +122,13 @@ impl<'a> DirRename<'a> {
             }
             futures::future::ready(!later)
         };
-        let mut objects = fs.all_below(&intent.from).take_while(goes_on).try_filter(&mut goes);
+        let mut objects = fs
+            .context
+            .remote
+            .all_below(&intent.from)
+            .err_into::<Fail>()
+            .take_while(goes_on)
+            .try_filter(&mut goes);
         if fs.context.remote.copies_are_unknown() {
             // What the first copy shows of the store spares requests for the others.
             if let Some(first) = objects.try_next().await? {
@@ -235,7 +241,7 @@ impl<'a> DirRename<'a> {
                 let is_sure = all.is_subset(marked);
                 return match is_sure {
                     true => Ok(()),
-                    false => self.fs.remove_empty_folders(&self.intent.from).await,
+                    false => Ok(self.fs.context.remote.remove_empty_folders(&self.intent.from).await?),
                 };
             }
             self.fs.context.rt.sleep(pause).await;
@@ -270,7 +276,7 @@ impl<'a> DirRename<'a> {
             if after.is_none() {
                 same.append(&mut folders);
             }
-            all &= self.fs.remove_listed(same).await? && changed.is_empty();
+            all &= self.fs.context.remote.remove_listed(same).await? && changed.is_empty();
             for (object, copy) in changed {
                 self.copy_again(object, copy).await?;
             }
@@ -327,37 +333,32 @@ impl<'a> DirRename<'a> {
     }
 }
 
-/// The marker of a directory: an object of no bytes whose key ends in a slash.
-pub(super) fn is_marker(object: &Listed) -> bool {
-    object.size == 0 && object.key.ends_with('/')
+/// Moves every object below `old` to `new`. The caller holds both. `over`: `new` has a marker and nothing else.
+pub(super) async fn move_all(fs: &Arc<Fs>, old: &str, new: &str, over: bool, hold: &Hold) -> Op<()> {
+    if over {
+        // What shows a directory's defaults must replace what shows others.
+        fs.put_marker(old).await?;
+    }
+    let intent = RenameIntent::new(&fs.context.rt, old, new, over);
+    let path = fs.context.staging.write_intent(&intent).await?;
+    let mut renaming = DirRename::new(fs, path, intent);
+    if let Err(why) = renaming.copy_and_note().await {
+        return Err(fs.leave_unfinished(renaming, why).await);
+    }
+    hold.leave(old);
+    fs.names_moved(old, new, &renaming.copied).await;
+    if let Err(why) = renaming.sweep_and_note().await {
+        return Err(fs.leave_unfinished(renaming, why).await);
+    }
+    {
+        let _nodes = fs.inodes.lock();
+        fs.name_cache.forget_below(old);
+    }
+    fs.context.staging.remove_intent(&renaming.path).await;
+    Ok(())
 }
 
 impl Fs {
-    /// Moves every object below `old` to `new`. The caller holds both. `over`: `new` has a marker and nothing else.
-    pub(super) async fn move_all(self: &Arc<Self>, old: &str, new: &str, over: bool, hold: &Hold) -> Op<()> {
-        if over {
-            // What shows a directory's defaults must replace what shows others.
-            self.put_marker(old).await?;
-        }
-        let intent = RenameIntent::new(&self.context.rt, old, new, over);
-        let path = self.context.staging.write_intent(&intent).await?;
-        let mut renaming = DirRename::new(self, path, intent);
-        if let Err(why) = renaming.copy_and_note().await {
-            return Err(self.leave_unfinished(renaming, why).await);
-        }
-        hold.leave(old);
-        self.names_moved(old, new, &renaming.copied).await;
-        if let Err(why) = renaming.sweep_and_note().await {
-            return Err(self.leave_unfinished(renaming, why).await);
-        }
-        {
-            let _nodes = self.inodes.lock();
-            self.name_cache.forget_below(old);
-        }
-        self.context.staging.remove_intent(&renaming.path).await;
-        Ok(())
-    }
-
     /// This host's names become the new ones, and with them the notes of what is staged.
     async fn names_moved(self: &Arc<Self>, old: &str, new: &str, copied: &CopiedKeys) {
         {
@@ -375,7 +376,7 @@ impl Fs {
             }
         }
         for (_, file) in self.open_below(new) {
-            self.follows(&file).await;
+            file.follow_or_warn(&self.context).await;
         }
     }
 
@@ -388,18 +389,8 @@ impl Fs {
             goes_on,
             "a directory's rename failed: it is finished or undone in the background"
         );
-        self.end_behind(path, intent).await;
+        end_behind(self, path, intent).await;
         why
-    }
-
-    pub(super) fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Op<Listed>> {
-        let pages =
-            futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {
-                let Some(after) = after else { return Ok(None) };
-                let page = self.context.remote.list(prefix, after, false, PAGE).await?;
-                Op::Ok(Some((page.objects, page.next.map(Some))))
-            });
-        pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     async fn copy_one(&self, intent: &RenameIntent, old: Listed, when: When) -> Op<(String, ActCopy)> {
@@ -408,24 +399,33 @@ impl Fs {
             return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
         let Listed { key, size, etag, modified_ms } = old;
-        let seen = Seen { etag, size, modified_ms };
+        let seen = SeenObject { etag, size, modified_ms };
         let copied = self.context.remote.copy_for(&intent.act, &key, &new_key, Some(seen), when).await?;
         Ok((key, copied))
     }
 
-    /// Deletes these, those that lie deeper first; false when some are others by now, which stay.
-    pub(super) async fn remove_listed(&self, mut objects: Vec<Listed>) -> Op<bool> {
-        objects.sort_by(inner_first);
-        let doomed: Vec<Doomed> = objects.into_iter().map(Doomed::of_listed).collect();
-        let mut all = true;
-        for doomed in doomed.chunks(PAGE) {
-            all &= self.context.remote.remove(doomed).await?.is_empty();
+    /// Goes on with the renames that an earlier mount began.
+    pub(in crate::fs::ops) async fn recover_renames(self: &Arc<Self>, found: &mut FoundStages) {
+        for (path, intent) in std::mem::take(&mut found.renames) {
+            let RenameIntent { from, to, stage, .. } = &intent;
+            tracing::info!(from, to, ?stage, "ending a directory's rename that was cut off");
+            let done = match stage {
+                RenameStage::Copying => self.resume_rename(&path, &intent, &mut found.files).await,
+                RenameStage::Moved => match self.notes_moved(&intent, &mut found.files).await {
+                    Ok(()) => Ok(end_behind(self, path, intent.clone()).await),
+                    // What is staged is known by the old names until then.
+                    Err(why) => Err(why.into()),
+                },
+                RenameStage::Back | RenameStage::Deleting => Ok(end_behind(self, path, intent.clone()).await),
+            };
+            if let Err(f) = done {
+                tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: it is tried again");
+            }
         }
-        Ok(all)
     }
 
     /// Takes an earlier mount's rename up where it was cut off.
-    pub(super) async fn resume_rename(
+    async fn resume_rename(
         self: &Arc<Self>,
         path: &Path,
         intent: &RenameIntent,
@@ -446,7 +446,7 @@ impl Fs {
 
     /// What was staged below a directory that was renamed goes where the directory went; its note says so before the
     /// rename is forgotten.
-    pub(super) async fn notes_moved(&self, intent: &RenameIntent, left: &mut [FoundFile]) -> Result<()> {
+    async fn notes_moved(&self, intent: &RenameIntent, left: &mut [FoundFile]) -> Result<()> {
         for left in left.iter_mut().filter(|left| left.note.mark != Mark::Sent) {
             let Some(rest) = left.note.key.strip_prefix(&intent.from) else { continue };
             let mut note = Note { key: format!("{}{rest}", intent.to), upload: None, ..left.note.clone() };
@@ -459,7 +459,12 @@ impl Fs {
                 if copied || is_unanswered_send(left, &head) {
                     *base = Base { etag: head.etag, size: head.size };
                 } else if base.etag != head.etag
-                    && self.context.remote.head(&left.note.key).await?.is_some_and(|its| its.etag == base.etag)
+                    && self
+                        .context
+                        .remote
+                        .head(&left.note.key)
+                        .await?
+                        .is_some_and(|its| its.etag == base.etag)
                 {
                     // Another object has the new name: this one stays, and what was written over it.
                     continue;
@@ -471,41 +476,4 @@ impl Fs {
         }
         Ok(())
     }
-
-    /// Those that a server with real folders still shows below `prefix`, though no key lies in them. Elsewhere there are none.
-    /// Such a server (SeaweedFS) lists an empty folder in itself, with an etag that no object has: none.
-    pub(super) async fn remove_empty_folders(&self, prefix: &str) -> Op<()> {
-        let (mut open, mut empty, mut full) = (vec![prefix.to_owned()], Vec::new(), BTreeSet::new());
-        while let Some(folder) = open.pop() {
-            let (mut after, mut is_there, mut has_objects) = (None, false, false);
-            loop {
-                let page = self.context.remote.list(&folder, after, true, PAGE).await?;
-                is_there |= !page.objects.is_empty() || !page.prefixes.is_empty();
-                has_objects |= page.objects.iter().any(|o| o.key != folder || !o.etag.0.is_empty());
-                open.extend(page.prefixes);
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-            if has_objects {
-                full.insert(folder);
-            } else if is_there {
-                empty.push(folder);
-            }
-        }
-        // What somebody else has made meanwhile stays, with all that it lies in.
-        empty.retain(|folder| !full.range(folder.clone()..).next().is_some_and(|f| f.starts_with(folder)));
-        empty.sort_by(|a, b| b.cmp(a));
-        for folder in empty {
-            self.context.remote.remove_named(&folder).await?;
-        }
-        Ok(())
-    }
-}
-
-/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
-/// listing it.
-fn inner_first(a: &Listed, b: &Listed) -> std::cmp::Ordering {
-    b.key.cmp(&a.key)
 }

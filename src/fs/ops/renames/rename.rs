@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::filesystem::{Fs, fail};
-use super::lookup::{NamedKey, Need, ROUNDS, Target};
+use super::rename_dir::move_all;
+use super::rename_end::end_before;
 use crate::base::Kind;
-use crate::fs::bucket::{ActCopy, Doomed, Seen};
+use crate::fs::bucket::{ActCopy, Doomed, SeenObject};
 use crate::fs::file::{OpenFile, Purpose};
 use crate::fs::object::{ActToken, Attributes, Base, Errno, Meta as _, Ns, Op, same_time, type_of};
+use crate::fs::ops::filesystem::{Fs, fail};
+use crate::fs::ops::lookup::{NamedKey, Need, ROUNDS, Target};
 use crate::fs::tree::Hold;
 use crate::store::{Etag, When};
 
@@ -105,13 +107,15 @@ impl Fs {
                 );
                 self.rename_local(old, new, there, file).await;
             }
-            None => self.rename_object(source, new, no_replace, file.as_ref().map(|(.., file)| &**file)).await?,
+            None => {
+                self.rename_object(source, new, no_replace, file.as_ref().map(|(.., file)| &**file)).await?
+            }
         }
         if let Some((_, ino, replaced)) = &replaced {
             self.release_unread_fds(*ino, replaced);
         }
         if let Some((.., file)) = &file {
-            self.follows(file).await;
+            file.follow_or_warn(&self.context).await;
         }
         drop(held);
         self.keep_parent(old);
@@ -126,7 +130,9 @@ impl Fs {
         }
         match there {
             Some(there) => file.rebase(there),
-            None => self.context.remote.deletes.doomed(new).into_iter().for_each(|was| file.follows_removal(was)),
+            None => {
+                self.context.remote.deletes.doomed(new).into_iter().for_each(|was| file.follows_removal(was))
+            }
         }
         let mut inodes = self.inodes.lock();
         let now = self.now();
@@ -153,7 +159,7 @@ impl Fs {
         // What is open may be newer than what is known of its name.
         let seen = if file.is_none() { seen_of(&source.attributes) } else { None };
         let copied = self.copy_file(&act, old, new, seen, when).await.inspect_err(failed)?;
-        let attributes_of = |(source_now, copy): &(Seen, Etag)| {
+        let attributes_of = |(source_now, copy): &(SeenObject, Etag)| {
             let (etag, size, stored) = (Some(copy.clone()), source_now.size, None);
             Attributes { etag, size, stored, ..source.attributes.clone() }
         };
@@ -186,8 +192,8 @@ impl Fs {
         act: &ActToken,
         old: &str,
         new: &str,
-        mut copied: (Seen, Etag),
-    ) -> Op<(Seen, Etag)> {
+        mut copied: (SeenObject, Etag),
+    ) -> Op<(SeenObject, Etag)> {
         let remote = &self.context.remote;
         for _ in 0..ROUNDS {
             let (source, copy) = futures::future::try_join(remote.head(old), remote.head(new)).await?;
@@ -196,11 +202,11 @@ impl Fs {
                 let said = format!("{new} was replaced or taken away by another client: {old} stays");
                 return Err(fail(Kind::Refused, said));
             }
-            let unchanged = copied.0.etag == source.etag
-                && same_time(copied.0.modified_ms, source.modified_ms);
+            let unchanged =
+                copied.0.etag == source.etag && same_time(copied.0.modified_ms, source.modified_ms);
             if !unchanged {
                 let when = When::Matches(copied.1);
-                copied = self.copy_file(act, old, new, Some(Seen::of(&source)), when).await?;
+                copied = self.copy_file(act, old, new, Some(SeenObject::of(&source)), when).await?;
             } else if remote.remove(&[Doomed::of(old, &source)]).await?.is_empty() {
                 return Ok(copied);
             }
@@ -214,9 +220,9 @@ impl Fs {
         act: &ActToken,
         old: &str,
         new: &str,
-        seen: Option<Seen>,
+        seen: Option<SeenObject>,
         when: When,
-    ) -> Op<(Seen, Etag)> {
+    ) -> Op<(SeenObject, Etag)> {
         let remote = &self.context.remote;
         if type_of(old) != type_of(new) {
             return self.copy_retyped(act, old, new, &when).await;
@@ -234,10 +240,16 @@ impl Fs {
 
     /// A name that says another type gives it to the object: `page.html.tmp` becomes `page.html`. A type that its old
     /// name does not say was somebody's own choice, and stays.
-    async fn copy_retyped(&self, act: &ActToken, old: &str, new: &str, when: &When) -> Op<(Seen, Etag)> {
+    async fn copy_retyped(
+        &self,
+        act: &ActToken,
+        old: &str,
+        new: &str,
+        when: &When,
+    ) -> Op<(SeenObject, Etag)> {
         let remote = &self.context.remote;
         let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
-        let (seen, base) = (Seen::of(&head), Base { etag: head.etag.clone(), size: head.size });
+        let (seen, base) = (SeenObject::of(&head), Base { etag: head.etag.clone(), size: head.size });
         let mut attrs = act.attrs_of_copy(&head);
         let plain = [None, type_of(old), Some("application/octet-stream"), Some("binary/octet-stream")];
         if plain.contains(&attrs.content_type.as_deref()) && attrs.mode().is_some() {
@@ -266,7 +278,7 @@ impl Fs {
         if new.starts_with(&old) {
             return Err(Errno::INVAL.into());
         }
-        self.end_before([&old, &new]).await?;
+        end_before(self, [&old, &new]).await?;
         let over = match there {
             Some(_) => match self.emptiness(&new).await? {
                 (true, marker) => marker.is_some(),
@@ -274,7 +286,7 @@ impl Fs {
             },
             None => false,
         };
-        let done = self.move_all(&old, &new, over, hold).await;
+        let done = move_all(self, &old, &new, over, hold).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
         if done.is_ok() {
@@ -282,20 +294,13 @@ impl Fs {
         }
         done
     }
-
-    /// Bytes written during the rename are known by the new name after a crash too.
-    pub(super) async fn follows(self: &Arc<Self>, file: &Arc<OpenFile>) {
-        if let Err(why) = file.follow(&self.context).await {
-            tracing::warn!(key = file.key(), %why, "after a crash this would become a conflict copy");
-        }
-    }
 }
 
 /// What is known of a name's object, if that is all that a copy has to know.
-fn seen_of(attributes: &Attributes) -> Option<Seen> {
+fn seen_of(attributes: &Attributes) -> Option<SeenObject> {
     let modified_ms = attributes.stored.and_then(Ns::ms)?;
     let (etag, size) = (attributes.etag.clone()?, attributes.size);
-    Some(Seen { etag, size, modified_ms: Some(modified_ms) })
+    Some(SeenObject { etag, size, modified_ms: Some(modified_ms) })
 }
 
 fn base_of(attributes: &Attributes) -> Option<Base> {
