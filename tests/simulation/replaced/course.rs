@@ -188,11 +188,10 @@ impl Course {
         let what = self.world.below(3);
         self.note(|| format!("client {at} of {id}, shut out {shut_out}, asks {what}, tag {tag} at {place}"));
         let done = match what {
-            0 => {
-                let done = handle.write(place as u64 * BLOCK, block(tag)).await;
-                handle.keep().await;
-                done
-            }
+            0 => match handle.write(place as u64 * BLOCK, block(tag)).await {
+                Ok(()) => handle.keep().await,
+                failed => failed,
+            },
             1 => handle.flush().await,
             _ => look(&handle).await.map(|seen| {
                 assert!(shut_out || seen == self.truth(id).now(), "{seen:?}, not {:?}", self.truth(id).now());
