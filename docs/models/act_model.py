@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Exhaustive: a directory of files renamed from d to e, seen at one of its files, on a store that knows only copy, put and delete (protocol 8).
+"""Exhaustive: a directory of files renamed from d to e, seen at one of its files, on a store that knows only copy, put and delete (protocol 9).
 
 An object is (content, identity, of): the identity stands for etag, time and metadata together; `of` is the identity of the object that a copy of the
 act is a copy of, which the copy's metadata say beside the act's token. A copy without a token (a store whose copies keep their etag) is the

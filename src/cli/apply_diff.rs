@@ -233,7 +233,8 @@ async fn same(
     between: &Between,
 ) -> Result<Option<bool>> {
     let (Some(name), Some(told)) = (from, &between.since_id) else { return Ok(None) };
-    let volume: VolumeAnswer = door.ask(Verb::VolumeInfo { path: path.clone(), walk: false }).await?.answer()?;
+    let volume: VolumeAnswer =
+        door.ask(Verb::VolumeInfo { path: path.clone(), walk: false }).await?.answer()?;
     let all: Vec<SnapshotLine> =
         door.ask(Verb::SnapshotList { path: path.clone(), from: None }).await?.answer()?;
     let Some(line) = all.iter().find(|line| line.info.name == *name) else { return Ok(None) };

@@ -115,7 +115,8 @@ impl Found {
             return Ok(Between::default());
         }
         let path = self.volume.clone();
-        let volume: VolumeAnswer = door.ask(Verb::VolumeInfo { path: path.clone(), walk: false }).await?.answer()?;
+        let volume: VolumeAnswer =
+            door.ask(Verb::VolumeInfo { path: path.clone(), walk: false }).await?.answer()?;
         let all: Vec<SnapshotLine> = door.ask(Verb::SnapshotList { path, from: None }).await?.answer()?;
         // Of what the volume has taken by itself nothing is told.
         let identity = |name: &Name| {

@@ -19,7 +19,7 @@ use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{
-    ChangedExtent, Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent,
+    ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent,
 };
 use crate::volume::{Attachment, Direction, OpenMode, Reading, Since, SnapshotView, Volume};
 
@@ -254,7 +254,7 @@ impl Exports for EngineExports {
         self.opened(name, peer).await
     }
 
-    async fn open_again(&self, name: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>> {
+    async fn open_again(&self, name: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>> {
         open_held(&self.state()?, name, HeldExport::of(held)?, peer).await
     }
 }
@@ -279,7 +279,7 @@ struct ChangesIn<T> {
 
 #[async_trait]
 impl Changes for ChangesIn<Volume> {
-    fn held(&self) -> Held {
+    fn held(&self) -> HeldDisk {
         held_exports::told_since(&self.since)
     }
 
@@ -290,7 +290,7 @@ impl Changes for ChangesIn<Volume> {
 
 #[async_trait]
 impl Changes for ChangesIn<SnapshotView> {
-    fn held(&self) -> Held {
+    fn held(&self) -> HeldDisk {
         held_exports::told_since(&self.since)
     }
 
@@ -379,7 +379,7 @@ impl Export for VolumeExport {
         let since = of.since(&snapshot_name(snapshot)?).await?;
         Ok(Box::new(ChangesIn { of, since }))
     }
-    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, _: &str, held: &HeldDisk) -> Result<Box<dyn Changes>> {
         let snapshot = held_exports::snapshot_of(held)?;
         let pass = self.session.passage().enter().await;
         let of = pass.volume(&self.volume).clone();
@@ -441,7 +441,7 @@ impl Export for SnapshotExport {
         let since = self.view.since(&snapshot_name(snapshot)?).await?;
         Ok(Box::new(ChangesIn { of: self.view.clone(), since }))
     }
-    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, _: &str, held: &HeldDisk) -> Result<Box<dyn Changes>> {
         let since = self.view.since_again(&held_exports::snapshot_of(held)?).await?;
         Ok(Box::new(ChangesIn { of: self.view.clone(), since }))
     }

@@ -9,7 +9,7 @@ use super::api::{Outcome, SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::pools::OpenPool;
 use crate::base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
-use crate::nbd::{Held, Holding};
+use crate::nbd::{HeldDisk, Holding};
 use crate::volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
 
 /// See the module.
@@ -30,22 +30,22 @@ pub enum HeldExport {
 }
 
 impl HeldExport {
-    pub fn told(&self) -> Held {
-        Held(serde_json::to_value(self).expect("it has only string keys"))
+    pub fn told(&self) -> HeldDisk {
+        HeldDisk(serde_json::to_value(self).expect("it has only string keys"))
     }
 
-    pub fn of(held: &Held) -> Result<HeldExport> {
+    pub fn of(held: &HeldDisk) -> Result<HeldExport> {
         let wrong = |e| Error::new(Kind::Invalid, format!("what a client holds is not understood: {e}"));
         serde_json::from_value(held.0.clone()).map_err(wrong)
     }
 }
 
 /// The snapshot since which a client is told changes.
-pub fn told_since(since: &Since) -> Held {
-    Held(serde_json::to_value(since.snapshot).expect("it has only string keys"))
+pub fn told_since(since: &Since) -> HeldDisk {
+    HeldDisk(serde_json::to_value(since.snapshot).expect("it has only string keys"))
 }
 
-pub fn snapshot_of(held: &Held) -> Result<SnapshotId> {
+pub fn snapshot_of(held: &HeldDisk) -> Result<SnapshotId> {
     let wrong = |e| Error::new(Kind::Invalid, format!("the snapshot of a client is not understood: {e}"));
     serde_json::from_value(held.0.clone()).map_err(wrong)
 }
@@ -67,7 +67,7 @@ pub struct HeldVolume {
 }
 
 impl Holding for HeldVolume {
-    fn held(&self) -> Result<Held> {
+    fn held(&self) -> Result<HeldDisk> {
         let volume = self.passage.leads_to(&self.volume);
         let under = volume.held()?;
         Ok(HeldExport::Volume { pool: volume.pool(), volume: volume.id(), under }.told())
@@ -75,7 +75,7 @@ impl Holding for HeldVolume {
 }
 
 impl Holding for SnapshotView {
-    fn held(&self) -> Result<Held> {
+    fn held(&self) -> Result<HeldDisk> {
         let (pool, volume, snapshot) = (self.pool(), self.volume(), self.id());
         Ok(HeldExport::Snapshot { pool, volume, snapshot }.told())
     }
@@ -108,7 +108,7 @@ pub async fn of_export(
             let nobody = || Error::new(Kind::NotFound, format!("{export} is not open here"));
             let volume = volume.ok_or_else(nobody)?;
             if let Some(held) = held {
-                check(export, &volume, HeldExport::of(&Held(held.clone()))?)?;
+                check(export, &volume, HeldExport::of(&HeldDisk(held.clone()))?)?;
             }
             let (pool, id, under) = (volume.pool(), volume.id(), volume.held()?);
             HeldExport::Volume { pool, volume: id, under }.told()

@@ -45,6 +45,7 @@ mod state_dir;
 mod store_overlap;
 mod verbs;
 mod volume_clients;
+mod volume_path;
 mod volume_sharing_map;
 
 pub use config::Config;

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::export::{Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent};
+use super::export::{Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent};
 use super::tls_server::TlsServer;
 use crate::base::{Error, Kind, Result, Rope};
 
@@ -187,7 +187,7 @@ impl Exports for Permitted {
     }
 
     /// By the name that the client came to, which is what the rules let it have.
-    async fn open_again(&self, name: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>> {
+    async fn open_again(&self, name: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>> {
         let writes = self.right(name)?;
         let export = self.all.open_again(name, held, peer).await?;
         Ok(if writes { export } else { Arc::new(ReadOnly(export)) })
@@ -224,7 +224,7 @@ impl Export for ReadOnly {
     async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
         self.0.changes(snapshot).await
     }
-    async fn changes_again(&self, snapshot: &str, held: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, snapshot: &str, held: &HeldDisk) -> Result<Box<dyn Changes>> {
         self.0.changes_again(snapshot, held).await
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {

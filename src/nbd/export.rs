@@ -55,21 +55,21 @@ pub struct ChangedExtent {
 /// disk may have it by then. The house writes and reads it; this face only carries it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Held(pub serde_json::Value);
+pub struct HeldDisk(pub serde_json::Value);
 
 /// What a client held whose requests are over, asked for when another process is to go on with the client: what became of
 /// the disk in between counts.
 pub trait Holding: Send + Sync {
     /// # Errors
     /// The disk has failed: every request of the client is answered with this error from now on, by whichever process.
-    fn held(&self) -> Result<Held>;
+    fn held(&self) -> Result<HeldDisk>;
 }
 
 /// What has changed in an export since a snapshot.
 #[async_trait]
 pub trait Changes: Send + Sync {
     /// The snapshot, for `Export::changes_again`.
-    fn held(&self) -> Held;
+    fn held(&self) -> HeldDisk;
 
     /// As `Export::extents`.
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>>;
@@ -98,7 +98,7 @@ pub trait Exports: Send + Sync + 'static {
     ///
     /// # Errors
     /// It is not what the client held any more: nothing that the client does may reach it.
-    async fn open_again(&self, name: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>>;
+    async fn open_again(&self, name: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>>;
 }
 
 /// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no order.
@@ -138,7 +138,7 @@ pub trait Export: Send + Sync + 'static {
     }
 
     /// The same since the snapshot that a client of another process had agreed on; `snapshot` is what it was called then.
-    async fn changes_again(&self, snapshot: &str, held: &Held) -> Result<Box<dyn Changes>>;
+    async fn changes_again(&self, snapshot: &str, held: &HeldDisk) -> Result<Box<dyn Changes>>;
 
     /// A client's long write comes as several, one after the other; each begins and ends between blocks, but for the
     /// first one's begin and the last one's end.
@@ -174,7 +174,7 @@ pub struct LostExport {
 
 /// The same where a snapshot is gone since which a client was told what has changed.
 pub struct LostChanges {
-    pub held: Held,
+    pub held: HeldDisk,
     pub why: Error,
 }
 
@@ -182,7 +182,7 @@ pub struct LostChanges {
 struct Lost(Error);
 
 impl Holding for Lost {
-    fn held(&self) -> Result<Held> {
+    fn held(&self) -> Result<HeldDisk> {
         Err(self.0.share())
     }
 }
@@ -204,7 +204,7 @@ impl Export for LostExport {
     async fn extents(&self, _: u64, _: u64, _: usize) -> Result<Vec<StatusExtent>> {
         Err(self.why.share())
     }
-    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, _: &str, held: &HeldDisk) -> Result<Box<dyn Changes>> {
         Ok(Box::new(LostChanges { held: held.clone(), why: self.why.share() }))
     }
     async fn write(&self, _: u64, _: Bytes) -> Result<()> {
@@ -223,7 +223,7 @@ impl Export for LostExport {
 
 #[async_trait]
 impl Changes for LostChanges {
-    fn held(&self) -> Held {
+    fn held(&self) -> HeldDisk {
         self.held.clone()
     }
     async fn extents(&self, _: u64, _: u64, _: usize) -> Result<Vec<ChangedExtent>> {

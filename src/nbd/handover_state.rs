@@ -15,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::decoder::{Intake, Piece, Refusal, Rest, Resumed};
-use super::export::{Held, Holding};
+use super::export::{HeldDisk, Holding};
 use super::handshake_wire::ClientFlags;
 use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, STRING_MAX, bounded};
 use crate::base::{Error, Kind, Result};
@@ -73,7 +73,7 @@ pub struct Entered {
     pub agreed: Agreed,
     /// The snapshots of `agreed.contexts.since`, where those are contexts of this export.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub since: Vec<Held>,
+    pub since: Vec<HeldDisk>,
     pub passed_over: Option<PassedOver>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,
@@ -83,7 +83,7 @@ pub struct Entered {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldExport {
-    Held(Held),
+    Held(HeldDisk),
     /// Each request is answered with this error, for good: some of what the client was told may not be so any more.
     Failed(String),
 }
@@ -193,7 +193,7 @@ impl ConnectionState {
                 HeldExport::Failed(why) if why.len() > STRING_MAX => return bad("fails at length"),
                 HeldExport::Failed(_) => None,
             };
-            let len = |held: &Held| held.0.to_string().len();
+            let len = |held: &HeldDisk| held.0.to_string().len();
             if since.len() > CONTEXTS_MAX || held.into_iter().chain(since).any(|held| len(held) > HELD_MAX) {
                 return bad("holds more than can be told");
             }
@@ -336,8 +336,8 @@ mod tests {
     fn entered(passed_over: Option<PassedOver>) -> Phase {
         let contexts = AgreedContexts { of: "p/v".into(), allocation: true, since: vec!["s1".into()] };
         let agreed = Agreed { structured: true, extended: false, contexts };
-        let export = HeldExport::Held(Held(serde_json::json!({ "volume": 7 })));
-        let (asked, size, flags, since) = ("p/v".into(), 1 << 20, 0x1ed, vec![Held("s1".into())]);
+        let export = HeldExport::Held(HeldDisk(serde_json::json!({ "volume": 7 })));
+        let (asked, size, flags, since) = ("p/v".into(), 1 << 20, 0x1ed, vec![HeldDisk("s1".into())]);
         Phase::Entered(Entered { asked, export, size, flags, agreed, since, passed_over, resumed: None })
     }
 
@@ -410,8 +410,11 @@ mod tests {
         many.push(state(two));
         for wrong in [
             Entered { export: HeldExport::Failed(long.clone()), ..what(entered(None)) },
-            Entered { export: HeldExport::Held(Held("x".repeat(HELD_MAX).into())), ..what(entered(None)) },
-            Entered { since: vec![Held::default(); CONTEXTS_MAX + 1], ..what(entered(None)) },
+            Entered {
+                export: HeldExport::Held(HeldDisk("x".repeat(HELD_MAX).into())),
+                ..what(entered(None))
+            },
+            Entered { since: vec![HeldDisk::default(); CONTEXTS_MAX + 1], ..what(entered(None)) },
         ] {
             many.push(state(Phase::Entered(wrong)));
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures::future::{BoxFuture, FutureExt as _};
 
 use super::decoder::Piece;
-use super::export::{ChangedExtent, Changes, Export, Held, StatusExtent};
+use super::export::{ChangedExtent, Changes, Export, HeldDisk, StatusExtent};
 use super::wire::{self, Command, Headers, ReplyTo, Request, command_flag};
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
@@ -78,7 +78,7 @@ impl Future for Job<'_> {
 
 impl StatusContext {
     /// The snapshot since which it tells changes.
-    pub(super) fn held(&self) -> Option<Held> {
+    pub(super) fn held(&self) -> Option<HeldDisk> {
         match self {
             StatusContext::Allocation => None,
             StatusContext::Changes(changes) => Some(changes.held()),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 
-use super::export::{Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent};
+use super::export::{Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent};
 use crate::base::{Error, Kind, Result, Rope};
 
 /// Bytes under one lock.
@@ -49,7 +49,7 @@ impl Exports for MemoryExports {
         Ok(self.find(name)?.clone())
     }
 
-    async fn open_again(&self, _: &str, held: &Held, _: &str) -> Result<Arc<dyn Export>> {
+    async fn open_again(&self, _: &str, held: &HeldDisk, _: &str) -> Result<Arc<dyn Export>> {
         let name = held.0.as_str().ok_or_else(|| Error::new(Kind::Invalid, "no export is held"))?;
         Ok(self.find(name)?.clone())
     }
@@ -90,8 +90,8 @@ impl MemoryDisk {
 struct Named(String);
 
 impl Holding for Named {
-    fn held(&self) -> Result<Held> {
-        Ok(Held(self.0.clone().into()))
+    fn held(&self) -> Result<HeldDisk> {
+        Ok(HeldDisk(self.0.clone().into()))
     }
 }
 
@@ -105,7 +105,7 @@ impl Export for MemoryDisk {
         Arc::new(Named(self.description.name.clone()))
     }
 
-    async fn changes_again(&self, snapshot: &str, _: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, snapshot: &str, _: &HeldDisk) -> Result<Box<dyn Changes>> {
         self.changes(snapshot).await
     }
 

@@ -32,7 +32,7 @@ pub use access::{Access, Pattern, Policy, Rule, Subject};
 pub use address::Address;
 pub use client::{Client, FlaggedExtent, describe, for_kernel, list};
 pub use export::{
-    ChangedExtent, Changes, Description, Export, Exports, Held, Holding, ListedExport, StatusExtent,
+    ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent,
 };
 pub use handover_state::{ConnectionState, Unserved};
 pub use handshake_wire::Info;

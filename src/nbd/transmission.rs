@@ -46,7 +46,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::{debug, warn};
 
 use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
-use super::export::{Export, Held};
+use super::export::{Export, HeldDisk};
 use super::handover_state::{Entered, GivenBack, HeldExport, Unread};
 use super::handshake::Session;
 use super::job::{Extent, Job, Served, StatusContext, start, start_piece, weight, weight_of_piece, writes};
@@ -465,7 +465,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         let since = self.session.contexts.iter().filter_map(StatusContext::held).collect();
         let (flags, size, holding) = (self.session.flags, self.export.size(), self.export.holding());
         // What it holds is asked of `holding` when it is told.
-        let export = HeldExport::Held(Held::default());
+        let export = HeldExport::Held(HeldDisk::default());
         let entered = Entered { asked, export, size, flags, agreed, since, passed_over, resumed };
         Some(Paused { stream, entered, holding, unread, unsent: self.output.take() })
     }

@@ -23,9 +23,11 @@ pub use chunk::{
 };
 pub use io::{
     Away, Catalog, CatalogEntry, Clocks, Condition, Hurry, NameEntry, Need, Payload, PoolStatus, Probe,
-    QuotaRoom, StoreState, StoreStatus, Told, Upload, Verify, about_jump,
+    QuotaRoom, StoreState, StoreStatus, Told, Upload, Verify,
 };
-pub use local::{Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch};
+pub use local::{
+    Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch, about_jump,
+};
 pub use register::{Change, Compared, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{

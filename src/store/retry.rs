@@ -285,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_delete_of_what_is_known_is_not_repeated() {
-        for fate in [LOST_DONE, RequestFate::Failed(Kind::Unavailable), RequestFate::Failed(Kind::Throttled)] {
+        for fate in [LOST_DONE, RequestFate::Failed(Kind::Unavailable), RequestFate::Failed(Kind::Throttled)]
+        {
             let (out, sent) = with([fate], |bucket, counted| async move {
                 let out = bucket.delete_same(&[("k".into(), Etag("e".into()))], Cause::File).await;
                 (out, counted.counters().unwrap().requests())

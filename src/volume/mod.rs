@@ -16,8 +16,9 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    CloneAs, DataKeyUse, Emptied, Finished, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Reading, Salvaged, TakenIn, Trash,
-    TrashedSnapshot, TrashedVolume, Unreadable, Usage, Volumes, end_all, lost_midway, rename, snapshot_as, snapshot_group,
+    CloneAs, DataKeyUse, Emptied, Finished, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Reading,
+    Salvaged, TakenIn, Trash, TrashedSnapshot, TrashedVolume, Unreadable, Volumes, VolumesUsage, end_all,
+    lost_midway, rename, snapshot_as, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{

@@ -327,8 +327,8 @@ fn changes_are_told_since_what_was_agreed() {
             let (theirs, client) = server.await.unwrap().unwrap();
             let mut state = client.state();
             let Phase::Entered(entered) = &mut state.phase else { panic!("it has entered") };
-            assert_eq!(entered.since, [Held("s3".into())]);
-            entered.since = vec![Held(snapshot.into())];
+            assert_eq!(entered.since, [HeldDisk("s3".into())]);
+            entered.since = vec![HeldDisk(snapshot.into())];
             let pause = CancellationToken::new();
             let until = Until { stop: stop.clone(), pause: pause.clone() };
             let (exports, memory) = (Arc::new(Shown(house.clone())), house.memory.clone());
@@ -356,7 +356,7 @@ fn a_client_is_not_let_into_another_export_than_it_was_told_of() {
         let (theirs, client) = server.await.unwrap().unwrap();
         let mut state = client.state();
         let Phase::Entered(entered) = &mut state.phase else { panic!("it has entered") };
-        entered.export = HeldExport::Held(Held("snap".into()));
+        entered.export = HeldExport::Held(HeldDisk("snap".into()));
         let pause = CancellationToken::new();
         let until = Until { stop: stop.clone(), pause: pause.clone() };
         let (exports, memory) = (Arc::new(Shown(house.clone())), house.memory.clone());

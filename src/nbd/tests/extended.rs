@@ -35,7 +35,7 @@ impl Export for Huge {
     fn holding(&self) -> Arc<dyn Holding> {
         Arc::new(Named(self.0.clone(), "huge"))
     }
-    async fn changes_again(&self, snapshot: &str, _: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, snapshot: &str, _: &HeldDisk) -> Result<Box<dyn Changes>> {
         self.changes(snapshot).await
     }
     fn size(&self) -> u64 {
@@ -80,8 +80,8 @@ struct HugeChanges;
 
 #[async_trait]
 impl Changes for HugeChanges {
-    fn held(&self) -> Held {
-        Held("huge".into())
+    fn held(&self) -> HeldDisk {
+        HeldDisk("huge".into())
     }
     async fn extents(&self, _: u64, len: u64, _: usize) -> Result<Vec<ChangedExtent>> {
         assert!(len <= 4 * GIB);

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::server::serve_stream;
 use super::suspend_resume::Until;
 use super::{
-    ChangedExtent, Changes, Description, Export, Exports, Held, Holding, ListedExport, MemoryDisk,
+    ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, MemoryDisk,
     StatusExtent,
 };
 use crate::base::rt::sim::Sim;
@@ -151,7 +151,7 @@ impl Exports for Shown {
     }
 
     /// Whatever is called so now.
-    async fn open_again(&self, _: &str, held: &Held, peer: &str) -> Result<Arc<dyn Export>> {
+    async fn open_again(&self, _: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>> {
         if let Some((kind, why)) = self.0.state.lock().not_again {
             return Err(Error::new(kind, why));
         }
@@ -194,10 +194,10 @@ impl Handle {
 pub struct Named(pub Arc<House>, pub &'static str);
 
 impl Holding for Named {
-    fn held(&self) -> Result<Held> {
+    fn held(&self) -> Result<HeldDisk> {
         match self.0.state.lock().lost {
             Some(why) => Err(Error::new(Kind::Fenced, why)),
-            None => Ok(Held(self.1.into())),
+            None => Ok(HeldDisk(self.1.into())),
         }
     }
 }
@@ -211,7 +211,7 @@ impl Export for Handle {
         let name = if self.disk.describe().read_only { "snap" } else { "disk" };
         Arc::new(Named(self.house.clone(), name))
     }
-    async fn changes_again(&self, _: &str, held: &Held) -> Result<Box<dyn Changes>> {
+    async fn changes_again(&self, _: &str, held: &HeldDisk) -> Result<Box<dyn Changes>> {
         self.changes(held.0.as_str().unwrap_or("none")).await
     }
     fn size(&self) -> u64 {
@@ -257,8 +257,8 @@ struct EverySecond(String);
 
 #[async_trait]
 impl Changes for EverySecond {
-    fn held(&self) -> Held {
-        Held(self.0.clone().into())
+    fn held(&self) -> HeldDisk {
+        HeldDisk(self.0.clone().into())
     }
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<ChangedExtent>> {
         let blocks = (offset / 4096..(offset + len).div_ceil(4096)).take(max);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::handle::Pool;
 use crate::base::{Error, Kind, Result};
-use crate::pool::io::{HostClock, PoolContext};
+use crate::pool::io::PoolContext;
+use crate::pool::local::HostClock;
 use crate::pool::local::MissingShards;
 use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::clock_bounds::HostClock;
 use crate::base::rt::Rt;
 use crate::base::watched_state::Watched;
 use crate::base::{ChunkId, Error, Incarnation, Kind, RegisterId, Result};
@@ -15,6 +14,7 @@ use crate::pool::chunk::FooterCache;
 use crate::pool::chunk::Layout;
 use crate::pool::chunk::ShardSet;
 use crate::pool::chunk::{Checked, DeletionCheck};
+use crate::pool::local::HostClock;
 use crate::pool::local::MissingShards;
 use crate::pool::local::ProvenServers;
 use crate::pool::local::ScrubCursor;

@@ -130,6 +130,30 @@ pub struct Session {
     goes_on: AtomicBool,
 }
 
+/// How the session's log is written.
+fn writer_config(
+    context: &VolumeContext,
+    head: &Head,
+    epoch: Epoch,
+    w: watch::Receiver<usize>,
+    start: Prefix,
+) -> WriterConfig {
+    let engine = &context.engine;
+    WriterConfig {
+        rt: engine.rt.clone(),
+        pool: engine.pool.clone(),
+        cache: engine.memory.frames.clone(),
+        encode: engine.memory.encode.clone(),
+        volume: context.id,
+        index: head.own_index(),
+        epoch,
+        codec: head.settings.compression,
+        key: context.key.clone(),
+        w,
+        start,
+    }
+}
+
 impl Session {
     /// With the tip that was adopted; nothing runs yet, and the journal isn't replayed. The tables and the chunk table
     /// are those under the head's checkpoint. The head's size and settings hold from now on: they may have been changed since the
@@ -151,22 +175,10 @@ impl Session {
             tip.adopt(head.own_index(), chunk)?;
             chunk.born(&mut new_chunks, &chunk_table);
         }
-        let ((w, seen), engine) = (watch::channel(head.active.w.into()), &context.engine);
+        let (w, seen) = watch::channel(head.active.w.into());
         let rounds = ConfirmRounds::default();
         rounds.looked(context.rt().now());
-        let config = WriterConfig {
-            rt: engine.rt.clone(),
-            pool: engine.pool.clone(),
-            cache: engine.memory.frames.clone(),
-            encode: engine.memory.encode.clone(),
-            volume: context.id,
-            index: head.own_index(),
-            epoch,
-            codec: head.settings.compression,
-            key: context.key.clone(),
-            w: seen,
-            start,
-        };
+        let config = writer_config(&context, &head, epoch, seen, start);
         Ok(Arc::new(Session {
             writer: Writer::new(config, journal.id()),
             w_of_all: AtomicUsize::new(head.active.w.into()),

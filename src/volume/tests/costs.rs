@@ -2,7 +2,7 @@
 
 use super::place::Place;
 use super::*;
-use crate::volume::Usage;
+use crate::volume::VolumesUsage;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -226,7 +226,7 @@ fn who_does_not_write_asks_nothing_for_a_quota() {
         assert_eq!((usage.volumes, usage.trash_volumes), (38, 1));
         assert!(usage.stored_bytes >= 1 << 20, "{usage:?}");
         let counted = volumes.count_usage().await.unwrap();
-        assert_eq!(Usage { counted_ms: 0, ..counted }, Usage { counted_ms: 0, ..usage });
+        assert_eq!(VolumesUsage { counted_ms: 0, ..counted }, VolumesUsage { counted_ms: 0, ..usage });
     });
 }
 

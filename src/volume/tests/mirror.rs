@@ -321,7 +321,10 @@ fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
         let peer = machine.start().await;
         life.sleep(1_000).await;
         let (id, engine) = (v.id(), peer.volumes.engine());
-        assert!(!engine.sessions(id).has(first).await.unwrap(), "the head names it: it would be taken for whole");
+        assert!(
+            !engine.sessions(id).has(first).await.unwrap(),
+            "the head names it: it would be taken for whole"
+        );
         mirrored(&life).await;
         let named = life.volumes.info(&name("v")).await.unwrap().mirror.unwrap();
         let second = life.ownership(v.id()).await;

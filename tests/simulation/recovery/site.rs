@@ -12,7 +12,9 @@ use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{SimDisk, World};
 use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
 use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
-use windlass::store::{Backup, BucketRef, ByteRange, Cause, Effort, List, Reach, SimStore, Store as _, StoreFaults};
+use windlass::store::{
+    Backup, BucketRef, ByteRange, Cause, Effort, List, Reach, SimStore, Store as _, StoreFaults,
+};
 use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
 
 use super::admin::Turns;

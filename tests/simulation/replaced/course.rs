@@ -190,7 +190,7 @@ impl Course {
         let done = match what {
             0 => match handle.write(place as u64 * BLOCK, block(tag)).await {
                 Ok(()) => handle.keep().await,
-                refused => refused,
+                failed => failed,
             },
             1 => handle.flush().await,
             _ => look(&handle).await.map(|seen| {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use crate::base::{ChunkId, Error, Result, VolumeId};
 use crate::pool::{Fate, Inventory, Need};
+use crate::volume::catalog::new_stores::try_walks;
 use crate::volume::catalog::volumes::Volumes;
-use crate::volume::catalog::walk_for_new_stores::try_walks;
 use crate::volume::handle::Known;
 use crate::volume::space::Liveness;
 use crate::volume::space::Object;

@@ -3,6 +3,8 @@
 mod freed_space;
 mod inventory;
 mod pool_quota_usage;
+mod tally;
 mod usage;
 
 pub use freed_space::shared;
+pub use tally::{Tally, VolumesUsage};

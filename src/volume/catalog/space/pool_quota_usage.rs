@@ -1,5 +1,6 @@
 //! The pool's quota: what all volumes store is counted, and garbage is collected when little of it is left.
 
+use super::usage::written_here;
 use crate::base::Error;
 use crate::volume::catalog::volumes::Volumes;
 use crate::volume::handle::Known;
@@ -9,7 +10,7 @@ impl Volumes {
     /// its quota leaves. While nothing is written here nobody is asked. When it can't be counted now what was known stays.
     pub async fn count_quota(&self) {
         let (pool, rt) = (&self.engine.pool, &self.engine.rt);
-        let (stored, unsent) = self.written_here();
+        let (stored, unsent) = written_here(self);
         let Some(count) = pool.quota().begin(rt.now(), stored + unsent) else { return };
         let left = async {
             // Without a limit no store is asked.
@@ -18,7 +19,7 @@ impl Volumes {
                 return Ok(None);
             }
             pool.refresh_settings().await?;
-            let used = self.count_usage().await?.stored_bytes + self.written_here().1;
+            let used = self.count_usage().await?.stored_bytes + written_here(self).1;
             let (k, n) = (pool.layout().k() as u64, pool.layout().n() as u64);
             let left = |quota: u64| (quota / n * k).saturating_sub(used);
             Ok::<_, Error>(pool.settings().quota_bytes.map(left))

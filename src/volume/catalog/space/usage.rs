@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use futures::StreamExt as _;
 use futures::stream;
 
+use super::tally::{Part, VolumesUsage};
 use crate::base::format_limits::BLOCK;
 use crate::base::{Error, Kind, Result, VolumeId};
-use crate::volume::catalog::tally::{Part, Usage};
 use crate::volume::catalog::volumes::Volumes;
 use crate::volume::handle::Known;
 
@@ -17,7 +17,7 @@ const VOLUMES_AT_ONCE: usize = 32;
 impl Volumes {
     /// What all volumes take, by the counters of this host, those that are open here as they are now. Asks nobody. `None`: they
     /// were not walked since this engine began.
-    pub fn usage(&self) -> Option<Usage> {
+    pub fn usage(&self) -> Option<VolumesUsage> {
         self.tally.sum(|id| self.part_here(id))
     }
 
@@ -25,7 +25,7 @@ impl Volumes {
     ///
     /// # Errors
     /// Transient ones: what was counted before stays.
-    pub async fn count_usage(&self) -> Result<Usage> {
+    pub async fn count_usage(&self) -> Result<VolumesUsage> {
         let at_ms = self.engine.rt.wall_ms();
         let names = self.engine.pool.list().await?;
         let looks = names.into_iter().map(|(name, id)| async move {
@@ -57,16 +57,6 @@ impl Volumes {
         self.usage().ok_or_else(|| Error::new(Kind::Internal, "what was just counted is there"))
     }
 
-    /// Bytes that the volumes which are open here have stored, and those on their way.
-    pub(in crate::volume) fn written_here(&self) -> (u64, u64) {
-        let open = self.open_now();
-        let live = open.iter().filter_map(|open| match open.known() {
-            Known::Live(session) => Some((session.stored_bytes(), session.tip.lock().unsent().0)),
-            _ => None,
-        });
-        live.fold((0, 0), |(stored, unsent), one| (stored + one.0, unsent + one.1))
-    }
-
     /// Of a volume that this engine owns, as it is now.
     fn part_here(&self, id: VolumeId) -> Option<Part> {
         let Known::Live(session) = self.here(id)?.known() else { return None };
@@ -76,4 +66,14 @@ impl Volumes {
         };
         Some(Part { size, mapped_bytes, stored_bytes: session.stored_bytes(), in_trash: false })
     }
+}
+
+/// Bytes that the volumes which are open here have stored, and those on their way.
+pub fn written_here(volumes: &Volumes) -> (u64, u64) {
+    let open = volumes.open_now();
+    let live = open.iter().filter_map(|open| match open.known() {
+        Known::Live(session) => Some((session.stored_bytes(), session.tip.lock().unsent().0)),
+        _ => None,
+    });
+    live.fold((0, 0), |(stored, unsent), one| (stored + one.0, unsent + one.1))
 }

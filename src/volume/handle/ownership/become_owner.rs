@@ -149,18 +149,7 @@ async fn try_to_own(
     let found = find(context).await?;
     let (journal, found) = found.map_or((None, None), |(j, r)| (Some(j), Some(r)));
     let lineage: BTreeSet<Epoch> = found.iter().flat_map(|r| r.lineage.iter().copied()).collect();
-    let mirror = match claim_request.force {
-        true => close_mirror(context, &cell, &lineage, claim_request.accept_loss).await,
-        false => Ok(MirrorAccess::default()),
-    };
-    let mirror = match (mirror, &journal) {
-        (Ok(mirror), _) => mirror,
-        (Err(error), Some(journal)) => {
-            close(context, journal).await;
-            return Err(error.into());
-        }
-        (Err(error), None) => return Err(error.into()),
-    };
+    let mirror = mirror_access(context, &cell, &lineage, &claim_request, journal.as_ref()).await?;
     let how = How {
         host: context.engine.host.clone(),
         now_ms: context.rt().wall_ms(),
@@ -207,6 +196,24 @@ async fn try_to_own(
         }
         (Err(error), None) => Err(failed(error)),
     }
+}
+
+/// By force, what this host has of the owner's records counts too. On failure the journal that was found is closed.
+async fn mirror_access(
+    context: &VolumeContext,
+    cell: &HeadRegister,
+    lineage: &BTreeSet<Epoch>,
+    claim_request: &ClaimRequest,
+    journal: Option<&Journal>,
+) -> Result<MirrorAccess> {
+    if !claim_request.force {
+        return Ok(MirrorAccess::default());
+    }
+    let access = close_mirror(context, cell, lineage, claim_request.accept_loss).await;
+    if let (Err(_), Some(journal)) = (&access, journal) {
+        close(context, journal).await;
+    }
+    access
 }
 
 /// Model `mirror`: closes. Where the head names this host, the session takes no more records from here on, so that all that the

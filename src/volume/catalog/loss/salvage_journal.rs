@@ -8,12 +8,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::volumes::{OpenMode, Volumes};
 use crate::base::format_limits::BLOCK;
 use crate::base::log_record::{Op, Record};
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 use crate::journal::{Journal, JournalConfig, Peek, Recovered, peek};
 use crate::keys::JournalKey;
+use crate::volume::catalog::volumes::{OpenMode, Volumes};
 use crate::volume::head::VolumeSettings;
 use crate::volume::session::frozen_by_take_over;
 

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::volumes::Volumes;
 use crate::base::{ChunkId, Error, Generation, Kind, Name, Result, Seq, VolumeId};
 use crate::pool::Probe;
 use crate::store::Cause;
+use crate::volume::catalog::volumes::Volumes;
 use crate::volume::head::Head;
 
 /// How long a chunk that can't be decided, or is being written, is asked for again.

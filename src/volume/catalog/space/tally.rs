@@ -18,7 +18,7 @@ pub struct Part {
 
 /// What all volumes take together, without parity. Those in the trash count in `stored_bytes` too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Usage {
+pub struct VolumesUsage {
     /// When they were walked, in milliseconds since 1970.
     pub counted_ms: u64,
     pub volumes: u64,
@@ -46,10 +46,10 @@ impl Tally {
     }
 
     /// The sum. `here`: what a volume takes now, where that is known.
-    pub fn sum(&self, here: impl Fn(VolumeId) -> Option<Part>) -> Option<Usage> {
+    pub fn sum(&self, here: impl Fn(VolumeId) -> Option<Part>) -> Option<VolumesUsage> {
         let counted = self.0.lock();
         let counted = counted.as_ref()?;
-        let mut usage = Usage { counted_ms: counted.at_ms, ..Usage::default() };
+        let mut usage = VolumesUsage { counted_ms: counted.at_ms, ..VolumesUsage::default() };
         for (id, part) in &counted.parts {
             let part = here(*id).map_or(*part, |here| Part { in_trash: part.in_trash, ..here });
             usage.stored_bytes += part.stored_bytes;

@@ -10,10 +10,10 @@ use std::ops::Range;
 use futures::StreamExt as _;
 use futures::stream;
 
-use super::volumes::Volumes;
 use crate::base::format_limits::BLOCK;
 use crate::base::{ChunkId, Name, Result, VolumeId};
 use crate::map::{Step, Tree};
+use crate::volume::catalog::volumes::Volumes;
 use crate::volume::head::Head;
 use crate::volume::read::View;
 

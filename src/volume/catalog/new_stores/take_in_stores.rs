@@ -1,11 +1,11 @@
 //! Stores put in the places of others, brought to an end: what the pool does, and between its steps the walks of the volumes
 //! (protocol.md §2.8). Any process may go on where another was killed.
 
-use super::volumes::Volumes;
 use super::walk_for_new_stores::admit_stores;
 use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{Care, Filled, PoolStore, Replacement, Watch};
+use crate::volume::catalog::volumes::Volumes;
 
 /// Plans of others that are finished before ours, at most.
 const TURNS: usize = 8;
