@@ -85,6 +85,11 @@ impl Register {
 
     /// What each acceptor holds, or why it did not answer, in time.
     pub(super) async fn objects(&self, patience: Option<Duration>) -> Vec<Heard> {
+        futures::future::join_all(self.looks(patience)).await
+    }
+
+    /// The same, by one future for each.
+    pub(super) fn looks(&self, patience: Option<Duration>) -> Vec<impl Future<Output = Heard> + Send + '_> {
         let now = self.shared.roster.current();
         let stage = Arc::new(Stage::default());
         let looks = now.acceptor_members().map(|m| {
@@ -99,7 +104,7 @@ impl Register {
                 (cell.member.clone(), out.unwrap_or_else(late))
             }
         });
-        futures::future::join_all(looks).await
+        looks.collect()
     }
 
     /// Makes sure that the register is in the pool's generation, with its value known chosen there.

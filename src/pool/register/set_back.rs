@@ -10,11 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::generation::Heard;
 use super::object::{Ballot, Value};
 use super::proposer::{Pauses, Register, Shared};
 use crate::base::{Error, Generation, Kind, Result};
+
+/// How long those that have not answered are waited for at least.
+const LINGER: Duration = Duration::from_millis(250);
 
 /// What acceptors show of one register.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,7 +26,8 @@ pub enum Compared {
     /// Nothing speaks against what a majority shows. The stores (indices) whose copies are older than the newest, or not there.
     Sound { older: Vec<usize> },
     /// A majority has forgotten what it promised. What the stores show that did, and those that did not, by URL.
-    SetBack { older: Vec<(String, Option<Bytes>)>, newer: Vec<(String, Option<Bytes>)> },
+    /// `above`: the highest number of a ballot that any of them has accepted.
+    SetBack { older: Vec<(String, Option<Bytes>)>, newer: Vec<(String, Option<Bytes>)>, above: u64 },
 }
 
 /// How far one acceptor has come.
@@ -42,8 +47,33 @@ fn is_older(heard: &Heard, (generation, accepted): (Generation, Ballot)) -> bool
 impl Register {
     /// Compares all acceptors that answer within `patience`. Changes nothing.
     pub async fn compare(&self, patience: Duration) -> Compared {
-        let membership = self.shared.roster.current();
         let first = self.objects(Some(patience)).await;
+        self.judge(first, patience).await
+    }
+
+    /// The same for who opens a volume: one that hangs holds nobody up. Once a majority has answered the others have as long again
+    /// as that took, and at least `LINGER`.
+    pub async fn compare_soon(&self, patience: Duration) -> Compared {
+        let (rt, majority) = (&self.shared.rt, self.shared.roster.current().majority());
+        let begun = rt.now();
+        let mut pending: FuturesUnordered<_> = self.looks(Some(patience)).into_iter().collect();
+        let mut heard: Vec<Heard> = Vec::new();
+        while heard.iter().filter(|(_, object)| object.is_ok()).count() < majority {
+            let Some(one) = pending.next().await else { break };
+            heard.push(one);
+        }
+        let rest = async {
+            while let Some(one) = pending.next().await {
+                heard.push(one);
+            }
+        };
+        // Whether the others came in time or not, what is there is judged.
+        let _ = rt.timeout(rt.now().since(begun).max(LINGER), rest).await;
+        self.judge(heard, patience).await
+    }
+
+    async fn judge(&self, first: Vec<Heard>, patience: Duration) -> Compared {
+        let membership = self.shared.roster.current();
         let newest =
             first.iter().filter_map(stage).map(|(generation, _, accepted)| (generation, accepted)).max();
         let Some(newest) = newest else { return Compared::Sound { older: Vec::new() } };
@@ -69,20 +99,22 @@ impl Register {
         Compared::SetBack {
             older: older.into_iter().map(show).collect(),
             newer: others.into_iter().map(show).collect(),
+            above: newest.1.number,
         }
     }
 
-    /// Chooses what `f` makes of what a majority shows, under a ballot above all that anybody shows, without those that show another:
-    /// what they have is put over, and can't come back. By consent alone. `Unavailable`: no majority shows one value.
+    /// Chooses what `f` makes of what a majority shows, under a ballot above all that anybody shows, `above` too, without those that
+    /// show another: what they have is put over, and can't come back. By consent alone. `Unavailable`: no majority shows one value.
     pub async fn choose_what_most_show(
         &self,
+        above: u64,
         f: impl Fn(&Bytes) -> Result<Bytes> + Send + Sync,
     ) -> Result<()> {
         let run = async {
             let _turn = self.shared.turn.lock().await;
             let mut pauses = Pauses::new(&self.shared.rt);
             loop {
-                if self.shared.choose_agreed(&f).await? {
+                if self.shared.choose_agreed(above, &f).await? {
                     return Ok(());
                 }
                 pauses.pause().await;
@@ -96,6 +128,7 @@ impl Shared {
     /// One try at choosing anew what a majority shows, over all that anybody else shows. False: others were there.
     async fn choose_agreed(
         self: &Arc<Self>,
+        above: u64,
         f: &(dyn Fn(&Bytes) -> Result<Bytes> + Send + Sync),
     ) -> Result<bool> {
         self.held.lock().take();
@@ -109,7 +142,8 @@ impl Shared {
         let agreed = agreed.ok_or_else(no_majority)?.clone();
         let good = || seen.iter().filter_map(|(index, shown)| Some((*index, shown.good()?)));
         let number = good().map(|(_, seen)| seen.state.promised.max(seen.state.accepted).number).max();
-        let ballot = Ballot { number: number.unwrap_or_default() + 1, proposer: self.rt.random128() };
+        let number = number.unwrap_or_default().max(above);
+        let ballot = Ballot { number: number + 1, proposer: self.rt.random128() };
         let same = good().filter(|(_, seen)| seen.state.accepted == agreed.accepted);
         let same = same.map(|(index, seen)| (index, seen.clone())).collect();
         let promises = self.prepare(&bench, ballot, same).await;

@@ -94,13 +94,13 @@ impl HeadRegister {
     /// Compares what all stores show. `Refused`: a majority of them was put back from a backup, and others show a newer head. Copies
     /// that are older than the others, or missing, are mended meanwhile; whether there are such.
     pub async fn compare(&self, rt: &Rt, title: &str) -> Result<bool> {
-        let (older, newer) = match self.register.compare(COMPARE).await {
+        let (older, newer) = match self.register.compare_soon(COMPARE).await {
             Compared::Sound { older } if older.is_empty() => return Ok(false),
             Compared::Sound { .. } => {
                 self.register.mend_older(rt);
                 return Ok(true);
             }
-            Compared::SetBack { older, newer } => (older, newer),
+            Compared::SetBack { older, newer, .. } => (older, newer),
         };
         let show = |all: Vec<(String, Option<Bytes>)>| {
             let said = all.into_iter().map(|(url, value)| match value.as_deref().map(Head::decode) {
@@ -125,7 +125,9 @@ impl HeadRegister {
     /// Where a majority was put back from a backup, what that shows becomes the volume's on all stores: the user takes it. The number
     /// of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn: chunks are named by it.
     pub async fn take_what_most_show(&self, host: &Host, nonce: Nonce, now_ms: u64) -> Result<()> {
-        let Compared::SetBack { newer, .. } = self.register.compare(COMPARE).await else { return Ok(()) };
+        let Compared::SetBack { newer, above, .. } = self.register.compare(COMPARE).await else {
+            return Ok(());
+        };
         let heads = newer.iter().filter_map(|(_, value)| Head::decode(value.as_ref()?).ok());
         let used = heads.map(|head| head.last_epoch()).max().unwrap_or_default();
         let with_used = |value: &Bytes| {
@@ -136,7 +138,7 @@ impl HeadRegister {
             }
             head.encode()
         };
-        self.register.choose_what_most_show(with_used).await
+        self.register.choose_what_most_show(above, with_used).await
     }
 
     /// The current head; `None` when the volume was never created.
