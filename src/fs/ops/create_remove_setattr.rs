@@ -14,7 +14,7 @@ use crate::base::{Kind, Result};
 use crate::fs::bucket::{Doomed, is_marker};
 use crate::fs::file::{OpenFile, Stood};
 use crate::fs::object::{
-    Attributes, Base, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
+    Attributes, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
     add_upload_token, last, lies_in,
 };
 use crate::fs::staging::Stage;
