@@ -48,7 +48,7 @@ impl Register {
     /// Compares all acceptors that answer within `patience`. Changes nothing.
     pub async fn compare(&self, patience: Duration) -> Compared {
         let first = self.objects(Some(patience)).await;
-        self.judge(first, patience).await
+        self.judge_copies(first, patience).await
     }
 
     /// The same for who opens a volume: one that hangs holds nobody up. Once a majority has answered the others have as long again
@@ -69,10 +69,10 @@ impl Register {
         };
         // Whether the others came in time or not, what is there is judged.
         let _ = rt.timeout(rt.now().since(begun).max(LINGER), rest).await;
-        self.judge(heard, patience).await
+        self.judge_copies(heard, patience).await
     }
 
-    async fn judge(&self, first: Vec<Heard>, patience: Duration) -> Compared {
+    async fn judge_copies(&self, first: Vec<Heard>, patience: Duration) -> Compared {
         let membership = self.shared.roster.current();
         let newest =
             first.iter().filter_map(stage).map(|(generation, _, accepted)| (generation, accepted)).max();

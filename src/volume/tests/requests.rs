@@ -39,7 +39,9 @@ async fn bill<T>(site: &Site, what: &str, most: u64, work: impl Future<Output = 
     let total: u64 = now.values().sum();
     println!("{what:26} {took:8.1?} {total:4}  {now:?}");
     if total > most {
-        OVER.with_borrow_mut(|over| over.push(format!("{what}: {total} requests, more than {most}: {now:?}")));
+        OVER.with_borrow_mut(|over| {
+            over.push(format!("{what}: {total} requests, more than {most}: {now:?}"))
+        });
     }
     out
 }
