@@ -7,7 +7,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::client::BucketClient;
 use super::remover::Doomed;
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::store::Listed;
 
 const PAGE: usize = 1000;
@@ -22,9 +22,9 @@ impl BucketClient {
     pub fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed>> {
         let pages =
             futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {
-                let Some(after) = after else { return Ok(None) };
+                let Some(after) = after else { return Ok::<_, Error>(None) };
                 let page = self.list(prefix, after, false, PAGE).await?;
-                Result::Ok(Some((page.objects, page.next.map(Some))))
+                Ok(Some((page.objects, page.next.map(Some))))
             });
         pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
