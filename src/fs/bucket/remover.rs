@@ -56,14 +56,15 @@ impl Doomed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Gone,
-    /// It is another object by now.
+    /// It was another object before any delete of ours can have been done.
     Stays,
 }
 
 /// What became of objects that were to be deleted. Those that it doesn't name are gone.
 #[derive(Debug, Default)]
 pub struct Removed {
-    /// Keys that other objects have by now.
+    /// Keys that other objects had before any delete of ours can have been done. An object that came after a delete whose
+    /// answer was lost is nobody's here: what was to be deleted counts as gone, and the new object stays.
     pub stay: Vec<String>,
     /// Objects that may be there still.
     pub left: Vec<Doomed>,
@@ -196,6 +197,8 @@ impl Remover {
             let looked = self.ask(self.bucket.head(&object.key, Cause::File)).await;
             match looked.inspect_err(|_| stop.store(true, Ordering::Relaxed))? {
                 None => return Ok(Fate::Gone),
+                // It was deleted, and somebody has put another since: that one nobody has asked to delete.
+                Some(head) if !object.is(&head) && last.is_some() => return Ok(Fate::Gone),
                 Some(head) if !object.is(&head) => return Ok(Fate::Stays),
                 Some(_) => {}
             }

@@ -142,6 +142,7 @@ impl Fs {
     pub async fn unlink(self: &Arc<Self>, parent: u64, name: &[u8]) -> Op<()> {
         self.writable_in(parent, name)?;
         let _pass = self.pass_names(&[(parent, name)]).await?;
+        let seq = self.name_cache.seq();
         let (_, target) = self.existing(parent, name).await?;
         if target.dir {
             return Err(Errno::ISDIR.into());
@@ -155,7 +156,9 @@ impl Fs {
         }
         // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
         let is_one_of_many = file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now());
-        let seen = doomed_of(&target);
+        // What has arrived since it was looked at has another etag, and so may what is open have: whatever has the name goes.
+        let is_as_seen = file.is_none() && self.name_cache.is_current(&target.key, seq);
+        let seen = doomed_of(&target).filter(|_| is_as_seen);
         let waits = match seen.clone().filter(|_| is_one_of_many) {
             Some(doomed) => self.remove_soon(doomed).await,
             None => false,
