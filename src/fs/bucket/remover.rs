@@ -197,7 +197,7 @@ impl Remover {
             let looked = self.ask(self.bucket.head(&object.key, Cause::File)).await;
             match looked.inspect_err(|_| stop.store(true, Ordering::Relaxed))? {
                 None => return Ok(Fate::Gone),
-                // It was deleted, and somebody has put another since: that one nobody has asked to delete.
+                // Ours may have been done, and this put since: nobody here has asked to delete it.
                 Some(head) if !object.is(&head) && last.is_some() => return Ok(Fate::Gone),
                 Some(head) if !object.is(&head) => return Ok(Fate::Stays),
                 Some(_) => {}
