@@ -331,7 +331,7 @@ impl Fs {
         let guessed = *metadata == Metadata::Unknown && vague.len() < all;
         self.look_at(vague).await;
         let shown = if guessed { count.min(REPLY) } else { count };
-        *looked = window.iter().take(shown).last().map_or(*base, |item| item.cookie);
+        *looked = window.iter().take(shown).next_back().map_or(*base, |item| item.cookie);
         Ok(())
     }
 

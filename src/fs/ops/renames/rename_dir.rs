@@ -412,11 +412,17 @@ impl Fs {
             let done = match stage {
                 RenameStage::Copying => self.resume_rename(&path, &intent, &mut found.files).await,
                 RenameStage::Moved => match self.notes_moved(&intent, &mut found.files).await {
-                    Ok(()) => Ok(end_behind(self, path, intent.clone()).await),
+                    Ok(()) => {
+                        end_behind(self, path, intent.clone()).await;
+                        Ok(())
+                    }
                     // What is staged is known by the old names until then.
                     Err(why) => Err(why.into()),
                 },
-                RenameStage::Back | RenameStage::Deleting => Ok(end_behind(self, path, intent.clone()).await),
+                RenameStage::Back | RenameStage::Deleting => {
+                    end_behind(self, path, intent.clone()).await;
+                    Ok(())
+                }
             };
             if let Err(f) = done {
                 tracing::error!(from, to, why = ?f.why, "a rename can't be ended yet: it is tried again");
