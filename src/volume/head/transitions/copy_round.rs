@@ -37,11 +37,12 @@ mod tests {
     #[test]
     fn a_round_ends_with_its_snapshot_or_a_rollback() {
         let head = owned();
-        assert!(head.begin_round(Epoch(2), Nonce(5), 100).unwrap_err().is(Kind::Fenced));
-        let begun = to(head.begin_round(Epoch(1), Nonce(5), 100));
+        let epoch = head.active.epoch;
+        assert!(head.begin_round(Epoch(epoch.0 + 1), Nonce(5), 100).unwrap_err().is(Kind::Fenced));
+        let begun = to(head.begin_round(epoch, Nonce(5), 100));
         assert_eq!(begun.round, Some(CopyRound { snapshot: Nonce(5), since_ms: 100 }));
-        assert_eq!(begun.begin_round(Epoch(1), Nonce(5), 900).unwrap(), Move::Already);
-        let next = to(begun.begin_round(Epoch(1), Nonce(6), 900));
+        assert_eq!(begun.begin_round(epoch, Nonce(5), 900).unwrap(), Move::Already);
+        let next = to(begun.begin_round(epoch, Nonce(6), 900));
         assert_eq!(
             next.round,
             Some(CopyRound { snapshot: Nonce(6), since_ms: 100 }),
@@ -50,14 +51,15 @@ mod tests {
         assert_eq!(next.end_round(Nonce(5)).unwrap(), Move::Already, "an earlier one");
         assert_eq!(to(next.end_round(Nonce(6))), head);
         let new = Checkpoint { nonce: Nonce(8), ..Checkpoint::default() };
-        assert!(to(next.checkpoint(Epoch(1), &new, &[], None)).round.is_some());
+        assert!(to(next.checkpoint(epoch, &new, &[], None)).round.is_some());
         let back = Back { to: StateId(1), size: 512 };
-        assert!(to(next.checkpoint(Epoch(1), &new, &[], Some(back))).round.is_none());
+        assert!(to(next.checkpoint(epoch, &new, &[], Some(back))).round.is_none());
     }
 
     #[test]
     fn golden_bytes_and_a_format_that_older_versions_refuse() {
-        let begun = to(owned().begin_round(Epoch(1), Nonce(5), 100));
+        let head = owned();
+        let begun = to(head.begin_round(head.active.epoch, Nonce(5), 100));
         let bytes = begun.encode().unwrap();
         let text = std::str::from_utf8(&bytes).unwrap();
         assert!(text.starts_with(r#"{"format":7,"#), "{text}");
