@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use futures::future::{Either, select};
 
 use super::range_lock::Guard;
@@ -477,8 +478,16 @@ impl Session {
                 self.hurry();
                 self.rounds.ask();
             }
-            let _waits = (usage.used + cost > usage.size / 4 * 3).then(|| self.context.engine.pool.hurry());
-            match self.or_end(self.journal.reserve(cost)).await? {
+            let mut room = std::pin::pin!(self.journal.reserve(cost));
+            let reserved = match room.as_mut().now_or_never() {
+                Some(reserved) => reserved,
+                None => {
+                    // What nobody waits for counts late, and this waits for it.
+                    let _waits = self.context.engine.pool.hurry();
+                    self.or_end(room).await?
+                }
+            };
+            match reserved {
                 Ok(room) => return Ok(Some(room)),
                 Err(_) if self.journal.failed().is_some() => {}
                 Err(e) => return Err(self.explain(e)),

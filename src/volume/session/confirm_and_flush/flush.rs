@@ -38,7 +38,10 @@ impl Session {
         if let Some(stop) = self.closed() {
             return Err(stop);
         }
-        self.rounds.relied_on(self.context.rt().now());
+        // A flush that is the pool's alone looks once all is stored: a look before could end what is on its way there.
+        if !self.journal.is_void() {
+            self.rounds.relied_on(self.context.rt().now());
+        }
         match self.context.settings().flush {
             FlushMode::Local => self.sync_journal(None).await,
             FlushMode::Pool => {
