@@ -14,7 +14,7 @@ use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::store::{ByteRange, Cause, List};
 
-/// A store whose label isn't read by then counts as away when a pool is opened.
+/// A store that answers no request for its label by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
 /// Where enough others have shown theirs it is waited for as long again as those took, and at least this.
 const LABEL_HEDGE: Duration = Duration::from_millis(600);
@@ -69,40 +69,42 @@ impl Found {
 pub async fn read_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>, pool: Option<PoolId>) -> Found {
     let label = async {
         let own = match pool {
-            Some(pool) => labelled(store, pool, key).await?,
+            Some(pool) => in_time(rt, labelled(store, pool, key)).await?,
             None => None,
         };
         if own.is_some() {
             return Ok(own);
         }
-        match any_pool(store).await? {
-            Some(other) => labelled(store, other, key).await,
+        match in_time(rt, any_pool(store)).await? {
+            Some(other) => in_time(rt, labelled(store, other, key)).await,
             None => Ok(None),
         }
     };
-    found(rt.timeout(LABEL_WAIT, label).await, pool)
+    found(label.await, pool)
 }
 
 /// Of this pool.
 pub async fn read_own_label(rt: &Rt, store: &PoolStore, pool: PoolId, key: Option<&PoolKey>) -> Found {
-    found(rt.timeout(LABEL_WAIT, labelled(store, pool, key)).await, Some(pool))
+    found(in_time(rt, labelled(store, pool, key)).await, Some(pool))
 }
 
-fn found(label: Option<Result<Option<Label>>>, pool: Option<PoolId>) -> Found {
+async fn in_time<T: Send>(rt: &Rt, answer: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let late = || Err(Error::new(Kind::Timeout, "it does not answer"));
+    rt.timeout(LABEL_WAIT, answer).await.unwrap_or_else(late)
+}
+
+fn found(label: Result<Option<Label>>, pool: Option<PoolId>) -> Found {
     match label {
-        Some(Ok(Some(label))) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
+        Ok(Some(label)) if label.hint.check().is_ok() && label.hint.pool == label.pool => {
             match pool.filter(|pool| *pool != label.pool) {
                 Some(pool) => Found::Other(another_pool(&label, pool)),
                 None => Found::Label(Box::new(label)),
             }
         }
-        Some(Ok(Some(_))) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
-        Some(Ok(None)) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
-        Some(Err(e)) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported | Kind::Refused) => {
-            Found::Other(e)
-        }
-        Some(Err(e)) => Found::Silent(e),
-        None => Found::Silent(Error::new(Kind::Timeout, "it does not answer")),
+        Ok(Some(_)) => Found::Other(Error::new(Kind::Invalid, "its label is malformed")),
+        Ok(None) => Found::Other(Error::new(Kind::NotFound, "it has no label")),
+        Err(e) if matches!(e.kind(), Kind::Invalid | Kind::Unsupported | Kind::Refused) => Found::Other(e),
+        Err(e) => Found::Silent(e),
     }
 }
 

@@ -87,13 +87,17 @@ async fn opened(life: &Life, many: usize) -> Vec<Arc<Volume>> {
 }
 
 /// All of them boot at once.
+static DBG: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 async fn boots(life: &Life, clones: &[Arc<Volume>]) {
     let reads = Arc::new(boot());
     let boots = clones.iter().enumerate().map(|(i, clone)| {
         let (clone, reads) = (clone.clone(), reads.clone());
         life.rt.spawn(async move {
             for (at, len) in &*reads {
+                let began = clone.now();
                 let got = clone.read(*at, *len).await.unwrap();
+                let took = clone.now().since(began);
+                if took > Duration::ZERO && DBG.load(std::sync::atomic::Ordering::Relaxed) { println!("DBG {i} {at} {len} {took:?} at {began:?} {:?}", clone.reads()); }
                 assert!(
                     i % 50 > 0 || got[..16] == bytes(at / MIB, MIB as usize)[(at % MIB) as usize..][..16]
                 );
@@ -125,6 +129,7 @@ fn clones_that_boot_at_once_fetch_what_one_does() {
         // What the last reads had fetched ahead is on its way.
         life.sleep(1_000).await;
         let before = from_stores();
+        DBG.store(true, std::sync::atomic::Ordering::Relaxed);
         let (_, again) = bill(&site, "again", boots(&life, &clones)).await;
         assert_eq!(from_stores(), before);
         // What opening a clone takes is its own.

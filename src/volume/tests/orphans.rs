@@ -106,7 +106,8 @@ fn a_store_that_was_away_is_looked_through_when_it_is_back() {
         let v = volume(&life, FlushMode::Pool).await;
         until_packing(&site, &life, &v).await;
         life.sleep(10).await;
-        let left = |store: usize| site.stores[store].contents().keys().iter().any(|k| k.contains("/p-"));
+        let first = packs(&site);
+        let left = |store: usize| site.stores[store].contents().keys().iter().any(|key| first.contains(key));
         drop(v);
         let life = life.crash().start().await;
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();

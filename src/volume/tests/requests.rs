@@ -59,7 +59,7 @@ fn operations_ask_for_no_more_than_they_need() {
         bill(&site, "create", 75, create).await.unwrap();
         let v = bill(&site, "open", 35, volumes.open(&named, OpenMode::Normal)).await.unwrap();
         bill(&site, "first write", 63, v.write(0, bytes(1, 4096))).await.unwrap();
-        bill(&site, "flush", 5, v.flush()).await.unwrap();
+        bill(&site, "flush", 11, v.flush()).await.unwrap();
         for i in 0..3 {
             let snap = name(&format!("a{i}"));
             v.write(0, bytes(i, 4096)).await.unwrap();
@@ -77,16 +77,16 @@ fn operations_ask_for_no_more_than_they_need() {
         bill(&site, "write, release", 71, v.release()).await.unwrap();
         drop(v);
         let pool_host = site.machine(2);
-        let other = bill(&site, "pool open", 26, pool_host.start()).await;
+        let other = bill(&site, "pool open", 32, pool_host.start()).await;
         let v =
             bill(&site, "open elsewhere", 41, other.volumes.open(&named, OpenMode::Normal)).await.unwrap();
-        bill(&site, "first write elsewhere", 96, v.write(0, bytes(9, 4096))).await.unwrap();
-        bill(&site, "flush elsewhere", 5, v.flush()).await.unwrap();
+        bill(&site, "first write elsewhere", 102, v.write(0, bytes(9, 4096))).await.unwrap();
+        bill(&site, "flush elsewhere", 11, v.flush()).await.unwrap();
         let take = volumes.take_over(&named, false);
-        bill(&site, "take-over", 174, take).await.unwrap();
+        bill(&site, "take-over", 206, take).await.unwrap();
         other.process.kill();
         let grace = Duration::from_millis(site.grace_ms);
-        bill(&site, "the look after it", 73, site.world.rt().sleep(grace)).await;
+        bill(&site, "the look after it", 83, site.world.rt().sleep(grace)).await;
         let over = OVER.take();
         assert!(over.is_empty(), "{}", over.join("\n"));
     });

@@ -192,7 +192,7 @@ fn where_not_all_were_put_back_opening_is_refused_with_both_states_named() {
                 let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
                 let text = refused.to_string();
                 assert!(refused.is(Kind::Refused) && text.contains("tank/v"), "{text}");
-                assert!(text.contains("ownership 1,") && text.contains("ownership 2,"), "{text}");
+                assert!(text.contains("ownership 1-") && text.contains("ownership 2-"), "{text}");
                 life.sleep(20_000).await;
                 assert!(copies() == before, "nothing was written");
                 life.crash();

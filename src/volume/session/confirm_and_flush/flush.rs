@@ -38,24 +38,33 @@ impl Session {
         if let Some(stop) = self.closed() {
             return Err(stop);
         }
-        // A flush that is the pool's alone looks once all is stored: a look before could end what is on its way there.
-        if !self.journal.is_void() {
-            self.rounds.relied_on(self.context.rt().now());
-        }
         match self.context.settings().flush {
-            FlushMode::Local => self.sync_journal(None).await,
+            FlushMode::Local => {
+                self.relies_on_here();
+                self.sync_journal(None).await
+            }
             FlushMode::Pool => {
                 let upto = self.tip.lock().lsn;
                 if self.journal.mark() >= upto && self.closed().is_none() {
+                    self.relies_on_here();
                     return Ok(());
                 }
                 self.promise(upto).await
             }
             FlushMode::Mirror => {
+                self.relies_on_here();
                 let upto = self.tip.lock().lsn;
                 let (local, mirrored) = join(self.sync_journal(None), self.mirrored(upto)).await;
                 local.and(mirrored)
             }
+        }
+    }
+
+    /// A flush is answered by what is known here. One that goes to the pool looks once all is stored: a look before could end what
+    /// is on its way there.
+    fn relies_on_here(&self) {
+        if !self.journal.is_void() {
+            self.rounds.relied_on(self.context.rt().now());
         }
     }
 
