@@ -86,27 +86,26 @@ async fn opened(life: &Life, many: usize) -> Vec<Arc<Volume>> {
     join_all(opens).await
 }
 
-/// All of them boot at once.
-static DBG: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-async fn boots(life: &Life, clones: &[Arc<Volume>]) {
+/// All of them boot at once; how long the longest read took.
+async fn boots(life: &Life, clones: &[Arc<Volume>]) -> Duration {
     let reads = Arc::new(boot());
     let boots = clones.iter().enumerate().map(|(i, clone)| {
         let (clone, reads) = (clone.clone(), reads.clone());
         life.rt.spawn(async move {
+            let mut longest = Duration::ZERO;
             for (at, len) in &*reads {
                 let began = clone.now();
                 let got = clone.read(*at, *len).await.unwrap();
-                let took = clone.now().since(began);
-                if took > Duration::ZERO && DBG.load(std::sync::atomic::Ordering::Relaxed) { println!("DBG {i} {at} {len} {took:?} at {began:?} {:?}", clone.reads()); }
+                longest = longest.max(clone.now().since(began));
                 assert!(
                     i % 50 > 0 || got[..16] == bytes(at / MIB, MIB as usize)[(at % MIB) as usize..][..16]
                 );
             }
+            longest
         })
     });
-    for boot in join_all(boots.collect::<Vec<_>>()).await {
-        boot.unwrap();
-    }
+    let boots = join_all(boots.collect::<Vec<_>>()).await;
+    boots.into_iter().map(Result::unwrap).max().unwrap_or_default()
 }
 
 async fn opened_and_booted(life: &Life, many: usize) -> Vec<Arc<Volume>> {
@@ -129,15 +128,15 @@ fn clones_that_boot_at_once_fetch_what_one_does() {
         // What the last reads had fetched ahead is on its way.
         life.sleep(1_000).await;
         let before = from_stores();
-        DBG.store(true, std::sync::atomic::Ordering::Relaxed);
-        let (_, again) = bill(&site, "again", boots(&life, &clones)).await;
+        let (longest, again) = bill(&site, "again", boots(&life, &clones)).await;
         assert_eq!(from_stores(), before);
         // What opening a clone takes is its own.
         let heads = (CLONES * 8) as u64 * 1024;
         assert!(all.bytes * 10 <= one.bytes * 11 + heads * 10, "{} of {}", all.bytes, one.bytes);
         // The slowest of all, by hops of 10 ms.
         assert!(all.took * 5 <= one.took * 7, "{:?} of {:?}", all.took, one.took);
-        assert_eq!((again.requests, again.took), (0, Duration::ZERO));
+        // Time may pass between them: what the host does beside it has its own hours.
+        assert_eq!((again.requests, longest), (0, Duration::ZERO));
     });
 }
 
