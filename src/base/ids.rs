@@ -127,7 +127,7 @@ impl Epoch {
     /// The ownership that a claim begins after this one. `nonce`: the claim's, which was drawn for it.
     #[must_use]
     pub fn after(self, nonce: Nonce) -> Epoch {
-        Epoch(self.claims() + 1 << Self::DRAWN_BITS | u64::from(nonce.0 as u32))
+        Epoch(((self.claims() + 1) << Self::DRAWN_BITS) | u64::from(nonce.0 as u32))
     }
 
     /// For messages: the count of claims, and what was drawn.

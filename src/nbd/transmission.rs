@@ -182,7 +182,7 @@ enum End<S> {
     /// The client can still hear.
     HangUp(Ahead<S>),
     Broken,
-    Paused(Paused<S>),
+    Paused(Box<Paused<S>>),
 }
 
 /// Serves one export to one client, to the end or until another process is to go on.
@@ -203,7 +203,7 @@ pub async fn transmit<S: Stream>(
             None
         }
         End::Broken => None,
-        End::Paused(paused) => Some(paused),
+        End::Paused(paused) => Some(*paused),
     }
 }
 
@@ -250,7 +250,7 @@ async fn converse<S: Stream>(
     match connection.broken {
         true => End::Broken,
         false if connection.settle.is_some() && connection.taking => {
-            connection.give_back().map_or(End::Broken, End::Paused)
+            connection.give_back().map_or(End::Broken, |paused| End::Paused(Box::new(paused)))
         }
         false => End::HangUp(connection.stream),
     }

@@ -385,7 +385,7 @@ fn a_disk_that_is_mounted_again_is_read_and_taken_in_as_it_is() {
             yard.reach(3, Reach::Refuses);
             yard.settle(3_000).await;
             all_read(&pool).await;
-            all_read(&*yard.open().await.unwrap()).await;
+            all_read(&yard.open().await.unwrap()).await;
             yard.reach(3, Reach::Up);
             yard.settle(3_000).await;
             if midway {
@@ -403,7 +403,7 @@ fn a_disk_that_is_mounted_again_is_read_and_taken_in_as_it_is() {
             finish(&pool, &live).await.unwrap();
             assert_eq!(pool.generation(), Generation(2));
             is_clean(&pool).await;
-            all_read(&*yard.open().await.unwrap()).await;
+            all_read(&yard.open().await.unwrap()).await;
         });
     }
 }

@@ -133,11 +133,9 @@ impl Session {
             // Who is shut out must hear of it, also where counting fails for good.
             head.owned(self.epoch)?;
             is_no_older(&head, (position, sealed_by), guesses)?;
-            if guesses > 0 {
-                if self.head.lock().checkpoint.position > head.checkpoint.position {
-                    // Recorded while this read was under way: perhaps by stores that are given up now. The next one tells.
-                    continue;
-                }
+            if guesses > 0 && self.head.lock().checkpoint.position > head.checkpoint.position {
+                // Recorded while this read was under way: perhaps by stores that are given up now. The next one tells.
+                continue;
             }
             let w = usize::from(head.active.w);
             let thin = self.w_of_all() < w;
