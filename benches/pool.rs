@@ -111,6 +111,7 @@ impl Bench {
             disk,
             folder,
             opener: Arc::new(None),
+            pool: Option::None,
             key: Option::None,
             trial: Effort::LEAST,
         };

@@ -89,6 +89,7 @@ impl Place {
             disk: disk.clone(),
             folder: dir.join("pool"),
             opener: Arc::new(OnlyNamed),
+            pool: None,
             key: None,
             trial: Effort::LEAST,
         };
