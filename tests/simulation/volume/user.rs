@@ -110,7 +110,7 @@ fn is_of_mirror(site: &Site, kind: Kind) -> bool {
 }
 
 /// What the head's peer had will never be told.
-fn is_lost_peer(site: &Site, why: &str) -> bool {
+pub fn is_lost_peer(site: &Site, why: &str) -> bool {
     let failed = site.plan.hazard == Hazard::Disks && why.contains("or its disk failed");
     why.contains("mirrors this volume") && (failed || why.contains("and the volume's description names"))
 }
