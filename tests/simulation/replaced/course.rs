@@ -559,6 +559,7 @@ impl Course {
     /// Whatever was acknowledged is there, wherever it is looked for.
     async fn settle(mut self) {
         self.note(|| "all is over".to_owned());
+        self.clients.clear();
         self.a.kill();
         self.a.start(&self.stores).await;
         let all: Vec<_> = self.volumes.iter().map(|(id, truth)| (*id, truth.clone())).collect();
