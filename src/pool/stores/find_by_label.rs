@@ -7,12 +7,12 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
 use super::host_resources::{PoolHost, PoolStore};
-use super::label::{LABEL_MAX, LABELS, Label, label_key, pool_of_label};
+use super::label::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, label_key, pool_of_label};
 use super::object_key::register_key;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{ByteRange, Cause, List};
+use crate::store::{ByteRange, Cause, List, Put, When};
 
 /// A store that answers no request for its label by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
@@ -39,6 +39,9 @@ pub async fn pools_in(store: &PoolStore) -> Result<Vec<PoolId>> {
 /// Whatever pool is there. Of several, one of which the store has the description: the others were never finished.
 async fn any_pool(store: &PoolStore) -> Result<Option<PoolId>> {
     let pools = pools_in(store).await?;
+    if pools.is_empty() {
+        return renamed(store).await;
+    }
     if pools.len() > 1 {
         for pool in &pools {
             let description = register_key(PoolConfig::register(*pool));
@@ -48,6 +51,20 @@ async fn any_pool(store: &PoolStore) -> Result<Option<PoolId>> {
         }
     }
     Ok(pools.first().copied())
+}
+
+/// A label from before its key had the pool's id is brought to the key that it has now.
+async fn renamed(store: &PoolStore) -> Result<Option<PoolId>> {
+    let range = ByteRange::Whole { max: LABEL_MAX };
+    let Some(found) = store.bucket.get(LABEL_BEFORE, range, Cause::Label).await? else { return Ok(None) };
+    let Some(pool) = Label::pool_in(&found.body) else { return Ok(None) };
+    match store.bucket.put(&label_key(pool), found.body, When::Absent, Cause::Label).await? {
+        Put::Stored(_) | Put::Refused => {}
+        Put::Unknown(error) => return Err(error),
+    }
+    // Where it stays, it is read no more.
+    let _ = store.bucket.delete_same(&[(LABEL_BEFORE.to_owned(), found.head.etag)], Cause::Label).await;
+    Ok(Some(pool))
 }
 
 /// What a store says about itself when a pool is opened.

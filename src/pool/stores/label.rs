@@ -5,7 +5,8 @@
 //! whom to ask. `destroyed` is there only while the pool is being deleted (`pool destroy`): the store is out for every host then.
 //!
 //! The key is the pool's own: a deletion of another pool's label that arrives late, after this pool was made in the same place,
-//! does not meet it (protocol.md §2.7). A host that does not know the pool's id lists what begins with `label-`.
+//! does not meet it (protocol.md §2.7). A host that does not know the pool's id lists what begins with `label-`. Where nothing
+//! does, an object `label` is one of before, and is brought to its pool's key.
 //!
 //! In a pool that has a key, `format` is 2, and `mac`, the last member, is the signature of all bytes before `,"mac":"`
 //! (`keys`). In others there is none, and `format` is 1.
@@ -19,6 +20,8 @@ use crate::keys::{PoolKey, SIGNATURE};
 
 /// How the keys of labels begin.
 pub const LABELS: &str = "label-";
+/// The key of every pool's label in pools of before 2026-11-29.
+pub const LABEL_BEFORE: &str = "label";
 /// Larger objects under the label's key are somebody else's.
 pub const LABEL_MAX: u64 = 256 << 10;
 const FORMAT: u32 = 1;
@@ -58,6 +61,11 @@ fn is_false(flag: &bool) -> bool {
 impl Label {
     pub fn new(pool: PoolId, index: usize, incarnation: Incarnation, hint: PoolConfig) -> Label {
         Label { format: FORMAT, pool, index, incarnation, hint, destroyed: false }
+    }
+
+    /// Whose label this is, whether it is believed or not.
+    pub fn pool_in(bytes: &[u8]) -> Option<PoolId> {
+        serde_json::from_slice::<Label>(bytes).ok().map(|label| label.pool)
     }
 
     /// The same, saying that the pool is being deleted.

@@ -85,23 +85,26 @@ impl Root {
         for entry in names.flatten() {
             let path = format!("{HIDDEN}/tmp/{}", entry.file_name().to_string_lossy());
             let Ok(stat) = statat(root, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if is_file(&stat) && self.is_left(root, &path, &stat) {
+            // Held until it is removed: who has just made it, and takes the lock in between, would go on with what is gone.
+            let held = is_file(&stat).then(|| self.left(root, &path, &stat)).flatten();
+            if held.is_some() {
                 let _ = unlinkat(root, path.as_str(), AtFlags::empty());
             }
         }
     }
 
-    /// Whether nobody writes this file any more.
-    fn is_left(&self, root: &OwnedFd, path: &str, stat: &Stat) -> bool {
+    /// The file, if nobody writes it any more: locked, where the filesystem can do that.
+    fn left(&self, root: &OwnedFd, path: &str, stat: &Stat) -> Option<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = openat(root, path, flags, Mode::empty()) else { return false };
-        match lock(&file) {
+        let file = openat(root, path, flags, Mode::empty()).ok()?;
+        let left = match lock(&file) {
             Ok(()) => true,
             Err(Errno::WOULDBLOCK | Errno::INTR) => false,
             Err(_) => {
                 let age = age_ms(stat.st_mtime.max(0) as u64 * 1000, self.rt.wall_ms());
                 age.is_some_and(|age| age > STALE_MS)
             }
-        }
+        };
+        left.then_some(file)
     }
 }
