@@ -676,12 +676,12 @@ fn changes_of_one_directory_of_a_hung_store_end_soon() {
                 began.elapsed()
             })
         };
-        let makers: Vec<_> = (0..10).map(make).collect();
+        let makers: Vec<_> = (0..40).map(make).collect();
         makers.into_iter().map(|maker| maker.join().unwrap()).collect()
     });
     let last = ends.iter().max().unwrap();
-    // One deadline with what may follow it, and a second for each of the others.
-    assert!(*last < Duration::from_millis(5500 + 9 * 1000 + 3500), "{ends:?}");
+    // One deadline with what may follow it, for all of them.
+    assert!(*last < Duration::from_millis(5500 + 3500), "{ends:?}");
     faulty.faults(|f| f.reach = Reach::Up);
     fs::create_dir(b.path("after")).unwrap();
     assert_eq!(b.sh("ls"), "after\nbefore\n");

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
+
 use super::{Global, detach_process, done, exit_code, output, reach_engine};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::units::show_bytes;
@@ -12,7 +14,8 @@ use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::{MountInfo, MountList};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::progress::ProgressSink;
-use crate::daemon::{Engine, Options, StateDir, signals};
+use crate::daemon::signals::{self, Hangups};
+use crate::daemon::{Engine, Options, StateDir};
 use crate::fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
 
 /// How often and how long a daemon that ends is waited for.
@@ -138,15 +141,22 @@ async fn once(
     };
     let home = home.of_mounts();
     let log = home.mount_log();
-    signals::outlive_hangup();
+    let mut hangups = Hangups::listen();
     match reach_engine::start(global, home, Options { control: true, ..Options::default() }, cache).await {
         Err(why) if why.is(Kind::Owned) => Ok(Err(why)),
-        engine => stay(engine?, verb, dir, args.detached.then_some(&log)).await.map(Ok),
+        engine => stay(engine?, verb, dir, args.detached.then_some(&log), &mut hangups).await.map(Ok),
     }
 }
 
-/// Runs the engine here until the mount ends or a signal comes; with `log`, away from the terminal.
-async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>) -> Result<ExitCode> {
+/// Runs the engine here until the mount ends or a signal comes; with `log`, away from the terminal. A SIGHUP has it read
+/// the keys of stores anew.
+async fn stay(
+    engine: Arc<Engine>,
+    verb: Verb,
+    dir: &str,
+    log: Option<&PathBuf>,
+    hangups: &mut Hangups,
+) -> Result<ExitCode> {
     let mounted = engine.run(verb, ProgressSink::none()).await;
     let mut told = false;
     match (&mounted, log) {
@@ -162,7 +172,11 @@ async fn stay(engine: Arc<Engine>, verb: Verb, dir: &str, log: Option<&PathBuf>)
     {
         let (ended, signal) = (engine.idle(), signals::terminated());
         futures::pin_mut!(ended, signal);
-        futures::future::select(ended, signal).await;
+        let mut over = select(ended, signal);
+        while let Either::Right(_) = select(&mut over, std::pin::pin!(hangups.next())).await {
+            engine.reload_credentials().await;
+            tracing::info!("SIGHUP: the keys of stores were read anew");
+        }
     }
     let result = match mounted {
         Err(why) if told => Ok(ExitCode::from(exit_code(why.kind()))),

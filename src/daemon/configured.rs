@@ -148,7 +148,7 @@ impl Configured {
     /// Files of keys are read anew, by all stores.
     pub async fn reload_credentials(&self) {
         if let Some(engine) = self.engine() {
-            super::credentials::load(&engine.state().host_context, &engine.state().config()).await;
+            engine.reload_credentials().await;
         }
     }
 

@@ -33,6 +33,7 @@ use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address, PausedServer};
+use crate::store::keyring;
 use crate::volume::{Memory, OpenMode, Volumes};
 
 /// How long commands that still wait for an answer are waited for at the end.
@@ -139,6 +140,9 @@ impl Engine {
         let lock = home.lock(&*disk).await?;
         let host = home.host(&rt, &*disk).await?;
         let host_context = HostContext { rt: rt.clone(), disk, home, host };
+        if options.control {
+            keyring().looks_as(if options.serve { "the daemon" } else { "the mount" });
+        }
         super::credentials::load(&host_context, &config).await;
         // Not of commands that run the engine themselves, and end with it.
         let traces = if options.control { Traces::start(&host_context, &config)? } else { None };
@@ -526,6 +530,11 @@ impl Engine {
 
     fn exports(&self, for_commands: bool) -> Arc<EngineExports> {
         Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands })
+    }
+
+    /// Reads again where the keys of stores are kept: files of profiles and of s3fs, the state folder, systemd's folder.
+    pub async fn reload_credentials(&self) {
+        super::credentials::load(&self.state.host_context, &self.state.config()).await;
     }
 
     /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.

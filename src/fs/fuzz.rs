@@ -102,7 +102,7 @@ fn some_metadata() -> Vec<Vec<u8>> {
 fn metadata(data: &[u8]) {
     text(data, |text| {
         let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let mut attrs = Attrs { content_type: None, user: text.lines().filter_map(pair).collect() };
+        let mut attrs = Attrs { user: text.lines().filter_map(pair).collect(), ..Attrs::default() };
         let _ = (UploadToken::of(&attrs, 5), attrs.mode(), attrs.id("uid"), attrs.id("gid"));
         for which in ["mtime", "ctime", "atime"] {
             if let Some(at) = attrs.time(which) {

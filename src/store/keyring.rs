@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -252,6 +252,8 @@ pub struct Keyring {
     version: AtomicU64,
     /// The stores that are open.
     users: Mutex<Vec<Weak<S3Place>>>,
+    /// Which process this is, for messages.
+    looker: OnceLock<String>,
 }
 
 static KEYRING: Keyring = Keyring::new();
@@ -267,7 +269,18 @@ impl Keyring {
             keys: RwLock::new(BTreeMap::new()),
             version: AtomicU64::new(0),
             users: Mutex::new(Vec::new()),
+            looker: OnceLock::new(),
         }
+    }
+
+    /// Says which process this is, for whoever reads that it found no keys.
+    pub fn looks_as(&self, looker: &str) {
+        let _ = self.looker.set(format!("{looker} (process {})", std::process::id()));
+    }
+
+    /// "the daemon (process 7)": who looks for keys here.
+    pub fn looker(&self) -> String {
+        self.looker.get().cloned().unwrap_or_else(|| "this command".to_owned())
     }
 
     /// Read before the keys: who finds this unchanged has the newest.

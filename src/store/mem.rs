@@ -254,10 +254,10 @@ impl MemStore {
         let mut state = self.state.lock();
         if state.past.is_none() {
             state.past = Some(BTreeMap::new());
-            let there: Vec<(String, u64)> =
+            let there: Vec<(String, Option<u64>)> =
                 state.objects.iter().map(|(key, o)| (key.clone(), o.head.modified_ms)).collect();
             for (key, at_ms) in there {
-                state.remember(&key, "null".into(), at_ms);
+                state.remember(&key, "null".into(), at_ms.expect("this store tells all times"));
             }
         }
     }
@@ -294,7 +294,7 @@ impl MemStore {
         let head = Head {
             size: body.len() as u64,
             etag: etag.clone(),
-            modified_ms: change,
+            modified_ms: Some(change),
             attrs: attrs.clone(),
             version: state.past.is_some().then(|| id.clone()),
             storage_class: None,

@@ -137,18 +137,43 @@ pub struct Attrs {
     pub content_type: Option<String>,
     /// User metadata, names in lowercase without any `x-amz-meta-` prefix.
     pub user: BTreeMap<String, String>,
+    pub carried: Carried,
+}
+
+/// What other programs need of an object, and nobody here: whatever replaces the object carries the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Carried {
+    /// Cache-Control, Content-Disposition, Content-Encoding, Content-Language and Expires, names in lowercase, values as
+    /// the store gave them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// The object may have tags: another request tells them, just before it is replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_have_tags: bool,
+}
+
+impl Carried {
+    pub fn is_nothing(&self) -> bool {
+        *self == Carried::default()
+    }
 }
 
 /// What an object of a pool carries.
-const NO_ATTRS: &Attrs = &Attrs { content_type: None, user: BTreeMap::new() };
+const NO_ATTRS: &Attrs = &Attrs {
+    content_type: None,
+    user: BTreeMap::new(),
+    carried: Carried { headers: BTreeMap::new(), storage_class: None, may_have_tags: false },
+};
 
 /// An object's description.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Head {
     pub size: u64,
     pub etag: Etag,
-    /// Milliseconds since 1970.
-    pub modified_ms: u64,
+    /// Milliseconds since 1970, where the store tells.
+    pub modified_ms: Option<u64>,
     pub attrs: Attrs,
     /// Of a versioned bucket.
     pub version: Option<String>,
@@ -186,11 +211,13 @@ pub struct Listed {
     pub key: String,
     pub size: u64,
     pub etag: Etag,
-    pub modified_ms: u64,
+    /// As in a `Head`.
+    pub modified_ms: Option<u64>,
 }
 
 /// One page of a listing, each part in byte order of its names. From page to page the order is the server's own:
-/// that of bytes, or (SeaweedFS) of a tree, where `a/b` comes before `a-`.
+/// that of bytes, or (SeaweedFS) of a tree, where `a/b` comes before `a-`. A page without names is not the end while
+/// there is a `next`: some servers begin so, or stop at names that they have passed over.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Page {
     pub objects: Vec<Listed>,
@@ -204,6 +231,13 @@ pub struct Page {
 pub struct Part {
     pub number: u32,
     pub etag: Etag,
+}
+
+impl Page {
+    /// It has no names; there may be more behind it.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.prefixes.is_empty()
+    }
 }
 
 /// The verbs of a pool's store. Reads are strongly consistent after writes (probed when a pool is opened).
@@ -253,6 +287,17 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     }
     async fn list(&self, list: &List, cause: Cause) -> Result<Page> {
         ask(self, BucketRequest::List(list.clone()), cause).await
+    }
+    /// The first page that has a name, or the end: what answers "is there anything".
+    async fn list_some(&self, list: &List, cause: Cause) -> Result<Page> {
+        let mut list = list.clone();
+        loop {
+            let page = self.list(&list, cause).await?;
+            if !page.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            list.after = page.next;
+        }
     }
 }
 

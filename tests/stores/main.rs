@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)] // tests may stop at what they don't expect
 
 mod model;
+mod raw_server;
 mod s3;
 mod s3_foreign;
+mod s3_odd;
 mod s3_past;
 #[path = "../support/mod.rs"]
 mod support;

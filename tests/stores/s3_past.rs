@@ -207,6 +207,7 @@ async fn a_restore_is_asked_for_and_followed() {
         status: 200,
         headers: &[
             ("etag", "\"e\""),
+            ("content-length", "0"),
             ("x-amz-storage-class", "DEEP_ARCHIVE"),
             ("x-amz-restore", "ongoing-request=\"true\""),
         ],
@@ -216,6 +217,7 @@ async fn a_restore_is_asked_for_and_followed() {
         status: 200,
         headers: &[
             ("etag", "\"e\""),
+            ("content-length", "0"),
             ("x-amz-restore", "ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2012 00:00:00 GMT\""),
         ],
         body: "",
@@ -237,6 +239,7 @@ async fn checksums_come_where_they_are_asked_for() {
         status: 200,
         headers: &[
             ("etag", "\"e\""),
+            ("content-length", "0"),
             ("x-amz-checksum-crc64nvme", "AZx7Tp8gLCo="),
             ("x-amz-checksum-sha256", "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=-2"),
         ],

@@ -304,8 +304,9 @@ impl Level {
     pub fn filter(self) -> &'static str {
         match self {
             Level::Error => "error,fuser::reply=off",
-            Level::Warn => "warn,fuser=error,fuser::reply=off",
-            Level::Info => "warn,windlass=info,fuser=error,fuser::reply=off",
+            // What the SDK says of keys and regions that it did not find is said in one line by whoever asked.
+            Level::Warn => "warn,aws_config=error,fuser=error,fuser::reply=off",
+            Level::Info => "warn,windlass=info,aws_config=error,fuser=error,fuser::reply=off",
             Level::Debug => "info,windlass=debug",
             Level::Trace => "debug,windlass=trace",
         }

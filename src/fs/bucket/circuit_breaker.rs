@@ -3,8 +3,8 @@
 //! The kernel does the operations of one directory one after another: on a store that hangs, each would wait a whole
 //! deadline for itself, and the tenth process for ten of them. So what one request has learned holds for those behind it.
 //! The store is *silent* once a request has timed out and nothing has come since that request began. Requests to a silent
-//! store are not sent; they fail after `SOON`, unless something comes before. A small request of our own is sent again and
-//! again meanwhile, and whatever answer it gets, also an error, ends the silence. A store that is slow, but answers within
+//! store are not sent. They fail at once while it was waited for within the last `SOON`; else after `SOON`, unless
+//! something comes before. A small request of our own is sent again and again meanwhile, and whatever answer it gets, also an error, ends the silence. A store that is slow, but answers within
 //! the deadline, is never silent.
 
 use std::sync::{Arc, Weak};
@@ -32,6 +32,8 @@ struct BreakerState {
     came: Instant,
     /// The request that timed out began then; none: the store is not silent.
     silent: Option<Instant>,
+    /// When the store was last waited for in vain.
+    waited: Instant,
     /// Requests of our own under way.
     probes: u32,
     /// The task that sends them runs.
@@ -52,7 +54,8 @@ pub struct CircuitBreaker {
 
 impl CircuitBreaker {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Arc<CircuitBreaker> {
-        let state = BreakerState { came: rt.now(), silent: None, probes: 0, asking: false };
+        let now = rt.now();
+        let state = BreakerState { came: now, silent: None, waited: now, probes: 0, asking: false };
         let (state, ended, hurry) = (Mutex::new(state), Notify::new(), Notify::new());
         Arc::new(CircuitBreaker { rt, bucket, deadline, state, ended, hurry })
     }
@@ -62,11 +65,18 @@ impl CircuitBreaker {
         let ended = self.ended.notified();
         let mut ended = std::pin::pin!(ended);
         ended.as_mut().enable();
-        if self.state.lock().silent.is_none() {
-            return Ok(());
-        }
+        let waited = {
+            let state = self.state.lock();
+            if state.silent.is_none() {
+                return Ok(());
+            }
+            state.waited
+        };
         self.hurry.notify_one();
-        self.rt.timeout(SOON, ended).await;
+        // Those that come one behind the other do not wait in a row.
+        if self.rt.now().since(waited) >= SOON && self.rt.timeout(SOON, ended).await.is_none() {
+            self.state.lock().waited = self.rt.now();
+        }
         let Some(since) = self.state.lock().silent else { return Ok(()) };
         let secs = self.rt.now().since(since).as_secs();
         let url = self.bucket.url();
@@ -93,7 +103,7 @@ impl CircuitBreaker {
         if state.silent.is_some() || state.came > since {
             return;
         }
-        state.silent = Some(since);
+        (state.silent, state.waited) = (Some(since), self.rt.now());
         tracing::warn!(
             store = self.bucket.url(),
             "the store gives no answer: requests fail soon until it does"

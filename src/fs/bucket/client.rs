@@ -4,10 +4,12 @@
 //! by its signature.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::circuit_breaker::{CircuitBreaker, is_silence};
@@ -24,6 +26,11 @@ use crate::store::{
 const COPY_MAX: u64 = 4 << 30;
 const COPY_PART: u64 = 1 << 30;
 const COPIES_AT_ONCE: usize = 8;
+/// Where the store copies no parts, what it would have copied passes through this host.
+const SENT_PART: u64 = 16 << 20;
+const SENDS_AT_ONCE: usize = 2;
+/// S3's most.
+const PARTS_MAX: u64 = 10_000;
 /// Attempts at a put whose outcome stays unknown.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -46,6 +53,20 @@ pub struct BucketClient {
     /// Objects that are deleted together: whoever asks about one is held until then.
     pub deletes: Arc<Deletes>,
     breaker: Arc<CircuitBreaker>,
+    no_part_copies: Arc<AtomicBool>,
+    /// Whether the store keeps the metadata of keys that end with a slash.
+    keeps_markers: Arc<OnceLock<bool>>,
+}
+
+/// The parts of an upload of `size` bytes, made side by side: number, offset and length of each.
+async fn in_pieces<'a>(
+    size: u64,
+    part: u64,
+    at_once: usize,
+    make: impl Fn(u32, u64, u64) -> BoxFuture<'a, Result<Part>>,
+) -> Result<Vec<Part>> {
+    let one = |at: u64| make(at as u32 + 1, at * part, part.min(size - at * part));
+    futures::stream::iter((0..size.div_ceil(part)).map(one)).buffered(at_once).try_collect().await
 }
 
 fn changed(key: &str) -> Error {
@@ -70,7 +91,15 @@ impl BucketClient {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> BucketClient {
         let deletes = Deletes::new(rt.clone(), bucket.clone());
         let breaker = CircuitBreaker::new(rt.clone(), bucket.clone(), deadline);
-        BucketClient { rt, bucket, deadline, deletes, breaker }
+        BucketClient {
+            rt,
+            bucket,
+            deadline,
+            deletes,
+            breaker,
+            no_part_copies: Arc::default(),
+            keeps_markers: Arc::default(),
+        }
     }
 
     pub fn url(&self) -> &str {
@@ -160,6 +189,32 @@ impl BucketClient {
         self.ask("listing", prefix, self.bucket.list(&list, Cause::File)).await
     }
 
+    /// The first page that has a name, or the end. Each page has a deadline of its own.
+    pub async fn list_some(&self, prefix: &str, delimited: bool, max: usize) -> Result<Page> {
+        let mut after = None;
+        loop {
+            let page = self.list(prefix, after, delimited, max).await?;
+            if !page.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            after = page.next;
+        }
+    }
+
+    /// Whether a key begins so, other than the prefix itself; and whether there is an object of that very name.
+    pub async fn below(&self, prefix: &str) -> Result<(bool, bool)> {
+        let (mut after, mut marker) = (None, false);
+        loop {
+            let page = self.list(prefix, after, false, 2).await?;
+            marker |= page.objects.iter().any(|o| o.key == prefix);
+            let others = page.objects.iter().any(|o| o.key != prefix);
+            if others || page.next.is_none() {
+                return Ok((others, marker));
+            }
+            after = page.next;
+        }
+    }
+
     pub async fn head(&self, key: &str) -> Result<Option<Head>> {
         self.ask("looking at", key, self.bucket.head(key, Cause::File)).await
     }
@@ -185,6 +240,18 @@ impl BucketClient {
         self.ask("listing versions of", prefix, self.bucket.list_versions(&list, Cause::File)).await
     }
 
+    /// The first page of versions that has a name, or the end.
+    pub async fn versions_some(&self, prefix: &str, delimited: bool, max: usize) -> Result<VersionPage> {
+        let mut after = None;
+        loop {
+            let page = self.versions(prefix, after, delimited, max).await?;
+            if !page.versions.is_empty() || !page.prefixes.is_empty() || page.next.is_none() {
+                return Ok(page);
+            }
+            after = page.next;
+        }
+    }
+
     /// An object, or one of its versions.
     pub async fn head_version(
         &self,
@@ -205,6 +272,16 @@ impl BucketClient {
     ) -> Result<Option<Found>> {
         let range = ByteRange::At { offset, len };
         self.ask("reading", key, self.bucket.get_version(key, version, range, Cause::File)).await
+    }
+
+    /// Whether the store keeps the metadata of directories' markers; none as long as nobody has looked.
+    pub fn keeps_markers(&self) -> Option<bool> {
+        self.keeps_markers.get().copied()
+    }
+
+    pub fn learn_markers(&self, keeps: bool) {
+        // Who looked at the same time saw the same.
+        let _ = self.keeps_markers.set(keeps);
     }
 
     /// Asks for a readable copy of an archived object. False: one is on its way already.
@@ -379,13 +456,21 @@ impl BucketClient {
         when: &When,
     ) -> Result<Etag> {
         let upload = self.begin(to, attrs).await?;
-        let one = |at: u64| {
-            let (offset, number) = (at * COPY_PART, at as u32 + 1);
-            let len = COPY_PART.min(base.size - offset);
-            self.part_copy(to, &upload, number, from, base, offset, len).boxed()
+        let copy = |number, offset, len| self.part_copy(to, &upload, number, from, base, offset, len).boxed();
+        let send = |number, offset, len| {
+            let (upload, get) = (upload.as_str(), self.get_of((from, None), base, offset, len));
+            async move { self.part(to, upload, number, get.await?).await }.boxed()
         };
-        let copies = futures::stream::iter((0..base.size.div_ceil(COPY_PART)).map(one));
-        let parts: Vec<Part> = match copies.buffered(COPIES_AT_ONCE).try_collect().await {
+        let mut copied = if self.copies_no_parts() {
+            Err(Error::new(Kind::Unsupported, ""))
+        } else {
+            in_pieces(base.size, COPY_PART, COPIES_AT_ONCE, copy).await
+        };
+        if copied.as_ref().is_err_and(|why| why.is(Kind::Unsupported)) {
+            let part = SENT_PART.max(base.size.div_ceil(PARTS_MAX).next_multiple_of(1 << 20));
+            copied = in_pieces(base.size, part, SENDS_AT_ONCE, send).await;
+        }
+        let parts = match copied {
             Ok(parts) => parts,
             Err(why) => {
                 self.abort(to, &upload).await;
@@ -420,7 +505,16 @@ impl BucketClient {
         let etag = Some(&base.etag);
         let request = self.bucket.multipart_copy(key, upload, number, from, etag, offset, len, Cause::File);
         let limit = self.deadline + longer(len, COPIED_A_SECOND);
-        self.ask_within(limit, "copying a part of", key, request).await
+        let copied = self.ask_within(limit, "copying a part of", key, request).await;
+        if copied.as_ref().is_err_and(|why| why.is(Kind::Unsupported)) {
+            self.no_part_copies.store(true, Ordering::Relaxed);
+        }
+        copied
+    }
+
+    /// The store has said that it copies no parts of objects: they are read and sent instead.
+    pub fn copies_no_parts(&self) -> bool {
+        self.no_part_copies.load(Ordering::Relaxed)
     }
 
     pub async fn complete(

@@ -408,6 +408,7 @@ impl FileParts {
             sending: file.uploading.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),
+            carried: attrs.carried.clone(),
         }
     }
 }

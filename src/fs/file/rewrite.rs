@@ -65,11 +65,11 @@ impl FileParts {
         let Snapshot { when, source, attrs, .. } = &mut unsent.snapshot;
         // A send that was under way may have been stored meanwhile.
         (*when, *source) = (self.file.when(), self.file.source());
-        let Attrs { content_type, user } = attrs.clone();
+        let Attrs { content_type, user, carried } = attrs.clone();
         self.remember_upload(&unsent.snapshot);
         // By this it is known again, should the answer be lost with this mount; what was stored since is ours.
         let (base, sending) = (self.file.base.clone(), self.file.uploading.clone());
-        unsent.note = Note { mark: Mark::Closed, base, sending, content_type, user, ..unsent.note };
+        unsent.note = Note { mark: Mark::Closed, base, sending, content_type, user, carried, ..unsent.note };
         Some(unsent)
     }
 }

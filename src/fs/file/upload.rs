@@ -140,9 +140,17 @@ impl Snapshot {
 }
 
 async fn in_parts(e: &MountContext, file: &Snapshot, streaming: &StreamingUpload) -> Result<Etag> {
-    let pieces = plan(file.size, file.base_len, &file.dirty).into_iter().enumerate();
-    let parts = pieces.map(|(at, piece)| part(e, file, streaming, at as u32 + 1, piece));
-    let parts: Result<Vec<Part>> = futures::stream::iter(parts).buffered(AT_ONCE).try_collect().await;
+    let parts = async |base_len| -> Result<Vec<Part>> {
+        let pieces = plan(file.size, base_len, &file.dirty).into_iter().enumerate();
+        let parts = pieces.map(|(at, piece)| part(e, file, streaming, at as u32 + 1, piece));
+        futures::stream::iter(parts).buffered(AT_ONCE).try_collect().await
+    };
+    let copies = !e.remote.copies_no_parts();
+    let parts = match parts(if copies { file.base_len } else { 0 }).await {
+        // Then all of it is sent, in the same upload.
+        Err(why) if copies && why.is(Kind::Unsupported) && e.remote.copies_no_parts() => parts(0).await,
+        parts => parts,
+    };
     match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
         Ok(parts) => {
             let (upload, attrs) = (&streaming.upload, &streaming.attrs);

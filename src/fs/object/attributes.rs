@@ -72,9 +72,9 @@ impl Attributes {
 
     /// What a listing tells of this object.
     pub fn of_listed(options: &MountOptions, object: Listed) -> Attributes {
-        let modified = Ns::from_ms(object.modified_ms);
+        let modified = Ns::of_store(object.modified_ms);
         let attributes = Attributes::listed(options, false, object.size, Some(object.etag), modified);
-        Attributes { stored: Some(modified), ..attributes }
+        Attributes { stored: object.modified_ms.map(Ns::from_ms), ..attributes }
     }
 
     /// What an object's metadata tells. An object without any gets the mount's defaults, never mode 0.
@@ -108,10 +108,10 @@ impl Attributes {
     }
 
     pub fn of_head(options: &MountOptions, dir: bool, head: &Head) -> Attributes {
-        let modified = Ns::from_ms(head.modified_ms);
+        let modified = Ns::of_store(head.modified_ms);
         let etag = Some(head.etag.clone());
         let attributes = Attributes::of(options, dir, head.size, etag, modified, &head.attrs);
-        Attributes { stored: Some(modified), ..attributes }
+        Attributes { stored: head.modified_ms.map(Ns::from_ms), ..attributes }
     }
 
     /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.
@@ -120,7 +120,8 @@ impl Attributes {
         // Some servers tell milliseconds in listings alone.
         let coarse = stored.is_some_and(|at| at.0.rem_euclid(SECOND) == 0)
             && stored.as_ref().map(second) == listed.stored.as_ref().map(second);
-        let unchanged = stored.is_none() || stored == listed.stored || coarse;
+        // A listing without times does not say whether the metadata are still the same.
+        let unchanged = listed.stored.is_some() && (stored.is_none() || stored == listed.stored || coarse);
         let same = self.is_dir() || self.etag == listed.etag && unchanged;
         self.exact && !listed.exact && self.is_dir() == listed.is_dir() && same
     }
@@ -157,5 +158,7 @@ mod tests {
         assert!(!at(5001, true).outlives(&at(5999, false)), "metadata tells them too");
         assert!(!at(5000, true).outlives(&at(6000, false)));
         assert!(!at(5000, false).outlives(&at(5000, false)));
+        let untold = Attributes { stored: None, ..at(5000, false) };
+        assert!(!at(5000, true).outlives(&untold), "a listing without times says nothing of metadata");
     }
 }

@@ -28,7 +28,7 @@ impl From<Error> for Fail {
 /// The errno of docs/semantics.md for each kind.
 fn errno_of(kind: Kind) -> Errno {
     match kind {
-        Kind::Usage | Kind::Invalid => Errno::INVAL,
+        Kind::Invalid => Errno::INVAL,
         Kind::NotFound => Errno::NOENT,
         Kind::Exists => Errno::EXIST,
         Kind::Owned | Kind::Throttled => Errno::BUSY,
@@ -42,6 +42,8 @@ fn errno_of(kind: Kind) -> Errno {
         Kind::ReadOnly => Errno::ROFS,
         Kind::Unsupported => Errno::OPNOTSUPP,
         Kind::Closed => Errno::NOTCONN,
+        // A wrong region or address is the mount's fault: no program has asked wrongly.
+        Kind::Usage => Errno::IO,
         Kind::Unavailable | Kind::Corrupt | Kind::Io | Kind::Internal => Errno::IO,
     }
 }
@@ -57,6 +59,7 @@ mod tests {
         assert_eq!(fail(Kind::Refused), Errno::STALE);
         assert_eq!(fail(Kind::Denied), Errno::ACCESS);
         assert_eq!(fail(Kind::Unavailable), Errno::IO);
+        assert_eq!(fail(Kind::Usage), Errno::IO);
         assert!(Fail::from(Errno::NOENT).why.is_none());
     }
 }

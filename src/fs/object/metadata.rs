@@ -34,6 +34,11 @@ impl Ns {
         Ns(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000))
     }
 
+    /// When the store says that an object was stored: 1970 where it does not say.
+    pub fn of_store(ms: Option<u64>) -> Ns {
+        ms.map_or(Ns(0), Ns::from_ms)
+    }
+
     fn show(self) -> String {
         let (secs, ns) = (self.0.div_euclid(1_000_000_000), self.0.rem_euclid(1_000_000_000));
         format!("{secs}.{ns:09}")

@@ -77,6 +77,10 @@ impl Fs {
                 return Err(if exists { Errno::EXIST.into() } else { why.into() });
             }
         };
+        if dir {
+            let kept = self.kept_of_marker(&key, attrs).await;
+            attrs = kept.inspect_err(|_| self.doubt(&place.stem))?;
+        }
         let until = self.until(asked);
         let attributes = Attributes::of(self.options(), dir, size, Some(etag), self.context.now(), &attrs);
         let mut inodes = self.inodes.lock();
@@ -204,9 +208,7 @@ impl Fs {
     pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, bool)> {
         // What is stored while the store looks for it is in neither of the later two.
         let before = self.inodes.lock().local_below(prefix).is_empty();
-        let page = self.context.remote.list(prefix, None, false, 2).await?;
-        let marker = page.objects.iter().any(|o| o.key == prefix);
-        let others = page.objects.len() > usize::from(marker);
+        let (others, marker) = self.context.remote.below(prefix).await?;
         Ok((before && !others && self.inodes.lock().local_below(prefix).is_empty(), marker))
     }
 
@@ -310,12 +312,16 @@ impl Fs {
             let told = told.filter(|told| !told.same_owner(&is.rights()));
             self.check_shown_rights(ino, told, &key, &is)?;
         }
+        let stem = stem_of(&key, dir);
         let changed = match &head {
-            Some(head) => self.change_object(&key, file.as_deref(), dir, head, change).await,
-            None if dir => self.change_implied(&key, change).await,
+            head if dir => self.change_directory(&key, head.as_ref(), change).await,
+            Some(head) => self.change_object(&key, file.as_deref(), dir, head, change).await.map(Some),
             None => return Err(Errno::NOENT.into()),
         };
-        let (base, attrs, modified) = changed.inspect_err(|_| self.doubt(stem_of(&key, dir)))?;
+        let Some((base, attrs, modified)) = changed.inspect_err(|_| self.doubt(stem))? else {
+            self.doubt(stem);
+            return Ok(());
+        };
         let was = head.map(|head| head.etag);
         let stood = Stood { base, attrs, modified, asked };
         if let Some(old) = self.changed_object(ino, (&key, dir), was, stood, change) {
@@ -393,7 +399,7 @@ impl Fs {
         Ok(())
     }
 
-    async fn change_object(
+    pub(super) async fn change_object(
         &self,
         key: &str,
         file: Option<&OpenFile>,
@@ -411,11 +417,11 @@ impl Fs {
             file.remember_upload(&attrs, &base);
         }
         let etag = self.context.remote.put_attrs(key, &base, &attrs).await?;
-        Ok((Base { etag, size: base.size }, attrs, Ns::from_ms(head.modified_ms)))
+        Ok((Base { etag, size: base.size }, attrs, Ns::of_store(head.modified_ms)))
     }
 
     /// A directory without a marker gets one to carry its metadata.
-    async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
+    pub(super) async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
         let now = self.context.now();
         let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
         change(&mut attrs, self.default_attributes(true));

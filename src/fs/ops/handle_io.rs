@@ -265,7 +265,7 @@ impl Fs {
                     (node.attributes, node.until) = (attributes, until);
                 }
                 let base = Base { etag: head.etag, size: head.size };
-                let modified = Ns::from_ms(head.modified_ms);
+                let modified = Ns::of_store(head.modified_ms);
                 let stood = Stood { base, attrs: head.attrs, modified, asked };
                 match file {
                     Some(file) => (file.clone(), file.refresh(stood)),

@@ -206,7 +206,7 @@ impl Fs {
             seq: Some(seq),
         };
         if let Wanted::Piece(_) = place.wanted {
-            let there = !self.context.remote.list(&place.stem, None, false, 1).await?.objects.is_empty();
+            let there = !self.context.remote.list_some(&place.stem, false, 1).await?.is_empty();
             return Ok((there.then(|| dir(&place.stem)), until));
         }
         let (seen, neighbour) = self.ask(place).await?;
@@ -235,14 +235,14 @@ impl Fs {
             return Ok(present);
         }
         let (remote, dir) = (&self.context.remote, place.prefix());
-        let page = remote.list(&place.stem, None, true, NEIGHBOURS).await?;
+        let page = remote.list_some(&place.stem, true, NEIGHBOURS).await?;
         let object = page.objects.iter().any(|o| o.key == place.stem);
         let mut is_dir = page.prefixes.contains(&dir);
         let reached = |dir: &String| {
             page.objects.last().is_some_and(|o| o.key > *dir) || page.prefixes.last() > Some(dir)
         };
         if !is_dir && page.next.is_some() && !reached(&dir) {
-            is_dir = !remote.list(&dir, None, false, 1).await?.objects.is_empty();
+            is_dir = !remote.list_some(&dir, false, 1).await?.is_empty();
         }
         if !is_dir && !object {
             self.name_cache.missed(split(&place.stem).0);
@@ -452,7 +452,7 @@ impl Fs {
     }
 
     async fn has_children(&self, prefix: &str) -> Result<bool> {
-        Ok(!self.context.remote.list(prefix, None, false, 1).await?.objects.is_empty()
+        Ok(!self.context.remote.list_some(prefix, false, 1).await?.is_empty()
             || !self.inodes.lock().local_below(prefix).is_empty())
     }
 

@@ -1,6 +1,7 @@
 //! The operations of the filesystem, without a kernel: `impl Fs`, one file a kind of operation.
 
 mod create_remove_setattr;
+mod directory_metadata;
 mod filesystem;
 mod handle_io;
 mod lookup;

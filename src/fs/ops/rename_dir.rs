@@ -402,7 +402,7 @@ impl Fs {
     async fn copy_one(&self, mut old: Listed, from: &str, to: &str, when: &When) -> Op<CopyOutcome> {
         let new_key = format!("{to}{}", &old.key[from.len()..]);
         if new_key.len() > crate::fs::object::KEY_MAX {
-            return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
+            return Err(fail(Kind::Invalid, format!("{new_key} would be longer than a key can be")));
         }
         for _ in 0..COPIES {
             let base = Base { etag: old.etag.clone(), size: old.size };

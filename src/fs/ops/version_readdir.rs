@@ -66,7 +66,7 @@ impl Fs {
         // nothing of this page shown.
         let nested = !goes_on
             && (page.prefixes.contains(&dir)
-                || page.next.is_some() && !remote.versions(&dir, None, false, 1).await?.versions.is_empty());
+                || page.next.is_some() && !remote.versions_some(&dir, false, 1).await?.versions.is_empty());
         for v in page.versions.iter().filter(|v| v.key == key) {
             let name = VersionName { at_ms: v.modified_ms, id: v.id.clone(), deleted: v.deleted };
             let Some(shown) = name.show() else {

@@ -126,7 +126,7 @@ impl Fs {
             VersionPlace::One { key, name } => {
                 let head = self.context.remote.head_version(key, Some(&name.id), false).await?;
                 // To the second: some stores list milliseconds, and none tells them with an object.
-                let same = |head: &Head| head.modified_ms / 1000 == name.at_ms / 1000;
+                let same = |head: &Head| head.modified_ms.is_none_or(|ms| ms / 1000 == name.at_ms / 1000);
                 Ok(head.filter(same).map(|head| self.version_attributes(&head)))
             }
         }
@@ -143,7 +143,7 @@ impl Fs {
         if known.is_some() {
             return Ok(Some(self.version_dir_attributes(known)));
         }
-        let page = self.context.remote.versions(prefix, None, false, FEW).await?;
+        let page = self.context.remote.versions_some(prefix, false, FEW).await?;
         if page.versions.is_empty() {
             return Ok(None);
         }
@@ -159,11 +159,11 @@ impl Fs {
     /// An object of this name is or was there, or a directory.
     async fn has_versions(&self, key: &str) -> Op<bool> {
         let (remote, dir) = (&self.context.remote, format!("{key}/"));
-        let page = remote.versions(key, None, true, FEW).await?;
+        let page = remote.versions_some(key, true, FEW).await?;
         if page.versions.iter().any(|v| v.key == key) || page.prefixes.contains(&dir) {
             return Ok(true);
         }
-        Ok(page.next.is_some() && !remote.versions(&dir, None, false, 1).await?.versions.is_empty())
+        Ok(page.next.is_some() && !remote.versions_some(&dir, false, 1).await?.versions.is_empty())
     }
 
     /// Whether a version marks that the object was deleted: only a listing tells.

@@ -38,6 +38,7 @@ fn note() -> Note {
         sending: Vec::new(),
         content_type: None,
         user: [("mode".to_owned(), "33188".to_owned())].into(),
+        carried: Default::default(),
     }
 }
 

@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Base, UploadToken};
-use crate::store::Attrs;
+use crate::store::{Attrs, Carried};
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
 const HEAD: usize = 32;
@@ -88,6 +88,9 @@ pub struct Note {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub user: BTreeMap<String, String>,
+    /// What other programs need of the object that is replaced.
+    #[serde(default, skip_serializing_if = "Carried::is_nothing")]
+    pub carried: Carried,
 }
 
 impl Note {
@@ -113,6 +116,7 @@ impl Note {
             sending: Vec::new(),
             content_type: None,
             user: BTreeMap::new(),
+            carried: Carried::default(),
         }
     }
 
@@ -123,7 +127,8 @@ impl Note {
     }
 
     pub fn attrs(&self) -> Attrs {
-        Attrs { content_type: self.content_type.clone(), user: self.user.clone() }
+        let (content_type, user) = (self.content_type.clone(), self.user.clone());
+        Attrs { content_type, user, carried: self.carried.clone() }
     }
 
     /// The version whose place it takes.

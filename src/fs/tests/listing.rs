@@ -251,7 +251,7 @@ impl PageSource for StagingDir {
             if *group {
                 page.prefixes.push(format!("{key}/"));
             } else {
-                page.objects.push(Listed { key, size: 1, etag: Etag("e".into()), modified_ms: 1 });
+                page.objects.push(Listed { key, size: 1, etag: Etag("e".into()), modified_ms: Some(1) });
             }
         }
         page.objects.sort_by(|a, b| a.key.cmp(&b.key));

@@ -10,6 +10,7 @@ mod large;
 mod listing;
 mod memory;
 mod model;
+mod odd;
 mod overtaken;
 mod power;
 mod races;

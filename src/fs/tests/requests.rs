@@ -61,8 +61,8 @@ impl Counted {
     }
 
     /// When what has this etag was put last.
-    fn date(&self, etag: &Etag, modified_ms: &mut u64) {
-        *modified_ms = *self.times.lock().get(etag).unwrap_or(modified_ms);
+    fn date(&self, etag: &Etag, modified_ms: &mut Option<u64>) {
+        *modified_ms = self.times.lock().get(etag).copied().or(*modified_ms);
     }
 
     /// What was counted since the last time, as `2 head 1 put`.
@@ -187,6 +187,11 @@ async fn files(t: &mut Table) {
 
 async fn folders(t: &mut Table) {
     let user = t.user.clone();
+    // A mount looks once whether the store keeps what directories carry.
+    user.mkdir("first").await.unwrap();
+    t.row("mkdir, the first of an owner");
+    user.rmdir("first").await.unwrap();
+    t.store.take();
     user.mkdir("d").await.unwrap();
     t.row("mkdir");
     for i in 0..100 {
@@ -442,6 +447,7 @@ chmod                           1 copy 1 head
 create, write, chmod, close     1 list 1 put
 rename                          1 copy 1 delete 1 head 1 list
 unlink                          1 delete
+mkdir, the first of an owner    1 head 1 list 1 put
 mkdir                           1 list 1 put
 create 100 in it                100 put
 ls -l of 100, later             100 head 1 list

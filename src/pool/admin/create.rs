@@ -78,7 +78,7 @@ impl Pool {
 /// Nothing but what a creation that was broken off has left of its look at what the store promises.
 async fn check_empty(store: &PoolStore, key: Option<&PoolKey>) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
-    let page = store.bucket.list(&list, Cause::Probe).await?;
+    let page = store.bucket.list_some(&list, Cause::Probe).await?;
     let Some(object) = page.objects.iter().find(|o| !o.key.starts_with(PROBES)) else { return Ok(()) };
     let url = &store.url;
     let why = match labelled(store, key).await {

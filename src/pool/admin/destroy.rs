@@ -252,5 +252,5 @@ impl Destruction {
 
 async fn is_empty(store: &PoolStore) -> bool {
     let list = List { max: 1, ..List::default() };
-    store.bucket.list(&list, Cause::Delete).await.is_ok_and(|page| page.objects.is_empty())
+    store.bucket.list_some(&list, Cause::Delete).await.is_ok_and(|page| page.is_empty())
 }

@@ -166,7 +166,7 @@ fn is_same(current: &PoolConfig, now: &PoolConfig) -> bool {
 /// itself put there before or since.
 pub async fn check_free(store: &PoolStore, own: bool) -> Result<()> {
     let list = List { max: LIST_PAGE, ..List::default() };
-    let page = store.bucket.list(&list, Cause::Probe).await?;
+    let page = store.bucket.list_some(&list, Cause::Probe).await?;
     let foreign = |key: &str| !key.starts_with(PROBES) && (!own || parse(key) == Named::Foreign);
     match page.objects.iter().find(|o| foreign(&o.key)) {
         None => Ok(()),

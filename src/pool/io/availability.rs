@@ -56,6 +56,8 @@ pub struct Condition {
     /// Of them, those that can't be read now; and those that no return of a store makes readable.
     out_of_reach: usize,
     lost: usize,
+    /// What stores have in archives, by store.
+    archived: Vec<String>,
 }
 
 /// The moment from which on fewer than `need` of `all` were left; `None` while there are enough.
@@ -90,6 +92,7 @@ impl Condition {
             damaged: false,
             out_of_reach: 0,
             lost: 0,
+            archived: members.iter().filter_map(|member| member.archived()).collect(),
             away,
         }
     }
@@ -131,10 +134,21 @@ impl Condition {
         Some((since, format!("nothing can be stored: {}", self.sentence())))
     }
 
+    /// What the stores that answer have in archives.
+    pub fn archived(&self) -> Option<String> {
+        (!self.archived.is_empty()).then(|| {
+            let all = self.archived.join(", ");
+            format!("in an archive: {all}: restore them, and end the rule that archives a pool's objects")
+        })
+    }
+
     /// Why some data can't be read now; `None` while all can.
     pub fn loss(&self) -> Option<String> {
         if self.unreadable {
             return Some(format!("not all data can be read: {}", self.sentence()));
+        }
+        if let Some(archived) = self.archived() {
+            return Some(archived);
         }
         let objects = show_count(self.out_of_reach as u64, "object");
         (self.out_of_reach > 0)
@@ -257,6 +271,7 @@ mod tests {
             damaged: false,
             out_of_reach: 0,
             lost: 0,
+            archived: Vec::new(),
             stored_at: layout.k(),
             layout,
             away,

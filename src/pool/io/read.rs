@@ -108,12 +108,14 @@ impl Misses {
                 ),
             );
         }
+        let archived = !silent.is_empty() && silent.iter().all(|e| e.is(Kind::Archived));
         let mut reasons: Vec<String> = silent.iter().map(Error::to_string).collect();
         reasons.sort();
         reasons.dedup();
+        let until = if archived { "its shards are restored from an archive" } else { "more stores answer" };
         Error::new(
             Kind::Unavailable,
-            format!("chunk {id} is out of reach until more stores answer: {}", reasons.join("; ")),
+            format!("chunk {id} is out of reach until {until}: {}", reasons.join("; ")),
         )
     }
 }

@@ -9,7 +9,7 @@
 //! `attest` answers only from a label get that began after the call. It never retries (the store's decorators do) and
 //! knows nothing of chunks or registers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use super::label::{LABEL_KEY, LABEL_MAX, Label};
 use super::object_key::PROBES;
 use super::response_stats::{SizeClass, Traffic};
 use crate::base::rt::{Instant, Rt};
+use crate::base::units::show_count;
 use crate::base::watched_state::Watched;
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
@@ -114,6 +115,8 @@ struct State {
     bell: Option<Arc<Notify>>,
     /// Registers' objects that were found damaged there, by key, and why.
     damage: BTreeMap<String, String>,
+    /// Objects that the store has in an archive, as far as they were asked for.
+    archived: BTreeSet<String>,
     /// The room that it told last.
     space: Option<Space>,
     /// The label that was the listed one: labels are read often, and the same bytes say the same.
@@ -206,6 +209,7 @@ impl Member {
             retired: false,
             bell: None,
             damage: BTreeMap::new(),
+            archived: BTreeSet::new(),
             space: None,
             ours: Bytes::new(),
         };
@@ -270,6 +274,25 @@ impl Member {
     /// Keys of objects that were found damaged, and why.
     pub(in crate::pool) fn damage(&self) -> Vec<(String, String)> {
         self.state.with(|s| s.damage.iter().map(|(key, why)| (key.clone(), why.clone())).collect())
+    }
+
+    /// "3 objects of s3://b (KEY, …)": those that the store has in an archive.
+    pub fn archived(&self) -> Option<String> {
+        let (count, first) = self.state.with(|s| (s.archived.len() as u64, s.archived.first().cloned()));
+        let more = if count > 1 { ", …" } else { "" };
+        Some(format!("{} of {} ({}{more})", show_count(count, "object"), self.url, first?))
+    }
+
+    fn learn_archived<T>(&self, key: &str, answer: &Result<T>) {
+        self.state.with(|s| match answer {
+            Err(e) if e.is(Kind::Archived) && s.archived.len() < DAMAGE_MAX => {
+                s.archived.insert(key.into());
+            }
+            Err(_) => {}
+            Ok(_) => {
+                s.archived.remove(key);
+            }
+        });
     }
 
     pub(in crate::pool) fn traffic(&self) -> &Traffic {
@@ -587,7 +610,9 @@ impl Member {
             ByteRange::At { len, .. } | ByteRange::Last(len) => Some(SizeClass::of(len)),
             ByteRange::Whole { .. } => None,
         };
-        self.ask(0, read, self.bucket()?.get(key, range, cause)).await?
+        let got = self.ask(0, read, self.bucket()?.get(key, range, cause)).await?;
+        self.learn_archived(key, &got);
+        got
     }
 
     pub async fn head(&self, key: &str, cause: Cause) -> Result<Option<Head>> {
@@ -673,7 +698,7 @@ impl Member {
 
 /// Does this error say that something is wrong with the store (and not with the request)?
 fn is_trouble(e: &Error) -> bool {
-    !matches!(e.kind(), Kind::Throttled | Kind::Invalid | Kind::Exists | Kind::Refused)
+    !matches!(e.kind(), Kind::Throttled | Kind::Invalid | Kind::Exists | Kind::Refused | Kind::Archived)
 }
 
 async fn recheck_until_well(rt: Rt, member: Weak<Member>) {

@@ -12,7 +12,7 @@ use crate::base::format_limits::SHARD_SPAN;
 use crate::base::rt::sim::Sim;
 use crate::base::sum::crc32c;
 use crate::pool::chunk::{CHECK_SPAN, Footer};
-use crate::store::{Cause, Reach, Store as _, When};
+use crate::store::{Bucket as _, Cause, Reach, Restore, Store as _, When};
 
 #[test]
 fn what_is_stored_is_read_with_any_losses_up_to_m() {
@@ -150,6 +150,36 @@ fn a_slow_store_costs_one_hedge_delay() {
         assert_eq!(got, want);
         let took = yard.rt.now().since(before);
         assert!(took < Duration::from_millis(600), "{took:?}");
+    });
+}
+
+/// A rule of a bucket's owner may move a pool's objects into an archive. All stores answer then, and say so.
+#[test]
+fn what_lies_in_an_archive_is_named() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let one = chunk(5, &LENS[..2]);
+        store(&pool, &one).await;
+        yard.settle(1000).await;
+        let verify = |_: &[u8]| true;
+        let read = || pool.read(&one.id, 0, 5, Cause::Read, &verify);
+        let (contents, key) = yard.shard(&one.id, 0);
+        contents.archive(&key);
+        assert_eq!(read().await.unwrap(), one.shards[0][..5], "parity makes up for it");
+        let told = pool.condition().archived().unwrap();
+        assert!(told.contains("1 object of") && told.contains(&key), "{told}");
+        assert!(pool.condition().away.is_empty());
+        let (other, second) = yard.shard(&one.id, 1);
+        other.archive(&second);
+        let e = read().await.unwrap_err();
+        assert!(e.to_string().contains("restored from an archive"), "{e}");
+        assert!(!e.to_string().contains("more stores answer"), "{e}");
+        assert_eq!(pool.whole_condition().loss(), pool.condition().archived());
+        for (contents, key) in [(contents, key), (other, second)] {
+            contents.restore(&key, None, Restore { days: 1, tier: None }, W).await.unwrap();
+            contents.finish_restore(&key, u64::MAX);
+        }
+        assert_eq!(read().await.unwrap(), one.shards[0][..5]);
     });
 }
 

@@ -115,7 +115,7 @@ impl Lister<'_> {
             key: entry.key.clone(),
             size: stat.st_size as u64,
             etag: Etag(etag),
-            modified_ms: u64::try_from(stat.st_mtime).unwrap_or(0) * 1000,
+            modified_ms: u64::try_from(stat.st_mtime).ok().map(|s| s * 1000),
         }))
     }
 

@@ -69,7 +69,7 @@ fn text_of(etag: &Etag, stamp: Stamp, attrs: &Attrs) -> String {
 fn read_text(text: &str, stamp: Stamp) -> (Option<Etag>, Attrs) {
     let (line, json) = text.split_once('\n').unwrap_or((text, "{}"));
     let kept: Kept = serde_json::from_str(json).unwrap_or_default();
-    let attrs = Attrs { content_type: kept.content_type, user: kept.user };
+    let attrs = Attrs { content_type: kept.content_type, user: kept.user, ..Attrs::default() };
     let mut words = line.split(' ');
     let (version, etag) = (words.next(), words.next().unwrap_or_default());
     let counts = version == Some("1")
@@ -266,7 +266,7 @@ impl Root {
         Ok(Head {
             size: stamp.size,
             etag,
-            modified_ms: stamp.modified_ms(),
+            modified_ms: Some(stamp.modified_ms()),
             attrs,
             version: None,
             storage_class: None,

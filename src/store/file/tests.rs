@@ -105,7 +105,11 @@ async fn files_of_others_are_objects_and_edits_change_their_etag() {
 #[tokio::test]
 async fn attributes_outlive_edits_by_others() {
     let yard = yard().await;
-    let attrs = Attrs { content_type: Some("text/x".into()), user: [("k".into(), "v".into())].into() };
+    let attrs = Attrs {
+        content_type: Some("text/x".into()),
+        user: [("k".into(), "v".into())].into(),
+        ..Attrs::default()
+    };
     let put = yard.bucket.put_with("a", Bytes::from_static(b"1"), &attrs, When::Always, WHY).await;
     assert!(matches!(put, Ok(Put::Stored(_))));
     fs::write(yard.path("a"), "edited").unwrap();

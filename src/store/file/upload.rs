@@ -92,7 +92,7 @@ impl Inner {
         if about.key != key {
             return Err(self.no_upload(key, upload));
         }
-        Ok(Attrs { content_type: about.content_type, user: about.user })
+        Ok(Attrs { content_type: about.content_type, user: about.user, ..Attrs::default() })
     }
 
     fn check_number(number: u32) -> Result<()> {

@@ -33,6 +33,7 @@ use crate::base::{Error, Kind, Result};
 use crate::store::keyring::keyring;
 use crate::store::s3::connector::client;
 use crate::store::s3::credentials::{Keys, MakeChain};
+use crate::store::s3::errors::where_looked;
 use crate::store::s3::fast_path::{DirectClient, Endpoint};
 use crate::store::s3::passwd_file;
 use crate::store::url::{S3Place, Sse};
@@ -156,6 +157,8 @@ pub(super) struct Connection {
     /// The user wants no checksums but those that an operation must have: with writes, and with what is read.
     pub plain_writes: bool,
     pub plain_reads: bool,
+    /// None: requests are not signed.
+    pub keys: Option<Arc<Keys>>,
     pub seal: Seal,
     /// By which the keyring knows that the store is open.
     _user: Arc<S3Place>,
@@ -242,7 +245,12 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>
     if base.region().is_none() && place.endpoint.is_none() {
         return Err(Error::new(
             Kind::Usage,
-            format!("s3://{} needs a region: add ?region=… or set AWS_REGION", place.bucket),
+            format!(
+                "s3://{} needs a region: {} found none in {}; add ?region=… or set AWS_REGION there",
+                place.bucket,
+                keyring().looker(),
+                where_looked()
+            ),
         ));
     }
     let region = base.region().cloned().unwrap_or_else(|| Region::new("us-east-1"));
@@ -270,9 +278,10 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>
     };
     let direct = DirectClient::to(rt, way, keys.clone(), shared.connector.clone()).await;
     let mut config = aws_sdk_s3::config::Builder::from(&base);
-    config = config.region(region.clone()).force_path_style(path_style).identity_cache(Keys::cache());
+    config =
+        config.region(region.clone()).force_path_style(path_style).identity_cache(Keys::cache(keys.as_ref()));
     config.set_endpoint_url(endpoint);
-    config.set_credentials_provider(keys.map(|keys| keys.provider()));
+    config.set_credentials_provider(keys.as_ref().map(Keys::provider));
     if payer {
         config = config.interceptor(Payer);
     }
@@ -283,6 +292,7 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>
         plain: Client::from_conf(plain.build()),
         direct,
         plain_writes: base.request_checksum_calculation() == Some(RequestChecksumCalculation::WhenRequired),
+        keys,
         plain_reads: base.response_checksum_validation() == Some(ResponseChecksumValidation::WhenRequired),
         seal,
         _user: user,

@@ -16,6 +16,9 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::Limited;
 use parking_lot::Mutex;
 
+use super::header_text;
+
+const LENGTH: &str = "content-length";
 const IDLE: Duration = Duration::from_secs(60);
 /// The most that an answer with text in it may have: a page of 1,000 names of 1 KiB, each byte escaped, is 7 MiB.
 pub(super) const TEXT_MAX: usize = 32 << 20;
@@ -32,10 +35,17 @@ struct Routed {
 impl HttpConnector for Routed {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let named = self.named[usize::from(!request.uri().starts_with("https:"))];
-        match &self.proxied {
+        let mut request = header_text::written(request);
+        // Some servers (Ceph RGW) want to be told that there is no body.
+        let bodiless = request.body().bytes().is_some_and(<[u8]>::is_empty);
+        if bodiless && matches!(request.method(), "PUT" | "POST") && !request.headers().contains_key(LENGTH) {
+            request.headers_mut().insert(LENGTH, "0");
+        }
+        let sent = match &self.proxied {
             Some(proxied) if named && !is_beside(request.uri()) => proxied.call(request),
             _ => self.direct.call(request),
-        }
+        };
+        HttpConnectorFuture::new(async move { sent.await.map(header_text::read) })
     }
 }
 

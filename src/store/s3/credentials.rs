@@ -32,13 +32,26 @@ const GOOD_FOR: Duration = Duration::from_secs(14 * 60);
 pub(super) type MakeChain =
     Box<dyn Fn() -> BoxFuture<'static, Option<SharedCredentialsProvider>> + Send + Sync>;
 
+/// A store that refuses keys is believed so often: it may refuse the new ones too.
+const RENEWED_EVERY: Duration = Duration::from_secs(1);
+
+/// What keys were looked for by: the keyring's version, and how often the store's own were looked for anew.
+pub(super) type KeysVersion = (u64, u64);
+
 /// The keys that were handed out last.
 #[derive(Debug)]
 struct Known {
     identity: Identity,
     since: Instant,
-    /// Of the keyring, before they were looked for.
-    version: u64,
+    /// Before they were looked for.
+    version: KeysVersion,
+}
+
+/// How often a store has refused its keys as ended.
+#[derive(Debug, Default)]
+struct Refused {
+    times: u64,
+    last: Option<Instant>,
 }
 
 /// See the module.
@@ -48,8 +61,9 @@ pub(super) struct Keys {
     /// Keys that are used whatever else there is, for tests and trials.
     given: Option<Credentials>,
     make_chain: MakeChain,
-    chain: Mutex<Option<(u64, SharedCredentialsProvider)>>,
+    chain: Mutex<Option<(KeysVersion, SharedCredentialsProvider)>>,
     last: Mutex<Option<Known>>,
+    refused: Mutex<Refused>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -76,19 +90,26 @@ impl ProvideCredentials for Provider {
     }
 }
 
-/// What the SDK remembers of identities, until the keyring changes.
+/// What the SDK remembers of identities, until there may be others.
 #[derive(Debug)]
-struct RenewedCache(Mutex<(u64, SharedIdentityCache)>);
+struct RenewedCache {
+    keys: Option<Arc<Keys>>,
+    cache: Mutex<(KeysVersion, SharedIdentityCache)>,
+}
 
 impl RenewedCache {
     fn current(&self) -> SharedIdentityCache {
-        let version = keyring().version();
-        let mut cache = self.0.lock();
+        let version = version_of(self.keys.as_ref());
+        let mut cache = self.cache.lock();
         if cache.0 != version {
             *cache = (version, IdentityCache::lazy().build());
         }
         cache.1.clone()
     }
+}
+
+fn version_of(keys: Option<&Arc<Keys>>) -> KeysVersion {
+    (keyring().version(), keys.map_or(0, |keys| keys.refused.lock().times))
 }
 
 impl ResolveCachedIdentity for RenewedCache {
@@ -105,8 +126,26 @@ impl ResolveCachedIdentity for RenewedCache {
 
 impl Keys {
     pub fn of(rt: &Rt, place: Arc<S3Place>, given: Option<Credentials>, make_chain: MakeChain) -> Arc<Keys> {
-        let (chain, last) = (Mutex::default(), Mutex::default());
-        Arc::new(Keys { rt: rt.clone(), place, given, make_chain, chain, last })
+        let (chain, last, refused) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Keys { rt: rt.clone(), place, given, make_chain, chain, last, refused })
+    }
+
+    pub fn version(self: &Arc<Keys>) -> KeysVersion {
+        version_of(Some(self))
+    }
+
+    /// The store says that keys of this version have ended: they are looked for anew, where they come from. False: that
+    /// was done a moment ago.
+    pub fn renew(self: &Arc<Keys>, seen: KeysVersion) -> bool {
+        if self.version() != seen {
+            return true;
+        }
+        let (now, mut refused) = (self.rt.now(), self.refused.lock());
+        if refused.last.is_some_and(|last| now.since(last) < RENEWED_EVERY) {
+            return false;
+        }
+        *refused = Refused { times: refused.times + 1, last: Some(now) };
+        true
     }
 
     /// For the SDK's configuration.
@@ -115,32 +154,33 @@ impl Keys {
     }
 
     /// For the SDK's configuration too.
-    pub fn cache() -> impl ResolveCachedIdentity + 'static {
+    pub fn cache(keys: Option<&Arc<Keys>>) -> impl ResolveCachedIdentity + 'static {
         let lazy = IdentityCache::lazy().build();
-        RenewedCache(Mutex::new((keyring().version(), lazy)))
+        RenewedCache { keys: keys.cloned(), cache: Mutex::new((version_of(keys), lazy)) }
     }
 
     /// What is known to be good; none: the SDK is to ask.
-    pub fn good(&self) -> Option<Identity> {
+    pub fn good(self: &Arc<Keys>) -> Option<Identity> {
+        let now = self.version();
         let last = self.last.lock();
         let Known { identity, since, version } = last.as_ref()?;
         let good = match identity.expiration() {
             Some(end) => wall(&self.rt) + ENDS_SOON < end,
             None => self.rt.now().since(*since) < GOOD_FOR,
         };
-        (good && *version == keyring().version()).then(|| identity.clone())
+        (good && *version == now).then(|| identity.clone())
     }
 
-    async fn look(&self) -> Result<Credentials, CredentialsError> {
+    async fn look(self: &Arc<Keys>) -> Result<Credentials, CredentialsError> {
         // First: what changes meanwhile is looked for again.
-        let version = keyring().version();
+        let version = self.version();
         let keys = self.find(version).await?;
         let identity = keys.clone().into();
         *self.last.lock() = Some(Known { identity, since: self.rt.now(), version });
         Ok(keys)
     }
 
-    async fn find(&self, version: u64) -> Result<Credentials, CredentialsError> {
+    async fn find(&self, version: KeysVersion) -> Result<Credentials, CredentialsError> {
         if let Some(given) = &self.given {
             return Ok(given.clone());
         }

@@ -6,7 +6,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use crate::base::{Error, Kind, Result};
-use crate::store::{Put, When};
+use crate::store::{Put, When, keyring};
 
 /// A request that failed.
 #[derive(Debug)]
@@ -34,8 +34,28 @@ fn never_connected(e: &(dyn StdError + 'static)) -> bool {
     })
 }
 
+/// The keys have ended, or were taken back: whoever handed them out may have others by now.
+const OLD_KEYS: &[&str] = &["ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"];
+
+/// Marks an error by its cause: the store says that the keys have ended.
+#[derive(Debug)]
+struct OldKeys;
+
+impl std::fmt::Display for OldKeys {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Ok(())
+    }
+}
+
+impl StdError for OldKeys {}
+
+pub(super) fn is_of_old_keys(e: &Error) -> bool {
+    e.source().is_some_and(|cause| cause.is::<OldKeys>())
+}
+
 fn kind_of(status: u16, code: &str) -> Kind {
     match code {
+        code if OLD_KEYS.contains(&code) => return Kind::Denied,
         // It says nothing of an object or a name in it: nobody may take it for their absence.
         "NoSuchBucket" => return Kind::Unavailable,
         "NoSuchKey" | "NoSuchVersion" | "NoSuchUpload" => return Kind::NotFound,
@@ -59,19 +79,65 @@ fn kind_of(status: u16, code: &str) -> Kind {
         401 | 403 => Kind::Denied,
         // Without one of S3's codes it may be any server's, a proxy's for instance.
         404 => Kind::Unavailable,
+        405 | 501 if code.is_empty() => Kind::Unavailable,
         // Another conditional write to the key is under way; this one was not stored.
         409 | 429 | 503 => Kind::Throttled,
         412 => Kind::Refused,
-        501 => Kind::Unsupported,
+        405 | 501 => Kind::Unsupported,
         507 => Kind::NoSpace,
         300..=399 => Kind::Usage,
+        400..=499 if code.is_empty() => Kind::Unavailable,
         400..=499 => Kind::Invalid,
         _ => Kind::Unavailable,
     }
 }
 
+/// The longest part of a provider's own words that is repeated.
+const REASON_MAX: usize = 100;
+
+/// Why there are no keys: who looked for them, where, and what to set.
+fn no_keys(e: &(dyn StdError + 'static), url: &str) -> String {
+    // What our own sources of keys say names all of this.
+    if let Some(own) = sources(e).find_map(|e| e.downcast_ref::<Error>()) {
+        return own.to_string();
+    }
+    let mut why: String = innermost(e).lines().next().unwrap_or_default().chars().take(REASON_MAX).collect();
+    if why.is_empty() {
+        why = "nothing was found".into();
+    }
+    let place = url.split('?').next().unwrap_or(url);
+    format!(
+        "no credentials: {} looked in {} and found none ({why}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY there, \
+         name profile= or passwd_file=, or use `windlass credentials set {place}`",
+        keyring().looker(),
+        where_looked()
+    )
+}
+
+/// Where the SDK's chain looks.
+pub(super) fn where_looked() -> String {
+    let home = std::env::var("HOME").unwrap_or_else(|_| "~".into());
+    format!("its environment, {home}/.aws and the cloud's metadata service")
+}
+
+/// Where the bucket is, as an answer to a request of the wrong region tells: in a header, or in its text.
+fn region_in(answer: &HttpResponse) -> Option<String> {
+    let header = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
+    let text = || {
+        let text = std::str::from_utf8(answer.body().bytes()?).ok()?;
+        Some(text.split_once("<Region>")?.1.split_once("</Region>")?.0.to_owned())
+    };
+    let is_region = |text: &String| {
+        !text.is_empty() && text.len() < 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    header.or_else(text).filter(is_region)
+}
+
 fn advice(kind: Kind, code: &str) -> &'static str {
     match (kind, code) {
+        (_, code) if OLD_KEYS.contains(&code) => {
+            "; the credentials have ended: `windlass credentials set` takes new ones (a provider that renews them was asked anew)"
+        }
         (_, "RequestTimeTooSkewed") => "; set this host's clock",
         (Kind::Denied, _) => "; check the credentials (profile=) and their rights",
         (_, "NoSuchBucket") => "; create the bucket or correct the URL",
@@ -108,14 +174,23 @@ impl Trouble {
         };
         let keys = before_sending && text.contains("redentials");
         let (kind, sent) = if keys { (Kind::Denied, false) } else { (kind, sent) };
+        let no_keys = keys.then(|| no_keys(&e, url));
         let what = match e.message() {
+            _ if keys => no_keys.unwrap_or_default(),
             Some(message) if !message.is_empty() => format!("{message} ({code})"),
             _ if status == 404 && !code.starts_with("NoSuch") => NOT_S3.to_owned(),
             _ if !code.is_empty() => code.clone(),
             _ if status != 0 && !garbled => format!("the store answered with status {status}"),
             _ => innermost(&e),
         };
-        let error = Error::new(kind, format!("{url}: {doing}: {what}{}", advice(kind, &code)));
+        let its_region = e.raw_response().filter(|_| kind == Kind::Usage).and_then(region_in);
+        let advice = match its_region {
+            Some(region) => format!("; the bucket is in another region: set region={region}"),
+            None if keys => String::new(),
+            None => advice(kind, &code).to_owned(),
+        };
+        let error = Error::new(kind, format!("{url}: {doing}: {what}{advice}"));
+        let error = if OLD_KEYS.contains(&code.as_str()) { error.because(OldKeys) } else { error };
         Trouble { status, code, sent, garbled, error }
     }
 
@@ -184,10 +259,29 @@ impl Trouble {
         }
     }
 
-    /// A server that doesn't take checksums in headers.
+    /// The server may not take checksums in headers: it says that it knows something of the request not, or only that
+    /// the request is bad. That the body is not what its checksum says is told by other codes.
     pub fn dislikes_checksums(&self) -> bool {
-        let codes = ["XAmzContentSHA256Mismatch", "InvalidArgument", "InvalidRequest", "NotImplemented"];
-        self.status == 400 && codes.contains(&self.code.as_str())
+        const CODES: &[&str] = &[
+            "",
+            "BadRequest",
+            "InvalidArgument",
+            "InvalidRequest",
+            "NotImplemented",
+            "XAmzContentSHA256Mismatch",
+        ];
+        matches!(self.status, 400 | 501) && CODES.contains(&self.code.as_str())
+    }
+
+    /// The server knows no such request.
+    pub fn is_not_known(&self) -> bool {
+        matches!(self.code.as_str(), "NotImplemented" | "MethodNotAllowed")
+            || matches!(self.status, 405 | 501) && !self.code.is_empty()
+    }
+
+    /// An answer to HEAD that has no body which could say why.
+    pub fn is_mute(&self) -> bool {
+        matches!(self.status, 400 | 401 | 403) && !self.is_told()
     }
 }
 

@@ -16,9 +16,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_s3::config::endpoint::{DefaultResolver, Params, ResolveEndpoint as _};
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::{ConfigBag, FrozenLayer, RuntimePlugin};
+use aws_sdk_s3::config::{ConfigBag, Credentials, FrozenLayer, RuntimePlugin};
 use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation::copy_object::{CopyObject, CopyObjectError, CopyObjectInput, CopyObjectOutput};
+use aws_sdk_s3::operation::create_multipart_upload::{
+    CreateMultipartUpload, CreateMultipartUploadError, CreateMultipartUploadInput,
+    CreateMultipartUploadOutput,
+};
 use aws_sdk_s3::operation::delete_object::{
     DeleteObject, DeleteObjectError, DeleteObjectInput, DeleteObjectOutput,
 };
@@ -48,6 +52,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::connector::TEXT_MAX;
 use super::credentials::Keys;
+use super::header_text;
+use super::raw_signature::{Signable, signature};
 use crate::base::rt::Rt;
 
 /// A clock that is wrong by less is no matter. The SDK draws the line here too.
@@ -187,7 +193,7 @@ impl DirectClient {
             Some(keys) => Some(keys.good()?),
             None => None,
         };
-        Some(SignedRequest { direct: self, identity })
+        Some(SignedRequest { direct: self, identity, extra: &[] })
     }
 }
 
@@ -195,6 +201,8 @@ impl DirectClient {
 pub(super) struct SignedRequest<'a> {
     direct: &'a DirectClient,
     identity: Option<Identity>,
+    /// Headers beside those of the operation.
+    extra: &'a [(String, String)],
 }
 
 const IS_PAGE: &str = "the answer has a body where S3's has none, as a page of another server's";
@@ -262,9 +270,17 @@ verbs! {
     head: HeadObject, HeadObjectInput, HeadObjectOutput, HeadObjectError;
     put: PutObject, PutObjectInput, PutObjectOutput, PutObjectError;
     part: UploadPart, UploadPartInput, UploadPartOutput, UploadPartError;
+    create: CreateMultipartUpload, CreateMultipartUploadInput, CreateMultipartUploadOutput, CreateMultipartUploadError;
     copy: CopyObject, CopyObjectInput, CopyObjectOutput, CopyObjectError;
     delete: DeleteObject, DeleteObjectInput, DeleteObjectOutput, DeleteObjectError;
     list: ListObjectsV2, ListObjectsV2Input, ListObjectsV2Output, ListObjectsV2Error;
+}
+
+impl<'a> SignedRequest<'a> {
+    /// These headers go along.
+    pub fn with(self, extra: &'a [(String, String)]) -> SignedRequest<'a> {
+        SignedRequest { extra, ..self }
+    }
 }
 
 impl SignedRequest<'_> {
@@ -273,6 +289,9 @@ impl SignedRequest<'_> {
         let mut request = writes.serialize_input(input, &mut ConfigBag::base())?;
         request.uri_mut().set_endpoint(&self.direct.endpoint)?;
         request.headers_mut().insert("user-agent", AGENT);
+        for (name, value) in self.extra {
+            request.headers_mut().try_insert(name.clone(), value.clone())?;
+        }
         if self.direct.payer {
             request.headers_mut().insert("x-amz-request-payer", "requester");
         }
@@ -284,6 +303,9 @@ impl SignedRequest<'_> {
 
     /// Signature version 4, as S3 takes it: <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
     fn sign(&self, identity: &Identity, request: &mut HttpRequest) -> Result<(), BoxError> {
+        if self.extra.iter().any(|(_, text)| header_text::value(text).is_some()) {
+            return self.sign_raw(identity, request);
+        }
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
         settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
@@ -310,10 +332,27 @@ impl SignedRequest<'_> {
     }
 }
 
+impl SignedRequest<'_> {
+    /// The same of a request that has a header with bytes that are no text.
+    fn sign_raw(&self, identity: &Identity, request: &mut HttpRequest) -> Result<(), BoxError> {
+        let keys = identity.data::<Credentials>().ok_or("the identity has no keys")?;
+        let body = request.body().bytes().filter(|body| body.is_empty() || !self.direct.hides_payload);
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers().iter().collect());
+        let what = Signable { method, uri, headers, body };
+        let added = signature(&what, keys, &self.direct.region, self.direct.time());
+        for (name, value) in added.ok_or("the address can't be signed")? {
+            request.headers_mut().insert(name, value);
+        }
+        Ok(())
+    }
+}
+
 /// What the answer says: an output or an error of the operation's, or neither.
 async fn read(verb: &Verb, answer: &mut HttpResponse) -> Result<Result<Output, OperationError>, BoxError> {
-    // Nobody here asks for it, and one that is no date (`0`) would make the whole answer unreadable.
-    answer.headers_mut().remove("expires");
+    // As the SDK does: one that is no date (`0`) would make the whole answer unreadable.
+    if let Some(expires) = answer.headers_mut().remove("expires") {
+        answer.headers_mut().try_insert("expiresstring", expires)?;
+    }
     let bag = ConfigBag::base();
     let reads = verb.answer().ok_or(OTHER_TYPE)?;
     let out = match reads.deserialize_streaming_with_config(answer, &bag) {

@@ -7,7 +7,7 @@ use aws_sdk_s3::types::EncodingType;
 
 use super::S3Store;
 use super::errors::Trouble;
-use super::read::{etag_in, millis, url_decoded};
+use super::read::{etag_in, length_in, millis, url_decoded};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Version, VersionList, VersionMark, VersionPage};
 
@@ -57,6 +57,9 @@ impl S3Store {
         let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e))?;
         self.echoed(&doing, out.name(), out.prefix(), &self.full(&list.prefix))?;
         let page = self.page_of(&out);
+        let page = page.ok_or_else(|| {
+            Trouble::foreign(&self.url, &doing, "the store tells no name, size or time of a version")
+        })?;
         // Taken for the end, it would hide all the versions that are to come.
         if out.is_truncated() == Some(true) && page.next.is_none() {
             return Err(Trouble::foreign(
@@ -69,49 +72,52 @@ impl S3Store {
         Ok(page)
     }
 
-    fn page_of(&self, out: &ListObjectVersionsOutput) -> VersionPage {
+    /// None: the answer lacks a fact by which a version is shown.
+    fn page_of(&self, out: &ListObjectVersionsOutput) -> Option<VersionPage> {
         let decodes = out.encoding_type() == Some(&EncodingType::Url);
         let decode = |text: &str| match decodes {
             true => url_decoded(text),
             false => text.to_owned(),
         };
         let key = |text: Option<&str>| Some(decode(text?).strip_prefix(&self.base)?.to_owned());
-        let objects = out.versions().iter().filter_map(|v| {
+        let objects = out.versions().iter().map(|v| {
             Some(Version {
                 key: key(v.key())?,
                 id: v.version_id().unwrap_or("null").to_owned(),
-                size: u64::try_from(v.size().unwrap_or(0)).unwrap_or(0),
+                size: length_in(v.size())?,
                 etag: Some(etag_in(v.e_tag())),
-                modified_ms: millis(v.last_modified()),
+                modified_ms: millis(v.last_modified())?,
                 latest: v.is_latest() == Some(true),
                 deleted: false,
             })
         });
-        let marks = out.delete_markers().iter().filter_map(|m| {
+        let marks = out.delete_markers().iter().map(|m| {
             Some(Version {
                 key: key(m.key())?,
                 id: m.version_id().unwrap_or("null").to_owned(),
                 size: 0,
                 etag: None,
-                modified_ms: millis(m.last_modified()),
+                modified_ms: millis(m.last_modified())?,
                 latest: m.is_latest() == Some(true),
                 deleted: true,
             })
         });
-        let mut versions: Vec<Version> = objects.chain(marks).collect();
+        let mut versions: Vec<Version> = objects.chain(marks).collect::<Option<_>>()?;
         // They come in two lists, whose times say how they lay between each other.
         versions.sort_by(|a, b| {
             a.key.cmp(&b.key).then_with(|| {
                 (Reverse(a.latest), Reverse(a.modified_ms)).cmp(&(Reverse(b.latest), Reverse(b.modified_ms)))
             })
         });
-        let prefixes = out.common_prefixes().iter().filter_map(|p| key(p.prefix())).collect();
+        let prefixes = out.common_prefixes().iter().map(|p| key(p.prefix())).collect::<Option<_>>()?;
         let last = |v: &Version| VersionMark { key: self.full(&v.key), version: Some(v.id.clone()) };
         let told = out.next_key_marker().map(|key| VersionMark {
             key: decode(key),
             version: out.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned),
         });
         let mark = told.or_else(|| versions.last().map(last));
-        VersionPage { versions, prefixes, next: mark.filter(|_| out.is_truncated() == Some(true)) }
+        // An answer that does not say whether there is more is asked behind its last name.
+        let ended = out.is_truncated() == Some(false);
+        Some(VersionPage { versions, prefixes, next: mark.filter(|_| !ended) })
     }
 }

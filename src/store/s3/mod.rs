@@ -13,16 +13,21 @@
 
 mod answer_trust;
 mod bucket_settings;
+mod carried;
 mod connect;
 mod connector;
+mod copy_by_hand;
 mod credentials;
 mod errors;
 mod fast_path;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
+mod header_text;
 mod list_versions;
 mod multipart;
 mod passwd_file;
+mod quoting;
+mod raw_signature;
 mod read;
 mod restore;
 mod write;
@@ -43,14 +48,14 @@ use parking_lot::Mutex;
 
 use self::answer_trust::Trust;
 use self::connect::{Connection, Seal, connect, hides_payload};
-use self::credentials::as_credentials;
-use self::errors::Trouble;
+use self::credentials::{Keys, as_credentials};
+use self::errors::{Trouble, is_of_old_keys};
 use self::fast_path::SignedRequest;
+use self::quoting::Quotings;
 use super::keyring::AccessKeys;
 use super::url::{S3Place, StoreUrl};
 use super::{
-    Asked, Bucket, BucketAnswer, BucketRef, BucketRequest, BucketRules, Cause, Conditions, Etag, NO_ATTRS,
-    Store,
+    Asked, Bucket, BucketAnswer, BucketRef, BucketRequest, BucketRules, Cause, Conditions, NO_ATTRS, Store,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
@@ -65,28 +70,16 @@ macro_rules! read_sealed {
 }
 use read_sealed;
 
-/// Adds all that a new object is to have.
+/// Adds all that a new object is to have. `class`: of what it replaces.
 macro_rules! sealed {
-    ($store:expr, $ask:expr) => {
+    ($store:expr, $ask:expr, $class:expr) => {
         crate::store::s3::read_sealed!($store, $ask)
             .set_server_side_encryption($store.seal().sse.clone())
             .set_ssekms_key_id($store.seal().kms_key.clone())
-            .set_storage_class($store.place.storage_class.as_deref().map(Into::into))
+            .set_storage_class($store.place.storage_class.as_deref().map(Into::into).or($class))
     };
 }
 use sealed;
-
-/// What describes an object beside its type and metadata, which replacing those would drop.
-macro_rules! carried {
-    ($ask:expr, $head:expr) => {
-        $ask.set_content_encoding(crate::store::s3::write::encoding_of($head))
-            .set_content_disposition($head.content_disposition.clone())
-            .set_content_language($head.content_language.clone())
-            .set_cache_control($head.cache_control.clone())
-            .set_expires(crate::store::s3::write::expires_of($head))
-    };
-}
-use carried;
 
 /// Sends what a builder of inputs describes: straight, or where that can't be through the SDK.
 macro_rules! send {
@@ -99,6 +92,20 @@ macro_rules! send {
 }
 use send;
 
+/// Adds headers to what the SDK is about to send.
+macro_rules! with_extra {
+    ($ask:expr, $extra:expr) => {{
+        let extra = $extra.clone();
+        $ask.customize().mutate_request(move |request| {
+            for (name, value) in &extra {
+                // What came in a header goes out in one.
+                let _ = request.headers_mut().try_insert(name.clone(), value.clone());
+            }
+        })
+    }};
+}
+use with_extra;
+
 /// Adds the checksum of a body, as the SDK does by default.
 macro_rules! summed {
     ($checked:expr, $body:expr, $ask:expr) => {{
@@ -107,24 +114,6 @@ macro_rules! summed {
     }};
 }
 use summed;
-
-/// How etags are sent in conditions.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Quoting {
-    /// As the standard says.
-    Quoted,
-    /// As Ceph RGW 16 wants them.
-    Bare,
-}
-
-impl Quoting {
-    fn etag(self, etag: &Etag) -> String {
-        match self {
-            Quoting::Quoted => format!("\"{}\"", etag.0),
-            Quoting::Bare => etag.0.clone(),
-        }
-    }
-}
 
 /// What servers say of keys that they do not know or do not take.
 const KEY_TROUBLES: &[&str] = &[
@@ -138,9 +127,9 @@ const KEY_TROUBLES: &[&str] = &[
     "NotSignedUp",
 ];
 
-const QUOTED_OR_OPEN: u8 = 0;
-const QUOTED: u8 = 1;
-const BARE: u8 = 2;
+const COPIES_UNKNOWN: u8 = 0;
+const COPIES: u8 = 1;
+const COPIES_NOT: u8 = 2;
 
 /// See the module.
 #[derive(Debug)]
@@ -154,11 +143,25 @@ pub struct S3Store {
     plain: AtomicBool,
     /// This server doesn't take DeleteObjects.
     single_deletes: AtomicBool,
-    quoting: AtomicU8,
+    /// Whether this server copies objects. Where it doesn't, they are read and put.
+    copies: AtomicU8,
+    quotings: Quotings,
     /// What a mount was told of this server; where it doesn't heed a condition, it is looked at first.
     conditions: Mutex<Conditions>,
     hides_payload: bool,
     trust: Trust,
+    tags: Tags,
+    /// An object here has another storage class than the standard one.
+    classes: AtomicBool,
+}
+
+/// What is known of a server's tags.
+#[derive(Debug, Default)]
+struct Tags {
+    /// An answer has told how many an object has: one that does not tell has none.
+    told: AtomicBool,
+    /// The server has none, or its user may not read them.
+    none_here: AtomicBool,
 }
 
 impl S3Store {
@@ -202,9 +205,12 @@ impl S3Store {
             place: place.clone(),
             base,
             single_deletes: AtomicBool::new(false),
-            quoting: AtomicU8::new(QUOTED_OR_OPEN),
+            copies: AtomicU8::new(COPIES_UNKNOWN),
+            quotings: Quotings::default(),
             conditions: Mutex::default(),
             trust: Trust::new(rt),
+            tags: Tags::default(),
+            classes: AtomicBool::new(false),
         })
     }
 
@@ -240,18 +246,6 @@ impl S3Store {
     fn conditions(&self) -> Conditions {
         *self.conditions.lock()
     }
-
-    fn quoting(&self) -> Quoting {
-        if self.quoting.load(Ordering::Relaxed) == BARE { Quoting::Bare } else { Quoting::Quoted }
-    }
-
-    fn quoting_is_open(&self) -> bool {
-        self.quoting.load(Ordering::Relaxed) == QUOTED_OR_OPEN
-    }
-
-    fn learn(&self, quoting: Quoting) {
-        self.quoting.store(if quoting == Quoting::Bare { BARE } else { QUOTED }, Ordering::Relaxed);
-    }
 }
 
 /// A verb's future, boxed by itself: each is as large as its own verb needs.
@@ -269,7 +263,25 @@ impl Store for S3Store {
         self.connection.direct.as_ref().map_or(0, |direct| direct.ahead_ms())
     }
     fn call<'a>(&'a self, request: &'a Arc<BucketRequest>, _: Cause) -> BoxFuture<'a, Result<BucketAnswer>> {
-        match &**request {
+        async move {
+            let seen = self.connection.keys.as_ref().map(Keys::version);
+            match self.ask(request).await {
+                Err(e) if is_of_old_keys(&e) => {
+                    let renewed =
+                        self.connection.keys.as_ref().zip(seen).is_some_and(|(keys, v)| keys.renew(v));
+                    if renewed { self.ask(request).await } else { Err(e) }
+                }
+                answer => answer,
+            }
+        }
+        .boxed()
+    }
+}
+
+impl S3Store {
+    /// Sends one request, by the keys that are known.
+    fn ask<'a>(&'a self, request: &'a BucketRequest) -> BoxFuture<'a, Result<BucketAnswer>> {
+        match request {
             BucketRequest::Get { key, version, range } => {
                 answer(self.get_now((key, version.as_deref()), *range))
             }

@@ -1,17 +1,21 @@
 //! Multipart uploads, and copies too large for one request.
 
 use aws_sdk_s3::operation::RequestId as _;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadInput;
 use aws_sdk_s3::operation::upload_part::UploadPartInput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use md5::{Digest as _, Md5};
 
 use super::answer_trust::Bare;
+use super::carried::Description;
 use super::errors::Trouble;
-use super::write::{condition, user_out};
-use super::{Quoting, S3Store, carried, read_sealed, sealed, summed};
+use super::quoting::{Quoting, Told};
+use super::read::etag_in;
+use super::write::condition;
+use super::{S3Store, read_sealed, sealed, summed, with_extra};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Head, Heeds, Part, Put, When};
@@ -24,26 +28,58 @@ fn number_out(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
+/// The etag that most servers give an upload: the MD5 of its parts' MD5s, and their number.
+fn etag_of(parts: &[CompletedPart]) -> Option<Etag> {
+    let mut all = Md5::new();
+    for part in parts {
+        let sum = etag_in(part.e_tag()).0;
+        let bytes: Option<Vec<u8>> =
+            (0..sum.len()).step_by(2).map(|at| u8::from_str_radix(sum.get(at..at + 2)?, 16).ok()).collect();
+        all.update(bytes.filter(|bytes| bytes.len() == 16)?);
+    }
+    let hex = all.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Some(Etag(format!("{hex}-{}", parts.len())))
+}
+
 impl S3Store {
     pub(super) async fn create_now(&self, key: &str, attrs: &Attrs) -> Result<String> {
-        self.create_like(key, attrs, None).await
+        self.create_described(key, &self.describe(key, attrs).await?).await
     }
 
-    /// `like`: what the new object is a copy of.
-    async fn create_like(&self, key: &str, attrs: &Attrs, like: Option<&HeadObjectOutput>) -> Result<String> {
-        let mut ask = sealed!(self, self.client().create_multipart_upload())
-            .bucket(&self.place.bucket)
-            .key(self.full(key))
-            .set_content_type(attrs.content_type.clone())
-            .set_metadata(user_out(attrs)?);
-        if let Some(head) = like {
-            ask = carried!(ask, head);
+    pub(super) async fn create_described(&self, key: &str, about: &Description) -> Result<String> {
+        let mut out = self.create_request(self.checks(), key, about).await;
+        if out.as_ref().is_err_and(Trouble::dislikes_checksums) && self.checks() {
+            out = self.create_request(false, key, about).await;
+            self.learn_plain(out.is_ok());
         }
+        out.map_err(|t| t.error)
+    }
+
+    async fn create_request(&self, checked: bool, key: &str, about: &Description) -> Result<String, Trouble> {
+        macro_rules! described {
+            ($ask:expr) => {
+                sealed!(self, $ask, about.class.clone())
+                    .bucket(&self.place.bucket)
+                    .key(self.full(key))
+                    .set_content_type(about.content_type.clone())
+                    .set_metadata(about.user.clone())
+                    .set_tagging(about.tags.clone())
+            };
+        }
+        let sent = match self.direct() {
+            Some(direct) => {
+                let ask = described!(CreateMultipartUploadInput::builder());
+                direct.with(&about.extra).create(ask.build()).await
+            }
+            None => {
+                let ask = described!(self.sdk(checked).create_multipart_upload());
+                with_extra!(ask, about.extra).send().await
+            }
+        };
         let doing = format!("beginning the upload of {key:?}");
-        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
-        out.upload_id().filter(|id| !id.is_empty()).map(str::to_owned).ok_or_else(|| {
-            Error::new(Kind::Unavailable, format!("{}: {doing}: the answer names no upload", self.url))
-        })
+        let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        let id = out.upload_id().filter(|id| !id.is_empty()).map(str::to_owned);
+        id.ok_or_else(|| Trouble::foreign(&self.url, &doing, "the answer names no upload"))
     }
 
     pub(super) async fn part_now(&self, key: &str, upload: &str, number: u32, body: Bytes) -> Result<Part> {
@@ -96,27 +132,54 @@ impl S3Store {
         from: (&str, Option<&Etag>),
         range: (u64, u64),
     ) -> Result<Part> {
-        let (offset, len) = range;
-        if len == 0 {
+        if range.1 == 0 {
             return Err(Error::new(Kind::Invalid, format!("part {number} of {key:?} would be empty")));
         }
         // Where that isn't heeded, the upload's completion looks whether the object is still the same.
         let from_match = from.1.filter(|_| self.conditions().sources != Heeds::Refuses);
+        let copy = |quoting| self.part_copy_once((key, upload, number), (from.0, from_match), range, quoting);
+        let quoting = self.quotings.of(Told::PartSources);
+        let out = copy(quoting).await;
+        let Some(wanted) = from_match.filter(|_| self.quotings.is_open(Told::PartSources, quoting)) else {
+            return out.map_err(|t| t.error);
+        };
+        match out {
+            Ok(part) => {
+                self.quotings.learn(Told::PartSources, quoting);
+                Ok(part)
+            }
+            // The source is what it should be: the server may want its etag without quotes.
+            Err(t) if t.status == 412 && self.has_etag(from.0, wanted).await? => {
+                let part = copy(Quoting::Bare).await.map_err(|t| t.error)?;
+                self.quotings.learn(Told::PartSources, Quoting::Bare);
+                Ok(part)
+            }
+            Err(t) => Err(t.error),
+        }
+    }
+
+    async fn part_copy_once(
+        &self,
+        (key, upload, number): (&str, &str, u32),
+        (from, from_match): (&str, Option<&Etag>),
+        (offset, len): (u64, u64),
+        quoting: Quoting,
+    ) -> Result<Part, Trouble> {
         let ask = read_sealed!(self, self.client().upload_part_copy())
             .bucket(&self.place.bucket)
             .key(self.full(key))
             .upload_id(upload)
             .part_number(number_out(number))
-            .copy_source(self.copy_source(from.0))
-            .set_copy_source_if_match(from_match.map(|etag| self.quoting().etag(etag)))
+            .copy_source(self.copy_source(from))
+            .set_copy_source_if_match(from_match.map(|etag| quoting.etag(etag)))
             .copy_source_range(format!("bytes={offset}-{}", offset.saturating_add(len - 1)))
             .set_copy_source_sse_customer_algorithm(self.seal().algorithm.clone())
             .set_copy_source_sse_customer_key(self.seal().key.clone())
             .set_copy_source_sse_customer_key_md5(self.seal().key_md5.clone());
-        let doing = format!("copying part {number} of {key:?} from {:?}", from.0);
-        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e).error)?;
-        let etag = self.written(&doing, out.copy_part_result().and_then(|r| r.e_tag()), None, false);
-        Ok(Part { number, etag: etag.map_err(|t| t.error)? })
+        let doing = format!("copying part {number} of {key:?} from {from:?}");
+        let out = ask.send().await.map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        let etag = self.written(&doing, out.copy_part_result().and_then(|r| r.e_tag()), None, false)?;
+        Ok(Part { number, etag })
     }
 
     pub(super) async fn complete_now(
@@ -134,7 +197,7 @@ impl S3Store {
         };
         let parts: Vec<_> = parts.iter().map(part_out).collect();
         let attempt = |quoting, when| self.complete_once(key, upload, &parts, when, quoting).boxed();
-        self.conditionally(key, when, self.conditions().completions, attempt).await
+        self.conditionally(key, when, (Told::Completions, self.conditions().completions), attempt).await
     }
 
     async fn complete_once(
@@ -156,10 +219,23 @@ impl S3Store {
             .set_if_none_match(if_none_match);
         let doing = format!("completing the upload of {key:?}");
         let done = match ask.send().await {
+            Ok(out) if out.e_tag().is_none_or(|etag| etag_in(Some(etag)).0.is_empty()) => {
+                self.completed_as(key, &doing, parts).await
+            }
             Ok(out) => self.written(&doing, out.e_tag(), None, false),
             Err(e) => Err(Trouble::of(&self.url, &doing, e)),
         };
         done.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
+    }
+
+    /// The etag of an upload whose completion does not tell it, as Ceph RGW 16 answers: where the object has the one that
+    /// these parts make, it is theirs.
+    async fn completed_as(&self, key: &str, doing: &str, parts: &[CompletedPart]) -> Result<Etag, Trouble> {
+        let made = etag_of(parts);
+        match self.head_now(key).await? {
+            Some(head) if made.as_ref() == Some(&head.etag) => Ok(head.etag),
+            _ => Err(Trouble::foreign(&self.url, doing, "the answer has no etag of what was stored")),
+        }
     }
 
     pub(super) async fn abort_now(&self, key: &str, upload: &str) -> Result<()> {
@@ -202,8 +278,13 @@ impl S3Store {
             }
             after_key = page.next_key_marker().map(str::to_owned);
             after_upload = page.next_upload_id_marker().map(str::to_owned);
-            if page.is_truncated() != Some(true) || after_key.is_none() {
-                return Ok(out);
+            match page.is_truncated() {
+                Some(true) if after_key.is_none() => {
+                    let why = "the store says that there is more, and not where";
+                    return Err(Trouble::foreign(&self.url, doing, why).error);
+                }
+                Some(true) => {}
+                _ => return Ok(out),
             }
         }
     }
@@ -212,11 +293,11 @@ impl S3Store {
         &self,
         from: &str,
         to: &str,
-        (head, whole): (&Head, &HeadObjectOutput),
+        head: &Head,
         attrs: &Attrs,
         when: &When,
     ) -> Result<Put> {
-        let upload = self.create_like(to, attrs, Some(whole)).await?;
+        let upload = self.create_now(to, attrs).await?;
         let count = u32::try_from(head.size.div_ceil(COPY_PART)).unwrap_or(u32::MAX);
         let one = |at: u32| {
             let offset = u64::from(at) * COPY_PART;

@@ -1,25 +1,31 @@
 //! Get, head and list.
 
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::get_object::{GetObjectInput, GetObjectOutput};
 use aws_sdk_s3::operation::head_object::{HeadObjectInput, HeadObjectOutput};
-use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Input;
+use aws_sdk_s3::operation::list_objects_v2::{ListObjectsV2Input, ListObjectsV2Output};
 use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, EncodingType};
 use aws_smithy_checksums::ChecksumAlgorithm;
 use aws_smithy_types::base64;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use percent_encoding::percent_decode_str;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::answer_trust::Bare;
+use super::carried::carried_in;
 use super::errors::Trouble;
 use super::{S3Store, read_sealed, send};
 use crate::base::{Error, Kind, Result};
 use crate::store::too_large;
-use crate::store::{Attrs, ByteRange, Etag, Found, Head, List, Listed, Page, Restored};
+use crate::store::{Attrs, ByteRange, Carried, Etag, Found, Head, List, Listed, Page, Restored};
 
 /// Offsets beyond this are out of every object, and no number to some servers.
 const FARTHEST: u64 = i64::MAX as u64;
@@ -48,17 +54,11 @@ pub(super) fn is_odd(key: &str) -> bool {
     key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
-pub(super) fn described(out: &HeadObjectOutput) -> Head {
-    Head {
-        size: u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0),
-        etag: etag_in(out.e_tag()),
-        modified_ms: millis(out.last_modified()),
-        attrs: attrs_in(out.content_type(), out.metadata()),
-        version: out.version_id().map(str::to_owned),
-        storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
-        restored: out.restore().and_then(restored_in),
-        checksum: checksum_in(out),
-    }
+/// What a HEAD tells of an object. Its answer may lack the length, which is asked for otherwise then.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub out: HeadObjectOutput,
+    pub size: u64,
 }
 
 /// Quotes are of the transport, not of the etag.
@@ -67,16 +67,23 @@ pub(super) fn etag_in(text: Option<&str>) -> Etag {
     Etag(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text).to_owned())
 }
 
-pub(super) fn millis(time: Option<&DateTime>) -> u64 {
-    time.and_then(|t| t.to_millis().ok()).and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0)
+/// None: the answer does not tell.
+pub(super) fn millis(time: Option<&DateTime>) -> Option<u64> {
+    u64::try_from(time?.to_millis().ok()?).ok()
 }
 
-fn attrs_in(content_type: Option<&str>, user: Option<&HashMap<String, String>>) -> Attrs {
+/// A length as an answer tells it. None: it does not.
+pub(super) fn length_in(told: Option<i64>) -> Option<u64> {
+    u64::try_from(told?).ok()
+}
+
+fn attrs_in(content_type: Option<&str>, user: Option<&HashMap<String, String>>, carried: Carried) -> Attrs {
     // Some servers return the names capitalized.
     let lower = |(k, v): (&String, &String)| (k.to_ascii_lowercase(), v.clone());
     Attrs {
         content_type: content_type.map(str::to_owned),
         user: user.into_iter().flatten().map(lower).collect(),
+        carried,
     }
 }
 
@@ -88,7 +95,7 @@ fn restored_in(text: &str) -> Option<Restored> {
         "true" => Some(Restored::Underway),
         _ => {
             let until = DateTime::from_str(field("expiry-date")?, DateTimeFormat::HttpDate).ok()?;
-            Some(Restored::Until(millis(Some(&until))))
+            Some(Restored::Until(millis(Some(&until))?))
         }
     }
 }
@@ -180,7 +187,44 @@ pub(super) fn url_decoded(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
+/// An object of a listing, as far as the listing tells.
+#[derive(Debug)]
+struct Told {
+    key: String,
+    size: Option<u64>,
+    etag: Etag,
+    modified_ms: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct ToldPage {
+    objects: Vec<Told>,
+    prefixes: Vec<String>,
+    next: Option<String>,
+}
+
 impl S3Store {
+    pub(super) fn described(&self, Looked { out, size }: &Looked) -> Head {
+        let storage_class = out.storage_class().map(|c| c.as_str().to_owned());
+        self.learn_class(storage_class.as_deref());
+        Head {
+            size: *size,
+            etag: etag_in(out.e_tag()),
+            modified_ms: millis(out.last_modified()),
+            attrs: attrs_in(out.content_type(), out.metadata(), carried_in!(self, out)),
+            version: out.version_id().map(str::to_owned),
+            storage_class,
+            restored: out.restore().and_then(restored_in),
+            checksum: checksum_in(out),
+        }
+    }
+
+    pub(super) fn learn_class(&self, class: Option<&str>) {
+        if class.is_some_and(|class| class != "STANDARD") {
+            self.classes.store(true, Ordering::Relaxed);
+        }
+    }
+
     pub(super) async fn head_now(&self, key: &str) -> Result<Option<Head>, Trouble> {
         self.head_of((key, None), false).await
     }
@@ -191,7 +235,7 @@ impl S3Store {
         what: Versioned<'_>,
         checksums: bool,
     ) -> Result<Option<Head>, Trouble> {
-        Ok(self.looked_at(what, checksums).await?.map(|out| described(&out)))
+        Ok(self.looked_at(what, checksums).await?.map(|looked| self.described(&looked)))
     }
 
     /// HEAD. That there is no such object is believed as `answer_trust.rs` says.
@@ -199,7 +243,7 @@ impl S3Store {
         &self,
         what: Versioned<'_>,
         checksums: bool,
-    ) -> Result<Option<HeadObjectOutput>, Trouble> {
+    ) -> Result<Option<Looked>, Trouble> {
         let ((key, version), doing) = (what, doing("looking at", what));
         let ask = read_sealed!(self, HeadObjectInput::builder())
             .bucket(&self.place.bucket)
@@ -209,14 +253,21 @@ impl S3Store {
         match send!(self, head, ask) {
             Ok(out) => {
                 let has_etag = out.e_tag().is_some_and(|etag| !etag.is_empty());
-                match has_etag && self.trust.is_own(Bare::Head, out.request_id()) {
-                    true => Ok(Some(out)),
-                    false => Err(Trouble::foreign(&self.url, &doing, "the answer describes no object of S3")),
+                if !has_etag || !self.trust.is_own(Bare::Head, out.request_id()) {
+                    return Err(Trouble::foreign(&self.url, &doing, "the answer describes no object of S3"));
                 }
+                let size = match length_in(out.content_length()) {
+                    Some(size) => size,
+                    None => self.size_of(what, &etag_in(out.e_tag())).await?,
+                };
+                Ok(Some(Looked { out, size }))
             }
             Err(e) => {
                 let id = e.request_id().map(str::to_owned);
                 let t = Trouble::of(&self.url, &doing, e);
+                if t.is_mute() && version.is_none() {
+                    return Err(self.told(what, t).await);
+                }
                 if !t.may_be_absent(version) {
                     return Err(t);
                 }
@@ -227,6 +278,56 @@ impl S3Store {
                 Ok(None)
             }
         }
+    }
+
+    /// Why a HEAD failed: its answer has no body that could say so, that of a GET has one.
+    async fn told(&self, what: Versioned<'_>, mute: Trouble) -> Trouble {
+        let ((key, _), doing) = (what, doing("looking at", what));
+        let ask =
+            read_sealed!(self, GetObjectInput::builder()).bucket(&self.place.bucket).key(self.full(key));
+        match send!(self, get, ask.range("bytes=0-0")) {
+            Err(e) => match Trouble::of(&self.url, &doing, e) {
+                t if t.status == mute.status => self.may_not_look(t),
+                _ => mute,
+            },
+            Ok(_) => mute,
+        }
+    }
+
+    /// The size of an object whose HEAD does not tell it, as edges and proxies answer: a part of the object comes with
+    /// the size, or the object's listing does.
+    async fn size_of(&self, what: Versioned<'_>, etag: &Etag) -> Result<u64, Trouble> {
+        let ((key, version), doing) = (what, doing("looking at", what));
+        let changed = || Trouble::foreign(&self.url, &doing, "it was changed while it was looked at");
+        let ask = read_sealed!(self, GetObjectInput::builder())
+            .bucket(&self.place.bucket)
+            .key(self.full(key))
+            .set_version_id(version.map(str::to_owned))
+            .range("bytes=0-0");
+        let told = match send!(self, get, ask) {
+            Ok(out) if etag_in(out.e_tag()) != *etag => return Err(changed()),
+            Ok(out) => match out.content_range() {
+                Some(range) => content_range(range).map(|(.., size)| size),
+                None => length_in(out.content_length()),
+            },
+            Err(e) => match Trouble::of(&self.url, &doing, e) {
+                // Only an object without bytes lacks its first one.
+                t if t.status == 416 && t.code == "InvalidRange" => Some(0),
+                t => return Err(t),
+            },
+        };
+        let told = match told {
+            None if version.is_none() => {
+                let list = List { prefix: key.to_owned(), max: 1, ..List::default() };
+                let page = self.list_page(&list, is_odd(key)).await?;
+                let its = page.objects.into_iter().find(|o| o.key == key && o.etag == *etag);
+                its.and_then(|o| o.size)
+            }
+            told => told,
+        };
+        told.ok_or_else(|| {
+            Trouble::foreign(&self.url, &doing, "no answer of the store says how large the object is")
+        })
     }
 
     /// Asks again what a HEAD found missing, by a request whose answer says in its body whether it is S3's.
@@ -308,7 +409,10 @@ impl S3Store {
             .set_checksum_mode((!self.connection.plain_reads).then_some(ChecksumMode::Enabled))
             .set_range(range_header(range));
         match send!(self, get, ask) {
-            Ok(out) => self.body_of(key, range, out).await.map(Some),
+            Ok(out) => match self.body_of(key, range, out).await? {
+                Some(found) => Ok(Some(found)),
+                None => self.without_length(what, range).await,
+            },
             Err(e) => match Trouble::of(&self.url, &doing("reading", what), e) {
                 // The range lies behind the end.
                 t if t.status == 416 => self.nothing_of(what, range).await,
@@ -316,26 +420,57 @@ impl S3Store {
                     self.trust.show();
                     Ok(None)
                 }
-                t => Err(t.error),
+                t => Err(self.may_not_look(t).error),
             },
         }
     }
 
     /// The answer where no bytes are to be had.
     async fn nothing_of(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
-        let head = self.head_of(what, false).await.map_err(|t| t.error)?;
-        Ok(head.map(|head| {
-            let offset = match range {
-                ByteRange::At { offset, .. } => offset.min(head.size),
-                _ => head.size,
-            };
-            Found { body: Bytes::new(), offset, head }
-        }))
+        let Some(head) = self.head_of(what, false).await.map_err(|t| t.error)? else { return Ok(None) };
+        let (wants, offset) = match range {
+            ByteRange::At { offset, len } => (len > 0 && offset < head.size, offset.min(head.size)),
+            ByteRange::Last(n) => (n > 0 && head.size > 0, head.size),
+            ByteRange::Whole { .. } => (head.size > 0, head.size),
+        };
+        if wants {
+            let why = "the store has no such bytes of it, and says that there are some";
+            return Err(Trouble::foreign(&self.url, &doing("reading", what), why).error);
+        }
+        Ok(Some(Found { body: Bytes::new(), offset, head }))
     }
 
-    async fn body_of(&self, key: &str, range: ByteRange, out: GetObjectOutput) -> Result<Found> {
-        let length = u64::try_from(out.content_length().unwrap_or(0)).unwrap_or(0);
-        let (offset, size) = self.extent(key, range, length, &out)?;
+    /// The same bytes again, where an answer does not say how many it has: the answer to a part of an object does. One
+    /// to a part that has neither a length nor a range is an empty object, or a store that ignores ranges.
+    fn without_length<'a>(
+        &'a self,
+        what: Versioned<'a>,
+        range: ByteRange,
+    ) -> BoxFuture<'a, Result<Option<Found>>> {
+        async move {
+            let ByteRange::Whole { max } = range else {
+                let head = self.head_of(what, false).await.map_err(|t| t.error)?;
+                return match head {
+                    Some(head) if head.size > 0 => Err(self.no_ranges(what.0)),
+                    head => Ok(head.map(|head| Found { body: Bytes::new(), offset: 0, head })),
+                };
+            };
+            let part = ByteRange::At { offset: 0, len: max.saturating_add(1) };
+            match self.get_now(what, part).await? {
+                Some(found) if found.head.size > max => Err(too_large(what.0, found.head.size, max)),
+                found => Ok(found),
+            }
+        }
+        .boxed()
+    }
+
+    fn no_ranges(&self, key: &str) -> Error {
+        Error::new(Kind::Unsupported, format!("{}: reading {key:?}: {IGNORES_RANGES}", self.url))
+    }
+
+    /// None: the answer does not say how many bytes it has.
+    async fn body_of(&self, key: &str, range: ByteRange, out: GetObjectOutput) -> Result<Option<Found>> {
+        let Some((offset, size, length)) = self.extent(key, range, &out)? else { return Ok(None) };
         if let ByteRange::Whole { max } = range
             && length > max
         {
@@ -345,41 +480,43 @@ impl S3Store {
             size,
             etag: etag_in(out.e_tag()),
             modified_ms: millis(out.last_modified()),
-            attrs: attrs_in(out.content_type(), out.metadata()),
+            attrs: attrs_in(out.content_type(), out.metadata(), carried_in!(self, out)),
             version: out.version_id().map(str::to_owned),
             storage_class: out.storage_class().map(|c| c.as_str().to_owned()),
             restored: out.restore().and_then(restored_in),
             checksum: None,
         };
         let body = self.collect(key, out, length).await?;
-        Ok(Found { body, offset, head })
+        Ok(Some(Found { body, offset, head }))
     }
 
-    /// Where the body begins, and the object's size. An error unless these are the bytes that were asked for.
-    fn extent(&self, key: &str, range: ByteRange, length: u64, out: &GetObjectOutput) -> Result<(u64, u64)> {
+    /// Where the body begins, the object's size and the body's; none where the answer does not tell. An error unless these
+    /// are the bytes that were asked for.
+    fn extent(&self, key: &str, range: ByteRange, out: &GetObjectOutput) -> Result<Option<(u64, u64, u64)>> {
         let doing = format!("reading {key:?}");
         let foreign = |why: &str| Trouble::foreign(&self.url, &doing, why).error;
         let has_etag = out.e_tag().is_some_and(|etag| !etag.is_empty());
         if !has_etag || !self.trust.is_own(Bare::Read, out.request_id()) {
             return Err(foreign("the answer is no object of S3"));
         }
-        let extent = match (range, out.content_range()) {
-            (ByteRange::Whole { .. }, None) => (0, length),
+        let length = length_in(out.content_length());
+        let extent = match (range, out.content_range(), length) {
+            (_, None, None) => return Ok(None),
+            (ByteRange::Whole { .. }, None, Some(length)) => (0, length, length),
             // An empty object has no part.
-            (_, None) if length == 0 => (0, 0),
-            (_, None) => {
-                return Err(Error::new(
-                    Kind::Unsupported,
-                    format!("{}: {doing}: {IGNORES_RANGES}", self.url),
-                ));
+            (_, None, Some(0)) => (0, 0, 0),
+            (_, None, Some(_)) => return Err(self.no_ranges(key)),
+            (_, Some(text), length) => {
+                let got = content_range(text).filter(|got| is_asked(range, *got));
+                let told = got.map(|(first, last, size)| (first, size, last - first + 1));
+                match told.filter(|(.., part)| length.is_none_or(|length| length == *part)) {
+                    Some(told) => told,
+                    None => return Err(foreign(&format!("other bytes came than were asked for ({text})"))),
+                }
             }
-            (_, Some(text)) => match content_range(text) {
-                Some(got) if is_asked(range, got) && got.1 - got.0 + 1 == length => (got.0, got.2),
-                _ => return Err(foreign(&format!("other bytes came than were asked for ({text})"))),
-            },
         };
         self.trust.show();
-        Ok(extent)
+        Ok(Some(extent))
     }
 
     /// The body, exactly as long as was announced, and with the checksum that came with it.
@@ -417,11 +554,46 @@ impl S3Store {
     }
 
     pub(super) async fn list_now(&self, list: &List) -> Result<Page> {
-        match self.list_page(list, false).await {
+        let page = match self.list_page(list, false).await {
             // Control characters in keys are no XML: ask for them in a form that is.
-            Err(t) if t.garbled => self.list_page(list, true).await.map_err(|t| t.error),
-            other => other.map_err(|t| t.error),
+            Err(t) if t.garbled => self.list_page(list, true).await,
+            other => other,
+        };
+        let ToldPage { objects, prefixes, next } = page.map_err(|t| t.error)?;
+        let mut page = Page { prefixes, next, ..Page::default() };
+        for Told { key, size, etag, modified_ms } in objects {
+            // A marker has nothing that its size or etag could be needed for.
+            let whole = !etag.0.is_empty() || key.ends_with('/');
+            page.objects.push(match size {
+                Some(size) if whole => Listed { key, size, etag, modified_ms },
+                _ => match self.head_now(&key).await.map_err(|t| t.error)? {
+                    Some(head) => Listed { key, size: head.size, etag: head.etag, modified_ms },
+                    // It is gone by now.
+                    None => continue,
+                },
+            });
         }
+        Ok(page)
+    }
+
+    /// What a denied look may mean.
+    fn may_not_look(&self, mut t: Trouble) -> Trouble {
+        if t.status == 403 && t.code == "AccessDenied" {
+            let why = "without the right s3:ListBucket the store says so also where there is no such object";
+            t.error = Error::new(Kind::Denied, format!("{}; {why}", t.error));
+        }
+        t
+    }
+
+    fn may_not_list<E>(&self, doing: &str, e: SdkError<E, HttpResponse>) -> Trouble
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let mut t = Trouble::of(&self.url, doing, e);
+        if t.status == 403 && t.code == "AccessDenied" {
+            t.error = Error::new(Kind::Denied, format!("{}; listing needs the right s3:ListBucket", t.error));
+        }
+        t
     }
 
     /// Where the server is to go on.
@@ -433,7 +605,7 @@ impl S3Store {
         Some(self.full(&format!("{after}{last}")))
     }
 
-    async fn list_page(&self, list: &List, encoded: bool) -> Result<Page, Trouble> {
+    async fn list_page(&self, list: &List, encoded: bool) -> Result<ToldPage, Trouble> {
         let max = list.max.clamp(1, 1000);
         let token = list.after.as_deref().and_then(|after| after.strip_prefix(TOKEN));
         let ask = ListObjectsV2Input::builder()
@@ -445,7 +617,7 @@ impl S3Store {
             .set_encoding_type(encoded.then_some(EncodingType::Url))
             .max_keys(max as i32);
         let doing = format!("listing {:?}", list.prefix);
-        let out = send!(self, list, ask).map_err(|e| Trouble::of(&self.url, &doing, e))?;
+        let out = send!(self, list, ask).map_err(|e| self.may_not_list(&doing, e))?;
         let asked = self.full(&list.prefix);
         self.echoed(&doing, out.name(), out.prefix(), &asked)?;
         let decode = out.encoding_type() == Some(&EncodingType::Url);
@@ -461,33 +633,48 @@ impl S3Store {
             let is_after = token.is_some() || list.after.as_deref().is_none_or(|after| key > after);
             Ok(is_after.then(|| key.to_owned()))
         };
-        let mut page = Page::default();
+        let nameless = || Trouble::foreign(&self.url, &doing, "the store lists something without a name");
+        let mut page = ToldPage::default();
         for object in out.contents() {
-            let Some(key) = name(object.key().unwrap_or_default())? else { continue };
-            let size = u64::try_from(object.size().unwrap_or(0)).unwrap_or(0);
+            let Some(key) = name(object.key().ok_or_else(nameless)?)? else { continue };
             let (etag, modified_ms) = (etag_in(object.e_tag()), millis(object.last_modified()));
-            page.objects.push(Listed { key, size, etag, modified_ms });
+            self.learn_class(object.storage_class().map(|class| class.as_str()));
+            page.objects.push(Told { key, size: length_in(object.size()), etag, modified_ms });
         }
         for group in out.common_prefixes() {
-            page.prefixes.extend(name(group.prefix().unwrap_or_default())?);
+            page.prefixes.extend(name(group.prefix().ok_or_else(nameless)?)?);
         }
         page.objects.sort_by(|a, b| a.key.cmp(&b.key));
         page.prefixes.sort();
-        if out.is_truncated() == Some(true) {
-            let last = page.objects.last().map(|o| &o.key).max(page.prefixes.last());
-            let token = out.next_continuation_token().map(|token| format!("{TOKEN}{token}"));
-            page.next = token.or(last.cloned());
-            // Taken for the end, it would hide all the names that are to come.
-            if page.next.is_none() || page.next == list.after {
-                return Err(Trouble::foreign(
-                    &self.url,
-                    &doing,
-                    "the store says that there is more, and not where",
-                ));
-            }
-        }
+        page.next = self.next_page(&doing, list, &page, &out)?;
         self.trust.show();
         Ok(page)
+    }
+
+    /// Where the next page begins; none at the end. An answer that does not say whether there is more is asked behind its
+    /// last name, until one has no name.
+    fn next_page(
+        &self,
+        doing: &str,
+        list: &List,
+        page: &ToldPage,
+        out: &ListObjectsV2Output,
+    ) -> Result<Option<String>, Trouble> {
+        if out.is_truncated() == Some(false) {
+            return Ok(None);
+        }
+        let last = page.objects.last().map(|o| &o.key).max(page.prefixes.last());
+        let token = out.next_continuation_token().map(|token| format!("{TOKEN}{token}"));
+        let next = token.or(last.cloned());
+        match &next {
+            None if out.is_truncated().is_none() => Ok(None),
+            // Taken for the end, it would hide all the names that are to come.
+            Some(next) if list.after.as_ref() != Some(next) => Ok(Some(next.clone())),
+            _ => {
+                let why = "the store says that there is more, and not where";
+                Err(Trouble::foreign(&self.url, doing, why))
+            }
+        }
     }
 
     /// Refuses what is no answer to this listing: it names another bucket, or another prefix.

@@ -5,20 +5,20 @@ use std::sync::atomic::Ordering;
 use aws_sdk_s3::operation::RequestId as _;
 use aws_sdk_s3::operation::copy_object::CopyObjectInput;
 use aws_sdk_s3::operation::delete_object::DeleteObjectInput;
-use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectInput;
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
-use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIdentifier, StorageClass};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIdentifier};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::collections::HashMap;
 
 use super::answer_trust::Bare;
+use super::carried::{Description, Extra, class_of};
 use super::errors::Trouble;
-use super::read::{described, is_odd};
-use super::{Quoting, S3Store, carried, sealed, send, summed};
+use super::quoting::{Quoting, Told};
+use super::read::is_odd;
+use super::{COPIES, COPIES_NOT, COPIES_UNKNOWN, S3Store, sealed, send, summed, with_extra};
 use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Heeds, Put, When};
@@ -32,23 +32,26 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 const COPY_MAX: u64 = 5 << 30;
 
 /// User metadata as the SDK takes it.
-type User = Option<HashMap<String, String>>;
+pub(super) type User = Option<HashMap<String, String>>;
 
-pub(super) fn user_out(attrs: &Attrs) -> Result<User> {
+/// User metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
+pub(super) fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
+    let (mut user, mut extra) = (HashMap::new(), Extra::new());
     for (name, value) in &attrs.user {
-        let fine = |b: u8| (0x20..0x7f).contains(&b);
-        if !value.bytes().all(fine)
-            || value.trim() != value
-            || name.is_empty()
-            || !name.bytes().all(|b| fine(b) && b != b' ')
-        {
+        let is_name = !name.is_empty() && name.bytes().all(|b| (0x21..0x7f).contains(&b));
+        if !is_name || value.bytes().any(|b| b.is_ascii_control()) || value.trim() != value {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("the attribute {name:?} can't be kept by an S3 store: only printable ASCII can"),
+                format!("the attribute {name:?} can't be kept by an S3 store: only printable text can"),
             ));
         }
+        if value.is_ascii() {
+            user.insert(name.clone(), value.clone());
+        } else {
+            extra.push((format!("x-amz-meta-{name}"), value.clone()));
+        }
     }
-    Ok((!attrs.user.is_empty()).then(|| attrs.user.clone().into_iter().collect()))
+    Ok(((!user.is_empty()).then_some(user), extra))
 }
 
 /// The headers of a condition, with or without quotes around the etag.
@@ -60,28 +63,46 @@ pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Optio
     }
 }
 
+/// What a copy is made of, and what it is to carry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copying<'a> {
+    pub from_match: Option<&'a Etag>,
+    pub source: Quoting,
+    pub attrs: Option<&'a Attrs>,
+}
+
 impl S3Store {
     pub(super) fn copy_source(&self, key: &str) -> String {
         format!("{}/{}", self.place.bucket, utf8_percent_encode(&self.full(key), PLAIN))
     }
 
     pub(super) async fn put_now(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Put> {
-        let user = user_out(attrs)?;
-        let attempt = |quoting, when| self.put_once(key, &body, (attrs, &user), when, quoting).boxed();
-        self.conditionally(key, when, self.conditions().puts, attempt).await
+        let about = self.describe(key, attrs).await?;
+        self.put_described(key, body, &about, when).await
+    }
+
+    pub(super) async fn put_described(
+        &self,
+        key: &str,
+        body: Bytes,
+        about: &Description,
+        when: &When,
+    ) -> Result<Put> {
+        let attempt = |quoting, when| self.put_once(key, &body, about, when, quoting).boxed();
+        self.conditionally(key, when, (Told::Puts, self.conditions().puts), attempt).await
     }
 
     async fn put_once(
         &self,
         key: &str,
         body: &Bytes,
-        attrs: (&Attrs, &User),
+        about: &Description,
         when: &When,
         quoting: Quoting,
     ) -> Result<Put> {
-        let mut out = self.put_request(self.checks(), key, body, attrs, when, quoting).await;
+        let mut out = self.put_request(self.checks(), key, body, about, when, quoting).await;
         if out.as_ref().is_err_and(Trouble::dislikes_checksums) && self.checks() {
-            out = self.put_request(false, key, body, attrs, when, quoting).await;
+            out = self.put_request(false, key, body, about, when, quoting).await;
             self.learn_plain(out.is_ok());
         }
         out.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
@@ -92,18 +113,19 @@ impl S3Store {
         checked: bool,
         key: &str,
         body: &Bytes,
-        (attrs, user): (&Attrs, &User),
+        about: &Description,
         when: &When,
         quoting: Quoting,
     ) -> Result<Etag, Trouble> {
         let (if_match, if_none_match) = condition(when, quoting);
         macro_rules! described {
             ($ask:expr) => {
-                sealed!(self, $ask)
+                sealed!(self, $ask, about.class.clone())
                     .bucket(&self.place.bucket)
                     .key(self.full(key))
-                    .set_content_type(attrs.content_type.clone())
-                    .set_metadata(user.clone())
+                    .set_content_type(about.content_type.clone())
+                    .set_metadata(about.user.clone())
+                    .set_tagging(about.tags.clone())
                     .set_if_match(if_match)
                     .set_if_none_match(if_none_match)
                     .body(ByteStream::from(body.clone()))
@@ -112,10 +134,10 @@ impl S3Store {
         let sent = match self.direct() {
             Some(direct) => {
                 let ask = described!(PutObjectInput::builder());
-                direct.put(summed!(checked, body, ask).build()).await
+                direct.with(&about.extra).put(summed!(checked, body, ask).build()).await
             }
             None => {
-                let ask = described!(self.sdk(checked).put_object()).customize();
+                let ask = with_extra!(described!(self.sdk(checked).put_object()), about.extra);
                 if self.hides_payload { ask.disable_payload_signing() } else { ask }.send().await
             }
         };
@@ -123,61 +145,6 @@ impl S3Store {
         let out = sent.map_err(|e| Trouble::of(&self.url, &doing, e))?;
         let marker = body.is_empty() && key.ends_with('/');
         self.written(&doing, out.e_tag(), Some((Bare::Stored, out.request_id())), marker)
-    }
-
-    /// Sends a write that has a condition as far as this server heeds it; what it doesn't is looked for just before.
-    /// `attempt` is given the condition that the server is to be told.
-    pub(super) async fn conditionally<'a>(
-        &self,
-        key: &str,
-        when: &'a When,
-        heeds: Heeds,
-        attempt: impl Fn(Quoting, &'a When) -> BoxFuture<'a, Result<Put>> + Send,
-    ) -> Result<Put> {
-        if heeds == Heeds::Yes || *when == When::Always {
-            return self.with_quoting(key, when, move |quoting| attempt(quoting, when)).await;
-        }
-        let there = self.head_now(key).await.map_err(|t| t.error)?.map(|head| head.etag);
-        let holds = match when {
-            When::Matches(etag) => there.as_ref() == Some(etag),
-            _ => there.is_none(),
-        };
-        match heeds {
-            _ if !holds => Ok(Put::Refused),
-            Heeds::Refuses => attempt(self.quoting(), &When::Always).await,
-            _ => self.with_quoting(key, when, move |quoting| attempt(quoting, when)).await,
-        }
-    }
-
-    /// Sends a conditional write as this server wants etags. One that refuses a quoted etag that is right (Ceph
-    /// RGW 16) gets it without quotes from then on: a refused write was not stored, so that another is harmless.
-    async fn with_quoting<'a>(
-        &self,
-        key: &str,
-        when: &When,
-        attempt: impl Fn(Quoting) -> BoxFuture<'a, Result<Put>> + Send,
-    ) -> Result<Put> {
-        let quoting = self.quoting();
-        let out = attempt(quoting).await?;
-        let When::Matches(wanted) = when else { return Ok(out) };
-        if !self.quoting_is_open() {
-            return Ok(out);
-        }
-        match out {
-            Put::Stored(_) => self.learn(quoting),
-            Put::Refused => {
-                let head = self.head_now(key).await.map_err(|t| t.error)?;
-                if head.is_some_and(|head| head.etag == *wanted) {
-                    let second = attempt(Quoting::Bare).await?;
-                    if matches!(second, Put::Stored(_)) {
-                        self.learn(Quoting::Bare);
-                    }
-                    return Ok(second);
-                }
-            }
-            Put::Unknown(_) => {}
-        }
-        Ok(out)
     }
 
     pub(super) async fn copy_now(
@@ -197,57 +164,108 @@ impl S3Store {
             }
         }
         let from_match = from_match.filter(|_| sources != Heeds::Refuses);
-        let kept = match attrs {
-            Some(attrs) => Some((user_out(attrs)?, self.whole_head(from).await?)),
-            None => None,
+        let about = self.describe_copy(from, attrs).await?;
+        let copy = |source: Quoting| {
+            let how = Copying { from_match, source, attrs };
+            let about = &about;
+            let attempt =
+                move |quoting, told| self.copy_once(from, to, how, about, (when, told), quoting).boxed();
+            self.conditionally(to, when, (Told::Copies, self.conditions().copies), attempt)
         };
-        let how = (from_match, attrs);
-        let attempt =
-            |quoting, told| self.copy_once(from, to, how, kept.as_ref(), (when, told), quoting).boxed();
-        self.conditionally(to, when, self.conditions().copies, attempt).await
+        let quoting = self.quotings.of(Told::Sources);
+        let out = copy(quoting).await?;
+        let Some(wanted) = from_match.filter(|_| self.quotings.is_open(Told::Sources, quoting)) else {
+            return Ok(out);
+        };
+        match out {
+            Put::Stored(_) => self.quotings.learn(Told::Sources, quoting),
+            // The source is what it should be: the server may want its etag without quotes.
+            Put::Refused if self.has_etag(from, wanted).await? => {
+                let second = copy(Quoting::Bare).await?;
+                if matches!(second, Put::Stored(_)) {
+                    self.quotings.learn(Told::Sources, Quoting::Bare);
+                }
+                return Ok(second);
+            }
+            Put::Refused | Put::Unknown(_) => {}
+        }
+        Ok(out)
+    }
+
+    /// What a copy is to say of itself. The server keeps by itself what the source carries, unless attributes replace
+    /// that; the class it never keeps.
+    async fn describe_copy(&self, from: &str, attrs: Option<&Attrs>) -> Result<Description> {
+        if attrs.is_none() && !self.classes.load(Ordering::Relaxed) {
+            return Ok(Description::default());
+        }
+        let looked = self.looked_at((from, None), false).await.map_err(|t| t.error)?;
+        let head = looked.map(|looked| self.described(&looked)).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{}: there is no object {from:?}", self.url))
+        })?;
+        match attrs {
+            Some(attrs) => Description::of(attrs, &head.attrs.carried),
+            None => {
+                let class = head.storage_class.as_deref().and_then(class_of);
+                Ok(Description { class, ..Description::default() })
+            }
+        }
     }
 
     async fn copy_once(
         &self,
         from: &str,
         to: &str,
-        how: (Option<&Etag>, Option<&Attrs>),
-        kept: Option<&(User, HeadObjectOutput)>,
+        how: Copying<'_>,
+        about: &Description,
         (when, told): (&When, &When),
         quoting: Quoting,
     ) -> Result<Put> {
+        if self.copies.load(Ordering::Relaxed) == COPIES_NOT {
+            return self.copy_by_hand(from, to, how, when).await;
+        }
         let (if_match, if_none_match) = condition(told, quoting);
-        let mut ask = sealed!(self, CopyObjectInput::builder())
-            .bucket(&self.place.bucket)
-            .key(self.full(to))
-            .copy_source(self.copy_source(from))
-            .set_copy_source_if_match(how.0.map(|e| quoting.etag(e)))
-            .set_copy_source_sse_customer_algorithm(self.seal().algorithm.clone())
-            .set_copy_source_sse_customer_key(self.seal().key.clone())
-            .set_copy_source_sse_customer_key_md5(self.seal().key_md5.clone())
-            .set_if_match(if_match)
-            .set_if_none_match(if_none_match);
-        if let (Some(attrs), Some((user, head))) = (how.1, kept) {
-            // Replacing drops all of the old description: what isn't ours goes along.
-            ask = ask
-                .metadata_directive(MetadataDirective::Replace)
-                .set_metadata(user.clone())
-                .set_content_type(attrs.content_type.clone());
-            ask = carried!(ask, head);
-            if self.place.storage_class.is_none() {
-                // Else a change of mode would move an object into the standard class.
-                ask = ask.set_storage_class(class_of(head));
-            }
+        macro_rules! described {
+            ($ask:expr) => {
+                // Replacing drops all of the old description: what isn't ours goes along.
+                sealed!(self, $ask, about.class.clone())
+                    .bucket(&self.place.bucket)
+                    .key(self.full(to))
+                    .copy_source(self.copy_source(from))
+                    .set_copy_source_if_match(how.from_match.map(|e| how.source.etag(e)))
+                    .set_copy_source_sse_customer_algorithm(self.seal().algorithm.clone())
+                    .set_copy_source_sse_customer_key(self.seal().key.clone())
+                    .set_copy_source_sse_customer_key_md5(self.seal().key_md5.clone())
+                    .set_if_match(if_match)
+                    .set_if_none_match(if_none_match)
+                    .set_metadata_directive(how.attrs.map(|_| MetadataDirective::Replace))
+                    .set_metadata(about.user.clone())
+                    .set_content_type(about.content_type.clone())
+            };
         }
         let doing = format!("copying {from:?} to {to:?}");
-        match send!(self, copy, ask) {
+        let sent = match self.direct() {
+            Some(direct) => {
+                direct.with(&about.extra).copy(described!(CopyObjectInput::builder()).build()).await
+            }
+            None => with_extra!(described!(self.client().copy_object()), about.extra).send().await,
+        };
+        match sent {
             Ok(out) => {
+                self.copies.store(COPIES, Ordering::Relaxed);
                 let etag =
                     self.written(&doing, out.copy_object_result().and_then(|r| r.e_tag()), None, false);
                 etag.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
             }
             Err(e) => match Trouble::of(&self.url, &doing, e) {
                 t if t.is_absent() => self.missing(from, to, how, when, t).await,
+                // One that has copied before knows the request, and not its condition.
+                t if t.is_not_known() && self.copies.load(Ordering::Relaxed) == COPIES_UNKNOWN => {
+                    let copied = self.copy_by_hand(from, to, how, when).await;
+                    if matches!(copied, Ok(Put::Stored(_))) {
+                        self.copies.store(COPIES_NOT, Ordering::Relaxed);
+                    }
+                    copied
+                }
                 t if t.status == 400 => self.copy_large(from, to, how, when, t).await,
                 t => t.put(when),
             },
@@ -256,20 +274,13 @@ impl S3Store {
 
     /// A copy that found something missing: its source, or the object that it was to replace? Or is the source there
     /// and a directory's marker, which SeaweedFS doesn't copy? It holds nothing, so it is put anew.
-    async fn missing(
-        &self,
-        from: &str,
-        to: &str,
-        how: (Option<&Etag>, Option<&Attrs>),
-        when: &When,
-        t: Trouble,
-    ) -> Result<Put> {
+    async fn missing(&self, from: &str, to: &str, how: Copying<'_>, when: &When, t: Trouble) -> Result<Put> {
         let Some(head) = self.head_now(from).await.map_err(|t| t.error)? else { return Err(t.error) };
         if from.ends_with('/') && head.size == 0 {
-            if how.0.is_some_and(|etag| *etag != head.etag) {
+            if how.from_match.is_some_and(|etag| *etag != head.etag) {
                 return Ok(Put::Refused);
             }
-            let attrs = how.1.unwrap_or(&head.attrs);
+            let attrs = how.attrs.unwrap_or(&head.attrs);
             // Nothing can be lost by a marker that isn't there.
             let when = if from == to && is_made_by_keys(&head.etag) { &When::Always } else { when };
             return self.put_now(to, Bytes::new(), attrs, when).await;
@@ -282,25 +293,19 @@ impl S3Store {
         &self,
         from: &str,
         to: &str,
-        how: (Option<&Etag>, Option<&Attrs>),
+        how: Copying<'_>,
         when: &When,
         t: Trouble,
     ) -> Result<Put> {
-        let found = self.looked_at((from, None), false).await.map_err(|t| t.error)?;
-        let Some(whole) = found else { return Err(t.error) };
-        let head = described(&whole);
+        let Some(head) = self.head_now(from).await.map_err(|t| t.error)? else { return Err(t.error) };
         if head.size <= COPY_MAX {
             return t.put(when);
         }
-        if how.0.is_some_and(|m| *m != head.etag) {
+        if how.from_match.is_some_and(|m| *m != head.etag) {
             return Ok(Put::Refused);
         }
-        self.copy_in_parts(from, to, (&head, &whole), how.1.unwrap_or(&head.attrs), when).await
-    }
-
-    async fn whole_head(&self, key: &str) -> Result<HeadObjectOutput> {
-        let found = self.looked_at((key, None), false).await.map_err(|t| t.error)?;
-        found.ok_or_else(|| Error::new(Kind::NotFound, format!("{}: there is no object {key:?}", self.url)))
+        let attrs = Attrs { carried: head.attrs.carried.clone(), ..how.attrs.unwrap_or(&head.attrs).clone() };
+        self.copy_in_parts(from, to, &head, &attrs, when).await
     }
 
     pub(super) async fn delete_now(&self, keys: &[String]) -> Result<()> {
@@ -357,31 +362,8 @@ impl S3Store {
     }
 }
 
-/// The class that a copy of an object is to have. One of an archive is not kept: the copy of what was restored would be
-/// unreadable again.
-fn class_of(head: &HeadObjectOutput) -> Option<StorageClass> {
-    let class = head.storage_class.clone()?;
-    (!matches!(class, StorageClass::Glacier | StorageClass::DeepArchive)).then_some(class)
-}
-
 /// Whether SeaweedFS shows a directory here because keys lie below it. Such an etag, of no parts, is no object's, and a write
 /// on that condition is refused.
 fn is_made_by_keys(etag: &Etag) -> bool {
     etag.0.ends_with("-0")
-}
-
-/// None where it is no date.
-pub(super) fn expires_of(head: &HeadObjectOutput) -> Option<DateTime> {
-    DateTime::from_str(head.expires_string()?, DateTimeFormat::HttpDate).ok()
-}
-
-/// How the bytes are encoded. `aws-chunked` is of an upload's transport; some servers keep it by mistake.
-pub(super) fn encoding_of(head: &HeadObjectOutput) -> Option<String> {
-    let kept: Vec<&str> = head
-        .content_encoding()?
-        .split(',')
-        .map(str::trim)
-        .filter(|e| *e != "aws-chunked" && !e.is_empty())
-        .collect();
-    (!kept.is_empty()).then(|| kept.join(","))
 }

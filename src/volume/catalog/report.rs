@@ -144,6 +144,8 @@ impl VolumeInfo {
                 "the stores do not keep up: the oldest unsent write is {age} old{}",
                 self.outlook()
             ));
+        } else {
+            self.trouble = condition.archived();
         }
     }
 

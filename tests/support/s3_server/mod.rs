@@ -17,7 +17,7 @@ use s3s::service::S3ServiceBuilder;
 
 pub use faults::{Fault, Faults, Said};
 use objects::Objects;
-pub use objects::Quirks;
+pub use objects::{Quirks, Refusal};
 use windlass::base::Result;
 use windlass::base::rt::Rt;
 use windlass::store::{BucketRef, S3Store, StoreUrl};
@@ -99,6 +99,16 @@ impl Server {
     /// Deletes the bucket with all that is in it, or makes it anew.
     pub fn set_gone(&self, gone: bool) {
         self.objects.set_gone(gone);
+    }
+
+    /// An object's tags, as the header has them.
+    pub fn tags(&self, key: &str) -> Option<String> {
+        self.objects.get(key).unwrap().about.tags
+    }
+
+    /// Gives an object other tags.
+    pub fn set_tags(&self, key: &str, tags: Option<String>) {
+        self.objects.with(|c| Ok(c.objects.get_mut(key).unwrap().about.tags = tags)).unwrap();
     }
 
     /// Every key in the bucket.

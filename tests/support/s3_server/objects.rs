@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 use parking_lot::Mutex;
-use s3s::dto::{ContentType, ETag, ETagCondition, Metadata};
+use s3s::dto::{ContentType, ETag, ETagCondition, Expires, Metadata, StorageClass};
 use s3s::{S3Result, s3_error};
 
 /// What other servers do differently.
@@ -20,8 +20,8 @@ pub struct Quirks {
     pub refuses_conditions: bool,
     /// An etag in quotes never matches.
     pub wants_bare_etags: bool,
-    /// Bodies with a checksum in a header are refused.
-    pub refuses_checksums: bool,
+    /// Bodies with a checksum in a header are refused, by this status and code.
+    pub refuses_checksums: Option<Refusal>,
     /// DeleteObjects isn't known.
     pub no_batch_delete: bool,
     /// Listings come in the order of a tree: `a/b` before `a-`.
@@ -32,6 +32,44 @@ pub struct Quirks {
     pub ignores_ranges: bool,
     /// The answer to a PUT of an object whose name ends with a slash has no etag (SeaweedFS before 4.18).
     pub no_etag_of_markers: bool,
+    /// Answers do not say how many bytes they, or an object, have (edges and proxies).
+    pub no_lengths: bool,
+    /// Answers do not say when an object was stored.
+    pub no_times: bool,
+    /// Listings have neither sizes nor etags.
+    pub lists_names_only: bool,
+    /// The first page of a listing has no names, and says that there are more.
+    pub empty_first_pages: bool,
+    /// Listings do not say whether there is more.
+    pub no_truncation_told: bool,
+    /// Objects whose name ends with a slash lose their metadata (SeaweedFS).
+    pub forgets_markers: bool,
+    /// Copies, and parts that are copied, are made whatever their conditions say (Ceph RGW 16).
+    pub copies_ignore_conditions: bool,
+    /// The completion of an upload that has a condition has an empty etag (Ceph RGW 16).
+    pub empty_etag_of_completions: bool,
+    /// A part that is copied must say that its request has no body (Ceph RGW 16).
+    pub needs_length: bool,
+    /// Objects are not copied.
+    pub no_copies: Option<Refusal>,
+    /// Parts of objects are not copied.
+    pub no_part_copies: Option<Refusal>,
+    /// Etags are weak, and none is ever right in a condition (a proxy that packs).
+    pub weak_etags: bool,
+    /// Answers tell how many tags an object has.
+    pub tells_tags: bool,
+    /// Nothing is known of tags.
+    pub no_tags: bool,
+}
+
+/// A status and one of S3's codes.
+pub type Refusal = (u16, &'static str);
+
+pub fn refusal((status, code): Refusal) -> s3s::S3Error {
+    let mut error =
+        s3s::S3Error::with_message(s3s::S3ErrorCode::from_bytes(code.as_bytes()).unwrap(), "not here");
+    error.set_status_code(http::StatusCode::from_u16(status).unwrap());
+    error
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +87,12 @@ pub struct About {
     pub content_type: Option<ContentType>,
     pub content_encoding: Option<String>,
     pub cache_control: Option<String>,
+    pub content_disposition: Option<String>,
+    pub content_language: Option<String>,
+    pub expires: Option<Expires>,
+    pub storage_class: Option<StorageClass>,
+    /// As the header has them: `a=b&c=d`.
+    pub tags: Option<String>,
 }
 
 #[derive(Debug)]
@@ -97,6 +141,13 @@ pub fn strong(etag: &str) -> ETag {
     ETag::Strong(etag.to_owned())
 }
 
+impl Quirks {
+    /// An object's etag as answers have it.
+    pub fn etag(&self, etag: &str) -> ETag {
+        if self.weak_etags { ETag::Weak(etag.to_owned()) } else { strong(etag) }
+    }
+}
+
 fn hits(condition: &ETagCondition, object: &Object) -> bool {
     match condition {
         ETagCondition::Any => true,
@@ -117,7 +168,7 @@ impl Object {
     pub fn check_source(&self, if_match: Option<&ETagCondition>, quirks: Quirks) -> S3Result<()> {
         match if_match {
             Some(_) if quirks.refuses_conditions => Err(s3_error!(NotImplemented)),
-            _ if quirks.ignores_conditions => Ok(()),
+            _ if quirks.ignores_conditions || quirks.copies_ignore_conditions => Ok(()),
             Some(condition) if !hits(condition, self) => Err(s3_error!(PreconditionFailed)),
             _ => Ok(()),
         }
@@ -177,7 +228,9 @@ impl Objects {
                 Some(_) if quoted && self.quirks.wants_bare_etags => {
                     return Err(s3_error!(PreconditionFailed));
                 }
-                Some(object) if !hits(condition, object) => return Err(s3_error!(PreconditionFailed)),
+                Some(object) if self.quirks.weak_etags || !hits(condition, object) => {
+                    return Err(s3_error!(PreconditionFailed));
+                }
                 Some(_) => {}
             }
         }
@@ -187,7 +240,10 @@ impl Objects {
         }
     }
 
-    pub fn put(&self, key: String, object: Object, conditions: &Conditions) -> S3Result<()> {
+    pub fn put(&self, key: String, mut object: Object, conditions: &Conditions) -> S3Result<()> {
+        if self.quirks.forgets_markers && key.ends_with('/') {
+            object.about = About::default();
+        }
         self.with(|contents| {
             self.check(contents.objects.get(&key), conditions)?;
             contents.objects.insert(key, object);

@@ -9,7 +9,7 @@ use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
 use super::BUCKET;
-use super::objects::{About, Conditions, Contents, Object, Objects, Upload, now, strong};
+use super::objects::{About, Conditions, Contents, Object, Objects, Quirks, Upload, now, refusal, strong};
 
 pub struct Service(pub Arc<Objects>);
 
@@ -19,7 +19,65 @@ fn done<T>(out: T) -> Out<T> {
     Ok(S3Response::new(out))
 }
 
+/// The same, with the number of an object's tags.
+fn counted<T>(out: T, tags: Option<usize>) -> Out<T> {
+    let mut response = S3Response::new(out);
+    if let Some(tags) = tags {
+        response.headers.insert("x-amz-tagging-count", tags.into());
+    }
+    Ok(response)
+}
+
+/// What a request says of the object that it makes.
+macro_rules! about {
+    ($input:expr) => {
+        About {
+            metadata: $input.metadata,
+            content_type: $input.content_type,
+            content_encoding: $input.content_encoding,
+            cache_control: $input.cache_control,
+            content_disposition: $input.content_disposition,
+            content_language: $input.content_language,
+            expires: $input.expires,
+            storage_class: $input.storage_class,
+            tags: $input.tagging,
+        }
+    };
+}
+
+/// The same in an answer.
+macro_rules! shown {
+    ($output:ident, $quirks:expr, $object:expr) => {{
+        let (quirks, about) = ($quirks, $object.about);
+        $output {
+            e_tag: Some(quirks.etag(&$object.etag)),
+            last_modified: (!quirks.no_times).then(|| $object.modified.into()),
+            metadata: about.metadata,
+            content_type: about.content_type,
+            content_encoding: about.content_encoding,
+            cache_control: about.cache_control,
+            content_disposition: about.content_disposition,
+            content_language: about.content_language,
+            expires: about.expires,
+            storage_class: about.storage_class,
+            ..Default::default()
+        }
+    }};
+}
+
 impl Service {
+    fn summed(&self, summed: bool) -> S3Result<()> {
+        match self.0.quirks.refuses_checksums {
+            Some(no) if summed => Err(refusal(no)),
+            _ => Ok(()),
+        }
+    }
+
+    fn tags_told(&self, object: &Object) -> Option<usize> {
+        let tags = object.about.tags.as_ref().filter(|_| self.0.quirks.tells_tags)?;
+        Some(tags.split('&').count())
+    }
+
     fn in_bucket(&self, bucket: &str) -> S3Result<()> {
         if bucket == BUCKET && !self.0.is_gone() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
     }
@@ -74,10 +132,21 @@ struct Listing {
     next: Option<String>,
 }
 
-fn list(contents: &Contents, input: &ListObjectsV2Input, as_tree: bool) -> Listing {
+/// What a token begins with that goes on where a page without names was.
+const AGAIN: &str = "again:";
+
+fn list(contents: &Contents, input: &ListObjectsV2Input, quirks: Quirks) -> Listing {
+    let as_tree = quirks.lists_as_tree;
     let prefix = input.prefix.clone().unwrap_or_default();
     let max = input.max_keys.unwrap_or(1000).clamp(0, 1000) as usize;
-    let after = input.continuation_token.clone().or(input.start_after.clone()).unwrap_or_default();
+    let again = input.continuation_token.as_deref().and_then(|token| token.strip_prefix(AGAIN));
+    let token = input.continuation_token.clone().filter(|_| again.is_none());
+    let start = again.map(str::to_owned).or(input.start_after.clone());
+    if quirks.empty_first_pages && input.continuation_token.is_none() {
+        let next = Some(format!("{AGAIN}{}", start.unwrap_or_default()));
+        return Listing { objects: vec![], groups: vec![], next };
+    }
+    let after = token.clone().or(start).unwrap_or_default();
     let encoded = input.encoding_type.is_some();
     let show = |name: &str| match encoded {
         true => utf8_percent_encode(name, NON_ALPHANUMERIC).to_string(),
@@ -93,7 +162,7 @@ fn list(contents: &Contents, input: &ListObjectsV2Input, as_tree: bool) -> Listi
         let tail = &key[prefix.len()..];
         let delimiter = input.delimiter.as_deref().filter(|d| !d.is_empty());
         let group = delimiter.and_then(|d| tail.find(d).map(|at| &key[..prefix.len() + at + d.len()]));
-        let ended = input.continuation_token.as_deref();
+        let ended = token.as_deref();
         let is_seen = group.is_some_and(|group| group == last || Some(group) == ended);
         // As S3 does: keys behind `after` still show the group that they are in.
         if place(key) <= place(&after) || is_seen {
@@ -108,9 +177,10 @@ fn list(contents: &Contents, input: &ListObjectsV2Input, as_tree: bool) -> Listi
             Some(group) => out.groups.push(CommonPrefix { prefix: Some(show(group)) }),
             None => out.objects.push(s3s::dto::Object {
                 key: Some(show(key)),
-                size: Some(object.body.len() as i64),
-                e_tag: Some(strong(&object.etag)),
-                last_modified: Some(object.modified.into()),
+                size: (!quirks.lists_names_only).then_some(object.body.len() as i64),
+                e_tag: (!quirks.lists_names_only).then(|| quirks.etag(&object.etag)),
+                last_modified: (!quirks.no_times).then(|| object.modified.into()),
+                storage_class: object.about.storage_class.as_ref().map(|c| c.as_str().to_owned().into()),
                 ..Default::default()
             }),
         }
@@ -122,21 +192,14 @@ fn list(contents: &Contents, input: &ListObjectsV2Input, as_tree: bool) -> Listi
 impl S3 for Service {
     async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> Out<PutObjectOutput> {
         self.in_bucket(&request.input.bucket)?;
-        if self.0.quirks.refuses_checksums && request.input.checksum_crc32.is_some() {
-            return Err(s3_error!(InvalidRequest, "no checksums here"));
-        }
+        self.summed(request.input.checksum_crc32.is_some())?;
         let conditions = conditions(&request);
         let body = all_of(request.input.body.take()).await?;
         let input = request.input;
-        let about = About {
-            metadata: input.metadata,
-            content_type: input.content_type,
-            content_encoding: input.content_encoding,
-            cache_control: input.cache_control,
-        };
+        let about = about!(input);
         let object = Object::new(body, about);
         let bare = self.0.quirks.no_etag_of_markers && input.key.ends_with('/');
-        let e_tag = (!bare).then(|| strong(&object.etag));
+        let e_tag = (!bare).then(|| self.0.quirks.etag(&object.etag));
         self.0.put(input.key, object, &conditions)?;
         done(PutObjectOutput { e_tag, ..Default::default() })
     }
@@ -158,31 +221,44 @@ impl S3 for Service {
             }
         };
         let body = object.body.slice(range.start as usize..range.end as usize);
-        done(GetObjectOutput {
-            content_length: Some(body.len() as i64),
-            body: Some(StreamingBlob::from(s3s::Body::from(body))),
-            content_range,
-            e_tag: Some(strong(&object.etag)),
-            last_modified: Some(object.modified.into()),
-            metadata: object.about.metadata,
-            content_type: object.about.content_type,
-            ..Default::default()
-        })
+        let (told, tags) = (!self.0.quirks.no_lengths, self.tags_told(&object));
+        let length = told.then_some(body.len() as i64);
+        let body = match told {
+            true => StreamingBlob::from(s3s::Body::from(body)),
+            false => {
+                let pieces = futures::stream::iter([Ok::<_, std::io::Error>(body)]);
+                StreamingBlob::wrap(pieces)
+            }
+        };
+        let shown = shown!(GetObjectOutput, self.0.quirks, object);
+        counted(GetObjectOutput { content_length: length, body: Some(body), content_range, ..shown }, tags)
+    }
+
+    async fn get_object_tagging(
+        &self,
+        request: S3Request<GetObjectTaggingInput>,
+    ) -> Out<GetObjectTaggingOutput> {
+        self.in_bucket(&request.input.bucket)?;
+        if self.0.quirks.no_tags {
+            return Err(s3_error!(NotImplemented));
+        }
+        let tags = self.0.get(&request.input.key)?.about.tags.unwrap_or_default();
+        let one = |tag: &str| {
+            let (key, value) = tag.split_once('=').unwrap();
+            let text =
+                |t: &str| Some(percent_encoding::percent_decode_str(t).decode_utf8().unwrap().into_owned());
+            Tag { key: text(key), value: text(value) }
+        };
+        let tag_set = tags.split('&').filter(|tag| !tag.is_empty()).map(one).collect();
+        done(GetObjectTaggingOutput { tag_set, version_id: None })
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> Out<HeadObjectOutput> {
         self.in_bucket(&request.input.bucket)?;
         let object = self.0.get(&request.input.key)?;
-        done(HeadObjectOutput {
-            content_length: Some(object.body.len() as i64),
-            e_tag: Some(strong(&object.etag)),
-            last_modified: Some(object.modified.into()),
-            metadata: object.about.metadata,
-            content_type: object.about.content_type,
-            content_encoding: object.about.content_encoding,
-            cache_control: object.about.cache_control,
-            ..Default::default()
-        })
+        let tags = self.tags_told(&object);
+        let content_length = (!self.0.quirks.no_lengths).then_some(object.body.len() as i64);
+        counted(HeadObjectOutput { content_length, ..shown!(HeadObjectOutput, self.0.quirks, object) }, tags)
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> Out<DeleteObjectOutput> {
@@ -212,7 +288,7 @@ impl S3 for Service {
     async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> Out<ListObjectsV2Output> {
         let input = request.input;
         self.in_bucket(&input.bucket)?;
-        let page = self.0.with(|contents| Ok(list(contents, &input, self.0.quirks.lists_as_tree)))?;
+        let page = self.0.with(|contents| Ok(list(contents, &input, self.0.quirks)))?;
         done(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: match input.encoding_type.is_some() {
@@ -220,8 +296,8 @@ impl S3 for Service {
                 false => input.prefix,
             },
             key_count: Some((page.objects.len() + page.groups.len()) as i32),
-            is_truncated: Some(page.next.is_some()),
-            next_continuation_token: page.next,
+            is_truncated: (!self.0.quirks.no_truncation_told).then_some(page.next.is_some()),
+            next_continuation_token: page.next.filter(|_| !self.0.quirks.no_truncation_told),
             contents: Some(page.objects),
             common_prefixes: Some(page.groups),
             encoding_type: input.encoding_type,
@@ -231,9 +307,15 @@ impl S3 for Service {
 
     async fn copy_object(&self, request: S3Request<CopyObjectInput>) -> Out<CopyObjectOutput> {
         // Its input has no conditions on the destination: they are read from the headers.
-        let conditions = conditions(&request);
-        let input = request.input;
+        let mut conditions = conditions(&request);
+        let (input, quirks) = (request.input, self.0.quirks);
         self.in_bucket(&input.bucket)?;
+        if let Some(no) = quirks.no_copies {
+            return Err(refusal(no));
+        }
+        if quirks.copies_ignore_conditions {
+            conditions = Conditions::default();
+        }
         let source = source_of(&input.copy_source)?;
         if self.0.quirks.copies_no_markers && source.ends_with('/') {
             return Err(s3_error!(NoSuchKey));
@@ -241,15 +323,14 @@ impl S3 for Service {
         let mut object = self.0.get(source)?;
         object.check_source(input.copy_source_if_match.as_ref(), self.0.quirks)?;
         if input.metadata_directive.is_some_and(|d| d.as_str() == "REPLACE") {
-            object.about = About {
-                metadata: input.metadata,
-                content_type: input.content_type,
-                content_encoding: input.content_encoding,
-                cache_control: input.cache_control,
-            };
+            // The tags are the source's, unless another directive says otherwise.
+            let tags = object.about.tags.take();
+            object.about = About { tags, ..about!(input) };
+        } else {
+            object.about.storage_class = input.storage_class;
         }
         object.modified = now();
-        let result = CopyObjectResult { e_tag: Some(strong(&object.etag)), ..Default::default() };
+        let result = CopyObjectResult { e_tag: Some(quirks.etag(&object.etag)), ..Default::default() };
         self.0.put(input.key, object, &conditions)?;
         done(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
     }
@@ -261,7 +342,8 @@ impl S3 for Service {
         let input = request.input;
         self.in_bucket(&input.bucket)?;
         let id = self.0.new_upload();
-        let about = About { metadata: input.metadata, content_type: input.content_type, ..About::default() };
+        self.summed(input.checksum_algorithm.is_some())?;
+        let about = about!(input);
         let upload = Upload { key: input.key, about, parts: Default::default() };
         self.0.with(|contents| Ok(contents.uploads.insert(id.clone(), upload)))?;
         done(CreateMultipartUploadOutput { upload_id: Some(id), ..Default::default() })
@@ -270,12 +352,19 @@ impl S3 for Service {
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> Out<UploadPartOutput> {
         let input = request.input;
         self.in_bucket(&input.bucket)?;
+        self.summed(input.checksum_crc32.is_some())?;
         let body = all_of(input.body).await?;
         let etag = self.0.put_part(&input.key, &input.upload_id, input.part_number, body)?;
         done(UploadPartOutput { e_tag: Some(strong(&etag)), ..Default::default() })
     }
 
     async fn upload_part_copy(&self, request: S3Request<UploadPartCopyInput>) -> Out<UploadPartCopyOutput> {
+        if self.0.quirks.needs_length && header(&request, "content-length").is_none() {
+            return Err(refusal((411, "MissingContentLength")));
+        }
+        if let Some(no) = self.0.quirks.no_part_copies {
+            return Err(refusal(no));
+        }
         let input = request.input;
         self.in_bucket(&input.bucket)?;
         let source = self.0.get(source_of(&input.copy_source)?)?;
@@ -298,7 +387,10 @@ impl S3 for Service {
         let wanted: Vec<_> = parts.into_iter().map(name).map(|(n, e)| (n, e.unwrap_or_default())).collect();
         let etag = self.0.complete(&input.key, &input.upload_id, &wanted, &conditions)?;
         let (bucket, key) = (Some(input.bucket), Some(input.key));
-        done(CompleteMultipartUploadOutput { bucket, key, e_tag: Some(strong(&etag)), ..Default::default() })
+        let conditional = conditions.if_match.is_some() || conditions.if_none_match.is_some();
+        let empty = self.0.quirks.empty_etag_of_completions && conditional;
+        let e_tag = Some(if empty { strong("") } else { self.0.quirks.etag(&etag) });
+        done(CompleteMultipartUploadOutput { bucket, key, e_tag, ..Default::default() })
     }
 
     async fn abort_multipart_upload(

@@ -42,10 +42,15 @@ fn noise(len: usize, seed: u64) -> Bytes {
     (0..len).map(|_| next()).collect()
 }
 
+/// What is put of an object comes back; whether it may have tags is each server's to say.
+fn described(attrs: Attrs) -> (Option<String>, BTreeMap<String, String>, BTreeMap<String, String>) {
+    (attrs.content_type, attrs.user, attrs.carried.headers)
+}
+
 fn attrs() -> Attrs {
     let user =
         BTreeMap::from([("mode".to_owned(), "33188".to_owned()), ("x-odd.name_".into(), "a b%c".into())]);
-    Attrs { content_type: Some("text/x-odd".into()), user }
+    Attrs { content_type: Some("text/x-odd".into()), user, ..Attrs::default() }
 }
 
 impl Suite {
@@ -188,8 +193,8 @@ impl Suite {
         let out = self.bucket.put_with(&key, "x".into(), &attrs(), When::Always, WHY).await;
         let etag = stored(out);
         let head = self.bucket.head(&key, WHY).await.unwrap().unwrap();
-        assert_eq!((&head.attrs, &head.etag), (&attrs(), &etag));
-        assert_eq!(self.get(&key, WHOLE).await.unwrap().head.attrs, attrs());
+        assert_eq!((described(head.attrs), &head.etag), (described(attrs()), &etag));
+        assert_eq!(described(self.get(&key, WHOLE).await.unwrap().head.attrs), described(attrs()));
         stored(self.put(&key, "x", When::Always).await);
         assert_eq!(self.bucket.head(&key, WHY).await.unwrap().unwrap().attrs.user, BTreeMap::new());
     }
@@ -233,7 +238,7 @@ impl Suite {
         self.delete(rest).await;
         assert_eq!(self.all(&self.key("odd/")).await, Vec::<String>::new());
         let both = List { prefix: self.key("odd"), delimited: true, max: 10, after: None };
-        assert_eq!(self.list(&both).await, Page::default());
+        assert_eq!(self.bucket.list_some(&both, WHY).await.unwrap(), Page::default());
     }
 
     async fn listing(&self) {
@@ -266,12 +271,12 @@ impl Suite {
             assert_eq!(prefixes, keys(&["l/a/", "l/b/"]), "by {max}");
         }
         let inside = List { prefix: self.key("l/a"), delimited: true, max: 10, after: None };
-        let page = self.list(&inside).await;
+        let page = self.bucket.list_some(&inside, WHY).await.unwrap();
         assert_eq!(page.prefixes, keys(&["l/a/"]));
         let one = page.objects.iter().find(|o| o.key == self.key("l/a.b")).unwrap();
         let head = self.bucket.head(&one.key, WHY).await.unwrap().unwrap();
         assert_eq!((one.size, &one.etag), (head.size, &head.etag));
-        assert_eq!(one.modified_ms / 1000, head.modified_ms / 1000);
+        assert_eq!(one.modified_ms.unwrap() / 1000, head.modified_ms.unwrap() / 1000);
     }
 
     /// Long enough that a server's own page limit is met.
@@ -282,10 +287,16 @@ impl Suite {
             futures::future::join_all(puts).await.into_iter().for_each(|out| drop(stored(out)));
         }
         let list = List { prefix: self.key("p/"), max: 1000, ..List::default() };
-        let page = self.list(&list).await;
+        let page = self.bucket.list_some(&list, WHY).await.unwrap();
         assert_eq!(page.objects.len(), 1000);
-        let rest = self.list(&List { after: page.next, ..list }).await;
-        assert_eq!((rest.objects.len(), rest.next), (100, None));
+        let mut rest = self.list(&List { after: page.next, ..list.clone() }).await;
+        assert_eq!(rest.objects.len(), 100);
+        if rest.next.is_some() {
+            // Where a server does not say whether that was all, a page without names does.
+            rest = self.list(&List { after: rest.next, ..list }).await;
+            assert_eq!(rest.objects.len(), 0);
+        }
+        assert_eq!(rest.next, None);
         self.delete(&keys).await;
         assert_eq!(self.all(&self.key("p/")).await, Vec::<String>::new());
     }
@@ -299,7 +310,7 @@ impl Suite {
         };
         stored(copy(None, None, When::Always).await);
         assert_eq!(self.body(&to).await, "body");
-        assert_eq!(self.bucket.head(&to, WHY).await.unwrap().unwrap().attrs, attrs());
+        assert_eq!(described(self.bucket.head(&to, WHY).await.unwrap().unwrap().attrs), described(attrs()));
         let ghost = Etag("00000000000000000000000000000000".into());
         assert!(refused(copy(None, Some(&ghost), When::Always).await));
         assert!(refused(copy(None, Some(&etag), When::Absent).await));
@@ -310,7 +321,7 @@ impl Suite {
         assert_eq!(self.bucket.head(&to, WHY).await.unwrap().unwrap().attrs, other);
         let own = self.bucket.copy(&to, &to, None, Some(&attrs()), When::Always, WHY).await;
         stored(own);
-        assert_eq!(self.bucket.head(&to, WHY).await.unwrap().unwrap().attrs, attrs());
+        assert_eq!(described(self.bucket.head(&to, WHY).await.unwrap().unwrap().attrs), described(attrs()));
         let none = self.bucket.copy(&self.key("copies/no"), &to, None, None, When::Always, WHY).await;
         assert_eq!(none.unwrap_err().kind(), Kind::NotFound);
     }
@@ -345,7 +356,7 @@ impl Suite {
         stored(self.complete(&key, &upload, &[first, copied, tail], When::Always).await);
         let want = [&noise(5 * MIB, 4)[..], &body[5..5 + 5 * MIB], b"tail"].concat();
         let found = self.get(&key, WHOLE).await.unwrap();
-        assert!(found.body == want && found.head.attrs == attrs());
+        assert!(found.body == want && described(found.head.attrs) == described(attrs()));
         assert_eq!(self.bucket.multipart_list(&self.key("multi/"), WHY).await.unwrap(), []);
         let gone = self.bucket.multipart_put(&key, &upload, 1, "x".into(), WHY).await;
         assert_eq!(gone.unwrap_err().kind(), Kind::NotFound);

@@ -1,0 +1,89 @@
+//! What directories can have of their own. A directory's mode, owner, times and xattrs are metadata of an object whose
+//! key ends with a slash, and some servers (SeaweedFS) drop these without a word. The first directory that is to have
+//! any shows what this store does. Where it keeps none, a directory shows the mount's defaults from its first moment,
+//! and what can't be kept is refused.
+
+use super::create_remove_setattr::Change;
+use super::filesystem::{Fs, fail};
+use crate::base::{Kind, Result};
+use crate::fs::object::{Attributes, Base, Meta as _, Ns, Op};
+use crate::store::{Attrs, Head};
+
+impl Fs {
+    fn marker(&self, attrs: &Attrs) -> Attributes {
+        Attributes::of(self.options(), true, 0, None, Ns(0), attrs)
+    }
+
+    /// Whether a marker that was just put has kept its metadata; none: it is gone.
+    async fn keeps_marker(&self, key: &str) -> Result<Option<bool>> {
+        let remote = &self.context.remote;
+        if let Some(keeps) = remote.keeps_markers() {
+            return Ok(Some(keeps));
+        }
+        let Some(head) = remote.head(key).await? else { return Ok(None) };
+        let keeps = !head.attrs.user.is_empty();
+        remote.learn_markers(keeps);
+        if !keeps {
+            tracing::warn!(
+                url = remote.url(),
+                "the store keeps no metadata of directories: all show the mount's dir_mode, uid and gid, and chmod, chown \
+                 and setfattr of a directory are refused"
+            );
+        }
+        Ok(Some(keeps))
+    }
+
+    /// What a new directory's marker shows, of what it was put with.
+    pub(super) async fn kept_of_marker(&self, key: &str, attrs: Attrs) -> Result<Attrs> {
+        let is_plain = self.marker(&attrs).rights() == self.default_attributes(true).rights();
+        let keeps = match self.context.remote.keeps_markers() {
+            None if is_plain => Some(true),
+            _ => self.keeps_marker(key).await?,
+        };
+        Ok(if keeps == Some(false) { Attrs::default() } else { attrs })
+    }
+
+    /// Changes what a directory carries. None: the store keeps none of it, and nothing changed that matters: a time, which
+    /// is said to be set.
+    pub(super) async fn change_directory(
+        &self,
+        key: &str,
+        head: Option<&Head>,
+        change: Change<'_>,
+    ) -> Op<Option<(Base, Attrs, Ns)>> {
+        let is = match head {
+            Some(head) => Attributes::of_head(self.options(), true, head),
+            None => self.default_attributes(true),
+        };
+        let mut new = head.map_or_else(Attrs::default, |head| head.attrs.clone());
+        change(&mut new, is.clone());
+        if self.is_lost(key, &is, &new, false).await? {
+            return Ok(None);
+        }
+        let changed = match head {
+            Some(head) => self.change_object(key, None, true, head, change).await?,
+            None => self.change_implied(key, change).await?,
+        };
+        Ok(if self.is_lost(key, &is, &changed.1, true).await? { None } else { Some(changed) })
+    }
+
+    /// Whether a directory's metadata, which were or are to be put as `new`, are kept nowhere. `Unsupported` for what a
+    /// program must not take for set.
+    async fn is_lost(&self, key: &str, is: &Attributes, new: &Attrs, was_put: bool) -> Op<bool> {
+        let keeps = match was_put {
+            true => self.keeps_marker(key).await?,
+            false => self.context.remote.keeps_markers(),
+        };
+        if keeps != Some(false) {
+            return Ok(false);
+        }
+        if self.marker(new).rights() == is.rights() && new.xattrs().is_empty() {
+            return Ok(true);
+        }
+        let url = self.context.remote.url();
+        let why = format!(
+            "{key}: {url} keeps no metadata of directories: they have the mode and owner of the mount's dir_mode, uid and gid"
+        );
+        Err(fail(Kind::Unsupported, why))
+    }
+}
