@@ -486,7 +486,7 @@ SKIP: {
     skip('there is no usable /dev/fuse', 12) if $> != 0 || !-c '/dev/fuse' || !-r _;
     no warnings 'once';
     local $PVE::Storage::Custom::WindlassPlugin::MAPPED = "$tmp/mapped";
-    my $file = "$tmp/mapped/$pool/vm-300-disk-0";
+    my $file = "$tmp/mapped/" . $home =~ tr!/!%!r . "/$pool/vm-300-disk-0";
     my $tpm = alloc(300, 'raw', undef, 4096);
     my $device = ask('map_volume', $tpm);
     like($device, qr!^/dev/loop\d+\z!, 'a volume as a device');

@@ -470,7 +470,7 @@ sub volume_resize {
     # PVE tells QEMU the new size next, which QEMU takes once it has connected again: with its next request.
     my $until = time() + BACK_WITHIN;
     while ($clients && $class->info($scfg, $volname)->{clients} < $clients && time() < $until) {
-        eval { read_by_qemu($vmid, $class->export($scfg, $volname)); };
+        eval { read_by_qemu($vmid, nbd_socket($scfg), $class->export($scfg, $volname)); };
         warn "VM $vmid sees the new size of $name with its next read or write: $@" if $@;
         sleep(0.2);
     }
@@ -479,11 +479,11 @@ sub volume_resize {
 
 # Has a guest's QEMU read a sector of the export: a disk that nobody uses makes no requests.
 sub read_by_qemu {
-    my ($vmid, $export) = @_;
+    my ($vmid, $socket, $export) = @_;
 
     require PVE::QemuServer::Monitor;
     my $nodes = PVE::QemuServer::Monitor::mon_cmd($vmid, 'query-named-block-nodes');
-    for my $node (grep { $_->{drv} eq 'nbd' && $_->{file} =~ m!/\Q$export\E\?socket=! } @$nodes) {
+    for my $node (grep { $_->{drv} eq 'nbd' && $_->{file} =~ m!/\Q$export\E\?socket=\Q$socket\E\z! } @$nodes) {
         my $command = qq(qemu-io $node->{'node-name'} "read 0 512");
         PVE::QemuServer::Monitor::mon_cmd($vmid, 'human-monitor-command', 'command-line' => $command);
     }
@@ -681,10 +681,14 @@ sub map_volume {
 
     my $file = $class->mapped_file($scfg, $volname, $snapname);
     my $of_snapshot = length($snapname // '');
+    my $identity = $class->identity($scfg, $volname, $snapname);
+    # What had the name before may still be shown there.
+    $class->unmap_volume($storeid, $scfg, $volname, $snapname)
+        if mapping_process($file) && first_line("$file.id") ne "$identity\n";
     if (!mapping_process($file)) {
         my $blockdev =
             $class->qemu_blockdev_options($scfg, $storeid, $volname, '', { 'snapshot-name' => $snapname });
-        show_as_file($blockdev, $file, $of_snapshot);
+        show_as_file($blockdev, $file, $of_snapshot, $identity);
     }
     my $device = eval { loop_device($file) // attach_loop_device($file, $of_snapshot); };
     return $device if $device;
@@ -694,12 +698,32 @@ sub map_volume {
     die $err;
 }
 
+# By what the name stands for now: of another volume or snapshot that has it later it is another text.
+sub identity {
+    my ($class, $scfg, $volname, $snapname) = @_;
+
+    my $id = $class->info($scfg, $volname)->{id};
+    return $id if !length($snapname // '');
+    my $name = encoded($snapname);
+    my ($snap) = grep { $_->{name} eq $name } $class->snapshots($scfg, $volname);
+    return "$id\@" . ($snap // die "snapshot '$snapname' of volume '$volname' does not exist\n")->{id};
+}
+
+sub write_file {
+    my ($path, $text) = @_;
+
+    open(my $file, '>', $path) or die "cannot make $path: $!\n";
+    print $file $text;
+    close($file) or die "cannot make $path: $!\n";
+    return;
+}
+
 sub show_as_file {
-    my ($blockdev, $file, $read_only) = @_;
+    my ($blockdev, $file, $read_only, $identity) = @_;
 
     make_path(dirname($file), { mode => oct(700) });
-    open(my $mountpoint, '>', $file) or die "cannot make $file: $!\n";
-    close($mountpoint) or die "cannot make $file: $!\n";
+    write_file("$file.id", "$identity\n");
+    write_file($file, '');
 
     $blockdev->{'node-name'} = 'volume';
     $blockdev->{'read-only'} = $read_only ? $true : $false;
@@ -754,13 +778,16 @@ sub unmap_volume {
             if time() > $until;
         sleep(0.05);
     }
-    unlink($file, "$file.pid");
+    unlink($file, "$file.pid", "$file.id");
     return 1;
 }
 
+# Of one daemon: two storages may have pools of one name, on the stores of different daemons.
 sub mapped_file {
     my ($class, $scfg, $volname, $snapname) = @_;
-    return "$MAPPED/" . $class->export($scfg, $volname, $snapname);
+
+    my $daemon = home($scfg) =~ tr!/!%!r;
+    return "$MAPPED/$daemon/" . $class->export($scfg, $volname, $snapname);
 }
 
 # The process id of the storage daemon that shows a volume as this file; nothing when none does.

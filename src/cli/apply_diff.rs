@@ -24,12 +24,14 @@ use super::transfer_bar::TransferBar;
 use super::{Global, output};
 use crate::base::rt::{Disk as _, DiskFile, OpenHow, RealDisk, RealRuntime, Rt};
 use crate::base::units::{show_bytes, show_size};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
-use crate::daemon::answers::SnapshotLine;
-use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
+use crate::base::{Error, Kind, Name, Result, ResultExt as _, StateId};
+use crate::daemon::answers::{SnapshotLine, VolumeAnswer};
+use crate::daemon::api::{Outcome, SameAs, SnapshotPath, Verb, VolumePath};
+use crate::image::diff_lineage::{Between, SnapshotIdentity};
 use crate::image::diff_source::{ByteSource, Change, Changes, RbdChanges};
 use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff_codec};
 use crate::nbd::Client;
+use crate::volume::{SnapshotInfo, VolumeInfo, applied_mark, copy_mark, is_applied_mark};
 
 /// Writes that are under way: at most 1 MiB each.
 const IN_FLIGHT: usize = 32;
@@ -59,6 +61,8 @@ struct Applied {
     size: u64,
     written_bytes: u64,
     zeroed_bytes: u64,
+    /// The volume's snapshot of that name is known to be the one that the diff begins with; none: nothing tells.
+    same: Option<bool>,
 }
 
 pub async fn run(global: &Global, args: ApplyDiff) -> Result<ExitCode> {
@@ -84,7 +88,11 @@ pub async fn onto(
     let done = applied.context(|| format!("applying {shown} to {path}"))?;
     let [written, zeroed] = [done.written_bytes, done.zeroed_bytes].map(show_bytes);
     let now = done.snapshot.as_ref().map_or(String::new(), |name| format!(", now {name}"));
-    Ok(Outcome::of(&done)?.note(format!("{}{now}: {written} written, {zeroed} zeroed", done.path)))
+    let unsure = done.since.as_ref().filter(|_| done.same.is_none()).map(|since| {
+        format!("nothing tells whether {path}@{since} is the snapshot that the diff begins with: their names are the same")
+    });
+    let note = format!("{}{now}: {written} written, {zeroed} zeroed", done.path);
+    Ok(Outcome::of(&done)?.note(note).note_all(unsure))
 }
 
 /// Whether this is a local file that `export --since` wrote.
@@ -160,6 +168,7 @@ async fn apply(
     if let Some(end) = &end {
         absent(door, path, end).await?;
     }
+    same(door, path, from.as_ref(), changes.between()).await?;
     let mut client = stands(door, path, from.as_ref()).await?;
     if let Some(size) = header.size.filter(|size| *size != client.info().size) {
         resize(door, path, client, size).await?;
@@ -180,13 +189,17 @@ async fn apply(
     // Requests that nobody waits for any more come to their end first. A server that hangs is not waited for.
     let _ = door.rt().timeout(CLOSE, async { while under_way.next().await.is_some() {} }).await;
     drop(under_way);
-    let finished = match (written, end) {
-        (Ok(()), Some(snapshot)) => {
-            let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
-            let take = Verb::SnapshotCreate { paths, no_wait: false, if_absent: false, held: true };
-            door.ask(take).await.map(drop)
+    // Of a stream it is known by now which snapshot it begins with.
+    let same = match written {
+        Ok(()) => same(door, path, from.as_ref(), changes.between()).await,
+        Err(error) => Err(error),
+    };
+    let finished = match (same, end) {
+        (Ok(is_same), Some(snapshot)) => {
+            done.same = is_same;
+            take(door, path, snapshot, changes.between()).await
         }
-        (written, _) => written,
+        (same, _) => same.map(|is_same| done.same = is_same),
     };
     let finished = match finished {
         Ok(()) => Ok(done),
@@ -195,6 +208,58 @@ async fn apply(
     // Others may come from now on.
     let _ = door.rt().timeout(CLOSE, client.close()).await;
     finished
+}
+
+/// The snapshot at the end, which is the same as the one that the diff ends with.
+async fn take(door: &mut Door, path: &VolumePath, snapshot: Name, between: &Between) -> Result<()> {
+    let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
+    let same_as = between.to_id.clone().map(|SnapshotIdentity { volume, snapshot, created_ms }| SameAs {
+        volume,
+        snapshot,
+        created_ms,
+    });
+    let take = Verb::SnapshotCreate { paths, no_wait: false, if_absent: false, held: true, same_as };
+    door.ask(take).await.map(drop)
+}
+
+/// Whether the volume's snapshot of this name is the one that the diff begins with; none: nothing tells.
+///
+/// # Errors
+/// `Refused`: it is another, of the same name.
+async fn same(
+    door: &mut Door,
+    path: &VolumePath,
+    from: Option<&Name>,
+    between: &Between,
+) -> Result<Option<bool>> {
+    let (Some(name), Some(told)) = (from, &between.since_id) else { return Ok(None) };
+    let volume: VolumeAnswer = door.ask(Verb::VolumeInfo { path: path.clone() }).await?.answer()?;
+    let all: Vec<SnapshotLine> =
+        door.ask(Verb::SnapshotList { path: path.clone(), from: None }).await?.answer()?;
+    let Some(line) = all.iter().find(|line| line.info.name == *name) else { return Ok(None) };
+    match is_same(&volume.info, &line.info, told)? {
+        Some(false) => {
+            let why = format!(
+                "{path}@{name} is not the snapshot that the diff begins with, though it has its name: one of the two was taken \
+                 anew. Apply the diffs between both, or copy the volume again"
+            );
+            Err(Error::new(Kind::Refused, why))
+        }
+        same => Ok(same),
+    }
+}
+
+/// None: a snapshot that was taken by hand, which says of no other that it is the same.
+fn is_same(volume: &VolumeInfo, there: &SnapshotInfo, told: &SnapshotIdentity) -> Result<Option<bool>> {
+    let (of, snapshot, created_ms) = (told.volume.parse()?, StateId(told.snapshot), told.created_ms);
+    if volume.id == of {
+        return Ok(Some(there.id == snapshot));
+    }
+    let is = [copy_mark, applied_mark].iter().any(|mark| mark(of, snapshot, created_ms) == there.mark);
+    Ok(match is {
+        true => Some(true),
+        false => is_applied_mark(there.mark).then_some(false),
+    })
 }
 
 async fn absent(door: &mut Door, path: &VolumePath, name: &Name) -> Result<()> {

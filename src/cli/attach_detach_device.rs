@@ -12,16 +12,18 @@ use futures::future::{Either, select};
 use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 
-use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look};
+use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look, shown};
+use super::kernel_device_name::{DeviceOf, attached, chosen};
 use super::kernel_disk::{KernelDisks, Losses};
 use super::{Global, detach_process, output};
 use crate::base::rt::{RealRuntime, Rt};
-use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
 use crate::daemon::answers::VolumeAnswer;
 use crate::daemon::api::Verb;
 use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd::{self, Address, Info};
+use crate::volume::Host;
 
 /// Requests wait this long for a daemon that is gone, then they fail.
 const PATIENCE: Duration = Duration::from_secs(RECONNECT);
@@ -29,8 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(RECONNECT);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the device is still there.
 const LOOK: Duration = Duration::from_secs(5);
-/// What a device's `backend` in sysfs begins with.
-const OURS: &str = "windlass:";
+/// Where sysfs shows the kernel's disks.
+const BLOCK: &str = "/sys/block";
+/// How long `detach` waits for the daemon to say what a name stands for now.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 /// In the background, but for `--detached`, which is that process.
 pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Result<ExitCode> {
@@ -45,14 +49,15 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         return Err(Error::new(Kind::Unsupported, why));
     }
     // Two devices of one disk have two caches in the kernel, of which neither knows what was written through the other.
-    if let Some((number, _)) = attached(Path::new("/sys/block")).iter().find(|(_, of)| *of == disk.export) {
+    if let Some((number, _)) = attached(Path::new(BLOCK)).iter().find(|(_, of)| of.is(&disk.shows)) {
         return Err(Error::new(Kind::Exists, format!("{} is /dev/nbd{number} already", disk.export)));
     }
     let (kernel, losses) = KernelDisks::open().await?;
     let (export, sockets) = connections(&disk).await?;
-    let name = format!("{OURS}{}", disk.export);
+    let export = if disk.read_only { export.to_read() } else { export };
+    let name = disk.shows.to_string();
     let number = kernel.connect(wanted, &export, &sockets, PATIENCE, &name).await?;
-    let maker = maker(Path::new("/sys/block"), number);
+    let maker = maker(Path::new(BLOCK), number);
     drop(sockets);
     let device = format!("/dev/nbd{number}");
     match global.json {
@@ -117,7 +122,7 @@ impl Keeper {
     /// Also where the kernel does not tell. Its number may be another device's by now, of whichever volume.
     async fn is_there(&self) -> bool {
         let connected = self.kernel.is_connected(self.number).await.unwrap_or(true);
-        match (maker(Path::new("/sys/block"), self.number), &self.maker) {
+        match (maker(Path::new(BLOCK), self.number), &self.maker) {
             (Some(now), Some(then)) => connected && now == *then,
             _ => connected,
         }
@@ -180,7 +185,7 @@ pub struct Detach {
 pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
     let number = match args.what.starts_with("/dev/") {
         true => ours(kernel_number(&args.what)?)?,
-        false => of_export(&args.what)?,
+        false => of_export(global, &args.what).await?,
     };
     let device = format!("/dev/nbd{number}");
     // Held alone while it is let go: mounted file systems and whatever else is built on it hold it too.
@@ -214,21 +219,45 @@ fn alone(device: &str) -> Result<OwnedFd> {
     })
 }
 
-/// The device that shows this export, by what its maker wrote into it.
-fn of_export(export: &str) -> Result<u32> {
-    let attached = attached(Path::new("/sys/block"));
-    let found = attached.iter().find(|(_, of)| of == export);
-    found.map(|(number, _)| *number).ok_or_else(|| {
-        let all: Vec<String> = attached.iter().map(|(n, of)| format!("{of} (/dev/nbd{n})")).collect();
-        let there =
-            if all.is_empty() { "nothing is".to_owned() } else { format!("these are: {}", all.join(", ")) };
-        Error::new(Kind::NotFound, format!("{export} is not attached as a device; {there}"))
-    })
+/// The device of this daemon that shows what the name means.
+async fn of_export(global: &Global, export: &str) -> Result<u32> {
+    let all = attached(Path::new(BLOCK));
+    // The folder tells without a daemon: a device is let go of whether one runs or not.
+    let host = kept_host(&StateDir::locate()?);
+    let means = match host {
+        Some(host) => meant(global, host, export).await,
+        None => None,
+    };
+    chosen(&all, host, export, means.as_ref())
+}
+
+/// The identity of the state folder's daemon.
+fn kept_host(home: &StateDir) -> Option<HostId> {
+    let text = std::fs::read_to_string(home.root().join("host.json")).ok()?;
+    serde_json::from_str::<Host>(&text).ok().map(|host| host.id)
+}
+
+/// What a name stands for now, where a daemon runs and says it.
+async fn meant(global: &Global, host: HostId, export: &str) -> Option<DeviceOf> {
+    let asked = async {
+        let home = StateDir::locate()?;
+        Client::connect(&home.control()?).await?.ok_or_else(|| Error::new(Kind::Closed, "no daemon runs"))?;
+        shown(global, host, export).await
+    };
+    let rt = Rt::new(RealRuntime::current());
+    let said = rt.timeout(SAID_WITHIN, asked).await;
+    match said.unwrap_or_else(|| Err(Error::new(Kind::Timeout, "it does not answer in time"))) {
+        Ok(means) => Some(means),
+        Err(error) => {
+            tracing::debug!(%error, export, "the daemon does not tell what this is now");
+            None
+        }
+    }
 }
 
 /// Other programs' devices are theirs to let go.
 fn ours(number: u32) -> Result<u32> {
-    let made_here = attached(Path::new("/sys/block")).iter().any(|(n, _)| *n == number);
+    let made_here = attached(Path::new(BLOCK)).iter().any(|(n, _)| *n == number);
     made_here.then_some(number).ok_or_else(|| {
         let why = format!(
             "/dev/nbd{number} was not made by `windlass attach --device`: whoever made it lets it go"
@@ -237,43 +266,19 @@ fn ours(number: u32) -> Result<u32> {
     })
 }
 
-/// Numbers of the kernel's NBD devices that were made here, and what they show.
-fn attached(block: &Path) -> Vec<(u32, String)> {
-    let entries = std::fs::read_dir(block).into_iter().flatten().flatten();
-    let mut all: Vec<(u32, String)> = entries
-        .filter_map(|entry| {
-            let number = entry.file_name().to_str()?.strip_prefix("nbd")?.parse().ok()?;
-            let of = std::fs::read_to_string(entry.path().join("backend")).ok()?;
-            Some((number, of.trim_end().strip_prefix(OURS)?.to_owned()))
-        })
-        .collect();
-    all.sort();
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_known_by_what_they_show() {
+    fn a_device_is_known_by_who_made_it() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, backend) in
-            [("nbd0", "windlass:tank/a\n"), ("nbd12", "windlass:tank/b@s\n"), ("nbd3", "another\n")]
-        {
-            let disk = dir.path().join(name);
-            std::fs::create_dir(&disk).unwrap();
-            let mut file = tempfile::NamedTempFile::new_in(&disk).unwrap();
-            std::io::Write::write_all(&mut file, backend.as_bytes()).unwrap();
-            file.persist(disk.join("backend")).unwrap();
-        }
-        std::fs::create_dir(dir.path().join("sda")).unwrap();
+        std::fs::create_dir(dir.path().join("nbd0")).unwrap();
         std::fs::create_dir(dir.path().join("nbd7")).unwrap();
         let mut pid = tempfile::NamedTempFile::new_in(dir.path().join("nbd0")).unwrap();
         std::io::Write::write_all(&mut pid, b"4711\n").unwrap();
         pid.persist(dir.path().join("nbd0/pid")).unwrap();
         assert_eq!(maker(dir.path(), 0).as_deref(), Some("4711\n"));
         assert_eq!((maker(dir.path(), 7), maker(dir.path(), 8)), (None, None));
-        assert_eq!(attached(dir.path()), [(0, "tank/a".to_owned()), (12, "tank/b@s".to_owned())]);
     }
 }

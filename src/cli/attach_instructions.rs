@@ -9,8 +9,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::kernel_device_name::DeviceOf;
 use super::{Global, output, reach_engine};
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, HostId, Kind, Result, StateId};
 use crate::daemon::answers::{EngineStatus, SnapshotLine, VolumeAnswer};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::nbd::Address;
@@ -43,6 +44,9 @@ pub struct Attach {
     /// With --as: the disk's name, the kernel's for `nbd` and `systemd` (default: /dev/nbd0), the guest's for `libvirt` (vda)
     #[arg(long, value_name = "NAME", num_args = 0..=1)]
     device: Option<Option<String>>,
+    /// Nobody can write through it, though the volume could be written
+    #[arg(long)]
+    read_only: bool,
     /// Set for the process that stays behind: it keeps the device connected.
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -79,8 +83,10 @@ pub struct Disk {
     certificates: String,
     pub volume: VolumePath,
     pub export: String,
-    read_only: bool,
+    pub read_only: bool,
     pub serial: String,
+    /// What it is, beside what it is called.
+    pub shows: DeviceOf,
 }
 
 #[derive(Serialize)]
@@ -120,23 +126,44 @@ pub async fn look(global: &Global, args: &Attach) -> Result<Disk> {
         None => args.path.parse()?,
     };
     let status: EngineStatus = reach_engine::ask(global, Verb::Status).await?.answer()?;
-    let info = Verb::VolumeInfo { path: volume.clone() };
-    let info: VolumeAnswer = reach_engine::ask(global, info).await?.answer()?;
-    if let Some(snapshot) = &snapshot {
-        let listed = Verb::SnapshotList { path: volume.clone(), from: None };
-        let listed: Vec<SnapshotLine> = reach_engine::ask(global, listed).await?.answer()?;
-        if !listed.iter().any(|line| line.info.name == snapshot.snapshot) {
-            return Err(Error::new(Kind::NotFound, format!("there is no snapshot {snapshot}")));
-        }
-    }
+    let (info, snapshot) = found(global, &volume, snapshot.as_ref()).await?;
+    let shows = DeviceOf { host: status.host_id, volume: info.id, snapshot, export: args.path.clone() };
     Ok(Disk {
         address: choose(&status.nbd, args.address.as_ref())?,
         certificates: args.certificates.clone(),
         export: args.path.clone(),
-        read_only: snapshot.is_some() || info.info.template,
-        serial: serial(&info.info),
+        read_only: args.read_only || snapshot.is_some() || info.template,
+        serial: serial(&info),
         volume,
+        shows,
     })
+}
+
+/// A volume, and a snapshot of it by its number.
+async fn found(
+    global: &Global,
+    volume: &VolumePath,
+    snapshot: Option<&SnapshotPath>,
+) -> Result<(VolumeInfo, Option<StateId>)> {
+    let info = Verb::VolumeInfo { path: volume.clone() };
+    let info: VolumeAnswer = reach_engine::ask(global, info).await?.answer()?;
+    let Some(snapshot) = snapshot else { return Ok((info.info, None)) };
+    let listed = Verb::SnapshotList { path: volume.clone(), from: None };
+    let listed: Vec<SnapshotLine> = reach_engine::ask(global, listed).await?.answer()?;
+    let found = listed.iter().find(|line| line.info.name == snapshot.snapshot);
+    let absent = || Error::new(Kind::NotFound, format!("there is no snapshot {snapshot}"));
+    Ok((info.info, Some(found.ok_or_else(absent)?.info.id)))
+}
+
+/// What the name of an export stands for now.
+pub async fn shown(global: &Global, host: HostId, export: &str) -> Result<DeviceOf> {
+    let snapshot = export.contains('@').then(|| export.parse::<SnapshotPath>()).transpose()?;
+    let volume = match &snapshot {
+        Some(snapshot) => snapshot.volume.clone(),
+        None => export.parse()?,
+    };
+    let (info, snapshot) = found(global, &volume, snapshot.as_ref()).await?;
+    Ok(DeviceOf { host, volume: info.id, snapshot, export: export.to_owned() })
 }
 
 /// By which a disk is told from another one of its name.
@@ -362,6 +389,7 @@ mod tests {
             export: "tank/web".into(),
             read_only,
             serial: "0123456789abcdef0123".into(),
+            shows: format!("windlass:{}:{}:-:tank/web", HostId(1), crate::base::VolumeId(2)).parse().unwrap(),
         }
     }
 

@@ -29,7 +29,7 @@ impl Clone {
     fn verb(self, from: SnapshotPath) -> Result<Verb> {
         let Clone { to, count, name, if_absent, .. } = self;
         match (to, count, name) {
-            (Some(to), ..) => Ok(Verb::Clone { from, to, if_absent }),
+            (Some(to), ..) => Ok(Verb::clone_of(from, to, if_absent)),
             (None, Some(count), Some(pattern)) => {
                 Ok(Verb::CloneMany(CloneMany { from, count, pattern, if_absent }))
             }

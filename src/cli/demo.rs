@@ -212,7 +212,14 @@ impl Tour<'_> {
     async fn snapshot_and_clone(&mut self) -> Result<()> {
         let began = self.rt.now();
         let paths = vec!["demo/disk@first".parse()?];
-        self.ask(Verb::SnapshotCreate { paths, no_wait: false, if_absent: false, held: false }).await?;
+        self.ask(Verb::SnapshotCreate {
+            paths,
+            no_wait: false,
+            if_absent: false,
+            held: false,
+            same_as: None,
+        })
+        .await?;
         let took = seconds(&self.rt, began) * 1e3;
         self.step("snapshot `demo/disk@first`, stored and confirmed", format!("{took:.0} ms"));
         let client = self.client("demo/disk").await?;
@@ -220,8 +227,7 @@ impl Tour<'_> {
         client.close().await?;
         self.step(&format!("overwrote the first {} MiB", SECOND / MIB), format!("{rate:.0} MB/s"));
         let began = self.rt.now();
-        let verb =
-            Verb::Clone { from: "demo/disk@first".parse()?, to: "demo/copy".parse()?, if_absent: false };
+        let verb = Verb::clone_of("demo/disk@first".parse()?, "demo/copy".parse()?, false);
         self.ask(verb).await?;
         let took = seconds(&self.rt, began) * 1e3;
         self.step("linked clone `demo/copy` of the snapshot", format!("{took:.0} ms"));

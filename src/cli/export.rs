@@ -17,7 +17,9 @@ use super::{Global, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::units::{show_bytes, show_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
-use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
+use crate::daemon::answers::{SnapshotLine, VolumeAnswer};
+use crate::daemon::api::{Outcome, SnapshotPath, Verb, VolumePath};
+use crate::image::diff_lineage::{Between, SnapshotIdentity};
 use crate::image::export::{Exported, Origin, Recipe, Sink, export};
 use crate::image::export_formats::{Qcow2, Raw, RbdDiff, lay_out};
 use crate::image::output::Output;
@@ -106,6 +108,25 @@ impl State {
     }
 }
 
+impl Found {
+    /// What the names of the two ends stand for now.
+    async fn between(&self, door: &mut Door, since: Option<&Name>) -> Result<Between> {
+        if since.is_none() && self.snapshot.is_none() {
+            return Ok(Between::default());
+        }
+        let path = self.volume.clone();
+        let volume: VolumeAnswer = door.ask(Verb::VolumeInfo { path: path.clone() }).await?.answer()?;
+        let all: Vec<SnapshotLine> = door.ask(Verb::SnapshotList { path, from: None }).await?.answer()?;
+        // Of what the volume has taken by itself nothing is told.
+        let identity = |name: &Name| {
+            let line = all.iter().find(|line| line.info.name == *name)?;
+            let (volume, created_ms) = (volume.info.id.to_string(), line.info.created_ms);
+            Some(SnapshotIdentity { volume, snapshot: line.info.id.0, created_ms })
+        };
+        Ok(Between { since_id: since.and_then(identity), to_id: self.snapshot.as_ref().and_then(identity) })
+    }
+}
+
 impl std::fmt::Display for Found {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.snapshot {
@@ -135,7 +156,7 @@ pub async fn run(global: &Global, args: Export) -> Result<ExitCode> {
     let target = Target::open(&rt, &args.file, args.force).await?;
     let to = args.file.display().to_string();
     let door = Door::open(global).await;
-    let door = match door {
+    let mut door = match door {
         Ok(door) => door,
         Err(error) => {
             target.abandon().await;
@@ -143,7 +164,7 @@ pub async fn run(global: &Global, args: Export) -> Result<ExitCode> {
         }
     };
     let (out, unfinished) = target.split();
-    let exported = or_interrupted(write(&rt, &door, &found, &plan, out)).await;
+    let exported = or_interrupted(write(&rt, &mut door, &found, &plan, out)).await;
     let exported = match (exported, unfinished) {
         (Ok((size, done)), Some(file)) => file.appear().await.map(|()| (size, done)),
         (Err(error), Some(file)) => {
@@ -264,15 +285,23 @@ impl Plan {
         }
     }
 
-    async fn sink(&self, origin: &Arc<Remote>, found: &Found, out: Output) -> Result<Box<dyn Sink>> {
+    async fn sink(
+        &self,
+        origin: &Arc<Remote>,
+        found: &Found,
+        between: Between,
+        out: Output,
+    ) -> Result<Box<dyn Sink>> {
         let size = origin.size();
         let name = |name: &Name| name.to_string();
         let (from, to) = (self.since.as_ref().map(name), found.snapshot.as_ref().map(name));
         Ok(match self.format {
             Format::Raw => Box::new(Raw::new(out, size).await?),
-            Format::RbdDiff => Box::new(RbdDiff::new(out, &Header { from, to, size: Some(size) }).await?),
+            Format::RbdDiff => {
+                Box::new(RbdDiff::new(out, &Header { from, to, size: Some(size) }, between).await?)
+            }
             Format::Qcow2 => {
-                let lineage = from.map(|since| Lineage { since, to });
+                let lineage = from.map(|since| Lineage { since, to, between });
                 let backing = self.backing.clone();
                 let shape = Shape { size, compression: self.compression, backing, lineage };
                 if !self.streams {
@@ -286,10 +315,18 @@ impl Plan {
 }
 
 /// Gives the image's size and what was exported.
-async fn write(rt: &Rt, door: &Door, found: &Found, plan: &Plan, out: Output) -> Result<(u64, Exported)> {
+async fn write(rt: &Rt, door: &mut Door, found: &Found, plan: &Plan, out: Output) -> Result<(u64, Exported)> {
+    let asked = match plan.format {
+        Format::Raw => Between::default(),
+        Format::Qcow2 | Format::RbdDiff => found.between(door, plan.since.as_ref()).await?,
+    };
     let origin = Arc::new(Remote::connect(door, found, plan.since.as_ref()).await?);
+    if plan.format != Format::Raw && found.between(door, plan.since.as_ref()).await? != asked {
+        let why = format!("a snapshot of {} was taken anew at this moment: export again", found.volume);
+        return Err(Error::new(Kind::Unavailable, why));
+    }
     let size = origin.size();
-    let mut sink = plan.sink(&origin, found, out).await?;
+    let mut sink = plan.sink(&origin, found, asked, out).await?;
     let mut bar = TransferBar::new(format!("exporting {found}"), size);
     let done = export(rt, origin, plan.recipe(), &mut *sink, |at| bar.reach(at)).await?;
     Ok((size, done))

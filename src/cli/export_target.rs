@@ -1,12 +1,14 @@
 //! A file that appears under its name when it is whole: until then it lies beside under a name of its own.
 
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::base::rt::{Disk, DiskFile, OpenHow, RealDisk, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
@@ -24,7 +26,14 @@ pub struct NewFile {
     temporary: PathBuf,
     path: PathBuf,
     replaces: bool,
+    /// Locked as long as somebody writes the file: one that nobody has locked was left by a process that is gone.
+    _lock: Option<OwnedFd>,
 }
+
+/// What the name of an unfinished file ends with.
+const UNFINISHED: &str = ".part";
+/// How often a name is drawn anew.
+const NAMES_MAX: usize = 8;
 
 impl Target {
     /// `-` is stdout.
@@ -57,11 +66,12 @@ impl Target {
                 Err(Error::new(Kind::Refused, why))
             }
             _ => {
-                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image");
-                let temporary = path.with_file_name(format!(".{name:.50}.{:016x}.part", rt.random()));
-                let opened = disk.open(&temporary, OpenHow::CreateNew).await;
-                let file = opened.context(|| format!("making {}", temporary.display()))?;
-                Ok(Target::File(file, NewFile { disk, temporary, path, replaces: there }))
+                let unfinished = path.clone();
+                rt.cpu(move || remove_unfinished(&unfinished)).await?;
+                let (temporary, lock) = make_unfinished(rt, &path)?;
+                let opened = disk.open(&temporary, OpenHow::Write).await;
+                let file = opened.context(|| format!("opening {}", temporary.display()))?;
+                Ok(Target::File(file, NewFile { disk, temporary, path, replaces: there, _lock: lock }))
             }
         }
     }
@@ -85,7 +95,6 @@ impl Target {
 /// The kernel tells of a device that is opened alone whether it is mounted, or a part of another. `--force` is no leave to
 /// write over that.
 fn refuse_used(device: &Path) -> Result<()> {
-    use rustix::fs::{Mode, OFlags};
     match rustix::fs::open(device, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty()) {
         Err(rustix::io::Errno::BUSY) => {
             let why = format!("{} is in use, mounted perhaps: it is not written over", device.display());
@@ -93,6 +102,56 @@ fn refuse_used(device: &Path) -> Result<()> {
         }
         // Whatever else is wrong is told when it is opened to be written.
         _ => Ok(()),
+    }
+}
+
+/// What names of unfinished files of this one begin with; their ends are drawn.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image");
+    format!(".{name:.50}.")
+}
+
+/// A new empty file, and its lock where the filesystem has locks.
+fn make_unfinished(rt: &Rt, path: &Path) -> Result<(PathBuf, Option<OwnedFd>)> {
+    for _ in 0..NAMES_MAX {
+        let temporary = path.with_file_name(format!("{}{:016x}{UNFINISHED}", stem(path), rt.random()));
+        let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&temporary, how, Mode::from_raw_mode(0o600));
+        let file =
+            opened.map_err(std::io::Error::from).context(|| format!("making {}", temporary.display()))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok((temporary, None));
+        }
+        // Before it was locked, somebody may have taken it for one that was left.
+        if rustix::fs::fstat(&file).is_ok_and(|found| found.st_nlink > 0) {
+            return Ok((temporary, Some(file)));
+        }
+    }
+    Err(Error::new(Kind::Unavailable, format!("{} can't be begun: somebody removes it", path.display())))
+}
+
+/// Removes what exports that were killed have left of this file.
+fn remove_unfinished(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stem = stem(path);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let drawn = name.to_str().and_then(|name| name.strip_prefix(&stem)?.strip_suffix(UNFINISHED));
+        if !drawn.is_some_and(|drawn| drawn.len() == 16 && drawn.bytes().all(|b| b.is_ascii_hexdigit())) {
+            continue;
+        }
+        let left = entry.path();
+        let Ok(file) = rustix::fs::open(&left, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else {
+            continue;
+        };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            match std::fs::remove_file(&left) {
+                Ok(()) => {
+                    tracing::info!("removed {}, which an export that was killed has left", left.display())
+                }
+                Err(error) => tracing::warn!(%error, "{} stays", left.display()),
+            }
+        }
     }
 }
 
@@ -187,5 +246,32 @@ mod tests {
         assert!(appeared[0].is_ok(), "{appeared:?}");
         assert!(appeared[1].as_ref().is_err_and(|e| e.is(Kind::Exists)), "{appeared:?}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_export_left_goes_at_the_next() {
+        let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+        let path = dir.path().join("image.raw");
+        let count = || std::fs::read_dir(dir.path()).unwrap().count();
+        let (_output, alive) = Target::open(&rt, &path, false).await.unwrap().split();
+        let (temporary, lock) = make_unfinished(&rt, &path).unwrap();
+        // As the end of its process does.
+        drop(lock);
+        for other in [".image.raw.0123.part", ".other.raw.0123456789abcdef.part", "image.raw.part"] {
+            drop(
+                rustix::fs::open(
+                    dir.path().join(other),
+                    OFlags::CREATE | OFlags::WRONLY,
+                    Mode::from_raw_mode(0o600),
+                )
+                .unwrap(),
+            );
+        }
+        assert_eq!(count(), 5);
+        let (_output, next) = Target::open(&rt, &path, false).await.unwrap().split();
+        assert!(!temporary.exists() && count() == 5, "one is gone, one begun");
+        next.unwrap().abandon().await;
+        alive.unwrap().appear().await.unwrap();
+        assert!(path.exists() && count() == 4);
     }
 }

@@ -17,6 +17,7 @@ mod export_target;
 mod graceful_restart;
 mod iam_policy;
 mod import;
+mod kernel_device_name;
 mod kernel_disk;
 mod mount;
 mod output;

@@ -120,7 +120,7 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
                 return forgive(between(global, &hooks, paths, no_wait).await, forgiven);
             }
             (
-                Verb::SnapshotCreate { paths, no_wait, if_absent, held: false },
+                Verb::SnapshotCreate { paths, no_wait, if_absent, held: false, same_as: None },
                 if_absent.then_some(Kind::Exists),
             )
         }
@@ -165,7 +165,13 @@ async fn between(
             return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
         }
     }
-    let mark = Verb::SnapshotCreate { paths: paths.clone(), no_wait: true, if_absent: false, held: false };
+    let mark = Verb::SnapshotCreate {
+        paths: paths.clone(),
+        no_wait: true,
+        if_absent: false,
+        held: false,
+        same_as: None,
+    };
     let (marked, after) = hooks.around(&rt, &paths, reach_engine::ask(global, mark)).await;
     let marked = match (marked, &after) {
         (Err(error), Err(also)) => return Err(Error::new(error.kind(), format!("{error}; then {also}"))),

@@ -39,6 +39,11 @@ impl Hooks {
         work: impl Future<Output = Result<T>>,
     ) -> (Result<T>, Result<()>) {
         signals::outlive_hangup();
+        let after = match self.after.as_deref().map(|command| After::wait(command, paths)).transpose() {
+            Ok(after) => after,
+            // What could not be let go on is not quieted.
+            Err(error) => return (Err(error), Ok(())),
+        };
         let work = async {
             self.run(rt, "--before", self.before.as_deref(), paths).await?;
             let late = || {
@@ -57,43 +62,81 @@ impl Hooks {
                 Err(Error::new(Kind::Closed, "interrupted: whether the snapshot was taken is not known"))
             }
         };
-        (done, self.run(rt, "--after", self.after.as_deref(), paths).await)
+        let let_go = match after {
+            Some(after) => after.run(rt, self.hook_timeout).await,
+            None => Ok(()),
+        };
+        (done, let_go)
     }
 
     /// In a process group of its own, which is ended when it takes too long.
     async fn run(&self, rt: &Rt, flag: &str, command: Option<&str>, paths: &[SnapshotPath]) -> Result<()> {
         let Some(command) = command else { return Ok(()) };
-        let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
-        let mut child = tokio::process::Command::new("sh")
-            .args(["-c", command])
-            .env("WINDLASS_SNAPSHOTS", names.join(" "))
-            .stdin(Stdio::null())
-            // Ours is for the answer, which programs read.
-            .stdout(std::io::stderr())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context(|| format!("starting the command of {flag}"))?;
-        let mut group = Group(child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)));
-        match rt.timeout(self.hook_timeout, child.wait()).await {
-            Some(ended) => {
-                // What it left running goes on.
-                group.0 = None;
-                match ended.context(|| format!("waiting for the command of {flag}"))? {
-                    status if status.success() => Ok(()),
-                    status => Err(Error::new(
-                        Kind::Io,
-                        format!("the command of {flag} failed: {status}: {command}"),
-                    )),
+        let mut shell = shell(paths);
+        shell.args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true);
+        let child = shell.spawn().context(|| format!("starting the command of {flag}"))?;
+        ended(rt, child, self.hook_timeout, (flag, command)).await
+    }
+}
+
+/// In a process group of its own.
+fn shell(paths: &[SnapshotPath]) -> tokio::process::Command {
+    let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
+    let mut shell = tokio::process::Command::new("sh");
+    shell.env("WINDLASS_SNAPSHOTS", names.join(" "));
+    // Ours is for the answer, which programs read.
+    shell.stdout(std::io::stderr()).process_group(0);
+    shell
+}
+
+/// Waits for a command; one that takes too long is ended with its process group.
+async fn ended(
+    rt: &Rt,
+    mut child: tokio::process::Child,
+    time: Duration,
+    (flag, command): (&str, &str),
+) -> Result<()> {
+    let mut group = Group(child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)));
+    match rt.timeout(time, child.wait()).await {
+        Some(ended) => {
+            // What it left running goes on.
+            group.0 = None;
+            match ended.context(|| format!("waiting for the command of {flag}"))? {
+                status if status.success() => Ok(()),
+                status => {
+                    let why = format!("the command of {flag} failed: {status}: {command}");
+                    Err(Error::new(Kind::Io, why))
                 }
             }
-            None => {
-                drop(group);
-                let time = show_time(self.hook_timeout.as_millis() as u64);
-                let why = format!("the command of {flag} took longer than {time} and was ended: {command}");
-                Err(Error::new(Kind::Timeout, why))
-            }
         }
+        None => {
+            drop(group);
+            let time = show_time(time.as_millis() as u64);
+            let why = format!("the command of {flag} took longer than {time} and was ended: {command}");
+            Err(Error::new(Kind::Timeout, why))
+        }
+    }
+}
+
+/// The second command, in a shell that waits for the end of a pipe of ours. That comes also when this process is killed: what was
+/// quieted goes on.
+struct After<'a> {
+    command: &'a str,
+    waiting: tokio::process::Child,
+}
+
+impl<'a> After<'a> {
+    fn wait(command: &'a str, paths: &[SnapshotPath]) -> Result<After<'a>> {
+        let mut shell = shell(paths);
+        // Nothing is written to the pipe: `read` returns at its end.
+        shell.args(["-c", "read -r nothing; exec sh -c \"$1\" </dev/null", "sh", command]);
+        let waiting = shell.stdin(Stdio::piped()).spawn();
+        Ok(After { command, waiting: waiting.context(|| "starting the command of --after".to_owned())? })
+    }
+
+    async fn run(mut self, rt: &Rt, time: Duration) -> Result<()> {
+        drop(self.waiting.stdin.take());
+        ended(rt, self.waiting, time, ("--after", self.command)).await
     }
 }
 
@@ -151,5 +194,19 @@ mod tests {
         assert!(late.is(Kind::Timeout) && said().matches("thaw").count() == 4, "{late}");
         let (done, after) = hooks("", "false").around(&rt, &path, take()).await;
         assert!(done.is_ok() && after.unwrap_err().to_string().starts_with("the command of --after"));
+    }
+
+    #[tokio::test]
+    async fn what_was_quieted_goes_on_when_nobody_is_left_to_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let after = After::wait(&format!("echo thawed >> {}", log.display()), &[]).map(|after| after.waiting);
+        let (rt, mut waiting) = (Rt::new(RealRuntime::current()), after.unwrap());
+        assert!(rt.timeout(Duration::from_millis(300), waiting.wait()).await.is_none(), "it waits");
+        assert!(!log.exists());
+        // As the kernel closes it when a process is killed.
+        drop(waiting.stdin.take());
+        assert!(waiting.wait().await.unwrap().success());
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "thawed\n");
     }
 }

@@ -317,6 +317,18 @@ pub struct SnapshotCopy {
     pub verify_all: bool,
 }
 
+/// A snapshot by what is never used again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SameAs {
+    /// The volume's id.
+    pub volume: String,
+    /// The snapshot's number in it.
+    pub snapshot: u64,
+    pub created_ms: u64,
+}
+
 /// A snapshot that nobody can remove for a while.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -584,6 +596,9 @@ pub enum Verb {
         /// By the command that holds the volumes alone, and only while it does.
         #[serde(default)]
         held: bool,
+        /// It is the same as that snapshot, wherever that is: of one volume, when this is returned, it is in the pool.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        same_as: Option<SameAs>,
     },
     /// Waits until snapshots that were taken are in the pool.
     SnapshotPromise { paths: Vec<SnapshotPath> },
@@ -617,6 +632,13 @@ pub enum Verb {
     Clone {
         from: SnapshotPath,
         to: VolumePath,
+        /// In bytes, where it is to be larger than the snapshot.
+        #[serde(default)]
+        size: Option<u64>,
+        /// `KEY=VALUE` each, beside what the volume of the snapshot has.
+        #[serde(default)]
+        settings: Vec<String>,
+        /// Content with a clone of this very snapshot that has these settings and this size.
         #[serde(default)]
         if_absent: bool,
     },
@@ -660,6 +682,11 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// A clone with the size of its snapshot and the settings of that one's volume.
+    pub fn clone_of(from: SnapshotPath, to: VolumePath, if_absent: bool) -> Verb {
+        Verb::Clone { from, to, size: None, settings: Vec::new(), if_absent }
+    }
+
     /// What the engine of mounts does as well, each engine for itself: a command asks all of them.
     pub fn is_of_each_engine(&self) -> bool {
         matches!(self, Verb::CredentialsSet(_) | Verb::CredentialsList | Verb::CredentialsRemove { .. })

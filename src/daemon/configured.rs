@@ -14,6 +14,7 @@ use super::api::{ScrubRequest, Verb};
 use super::config::{Config, ScrubPlan};
 use super::engine::Engine;
 use super::failed_attempts::Attempt;
+use super::mounts::AskedBy;
 use super::progress::ProgressSink;
 use super::verbs;
 use crate::base::rt::{Instant, Rt};
@@ -155,10 +156,9 @@ impl Configured {
     /// A mount that the file no longer has. One that somebody else made there stays.
     fn unmount(&self, engine: Arc<Engine>, dir: String) {
         let work = async move {
-            match engine.run(Verb::Unmount { dir: dir.clone() }, ProgressSink::none()).await {
-                Ok(_) => {}
-                Err(error) if error.is(Kind::NotFound) => {}
-                Err(error) => tracing::warn!(%error, "{dir} is no longer in the configuration"),
+            let state = engine.state();
+            if let Err(error) = state.mounts.remove_configured(&state.host_context, &dir).await {
+                tracing::warn!(%error, "{dir} is no longer in the configuration");
             }
         };
         self.rt.spawn(work).detach();
@@ -237,7 +237,7 @@ async fn attempt(engine: &Arc<Engine>, wish: &Attempt) -> Tried {
         }
         Attempt::Mount(dir) => {
             let Some((url, options)) = config.mount_at(dir) else { return Tried::Over };
-            verbs::mount(state, &url, dir, &options).await.map(|outcome| {
+            verbs::mount(state, &url, (dir, AskedBy::Configuration), &options).await.map(|outcome| {
                 tracing::info!("{url} is mounted at {dir}, as the configuration says");
                 outcome.notes.iter().for_each(|note| tracing::warn!("{dir}: {note}"));
             })

@@ -18,7 +18,7 @@ use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
 use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{ChangedExtent, Changes, Description, Export, Exports, ListedExport, StatusExtent};
-use crate::volume::{Attachment, Direction, OpenMode, Since, SnapshotView, Volume};
+use crate::volume::{Attachment, Direction, OpenMode, Reading, Since, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
@@ -89,6 +89,10 @@ impl EngineExports {
                 if let Some(alone) = &alone {
                     alone.opened(&volume);
                 }
+                let reading = match is_alone {
+                    true => None,
+                    false => open.volumes.read_by_client(&path.volume, &volume).await?,
+                };
                 let template = volume.settings().template;
                 let attachment = volume.attach();
                 Ok(Arc::new(VolumeExport {
@@ -96,6 +100,7 @@ impl EngineExports {
                     session,
                     _alone: alone,
                     _attachment: attachment,
+                    _reading: reading,
                     template,
                 }))
             }
@@ -268,6 +273,8 @@ struct VolumeExport {
     _alone: Option<Alone>,
     /// Other hosts are told that the volume is used here.
     _attachment: Arc<Attachment>,
+    /// Where it is not this host's: nobody removes it meanwhile.
+    _reading: Option<Reading>,
     /// As it was when the client came.
     template: bool,
 }

@@ -53,11 +53,16 @@ impl KeyPlace {
         keep_out_of_cores();
         match self {
             KeyPlace::KeyFile(file) => {
+                // A stick with a filesystem without modes is a usual place for a key.
+                if let Err(error) = check_private(file) {
+                    tracing::warn!("{error}");
+                }
                 let bytes = read_file(disk, file).await?;
                 let key = Secret::read(&bytes).map_err(|e| e.context(file.display()))?;
                 Ok(Offered::Key(key))
             }
             KeyPlace::PassphraseFile(file) => {
+                check_private(file)?;
                 let bytes = read_file(disk, file).await?;
                 let words = Passphrase::read(&bytes).map_err(|e| e.context(file.display()))?;
                 Ok(Offered::Passphrase(words))
@@ -67,6 +72,22 @@ impl KeyPlace {
                 let key = Secret::read(&bytes).map_err(|e| e.context("what the key command prints"))?;
                 Ok(Offered::Key(key))
             }
+        }
+    }
+}
+
+/// `Usage`: others than the file's owner may read it, or change it. What can't be looked at says so when it is read.
+fn check_private(file: &Path) -> Result<()> {
+    const OF_OTHERS: u32 = 0o066;
+    let Ok(found) = rustix::fs::stat(file) else { return Ok(()) };
+    let mode = found.st_mode & 0o777;
+    match mode & OF_OTHERS == 0 || !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
+        true => Ok(()),
+        false => {
+            let shown = file.display();
+            let why =
+                format!("{shown} has mode {mode:03o}, so others may read or change it: chmod 600 {shown}");
+            Err(Error::new(Kind::Usage, why))
         }
     }
 }
@@ -194,6 +215,8 @@ impl KeyFinder for ConfiguredKeys {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::base::rt::{RealDisk, RealRuntime};
 
@@ -223,6 +246,13 @@ mod tests {
         let Ok(Offered::Key(printed)) = read(KeyPlace::Command(print)).await else { panic!("a key") };
         assert!(printed == key);
         std::fs::write(&file, "correct horse\n").unwrap();
+        let open_to = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o644, 0o640, 0o602] {
+            open_to(mode);
+            let refused = read(KeyPlace::PassphraseFile(file.clone())).await.unwrap_err();
+            assert!(refused.is(Kind::Usage) && refused.to_string().contains("chmod 600"), "{refused}");
+        }
+        open_to(0o600);
         let read_words = read(KeyPlace::PassphraseFile(file.clone())).await;
         assert!(matches!(read_words, Ok(Offered::Passphrase(words)) if words.bytes() == b"correct horse"));
         let none = read(KeyPlace::KeyFile(file)).await.unwrap_err();

@@ -31,9 +31,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A note of what a store heeds has four words.
 const NOTE_MAX: usize = 4096;
 
+/// Whose mount it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AskedBy {
+    /// The configuration asks for it, and ends it when it asks no more.
+    Configuration,
+    /// Somebody made it by a command, and ends it so.
+    Command,
+}
+
 #[derive(Debug)]
 struct Entry {
     url: String,
+    asked_by: AskedBy,
     place: StoreUrl,
     identity: String,
     options: Vec<String>,
@@ -120,7 +130,7 @@ impl Mounts {
         self: &Arc<Self>,
         host_context: &HostContext,
         (url, typed): (&str, &str),
-        dir: &str,
+        (dir, asked_by): (&str, AskedBy),
         options: &[String],
         memory: &Memory,
     ) -> Result<Vec<String>> {
@@ -180,7 +190,8 @@ impl Mounts {
         drop(shared);
         notes.extend(kept_back(mounted.unsent()));
         let mounted = Arc::new(mounted);
-        let entry = Entry { url: url.to_owned(), place, identity, options: as_said, mounted, away: None };
+        let url = url.to_owned();
+        let entry = Entry { url, asked_by, place, identity, options: as_said, mounted, away: None };
         self.enter(host_context, dir, entry);
         Ok(notes)
     }
@@ -249,6 +260,16 @@ impl Mounts {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// Ends a mount that the configuration asks for no more. One that somebody else made there since stays.
+    pub async fn remove_configured(&self, host_context: &HostContext, dir: &str) -> Result<()> {
+        let configured = |e: &&Entry| e.asked_by == AskedBy::Configuration;
+        let mounted = self.list.lock().entries.get(dir).filter(configured).map(|e| e.mounted.clone());
+        match mounted {
+            Some(mounted) => self.take_out(host_context, dir, mounted, &|_, _| ()).await,
+            None => Ok(()),
+        }
+    }
+
     /// Unmounts and waits for its uploads, telling how far they are (done and of how many bytes).
     pub async fn remove(
         &self,
@@ -266,6 +287,16 @@ impl Mounts {
                 format!("{dir} is not a mount of this daemon: `windlass status` lists them"),
             ));
         };
+        self.take_out(host_context, dir, mounted, tell).await
+    }
+
+    async fn take_out(
+        &self,
+        host_context: &HostContext,
+        dir: &str,
+        mounted: Arc<Mounted>,
+        tell: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<()> {
         let leaving = mounted.unmount().fuse();
         futures::pin_mut!(leaving);
         let total = mounted.pending().bytes;
@@ -496,7 +527,10 @@ async fn may_write(
     let never = When::Matches(Etag("0".repeat(32)));
     let tried = host_context.rt.timeout(deadline, bucket.put(&key, Bytes::new(), never, Cause::Probe)).await;
     match tried {
-        Some(Err(why)) if why.is(Kind::Denied) => Err(cannot_write(bucket.url(), why)),
+        Some(Err(why)) if why.is(Kind::Denied) => {
+            let listing = fs::lacks_listing(&host_context.rt, bucket, deadline).await;
+            Err(listing.unwrap_or_else(|| cannot_write(bucket.url(), why)))
+        }
         // Its conditions are no longer heeded.
         Some(Ok(Put::Stored(_))) => bucket.delete(&[key], Cause::Probe).await,
         // Whoever writes later hears of it.

@@ -22,6 +22,9 @@ use crate::pool::{
 use crate::store::{self, BucketRef, StoreUrl};
 use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volumes};
 
+/// How long an engine that ends tries to say that its clients read nothing any more.
+const FORGET: Duration = Duration::from_secs(5);
+
 /// A pool that is open here.
 #[derive(Debug)]
 pub struct OpenPool {
@@ -440,6 +443,8 @@ impl Pools {
         let open = self.opened();
         let ends = open.iter().map(|(_, open)| async {
             let stuck = open.volumes.shutdown(drain).await;
+            let forgotten = open.volumes.forget_readers();
+            let _ = self.host_context.rt.timeout(FORGET, forgotten).await;
             open.pool.close().await;
             stuck
         });

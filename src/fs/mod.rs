@@ -27,7 +27,7 @@ mod tests;
 mod tree;
 
 pub use file::MountResources;
-pub use mount::{Mounted, clear_dead, mount, refuse_pool};
+pub use mount::{Mounted, clear_dead, lacks_listing, mount, refuse_pool};
 pub use object::{Cache, Flush, HELP as MOUNT_OPTIONS, KernelFlag, MountOptions};
 pub use staging::{KeptFile, KeptFiles, Unsent};
 pub use tree::Pending;

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes, BytesMut};
 
+use super::diff_lineage::{Between, TRAILER_MAX};
 use super::rbd_diff_codec::{Header, MAGIC, RECORD_MAX, Record};
 use crate::base::{Error, Kind, Result};
 
@@ -29,6 +30,8 @@ impl Change {
 pub trait Changes: Send {
     /// Between which states it lies.
     fn header(&self) -> &Header;
+    /// The same by ids, where they were told. Of an rbd-diff they are known behind its last change.
+    fn between(&self) -> &Between;
     /// The next change, none after the last. All lie inside the size at the end, where the header tells it.
     async fn next(&mut self) -> Result<Option<Change>>;
 }
@@ -45,6 +48,7 @@ pub struct RbdChanges {
     from: Box<dyn ByteSource>,
     have: BytesMut,
     header: Header,
+    between: Between,
     /// The first record after the header.
     first: Option<Record>,
     /// Of the last `w`: where its next byte belongs, and how many come.
@@ -57,8 +61,8 @@ impl RbdChanges {
     /// # Errors
     /// `Invalid`: this is no rbd diff of version 1.
     pub async fn open(from: Box<dyn ByteSource>) -> Result<RbdChanges> {
-        let (have, header) = (BytesMut::new(), Header::default());
-        let mut changes = RbdChanges { from, have, header, first: None, data: (0, 0) };
+        let (have, header, between) = (BytesMut::new(), Header::default(), Between::default());
+        let mut changes = RbdChanges { from, have, header, between, first: None, data: (0, 0) };
         changes.fill(MAGIC.len()).await?;
         if !changes.have.starts_with(MAGIC) {
             let why = match changes.have.starts_with(b"rbd diff v2\n") {
@@ -99,6 +103,22 @@ impl RbdChanges {
         Err(cut_off())
     }
 
+    /// Behind the last record. It is met again by who asks for another change.
+    async fn end(&mut self) -> Result<()> {
+        self.first = Some(Record::End);
+        self.fill(TRAILER_MAX + 1).await?;
+        if self.have.is_empty() {
+            return Ok(());
+        }
+        self.between = Between::of_trailer(&self.have).ok_or_else(|| {
+            let why =
+                "bytes follow the end of the diff: several are applied one after the other, each as a file of its own";
+            Error::new(Kind::Invalid, why)
+        })?;
+        self.have.clear();
+        Ok(())
+    }
+
     fn bounded(&self, offset: u64, len: u64) -> Result<()> {
         let size = self.header.size.unwrap_or(u64::MAX);
         match offset.checked_add(len).is_some_and(|end| end <= size) {
@@ -119,6 +139,10 @@ fn cut_off() -> Error {
 impl Changes for RbdChanges {
     fn header(&self) -> &Header {
         &self.header
+    }
+
+    fn between(&self) -> &Between {
+        &self.between
     }
 
     async fn next(&mut self) -> Result<Option<Change>> {
@@ -149,13 +173,7 @@ impl Changes for RbdChanges {
                     }
                 }
                 Record::End => {
-                    self.fill(1).await?;
-                    if !self.have.is_empty() {
-                        let why = "bytes follow the end of the diff: several are applied one after the other, each as a file \
-                                   of its own";
-                        return Err(Error::new(Kind::Invalid, why));
-                    }
-                    self.first = Some(Record::End);
+                    self.end().await?;
                     return Ok(None);
                 }
                 Record::From(_) | Record::To(_) | Record::Size(_) => {
@@ -170,6 +188,7 @@ impl Changes for RbdChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::diff_lineage::SnapshotIdentity;
 
     /// Bytes in pieces of `step`.
     struct Steps {
@@ -223,6 +242,18 @@ mod tests {
         for end in ends {
             let error = read(&whole[..end], 1 << 16).await.unwrap_err();
             assert!(error.is(Kind::Invalid), "{end}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_diff_lies_between_follows_its_end() {
+        let one = SnapshotIdentity { volume: "0b".repeat(16), snapshot: 3, created_ms: 5 };
+        let told = Between { since_id: Some(one), to_id: None };
+        for step in [7, 1 << 20] {
+            let bytes = Bytes::from([&diff(), &told.trailer()[..]].concat());
+            let mut changes = RbdChanges::open(Box::new(Steps { bytes, step })).await.unwrap();
+            while changes.next().await.unwrap().is_some() {}
+            assert_eq!((changes.next().await.unwrap(), changes.between()), (None, &told));
         }
     }
 

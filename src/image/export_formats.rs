@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use std::sync::Arc;
 
+use super::diff_lineage::Between;
 use super::export::{Origin, Part, Sink, portions};
 use super::output::Output;
 use super::portion_plan::Class;
@@ -104,6 +105,7 @@ impl Sink for Qcow2 {
 pub struct RbdDiff {
     out: Output,
     at: u64,
+    between: Between,
     /// Zeros are told: they are not what the importing side has anyway.
     tells_zeros: bool,
     /// Zeros that go on.
@@ -111,8 +113,8 @@ pub struct RbdDiff {
 }
 
 impl RbdDiff {
-    pub async fn new(out: Output, header: &Header) -> Result<RbdDiff> {
-        let mut sink = RbdDiff { out, at: 0, tells_zeros: header.from.is_some(), zeros: None };
+    pub async fn new(out: Output, header: &Header, between: Between) -> Result<RbdDiff> {
+        let mut sink = RbdDiff { out, at: 0, between, tells_zeros: header.from.is_some(), zeros: None };
         sink.append(header.encode()).await?;
         Ok(sink)
     }
@@ -157,7 +159,11 @@ impl Sink for RbdDiff {
     }
     async fn finish(&mut self) -> Result<()> {
         self.end_zeros().await?;
-        self.record(Record::End).await?;
+        // In one piece: who reads a pipe to the end of the stream may hang up then.
+        let mut end = BytesMut::new();
+        Record::End.put(&mut end);
+        end.extend_from_slice(&self.between.trailer());
+        self.append(end.freeze()).await?;
         self.out.end(self.at).await
     }
 }
@@ -209,7 +215,7 @@ mod tests {
             let kept = Kept::default();
             let out = Output::Stream { to: Box::new(kept.clone()), at: 0 };
             let header = Header { from: from.clone(), to: None, size: Some(9000) };
-            let mut diff = RbdDiff::new(out, &header).await.unwrap();
+            let mut diff = RbdDiff::new(out, &header, Between::default()).await.unwrap();
             let parts = [
                 (0, 1000, Class::Zero),
                 (1000, 3000, Class::Zero),

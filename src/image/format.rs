@@ -1,12 +1,20 @@
-//! What a file is, told by its first bytes. Names tell nothing: people rename files.
+//! What a file is, told by its bytes. Names tell nothing: people rename files.
+//!
+//! A raw disk bears no mark of its own, so it needs a reason: what disks begin with (`disk_marks`), or at least a whole number
+//! of sectors. What is known not to be one is refused by name (`other_marks`), and so is text.
 
+use std::path::Path;
 use std::str::FromStr;
 
-use super::rbd_diff_codec;
+use super::disk_marks::is_marked_disk;
+use super::other_marks::{footer_of, other, unread};
+use super::raw_source::SECTOR;
 use crate::base::{Error, Kind, Result};
 
 /// So many first bytes are enough for `detect`.
-pub const HEAD_BYTES: usize = 512;
+pub const HEAD_BYTES: usize = 128 << 10;
+/// So many last bytes are enough for `check_end`.
+pub const TAIL_BYTES: usize = 512;
 
 /// What an image is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,63 +32,81 @@ pub enum Compression {
     Zstd,
 }
 
+/// What first bytes tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Detected {
+    pub format: Format,
+    /// The reason to take it for a disk; none where nothing speaks for it and nothing against it.
+    pub reason: Option<&'static str>,
+}
+
 const QCOW: &[u8] = b"QFI\xfb";
+const GZIP: &[u8] = b"\x1f\x8b\x08";
+const XZ: &[u8] = b"\xfd7zXZ\0";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+/// Of a frame that a zstd stream may begin with and that holds no data, but for its first byte's lower half. `pzstd` begins so.
+const ZSTD_SKIPPED: &[u8] = b"\x2a\x4d\x18";
 
-const COMPRESSED: &[(&[u8], Compression)] = &[
-    (b"\x1f\x8b\x08", Compression::Gzip),
-    (b"\xfd7zXZ\0", Compression::Xz),
-    (b"\x28\xb5\x2f\xfd", Compression::Zstd),
-];
+/// How what begins so is compressed, if it is.
+pub fn compression_of(head: &[u8]) -> Option<Compression> {
+    let is_skipped = head.first().is_some_and(|byte| byte >> 4 == 5) && head[1..].starts_with(ZSTD_SKIPPED);
+    match head {
+        _ if head.starts_with(GZIP) => Some(Compression::Gzip),
+        _ if head.starts_with(XZ) => Some(Compression::Xz),
+        _ if head.starts_with(ZSTD) || is_skipped => Some(Compression::Zstd),
+        _ => None,
+    }
+}
 
-/// Formats that are known and not read: where their mark lies, the mark, the name, and how `qemu-img` calls it.
-const UNREAD: &[(usize, &[u8], &str)] = &[
-    (0, b"KDMV", "VMDK"),
-    (0, b"COWD", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (0, b"vhdxfile", "VHDX"),
-    (0, b"conectix", "VHD"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
-    (0, b"QED\0", "QED"),
-    (0, b"WithoutFreeSpace", "Parallels"),
-    (0, b"WithouFreSpacExt", "Parallels"),
-    (0, b"LUKS\xba\xbe", "LUKS (encrypted)"),
-    (0, b"BZh", "bzip2"),
-    (0, b"PK\x03\x04", "zip"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip"),
-];
+/// How a file of this name is compressed, by what it ends with.
+pub fn compression_named(name: &str) -> Option<Compression> {
+    match Path::new(name).extension()?.to_str()? {
+        "gz" => Some(Compression::Gzip),
+        "xz" => Some(Compression::Xz),
+        "zst" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
 
 /// The format of what begins so.
 ///
 /// # Errors
-/// `Unsupported`: one that is not read. What bears no mark is a raw disk.
-pub fn detect(head: &[u8]) -> Result<Format> {
+/// `Unsupported`: one that is not read, or no disk.
+pub fn detect(head: &[u8]) -> Result<Detected> {
     if head.starts_with(QCOW) {
         return match head.get(4..8) {
             Some([0, 0, 0, 1]) => Err(unread("qcow version 1")),
-            _ => Ok(Format::Qcow2),
+            _ => Ok(Detected { format: Format::Qcow2, reason: Some("its mark") }),
         };
     }
-    if let Some((_, compression)) = COMPRESSED.iter().find(|(mark, _)| head.starts_with(mark)) {
-        return Ok(Format::Compressed(*compression));
+    if let Some(compression) = compression_of(head) {
+        return Ok(Detected { format: Format::Compressed(compression), reason: Some("its mark") });
     }
-    if head.starts_with(rbd_diff_codec::MAGIC) {
-        let why = "the image is an rbd-diff, which tells what changed in a volume: import it into a volume that stands where it \
-                   begins (from a pipe: `windlass volume apply-diff POOL/VOL -`)";
-        return Err(Error::new(Kind::Unsupported, why));
-    }
-    let is_marked = |at: usize, mark: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(mark));
-    match UNREAD.iter().find(|(at, mark, _)| is_marked(*at, mark)) {
-        Some((.., name)) => Err(unread(name)),
-        None => Ok(Format::Raw),
+    let reason = is_marked_disk(head);
+    match other(head, reason.is_some()) {
+        Some(why) => Err(why),
+        None => Ok(Detected { format: Format::Raw, reason }),
     }
 }
 
-fn unread(name: &str) -> Error {
-    let why = format!(
-        "the image is {name}, which is not read: convert it first (`qemu-img convert -O qcow2`), or say --format raw if these \
-         bytes are the disk's own"
-    );
-    Error::new(Kind::Unsupported, why)
+/// What all of a raw disk must be like, beside how it begins. `tail`: its last bytes.
+///
+/// # Errors
+/// `Unsupported`: it is no raw disk.
+pub fn check_end(reason: Option<&'static str>, len: u64, tail: &[u8]) -> Result<()> {
+    if let Some(why) = footer_of(tail) {
+        return Err(why);
+    }
+    match reason.is_some() || len.is_multiple_of(SECTOR) {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "nothing in the image says that it is a disk, and its {len} bytes are no whole number of sectors: say --format \
+                 raw if it is one"
+            ),
+        )),
+    }
 }
 
 impl FromStr for Format {
@@ -98,6 +124,10 @@ impl FromStr for Format {
 mod tests {
     use super::*;
 
+    fn format_of(head: &[u8]) -> Result<Format> {
+        detect(head).map(|found| found.format)
+    }
+
     #[test]
     fn marks_tell_formats() {
         let long = |mark: &[u8]| [mark, &[0; 100]].concat();
@@ -107,17 +137,45 @@ mod tests {
             (b"\x1f\x8b\x08", Format::Compressed(Compression::Gzip)),
             (b"\xfd7zXZ\0", Format::Compressed(Compression::Xz)),
             (b"\x28\xb5\x2f\xfd", Format::Compressed(Compression::Zstd)),
+            (b"\x50\x2a\x4d\x18\x04\0\0\0", Format::Compressed(Compression::Zstd)),
+            (b"\x5f\x2a\x4d\x18\x04\0\0\0", Format::Compressed(Compression::Zstd)),
             (b"\xeb\x63\x90", Format::Raw),
             (b"QFI", Format::Raw),
         ] {
-            assert_eq!(detect(&long(mark)).unwrap(), format);
+            assert_eq!(format_of(&long(mark)).unwrap(), format, "{mark:?}");
         }
-        for empty in [&b""[..], b"Q", b"\0\0"] {
-            assert_eq!(detect(empty).unwrap(), Format::Raw);
+        for empty in [&b""[..], b"\0", b"\0\0"] {
+            assert_eq!(format_of(empty).unwrap(), Format::Raw);
         }
-        for unread in [&b"KDMV"[..], b"vhdxfile", b"QFI\xfb\0\0\0\x01", b"BZh9"] {
-            assert!(detect(&long(unread)).unwrap_err().is(Kind::Unsupported));
+        assert!(format_of(&long(b"QFI\xfb\0\0\0\x01")).unwrap_err().is(Kind::Unsupported));
+    }
+
+    #[test]
+    fn a_disk_without_a_mark_has_whole_sectors() {
+        let noise: Vec<u8> = (0..4096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let found = detect(&noise).unwrap();
+        assert_eq!((found.format, found.reason), (Format::Raw, None));
+        check_end(found.reason, 4096, &noise[..512]).unwrap();
+        let odd = check_end(found.reason, 4097, &noise[..512]).unwrap_err();
+        assert!(odd.is(Kind::Unsupported) && odd.to_string().contains("--format raw"), "{odd}");
+        check_end(Some("a boot record"), 4097, &noise[..512]).unwrap();
+        let mut vhd = noise[..512].to_vec();
+        vhd[..8].copy_from_slice(b"conectix");
+        let footer = check_end(Some("a boot record"), 4096, &vhd).unwrap_err();
+        assert!(footer.is(Kind::Unsupported) && footer.to_string().contains("VHD"), "{footer}");
+    }
+
+    #[test]
+    fn names_tell_how_a_file_is_compressed_that_is_said_to_be_raw() {
+        for (name, how) in [
+            ("x.gz", Some(Compression::Gzip)),
+            ("a/b.raw.xz", Some(Compression::Xz)),
+            ("disk.zst", Some(Compression::Zstd)),
+            ("disk.raw", None),
+            ("-", None),
+            ("gz", None),
+        ] {
+            assert_eq!(compression_named(name), how, "{name}");
         }
-        assert!(detect(&[&[0; 64][..], b"\x7f\x10\xda\xbe"].concat()).is_err(), "VDI");
     }
 }

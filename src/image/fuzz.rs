@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
 
+use super::diff_lineage::Between;
 use super::diff_source::{ByteSource, Change, Changes, DATA_MAX, RbdChanges};
-use super::format::{Compression, Format, HEAD_BYTES, detect};
+use super::format::{HEAD_BYTES, compression_of, detect};
 use super::qcow2::fuzz as qcow2;
 use super::qcow2_writer::{Lineage, Shape, Writer};
 use super::rbd_diff_codec::{Header, Record};
@@ -54,7 +55,7 @@ const CLUSTER: usize = 64 << 10;
 const SHOWN: usize = 512;
 
 fn some_overlays() -> Vec<Vec<u8>> {
-    let lineage = Some(Lineage { since: "a".into(), to: Some("b".into()) });
+    let lineage = Some(Lineage { since: "a".into(), to: Some("b".into()), between: Between::default() });
     let shape = Shape { size: 1 << 20, compression: None, backing: None, lineage };
     let mut writer = Writer::new(shape).expect("a small disk");
     writer.data(CLUSTER as u64, vec![7; CLUSTER].into());
@@ -146,8 +147,7 @@ fn some_compressed() -> Vec<Vec<u8>> {
 
 /// What is inside, up to 1 MiB of it.
 fn compressed(data: &[u8]) {
-    let Ok(Format::Compressed(how)) = detect(data) else { return };
-    let how: Compression = how;
+    let Some(how) = compression_of(data) else { return };
     let Ok(decoder) = decoder_of(Cursor::new(data.to_vec()), Some(how)) else { return };
     let mut out = Vec::new();
     let _ = decoder.take(1 << 20).read_to_end(&mut out);

@@ -15,13 +15,14 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::format::HEAD_BYTES;
 use super::read_at::ReadAt;
 use super::sequential_source::Bytewise;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
+/// Asked for first, to hear whether the server knows ranges.
+const FIRST_BYTES: u64 = 512;
 const REDIRECTS_MAX: usize = 8;
 /// Attempts in a row that bring nothing: half a minute, with the pauses between them.
 const ATTEMPTS: u32 = 8;
@@ -274,7 +275,7 @@ fn join(base: &str, location: &str) -> Result<String> {
 
 impl Web {
     async fn open(&self, url: &str) -> std::result::Result<HttpOpened, Trouble> {
-        let range = [("range", format!("bytes=0-{}", HEAD_BYTES - 1))];
+        let range = [("range", format!("bytes=0-{}", FIRST_BYTES - 1))];
         let (answer, led_to) = self.get(url, &range).await?;
         let file = |size, version| HttpFile {
             web: self.clone(),

@@ -10,7 +10,9 @@
 
 mod backing_dir;
 mod copy;
+pub mod diff_lineage;
 pub mod diff_source;
+mod disk_marks;
 pub mod export;
 pub mod export_formats;
 mod format;
@@ -18,6 +20,7 @@ mod format;
 pub(crate) mod fuzz;
 mod http;
 mod local_file;
+mod other_marks;
 pub mod output;
 mod piece_source;
 pub mod portion_plan;
@@ -31,7 +34,10 @@ pub mod sum;
 
 pub use backing_dir::BackingDir;
 pub use copy::{CopyWatch, DiskCopy, FilledTo, Target};
-pub use format::{Compression, Format, HEAD_BYTES, detect};
+pub use format::{
+    Compression, Detected, Format, HEAD_BYTES, TAIL_BYTES, check_end, compression_named, compression_of,
+    detect,
+};
 pub use http::{HttpFile, HttpOpened};
 pub use local_file::{LocalFile, Opened};
 pub use piece_source::{Content, PIECE, Piece, Source};

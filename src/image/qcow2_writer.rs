@@ -21,6 +21,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use flate2::{Compress, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
 
+use super::diff_lineage::Between;
 use crate::base::{Error, Kind, Result};
 
 pub const CLUSTER: u64 = 64 << 10;
@@ -86,6 +87,9 @@ pub struct Lineage {
     /// None: the increment ends with what the volume held, of which no snapshot is known.
     #[serde(default)]
     pub to: Option<String>,
+    /// The same by ids.
+    #[serde(flatten)]
+    pub between: Between,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -105,7 +105,8 @@ fn shape(size: u64) -> Shape {
 }
 
 fn overlay(size: u64) -> Shape {
-    let lineage = Some(Lineage { since: "monday".into(), to: Some("tuesday".into()) });
+    let lineage =
+        Some(Lineage { since: "monday".into(), to: Some("tuesday".into()), between: Between::default() });
     let backing = Some(Backing { file: "base.raw".into(), format: "raw" });
     Shape { backing, lineage, ..shape(size) }
 }

@@ -12,7 +12,7 @@ use flate2::bufread::GzDecoder;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::format::Compression;
+use super::format::{Compression, TAIL_BYTES, check_end};
 use super::local_file::PipeReader;
 use super::piece_source::{Content, PIECE, Piece, Source};
 use super::raw_source::SECTOR;
@@ -147,6 +147,27 @@ pub struct Stream {
     sum: Option<String>,
     /// Taken to tell what it is.
     first: Option<io::Result<Bytes>>,
+    /// What came last, where that tells whether it was a disk.
+    judged: Option<Judged>,
+}
+
+/// A stream that must be a raw disk, which its end tells too.
+struct Judged {
+    reason: Option<&'static str>,
+    tail: Bytes,
+}
+
+impl Judged {
+    fn take(&mut self, bytes: &Bytes) {
+        self.tail = match bytes.len().checked_sub(TAIL_BYTES) {
+            Some(at) => bytes.slice(at..),
+            None => {
+                let both = [&self.tail[..], bytes].concat();
+                let at = both.len().saturating_sub(TAIL_BYTES);
+                Bytes::from(both).slice(at..)
+            }
+        };
+    }
 }
 
 impl Stream {
@@ -167,7 +188,12 @@ impl Stream {
         let job = async move { rt_of_job.cpu(move || run(summing, compression, &send)).await };
         rt.spawn(job).detach();
         let size = size.map(|size| size.next_multiple_of(SECTOR));
-        Stream { pieces, notes, name, came: 0, at: 0, size, sum: None, first: None }
+        Stream { pieces, notes, name, came: 0, at: 0, size, sum: None, first: None, judged: None }
+    }
+
+    /// At its end it is an error where it was no raw disk; `reason`: what its begin says for one.
+    pub fn must_be_disk(&mut self, reason: Option<&'static str>) {
+        self.judged = Some(Judged { reason, tail: Bytes::new() });
     }
 
     /// The first bytes of what is inside.
@@ -296,6 +322,9 @@ impl Source for Stream {
                 return self.end();
             };
             let mut bytes = bytes.map_err(|e| unreadable(&self.name, e))?;
+            if let Some(judged) = &mut self.judged {
+                judged.take(&bytes);
+            }
             let before = self.at.saturating_sub(self.came).min(bytes.len() as u64);
             let offset = self.came + before;
             self.came += bytes.len() as u64;
@@ -314,6 +343,10 @@ impl Source for Stream {
 impl Stream {
     fn end(&self) -> Result<Option<Piece>> {
         let came = self.came.next_multiple_of(SECTOR);
+        if let Some(Judged { reason, tail }) = self.judged.as_ref().filter(|_| came > 0) {
+            // What was made of it is given up, as of any image that turns out to be none.
+            check_end(*reason, self.came, tail).map_err(|e| Error::new(Kind::Invalid, e.to_string()))?;
+        }
         match self.size {
             Some(size) if came != size => {
                 let why = format!("{} ended after {came} bytes of {size}", self.name);

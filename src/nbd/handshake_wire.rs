@@ -399,6 +399,13 @@ impl Info {
         self.flags & flag::CAN_MULTI_CONN != 0
     }
 
+    /// The same export to a client that must not write.
+    #[must_use]
+    pub fn to_read(mut self) -> Info {
+        self.flags |= flag::READ_ONLY;
+        self
+    }
+
     /// Takes in one `reply::INFO`; unknown kinds are passed over.
     pub fn take(&mut self, data: &[u8]) -> Result<()> {
         let bad = |_| invalid("an export's information is too short");

@@ -16,13 +16,13 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    DataKeyUse, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Salvaged, Trash, TrashedSnapshot,
-    TrashedVolume, Unreadable, Volumes, end_all, rename, snapshot_group,
+    CloneAs, DataKeyUse, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Reading, Salvaged, Trash,
+    TrashedSnapshot, TrashedVolume, Unreadable, Volumes, end_all, rename, snapshot_as, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{
-    Copied, Copying, MovedVolume, Moving, MovingClients, check_other, copy_snapshot, finish_move,
-    give_up_move, move_volume, moved_to, while_moved,
+    Copied, Copying, MovedVolume, Moving, MovingClients, applied_mark, check_other, copy_mark, copy_snapshot,
+    finish_move, give_up_move, is_applied_mark, move_volume, moved_to, while_moved,
 };
 pub use handle::{Attachment, Passage, SnapshotView, UNREAD_JOURNAL, Volume};
 pub use head::{

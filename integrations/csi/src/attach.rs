@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::daemon::VolumeInfo;
 use crate::host;
 use crate::names::Id;
 use crate::status::{Code, Result, Status};
@@ -12,37 +13,56 @@ const OURS: &str = "windlass:";
 pub enum Attacher {
     /// `windlass attach POOL/VOLUME --device`, the kernel's own NBD client.
     Kernel { windlass: PathBuf, home: PathBuf },
-    /// A program for hosts whose kernel has none: `PROGRAM find|attach|detach POOL/VOLUME [ro]`. `find` and `attach` print the
-    /// device, `find` nothing where there is none. `detach` of what is not attached is no failure.
-    Program(PathBuf),
+    /// A program for hosts whose kernel has none: `PROGRAM find|attach|detach POOL/VOLUME [ro]`, with the daemon's state folder
+    /// in `$WINDLASS_HOME` and, where it is known, what the name stands for in `$WINDLASS_VOLUME_ID`. `find` and `attach` print
+    /// the device, `find` nothing where there is none. `detach` of what is not attached is no failure.
+    Program { program: PathBuf, home: PathBuf },
+}
+
+/// Which disk is meant: the volume's id, and a snapshot's number in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub volume: String,
+    pub snapshot: Option<u64>,
+}
+
+impl Identity {
+    pub fn of(info: &VolumeInfo) -> Identity {
+        Identity { volume: info.id.clone(), snapshot: info.snapshot_id }
+    }
 }
 
 impl Attacher {
-    /// The device that shows a volume or snapshot.
-    pub async fn find(&self, id: &Id) -> Result<Option<PathBuf>> {
+    /// The device that shows this very volume or snapshot, served by this daemon. `identity`: None where nobody can tell what
+    /// the name stands for now; then the name has to do.
+    pub async fn find(&self, id: &Id, identity: Option<&Identity>) -> Result<Option<PathBuf>> {
         match self {
-            Attacher::Kernel { .. } => Ok(shown_by(Path::new("/sys/block"), &id.to_string())),
-            Attacher::Program(program) => {
-                let said = run(program, &["find", &id.to_string()], &[]).await?;
+            Attacher::Kernel { home, .. } => {
+                let devices = Devices { block: Path::new("/sys/block"), host: &host_id(home)? };
+                Ok(devices.find(&id.to_string(), identity))
+            }
+            Attacher::Program { .. } => {
+                let said = self.run(&["find", &id.to_string()], identity).await?;
                 Ok(Some(said).filter(|device| !device.is_empty()).map(PathBuf::from))
             }
         }
     }
 
     /// The device of a volume: the one that there is, or a new one.
-    pub async fn attach(&self, id: &Id, read_only: bool) -> Result<PathBuf> {
-        if let Some(device) = self.find(id).await? {
+    pub async fn attach(&self, id: &Id, identity: &Identity, read_only: bool) -> Result<PathBuf> {
+        if let Some(device) = self.find(id, Some(identity)).await? {
             return Ok(device);
         }
         let text = id.to_string();
-        let device = match self {
-            Attacher::Kernel { windlass, home } => {
-                run(windlass, &["attach", &text, "--device"], &[("WINDLASS_HOME", host::utf8(home)?)]).await?
+        let read_only_is = |option| read_only.then_some(option);
+        let args: Vec<&str> = match self {
+            Attacher::Kernel { .. } => {
+                ["attach", &text, "--device"].into_iter().chain(read_only_is("--read-only")).collect()
             }
-            Attacher::Program(program) if read_only => run(program, &["attach", &text, "ro"], &[]).await?,
-            Attacher::Program(program) => run(program, &["attach", &text], &[]).await?,
+            Attacher::Program { .. } => ["attach", &text].into_iter().chain(read_only_is("ro")).collect(),
         };
-        let device = PathBuf::from(device.lines().last().unwrap_or_default());
+        let said = self.run(&args, Some(identity)).await?;
+        let device = PathBuf::from(said.lines().last().unwrap_or_default());
         match host::number_of(&device) {
             Some(_) => Ok(device),
             None => Err(Status::internal(format!(
@@ -53,19 +73,38 @@ impl Attacher {
     }
 
     /// Takes the device away, if there is one. One that is still used is refused.
-    pub async fn detach(&self, id: &Id) -> Result<()> {
-        if self.find(id).await?.is_none() {
-            return Ok(());
-        }
-        let text = id.to_string();
+    pub async fn detach(&self, id: &Id, identity: Option<&Identity>) -> Result<()> {
+        let Some(device) = self.find(id, identity).await? else { return Ok(()) };
         match self {
-            Attacher::Kernel { windlass, home } => {
-                run(windlass, &["detach", &text], &[("WINDLASS_HOME", host::utf8(home)?)]).await?
-            }
-            Attacher::Program(program) => run(program, &["detach", &text], &[]).await?,
+            // By the device: its name may stand for another volume by now.
+            Attacher::Kernel { .. } => self.run(&["detach", host::utf8(&device)?], identity).await?,
+            Attacher::Program { .. } => self.run(&["detach", &id.to_string()], identity).await?,
         };
         Ok(())
     }
+
+    async fn run(&self, args: &[&str], identity: Option<&Identity>) -> Result<String> {
+        let (Attacher::Kernel { windlass: program, home } | Attacher::Program { program, home }) = self;
+        let volume = identity.map_or("", |identity| &identity.volume);
+        run(program, args, &[("WINDLASS_HOME", host::utf8(home)?), ("WINDLASS_VOLUME_ID", volume)]).await
+    }
+}
+
+/// What tells this daemon's devices from those of another one on this host.
+fn host_id(home: &Path) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Host {
+        id: String,
+    }
+    let path = home.join("host.json");
+    let failed = |why: &dyn std::fmt::Display| {
+        Status::new(
+            Code::Unavailable,
+            format!("which daemon this is, {} does not tell: {why}", path.display()),
+        )
+    };
+    let text = std::fs::read_to_string(&path).map_err(|e| failed(&e))?;
+    Ok(serde_json::from_str::<Host>(&text).map_err(|e| failed(&e))?.id)
 }
 
 /// Windlass's exit codes tell what kind of failure it was.
@@ -83,15 +122,39 @@ async fn run(program: &Path, args: &[&str], environment: &[(&str, &str)]) -> Res
     Err(Status::new(code, format!("{what}: {}", host::complaint(&done))))
 }
 
-/// Of the kernel's NBD devices the one that shows an export, by what its maker wrote into it.
-fn shown_by(block: &Path, export: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(block).ok()?.flatten();
-    let mut names = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok().filter(|name| name.starts_with("nbd"))?;
-        let backend = std::fs::read_to_string(entry.path().join("backend")).ok()?;
-        (backend.trim_end().strip_prefix(OURS) == Some(export)).then_some(name)
-    });
-    names.next().map(|name| Path::new("/dev").join(name))
+/// The kernel's NBD devices of one daemon, by what their maker wrote into them:
+/// `windlass:HOST:VOLUME:SNAPSHOT:EXPORT`, the first three by their ids, with `-` for no snapshot.
+struct Devices<'a> {
+    block: &'a Path,
+    host: &'a str,
+}
+
+impl Devices<'_> {
+    fn find(&self, export: &str, identity: Option<&Identity>) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(self.block).ok()?.flatten();
+        let mut names = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok().filter(|name| name.starts_with("nbd"))?;
+            let backend = std::fs::read_to_string(entry.path().join("backend")).ok()?;
+            self.shows(backend.trim_end(), export, identity).then_some(name)
+        });
+        names.next().map(|name| Path::new("/dev").join(name))
+    }
+
+    fn shows(&self, backend: &str, export: &str, identity: Option<&Identity>) -> bool {
+        let mut parts = backend.strip_prefix(OURS).unwrap_or_default().splitn(4, ':');
+        let (Some(host), Some(volume), Some(snapshot), Some(shown)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return false;
+        };
+        host == self.host
+            && match identity {
+                Some(identity) => {
+                    volume == identity.volume && snapshot.parse::<u64>().ok() == identity.snapshot
+                }
+                None => shown == export,
+            }
+    }
 }
 
 #[cfg(test)]
@@ -103,18 +166,29 @@ mod tests {
     fn devices_are_found_by_what_they_show() {
         let dir = tempfile::tempdir().unwrap();
         for (name, backend) in [
-            ("nbd0", "windlass:tank/a\n"),
-            ("nbd1", "windlass:tank/ab\n"),
+            ("nbd0", "windlass:h1:a1:-:tank/a\n"),
+            ("nbd1", "windlass:h1:b1:-:tank/ab\n"),
             ("nbd2", "other\n"),
-            ("sda", "windlass:tank/c"),
+            ("nbd3", "windlass:h2:b2:-:tank/ab\n"),
+            ("nbd4", "windlass:h1:b1:7:tank/ab@s\n"),
+            ("sda", "windlass:h1:c1:-:tank/c"),
         ] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
             std::fs::write(dir.path().join(name).join("backend"), backend).unwrap();
         }
-        std::fs::create_dir(dir.path().join("nbd3")).unwrap();
-        assert_eq!(shown_by(dir.path(), "tank/ab"), Some("/dev/nbd1".into()));
-        assert_eq!(shown_by(dir.path(), "tank/c"), None);
-        assert_eq!(shown_by(dir.path(), "tank"), None);
+        let find = |host: &str, export: &str, identity: Option<(&str, Option<u64>)>| {
+            let identity = identity.map(|(volume, snapshot)| Identity { volume: volume.into(), snapshot });
+            let found = Devices { block: dir.path(), host }.find(export, identity.as_ref());
+            found.map(|device| device.to_string_lossy().into_owned())
+        };
+        assert_eq!(find("h1", "tank/ab", None).unwrap(), "/dev/nbd1");
+        assert_eq!(find("h2", "tank/ab", None).unwrap(), "/dev/nbd3", "the other daemon's");
+        assert_eq!(find("h1", "tank/ab@s", None).unwrap(), "/dev/nbd4");
+        assert_eq!((find("h1", "tank/c", None), find("h1", "tank", None)), (None, None));
+        assert_eq!(find("h1", "tank/a", Some(("b1", None))).unwrap(), "/dev/nbd1", "it was renamed");
+        assert_eq!(find("h1", "tank/ab", Some(("b2", None))), None, "made anew under the name");
+        assert_eq!(find("h1", "tank/ab@s", Some(("b1", Some(7)))).unwrap(), "/dev/nbd4");
+        assert_eq!(find("h1", "tank/ab@s", Some(("b1", Some(8)))), None, "taken anew under the name");
     }
 
     #[tokio::test]
@@ -127,10 +201,11 @@ mod tests {
             "#!/bin/sh\ncase $1 in find) ;; attach) echo /dev/null;; *) echo busy >&2; exit 6;; esac\n";
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let (attacher, id) = (Attacher::Program(program.clone()), "p/v".parse::<Id>().unwrap());
-        assert_eq!(attacher.find(&id).await.unwrap(), None);
-        assert!(attacher.attach(&id, false).await.unwrap_err().message.contains("which is no device"));
-        attacher.detach(&id).await.unwrap();
+        let attacher = Attacher::Program { program: program.clone(), home: dir.path().into() };
+        let (id, of) = ("p/v".parse::<Id>().unwrap(), Identity { volume: "a1".into(), snapshot: None });
+        assert_eq!(attacher.find(&id, Some(&of)).await.unwrap(), None);
+        assert!(attacher.attach(&id, &of, false).await.unwrap_err().message.contains("which is no device"));
+        attacher.detach(&id, None).await.unwrap();
         let refused = run(&program, &["detach", "p/v"], &[]).await.unwrap_err();
         assert!(
             refused.is(Code::FailedPrecondition) && refused.message.ends_with("busy (exit code 6)"),

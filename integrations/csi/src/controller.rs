@@ -5,7 +5,9 @@
 //! volume that another host has grows there, by `NodeExpandVolume`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use crate::attach::Identity;
 use crate::csi::{
     self, Confirmed, ContentSource, ControllerExpandVolumeRequest, ControllerExpandVolumeResponse,
     ControllerModifyVolumeRequest, ControllerRpc, CreateVolumeRequest, CreateVolumeResponse, Empty,
@@ -13,11 +15,15 @@ use crate::csi::{
     ListVolumesResponse, SourceId, ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
     VolumeCondition, VolumeContentSource, VolumeEntry, VolumeId, VolumeStatus,
 };
-use crate::daemon::{PoolInfo, Refusal, VolumeInfo};
+use crate::daemon::{PoolInfo, SnapshotInfo, VolumeInfo};
 use crate::driver::Driver;
+use crate::host;
 use crate::names::{self, Id};
-use crate::request::{Access, Parameters, Range, SIZE_MAX, page, settings};
+use crate::request::{Access, Filesystem, Parameters, Range, SIZE_MAX, page, settings};
 use crate::status::{Code, Result, Status, required};
+
+/// A snapshot for a clone that is younger may be of a call that is still at work.
+const HELPER_AT_WORK: Duration = Duration::from_secs(600);
 
 /// What a new volume is to be, beside what it is made from.
 struct Wanted {
@@ -26,6 +32,16 @@ struct Wanted {
     settings: Vec<String>,
     /// Nobody writes to it, and any number of hosts read it.
     for_readers: bool,
+    /// It is mounted with a filesystem of this kind; none: it is used as a device.
+    filesystem: Option<Filesystem>,
+}
+
+impl Wanted {
+    /// What a clone has of its own from its birth on.
+    fn settings_at_birth(&self) -> Vec<String> {
+        let template = self.for_readers.then(|| "template=true".to_owned());
+        self.settings.iter().cloned().chain(template).collect()
+    }
 }
 
 impl Driver {
@@ -74,7 +90,8 @@ impl Driver {
             return Err(Status::invalid(why));
         }
         let _held = self.busy.hold(id.to_string())?;
-        let wanted = Wanted { id, range, settings: parameters.settings, for_readers };
+        let filesystem = access.iter().find_map(|one| one.filesystem);
+        let wanted = Wanted { id, range, settings: parameters.settings, for_readers, filesystem };
         let info = match from {
             None => self.create_empty(&wanted).await,
             Some(from) if from.snapshot.is_some() => self.create_of_snapshot(&wanted, &from).await,
@@ -111,54 +128,155 @@ impl Driver {
     async fn create_of_snapshot(&self, wanted: &Wanted, from: &Id) -> Result<VolumeInfo> {
         let absent = || Status::not_found(format!("there is no snapshot {from}"));
         let parent = self.daemon.find(from).await?.ok_or_else(absent)?;
-        let size = self.daemon.snapshot(&parent, from).await?.ok_or_else(absent)?.size;
-        self.create_clone(wanted, &parent, from, size).await
+        match self.daemon.find(&wanted.id).await? {
+            // The snapshot may be gone by now: the daemon knows what the volume is made of.
+            Some(info) => self.check_clone(wanted, &info, &parent, from).await,
+            None => {
+                let size = self.daemon.snapshot(&parent, from).await?.ok_or_else(absent)?.size;
+                self.make_clone(wanted, &parent, from, size).await
+            }
+        }
     }
 
-    /// By a snapshot that is taken for it, and goes with it.
+    /// By a snapshot that is taken for it, and goes with it. One that an earlier call has taken shows what the source was then:
+    /// it counts only where the volume that is there is made of it.
     async fn create_of_volume(&self, wanted: &Wanted, from: &Id) -> Result<VolumeInfo> {
         let absent = || Status::not_found(format!("there is no volume {from}"));
         let source = self.daemon.find(from).await?.ok_or_else(absent)?;
-        let snapshot = from.at(&names::clone_snapshot(&wanted.id.volume));
-        if self.daemon.find(&wanted.id).await?.is_none() {
-            wanted.range.grown(source.size)?;
-            let _held = self.busy.hold(from.to_string())?;
-            self.daemon.take_snapshot(&source, &snapshot).await?;
-            self.daemon.promise_snapshot(&source, &snapshot).await?;
+        if let Some(info) = self.daemon.find(&wanted.id).await? {
+            let helper = self.helper_of(&info, &source).await?.ok_or_else(|| other(&info))?;
+            return self.check_clone(wanted, &info, &source, &helper).await;
         }
-        let made = self.create_clone(wanted, &source, &snapshot, source.size).await?;
+        wanted.range.grown(source.size)?;
+        let snapshot = from.at(&names::clone_snapshot(host::random128()?, &wanted.id.volume));
+        let made = {
+            let _held = self.busy.hold(from.to_string())?;
+            let made = async {
+                self.daemon.take_snapshot(&source, &snapshot).await?;
+                self.daemon.promise_snapshot(&source, &snapshot).await?;
+                self.make_clone(wanted, &source, &snapshot, source.size).await
+            };
+            made.await
+        };
+        if made.is_err() {
+            self.drop_helper(&source, &snapshot).await;
+        }
+        self.drop_unused_helpers(&source).await;
         self.daemon.let_go(&source).await;
-        Ok(made)
+        made
     }
 
-    /// All that was begun by an earlier call is ended.
-    async fn create_clone(
+    /// A volume that is there is what is asked for: made of this snapshot, with these settings, and as large.
+    async fn check_clone(
+        &self,
+        wanted: &Wanted,
+        info: &VolumeInfo,
+        parent: &VolumeInfo,
+        from: &Id,
+    ) -> Result<VolumeInfo> {
+        if !wanted.range.has(info.size) {
+            return Err(other(info));
+        }
+        Ok(self.daemon.clone(parent, from, &wanted.id, info.size, &wanted.settings_at_birth()).await?)
+    }
+
+    /// A volume that is whole from the moment on when it has its name: a call that comes again never changes it.
+    async fn make_clone(
         &self,
         wanted: &Wanted,
         parent: &VolumeInfo,
         from: &Id,
         size: u64,
     ) -> Result<VolumeInfo> {
-        let daemon = &self.daemon;
-        let grown = wanted.range.grown(size)?;
-        let info = match daemon.find(&wanted.id).await? {
-            Some(info) if info.origin.as_deref() != Some(&from.to_string()) => return Err(other(&info)),
-            Some(info) if info.size != size && !wanted.range.has(info.size) => return Err(other(&info)),
-            Some(info) => info,
-            None => daemon.clone(parent, from, &wanted.id).await?,
-        };
-        if !wanted.settings.is_empty() && !info.template {
-            daemon.set(&info, &wanted.settings).await?;
+        let size = wanted.range.grown(size)?;
+        match wanted.filesystem.filter(|_| wanted.for_readers) {
+            Some(filesystem) => self.make_replayed(wanted, (parent, from), size, filesystem).await,
+            None => {
+                let settings = wanted.settings_at_birth();
+                Ok(self.daemon.clone(parent, from, &wanted.id, size, &settings).await?)
+            }
         }
-        if !wanted.range.has(info.size) {
-            daemon.resize(&info, grown, false).await?;
+    }
+
+    /// For those who only mount it to read: what the log of its filesystem holds is brought to its place before, as nobody
+    /// can do later.
+    async fn make_replayed(
+        &self,
+        wanted: &Wanted,
+        (parent, from): (&VolumeInfo, &Id),
+        size: u64,
+        filesystem: Filesystem,
+    ) -> Result<VolumeInfo> {
+        let id = Id::volume(&wanted.id.pool, &names::unfinished(&wanted.id.volume));
+        let _held = self.busy.hold(id.to_string())?;
+        self.drop_unfinished(&id).await?;
+        let info = self.daemon.clone(parent, from, &id, size, &wanted.settings).await?;
+        let replayed = self.replay_log(&id, &info, filesystem).await;
+        self.end_replay(&id, &info).await?;
+        self.daemon.release(&id).await?;
+        if let Err(e) = replayed {
+            self.drop_unfinished(&id).await?;
+            return Err(e.context(format!("what is to be {}", wanted.id)));
         }
-        if wanted.for_readers && !info.template {
-            daemon.set(&info, &["template=true".to_owned()]).await?;
-        }
-        let made = daemon.info(&wanted.id).await?;
-        daemon.let_go(&info).await;
+        self.daemon.set(&info, &["template=true".to_owned()]).await?;
+        self.daemon.rename(&info, &wanted.id).await?;
+        let made = self.daemon.info(&wanted.id).await?;
+        self.daemon.let_go(&info).await;
         Ok(made)
+    }
+
+    /// What a call that was cut off left of a volume that never had its own name.
+    async fn drop_unfinished(&self, id: &Id) -> Result<()> {
+        let Some(info) = self.daemon.find(id).await? else { return Ok(()) };
+        self.end_replay(id, &info).await?;
+        if info.template {
+            self.daemon.set(&info, &["template=false".to_owned()]).await?;
+        }
+        Ok(self.daemon.remove(&info, true).await?)
+    }
+
+    // ---- snapshots by which volumes are cloned ----
+
+    /// The snapshot of `source` that was taken to make this volume, if it was made so.
+    async fn helper_of(&self, info: &VolumeInfo, source: &VolumeInfo) -> Result<Option<Id>> {
+        let Some(parent) = info.parent.as_ref().filter(|parent| parent.volume == source.id) else {
+            return Ok(None);
+        };
+        let all = self.daemon.snapshots(source).await?;
+        let found = all.into_iter().find(|one| one.id == parent.snapshot_id);
+        let helper = found.filter(|one| names::is_for_a_clone(&one.name));
+        Ok(helper.and_then(|one| Some(source.path.parse::<Id>().ok()?.at(&one.name))))
+    }
+
+    /// Those that no clone needs, in the trash neither, and that no call is at work with. Calls that were cut off leave them,
+    /// and clones that went by way of the trash.
+    async fn drop_unused_helpers(&self, source: &VolumeInfo) {
+        let Ok(of) = source.path.parse::<Id>() else { return };
+        let all = self.daemon.snapshots(source).await.unwrap_or_else(|e| {
+            tracing::info!(
+                volume = source.path,
+                error = e.message,
+                "its snapshots for clones are not looked through"
+            );
+            Vec::new()
+        });
+        let now = host::wall_ms();
+        let unused = |one: &SnapshotInfo| {
+            let age = now.saturating_sub(one.created_ms);
+            names::is_for_a_clone(&one.name)
+                && one.clones.is_empty()
+                && age > HELPER_AT_WORK.as_millis() as u64
+        };
+        for one in all.into_iter().filter(unused) {
+            self.drop_helper(source, &of.at(&one.name)).await;
+        }
+    }
+
+    /// One that a clone needs stays.
+    async fn drop_helper(&self, source: &VolumeInfo, snapshot: &Id) {
+        if let Err(e) = self.daemon.remove_snapshot(source, snapshot, true).await {
+            tracing::info!(%snapshot, error = e.message, "the snapshot of a clone that is gone stays for now");
+        }
     }
 
     // ---- removing ----
@@ -187,27 +305,36 @@ impl Driver {
         if info.template {
             self.daemon.set(&info, &["template=false".to_owned()]).await?;
         }
-        match self.daemon.remove(&info).await {
-            Err(e) if !e.is("not_found") && !e.is("removed") => return Err(e.into()),
+        match self.daemon.remove(&info, false).await {
+            Err(e) if !e.is("not_found") && !e.is("removed") => {
+                if info.template {
+                    self.daemon.set(&info, &["template=true".to_owned()]).await?;
+                }
+                return Err(e.into());
+            }
             _ => {}
         }
-        self.drop_clones_snapshot(&info).await;
+        self.drop_unfinished(&Id::volume(&id.pool, &names::unfinished(&id.volume))).await?;
+        self.let_source_go(&info).await;
         Ok(Empty {})
     }
 
     /// The snapshot by which a volume was cloned that is gone now. A clone in the trash still needs it: then it goes with
-    /// the volume that it is of.
-    async fn drop_clones_snapshot(&self, gone: &VolumeInfo) {
+    /// the volume that it is of, or when another clone of that is made or removed.
+    async fn let_source_go(&self, gone: &VolumeInfo) {
         let origin = gone.origin.as_deref().and_then(|origin| origin.parse::<Id>().ok());
-        let Some(snapshot) = origin.filter(Id::is_for_a_clone) else { return };
+        let Some(origin) = origin else { return };
         let dropped = async {
-            let parent = self.daemon.info(&snapshot).await?;
-            self.daemon.remove_snapshot(&parent, &snapshot, true).await?;
-            self.daemon.let_go(&parent).await;
-            Ok::<_, Refusal>(())
+            let Some(source) = self.daemon.find(&origin).await? else { return Ok(()) };
+            if let Some(helper) = self.helper_of(gone, &source).await? {
+                self.drop_helper(&source, &helper).await;
+                self.drop_unused_helpers(&source).await;
+            }
+            self.daemon.let_go(&source).await;
+            Ok::<_, Status>(())
         };
         if let Err(e) = dropped.await {
-            tracing::info!(%snapshot, error = e.message, "the snapshot of a clone that is gone stays for now");
+            tracing::info!(volume = gone.path, error = e.message, "what was taken to clone it stays for now");
         }
     }
 
@@ -246,14 +373,18 @@ impl Driver {
         let parsed: Id = id.parse().map_err(|_| absent())?;
         let mut info = self.daemon.find(&parsed).await?.ok_or_else(absent)?;
         if parsed.snapshot.is_some() {
-            info.size = self.daemon.snapshot(&info, &parsed).await?.ok_or_else(absent)?.size;
+            let snapshot = self.daemon.snapshot(&info, &parsed).await?.ok_or_else(absent)?;
+            (info.size, info.snapshot_id) = (snapshot.size, Some(snapshot.id));
         }
         Ok((parsed, info))
     }
 
     pub async fn list_volumes(&self, request: ListVolumesRequest) -> Result<ListVolumesResponse> {
         let all = self.daemon.volumes().await?;
-        let entries = all.into_iter().map(|info| (info.path.clone(), entry(&info))).collect();
+        let finished =
+            |info: &VolumeInfo| !info.path.parse::<Id>().is_ok_and(|id| names::is_unfinished(&id.volume));
+        let entries =
+            all.into_iter().filter(finished).map(|info| (info.path.clone(), entry(&info))).collect();
         let (entries, next_token) = page(entries, &request.starting_token, request.max_entries)?;
         Ok(ListVolumesResponse { entries, next_token })
     }
@@ -322,7 +453,7 @@ impl Driver {
     /// Makes a volume larger that this host may open. Devices of the kernel take the size up when they connect again, which
     /// other clients may not do.
     pub async fn grow(&self, id: &Id, info: &VolumeInfo, size: u64) -> Result<()> {
-        let attached = info.clients > 0 && self.attacher.find(id).await?.is_some();
+        let attached = info.clients > 0 && self.attacher.find(id, Some(&Identity::of(info))).await?.is_some();
         if info.clients > 0 && !attached {
             let why =
                 format!("volume {id} is used by a client that would not see it grow: disconnect it first");

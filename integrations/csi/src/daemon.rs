@@ -68,6 +68,9 @@ impl From<Refusal> for Status {
 #[derive(Clone, Debug, Deserialize)]
 pub struct VolumeInfo {
     pub path: String,
+    /// What the name stands for now: another volume of this name has another.
+    #[serde(default)]
+    pub id: String,
     /// None, as all that follows, of a volume in a list whose head can't be read.
     #[serde(default)]
     pub size: u64,
@@ -90,13 +93,29 @@ pub struct VolumeInfo {
     #[serde(default)]
     pub origin: Option<String>,
     #[serde(default)]
+    pub parent: Option<Parent>,
+    #[serde(default)]
     pub trouble: Option<String>,
+    /// Of a snapshot that is used as a volume: its number in the volume.
+    #[serde(skip)]
+    pub snapshot_id: Option<u64>,
+}
+
+/// What a clone is made of, by what is never used again.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Parent {
+    /// The volume's id.
+    pub volume: String,
+    pub snapshot_id: u64,
 }
 
 /// A line of `snapshot-list`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SnapshotInfo {
     pub name: String,
+    pub id: u64,
+    /// Clones that need it, those in the trash too.
+    pub clones: Vec<String>,
     pub size: u64,
     pub created_ms: u64,
     pub ready: bool,
@@ -251,9 +270,18 @@ impl Daemon {
         self.call("volume-create", args, CHANGE).await
     }
 
-    /// `of`: the volume whose snapshot it is.
-    pub async fn clone(&self, of: &VolumeInfo, from: &Id, to: &Id) -> Asked<VolumeInfo> {
-        let args = json!({ "from": from.to_string(), "to": to.to_string(), "if_absent": true });
+    /// `of`: the volume whose snapshot it is. One that is there must be a clone of this very snapshot, with this size and these
+    /// settings.
+    pub async fn clone(
+        &self,
+        of: &VolumeInfo,
+        from: &Id,
+        to: &Id,
+        size: u64,
+        settings: &[String],
+    ) -> Asked<VolumeInfo> {
+        let (from, to) = (from.to_string(), to.to_string());
+        let args = json!({ "from": from, "to": to, "size": size, "settings": settings, "if_absent": true });
         self.call_owner(of, "clone", args, CHANGE).await
     }
 
@@ -268,9 +296,15 @@ impl Daemon {
         self.call::<Value>("volume-resize", args, CHANGE).await.map(drop)
     }
 
-    /// Into the trash, where the pool has one.
-    pub async fn remove(&self, info: &VolumeInfo) -> Asked<()> {
-        let args = json!({ "path": info.path, "if_exists": true });
+    pub async fn rename(&self, info: &VolumeInfo, to: &Id) -> Asked<()> {
+        let args = json!({ "path": info.path, "to": to.volume });
+        self.call_owner::<Value>(info, "volume-rename", args, CHANGE).await.map(drop)
+    }
+
+    /// Into the trash, where the pool has one and this does not say `now`.
+    pub async fn remove(&self, info: &VolumeInfo, now: bool) -> Asked<()> {
+        let mode = if now { "now" } else { "trash" };
+        let args = json!({ "path": info.path, "if_exists": true, "mode": mode });
         self.call_owner::<Value>(info, "volume-remove", args, CHANGE).await.map(drop)
     }
 

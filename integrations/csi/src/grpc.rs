@@ -25,6 +25,7 @@ use prost::Message;
 use tokio::net::UnixStream;
 use tokio::sync::RwLock;
 
+use crate::authority::PlainAuthority;
 use crate::host;
 use crate::status::{Code, Result, Status};
 
@@ -126,7 +127,7 @@ async fn connection(stream: UnixStream, router: Arc<Router>, running: Arc<RwLock
         async move { Ok::<_, Infallible>(answer(request, router, running).await) }
     });
     let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = http.serve_connection(TokioIo::new(PlainAuthority::of(stream)), service).await {
         tracing::debug!(%error, "a connection has ended");
     }
 }

@@ -1,7 +1,7 @@
 //! What the driver uses of its host: the clock, tasks, programs, the table of mounts, devices.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,21 @@ pub async fn sleep(time: Duration) {
 #[allow(clippy::disallowed_methods, reason = "the driver is no part of the simulation")]
 pub async fn within<T>(time: Duration, task: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(time, task).await.ok()
+}
+
+/// A number that nobody draws twice.
+pub fn random128() -> Result<u128> {
+    const KERNELS: &str = "/proc/sys/kernel/random/uuid";
+    let drawn = std::fs::read_to_string(KERNELS).ok();
+    let number = drawn.and_then(|text| u128::from_str_radix(&text.trim().replace('-', ""), 16).ok());
+    number.ok_or_else(|| Status::internal(format!("{KERNELS} gives no number")))
+}
+
+/// In ms since 1970.
+#[allow(clippy::disallowed_methods, reason = "the driver is no part of the simulation")]
+pub fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Names of volumes that a call is at work on. Orchestrators repeat calls that take long; what they began goes on.
@@ -186,11 +201,28 @@ pub fn number_of(device: &Path) -> Option<String> {
     Some(format!("{}:{}", rustix::fs::major(number), rustix::fs::minor(number)))
 }
 
+/// Fills the buffer with what a device has there.
+#[allow(clippy::disallowed_types, reason = "a device; nothing here runs in the simulation")]
+pub fn read_at(device: &Path, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    let read = std::fs::File::open(device).and_then(|file| file.read_exact_at(bytes, offset));
+    read.map_err(|e| Status::internal(format!("reading {}: {e}", device.display())))
+}
+
 /// Bytes of a block device, by its number.
 pub fn size_of(number: &str) -> Result<u64> {
     let path = format!("/sys/dev/block/{number}/size");
     let sectors = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     sectors.map(|sectors| sectors * 512).ok_or_else(|| Status::internal(format!("{path} tells no size")))
+}
+
+/// Whether the kernel takes no writes to a block device, by its number.
+pub fn is_read_only(number: &str) -> Result<bool> {
+    let path = format!("/sys/dev/block/{number}/ro");
+    match std::fs::read_to_string(&path).as_deref().map(str::trim) {
+        Ok("0") => Ok(false),
+        Ok("1") => Ok(true),
+        _ => Err(Status::internal(format!("{path} does not tell whether the device can be written"))),
+    }
 }
 
 #[cfg(test)]

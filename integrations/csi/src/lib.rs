@@ -3,11 +3,12 @@
 //! It keeps nothing of its own: what there is, is asked of the daemon by its HTTP API (`daemon`), of the kernel by its table
 //! of mounts and by sysfs (`host`). So every call can be repeated, and a driver that was killed goes on where it was.
 //!
-//! Modules, each of which uses only those above it: `csi` (the messages), `status` (what a call fails with), `grpc` (unary
-//! gRPC, both ends), `names` (names and ids), `request` (capabilities, sizes, parameters), `daemon`, `host` (programs, mounts,
+//! Modules, each of which uses only those above it: `csi` (the messages), `status` (what a call fails with), `authority` (what
+//! clients send in vain), `grpc` (unary gRPC, both ends), `names` (names and ids), `request` (capabilities, sizes, parameters), `daemon`, `host` (programs, mounts,
 //! devices), `attach` (how a volume becomes a device), then the services.
 
 pub mod attach;
+mod authority;
 pub mod controller;
 pub mod csi;
 pub mod daemon;

@@ -71,7 +71,7 @@ fn serve(args: Args) -> Result<(), String> {
     let socket = PathBuf::from(args.endpoint.strip_prefix("unix:").unwrap_or(&args.endpoint));
     let here = || rustix::system::uname().nodename().to_string_lossy().into_owned();
     let attacher = match args.attacher {
-        Some(program) => Attacher::Program(program),
+        Some(program) => Attacher::Program { program, home: args.home.clone() },
         None => Attacher::Kernel { windlass: args.windlass, home: args.home.clone() },
     };
     let driver = Driver {

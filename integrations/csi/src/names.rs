@@ -18,6 +18,10 @@ const HASH_DIGITS: usize = 24;
 /// What the names of snapshots begin with that are taken to clone a volume that is no snapshot. They go with the clone, and
 /// are never shown.
 const CLONED: &str = "csi-clone-";
+/// What the name of a volume begins with that is not ready to be used by its own name.
+const UNFINISHED: &str = "csi-new-";
+/// Digits by which two snapshots for clones are told apart.
+const NONCE_DIGITS: usize = 20;
 
 /// A volume, or a snapshot of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,24 +90,44 @@ pub fn is_name(text: &str) -> bool {
 
 /// The volume of an orchestrator's name for it.
 pub fn volume_name(name: &str) -> String {
+    let text = plain(name);
+    match is_unfinished(&text) {
+        true => hashed(&format!("of-{name}")),
+        false => text,
+    }
+}
+
+fn plain(name: &str) -> String {
     match is_name(name) && !name.contains(HASHED) {
         true => name.to_owned(),
         false => hashed(name),
     }
 }
 
+/// What a volume is called, of its own name, until it is ready to be used.
+pub fn unfinished(volume: &str) -> String {
+    plain(&format!("{UNFINISHED}{volume}"))
+}
+
+pub fn is_unfinished(volume: &str) -> bool {
+    volume.starts_with(UNFINISHED)
+}
+
 /// The snapshot of an orchestrator's name for it.
 pub fn snapshot_name(name: &str) -> String {
-    let text = volume_name(name);
+    let text = plain(name);
     match is_for_a_clone(&text) {
         true => hashed(&format!("of-{name}")),
         false => text,
     }
 }
 
-/// The snapshot that a volume is cloned by, of the clone's name in Windlass.
-pub fn clone_snapshot(volume: &str) -> String {
-    volume_name(&format!("{CLONED}{volume}"))
+/// A new snapshot that a volume is cloned by: `drawn` tells it from those of earlier clones of this name, which show what
+/// their source was then. The clone's name follows, for people.
+pub fn clone_snapshot(drawn: u128, volume: &str) -> String {
+    let nonce = format!("{drawn:032x}");
+    let name = format!("{CLONED}{}-{volume}", &nonce[..NONCE_DIGITS]);
+    name[..name.len().min(NAME_MAX)].to_owned()
 }
 
 pub fn is_for_a_clone(snapshot: &str) -> bool {
@@ -155,15 +179,26 @@ mod tests {
 
     #[test]
     fn snapshots_for_clones_are_told_from_others() {
-        let short = clone_snapshot("pvc-1");
-        assert_eq!(short, "csi-clone-pvc-1");
-        let long = clone_snapshot(&"v".repeat(63));
+        let short = clone_snapshot(0xab << 100, "pvc-1");
+        assert_eq!(short, "csi-clone-00000ab0000000000000-pvc-1");
+        let long = clone_snapshot(u128::MAX, &"v".repeat(63));
         assert!(is_name(&long) && is_for_a_clone(&long) && is_for_a_clone(&short));
+        assert_ne!(clone_snapshot(1 << 100, "pvc-1"), short, "another attempt's");
         for name in ["csi-clone-pvc-1", "CSI-clone-x", "csi-clone-"] {
             let own = snapshot_name(name);
             assert!(is_name(&own) && !is_for_a_clone(&own), "{own}");
         }
         assert_eq!(snapshot_name("snapshot-1"), "snapshot-1");
+    }
+
+    #[test]
+    fn no_volume_has_the_name_of_an_unfinished_one() {
+        assert_eq!(unfinished("pvc-1"), "csi-new-pvc-1");
+        assert!(is_name(&unfinished(&"v".repeat(63))) && is_unfinished(&unfinished(&"v".repeat(63))));
+        for name in ["csi-new-pvc-1", "CSI-new-x", "csi-new-"] {
+            let own = volume_name(name);
+            assert!(is_name(&own) && !is_unfinished(&own), "{own}");
+        }
     }
 
     #[test]

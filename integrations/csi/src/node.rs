@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::attach::Identity;
 use crate::controller::{condition, fits};
 use crate::csi::{
     Empty, GetCapabilitiesResponse, NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetInfoResponse,
@@ -53,7 +54,9 @@ impl Driver {
             );
             return Err(Status::precondition(why));
         }
-        let device = self.attacher.attach(&id, access.only_reads()).await?;
+        // A filesystem that is only read may have a log that has to be replayed all the same.
+        let read_only = access.only_reads() && access.filesystem.is_none();
+        let device = self.attacher.attach(&id, &Identity::of(&info), read_only).await?;
         let Some(filesystem) = access.filesystem else { return Ok(Empty {}) };
         let number = number(&device)?;
         match host::mounted_at(&staging)? {
@@ -81,13 +84,18 @@ impl Driver {
         let _held = self.busy.hold(text)?;
         host::unmount(&staging).await?;
         let Ok(id) = text.parse::<Id>() else { return Ok(Empty {}) };
-        let Some(device) = self.attacher.find(&id).await? else { return Ok(Empty {}) };
+        // The name has to do where nobody can tell what it stands for now, or where that was never staged.
+        let known = self.existing(text).await.ok().map(|(_, info)| Identity::of(&info));
+        let found = self.attacher.find(&id, known.as_ref()).await?;
+        let identity = found.as_ref().and(known.as_ref());
+        let found = if found.is_none() { self.attacher.find(&id, None).await? } else { found };
+        let Some(device) = found else { return Ok(Empty {}) };
         // A device node that is bound holds nothing open: the kernel would let it go.
         if let Some(published) = Places::of(&device)?.all.first() {
             let why = format!("volume {id} is still published at {}", published.at.display());
             return Err(Status::precondition(why));
         }
-        self.attacher.detach(&id).await?;
+        self.attacher.detach(&id, identity).await?;
         if id.snapshot.is_none() {
             // So that another host need not wait for a minute. Where it fails, the daemon does it by itself later, and
             // until then other hosts are refused.
@@ -105,13 +113,11 @@ impl Driver {
         let target = PathBuf::from(required(&request.target_path, "target_path")?);
         let access = Access::of(request.volume_capability.as_ref())?;
         let staging = PathBuf::from(required(&request.staging_target_path, "staging_target_path")?);
-        let absent = || Status::not_found(format!("there is no volume {text}"));
-        let id: Id = text.parse().map_err(|_| absent())?;
+        let (id, info) = self.existing(text).await?;
         let _held = self.busy.hold(id.to_string())?;
-        let Some(device) = self.attacher.find(&id).await? else {
-            let why = format!("volume {id} is not staged on this node");
-            return Err(self.existing(text).await.err().unwrap_or(Status::precondition(why)));
-        };
+        let found = self.attacher.find(&id, Some(&Identity::of(&info))).await?;
+        let not_staged = || Status::precondition(format!("volume {id} is not staged on this node"));
+        let device = found.ok_or_else(not_staged)?;
         let read_only = request.readonly || access.only_reads();
         let places = Places::of(&device)?;
         if let Some(there) = places.all.iter().find(|mount| mount.at == canonical(&target)) {
@@ -143,6 +149,15 @@ impl Driver {
                 staging
             }
             None => {
+                // The kernel has the device read-only for all or for none: a bind says nothing of that.
+                if others && host::is_read_only(&places.number)? != read_only {
+                    let how = if read_only { "to write to" } else { "to read" };
+                    let why = format!(
+                        "volume {id} is published to another container {how} already: a device is for both the same"
+                    );
+                    return Err(Status::precondition(why));
+                }
+                set_read_only(&device, &places.number, read_only).await?;
                 make_file(&target)?;
                 device
             }
@@ -180,7 +195,7 @@ impl Driver {
         let text = required(&request.volume_id, "volume_id")?;
         let path = PathBuf::from(required(&request.volume_path, "volume_path")?);
         let (id, info) = self.existing(text).await?;
-        let (device, mount) = self.published(&id, &path).await?;
+        let (device, mount) = self.published(&id, &info, &path).await?;
         let usage = match mount {
             Published::Device => {
                 let total = host::size_of(&number(&device)?)? as i64;
@@ -196,7 +211,7 @@ impl Driver {
         let path = PathBuf::from(required(&request.volume_path, "volume_path")?);
         let range = Range::of(request.capacity_range.as_ref())?;
         let (id, info) = self.existing(text).await?;
-        let (device, published) = self.published(&id, &path).await?;
+        let (device, published) = self.published(&id, &info, &path).await?;
         let _held = self.busy.hold(id.to_string())?;
         let number = number(&device)?;
         let size = range.grown(info.size)?;
@@ -220,9 +235,9 @@ impl Driver {
     }
 
     /// Where a volume is staged or published: `NotFound` where it is not.
-    async fn published(&self, id: &Id, path: &Path) -> Result<(PathBuf, Published)> {
+    async fn published(&self, id: &Id, info: &VolumeInfo, path: &Path) -> Result<(PathBuf, Published)> {
         let absent = || Status::not_found(format!("volume {id} is not at {}", path.display()));
-        let device = self.attacher.find(id).await?.ok_or_else(absent)?;
+        let device = self.attacher.find(id, Some(&Identity::of(info))).await?.ok_or_else(absent)?;
         let number = number(&device)?;
         match host::mounted_at(path)? {
             Some(mount) if mount.device == number => Ok((device, Published::Folder)),
@@ -295,6 +310,22 @@ async fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     Ok(())
 }
 
+/// For whoever opens the device from now on. One that was made to be read stays so.
+async fn set_read_only(device: &Path, number: &str, read_only: bool) -> Result<()> {
+    if host::is_read_only(number)? == read_only {
+        return Ok(());
+    }
+    let how = if read_only { "--setro" } else { "--setrw" };
+    host::run("blockdev", &[how, host::utf8(device)?]).await?;
+    match host::is_read_only(number)? == read_only {
+        true => Ok(()),
+        false => {
+            let why = format!("{} can't be written: it was attached to be read", device.display());
+            Err(Status::precondition(why))
+        }
+    }
+}
+
 /// Mounts a device, with a filesystem that is made if there is nothing on it.
 async fn mount(
     device: &Path,
@@ -306,11 +337,11 @@ async fn mount(
 ) -> Result<()> {
     let (name, path) = (filesystem.name(), host::utf8(device)?);
     match signature(path).await? {
-        Signature::Filesystem(found) if found == name => {
-            if !fixed {
-                check(filesystem, path).await?;
-            }
-        }
+        Signature::Filesystem(found) if found == name => match fixed {
+            false => check(filesystem, path).await?,
+            true if filesystem == Filesystem::Ext4 && has_log(device)? => return Err(unreplayed()),
+            true => {}
+        },
         Signature::Filesystem(found) => {
             return Err(Status::precondition(format!(
                 "it has a filesystem {found}, and {name} is asked for"
@@ -327,13 +358,9 @@ async fn mount(
     if fixed || access.only_reads() {
         options.push("ro");
     }
-    match (filesystem, fixed) {
-        // A journal that has to be replayed can't be, where nobody writes.
-        (Filesystem::Ext4, true) => options.push("noload"),
-        (Filesystem::Ext4, false) => {}
+    if filesystem == Filesystem::Xfs {
         // A clone has the id of what it was made from, which may be mounted on this node too.
-        (Filesystem::Xfs, true) => options.extend(["norecovery", "nouuid"]),
-        (Filesystem::Xfs, false) => options.push("nouuid"),
+        options.push("nouuid");
     }
     let options = options.join(",");
     let at = host::utf8(staging)?;
@@ -341,12 +368,72 @@ async fn mount(
         "" => &["-t", name, "--", path, at],
         options => &["-t", name, "-o", options, "--", path, at],
     };
-    host::run("mount", args).await?;
+    let mounted = host::run("mount", args).await;
+    // Without its log it could be mounted, and would lack files that were synced.
+    mounted.map_err(|e| match fixed && filesystem == Filesystem::Xfs {
+        true => unreplayed().context(e.message),
+        false => e,
+    })?;
     // A clone may be larger than the snapshot that it was made of.
     if !fixed && !access.only_reads() {
         grow_filesystem(device, staging).await?;
     }
     Ok(())
+}
+
+/// Whether an ext4 has a log that was not replayed.
+fn has_log(device: &Path) -> Result<bool> {
+    const SUPERBLOCK: u64 = 1024;
+    const INCOMPATIBLE: usize = 0x60;
+    const NEEDS_RECOVERY: u32 = 4;
+    let mut bytes = [0; INCOMPATIBLE + 4];
+    host::read_at(device, SUPERBLOCK, &mut bytes)?;
+    let flags = bytes.last_chunk().map_or(0, |flags| u32::from_le_bytes(*flags));
+    Ok(flags & NEEDS_RECOVERY != 0)
+}
+
+/// Where a filesystem is mounted whose log only mounting replays.
+fn replay_folder(id: &Id) -> PathBuf {
+    std::env::temp_dir().join(format!("windlass-csi-{}-{}", id.pool, id.volume))
+}
+
+fn unreplayed() -> Status {
+    let why = "its filesystem was in use when it was kept: what its log holds has to be brought to its place first, and nobody \
+               writes here. Make a volume of the snapshot, which mounts as it is, or one for ReadOnlyMany";
+    Status::precondition(why)
+}
+
+impl Driver {
+    /// Takes away what a `replay_log` that was cut off has left of a clone: the mount, and the device.
+    pub async fn end_replay(&self, id: &Id, info: &VolumeInfo) -> Result<()> {
+        let folder = replay_folder(id);
+        host::unmount(&folder).await?;
+        let gone = std::fs::remove_dir(&folder).or_else(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(Status::internal(format!("removing {}: {e}", folder.display()))),
+        });
+        gone?;
+        self.attacher.detach(id, Some(&Identity::of(info))).await
+    }
+
+    /// Brings what the log of a clone's filesystem holds to its place, through a device of its own. `end_replay` takes that away
+    /// again.
+    pub async fn replay_log(&self, id: &Id, info: &VolumeInfo, filesystem: Filesystem) -> Result<()> {
+        let device = self.attacher.attach(id, &Identity::of(info), false).await?;
+        let path = host::utf8(&device)?;
+        match (signature(path).await?, filesystem) {
+            // Which it is not mounted with later, and that is said then.
+            (Signature::Filesystem(found), _) if found != filesystem.name() => Ok(()),
+            (Signature::Filesystem(_), Filesystem::Ext4) => check(filesystem, path).await,
+            (Signature::Filesystem(_), Filesystem::Xfs) => {
+                let folder = replay_folder(id);
+                make_folder(&folder)?;
+                let at = host::utf8(&folder)?;
+                host::run("mount", &["-t", "xfs", "-o", "nouuid", "--", path, at]).await.map(drop)
+            }
+            (Signature::Nothing | Signature::Other(_), _) => Ok(()),
+        }
+    }
 }
 
 /// What is on a device.

@@ -9,8 +9,9 @@ use indicatif::ProgressBar;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::image::{
-    BackingDir, Bytewise, Chain, Compression, Format, HEAD_BYTES, HttpFile, HttpOpened, LocalFile, Opened,
-    Raw, ReadAt, Source, Stream, detect, sha256,
+    BackingDir, Bytewise, Chain, Compression, Detected, Format, HEAD_BYTES, HttpFile, HttpOpened, LocalFile,
+    Opened, Raw, ReadAt, Source, Stream, TAIL_BYTES, check_end, compression_named, compression_of, detect,
+    sha256,
 };
 use crate::store;
 
@@ -33,8 +34,45 @@ pub struct Input {
     pub identity: Option<String>,
     /// Of a file that was read from end to end to take it.
     pub sum: Option<String>,
+    /// Something tells that all of it has come: a length, a sum, or the end that a compressed file has.
+    pub vouched: bool,
     /// What it is read from, but for what can be read once only.
     files: Vec<Arc<dyn ReadAt>>,
+}
+
+/// What an image is read as.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    format: Format,
+    /// None: the user has said it, and nothing is judged.
+    judged: Option<Detected>,
+}
+
+impl Asked {
+    /// What it is, of its first bytes. A raw disk that is said to be one is not looked at: a guest writes the first bytes of its
+    /// disk. It is decompressed where the file's name says so, which no guest writes.
+    fn told(&self, head: &[u8]) -> Result<Told> {
+        let Some(said) = self.format else {
+            let found = detect(head)?;
+            return Ok(Told { format: found.format, judged: Some(found) });
+        };
+        let path = match self.from.contains("://") {
+            true => self.from.split(['?', '#']).next().unwrap_or_default(),
+            false => &self.from,
+        };
+        let format = match (said, compression_named(path)) {
+            (Format::Raw, Some(by)) if compression_of(head) == Some(by) => Format::Compressed(by),
+            (Format::Raw, Some(_)) => {
+                let why = format!(
+                    "{} is not compressed as its name says: give it another name, if its bytes are the disk's own",
+                    self.from
+                );
+                return Err(Error::new(Kind::Invalid, why));
+            }
+            (said, _) => said,
+        };
+        Ok(Told { format, judged: None })
+    }
 }
 
 enum Place {
@@ -56,13 +94,11 @@ impl Input {
         match place {
             Place::File(file, reach) => {
                 let head = file.read_at(0, HEAD_BYTES).await?;
-                let format = asked.format.map_or_else(|| detect(&head), Ok)?;
-                of_file(rt, asked, (file, reach), format, bar).await
+                of_file(rt, asked, (file, reach), asked.told(&head)?, bar).await
             }
             Place::Bytes(bytes, size) => {
                 let (head, bytes) = Bytewise::peek(rt, bytes, HEAD_BYTES).await?;
-                let format = asked.format.map_or_else(|| detect(&head), Ok)?;
-                of_bytes(rt, asked, (bytes, size), format).await
+                of_bytes(rt, asked, (bytes, size), asked.told(&head)?).await
             }
         }
     }
@@ -115,11 +151,18 @@ async fn of_file(
     rt: &Rt,
     asked: &Asked,
     (file, reach): (Arc<dyn ReadAt>, Reach),
-    format: Format,
+    told: Told,
     bar: &ProgressBar,
 ) -> Result<Input> {
+    let Told { format, judged } = told;
     let sums = asked.sha256.is_some();
     let size = file.size();
+    if let (Format::Raw, Some(found)) = (format, judged)
+        && size > 0
+    {
+        let at = size.saturating_sub(TAIL_BYTES as u64);
+        check_end(found.reason, size, &file.read_at(at, TAIL_BYTES).await?)?;
+    }
     let mut identity = file.identity();
     let mut files = vec![file.clone()];
     let through =
@@ -146,22 +189,31 @@ async fn of_file(
             (identity, files) = (chain.identity(), chain.files());
             Box::new(chain)
         }
-        Format::Compressed(by) => Box::new(inner(through(Some(by), None), by).await?),
+        Format::Compressed(by) => Box::new(inner(through(Some(by), None), by, judged.is_some()).await?),
     };
-    Ok(Input { source, format: word(format), identity, sum, files })
+    Ok(Input { source, format: word(format), identity, sum, files, vouched: true })
 }
 
 async fn of_bytes(
     rt: &Rt,
     asked: &Asked,
     (bytes, size): (Bytewise, Option<u64>),
-    format: Format,
+    Told { format, judged }: Told,
 ) -> Result<Input> {
     let name = if asked.from == "-" { "standard input".to_owned() } else { asked.from.clone() };
     let sums = asked.sha256.is_some();
     let source = match format {
-        Format::Raw => Stream::start(rt, (name, bytes), None, size, sums),
-        Format::Compressed(by) => inner(Stream::start(rt, (name, bytes), Some(by), None, sums), by).await?,
+        Format::Raw => {
+            let mut stream = Stream::start(rt, (name, bytes), None, size, sums);
+            if let Some(found) = judged {
+                stream.must_be_disk(found.reason);
+            }
+            stream
+        }
+        Format::Compressed(by) => {
+            let stream = Stream::start(rt, (name, bytes), Some(by), None, sums);
+            inner(stream, by, judged.is_some()).await?
+        }
         Format::Qcow2 => {
             let why = format!(
                 "{name} is a qcow2 image, which can't be read from its begin to its end: save it to a file first"
@@ -169,13 +221,22 @@ async fn of_bytes(
             return Err(Error::new(Kind::Unsupported, why));
         }
     };
-    Ok(Input { source: Box::new(source), format: word(format), identity: None, sum: None, files: Vec::new() })
+    let vouched = format != Format::Raw || size.is_some() || sums;
+    let (source, files) = (Box::new(source), Vec::new());
+    Ok(Input { source, format: word(format), identity: None, sum: None, files, vouched })
 }
 
-/// What is inside of a compressed file must be a raw disk: tables that lead here and there need the file itself.
-async fn inner(mut stream: Stream, by: Compression) -> Result<Stream> {
+/// What is inside of a compressed file must be a raw disk: tables that lead here and there need the file itself. `judged`: the
+/// user has not said that it is one.
+async fn inner(mut stream: Stream, by: Compression, judged: bool) -> Result<Stream> {
+    if !judged {
+        return Ok(stream);
+    }
     let head = stream.head().await?;
-    if detect(&head[..head.len().min(HEAD_BYTES)])? == Format::Raw {
+    let found = detect(&head[..head.len().min(HEAD_BYTES)]);
+    let found = found.map_err(|e| e.context("what is compressed in it"))?;
+    if found.format == Format::Raw {
+        stream.must_be_disk(found.reason);
         return Ok(stream);
     }
     let how = match by {
@@ -213,5 +274,29 @@ pub fn parse_sum(text: &str) -> Result<String> {
     match sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()) {
         true => Ok(sum),
         false => Err(Error::new(Kind::Usage, format!("{text:?} is no SHA-256: 64 hexadecimal digits are"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(from: &str, format: Option<Format>, head: &[u8]) -> Result<(Format, bool)> {
+        let asked = Asked { from: from.into(), format, backing_dir: None, sha256: None };
+        asked.told(head).map(|told| (told.format, told.judged.is_some()))
+    }
+
+    #[test]
+    fn a_raw_disk_is_decompressed_where_its_name_says_so() {
+        let gzip = b"\x1f\x8b\x08\0\0\0\0\0";
+        let compressed = Format::Compressed(Compression::Gzip);
+        assert_eq!(told("x.gz", None, gzip).unwrap(), (compressed, true));
+        assert_eq!(told("x.gz", Some(Format::Raw), gzip).unwrap(), (compressed, false));
+        assert_eq!(told("https://h/x.gz?v=1", Some(Format::Raw), gzip).unwrap(), (compressed, false));
+        assert_eq!(told("x.raw", Some(Format::Raw), gzip).unwrap(), (Format::Raw, false), "a guest's bytes");
+        assert_eq!(told("-", Some(Format::Raw), gzip).unwrap(), (Format::Raw, false));
+        assert_eq!(told("-", None, gzip).unwrap(), (compressed, true));
+        assert!(told("x.gz", Some(Format::Raw), &[0; 512]).unwrap_err().is(Kind::Invalid));
+        assert_eq!(told("x.tar", Some(Format::Raw), &[7; 512]).unwrap(), (Format::Raw, false));
     }
 }

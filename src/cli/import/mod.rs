@@ -37,13 +37,14 @@ const SIZE_MIN: u64 = 512;
 
 #[derive(clap::Args, Debug)]
 pub struct Import {
-    /// A file, an http:// or https:// URL, or - for standard input; .gz, .xz and .zst are decompressed
+    /// A file, an http:// or https:// URL, or - for standard input; what gzip, xz or zstd has compressed is decompressed
     #[arg(value_name = "FILE|URL|-")]
     from: String,
     /// POOL/VOLUME: appears when all of the image is in it. It may exist when FILE is what `export --since` wrote: then that
     /// is applied to it
     path: VolumePath,
-    /// What the image is: raw or qcow2 (default: as its first bytes tell)
+    /// What the image is: raw or qcow2 (default: as its first bytes tell). With `raw` the bytes are taken as they are, but for a
+    /// FILE that is called .gz, .xz or .zst: that is decompressed first
     #[arg(long)]
     format: Option<Format>,
     /// Refuse an image whose bytes have another SHA-256
@@ -172,7 +173,6 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
     let mut input = open(rt, args, &bar).await?;
     let began = rt.now();
     let mut work = begin(door, args, &input, notes).await?;
-    let resumed = work.note.position;
     let filled = work.fill(rt, door, args, &mut input, &bar).await;
     bar.finish_and_clear();
     let checked = match filled {
@@ -191,7 +191,7 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
     };
     work.finish(door, args).await?;
     let ms = rt.now().since(began).as_millis() as u64;
-    Ok(told(args, &input, &work, (copied, resumed, ms), sum))
+    Ok(told(args, &input, &work, (copied, ms), sum))
 }
 
 /// Whether it is the image that was meant, all of it. Tells its sum, where one was asked for.
@@ -213,10 +213,10 @@ fn told(
     args: &Import,
     input: &Input,
     work: &Work,
-    (copied, resumed, ms): (FilledTo, u64, u64),
+    (copied, ms): (FilledTo, u64),
     sum: Option<String>,
 ) -> Outcome {
-    let path = &args.path;
+    let (path, resumed) = (&args.path, work.resumed);
     let value = json!({
         "path": path.to_string(), "source": args.from, "format": input.format, "size": work.size,
         "image_bytes": copied.position, "written_bytes": copied.written, "resumed_at": resumed, "sha256": sum,
@@ -234,7 +234,14 @@ fn told(
         show_bytes(copied.written),
         show_time(ms)
     );
-    Outcome { value, ..Outcome::default() }.note(note)
+    let unvouched = (!input.vouched).then(|| {
+        format!(
+            "nothing vouches for the length of {}: {} came, and then it ended; `--sha256` tells whether that is all",
+            args.from,
+            show_bytes(copied.position)
+        )
+    });
+    Outcome { value, ..Outcome::default() }.note(note).note_all(unvouched)
 }
 
 /// The volume that is being filled.
@@ -244,6 +251,8 @@ struct Work {
     size: u64,
     note: Note,
     notes: Notes,
+    /// Where this run went on.
+    resumed: u64,
 }
 
 /// Finds where an earlier run was, or makes the volume.
@@ -271,12 +280,13 @@ async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> R
         encrypted: args.encrypt,
         volume: None,
         position: 0,
+        written: 0,
     };
     if let Some(there) = there {
         match before.filter(|before| before.volume.is_none() || before.volume == text(&there, "id")) {
             Some(before) if !args.restart && goes_on(&before, &note) => {
                 let size = there.get("size").and_then(Value::as_u64).unwrap_or_default();
-                let mut work = Work { hidden, size, note: before, notes };
+                let mut work = Work { hidden, size, note: before, notes, resumed: 0 };
                 work.grow_to(door, wanted).await?;
                 return Ok(work);
             }
@@ -335,7 +345,7 @@ async fn make(
     let made = match &args.base {
         Some(base) => {
             let from = base.clone();
-            door.ask(Verb::Clone { from, to: hidden.clone(), if_absent: false }).await?
+            door.ask(Verb::clone_of(from, hidden.clone(), false)).await?
         }
         None => {
             let key = key_of_new(args.encrypt, &args.key).await?;
@@ -347,7 +357,7 @@ async fn make(
     let size = made.value.get("size").and_then(Value::as_u64).unwrap_or(wanted);
     let note = Note { volume: text(&made.value, "id"), ..note };
     notes.write(&note).await?;
-    let mut work = Work { hidden, size, note, notes };
+    let mut work = Work { hidden, size, note, notes, resumed: 0 };
     work.grow_to(door, wanted).await?;
     Ok(work)
 }
@@ -373,12 +383,16 @@ impl Work {
     ) -> Result<FilledTo> {
         let target = Arc::new(NbdTarget::open(door, &self.hidden).await?);
         let copy = DiskCopy { rt: rt.clone(), target: target.clone(), has_base: args.base.is_some() };
+        self.stands(&*target).await?;
         let (from, can_go_on) = (self.note.position, self.note.source.is_some());
+        self.resumed = from;
+        let before = self.note.written;
         show(bar, &args.path, input.source.size());
         bar.set_position(from);
         bar.reset_eta();
         let (rt, noted) = (rt.clone(), rt.now());
-        let mut filling = Filling { rt, work: self, door, target: &target, bar, reached: from, noted };
+        let copied = FilledTo { position: from, written: 0 };
+        let mut filling = Filling { rt, work: self, door, target: &target, bar, before, copied, noted };
         let run = copy.run(&mut *input.source, from, &mut filling);
         let copied = match unless_interrupted(run).await {
             Some(copied) => copied,
@@ -414,6 +428,26 @@ impl Work {
         Ok(copied)
     }
 
+    /// Goes on where an earlier run was only if the volume has what that run wrote: its stores may have been put back since. What a
+    /// base has tells nothing of that, and is compared again.
+    async fn stands(&mut self, target: &dyn Target) -> Result<()> {
+        if self.note.position == 0 {
+            return Ok(());
+        }
+        let data = target.data(0..self.note.position.min(self.size)).await?;
+        let has: u64 = data.iter().map(|range| range.end - range.start).sum();
+        if self.note.base.is_some() || has < self.note.written {
+            tracing::info!(
+                has,
+                written = self.note.written,
+                "what an earlier run wrote is gone through again"
+            );
+            (self.note.position, self.note.written) = (0, 0);
+            self.notes.write(&self.note).await?;
+        }
+        Ok(())
+    }
+
     async fn finish(&mut self, door: &mut Door, args: &Import) -> Result<()> {
         if args.template {
             let assignments = vec!["template=true".to_owned()];
@@ -440,16 +474,18 @@ struct Filling<'a> {
     door: &'a mut Door,
     target: &'a NbdTarget,
     bar: &'a ProgressBar,
-    /// All of the disk before this was answered.
-    reached: u64,
+    /// Bytes that earlier runs wrote.
+    before: u64,
+    /// How far this run has come.
+    copied: FilledTo,
     noted: Instant,
 }
 
 impl Filling<'_> {
     async fn take_note(&mut self) -> Result<()> {
-        let position = self.reached;
+        let FilledTo { position, written } = self.copied;
         self.target.flush().await?;
-        self.work.note.position = position;
+        (self.work.note.position, self.work.note.written) = (position, self.before + written);
         self.work.notes.write(&self.work.note).await?;
         self.noted = self.rt.now();
         Ok(())
@@ -464,7 +500,7 @@ impl CopyWatch for Filling<'_> {
     }
 
     async fn reached(&mut self, copied: FilledTo) -> Result<()> {
-        self.reached = copied.position;
+        self.copied = copied;
         self.bar.set_position(copied.position);
         if self.rt.now().since(self.noted) >= NOTE_EVERY {
             self.take_note().await?;
@@ -522,7 +558,53 @@ fn show(bar: &ProgressBar, path: &VolumePath, size: Option<u64>) {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
+    use bytes::Bytes;
+
     use super::*;
+
+    /// A volume of which only so much holds data.
+    struct Holds(u64);
+
+    #[async_trait]
+    impl Target for Holds {
+        async fn read(&self, _: u64, len: u64) -> Result<Bytes> {
+            Ok(vec![0; len as usize].into())
+        }
+        async fn write(&self, _: u64, _: Bytes) -> Result<()> {
+            Ok(())
+        }
+        async fn zero(&self, _: u64, _: u64) -> Result<()> {
+            Ok(())
+        }
+        async fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+        async fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
+            Ok(vec![0..self.0.min(range.end)])
+        }
+    }
+
+    #[tokio::test]
+    async fn an_import_begins_anew_where_its_stores_were_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path: VolumePath = "p/v".parse().unwrap();
+        let went_on = async |held: u64, base: Option<&str>| {
+            let notes = Notes::open(&StateDir::at(dir.path()), &path).await.unwrap();
+            let (source, base) = (Some("a".to_owned()), base.map(str::to_owned));
+            let (format, volume) = ("raw".to_owned(), Some("id".to_owned()));
+            let note =
+                Note { source, format, base, encrypted: false, volume, position: 1 << 20, written: 8192 };
+            let mut work = Work { hidden: path.while_imported(), size: 1 << 30, note, notes, resumed: 0 };
+            work.stands(&Holds(held)).await.unwrap();
+            work.note.position
+        };
+        assert_eq!(went_on(8192, None).await, 1 << 20);
+        assert_eq!(went_on(1 << 30, None).await, 1 << 20);
+        assert_eq!(went_on(4096, None).await, 0, "less than was noted");
+        assert_eq!(went_on(1 << 30, Some("p/b@s")).await, 0, "a base may have all of it");
+    }
 
     #[test]
     fn an_import_goes_on_with_the_same_image_in_the_same_format() {
@@ -533,6 +615,7 @@ mod tests {
             encrypted: false,
             volume: Some("id".to_owned()),
             position: 1,
+            written: 0,
         };
         let (before, raw) = (note(Some("a"), "raw, gzip"), note(Some("a"), "raw"));
         assert!(goes_on(&before, &before));

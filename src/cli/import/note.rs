@@ -29,6 +29,9 @@ pub struct Note {
     /// The volume's id; none: it was not there yet.
     pub volume: Option<String>,
     pub position: u64,
+    /// Bytes before the position that are no zeros. Where the volume holds less, its stores were put back since.
+    #[serde(default)]
+    pub written: u64,
 }
 
 /// The notes of one volume, and the right to import into it.

@@ -6,12 +6,12 @@ use futures::StreamExt as _;
 use futures::stream;
 use serde_json::json;
 
-use super::volume::shown;
+use super::volume::{check_same, shown};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{CloneMany, Outcome, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::volume::{VolumeInfo, Volumes};
+use crate::volume::{CloneAs, VolumeInfo, Volumes};
 
 /// Clones that are made at a time: each is a few round trips, and they meet at one snapshot's list of pins.
 const AT_ONCE: usize = 16;
@@ -20,6 +20,7 @@ pub async fn clone(
     state: &EngineState,
     from: &SnapshotPath,
     to: &VolumePath,
+    wish: CloneAs<'_>,
     if_absent: bool,
 ) -> Result<Outcome> {
     if from.volume.pool != to.pool {
@@ -32,7 +33,7 @@ pub async fn clone(
         ));
     }
     let volumes = &state.pools.get(&to.pool).await?.volumes;
-    let (info, _) = clone_or_find(volumes, from, to, if_absent).await?;
+    let (info, _) = clone_or_find(volumes, from, to, wish, if_absent).await?;
     Outcome::of(&shown(state, to, &info))
 }
 
@@ -41,19 +42,40 @@ async fn clone_or_find(
     volumes: &Volumes,
     from: &SnapshotPath,
     to: &VolumePath,
+    wish: CloneAs<'_>,
     if_absent: bool,
 ) -> Result<(VolumeInfo, bool)> {
-    let exists = match volumes.clone_snapshot(&from.volume.volume, &from.snapshot, &to.volume).await {
+    let exists = match volumes.clone_as(&from.volume.volume, &from.snapshot, &to.volume, wish).await {
         Ok(made) => return Ok((made, false)),
-        Err(e) if e.is(Kind::Exists) && if_absent => volumes.info(&to.volume).await?,
+        // The snapshot may be gone since.
+        Err(e) if (e.is(Kind::Exists) || e.is(Kind::NotFound)) && if_absent => {
+            match volumes.info(&to.volume).await {
+                Err(also) if also.is(Kind::NotFound) => return Err(e),
+                exists => exists?,
+            }
+        }
         Err(e) => return Err(e),
     };
-    let origin = exists.parent.as_ref().map(|parent| (parent.name.as_ref(), &parent.snapshot));
-    let told = volumes.name_in_clones(&from.volume.volume, &from.snapshot).await?;
-    if origin != Some((Some(&from.volume.volume), &told)) {
+    if !is_clone_of(volumes, &exists, from).await? {
         return Err(Error::new(Kind::Exists, format!("volume {to} exists, but is no clone of {from}")));
     }
+    check_same(to, wish.size, wish.settings, &exists)?;
     Ok((exists, true))
+}
+
+/// A volume and a snapshot of these names may be others by now than the clone was made of: their ids tell. Of a snapshot that is
+/// gone only the name is left.
+async fn is_clone_of(volumes: &Volumes, clone: &VolumeInfo, from: &SnapshotPath) -> Result<bool> {
+    let Some(parent) = &clone.parent else { return Ok(false) };
+    match volumes.snapshot_id(&from.volume.volume, &from.snapshot).await {
+        Ok(id) => Ok(id == (parent.volume, parent.snapshot_id)),
+        Err(e) if e.is(Kind::NotFound) => match volumes.info(&from.volume.volume).await {
+            Ok(volume) => Ok(volume.id == parent.volume && from.snapshot == parent.snapshot),
+            Err(e) if e.is(Kind::NotFound) => Ok(false),
+            Err(e) => Err(e),
+        },
+        Err(e) => Err(e),
+    }
 }
 
 /// Many at once. After the first error no further clone is begun, and those that are under way are waited for: so it can be
@@ -67,7 +89,7 @@ pub async fn clone_many(state: &EngineState, args: &CloneMany, progress: &Progre
     let work = stream::iter(until_failed).map(|(at, path)| {
         let failed = &failed;
         async move {
-            let done = clone_or_find(volumes, from, &path, args.if_absent).await;
+            let done = clone_or_find(volumes, from, &path, CloneAs::default(), args.if_absent).await;
             failed.fetch_or(done.is_err(), Ordering::Relaxed);
             (at, done.map(|(_, was_there)| was_there))
         }

@@ -10,6 +10,9 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::volume::{Copied, Copying, Volumes};
 
+/// Snapshots of one volume for one copy that have the name of one second: clocks are set back, too.
+const ROUNDS_A_SECOND: u32 = 1000;
+
 /// Is told what is done, bytes that were gone through, and how many there are.
 type Told<'a> = &'a (dyn Fn(&str, u64, u64) + Send + Sync);
 
@@ -93,10 +96,8 @@ pub async fn replicate(
     let stem = stem(to);
     let source = &state.pools.get(&from.pool).await?.volumes;
     let target = &state.pools.get(&to.pool).await?.volumes;
-    let theirs = own(target, &to.volume, &stem).await?;
-    let newest = own(source, &from.volume, &stem).await?.pop().filter(|newest| !theirs.contains(newest));
-    let snapshot = match newest {
-        Some((name, _)) => name,
+    let snapshot = match unfinished(state, from, to).await? {
+        Some(name) => name,
         None => take(state, from, &stem).await?,
     };
     let from = SnapshotPath { volume: from.clone(), snapshot };
@@ -113,12 +114,29 @@ pub async fn replicate(
     Ok(Replicated { copied: SnapshotCopied { from, to, copied }, removed, created_ms })
 }
 
+/// The newest snapshot that was taken for this copy, where the copy does not have it: a round that was cut off.
+async fn unfinished(state: &EngineState, from: &VolumePath, to: &VolumePath) -> Result<Option<Name>> {
+    let stem = stem(to);
+    let theirs = own(&state.pools.get(&to.pool).await?.volumes, &to.volume, &stem).await?;
+    let ours = own(&state.pools.get(&from.pool).await?.volumes, &from.volume, &stem).await?;
+    Ok(ours.into_iter().next_back().filter(|newest| !theirs.contains(newest)).map(|(name, _)| name))
+}
+
+/// Takes a new one, whatever there is: what was taken a moment ago has nothing of what was flushed since.
 async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name> {
-    let snapshot: Name = format!("{stem}{}", utc::compact(state.host_context.rt.wall_ms())).parse()?;
-    let path = SnapshotPath { volume: from.clone(), snapshot: snapshot.clone() };
-    let how = super::snapshot::Taking { wait: true, if_absent: true, held: false };
-    super::snapshot::snapshot(state, &[path], how).await?;
-    Ok(snapshot)
+    let now = utc::compact(state.host_context.rt.wall_ms());
+    let how = super::snapshot::Taking { wait: true, if_absent: false, held: false };
+    for nth in 1..=ROUNDS_A_SECOND {
+        let name = if nth == 1 { format!("{stem}{now}") } else { format!("{stem}{now}-{nth}") };
+        let snapshot: Name = name.parse()?;
+        let path = SnapshotPath { volume: from.clone(), snapshot: snapshot.clone() };
+        match super::snapshot::snapshot(state, &[path], how).await {
+            Err(e) if e.is(Kind::Exists) => {}
+            done => return done.map(|_| snapshot),
+        }
+    }
+    let why = format!("{from} has {ROUNDS_A_SECOND} snapshots of this second: try again");
+    Err(Error::new(Kind::Unavailable, why))
 }
 
 /// Removes those that are older than this one. One that is cloned stays until its clones are gone.
@@ -142,7 +160,12 @@ async fn replicate_now(
     Replicate { from, to }: &Replicate,
     progress: &ProgressSink,
 ) -> Result<Outcome> {
-    let done = replicate(state, from, to, &|doing, done, total| progress.tell(doing, done, total)).await?;
+    let told: Told<'_> = &|doing, done, total| progress.tell(doing, done, total);
+    // What an earlier round left is brought to its end, and is not what is asked for: that is what is flushed by now.
+    if unfinished(state, from, to).await?.is_some() {
+        replicate(state, from, to, told).await?;
+    }
+    let done = replicate(state, from, to, told).await?;
     let note = said(&done.copied);
     Ok(Outcome::of(&done)?.note(note))
 }

@@ -36,8 +36,10 @@ use self::volume::take_over;
 use self::wait_for_stores::Manner;
 use super::api::{Outcome, Verb};
 use super::engine_tables::EngineState;
+use super::mounts::AskedBy;
 use super::progress::ProgressSink;
 use crate::base::{Error, Kind, Result};
+use crate::volume::CloneAs;
 
 /// How long a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
@@ -157,7 +159,10 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotTrash { path } => Box::pin(trash::snapshots(state, &path)).await,
         Verb::SnapshotLock(args) => Box::pin(snapshot::lock_snapshot(state, &args)).await,
         Verb::SnapshotRestore { path, to } => Box::pin(restore_snapshot(state, &path, to.as_ref())).await,
-        Verb::SnapshotCreate { paths, no_wait, if_absent, held } => {
+        Verb::SnapshotCreate { paths, held, same_as: Some(same_as), .. } => {
+            Box::pin(snapshot::snapshot_same_as(state, &paths, &same_as, held)).await
+        }
+        Verb::SnapshotCreate { paths, no_wait, if_absent, held, same_as: None } => {
             let how = snapshot::Taking { wait: !no_wait, if_absent, held };
             Box::pin(snapshot::snapshot(state, &paths, how)).await
         }
@@ -166,9 +171,22 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::SnapshotRemove { path, dry_run, mode, .. } => {
             Box::pin(snapshot::remove_snapshot(state, &path, dry_run, mode)).await
         }
-        Verb::Clone { from, to, if_absent } => Box::pin(clone::clone(state, &from, &to, if_absent)).await,
+        Verb::Clone { from, to, size, settings, if_absent } => {
+            let wish = CloneAs { size, settings: &settings };
+            Box::pin(clone::clone(state, &from, &to, wish, if_absent)).await
+        }
         Verb::CloneMany(args) => Box::pin(clone::clone_many(state, &args, progress)).await,
-        Verb::Mount { url, dir, options } => Box::pin(mount::mount(state, &url, &dir, &options)).await,
+        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copies::run(state, verb, progress).await,
+        verb => of_mounts_or_keys(state, verb, progress).await,
+    }
+}
+
+/// What is asked of mounts and of credentials.
+async fn of_mounts_or_keys(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
+    match verb {
+        Verb::Mount { url, dir, options } => {
+            Box::pin(mount::mount(state, &url, (&dir, AskedBy::Command), &options)).await
+        }
         Verb::Unmount { dir } => Box::pin(mount::unmount(state, &dir, progress)).await,
         Verb::MountList => Box::pin(mount::list(state)).await,
         Verb::MountExport { url, to } => Box::pin(mount::export(state, &url, &to)).await,
@@ -177,7 +195,6 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::CredentialsSet(args) => Box::pin(credentials::set(state, args)).await,
         Verb::CredentialsList => credentials::list(state),
         Verb::CredentialsRemove { target } => Box::pin(credentials::remove(state, &target)).await,
-        verb @ (Verb::SnapshotCopy(_) | Verb::Replicate(_)) => copies::run(state, verb, progress).await,
         verb => of_keys_or_engine(state, &verb, progress).await,
     }
 }

@@ -11,6 +11,7 @@ use crate::base::{Error, Kind, Result};
 use crate::daemon::answers::{KeptOf, MountInfo, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::EngineState;
+use crate::daemon::mounts::AskedBy;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::KnownPool;
 use crate::daemon::store_overlap;
@@ -72,7 +73,12 @@ fn remount(options: &[String]) -> (Vec<String>, bool) {
     (options, !asked.is_empty())
 }
 
-pub async fn mount(state: &EngineState, url: &str, dir: &str, options: &[String]) -> Result<Outcome> {
+pub async fn mount(
+    state: &EngineState,
+    url: &str,
+    (dir, asked_by): (&str, AskedBy),
+    options: &[String],
+) -> Result<Outcome> {
     let typed = url;
     let url = state.config().store_url(url)?;
     let (options, changes) = remount(options);
@@ -88,8 +94,10 @@ pub async fn mount(state: &EngineState, url: &str, dir: &str, options: &[String]
     let known = state.host_context.home.known_pools(&*state.host_context.disk).await?;
     apart_from_pools(state, &known, &place).await?;
     beside_its_folders(&known, &place, dir)?;
-    let notes =
-        state.mounts.add(&state.host_context, (&url, typed), dir, &options, state.pools.memory()).await?;
+    let notes = state
+        .mounts
+        .add(&state.host_context, (&url, typed), (dir, asked_by), &options, state.pools.memory())
+        .await?;
     Ok(Outcome { value: json!({"url": url, "dir": dir}), notes, ..Outcome::default() })
 }
 

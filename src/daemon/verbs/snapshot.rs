@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::volume::removed;
-use crate::base::{Error, Kind, Name, Result, utc};
+use crate::base::{Error, Kind, Name, Result, StateId, utc};
 use crate::daemon::answers::{HistoryLine, SnapshotLine, SnapshotLocked};
-use crate::daemon::api::{Outcome, RemoveMode, SnapshotLock, SnapshotPath, VolumePath};
+use crate::daemon::api::{Outcome, RemoveMode, SameAs, SnapshotLock, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::Visitor;
-use crate::volume::{Freed, HistoryMark, LockEnd, OpenMode, SnapshotInfo, Trash, Volume, snapshot_group};
+use crate::volume::{
+    Freed, HistoryMark, LockEnd, OpenMode, SnapshotInfo, Trash, Volume, applied_mark, snapshot_as,
+    snapshot_group,
+};
 
 fn snapshot_line(volume: &VolumePath, info: SnapshotInfo, frees: Freed) -> SnapshotLine {
     let (path, created) = (format!("{volume}@{}", info.name), crate::base::utc::show(info.created_ms));
@@ -101,6 +104,33 @@ pub async fn snapshot(
     }
     let made = if marks.is_empty() { Vec::new() } else { snapshot_group(&marks, wait).await? };
     Outcome::of(&made)
+}
+
+/// One that is the same as a snapshot elsewhere: whoever says so has written the difference. Returns when it is in the pool.
+pub async fn snapshot_same_as(
+    state: &EngineState,
+    paths: &[SnapshotPath],
+    SameAs { volume, snapshot, created_ms }: &SameAs,
+    held: bool,
+) -> Result<Outcome> {
+    let [path] = paths else {
+        return Err(Error::new(Kind::Usage, "one snapshot is the same as one other: name one"));
+    };
+    let mark = applied_mark(volume.parse()?, StateId(*snapshot), *created_ms);
+    let open = state.pools.get(&path.volume.pool).await?;
+    if open.volumes.snapshot_sizes(&path.volume.volume).await?.iter().any(|(name, _)| *name == path.snapshot)
+    {
+        return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
+    }
+    let session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
+    let volume = open.volumes.open(&path.volume.volume, OpenMode::Normal).await?;
+    session.opened(&volume);
+    let _hold = match held {
+        true => Some(state.sessions.join_filling(&path.volume, &open.volumes, &volume)?),
+        false => None,
+    };
+    snapshot_as(&volume, &path.snapshot, mark, *created_ms).await?;
+    Outcome::of(&paths)
 }
 
 /// Makes none: one that is not there any more was lost with its host's journal.

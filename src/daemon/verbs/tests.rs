@@ -21,13 +21,14 @@ use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Name, Nonce};
 use crate::daemon::answers::{CredentialsLine, VolumeLine};
 use crate::daemon::api::{
-    CloneMany, CredentialsSet, GivenKey, HandOver, PoolCreate, RemoveMode, VolumeCreate, VolumeMove,
+    CloneMany, CredentialsSet, GivenKey, HandOver, PoolCreate, RemoveMode, SnapshotPath, VolumeCreate,
+    VolumeMove, VolumePath,
 };
 use crate::daemon::volume_sharing_map;
 use crate::nbd::Exports as _;
 use crate::pool::StoreState;
 use crate::store::{AccessKeys, KeySource, keyring};
-use crate::volume::Memory;
+use crate::volume::{FlushMode, Memory, OpenMode};
 
 const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
@@ -113,7 +114,7 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     make_volume(&state, "p/v").await;
     let mark = "p/v@s".parse().unwrap();
     snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
-    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), CloneAs::default(), false).await.unwrap();
     let said = snapshot::remove_snapshot(&state, &mark, false, RemoveMode::Now).await.unwrap_err();
     assert_eq!(said.to_string(), "p/v@s is needed by its clones: p/c; remove them first");
     // As a removal leaves it that was killed after its first step.
@@ -181,9 +182,9 @@ async fn clones_of_an_encrypted_volume_are_found_and_its_given_key_is_known_to_b
     }
     let (one, c) = (&marks[0], "p/c".parse().unwrap());
     for _ in 0..2 {
-        clone::clone(&state, one, &c, true).await.unwrap();
+        clone::clone(&state, one, &c, CloneAs::default(), true).await.unwrap();
     }
-    let said = clone::clone(&state, &marks[1], &c, true).await.unwrap_err().to_string();
+    let said = clone::clone(&state, &marks[1], &c, CloneAs::default(), true).await.unwrap_err().to_string();
     assert_eq!(said, "volume p/c exists, but is no clone of p/v@two");
     // What the next daemon could not open must not be handed over to it.
     let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
@@ -385,7 +386,7 @@ async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
     make_volume(&state, "p/v").await;
     let mark: crate::daemon::api::SnapshotPath = "p/v@s".parse().unwrap();
     snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
-    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), CloneAs::default(), false).await.unwrap();
     let destroy = async |confirmed: Option<&str>, force, dry_run| {
         let confirmed = confirmed.map(|name| name.parse().unwrap());
         let args = crate::daemon::api::PoolDestroy { name: name.clone(), confirmed, force, dry_run };
@@ -846,7 +847,7 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     assert_eq!(cells(&before), [own, own, own, hole, hole, hole, hole, hole]);
     let mark = "p/v@s".parse().unwrap();
     snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
-    clone::clone(&state, &mark, &"p/c".parse().unwrap(), false).await.unwrap();
+    clone::clone(&state, &mark, &"p/c".parse().unwrap(), CloneAs::default(), false).await.unwrap();
     client.write(MIB, noise(9)).await.unwrap();
     client.trim(2 * MIB, MIB).await.unwrap();
     let after = map("p/v").await.unwrap();
@@ -865,5 +866,85 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     let why = map("p/v").await.unwrap_err();
     assert!(why.is(Kind::Unavailable) && why.to_string().contains("try again"), "{why}");
     drop((turn, client, of_clone));
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_is_born_as_it_was_asked_for_and_found_again_by_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "a").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let mark: SnapshotPath = "p/v@s".parse().unwrap();
+    snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    let c = "p/c".parse().unwrap();
+    let make = async |size: Option<u64>, settings: &[&str]| {
+        let settings: Vec<String> = settings.iter().map(|one| (*one).to_owned()).collect();
+        clone::clone(&state, &mark, &c, CloneAs { size, settings: &settings }, true).await
+    };
+    let small = make(Some(4096), &[]).await.unwrap_err();
+    assert!(small.is(Kind::Usage) && small.to_string().contains("not smaller"), "{small}");
+    make(Some(2 << 20), &["flush=pool", "template=true"]).await.unwrap();
+    let made = state.pools.get(&c.pool).await.unwrap().volumes.info(&c.volume).await.unwrap();
+    assert_eq!((made.size, made.flush, made.template), (2 << 20, FlushMode::Pool, true));
+    make(Some(2 << 20), &["flush=pool"]).await.unwrap();
+    make(None, &[]).await.unwrap();
+    for (size, settings, why) in
+        [(Some(3 << 20), &[][..], "size 2M, not 3M"), (None, &["flush=local"], "flush pool, not local")]
+    {
+        let refused = make(size, settings).await.unwrap_err();
+        assert!(refused.is(Kind::Exists) && refused.to_string().contains(why), "{refused}");
+    }
+    // Another volume by the name of the one that it was made of, with a snapshot of that name.
+    volume::rename(&state, &"p/v".parse().unwrap(), &"old".parse().unwrap()).await.unwrap();
+    make_volume(&state, "p/v").await;
+    snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+    assert!(make(None, &[]).await.unwrap_err().to_string().contains("no clone of p/v@s"));
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+/// What the first byte of a volume's copy reads.
+async fn first_byte(state: &EngineState, path: &str) -> u8 {
+    let path: VolumePath = path.parse().unwrap();
+    let volumes = &state.pools.get(&path.pool).await.unwrap().volumes;
+    let volume = volumes.open(&path.volume, OpenMode::Normal).await.unwrap();
+    volume.read(0, 1).await.unwrap()[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_replicate_brings_what_is_flushed_by_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "a").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make_pool(&state, "q", &folders(dir.path(), &["t0"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let (from, to): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "q/v".parse().unwrap());
+    let write = async |byte: u8| {
+        let volumes = &state.pools.get(&from.pool).await.unwrap().volumes;
+        let volume = volumes.open(&from.volume, OpenMode::Normal).await.unwrap();
+        volume.write(0, Bytes::from(vec![byte; 4096])).await.unwrap();
+        volume.flush().await.unwrap();
+    };
+    let replicate = async || {
+        let args = Verb::Replicate(crate::daemon::api::Replicate { from: from.clone(), to: to.clone() });
+        copies::run(&state, args, &ProgressSink::none()).await.unwrap();
+    };
+    // As many within one second as can be.
+    for byte in 1..=8 {
+        write(byte).await;
+        replicate().await;
+        assert_eq!(first_byte(&state, "q/v").await, byte);
+    }
+    // A round that was cut off has left its snapshot: what was flushed behind that is asked for too.
+    let stem = "replica-";
+    let own = snapshot::snapshots(&state, &from, None).await.unwrap().value;
+    let last = own.as_array().unwrap().last().unwrap()["name"].as_str().unwrap().to_owned();
+    assert!(last.starts_with(stem), "{last}");
+    write(100).await;
+    let cut_off = format!("p/v@{}-cut-off", &last).parse().unwrap();
+    snapshot::snapshot(&state, &[cut_off], TAKEN).await.unwrap();
+    write(101).await;
+    replicate().await;
+    assert_eq!(first_byte(&state, "q/v").await, 101);
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::base::units::{show_bytes, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
@@ -81,7 +81,11 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
     let info = match created {
         Err(e) if e.is(Kind::Exists) && args.if_absent => {
             let info = open.volumes.info(&args.path.volume).await?;
-            check_same(&args, &info)?;
+            if info.encrypted != args.key.is_some() {
+                let has = if info.encrypted { "encryption" } else { "no encryption" };
+                return Err(Error::new(Kind::Exists, format!("volume {} exists, but with {has}", args.path)));
+            }
+            check_same(&args.path, Some(args.size), &args.settings, &info)?;
             let shown = Outcome::of(&shown(state, &args.path, &info))?;
             return Ok(shown.note(format!("{} exists already", args.path)));
         }
@@ -91,17 +95,19 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
     Ok(outcome.note(format!("a flush {}", info.meaning)))
 }
 
-/// `--if-absent` is content only with a volume as it was asked for.
-fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
+/// `--if-absent` is content only with a volume as it was asked for: `Exists` tells how that one differs.
+pub(super) fn check_same(
+    path: &VolumePath,
+    size: Option<u64>,
+    settings: &[String],
+    info: &VolumeInfo,
+) -> Result<()> {
     let mut differs = Vec::new();
-    if info.encrypted != args.key.is_some() {
-        differs.push(if info.encrypted { "encryption" } else { "no encryption" }.to_owned());
-    }
-    if info.size != args.size {
-        differs.push(format!("size {}, not {}", show_size(info.size), show_size(args.size)));
+    if let Some(size) = size.filter(|size| *size != info.size) {
+        differs.push(format!("size {}, not {}", show_size(info.size), show_size(size)));
     }
     let has = info.settings();
-    for asked in &args.settings {
+    for asked in settings {
         let wanted = has.assigned(std::slice::from_ref(asked))?;
         if wanted != has {
             let key = asked.split('=').next().unwrap_or_default();
@@ -111,7 +117,7 @@ fn check_same(args: &VolumeCreate, info: &VolumeInfo) -> Result<()> {
     if differs.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Exists, format!("volume {} exists, but with {}", args.path, differs.join(", "))))
+    Err(Error::new(Kind::Exists, format!("volume {path} exists, but with {}", differs.join(", "))))
 }
 
 pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String]) -> Result<Outcome> {
@@ -190,6 +196,12 @@ pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     for journal in &info.kept_journals {
         outcome = outcome.note(of_journal(journal));
     }
+    if let Some(since) = info.not_whole_since_ms {
+        outcome = outcome.note(format!(
+            "{path} is a copy that is being brought up to date since {}: until that is done no client is shown it",
+            utc::show(since)
+        ));
+    }
     let writers = state.sessions.writers(path);
     if writers.len() > 1 {
         let writers = writers.join(", ");
@@ -238,6 +250,7 @@ pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> 
     // Who is connected would go on as the owner.
     state.sessions.check_unused(path)?;
     volumes.release(&path.volume).await?;
+    volumes.drop_readers(&path.volume, false).await?;
     let value = json!({"path": path.to_string(), "released": true});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
 }
@@ -277,6 +290,8 @@ pub async fn collect(state: &EngineState, path: &VolumePath, progress: &Progress
 pub async fn take_over(state: &EngineState, path: &VolumePath, accept_loss: bool) -> Result<Outcome> {
     let open = state.pools.get(&path.pool).await?;
     let taken = open.volumes.take_over(&path.volume, accept_loss).await?;
+    // Whoever was shut out, or is gone, reads it no more.
+    open.volumes.drop_readers(&path.volume, true).await?;
     let mut outcome = Outcome::of(&taken)?;
     outcome = match (&taken.from, taken.already) {
         (_, true) => outcome.note(format!("{path} was free or ours already")),
@@ -330,6 +345,11 @@ pub async fn remove(
     volumes.follow(&path.volume).await?;
     // Who is connected would get errors.
     state.sessions.check_unused(path)?;
+    // What clients of other hosts only read has no owner.
+    match volumes.check_unread(&path.volume).await {
+        Err(e) if !e.is(Kind::NotFound) => return Err(e),
+        _ => {}
+    }
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {

@@ -545,9 +545,26 @@ impl BucketClient {
         }
     }
 
+    /// An error where these credentials may not list. Then S3 refuses what is absent, too, as if another right were lacking.
+    pub async fn lacks_listing(&self) -> Option<Error> {
+        let why = self.list("", None, true, 1).await.err().filter(|why| why.is(Kind::Denied))?;
+        let lacks = format!(
+            "these credentials lack the right to list {} (s3:ListBucket), without which it can't be mounted: `windlass policy \
+             mount` prints the rights that a mount needs",
+            self.url()
+        );
+        Some(Error::new(Kind::Denied, lacks).because(why))
+    }
+
     /// A prefix that holds a pool is no filesystem: one wrong `rm` would cost disks.
     pub async fn refuse_pool(&self) -> Result<()> {
-        let Some(found) = self.get(LABEL, 0, LABEL_MAX).await? else { return Ok(()) };
+        let found = match self.get(LABEL, 0, LABEL_MAX).await {
+            Err(denied) if denied.is(Kind::Denied) => {
+                return Err(self.lacks_listing().await.unwrap_or(denied));
+            }
+            found => found?,
+        };
+        let Some(found) = found else { return Ok(()) };
         let label = serde_json::from_slice::<serde_json::Value>(&found.body).unwrap_or_default();
         if ["format", "pool", "incarnation"].iter().all(|field| label.get(field).is_some()) {
             return Err(Error::new(

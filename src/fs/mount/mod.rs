@@ -2,7 +2,8 @@
 
 mod caller_descriptors;
 mod fuse;
+mod holders;
 mod kernel_mount;
 mod mounted;
 
-pub use mounted::{Mounted, clear_dead, mount, refuse_pool};
+pub use mounted::{Mounted, clear_dead, lacks_listing, mount, refuse_pool};

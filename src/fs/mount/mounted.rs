@@ -12,6 +12,7 @@ use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
 
 use super::fuse::FuseServer;
+use super::holders::Holders;
 use super::kernel_mount::{self, DEVICE};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result};
@@ -30,8 +31,8 @@ const FUSE_MAGIC: i64 = 0x6573_5546;
 const PATIENCE: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the kernel may take to say that a mount is gone.
-const LEAVING: Duration = Duration::from_secs(5);
+/// How long the kernel may take to say that a mount is gone. Later it is looked who holds it.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// Mounting waits so long for what an earlier mount left to be sent.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -55,6 +56,11 @@ pub struct Mounted {
 /// An error where the bucket is a pool's store.
 pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Result<()> {
     BucketClient::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
+}
+
+/// An error where these credentials may not list the bucket.
+pub async fn lacks_listing(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Option<Error> {
+    BucketClient::new(rt.clone(), bucket.clone(), deadline).lacks_listing().await
 }
 
 /// Mounts `bucket` at `dir`, named `name` in /proc/mounts unless the options say otherwise. Writes are staged in the folder
@@ -195,15 +201,39 @@ impl Mounted {
         if is_mount && !self.is_out() {
             return Ok(true);
         }
+        self.left_by_all().await.map(|()| false)
+    }
+
+    /// Waits a moment until the kernel has let go of the mount, which is out of the own tree. Copies that other namespaces
+    /// inherited are taken away where nobody uses them.
+    ///
+    /// # Errors
+    /// `Owned`: somebody holds it, who is named.
+    async fn left_by_all(&self) -> Result<()> {
         let mut ended = self.ended.clone();
-        match self.rt.timeout(LEAVING, ended.wait_for(|ended| *ended)).await {
-            Some(_) => Ok(false),
-            None => {
-                let why =
-                    "is unmounted, but files in it are open still: end who has them open, then mount again";
-                Err(Error::new(Kind::Owned, format!("{} {why}", self.dir.display())))
-            }
+        if self.rt.timeout(LEAVING, ended.wait_for(|ended| *ended)).await.is_some() {
+            return Ok(());
         }
+        let Some(device) = self.device else { return Err(self.held("")) };
+        let dir = self.dir.clone();
+        self.rt.cpu(move || Holders::of(device).let_go_of_copies(&dir)).await?;
+        if self.rt.timeout(PAUSE, ended.wait_for(|ended| *ended)).await.is_some() {
+            return Ok(());
+        }
+        let left = self.rt.cpu(move || Holders::of(device)).await?;
+        match *self.ended.borrow() {
+            true => Ok(()),
+            false => Err(self.held(&left.told().map(|who| format!(": {who}")).unwrap_or_default())),
+        }
+    }
+
+    fn held(&self, who: &str) -> Error {
+        let dir = self.dir.display();
+        let why = format!(
+            "{dir} is unmounted here, but somebody holds it{who}. What is written there is still stored; end who holds it, and the \
+             mount ends"
+        );
+        Error::new(Kind::Owned, why)
     }
 
     /// Why files that wait to be sent are not sent.
@@ -261,6 +291,7 @@ impl Mounted {
                 self.rt.cpu(move || session.map(BackgroundSession::umount_and_join)).await?.transpose()?;
             } else {
                 self.taken_out(out)?;
+                self.left_by_all().await?;
             }
         }
         self.ended().await;

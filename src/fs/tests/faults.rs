@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk};
+use crate::base::Kind;
 use crate::cache::DiskCache;
+use crate::fs::bucket::BucketClient;
 use crate::fs::object::{Errno, Meta as _, MountOptions};
 use crate::fs::ops::Fs;
 use crate::fs::tree::{OpenMode, Pending};
@@ -297,6 +299,25 @@ fn unsent_files_survive_a_kill() {
     assert_eq!(read(&store, "open").unwrap(), "never closed");
     assert_eq!(read(&store, "long").unwrap(), [&[1; 20_000][..], b"end"].concat());
     assert_eq!(staged(&disk), [""; 0]);
+}
+
+/// S3 denies what is absent to those who may not list, as if it were another right: the refusal of a mount says which one lacks.
+#[test]
+fn a_mount_without_the_right_to_list_says_so() {
+    let sim = Sim::new(9);
+    let store = SimStore::new(&sim, "s");
+    let world = sim.clone();
+    sim.run(async move {
+        let client = BucketClient::new(world.rt(), store.clone(), Duration::from_secs(5));
+        client.refuse_pool().await.unwrap();
+        assert!(client.lacks_listing().await.is_none());
+        store.faults(|f| f.reach = Reach::Denies);
+        let why = client.refuse_pool().await.unwrap_err();
+        assert_eq!(why.kind(), Kind::Denied);
+        assert!(why.to_string().contains("lack the right to list"), "{why}");
+        assert!(why.to_string().contains("s3:ListBucket"), "{why}");
+    })
+    .unwrap();
 }
 
 /// The mount ends while many files wait for a store that says nothing: a few are tried, and the next mount sends all.

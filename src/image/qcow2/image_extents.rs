@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use super::header::{Header, cluster_bytes};
 use super::table::{Cluster, SUBCLUSTERS, entry, l1, l2};
 use crate::base::{Error, Kind, Result};
-use crate::image::format::HEAD_BYTES;
 use crate::image::read_at::{ReadAt, read_padded};
 
+/// Enough of a header to know how long it is.
+const FIRST_BYTES: usize = 512;
 /// Bytes of L2 tables that are kept.
 const TABLES_BYTES: u64 = 8 << 20;
 /// Bytes that are read at once where a table is smaller: its neighbours are wanted next.
@@ -52,7 +53,7 @@ impl Image {
     }
 
     async fn read(file: Arc<dyn ReadAt>) -> Result<Image> {
-        let head = file.read_at(0, HEAD_BYTES).await?;
+        let head = file.read_at(0, FIRST_BYTES).await?;
         let first = file.read_at(0, cluster_bytes(&head)? as usize).await?;
         let header = Header::parse(&first, file.size())?;
         let l1 = read_padded(&*file, header.l1_offset, header.l1_entries * 8, header.cluster()).await?;

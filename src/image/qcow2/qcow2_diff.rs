@@ -9,6 +9,7 @@ use super::compressed_cluster::unpack;
 use super::image_extents::{Extent, Image};
 use super::refcount_check::check;
 use crate::base::{Error, Kind, Result};
+use crate::image::diff_lineage::Between;
 use crate::image::diff_source::{Change, Changes, DATA_MAX};
 use crate::image::qcow2_writer::{CLUSTER, lineage};
 use crate::image::raw_source::SECTOR;
@@ -19,6 +20,7 @@ use crate::image::read_at::{ReadAt, read_padded};
 pub struct Overlay {
     image: Image,
     header: Header,
+    between: Between,
     at: u64,
 }
 
@@ -45,7 +47,7 @@ impl Overlay {
         }
         check(&image).await?;
         let header = Header { from: Some(lineage.since), to: lineage.to, size: Some(image.header.size) };
-        Ok(Overlay { image, header, at: 0 })
+        Ok(Overlay { image, header, between: lineage.between, at: 0 })
     }
 
     async fn data(&self, offset: u64, len: u64) -> Result<Bytes> {
@@ -57,6 +59,10 @@ impl Overlay {
 impl Changes for Overlay {
     fn header(&self) -> &Header {
         &self.header
+    }
+
+    fn between(&self) -> &Between {
+        &self.between
     }
 
     async fn next(&mut self) -> Result<Option<Change>> {
@@ -102,7 +108,7 @@ mod tests {
     /// Data here and there, zeros, and a last cluster of 512 bytes.
     fn written(compression: Option<Compression>) -> Vec<(u64, Bytes)> {
         let backing = Some(Backing { file: "beneath.raw".into(), format: "raw" });
-        let lineage = Some(Lineage { since: "a".into(), to: Some("b".into()) });
+        let lineage = Some(Lineage { since: "a".into(), to: Some("b".into()), between: Between::default() });
         let mut writer = Writer::new(Shape { size: SIZE, compression, backing, lineage }).unwrap();
         let put = |writer: &mut Writer, n: u64| {
             let bytes = Bytes::from(vec![n as u8; CLUSTER as usize]);
@@ -172,7 +178,7 @@ mod tests {
     #[test]
     fn a_small_file_does_not_become_a_large_volume() {
         let backing = Some(Backing { file: "beneath.raw".into(), format: "raw" });
-        let lineage = Some(Lineage { since: "a".into(), to: None });
+        let lineage = Some(Lineage { since: "a".into(), to: None, between: Between::default() });
         let shape = Shape { size: 64 << 40, compression: None, backing, lineage };
         let mut writer = Writer::new(shape).unwrap();
         (0..8).for_each(|n| writer.data(n * CLUSTER, vec![1; CLUSTER as usize].into()));

@@ -7,17 +7,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
 
 use super::alter::let_go_in_time;
+use super::gates::wait_at;
 use super::names::take;
+use super::readers::refuse_if_read;
 use super::snapshots::end_locks;
 use super::volume_keys::{with_keys, with_keys_of};
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
+use crate::base::units::show_size;
 use crate::base::{ChunkId, Epoch, Error, Kind, Name, Nonce, Result, Seq, StateId, VolumeId};
 use crate::keys::Offered;
 use crate::pool::{CatalogEntry, NameEntry};
@@ -34,9 +36,6 @@ use crate::volume::space::{State, Tables, name_of_sealed, root_ref};
 
 /// How often a parent may change between a look at its snapshots and the pin.
 const PIN_TRIES: usize = 60;
-/// A snapshot that is about to be removed is looked at again after this; so often, then its remover is taken to be gone.
-const GATE_LOOK: Duration = Duration::from_millis(250);
-const GATE_LOOKS: u32 = 20;
 /// Snapshots that were cloned a moment ago, of which an engine keeps what it knows.
 const TEMPLATES_MAX: usize = 8;
 /// Volumes looked at or ended at a time, of a pool that ends.
@@ -49,11 +48,39 @@ pub struct Pin {
     nonce: Nonce,
 }
 
+/// What a clone has of its own from its birth on, where it is not as the volume that it is made of.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct CloneAs<'a> {
+    /// In bytes, at least the snapshot's; none: the snapshot's.
+    pub size: Option<u64>,
+    /// `KEY=VALUE` each.
+    pub settings: &'a [String],
+}
+
 /// A head is not encrypted, so that no name of an encrypted volume's snapshot stands in one.
 fn name_in_heads(parent: &Head, state: &State, snapshot: &Name) -> Name {
     match parent.keys {
         Some(_) => name_of_sealed(state.id),
         None => snapshot.clone(),
+    }
+}
+
+impl CloneAs<'_> {
+    /// Size and settings of a clone of this state.
+    fn of(&self, parent: &Head, state: &State) -> Result<(u64, VolumeSettings)> {
+        let boot_trace = BootTrace::Off;
+        let inherited = VolumeSettings { template: false, boot_trace, ..parent.settings };
+        let settings = inherited.assigned(self.settings)?;
+        settings.check_for(parent.keys.is_some())?;
+        let size = self.size.unwrap_or(state.size);
+        check_size(size)?;
+        if size < state.size {
+            let (least, wanted) = (show_size(state.size), show_size(size));
+            let why =
+                format!("a clone is not smaller than its snapshot, which has {least}: {wanted} is less");
+            return Err(Error::new(Kind::Usage, why));
+        }
+        Ok((size, settings))
     }
 }
 
@@ -110,6 +137,17 @@ impl Volumes {
 
     /// A new volume whose contents are the snapshot's: O(1) in time and bytes.
     pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
+        self.clone_as(volume, snapshot, new, CloneAs::default()).await
+    }
+
+    /// The same, of another size or with other settings than the volume that the snapshot is of.
+    pub async fn clone_as(
+        &self,
+        volume: &Name,
+        snapshot: &Name,
+        new: &Name,
+        wish: CloneAs<'_>,
+    ) -> Result<VolumeInfo> {
         let key = (volume.clone(), snapshot.clone());
         let known = self.templates.lock().get(&key).cloned();
         let (template, guessed) = match known {
@@ -120,7 +158,7 @@ impl Volumes {
         self.claim_name(new, id).await?;
         let mut pins = Vec::new();
         let made = async {
-            let (head, template) = match self.pin(volume, template, snapshot, id, &mut pins).await {
+            let (head, template) = match self.pin(volume, template, snapshot, (id, wish), &mut pins).await {
                 // Another volume of that name by now, perhaps: what was pinned is none of this clone's.
                 Err(e) if guessed && e.is(Kind::NotFound) => {
                     while let Some(pin) = pins.last() {
@@ -128,7 +166,7 @@ impl Volumes {
                         pins.pop();
                     }
                     let template = self.template(volume, snapshot).await?;
-                    self.pin(volume, template, snapshot, id, &mut pins).await?
+                    self.pin(volume, template, snapshot, (id, wish), &mut pins).await?
                 }
                 done => done?,
             };
@@ -158,7 +196,7 @@ impl Volumes {
         volume: &Name,
         mut template: Template,
         snapshot: &Name,
-        clone: VolumeId,
+        (clone, wish): (VolumeId, CloneAs<'_>),
         made: &mut Vec<Pin>,
     ) -> Result<(Head, Template)> {
         let (nonce, pool) = (Nonce(self.engine.rt.random128()), &self.engine.pool);
@@ -168,7 +206,7 @@ impl Volumes {
             let state = seen.1.snapshot(snapshot);
             let state = state.ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?.clone();
             if let Some(standing) = seen.0.gate.filter(|g| g.covers(state.id)) {
-                self.wait_at(parent, standing.nonce, &mut gate).await?;
+                wait_at(&self.engine, parent, standing.nonce, &mut gate).await?;
                 template.seen = Arc::new(self.recorded(volume, parent).await?);
                 continue;
             }
@@ -194,9 +232,8 @@ impl Volumes {
             let gated = seen.0.gate.is_some_and(|g| g.covers(state.id));
             // Of another generation's stores a pin may be known that were replaced meanwhile: it is made again.
             if there && !gated && pool.generation() == generation {
-                let boot_trace = BootTrace::Off;
-                let settings = VolumeSettings { template: false, boot_trace, ..seen.0.settings };
-                let mut new = self.new_head(clone, state.size, settings)?;
+                let (size, settings) = wish.of(&seen.0, &state)?;
+                let mut new = self.new_head(clone, size, settings)?;
                 if seen.0.keys.is_some() {
                     new = with_keys_of(self, new, &seen.0)?;
                 }
@@ -220,12 +257,12 @@ impl Volumes {
         ))
     }
 
-    /// As what the heads of its clones tell this snapshot.
-    pub async fn name_in_clones(&self, volume: &Name, snapshot: &Name) -> Result<Name> {
-        let seen = self.template(volume, snapshot).await?.seen;
+    /// By what clones know this snapshot, whatever has its name later.
+    pub async fn snapshot_id(&self, volume: &Name, snapshot: &Name) -> Result<(VolumeId, StateId)> {
+        let Template { parent, seen, .. } = self.template(volume, snapshot).await?;
         let state = seen.1.snapshot(snapshot);
         let state = state.ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
-        Ok(name_in_heads(&seen.0, state, snapshot))
+        Ok((parent, state.id))
     }
 
     /// What is to be cloned, as it is now.
@@ -254,23 +291,13 @@ impl Volumes {
         cell.change(|head| head.set_cloned(snapshot)).await
     }
 
-    /// The snapshot is about to be removed: waits for that, and lifts a gate at which nobody seems to be any more.
-    async fn wait_at(&self, parent: VolumeId, nonce: Nonce, met: &mut Option<(Nonce, u32)>) -> Result<()> {
-        let times = met.filter(|(of, _)| *of == nonce).map_or(0, |(_, times)| times) + 1;
-        *met = Some((nonce, times));
-        if times > GATE_LOOKS {
-            self.engine.cell(parent).change(move |head| head.lift_gate(nonce)).await?;
-        }
-        self.engine.rt.sleep(GATE_LOOK).await;
-        Ok(())
-    }
-
     /// What `remove` would refuse, without doing it.
     pub async fn check_remove(&self, name: &Name) -> Result<()> {
         let id = self.id(name).await?;
         let (head, tables) = self.recorded(name, id).await?;
         let what = format!("volume {}", self.engine.title(name));
         self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
+        refuse_if_read(self, name, &head).await?;
         let head = end_locks(self, head).await?;
         let lineage = self.lineage(name, &head).await?;
         head.may_remove(&lineage).map_err(|e| e.context(what))
@@ -384,6 +411,10 @@ impl Volumes {
                 let gated = cell.change(move |h| h.set_gate(gate)).await?;
                 let tables = self.recorded(name, head.volume).await?.1;
                 let free = self.refuse_if_held(&title(), &gated, snapshots_of(&tables), true).await;
+                let free = match free {
+                    Ok(()) => refuse_if_read(self, name, &gated).await,
+                    held => held,
+                };
                 if let Err(e) = free {
                     cell.change(move |h| h.lift_gate(nonce)).await?;
                     return Err(e);

@@ -2,7 +2,9 @@
 
 mod alter;
 mod create_clone_remove;
+mod gates;
 mod names;
+mod readers;
 mod report;
 mod salvage_journal;
 mod snapshots;
@@ -14,8 +16,9 @@ mod volumes;
 mod walk_for_new_stores;
 
 pub use alter::Flattened;
-pub use create_clone_remove::end_all;
+pub use create_clone_remove::{CloneAs, end_all};
 pub use names::rename;
+pub use readers::Reading;
 pub use salvage_journal::Salvaged;
 pub use snapshots::{HistoryMark, LockEnd, snapshot_as, snapshot_group};
 pub use trash::{Trash, TrashedSnapshot, TrashedVolume};

@@ -113,6 +113,7 @@ impl VolumeInfo {
             snapshots: by_name(tables).count() as u64,
             locked_snapshots: head.locks.count() as u64,
             locked_until_ms: head.locks.last(),
+            not_whole_since_ms: head.round.map(|round| round.since_ms),
             history: settings.history,
             history_marks: (tables.snapshots().count() - by_name(tables).count()) as u64,
             clones: None,
@@ -221,6 +222,9 @@ impl VolumeInfo {
         self.room_bytes = Some(memory);
         match session.journal.failed() {
             Some(error) => {
+                if self.flush != FlushMode::Pool {
+                    self.meaning = session.context.settings().meaning_without_journal();
+                }
                 let means = match session.journal.is_void() {
                     true => {
                         "a flush waits until all is in the pool, until this host's disk takes a journal again"
@@ -288,6 +292,8 @@ impl SnapshotInfo {
     fn of(name: &Name, state: &State) -> SnapshotInfo {
         SnapshotInfo {
             name: name.clone(),
+            id: state.id,
+            mark: state.group,
             size: state.size,
             created_ms: state.created_ms,
             ready: state.built,
@@ -320,7 +326,7 @@ fn by_name(tables: &Tables) -> impl Iterator<Item = (&Name, &State)> {
 fn parent_of(head: &Head) -> Option<Parent> {
     let (volume, base) = head.parent()?;
     let (snapshot, mapped_bytes) = (base.snapshot_name.clone(), base.mapped_blocks * BLOCK);
-    Some(Parent { volume, name: None, snapshot, mapped_bytes })
+    Some(Parent { volume, name: None, snapshot, snapshot_id: base.snapshot, mapped_bytes })
 }
 
 /// How many clones each volume has, by their own heads.

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
 use crate::base::rt::Instant;
-use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::base::{Error, Kind, Name, Nonce, Result, StateId, VolumeId, utc};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Known, SnapshotView, Volume};
 use crate::volume::head::{FlushMode, HandoverPolicy, TakeOver};
@@ -23,6 +23,7 @@ use crate::volume::session::Session;
 use crate::volume::session::takeover::Notes;
 use crate::volume::session::{no_snapshot, store_upto};
 use crate::volume::space::Liveness;
+use crate::volume::space::pins::Readers;
 use crate::volume::space::{Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
@@ -72,6 +73,8 @@ pub struct Volumes {
     seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
     /// What was told of chunks a moment ago.
     pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
+    /// What is noted of volumes that clients use here, and that another host may remove.
+    pub(in crate::volume) readers: Arc<Readers>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
@@ -82,6 +85,7 @@ pub struct Volumes {
 impl Volumes {
     pub fn new(engine: EngineContext) -> Volumes {
         Volumes {
+            readers: Arc::default(),
             engine: Arc::new(engine),
             seats: Arc::default(),
             logbooks: Arc::default(),
@@ -275,12 +279,52 @@ impl Volumes {
             _ => Ok(()),
         };
         match owned {
+            Ok(()) if mode == OpenMode::Attach => self.check_whole(name, &volume).await.map(|()| volume),
             Ok(()) => Ok(volume),
             Err(error) => {
                 *seat.volume.lock() = before;
                 Err(error)
             }
         }
+    }
+
+    /// A copy whose last round was cut off is shown to no client: it is no state that ever was (protocol §4.10).
+    async fn check_whole(&self, name: &Name, volume: &Volume) -> Result<()> {
+        let (round, tables) = match volume.known() {
+            Known::Live(session) => {
+                let round = session.head.lock().round;
+                (round, session.tip.lock().tables.clone())
+            }
+            Known::Inert(inert) => (inert.round, inert.tables.clone()),
+            Known::Nothing => {
+                let (head, tables) = self.recorded(name, volume.id()).await?;
+                (head.round, tables)
+            }
+        };
+        let Some(round) = round else { return Ok(()) };
+        if tables.copy_of(round.snapshot).is_some() {
+            // Only its end was cut off.
+            let ended = move |head: &Head| head.end_round(round.snapshot);
+            return match volume.known() {
+                Known::Live(_) => {
+                    volume.ask(|session| async move { session.change(ended).await.map(drop) }).await
+                }
+                _ => self.engine.cell(volume.id()).change(ended).await.map(drop),
+            };
+        }
+        let title = self.engine.title(name);
+        let cure = match tables.snapshots().max_by_key(|(_, state)| state.id) {
+            Some((newest, _)) => format!(
+                "`windlass volume rollback {title}@{newest}` makes it the newest whole state that it has; copying again ends the \
+                 round"
+            ),
+            None => "it never was whole: copy again, or remove it".to_owned(),
+        };
+        let why = format!(
+            "volume {title} is a copy, and bringing it up to date was cut off (begun {}): what it shows now was on no disk. {cure}",
+            utc::show(round.since_ms)
+        );
+        Err(Error::new(Kind::Refused, why))
     }
 
     /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too

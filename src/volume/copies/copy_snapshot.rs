@@ -22,7 +22,7 @@ use crate::base::units::{show_bytes, show_size};
 use crate::base::{Budget, Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};
 use crate::volume::handle::{SnapshotView, Volume};
-use crate::volume::head::{VolumeSettings, is_template};
+use crate::volume::head::{CopyRound, VolumeSettings, is_template};
 use crate::volume::read::Since;
 use crate::volume::space::{State, Tables};
 
@@ -62,10 +62,28 @@ pub struct Copied {
 
 /// What tells a copy's snapshot, whatever it is called there.
 fn identity(volume: VolumeId, snapshot: &State) -> Nonce {
+    copy_mark(volume, snapshot.id, snapshot.created_ms)
+}
+
+/// What marks made by applying a difference begin with: they are told from those that were drawn.
+const APPLIED: u128 = 0x574c_6466 << 96;
+
+/// The mark of a snapshot that is the same as another one, since a difference that ends there was applied.
+pub fn applied_mark(volume: VolumeId, snapshot: StateId, created_ms: u64) -> Nonce {
+    Nonce(APPLIED | copy_mark(volume, snapshot, created_ms).0 >> 32)
+}
+
+/// Whether the mark of a snapshot says that it was made so.
+pub fn is_applied_mark(mark: Nonce) -> bool {
+    mark.0 >> 96 == APPLIED >> 96
+}
+
+/// The mark of a snapshot that was copied from another volume.
+pub fn copy_mark(volume: VolumeId, snapshot: StateId, created_ms: u64) -> Nonce {
     let mut sum = Sha256::new_with_prefix(b"windlass copy 1");
     sum.update(volume.0.to_le_bytes());
-    sum.update(snapshot.id.0.to_le_bytes());
-    sum.update(snapshot.created_ms.to_le_bytes());
+    sum.update(snapshot.0.to_le_bytes());
+    sum.update(created_ms.to_le_bytes());
     let mut start = [0; 16];
     start.copy_from_slice(&sum.finalize()[..16]);
     Nonce(u128::from_le_bytes(start))
@@ -73,12 +91,7 @@ fn identity(volume: VolumeId, snapshot: &State) -> Nonce {
 
 /// The name that a snapshot has in a copy of its volume, if the copy has it.
 pub fn copied_as<'a>(theirs: &'a Tables, volume: VolumeId, snapshot: &State) -> Option<&'a Name> {
-    copy_of(theirs, identity(volume, snapshot)).map(|(name, _)| name)
-}
-
-/// The snapshot that is a copy of this one.
-fn copy_of(tables: &Tables, identity: Nonce) -> Option<(&Name, &State)> {
-    tables.with_trash().find(|(_, state)| state.group == identity && state.group_size == 1)
+    theirs.copy_of(identity(volume, snapshot)).map(|(name, _)| name)
 }
 
 /// A snapshot that both sides have.
@@ -128,7 +141,7 @@ pub async fn copy_snapshot(
     }
     let (title, wanted) = (to.engine.title(copy), identity(id, &state));
     let theirs = to.newest_tables(copy, open.id()).await?;
-    match copy_of(&theirs, wanted) {
+    match theirs.copy_of(wanted) {
         Some((name, _)) if name.trashed().is_some() => {
             let why = format!(
                 "volume {title} has it in the trash: `windlass snapshot restore {title}@{snapshot}` brings it back"
@@ -137,6 +150,7 @@ pub async fn copy_snapshot(
         }
         Some((name, _)) => {
             CopyFile::of(&to.engine, open.id()).remove().await;
+            end_round(&open, wanted).await?;
             let mut done = Copied { already: true, ..Copied::default() };
             if how.verify_all {
                 let copied = Side::Snapshot(to.open_snapshot(copy, name).await?);
@@ -160,12 +174,32 @@ pub async fn copy_snapshot(
     let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
     let (source, memory) = (Side::Snapshot(view), memory(to));
     let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done, memory };
-    work.begin().await?;
+    work.begin(wanted).await?;
     work.copy().await?;
     work.verify().await?;
     snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
+    end_round(&work.copy, wanted).await?;
     work.file.remove().await;
     Ok(work.done)
+}
+
+/// The round that stands in the copy's head.
+async fn standing_round(copy: &Volume) -> Result<Option<CopyRound>> {
+    copy.ask(|session| async move { Ok(session.head.lock().round) }).await
+}
+
+/// Before the first write: from then on the copy is shown to nobody.
+async fn begin_round(copy: &Volume, snapshot: Nonce) -> Result<()> {
+    copy.ask(|session| async move {
+        let (epoch, now_ms) = (session.epoch, session.context.rt().wall_ms());
+        session.change(move |head| head.begin_round(epoch, snapshot, now_ms)).await.map(drop)
+    })
+    .await
+}
+
+async fn end_round(copy: &Volume, snapshot: Nonce) -> Result<()> {
+    copy.ask(|session| async move { session.change(move |head| head.end_round(snapshot)).await.map(drop) })
+        .await
 }
 
 /// How many bytes of two states may differ and are equal; `Err`: the first that is not.
@@ -256,7 +290,7 @@ async fn newest_common(
 ) -> Result<Option<Common>> {
     let older = ours.with_trash().filter(|(_, state)| state.id < view.state());
     let both = older.filter_map(|(name, state)| {
-        let (name_there, there) = copy_of(theirs, identity(id, state))?;
+        let (name_there, there) = theirs.copy_of(identity(id, state))?;
         Some((state.id, name, name_there, there.id))
     });
     let Some((_, name, name_there, state)) = both.max_by_key(|(id, ..)| *id) else { return Ok(None) };
@@ -349,11 +383,16 @@ impl Work<'_> {
     }
 
     /// Sees to it that the copy shows what it did when it had the common snapshot, but for what an earlier attempt wrote.
-    async fn begin(&mut self) -> Result<()> {
+    async fn begin(&mut self, snapshot: Nonce) -> Result<()> {
         let noted = self.file.load().await;
-        let (own, resumed) = match &noted {
-            Some(noted) => (noted.stands_on(&self.note), noted.is_of(&self.note)),
-            None => (false, false),
+        // Where none stands somebody has rolled the copy back since, and may have written to it.
+        let standing = standing_round(&self.copy).await?;
+        let (own, resumed) = match (&noted, standing) {
+            (Some(noted), Some(round)) => {
+                let own = noted.stands_on(&self.note);
+                (own, own && noted.is_of(&self.note) && round.snapshot == snapshot)
+            }
+            _ => (false, false),
         };
         // What an attempt with another snapshot left is written over.
         let changed = if own && !resumed { 0 } else { self.changed_by_others(resumed).await? };
@@ -364,6 +403,7 @@ impl Work<'_> {
             self.done.resumed_bytes = noted.position;
         }
         self.fit_size().await?;
+        begin_round(&self.copy, snapshot).await?;
         self.file.store(&self.note).await
     }
 

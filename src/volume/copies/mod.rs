@@ -6,7 +6,7 @@ mod copy_snapshot;
 mod move_volume;
 mod switch;
 
-pub use copy_snapshot::{Copied, Copying, copy_snapshot};
+pub use copy_snapshot::{Copied, Copying, applied_mark, copy_mark, copy_snapshot, is_applied_mark};
 pub use move_volume::{
     MovedVolume, Moving, check_other, finish_move, give_up_move, move_volume, moved_to, while_moved,
 };

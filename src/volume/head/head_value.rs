@@ -2,7 +2,8 @@
 //!
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
 //! claim, cloned, locks, gate, naming, boot, wanted and witnesses are anybody's; moved is set by the owner, with its last act;
-//! mirror is set and taken out by the owner (`transitions::mirror`), and heeded by who claims (`may_claim`, model `mirror`).
+//! mirror is set and taken out by the owner (`transitions::mirror`), and heeded by who claims (`may_claim`, model `mirror`);
+//! round is set by the owner of a copy (`transitions::copy_round`), and heeded by who connects clients.
 //! JSON with a `format` field; a part that is still as it was born (empty, null, zero) is left out. At most `HEAD_MAX` bytes, when it is
 //! made at most `NEW_HEAD_MAX`: the difference is for changes of ownership, which must never be refused for want of room.
 //!
@@ -18,7 +19,10 @@
 //! `mirror` names the host (`host`) whose journal must be asked before the volume goes elsewhere, and the ownership (`session`) under
 //! which that host got its records.
 //!
-//! `format` is the lowest that says all: 6 of a volume that is mirrored, 5 where a snapshot is locked, 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
+//! `round` is of a copy that is being brought up to date: what tells the snapshot that it is to have (`snapshot`, the nonce of the
+//! copy's mark), and since when it shows no whole state (`since_ms`).
+//!
+//! `format` is the lowest that says all: 7 of a copy in a round, 6 of a volume that is mirrored, 5 where a snapshot is locked, 4 of an encrypted volume (its keys: see [keys](#keys)), 3 of a volume that moved to
 //! another pool, 2 of a flat clone, and where settings are used that format 1 doesn't know (`VolumeSettings::format`).
 
 use std::collections::BTreeSet;
@@ -39,7 +43,8 @@ use crate::base::{
 use crate::keys::KeyTable;
 use crate::log::{FrameRef, Prefix};
 
-const FORMAT: u32 = 6;
+const FORMAT: u32 = 7;
+const MIRRORED: u32 = 6;
 const LOCKED: u32 = 5;
 const ENCRYPTED: u32 = 4;
 const MOVED: u32 = 3;
@@ -150,6 +155,15 @@ impl Gate {
     }
 }
 
+/// A copy is being brought up to date: until that is done its tip is no state that ever was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyRound {
+    /// What tells the snapshot that the copy is to have.
+    pub snapshot: Nonce,
+    /// When the first round began since the copy was whole, in ms since 1970.
+    pub since_ms: u64,
+}
+
 /// See the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
@@ -191,6 +205,9 @@ pub struct Head {
     /// Whose journal must be asked before the volume goes elsewhere.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mirror: Option<Mirror>,
+    /// A copy that is being brought up to date shows no whole state.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub round: Option<CopyRound>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
     /// The volume is gone; its id is never used again.
@@ -238,6 +255,7 @@ impl Head {
             moved: None,
             wanted: None,
             mirror: None,
+            round: None,
             witnesses,
             removed: false,
         }
@@ -361,7 +379,8 @@ impl Head {
         change(&mut head);
         let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
         head.format = match (&head.keys, &head.moved, is_flat) {
-            _ if head.mirror.is_some() || head.settings.is_mirrored() => FORMAT,
+            _ if head.round.is_some() => FORMAT,
+            _ if head.mirror.is_some() || head.settings.is_mirrored() => MIRRORED,
             _ if !head.locks.none() => LOCKED,
             (Some(_), _, _) => ENCRYPTED,
             (None, Some(_), _) => MOVED,

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result, StateId, utc};
 
+/// Stands among the snapshots that may have clones for the hosts that read the volume: no snapshot has this number.
+pub const READERS: StateId = StateId(0);
+
 /// Snapshots that a head tells one by one of those that may have clones.
 const CLONED_MAX: usize = 32;
 /// Locks that a head has at most. Each takes some 25 bytes of it.

@@ -8,7 +8,7 @@ use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
 use super::rate_limits::Limits;
 use super::settings::{FlushMode, HandoverPolicy, MirrorLoss, VolumeSettings};
-use crate::base::{HostId, Name, VolumeId};
+use crate::base::{HostId, Name, Nonce, StateId, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
 
@@ -107,6 +107,9 @@ pub struct VolumeInfo {
     pub locked_snapshots: u64,
     #[serde(default)]
     pub locked_until_ms: Option<u64>,
+    /// Of a copy that is being brought up to date: since when it shows no whole state, in ms since 1970.
+    #[serde(default)]
+    pub not_whole_since_ms: Option<u64>,
     /// Snapshots that it takes by itself, as set, and how many there are.
     pub history: History,
     pub history_marks: u64,
@@ -174,6 +177,9 @@ pub struct Parent {
     /// By its present name, when it can be told.
     pub name: Option<Name>,
     pub snapshot: Name,
+    /// The snapshot's number in that volume, which no other of the name ever has.
+    #[serde(default)]
+    pub snapshot_id: StateId,
     /// What the snapshot mapped when it was cloned, which takes no space of the clone's own.
     pub mapped_bytes: u64,
 }
@@ -181,6 +187,12 @@ pub struct Parent {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotInfo {
     pub name: Name,
+    /// Its number in the volume, which no other of the name ever has.
+    #[serde(default)]
+    pub id: StateId,
+    /// What its mark carries: of a copy, what tells the snapshot that it is a copy of.
+    #[serde(default)]
+    pub mark: Nonce,
     pub size: u64,
     pub created_ms: u64,
     /// Its map is written: clones and exports need not wait.

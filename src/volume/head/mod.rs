@@ -17,8 +17,8 @@ mod transitions;
 
 pub use boot_trace::{BootTrace, Trace};
 pub use confirmed::{Floor, Record};
-pub use head_value::{Base, Checkpoint, End, Gate, Head, Move, RootRef};
-pub use holds::Locks;
+pub use head_value::{Base, Checkpoint, CopyRound, End, Gate, Head, Move, RootRef};
+pub use holds::{Locks, READERS};
 pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};
 pub use name_and_move::{Leaving, Moved, NameStanding, Naming};
 pub use other_hosts::{ClaimBasis, Mirror, MirrorAccess};

@@ -379,6 +379,14 @@ impl VolumeSettings {
     }
 }
 
+impl VolumeSettings {
+    /// What `meaning` says is not so while this host's disk takes no journal.
+    pub fn meaning_without_journal(&self) -> String {
+        "waits until all is in the pool, since this host's disk takes no journal now: it survives the loss of this host"
+            .to_owned()
+    }
+}
+
 /// Why a template is neither written to nor removed.
 pub fn is_template(volume: &str) -> String {
     format!(

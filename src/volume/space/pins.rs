@@ -8,10 +8,14 @@
 //! `cloned`, and no gate on it. What is removed is first put behind a gate, then looked for pins, then removed in one
 //! change of the head, which requires the same gate.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::state_table::Tables;
-use crate::base::{Error, Kind, RegisterId, Result, StateId, VolumeId};
+use crate::base::{Error, Kind, Nonce, RegisterId, Result, StateId, VolumeId};
 use crate::pool::{Catalog, Pool};
 
 /// How often a removal begins anew when clones or other removals come in between.
@@ -21,6 +25,30 @@ pub const REMOVE_TRIES: usize = 8;
 pub fn of(pool: &Pool, volume: VolumeId, snapshot: StateId) -> Catalog {
     let text = [&b"windlass pins"[..], &volume.0.to_le_bytes(), &snapshot.0.to_le_bytes()].concat();
     pool.catalog(RegisterId(xxh3_128(&text)))
+}
+
+/// The hosts that read a volume: pins on the volume itself (`catalog::readers`). Its root's register id is made as that of a
+/// snapshot's pins, of `windlass readers` and the volume's id.
+pub fn readers(pool: &Pool, volume: VolumeId) -> Catalog {
+    let text = [&b"windlass readers"[..], &volume.0.to_le_bytes()].concat();
+    pool.catalog(RegisterId(xxh3_128(&text)))
+}
+
+/// What this engine has noted of one volume: its number, and how many clients stand behind it.
+pub type Noted = Arc<tokio::sync::Mutex<Option<(Nonce, usize)>>>;
+
+/// Of the volumes that are open here for clients, and that another host may remove.
+#[derive(Debug, Default)]
+pub struct Readers(Mutex<BTreeMap<VolumeId, Noted>>);
+
+impl Readers {
+    pub fn of(&self, id: VolumeId) -> Noted {
+        self.0.lock().entry(id).or_default().clone()
+    }
+
+    pub fn all(&self) -> Vec<(VolumeId, Noted)> {
+        self.0.lock().iter().map(|(id, noted)| (*id, noted.clone())).collect()
+    }
 }
 
 pub fn key(clone: VolumeId) -> [u8; 16] {

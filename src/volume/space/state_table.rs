@@ -209,6 +209,11 @@ impl Tables {
         self.with_trash().find(|(n, _)| *n == name).map(|(_, s)| s)
     }
 
+    /// The snapshot of a copy that this nonce tells, whatever it is called.
+    pub fn copy_of(&self, identity: Nonce) -> Option<(&Name, &State)> {
+        self.with_trash().find(|(_, state)| state.group == identity && state.group_size == 1)
+    }
+
     /// Whether a snapshot of this name may be taken.
     pub fn check_new(&self, name: &Name) -> Result<()> {
         if self.snapshot(name).is_some() {

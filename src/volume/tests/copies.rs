@@ -218,3 +218,90 @@ fn a_copy_that_was_cut_off_goes_on_and_is_equal() {
         });
     }
 }
+
+/// A round that is given up when it has come so far.
+async fn cut_off(from: &Life, s: &str, to: &Life, bytes: u64) {
+    let reached = tokio::sync::Notify::new();
+    let progress = |doing: &str, at: u64, _: u64| {
+        if doing == "copying" && at >= bytes {
+            reached.notify_one();
+        }
+    };
+    let how = Copying { progress: &progress, ..QUIET };
+    let (v, s, w) = (name("v"), name(s), name("w"));
+    let copying = std::pin::pin!(copy_snapshot((&from.volumes, &v, &s), (&to.volumes, &w), how));
+    let there = std::pin::pin!(reached.notified());
+    assert!(
+        matches!(futures::future::select(there, copying).await, futures::future::Either::Left(_)),
+        "it was done before"
+    );
+}
+
+#[test]
+fn a_copy_whose_round_was_cut_off_is_shown_to_nobody_until_it_is_whole() {
+    run(31, "2+1", |site| async move {
+        let other = site.elsewhere();
+        let (from, to) = (site.machine(1).found().await, other.machine(2).found().await);
+        let v = volume(&from, FlushMode::Local).await;
+        let attach = async |life: &Life| life.volumes.open(&name("w"), OpenMode::Attach).await;
+        // Never whole.
+        v.write(0, bytes(1, 20 * MIB as usize)).await.unwrap();
+        snapshot(&from, "a").await;
+        cut_off(&from, "a", &to, 8 * MIB).await;
+        let refused = attach(&to).await.unwrap_err();
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("never was whole"), "{refused}");
+        copy(&from, "a", &to).await.unwrap();
+        assert!(attach(&to).await.is_ok());
+        // Half of the next state, half of this one.
+        v.write(0, bytes(2, 20 * MIB as usize)).await.unwrap();
+        snapshot(&from, "b").await;
+        cut_off(&from, "b", &to, 8 * MIB).await;
+        let info = to.volumes.info(&name("w")).await.unwrap();
+        assert!(info.not_whole_since_ms.is_some());
+        let refused = attach(&to).await.unwrap_err().to_string();
+        assert!(refused.contains("`windlass volume rollback tank/w@a`"), "{refused}");
+        let w = to.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        let kept = snapshot_group(&[(w.clone(), name("x"))], true).await.unwrap_err();
+        assert!(kept.is(Kind::Refused), "there is no state to keep: {kept}");
+        // On another host, and after its end: the note is the pool's.
+        to.volumes.release(&name("w")).await.unwrap();
+        let third = other.machine(3).start().await;
+        assert!(attach(&third).await.unwrap_err().is(Kind::Refused));
+        third.volumes.roll_back(&name("w"), &name("a"), None).await.unwrap();
+        let shown = attach(&third).await.unwrap();
+        assert!(shown.read(0, 20 * MIB).await.unwrap() == bytes(1, 20 * MIB as usize));
+        // A client's write from then on is written over by no round that takes the copy for its own.
+        shown.write(12 * MIB, bytes(9, BLOCK as usize)).await.unwrap();
+        third.volumes.release(&name("w")).await.unwrap();
+        let refused = copy(&from, "b", &to).await.unwrap_err();
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("--rollback"), "{refused}");
+        let how = Copying { roll_back: true, ..QUIET };
+        copy_snapshot((&from.volumes, &name("v"), &name("b")), (&to.volumes, &name("w")), how).await.unwrap();
+        check(&from, &to, "b").await;
+        assert!(attach(&to).await.is_ok());
+        assert_eq!(to.volumes.info(&name("w")).await.unwrap().not_whole_since_ms, None);
+    });
+}
+
+#[test]
+fn a_copy_that_is_whole_is_shown_though_the_end_of_its_round_was_cut_off() {
+    run(32, "1+0", |site| async move {
+        let (from, to) = two(site).await;
+        let v = volume(&from, FlushMode::Local).await;
+        v.write(0, bytes(1, 4 * MIB as usize)).await.unwrap();
+        snapshot(&from, "a").await;
+        copy(&from, "a", &to).await.unwrap();
+        let id = to.volumes.id(&name("w")).await.unwrap();
+        let tables = to.volumes.newest_tables(&name("w"), id).await.unwrap();
+        let mark = tables.snapshot(&name("a")).unwrap().group;
+        let w = to.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        w.ask(|session| async move {
+            let epoch = session.epoch;
+            session.change(move |head| head.begin_round(epoch, mark, 5)).await.map(drop)
+        })
+        .await
+        .unwrap();
+        assert!(to.volumes.open(&name("w"), OpenMode::Attach).await.is_ok());
+        assert_eq!(to.volumes.info(&name("w")).await.unwrap().not_whole_since_ms, None);
+    });
+}

@@ -39,6 +39,12 @@ fn without_room_for_a_journal_a_flush_means_the_pool_until_there_is_room() {
                 "{why}"
             );
             assert_eq!(info.unsent_bytes, 0);
+            // Nor is it said beside that what a journal would mean.
+            assert!(
+                !info.meaning.contains("at most") && !info.meaning.contains("power cut"),
+                "{}",
+                info.meaning
+            );
             v.write(0, bytes(99, 4096)).await.unwrap();
             v.flush().await.unwrap();
             // Cut off, and as full as before: only what was in the pool can come back, and all of it was.
@@ -57,6 +63,7 @@ fn without_room_for_a_journal_a_flush_means_the_pool_until_there_is_room() {
             life.sleep(20_000).await;
             let info = life.volumes.info(&name("v")).await.unwrap();
             assert_eq!(info.trouble, None, "it came back by itself");
+            assert_eq!(info.meaning, info.settings().meaning());
             site.reach(0..3, Reach::Silent);
             v.write(4096, bytes(101, 4096)).await.unwrap();
             if mode == FlushMode::Local {

@@ -25,6 +25,7 @@ mod order;
 mod orphans;
 mod outage;
 mod place;
+mod readers;
 mod reading;
 mod recompress;
 mod renames;

@@ -117,14 +117,109 @@ pub async fn contents(c: &mut Context) {
     case!(c, "published twice on one node, once to read", {
         let id = c.create("twice").await?.volume_id;
         c.use_here(&id).await?;
-        ok(c.here.publish(&id, "second", &c.writer(), true).await)?;
         write(c, &c.target(), "seen")?;
-        read(c, &c.here.targets.join("second"), "seen")?;
-        if !c.block {
+        let second = c.here.publish(&id, "second", &c.writer(), true).await;
+        if c.block {
+            // The kernel has a device read-only for all or for none.
+            fails(Code::FailedPrecondition, second)?;
+        } else {
+            ok(second)?;
+            read(c, &c.here.targets.join("second"), "seen")?;
             must(write(c, &c.here.targets.join("second"), "x").is_err(), || "it can be written".into())?;
             fails(Code::AlreadyExists, c.here.publish(&id, "second", &c.writer(), false).await)?;
         }
         fails(Code::FailedPrecondition, c.here.unstage(&id).await)
+    });
+    if c.block {
+        case!(c, "a device that is published to be read can't be written", {
+            let id = c.create("only-read").await?.volume_id;
+            written(c, &id, "kept").await?;
+            ok(c.here.stage(&id, &c.writer()).await)?;
+            for _ in 0..2 {
+                ok(c.here.publish(&id, "target", &c.writer(), true).await)?;
+            }
+            read(c, &c.target(), "kept")?;
+            must(write(c, &c.target(), "lost").is_err(), || "it can be written".into())?;
+            fails(Code::FailedPrecondition, c.here.publish(&id, "second", &c.writer(), false).await)?;
+            ok(c.here.unpublish(&id, "target").await)?;
+            ok(c.here.publish(&id, "target", &c.writer(), false).await)?;
+            read(c, &c.target(), "kept")?;
+            write(c, &c.target(), "more")?;
+            put_away(c, &id).await?;
+            holds(c, &id, "more").await
+        });
+    }
+    case!(c, "a call that comes again with other words changes nothing", {
+        let snapshot = c.snapshot_of_new("words", "of-words").await?;
+        let mut request = c.of_snapshot("said", &snapshot.snapshot_id);
+        request.parameters.insert("flush".into(), "pool".into());
+        let made = c.create_as(&request).await?;
+        must(c.create_as(&request).await? == made, || "the second is another".into())?;
+        let mut other = request.clone();
+        other.parameters.insert("flush".into(), "local".into());
+        fails(Code::AlreadyExists, c.try_create(&other).await)?;
+        let mut other = request.clone();
+        other.capacity_range = Some(CapacityRange { required_bytes: GROWN, limit_bytes: 0 });
+        fails(Code::AlreadyExists, c.try_create(&other).await)?;
+        let mut other = request.clone();
+        other.volume_capabilities = vec![c.capability(Mode::MultiNodeReaderOnly)];
+        fails(Code::AlreadyExists, c.try_create(&other).await)?;
+        must(c.create_as(&request).await? == made, || "it is another now".into())
+    });
+    if !c.block {
+        case!(c, "files that were synced are there for who only reads a filesystem that was in use", {
+            for fs_type in ["ext4", "xfs"] {
+                let mount = MountVolume { fs_type: fs_type.into(), ..Default::default() };
+                let access_type = Some(AccessType::Mount(mount));
+                let writer = VolumeCapability { access_type: access_type.clone(), ..c.writer() };
+                let reader = VolumeCapability { access_type, ..c.capability(Mode::MultiNodeReaderOnly) };
+                let mut request = c.request(&format!("log-{fs_type}"));
+                request.volume_capabilities = vec![writer.clone()];
+                let id = c.create_as(&request).await?.volume_id;
+                ok(c.here.stage(&id, &writer).await)?;
+                ok(c.here.publish(&id, "target", &writer, false).await)?;
+                write(c, &c.target(), "synced")?;
+                let snapshot = c.snapshot(&format!("used-{fs_type}"), &id).await?.snapshot_id;
+                let of_volume = c.of_volume(&format!("of-volume-{fs_type}"), &id);
+                let of_snapshot = c.of_snapshot(&format!("of-snapshot-{fs_type}"), &snapshot);
+                let mut made = Vec::new();
+                for mut request in [of_volume, of_snapshot] {
+                    request.volume_capabilities = vec![reader.clone()];
+                    let volume = c.create_as(&request).await?;
+                    must(c.create_as(&request).await? == volume, || "the second is another".into())?;
+                    made.push(volume.volume_id);
+                }
+                put_away(c, &id).await?;
+                for readable in made {
+                    ok(c.here.stage(&readable, &reader).await)?;
+                    ok(c.here.publish(&readable, "target", &reader, true).await)?;
+                    read(c, &c.target(), "synced")?;
+                    put_away(c, &readable).await?;
+                }
+                // Nobody has replayed the log of the snapshot itself.
+                let refused = c.here.stage(&snapshot, &reader).await;
+                must(refused.as_ref().is_err_and(|e| e.message.contains("Make a volume")), || {
+                    format!("{refused:?}")
+                })?;
+                ok(c.here.unstage(&snapshot).await)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// In a pool with a trash.
+pub async fn anew(c: &mut Context) {
+    case!(c, "a clone that is made anew under its name has what its source holds then", {
+        let id = c.create("anew-source").await?.volume_id;
+        written(c, &id, "one").await?;
+        let request = c.of_volume("anew", &id);
+        let first = c.create_as(&request).await?.volume_id;
+        holds(c, &first, "one").await?;
+        ok(c.delete(&first).await)?;
+        written(c, &id, "two").await?;
+        let second = c.create_as(&request).await?.volume_id;
+        holds(c, &second, "two").await
     });
 }
 

@@ -3,7 +3,8 @@
 //! The cases of `csi-sanity` (kubernetes-csi/csi-test 5.5), each under its name there, written anew; then what that program does
 //! not ask: contents, two hosts, what must not be lost. A line a case, at the end how many passed. Everything that a case makes is
 //! removed after it. `SANITY_ONLY=use,growth` runs these groups only, of identity, controller, snapshots, changes, arguments, use,
-//! contents, refusals, hosts, growth. The last is for devices that see their volumes grow, and is run when it is named.
+//! contents, refusals, hosts, growth, anew. The last two are run when they are named: one is for devices that see their volumes
+//! grow, one for a pool with a trash.
 
 mod beyond;
 mod cases;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         let only = std::env::var("SANITY_ONLY").ok();
         let wanted = |group: &str| match &only {
             Some(only) => only.split(',').any(|one| one == group),
-            None => group != "growth",
+            None => !["growth", "anew"].contains(&group),
         };
         macro_rules! groups {
             ($($name:literal => $group:path),+ $(,)?) => {
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
             "refusals" => beyond::refusals,
             "hosts" => beyond::two_hosts,
             "growth" => beyond::growth,
+            "anew" => beyond::anew,
         );
         println!("{} passed, {} failed", context.passed, context.failed);
         ExitCode::from(u8::from(context.failed > 0))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::future::try_join_all;
 
-use crate::base::{Error, Kind, Name, Nonce, Result};
+use crate::base::{Error, Kind, Name, Nonce, Result, StateId};
 use crate::volume::handle::{Known, Volume};
 use crate::volume::head::SnapshotInfo;
 use crate::volume::head::Stop;
@@ -104,6 +104,11 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
         }
     }
     for ((_, name), session) in members.iter().zip(sessions) {
+        if session.head.lock().round.is_some() {
+            let title = session.context.title();
+            let why = format!("volume {title} is a copy that is not whole: there is no state to keep");
+            return Err(Error::new(Kind::Refused, why).into());
+        }
         session
             .tip
             .lock()
@@ -147,7 +152,17 @@ impl Volume {
 /// When its session ended just now.
 fn new_one(volume: &Volume, name: &Name) -> SnapshotInfo {
     let (name, size, clones) = (name.clone(), volume.size(), Vec::new());
-    SnapshotInfo { name, size, created_ms: 0, ready: false, partial: false, clones, locked_until_ms: None }
+    SnapshotInfo {
+        name,
+        id: StateId::default(),
+        mark: Nonce::default(),
+        size,
+        created_ms: 0,
+        ready: false,
+        partial: false,
+        clones,
+        locked_until_ms: None,
+    }
 }
 
 fn told(volume: &Volume, name: &Name) -> Result<SnapshotInfo> {
@@ -158,6 +173,8 @@ fn told(volume: &Volume, name: &Name) -> Result<SnapshotInfo> {
     let state = tip.tables.snapshot(name).ok_or_else(|| no_snapshot(&volume.title(), name))?;
     Ok(SnapshotInfo {
         name: name.clone(),
+        id: state.id,
+        mark: state.group,
         size: state.size,
         created_ms: state.created_ms,
         ready: state.built,

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Nonce, Result};
-use crate::volume::head::Head;
+use crate::volume::head::{CopyRound, Head};
 use crate::volume::read::VolumeContext;
 use crate::volume::space::Tables;
 
@@ -34,13 +34,16 @@ pub struct Inert {
     /// The epoch that was active.
     pub seen: Epoch,
     pub tables: Tables,
+    /// It is a copy that showed no whole state.
+    pub round: Option<CopyRound>,
     /// Own claims since, of which it is not known whether they were recorded.
     pub(super) tried: Mutex<Vec<Epoch>>,
 }
 
 impl Inert {
     pub(in crate::volume::handle) fn new(head: &Head, tables: Tables) -> Arc<Inert> {
-        Arc::new(Inert { seen: head.active.epoch, tables, tried: Mutex::default() })
+        let tried = Mutex::default();
+        Arc::new(Inert { seen: head.active.epoch, tables, round: head.round, tried })
     }
 
     /// Whether the volume is still what was opened, also where an own claim was recorded and the answer was lost: the next

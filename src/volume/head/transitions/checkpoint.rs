@@ -45,6 +45,8 @@ impl Head {
             h.ends.retain(|e| e.last > new.position);
             if let Some(back) = back {
                 h.size = back.size;
+                // It shows a whole state again.
+                h.round = None;
                 // What stands on ancestors is the tip again.
                 h.base.iter_mut().for_each(|b| b.flat = b.flat.filter(|flat| *flat <= back.to));
             }

@@ -5,6 +5,7 @@
 //! has happened already (`Move::Already`), because a register calls it again after an unknown outcome.
 
 mod checkpoint;
+mod copy_round;
 mod flatten;
 mod handover;
 #[cfg(test)]

@@ -23,6 +23,12 @@ impl Head {
         }
         self.owned(epoch)?;
         self.no_template()?;
+        if self.round.is_some() {
+            return Err(Error::new(
+                Kind::Refused,
+                "it is a copy that shows no whole state: roll it back first",
+            ));
+        }
         // What stays behind is removed in time.
         self.locks.allow_all()?;
         if (self.size, self.settings, &self.naming) != (left.size, left.settings, &left.naming) {

@@ -44,9 +44,10 @@ pub async fn keep_history(session: Arc<Session>) {
 
 impl Session {
     async fn go_on_in_history(self: &Arc<Self>) -> Result<(), Stop> {
-        // Of a volume that nobody changes all stay: who looks for an old state has just begun to. One that is being moved here
-        // shows no state that ever was.
-        if !self.differs_from_its_newest() || self.context.name().moved_as().is_some() {
+        // Of a volume that nobody changes all stay: who looks for an old state has just begun to. A copy that is being
+        // filled shows no state that ever was.
+        let is_whole = self.context.name().moved_as().is_none() && self.head.lock().round.is_none();
+        if !self.differs_from_its_newest() || !is_whole {
             return Ok(());
         }
         // What is outdated makes room, whether another can be taken or not. The next moment does not wait for it: in an outage,
