@@ -202,10 +202,12 @@ mod tests {
         let log = dir.path().join("log");
         let after = After::wait(&format!("echo thawed >> {}", log.display()), &[]).map(|after| after.waiting);
         let (rt, mut waiting) = (Rt::new(RealRuntime::current()), after.unwrap());
+        // To wait for a child closes its pipe, where it has one.
+        let pipe = waiting.stdin.take();
         assert!(rt.timeout(Duration::from_millis(300), waiting.wait()).await.is_none(), "it waits");
         assert!(!log.exists());
         // As the kernel closes it when a process is killed.
-        drop(waiting.stdin.take());
+        drop(pipe);
         assert!(waiting.wait().await.unwrap().success());
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "thawed\n");
     }

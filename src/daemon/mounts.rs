@@ -311,17 +311,21 @@ impl Mounts {
         };
         let gone = |list: &mut List| list.entries.get(dir).is_none_or(|e| !Arc::ptr_eq(&e.mounted, &mounted));
         self.until(gone).await;
+        let mut said = Vec::new();
         if left.files > 0 {
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!(
-                    "{dir} is unmounted, but {} files ({} bytes) could not be sent: they are kept on this host, mount \
-                     the bucket again to send them",
-                    left.files, left.bytes
-                ),
-            ));
+            said.push(format!("{} files ({} bytes) could not be sent", left.files, left.bytes));
         }
-        Ok(())
+        if left.removals > 0 {
+            said.push(format!("{} removed names could not be deleted", left.removals));
+        }
+        if said.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "{dir} is unmounted, but {}: they are kept on this host, mount the bucket again to send them",
+            said.join(", and ")
+        );
+        Err(Error::new(Kind::Unavailable, why))
     }
 
     /// Returns when the mount at `dir` is gone.

@@ -111,8 +111,11 @@ impl RbdChanges {
             return Ok(());
         }
         self.between = Between::of_trailer(&self.have).ok_or_else(|| {
-            let why =
-                "bytes follow the end of the diff: several are applied one after the other, each as a file of its own";
+            let another = self.have.windows(MAGIC.len()).any(|part| part == MAGIC);
+            let why = match another {
+                true => "another diff follows the end of this one: each is applied as a file of its own, one after the other",
+                false => "the diff was cut off behind its last change, or something else was appended to it",
+            };
             Error::new(Kind::Invalid, why)
         })?;
         self.have.clear();

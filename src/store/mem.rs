@@ -172,11 +172,24 @@ fn readable(key: &str, object: &Object) -> Result<()> {
 
 const ARCHIVE: &str = "GLACIER";
 
+/// Which etags objects get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum EtagRule {
+    /// That of the bytes, always.
+    #[default]
+    OfBytes,
+    /// As AWS has it: what was uploaded in parts has an etag of its parts, its copy that of its bytes.
+    OfParts,
+    /// As with SSE-KMS: each put and each copy has an etag of its own.
+    OfEachPut,
+}
+
 /// See the module. Clones of the `Arc` share the contents.
 #[derive(Debug)]
 pub struct MemStore {
     url: String,
     state: Mutex<State>,
+    etags: Mutex<EtagRule>,
     /// Also the modification time, so that it grows with every change.
     changes: AtomicU64,
 }
@@ -218,7 +231,8 @@ fn gone(key: &str) -> Error {
 
 impl MemStore {
     pub fn new(name: &str) -> Arc<MemStore> {
-        Arc::new(MemStore { url: format!("mem:{name}"), state: Mutex::default(), changes: AtomicU64::new(1) })
+        let (url, state, etags) = (format!("mem:{name}"), Mutex::default(), Mutex::default());
+        Arc::new(MemStore { url, state, etags, changes: AtomicU64::new(1) })
     }
 
     /// The two change places, as two folders that are renamed.
@@ -226,6 +240,11 @@ impl MemStore {
         let theirs = std::mem::take(&mut *other.state.lock());
         let ours = std::mem::replace(&mut *self.state.lock(), theirs);
         *other.state.lock() = ours;
+    }
+
+    /// What is put from now on has such etags.
+    pub fn etags_are(&self, rule: EtagRule) {
+        *self.etags.lock() = rule;
     }
 
     /// Forgets everything, as a wiped bucket would.
@@ -285,10 +304,24 @@ impl MemStore {
     }
 
     fn store(&self, state: &mut State, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Put {
+        let etag = etag_of(&body);
+        self.store_as(state, key, body, (etag, attrs), when)
+    }
+
+    fn store_as(
+        &self,
+        state: &mut State,
+        key: &str,
+        body: Bytes,
+        (mut etag, attrs): (Etag, &Attrs),
+        when: &When,
+    ) -> Put {
         if !allows(when, state.objects.get(key).map(|o| &o.head.etag)) {
             return Put::Refused;
         }
-        let etag = etag_of(&body);
+        if *self.etags.lock() == EtagRule::OfEachPut {
+            etag = Etag(format!("{:032x}", self.changes.fetch_add(1, Ordering::Relaxed)));
+        }
         let change = self.changes.fetch_add(1, Ordering::Relaxed);
         let id = format!("v{change:08}");
         let head = Head {
@@ -362,8 +395,10 @@ impl MemStore {
             BucketRequest::MultipartComplete { key, upload, parts, when } => {
                 self.complete(state, key, upload, parts, when)?.into()
             }
-            BucketRequest::MultipartAbort { upload, .. } => {
-                state.uploads.remove(upload);
+            BucketRequest::MultipartAbort { key, upload } => {
+                if state.uploads.get(upload).is_some_and(|u| u.key == *key) {
+                    state.uploads.remove(upload);
+                }
                 BucketAnswer::Done(())
             }
             BucketRequest::MultipartList { prefix } => {
@@ -397,6 +432,9 @@ impl MemStore {
     ) -> Result<Put> {
         let found = state.uploads.get(upload).filter(|u| u.key == key).ok_or_else(|| gone(upload))?;
         let invalid = |why| Error::new(Kind::Invalid, why);
+        if parts.is_empty() {
+            return Err(invalid(format!("upload {upload} is to be completed of no parts")));
+        }
         let mut body = BytesMut::new();
         for (at, part) in parts.iter().enumerate() {
             let bytes = found.parts.get(&part.number).filter(|b| etag_of(b) == part.etag);
@@ -407,8 +445,12 @@ impl MemStore {
             }
             body.extend_from_slice(bytes);
         }
-        let attrs = found.attrs.clone();
-        let out = self.store(state, key, body.freeze(), &attrs, when);
+        let (attrs, body) = (found.attrs.clone(), body.freeze());
+        let etag = match *self.etags.lock() {
+            EtagRule::OfParts => Etag(format!("{}-{}", etag_of(&body).0, parts.len())),
+            _ => etag_of(&body),
+        };
+        let out = self.store_as(state, key, body, (etag, &attrs), when);
         if matches!(out, Put::Stored(_)) {
             state.uploads.remove(upload);
         }

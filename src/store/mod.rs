@@ -42,7 +42,7 @@ pub use cut_off::{CutOff, Switched};
 pub use faulty::{Faulty, RequestFate};
 pub use file::FileStore;
 pub use keyring::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, Keyring, keyring};
-pub use mem::MemStore;
+pub use mem::{EtagRule, MemStore};
 pub use open::{adopt, expect, open, open_patiently};
 pub use permission_probe::{Right, Tried, is_public, try_rights};
 pub use probe::probe;

@@ -1,7 +1,9 @@
 //! Repeats what is safe to repeat, and nothing else: the one retry layer.
 //!
-//! - Reads, listings, deletes, parts and unconditional puts are repeated after throttling, a lost connection or a
+//! - Reads, listings, deletes by name, parts and unconditional puts are repeated after throttling, a lost connection or a
 //!   time-out, with full-jitter pauses, under a deadline and a budget.
+//! - A delete of objects that are known by their etags is not repeated: of a store that heeds no condition it would take
+//!   what somebody has put there since. Its caller looks first.
 //! - A conditional put whose answer was lost is `Unknown` and never repeated: its second attempt would be refused by
 //!   its own first. One that certainly was not stored may be sent again.
 //! - Once an attempt's outcome is unknown, no later answer makes the whole a sure failure.
@@ -199,6 +201,7 @@ impl Store for Retrying {
                         self.earn(&trial);
                         return Ok(answer);
                     }
+                    Err(e) if matches!(**request, BucketRequest::DeleteSame { .. }) => return Err(e),
                     Err(e) => e,
                 };
                 if !self.pause(&mut trial, &e).await {
@@ -269,6 +272,18 @@ mod tests {
         assert!(matches!(out, Ok(Put::Unknown(_))) && sent == 2, "{out:?} after {sent}");
         let (out, sent) = put(When::Always, &[RequestFate::Failed(Kind::Unavailable); 9]);
         assert!(out.unwrap_err().is(Kind::Unavailable) && sent == 4);
+    }
+
+    #[test]
+    fn a_delete_of_what_is_known_is_not_repeated() {
+        for fate in [LOST_DONE, RequestFate::Failed(Kind::Unavailable), RequestFate::Failed(Kind::Throttled)]
+        {
+            let (out, sent) = with([fate], |bucket, counted| async move {
+                let out = bucket.delete_same(&[("k".into(), Etag("e".into()))], Cause::File).await;
+                (out, counted.counters().unwrap().requests())
+            });
+            assert!(out.is_err() && sent == 1, "{out:?} after {sent}");
+        }
     }
 
     #[test]

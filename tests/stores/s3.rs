@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::RwLock;
 use windlass::base::Kind;
 use windlass::store::{
     AccessKeys, Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, KeySource, KeyTarget, List, Put,
@@ -14,6 +15,9 @@ use super::support::s3_server::{BUCKET, Fault, KEY, Quirks, SECRET, Said, Server
 use super::support::stores::conformance::{Suite, refused, stored};
 
 const WHY: Cause = Cause::Probe;
+
+/// Keys that are exchanged send every store of this process to the SDK once: a test that looks at a request's way waits.
+static KEYS: RwLock<()> = RwLock::const_new(());
 
 async fn normal() -> (Server, BucketRef) {
     let server = Server::start(Quirks::default()).await;
@@ -305,6 +309,7 @@ async fn a_slow_answer_is_waited_for() {
 /// The first request fetches keys through the SDK; those after it don't need it.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_go_straight_to_the_server() {
+    let _unchanged = KEYS.read().await;
     let (server, bucket) = normal().await;
     let straight = || server.faults.agent().starts_with("windlass/");
     stored(put(&bucket, "a").await);
@@ -337,6 +342,7 @@ async fn bytes_without_the_checksum_that_came_with_them_are_refused() {
     static SHA1: Said = summed(&[("etag", "\"e\""), ("x-amz-checksum-sha1", "98O8HYCOBHMq32eZZczDTKeuNEE=")]);
     static OF_PARTS: Said = summed(&[("etag", "\"e\""), ("x-amz-checksum-crc32", "y/Q5Jw==-2")]);
     static NONE: Said = summed(&[("etag", "\"e\"")]);
+    let _unchanged = KEYS.read().await;
     let (server, bucket) = normal().await;
     stored(put(&bucket, "k").await);
     for (said, good) in [(&RIGHT, true), (&WRONG, false), (&SHA1, true), (&OF_PARTS, true), (&NONE, true)] {
@@ -356,6 +362,7 @@ async fn bytes_without_the_checksum_that_came_with_them_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_nobody_needs_are_not_read() {
     static ODD: Said = summed(&[("expires", "0"), ("etag", "\"e\"")]);
+    let _unchanged = KEYS.read().await;
     let (server, bucket) = normal().await;
     stored(put(&bucket, "k").await);
     server.faults.next([Fault::Says(&ODD), Fault::Says(&ODD)]);
@@ -389,6 +396,7 @@ async fn a_wrong_clock_is_told_by_the_server() {
 /// As an owner of keys exchanges them while volumes are attached: no store is opened anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_store_goes_on_with_exchanged_keys() {
+    let _alone = KEYS.write().await;
     let server = Server::start(Quirks::default()).await;
     let url = server.url("rotation");
     let StoreUrl::S3(place) = &url else { panic!("{url}") };

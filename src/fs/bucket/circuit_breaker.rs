@@ -3,9 +3,10 @@
 //! The kernel does the operations of one directory one after another: on a store that hangs, each would wait a whole
 //! deadline for itself, and the tenth process for ten of them. So what one request has learned holds for those behind it.
 //! The store is *silent* once a request has timed out and nothing has come since that request began. Requests to a silent
-//! store are not sent. They fail at once while it was waited for within the last `SOON`; else after `SOON`, unless
-//! something comes before. A small request of our own is sent again and again meanwhile, and whatever answer it gets, also an error, ends the silence. A store that is slow, but answers within
-//! the deadline, is never silent.
+//! store are not sent. They fail after `SOON`, or after `BRIEFLY` where it was waited for in vain a moment ago, unless
+//! something comes before. A small request of our own is sent again and again meanwhile, one more for whoever waits, and
+//! whatever answer it gets, also an error, ends the silence. A store that is slow, but answers within the deadline, is
+//! never silent.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -19,9 +20,11 @@ use crate::store::{BucketRef, Cause};
 
 /// How long a request waits for a silent store's return.
 const SOON: Duration = Duration::from_secs(1);
-/// How often a silent store is asked.
+/// The same of those that come one behind the other: a small request is answered by then where the store is back.
+const BRIEFLY: Duration = Duration::from_millis(100);
+/// How often a silent store is asked, at most.
 const EVERY: Duration = Duration::from_secs(1);
-/// Requests of our own that wait for an answer at a time.
+/// Requests of our own that wait for an answer at a time, at most.
 const PROBES: u32 = 16;
 /// Asked for; whether it exists is no matter.
 const PROBE: &str = "label";
@@ -34,8 +37,6 @@ struct BreakerState {
     silent: Option<Instant>,
     /// When the store was last waited for in vain.
     waited: Instant,
-    /// Requests of our own under way.
-    probes: u32,
     /// The task that sends them runs.
     asking: bool,
 }
@@ -55,7 +56,7 @@ pub struct CircuitBreaker {
 impl CircuitBreaker {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> Arc<CircuitBreaker> {
         let now = rt.now();
-        let state = BreakerState { came: now, silent: None, waited: now, probes: 0, asking: false };
+        let state = BreakerState { came: now, silent: None, waited: now, asking: false };
         let (state, ended, hurry) = (Mutex::new(state), Notify::new(), Notify::new());
         Arc::new(CircuitBreaker { rt, bucket, deadline, state, ended, hurry })
     }
@@ -73,8 +74,9 @@ impl CircuitBreaker {
             state.waited
         };
         self.hurry.notify_one();
-        // Those that come one behind the other do not wait in a row.
-        if self.rt.now().since(waited) >= SOON && self.rt.timeout(SOON, ended).await.is_none() {
+        // Those that come one behind the other do not wait long in a row.
+        let limit = if self.rt.now().since(waited) >= SOON { SOON } else { BRIEFLY };
+        if self.rt.timeout(limit, ended).await.is_none() {
             self.state.lock().waited = self.rt.now();
         }
         let Some(since) = self.state.lock().silent else { return Ok(()) };
@@ -113,40 +115,45 @@ impl CircuitBreaker {
         }
     }
 
-    fn begin_probe(&self) -> bool {
+    /// Asks the store. Whether it answered in time.
+    async fn ask_once(&self, limit: Duration) -> bool {
+        let answer = self.rt.timeout(limit, self.bucket.head(PROBE, Cause::File)).await;
+        answer.is_some_and(|answer| !is_silence(&answer))
+    }
+
+    /// Forgets to ask where the store is not silent.
+    fn still_asks(&self) -> bool {
         let mut state = self.state.lock();
-        let room = state.probes < PROBES;
-        state.probes += u32::from(room);
-        room
+        state.asking = state.silent.is_some();
+        state.asking
     }
 }
 
-/// Asks a silent store until it answers or nobody cares.
+/// Asks a silent store until it answers or nobody cares. Each request waits for as long as any other may, so that a slow
+/// answer is heard; those for whoever waits are given up by the time that he does.
 async fn ask(breaker: Weak<CircuitBreaker>) {
+    let mut next = None;
     loop {
         let Some(this) = breaker.upgrade() else { return };
-        {
-            let mut state = this.state.lock();
-            if state.silent.is_none() {
-                state.asking = false;
-                return;
-            }
+        if !this.still_asks() {
+            return;
         }
-        if this.begin_probe() {
-            let (bucket, rt, deadline) = (this.bucket.clone(), this.rt.clone(), this.deadline);
+        let now = this.rt.now();
+        if next.is_none_or(|next| now >= next) {
+            next = Some(now + EVERY.max(this.deadline / PROBES));
             let weak = breaker.clone();
             let probe = async move {
-                let answer = rt.timeout(deadline, bucket.head(PROBE, Cause::File)).await;
                 let Some(this) = weak.upgrade() else { return };
-                this.state.lock().probes -= 1;
-                if answer.is_some_and(|answer| !is_silence(&answer)) {
+                if this.ask_once(this.deadline).await {
                     this.heard();
                 }
             };
             this.rt.spawn(probe).detach();
+        } else if this.ask_once(BRIEFLY).await {
+            this.heard();
         }
-        let wait = this.rt.timeout(EVERY, this.hurry.notified());
-        wait.await;
+        let left = next.map_or(EVERY, |next| next.since(this.rt.now()));
+        this.rt.timeout(left, this.hurry.notified()).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled, a copy is verified.
+//! The bucket as the filesystem asks it: every request has a deadline, a put's outcome is settled.
 //!
 //! Owns no state but what is known of a store that says nothing (`breaker`). A put whose answer was lost is looked up
 //! by its signature.
@@ -8,22 +8,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use super::circuit_breaker::{CircuitBreaker, is_silence};
+use super::copy_etags::CopyEtags;
 use super::deferred_deletes::Deletes;
+use super::remover::{Doomed, Remover};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, UploadToken};
+use crate::fs::object::{Base, is_same_write};
 use crate::store::{
     Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, VersionList,
     VersionMark, VersionPage, When,
 };
 
 /// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
-const COPY_MAX: u64 = 4 << 30;
+pub(super) const COPY_MAX: u64 = 4 << 30;
 const COPY_PART: u64 = 1 << 30;
 const COPIES_AT_ONCE: usize = 8;
 /// Where the store copies no parts, what it would have copied passes through this host.
@@ -37,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What carries bytes has so much longer as they take at these rates: a part's share of a line of 1 MiB a second that it
 /// shares with seven others, and a copy that the store makes of its own.
 const SENT_A_SECOND: u64 = 128 << 10;
-const COPIED_A_SECOND: u64 = 16 << 20;
+pub(super) const COPIED_A_SECOND: u64 = 16 << 20;
 /// Bytes that make no request late.
 const SMALL: u64 = 64 << 10;
 const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
@@ -45,13 +48,23 @@ const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
 const LABEL: &str = "label";
 const LABEL_MAX: u64 = 256 << 10;
 
+/// Where uploads are written down that no file has: a crash must not leave their parts for good.
+#[async_trait]
+pub trait UploadNotes: Send + Sync + std::fmt::Debug {
+    async fn begun(&self, key: &str, upload: &str) -> Result<()>;
+    async fn ended(&self, key: &str, upload: &str);
+}
+
 #[derive(Clone, Debug)]
 pub struct BucketClient {
-    rt: Rt,
-    bucket: BucketRef,
-    deadline: Duration,
+    pub(super) rt: Rt,
+    pub(super) bucket: BucketRef,
+    pub(super) deadline: Duration,
     /// Objects that are deleted together: whoever asks about one is held until then.
     pub deletes: Arc<Deletes>,
+    remover: Remover,
+    pub(super) copies: Arc<CopyEtags>,
+    notes: Arc<OnceLock<Arc<dyn UploadNotes>>>,
     breaker: Arc<CircuitBreaker>,
     no_part_copies: Arc<AtomicBool>,
     /// Whether the store keeps the metadata of keys that end with a slash.
@@ -82,24 +95,45 @@ fn explain(e: Error, doing: &str, key: &str) -> Error {
     e
 }
 
+/// The store is a folder, and its disk has failed: what can be seen there may not be kept.
+pub fn is_of_disk(why: &Error) -> bool {
+    matches!(why.kind(), Kind::Io | Kind::NoSpace | Kind::ReadOnly)
+}
+
 /// How much longer than a deadline a request may take for the bytes that it carries.
-fn longer(bytes: u64, a_second: u64) -> Duration {
+pub(super) fn longer(bytes: u64, a_second: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / a_second).min(LONGER_MAX)
 }
 
 impl BucketClient {
     pub fn new(rt: Rt, bucket: BucketRef, deadline: Duration) -> BucketClient {
-        let deletes = Deletes::new(rt.clone(), bucket.clone());
         let breaker = CircuitBreaker::new(rt.clone(), bucket.clone(), deadline);
+        let (rt_too, bucket_too, breaker_too) = (rt.clone(), bucket.clone(), breaker.clone());
+        let late = Arc::default();
+        let remover = Remover { rt: rt_too, bucket: bucket_too, deadline, breaker: breaker_too, late };
+        let deletes = Deletes::new(remover.clone());
         BucketClient {
             rt,
             bucket,
             deadline,
             deletes,
+            remover,
+            copies: Arc::default(),
+            notes: Arc::default(),
             breaker,
             no_part_copies: Arc::default(),
             keeps_markers: Arc::default(),
         }
+    }
+
+    /// Called once: where uploads are written down.
+    pub fn note_uploads(&self, notes: Arc<dyn UploadNotes>) {
+        let _ = self.notes.set(notes);
+    }
+
+    /// Nothing was copied yet: the first copy shows whether others need a mark.
+    pub fn copies_are_unknown(&self) -> bool {
+        self.copies.are_unknown()
     }
 
     pub fn url(&self) -> &str {
@@ -157,7 +191,7 @@ impl BucketClient {
     }
 
     /// As `ask`; but a put that gave no answer may have happened.
-    async fn try_put(
+    pub(super) async fn try_put(
         &self,
         key: &str,
         limit: Duration,
@@ -196,20 +230,6 @@ impl BucketClient {
             let page = self.list(prefix, after, delimited, max).await?;
             if !page.is_empty() || page.next.is_none() {
                 return Ok(page);
-            }
-            after = page.next;
-        }
-    }
-
-    /// Whether a key begins so, other than the prefix itself; and whether there is an object of that very name.
-    pub async fn below(&self, prefix: &str) -> Result<(bool, bool)> {
-        let (mut after, mut marker) = (None, false);
-        loop {
-            let page = self.list(prefix, after, false, 2).await?;
-            marker |= page.objects.iter().any(|o| o.key == prefix);
-            let others = page.objects.iter().any(|o| o.key != prefix);
-            if others || page.next.is_none() {
-                return Ok((others, marker));
             }
             after = page.next;
         }
@@ -310,22 +330,40 @@ impl BucketClient {
         }
     }
 
-    pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        let first = keys.first().map_or("", String::as_str);
-        self.ask("deleting", first, self.bucket.delete(keys, Cause::File)).await
+    /// Deletes the objects that still are what they were, as far as the store can tell: one that heeds no condition deletes
+    /// whatever is there, so who cares has looked just before. Returns the keys that others have by now, which stay.
+    pub async fn remove(&self, objects: &[Doomed]) -> Result<Vec<String>> {
+        let first = objects.first().map_or("", |object| object.key.as_str());
+        self.ready(first).await.map_err(|e| explain(e, "deleting", first))?;
+        self.remover.remove(objects).await.all().map_err(|e| explain(e, "deleting", first))
     }
 
-    /// Deletes the objects that still have these etags, as far as the store can tell. False: some stay.
-    pub async fn delete_same(&self, objects: &[(String, Etag)]) -> Result<bool> {
-        let first = objects.first().map_or("", |(key, _)| key.as_str());
-        self.ask("deleting", first, self.bucket.delete_same(objects, Cause::File)).await
+    /// Deletes whatever has this name, which was `seen` as that.
+    pub async fn remove_seen(&self, key: &str, seen: Option<Doomed>) -> Result<()> {
+        if let Some(seen) = seen
+            && self.remove(&[seen]).await?.is_empty()
+        {
+            return Ok(());
+        }
+        self.remove_named(key).await
+    }
+
+    /// Deletes whatever has this name.
+    pub async fn remove_named(&self, key: &str) -> Result<()> {
+        const ROUNDS: usize = 5;
+        for _ in 0..ROUNDS {
+            let Some(head) = self.head(key).await? else { return Ok(()) };
+            if self.remove(&[Doomed::of(key, &head)]).await?.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(Error::new(Kind::Refused, format!("{key} changes all the time: it can't be deleted now")))
     }
 
     /// Is the object at `key` what we have just tried to write?
     async fn is_ours(&self, key: &str, attrs: &Attrs, size: u64) -> Result<Option<Etag>> {
         let Some(head) = self.head(key).await? else { return Ok(None) };
-        let ours = UploadToken::of(attrs, size);
-        Ok((ours.is_some() && UploadToken::of(&head.attrs, head.size) == ours).then_some(head.etag))
+        Ok((head.size == size && is_same_write(attrs, &head.attrs)).then_some(head.etag))
     }
 
     /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold. `more`: how much longer it may
@@ -347,9 +385,16 @@ impl BucketClient {
                 break;
             }
             let refused = match self.try_put(key, left.min(limit), attempt()).await {
-                Ok(Put::Stored(etag)) => return Ok(etag),
+                Ok(Put::Stored(etag)) => {
+                    if doubt.is_some() {
+                        self.remover.late.expect(key, attrs, self.rt.now());
+                    }
+                    return Ok(etag);
+                }
                 Ok(Put::Refused) if doubt.is_none() => return Err(changed(key)),
                 Ok(Put::Refused) => true,
+                // A folder on a disk that fails: the object can be seen, and may not be there after a loss of power.
+                Ok(Put::Unknown(why)) if is_of_disk(&why) => return Err(why),
                 Ok(Put::Unknown(why)) => {
                     doubt = Some(why);
                     false
@@ -408,31 +453,6 @@ impl BucketClient {
         .await
     }
 
-    /// Copies an object server-side and makes sure that the copy is whole. `Refused` when the source is another by
-    /// now, `Exists` when `when` is `Absent` and there is an object already.
-    pub async fn copy(&self, from: &str, to: &str, base: &Base, when: &When) -> Result<Etag> {
-        if base.size > COPY_MAX {
-            let head = self.head(from).await?.ok_or_else(|| changed(from))?;
-            return self.copy_parts(from, to, base, &head.attrs, when).await;
-        }
-        let mut last = None;
-        let limit = self.deadline + longer(base.size, COPIED_A_SECOND);
-        for _ in 0..ATTEMPTS {
-            let request = self.bucket.copy(from, to, Some(&base.etag), None, when.clone(), Cause::File);
-            match self.try_put(to, limit, request).await? {
-                Put::Stored(etag) if etag == base.etag => return Ok(etag),
-                Put::Stored(etag) => return self.verified(to, &etag, base).await,
-                Put::Refused if *when == When::Absent && last.is_none() && self.head(to).await?.is_some() => {
-                    return Err(Error::new(Kind::Exists, format!("object {to} is there already")));
-                }
-                Put::Refused => return Err(changed(from)),
-                Put::Unknown(why) => last = Some(why),
-            }
-            self.rt.sleep(PAUSE).await;
-        }
-        Err(last.unwrap_or_else(|| self.late(limit, "copying to", to)))
-    }
-
     async fn verified(&self, to: &str, etag: &Etag, base: &Base) -> Result<Etag> {
         match self.head(to).await? {
             Some(head) if head.etag == *etag && head.size == base.size => Ok(head.etag),
@@ -456,9 +476,30 @@ impl BucketClient {
         when: &When,
     ) -> Result<Etag> {
         let upload = self.begin(to, attrs).await?;
-        let copy = |number, offset, len| self.part_copy(to, &upload, number, from, base, offset, len).boxed();
+        if let Some(notes) = self.notes.get()
+            && let Err(why) = notes.begun(to, &upload).await
+        {
+            self.abort(to, &upload).await;
+            return Err(why);
+        }
+        let done = self.copy_parts_to(&upload, from, to, base, (attrs, when)).await;
+        if let Some(notes) = self.notes.get() {
+            notes.ended(to, &upload).await;
+        }
+        done
+    }
+
+    async fn copy_parts_to(
+        &self,
+        upload: &str,
+        from: &str,
+        to: &str,
+        base: &Base,
+        (attrs, when): (&Attrs, &When),
+    ) -> Result<Etag> {
+        let copy = |number, offset, len| self.part_copy(to, upload, number, from, base, offset, len).boxed();
         let send = |number, offset, len| {
-            let (upload, get) = (upload.as_str(), self.get_of((from, None), base, offset, len));
+            let get = self.get_of((from, None), base, offset, len);
             async move { self.part(to, upload, number, get.await?).await }.boxed()
         };
         let mut copied = if self.copies_no_parts() {
@@ -473,11 +514,11 @@ impl BucketClient {
         let parts = match copied {
             Ok(parts) => parts,
             Err(why) => {
-                self.abort(to, &upload).await;
+                self.abort(to, upload).await;
                 return Err(why);
             }
         };
-        let etag = self.complete(to, &upload, &parts, attrs, base.size, when).await?;
+        let etag = self.complete(to, upload, &parts, attrs, base.size, when).await?;
         self.verified(to, &etag, base).await
     }
 

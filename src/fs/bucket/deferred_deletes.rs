@@ -1,94 +1,223 @@
 //! Deletes that go together: who removes many names one after another is answered at once, and the store is asked for
 //! up to a thousand of them in one request, a moment later.
 //!
-//! Whoever asks the store about a name that waits here, or lists a prefix that has one, is held until it is gone: on
-//! this mount a removed name never shows again unless its delete failed, which the log says.
+//! Whoever asks the store about a name that waits here, or lists a prefix that has one, is held until it is gone. A delete
+//! that failed holds nobody: its name shows again, `failed_below` tells of it, and `retry_below` tries it once more.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::base::rt::Rt;
-use crate::store::{BucketRef, Cause};
+use super::remover::{Doomed, Removed, Remover, is_refusal};
+use crate::base::Error;
+use crate::store::Etag;
 
 /// One request's keys.
 const BATCH: usize = 1000;
-/// A removed name waits no longer for others.
+/// Names that are removed nearer to each other than this go together.
 const WINDOW: Duration = Duration::from_millis(50);
+/// A removed name waits for others for so many of these at most.
+const WINDOWS: u32 = 10;
+/// How long what a store gave no answer to waits for another attempt.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// What is told of each batch: keys that are gone (or others' by now), and objects that are left.
+pub type Ended = Box<dyn Fn(&[String], &[Doomed]) + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct DeleteQueue {
-    waiting: BTreeSet<String>,
-    sending: BTreeSet<String>,
+    waiting: BTreeMap<String, Doomed>,
+    sending: BTreeMap<String, Doomed>,
+    /// They could not be deleted.
+    failed: BTreeMap<String, Doomed>,
+    /// Why the last of them could not.
+    why: Option<Error>,
     running: bool,
+    /// Somebody will try again what failed.
+    comes_back: bool,
+    /// Nothing more is tried.
+    ended: bool,
+}
+
+fn any_below<T>(of: &BTreeMap<String, T>, prefix: &str) -> bool {
+    of.range(prefix.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(prefix))
 }
 
 impl DeleteQueue {
     fn has(&self, prefix: &str, exact: bool) -> bool {
-        let any = |set: &BTreeSet<String>| match exact {
-            true => set.contains(prefix),
-            false => set.range(prefix.to_owned()..).next().is_some_and(|key| key.starts_with(prefix)),
+        let any = |of: &BTreeMap<String, Doomed>| match exact {
+            true => of.contains_key(prefix),
+            false => any_below(of, prefix),
         };
         any(&self.waiting) || any(&self.sending)
     }
+
+    /// A folder goes after what was in it: a server that has real folders (SeaweedFS) keeps one that is not empty.
+    fn next_batch(&mut self) -> Vec<Doomed> {
+        let batch: Vec<Doomed> = self.waiting.values().rev().take(BATCH).cloned().collect();
+        for doomed in &batch {
+            self.waiting.remove(&doomed.key);
+            self.sending.insert(doomed.key.clone(), doomed.clone());
+        }
+        batch
+    }
 }
 
-#[derive(Debug)]
 pub struct Deletes {
-    rt: Rt,
-    bucket: BucketRef,
+    remover: Remover,
     state: Mutex<DeleteQueue>,
     hurry: Notify,
     done: Notify,
+    on_end: OnceLock<Ended>,
+}
+
+impl std::fmt::Debug for Deletes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Deletes({:?})", self.state.lock())
+    }
 }
 
 impl Deletes {
-    pub fn new(rt: Rt, bucket: BucketRef) -> Arc<Deletes> {
-        Arc::new(Deletes { rt, bucket, state: Mutex::default(), hurry: Notify::new(), done: Notify::new() })
+    pub fn new(remover: Remover) -> Arc<Deletes> {
+        let (state, hurry, done, on_end) = Default::default();
+        Arc::new(Deletes { remover, state, hurry, done, on_end })
+    }
+
+    /// Called once: who is told of each batch's end.
+    pub fn tell(&self, on_end: Ended) {
+        let _ = self.on_end.set(on_end);
     }
 
     /// Deletes the object soon.
-    pub fn add(self: &Arc<Self>, key: &str) {
+    pub fn add(self: &Arc<Self>, doomed: Doomed) {
         let mut state = self.state.lock();
-        state.waiting.insert(key.to_owned());
+        state.failed.remove(&doomed.key);
+        state.waiting.insert(doomed.key.clone(), doomed);
         if state.waiting.len() >= BATCH {
             self.hurry.notify_one();
         }
+        self.start(&mut state);
+    }
+
+    fn start(self: &Arc<Self>, state: &mut DeleteQueue) {
         if !std::mem::replace(&mut state.running, true) {
             let this = self.clone();
-            self.rt.spawn(async move { this.run().await }).detach();
+            self.remover.rt.spawn(async move { this.run().await }).detach();
         }
     }
 
-    async fn run(&self) {
+    async fn run(self: &Arc<Self>) {
         loop {
-            let full = self.state.lock().waiting.len() >= BATCH;
-            if !full {
-                self.rt.timeout(WINDOW, self.hurry.notified()).await;
-            }
-            let batch: Vec<String> = {
+            self.collect().await;
+            let batch = {
                 let mut state = self.state.lock();
-                // A folder goes after what was in it: a server that has real folders (SeaweedFS) keeps one that is not empty.
-                let batch: Vec<String> = state.waiting.iter().rev().take(BATCH).cloned().collect();
+                let batch = if state.ended { Vec::new() } else { state.next_batch() };
                 if batch.is_empty() {
                     state.running = false;
-                    return;
+                    break;
                 }
-                for key in &batch {
-                    state.waiting.remove(key);
-                }
-                state.sending.extend(batch.iter().cloned());
                 batch
             };
-            if let Err(why) = self.bucket.delete(&batch, Cause::File).await {
-                tracing::error!(first = batch[0], names = batch.len(), %why, "removed names could not be deleted: they show again");
+            let Removed { left, why, .. } = self.remover.remove(&batch).await;
+            let passes = why.as_ref().is_some_and(|why| !is_refusal(why));
+            if let Some(why) = &why {
+                tracing::error!(first = left[0].key, names = left.len(), %why, "removed names could not be deleted: they show again");
             }
-            self.state.lock().sending.clear();
+            let gone: Vec<String> = {
+                let mut state = self.state.lock();
+                let mut gone = std::mem::take(&mut state.sending);
+                for doomed in &left {
+                    gone.remove(&doomed.key);
+                    state.failed.insert(doomed.key.clone(), doomed.clone());
+                }
+                state.why = why.or(state.why.take());
+                if passes && !std::mem::replace(&mut state.comes_back, true) {
+                    let this = self.clone();
+                    self.remover.rt.spawn(async move { this.try_again().await }).detach();
+                }
+                gone.into_keys().collect()
+            };
+            if let Some(on_end) = self.on_end.get() {
+                on_end(&gone, &left);
+            }
             self.done.notify_waiters();
         }
+        self.done.notify_waiters();
+    }
+
+    /// Waits for more names: until none has come for a moment, or there are enough, or somebody waits for these.
+    async fn collect(&self) {
+        let count = || self.state.lock().waiting.len();
+        for _ in 0..WINDOWS {
+            let before = count();
+            let hurried = self.remover.rt.timeout(WINDOW, self.hurry.notified()).await.is_some();
+            if hurried || count() == before || count() >= BATCH {
+                return;
+            }
+        }
+    }
+
+    /// A store that gave no answer is asked once more, some time later.
+    async fn try_again(self: &Arc<Self>) {
+        self.remover.rt.sleep(AGAIN).await;
+        {
+            let mut state = self.state.lock();
+            state.comes_back = false;
+            if state.ended {
+                return;
+            }
+        }
+        let _ = self.retry_below("").await;
+    }
+
+    /// The object that is being deleted at this name, or could not be.
+    pub fn doomed(&self, key: &str) -> Option<Etag> {
+        let state = self.state.lock();
+        let of = [&state.waiting, &state.sending, &state.failed];
+        of.iter().find_map(|of| of.get(key)).map(|doomed| doomed.etag.clone())
+    }
+
+    /// Another object has the name by now; true: one that could not be deleted had it.
+    pub fn replaced(&self, key: &str) -> bool {
+        self.state.lock().failed.remove(key).is_some()
+    }
+
+    /// Tries once more what could not be deleted below a prefix; why some of it can't.
+    pub async fn retry_below(self: &Arc<Self>, prefix: &str) -> Result<(), Error> {
+        {
+            let mut state = self.state.lock();
+            let again: Vec<String> =
+                state.failed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+            for key in again {
+                let doomed = state.failed.remove(&key).expect("it was there just now");
+                state.waiting.insert(key, doomed);
+            }
+            if !state.waiting.is_empty() {
+                self.start(&mut state);
+            }
+        }
+        self.settled_below(prefix).await;
+        let state = self.state.lock();
+        match (any_below(&state.failed, prefix), &state.why) {
+            (true, Some(why)) => Err(why.share()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The mount ends: what is not deleted within `limit` is left; how many that are.
+    pub async fn end(self: &Arc<Self>, limit: Duration) -> usize {
+        self.remover.rt.timeout(limit, self.retry_below("")).await;
+        self.state.lock().ended = true;
+        self.count()
+    }
+
+    /// Objects that are still to be deleted.
+    pub fn count(&self) -> usize {
+        let state = self.state.lock();
+        state.waiting.len() + state.sending.len() + state.failed.len()
     }
 
     /// Waits until nothing that waits has this key.
@@ -111,8 +240,11 @@ impl Deletes {
             let done = self.done.notified();
             futures::pin_mut!(done);
             done.as_mut().enable();
-            if !self.state.lock().has(prefix, exact) {
-                return;
+            {
+                let state = self.state.lock();
+                if state.ended || !state.has(prefix, exact) {
+                    return;
+                }
             }
             self.hurry.notify_one();
             done.await;

@@ -13,9 +13,22 @@ use super::state::{Event, Life, SENDS};
 use super::streaming_upload::StreamingUpload;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Attributes, Base, Source, UploadToken, differ_in_time_only};
-use crate::fs::staging::Mark;
+use crate::fs::bucket::is_of_disk;
+use crate::fs::object::{
+    Attributes, Base, Source, UploadToken, add_upload_token, differ_in_time_only, merge_attrs,
+};
+use crate::fs::staging::{Mark, Note};
 use crate::store::{Attrs, Etag, When};
+
+/// Ends an upload that becomes no object, behind its parts: one that arrives later would stay.
+pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
+    let (remote, key) = (e.remote.clone(), key.to_owned());
+    let work = async move {
+        streaming.ended().await;
+        remote.abort(&key, &streaming.upload).await;
+    };
+    e.rt.spawn(work).detach();
+}
 
 /// What a send is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +48,7 @@ const TRIES: u32 = 16;
 enum OwnSend {
     /// This one.
     This(Etag),
-    /// One of an earlier state of the file.
+    /// One of an earlier state of the file; or what was removed here before the file was made.
     Before,
 }
 
@@ -65,7 +78,12 @@ impl OpenFile {
             // From here on whoever rewrites the file leaves these staged bytes as they are.
             s.apply(Event::Asked(snapshot.changes));
             s.stream_failed = false;
-            (snapshot, s.streaming.take(), s.file.dated)
+            let mut streaming = s.streaming.take();
+            if snapshot.size == 0 {
+                // Nothing has no parts.
+                streaming.take().into_iter().for_each(|streaming| give_up(e, &snapshot.key, streaming));
+            }
+            (snapshot, streaming, s.file.dated)
         };
         if streaming.is_none() && snapshot.in_parts() {
             streaming = Some(StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
@@ -106,6 +124,53 @@ impl OpenFile {
             s.stage.is_some() && s.noted != Some(s.file.mark())
         };
         if stale { self.note(e, false).await } else { Ok(()) }
+    }
+
+    /// The file has another name now: what is staged says so, and what had left for the old name is given up.
+    async fn follow(&self, e: &MountContext) -> Result<()> {
+        // A stage that is just being made has its note under the old name.
+        drop(self.noting.lock().await);
+        let (stage, version, useless) = {
+            let mut s = self.state.lock();
+            let (base, sending) = (s.file.base.clone(), s.file.uploading.clone());
+            let version = s.closed_version.as_mut().map(|unsent| {
+                unsent.note = Note { base, sending, ..unsent.note.clone() };
+                (unsent.stage.clone(), unsent.note.clone())
+            });
+            (s.stage.is_some(), version, std::mem::take(&mut s.useless))
+        };
+        for (key, streaming) in useless {
+            give_up(e, &key, streaming);
+        }
+        if let Some((stage, note)) = version {
+            stage.note(&note, stage.is_durable()).await?;
+        }
+        if stage { self.note(e, false).await } else { Ok(()) }
+    }
+
+    /// The same: bytes written during a rename are known by the new name after a crash too, or the log says why not.
+    pub async fn follow_or_warn(&self, e: &MountContext) {
+        if let Err(why) = self.follow(e).await {
+            tracing::warn!(key = self.key(), %why, "after a crash this would become a conflict copy");
+        }
+    }
+
+    /// An upload whose answer nobody heard may have made an object of a file that is none yet: the store is asked.
+    pub async fn recall_unheard(&self, e: &MountContext) -> Result<()> {
+        let unheard = {
+            let s = self.state.lock();
+            s.file.base.is_none() && !s.file.uploading.is_empty()
+        };
+        if !unheard {
+            return Ok(());
+        }
+        let Some(head) = e.remote.head(&self.key()).await? else { return Ok(()) };
+        let mut s = self.state.lock();
+        let ours = UploadToken::of(&head.attrs, head.size).is_some_and(|t| s.file.uploading.contains(&t));
+        if ours {
+            s.apply(Event::Recalled(Some(Base { etag: head.etag, size: head.size })));
+        }
+        Ok(())
     }
 
     /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
@@ -202,6 +267,7 @@ impl OpenFile {
             return Err(why);
         }
         self.recall_sends(e).await?;
+        self.meet_attrs(e).await?;
         let mut tries = 0;
         let (mut snapshot, newer, stored) = loop {
             // A rewrite checks under this lock whether the file is being sent.
@@ -219,6 +285,9 @@ impl OpenFile {
                 break (snapshot, newer, stored);
             }
         };
+        if stored.as_ref().is_err_and(is_of_disk) {
+            self.forget_token(e).await;
+        }
         if let Err(why) = stored.as_ref()
             && why.is(Kind::Refused)
         {
@@ -242,6 +311,27 @@ impl OpenFile {
             tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
         }
         Ok(())
+    }
+
+    /// The store is a folder whose disk failed while it took the file. The object is there, and is no proof: the file gets
+    /// another token, so that it is sent over that object, by the next mount too.
+    async fn forget_token(&self, e: &MountContext) {
+        let version = {
+            let mut s = self.state.lock();
+            s.apply(Event::NotKept);
+            s.closed_version.as_mut().map(|unsent| {
+                add_upload_token(&e.rt, &mut unsent.snapshot.attrs);
+                unsent.note.user = unsent.snapshot.attrs.user.clone();
+                (unsent.stage.clone(), unsent.note.clone())
+            })
+        };
+        let noted = match version {
+            Some((stage, note)) => stage.note(&note, stage.is_durable()).await,
+            None => self.keep_attrs(e).await,
+        };
+        if let Err(why) = noted {
+            tracing::warn!(key = self.key(), %why, "after a crash this may be taken for stored");
+        }
     }
 
     /// Stores the closed version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
@@ -271,7 +361,12 @@ impl OpenFile {
                 let mut s = self.state.lock();
                 s.apply(Event::CopiedAside(snapshot.changes));
             }
-            Err(why) => return Err(why),
+            Err(why) => {
+                if is_of_disk(&why) {
+                    self.forget_token(e).await;
+                }
+                return Err(why);
+            }
         }
         drop((snapshot, stage));
         drop_version(self).await;
@@ -296,22 +391,44 @@ impl OpenFile {
         }
     }
 
-    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it.
+    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
+    /// removal of ours has not been done.
     async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
         let Some(head) = e.remote.head(&snapshot.key).await? else { return Ok(None) };
-        let Some(there) = UploadToken::of(&head.attrs, head.size) else { return Ok(None) };
-        if Some(&there) == UploadToken::of(&snapshot.attrs, snapshot.size).as_ref() {
+        let there = UploadToken::of(&head.attrs, head.size);
+        if there.is_some() && there == UploadToken::of(&snapshot.attrs, snapshot.size) {
             return Ok(Some(OwnSend::This(head.etag)));
         }
         let base = Base { etag: head.etag, size: head.size };
         let mut s = self.state.lock();
-        if !s.file.uploading.contains(&there) || base.size < snapshot.base_len {
+        let ours = there.is_some_and(|there| s.file.uploading.contains(&there));
+        let removed = s.file.base.is_none() && s.file.removed.as_ref() == Some(&base.etag);
+        if !ours && !removed || base.size < snapshot.base_len {
             return Ok(None);
         }
         s.apply(Event::Rebased(base.clone()));
         snapshot.when = When::Matches(base.etag.clone());
         snapshot.source = Some(Source { key: snapshot.key.clone(), base });
         Ok(Some(OwnSend::Before))
+    }
+
+    /// What another client has set of the object since it was opened (`chmod`) is not undone by our bytes: the etag says nothing
+    /// of it, so it is asked for.
+    async fn meet_attrs(&self, e: &MountContext) -> Result<()> {
+        let base = {
+            let s = self.state.lock();
+            s.file.base.clone().filter(|_| s.file.base_attrs.is_some())
+        };
+        let Some(base) = base else { return Ok(()) };
+        let head = e.remote.head(&self.key()).await?;
+        if let Some(head) = head.filter(|head| head.etag == base.etag) {
+            let mut s = self.state.lock();
+            if let (Some(was), Some(unsent)) = (s.file.base_attrs.clone(), &mut s.closed_version) {
+                merge_attrs(&was, &head.attrs, &mut unsent.snapshot.attrs);
+            }
+            s.apply(Event::AttrsElsewhere(head.attrs));
+        }
+        Ok(())
     }
 
     /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::context::MountContext;
 use super::upload::{Snapshot, upload};
 use crate::base::{Error, Kind, Result, utc};
-use crate::fs::object::{Base, KEY_MAX, Source};
+use crate::fs::object::{Base, KEY_MAX, Shown, Source, show};
 use crate::store::When;
 
 pub const CONFLICT: &str = "conflict";
@@ -20,15 +20,26 @@ const WRITTEN: &str = "windlass-written";
 const WRITTEN_MAX: usize = 400;
 const ATTEMPTS: usize = 4;
 
-/// The name of a key's file that couldn't have it.
-fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> String {
+/// The name of a key's file that couldn't have it, in the same directory: as much of the old name as there is room for. A
+/// key that is nearly as long as keys can be leaves no room for the time.
+fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> Result<String> {
     let at: String = utc::show(wall_ms).chars().filter(|c| !matches!(c, '-' | ':')).collect();
-    let end = format!(".{word}-{at}-{:06x}", random & 0xff_ffff);
-    let mut len = key.len().min(KEY_MAX - end.len());
-    while !key.is_char_boundary(len) {
+    let random = random & 0xff_ffff;
+    let (dir, component) = key.split_at(key.rfind('/').map_or(0, |at| at + 1));
+    let room = KEY_MAX - dir.len().min(KEY_MAX);
+    let ends =
+        [format!(".{word}-{at}-{random:06x}"), format!(".{word}-{random:06x}"), format!("{random:06x}")];
+    let Some(end) = ends.into_iter().find(|end| end.len() < room) else {
+        let said = format!("{key}: its directory's name leaves no room for a copy beside it");
+        return Err(Error::new(Kind::Invalid, said));
+    };
+    // Escaped, no byte takes more than three.
+    let shown = |len: usize| matches!(show(&format!("{}{end}", &component[..len])), Shown::Name(_));
+    let mut len = component.len().min(room - end.len());
+    while !component.is_char_boundary(len) || len > 0 && !shown(len) {
         len -= 1;
     }
-    format!("{}{end}", &key[..len])
+    Ok(format!("{dir}{}{end}", &component[..len]))
 }
 
 /// `0-4095,8192-12287`, or as much of it as there is room for.
@@ -50,7 +61,7 @@ pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Opti
     if file.dirty.is_empty() {
         return Ok(None);
     }
-    let name = name(&file.key, word, e.rt.wall_ms(), e.rt.random());
+    let name = name(&file.key, word, e.rt.wall_ms(), e.rt.random())?;
     let ours: Vec<_> = file.local.within(0..file.size).collect();
     let whole = ours.iter().map(|r| r.end - r.start).sum::<u64>() == file.size;
     let mut last = None;
@@ -86,8 +97,14 @@ mod tests {
     #[test]
     fn names_and_ranges_are_readable() {
         let at = 1_795_166_100_999;
-        assert_eq!(name("d/f.txt", CONFLICT, at, 0x1a2b3c), "d/f.txt.conflict-20261120T091500Z-1a2b3c");
-        assert_eq!(name(&"ä".repeat(512), CONFLICT, at, 1).len(), KEY_MAX - 1);
+        let name = |key: &str| name(key, CONFLICT, at, 0x1a2b3c).unwrap();
+        assert_eq!(name("d/f.txt"), "d/f.txt.conflict-20261120T091500Z-1a2b3c");
+        assert_eq!(name(&"ä".repeat(512)), format!("{}.conflict-20261120T091500Z-1a2b3c", "ä".repeat(111)));
+        let long = format!("{}/", vec!["p".repeat(200); 5].join("/"));
+        assert_eq!(name(&format!("{long}nnnnnnnnnn")), format!("{long}nnn.conflict-1a2b3c"));
+        let longer = format!("{}/", "p".repeat(1016));
+        assert_eq!(name(&format!("{longer}name")), format!("{longer}n1a2b3c"));
+        assert!(super::name(&format!("{}/a", "p".repeat(1020)), CONFLICT, at, 1).is_err());
         assert_eq!(written(&[0..4096, 8192..8193]), "0-4095,8192-8192");
         let many: Vec<_> = (0..1000).map(|i| i * 10..i * 10 + 1).collect();
         assert!(written(&many).len() < WRITTEN_MAX + 30);

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::OwnedMutexGuard;
 
 use super::closed_version::ClosedVersion;
 use super::context::MountContext;
@@ -46,6 +45,8 @@ pub(super) struct FileParts {
     pub(super) upload: Option<String>,
     /// Beginning to send it before its end failed: it leaves at its end.
     pub(super) stream_failed: bool,
+    /// Uploads that were begun for a name which the file has no more.
+    pub(super) useless: Vec<(String, StreamingUpload)>,
 }
 
 #[derive(Debug)]
@@ -72,6 +73,11 @@ impl OpenFile {
         Self::new(FileParts::new(FileState::fresh(key, attrs, now)), changing)
     }
 
+    /// The object that had its name before was removed here, and may be there still.
+    pub fn follows_removal(&self, removed: Etag) {
+        self.state.lock().apply(Event::FollowsRemoval(removed));
+    }
+
     fn new(state: FileParts, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let (noting, writing, has_syncer) = Default::default();
         Arc::new(OpenFile { state: FileLock::new(state), noting, writing, has_syncer, sending })
@@ -85,6 +91,10 @@ impl OpenFile {
         let file =
             FileState::recovered(object, edits, (note.attrs(), modified), note.mark, note.sending.clone());
         let replaced = note.replaces().map(str::to_owned);
+        let mut file = file;
+        if let Some(removed) = note.removed.clone() {
+            file.apply(Event::FollowsRemoval(removed));
+        }
         let state =
             FileParts { stage: Some(stage), replaced, noted: Some(note.mark), ..FileParts::new(file) };
         Self::new(state, changing)
@@ -99,8 +109,13 @@ impl OpenFile {
         self.state.lock().file.key.clone()
     }
 
+    /// Its name. What of it has left for the old one is of no use any more: see `follow`.
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
+        if let (Some(streaming), Some(_)) = (s.streaming.take(), s.upload.take()) {
+            let old = s.file.key.clone();
+            s.useless.push((old, streaming));
+        }
         s.apply(Event::Renamed(key.to_owned()));
         if let Some(unsent) = &mut s.closed_version {
             unsent.set_key(key);
@@ -310,11 +325,6 @@ impl OpenFile {
         }
     }
 
-    /// While this is held nothing is sent, and what was being sent has arrived.
-    pub async fn lock_uploads(&self) -> OwnedMutexGuard<()> {
-        self.sending.clone().lock_owned().await
-    }
-
     pub(super) fn snapshot(&self, e: &MountContext) -> Snapshot {
         self.state.lock().snapshot(e)
     }
@@ -323,8 +333,19 @@ impl OpenFile {
 impl FileParts {
     fn new(file: FileState) -> FileParts {
         let (stage, cuts, noted, closed_version, replaced) = Default::default();
-        let (streaming, upload, stream_failed) = Default::default();
-        FileParts { file, stage, cuts, noted, closed_version, replaced, streaming, upload, stream_failed }
+        let (streaming, upload, stream_failed, useless) = Default::default();
+        FileParts {
+            file,
+            stage,
+            cuts,
+            noted,
+            closed_version,
+            replaced,
+            streaming,
+            upload,
+            stream_failed,
+            useless,
+        }
     }
 
     /// Makes the change and does what comes with it; returns the stage that is of no use any more, for removal.
@@ -406,6 +427,7 @@ impl FileParts {
             boot: staging.boot.clone(),
             synced: false,
             sending: file.uploading.clone(),
+            removed: file.removed.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),
             carried: attrs.carried.clone(),

@@ -11,7 +11,9 @@ use std::ops::{Deref, Range};
 
 use crate::base::Error;
 use crate::base::rt::Instant;
-use crate::fs::object::{Attributes, Base, ByteRanges, Meta as _, MountOptions, Ns, Source, UploadToken};
+use crate::fs::object::{
+    Attributes, Base, ByteRanges, Meta as _, MountOptions, Ns, Source, UploadToken, merge_attrs,
+};
 use crate::fs::staging::{Edits, Mark};
 use crate::store::{Attrs, Etag, Head, When};
 
@@ -80,6 +82,8 @@ pub enum Event {
     },
     /// Metadata that goes with the next upload.
     AttrsChanged(Attrs),
+    /// The object carries this now, with the same bytes: what another client set, and nobody here, is the file's.
+    AttrsElsewhere(Attrs),
     /// Bytes of the object are staged too.
     Fetched(Range<u64>),
     /// All bytes are staged: none of an object count.
@@ -101,11 +105,15 @@ pub enum Event {
     AskedAtMost(u64),
     /// An upload of this change gives the object these metadata.
     Signed(u64, Attrs),
+    /// What an upload stored may not be kept: it is known as an earlier one, over which the file is sent anew.
+    NotKept,
     /// The bucket may get an object with these metadata from us.
     Uploading {
         attrs: Attrs,
         size: u64,
     },
+    /// The object that was removed from the name before the file was made.
+    FollowsRemoval(Etag),
     /// One of the remembered uploads has arrived (its object), or the older half of them never will.
     Recalled(Option<Base>),
     /// The object has the file as it was at this change.
@@ -172,6 +180,8 @@ pub struct FileFields {
     /// Bytes that no object has.
     pub dirty: ByteRanges,
     pub attrs: Attrs,
+    /// What the object carried when it was looked at or stored; none where that isn't known.
+    pub base_attrs: Option<Attrs>,
     pub modified: Ns,
     /// When the store was asked for `base`, or took it.
     pub as_of: Instant,
@@ -186,6 +196,8 @@ pub struct FileFields {
     signed: Option<(u64, Attrs)>,
     /// Uploads whose answer has not come, the latest last.
     pub uploading: Vec<UploadToken>,
+    /// The object that had the name before and was removed here: it may be there still, and then this file replaces it.
+    pub removed: Option<Etag>,
     pub life: Life,
 }
 
@@ -194,8 +206,9 @@ impl FileState {
     pub fn of(key: &str, stood: Stood) -> FileState {
         let Stood { base, attrs, modified, asked } = stood;
         let (base_len, size) = (base.size, base.size);
+        let base_attrs = Some(attrs.clone());
         let new = FileFields::new(key, size, attrs, modified, 0);
-        FileState(FileFields { base: Some(base), base_len, as_of: asked, ..new })
+        FileState(FileFields { base: Some(base), base_len, base_attrs, as_of: asked, ..new })
     }
 
     /// A file that is no object yet.
@@ -253,6 +266,14 @@ impl FileFields {
                 self.changes += 1;
                 Effect::Nothing
             }
+            Event::AttrsElsewhere(theirs) => {
+                if let Some(base) = self.base_attrs.replace(theirs.clone())
+                    && merge_attrs(&base, &theirs, &mut self.attrs)
+                {
+                    self.signed = None;
+                }
+                Effect::Nothing
+            }
             Event::Fetched(range) => {
                 self.local.insert(range);
                 Effect::Nothing
@@ -277,14 +298,11 @@ impl FileFields {
                 self.signed = Some((at, attrs));
                 Effect::Nothing
             }
-            Event::Uploading { attrs, size } => {
-                if let Some(token) = UploadToken::of(&attrs, size) {
-                    self.uploading.retain(|other| *other != token);
-                    self.uploading.push(token);
-                    self.uploading.drain(..self.uploading.len().saturating_sub(SENDS));
-                }
+            Event::NotKept => {
+                self.signed = None;
                 Effect::Nothing
             }
+            Event::Uploading { attrs, size } => self.remember_upload(&attrs, size),
             of_object => self.apply_of_object(of_object),
         };
         debug_assert_eq!(self.check(), Ok(()), "{self:?}");
@@ -301,6 +319,7 @@ impl FileFields {
                 }
             }
             Event::Rebased(base) => self.base = Some(base),
+            Event::FollowsRemoval(removed) => self.removed = Some(removed),
             Event::Recalled(Some(base)) => {
                 self.base = Some(base);
                 self.uploading.clear();
@@ -308,6 +327,7 @@ impl FileFields {
             Event::Recalled(None) => drop(self.uploading.drain(..self.uploading.len().min(SENDS / 2))),
             Event::Stored { at, base } => {
                 self.base = Some(base);
+                self.removed = None;
                 self.uploading.clear();
                 if self.changes == at {
                     self.base_len = self.size;
@@ -317,6 +337,7 @@ impl FileFields {
             }
             Event::Published { at, attrs, now } => {
                 (self.sent, self.as_of) = (at, now);
+                self.base_attrs = Some(attrs.clone());
                 if self.changes == at {
                     self.attrs = attrs;
                 }
@@ -324,6 +345,7 @@ impl FileFields {
             Event::Copied { at, base, attrs } => {
                 (self.base_len, self.size) = (base.size, base.size);
                 self.base = Some(base);
+                self.base_attrs = Some(attrs.clone());
                 self.uploading.clear();
                 // Metadata that were set while the store copied are newer than those which the copy carries.
                 if self.changes == at {
@@ -361,6 +383,7 @@ impl FileFields {
         if !self.is_sent() || !matches!(self.life, Life::Linked) || asked < self.as_of {
             return Effect::Nothing;
         }
+        self.base_attrs = Some(attrs.clone());
         (self.as_of, self.attrs, self.modified) = (asked, attrs, modified);
         if self.base.as_ref() == Some(&base) {
             return Effect::Nothing;
@@ -369,6 +392,16 @@ impl FileFields {
         self.local.cut(0);
         self.base = Some(base);
         Effect::DropStage
+    }
+
+    /// An upload sets out: its answer may be lost.
+    fn remember_upload(&mut self, attrs: &Attrs, size: u64) -> Effect {
+        if let Some(token) = UploadToken::of(attrs, size) {
+            self.uploading.retain(|other| *other != token);
+            self.uploading.push(token);
+            self.uploading.drain(..self.uploading.len().saturating_sub(SENDS));
+        }
+        Effect::Nothing
     }
 
     fn stage_bytes(&mut self, range: Range<u64>) {

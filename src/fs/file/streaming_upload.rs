@@ -81,6 +81,13 @@ impl StreamingUpload {
         }
     }
 
+    /// Returns when none of its parts is on its way any more.
+    pub async fn ended(&self) {
+        for begun in &self.begun {
+            let _ = begun.sending.clone().await;
+        }
+    }
+
     /// The part of this number, if it left with just these bytes and arrived. Nothing is on its way under this number any
     /// more: it may be sent again.
     pub async fn part(&self, number: u32, range: &Range<u64>) -> Option<Part> {

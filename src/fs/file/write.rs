@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::commit::give_up;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
 use super::rewrite::begin_rewrite;
@@ -17,6 +18,9 @@ use crate::fs::staging::{Mark, Stage};
 
 /// Largest file: what S3 takes in one object.
 const SIZE_MAX: u64 = 5 << 40;
+
+/// Bytes of an object that are fetched at once for a file that is about to lose its name.
+const FETCH: u64 = 8 << 20;
 
 /// Longest hole that one call makes: its zeros are sent when the file is closed.
 const HOLE_MAX: u64 = 64 << 30;
@@ -74,6 +78,8 @@ impl OpenFile {
         let begun = StreamingUpload::begin(e, &key, attrs).await;
         let mut s = self.state.lock();
         match begun {
+            // Renamed meanwhile: it begins with the next write.
+            Ok(streaming) if s.file.key != key => give_up(e, &key, streaming),
             Ok(streaming) => {
                 s.upload = Some(streaming.upload.clone());
                 s.streaming = Some(streaming);
@@ -154,7 +160,12 @@ impl OpenFile {
     async fn fetch_missing(&self, e: &MountContext) -> Op<()> {
         let snapshot = self.snapshot(e);
         let missing = snapshot.local.split(0..snapshot.size);
-        for (range, _) in missing.into_iter().filter(|(_, local)| !local) {
+        let missing = missing.into_iter().filter(|(_, local)| !local).map(|(range, _)| range);
+        // What has come stays, should the rest fail: who tries again goes on from there.
+        let pieces = missing.flat_map(|Range { start, end }| {
+            (start..end).step_by(FETCH as usize).map(move |at| at..end.min(at + FETCH))
+        });
+        for range in pieces {
             let stage = self.stage(e, snapshot.size).await?;
             let bytes = upload::bytes(e, &snapshot, range.clone()).await?;
             stage.write(range.start, bytes).await.map_err(|w| staging_failed(&stage, w))?;

@@ -87,9 +87,10 @@ fn time(at: Ns) -> SystemTime {
     if at.0 < 0 { UNIX_EPOCH - d } else { UNIX_EPOCH + d }
 }
 
-fn ns(at: SystemTime) -> Ns {
-    let clamp = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-    Ns(at.duration_since(UNIX_EPOCH).map_or_else(|e| -clamp(e.duration()), clamp))
+/// None: a time that can't be kept, before 1678 or after 2262.
+fn ns(at: SystemTime) -> Option<Ns> {
+    let count = |d: Duration| i64::try_from(d.as_nanos()).ok();
+    at.duration_since(UNIX_EPOCH).map_or_else(|e| count(e.duration()).map(|ns| -ns), count).map(Ns)
 }
 
 fn attr(ino: u64, f: &Attributes) -> FileAttr {
@@ -306,12 +307,11 @@ fn reply_dir(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectory, out:
         Err(f) => return reply.error(errno(&f)),
     };
     let mut full = dots(offset, ino, |ino, at, name| reply.add(ino, at, FileType::Directory, name));
-    let mut at = offset.max(2);
     for item in &items {
         if full {
             break;
         }
-        at += 1;
+        let at = item.cookie + 2;
         let (ino, kind) = (INodeNo(fs.number_of(item)), file_type(item.attributes.mode));
         full = reply.add(ino, at, kind, OsStr::from_bytes(&item.name));
     }
@@ -327,13 +327,12 @@ fn reply_dir_plus(fs: &Fs, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryP
     let (zero, none) = (Duration::ZERO, Generation(0));
     let mut full =
         dots(offset, ino, |ino, at, name| reply.add(ino, at, name, &zero, &attr(ino.0, &dir), none));
-    let mut at = offset.max(2);
     for item in &items {
         if full {
             break;
         }
         let e = fs.adopt_item(item);
-        at += 1;
+        let at = item.cookie + 2;
         let name = OsStr::from_bytes(&item.name);
         full = reply.add(INodeNo(e.ino), at, name, &e.ttl, &attr(e.ino, &e.attributes), none);
         // The kernel counts each entry that it is given as a lookup.
@@ -411,9 +410,14 @@ impl Filesystem for FuseServer {
     ) {
         let at = |t: TimeOrNow| match t {
             TimeOrNow::SpecificTime(t) => ns(t),
-            TimeOrNow::Now => Ns::from_ms(self.rt.wall_ms()),
+            TimeOrNow::Now => Some(Ns::from_ms(self.rt.wall_ms())),
         };
-        let changes = Changes { mode, uid, gid, size, atime: atime.map(at), mtime: mtime.map(at) };
+        let (atime, mtime) = (atime.map(at), mtime.map(at));
+        if [atime, mtime].contains(&Some(None)) {
+            return reply.error(fuser::Errno::EINVAL);
+        }
+        let (atime, mtime) = (atime.flatten(), mtime.flatten());
+        let changes = Changes { mode, uid, gid, size, atime, mtime };
         // Truncation by name uploads: its requests have deadlines, the whole may take longer.
         let work = move |fs: Arc<Fs>| async move { fs.setattr(ino.0, changes, handle.map(|h| h.0)).await };
         self.run_inline("setattr", ino, work, move |out| reply_attr(reply, out));
@@ -549,13 +553,17 @@ impl Filesystem for FuseServer {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
+        how: WriteFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (data, size) = (Bytes::copy_from_slice(data), data.len() as u32);
-        let work = move |fs: Arc<Fs>| async move { fs.write(handle.0, offset, data).await };
+        // Each write has its own flags: O_APPEND may have been set or cleared since the open, and what comes from a mapping
+        // has a place of its own.
+        let append = open_mode(flags.0).append && !how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let at = (!append).then_some(offset);
+        let work = move |fs: Arc<Fs>| async move { fs.write_at(handle.0, at, data).await };
         self.run_inline_bounded("write", ino, work, move |out| match out {
             Ok(()) => reply.written(size),
             Err(f) => reply.error(errno(&f)),

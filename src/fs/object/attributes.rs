@@ -25,6 +25,14 @@ pub struct Attributes {
     pub xattrs: bool,
 }
 
+/// Two times at which a store says that an object was stored are one: some tell whole seconds in one place and milliseconds
+/// in another. One that a store does not tell says nothing against it.
+pub fn same_time(a_ms: Option<u64>, b_ms: Option<u64>) -> bool {
+    let (Some(a), Some(b)) = (a_ms, b_ms) else { return true };
+    let coarse = |ms: u64| ms.is_multiple_of(1000);
+    a == b || (coarse(a) || coarse(b)) && a / 1000 == b / 1000
+}
+
 /// What the kernel judges by: the kind of file, and who may do what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rights {

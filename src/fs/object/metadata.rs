@@ -39,6 +39,11 @@ impl Ns {
         ms.map_or(Ns(0), Ns::from_ms)
     }
 
+    /// Whole milliseconds; none before 1970.
+    pub fn ms(self) -> Option<u64> {
+        u64::try_from(self.0 / 1_000_000).ok()
+    }
+
     fn show(self) -> String {
         let (secs, ns) = (self.0.div_euclid(1_000_000_000), self.0.rem_euclid(1_000_000_000));
         format!("{secs}.{ns:09}")

@@ -2,6 +2,7 @@
 //!
 //! No I/O: values, their text forms, and the options of a mount.
 
+mod act_mark;
 mod attributes;
 mod base_object;
 mod byte_ranges;
@@ -14,16 +15,17 @@ mod options;
 mod upload_token;
 mod version_name;
 
-pub use attributes::{Attributes, Rights};
+pub use act_mark::ActToken;
+pub use attributes::{Attributes, Rights, same_time};
 pub use base_object::{Base, Source};
 pub use byte_ranges::ByteRanges;
 pub use content_type::type_of;
 pub use errno::{Errno, Fail, Op};
 pub use locks::{FileLock, KernelLock, LeafLock, NamesLock, NodesLock, QueueLock};
 pub use metadata::{Meta, Ns, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
-#[cfg(any(test, fuzzing))]
-pub use names::show;
-pub use names::{KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, show_beside, want};
+pub use names::{
+    KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, lies_in, show, show_beside, want,
+};
 pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
-pub use upload_token::{UploadToken, add_upload_token, differ_in_time_only};
+pub use upload_token::{UploadToken, add_upload_token, differ_in_time_only, is_same_write, merge_attrs};
 pub use version_name::VersionName;

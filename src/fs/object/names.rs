@@ -222,6 +222,12 @@ pub fn belongs(prefix: &str, component: &str) -> bool {
         || matches!(show(&format!("{begun}{component}")), Shown::Piece { len, .. } if len == begun.len())
 }
 
+/// Whether a key that begins with `prefix` is one of that directory: in a piece, not those that are shown outside.
+pub fn lies_in(prefix: &str, key: &str) -> bool {
+    let rest = key.strip_prefix(prefix).unwrap_or_default();
+    belongs(prefix, rest.split('/').next().unwrap_or(rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +272,8 @@ mod tests {
         let prefix = format!("dir/{}", &long[..len]);
         assert!(belongs(&prefix, &long[len..]));
         assert!(!belongs(&prefix, "x") && belongs("dir/", "x"));
+        assert!(lies_in(&prefix, &format!("dir/{long}/x")) && !lies_in(&prefix, &prefix));
+        assert!(!lies_in(&prefix, &format!("{prefix}x/{long}")) && lies_in("dir/", "dir/"));
         assert_eq!(want(&[b'a'; 256]), None);
     }
 

@@ -1,8 +1,11 @@
 //! By what an upload of ours is known again when its answer was lost, perhaps with the mount that sent it: the object's
 //! size, and 128 bits drawn for it that stand in its metadata as `windlass-upload`. A server-side copy keeps them.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::act_mark::ACT;
 use crate::base::rt::Rt;
 use crate::store::Attrs;
 
@@ -21,17 +24,64 @@ impl UploadToken {
     }
 }
 
-/// Makes the metadata those of an upload of its own.
+/// `there`, an object's metadata, are `ours`: those of an act's copy by its mark, those of an upload by its token.
+pub fn is_same_write(ours: &Attrs, there: &Attrs) -> bool {
+    let name = if ours.user.contains_key(ACT) { ACT } else { UPLOAD };
+    ours.user.get(name).is_some_and(|ours| there.user.get(name) == Some(ours))
+}
+
+/// Makes the metadata those of an upload of its own, and of no act's copy.
 pub fn add_upload_token(rt: &Rt, attrs: &mut Attrs) {
+    attrs.user.remove(ACT);
     attrs.user.insert(UPLOAD.into(), format!("{:016x}{:016x}", rt.random(), rt.random()));
+}
+
+/// Takes over into `ours` what `theirs` has otherwise than `base` had and we have not changed. True: something was.
+pub fn merge_attrs(base: &Attrs, theirs: &Attrs, ours: &mut Attrs) -> bool {
+    let before = ours.clone();
+    if theirs.content_type != base.content_type && ours.content_type == base.content_type {
+        ours.content_type.clone_from(&theirs.content_type);
+    }
+    let names: BTreeSet<&String> = base.user.keys().chain(theirs.user.keys()).collect();
+    for name in names.into_iter().filter(|name| !matches!(name.as_str(), UPLOAD | ACT)) {
+        let (was, is) = (base.user.get(name), theirs.user.get(name));
+        if was != is && ours.user.get(name) == was {
+            match is {
+                Some(is) => ours.user.insert(name.clone(), is.clone()),
+                None => ours.user.remove(name),
+            };
+        }
+    }
+    *ours != before
 }
 
 /// Both say the same of a file, whichever upload brought them and when.
 pub fn differ_in_time_only(a: &Attrs, b: &Attrs) -> bool {
     let timeless = |attrs: &Attrs| {
         let mut attrs = attrs.clone();
-        attrs.user.retain(|name, _| !matches!(name.as_str(), "mtime" | "ctime" | "atime" | UPLOAD));
+        attrs.user.retain(|name, _| !matches!(name.as_str(), "mtime" | "ctime" | "atime" | UPLOAD | ACT));
         attrs
     };
     timeless(a) == timeless(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attrs(all: &[(&str, &str)]) -> Attrs {
+        let user = all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Attrs { user, ..Attrs::default() }
+    }
+
+    #[test]
+    fn what_others_set_is_kept_and_what_was_set_here_too() {
+        let base = attrs(&[("mode", "1"), ("uid", "5"), ("mtime", "1"), ("xattr", "x"), (UPLOAD, "a")]);
+        let theirs = attrs(&[("mode", "2"), ("uid", "6"), ("mtime", "2"), ("new", "n"), (UPLOAD, "b")]);
+        let mut ours = attrs(&[("mode", "1"), ("uid", "7"), ("mtime", "9"), ("xattr", "x"), (UPLOAD, "a")]);
+        assert!(merge_attrs(&base, &theirs, &mut ours));
+        assert_eq!(ours, attrs(&[("mode", "2"), ("uid", "7"), ("mtime", "9"), ("new", "n"), (UPLOAD, "a")]));
+        let same = attrs(&[("mode", "1"), (UPLOAD, "c")]);
+        assert!(!merge_attrs(&attrs(&[("mode", "1")]), &same, &mut ours), "only another upload of the same");
+    }
 }

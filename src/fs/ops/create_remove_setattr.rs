@@ -4,25 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedMutexGuard, TryLockError};
+use tokio::sync::OwnedMutexGuard;
 
+use super::directory_metadata::{Change, DIRECTORY_TYPE, check_size};
 use super::filesystem::{Entry, Fs, fail};
 use super::handle_io::Caller;
 use super::lookup::{NamedKey, Need, Target, stem_of};
-use crate::base::Kind;
+use crate::base::{Kind, Result};
+use crate::fs::bucket::{Doomed, is_marker};
 use crate::fs::file::{OpenFile, Stood};
 use crate::fs::object::{
-    Attributes, Base, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
-    add_upload_token,
+    Attributes, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
+    add_upload_token, last, lies_in,
 };
 use crate::fs::staging::Stage;
-use crate::fs::tree::{Metadata, OpenMode, ROOT, split};
-use crate::store::{Attrs, Etag, Head, When};
+use crate::fs::tree::{Metadata, OpenMode, Pass, ROOT, split};
+use crate::store::{Attrs, Etag, Listed, When};
 
-/// What s3fs and the S3 console call a marker.
-const DIRECTORY_TYPE: &str = "application/x-directory";
-/// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
-const META_MAX: usize = 2048;
+const PAGE: usize = 1000;
 
 /// What setattr(2) changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -50,9 +49,6 @@ impl Changes {
         attrs.set_time("ctime", at);
     }
 }
-
-/// A change to an object's metadata, given what it shows now.
-pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) + Send + Sync);
 
 impl Fs {
     /// Puts a small object that must not be there yet, and makes a node of it.
@@ -97,20 +93,19 @@ impl Fs {
     }
 
     /// `EEXIST` when the name stands for something.
-    async fn vacant(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
+    async fn vacant(&self, parent: u64, name: &[u8]) -> Op<(NamedKey, Pass)> {
         self.writable_in(parent, name)?;
+        let pass = self.pass_names(&[(parent, name)]).await?;
         let place = self.new_place(parent, name)?;
-        self.exempt(&place.stem).await;
-        self.exempt(&place.prefix()).await;
         match self.target(&place, Need::Presence).await? {
-            (None, _) => Ok(place),
+            (None, _) => Ok((place, pass)),
             (Some(_), _) => Err(Errno::EXIST.into()),
         }
     }
 
     pub async fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Op<Entry> {
-        let place = self.vacant(parent, name).await?;
-        let mut attrs = self.new_attrs(S_IFDIR | mode & 0o7777, caller, self.context.now());
+        let (place, _pass) = self.vacant(parent, name).await?;
+        let mut attrs = self.new_attrs(parent, S_IFDIR | mode & 0o7777, caller, self.context.now());
         attrs.content_type = Some(DIRECTORY_TYPE.into());
         let prefix = place.prefix();
         let (asked, seq) = (self.now(), self.name_cache.seq());
@@ -121,8 +116,8 @@ impl Fs {
     }
 
     pub async fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Op<Entry> {
-        let place = self.vacant(parent, name).await?;
-        let attrs = self.new_attrs(S_IFLNK | 0o777, caller, self.context.now());
+        let (place, _pass) = self.vacant(parent, name).await?;
+        let attrs = self.new_attrs(parent, S_IFLNK | 0o777, caller, self.context.now());
         self.make(&place, false, Bytes::copy_from_slice(target), attrs).await
     }
 
@@ -131,8 +126,8 @@ impl Fs {
         if ![S_IFREG, S_IFIFO, S_IFSOCK].contains(&(mode & S_IFMT)) {
             return Err(Errno::PERM.into());
         }
-        let place = self.vacant(parent, name).await?;
-        let attrs = self.new_attrs(mode & (S_IFMT | 0o7777), caller, self.context.now());
+        let (place, _pass) = self.vacant(parent, name).await?;
+        let attrs = self.new_attrs(parent, mode & (S_IFMT | 0o7777), caller, self.context.now());
         self.make(&place, false, Bytes::new(), attrs).await
     }
 
@@ -146,11 +141,12 @@ impl Fs {
 
     pub async fn unlink(self: &Arc<Self>, parent: u64, name: &[u8]) -> Op<()> {
         self.writable_in(parent, name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
+        let seq = self.name_cache.seq();
         let (_, target) = self.existing(parent, name).await?;
         if target.dir {
             return Err(Errno::ISDIR.into());
         }
-        self.exempt(&target.key).await;
         // What is on its way arrives first, before what its handles need is fetched; nothing sets out after it.
         let _held = self.lock_name(&target.key).await;
         let open = self.open_at(&target.key);
@@ -159,10 +155,16 @@ impl Fs {
             self.detach(file).await?;
         }
         // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
-        if file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now()) {
-            self.context.remote.deletes.add(&target.key);
-        } else if file.as_ref().is_none_or(|f| f.may_be_object()) {
-            let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
+        let is_one_of_many = file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now());
+        // What has arrived since it was looked at has another etag, and so may what is open have: whatever has the name goes.
+        let is_as_seen = file.is_none() && self.name_cache.is_current(&target.key, seq);
+        let seen = doomed_of(&target).filter(|_| is_as_seen);
+        let waits = match seen.clone().filter(|_| is_one_of_many) {
+            Some(doomed) => self.remove_soon(doomed).await,
+            None => false,
+        };
+        if !waits && file.as_ref().is_none_or(|f| f.may_be_object()) {
+            let deleted = self.context.remote.remove_seen(&target.key, seen).await;
             if let Err(why) = deleted {
                 self.doubt(&target.key);
                 return Err(why.into());
@@ -179,16 +181,24 @@ impl Fs {
         Ok(())
     }
 
+    /// The object is deleted with others, a moment later; that is written down. False: it can't be.
+    async fn remove_soon(&self, doomed: Doomed) -> bool {
+        if self.context.remote.deletes.doomed(&doomed.key).is_some() {
+            // One at a time of a name.
+            return false;
+        }
+        let noted = self.context.staging.removals.note(std::slice::from_ref(&doomed)).await;
+        match &noted {
+            Ok(()) => self.context.remote.deletes.add(doomed),
+            Err(why) => tracing::warn!(key = doomed.key, %why, "a removal can't wait for others"),
+        }
+        noted.is_ok()
+    }
+
     /// While this is held nobody here changes the object under a name; what was being sent there has arrived.
     pub(super) async fn lock_name(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
         let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone())?;
         Some(changing.lock_owned().await)
-    }
-
-    /// The same, unless somebody changes it.
-    pub(super) fn try_lock_name(&self, key: &str) -> Result<Option<OwnedMutexGuard<()>>, TryLockError> {
-        let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone());
-        changing.map(|changing| changing.try_lock_owned()).transpose()
     }
 
     /// An object is gone, by our hand, or another has its name now. The file that was open under it has nowhere to be
@@ -204,27 +214,43 @@ impl Fs {
         file
     }
 
-    /// Whether nothing but its marker stands below a prefix; and whether there is a marker.
-    pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, bool)> {
+    /// Whether nothing but its marker stands in a directory; and the marker, an object of no bytes whose key ends in a slash.
+    pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, Option<Listed>)> {
         // What is stored while the store looks for it is in neither of the later two.
         let before = self.inodes.lock().local_below(prefix).is_empty();
-        let (others, marker) = self.context.remote.below(prefix).await?;
-        Ok((before && !others && self.inodes.lock().local_below(prefix).is_empty(), marker))
+        let (mut after, mut marker, piece) = (None, None, !last(prefix).is_empty());
+        let max = if piece { PAGE } else { 2 };
+        loop {
+            let page = self.context.remote.list(prefix, after, false, max).await?;
+            let is_own = |o: &Listed| o.key == prefix && is_marker(o);
+            if page.objects.iter().any(|o| !is_own(o) && lies_in(prefix, &o.key)) {
+                return Ok((false, marker));
+            }
+            marker = marker.or(page.objects.into_iter().find(is_own));
+            after = page.next;
+            if after.is_none() {
+                return Ok((before && self.inodes.lock().local_below(prefix).is_empty(), marker));
+            }
+        }
     }
 
     pub async fn rmdir(&self, parent: u64, name: &[u8]) -> Op<()> {
         self.writable_in(parent, name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         let (place, target) = self.existing(parent, name).await?;
         if !target.dir {
             return Err(Errno::NOTDIR.into());
         }
-        let (empty, _) = self.emptiness(&target.key).await?;
+        let (empty, marker) = self.emptiness(&target.key).await?;
         if !empty {
             return Err(Errno::NOTEMPTY.into());
         }
-        // Also where no marker is listed: a server with real folders (SeaweedFS) goes on showing one that keys have made.
-        let deleted = self.context.remote.delete(std::slice::from_ref(&target.key)).await;
-        deleted.inspect_err(|_| self.doubt(&place.stem))?;
+        // Also where no marker is listed: a server with real folders (SeaweedFS) goes on showing one that keys have made. What
+        // holds the rest of longer names is no directory of the bucket's, and has none.
+        if target.key.ends_with('/') {
+            let deleted = self.remove_marker(&target.key, marker).await;
+            deleted.inspect_err(|_| self.doubt(&place.stem))?;
+        }
         let until = self.now() + self.options().negative_ttl;
         let mut inodes = self.inodes.lock();
         self.name_cache.forget_below(&target.key);
@@ -233,6 +259,19 @@ impl Fs {
         drop(inodes);
         self.keep_parent(&place.stem);
         Ok(())
+    }
+
+    /// An object of that key which has bytes is none.
+    async fn remove_marker(&self, key: &str, marker: Option<Listed>) -> Result<()> {
+        let remote = &self.context.remote;
+        let marker = match marker {
+            Some(marker) => Some(Doomed::of_listed(marker)),
+            None => remote.head(key).await?.filter(|head| head.size == 0).map(|head| Doomed::of(key, &head)),
+        };
+        match marker {
+            Some(marker) => remote.remove(&[marker]).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     pub async fn setattr(self: &Arc<Self>, ino: u64, changes: Changes, handle: Option<u64>) -> Op<Entry> {
@@ -275,13 +314,12 @@ impl Fs {
         if let Some(file) = self.change_file(ino, change)? {
             return Ok(file.keep_attrs(&self.context).await?);
         }
+        let _pass = self.pass_node(ino).await?;
         // What is on its way arrives first, and finds no other object there than it knows of.
         let _held = changing.lock_owned().await;
         if let Some(file) = self.change_file(ino, change)? {
             return Ok(file.keep_attrs(&self.context).await?);
         }
-        let key = self.inodes.lock().get(ino).map(|node| node.key.clone()).ok_or(Errno::STALE)?;
-        self.exempt(&key).await;
         let (key, dir, told) = {
             let inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
@@ -306,6 +344,11 @@ impl Fs {
         }
         let asked = self.now();
         let head = self.context.remote.head(&key).await?;
+        if dir && head.as_ref().is_some_and(|head| head.size > 0) {
+            let said =
+                format!("the object {key} has bytes: nothing can carry the attributes of its directory");
+            return Err(fail(Kind::Unsupported, said));
+        }
         // Whose it is decides who may; some stores forget what directories carry.
         if let Some(head) = head.as_ref().filter(|_| !dir) {
             let is = Attributes::of_head(self.options(), dir, head);
@@ -399,42 +442,6 @@ impl Fs {
         Ok(())
     }
 
-    pub(super) async fn change_object(
-        &self,
-        key: &str,
-        file: Option<&OpenFile>,
-        dir: bool,
-        head: &Head,
-        change: Change<'_>,
-    ) -> Op<(Base, Attrs, Ns)> {
-        let base = Base { etag: head.etag.clone(), size: head.size };
-        let mut attrs = head.attrs.clone();
-        change(&mut attrs, Attributes::of_head(self.options(), dir, head));
-        add_upload_token(&self.context.rt, &mut attrs);
-        check_size(key, &attrs)?;
-        if let Some(file) = file {
-            // Should the answer be lost, it is known by this.
-            file.remember_upload(&attrs, &base);
-        }
-        let etag = self.context.remote.put_attrs(key, &base, &attrs).await?;
-        Ok((Base { etag, size: base.size }, attrs, Ns::of_store(head.modified_ms)))
-    }
-
-    /// A directory without a marker gets one to carry its metadata.
-    pub(super) async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
-        let now = self.context.now();
-        let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
-        change(&mut attrs, self.default_attributes(true));
-        attrs.set_time("ctime", now);
-        if attrs.time("mtime").is_none() {
-            attrs.set_time("mtime", now);
-        }
-        add_upload_token(&self.context.rt, &mut attrs);
-        check_size(key, &attrs)?;
-        let etag = self.context.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
-        Ok((Base { etag, size: 0 }, attrs, now))
-    }
-
     /// A directory without a marker gets a plain one, if nobody else gives it one.
     pub(super) async fn put_marker(&self, key: &str) -> Op<()> {
         let at = self.context.now();
@@ -447,13 +454,9 @@ impl Fs {
     }
 }
 
-fn check_size(key: &str, attrs: &Attrs) -> Op<()> {
-    let bytes: usize = attrs.user.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > META_MAX {
-        return Err(fail(
-            Kind::NoSpace,
-            format!("{key} would have {bytes} bytes of metadata: objects hold {META_MAX}"),
-        ));
-    }
-    Ok(())
+/// The object that a name leads to, as it was seen last.
+fn doomed_of(target: &Target) -> Option<Doomed> {
+    let Attributes { etag, stored, .. } = &target.attributes;
+    let (key, modified_ms) = (target.key.clone(), stored.and_then(Ns::ms));
+    Some(Doomed { key, etag: etag.clone()?, modified_ms, look_first: false })
 }

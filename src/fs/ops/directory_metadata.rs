@@ -1,13 +1,24 @@
-//! What directories can have of their own. A directory's mode, owner, times and xattrs are metadata of an object whose
-//! key ends with a slash, and some servers (SeaweedFS) drop these without a word. The first directory that is to have
-//! any shows what this store does. Where it keeps none, a directory shows the mount's defaults from its first moment,
-//! and what can't be kept is refused.
+//! The metadata of objects, as they are changed in the bucket; and what directories can have of their own.
+//!
+//! A directory's mode, owner, times and xattrs are metadata of an object whose key ends with a slash, and some servers
+//! (SeaweedFS) drop these without a word. The first directory that is to have any shows what this store does. Where it
+//! keeps none, a directory shows the mount's defaults from its first moment, and what can't be kept is refused.
 
-use super::create_remove_setattr::Change;
+use bytes::Bytes;
+
 use super::filesystem::{Fs, fail};
 use crate::base::{Kind, Result};
-use crate::fs::object::{Attributes, Base, Meta as _, Ns, Op};
-use crate::store::{Attrs, Head};
+use crate::fs::file::OpenFile;
+use crate::fs::object::{Attributes, Base, Meta as _, Ns, Op, add_upload_token};
+use crate::store::{Attrs, Head, When};
+
+/// What s3fs and the S3 console call a marker.
+pub(super) const DIRECTORY_TYPE: &str = "application/x-directory";
+/// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
+const META_MAX: usize = 2048;
+
+/// A change to an object's metadata, given what it shows now.
+pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) + Send + Sync);
 
 impl Fs {
     fn marker(&self, attrs: &Attrs) -> Attributes {
@@ -86,4 +97,52 @@ impl Fs {
         );
         Err(fail(Kind::Unsupported, why))
     }
+
+    /// Gives the object the metadata that a change makes of its own.
+    pub(super) async fn change_object(
+        &self,
+        key: &str,
+        file: Option<&OpenFile>,
+        dir: bool,
+        head: &Head,
+        change: Change<'_>,
+    ) -> Op<(Base, Attrs, Ns)> {
+        let base = Base { etag: head.etag.clone(), size: head.size };
+        let mut attrs = head.attrs.clone();
+        change(&mut attrs, Attributes::of_head(self.options(), dir, head));
+        add_upload_token(&self.context.rt, &mut attrs);
+        check_size(key, &attrs)?;
+        if let Some(file) = file {
+            // Should the answer be lost, it is known by this.
+            file.remember_upload(&attrs, &base);
+        }
+        let etag = self.context.remote.put_attrs(key, &base, &attrs).await?;
+        Ok((Base { etag, size: base.size }, attrs, Ns::of_store(head.modified_ms)))
+    }
+
+    /// A directory without a marker gets one to carry its metadata.
+    pub(super) async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
+        let now = self.context.now();
+        let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
+        change(&mut attrs, self.default_attributes(true));
+        attrs.set_time("ctime", now);
+        if attrs.time("mtime").is_none() {
+            attrs.set_time("mtime", now);
+        }
+        add_upload_token(&self.context.rt, &mut attrs);
+        check_size(key, &attrs)?;
+        let etag = self.context.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
+        Ok((Base { etag, size: 0 }, attrs, now))
+    }
+}
+
+pub(super) fn check_size(key: &str, attrs: &Attrs) -> Op<()> {
+    let bytes: usize = attrs.user.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > META_MAX {
+        return Err(fail(
+            Kind::NoSpace,
+            format!("{key} would have {bytes} bytes of metadata: objects hold {META_MAX}"),
+        ));
+    }
+    Ok(())
 }

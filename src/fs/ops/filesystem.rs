@@ -26,8 +26,8 @@ use crate::fs::object::{
 use crate::fs::read::{BlockCache, ReadAhead};
 use crate::fs::staging::{StagingArea, Unsent};
 use crate::fs::tree::{
-    Handles, Inodes, NameCache, Node, UnfinishedRename, UnlinkBursts, VersionFile, VersionNode, VersionPlace,
-    VersionTree, Writeback, is_version, split,
+    ChangeGate, Handles, Inodes, NameCache, Node, Pass, UnfinishedRename, UnlinkBursts, VersionFile,
+    VersionNode, VersionPlace, VersionTree, Writeback, is_version, split,
 };
 use crate::store::BucketRef;
 
@@ -67,6 +67,8 @@ pub struct Fs {
     /// What the mount's own directory shows.
     pub(super) root: LeafLock<Attributes>,
     pub(super) unlink_bursts: UnlinkBursts,
+    /// Who may change what right now.
+    pub(super) gate: Arc<ChangeGate>,
     /// Directories' renames that are still to be ended.
     pub(super) unfinished_renames: LeafLock<Vec<Arc<UnfinishedRename>>>,
     pub(super) version_tree: VersionTree,
@@ -124,13 +126,16 @@ impl Fs {
             since,
             writeback: Writeback::new(),
             unlink_bursts: UnlinkBursts::new(),
+            gate: Arc::default(),
             unfinished_renames: LeafLock::default(),
             version_tree: VersionTree::default(),
         };
         let fs = Arc::new(fs);
         let mut found = found;
+        fs.watch_removals();
         if !fs.options().read_only {
             fs.recover_renames(&mut found).await;
+            fs.recover_removals(&mut found).await?;
         }
         let unsent = fs.recover_staged(found).await;
         fs.spawn_removal_syncer();
@@ -262,30 +267,13 @@ impl Fs {
     }
 
     #[cfg(test)]
+    pub fn runtime(&self) -> &Rt {
+        &self.context.rt
+    }
+
+    #[cfg(test)]
     pub fn nodes(&self) -> usize {
         self.inodes.lock().len() + self.version_tree.nodes.lock().len()
-    }
-
-    /// The mount is gone: sends what handles that were never released still hold, and what waits.
-    pub async fn finish(self: &Arc<Self>) {
-        let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
-        for handle in left {
-            self.release(handle).await;
-        }
-        self.begin_shutdown();
-        self.idle().await;
-        self.count_unsent();
-        self.context.remote.deletes.settled_below("").await;
-        self.context.staging.close().await;
-    }
-
-    /// Sends every open file's changes; what can't be sent stays staged.
-    pub async fn send_all(self: &Arc<Self>) {
-        for (ino, file) in self.open_below("") {
-            if let Err(why) = self.send(ino, &file).await {
-                tracing::error!(key = file.key(), %why, "not stored");
-            }
-        }
     }
 
     /// Every open file below a prefix, in the order of their keys.
@@ -309,13 +297,21 @@ impl Fs {
         self.handles.lock().version_files.get(&handle).cloned()
     }
 
-    /// Before an object is written, renamed or removed: a rename that failed lets it be from now on.
-    pub(super) async fn exempt(&self, key: &str) {
-        let touched = |unfinished: &Arc<UnfinishedRename>| Some((unfinished.clone(), unfinished.key(key)?));
-        let touched: Vec<_> = self.unfinished_renames.lock().iter().filter_map(touched).collect();
-        for (unfinished, key) in touched {
-            unfinished.progress.lock().await.exempted.insert(key);
-        }
+    /// Passes with a node: what is renamed with its directory has its new place then.
+    pub(super) async fn pass_node(&self, ino: u64) -> Op<Pass> {
+        let keys = || {
+            let inodes = self.inodes.lock();
+            Op::Ok(vec![inodes.get(ino).ok_or(Errno::STALE)?.key.clone()])
+        };
+        let passed = self.gate.pass(&self.context.rt, Some(self.options().deadline), keys).await?;
+        passed.ok_or_else(being_renamed)
+    }
+
+    /// The same with an open file, however long that takes.
+    pub(super) async fn pass_file(&self, file: &OpenFile) -> Pass {
+        let keys = || Ok::<_, std::convert::Infallible>(vec![file.key()]);
+        let Ok(passed) = self.gate.pass(&self.context.rt, None, keys).await;
+        passed.expect("without a limit it waits")
     }
 
     /// A file without a name that only the queue and the caller have: nobody reads it any more.
@@ -360,6 +356,12 @@ impl Fs {
             }
         }
     }
+}
+
+/// What a call is told whose directory is being renamed all the time that it may wait.
+pub(super) fn being_renamed() -> Fail {
+    let said = "the directory is being renamed: try again when that has ended";
+    Fail { errno: Errno::BUSY, why: Some(Error::new(Kind::Unavailable, said)) }
 }
 
 pub(super) fn fail(kind: Kind, what: String) -> Fail {

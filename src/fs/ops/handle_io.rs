@@ -9,16 +9,16 @@ use super::lookup::{Need, ROUNDS};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Result};
 use crate::fs::file::{OpenFile, Purpose, Stood};
-use crate::fs::object::{Attributes, Base, Errno, Fail, Flush, Meta as _, Ns, Op, S_IFREG, type_of};
+use crate::fs::object::{
+    Attributes, Base, Errno, Fail, Flush, Meta as _, Ns, Op, S_IFDIR, S_IFMT, S_IFREG, type_of,
+};
 use crate::fs::read::Reader;
 use crate::fs::staging::Stage;
-use crate::fs::tree::{ChangeSeq, FileHandle, Inodes, OpenMode, Wrote, is_version};
+use crate::fs::tree::{ChangeSeq, FileHandle, Inodes, OpenMode, ROOT, Wrote, is_version};
 use crate::store::{Attrs, Etag, Head};
 
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
 const FIRST_READ: u64 = 128 << 10;
-/// An open file whose name is removed is fetched first, up to this size, so that its handles go on.
-const DETACH_MAX: u64 = 64 << 20;
 
 /// An answer to open(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,11 +91,19 @@ impl Fs {
         self.handles.lock().files.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
     }
 
-    pub(super) fn new_attrs(&self, mode: u32, caller: Caller, now: Ns) -> Attrs {
+    /// Of what is made in a directory: in one with the setgid bit all belongs to its group, and directories have the bit.
+    pub(super) fn new_attrs(&self, parent: u64, mode: u32, caller: Caller, now: Ns) -> Attrs {
+        const SETGID: u32 = 0o2000;
+        let dir = match parent {
+            ROOT => Some(self.root.lock().clone()),
+            _ => self.inodes.lock().get(parent).map(|node| node.attributes.clone()),
+        };
+        let group = dir.filter(|dir| dir.mode & SETGID != 0).map(|dir| dir.gid);
+        let inherits = group.is_some() && mode & S_IFMT == S_IFDIR;
         let mut attrs = Attrs::default();
-        attrs.set_mode(mode);
+        attrs.set_mode(if inherits { mode | SETGID } else { mode });
         attrs.set_id("uid", caller.uid);
-        attrs.set_id("gid", caller.gid);
+        attrs.set_id("gid", group.unwrap_or(caller.gid));
         for which in ["mtime", "ctime", "atime"] {
             attrs.set_time(which, now);
         }
@@ -112,8 +120,8 @@ impl Fs {
         how: OpenMode,
     ) -> Op<(Entry, Opened)> {
         self.writable_in(parent, name)?;
+        let _pass = self.pass_names(&[(parent, name)]).await?;
         let place = self.new_place(parent, name)?;
-        self.exempt(&place.stem).await;
         for _ in 0..ROUNDS {
             let seq = self.name_cache.seq();
             if let (Some(target), _) = self.target(&place, Need::Attributes).await? {
@@ -128,7 +136,7 @@ impl Fs {
                 return Err(Errno::STALE.into());
             }
             let now = self.context.now();
-            let mut attrs = self.new_attrs(S_IFREG | mode & 0o7777, caller, now);
+            let mut attrs = self.new_attrs(parent, S_IFREG | mode & 0o7777, caller, now);
             attrs.content_type = type_of(&place.stem).map(str::to_owned);
             if let Some((entry, file)) = self.create_new(&place.stem, seq, attrs, now) {
                 let how = OpenMode { exclusive: true, ..how };
@@ -141,6 +149,7 @@ impl Fs {
 
     /// A node with a file that is no object yet; none if the name was made here since `seq`.
     fn create_new(&self, key: &str, seq: ChangeSeq, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
+        let removed = self.context.remote.deletes.doomed(key);
         let mut inodes = self.inodes.lock();
         let open = inodes.at(key, false).and_then(|n| n.file.as_ref());
         if !self.name_cache.is_current(key, seq) || open.is_some_and(|file| file.has_local_changes()) {
@@ -154,6 +163,9 @@ impl Fs {
         let node = inodes.meet(key, false, &self.default_attributes(false));
         (node.until, node.cached) = (Default::default(), None);
         let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
+        if let Some(removed) = removed {
+            file.follows_removal(removed);
+        }
         node.file = Some(file.clone());
         let entry = self.entry(node);
         node.last_reply = Some(entry.attributes.rights());
@@ -169,20 +181,15 @@ impl Fs {
         if how.write || how.truncate {
             self.writable()?;
         }
-        let key = {
+        {
             let mut inodes = self.inodes.lock();
             let node = inodes.get(ino).ok_or(Errno::STALE)?;
             if node.dir {
                 return Err(Errno::ISDIR.into());
             }
-            let key = node.key.clone();
             inodes.opened(ino);
-            key
-        };
-        let (opening, reader) = (Opening::counted(self, ino), Reader::default());
-        if how.write || how.truncate {
-            self.exempt(&key).await;
         }
+        let (opening, reader) = (Opening::counted(self, ino), Reader::default());
         let (file, keep_cache) = self.open_object(ino, how, &reader).await?;
         if how.truncate {
             file.truncate(&self.context, 0).await?;
@@ -312,13 +319,14 @@ impl Fs {
         h.file.read(&self.context, &h.reader, offset, len).await
     }
 
-    pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
+    /// Writes at `offset`, or at the end.
+    pub async fn write_at(&self, handle: u64, offset: Option<u64>, data: Bytes) -> Op<()> {
         let h = self.file(handle)?;
         if !h.how.write {
             return Err(Errno::BADF.into());
         }
         let _changing = h.wrote.changing();
-        h.file.write(&self.context, (!h.how.append).then_some(offset), data).await
+        h.file.write(&self.context, offset, data).await
     }
 
     /// fallocate(2): longer, or a hole, or zeros.
@@ -361,6 +369,7 @@ impl Fs {
         to.wrote.add();
         let (fs, busy) = (self.clone(), self.busy());
         let copying = self.context.rt.spawn(async move {
+            let _pass = fs.pass_file(&to.file).await;
             let publish = |arrive: &dyn Fn() -> Attributes| fs.publish_sent(to.ino, &to.file, arrive);
             let copied = to.file.copy_from(&fs.context, &source, publish).await;
             if copied.is_err() {
@@ -445,8 +454,17 @@ impl Fs {
         sealed
     }
 
+    /// Sends every open file's changes; what can't be sent stays staged.
+    pub async fn send_all(self: &Arc<Self>) {
+        for (ino, file) in self.open_below("") {
+            if let Err(why) = self.send(ino, &file).await {
+                tracing::error!(key = file.key(), %why, "not stored");
+            }
+        }
+    }
+
     /// Makes the object what the file is.
-    pub(super) async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
+    async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
         self.send_for(ino, file, Purpose::Sync).await
     }
 
@@ -462,18 +480,40 @@ impl Fs {
         // An upload goes on and is entered in the tables though the waiting process was told that it is late.
         let (fs, file, busy) = (self.clone(), file.clone(), self.busy());
         let sending = self.context.rt.spawn(async move {
-            let sent = file.send(&fs.context, purpose, |arrive| fs.publish_sent(ino, &file, arrive)).await;
-            if let Err(why) = &sent {
-                if why.is(Kind::Refused) {
-                    fs.abandoned(ino, &file);
-                    file.kept().inspect(|kept| fs.doubt(kept));
-                }
-                fs.doubt(&file.key());
-            }
+            let _pass = fs.pass_file(&file).await;
+            let sent = fs.send_passed(ino, &file, purpose).await;
             drop(busy);
             sent
         });
         sending.await?
+    }
+
+    /// The same for who has passed with the file.
+    pub(super) async fn send_passed(
+        self: &Arc<Self>,
+        ino: u64,
+        file: &Arc<OpenFile>,
+        purpose: Purpose,
+    ) -> Result<()> {
+        let sent = file.send(&self.context, purpose, |arrive| self.publish_sent(ino, file, arrive)).await;
+        if sent.is_ok() {
+            self.removal_replaced(&file.key()).await;
+        }
+        if let Err(why) = &sent {
+            if why.is(Kind::Refused) {
+                self.abandoned(ino, file);
+                file.kept().inspect(|kept| self.doubt(kept));
+            }
+            self.doubt(&file.key());
+        }
+        sent
+    }
+
+    /// A file of ours has the name of an object that could not be deleted: its removal has ended.
+    async fn removal_replaced(&self, key: &str) {
+        if self.context.remote.deletes.replaced(key) {
+            self.context.staging.removals.ended(&[key.to_owned()]).await;
+        }
     }
 
     /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
@@ -566,7 +606,7 @@ impl Fs {
 
     /// Before a file's name goes: its handles will need what is still only in the object. The file is pinned.
     pub(super) async fn detach(&self, file: &OpenFile) -> Op<()> {
-        if file.is_local() || file.attributes(self.options()).size > DETACH_MAX {
+        if file.is_local() {
             return Ok(());
         }
         match file.detach(&self.context).await {

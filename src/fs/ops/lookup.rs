@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::filesystem::{Entry, Fs};
+use super::filesystem::{Entry, Fs, being_renamed};
 use crate::base::Result;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
-use crate::fs::object::{Attributes, Errno, KEY_MAX, NAME_MAX, Naming, Op, Rights, Wanted, belongs};
+use crate::fs::object::{
+    Attributes, Errno, KEY_MAX, NAME_MAX, Naming, Op, Rights, Wanted, belongs, last, lies_in,
+};
 use crate::fs::tree::{
-    BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, ROOT, is_version, split,
+    BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, Pass, ROOT, is_version, split,
 };
 
 /// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
@@ -54,7 +56,7 @@ pub(super) enum Need {
 }
 
 /// A name in a directory, as keys.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct NamedKey {
     pub wanted: Wanted,
     /// The key of the object of this name.
@@ -100,15 +102,36 @@ impl Fs {
         let place = place_among(self.naming(), &prefix, name);
         let place = place.map_err(|f| if f.errno == Errno::NOENT { Errno::INVAL.into() } else { f })?;
         match place.wanted {
-            Wanted::Any(_) => Ok(place),
+            // No object has an empty key.
+            Wanted::Any(_) if !place.stem.is_empty() => Ok(place),
             _ => Err(Errno::INVAL.into()),
         }
+    }
+
+    /// Passes with names in directories: what is renamed with its directory has its new place then.
+    pub(super) async fn pass_names(&self, names: &[(u64, &[u8])]) -> Op<Pass> {
+        let keys = || {
+            let mut keys = Vec::with_capacity(2 * names.len());
+            for (parent, name) in names {
+                // What can't be a name is the caller's to refuse.
+                if let Ok(place) = place_among(self.naming(), &self.prefix(*parent)?, name) {
+                    keys.push(place.prefix());
+                    keys.push(place.stem);
+                }
+            }
+            Op::Ok(keys)
+        };
+        let passed = self.gate.pass(&self.context.rt, Some(self.options().deadline), keys).await?;
+        passed.ok_or_else(being_renamed)
     }
 
     /// What is known of a place without asking; `Some(None)`: known to be absent.
     pub(super) fn target_now(&self, place: &NamedKey, need: Need) -> Option<(Option<Target>, Instant)> {
         let now = self.now();
         let prefix = place.prefix();
+        if self.gate.is_left(&prefix) {
+            return None;
+        }
         {
             let inodes = self.inodes.lock();
             let dir = inodes.at(&prefix, true).filter(|_| !matches!(place.wanted, Wanted::Object(_)));
@@ -206,7 +229,7 @@ impl Fs {
             seq: Some(seq),
         };
         if let Wanted::Piece(_) = place.wanted {
-            let there = !self.context.remote.list_some(&place.stem, false, 1).await?.is_empty();
+            let there = self.has_objects(&place.stem).await?;
             return Ok((there.then(|| dir(&place.stem)), until));
         }
         let (seen, neighbour) = self.ask(place).await?;
@@ -309,7 +332,7 @@ impl Fs {
         let remote = &self.context.remote;
         let mut seen = CachedName::default();
         if is_dir {
-            let marker = remote.head(&place.prefix()).await?;
+            let marker = remote.head(&place.prefix()).await?.filter(|head| head.size == 0);
             let attributes = marker.map(|h| Attributes::of_head(self.options(), true, &h));
             seen.dir = Some(
                 attributes.unwrap_or_else(|| Attributes { exact: true, ..self.default_attributes(true) }),
@@ -384,8 +407,20 @@ impl Fs {
         if is_version(parent) || self.is_versions(name) {
             return self.version_lookup(parent, name).await;
         }
-        let place = self.place(parent, name)?;
-        Ok(self.looked(self.target(&place, self.need(&place)).await?))
+        let prefix = || self.place(parent, name).map_or_else(|_| String::new(), |place| place.prefix());
+        if !self.gate.wait_left(&self.context.rt, self.options().deadline, prefix).await {
+            return Err(being_renamed());
+        }
+        let mut place = self.place(parent, name)?;
+        loop {
+            let found = self.target(&place, self.need(&place)).await?;
+            // The directory may have been renamed meanwhile: what is not where it was is where that is.
+            let now = self.place(parent, name)?;
+            if now == place {
+                return Ok(self.looked(found));
+            }
+            place = now;
+        }
     }
 
     pub fn getattr_now(&self, ino: u64) -> Option<Op<Entry>> {
@@ -441,7 +476,7 @@ impl Fs {
     /// What the store says of a node; none: it has nothing of that name.
     async fn attributes_of(&self, ino: u64, key: &str, dir: bool) -> Op<Option<Attributes>> {
         let head = if key.is_empty() { None } else { self.context.remote.head(key).await? };
-        Ok(match head {
+        Ok(match head.filter(|head| !dir || head.size == 0) {
             Some(head) => Some(Attributes::of_head(self.options(), dir, &head)),
             None if ino == ROOT => Some(self.root.lock().clone()),
             None if dir && self.has_children(key).await? => {
@@ -452,8 +487,23 @@ impl Fs {
     }
 
     async fn has_children(&self, prefix: &str) -> Result<bool> {
-        Ok(!self.context.remote.list_some(prefix, false, 1).await?.is_empty()
-            || !self.inodes.lock().local_below(prefix).is_empty())
+        Ok(self.has_objects(prefix).await? || !self.inodes.lock().local_below(prefix).is_empty())
+    }
+
+    /// Whether any object lies in a directory.
+    async fn has_objects(&self, prefix: &str) -> Result<bool> {
+        let max = if last(prefix).is_empty() { 1 } else { PAGE };
+        let mut after = None;
+        loop {
+            let page = self.context.remote.list(prefix, after, false, max).await?;
+            if page.objects.iter().any(|object| lies_in(prefix, &object.key)) {
+                return Ok(true);
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(false);
+            }
+        }
     }
 
     /// Removed elsewhere: who holds it open still sees what it was.

@@ -1,7 +1,7 @@
 //! Listing a directory as a stream: a page of the bucket's listing at a time, whatever the directory's size.
 //!
-//! An entry's cookie is its place in the stream. A handle holds only what was listed and not yet read; who seeks back
-//! makes it list anew. An object `a` and objects `a/…` may come pages apart: an object is shown once the listing is
+//! An entry's cookie is its place in the stream. A handle holds only what was listed and not yet read, and a hash of each name
+//! that it has given: who seeks back makes it list anew, and finds the names at their cookies. An object `a` and objects `a/…` may come pages apart: an object is shown once the listing is
 //! past `a/`, until when it waits (`waiting`, never more than a chain of names that begin with each other).
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use super::filesystem::{Entry, Fs};
 use super::lookup::Target;
 use crate::base::Result;
 use crate::fs::bucket::BucketClient;
-use crate::fs::object::{Attributes, Errno, Op, Shown, Wanted, belongs, last, show_beside, want};
+use crate::fs::object::{Attributes, Errno, Fail, Op, Shown, Wanted, belongs, last, show_beside, want};
 use crate::fs::tree::{
     BATCH, DirHandle, Item, ListedEntry, Metadata, PageSource, ParallelListing, SAMPLE, Stream, VersionPlace,
     is_version,
@@ -76,7 +76,11 @@ impl Fs {
             return Ok(());
         }
         let prefix = self.prefix(ino)?;
-        self.context.remote.deletes.settled_below(&prefix).await;
+        let removed = self.context.remote.deletes.retry_below(&prefix).await;
+        removed.map_err(|why| Fail {
+            errno: Errno::IO,
+            why: Some(why.context("removed names could not be deleted")),
+        })?;
         self.context.staging.folder.sync_removals().await?;
         Ok(())
     }
@@ -92,13 +96,16 @@ impl Fs {
         let mut stream = dir.stream.lock().await;
         // Of versions their listing tells enough.
         let plus = plus && dir.versions.is_none();
-        if stream.is_passed(cookie) {
+        let prefix = self.listed_prefix(&dir);
+        if cookie == 0 && stream.is_passed(cookie) {
             *stream = Stream::default();
+        } else if stream.is_passed(cookie) || stream.listing.is_some() && stream.prefix != prefix {
+            *stream = std::mem::take(&mut *stream).again();
         }
         loop {
             if stream.seek(cookie) {
                 if plus && stream.looked <= cookie {
-                    self.enrich(&dir.prefix, &mut stream).await?;
+                    self.enrich(&prefix, &mut stream).await?;
                 }
                 return Ok(stream.first(plus));
             }
@@ -108,8 +115,9 @@ impl Fs {
             stream.skip(cookie);
             match &dir.versions {
                 Some(place) => self.version_page(place, &mut stream).await?,
-                None => self.next_page(&dir.prefix, &mut stream).await?,
+                None => self.next_page(&prefix, &mut stream).await?,
             }
+            stream.number();
         }
     }
 
@@ -120,6 +128,7 @@ impl Fs {
         let (plain, options) = (stream.metadata == Metadata::None, self.options());
         if dir.versions.is_some()
             || cookie == 0
+            || stream.prefix != self.listed_prefix(&dir)
             || plus && !(plain && options.sampled && !options.allow_other)
         {
             return None;
@@ -150,7 +159,15 @@ impl Fs {
         self.adopt(Target { key, dir: item.dir, beside, attributes, until: item.until, seq: item.seq })
     }
 
+    /// What a handle lists: its directory may have been renamed since it was opened.
+    fn listed_prefix(&self, dir: &DirHandle) -> String {
+        let inodes = self.inodes.lock();
+        let node = inodes.get(dir.ino).filter(|node| node.dir && !node.gone && dir.versions.is_none());
+        node.map_or_else(|| dir.prefix.clone(), |node| node.key.clone())
+    }
+
     fn begin(&self, prefix: &str, stream: &mut Stream) -> ParallelListing {
+        prefix.clone_into(&mut stream.prefix);
         stream.seq = Some(self.name_cache.seq());
         (stream.until, stream.whole) = (self.until(self.now()), Some(BTreeMap::new()));
         let inodes = self.inodes.lock();
@@ -220,7 +237,8 @@ impl Fs {
             // Its node tells, now and later: what it is while it is written is not remembered.
             if let (Some(attributes), Shown::Name(name)) = (attributes, self.naming().show(&component)) {
                 let (dir, until, seq) = (false, stream.until, None);
-                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
+                let (version, cookie) = (None, 0);
+                stream.window.push_back(Item { name, key, dir, attributes, until, seq, version, cookie });
             }
         }
         for component in std::mem::take(&mut stream.kept) {
@@ -313,7 +331,7 @@ impl Fs {
         let guessed = *metadata == Metadata::Unknown && vague.len() < all;
         self.look_at(vague).await;
         let shown = if guessed { count.min(REPLY) } else { count };
-        *looked = *base + shown as u64;
+        *looked = window.iter().take(shown).next_back().map_or(*base, |item| item.cookie);
         Ok(())
     }
 
@@ -331,9 +349,9 @@ impl Fs {
     /// told why.
     async fn look(&self, item: &mut Item) -> Metadata {
         let head = match self.context.remote.head(&item.key).await {
-            Ok(Some(head)) => head,
+            Ok(Some(head)) if !item.dir || head.size == 0 => head,
             // Without a marker it has nothing but defaults.
-            Ok(None) if item.dir => {
+            Ok(_) if item.dir => {
                 item.attributes.exact = true;
                 return Metadata::Unknown;
             }

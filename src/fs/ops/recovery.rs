@@ -22,7 +22,7 @@ enum ObjectIs {
     ThisVersion,
     /// An upload of the earlier mount whose answer was lost: the file follows it.
     OwnSend,
-    /// The object that the file was made of; or none, as when the file was made.
+    /// The object that the file was made of; or none, as when the file was made; or one that was removed before that.
     Base,
     /// Another client's object, or none where there was one: a send would be refused.
     Other,
@@ -75,6 +75,7 @@ fn object_is(left: &FoundFile, head: Option<&Head>) -> ObjectIs {
         Some(head) if is_closed_version(&left.note, head) => ObjectIs::ThisVersion,
         Some(head) if is_unanswered_send(left, head) => ObjectIs::OwnSend,
         head if head.map(|head| &head.etag) == base => ObjectIs::Base,
+        Some(head) if base.is_none() && left.note.removed.as_ref() == Some(&head.etag) => ObjectIs::Base,
         _ => ObjectIs::Other,
     }
 }

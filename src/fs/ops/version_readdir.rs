@@ -97,5 +97,5 @@ fn push(stream: &mut Stream, name: Vec<u8>, attributes: Attributes, place: Versi
     let (VersionPlace::Names(key) | VersionPlace::Versions(key) | VersionPlace::One { key, .. }) = &place;
     let (key, dir, version) = (key.clone(), attributes.is_dir(), Some(place));
     let (until, seq) = (Instant::default(), None);
-    stream.window.push_back(Item { name, key, dir, attributes, until, seq, version });
+    stream.window.push_back(Item { name, key, dir, attributes, until, seq, version, cookie: 0 });
 }

@@ -35,7 +35,8 @@ impl Fs {
     pub fn pending(&self) -> Pending {
         let queue = self.writeback.queue.lock();
         let bytes = queue.files.values().map(|file| file.size()).sum();
-        Pending { files: queue.files.len() as u64, bytes }
+        let removals = self.context.remote.deletes.count() as u64;
+        Pending { files: queue.files.len() as u64, bytes, removals }
     }
 
     /// Why files that wait to be sent are not sent, while the bucket takes none.
@@ -62,7 +63,7 @@ impl Fs {
     }
 
     /// After the mount's end nothing waits, unless a send was cut off: its file counts as unsent too.
-    pub(super) fn count_unsent(&self) {
+    fn count_unsent(&self) {
         let rest = self.pending();
         let mut kept = self.writeback.left_unsent.lock();
         kept.files += rest.files;
@@ -71,9 +72,32 @@ impl Fs {
 
     /// The mount ends: what can't be sent at once stays staged. Once one file finds the store away, those that still wait
     /// are not tried.
-    pub(super) fn begin_shutdown(self: &Arc<Self>) {
+    fn begin_shutdown(self: &Arc<Self>) {
         self.writeback.unmounting.send_replace(true);
         self.start_sends();
+    }
+
+    /// The mount is gone: sends what handles that were never released still hold, and what waits.
+    pub async fn finish(self: &Arc<Self>) {
+        let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
+        for handle in left {
+            self.release(handle).await;
+        }
+        self.begin_shutdown();
+        self.idle().await;
+        self.count_unsent();
+        self.end_removals().await;
+        self.context.staging.close().await;
+    }
+
+    /// The mount ends: what a store that doesn't answer has not deleted by then is the next mount's.
+    async fn end_removals(&self) {
+        let left = self.context.remote.deletes.end(self.options().deadline).await;
+        self.idle().await;
+        if left > 0 {
+            tracing::error!(names = left, "removed names are not deleted: the next mount goes on with that");
+        }
+        self.writeback.left_unsent.lock().removals = left as u64;
     }
 
     /// Another mount takes the folder over: what has not begun to be sent stays staged for it.
@@ -152,8 +176,15 @@ impl Fs {
 
     async fn send_queued(self: &Arc<Self>, waiting: QueuedFile, permit: SendPermit) {
         let QueuedFile { ino, file, pause, .. } = waiting;
-        let sent = self.send_closed(ino, &file).await;
         let mut unmounting = self.writeback.unmounting.subscribe();
+        if self.gate.is_held(&[file.key()]) && !*unmounting.borrow() {
+            // Its directory is being renamed, which may take long: others go first.
+            drop(permit);
+            self.start_sends();
+            let _ = self.context.rt.timeout(FIRST_PAUSE, unmounting.wait_for(|unmounting| *unmounting)).await;
+            return self.enqueue(ino, file, pause);
+        }
+        let sent = self.send_closed(ino, &file).await;
         let again = {
             let mut queue = self.writeback.queue.lock();
             // A close in between found it in the queue.

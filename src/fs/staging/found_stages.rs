@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::file_stage::{Edits, FileStage};
 use super::note::Note;
+use super::removal_log::{Left, RemovalLog};
 use super::rename_intent::RenameIntent;
 use super::slab::Slab;
 use super::slab_stage::{self, SlabStage};
@@ -20,6 +21,7 @@ pub(super) const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
 pub(super) const SLAB: &str = ".slab";
 pub(super) const INTENT: &str = ".rename";
+pub(super) const REMOVALS: &str = ".removals";
 const INTENT_LEN_MAX: usize = 1 << 16;
 /// The key of what has lost its note.
 pub const UNKNOWN: &str = "(unknown)";
@@ -50,6 +52,8 @@ pub struct FoundStages {
     pub lost: Vec<(Stage, Option<Note>)>,
     pub unsent: Vec<Unsent>,
     pub renames: Vec<(PathBuf, RenameIntent)>,
+    /// Logs of removals, with what has not ended.
+    pub removals: Vec<(PathBuf, Left)>,
 }
 
 impl FoundStages {
@@ -77,6 +81,11 @@ impl FoundStages {
                     tracing::warn!(path = %path.display(), %why, "this note of a rename can't be read")
                 }
             }
+        }
+        for name in names.iter().filter(|n| n.ends_with(REMOVALS)) {
+            let path = dir.join(name);
+            let removals = RemovalLog::read(folder, &path).await?;
+            self.removals.push((path, removals));
         }
         for name in names.iter().filter(|n| n.ends_with(STAGE)) {
             let path = dir.join(name);
@@ -135,6 +144,6 @@ impl FoundStages {
     }
 
     fn count(&self) -> usize {
-        self.files.len() + self.lost.len() + self.unsent.len() + self.renames.len()
+        self.files.len() + self.lost.len() + self.unsent.len() + self.renames.len() + self.removals.len()
     }
 }

@@ -8,7 +8,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::file_stage::record;
 use super::found_stages::FoundStages;
 use super::note::{Mark, NOTE_FORMAT, Note, NoteRing, encode_entry};
-use super::rename_intent::{INTENT_FORMAT, RenameIntent};
 use super::slab::Extent;
 use super::unsynced_removals::StagingDir;
 use crate::base::Result;
@@ -36,6 +35,7 @@ fn note() -> Note {
         boot: None,
         synced: true,
         sending: Vec::new(),
+        removed: None,
         content_type: None,
         user: [("mode".to_owned(), "33188".to_owned())].into(),
         carried: Default::default(),
@@ -43,19 +43,28 @@ fn note() -> Note {
 }
 
 /// A byte that says which file it is, and its bytes: a note's JSON, with its head made right; a log of edits; a slab's head;
-/// a note of a rename.
+/// a note of a rename; a log of removals.
 pub fn some_folders() -> Vec<Vec<u8>> {
     let json = |note: &Note| serde_json::to_vec(note).expect("it has only string keys");
     let partly = Note { partly: true, mark: Mark::Open, checksum: None, ..note() };
-    let rename =
-        RenameIntent { format: INTENT_FORMAT, from: "a/".into(), to: "b/".into(), back: false, over: true };
-    let rename = serde_json::to_vec(&rename).expect("it has only string keys");
+    let rename = br#"{"format":2,"act":"0123456789abcdef0123456789abcdef","from":"a/","to":"b/","over":true,"stage":"moved"}"#;
+    let removals = br#"{"key":"a","etag":"e","modified_ms":5}
+{"key":"b","etag":"f"}
+{"key":"a"}
+"#;
     let edits = [record(0, 9, 0), record(100, 5000, 1)].concat();
     let slab = Extent { len: 40, touched: 0 }.bytes();
     let extent = [&slab[..16], &json(&note())].concat();
-    [(0, json(&note())), (1, json(&partly)), (2, edits), (3, extent), (4, rename)]
-        .map(|(which, bytes)| [vec![which], bytes].concat())
-        .into()
+    [
+        (0, json(&note())),
+        (1, json(&partly)),
+        (2, edits),
+        (3, extent),
+        (4, rename.to_vec()),
+        (5, removals.to_vec()),
+    ]
+    .map(|(which, bytes)| [vec![which], bytes].concat())
+    .into()
 }
 
 /// An entry of a note whose head is made right, whatever its body says.
@@ -75,7 +84,7 @@ pub fn folder(data: &[u8]) {
         file.resize(file.len().max(40 << 10) + more, 5);
         file
     };
-    match which % 5 {
+    match which % 6 {
         0 => files.push(("1.stage", stage(bytes, 40))),
         1 => files.extend([("1.stage", stage(bytes, 40)), ("1.edits", record(3, 9, 0).to_vec())]),
         2 => {
@@ -99,7 +108,8 @@ pub fn folder(data: &[u8]) {
             slab.resize(slab.len().max(40 << 10), 6);
             files.push(("1.slab", slab));
         }
-        _ => files.push(("1.rename", bytes.to_vec())),
+        4 => files.push(("1.rename", bytes.to_vec())),
+        _ => files.push(("1.removals", bytes.to_vec())),
     }
     let sim = Sim::new(1);
     let disk = Arc::new(SimDisk::new(&sim));

@@ -24,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Base, UploadToken};
-use crate::store::{Attrs, Carried};
+use crate::store::{Attrs, Carried, Etag};
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
 const HEAD: usize = 32;
@@ -85,6 +85,9 @@ pub struct Note {
     /// What may have been sent since `base` was the object, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sending: Vec<UploadToken>,
+    /// The object that was removed here from this name before the file was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Etag>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub user: BTreeMap<String, String>,
@@ -114,6 +117,7 @@ impl Note {
             boot: None,
             synced: false,
             sending: Vec::new(),
+            removed: None,
             content_type: None,
             user: BTreeMap::new(),
             carried: Carried::default(),

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::file_stage::{Edits, FileStage};
-use super::found_stages::{FoundStages, INTENT, LOCK, SLAB, STAGE};
+use super::found_stages::{FoundStages, INTENT, LOCK, REMOVALS, SLAB, STAGE};
 use super::note::{Mark, Note};
+use super::removal_log::RemovalLog;
 use super::rename_intent::RenameIntent;
 use super::slab::{self, SLOT_DATA_MAX, Slab, Slot};
 use super::slab_stage::SlabStage;
@@ -33,6 +34,8 @@ pub struct StagingArea {
     pub generation: u64,
     /// See `Disk::boot`.
     pub boot: Option<String>,
+    /// What was removed and may be in the bucket still.
+    pub removals: Arc<RemovalLog>,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
     /// The slab that gives out slots.
     slab: Mutex<Option<slab::OpenSlab>>,
@@ -78,7 +81,10 @@ impl StagingArea {
         let (slab, making) = Default::default();
         let (generation, boot) = (found.generation().saturating_add(1), disk.boot());
         let folder = held;
-        Ok((StagingArea { rt, folder, dir, url, generation, boot, locks, slab, making }, found))
+        let removals = RemovalLog::at(&folder, dir.join(format!("{:016x}{REMOVALS}", rt.random())));
+        let removals = Arc::new(removals);
+        let area = StagingArea { rt, folder, dir, url, generation, boot, removals, locks, slab, making };
+        Ok((area, found))
     }
 
     /// The mount is over: another may have the folder. Whoever closes it a second time waits for the first: a folder let go

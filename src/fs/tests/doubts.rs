@@ -463,7 +463,7 @@ fn a_copy_beside_other_changes_is_whole_or_refused() {
 #[test]
 fn a_chmod_beside_a_copy_is_kept() {
     let mut beside = 0;
-    for seed in 0..60 {
+    for seed in 0..120 {
         beside += Set::run(seed, move |set| async move {
             let (_process, user) = set.mount("deadline=5").await;
             set.store.contents().put("a", vec![1; 8000].into(), When::Always, Cause::File).await.unwrap();

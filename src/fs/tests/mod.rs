@@ -1,6 +1,7 @@
 //! The filesystem without a kernel: against a reference model, by two mounts, under faults and crashes; and how many
 //! requests each operation costs.
 
+mod acts;
 mod caching;
 mod doubts;
 mod faults;
@@ -18,6 +19,7 @@ mod removals;
 mod renames;
 mod requests;
 mod rewrites;
+mod rules;
 mod samples;
 mod user;
 mod versions;

@@ -27,6 +27,14 @@ pub struct User {
     looked: Arc<parking_lot::Mutex<Vec<u64>>>,
 }
 
+impl Fs {
+    /// As the handle was opened: at `offset`, or at the end.
+    pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
+        let append = self.file(handle)?.how.append;
+        self.write_at(handle, (!append).then_some(offset), data).await
+    }
+}
+
 /// Splits a path into its folder and its last name.
 pub fn parts(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::metadata_sample::Metadata;
 use super::name_cache::{CachedName, ChangeSeq, LISTING_MAX};
 use super::parallel_listing::ParallelListing;
 use super::version_nodes::VersionPlace;
+use crate::base::FastMap;
 use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
 use crate::fs::object::Attributes;
@@ -27,6 +30,8 @@ pub struct Item {
     pub seq: Option<ChangeSeq>,
     /// Of earlier versions.
     pub version: Option<VersionPlace>,
+    /// Its place in the stream, from 1 on; 0 before it has one (`Stream::number`).
+    pub cookie: u64,
 }
 
 #[derive(Debug)]
@@ -44,9 +49,18 @@ pub struct Stream {
     /// Once it has begun.
     pub listing: Option<ParallelListing>,
     pub ended: bool,
-    /// The first window entry's cookie.
+    /// What the listing is of, once it has begun.
+    pub prefix: String,
+    /// The window begins behind the entry of this cookie.
     pub base: u64,
     pub window: VecDeque<Item>,
+    /// So many of them have their cookies.
+    numbered: usize,
+    /// Hashes of the names that have had cookies, in their order.
+    names: Vec<u64>,
+    /// The same of the listing before, where a reader went back: its cookies count on. The directory is listed to its end
+    /// then, before anything is given.
+    before: Vec<u64>,
     /// The entries before this cookie were looked at, as far as that was needed. The kernel takes a few of a batch at a
     /// time: what was found stays in the window, so that no name is asked for again.
     pub looked: u64,
@@ -67,30 +81,62 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Whether the entry at `cookie` is here, or the end; the window begins there then.
+    /// A new listing in which names that were given keep their cookies.
+    pub fn again(self) -> Stream {
+        let before = if self.before.is_empty() { self.names } else { self.before };
+        Stream { before, ..Stream::default() }
+    }
+
+    /// Gives cookies to what was listed since.
+    pub fn number(&mut self) {
+        if self.before.is_empty() {
+            for item in self.window.iter_mut().skip(self.numbered) {
+                self.names.push(xxh3_64(&item.name));
+                item.cookie = self.names.len() as u64;
+            }
+            self.numbered = self.window.len();
+        } else if self.ended {
+            self.names = std::mem::take(&mut self.before);
+            let at = |(at, name): (usize, &u64)| (*name, at as u64 + 1);
+            let had: FastMap<u64, u64> = self.names.iter().enumerate().map(at).collect();
+            for item in &mut self.window {
+                let name = xxh3_64(&item.name);
+                item.cookie = had.get(&name).copied().unwrap_or_else(|| {
+                    self.names.push(name);
+                    self.names.len() as u64
+                });
+            }
+            self.window.make_contiguous().sort_by_key(|item| item.cookie);
+            self.numbered = self.window.len();
+        }
+    }
+
+    /// Whether the entry behind `cookie` is here, or the end; the window begins there then.
     pub fn seek(&mut self, cookie: u64) -> bool {
-        let Some(skip) = cookie.checked_sub(self.base) else { return false };
-        let skip = skip as usize;
-        if skip > self.window.len() || skip == self.window.len() && !self.ended {
+        if cookie < self.base || self.numbered < self.window.len() {
             return false;
         }
-        self.window.drain(..skip);
-        self.base = cookie;
+        let last = self.window.back().map_or(self.base, |item| item.cookie);
+        if !self.ended && cookie >= last {
+            return false;
+        }
+        self.skip(cookie);
         true
     }
 
     /// The window's first entries; those alone that were `looked` at, if that is asked for.
     pub fn first(&self, looked: bool) -> Vec<Item> {
-        let known = self.looked.saturating_sub(self.base) as usize;
-        let count = if looked { known.min(BATCH) } else { BATCH };
-        self.window.iter().take(count).cloned().collect()
+        let known = |item: &&Item| !looked || item.cookie <= self.looked;
+        self.window.iter().take_while(known).take(BATCH).cloned().collect()
     }
 
-    /// Drops the entries before a cookie that lies further on: who seeks there lets them go page by page.
+    /// Drops the entries up to a cookie: who seeks there lets them go page by page.
     pub fn skip(&mut self, cookie: u64) {
-        let gone = (self.window.len() as u64).min(cookie - self.base);
-        self.window.drain(..gone as usize);
-        self.base += gone;
+        let gone = self.window.iter().take_while(|item| item.cookie != 0 && item.cookie <= cookie).count();
+        let base = self.base;
+        let last = self.window.drain(..gone).next_back().map_or(base, |item| item.cookie);
+        self.numbered -= gone;
+        self.base = if self.window.is_empty() && !self.ended { last } else { cookie.max(self.base) };
     }
 
     /// Whoever reads from this cookie on begins again.
@@ -100,7 +146,8 @@ impl Stream {
 
     pub fn push(&mut self, name: Vec<u8>, key: String, dir: bool, attributes: Attributes) {
         let (until, seq) = (self.until, self.seq);
-        self.window.push_back(Item { name, key, dir, attributes, until, seq, version: None });
+        let (version, cookie) = (None, 0);
+        self.window.push_back(Item { name, key, dir, attributes, until, seq, version, cookie });
     }
 
     pub fn remember(&mut self, component: &str, change: impl FnOnce(&mut CachedName)) {

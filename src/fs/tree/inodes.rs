@@ -208,16 +208,15 @@ impl Inodes {
         }
     }
 
-    /// The object at `key` is the copy of what the node was (of `from`, where that is told): the same bytes under this
-    /// etag.
-    pub fn moved(&mut self, key: &str, from: Option<&Etag>, etag: &Etag, now: Instant) {
-        let same = |was: Option<&Etag>| from.is_none() || was == from;
+    /// The object at `key` is the copy of the one that `was` tells by its etag: where the node stands on that, it has the same
+    /// bytes under this etag.
+    pub fn moved(&mut self, key: &str, was: impl Fn(&Etag) -> bool, etag: &Etag, now: Instant) {
         if let Some(node) = self.at_mut(key, false) {
-            node.cached = node.cached.take().filter(|was| same(Some(was))).map(|_| etag.clone());
-            if same(node.attributes.etag.as_ref()) {
+            node.cached = node.cached.take().filter(|cached| was(cached)).map(|_| etag.clone());
+            if node.attributes.etag.as_ref().is_some_and(&was) {
                 (node.attributes.etag, node.attributes.stored) = (Some(etag.clone()), None);
             }
-            if let Some(file) = node.file.as_ref().filter(|f| same(f.base().map(|b| b.etag).as_ref())) {
+            if let Some(file) = node.file.as_ref().filter(|f| f.base().is_some_and(|base| was(&base.etag))) {
                 file.moved(etag, now);
             }
         }

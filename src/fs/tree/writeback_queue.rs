@@ -50,6 +50,8 @@ pub struct Writeback {
 pub struct Pending {
     pub files: u64,
     pub bytes: u64,
+    /// Names that were removed here.
+    pub removals: u64,
 }
 
 impl Writeback {

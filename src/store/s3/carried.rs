@@ -4,6 +4,7 @@
 //! headers the value goes back as it came, also where it is no date, no ASCII or no UTF-8. Tags stand in no header of
 //! the answers: they are asked for just before, unless the server is known to tell how many there are and told none.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
 use aws_sdk_s3::types::StorageClass;
@@ -11,12 +12,14 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::S3Store;
 use super::errors::Trouble;
-use super::write::{User, user_out};
-use crate::base::{Kind, Result};
+use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Carried, Head};
 
 /// Headers of a request beside those that the SDK writes. They are signed with them.
 pub(super) type Extra = Vec<(String, String)>;
+
+/// User metadata as the SDK takes it.
+pub(super) type User = Option<HashMap<String, String>>;
 
 /// What a request says of the object that it makes.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +40,26 @@ impl Description {
     }
 }
 
+/// User metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
+fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
+    let (mut user, mut extra) = (HashMap::new(), Extra::new());
+    for (name, value) in &attrs.user {
+        let is_name = !name.is_empty() && name.bytes().all(|b| (0x21..0x7f).contains(&b));
+        if !is_name || value.bytes().any(|b| b.is_ascii_control()) || value.trim() != value {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("the attribute {name:?} can't be kept by an S3 store: only printable text can"),
+            ));
+        }
+        if value.is_ascii() {
+            user.insert(name.clone(), value.clone());
+        } else {
+            extra.push((format!("x-amz-meta-{name}"), value.clone()));
+        }
+    }
+    Ok(((!user.is_empty()).then_some(user), extra))
+}
+
 /// The class of what takes an object's place. One of an archive is not kept: what was restored would be unreadable again.
 pub(super) fn class_of(class: &str) -> Option<StorageClass> {
     (!matches!(class, "GLACIER" | "DEEP_ARCHIVE")).then(|| class.into())
@@ -52,7 +75,7 @@ fn encoding(told: &str) -> Option<String> {
 /// The headers of an answer that whatever replaces the object has to carry.
 pub(super) fn headers<'a>(
     all: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
-) -> std::collections::BTreeMap<String, String> {
+) -> BTreeMap<String, String> {
     let kept = |(name, value): (&str, Option<&str>)| {
         let value = if name == "content-encoding" { encoding(value?)? } else { value?.to_owned() };
         Some((name.to_owned(), value))

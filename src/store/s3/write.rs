@@ -11,10 +11,9 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, Delete, MetadataDirective, ObjectIden
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use std::collections::HashMap;
 
 use super::answer_trust::Bare;
-use super::carried::{Description, Extra, class_of};
+use super::carried::{Description, class_of};
 use super::errors::Trouble;
 use super::quoting::{Quoting, Told};
 use super::read::is_odd;
@@ -30,29 +29,6 @@ const SINGLE_DELETES: usize = 16;
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 /// The largest object that one CopyObject takes.
 const COPY_MAX: u64 = 5 << 30;
-
-/// User metadata as the SDK takes it.
-pub(super) type User = Option<HashMap<String, String>>;
-
-/// User metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
-pub(super) fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
-    let (mut user, mut extra) = (HashMap::new(), Extra::new());
-    for (name, value) in &attrs.user {
-        let is_name = !name.is_empty() && name.bytes().all(|b| (0x21..0x7f).contains(&b));
-        if !is_name || value.bytes().any(|b| b.is_ascii_control()) || value.trim() != value {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("the attribute {name:?} can't be kept by an S3 store: only printable text can"),
-            ));
-        }
-        if value.is_ascii() {
-            user.insert(name.clone(), value.clone());
-        } else {
-            extra.push((format!("x-amz-meta-{name}"), value.clone()));
-        }
-    }
-    Ok(((!user.is_empty()).then_some(user), extra))
-}
 
 /// The headers of a condition, with or without quotes around the etag.
 pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Option<String>) {

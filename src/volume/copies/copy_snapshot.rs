@@ -150,7 +150,9 @@ pub async fn copy_snapshot(
         }
         Some((name, _)) => {
             CopyFile::of(&to.engine, open.id()).remove().await;
-            end_round(&open, wanted).await?;
+            if copy.moved_as().is_none() {
+                end_round(&open, wanted).await?;
+            }
             let mut done = Copied { already: true, ..Copied::default() };
             if how.verify_all {
                 let copied = Side::Snapshot(to.open_snapshot(copy, name).await?);
@@ -174,11 +176,15 @@ pub async fn copy_snapshot(
     let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
     let (source, memory) = (Side::Snapshot(view), memory(to));
     let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done, memory };
-    work.begin(wanted).await?;
+    // What is being moved here is shown to nobody before it is whole: its name says so.
+    let round = copy.moved_as().is_none().then_some(wanted);
+    work.begin(round).await?;
     work.copy().await?;
     work.verify().await?;
     snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
-    end_round(&work.copy, wanted).await?;
+    if let Some(round) = round {
+        end_round(&work.copy, round).await?;
+    }
     work.file.remove().await;
     Ok(work.done)
 }
@@ -383,14 +389,18 @@ impl Work<'_> {
     }
 
     /// Sees to it that the copy shows what it did when it had the common snapshot, but for what an earlier attempt wrote.
-    async fn begin(&mut self, snapshot: Nonce) -> Result<()> {
+    /// `round`: what tells the snapshot, of a copy that clients may be shown when it is whole.
+    async fn begin(&mut self, round: Option<Nonce>) -> Result<()> {
         let noted = self.file.load().await;
         // Where none stands somebody has rolled the copy back since, and may have written to it.
-        let standing = standing_round(&self.copy).await?;
-        let (own, resumed) = match (&noted, standing) {
-            (Some(noted), Some(round)) => {
+        let stands = match round {
+            None => Some(true),
+            Some(snapshot) => standing_round(&self.copy).await?.map(|round| round.snapshot == snapshot),
+        };
+        let (own, resumed) = match (&noted, stands) {
+            (Some(noted), Some(is_this)) => {
                 let own = noted.stands_on(&self.note);
-                (own, own && noted.is_of(&self.note) && round.snapshot == snapshot)
+                (own, own && noted.is_of(&self.note) && is_this)
             }
             _ => (false, false),
         };
@@ -403,7 +413,9 @@ impl Work<'_> {
             self.done.resumed_bytes = noted.position;
         }
         self.fit_size().await?;
-        begin_round(&self.copy, snapshot).await?;
+        if let Some(snapshot) = round {
+            begin_round(&self.copy, snapshot).await?;
+        }
         self.file.store(&self.note).await
     }
 

@@ -506,7 +506,7 @@ mod tests {
         assert!(!text.contains("ends") && !text.contains("claim") && !text.contains("null"), "{text}");
         assert_eq!(Head::decode(text.as_bytes()).unwrap(), born);
         assert_eq!(Head::decode(b"{}").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(Head::decode(br#"{"format":7}"#).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Head::decode(br#"{"format":8}"#).unwrap_err().kind(), Kind::Unsupported);
         for cut in (0..bytes.len()).step_by(7) {
             assert!(Head::decode(&bytes[..cut]).is_err());
         }

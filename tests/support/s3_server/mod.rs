@@ -16,7 +16,7 @@ use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::S3ServiceBuilder;
 
 pub use faults::{Fault, Faults, Said};
-use objects::Objects;
+use objects::{Contents, Objects};
 pub use objects::{Quirks, Refusal};
 use windlass::base::Result;
 use windlass::base::rt::Rt;
@@ -108,7 +108,11 @@ impl Server {
 
     /// Gives an object other tags.
     pub fn set_tags(&self, key: &str, tags: Option<String>) {
-        self.objects.with(|c| Ok(c.objects.get_mut(key).unwrap().about.tags = tags)).unwrap();
+        let set = |c: &mut Contents| {
+            c.objects.get_mut(key).unwrap().about.tags = tags;
+            Ok(())
+        };
+        self.objects.with(set).unwrap();
     }
 
     /// Every key in the bucket.

@@ -334,9 +334,14 @@ impl Context {
         for _ in 0..4 {
             let (mut volumes_left, mut snapshots_left) = (Vec::new(), Vec::new());
             for id in volumes.into_iter().rev() {
-                if let Err(status) = self.delete(&id).await {
-                    why = status.to_string();
-                    volumes_left.insert(0, id);
+                match self.delete(&id).await {
+                    // Clones that wait in a pool's trash need it as long as they do.
+                    Err(status) if status.message.contains("(in the trash)") => {}
+                    Err(status) => {
+                        why = status.to_string();
+                        volumes_left.insert(0, id);
+                    }
+                    Ok(_) => {}
                 }
             }
             for id in snapshots {
