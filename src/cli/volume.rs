@@ -471,11 +471,10 @@ fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {
 }
 
 fn rotation_line(rotation: &Rotation) -> String {
-    let Rotation { key, oldest, left_bytes, waits } = rotation;
-    let goes_on = match (left_bytes, waits) {
-        (_, Some(why)) => why.clone(),
-        (Some(left), None) => format!("{} are yet to be sealed anew", show_bytes(*left)),
-        (None, None) => "what they sealed is sealed anew while the volume is open".to_owned(),
+    let Rotation { key, oldest, left_bytes } = rotation;
+    let goes_on = match left_bytes {
+        Some(left) => format!("{} are yet to be sealed anew", show_bytes(*left)),
+        None => "what they sealed is sealed anew while the volume is open".to_owned(),
     };
     format!("{key}; older ones from {oldest} on are to go: {goes_on}")
 }

@@ -347,8 +347,8 @@ impl Export for VolumeExport {
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.zero(offset, len, false).await
     }
-    async fn keep(&self) {
-        self.now().keep().await;
+    async fn keep(&self) -> Result<()> {
+        self.now().keep().await
     }
     async fn flush(&self) -> Result<()> {
         self.with((IoVerb::Flush, 0, 0), |volume| async move { volume.flush().await }).await

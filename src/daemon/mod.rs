@@ -56,5 +56,5 @@ pub use listen_addresses::{Flags as ListenFlags, given as given_listeners};
 pub use mirror::{MirrorFlags, MirrorPlan};
 pub use nbd_handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use pools::check_stores;
-pub use state_dir::{HostContext, KnownPool, StateDir, is_unread_journal};
+pub use state_dir::{HostContext, KnownPool, StateDir};
 pub use verbs::mount_troubles;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, HostId, Kind, Name, PoolId, Result, ResultExt};
-use crate::volume::{Host, UNREAD_JOURNAL};
+use crate::volume::Host;
 
 /// Longest path of a unix socket that Linux takes, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -291,16 +291,7 @@ impl StateDir {
 
 /// Whether this is a journal that was put aside.
 fn is_kept_journal(path: &Path) -> bool {
-    is_unread_journal(path) || is_named(path, "journal.")
-}
-
-/// Whether this is a journal that was put aside because no key that is left opens it.
-pub fn is_unread_journal(path: &Path) -> bool {
-    is_named(path, UNREAD_JOURNAL)
-}
-
-fn is_named(path: &Path, from: &str) -> bool {
-    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(from))
+    path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("journal."))
 }
 
 async fn read_json<T: serde::de::DeserializeOwned>(disk: &dyn Disk, path: &Path) -> Result<Option<T>> {

@@ -262,9 +262,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_follows_the_end_of_a_diff_is_refused() {
-        for (behind, step) in [(&b"\0"[..], 7), (&diff(), 1 << 20), (MAGIC, usize::MAX)] {
+        let (cut, another) = ("cut off behind its last change", "another diff follows");
+        for (behind, step, told) in
+            [(&b"\0"[..], 7, cut), (&diff(), 1 << 20, another), (MAGIC, usize::MAX, another)]
+        {
             let error = read(&[&diff(), behind].concat(), step).await.unwrap_err();
-            assert!(error.is(Kind::Invalid) && error.to_string().contains("follow the end"), "{error}");
+            assert!(error.is(Kind::Invalid) && error.to_string().contains(told), "{error}");
         }
     }
 

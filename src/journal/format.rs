@@ -8,7 +8,7 @@ use crate::base::format_limits::BLOCK;
 use crate::base::ids::COUNT_MAX;
 use crate::base::log_record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, VolumeId};
-use crate::keys::{JournalSeal, TAG, VolumeKey};
+use crate::keys::{JournalKey, JournalSeal, TAG};
 
 /// What all places in a segment are multiples of: a batch never shares a page with one that was synced before.
 pub const ALIGN: u64 = 4096;
@@ -28,7 +28,7 @@ pub const HEADER_MAX: usize = 64 << 10;
 /// Epochs a lineage may list; starts that fail again and again before they record end here.
 pub const LINEAGE_MAX: usize = 4096;
 
-const HEADER_FORMAT: u16 = 5;
+const HEADER_FORMAT: u16 = 6;
 const SEGMENT_FORMAT: u16 = 4;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"wlJh");
 const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"wlJs");
@@ -73,8 +73,8 @@ pub struct BatchHead {
     pub salt: u64,
     pub records: u16,
     pub body: u32,
-    /// How its records are sealed.
-    pub sealed: Option<Sealed>,
+    /// The salt of the key that its records are sealed by.
+    pub sealed: Option<u128>,
     /// Last lsn before this batch.
     pub before: Lsn,
     /// Last lsn known to be durable when this was written.
@@ -82,49 +82,26 @@ pub struct BatchHead {
     pub mark: Lsn,
 }
 
-/// What the key of sealed records is found by.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sealed {
-    /// Of the data key.
-    pub number: u8,
-    pub salt: u128,
-}
-
-impl Sealed {
-    pub fn by(seal: &JournalSeal) -> Sealed {
-        Sealed { number: seal.number(), salt: seal.salt() }
-    }
-}
-
 /// Opens the records of a journal.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
-    key: Option<VolumeKey>,
+    key: Option<JournalKey>,
     last: Option<JournalSeal>,
 }
 
 impl Opener {
-    pub fn new(key: Option<VolumeKey>) -> Opener {
+    pub fn new(key: Option<JournalKey>) -> Opener {
         Opener { key, last: None }
     }
 
-    /// `Denied`: the records of a batch that says this of itself were sealed by a data key that is gone.
-    pub fn check(&self, sealed: Option<Sealed>) -> Result<()> {
-        match (&self.key, sealed) {
-            (Some(key), Some(sealed)) => key.journal_of(sealed.number, sealed.salt).map(drop),
-            _ => Ok(()),
-        }
-    }
-
-    /// For the records of a batch that says this of itself. `None`: it is not this journal's, or of a key that nobody has.
-    pub fn of(&mut self, sealed: Option<Sealed>) -> Option<Option<JournalSeal>> {
+    /// For the records of a batch that says this of itself. `None`: it is not this journal's.
+    pub fn of(&mut self, sealed: Option<u128>) -> Option<Option<JournalSeal>> {
         match (&self.key, sealed) {
             (None, None) => Some(None),
-            (Some(key), Some(sealed)) => {
-                if self.last.as_ref().is_none_or(|last| Sealed::by(last) != sealed) {
-                    self.last = key.journal_of(sealed.number, sealed.salt).ok();
-                }
-                Some(Some(self.last.clone()?))
+            (Some(key), Some(salt)) => {
+                let last = self.last.take().filter(|last| last.salt() == salt);
+                self.last = Some(last.unwrap_or_else(|| key.seal(salt)));
+                Some(self.last.clone())
             }
             _ => None,
         }
@@ -273,11 +250,11 @@ impl BatchHead {
         w: &mut Writer,
     ) {
         let start = w.buf.len();
-        let number = self.sealed.map_or(0, |sealed| sealed.number);
-        w.u32(BATCH_MAGIC).u32(self.heads() as u32).u32(self.body).u16(self.records).u16(number.into());
+        w.u32(BATCH_MAGIC).u32(self.heads() as u32).u32(self.body).u16(self.records);
+        w.u16(self.sealed.is_some().into());
         w.u64(self.lap).u64(self.salt).u64(self.before.0).u64(self.synced.0).u64(self.mark.0).u64(0);
-        if let Some(sealed) = &self.sealed {
-            w.u128(sealed.salt).raw(&[0; RECORD_HEAD - 16]);
+        if let Some(salt) = self.sealed {
+            w.u128(salt).raw(&[0; RECORD_HEAD - 16]);
         }
         for r in records {
             w.u64(r.lsn.0).u64(r.block).u64(r.blocks).u32(r.len).u32(r.kind.into()).u64(r.hash);
@@ -306,15 +283,15 @@ impl BatchHead {
         let heads = Self::claims(bytes)?;
         let bytes = bytes.get(..heads)?;
         let mut r = Reader::new(bytes, "a batch");
-        let (_, _, body, records, key) =
+        let (_, _, body, records, sealed) =
             (r.u32().ok()?, r.u32().ok()?, r.u32().ok()?, r.u16().ok()?, r.u16().ok()?);
         let mut word = || r.u64().ok();
         let (lap, salt, before) = (word()?, word()?, Lsn(word()?));
         let (synced, mark, hash) = (Lsn(word()?), Lsn(word()?), word()?);
-        let number = u8::try_from(key).ok()?;
-        let sealed = match number {
+        let sealed = match sealed {
             0 => None,
-            _ => Some(Sealed { number, salt: u128::from_le_bytes(*bytes.get(BATCH_HEAD..)?.first_chunk()?) }),
+            1 => Some(u128::from_le_bytes(*bytes.get(BATCH_HEAD..)?.first_chunk()?)),
+            _ => return None,
         };
         let head = BatchHead { lap, salt, records, body, sealed, before, synced, mark };
         if head.heads() != heads || batch_hash(bytes, journal, offset, salt) != hash {

@@ -23,7 +23,7 @@ use crate::base::log_record::Record;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::units::MIB;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, ResultExt as _, VolumeId};
-use crate::keys::VolumeKey;
+use crate::keys::JournalKey;
 
 /// The first two segments: what a volume takes of the local disk at least, and what stays to it when the disk is full.
 const SEGMENT_FIRST: u64 = MIB / 2;
@@ -40,7 +40,7 @@ pub struct JournalConfig {
     /// Bytes of the smallest and of the largest segment; `None`: 512 KiB and 64 MiB, less when `size` is small.
     pub segment: Option<(u64, u64)>,
     /// Of an encrypted volume: its records are sealed.
-    pub key: Option<VolumeKey>,
+    pub key: Option<JournalKey>,
 }
 
 /// What opening found.
@@ -232,19 +232,6 @@ impl Journal {
         Ok(Some((journal, recovered)))
     }
 
-    /// Renames a folder whose journal can't be opened to a place beside it, which `name` tells, and says where. Nothing is deleted.
-    pub async fn put_aside(disk: &dyn Disk, dir: &Path, name: &str) -> Result<PathBuf> {
-        let held = lock(disk, dir).await?;
-        let kept = dir.with_file_name(name);
-        let doing = || format!("keeping {} as {}", dir.display(), kept.display());
-        disk.rename(dir, &kept).await.context(doing)?;
-        if let Some(parent) = dir.parent() {
-            disk.sync_dir(parent).await.context(doing)?;
-        }
-        drop(held);
-        Ok(kept)
-    }
-
     fn start(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -349,11 +336,14 @@ impl Journal {
         Ok(Room { shared: self.shared.clone(), granted, journal: PhantomData })
     }
 
-    /// Whether `append` takes what this room was made for, or else nothing at all because the journal has failed. `false`:
-    /// the journal was started anew since, and would miss the record for good.
+    /// Whether `append` takes what this room was made for, or else nothing at all because the journal has failed and nobody needs what
+    /// is in it. `false`: room is to be asked for again. The journal has failed, or was started anew, and would miss the record.
     pub fn is_current(&self, room: Option<&Room<'_>>) -> bool {
         let ring = self.shared.ring.lock();
-        ring.failed.is_some() || room.is_some_and(|room| room.granted.generation == ring.generation)
+        match &ring.failed {
+            Some(_) => !ring.is_needed(),
+            None => room.is_some_and(|room| room.granted.generation == ring.generation),
+        }
     }
 
     /// Takes a record in, to be written with the next group; no I/O. Callers append in lsn order, greater than all before.
@@ -428,19 +418,18 @@ impl Journal {
         self.shared.change_header(change).await
     }
 
-    /// Seals by the newest data key what comes: before anything is appended. The journal may have been opened before its volume's
-    /// claim showed that key.
-    pub fn renew_seal(&self) {
-        let seal = self.shared.new_seal();
-        self.shared.ring.lock().renew_seal(seal);
+    /// It has records, or lacks some that it should have, that are not known to be stored and confirmed. While it has failed nothing
+    /// may be acknowledged that stands behind them in memory alone.
+    pub fn is_needed(&self) -> bool {
+        self.shared.ring.lock().is_needed()
     }
 
-    /// It is to be begun anew or given up, as after a failure: all in it is stored, and goes with its files.
-    pub fn retire(&self) {
-        let why = "the journal is begun anew";
-        let mut ring = self.shared.ring.lock();
-        if ring.failed.is_none() && !ring.closing {
-            ring.fail(Error::new(Kind::Unavailable, why));
+    /// A record that had room in it was not taken in: nothing is trusted any more, as after a failure of the disk, and the record is
+    /// one of those that are to be stored before it is begun anew.
+    pub fn missed(&self, lsn: Lsn, error: Error) {
+        let first = self.shared.ring.lock().missed(lsn);
+        if first {
+            self.shared.fail(error);
         }
     }
 
@@ -461,7 +450,7 @@ impl Journal {
     }
 
     /// After a failure: starts anew on these files, with another id. All before `first_lsn` must be stored and
-    /// confirmed; `mark` is what was promised so far.
+    /// confirmed; `mark` is what was promised so far. `Internal` while it has records from `first_lsn` on.
     pub async fn restart(&self, ready: Ready, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         let shared = &self.shared;
         // Whoever opens the folder next waits until nothing is removed from it any more.
@@ -483,10 +472,18 @@ impl Journal {
         Ok(id)
     }
 
-    /// After a failure, when the disk takes no files to start anew: the journal vouches for no record any more, and gives back
-    /// what it has of the disk. All before `first_lsn` must be stored and confirmed.
+    /// The journal vouches for no record any more, and gives back what it has of the disk: after a failure, when the disk takes no
+    /// files to start anew, or since nobody needs it. All before `first_lsn` must be stored and confirmed. `Internal` while it has
+    /// records from `first_lsn` on.
     pub async fn give_up(&self, first_lsn: Lsn) -> Result<()> {
         let _making = self.shared.making.lock().await;
+        {
+            let mut ring = self.shared.ring.lock();
+            ring.check_left(first_lsn)?;
+            if ring.failed.is_none() {
+                ring.fail(Error::new(Kind::Unavailable, "the journal was given up"));
+            }
+        }
         self.begin_anew(first_lsn, Header::VOID).await?;
         self.opened.lock().clear();
         self.shared.sweep().await;
@@ -495,11 +492,15 @@ impl Journal {
 
     /// Another id in the header.
     async fn begin_anew(&self, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
-        if self.shared.ring.lock().closing {
-            return Err(closed());
-        }
-        if self.failed().is_none() {
-            return Err(Error::new(Kind::Internal, "a journal that works is not started anew"));
+        {
+            let ring = self.shared.ring.lock();
+            if ring.closing {
+                return Err(closed());
+            }
+            if ring.failed.is_none() {
+                return Err(Error::new(Kind::Internal, "a journal that works is not started anew"));
+            }
+            ring.check_left(first_lsn)?;
         }
         let journal = JournalId(self.shared.rt.random128());
         let change = |header: &mut Header| {

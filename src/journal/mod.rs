@@ -26,7 +26,7 @@
 //! | at | bytes | field |
 //! |---:|---:|---|
 //! | 0 | 4 | magic `wlJh` |
-//! | 4 | 2 | format, 5 |
+//! | 4 | 2 | format, 6 |
 //! | 6 | 2 | 1: its records are sealed, else 0 |
 //! | 8 | 16 | volume id |
 //! | 24 | 16 | journal id, another after each `restart` |
@@ -63,7 +63,7 @@
 //! | 4 | 4 | bytes of heads: 64 + 40 a record; sealed 104 + 80 a record |
 //! | 8 | 4 | bytes of bodies |
 //! | 12 | 2 | records, 0..=4096 (0: it only carries a mark or the synced lsn) |
-//! | 14 | 2 | key slot: 0, or the number of the data key that its records are sealed by |
+//! | 14 | 2 | 1: its records are sealed, else 0 |
 //! | 16 | 8 | lap |
 //! | 24 | 8 | salt |
 //! | 32 | 8 | last lsn before this batch |

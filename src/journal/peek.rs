@@ -61,9 +61,9 @@ pub async fn peek(disk: &dyn Disk, dir: &Path, stored: Lsn) -> Result<Option<Pee
 }
 
 /// Whether a journal is in the folder: whoever opened it has not let go of it.
-pub async fn is_there(disk: &dyn Disk, dir: &Path) -> bool {
-    // A folder that is not there holds none.
-    disk.list(dir).await.unwrap_or_default().iter().any(|name| name == "header")
+pub async fn is_there(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    let names = disk.list_if_there(dir).await.context(|| format!("looking into {}", dir.display()))?;
+    Ok(names.iter().any(|name| name == "header"))
 }
 
 impl Peek {

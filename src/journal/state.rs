@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::format::{ALIGN, BATCH_RECORDS, BatchHead, Entry, SEGMENT_HEAD, Sealed, SegmentHead};
+use super::format::{ALIGN, BATCH_RECORDS, BatchHead, Entry, SEGMENT_HEAD, SegmentHead};
 use crate::base::codec::Writer;
 use crate::base::rt::DiskFile;
 use crate::base::{Error, JournalId, Kind, Lsn, Result};
@@ -426,6 +426,27 @@ impl Ring {
         Ok(Some(rx))
     }
 
+    /// Whether there are records that are not known to be stored and confirmed.
+    pub fn is_needed(&self) -> bool {
+        self.appended > self.trimmed
+    }
+
+    /// Such a record was not taken in; whether that is the first failure.
+    pub fn missed(&mut self, lsn: Lsn) -> bool {
+        self.appended = self.appended.max(lsn);
+        self.failed.is_none()
+    }
+
+    /// `Internal`: there are records from this one on, so that it must not become the first.
+    pub fn check_left(&self, first: Lsn) -> Result<()> {
+        if self.appended < first || self.appended < self.first_lsn {
+            return Ok(());
+        }
+        let why =
+            format!("the journal has records up to {}, and is not begun anew before them", self.appended);
+        Err(Error::new(Kind::Internal, why))
+    }
+
     pub fn trim(&mut self, upto: Lsn) {
         self.trimmed = self.trimmed.max(upto);
         while self.live.len() > 1 && self.live[0].last <= self.trimmed {
@@ -447,12 +468,6 @@ impl Ring {
         self.pending.clear();
         (self.pending_bytes, self.pending_cost, self.writing_bytes) = (0, 0, 0);
         self.failed = Some(error);
-    }
-
-    /// Seals by this what is appended from now on: before anything was.
-    pub fn renew_seal(&mut self, seal: Option<JournalSeal>) {
-        assert!(self.pending.is_empty(), "a batch is sealed as a whole");
-        self.seal = seal;
     }
 
     /// Nothing more is taken in; who waits learns so.
@@ -558,7 +573,7 @@ impl Ring {
             salt: live.head.salt,
             records: entries.len() as u16,
             body: body as u32,
-            sealed: self.seal.as_ref().map(Sealed::by),
+            sealed: self.seal.as_ref().map(JournalSeal::salt),
             before: live.last,
             synced: self.synced.lsn,
             mark: self.mark_wanted,

@@ -11,14 +11,14 @@ use crate::base::log_record::{Mark, Op, Record};
 use crate::base::rt::sim::{Process, Sim, SimDisk};
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Epoch, Kind, Lsn, Nonce, StateId, VolumeId};
-use crate::keys::{Secret, VolumeKey};
+use crate::keys::{JournalKey, Secret};
 
 const DIR: &str = "/state/journals/v";
 
 /// With WINDLASS_TEST_ENCRYPTED set all journals are an encrypted volume's.
-fn key() -> Option<VolumeKey> {
+fn key() -> Option<JournalKey> {
     std::env::var_os("WINDLASS_TEST_ENCRYPTED")?;
-    VolumeKey::new(VolumeId(7), [(1, Secret::new([9; 32]))])
+    Some(JournalKey::new(VolumeId(7), Secret::new([9; 32])))
 }
 
 fn config() -> JournalConfig {
@@ -348,9 +348,9 @@ fn golden_bytes() {
         sealed: false,
         lineage,
     };
-    let golden = "776c4a680500000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
+    let golden = "776c4a680600000011000000000000000000000000000000220000000000000000000000000000000500000000000000\
                   0400000000000000000010000000000006000000000000000200000003000000000000000400000000000000\
-                  8398dd05ca9ea628";
+                  b137494e15bd436c";
     assert_eq!(hex(&header.encode()), golden);
     assert_eq!(Header::decode(&header.encode()).unwrap(), header);
 
@@ -392,15 +392,15 @@ fn golden_bytes_of_a_sealed_batch() {
     use super::format::*;
     use crate::base::JournalId;
     use crate::base::codec::Writer;
-    let key = VolumeKey::new(VolumeId(0x11), [(1, Secret::new([9; 32]))]).unwrap();
-    let (journal, seal) = (JournalId(0x22), key.journal(0x77));
+    let key = JournalKey::new(VolumeId(0x11), Secret::new([9; 32]));
+    let (journal, seal) = (JournalId(0x22), key.seal(0x77));
     let entry = Entry::of(&write(10), Some((&seal, journal)));
     let batch = BatchHead {
         lap: 7,
         salt: 0x5a17,
         records: 1,
         body: 4096,
-        sealed: Some(Sealed { number: 1, salt: 0x77 }),
+        sealed: Some(0x77),
         before: Lsn(9),
         synced: Lsn(6),
         mark: Lsn(8),
@@ -409,13 +409,13 @@ fn golden_bytes_of_a_sealed_batch() {
     batch.encode(journal, 4096, [&entry.head].into_iter(), &mut w);
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let golden = "776c4a62b800000000100000010001000700000000000000175a0000000000000900000000000000\
-                  060000000000000008000000000000000439c9ce427aa2e8\
+                  0600000000000000080000000000000006164ef3e22ec798\
                   77000000000000000000000000000000000000000000000000000000000000000000000000000000\
-                  0a00000000000000000000000000000000000000000000000010000000000000006f0fec474202a1\
-                  8a0af015a9d788372f9affffa85b51e560b98ea58ffc3353b1aaae09c9bc6794cdaaa90e00000000";
+                  0a00000000000000000000000000000000000000000000000010000000000000bf2357ff161ea80f\
+                  d608792951b8937dea5154087b528b802c3b5dd68f667f562d49fbacaa26e596f10958ce00000000";
     assert_eq!(hex(&w.buf), golden);
-    assert_eq!(hex(&entry.body[..16]), "155beca4e7a36bb5cf0242b0f0927534");
-    assert_eq!(hex(&entry.body[4080..]), "40049414e586bebaf59810aad4e3b635");
+    assert_eq!(hex(&entry.body[..16]), "2e56dc6ea48bac73a2e6ac4a9a207e1e");
+    assert_eq!(hex(&entry.body[4080..]), "ace7e3ad3c201430d74824d59d3ee705");
     assert_eq!(BatchHead::decode(&w.buf, journal, 4096), Some((batch, vec![entry.head])));
     assert_eq!(entry.record(journal, Some(&seal)), Some(write(10)));
     // Not another journal's, nor with another record's fields, nor without the key.

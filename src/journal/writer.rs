@@ -16,7 +16,7 @@ use super::segment::make_segment;
 use super::state::{Granted, Job, Ring, Segment, SyncJob};
 use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
-use crate::keys::{JournalSeal, VolumeKey};
+use crate::keys::{JournalKey, JournalSeal};
 
 /// Until the next try to make a segment where there was no space.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub struct Shared {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     /// Of an encrypted volume.
-    pub key: Option<VolumeKey>,
+    pub key: Option<JournalKey>,
     pub ring: Mutex<Ring>,
     /// The header file says for certain that it is void.
     pub void: AtomicBool,
@@ -50,8 +50,8 @@ pub struct Shared {
 }
 
 /// For one ring, of an encrypted volume: drawn anew for each.
-pub fn new_seal(rt: &Rt, key: Option<&VolumeKey>) -> Option<JournalSeal> {
-    key.map(|key| key.journal(rt.random128()))
+pub fn new_seal(rt: &Rt, key: Option<&JournalKey>) -> Option<JournalSeal> {
+    key.map(|key| key.seal(rt.random128()))
 }
 
 impl Shared {
@@ -148,7 +148,7 @@ impl Shared {
         }
     }
 
-    fn fail(&self, error: Error) {
+    pub fn fail(&self, error: Error) {
         let why = format!("the journal in {} can't be trusted any more", self.dir.display());
         let error = Error::new(Kind::Io, why).because(error);
         tracing::error!("{error}; flushes wait until everything is stored in the pool");

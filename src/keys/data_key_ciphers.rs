@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
 use super::secret::Secret;
-use crate::base::{ChunkId, Error, Kind, Lsn, Name, Result, StateId, VolumeId};
+use crate::base::{ChunkId, Error, Kind, Name, Result, StateId, VolumeId};
 
 /// Bytes of a salt and of a tag.
 pub const SALT: usize = 16;
@@ -202,23 +202,6 @@ impl VolumeKey {
         Ok(key.open_separate_gather(nonce(offset), Aad::from(signed), &[], tag, &mut []).is_ok())
     }
 
-    /// Begins to seal records, whose lsns only grow. `salt`: 128 random bits, of this use alone.
-    pub fn journal(&self, salt: u128) -> JournalSeal {
-        self.newest(|number, prk| self.journal_by((number, prk), salt))
-    }
-
-    /// For opening records that say that they were sealed so.
-    pub fn journal_of(&self, number: u8, salt: u128) -> Result<JournalSeal> {
-        let data = self.0.data.read();
-        let prk = data.get(&number).ok_or_else(|| self.unknown(number))?;
-        Ok(self.journal_by((number, prk), salt))
-    }
-
-    fn journal_by(&self, (number, prk): (u8, &Prk), salt: u128) -> JournalSeal {
-        let info: [&[u8]; 3] = [b"journal", &self.0.volume.0.to_le_bytes(), &salt.to_le_bytes()];
-        JournalSeal(Arc::new(Pass { key: gcm(&expand(prk, &info)), number, salt }))
-    }
-
     fn name_key(&self, number: u8) -> Option<LessSafeKey> {
         Some(self.name_key_by(self.0.data.read().get(&number)?))
     }
@@ -301,41 +284,6 @@ fn tag(sealed: Result<aws_lc_rs::aead::Tag, aws_lc_rs::error::Unspecified>) -> [
     sealed.as_ref().try_into().expect("a tag of GCM has 16 bytes")
 }
 
-/// Seals the records of a journal from one opening of it to the next. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct JournalSeal(Arc<Pass>);
-
-impl JournalSeal {
-    /// Of the data key.
-    pub fn number(&self) -> u8 {
-        self.0.number
-    }
-
-    pub fn salt(&self) -> u128 {
-        self.0.salt
-    }
-
-    /// The body, sealed; `fields`, sealed with it, and the tag are appended to `out`.
-    pub fn seal(&self, lsn: Lsn, aad: &[u8], body: &[u8], fields: &[u8], out: &mut [u8]) -> Vec<u8> {
-        let mut sealed = vec![0; body.len()];
-        self.0
-            .key
-            .seal_out_of_place_scatter(nonce(lsn.0), Aad::from(aad), body, &mut sealed, fields, out)
-            .expect("the lengths are those of the fields, and a tag");
-        sealed
-    }
-
-    /// The body with the fields behind it, of a sealed body, sealed fields and their tag. `None`: it is not what was sealed.
-    pub fn open(&self, lsn: Lsn, aad: &[u8], body: &[u8], fields: &[u8], tag: &[u8]) -> Option<Vec<u8>> {
-        let mut all = Vec::with_capacity(body.len() + fields.len());
-        all.extend_from_slice(body);
-        all.extend_from_slice(fields);
-        let opened = self.0.key.open_in_place_separate_tag(nonce(lsn.0), Aad::from(aad), tag, &mut all);
-        opened.ok()?;
-        Some(all)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,7 +358,7 @@ mod tests {
         let named = one.seal_name(state, &"s".parse().unwrap());
         assert!(other.learn([(1, Secret::new([9; 32])), (2, Secret::new([2; 32]))]));
         assert!(!other.learn([(2, Secret::new([9; 32]))]), "what is known stays");
-        assert_eq!((one.number(), one.chunk(&c, 6).number(), one.journal(7).number()), (2, 2, 2));
+        assert_eq!((one.number(), one.chunk(&c, 6).number()), (2, 2));
         assert_eq!(old.number(), 1, "a pass is of one key");
         assert!(opened(&one).unwrap());
         assert_ne!(one.seal_name(state, &"s".parse().unwrap()), named);
@@ -418,7 +366,6 @@ mod tests {
         other.forget_below(2);
         assert!(opened(&one).unwrap_err().is(Kind::Denied), "the key of a chunk that was kept is gone too");
         assert!(one.open_name(state, &named).unwrap_err().is(Kind::Denied));
-        assert!(one.journal_of(1, 7).is_err());
         other.forget_below(9);
         assert_eq!(one.number(), 2, "the newest stays");
         one.follow(vec![(3, Secret::new([3; 32]))]);
@@ -456,15 +403,14 @@ mod tests {
     }
 
     #[test]
-    fn passes_of_one_chunk_and_other_uses_have_keys_of_their_own() {
+    fn passes_of_one_chunk_have_keys_of_their_own() {
         let key = key(&[1]);
         let seal = |salt, seq| {
             let mut sealed = vec![0; 32];
             key.chunk(&chunk(seq), salt).seal(0, b"", &mut sealed);
             sealed
         };
-        let journal = key.journal(1).seal(Lsn(0), b"", &[0; 32], b"", &mut [0; TAG]);
-        let all = [seal(1, 5), seal(2, 5), seal(1, 6), journal];
+        let all = [seal(1, 5), seal(2, 5), seal(1, 6)];
         for (n, one) in all.iter().enumerate() {
             assert!(all[n + 1..].iter().all(|other| other != one), "{n}");
         }
@@ -499,22 +445,5 @@ mod tests {
         // Rotated keys open what the older ones sealed.
         let newer = super::tests::key(&[1, 2]);
         assert_eq!(newer.open_name(StateId(3), &sealed).unwrap(), name);
-    }
-
-    #[test]
-    fn records_are_sealed_with_their_fields() {
-        let key = key(&[1]);
-        let seal = key.journal(77);
-        let mut tail = [0; 20 + TAG];
-        let body = seal.seal(Lsn(9), b"aad", b"some blocks", &[3; 20], &mut tail);
-        let (fields, tag) = tail.split_at(20);
-        let again = key.journal_of(1, 77).unwrap();
-        let opened = again.open(Lsn(9), b"aad", &body, fields, tag).unwrap();
-        assert_eq!((&opened[..11], &opened[11..]), (&b"some blocks"[..], &[3; 20][..]));
-        assert!(again.open(Lsn(10), b"aad", &body, fields, tag).is_none());
-        assert!(again.open(Lsn(9), b"", &body, fields, tag).is_none());
-        assert!(again.open(Lsn(9), b"aad", &body[1..], fields, tag).is_none());
-        assert!(key.journal_of(1, 78).unwrap().open(Lsn(9), b"aad", &body, fields, tag).is_none());
-        assert!(key.journal_of(2, 77).unwrap_err().is(Kind::Denied));
     }
 }

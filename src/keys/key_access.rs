@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::data_key_ciphers::VolumeKey;
+use super::journal_key::JournalKey;
 use crate::base::{Error, Kind, Result, VolumeId};
 
 /// How what belongs to a volume is stored, and whether it can be read here.
@@ -38,16 +39,33 @@ impl KeyAccess {
     }
 }
 
-/// The access to a volume and its ancestors. Cheap to clone.
+/// The access to a volume and its ancestors, and to the volume's journals. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct FamilyKeys(Arc<BTreeMap<VolumeId, KeyAccess>>);
+pub struct FamilyKeys(Arc<Family>);
+
+#[derive(Debug, Default)]
+struct Family {
+    all: BTreeMap<VolumeId, KeyAccess>,
+    journal: Option<JournalKey>,
+}
 
 impl FamilyKeys {
+    /// Of a volume whose key is not here, or that has none.
     pub fn new(all: BTreeMap<VolumeId, KeyAccess>) -> FamilyKeys {
-        FamilyKeys(Arc::new(all))
+        FamilyKeys(Arc::new(Family { all, journal: None }))
+    }
+
+    /// Of one whose key is here.
+    pub fn opened(all: BTreeMap<VolumeId, KeyAccess>, journal: JournalKey) -> FamilyKeys {
+        FamilyKeys(Arc::new(Family { all, journal: Some(journal) }))
     }
 
     pub fn access(&self, volume: VolumeId) -> &KeyAccess {
-        self.0.get(&volume).unwrap_or(&KeyAccess::Plain)
+        self.0.all.get(&volume).unwrap_or(&KeyAccess::Plain)
+    }
+
+    /// Of the volume whose keys these are, while its key is here.
+    pub fn journal_key(&self) -> Option<&JournalKey> {
+        self.0.journal.as_ref()
     }
 }

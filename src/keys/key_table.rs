@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::data_key_ciphers::{VolumeKey, expand, extract, gcm, nonce};
+use super::journal_key::JournalKey;
 use super::key_access::{FamilyKeys, KeyAccess};
 use super::secret::{Passphrase, Secret, hex};
 use crate::base::rt::Rt;
@@ -398,7 +399,7 @@ impl KeyTable {
         let access = |(volume, data)| Some((volume, KeyAccess::Sealed(VolumeKey::new(volume, data)?)));
         let all: BTreeMap<VolumeId, KeyAccess> = keys.into_iter().filter_map(access).collect();
         match all.contains_key(&holder) {
-            true => Ok(FamilyKeys::new(all)),
+            true => Ok(FamilyKeys::opened(all, JournalKey::new(holder, key.clone()))),
             false => Err(Error::new(Kind::Corrupt, "the volume's description has no data key of its own")),
         }
     }

@@ -3,17 +3,18 @@
 //! ```text
 //! key file, key command, passphrase (argon2id)          one of up to 8 slots
 //!        └─ HKDF ─► slot key ── wraps ─► volume key      drawn once, 256 bits
+//!                                           ├─ HKDF ─► keys of journals
 //!                                           └─ HKDF ─► wraps ─► data keys: own ones by number, and ancestors'
-//!                                                                   └─ HKDF ─► keys of chunks, journals, names
+//!                                                                   └─ HKDF ─► keys of chunks, names
 //! ```
 //!
 //! Everything is sealed by AES-256-GCM, names by AES-256-GCM-SIV. No pair of key and nonce is ever used for two
 //! messages, whatever crashes, is copied or is put back:
 //!
-//! | what | key, from the data key by HKDF-SHA256 with | nonce |
+//! | what | key: by HKDF-SHA256, of the data key unless another is named, with | nonce |
 //! |---|---|---|
 //! | frames, pages, contents of a chunk | `chunk`, volume, epoch, number, a salt of 128 random bits drawn for each pass of sealing | offset in the chunk: a pass seals each offset once |
-//! | records of a journal | `journal`, volume, a salt of 128 random bits drawn whenever a journal is created, opened or started anew, and when its volume is claimed | lsn: it only grows until the next salt |
+//! | records of a journal | the volume key, volume, a salt of 128 random bits drawn whenever a journal is created, opened or started anew | lsn: it only grows until the next salt |
 //! | names of snapshots | `name`, volume | id of the state; SIV: a name that changes may repeat it |
 //! | data keys | the volume key, a random salt for each wrap | 0: the key wraps once |
 //! | the volume key | the slot's secret, a random salt for each wrap | 0: the key wraps once |
@@ -39,8 +40,9 @@
 //! of the volume whose it is (16), number (1).
 //!
 //! From a data key: HKDF-Extract with the salt `windlass`, then HKDF-Expand with `chunk`, volume id (16), epoch (8), number
-//! of the chunk (8), salt (16); or `journal`, volume id, salt (16); or `name`, volume id. Numbers are little-endian. Nonces are 12
-//! bytes: the number, little-endian, and four zeros.
+//! of the chunk (8), salt (16); or `name`, volume id. A journal's records are sealed by HKDF-SHA256 with the salt (16) that stands in
+//! each batch, of the volume key; its info is `windlass journal` and the volume's id (16). So a change of the data key has nothing to do
+//! with journals. Numbers are little-endian. Nonces are 12 bytes: the number, little-endian, and four zeros.
 //!
 //! # The key of a pool
 //!
@@ -54,13 +56,15 @@
 mod data_key_ciphers;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod journal_key;
 mod key_access;
 mod key_table;
 mod pool_key;
 mod secret;
 mod unlocked_keys;
 
-pub use data_key_ciphers::{ChunkSeal, JournalSeal, NAME_SEALED, SALT, TAG, VolumeKey};
+pub use data_key_ciphers::{ChunkSeal, NAME_SEALED, SALT, TAG, VolumeKey};
+pub use journal_key::{JournalKey, JournalSeal};
 pub use key_access::{FamilyKeys, KeyAccess};
 pub use key_table::{Argon2Costs, DATA_KEYS_MAX, DataKey, KeyTable, Offered, SLOTS_MAX, Slot, SlotKind};
 pub use pool_key::{PoolKey, RegisterPlace, SIGNATURE};

@@ -122,7 +122,9 @@ pub trait Export: Send + Sync + 'static {
 
     /// What `write`, `zero` and `trim` have done by now outlives this process from here on: before each answer to one of them, since
     /// a client that connects anew after this process was killed does not hear of that.
-    async fn keep(&self) {}
+    async fn keep(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Cancelled when the clients are to be hung up on, as by a server that stops.
     fn hang_up(&self) -> CancellationToken {

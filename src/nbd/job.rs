@@ -253,10 +253,7 @@ fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Wor
                 write.await?;
                 match fua {
                     true => export.flush().await,
-                    false => {
-                        export.keep().await;
-                        Ok(())
-                    }
+                    false => export.keep().await,
                 }
             }
             .boxed(),

@@ -380,6 +380,7 @@ async fn a_wrong_clock_is_told_by_the_server() {
         headers: &[("date", "Fri, 21 Dec 2040 00:00:00 GMT")],
         body: "<Error><Code>RequestTimeTooSkewed</Code><Message>late</Message></Error>",
     };
+    let _unchanged = KEYS.read().await;
     let (server, bucket) = normal().await;
     stored(put(&bucket, "k").await);
     let year = || server.faults.signed().get(..4).unwrap_or_default().to_owned();

@@ -82,6 +82,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// This run of the machine: what was written is there while it lasts, synced or not. `None`: that can't be told.
     fn boot(&self) -> Option<String>;
 
+    /// As `list`; nothing where there is no such folder.
+    async fn list_if_there(&self, dir: &Path) -> io::Result<Vec<String>> {
+        match self.list(dir).await {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
     /// The whole file, at most `max` bytes (`InvalidData` above).
     async fn read(&self, path: &Path, max: usize) -> io::Result<Bytes> {
         let file = self.open(path, OpenHow::Read).await?;

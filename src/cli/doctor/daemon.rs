@@ -9,7 +9,6 @@ use crate::base::rt::Rt;
 use crate::base::units::{show_bytes, show_count, show_time};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::config::Wrong;
-use crate::daemon::is_unread_journal;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Longest path of a unix socket that Linux takes, in bytes.
@@ -150,22 +149,11 @@ pub fn judge_status(status: &EngineStatus) -> Vec<Check> {
 }
 
 fn kept_journal(journal: &Path) -> Check {
-    let (name, dir) = ("kept-journals", journal.display());
-    let check = match is_unread_journal(journal) {
-        true => Check::warn(
-            name,
-            "has writes that no key opens any more: another host took the volume over and changed its data key",
-            format!("`rm -r {dir}` when nothing of the volume is missed"),
-        ),
-        false => Check::warn(
-            name,
-            "has writes that are in no volume",
-            format!(
-                "`windlass volume salvage {dir} POOL/NEW` makes a volume of them; delete the folder when nobody needs them"
-            ),
-        ),
-    };
-    check.of(dir.to_string())
+    let dir = journal.display();
+    let cure = format!(
+        "`windlass volume salvage {dir} POOL/NEW` makes a volume of them; delete the folder when nobody needs them"
+    );
+    Check::warn("kept-journals", "has writes that are in no volume", cure).of(dir.to_string())
 }
 
 /// The configuration file.

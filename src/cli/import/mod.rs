@@ -582,7 +582,8 @@ mod tests {
             Ok(())
         }
         async fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
-            Ok(vec![0..self.0.min(range.end)])
+            let used = 0..self.0.min(range.end);
+            Ok(vec![used])
         }
     }
 

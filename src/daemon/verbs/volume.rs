@@ -10,7 +10,6 @@ use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::daemon::state_dir::is_unread_journal;
 use crate::daemon::volume_clients::{SessionInfo, Visitor};
 use crate::volume::{Parent, Trash, VolumeInfo, VolumeSettings, Volumes};
 
@@ -215,12 +214,6 @@ pub async fn info(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
 /// What a journal is that can't be replayed, and what to do about it; one that is still in its place was not open here since.
 pub fn of_journal(journal: &Path) -> String {
     let at = journal.display();
-    if is_unread_journal(journal) {
-        return format!(
-            "writes that nobody can read any more are kept in {at}: another host took the volume over and dropped the data key \
-             that they are sealed by. Remove the folder when nothing of the volume is missed: `rm -r {at}`"
-        );
-    }
     if !journal.ends_with("journal") {
         return format!(
             "writes that are in no volume are kept in {at}: `windlass volume salvage {at} POOL/NEW` makes a volume of them; \

@@ -58,13 +58,13 @@ pub async fn rotate_keys(
         let all = most.fetch_max(left, Ordering::Relaxed).max(left);
         progress.tell("sealing anew", all - left, all);
     };
-    let waits = if wait { volumes.rotated(name, &told).await? } else { None };
-    let (info, over) = (volumes.info(name).await?, wait && waits.is_none());
-    let value = json!({"path": path, "data_key": number, "over": over, "waits": waits});
-    let mut outcome = Outcome::of(&value)?.note(match (over, waits) {
-        (true, _) => format!("{path}: data key {number} seals all of the volume, and the older ones are gone"),
-        (false, Some(why)) => format!("{path}: data key {number} seals what is written; the older ones stay: {why}"),
-        (false, None) => format!(
+    if wait {
+        volumes.rotated(name, &told).await?;
+    }
+    let info = volumes.info(name).await?;
+    let mut outcome = Outcome::of(&json!({"path": path, "data_key": number, "over": wait}))?.note(match wait {
+        true => format!("{path}: data key {number} seals all of the volume, and the older ones are gone"),
+        false => format!(
             "{path}: data key {number} seals what is written; what there is is sealed anew wherever the volume is open, and \
              `windlass volume key list {path}` shows how far that is"
         ),

@@ -159,6 +159,10 @@ impl BucketClient {
             Some(there) if act.is_pair(&source, &there) => {
                 Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
             }
+            // A server that has real folders makes them of itself for what lies in them.
+            Some(there) if from.ends_with('/') && is_bare_folder(&source) && is_bare_folder(&there) => {
+                Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
+            }
             Some(there) if *when == When::Absent && act.source_of(&there).is_some() => {
                 Attempt::Over(there.etag)
             }
@@ -170,4 +174,8 @@ impl BucketClient {
             _ => Attempt::Again(Some(source)),
         })
     }
+}
+
+fn is_bare_folder(marker: &Head) -> bool {
+    marker.size == 0 && marker.attrs.user.is_empty()
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::base::rt::{Instant, Rt};
+use crate::base::rt::{Instant, Rt, Task};
 use crate::base::{Error, Kind, Result};
 use crate::store::{BucketRef, Cause};
 
@@ -22,7 +22,7 @@ use crate::store::{BucketRef, Cause};
 const SOON: Duration = Duration::from_secs(1);
 /// The same of those that come one behind the other: a small request is answered by then where the store is back.
 const BRIEFLY: Duration = Duration::from_millis(100);
-/// How often a silent store is asked, at most.
+/// How often a silent store is asked where nobody waits.
 const EVERY: Duration = Duration::from_secs(1);
 /// Requests of our own that wait for an answer at a time, at most.
 const PROBES: u32 = 16;
@@ -37,7 +37,7 @@ struct BreakerState {
     silent: Option<Instant>,
     /// When the store was last waited for in vain.
     waited: Instant,
-    /// The task that sends them runs.
+    /// The task that asks it runs.
     asking: bool,
 }
 
@@ -115,12 +115,6 @@ impl CircuitBreaker {
         }
     }
 
-    /// Asks the store. Whether it answered in time.
-    async fn ask_once(&self, limit: Duration) -> bool {
-        let answer = self.rt.timeout(limit, self.bucket.head(PROBE, Cause::File)).await;
-        answer.is_some_and(|answer| !is_silence(&answer))
-    }
-
     /// Forgets to ask where the store is not silent.
     fn still_asks(&self) -> bool {
         let mut state = self.state.lock();
@@ -129,31 +123,33 @@ impl CircuitBreaker {
     }
 }
 
-/// Asks a silent store until it answers or nobody cares. Each request waits for as long as any other may, so that a slow
-/// answer is heard; those for whoever waits are given up by the time that he does.
+/// Asks a silent store until it answers or nobody cares. Whoever begins to wait has a request of his own, in place of the last
+/// one; but every so often one is left to run for as long as any request may, so that a slow answer is heard too.
 async fn ask(breaker: Weak<CircuitBreaker>) {
-    let mut next = None;
+    let mut left_to_run: Option<Instant> = None;
+    let mut last: Option<(Instant, Task<()>)> = None;
     loop {
         let Some(this) = breaker.upgrade() else { return };
         if !this.still_asks() {
             return;
         }
-        let now = this.rt.now();
-        if next.is_none_or(|next| now >= next) {
-            next = Some(now + EVERY.max(this.deadline / PROBES));
-            let weak = breaker.clone();
-            let probe = async move {
-                let Some(this) = weak.upgrade() else { return };
-                if this.ask_once(this.deadline).await {
-                    this.heard();
-                }
-            };
-            this.rt.spawn(probe).detach();
-        } else if this.ask_once(BRIEFLY).await {
-            this.heard();
+        if let Some((began, mut probe)) = last.take() {
+            let apart = EVERY.max(this.deadline / PROBES);
+            match left_to_run.is_some_and(|before| began.since(before) < apart) {
+                true => probe.abort(),
+                false => left_to_run = Some(began),
+            }
         }
-        let left = next.map_or(EVERY, |next| next.since(this.rt.now()));
-        this.rt.timeout(left, this.hurry.notified()).await;
+        last = Some((this.rt.now(), this.rt.spawn(probe(breaker.clone()))));
+        this.rt.timeout(EVERY, this.hurry.notified()).await;
+    }
+}
+
+async fn probe(breaker: Weak<CircuitBreaker>) {
+    let Some(this) = breaker.upgrade() else { return };
+    let answer = this.rt.timeout(this.deadline, this.bucket.head(PROBE, Cause::File)).await;
+    if answer.is_some_and(|answer| !is_silence(&answer)) {
+        this.heard();
     }
 }
 

@@ -14,11 +14,11 @@ use super::volumes::Volumes;
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Instant;
 use crate::base::units::{MIB, show_bytes, show_size, show_time};
-use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, StateId, VolumeId};
+use crate::base::{Error, JournalId, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId};
 use crate::journal::{Peek, peek};
 use crate::pool::Pool;
 use crate::volume::checkpoint::{CheckReport, check};
-use crate::volume::handle::{Known, UNREAD_JOURNAL, Volume};
+use crate::volume::handle::{Known, Volume};
 use crate::volume::head::Head;
 use crate::volume::head::{FlushMode, MirrorLoss};
 use crate::volume::head::{MirrorInfo, Parent, Rotation, SnapshotInfo, VolumeInfo};
@@ -195,7 +195,6 @@ impl VolumeInfo {
         self.rotation = rotation_of(&session.head.lock());
         if let Some(rotation) = &mut self.rotation {
             rotation.left_bytes = session.left_to_rotate();
-            rotation.waits = session.mending.kept.lock().clone();
         }
         self.add_mirror(session);
         let tip = session.tip.lock();
@@ -306,7 +305,7 @@ impl SnapshotInfo {
 
 fn rotation_of(head: &Head) -> Option<Rotation> {
     let (key, oldest) = head.data_keys();
-    (oldest < key).then_some(Rotation { key, oldest, left_bytes: None, waits: None })
+    (oldest < key).then_some(Rotation { key, oldest, left_bytes: None })
 }
 
 fn mirror_of(head: &Head) -> Option<MirrorInfo> {
@@ -360,7 +359,7 @@ impl Volumes {
         let names = rt.timeout(patience, listed).await.unwrap_or_else(|| Err(late()))?;
         let known = Surroundings {
             names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
-            local: self.engine.local().await,
+            local: self.engine.local().await?,
         };
         let names = names.into_iter().filter(|(name, _)| name.trashed().is_none());
         let looks = names.map(|(name, id)| {
@@ -393,7 +392,7 @@ impl Volumes {
             Some(Err(e)) if !passes(&e) => Err(e),
             Some(Ok(info)) => Ok(info),
             None | Some(Err(_)) => {
-                Ok(VolumeInfo { kept_journals: self.kept_journals(known.id).await, ..known })
+                Ok(VolumeInfo { kept_journals: self.kept_journals(known.id).await?, ..known })
             }
         }
     }
@@ -486,15 +485,18 @@ impl Volumes {
                 Err(error) => info.trouble = info.trouble.take().or(Some(error.to_string())),
             }
         }
-        info.kept_journals.extend(self.kept_journals(id).await);
+        match self.kept_journals(id).await {
+            Ok(kept) => info.kept_journals.extend(kept),
+            Err(error) => info.trouble = info.trouble.take().or(Some(error.to_string())),
+        }
     }
 
     /// Volumes that this state folder owned when it was cut off, as far as their heads can be read; asks nothing where
     /// there are none.
     pub async fn left_open(&self) -> Result<Vec<Name>> {
         let mut left = Vec::new();
-        for id in self.engine.local().await {
-            if self.engine.has_journal(id).await {
+        for id in self.engine.local().await? {
+            if self.engine.has_journal(id).await? {
                 left.push(id);
             }
         }
@@ -514,7 +516,11 @@ impl Volumes {
 
     /// What is mirrored here of volumes that have gone on without it goes.
     pub async fn forget_stale_sessions(&self) {
-        for id in self.engine.local().await {
+        let local = self.engine.local().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "old sessions of mirrors stay for now");
+            BTreeSet::new()
+        });
+        for id in local {
             if let Err(error) = forget_stale(&self.engine, id).await {
                 tracing::debug!(volume = %id, %error, "old sessions of a mirror stay for now");
             }
@@ -522,14 +528,14 @@ impl Volumes {
     }
 
     /// Journals of the volume that were put aside on this host.
-    async fn kept_journals(&self, id: VolumeId) -> Vec<PathBuf> {
+    async fn kept_journals(&self, id: VolumeId) -> Result<Vec<PathBuf>> {
         let dir = self.engine.folder(id);
-        let mut names = self.engine.disk.list(&dir).await.unwrap_or_default();
+        let doing = || format!("looking into {}", dir.display());
+        let mut names = self.engine.disk.list_if_there(&dir).await.context(doing)?;
         // Asked after the names: one that is being moved is still locked.
         let held = self.held_journal(id).map(|journal| format!(".{journal}"));
-        let is_kept = |n: &str| n.starts_with("journal.") || n.starts_with(UNREAD_JOURNAL);
-        names.retain(|n| is_kept(n) && !held.as_ref().is_some_and(|held| n.ends_with(held)));
-        names.iter().map(|n| dir.join(n)).collect()
+        names.retain(|n| n.starts_with("journal.") && !held.as_ref().is_some_and(|held| n.ends_with(held)));
+        Ok(names.iter().map(|n| dir.join(n)).collect())
     }
 
     fn held_journal(&self, id: VolumeId) -> Option<JournalId> {

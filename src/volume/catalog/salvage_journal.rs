@@ -13,7 +13,7 @@ use crate::base::format_limits::BLOCK;
 use crate::base::log_record::{Op, Record};
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 use crate::journal::{Journal, JournalConfig, Peek, Recovered, peek};
-use crate::keys::VolumeKey;
+use crate::keys::JournalKey;
 use crate::volume::head::VolumeSettings;
 use crate::volume::session::frozen_by_take_over;
 
@@ -52,7 +52,7 @@ impl Volumes {
     }
 
     /// Of a journal of an encrypted volume.
-    async fn key_of_journal(&self, dir: &Path) -> Result<Option<VolumeKey>> {
+    async fn key_of_journal(&self, dir: &Path) -> Result<Option<JournalKey>> {
         let Some(Peek { volume, sealed: true, .. }) = peek(&*self.engine.disk, dir, Lsn(0)).await? else {
             return Ok(None);
         };
@@ -67,7 +67,8 @@ impl Volumes {
         if let Some(name) = self.named(volume).await? {
             self.engine.check_open(&name, &head).await?;
         }
-        self.engine.keyring(&head)?.access(volume).key().map(|key| key.cloned())
+        let keys = self.engine.keyring(&head)?;
+        keys.access(volume).key().map(|_| keys.journal_key().cloned())
     }
 
     async fn salvage_from(

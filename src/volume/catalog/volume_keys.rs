@@ -93,21 +93,15 @@ impl Volumes {
         Ok(number)
     }
 
-    /// Waits until the data keys of an encrypted volume are one again. `told`: bytes that older ones still seal, from time to
-    /// time. Why it waits no longer though they are not: only a user can help.
-    pub async fn rotated(&self, name: &Name, told: &(dyn Fn(u64) + Send + Sync)) -> Result<Option<String>> {
+    /// Waits until the data keys of an encrypted volume are one again. `told`: bytes that older ones still seal, from time to time.
+    pub async fn rotated(&self, name: &Name, told: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
         let open = self.open(name, OpenMode::Normal).await?;
-        loop {
-            let look = |session: Arc<Session>| async move {
-                Ok::<_, Stop>((session.left_to_rotate(), session.mending.kept.lock().clone()))
-            };
-            match open.ask(look).await? {
-                (None, _) => return Ok(None),
-                (Some(_), Some(why)) => return Ok(Some(why)),
-                (Some(left), None) => told(left),
-            }
+        let look = |session: Arc<Session>| async move { Ok::<_, Stop>(session.left_to_rotate()) };
+        while let Some(left) = open.ask(look).await? {
+            told(left);
             self.engine.rt.sleep(ROTATION_LOOK).await;
         }
+        Ok(())
     }
 
     /// The data keys of an encrypted volume, and how much each of them seals, by the last checkpoint. Needs no key.

@@ -38,8 +38,6 @@ use crate::volume::space::{
 
 /// After one that failed.
 const AGAIN: Duration = Duration::from_secs(2);
-/// While the end of a rotation waits for the journal.
-const ROTATION_AGAIN: Duration = Duration::from_secs(1);
 /// Packs made at the same time.
 const AT_ONCE: usize = 4;
 /// How long the stores are waited for before w is looked at again.
@@ -361,10 +359,7 @@ impl Session {
             };
         }
         if self.is_sealed_by(&chunk_table, key) {
-            return Ok(match self.end_rotation(key).await? {
-                true => Look::Done,
-                false => Look::Nothing(Some(now + ROTATION_AGAIN)),
-            });
+            return self.end_rotation(key).await.map(|()| Look::Done);
         }
         if work.wants_checkpoint() {
             self.make_checkpoint(&[], Some(Alteration::Names)).await?;

@@ -4,11 +4,11 @@
 //! A frame keeps its place, contents and length, so that every state and every clone that names it reads it as before, and no map
 //! changes. The chunk table tells of each chunk the oldest data key that may have sealed something of it. That a rotation is
 //! under way is nothing but a second data key in the head: whoever owns the volume goes on with it. It ends when by a recorded
-//! table, which covers all of the log that older keys sealed, nothing of theirs is left, and the journal was begun anew.
+//! table, which covers all of the log that older keys sealed, nothing of theirs is left. Journals have nothing to do with it: their
+//! key comes from the volume key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::base::rt::Instant;
 use crate::base::{ChunkId, Error, Kind, Result};
@@ -132,32 +132,13 @@ impl Session {
         chunk_table.position.seq >= before && chunk_table.sealed_before(key).next().is_none()
     }
 
-    /// Takes data keys older than this one out of the head, of which nothing is left in the stores. False: something on this
-    /// host still needs them.
-    pub async fn end_rotation(self: &Arc<Self>, key: u8) -> Result<bool, Stop> {
-        if self.mending.key.load(Ordering::Acquire) < key {
-            self.journal.retire();
-            self.mending.want();
-            return Ok(false);
-        }
-        let kept = self.context.engine.kept_journal(self.context.id).await;
-        let waits = kept.map(|dir| {
-            format!(
-                "the journal in {} was kept when another host took the volume over, and only an older data key opens it: make \
-                 a volume of it (`windlass volume salvage`) or delete the folder",
-                dir.display()
-            )
-        });
-        let held = waits.is_some();
-        *self.mending.kept.lock() = waits;
-        if held {
-            return Ok(false);
-        }
+    /// Takes data keys older than this one out of the head, of which nothing is left in the stores.
+    pub async fn end_rotation(self: &Arc<Self>, key: u8) -> Result<(), Stop> {
         let epoch = self.epoch;
         self.change(move |head| head.drop_data_keys(epoch, key)).await?;
         self.context.key.iter().for_each(|known| known.forget_below(key));
         tracing::info!(volume = %self.context.name(), key, "the older data keys are gone");
-        Ok(true)
+        Ok(())
     }
 
     /// How far the rotation is: bytes as stored that older data keys still seal, as the recorded table tells; `None`: none is

@@ -348,9 +348,38 @@ impl Volume {
     }
 
     /// What was written before outlives this process: who connects anew is not told of its death, and would flush for it, too.
-    pub async fn keep(&self) {
-        let State::Live(session) = self.inner.state.lock().clone() else { return };
-        session.journal.written().await;
+    pub fn keep(&self) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let state = self.inner.state.lock().clone();
+            if let State::Live(session) = state {
+                session.journal.written().await;
+                if session.journal.failed().is_none() {
+                    return Ok(());
+                }
+            }
+            // Rare, and large: not a part of each write's future.
+            Box::pin(async { self.unless_outage(pin!(self.keep_now())).await }).await
+        }
+    }
+
+    async fn keep_now(&self) -> Result<()> {
+        loop {
+            let session = match &*self.inner.state.lock() {
+                State::Live(session) => session.clone(),
+                State::Failed(error, _) => return Err(error.share()),
+                // It was let go of with all that it had.
+                State::Inert(_) | State::Standby(_) | State::Ended => return Ok(()),
+            };
+            match session.kept().await {
+                // The next one has it, if the journal of this one does.
+                Err(Stop::Again) => {}
+                done => return done.map_err(Stop::error),
+            }
+            drop(Box::pin(self.settled()).await);
+            if matches!(&*self.inner.state.lock(), State::Live(next) if Arc::ptr_eq(next, &session)) {
+                drop(Box::pin(self.session()).await?);
+            }
+        }
     }
 
     /// What was acknowledged before this call survives what the volume's `FlushMode` says.

@@ -147,8 +147,6 @@ pub struct Rotation {
     pub oldest: u8,
     /// Bytes, as stored, that older ones than the newest seal; told when it is open here: then it goes on.
     pub left_bytes: Option<u64>,
-    /// Why it waits, where only a user can help.
-    pub waits: Option<String>,
 }
 
 impl VolumeInfo {

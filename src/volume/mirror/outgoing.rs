@@ -6,7 +6,7 @@
 //!
 //! It does no I/O; `mirroring::keep` does. The lock is taken for moments, beneath that of the tip.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -87,6 +87,8 @@ struct State {
     asked: Option<HostId>,
     /// Whose sessions the numbers above are of.
     peer: Option<HostId>,
+    /// The last record that was ever given to the network for each host.
+    given: BTreeMap<HostId, Lsn>,
     link: Option<LinkState>,
     overflowed: bool,
     why: Option<String>,
@@ -204,12 +206,19 @@ impl Mirroring {
         self.state.lock().asked = None;
     }
 
-    /// The peer's session holds all up to `end`, and has so much room. `Closed`: it has lost what it had synced.
+    /// The peer's session holds all up to `end`, and has so much room. `Closed`: it has lost what it had synced, or has what this
+    /// owner never sent: then it is another ownership's of the same number, in a history that the pool knows no more.
     pub fn begun(&self, end: Lsn, room: u64, peer: HostId) -> Result<()> {
         let mut state = self.state.lock();
         if state.peer.replace(peer) != Some(peer) {
             // Nothing of what another host had counts any more, before this one is named.
             (state.acked, state.synced) = (Lsn(0), Lsn(0));
+        }
+        if end > state.given.get(&peer).copied().unwrap_or(Lsn(0)) {
+            let why = format!(
+                "the peer has writes up to {end} of an earlier owner that had this one's number: the pool's stores were put back"
+            );
+            return Err(Error::new(Kind::Closed, why));
         }
         if end.max(state.stored) < state.synced {
             return Err(Error::new(Kind::Closed, "the peer has lost writes that it had on its disk"));
@@ -236,7 +245,7 @@ impl Mirroring {
                 "the peer and the pool are too slow for what is written",
             ));
         }
-        let State { records, stored, wanted, link, from, .. } = &mut *state;
+        let State { records, stored, wanted, link, from, given, peer, .. } = &mut *state;
         let Some(link) = link else { return Ok(Batch::default()) };
         let mut batch = Batch::default();
         if *stored > link.trimmed {
@@ -260,6 +269,9 @@ impl Mirroring {
             bytes += cost(record);
             link.note(record.lsn, cost(record));
             batch.records.push(record.clone());
+        }
+        if let (Some(peer), Some(last)) = (peer, batch.records.last()) {
+            given.insert(*peer, last.lsn);
         }
         let asked = *wanted > link.sync_sent && *wanted <= link.sent;
         if (asked || link.unsynced > UNSYNCED_MAX) && link.sent > link.sync_sent {
@@ -409,7 +421,9 @@ mod tests {
         assert!(!m.collects() && m.ask(Lsn(0)) == Answer::Has && m.ask(Lsn(1)) == Answer::Lost);
         assert_eq!(m.begin(Lsn(5)), (Lsn(5), None));
         (6..9).for_each(|lsn| m.push(&record(lsn)));
-        m.begun(Lsn(5), ROOM, PEER).unwrap();
+        m.begun(Lsn(0), ROOM, PEER).unwrap();
+        assert_eq!(m.gap(), Some(Lsn(5)));
+        m.stored(Lsn(5));
         assert_eq!(m.gap(), None);
         let batch = m.next(u64::MAX).unwrap();
         assert_eq!((lsns(&batch), batch.sync), (vec![6, 7, 8], None));
@@ -461,6 +475,26 @@ mod tests {
         m.begun(Lsn(0), ROOM, PEER).unwrap();
         let batch = m.next(u64::MAX).unwrap();
         assert_eq!((m.gap(), batch.trim, lsns(&batch)), (None, Some(Lsn(3)), vec![4, 5, 6]));
+    }
+
+    /// The pool's stores were put back, and an ownership of the same number was mirrored before that.
+    #[test]
+    fn what_a_session_has_that_this_owner_never_sent_counts_for_nothing() {
+        let m = Mirroring::default();
+        m.begin(Lsn(0));
+        (1..5).for_each(|lsn| m.push(&record(lsn)));
+        assert!(m.begun(Lsn(900), ROOM, PEER).unwrap_err().is(Kind::Closed));
+        assert_eq!(m.next(u64::MAX).unwrap().records.len(), 0);
+        m.begun(Lsn(0), ROOM, PEER).unwrap();
+        m.next(3 * RECORD_COST).unwrap();
+        m.lost(String::new());
+        m.begin(Lsn(4));
+        assert!(m.begun(Lsn(4), ROOM, PEER).unwrap_err().is(Kind::Closed), "3 were sent");
+        m.begun(Lsn(3), ROOM, PEER).unwrap();
+        // One host's session says nothing of another's.
+        m.lost(String::new());
+        assert!(m.begun(Lsn(1), ROOM, HostId(9)).unwrap_err().is(Kind::Closed));
+        m.begun(Lsn(3), ROOM, PEER).unwrap();
     }
 
     #[test]

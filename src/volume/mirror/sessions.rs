@@ -103,19 +103,20 @@ impl Sessions {
     }
 
     /// There is one of this ownership.
-    pub async fn has(&self, epoch: Epoch) -> bool {
+    pub async fn has(&self, epoch: Epoch) -> Result<bool> {
         journal::is_there(&*self.disk, &self.dir(epoch)).await
     }
 
-    pub async fn any(&self) -> bool {
-        !self.all().await.is_empty()
+    pub async fn any(&self) -> Result<bool> {
+        Ok(!self.all().await?.is_empty())
     }
 
-    /// Those that are here, or begun and broken off.
-    pub async fn all(&self) -> Vec<Epoch> {
-        // There is no folder before the first.
-        let names = self.disk.list(&self.folder).await.unwrap_or_default();
-        names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok().map(Epoch)).collect()
+    /// Those that are here, or begun and broken off. A folder that can't be read is an error: none is what a take-over or an owner
+    /// goes on by.
+    pub async fn all(&self) -> Result<Vec<Epoch>> {
+        let doing = || format!("looking into {}", self.folder.display());
+        let names = self.disk.list_if_there(&self.folder).await.context(doing)?;
+        Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok().map(Epoch)).collect())
     }
 
     /// Sessions of ownerships up to this one take no more records.
@@ -141,7 +142,7 @@ impl Sessions {
 
     /// Those of ownerships that are not among these go.
     pub async fn keep_only(&self, epochs: &[Epoch]) -> Result<()> {
-        for epoch in self.all().await {
+        for epoch in self.all().await? {
             if !epochs.contains(&epoch) {
                 self.remove(epoch).await?;
             }
@@ -278,11 +279,11 @@ mod tests {
             journal.close().await.unwrap();
             let (other, _) = sessions.begin(like(), &begin(4, 20)).await.unwrap();
             other.close().await.unwrap();
-            assert!(sessions.has(Epoch(3)).await && sessions.has(Epoch(4)).await);
+            assert!(sessions.has(Epoch(3)).await.unwrap() && sessions.has(Epoch(4)).await.unwrap());
             assert!(sessions.open(like(), VolumeId(1), Epoch(4)).await.unwrap_err().is(Kind::Corrupt));
             sessions.keep_only(&[Epoch(4)]).await.unwrap();
-            assert!(!sessions.has(Epoch(3)).await && sessions.has(Epoch(4)).await);
-            assert_eq!(sessions.all().await, [Epoch(4)]);
+            assert!(!sessions.has(Epoch(3)).await.unwrap() && sessions.has(Epoch(4)).await.unwrap());
+            assert_eq!(sessions.all().await.unwrap(), [Epoch(4)]);
         });
     }
 

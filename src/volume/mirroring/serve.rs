@@ -97,7 +97,7 @@ impl Kept {
             return Err(closed());
         }
         // Another host in the place of the one that was asked for begins as any other.
-        if begin.asked == Some(engine.host.id) && !sessions.has(begin.epoch).await {
+        if begin.asked == Some(engine.host.id) && !sessions.has(begin.epoch).await? {
             let why = "what was mirrored to this host before is not here any more";
             return Err(Error::new(Kind::Fenced, why));
         }
@@ -216,7 +216,7 @@ async fn tell(engine: &Arc<EngineContext>, hear: &Begin, sender: &mut dyn LinkSe
     }
     let sessions = engine.sessions(hear.volume);
     let begun = |end| Message::Begun { end, room: 0, host: engine.host.clone() }.frame();
-    if !sessions.has(hear.epoch).await {
+    if !sessions.has(hear.epoch).await? {
         sender.send(vec![begun(Lsn(0)), Message::Ended.frame()]).await?;
         return Ok(());
     }

@@ -10,14 +10,14 @@ pub async fn forget_stale(engine: &EngineContext, volume: VolumeId) -> Result<()
     let sessions = engine.sessions(volume);
     let cell = engine.cell(volume);
     let Some(head) = cell.read().await? else { return Ok(()) };
-    if !sessions.all().await.iter().any(|epoch| is_stale(engine, &head, *epoch)) {
+    if !sessions.all().await?.iter().any(|epoch| is_stale(engine, &head, *epoch)) {
         return Ok(());
     }
     let _seat = engine.mirror.sit(volume).await?;
     // Nobody comes back from a removal.
     let head = if head.removed { head } else { cell.confirm().await? };
     let kept: Vec<Epoch> =
-        sessions.all().await.into_iter().filter(|epoch| !is_stale(engine, &head, *epoch)).collect();
+        sessions.all().await?.into_iter().filter(|epoch| !is_stale(engine, &head, *epoch)).collect();
     sessions.keep_only(&kept).await?;
     tracing::info!(%volume, "what was mirrored here of a volume that has gone on without it was removed");
     Ok(())

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use super::memory_shares::Memory;
 use super::volume_reader::View;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{ChunkId, Error, Kind, Name, RegisterId, Result, VolumeId};
+use crate::base::{ChunkId, Error, Kind, Name, RegisterId, Result, ResultExt as _, VolumeId};
 use crate::journal::{self, JournalConfig};
 use crate::keys::{FamilyKeys, KeyAccess, OpenKeys, Secret};
 use crate::log::{InPack, Places, Reader};
@@ -271,22 +271,15 @@ impl EngineContext {
     }
 
     /// Volumes that have a local folder.
-    pub async fn local(&self) -> BTreeSet<VolumeId> {
-        // There is none before the first.
-        let names = self.disk.list(&self.dir).await.unwrap_or_default();
-        names.iter().filter_map(|name| name.parse().ok()).collect()
+    pub async fn local(&self) -> Result<BTreeSet<VolumeId>> {
+        let doing = || format!("looking into {}", self.dir.display());
+        let names = self.disk.list_if_there(&self.dir).await.context(doing)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Whether this host was the volume's owner and did not let go of it: its journal is still there.
-    pub async fn has_journal(&self, id: VolumeId) -> bool {
+    pub async fn has_journal(&self, id: VolumeId) -> Result<bool> {
         journal::is_there(&*self.disk, &self.folder(id).join(JOURNAL)).await
-    }
-
-    /// A journal of the volume that was put aside on this host.
-    pub async fn kept_journal(&self, id: VolumeId) -> Option<PathBuf> {
-        let dir = self.folder(id);
-        let names = self.disk.list(&dir).await.unwrap_or_default();
-        names.iter().find(|name| name.starts_with(&format!("{JOURNAL}."))).map(|name| dir.join(name))
     }
 
     pub fn journal(&self, id: VolumeId, settings: &VolumeSettings) -> JournalConfig {

@@ -90,7 +90,8 @@ impl VolumeContext {
 
     /// Where its journal lies, and the key of it.
     pub fn journal(&self) -> JournalConfig {
-        JournalConfig { key: self.key.clone(), ..self.engine.journal(self.id, &self.settings()) }
+        let key = self.view.keys().journal_key().cloned();
+        JournalConfig { key, ..self.engine.journal(self.id, &self.settings()) }
     }
 
     /// The settings in force.

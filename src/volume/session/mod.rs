@@ -15,7 +15,7 @@ mod write_gate;
 mod write_throttle;
 
 pub use chunker::cut_chunks;
-pub use confirm_and_flush::{confirm, confirm_when_asked, mend_journal, store_upto};
+pub use confirm_and_flush::{confirm, confirm_when_asked, mend_journal, store_upto, trim_journal};
 pub use degrade::watch_stores;
 pub use range_lock::Arrivals;
 pub use release::{LastAct, Released};

@@ -104,7 +104,6 @@ impl Session {
     async fn leave_empty_journal(&self) -> Result<()> {
         if self.is_counted() {
             let next = Lsn(self.tip.lock().lsn.0 + 1);
-            self.journal.retire();
             // Where its disk fails the records stay in it; the folder is let go of all the same.
             let _ = self.journal.give_up(next).await;
         }

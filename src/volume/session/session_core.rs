@@ -147,7 +147,6 @@ impl Session {
         let start = Prefix { seq: head.active_starts_after(), lsn };
         let mut tip = Tip::new(tables, head.checkpoint.place(), context.rt().now());
         let mut new_chunks = NewChunks::behind(start.seq, head.data_keys());
-        journal.renew_seal();
         for chunk in &adopted {
             tip.adopt(head.own_index(), chunk)?;
             chunk.born(&mut new_chunks, &chunk_table);

@@ -397,7 +397,7 @@ impl Session {
         if tip.barrier {
             return Ok(Look::Closed);
         }
-        // Mended since it was asked for room: its records must not be missing from the new one.
+        // It failed or was mended since it was asked for room: its records must not be missing from the new one.
         if !self.journal.is_current(room.as_ref()) {
             return Ok(Look::Again);
         }
@@ -435,7 +435,9 @@ impl Session {
         Ok(Look::Taken)
     }
 
-    /// Into the journal's buffer, and to a peer. Under the tip's lock. A journal that failed takes nothing: flushes wait until it is mended.
+    /// Into the journal's buffer, and to a peer. Under the tip's lock. `room`: asked for behind the last restart (`is_current`); none of a
+    /// journal that takes nothing. One that does not take what it has room for has failed with that: the record counts as one that it
+    /// should have, so that nobody hears of it before the pool has it.
     pub fn log_locally(&self, room: &mut Option<Room<'_>>, record: &Record) {
         if self.mirror.collects() {
             self.mirror.push(record);
@@ -444,6 +446,7 @@ impl Session {
             && let Err(error) = self.journal.append(room, record)
         {
             tracing::warn!(volume = %self.context.name(), %error, "the journal takes no more writes");
+            self.journal.missed(record.lsn, error);
             self.mending.want();
         }
     }
@@ -459,25 +462,52 @@ impl Session {
         self.or_end(budget.take(bytes)).await
     }
 
-    /// So many bytes of room in the journal; `None` while it takes no records.
+    /// So many bytes of room in the journal; `None` while it takes no records and nobody needs those that are in it. Not behind a closed
+    /// gate: a journal that failed is begun anew behind one.
     pub async fn room(&self, cost: u64) -> Result<Option<Room<'_>>, Stop> {
-        if self.journal.failed().is_some() {
-            self.mending.want();
-            return Ok(None);
-        }
-        let usage = self.journal.usage();
-        if usage.used + cost > usage.size / 2 {
-            // Room comes from what is stored and confirmed.
-            self.hurry();
-            self.rounds.ask();
-        }
-        match self.or_end(self.journal.reserve(cost)).await? {
-            Ok(room) => Ok(Some(room)),
-            Err(_) if self.journal.failed().is_some() => {
-                self.mending.want();
-                Ok(None)
+        loop {
+            self.mended_or_left().await?;
+            if self.journal.failed().is_some() {
+                return Ok(None);
             }
-            Err(e) => Err(self.explain(e)),
+            let usage = self.journal.usage();
+            if usage.used + cost > usage.size / 2 {
+                // Room comes from what is stored and confirmed.
+                self.hurry();
+                self.rounds.ask();
+            }
+            match self.or_end(self.journal.reserve(cost)).await? {
+                Ok(room) => return Ok(Some(room)),
+                Err(_) if self.journal.failed().is_some() => {}
+                Err(e) => return Err(self.explain(e)),
+            }
+        }
+    }
+
+    /// All that was taken in before outlives this process: the journal's file has it, in the kernel, or the pool.
+    pub async fn kept(&self) -> Result<(), Stop> {
+        self.journal.written().await;
+        self.mended_or_left().await
+    }
+
+    /// While the journal has failed, and it alone may have something, this waits: nothing is acknowledged past that, since a killed
+    /// process would come back with the journal and without what came later.
+    async fn mended_or_left(&self) -> Result<(), Stop> {
+        if self.journal.failed().is_none() {
+            return Ok(());
+        }
+        loop {
+            let news = self.mending.news.notified();
+            let mut news = std::pin::pin!(news);
+            news.as_mut().enable();
+            if self.journal.failed().is_none() {
+                return Ok(());
+            }
+            self.mending.want();
+            if !self.journal.is_needed() {
+                return Ok(());
+            }
+            self.or_end(news).await?;
         }
     }
 

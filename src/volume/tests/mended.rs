@@ -3,6 +3,7 @@
 use futures::future::{join, join_all, join3};
 
 use super::*;
+use crate::base::log_record::{Op, Record};
 use crate::volume::handle::Known;
 
 /// Of a map's leaf.
@@ -103,4 +104,146 @@ fn a_write_that_waits_for_a_new_journal_is_in_it() {
             assert!(v.read(n * 4096, 4096).await.unwrap() == bytes(n, 4096), "write {n}");
         }
     });
+}
+
+/// A killed process comes back with that journal, and without what came later.
+#[test]
+fn nothing_is_acknowledged_past_a_journal_that_failed_while_it_alone_has_something() {
+    for seed in 112..116 {
+        run(seed, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(0, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.sleep(20_000).await;
+            site.reach(0..3, Reach::Silent);
+            v.write(4096, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            v.write(8192, bytes(2, 4096)).await.unwrap();
+            v.keep().await.unwrap();
+            let Known::Live(session) = v.known() else { panic!("it was written to") };
+            life.machine.disk.faults(|f| f.sync_fails = 1000);
+            let flush = life.rt.timeout(Duration::from_secs(1), v.flush()).await;
+            assert!(flush.is_none() && session.journal.failed().is_some(), "{flush:?}");
+            life.machine.disk.faults(|f| f.sync_fails = 0);
+            let write = async {
+                v.write(12_288, bytes(3, 4096)).await.unwrap();
+                v.keep().await.unwrap();
+            };
+            let acknowledged = life.rt.timeout(Duration::from_secs(20), write).await.is_some();
+            // A read shows what is there meanwhile.
+            assert!(v.read(8192, 4096).await.unwrap() == bytes(2, 4096));
+            let back = seed % 2 == 0;
+            if back {
+                // The pool takes all that the journal had; then another begins, and the write goes on.
+                site.reach(0..3, Reach::Up);
+                let write = async {
+                    v.write(16_384, bytes(4, 4096)).await.unwrap();
+                    v.flush().await.unwrap();
+                };
+                life.rt.timeout(Duration::from_secs(20), write).await.expect("writes go on");
+            }
+            drop((session, v));
+            let machine = life.kill();
+            site.reach(0..3, Reach::Up);
+            let life = machine.start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for n in (0..3).chain(acknowledged.then_some(3)).chain(back.then_some(4)) {
+                assert!(v.read(n * 4096, 4096).await.unwrap() == bytes(n, 4096), "block {n}");
+            }
+        });
+    }
+}
+
+/// Where its disk takes no other either, the volume goes on without a journal once the pool has all that was in it.
+#[test]
+fn writes_go_on_without_a_journal_when_the_pool_has_what_it_had() {
+    run(117, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(0, 4096)).await.unwrap();
+        life.machine.disk.faults(|f| f.sync_fails = 1000);
+        let flush = life.rt.timeout(Duration::from_secs(1), v.flush()).await;
+        assert!(flush.is_none());
+        let write = async {
+            v.write(4096, bytes(1, 4096)).await.unwrap();
+            v.keep().await.unwrap();
+        };
+        life.rt.timeout(Duration::from_secs(30), write).await.expect("writes go on");
+        assert!(v.read(4096, 4096).await.unwrap() == bytes(1, 4096));
+    });
+}
+
+/// A record for which there was room, and that the journal did not take, is one of those that nobody hears of before the pool
+/// has it.
+#[test]
+fn a_record_that_the_journal_did_not_take_fails_it() {
+    run(118, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(0, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        life.sleep(20_000).await;
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        site.reach(0..3, Reach::Silent);
+        // As if another had taken the record's number.
+        let next = session.tip.lock().lsn.next();
+        let mut room = session.room(session.journal.cost(0)).await.unwrap().unwrap();
+        let op = Op::Zero { block: 9, blocks: 1 };
+        session.journal.append(&mut room, &Record { lsn: next, op }).unwrap();
+        drop(room);
+        v.write(4096, bytes(1, 4096)).await.unwrap();
+        let kept = life.rt.timeout(Duration::from_secs(20), v.keep()).await;
+        assert!(kept.is_none() && session.journal.failed().is_some());
+        let flush = life.rt.timeout(Duration::from_secs(1), v.flush()).await;
+        assert!(flush.is_none());
+        site.reach(0..3, Reach::Up);
+        v.flush().await.unwrap();
+        drop(session);
+        let life = life.crash().start().await;
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        assert!(v.read(4096, 4096).await.unwrap() == bytes(1, 4096));
+    });
+}
+
+/// A journal that the disk had no room for is begun anew while the state is marked that a take-over found: the mark is in it, or in
+/// the pool.
+#[test]
+fn what_a_take_over_marks_is_in_a_journal_that_begins_anew_meanwhile() {
+    for seed in 200..240 {
+        run(seed, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, bytes(0, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.crash();
+            let machine = site.machine(2);
+            machine.disk.faults(|f| f.capacity = 40 << 10);
+            let other = machine.start().await;
+            let slow = Duration::from_millis(10);
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
+            let room = async {
+                // The journal is there, and void.
+                while machine.disk.files().iter().all(|(path, _)| !path.ends_with("journal/header")) {
+                    other.sleep(1).await;
+                }
+                other.sleep(site.world.below(200)).await;
+                machine.disk.faults(|f| f.capacity = u64::MAX);
+            };
+            let name_v = name("v");
+            let (taken, ()) = join(other.volumes.take_over(&name_v, false), room).await;
+            assert!(taken.unwrap().notes.iter().any(|note| note.contains("taken-over-")));
+            let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            w.write(4096, bytes(1, 4096)).await.unwrap();
+            w.flush().await.unwrap();
+            let life = other.crash().start().await;
+            let w = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            assert!(w.read(4096, 4096).await.unwrap() == bytes(1, 4096));
+            let marks = life.volumes.snapshots(&name("v")).await.unwrap();
+            assert!(
+                marks.iter().any(|s| s.name.as_str().starts_with("taken-over-")),
+                "seed {seed}: {marks:?}"
+            );
+        });
+    }
 }

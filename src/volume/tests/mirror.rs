@@ -321,7 +321,7 @@ fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
         life.sleep(1_000).await;
         let (id, engine) = (v.id(), peer.volumes.engine());
         assert!(
-            !engine.sessions(id).has(crate::base::Epoch(1)).await,
+            !engine.sessions(id).has(crate::base::Epoch(1)).await.unwrap(),
             "the head names it: it would be taken for whole"
         );
         mirrored(&life).await;
@@ -335,6 +335,94 @@ fn a_peer_that_has_lost_what_it_had_is_begun_with_under_another_ownership() {
     });
 }
 
+/// A folder that can't be read is no folder without sessions: the owner would go on without what is in them.
+#[test]
+fn a_peer_that_cant_read_its_folder_says_so_to_an_owner_who_starts_anew() {
+    run(96, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
+        site.reach(0..3, Reach::Silent);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        within(&life, 2, v.flush()).await.expect("the peer has it").unwrap();
+        let machine = life.crash();
+        machine.disk.replace();
+        site.reach(0..3, Reach::Up);
+        peer.machine.disk.faults(|f| f.list_fails = 1000);
+        let life = machine.start().await;
+        let refused = life.volumes.open(&name("v"), OpenMode::Normal).await;
+        assert!(refused.is_err_and(|e| e.is(Kind::Owned)), "its folder is empty");
+        let refused = peer.volumes.take_over(&name("v"), false).await.unwrap_err();
+        assert!(refused.to_string().contains("looking into"), "{refused}");
+        let refused = peer.volumes.take_over(&name("v"), true).await.unwrap_err();
+        assert!(refused.to_string().contains("looking into"), "no consent to the loss is a look: {refused}");
+        peer.machine.disk.faults(|f| f.list_fails = 0);
+        peer.volumes.take_over(&name("v"), false).await.unwrap();
+        assert!(opened(&peer).await.read(0, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
+
+/// An owner whose state folder was put back hears its peer, which can't read its folder.
+#[test]
+fn a_peer_that_cant_read_its_folder_is_not_heard_as_one_that_has_nothing() {
+    run(97, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
+        let earlier = life.machine.disk.snapshot();
+        site.reach(0..3, Reach::Silent);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        within(&life, 2, v.flush()).await.expect("the peer has it").unwrap();
+        let machine = life.crash().with(earlier);
+        site.reach(0..3, Reach::Up);
+        peer.machine.disk.faults(|f| f.list_fails = 1000);
+        let life = machine.start().await;
+        let refused = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+        assert!(
+            refused.is(Kind::Unavailable) && refused.to_string().contains("could not be asked"),
+            "{refused}"
+        );
+        peer.machine.disk.faults(|f| f.list_fails = 0);
+        assert!(opened(&life).await.read(0, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
+
+/// The pool's stores were put back, and a session of the number that the next ownership gets is there from before.
+#[test]
+fn a_session_of_another_ownership_of_the_same_number_counts_for_nothing() {
+    run(98, "2+1", |site| async move {
+        let hosts = hosts(&site);
+        let life = hosts.machines[0].found().await;
+        let peer = hosts.machines[1].start().await;
+        let v = made(&life, &[]).await;
+        let engine = peer.volumes.engine();
+        let begin = crate::volume::mirror::Begin {
+            pool: engine.pool.id(),
+            volume: v.id(),
+            epoch: crate::base::Epoch(1),
+            from: crate::base::Lsn(0),
+            asked: None,
+            owner: engine.host.clone(),
+        };
+        let like = engine.journal(v.id(), &small(FlushMode::Mirror));
+        let (session, _) = engine.sessions(v.id()).begin(like, &begin).await.unwrap();
+        let mut room = session.reserve(session.cost(0)).await.unwrap();
+        let op = crate::base::log_record::Op::Zero { block: 7, blocks: 1 };
+        session
+            .append(&mut room, &crate::base::log_record::Record { lsn: crate::base::Lsn(900), op })
+            .unwrap();
+        drop(room);
+        session.close().await.unwrap();
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        mirrored(&life).await;
+        site.reach(0..3, Reach::Refuses);
+        v.write(0, bytes(2, 4096)).await.unwrap();
+        within(&life, 2, v.flush()).await.expect("the peer has it").unwrap();
+        life.crash().disk.replace();
+        site.reach(0..3, Reach::Up);
+        peer.volumes.take_over(&name("v"), false).await.unwrap();
+        assert!(opened(&peer).await.read(0, 4096).await.unwrap() == bytes(2, 4096));
+    });
+}
+
 #[test]
 fn a_volume_that_is_not_mirrored_any_more_is_forgotten_by_the_peer() {
     run(50, "2+1", |site| async move {
@@ -342,12 +430,12 @@ fn a_volume_that_is_not_mirrored_any_more_is_forgotten_by_the_peer() {
         let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
         let (id, engine) = (v.id(), peer.volumes.engine());
         let epoch = crate::base::Epoch(1);
-        assert!(engine.sessions(id).has(epoch).await);
+        assert!(engine.sessions(id).has(epoch).await.unwrap());
         life.volumes.set(&name("v"), &["flush=local".to_owned()]).await.unwrap();
         life.sleep(10_000).await;
         let info = life.volumes.info(&name("v")).await.unwrap();
         assert_eq!((info.mirror, info.trouble), (None, None));
-        assert!(!engine.sessions(id).has(epoch).await);
+        assert!(!engine.sessions(id).has(epoch).await.unwrap());
         // And released it names nobody.
         life.volumes.set(&name("v"), &["flush=mirror".to_owned()]).await.unwrap();
         v.write(0, bytes(2, 4096)).await.unwrap();
@@ -366,7 +454,7 @@ fn what_is_mirrored_of_a_volume_that_has_gone_on_without_it_goes_when_the_peer_s
         let (life, peer, v) = mirrored_pair(&hosts, &[], 4096).await;
         let (id, first) = (v.id(), crate::base::Epoch(1));
         peer.volumes.forget_stale_sessions().await;
-        assert!(peer.volumes.engine().sessions(id).has(first).await, "the head names it");
+        assert!(peer.volumes.engine().sessions(id).has(first).await.unwrap(), "the head names it");
         // While the peer is away the owner goes on without it, and removes the volume.
         let machine = peer.crash();
         v.write(0, bytes(2, 4096)).await.unwrap();
@@ -374,14 +462,17 @@ fn what_is_mirrored_of_a_volume_that_has_gone_on_without_it_goes_when_the_peer_s
         life.sleep(5_000).await;
         let peer = machine.start().await;
         peer.volumes.forget_stale_sessions().await;
-        assert!(peer.volumes.engine().sessions(id).has(first).await, "it may be about to be named again");
+        assert!(
+            peer.volumes.engine().sessions(id).has(first).await.unwrap(),
+            "it may be about to be named again"
+        );
         hosts.nets[1].faults(|f| f.down = true);
         hosts.nets[1].cut();
         life.sleep(10_000).await;
         drop(v);
         life.volumes.remove(&name("v")).await.unwrap();
         peer.volumes.forget_stale_sessions().await;
-        assert!(!peer.volumes.engine().sessions(id).any().await);
+        assert!(!peer.volumes.engine().sessions(id).any().await.unwrap());
     });
 }
 

@@ -216,11 +216,11 @@ fn a_killed_process_takes_nothing_acknowledged_with_it() {
                         let data = bytes(rt.random(), len as usize);
                         if rt.below(5) == 0 {
                             written.zero(at, len).await.unwrap();
-                            written.keep().await;
+                            written.keep().await.unwrap();
                             seen.lock()[at as usize..(at + len) as usize].fill(0);
                         } else {
                             written.write(at, data.clone()).await.unwrap();
-                            written.keep().await;
+                            written.keep().await.unwrap();
                             seen.lock()[at as usize..(at + len) as usize].copy_from_slice(&data);
                         }
                         count.fetch_add(1, Ordering::Relaxed);

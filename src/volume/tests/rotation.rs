@@ -8,6 +8,7 @@ use crate::base::rt::Disk as _;
 use crate::base::{Error, VolumeId};
 use crate::keys::{DATA_KEYS_MAX, KeyAccess, Offered, Passphrase, Secret, VolumeKey};
 use crate::pool::ScrubOptions;
+use crate::volume::handle::Known;
 
 fn file(byte: u8) -> Offered {
     Offered::Key(Secret::new([byte; 32]))
@@ -30,7 +31,7 @@ async fn snap(v: &Arc<Volume>, named: &str) {
 /// To its end.
 async fn rotate(life: &Life, volume: &str) -> u8 {
     let number = life.volumes.rotate_keys(&name(volume), None).await.unwrap();
-    assert_eq!(life.volumes.rotated(&name(volume), &|_| {}).await.unwrap(), None);
+    life.volumes.rotated(&name(volume), &|_| {}).await.unwrap();
     number
 }
 
@@ -43,8 +44,7 @@ async fn is_sound(life: &Life, volume: &str) {
     assert!(report.wrong.is_empty(), "{:?}", report.wrong);
 }
 
-/// What may be the head of something that this data key has sealed, anywhere in these bytes: a frame of a chunk or of a pack, or a
-/// batch of a journal.
+/// What may be the head of something that this data key has sealed, anywhere in these bytes: a frame of a chunk or of a pack.
 fn heads(held: &[u8], key: u8) -> usize {
     let frame = |at: usize| {
         let head = &held[at..];
@@ -55,15 +55,7 @@ fn heads(held: &[u8], key: u8) -> usize {
         let (body, raw) = (word(4), word(8));
         (33..=head.len() - 16).contains(&body) && (1..=4 << 20).contains(&raw) && body <= raw + 32
     };
-    let frames = (0..held.len().saturating_sub(48)).filter(|at| frame(*at)).count();
-    let batches = held.windows(16).filter(|w| w[..4] == *b"wlJb" && w[14..16] == [key, 0]).count();
-    frames + batches
-}
-
-/// A journal that another host's take-over ended.
-fn was_kept(path: &std::path::Path) -> bool {
-    let path = path.display().to_string();
-    ["/salvaged.", "/unread-journal."].iter().any(|kept| path.contains(kept))
+    (0..held.len().saturating_sub(48)).filter(|at| frame(*at)).count()
 }
 
 /// Of all that stores and this machine's disk hold, what a data key has sealed.
@@ -74,7 +66,9 @@ async fn sealed_by(site: &Site, machine: &Machine, key: u8) -> Vec<String> {
             store.contents().rot(&name, |bytes| found.extend((heads(bytes, key) > 0).then(|| name.clone())));
         }
     }
-    for (path, _) in machine.disk.files().into_iter().filter(|(path, _)| !was_kept(path)) {
+    // Journals are sealed by a key that comes from the volume key.
+    let is_journal = |path: &std::path::Path| path.to_string_lossy().contains("/journal");
+    for (path, _) in machine.disk.files().into_iter().filter(|(path, _)| !is_journal(path)) {
         let held = machine.disk.read(&path, 1 << 30).await.unwrap();
         found.extend((heads(&held, key) > 0).then(|| path.display().to_string()));
     }
@@ -140,7 +134,7 @@ fn after_a_rotation_the_old_data_key_opens_nothing_that_is_left() {
             let kept = kept_keys(&life, v.id()).await;
             opens(&life, &v, &kept).await.unwrap();
             let before = sealed_by(&site, &machine, 1).await;
-            for kind in ["/c-", "/p-", "/journal/segment"] {
+            for kind in ["/c-", "/p-"] {
                 assert!(before.iter().any(|at| at.contains(kind)), "{kind} of {before:?}");
             }
             assert_eq!(sealed_by(&site, &machine, 2).await, Vec::<String>::new());
@@ -186,7 +180,7 @@ fn all_slots_open_the_volume_whatever_is_changed_beside_a_rotation() {
         assert_eq!(volumes.add_key(&n, &words("correct horse"), &file(3)).await.unwrap(), 3);
         assert_eq!(volumes.change_key(&n, &file(1), &file(4)).await.unwrap(), 1);
         volumes.remove_key(&n, &file(4), 3).await.unwrap();
-        assert_eq!(volumes.rotated(&n, &|_| {}).await.unwrap(), None);
+        volumes.rotated(&n, &|_| {}).await.unwrap();
         assert_eq!(rotate(&life, "v").await, 3);
         assert_eq!(numbers(&life, "v").await, [3]);
         v.write(MIB, text(2, MIB as usize)).await.unwrap();
@@ -259,33 +253,125 @@ fn clones_and_snapshots_that_others_have_open_are_read_on() {
     });
 }
 
-/// A journal that was kept aside is opened by an old key alone: that stays, and a rotation says so; how many may wait is bounded.
+/// Writes that only a host's journal has are kept there when another host takes the volume over, and no rotation takes away the
+/// key that opens them.
 #[test]
-fn a_kept_journal_keeps_the_old_key_and_too_many_rotations_are_refused() {
+fn a_kept_journal_is_salvaged_after_a_rotation() {
     run(6, "1+0", |site| async move {
         let life = site.machine(1).found().await;
         let v = made(&life, FlushMode::Local).await;
         v.write(0, text(1, MIB as usize)).await.unwrap();
-        let folder = life.volumes.engine().folder(v.id()).join("journal.kept.1");
-        life.machine.disk.create_dir(&folder).await.unwrap();
-        let number = life.volumes.rotate_keys(&name("v"), None).await.unwrap();
-        let waits = life.volumes.rotated(&name("v"), &|_| {}).await.unwrap().unwrap();
-        assert!(waits.contains("journal.kept.1") && waits.contains("salvage"), "{waits}");
-        let info = life.volumes.info(&name("v")).await.unwrap();
-        let rotation = info.rotation.unwrap();
-        assert_eq!((rotation.key, rotation.oldest, rotation.left_bytes), (number, 1, Some(0)));
-        assert_eq!(rotation.waits, Some(waits));
-        for more in 3..=DATA_KEYS_MAX as u8 {
+        v.flush().await.unwrap();
+        life.sleep(10_000).await;
+        site.reach(0..1, Reach::Silent);
+        v.write(0, text(2, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let machine = life.crash();
+        site.reach(0..1, Reach::Up);
+        let other = site.machine(2).start().await;
+        other.volumes.unlock(&name("v"), &file(1)).await.unwrap();
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        assert_eq!(rotate(&other, "v").await, 2);
+        assert_eq!(rotate(&other, "v").await, 3);
+        assert_eq!(numbers(&other, "v").await, [3]);
+        other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap().release().await.unwrap();
+        let life = machine.start().await;
+        life.volumes.unlock(&name("v"), &file(1)).await.unwrap();
+        let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        v.write(2 * MIB, text(4, 4096)).await.unwrap();
+        let [kept] = &life.volumes.info(&name("v")).await.unwrap().kept_journals[..] else {
+            panic!("one is kept")
+        };
+        // Nor does one that is kept hold a rotation up.
+        assert_eq!(rotate(&life, "v").await, 4);
+        let salvaged = life.volumes.salvage(kept, &name("s"), false).await.unwrap();
+        assert_eq!(salvaged.bytes, 4096);
+        let s = life.volumes.open(&name("s"), OpenMode::Normal).await.unwrap();
+        assert!(s.read(0, 4096).await.unwrap() == text(2, 4096));
+        assert!(s.read(4096, 4096).await.unwrap() == text(1, MIB as usize).slice(4096..8192));
+        assert!(v.read(0, 4096).await.unwrap() == text(1, MIB as usize).slice(..4096));
+    });
+}
+
+#[test]
+fn too_many_rotations_at_a_time_are_refused() {
+    run(16, "1+0", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = made(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 8 * MIB as usize)).await.unwrap();
+        v.flush().await.unwrap();
+        // Each object takes longer than a change of the head.
+        site.stores[0].faults(|f| f.latency = (Duration::from_millis(400), Duration::from_millis(500)));
+        for more in 2..=DATA_KEYS_MAX as u8 {
             assert_eq!(life.volumes.rotate_keys(&name("v"), None).await.unwrap(), more);
         }
         let refused = life.volumes.rotate_keys(&name("v"), None).await.unwrap_err();
         assert!(refused.is(Kind::Refused) && refused.to_string().contains("key list"), "{refused}");
         assert_eq!(numbers(&life, "v").await, [1, 2, 3, 4]);
-        life.machine.disk.rename(&folder, &folder.with_file_name("elsewhere")).await.unwrap();
-        life.sleep(10_000).await;
+        let rotation = life.volumes.info(&name("v")).await.unwrap().rotation.unwrap();
+        assert_eq!((rotation.key, rotation.oldest), (4, 1));
+        life.volumes.rotated(&name("v"), &|_| {}).await.unwrap();
         assert_eq!(numbers(&life, "v").await, [4]);
         assert_eq!(life.volumes.info(&name("v")).await.unwrap().rotation, None);
-        assert!(v.read(0, MIB).await.unwrap() == text(1, MIB as usize));
+        assert!(v.read(0, MIB).await.unwrap() == bytes(1, 8 * MIB as usize).slice(..MIB as usize));
+    });
+}
+
+/// Blocks of a backlog that is several times what memory holds.
+const BACKLOG: u64 = 1_500;
+
+/// The stores are away, a flush means the journal, and a rotation is under way. The next process replays the backlog slowly, since
+/// it waits for the stores, and is killed before the end.
+#[test]
+fn a_backlog_in_the_journal_outlives_a_rotation_and_two_deaths() {
+    for seed in 170..182 {
+        run(seed, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = made(&life, FlushMode::Local).await;
+            life.volumes.rotate_keys(&name("v"), None).await.unwrap();
+            site.reach(0..3, Reach::Silent);
+            for n in 0..BACKLOG {
+                v.write(n * 4096, bytes(n, 4096)).await.unwrap();
+                v.keep().await.unwrap();
+            }
+            let flushed = life.rt.timeout(Duration::from_secs(1), v.flush()).await;
+            flushed.expect("this host's disk has it").unwrap();
+            let machine = life.crash().with_memory(4 * MIB);
+            site.reach(0..3, Reach::Up);
+            let slow = Duration::from_millis(20 + site.world.below(100));
+            site.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
+            let life = machine.start().await;
+            let opens = life.volumes.clone();
+            let opening = life.rt.spawn(async move {
+                opens.unlock(&name("v"), &file(1)).await.unwrap();
+                let v = opens.open(&name("v"), OpenMode::Normal).await.unwrap();
+                v.read(0, 4096).await.map(drop)
+            });
+            opening.detach();
+            life.sleep(500 + site.world.below(6_000)).await;
+            let life = life.crash().with_memory(256 * MIB).start().await;
+            life.volumes.unlock(&name("v"), &file(1)).await.unwrap();
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for n in 0..BACKLOG {
+                assert!(v.read(n * 4096, 4096).await.unwrap() == bytes(n, 4096), "seed {seed}: block {n}");
+            }
+            life.volumes.rotated(&name("v"), &|_| {}).await.unwrap();
+            assert_eq!(numbers(&life, "v").await, [2]);
+        });
+    }
+}
+
+/// The journal goes on as it is.
+#[test]
+fn a_rotation_begins_no_journal_anew() {
+    run(17, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = made(&life, FlushMode::Local).await;
+        v.write(0, text(1, MIB as usize)).await.unwrap();
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        let journal = session.journal.id();
+        assert_eq!(rotate(&life, "v").await, 2);
+        assert_eq!((session.journal.id(), session.journal.failed().is_none()), (journal, true));
     });
 }
 
@@ -320,7 +406,7 @@ fn a_host_without_the_key_scrubs_mends_and_tells_how_far_it_is() {
         life.volumes.unlock(&name("v"), &file(1)).await.unwrap();
         let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         v.write(8192, text(3, 4096)).await.unwrap();
-        assert_eq!(life.volumes.rotated(&name("v"), &|_| {}).await.unwrap(), None);
+        life.volumes.rotated(&name("v"), &|_| {}).await.unwrap();
         assert_eq!(numbers(&life, "v").await, [number]);
         let found = pool.scrub(&keyless.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
         assert!(found.is_clean(), "{found:?}");
@@ -334,24 +420,6 @@ fn kills_at_any_moment_lose_nothing_and_a_rotation_comes_to_its_end() {
     for seed in 130..142 {
         let layout = ["2+1", "1+0", "1+2"][seed as usize % 3];
         run(seed, layout, move |site| async move { stormy(site.eager(), seed).await });
-    }
-}
-
-/// To its end; a journal that was kept is moved away, as after a salvage. So is one that this host found when it came back
-/// after the rotation had ended on the other one, which does not wait for it.
-async fn finish(life: &Life) {
-    let engine = life.volumes.engine();
-    loop {
-        let waits = life.volumes.rotated(&name("v"), &|_| {}).await.unwrap().is_some();
-        let id = life.volumes.id(&name("v")).await.unwrap();
-        while let Some(kept) = engine.kept_journal(id).await {
-            let moved = format!("salvaged.{}", life.rt.random128());
-            engine.disk.rename(&kept, &kept.with_file_name(moved)).await.unwrap();
-        }
-        if !waits {
-            return;
-        }
-        life.sleep(5_000).await;
     }
 }
 
@@ -384,7 +452,7 @@ async fn stormy(site: Site, seed: u64) {
             0 => drop(snapshot_group(&[(v.clone(), name(&format!("s{round}")))], true).await.unwrap()),
             1 => now.volumes.collect(&name("v")).await.unwrap(),
             2 => drop(now.volumes.add_key(&name("v"), &file(1), &words(&format!("w{round}"))).await.unwrap()),
-            3 => finish(&now).await,
+            3 => now.volumes.rotated(&name("v"), &|_| {}).await.unwrap(),
             _ => now.sleep(world.below(20_000)).await,
         }
         drop(v);
@@ -402,7 +470,7 @@ async fn stormy(site: Site, seed: u64) {
         life = Some(next);
     }
     let life = life.unwrap();
-    finish(&life).await;
+    life.volumes.rotated(&name("v"), &|_| {}).await.unwrap();
     assert!(most > 1 && numbers(&life, "v").await == [most], "seed {seed}: {most}");
     let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
     assert!(v.read(0, 8 * MIB).await.unwrap() == image, "seed {seed}, at the end");
@@ -410,9 +478,7 @@ async fn stormy(site: Site, seed: u64) {
     life.volumes.collect(&name("v")).await.unwrap();
     life.sleep(120_000).await;
     for old in 1..most {
-        let mut left = sealed_by(&site, &life.machine, old).await;
-        // Segments are written over: what is dead in them may be of an earlier opening.
-        left.retain(|path| !path.contains("/journal/segment-"));
+        let left = sealed_by(&site, &life.machine, old).await;
         assert_eq!(left, Vec::<String>::new(), "seed {seed}, key {old}");
     }
 }

@@ -173,6 +173,12 @@ impl Machine {
         Machine { disk: Arc::new(disk), ..self }
     }
 
+    /// The same with so much memory for its daemons, in bytes.
+    pub fn with_memory(mut self, bytes: u64) -> Machine {
+        self.site.memory = bytes;
+        self
+    }
+
     /// The same, with a peer, and as a peer of others.
     pub fn mirrored(self, dials: &SimNet, serves: &SimNet) -> Machine {
         Machine { dials: Some(dials.clone()), serves: Some(serves.clone()), ..self }

@@ -7,7 +7,7 @@ use windlass::volume::{OpenMode, Volumes};
 
 use super::model::{Tag, Tags, written};
 use super::site::{LANES, at, name};
-use super::user::{PATIENCE, User, look};
+use super::user::{PATIENCE, User, is_lost_peer, look};
 
 /// A clone as its maker knows it.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl User {
             let seen = async {
                 let new = name(&cloned.name);
                 let volume = match volumes.open(&new, OpenMode::Normal).await {
-                    Err(e) if e.is(Kind::Owned) => {
+                    Err(e) if e.is(Kind::Owned) || is_lost_peer(&self.site, &e.to_string()) => {
                         volumes.open(&new, OpenMode::TakeOver { accept_loss }).await?
                     }
                     other => other?,

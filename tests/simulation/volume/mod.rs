@@ -60,6 +60,12 @@ fn handover() {
     each_seed("volume::handover", 600, |seed| run_plan(seed, |world| Plan::in_turn(world, ALL_LAYOUTS)));
 }
 
+/// The data key of an encrypted volume is changed, and clients outlive the daemons that are killed under them.
+#[test]
+fn rotation() {
+    each_seed("volume::rotation", 600, |seed| run_plan(seed, |world| Plan::rotating(world, ALL_LAYOUTS)));
+}
+
 /// Hosts that mirror each other's journals.
 #[test]
 fn mirror_flush() {

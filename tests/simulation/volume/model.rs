@@ -136,6 +136,8 @@ pub struct Session {
     /// Promised against a crash of this host, and against its loss.
     local: Cut,
     pub pool: Cut,
+    /// Acknowledged to clients that live on, and whose host's power lasts.
+    kept: Cut,
     /// What the successor showed of it.
     cut: Option<Cut>,
     released: bool,
@@ -341,6 +343,7 @@ fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session
         base,
         lanes,
         local: nothing.clone(),
+        kept: nothing.clone(),
         pool: nothing,
         cut: None,
         released,
@@ -388,6 +391,11 @@ impl Session {
     /// Somebody begins to take it over by force.
     pub fn forced_by(&mut self, host: usize) {
         self.forced |= self.contested && self.host == host;
+    }
+
+    /// Its process was killed, and its clients live on; or its host's power has failed, and they died with it.
+    pub fn killed(&mut self, power: bool) {
+        self.kept = if power { vec![0; self.kept.len()] } else { self.ended() };
     }
 
     /// From now on it may not get on with its work.
@@ -511,7 +519,10 @@ impl Session {
         match &self.shared {
             _ if coming.guess => {}
             Some(shared) => raise(&mut least, &self.kept_by_hosts(shared)),
-            None if coming.host == self.host && !set_aside => raise(&mut least, &self.local),
+            None if coming.host == self.host && !set_aside => {
+                raise(&mut least, &self.local);
+                raise(&mut least, &self.kept);
+            }
             None => {}
         }
         if let (Some(tail), Some(at), false) = (coming.tail_ms, self.disturbed, coming.guess) {

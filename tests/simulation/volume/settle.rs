@@ -14,6 +14,8 @@ use super::name;
 use super::site::{Hazard, Sharing, Site, at};
 use super::user::{Force, Look, Owned, User, look, written};
 
+/// Until the data keys of a volume are one again, when all is well: eight keys and as many snapshots took 335 s once.
+const ROTATES: Duration = Duration::from_secs(1200);
 /// Later than any request may land.
 const LATE: Duration = Duration::from_secs(40);
 
@@ -32,6 +34,10 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
         Sharing::Mirrored { .. } => volumes.set(&name("v"), &["mirror-loss=pool".to_owned()]).await.unwrap(),
     }
     volume.flush().await.unwrap();
+    if site.plan.rotates {
+        let over = user.rt.timeout(ROTATES, volumes.rotated(&name("v"), &|_| {})).await;
+        over.expect("all is well, and a rotation comes to its end").unwrap();
+    }
     snapshots(&user, &volumes, 8).await;
     user.look_at_clones(&volumes, true).await;
     let before = look(&volume).await.unwrap();

@@ -13,6 +13,7 @@ use windlass::base::rt::{Instant, Rt};
 use windlass::base::{HostId, Kind, Name};
 use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
+use windlass::keys::{Offered, OpenKeys, Secret};
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
 use windlass::store::{SimStore, Store as _, StoreFaults};
 use windlass::volume::{EngineContext, FlushMode, Host, Memory, MirrorLoss, Tuning, VolumeSettings, Volumes};
@@ -95,6 +96,9 @@ pub struct Plan {
     pub force: u32,
     pub hosts: usize,
     pub sharing: Sharing,
+    /// The volume is encrypted, and its data key is changed now and then. A client lives on when its daemon is killed: it takes its
+    /// next flush for all that was acknowledged to it.
+    pub rotates: bool,
 }
 
 impl Plan {
@@ -148,7 +152,15 @@ impl Plan {
             hosts: 2,
             cache: [0, 5, 32][pick(3)] * CACHE_SEGMENT,
             sharing: Sharing::Apart,
+            rotates: false,
         }
+    }
+
+    /// A host without a journal promises no client that lives on anything, so no disk fails.
+    pub fn rotating(world: &World, layouts: &[&str]) -> Plan {
+        let plan = Plan::draw(world, layouts);
+        let hazard = if plan.hazard == Hazard::Disks { Hazard::Outages } else { plan.hazard };
+        Plan { hazard, rotates: true, ..plan }
     }
 
     pub fn in_turn(world: &World, layouts: &[&str]) -> Plan {
@@ -369,7 +381,10 @@ impl Site {
             memory: self.memory(rt, host),
             tuning: self.plan.tuning,
             sweeps: Arc::default(),
-            keys: Default::default(),
+            keys: match self.plan.rotates {
+                true => OpenKeys::of_all(Offered::Key(Secret::new([0x4b; 32]))),
+                false => OpenKeys::default(),
+            },
             left: Arc::default(),
             mirror: self.mirrors.of(host),
         })
@@ -379,6 +394,10 @@ impl Site {
     pub fn crash(&self, process: &Process, host: usize, power: bool) {
         process.kill();
         *self.hosts[host].volumes.lock() = None;
+        let current = self.model.lock().current();
+        if self.plan.rotates && current.lock().host == self.key(host) {
+            current.lock().killed(power);
+        }
         if self.plan.is_in_turn() {
             self.leaves(host, self.world.now());
         }

@@ -110,7 +110,7 @@ fn is_of_mirror(site: &Site, kind: Kind) -> bool {
 }
 
 /// What the head's peer had will never be told.
-fn is_lost_peer(site: &Site, why: &str) -> bool {
+pub fn is_lost_peer(site: &Site, why: &str) -> bool {
     let failed = site.plan.hazard == Hazard::Disks && why.contains("or its disk failed");
     why.contains("mirrors this volume") && (failed || why.contains("and the volume's description names"))
 }
@@ -285,6 +285,9 @@ impl User {
         tasks.push(self.rt.spawn(owner.clone().flush()));
         tasks.push(self.rt.spawn(owner.clone().read()));
         tasks.push(self.rt.spawn(owner.clone().snapshot(volumes.clone())));
+        if self.site.plan.rotates {
+            tasks.push(self.rt.spawn(owner.clone().rotate()));
+        }
         for _ in 0..self.rt.below(8) {
             self.sleep(2_000).await;
             if owner.stopped() {
@@ -414,6 +417,10 @@ impl Owner {
                 true => self.volume.zero(offset, len).await,
                 false => self.volume.write(offset, written(&sectors, tag)).await,
             };
+            let done = match done {
+                Ok(()) if self.user.site.plan.rotates => self.volume.keep().await,
+                done => done,
+            };
             match done {
                 Ok(()) => {
                     self.user.site.model.lock().end(&self.session, lane, rt.now());
@@ -505,6 +512,19 @@ impl Owner {
                     Ok(()) => {}
                     Err(e) => return self.failed("reading a snapshot", &e),
                 }
+            }
+        }
+    }
+
+    async fn rotate(self) {
+        while !self.stopped() {
+            self.pause(20).await;
+            let _waits = self.waits("rotation");
+            match self.volumes.rotate_keys(&name("v"), None).await {
+                Ok(number) => self.user.note(|| format!("data key {number}")),
+                // Older ones are on their way out yet.
+                Err(e) if e.is(Kind::Refused) => {}
+                Err(e) => return self.failed("rotation", &e),
             }
         }
     }

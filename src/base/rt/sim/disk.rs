@@ -31,6 +31,8 @@ pub struct DiskFaults {
     pub sync_fails: u32,
     /// Reads that fail, in 1000.
     pub read_fails: u32,
+    /// Listings of folders that fail, in 1000.
+    pub list_fails: u32,
     /// Bytes all files may have; `StorageFull` beyond.
     pub capacity: u64,
     /// Which copy of its files this disk is, 1 for the original.
@@ -40,7 +42,7 @@ pub struct DiskFaults {
 impl Default for DiskFaults {
     fn default() -> Self {
         let latency = (Duration::from_micros(5), Duration::from_millis(2));
-        DiskFaults { latency, sync_fails: 0, read_fails: 0, capacity: u64::MAX, copy: 1 }
+        DiskFaults { latency, sync_fails: 0, read_fails: 0, list_fails: 0, capacity: u64::MAX, copy: 1 }
     }
 }
 
@@ -605,7 +607,12 @@ impl Disk for SimDisk {
     }
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let dir = dir.to_owned();
-        self.act(move |s, _| s.list(&dir)).await
+        self.act(move |s, w| match s.faults.list_fails {
+            0 => s.list(&dir),
+            some if w.per_mille(some) => Err(io::Error::other("simulated failure of a listing")),
+            _ => s.list(&dir),
+        })
+        .await
     }
     async fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();

@@ -89,20 +89,20 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
     }
     let rt = first.context.rt();
     let (id, created_ms) = (Nonce(rt.random128()), rt.wall_ms());
-    let mut rooms = Vec::with_capacity(sessions.len());
-    for session in sessions {
-        rooms.push(session.mark_room().await?);
-    }
-    let mut gates = Vec::with_capacity(sessions.len());
-    for session in sessions {
-        gates.push(session.or_end(close_gate(session)).await?);
-    }
-    for (session, room) in sessions.iter().zip(&mut rooms) {
-        // Behind a closed gate no journal is started anew, before it may have been.
-        if !session.journal.is_current(room.as_ref()) {
-            *room = session.mark_room().await?;
+    let (mut rooms, _gates) = loop {
+        let mut rooms = Vec::with_capacity(sessions.len());
+        for session in sessions {
+            rooms.push(session.mark_room().await?);
         }
-    }
+        let mut gates = Vec::with_capacity(sessions.len());
+        for session in sessions {
+            gates.push(session.or_end(close_gate(session)).await?);
+        }
+        // Behind closed gates no journal is started anew, before it may have been.
+        if sessions.iter().zip(&rooms).all(|(session, room)| session.journal.is_current(room.as_ref())) {
+            break (rooms, gates);
+        }
+    };
     for ((_, name), session) in members.iter().zip(sessions) {
         if session.head.lock().round.is_some() {
             let title = session.context.title();

@@ -20,8 +20,6 @@ use crate::volume::session::Session;
 use crate::volume::session::takeover;
 use crate::volume::session::takeover::{Announce, Cover, How, Mirrored, Notes, Taken};
 
-/// How folders of journals begin that were put aside because no key that is left opens them.
-pub const UNREAD_JOURNAL: &str = "unread-journal.";
 /// How long room for what was mirrored may be waited for in a journal of which nothing is let go meanwhile.
 const ROOM: Duration = Duration::from_secs(10);
 /// Bytes of such records in the journal's buffer, about, beyond which they are synced.
@@ -92,12 +90,7 @@ pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
 async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
     let engine = &context.engine;
     let config = context.journal();
-    let opened = match Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone()).await {
-        Err(e) if e.is(Kind::Denied) && context.key.is_some() => {
-            put_aside_unread(context, e).await.map(|()| None)
-        }
-        opened => opened,
-    };
+    let opened = Journal::open(engine.rt.clone(), engine.disk.clone(), config.clone()).await;
     let found = opened.map_err(without_journal)?;
     if let Some((_, r)) = &found
         && r.volume != context.id
@@ -106,28 +99,6 @@ async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
         return Err(Error::new(Kind::Corrupt, why));
     }
     Ok(found)
-}
-
-/// The journal in the folder was sealed by a data key that a rotation has dropped since: another host has owned the volume, so that
-/// it can't be replayed any more, and is kept as it is for who may yet have the key. Else the error.
-async fn put_aside_unread(context: &VolumeContext, error: Error) -> Result<()> {
-    let (disk, dir) = (&*context.engine.disk, context.journal().dir);
-    let found = peek(disk, &dir, Lsn(0)).await?;
-    let head = context.cell.read().await?;
-    let over = found.zip(head).is_some_and(|(found, head)| !found.lineage.contains(&head.active.epoch));
-    if !over {
-        return Err(error);
-    }
-    let now = context.rt().wall_ms();
-    let kept = Journal::put_aside(disk, &dir, &format!("{UNREAD_JOURNAL}{now}")).await?;
-    tracing::warn!(
-        volume = %context.name(),
-        %error,
-        "another host took the volume over and changed its data key since: an earlier journal, which nobody can read any more, is \
-         kept in {}",
-        kept.display()
-    );
-    Ok(())
 }
 
 /// See `try_to_own`; where this host's journal is damaged, and a peer may have what is in it, the error says so.
@@ -235,14 +206,14 @@ async fn close_mirror(
 ) -> Result<MirrorAccess> {
     let (engine, mut access) = (&context.engine, MirrorAccess { closed: None, given_up });
     let sessions = engine.sessions(context.id);
-    if !sessions.any().await {
+    if !sessions.any().await? {
         return Ok(access);
     }
     let Some(head) = cell.read().await? else { return Ok(access) };
     let owns = head.active.released || lineage.contains(&head.active.epoch);
     let named = head.mirror.as_ref().filter(|named| named.host.id == engine.host.id && !owns);
     let Some(named) = named else { return Ok(access) };
-    if !sessions.has(named.session).await {
+    if !sessions.has(named.session).await? {
         return Ok(access);
     }
     let _seat = engine.mirror.sit(context.id).await?;

@@ -6,6 +6,6 @@ mod ownership_states;
 mod standby;
 mod start;
 
-pub use become_owner::{UNREAD_JOURNAL, lineage};
+pub use become_owner::lineage;
 pub use ownership_states::{AGAIN, Inner, State};
 pub use standby::{Attachment, Inert, Standby};

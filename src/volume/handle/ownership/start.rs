@@ -1,4 +1,5 @@
-//! How a session begins: its tasks, then the replay of the journal.
+//! How a session begins: the tasks that its replay needs, the replay of the journal, then all others. Until the replay is in, memory
+//! does not know of all that the journal alone has, so nothing runs that may trim, mend or add to the journal.
 
 use std::sync::Arc;
 
@@ -10,11 +11,12 @@ use crate::volume::mirroring::keep_mirror;
 use crate::volume::read::VolumeContext;
 use crate::volume::session::takeover::Taken;
 use crate::volume::session::{
-    Session, confirm_when_asked, cut_chunks, keep_history, mend_journal, watch_quota, watch_stores,
+    Session, confirm_when_asked, cut_chunks, keep_history, mend_journal, trim_journal, watch_quota,
+    watch_stores,
 };
 use crate::volume::space::{ChunkTable, Tables};
 
-/// Builds the tip from what was adopted, starts the tasks, replays the journal. The tables and the chunk table are those
+/// Builds the tip from what was adopted, replays the journal, starts the tasks. The tables and the chunk table are those
 /// under the head's checkpoint. Replaying is given up when `left` is ready.
 ///
 /// # Errors
@@ -38,18 +40,19 @@ pub async fn start(
     session.run(confirm_when_asked);
     session.run(make_checkpoints);
     session.run(watch_stores);
-    session.run(mend_journal);
-    session.run(watch_quota);
-    if session.journal.failed().is_some() {
-        session.mending.want();
-    }
     let chunk_table = ChunkTable::clone(&session.chunk_table.lock());
     session.recorded(chunk_table);
-    session.run(delete_retired);
-    session.run(compact);
-    session.run(move |session| sweep_when_due(session, before));
     match session.replay(after, left).await {
         Ok(()) => {
+            session.run(trim_journal);
+            session.run(mend_journal);
+            if session.journal.failed().is_some() {
+                session.mending.want();
+            }
+            session.run(watch_quota);
+            session.run(delete_retired);
+            session.run(compact);
+            session.run(move |session| sweep_when_due(session, before));
             session.run(move |session| keep_mirror(session, gated));
             session.run(keep_history);
             Ok(session)

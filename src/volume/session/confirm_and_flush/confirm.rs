@@ -51,9 +51,8 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
                 }
                 drop(known);
                 session.mirror.stored(stored);
-                session.rounds.succeeded(round);
+                session.rounds.succeeded(round, stored);
                 pause = session.pause();
-                session.journal.trim(stored);
                 // What was stored meanwhile, or is under way, is trimmed by a later round.
                 if session.tip.lock().lsn > stored {
                     session.rounds.dirty(session.context.rt().now());

@@ -4,9 +4,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::other_hosts::Others;
+use crate::base::Lsn;
 use crate::base::rt::Instant;
 
 /// A `local` volume confirms within 5 s of the first acknowledged write that no confirm has covered; this leaves a
@@ -34,6 +35,8 @@ pub struct ConfirmRounds {
     state: Mutex<State>,
     asked: Notify,
     done: Notify,
+    /// Up to here all is stored, and a round that began after that succeeded.
+    confirmed: watch::Sender<Lsn>,
 }
 
 impl ConfirmRounds {
@@ -100,11 +103,18 @@ impl ConfirmRounds {
         (state.begun, state.dirty.take())
     }
 
-    pub fn succeeded(&self, round: u64) {
+    /// `stored`: all up to here was, when it began.
+    pub fn succeeded(&self, round: u64, stored: Lsn) {
         let mut state = self.state.lock();
         state.done = round;
         drop(state);
+        self.confirmed.send_if_modified(|known| std::mem::replace(known, stored.max(*known)) < stored);
         self.done.notify_waiters();
+    }
+
+    /// Tells how far all is stored and confirmed.
+    pub fn confirmed(&self) -> watch::Receiver<Lsn> {
+        self.confirmed.subscribe()
     }
 
     /// The writes before the round are still not covered.

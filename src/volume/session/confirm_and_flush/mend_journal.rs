@@ -1,20 +1,35 @@
-//! The task that mends a journal that failed: all is stored and confirmed while writes wait, then a new one begins or none.
+//! The tasks that free a journal's room, and that mend one that failed. Both are begun when the replay is in (`handle::ownership`):
+//! before, memory does not know of all that the journal has.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::confirm::confirm;
 use super::flush::store_upto;
 use crate::base::Kind;
 use crate::journal::Ready;
-use crate::keys::VolumeKey;
 use crate::volume::head::Stop;
 use crate::volume::session::Session;
 use crate::volume::session::close_gate;
 
 /// Between attempts, at most.
 const MEND_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Records that are stored and confirmed make room for others.
+pub async fn trim_journal(session: Arc<Session>) {
+    let mut confirmed = session.rounds.confirmed();
+    loop {
+        let upto = *confirmed.borrow_and_update();
+        session.journal.trim(upto);
+        if session.journal.failed().is_some() {
+            // Writes may go on when the pool has all that was in it.
+            session.mending.news.notify_waiters();
+        }
+        if confirmed.changed().await.is_err() {
+            return;
+        }
+    }
+}
 
 /// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins, or
 /// none for as long as the disk takes none.
@@ -66,7 +81,6 @@ impl Session {
         store_upto(self, upto).await?;
         confirm(self).await?;
         let (first, begun) = (upto.next(), ready.take());
-        let key = self.context.key.as_ref().map_or(0, VolumeKey::number);
         // A task of its own: cut off midway, what it still removes would be of the journal that is opened next.
         let session = self.clone();
         let begin = self.context.rt().spawn(async move {
@@ -78,7 +92,6 @@ impl Session {
         let done = begin.await?;
         match done {
             Ok(None) => {
-                self.mending.key.store(key, Ordering::Release);
                 *self.mending.held_up.lock() = None;
                 let why = refused.map_or_else(String::new, |e| format!(" ({e})"));
                 tracing::warn!(
@@ -88,7 +101,6 @@ impl Session {
             }
             Ok(Some(id)) => {
                 self.writer.set_journal(id);
-                self.mending.key.store(key, Ordering::Release);
                 *self.mending.held_up.lock() = None;
                 tracing::info!(volume = %self.context.name(), "the journal was begun anew");
             }

@@ -11,4 +11,4 @@ pub use confirm::{confirm, confirm_when_asked};
 pub use confirm_rounds::ConfirmRounds;
 pub use flush::store_upto;
 pub use journal_restart_signals::JournalRestart;
-pub use mend_journal::mend_journal;
+pub use mend_journal::{mend_journal, trim_journal};

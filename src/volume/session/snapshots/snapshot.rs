@@ -39,8 +39,7 @@ impl Session {
     pub async fn mark_taken_over(&self, ended: Epoch, last: Lsn) -> Result<Name, Stop> {
         let now = self.context.rt().wall_ms();
         let name = format!("taken-over-{}", utc::compact(now)).parse::<Name>()?;
-        let mut room = self.mark_room().await?;
-        self.mark(&name, taken_over(ended, last, now), &mut room)?;
+        self.mark_now(&name, taken_over(ended, last, now)).await?;
         Ok(name)
     }
 
@@ -79,16 +78,17 @@ impl Session {
 
     /// The same, of a snapshot that is taken alone.
     pub async fn mark_now(&self, name: &Name, group: Group) -> Result<Lsn, Stop> {
-        let mut room = self.mark_room().await?;
-        let _gate = self.or_end(close_gate(self)).await?;
-        // Behind a closed gate no journal is started anew, before it may have been.
-        if !self.journal.is_current(room.as_ref()) {
-            room = self.mark_room().await?;
+        loop {
+            let mut room = self.mark_room().await?;
+            let _gate = self.or_end(close_gate(self)).await?;
+            // Behind a closed gate no journal is started anew, before it may have been.
+            if self.journal.is_current(room.as_ref()) {
+                return self.mark(name, group, &mut room);
+            }
         }
-        self.mark(name, group, &mut room)
     }
 
-    /// Room for a mark.
+    /// Room for a mark. Not behind a closed gate (`room`).
     pub async fn mark_room(&self) -> Result<Option<crate::journal::Room<'_>>, Stop> {
         self.room(self.journal.cost(Mark::BYTES_MAX)).await
     }
