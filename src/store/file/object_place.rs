@@ -23,7 +23,8 @@ fn life(stat: &Stat) -> FileLife {
 fn kind_at(dir: impl AsFd, name: &str) -> rustix::io::Result<Option<FileType>> {
     match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
-        Err(Errno::NOENT) => Ok(None),
+        // Or an object took the place of a folder on the way.
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(e) => Err(e),
     }
 }
