@@ -138,6 +138,8 @@ pub struct Session {
     pub pool: Cut,
     /// Acknowledged to clients that live on, and whose host's power lasts.
     kept: Cut,
+    /// Its process was killed: whatever is killed on its host later took nothing of it.
+    ended_by_kill: bool,
     /// What the successor showed of it.
     cut: Option<Cut>,
     released: bool,
@@ -344,6 +346,7 @@ fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session
         lanes,
         local: nothing.clone(),
         kept: nothing.clone(),
+        ended_by_kill: false,
         pool: nothing,
         cut: None,
         released,
@@ -395,7 +398,12 @@ impl Session {
 
     /// Its process was killed, and its clients live on; or its host's power has failed, and they died with it.
     pub fn killed(&mut self, power: bool) {
-        self.kept = if power { vec![0; self.kept.len()] } else { self.ended() };
+        let first = !std::mem::replace(&mut self.ended_by_kill, true);
+        if power {
+            self.kept = vec![0; self.kept.len()];
+        } else if first {
+            self.kept = self.ended();
+        }
     }
 
     /// From now on it may not get on with its work.
