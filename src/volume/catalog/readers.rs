@@ -8,6 +8,8 @@
 //! A host that is cut off leaves its note. The same host's own is none of its business; another's is dropped by whoever says
 //! that the host is gone, as `volume take-over` does.
 
+use std::time::Duration;
+
 use super::gates::wait_at;
 use super::volumes::Volumes;
 use crate::base::{Error, HostId, Kind, Name, Nonce, Result, VolumeId};
@@ -18,6 +20,8 @@ use crate::volume::space::pins;
 
 /// How often a volume whose removal seems to be under way is looked at again.
 const LOOKS: usize = 60;
+/// A client waits so long for its note to be made. A host whose keys can only read makes none.
+const NOTED_WITHIN: Duration = Duration::from_secs(2);
 /// Hosts that a refusal names.
 const NAMED_MAX: usize = 8;
 
@@ -45,24 +49,34 @@ impl Volumes {
         pins::readers(&self.engine.pool, id)
     }
 
-    /// Notes that a client here uses the volume, unless this host owns it, which says enough. `Removed`: it is gone.
+    /// Notes that a client here uses the volume, unless this host owns it, which says enough. None where that can't be done in
+    /// time, as by a host whose keys can only read: its clients read on, and nobody who removes the volume hears of them.
+    /// `Removed`: it is gone.
     pub async fn read_by_client(&self, name: &Name, volume: &Volume) -> Result<Option<Reading>> {
         if let Known::Live(_) = volume.known() {
             return Ok(None);
         }
-        let id = volume.id();
+        let (of, title, id) = (self.clone(), name.clone(), volume.id());
+        // A task of its own: cut off midway it would leave a note that nobody knows of.
+        let noting = self.engine.rt.spawn(async move { of.note_reader(&title, id).await });
+        match self.engine.rt.timeout(NOTED_WITHIN, noting).await {
+            Some(noted) => Ok(Some(noted??)),
+            None => {
+                tracing::warn!(volume = %name, "it can't be noted here that clients read this volume: other hosts may remove it");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn note_reader(&self, name: &Name, id: VolumeId) -> Result<Reading> {
         let noted = self.readers.of(id);
         let mut noted = noted.lock().await;
-        let count = match *noted {
-            Some((_, count)) => count + 1,
-            None => 1,
-        };
-        let nonce = match *noted {
-            Some((nonce, _)) => nonce,
-            None => self.begin_reading(name, id).await?,
+        let (nonce, count) = match *noted {
+            Some((nonce, count)) => (nonce, count + 1),
+            None => (self.begin_reading(name, id).await?, 1),
         };
         *noted = Some((nonce, count));
-        Ok(Some(Reading { of: self.clone(), id }))
+        Ok(Reading { of: self.clone(), id })
     }
 
     async fn begin_reading(&self, name: &Name, id: VolumeId) -> Result<Nonce> {

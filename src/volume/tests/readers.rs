@@ -65,3 +65,25 @@ fn the_note_of_a_host_that_was_cut_off_goes_with_its_next_run_or_by_consent() {
         life.volumes.remove(&name("v")).await.unwrap();
     });
 }
+
+/// As one whose keys can only read.
+#[test]
+fn who_cannot_note_it_in_time_reads_on() {
+    run(43, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        life.volumes.release(&name("v")).await.unwrap();
+        let other = site.machine(2).start().await;
+        let read = other.volumes.open(&name("v"), OpenMode::Attach).await.unwrap();
+        site.reach(0..2, Reach::Silent);
+        let began = other.rt.now();
+        assert!(other.volumes.read_by_client(&name("v"), &read).await.unwrap().is_none());
+        assert!(other.rt.now().since(began) < Duration::from_secs(3));
+        site.reach(0..2, Reach::Up);
+        assert!(read.read(0, 4096).await.unwrap() == bytes(1, 4096));
+        // A note that comes late is nobody's, and goes.
+        other.sleep(60_000).await;
+        life.volumes.remove(&name("v")).await.unwrap();
+    });
+}
