@@ -272,13 +272,14 @@ file_tour() {
 
 # ---- other parts --------------------------------------------------------------------------------------------------
 
-# free_port [SPAN]: a TCP port on loopback that nobody listens on, and nobody on port + SPAN either.
+# free_port [SPAN]: a TCP port on loopback that can be listened on, and so can port + SPAN. Both are below the ports that the
+# kernel gives to connections (32768 and above): one of those is taken, though nobody listens on it.
 free_port() {
-  local port
+  local port span=${1:-0}
   while :; do
-    port=$((10000 + (RANDOM * 32768 + RANDOM) % 20000))
+    port=$((10000 + (RANDOM * 32768 + RANDOM) % (22700 - span)))
     if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null &&
-      { [[ -z ${1:-} ]] || ! (exec 3<>"/dev/tcp/127.0.0.1/$((port + $1))") 2>/dev/null; }; then
+      { ((span == 0)) || ! (exec 3<>"/dev/tcp/127.0.0.1/$((port + span))") 2>/dev/null; }; then
       echo "$port"
       return
     fi
@@ -318,9 +319,12 @@ JSON
   export S3_ENDPOINT=http://127.0.0.1:${WEED_PORTS[3]}
 }
 seaweed_ready() {
-  wait_for 60 "SeaweedFS takes a bucket" s3_bucket ready
+  wait_for 60 "SeaweedFS takes a bucket ($LOGS/seaweed.log)" seaweed_answers
+  alive "$WEED" || fail "SeaweedFS has ended: $(tail -n 5 "$LOGS/seaweed.log")"
   wait_for 60 "SeaweedFS takes an object" s3 -X PUT --data-binary ready "$S3_ENDPOINT/ready/object"
 }
+# seaweed_answers: it takes a bucket, or will never take one.
+seaweed_answers() { ! alive "$WEED" || s3_bucket ready; }
 # seaweed_start DIR PORT...: the server alone. Each bucket takes seven volumes, each of volumeSizeLimitMB, of the disk's
 # free space. With volumes of 256 MiB a check with ten buckets needs 18 GB free, and gets status 500 on a smaller disk.
 seaweed_start() {
