@@ -121,7 +121,7 @@ async fn descriptions(
     key: Option<&PoolKey>,
 ) -> Result<Vec<Told>> {
     let mut ids: BTreeSet<RegisterId> = known.iter().map(|pool| PoolConfig::register(*pool)).collect();
-    ids.extend(pools_in(store).await?.into_iter().map(PoolConfig::register));
+    ids.extend(pools_in(&store.bucket).await?.into_iter().map(PoolConfig::register));
     let mut found = Vec::new();
     for id in &ids {
         found.extend(description(store, *id, index, key).await?);
@@ -176,7 +176,7 @@ async fn write_one(store: &PoolStore, index: usize, newest: &Told, key: Option<&
         None => {}
     }
     let others: Vec<PoolId> =
-        pools_in(store).await?.into_iter().filter(|pool| *pool != config.pool).collect();
+        pools_in(&store.bucket).await?.into_iter().filter(|pool| *pool != config.pool).collect();
     if !others.is_empty() {
         return refuse(format!("it has the label of another pool, {}", others[0]));
     }

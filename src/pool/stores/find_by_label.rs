@@ -12,7 +12,7 @@ use super::object_key::register_key;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{ByteRange, Cause, List, Put, When};
+use crate::store::{BucketRef, ByteRange, Cause, List, Put, When};
 
 /// A store that answers no request for its label by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
@@ -30,15 +30,24 @@ pub async fn labelled(store: &PoolStore, pool: PoolId, key: Option<&PoolKey>) ->
 }
 
 /// The pools that have labels there.
-pub async fn pools_in(store: &PoolStore) -> Result<Vec<PoolId>> {
+pub async fn pools_in(bucket: &BucketRef) -> Result<Vec<PoolId>> {
     let list = List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..List::default() };
-    let page = store.bucket.list(&list, Cause::Label).await?;
+    let page = bucket.list(&list, Cause::Label).await?;
     Ok(page.objects.iter().filter_map(|object| pool_of_label(&object.key)).collect())
+}
+
+/// The label of a pool that is not this one, if one is there.
+pub async fn other_pool(bucket: &BucketRef, pool: PoolId) -> Result<Option<Label>> {
+    let other = pools_in(bucket).await?.into_iter().find(|other| *other != pool);
+    let Some(other) = other else { return Ok(None) };
+    let range = ByteRange::Whole { max: LABEL_MAX };
+    let found = bucket.get(&label_key(other), range, Cause::Label).await?;
+    found.map(|found| Label::decode(&found.body)).transpose()
 }
 
 /// Whatever pool is there. Of several, one of which the store has the description: the others were never finished.
 async fn any_pool(store: &PoolStore) -> Result<Option<PoolId>> {
-    let pools = pools_in(store).await?;
+    let pools = pools_in(&store.bucket).await?;
     if pools.is_empty() {
         return renamed(store).await;
     }

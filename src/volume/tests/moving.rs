@@ -293,7 +293,13 @@ fn a_move_that_was_cut_off_goes_on_and_nothing_is_lost() {
         eprintln!("MOVING={seed}");
         run(seed, ["1+0", "2+1"][seed as usize % 2], move |site| async move {
             let there = site.elsewhere_as(["2+1", "4+2", "1+0"][seed as usize % 3]);
-            let (site, there) = if seed % 4 == 3 { (site.eager(), there.eager()) } else { (site, there) };
+            // A life of seconds has no time to merge thousands of blocks one by one.
+            let eager = |site: Site| {
+                let mut site = site.eager();
+                site.tuning.merge_blocks = site.tuning.merge_blocks.max(40);
+                site
+            };
+            let (site, there) = if seed % 4 == 3 { (eager(site), eager(there)) } else { (site, there) };
             let flush = if seed % 3 == 0 { FlushMode::Pool } else { FlushMode::Local };
             let mut machines = found(&site, &there, 1, flush).await.crash();
             let (witness, world) = (Arc::<Mutex<Witness>>::default(), site.world.clone());

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures::future::select;
 use tokio::sync::Notify;
 
+use super::find_by_label::other_pool;
 use super::label::{LABEL_MAX, Label, label_key};
 use super::object_key::PROBES;
 use super::response_stats::Traffic;
@@ -171,6 +172,10 @@ enum Verdict {
     /// The label is this store's in another life.
     OtherLife(Incarnation),
     Silent(Error),
+}
+
+fn is_of_another(label: &Label) -> String {
+    format!("it belongs to another pool, {} ({})", label.hint.name, label.pool)
 }
 
 impl Member {
@@ -421,7 +426,14 @@ impl Member {
             None => Verdict::Silent(self.trouble("it does not answer")),
             Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
             Some(Err(e)) => Verdict::Silent(e),
-            Some(Ok(None)) => Verdict::Foreign("it has no label (emptied, or another place)".to_owned()),
+            Some(Ok(None)) => {
+                let other = self.rt.timeout(LABEL_WAIT_MAX, other_pool(bucket, self.pool.id)).await;
+                Verdict::Foreign(match other {
+                    Some(Ok(Some(label))) => is_of_another(&label),
+                    // Whatever is there beside it: this pool's label is not.
+                    Some(Ok(None) | Err(_)) | None => "it has no label (emptied, or another place)".to_owned(),
+                })
+            }
             Some(Ok(Some(found))) => self.compare(&found.body),
         }
     }
@@ -435,10 +447,7 @@ impl Member {
             Err(e) => return Verdict::Foreign(e.to_string()),
         };
         if label.pool != self.pool.id {
-            return Verdict::Foreign(format!(
-                "it belongs to another pool, {} ({})",
-                label.hint.name, label.pool
-            ));
+            return Verdict::Foreign(is_of_another(&label));
         }
         if label.index != self.index {
             let (is, here) = (label.index, self.index);
