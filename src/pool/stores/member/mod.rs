@@ -431,7 +431,9 @@ impl Member {
                 Verdict::Foreign(match other {
                     Some(Ok(Some(label))) => is_of_another(&label),
                     // Whatever is there beside it: this pool's label is not.
-                    Some(Ok(None) | Err(_)) | None => "it has no label (emptied, or another place)".to_owned(),
+                    Some(Ok(None) | Err(_)) | None => {
+                        "it has no label (emptied, or another place)".to_owned()
+                    }
                 })
             }
             Some(Ok(Some(found))) => self.compare(&found.body),
