@@ -44,10 +44,10 @@ pub(super) const COPIED_A_SECOND: u64 = 16 << 20;
 /// Bytes that make no request late.
 const SMALL: u64 = 64 << 10;
 const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
-/// A pool's store says so in an object whose key begins so.
-const LABELS: &str = "label-";
-/// So many of such keys are looked at.
-const LABELS_MAX: usize = 4;
+/// A pool's store says so in an object whose key is this, `-` and the pool's id, or was this alone once.
+const LABEL: &str = "label";
+/// Of keys that begin so, those of labels come early: what begins otherwise after `-` than an id sorts behind most.
+const LABELS_MAX: usize = 100;
 const LABEL_MAX: u64 = 256 << 10;
 
 /// Where uploads are written down that no file has: a crash must not leave their parts for good.
@@ -601,13 +601,13 @@ impl BucketClient {
 
     /// A prefix that holds a pool is no filesystem: one wrong `rm` would cost disks.
     pub async fn refuse_pool(&self) -> Result<()> {
-        let labels = match self.list(LABELS, None, false, LABELS_MAX).await {
+        let labels = match self.list(LABEL, None, false, LABELS_MAX).await {
             Err(denied) if denied.is(Kind::Denied) => {
                 return Err(self.lacks_listing().await.unwrap_or(denied));
             }
             found => found?,
         };
-        for object in labels.objects {
+        for object in labels.objects.iter().filter(|object| is_label(&object.key)) {
             let Some(found) = self.get(&object.key, 0, LABEL_MAX).await? else { continue };
             let label = serde_json::from_slice::<serde_json::Value>(&found.body).unwrap_or_default();
             if ["format", "pool", "incarnation"].iter().all(|field| label.get(field).is_some()) {
@@ -622,4 +622,10 @@ impl BucketClient {
         }
         Ok(())
     }
+}
+
+fn is_label(key: &str) -> bool {
+    let rest = key.strip_prefix(LABEL);
+    let is_id = |id: &str| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(is_id))
 }

@@ -320,6 +320,34 @@ fn a_mount_without_the_right_to_list_says_so() {
     .unwrap();
 }
 
+/// A pool's label has its id in its key, and an older pool's has not; other objects that are called so are files.
+#[test]
+fn a_bucket_with_a_pool_of_any_age_is_not_mounted() {
+    let label = r#"{"format": 1, "pool": "c0", "index": 0, "incarnation": "1a"}"#;
+    let pool = "label-00112233445566778899aabbccddeeff";
+    for (key, body, refused) in [
+        ("label", label, true),
+        (pool, label, true),
+        ("label", "a file", false),
+        ("label-of-a-bottle", label, false),
+        ("sub/label", label, false),
+    ] {
+        let sim = Sim::new(9);
+        let store = SimStore::new(&sim, "s");
+        let world = sim.clone();
+        sim.run(async move {
+            for n in 0..30 {
+                store.put(&format!("label-{n}"), "a file".into(), When::Always, Cause::File).await.unwrap();
+            }
+            store.put(key, body.into(), When::Always, Cause::File).await.unwrap();
+            let client = BucketClient::new(world.rt(), store.clone(), Duration::from_secs(5));
+            let said = client.refuse_pool().await;
+            assert_eq!(said.is_err_and(|why| why.is(Kind::Refused)), refused, "{key} {body}");
+        })
+        .unwrap();
+    }
+}
+
 /// The mount ends while many files wait for a store that says nothing: a few are tried, and the next mount sends all.
 /// Where it is something else that keeps a file, each is tried.
 #[test]
