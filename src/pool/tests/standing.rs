@@ -95,7 +95,8 @@ fn attest_answers_only_from_a_label_get_begun_after_it() {
         let (early, (one, two, end)) = futures::future::join(early, late).await;
         assert!(early.is_ok());
         assert!(one.unwrap_err().to_string().contains("mem:s0") && two.is_err());
-        assert!(end.since(begun) < second * 9 / 4, "one get serves both: {:?}", end.since(begun));
+        // And one list says that no other pool is there.
+        assert!(end.since(begun) < second * 13 / 4, "one get serves both: {:?}", end.since(begun));
         assert!(matches!(member.standing(), Standing::Out(_)));
         // Nothing is sent to it any more.
         assert!(member.put("x", Bytes::new(), When::Absent, W).await.is_err());
