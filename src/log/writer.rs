@@ -27,8 +27,6 @@ use crate::pool::{Chunk, ChunkKind, Pool, Upload};
 const CHUNKS_IN_MEMORY: u64 = 4;
 /// However little memory there is.
 const CHUNK_MIN: u64 = 1 << 20;
-/// A chunk with fewer bytes than this is put at ease: it costs little memory until it counts.
-const AT_EASE_MAX: u64 = 1 << 20;
 /// Frames of a stored chunk that are cached before others get their turn.
 const CACHED_AT_ONCE: usize = 64;
 
@@ -263,7 +261,6 @@ impl Writer {
                 sealed
             };
             self.seal(sealed);
-            let _hurry = self.config.pool.hurry();
             if seen.changed().await.is_err() {
                 return Err(Error::new(Kind::Closed, "the log is closed"));
             }
@@ -282,7 +279,8 @@ impl Writer {
         let (_, last) = draft.span().expect("a chunk is cut of at least one record");
         // Beside the payload: its frames and parity.
         let layout = self.config.pool.layout();
-        let held = self.memory(draft.bytes() * (1 + layout.n().div_ceil(layout.k()) as u64)).await;
+        let held =
+            self.config.encode.take(draft.bytes() * (1 + layout.n().div_ceil(layout.k()) as u64)).await;
         let slot = self
             .slot(|state, id| {
                 state.cut = last;
@@ -290,17 +288,6 @@ impl Writer {
             })
             .await?;
         Ok(Cutting { writer: self.clone(), slot, draft, era, held })
-    }
-
-    /// Memory for a chunk. What is on its way holds some until it counts.
-    async fn memory(&self, bytes: u64) -> Held {
-        match self.config.encode.try_take(bytes) {
-            Some(held) => held,
-            None => {
-                let _hurry = self.config.pool.hurry();
-                self.config.encode.take(bytes).await
-            }
-        }
     }
 
     /// Waits until the prefix reaches `seq`.
@@ -315,8 +302,6 @@ impl Writer {
 
     async fn wait(&self, enough: impl Fn(&Prefix) -> bool) -> Result<()> {
         let mut seen = self.prefix.subscribe();
-        let now = *seen.borrow();
-        let _hurry = (!enough(&now)).then(|| self.config.pool.hurry());
         loop {
             let now = *seen.borrow_and_update();
             if enough(&now) {
@@ -370,15 +355,15 @@ impl Writer {
 
     /// Puts a chunk until it is stored by the `w` of the moment. When the writer fails meanwhile, what is under way is
     /// dropped: its stores may be away for ever, and its memory is the whole daemon's.
-    /// `landed` is called when as many are at their stores' places, which may be long before it counts.
-    async fn put(self: &Arc<Self>, chunk: Chunk, held: Held, landed: impl FnOnce() + Send) -> Result<()> {
+    async fn put(self: &Arc<Self>, chunk: Chunk, held: Held) -> Result<()> {
         let (id, bytes) = (chunk.id, chunk.shards.iter().map(|s| s.len() as u64).sum::<u64>());
         let of_map = if chunk.kind == ChunkKind::Map { bytes } else { 0 };
-        let upload = match bytes < AT_EASE_MAX {
-            true => self.config.pool.put_chunk_at_ease(chunk),
-            false => self.config.pool.put_chunk(chunk),
-        };
-        self.until_stored(&upload, landed).await?;
+        let upload = self.config.pool.put_chunk(chunk);
+        let over = std::pin::pin!(self.over());
+        match select(std::pin::pin!(self.is_stored(&upload)), over).await {
+            Either::Left((stored, _)) => stored?,
+            Either::Right((e, _)) => return Err(e),
+        }
         {
             let mut state = self.state.lock();
             state.stored_bytes += bytes;
@@ -386,22 +371,6 @@ impl Writer {
         }
         self.watch_rest(id, upload, held);
         Ok(())
-    }
-
-    /// Waits until the chunk is stored, or nothing more is to be.
-    async fn until_stored(&self, upload: &Upload, landed: impl FnOnce() + Send) -> Result<()> {
-        let w = *self.config.w.borrow();
-        let tell = std::pin::pin!(async {
-            upload.landed(w).await;
-            landed();
-            std::future::pending::<Error>().await
-        });
-        let over = std::pin::pin!(self.over());
-        let stored = std::pin::pin!(self.is_stored(upload));
-        match select(stored, select(over, tell)).await {
-            Either::Left((stored, _)) => stored,
-            Either::Right((Either::Left((e, _)) | Either::Right((e, _)), _)) => Err(e),
-        }
     }
 
     /// Waits until enough shards are stored; how many are enough may change meanwhile.
@@ -464,7 +433,7 @@ impl Writer {
             .spawn(async move {
                 let last = slot.last;
                 let stored = match writer.config.rt.cpu(move || draft.finish(last)).await {
-                    Ok(chunk) => writer.put(chunk, held, || ()).await,
+                    Ok(chunk) => writer.put(chunk, held).await,
                     Err(e) => Err(e),
                 };
                 match stored {
@@ -496,7 +465,7 @@ impl Writer {
             }
             self.seal_map();
             // For the worst case at once: a holder must not wait for more.
-            let mut held = Some(self.memory(self.chunk_target()).await);
+            let mut held = Some(self.config.encode.take(self.chunk_target()).await);
             let era = sink.era;
             let begun = self.slot(|state, id| {
                 let slot = Slot { id, last: state.cut };
@@ -534,21 +503,15 @@ impl Cutting {
         self.slot.seq()
     }
 
-    /// The last record in it.
-    pub fn last(&self) -> Lsn {
-        self.slot.last
-    }
-
-    /// Encodes and puts it; returns when it is stored. Then `Writer::count` it. A failure is the whole writer's. `landed`: see
-    /// `Writer::put`.
-    pub async fn stored(self, landed: impl FnOnce() + Send) -> Result<Stored> {
+    /// Encodes and puts it; returns when it is stored. Then `Writer::count` it. A failure is the whole writer's.
+    pub async fn stored(self) -> Result<Stored> {
         let Cutting { writer, slot, draft, era, held } = self;
         let stamp = writer.stamp(&slot, era, &writer.state.lock());
         let (first, last) = draft.span().expect("a chunk is cut of at least one record");
         let done = match writer.config.rt.cpu(move || encode(&stamp, draft)).await {
             Ok(Encoded { chunk, placed, raw, zeros }) => {
                 let id = chunk.id;
-                let put = writer.put(chunk, held, landed).await;
+                let put = writer.put(chunk, held).await;
                 if put.is_ok() {
                     writer.cache(id, &placed, raw).await;
                 }

@@ -22,8 +22,8 @@ pub use chunk::{
     About, CHECK_SPAN, Checked, Chunk, ChunkKind, DeletionCheck, FOOTER_MAX, Fate, Inventory, Layout, Zoning,
 };
 pub use io::{
-    Away, Catalog, CatalogEntry, Clocks, Condition, Hurry, NameEntry, Need, Payload, PoolStatus, Probe,
-    QuotaRoom, StoreState, StoreStatus, Told, Upload, Verify,
+    Away, Catalog, CatalogEntry, Clocks, Condition, NameEntry, Need, Payload, PoolStatus, Probe, QuotaRoom,
+    StoreState, StoreStatus, Told, Upload, Verify,
 };
 pub use local::{
     Finding, LastScrub, Located, Progress, RepairReport, ScrubOptions, ScrubReport, Watch, about_jump,

@@ -16,7 +16,6 @@ use crate::pool::chunk::{Chunk, ChunkKind, DeletionCheck, Inventory};
 use crate::pool::chunk::{Layout, Zoning};
 use crate::pool::io::Catalog;
 use crate::pool::io::Clocks;
-use crate::pool::io::Hurry;
 use crate::pool::io::PoolContext;
 use crate::pool::io::QuotaRoom;
 use crate::pool::io::Verify;
@@ -275,31 +274,11 @@ impl Pool {
 
     /// Begins to store a chunk; encoding and puts go on in the background.
     pub fn put_chunk(&self, chunk: Chunk) -> Upload {
-        self.put(chunk, Known::default())
-    }
-
-    /// The same of a chunk that nobody waits for: that its shards are stored is known when somebody does (`hurry`), or when many
-    /// puts can share the look at a label. Its bytes are held until then.
-    pub fn put_chunk_at_ease(&self, chunk: Chunk) -> Upload {
-        self.put(chunk, Known { at_ease: true, ..Known::default() })
-    }
-
-    fn put(&self, chunk: Chunk, known: Known) -> Upload {
         let cause = match chunk.kind {
             ChunkKind::Data => Cause::Write,
             ChunkKind::Map | ChunkKind::Pack => Cause::Checkpoint,
         };
-        Upload::start(&self.context, chunk, known, cause)
-    }
-
-    /// Somebody waits for chunks that were put at ease, as long as this lives.
-    pub fn hurry(&self) -> Hurry {
-        self.context.hurry()
-    }
-
-    /// Chunks that were put at ease until now are waited for.
-    pub fn hurry_once(&self) {
-        self.context.hurry_once();
+        Upload::start(&self.context, chunk, Known::default(), cause)
     }
 
     /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are

@@ -119,7 +119,7 @@ impl Payload {
     }
 
     pub(in crate::pool) fn complete(&self, context: &Arc<PoolContext>) -> Upload {
-        let known = Known { stored: self.good, rotten: self.rotten, look: true, at_ease: false };
+        let known = Known { stored: self.good, rotten: self.rotten, look: true };
         Upload::start(context, self.chunk.clone(), known, Cause::Walk)
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::base::rt::Rt;
-use crate::base::watched_state::Watched;
 use crate::base::{ChunkId, Error, Incarnation, Kind, RegisterId, Result};
 use crate::pool::chunk::Codec;
 use crate::pool::chunk::FooterCache;
@@ -42,27 +41,8 @@ pub struct PoolContext {
     clock: HostClock,
     footers: FooterCache,
     hedges: Hedges,
-    haste: Watched<Haste>,
     /// Of whoever knows the volumes; none before they are known.
     deletion_check: Mutex<Option<Weak<dyn DeletionCheck>>>,
-}
-
-/// Who waits for what is on its way to the stores.
-#[derive(Debug, Default)]
-struct Haste {
-    waiting: usize,
-    /// How often somebody said that it was to hurry.
-    calls: u64,
-}
-
-/// Somebody waits for what is on its way to the stores, as long as this lives.
-#[derive(Debug)]
-pub struct Hurry(Arc<PoolContext>);
-
-impl Drop for Hurry {
-    fn drop(&mut self) {
-        self.0.haste.with(|h| h.waiting -= 1);
-    }
 }
 
 impl PoolContext {
@@ -86,7 +66,6 @@ impl PoolContext {
             clock,
             footers: FooterCache::default(),
             hedges: Hedges::default(),
-            haste: Watched::default(),
             deletion_check: Mutex::default(),
         })
     }
@@ -127,23 +106,6 @@ impl PoolContext {
     }
     pub(in crate::pool) fn footers(&self) -> &FooterCache {
         &self.footers
-    }
-
-    /// What is on its way counts as soon as it may, as long as the guard lives.
-    pub fn hurry(self: &Arc<Self>) -> Hurry {
-        self.haste.update(|h| h.waiting += 1);
-        Hurry(self.clone())
-    }
-
-    /// The same of what is on its way at this moment.
-    pub fn hurry_once(&self) {
-        self.haste.update(|h| h.calls += 1);
-    }
-
-    /// Returns when somebody waits for what is on its way, or says that it is to hurry.
-    pub(in crate::pool) async fn hurried(&self) {
-        let calls = self.haste.with(|h| h.calls);
-        self.haste.until(|h| (h.waiting > 0 || h.calls != calls).then_some(())).await;
     }
 
     pub(in crate::pool) fn register(&self, id: RegisterId) -> Register {

@@ -18,7 +18,7 @@ mod upload;
 pub use availability::{Away, Condition, Need};
 pub use chunk_probe::{Payload, Probe, Told, rebuild_data};
 pub use clock_bounds::Clocks;
-pub use context::{DELETE_MAX, Hurry, PoolContext};
+pub use context::{DELETE_MAX, PoolContext};
 pub use directory::{Directory, NameEntry};
 pub use quota_headroom::QuotaRoom;
 pub use read::Verify;

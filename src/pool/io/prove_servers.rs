@@ -1,9 +1,11 @@
 //! Trying a store's promises anew when its server calls itself otherwise than before: it was upgraded, or is another one.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::PoolContext;
+use crate::base::rt::Instant;
 use crate::base::{Kind, Result};
 use crate::pool::stores::Member;
 
@@ -11,6 +13,28 @@ use crate::pool::stores::Member;
 const SETTLE: Duration = Duration::from_secs(5);
 /// A look that came to nothing, since the store did not answer, is made again after this.
 const AGAIN: Duration = Duration::from_secs(60);
+/// So many trials of one store within an hour: a server that calls itself otherwise all the time costs no more.
+const TRIALS_MAX: usize = 16;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// When each store was tried within the last hour.
+#[derive(Default)]
+struct Trials(BTreeMap<String, VecDeque<Instant>>);
+
+impl Trials {
+    /// Whether the store may be tried now, which counts as a trial then.
+    fn begin(&mut self, url: &str, now: Instant) -> bool {
+        let of_store = self.0.entry(url.to_owned()).or_default();
+        while of_store.front().is_some_and(|at| now.since(*at) >= HOUR) {
+            of_store.pop_front();
+        }
+        let may = of_store.len() < TRIALS_MAX;
+        if may {
+            of_store.push_back(now);
+        }
+        may
+    }
+}
 
 /// Goes on as long as the pool lives.
 pub fn start(context: &Arc<PoolContext>) {
@@ -18,10 +42,11 @@ pub fn start(context: &Arc<PoolContext>) {
     let (time, context) = (rt.clone(), Arc::downgrade(context));
     let task = async move {
         bell.notified().await;
+        let mut trials = Trials::default();
         loop {
             time.sleep(SETTLE).await;
             let Some(now) = context.upgrade() else { return };
-            let told = prove_new(&now).await;
+            let told = prove_new(&now, &mut trials).await;
             drop(now);
             match told {
                 true => bell.notified().await,
@@ -33,12 +58,17 @@ pub fn start(context: &Arc<PoolContext>) {
 }
 
 /// Whether all could be told that is to be known.
-async fn prove_new(context: &PoolContext) -> bool {
+async fn prove_new(context: &PoolContext, trials: &mut Trials) -> bool {
     let mut told = true;
     for member in context.members() {
         let Some(server) = member.server() else { continue };
+        if context.proven_servers().knows(member.url(), &server).await {
+            continue;
+        }
+        // One that is away is tried when it is back.
         let is_asked = member.standing().usable() || member.is_barred();
-        if !is_asked || context.proven_servers().knows(member.url(), &server).await {
+        if !is_asked || !trials.begin(member.url(), context.rt().now()) {
+            told = false;
             continue;
         }
         match prove(context, &member).await {

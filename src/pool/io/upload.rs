@@ -35,8 +35,6 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct State {
     stored: ShardSet,
-    /// Put and answered, whether their stores have attested since or not.
-    landed: ShardSet,
     /// Shards whose bytes are still held.
     held: ShardSet,
     failed: Option<Error>,
@@ -51,8 +49,6 @@ struct Shared {
     context: Arc<PoolContext>,
     id: ChunkId,
     cause: Cause,
-    /// Nobody waits for it, as far as is known: labels are read in company.
-    at_ease: bool,
     state: Watched<State>,
 }
 
@@ -72,8 +68,6 @@ pub struct Known {
     pub(in crate::pool) rotten: ShardSet,
     /// Looked for before they are put: somebody may have put them.
     pub(in crate::pool) look: bool,
-    /// Labels are read when somebody waits, or for many puts at once.
-    pub(in crate::pool) at_ease: bool,
 }
 
 impl Upload {
@@ -85,8 +79,8 @@ impl Upload {
     ) -> Upload {
         let held = ShardSet::all(context.layout().n()).minus(known.stored);
         let state = State { stored: known.stored, held, ..State::default() };
-        let (at_ease, state) = (known.at_ease, Watched::new(state));
-        let shared = Arc::new(Shared { context: context.clone(), id: chunk.id, cause, at_ease, state });
+        let shared =
+            Arc::new(Shared { context: context.clone(), id: chunk.id, cause, state: Watched::new(state) });
         let upload = Upload { shared: shared.clone(), begun: context.rt().now() };
         context.rt().spawn(shared.run(chunk, known, held)).detach();
         upload
@@ -95,12 +89,6 @@ impl Upload {
     /// Shards stored, each attested after its put.
     pub fn stored(&self) -> usize {
         self.shared.state.with(|s| s.stored.count())
-    }
-
-    /// Returns when `w` shards are where their stores were a moment ago: who reads the log finds them, unless a store was exchanged
-    /// meanwhile. It never gives up by itself.
-    pub async fn landed(&self, w: usize) {
-        self.shared.state.until(|s| (s.landed.or(s.stored).count() >= w).then_some(())).await;
     }
 
     /// Returns when `w` shards are stored and the others had their hedge delay; never gives up by itself. An error
@@ -239,21 +227,10 @@ impl Shared {
             if rt.timeout(RETRY_LAST, member.usable()).await.is_none() {
                 continue;
             }
-            let stored = async {
-                at.land(about, &object, how, self.cause).await?;
-                if !self.at_ease {
-                    return member.attest().await;
-                }
-                self.state.update(|s| s.landed = s.landed.with(index));
-                member.attest_in_company(self.context.hurried()).await
-            };
-            match stored.await {
+            match at.store(about, &object, how, self.cause).await {
                 Ok(()) => return Ok(()),
                 Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(e),
-                Err(e) => {
-                    self.state.with(|s| s.landed = s.landed.without(index));
-                    tracing::debug!("shard {}: {e}", at.key());
-                }
+                Err(e) => tracing::debug!("shard {}: {e}", at.key()),
             }
             if how == How::Absent {
                 how = How::Look;

@@ -1,10 +1,9 @@
 //! Which servers of the pool's stores this host has seen to keep what pools stand on, by what they call themselves: a server
 //! that calls itself otherwise is another one, or another version, and is tried anew.
 //!
-//! File `servers` in the pool's folder, JSON: `{"format": 1, "pool": ID, "proven": [[URL, NAME]…]}`. A file that can't be
-//! read is none: its servers are tried once more.
+//! File `servers` in the pool's folder, JSON: `{"format": 1, "pool": ID, "proven": [[URL, NAME]…]}`, the newest last. A file
+//! that can't be read is none: its servers are tried once more.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::base::rt::Disk;
 
 const FORMAT: u32 = 1;
 const FILE_MAX: usize = 1 << 20;
-/// Names of one store's servers. A store that has told more calls itself otherwise all the time, which says nothing.
+/// Names of one store's servers that are remembered: the newest.
 const NAMES_MAX: usize = 16;
 /// Of a name, in bytes.
 const NAME_MAX: usize = 256;
@@ -25,7 +24,7 @@ const NAME_MAX: usize = 256;
 struct Table {
     format: u32,
     pool: PoolId,
-    proven: BTreeSet<(String, String)>,
+    proven: Vec<(String, String)>,
 }
 
 /// See the module.
@@ -48,26 +47,32 @@ impl ProvenServers {
         ProvenServers { disk, path: folder.join("servers"), pool, turn: Mutex::default() }
     }
 
-    async fn read(&self) -> BTreeSet<(String, String)> {
-        let Ok(bytes) = self.disk.read(&self.path, FILE_MAX).await else { return BTreeSet::new() };
+    async fn read(&self) -> Vec<(String, String)> {
+        let Ok(bytes) = self.disk.read(&self.path, FILE_MAX).await else { return Vec::new() };
         match serde_json::from_slice::<Table>(&bytes) {
             Ok(table) if table.format == FORMAT && table.pool == self.pool => table.proven,
-            _ => BTreeSet::new(),
+            _ => Vec::new(),
         }
     }
 
     /// Whether nothing more is to be tried of this server.
     pub(in crate::pool) async fn knows(&self, store: &str, name: &str) -> bool {
         let _turn = self.turn.lock().await;
-        let proven = self.read().await;
-        let of_store = proven.iter().filter(|(url, _)| url == store).count();
-        of_store >= NAMES_MAX || proven.contains(&(store.to_owned(), short(name)))
+        self.read().await.contains(&(store.to_owned(), short(name)))
     }
 
     pub(in crate::pool) async fn add(&self, store: &str, name: &str) {
         let _turn = self.turn.lock().await;
         let mut proven = self.read().await;
-        proven.insert((store.to_owned(), short(name)));
+        let one = (store.to_owned(), short(name));
+        proven.retain(|known| *known != one);
+        proven.push(one);
+        let too_many = proven.iter().filter(|(url, _)| url == store).count().saturating_sub(NAMES_MAX);
+        for _ in 0..too_many {
+            if let Some(oldest) = proven.iter().position(|(url, _)| url == store) {
+                proven.remove(oldest);
+            }
+        }
         let text = serde_json::to_vec(&Table { format: FORMAT, pool: self.pool, proven });
         let written = async {
             if let Some(folder) = self.path.parent() {
@@ -102,10 +107,13 @@ mod tests {
             let long = "ä".repeat(NAME_MAX);
             table().add("s3://a", &long).await;
             assert!(table().knows("s3://a", &long).await);
-            for n in 2..NAMES_MAX {
+            table().add("s3://b", "S 1").await;
+            for n in 2..=NAMES_MAX {
                 table().add("s3://a", &format!("S {n}")).await;
             }
-            assert!(table().knows("s3://a", "always another").await);
+            assert!(!table().knows("s3://a", "one more upgrade").await);
+            assert!(!table().knows("s3://a", "S 1").await, "the oldest is forgotten");
+            assert!(table().knows("s3://a", "S 2").await && table().knows("s3://b", "S 1").await);
         })
         .unwrap();
     }

@@ -103,23 +103,11 @@ impl At<'_> {
         how: How,
         cause: Cause,
     ) -> Result<()> {
-        self.land(about, object, how, cause).await?;
-        self.member.attest().await
-    }
-
-    /// The same without the label: what is at the store's place has the shard. It counts once the store attests after this.
-    pub(in crate::pool) async fn land(
-        &self,
-        about: &About,
-        object: &Bytes,
-        how: How,
-        cause: Cause,
-    ) -> Result<()> {
         let when = match how {
             How::Absent => When::Absent,
             How::Look | How::Verify | How::Replace => {
                 match self.present((about, object), how, cause).await? {
-                    Present::Same => return Ok(()),
+                    Present::Same => return self.member.attest().await,
                     Present::Other(etag) => When::Matches(etag),
                     Present::None => When::Absent,
                 }
@@ -129,7 +117,7 @@ impl At<'_> {
         if let Put::Refused = answer {
             // Another repair, or a put of an upload that was given up, may have come in between.
             answer = match self.present((about, object), how, cause).await? {
-                Present::Same => return Ok(()),
+                Present::Same => return self.member.attest().await,
                 Present::Other(etag) => {
                     tracing::warn!(
                         "store {} has a damaged object under {}; it is replaced",
@@ -142,7 +130,7 @@ impl At<'_> {
             };
         }
         match answer {
-            Put::Stored(_) => Ok(()),
+            Put::Stored(_) => self.member.attest().await,
             Put::Unknown(e) => Err(e),
             Put::Refused => Err(Error::new(
                 Kind::Unavailable,

@@ -412,11 +412,7 @@ impl Session {
         let (k, n) = (self.writer.k(), self.context.engine.pool.layout().n());
         let gathered = if known { 0 } else { live };
         let laid_out = live * n.div_ceil(k) as u64;
-        let held = {
-            // Chunks that nobody waits for may hold it.
-            let _waits = self.context.engine.pool.hurry();
-            self.context.engine.memory.encode.take(chunk_target(k) + gathered + laid_out).await
-        };
+        let held = self.context.engine.memory.encode.take(chunk_target(k) + gathered + laid_out).await;
         let dead = Arc::new(self.dead(chunk_table, all()).await?);
         let n = self.packs.fetch_add(1, Ordering::Relaxed) + 1;
         let pack = Object { epoch: self.epoch, seq: Seq::pack(n) };

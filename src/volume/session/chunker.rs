@@ -74,8 +74,7 @@ impl Session {
     /// what the entries themselves take until a checkpoint has merged them.
     async fn store_chunk(self: Arc<Session>, cutting: Cutting, era: Era, held: Vec<Held>) {
         let id = cutting.seq();
-        let (session, last) = (self.clone(), cutting.last());
-        match cutting.stored(move || session.tip.lock().landed(last)).await {
+        match cutting.stored().await {
             Ok(stored) => {
                 let frames = stored.placed.iter().map(|p| (p.at.offset, p.at.len));
                 self.new_chunks.lock().data(self.epoch, id, era, frames);
@@ -93,8 +92,6 @@ impl Session {
                 let upto = self.writer.prefix().lsn;
                 self.tip.lock().stored_upto(upto);
                 self.ripe.notify_one();
-                // Its records are trimmed by the next round.
-                self.rounds.dirty(self.context.rt().now());
                 if self.journal.is_short() {
                     // Who waits for room asked for a round before this was stored: that round may be over and have
                     // trimmed nothing.

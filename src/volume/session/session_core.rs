@@ -577,9 +577,8 @@ impl Session {
         self.mirror.news.notify_waiters();
     }
 
-    /// Cut what there is now, and count what is on its way.
+    /// Cut what there is now.
     pub fn hurry(&self) {
-        self.context.engine.pool.hurry_once();
         let mut tip = self.tip.lock();
         let upto = tip.lsn;
         tip.pending.want(upto);

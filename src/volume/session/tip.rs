@@ -48,18 +48,6 @@ pub struct Counted {
     pub lsn: Lsn,
 }
 
-/// A chunk that was cut.
-#[derive(Debug)]
-struct Cut {
-    last: Lsn,
-    /// When its oldest record was taken in.
-    oldest: Instant,
-    /// Its payload.
-    bytes: u64,
-    /// Enough shards are at their stores' places.
-    landed: bool,
-}
-
 #[derive(Debug)]
 pub struct Tip {
     /// Given last.
@@ -79,8 +67,8 @@ pub struct Tip {
     pub counted: Option<Counted>,
     /// How often it was rolled back: what was counted before says nothing.
     pub rollbacks: u64,
-    /// Chunks that are cut and not yet in the stored prefix.
-    cut: VecDeque<Cut>,
+    /// Chunks that are cut and not yet in the stored prefix: last lsn, age, payload.
+    cut: VecDeque<(Lsn, Instant, u64)>,
     /// Memory of the entries of stored chunks, by the chunk's last lsn: held until they are merged.
     kept: BTreeMap<Lsn, Kept>,
     kept_bytes: u64,
@@ -173,7 +161,7 @@ impl Tip {
     /// A data chunk got its number. `oldest`, `bytes`: of its records.
     pub fn was_cut(&mut self, cut: Prefix, oldest: Instant, bytes: u64) {
         self.last_cut = cut;
-        self.cut.push_back(Cut { last: cut.lsn, oldest, bytes, landed: false });
+        self.cut.push_back((cut.lsn, oldest, bytes));
         for f in self.overlay.frozen.iter_mut().filter(|f| f.last == cut.lsn) {
             f.seq = Some(cut.seq);
         }
@@ -214,21 +202,15 @@ impl Tip {
 
     /// The stored prefix reaches so far.
     pub fn stored_upto(&mut self, lsn: Lsn) {
-        while self.cut.front().is_some_and(|cut| cut.last <= lsn) {
+        while self.cut.front().is_some_and(|(last, ..)| *last <= lsn) {
             self.cut.pop_front();
         }
     }
 
-    /// The chunk that ends here is where its stores were a moment ago: that it counts is known once their labels are read.
-    pub fn landed(&mut self, last: Lsn) {
-        self.cut.iter_mut().filter(|cut| cut.last == last).for_each(|cut| cut.landed = true);
-    }
-
     /// Payload that is not in the pool, and the age of its oldest part.
     pub fn unsent(&self) -> (u64, Option<Instant>) {
-        let left = || self.cut.iter().filter(|cut| !cut.landed);
-        let bytes = left().map(|cut| cut.bytes).sum::<u64>() + self.pending.bytes();
-        let oldest = left().next().map(|cut| cut.oldest).or(self.pending.oldest());
+        let bytes = self.cut.iter().map(|(_, _, bytes)| bytes).sum::<u64>() + self.pending.bytes();
+        let oldest = self.cut.front().map(|(_, at, _)| *at).or(self.pending.oldest());
         (bytes, oldest)
     }
 

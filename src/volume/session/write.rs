@@ -14,7 +14,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt as _;
 use futures::future::{Either, select};
 
 use super::range_lock::Guard;
@@ -460,7 +459,6 @@ impl Session {
         }
         // The others when somebody begins to wait; this one whenever somebody of it does.
         self.hurry();
-        let _waits = self.context.engine.pool.hurry();
         self.or_end(budget.take(bytes)).await
     }
 
@@ -478,16 +476,7 @@ impl Session {
                 self.hurry();
                 self.rounds.ask();
             }
-            let mut room = std::pin::pin!(self.journal.reserve(cost));
-            let reserved = match room.as_mut().now_or_never() {
-                Some(reserved) => reserved,
-                None => {
-                    // What nobody waits for counts late, and this waits for it.
-                    let _waits = self.context.engine.pool.hurry();
-                    self.or_end(room).await?
-                }
-            };
-            match reserved {
+            match self.or_end(self.journal.reserve(cost)).await? {
                 Ok(room) => return Ok(Some(room)),
                 Err(_) if self.journal.failed().is_some() => {}
                 Err(e) => return Err(self.explain(e)),
@@ -507,7 +496,6 @@ impl Session {
         if self.journal.failed().is_none() {
             return Ok(());
         }
-        let _waits = self.context.engine.pool.hurry();
         loop {
             let news = self.mending.news.notified();
             let mut news = std::pin::pin!(news);

@@ -17,7 +17,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::select;
 use tokio::sync::Notify;
 
 use super::find_by_label::other_pool;
@@ -42,10 +41,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PATIENT_PAUSE: Duration = Duration::from_secs(1);
 /// Damaged objects of a store that are told by name.
 const DAMAGE_MAX: usize = 100;
-
-/// Puts that wait for one label get, at most, and for how long.
-const COMPANY: usize = 16;
-const COMPANY_WAIT: Duration = Duration::from_secs(60);
 
 /// What is known of a store.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,8 +92,6 @@ struct State {
     ended: u64,
     wanted: u64,
     reading: bool,
-    /// Who waits for a label get that others begin.
-    company: usize,
     /// How the last label get ended, when not with an answer.
     silent: Option<String>,
     rechecking: bool,
@@ -138,15 +131,6 @@ impl State {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// One who waits in company, as long as this lives.
-struct InCompany<'a>(&'a Member);
-
-impl Drop for InCompany<'_> {
-    fn drop(&mut self) {
-        self.0.state.with(|s| s.company -= 1);
     }
 }
 
@@ -197,7 +181,6 @@ impl Member {
             ended: 0,
             wanted: 0,
             reading: false,
-            company: 0,
             silent: None,
             rechecking: false,
             last_answer: rt.now(),
@@ -354,31 +337,6 @@ impl Member {
             self.rt.spawn(me.read_labels()).detach();
         }
         self.state.until(|s| (s.ended >= ticket.0).then(|| s.attested_now())).await
-    }
-
-    /// The same for who has time: a get that others begin is enough, and one is begun when many wait, when `hurry` ends, or
-    /// after a while. So under steady light writes many puts share one.
-    pub(in crate::pool) async fn attest_in_company(&self, hurry: impl Future<Output = ()>) -> Result<()> {
-        let (ticket, alone) = self.state.with(|s| {
-            s.company += 1;
-            (s.begun + 1, s.company < COMPANY)
-        });
-        let _waiting = InCompany(self);
-        if alone {
-            let told = self.state.until(|s| {
-                // Where the store is in trouble nobody waits for company.
-                let told = s.ended >= ticket || !s.standing.usable() || s.company >= COMPANY;
-                told.then_some(())
-            });
-            futures::pin_mut!(told, hurry);
-            let enough = select(hurry, self.rt.sleep(COMPANY_WAIT));
-            let _ = select(told, enough).await;
-        }
-        let told = self.state.with(|s| (s.ended >= ticket).then(|| s.attested_now()));
-        match told {
-            Some(told) => told,
-            None => self.attest().await,
-        }
     }
 
     /// The same, asking again for a while: for those who would give the store up for want of an answer.

@@ -53,8 +53,8 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
                 session.mirror.stored(stored);
                 session.rounds.succeeded(round, looked, stored);
                 pause = session.pause();
-                // What is under way is trimmed by a later round; for what only has to count somebody asks when it does.
-                if session.tip.lock().unsent().1.is_some() {
+                // What was stored meanwhile, or is under way, is trimmed by a later round.
+                if session.tip.lock().lsn > stored {
                     session.rounds.dirty(session.context.rt().now());
                 }
             }
