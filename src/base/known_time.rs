@@ -6,8 +6,8 @@
 //! - While the wall clock goes on as measured time does, it is believed.
 //! - A jump is not believed. Until the clock is back, or has stood by it for an hour, the time is the earlier of the two: the
 //!   clock's, and that of before with the measured time that has passed since. So nothing ends early.
-//! - A process that starts takes the time that the one before it noted for the time of before. Without a note the clock is
-//!   believed.
+//! - A process that starts takes the time that the one before it noted for the time of before, and goes on with a jump that was
+//!   noted. Where the clock is ahead of the note by no more than a week, nobody ran meanwhile: it is believed, as without a note.
 //!
 //! Whoever can ask other clocks does that first (`pool::Pool::time`).
 
@@ -17,8 +17,8 @@ use super::rt::Instant;
 
 /// By so much the clock may be set without a word: what keeps clocks right does that.
 const SET_MAX_MS: i64 = 5 * 60_000;
-/// A process may have ended so long after its last note, and another begin so long after that, without a word.
-const RESTART_MAX_MS: i64 = 20 * 60_000;
+/// Another process may begin so long after a note without a word: a host that is off notes nothing.
+const RESTART_MAX_MS: i64 = 7 * 24 * 3_600_000;
 /// A clock that has stood by a jump for so long is believed.
 const STOOD: Duration = Duration::from_secs(3600);
 
@@ -33,6 +33,19 @@ struct Sure {
 struct Jump {
     ahead_ms: i64,
     since: Instant,
+    /// How long the clock had stood by it before.
+    stood: Duration,
+    /// What it showed when the jump was seen first.
+    first_ms: u64,
+}
+
+/// What a process leaves for the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Noted {
+    /// The time that was believed.
+    pub believed_ms: u64,
+    /// What the clock showed when a jump was seen that was not believed yet.
+    pub jumped_ms: Option<u64>,
 }
 
 /// See the module.
@@ -56,13 +69,27 @@ pub struct Look {
 }
 
 impl KnownTime {
-    /// `noted_ms`: the time that was believed when the process before this one ran last.
-    pub fn begin(noted_ms: Option<u64>, wall_ms: u64, now: Instant) -> KnownTime {
-        let noted = noted_ms.filter(|noted| {
-            let gone = ahead(wall_ms, *noted);
-            !(-SET_MAX_MS..=RESTART_MAX_MS).contains(&gone)
+    /// `noted`: when the process before this one ran last.
+    pub fn begin(noted: Option<Noted>, wall_ms: u64, now: Instant) -> KnownTime {
+        let gone = |noted: &Noted| ahead(wall_ms, noted.believed_ms);
+        let noted = noted.filter(|noted| !(-SET_MAX_MS..=RESTART_MAX_MS).contains(&gone(noted)));
+        let Some(noted) = noted else {
+            return KnownTime { sure: Sure { wall_ms, at: now }, jump: None };
+        };
+        // By that very clock: nothing else goes on between two processes.
+        let stood = noted.jumped_ms.and_then(|first_ms| Some((first_ms, wall_ms.checked_sub(first_ms)?)));
+        let jump = stood.map(|(first_ms, ms)| Jump {
+            ahead_ms: gone(&noted),
+            since: now,
+            stood: Duration::from_millis(ms),
+            first_ms,
         });
-        KnownTime { sure: Sure { wall_ms: noted.unwrap_or(wall_ms), at: now }, jump: None }
+        KnownTime { sure: Sure { wall_ms: noted.believed_ms, at: now }, jump }
+    }
+
+    /// For the next process.
+    pub fn noted(&self, now: Instant) -> Noted {
+        Noted { believed_ms: self.expected(now), jumped_ms: self.jump.map(|jump| jump.first_ms) }
     }
 
     pub fn look(&mut self, wall_ms: u64, now: Instant) -> Look {
@@ -73,8 +100,8 @@ impl KnownTime {
             return Look { earliest_ms: wall_ms, latest_ms: wall_ms, jumped_ms: None, is_new: false };
         }
         let known = self.jump.filter(|jump| (jump.ahead_ms - ahead_ms).abs() <= SET_MAX_MS);
-        let jump = known.unwrap_or(Jump { ahead_ms, since: now });
-        if now.since(jump.since) >= STOOD {
+        let jump = known.unwrap_or(Jump { ahead_ms, since: now, stood: Duration::ZERO, first_ms: wall_ms });
+        if now.since(jump.since) + jump.stood >= STOOD {
             self.confirm(wall_ms, now);
             return Look { earliest_ms: wall_ms, latest_ms: wall_ms, jumped_ms: None, is_new: false };
         }
@@ -162,10 +189,11 @@ mod tests {
 
     #[test]
     fn a_process_begins_with_what_the_one_before_has_noted() {
+        let note = |jumped_ms| Some(Noted { believed_ms: NOW, jumped_ms });
         for (wall, jumped) in
-            [(NOW + MINUTE, false), (NOW + 19 * MINUTE, false), (NOW + 2 * YEAR, true), (NOW - YEAR, true)]
+            [(NOW + MINUTE, false), (NOW + 21 * MINUTE, false), (NOW + 2 * YEAR, true), (NOW - YEAR, true)]
         {
-            let mut time = KnownTime::begin(Some(NOW), wall, at(0));
+            let mut time = KnownTime::begin(note(None), wall, at(0));
             let look = time.look(wall + MINUTE, at(1));
             assert_eq!(look.jumped_ms.is_some(), jumped, "{wall}");
             let wanted = if jumped { (NOW + MINUTE).min(wall + MINUTE) } else { wall + MINUTE };
@@ -176,6 +204,22 @@ mod tests {
         fresh.look(NOW + YEAR, at(1));
         fresh.confirm(NOW + YEAR, at(2));
         assert_eq!(fresh.look(NOW + YEAR + MINUTE, at(3)).jumped_ms, None);
+    }
+
+    /// Commands alone, each of a moment: a host that was off for a month is believed an hour after the first of them.
+    #[test]
+    fn a_jump_is_stood_by_over_processes() {
+        let month = NOW + YEAR / 12;
+        let mut noted = Some(Noted { believed_ms: NOW, jumped_ms: None });
+        for (minutes, jumped) in [(0, true), (30, true), (59, true), (61, false), (62, false)] {
+            let mut time = KnownTime::begin(noted, month + minutes * MINUTE, at(0));
+            assert_eq!(time.look(month + minutes * MINUTE, at(0)).jumped_ms.is_some(), jumped, "{minutes}");
+            noted = Some(time.noted(at(0)));
+        }
+        // One that jumps on is not believed for that.
+        let first = Noted { believed_ms: NOW, jumped_ms: Some(month) };
+        let mut time = KnownTime::begin(Some(first), month - 10 * MINUTE, at(0));
+        assert!(time.look(month - 10 * MINUTE, at(0)).jumped_ms.is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use super::state_dir::{HostContext, KnownPool};
 use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{LABEL_MAX, LABELS, Label, pool_of_label};
+use crate::pool::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, pool_of_label};
 use crate::store::{self, ByteRange, Cause, List, StoreSpec, StoreUrl};
 
 /// Places above a new store in which a pool's label is looked for, the nearest ones.
@@ -34,7 +34,7 @@ fn each_store(known: &[KnownPool]) -> impl Iterator<Item = (StoreUrl, &Name)> {
 pub async fn label_in(host_context: &HostContext, dir: &Path) -> Option<Label> {
     let max = usize::try_from(LABEL_MAX).ok()?;
     let names = host_context.disk.list(dir).await.ok()?;
-    let name = names.into_iter().find(|name| pool_of_label(name).is_some())?;
+    let name = names.into_iter().find(|name| pool_of_label(name).is_some() || name == LABEL_BEFORE)?;
     let bytes = host_context.disk.read(&dir.join(name), max).await.ok()?;
     Label::decode(&bytes).ok()
 }
@@ -48,8 +48,8 @@ async fn label_at(host_context: &HostContext, place: &StoreUrl) -> Option<Label>
         let bucket = store::open(&host_context.rt, place).await.ok()?;
         let list = List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..List::default() };
         let page = bucket.list(&list, Cause::Label).await.ok()?;
-        let key =
-            page.objects.into_iter().map(|object| object.key).find(|key| pool_of_label(key).is_some())?;
+        let key = page.objects.into_iter().map(|object| object.key).find(|key| pool_of_label(key).is_some());
+        let key = key.unwrap_or_else(|| LABEL_BEFORE.to_owned());
         bucket.get(&key, ByteRange::Whole { max: LABEL_MAX }, Cause::Label).await.ok()?
     };
     let found = host_context.rt.timeout(LOOK, look).await??;

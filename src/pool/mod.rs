@@ -31,7 +31,7 @@ pub use local::{
 pub use register::{Change, Compared, Register, Veto};
 pub use repair::Unneeded;
 pub use stores::{
-    ASIDE, LABEL_MAX, LABELS, Label, Member, Membership, OnlyNamed, Opener, PoolConfig, PoolHost,
-    PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, label_key, lacks_key, place,
-    pool_of_label, register_key, shard_key, shard_on,
+    ASIDE, LABEL_BEFORE, LABEL_MAX, LABELS, Label, Member, Membership, OnlyNamed, Opener, PoolConfig,
+    PoolHost, PoolSettings, PoolStore, Roster, Standing, StoreEntry, being_destroyed, label_key, lacks_key,
+    place, pool_of_label, register_key, shard_key, shard_on,
 };

@@ -160,6 +160,10 @@ impl Pool {
     pub async fn time(&self) -> Result<Clocks> {
         Box::pin(self.context.time()).await
     }
+    /// The latest that it may be by the clocks that can be asked now: what is dated by it is not older than it seems.
+    pub async fn latest_ms(&self) -> u64 {
+        Box::pin(self.context.latest_ms()).await
+    }
     /// Requests made to its stores so far.
     pub fn requests(&self) -> u64 {
         self.context.members().iter().map(|m| m.traffic().requests()).sum()

@@ -23,6 +23,7 @@ use crate::pool::register::Change;
 use crate::pool::stores::PoolConfig;
 use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
+use crate::pool::stores::{Instead, instead_of_label};
 use crate::pool::stores::{Label, label_key};
 use crate::pool::stores::{Named, PROBES, parse};
 use crate::store::{Cause, List, Put, When};
@@ -62,7 +63,14 @@ impl Pool {
         now: &PoolConfig,
     ) -> Result<Option<Place>> {
         // First the etag: what is there later, whoever put it, is not what was judged.
-        let found = new.bucket.head(&label_key(self.id()), Cause::Label).await?;
+        let key = label_key(self.id());
+        let mut found = new.bucket.head(&key, Cause::Label).await?;
+        // The pool's own, under the key of before.
+        if found.is_none()
+            && let Ok(Instead::Brought(_)) = instead_of_label(&new.bucket, self.id()).await
+        {
+            found = new.bucket.head(&key, Cause::Label).await?;
+        }
         let label = labelled(new, self.id(), self.key()).await?;
         let when = match (found, label) {
             (Some(head), Some(label)) if label.pool == self.id() && label.index == index => {

@@ -1,12 +1,16 @@
 //! What time it is for what ages, by this host and by the stores that tell it: one rule for locks, trash, a history's marks and
 //! planned work (protocol §4.9). Nothing is removed, and nothing left undone, because one clock is wrong.
 
+use std::time::Duration;
+
 use super::context::PoolContext;
 use crate::base::known_time::Look;
 use crate::base::{Error, Kind, Result};
 
 /// Clocks that differ by more than this are believed neither. A store tells whole seconds, and an answer takes its time.
 const APART_MAX_MS: i64 = 300_000;
+/// Who dates something waits no longer for the stores' clocks.
+const LATEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The earliest and the latest of the clocks that were asked, in milliseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +31,15 @@ impl PoolContext {
         match self.clock().asked() {
             Some(ahead) if look.jumped_ms.is_none() => Ok(moved(look.earliest_ms, ahead)),
             _ => self.clocks().await,
+        }
+    }
+
+    /// See `Pool::latest_ms`. Stores have a moment to tell.
+    pub async fn latest_ms(&self) -> u64 {
+        let look = self.clock().look().await;
+        match self.rt().timeout(LATEST_WAIT, self.time()).await {
+            Some(Ok(clocks)) => clocks.latest_ms.max(look.latest_ms),
+            Some(Err(_)) | None => look.latest_ms,
         }
     }
 

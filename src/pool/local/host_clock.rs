@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::base::known_time::{KnownTime, Look};
+use crate::base::known_time::{KnownTime, Look, Noted};
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::units::show_time;
 
@@ -25,8 +25,8 @@ struct State {
     noted: Option<Instant>,
 }
 
-/// What one host knows of the time. File `clock` in the pool's folder: the time that was believed last, in milliseconds since 1970,
-/// as text.
+/// What one host knows of the time. File `clock` in the pool's folder, as text in milliseconds since 1970: the time that was believed
+/// last; and, where the clock has jumped since, a space and what it showed then.
 #[derive(Debug)]
 pub struct HostClock {
     rt: Rt,
@@ -39,7 +39,7 @@ impl HostClock {
     pub(in crate::pool) async fn open(rt: &Rt, disk: &Arc<dyn Disk>, folder: &Path) -> HostClock {
         let path = folder.join("clock");
         let noted = disk.read(&path, NOTE_MAX).await.ok();
-        let noted = noted.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok());
+        let noted = noted.and_then(|text| parse(std::str::from_utf8(&text).ok()?));
         let state = State { time: KnownTime::begin(noted, rt.wall_ms(), rt.now()), asked: None, noted: None };
         HostClock { rt: rt.clone(), disk: disk.clone(), path, state: Mutex::new(state) }
     }
@@ -50,16 +50,19 @@ impl HostClock {
         let (look, notes) = {
             let mut state = self.state.lock();
             let look = state.time.look(wall_ms, now);
-            let notes = look.jumped_ms.is_none() && state.noted.is_none_or(|at| now.since(at) >= NOTED);
+            let is_due = state.noted.is_none_or(|at| now.since(at) >= NOTED);
+            let notes = look.is_new || look.jumped_ms.is_none() && is_due;
             if notes {
                 state.noted = Some(now);
             }
-            (look, notes)
+            (look, notes.then(|| state.time.noted(now)))
         };
         if let Some(jumped) = look.jumped_ms.filter(|_| look.is_new) {
             tracing::warn!("{}", about_jump(jumped));
         }
-        if notes && let Err(error) = self.disk.write_atomic(&self.path, wall_ms.to_string().into()).await {
+        if let Some(noted) = notes
+            && let Err(error) = self.disk.write_atomic(&self.path, shown(noted).into()).await
+        {
             tracing::debug!(path = %self.path.display(), %error, "the time could not be noted");
         }
         look
@@ -78,6 +81,18 @@ impl HostClock {
         let now = self.rt.now();
         self.state.lock().asked.filter(|(at, _)| now.since(*at) < ASKED).map(|(_, ahead)| ahead)
     }
+}
+
+fn parse(text: &str) -> Option<Noted> {
+    let mut times = text.split_ascii_whitespace().map(str::parse);
+    let believed_ms = times.next()?.ok()?;
+    let jumped_ms = times.next().transpose().ok()?;
+    Some(Noted { believed_ms, jumped_ms })
+}
+
+fn shown(noted: Noted) -> String {
+    let jumped = noted.jumped_ms.map(|ms| format!(" {ms}")).unwrap_or_default();
+    format!("{}{jumped}", noted.believed_ms)
 }
 
 /// What is said of a clock that jumped.

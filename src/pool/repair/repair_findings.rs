@@ -16,8 +16,8 @@ use crate::pool::chunk::{Fate, Inventory};
 use crate::pool::io::PoolContext;
 use crate::pool::local::{Finding, Progress, RepairReport, ScrubOptions, Watch};
 use crate::pool::stores::ASIDE;
-use crate::pool::stores::LABELS;
 use crate::pool::stores::{At, How};
+use crate::pool::stores::{LABEL_BEFORE, LABELS};
 use crate::store::{Cause, List, Put, When};
 use futures::StreamExt as _;
 use futures::stream;
@@ -180,7 +180,10 @@ async fn set_aside(context: &Arc<PoolContext>, foreign: &Finding) -> Result<()> 
     for (at, _) in foreign.key.match_indices('/') {
         let place = &foreign.key[..at];
         let labels = List { prefix: format!("{place}/{LABELS}"), max: 1, ..List::default() };
-        if !bucket.list(&labels, Cause::Repair).await?.objects.is_empty() {
+        let before = format!("{place}/{LABEL_BEFORE}");
+        if !bucket.list(&labels, Cause::Repair).await?.objects.is_empty()
+            || bucket.head(&before, Cause::Repair).await?.is_some()
+        {
             let text = format!(
                 "{} on store {} is left alone: {place} has a label, as a pool's store; bring that store to another place with \
                  `windlass pool replace`",

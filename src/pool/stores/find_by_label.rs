@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::join;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
@@ -12,7 +14,7 @@ use super::object_key::register_key;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{BucketRef, ByteRange, Cause, List, Put, When};
+use crate::store::{self, BucketRef, ByteRange, Cause, List, Put, When};
 
 /// A store that answers no request for its label by then counts as away when a pool is opened.
 const LABEL_WAIT: Duration = Duration::from_secs(2);
@@ -36,44 +38,68 @@ pub async fn pools_in(bucket: &BucketRef) -> Result<Vec<PoolId>> {
     Ok(page.objects.iter().filter_map(|object| pool_of_label(&object.key)).collect())
 }
 
-/// The label of a pool that is not this one, if one is there.
-pub async fn other_pool(bucket: &BucketRef, pool: PoolId) -> Result<Option<Label>> {
-    let other = pools_in(bucket).await?.into_iter().find(|other| *other != pool);
-    let Some(other) = other else { return Ok(None) };
-    let range = ByteRange::Whole { max: LABEL_MAX };
-    let found = bucket.get(&label_key(other), range, Cause::Label).await?;
-    found.map(|found| Label::decode(&found.body)).transpose()
+/// What is there in place of a pool's label.
+#[derive(Debug)]
+pub enum Instead {
+    /// The pool's, as it was under the key of before. It has its own key now.
+    Brought(Bytes),
+    Other(Box<Label>),
+    Nothing,
 }
 
-/// Whatever pool is there. Of several, one of which the store has the description: the others were never finished.
-async fn any_pool(store: &PoolStore) -> Result<Option<PoolId>> {
-    let pools = pools_in(&store.bucket).await?;
-    if pools.is_empty() {
-        return renamed(store).await;
+/// Looks at what a store has that lacks this pool's label. A label of this pool from before its key had the pool's id is brought to
+/// the key that it has now: only for who has opened the pool, or means to.
+pub async fn instead_of_label(bucket: &BucketRef, pool: PoolId) -> Result<Instead> {
+    let (before, pools) = join(label_of_before(bucket), pools_in(bucket)).await;
+    let Some((of, found)) = before? else {
+        let Some(other) = pools?.into_iter().find(|other| *other != pool) else {
+            return Ok(Instead::Nothing);
+        };
+        let range = ByteRange::Whole { max: LABEL_MAX };
+        let found = bucket.get(&label_key(other), range, Cause::Label).await?;
+        let label = found.map(|found| Label::decode(&found.body)).transpose()?;
+        return Ok(label.map_or(Instead::Nothing, |label| Instead::Other(Box::new(label))));
+    };
+    if of != pool {
+        return Ok(Instead::Other(Box::new(Label::decode(&found.body)?)));
     }
+    match bucket.put(&label_key(pool), found.body.clone(), When::Absent, Cause::Label).await? {
+        Put::Stored(_) => {}
+        Put::Unknown(error) => return Err(error),
+        Put::Refused => {
+            let why = "its label was brought to its new key by another: look again";
+            return Err(Error::new(Kind::Unavailable, why));
+        }
+    }
+    // Where it stays, it is read no more.
+    let _ = bucket.delete_same(&[(LABEL_BEFORE.to_owned(), found.head.etag)], Cause::Label).await;
+    Ok(Instead::Brought(found.body))
+}
+
+/// A label from before its key had the pool's id, and whose it is.
+async fn label_of_before(bucket: &BucketRef) -> Result<Option<(PoolId, store::Found)>> {
+    let range = ByteRange::Whole { max: LABEL_MAX };
+    let found = bucket.get(LABEL_BEFORE, range, Cause::Label).await?;
+    Ok(found.and_then(|found| Some((Label::pool_in(&found.body)?, found))))
+}
+
+/// The label of whatever pool is there. Of several, one of which the store has the description: the others were never finished.
+async fn any_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>) -> Result<Option<Label>> {
+    let pools = in_time(rt, pools_in(&store.bucket)).await?;
+    let Some(mut chosen) = pools.first().copied() else {
+        let before = in_time(rt, label_of_before(&store.bucket)).await?;
+        return before.map(|(_, found)| Label::read(&found.body, key)).transpose();
+    };
     if pools.len() > 1 {
         for pool in &pools {
             let description = register_key(PoolConfig::register(*pool));
-            if store.bucket.head(&description, Cause::Label).await?.is_some() {
-                return Ok(Some(*pool));
+            if in_time(rt, store.bucket.head(&description, Cause::Label)).await?.is_some() {
+                chosen = *pool;
+                break;
             }
         }
     }
-    Ok(pools.first().copied())
-}
-
-/// A label from before its key had the pool's id is brought to the key that it has now.
-async fn renamed(store: &PoolStore) -> Result<Option<PoolId>> {
-    let range = ByteRange::Whole { max: LABEL_MAX };
-    let Some(found) = store.bucket.get(LABEL_BEFORE, range, Cause::Label).await? else { return Ok(None) };
-    let Some(pool) = Label::pool_in(&found.body) else { return Ok(None) };
-    match store.bucket.put(&label_key(pool), found.body, When::Absent, Cause::Label).await? {
-        Put::Stored(_) | Put::Refused => {}
-        Put::Unknown(error) => return Err(error),
-    }
-    // Where it stays, it is read no more.
-    let _ = store.bucket.delete_same(&[(LABEL_BEFORE.to_owned(), found.head.etag)], Cause::Label).await;
-    Ok(Some(pool))
+    in_time(rt, labelled(store, chosen, key)).await
 }
 
 /// What a store says about itself when a pool is opened.
@@ -101,10 +127,7 @@ pub async fn read_label(rt: &Rt, store: &PoolStore, key: Option<&PoolKey>, pool:
         if own.is_some() {
             return Ok(own);
         }
-        match in_time(rt, any_pool(store)).await? {
-            Some(other) => in_time(rt, labelled(store, other, key)).await,
-            None => Ok(None),
-        }
+        any_label(rt, store, key).await
     };
     found(label.await, pool)
 }

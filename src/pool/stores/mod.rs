@@ -15,12 +15,12 @@ mod shard;
 
 pub use config::{PoolConfig, PoolSettings, StoreEntry, guesses};
 pub use find_by_label::{
-    Found, being_destroyed, best_hint, find, find_all, hints, labelled, pools_in, read_label, read_labels,
-    read_own_label, refuse_destroyed,
+    Found, Instead, being_destroyed, best_hint, find, find_all, hints, instead_of_label, labelled, pools_in,
+    read_label, read_labels, read_own_label, refuse_destroyed,
 };
 pub use hedge_policy::{Hedges, delay};
 pub use host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
-pub use label::{LABEL_MAX, LABELS, Label, label_key, lacks_key, pool_of_label};
+pub use label::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, label_key, lacks_key, pool_of_label};
 pub use member::{Member, Standing};
 pub use membership::Membership;
 pub use object_key::{ASIDE, Named, PROBES, REGISTERS, parse, register_key, shard_key};

@@ -95,7 +95,7 @@ fn attest_answers_only_from_a_label_get_begun_after_it() {
         let (early, (one, two, end)) = futures::future::join(early, late).await;
         assert!(early.is_ok());
         assert!(one.unwrap_err().to_string().contains("mem:s0") && two.is_err());
-        // And one list says that no other pool is there.
+        // And one look says that no other pool is there.
         assert!(end.since(begun) < second * 13 / 4, "one get serves both: {:?}", end.since(begun));
         assert!(matches!(member.standing(), Standing::Out(_)));
         // Nothing is sent to it any more.
@@ -341,5 +341,47 @@ fn few_that_answer_wait_for_who_could_tell_of_a_recovery() {
         let pool = yard.open().await.unwrap();
         assert!(yard.rt.now().since(began) >= Duration::from_millis(1400));
         assert!(pool.status().stores.iter().all(|s| s.state != StoreState::Down));
+    });
+}
+
+/// As a program of before has left a store's label.
+async fn relabel_as_before(store: &SimStore) {
+    let (contents, key) = (store.contents(), label_at(store));
+    let found = contents.get(&key, crate::store::ByteRange::Last(9999), W).await.unwrap().unwrap();
+    contents.put("label", found.body, When::Absent, W).await.unwrap();
+    contents.delete(&[key], W).await.unwrap();
+}
+
+fn is_as_before(store: &SimStore) -> bool {
+    let keys = store.contents().keys();
+    keys.iter().any(|key| key == "label") && !keys.iter().any(|key| key.starts_with(LABELS))
+}
+
+/// Labels of before are brought to their pool's key by who means the pool, and by nobody else; also where a store comes late.
+#[test]
+fn labels_of_before_are_brought_to_their_keys_by_who_means_the_pool() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let first = chunk(1, &LENS[..2]);
+        store(&pool, &first).await;
+        yard.settle(1000).await;
+        drop(pool);
+        for store in &yard.stores {
+            relabel_as_before(store).await;
+        }
+        // A pool that is to be made there is refused, and leaves them alone.
+        assert!(yard.create().await.is_err());
+        assert!(yard.stores.iter().all(|store| is_as_before(store)));
+        yard.reach(2, Reach::Silent);
+        let pool = yard.open().await.unwrap();
+        yard.settle(5000).await;
+        check(&pool, &first).await;
+        assert!(is_as_before(&yard.stores[2]) && !is_as_before(&yard.stores[0]));
+        yard.reach(2, Reach::Up);
+        yard.settle(30_000).await;
+        pool.look().await;
+        assert_eq!(pool.status().stores[2].state, StoreState::In);
+        assert!(!is_as_before(&yard.stores[2]));
+        check(&pool, &first).await;
     });
 }

@@ -1,5 +1,10 @@
 //! Conditional writes of many writers at the same moment. A server that judges a condition and then writes, with nothing
 //! held between the two, answers one writer after another rightly, and lets several win who come together.
+//!
+//! Some servers take but one write a second for one key, and turn the others away (R2, GCS). Those have certainly not stored. Then
+//! few writers and rounds are enough: who takes one write after another has nothing to race with.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -11,6 +16,11 @@ use crate::store::{ByteRange, Cause, Etag, Put, When};
 
 /// Rounds that told nothing, since too few writers were answered, are made again up to so often.
 const UNTOLD_MAX: usize = 8;
+/// Writers and rounds where the server takes one write of a key after another.
+const THROTTLED_WRITERS: usize = 3;
+const THROTTLED_ROUNDS: usize = 2;
+/// Between the last write of a key and those who come together.
+const THROTTLED_REST: Duration = Duration::from_millis(1500);
 
 /// What became of a round's writers.
 struct Round {
@@ -21,17 +31,22 @@ struct Round {
     unknown: Option<Error>,
     /// The last writer that certainly did not store, for another reason than the condition.
     failed: Option<Error>,
+    /// Writers that were turned away since others write.
+    throttled: usize,
 }
 
 impl Round {
     fn of(puts: Vec<Result<Put>>) -> Round {
-        let mut round = Round { stored: Vec::new(), refused: 0, unknown: None, failed: None };
+        let mut round = Round { stored: Vec::new(), refused: 0, unknown: None, failed: None, throttled: 0 };
         for (writer, put) in puts.into_iter().enumerate() {
             match put {
                 Ok(Put::Stored(etag)) => round.stored.push((writer, etag)),
                 Ok(Put::Refused) => round.refused += 1,
                 Ok(Put::Unknown(e)) => round.unknown = Some(e),
-                Err(e) => round.failed = Some(e),
+                Err(e) => {
+                    round.throttled += usize::from(e.is(Kind::Throttled));
+                    round.failed = Some(e);
+                }
             }
         }
         round
@@ -39,7 +54,7 @@ impl Round {
 
     /// Whether enough writers were answered.
     fn tells(&self, writers: usize) -> bool {
-        2 * (self.stored.len() + self.refused) >= writers
+        2 * (self.stored.len() + self.refused + self.throttled) >= writers
     }
 
     fn why(self) -> Error {
@@ -80,9 +95,17 @@ impl Start {
 
 /// Rounds of a promise that is contended: how many told something, and what they have shown.
 pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usize, Verdict)> {
-    let (begun, mut rounds, mut untold) = (trial.rt.now(), 0, 0);
-    while rounds < trial.effort.rounds || trial.rt.now().since(begun) < trial.effort.time {
-        match round(trial, promise, rounds + 1).await? {
+    let (begun, mut rounds, mut untold, mut throttled) = (trial.rt.now(), 0, 0, false);
+    let goes_on = |rounds, throttled| match throttled {
+        true => rounds < THROTTLED_ROUNDS,
+        false => rounds < trial.effort.rounds || trial.rt.now().since(begun) < trial.effort.time,
+    };
+    while goes_on(rounds, throttled) {
+        let writers = if throttled { THROTTLED_WRITERS.min(trial.writers()) } else { trial.writers() };
+        let rest = if throttled { THROTTLED_REST } else { Duration::ZERO };
+        let (verdict, turned_away) = round(trial, promise, (rounds + 1, writers), rest).await?;
+        throttled |= turned_away;
+        match verdict {
             Verdict::Held => rounds += 1,
             Verdict::Untold(_) if untold < UNTOLD_MAX => untold += 1,
             verdict => return Ok((rounds, verdict)),
@@ -91,13 +114,30 @@ pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usiz
     Ok((rounds, Verdict::Held))
 }
 
-async fn round(trial: &Trial<'_>, promise: Promise, number: usize) -> Result<Verdict> {
+/// What so many writers have shown, and whether some were turned away.
+async fn round(
+    trial: &Trial<'_>,
+    promise: Promise,
+    (number, writers): (usize, usize),
+    rest: Duration,
+) -> Result<(Verdict, bool)> {
     let start = Start::of(trial, promise).await?;
-    let bodies: Vec<Bytes> = (0..trial.writers()).map(|_| trial.body()).collect();
+    trial.rt.sleep(rest).await;
+    let bodies: Vec<Bytes> = (0..writers).map(|_| trial.body()).collect();
     let puts = bodies.iter().enumerate().map(|(writer, body)| {
         trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe)
     });
     let round = Round::of(join_all(puts).await);
+    let turned_away = round.throttled > 0;
+    Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, turned_away))
+}
+
+async fn judged(
+    trial: &Trial<'_>,
+    promise: Promise,
+    (start, bodies): (&Start, &[Bytes]),
+    (number, round): (usize, Round),
+) -> Result<Verdict> {
     let one_wins = matches!(promise, Promise::Creates | Promise::Replaces);
     if round.stored.len() > usize::from(one_wins) {
         return Ok(Verdict::Raced { round: number, winners: round.stored.len() });

@@ -1,11 +1,13 @@
 //! Stores that break one promise each, and one that keeps them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::base::rt::sim::Sim;
@@ -28,6 +30,8 @@ enum Fault {
     MakesWhatIsMissing,
     /// All of several writers at the same moment are refused.
     RefusesAll,
+    /// No fault: a key is written once a second, and who comes earlier is told to slow down.
+    OnceASecond,
 }
 
 /// A memory store with a fault.
@@ -39,12 +43,21 @@ struct Broken {
     under_way: AtomicU64,
     /// The most at the same moment, since there was none.
     crowd: AtomicU64,
+    /// When each key was written last.
+    written: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Broken {
     fn new(rt: &Rt, fault: Fault) -> Broken {
         let (rt, inner) = (rt.clone(), MemStore::new("broken"));
-        Broken { rt, inner, fault, under_way: AtomicU64::new(0), crowd: AtomicU64::new(0) }
+        Broken {
+            rt,
+            inner,
+            fault,
+            under_way: AtomicU64::new(0),
+            crowd: AtomicU64::new(0),
+            written: Mutex::default(),
+        }
     }
 
     /// Its own name of the object's version, instead of the store's.
@@ -60,6 +73,14 @@ impl Broken {
         request: &BucketRequest,
     ) -> Result<BucketAnswer> {
         let there = self.inner.keys().iter().any(|known| known == key);
+        if self.fault == Fault::OnceASecond {
+            let now = self.rt.wall_ms();
+            let mut written = self.written.lock();
+            if written.get(key).is_some_and(|at| now < at + 1000) {
+                return Err(Error::new(Kind::Throttled, "SlowDown"));
+            }
+            written.insert(key.to_owned(), now);
+        }
         match (self.fault, when) {
             (Fault::Ignores, _) => {}
             (Fault::Refuses, When::Absent | When::Matches(_)) => {
@@ -146,6 +167,26 @@ fn a_store_that_keeps_its_promises_passes_and_is_left_as_it_was() {
                 }
                 Err(e) => assert!(seed % 2 == 1 && !e.is(Kind::Refused), "seed {seed}: {e}"),
             }
+        })
+        .unwrap();
+    }
+}
+
+/// Of such servers each write of a key waits for the one before it, so nothing races; and the trial comes to an end.
+#[test]
+fn a_store_that_writes_a_key_once_a_second_passes() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let rt = sim.rt();
+        let broken = Arc::new(Broken::new(&rt, Fault::OnceASecond));
+        let world = (*sim).clone();
+        sim.run(async move {
+            let store =
+                crate::store::retry::Retrying::new(&rt, broken, crate::store::retry::Patience::default());
+            let (verdict, tried, left) = proved(&rt, store).await;
+            verdict.unwrap();
+            assert!(tried.iter().all(|t| t.rounds >= 1) && left == 0, "{tried:?}");
+            assert!(world.now().0 < Duration::from_secs(120), "{:?}", world.now());
         })
         .unwrap();
     }

@@ -38,6 +38,17 @@ const ADDRESSES_MAX: usize = 16;
 const ADDRESS_WAIT: Duration = Duration::from_secs(2);
 pub(super) const BODY: &[u8] = b"windlass probe: which bytes are these? ";
 
+/// Pauses of a single writer who is told to slow down.
+const SLOW_DOWN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+
+fn stored(put: Put) -> Result<Option<Etag>> {
+    match put {
+        Put::Stored(etag) => Ok(Some(etag)),
+        Put::Refused => Ok(None),
+        Put::Unknown(e) => Err(e),
+    }
+}
+
 /// See the module.
 pub(super) struct Trial<'a> {
     pub rt: &'a Rt,
@@ -112,11 +123,14 @@ impl<'a> Trial<'a> {
 
     /// One writer's conditional put; `None`: the condition did not hold.
     pub async fn put(&self, key: &str, body: &Bytes, when: When) -> Result<Option<Etag>> {
-        match self.bucket.put(key, body.clone(), when, Cause::Probe).await? {
-            Put::Stored(etag) => Ok(Some(etag)),
-            Put::Refused => Ok(None),
-            Put::Unknown(e) => Err(e),
+        for pause in SLOW_DOWN {
+            match self.bucket.put(key, body.clone(), when.clone(), Cause::Probe).await {
+                // It has certainly not stored: writers of this key were many a moment ago.
+                Err(e) if e.is(Kind::Throttled) => self.rt.sleep(pause).await,
+                done => return stored(done?),
+            }
         }
+        stored(self.bucket.put(key, body.clone(), when, Cause::Probe).await?)
     }
 
     /// Makes an object where none is.

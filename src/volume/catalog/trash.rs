@@ -108,8 +108,7 @@ impl Trash<'_> {
 
     /// The time by the clock that is ahead, where one can be asked.
     async fn latest_ms(&self) -> u64 {
-        let wall_ms = self.0.engine.rt.wall_ms();
-        self.0.engine.pool.time().await.map_or(wall_ms, |clocks| clocks.latest_ms.max(wall_ms))
+        self.0.engine.pool.latest_ms().await
     }
 
     /// Where the volume of this name went that was put there last. `None`: it did not move, or there is none.

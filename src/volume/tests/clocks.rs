@@ -57,6 +57,29 @@ fn a_clock_that_is_ahead_for_minutes_thins_no_history() {
     }
 }
 
+/// What is taken while the clock is slow is not older for that.
+#[test]
+fn a_clock_that_was_behind_thins_no_history_afterwards() {
+    for (seed, ahead_ms) in [(5, None), (6, Some(0))] {
+        run(seed, "2+1", move |site| async move {
+            site.stores.iter().for_each(|s| s.faults(|f| f.ahead_ms = ahead_ms));
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            life.volumes.set(&name("v"), &["history=1m:1h".to_owned()]).await.unwrap();
+            written(&life, &v, 10).await;
+            let hour = Duration::from_millis(HOUR);
+            life.process.clock_back(hour);
+            site.stores.iter().for_each(|s| s.faults(|f| f.ahead_ms = ahead_ms.map(|_| HOUR as i64)));
+            written(&life, &v, 20).await;
+            life.process.clock_ahead(hour);
+            site.stores.iter().for_each(|s| s.faults(|f| f.ahead_ms = ahead_ms));
+            written(&life, &v, 15).await;
+            let left = marks(&life).await.len();
+            assert!(left >= 42, "{left} of 45, seed {seed}");
+        });
+    }
+}
+
 #[test]
 fn a_clock_that_is_ahead_ends_no_lock_of_folders() {
     for restarts in [false, true] {

@@ -80,7 +80,7 @@ fn operations_ask_for_no_more_than_they_need() {
         let other = bill(&site, "pool open", 32, pool_host.start()).await;
         let v =
             bill(&site, "open elsewhere", 41, other.volumes.open(&named, OpenMode::Normal)).await.unwrap();
-        bill(&site, "first write elsewhere", 102, v.write(0, bytes(9, 4096))).await.unwrap();
+        bill(&site, "first write elsewhere", 108, v.write(0, bytes(9, 4096))).await.unwrap();
         bill(&site, "flush elsewhere", 5, v.flush()).await.unwrap();
         let take = volumes.take_over(&named, false);
         bill(&site, "take-over", 206, take).await.unwrap();

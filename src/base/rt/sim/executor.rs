@@ -443,7 +443,9 @@ impl Runtime for SimRuntime {
         self.core.clock.lock().now
     }
     fn wall_ms(&self) -> u64 {
-        1_700_000_000_000 + self.skew_ms.load(Ordering::Relaxed) + self.now().0.as_millis() as u64
+        // It may be behind, too.
+        let skewed = 1_700_000_000_000u64.wrapping_add(self.skew_ms.load(Ordering::Relaxed));
+        skewed + self.now().0.as_millis() as u64
     }
     fn random(&self) -> u64 {
         self.core.random.lock().next()

@@ -12,14 +12,13 @@
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::find_by_label::other_pool;
+use super::find_by_label::{Instead, instead_of_label};
 use super::label::{LABEL_MAX, Label, label_key};
 use super::object_key::PROBES;
 use super::response_stats::Traffic;
@@ -385,14 +384,15 @@ impl Member {
             Some(Err(e)) if e.is(Kind::Invalid) => Verdict::Foreign("its label is malformed".to_owned()),
             Some(Err(e)) => Verdict::Silent(e),
             Some(Ok(None)) => {
-                let other = self.rt.timeout(LABEL_WAIT_MAX, other_pool(bucket, self.pool.id)).await;
-                Verdict::Foreign(match other {
-                    Some(Ok(Some(label))) => is_of_another(&label),
+                let instead = self.rt.timeout(LABEL_WAIT_MAX, instead_of_label(bucket, self.pool.id)).await;
+                match instead {
+                    Some(Ok(Instead::Brought(bytes))) => self.compare(&bytes),
+                    Some(Ok(Instead::Other(label))) => Verdict::Foreign(is_of_another(&label)),
                     // Whatever is there beside it: this pool's label is not.
-                    Some(Ok(None) | Err(_)) | None => {
-                        "it has no label (emptied, or another place)".to_owned()
+                    Some(Ok(Instead::Nothing) | Err(_)) | None => {
+                        Verdict::Foreign("it has no label (emptied, or another place)".to_owned())
                     }
-                })
+                }
             }
             Some(Ok(Some(found))) => self.compare(&found.body),
         }

@@ -74,7 +74,8 @@ impl Session {
     }
 
     async fn take_for_history(&self) -> Result<(), Stop> {
-        let now = self.context.rt().wall_ms();
+        // One that a slow clock dates too early would be thinned once the clock is right.
+        let now = self.context.engine.pool.latest_ms().await;
         let name: Name = format!("history-{}", utc::compact(now)).parse()?;
         let group = Group { id: Nonce(0), size: 1, created_ms: now, history: true };
         match self.mark_now(&name, group).await {
