@@ -5,19 +5,21 @@
 //!
 //! Invariant: a label is written only where the store shows by what it holds that it is the listed one in the listed life. One that
 //! holds registers has the newest copy of the description; every one has shards that belong on it, and none that belong on others.
-//! An emptied place shows neither: taken for the store again it would have forgotten what it promised (protocol.md §1.7).
+//! Of a sample of the chunks that other stores hold it has nearly all shards that belong on it: an emptied place may have some, which
+//! were written before its label was missed. Taken for the store again it would have forgotten what it promised (protocol.md §1.7).
 //!
 //! It works on places alone, since nothing can be decided by stores that are out. Nothing is deleted or put over.
 
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use crate::base::{Error, Kind, Name, PoolId, RegisterId, Result};
+use crate::base::{ChunkId, Error, Kind, Name, PoolId, RegisterId, Result};
 use crate::keys::{PoolKey, RegisterPlace};
 use crate::pool::register::{Told, description_in};
 use crate::pool::stores::{Label, label_key, labelled, pools_in};
-use crate::pool::stores::{Named, REGISTERS, parse, place, register_key};
+use crate::pool::stores::{Named, REGISTERS, parse, place, register_key, shard_key, shard_on};
 use crate::pool::stores::{PoolConfig, PoolHost, PoolStore};
 use crate::store::{ByteRange, Cause, List, Put, When};
 
@@ -27,6 +29,11 @@ const NAMES: usize = 1000;
 const REGISTERS_MAX: usize = 10_000;
 /// Descriptions are no larger.
 const DESCRIPTION_MAX: u64 = 1 << 20;
+
+/// Chunks of which a store is asked for its shard, at most.
+const SAMPLE: usize = 200;
+/// Of these, asked for at a time.
+const AT_ONCE: usize = 16;
 
 /// What became of each store's label.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
@@ -49,21 +56,32 @@ pub async fn relabel(
     let key = host.key.as_ref();
     let newest = newest_description(name, stores, known, key).await?;
     let config = &newest.config;
-    let looks = config.stores.iter().enumerate().map(|(index, entry)| {
-        let newest = &newest;
+    let places = join_all(config.stores.iter().map(|entry| async move {
+        let given = stores.iter().find(|store| store.url == entry.url).cloned();
+        match given {
+            Some(store) => Ok(store),
+            None => host.opener.open(&entry.url).await.map(|bucket| PoolStore {
+                url: entry.url.clone(),
+                zone: entry.zone.clone(),
+                bucket,
+            }),
+        }
+    }))
+    .await;
+    // A store that does not list tells of no chunk.
+    let held = join_all(places.iter().map(|place| async move {
+        match place {
+            Ok(store) => chunks_on(store).await.unwrap_or_default(),
+            Err(_) => BTreeSet::new(),
+        }
+    }))
+    .await;
+    let looks = places.iter().enumerate().map(|(index, place)| {
+        let (newest, sample) = (&newest, sample_for(index, &held));
         async move {
-            let given = stores.iter().find(|store| store.url == entry.url).cloned();
-            let opened = match given {
-                Some(store) => Ok(store),
-                None => host.opener.open(&entry.url).await.map(|bucket| PoolStore {
-                    url: entry.url.clone(),
-                    zone: entry.zone.clone(),
-                    bucket,
-                }),
-            };
-            match opened {
-                Ok(store) => write_one(&store, index, newest, key).await,
-                Err(e) => Err(e),
+            match place {
+                Ok(store) => write_one(store, index, newest, &sample, key).await,
+                Err(e) => Err(e.share()),
             }
         }
     });
@@ -162,7 +180,13 @@ async fn description(
 }
 
 /// Whether a label was written; `false`: it is there.
-async fn write_one(store: &PoolStore, index: usize, newest: &Told, key: Option<&PoolKey>) -> Result<bool> {
+async fn write_one(
+    store: &PoolStore,
+    index: usize,
+    newest: &Told,
+    sample: &[ChunkId],
+    key: Option<&PoolKey>,
+) -> Result<bool> {
     let config = &newest.config;
     let refuse = |why: String| Err(Error::new(Kind::Refused, why));
     match labelled(store, config.pool, key).await? {
@@ -191,6 +215,7 @@ async fn write_one(store: &PoolStore, index: usize, newest: &Told, key: Option<&
         }
     }
     check_shards(store, index, config).await?;
+    check_sample(store, index, sample, config.stores.len()).await?;
     let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
     match store.bucket.put(&label_key(config.pool), label.encode(key), When::Absent, Cause::Label).await? {
         Put::Stored(_) => Ok(true),
@@ -214,6 +239,43 @@ async fn check_shards(store: &PoolStore, index: usize, config: &PoolConfig) -> R
     }
     if shards.is_empty() && !config.acceptors.contains(&index) {
         let why = "it holds nothing by which it could be known: `windlass pool repair` takes it in once the pool is open";
+        return Err(Error::new(Kind::Refused, why));
+    }
+    Ok(())
+}
+
+/// Chunks of which a store lists shards, of its first names.
+async fn chunks_on(store: &PoolStore) -> Result<BTreeSet<ChunkId>> {
+    let list = List { max: NAMES, ..List::default() };
+    let page = store.bucket.list(&list, Cause::Label).await?;
+    let chunk = |key: &str| match parse(key) {
+        Named::Shard(id, _) => Some(id),
+        _ => None,
+    };
+    Ok(page.objects.iter().filter_map(|object| chunk(&object.key)).collect())
+}
+
+/// Some of the chunks that other stores than this one hold, old and new ones.
+fn sample_for(index: usize, held: &[BTreeSet<ChunkId>]) -> Vec<ChunkId> {
+    let others = held.iter().enumerate().filter(|(other, _)| *other != index);
+    let all: BTreeSet<ChunkId> = others.flat_map(|(_, chunks)| chunks).copied().collect();
+    let step = all.len().div_ceil(SAMPLE).max(1);
+    all.into_iter().step_by(step).collect()
+}
+
+/// The store has its shards of what the others hold, but for what it may have missed lately, or is no longer needed.
+async fn check_sample(store: &PoolStore, index: usize, sample: &[ChunkId], n: usize) -> Result<()> {
+    let looks = sample.iter().copied().map(|id| async move {
+        let key = shard_key(&id, shard_on(&id, index, n));
+        store.bucket.head(&key, Cause::Label).await.map(|head| usize::from(head.is_some()))
+    });
+    let there: Vec<usize> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+    let (there, of) = (there.into_iter().sum::<usize>(), sample.len());
+    if there * 10 < of * 9 {
+        let why = format!(
+            "of {of} objects that other stores hold a part of it has only {there}: it may have been emptied or put back; `windlass pool \
+             repair` takes it in once the pool is open"
+        );
         return Err(Error::new(Kind::Refused, why));
     }
     Ok(())

@@ -76,6 +76,32 @@ fn no_label_is_written_in_an_emptied_place() {
     }
 }
 
+/// What was written before the label was missed has come to the emptied place: these few parts do not make it the store.
+#[test]
+fn no_label_is_written_in_an_emptied_place_to_which_some_shards_have_come() {
+    run("4+2", |yard| async move {
+        stocked(&yard).await;
+        let late = shard_key(&id(6), (0..6).find(|i| place(&id(6), *i, 6) == 5).unwrap());
+        let kept = yard.stores[5].contents().backup();
+        let keys = yard.stores[5].contents().keys();
+        lose_labels(&yard, 0..6).await;
+        let others: Vec<String> =
+            keys.into_iter().filter(|key| *key != late && !key.starts_with(LABELS)).collect();
+        yard.stores[5].contents().delete(&others, W).await.unwrap();
+        assert_eq!(yard.stores[5].contents().keys(), [late]);
+        let done = relabelled(&yard).await.unwrap();
+        assert_eq!((done.written.len(), done.left.len()), (5, 1), "{done:?}");
+        let (url, why) = &done.left[0];
+        assert!(
+            url == yard.stores[5].url() && why.contains("of 6 objects") && why.contains("only 1"),
+            "{why}"
+        );
+        yard.stores[5].contents().exchange(kept);
+        lose_labels(&yard, [5]).await;
+        assert_eq!(relabelled(&yard).await.unwrap().written, [yard.stores[5].url()]);
+    });
+}
+
 /// Two folders that were exchanged, or what a backup had: nothing is written there.
 #[test]
 fn no_label_is_written_where_another_store_or_an_older_one_lies() {

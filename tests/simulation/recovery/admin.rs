@@ -170,7 +170,9 @@ pub async fn finish(volumes: &Volumes) -> Result<()> {
     if let Some(e) = volumes.admit_stores().await?.into_iter().next() {
         return Err(e);
     }
-    if pool.fill(volumes, &|_| {}).await?.left > 0 {
+    let filled = pool.fill(volumes, &|_| {}).await?;
+    // What is lost here is lost for good.
+    if filled.left > filled.of_old {
         return Err(Error::new(Kind::Unavailable, "not all has come along"));
     }
     // Where others have begun another plan, the next look finds it.

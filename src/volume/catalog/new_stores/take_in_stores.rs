@@ -30,6 +30,10 @@ pub struct TakenIn {
     pub is_short: bool,
 }
 
+/// What is said where a replaced store does not answer that alone has what is needed.
+const OLD_IS_NEEDED: &str = ". The store that is replaced is needed too: only where it is lost for good, `windlass pool replace` with \
+     --force goes on without what it has";
+
 impl TakenIn {
     fn add(&mut self, finished: Finished) {
         self.shards += finished.shards;
@@ -61,8 +65,8 @@ impl Volumes {
         for _ in 0..TURNS {
             match Box::pin(pool.plan_replacement(old, new, self, care)).await? {
                 Replacement::Done => return Ok(None),
-                Replacement::Planned => return Box::pin(self.finish_replacement(watch)).await.map(Some),
-                Replacement::Other => drop(Box::pin(self.finish_replacement(watch)).await?),
+                Replacement::Planned => return Box::pin(self.finish_with(care, watch)).await.map(Some),
+                Replacement::Other => drop(Box::pin(self.finish_with(care, watch)).await?),
             }
         }
         Err(busy(pool.name()))
@@ -70,8 +74,13 @@ impl Volumes {
 
     /// What is left to do of a replacement, whoever began it.
     pub async fn finish_replacement(&self, watch: Watch<'_>) -> Result<Finished> {
+        self.finish_with(Care::All, watch).await
+    }
+
+    /// `Care::None`: what only a store has that is replaced and does not answer is given up.
+    async fn finish_with(&self, care: Care, watch: Watch<'_>) -> Result<Finished> {
         for _ in 0..TURNS {
-            match Box::pin(self.finish_one(watch)).await {
+            match Box::pin(self.finish_one(care, watch)).await {
                 Ok(Some(finished)) => return Ok(finished),
                 Ok(None) => {}
                 Err(e) => return Err(self.stuck(e).await),
@@ -81,11 +90,12 @@ impl Volumes {
     }
 
     /// `None`: others have begun another meanwhile.
-    async fn finish_one(&self, watch: Watch<'_>) -> Result<Option<Finished>> {
+    async fn finish_one(&self, care: Care, watch: Watch<'_>) -> Result<Option<Finished>> {
         let pool = &self.engine.pool;
         let generation = pool.follow().await?;
         let not_walked = admit_stores(self).await?;
-        let Filled { there, left } = pool.fill(self, watch).await?;
+        let Filled { there, left, of_old } = pool.fill(self, watch).await?;
+        let left = if care == Care::None { left - of_old } else { left };
         if let Some(e) = not_walked.iter().find(|e| e.is_transient()) {
             return Err(e.share());
         }
@@ -93,8 +103,9 @@ impl Volumes {
             return Err(Error::new(
                 Kind::Unavailable,
                 format!(
-                    "{} could not be brought to the new store yet: bring stores back and run it again",
-                    show_count(left, "shard")
+                    "{} could not be brought to the new store yet: bring stores back and run it again{}",
+                    show_count(left, "shard"),
+                    if of_old > 0 && care != Care::None { OLD_IS_NEEDED } else { "" }
                 ),
             ));
         }
