@@ -50,9 +50,11 @@ pub fn snapshot_of(held: &HeldDisk) -> Result<SnapshotId> {
     serde_json::from_value(held.0.clone()).map_err(wrong)
 }
 
-/// The pool of this id; `called`: its name. `Fenced`: another pool has that name now.
+/// The pool of this id; `called`: its name. `Fenced`: another pool has that name now. `Unavailable`: it does not open, whatever
+/// the reason. A folder that is not mounted looks as if the pool had never been there, and may be mounted later.
 pub async fn pool_of(state: &EngineState, called: &VolumePath, id: PoolId) -> Result<Arc<OpenPool>> {
-    let open = state.pools.get(&called.pool).await?;
+    let waits = |e: Error| if e.is(Kind::Closed) { e } else { Error::new(Kind::Unavailable, e.to_string()) };
+    let open = state.pools.get(&called.pool).await.map_err(waits)?;
     if open.pool.id() == id {
         return Ok(open);
     }

@@ -999,3 +999,44 @@ async fn each_replicate_brings_what_is_flushed_by_then() {
     assert_eq!(first_byte(&state, "q/v").await, 101);
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
+
+/// What a client of the daemon before holds is waited for while the folders of the stores are not mounted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods)] // a user's folders
+async fn a_client_is_not_lost_while_its_pool_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let stores = folders(dir.path(), &["s0"]);
+    let first = Arc::new(state(dir.path(), "h").await);
+    make_pool(&first, "p", &stores).await.unwrap();
+    make_volume(&first, "p/v").await;
+    let exports =
+        |state: &Arc<EngineState>| EngineExports { state: Arc::downgrade(state), for_commands: false };
+    let held = {
+        let export = exports(&first).open("p/v", "x").await.unwrap();
+        export.write(0, Bytes::from(vec![7; 4096])).await.unwrap();
+        export.flush().await.unwrap();
+        export.holding().held().unwrap()
+    };
+    assert!(first.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    drop(first);
+    let (here, away) = (dir.path().join("s0"), dir.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    let next = Arc::new(state(dir.path(), "h").await);
+    for empty in [false, true] {
+        if empty {
+            std::fs::create_dir(&here).unwrap();
+        }
+        let error = exports(&next).open_again("p/v", &held, "x").await.err().unwrap();
+        assert!(error.is_transient(), "{:?}: {error}", error.kind());
+    }
+    std::fs::remove_dir_all(&here).unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    let export = exports(&next).open_again("p/v", &held, "x").await.unwrap();
+    assert!(export.read(0, 4096).await.unwrap().into_bytes() == vec![7; 4096]);
+    drop(export);
+    // That it is gone is no outage.
+    volume::remove(&next, &"p/v".parse().unwrap(), false, RemoveMode::Now).await.unwrap();
+    let error = exports(&next).open_again("p/v", &held, "x").await.err().unwrap();
+    assert!(!error.is_transient(), "{error}");
+    assert!(next.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}

@@ -343,6 +343,8 @@ impl Volumes {
         match owned {
             Ok(()) if mode == OpenMode::Attach => self.check_whole(name, &volume).await.map(|()| volume),
             Ok(()) => Ok(volume),
+            // It alone knows which of its claims may have been recorded: who holds what was shown before them asks again.
+            Err(error) if held.is_some() && error.is_transient() => Err(error),
             Err(error) => {
                 *seat.volume.lock() = before;
                 Err(error)
@@ -435,6 +437,20 @@ impl Volumes {
         }
     }
 
+    /// Whether those who were shown the volume go on with what it is now. An ownership that they were not told of may be this
+    /// host's own: the answer to its claim was lost, or the daemon that claimed it ended before they came. They have missed
+    /// nothing where the lineage of one journal has both.
+    async fn check_shown(&self, name: &Name, shown: &Shown, head: &Head) -> Result<()> {
+        let Err(changed) = shown.check(head) else { return Ok(()) };
+        let lineage = self.lineage(name, head).await?;
+        let active = head.active.epoch;
+        if !lineage.contains(&active) || !shown.all().iter().any(|epoch| lineage.contains(epoch)) {
+            return Err(changed);
+        }
+        shown.try_next(Some(active));
+        Ok(())
+    }
+
     async fn begin(&self, name: &Name, id: VolumeId, held: Option<&[Epoch]>) -> Result<Volume> {
         let shown = held.and_then(Shown::told);
         let cell = self.engine.cell_above(name, id).await;
@@ -446,7 +462,7 @@ impl Volumes {
             self.look_at_older_in_time();
         }
         if let Some(shown) = &shown {
-            shown.check(&head).context(|| format!("volume {}", self.engine.title(name)))?;
+            self.check_shown(name, shown, &head).await.context(|| format!("volume {title}"))?;
         }
         self.engine.check_open(name, &head).await?;
         // What this host has not let go of may have a journal yet: it becomes the owner at once.

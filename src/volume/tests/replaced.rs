@@ -72,6 +72,71 @@ fn an_owner_that_is_replaced_stays_one_whoever_knocks_meanwhile() {
     }
 }
 
+/// The next daemon was replaced in turn before its client had entered: what the client is told to hold is older than the claim.
+#[test]
+fn a_client_goes_on_behind_a_claim_that_it_was_not_told_of() {
+    run(40, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, block(1)).await.unwrap();
+        let (id, held) = (v.id(), v.held().unwrap());
+        let life = replaced(life).await;
+        drop(again(&life, id, &held).await.unwrap());
+        let life = replaced(life).await;
+        let v = again(&life, id, &held).await.unwrap();
+        assert!(v.read(0, 4096).await.unwrap() == block(1));
+        v.write(4096, block(2)).await.unwrap();
+        let held_by_then = v.held().unwrap();
+        // Where another host has had it in between it does not.
+        let life = replaced(life).await;
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        other.volumes.release(&name("v")).await.unwrap();
+        life.volumes.open(&name("v"), OpenMode::TakeOver { accept_loss: false }).await.unwrap();
+        let life = replaced(life).await;
+        for held in [&held, &held_by_then] {
+            assert!(again(&life, id, held).await.unwrap_err().is(Kind::Fenced));
+        }
+    });
+}
+
+/// The stores take its claim, and the answer is lost: the client is let in when that is tried again.
+#[test]
+fn a_client_goes_on_behind_a_claim_whose_answer_was_lost() {
+    for seed in 50..70 {
+        run(seed, "1+0", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            v.write(0, block(1)).await.unwrap();
+            let (id, held) = (v.id(), v.held().unwrap());
+            let life = replaced(life).await;
+            let lose = |lost| {
+                for store in &site.stores {
+                    store.faults(|f| {
+                        (f.lost, f.late, f.patience) = (lost, Duration::ZERO, Duration::from_secs(60))
+                    });
+                }
+            };
+            lose(300);
+            for _ in 0..6 {
+                match life.rt.timeout(Duration::from_secs(300), again(&life, id, &held)).await {
+                    Some(Err(error)) => assert!(error.is_transient(), "{error}"),
+                    Some(Ok(_)) | None => break,
+                }
+            }
+            lose(0);
+            let v = loop {
+                match again(&life, id, &held).await {
+                    Ok(v) => break v,
+                    Err(error) => assert!(error.is_transient(), "{error}"),
+                }
+                life.sleep(1_000).await;
+            };
+            assert!(v.read(0, 4096).await.unwrap() == block(1));
+        });
+    }
+}
+
 /// The daemon opens what was its own, before its clients are here.
 #[test]
 fn clients_join_what_the_next_daemon_has_opened_by_itself() {
