@@ -348,7 +348,7 @@ impl Volumes {
     }
 
     /// The epochs that this folder may speak for.
-    pub(super) async fn lineage(&self, name: &Name, head: &Head) -> Result<BTreeSet<Epoch>> {
+    async fn lineage(&self, name: &Name, head: &Head) -> Result<BTreeSet<Epoch>> {
         match self.here(head.volume).map(|v| v.known()) {
             Some(Known::Live(session)) => Ok([session.epoch].into()),
             _ if head.active.released => Ok(Default::default()),

@@ -14,18 +14,15 @@ use super::space::Tally;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId, utc};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Known, Shown, SnapshotView, Volume};
-use crate::volume::head::{FlushMode, HandoverPolicy, TakeOver};
+use crate::volume::handle::{Known, Shown, SnapshotView, Volume, lineage};
+use crate::volume::head::{FlushMode, HandoverPolicy, Stop, TakeOver, VolumeSettings};
 use crate::volume::head::{Head, HeadRegister, Naming};
-use crate::volume::head::{Stop, VolumeSettings};
-use crate::volume::read::passes;
-use crate::volume::read::{EngineContext, VolumeContext};
+use crate::volume::read::{EngineContext, VolumeContext, passes};
 use crate::volume::session::Session;
 use crate::volume::session::takeover::Notes;
 use crate::volume::session::{no_snapshot, store_upto};
-use crate::volume::space::Liveness;
 use crate::volume::space::pins::Readers;
-use crate::volume::space::{SnapshotId, Tables, name_of_sealed};
+use crate::volume::space::{Liveness, SnapshotId, Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -438,13 +435,16 @@ impl Volumes {
     }
 
     /// Whether those who were shown the volume go on with what it is now. An ownership that they were not told of may be this
-    /// host's own: the answer to its claim was lost, or the daemon that claimed it ended before they came. They have missed
-    /// nothing where the lineage of one journal has both.
+    /// host's own (a lost answer, a daemon that ended): nothing was missed where the lineage of one journal has both.
     async fn check_shown(&self, name: &Name, shown: &Shown, head: &Head) -> Result<()> {
         let Err(changed) = shown.check(head) else { return Ok(()) };
-        let lineage = self.lineage(name, head).await?;
-        let active = head.active.epoch;
-        if !lineage.contains(&active) || !shown.all().iter().any(|epoch| lineage.contains(epoch)) {
+        let cell = self.engine.cell(head.volume);
+        let context = VolumeContext::new(self.engine.clone(), name.clone(), head, cell);
+        let (lineage, active) = (lineage(&context).await?, head.active.epoch);
+        if head.active.released
+            || !lineage.contains(&active)
+            || !shown.all().iter().any(|epoch| lineage.contains(epoch))
+        {
             return Err(changed);
         }
         shown.try_next(Some(active));
