@@ -51,6 +51,13 @@ pub struct Piece {
     pub last: bool,
 }
 
+impl Piece {
+    /// The write begins with it.
+    pub fn is_first(&self) -> bool {
+        self.offset == self.request.offset
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     pub errno: Errno,

@@ -181,24 +181,27 @@ impl Unread {
         request.put(self.headers, &mut self.bytes);
     }
 
-    /// The pieces of a write come one after the other. Those before the first of them are done.
+    /// The pieces of a write come one after the other. Those before the first of them are done. Whole writes may come between
+    /// them: the payload of the one that is still arriving goes on behind all others, in the socket.
     pub fn piece(&mut self, Piece { request, offset, data, last }: &Piece) {
-        let (request, mut payload) =
-            self.arriving.take().unwrap_or_else(|| (from(request, *offset), Vec::new()));
+        let goes_on = |(begun, payload): &mut (Request, Vec<u8>)| {
+            begun.cookie == request.cookie && begun.offset + payload.len() as u64 == *offset
+        };
+        let begun = self.arriving.take_if(goes_on);
+        let (request, mut payload) = begun.unwrap_or_else(|| (from(request, *offset), Vec::new()));
         payload.extend_from_slice(data);
-        self.arriving = Some((request, payload));
-        if *last {
-            self.end_arriving();
+        match last {
+            true => self.write(request, &payload),
+            false => self.arriving = Some((request, payload)),
         }
     }
 
-    fn end_arriving(&mut self) {
-        let Some((request, payload)) = self.arriving.take() else { return };
+    fn write(&mut self, request: Request, payload: &[u8]) {
         if self.headers == Headers::Extended && request.sent_offset != request.offset {
             self.resumed = Some(Resumed { cookie: request.cookie, offset: request.sent_offset });
         }
         self.request(&request);
-        self.bytes.extend_from_slice(&payload);
+        self.bytes.extend_from_slice(payload);
     }
 
     /// With what the intake has begun with, and what is behind that. `failed`: why the write that is arriving is refused.
@@ -220,7 +223,9 @@ impl Unread {
                 Some(PassedOver::new(&request, headers, &refusal, left))
             }
         };
-        self.end_arriving();
+        if let Some((request, payload)) = self.arriving.take() {
+            self.write(request, &payload);
+        }
         if passed_over.is_some() && (!self.bytes.is_empty() || self.resumed.is_some()) {
             return None;
         }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use futures::future::{BoxFuture, FutureExt as _};
 
-use super::decoder::Piece;
+use super::decoder::{Arrived, Piece};
 use super::export::{ChangedExtent, Changes, Export, StatusExtent};
 use super::wire::{self, Command, Headers, ReplyTo, Request, command_flag};
 use crate::base::format_limits::BLOCK;
@@ -61,6 +61,8 @@ pub(super) struct Job<'e> {
     pub weight: u64,
     /// Of a write, for one that is to be done elsewhere.
     pub piece: Option<Piece>,
+    /// It was started behind those with lower ones; of those that are under way.
+    pub number: u64,
     work: Work<'e>,
 }
 
@@ -201,6 +203,39 @@ pub(super) fn weight_of_piece(piece: &Piece) -> u64 {
     if whole_blocks { len } else { len + WORK }
 }
 
+/// A request that waits for its turn, and the payload that came with it.
+pub(super) struct Waiting<'e> {
+    pub arrived: Option<Arrived>,
+    pub turn: BoxFuture<'e, ()>,
+    /// It came behind those with lower ones.
+    pub number: u64,
+}
+
+impl Future for Waiting<'_> {
+    type Output = Arrived;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived> {
+        ready!(self.turn.as_mut().poll(cx));
+        Poll::Ready(self.arrived.take().expect("it is ready once"))
+    }
+}
+
+pub(super) fn is_write(arrived: &Arrived) -> bool {
+    match arrived {
+        Arrived::Request(request) => writes(request),
+        Arrived::Piece(_) => true,
+        Arrived::Refused { .. } | Arrived::Disconnect => false,
+    }
+}
+
+/// What it holds while it waits.
+pub(super) fn payload(arrived: &Arrived) -> u64 {
+    match arrived {
+        Arrived::Piece(piece) => piece.data.len() as u64,
+        _ => 0,
+    }
+}
+
 /// What it asks for is a change of the disk.
 pub(super) fn writes(request: &Request) -> bool {
     matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
@@ -223,7 +258,14 @@ pub(super) fn start<'e>(rt: &Rt, served: Served<'e>, request: Request) -> Job<'e
         }
     };
     let weight = weight(&request, served.contexts);
-    Job { request, extent: Extent::End, weight, piece: None, work: flushed(export, &request, work) }
+    Job {
+        request,
+        extent: Extent::End,
+        weight,
+        piece: None,
+        number: 0,
+        work: flushed(export, &request, work),
+    }
 }
 
 pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
@@ -238,9 +280,9 @@ pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
         // Those before are done: the flush covers them.
         true => {
             let work = flushed(export, &request, Work::Plain(work));
-            Job { request, extent: Extent::End, weight, piece, work }
+            Job { request, extent: Extent::End, weight, piece, number: 0, work }
         }
-        false => Job { request, extent: Extent::Piece, weight, piece, work: Work::Plain(work) },
+        false => Job { request, extent: Extent::Piece, weight, piece, number: 0, work: Work::Plain(work) },
     }
 }
 

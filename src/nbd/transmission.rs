@@ -35,7 +35,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,7 +49,9 @@ use super::decoder::{Arrived, Facts, Intake, Piece, Refusal};
 use super::export::Export;
 use super::handover_state::{Entered, GivenBack, Unread};
 use super::handshake::Session;
-use super::job::{Extent, Job, Served, start, start_piece, weight, weight_of_piece, writes};
+use super::job::{
+    Extent, Job, Served, Waiting, is_write, payload, start, start_piece, weight, weight_of_piece, writes,
+};
 use super::listener::Stream;
 use super::memory_share::{FLOOR, Share};
 use super::output::Output;
@@ -78,37 +80,6 @@ const HOLE_MIN: usize = 4 << 10;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What a client gets to hear the end.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// A request that waits for its turn, and the payload that came with it.
-struct Waiting<'e> {
-    arrived: Option<Arrived>,
-    turn: BoxFuture<'e, ()>,
-}
-
-impl Future for Waiting<'_> {
-    type Output = Arrived;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrived> {
-        ready!(self.turn.as_mut().poll(cx));
-        Poll::Ready(self.arrived.take().expect("it is ready once"))
-    }
-}
-
-fn is_write(arrived: &Arrived) -> bool {
-    match arrived {
-        Arrived::Request(request) => writes(request),
-        Arrived::Piece(_) => true,
-        Arrived::Refused { .. } | Arrived::Disconnect => false,
-    }
-}
-
-/// What it holds while it waits.
-fn payload(arrived: &Arrived) -> u64 {
-    match arrived {
-        Arrived::Piece(piece) => piece.data.len() as u64,
-        _ => 0,
-    }
-}
 
 /// A read that is done in parts. Nothing else is started meanwhile.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +120,8 @@ struct Connection<'e, S> {
     reading: Option<Reading>,
     output: Output,
     jobs: FuturesUnordered<Job<'e>>,
+    /// Number of the next one that is put into `waiting` or `jobs`, which give theirs back in no order.
+    number: u64,
     /// What the jobs weigh.
     weight: u64,
     /// Bytes at which nothing more is started.
@@ -230,6 +203,7 @@ async fn converse<S: Stream>(
         reading: None,
         output,
         jobs: FuturesUnordered::new(),
+        number: 0,
         weight: 0,
         held_max: HELD.min(memory.total() / 4),
         share: Share::new(memory),
@@ -422,19 +396,23 @@ impl<'e, S: Stream> Connection<'e, S> {
     /// tell it.
     fn give_back(mut self) -> Option<Paused<S>> {
         let mut unread = Unread::new(self.session.headers, self.intake.resumed());
-        for job in std::mem::take(&mut self.jobs) {
+        let mut jobs: Vec<_> = std::mem::take(&mut self.jobs).into_iter().collect();
+        jobs.sort_by_key(|job| job.number);
+        for job in jobs {
             match &job.piece {
                 Some(piece) => unread.piece(piece),
                 None => unread.request(&job.request),
             }
         }
-        let waiting = std::mem::take(&mut self.waiting).into_iter().filter_map(|waiting| waiting.arrived);
-        let arrived: Vec<Arrived> =
-            std::mem::take(&mut self.turned).into_iter().chain(waiting).chain(self.next.take()).collect();
-        for arrived in arrived {
+        let mut waiting: Vec<_> = std::mem::take(&mut self.waiting).into_iter().collect();
+        waiting.sort_by_key(|waiting| waiting.number);
+        let waiting = waiting.into_iter().filter_map(|waiting| waiting.arrived);
+        // In the order in which they would be started. What goes on with a piece under way can only be `next`.
+        let (next, turned) = (self.next.take(), std::mem::take(&mut self.turned));
+        for arrived in next.into_iter().chain(turned).chain(waiting) {
             match arrived {
                 Arrived::Request(request) => unread.request(&request),
-                Arrived::Piece(piece) if self.failed.is_none() => unread.piece(&piece),
+                Arrived::Piece(piece) if self.failed.is_none() || piece.is_first() => unread.piece(&piece),
                 Arrived::Piece(Piece { request, last: true, .. }) => {
                     let failed = self.failed.take();
                     self.reply(&request, failed.map_or_else(|| Ok(Rope::default()), Err));
@@ -499,9 +477,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         let turn = match &arrived {
             Arrived::Request(Request { command: Command::Read, len, .. }) => self.export.turn(false, *len),
             Arrived::Request(request) if writes(request) => self.export.turn(true, 0),
-            Arrived::Piece(piece) if piece.offset == piece.request.offset => {
-                self.export.turn(true, piece.request.len)
-            }
+            Arrived::Piece(piece) if piece.is_first() => self.export.turn(true, piece.request.len),
             _ => None,
         };
         let Some(mut turn) = turn else { return Some(arrived) };
@@ -510,7 +486,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
         self.parked += payload(&arrived);
         self.parks_piece |= matches!(arrived, Arrived::Piece(Piece { last: false, .. }));
-        self.waiting.push(Waiting { arrived: Some(arrived), turn });
+        self.number += 1;
+        self.waiting.push(Waiting { arrived: Some(arrived), turn, number: self.number });
         None
     }
 
@@ -609,7 +586,7 @@ impl<'e, S: Stream> Connection<'e, S> {
                 self.reply_error(&request, errno, &why);
             }
             Arrived::Request(request) => self.run(start(&self.rt, self.served(), request), cx),
-            Arrived::Piece(piece) if self.failed.is_some() => {
+            Arrived::Piece(piece) if self.failed.is_some() && !piece.is_first() => {
                 if piece.last
                     && let Some(e) = self.failed.take()
                 {
@@ -628,6 +605,8 @@ impl<'e, S: Stream> Connection<'e, S> {
             Poll::Ready((request, extent, _, result)) => self.finish(&request, extent, result),
             Poll::Pending => {
                 self.weight += job.weight;
+                self.number += 1;
+                job.number = self.number;
                 self.jobs.push(job);
             }
         }

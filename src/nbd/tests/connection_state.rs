@@ -137,6 +137,45 @@ fn requests_that_wait_for_their_turn_move_too() {
     });
 }
 
+/// A long write is still arriving behind writes that wait for their turn, or that are under way and take too long.
+#[test]
+fn a_long_write_takes_nothing_of_those_before_it_along() {
+    for paced in [true, false] {
+        simulate(move |rt| async move {
+            let mut peer = entered(&rt, "disk", false).await;
+            match paced {
+                true => peer.house.state.lock().pace = Some(Duration::from_secs(60)),
+                false => peer.house.state.lock().delay = Duration::from_secs(3600),
+            }
+            for i in 0..5 {
+                peer.send([request(0, WRITE, i, i * 4096, 4096), vec![i as u8 + 1; 4096]].concat()).await;
+            }
+            let long = [request(0, WRITE, 5, 20480, 600_000), vec![9; 600_000]].concat();
+            let (sent, rest) = long.split_at(280_000);
+            peer.send(sent).await;
+            rt.sleep(Duration::from_millis(100)).await;
+            peer.house.state.lock().pace = None;
+            let house = peer.house.clone();
+            let quick = async {
+                rt.sleep(Duration::from_millis(100)).await;
+                house.state.lock().delay = Duration::ZERO;
+            };
+            let mut peer = futures::join!(peer.moved(), quick).0;
+            peer.send(rest).await;
+            let mut cookies = Vec::new();
+            for _ in 0..6 {
+                let reply = peer.receive(16).await;
+                assert_eq!(reply[..8], simple(0, 0)[..8]);
+                cookies.push(reply[15]);
+            }
+            assert_eq!(cookies, [0, 1, 2, 3, 4, 5], "in the order in which they came");
+            let wanted = [1, 2, 3, 4, 5].map(|i| vec![i; 4096]).concat();
+            assert_eq!(peer.house.disk.read(0, 20480).await.unwrap().into_bytes(), wanted);
+            assert_eq!(peer.house.disk.read(20480, 600_000).await.unwrap().into_bytes(), vec![9; 600_000]);
+        });
+    }
+}
+
 #[test]
 fn a_refused_write_is_refused_behind_a_move_as_well() {
     simulate(|rt| async move {
