@@ -17,13 +17,13 @@ use crate::base::rt::Instant;
 use crate::base::{Error, Kind, Lsn, Nonce, Result};
 use crate::log::{FrameRef, Prefix};
 use crate::volume::head::Stop;
-use crate::volume::head::{Back, Checkpoint, Head, Removal};
+use crate::volume::head::{Back, Checkpoint, Head, Move, Removal};
 use crate::volume::read::Frozen;
 use crate::volume::read::passes;
 use crate::volume::session::Session;
 use crate::volume::session::{Kept, Tip};
 use crate::volume::session::{confirm, store_upto};
-use crate::volume::space::{Alteration, ChunkTable, Repacked, RollBack, Tables};
+use crate::volume::space::{Alteration, ChunkTable, Object, Repacked, RollBack, Tables};
 
 /// Frozen layers that force a checkpoint.
 const LAYERS_MAX: usize = 8;
@@ -59,6 +59,8 @@ struct Built {
     table: FrameRef,
     /// The last chunk merged and its last lsn.
     position: Prefix,
+    /// Those that its chunk table names for the first time.
+    packs: Vec<Object>,
 }
 
 /// Makes checkpoints as they come due. Runs with the session.
@@ -188,17 +190,16 @@ impl Session {
             Some(Alteration::RollBack(back)) => Some(back.clone()),
             Some(Alteration::Names) | None => None,
         };
-        let packs = plan.packs.len();
         let built = match self.or_end(self.build(plan)).await? {
             Ok(built) => built,
             Err(e) => return Err(self.end_by_absence(e).await),
         };
         let to = back.as_ref().map(|b| Back { to: b.to, size: built.tables.tip().size });
         self.publish(&built, &removes, to).await?;
-        let Built { tables, chunk_table, attempt, position, .. } = built;
+        let Built { tables, chunk_table, attempt, position, packs, .. } = built;
         self.new_chunks.lock().recorded(attempt, position.seq);
-        // Others are added at the end, and one checkpoint is made at a time.
-        self.packed.lock().drain(..packs);
+        // Others may have been added.
+        self.packed.lock().retain(|p| !packs.contains(&p.pack));
         self.recorded(chunk_table);
         let (merged, held) = self.adopt_tables(tables, merged, &removes, back.as_ref())?;
         // A million entries: neither under the lock nor in a request's way.
@@ -292,7 +293,8 @@ impl Session {
         self.writer.wait_seq(table.seq).await?;
         let attempt = build.attempt();
         let Build { tables, chunk_table, .. } = build;
-        Ok(Built { tables, chunk_table, table, position, attempt })
+        let packs = packs.iter().map(|p| p.pack).collect();
+        Ok(Built { tables, chunk_table, table, position, attempt, packs })
     }
 
     /// The frozen layer as it is now that its chunks are stored.
@@ -331,12 +333,16 @@ impl Session {
         back: Option<Back>,
         nonce: Nonce,
     ) -> Result<(), Stop> {
-        // A walk meets no chunk behind the position any more: what it lacks must be known without one.
-        self.context.engine.pool.missing_written().await;
-        // Nor may it rest on shards that lie on stores which the pool lists no more.
+        // It may not rest on shards that lie on stores which the pool lists no more.
         if !self.is_counted() {
             confirm(self).await?;
         }
+        let lost = match self.or_end(self.count_packs(&built.packs)).await? {
+            Err(e) if e.is(Kind::Corrupt) => Some(e),
+            counted => counted.map(|()| None)?,
+        };
+        // A walk meets no chunk behind the position any more, and no pack: what they lack must be known without one.
+        self.context.engine.pool.missing_written().await;
         let Prefix { seq, lsn } = built.position;
         let new = Checkpoint {
             position: seq,
@@ -346,8 +352,12 @@ impl Session {
             nonce,
         };
         let (epoch, removes) = (self.epoch, removes.to_vec());
-        let me = self.clone();
-        let step = move |head: &Head| me.if_counted(head.checkpoint(epoch, &new, &removes, back)?);
+        let (me, packs) = (self.clone(), built.packs.clone());
+        let step = move |head: &Head| match (head.checkpoint(epoch, &new, &removes, back)?, &lost) {
+            // An earlier attempt may have recorded it: only where none has, the checkpoint is given up.
+            (Move::To(_), Some(lost)) => Err(lost.share()),
+            (change, _) => me.if_counted(change, &packs),
+        };
         self.change(step).await.map(|_| ())
     }
 

@@ -434,6 +434,8 @@ impl Session {
         }
         let Filling { draft, sources, slices, settled } = filling;
         let mut chunks = Vec::new();
+        // Before the put begins: shards may land on stores that are replaced while it goes on.
+        let counted_in = self.generation();
         if !slices.is_empty() {
             let era = slices.iter().map(|slice| slice.entry.era).max().unwrap_or_default();
             let (chunk, placings) = self.context.rt().cpu(move || draft.finish(era)).await?;
@@ -448,7 +450,7 @@ impl Session {
             self.put_pack(chunk).await?;
         }
         drop(held);
-        Ok(Repacked { pack, sources, chunks, settled })
+        Ok(Repacked { pack, counted_in, sources, chunks, settled })
     }
 
     /// What is left of an object, chunk by chunk; what older data keys sealed is sealed anew, what is cold compressed anew.

@@ -254,7 +254,7 @@ async fn change(
     loop {
         let mut uncounted = false;
         let counted = |head: &Head| {
-            let done = session.if_counted(step(head)?);
+            let done = session.if_counted(step(head)?, &[]);
             uncounted = done.is_err();
             done
         };

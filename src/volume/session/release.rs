@@ -121,7 +121,7 @@ impl Session {
         loop {
             let mut uncounted = false;
             let step = |head: &Head| {
-                let done = self.if_counted(act.step(head, self.epoch)?);
+                let done = self.if_counted(act.step(head, self.epoch)?, &[]);
                 uncounted = done.is_err();
                 done
             };

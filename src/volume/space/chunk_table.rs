@@ -35,7 +35,7 @@ use super::dead_runs::{DeadFrame, Part};
 use super::new_chunks::NewChunk;
 use crate::base::codec::{Reader, Writer};
 use crate::base::format_limits::{SHARD_SPAN, SHARDS_MAX};
-use crate::base::{ChunkId, Epoch, Era, Error, Kind, Result, Seq, StateId, VolumeId};
+use crate::base::{ChunkId, Epoch, Era, Error, Generation, Kind, Result, Seq, StateId, VolumeId};
 use crate::log::{FrameRef, InPack, Prefix};
 use crate::pool::ChunkKind;
 
@@ -136,11 +136,20 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub struct Repacked {
     pub pack: Object,
+    /// The pool's generation on whose stores it was put, or counted again.
+    pub counted_in: Generation,
     /// Whose survivors are in it, all of them.
     pub sources: BTreeSet<Object>,
     pub chunks: Vec<Survivors>,
     /// Chunks that stay where they are, and in which there is nothing to compress anew.
     pub settled: Vec<(Seq, Object)>,
+}
+
+impl Repacked {
+    /// Whether its shards were counted on the stores of this generation. A pack into which nothing went was not stored.
+    pub fn is_counted_in(&self, generation: Generation) -> bool {
+        self.chunks.is_empty() || self.counted_in == generation
+    }
 }
 
 /// What was left of one chunk when it was packed.

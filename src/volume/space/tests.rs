@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::chunk_table::{Entry, Home};
 use super::dead_runs::decode_deaths;
 use crate::base::codec::{Reader, Writer};
-use crate::base::{ChunkId, Epoch, Era, Kind, Result, Seq, StateId, VolumeId};
+use crate::base::{ChunkId, Epoch, Era, Generation, Kind, Result, Seq, StateId, VolumeId};
 use crate::keys::KeyAccess;
 use crate::log::FrameRef;
 use crate::map::Pages;
@@ -111,7 +111,8 @@ fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
     };
     // Of the first chunk a byte died while it was packed; the third is gone by now.
     let chunks = vec![chunk(1, 5, 5), chunk(2, 3, 7), chunk(3, 1, 0)];
-    let moved = Repacked { pack, sources: [one, two].into(), chunks, settled: Vec::new() };
+    let moved =
+        Repacked { pack, counted_in: Generation(0), sources: [one, two].into(), chunks, settled: Vec::new() };
     chunk_table.adopt(&moved).unwrap();
     let seen: Vec<_> = chunk_table.entries().map(|(_, e)| (e.total, e.dead, e.packings())).collect();
     assert_eq!(seen, [(5, 1, 1), (3, 0, 1)]);
@@ -119,8 +120,13 @@ fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
     assert_eq!(chunk_table.objects()[&pack], (8, 7));
     let stored: Vec<_> = chunk_table.entries().map(|(_, e)| e.stored()).collect();
     assert_eq!((stored, chunk_table.space()), (vec![(3, 2), (2, 2)], (5, 4)));
-    let none =
-        Repacked { pack: two, sources: [one].into(), chunks: vec![chunk(3, 1, 0)], settled: Vec::new() };
+    let none = Repacked {
+        pack: two,
+        counted_in: Generation(0),
+        sources: [one].into(),
+        chunks: vec![chunk(3, 1, 0)],
+        settled: Vec::new(),
+    };
     chunk_table.adopt(&none).unwrap();
     assert!(chunk_table.retired.contains(&two), "nothing in it counts");
     chunk_table.insert(Seq(4), entry(10, 0, Home::Own));
@@ -129,7 +135,15 @@ fn packs_take_over_and_what_died_meanwhile_is_dead_in_them() {
         (Object { epoch: Epoch(2), seq: Seq(4) }, Object { epoch: Epoch(2), seq: Seq::pack(2) });
     // The second one has moved since it was looked at.
     let settled = vec![(Seq(4), own), (Seq(5), pack)];
-    chunk_table.adopt(&Repacked { pack: never, sources: [].into(), chunks: Vec::new(), settled }).unwrap();
+    chunk_table
+        .adopt(&Repacked {
+            pack: never,
+            counted_in: Generation(0),
+            sources: [].into(),
+            chunks: Vec::new(),
+            settled,
+        })
+        .unwrap();
     let settled = |seq| chunk_table.entry(Seq(seq)).unwrap().settled;
     assert!(settled(4) && !settled(5) && !chunk_table.retired.contains(&never));
 }

@@ -292,6 +292,45 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
     });
 }
 
+/// A pack is stored on the old stores, and its owner is held up before the head names it. The replacement ends meanwhile.
+#[test]
+fn a_pack_from_before_a_replacement_comes_to_the_new_store_before_it_is_named() {
+    run(17, "1+1", |mut site| async move {
+        site.tuning.gain_min = 128 << 10;
+        site.tuning.pack_max = MIB;
+        let (owner, admin) = (site.machine(1).found().await, site.machine(2).start().await);
+        let v = volume(&owner, FlushMode::Pool).await;
+        for i in (0..64).chain((0..64).filter(|i| i % 3 > 0)) {
+            v.write(i * (64 << 10), bytes(i, 64 << 10)).await.unwrap();
+            if i % 8 == 7 {
+                v.flush().await.unwrap();
+            }
+        }
+        v.flush().await.unwrap();
+        let session = v.session().await.unwrap();
+        session.checkpoint_surely(&[]).await.unwrap();
+        let held = session.checkpointing.lock().await;
+        let volumes = owner.volumes.clone();
+        owner.rt.spawn(async move { volumes.collect(&name("v")).await }).detach();
+        for _ in 0..600 {
+            owner.sleep(100).await;
+            if !session.packed.lock().is_empty() {
+                break;
+            }
+        }
+        assert!(!session.packed.lock().is_empty(), "a pack waits to be named");
+        replace(&admin, site.stores[1].url(), &site.spare_spec()).await;
+        site.stores[1].contents().wipe();
+        drop(held);
+        owner.sleep(20_000).await;
+        assert!(session.packed.lock().is_empty(), "it is named");
+        let packs = |store: &SimStore| store.contents().keys().iter().filter(|k| k.contains("/p-")).count();
+        assert!(packs(&site.stores[0]) > 0);
+        assert_eq!(packs(&site.spare), packs(&site.stores[0]), "none rests on the store that is gone");
+        assert!(owner.volumes.check(&name("v")).await.unwrap().wrong.is_empty());
+    });
+}
+
 #[test]
 fn a_lowering_of_w_that_a_guess_forgot_is_no_longer_counted_with() {
     run(11, "2+3", |site| async move {

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::base::rt::Instant;
-use crate::base::{ChunkId, Error, Generation, Kind, Result, Seq};
+use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, Result, Seq};
 use crate::keys::VolumeKey;
 use crate::store::Cause;
 use crate::volume::head::Stop;
 use crate::volume::head::{HandoverPolicy, Head, Move};
 use crate::volume::session::Session;
+use crate::volume::space::Object;
 
 /// Between rounds that fail, at most.
 const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -97,7 +98,7 @@ impl Session {
         }
     }
 
-    fn generation(&self) -> Generation {
+    pub fn generation(&self) -> Generation {
         self.context.engine.pool.generation()
     }
 
@@ -106,10 +107,11 @@ impl Session {
         self.generation().0 == self.rounds.counted_in.load(Ordering::Relaxed)
     }
 
-    /// A change of the head that rests on what is stored: only where that was counted on the pool's stores of now.
-    pub fn if_counted(&self, change: Move) -> Result<Move> {
+    /// A change of the head that rests on what is stored, and names these packs for the first time: only where both were counted
+    /// on the pool's stores of now.
+    pub fn if_counted(&self, change: Move, packs: &[Object]) -> Result<Move> {
         match change {
-            Move::To(_) if !self.is_counted() => Err(Error::new(
+            Move::To(_) if !self.is_counted() || !self.are_counted(packs) => Err(Error::new(
                 Kind::Unavailable,
                 "the pool's stores were changed: what is stored is counted again",
             )),
@@ -170,23 +172,61 @@ impl Session {
 
     /// Every chunk that no confirm has covered is completed to `w` on the stores of now.
     async fn count_again(&self, after: Seq, w: usize, head: &Head) -> Result<()> {
-        let pool = &self.context.engine.pool;
         let upto = self.writer.given();
         self.writer.wait_seq(upto).await?;
         for seq in after.0 + 1..=upto.0 {
             let seq = Seq(seq);
             let id = ChunkId { volume: self.context.id, epoch: head.epoch_of(seq), seq };
-            if self.chunk_table.lock().has_left(id.seq) {
-                continue;
+            if !self.chunk_table.lock().has_left(id.seq) {
+                self.count_one(id, w, &head.witnesses).await?;
             }
-            let probe = pool.probe(&id, &head.witnesses, Cause::Repair).await;
-            if probe.good < w {
-                let payload = pool.payload(&id, &probe, Cause::Repair).await?;
-                self.completed_to(w, &pool.complete(&payload)).await?;
-            }
-            pool.remember_missing(id, &probe);
         }
         Ok(())
+    }
+
+    /// A chunk or pack is completed to `w` on the stores of now; what others of them lack is remembered.
+    async fn count_one(&self, id: ChunkId, w: usize, witnesses: &[Incarnation]) -> Result<()> {
+        let pool = &self.context.engine.pool;
+        let probe = pool.probe(&id, witnesses, Cause::Repair).await;
+        if probe.good < w {
+            let payload = pool.payload(&id, &probe, Cause::Repair).await?;
+            self.completed_to(w, &pool.complete(&payload)).await?;
+        }
+        pool.remember_missing(id, &probe);
+        Ok(())
+    }
+
+    /// Packs that the next change of the head names, and that were stored in an earlier generation of the pool, are completed
+    /// on the stores of now. No log tells of a pack, so whoever replaces a store meanwhile can't bring it along. `Corrupt`: one is
+    /// lost; the next checkpoint is made without it, and its sources stay.
+    pub async fn count_packs(&self, named: &[Object]) -> Result<()> {
+        for pack in named {
+            let (now, id) = (self.generation(), pack.of(self.context.id));
+            let known = self.packed.lock().iter().find(|p| p.pack == *pack).map(|p| p.is_counted_in(now));
+            if known == Some(true) {
+                continue;
+            }
+            let witnesses = self.head.lock().witnesses.clone();
+            let counted = match known {
+                Some(_) => self.count_one(id, self.w_of_all(), &witnesses).await,
+                None => Err(Error::new(Kind::Corrupt, format!("pack {id} is lost: another is made"))),
+            };
+            let mut packed = self.packed.lock();
+            match &counted {
+                Ok(()) => packed.iter_mut().filter(|p| p.pack == *pack).for_each(|p| p.counted_in = now),
+                Err(e) if e.is(Kind::Corrupt) => packed.retain(|p| p.pack != *pack),
+                Err(_) => {}
+            }
+            drop(packed);
+            counted?;
+        }
+        Ok(())
+    }
+
+    /// Whether these packs were counted on the pool's stores of now.
+    fn are_counted(&self, named: &[Object]) -> bool {
+        let (now, packed) = (self.generation(), self.packed.lock());
+        named.iter().all(|pack| packed.iter().any(|p| p.pack == *pack && p.is_counted_in(now)))
     }
 
     /// What the head says of other hosts. What is unsent is little from the moment on when one has the volume attached.
