@@ -435,7 +435,7 @@ impl Session {
         let Filling { draft, sources, slices, settled } = filling;
         let mut chunks = Vec::new();
         // Before the put begins: shards may land on stores that are replaced while it goes on.
-        let counted_in = self.generation();
+        let counted_in = self.context.engine.pool.generation();
         if !slices.is_empty() {
             let era = slices.iter().map(|slice| slice.entry.era).max().unwrap_or_default();
             let (chunk, placings) = self.context.rt().cpu(move || draft.finish(era)).await?;
