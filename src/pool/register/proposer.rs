@@ -709,6 +709,13 @@ impl Bench {
         named.collect()
     }
 
+    /// The state that a majority has accepted, whatever was promised since.
+    pub fn most_show<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
+        let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
+        let same = |a: &Acceptor| states().filter(|s| s.accepted == a.accepted).count() >= self.majority;
+        states().find(|state| same(state))
+    }
+
     /// The state that a majority holds, with no promise above it but its own.
     pub fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();

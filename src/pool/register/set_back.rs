@@ -138,8 +138,11 @@ impl Shared {
             return Ok(false);
         }
         let agreed =
-            bench.agreed(&seen).filter(|state| state.value.bytes.is_some() && state.value.seal.is_none());
-        let agreed = agreed.ok_or_else(no_majority)?.clone();
+            bench.most_show(&seen).filter(|state| state.value.bytes.is_some() && state.value.seal.is_none());
+        let Some(agreed) = agreed.cloned() else {
+            // Who has not answered yet may be one of most.
+            return if seen.len() < bench.stores().count() { Ok(false) } else { Err(no_majority()) };
+        };
         let good = || seen.iter().filter_map(|(index, shown)| Some((*index, shown.good()?)));
         let number = good().map(|(_, seen)| seen.state.promised.max(seen.state.accepted).number).max();
         let number = number.unwrap_or_default().max(above);

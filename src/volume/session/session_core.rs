@@ -17,7 +17,7 @@ use futures::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use super::confirm_and_flush::{ConfirmRounds, JournalRestart};
+use super::confirm_and_flush::{ConfirmRounds, JournalRestart, is_no_older};
 use super::range_lock::Ranges;
 use super::takeover::Taken;
 use super::tip::{Counted, Tip};
@@ -302,15 +302,25 @@ impl Session {
         self.explain(error)
     }
 
-    /// A change of the head. What it says about the owner is acted on.
+    /// A change of the head. What it says about the owner is acted on. No head is changed that is behind what was recorded from here:
+    /// on stores that were put back from a backup it would come to name what only those had that were put back.
     pub async fn change(
         self: &Arc<Self>,
-        step: impl FnMut(&Head) -> Result<crate::volume::head::Move> + Send,
+        mut step: impl FnMut(&Head) -> Result<crate::volume::head::Move> + Send,
     ) -> Result<Head, Stop> {
         let pool = &self.context.engine.pool;
         let guesses = pool.guesses();
         let turn = self.changing.lock().await;
-        match self.context.cell.change(step).await {
+        // Only this session records checkpoints, each in its turn, while the head is its own.
+        let position = self.head.lock().checkpoint.position;
+        let epoch = self.epoch;
+        let on_newest = |head: &Head| {
+            if head.owned(epoch).is_ok() {
+                is_no_older(head, (position, 0), guesses)?;
+            }
+            step(head)
+        };
+        match self.context.cell.change(on_newest).await {
             // It may have been chosen by stores that are given up: nothing may be deleted for its sake.
             Ok(_) if pool.guesses() > guesses => Err(self.explain(Error::new(
                 Kind::Unavailable,

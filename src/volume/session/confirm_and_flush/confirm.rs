@@ -246,7 +246,7 @@ impl Session {
 
 /// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head needs chunks that
 /// were deleted since, and nothing that is stored now would be found behind them.
-fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {
+pub fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {
     // Nor would what a data key has sealed be opened that such a head does not have.
     if head.checkpoint.position >= position && head.data_keys().0 >= sealed_by {
         return Ok(());
