@@ -57,6 +57,12 @@ impl Round {
         2 * (self.stored.len() + self.refused + self.throttled) >= writers
     }
 
+    /// Whether all were turned away for a write before them. Where one was let in, the others may have lost to that (S3 answers
+    /// some of them that a conflicting write is under way).
+    fn turned_away(&self) -> bool {
+        self.throttled > 0 && self.stored.is_empty() && self.refused == 0
+    }
+
     fn why(self) -> Error {
         let silent = || Error::new(Kind::Unavailable, "too few writers were answered");
         self.unknown.or(self.failed).unwrap_or_else(silent)
@@ -114,7 +120,7 @@ pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usiz
     Ok((rounds, Verdict::Held))
 }
 
-/// What so many writers have shown, and whether some were turned away.
+/// What so many writers have shown, and whether all were turned away.
 async fn round(
     trial: &Trial<'_>,
     promise: Promise,
@@ -128,7 +134,7 @@ async fn round(
         trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe)
     });
     let round = Round::of(join_all(puts).await);
-    let turned_away = round.throttled > 0;
+    let turned_away = round.turned_away();
     Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, turned_away))
 }
 
