@@ -1,5 +1,5 @@
-"""The whole proof in one command, from a fresh clone with nothing installed by hand: system packages, format, lints, tests and
-the simulation with debug assertions, the release build, the tour, then every script in integration/checks.
+"""The whole proof in one command, from a fresh clone with nothing installed by hand: system packages, format, lints, unit
+tests with debug assertions, the release build, the tour, the simulation, then every script in integration/checks.
 
   integration/run                 everything
   integration/run outage cli      these checks only (and the release build)
@@ -48,8 +48,6 @@ def plan(chosen: argparse.Namespace) -> list[steps.Step]:
     if chosen.checks:
         files = [file for file in files if file.name in chosen.checks]
         planned.append(steps.build())
-        if any(steps.header("needs", file) == "tests" for file in files):
-            planned.append(steps.test_build())
     else:
         files = [file for file in files if chosen.long or not steps.needs_long(file)]
         planned += steps.whole()
@@ -74,7 +72,7 @@ def main() -> int:
         return 0
     if chosen.budget:
         return budget.beside_last_run(OUT / "timings.tsv")
-    os.environ.update(WINDLASS_LONG="1" if chosen.long else "", CARGO_TERM_COLOR="never", WINDLASS_ALL_SEEDS="1")
+    os.environ.update(WINDLASS_LONG="1" if chosen.long else "", CARGO_TERM_COLOR="never")
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     # Short, because a socket's path may have no more than 107 bytes; open, because some checks act as other users.

@@ -95,7 +95,7 @@ class Runner:
         folder.chmod(0o711)
         logs.mkdir(exist_ok=True)
         env = {**os.environ, "WINDLASS_TMP": str(folder), "WINDLASS_LOGS": str(logs), **dict(step.env)}
-        command = ["nice", "-n", str(step.nice), *step.command] if step.nice else step.command
+        command = [*give_way(step.nice), *step.command] if step.nice else step.command
         with open(self.log(step), "wb") as log:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
         self.running[child.pid] = Running(step, time.monotonic())
@@ -163,6 +163,12 @@ class Runner:
             time.sleep(0.05)
         for pid in self.running:
             signal_group(pid, signal.SIGKILL)
+
+
+def give_way(nice: int) -> list[str]:
+    """What a command is put behind to give way. Where the kernel shares processors among sessions first (autogroups), niceness
+    counts only within one: the session itself gives way there, and each step has one of its own."""
+    return ["sh", "-c", f'echo {nice} 2>/dev/null >/proc/self/autogroup; exec nice -n {nice} "$@"', "sh"]
 
 
 def signal_group(pid: int, number: int) -> None:

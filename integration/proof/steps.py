@@ -1,12 +1,13 @@
 """The steps of the proof: what each runs, what it waits for, and how much of a processor it keeps busy."""
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = ROOT / "integration/checks"
-# Builds of the shipped program and of tests go on at once; the second gives way to the first, on which checks wait.
+# What checks wait for goes first, and the checks themselves: all else takes what they leave of the processors.
 GIVES_WAY = 10
 
 
@@ -43,17 +44,22 @@ def needs_long(file: Path) -> bool:
 
 def check(file: Path, long: bool) -> Step:
     limit = int(header("limit", file) or 300) * (10 if long else 1)
-    needs = ["build", "packages"]
-    if header("needs", file) == "tests":
-        needs.append("test-build")
-    return Step(file.name, [str(file)], limit, tuple(needs), alone=bool(header("alone", file)))
+    return Step(file.name, [str(file)], limit, ("build", "packages"), alone=bool(header("alone", file)))
 
 
 def cargo(*args: str) -> list[str]:
     return ["cargo", *args, "--locked"]
 
 
-TESTS = cargo("test", "--profile", "ci", "--workspace")
+def both(first: list[str], second: list[str]) -> list[str]:
+    return ["sh", "-c", f"{shlex.join(first)} && {shlex.join(second)}"]
+
+
+# The tests beside the code link nothing but themselves: the library is compiled once with them, and once as shipped, with
+# which all other tests are linked.
+UNIT_TESTS = cargo("test", "--profile", "ci", "--workspace", "--lib")
+OTHER_TESTS = cargo("test", "--release", "--workspace", "--bins", "--test", "*")
+CLIPPY = [*cargo("clippy", "--profile", "ci", "--workspace", "--all-targets"), "--", "-D", "warnings"]
 
 
 def packages() -> Step:
@@ -66,24 +72,22 @@ def linker() -> tuple[str, ...]:
 
 
 def build() -> Step:
-    return Step("build", cargo("build", "--release", "--timings"), 3000, linker(), build=True)
-
-
-def test_build() -> Step:
-    return Step("test-build", [*TESTS, "--no-run", "--timings"], 3000, linker(), nice=GIVES_WAY, build=True)
+    """The programs as shipped, and the examples, which some checks use."""
+    command = both(cargo("build", "--release", "--timings"), cargo("build", "--release", "--examples"))
+    return Step("build", command, 4000, linker(), build=True)
 
 
 def whole() -> list[Step]:
     """All steps but packages and checks."""
-    clippy = [*cargo("clippy", "--workspace", "--all-targets"), "--", "-D", "warnings"]
     return [
         Step("format", ["cargo", "fmt", "--all", "--check"], 60),
         build(),
-        test_build(),
+        Step("unit-tests", both([*UNIT_TESTS, "--no-run"], [*UNIT_TESTS, "--no-fail-fast"]), 4000, linker(), nice=GIVES_WAY, build=True),
+        # In the unit tests' profile, so that what build scripts make is made once. Two builds can't use its folder at once.
+        Step("lints", CLIPPY, 2400, linker(), after=("unit-tests",), nice=GIVES_WAY, build=True),
+        Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 3000, ("build", "packages"), nice=GIVES_WAY),
         # Tests use more than the program does: what only they need is told as unused by its own build.
         Step("unused", ["sh", "-c", "! grep -A 12 ^warning target/integration/build.log"], 10, ("build",)),
         Step("no-simulation", ["integration/proof/no_simulation"], 60, ("build", "packages")),
-        Step("demo", cargo("run", "--release") + ["--", "demo"], 120, ("build",)),
-        Step("tests", [*TESTS, "--no-fail-fast"], 3000, ("test-build", "packages"), nice=GIVES_WAY),
-        Step("lints", clippy, 2400, linker(), after=("build", "test-build"), nice=GIVES_WAY, build=True),
+        Step("demo", [*cargo("run", "--release"), "--", "demo"], 120, ("build",)),
     ]

@@ -1,7 +1,7 @@
 //! Seeded simulations of the real code on simulated stores, disks and time (docs/architecture.md, "Proof").
 //!
-//! `WINDLASS_ALL_SEEDS=1 cargo test --profile ci --test simulation` runs the usual number of seeds, as `integration/run`
-//! does; without that variable a build with debug assertions runs a 25th. A failing seed prints the command that replays it exactly. `WINDLASS_SEEDS=N` runs N seeds a
+//! `cargo test --release --test simulation` runs the usual number of seeds, as `integration/run` does; without
+//! `--release` it is a 25th. A failing seed prints the command that replays it exactly. `WINDLASS_SEEDS=N` runs N seeds a
 //! test instead (from `WINDLASS_FIRST` on, 0 if not given), `WINDLASS_SEED=S` only that one; then
 //! the run tells what happens, with `WINDLASS_LOG=debug` also what the code logs. With `WINDLASS_ALL` a failure does not
 //! end the test: all that fail are named.

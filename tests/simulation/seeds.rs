@@ -51,10 +51,7 @@ fn watch(test: &str, at_work: &Receiver<u64>) {
 /// `usual`: seeds of an optimized build.
 pub fn each_seed(test: &str, usual: u64, run: impl Fn(u64) + Sync) {
     let first = from_env("WINDLASS_FIRST").unwrap_or(0);
-    // Only who runs it knows whether a build with assertions is optimized, as `integration/run`'s is.
-    let all =
-        !cfg!(debug_assertions) || std::env::var_os("WINDLASS_ALL_SEEDS").is_some_and(|v| !v.is_empty());
-    let usual = if all { usual } else { usual.div_ceil(UNOPTIMIZED) };
+    let usual = if cfg!(debug_assertions) { usual.div_ceil(UNOPTIMIZED) } else { usual };
     let seeds = match (from_env("WINDLASS_SEED"), from_env("WINDLASS_SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
         (None, seeds) => first..first + seeds.unwrap_or(usual),
