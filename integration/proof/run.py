@@ -48,6 +48,8 @@ def plan(chosen: argparse.Namespace) -> list[steps.Step]:
     if chosen.checks:
         files = [file for file in files if file.name in chosen.checks]
         planned.append(steps.build())
+        if any("test-build" in steps.header("needs", file) for file in files):
+            planned.append(steps.test_build())
     else:
         files = [file for file in files if chosen.long or not steps.needs_long(file)]
         planned += steps.whole()
@@ -55,6 +57,7 @@ def plan(chosen: argparse.Namespace) -> list[steps.Step]:
     names = {step.name for step in planned}
     for step in planned:
         step.needs = tuple(name for name in step.needs if name in names)
+        step.after = tuple(name for name in step.after if name in names)
     return planned
 
 

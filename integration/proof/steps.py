@@ -44,7 +44,8 @@ def needs_long(file: Path) -> bool:
 
 def check(file: Path, long: bool) -> Step:
     limit = int(header("limit", file) or 300) * (10 if long else 1)
-    return Step(file.name, [str(file)], limit, ("build", "packages"), alone=bool(header("alone", file)))
+    needs = ("build", "packages", *header("needs", file).split())
+    return Step(file.name, [str(file)], limit, needs, alone=bool(header("alone", file)))
 
 
 def cargo(*args: str) -> list[str]:
@@ -55,11 +56,14 @@ def both(first: list[str], second: list[str]) -> list[str]:
     return ["sh", "-c", f"{shlex.join(first)} && {shlex.join(second)}"]
 
 
-# The tests beside the code link nothing but themselves: the library is compiled once with them, and once as shipped, with
-# which all other tests are linked.
-UNIT_TESTS = cargo("test", "--profile", "ci", "--workspace", "--lib")
+# The library is compiled twice: as shipped, which all other tests are linked with, and with its unit tests: with debug assertions,
+# and only as much optimization as pays. What both stand on is compiled once.
+WINDLASS = {"opt-level": "1", "debug-assertions": "true", "overflow-checks": "true"}
+UNIT_TESTS = cargo("test", "--release", "--workspace", "--lib") + [
+    f"--config=profile.release.package.windlass.{name}={value}" for name, value in WINDLASS.items()
+]
 OTHER_TESTS = cargo("test", "--release", "--workspace", "--bins", "--test", "*")
-CLIPPY = [*cargo("clippy", "--profile", "ci", "--workspace", "--all-targets"), "--", "-D", "warnings"]
+CLIPPY = [*cargo("clippy", "--workspace", "--all-targets"), "--", "-D", "warnings"]
 
 
 def packages() -> Step:
@@ -77,17 +81,23 @@ def build() -> Step:
     return Step("build", command, 4000, linker(), build=True)
 
 
+def test_build() -> Step:
+    """All tests that are linked with the library as shipped; a check runs some of them against a real server."""
+    return Step("test-build", [*OTHER_TESTS, "--no-run"], 2400, ("build",), after=("demo",), build=True)
+
+
 def whole() -> list[Step]:
-    """All steps but packages and checks."""
+    """All steps but packages and checks. Two builds can't use one folder at once, so those in target/release come in turn."""
     return [
         Step("format", ["cargo", "fmt", "--all", "--check"], 60),
         build(),
-        Step("unit-tests", both([*UNIT_TESTS, "--no-run"], [*UNIT_TESTS, "--no-fail-fast"]), 4000, linker(), nice=GIVES_WAY, build=True),
-        # In the unit tests' profile, so that what build scripts make is made once. Two builds can't use its folder at once.
-        Step("lints", CLIPPY, 2400, linker(), after=("unit-tests",), nice=GIVES_WAY, build=True),
-        Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 3000, ("build", "packages"), nice=GIVES_WAY),
+        # While the last crate of the release build takes one processor.
+        Step("lints", CLIPPY, 3000, linker(), nice=GIVES_WAY, build=True),
         # Tests use more than the program does: what only they need is told as unused by its own build.
         Step("unused", ["sh", "-c", "! grep -A 12 ^warning target/integration/build.log"], 10, ("build",)),
         Step("no-simulation", ["integration/proof/no_simulation"], 60, ("build", "packages")),
         Step("demo", [*cargo("run", "--release"), "--", "demo"], 120, ("build",)),
+        test_build(),
+        Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 3000, ("test-build", "packages"), nice=GIVES_WAY),
+        Step("unit-tests", [*UNIT_TESTS, "--no-fail-fast"], 4000, after=("test-build",), nice=GIVES_WAY, build=True),
     ]
