@@ -23,6 +23,7 @@ class Step:
     nice: int = 0
     # The step judges times, so that nothing else may run beside it.
     alone: bool = False
+    # Others wait for it, or for what it builds: it comes before what is only judged.
     build: bool = False
     env: tuple[tuple[str, str], ...] = ()
 
@@ -96,7 +97,7 @@ def whole() -> list[Step]:
         # Tests use more than the program does: what only they need is told as unused by its own build.
         Step("unused", ["sh", "-c", "! grep -A 12 ^warning target/integration/build.log"], 10, ("build",)),
         Step("no-simulation", ["integration/proof/no_simulation"], 60, ("build", "packages")),
-        Step("demo", [*cargo("run", "--release"), "--", "demo"], 120, ("build",)),
+        Step("demo", [*cargo("run", "--release"), "--", "demo"], 120, ("build",), build=True),
         test_build(),
         Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 3000, ("test-build", "packages"), nice=GIVES_WAY),
         Step("unit-tests", [*UNIT_TESTS, "--no-fail-fast"], 4000, after=("test-build",), nice=GIVES_WAY, build=True),
