@@ -63,7 +63,7 @@ WINDLASS = {"opt-level": "1", "debug-assertions": "true", "overflow-checks": "tr
 UNIT_TESTS = cargo("test", "--release", "--workspace", "--lib") + [
     f"--config=profile.release.package.windlass.{name}={value}" for name, value in WINDLASS.items()
 ]
-OTHER_TESTS = cargo("test", "--release", "--workspace", "--bins", "--test", "*")
+OTHER_TESTS = cargo("test", "--release", "--workspace", "--bin", "mount-windlass", "--test", "*")
 CLIPPY = [*cargo("clippy", "--workspace", "--all-targets"), "--", "-D", "warnings"]
 
 
