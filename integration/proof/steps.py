@@ -84,7 +84,7 @@ def build() -> Step:
 
 def test_build() -> Step:
     """All tests that are linked with the library as shipped; a check runs some of them against a real server."""
-    return Step("test-build", [*OTHER_TESTS, "--no-run"], 2400, ("build",), after=("demo",), build=True)
+    return Step("test-build", [*OTHER_TESTS, "--no-run"], 2400, ("build",), after=("demo",), nice=GIVES_WAY, build=True)
 
 
 def whole() -> list[Step]:
