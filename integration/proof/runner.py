@@ -13,8 +13,8 @@ from steps import Step
 
 KILL_AFTER = 60  # seconds between the limit's SIGTERM and SIGKILL
 SKIPPED = 77
-# Most checks wait most of the time, so that more of them run than there are processors.
-BESIDE = 1.75
+# Most checks wait some of the time; what gives way to them has the rest. Some judge how soon an answer comes, so that no more run.
+BESIDE = 1.25
 # What a step that is not in the budget yet is taken for.
 UNKNOWN = Cost(seconds=60, cpu=60)
 
