@@ -16,6 +16,9 @@ use crate::pool::{Filled, PoolStore, Progress, Replacement};
 const SETTLE: Duration = Duration::from_secs(30);
 /// Plans of others that are finished before ours, at most.
 const TURNS: usize = 8;
+/// What is said where a replaced store does not answer that alone has what is needed.
+const OLD_IS_NEEDED: &str = ". The store that is replaced is needed too: only where it is lost for good, `windlass pool replace` with \
+     --force goes on without what it has";
 /// How long it is looked for why a pool can't be opened: in an outage that is said in time.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
@@ -38,7 +41,7 @@ pub async fn replace(
                 return Ok(outcome.note(already(&open, &old, &new.url)));
             }
             Replacement::Planned => {
-                let brought = Box::pin(finish(&open, progress)).await?;
+                let brought = Box::pin(finish_with(&open, force, progress)).await?;
                 outcome.value = done(brought)?.value;
                 let brought = show_count(brought, "shard");
                 state.pools.remember_places(name, &open).await?;
@@ -57,7 +60,7 @@ pub async fn replace(
                 return Ok(outcome.note(text).degraded(pending > 0));
             }
             Replacement::Other => {
-                Box::pin(finish(&open, progress)).await?;
+                Box::pin(finish_with(&open, force, progress)).await?;
                 outcome = outcome.note("another replacement was under way; it is finished");
             }
         }
@@ -80,8 +83,13 @@ fn already(open: &OpenPool, old: &str, new: &str) -> String {
 
 /// What is left to do of a replacement, whoever began it; the shards that the new store has then.
 pub async fn finish(open: &OpenPool, progress: &ProgressSink) -> Result<u64> {
+    finish_with(open, false, progress).await
+}
+
+/// `force`: what only a store has that is replaced and does not answer is given up.
+async fn finish_with(open: &OpenPool, force: bool, progress: &ProgressSink) -> Result<u64> {
     for _ in 0..TURNS {
-        match Box::pin(finish_one(open, progress)).await {
+        match Box::pin(finish_one(open, force, progress)).await {
             Ok(Some(brought)) => return Ok(brought),
             Ok(None) => {}
             Err(e) => return Err(stuck(open, e).await),
@@ -91,17 +99,19 @@ pub async fn finish(open: &OpenPool, progress: &ProgressSink) -> Result<u64> {
 }
 
 /// `None`: others have begun another meanwhile.
-async fn finish_one(open: &OpenPool, progress: &ProgressSink) -> Result<Option<u64>> {
+async fn finish_one(open: &OpenPool, force: bool, progress: &ProgressSink) -> Result<Option<u64>> {
     let generation = open.pool.follow().await?;
     open.volumes.admit_stores().await?;
     let watch = |step: Progress| progress.tell("bringing shards", step.done, step.of);
-    let Filled { there, left } = open.pool.fill(&open.volumes, &watch).await?;
+    let Filled { there, left, of_old } = open.pool.fill(&open.volumes, &watch).await?;
+    let left = if force { left - of_old } else { left };
     if left > 0 {
         return Err(Error::new(
             Kind::Unavailable,
             format!(
-                "{} could not be brought to the new store yet: bring stores back and run it again",
-                show_count(left, "shard")
+                "{} could not be brought to the new store yet: bring stores back and run it again{}",
+                show_count(left, "shard"),
+                if of_old > 0 && !force { OLD_IS_NEEDED } else { "" }
             ),
         ));
     }

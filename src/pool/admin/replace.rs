@@ -41,6 +41,8 @@ pub struct Filled {
     pub there: u64,
     /// Could not be brought yet.
     pub left: u64,
+    /// Of these, the ones that nothing can have but stores which were replaced and do not answer.
+    pub of_old: u64,
 }
 
 /// Shards brought at a time: each is held in memory whole.
@@ -177,8 +179,7 @@ impl Pool {
                     Err(_) if inventory.fate(id).await?.is_over() => {}
                     Err(e) => {
                         tracing::warn!("a shard of {id} was not brought to the new store: {e}");
-                        // What is damaged for good holds nothing up: scrub names it.
-                        filled.left += u64::from(!e.is(Kind::Corrupt));
+                        self.not_brought(&id, &e, &mut filled).await;
                     }
                 }
                 progress.done += 1;
@@ -188,6 +189,19 @@ impl Pool {
                 return Ok(filled);
             }
         }
+    }
+
+    async fn not_brought(&self, id: &ChunkId, why: &Error, filled: &mut Filled) {
+        // What is damaged for good holds nothing up: scrub names it.
+        if why.is(Kind::Corrupt) {
+            return;
+        }
+        filled.left += 1;
+        let context = self.context();
+        let seen = context.probe(id, &context.incarnations(), Cause::Repair).await;
+        let (gone, rotten) = seen.absent_and_rotten();
+        let is_lost = seen.good < self.layout().k() && gone.or(rotten).count() > self.layout().m();
+        filled.of_old += u64::from(is_lost);
     }
 
     async fn fill_chunk(&self, id: &ChunkId) -> Result<()> {

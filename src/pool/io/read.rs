@@ -19,7 +19,7 @@ use crate::pool::chunk::{About, CHECK_SPAN, Footer};
 use crate::pool::stores::Member;
 use crate::pool::stores::SizeClass;
 use crate::pool::stores::hedge_policy;
-use crate::pool::stores::{At, Miss};
+use crate::pool::stores::{At, Miss, place};
 use crate::store::Cause;
 
 /// Decoding less than this is done at once.
@@ -83,12 +83,16 @@ impl Misses {
         here.for_each(|shard| context.missing_shards().doubt(*id, *shard));
     }
 
-    /// Why a chunk can't be read. Absences count where the store attests after them.
+    /// Why a chunk can't be read. Absences count where the store attests after them, and where nothing that it replaces may have
+    /// the shard still.
     pub(in crate::pool) async fn verdict(self, context: &PoolContext, id: &ChunkId) -> Error {
         let layout = context.layout();
         let asked = self.absent.iter().map(|shard| {
             let member = context.holder(id, *shard);
-            async move { member.attest().await }
+            async move {
+                member.attest().await?;
+                context.is_gone_before(id, *shard).await
+            }
         });
         let (mut gone, mut silent) = (0, self.silent);
         for attested in futures::future::join_all(asked).await {
@@ -121,6 +125,18 @@ impl Misses {
 }
 
 impl PoolContext {
+    /// Whether the predecessor of a shard's store, as long as it may have the shard still, says that it has none. An error: that is
+    /// unknown, or it has one.
+    pub(in crate::pool) async fn is_gone_before(&self, id: &ChunkId, shard: usize) -> Result<()> {
+        let store = place(id, shard, self.layout().n());
+        let Some(old) = self.membership().may_still_have(store) else { return Ok(()) };
+        match (At { member: &old, id, index: shard }).footer(Cause::Repair).await {
+            Err(Miss::Absent | Miss::Rot(_)) => old.attest().await,
+            Err(Miss::Silent(e)) => Err(e),
+            Ok(_) => Err(Error::new(Kind::Unavailable, format!("store {} has just answered", old.url()))),
+        }
+    }
+
     /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
     /// gone or unreadable for sure; `Unavailable`: too few stores answer.
     pub(in crate::pool) async fn read(

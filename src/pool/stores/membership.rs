@@ -45,6 +45,14 @@ impl Membership {
         (old.incarnation() != self.members[index].incarnation()).then_some(old)
     }
 
+    /// What may have shards that a store lacks, whether it answers now or not: its predecessor, until all has come along. None
+    /// where the store is in its predecessor's own place, or where stores were given up for good with that one.
+    pub(in crate::pool) fn may_still_have(&self, index: usize) -> Option<Arc<Member>> {
+        let old = self.predecessor(index).filter(|old| old.url() != self.members[index].url());
+        let is_given_up = self.before.as_ref().is_some_and(|before| !before.given_up.is_empty());
+        old.filter(|_| !is_given_up).cloned()
+    }
+
     /// Whether all that belongs on a store has yet to come along to it.
     pub(in crate::pool) fn is_new(&self, index: usize) -> bool {
         self.predecessor(index).is_some() || self.unfilled.contains(&index)

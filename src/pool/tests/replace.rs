@@ -126,7 +126,7 @@ fn what_is_away_is_replaced_and_a_store_that_is_well_only_by_force() {
         let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), false).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
         let generation = pool.follow().await.unwrap();
-        assert_eq!(pool.fill(&live, &|_| {}).await.unwrap(), Filled { there: 1, left: 0 });
+        assert_eq!(pool.fill(&live, &|_| {}).await.unwrap(), Filled { there: 1, ..Filled::default() });
         assert!(pool.settle(generation).await.unwrap());
         let well = pool.plan_replacement(&url(1), &spare(&yard, 1), false).await;
         assert!(well.unwrap_err().is(Kind::Refused));
@@ -301,5 +301,36 @@ fn what_has_yet_to_come_along_is_not_damaged() {
         finish(&pool, &live).await.unwrap();
         assert_eq!(pool.status().damaged_shards, 0, "what has come along is right");
         assert!(pool.scrub(&live, ScrubOptions::default(), &quiet).await.unwrap().is_complete_and_clean());
+    });
+}
+
+/// Another store lacks a shard, which the old one has, and that does not answer for a while.
+#[test]
+fn a_replacement_waits_for_the_old_store_that_alone_has_what_is_needed() {
+    run(8, "2+1", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        let chunks: Vec<_> = (1..=4).map(|seq| chunk(seq, &[9000, 80_000])).collect();
+        for chunk in &chunks {
+            store(&pool, chunk).await;
+        }
+        yard.settle(3000).await;
+        let index = (0..3).find(|i| place(&id(1), *i, 3) == 0).unwrap();
+        let (contents, key) = yard.shard(&id(1), index);
+        contents.delete(&[key], W).await.unwrap();
+        let (live, old) = (Counted { dead: 0, live: 4 }, yard.stores[1].url().to_owned());
+        pool.plan_replacement(&old, &spare(&yard, 0), false).await.unwrap();
+        let generation = pool.follow().await.unwrap();
+        yard.reach(1, Reach::Refuses);
+        let filled = pool.fill(&live, &|_| {}).await.unwrap();
+        assert_eq!(filled, Filled { there: 3, left: 1, of_old: 1 });
+        yard.reach(1, Reach::Up);
+        yard.settle(30_000).await;
+        let filled = pool.fill(&live, &|_| {}).await.unwrap();
+        assert_eq!(filled, Filled { there: 4, ..Filled::default() });
+        assert!(pool.settle(generation).await.unwrap());
+        yard.stores[1].contents().wipe();
+        for chunk in &chunks {
+            check(&pool, chunk).await;
+        }
     });
 }

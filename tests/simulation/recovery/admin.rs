@@ -168,7 +168,9 @@ pub async fn finish(volumes: &Volumes) -> Result<()> {
     let pool: &Pool = &volumes.engine().pool;
     let generation = pool.follow().await?;
     volumes.admit_stores().await?;
-    if pool.fill(volumes, &|_| {}).await?.left > 0 {
+    let filled = pool.fill(volumes, &|_| {}).await?;
+    // What is lost here is lost for good.
+    if filled.left > filled.of_old {
         return Err(Error::new(Kind::Unavailable, "not all has come along"));
     }
     // Where others have begun another plan, the next look finds it.
