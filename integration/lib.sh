@@ -200,6 +200,23 @@ nbd_uri() {
   esac
 }
 
+# example NAME: the path of a program of the workspace's examples.
+example() {
+  local file=${CARGO_TARGET_DIR:-$ROOT/target}/release/examples/$1
+  [[ -x $file ]] || fail "there is no $file: cargo build --release --examples"
+  printf '%s\n' "$file"
+}
+
+# test_program NAME: the path of the program of tests/NAME, the newest (`# needs: test-build` in the check's head).
+test_program() {
+  local file newest=
+  for file in "${CARGO_TARGET_DIR:-$ROOT/target}/release/deps/$1"-*; do
+    [[ ! -x $file || $file -ot ${newest:-$file} ]] || newest=$file
+  done
+  [[ -n $newest ]] || fail "there is no test program $1: cargo test --release --workspace --test $1 --no-run"
+  printf '%s\n' "$newest"
+}
+
 # folder_stores DIR N: makes DIR/s1 … DIR/sN; the --store arguments are in the array $STORES.
 folder_stores() {
   local i

@@ -18,6 +18,8 @@ mod exports;
 mod failed_attempts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+#[cfg(test)]
+mod golden;
 mod handler_trait;
 mod io_tally;
 mod key_places;

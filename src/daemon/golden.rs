@@ -1,12 +1,12 @@
-//! Pools that earlier releases made are read, and go on. Each release leaves one beside this file (`make`).
+//! Pools that earlier releases made are read, and go on. Each release leaves one in `tests/golden` (`make` there).
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::path::{Path, PathBuf};
 
-use windlass::base::Name;
-use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::daemon::{Config, Engine, Options, StateDir};
-use windlass::volume::{OpenMode, Volumes};
+use super::{Config, Engine, Options, StateDir};
+use crate::base::Name;
+use crate::base::rt::{RealDisk, RealRuntime, Rt};
+use crate::volume::{OpenMode, Volumes};
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 2048;
