@@ -51,6 +51,8 @@ def grown(costs: dict[str, Cost], budget: dict[str, Cost]) -> list[str]:
 
     Both columns are judged: a step that waits longer takes no more of a processor, and how long it takes depends on
     what runs beside it."""
+    if not budget:
+        return [f"there is no {FILE.name}: the first whole run's timings.tsv is to become it"]
     known = [name for name in costs if name in budget]
     out = [f"{name} is not in {FILE.name}: it took {costs[name].seconds:.0f} s" for name in costs if name not in budget]
     for column, unit in COLUMNS.items():

@@ -22,6 +22,8 @@ UNKNOWN = Cost(seconds=60, cpu=60)
 @dataclass
 class Running:
     step: Step
+    # Held until it is waited for: `subprocess` waits for those that nobody holds, and their end would be lost here.
+    child: subprocess.Popen
     begun: float
     ended_by_limit: bool = False
     killed: bool = False
@@ -98,7 +100,7 @@ class Runner:
         command = [*give_way(step.nice), *step.command] if step.nice else step.command
         with open(self.log(step), "wb") as log:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
-        self.running[child.pid] = Running(step, time.monotonic())
+        self.running[child.pid] = Running(step, child, time.monotonic())
 
     def log(self, step: Step) -> Path:
         return self.out / f"{step.name}.log"
@@ -126,6 +128,7 @@ class Runner:
 
     def conclude(self, pid: int, code: int, cpu: float) -> None:
         running = self.running.pop(pid)
+        running.child.returncode = code
         step, log = running.step, self.log(running.step)
         text = log.read_text(errors="replace")
         verdict, remark = "failed", f"exit {code}"
@@ -157,8 +160,8 @@ class Runner:
             signal_group(pid, signal.SIGTERM)
         limit = time.monotonic() + KILL_AFTER
         while self.running and time.monotonic() < limit:
-            for pid in list(self.running):
-                if os.waitpid(pid, os.WNOHANG)[0]:
+            for pid, running in list(self.running.items()):
+                if running.child.poll() is not None:
                     left_behind(pid, self.scratch / self.running.pop(pid).step.name)
             time.sleep(0.05)
         for pid in self.running:
