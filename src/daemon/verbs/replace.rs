@@ -60,7 +60,8 @@ pub async fn replace(
                 return Ok(outcome.note(text).degraded(pending > 0));
             }
             Replacement::Other => {
-                Box::pin(finish_with(&open, force, progress)).await?;
+                // That one's old store is not what the user gives up.
+                Box::pin(finish(&open, progress)).await?;
                 outcome = outcome.note("another replacement was under way; it is finished");
             }
         }
