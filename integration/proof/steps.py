@@ -79,12 +79,12 @@ def linker() -> tuple[str, ...]:
 def build() -> Step:
     """The programs as shipped, and the examples, which some checks use."""
     command = both(cargo("build", "--release", "--timings"), cargo("build", "--release", "--examples"))
-    return Step("build", command, 4000, linker(), build=True)
+    return Step("build", command, 5000, linker(), build=True)
 
 
 def test_build() -> Step:
     """All tests that are linked with the library as shipped; a check runs some of them against a real server."""
-    return Step("test-build", [*OTHER_TESTS, "--no-run"], 2400, ("build",), after=("demo",), nice=GIVES_WAY, build=True)
+    return Step("test-build", [*OTHER_TESTS, "--no-run"], 4000, ("build",), after=("demo",), nice=GIVES_WAY, build=True)
 
 
 def whole() -> list[Step]:
@@ -93,12 +93,12 @@ def whole() -> list[Step]:
         Step("format", ["cargo", "fmt", "--all", "--check"], 60),
         build(),
         # While the last crate of the release build takes one processor.
-        Step("lints", CLIPPY, 3000, linker(), nice=GIVES_WAY, build=True),
+        Step("lints", CLIPPY, 5000, linker(), nice=GIVES_WAY, build=True),
         # Tests use more than the program does: what only they need is told as unused by its own build.
         Step("unused", ["sh", "-c", "! grep -A 12 ^warning target/integration/build.log"], 10, ("build",)),
         Step("no-simulation", ["integration/proof/no_simulation"], 60, ("build", "packages")),
         Step("demo", [*cargo("run", "--release"), "--", "demo"], 120, ("build",), build=True),
         test_build(),
-        Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 3000, ("test-build", "packages"), nice=GIVES_WAY),
-        Step("unit-tests", [*UNIT_TESTS, "--no-fail-fast"], 4000, after=("test-build",), nice=GIVES_WAY, build=True),
+        Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 4000, ("test-build", "packages"), nice=GIVES_WAY),
+        Step("unit-tests", [*UNIT_TESTS, "--no-fail-fast"], 5000, after=("test-build",), nice=GIVES_WAY, build=True),
     ]

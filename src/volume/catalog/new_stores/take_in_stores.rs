@@ -66,7 +66,8 @@ impl Volumes {
             match Box::pin(pool.plan_replacement(old, new, self, care)).await? {
                 Replacement::Done => return Ok(None),
                 Replacement::Planned => return Box::pin(self.finish_with(care, watch)).await.map(Some),
-                Replacement::Other => drop(Box::pin(self.finish_with(care, watch)).await?),
+                // That one's old store is not what the user gives up.
+                Replacement::Other => drop(Box::pin(self.finish_replacement(watch)).await?),
             }
         }
         Err(busy(pool.name()))
