@@ -122,10 +122,11 @@ impl HeadRegister {
         ))
     }
 
-    /// Where a majority was put back from a backup, what that shows becomes the volume's on all stores: the user takes it. The number
-    /// of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn: chunks are named by it.
+    /// Where a majority was put back from a backup, or may have been, what that shows becomes the volume's on all stores: the user
+    /// takes it. The number of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn:
+    /// chunks are named by it.
     pub async fn take_what_most_show(&self, host: &Host, nonce: Nonce, now_ms: u64) -> Result<()> {
-        let Compared::SetBack { newer, above, .. } = self.register.compare(COMPARE).await else {
+        let Compared::SetBack { newer, above, .. } = self.register.compare_for_consent(COMPARE).await else {
             return Ok(());
         };
         let heads = newer.iter().filter_map(|(_, value)| Head::decode(value.as_ref()?).ok());

@@ -44,18 +44,22 @@ async fn is_sound(life: &Life, volume: &str) {
     assert!(report.wrong.is_empty(), "{:?}", report.wrong);
 }
 
-/// What may be the head of something that this data key has sealed, anywhere in these bytes: a frame of a chunk or of a pack.
-fn heads(held: &[u8], key: u8) -> usize {
-    let frame = |at: usize| {
+/// Where there may be the head of something that this data key has sealed: a frame of a chunk or of a pack. A head of another key
+/// looks like one too, where what lies before it ends in a small byte: that is what begins a byte later.
+fn heads(held: &[u8], key: u8) -> Vec<usize> {
+    let sealed_by = |at: usize| {
         let head = &held[at..];
-        if head[1] != key || head[0] > 2 || head[2] > 16 || head[3] > 4 {
-            return false;
+        if head[0] > 2 || head[2] > 16 || head[3] > 4 {
+            return None;
         }
         let word = |from: usize| u32::from_le_bytes(head[from..from + 4].try_into().unwrap()) as usize;
         let (body, raw) = (word(4), word(8));
-        (33..=head.len() - 16).contains(&body) && (1..=4 << 20).contains(&raw) && body <= raw + 32
+        let fits = (33..=head.len() - 16).contains(&body) && (1..=4 << 20).contains(&raw) && body <= raw + 32;
+        fits.then_some(head[1])
     };
-    (0..held.len().saturating_sub(48)).filter(|at| frame(*at)).count()
+    let of_another = |at: usize| sealed_by(at).is_some_and(|other| other > 0 && other != key);
+    let end = held.len().saturating_sub(48);
+    (0..end).filter(|at| sealed_by(*at) == Some(key) && !of_another(at + 1)).collect()
 }
 
 /// Of all that stores and this machine's disk hold, what a data key has sealed.
@@ -63,14 +67,20 @@ async fn sealed_by(site: &Site, machine: &Machine, key: u8) -> Vec<String> {
     let mut found = Vec::new();
     for store in &site.stores {
         for name in store.contents().keys() {
-            store.contents().rot(&name, |bytes| found.extend((heads(bytes, key) > 0).then(|| name.clone())));
+            store.contents().rot(&name, |bytes| {
+                let at = heads(bytes, key);
+                found.extend(
+                    at.first()
+                        .map(|at| format!("{name} at {at} of {}: {:?}", bytes.len(), &bytes[*at..*at + 48])),
+                );
+            });
         }
     }
     // Journals are sealed by a key that comes from the volume key.
     let is_journal = |path: &std::path::Path| path.to_string_lossy().contains("/journal");
     for (path, _) in machine.disk.files().into_iter().filter(|(path, _)| !is_journal(path)) {
         let held = machine.disk.read(&path, 1 << 30).await.unwrap();
-        found.extend((heads(&held, key) > 0).then(|| path.display().to_string()));
+        found.extend((!heads(&held, key).is_empty()).then(|| path.display().to_string()));
     }
     found
 }

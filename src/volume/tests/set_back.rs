@@ -241,6 +241,37 @@ fn one_store_that_was_put_back_is_noticed_and_filled() {
     });
 }
 
+/// One head lies between: who was put back shows no promise that it forgot, as nobody had made one. What most show is had all the same
+/// by who asks for it before the volume is opened.
+#[test]
+fn where_one_store_is_one_head_ahead_the_user_gets_what_most_show() {
+    run(345, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        write_all(&v, 1).await;
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        session.checkpoint(&[]).await.unwrap();
+        life.sleep(5_000).await;
+        let backup = backup(&site);
+        write_all(&v, 2).await;
+        session.checkpoint(&[]).await.unwrap();
+        life.sleep(2_000).await;
+        drop((v, session));
+        drop(life.crash());
+        for store in [0, 1] {
+            site.stores[store].contents().exchange(backup[store].clone());
+        }
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), true).await.unwrap();
+        let v = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        all_read(&v, 1).await;
+        v.write(0, bytes(9, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let found = other.volumes.engine().pool.scrub(&other.volumes, ScrubOptions::default(), &|_| {}).await;
+        assert!(found.unwrap().rotten.is_empty());
+    });
+}
+
 /// A volume's creation that was killed leaves its register on one store too few: opening it mends that.
 #[test]
 fn a_register_that_is_on_one_store_too_few_is_mended_by_the_next_opening() {
