@@ -369,6 +369,7 @@ sub free_image {
         if_exists => $false,
         dry_run => $false,
         mode => 'trash',
+        with_snapshots => $true,
     };
     $class->set_template($scfg, $volname, 0) if $is_template;
     eval { call_unused($scfg, 'volume-remove', $remove); };

@@ -1,5 +1,6 @@
 //! What every layer may use: identities, sizes, errors, bounded codecs, records, and the runtime seams.
 
+pub mod accounts;
 pub mod budget;
 pub mod codec;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod lock_order;
 pub mod log_record;
 pub mod metric_definitions;
 pub mod name;
+pub mod nearest;
 pub mod rope;
 pub mod rt;
 pub mod sum;
@@ -22,6 +24,7 @@ pub mod units;
 pub mod utc;
 pub mod watched_state;
 
+pub use accounts::Accounts;
 pub use budget::{Budget, Held};
 pub use error::{Error, Kind, Result, ResultExt};
 pub use ids::{
@@ -29,6 +32,7 @@ pub use ids::{
     StateId, VolumeId,
 };
 pub use name::Name;
+pub use nearest::nearest;
 pub use rope::Rope;
 
 /// A hash map whose order is the same in every run.

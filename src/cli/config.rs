@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::daemon_user::{DaemonUser, Holds};
 use super::{Global, exit_code, output, reach_engine};
 use crate::base::rt::RealDisk;
 use crate::base::{Kind, Result};
 use crate::daemon::config::{Origin, Row, Store, Unusable, Written, Wrong, bare_or_quoted, example};
-use crate::daemon::{Config, StateDir};
+use crate::daemon::{Config, StateDir, check_private, check_private_to_group};
 use crate::nbd::Address;
 use crate::store::{Sse, StoreSpec, StoreUrl, passwd_keys};
 
@@ -57,7 +58,10 @@ pub struct Findings {
 pub async fn findings(global: &Global) -> Result<Findings> {
     let (file, named) = reach_engine::config_file(global)?;
     let (wrong, notes) = match Config::read(&*RealDisk::start(), &file, named).await {
-        Ok(config) => (on_this_host(&config).await, notes(&config, &file)),
+        Ok(config) => {
+            let user = DaemonUser::of(&StateDir::locate()?);
+            (on_this_host(&config, &user).await, notes(&config, &file))
+        }
         Err(Unusable::Content(wrong)) => (wrong, Vec::new()),
         Err(Unusable::File(error)) => return Err(error),
     };
@@ -105,24 +109,21 @@ fn notes(config: &Config, file: &Path) -> Vec<String> {
 }
 
 /// What only a look at this host can tell.
-async fn on_this_host(config: &Config) -> Vec<Wrong> {
+async fn on_this_host(config: &Config, user: &DaemonUser) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     for (name, store) in &config.store {
         if let Ok(spec) = config.store_url(name).and_then(|url| url.parse::<StoreSpec>()) {
-            look_at_store(&mut wrong, &format!("store.{}", bare_or_quoted(name)), store, &spec.url).await;
+            let of = format!("store.{}", bare_or_quoted(name));
+            look_at_store(&mut wrong, &of, store, (&spec.url, user)).await;
         }
     }
     for (dir, mount) in config.mount.iter().filter(|(dir, _)| is_no_folder(dir)) {
         let what = format!("there is no folder {dir}: make it, for the bucket to be mounted there");
         wrong.push(Wrong { line: mount.line, key: format!("mount.{}", bare_or_quoted(dir)), what });
     }
-    for (key, file) in
-        [("cert", &config.tls.cert), ("key", &config.tls.key), ("client_ca", &config.tls.client_ca)]
-    {
-        if let Some(file) = file.as_ref().filter(|file| !Path::new(file.as_str()).is_file()) {
-            let what = format!("{} is no file here: correct the path, or put it there", file.value);
-            wrong.push(Wrong { line: file.line, key: format!("tls.{key}"), what });
-        }
+    for (key, file, opens) in named_files(config) {
+        let what = file_trouble(Path::new(file.as_str()), opens, user);
+        wrong.extend(what.map(|what| Wrong { line: file.line, key, what }));
     }
     let nbd = config.top.nbd.iter().flat_map(|list| list.values().map(|at| ("nbd", list.line, &at.address)));
     let metrics =
@@ -139,8 +140,60 @@ async fn on_this_host(config: &Config) -> Vec<Wrong> {
     wrong
 }
 
+/// Whom a file's mode may let in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Opens {
+    ToOwner,
+    ToGroup,
+    ToAll,
+}
+
+/// Files with keys, passphrases and certificates, beside those of stores.
+fn named_files(config: &Config) -> Vec<(String, &Written<String>, Opens)> {
+    let tls = &config.tls;
+    let mut all = vec![
+        ("mirror_key".to_owned(), &config.top.mirror_key, Opens::ToOwner),
+        ("tls.cert".to_owned(), &tls.cert, Opens::ToAll),
+        ("tls.key".to_owned(), &tls.key, Opens::ToGroup),
+        ("tls.client_ca".to_owned(), &tls.client_ca, Opens::ToAll),
+    ];
+    for (name, pool) in &config.pool {
+        all.push((format!("pool.{}.key_file", bare_or_quoted(name)), &pool.key_file, Opens::ToOwner));
+    }
+    for (path, volume) in &config.volume {
+        let of = format!("volume.{}", bare_or_quoted(path));
+        all.push((format!("{of}.key_file"), &volume.key_file, Opens::ToOwner));
+        all.push((format!("{of}.passphrase_file"), &volume.passphrase_file, Opens::ToOwner));
+    }
+    all.into_iter().filter_map(|(key, file, opens)| Some((key, file.as_ref()?, opens))).collect()
+}
+
+/// Why the daemon can't use a file, or should not.
+fn file_trouble(file: &Path, opens: Opens, user: &DaemonUser) -> Option<String> {
+    let none = match std::fs::metadata(file) {
+        Ok(meta) => meta.is_dir(),
+        // What this process may not look at tells nothing of what the daemon may.
+        Err(error) => error.kind() != std::io::ErrorKind::PermissionDenied,
+    };
+    if none {
+        return Some(format!("{} is no file here: correct the path, or put it there", file.display()));
+    }
+    let open = match opens {
+        Opens::ToOwner => check_private(file),
+        Opens::ToGroup => check_private_to_group(file),
+        Opens::ToAll => Ok(()),
+    };
+    let holds = if opens == Opens::ToAll { Holds::Anything } else { Holds::Secret };
+    user.unread(file, holds).or_else(|| open.err().map(|why| why.to_string()))
+}
+
 /// Folders and files that it names, and who may read its keys.
-async fn look_at_store(wrong: &mut Vec<Wrong>, of: &str, store: &Written<Store>, url: &StoreUrl) {
+async fn look_at_store(
+    wrong: &mut Vec<Wrong>,
+    of: &str,
+    store: &Written<Store>,
+    (url, user): (&StoreUrl, &DaemonUser),
+) {
     let line_of = |it: &Option<Written<String>>| it.as_ref().map_or(store.line, |it| it.line);
     let mut tell = |line, key: &str, what| wrong.push(Wrong { line, key: format!("{of}.{key}"), what });
     let place = match url {
@@ -151,10 +204,11 @@ async fn look_at_store(wrong: &mut Vec<Wrong>, of: &str, store: &Written<Store>,
         }
         _ => return,
     };
-    if let Some(file) = &place.passwd_file
-        && let Err(why) = passwd_keys(file, &place.bucket).await
-    {
-        tell(line_of(&store.passwd_file), "passwd_file", why.to_string());
+    if let Some(file) = &place.passwd_file {
+        let wrong = passwd_keys(file, &place.bucket).await.err().map(|why| why.to_string());
+        if let Some(why) = wrong.or_else(|| user.unread(file, Holds::Secret)) {
+            tell(line_of(&store.passwd_file), "passwd_file", why);
+        }
     }
     let sealed = match &place.sse {
         Some(Sse::Customer(path)) => Some(path),
@@ -162,8 +216,15 @@ async fn look_at_store(wrong: &mut Vec<Wrong>, of: &str, store: &Written<Store>,
     };
     let files = [("ca", place.ca.as_ref(), line_of(&store.ca)), ("sse", sealed, line_of(&store.sse))];
     for (key, path, line) in files {
-        if let Some(path) = path.filter(|path| !path.is_file()) {
-            tell(line, key, format!("{} is no file here: give the path of one", path.display()));
+        match path {
+            Some(path) if !path.is_file() => {
+                tell(line, key, format!("{} is no file here: give the path of one", path.display()));
+            }
+            Some(path) => {
+                let holds = if key == "ca" { Holds::Anything } else { Holds::Secret };
+                user.unread(path, holds).into_iter().for_each(|why| tell(line, key, why));
+            }
+            None => {}
         }
     }
 }
@@ -214,4 +275,44 @@ fn as_json(row: &Row, path: Option<&str>) -> serde_json::Value {
         Origin::Flag(name) => ("flag", Some(name), None),
     };
     json!({"key": row.key(), "value": value, "origin": origin, "name": name, "line": line})
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // files as a user makes them
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_that_others_read_and_one_that_is_missing_are_told_with_their_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let [key, toml] = ["vm1.key", "windlass.toml"].map(|name| dir.path().join(name));
+        std::fs::write(&key, [7; 32]).unwrap();
+        let key = key.display().to_string();
+        let text = format!(
+            "[tls]\ncert = '{key}'\nkey = '{key}'\n[pool.tank]\nkey_file = '{key}'\n[volume.'tank/a']\nkey_file = '{key}'\n\
+             [volume.'tank/b']\npassphrase_file = '{key}.none'\n"
+        );
+        std::fs::write(&toml, text).unwrap();
+        let config = Config::read(&*RealDisk::start(), &toml, true).await.unwrap();
+        let user = DaemonUser::of(&StateDir::at(dir.path()));
+        let told = |mode| {
+            std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+            let (config, user) = (&config, &user);
+            async move {
+                let wrong = on_this_host(config, user).await;
+                wrong.into_iter().map(|it| (it.line, it.key, it.what)).collect::<Vec<_>>()
+            }
+        };
+        let fine = told(0o600).await;
+        assert_eq!(fine.len(), 1, "{fine:?}");
+        assert_eq!((fine[0].0, fine[0].1.as_str()), (9, "volume.\"tank/b\".passphrase_file"));
+        assert!(fine[0].2.contains("is no file here"), "{fine:?}");
+        let lines = |told: &[(usize, String, String)]| told.iter().map(|it| it.0).collect::<Vec<_>>();
+        assert_eq!(lines(&told(0o640).await), [5, 7, 9], "the group may have the key of [tls]");
+        let open = told(0o644).await;
+        assert_eq!(lines(&open), [3, 5, 7, 9]);
+        assert!(open[1].2.contains(&format!("mode 644, so others may read or change it: chmod 600 {key}")));
+    }
 }

@@ -8,6 +8,7 @@ mod clone;
 mod config;
 mod cost;
 mod credentials;
+mod daemon_user;
 mod demo;
 mod detach_process;
 mod doctor;

@@ -182,6 +182,9 @@ pub enum Volume {
         dry_run: bool,
         #[command(flatten)]
         how: RemoveFlags,
+        /// Its snapshots go with it: without this a volume that has some is refused
+        #[arg(long, conflicts_with_all = ["importing", "trash"])]
+        with_snapshots: bool,
         /// Remove what an import that was cut off has left
         #[arg(long, conflicts_with_all = ["now", "trash"])]
         importing: bool,
@@ -377,9 +380,9 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
             let forgiven = if_exists.then_some(Kind::NotFound);
             forgive(give_up_import(global, &path, dry_run).await, forgiven)
         }
-        Volume::Remove { path, if_exists, dry_run, how, .. } => {
+        Volume::Remove { path, if_exists, dry_run, how, with_snapshots, .. } => {
             let forgiven = if_exists.then_some(Kind::NotFound);
-            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode: how.mode() };
+            let verb = Verb::VolumeRemove { path, if_exists, dry_run, mode: how.mode(), with_snapshots };
             forgive(plain(global, verb).await, forgiven)
         }
         Volume::Restore { path, to } => {
@@ -407,7 +410,8 @@ pub async fn key_of_new(encrypt: bool, key: &KeyFlags) -> Result<Option<GivenKey
 /// Removes what an import that was cut off has left. Its note in the state folder tells nothing without it.
 async fn give_up_import(global: &Global, path: &VolumePath, dry_run: bool) -> Result<ExitCode> {
     let hidden = path.while_imported();
-    let verb = Verb::VolumeRemove { path: hidden, if_exists: false, dry_run, mode: RemoveMode::Now };
+    let mode = RemoveMode::Now;
+    let verb = Verb::VolumeRemove { path: hidden, if_exists: false, dry_run, mode, with_snapshots: true };
     let outcome = reach_engine::ask(global, verb).await?;
     let (degraded, did) = (outcome.degraded, if dry_run { "would be removed" } else { "is removed" });
     let value = json!({"path": path.to_string(), "removed": !dry_run, "dry_run": dry_run});

@@ -495,6 +495,9 @@ pub enum Verb {
         dry_run: bool,
         #[serde(default)]
         mode: RemoveMode,
+        /// Its snapshots go with it. Else a volume that has some is refused.
+        #[serde(default)]
+        with_snapshots: bool,
     },
     /// Brings a volume back from the trash.
     VolumeRestore {

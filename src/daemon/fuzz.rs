@@ -4,10 +4,10 @@ use super::config::fuzz as toml;
 use super::control_http::parse as parse_call;
 use super::control_server::parse as parse_command;
 use super::credentials::KeptFile;
-use super::load_access_policy::Accounts;
 use super::metrics_http_message::Request;
 use super::mirror::fuzz as mirror;
 use super::nbd_handover::read_text;
+use crate::base::Accounts;
 use crate::base::fuzz::{Target, choice, text, texts};
 use crate::nbd::Address;
 

@@ -53,10 +53,7 @@ impl KeyPlace {
         keep_out_of_cores();
         match self {
             KeyPlace::KeyFile(file) => {
-                // A stick with a filesystem without modes is a usual place for a key.
-                if let Err(error) = check_private(file) {
-                    tracing::warn!("{error}");
-                }
+                check_private(file)?;
                 let bytes = read_file(disk, file).await?;
                 let key = Secret::read(&bytes).map_err(|e| e.context(file.display()))?;
                 Ok(Offered::Key(key))
@@ -77,11 +74,24 @@ impl KeyPlace {
 }
 
 /// `Usage`: others than the file's owner may read it, or change it. What can't be looked at says so when it is read.
-fn check_private(file: &Path) -> Result<()> {
-    const OF_OTHERS: u32 = 0o066;
+pub fn check_private(file: &Path) -> Result<()> {
+    check_mode(file, 0o066)
+}
+
+/// The same for a file that its group may read, as that of a server's key often may.
+pub fn check_private_to_group(file: &Path) -> Result<()> {
+    check_mode(file, 0o026)
+}
+
+fn check_mode(file: &Path, of_others: u32) -> Result<()> {
     let Ok(found) = rustix::fs::stat(file) else { return Ok(()) };
     let mode = found.st_mode & 0o777;
-    match mode & OF_OTHERS == 0 || !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
+    if mode & of_others != 0 && !keeps_modes(file) {
+        // A stick is a usual place for a key, and there it has no better mode.
+        tracing::warn!("{} has mode {mode:03o}, and its filesystem keeps no other", file.display());
+        return Ok(());
+    }
+    match mode & of_others == 0 || !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
         true => Ok(()),
         false => {
             let shown = file.display();
@@ -90,6 +100,12 @@ fn check_private(file: &Path) -> Result<()> {
             Err(Error::new(Kind::Usage, why))
         }
     }
+}
+
+/// Whether chmod(1) changes anything there. FAT and exFAT show for all files what they were mounted with.
+fn keeps_modes(file: &Path) -> bool {
+    const WITHOUT: [i64; 2] = [0x4d44, 0x2011_bab0];
+    rustix::fs::statfs(file).map_or(true, |of| !WITHOUT.contains(&of.f_type))
 }
 
 async fn read_file(disk: &dyn Disk, file: &Path) -> Result<Zeroizing<Vec<u8>>> {
@@ -240,13 +256,19 @@ mod tests {
         let absent = read(KeyPlace::KeyFile(file.clone())).await.unwrap_err();
         assert!(absent.is(Kind::Usage) && absent.to_string().contains("key"), "{absent}");
         std::fs::write(&file, [7; 32]).unwrap();
+        let open_to = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        for mode in [0o644, 0o640, 0o602] {
+            open_to(mode);
+            let refused = read(KeyPlace::KeyFile(file.clone())).await.unwrap_err();
+            assert!(refused.is(Kind::Usage) && refused.to_string().contains("chmod 600"), "{refused}");
+        }
+        open_to(0o600);
         let Ok(Offered::Key(key)) = read(KeyPlace::KeyFile(file.clone())).await else { panic!("a key") };
         assert_eq!(key.bytes(), &[7; 32]);
         let print = format!("printf '%s\\n' {}", "07".repeat(32));
         let Ok(Offered::Key(printed)) = read(KeyPlace::Command(print)).await else { panic!("a key") };
         assert!(printed == key);
         std::fs::write(&file, "correct horse\n").unwrap();
-        let open_to = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         for mode in [0o644, 0o640, 0o602] {
             open_to(mode);
             let refused = read(KeyPlace::PassphraseFile(file.clone())).await.unwrap_err();

@@ -56,7 +56,7 @@ pub use credentials::read_kept as read_kept_credentials;
 pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
-pub use key_places::KeyPlace;
+pub use key_places::{KeyPlace, check_private, check_private_to_group};
 pub use listen_addresses::{Flags as ListenFlags, given as given_listeners};
 pub use mirror::{MirrorFlags, MirrorPlan};
 pub use nbd_handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};

@@ -301,10 +301,10 @@ impl Daemon {
         self.call_owner::<Value>(info, "volume-rename", args, CHANGE).await.map(drop)
     }
 
-    /// Into the trash, where the pool has one and this does not say `now`.
+    /// Into the trash, where the pool has one and this does not say `now`. Its snapshots go with it.
     pub async fn remove(&self, info: &VolumeInfo, now: bool) -> Asked<()> {
         let mode = if now { "now" } else { "trash" };
-        let args = json!({ "path": info.path, "if_exists": true, "mode": mode });
+        let args = json!({ "path": info.path, "if_exists": true, "mode": mode, "with_snapshots": true });
         self.call_owner::<Value>(info, "volume-remove", args, CHANGE).await.map(drop)
     }
 

@@ -167,7 +167,7 @@ pub fn judge_config(file: &Path, wrong: &Result<Vec<Wrong>, String>) -> Vec<Chec
                 Check::bad(
                     "config",
                     format!("line {}, {}: {}", w.line, w.key, w.what),
-                    format!("mend line {}", w.line),
+                    format!("mend line {}, or the file that it names", w.line),
                 )
             };
             wrong.iter().map(one).collect()

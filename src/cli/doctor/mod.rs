@@ -26,6 +26,7 @@ use self::failure_domains::Placed;
 use self::host::HostFacts;
 use self::state_folder::StateFacts;
 use self::store::StoreFacts;
+use super::daemon_user::DaemonUser;
 use super::{DEGRADED, Global, config, output, reach_engine};
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Name, Result, utc};
@@ -256,7 +257,9 @@ impl<'a> Look<'a> {
             _ => false,
         };
         let (untried, specs): (Vec<_>, Vec<_>) = specs.into_iter().partition(is_elsewhere);
-        let looks = specs.into_iter().map(|(spec, of_pool)| StoreFacts::look(&self.rt, spec.url, of_pool));
+        let user = DaemonUser::of(&self.home);
+        let looks =
+            specs.into_iter().map(|(spec, of_pool)| StoreFacts::look(&self.rt, (spec.url, of_pool), &user));
         checks.extend(join_all(looks).await.iter().flat_map(StoreFacts::judge));
         let why = "the daemon was given credentials for it, which no command can see: not tried; `windlass pool status` \
             tells what the daemon meets";

@@ -9,6 +9,7 @@ use super::folder_facts::{FLEETING, Folder, unmounted};
 use crate::base::rt::Rt;
 use crate::base::units::show_bytes;
 use crate::base::{Error, Kind};
+use crate::cli::daemon_user::DaemonUser;
 use crate::pool::{LABELS, pool_of_label};
 use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, TriedRight};
 
@@ -44,10 +45,12 @@ pub struct StoreFacts {
     pub folder: Option<Result<Folder, String>>,
     /// The disk that should be mounted above it by /etc/fstab.
     pub unmounted: Option<String>,
+    /// Why the daemon's user can't write into the folder, whoever asks.
+    pub shut: Option<(String, String)>,
 }
 
 impl StoreFacts {
-    pub async fn look(rt: &Rt, url: StoreUrl, of_pool: bool) -> StoreFacts {
+    pub async fn look(rt: &Rt, (url, of_pool): (StoreUrl, bool), user: &DaemonUser) -> StoreFacts {
         let mut facts = StoreFacts {
             url: url.clone(),
             of_pool,
@@ -59,9 +62,12 @@ impl StoreFacts {
             public: None,
             folder: None,
             unmounted: None,
+            shut: None,
         };
         if let StoreUrl::File { dir } = &url {
             facts.folder = Some(Folder::look(dir).map_err(|e| e.to_string()));
+            let cure = || format!("`chown -R {}: {}`", user.name(), dir.display());
+            facts.shut = user.unwritten(dir).map(|why| (why, cure()));
             let [fstab, mounts] = ["/etc/fstab", "/proc/self/mounts"]
                 .map(|table| std::fs::read_to_string(table).unwrap_or_default());
             facts.unmounted =
@@ -115,7 +121,13 @@ impl StoreFacts {
             all.extend(self.label());
         }
         if self.answers() && !self.tried.is_empty() {
-            all.push(self.rights());
+            // Of a folder that may be the place of a disk which is not mounted, nobody should change the owner.
+            let shut =
+                self.shut.as_ref().filter(|_| self.unmounted.is_none() && self.labelled != Some(false));
+            all.push(match shut {
+                Some((why, cure)) => Check::bad("store-rights", why, cure),
+                None => self.rights(),
+            });
             all.extend(self.promised());
         }
         all.extend(self.rules.iter().flat_map(|rules| self.of_rules(rules)));
@@ -388,6 +400,7 @@ mod tests {
             public: Some(false),
             folder: None,
             unmounted: None,
+            shut: None,
         }
     }
 
@@ -484,6 +497,16 @@ mod tests {
         assert_eq!(with(|_, f| f.kind = Some("tmpfs")), one("store-filesystem", State::Warn));
         assert_eq!(with(|s, _| s.labelled = Some(false)), one("store-label", State::Bad));
         assert_eq!(with(|s, _| s.unmounted = Some("/srv".into())), one("store-mounted", State::Bad));
+        let shut = Some(("user windlass can't write there".to_owned(), "chown".to_owned()));
+        let (mut shut_facts, one_shut) = (facts("file:///s"), one("store-rights", State::Bad));
+        (shut_facts.rules, shut_facts.shut) = (None, shut);
+        assert_eq!(states(&shut_facts), one_shut);
+        shut_facts.unmounted = Some("/srv".into());
+        assert_eq!(
+            states(&shut_facts),
+            one("store-mounted", State::Bad),
+            "its place is not to be given away"
+        );
         assert_eq!(with(|s, _| deny(s, Right::Put, "not writable")), one("store-rights", State::Bad));
     }
 }

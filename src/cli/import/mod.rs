@@ -520,8 +520,13 @@ impl Door {
     }
 
     async fn remove(&mut self, path: &VolumePath) -> Result<()> {
-        let verb =
-            Verb::VolumeRemove { path: path.clone(), if_exists: true, dry_run: false, mode: RemoveMode::Now };
+        let verb = Verb::VolumeRemove {
+            path: path.clone(),
+            if_exists: true,
+            dry_run: false,
+            mode: RemoveMode::Now,
+            with_snapshots: true,
+        };
         // The daemon may take a moment to notice that this command's own connection has ended.
         let mut attempt = 0;
         loop {

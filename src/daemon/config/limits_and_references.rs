@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::listen_address::ListenAddress;
 use super::section_macro::Findings;
 use super::sections::{Config, Mount, Pool, Replica, Store, VolumeKeys};
-use super::value_types::{List, Size, Written, bare_or_quoted, nearest};
+use super::value_types::{List, Size, Written, bare_or_quoted};
 use crate::base::units::{KIB, show_size};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, nearest};
 use crate::daemon::api::VolumePath;
-use crate::fs::{MOUNT_OPTIONS, MountOptions};
+use crate::fs::MountOptions;
 use crate::nbd::Address;
 use crate::store::{StoreSpec, StoreUrl};
 
@@ -357,26 +357,11 @@ fn check_option(option: &str, place: Option<&mut StoreUrl>) -> Result<()> {
     if option.split(',').any(|o| o == "remount") {
         return Err(Error::new(Kind::Usage, "`remount` means nothing here: leave it out"));
     }
-    let (_, of_store) = MountOptions::parse(option).map_err(|why| match why.to_string() {
-        unknown if unknown.starts_with("unknown mount option") => {
-            let names: Vec<&str> = option_names().collect();
-            let name = option.split('=').next().unwrap_or(option);
-            Error::new(Kind::Usage, format!("{name:?} is no mount option{}", nearest(name, &names)))
-        }
-        _ => why,
-    })?;
+    let (_, of_store) = MountOptions::parse(option)?;
     if let Some(place) = place {
         of_store.iter().try_for_each(|(name, value)| place.set(name, value))?;
     }
     Ok(())
-}
-
-/// As `windlass mount --help` lists them.
-fn option_names() -> impl Iterator<Item = &'static str> {
-    let lines = MOUNT_OPTIONS.lines().skip(1).filter_map(|line| line.strip_prefix("  "));
-    let words =
-        lines.filter(|line| !line.starts_with(' ')).map(|line| line.split("   ").next().unwrap_or(line));
-    words.flat_map(|words| words.split(',')).map(|word| word.trim().split('=').next().unwrap_or(word).trim())
 }
 
 impl Config {

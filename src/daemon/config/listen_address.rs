@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use toml::de::DeValue;
 
-use super::value_types::{Element, Fault, Raw, Setting, nearest, quoted, text};
-use crate::base::{Error, Kind, Result};
+use super::value_types::{Element, Fault, Raw, Setting, quoted, text};
+use crate::base::{Error, Kind, Result, nearest};
 use crate::nbd::Address;
 
 /// A user or a group of this host.

@@ -7,8 +7,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::section_macro::{Findings, Section, Wrong};
 use super::sections::{Config, OUTLINES, Top};
-use super::value_types::{Raw, Written, bare_or_quoted, nearest};
+use super::value_types::{Raw, Written, bare_or_quoted};
 use super::{limits_and_references, toml_errors};
+use crate::base::nearest;
 
 /// Sections at the top of the file.
 const SECTIONS: [&str; 9] = ["tls", "log", "traces", "limits", "store", "pool", "replica", "volume", "mount"];

@@ -38,7 +38,7 @@ section! {
     "[tls]", "[tls]", Tls {
         /// The server's certificate, then those between it and its authority.
         cert: String, Preset::None, "\"/etc/windlass/tls/server-cert.pem\"";
-        /// Its key, without a passphrase.
+        /// Its key, without a passphrase. Others than its owner and group must not be able to read it.
         key: String, Preset::None, "\"/etc/windlass/tls/server-key.pem\"";
         /// The authorities that sign clients' certificates. Without it clients show none: whoever reaches the address may connect.
         client_ca: String, Preset::None, "\"/etc/windlass/tls/ca-cert.pem\"";
@@ -116,7 +116,7 @@ section! {
         scrub: Time, Preset::Said("never"), "\"7d\"";
         /// The most bytes a second that such a scrub reads; at least 64K, or 0 for no limit. Only with `scrub`.
         scrub_rate: Size, Preset::Is("\"100M\""), "\"100M\"";
-        /// The key of a pool that was made with one: a file that holds 32 bytes, or a line that is those in hexadecimal or base64. The pool is then opened only where its labels and registers are signed by it.
+        /// The key of a pool that was made with one: a file that holds 32 bytes, or a line that is those in hexadecimal or base64, readable by its owner alone. The pool is then opened only where its labels and registers are signed by it.
         key_file: String, Preset::None, "\"/etc/windlass/tank.key\"";
         /// Instead of `key_file`: a command, for `sh -c`, that prints the key. It runs as the daemon's user.
         key_command: String, Preset::None, "\"vault kv get -field=key secret/tank\"";
@@ -138,9 +138,9 @@ section! {
 section! {
     /// The key of an encrypted volume: the first of these three that is given. It is read when the volume is opened.
     "[volume.\"POOL/VOLUME\"]", "[volume.\"tank/vm1\"]", VolumeKeys {
-        /// A file that holds a key: 32 bytes, or a line that is those in hexadecimal or base64.
+        /// A file that holds a key: 32 bytes, or a line that is those in hexadecimal or base64; readable by its owner alone.
         key_file: String, Preset::None, "\"/etc/windlass/vm1.key\"";
-        /// A file that holds a passphrase, a line.
+        /// A file that holds a passphrase, a line; readable by its owner alone.
         passphrase_file: String, Preset::None, "\"/etc/windlass/vm1.passphrase\"";
         /// A command, for `sh -c`, that prints a key, as the file holds it: of a KMS, a Vault or a TPM. It runs as the daemon's user.
         key_command: String, Preset::None, "\"vault kv get -field=key secret/vm1\"";

@@ -187,7 +187,12 @@ const BAD: &[(&str, usize, &str, &str)] = &[
         "mount.\"/a\".options",
         "did you mean `allow_other`?",
     ),
-    ("[mount.'/a']\nurl = 's3://b'\noptions = ['uid=root']", 3, "mount.\"/a\".options", "as in uid=1000"),
+    (
+        "[mount.'/a']\nurl = 's3://b'\noptions = ['uid=no-such-user']",
+        3,
+        "mount.\"/a\".options",
+        "as in uid=1000",
+    ),
     (
         "[mount.'/a']\nurl = 's3://b'\noptions = ['flush=never']",
         3,

@@ -154,8 +154,8 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
             Box::pin(volume::salvage(state, &journal, &to, force)).await
         }
         Verb::VolumeTrash { pool } => Box::pin(trash::list(state, pool.as_ref())).await,
-        Verb::VolumeRemove { path, dry_run, mode, .. } => {
-            Box::pin(volume::remove(state, &path, dry_run, mode)).await
+        Verb::VolumeRemove { path, dry_run, mode, with_snapshots, .. } => {
+            Box::pin(volume::remove(state, &path, dry_run, (mode, with_snapshots))).await
         }
         Verb::VolumeRestore { path, to } => Box::pin(trash::restore(state, &path, to.as_ref())).await,
         Verb::SnapshotTrash { path } => Box::pin(trash::snapshots(state, &path)).await,

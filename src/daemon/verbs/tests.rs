@@ -127,6 +127,41 @@ async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_with_snapshots_goes_only_when_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let (path, clone): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "p/c".parse().unwrap());
+    let marks: Vec<SnapshotPath> =
+        ["a", "b", "c", "d", "e"].iter().map(|name| format!("p/v@{name}").parse().unwrap()).collect();
+    for mark in &marks {
+        snapshot::snapshot(&state, std::slice::from_ref(mark), TAKEN).await.unwrap();
+    }
+    clone::clone(&state, &marks[0], &clone, CloneAs::default(), false).await.unwrap();
+    let refused = async |dry_run| {
+        let said = volume::remove(&state, &path, dry_run, (RemoveMode::Trash, false)).await.unwrap_err();
+        assert!(said.is(Kind::Refused), "{said}");
+        said.to_string()
+    };
+    assert!(refused(false).await.contains("clones: p/c"), "what the flag would not help against comes first");
+    volume::remove(&state, &clone, false, (RemoveMode::Now, false)).await.unwrap();
+    for dry_run in [true, false] {
+        let said = refused(dry_run).await;
+        assert!(
+            said.starts_with("p/v has 5 snapshots, which would go with it: a, b, c and 2 more; add --with-s"),
+            "{said}"
+        );
+    }
+    let would = volume::remove(&state, &path, true, (RemoveMode::Now, true)).await.unwrap();
+    assert_eq!(would.notes, ["p/v would be removed, with its snapshots"]);
+    volume::remove(&state, &path, false, (RemoveMode::Now, true)).await.unwrap();
+    let gone = volume::remove(&state, &path, false, (RemoveMode::Now, false)).await.unwrap_err();
+    assert!(gone.is(Kind::NotFound), "{gone}");
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::disallowed_methods)] // a user's file
 async fn a_pool_with_a_key_opens_by_what_a_command_or_windlass_toml_gives_and_never_without() {
     let dir = tempfile::tempdir().unwrap();
@@ -146,6 +181,7 @@ async fn a_pool_with_a_key_opens_by_what_a_command_or_windlass_toml_gives_and_ne
     assert!(missing.is(Kind::Refused) && missing.to_string().contains("pool p has a key"), "{missing}");
     let file = dir.path().join("key");
     std::fs::write(&file, [7; 32]).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = format!("[pool.p]\nkey_file = \"{}\"\n", file.display());
     again.keys.follow(Arc::new(Config::parse(&text).unwrap()));
     let open = again.pools.get(&name).await.unwrap();
@@ -317,7 +353,7 @@ async fn clients_of_a_volume_that_moves_to_another_pool_go_on_there() {
     assert!(ask("p", false).await.unwrap_err().is(Kind::Usage));
     make_volume(&state, "q/v").await;
     assert!(ask("q", false).await.unwrap_err().is(Kind::Exists));
-    volume::remove(&state, &there, false, RemoveMode::Now).await.unwrap();
+    volume::remove(&state, &there, false, (RemoveMode::Now, false)).await.unwrap();
     assert_eq!(ask("q", true).await.unwrap().value["given_up"], false);
     let moved = ask("q", false).await.unwrap();
     assert_eq!((&moved.value["to"], &moved.value["already"]), (&"q/v".into(), &false.into()), "{moved:?}");
@@ -567,7 +603,7 @@ async fn a_volume_becomes_no_template_while_clients_may_write_to_it() {
         "{}",
         again.value
     );
-    assert!(volume::remove(&state, &path, true, RemoveMode::Now).await.unwrap_err().is(Kind::Owned));
+    assert!(volume::remove(&state, &path, true, (RemoveMode::Now, false)).await.unwrap_err().is(Kind::Owned));
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
@@ -636,7 +672,7 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     let refused = volume::rename(&state, &v, &name_x).await.unwrap_err();
     assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 7"), "{refused}");
     assert!(volume::rename(&state, &w, &name_v).await.unwrap_err().is(Kind::Owned));
-    assert!(volume::remove(&state, &v, false, RemoveMode::Now).await.unwrap_err().is(Kind::Owned));
+    assert!(volume::remove(&state, &v, false, (RemoveMode::Now, false)).await.unwrap_err().is(Kind::Owned));
     let to_q = VolumeMove { path: v.clone(), to: "q".parse().unwrap(), no_snapshots: false, abort: false };
     let moved = move_volume::run(&state, &to_q, &ProgressSink::default()).await;
     assert!(moved.unwrap_err().is(Kind::Owned));
@@ -1035,7 +1071,7 @@ async fn a_client_is_not_lost_while_its_pool_does_not_open() {
     assert!(export.read(0, 4096).await.unwrap().into_bytes() == vec![7; 4096]);
     drop(export);
     // That it is gone is no outage.
-    volume::remove(&next, &"p/v".parse().unwrap(), false, RemoveMode::Now).await.unwrap();
+    volume::remove(&next, &"p/v".parse().unwrap(), false, (RemoveMode::Now, false)).await.unwrap();
     let error = exports(&next).open_again("p/v", &held, "x").await.err().unwrap();
     assert!(!error.is_transient(), "{error}");
     assert!(next.pools.shutdown(Duration::from_secs(5)).await.is_empty());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::base::units::{show_bytes, show_size, show_time};
+use crate::base::units::{show_bytes, show_count, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
@@ -323,12 +323,40 @@ async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -
     }
 }
 
+/// `Refused`: it has snapshots, which would go with it. Those that it took by itself don't count.
+async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath) -> Result<()> {
+    const NAMED: usize = 3;
+    let names = match volumes.snapshot_names(&path.volume).await {
+        // There is none of that name, or its creation was broken off.
+        Err(e) if e.is(Kind::NotFound) => return Ok(()),
+        names => names.map_err(|e| {
+            e.context(format!(
+                "whether {path} has snapshots can't be told, and --with-snapshots does not ask"
+            ))
+        })?,
+    };
+    if names.is_empty() {
+        return Ok(());
+    }
+    // What --with-snapshots would not help against is told first.
+    volumes.check_remove(&path.volume).await?;
+    let named = names.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let more = names.len().saturating_sub(NAMED);
+    let others = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let has = show_count(names.len() as u64, "snapshot");
+    let why = format!(
+        "{path} has {has}, which would go with it: {named}{others}; add --with-snapshots (in the API `with_snapshots`), or \
+         remove them first"
+    );
+    Err(Error::new(Kind::Refused, why))
+}
+
 /// Into the trash, where the pool has one and `mode` does not say otherwise.
 pub async fn remove(
     state: &EngineState,
     path: &VolumePath,
     dry_run: bool,
-    mode: RemoveMode,
+    (mode, with_snapshots): (RemoveMode, bool),
 ) -> Result<Outcome> {
     if mode == RemoveMode::FromTrash && !dry_run {
         return super::trash::purge(state, path).await;
@@ -343,12 +371,16 @@ pub async fn remove(
         Err(e) if !e.is(Kind::NotFound) => return Err(e),
         _ => {}
     }
+    if !with_snapshots {
+        refuse_snapshots(volumes, path).await?;
+    }
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
         volumes.check_remove(&path.volume).await?;
         let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
-        return removed(path, true, &format!("{path} would be {how}, with its snapshots"));
+        let all = if with_snapshots { ", with its snapshots" } else { "" };
+        return removed(path, true, &format!("{path} would be {how}{all}"));
     }
     if super::trash::keeps(&open, mode).await? && Trash(volumes).discard(&path.volume).await? {
         return Ok(super::trash::discarded(&open, "volume", path));

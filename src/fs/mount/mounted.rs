@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::BackgroundSession;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use tokio::sync::watch;
@@ -26,6 +26,10 @@ use crate::store::BucketRef;
 
 /// statfs(2)'s type of every FUSE filesystem.
 const FUSE_MAGIC: i64 = 0x6573_5546;
+/// That of a place where systemd or autofs mounts at the first use.
+const AUTOFS_MAGIC: i64 = 0x0187;
+/// Unmounts for users who are not root.
+const FUSERMOUNT: &str = "fusermount3";
 
 /// How often and how long unmounting waits for those who are about to leave.
 const PATIENCE: u32 = 10;
@@ -75,7 +79,8 @@ pub async fn mount(
     resources: impl Into<MountResources>,
 ) -> Result<Mounted> {
     let place = dir.to_owned();
-    let dir = rt.cpu(move || ready(&place)).await??;
+    let over_something = options.non_empty;
+    let dir = rt.cpu(move || ready(&place, over_something)).await??;
     let name = options.fsname.clone().unwrap_or_else(|| name.to_owned());
     let (called, of_kernel) = (name.clone(), options.clone());
     let (fs, unsent) = Fs::open(rt.clone(), disk, bucket, options.clone(), staging, resources).await?;
@@ -104,7 +109,7 @@ fn failed(dir: &Path, why: std::io::Error) -> Error {
 }
 
 /// The mount point, with what a killed daemon left there taken away.
-fn ready(dir: &Path) -> Result<PathBuf> {
+fn ready(dir: &Path, over_something: bool) -> Result<PathBuf> {
     if rustix::fs::stat(DEVICE).is_err() {
         return Err(Error::new(
             Kind::Unsupported,
@@ -126,11 +131,35 @@ fn ready(dir: &Path) -> Result<PathBuf> {
     }
     let dir = dir.canonicalize()?;
     let parent = dir.parent().and_then(|p| rustix::fs::stat(p).ok());
-    let is_fuse = rustix::fs::statfs(&dir).is_ok_and(|s| s.f_type == FUSE_MAGIC);
+    let of_type = type_of(&dir);
+    let is_fuse = of_type == Ok(FUSE_MAGIC);
     if is_fuse && parent.is_some_and(|p| p.st_dev != stat.st_dev) {
         return refuse(Kind::Exists, "has a filesystem mounted already: unmount it first");
     }
+    // What lies below a place of automount is hidden already, and a look at it would wait for this very mount.
+    if !over_something && of_type != Ok(AUTOFS_MAGIC) {
+        refuse_covering(&dir)?;
+    }
     Ok(dir)
+}
+
+/// What the folder has would not be seen while something is mounted over it, and seem lost.
+fn refuse_covering(dir: &Path) -> Result<()> {
+    let shown = dir.display();
+    let cure = "mount at an empty folder, or add `-o nonempty`";
+    let first = std::fs::read_dir(dir).and_then(|mut entries| entries.next().transpose());
+    let why = match first {
+        Ok(None) => return Ok(()),
+        Ok(Some(entry)) => {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            format!(
+                "{shown} is not empty (it has {name:?}), and its files could not be seen below the mount: {cure}"
+            )
+        }
+        Err(e) => format!("whether {shown} is empty can't be seen ({e}): {cure}"),
+    };
+    Err(Error::new(Kind::Refused, why))
 }
 
 impl Mounted {
@@ -154,6 +183,7 @@ impl Mounted {
         for one in [&mut before, &mut after] {
             one.kernel.clear();
             one.fsname = None;
+            one.non_empty = false;
             one.read_only = false;
         }
         let fixed = |what: &str| {
@@ -350,9 +380,15 @@ fn is_mount(dir: &Path) -> bool {
     shown_at(dir).is_some_and(|shown| shown.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
+/// The type of the filesystem that is mounted there now, without having anything mounted for the look.
+fn type_of(dir: &Path) -> std::result::Result<i64, Errno> {
+    let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::fs::fstatfs(&dir)?.f_type)
+}
+
 /// The kernel may answer a stat by itself for a while after the daemon's death.
 fn is_dead(dir: &Path) -> bool {
-    matches!(rustix::fs::statfs(dir), Err(Errno::NOTCONN))
+    matches!(type_of(dir), Err(Errno::NOTCONN))
 }
 
 /// Takes away a mount whose process has died (`Transport endpoint is not connected`). False: it is none.
@@ -360,14 +396,66 @@ pub fn clear_dead(dir: &Path) -> Result<bool> {
     if !is_dead(dir) {
         return Ok(false);
     }
-    rustix::mount::unmount(dir, UnmountFlags::DETACH).map_err(|e| {
-        Error::new(
-            Kind::Denied,
-            format!(
-                "{} is a mount whose process has died; clear it with `fusermount3 -u {0}` ({e})",
-                dir.display()
-            ),
-        )
+    let cleared = match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
+        // Not root: fusermount3 takes away what the same user has mounted.
+        Err(Errno::PERM) => by_fusermount(FUSERMOUNT, dir),
+        cleared => cleared.map_err(|e| e.to_string()),
+    };
+    cleared.map_err(|why| {
+        let shown = dir.display();
+        let what = format!(
+            "{shown} is a mount whose process has died, and can't be taken away ({why}): be the user who mounted it, or as root \
+             `umount -l {shown}`"
+        );
+        Error::new(Kind::Denied, what)
     })?;
     Ok(true)
+}
+
+/// Unmounts lazily, as root does by itself: programs may stand in it still.
+fn by_fusermount(program: &str, dir: &Path) -> std::result::Result<(), String> {
+    let ran = std::process::Command::new(program).args(["-u", "-z", "--"]).arg(dir).output();
+    let ran = ran.map_err(|e| format!("starting {program}: {e}"))?;
+    match ran.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&ran.stderr).trim().to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a folder from outside, and a program of the host
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_with_files_is_not_covered_without_a_word() {
+        if rustix::fs::stat(DEVICE).is_err() {
+            assert!(ready(Path::new("/"), true).unwrap_err().is(Kind::Unsupported));
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        assert!(ready(dir.path(), false).is_ok());
+        std::fs::write(dir.path().join("letter"), "dear").unwrap();
+        let why = ready(dir.path(), false).unwrap_err();
+        assert!(why.is(Kind::Refused), "{why}");
+        assert!(why.to_string().contains("letter") && why.to_string().contains("-o nonempty"), "{why}");
+        assert!(ready(dir.path(), true).is_ok());
+    }
+
+    #[test]
+    fn fusermount_is_asked_to_let_go_lazily_and_its_reason_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("fusermount3");
+        let told = dir.path().join("told");
+        let script = format!("#!/bin/sh\necho \"$@\" >{}\necho no entry >&2\nexit $#\n", told.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let why = by_fusermount(program.to_str().unwrap(), Path::new("-at")).unwrap_err();
+        assert_eq!(why, "no entry");
+        assert_eq!(std::fs::read_to_string(&told).unwrap(), "-u -z -- -at\n");
+        assert!(by_fusermount("/no/fusermount3", Path::new("/m")).unwrap_err().contains("starting"));
+        assert_eq!(by_fusermount("true", Path::new("/m")), Ok(()));
+    }
 }

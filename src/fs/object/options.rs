@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::units::parse_size;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Accounts, Error, Kind, Result, nearest};
 
 /// How long what the store said about names and attributes is believed.
 const TTL: Duration = Duration::from_secs(5);
@@ -35,8 +35,8 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
 
 /// What mount(8) hands to every helper and means nothing to us; the last ones, from /proc/mounts, at a remount.
 const IGNORED: &[&str] = &[
-    "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "remount", "user_id",
-    "group_id", "rootmode", "max_read", "blksize",
+    "defaults", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group",
+    "remount", "user_id", "group_id", "rootmode", "max_read", "blksize",
 ];
 
 /// What close(2) and fsync(2) wait for.
@@ -79,6 +79,8 @@ pub struct MountOptions {
     pub negative_ttl: Duration,
     pub deadline: Duration,
     pub cache: Cache,
+    /// It may be mounted over a folder that has something in it, which is not seen until it is unmounted.
+    pub non_empty: bool,
     /// Earlier versions are shown below `.versions` in each directory.
     pub versions: bool,
     /// How the mount is named in /proc/mounts; the store's URL when absent.
@@ -111,6 +113,7 @@ impl Default for MountOptions {
             negative_ttl: TTL,
             deadline: DEADLINE,
             cache: Cache::Off,
+            non_empty: false,
             versions: false,
             fsname: None,
             kernel: vec![KernelFlag::NoSuid, KernelFlag::NoDev],
@@ -122,11 +125,20 @@ fn usage(what: String) -> Error {
     Error::new(Kind::Usage, what)
 }
 
-fn number(name: &str, value: Option<&str>) -> Result<u32> {
+/// A user's or group's number, or the name that has one in `file`.
+fn account(
+    name: &str,
+    value: Option<&str>,
+    (file, look_up): (&str, impl Fn(&str) -> Option<u32>),
+) -> Result<u32> {
     let value = value.unwrap_or_default();
-    value
-        .parse()
-        .map_err(|_| usage(format!("mount option {name}={value:?}: write a number, as in {name}=1000")))
+    // Numbers are digits alone, as for chown(1).
+    let number = value.bytes().all(|digit| digit.is_ascii_digit()).then(|| value.parse().ok()).flatten();
+    number.or_else(|| look_up(value).filter(|_| !value.is_empty())).ok_or_else(|| {
+        usage(format!(
+            "mount option {name}={value:?}: {file} has no such name; write one that it has or a number, as in {name}=1000"
+        ))
+    })
 }
 
 fn octal(name: &str, value: Option<&str>) -> Result<u32> {
@@ -170,7 +182,7 @@ Options behind -o (docs/reference.md says more of each):
   flush=bucket              close and fsync return when the object is stored (default)
   flush=local               ... when this host's disk has the bytes, which are sent in the background
   ro                        nothing can be changed
-  uid=N, gid=N              owner of objects that carry none
+  uid=N, gid=N              owner of objects that carry none, by number or name
   umask=M, file_mode=M, dir_mode=M
                             permission bits of objects that carry none, octal
   allow_other               users beside the one who mounts may enter
@@ -183,6 +195,7 @@ Options behind -o (docs/reference.md says more of each):
   versions                  each directory has a .versions with earlier versions
   endpoint=URL, region=R, profile=P, path_style, anonymous, requester_pays, sse=S, storage_class=C, ca=FILE,
   passwd_file=FILE          of the store, as in its URL
+  nonempty                  the folder may have something in it, which is not seen while the bucket is mounted
   fsname=NAME, noexec, noatime, suid, dev
                             as for other filesystems";
 
@@ -209,7 +222,8 @@ impl MountOptions {
                 umask = Some(octal(name, value)?);
             } else if !options.set(name, value)? {
                 return Err(usage(format!(
-                    "unknown mount option {name:?}: docs/reference.md lists those there are"
+                    "there is no mount option {name:?}{}; `windlass mount --help` lists them",
+                    nearest(name, &names().collect::<Vec<_>>())
                 )));
             }
         }
@@ -229,8 +243,8 @@ impl MountOptions {
             "flush" => {
                 self.flush = either(name, value, [("bucket", Flush::Bucket), ("local", Flush::Local)])?
             }
-            "uid" => self.uid = number(name, value)?,
-            "gid" => self.gid = number(name, value)?,
+            "uid" => self.uid = account(name, value, ("/etc/passwd", |it| Accounts::load().user_named(it)))?,
+            "gid" => self.gid = account(name, value, ("/etc/group", |it| Accounts::load().group_named(it)))?,
             "file_mode" | "file-mode" => self.file_mode = octal(name, value)?,
             "dir_mode" | "dir-mode" => self.dir_mode = octal(name, value)?,
             "allow_other" | "allow-other" => self.allow_other = true,
@@ -247,6 +261,7 @@ impl MountOptions {
                     seconds(name, value, Duration::from_secs(110))?.max(Duration::from_millis(100));
             }
             "cache" => self.cache = cache(value)?,
+            "nonempty" => self.non_empty = true,
             "versions" => self.versions = true,
             "fsname" => self.fsname = value.map(str::to_owned),
             "noexec" => self.kernel.push(KernelFlag::NoExec),
@@ -264,6 +279,15 @@ impl MountOptions {
         }
         Ok(true)
     }
+}
+
+/// The names that `HELP` lists.
+fn names() -> impl Iterator<Item = &'static str> {
+    let lines = HELP.lines().skip(1).filter_map(|line| line.strip_prefix("  "));
+    let words =
+        lines.filter(|line| !line.starts_with(' ')).map(|line| line.split("   ").next().unwrap_or(line));
+    let names = words.flat_map(|words| words.split(','));
+    names.map(|word| word.trim().split('=').next().unwrap_or(word).trim()).filter(|name| !name.is_empty())
 }
 
 /// Splits at commas that no backslash protects.
@@ -305,7 +329,7 @@ mod tests {
             assert!(MountOptions::parse(&text).is_ok(), "{text}");
             seen += 1;
         }
-        assert_eq!(seen, 32);
+        assert_eq!(seen, 33);
     }
 
     #[test]
@@ -326,7 +350,9 @@ mod tests {
         assert!(!o.versions && MountOptions::parse("versions").unwrap().0.versions);
         for bad in [
             "nonsense",
-            "uid=x",
+            "uid=no such user",
+            "gid=",
+            "uid=-1",
             "umask=9",
             "file_mode=77777",
             "stat_cache_expire=-1",
@@ -340,5 +366,24 @@ mod tests {
             assert!(e.to_string().contains(bad.split('=').next().unwrap()), "{e}");
         }
         assert_eq!(MountOptions::parse("").unwrap().0, MountOptions::default());
+    }
+
+    #[test]
+    fn what_people_type_is_known_or_gets_the_nearest_word() {
+        let parse = |text: &str| MountOptions::parse(text).map(|(options, _)| options);
+        assert_eq!(parse("defaults,_netdev,nofail,group").unwrap(), MountOptions::default());
+        assert!(parse("nonempty").unwrap().non_empty && !MountOptions::default().non_empty);
+        let root = parse("uid=root,gid=root").unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        for (typed, meant) in [
+            ("nonemty", "nonempty"),
+            ("allow_others", "allow_other"),
+            ("metadata-tll=3", "metadata_ttl"),
+            ("fs_name=a", "fsname"),
+            ("user_id_of=3", "`windlass mount --help`"),
+        ] {
+            let why = parse(typed).unwrap_err().to_string();
+            assert!(why.contains("there is no mount option") && why.contains(meant), "{why}");
+        }
     }
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, OFlags, flock, fstat, openat};
-use rustix::io::Errno;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::thread::{Timespec, nanosleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::HIDDEN;
+use super::ownership::heir;
 use super::root::{FILE_MODE, Root};
 use crate::base::{Error, Kind, Result};
 
@@ -53,9 +54,15 @@ pub(super) fn lock_key<'a>(root: &'a Root, dir: &OwnedFd, key: &str) -> Result<L
 
 /// `None` while another process has it.
 fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     loop {
-        let file = root.in_hidden(dir, "locks", || openat(dir, path, flags, FILE_MODE))?;
+        let file = match openat(dir, path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => match make(root, dir, path) {
+                Err(Errno::EXIST) => continue,
+                made => made?,
+            },
+            opened => opened?,
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::INTR) => continue,
             Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -66,4 +73,24 @@ fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Optio
             return Ok(Some(file));
         }
     }
+}
+
+/// A new lock file; `EXIST`: another has made it meanwhile. One that root makes for the folder's owner is his before it has its
+/// name: in between, his process could not open it.
+fn make(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = if heir(dir)?.is_some() {
+        let temp = root.temp_in(dup(dir)?)?;
+        root.in_hidden(dir, "locks", || temp.link(path))?;
+        // Held by this process until it is let go of, as any temporary file is.
+        dup(&temp.file)?
+    } else {
+        root.in_hidden(dir, "locks", || openat(dir, path, flags, FILE_MODE))?
+    };
+    root.note_made(path);
+    Ok(file)
+}
+
+fn dup(file: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    fcntl_dupfd_cloexec(file, 0)
 }

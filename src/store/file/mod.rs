@@ -5,7 +5,8 @@
 //! - an object is a plain file under its key's path (`key.rs`), or beside it while a folder has that name;
 //! - a put is seen whole or not at all: temporary file, sync, rename, sync of the folder (`write.rs`);
 //! - conditions hold across processes: whoever changes a key holds its lock (`key_lock.rs`);
-//! - etag and attributes travel with the file as an extended attribute (`object.rs`).
+//! - etag and attributes travel with the file as an extended attribute (`object.rs`);
+//! - what root makes belongs to the folder's owner (`ownership.rs`).
 //!
 //! It does not: create its own root, follow symbolic links below it, keep empty folders (the last object's removal
 //! takes them along), show what is neither a plain file nor a folder, or names that aren't UTF-8.
@@ -22,6 +23,9 @@ mod key_lock;
 mod list;
 mod object;
 mod object_place;
+#[cfg(test)]
+mod owner_tests;
+mod ownership;
 mod root;
 mod temp_file;
 #[cfg(test)]
@@ -158,7 +162,14 @@ impl Inner {
             BucketRequest::Put { key, body, attrs, when } => {
                 self.put(key, body, attrs.as_ref().unwrap_or(NO_ATTRS), when)?.into()
             }
-            BucketRequest::Delete { keys } => self.delete(keys)?.into(),
+            BucketRequest::Delete { keys } => {
+                self.delete(keys)?;
+                // A probe ends by deleting what it has put, and leaves nothing.
+                if cause == Cause::Probe {
+                    self.root.clear_what_was_made(&self.root.open()?);
+                }
+                ().into()
+            }
             BucketRequest::DeleteSame { objects } => self.delete_same(objects)?.into(),
             BucketRequest::List(list) => self.list(list)?.into(),
             BucketRequest::Copy { from, to, from_match, attrs, when } => {

@@ -2,12 +2,12 @@
 //! durable.
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Stat, fstat, fsync, mkdirat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Stat, fstat, fsync, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::key::{DISPLACED, KeyPath};
 use super::key_lock::lock_key;
-use super::root::{FOLDER_MODE, FileLife, Root, dir_life, make_dir, open_dir};
+use super::root::{FileLife, Root, dir_life, open_dir, present_ok};
 use crate::base::{Error, Kind, Result};
 
 /// How often a put starts over because others made and removed its folders meanwhile.
@@ -49,7 +49,7 @@ impl Root {
     fn make_folders(&self, root: &OwnedFd, path: &KeyPath) -> Result<()> {
         let doing = || format!("making the folder of {:?}", path.key());
         for (folder, key) in path.folders() {
-            match mkdirat(root, folder.as_str(), FOLDER_MODE) {
+            match self.make_dir(root, root, &folder) {
                 Ok(()) => continue,
                 // Removed meanwhile, or something that is no folder is on the way: the caller comes again.
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -83,10 +83,10 @@ impl Root {
             if kind_at(&dir, path.name())? != Some(FileType::RegularFile) {
                 return Ok(());
             }
-            make_dir(&dir, DISPLACED)?;
+            present_ok(self.make_dir(root, &dir, DISPLACED))?;
             let aside = open_dir(&dir, DISPLACED)?;
             renameat(&dir, path.name(), &aside, path.name())?;
-            make_dir(&dir, path.name())?;
+            present_ok(self.make_dir(root, &dir, path.name()))?;
             fsync(&aside)?;
             fsync(&dir)
         };
@@ -144,7 +144,8 @@ impl Root {
         match kind {
             None | Some(FileType::RegularFile) => Ok(Ok(Spot { dir, displaced: None })),
             Some(FileType::Directory) => {
-                let aside = make_dir(&dir, DISPLACED).and_then(|()| open_dir(&dir, DISPLACED));
+                let made = present_ok(self.make_dir(root, &dir, DISPLACED));
+                let aside = made.and_then(|()| open_dir(&dir, DISPLACED));
                 Ok(aside.map(|aside| Spot { dir, displaced: Some(aside) }))
             }
             Some(_) => Err(self.foreign(&path.path())),

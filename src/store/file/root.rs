@@ -5,6 +5,7 @@
 //! path meanwhile (the empty one under a disk that was unmounted) ever taken for it, once it was seen (`check`).
 //! Symbolic links below the root are neither followed nor objects.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, fgetxattr, fstat, fstatvfs, fsync,
-    makedev, mkdirat, openat, openat2, statx,
+    makedev, openat, openat2, statx,
 };
 use rustix::io::Errno;
 
@@ -24,6 +25,8 @@ use crate::base::{Error, Kind, Result};
 use crate::store::Space;
 
 const XATTR_PROBE: &str = "user.windlass.probe";
+/// How often hidden folders are made that others take away again.
+const HIDDEN_TURNS: usize = 100;
 
 /// A folder in one of its lives: device, inode and time of birth, where the filesystem keeps that. A folder made anew under
 /// an old name, maybe with its inode, has another time. Two disks that were formatted at one time differ by the device only.
@@ -54,6 +57,8 @@ pub(super) struct Root {
     /// One a lock file.
     pub(super) turns: Vec<Mutex<()>>,
     pub remembered: Remembered,
+    /// Lock files and hidden folders that this process has made.
+    pub(super) made: Mutex<BTreeSet<String>>,
 }
 
 /// Of folders and files that are made here: what is stored is its owner's alone. Others are let in by who owns it (`chmod`):
@@ -75,6 +80,10 @@ pub(super) fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
+pub(super) fn is_dir(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
 /// Absence is fine; everything else that goes wrong is told.
 pub(super) fn absent_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match out {
@@ -83,8 +92,9 @@ pub(super) fn absent_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
-pub(super) fn make_dir(root: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<()> {
-    match mkdirat(root, path, FOLDER_MODE) {
+/// That something is there already is fine.
+pub(super) fn present_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match out {
         Err(Errno::EXIST) => Ok(()),
         other => other,
     }
@@ -103,6 +113,7 @@ impl Root {
             tidied: AtomicBool::new(false),
             turns: (0..=u8::MAX).map(|_| Mutex::new(())).collect(),
             remembered: Mutex::new(lru::LruCache::new(room(16 << 10))),
+            made: Mutex::default(),
         }
     }
 
@@ -201,21 +212,28 @@ impl Root {
             .map_err(|e| self.failed("making its folder durable", e))
     }
 
-    /// Runs `open` again after making the hidden folder `inner`, when that wasn't there.
+    /// Runs `open` again after making the hidden folder `inner`, when that wasn't there. A probe that ends may take it away
+    /// meanwhile, as long as it is empty.
     pub(super) fn in_hidden<T>(
         &self,
         root: &OwnedFd,
         inner: &str,
         open: impl Fn() -> rustix::io::Result<T>,
     ) -> rustix::io::Result<T> {
-        match open() {
-            Err(Errno::NOENT) => {
-                make_dir(root, HIDDEN)?;
-                make_dir(root, format!("{HIDDEN}/{inner}"))?;
-                open()
+        for _ in 0..HIDDEN_TURNS {
+            match open() {
+                Err(Errno::NOENT) => {}
+                other => return other,
             }
-            other => other,
+            for path in [HIDDEN, &format!("{HIDDEN}/{inner}")] {
+                match self.make_dir(root, root, path) {
+                    Ok(()) => self.note_made(path),
+                    Err(Errno::EXIST | Errno::NOENT) => {}
+                    Err(e) => return Err(e),
+                }
+            }
         }
+        open()
     }
 
     /// Opens a file under the hidden folder, or makes that folder first.

@@ -7,13 +7,14 @@ use std::sync::atomic::Ordering;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fchmod, flock, fstat, openat, renameat, statat,
+    AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fchmod, flock, fstat, linkat, openat, renameat, statat,
     unlinkat,
 };
 use rustix::io::Errno;
 
 use super::key::HIDDEN;
-use super::root::{FILE_MODE, Root, is_file, open_dir};
+use super::ownership::give;
+use super::root::{FILE_MODE, Root, is_dir, is_file, open_dir};
 use crate::base::Result;
 use crate::base::known_time::age_ms;
 
@@ -30,6 +31,11 @@ pub(super) struct Temp {
 }
 
 impl Temp {
+    /// Gives it `name` below the root too; `EXIST`: something has that.
+    pub fn link(&self, name: &str) -> rustix::io::Result<()> {
+        linkat(&self.root, self.path.as_str(), &self.root, name, AtFlags::empty())
+    }
+
     /// Moves it to `name` in `dir`, over whatever file is there, whose permissions it takes.
     pub fn install(&mut self, dir: impl AsFd, name: &str) -> rustix::io::Result<()> {
         if let Ok(there) = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -61,17 +67,21 @@ fn lock(file: &OwnedFd) -> rustix::io::Result<()> {
 
 impl Root {
     pub fn temp(&self) -> Result<Temp> {
-        let root = self.open()?;
+        self.temp_in(self.open()?).map_err(|e| self.failed("making a temporary file", e))
+    }
+
+    pub(super) fn temp_in(&self, root: OwnedFd) -> rustix::io::Result<Temp> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let failed = |e| self.failed("making a temporary file", e);
         loop {
             let path = format!("{HIDDEN}/tmp/{:032x}", self.rt.random128());
             let open = || openat(&root, path.as_str(), flags, FILE_MODE);
-            let file = self.in_hidden(&root, "tmp", open).map_err(failed)?;
+            let file = self.in_hidden(&root, "tmp", open)?;
             // Another process that tidies may have found it before it was locked, and removed it.
             let taken = matches!(lock(&file), Err(Errno::WOULDBLOCK));
-            if !taken && fstat(&file).map_err(failed)?.st_nlink > 0 {
-                return Ok(Temp { root, file, path, moved: false });
+            if !taken && fstat(&file)?.st_nlink > 0 {
+                let temp = Temp { root, file, path, moved: false };
+                give(&temp.root, &temp.file)?;
+                return Ok(temp);
             }
         }
     }
@@ -90,6 +100,10 @@ impl Root {
             if held.is_some() {
                 let _ = unlinkat(root, path.as_str(), AtFlags::empty());
             }
+            // A folder that root was about to name.
+            if is_dir(&stat) && self.is_stale(&stat) && !matches!(path.rsplit('/').next(), Some("." | "..")) {
+                let _ = unlinkat(root, path.as_str(), AtFlags::REMOVEDIR);
+            }
         }
     }
 
@@ -100,11 +114,13 @@ impl Root {
         let left = match lock(&file) {
             Ok(()) => true,
             Err(Errno::WOULDBLOCK | Errno::INTR) => false,
-            Err(_) => {
-                let age = age_ms(stat.st_mtime.max(0) as u64 * 1000, self.rt.wall_ms());
-                age.is_some_and(|age| age > STALE_MS)
-            }
+            Err(_) => self.is_stale(stat),
         };
         left.then_some(file)
+    }
+
+    fn is_stale(&self, stat: &Stat) -> bool {
+        let age = age_ms(stat.st_mtime.max(0) as u64 * 1000, self.rt.wall_ms());
+        age.is_some_and(|age| age > STALE_MS)
     }
 }

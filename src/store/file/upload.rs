@@ -8,7 +8,7 @@
 //! Parts are not synced one by one: only the object that they become is durable.
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Dir, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, Dir, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::Inner;
 use super::key::{HIDDEN, KeyPath};
 use super::object::{Object, each_piece, etag_of, read_at, write_at, write_body, write_note};
-use super::root::{FOLDER_MODE, absent_ok, open_at, open_dir};
+use super::root::{absent_ok, open_at, open_dir};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Part, Put, When};
 
@@ -65,7 +65,7 @@ impl Inner {
         };
         let bytes = serde_json::to_vec(&about).expect("strings become JSON");
         let make = || -> rustix::io::Result<OwnedFd> {
-            mkdirat(&root, folder(&upload).as_str(), FOLDER_MODE)?;
+            self.root.make_dir(&root, &root, &folder(&upload))?;
             open_dir(&root, &folder(&upload))
         };
         let dir = make().map_err(|e| self.unwritten(key, e))?;
