@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::head_value::Head;
 use crate::base::rt::Disk;
-use crate::base::{Epoch, Result, ResultExt as _, Seq};
+use crate::base::{Epoch, Error, Kind, Result, ResultExt as _, Seq};
 
 const FORMAT: u32 = 1;
 const FILE_MAX: usize = 4096;
@@ -64,6 +64,26 @@ impl Confirmed {
     fn place(&self) -> String {
         format!("ownership {}, position {}", self.claimed.shown(), self.position)
     }
+}
+
+/// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head needs chunks that
+/// were deleted since, and nothing that is stored now would be found behind them.
+pub fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {
+    // Nor would what a data key has sealed be opened that such a head does not have.
+    if head.checkpoint.position >= position && head.data_keys().0 >= sealed_by {
+        return Ok(());
+    }
+    let why = match guesses {
+        0 => {
+            "the stores show an older state of this volume than was recorded from here: they were set back. Open it again to see \
+             what each of them shows"
+        }
+        _ => {
+            "the pool's stores were decided by guess (`pool force-recover`), and what they know of this volume is older than \
+             what was recorded from here; open it again to see what is left"
+        }
+    };
+    Err(Error::new(Kind::Fenced, why))
 }
 
 /// Where a head stands, for messages.

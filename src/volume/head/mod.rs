@@ -16,7 +16,7 @@ mod settings;
 mod transitions;
 
 pub use boot_trace::{BootTrace, Trace};
-pub use confirmed::{Floor, Record};
+pub use confirmed::{Floor, Record, is_no_older};
 pub use head_value::{Base, Checkpoint, Claim, CopyRound, End, Gate, Head, Move, RootRef};
 pub use holds::{Cloned, Locks, READERS};
 pub use info::{MirrorInfo, Parent, Rotation, SnapshotInfo, TakeOver, VolumeInfo};

@@ -10,7 +10,7 @@ use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, Result, Seq};
 use crate::keys::VolumeKey;
 use crate::store::Cause;
 use crate::volume::head::Stop;
-use crate::volume::head::{HandoverPolicy, Head, Move};
+use crate::volume::head::{HandoverPolicy, Head, Move, is_no_older};
 use crate::volume::session::Session;
 use crate::volume::space::Object;
 
@@ -242,24 +242,4 @@ impl Session {
             }
         }
     }
-}
-
-/// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head needs chunks that
-/// were deleted since, and nothing that is stored now would be found behind them.
-pub fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {
-    // Nor would what a data key has sealed be opened that such a head does not have.
-    if head.checkpoint.position >= position && head.data_keys().0 >= sealed_by {
-        return Ok(());
-    }
-    let why = match guesses {
-        0 => {
-            "the stores show an older state of this volume than was recorded from here: they were set back. Open it again to see \
-             what each of them shows"
-        }
-        _ => {
-            "the pool's stores were decided by guess (`pool force-recover`), and what they know of this volume is older than \
-             what was recorded from here; open it again to see what is left"
-        }
-    };
-    Err(Error::new(Kind::Fenced, why))
 }

@@ -7,7 +7,7 @@ mod journal_restart_signals;
 mod mend_journal;
 mod other_hosts;
 
-pub use confirm::{confirm, confirm_when_asked, is_no_older};
+pub use confirm::{confirm, confirm_when_asked};
 pub use confirm_rounds::ConfirmRounds;
 pub use flush::store_upto;
 pub use journal_restart_signals::JournalRestart;
