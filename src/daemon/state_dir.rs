@@ -172,9 +172,7 @@ impl StateDir {
         disk.lock(&path, &note).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => Error::new(
                 Kind::Owned,
-                format!(
-                    "the state folder {shown} is in use: {e}; stop that process or use another WINDLASS_HOME"
-                ),
+                format!("the state folder {shown} is in use: {e}, or use another WINDLASS_HOME"),
             ),
             _ => Error::from(e).context(format!("locking the state folder {shown}")),
         })

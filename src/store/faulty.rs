@@ -65,15 +65,15 @@ impl Faulty {
         n > 0 && self.rt.below(1000) < u64::from(n)
     }
 
-    fn draw(&self, faults: &StoreFaults) -> RequestFate {
+    fn draw(&self, faults: &StoreFaults, request: &BucketRequest) -> RequestFate {
         if let Some(fate) = self.script.lock().pop_front() {
             return fate;
         }
         match faults.reach {
-            Reach::Up => {}
+            reach if reach.swallows(request) => return RequestFate::Lost(None),
+            Reach::Up | Reach::Silent | Reach::Frozen => {}
             Reach::Refuses => return RequestFate::Failed(Kind::Unavailable),
             Reach::Denies => return RequestFate::Failed(Kind::Denied),
-            Reach::Silent => return RequestFate::Lost(None),
             Reach::Foreign => return RequestFate::Foreign,
         }
         if self.per_mille(faults.errors) {
@@ -130,7 +130,7 @@ impl Store for Faulty {
         async move {
             let faults = *self.faults.lock();
             let (url, pause) = (self.inner.url(), || self.rt.sleep(self.between(faults.latency)));
-            match self.draw(&faults) {
+            match self.draw(&faults, request) {
                 RequestFate::Answered => {
                     pause().await;
                     let out = self.land(request, faults.races, cause).await;

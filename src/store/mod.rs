@@ -323,6 +323,10 @@ pub trait Bucket: Store {
             None => None,
         }
     }
+    /// For how long no put has got on, where the bucket can tell that they hang. Gets may be answered all the while.
+    fn hangs(&self) -> Option<Duration> {
+        self.inner().and_then(|inner| inner.hangs())
+    }
     /// What its owner has set for the whole bucket. `None`: it is no bucket of a server.
     async fn rules(&self) -> Option<BucketRules> {
         match self.inner() {

@@ -31,6 +31,16 @@ pub enum Reach {
     /// Something else answers at its address: nothing arrives, and no answer says anything, of a put not even that it
     /// was not stored.
     Foreign,
+    /// Puts hang until the client gives up, and the bucket tells it; all else is answered. As a folder whose filesystem
+    /// is frozen.
+    Frozen,
+}
+
+impl Reach {
+    /// Whether a request gets no answer.
+    pub(super) fn swallows(self, request: &BucketRequest) -> bool {
+        self == Reach::Silent || self == Reach::Frozen && matches!(request, BucketRequest::Put { .. })
+    }
 }
 
 /// What goes wrong and how slow things are; changed while a run goes on.
@@ -136,12 +146,12 @@ impl SimStore {
         self.requests.load(Ordering::Relaxed)
     }
 
-    fn draw(&self, faults: &StoreFaults) -> RequestFate {
+    fn draw(&self, faults: &StoreFaults, request: &BucketRequest) -> RequestFate {
         let world = &self.world;
         match faults.reach {
-            Reach::Up => {}
+            reach if reach.swallows(request) => return RequestFate::Lost(None),
+            Reach::Up | Reach::Silent | Reach::Frozen => {}
             Reach::Refuses | Reach::Denies => return RequestFate::Failed,
-            Reach::Silent => return RequestFate::Lost(None),
             Reach::Foreign => return RequestFate::Foreign,
         }
         if world.per_mille(faults.errors) {
@@ -162,7 +172,7 @@ impl SimStore {
         let faults = *self.faults.lock();
         let url = self.contents.url();
         let pause = || self.world.latency(faults.latency.0, faults.latency.1);
-        match self.draw(&faults) {
+        match self.draw(&faults, request) {
             RequestFate::Answered => self.deliver(request, faults).await,
             RequestFate::Failed => {
                 self.wait(pause()).await;
@@ -261,9 +271,12 @@ impl Bucket for SimStore {
     async fn ahead_ms(&self) -> Option<Asked<i64>> {
         let StoreFaults { reach, ahead_ms, .. } = *self.faults.lock();
         match reach {
-            Reach::Up | Reach::Denies => ahead_ms.map(Ok),
+            Reach::Up | Reach::Denies | Reach::Frozen => ahead_ms.map(Ok),
             Reach::Refuses | Reach::Silent | Reach::Foreign => Some(Err("silent")),
         }
+    }
+    fn hangs(&self) -> Option<Duration> {
+        (self.faults.lock().reach == Reach::Frozen).then_some(Duration::from_secs(3))
     }
     fn server(&self) -> Option<Arc<str>> {
         self.faults.lock().server.map(Arc::from)

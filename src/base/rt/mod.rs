@@ -6,6 +6,7 @@
 pub mod direct;
 pub mod disk;
 pub mod link;
+mod lock_holder;
 mod real_disk;
 mod real_runtime;
 pub mod sim;

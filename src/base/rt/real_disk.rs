@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::direct;
 use super::disk::{Disk, DiskFile, DiskLock, OpenHow, write_zeros};
+use super::lock_holder;
 use super::write_parts::write_parts;
 
 thread_local! {
@@ -489,11 +490,11 @@ impl Disk for RealDisk {
             let mut file = open_real(&path, OpenHow::Create)?;
             match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Err(rustix::io::Errno::WOULDBLOCK) => {
-                    let holder = std::fs::read_to_string(&path).unwrap_or_default();
-                    return Err(io::Error::new(
-                        io::ErrorKind::WouldBlock,
-                        format!("{} is held by {}{}", path.display(), holder.trim(), cant_end(&holder)),
-                    ));
+                    let (note, seen) = (std::fs::read_to_string(&path).unwrap_or_default(), file.metadata()?);
+                    let since_ms = u64::try_from(seen.mtime()).unwrap_or(0).saturating_mul(1000);
+                    let holder = lock_holder::describe(seen.dev(), seen.ino(), &note, since_ms);
+                    let why = format!("{} is held by {holder}", path.display());
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
                 }
                 other => other?,
             }
@@ -517,23 +518,6 @@ impl Disk for RealDisk {
             Some(id.trim().to_owned()).filter(|id| !id.is_empty() && id.len() <= 64)
         };
         BOOT.get_or_init(read).clone()
-    }
-}
-
-/// What is said of a process that holds a lock and waits for a disk: it can't even be killed before the disk answers.
-fn cant_end(holder: &str) -> &'static str {
-    let number = holder.trim().strip_prefix("process ").and_then(|n| n.split_whitespace().next());
-    let Some(number) = number.and_then(|n| n.parse::<u32>().ok()) else { return "" };
-    let tasks = std::fs::read_dir(format!("/proc/{number}/task")).into_iter().flatten().flatten();
-    let waits = |task: std::fs::DirEntry| {
-        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        status.lines().any(|line| line.starts_with("State:") && line.contains("D (disk sleep)"))
-    };
-    match tasks.into_iter().any(waits) {
-        true => {
-            ", which waits for a disk that does not answer, and can't end before it does (a frozen or hung filesystem)"
-        }
-        false => "",
     }
 }
 
@@ -575,7 +559,7 @@ mod tests {
         let held = disk.lock(&sub.join("lock"), "pid 1").await.unwrap();
         let again = disk.lock(&sub.join("lock"), "pid 2").await.unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
-        assert!(again.to_string().contains("pid 1"));
+        assert!(again.to_string().contains(&format!("this process ({})", std::process::id())), "{again}");
         drop(held);
         disk.lock(&sub.join("lock"), "pid 3").await.unwrap();
         let file = File::open(sub.join("lock")).unwrap();

@@ -112,6 +112,10 @@ fn cure_of(pool: &Name, store: &StoreStatus, reason: &str) -> String {
         };
         return format!("{what}; it is tried again by itself");
     }
+    if says(&["its filesystem is frozen"]) {
+        let thaw = "thaw it (`fsfreeze --unfreeze` and its mount point)";
+        return format!("{thaw}, or bring its disk or server back; what waits then goes on");
+    }
     format!("it is tried again by itself, and `windlass doctor --pool {pool}` tries it now")
 }
 

@@ -147,6 +147,31 @@ fn a_silent_store_is_found_out_within_seconds_and_gives_up_what_waits() {
     });
 }
 
+/// Its label is answered all the while, and a put may take its time where the line is slow.
+#[test]
+fn a_store_whose_puts_hang_is_found_out_however_large_the_shards_are() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let one = chunk(1, &[4 << 20, 4 << 20]);
+        yard.stores[0].faults(|f| (f.reach, f.patience) = (Reach::Frozen, Duration::from_secs(3600)));
+        let upload = pool.put_chunk(one.clone());
+        yard.settle(3500).await;
+        assert_eq!((pool.out_for(Duration::from_secs(3)), upload.stored()), (1, 2));
+        upload.wait(2).await.unwrap();
+        let store = &pool.status().stores[0];
+        let reason = store.reason.clone().unwrap_or_default();
+        assert!(
+            store.state == StoreState::Failing && reason.contains("frozen"),
+            "{:?}: {reason}",
+            store.state
+        );
+        check(&pool, &one).await;
+        yard.reach(0, Reach::Up);
+        yard.settle(60_000).await;
+        assert_eq!((pool.out_for(Duration::ZERO), pool.pending()), (0, 0));
+    });
+}
+
 /// A link that is too slow is not a store that is down.
 #[test]
 fn a_slow_answer_among_quick_ones_is_no_outage() {

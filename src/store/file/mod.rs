@@ -13,7 +13,8 @@
 //!
 //! This is the one part above `base::rt` that calls the filesystem itself: the `Disk` seam has neither extended
 //! attributes nor shared locks, and the simulation uses `MemStore` instead. All calls run on worker threads, so many at a
-//! time that a folder which hangs (a network filesystem without its server) leaves enough of them to the others.
+//! time that a folder which hangs (a network filesystem without its server) leaves enough of them to the others. Where
+//! writes alone hang (`progress.rs`), they leave threads to reads, and are refused when too many wait.
 
 mod change_stamp;
 #[cfg(any(test, fuzzing))]
@@ -26,6 +27,7 @@ mod object_place;
 #[cfg(test)]
 mod owner_tests;
 mod ownership;
+mod progress;
 mod root;
 mod temp_file;
 #[cfg(test)]
@@ -35,6 +37,7 @@ mod write;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
@@ -43,6 +46,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::key::KeyPath;
 use self::object::read_at;
+use self::progress::Progress;
 use self::root::Root;
 use super::{
     Bucket, BucketAnswer, BucketRef, BucketRequest, ByteRange, Cause, Found, Head, NO_ATTRS, Space, Store,
@@ -53,17 +57,53 @@ use crate::base::{Error, Kind, Result};
 
 /// Calls under way at a time; the process has 512 worker threads for all that it does.
 const AT_ONCE: usize = 32;
+/// Those of them that change something, and the KiB that these carry: a thread that hangs keeps its bytes, also when
+/// nobody waits for it any more.
+const CHANGES_AT_ONCE: usize = 24;
+const KIB_AT_ONCE: u32 = 128 << 10;
+/// How often a call that waits for its turn looks whether puts hang.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct FileStore {
     inner: Arc<Inner>,
-    room: Arc<Semaphore>,
+    room: Room,
+}
+
+#[derive(Debug, Clone)]
+struct Room {
+    all: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
+    kib: Arc<Semaphore>,
+}
+
+impl Room {
+    fn new() -> Room {
+        let of = |n| Arc::new(Semaphore::new(n));
+        Room { all: of(AT_ONCE), changes: of(CHANGES_AT_ONCE), kib: of(KIB_AT_ONCE as usize) }
+    }
+
+    /// Held by the call itself, also when nobody waits for it any more. `changes`: it changes something, and carries so
+    /// many bytes.
+    async fn turn(&self, changes: Option<u64>) -> Vec<OwnedSemaphorePermit> {
+        let mut turn = Vec::new();
+        let kib =
+            changes.map(|bytes| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).min(KIB_AT_ONCE));
+        // In one order for all.
+        if let Some(kib) = kib {
+            turn.push(self.changes.clone().acquire_owned().await.expect("it is never closed"));
+            turn.push(self.kib.clone().acquire_many_owned(kib).await.expect("it is never closed"));
+        }
+        turn.push(self.all.clone().acquire_owned().await.expect("it is never closed"));
+        turn
+    }
 }
 
 #[derive(Debug)]
 struct Inner {
     root: Root,
+    puts: Progress,
 }
 
 impl FileStore {
@@ -86,26 +126,61 @@ impl FileStore {
 
     fn new(rt: &Rt, dir: &Path) -> FileStore {
         let url = StoreUrl::File { dir: dir.to_owned() }.to_string();
-        let room = Arc::new(Semaphore::new(AT_ONCE));
-        FileStore { inner: Arc::new(Inner { root: Root::new(rt, dir, url) }), room }
+        FileStore {
+            inner: Arc::new(Inner { root: Root::new(rt, dir, url), puts: Progress::default() }),
+            room: Room::new(),
+        }
     }
 
-    /// Held by the call itself, also when nobody waits for it any more.
-    async fn turn(&self) -> OwnedSemaphorePermit {
-        self.room.clone().acquire_owned().await.expect("it is never closed")
+    /// The turn of a call that changes something. An error while puts hang and have taken all turns: nothing was begun.
+    async fn turn_to_change(&self, bytes: u64) -> Result<Vec<OwnedSemaphorePermit>> {
+        let (rt, turn) = (&self.inner.root.rt, self.room.turn(Some(bytes)));
+        futures::pin_mut!(turn);
+        loop {
+            if let Some(turn) = rt.timeout(LOOK_EVERY, turn.as_mut()).await {
+                return Ok(turn);
+            }
+            if let Some(time) = self.inner.puts.hangs(rt.now()) {
+                let (url, s) = (&self.inner.root.url, time.as_secs());
+                let what = format!("store {url}: no write got on for {s} s, and no more may wait");
+                let why = format!("{what}: its filesystem is frozen, or its disk or server does not answer");
+                return Err(Error::new(Kind::Unavailable, why));
+            }
+        }
     }
 
-    /// Runs on a worker thread. Once begun, goes on to its end when the caller is dropped.
+    /// Runs on a worker thread what changes nothing.
     async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (inner, turn) = (self.inner.clone(), self.turn().await);
+        self.run_in(self.room.turn(None).await, job).await
+    }
+
+    /// Runs on a worker thread. Once begun, goes on to its end when the caller is dropped.
+    async fn run_in<T: Send + 'static>(
+        &self,
+        turn: Vec<OwnedSemaphorePermit>,
+        job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.inner.clone();
         let job = move || {
             let _turn = turn;
             job(&inner)
         };
         self.inner.root.rt.cpu(job).await?
+    }
+}
+
+/// How many bytes a request carries that changes something. `None`: it changes nothing.
+fn bytes_to_change(request: &BucketRequest) -> Option<u64> {
+    match request {
+        BucketRequest::Get { .. }
+        | BucketRequest::Head { .. }
+        | BucketRequest::List(_)
+        | BucketRequest::MultipartList { .. } => None,
+        BucketRequest::Put { body, .. } | BucketRequest::MultipartPut { body, .. } => Some(body.len() as u64),
+        _ => Some(0),
     }
 }
 
@@ -207,8 +282,12 @@ impl Store for FileStore {
             if let Some(out) = request.without_versions(self.url()) {
                 return out;
             }
+            let turn = match bytes_to_change(request) {
+                Some(bytes) => self.turn_to_change(bytes).await?,
+                None => self.room.turn(None).await,
+            };
             let asked = request.clone();
-            let out = self.run(move |inner| Ok(inner.answer(&asked, cause))).await;
+            let out = self.run_in(turn, move |inner| Ok(inner.answer(&asked, cause))).await;
             // A broken worker leaves a put's outcome open.
             out.unwrap_or_else(|e| request.unanswered(e))
         }
@@ -220,5 +299,8 @@ impl Store for FileStore {
 impl Bucket for FileStore {
     async fn space(&self) -> Option<Space> {
         self.run(|inner| inner.root.space()).await.ok()
+    }
+    fn hangs(&self) -> Option<Duration> {
+        self.inner.puts.hangs(self.inner.root.rt.now())
     }
 }

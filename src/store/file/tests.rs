@@ -469,3 +469,57 @@ async fn what_is_made_is_the_owners_alone_and_what_is_there_keeps_its_permission
     assert_eq!(mode("top"), 0o644);
     assert_eq!(yard.body("top").await.unwrap(), "3");
 }
+
+/// As on a filesystem that is frozen: writes wait in the kernel, reads are answered.
+#[tokio::test]
+#[allow(clippy::await_holding_lock)] // what waits for it are worker threads
+async fn puts_that_hang_leave_threads_to_reads_and_more_than_may_wait_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let rt = Rt::new(RealRuntime::current());
+    let store = FileStore::new(&rt, dir.path());
+    let put = |n: usize| {
+        let store = store.clone();
+        async move { store.put(&format!("k{n}"), Bytes::from_static(b"x"), When::Absent, WHY).await }
+    };
+    assert!(matches!(put(0).await, Ok(Put::Stored(_))));
+    let hang = store.inner.puts.hang.lock();
+    let stuck: Vec<_> = (1..=AT_ONCE).map(|n| rt.spawn(put(n))).collect();
+    let begun = rt.now();
+    while store.hangs().is_none() {
+        assert!(rt.now().since(begun) < Duration::from_secs(10), "it is never told");
+        rt.sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..2 * AT_ONCE {
+        let found = rt.timeout(Duration::from_secs(5), store.get("k0", WHOLE, WHY)).await;
+        assert!(found.expect("a read has a thread").unwrap().is_some());
+    }
+    let refused = rt.timeout(Duration::from_secs(5), put(99)).await.expect("it is refused").unwrap_err();
+    assert!(refused.is(Kind::Unavailable) && refused.to_string().contains("frozen"), "{refused}");
+    assert_eq!(store.room.all.available_permits(), AT_ONCE - CHANGES_AT_ONCE);
+    drop(hang);
+    for (n, put) in stuck.into_iter().enumerate() {
+        let out = put.await.unwrap();
+        // Those that found no turn were not begun.
+        let expected = if n < CHANGES_AT_ONCE { out.is_ok() } else { out.is_err() };
+        assert!(expected, "{n}: {out:?}");
+    }
+    assert_eq!(store.hangs(), None);
+    assert!(matches!(put(99).await, Ok(Put::Stored(_))), "it goes on by itself");
+}
+
+#[tokio::test]
+async fn the_bytes_that_threads_write_at_a_time_are_bounded() {
+    let rt = Rt::new(RealRuntime::current());
+    let room = Room::new();
+    let most = u64::from(KIB_AT_ONCE) << 10;
+    let soon = |bytes| rt.timeout(Duration::from_millis(50), room.turn(Some(bytes)));
+    let (one, other) = (room.turn(Some(most / 2)).await, room.turn(Some(most / 2)).await);
+    assert!(soon(1).await.is_none());
+    assert!(
+        soon(0).await.is_some() && rt.timeout(Duration::from_millis(50), room.turn(None)).await.is_some()
+    );
+    drop(one);
+    assert!(soon(1).await.is_some());
+    drop(other);
+    assert!(soon(u64::MAX).await.is_some(), "one that is larger than all goes alone");
+}

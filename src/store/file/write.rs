@@ -46,15 +46,19 @@ impl Inner {
 
     pub(super) fn put(&self, key: &str, body: &[u8], attrs: &Attrs, when: &When) -> Result<Put> {
         let path = KeyPath::of(key)?;
+        let step = self.puts.begin(&self.root.rt);
         // Spares writing what will be refused; the judgement that counts is made under the lock.
         if !self.allows(&self.root.open()?, &path, when)? {
             return Ok(Put::Refused);
         }
+        step.next(0);
         let temp = self.root.temp()?;
         let etag = etag_of(xxh3_128(body));
+        step.next(body.len() as u64);
         write_body(&temp.file, body)
             .and_then(|()| self.root.seal(&temp.file, &etag, attrs))
             .map_err(|e| self.unwritten(key, e))?;
+        step.next(0);
         self.commit(&path, temp, etag, when)
     }
 

@@ -81,3 +81,36 @@ fn a_write_that_would_have_to_claim_the_volume_fails_as_well() {
         assert!(v.read(0, 4096).await.unwrap() == bytes(2, 4096));
     });
 }
+
+/// A folder whose filesystem is frozen answers for its label and takes no put.
+#[test]
+fn a_flush_goes_on_without_a_store_whose_puts_hang_however_much_is_put() {
+    for seed in 0..3 {
+        run(11 + seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            site.stores[0].faults(|f| (f.reach, f.patience) = (Reach::Frozen, Duration::from_secs(3600)));
+            let mut longest = Duration::ZERO;
+            for round in 0..4 {
+                let began = life.rt.now();
+                for i in 0..8 {
+                    v.write(i * MIB, bytes(round * 8 + i, MIB as usize)).await.unwrap();
+                }
+                v.flush().await.unwrap();
+                longest = longest.max(life.rt.now().since(began));
+            }
+            assert!(longest < Duration::from_secs(6), "degrade-after is 3 s: {longest:?}");
+            assert!(life.volumes.info(&name("v")).await.unwrap().degraded);
+            site.stores[0].faults(|f| *f = crate::store::StoreFaults::default());
+            life.sleep(120_000).await;
+            assert!(!life.volumes.info(&name("v")).await.unwrap().degraded, "it is back");
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for i in 0..8 {
+                assert!(v.read(i * MIB, MIB).await.unwrap() == bytes(24 + i, MIB as usize), "{i}");
+            }
+        });
+    }
+}

@@ -28,6 +28,10 @@ const REQUEST_WAIT: Duration = Duration::from_secs(30);
 const BYTES_A_SECOND: u64 = 128 << 10;
 /// A put without an answer for so long, and so much longer for each byte: the store takes no writes for now.
 const SLOW_PUT: Duration = Duration::from_secs(3);
+/// From then on it is looked so often whether the puts of its bucket hang.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Why the puts of a bucket hang that can tell it.
+const HANGING_FOLDER: &str = "its filesystem is frozen, or its disk or server does not answer";
 
 /// A request under way. One that nobody waits for any more took at least as long: left out, a store would look the
 /// quicker the more often others are asked in its stead.
@@ -156,7 +160,8 @@ impl Member {
         let bytes = body.len() as u64;
         let start = self.rt.now();
         // Whatever ends the wait early, the put may have happened.
-        let out = self.told_when_slow(bytes, self.ask(bytes, None, bucket.put(key, body, when, cause))).await;
+        let put = self.ask(bytes, None, bucket.put(key, body, when, cause));
+        let out = self.told_when_slow(bucket, bytes, put).await;
         let out = out.unwrap_or_else(|e| Ok(Put::Unknown(e)));
         let why = match &out {
             Ok(Put::Unknown(e)) | Err(e) if is_trouble(e) => Some(e.to_string()),
@@ -173,20 +178,29 @@ impl Member {
     }
 
     /// A put that has no answer for long makes the store one that takes no writes, until one has: its label may answer all the
-    /// while, as that of a folder whose filesystem is frozen. The put goes on.
-    async fn told_when_slow<T>(&self, bytes: u64, put: impl Future<Output = T>) -> T {
+    /// while, as that of a folder whose filesystem is frozen. How long that is depends on the bytes that the line has to
+    /// carry, unless the bucket itself tells that its puts hang. The put goes on.
+    async fn told_when_slow<T>(&self, bucket: &BucketRef, bytes: u64, put: impl Future<Output = T>) -> T {
         let (start, slow) = (self.rt.now(), SLOW_PUT + Duration::from_secs(bytes / BYTES_A_SECOND));
         futures::pin_mut!(put);
-        match select(put, self.rt.sleep(slow)).await {
-            Either::Left((out, _)) => out,
-            Either::Right(((), put)) => {
-                let text =
-                    || (start, format!("store {} takes no writes: one has no answer for {slow:?}", self.url));
-                self.state.with(|s| {
-                    s.writes_failing.get_or_insert_with(text);
-                });
-                put.await
+        let mut wait = SLOW_PUT;
+        loop {
+            if let Some(out) = self.rt.timeout(wait, put.as_mut()).await {
+                return out;
             }
+            let why = match bucket.hangs() {
+                Some(time) => format!("none got on for {} s: {HANGING_FOLDER}", time.as_secs()),
+                None if self.rt.now().since(start) >= slow => format!("one has no answer for {slow:?}"),
+                None => {
+                    wait = LOOK_EVERY;
+                    continue;
+                }
+            };
+            self.state.with(|s| {
+                let text = || (start, format!("store {} takes no writes: {why}", self.url));
+                s.writes_failing.get_or_insert_with(text);
+            });
+            return put.await;
         }
     }
 
