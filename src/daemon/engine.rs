@@ -446,8 +446,14 @@ impl Engine {
             while let Some(state) = weak.upgrade().filter(|state| !state.stop.is_cancelled()) {
                 for (_, open) in state.pools.opened() {
                     // Each by itself: one whose stores hang holds up no other.
+                    let weak = weak.clone();
                     let work = async move {
-                        open.volumes.count_quota().await;
+                        if open.volumes.count_quota().await
+                            && let Some(state) = weak.upgrade()
+                        {
+                            // What is used by now may be told at once.
+                            state.capacities.look(&open).await;
+                        }
                         open.volumes.collect_for_quota().await;
                     };
                     rt.spawn(work).detach();

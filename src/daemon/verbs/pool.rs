@@ -294,7 +294,7 @@ pub async fn set(state: &EngineState, name: &Name, assignments: &[String]) -> Re
         true => super::trash::empty(&open).await.0,
         false => 0,
     };
-    if assignments.iter().any(|text| text.starts_with("quota=")) {
+    if assignments.iter().any(|text| text.starts_with("quota=") || text.starts_with("capacity=")) {
         open.pool.quota().ask();
     }
     let gone = (gone > 0).then(|| format!("removed from the trash for good: {gone}"));

@@ -7,11 +7,12 @@ use crate::volume::handle::Known;
 
 impl Volumes {
     /// Counts, when that is due, what all volumes of the pool store, those that are open here as they are now, and tells the pool what
-    /// its quota leaves. While nothing is written here nobody is asked. When it can't be counted now what was known stays.
-    pub async fn count_quota(&self) {
+    /// its quota leaves. While nothing is written here nobody is asked. When it can't be counted now what was known stays. True: it
+    /// was counted.
+    pub async fn count_quota(&self) -> bool {
         let (pool, rt) = (&self.engine.pool, &self.engine.rt);
         let (stored, unsent) = written_here(self);
-        let Some(count) = pool.quota().begin(rt.now(), stored + unsent) else { return };
+        let Some(count) = pool.quota().begin(rt.now(), stored + unsent) else { return false };
         let left = async {
             // Without a limit no store is asked.
             let settings = pool.settings();
@@ -25,10 +26,14 @@ impl Volumes {
             Ok::<_, Error>(pool.settings().quota_bytes.map(left))
         };
         match left.await {
-            Ok(left) => pool.quota().counted(rt.now(), count, left),
+            Ok(left) => {
+                pool.quota().counted(rt.now(), count, left);
+                true
+            }
             Err(error) => {
                 tracing::debug!(pool = %pool.name(), %error, "what the pool's quota leaves can't be counted now");
                 pool.quota().failed(rt.now(), count);
+                false
             }
         }
     }
