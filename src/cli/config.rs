@@ -143,27 +143,27 @@ async fn on_this_host(config: &Config, user: &DaemonUser) -> Vec<Wrong> {
 /// Whom a file's mode may let in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Opens {
-    ToOwner,
-    ToGroup,
-    ToAll,
+    Owner,
+    Group,
+    All,
 }
 
 /// Files with keys, passphrases and certificates, beside those of stores.
 fn named_files(config: &Config) -> Vec<(String, &Written<String>, Opens)> {
     let tls = &config.tls;
     let mut all = vec![
-        ("mirror_key".to_owned(), &config.top.mirror_key, Opens::ToOwner),
-        ("tls.cert".to_owned(), &tls.cert, Opens::ToAll),
-        ("tls.key".to_owned(), &tls.key, Opens::ToGroup),
-        ("tls.client_ca".to_owned(), &tls.client_ca, Opens::ToAll),
+        ("mirror_key".to_owned(), &config.top.mirror_key, Opens::Owner),
+        ("tls.cert".to_owned(), &tls.cert, Opens::All),
+        ("tls.key".to_owned(), &tls.key, Opens::Group),
+        ("tls.client_ca".to_owned(), &tls.client_ca, Opens::All),
     ];
     for (name, pool) in &config.pool {
-        all.push((format!("pool.{}.key_file", bare_or_quoted(name)), &pool.key_file, Opens::ToOwner));
+        all.push((format!("pool.{}.key_file", bare_or_quoted(name)), &pool.key_file, Opens::Owner));
     }
     for (path, volume) in &config.volume {
         let of = format!("volume.{}", bare_or_quoted(path));
-        all.push((format!("{of}.key_file"), &volume.key_file, Opens::ToOwner));
-        all.push((format!("{of}.passphrase_file"), &volume.passphrase_file, Opens::ToOwner));
+        all.push((format!("{of}.key_file"), &volume.key_file, Opens::Owner));
+        all.push((format!("{of}.passphrase_file"), &volume.passphrase_file, Opens::Owner));
     }
     all.into_iter().filter_map(|(key, file, opens)| Some((key, file.as_ref()?, opens))).collect()
 }
@@ -179,11 +179,11 @@ fn file_trouble(file: &Path, opens: Opens, user: &DaemonUser) -> Option<String> 
         return Some(format!("{} is no file here: correct the path, or put it there", file.display()));
     }
     let open = match opens {
-        Opens::ToOwner => check_private(file),
-        Opens::ToGroup => check_private_to_group(file),
-        Opens::ToAll => Ok(()),
+        Opens::Owner => check_private(file),
+        Opens::Group => check_private_to_group(file),
+        Opens::All => Ok(()),
     };
-    let holds = if opens == Opens::ToAll { Holds::Anything } else { Holds::Secret };
+    let holds = if opens == Opens::All { Holds::Anything } else { Holds::Secret };
     user.unread(file, holds).or_else(|| open.err().map(|why| why.to_string()))
 }
 
