@@ -153,7 +153,7 @@ fn a_store_whose_puts_hang_is_found_out_however_large_the_shards_are() {
     run("2+1", |yard| async move {
         let pool = yard.create().await.unwrap();
         let one = chunk(1, &[4 << 20, 4 << 20]);
-        yard.stores[0].faults(|f| (f.reach, f.patience) = (Reach::Frozen, Duration::from_secs(3600)));
+        yard.stores[0].faults(|f| (f.reach, f.patience) = (Reach::Frozen, Duration::from_secs(20)));
         let upload = pool.put_chunk(one.clone());
         yard.settle(3500).await;
         assert_eq!((pool.out_for(Duration::from_secs(3)), upload.stored()), (1, 2));
