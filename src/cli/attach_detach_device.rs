@@ -59,6 +59,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
     let name = disk.shows.to_string();
     let number = kernel.connect(wanted, &export, &sockets, PATIENCE, &name).await?;
     let maker = maker(Path::new(BLOCK), number);
+    let count = sockets.len();
     drop(sockets);
     let device = format!("/dev/nbd{number}");
     match global.json {
@@ -66,7 +67,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         false => output::line(&device),
     }
     detach_process::let_go(&home.device_log(), "ready")?;
-    Keeper { rt, home, kernel, losses, disk, held, name, number, maker }.run().await;
+    Keeper { rt, home, kernel, losses, disk, held, name, number, connections: count, maker }.run().await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,6 +105,8 @@ struct Keeper {
     held: Value,
     name: String,
     number: u32,
+    /// Made of so many connections.
+    connections: usize,
     maker: Option<String>,
 }
 
@@ -141,12 +144,16 @@ impl Keeper {
         }
     }
 
-    /// Until all that was lost is made up for, or the device is gone.
+    /// Until all that was lost is made up for, or the device is gone. One for each connection: the kernel drops those that it has no use
+    /// for, and does not say so.
     async fn mend(&self, device: &str) {
-        let mut told = String::new();
-        loop {
+        let (mut told, mut made) = (String::new(), 0);
+        while made < self.connections {
             match self.connect_one().await {
-                Ok(true) => tracing::info!(device, "connected anew"),
+                Ok(true) => {
+                    made += 1;
+                    tracing::info!(device, "connected anew");
+                }
                 Ok(false) => return,
                 Err(error) => {
                     let now = error.to_string();
@@ -163,7 +170,7 @@ impl Keeper {
         }
     }
 
-    /// False where the kernel needs no further one.
+    /// False where the device is gone.
     async fn connect_one(&self) -> Result<bool> {
         let (export, socket) = nbd::for_kernel(&self.disk.address, &self.disk.export).await?;
         // Another volume may have the name by now, or others have had the volume: what they have is none of this device's.

@@ -152,17 +152,17 @@ enum Opens {
 fn named_files(config: &Config) -> Vec<(String, &Written<String>, Opens)> {
     let tls = &config.tls;
     let mut all = vec![
-        ("mirror_key".to_owned(), &config.top.mirror_key, Opens::Owner),
+        ("mirror_key".to_owned(), &config.top.mirror_key, Opens::Group),
         ("tls.cert".to_owned(), &tls.cert, Opens::All),
         ("tls.key".to_owned(), &tls.key, Opens::Group),
         ("tls.client_ca".to_owned(), &tls.client_ca, Opens::All),
     ];
     for (name, pool) in &config.pool {
-        all.push((format!("pool.{}.key_file", bare_or_quoted(name)), &pool.key_file, Opens::Owner));
+        all.push((format!("pool.{}.key_file", bare_or_quoted(name)), &pool.key_file, Opens::Group));
     }
     for (path, volume) in &config.volume {
         let of = format!("volume.{}", bare_or_quoted(path));
-        all.push((format!("{of}.key_file"), &volume.key_file, Opens::Owner));
+        all.push((format!("{of}.key_file"), &volume.key_file, Opens::Group));
         all.push((format!("{of}.passphrase_file"), &volume.passphrase_file, Opens::Owner));
     }
     all.into_iter().filter_map(|(key, file, opens)| Some((key, file.as_ref()?, opens))).collect()
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!((fine[0].0, fine[0].1.as_str()), (9, "volume.\"tank/b\".passphrase_file"));
         assert!(fine[0].2.contains("is no file here"), "{fine:?}");
         let lines = |told: &[(usize, String, String)]| told.iter().map(|it| it.0).collect::<Vec<_>>();
-        assert_eq!(lines(&told(0o640).await), [5, 7, 9], "the group may have the key of [tls]");
+        assert_eq!(lines(&told(0o640).await), [9], "the group may have keys");
         let open = told(0o644).await;
         assert_eq!(lines(&open), [3, 5, 7, 9]);
         assert!(open[1].2.contains(&format!("mode 644, so others may read or change it: chmod 600 {key}")));

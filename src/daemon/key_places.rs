@@ -53,7 +53,8 @@ impl KeyPlace {
         keep_out_of_cores();
         match self {
             KeyPlace::KeyFile(file) => {
-                check_private(file)?;
+                check_private_to_group(file)?;
+                tell_of_group(file);
                 let bytes = read_file(disk, file).await?;
                 let key = Secret::read(&bytes).map_err(|e| e.context(file.display()))?;
                 Ok(Offered::Key(key))
@@ -78,9 +79,19 @@ pub fn check_private(file: &Path) -> Result<()> {
     check_mode(file, 0o066)
 }
 
-/// The same for a file that its group may read, as that of a server's key often may.
+/// The same for a file of a key, which its group may read: the daemon's user may be in that, and where an access list opens the
+/// file to one user the mode shows that as the group's.
 pub fn check_private_to_group(file: &Path) -> Result<()> {
     check_mode(file, 0o026)
+}
+
+fn tell_of_group(file: &Path) {
+    if rustix::fs::stat(file).is_ok_and(|found| found.st_mode & 0o040 != 0) && keeps_modes(file) {
+        tracing::warn!(
+            "{} may be read by its group too: `chmod 600` where nobody of it should",
+            file.display()
+        );
+    }
 }
 
 fn check_mode(file: &Path, of_others: u32) -> Result<()> {
@@ -257,11 +268,13 @@ mod tests {
         assert!(absent.is(Kind::Usage) && absent.to_string().contains("key"), "{absent}");
         std::fs::write(&file, [7; 32]).unwrap();
         let open_to = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        for mode in [0o644, 0o640, 0o602] {
+        for mode in [0o644, 0o660, 0o602] {
             open_to(mode);
             let refused = read(KeyPlace::KeyFile(file.clone())).await.unwrap_err();
             assert!(refused.is(Kind::Usage) && refused.to_string().contains("chmod 600"), "{refused}");
         }
+        open_to(0o640);
+        assert!(read(KeyPlace::KeyFile(file.clone())).await.is_ok(), "the daemon may be of its group");
         open_to(0o600);
         let Ok(Offered::Key(key)) = read(KeyPlace::KeyFile(file.clone())).await else { panic!("a key") };
         assert_eq!(key.bytes(), &[7; 32]);

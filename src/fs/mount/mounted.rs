@@ -1,5 +1,6 @@
 //! Puts a bucket's filesystem into the host's tree, and takes it out again.
 
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ const FUSE_MAGIC: i64 = 0x6573_5546;
 const AUTOFS_MAGIC: i64 = 0x0187;
 /// Unmounts for users who are not root.
 const FUSERMOUNT: &str = "fusermount3";
+/// As the kernel lists mounts of this program.
+const TYPE: &str = "fuse.windlass";
 
 /// How often and how long unmounting waits for those who are about to leave.
 const PATIENCE: u32 = 10;
@@ -391,9 +394,28 @@ fn is_dead(dir: &Path) -> bool {
     matches!(type_of(dir), Err(Errno::NOTCONN))
 }
 
+/// Whether the kernel lists the mount there as one of this program's: another's may be without its server for a while.
+fn is_ours(dir: &Path) -> bool {
+    let Ok(top) = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return false };
+    let text = |file: String| std::fs::read_to_string(file).unwrap_or_default();
+    let about = text(format!("/proc/self/fdinfo/{}", top.as_raw_fd()));
+    let id = about.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    is_type_of(&text("/proc/self/mountinfo".to_owned()), id, TYPE)
+}
+
+/// By the text of `/proc/PID/mountinfo`: the number of the mount is each line's first word, its type the first after a lone `-`.
+fn is_type_of(mountinfo: &str, id: &str, wanted: &str) -> bool {
+    let mut lines = mountinfo.lines().map(str::split_whitespace);
+    let line = lines.find_map(|mut words| (words.next() == Some(id)).then_some(words));
+    line.is_some_and(|mut words| words.any(|word| word == "-") && words.next() == Some(wanted))
+}
+
 /// Takes away a mount whose process has died (`Transport endpoint is not connected`). False: it is none.
 pub fn clear_dead(dir: &Path) -> Result<bool> {
     if !is_dead(dir) {
+        return Ok(false);
+    }
+    if !is_ours(dir) {
         return Ok(false);
     }
     let cleared = match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
@@ -428,6 +450,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_mounts_type_is_found_by_its_number() {
+        let text = "20 1 8:1 / / rw - ext4 /dev/sda rw\n42 20 0:35 / /m rw,nosuid shared:7 - fuse.windlass s3://b rw\n";
+        assert!(is_type_of(text, "42", TYPE) && is_type_of(text, "20", "ext4"));
+        assert!(!is_type_of(text, "20", TYPE) && !is_type_of(text, "4", TYPE) && !is_type_of(text, "", TYPE));
+        assert!(!is_ours(Path::new("/")));
+    }
 
     #[test]
     fn a_folder_with_files_is_not_covered_without_a_word() {

@@ -26,8 +26,13 @@ pub enum Compared {
     /// Nothing speaks against what a majority shows. The stores (indices) whose copies are older than the newest, or not there.
     Sound { older: Vec<usize> },
     /// A majority has forgotten what it promised, or is behind where the user takes that. What the stores show that did, and those that did not, by URL.
-    /// `above`: the highest number of a ballot that any of them has accepted.
-    SetBack { older: Vec<(String, Option<Bytes>)>, newer: Vec<(String, Option<Bytes>)>, above: u64 },
+    /// `above`: the highest number of a ballot that any of them has accepted. Not `proven`: nobody has forgotten a promise.
+    SetBack {
+        older: Vec<(String, Option<Bytes>)>,
+        newer: Vec<(String, Option<Bytes>)>,
+        above: u64,
+        proven: bool,
+    },
 }
 
 /// How far one acceptor has come.
@@ -44,13 +49,13 @@ fn is_older(heard: &Heard, (generation, accepted): (Generation, Ballot)) -> bool
         .is_some_and(|(own, promised, _)| own < generation || own == generation && promised < accepted)
 }
 
-fn show_both(older: Vec<&Heard>, newer: Vec<&Heard>, newest: Ballot) -> Compared {
+fn show_both(older: Vec<&Heard>, newer: Vec<&Heard>, newest: Ballot, proven: bool) -> Compared {
     let show = |heard: &Heard| {
         let value = heard.1.as_ref().ok().and_then(|object| object.as_ref()?.state.value.bytes.clone());
         (heard.0.url().to_owned(), value)
     };
     let all = |heard: Vec<&Heard>| heard.into_iter().map(show).collect();
-    Compared::SetBack { older: all(older), newer: all(newer), above: newest.number }
+    Compared::SetBack { older: all(older), newer: all(newer), above: newest.number, proven }
 }
 
 impl Register {
@@ -101,12 +106,11 @@ impl Register {
         if older.len() < enough {
             return Compared::Sound { older: older.iter().map(|(member, _)| member.index()).collect() };
         }
-        show_both(older, others, newest.1)
+        show_both(older, others, newest.1, true)
     }
 
-    /// The same for a user who takes what most stores show. `SetBack` also where a majority shows one state and another store the
-    /// one right after it, which nobody may have forgotten: what no majority shows was acknowledged to nobody, unless stores were
-    /// put back, and that is what the user consents to.
+    /// The same for a user who takes what most stores show. `SetBack`, not proven, also where a majority shows one state and another
+    /// store a newer one that nobody may have forgotten. What the newer one names tells which of them is the volume's.
     pub async fn compare_for_consent(&self, patience: Duration) -> Compared {
         let strictly = self.compare(patience).await;
         let heard = match strictly {
@@ -116,6 +120,7 @@ impl Register {
         let states =
             || heard.iter().filter_map(stage).map(|(generation, _, accepted)| (generation, accepted));
         let membership = self.shared.roster.current();
+        let is_now = |state: (Generation, Ballot)| state.0 == membership.generation;
         let is_most = |state: &_| states().filter(|other| other == state).count() >= membership.majority();
         let most = states().find(is_most).filter(|most| most.1 != Ballot::default());
         match (most, states().max()) {
@@ -125,7 +130,7 @@ impl Register {
                 let known = heard.iter().filter(|heard| stage(heard).is_some());
                 let (older, others) =
                     known.partition(|heard| stage(heard).is_some_and(|(_, _, accepted)| accepted <= most.1));
-                show_both(older, others, newest.1)
+                show_both(older, others, newest.1, false)
             }
             _ => strictly,
         }

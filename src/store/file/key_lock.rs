@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::thread::{Timespec, nanosleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::HIDDEN;
-use super::ownership::heir;
+use super::ownership::{heir, is_named};
 use super::root::{FILE_MODE, Root};
 use crate::base::{Error, Kind, Result};
 
@@ -69,7 +69,7 @@ fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Optio
             other => other?,
         }
         // A lock on a file that somebody removed meanwhile excludes nobody.
-        if fstat(&file)?.st_nlink > 0 {
+        if is_named(dir, path, &file)? {
             return Ok(Some(file));
         }
     }
@@ -79,16 +79,27 @@ fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Optio
 /// name: in between, his process could not open it.
 fn make(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = if heir(dir)?.is_some() {
-        let temp = root.temp_in(dup(dir)?)?;
-        root.in_hidden(dir, "locks", || temp.link(path))?;
-        // Held by this process until it is let go of, as any temporary file is.
-        dup(&temp.file)?
-    } else {
-        root.in_hidden(dir, "locks", || openat(dir, path, flags, FILE_MODE))?
+    let linked = match heir(dir)? {
+        Some(_) => linked(root, dir, path)?,
+        None => None,
+    };
+    let file = match linked {
+        Some(file) => file,
+        None => root.in_hidden(dir, "locks", || openat(dir, path, flags, FILE_MODE))?,
     };
     root.note_made(path);
     Ok(file)
+}
+
+/// `None` on a filesystem without hard links.
+fn linked(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
+    let temp = root.temp_in(dup(dir)?)?;
+    match root.in_hidden(dir, "locks", || temp.link(path)) {
+        // Held by this process until it is let go of, as any temporary file is.
+        Ok(()) => dup(&temp.file).map(Some),
+        Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 fn dup(file: &OwnedFd) -> rustix::io::Result<OwnedFd> {

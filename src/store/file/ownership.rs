@@ -5,8 +5,8 @@
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, chownat, fchown, flock, fstat, mkdirat, openat,
-    renameat, statat, unlinkat,
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, mkdirat, openat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -29,8 +29,19 @@ pub(super) fn heir(root: &OwnedFd) -> rustix::io::Result<Option<Owner>> {
 /// with root's, has decided that itself.
 pub(super) fn give(root: &OwnedFd, file: &OwnedFd) -> rustix::io::Result<()> {
     match heir(root)? {
-        Some((user, group)) if fstat(file)?.st_uid == 0 => fchown(file, user, group),
-        _ => Ok(()),
+        Some(owner) => give_to(owner, file),
+        None => Ok(()),
+    }
+}
+
+/// Where root may not give anything away (a container without that capability), what it makes stays its maker's.
+fn give_to((user, group): Owner, file: &OwnedFd) -> rustix::io::Result<()> {
+    if fstat(file)?.st_uid != 0 {
+        return Ok(());
+    }
+    match fchown(file, user, group) {
+        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => Ok(()),
+        given => given,
     }
 }
 
@@ -77,11 +88,10 @@ impl Root {
     }
 }
 
-fn give_dir(root: &OwnedFd, path: &str, (user, group): Owner) -> rustix::io::Result<()> {
-    match statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?.st_uid {
-        0 => chownat(root, path, user, group, AtFlags::SYMLINK_NOFOLLOW),
-        _ => Ok(()),
-    }
+/// By its descriptor: what has the name by now may be another's.
+fn give_dir(root: &OwnedFd, path: &str, owner: Owner) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    give_to(owner, &openat(root, path, flags, Mode::empty())?)
 }
 
 /// A lock file is removed by who holds its lock: whoever waits for it sees that the file has no name any more, and makes another.
@@ -92,8 +102,19 @@ fn remove(root: &OwnedFd, path: &str) -> rustix::io::Result<()> {
     let file = openat(root, path, OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     // Another file may have the name, where somebody else has removed this one.
-    match fstat(&file)?.st_nlink {
-        0 => Ok(()),
-        _ => unlinkat(root, path, AtFlags::empty()),
+    match is_named(root, path, &file)? {
+        true => unlinkat(root, path, AtFlags::empty()),
+        false => Ok(()),
+    }
+}
+
+/// Whether the file still has this name. The number of its names would not tell on a filesystem that gives a file which is removed
+/// while it is open another one (NFS).
+pub(super) fn is_named(root: &OwnedFd, path: &str, file: &OwnedFd) -> rustix::io::Result<bool> {
+    let open = fstat(file)?;
+    match statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (open.st_dev, open.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e),
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::key::HIDDEN;
-use super::ownership::give;
+use super::ownership::{give, is_named};
 use super::root::{FILE_MODE, Root, is_dir, is_file, open_dir};
 use crate::base::Result;
 use crate::base::known_time::age_ms;
@@ -78,7 +78,7 @@ impl Root {
             let file = self.in_hidden(&root, "tmp", open)?;
             // Another process that tidies may have found it before it was locked, and removed it.
             let taken = matches!(lock(&file), Err(Errno::WOULDBLOCK));
-            if !taken && fstat(&file)?.st_nlink > 0 {
+            if !taken && is_named(&root, &path, &file)? {
                 let temp = Temp { root, file, path, moved: false };
                 give(&temp.root, &temp.file)?;
                 return Ok(temp);

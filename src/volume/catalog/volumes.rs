@@ -514,10 +514,11 @@ impl Volumes {
     pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
         let began = self.engine.rt.now();
         let id = self.id(name).await?;
+        let mut notes = Vec::new();
         if accept_loss {
-            let (host, rt) = (&self.engine.host, &self.engine.rt);
-            let cell = self.engine.cell(id);
-            cell.take_what_most_show(host, Nonce(rt.random128()), rt.wall_ms()).await?;
+            let by = (&self.engine.host, Nonce(self.engine.rt.random128()), self.engine.rt.wall_ms());
+            let whole = async |head: &Head| self.engine.is_whole(head).await;
+            notes.extend(self.engine.cell(id).take_what_most_show(by, whole).await?);
             self.forget_newer(name, id).await?;
         }
         let head = self.head(name, id).await?;
@@ -527,13 +528,14 @@ impl Volumes {
             _ => false,
         });
         if head.active.released || mine {
-            return Ok(TakeOver { already: true, ..TakeOver::default() });
+            return Ok(TakeOver { already: true, notes, ..TakeOver::default() });
         }
         let from = head.active.owner.clone().filter(|h| h.id != self.engine.host.id);
         let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
         let Notes { said, guessed } = volume.take_notes();
         let given_up = accept_loss && head.is_mirrored_elsewhere(self.engine.host.id);
-        let mut done = TakeOver { already: from.is_none(), notes: said, ..TakeOver::default() };
+        notes.extend(said);
+        let mut done = TakeOver { already: from.is_none(), notes, ..TakeOver::default() };
         if let Some(host) = from {
             done.notes.push(match head.settings.flush {
                 FlushMode::Local => format!(

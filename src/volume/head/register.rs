@@ -122,15 +122,33 @@ impl HeadRegister {
         ))
     }
 
-    /// Where a majority was put back from a backup, or may have been, what that shows becomes the volume's on all stores: the user
-    /// takes it. The number of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn:
-    /// chunks are named by it.
-    pub async fn take_what_most_show(&self, host: &Host, nonce: Nonce, now_ms: u64) -> Result<()> {
-        let Compared::SetBack { newer, above, .. } = self.register.compare_for_consent(COMPARE).await else {
-            return Ok(());
+    /// Where a majority was put back from a backup, what that shows becomes the volume's on all stores: the user takes it. Where that is
+    /// not proven, it does so only if what a newer head names is gone (`whole`: `Corrupt`). What was put aside, for the user; `None`:
+    /// nothing.
+    ///
+    /// The number of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn: chunks are
+    /// named by it.
+    pub async fn take_what_most_show(
+        &self,
+        (host, nonce, now_ms): (&Host, Nonce, u64),
+        whole: impl AsyncFn(&Head) -> Result<()>,
+    ) -> Result<Option<String>> {
+        let Compared::SetBack { newer, above, proven, .. } = self.register.compare_for_consent(COMPARE).await
+        else {
+            return Ok(None);
         };
-        let heads = newer.iter().filter_map(|(_, value)| Head::decode(value.as_ref()?).ok());
-        let used = heads.map(|head| head.last_epoch()).max().unwrap_or_default();
+        let heads = newer.iter().filter_map(|(url, value)| Some((url, Head::decode(value.as_ref()?).ok()?)));
+        let heads: Vec<_> = heads.collect();
+        if !proven {
+            for (_, head) in &heads {
+                match whole(head).await {
+                    Ok(()) => return Ok(None),
+                    Err(e) if e.is(Kind::Corrupt) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let used = heads.iter().map(|(_, head)| head.last_epoch()).max().unwrap_or_default();
         let with_used = |value: &Bytes| {
             let mut head = Head::decode(value)?;
             if head.last_epoch() < used {
@@ -139,7 +157,12 @@ impl HeadRegister {
             }
             head.encode()
         };
-        self.register.choose_what_most_show(above, with_used).await
+        self.register.choose_what_most_show(above, with_used).await?;
+        let aside = heads.iter().map(|(url, head)| format!("{url}: {}", place(head))).collect::<Vec<_>>();
+        Ok(Some(format!(
+            "what most stores show was taken; put aside was what others show ({})",
+            aside.join("; ")
+        )))
     }
 
     /// The current head; `None` when the volume was never created.

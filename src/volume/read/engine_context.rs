@@ -16,6 +16,7 @@ use crate::journal::{self, JournalConfig};
 use crate::keys::{FamilyKeys, KeyAccess, OpenKeys, Secret};
 use crate::log::{InPack, Places, Reader};
 use crate::pool::Pool;
+use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::head::HeadRegister;
 use crate::volume::head::{Floor, Record};
@@ -236,6 +237,25 @@ impl EngineContext {
             false => Ok(view.books(head).await?.1),
         };
         self.consistent(cell, look).await
+    }
+
+    /// Whether what this head names as its checkpoint is in the stores, whatever memory has of it; asks no register.
+    ///
+    /// # Errors
+    /// `Corrupt`: it is gone. `Unavailable`: stores that may have it do not answer.
+    pub async fn is_whole(&self, head: &Head) -> Result<()> {
+        let Some(at) = head.checkpoint.tables.filter(|at| at.volume == head.own_index()) else {
+            return Ok(());
+        };
+        let id = ChunkId { volume: head.volume, epoch: at.epoch, seq: at.seq };
+        let (probe, k) =
+            (self.pool.probe(&id, &head.witnesses, Cause::Checkpoint).await, self.pool.layout().k());
+        let (kind, why) = match probe.readable() {
+            readable if readable >= k => return Ok(()),
+            readable if readable + probe.unknown < k => (Kind::Corrupt, "is gone"),
+            _ => (Kind::Unavailable, "can't be told to be there, as too few stores answer: bring them back"),
+        };
+        Err(Error::new(kind, format!("what the newest head of volume {} names {why}", head.volume)))
     }
 
     async fn consistent<T>(

@@ -262,13 +262,50 @@ fn where_one_store_is_one_head_ahead_the_user_gets_what_most_show() {
             site.stores[store].contents().exchange(backup[store].clone());
         }
         let other = site.machine(2).start().await;
-        other.volumes.take_over(&name("v"), true).await.unwrap();
+        let told = other.volumes.take_over(&name("v"), true).await.unwrap();
+        assert!(
+            told.notes.iter().any(|note| note.contains("put aside was what others show")),
+            "{:?}",
+            told.notes
+        );
         let v = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         all_read(&v, 1).await;
         v.write(0, bytes(9, 4096)).await.unwrap();
         v.flush().await.unwrap();
         let found = other.volumes.engine().pool.scrub(&other.volumes, ScrubOptions::default(), &|_| {}).await;
         assert!(found.unwrap().rotten.is_empty());
+    });
+}
+
+/// A store was away for one head, and another one's register alone was put back: most show the older head, and nothing of the newer one
+/// is gone. It stays, whatever the user consents to for another reason.
+#[test]
+fn where_the_newer_head_can_be_read_consent_to_loss_loses_nothing() {
+    run(346, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        write_all(&v, 1).await;
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        session.checkpoint(&[]).await.unwrap();
+        life.sleep(5_000).await;
+        let key = crate::pool::register_key(crate::base::RegisterId(v.id().0));
+        let copies = [0, 1].map(|store| {
+            let mut copy = Vec::new();
+            assert!(site.stores[store].contents().rot(&key, |bytes| copy.clone_from(bytes)));
+            copy
+        });
+        write_all(&v, 2).await;
+        session.checkpoint(&[]).await.unwrap();
+        life.sleep(2_000).await;
+        drop((v, session));
+        drop(life.crash());
+        for (store, copy) in copies.iter().enumerate() {
+            assert!(site.stores[store].contents().rot(&key, |bytes| bytes.clone_from(copy)));
+        }
+        let other = site.machine(2).start().await;
+        other.volumes.take_over(&name("v"), true).await.unwrap();
+        let v = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+        all_read(&v, 2).await;
     });
 }
 
