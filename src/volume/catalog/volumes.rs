@@ -516,9 +516,7 @@ impl Volumes {
         let id = self.id(name).await?;
         let mut notes = Vec::new();
         if accept_loss {
-            let by = (&self.engine.host, Nonce(self.engine.rt.random128()), self.engine.rt.wall_ms());
-            let whole = async |head: &Head| self.engine.is_whole(head).await;
-            notes.extend(self.engine.cell(id).take_what_most_show(by, whole).await?);
+            notes.extend(self.take_what_most_show(id).await?);
             self.forget_newer(name, id).await?;
         }
         let head = self.head(name, id).await?;
@@ -560,6 +558,24 @@ impl Volumes {
         }
         done.took_ms = self.engine.rt.now().since(began).as_millis() as u64;
         Ok(done)
+    }
+
+    /// By consent to loss. Where it is not proven that most stores were put back, what they show is taken only if what a newer head
+    /// names is gone. What was put aside, if anything.
+    async fn take_what_most_show(&self, id: VolumeId) -> Result<Option<String>> {
+        let cell = self.engine.cell(id);
+        let Some(ahead) = cell.ahead_of_most().await else { return Ok(None) };
+        if !ahead.proven {
+            for (_, head) in &ahead.heads {
+                match self.engine.is_whole(head).await {
+                    Ok(()) => return Ok(None),
+                    Err(e) if e.is(Kind::Corrupt) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        let by = (&self.engine.host, Nonce(self.engine.rt.random128()), self.engine.rt.wall_ms());
+        cell.take_what_most_show(ahead, by).await.map(Some)
     }
 
     /// The user takes what the stores show. What is open here has seen a newer state and would refuse the older one as long as

@@ -32,6 +32,16 @@ fn missing() -> Error {
     Error::new(Kind::NotFound, "the volume has no description in the pool (its creation was never finished)")
 }
 
+/// See `HeadRegister::ahead_of_most`.
+#[derive(Debug)]
+pub struct AheadOfMost {
+    /// By the stores' URLs.
+    pub heads: Vec<(String, Head)>,
+    /// Most stores were put back for certain.
+    pub proven: bool,
+    above: u64,
+}
+
 impl HeadRegister {
     pub fn new(register: Register) -> HeadRegister {
         HeadRegister { register, floor: Floor::default(), vetoed: Arc::default() }
@@ -122,32 +132,25 @@ impl HeadRegister {
         ))
     }
 
-    /// Where a majority was put back from a backup, what that shows becomes the volume's on all stores: the user takes it. Where that is
-    /// not proven, it does so only if what a newer head names is gone (`whole`: `Corrupt`). What was put aside, for the user; `None`:
-    /// nothing.
+    /// What stores show that are ahead of what most show, for a user who takes that. `None`: nothing.
+    pub async fn ahead_of_most(&self) -> Option<AheadOfMost> {
+        let Compared::SetBack { newer, above, proven, .. } = self.register.compare_for_consent(COMPARE).await
+        else {
+            return None;
+        };
+        let heads = newer.into_iter().filter_map(|(url, value)| Some((url, Head::decode(&value?).ok()?)));
+        Some(AheadOfMost { heads: heads.collect(), above, proven })
+    }
+
+    /// What most stores show becomes the volume's on all of them, over what is ahead of it. What was put aside, for the user.
     ///
     /// The number of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn: chunks are
     /// named by it.
     pub async fn take_what_most_show(
         &self,
+        AheadOfMost { heads, above, .. }: AheadOfMost,
         (host, nonce, now_ms): (&Host, Nonce, u64),
-        whole: impl AsyncFn(&Head) -> Result<()>,
-    ) -> Result<Option<String>> {
-        let Compared::SetBack { newer, above, proven, .. } = self.register.compare_for_consent(COMPARE).await
-        else {
-            return Ok(None);
-        };
-        let heads = newer.iter().filter_map(|(url, value)| Some((url, Head::decode(value.as_ref()?).ok()?)));
-        let heads: Vec<_> = heads.collect();
-        if !proven {
-            for (_, head) in &heads {
-                match whole(head).await {
-                    Ok(()) => return Ok(None),
-                    Err(e) if e.is(Kind::Corrupt) => {}
-                    Err(e) => return Err(e),
-                }
-            }
-        }
+    ) -> Result<String> {
         let used = heads.iter().map(|(_, head)| head.last_epoch()).max().unwrap_or_default();
         let with_used = |value: &Bytes| {
             let mut head = Head::decode(value)?;
@@ -159,10 +162,7 @@ impl HeadRegister {
         };
         self.register.choose_what_most_show(above, with_used).await?;
         let aside = heads.iter().map(|(url, head)| format!("{url}: {}", place(head))).collect::<Vec<_>>();
-        Ok(Some(format!(
-            "what most stores show was taken; put aside was what others show ({})",
-            aside.join("; ")
-        )))
+        Ok(format!("what most stores show was taken; put aside was what others show ({})", aside.join("; ")))
     }
 
     /// The current head; `None` when the volume was never created.
