@@ -125,7 +125,7 @@ impl Register {
         let most = states().find(is_most).filter(|most| most.1 != Ballot::default());
         match (most, states().max()) {
             (Some(most), Some(newest))
-                if membership.given_up.is_empty() && most.0 == newest.0 && most < newest =>
+                if membership.given_up.is_empty() && is_now(most) && is_now(newest) && most < newest =>
             {
                 let known = heard.iter().filter(|heard| stage(heard).is_some());
                 let (older, others) =

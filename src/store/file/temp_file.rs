@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fchmod, flock, fstat, linkat, openat, renameat, statat,
+    AtFlags, Dir, FlockOperation, Mode, OFlags, Stat, fchmod, flock, linkat, openat, renameat, statat,
     unlinkat,
 };
 use rustix::io::Errno;
