@@ -128,8 +128,9 @@ impl Keeper {
             if lost {
                 tracing::warn!(device, export = self.disk.export, "a connection is lost");
                 self.mend(&device).await;
-            } else if let Ok(held) = ask_held(&self.rt, &self.home, &self.disk, Some(&self.held)).await {
-                // It may have become this host's since, by the device's first write.
+            }
+            // It may have become this host's since, by the device's first write. Losses may come for as long as the daemon lives.
+            if let Ok(held) = ask_held(&self.rt, &self.home, &self.disk, Some(&self.held)).await {
                 self.held = held;
             }
         }
