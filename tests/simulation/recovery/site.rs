@@ -386,6 +386,9 @@ impl Site {
         {
             self.note(|| format!("the disk of {} is mounted again", way.near.url()));
             way.near.contents().exchange(disk);
+            // That disk is of before.
+            let url = way.near.url();
+            self.generations.lock().retain(|(place, _), _| place != url);
         }
         for way in self.ways() {
             let gone = self.plan.loss == Loss::Gone && self.is_lost(way.near.url());
