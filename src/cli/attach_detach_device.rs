@@ -58,6 +58,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
     let name = disk.shows.to_string();
     let number = kernel.connect(wanted, &export, &sockets, PATIENCE, &name).await?;
     let maker = maker(Path::new(BLOCK), number);
+    let connections = sockets.len();
     drop(sockets);
     let device = format!("/dev/nbd{number}");
     match global.json {
@@ -65,9 +66,19 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         false => output::line(&device),
     }
     detach_process::let_go(&home.device_log(), "ready")?;
-    Keeper { rt: Rt::new(RealRuntime::current()), home, kernel, losses, disk, name, number, maker }
-        .run()
-        .await;
+    Keeper {
+        rt: Rt::new(RealRuntime::current()),
+        home,
+        kernel,
+        losses,
+        disk,
+        name,
+        number,
+        connections,
+        maker,
+    }
+    .run()
+    .await;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,6 +105,7 @@ struct Keeper {
     disk: Disk,
     name: String,
     number: u32,
+    connections: usize,
     maker: Option<String>,
 }
 
@@ -128,12 +140,16 @@ impl Keeper {
         }
     }
 
-    /// Until all that was lost is made up for, or the device is gone.
+    /// Until all that was lost is made up for, or the device is gone. Once for each connection: the kernel drops a socket that it
+    /// has no use for, and does not say so.
     async fn mend(&self, device: &str) {
-        let mut told = String::new();
-        loop {
+        let (mut told, mut made) = (String::new(), 0);
+        while made < self.connections {
             match self.connect_one().await {
-                Ok(true) => tracing::info!(device, "connected anew"),
+                Ok(true) => {
+                    made += 1;
+                    tracing::info!(device, "connected anew");
+                }
                 Ok(false) => return,
                 Err(error) => {
                     let now = error.to_string();
@@ -150,7 +166,7 @@ impl Keeper {
         }
     }
 
-    /// False where the kernel needs no further one.
+    /// False where the device is gone.
     async fn connect_one(&self) -> Result<bool> {
         // Another volume may have the name by now: its bytes are none of this device's.
         let serial = self.serial().await?;

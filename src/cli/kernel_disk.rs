@@ -105,8 +105,8 @@ impl KernelDisks {
         told.iter().find_map(index).ok_or_else(|| Error::new(Kind::Invalid, "the kernel names no device"))
     }
 
-    /// Gives a device sockets in the place of dead ones, and the export's size. False where none is dead, or the device is
-    /// gone.
+    /// Gives a device a socket in the place of a dead one, and the export's size. False where the device is gone. Where none is
+    /// dead the kernel drops the socket, and answers as if it had taken it.
     pub async fn reconnect(&self, number: u32, export: &Info, socket: &OwnedFd, name: &str) -> Result<bool> {
         let asked = vec![
             attribute(attribute::INDEX, number)?,
