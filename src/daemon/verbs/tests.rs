@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::config::Config;
@@ -708,8 +709,13 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// Writes and reads back until it is stopped; how many requests there were, and the longest wait of one.
-async fn load(rt: Rt, client: crate::nbd::Client, stop: CancellationToken) -> (u64, Duration) {
+/// Writes and reads back until it is stopped; tells how many requests there were, and gives the longest wait of one.
+async fn load(
+    rt: Rt,
+    client: crate::nbd::Client,
+    stop: CancellationToken,
+    told: watch::Sender<u64>,
+) -> Duration {
     let (mut requests, mut longest) = (0, Duration::ZERO);
     while !stop.is_cancelled() {
         let (data, offset) = (Bytes::from(vec![requests as u8 | 1; 8192]), requests % 100 * 8192);
@@ -718,9 +724,16 @@ async fn load(rt: Rt, client: crate::nbd::Client, stop: CancellationToken) -> (u
         assert_eq!(client.read(offset, 8192).await.unwrap(), data);
         longest = longest.max(rt.now().since(began));
         requests += 1;
+        told.send_replace(requests);
         rt.sleep(Duration::from_micros(500)).await;
     }
-    (requests, longest)
+    longest
+}
+
+/// Waits until a few requests more were answered, begun and ended under this daemon.
+async fn some_more(requests: &mut watch::Receiver<u64>) {
+    let until = *requests.borrow() + 8;
+    requests.wait_for(|done| *done >= until).await.expect("the client has noticed nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -736,7 +749,8 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     make_volume(engine.state(), "p/v").await;
     let (address, stop) = (engine.state().nbd_addresses()[0].clone(), CancellationToken::new());
     let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
-    let load = rt.spawn(load(rt.clone(), client, stop.clone()));
+    let (told, mut requests) = watch::channel(0);
+    let load = rt.spawn(load(rt.clone(), client, stop.clone(), told));
     let ask = |format, to: &Path| {
         let (version, socket) = ("test".to_owned(), to.display().to_string());
         Verb::HandOver(HandOver { format, version, socket })
@@ -746,7 +760,7 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     assert!(refused.is(Kind::Unsupported), "{refused}");
     for round in 0..3 {
         engine.run(ask(FORMAT, &nowhere), ProgressSink::none()).await.unwrap_err();
-        rt.sleep(Duration::from_millis(100)).await;
+        some_more(&mut requests).await;
         let path = home.handover(round).unwrap();
         let receiver = Receiver::listen(&path).unwrap();
         let took = async {
@@ -764,12 +778,11 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
         engine =
             start(Options { handed_over: HandedOver::new(servers, None), ..options.clone() }).await.unwrap();
         assert_eq!(engine.state().nbd_addresses(), std::slice::from_ref(&address));
-        rt.sleep(Duration::from_millis(100)).await;
+        some_more(&mut requests).await;
     }
     stop.cancel();
-    let (requests, longest) = load.await.expect("the client has noticed nothing");
-    eprintln!("{requests} requests, longest wait {longest:?}");
-    assert!(requests > 20 && longest < Duration::from_secs(10), "{requests} requests, {longest:?}");
+    let longest = load.await.expect("the client has noticed nothing");
+    eprintln!("{} requests, longest wait {longest:?}", *requests.borrow());
     engine.shutdown().await.unwrap();
 }
 

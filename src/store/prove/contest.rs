@@ -22,10 +22,13 @@ const THROTTLED_ROUNDS: usize = 2;
 /// Between the last write of a key and those who come together.
 const THROTTLED_REST: Duration = Duration::from_millis(1500);
 
-/// Where rounds take long, so many are enough by then: a server whose writers wait for each other takes them in turn (SeaweedFS has a
-/// writer that found the key's lock taken try again a second later).
-const SLOW_ROUNDS: usize = 2;
-const SLOW: Duration = Duration::from_secs(3);
+/// Where writers who come together wait for each other, so many rounds are enough by then: the server takes them in turn (SeaweedFS
+/// has a writer that found the key's lock taken try again a second later).
+const IN_TURN_ROUNDS: usize = 2;
+const IN_TURN: Duration = Duration::from_secs(3);
+/// Writers wait for each other where one of them waits so much longer than one alone, and so long.
+const IN_TURN_FACTOR: u32 = 4;
+const IN_TURN_MIN: Duration = Duration::from_millis(500);
 
 /// What became of a round's writers.
 struct Round {
@@ -74,6 +77,16 @@ impl Round {
     }
 }
 
+/// How a server takes writers who come together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Together,
+    /// One after another; the others wait.
+    InTurn,
+    /// All were turned away for a write before them.
+    TurnedAway,
+}
+
 /// What a round's object is, and what its writers ask for.
 struct Start {
     key: String,
@@ -106,22 +119,27 @@ impl Start {
 
 /// Rounds of a promise that is contended: how many told something, and what they have shown.
 pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usize, Verdict)> {
-    let (begun, mut rounds, mut untold, mut throttled) = (trial.rt.now(), 0, 0, false);
-    let goes_on = |rounds, throttled| match throttled {
+    let (begun, mut rounds, mut untold) = (trial.rt.now(), 0, 0);
+    let (mut throttled, mut in_turn) = (false, 0);
+    let goes_on = |rounds, throttled, in_turn| match throttled {
         true => rounds < THROTTLED_ROUNDS,
         false => {
             let took = trial.rt.now().since(begun);
-            let enough = if took < SLOW { trial.effort.rounds } else { trial.effort.rounds.min(SLOW_ROUNDS) };
+            let enough =
+                if took >= IN_TURN && in_turn >= IN_TURN_ROUNDS { in_turn } else { trial.effort.rounds };
             rounds < enough || took < trial.effort.time
         }
     };
-    while goes_on(rounds, throttled) {
+    while goes_on(rounds, throttled, in_turn) {
         let writers = if throttled { THROTTLED_WRITERS.min(trial.writers()) } else { trial.writers() };
         let rest = if throttled { THROTTLED_REST } else { Duration::ZERO };
-        let (verdict, turned_away) = round(trial, promise, (rounds + 1, writers), rest).await?;
-        throttled |= turned_away;
+        let (verdict, pace) = round(trial, promise, (rounds + 1, writers), rest).await?;
+        throttled |= pace == Pace::TurnedAway;
         match verdict {
-            Verdict::Held => rounds += 1,
+            Verdict::Held => {
+                rounds += 1;
+                in_turn += usize::from(pace == Pace::InTurn);
+            }
             Verdict::Untold(_) if untold < UNTOLD_MAX => untold += 1,
             verdict => return Ok((rounds, verdict)),
         }
@@ -129,22 +147,31 @@ pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usiz
     Ok((rounds, Verdict::Held))
 }
 
-/// What so many writers have shown, and whether all were turned away.
+/// What so many writers have shown, and how they were taken.
 async fn round(
     trial: &Trial<'_>,
     promise: Promise,
     (number, writers): (usize, usize),
     rest: Duration,
-) -> Result<(Verdict, bool)> {
+) -> Result<(Verdict, Pace)> {
     let start = Start::of(trial, promise).await?;
+    let alone = trial.rt.now();
+    trial.make(&trial.fresh_key(), &trial.body()).await?;
+    let alone = trial.rt.now().since(alone);
     trial.rt.sleep(rest).await;
     let bodies: Vec<Bytes> = (0..writers).map(|_| trial.body()).collect();
     let puts = bodies.iter().enumerate().map(|(writer, body)| {
         trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe)
     });
+    let together = trial.rt.now();
     let round = Round::of(join_all(puts).await);
-    let turned_away = round.turned_away();
-    Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, turned_away))
+    let together = trial.rt.now().since(together);
+    let pace = match round.turned_away() {
+        true => Pace::TurnedAway,
+        false if together >= IN_TURN_MIN && together >= alone * IN_TURN_FACTOR => Pace::InTurn,
+        false => Pace::Together,
+    };
+    Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, pace))
 }
 
 async fn judged(
