@@ -50,6 +50,8 @@ async fn template(site: &mut Site) {
     for i in 0..CLONES {
         writer.volumes.clone_snapshot(&name("t"), &name("s"), &clone_name(i)).await.unwrap();
     }
+    // The last heads are brought to all stores.
+    writer.sleep(5_000).await;
     writer.process.kill();
     let half = Duration::from_millis(10);
     site.stores.iter().for_each(|s| s.faults(|f| f.latency = (half, half)));

@@ -353,6 +353,7 @@ fn a_host_that_was_shut_out_midway_moves_nothing() {
             site.stores.iter().chain(&there.stores).for_each(|s| s.faults(|f| f.latency = latency));
             let volume = host.from.volumes.open(&v, OpenMode::Normal).await.unwrap();
             volume.write(40 * MIB, bytes(1, 3 * MIB as usize)).await.unwrap();
+            volume.flush().await.unwrap();
             let mut load = Load::start(&host.from, volume, witness.clone(), 10);
             let taken = async {
                 other.from.sleep(world.below(if seed % 2 == 0 { 600 } else { 6_000 })).await;
