@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use windlass::base::rt::Task;
 use windlass::base::rt::sim::World;
 use windlass::base::{Epoch, Kind, Name, VolumeId};
 use windlass::volume::{
@@ -55,6 +56,8 @@ struct Course {
     clients: Vec<Client>,
     readers: Vec<Reader>,
     backup: Option<(Copies, BTreeMap<VolumeId, Truth>)>,
+    /// B's tries to open what A has.
+    knocks: Vec<Task<()>>,
     tag: u32,
     names: u32,
     hosts: u128,
@@ -79,6 +82,7 @@ pub async fn run(world: World) {
         clients: Vec::new(),
         readers: Vec::new(),
         backup: None,
+        knocks: Vec::new(),
         tag: 0,
         names: 0,
         hosts: 2,
@@ -304,6 +308,8 @@ impl Course {
     }
 
     async fn create_another(&mut self, called: Name) {
+        // Who opens it by its name while B lets go of it has it then.
+        self.end_knocks().await;
         if self.volumes.values().filter(|truth| truth.name.is_some()).count() < 4 {
             self.create(called.clone()).await;
             let (id, _) = self.volumes.iter().find(|(_, t)| t.name.as_ref() == Some(&called)).unwrap();
@@ -349,7 +355,7 @@ impl Course {
     async fn a_is_replaced(&mut self) {
         let stays = self.chance(5);
         self.note(|| format!("A's daemon is replaced, in vain: {stays}"));
-        let knocks = self.b_knocks();
+        self.b_knocks();
         self.a.volumes().leave().await;
         let told: Vec<Held> =
             self.clients.iter().map(|c| c.handle.held().map_err(|e| e.to_string())).collect();
@@ -371,9 +377,7 @@ impl Course {
         }
         self.clients_again(told).await;
         self.readers_again().await;
-        for knock in knocks {
-            knock.await.unwrap();
-        }
+        self.end_knocks().await;
     }
 
     async fn between_two_daemons(&mut self) {
@@ -383,6 +387,7 @@ impl Course {
             2 => self.b_uses().await,
             _ => {
                 let Some((id, called, Owner::A)) = self.some_volume() else { return };
+                self.end_knocks().await;
                 self.note(|| format!("B takes {called} over in between"));
                 self.b.volumes().take_over(&called, false).await.unwrap();
                 let volume = self.b.volumes().open(&called, OpenMode::Normal).await.unwrap();
@@ -398,11 +403,11 @@ impl Course {
     }
 
     /// What A owns stays its own all the while, whatever happens to the rest.
-    fn b_knocks(&self) -> Vec<windlass::base::rt::Task<()>> {
+    fn b_knocks(&mut self) {
         let owned = self.volumes.values().filter(|truth| truth.owner == Owner::A);
         let names: Vec<Name> = owned.filter_map(|truth| truth.name.clone()).collect();
         if !self.chance(2) {
-            return Vec::new();
+            return;
         }
         let knock = |called: Name| {
             let (volumes, rt) = (self.b.volumes().clone(), self.b.rt.clone());
@@ -419,7 +424,13 @@ impl Course {
                 }
             })
         };
-        names.into_iter().map(knock).collect()
+        self.knocks = names.into_iter().map(knock).collect();
+    }
+
+    async fn end_knocks(&mut self) {
+        for knock in std::mem::take(&mut self.knocks) {
+            knock.await.unwrap();
+        }
     }
 
     /// As a daemon does before its clients are back.
@@ -494,15 +505,16 @@ impl Course {
         let left = self.chance(2);
         self.note(|| format!("the stores are put back, newer left: {left}"));
         self.readers.clear();
-        self.stores.put_back(&copies, left).await;
+        self.stores.put_back(&self.world.rt(), &copies, left).await;
         self.volumes = then;
         let known: Vec<VolumeId> = self.volumes.keys().copied().collect();
         self.hosts += 1;
         let mut heir = Daemon::new(&self.world, self.hosts);
         heir.start(&self.stores).await;
-        let former = std::mem::replace(&mut self.b, heir);
-        for id in known {
+        let mut former = std::mem::replace(&mut self.b, heir);
+        for id in known.clone() {
             let Some(called) = self.truth(id).name.clone() else { continue };
+            self.consent_where_asked(id, &called).await;
             self.b_uses_one(id, &called, Owner::Nobody).await;
             self.shut_out(id);
         }
@@ -510,6 +522,8 @@ impl Course {
         for _ in 0..8 {
             self.client_asks_of_what_is_gone().await;
         }
+        // In an outage a host goes by what it has seen; that one is over.
+        self.world.rt().sleep(NOTICES).await;
         self.former_hosts_get_nothing(&former).await;
         let told: Vec<Held> =
             self.clients.iter().map(|c| c.handle.held().map_err(|e| e.to_string())).collect();
@@ -521,6 +535,33 @@ impl Course {
         self.a.kill();
         self.a = Daemon::new(&self.world, self.hosts);
         self.a.start(&self.stores).await;
+        former.kill();
+        for id in known {
+            let Some(called) = self.truth(id).name.clone() else { continue };
+            if self.truth(id).owner == Owner::B {
+                self.b.volumes().release(&called).await.unwrap();
+                self.truth(id).owner = Owner::Nobody;
+            }
+            self.consent_where_asked(id, &called).await;
+        }
+    }
+
+    /// A daemon that runs on may have brought to one store what it had chosen before the stores were put back. Nobody goes on with
+    /// that by itself: somebody says that it is given up.
+    async fn consent_where_asked(&mut self, id: VolumeId, called: &Name) {
+        // A host that knows nothing of it.
+        self.hosts += 1;
+        let mut host = Daemon::new(&self.world, self.hosts);
+        host.start(&self.stores).await;
+        let opened = host.volumes().open(called, OpenMode::Normal).await;
+        host.kill();
+        let Err(refused) = opened else { return };
+        self.note(|| format!("somebody opens {called}, and is asked: {refused}"));
+        assert!(refused.is(Kind::Refused) && refused.to_string().contains("and not all"), "{refused}");
+        self.b.volumes().take_over(called, true).await.unwrap();
+        let volume = self.b.volumes().open(called, OpenMode::Normal).await.unwrap();
+        assert_eq!(look(&volume).await.unwrap(), self.truth(id).now());
+        self.b_writes(id, &volume).await;
     }
 
     async fn client_asks_of_what_is_gone(&mut self) {

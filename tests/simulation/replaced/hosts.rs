@@ -9,7 +9,7 @@ use windlass::base::rt::Rt;
 use windlass::base::rt::sim::{Process, SimDisk, World};
 use windlass::base::{HostId, Kind, Name, PoolId, Result};
 use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{ByteRange, Cause, Effort, SimStore, Store as _, When};
+use windlass::store::{ByteRange, Cause, Effort, Reach, SimStore, Store as _, When};
 use windlass::volume::{EngineContext, Host, Memory, MirrorHost, Tuning, Volumes};
 
 const GET: ByteRange = ByteRange::Whole { max: 64 << 20 };
@@ -17,6 +17,9 @@ const GET: ByteRange = ByteRange::Whole { max: 64 << 20 };
 pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
+
+/// Longer than any request to these stores takes.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// The stores of one pool.
 #[derive(Clone)]
@@ -53,8 +56,11 @@ impl Stores {
         all
     }
 
-    /// `left`: what is newer stays where there was nothing then.
-    pub async fn put_back(&self, copies: &Copies, left: bool) {
+    /// `left`: what is newer stays where there was nothing then. Nobody reaches the stores meanwhile, for as long as a request may
+    /// be on its way.
+    pub async fn put_back(&self, rt: &Rt, copies: &Copies, left: bool) {
+        self.reach(Reach::Refuses);
+        rt.sleep(ON_ITS_WAY).await;
         for (store, objects) in self.0.iter().zip(copies) {
             if !left {
                 store.contents().wipe();
@@ -63,6 +69,11 @@ impl Stores {
                 store.contents().put(key, body.clone(), When::Always, Cause::Walk).await.unwrap();
             }
         }
+        self.reach(Reach::Up);
+    }
+
+    fn reach(&self, reach: Reach) {
+        self.0.iter().for_each(|store| store.faults(|f| f.reach = reach));
     }
 }
 

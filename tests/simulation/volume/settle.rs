@@ -35,7 +35,8 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     }
     volume.flush().await.unwrap();
     if site.plan.rotates {
-        let over = user.rt.timeout(ROTATES, volumes.rotated(&name("v"), &|_| {})).await;
+        let told = |left| site.note(|| format!("{left} bytes are left to rotate"));
+        let over = user.rt.timeout(ROTATES, volumes.rotated(&name("v"), &told)).await;
         over.expect("all is well, and a rotation comes to its end").unwrap();
     }
     snapshots(&user, &volumes, 8).await;
