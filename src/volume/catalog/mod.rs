@@ -1,6 +1,5 @@
 //! A pool's volumes: names, clones, groups, reports, and what scrub and salvage ask of them.
 
-mod accepted_loss;
 mod alter;
 mod create_clone_remove;
 mod gates;

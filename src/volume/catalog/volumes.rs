@@ -15,11 +15,10 @@ use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId, utc};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Known, Shown, SnapshotView, Volume, lineage};
-use crate::volume::head::{FlushMode, HandoverPolicy, Stop, TakeOver, VolumeSettings};
+use crate::volume::head::{HandoverPolicy, Stop, VolumeSettings};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::read::{EngineContext, VolumeContext, passes};
 use crate::volume::session::Session;
-use crate::volume::session::takeover::Notes;
 use crate::volume::session::{no_snapshot, store_upto};
 use crate::volume::space::pins::Readers;
 use crate::volume::space::{Liveness, SnapshotId, Tables, name_of_sealed};
@@ -32,8 +31,6 @@ const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::
 
 /// When it is looked for what stores lack whose copies of a volume's head were older than the others', after it was opened.
 const LOOK_AT_OLDER: Duration = Duration::from_secs(15);
-/// What becomes of those who used a volume where it was taken from.
-const ERRORS: &str = "its clients get errors, within 5 s of what they read next";
 
 /// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
 const OPENING: Duration = Duration::from_secs(4);
@@ -63,10 +60,10 @@ pub struct Template {
 
 /// One volume's place in this engine.
 #[derive(Debug, Default)]
-struct Seat {
+pub(in crate::volume::catalog) struct Seat {
     /// One opening at a time.
-    turn: tokio::sync::Mutex<()>,
-    volume: Mutex<Option<Arc<Volume>>>,
+    pub(in crate::volume::catalog) turn: tokio::sync::Mutex<()>,
+    pub(in crate::volume::catalog) volume: Mutex<Option<Arc<Volume>>>,
 }
 
 /// All volumes of one pool in one engine; one `Volume` a volume, shared by its sessions. Cheap to clone.
@@ -114,7 +111,7 @@ impl Volumes {
         self.engine.clone()
     }
 
-    fn seat(&self, id: VolumeId) -> Arc<Seat> {
+    pub(in crate::volume::catalog) fn seat(&self, id: VolumeId) -> Arc<Seat> {
         self.seats.lock().entry(id).or_default().clone()
     }
 
@@ -508,71 +505,6 @@ impl Volumes {
             }
         })
         .detach();
-    }
-
-    /// This engine becomes the owner now, where another host is.
-    pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
-        let began = self.engine.rt.now();
-        let id = self.id(name).await?;
-        let mut notes = Vec::new();
-        if accept_loss {
-            notes.extend(self.take_what_most_show(id).await?);
-            self.forget_newer(name, id).await?;
-        }
-        let head = self.head(name, id).await?;
-        // A session that another host has shut out may not have noticed yet: opening the volume tells it.
-        let mine = self.here(id).is_some_and(|v| match v.known() {
-            Known::Live(session) => session.epoch == head.active.epoch,
-            _ => false,
-        });
-        if head.active.released || mine {
-            return Ok(TakeOver { already: true, notes, ..TakeOver::default() });
-        }
-        let from = head.active.owner.clone().filter(|h| h.id != self.engine.host.id);
-        let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
-        let Notes { said, guessed } = volume.take_notes();
-        let given_up = accept_loss && head.is_mirrored_elsewhere(self.engine.host.id);
-        notes.extend(said);
-        let mut done = TakeOver { already: from.is_none(), notes, ..TakeOver::default() };
-        if let Some(host) = from {
-            done.notes.push(match head.settings.flush {
-                FlushMode::Local => format!(
-                    "what {} acknowledged and had not yet stored in the pool is not in the volume; it is kept there, in \
-                     its journal. Until {} notices (within 5 s of what its clients ask for, if it reaches the stores) they may still be \
-                     answered from its disk",
-                    host.name, host.name
-                ),
-                FlushMode::Pool | FlushMode::Mirror if guessed => format!(
-                    "flushed writes of {} may be among those that are lost; {ERRORS}",
-                    host.name
-                ),
-                FlushMode::Mirror if given_up => format!(
-                    "flushed writes of {} that only a peer's journal has are lost; {ERRORS}",
-                    host.name
-                ),
-                FlushMode::Pool | FlushMode::Mirror => {
-                    format!("all flushed writes of {} are in the volume; {ERRORS}", host.name)
-                }
-            });
-            done.from = Some(host.name);
-        }
-        done.took_ms = self.engine.rt.now().since(began).as_millis() as u64;
-        Ok(done)
-    }
-
-    /// The user takes what the stores show. What is open here has seen a newer state and would refuse the older one as long as
-    /// it lives, so it ends: its clients get errors.
-    async fn forget_newer(&self, name: &Name, id: VolumeId) -> Result<()> {
-        let seat = self.seat(id);
-        let _turn = seat.turn.lock().await;
-        let refused = self.head(name, id).await.is_err_and(|e| e.is(Kind::Refused));
-        // What was found dead under the newer state may be needed by this one.
-        self.engine.pool.forget_deletions(id);
-        let open = seat.volume.lock().take_if(|_| refused);
-        let Some(open) = open else { return self.engine.confirmed(id).forget().await };
-        open.forgotten().await;
-        // What its session was about to write down comes before this or sees it.
-        open.confirmed().forget().await
     }
 
     /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.

@@ -271,10 +271,13 @@ impl Session {
         cold: &mut ColdWork,
         rotation: &mut RotationWork,
     ) -> Result<Look, Stop> {
-        if self.pack_once(pace).await? {
+        // What packs for space leaves dead may be worth the next pack, for as long as nobody writes: a rotation has its turn beside it.
+        let packed = self.pack_once(pace).await?;
+        let sealed = self.seal_anew(rotation).await?;
+        if packed {
             return Ok(Look::Done);
         }
-        match (self.seal_anew(rotation).await?, self.recompress(cold).await?) {
+        match (sealed, self.recompress(cold).await?) {
             (Look::Done, _) | (_, Look::Done) => Ok(Look::Done),
             (Look::Nothing(one), Look::Nothing(other)) => {
                 Ok(Look::Nothing(one.into_iter().chain(other).min()))

@@ -1,6 +1,7 @@
-//! After a loss: a volume from a journal that was put aside, and which bytes lie in chunks that are gone.
+//! After a loss: a volume that is taken over, one from a journal that was put aside, and which bytes lie in chunks that are gone.
 
 mod salvage_journal;
+mod take_over;
 mod unreadable_ranges;
 
 pub use salvage_journal::Salvaged;
