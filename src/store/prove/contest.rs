@@ -22,11 +22,12 @@ const THROTTLED_ROUNDS: usize = 2;
 /// Between the last write of a key and those who come together.
 const THROTTLED_REST: Duration = Duration::from_millis(1500);
 
-/// Where writers who come together wait for each other, so many rounds are enough by then: the server takes them in turn (SeaweedFS
-/// has a writer that found the key's lock taken try again a second later).
+/// Where writers who come together wait for each other, few writers and rounds are enough too: the server takes them in turn
+/// (SeaweedFS has a writer that found the key's lock taken try again a second later, so that many take long).
+const IN_TURN_WRITERS: usize = 4;
 const IN_TURN_ROUNDS: usize = 2;
-const IN_TURN: Duration = Duration::from_secs(3);
-/// Writers wait for each other where one of them waits so much longer than one alone, and so long.
+/// Writers wait for each other where for so much longer than one alone takes, and so long, none of them is answered. A host
+/// that is busy answers late too, but now this writer, now that.
 const IN_TURN_FACTOR: u32 = 4;
 const IN_TURN_MIN: Duration = Duration::from_millis(500);
 
@@ -87,6 +88,24 @@ enum Pace {
     TurnedAway,
 }
 
+impl Pace {
+    fn writers(self, all: usize) -> usize {
+        match self {
+            Pace::Together => all,
+            Pace::InTurn => IN_TURN_WRITERS.min(all),
+            Pace::TurnedAway => THROTTLED_WRITERS.min(all),
+        }
+    }
+
+    /// Before the writers come.
+    fn rest(self) -> Duration {
+        match self {
+            Pace::Together | Pace::InTurn => Duration::ZERO,
+            Pace::TurnedAway => THROTTLED_REST,
+        }
+    }
+}
+
 /// What a round's object is, and what its writers ask for.
 struct Start {
     key: String,
@@ -117,34 +136,49 @@ impl Start {
     }
 }
 
-/// Rounds of a promise that is contended: how many told something, and what they have shown.
-pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<(usize, Verdict)> {
-    let (begun, mut rounds, mut untold) = (trial.rt.now(), 0, 0);
-    let (mut throttled, mut in_turn) = (false, 0);
-    let goes_on = |rounds, throttled, in_turn| match throttled {
-        true => rounds < THROTTLED_ROUNDS,
-        false => {
-            let took = trial.rt.now().since(begun);
-            let enough =
-                if took >= IN_TURN && in_turn >= IN_TURN_ROUNDS { in_turn } else { trial.effort.rounds };
-            rounds < enough || took < trial.effort.time
+/// What rounds of a promise have shown.
+pub(super) struct Shown {
+    /// Rounds that told something.
+    pub rounds: usize,
+    /// At the same moment, in the last round.
+    pub writers: usize,
+    pub verdict: Verdict,
+}
+
+/// Rounds of a promise that is contended.
+pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<Shown> {
+    let (begun, mut untold, mut in_turn) = (trial.rt.now(), 0, 0);
+    let mut shown = Shown { rounds: 0, writers: trial.writers(), verdict: Verdict::Held };
+    let mut pace = Pace::Together;
+    let is_enough = |pace, rounds, in_turn| {
+        let all = rounds >= trial.effort.rounds;
+        let time = trial.rt.now().since(begun) >= trial.effort.time;
+        match pace {
+            Pace::Together => all && time,
+            Pace::InTurn => (all || in_turn >= IN_TURN_ROUNDS) && time,
+            Pace::TurnedAway => rounds >= THROTTLED_ROUNDS,
         }
     };
-    while goes_on(rounds, throttled, in_turn) {
-        let writers = if throttled { THROTTLED_WRITERS.min(trial.writers()) } else { trial.writers() };
-        let rest = if throttled { THROTTLED_REST } else { Duration::ZERO };
-        let (verdict, pace) = round(trial, promise, (rounds + 1, writers), rest).await?;
-        throttled |= pace == Pace::TurnedAway;
+    while !is_enough(pace, shown.rounds, in_turn) {
+        shown.writers = pace.writers(trial.writers());
+        let (verdict, seen) = round(trial, promise, (shown.rounds + 1, shown.writers), pace.rest()).await?;
+        in_turn += usize::from(seen == Pace::InTurn);
+        // Few writers, or after a rest, say nothing of many.
+        pace = match (pace, seen) {
+            (Pace::Together, seen) => seen,
+            (Pace::InTurn, Pace::TurnedAway) => Pace::TurnedAway,
+            (pace, _) => pace,
+        };
         match verdict {
-            Verdict::Held => {
-                rounds += 1;
-                in_turn += usize::from(pace == Pace::InTurn);
-            }
+            Verdict::Held => shown.rounds += 1,
             Verdict::Untold(_) if untold < UNTOLD_MAX => untold += 1,
-            verdict => return Ok((rounds, verdict)),
+            verdict => {
+                shown.verdict = verdict;
+                break;
+            }
         }
     }
-    Ok((rounds, Verdict::Held))
+    Ok(shown)
 }
 
 /// What so many writers have shown, and how they were taken.
@@ -160,18 +194,26 @@ async fn round(
     let alone = trial.rt.now().since(alone);
     trial.rt.sleep(rest).await;
     let bodies: Vec<Bytes> = (0..writers).map(|_| trial.body()).collect();
-    let puts = bodies.iter().enumerate().map(|(writer, body)| {
-        trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe)
-    });
     let together = trial.rt.now();
-    let round = Round::of(join_all(puts).await);
-    let together = trial.rt.now().since(together);
+    let puts = bodies.iter().enumerate().map(async |(writer, body)| {
+        let put = trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe).await;
+        (put, trial.rt.now().since(together))
+    });
+    let (puts, answered): (Vec<_>, Vec<Duration>) = join_all(puts).await.into_iter().unzip();
+    let (silence, round) = (longest_silence(answered), Round::of(puts));
     let pace = match round.turned_away() {
         true => Pace::TurnedAway,
-        false if together >= IN_TURN_MIN && together >= alone * IN_TURN_FACTOR => Pace::InTurn,
+        false if silence >= IN_TURN_MIN && silence >= alone * IN_TURN_FACTOR => Pace::InTurn,
         false => Pace::Together,
     };
     Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, pace))
+}
+
+/// The longest time in which nobody was answered, of writers of whom each was answered after so long.
+fn longest_silence(mut answered: Vec<Duration>) -> Duration {
+    answered.sort_unstable();
+    let before = [Duration::ZERO].into_iter().chain(answered.iter().copied());
+    answered.iter().zip(before).map(|(at, before)| *at - before).max().unwrap_or_default()
 }
 
 async fn judged(

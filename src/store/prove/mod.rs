@@ -66,10 +66,9 @@ async fn try_one(trial: &Trial<'_>, promise: Promise) -> Tried {
         if !promise.is_contended() {
             return Ok(Verdict::Held);
         }
-        writers = trial.writers();
-        let (told, verdict) = Box::pin(contest::contest(trial, promise)).await?;
-        rounds = told;
-        Ok(verdict)
+        let shown = Box::pin(contest::contest(trial, promise)).await?;
+        (writers, rounds) = (shown.writers, shown.rounds);
+        Ok(shown.verdict)
     };
     let verdict = shown.await.unwrap_or_else(|e: crate::base::Error| match e.kind() {
         Kind::Unsupported | Kind::Invalid | Kind::Refused => Verdict::Refused(e),

@@ -77,7 +77,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Tried {
     pub promise: Promise,
-    /// At the same moment; one where it is tried alone.
+    /// At the same moment, in the last round; one where it is tried alone.
     pub writers: usize,
     /// Rounds of all writers that told something.
     pub rounds: usize,

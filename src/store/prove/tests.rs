@@ -1,6 +1,6 @@
 //! Stores that break one promise each, and one that keeps them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,6 +32,8 @@ enum Fault {
     RefusesAll,
     /// No fault: a key is written once a second, and who comes earlier is told to slow down.
     OnceASecond,
+    /// No fault: who finds a key's lock taken tries again a second later.
+    LocksKeys,
 }
 
 /// A memory store with a fault.
@@ -45,6 +47,7 @@ struct Broken {
     crowd: AtomicU64,
     /// When each key was written last.
     written: Mutex<BTreeMap<String, u64>>,
+    locked: Mutex<BTreeSet<String>>,
 }
 
 impl Broken {
@@ -57,6 +60,7 @@ impl Broken {
             under_way: AtomicU64::new(0),
             crowd: AtomicU64::new(0),
             written: Mutex::default(),
+            locked: Mutex::default(),
         }
     }
 
@@ -80,6 +84,13 @@ impl Broken {
                 return Err(Error::new(Kind::Throttled, "SlowDown"));
             }
             written.insert(key.to_owned(), now);
+        }
+        if self.fault == Fault::LocksKeys {
+            while !self.locked.lock().insert(key.to_owned()) {
+                self.rt.sleep(Duration::from_secs(1)).await;
+            }
+            self.rt.sleep(Duration::from_millis(2)).await;
+            self.locked.lock().remove(key);
         }
         match (self.fault, when) {
             (Fault::Ignores, _) => {}
@@ -190,6 +201,22 @@ fn a_store_that_writes_a_key_once_a_second_passes() {
         })
         .unwrap();
     }
+}
+
+/// Many writers wait for long there: few come, and few times, after the first who showed it.
+#[test]
+fn a_store_whose_writers_wait_for_a_key_is_tried_in_less_than_a_minute() {
+    let sim = Sim::new(1);
+    let rt = sim.rt();
+    let (world, store) = ((*sim).clone(), Arc::new(Broken::new(&rt, Fault::LocksKeys)));
+    sim.run(async move {
+        let (verdict, tried, left) = proved(&rt, store).await;
+        verdict.unwrap();
+        let contended: Vec<_> = tried.iter().filter(|t| t.promise.is_contended()).collect();
+        assert!(contended.iter().all(|t| (t.writers, t.rounds) == (4, 2)) && left == 0, "{tried:?}");
+        assert!(world.now().0 < Duration::from_secs(80), "{:?}", world.now());
+    })
+    .unwrap();
 }
 
 #[test]
