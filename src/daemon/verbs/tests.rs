@@ -731,9 +731,10 @@ async fn load(
 }
 
 /// Waits until a few requests more were answered, begun and ended under this daemon.
-async fn some_more(requests: &mut watch::Receiver<u64>) {
+async fn some_more(rt: &Rt, requests: &mut watch::Receiver<u64>) {
     let until = *requests.borrow() + 8;
-    requests.wait_for(|done| *done >= until).await.expect("the client has noticed nothing");
+    let done = rt.timeout(Duration::from_secs(120), requests.wait_for(|done| *done >= until)).await;
+    done.expect("the client hangs").expect("the client has noticed nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -760,7 +761,7 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     assert!(refused.is(Kind::Unsupported), "{refused}");
     for round in 0..3 {
         engine.run(ask(FORMAT, &nowhere), ProgressSink::none()).await.unwrap_err();
-        some_more(&mut requests).await;
+        some_more(&rt, &mut requests).await;
         let path = home.handover(round).unwrap();
         let receiver = Receiver::listen(&path).unwrap();
         let took = async {
@@ -778,7 +779,7 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
         engine =
             start(Options { handed_over: HandedOver::new(servers, None), ..options.clone() }).await.unwrap();
         assert_eq!(engine.state().nbd_addresses(), std::slice::from_ref(&address));
-        some_more(&mut requests).await;
+        some_more(&rt, &mut requests).await;
     }
     stop.cancel();
     let longest = load.await.expect("the client has noticed nothing");
