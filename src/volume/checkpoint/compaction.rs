@@ -271,10 +271,11 @@ impl Session {
         cold: &mut ColdWork,
         rotation: &mut RotationWork,
     ) -> Result<Look, Stop> {
-        // What packs for space leaves dead may be worth the next pack, for as long as nobody writes: a rotation has its turn beside it.
-        let packed = self.pack_once(pace).await?;
+        // What packs for space leaves dead may be worth the next pack, for as long as nobody writes; and it may fail each time. A
+        // rotation has its turn beside it.
+        let packed = self.pack_once(pace).await;
         let sealed = self.seal_anew(rotation).await?;
-        if packed {
+        if packed? {
             return Ok(Look::Done);
         }
         match (sealed, self.recompress(cold).await?) {
