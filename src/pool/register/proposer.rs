@@ -612,10 +612,10 @@ impl Shared {
         }
     }
 
-    /// Puts a chosen write on an acceptor that did not take part in it. `mends`: also in the place of what can't be one
-    /// of ours. A damaged copy may have been one of the majority that accepted a newer value, and an older one in its
-    /// place would make a majority of the older. So it is mended only while a majority still has ours: whoever had
-    /// another value chosen has changed one of these.
+    /// Puts a chosen write on an acceptor that did not take part in it, while a majority still has it, asked once it was seen what
+    /// is there (model `catchup`). Else all stores may have been put back meanwhile, and one that shows what is gone would be
+    /// believed. `mends`: also in the place of what can't be one of ours. A damaged copy may have been one of the majority that
+    /// accepted a newer value; but whoever had another value chosen has changed one of those that had ours.
     pub fn bring_up(
         self: &Arc<Self>,
         bench: &Bench,
@@ -628,15 +628,11 @@ impl Shared {
         self.ask(bench, index, move |cell| async move {
             let (etag, promised) = match cell.inspect().await? {
                 // What it promised is forgotten; who holds that promise can't use it over another etag.
-                Shown::Damaged(etag, _) if mends && me.is_newest(&accepted).await => {
-                    (Some(etag), Ballot::default())
-                }
+                Shown::Damaged(etag, _) if mends => (Some(etag), Ballot::default()),
                 Shown::Damaged(..) => return Err(taken()),
                 // The same.
                 Shown::Good(Seen { etag, state, .. })
-                    if mends
-                        && state.promised.is_leap_from(accepted.ballot.number)
-                        && me.is_newest(&accepted).await =>
+                    if mends && state.promised.is_leap_from(accepted.ballot.number) =>
                 {
                     (etag, Ballot::default())
                 }
@@ -647,7 +643,7 @@ impl Shared {
                     return Err(taken());
                 }
             };
-            if promised > accepted.ballot && promised != accepted.next {
+            if promised > accepted.ballot && promised != accepted.next || !me.is_newest(&accepted).await {
                 return Err(taken());
             }
             let (value, promised) = (accepted.value.clone(), accepted.next);

@@ -134,6 +134,35 @@ fn a_copy_that_nobody_who_follows_the_rules_put_there_is_that_stores_damage() {
     });
 }
 
+/// Who runs on still wants to bring its write to the store that missed it. There it would be the newest that anybody shows.
+#[test]
+fn what_was_written_before_all_stores_were_put_back_is_brought_to_none() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let (owner, key) = (pool.register(RegisterId(77)), register_key(RegisterId(77)));
+        owner.change(put(b"one")).await.unwrap();
+        yard.settle(3000).await;
+        let copies = async || {
+            let whole = ByteRange::Whole { max: 1 << 20 };
+            let gets = yard.stores.iter().map(|store| store.contents().get(&key, whole, W));
+            let found = futures::future::try_join_all(gets).await.unwrap();
+            found.into_iter().map(|found| found.unwrap().body).collect::<Vec<Bytes>>()
+        };
+        let backup = copies().await;
+        yard.reach(2, Reach::Refuses);
+        owner.change(put(b"two")).await.unwrap();
+        yard.settle(20_000).await;
+        let now = copies().await;
+        assert!(now[0] != backup[0] && now[1] != backup[1] && now[2] == backup[2]);
+        for (store, body) in yard.stores.iter().zip(&backup) {
+            store.contents().put(&key, body.clone(), When::Always, W).await.unwrap();
+        }
+        yard.reach(2, Reach::Up);
+        yard.settle(120_000).await;
+        assert_eq!(copies().await, backup);
+    });
+}
+
 #[test]
 fn too_few_readable_copies_are_not_guessed_from() {
     run("2+1", |yard| async move {

@@ -72,6 +72,10 @@ impl Stores {
         self.reach(Reach::Up);
     }
 
+    pub fn is_away(&self, store: usize) {
+        self.0[store].faults(|f| f.reach = Reach::Refuses);
+    }
+
     fn reach(&self, reach: Reach) {
         self.0.iter().for_each(|store| store.faults(|f| f.reach = reach));
     }
