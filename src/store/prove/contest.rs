@@ -199,8 +199,12 @@ async fn round(
         let put = trial.way(writer).put(&start.key, body.clone(), start.when.clone(), Cause::Probe).await;
         (put, trial.rt.now().since(together))
     });
-    let (puts, answered): (Vec<_>, Vec<Duration>) = join_all(puts).await.into_iter().unzip();
-    let (silence, round) = (longest_silence(answered), Round::of(puts));
+    let puts = join_all(puts).await;
+    // An answer that was lost was not waited for by the server.
+    let is_answered = |put: &Result<Put>| matches!(put, Ok(Put::Stored(_) | Put::Refused));
+    let answered = puts.iter().filter(|(put, _)| is_answered(put)).map(|(_, at)| *at).collect();
+    let (silence, round) =
+        (longest_silence(answered), Round::of(puts.into_iter().map(|(put, _)| put).collect()));
     let pace = match round.turned_away() {
         true => Pace::TurnedAway,
         false if silence >= IN_TURN_MIN && silence >= alone * IN_TURN_FACTOR => Pace::InTurn,
