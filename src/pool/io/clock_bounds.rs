@@ -36,10 +36,14 @@ impl PoolContext {
 
     /// See `Pool::latest_ms`. Stores have a moment to tell.
     pub async fn latest_ms(&self) -> u64 {
+        let begun = self.rt().now();
         let look = self.clock().look().await;
-        match self.rt().timeout(LATEST_WAIT, self.time()).await {
-            Some(Ok(clocks)) => clocks.latest_ms.max(look.latest_ms),
-            Some(Err(_)) | None => look.latest_ms,
+        let told = self.rt().timeout(LATEST_WAIT, self.time()).await;
+        let waited = self.rt().now().since(begun).as_millis();
+        let own = look.latest_ms.saturating_add(u64::try_from(waited).unwrap_or(u64::MAX));
+        match told {
+            Some(Ok(clocks)) => clocks.latest_ms.max(own),
+            Some(Err(_)) | None => own,
         }
     }
 

@@ -90,9 +90,10 @@ impl Forest {
         &self.hosts[host].as_ref().unwrap().volumes
     }
 
-    /// By the clock of a volume's host: each has its own.
-    fn now(&self, v: &str) -> u64 {
-        self.hosts[self.volumes[v].host].as_ref().unwrap().rt.wall_ms()
+    /// As a volume's host dates what it makes: each has a clock of its own, and another one after each crash, which may not be
+    /// believed.
+    async fn now(&self, v: &str) -> u64 {
+        self.at(self.volumes[v].host).engine().pool.latest_ms().await
     }
 
     /// Its history is compared from here on.
@@ -164,7 +165,7 @@ impl Forest {
         let (from, to) = ((block * BLOCK) as usize, ((block + count) * BLOCK) as usize);
         let range = block as usize..(block + count) as usize;
         let trim = self.world.below(4) == 0;
-        let began = self.now(v);
+        let began = self.now(v).await;
         let data = bytes(step, to - from);
         let needs = self.volumes[v].mapped[range.clone()].iter().filter(|m| !**m).count() as u64;
         let has = self.volumes[v].mapped.iter().filter(|m| **m).count() as u64;
@@ -186,7 +187,7 @@ impl Forest {
             let image = copy.image.clone();
             copy.changes.iter_mut().for_each(|all| all.push((began, u64::MAX, image.clone())));
         }
-        let ended = self.now(v);
+        let ended = self.now(v).await;
         self.copy(v).changes.iter_mut().flatten().for_each(|change| change.1 = change.1.min(ended));
         self.note(if trim { "trim" } else { "write" }, v);
     }
@@ -239,10 +240,10 @@ impl Forest {
     async fn roll_back(&mut self, v: &str, step: u64) {
         let Some(s) = self.snap(v) else { return };
         let keep = (self.world.below(2) == 0).then(|| format!("k{step}"));
-        let began = self.now(v);
+        let began = self.now(v).await;
         let volumes = self.at(self.volumes[v].host);
         volumes.roll_back(&name(v), &name(&s), keep.as_deref().map(name).as_ref()).await.unwrap();
-        let ended = self.now(v);
+        let ended = self.now(v).await;
         let copy = self.copy(v);
         let before = std::mem::replace(&mut copy.image, copy.snaps[&s].clone());
         if let Some(keep) = keep {
@@ -372,7 +373,11 @@ impl Forest {
                 let both = image.len().min(shown.len());
                 image[..both] == shown[..both] && shown[both..].iter().all(|b| *b == 0)
             };
-            assert!(fits.into_iter().any(|(.., image)| is(image)), "{v}@{} {:#?}", mark.name, self.trace);
+            let shows = || {
+                let all = changes.iter().map(|(began, ended, image)| (began, ended, is(image)));
+                format!("{v}@{} of {at}, of changes {:?} {:#?}", mark.name, all.collect::<Vec<_>>(), self.trace)
+            };
+            assert!(fits.into_iter().any(|(.., image)| is(image)), "{}", shows());
         }
     }
 

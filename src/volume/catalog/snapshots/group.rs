@@ -51,7 +51,7 @@ pub async fn snapshot_as(volume: &Volume, name: &Name, nonce: Nonce, created_ms:
                 return Ok(());
             }
             let group = Group { id: nonce, size: 1, created_ms, history: false };
-            session.mark_now(name, group).await.map(|_| ())
+            session.mark_now(|| (name.clone(), group)).await.map(|_| ())
         })
         .await?;
     promise(volume, name, nonce, true).await
@@ -88,7 +88,7 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
         *same_pool.entry(session.context.engine.pool.id()).or_insert(0) += 1;
     }
     let rt = first.context.rt();
-    let (id, created_ms) = (Nonce(rt.random128()), rt.wall_ms());
+    let id = Nonce(rt.random128());
     let (mut rooms, _gates) = loop {
         let mut rooms = Vec::with_capacity(sessions.len());
         for session in sessions {
@@ -116,6 +116,8 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
             .check_new(name)
             .map_err(|e| e.context(format!("volume {}", session.context.title())))?;
     }
+    // Until now writes went on.
+    let created_ms = rt.wall_ms();
     for (((_, name), session), room) in members.iter().zip(sessions).zip(&mut rooms) {
         let size = same_pool.get(&session.context.engine.pool.id()).copied().unwrap_or(1);
         session.mark(name, Group { id, size, created_ms, history: false }, room)?;

@@ -42,6 +42,10 @@ pub async fn keep_history(session: Arc<Session>) {
     }
 }
 
+fn history_name(created_ms: u64) -> Name {
+    format!("history-{}", utc::compact(created_ms)).parse().expect("digits and a dash are a name")
+}
+
 impl Session {
     async fn go_on_in_history(self: &Arc<Self>) -> Result<(), Stop> {
         // Of a volume that nobody changes all stay: who looks for an old state has just begun to. A copy that is being
@@ -74,11 +78,14 @@ impl Session {
     }
 
     async fn take_for_history(&self) -> Result<(), Stop> {
+        let rt = self.context.rt();
         // One that a slow clock dates too early would be thinned once the clock is right.
-        let now = self.context.engine.pool.latest_ms().await;
-        let name: Name = format!("history-{}", utc::compact(now)).parse()?;
-        let group = Group { id: Nonce(0), size: 1, created_ms: now, history: true };
-        match self.mark_now(&name, group).await {
+        let behind_ms = self.context.engine.pool.latest_ms().await.saturating_sub(rt.wall_ms());
+        let now = || {
+            let created_ms = rt.wall_ms().saturating_add(behind_ms);
+            (history_name(created_ms), Group { id: Nonce(0), size: 1, created_ms, history: true })
+        };
+        match self.mark_now(now).await {
             // The clock was set back.
             Err(Stop::Failed(e)) if e.is(Kind::Exists) => Ok(()),
             done => done.map(|_| ()),

@@ -40,7 +40,7 @@ impl Session {
         let now = self.context.rt().wall_ms();
         // Two take-overs may be of one second: no two end the same ownership.
         let name = format!("taken-over-{}-{}", utc::compact(now), ended.claims()).parse::<Name>()?;
-        self.mark_now(&name, taken_over(ended, last, now)).await?;
+        self.mark_now(|| (name.clone(), taken_over(ended, last, now))).await?;
         Ok(name)
     }
 
@@ -77,14 +77,16 @@ impl Session {
         Ok(lsn)
     }
 
-    /// The same, of a snapshot that is taken alone.
-    pub async fn mark_now(&self, name: &Name, group: Group) -> Result<Lsn, Stop> {
+    /// The same, of a snapshot that is taken alone. It is asked for name and time when the gate is closed: until then writes go on,
+    /// and room may be long in coming.
+    pub async fn mark_now(&self, says: impl Fn() -> (Name, Group) + Send) -> Result<Lsn, Stop> {
         loop {
             let mut room = self.mark_room().await?;
             let _gate = self.or_end(close_gate(self)).await?;
             // Behind a closed gate no journal is started anew, before it may have been.
             if self.journal.is_current(room.as_ref()) {
-                return self.mark(name, group, &mut room);
+                let (name, group) = says();
+                return self.mark(&name, group, &mut room);
             }
         }
     }
