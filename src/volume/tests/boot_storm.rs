@@ -153,7 +153,7 @@ async fn boot_trace(life: &Life) -> BootTrace {
 
 #[test]
 fn a_first_boot_is_recorded_and_others_are_fetched_ahead() {
-    run(2, "4+2", |mut site| async move {
+    run(1, "4+2", |mut site| async move {
         template(&mut site).await;
         let life = site.machine(2).start().await;
         let (clones, plain) = bill(&site, "one", opened_and_booted(&life, 1)).await;
