@@ -375,7 +375,12 @@ impl Forest {
             };
             let shows = || {
                 let all = changes.iter().map(|(began, ended, image)| (began, ended, is(image)));
-                format!("{v}@{} of {at}, of changes {:?} {:#?}", mark.name, all.collect::<Vec<_>>(), self.trace)
+                format!(
+                    "{v}@{} of {at}, of changes {:?} {:#?}",
+                    mark.name,
+                    all.collect::<Vec<_>>(),
+                    self.trace
+                )
             };
             assert!(fits.into_iter().any(|(.., image)| is(image)), "{}", shows());
         }
