@@ -510,6 +510,11 @@ impl Course {
         }
         self.stores.put_back(&self.world.rt(), &copies, left).await;
         self.volumes = then;
+        if left {
+            // A volume that was made since keeps its clients.
+            let volumes = &self.volumes;
+            self.clients.retain(|client| volumes.contains_key(&client.volume));
+        }
         let known: Vec<VolumeId> = self.volumes.keys().copied().collect();
         self.hosts += 1;
         let mut heir = Daemon::new(&self.world, self.hosts);
