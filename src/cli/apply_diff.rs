@@ -254,7 +254,8 @@ async fn same(
 fn is_same(volume: &VolumeInfo, there: &SnapshotInfo, told: &SnapshotIdentity) -> Result<Option<bool>> {
     let (of, snapshot, created_ms) = (told.volume.parse()?, StateId(told.snapshot), told.created_ms);
     if volume.id == of {
-        return Ok(Some(there.id == snapshot));
+        // Ids come again where all stores were put back from a backup.
+        return Ok(Some(there.id == snapshot && there.created_ms == created_ms));
     }
     let is = [copy_mark, applied_mark].iter().any(|mark| mark(of, snapshot, created_ms) == there.mark);
     Ok(match is {

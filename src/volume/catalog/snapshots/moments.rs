@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Name, Result, utc};
+use crate::volume::catalog::marks_in_log::tables_to_the_end;
 use crate::volume::catalog::volumes::Volumes;
 use crate::volume::space::State;
 
@@ -21,8 +22,7 @@ impl Volumes {
     /// What the volume took by itself, oldest first.
     pub async fn history(&self, volume: &Name) -> Result<Vec<HistoryMark>> {
         let id = self.id(volume).await?;
-        let (head, tables) = self.recorded_with_names(volume, id).await?;
-        let tables = self.newer_here(&head).unwrap_or(tables);
+        let (head, tables) = tables_to_the_end(self, volume, id).await?;
         let mark = |(name, state): (&Name, &State)| {
             let State { id, created_ms, size, .. } = *state;
             HistoryMark { name: name.clone(), created_ms, size, locked_until_ms: head.locks.until(id) }
@@ -35,7 +35,7 @@ impl Volumes {
     /// The newest snapshot, by name or of its history, that shows what the volume was at this moment.
     pub async fn snapshot_at(&self, volume: &Name, at_ms: u64) -> Result<Name> {
         let id = self.id(volume).await?;
-        let tables = self.newest_tables(volume, id).await?;
+        let (_, tables) = tables_to_the_end(self, volume, id).await?;
         tables.at(at_ms).and_then(|state| state.name.clone()).ok_or_else(|| {
             let (title, at) = (self.engine.title(volume), utc::show(at_ms));
             let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
