@@ -94,6 +94,7 @@ impl BucketClient {
         seen: &SeenObject,
         when: &When,
     ) -> Result<Attempt> {
+        self.remover.late.unwatch(to);
         let limit = self.deadline + longer(seen.size, COPIED_A_SECOND);
         let request = self.bucket.copy(from, to, Some(&seen.etag), None, when.clone(), Cause::File);
         let doubt = match self.try_put(to, limit, request).await {

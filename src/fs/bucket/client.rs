@@ -64,7 +64,7 @@ pub struct BucketClient {
     pub(super) deadline: Duration,
     /// Objects that are deleted together: whoever asks about one is held until then.
     pub deletes: Arc<Deletes>,
-    remover: Remover,
+    pub(super) remover: Remover,
     pub(super) copies: Arc<CopyEtags>,
     notes: Arc<OnceLock<Arc<dyn UploadNotes>>>,
     breaker: Arc<CircuitBreaker>,
@@ -354,7 +354,10 @@ impl BucketClient {
     pub async fn remove_named(&self, key: &str) -> Result<()> {
         const ROUNDS: usize = 5;
         for _ in 0..ROUNDS {
-            let Some(head) = self.head(key).await? else { return Ok(()) };
+            let Some(head) = self.head(key).await? else {
+                self.remover.watch_late_put(key);
+                return Ok(());
+            };
             if self.remove(&[Doomed::of(key, &head)]).await?.is_empty() {
                 return Ok(());
             }
@@ -378,6 +381,7 @@ impl BucketClient {
         more: Duration,
         mut attempt: impl FnMut() -> F,
     ) -> Result<Etag> {
+        self.remover.late.unwatch(key);
         let mut doubt = None;
         let limit = self.deadline + more;
         let until = self.rt.now() + (self.deadline * 11 / 6 + more);
@@ -419,6 +423,8 @@ impl BucketClient {
             }
             self.rt.sleep(PAUSE).await;
         }
+        // An attempt may have been stored, or will be.
+        self.remover.late.expect(key, attrs, self.rt.now());
         Err(doubt.unwrap_or_else(|| self.late(limit, "writing", key)))
     }
 

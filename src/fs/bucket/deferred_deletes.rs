@@ -193,7 +193,8 @@ impl Deletes {
                 state.failed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
             for key in again {
                 let doomed = state.failed.remove(&key).expect("it was there just now");
-                state.waiting.insert(key, doomed);
+                // Its name has shown again meanwhile, to whoever puts things there.
+                state.waiting.insert(key, Doomed { look_first: true, ..doomed });
             }
             if !state.waiting.is_empty() {
                 self.start(&mut state);

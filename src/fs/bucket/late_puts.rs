@@ -1,8 +1,9 @@
 //! Puts that may still come: one whose answer was lost, and which was sent again, may be delivered when its object has been
 //! removed or moved away. S3 has no means against that. So who removes such a name looks at it for a while, and removes what
-//! comes back if it is just that put.
+//! comes back if it is just that put; until this mount puts or copies something there itself. A copy carries what the put
+//! did: what was moved away and back would be taken for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,22 +15,43 @@ use crate::store::Attrs;
 const LATE: Duration = Duration::from_secs(120);
 const KEYS_MAX: usize = 4096;
 
-/// Puts of unknown outcome, by their keys: what they carry, and until when they are expected.
 #[derive(Debug, Default)]
-pub struct LatePuts(Mutex<BTreeMap<String, (Attrs, Instant)>>);
+struct LatePutState {
+    /// Puts of unknown outcome, by their keys: what they carry, and until when they are expected.
+    expected: BTreeMap<String, (Attrs, Instant)>,
+    /// Names that are gone, and looked at.
+    watched: BTreeSet<String>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct LatePuts(Mutex<LatePutState>);
 
 impl LatePuts {
     /// An attempt at this put may still arrive.
     pub fn expect(&self, key: &str, attrs: &Attrs, now: Instant) {
-        let mut all = self.0.lock();
-        all.retain(|_, (_, until)| *until > now);
-        if all.len() < KEYS_MAX {
-            all.insert(key.to_owned(), (attrs.clone(), now + LATE));
+        let expected = &mut self.0.lock().expected;
+        expected.retain(|_, (_, until)| *until > now);
+        if expected.len() < KEYS_MAX {
+            expected.insert(key.to_owned(), (attrs.clone(), now + LATE));
         }
     }
 
-    /// The put that may still arrive at this name, and until when; it is expected here no more.
-    pub fn take(&self, key: &str) -> Option<(Attrs, Instant)> {
-        self.0.lock().remove(key)
+    /// The name is gone: the put that may still arrive there, and until when, for who looks at it from now on.
+    pub fn watch(&self, key: &str) -> Option<(Attrs, Instant)> {
+        let mut state = self.0.lock();
+        let expected = state.expected.remove(key)?;
+        state.watched.insert(key.to_owned());
+        Some(expected)
+    }
+
+    /// Whether nothing was put there by this mount since.
+    pub fn is_watched(&self, key: &str) -> bool {
+        self.0.lock().watched.contains(key)
+    }
+
+    /// This mount is about to put something there, or nobody looks at the name any more.
+    pub fn unwatch(&self, key: &str) {
+        self.0.lock().watched.remove(key);
     }
 }

@@ -130,19 +130,24 @@ impl Remover {
     }
 
     /// The name is gone: a put that comes there late goes again.
-    fn watch_late_put(&self, key: &str) {
-        let Some((attrs, until)) = self.late.take(key) else { return };
+    pub(super) fn watch_late_put(&self, key: &str) {
+        let Some((attrs, until)) = self.late.watch(key) else { return };
         let (this, key) = (self.clone(), key.to_owned());
         let watch = async move {
-            while this.rt.now() < until {
+            while this.rt.now() < until && this.late.is_watched(&key) {
                 this.rt.sleep(LATE_PUT_LOOK).await;
                 let Ok(head) = this.ask(this.bucket.head(&key, Cause::File)).await else { continue };
                 let Some(head) = head.filter(|head| is_same_write(&attrs, &head.attrs)) else { continue };
-                tracing::warn!(key, "a put arrived after its name was removed: it is removed again");
-                if this.remove(&[Doomed::of(&key, &head)]).await.all().is_ok() {
+                // Asked after the look: what this mount put there was announced before it could be seen.
+                if !this.late.is_watched(&key) {
                     return;
                 }
+                tracing::warn!(key, "a put arrived after its name was removed: it is removed again");
+                if this.remove(&[Doomed::of(&key, &head)]).await.all().is_ok() {
+                    break;
+                }
             }
+            this.late.unwatch(&key);
         };
         self.rt.spawn(watch).detach();
     }

@@ -278,6 +278,10 @@ impl OpenFile {
                 drop(writing);
                 return self.send_version(e, unsent, publish).await;
             }
+            if purpose == Purpose::ClosedVersion && !self.has_unsent_close() {
+                // It was sent while this waited: what is left is being written, and goes with its own close.
+                return Ok(());
+            }
             let (mut snapshot, streaming, newer) = self.prepare_send(e, writing).await?;
             let stored = self.deliver(e, &mut snapshot, streaming).await;
             tries += 1;

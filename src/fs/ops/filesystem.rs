@@ -134,8 +134,9 @@ impl Fs {
         let mut found = found;
         fs.watch_removals();
         if !fs.options().read_only {
-            fs.recover_renames(&mut found).await;
+            // A rename takes along what is there: names that were removed before it go first.
             fs.recover_removals(&mut found).await?;
+            fs.recover_renames(&mut found).await;
         }
         let unsent = fs.recover_staged(found).await;
         fs.spawn_removal_syncer();

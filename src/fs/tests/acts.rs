@@ -18,7 +18,7 @@ use crate::fs::ops::{Changes, Looked};
 use crate::fs::tree::OpenMode;
 use crate::store::{Attrs, Bucket as _, Cause, EtagRule, MemStore, Reach, SimStore, Store as _, When};
 
-const EMPTY: OpenMode = OpenMode { truncate: true, ..WRITE };
+pub const EMPTY: OpenMode = OpenMode { truncate: true, ..WRITE };
 const RULES: [EtagRule; 3] = [EtagRule::OfBytes, EtagRule::OfParts, EtagRule::OfEachPut];
 
 fn mode(mode: u32) -> Changes {
@@ -189,14 +189,14 @@ fn what_is_done_in_a_directory_that_moves_moves_with_it() {
     }
 }
 
-struct Set {
-    world: World,
+pub struct Set {
+    pub world: World,
     disk: Arc<SimDisk>,
-    store: Arc<Ruled>,
+    pub store: Arc<Ruled>,
 }
 
 impl Set {
-    fn run<F: Future<Output = ()> + Send>(
+    pub fn run<F: Future<Output = ()> + Send>(
         seed: u64,
         etags: EtagRule,
         test: impl FnOnce(Set) -> F + Send + 'static,
@@ -209,24 +209,24 @@ impl Set {
         out.unwrap_or_else(|stall| panic!("seed {seed}: {stall}"))
     }
 
-    async fn mount(&self, options: &str) -> (Process, User) {
+    pub async fn mount(&self, options: &str) -> (Process, User) {
         let process = self.world.process();
         let user = User::mount(process.rt(), self.disk.clone(), self.store.clone(), options, STAGING).await;
         (process, user)
     }
 
     /// A client that shares nothing with this host.
-    async fn other(&self) -> User {
+    pub async fn other(&self) -> User {
         let disk = Arc::new(SimDisk::new(&self.world));
         let options = "metadata_ttl=0,negative_metadata_ttl=0";
         User::mount(self.world.rt(), disk, self.store.clone(), options, STAGING).await
     }
 
-    async fn sleep(&self, ms: u64) {
+    pub async fn sleep(&self, ms: u64) {
         self.world.rt().sleep(Duration::from_millis(ms)).await;
     }
 
-    async fn put(&self, key: &str, bytes: &[u8]) {
+    pub async fn put(&self, key: &str, bytes: &[u8]) {
         self.store.contents().put(key, bytes.to_vec().into(), When::Always, Cause::File).await.unwrap();
     }
 
@@ -243,11 +243,11 @@ impl Set {
         contents.multipart_complete(key, &upload, &parts, When::Always, Cause::File).await.unwrap();
     }
 
-    async fn body(&self, key: &str) -> Option<Bytes> {
+    pub async fn body(&self, key: &str) -> Option<Bytes> {
         body(self.store.contents(), key).await
     }
 
-    fn keys(&self) -> Vec<String> {
+    pub fn keys(&self) -> Vec<String> {
         self.store.contents().keys()
     }
 

@@ -8,6 +8,7 @@ mod faults;
 mod kept;
 mod keys;
 mod large;
+mod late;
 mod listing;
 mod memory;
 mod model;

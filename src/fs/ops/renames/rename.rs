@@ -12,7 +12,7 @@ use super::rename_end::end_before;
 use crate::base::Kind;
 use crate::fs::bucket::{ActCopy, Doomed, SeenObject};
 use crate::fs::file::{OpenFile, Purpose};
-use crate::fs::object::{ActToken, Attributes, Base, Errno, Meta as _, Ns, Op, same_time, type_of};
+use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, same_time, type_of};
 use crate::fs::ops::filesystem::{Fs, fail};
 use crate::fs::ops::lookup::{NamedKey, Need, ROUNDS, Target};
 use crate::fs::tree::Hold;
@@ -25,6 +25,15 @@ impl Fs {
         name: &[u8],
         new_parent: u64,
         new_name: &[u8],
+        no_replace: bool,
+    ) -> Op<()> {
+        self.rename_named((parent, name), (new_parent, new_name), no_replace).await.map_err(conflict_is_told)
+    }
+
+    async fn rename_named(
+        self: &Arc<Self>,
+        (parent, name): (u64, &[u8]),
+        (new_parent, new_name): (u64, &[u8]),
         no_replace: bool,
     ) -> Op<()> {
         self.writable_in(parent, name)?;
@@ -108,7 +117,8 @@ impl Fs {
                 self.rename_local(old, new, there, file).await;
             }
             None => {
-                self.rename_object(source, new, no_replace, file.as_ref().map(|(.., file)| &**file)).await?
+                let file = file.as_ref().map(|(.., file)| &**file);
+                self.rename_object(source, (new, there.as_ref()), no_replace, file).await?
             }
         }
         if let Some((_, ino, replaced)) = &replaced {
@@ -145,28 +155,32 @@ impl Fs {
     async fn rename_object(
         &self,
         source: &Target,
-        new: &str,
+        (new, there): (&str, Option<&Target>),
         no_replace: bool,
         file: Option<&OpenFile>,
     ) -> Op<()> {
         let old = &source.key;
         let act = ActToken::new(&self.context.rt);
-        let when = if no_replace { When::Absent } else { When::Always };
         let failed = |_: &_| {
             self.doubt(old);
             self.doubt(new);
         };
         // What is open may be newer than what is known of its name.
         let seen = if file.is_none() { seen_of(&source.attributes) } else { None };
-        let copied = self.copy_file(&act, old, new, seen, when).await.inspect_err(failed)?;
+        let copied = match no_replace {
+            true => self.copy_file(&act, old, new, seen, When::Absent).await,
+            false => self.copy_over(&act, (old, new), there, seen).await,
+        };
+        let copied = copied.inspect_err(failed)?;
         let attributes_of = |(source_now, copy): &(SeenObject, Etag)| {
             let (etag, size, stored) = (Some(copy.clone()), source_now.size, None);
             Attributes { etag, size, stored, ..source.attributes.clone() }
         };
+        // Until the old name is gone the rename may fail, and who writes the replaced file is told by a conflict then.
+        let copied = self.remove_copied(&act, old, new, copied).await.inspect_err(failed)?;
         if let Some(replaced) = self.dropped(new, Some(&attributes_of(&copied))) {
             replaced.discard(&self.context).await;
         }
-        let copied = self.remove_copied(&act, old, new, copied).await.inspect_err(failed)?;
         let (attributes, (from, copy)) = (attributes_of(&copied), copied);
         let mut inodes = self.inodes.lock();
         let now = self.now();
@@ -214,6 +228,37 @@ impl Fs {
         Err(fail(Kind::Refused, format!("{old} changes all the time: it can't be moved now")))
     }
 
+    /// Copies over what has the new name, and nothing else: a copy that arrives late, when the rename has failed, finds what was
+    /// put there since, and does nothing.
+    async fn copy_over(
+        &self,
+        act: &ActToken,
+        (old, new): (&str, &str),
+        there: Option<&Target>,
+        seen: Option<SeenObject>,
+    ) -> Op<(SeenObject, Etag)> {
+        let known = match there {
+            None => Some(When::Absent),
+            Some(there) => there.attributes.etag.clone().map(When::Matches),
+        };
+        let look = async || {
+            Op::Ok(
+                self.context.remote.head(new).await?.map_or(When::Absent, |there| When::Matches(there.etag)),
+            )
+        };
+        let mut when = match known {
+            Some(when) => when,
+            None => look().await?,
+        };
+        for _ in 0..ROUNDS {
+            if let Some(copied) = self.try_copy(act, old, new, seen.clone(), when).await? {
+                return Ok(copied);
+            }
+            when = look().await?;
+        }
+        Err(fail(Kind::Refused, format!("{new} changes all the time: {old} can't be moved there now")))
+    }
+
     /// Copies what the source is now: if it isn't what was last seen, it is looked at again.
     async fn copy_file(
         &self,
@@ -223,18 +268,30 @@ impl Fs {
         seen: Option<SeenObject>,
         when: When,
     ) -> Op<(SeenObject, Etag)> {
-        let remote = &self.context.remote;
+        let absent = when == When::Absent;
+        match self.try_copy(act, old, new, seen, when).await? {
+            Some(copied) => Ok(copied),
+            None if absent => Err(Errno::EXIST.into()),
+            None => Err(fail(Kind::Refused, format!("{new} was replaced by another client: {old} stays"))),
+        }
+    }
+
+    /// None: what has the new name is not what `when` says.
+    async fn try_copy(
+        &self,
+        act: &ActToken,
+        old: &str,
+        new: &str,
+        seen: Option<SeenObject>,
+        when: When,
+    ) -> Op<Option<(SeenObject, Etag)>> {
         if type_of(old) != type_of(new) {
             return self.copy_retyped(act, old, new, &when).await;
         }
-        let absent = when == When::Absent;
-        match remote.copy_for(act, old, new, seen, when).await? {
-            ActCopy::Made { source, copy } => Ok((source, copy)),
+        match self.context.remote.copy_for(act, old, new, seen, when).await? {
+            ActCopy::Made { source, copy } => Ok(Some((source, copy))),
             ActCopy::Gone => Err(Errno::NOENT.into()),
-            ActCopy::Taken if absent => Err(Errno::EXIST.into()),
-            ActCopy::Taken => {
-                Err(fail(Kind::Refused, format!("{new} was replaced by another client: {old} stays")))
-            }
+            ActCopy::Taken => Ok(None),
         }
     }
 
@@ -246,7 +303,7 @@ impl Fs {
         old: &str,
         new: &str,
         when: &When,
-    ) -> Op<(SeenObject, Etag)> {
+    ) -> Op<Option<(SeenObject, Etag)>> {
         let remote = &self.context.remote;
         let head = remote.head(old).await?.ok_or(Errno::NOENT)?;
         let (seen, base) = (SeenObject::of(&head), Base { etag: head.etag.clone(), size: head.size });
@@ -257,8 +314,8 @@ impl Fs {
             attrs.set_time("ctime", self.context.now());
         }
         match remote.copy_with(old, new, &base, &attrs, when).await {
-            Ok(copy) => Ok((seen, copy)),
-            Err(why) if why.is(Kind::Refused) && *when == When::Absent => Err(Errno::EXIST.into()),
+            Ok(copy) => Ok(Some((seen, copy))),
+            Err(why) if why.is(Kind::Refused) => Ok(None),
             Err(why) => Err(why.into()),
         }
     }
@@ -279,6 +336,8 @@ impl Fs {
             return Err(Errno::INVAL.into());
         }
         end_before(self, [&old, &new]).await?;
+        // What was removed here and could not be deleted would come along.
+        self.context.remote.deletes.retry_below(&old).await?;
         let over = match there {
             Some(_) => match self.emptiness(&new).await? {
                 (true, marker) => marker.is_some(),
@@ -294,6 +353,15 @@ impl Fs {
         }
         done
     }
+}
+
+/// The kernel does a rename once more where it is told ESTALE, and a conflict with another client would be overwritten by that.
+/// What was looked up too long ago is looked up anew by it.
+fn conflict_is_told(mut failed: Fail) -> Fail {
+    if failed.errno == Errno::STALE && failed.why.is_some() {
+        failed.errno = Errno::BUSY;
+    }
+    failed
 }
 
 /// What is known of a name's object, if that is all that a copy has to know.
