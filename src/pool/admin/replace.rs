@@ -206,8 +206,14 @@ impl Pool {
         let members = self.membership().members.clone();
         let own = taken.iter().filter(|(index, _)| members[*index].standing().reason().is_some());
         let own: Vec<_> = own.map(|(index, place)| (*index, place.bucket.clone())).collect();
-        let holdings = Holdings::look(&members, &own).await;
-        let short = holdings.short_of(self.layout().k(), inventory).await?;
+        let (k, mut holdings) = (self.layout().k(), Holdings::look(&members, &own).await);
+        let mut short = holdings.short_of(k, inventory).await?;
+        if !short.is_empty() {
+            // Volumes are written meanwhile. What was live before a listing began and is live after it lay in the stores all that
+            // time: where it is short by that listing too, it lacks.
+            holdings = Holdings::look(&members, &own).await;
+            short = short.intersection(&holdings.short_of(k, inventory).await?).copied().collect();
+        }
         let undecided = inventory.undecided().await?;
         let why = match (short.len() as u64, undecided.iter().find(|e| e.is_transient())) {
             (0, None) => return Ok(()),
@@ -330,7 +336,8 @@ impl Pool {
         filled.of_old += u64::from(is_lost);
     }
 
-    async fn fill_chunk(&self, id: &ChunkId) -> Result<()> {
+    /// Brings a chunk's shards to the stores that are to be filled, from those in whose places they are or rebuilt.
+    pub async fn fill_chunk(&self, id: &ChunkId) -> Result<()> {
         let (context, now) = (self.context(), self.context().membership());
         let n = context.layout().n();
         for (store, new) in now.members.iter().enumerate() {

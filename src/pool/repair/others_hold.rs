@@ -76,9 +76,10 @@ impl Holdings {
         (there.count(), (0..self.n).filter(open).count())
     }
 
-    /// Live chunks that can't be read by what is there, and could by what may be elsewhere.
-    pub async fn short_of(&self, k: usize, inventory: &dyn Inventory) -> Result<Vec<ChunkId>> {
-        let (mut after, mut short) = (None, Vec::new());
+    /// Live chunks that can't be read by what is there, and could by what may be elsewhere. Some of them may have been stored
+    /// since the stores were listed.
+    pub async fn short_of(&self, k: usize, inventory: &dyn Inventory) -> Result<BTreeSet<ChunkId>> {
+        let (mut after, mut short) = (None, BTreeSet::new());
         loop {
             let page = inventory.live_after(after, LIVE_PAGE).await?;
             short.extend(page.iter().copied().filter(|id| {

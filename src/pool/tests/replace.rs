@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::base::rt::sim::{Sim, World};
@@ -401,6 +402,51 @@ fn an_emptied_place_is_taken_in_only_while_the_others_hold_enough() {
         assert_eq!(plan.unwrap(), Replacement::Planned);
         finish(&pool, &live).await.unwrap();
         is_clean(&pool).await;
+    });
+}
+
+/// Of a pool that is written meanwhile: when it is asked, another chunk has been stored since the stores were listed.
+struct Growing {
+    pool: Arc<Pool>,
+    live: Mutex<u64>,
+}
+
+#[async_trait]
+impl Inventory for Growing {
+    async fn fate(&self, id: ChunkId) -> Result<Fate> {
+        Ok(if id.seq.0 <= *self.live.lock() { Fate::Live } else { Fate::Unknown })
+    }
+    async fn live_after(&self, after: Option<ChunkId>, max: usize) -> Result<Vec<ChunkId>> {
+        let next = *self.live.lock() + 1;
+        store(&self.pool, &chunk(next, &[9000])).await;
+        *self.live.lock() = next;
+        let from = after.map_or(0, |a| a.seq.0) + 1;
+        Ok((from..=next).take(max).map(id).collect())
+    }
+    async fn undecided(&self) -> Result<Vec<Error>> {
+        Ok(Vec::new())
+    }
+    fn unread(&self) -> Vec<(VolumeId, String)> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn what_is_stored_while_an_emptied_place_is_judged_does_not_lack() {
+    run(23, "1+2", |_, yard| async move {
+        let pool = yard.create().await.unwrap();
+        store(&pool, &chunk(1, &[9000])).await;
+        yard.settle(2_000).await;
+        yard.stores[2].contents().wipe();
+        pool.look().await;
+        let free = pool.emptied().await;
+        let growing = Growing { pool: pool.clone(), live: Mutex::new(1) };
+        let plan = pool.plan_replacement(&free[0].url, &free[0], &growing, Care::Data).await;
+        assert_eq!(plan.unwrap(), Replacement::Planned);
+        let live = Counted { dead: 0, live: *growing.live.lock() };
+        finish(&pool, &live).await.unwrap();
+        let found = pool.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
+        assert!(found.is_complete_and_clean(), "{found:?}");
     });
 }
 

@@ -1,9 +1,12 @@
 //! What failed midway and is done again: a checkpoint that is given up, a journal that is begun anew.
 
+use std::collections::BTreeSet;
+
 use futures::future::{join, join_all, join3};
 
 use super::*;
 use crate::base::log_record::{Op, Record};
+use crate::store::Store as _;
 use crate::volume::handle::Known;
 
 /// Of a map's leaf.
@@ -244,6 +247,47 @@ fn what_a_take_over_marks_is_in_a_journal_that_begins_anew_meanwhile() {
                 marks.iter().any(|s| s.name.as_str().starts_with("taken-over-")),
                 "seed {seed}: {marks:?}"
             );
+        });
+    }
+}
+
+/// A store takes another's place by a host that only knows the volume's tables, and that ends right after; the new store takes nothing
+/// for a moment. What was written since the last checkpoint comes along too.
+#[test]
+fn a_new_store_gets_what_no_table_names_yet() {
+    for seed in 130..160 {
+        run(seed, "4+2", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            for i in 0..60 {
+                v.write(i * 4096, bytes(i, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+            }
+            life.sleep(1_000).await;
+            let (rt, world, spare) = (site.world.rt(), site.world.clone(), site.spare.clone());
+            let hiccup = rt.clone().spawn(async move {
+                rt.sleep(Duration::from_millis(3_000 + world.below(5_000))).await;
+                spare.faults(|f| f.reach = Reach::Refuses);
+                rt.sleep(Duration::from_millis(1_000)).await;
+                spare.faults(|f| f.reach = Reach::Up);
+            });
+            life.process.kill();
+            let other = site.machine(2).start().await;
+            let (old, new) = (site.stores[4].url(), site.spare_spec());
+            while other.volumes.replace_store(old, &new, crate::pool::Care::All, &|_| {}).await.is_err() {
+                other.sleep(100).await;
+            }
+            other.process.kill();
+            hiccup.await.unwrap();
+            // The shard's name without its number, of each.
+            let shards = |keys: Vec<String>| -> BTreeSet<String> {
+                let shards = keys.iter().filter_map(|key| key.split_once('/')?.1.rsplit_once('.'));
+                shards.filter(|(id, _)| id.contains("/c-")).map(|(id, _)| id.to_owned()).collect()
+            };
+            let (all, come) =
+                (shards(site.stores[3].contents().keys()), shards(site.spare.contents().keys()));
+            let lacking: Vec<_> = all.difference(&come).collect();
+            assert!(all.len() >= 50 && lacking.is_empty(), "{lacking:?} of {} chunks", all.len());
         });
     }
 }

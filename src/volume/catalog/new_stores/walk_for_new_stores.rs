@@ -139,6 +139,8 @@ impl Volumes {
             if probe.good >= w {
                 if probe.good < pool.layout().n() && why == Walk::Completes {
                     pool.remember_missing(id, &probe);
+                    // No table names it yet, so that nobody else would look for it.
+                    self.bring(&id).await?;
                 }
                 return Ok(Step::Next);
             }
@@ -156,8 +158,10 @@ impl Volumes {
                         rt.sleep(AGAIN).await;
                         continue;
                     }
-                    done => return done.map(|()| Step::Next),
+                    done => done?,
                 }
+                self.bring(&id).await?;
+                return Ok(Step::Next);
             }
             // Not readable: it ends here, unless a checkpoint has passed it meanwhile and its chunk is gone.
             let now = self.engine.cell(head.volume).read().await?;
@@ -182,6 +186,15 @@ impl Volumes {
                 false => {}
             }
             rt.sleep(AGAIN).await;
+        }
+    }
+
+    /// The chunk's shards come to the stores that are to be filled.
+    async fn bring(&self, id: &ChunkId) -> Result<()> {
+        match self.engine.pool.fill_chunk(id).await {
+            // What is damaged holds nothing up: scrub names it.
+            Err(e) if e.is(Kind::Corrupt) => Ok(()),
+            done => done,
         }
     }
 
