@@ -121,6 +121,17 @@ fn uses(pid: u32, device: Device) -> bool {
     [of("cwd"), of("root")].into_iter().chain(open).any(|path| is_on(&path, device))
 }
 
+/// Whether a process that can't be looked at may hold a mount: one that has ended holds nothing, though it is listed still.
+fn may_hold(pid: u32) -> bool {
+    read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !has_ended(&stat))
+}
+
+/// By the text of `/proc/PID/stat`: the state comes after the name, which is in brackets and may have any character in it.
+fn has_ended(stat: &str) -> bool {
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, Some('Z' | 'X'))
+}
+
 impl Holders {
     /// Looks through `/proc`.
     pub fn of(device: Device) -> Holders {
@@ -138,16 +149,21 @@ impl Holders {
                     others.entry(namespace).or_insert((pid, name));
                 }
                 Some(_) => {}
-                None => hidden = true,
+                None => hidden |= may_hold(pid),
             }
         }
         for (pid, name) in others.into_values() {
             match read_to_string(format!("/proc/{pid}/mountinfo")) {
                 Ok(table) => tables.push((Some((pid, name)), table)),
-                Err(_) => hidden = true,
+                Err(_) => hidden |= may_hold(pid),
             }
         }
         Holders { copies: copies(&tables, device), users, hidden }
+    }
+
+    /// Nobody was found.
+    pub fn is_unknown(&self) -> bool {
+        self.copies.is_empty() && self.users.is_empty()
     }
 
     /// Who it is, for a message; none where nobody was found.
@@ -221,6 +237,15 @@ mod tests {
 
     const OWN: &str = "26 1 8:1 / / rw shared:1 - ext4 /dev/root rw\n\
         90 26 0:77 /sub /mnt/a\\040b rw - fuse.windlass b rw\nodd\n";
+
+    #[test]
+    fn who_has_ended_holds_nothing() {
+        for (stat, ended) in
+            [("7 (a) b) S 1 7", false), ("7 (Z) R 1 7", false), ("7 (sh) Z 1 7", true), ("odd", false)]
+        {
+            assert_eq!(has_ended(stat), ended, "{stat}");
+        }
+    }
 
     #[test]
     fn copies_are_found_by_the_device_in_each_namespace() {

@@ -243,21 +243,29 @@ impl Mounted {
     /// # Errors
     /// `Owned`: somebody holds it, who is named.
     async fn left_by_all(&self) -> Result<()> {
-        let mut ended = self.ended.clone();
-        if self.rt.timeout(LEAVING, ended.wait_for(|ended| *ended)).await.is_some() {
+        if self.ends_within(LEAVING).await {
             return Ok(());
         }
         let Some(device) = self.device else { return Err(self.held("")) };
         let dir = self.dir.clone();
         self.rt.cpu(move || Holders::of(device).let_go_of_copies(&dir)).await?;
-        if self.rt.timeout(PAUSE, ended.wait_for(|ended| *ended)).await.is_some() {
+        if self.ends_within(PAUSE).await {
             return Ok(());
         }
-        let left = self.rt.cpu(move || Holders::of(device)).await?;
+        let mut left = self.rt.cpu(move || Holders::of(device)).await?;
+        // Who held it may have gone a moment ago, and a busy machine tells of the end later.
+        if left.is_unknown() && !self.ends_within(LEAVING).await {
+            left = self.rt.cpu(move || Holders::of(device)).await?;
+        }
         match *self.ended.borrow() {
             true => Ok(()),
             false => Err(self.held(&left.told().map(|who| format!(": {who}")).unwrap_or_default())),
         }
+    }
+
+    async fn ends_within(&self, limit: Duration) -> bool {
+        let mut ended = self.ended.clone();
+        self.rt.timeout(limit, ended.wait_for(|ended| *ended)).await.is_some()
     }
 
     fn held(&self, who: &str) -> Error {
