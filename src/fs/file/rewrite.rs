@@ -3,7 +3,7 @@
 use super::closed_version::ClosedVersion;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
-use super::state::Event;
+use super::state::{Bytes, Event};
 use super::upload::Snapshot;
 use crate::base::Result;
 use crate::fs::staging::{Mark, Note, Stage};
@@ -82,6 +82,15 @@ impl OpenFile {
     /// The file is being rewritten while its closed version is unsent.
     pub fn is_rewriting(&self) -> bool {
         self.state.lock().closed_version.is_some()
+    }
+
+    /// A whole object is being written anew, and no close or sync has asked for what is there by now: half of it must not take the
+    /// object's place. What the next mount would find so (`recovery`).
+    pub fn is_unfinished_rewrite(&self) -> bool {
+        let s = self.state.lock();
+        let was_object = s.file.base.is_some() || s.closed_version.is_some();
+        let asked_for = s.holds_unsent_close() || s.file.bytes() != Bytes::Staged;
+        was_object && s.file.base_len == 0 && !asked_for
     }
 }
 

@@ -454,9 +454,12 @@ impl Fs {
         sealed
     }
 
-    /// Sends every open file's changes; what can't be sent stays staged.
+    /// Sends every open file's changes; what can't be sent, and half of a file that is being written anew, stays staged.
     pub async fn send_all(self: &Arc<Self>) {
         for (ino, file) in self.open_below("") {
+            if file.is_unfinished_rewrite() {
+                continue;
+            }
             if let Err(why) = self.send(ino, &file).await {
                 tracing::error!(key = file.key(), %why, "not stored");
             }
@@ -535,14 +538,23 @@ impl Fs {
     /// The handle is gone.
     pub async fn release(self: &Arc<Self>, handle: u64) {
         let _busy = self.busy();
-        let gone = {
-            let mut handles = self.handles.lock();
-            handles.version_files.remove(&handle);
-            handles.files.remove(&handle)
-        };
-        if let Some(gone) = gone {
-            self.handle_closed(gone.ino, false).await;
+        if let Some(ino) = self.remove_handle(handle) {
+            self.handle_closed(ino, false).await;
         }
+    }
+
+    /// Of a handle that its process never closed.
+    pub(super) async fn abandon(self: &Arc<Self>, handle: u64) {
+        let Some(ino) = self.remove_handle(handle) else { return };
+        let file = self.inodes.lock().get(ino).and_then(|node| node.file.clone());
+        let unfinished = file.is_some_and(|file| file.is_unfinished_rewrite());
+        self.handle_closed(ino, unfinished).await;
+    }
+
+    fn remove_handle(&self, handle: u64) -> Option<u64> {
+        let mut handles = self.handles.lock();
+        handles.version_files.remove(&handle);
+        handles.files.remove(&handle).map(|gone| gone.ino)
     }
 
     /// One handle less. Before the last one goes, what its close could not store, or what was written through a

@@ -77,11 +77,12 @@ impl Fs {
         self.start_sends();
     }
 
-    /// The mount is gone: sends what handles that were never released still hold, and what waits.
+    /// The mount is gone: sends what handles that were never released still hold, and what waits. Half of a file that was being
+    /// written anew stays staged: the kernel cut its writer off (`umount -f`), or the daemon ends before it.
     pub async fn finish(self: &Arc<Self>) {
         let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
         for handle in left {
-            self.release(handle).await;
+            self.abandon(handle).await;
         }
         self.begin_shutdown();
         self.idle().await;

@@ -400,16 +400,30 @@ fn a_mount_leaves_a_hung_store_soon() {
 /// Promise: A whole object is never replaced by half of one.
 #[test]
 fn an_unfinished_rewrite_is_kept_beside() {
-    let first = |user: User, _| async move {
-        user.put("f", b"whole").await.unwrap();
-        let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
-        user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
-    };
-    let (store, disk) = two_lives(5, "", first, nothing);
-    let keys = store.contents().keys();
-    assert!(keys.len() == 2 && keys[1].starts_with("f.unfinished-"), "{keys:?}");
-    assert_eq!((read(&store, "f").unwrap(), read(&store, &keys[1]).unwrap()), ("whole".into(), "ha".into()));
-    assert_eq!(staged(&disk), [""; 0]);
+    // By a kill; by `umount -f`, whose mount ends with the file open; by a daemon that is told to end before its writer.
+    for (ends, sends) in [(false, false), (true, false), (true, true)] {
+        let first = move |user: User, store: Arc<SimStore>| async move {
+            user.put("f", b"whole").await.unwrap();
+            let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
+            if sends {
+                user.fs.send_all().await;
+            }
+            if ends {
+                user.fs.finish().await;
+                assert_eq!(store.contents().keys(), ["f"]);
+                assert_eq!(read(&store, "f").unwrap(), "whole");
+            }
+        };
+        let (store, disk) = two_lives(5, "", first, nothing);
+        let keys = store.contents().keys();
+        assert!(keys.len() == 2 && keys[1].starts_with("f.unfinished-"), "{keys:?}");
+        assert_eq!(
+            (read(&store, "f").unwrap(), read(&store, &keys[1]).unwrap()),
+            ("whole".into(), "ha".into())
+        );
+        assert_eq!(staged(&disk), [""; 0]);
+    }
 }
 
 /// `f` is closed on this host while the store can't be reached.

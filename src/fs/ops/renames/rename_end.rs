@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use crate::base::Kind;
 use crate::fs::bucket::is_marker;
@@ -92,9 +92,12 @@ impl Fs {
         let ends = remote.all_below(delete_from).err_into::<Fail>().try_filter(&mut stays);
         let ends = ends.map_ok(|object| self.doomed_of_pair(intent, object, delete_from, present_at).boxed());
         let ends = ends.try_buffer_unordered(AT_ONCE);
-        let done: Vec<Listed> =
-            ends.try_filter_map(|object| futures::future::ready(Ok(object))).try_collect().await?;
-        remote.remove_listed(done).await?;
+        let doomed = ends.try_filter_map(|object| futures::future::ready(Ok(object)));
+        // A few at a time: what was looked at is deleted before others can have changed much of it.
+        let mut doomed = std::pin::pin!(doomed.try_chunks(AT_ONCE));
+        while let Some(some) = doomed.next().await {
+            remote.remove_listed(some.map_err(|failed| failed.1)?).await?;
+        }
         remote.remove_empty_folders(delete_from).await?;
         let _nodes = self.inodes.lock();
         self.name_cache.forget_below(delete_from);
