@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Heard {
     rt: Rt,
+    named: Mirror,
     receiver: Box<dyn LinkReceiver>,
     _sender: Box<dyn LinkSender>,
     /// The last record of the session, or 0.
@@ -54,7 +55,8 @@ pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Ls
         let why = format!("`--mirror` leads to {host}, which is another host");
         return Err(Error::new(Kind::Unavailable, why));
     }
-    Ok(Heard { rt: engine.rt.clone(), receiver, _sender: sender, end, last: after })
+    let (rt, named) = (engine.rt.clone(), named.clone());
+    Ok(Heard { rt, named, receiver, _sender: sender, end, last: after })
 }
 
 /// What to do where that host can't be heard.
@@ -84,9 +86,18 @@ impl Heard {
         self.end
     }
 
+    /// The connection broke, or nothing came.
+    fn not_heard(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Corrupt | Kind::Invalid | Kind::Unsupported => error,
+            _ => refusal(&self.named, &error),
+        }
+    }
+
     /// In the order of their lsns, up to the last: `None` only when all have come.
     pub async fn next(&mut self) -> Result<Option<Record>> {
-        let record = match next(&self.rt, &mut *self.receiver, PATIENCE).await? {
+        let received = next(&self.rt, &mut *self.receiver, PATIENCE).await;
+        let record = match received.map_err(|e| self.not_heard(e))? {
             Message::Record(record) => record,
             Message::Ended if self.is_over() => return Ok(None),
             Message::Ended => {

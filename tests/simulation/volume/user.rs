@@ -103,10 +103,10 @@ fn expected(site: &Site, what: &str, error: &Error) {
     assert!(fine, "{what}: {:?}: {error}", error.kind());
 }
 
-/// Another host is named, the connection to it breaks while it is asked, or what was mirrored here is not whole since the disk failed.
+/// Another host is named, or what was mirrored here is not whole since the disk failed.
 fn is_of_mirror(site: &Site, kind: Kind) -> bool {
     let not_whole = site.plan.hazard == Hazard::Disks && kind == Kind::Corrupt;
-    site.plan.is_mirrored() && (matches!(kind, Kind::Refused | Kind::Io) || not_whole)
+    site.plan.is_mirrored() && (kind == Kind::Refused || not_whole)
 }
 
 /// What the head's peer had will never be told.
