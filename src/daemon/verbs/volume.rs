@@ -326,7 +326,7 @@ async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -
 /// `Refused`: it has snapshots, which would go with it. Those that it took by itself don't count.
 async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath) -> Result<()> {
     const NAMED: usize = 3;
-    let names = match volumes.snapshot_names(&path.volume).await {
+    let names = match volumes.snapshots_at_stake(&path.volume).await {
         // There is none of that name, or its creation was broken off.
         Err(e) if e.is(Kind::NotFound) => return Ok(()),
         names => names.map_err(|e| {

@@ -11,7 +11,7 @@ use futures::stream;
 use super::marks_in_log::tables_to_the_end;
 use super::names::one_each;
 use super::space::shared;
-use super::volumes::Volumes;
+use super::volumes::{OpenMode, Volumes};
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Instant;
 use crate::base::units::{MIB, show_bytes, show_size, show_time};
@@ -654,6 +654,15 @@ impl Volumes {
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
+    /// The same, before the volume goes with them. What this host's journal holds alone may be one: then the volume is opened, which
+    /// brings it to the pool.
+    pub async fn snapshots_at_stake(&self, volume: &Name) -> Result<Vec<Name>> {
+        if self.owned_here(volume).is_none() && self.info(volume).await?.unsent_bytes > 0 {
+            self.open(volume, OpenMode::Normal).await?;
+        }
+        self.snapshot_names(volume).await
+    }
+
     /// Names of its snapshots, and when they were taken, oldest first.
     pub async fn snapshot_times(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
         let id = self.id(volume).await?;
@@ -733,12 +742,35 @@ impl Volumes {
         Ok(whole)
     }
 
-    /// Who of the pool's volumes has a snapshot of these groups: one pass for all of them.
+    /// Who of the pool's volumes has a snapshot of these groups: one pass for all of them, and another for those that lack some: what
+    /// was taken last may be in logs alone.
     async fn members(&self, groups: &BTreeMap<Nonce, u32>) -> Result<BTreeMap<Nonce, Members>> {
         let names = self.engine.pool.list().await?;
-        let looks = stream::iter(names)
-            .map(|(name, id)| async move { self.newest_tables(&name, id).await })
-            .buffer_unordered(LOOKS_AT_ONCE);
+        let mut found = self.members_by(&names, groups, false).await;
+        let is_short = |(group, size): &(&Nonce, &u32)| {
+            found.get(group).is_none_or(|members| !members.whole && members.marked < **size)
+        };
+        let short: BTreeMap<Nonce, u32> = groups.iter().filter(is_short).map(|(g, n)| (*g, *n)).collect();
+        if !short.is_empty() {
+            found.extend(self.members_by(&names, &short, true).await);
+        }
+        Ok(found)
+    }
+
+    /// `to_the_end`: by logs too.
+    async fn members_by(
+        &self,
+        names: &[(Name, VolumeId)],
+        groups: &BTreeMap<Nonce, u32>,
+        to_the_end: bool,
+    ) -> BTreeMap<Nonce, Members> {
+        let looks = stream::iter(names.to_vec()).map(|(name, id)| async move {
+            match to_the_end {
+                true => tables_to_the_end(self, &name, id).await.map(|(_, tables)| tables),
+                false => self.newest_tables(&name, id).await,
+            }
+        });
+        let looks = looks.buffer_unordered(LOOKS_AT_ONCE);
         let count = async |mut found: BTreeMap<Nonce, Members>, tables: Result<Tables>| {
             let Ok(tables) = tables else { return found };
             for (_, state) in tables.with_trash().filter(|(_, s)| groups.contains_key(&s.group)) {
@@ -749,6 +781,6 @@ impl Volumes {
             }
             found
         };
-        Ok(looks.fold(BTreeMap::new(), count).await)
+        looks.fold(BTreeMap::new(), count).await
     }
 }

@@ -10,6 +10,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
+use super::marks_in_log::tables_to_the_end;
 use super::space::Tally;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId, utc};
@@ -648,13 +649,32 @@ impl Volumes {
         }
         let (head, tables) = self.recorded_with_names(volume, id).await?;
         self.engine.check_open(volume, &head).await?;
-        if tables.snapshot(snapshot).is_some() || head.active.released || !self.engine.host_owns(&head) {
+        if tables.snapshot(snapshot).is_some() || head.active.released {
             return Ok((head, tables));
+        }
+        if !self.engine.host_owns(&head) {
+            let (newer, to_the_end) = tables_to_the_end(self, volume, id).await?;
+            return match to_the_end.snapshot(snapshot) {
+                None => Ok((head, tables)),
+                Some(state) if state.built => self.recorded_with_names(volume, id).await,
+                Some(_) => Err(self.not_built_yet(volume, snapshot, &newer)),
+            };
         }
         // Owned by this folder and not open: its log may have a mark that no checkpoint has built.
         let open = self.open(volume, OpenMode::Normal).await?;
         open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
         self.recorded(volume, id).await
+    }
+
+    /// Of a snapshot that is stored, by its mark in the owner's log: what it shows is told by the owner's next checkpoint.
+    fn not_built_yet(&self, volume: &Name, snapshot: &Name, head: &Head) -> Error {
+        let title = self.engine.title(volume);
+        let owner = head.active.owner.as_ref().map_or("its owner", |host| host.name.as_str());
+        let why = format!(
+            "{title}@{snapshot} was taken by {owner} a moment ago, and other hosts can use it from the next checkpoint on, within about \
+             a minute: try again then; if {owner} is gone, `windlass volume take-over {title}` makes one"
+        );
+        Error::new(Kind::Unavailable, why)
     }
 
     /// All names, by the volumes that have them.

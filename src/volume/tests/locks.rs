@@ -41,7 +41,7 @@ fn nothing_removes_a_locked_snapshot_before_its_time() {
         let until = lock(&other, "s", 6 * HOUR).await;
         let until = match until {
             // The mark is only in the owner's log yet.
-            Err(e) if e.is(Kind::NotFound) => lock(&life, "s", 6 * HOUR).await.unwrap(),
+            Err(e) if e.is(Kind::Unavailable) => lock(&life, "s", 6 * HOUR).await.unwrap(),
             done => done.unwrap(),
         };
         nothing_removes(&life, "locked until").await;

@@ -139,6 +139,67 @@ fn a_mark_survives_a_crash_before_its_checkpoint() {
     }
 }
 
+/// Of an owner that was killed right after: the snapshot is in its log, and in no checkpoint.
+#[test]
+fn a_snapshot_that_is_only_in_the_owners_log_is_not_said_to_be_missing() {
+    run(25, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        life.volumes.create(&name("w"), MIB, small(FlushMode::Pool)).await.unwrap();
+        let w = life.volumes.open(&name("w"), OpenMode::Normal).await.unwrap();
+        v.write(0, bytes(1, 40_960)).await.unwrap();
+        w.write(0, bytes(2, 4096)).await.unwrap();
+        snapshot_group(&[(v.clone(), name("g")), (w.clone(), name("g"))], true).await.unwrap();
+        drop((v, w));
+        let machine = life.crash();
+        let other = site.machine(2).start().await;
+        let volumes = &other.volumes;
+        let early = [
+            volumes.open_snapshot(&name("v"), &name("g")).await.map(drop),
+            volumes.clone_snapshot(&name("v"), &name("g"), &name("c")).await.map(drop),
+            volumes.snapshot_id(&name("v"), &name("g")).await.map(drop),
+        ];
+        for told in early {
+            let told = told.unwrap_err();
+            assert!(told.is(Kind::Unavailable) && told.to_string().contains("take-over"), "{told}");
+        }
+        assert!(
+            volumes.open_snapshot(&name("v"), &name("no")).await.map(drop).unwrap_err().is(Kind::NotFound)
+        );
+        let mut life = machine.start().await;
+        for host in [&other, &life] {
+            for member in ["v", "w"] {
+                let listed = host.volumes.snapshots(&name(member)).await.unwrap();
+                assert!(listed.len() == 1 && !listed[0].partial, "{member}: {listed:?}");
+            }
+        }
+        life.volumes.open_snapshot(&name("v"), &name("g")).await.unwrap();
+        life = life.crash().start().await;
+        let shown = other.volumes.open_snapshot(&name("v"), &name("g")).await.unwrap();
+        assert!(shown.read(0, 40_960).await.unwrap() == bytes(1, 40_960));
+        drop(life);
+    });
+}
+
+/// Acknowledged as on this host's disk, before the stores have it.
+#[test]
+fn a_snapshot_that_is_only_in_the_journal_is_at_stake_with_its_volume() {
+    run(26, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 40_960)).await.unwrap();
+        site.reach(0..3, Reach::Refuses);
+        snapshot_group(&[(v.clone(), name("a"))], false).await.unwrap();
+        v.flush().await.unwrap();
+        drop(v);
+        let machine = life.crash();
+        site.reach(0..3, Reach::Up);
+        let life = machine.start().await;
+        assert_eq!(life.volumes.snapshots_at_stake(&name("v")).await.unwrap(), [name("a")]);
+        assert_eq!(life.volumes.snapshots(&name("v")).await.unwrap().len(), 1);
+    });
+}
+
 #[test]
 fn a_group_is_one_instant() {
     run(30, "1+1", |site| async move {
@@ -349,7 +410,7 @@ fn what_a_broken_off_command_recorded_is_what_the_owner_goes_on_from() {
             life.rt.timeout(patience, life.volumes.remove_snapshot(&name("v"), &name("old"))).await;
             // Others know of it as soon as a checkpoint has it.
             while let Err(why) = other.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await {
-                assert!(why.is(Kind::NotFound), "{n}: {why}");
+                assert!(why.is(Kind::Unavailable), "{n}: {why}");
                 other.sleep(10).await;
             }
             for i in 0..3 {
