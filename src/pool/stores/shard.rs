@@ -107,7 +107,7 @@ impl At<'_> {
             How::Absent => When::Absent,
             How::Look | How::Verify | How::Replace => {
                 match self.present((about, object), how, cause).await? {
-                    Present::Same => return self.member.attest().await,
+                    Present::Same => return self.found().await,
                     Present::Other(etag) => When::Matches(etag),
                     Present::None => When::Absent,
                 }
@@ -117,7 +117,7 @@ impl At<'_> {
         if let Put::Refused = answer {
             // Another repair, or a put of an upload that was given up, may have come in between.
             answer = match self.present((about, object), how, cause).await? {
-                Present::Same => return self.member.attest().await,
+                Present::Same => return self.found().await,
                 Present::Other(etag) => {
                     tracing::warn!(
                         "store {} has a damaged object under {}; it is replaced",
@@ -137,6 +137,13 @@ impl At<'_> {
                 format!("store {} refused {} and shows no reason", self.member.url(), self.key()),
             )),
         }
+    }
+
+    /// The shard is there: of a put whose answer was lost, nothing else tells that the store took it.
+    async fn found(&self) -> Result<()> {
+        self.member.attest().await?;
+        self.member.takes_writes();
+        Ok(())
     }
 
     /// What the store has in the shard's place.

@@ -40,6 +40,27 @@ fn an_outage_of_too_many_stores_holds_and_heals() {
     });
 }
 
+/// With nothing else to put a store that is said to take no writes would stay so, and whoever counts stores would wait for ever.
+#[test]
+fn a_store_whose_lost_answer_is_found_to_be_stored_takes_writes() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let lose = |lost| {
+            yard.stores.iter().for_each(|s| s.faults(|f| (f.lost, f.late) = (lost, Duration::from_secs(1))))
+        };
+        for seq in 1..=40 {
+            lose(400);
+            let upload = pool.put_chunk(chunk(seq, &[9000, 7]));
+            yard.settle(4_000).await;
+            lose(0);
+            upload.wait(3).await.unwrap();
+            upload.settled().await;
+            yard.settle(10_000).await;
+            assert_eq!(pool.out_for(Duration::ZERO), 0, "chunk {seq}");
+        }
+    });
+}
+
 #[test]
 fn hints_outlive_the_process() {
     run("2+1", |yard| async move {

@@ -177,6 +177,11 @@ impl Member {
         out
     }
 
+    /// What was put, and had no answer, is there.
+    pub(in crate::pool) fn takes_writes(&self) {
+        self.state.with(|s| s.writes_failing = None);
+    }
+
     /// A put that has no answer for long makes the store one that takes no writes, until one has: its label may answer all the
     /// while, as that of a folder whose filesystem is frozen. How long that is depends on the bytes that the line has to
     /// carry, unless the bucket itself tells that its puts hang. The put goes on.
