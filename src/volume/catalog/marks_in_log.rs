@@ -12,7 +12,7 @@ use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::space::Tables;
 
-/// How often it begins anew, each time with a newer checkpoint.
+/// How often it begins anew, each time with a newer head.
 const TRIES: usize = 3;
 /// Chunks read of one log at most: an owner records a checkpoint before there are so many.
 const CHUNKS_MAX: u64 = 1 << 14;
@@ -29,10 +29,10 @@ pub async fn tables_to_the_end(volumes: &Volumes, volume: &Name, id: VolumeId) -
             Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::NotFound) => e,
             done => return done.map(|tables| (head, tables)),
         };
-        // Merged and deleted meanwhile?
-        let position = head.checkpoint.position;
+        // Merged and deleted meanwhile, or sealed by a data key that came since?
+        let read = (head.checkpoint.position, head.keys.take());
         (head, tables) = volumes.recorded_with_names(volume, id).await?;
-        if head.checkpoint.position == position {
+        if (head.checkpoint.position, &head.keys) == (read.0, &read.1) {
             return Err(error);
         }
     }
