@@ -27,8 +27,8 @@ pub use copies::{
 };
 pub use handle::{Attachment, Passage, SnapshotView, Volume};
 pub use head::{
-    BootTrace, Direction, FlushMode, Host, Limits, MirrorInfo, MirrorLoss, Parent, Rotation, SnapshotInfo,
-    TakeOver, VolumeInfo, VolumeSettings,
+    BootTrace, Clients, Direction, FlushMode, Host, Limits, MirrorInfo, MirrorLoss, Parent, Rotation,
+    SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,
 };
 pub use mirror::{Begin, MirrorHost};
 pub use mirroring::serve_mirror;

@@ -81,9 +81,9 @@ pub async fn snapshot(
             let there = open.volumes.snapshot_sizes(&path.volume.volume).await?;
             if there.iter().any(|(name, _)| *name == path.snapshot) {
                 if if_absent {
-                    // It may have been taken a moment ago, without waiting.
-                    if wait && let Some(volume) = open.volumes.owned_here(&path.volume.volume) {
-                        volume.promise_snapshot(&path.snapshot).await?;
+                    // It may have been taken a moment ago, without waiting, or by who was killed before it was promised.
+                    if wait {
+                        open.volumes.promise_snapshot(&path.volume.volume, &path.snapshot).await?;
                     }
                     continue;
                 }

@@ -13,6 +13,7 @@ use futures::stream;
 
 use super::alter::let_go_in_time;
 use super::gates::wait_at;
+use super::marks_in_log::tables_to_the_end;
 use super::names::take;
 use super::readers::refuse_if_read;
 use super::snapshots::end_locks;
@@ -336,6 +337,12 @@ impl Volumes {
             // Where this host was cut off, its log may have a mark that no checkpoint has.
             self.open(volume, OpenMode::Normal).await?;
             tables = self.newest_tables(volume, id).await?;
+        }
+        if tables.snapshot(snapshot).is_none() && !head.active.released && !self.engine.host_owns(&head) {
+            let (newer, to_the_end) = tables_to_the_end(self, volume, id).await?;
+            if to_the_end.snapshot(snapshot).is_some_and(|state| !state.built) {
+                return Err(self.not_built_yet(volume, snapshot, &newer));
+            }
         }
         let title = self.engine.title(volume);
         let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;

@@ -94,6 +94,7 @@ impl VolumeInfo {
             boot_trace: settings.boot_trace,
             handover: settings.handover,
             mirror_loss: settings.mirror_loss,
+            clients_allowed: settings.clients,
             mirror: mirror_of(head),
             owner: head.active.owner.as_ref().map(|h| h.name.clone()),
             owner_id: head.active.owner.as_ref().map(|h| h.id),

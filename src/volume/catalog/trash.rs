@@ -5,6 +5,7 @@
 //! alone tells which are there. They are released before, and nobody can claim them; a snapshot stays a state of its volume,
 //! which keeps its data. Whoever removes one for good requires that it is still there: it may just be brought back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{one_each, rename, rename_moved};
 use super::volumes::{OpenMode, Volumes};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, StateId};
 use crate::volume::handle::Known;
 use crate::volume::head::{Head, Moved, VolumeInfo};
 use crate::volume::session::no_snapshot;
@@ -252,10 +253,11 @@ impl Trash<'_> {
     pub async fn discard_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         self.0.check_remove_snapshot(volume, snapshot, true).await?;
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
-        let created_ms = tables.snapshot(snapshot).map_or(0, |s| s.created_ms);
+        let there = tables.snapshot(snapshot).map(|s| (s.id, s.created_ms));
+        let (id, created_ms) = there.ok_or_else(|| no_snapshot(&self.0.engine.title(volume), snapshot))?;
         let since = self.latest_ms().await.max(created_ms);
         for ms in since..since + SAME_TIME_MAX {
-            match self.rename_snapshot(volume, snapshot, &snapshot.in_trash(ms)).await {
+            match self.rename_snapshot(volume, id, (snapshot, &snapshot.in_trash(ms))).await {
                 Err(e) if e.is(Kind::Exists) => {}
                 done => return done,
             }
@@ -267,9 +269,9 @@ impl Trash<'_> {
         Err(Error::new(Kind::Owned, why))
     }
 
-    async fn rename_snapshot(&self, volume: &Name, from: &Name, to: &Name) -> Result<()> {
+    async fn rename_snapshot(&self, volume: &Name, id: StateId, (from, to): (&Name, &Name)) -> Result<()> {
         let open = self.0.open(volume, OpenMode::Normal).await?;
-        open.ask(|session| async move { session.rename_snapshot(from, to).await }).await
+        open.ask(|session| async move { session.rename_snapshot(id, from, to).await }).await
     }
 
     /// A volume's snapshots in the trash, in order of time.
@@ -287,25 +289,26 @@ impl Trash<'_> {
     /// As `restore`, of a snapshot.
     pub async fn restore_snapshot(&self, volume: &Name, snapshot: &Name, to: Option<&Name>) -> Result<()> {
         let all = self.trashed_as(volume, snapshot).await?;
-        let gone = newest(all.iter(), snapshot).expect("there is one: checked above");
-        self.rename_snapshot(volume, &gone, to.unwrap_or(snapshot)).await
+        let gone = newest(all.keys(), snapshot).expect("there is one: checked above");
+        self.rename_snapshot(volume, all[&gone], (&gone, to.unwrap_or(snapshot))).await
     }
 
     /// As `purge`, of a snapshot.
     pub async fn purge_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<usize> {
         let all = self.trashed_as(volume, snapshot).await?;
-        for gone in &all {
+        for gone in all.keys() {
             self.0.remove_snapshot(volume, gone).await?;
         }
         Ok(all.len())
     }
 
     /// Of a volume that is opened for that: an owner that was shut out and has not heard of it knows an older trash.
-    async fn trashed_as(&self, volume: &Name, snapshot: &Name) -> Result<Vec<Name>> {
+    async fn trashed_as(&self, volume: &Name, snapshot: &Name) -> Result<BTreeMap<Name, StateId>> {
         self.0.open(volume, OpenMode::Normal).await?;
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
         let had = |name: &&Name| name.trashed().is_some_and(|(_, had)| had == *snapshot);
-        let all: Vec<Name> = tables.with_trash().map(|(name, _)| name).filter(had).cloned().collect();
+        let all = tables.with_trash().filter(|(name, _)| had(name)).map(|(name, s)| (name.clone(), s.id));
+        let all: BTreeMap<Name, StateId> = all.collect();
         match all.is_empty() {
             true => {
                 let title = self.0.engine.title(volume);

@@ -666,8 +666,25 @@ impl Volumes {
         self.recorded(volume, id).await
     }
 
+    /// Returns when a snapshot that is there is in the pool and confirmed. One that only the log shows may be that of a host which was
+    /// killed before it had promised anything.
+    pub async fn promise_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
+        if let Some(open) = self.owned_here(volume) {
+            return open.promise_snapshot(snapshot).await;
+        }
+        let id = self.id(volume).await?;
+        let (head, tables) = self.recorded_with_names(volume, id).await?;
+        if tables.snapshot(snapshot).is_some() {
+            return Ok(());
+        }
+        if !self.engine.host_owns(&head) {
+            return Err(self.not_built_yet(volume, snapshot, &head));
+        }
+        self.open(volume, OpenMode::Normal).await?.promise_snapshot(snapshot).await
+    }
+
     /// Of a snapshot that is stored, by its mark in the owner's log: what it shows is told by the owner's next checkpoint.
-    fn not_built_yet(&self, volume: &Name, snapshot: &Name, head: &Head) -> Error {
+    pub(in crate::volume) fn not_built_yet(&self, volume: &Name, snapshot: &Name, head: &Head) -> Error {
         let title = self.engine.title(volume);
         let owner = head.active.owner.as_ref().map_or("its owner", |host| host.name.as_str());
         let why = format!(

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::automatic_snapshot_plan::History;
 use super::boot_trace::BootTrace;
 use super::rate_limits::Limits;
-use super::settings::{FlushMode, HandoverPolicy, MirrorLoss, VolumeSettings};
+use super::settings::{Clients, FlushMode, HandoverPolicy, MirrorLoss, VolumeSettings};
 use crate::base::{HostId, Name, Nonce, StateId, VolumeId};
 use crate::frame::Codec;
 use crate::log::ReadCounts;
@@ -41,6 +41,9 @@ pub struct VolumeInfo {
     /// What flushes wait for while no peer has all, where they wait for one.
     #[serde(default)]
     pub mirror_loss: MirrorLoss,
+    /// Who may write to it at the same time.
+    #[serde(default)]
+    pub clients_allowed: Clients,
     /// Of a volume whose flushes wait for a peer, or whose head names one.
     #[serde(default)]
     pub mirror: Option<MirrorInfo>,
@@ -165,6 +168,7 @@ impl VolumeInfo {
             boot_trace: self.boot_trace,
             handover: self.handover,
             mirror_loss: self.mirror_loss,
+            clients: self.clients_allowed,
         }
     }
 }

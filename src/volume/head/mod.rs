@@ -25,5 +25,7 @@ pub use other_hosts::{ClaimBasis, Mirror, MirrorAccess};
 pub use rate_limits::{Direction, Limits, Rate};
 pub use register::{CREATION, HeadRegister};
 pub use session_stop::{Stop, without_journal};
-pub use settings::{FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template};
+pub use settings::{
+    Clients, FlushMode, HandoverPolicy, Host, MirrorLoss, VolumeSettings, check_size, is_template,
+};
 pub use transitions::{Back, Claimer, Recording, Removal};

@@ -48,6 +48,17 @@ pub enum HandoverPolicy {
     Ask,
 }
 
+/// Who may write to a volume at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Clients {
+    /// Whoever is connected: clients that know of each other, as those of a cluster's filesystem do.
+    #[default]
+    Any,
+    /// The first that writes, as long as it is connected. Others get errors for their writes.
+    One,
+}
+
 /// Checks that a volume of this size can be.
 pub fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
@@ -99,6 +110,8 @@ pub struct VolumeSettings {
     /// What flushes wait for while no peer has all.
     #[serde(skip_serializing_if = "is_default")]
     pub mirror_loss: MirrorLoss,
+    #[serde(skip_serializing_if = "is_default")]
+    pub clients: Clients,
 }
 
 impl Default for VolumeSettings {
@@ -117,6 +130,7 @@ impl Default for VolumeSettings {
             boot_trace: BootTrace::Off,
             handover: HandoverPolicy::Never,
             mirror_loss: MirrorLoss::Pool,
+            clients: Clients::Any,
         }
     }
 }
@@ -140,6 +154,7 @@ const FLUSH: &[(&str, FlushMode)] =
     &[("local", FlushMode::Local), ("pool", FlushMode::Pool), ("mirror", FlushMode::Mirror)];
 const MIRROR_LOSS: &[(&str, MirrorLoss)] = &[("pool", MirrorLoss::Pool), ("hold", MirrorLoss::Hold)];
 const HANDOVER: &[(&str, HandoverPolicy)] = &[("never", HandoverPolicy::Never), ("ask", HandoverPolicy::Ask)];
+const CLIENTS: &[(&str, Clients)] = &[("any", Clients::Any), ("one", Clients::One)];
 const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
 /// The format of heads of which a version that knows no mirrors must not become the owner.
 const MIRRORED: u32 = 6;
@@ -186,7 +201,7 @@ impl VolumeSettings {
     /// Smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
     /// The names that users know them by.
-    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, handover, mirror-loss, \
+    const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, handover, mirror-loss, clients, \
                         iops, bps, read-iops, read-bps, write-iops and write-bps";
 
     /// Sets one by its name, as `KEY=VALUE`.
@@ -208,6 +223,7 @@ impl VolumeSettings {
             "boot-trace" => self.boot_trace = BootTrace::parse(value)?,
             "handover" => self.handover = one_of(key, value, HANDOVER)?,
             "mirror-loss" => self.mirror_loss = one_of(key, value, MIRROR_LOSS)?,
+            "clients" => self.clients = one_of(key, value, CLIENTS)?,
             _ => self.assign_limit(key, value)?,
         }
         Ok(())
@@ -252,6 +268,7 @@ impl VolumeSettings {
             "boot-trace" => self.boot_trace.to_string(),
             "handover" => word(self.handover, HANDOVER).to_owned(),
             "mirror-loss" => word(self.mirror_loss, MIRROR_LOSS).to_owned(),
+            "clients" => word(self.clients, CLIENTS).to_owned(),
             _ => {
                 let number = if key.ends_with("bps") { show_size } else { |n: u64| n.to_string() };
                 Rate::show({ self.limits }.named(key).and_then(|limit| *limit), number)
@@ -273,6 +290,7 @@ impl VolumeSettings {
             "history",
             "handover",
             "mirror-loss",
+            "clients",
         ];
         keys.iter().chain(Limits::KEYS).map(|key| format!("{key}={}", self.show(key))).collect()
     }
@@ -299,6 +317,7 @@ impl VolumeSettings {
             history,
             boot_trace,
             handover,
+            clients,
             ..
         } = *self;
         let plain = compression != Codec::Zstd
@@ -309,7 +328,8 @@ impl VolumeSettings {
             && is_default(&limits)
             && is_default(&history)
             && is_default(&boot_trace)
-            && is_default(&handover);
+            && is_default(&handover)
+            && is_default(&clients);
         if plain { 1 } else { 2 }
     }
 
@@ -461,6 +481,8 @@ mod tests {
             "boot-trace=off",
             "handover=ask",
             "handover=never",
+            "clients=one",
+            "clients=any",
             "quota=10G",
             "iops=1000:5000",
             "read-bps=100M:1G",
@@ -490,6 +512,7 @@ mod tests {
             "template=1",
             "boot-trace=kept",
             "handover=always",
+            "clients=two",
             "mirror-loss=local",
             "x=1",
         ] {
@@ -509,6 +532,7 @@ mod tests {
             "history=1m:1h",
             "boot-trace=record",
             "handover=ask",
+            "clients=one",
             "read-bps=1M",
         ] {
             assert_eq!(assigned(&[text]).unwrap().format(), 2, "{text}");

@@ -181,6 +181,32 @@ fn a_snapshot_that_is_only_in_the_owners_log_is_not_said_to_be_missing() {
     });
 }
 
+/// Its command was killed with the daemon before it had heard of anything: who asks for it once more is told when it is safe.
+#[test]
+fn a_snapshot_that_nobody_promised_is_promised_to_who_asks_for_it_again() {
+    run(27, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        v.write(0, bytes(1, 40_960)).await.unwrap();
+        site.reach(2..3, Reach::Refuses);
+        let _ =
+            life.rt.timeout(Duration::from_secs(1), snapshot_group(&[(v.clone(), name("a"))], true)).await;
+        drop(v);
+        let machine = life.crash();
+        site.reach(2..3, Reach::Up);
+        let (life, other) = (machine.start().await, site.machine(2).start().await);
+        let told = other.volumes.promise_snapshot(&name("v"), &name("a")).await.unwrap_err();
+        assert!(told.is(Kind::Unavailable), "{told}");
+        life.volumes.promise_snapshot(&name("v"), &name("a")).await.unwrap();
+        drop(life.crash());
+        // The host, and one store that has it.
+        site.reach(0..1, Reach::Refuses);
+        other.volumes.take_over(&name("v"), false).await.unwrap();
+        let shown = other.volumes.open_snapshot(&name("v"), &name("a")).await.unwrap();
+        assert!(shown.read(0, 40_960).await.unwrap() == bytes(1, 40_960));
+    });
+}
+
 /// Acknowledged as on this host's disk, before the stores have it.
 #[test]
 fn a_snapshot_that_is_only_in_the_journal_is_at_stake_with_its_volume() {

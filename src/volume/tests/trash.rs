@@ -251,3 +251,32 @@ fn a_name_that_was_given_away_is_the_new_ones_after_a_power_cut() {
     }
     assert!(hits > 0, "no seed cut it off in between");
 }
+
+/// Another snapshot has the name. Beside the restoring, which can only refuse, what is in the trash goes for good.
+#[test]
+fn a_snapshot_that_is_purged_beside_its_restoring_is_not_said_to_be_back() {
+    for seed in 60..120 {
+        run(seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Local).await;
+            for byte in [1, 2] {
+                v.write(0, bytes(byte, 4096)).await.unwrap();
+                snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+                if byte == 1 {
+                    Trash(&life.volumes).discard_snapshot(&name("v"), &name("s")).await.unwrap();
+                }
+            }
+            let pause = Duration::from_millis(site.world.below(60));
+            let restores = async {
+                life.rt.sleep(pause).await;
+                Trash(&life.volumes).restore_snapshot(&name("v"), &name("s"), None).await
+            };
+            let (v, s) = (name("v"), name("s"));
+            let purges = Trash(&life.volumes);
+            let (restored, purged) = futures::future::join(restores, purges.purge_snapshot(&v, &s)).await;
+            let told = restored.unwrap_err();
+            assert!(told.is(Kind::Exists) || told.is(Kind::NotFound), "{told}");
+            assert_eq!(purged.unwrap(), 1);
+        });
+    }
+}

@@ -60,15 +60,15 @@ impl Session {
         Ok(())
     }
 
-    /// Gives a snapshot another name, for good when this returns. It goes on when nobody waits for it any more. `Exists`:
-    /// another has that name.
-    pub async fn rename_snapshot(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
+    /// Gives this snapshot another name, for good when this returns. It goes on when nobody waits for it any more. `Exists`:
+    /// another has that name. `NotFound`: it was removed.
+    pub async fn rename_snapshot(self: &Arc<Self>, id: StateId, from: &Name, to: &Name) -> Result<(), Stop> {
         let (me, from, to) = (self.clone(), from.clone(), to.clone());
-        let task = self.context.rt().spawn(async move { me.rename_snapshot_now(&from, &to).await });
+        let task = self.context.rt().spawn(async move { me.rename_snapshot_now(id, &from, &to).await });
         task.await.map_err(Stop::Failed)?
     }
 
-    async fn rename_snapshot_now(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(), Stop> {
+    async fn rename_snapshot_now(self: &Arc<Self>, id: StateId, from: &Name, to: &Name) -> Result<(), Stop> {
         let _one = self.altering.lock().await;
         if self.tip.lock().tables.snapshot(to).is_none() {
             self.build_snapshot(from).await?;
@@ -77,15 +77,17 @@ impl Session {
             // In one step with the look, so that no mark takes the name in between. A session that ends before the checkpoint
             // leaves the old name to the next.
             let mut tip = self.tip.lock();
-            let id = tip.tables.snapshot(from).map(|s| s.id);
-            // Asked again by who has not heard that it was done.
-            if id.is_none() && tip.tables.snapshot(to).is_some() {
-                return Ok(());
+            match tip.tables.snapshot(to) {
+                // Asked again by who has not heard that it was done.
+                Some(there) if there.id == id => return Ok(()),
+                Some(_) => {
+                    let why = format!("snapshot {}@{to} exists", self.context.title());
+                    return Err(Error::new(Kind::Exists, why).into());
+                }
+                None => {}
             }
-            let id = id.ok_or_else(|| Stop::Failed(no_snapshot(&self.context.title(), from)))?;
-            if tip.tables.snapshot(to).is_some() {
-                let why = format!("snapshot {}@{to} exists", self.context.title());
-                return Err(Error::new(Kind::Exists, why).into());
+            if tip.tables.snapshot(from).is_none_or(|there| there.id != id) {
+                return Err(Stop::Failed(no_snapshot(&self.context.title(), from)));
             }
             tip.tables.rename(id, to);
         }
