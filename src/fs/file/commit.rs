@@ -272,9 +272,8 @@ impl OpenFile {
         let (mut snapshot, newer, stored) = loop {
             // A rewrite checks under this lock whether the file is being sent.
             let writing = self.writing.lock().await;
-            if purpose == Purpose::ClosedVersion
-                && let Some(unsent) = self.version_to_send()
-            {
+            // What was closed, and is being written anew: no close or sync since has asked for more.
+            if let Some(unsent) = self.version_to_send() {
                 drop(writing);
                 return self.send_version(e, unsent, publish).await;
             }

@@ -233,7 +233,10 @@ impl Fs {
     /// The kernel is told this of a node.
     pub fn record_reply(&self, entry: &Entry) {
         if let Some(node) = self.inodes.lock().get_mut(entry.ino) {
-            node.last_reply = Some(entry.attributes.rights());
+            let now = Some(entry.attributes.rights());
+            // What was set here was noted before it is told.
+            node.learned += u64::from(node.last_reply.is_some() && node.last_reply != now);
+            node.last_reply = now;
         }
     }
 

@@ -63,6 +63,16 @@ impl Opening {
     }
 }
 
+/// What held when the store was asked about an object that is opened.
+struct Before {
+    /// How often the kernel had been told of others' rights (`Node::learned`).
+    learned: u64,
+    /// The object of which the kernel may have pages.
+    cached: Option<Etag>,
+    asked: Instant,
+    seq: ChangeSeq,
+}
+
 /// What the store's answer to an open made of the node.
 struct ObjectOpened {
     file: Arc<OpenFile>,
@@ -200,10 +210,13 @@ impl Fs {
 
     /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
     async fn open_object(&self, ino: u64, how: OpenMode, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
+        // The kernel has let this process in by what it knew by then, whatever it is told meanwhile of other clients' changes.
+        let mut learned_first = None;
         for _ in 0..ROUNDS {
             let (key, cached, told) = {
                 let inodes = self.inodes.lock();
                 let node = inodes.get(ino).ok_or(Errno::STALE)?;
+                let learned = *learned_first.get_or_insert(node.learned);
                 // Our own changes are newer than anything the store could say.
                 if let Some(file) = node.file.clone().filter(|f| f.has_local_changes() || node.gone) {
                     return Ok((file, true));
@@ -211,11 +224,12 @@ impl Fs {
                 if node.gone {
                     return Err(Errno::STALE.into());
                 }
-                let cached = node.cached.is_some() || self.has_first(&node.key, &node.attributes);
-                (node.key.clone(), cached, node.last_reply)
+                let has_first = self.has_first(&node.key, &node.attributes);
+                (node.key.clone(), (node.cached.clone(), has_first), (node.last_reply, learned))
             };
             let (asked, seq) = (self.now(), self.name_cache.seq());
-            let reads = how.read && !how.write && !cached;
+            let ((cached, has_first), (told, learned)) = (cached, told);
+            let reads = how.read && !how.write && cached.is_none() && !has_first;
             let head = match reads {
                 true => self.first_read(&key, reader).await?,
                 false => self.context.remote.head(&key).await?,
@@ -223,7 +237,8 @@ impl Fs {
             if let Some(head) = head.as_ref().filter(|_| self.name_cache.is_current(&key, seq)) {
                 self.check_shown_rights(ino, told, &key, &Attributes::of_head(self.options(), false, head))?;
             }
-            if let Some(opened) = self.object_opened(ino, &key, head, asked, seq)? {
+            let before = Before { learned, cached, asked, seq };
+            if let Some(opened) = self.object_opened(ino, &key, head, before)? {
                 if let Some(old) = opened.old {
                     old.remove_or_warn().await;
                 }
@@ -242,12 +257,14 @@ impl Fs {
         ino: u64,
         key: &str,
         head: Option<Head>,
-        asked: Instant,
-        seq: ChangeSeq,
+        Before { learned, cached, asked, seq }: Before,
     ) -> Op<Option<ObjectOpened>> {
         let mut inodes = self.inodes.lock();
         let (holds, others) = (self.name_cache.is_current(key, seq), inodes.opens(ino) > 1);
         let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
+        if node.learned != learned {
+            return Err(Errno::STALE.into());
+        }
         let overtaken = !holds || node.key != key || node.gone;
         let shown = (node.attributes.etag.clone(), node.attributes.size);
         let (file, old) = match (node.file.clone(), head) {
@@ -281,7 +298,8 @@ impl Fs {
             }
         };
         let etag = file.base().map(|base| base.etag);
-        let keep_cache = etag.is_some() && node.cached == etag;
+        // Pages that the kernel had before the store was asked: of what another open has found meanwhile it may not have heard.
+        let keep_cache = etag.is_some() && cached == etag && node.cached == etag;
         (node.file, node.cached) = (Some(file.clone()), etag);
         let changed = shown != (node.attributes.etag.clone(), node.attributes.size);
         Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
@@ -412,10 +430,9 @@ impl Fs {
                 self.mark_closed_and_queue(h.ino, &h.file, false).await.map_err(close_failed)?;
             }
             Flush::Bucket => {
-                if h.file.is_small() {
-                    // The send writes this down too, or says why it can't; it would have to wake another thread for it.
-                    let _ = h.file.mark_closed(&self.context, false).await;
-                }
+                // Before the store is waited for: who writes the file anew meanwhile leaves what is closed as it is. The send writes
+                // it down too, or says why it can't.
+                let _ = h.file.mark_closed(&self.context, false).await;
                 self.send_for(h.ino, &h.file, Purpose::Close).await.map_err(close_failed)?;
             }
         }
@@ -430,7 +447,11 @@ impl Fs {
         }
         let h = self.file(handle)?;
         match self.options().flush {
-            Flush::Bucket => self.send(h.ino, &h.file).await.map_err(close_failed)?,
+            Flush::Bucket => {
+                // As for a close.
+                let _ = h.file.mark_closed(&self.context, false).await;
+                self.send(h.ino, &h.file).await.map_err(close_failed)?;
+            }
             Flush::Local if h.file.is_dirty() => {
                 self.mark_closed_and_queue(h.ino, &h.file, true).await.map_err(close_failed)?;
             }
@@ -546,9 +567,7 @@ impl Fs {
     /// Of a handle that its process never closed.
     pub(super) async fn abandon(self: &Arc<Self>, handle: u64) {
         let Some(ino) = self.remove_handle(handle) else { return };
-        let file = self.inodes.lock().get(ino).and_then(|node| node.file.clone());
-        let unfinished = file.is_some_and(|file| file.is_unfinished_rewrite());
-        self.handle_closed(ino, unfinished).await;
+        self.handle_closed(ino, false).await;
     }
 
     fn remove_handle(&self, handle: u64) -> Option<u64> {
@@ -567,6 +586,11 @@ impl Fs {
                 let mut inodes = self.inodes.lock();
                 let last = inodes.opens(ino) <= 1;
                 let file = inodes.get(ino).filter(|_| last).and_then(|n| n.file.clone());
+                // The queue may have been the last to have it, and a program that was cut off the one before.
+                let is_cut_off = |file: &Arc<OpenFile>| {
+                    *self.writeback.unmounting.borrow() && file.is_unfinished_rewrite()
+                };
+                give_up |= file.as_ref().is_some_and(is_cut_off);
                 match file.filter(|f| f.is_dirty() && !give_up) {
                     Some(file) => file,
                     None => break count_closed(&mut inodes, ino, last),

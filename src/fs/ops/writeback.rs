@@ -81,6 +81,7 @@ impl Fs {
     /// written anew stays staged: the kernel cut its writer off (`umount -f`), or the daemon ends before it.
     pub async fn finish(self: &Arc<Self>) {
         let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
+        self.writeback.unmounting.send_replace(true);
         for handle in left {
             self.abandon(handle).await;
         }

@@ -426,6 +426,65 @@ fn an_unfinished_rewrite_is_kept_beside() {
     }
 }
 
+/// One process closes or syncs; another begins the file anew beside it, and never ends. The bucket gets what was closed, and keeps it.
+/// Promise: A whole object is never replaced by half of one.
+#[test]
+fn a_close_stores_what_was_closed_though_another_begins_anew_beside_it() {
+    for (size, syncs) in [(10, false), (300_000, false), (10, true), (300_000, true)] {
+        for ms in (0..240).step_by(8) {
+            let whole = Bytes::from(vec![b'w'; size]);
+            let first = {
+                let whole = whole.clone();
+                move |user: User, store: Arc<SimStore>| async move {
+                    user.put("f", b"before").await.unwrap();
+                    let one = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+                    user.fs.write(one, 0, whole.clone()).await.unwrap();
+                    let closes = async {
+                        match syncs {
+                            true => user.fs.fsync(one).await,
+                            false => user.close(one).await,
+                        }
+                    };
+                    let begins = async {
+                        user.sleep(ms).await;
+                        let other =
+                            user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+                        user.fs.write(other, 0, Bytes::from_static(b"ha")).await.unwrap();
+                    };
+                    let (closed, ()) = futures::future::join(closes, begins).await;
+                    closed.unwrap();
+                    user.sleep(5_000).await;
+                    assert!(read(&store, "f").unwrap() == whole, "{size} {syncs} {ms}");
+                }
+            };
+            let (store, disk) = two_lives(6, "", first, nothing);
+            assert!(read(&store, "f").unwrap() == whole, "{size} {syncs} {ms}: after a kill");
+            assert_eq!(staged(&disk), [""; 0]);
+        }
+    }
+}
+
+/// The same, where the closed version waits while the mount is taken away by force.
+/// Promise: A whole object is never replaced by half of one.
+#[test]
+fn a_closed_version_that_waits_outlives_a_mount_that_is_cut_off() {
+    let first = |user: User, store: Arc<SimStore>| async move {
+        user.put("f", b"before").await.unwrap();
+        user.fs.idle().await;
+        close_unsent(&user, &store).await;
+        let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+        user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
+        store.faults(|f| f.reach = Reach::Up);
+        user.fs.finish().await;
+        assert_eq!(read(&store, "f").unwrap(), "closed");
+    };
+    let (store, disk) = two_lives(8, "flush=local,deadline=1", first, nothing);
+    let keys = store.contents().keys();
+    assert!(keys.len() == 2 && keys[1].starts_with("f.unfinished-"), "{keys:?}");
+    assert_eq!((read(&store, "f").unwrap(), read(&store, &keys[1]).unwrap()), ("closed".into(), "ha".into()));
+    assert_eq!(staged(&disk), [""; 0]);
+}
+
 /// `f` is closed on this host while the store can't be reached.
 async fn close_unsent(user: &User, store: &SimStore) {
     let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, true).await.unwrap();

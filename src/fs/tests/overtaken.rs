@@ -8,6 +8,7 @@ use super::faults::{body, nothing, staged, two_lives};
 use super::user::{READ, User, WRITE};
 use crate::base::rt::sim::Sim;
 use crate::fs::object::Errno;
+use crate::fs::ops::Changes;
 use crate::fs::tree::OpenMode;
 use crate::store::{Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
@@ -271,4 +272,63 @@ fn a_link_leads_where_the_object_says() {
         assert_eq!(user.fs.readlink(ino).await.unwrap(), "two");
     })
     .unwrap();
+}
+
+/// Several open a file at the same time whose pages the kernel has, of the object before: none of them is told to keep those, whoever
+/// is answered first.
+/// Promise: An open sees what was closed before it
+#[test]
+fn none_of_those_who_open_a_changed_file_at_once_keeps_its_old_pages() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside) = (sim.clone(), store.clone());
+        sim.run(async move {
+            let user = User::simulated(&world, inside.clone(), "").await;
+            user.put("f", b"before").await.unwrap();
+            let handle = user.open("f", READ, false).await.unwrap();
+            user.read(handle, 0, 6).await.unwrap();
+            user.close(handle).await.unwrap();
+            let ino = user.stat("f").await.unwrap().ino;
+            let again = user.fs.open_file(ino, READ).await.unwrap();
+            assert!(again.keep_cache, "nothing has changed");
+            user.close(again.handle).await.unwrap();
+            User::simulated(&world, inside.clone(), "").await.put("f", b"theirs").await.unwrap();
+            let opens = (0..4).map(|_| user.fs.open_file(ino, READ));
+            for opened in futures::future::join_all(opens).await {
+                assert!(!opened.unwrap().keep_cache, "seed {seed}");
+            }
+            assert!(user.fs.open_file(ino, READ).await.unwrap().keep_cache);
+        })
+        .unwrap();
+    }
+}
+
+/// Another client has made the file private since. Its owner, who is told so, opens it beside who was let in by what it was before.
+/// Promise: Who opens a file is judged by what it is by now
+#[test]
+fn who_opens_beside_others_is_judged_by_what_he_was_told() {
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let store = SimStore::new(&sim, "s");
+        let (world, inside) = (sim.clone(), store.clone());
+        sim.run(async move {
+            let user = User::simulated(&world, inside.clone(), "").await;
+            let other = User::simulated(&world, inside.clone(), "").await;
+            user.put("f", b"public").await.unwrap();
+            let ino = user.stat("f").await.unwrap().ino;
+            let private = Changes { mode: Some(0o600), ..Changes::default() };
+            let theirs = other.stat("f").await.unwrap().ino;
+            other.fs.setattr(theirs, private, None).await.unwrap();
+            let owner = user.another();
+            let owns = async {
+                world.rt().sleep(Duration::from_millis(world.below(40))).await;
+                owner.open("f", READ, false).await
+            };
+            let (opened, owned) = futures::future::join(user.fs.open_file(ino, READ), owns).await;
+            assert!(opened.is_err(), "seed {seed}");
+            owned.unwrap();
+        })
+        .unwrap();
+    }
 }

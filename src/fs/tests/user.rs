@@ -25,6 +25,7 @@ pub const STAGING: &str = "/staging";
 pub struct User {
     pub fs: Arc<Fs>,
     looked: Arc<parking_lot::Mutex<Vec<u64>>>,
+    rt: Option<Rt>,
 }
 
 impl Fs {
@@ -52,12 +53,18 @@ impl User {
     pub async fn mount(rt: Rt, disk: Arc<dyn Disk>, bucket: BucketRef, options: &str, staging: &str) -> User {
         let options = MountOptions::parse(options).unwrap().0;
         let cache = cache(&rt, &disk, &options, staging);
-        let (fs, _) = Fs::open(rt, disk, bucket, options, PathBuf::from(staging), cache).await.unwrap();
-        User::of(fs)
+        let (fs, _) =
+            Fs::open(rt.clone(), disk, bucket, options, PathBuf::from(staging), cache).await.unwrap();
+        User { rt: Some(rt), ..User::of(fs) }
     }
 
     pub fn of(fs: Arc<Fs>) -> User {
-        User { fs, looked: Arc::default() }
+        User { fs, looked: Arc::default(), rt: None }
+    }
+
+    /// Of one that was mounted here.
+    pub async fn sleep(&self, ms: u64) {
+        self.rt.as_ref().unwrap().sleep(std::time::Duration::from_millis(ms)).await;
     }
 
     pub async fn simulated(world: &World, bucket: BucketRef, options: &str) -> User {
@@ -67,7 +74,7 @@ impl User {
 
     /// Another process on the same mount.
     pub fn another(&self) -> User {
-        User { fs: self.fs.clone(), looked: Arc::default() }
+        User { rt: self.rt.clone(), ..User::of(self.fs.clone()) }
     }
 
     /// A name's entry, as the kernel asks for it.

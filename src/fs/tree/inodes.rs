@@ -37,6 +37,8 @@ pub struct Node {
     pub until: Instant,
     /// What the kernel was told last, and judges by.
     pub last_reply: Option<Rights>,
+    /// How often it was told of rights that another client had set.
+    pub learned: u64,
     /// Shared by all handles of a file; absent while there is none.
     pub file: Option<Arc<OpenFile>>,
     /// The object whose pages the kernel may hold.
