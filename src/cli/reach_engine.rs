@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Either, select};
@@ -16,6 +17,10 @@ use crate::daemon::control_client::Client;
 use crate::daemon::progress::{ProgressSink, Step};
 use crate::daemon::{ALONE, Config, Engine, Options, StateDir, signals};
 use crate::nbd::{self, Address};
+
+/// How often it is looked whether a daemon that is about to go on listens, and how many times: as long as it may take.
+const NEXT: Duration = Duration::from_millis(100);
+const NEXT_TRIES: u32 = 600;
 
 /// A signal has ended a wait.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -63,7 +68,11 @@ async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// The engines that may have mounts which this process sees, the one that new mounts go to first: their own engine while
 /// one runs, then the daemon. So both have some only if they began at the same moment.
 pub async fn with_mounts(home: &StateDir) -> Result<Vec<Client>> {
-    let own = Client::connect(&home.of_mounts().control()?).await?;
+    let own = match Client::connect(&home.of_mounts().control()?).await {
+        // Root's, in a state folder whose daemon this user may administer.
+        Err(e) if e.is(Kind::Denied) => None,
+        own => own?,
+    };
     let daemon = Client::connect(&home.control()?).await?.filter(Client::shares_mounts);
     Ok(own.into_iter().chain(daemon).collect())
 }
@@ -79,6 +88,8 @@ async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
     let home = StateDir::locate()?;
     let rt = Rt::new(RealRuntime::current());
     let own = if of_mounts { home.of_mounts() } else { home.clone() };
+    let disk = RealDisk::start();
+    let mut waited = 0;
     // A daemon that is just starting or ending holds the lock without listening: a short wait bridges it.
     for attempt in 0..20 {
         let running = match of_mounts {
@@ -88,9 +99,17 @@ async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
         if let Some(client) = running {
             return Ok(Reached::Daemon(client));
         }
+        // Its clients wait for it, and are nobody's until it listens.
+        while waited < NEXT_TRIES && own.awaits_next(&*disk).await {
+            waited += 1;
+            rt.sleep(NEXT).await;
+            if let Some(client) = Client::connect(&own.control()?).await? {
+                return Ok(Reached::Daemon(client));
+            }
+        }
         match start(global, own.clone(), Options::default(), None).await {
             Err(e) if e.is(Kind::Owned) && attempt < 19 => {
-                rt.sleep(std::time::Duration::from_millis(100)).await;
+                rt.sleep(Duration::from_millis(100)).await;
             }
             started => return started.map(Reached::Here),
         }

@@ -8,7 +8,7 @@ use futures::future::{Either, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Global, graceful_restart, output, reach_engine, sd_notify, stderr_log};
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
+use crate::base::rt::{DiskLock, RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::signals::{self, Hangups};
@@ -73,8 +73,10 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let home = StateDir::locate()?;
     let control = home.control()?;
     let mirror = MirrorFlags { peer: args.mirror, listen: args.mirror_listen, key: args.mirror_key };
+    let mut next = None;
     let handed_over = match args.replace {
         true => {
+            next = Some(announced(&rt, &home).await?);
             let listen = ListenFlags { nbd: &args.nbd, metrics: &args.metrics, insecure: args.insecure };
             let asked = graceful_restart::Asked { listen, mirror: &mirror, pools: &args.pool };
             graceful_restart::replace(&rt, &home, &config, &asked).await?
@@ -93,6 +95,8 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
         ..Options::default()
     };
     let engine = start(global, &rt, &home, &options, args.cache).await?;
+    // It listens: commands reach it.
+    drop(next);
     let configured = Configured::begin(&engine).await;
     for address in engine.state().nbd_addresses() {
         output::line(&format!("nbd {address}"));
@@ -126,6 +130,18 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     engine.shutdown().await?;
     tracing::info!("the daemon has ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// That this process is the next daemon. Commands look whether there is one, each for a moment.
+async fn announced(rt: &Rt, home: &StateDir) -> Result<Box<dyn DiskLock>> {
+    let (disk, mut tries) = (RealDisk::start(), 0);
+    loop {
+        tries += 1;
+        match home.announce_next(&*disk).await {
+            Err(e) if e.is(Kind::Owned) && tries < ENDING_TRIES => rt.sleep(ENDING).await,
+            done => return done,
+        }
+    }
 }
 
 /// Waits for a daemon that is just ending.

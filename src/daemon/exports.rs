@@ -387,13 +387,13 @@ impl Export for VolumeExport {
         Ok(Box::new(ChangesIn { of, since }))
     }
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        self.session.writes();
+        self.session.writes(|| self.now().settings())?;
         let len = data.len() as u64;
         let write = |volume: Arc<Volume>| async move { volume.write(offset, data).await };
         self.with((IoVerb::Write, offset, len), write).await
     }
     async fn zero(&self, offset: u64, len: u64, _no_hole: bool) -> Result<()> {
-        self.session.writes();
+        self.session.writes(|| self.now().settings())?;
         let zero = |volume: Arc<Volume>| async move { volume.zero(offset, len).await };
         self.with((IoVerb::Zero, offset, len), zero).await
     }

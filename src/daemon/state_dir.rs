@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, HostId, Kind, Name, PoolId, Result, ResultExt};
+use crate::nbd::SocketRights;
 use crate::volume::Host;
 
 /// Longest path of a unix socket that Linux takes, in bytes.
@@ -178,6 +179,31 @@ impl StateDir {
         })
     }
 
+    /// Held by a daemon from before it has another hand over to it until it listens itself. Meanwhile nobody else may begin an
+    /// engine on this folder: clients wait whom only that daemon knows of. `Kind::Owned`: another is about to do the same.
+    pub async fn announce_next(&self, disk: &dyn Disk) -> Result<Box<dyn DiskLock>> {
+        let path = self.own.join("next");
+        let note = format!("process {}\n", std::process::id());
+        disk.create_dir(&self.own).await.context(|| format!("state folder {}", self.own.display()))?;
+        disk.lock(&path, &note).await.map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => Error::new(
+                Kind::Owned,
+                format!("another daemon is about to go on on {}: {e}", self.own.display()),
+            ),
+            _ => Error::from(e).context(format!("locking {}", path.display())),
+        })
+    }
+
+    /// Whether a daemon has said that it is the next one. Asked by who has found none that listens.
+    pub async fn awaits_next(&self, disk: &dyn Disk) -> bool {
+        let path = self.own.join("next");
+        if disk.list_if_there(&self.own).await.is_ok_and(|names| !names.iter().any(|name| name == "next")) {
+            return false;
+        }
+        let note = format!("process {}\n", std::process::id());
+        disk.lock(&path, &note).await.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Root can write into every folder, but a daemon that runs as another user could not read what root leaves there.
     fn refuse_anothers(&self, lock: &Path) -> Result<()> {
         let Ok(held) = rustix::fs::stat(lock) else { return Ok(()) };
@@ -321,9 +347,34 @@ pub struct HostContext {
     pub host: Host,
 }
 
+/// Who may connect to the daemon's own sockets in this folder: its user alone, and where an administrator gave the folder to the
+/// process's group, as the package does (another user's, sticky, for the group to write in), that group too.
+pub fn socket_rights(folder: &Path) -> SocketRights {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let given =
+        rustix::fs::stat(folder).is_ok_and(|f| is_given(f.st_mode, (f.st_uid, f.st_gid), (user, group)));
+    SocketRights { mode: if given { 0o660 } else { 0o600 }, ..SocketRights::default() }
+}
+
+fn is_given(mode: u32, (owner, of): (u32, u32), (user, group): (u32, u32)) -> bool {
+    const STICKY_FOR_GROUP: u32 = 0o1070;
+    mode & STICKY_FOR_GROUP == STICKY_FOR_GROUP && owner != user && of == group
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_was_given_to_the_daemons_group_lets_that_group_in() {
+        let daemon = (990, 991);
+        assert!(is_given(0o41770, (0, 991), daemon), "as the package makes it");
+        for (mode, of) in
+            [(0o40770, (0, 991)), (0o41770, (990, 991)), (0o41770, (0, 100)), (0o41750, (0, 991))]
+        {
+            assert!(!is_given(mode, of, daemon), "{mode:o} {of:?}");
+        }
+    }
     use crate::base::rt::{RealDisk, RealRuntime};
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use super::io_tally::{IoRequest, IoTally, IoVerb};
 use crate::base::rt::Rt;
 use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, Result};
-use crate::volume::{Passage, Volume, Volumes};
+use crate::volume::{Clients, Passage, Volume, VolumeSettings, Volumes};
 
 /// How long a volume stays ours after its last client left.
 const LINGER: Duration = Duration::from_secs(60);
@@ -261,6 +261,7 @@ impl VolumeClients {
             hang_up: hang_up.unwrap_or_default(),
             writer: writer(name),
             writes: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             io,
             passage,
         }
@@ -523,6 +524,8 @@ pub struct Session {
     hang_up: CancellationToken,
     writer: String,
     writes: AtomicBool,
+    /// That it may not was said.
+    refused: AtomicBool,
     io: Arc<IoTally>,
     passage: Arc<Passage>,
 }
@@ -598,6 +601,14 @@ impl Session {
         self.io.counted(&self.of.rt, request, work).await
     }
 
+    /// By what name those are found now who use the same volume: it may have been renamed since this came.
+    pub fn path_now(&self) -> VolumePath {
+        let uses = self.of.uses();
+        let is_here = |all: &[Arc<Mutex<Use>>]| all.iter().any(|one| Arc::ptr_eq(one, &self.counted));
+        let found = uses.iter().find(|(_, all)| is_here(all)).map(|(path, _)| path.clone());
+        found.unwrap_or_else(|| self.path.clone())
+    }
+
     /// Cancelled when the client is to be hung up on.
     pub fn hang_up(&self) -> CancellationToken {
         self.hang_up.clone()
@@ -612,18 +623,37 @@ impl Session {
         self.passage.clone()
     }
 
-    /// The client changes the volume.
-    pub fn writes(&self) {
+    /// The client changes the volume. `settings`: as they are now.
+    ///
+    /// # Errors
+    /// `ReadOnly`: only one client may, and another does.
+    pub fn writes(&self, settings: impl FnOnce() -> VolumeSettings) -> Result<()> {
         // Asked at each write: looked at before it is taken.
-        if self.writes.load(Ordering::Relaxed) || self.writes.swap(true, Ordering::AcqRel) {
-            return;
+        if self.writes.load(Ordering::Relaxed) {
+            return Ok(());
         }
+        let only_one = settings().clients == Clients::One;
         let mut one = self.counted.lock();
+        if only_one && let Some(other) = one.writers.keys().find(|other| **other != self.writer) {
+            let (path, own) = (&self.path, &self.writer);
+            let why = format!(
+                "{path} takes the writes of one client (clients=one), which is {other}: end that one, and {own} may write; or `windlass \
+                 volume set {path} clients=any`"
+            );
+            if !self.refused.swap(true, Ordering::Relaxed) {
+                tracing::warn!("{why}");
+            }
+            return Err(Error::new(Kind::ReadOnly, why));
+        }
+        if self.writes.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
         *one.writers.entry(self.writer.clone()).or_default() += 1;
         if one.writers.len() > 1 && !std::mem::replace(&mut one.warned, true) {
             let writers = one.writers.keys().cloned().collect::<Vec<_>>().join(", ");
             tracing::warn!(volume = %self.path, writers, "several clients write to one volume: no ordinary filesystem bears that");
         }
+        Ok(())
     }
 }
 

@@ -20,19 +20,20 @@ use crate::volume::{
 /// Those who use the volume, until its move is over.
 struct Clients {
     sessions: Arc<VolumeClients>,
-    path: VolumePath,
     to: (Name, Volumes),
-    /// It is in use, and so is its copy; and nobody takes the name that the copy will have.
-    _held: (Session, Session, Alone),
+    /// The volume is in use.
+    source: Session,
+    /// So is its copy; and nobody takes the name that the copy will have.
+    _held: (Session, Alone),
 }
 
 impl MovingClients for Clients {
     fn passages(&self) -> Vec<Arc<Passage>> {
-        self.sessions.passages(&self.path)
+        self.sessions.passages(&self.source.path_now())
     }
 
     fn follow(&self, moved: &Arc<Volume>) {
-        self.sessions.moved(&self.path, (&self.to.0, &self.to.1), moved);
+        self.sessions.moved(&self.source.path_now(), (&self.to.0, &self.to.1), moved);
     }
 }
 
@@ -74,7 +75,7 @@ async fn clients(
     let copy = VolumePath { pool: to.pool.clone(), volume: while_moved(target, &to.volume) };
     let copy = sessions.enter(&copy, target, who)?;
     let to = (to.pool.clone(), target.clone());
-    Ok(Clients { sessions: sessions.clone(), path: path.clone(), to, _held: (session, copy, alone) })
+    Ok(Clients { sessions: sessions.clone(), to, source: session, _held: (copy, alone) })
 }
 
 async fn give_up(
