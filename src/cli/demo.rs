@@ -143,6 +143,7 @@ impl Tour<'_> {
             layout: Some("4+2".into()),
             ack_zone: false,
             degrade_after: Some("500ms".into()),
+            trash: Some("0".into()),
             force: false,
             if_absent: false,
             key: None,

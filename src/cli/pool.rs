@@ -33,6 +33,9 @@ pub enum Pool {
         /// How long stores may be out before writes go on with less redundancy, for example 3s, or `never`
         #[arg(long, value_name = "TIME")]
         degrade_after: Option<String>,
+        /// How long what is removed can be brought back, and takes its room until then: a time, or 0
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        trash: String,
         /// Accept a layout that does not survive the loss of a zone
         #[arg(long)]
         force: bool,
@@ -183,9 +186,10 @@ impl ScrubFlags {
 
 pub async fn run(global: &Global, args: Pool) -> Result<ExitCode> {
     match args {
-        Pool::Create { name, stores, layout, ack, degrade_after, force, if_absent, key } => {
-            let (ack_zone, key) = (ack.is_some(), key.read().await?);
-            let create = PoolCreate { name, stores, layout, ack_zone, degrade_after, force, if_absent, key };
+        Pool::Create { name, stores, layout, ack, degrade_after, trash, force, if_absent, key } => {
+            let (ack_zone, trash, key) = (ack.is_some(), Some(trash), key.read().await?);
+            let create =
+                PoolCreate { name, stores, layout, ack_zone, degrade_after, trash, force, if_absent, key };
             plain(global, Verb::PoolCreate(create)).await
         }
         Pool::Add { name, stores, key } => {

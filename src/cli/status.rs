@@ -1,5 +1,6 @@
 //! `windlass status`.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 use super::{Global, done, mount, output, reach_engine};
@@ -15,9 +16,36 @@ pub struct Status {}
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
     let mut outcome = reach_engine::ask(global, Verb::Status).await?;
     mount::add_others(&mut outcome).await?;
-    let outcome = with_mounts_of_others(outcome)?;
+    let outcome = with_mounts_of_others(outcome)?.note_all(daemon_of_the_system());
     output::report(global, &outcome, human)?;
     Ok(done(&outcome))
+}
+
+/// For an ordinary user, whose own engine was asked: that there is another one, which may be meant.
+fn daemon_of_the_system() -> Option<String> {
+    let own = rustix::process::geteuid();
+    if own.is_root() || std::env::var_os("WINDLASS_HOME").is_some() {
+        return None;
+    }
+    let entries = std::fs::read_dir("/proc").ok()?.flatten();
+    let others = entries.filter(|entry| entry.metadata().is_ok_and(|of| of.uid() != own.as_raw()));
+    let mut pids = others.filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        is_daemon(&std::fs::read(entry.path().join("cmdline")).ok()?).then_some(pid)
+    });
+    pids.next().map(|pid| {
+        format!(
+            "this is what your own engine knows. Another daemon runs on this host (process {pid}): `sudo windlass status` asks the \
+             system's, or, for members of the group windlass, `WINDLASS_HOME=/var/lib/windlass windlass status`"
+        )
+    })
+}
+
+/// By a process's arguments, each of which ends with a byte 0.
+fn is_daemon(cmdline: &[u8]) -> bool {
+    let mut args = cmdline.split(|byte| *byte == 0);
+    let program = args.next().and_then(|program| program.rsplit(|byte| *byte == b'/').next());
+    program == Some(b"windlass") && args.any(|arg| arg == b"serve")
 }
 
 /// The engine that answered tells of its own mounts; those of others are told here.
@@ -97,5 +125,23 @@ fn volumes(all: Vec<VolumeInUse>) {
             }
         };
         output::line(&format!("lost if this host died now: {lost}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_told_by_its_arguments() {
+        for (cmdline, is) in [
+            (&b"/usr/bin/windlass\0serve\0--nbd\0unix:/run/windlass/nbd.sock\0"[..], true),
+            (b"windlass\0--memory\01G\0serve\0", true),
+            (b"/usr/bin/windlass\0mount\0s3://b\0/m\0", false),
+            (b"/usr/bin/windlass-csi\0serve\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_daemon(cmdline), is, "{}", String::from_utf8_lossy(cmdline));
+        }
     }
 }

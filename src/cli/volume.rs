@@ -66,7 +66,8 @@ pub enum Volume {
     /// write-bps=SIZE[:BURST], a second (0 or none: no limit); quota=SIZE: what may be mapped (0 or none: the whole size); template=true: only clones from then on;
     /// history=EVERY:FOR,…: snapshots that the volume takes by itself, as 1m:1h,1h:1d, or none; boot-trace=record|off: whether
     /// the first boot of the next clone is recorded, and first boots of clones are fetched ahead by what was;
-    /// handover=never|ask: whether another host that has it attached gets it by its first read or write
+    /// handover=never|ask: whether another host that has it attached gets it by its first read or write; clients=any|one: whether
+    /// a second client may write to it while the first is connected
     Set {
         #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
@@ -554,6 +555,7 @@ fn info(answer: VolumeAnswer) {
     line("template", yes(info.template));
     line("boot trace", info.boot_trace.to_string());
     line("handover", settings.show("handover"));
+    line("clients allowed", settings.show("clients"));
     line("mirror", output::or_dash(info.mirror.as_ref().map(mirror_line)));
     line("mirror loss", settings.show("mirror-loss"));
 }

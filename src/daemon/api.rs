@@ -31,6 +31,9 @@ pub struct PoolCreate {
     pub ack_zone: bool,
     /// A duration or `never`.
     pub degrade_after: Option<String>,
+    /// How long what is removed can be brought back, or 0; 24h where it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trash: Option<String>,
     #[serde(default)]
     pub force: bool,
     #[serde(default)]

@@ -19,6 +19,7 @@ use super::control_http::{self, Caller};
 use super::control_reply::{failure, line_of};
 use super::handler_trait::Handler;
 use super::progress::ProgressSink;
+use super::state_dir::socket_rights;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::nbd::{SocketRights, bind_file};
@@ -38,9 +39,9 @@ impl Answers {
 /// removes the file: later that could be the next one's.
 pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
-    // The socket gives all that the daemon may do: only its own user may connect.
-    let listener = bind_file(path, Some(SocketRights::default()))
-        .context(|| format!("control socket {}", path.display()))?;
+    // The socket gives all that the daemon may do.
+    let rights = path.parent().map_or_else(SocketRights::default, socket_rights);
+    let listener = bind_file(path, Some(rights)).context(|| format!("control socket {}", path.display()))?;
     let rt2 = rt.clone();
     let answers = Answers::default();
     let under_way = answers.clone();

@@ -27,7 +27,7 @@ use super::otlp_traces::Traces;
 use super::pool_house::House;
 use super::pools::Pools;
 use super::progress::ProgressSink;
-use super::state_dir::{HostContext, StateDir};
+use super::state_dir::{HostContext, StateDir, socket_rights};
 use super::volume_clients::{DAEMON, VolumeClients};
 use super::{listen_addresses, load_access_policy, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
@@ -553,11 +553,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Serves exports to the commands of this user, which come by the state folder's own socket.
+    /// Serves exports to commands, which come by the state folder's own socket.
     pub async fn listen_to_commands(&self) -> Result<Address> {
         let path = self.state.host_context.home.exports()?;
-        // As the control socket, whatever the folder lets in.
-        let server = self.listen_on(&Address::Unix(path), nbd::Entrance::default(), true).await?;
+        // As the control socket.
+        let rights = path.parent().map_or_else(nbd::SocketRights::default, socket_rights);
+        let entrance = nbd::Entrance { rights, ..nbd::Entrance::default() };
+        let server = self.listen_on(&Address::Unix(path), entrance, true).await?;
         let address = server.address().clone();
         *self.command_server.lock() = Some(server);
         Ok(address)

@@ -25,6 +25,8 @@ use crate::volume::{MapWalk, Unreadable};
 
 /// Volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
+/// How long the trash of a new pool keeps what is removed.
+const TRASH: &str = "24h";
 /// How long `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
 /// And for the heads of all volumes.
@@ -191,7 +193,20 @@ fn settings(args: &PoolCreate) -> Result<PoolSettings> {
     if let Some(time) = &args.degrade_after {
         settings.assign(&format!("degrade-after={time}"))?;
     }
+    settings.assign(&format!("trash={}", args.trash.as_deref().unwrap_or(TRASH)))?;
     Ok(settings)
+}
+
+/// What the trash of a new pool costs.
+fn trash_costs(pool: &Pool) -> Option<String> {
+    pool.settings().trash().map(|kept| {
+        format!(
+            "volumes and snapshots that are removed stay in the trash for {}, and take their room in the stores until then; `windlass \
+             pool set {} trash=0` ends that",
+            show_time(kept.as_millis() as u64),
+            pool.name()
+        )
+    })
 }
 
 pub async fn create(state: &EngineState, args: PoolCreate) -> Result<Outcome> {
@@ -216,6 +231,7 @@ pub async fn create(state: &EngineState, args: PoolCreate) -> Result<Outcome> {
     for sentence in open.pool.survives() {
         outcome = outcome.note(sentence);
     }
+    outcome = outcome.note_all(trash_costs(&open.pool));
     Ok(outcome.note_all(key_is_to_be_named(state, &args.name, &open.pool)))
 }
 

@@ -29,7 +29,7 @@ use crate::daemon::volume_sharing_map;
 use crate::nbd::Exports as _;
 use crate::pool::StoreState;
 use crate::store::{AccessKeys, KeySource, keyring};
-use crate::volume::{FlushMode, Memory, OpenMode};
+use crate::volume::{Clients, FlushMode, Memory, OpenMode, VolumeSettings};
 
 const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
@@ -89,6 +89,7 @@ async fn make_pool_with(
         layout: None,
         ack_zone: false,
         degrade_after: None,
+        trash: Some("0".into()),
         force: true,
         if_absent: false,
         key,
@@ -159,6 +160,30 @@ async fn a_volume_with_snapshots_goes_only_when_that_is_said() {
     volume::remove(&state, &path, false, (RemoveMode::Now, true)).await.unwrap();
     let gone = volume::remove(&state, &path, false, (RemoveMode::Now, false)).await.unwrap_err();
     assert!(gone.is(Kind::NotFound), "{gone}");
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_client_may_write_a_second_is_refused_until_the_first_has_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&state, "p/v").await;
+    let path: VolumePath = "p/v".parse().unwrap();
+    let open = state.pools.get(&path.pool).await.unwrap();
+    let enter = |name| state.sessions.enter(&path, &open.volumes, Visitor::Client(name)).unwrap();
+    let one = || VolumeSettings { clients: Clients::One, ..VolumeSettings::default() };
+    let (first, again, second) = (enter("10.0.0.1:1"), enter("10.0.0.1:2"), enter("process 7"));
+    first.writes(one).unwrap();
+    again.writes(one).unwrap();
+    let told = second.writes(one).unwrap_err();
+    assert!(told.is(Kind::ReadOnly) && told.to_string().contains("which is 10.0.0.1"), "{told}");
+    assert_eq!(state.sessions.writers(&path), ["10.0.0.1"]);
+    drop(first);
+    assert!(second.writes(one).is_err(), "another connection of it is there still");
+    drop(again);
+    second.writes(one).unwrap();
+    enter("process 8").writes(VolumeSettings::default).unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

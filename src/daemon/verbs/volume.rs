@@ -364,8 +364,11 @@ pub async fn remove(
     let open = state.pools.get(&path.pool).await?;
     let volumes = &open.volumes;
     volumes.follow(&path.volume).await?;
-    // Who is connected would get errors.
-    state.sessions.check_unused(path)?;
+    // Who is connected would get errors, and so would who connects before it is gone.
+    let _alone = match dry_run {
+        true => state.sessions.check_unused(path).map(|()| None)?,
+        false => Some(state.sessions.alone(path, volumes, "removed", false).await?),
+    };
     // What clients of other hosts only read has no owner.
     match volumes.check_unread(&path.volume).await {
         Err(e) if !e.is(Kind::NotFound) => return Err(e),
