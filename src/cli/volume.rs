@@ -554,8 +554,7 @@ fn info(answer: VolumeAnswer) {
     line("with parity", show_bytes(info.stored_with_parity_bytes));
     line("template", yes(info.template));
     line("boot trace", info.boot_trace.to_string());
-    line("handover", settings.show("handover"));
-    line("clients allowed", settings.show("clients"));
+    line("handover, clients", format!("{}, {}", settings.show("handover"), settings.show("clients")));
     line("mirror", output::or_dash(info.mirror.as_ref().map(mirror_line)));
     line("mirror loss", settings.show("mirror-loss"));
 }

@@ -276,7 +276,7 @@ fn a_link_leads_where_the_object_says() {
 
 /// Several open a file at the same time whose pages the kernel has, of the object before: none of them is told to keep those, whoever
 /// is answered first.
-/// Promise: An open sees what was closed before it
+/// Promise: An open sees what was closed before it, on whichever mount.
 #[test]
 fn none_of_those_who_open_a_changed_file_at_once_keeps_its_old_pages() {
     for seed in 0..20 {
@@ -305,7 +305,7 @@ fn none_of_those_who_open_a_changed_file_at_once_keeps_its_old_pages() {
 }
 
 /// Another client has made the file private since. Its owner, who is told so, opens it beside who was let in by what it was before.
-/// Promise: Who opens a file is judged by what it is by now
+/// Promise: Who opens a file is judged by what it is by now.
 #[test]
 fn who_opens_beside_others_is_judged_by_what_he_was_told() {
     for seed in 0..60 {

@@ -16,7 +16,7 @@ use super::gates::wait_at;
 use super::marks_in_log::tables_to_the_end;
 use super::names::take;
 use super::readers::refuse_if_read;
-use super::snapshots::end_locks;
+use super::snapshots::{end_locks, not_built_yet, tables_with};
 use super::volume_keys::{with_keys, with_keys_of};
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
@@ -272,7 +272,7 @@ impl Volumes {
     /// What is to be cloned, as it is now.
     async fn template(&self, volume: &Name, snapshot: &Name) -> Result<Template> {
         let NameEntry { volume: parent, serial } = self.entry(volume).await?;
-        let seen = self.tables_with(volume, parent, snapshot).await?;
+        let seen = tables_with(self, volume, parent, snapshot).await?;
         seen.1.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
         let naming = seen.0.naming.clone();
         Ok(Template { parent, cell: self.engine.cell(parent), named: (serial, naming), seen: Arc::new(seen) })
@@ -341,7 +341,7 @@ impl Volumes {
         if tables.snapshot(snapshot).is_none() && !head.active.released && !self.engine.host_owns(&head) {
             let (newer, to_the_end) = tables_to_the_end(self, volume, id).await?;
             if to_the_end.snapshot(snapshot).is_some_and(|state| !state.built) {
-                return Err(self.not_built_yet(volume, snapshot, &newer));
+                return Err(not_built_yet(self, volume, snapshot, &newer));
             }
         }
         let title = self.engine.title(volume);

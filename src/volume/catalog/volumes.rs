@@ -10,19 +10,18 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
-use super::marks_in_log::tables_to_the_end;
 use super::space::Tally;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId, utc};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Known, Shown, SnapshotView, Volume, lineage};
+use crate::volume::handle::{Known, Shown, Volume, lineage};
 use crate::volume::head::{HandoverPolicy, Stop, VolumeSettings};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::read::{EngineContext, VolumeContext, passes};
 use crate::volume::session::Session;
-use crate::volume::session::{no_snapshot, store_upto};
+use crate::volume::session::store_upto;
 use crate::volume::space::pins::Readers;
-use crate::volume::space::{Liveness, SnapshotId, Tables, name_of_sealed};
+use crate::volume::space::{Liveness, Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
@@ -580,120 +579,6 @@ impl Volumes {
         join_all(released).await.into_iter().flatten().collect()
     }
 
-    /// A snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner; when another
-    /// is and the map isn't written yet it is not found.
-    pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
-        let id = self.id(volume).await?;
-        self.open_snapshot_of(id, volume, snapshot).await
-    }
-
-    async fn open_snapshot_of(
-        &self,
-        id: VolumeId,
-        volume: &Name,
-        snapshot: &Name,
-    ) -> Result<Arc<SnapshotView>> {
-        // What is known before the head is read: the volume may go on meanwhile.
-        let known = self.engine.cell_above(volume, id).await;
-        let (head, tables) = self.tables_with(volume, id, snapshot).await?;
-        let head = known.check(head).await?;
-        let state =
-            tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
-        let (engine, shown) = (self.engine.clone(), format!("{volume}@{snapshot}"));
-        Ok(Arc::new(SnapshotView::new(engine, shown, &head, state)))
-    }
-
-    /// A snapshot for a client of another process of this host, whatever it and its volume are called by now. `called`: what
-    /// they were called then.
-    ///
-    /// # Errors
-    /// `Removed`: it is not there any more.
-    pub async fn open_snapshot_again(
-        &self,
-        id: VolumeId,
-        held: &SnapshotId,
-        (volume, snapshot): (&Name, &Name),
-    ) -> Result<Arc<SnapshotView>> {
-        let volume = self.name_now(id, volume).await?;
-        let gone = || {
-            let title = self.engine.title(&volume);
-            Error::new(Kind::Removed, format!("snapshot {title}@{snapshot} was removed"))
-        };
-        let tables = self.newest_tables(&volume, id).await?;
-        let name = tables.find(held).map(|(name, _)| name.clone()).ok_or_else(gone)?;
-        let view = self.open_snapshot_of(id, &volume, &name).await?;
-        if view.id() == *held { Ok(view) } else { Err(gone()) }
-    }
-
-    /// The head and its tables, in which the snapshot is, if this engine can bring it there.
-    pub(in crate::volume) async fn tables_with(
-        &self,
-        volume: &Name,
-        id: VolumeId,
-        snapshot: &Name,
-    ) -> Result<(Head, Tables)> {
-        if let Some(open) = self.here(id)
-            && let Known::Live(session) = open.known()
-        {
-            match open.ask(|session| async move { session.build_snapshot(snapshot).await }).await {
-                // Another host may have the volume, and have taken the snapshot.
-                Err(e)
-                    if matches!(e.kind(), Kind::NotFound | Kind::Fenced) && self.is_over(&session).await => {}
-                done => done?,
-            }
-        }
-        if self.engine.awaits_key(volume, id) {
-            // With the key forged tables are told from the owner's, and made up from other stores.
-            let head = self.head(volume, id).await?;
-            self.engine.check_open(volume, &head).await?;
-        }
-        let (head, tables) = self.recorded_with_names(volume, id).await?;
-        self.engine.check_open(volume, &head).await?;
-        if tables.snapshot(snapshot).is_some() || head.active.released {
-            return Ok((head, tables));
-        }
-        if !self.engine.host_owns(&head) {
-            let (newer, to_the_end) = tables_to_the_end(self, volume, id).await?;
-            return match to_the_end.snapshot(snapshot) {
-                None => Ok((head, tables)),
-                Some(state) if state.built => self.recorded_with_names(volume, id).await,
-                Some(_) => Err(self.not_built_yet(volume, snapshot, &newer)),
-            };
-        }
-        // Owned by this folder and not open: its log may have a mark that no checkpoint has built.
-        let open = self.open(volume, OpenMode::Normal).await?;
-        open.ask(|session| async move { session.build_snapshot(snapshot).await }).await?;
-        self.recorded(volume, id).await
-    }
-
-    /// Returns when a snapshot that is there is in the pool and confirmed. One that only the log shows may be that of a host which was
-    /// killed before it had promised anything.
-    pub async fn promise_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        if let Some(open) = self.owned_here(volume) {
-            return open.promise_snapshot(snapshot).await;
-        }
-        let id = self.id(volume).await?;
-        let (head, tables) = self.recorded_with_names(volume, id).await?;
-        if tables.snapshot(snapshot).is_some() {
-            return Ok(());
-        }
-        if !self.engine.host_owns(&head) {
-            return Err(self.not_built_yet(volume, snapshot, &head));
-        }
-        self.open(volume, OpenMode::Normal).await?.promise_snapshot(snapshot).await
-    }
-
-    /// Of a snapshot that is stored, by its mark in the owner's log: what it shows is told by the owner's next checkpoint.
-    pub(in crate::volume) fn not_built_yet(&self, volume: &Name, snapshot: &Name, head: &Head) -> Error {
-        let title = self.engine.title(volume);
-        let owner = head.active.owner.as_ref().map_or("its owner", |host| host.name.as_str());
-        let why = format!(
-            "{title}@{snapshot} was taken by {owner} a moment ago, and other hosts can use it from the next checkpoint on, within about \
-             a minute: try again then; if {owner} is gone, `windlass volume take-over {title}` makes one"
-        );
-        Error::new(Kind::Unavailable, why)
-    }
-
     /// All names, by the volumes that have them.
     pub(in crate::volume) async fn names(&self) -> Result<BTreeMap<VolumeId, Name>> {
         Ok(self.engine.pool.list().await?.into_iter().map(|(name, id)| (id, name)).collect())
@@ -747,7 +632,7 @@ impl Volumes {
     }
 
     /// Whether another host has the volume, which the session may not have noticed. An outage tells nothing.
-    async fn is_over(&self, session: &Arc<Session>) -> bool {
+    pub(in crate::volume) async fn is_over(&self, session: &Arc<Session>) -> bool {
         matches!(self.unless_away(session.is_owner()).await.flatten(), Some(Err(_)))
     }
 

@@ -1,5 +1,6 @@
 //! Locks of snapshots: set until a date, ended when that is over by all clocks (model `lock`).
 
+use super::open_snapshot::tables_with;
 use crate::base::{Error, Kind, Name, Result, StateId, VolumeId, utc};
 use crate::pool::{Clocks, about_jump};
 use crate::volume::catalog::volumes::Volumes;
@@ -68,7 +69,7 @@ impl Volumes {
         if let Some(state) = of(&self.recorded_with_names(volume, id).await?.1) {
             return Ok(state);
         }
-        let tables = self.tables_with(volume, id, snapshot).await?.1;
+        let tables = tables_with(self, volume, id, snapshot).await?.1;
         of(&tables).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))
     }
 
