@@ -31,7 +31,8 @@ fn daemon_of_the_system() -> Option<String> {
     let others = entries.filter(|entry| entry.metadata().is_ok_and(|of| of.uid() != own.as_raw()));
     let mut pids = others.filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        is_daemon(&std::fs::read(entry.path().join("cmdline")).ok()?).then_some(pid)
+        let cmdline = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        is_daemon(cmdline.as_bytes()).then_some(pid)
     });
     pids.next().map(|pid| {
         format!(
@@ -136,7 +137,7 @@ mod tests {
     fn a_daemon_is_told_by_its_arguments() {
         for (cmdline, is) in [
             (&b"/usr/bin/windlass\0serve\0--nbd\0unix:/run/windlass/nbd.sock\0"[..], true),
-            (b"windlass\0--memory\01G\0serve\0", true),
+            (b"windlass\0--memory\x001G\0serve\0", true),
             (b"/usr/bin/windlass\0mount\0s3://b\0/m\0", false),
             (b"/usr/bin/windlass-csi\0serve\0", false),
             (b"", false),

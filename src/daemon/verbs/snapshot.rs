@@ -10,7 +10,7 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::Visitor;
 use crate::volume::{
-    Freed, HistoryMark, LockEnd, OpenMode, SnapshotInfo, Trash, Volume, applied_mark, snapshot_as,
+    Freed, HistoryMark, LockEnd, OpenMode, Removal, SnapshotInfo, Trash, Volume, applied_mark, snapshot_as,
     snapshot_group,
 };
 
@@ -177,8 +177,10 @@ pub async fn remove_snapshot(
     let open = state.pools.get(&path.volume.pool).await?;
     let volumes = &open.volumes;
     if dry_run {
-        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, false).await?;
-        let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
+        let keeps = super::trash::keeps(&open, mode).await?;
+        let removal = Removal { clean: false, for_good: !keeps };
+        volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, removal).await?;
+        let how = if keeps { "put into the trash" } else { "removed" };
         return removed(path, true, &format!("{path} would be {how}"));
     }
     if super::trash::keeps(&open, mode).await? {

@@ -339,7 +339,7 @@ async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath) -> Result<()> {
         return Ok(());
     }
     // What --with-snapshots would not help against is told first.
-    volumes.check_remove(&path.volume).await?;
+    volumes.check_remove(&path.volume, true).await?;
     let named = names.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let more = names.len().saturating_sub(NAMED);
     let others = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -380,8 +380,9 @@ pub async fn remove(
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
-        volumes.check_remove(&path.volume).await?;
-        let how = if super::trash::keeps(&open, mode).await? { "put into the trash" } else { "removed" };
+        let keeps = super::trash::keeps(&open, mode).await?;
+        volumes.check_remove(&path.volume, !keeps).await?;
+        let how = if keeps { "put into the trash" } else { "removed" };
         let all = if with_snapshots { ", with its snapshots" } else { "" };
         return removed(path, true, &format!("{path} would be {how}{all}"));
     }

@@ -16,7 +16,7 @@ use super::gates::wait_at;
 use super::marks_in_log::tables_to_the_end;
 use super::names::take;
 use super::readers::refuse_if_read;
-use super::snapshots::{end_locks, not_built_yet, tables_with};
+use super::snapshots::{Removal, end_locks, not_built_yet, tables_with};
 use super::volume_keys::{with_keys, with_keys_of};
 use super::volumes::{OpenMode, Template, Volumes};
 use crate::base::format_limits::{CHUNKS_AHEAD, WALK_WINDOW};
@@ -84,6 +84,9 @@ impl CloneAs<'_> {
         Ok((size, settings))
     }
 }
+
+/// Nothing of it stays.
+const FOR_GOOD: Removal = Removal { clean: true, for_good: true };
 
 impl Volumes {
     /// A new empty volume, born released. `Exists` when the name is taken.
@@ -295,12 +298,13 @@ impl Volumes {
         cell.change(|head| head.set_cloned(snapshot)).await
     }
 
-    /// What `remove` would refuse, without doing it.
-    pub async fn check_remove(&self, name: &Name) -> Result<()> {
+    /// What `remove` would refuse, without doing it; or what the trash would, if it does not go for good.
+    pub async fn check_remove(&self, name: &Name, for_good: bool) -> Result<()> {
         let id = self.id(name).await?;
         let (head, tables) = self.recorded(name, id).await?;
         let what = format!("volume {}", self.engine.title(name));
-        self.refuse_if_held(&what, &head, snapshots_of(&tables), false).await?;
+        let removal = Removal { clean: false, for_good };
+        self.refuse_if_held(&what, &head, snapshots_of(&tables), removal).await?;
         refuse_if_read(self, name, &head).await?;
         let head = end_locks(self, head).await?;
         let lineage = self.lineage(name, &head).await?;
@@ -312,7 +316,7 @@ impl Volumes {
         let mut tries = 0;
         loop {
             // Said with names; what a killed command left behind is no reason to refuse.
-            self.check_remove_snapshot(volume, snapshot, true).await?;
+            self.check_remove_snapshot(volume, snapshot, FOR_GOOD).await?;
             let open = self.open(volume, OpenMode::Normal).await?;
             tries += 1;
             match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
@@ -329,7 +333,12 @@ impl Volumes {
 
     /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names or its lock. `clean`:
     /// pins without a clone are dropped.
-    pub async fn check_remove_snapshot(&self, volume: &Name, snapshot: &Name, clean: bool) -> Result<()> {
+    pub async fn check_remove_snapshot(
+        &self,
+        volume: &Name,
+        snapshot: &Name,
+        removal: Removal,
+    ) -> Result<()> {
         let id = self.id(volume).await?;
         let (head, tables) = self.recorded(volume, id).await?;
         let mut tables = self.newer_here(&head).unwrap_or(tables);
@@ -351,7 +360,7 @@ impl Volumes {
             let now = end_locks(self, head.clone()).await?;
             now.locks.allow(state.id).map_err(|e| e.context(format!("{title}@{snapshot}")))?;
         }
-        self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], clean).await
+        self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], removal).await
     }
 
     /// The epochs that this folder may speak for.
@@ -421,7 +430,7 @@ impl Volumes {
                 let gate = Gate { nonce, snapshot: None };
                 let gated = cell.change(move |h| h.set_gate(gate)).await?;
                 let tables = self.recorded(name, head.volume).await?.1;
-                let free = self.refuse_if_held(&title(), &gated, snapshots_of(&tables), true).await;
+                let free = self.refuse_if_held(&title(), &gated, snapshots_of(&tables), FOR_GOOD).await;
                 let free = match free {
                     Ok(()) => refuse_if_read(self, name, &gated).await,
                     held => held,

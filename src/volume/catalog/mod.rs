@@ -21,7 +21,7 @@ pub use loss::{MapWalk, Salvaged, Unreadable};
 pub use names::rename;
 pub use new_stores::{Finished, TakenIn, lost_midway};
 pub use readers::Reading;
-pub use snapshots::{HistoryMark, LockEnd, snapshot_as, snapshot_group};
+pub use snapshots::{HistoryMark, LockEnd, Removal, snapshot_as, snapshot_group};
 pub use space::VolumesUsage;
 pub use trash::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
 pub use volume_keys::DataKeyUse;

@@ -13,6 +13,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::names::{one_each, rename, rename_moved};
+use super::snapshots::Removal;
 use super::volumes::{OpenMode, Volumes};
 use crate::base::{Error, Kind, Name, Result, StateId};
 use crate::volume::handle::Known;
@@ -73,7 +74,7 @@ impl Trash<'_> {
         let Some(head) = self.0.engine.cell(id).read().await?.filter(|head| !head.removed) else {
             return self.0.remove(name).await.map(|()| false);
         };
-        self.0.check_remove(name).await?;
+        self.0.check_remove(name, false).await?;
         self.0.release(name).await?;
         self.put(name, &head).await?;
         Ok(true)
@@ -251,7 +252,8 @@ impl Trash<'_> {
 impl Trash<'_> {
     /// Puts a snapshot into the trash of its volume. What `remove_snapshot` refuses is refused.
     pub async fn discard_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        self.0.check_remove_snapshot(volume, snapshot, true).await?;
+        let removal = Removal { clean: true, for_good: false };
+        self.0.check_remove_snapshot(volume, snapshot, removal).await?;
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
         let there = tables.snapshot(snapshot).map(|s| (s.id, s.created_ms));
         let (id, created_ms) = there.ok_or_else(|| no_snapshot(&self.0.engine.title(volume), snapshot))?;

@@ -124,7 +124,7 @@ pub async fn move_volume(
     let hidden = while_moved(to, volume);
     let (stem, (done, spent)) = (stem(to, &hidden), Default::default());
     let mut mover = Mover { from, volume, to, hidden, stem, source, how: &how, done, spent };
-    let held = Box::pin(from.check_remove(volume)).await;
+    let held = Box::pin(from.check_remove(volume, true)).await;
     mover.done.held = held.err().filter(|e| e.is(Kind::Refused)).map(|e| e.to_string());
     Box::pin(mover.make_copy()).await?;
     Box::pin(mover.run()).await

@@ -19,10 +19,10 @@ async fn nothing_removes(life: &Life, says: &str) {
     let (v, s) = (name("v"), name("s"));
     refused(life.volumes.remove_snapshot(&v, &s).await, says);
     refused(Trash(&life.volumes).discard_snapshot(&v, &s).await, says);
-    refused(life.volumes.check_remove_snapshot(&v, &s, false).await, says);
+    refused(life.volumes.check_remove_snapshot(&v, &s, LOOK).await, says);
     refused(life.volumes.remove(&v).await, says);
     refused(Trash(&life.volumes).discard(&v).await.map(drop), says);
-    refused(life.volumes.check_remove(&v).await, says);
+    refused(life.volumes.check_remove(&v, true).await, says);
     refused(life.volumes.check_unlocked(&v).await, says);
     refused(end_all(&life.volumes, &|_| ()).await, says);
 }

@@ -61,6 +61,9 @@ use crate::base::{Kind, Name};
 use crate::store::Reach;
 use site::{Life, name, run};
 
+/// Asks what would be refused of a removal for good.
+const LOOK: Removal = Removal { clean: false, for_good: true };
+
 /// The seeds of a test: `VARIABLE=SEED[..END]` replays.
 fn seeds(variable: &str, usual: &str) -> std::ops::Range<u64> {
     let asked = std::env::var(variable).unwrap_or(usual.into());

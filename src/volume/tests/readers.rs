@@ -14,7 +14,7 @@ fn what_another_host_reads_is_not_removed() {
         let first = other.volumes.read_by_client(&name("v"), &read).await.unwrap().expect("it is nobody's");
         let second = other.volumes.read_by_client(&name("v"), &read).await.unwrap();
         let refused = async || {
-            let check = life.volumes.check_remove(&name("v")).await.unwrap_err();
+            let check = life.volumes.check_remove(&name("v"), true).await.unwrap_err();
             let why = life.volumes.remove(&name("v")).await.unwrap_err();
             assert!(check.is(Kind::Owned) && why.is(Kind::Owned), "{check}; {why}");
             assert!(why.to_string().contains("host id"), "{why}");
@@ -26,7 +26,7 @@ fn what_another_host_reads_is_not_removed() {
         refused().await;
         drop(second);
         life.sleep(1_000).await;
-        life.volumes.check_remove(&name("v")).await.unwrap();
+        life.volumes.check_remove(&name("v"), true).await.unwrap();
         // An owner is known by that.
         let w = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
         w.write(0, bytes(2, 4096)).await.unwrap();
@@ -56,7 +56,7 @@ fn the_note_of_a_host_that_was_cut_off_goes_with_its_next_run_or_by_consent() {
         assert!(life.volumes.remove(&name("v")).await.unwrap_err().is(Kind::Owned));
         let other = machine.start().await;
         other.volumes.drop_readers(&name("v"), false).await.unwrap();
-        life.volumes.check_remove(&name("v")).await.unwrap();
+        life.volumes.check_remove(&name("v"), true).await.unwrap();
         let noted = attach(&other).await;
         let _machine = other.crash();
         std::mem::forget(noted);

@@ -134,9 +134,9 @@ fn a_template_is_cloned_and_neither_written_to_nor_removed() {
         }
         v.flush().await.unwrap();
         for refused in [
-            life.volumes.check_remove(&name("v")).await,
+            life.volumes.check_remove(&name("v"), true).await,
             life.volumes.remove(&name("v")).await,
-            life.volumes.check_remove_snapshot(&name("v"), &name("s"), false).await,
+            life.volumes.check_remove_snapshot(&name("v"), &name("s"), LOOK).await,
             life.volumes.remove_snapshot(&name("v"), &name("s")).await,
         ] {
             let refused = refused.unwrap_err();

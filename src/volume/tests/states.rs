@@ -105,7 +105,7 @@ fn a_pin_without_its_clone_holds_nothing() {
         let pins = pins::of(&engine.pool, parent, snapshot);
         pins.insert(&pins::key(VolumeId(77)), CatalogEntry::of(77)).await.unwrap();
         // What would be done says no more than is true, and changes nothing.
-        let said = life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap_err();
+        let said = life.volumes.check_remove_snapshot(&name("v"), &name("a"), LOOK).await.unwrap_err();
         let why = "tank/v@a is needed by its clones: tank/d; remove them first";
         assert!(said.is(Kind::Refused) && said.to_string() == why, "{said}");
         assert_eq!(pins.all().await.unwrap().len(), 3);
@@ -113,9 +113,9 @@ fn a_pin_without_its_clone_holds_nothing() {
         assert!(said.is(Kind::Refused) && said.to_string() == why, "{said}");
         assert_eq!(pins.all().await.unwrap().len(), 1);
         life.volumes.remove(&name("d")).await.unwrap();
-        life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap();
+        life.volumes.check_remove_snapshot(&name("v"), &name("a"), LOOK).await.unwrap();
         life.volumes.remove_snapshot(&name("v"), &name("a")).await.unwrap();
-        let gone = life.volumes.check_remove_snapshot(&name("v"), &name("a"), false).await.unwrap_err();
+        let gone = life.volumes.check_remove_snapshot(&name("v"), &name("a"), LOOK).await.unwrap_err();
         assert!(gone.is(Kind::NotFound), "{gone}");
     });
 }

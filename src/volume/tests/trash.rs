@@ -252,6 +252,36 @@ fn a_name_that_was_given_away_is_the_new_ones_after_a_power_cut() {
     assert!(hits > 0, "no seed cut it off in between");
 }
 
+/// Removed in order, clone first, as anybody does who clears up: what the clone needs goes into the trash behind it, and stays there as
+/// long as the clone does.
+#[test]
+fn what_a_clone_in_the_trash_needs_goes_there_too() {
+    run(5, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 9000)).await.unwrap();
+        snapshot_group(&[(v.clone(), name("s"))], true).await.unwrap();
+        life.volumes.clone_snapshot(&name("v"), &name("s"), &name("c")).await.unwrap();
+        let trash = Trash(&life.volumes);
+        assert!(trash.discard_snapshot(&name("v"), &name("s")).await.unwrap_err().is(Kind::Refused));
+        assert!(trash.discard(&name("c")).await.unwrap());
+        trash.discard_snapshot(&name("v"), &name("s")).await.unwrap();
+        drop(v);
+        assert!(trash.discard(&name("v")).await.unwrap());
+        assert!(trash.purge(&name("v")).await.unwrap_err().is(Kind::Refused), "for good in the other order");
+        // All of it comes back.
+        trash.restore(&name("c"), None).await.unwrap();
+        let c = life.volumes.open(&name("c"), OpenMode::Normal).await.unwrap();
+        assert!(c.read(0, 9000).await.unwrap() == bytes(1, 9000));
+        drop(c);
+        assert!(trash.discard(&name("c")).await.unwrap());
+        for _ in 0..2 {
+            assert!(trash.empty(u64::MAX).await.failed.is_ok());
+        }
+        assert!(in_trash(&life).await.is_empty());
+    });
+}
+
 /// Another snapshot has the name. Beside the restoring, which can only refuse, what is in the trash goes for good.
 #[test]
 fn a_snapshot_that_is_purged_beside_its_restoring_is_not_said_to_be_back() {

@@ -20,6 +20,15 @@ const AT_ONCE: usize = 32;
 /// Clones that a refusal names.
 const NAMED_MAX: usize = 16;
 
+/// How a snapshot, or a volume with its snapshots, is to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal {
+    /// Pins without a clone are dropped, after it is certain that the clone will never be.
+    pub clean: bool,
+    /// Not into the trash.
+    pub for_good: bool,
+}
+
 impl Volumes {
     /// The same as `of`, knowing its way when it was asked for a moment ago.
     pub(in crate::volume) fn pins(&self, volume: VolumeId, snapshot: StateId) -> Catalog {
@@ -104,26 +113,34 @@ impl Volumes {
         self.pins(parent, snapshot).remove(&key(clone), CatalogEntry::of(nonce.0)).await
     }
 
-    /// `Refused`, with their names, when clones need one of the snapshots of `what`.
+    /// `Refused`, with their names, when clones need one of the snapshots of `what`. For the trash those that lie there themselves
+    /// don't count: what they need stays there as long as they do.
     pub(in crate::volume) async fn refuse_if_held(
         &self,
         what: &str,
         head: &Head,
         snapshots: impl IntoIterator<Item = StateId>,
-        clean: bool,
+        Removal { clean, for_good }: Removal,
     ) -> Result<()> {
         let held = self.holders(head, snapshots, clean).await?;
         if held.is_empty() {
             return Ok(());
         }
         let names: BTreeMap<VolumeId, Name> = self.names().await?;
+        let in_trash = |id: &VolumeId| names.get(id).is_some_and(|name| name.trashed().is_some());
+        if !for_good && held.len() <= NAMED_MAX && held.iter().all(in_trash) {
+            return Ok(());
+        }
         let named = |id: &VolumeId| names.get(id).map_or(id.to_string(), |name| self.engine.title(name));
         let mut clones: Vec<String> = held.iter().take(NAMED_MAX).map(named).collect();
         if held.len() > NAMED_MAX {
             clones.push("and others".into());
         }
-        let trashed = held.iter().any(|id| names.get(id).is_some_and(|name| name.trashed().is_some()));
-        let trash = if trashed { " (from the trash: `windlass volume remove --trash`)" } else { "" };
+        let trash = if held.iter().any(in_trash) {
+            " (from the trash: `windlass volume remove --trash`)"
+        } else {
+            ""
+        };
         let why = format!("{what} is needed by its clones: {}; remove them first{trash}", clones.join(", "));
         Err(Error::new(Kind::Refused, why))
     }

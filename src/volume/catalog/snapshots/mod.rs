@@ -7,6 +7,7 @@ mod open_snapshot;
 mod snapshot_locks;
 
 pub use group::{snapshot_as, snapshot_group};
+pub use holders::Removal;
 pub use moments::HistoryMark;
 pub use open_snapshot::{not_built_yet, tables_with};
 pub use snapshot_locks::{LockEnd, end_locks};
