@@ -176,14 +176,14 @@ pub async fn remove_snapshot(
     }
     let open = state.pools.get(&path.volume.pool).await?;
     let volumes = &open.volumes;
+    let keeps = super::trash::keeps(&open, mode).await?;
     if dry_run {
-        let keeps = super::trash::keeps(&open, mode).await?;
         let removal = Removal { clean: false, for_good: !keeps };
         volumes.check_remove_snapshot(&path.volume.volume, &path.snapshot, removal).await?;
         let how = if keeps { "put into the trash" } else { "removed" };
         return removed(path, true, &format!("{path} would be {how}"));
     }
-    if super::trash::keeps(&open, mode).await? {
+    if keeps {
         Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;
         return Ok(super::trash::discarded(&open, "snapshot", path));
     }

@@ -324,7 +324,7 @@ async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -
 }
 
 /// `Refused`: it has snapshots, which would go with it. Those that it took by itself don't count.
-async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath) -> Result<()> {
+async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath, for_good: bool) -> Result<()> {
     const NAMED: usize = 3;
     let names = match volumes.snapshots_at_stake(&path.volume).await {
         // There is none of that name, or its creation was broken off.
@@ -339,7 +339,7 @@ async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath) -> Result<()> {
         return Ok(());
     }
     // What --with-snapshots would not help against is told first.
-    volumes.check_remove(&path.volume, true).await?;
+    volumes.check_remove(&path.volume, for_good).await?;
     let named = names.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let more = names.len().saturating_sub(NAMED);
     let others = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -374,19 +374,19 @@ pub async fn remove(
         Err(e) if !e.is(Kind::NotFound) => return Err(e),
         _ => {}
     }
+    let keeps = super::trash::keeps(&open, mode).await?;
     if !with_snapshots {
-        refuse_snapshots(volumes, path).await?;
+        refuse_snapshots(volumes, path, !keeps).await?;
     }
     // A volume whose creation was broken off has nothing to tell.
     let kept = volumes.info(&path.volume).await.map(|i| i.kept_journals).unwrap_or_default();
     if dry_run {
-        let keeps = super::trash::keeps(&open, mode).await?;
         volumes.check_remove(&path.volume, !keeps).await?;
         let how = if keeps { "put into the trash" } else { "removed" };
         let all = if with_snapshots { ", with its snapshots" } else { "" };
         return removed(path, true, &format!("{path} would be {how}{all}"));
     }
-    if super::trash::keeps(&open, mode).await? && Trash(volumes).discard(&path.volume).await? {
+    if keeps && Trash(volumes).discard(&path.volume).await? {
         return Ok(super::trash::discarded(&open, "volume", path));
     }
     volumes.remove(&path.volume).await?;

@@ -559,21 +559,14 @@ impl Fs {
     /// The handle is gone.
     pub async fn release(self: &Arc<Self>, handle: u64) {
         let _busy = self.busy();
-        if let Some(ino) = self.remove_handle(handle) {
-            self.handle_closed(ino, false).await;
+        let gone = {
+            let mut handles = self.handles.lock();
+            handles.version_files.remove(&handle);
+            handles.files.remove(&handle)
+        };
+        if let Some(gone) = gone {
+            self.handle_closed(gone.ino, false).await;
         }
-    }
-
-    /// Of a handle that its process never closed.
-    pub(super) async fn abandon(self: &Arc<Self>, handle: u64) {
-        let Some(ino) = self.remove_handle(handle) else { return };
-        self.handle_closed(ino, false).await;
-    }
-
-    fn remove_handle(&self, handle: u64) -> Option<u64> {
-        let mut handles = self.handles.lock();
-        handles.version_files.remove(&handle);
-        handles.files.remove(&handle).map(|gone| gone.ino)
     }
 
     /// One handle less. Before the last one goes, what its close could not store, or what was written through a

@@ -83,7 +83,7 @@ impl Fs {
         let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
         self.writeback.unmounting.send_replace(true);
         for handle in left {
-            self.abandon(handle).await;
+            self.release(handle).await;
         }
         self.begin_shutdown();
         self.idle().await;

@@ -655,8 +655,8 @@ impl Volumes {
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
-    /// The same, before the volume goes with them. What this host's journal holds alone may be one: then the volume is opened, which
-    /// brings it to the pool.
+    /// As `snapshot_names`, before the volume goes with them. What this host's journal holds alone may be one: then the volume is
+    /// opened, which brings it to the pool.
     pub async fn snapshots_at_stake(&self, volume: &Name) -> Result<Vec<Name>> {
         if self.owned_here(volume).is_none() && self.info(volume).await?.unsent_bytes > 0 {
             self.open(volume, OpenMode::Normal).await?;
