@@ -187,10 +187,19 @@ serve() {
 serve_stop() {
   local rc=0
   end "$SERVE" TERM "${1:-60}" || rc=$?
-  ((rc == 0)) || fail "windlass serve ended with $rc after SIGTERM"
+  ((rc == 0)) || fail "windlass serve ended with $rc after SIGTERM: $(tail -n 5 "$LOGS/serve-$(basename "$WINDLASS_HOME").$SERVES.log")"
 }
 # serve_kill: SIGKILL, as a power cut of the process.
 serve_kill() { end "$SERVE" KILL 30 || true; }
+
+# loop_over FILE [OPTIONS...]: makes a loop device, and prints it. The kernel keeps with a device node that an earlier user made it
+# read-only.
+loop_over() {
+  local device
+  device=$(losetup --find --show "${@:2}" "$1")
+  blockdev --setrw "$device"
+  printf '%s\n' "$device"
+}
 
 # nbd_uri POOL/VOLUME: where the running daemon exports it.
 nbd_uri() {

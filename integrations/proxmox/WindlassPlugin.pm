@@ -762,7 +762,10 @@ sub attach_loop_device {
 
     my @options = ('--find', '--direct-io=on', $read_only ? '--read-only' : ());
     run_command(['losetup', @options, $file], errmsg => "could not make a loop device of $file");
-    return loop_device($file) // die "the loop device of $file is gone\n";
+    my $device = loop_device($file) // die "the loop device of $file is gone\n";
+    # The kernel keeps with a device node that an earlier user made it read-only.
+    run_command(['blockdev', '--setrw', $device]) if !$read_only;
+    return $device;
 }
 
 sub unmap_volume {

@@ -64,6 +64,11 @@ impl Attacher {
         let said = self.run(&args, Some(identity)).await?;
         let device = PathBuf::from(said.lines().last().unwrap_or_default());
         match host::number_of(&device) {
+            // The kernel keeps what an earlier user of that device node said of it.
+            Some(number) if !read_only && host::is_read_only(&number)? => {
+                host::set_read_only(&device, false).await?;
+                Ok(device)
+            }
             Some(_) => Ok(device),
             None => Err(Status::internal(format!(
                 "{text} was attached as {}, which is no device",
@@ -75,6 +80,10 @@ impl Attacher {
     /// Takes the device away, if there is one. One that is still used is refused.
     pub async fn detach(&self, id: &Id, identity: Option<&Identity>) -> Result<()> {
         let Some(device) = self.find(id, identity).await? else { return Ok(()) };
+        // It was published to be read: that would hold for whatever has the device node next.
+        if host::number_of(&device).is_some_and(|number| host::is_read_only(&number).unwrap_or(true)) {
+            host::set_read_only(&device, false).await?;
+        }
         match self {
             // By the device: its name may stand for another volume by now.
             Attacher::Kernel { .. } => self.run(&["detach", host::utf8(&device)?], identity).await?,

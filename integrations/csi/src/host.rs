@@ -225,6 +225,13 @@ pub fn is_read_only(number: &str) -> Result<bool> {
     }
 }
 
+/// For whoever opens the device from now on. The kernel keeps it with the device node, over a detach and an attach of another
+/// disk; what was made to be read stays so.
+pub async fn set_read_only(device: &Path, read_only: bool) -> Result<()> {
+    let how = if read_only { "--setro" } else { "--setrw" };
+    run("blockdev", &[how, utf8(device)?]).await.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

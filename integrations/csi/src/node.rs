@@ -315,8 +315,7 @@ async fn set_read_only(device: &Path, number: &str, read_only: bool) -> Result<(
     if host::is_read_only(number)? == read_only {
         return Ok(());
     }
-    let how = if read_only { "--setro" } else { "--setrw" };
-    host::run("blockdev", &[how, host::utf8(device)?]).await?;
+    host::set_read_only(device, read_only).await?;
     match host::is_read_only(number)? == read_only {
         true => Ok(()),
         false => {

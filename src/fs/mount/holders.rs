@@ -161,11 +161,6 @@ impl Holders {
         Holders { copies: copies(&tables, device), users, hidden }
     }
 
-    /// Nobody was found.
-    pub fn is_unknown(&self) -> bool {
-        self.copies.is_empty() && self.users.is_empty()
-    }
-
     /// Who it is, for a message; none where nobody was found.
     pub fn told(&self) -> Option<String> {
         let shown = |(pid, name): &(u32, String)| format!("process {pid} ({name})");
@@ -196,7 +191,7 @@ impl Holders {
                     tracing::info!(at = %at.display(), pid, name, "unmounted in that process's namespace too")
                 }
                 Err(why) => {
-                    tracing::info!(at = %at.display(), pid, name, %why, "stays mounted in that process's namespace")
+                    tracing::debug!(at = %at.display(), pid, name, %why, "stays mounted in that process's namespace")
                 }
             }
         }

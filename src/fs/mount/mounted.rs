@@ -247,19 +247,22 @@ impl Mounted {
             return Ok(());
         }
         let Some(device) = self.device else { return Err(self.held("")) };
-        let dir = self.dir.clone();
-        self.rt.cpu(move || Holders::of(device).let_go_of_copies(&dir)).await?;
-        if self.ends_within(PAUSE).await {
-            return Ok(());
-        }
-        let mut left = self.rt.cpu(move || Holders::of(device)).await?;
-        // Who held it may have gone a moment ago, and a busy machine tells of the end later.
-        if left.is_unknown() && !self.ends_within(LEAVING).await {
-            left = self.rt.cpu(move || Holders::of(device)).await?;
-        }
-        match *self.ended.borrow() {
-            true => Ok(()),
-            false => Err(self.held(&left.told().map(|who| format!(": {who}")).unwrap_or_default())),
+        let limit = self.rt.now() + LEAVING;
+        loop {
+            let dir = self.dir.clone();
+            let look = move || {
+                let found = Holders::of(device);
+                found.let_go_of_copies(&dir);
+                found.told()
+            };
+            let who = self.rt.cpu(look).await?;
+            // Who holds it comes and goes, as processes of a namespace do, and a busy machine tells of the end later.
+            if self.ends_within(PAUSE).await {
+                return Ok(());
+            }
+            if self.rt.now() >= limit {
+                return Err(self.held(&who.map(|who| format!(": {who}")).unwrap_or_default()));
+            }
         }
     }
 
