@@ -377,6 +377,21 @@ mod tests {
     }
     use crate::base::rt::{RealDisk, RealRuntime};
 
+    /// Clients of the daemon before wait for the next one: no command begins an engine of its own meanwhile.
+    #[tokio::test]
+    async fn a_daemon_that_is_to_come_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::start();
+        let home = StateDir::at(dir.path().join("h"));
+        assert!(!home.awaits_next(&*disk).await, "no folder");
+        let next = home.announce_next(&*disk).await.unwrap();
+        assert!(home.awaits_next(&*disk).await && !home.of_mounts().awaits_next(&*disk).await);
+        assert_eq!(home.announce_next(&*disk).await.unwrap_err().kind(), Kind::Owned);
+        drop(next);
+        assert!(!home.awaits_next(&*disk).await, "it listens, or has ended");
+        drop(home.announce_next(&*disk).await.unwrap());
+    }
+
     #[tokio::test]
     async fn a_folder_keeps_its_identity_its_pools_and_one_engine() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,7 @@
 //! Each verb carried out.
 
+#[cfg(test)]
+mod beside_tests;
 mod clone;
 mod copy_and_replicate;
 mod credentials;

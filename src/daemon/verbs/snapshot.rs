@@ -33,7 +33,11 @@ pub async fn snapshots(state: &EngineState, path: &VolumePath, from: Option<&Nam
         snapshot_line(path, info, frees)
     };
     let outcome = Outcome::of(&all.into_iter().map(&mut line).collect::<Vec<_>>())?;
-    Ok(outcome.note_all(unknown.map(|e| format!("what snapshots give back when they go can't be told: {e}"))))
+    let sealed = volumes.has_sealed_marks(&path.volume).await?.then(|| {
+        format!("{path} is locked here: snapshots that were taken lately may lack in this list; `windlass volume unlock {path}`, or ask its owner")
+    });
+    let unknown = unknown.map(|e| format!("what snapshots give back when they go can't be told: {e}"));
+    Ok(outcome.note_all(sealed).note_all(unknown))
 }
 
 pub async fn history(state: &EngineState, path: &VolumePath) -> Result<Outcome> {

@@ -34,7 +34,7 @@ use crate::volume::{Clients, FlushMode, Memory, OpenMode, VolumeSettings};
 const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
 /// A host whose state is in `dir/NAME`.
-async fn state(dir: &Path, name: &str) -> EngineState {
+pub(super) async fn state(dir: &Path, name: &str) -> EngineState {
     let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
     let home = StateDir::at(dir.join(name));
     std::fs::create_dir_all(home.root()).unwrap();
@@ -65,7 +65,7 @@ async fn state(dir: &Path, name: &str) -> EngineState {
 }
 
 /// Folders below `dir`, made, as stores.
-fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
+pub(super) fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
     let made = names.iter().map(|name| {
         std::fs::create_dir_all(dir.join(name)).unwrap();
         format!("file://{}", dir.join(name).display())
@@ -73,7 +73,7 @@ fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
     made.collect()
 }
 
-async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result<Outcome> {
+pub(super) async fn make_pool(state: &EngineState, name: &str, stores: &[String]) -> Result<Outcome> {
     make_pool_with(state, name, stores, None).await
 }
 
@@ -97,7 +97,7 @@ async fn make_pool_with(
     pool::create(state, args).await
 }
 
-async fn make_volume(state: &EngineState, path: &str) {
+pub(super) async fn make_volume(state: &EngineState, path: &str) {
     let args = VolumeCreate {
         path: path.parse().unwrap(),
         size: 1 << 20,

@@ -336,7 +336,16 @@ async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath, for_good: bool) 
         })?,
     };
     if names.is_empty() {
-        return Ok(());
+        return match volumes.has_sealed_marks(&path.volume).await? {
+            false => Ok(()),
+            true => {
+                let why = format!(
+                    "{path} is locked here, so whether snapshots of it were taken lately can't be told, and they would go with \
+                     it: `windlass volume unlock {path}` first, or add --with-snapshots (in the API `with_snapshots`)"
+                );
+                Err(Error::new(Kind::Refused, why))
+            }
+        };
     }
     // What --with-snapshots would not help against is told first.
     volumes.check_remove(&path.volume, for_good).await?;

@@ -390,6 +390,7 @@ impl BucketClient {
             if left.is_zero() {
                 break;
             }
+            let mut gone = None;
             let refused = match self.try_put(key, left.min(limit), attempt()).await {
                 Ok(Put::Stored(etag)) => {
                     if doubt.is_some() {
@@ -397,7 +398,7 @@ impl BucketClient {
                     }
                     return Ok(etag);
                 }
-                Ok(Put::Refused) if doubt.is_none() => return Err(changed(key)),
+                // What carries requests may have repeated one that was done: then our own object refuses it.
                 Ok(Put::Refused) => true,
                 // A folder on a disk that fails: the object can be seen, and may not be there after a loss of power.
                 Ok(Put::Unknown(why)) if is_of_disk(&why) => return Err(why),
@@ -405,9 +406,12 @@ impl BucketClient {
                     doubt = Some(why);
                     false
                 }
-                // A repeated completion of an upload that an earlier attempt completed is an error, not a refusal.
-                Err(why) if doubt.is_none() => return Err(why),
-                Err(_) => false,
+                // A repeated completion of an upload that is completed is an error, not a refusal.
+                Err(why) if doubt.is_none() && !why.is(Kind::NotFound) => return Err(why),
+                Err(why) => {
+                    gone = Some(why);
+                    false
+                }
             };
             let left = until.since(self.rt.now());
             match self.rt.timeout(left, self.is_ours(key, attrs, size)).await {
@@ -420,6 +424,9 @@ impl BucketClient {
             }
             if refused {
                 return Err(changed(key));
+            }
+            if let Some(why) = gone.filter(|_| doubt.is_none()) {
+                return Err(why);
             }
             self.rt.sleep(PAUSE).await;
         }

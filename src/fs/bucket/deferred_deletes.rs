@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::remover::{Doomed, Removed, Remover, is_refusal};
 use crate::base::Error;
-use crate::store::Etag;
+use crate::fs::object::Sighting;
 
 /// One request's keys.
 const BATCH: usize = 1000;
@@ -174,10 +174,10 @@ impl Deletes {
     }
 
     /// The object that is being deleted at this name, or could not be.
-    pub fn doomed(&self, key: &str) -> Option<Etag> {
+    pub fn doomed(&self, key: &str) -> Option<Sighting> {
         let state = self.state.lock();
         let of = [&state.waiting, &state.sending, &state.failed];
-        of.iter().find_map(|of| of.get(key)).map(|doomed| doomed.etag.clone())
+        of.iter().find_map(|of| of.get(key)).map(|doomed| doomed.object.clone())
     }
 
     /// Another object has the name by now; true: one that could not be deleted had it.

@@ -13,7 +13,7 @@ use super::circuit_breaker::{CircuitBreaker, is_silence};
 use super::late_puts::LatePuts;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{is_same_write, same_time};
+use crate::fs::object::{Sighting, is_same_write};
 use crate::store::{BucketRef, Cause, Etag, Head, Listed};
 
 const AT_ONCE: usize = 16;
@@ -28,27 +28,18 @@ const LATE_PUT_LOOK: Duration = Duration::from_secs(2);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Doomed {
     pub key: String,
-    pub etag: Etag,
-    /// The store's time, where it is known. Servers tell it in seconds here and in milliseconds there.
-    pub modified_ms: Option<u64>,
+    pub object: Sighting,
     /// It was seen long ago: it is looked at before it is deleted.
     pub look_first: bool,
 }
 
 impl Doomed {
     pub fn of(key: &str, head: &Head) -> Doomed {
-        let (key, etag, modified_ms) = (key.to_owned(), head.etag.clone(), head.modified_ms);
-        Doomed { key, etag, modified_ms, look_first: false }
+        Doomed { key: key.to_owned(), object: Sighting::of(head), look_first: false }
     }
 
-    pub fn of_listed(Listed { key, etag, modified_ms, .. }: Listed) -> Doomed {
-        Doomed { key, etag, modified_ms, look_first: false }
-    }
-
-    /// The object is that one still.
-    pub fn is(&self, head: &Head) -> bool {
-        let unchanged = same_time(self.modified_ms, head.modified_ms);
-        self.etag == head.etag && unchanged
+    pub fn of_listed(listed: Listed) -> Doomed {
+        Doomed { key: listed.key.clone(), object: Sighting::of_listed(listed), look_first: false }
     }
 }
 
@@ -156,7 +147,8 @@ impl Remover {
         if objects.is_empty() {
             return Removed::default();
         }
-        let all: Vec<(String, Etag)> = objects.iter().map(|o| (o.key.clone(), o.etag.clone())).collect();
+        let all: Vec<(String, Etag)> =
+            objects.iter().map(|o| (o.key.clone(), o.object.etag.clone())).collect();
         let doubt = match self.ask(self.bucket.delete_same(&all, Cause::File)).await {
             Ok(true) => return Removed::default(),
             Ok(false) => None,
@@ -203,11 +195,11 @@ impl Remover {
             match looked.inspect_err(|_| stop.store(true, Ordering::Relaxed))? {
                 None => return Ok(Fate::Gone),
                 // Ours may have been done, and this put since: nobody here has asked to delete it.
-                Some(head) if !object.is(&head) && last.is_some() => return Ok(Fate::Gone),
-                Some(head) if !object.is(&head) => return Ok(Fate::Stays),
+                Some(head) if !object.object.is(&head) && last.is_some() => return Ok(Fate::Gone),
+                Some(head) if !object.object.is(&head) => return Ok(Fate::Stays),
                 Some(_) => {}
             }
-            let one = [(object.key.clone(), object.etag.clone())];
+            let one = [(object.key.clone(), object.object.etag.clone())];
             match self.ask(self.bucket.delete_same(&one, Cause::File)).await {
                 Ok(true) => return Ok(Fate::Gone),
                 Ok(false) => {}

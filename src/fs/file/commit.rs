@@ -33,10 +33,8 @@ pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
 /// What a send is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// A close.
+    /// A close or an fsync, which is told what became of it.
     Close,
-    /// The file will be held open, so that its stage must say that it was sent.
-    Sync,
     /// What was closed or synced. A version that is being rewritten since then waits for its own close.
     ClosedVersion,
 }
@@ -275,7 +273,7 @@ impl OpenFile {
             // What was closed, and is being written anew: no close or sync since has asked for more.
             if let Some(unsent) = self.version_to_send() {
                 drop(writing);
-                return self.send_version(e, unsent, publish).await;
+                return self.send_version(e, unsent, purpose, publish).await;
             }
             if purpose == Purpose::ClosedVersion && !self.has_unsent_close() {
                 // It was sent while this waited: what is left is being written, and goes with its own close.
@@ -308,9 +306,8 @@ impl OpenFile {
         }
         publish(&|| self.mark_clean(e, &snapshot));
         drop_version(self).await;
-        if purpose == Purpose::Sync
-            && let Err(why) = self.note(e, false).await
-        {
+        // Somebody may hold the file open for long: by then another client's object may have its name.
+        if let Err(why) = self.refresh_note(e).await {
             tracing::warn!(%why, "a file was stored, but this host's disk can't be told");
         }
         Ok(())
@@ -343,8 +340,10 @@ impl OpenFile {
         &self,
         e: &MountContext,
         unsent: ClosedVersion,
+        purpose: Purpose,
         publish: impl FnOnce(&dyn Fn() -> Attributes),
     ) -> Result<()> {
+        let mut refused = None;
         let ClosedVersion { mut snapshot, stage, mut note } = unsent;
         let mut streaming = None;
         if snapshot.in_parts() {
@@ -360,9 +359,13 @@ impl OpenFile {
             }
             Err(why) if why.is(Kind::Refused) => {
                 let kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await?;
-                tracing::error!(key = snapshot.key, kept, %why, "another client changed the object: the closed version is stored as a conflict copy");
+                tracing::error!(key = snapshot.key, kept = kept.as_deref(), %why, "another client changed the object: the closed version is stored as a conflict copy");
                 let mut s = self.state.lock();
                 s.apply(Event::CopiedAside(snapshot.changes));
+                refused = Some(match kept {
+                    Some(name) => why.context(format_args!("what was closed here is kept as {name}")),
+                    None => why,
+                });
             }
             Err(why) => {
                 if is_of_disk(&why) {
@@ -373,7 +376,8 @@ impl OpenFile {
         }
         drop((snapshot, stage));
         drop_version(self).await;
-        Ok(())
+        // Whose close has long been answered is told by the log alone.
+        refused.filter(|_| purpose == Purpose::Close).map_or(Ok(()), Err)
     }
 
     /// Stores the snapshot, if the object is still what the file was made of, or an earlier send of ours.
@@ -402,10 +406,11 @@ impl OpenFile {
         if there.is_some() && there == UploadToken::of(&snapshot.attrs, snapshot.size) {
             return Ok(Some(OwnSend::This(head.etag)));
         }
-        let base = Base { etag: head.etag, size: head.size };
         let mut s = self.state.lock();
         let ours = there.is_some_and(|there| s.file.uploading.contains(&there));
-        let removed = s.file.base.is_none() && s.file.removed.as_ref() == Some(&base.etag);
+        let removed =
+            s.file.base.is_none() && s.file.removed.as_ref().is_some_and(|removed| removed.is(&head));
+        let base = Base { etag: head.etag, size: head.size };
         if !ours && !removed || base.size < snapshot.base_len {
             return Ok(None);
         }

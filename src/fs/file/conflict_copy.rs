@@ -10,8 +10,8 @@ use std::ops::Range;
 use super::context::MountContext;
 use super::upload::{Snapshot, upload};
 use crate::base::{Error, Kind, Result, utc};
-use crate::fs::object::{Base, KEY_MAX, Shown, Source, show};
-use crate::store::When;
+use crate::fs::object::{Attributes, Base, KEY_MAX, Meta as _, Ns, S_IFMT, Shown, Source, show};
+use crate::store::{Attrs, Head, When};
 
 pub const CONFLICT: &str = "conflict";
 pub const UNFINISHED: &str = "unfinished";
@@ -56,6 +56,16 @@ fn written(ranges: &[Range<u64>]) -> String {
     out
 }
 
+/// A copy that has bytes of theirs is for their owner, and for nobody whom either of both shuts out.
+fn for_whom_both_are(e: &MountContext, ours: &mut Attrs, theirs: &Head) {
+    let theirs_is = Attributes::of_head(&e.options, false, theirs);
+    let ours_is = Attributes::of(&e.options, false, theirs.size, None, Ns::default(), ours);
+    ours.set_mode(ours_is.mode & (S_IFMT | theirs_is.mode));
+    ours.set_id("uid", theirs_is.uid);
+    ours.set_id("gid", theirs_is.gid);
+    ours.set_xattrs(&theirs.attrs.xattrs());
+}
+
 /// Stores the file as a conflict copy. `None`: nothing was written that could be lost.
 pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Option<String>> {
     if file.dirty.is_empty() {
@@ -72,6 +82,9 @@ pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Opti
         if !whole {
             kept.attrs.user.insert(WRITTEN.into(), written(&ours));
             let theirs = e.remote.head(&file.key).await?;
+            if let Some(theirs) = theirs.as_ref().filter(|_| file.base_len > 0) {
+                for_whom_both_are(e, &mut kept.attrs, theirs);
+            }
             let base = theirs.map(|h| Base { etag: h.etag, size: h.size });
             let theirs = base.as_ref().map_or(0, |b| b.size).min(file.base_len);
             kept.source = base.map(|base| Source { key: file.key.clone(), base });

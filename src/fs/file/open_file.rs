@@ -21,7 +21,8 @@ use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::fs::object::{
-    Attributes, Base, Errno, FileLock, Meta as _, MountOptions, Ns, Op, Source, add_upload_token,
+    Attributes, Base, Errno, FileLock, Meta as _, MountOptions, Ns, Op, Sighting, Source, add_upload_token,
+    said_otherwise, with_otherwise,
 };
 use crate::fs::read::Reader;
 use crate::fs::staging::{FoundFile, Mark, NOTE_FORMAT, Note, Stage, StagingArea};
@@ -74,7 +75,7 @@ impl OpenFile {
     }
 
     /// The object that had its name before was removed here, and may be there still.
-    pub fn follows_removal(&self, removed: Etag) {
+    pub fn follows_removal(&self, removed: Sighting) {
         self.state.lock().apply(Event::FollowsRemoval(removed));
     }
 
@@ -92,7 +93,10 @@ impl OpenFile {
             FileState::recovered(object, edits, (note.attrs(), modified), note.mark, note.sending.clone());
         let replaced = note.replaces().map(str::to_owned);
         let mut file = file;
-        if let Some(removed) = note.removed.clone() {
+        if let Some(said) = note.base_said.clone() {
+            file.apply(Event::BaseSaid(with_otherwise(&note.attrs(), said)));
+        }
+        if let Some(removed) = note.removed_object.clone() {
             file.apply(Event::FollowsRemoval(removed));
         }
         let state =
@@ -375,13 +379,11 @@ impl FileParts {
         if attrs.time("mtime").is_none() {
             attrs.set_time("mtime", file.modified);
         }
-        if attrs.mode().is_none() {
-            // Others take metadata without a mode for mode 0.
-            let shown = Attributes::of(options, false, file.size, None, file.modified, &file.attrs);
-            attrs.set_mode(shown.mode);
-            attrs.set_id("uid", shown.uid);
-            attrs.set_id("gid", shown.gid);
-        }
+        // Others take metadata without a mode for mode 0.
+        let shown = Attributes::of(options, false, file.size, None, file.modified, &file.attrs);
+        attrs.set_mode(shown.mode);
+        attrs.set_id("uid", shown.uid);
+        attrs.set_id("gid", shown.gid);
         if let Some(signed) = file.signed() {
             attrs = signed.clone();
         }
@@ -417,6 +419,7 @@ impl FileParts {
             upload: self.upload.clone(),
             size: file.size,
             partly,
+            begun_anew: Some(file.is_begun_anew()),
             mark: file.mark(),
             // While the version before stands, no close of this one has succeeded.
             unsent_close: file.is_asked() && self.closed_version.is_none(),
@@ -427,9 +430,10 @@ impl FileParts {
             boot: staging.boot.clone(),
             synced: false,
             sending: file.uploading.clone(),
-            removed: file.removed.clone(),
+            removed_object: file.removed.clone(),
             content_type: attrs.content_type.clone(),
             user: attrs.user.clone(),
+            base_said: file.base_attrs.as_ref().map(|base| said_otherwise(base, attrs)),
             carried: attrs.carried.clone(),
         }
     }

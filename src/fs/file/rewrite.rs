@@ -6,6 +6,7 @@ use super::open_file::{FileParts, OpenFile};
 use super::state::{Bytes, Event};
 use super::upload::Snapshot;
 use crate::base::Result;
+use crate::fs::object::said_otherwise;
 use crate::fs::staging::{Mark, Note, Stage};
 use crate::store::Attrs;
 
@@ -66,10 +67,12 @@ impl FileParts {
         // A send that was under way may have been stored meanwhile.
         (*when, *source) = (self.file.when(), self.file.source());
         let Attrs { content_type, user, carried } = attrs.clone();
+        let base_said = self.file.base_attrs.as_ref().map(|base| said_otherwise(base, attrs));
         self.remember_upload(&unsent.snapshot);
         // By this it is known again, should the answer be lost with this mount; what was stored since is ours.
         let (base, sending) = (self.file.base.clone(), self.file.uploading.clone());
-        unsent.note = Note { mark: Mark::Closed, base, sending, content_type, user, carried, ..unsent.note };
+        unsent.note =
+            Note { mark: Mark::Closed, base, sending, content_type, user, base_said, carried, ..unsent.note };
         Some(unsent)
     }
 }
@@ -88,9 +91,9 @@ impl OpenFile {
     /// object's place. What the next mount would find so (`recovery`).
     pub fn is_unfinished_rewrite(&self) -> bool {
         let s = self.state.lock();
-        let was_object = s.file.base.is_some() || s.closed_version.is_some();
+        let was_object = s.file.base.as_ref().is_some_and(|base| base.size > 0) || s.closed_version.is_some();
         let asked_for = s.holds_unsent_close() || s.file.bytes() != Bytes::Staged;
-        was_object && s.file.base_len == 0 && !asked_for
+        was_object && s.file.is_begun_anew() && !asked_for
     }
 }
 
@@ -104,8 +107,14 @@ pub(super) async fn begin_rewrite(file: &OpenFile, e: &MountContext) -> Result<O
             (Some(_), Some(unsent)) if s.holds_asked_bytes() => unsent.stage.id(),
             _ => return Ok(None),
         };
-        let (size, partly, mark, unsent_close, rewrites) = (0, false, Mark::Open, false, Some(rewrites));
-        Note { size, partly, mark, unsent_close, rewrites, ..s.note(&e.staging, false) }
+        Note {
+            size: 0,
+            begun_anew: Some(true),
+            mark: Mark::Open,
+            unsent_close: false,
+            rewrites: Some(rewrites),
+            ..s.note(&e.staging, false)
+        }
     };
     e.staging.stage(&note, None, 0).await.map(Some)
 }

@@ -12,7 +12,7 @@ use std::ops::{Deref, Range};
 use crate::base::Error;
 use crate::base::rt::Instant;
 use crate::fs::object::{
-    Attributes, Base, ByteRanges, Meta as _, MountOptions, Ns, Source, UploadToken, merge_attrs,
+    Attributes, Base, ByteRanges, Meta as _, MountOptions, Ns, Sighting, Source, UploadToken, merge_attrs,
 };
 use crate::fs::staging::{Edits, Mark};
 use crate::store::{Attrs, Etag, Head, When};
@@ -113,7 +113,9 @@ pub enum Event {
         size: u64,
     },
     /// The object that was removed from the name before the file was made.
-    FollowsRemoval(Etag),
+    FollowsRemoval(Sighting),
+    /// The object's metadata, as they were when an earlier mount looked at them.
+    BaseSaid(Attrs),
     /// One of the remembered uploads has arrived (its object), or the older half of them never will.
     Recalled(Option<Base>),
     /// The object has the file as it was at this change.
@@ -190,6 +192,8 @@ pub struct FileFields {
     pub changes: u64,
     /// Where `changes` was when the bytes changed last.
     wrote: u64,
+    /// Where it was when the file was emptied, while the bucket has had nothing of it since.
+    emptied: Option<u64>,
     pub asked: u64,
     pub sent: u64,
     /// The metadata that an upload gives the object, and at which change: a repeated one gives the same.
@@ -197,7 +201,7 @@ pub struct FileFields {
     /// Uploads whose answer has not come, the latest last.
     pub uploading: Vec<UploadToken>,
     /// The object that had the name before and was removed here: it may be there still, and then this file replaces it.
-    pub removed: Option<Etag>,
+    pub removed: Option<Sighting>,
     pub life: Life,
 }
 
@@ -255,9 +259,14 @@ impl FileFields {
                 self.local.cut(size);
                 self.dirty.cut(size);
                 self.stage_bytes(grown);
+                let emptied = size == 0 && self.size > 0;
                 self.base_len = self.base_len.min(size);
                 self.size = size;
-                self.touch(now)
+                let effect = self.touch(now);
+                if emptied {
+                    self.emptied = Some(self.changes);
+                }
+                effect
             }
             Event::AttrsChanged(attrs) => {
                 let times = |attrs: &Attrs| (attrs.time("mtime"), attrs.time("atime"));
@@ -320,6 +329,7 @@ impl FileFields {
             }
             Event::Rebased(base) => self.base = Some(base),
             Event::FollowsRemoval(removed) => self.removed = Some(removed),
+            Event::BaseSaid(attrs) => self.base_attrs = Some(attrs),
             Event::Recalled(Some(base)) => {
                 self.base = Some(base);
                 self.uploading.clear();
@@ -329,10 +339,15 @@ impl FileFields {
                 self.base = Some(base);
                 self.removed = None;
                 self.uploading.clear();
+                let noted = self.emptied;
+                self.emptied = noted.filter(|emptied| *emptied > at);
                 if self.changes == at {
                     self.base_len = self.size;
                     self.dirty.cut(0);
                     return Effect::StageSent;
+                }
+                if self.emptied != noted {
+                    return Effect::NoteStale;
                 }
             }
             Event::Published { at, attrs, now } => {
@@ -344,7 +359,7 @@ impl FileFields {
             }
             Event::Copied { at, base, attrs } => {
                 (self.base_len, self.size) = (base.size, base.size);
-                self.base = Some(base);
+                (self.base, self.emptied) = (Some(base), None);
                 self.base_attrs = Some(attrs.clone());
                 self.uploading.clear();
                 // Metadata that were set while the store copied are newer than those which the copy carries.
@@ -357,7 +372,7 @@ impl FileFields {
             Event::StageReleased if !self.is_dirty() => {
                 if self.is_sent() {
                     self.local.cut(0);
-                    self.base_len = self.size;
+                    (self.base_len, self.emptied) = (self.size, None);
                 }
                 return Effect::DropStage;
             }
@@ -390,7 +405,7 @@ impl FileFields {
         }
         (self.base_len, self.size) = (base.size, base.size);
         self.local.cut(0);
-        self.base = Some(base);
+        (self.base, self.emptied) = (Some(base), None);
         Effect::DropStage
     }
 
@@ -417,11 +432,19 @@ impl FileFields {
         Effect::Nothing
     }
 
+    /// It was emptied, and the bucket has had nothing of it since.
+    pub fn is_begun_anew(&self) -> bool {
+        self.emptied.is_some()
+    }
+
     /// What holds after every event.
     pub fn check(&self) -> Result<(), &'static str> {
         let signed = self.signed.as_ref().map_or(0, |(at, _)| *at);
         if [self.wrote, self.asked, self.sent, signed].iter().any(|at| *at > self.changes) {
             return Err("a change that never was");
+        }
+        if self.emptied.is_some_and(|at| at > self.changes || self.base_len > 0) {
+            return Err("bytes of an object in a file that was emptied");
         }
         if self.base_len > self.size {
             return Err("more bytes of the object than the file has");
@@ -695,6 +718,10 @@ mod tests {
         assert!(broken(|f| f.0.sent = f.changes + 1));
         assert!(broken(|f| f.0.sent = f.changes), "its bytes are dirty");
         assert!(broken(|f| f.0.base_len = 9));
+        assert!(
+            broken(|f| (f.0.base_len, f.0.emptied) = (1, Some(1))),
+            "emptied, and a byte of the object counts"
+        );
         assert!(broken(|f| f.0.base_len = 7), "byte 7 is nowhere");
         assert!(broken(|f| f.0.local.insert(8..9)));
         assert!(broken(|f| f.0.dirty.insert(5..6)));

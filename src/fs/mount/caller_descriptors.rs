@@ -18,6 +18,28 @@ pub fn has_open(pid: u32, ino: u64, dir: &Path) -> bool {
     })
 }
 
+/// Whether a descriptor that a thread's process is closing is a copy that it has from another process, which has the file open still:
+/// a fork copies all, and they are closed when it becomes another program. `known`: threads that have opened it or written. False
+/// where that can't be told.
+pub fn is_inherited(thread: u32, known: &[u32], ino: u64, dir: &Path) -> bool {
+    if known.contains(&thread) {
+        return false;
+    }
+    let (Some(own), Some(others)) =
+        (process_of(thread), known.iter().map(|known| process_of(*known)).collect::<Option<Vec<_>>>())
+    else {
+        return false;
+    };
+    // Numbers are used again: one that has the file open is the one that was meant.
+    !others.contains(&own) && others.iter().any(|other| has_open(*other, ino, dir))
+}
+
+/// The process that a thread is of; none for one that can't be seen.
+fn process_of(thread: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(Path::new("/proc").join(thread.to_string()).join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
+}
+
 /// The text of /proc/PID/fdinfo/N is of a descriptor for writing of a file with this number.
 fn is_of(info: &str, ino: u64) -> bool {
     let field = |name: &str| info.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
@@ -38,5 +60,29 @@ mod tests {
         assert!(!is_of(&info.replace("0100001", "0100000"), 77), "it only reads");
         assert!(!is_of("pos:\t0\n", 77), "an older kernel's");
         assert!(!has_open(0, 77, Path::new("/")), "a process that can't be seen");
+    }
+
+    /// Promise: A whole object is never replaced by half of one.
+    #[test]
+    fn who_has_a_copy_is_told_from_who_has_opened() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = std::fs::File::create(&path).unwrap();
+        let ino = file.metadata().unwrap().ino();
+        let own = std::process::id();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let thread = std::thread::scope(|s| s.spawn(|| rustix::thread::gettid()).join().unwrap());
+        let thread = thread.as_raw_nonzero().get() as u32;
+        let is = |closer, known: &[u32]| is_inherited(closer, known, ino, dir.path());
+        assert!(is(child.id(), &[own]));
+        assert!(!is(own, &[own]) && !is(own, &[child.id()]), "the other has it not open");
+        assert!(!is(child.id(), &[own, child.id()]), "it has written too");
+        assert!(!is(child.id(), &[own, 0]) && !is(0, &[own]), "somebody who can't be seen");
+        assert!(!is(child.id(), &[own, thread]), "a thread that has ended");
+        drop(file);
+        assert!(!is(child.id(), &[own]), "nobody else has it");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -495,9 +495,12 @@ impl Filesystem for FuseServer {
         reply.error(fuser::Errno::EPERM);
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let open_mode = open_mode(flags.0);
-        let work = move |fs: Arc<Fs>| async move { fs.open_file(ino.0, open_mode).await };
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (open_mode, thread) = (open_mode(flags.0), req.pid());
+        let work = move |fs: Arc<Fs>| async move {
+            let opened = fs.open_file(ino.0, open_mode).await;
+            opened.inspect(|opened| fs.met_caller(opened.handle, thread))
+        };
         self.run_bounded("open", ino, work, move |out| match out {
             Ok(opened) => {
                 reply.opened(FileHandle(opened.handle), fopen(&opened, open_mode.write || open_mode.truncate))
@@ -516,9 +519,11 @@ impl Filesystem for FuseServer {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (name, by) = (name.as_bytes().to_vec(), caller(req));
-        let work =
-            move |fs: Arc<Fs>| async move { fs.create(parent.0, &name, mode, by, open_mode(flags)).await };
+        let (name, by, thread) = (name.as_bytes().to_vec(), caller(req), req.pid());
+        let work = move |fs: Arc<Fs>| async move {
+            let made = fs.create(parent.0, &name, mode, by, open_mode(flags)).await;
+            made.inspect(|(_, opened)| fs.met_caller(opened.handle, thread))
+        };
         self.run_inline_bounded("create", parent, work, move |out| match out {
             Ok((e, opened)) => {
                 let attr = attr(e.ino, &e.attributes);
@@ -548,7 +553,7 @@ impl Filesystem for FuseServer {
 
     fn write(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -563,7 +568,11 @@ impl Filesystem for FuseServer {
         // has a place of its own.
         let append = open_mode(flags.0).append && !how.contains(WriteFlags::FUSE_WRITE_CACHE);
         let at = (!append).then_some(offset);
-        let work = move |fs: Arc<Fs>| async move { fs.write_at(handle.0, at, data).await };
+        let thread = req.pid();
+        let work = move |fs: Arc<Fs>| async move {
+            fs.met_caller(handle.0, thread);
+            fs.write_at(handle.0, at, data).await
+        };
         self.run_inline_bounded("write", ino, work, move |out| match out {
             Ok(()) => reply.written(size),
             Err(f) => reply.error(errno(&f)),
@@ -577,6 +586,13 @@ impl Filesystem for FuseServer {
         // A shell's `command > file` opens, copies the descriptor and closes one, before anything is written.
         if self.known(|fs| Some(fs.is_begun(handle.0))) == Some(true)
             && caller_descriptors::has_open(req.pid(), ino.0, &self.dir)
+        {
+            return reply.ok();
+        }
+        // What a fork copied is closed when the child becomes another program: its parent is in the middle of writing.
+        if self
+            .known(|fs| Some(fs.callers(handle.0)))
+            .is_some_and(|known| caller_descriptors::is_inherited(req.pid(), &known, ino.0, &self.dir))
         {
             return reply.ok();
         }

@@ -2,6 +2,7 @@
 
 use super::metadata::{Meta as _, Ns, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use super::options::MountOptions;
+use super::upload_token::upload_hash;
 use crate::store::{Attrs, Etag, Head, Listed};
 
 const SECOND: i64 = 1_000_000_000;
@@ -20,6 +21,8 @@ pub struct Attributes {
     pub etag: Option<Etag>,
     /// The store's own modification time; metadata changes it, where the etag stays. Unknown after a write of ours.
     pub stored: Option<Ns>,
+    /// `upload_hash` of its metadata, where they were read.
+    pub upload: Option<u64>,
     /// The object's metadata was read; otherwise mode, owner and times are the mount's defaults.
     pub exact: bool,
     pub xattrs: bool,
@@ -108,6 +111,7 @@ impl Attributes {
         attributes.ctime = attrs.time("ctime").unwrap_or(attributes.mtime);
         attributes.atime = attrs.time("atime").unwrap_or(attributes.mtime);
         attributes.exact = true;
+        attributes.upload = Some(upload_hash(attrs));
         attributes.xattrs = attrs.user.contains_key("xattr");
         if dir {
             attributes.size = 4096;

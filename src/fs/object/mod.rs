@@ -12,6 +12,7 @@ mod locks;
 mod metadata;
 mod names;
 mod options;
+mod sighting;
 mod upload_token;
 mod version_name;
 
@@ -27,5 +28,9 @@ pub use names::{
     KEY_MAX, NAME_MAX, Naming, Shown, VERSIONS, Wanted, belongs, last, lies_in, show, show_beside, want,
 };
 pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
-pub use upload_token::{UploadToken, add_upload_token, differ_in_time_only, is_same_write, merge_attrs};
+pub use sighting::Sighting;
+pub use upload_token::{
+    UploadToken, add_upload_token, differ_in_time_only, is_same_write, merge_attrs, said_otherwise,
+    with_otherwise,
+};
 pub use version_name::VersionName;

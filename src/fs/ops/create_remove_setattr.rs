@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
-use super::directory_metadata::{Change, DIRECTORY_TYPE, check_size};
+use super::directory_metadata::{Change, DIRECTORY_TYPE, changed, check_size};
 use super::filesystem::{Entry, Fs, fail};
 use super::handle_io::Caller;
 use super::lookup::{NamedKey, Need, Target, stem_of};
@@ -14,7 +14,7 @@ use crate::base::{Kind, Result};
 use crate::fs::bucket::{Doomed, is_marker};
 use crate::fs::file::{OpenFile, Stood};
 use crate::fs::object::{
-    Attributes, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
+    Attributes, Errno, Meta as _, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, Sighting,
     add_upload_token, last, lies_in,
 };
 use crate::fs::staging::Stage;
@@ -41,11 +41,12 @@ impl Changes {
     }
 
     pub(super) fn apply(&self, attrs: &mut Attrs, now: Attributes, at: Ns) {
-        attrs.set_mode(now.mode & S_IFMT | self.mode.unwrap_or(now.mode) & 0o7777);
-        attrs.set_id("uid", self.uid.unwrap_or(now.uid));
-        attrs.set_id("gid", self.gid.unwrap_or(now.gid));
-        attrs.set_time("mtime", self.mtime.unwrap_or(now.mtime));
-        attrs.set_time("atime", self.atime.unwrap_or(now.atime));
+        // What is not set here stays whose it is: another client may set it before this arrives.
+        self.mode.into_iter().for_each(|mode| attrs.set_mode(now.mode & S_IFMT | mode & 0o7777));
+        self.uid.into_iter().for_each(|uid| attrs.set_id("uid", uid));
+        self.gid.into_iter().for_each(|gid| attrs.set_id("gid", gid));
+        self.mtime.into_iter().for_each(|mtime| attrs.set_time("mtime", mtime));
+        self.atime.into_iter().for_each(|atime| attrs.set_time("atime", atime));
         attrs.set_time("ctime", at);
     }
 }
@@ -281,7 +282,11 @@ impl Fs {
         }
         if changes.touch_attrs() {
             let at = self.context.now();
-            self.change_attrs(ino, &move |attrs, attributes| changes.apply(attrs, attributes, at)).await?;
+            let change = move |attrs: &mut Attrs, attributes| {
+                changes.apply(attrs, attributes, at);
+                Ok(())
+            };
+            self.change_attrs(ino, &change).await?;
         }
         self.getattr(ino).await
     }
@@ -383,11 +388,12 @@ impl Fs {
         };
         let attributes = file.attributes(self.options());
         let mut attrs = file.attrs();
-        change(&mut attrs, attributes.clone());
+        change(&mut attrs, attributes.clone())?;
         add_upload_token(&self.context.rt, &mut attrs);
         check_size(&node.key, &attrs)?;
-        file.change_attrs(|attrs| change(attrs, attributes));
-        Ok(Some(file.clone()))
+        let mut done = Ok(());
+        file.change_attrs(|attrs| done = change(attrs, attributes));
+        done.map(|()| Some(file.clone()))
     }
 
     /// The object has other metadata now, by our hand: so does everything that is known of it.
@@ -410,6 +416,7 @@ impl Fs {
         let node = inodes.get_mut(ino).filter(|n| n.key == key)?;
         // The answer will tell; who changes it meanwhile builds on this.
         node.last_reply = Some(attributes.rights());
+        node.known_size = Some(attributes.size);
         (node.attributes, node.until) = (attributes, until);
         // The bytes are the same, whatever became of the etag.
         node.cached = node.cached.take().filter(|cached| Some(cached) == was.as_ref()).map(|_| etag.clone());
@@ -422,7 +429,8 @@ impl Fs {
             file.moved(&etag, now);
         }
         let attributes = file.attributes(self.options());
-        file.change_attrs(|attrs| change(attrs, attributes));
+        // What the object took, the file takes, or has by now.
+        file.change_attrs(|attrs| drop(change(attrs, attributes)));
         None
     }
 
@@ -430,7 +438,7 @@ impl Fs {
     fn change_root(&self, change: Change<'_>) -> Op<()> {
         let mut attrs = Attrs::default();
         let attributes = self.root.lock().clone();
-        change(&mut attrs, attributes);
+        changed(&mut attrs, attributes, change)?;
         if !attrs.xattrs().is_empty() {
             return Err(Errno::OPNOTSUPP.into());
         }
@@ -445,8 +453,10 @@ impl Fs {
     /// A directory without a marker gets a plain one, if nobody else gives it one.
     pub(super) async fn put_marker(&self, key: &str) -> Op<()> {
         let at = self.context.now();
-        let change =
-            move |attrs: &mut Attrs, attributes: Attributes| Changes::default().apply(attrs, attributes, at);
+        let change = move |attrs: &mut Attrs, attributes: Attributes| {
+            Changes::default().apply(attrs, attributes, at);
+            Ok(())
+        };
         match self.change_implied(key, &change).await {
             Err(fail) if fail.errno == Errno::STALE => Ok(()),
             made => made.map(|_| ()),
@@ -456,7 +466,7 @@ impl Fs {
 
 /// The object that a name leads to, as it was seen last.
 fn doomed_of(target: &Target) -> Option<Doomed> {
-    let Attributes { etag, stored, .. } = &target.attributes;
-    let (key, modified_ms) = (target.key.clone(), stored.and_then(Ns::ms));
-    Some(Doomed { key, etag: etag.clone()?, modified_ms, look_first: false })
+    let Attributes { etag, stored, upload, .. } = &target.attributes;
+    let object = Sighting { etag: etag.clone()?, modified_ms: stored.and_then(Ns::ms), upload: *upload };
+    Some(Doomed { key: target.key.clone(), object, look_first: false })
 }

@@ -18,7 +18,7 @@ pub(super) const DIRECTORY_TYPE: &str = "application/x-directory";
 const META_MAX: usize = 2048;
 
 /// A change to an object's metadata, given what it shows now.
-pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) + Send + Sync);
+pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) -> Op<()> + Send + Sync);
 
 impl Fs {
     fn marker(&self, attrs: &Attrs) -> Attributes {
@@ -67,7 +67,7 @@ impl Fs {
             None => self.default_attributes(true),
         };
         let mut new = head.map_or_else(Attrs::default, |head| head.attrs.clone());
-        change(&mut new, is.clone());
+        changed(&mut new, is.clone(), change)?;
         if self.is_lost(key, &is, &new, false).await? {
             return Ok(None);
         }
@@ -109,7 +109,7 @@ impl Fs {
     ) -> Op<(Base, Attrs, Ns)> {
         let base = Base { etag: head.etag.clone(), size: head.size };
         let mut attrs = head.attrs.clone();
-        change(&mut attrs, Attributes::of_head(self.options(), dir, head));
+        changed(&mut attrs, Attributes::of_head(self.options(), dir, head), change)?;
         add_upload_token(&self.context.rt, &mut attrs);
         check_size(key, &attrs)?;
         if let Some(file) = file {
@@ -124,7 +124,7 @@ impl Fs {
     pub(super) async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
         let now = self.context.now();
         let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
-        change(&mut attrs, self.default_attributes(true));
+        changed(&mut attrs, self.default_attributes(true), change)?;
         attrs.set_time("ctime", now);
         if attrs.time("mtime").is_none() {
             attrs.set_time("mtime", now);
@@ -134,6 +134,26 @@ impl Fs {
         let etag = self.context.remote.put(key, Bytes::new(), &attrs, &When::Absent).await?;
         Ok((Base { etag, size: 0 }, attrs, now))
     }
+}
+
+/// Changes an object's metadata, which say all that it shows from then on: others take a lacking mode or owner for 0, and a
+/// change gives the object another time.
+pub(super) fn changed(attrs: &mut Attrs, is: Attributes, change: Change<'_>) -> Op<()> {
+    change(attrs, is.clone())?;
+    if attrs.mode().is_none() {
+        attrs.set_mode(is.mode);
+    }
+    for (which, id) in [("uid", is.uid), ("gid", is.gid)] {
+        if attrs.id(which).is_none() {
+            attrs.set_id(which, id);
+        }
+    }
+    for (which, at) in [("mtime", is.mtime), ("atime", is.atime)] {
+        if attrs.time(which).is_none() {
+            attrs.set_time(which, at);
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn check_size(key: &str, attrs: &Attrs) -> Op<()> {

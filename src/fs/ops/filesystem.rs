@@ -237,6 +237,7 @@ impl Fs {
             // What was set here was noted before it is told.
             node.learned += u64::from(node.last_reply.is_some() && node.last_reply != now);
             node.last_reply = now;
+            node.known_size = Some(entry.attributes.size);
         }
     }
 

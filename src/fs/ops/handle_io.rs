@@ -14,7 +14,7 @@ use crate::fs::object::{
 };
 use crate::fs::read::Reader;
 use crate::fs::staging::Stage;
-use crate::fs::tree::{ChangeSeq, FileHandle, Inodes, OpenMode, ROOT, Wrote, is_version};
+use crate::fs::tree::{Callers, ChangeSeq, FileHandle, Inodes, OpenMode, ROOT, Wrote, is_version};
 use crate::store::{Attrs, Etag, Head};
 
 /// What comes with the answer to open(2): a whole small file, or a large one's beginning.
@@ -57,7 +57,7 @@ impl Opening {
         if how.truncate || how.exclusive {
             wrote.add();
         }
-        let opened = FileHandle { ino: self.ino, file, how, wrote, reader };
+        let opened = FileHandle { ino: self.ino, file, how, wrote, reader, callers: Callers::default() };
         self.fs.handles.lock().files.insert(handle, Arc::new(opened));
         handle
     }
@@ -236,6 +236,9 @@ impl Fs {
             };
             if let Some(head) = head.as_ref().filter(|_| self.name_cache.is_current(&key, seq)) {
                 self.check_shown_rights(ino, told, &key, &Attributes::of_head(self.options(), false, head))?;
+                if !how.truncate {
+                    self.check_known_size(ino, &key, head.size)?;
+                }
             }
             let before = Before { learned, cached, asked, seq };
             if let Some(opened) = self.object_opened(ino, &key, head, before)? {
@@ -406,6 +409,20 @@ impl Fs {
         handle.file.truncate(&self.context, size).await.inspect_err(|_| self.recall(handle.ino))
     }
 
+    /// A thread has opened the handle, or writes through it.
+    pub fn met_caller(&self, handle: u64, thread: u32) {
+        if let Ok(h) = self.file(handle)
+            && h.how.write
+        {
+            h.callers.met(thread);
+        }
+    }
+
+    /// Threads that have opened the handle or written through it.
+    pub fn callers(&self, handle: u64) -> Vec<u32> {
+        self.file(handle).map(|h| h.callers.all()).unwrap_or_default()
+    }
+
     /// True when close(2) has something to wait for.
     pub fn flush_needed(&self, handle: u64) -> bool {
         self.file(handle).is_ok_and(|h| h.wrote.unflushed() && h.file.is_dirty())
@@ -489,7 +506,7 @@ impl Fs {
 
     /// Makes the object what the file is.
     async fn send(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
-        self.send_for(ino, file, Purpose::Sync).await
+        self.send_for(ino, file, Purpose::Close).await
     }
 
     pub(super) async fn send_for(
@@ -524,7 +541,8 @@ impl Fs {
             self.removal_replaced(&file.key()).await;
         }
         if let Err(why) = &sent {
-            if why.is(Kind::Refused) {
+            // A file of which an older version was refused goes on: its own close will be told.
+            if why.is(Kind::Refused) && file.is_failed() {
                 self.abandoned(ino, file);
                 file.kept().inspect(|kept| self.doubt(kept));
             }

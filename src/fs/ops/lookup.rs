@@ -23,6 +23,9 @@ const PAGE: usize = 1000;
 /// Names may change here faster than the store answers; then its last answer is told, and believed for no time.
 pub(super) const ROUNDS: usize = 8;
 
+/// An open is sent back at most so often because the kernel goes by another size.
+const SIZE_DOUBTS_APART: Duration = Duration::from_secs(1);
+
 /// An answer to lookup(2).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Looked {
@@ -536,6 +539,25 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
+    /// `ESTALE` where the kernel goes by another size than the object has, so that it walks the path once more and is told:
+    /// who copies without asking for the size (copy_file_range(2), sendfile(2)) ends where the kernel believes the end to be.
+    /// Who opens it again at once is let in, as a file that changes all the time would never be opened.
+    pub(super) fn check_known_size(&self, ino: u64, key: &str, size: u64) -> Op<()> {
+        let now = self.now();
+        {
+            let mut inodes = self.inodes.lock();
+            let node = inodes.get_mut(ino).ok_or(Errno::STALE)?;
+            let as_known = node.known_size.is_none_or(|known| known == size);
+            if as_known || node.size_doubted.is_some_and(|at| now.since(at) < SIZE_DOUBTS_APART) {
+                return Ok(());
+            }
+            (node.size_doubted, node.cached) = (Some(now), None);
+        }
+        self.doubt(key);
+        self.recall(ino);
+        Err(Errno::STALE.into())
+    }
+
     /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
     /// and says what the object shows: from that moment on the tables answer.
     pub(super) fn publish_sent(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Attributes) {
@@ -546,6 +568,7 @@ impl Fs {
         let Some(node) = inodes.get_mut(ino).filter(its) else { return self.name_cache.forget(&key) };
         node.until = until;
         node.attributes = attributes.clone();
+        node.known_size = Some(attributes.size);
         node.cached = attributes.etag.clone();
         if !node.gone {
             self.name_cache.changed(&key, self.now(), until, |seen| seen.object = Some(attributes.clone()));

@@ -12,7 +12,7 @@ use super::filesystem::Fs;
 use crate::base::Result;
 use crate::fs::file::{CONFLICT, OpenFile, UNFINISHED};
 use crate::fs::object::{Base, Meta as _, Ns, UploadToken};
-use crate::fs::staging::{FoundFile, FoundStages, Mark, Note, Stage, UNKNOWN, Unsent};
+use crate::fs::staging::{Edits, FoundFile, FoundStages, Mark, Note, Stage, UNKNOWN, Unsent};
 use crate::store::Head;
 
 /// What the store has under a staged file's name.
@@ -75,15 +75,21 @@ fn object_is(left: &FoundFile, head: Option<&Head>) -> ObjectIs {
         Some(head) if is_closed_version(&left.note, head) => ObjectIs::ThisVersion,
         Some(head) if is_unanswered_send(left, head) => ObjectIs::OwnSend,
         head if head.map(|head| &head.etag) == base => ObjectIs::Base,
-        Some(head) if base.is_none() && left.note.removed.as_ref() == Some(&head.etag) => ObjectIs::Base,
+        Some(head) if base.is_none() && left.note.removed_object.as_ref().is_some_and(|r| r.is(head)) => {
+            ObjectIs::Base
+        }
         _ => ObjectIs::Other,
     }
 }
 
-/// `base_len`: bytes of the old object that still count.
-fn is_cut_off_rewrite(note: &Note, base_len: u64) -> bool {
-    let was_object = note.base.is_some() || note.rewrites.is_some();
-    was_object && base_len == 0 && note.mark == Mark::Open && !note.unsent_close
+/// A file is emptied before its note says so.
+fn is_cut_off_rewrite(note: &Note, staged: &Edits) -> bool {
+    let was_object = note.base.as_ref().is_some_and(|base| base.size > 0) || note.rewrites.is_some();
+    let begun_anew = match note.partly {
+        true => staged.base_len == 0,
+        false => staged.size == 0 || note.begun_anew != Some(false),
+    };
+    was_object && begun_anew && note.mark == Mark::Open && !note.unsent_close
 }
 
 impl Fs {
@@ -218,7 +224,7 @@ impl Fs {
         let name_taken = !first || self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
         let evidence = Evidence {
             object,
-            cut_off_rewrite: is_cut_off_rewrite(&left.note, left.edits.base_len),
+            cut_off_rewrite: is_cut_off_rewrite(&left.note, &left.edits),
             name_taken,
             may_be_torn: left.may_be_torn,
         };
@@ -294,6 +300,7 @@ impl Fs {
                 }
                 Err(why) => {
                     let at = file.staged_at();
+                    fs.left_staged(file.size());
                     tracing::error!(key, at, %why, "a conflict copy can't be stored yet: the next mount tries again");
                 }
             }
@@ -348,12 +355,21 @@ mod tests {
     fn a_rewrite_is_cut_off_when_no_close_answered_for_it() {
         let base = Some(crate::fs::object::Base { etag: crate::store::Etag("e".into()), size: 9 });
         let open = Note { base, mark: Mark::Open, ..Note::nobody() };
-        assert!(is_cut_off_rewrite(&open, 0));
-        assert!(!is_cut_off_rewrite(&open, 1), "bytes of the object still count");
-        assert!(!is_cut_off_rewrite(&Note { base: None, ..open.clone() }, 0), "a new file");
+        let staged = |base_len, size| Edits { base_len, size, ..Edits::default() };
+        let half = staged(0, 4);
+        assert!(is_cut_off_rewrite(&open, &half), "an older note does not say");
+        let partly = Note { partly: true, begun_anew: Some(false), ..open.clone() };
+        assert!(!is_cut_off_rewrite(&partly, &staged(1, 4)), "bytes of the object still count");
+        assert!(is_cut_off_rewrite(&partly, &half), "the edits know more");
+        let appended = Note { begun_anew: Some(false), ..open.clone() };
+        assert!(!is_cut_off_rewrite(&appended, &staged(0, 12)), "what it was made with, and more");
+        assert!(is_cut_off_rewrite(&appended, &staged(0, 0)), "emptied since the note");
+        assert!(!is_cut_off_rewrite(&Note { base: None, ..open.clone() }, &half), "a new file");
+        let empty = open.base.clone().map(|base| crate::fs::object::Base { size: 0, ..base });
+        assert!(!is_cut_off_rewrite(&Note { base: empty, ..open.clone() }, &half), "nothing is lost by it");
         let over = Note { base: None, rewrites: Some("id".into()), ..open.clone() };
-        assert!(is_cut_off_rewrite(&over, 0), "a closed version stands beside it");
-        assert!(!is_cut_off_rewrite(&Note { mark: Mark::Closed, ..open.clone() }, 0));
-        assert!(!is_cut_off_rewrite(&Note { unsent_close: true, ..open }, 0), "a close was answered");
+        assert!(is_cut_off_rewrite(&over, &half), "a closed version stands beside it");
+        assert!(!is_cut_off_rewrite(&Note { mark: Mark::Closed, ..open.clone() }, &half));
+        assert!(!is_cut_off_rewrite(&Note { unsent_close: true, ..open }, &half), "a close was answered");
     }
 }

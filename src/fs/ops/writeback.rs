@@ -33,10 +33,23 @@ impl Drop for SendPermit {
 
 impl Fs {
     pub fn pending(&self) -> Pending {
+        let (waiting, left) = (self.waiting(), self.kept());
+        let (files, bytes) = (waiting.files + left.files, waiting.bytes + left.bytes);
+        Pending { files, bytes, removals: self.context.remote.deletes.count() as u64 }
+    }
+
+    /// In the queue.
+    fn waiting(&self) -> Pending {
         let queue = self.writeback.queue.lock();
         let bytes = queue.files.values().map(|file| file.size()).sum();
-        let removals = self.context.remote.deletes.count() as u64;
-        Pending { files: queue.files.len() as u64, bytes, removals }
+        Pending { files: queue.files.len() as u64, bytes, removals: 0 }
+    }
+
+    /// It stays staged, and is the next mount's.
+    pub(super) fn left_staged(&self, bytes: u64) {
+        let mut left = self.writeback.left_unsent.lock();
+        left.files += 1;
+        left.bytes += bytes;
     }
 
     /// Why files that wait to be sent are not sent, while the bucket takes none.
@@ -52,7 +65,7 @@ impl Fs {
         self.context.remote.list("", None, true, 1).await.map(drop)
     }
 
-    /// What the mount's end left staged.
+    /// What is left staged for the next mount.
     pub fn kept(&self) -> Pending {
         *self.writeback.left_unsent.lock()
     }
@@ -64,7 +77,7 @@ impl Fs {
 
     /// After the mount's end nothing waits, unless a send was cut off: its file counts as unsent too.
     fn count_unsent(&self) {
-        let rest = self.pending();
+        let rest = self.waiting();
         let mut kept = self.writeback.left_unsent.lock();
         kept.files += rest.files;
         kept.bytes += rest.bytes;
@@ -218,6 +231,10 @@ impl Fs {
             let at = file.staged_at();
             if why.is(Kind::Refused) {
                 tracing::error!(key = file.key(), %why, "somebody else changed this object");
+                if at.is_some() && file.is_failed() {
+                    // Not even a copy beside could be stored.
+                    self.left_staged(file.size());
+                }
                 break;
             }
             if *self.writeback.unmounting.borrow() {
@@ -231,9 +248,7 @@ impl Fs {
                     tracing::warn!(key = file.key(), %why, "a loss of power may take what is kept");
                 }
                 if !why.is(Kind::Closed) {
-                    let mut kept = self.writeback.left_unsent.lock();
-                    kept.files += 1;
-                    kept.bytes += file.size();
+                    self.left_staged(file.size());
                 }
                 break;
             }

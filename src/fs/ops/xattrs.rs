@@ -162,21 +162,21 @@ impl Fs {
         }
         self.writable_at(ino)?;
         let name = writable(name)?;
-        let all = self.xattrs(ino).await?;
-        match all.contains_key(name) {
-            true if create => return Err(Errno::EXIST.into()),
-            false if replace || value.is_none() => return Err(Errno::NODATA.into()),
-            _ => {}
-        }
         let at = self.context.now();
         self.change_attrs(ino, &|attrs, attributes| {
             let mut all = attrs.xattrs();
+            match all.contains_key(name) {
+                true if create => return Err(Errno::EXIST.into()),
+                false if replace || value.is_none() => return Err(Errno::NODATA.into()),
+                _ => {}
+            }
             match value {
                 Some(value) => all.insert(name.to_owned(), value.to_vec()),
                 None => all.remove(name),
             };
             Changes::default().apply(attrs, attributes, at);
             attrs.set_xattrs(&all);
+            Ok(())
         })
         .await
     }

@@ -26,6 +26,7 @@ fn note() -> Note {
         upload: None,
         size: 40,
         partly: false,
+        begun_anew: Some(false),
         mark: Mark::Closed,
         unsent_close: true,
         rewrites: None,
@@ -35,9 +36,10 @@ fn note() -> Note {
         boot: None,
         synced: true,
         sending: Vec::new(),
-        removed: None,
+        removed_object: None,
         content_type: None,
         user: [("mode".to_owned(), "33188".to_owned())].into(),
+        base_said: Some([("mode".to_owned(), None), ("uid".to_owned(), Some("7".to_owned()))].into()),
         carried: Default::default(),
     }
 }

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, UploadToken};
-use crate::store::{Attrs, Carried, Etag};
+use crate::fs::object::{Base, Sighting, UploadToken};
+use crate::store::{Attrs, Carried};
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
 const HEAD: usize = 32;
@@ -61,6 +61,9 @@ pub struct Note {
     pub size: u64,
     /// Bytes of the object still count: the edits stand beside.
     pub partly: bool,
+    /// The file was emptied, and the bucket has had nothing of it since. Older notes do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_anew: Option<bool>,
     pub mark: Mark,
     /// A close or fsync since the bucket last had it was answered, or is being.
     pub unsent_close: bool,
@@ -87,10 +90,13 @@ pub struct Note {
     pub sending: Vec<UploadToken>,
     /// The object that was removed here from this name before the file was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub removed: Option<Etag>,
+    pub removed_object: Option<Sighting>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub user: BTreeMap<String, String>,
+    /// What the object's metadata said otherwise when they were looked at last (`said_otherwise`); none where that isn't known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_said: Option<BTreeMap<String, Option<String>>>,
     /// What other programs need of the object that is replaced.
     #[serde(default, skip_serializing_if = "Carried::is_nothing")]
     pub carried: Carried,
@@ -108,6 +114,7 @@ impl Note {
             upload: None,
             size: 0,
             partly: false,
+            begun_anew: None,
             mark: Mark::Sent,
             unsent_close: false,
             rewrites: None,
@@ -117,9 +124,10 @@ impl Note {
             boot: None,
             synced: false,
             sending: Vec::new(),
-            removed: None,
+            removed_object: None,
             content_type: None,
             user: BTreeMap::new(),
+            base_said: None,
             carried: Carried::default(),
         }
     }
@@ -143,7 +151,12 @@ impl Note {
 
 /// A note as it stands in its entry.
 pub fn encode_entry(number: u64, note: &Note) -> Result<Bytes> {
-    let body = serde_json::to_vec(note).expect("a note has only string keys");
+    let mut body = serde_json::to_vec(note).expect("a note has only string keys");
+    if body.len() > NOTE_MAX {
+        // Without it another client's change of metadata may be undone after a crash.
+        let bare = Note { base_said: None, ..note.clone() };
+        body = serde_json::to_vec(&bare).expect("a note has only string keys");
+    }
     if body.len() > NOTE_MAX {
         return Err(Error::new(Kind::Invalid, format!("{}: name and attributes are too long", note.key)));
     }

@@ -17,6 +17,7 @@ use super::unsynced_removals::StagingDir;
 use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Result, ResultExt as _};
 use crate::fs::bucket::{Doomed, UploadNotes};
+use crate::fs::object::Sighting;
 use crate::store::Etag;
 
 /// A log that is longer is not read: its removals are not done.
@@ -30,6 +31,8 @@ struct Line {
     etag: Option<Etag>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     modified_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    written: Option<u64>,
     /// It is of this multipart upload, of which `etag` says nothing but that it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     upload: Option<String>,
@@ -74,8 +77,9 @@ impl RemovalLog {
     pub async fn note(&self, removals: &[Doomed]) -> Result<()> {
         let line = |doomed: &Doomed| Line {
             key: doomed.key.clone(),
-            etag: Some(doomed.etag.clone()),
-            modified_ms: doomed.modified_ms,
+            etag: Some(doomed.object.etag.clone()),
+            modified_ms: doomed.object.modified_ms,
+            written: doomed.object.upload,
             upload: None,
         };
         self.begin(removals.iter().map(line).collect()).await
@@ -102,7 +106,13 @@ impl RemovalLog {
 
     /// These have ended. What can't be written down is looked at once more by the next mount.
     pub async fn ended(&self, keys: &[String]) {
-        let line = |key: &String| Line { key: key.clone(), etag: None, modified_ms: None, upload: None };
+        let line = |key: &String| Line {
+            key: key.clone(),
+            etag: None,
+            modified_ms: None,
+            written: None,
+            upload: None,
+        };
         self.end(keys.iter().map(line).collect()).await;
     }
 
@@ -148,11 +158,11 @@ impl RemovalLog {
 impl UploadNotes for RemovalLog {
     async fn begun(&self, key: &str, upload: &str) -> Result<()> {
         let (key, etag, upload) = (key.to_owned(), Some(Etag(String::new())), Some(upload.to_owned()));
-        self.begin(vec![Line { key, etag, modified_ms: None, upload }]).await
+        self.begin(vec![Line { key, etag, modified_ms: None, written: None, upload }]).await
     }
     async fn ended(&self, key: &str, upload: &str) {
         let (key, upload) = (key.to_owned(), Some(upload.to_owned()));
-        self.end(vec![Line { key, etag: None, modified_ms: None, upload }]).await;
+        self.end(vec![Line { key, etag: None, modified_ms: None, written: None, upload }]).await;
     }
 }
 
@@ -177,10 +187,13 @@ impl Left {
             }
         }
         let mut left = Left::default();
-        for Line { key, etag, modified_ms, upload } in open.into_values().flatten() {
+        for Line { key, etag, modified_ms, written, upload } in open.into_values().flatten() {
             match (upload, etag) {
                 (Some(upload), _) => left.uploads.push((key, upload)),
-                (None, Some(etag)) => left.removals.push(Doomed { key, etag, modified_ms, look_first: true }),
+                (None, Some(etag)) => {
+                    let object = Sighting { etag, modified_ms, upload: written };
+                    left.removals.push(Doomed { key, object, look_first: true });
+                }
                 (None, None) => {}
             }
         }
@@ -195,7 +208,8 @@ mod tests {
     use crate::base::rt::sim::{Sim, SimDisk};
 
     fn doomed(key: &str, etag: &str) -> Doomed {
-        Doomed { key: key.into(), etag: Etag(etag.into()), modified_ms: Some(7), look_first: true }
+        let object = Sighting { etag: Etag(etag.into()), modified_ms: Some(7), upload: Some(1) };
+        Doomed { key: key.into(), object, look_first: true }
     }
 
     #[test]

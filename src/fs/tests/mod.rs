@@ -5,6 +5,7 @@ mod acts;
 mod caching;
 mod doubts;
 mod faults;
+mod identity;
 mod kept;
 mod keys;
 mod large;

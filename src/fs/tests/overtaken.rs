@@ -332,3 +332,32 @@ fn who_opens_beside_others_is_judged_by_what_he_was_told() {
         .unwrap();
     }
 }
+
+/// copy_file_range(2), sendfile(2) and their like end where the kernel believes the end to be, and do not ask.
+/// Promise: Who opens a file is judged by what it is by now.
+#[test]
+fn who_opens_a_file_that_has_grown_elsewhere_goes_by_its_new_size() {
+    let sim = Sim::new(1);
+    let store = SimStore::new(&sim, "s");
+    let world = sim.clone();
+    sim.run(async move {
+        let user = User::simulated(&world, store.clone(), "metadata_ttl=10").await;
+        let other = User::simulated(&world, store, "").await;
+        user.put("log", b"one\n").await.unwrap();
+        let root = user.walk("").await.unwrap();
+        let known = user.step(root, b"log").await.unwrap();
+        assert_eq!(known.attributes.size, 4);
+        // What this mount writes, the kernel knows.
+        user.close(user.fs.open_file(known.ino, READ).await.unwrap().handle).await.unwrap();
+
+        other.put("log", b"one\ntwo\n").await.unwrap();
+        assert_eq!(user.fs.open_file(known.ino, READ).await.unwrap_err().errno, Errno::STALE);
+        assert_eq!(user.step(root, b"log").await.unwrap().attributes.size, 8, "it is told");
+        // One that changes between every two calls is opened all the same.
+        other.put("log", b"one\ntwo\nthree\n").await.unwrap();
+        let handle = user.fs.open_file(known.ino, READ).await.unwrap().handle;
+        assert_eq!(&user.read(handle, 0, 100).await.unwrap()[..], b"one\ntwo\nthree\n");
+        user.close(handle).await.unwrap();
+    })
+    .unwrap();
+}

@@ -6,15 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::faults::{body, staged};
+use super::faults::{body, close_unsent, nothing, read, staged, two_lives};
 use super::power::{mount_again, mounted};
 use super::user::{User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::fs::object::Op;
 use crate::fs::ops::Changes;
 use crate::fs::staging::UNKNOWN;
-use crate::fs::tree::ROOT;
-use crate::store::{Cause, SimStore, Store as _, When};
+use crate::fs::tree::{OpenMode, ROOT};
+use crate::store::{Cause, Reach, SimStore, Store as _, When};
 
 /// A version that no slot takes.
 const LARGE: usize = 120_000;
@@ -293,4 +293,130 @@ async fn generation(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStore>, v
     versions.lock().did.push(if power { "power" } else { "kill" }.to_owned());
     store.faults(|f| f.errors = 0);
     world.rt().sleep(Duration::from_secs(10)).await;
+}
+
+/// A whole object is never replaced by half of one: what a killed daemon was in the middle of becomes a conflict copy.
+/// Promise: A whole object is never replaced by half of one.
+#[test]
+fn an_unfinished_rewrite_is_kept_beside() {
+    // By a kill; by `umount -f`, whose mount ends with the file open; by a daemon that is told to end before its writer.
+    for (ends, sends) in [(false, false), (true, false), (true, true)] {
+        let first = move |user: User, store: Arc<SimStore>| async move {
+            user.put("f", b"whole").await.unwrap();
+            let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
+            if sends {
+                user.fs.send_all().await;
+            }
+            if ends {
+                user.fs.finish().await;
+                assert_eq!(store.contents().keys(), ["f"]);
+                assert_eq!(read(&store, "f").unwrap(), "whole");
+            }
+        };
+        let (store, disk) = two_lives(5, "", first, nothing);
+        let keys = store.contents().keys();
+        assert!(keys.len() == 2 && keys[1].starts_with("f.unfinished-"), "{keys:?}");
+        assert_eq!(
+            (read(&store, "f").unwrap(), read(&store, &keys[1]).unwrap()),
+            ("whole".into(), "ha".into())
+        );
+        assert_eq!(staged(&disk), [""; 0]);
+    }
+}
+
+/// One process closes or syncs; another begins the file anew beside it, and never ends. The bucket gets what was closed, and keeps it.
+/// Promise: A whole object is never replaced by half of one.
+#[test]
+fn a_close_stores_what_was_closed_though_another_begins_anew_beside_it() {
+    for (size, syncs) in [(10, false), (300_000, false), (10, true), (300_000, true)] {
+        for ms in (0..240).step_by(8) {
+            let whole = Bytes::from(vec![b'w'; size]);
+            let first = {
+                let whole = whole.clone();
+                move |user: User, store: Arc<SimStore>| async move {
+                    user.put("f", b"before").await.unwrap();
+                    let one = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+                    user.fs.write(one, 0, whole.clone()).await.unwrap();
+                    let closes = async {
+                        match syncs {
+                            true => user.fs.fsync(one).await,
+                            false => user.close(one).await,
+                        }
+                    };
+                    let begins = async {
+                        user.sleep(ms).await;
+                        let other =
+                            user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+                        user.fs.write(other, 0, Bytes::from_static(b"ha")).await.unwrap();
+                    };
+                    let (closed, ()) = futures::future::join(closes, begins).await;
+                    closed.unwrap();
+                    user.sleep(5_000).await;
+                    assert!(read(&store, "f").unwrap() == whole, "{size} {syncs} {ms}");
+                }
+            };
+            let (store, disk) = two_lives(6, "", first, nothing);
+            assert!(read(&store, "f").unwrap() == whole, "{size} {syncs} {ms}: after a kill");
+            assert_eq!(staged(&disk), [""; 0]);
+        }
+    }
+}
+
+/// The same, where the closed version waits while the mount is taken away by force.
+/// Promise: A whole object is never replaced by half of one.
+#[test]
+fn a_closed_version_that_waits_outlives_a_mount_that_is_cut_off() {
+    let first = |user: User, store: Arc<SimStore>| async move {
+        user.put("f", b"before").await.unwrap();
+        user.fs.idle().await;
+        close_unsent(&user, &store).await;
+        let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+        user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
+        store.faults(|f| f.reach = Reach::Up);
+        user.fs.finish().await;
+        assert_eq!(read(&store, "f").unwrap(), "closed");
+    };
+    let (store, disk) = two_lives(8, "flush=local,deadline=1", first, nothing);
+    let keys = store.contents().keys();
+    assert!(keys.len() == 2 && keys[1].starts_with("f.unfinished-"), "{keys:?}");
+    assert_eq!((read(&store, "f").unwrap(), read(&store, &keys[1]).unwrap()), ("closed".into(), "ha".into()));
+    assert_eq!(staged(&disk), [""; 0]);
+}
+
+/// A file that was made here and synced is no rewrite of itself: what is appended to it is kept under its name, as what is appended
+/// to an object that was empty. One that is emptied again is a rewrite.
+/// Promise: A whole object is never replaced by half of one.
+#[test]
+fn what_is_appended_before_a_kill_is_no_rewrite() {
+    for (made_here, emptied) in [(true, false), (false, false), (true, true)] {
+        let first = move |user: User, store: Arc<SimStore>| async move {
+            let handle = match made_here {
+                true => {
+                    let handle = user.open("log", WRITE, true).await.unwrap();
+                    user.fs.write(handle, 0, Bytes::from_static(b"one\n")).await.unwrap();
+                    user.fs.fsync(handle).await.unwrap();
+                    handle
+                }
+                false => {
+                    store.contents().put("log", Bytes::new(), When::Always, Cause::File).await.unwrap();
+                    user.open("log", WRITE, false).await.unwrap()
+                }
+            };
+            if emptied {
+                user.fs.write_at(handle, None, Bytes::from_static(b"two\n")).await.unwrap();
+                user.open("log", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
+            }
+            user.fs.write_at(handle, None, Bytes::from_static(b"three\n")).await.unwrap();
+        };
+        let (store, disk) = two_lives(11, "", first, nothing);
+        let seen: Vec<_> = store.contents().keys().iter().map(|key| read(&store, key).unwrap()).collect();
+        let wanted: &[&str] = match (made_here, emptied) {
+            (true, false) => &["one\nthree\n"],
+            (false, false) => &["three\n"],
+            (_, true) => &["one\n", "three\n"],
+        };
+        assert_eq!(seen, wanted);
+        assert_eq!(staged(&disk), [""; 0]);
+    }
 }

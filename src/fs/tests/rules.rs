@@ -28,6 +28,8 @@ pub enum Act {
     Hang,
     /// Refused.
     Deny,
+    /// Done twice, as by a proxy that repeats it; the second answer comes.
+    Twice,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,9 @@ impl Store for Ruled {
                     return cut();
                 }
                 _ => {}
+            }
+            if act == Some(Act::Twice) {
+                let _ = self.contents.call(request, cause).await;
             }
             let done = self.contents.call(request, cause).await;
             match act {

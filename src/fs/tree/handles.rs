@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use super::dir_stream::DirHandle;
 use crate::base::FastMap;
 use crate::fs::file::OpenFile;
@@ -26,6 +28,29 @@ pub struct FileHandle {
     pub how: OpenMode,
     pub wrote: Wrote,
     pub reader: Reader,
+    pub callers: Callers,
+}
+
+/// Callers of a handle that are remembered.
+const CALLERS: usize = 16;
+
+/// The threads that have opened a handle or written through it.
+#[derive(Debug, Default)]
+pub struct Callers(Mutex<Vec<u32>>);
+
+impl Callers {
+    pub fn met(&self, thread: u32) {
+        let mut all = self.0.lock();
+        if all.len() <= CALLERS && !all.contains(&thread) {
+            // Nobody has number 0: it stands for those who were not remembered.
+            let number = if all.len() == CALLERS { 0 } else { thread };
+            all.push(number);
+        }
+    }
+
+    pub fn all(&self) -> Vec<u32> {
+        self.0.lock().clone()
+    }
 }
 
 /// What a handle wrote, counted, and how much of that a flush has answered for: of two processes that share a handle,

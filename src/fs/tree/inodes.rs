@@ -37,6 +37,10 @@ pub struct Node {
     pub until: Instant,
     /// What the kernel was told last, and judges by.
     pub last_reply: Option<Rights>,
+    /// The size that the kernel goes by: it was told it, or has written so much.
+    pub known_size: Option<u64>,
+    /// When an open was last sent back for that size to be asked for.
+    pub size_doubted: Option<Instant>,
     /// How often it was told of rights that another client had set.
     pub learned: u64,
     /// Shared by all handles of a file; absent while there is none.

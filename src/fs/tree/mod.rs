@@ -16,7 +16,7 @@ mod writeback_queue;
 pub use bulk_unlink::UnlinkBursts;
 pub use change_gate::{ChangeGate, Hold, Pass};
 pub use dir_stream::{BATCH, DirHandle, Item, Stream};
-pub use handles::{FileHandle, Handles, OpenMode, VersionFile, Wrote};
+pub use handles::{Callers, FileHandle, Handles, OpenMode, VersionFile, Wrote};
 pub use inodes::{Inodes, Node, ROOT};
 pub use metadata_sample::{LINK_MAX, Metadata, SAMPLE};
 pub use name_cache::{BulkLookup, CachedName, ChangeSeq, NameCache, split};

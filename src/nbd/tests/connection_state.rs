@@ -385,6 +385,35 @@ fn changes_are_told_since_what_was_agreed() {
     }
 }
 
+/// A disk that has grown meanwhile is read to its new end; one that is smaller than the client knows it is not that disk.
+#[test]
+fn a_disk_of_another_size_is_entered_where_it_has_grown() {
+    for known in [SIZE / 2, SIZE, SIZE + 1] {
+        simulate(move |rt| async move {
+            let peer = entered(&rt, "disk", known > SIZE).await;
+            let Peer { io, house, stop, pause, server } = peer;
+            pause.cancel();
+            let (theirs, client) = server.await.unwrap().unwrap();
+            let mut state = client.state();
+            let Phase::Entered(entered) = &mut state.phase else { panic!("it has entered") };
+            assert_eq!(entered.size, SIZE);
+            entered.size = known;
+            let pause = CancellationToken::new();
+            let until = Until { stop: stop.clone(), pause: pause.clone() };
+            let (exports, memory) = (Arc::new(Shown(house.clone())), house.memory.clone());
+            let server = serve_stream(&house.rt, (theirs, Some(state)), exports, memory, until);
+            let mut peer = Peer { io, house, stop, pause, server };
+            peer.send(request(0, READ, 1, SIZE - 4, 4)).await;
+            if known > SIZE {
+                let (errno, why) = peer.error_chunk(1).await;
+                assert!(errno == 5 && why.contains("smaller"), "{errno} {why}");
+            } else {
+                peer.expect([simple(0, 1), vec![0; 4]].concat()).await;
+            }
+        });
+    }
+}
+
 /// An export that is another one now ends the connection, and no other.
 #[test]
 fn a_client_is_not_let_into_another_export_than_it_was_told_of() {

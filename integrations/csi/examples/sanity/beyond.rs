@@ -148,6 +148,21 @@ pub async fn contents(c: &mut Context) {
             put_away(c, &id).await?;
             holds(c, &id, "more").await
         });
+        case!(c, "a device node that was published to be read is left as it came", {
+            use std::os::unix::fs::MetadataExt as _;
+            let id = c.create("left").await?.volume_id;
+            ok(c.here.stage(&id, &c.writer()).await)?;
+            ok(c.here.publish(&id, "target", &c.writer(), true).await)?;
+            let number = std::fs::metadata(c.target()).map_err(|e| e.to_string())?.rdev();
+            let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+            let is_read_only = || {
+                let path = format!("/sys/dev/block/{major}:{minor}/ro");
+                std::fs::read_to_string(path).map_err(|e| e.to_string())
+            };
+            must(is_read_only()?.trim() == "1", || "it can be written".into())?;
+            put_away(c, &id).await?;
+            must(is_read_only()?.trim() == "0", || "whatever has the node next can't be written".into())
+        });
     }
     case!(c, "a call that comes again with other words changes nothing", {
         let snapshot = c.snapshot_of_new("words", "of-words").await?;
