@@ -10,7 +10,7 @@ use futures::future::{Either, select};
 use rustix::io::FdFlags;
 
 use super::sd_notify;
-use crate::base::rt::{RealDisk, Rt};
+use crate::base::rt::{DiskLock, RealDisk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::{CredentialsLine, WatchAnswer};
 use crate::daemon::api::{HandOver, Verb};
@@ -26,6 +26,8 @@ use crate::store::KeySource;
 /// Names of the sockets in systemd's keeping: this with a number behind it; and of the value that describes them.
 const SOCKET: &str = "windlass-";
 const STATE: &str = "windlass-state";
+/// And of the lock that says that a daemon is to come. It holds for as long as systemd keeps it.
+const NEXT: &str = "windlass-next";
 
 /// What the new daemon is to serve.
 pub struct Asked<'a> {
@@ -146,29 +148,36 @@ async fn take_over(rt: &Rt, home: &StateDir, client: &mut Client) -> Result<Vec<
 
 /// What systemd kept of the daemon before. Where it is of no use, its clients are lost, and the daemon starts without.
 /// Called once: what systemd passed is owned by what is returned, or closed.
-pub fn kept() -> Result<HandedOver> {
+pub fn kept() -> Result<(HandedOver, Option<Next>)> {
     let passed =
         sd_listen_fds::get().map_err(io::Error::other).context(|| "sockets that systemd kept".into())?;
-    let passed: Vec<(String, OwnedFd)> =
+    let mut passed: Vec<(String, OwnedFd)> =
         passed.into_iter().map(|(name, fd)| (name.unwrap_or_default(), fd.into_std())).collect();
+    let mut next = None;
+    if let Some(at) = passed.iter().position(|(name, _)| name == NEXT) {
+        let (_, lock) = passed.swap_remove(at);
+        rustix::io::fcntl_setfd(&lock, FdFlags::CLOEXEC).map_err(io::Error::from)?;
+        next = Some(Next::Kept(lock));
+    }
     let names: Vec<String> = passed.iter().map(|(name, _)| name.clone()).collect();
     if names.iter().all(|name| name != STATE) {
-        return Ok(HandedOver::default());
+        return Ok((HandedOver::default(), next));
     }
-    match parcel(passed).and_then(Parcel::open) {
+    let handed_over = match parcel(passed).and_then(Parcel::open) {
         Ok(servers) => {
             let clients: usize = servers.iter().map(|server| server.clients.len()).sum();
             tracing::info!(clients, "systemd kept what the daemon before has left");
-            Ok(HandedOver::new(servers, Some(forget)))
+            HandedOver::new(servers, Some(forget))
         }
         Err(error) => {
             tracing::error!(%error, "clients are lost: the sockets that systemd kept can't be used");
             names.iter().for_each(|name| forget_one(name));
             // It listens at our addresses for as long as it has those sockets.
             sd_notify::wait_until_heard()?;
-            Ok(HandedOver::default())
+            HandedOver::default()
         }
-    }
+    };
+    Ok((handed_over, next))
 }
 
 fn parcel(passed: Vec<(String, OwnedFd)>) -> Result<Parcel> {
@@ -188,9 +197,12 @@ fn parcel(passed: Vec<(String, OwnedFd)>) -> Result<Parcel> {
     Ok(Parcel { state, sockets: sockets.into_iter().map(|(_, fd)| fd).collect() })
 }
 
-/// Gives the sockets into systemd's keeping.
-pub fn keep(servers: &[PausedServer]) -> Result<()> {
+/// Gives the sockets into systemd's keeping, and the lock by which commands know that their clients wait.
+pub fn keep(servers: &[PausedServer], next: Option<&dyn DiskLock>) -> Result<()> {
     let (state, sockets) = pack(servers)?;
+    if let Some(next) = next.and_then(DiskLock::descriptor) {
+        store(NEXT, next)?;
+    }
     for (n, socket) in sockets.iter().enumerate() {
         store(&format!("{SOCKET}{n}"), *socket)?;
     }
@@ -213,6 +225,22 @@ fn forget_one(name: &str) {
     if let Err(error) = sd_notify::tell_with(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None) {
         tracing::warn!(%error, "systemd could not be told to let go of a socket");
     }
+}
+
+/// This daemon listens: who waits for it has it.
+pub fn has_come(next: Option<Next>) {
+    if let Some(Next::Kept(_)) = &next {
+        forget_one(NEXT);
+    }
+    drop(next);
+}
+
+/// That this process is the next daemon, until it is dropped.
+#[derive(Debug)]
+pub enum Next {
+    Announced(#[allow(dead_code, reason = "held")] Box<dyn DiskLock>),
+    /// By the daemon before, and kept by systemd.
+    Kept(#[allow(dead_code, reason = "held")] OwnedFd),
 }
 
 /// Whether somebody listens at the control socket.

@@ -107,6 +107,14 @@ async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
                 return Ok(Reached::Daemon(client));
             }
         }
+        if waited == NEXT_TRIES {
+            let why = format!(
+                "clients of the daemon that has ended wait for another one, which does not come: see why it does not start \
+                 (`systemctl status windlass`); without a daemon {} is let go of when whoever keeps them is stopped",
+                own.root().display()
+            );
+            return Err(Error::new(Kind::Owned, why));
+        }
         match start(global, own.clone(), Options::default(), None).await {
             Err(e) if e.is(Kind::Owned) && attempt < 19 => {
                 rt.sleep(Duration::from_millis(100)).await;

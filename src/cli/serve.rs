@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::graceful_restart::Next;
 use super::{Global, graceful_restart, output, reach_engine, sd_notify, stderr_log};
 use crate::base::rt::{DiskLock, RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
@@ -73,15 +74,18 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let home = StateDir::locate()?;
     let control = home.control()?;
     let mirror = MirrorFlags { peer: args.mirror, listen: args.mirror_listen, key: args.mirror_key };
-    let mut next = None;
-    let handed_over = match args.replace {
+    let (handed_over, next) = match args.replace {
         true => {
-            next = Some(announced(&rt, &home).await?);
+            let next = Next::Announced(announced(&rt, &home).await?);
             let listen = ListenFlags { nbd: &args.nbd, metrics: &args.metrics, insecure: args.insecure };
             let asked = graceful_restart::Asked { listen, mirror: &mirror, pools: &args.pool };
-            graceful_restart::replace(&rt, &home, &config, &asked).await?
+            (graceful_restart::replace(&rt, &home, &config, &asked).await?, Some(next))
         }
-        false => graceful_restart::kept()?,
+        false => match graceful_restart::kept()? {
+            (handed_over, Some(next)) => (handed_over, Some(next)),
+            // Clients may wait for another that comes.
+            (handed_over, None) => (handed_over, Some(Next::Announced(announced(&rt, &home).await?))),
+        },
     };
     let options = Options {
         handed_over,
@@ -96,7 +100,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     };
     let engine = start(global, &rt, &home, &options, args.cache).await?;
     // It listens: commands reach it.
-    drop(next);
+    graceful_restart::has_come(next);
     let configured = Configured::begin(&engine).await;
     for address in engine.state().nbd_addresses() {
         output::line(&format!("nbd {address}"));
@@ -123,7 +127,12 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     if !is_replaced {
         sd_notify::stopping();
         if sd_notify::keeps_sockets() {
-            engine.leave_clients(graceful_restart::keep).await;
+            // Until the next daemon listens no command begins an engine of its own, which would know of no client.
+            let next = announced(&rt, &home).await;
+            let next = next
+                .inspect_err(|error| tracing::warn!(%error, "commands can't be told that clients wait"))
+                .ok();
+            engine.leave_clients(|paused| graceful_restart::keep(paused, next.as_deref())).await;
         }
     }
     tracing::info!("the daemon ends: it lets go of what it has");

@@ -57,6 +57,10 @@ pub(super) async fn write_zeros(file: &dyn DiskFile, offset: u64, len: u64) -> i
 pub trait DiskLock: Send + Sync + fmt::Debug {
     /// Tells the locked file from its copies, for as long as it lies where it was made; never 0.
     fn place(&self) -> u64;
+    /// What holds the lock in this process, where another may hold it on.
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
 }
 
 #[async_trait]

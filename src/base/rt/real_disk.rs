@@ -372,6 +372,9 @@ impl DiskLock for RealLock {
     fn place(&self) -> u64 {
         self.place
     }
+    fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        Some(std::os::fd::AsFd::as_fd(&self.file))
+    }
 }
 
 /// By its number and when it was made, which no copy has alike; not by the device, whose number changes between boots.

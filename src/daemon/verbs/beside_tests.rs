@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::daemon::api::{RemoveMode, VolumeMove, VolumePath};
+use crate::daemon::api::{RemoveMode, SnapshotPath, VolumeMove, VolumePath};
 use crate::daemon::exports::EngineExports;
 use crate::daemon::progress::ProgressSink;
 use crate::nbd::Exports as _;
 
-use super::tests::{folders, make_pool, make_volume, state};
-use super::{move_volume, volume};
+use super::tests::{TAKEN, folders, make_pool, make_volume, state};
+use super::{move_volume, pool, snapshot, trash, volume};
 
 /// Rounds, each with a client that comes a little later.
 const ROUNDS: u32 = 40;
@@ -42,6 +42,32 @@ async fn who_connects_to_a_volume_that_is_being_removed_loses_nothing() {
         }
     }
     assert_eq!(went + stayed, ROUNDS);
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+/// A snapshot that is brought back is no volume's to take along without a word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_back_does_not_go_with_its_volume() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    make_pool(&state, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    pool::set(&state, &"p".parse().unwrap(), &["trash=1h".to_owned()]).await.unwrap();
+    let (path, mark): (VolumePath, SnapshotPath) = ("p/v".parse().unwrap(), "p/v@s".parse().unwrap());
+    for round in 0..ROUNDS {
+        make_volume(&state, "p/v").await;
+        snapshot::snapshot(&state, std::slice::from_ref(&mark), TAKEN).await.unwrap();
+        snapshot::remove_snapshot(&state, &mark, false, RemoveMode::Trash).await.unwrap();
+        let comes_back = async {
+            state.host_context.rt.sleep(Duration::from_micros(200) * round).await;
+            trash::restore_snapshot(&state, &mark, None).await
+        };
+        let goes = volume::remove(&state, &path, false, (RemoveMode::Now, false));
+        let (gone, back) = futures::future::join(goes, comes_back).await;
+        assert!(gone.is_err() || back.is_err(), "round {round}: {gone:?} {back:?}");
+        if gone.is_err() {
+            volume::remove(&state, &path, false, (RemoveMode::Now, true)).await.unwrap();
+        }
+    }
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 

@@ -187,6 +187,8 @@ pub async fn remove_snapshot(
         let how = if keeps { "put into the trash" } else { "removed" };
         return removed(path, true, &format!("{path} would be {how}"));
     }
+    // One that has to be opened for it is released again when nobody uses it, and who removes the volume waits.
+    let _session = state.sessions.enter(&path.volume, volumes, Visitor::Command("a command"))?;
     if keeps {
         Trash(volumes).discard_snapshot(&path.volume.volume, &path.snapshot).await?;
         return Ok(super::trash::discarded(&open, "snapshot", path));

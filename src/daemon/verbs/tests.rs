@@ -31,7 +31,7 @@ use crate::pool::StoreState;
 use crate::store::{AccessKeys, KeySource, keyring};
 use crate::volume::{Clients, FlushMode, Memory, OpenMode, VolumeSettings};
 
-const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
+pub(super) const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
 /// A host whose state is in `dir/NAME`.
 pub(super) async fn state(dir: &Path, name: &str) -> EngineState {

@@ -8,6 +8,7 @@ use crate::daemon::answers::{TrashLine, TrashedSnapshotLine};
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
+use crate::daemon::volume_clients::Visitor;
 use crate::volume::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
 
 /// Whether what is removed goes into the trash. Another host may have set that meanwhile.
@@ -115,6 +116,7 @@ pub async fn restore_snapshot(
     to: Option<&Name>,
 ) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+    let _session = state.sessions.enter(&path.volume, volumes, Visitor::Command("a command"))?;
     Trash(volumes).restore_snapshot(&path.volume.volume, &path.snapshot, to).await.map_err(hint)?;
     let snapshot = to.unwrap_or(&path.snapshot).clone();
     Ok(restored(&SnapshotPath { volume: path.volume.clone(), snapshot }))
@@ -136,6 +138,7 @@ pub async fn purge(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
 
 pub async fn purge_snapshot(state: &EngineState, path: &SnapshotPath) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
+    let _session = state.sessions.enter(&path.volume, volumes, Visitor::Command("a command"))?;
     Ok(purged(path, Trash(volumes).purge_snapshot(&path.volume.volume, &path.snapshot).await?))
 }
 

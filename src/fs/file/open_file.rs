@@ -109,6 +109,11 @@ impl OpenFile {
         self.state.lock().apply(Event::Rebased(base));
     }
 
+    /// It has the name of an object of which it has nothing.
+    pub fn replaces(&self, there: Base) {
+        self.state.lock().apply(Event::Replaces(there));
+    }
+
     pub fn key(&self) -> String {
         self.state.lock().file.key.clone()
     }

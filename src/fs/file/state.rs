@@ -114,6 +114,8 @@ pub enum Event {
     },
     /// The object that was removed from the name before the file was made.
     FollowsRemoval(Sighting),
+    /// The file, which is no object yet, has the name of one now.
+    Replaces(Base),
     /// The object's metadata, as they were when an earlier mount looked at them.
     BaseSaid(Attrs),
     /// One of the remembered uploads has arrived (its object), or the older half of them never will.
@@ -192,8 +194,9 @@ pub struct FileFields {
     pub changes: u64,
     /// Where `changes` was when the bytes changed last.
     wrote: u64,
-    /// Where it was when the file was emptied, while the bucket has had nothing of it since.
-    emptied: Option<u64>,
+    /// Where it was when the file was emptied, or took the place of an object that it has nothing of, while the bucket has had
+    /// nothing of it since.
+    begun_anew: Option<u64>,
     pub asked: u64,
     pub sent: u64,
     /// The metadata that an upload gives the object, and at which change: a repeated one gives the same.
@@ -264,7 +267,7 @@ impl FileFields {
                 self.size = size;
                 let effect = self.touch(now);
                 if emptied {
-                    self.emptied = Some(self.changes);
+                    self.begun_anew = Some(self.changes);
                 }
                 effect
             }
@@ -328,6 +331,7 @@ impl FileFields {
                 }
             }
             Event::Rebased(base) => self.base = Some(base),
+            Event::Replaces(base) => (self.base, self.begun_anew) = (Some(base), Some(self.changes)),
             Event::FollowsRemoval(removed) => self.removed = Some(removed),
             Event::BaseSaid(attrs) => self.base_attrs = Some(attrs),
             Event::Recalled(Some(base)) => {
@@ -339,14 +343,14 @@ impl FileFields {
                 self.base = Some(base);
                 self.removed = None;
                 self.uploading.clear();
-                let noted = self.emptied;
-                self.emptied = noted.filter(|emptied| *emptied > at);
+                let noted = self.begun_anew;
+                self.begun_anew = noted.filter(|emptied| *emptied > at);
                 if self.changes == at {
                     self.base_len = self.size;
                     self.dirty.cut(0);
                     return Effect::StageSent;
                 }
-                if self.emptied != noted {
+                if self.begun_anew != noted {
                     return Effect::NoteStale;
                 }
             }
@@ -359,7 +363,7 @@ impl FileFields {
             }
             Event::Copied { at, base, attrs } => {
                 (self.base_len, self.size) = (base.size, base.size);
-                (self.base, self.emptied) = (Some(base), None);
+                (self.base, self.begun_anew) = (Some(base), None);
                 self.base_attrs = Some(attrs.clone());
                 self.uploading.clear();
                 // Metadata that were set while the store copied are newer than those which the copy carries.
@@ -372,7 +376,7 @@ impl FileFields {
             Event::StageReleased if !self.is_dirty() => {
                 if self.is_sent() {
                     self.local.cut(0);
-                    (self.base_len, self.emptied) = (self.size, None);
+                    (self.base_len, self.begun_anew) = (self.size, None);
                 }
                 return Effect::DropStage;
             }
@@ -405,7 +409,7 @@ impl FileFields {
         }
         (self.base_len, self.size) = (base.size, base.size);
         self.local.cut(0);
-        (self.base, self.emptied) = (Some(base), None);
+        (self.base, self.begun_anew) = (Some(base), None);
         Effect::DropStage
     }
 
@@ -432,9 +436,9 @@ impl FileFields {
         Effect::Nothing
     }
 
-    /// It was emptied, and the bucket has had nothing of it since.
+    /// It replaces a whole object, and the bucket has had nothing of it since.
     pub fn is_begun_anew(&self) -> bool {
-        self.emptied.is_some()
+        self.begun_anew.is_some()
     }
 
     /// What holds after every event.
@@ -443,7 +447,7 @@ impl FileFields {
         if [self.wrote, self.asked, self.sent, signed].iter().any(|at| *at > self.changes) {
             return Err("a change that never was");
         }
-        if self.emptied.is_some_and(|at| at > self.changes || self.base_len > 0) {
+        if self.begun_anew.is_some_and(|at| at > self.changes || self.base_len > 0) {
             return Err("bytes of an object in a file that was emptied");
         }
         if self.base_len > self.size {
@@ -719,7 +723,7 @@ mod tests {
         assert!(broken(|f| f.0.sent = f.changes), "its bytes are dirty");
         assert!(broken(|f| f.0.base_len = 9));
         assert!(
-            broken(|f| (f.0.base_len, f.0.emptied) = (1, Some(1))),
+            broken(|f| (f.0.base_len, f.0.begun_anew) = (1, Some(1))),
             "emptied, and a byte of the object counts"
         );
         assert!(broken(|f| f.0.base_len = 7), "byte 7 is nowhere");

@@ -72,6 +72,7 @@ fn what_was_stored_is_not_sent_again_after_a_kill() {
                 }
                 set.sleep(5_000).await;
                 process.kill();
+                drop(user);
                 let (_, user) = set.mount(&format!("flush={flush}")).await;
                 set.sleep(5_000).await;
                 user.fs.finish().await;
@@ -119,6 +120,7 @@ fn a_removal_in_doubt_takes_no_object_of_the_same_bytes() {
             if killed {
                 removing.await.unwrap().unwrap();
                 process.kill();
+                drop(user);
                 let (_, user) = set.mount("deadline=20").await;
                 set.sleep(30_000).await;
                 user.fs.finish().await;
@@ -159,6 +161,7 @@ fn what_follows_a_removal_replaces_nothing_of_others() {
             user.fs.write(made.handle, 0, Bytes::from_static(b"pid")).await.unwrap();
             if killed {
                 process.kill();
+                drop(user);
                 let (_, user) = set.mount("deadline=20").await;
                 set.sleep(10_000).await;
                 user.fs.finish().await;
@@ -218,6 +221,7 @@ fn what_waited_over_a_mounts_end_undoes_no_chmod() {
                 user.fs.finish().await;
             }
             process.kill();
+            drop(user);
             set.store.clear();
             chmod(&other, "f", 0o600).await;
             let ino = other.stat("f").await.unwrap().ino;
@@ -225,7 +229,7 @@ fn what_waited_over_a_mounts_end_undoes_no_chmod() {
             let (_, user) = set.mount(&format!("flush={flush}")).await;
             set.sleep(5_000).await;
             user.fs.finish().await;
-            assert_eq!(set.body("f").await.unwrap(), "AFfore", "{flush} {ends}");
+            assert_eq!(set.body("f").await.unwrap(), "AFfore", "{flush} {ends} {:?}", set.keys());
             let attrs = set.attrs("f").await;
             assert_eq!((attrs.mode().unwrap() & 0o777, attrs.xattrs().len()), (0o600, 1), "{flush} {ends}");
         });

@@ -373,6 +373,8 @@ fn a_closed_version_that_waits_outlives_a_mount_that_is_cut_off() {
         close_unsent(&user, &store).await;
         let handle = user.open("f", OpenMode { truncate: true, ..WRITE }, false).await.unwrap();
         user.fs.write(handle, 0, Bytes::from_static(b"ha")).await.unwrap();
+        // What is tried now fails.
+        user.sleep(500).await;
         store.faults(|f| f.reach = Reach::Up);
         user.fs.finish().await;
         assert_eq!(read(&store, "f").unwrap(), "closed");

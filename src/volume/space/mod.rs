@@ -36,6 +36,7 @@ pub use new_chunks::{NewChunk, NewChunks};
 pub use retired::Retired;
 pub use snapshot_freed_space::{DeadBytes, Freed, freed};
 pub use state_table::{
-    Alteration, Gone, RollBack, SnapshotId, State, TABLE_ADDRESS, Tables, name_of_sealed, root_ref,
+    Alteration, Gone, HISTORY_NAME, RollBack, SnapshotId, State, TABLE_ADDRESS, Tables, name_of_sealed,
+    root_ref,
 };
 pub use sweep_schedule::{Before, Rules, Sweeps};

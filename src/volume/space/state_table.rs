@@ -74,6 +74,9 @@ const HIDDEN: u8 = 2;
 const MAPPED: u8 = 4;
 const WHOLE: u8 = 8;
 const HISTORY: u8 = 16;
+
+/// What the history calls its marks: this, and when they were taken.
+pub const HISTORY_NAME: &str = "history-";
 const SEALED: u8 = 32;
 
 /// What a root shows.
@@ -367,8 +370,10 @@ impl Tables {
 
     /// A snapshot has another name now, if it is there.
     pub fn rename(&mut self, id: StateId, name: &Name) {
-        let named = self.states.get_mut(&id).filter(|s| s.name.is_some());
-        named.into_iter().for_each(|s| s.name = Some(name.clone()));
+        let Some(state) = self.states.get_mut(&id).filter(|s| s.name.is_some()) else { return };
+        // One that somebody has given a name is his: the plan of the history removes it no more.
+        state.history &= name.trashed().is_some() || name.as_str().starts_with(HISTORY_NAME);
+        state.name = Some(name.clone());
     }
 
     /// Nobody sees it any more; `remove_hidden` removes it.
@@ -646,6 +651,20 @@ mod tests {
         assert_eq!((t.states.len(), t.tip().parent), (1, None));
         t.mark(&mark(3, "a")).unwrap();
         assert_eq!(t.tip().id, StateId(4), "ids are never used again");
+    }
+
+    #[test]
+    fn a_mark_of_the_history_that_is_given_a_name_is_its_givers() {
+        let mut t = born();
+        let name: Name = "history-20261130".parse().unwrap();
+        t.mark(&Mark { history: true, ..mark(1, name.as_str()) }).unwrap();
+        t.rename(StateId(1), &name.in_trash(5));
+        t.rename(StateId(1), &name);
+        assert!(t.states[&StateId(1)].history, "as it was");
+        t.rename(StateId(1), &"golden".parse().unwrap());
+        assert!(!t.states[&StateId(1)].history);
+        t.rename(StateId(1), &name);
+        assert!(!t.states[&StateId(1)].history, "a name makes no mark of the history");
     }
 
     #[test]

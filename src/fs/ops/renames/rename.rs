@@ -139,7 +139,7 @@ impl Fs {
             replaced.discard(&self.context).await;
         }
         match there {
-            Some(there) => file.rebase(there),
+            Some(there) => file.replaces(there),
             None => {
                 self.context.remote.deletes.doomed(new).into_iter().for_each(|was| file.follows_removal(was))
             }

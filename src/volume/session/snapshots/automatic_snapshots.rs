@@ -10,6 +10,7 @@ use crate::base::{Kind, Name, Nonce, StateId, utc};
 use crate::pool::Clocks;
 use crate::volume::head::{Locks, Stop};
 use crate::volume::session::Session;
+use crate::volume::space::HISTORY_NAME;
 
 /// So many are removed at once, since that takes a checkpoint.
 const THINNED_MIN: usize = 16;
@@ -43,7 +44,7 @@ pub async fn keep_history(session: Arc<Session>) {
 }
 
 fn history_name(created_ms: u64) -> Name {
-    format!("history-{}", utc::compact(created_ms)).parse().expect("digits and a dash are a name")
+    format!("{HISTORY_NAME}{}", utc::compact(created_ms)).parse().expect("digits and a dash are a name")
 }
 
 impl Session {
