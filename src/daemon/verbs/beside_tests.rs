@@ -32,7 +32,7 @@ async fn who_connects_to_a_volume_that_is_being_removed_loses_nothing() {
             client.flush().await
         };
         let goes = volume::remove(&state, &path, false, (RemoveMode::Now, false));
-        match futures::future::join(goes, comes).await {
+        match futures::future::join(Box::pin(goes), Box::pin(comes)).await {
             (Ok(_), Err(_)) => went += 1,
             (Err(_), Ok(())) => {
                 stayed += 1;
@@ -62,7 +62,7 @@ async fn a_snapshot_that_is_back_does_not_go_with_its_volume() {
             trash::restore_snapshot(&state, &mark, None).await
         };
         let goes = volume::remove(&state, &path, false, (RemoveMode::Now, false));
-        let (gone, back) = futures::future::join(goes, comes_back).await;
+        let (gone, back) = futures::future::join(Box::pin(goes), Box::pin(comes_back)).await;
         assert!(gone.is_err() || back.is_err(), "round {round}: {gone:?} {back:?}");
         if gone.is_err() {
             volume::remove(&state, &path, false, (RemoveMode::Now, true)).await.unwrap();
@@ -94,7 +94,8 @@ async fn clients_of_a_volume_that_is_renamed_while_it_moves_go_on() {
             volume::rename(&state, &path, &w.parse().unwrap()).await
         };
         let (moved, renamed) =
-            futures::future::join(move_volume::run(&state, &args, &progress), renames).await;
+            futures::future::join(Box::pin(move_volume::run(&state, &args, &progress)), Box::pin(renames))
+                .await;
         let read = client.read(0, 1).await.unwrap_or_else(|e| panic!("{round}: {e}; {moved:?} {renamed:?}"));
         assert_eq!(read.into_bytes().as_ref(), [7], "{round}: {moved:?} {renamed:?}");
         client.write(4096, vec![8; 4096].into()).await.unwrap();
