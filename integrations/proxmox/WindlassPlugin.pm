@@ -292,8 +292,9 @@ sub status {
         $looked{ $known->{name} } = time();
         $known = asked($scfg);
     }
-    my ($free, $used) = ($known->{free_bytes}, $known->{used_bytes});
-    return (0, 0, 0, 1) if !defined($free) || !defined($used);
+    # What the volumes take may not be counted yet where the room is known.
+    my ($free, $used) = ($known->{free_bytes}, $known->{used_bytes} // 0);
+    return (0, 0, 0, 1) if !defined($free);
     return ($free + $used, $free, $used, 1);
 }
 

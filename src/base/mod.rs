@@ -32,7 +32,7 @@ pub use ids::{
     StateId, VolumeId,
 };
 pub use name::Name;
-pub use nearest::nearest;
+pub use nearest::{nearest, nearest_word};
 pub use rope::Rope;
 
 /// A hash map whose order is the same in every run.

@@ -8,9 +8,10 @@ use serde_json::json;
 use super::daemon_user::{DaemonUser, Holds};
 use super::{Global, exit_code, output, reach_engine};
 use crate::base::rt::RealDisk;
-use crate::base::{Kind, Result};
+use crate::base::{Accounts, Kind, Result};
 use crate::daemon::config::{Origin, Row, Store, Unusable, Written, Wrong, bare_or_quoted, example};
-use crate::daemon::{Config, StateDir, check_private, check_private_to_group};
+use crate::daemon::{Config, StateDir, check_private, check_private_to_group, unknown_accounts};
+use crate::fs::MountOptions;
 use crate::nbd::Address;
 use crate::store::{Sse, StoreSpec, StoreUrl, passwd_keys};
 
@@ -117,6 +118,10 @@ async fn on_this_host(config: &Config, user: &DaemonUser) -> Vec<Wrong> {
             look_at_store(&mut wrong, &of, store, (&spec.url, user)).await;
         }
     }
+    wrong.extend(unusable_buckets(config));
+    wrong.extend(mirror_without_key(config));
+    let accounts = unknown_accounts(config, &Accounts::load()).into_iter();
+    wrong.extend(accounts.map(|(key, line, what)| Wrong { line, key: key.to_owned(), what }));
     for (dir, mount) in config.mount.iter().filter(|(dir, _)| is_no_folder(dir)) {
         let what = format!("there is no folder {dir}: make it, for the bucket to be mounted there");
         wrong.push(Wrong { line: mount.line, key: format!("mount.{}", bare_or_quoted(dir)), what });
@@ -138,6 +143,51 @@ async fn on_this_host(config: &Config, user: &DaemonUser) -> Vec<Wrong> {
     }
     wrong.sort();
     wrong
+}
+
+/// Buckets whose names no server takes.
+fn unusable_buckets(config: &Config) -> Vec<Wrong> {
+    let mut wrong = Vec::new();
+    let mut look = |line: usize, key: String, url: &str, options: &str| {
+        let Ok(StoreSpec { url: StoreUrl::S3(mut place), .. }) = url.parse::<StoreSpec>() else { return };
+        let of_store = MountOptions::parse(options).map(|(_, of_store)| of_store).unwrap_or_default();
+        // An option that is wrong is told with the options.
+        of_store.iter().for_each(|(name, value)| drop(place.set(name, value)));
+        wrong.extend(place.bucket_trouble().map(|what| Wrong { line, key, what }));
+    };
+    for (name, store) in &config.store {
+        if let (Some(url), Ok(whole)) = (&store.url, config.store_url(name)) {
+            look(url.line, format!("store.{}.url", bare_or_quoted(name)), &whole, "");
+        }
+    }
+    // A store that is given by name is told with its own section.
+    for (name, pool) in &config.pool {
+        if let Some(stores) = &pool.stores {
+            let key = || format!("pool.{}.stores", bare_or_quoted(name));
+            stores.values().for_each(|url| look(stores.line, key(), url, ""));
+        }
+    }
+    for (dir, mount) in &config.mount {
+        let options =
+            mount.options.iter().flat_map(|list| list.values().cloned()).collect::<Vec<_>>().join(",");
+        if let Some(url) = &mount.url {
+            look(url.line, format!("mount.{}.url", bare_or_quoted(dir)), url, &options);
+        }
+    }
+    wrong
+}
+
+/// Hosts that mirror volumes know each other by a secret. A flag may name it, so that the file alone can't tell.
+fn mirror_without_key(config: &Config) -> Option<Wrong> {
+    let top = &config.top;
+    let set = [("mirror", &top.mirror), ("mirror_listen", &top.mirror_listen)];
+    let (key, at) = set.into_iter().find_map(|(key, at)| Some((key, at.as_ref()?)))?;
+    top.mirror_key.is_none().then(|| Wrong {
+        line: at.line,
+        key: key.to_owned(),
+        what: "needs a secret that both hosts have: add `mirror_key`, or give `serve --mirror-key`"
+            .to_owned(),
+    })
 }
 
 /// Whom a file's mode may let in.
@@ -283,6 +333,40 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_could_never_work_on_this_host_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let toml = dir.path().join("windlass.toml");
+        let text = "mirror = '10.0.0.2:10810'\n\
+            nbd = ['unix:/n.sock,owner=no-such-user,group=no-such-group']\n\
+            allow = [{ user = 'no-such-user', exports = ['*'] }]\n\
+            [store.a]\nurl = 's3://ab/x'\n\
+            [store.b]\nurl = 's3://My_Bucket'\n\
+            [store.c]\nurl = 's3://My_Bucket'\nendpoint = 'http://h:1'\n\
+            [store.d]\nurl = 's3://my-bucket.of.2026/x'\n\
+            [mount.'/tmp']\nurl = 's3://10.0.0.2/x'\n\
+            [mount.'/usr']\nurl = 's3://My_Bucket/x'\noptions = ['ro,endpoint=http://h:1']\n";
+        std::fs::write(&toml, text).unwrap();
+        let config = Config::read(&*RealDisk::start(), &toml, true).await.unwrap();
+        let wrong = on_this_host(&config, &DaemonUser::of(&StateDir::at(dir.path()))).await;
+        let told: Vec<_> = wrong.iter().map(|it| (it.line, it.key.as_str())).collect();
+        let wanted = [
+            (1, "mirror"),
+            (2, "nbd"),
+            (2, "nbd"),
+            (3, "allow"),
+            (5, "store.a.url"),
+            (7, "store.b.url"),
+            (14, "mount.\"/tmp\".url"),
+        ];
+        assert_eq!(told, wanted, "{wrong:#?}");
+        for (at, cure) in
+            [(0, "`mirror_key`"), (1, "correct the name"), (4, "fewer than 3"), (5, "us-east-1")]
+        {
+            assert!(wrong[at].what.contains(cure), "{}", wrong[at]);
+        }
+    }
 
     #[tokio::test]
     async fn a_key_that_others_read_and_one_that_is_missing_are_told_with_their_line() {

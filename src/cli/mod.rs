@@ -16,6 +16,7 @@ mod drill;
 mod export;
 mod export_target;
 mod graceful_restart;
+mod help;
 mod iam_policy;
 mod import;
 mod kernel_device_name;
@@ -38,12 +39,14 @@ mod volume;
 mod volume_key;
 mod volume_list_order;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::base::{Kind, Result, ResultExt};
+use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::config::Level;
 
 /// Buckets as filesystems and as virtual disks.
@@ -59,7 +62,7 @@ struct Cli {
 /// Flags that every command takes.
 #[derive(clap::Args, Debug, Clone)]
 struct Global {
-    /// Print listings and reports as JSON
+    /// Print listings, reports and errors as JSON
     #[arg(long, global = true)]
     json: bool,
     /// Configuration file (default: windlass.toml in the state folder)
@@ -124,21 +127,72 @@ enum Command {
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Show the help of a command, as `windlass COMMAND --help` does
+    Help {
+        /// For example `volume create`; nothing: all commands
+        #[arg(value_name = "COMMAND")]
+        words: Vec<OsString>,
+    },
+    /// Print the version
+    Version,
 }
 
 /// The whole command line, from which man pages and completions are made.
 pub fn command() -> clap::Command {
-    Cli::command()
+    let command = Cli::command();
+    let template = help::template(&command, help::width());
+    command.help_template(template)
+}
+
+/// Reads a command line. Otherwise what was wrong, or asked for, is printed, and the exit code is returned.
+fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
+    // Before anything else is read: what is wrong with the rest is told in the same form.
+    let as_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    output::errors_as_json(as_json);
+    let matches = command().try_get_matches_from(args);
+    let parsed = matches.and_then(|it| Cli::from_arg_matches(&it)).map_err(|error| {
+        match as_json && error.use_stderr() {
+            true => output::failure(&wrong_usage(&error)),
+            // Nobody is there to be told that stderr can't be written.
+            false => drop(error.print()),
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+    });
+    match parsed? {
+        Cli { command: Command::Help { words }, .. } => {
+            let asked = ["windlass".into()].into_iter().chain(words).chain(["--help".into()]);
+            parse(asked.collect())
+        }
+        cli => Ok(cli),
+    }
+}
+
+/// What is wrong with a command line, without the hints behind it.
+fn wrong_usage(error: &clap::Error) -> Error {
+    let what = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "a command is missing: `windlass help` lists them".to_owned()
+        }
+        _ => {
+            let text = error.render().to_string();
+            let first = text.split("\n\n").next().unwrap_or_default();
+            first.trim_start_matches("error: ").trim().to_owned()
+        }
+    };
+    Error::new(Kind::Usage, what)
 }
 
 /// The program.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     start_log(&cli);
     match run(cli).and_then(|code| output::all_out().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("windlass: {error}");
+            output::failure(&error);
             let code = if reach_engine::was_interrupted() { INTERRUPTED } else { exit_code(error.kind()) };
             ExitCode::from(code)
         }
@@ -198,6 +252,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Cost(args) => Box::pin(cost::run(&global, args)).await,
         Command::Credentials(args) => Box::pin(credentials::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
+        Command::Version => Ok(help::version(&global)),
+        Command::Help { .. } => {
+            Err(Error::new(Kind::Internal, "help was given when the command line was read"))
+        }
     }
 }
 
@@ -235,6 +293,47 @@ fn forgive(result: Result<ExitCode>, forgiven: Option<Kind>) -> Result<ExitCode>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn help_and_version_are_commands_too() {
+        let code = |line: &str| {
+            let args = std::iter::once("windlass").chain(line.split(' ')).map(OsString::from).collect();
+            parse(args).map(|cli| matches!(cli.command, Command::Version))
+        };
+        assert_eq!(code("version"), Ok(true));
+        assert_eq!(code("help"), Err(ExitCode::SUCCESS));
+        assert_eq!(code("help volume create"), Err(ExitCode::SUCCESS));
+        assert_eq!(code("help volume crate"), Err(ExitCode::from(2)));
+    }
+
+    #[test]
+    fn the_reference_says_which_kind_has_which_exit_code() {
+        let page = include_str!("../../docs/reference.md");
+        let table = page.split("| kind | exit code |").nth(1).unwrap().split("\n\n").next().unwrap();
+        let mut seen = 0;
+        for row in table.lines().filter(|row| row.starts_with("| `")) {
+            let (kinds, code) = row.trim_matches('|').split_once('|').unwrap();
+            for kind in kinds.split(',') {
+                let kind: Kind = serde_json::from_value(kind.trim().trim_matches('`').into()).unwrap();
+                assert_eq!(exit_code(kind).to_string(), code.trim(), "{kind:?}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 20, "each kind stands there");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_one_sentence_for_programs() {
+        let told = |line: &str| {
+            let args = std::iter::once("windlass").chain(line.split(' ').filter(|word| !word.is_empty()));
+            let error = wrong_usage(&command().try_get_matches_from(args).unwrap_err());
+            (error.kind(), error.to_string())
+        };
+        assert_eq!(told("pool nonsense"), (Kind::Usage, "unrecognized subcommand 'nonsense'".into()));
+        assert!(told("volume info tank/X!").1.starts_with("invalid value 'tank/X!' for '<POOL/VOLUME>'"));
+        assert!(told("pool").1.starts_with("a command is missing"));
+        assert!(told("volume create p/v").1.contains("--size"));
+    }
 
     #[test]
     fn the_short_names_of_other_tools_are_understood() {

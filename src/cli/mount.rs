@@ -163,7 +163,7 @@ async fn stay(
         (Ok(_), Some(log)) => detach_process::let_go(log, "ready")?,
         (Err(why), Some(log)) => {
             told = true;
-            eprintln!("windlass: {why}");
+            output::failure(why);
             detach_process::let_go(log, &exit_code(why.kind()).to_string())?;
         }
         (_, None) => {}

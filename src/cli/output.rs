@@ -3,8 +3,10 @@
 use std::fmt::Display;
 use std::io::{ErrorKind, Write as _};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::Global;
 use crate::base::{Error, Kind, Result};
@@ -12,6 +14,27 @@ use crate::daemon::api::Outcome;
 
 /// Why something that was to be printed is not.
 static LOST: OnceLock<String> = OnceLock::new();
+
+/// Errors are said as JSON, since `--json` was given.
+static ERRORS_AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Says from now on by which form errors are told on stderr.
+pub fn errors_as_json(yes: bool) {
+    ERRORS_AS_JSON.store(yes, Ordering::Relaxed);
+}
+
+/// Says on stderr why a command failed.
+pub fn failure(error: &Error) {
+    eprintln!("{}", said(error, ERRORS_AS_JSON.load(Ordering::Relaxed)));
+}
+
+/// A line for people, or an object for programs, as the HTTP API has it.
+fn said(error: &Error, as_json: bool) -> String {
+    match as_json {
+        true => json!({"kind": error.kind(), "message": error.to_string()}).to_string(),
+        false => format!("windlass: {error}"),
+    }
+}
 
 /// Prints to stdout. A reader that went away (`| head`) is no error of ours; others are told at the end, by `all_out`.
 pub fn line(text: &str) {
@@ -77,4 +100,45 @@ pub fn table_if_any(heading: &[&str], rows: Vec<Vec<String>>) {
 /// What may be missing, as text: `-` then.
 pub fn or_dash(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// The text as lines of this width, broken at spaces; all but the first begin with `inset` spaces. A word that is longer than a
+/// line stays whole.
+pub fn wrapped(text: &str, width: usize, inset: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        if !line.trim().is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::replace(&mut line, " ".repeat(inset)));
+        } else if !line.trim().is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_wrapped_at_spaces() {
+        assert_eq!(wrapped("one two three", 7, 2), ["one two", "  three"]);
+        assert_eq!(wrapped("longer-than-it a", 4, 2), ["longer-than-it", "  a"]);
+        assert_eq!(wrapped("one two three", 7, 0), ["one two", "three"]);
+        assert_eq!(wrapped("", 4, 2), [""]);
+    }
+
+    #[test]
+    fn programs_get_an_error_as_an_object() {
+        let error = Error::new(Kind::NotFound, "there is no volume \"tank/x\"\nnor another");
+        let told: serde_json::Value = serde_json::from_str(&said(&error, true)).unwrap();
+        assert_eq!(
+            told,
+            json!({"kind": "not_found", "message": "there is no volume \"tank/x\"\nnor another"})
+        );
+        assert!(!said(&error, true).contains('\n'), "one line");
+        assert!(said(&error, false).starts_with("windlass: there is no volume"));
+    }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{Format, Writer};
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -40,7 +40,7 @@ pub fn start(default: &str) {
     let log = tracing_subscriber::fmt()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(|| Lossy(std::io::stderr()))
-        .event_format(Calm { format: Format::default(), heard: Mutex::default() })
+        .event_format(Calm::new(is_journal()))
         .with_env_filter(of_environment.unwrap_or_else(|_| EnvFilter::new(default)))
         .with_filter_reloading();
     let handle = log.reload_handle();
@@ -48,6 +48,20 @@ pub fn start(default: &str) {
     if !is_set {
         let _ = CHANGE.set(Box::new(move |filter| drop(handle.reload(filter))));
     }
+}
+
+/// Whether stderr leads into systemd's journal, which dates each line itself.
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").ok();
+    let stderr = rustix::fs::fstat(rustix::stdio::stderr());
+    stderr.is_ok_and(|stat| is_stream(named.as_deref(), stat.st_dev, stat.st_ino))
+}
+
+/// Whether `named`, which is `DEVICE:INODE` in JOURNAL_STREAM, is this file. A child of a service may have inherited the
+/// variable and have another stderr.
+fn is_stream(named: Option<&str>, device: u64, inode: u64) -> bool {
+    let named = named.and_then(|text| text.split_once(':'));
+    named.is_some_and(|(dev, ino)| dev.parse() == Ok(device) && ino.parse() == Ok(inode))
 }
 
 /// What the configuration says of the log: the filter, where nothing beats it, and the form of a line.
@@ -123,8 +137,18 @@ impl Heard {
 }
 
 struct Calm {
-    format: Format,
+    dated: Format,
+    undated: Format<Full, ()>,
+    /// Lines of text go without a time, since the journal has one.
+    in_journal: bool,
     heard: Mutex<Heard>,
+}
+
+impl Calm {
+    fn new(in_journal: bool) -> Calm {
+        let undated = Format::default().without_time();
+        Calm { dated: Format::default(), undated, in_journal, heard: Mutex::default() }
+    }
 }
 
 /// An event's fields as JSON.
@@ -207,7 +231,10 @@ where
         if JSON.load(Ordering::Relaxed) {
             return writeln!(writer, "{}", line(event, left_out, SystemTime::now()));
         }
-        self.format.format_event(ctx, writer.by_ref(), event)?;
+        match self.in_journal {
+            true => self.undated.format_event(ctx, writer.by_ref(), event)?,
+            false => self.dated.format_event(ctx, writer.by_ref(), event)?,
+        }
         if left_out > 0 {
             writeln!(writer, "  (and {left_out} times since it was last said)")?;
         }
@@ -230,6 +257,40 @@ mod tests {
         assert_eq!(heard.ask("p", "other", at(1)), Some(0));
         assert_eq!(heard.ask("p", "full", at(60)), Some(59));
         assert_eq!(heard.ask("p", "full", at(61)), None);
+    }
+
+    /// What a log of this kind writes of one event.
+    fn written(in_journal: bool) -> String {
+        #[derive(Clone, Default)]
+        struct Kept(std::sync::Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Kept {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                self.0.lock().extend_from_slice(text);
+                Ok(text.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let kept = Kept::default();
+        let to = kept.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
+        let log = log.event_format(Calm::new(in_journal)).finish();
+        tracing::subscriber::with_default(log, || tracing::info!("the daemon serves"));
+        let text = kept.0.lock().clone();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn lines_have_no_time_of_their_own_in_the_journal() {
+        let in_journal = written(true);
+        assert!(in_journal.trim_start().starts_with("INFO windlass"), "{in_journal}");
+        let elsewhere = written(false);
+        assert!(elsewhere.starts_with("20") && elsewhere.contains("Z  INFO windlass"), "{elsewhere}");
+        assert!(is_stream(Some("9:4711"), 9, 4711));
+        for other in [None, Some(""), Some("9"), Some("9:4712"), Some("8:4711"), Some("9:4711:1")] {
+            assert!(!is_stream(other, 9, 4711), "{other:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::base::units::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
-use crate::volume::{MirrorInfo, Parent, Rotation};
+use crate::volume::{MirrorInfo, Parent, Rotation, VolumeInfo};
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {
@@ -473,8 +473,8 @@ fn list(volumes: Vec<VolumeLine>) {
     output::table(&heading, volume_list_order::in_order(volumes).into_iter().map(row).collect());
 }
 
-fn of_parent(Parent { volume, name, snapshot, .. }: Parent) -> String {
-    let volume = name.map_or_else(|| volume.to_string(), |name| name.to_string());
+fn of_parent(Parent { volume, name, snapshot, .. }: &Parent) -> String {
+    let volume = name.as_ref().map_or_else(|| volume.to_string(), ToString::to_string);
     format!("{volume}@{snapshot}")
 }
 
@@ -489,74 +489,113 @@ fn rotation_line(rotation: &Rotation) -> String {
 
 /// What people look for first stands first. Journals that are kept are told by notes.
 fn info(answer: VolumeAnswer) {
-    let VolumeAnswer { path, state, clients, writers: _, origin, replica, info } = answer;
+    for (title, lines) in info_groups(answer) {
+        output::line(title);
+        for (name, shown) in lines {
+            output::line(&format!("  {name:<17} {shown}"));
+        }
+    }
+}
+
+/// What is shown of one kind, each by its name.
+type InfoGroup = (&'static str, Vec<(&'static str, String)>);
+
+fn info_groups(answer: VolumeAnswer) -> Vec<InfoGroup> {
+    let VolumeAnswer { path, state, clients, writers, origin, replica, info } = answer;
     let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
-    let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
-    let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
-    let line = |name: &str, shown: String| output::line(&format!("{name:<14} {shown}"));
-    let settings = info.settings();
-    line("path", path.to_string());
-    line("state", state.into_owned());
-    info.trouble.into_iter().for_each(|why| line("trouble", why));
-    line("size", show_size(info.size));
-    line("flush", word(&info.flush));
-    line("meaning", info.meaning);
-    line("owner", output::or_dash(info.owner));
-    line("owner id", output::or_dash(info.owner_id));
-    line("owner since", utc::show(info.owner_since_ms));
-    line("clients", clients.to_string());
-    line("unsent", show_bytes(info.unsent_bytes));
-    line("unsent age", time(info.unsent_age_ms));
-    line("clones", output::or_dash(info.clones));
-    line("compression", word(&info.compression));
-    line("created", utc::show(info.created_ms));
-    line("degraded", yes(info.degraded));
-    line("encrypted", yes(info.encrypted));
-    if let Some(rotation) = &info.rotation {
-        line("data key", rotation_line(rotation));
-    }
-    line("exclusive", bytes(info.exclusive_bytes));
-    line("full in", time(info.full_in_ms));
-    line("id", info.id.to_string());
-    line("journal", show_bytes(info.journal_bytes));
-    line("journal size", show_size(info.journal_size));
-    line("limits", output::or_dash(settings.show_limits()));
-    line("live", bytes(info.live_bytes));
-    line("logged", show_bytes(info.logged_bytes));
-    line("map", show_bytes(info.map_bytes));
-    line("mapped", show_bytes(info.mapped_bytes));
-    line("max tail", show_time(info.max_tail_ms));
-    line("on outage", settings.show("on-outage"));
-    line("open here", yes(info.open_here));
-    line("origin", output::or_dash(origin));
-    if let Some(replica) = replica {
-        line("copy", format!("{}, {} behind", replica.to, show_time(replica.lag_ms)));
-    }
-    line("packed", show_bytes(info.packed_bytes));
+    let mut identity = vec![("path", path.to_string()), ("state", state.into_owned())];
+    identity.extend(info.trouble.iter().map(|why| ("trouble", why.clone())));
+    identity.push(("degraded", yes(info.degraded)));
+    identity.push(("id", info.id.to_string()));
+    identity.push(("created", utc::show(info.created_ms)));
+    identity.push(("origin", output::or_dash(origin)));
     // What the origin comes from.
-    let above = info.chain.into_iter().skip(1).map(of_parent);
-    line(
-        "ancestors",
-        output::or_dash(Some(above.collect::<Vec<_>>().join(", ")).filter(|all| !all.is_empty())),
-    );
-    line("quota", output::or_dash(info.quota_bytes.map(show_size)));
-    line("recompress", settings.show("recompress"));
-    line("released", yes(info.released));
-    line("retired objects", info.retired_objects.to_string());
-    line("room", bytes(info.room_bytes));
-    line("history", info.history.to_string());
-    line("history marks", info.history_marks.to_string());
-    line("shared", bytes(info.shared_bytes));
-    line("snapshots", info.snapshots.to_string());
-    line("locked snapshots", info.locked_snapshots.to_string());
-    line("locked until", output::or_dash(info.locked_until_ms.map(utc::show)));
-    line("stored", show_bytes(info.stored_bytes));
-    line("with parity", show_bytes(info.stored_with_parity_bytes));
-    line("template", yes(info.template));
-    line("boot trace", info.boot_trace.to_string());
-    line("handover, clients", format!("{}, {}", settings.show("handover"), settings.show("clients")));
-    line("mirror", output::or_dash(info.mirror.as_ref().map(mirror_line)));
-    line("mirror loss", settings.show("mirror-loss"));
+    let above = info.chain.iter().skip(1).map(of_parent).collect::<Vec<_>>().join(", ");
+    identity.push(("ancestors", output::or_dash(Some(above).filter(|all| !all.is_empty()))));
+    identity.push(("template", yes(info.template)));
+
+    let mut used_by = vec![
+        ("clients", clients.to_string()),
+        ("writers", output::or_dash(Some(writers.join(", ")).filter(|all| !all.is_empty()))),
+        ("open here", yes(info.open_here)),
+        ("owner", output::or_dash(info.owner.as_ref())),
+        ("owner id", output::or_dash(info.owner_id)),
+        ("owner since", utc::show(info.owner_since_ms)),
+        ("released", yes(info.released)),
+    ];
+    used_by.extend(replica.map(|it| ("copy", format!("{}, {} behind", it.to, show_time(it.lag_ms)))));
+    vec![
+        ("identity", identity),
+        ("size and use", size_and_use(&info)),
+        ("not in the pool yet", unsent(&info)),
+        ("settings", settings_shown(&info)),
+        ("protection", protection(&info)),
+        ("clients and owner", used_by),
+    ]
+}
+
+fn size_and_use(info: &VolumeInfo) -> Vec<(&'static str, String)> {
+    let bytes = |n: Option<u64>| output::or_dash(n.map(show_bytes));
+    vec![
+        ("size", show_size(info.size)),
+        ("mapped", show_bytes(info.mapped_bytes)),
+        ("stored", show_bytes(info.stored_bytes)),
+        ("with parity", show_bytes(info.stored_with_parity_bytes)),
+        ("live", bytes(info.live_bytes)),
+        ("exclusive", bytes(info.exclusive_bytes)),
+        ("shared", bytes(info.shared_bytes)),
+        ("logged", show_bytes(info.logged_bytes)),
+        ("map", show_bytes(info.map_bytes)),
+        ("packed", show_bytes(info.packed_bytes)),
+        ("retired objects", info.retired_objects.to_string()),
+    ]
+}
+
+fn unsent(info: &VolumeInfo) -> Vec<(&'static str, String)> {
+    let time = |ms: Option<u64>| output::or_dash(ms.map(show_time));
+    vec![
+        ("unsent", show_bytes(info.unsent_bytes)),
+        ("unsent age", time(info.unsent_age_ms)),
+        ("journal", show_bytes(info.journal_bytes)),
+        ("room", output::or_dash(info.room_bytes.map(show_bytes))),
+        ("full in", time(info.full_in_ms)),
+    ]
+}
+
+fn settings_shown(info: &VolumeInfo) -> Vec<(&'static str, String)> {
+    let settings = info.settings();
+    vec![
+        ("compression", word(&info.compression)),
+        ("recompress", settings.show("recompress")),
+        ("max tail", show_time(info.max_tail_ms)),
+        ("journal size", show_size(info.journal_size)),
+        ("on outage", settings.show("on-outage")),
+        ("quota", output::or_dash(info.quota_bytes.map(show_size))),
+        ("limits", output::or_dash(settings.show_limits())),
+        ("boot trace", info.boot_trace.to_string()),
+        ("handover, clients", format!("{}, {}", settings.show("handover"), settings.show("clients"))),
+    ]
+}
+
+fn protection(info: &VolumeInfo) -> Vec<(&'static str, String)> {
+    let settings = info.settings();
+    let mut lines = vec![
+        ("flush", word(&info.flush)),
+        ("meaning", info.meaning.clone()),
+        ("mirror", output::or_dash(info.mirror.as_ref().map(mirror_line))),
+        ("mirror loss", settings.show("mirror-loss")),
+        ("encrypted", if info.encrypted { "yes" } else { "no" }.to_owned()),
+    ];
+    lines.extend(info.rotation.as_ref().map(|rotation| ("data key", rotation_line(rotation))));
+    lines.extend([
+        ("snapshots", info.snapshots.to_string()),
+        ("clones", output::or_dash(info.clones)),
+        ("history", info.history.to_string()),
+        ("history marks", info.history_marks.to_string()),
+        ("locked snapshots", info.locked_snapshots.to_string()),
+        ("locked until", output::or_dash(info.locked_until_ms.map(utc::show))),
+    ]);
+    lines
 }
 
 fn mirror_line(mirror: &MirrorInfo) -> String {
@@ -575,6 +614,36 @@ fn mirror_line(mirror: &MirrorInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn info_shows_each_thing_once_and_in_its_group() {
+        let VolumeLine::Known(answer) = volume_list_order::tests::line("v", 7, None) else {
+            panic!("a volume")
+        };
+        let groups = info_groups(*answer);
+        let of = |name: &str| {
+            let found = groups.iter().filter(|(_, lines)| lines.iter().any(|(of, _)| *of == name));
+            found.map(|(title, _)| *title).collect::<Vec<_>>()
+        };
+        for (name, group) in [
+            ("path", "identity"),
+            ("stored", "size and use"),
+            ("unsent", "not in the pool yet"),
+            ("compression", "settings"),
+            ("encrypted", "protection"),
+            ("locked until", "protection"),
+            ("owner", "clients and owner"),
+        ] {
+            assert_eq!(of(name), [group], "{name}");
+        }
+        let mut names: Vec<_> =
+            groups.iter().flat_map(|(_, lines)| lines.iter().map(|(name, _)| name)).collect();
+        assert!(names.iter().all(|name| name.len() <= 17), "a name is longer than its column");
+        names.sort();
+        let all = names.len();
+        names.dedup();
+        assert_eq!((names.len(), all), (all, 51));
+    }
 
     #[test]
     fn a_new_name_is_given_with_or_without_the_pool() {

@@ -44,13 +44,13 @@ pub fn in_order(lines: Vec<VolumeLine>) -> Vec<(usize, VolumeLine)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::base::{Error, Kind};
     use crate::daemon::answers::VolumeAnswer;
 
     /// A volume of pool p, and the id of its parent.
-    fn line(name: &str, id: u128, parent: Option<u128>) -> VolumeLine {
+    pub fn line(name: &str, id: u128, parent: Option<u128>) -> VolumeLine {
         let hex = |id: u128| VolumeId(id).to_string();
         let parent = parent.map(
             |of| serde_json::json!({"volume": hex(of), "name": null, "snapshot": "s", "mapped_bytes": 0}),

@@ -34,8 +34,9 @@ pub struct PoolLine {
     pub state: Word,
     /// Why it isn't `open`, or that it fills up; of one that nobody has tried to open, none.
     pub trouble: Option<String>,
-    /// As far as the stores can tell, or the user has told the pool's capacity.
+    /// What the volumes have stored, with parity; none before this daemon has counted it.
     pub used_bytes: Option<u64>,
+    /// As far as the stores can tell, or the user has told the pool's capacity.
     pub free_bytes: Option<u64>,
 }
 

@@ -88,6 +88,24 @@ fn unknown(what: &str, name: &str, file: &str) -> Error {
     Error::new(Kind::Usage, why)
 }
 
+/// Users and groups that the configuration names for sockets and rules and that `accounts` lacks: each one's key and line, and
+/// what is wrong.
+pub fn unknown_accounts(config: &Config, accounts: &Accounts) -> Vec<(&'static str, usize, String)> {
+    let mut wrong = Vec::new();
+    let mut look = |key, line, by_user: &Option<Account>, by_group: &Option<Account>| {
+        let no_user = by_user.as_ref().and_then(|it| user(accounts, it).err());
+        let no_group = by_group.as_ref().and_then(|it| group(accounts, it).err());
+        wrong.extend(no_user.into_iter().chain(no_group).map(|why| (key, line, why.to_string())));
+    };
+    if let Some(list) = &config.top.nbd {
+        list.values().for_each(|at| look("nbd", list.line, &at.owner, &at.group));
+    }
+    if let Some(list) = &config.top.allow {
+        list.values().for_each(|rule| look("allow", list.line, &rule.user, &rule.group));
+    }
+    wrong
+}
+
 /// Of an address's socket: its owner's alone unless something else was said.
 pub async fn rights(disk: &dyn Disk, at: &ListenAddress) -> Result<SocketRights> {
     let mut rights = SocketRights::default();

@@ -1,7 +1,7 @@
 //! The metrics address: what it answers and to whom. Who is slow is sent away. Beside the metrics it tells whether the
 //! daemon is alive (`/healthz`), whether all that it serves can be used (`/readyz`), and has a page for people (`/`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -13,15 +13,18 @@ use super::engine_tables::EngineState;
 use super::metrics_http_message::{BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAVAILABLE};
 use super::{metrics, page};
 use crate::base::rt::Rt;
-use crate::base::{Budget, Name, Result};
+use crate::base::{Budget, Error, Kind, Name, Result};
 use crate::nbd::{Address, Listener, Socket};
 
 /// How long one connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at once; more wait to be accepted.
-const CLIENTS_MAX: u64 = 16;
+/// Answers under way at once; further requests wait.
+const ANSWERS_MAX: u64 = 16;
 /// What one of them counts as in a budget.
-const CLIENT: u64 = 1024;
+const ANSWER: u64 = 1024;
+/// Clients that may be connected without having sent their request. When one more comes, the one that has been at it longest
+/// is sent away: who asks at once must never wait for those who don't.
+const READING_MAX: usize = 256;
 
 /// Listens until `stop`; the address with the port that was chosen.
 pub async fn serve(
@@ -31,11 +34,11 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<Address> {
     let (listener, bound) = Listener::bind(address, None).await?;
-    let (rt2, clients) = (rt.clone(), Budget::new(CLIENTS_MAX * CLIENT));
+    let (rt2, answers) = (rt.clone(), Budget::new(ANSWERS_MAX * ANSWER));
     let own = bound.clone();
     rt.spawn(async move {
+        let mut reading = Reading::default();
         loop {
-            let held = clients.take(CLIENT).await;
             let accepted = futures::select_biased! {
                 () = stop.cancelled().fuse() => return,
                 accepted = listener.accept().fuse() => accepted,
@@ -44,13 +47,13 @@ pub async fn serve(
                 rt2.sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let (rt, state, own) = (rt2.clone(), state.clone(), own.clone());
+            let (rt, turn) = (rt2.clone(), reading.admit());
+            let listening = Listening { own: own.clone(), state: state.clone(), answers: answers.clone() };
             rt2.spawn(async move {
-                let _held = held;
                 let served = async {
                     match socket {
-                        Socket::Tcp(stream) => answer(stream, &own, &state).await,
-                        Socket::Unix(stream) => answer(stream, &own, &state).await,
+                        Socket::Tcp(stream) => listening.answer(stream, turn).await,
+                        Socket::Unix(stream) => listening.answer(stream, turn).await,
                     }
                 };
                 if let Some(Err(error)) = rt.timeout(PATIENCE, served).await {
@@ -64,17 +67,57 @@ pub async fn serve(
     Ok(bound)
 }
 
-async fn answer(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    own: &Address,
-    state: &Weak<EngineState>,
-) -> Result<()> {
-    let request = Request::read(&mut stream).await?;
-    let reply = match state.upgrade() {
-        Some(state) => reply(&request, own, &state).await,
-        None => Reply::new(UNAVAILABLE, TEXT, "the daemon is shutting down\n"),
-    };
-    reply.send(&mut stream, request.method != "HEAD").await
+/// Clients whose request is being read, the oldest first. A token that is cancelled says that the client has sent the request,
+/// is gone, or is to go.
+#[derive(Debug, Default)]
+struct Reading(VecDeque<CancellationToken>);
+
+impl Reading {
+    /// Lets one more client send its request, if need be in the place of the oldest.
+    fn admit(&mut self) -> CancellationToken {
+        self.0.retain(|turn| !turn.is_cancelled());
+        if self.0.len() >= READING_MAX
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.cancel();
+        }
+        let turn = CancellationToken::new();
+        self.0.push_back(turn.clone());
+        turn
+    }
+}
+
+/// What a connection needs to be answered.
+struct Listening {
+    own: Address,
+    state: Weak<EngineState>,
+    answers: Budget,
+}
+
+impl Listening {
+    /// `turn` ends when the request is read, and whoever cancels it before sends the client away.
+    async fn answer(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        turn: CancellationToken,
+    ) -> Result<()> {
+        let request = {
+            let _ends = turn.clone().drop_guard();
+            let sent_away = || Error::new(Kind::Closed, "a client was slow, and others came");
+            let read = turn.run_until_cancelled(Request::read(&mut stream)).await;
+            read.unwrap_or_else(|| Err(sent_away()))?
+        };
+        // Whether the daemon is alive is told whatever others ask for: that answer is short, and nobody can hold it up.
+        let _held = match request.path.as_str() {
+            "/healthz" => None,
+            _ => Some(self.answers.take(ANSWER).await),
+        };
+        let reply = match self.state.upgrade() {
+            Some(state) => reply(&request, &self.own, &state).await,
+            None => Reply::new(UNAVAILABLE, TEXT, "the daemon is shutting down\n"),
+        };
+        reply.send(&mut stream, request.method != "HEAD").await
+    }
 }
 
 async fn reply(request: &Request, own: &Address, state: &EngineState) -> Reply {
@@ -129,6 +172,7 @@ mod tests {
 
     use serde_json::Value;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
 
     use super::super::metrics_http_message::HEAD_MAX;
     use super::super::{Config, Engine, Options, StateDir};
@@ -139,7 +183,8 @@ mod tests {
     async fn ask(state: &Weak<EngineState>, request: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let own = "127.0.0.1:9420".parse().unwrap();
-        let serving = async { answer(server, &own, state).await };
+        let listening = Listening { own, state: state.clone(), answers: Budget::new(ANSWERS_MAX * ANSWER) };
+        let serving = async { listening.answer(server, CancellationToken::new()).await };
         let asking = async {
             client.write_all(request).await.unwrap();
             let mut reply = String::new();
@@ -163,6 +208,35 @@ mod tests {
             assert!(reply.ends_with("\r\n\r\nthe daemon is shutting down\n"), "{reply}");
         }
         assert!(ask(&Weak::new(), b"HEAD / HTTP/1.1\r\n\r\n").await.ends_with("\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn who_sends_half_a_request_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, path) = (Rt::new(RealRuntime::current()), dir.path().join("m.sock"));
+        let stop = CancellationToken::new();
+        serve(&rt, &Address::Unix(path.clone()), Weak::new(), stop.clone()).await.unwrap();
+        let mut halves = Vec::new();
+        for _ in 0..READING_MAX + 10 {
+            let mut half = UnixStream::connect(&path).await.unwrap();
+            half.write_all(b"GET /heal").await.unwrap();
+            halves.push(half);
+        }
+        let asked = async {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").await.unwrap();
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).await.unwrap();
+            reply
+        };
+        // Sooner than any of the others is sent away for taking too long.
+        let reply = rt.timeout(PATIENCE / 2, asked).await.expect("an answer beside half requests");
+        assert!(reply.starts_with("HTTP/1.1 503 "), "{reply}");
+        // The first ones had to go, so that the number of connections has a bound.
+        let mut rest = Vec::new();
+        let gone = rt.timeout(PATIENCE / 2, halves[0].read_to_end(&mut rest)).await;
+        assert!(gone.is_some_and(|read| read.is_ok() && rest.is_empty()));
+        stop.cancel();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,6 +58,7 @@ pub use engine_tables::EngineState;
 pub use exports::ALONE;
 pub use key_places::{KeyPlace, check_private, check_private_to_group};
 pub use listen_addresses::{Flags as ListenFlags, given as given_listeners};
+pub use load_access_policy::unknown_accounts;
 pub use mirror::{MirrorFlags, MirrorPlan};
 pub use nbd_handover::{FORMAT as HANDOVER_FORMAT, HandedOver, Parcel, Receiver, pack};
 pub use pools::check_stores;

@@ -1,10 +1,11 @@
 //! How full pools are, and the warning before one is full.
 //!
-//! Stores in folders tell the room on their filesystems. For others the user tells what all the pool's stores together may
-//! hold (`pool set POOL capacity=SIZE`); what the volumes' counters say, with parity, is used of that. A told capacity goes
+//! What the volumes' counters say, with parity, is used. Stores in folders tell the room that is left on their filesystems. For
+//! others the user tells what all the pool's stores together may hold (`pool set POOL capacity=SIZE`). A told capacity goes
 //! before what stores tell, which still warn one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -16,7 +17,10 @@ use crate::pool::{Pool, Space};
 /// Fuller than this warns, in percent.
 const WARN: u64 = 90;
 
-/// What a pool's stores hold and can still take, in bytes with parity. `None`: nobody can tell.
+/// How long the first count of a pool in folders may hold up who asks how full the pool is.
+const FIRST_COUNT: Duration = Duration::from_secs(5);
+
+/// What a pool's volumes have stored and its stores can still take, in bytes with parity. `None`: nobody can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     pub used_bytes: Option<u64>,
@@ -38,14 +42,18 @@ impl Capacities {
         self.seen.lock().get(pool).cloned().unwrap_or_default()
     }
 
-    /// Looks again. Asks stores in folders for their room; what is used of a capacity or a quota is told by this daemon's counters.
+    /// Looks again. Asks stores in folders for their room; what is used is told by this daemon's counters. A pool in folders
+    /// is counted at its first look, since requests to folders cost nothing.
     pub async fn look(&self, open: &OpenPool) -> Capacity {
         let pool = &open.pool;
         pool.measure().await;
-        let settings = pool.settings();
-        let layout = pool.layout();
-        let stored = open.volumes.usage().map(|u| u.stored_bytes / layout.k() as u64 * layout.n() as u64);
-        let mut capacity = judge(pool.name(), &spaces(pool), settings.capacity_bytes, stored);
+        let (settings, spaces) = (pool.settings(), spaces(pool));
+        if stored(open).is_none() && spaces.iter().all(|(_, space)| space.is_some()) {
+            // A count that fails or takes too long leaves the figure out; the next look tries again.
+            let _ = pool.rt().timeout(FIRST_COUNT, open.volumes.count_usage()).await;
+        }
+        let stored = stored(open);
+        let mut capacity = judge(pool.name(), &spaces, settings.capacity_bytes, stored);
         let filled =
             settings.quota_bytes.zip(stored).and_then(|(quota, used)| over_quota(pool.name(), quota, used));
         capacity.warning = filled.or(capacity.warning);
@@ -62,6 +70,12 @@ impl Capacities {
             Some(_) => {}
         }
     }
+}
+
+/// Returns what the pool's volumes have stored by now, with parity, by this daemon's counters. `None`: nobody has counted yet.
+pub fn stored(open: &OpenPool) -> Option<u64> {
+    let layout = open.pool.layout();
+    open.volumes.usage().map(|usage| usage.stored_bytes * layout.n() as u64 / layout.k() as u64)
 }
 
 /// That most of the quota is used, if so.
@@ -85,7 +99,7 @@ fn percent(used: u64, free: u64) -> u64 {
     (u128::from(used) * 100).checked_div(all).map_or(100, |percent| percent as u64)
 }
 
-/// `stored`: what is used of the told capacity.
+/// `stored`: what the volumes have stored, with parity.
 fn judge(
     pool: &Name,
     stores: &[(String, Option<Space>)],
@@ -107,7 +121,7 @@ fn judge(
             Capacity { used_bytes: Some(used), free_bytes: Some(free), warning: full(&what, used, free) }
         }
         (Some(_), None) => Capacity::default(),
-        (None, _) => room_of(stores),
+        (None, _) => Capacity { used_bytes: stored, free_bytes: room_of(stores), warning: None },
     };
     let fullest = || stores.iter().filter_map(|(url, space)| Some((url, (*space)?)));
     let warn =
@@ -116,22 +130,16 @@ fn judge(
     capacity
 }
 
-/// Of filesystems. Shards are spread evenly: when the store with the least room is full, so is the pool. Several stores on
-/// one filesystem share its room.
-fn room_of(stores: &[(String, Option<Space>)]) -> Capacity {
-    let Some(spaces) = stores.iter().map(|(_, space)| *space).collect::<Option<Vec<Space>>>() else {
-        return Capacity::default();
-    };
+/// What filesystems can still take. Shards are spread evenly: when the store with the least room is full, so is the pool.
+/// Several stores on one filesystem share its room.
+fn room_of(stores: &[(String, Option<Space>)]) -> Option<u64> {
+    let spaces = stores.iter().map(|(_, space)| *space).collect::<Option<Vec<Space>>>()?;
     let mut filesystems: BTreeMap<u64, (u64, Space)> = BTreeMap::new();
     for space in &spaces {
         filesystems.entry(space.filesystem).or_insert((0, *space)).0 += 1;
     }
     let least = filesystems.values().map(|(stores, space)| space.free_bytes / stores).min();
-    Capacity {
-        used_bytes: Some(filesystems.values().map(|(_, space)| space.used_bytes).sum()),
-        free_bytes: least.map(|least| least.saturating_mul(spaces.len() as u64)),
-        warning: None,
-    }
+    least.map(|least| least.saturating_mul(spaces.len() as u64))
 }
 
 #[cfg(test)]
@@ -148,13 +156,21 @@ mod tests {
 
     #[test]
     fn the_store_with_the_least_room_bounds_the_pool() {
-        let apart = judged(&[store(1, 50, 50), store(2, 10, 90), store(3, 10, 40)], None, None);
-        assert_eq!((apart.used_bytes, apart.free_bytes, apart.warning), (Some(70), Some(120), None));
+        let apart = judged(&[store(1, 50, 50), store(2, 10, 90), store(3, 10, 40)], None, Some(6));
+        assert_eq!((apart.free_bytes, apart.warning), (Some(120), None));
         // Two of them share one filesystem, which is counted once.
         let shared = judged(&[store(1, 50, 50), store(1, 50, 50), store(2, 10, 90)], None, None);
-        assert_eq!((shared.used_bytes, shared.free_bytes), (Some(60), Some(75)));
+        assert_eq!(shared.free_bytes, Some(75));
         let one_mute = judged(&[store(1, 50, 50), ("s3://b".into(), None)], None, None);
         assert_eq!(one_mute, Capacity::default());
+    }
+
+    #[test]
+    fn used_is_what_the_volumes_have_stored_and_not_what_else_is_on_the_filesystems() {
+        let folders = [store(1, 50, 50), store(2, 10, 90)];
+        assert_eq!(judged(&folders, None, Some(6)).used_bytes, Some(6));
+        assert_eq!(judged(&folders, None, None).used_bytes, None, "nobody has counted");
+        assert_eq!(judged(&[("s3://b".into(), None)], None, Some(6)).used_bytes, Some(6));
     }
 
     #[test]

@@ -392,6 +392,55 @@ mod tests {
         drop(home.announce_next(&*disk).await.unwrap());
     }
 
+    /// What the package's script says is in no store yet, below a state folder that holds these files.
+    #[allow(clippy::disallowed_methods)] // files that stand for those of a daemon
+    fn unsent_by_the_package(files: &[&str]) -> Vec<String> {
+        let script = include_str!("../../packaging/debian/postrm");
+        let start = script.find("unsent() {").unwrap();
+        let function = &script[start..start + script[start..].find("\n}\n").unwrap() + 3];
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let line = format!("state={}\n{function}\nunsent", dir.path().display());
+        let said = std::process::Command::new("sh").args(["-ec", &line]).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let prefix = format!("{}/", dir.path().display());
+        let text = String::from_utf8(said.stdout).unwrap();
+        let mut all: Vec<String> = text.lines().map(|line| line.replace(&prefix, "")).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_purge_keeps_what_is_in_no_store_and_nothing_else() {
+        let left_by_a_daemon_that_sent_all = [
+            "lock",
+            "next",
+            "host.json",
+            "pools/tank.json",
+            "hints/tank/clock",
+            "cache/frames",
+            "volumes/p/v/confirmed",
+            "volumes/p/v/journal/lock",
+            "volumes/p/w/mirror-closed",
+            "staging/b.heeds-conditions",
+            "staging/b/0/lock",
+        ];
+        assert_eq!(unsent_by_the_package(&left_by_a_daemon_that_sent_all), Vec::<String>::new());
+        assert_eq!(unsent_by_the_package(&[]), Vec::<String>::new(), "no state folder was ever used");
+        let unsent = [
+            "staging/b/0/1.slab",
+            "volumes/p/v/journal.kept-3/segment-00000001",
+            "volumes/p/v/journal/header",
+            "volumes/p/w/mirror-4/segment-00000001",
+        ];
+        let both: Vec<_> = left_by_a_daemon_that_sent_all.iter().chain(&unsent).copied().collect();
+        assert_eq!(unsent_by_the_package(&both), unsent);
+    }
+
     #[tokio::test]
     async fn a_folder_keeps_its_identity_its_pools_and_one_engine() {
         let dir = tempfile::tempdir().unwrap();

@@ -17,6 +17,9 @@ pub enum Address {
 
 const FORMS: &str = "give HOST:PORT or unix:PATH, or tls:HOST:PORT for NBD clients";
 
+/// What other programs write before an address, and this one doesn't take.
+const SCHEMES: [&str; 6] = ["tcp", "tls", "http", "https", "nbd", "nbds"];
+
 impl Address {
     /// The NBD URI of one export here, as QEMU, libnbd and nbdkit take it.
     pub fn uri(&self, export: &str) -> String {
@@ -39,6 +42,27 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Whether nobody can listen here while somebody listens at `other`. Port 0 is chosen by the system and never taken.
+    pub fn is_taken_by(&self, other: &Address) -> bool {
+        const ANY: [&str; 2] = ["0.0.0.0", "[::]"];
+        let place = |address: &Address| match address {
+            Address::Tcp(at) | Address::Tls(at) => at
+                .rsplit_once(':')
+                .map(|(host, port)| (host.replace("localhost", "127.0.0.1"), port.to_owned())),
+            Address::Unix(_) => None,
+        };
+        match (self, other, place(self), place(other)) {
+            (Address::Unix(one), Address::Unix(other), ..) => one == other,
+            (.., Some((host, port)), Some((other_host, other_port))) => {
+                let any = ANY.contains(&host.as_str()) || ANY.contains(&other_host.as_str());
+                port == other_port && port.parse() != Ok(0u16) && (host == other_host || any)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl FromStr for Address {
     type Err = Error;
 
@@ -54,6 +78,11 @@ impl FromStr for Address {
         let (by_tls, at) = s.strip_prefix("tls:").map_or((false, s), |at| (true, at));
         let (host, port) = at.rsplit_once(':').ok_or_else(|| bad(FORMS))?;
         if host.is_empty() || port.parse::<u16>().is_err() {
+            return Err(bad(FORMS));
+        }
+        // A host of such a name would be looked for in vain, or worse, found.
+        let scheme = host.split(':').next().unwrap_or(host);
+        if SCHEMES.contains(&scheme) || host.contains('/') {
             return Err(bad(FORMS));
         }
         Ok(if by_tls { Address::Tls(at.to_owned()) } else { Address::Tcp(at.to_owned()) })
@@ -79,9 +108,18 @@ mod tests {
         for good in ["127.0.0.1:0", "[::1]:10809", "localhost:10809", "tls:[::1]:0", "unix:/run/a b.sock"] {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
         }
-        for bad in ["", "unix:", "localhost", ":1", "h:99999", "h:", "tls:10809", "tls::1"] {
+        let schemes = ["tcp:1", "tcp:h:1", "tls:tcp:1", "tls:tls:1", "nbd://h:1", "http://h:1", "h/a:1"];
+        for bad in
+            ["", "unix:", "localhost", ":1", "h:99999", "h:", "tls:10809", "tls::1"].iter().chain(&schemes)
+        {
             assert_eq!(bad.parse::<Address>().unwrap_err().kind(), Kind::Usage, "{bad}");
         }
+        let taken = |one: &str, other: &str| {
+            one.parse::<Address>().unwrap().is_taken_by(&other.parse::<Address>().unwrap())
+        };
+        assert!(taken("127.0.0.1:9", "localhost:9") && taken("tls:h:9", "h:9") && taken("0.0.0.0:9", "h:9"));
+        assert!(taken("unix:/a", "unix:/a") && !taken("unix:/a", "unix:/b") && !taken("unix:/a", "h:1"));
+        assert!(!taken("h:9", "h:10") && !taken("h:9", "g:9") && !taken("h:0", "h:0"));
         let uri = |a: &str| a.parse::<Address>().unwrap().uri("pool/vol@snap");
         assert_eq!(uri("h:1"), "nbd://h:1/pool/vol@snap");
         assert_eq!(uri("tls:h:1"), "nbds://h:1/pool/vol@snap");

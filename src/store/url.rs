@@ -175,6 +175,30 @@ impl S3Place {
         Ok(())
     }
 
+    /// Returns why no server has a bucket of this name. A URL is not refused for it: that is for the server to do.
+    pub fn bucket_trouble(&self) -> Option<String> {
+        let name = self.bucket.as_str();
+        let edge = ['.', '-'];
+        let why = match name.len() {
+            0..3 => "has fewer than 3 characters",
+            256.. => "has more than 255 characters",
+            _ if name.starts_with(edge) || name.ends_with(edge) => "begins or ends with a dot or a hyphen",
+            _ if name.contains("..") => "has two dots in a row",
+            _ if name.parse::<std::net::Ipv4Addr>().is_ok() => "is an IP address",
+            len => {
+                let old = len > 63 || name.contains(|c: char| c == '_' || c.is_ascii_uppercase());
+                let elsewhere = self.endpoint.is_some() || self.region.as_deref() == Some("us-east-1");
+                return (old && !elsewhere).then(|| {
+                    format!(
+                        "AWS has no bucket {name:?}: names have no capitals, no underscores and at most 63 characters. Correct it; an old \
+                         bucket of such a name needs region=us-east-1, another server an endpoint"
+                    )
+                });
+            }
+        };
+        Some(format!("no S3 server has a bucket {name:?}: the name {why}; correct it"))
+    }
+
     fn parse(rest: &str) -> Result<S3Place> {
         let (place, query) = rest.split_once('?').map_or((rest, ""), |(a, b)| (a, b));
         let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));

@@ -118,14 +118,14 @@ fn space(pool: &str, answer: &PoolAnswer) -> Check {
             format!("remove something, or `windlass pool set {pool} quota=SIZE`"),
         );
     }
-    let (Some(used), Some(free)) = (answer.used_bytes, answer.free_bytes) else {
+    let (Some(percent), Some(free)) = (fullness(answer), answer.free_bytes) else {
         return Check::unknown(
             name,
             "its stores don't tell their room: `windlass pool set POOL capacity=SIZE` tells it",
         );
     };
-    let found = format!("{} % full: {} are free with parity", percent(used, free), show_bytes(free));
-    match percent(used, free) {
+    let found = format!("{percent} % full: {} are free with parity", show_bytes(free));
+    match percent {
         FULL.. => Check::warn(
             name,
             found,
@@ -133,6 +133,15 @@ fn space(pool: &str, answer: &PoolAnswer) -> Check {
         ),
         _ => Check::ok(name, found),
     }
+}
+
+/// Returns how full the pool is, in percent: of its told capacity, or else of the fullest filesystem below its stores.
+fn fullness(answer: &PoolAnswer) -> Option<u64> {
+    if answer.status.settings.capacity_bytes.is_some() {
+        return Some(percent(answer.used_bytes?, answer.free_bytes?));
+    }
+    let of_store = |store: &StoreStatus| Some(percent(store.used_bytes?, store.free_bytes?));
+    answer.status.stores.iter().filter_map(of_store).max()
 }
 
 #[cfg(test)]
@@ -147,7 +156,7 @@ mod tests {
     fn answer(change: impl FnOnce(&mut serde_json::Value)) -> Result<PoolAnswer, String> {
         let store = json!({"index": 0, "url": "file:///s", "zone": null, "state": "in", "reason": null,
             "failing_ms": null, "latency_ms_p99": null, "error_rate": 0.0, "requests": 0, "undeleted": 0,
-            "used_bytes": null, "free_bytes": null, "traffic": []});
+            "used_bytes": 50, "free_bytes": 50, "traffic": []});
         let settings = serde_json::to_value(crate::pool::PoolSettings::default()).unwrap();
         let id = serde_json::to_value(crate::base::PoolId(7)).unwrap();
         let mut value = json!({"name": "p", "id": id, "layout": "2+1", "stored_at": 3, "keyed": false, "settings": settings,
@@ -170,7 +179,7 @@ mod tests {
         assert!(states(&answer(|_| ())).is_empty());
         assert_eq!(bears(&answer(|_| ()).unwrap()), Some(1));
         type Change = fn(&mut serde_json::Value);
-        let troubles: [(&str, State, Change); 10] = [
+        let troubles: [(&str, State, Change); 11] = [
             ("pool-stores", State::Bad, |v| v["stores"][0]["state"] = json!("down")),
             ("pool-stores", State::Bad, |v| v["stores"][0]["state"] = json!("out")),
             ("pool-stores", State::Bad, |v| v["stores"][0]["state"] = json!("failing")),
@@ -179,8 +188,12 @@ mod tests {
             ("pool-shards", State::Warn, |v| v["replacing"] = json!(["a by b"])),
             ("pool-scrub", State::Unknown, |v| v["last_scrub"] = json!(null)),
             ("pool-scrub", State::Warn, |v| v["last_scrub"]["ended_ms"] = json!(NOW - SCRUB_MAX_MS - 1)),
-            ("pool-space", State::Warn, |v| v["free_bytes"] = json!(1)),
-            ("pool-space", State::Unknown, |v| v["used_bytes"] = json!(null)),
+            ("pool-space", State::Warn, |v| v["stores"][0]["free_bytes"] = json!(1)),
+            ("pool-space", State::Warn, |v| {
+                v["settings"]["capacity_bytes"] = json!(11);
+                v["free_bytes"] = json!(1);
+            }),
+            ("pool-space", State::Unknown, |v| v["stores"][0]["used_bytes"] = json!(null)),
         ];
         for (name, state, change) in troubles {
             assert_eq!(states(&answer(change)), [(name.to_owned(), state)]);

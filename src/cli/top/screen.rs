@@ -6,6 +6,7 @@ use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
+use super::super::output;
 use super::rates::{self, VolumeRates};
 use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{VolumeInUse, WatchAnswer, word};
@@ -17,23 +18,31 @@ const ALARMS_MAX: usize = 8;
 const NAMED_MAX: usize = 5;
 const STORES_MAX: usize = 12;
 
-/// Columns of the volumes' table, and how wide each is.
-const COLUMNS: [(&str, Constraint); 10] = [
-    ("VOLUME", Constraint::Min(16)),
-    ("STATE", Constraint::Length(9)),
-    ("CLIENTS", Constraint::Length(7)),
-    ("REQ/S", Constraint::Length(8)),
-    ("READ/S", Constraint::Length(10)),
-    ("WRITTEN/S", Constraint::Length(10)),
-    ("P99", Constraint::Length(9)),
-    ("UNSENT", Constraint::Length(10)),
-    ("JOURNAL", Constraint::Length(8)),
-    ("FULL IN", Constraint::Length(8)),
+/// Columns of the volumes' table, and how wide each is. The first takes what the others leave.
+const COLUMNS: [(&str, u16); 10] = [
+    ("VOLUME", 16),
+    ("STATE", 9),
+    ("CLIENTS", 7),
+    ("REQ/S", 8),
+    ("READ/S", 10),
+    ("WRITTEN/S", 10),
+    ("P99", 10),
+    ("UNSENT", 10),
+    ("JOURNAL", 8),
+    ("FULL IN", 8),
 ];
 /// The one that volumes are sorted by at first.
 const BY_REQUESTS: usize = 3;
 /// Columns that a narrow screen goes without, the first of these first: a figure that is cut off is a wrong one.
-const SPARED: [usize; 7] = [8, 2, 4, 5, 9, 6, 1];
+const SPARED: [usize; 9] = [8, 2, 4, 5, 9, 6, 1, 7, 3];
+
+/// Columns of the stores' table, and how wide each is.
+const STORE_COLUMNS: [(&str, u16); 7] =
+    [("POOL", 12), ("STORE", 20), ("STATE", 8), ("REQ/S", 8), ("P99", 10), ("FAILED", 7), ("SINCE", 8)];
+/// The column of a store's URL, which takes what the others leave.
+const STORE_URL: usize = 1;
+/// Columns of the stores' table that a narrow screen goes without, the first of these first.
+const STORE_SPARED: [usize; 6] = [6, 3, 0, 5, 4, 2];
 
 /// What the user has chosen to see.
 #[derive(Clone, Debug)]
@@ -92,27 +101,22 @@ impl Screen {
         self.first = self.first.min(all.len().saturating_sub(room));
         let columns = self.columns(area.width);
         let shown = all.into_iter().skip(self.first).take(room);
-        let named = usize::from(area.width.saturating_sub(needed(&columns[1..]) + 1));
+        let name = area.width.saturating_sub(needed(&COLUMNS, &columns) - COLUMNS[0].1).max(1);
+        let named = usize::from(name);
         let rows: Vec<_> = shown.map(|(volume, rates)| row(volume, rates, &columns, named)).collect();
         let heads = columns.iter().map(|&at| {
             let style = Style::new().add_modifier(Modifier::BOLD);
             let style = if at == self.sort { style.add_modifier(Modifier::REVERSED) } else { style };
             aligned(at, COLUMNS[at].0.to_owned()).style(style)
         });
-        let table = Table::new(rows, columns.iter().map(|&at| COLUMNS[at].1)).header(Row::new(heads));
+        let widths = columns.iter().map(|&at| Constraint::Length(if at == 0 { name } else { COLUMNS[at].1 }));
+        let table = Table::new(rows, widths).header(Row::new(heads));
         frame.render_widget(table.column_spacing(1), area);
     }
 
     /// Those that there is room for, and the one that is sorted by.
     fn columns(&self, width: u16) -> Vec<usize> {
-        let mut columns: Vec<usize> = (0..COLUMNS.len()).collect();
-        for spared in SPARED {
-            if needed(&columns) <= width {
-                break;
-            }
-            columns.retain(|&at| at != spared || at == self.sort);
-        }
-        columns
+        columns_within(&COLUMNS, &SPARED, width, self.sort)
     }
 
     /// The busiest first; what is equal by name.
@@ -128,13 +132,22 @@ impl Screen {
     }
 }
 
-/// How wide these columns are, with the spaces between them.
-fn needed(columns: &[usize]) -> u16 {
-    let each = columns.iter().map(|&at| match COLUMNS[at].1 {
-        Constraint::Min(n) | Constraint::Length(n) => n + 1,
-        _ => 1,
-    });
+/// How wide these columns of the table are, with the spaces between them.
+fn needed(table: &[(&str, u16)], columns: &[usize]) -> u16 {
+    let each = columns.iter().map(|&at| table[at].1 + 1);
     each.sum::<u16>().saturating_sub(1)
+}
+
+/// Those columns of the table that there is room for. `kept` is shown in any case.
+fn columns_within(table: &[(&str, u16)], spared: &[usize], width: u16, kept: usize) -> Vec<usize> {
+    let mut columns: Vec<usize> = (0..table.len()).collect();
+    for spared in spared {
+        if needed(table, &columns) <= width {
+            break;
+        }
+        columns.retain(|at| at != spared || *at == kept);
+    }
+    columns
 }
 
 /// What a column of figures is sorted by.
@@ -187,12 +200,22 @@ fn aligned(column: usize, text: String) -> Cell<'static> {
     Cell::from(if column < 2 { line } else { line.right_aligned() })
 }
 
+/// At most 8 characters, as its column has.
 fn show_rate(n: f64) -> String {
-    if n < 10.0 && n > 0.0 { format!("{n:.1}") } else { format!("{n:.0}") }
+    match n {
+        n if n > 0.0 && n < 10.0 => format!("{n:.1}"),
+        n if n < 1e8 => format!("{n:.0}"),
+        n => format!("{n:.1e}"),
+    }
 }
 
+/// At most 10 characters, as its column has.
 fn show_ms(ms: f64) -> String {
-    if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.2} ms"),
+        ms if ms < 100_000.0 => format!("{ms:.0} ms"),
+        ms => show_time(ms as u64),
+    }
 }
 
 fn header(was: &WatchAnswer, now: &WatchAnswer, width: usize) -> Vec<Line<'static>> {
@@ -205,21 +228,29 @@ fn header(was: &WatchAnswer, now: &WatchAnswer, width: usize) -> Vec<Line<'stati
         format!("   on disk {} of {}{off}", show_bytes(disk.bytes), show_bytes(disk.bytes_max))
     });
     let unsent: u64 = now.status.volumes.iter().map(|v| v.unsent_bytes).sum();
-    let memory = format!(
-        "only on this host {}   cache in memory {} of {}{found}",
-        show_bytes(unsent),
-        show_bytes(cache.memory.bytes),
-        show_bytes(cache.memory.bytes_max)
-    );
-    // Whole or not at all.
-    let disk = if memory.chars().count() + disk.chars().count() <= width { disk } else { String::new() };
-    vec![
-        Line::from(vec![
-            Span::from(format!("windlass {} on {}", now.version, now.status.host)).bold(),
-            Span::from(format!("   up {up}   stores asked {looked} ago")),
-        ]),
-        Line::from(memory + &disk),
-    ]
+    let (held, room) = (show_bytes(cache.memory.bytes), show_bytes(cache.memory.bytes_max));
+    let name = begun(&format!("windlass {} on {}", now.version, now.status.host), width);
+    let beside = width.saturating_sub(name.chars().count());
+    let times = whole_parts([format!("   up {up}"), format!("   stores asked {looked} ago")], beside);
+    let memory = [
+        format!("only on this host {}", show_bytes(unsent)),
+        format!("   cache in memory {held} of {room}"),
+        found,
+        disk,
+    ];
+    vec![Line::from(vec![Span::from(name).bold(), Span::from(times)]), Line::from(whole_parts(memory, width))]
+}
+
+/// The first of these parts, as many as there is room for: a figure that is cut off is a wrong one.
+fn whole_parts(parts: impl IntoIterator<Item = String>, width: usize) -> String {
+    let mut line = String::new();
+    for part in parts {
+        if line.chars().count() + part.chars().count() > width {
+            break;
+        }
+        line.push_str(&part);
+    }
+    line
 }
 
 /// What needs attention, each reason once, wrapped.
@@ -250,7 +281,7 @@ fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'s
         let more = all.len().saturating_sub(NAMED_MAX);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let named = all.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-        wrapped(&format!("{named}{more}: {why}"), width)
+        output::wrapped(&format!("{named}{more}: {why}"), width, 2)
     };
     reasons.into_iter().flat_map(sentence).map(|line| Line::from(line).fg(Color::Red)).collect()
 }
@@ -266,22 +297,6 @@ fn own(now: &WatchAnswer, volume: &VolumeInUse) -> Option<String> {
         Some("") => "as its pool".to_owned(),
         Some(rest) => format!("{}{rest}", said.unwrap_or_default()),
     })
-}
-
-/// At spaces; a word that is longer than a line is cut by the screen. All but the first line are set in.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let (mut lines, mut line) = (Vec::new(), String::new());
-    for word in text.split(' ') {
-        if !line.trim().is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(std::mem::replace(&mut line, " ".to_owned()));
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    lines.push(line);
-    lines
 }
 
 /// A store as its table shows it, what it is worse than others by first.
@@ -333,17 +348,13 @@ fn store_row(pool: &str, store: &StoreStatus, requests: f64) -> StoreRow {
 }
 
 fn store_table(rows: Vec<StoreRow>, width: usize) -> Table<'static> {
-    // What the other columns and the spaces between them leave.
-    let room = width.saturating_sub(58).max(20);
-    let widths = [
-        Constraint::Length(12),
-        Constraint::Min(20),
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(8),
-    ];
+    let width = u16::try_from(width).unwrap_or(u16::MAX);
+    let columns = columns_within(&STORE_COLUMNS, &STORE_SPARED, width, STORE_URL);
+    let others = needed(&STORE_COLUMNS, &columns) - STORE_COLUMNS[STORE_URL].1;
+    let room = width.saturating_sub(others).max(1);
+    let widths = columns
+        .iter()
+        .map(|&at| Constraint::Length(if at == STORE_URL { room } else { STORE_COLUMNS[at].1 }));
     let at = |at: usize, text: String| aligned(at.saturating_sub(1), text);
     let rows = rows.into_iter().map(|(state, cells)| {
         let style = match state {
@@ -351,11 +362,15 @@ fn store_table(rows: Vec<StoreRow>, width: usize) -> Table<'static> {
             StoreState::Failing => Style::new().fg(Color::Yellow),
             StoreState::Out | StoreState::Down => Style::new().fg(Color::Red),
         };
-        let cells = cells.into_iter().enumerate();
-        Row::new(cells.map(|(i, text)| at(i, if i == 1 { ended(&text, room) } else { text }))).style(style)
+        let shown = columns.iter().map(|&i| match i {
+            0 => at(i, begun(&cells[i], usize::from(STORE_COLUMNS[i].1))),
+            STORE_URL => at(i, ended(&cells[i], usize::from(room))),
+            _ => at(i, cells[i].clone()),
+        });
+        Row::new(shown.collect::<Vec<_>>()).style(style)
     });
-    let heads = ["POOL", "STORE", "STATE", "REQ/S", "P99", "FAILED", "SINCE"];
-    let heads = heads.into_iter().enumerate().map(|(i, name)| at(i, name.to_owned()));
+    let heads: Vec<_> = columns.iter().map(|&i| at(i, STORE_COLUMNS[i].0.to_owned())).collect();
+    let rows: Vec<_> = rows.collect();
     Table::new(rows, widths).header(Row::new(heads).add_modifier(Modifier::BOLD)).column_spacing(1)
 }
 
@@ -410,13 +425,6 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_wrapped_at_spaces() {
-        assert_eq!(wrapped("one two three", 7), ["one two", "  three"]);
-        assert_eq!(wrapped("longer-than-it a", 4), ["longer-than-it", "  a"]);
-        assert_eq!(wrapped("", 4), [""]);
-    }
-
-    #[test]
     fn what_has_no_room_is_left_out_whole() {
         let mut screen = Screen::default();
         for (width, shown, hidden) in [
@@ -440,6 +448,42 @@ mod tests {
             (ended("file:///srv/one", 8), ended("short", 8)),
             ("…srv/one".to_owned(), "short".to_owned())
         );
+    }
+
+    #[test]
+    fn no_figure_is_cut_at_any_width() {
+        let (mut screen, was) = (Screen::default(), answer(1000, &[("p/a", 1)]));
+        let mut now = answer(2000, &[("p/a", 2_000_001)]);
+        now.open_pools = vec![pool_with_slow_store()];
+        // Each figure as it stands on a wide screen, and what is left of the figure when an end is cut off.
+        let figures = ["140 ms", "37 %", "28 h", "2000000", "7.6 GiB", "5.0 MiB", "25 %", "2.00 ms"];
+        for width in 14..140 {
+            let mut terminal = Terminal::new(TestBackend::new(width, 24)).unwrap();
+            terminal.draw(|frame| screen.draw(frame, &was, &now, None)).unwrap();
+            let text = terminal.backend().to_string();
+            for figure in figures {
+                let whole = text.matches(figure).count();
+                for cut in [&figure[1..], &figure[..figure.len() - 1]] {
+                    assert_eq!(text.matches(cut).count(), whole, "{cut} at {width}:\n{text}");
+                }
+            }
+            assert!(width < 60 || text.contains("140 ms"), "at {width}:\n{text}");
+        }
+        assert_eq!((show_rate(123_456_789.0).as_str(), show_ms(7_300_000.0).as_str()), ("1.2e8", "2 h"));
+    }
+
+    /// A pool of one store that is slow, fails and has done so for long.
+    fn pool_with_slow_store() -> crate::pool::PoolStatus {
+        let settings = serde_json::to_value(crate::pool::PoolSettings::default()).unwrap();
+        let id = serde_json::to_value(crate::base::PoolId(7)).unwrap();
+        let store = serde_json::json!({"index": 0, "url": "file:///srv/one", "zone": null, "state": "failing",
+            "reason": null, "failing_ms": 100_800_000, "latency_ms_p99": 140.0, "error_rate": 0.37, "requests": 0,
+            "undeleted": 0, "used_bytes": null, "free_bytes": null, "traffic": []});
+        let status = serde_json::json!({"name": "p", "id": id, "layout": "1+0", "stored_at": 1, "keyed": false,
+            "settings": settings, "survives": [], "hedge_ms": 20.0, "stores": [store], "replacing": [],
+            "pending_shards": 0, "damaged_shards": 0, "damaged_registers": [], "at_risk": [],
+            "pending_incomplete": false, "missed_deletes": 0, "missed_deletes_incomplete": false});
+        serde_json::from_value(status).unwrap()
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     at_least(findings, "cache", top.cache.as_ref().filter(|c| c.0 != 0), CACHE_MIN, ", or 0 for none");
     addresses(findings, "nbd", top.nbd.as_ref(), |at: &ListenAddress| &at.address);
     addresses(findings, "metrics", top.metrics.as_ref(), |address| address);
+    check_shared_ports(findings, config);
     check_mirror(findings, config);
     check_tls(findings, config);
     check_traces(findings, config);
@@ -50,6 +51,34 @@ fn at_least(findings: &mut Findings<'_>, key: &str, size: Option<&Written<Size>>
     if let Some(size) = size.filter(|size| size.0 < min) {
         let (is, min) = (show_size(size.0), show_size(min));
         findings.add(size.line, key, format_args!("{is} is too small: give at least {min}{or}"));
+    }
+}
+
+/// Where two kinds of clients would connect: whoever listens second finds the port taken.
+fn check_shared_ports(findings: &mut Findings<'_>, config: &Config) {
+    let top = &config.top;
+    let mut all: Vec<(&str, usize, Address)> = Vec::new();
+    for one in top.nbd.iter().flat_map(|list| &list.0) {
+        all.push(("nbd", findings.line(one.span().start), one.get_ref().address.clone()));
+    }
+    for one in top.metrics.iter().flat_map(|list| &list.0) {
+        all.push(("metrics", findings.line(one.span().start), one.get_ref().clone()));
+    }
+    if let Some(at) = &top.mirror_listen {
+        all.extend(at.value.parse().ok().map(|address| ("mirror_listen", at.line, address)));
+    }
+    for (i, (key, line, address)) in all.iter().enumerate() {
+        // Two equal ones in one list are told with the list.
+        let taken = all[..i].iter().find(|(of, _, other)| {
+            address.is_taken_by(other) && !(of == key && other.to_string() == address.to_string())
+        });
+        if let Some((of, ..)) = taken {
+            findings.add(
+                *line,
+                *key,
+                format_args!("{address} is taken by `{of}` of this file: give another port or path"),
+            );
+        }
     }
 }
 

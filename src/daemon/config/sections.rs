@@ -52,7 +52,7 @@ section! {
     "[log]", "[log]", Log {
         /// What is logged. `-v` and RUST_LOG beat it.
         level: Level, Preset::Is("\"info\""), "\"info\"";
-        /// `text` for people, or `json`: an object a line with `time`, `level`, `target`, `message` and the event's fields.
+        /// `text` for people, or `json`: an object a line with `time`, `level`, `target`, `message` and the event's fields. Text has no time where systemd's journal takes it, which has its own.
         format: LogFormat, Preset::Is("\"text\""), "\"text\"";
     }
 }

@@ -12,7 +12,7 @@ use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{GivenKey, Outcome, PoolCreate, ScrubRequest};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::key_places::pool_key;
-use crate::daemon::pool_capacity::Capacity;
+use crate::daemon::pool_capacity::{Capacity, stored};
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
 use crate::keys::PoolKey;
@@ -34,8 +34,9 @@ const USAGE: Duration = Duration::from_secs(10);
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     let (opened, capacities) = (state.pools.opened(), &state.capacities);
+    let opened_as = |name: &Name| opened.iter().find(|(of, _)| of == name).map(|(_, open)| open);
     let line = |known: crate::daemon::KnownPool| {
-        let open = opened.iter().find(|(name, _)| *name == known.name).map(|(_, open)| &*open.pool);
+        let open = opened_as(&known.name).map(|open| &*open.pool);
         let (state, trouble) = match open {
             None => ("closed", state.pools.why_closed(&known.name)),
             Some(pool) => state_of(pool),
@@ -48,7 +49,8 @@ pub fn lines(state: &EngineState) -> Vec<PoolLine> {
             stores: known.stores.len(),
             state: state.into(),
             trouble: trouble.or(fills_up).or_else(|| open.and_then(|pool| flaw(&pool.status()))),
-            used_bytes: capacity.used_bytes,
+            // The counters know what was stored since the last look.
+            used_bytes: opened_as(&known.name).and_then(|open| stored(open.as_ref())).or(capacity.used_bytes),
             free_bytes: capacity.free_bytes,
             name: known.name,
         }
@@ -362,8 +364,10 @@ pub async fn status(state: &EngineState, name: &Name, walk: bool) -> Result<Outc
     ask(&pool).await;
     // Other hosts may have changed them; in an outage they are told as they were.
     let _ = pool.rt().timeout(ASK, pool.refresh_settings()).await;
-    let usage = usage(&open, walk).await;
+    let walked = if walk { usage(&open, true).await } else { None };
+    // The first look at a pool in folders counts what its volumes take.
     let capacity = state.capacities.look(&open).await;
+    let usage = if walk { walked } else { usage(&open, false).await };
     let status = pool.status();
     let attention = capacity.warning.is_some()
         || status.pending_shards > 0

@@ -108,6 +108,32 @@ pub(super) async fn make_volume(state: &EngineState, path: &str) {
     volume::create(state, args).await.unwrap();
 }
 
+/// What else is on the disk of a folder is not used by the pool, and what volumes store shows without another look.
+#[tokio::test]
+async fn used_of_a_pool_in_folders_is_what_its_volumes_have_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "home").await;
+    make_pool(&state, "p", &folders(dir.path(), &["a", "b", "c"])).await.unwrap();
+    let used = |of: &[crate::daemon::answers::PoolLine]| of[0].used_bytes;
+    assert_eq!(used(&pool::lines(&state)), None, "nobody has looked yet");
+    let listed: Vec<crate::daemon::answers::PoolLine> = pool::list(&state).await.unwrap().answer().unwrap();
+    assert_eq!(used(&listed), Some(0));
+    make_volume(&state, "p/v").await;
+    let name: Name = "v".parse().unwrap();
+    let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
+    let volume = open.volumes.open(&name, OpenMode::Normal).await.unwrap();
+    volume.write(0, Bytes::from(vec![7u8; 64 << 10])).await.unwrap();
+    open.volumes.release(&name).await.unwrap();
+    drop(volume);
+    // As the daemon does each second: what a volume that is closed again has stored is counted too.
+    assert!(open.volumes.count_quota().await);
+    let told = pool::status(&state, open.pool.name(), false).await.unwrap();
+    let told: crate::daemon::answers::PoolAnswer = told.answer().unwrap();
+    let stored = told.usage.unwrap().stored_with_parity_bytes;
+    assert!(stored > 0 && stored < 1 << 20, "{stored}");
+    assert_eq!((told.used_bytes, used(&pool::lines(&state))), (Some(stored), Some(stored)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_is_removed_when_only_a_removed_clone_held_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -510,7 +536,7 @@ async fn a_pool_that_fills_up_says_so() {
     volume.write(0, random.into()).await.unwrap();
     volumes.release(&"v".parse().unwrap()).await.unwrap();
     drop(volume);
-    let stored = volumes.info(&"v".parse().unwrap()).await.unwrap().stored_bytes / 2 * 3;
+    let stored = volumes.info(&"v".parse().unwrap()).await.unwrap().stored_bytes * 3 / 2;
     let capacity = |bytes: u64| [format!("capacity={bytes}")];
     pool::set(&state, &name, &capacity(100 * stored)).await.unwrap();
     let roomy = pool::status(&state, &name, true).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::units::parse_size;
-use crate::base::{Accounts, Error, Kind, Result, nearest};
+use crate::base::{Accounts, Error, Kind, Result, nearest_word};
 
 /// How long what the store said about names and attributes is believed.
 const TTL: Duration = Duration::from_secs(5);
@@ -33,10 +33,51 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
     ("passwd_file", "passwd_file"),
 ];
 
-/// What mount(8) hands to every helper and means nothing to us; the last ones, from /proc/mounts, at a remount.
+/// What mount(8) hands to every helper and means nothing to us: words of fstab(5); ways to count times of access, of which an
+/// object has none; then, from /proc/mounts at a remount, what the kernel says of a mount.
 const IGNORED: &[&str] = &[
-    "defaults", "_netdev", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group",
-    "remount", "user_id", "group_id", "rootmode", "max_read", "blksize",
+    "defaults",
+    "_netdev",
+    "auto",
+    "noauto",
+    "nofail",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "nogroup",
+    "comment",
+    "helper",
+    "uhelper",
+    "diratime",
+    "nodiratime",
+    "strictatime",
+    "nostrictatime",
+    "norelatime",
+    "lazytime",
+    "nolazytime",
+    "silent",
+    "loud",
+    "remount",
+    "user_id",
+    "group_id",
+    "rootmode",
+    "max_read",
+    "blksize",
+];
+/// Words of other programs for which ours are so different that their spelling leads nowhere.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("sync", "flush=bucket"),
+    ("dirsync", "flush=bucket"),
+    ("use_cache", "cache"),
+    ("allow_root", "allow_other"),
+    ("mp_umask", "umask"),
+    ("entry_timeout", "metadata_ttl"),
+    ("attr_timeout", "metadata_ttl"),
+    ("negative_timeout", "negative_metadata_ttl"),
+    ("host", "endpoint"),
+    ("use_sse", "sse"),
 ];
 
 /// What close(2) and fsync(2) wait for.
@@ -211,7 +252,8 @@ impl MountOptions {
                 Some((name, value)) => (name, Some(value)),
                 None => (option.as_str(), None),
             };
-            if name.is_empty() || IGNORED.contains(&name) || name.starts_with("x-") {
+            if name.is_empty() || IGNORED.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+            {
                 continue;
             }
             modes.0 |= matches!(name, "file_mode" | "file-mode");
@@ -221,10 +263,7 @@ impl MountOptions {
             } else if name == "umask" {
                 umask = Some(octal(name, value)?);
             } else if !options.set(name, value)? {
-                return Err(usage(format!(
-                    "there is no mount option {name:?}{}; `windlass mount --help` lists them",
-                    nearest(name, &names().collect::<Vec<_>>())
-                )));
+                return Err(unknown(name));
             }
         }
         if let Some(umask) = umask {
@@ -279,6 +318,18 @@ impl MountOptions {
         }
         Ok(true)
     }
+}
+
+/// A word that is none, with the one that was probably meant.
+fn unknown(name: &str) -> Error {
+    let elsewhere = ELSEWHERE.iter().find(|(word, _)| *word == name).map(|(_, ours)| *ours);
+    let of_stores = STORE_OPTIONS.iter().map(|(word, _)| *word);
+    let words: Vec<_> = names().chain(of_stores).chain(IGNORED.iter().copied()).collect();
+    let why = match elsewhere.or_else(|| nearest_word(name, &words)) {
+        Some(meant) => format!("; did you mean `{meant}`? `windlass mount --help` lists all"),
+        None => ": `windlass mount --help` lists all".to_owned(),
+    };
+    usage(format!("there is no mount option {name:?}{why}"))
 }
 
 /// The names that `HELP` lists.
@@ -372,6 +423,11 @@ mod tests {
     fn what_people_type_is_known_or_gets_the_nearest_word() {
         let parse = |text: &str| MountOptions::parse(text).map(|(options, _)| options);
         assert_eq!(parse("defaults,_netdev,nofail,group").unwrap(), MountOptions::default());
+        let of_fstab =
+            "user,noauto,x-systemd.automount,X-mount.mkdir,comment=mine,nodiratime,norelatime,lazytime";
+        assert_eq!(parse(of_fstab).unwrap(), MountOptions::default());
+        let other = parse("uid=root,allow_other,nonempty").unwrap();
+        assert_eq!((other.uid, other.allow_other, other.non_empty), (0, true, true));
         assert!(parse("nonempty").unwrap().non_empty && !MountOptions::default().non_empty);
         let root = parse("uid=root,gid=root").unwrap();
         assert_eq!((root.uid, root.gid), (0, 0));
@@ -381,6 +437,12 @@ mod tests {
             ("metadata-tll=3", "metadata_ttl"),
             ("fs_name=a", "fsname"),
             ("user_id_of=3", "`windlass mount --help`"),
+            ("nofial", "`nofail`"),
+            ("_netdv", "`_netdev`"),
+            ("storage_clas=X", "`storage_class`"),
+            ("use_cache=/tmp", "`cache`"),
+            ("sync", "`flush=bucket`"),
+            ("big_writes", ": `windlass mount --help` lists all"),
         ] {
             let why = parse(typed).unwrap_err().to_string();
             assert!(why.contains("there is no mount option") && why.contains(meant), "{why}");

@@ -14,9 +14,10 @@ impl Volumes {
         let (stored, unsent) = written_here(self);
         let Some(count) = pool.quota().begin(rt.now(), stored + unsent) else { return false };
         let left = async {
-            // Without a limit no store is asked.
+            // Without a limit no store is asked for a request that costs. Folders are: `pool status` shows what is stored there.
             let settings = pool.settings();
-            if settings.quota_bytes.or(settings.capacity_bytes).is_none() {
+            let in_folders = pool.membership().members.iter().all(|member| member.space().is_some());
+            if settings.quota_bytes.or(settings.capacity_bytes).is_none() && !in_folders {
                 return Ok(None);
             }
             pool.refresh_settings().await?;
