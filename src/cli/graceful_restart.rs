@@ -228,8 +228,8 @@ fn forget_one(name: &str) {
 }
 
 /// This daemon listens: who waits for it has it.
-pub fn has_come(next: Option<Next>) {
-    if let Some(Next::Kept(_)) = &next {
+pub fn has_come(next: Next) {
+    if let Next::Kept(_) = &next {
         forget_one(NEXT);
     }
     drop(next);

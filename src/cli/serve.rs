@@ -13,7 +13,9 @@ use crate::base::rt::{DiskLock, RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::signals::{self, Hangups};
-use crate::daemon::{Config, Configured, Engine, ListenFlags, MirrorFlags, Options, Reloaded, StateDir};
+use crate::daemon::{
+    Config, Configured, Engine, HandedOver, ListenFlags, MirrorFlags, Options, Reloaded, StateDir,
+};
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
@@ -74,19 +76,9 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     let home = StateDir::locate()?;
     let control = home.control()?;
     let mirror = MirrorFlags { peer: args.mirror, listen: args.mirror_listen, key: args.mirror_key };
-    let (handed_over, next) = match args.replace {
-        true => {
-            let next = Next::Announced(announced(&rt, &home).await?);
-            let listen = ListenFlags { nbd: &args.nbd, metrics: &args.metrics, insecure: args.insecure };
-            let asked = graceful_restart::Asked { listen, mirror: &mirror, pools: &args.pool };
-            (graceful_restart::replace(&rt, &home, &config, &asked).await?, Some(next))
-        }
-        false => match graceful_restart::kept()? {
-            (handed_over, Some(next)) => (handed_over, Some(next)),
-            // Clients may wait for another that comes.
-            (handed_over, None) => (handed_over, Some(Next::Announced(announced(&rt, &home).await?))),
-        },
-    };
+    let listen = ListenFlags { nbd: &args.nbd, metrics: &args.metrics, insecure: args.insecure };
+    let asked = graceful_restart::Asked { listen, mirror: &mirror, pools: &args.pool };
+    let (handed_over, next) = goes_on_with(&rt, &home, &config, &asked, args.replace).await?;
     let options = Options {
         handed_over,
         serve: true,
@@ -139,6 +131,26 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     engine.shutdown().await?;
     tracing::info!("the daemon has ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon before has left, and by what others know that this one comes.
+async fn goes_on_with(
+    rt: &Rt,
+    home: &StateDir,
+    config: &Config,
+    asked: &graceful_restart::Asked<'_>,
+    replace: bool,
+) -> Result<(HandedOver, Next)> {
+    if replace {
+        let next = Next::Announced(announced(rt, home).await?);
+        return Ok((graceful_restart::replace(rt, home, config, asked).await?, next));
+    }
+    let (handed_over, next) = graceful_restart::kept()?;
+    match next {
+        Some(next) => Ok((handed_over, next)),
+        // Clients may wait for another that comes.
+        None => Ok((handed_over, Next::Announced(announced(rt, home).await?))),
+    }
 }
 
 /// That this process is the next daemon. Commands look whether there is one, each for a moment.

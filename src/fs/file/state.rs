@@ -257,20 +257,7 @@ impl FileFields {
                 self.stage_bytes(range);
                 self.touch(now)
             }
-            Event::Resized { size, now } => {
-                let grown = self.size..size;
-                self.local.cut(size);
-                self.dirty.cut(size);
-                self.stage_bytes(grown);
-                let emptied = size == 0 && self.size > 0;
-                self.base_len = self.base_len.min(size);
-                self.size = size;
-                let effect = self.touch(now);
-                if emptied {
-                    self.begun_anew = Some(self.changes);
-                }
-                effect
-            }
+            Event::Resized { size, now } => self.resized(size, now),
             Event::AttrsChanged(attrs) => {
                 let times = |attrs: &Attrs| (attrs.time("mtime"), attrs.time("atime"));
                 self.dated |= times(&self.attrs) != times(&attrs);
@@ -339,21 +326,7 @@ impl FileFields {
                 self.uploading.clear();
             }
             Event::Recalled(None) => drop(self.uploading.drain(..self.uploading.len().min(SENDS / 2))),
-            Event::Stored { at, base } => {
-                self.base = Some(base);
-                self.removed = None;
-                self.uploading.clear();
-                let noted = self.begun_anew;
-                self.begun_anew = noted.filter(|emptied| *emptied > at);
-                if self.changes == at {
-                    self.base_len = self.size;
-                    self.dirty.cut(0);
-                    return Effect::StageSent;
-                }
-                if self.begun_anew != noted {
-                    return Effect::NoteStale;
-                }
-            }
+            Event::Stored { at, base } => return self.stored(at, base),
             Event::Published { at, attrs, now } => {
                 (self.sent, self.as_of) = (at, now);
                 self.base_attrs = Some(attrs.clone());
@@ -394,6 +367,34 @@ impl FileFields {
             _ => {}
         }
         Effect::Nothing
+    }
+
+    fn resized(&mut self, size: u64, now: Ns) -> Effect {
+        let (grown, emptied) = (self.size..size, size == 0 && self.size > 0);
+        self.local.cut(size);
+        self.dirty.cut(size);
+        self.stage_bytes(grown);
+        self.base_len = self.base_len.min(size);
+        self.size = size;
+        let effect = self.touch(now);
+        if emptied {
+            self.begun_anew = Some(self.changes);
+        }
+        effect
+    }
+
+    /// The object has the file as it was at this change.
+    fn stored(&mut self, at: u64, base: Base) -> Effect {
+        let noted = self.begun_anew;
+        (self.base, self.removed) = (Some(base), None);
+        self.uploading.clear();
+        self.begun_anew = noted.filter(|begun| *begun > at);
+        if self.changes == at {
+            self.base_len = self.size;
+            self.dirty.cut(0);
+            return Effect::StageSent;
+        }
+        if self.begun_anew != noted { Effect::NoteStale } else { Effect::Nothing }
     }
 
     /// Taken over unless there are changes of ours, or more is known.
