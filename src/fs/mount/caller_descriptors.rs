@@ -67,12 +67,11 @@ mod tests {
     fn who_has_a_copy_is_told_from_who_has_opened() {
         use std::os::unix::fs::MetadataExt as _;
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        let file = std::fs::File::create(&path).unwrap();
-        let ino = file.metadata().unwrap().ino();
+        let file = tempfile::NamedTempFile::new_in(dir.path()).unwrap();
+        let ino = file.as_file().metadata().unwrap().ino();
         let own = std::process::id();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let thread = std::thread::scope(|s| s.spawn(|| rustix::thread::gettid()).join().unwrap());
+        let thread = std::thread::scope(|s| s.spawn(rustix::thread::gettid).join().unwrap());
         let thread = thread.as_raw_nonzero().get() as u32;
         let is = |closer, known: &[u32]| is_inherited(closer, known, ino, dir.path());
         assert!(is(child.id(), &[own]));
