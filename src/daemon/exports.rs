@@ -21,7 +21,7 @@ use crate::base::{Error, Kind, Name, Result, Rope};
 use crate::nbd::{
     ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent,
 };
-use crate::volume::{Attachment, Direction, OpenMode, Reading, Since, SnapshotView, Volume};
+use crate::volume::{Attachment, Direction, Filling, OpenMode, Reading, Since, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
@@ -88,7 +88,11 @@ impl EngineExports {
                 };
                 let volume = open.volumes.open(&path.volume, mode).await;
                 let volume = explained(state, &path, volume).await?;
-                let export = VolumeExport::new(volume, session, alone);
+                let filling = match is_alone {
+                    true => Some(volume.fill().await?),
+                    false => None,
+                };
+                let export = VolumeExport { _filling: filling, ..VolumeExport::new(volume, session, alone) };
                 let reading = match is_alone {
                     true => None,
                     false => open.volumes.read_by_client(&path.volume, &export.volume).await?,
@@ -305,6 +309,8 @@ struct VolumeExport {
     session: Session,
     /// Others may come when the client has left.
     _alone: Option<Alone>,
+    /// Nor does another host get the volume before that.
+    _filling: Option<Filling>,
     /// Other hosts are told that the volume is used here.
     _attachment: Arc<Attachment>,
     /// Where it is not this host's: nobody removes it meanwhile.
@@ -320,7 +326,7 @@ impl VolumeExport {
             alone.opened(&volume);
         }
         let (template, _attachment) = (volume.settings().template, volume.attach());
-        VolumeExport { volume, session, _alone: alone, _attachment, _reading: None, template }
+        VolumeExport { volume, session, _alone: alone, _filling: None, _attachment, _reading: None, template }
     }
 
     /// For what can't wait.

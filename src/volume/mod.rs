@@ -25,7 +25,7 @@ pub use copies::{
     Copied, Copying, MovedVolume, Moving, MovingClients, applied_mark, check_other, copy_mark, copy_snapshot,
     finish_move, give_up_move, is_applied_mark, move_volume, moved_to, while_moved,
 };
-pub use handle::{Attachment, Passage, SnapshotView, Volume};
+pub use handle::{Attachment, Filling, Passage, SnapshotView, Volume};
 pub use head::{
     BootTrace, Clients, Direction, FlushMode, Host, Limits, MirrorInfo, MirrorLoss, Parent, Rotation,
     SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,

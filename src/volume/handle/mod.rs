@@ -13,6 +13,6 @@ mod volume_handle;
 mod waiters;
 
 pub use move_redirect::{ClosedPassage, Passage};
-pub use ownership::{Attachment, Shown, lineage};
+pub use ownership::{Attachment, Claiming, Filling, Shown, lineage};
 pub use snapshot_view::SnapshotView;
 pub use volume_handle::{Known, Volume};
