@@ -705,6 +705,7 @@ impl Engine {
     /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. What became of each
     /// client's disk meanwhile is told when it is handed over.
     async fn leave(&self) -> Vec<PausedServer> {
+        self.state.pools.keep_notes();
         let servers = std::mem::take(&mut *self.servers.lock());
         let paused = join_all(servers.into_iter().map(nbd::Server::pause)).await;
         let lost = |error: &Error| tracing::error!(%error, "clients of one address are lost");

@@ -95,7 +95,7 @@ impl EngineExports {
                 let export = VolumeExport { _filling: filling, ..VolumeExport::new(volume, session, alone) };
                 let reading = match is_alone {
                     true => None,
-                    false => open.volumes.read_by_client(&path.volume, &export.volume).await?,
+                    false => Some(export.volume.read_by_client(false).await?),
                 };
                 Ok(Arc::new(VolumeExport { _reading: reading, ..export }))
             }
@@ -123,7 +123,7 @@ fn open_held<'a>(
                 let path = VolumePath { volume: now, ..called };
                 let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
                 let volume = open.volumes.open_again(volume, &path.volume, under.as_deref()).await?;
-                let reading = open.volumes.read_by_client(&path.volume, &volume).await?;
+                let reading = Some(volume.read_by_client(true).await?);
                 let export = VolumeExport::new(volume, session, None);
                 Ok(Arc::new(VolumeExport { _reading: reading, ..export }) as Arc<dyn Export>)
             }

@@ -14,13 +14,12 @@ use super::space::Tally;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Claiming, Known, Shown, Volume, lineage};
+use crate::volume::handle::{Claiming, Known, Shown, Volume, keep_notes, keep_notes_no_more, lineage};
 use crate::volume::head::{HandoverPolicy, Stop, VolumeSettings};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::read::{EngineContext, VolumeContext, passes};
 use crate::volume::session::Session;
 use crate::volume::session::store_upto;
-use crate::volume::space::pins::Readers;
 use crate::volume::space::{Liveness, Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
@@ -75,8 +74,6 @@ pub struct Volumes {
     pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
     /// Volumes whose tables could not be read when a scrub asked for them last, when that was, and why.
     pub(in crate::volume) unread: Arc<Mutex<BTreeMap<VolumeId, (Instant, String)>>>,
-    /// What is noted of volumes that clients use here, and that another host may remove.
-    pub(in crate::volume) readers: Arc<Readers>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
@@ -92,7 +89,6 @@ impl Volumes {
         engine.pool.check_deletions_by(check);
         Volumes {
             engine,
-            readers: Arc::default(),
             seats: Arc::default(),
             logbooks: Arc::default(),
             unread: Arc::default(),
@@ -509,10 +505,16 @@ impl Volumes {
         join_all(released).await;
     }
 
+    /// Before clients leave for another process of this state folder: other hosts know of them all the same, until `stay`.
+    pub fn keep_notes(&self) {
+        keep_notes(&self.engine);
+    }
+
     /// Lets go of all that are open, for another process of this state folder to go on with: their journals are written out,
     /// and what this host owns stays its own, so that no other host gets it in between. None is claimed here after that, until
     /// `stay`.
     pub async fn leave(&self) {
+        self.keep_notes();
         self.engine.left.store(true, Ordering::Relaxed);
         let open = self.open_now();
         join_all(open.iter().map(|volume| volume.let_go())).await;
@@ -521,6 +523,7 @@ impl Volumes {
     /// The other process does not come: volumes are opened here again.
     pub fn stay(&self) {
         self.engine.left.store(false, Ordering::Relaxed);
+        keep_notes_no_more(&self.engine);
     }
 
     /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::first_boot::attend;
 use super::outage_timeout::unless_outage;
-use super::ownership::{AGAIN, Attachment, Claiming, Filling, Inert, Inner, Shown, Standby, State, whole};
+use super::ownership::{
+    AGAIN, Attachment, Claiming, Filling, Inert, Inner, Reading, Shown, Standby, State, read_by_client, whole,
+};
 use super::waiters::Waiter;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, PoolId, Result, Rope, VolumeId};
@@ -123,6 +125,21 @@ impl Volume {
         let inner = Arc::downgrade(&self.inner);
         let stands_by = move || inner.upgrade().map(|inner| inner.stands_by().is_some());
         self.inner.attached.attach(&self.inner.context, stands_by)
+    }
+
+    /// A client uses it until that is dropped, and other hosts know: nobody removes it meanwhile. `again`: another process of
+    /// this host had the client before.
+    ///
+    /// # Errors
+    /// `NotFound`: it is gone.
+    pub async fn read_by_client(&self, again: bool) -> Result<Reading> {
+        let inner = self.inner.clone();
+        // A release that is under way may have looked for clients before this one came: its end is waited for.
+        let is_owner = async move {
+            let _turn = inner.turn.lock().await;
+            matches!(&*inner.state.lock(), State::Live(session) if session.closed().is_none())
+        };
+        read_by_client(&self.inner.context, is_owner, again).await
     }
 
     /// What its clients go on with in another process of this host: ownerships of which any may be in force. `None`: whatever

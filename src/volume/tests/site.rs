@@ -248,6 +248,7 @@ impl Machine {
             tuning: self.site.tuning,
             sweeps: Arc::default(),
             keys: self.site.keys(),
+            readers: Arc::default(),
             left: Arc::default(),
             mirror: MirrorHost::with_peer(self.dials.clone().map(|net| Arc::new(net) as Arc<dyn Dial>)),
         };

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::become_owner::{ClaimRequest, Failed, own};
 use super::filling::Fillings;
 use super::hand_over::hand_over_when_asked;
+use super::readers::note_before_release;
 use super::shown::{Lives, Shown};
 use super::standby::{Attached, Inert, Queue, Standby};
 use crate::base::{Error, Kind, Result};
@@ -310,6 +311,10 @@ impl Inner {
             if self.fillings.any() {
                 continue;
             }
+            // The process that is to go on with this host's clients claims what this host owns now.
+            if self.context.engine.readers.keeps.load(Ordering::SeqCst) {
+                return Err(Error::new(Kind::Unavailable, "another process is about to own it").into());
+            }
             // The session that was asked has ended, and another one owns the volume: that one is asked itself.
             if !matches!(&*self.state.lock(), State::Live(now) if Arc::ptr_eq(now, session)) {
                 return Err(Stop::Again);
@@ -345,6 +350,9 @@ impl Inner {
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };
+        if matches!(act, LastAct::Release) {
+            note_before_release(&self.context).await;
+        }
         let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
         match (session.release(act, given_up).await, act) {
             (Released::Done(_), LastAct::Leave(left)) => {
