@@ -356,12 +356,14 @@ impl Engine {
     /// Opens what was ours when we were cut off. Whether it failed for now: stores are away, or a peer.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes, is_first: bool) -> bool {
         // A command that has it alone opens it too.
-        let Ok(session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
+        let Ok(mut session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
             return false;
         };
         match volumes.open(&path.volume, OpenMode::Normal).await {
             Ok(volume) => {
-                session.opened(&volume);
+                if session.opened(&volume).is_err() {
+                    return false;
+                }
                 self.state.troubles.over(&Attempt::Reopen(path.clone()));
                 super::verbs::finish_of_copy(&self.state, &path).await;
                 false

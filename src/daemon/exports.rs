@@ -92,7 +92,8 @@ impl EngineExports {
                     true => Some(volume.fill().await?),
                     false => None,
                 };
-                let export = VolumeExport { _filling: filling, ..VolumeExport::new(volume, session, alone) };
+                let export = VolumeExport::new(volume, session, alone)?;
+                let export = VolumeExport { _filling: filling, ..export };
                 let reading = match is_alone {
                     true => None,
                     false => Some(export.volume.read_by_client(false).await?),
@@ -124,7 +125,7 @@ fn open_held<'a>(
                 let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
                 let volume = open.volumes.open_again(volume, &path.volume, under.as_deref()).await?;
                 let reading = Some(volume.read_by_client(true).await?);
-                let export = VolumeExport::new(volume, session, None);
+                let export = VolumeExport::new(volume, session, None)?;
                 Ok(Arc::new(VolumeExport { _reading: reading, ..export }) as Arc<dyn Export>)
             }
             (HeldExport::Snapshot { pool, volume, snapshot }, Target::Snapshot(called)) => {
@@ -320,13 +321,22 @@ struct VolumeExport {
 }
 
 impl VolumeExport {
-    fn new(volume: Arc<Volume>, session: Session, alone: Option<Alone>) -> VolumeExport {
-        session.opened(&volume);
-        if let Some(alone) = &alone {
-            alone.opened(&volume);
+    fn new(volume: Arc<Volume>, mut session: Session, mut alone: Option<Alone>) -> Result<VolumeExport> {
+        match &mut alone {
+            Some(alone) => session.opened_alone(&volume, alone)?,
+            None => session.opened(&volume)?,
         }
         let (template, _attachment) = (volume.settings().template, volume.attach());
-        VolumeExport { volume, session, _alone: alone, _filling: None, _attachment, _reading: None, template }
+        let export = VolumeExport {
+            volume,
+            session,
+            _alone: alone,
+            _filling: None,
+            _attachment,
+            _reading: None,
+            template,
+        };
+        Ok(export)
     }
 
     /// For what can't wait.

@@ -49,6 +49,7 @@ mod verbs;
 mod volume_clients;
 mod volume_path;
 mod volume_sharing_map;
+mod volume_uses;
 
 pub use config::Config;
 pub use configured::{Configured, Reloaded};

@@ -1,9 +1,10 @@
-//! Clients of this host beside other hosts that fill and ask for the same volumes.
+//! Clients of this host beside other hosts that rename, fill and ask for the same volumes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::daemon::api::VolumeCreate;
+use crate::base::Kind;
+use crate::daemon::api::{RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::exports::EngineExports;
 use crate::nbd::{Export, Exports as _};
@@ -41,6 +42,57 @@ async fn end(states: impl IntoIterator<Item = Arc<EngineState>>) {
     for state in states {
         assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_by_a_name_that_another_volume_has_got_is_counted_with_that_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let (v, w): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
+    make(&here, "p/v", &[]).await;
+    let first = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*first, 1).await.unwrap();
+    volume::rename(&other, &v, &w.volume).await.unwrap();
+    make(&other, "p/v", &[]).await;
+    let second = exports(&here).open("p/v", "process 2").await.unwrap();
+    assert_eq!(second.read(0, 1).await.unwrap().into_bytes().as_ref(), [0]);
+    drop(second);
+    let refused = volume::remove(&here, &w, false, (RemoveMode::Now, false)).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 1"), "{refused}");
+    assert_eq!((here.sessions.clients(&v), here.sessions.clients(&w)), (0, 1));
+    // A command that holds the new one alone has nothing of the first one's clients.
+    let alone = exports(&here).open("!p/v", "process 3").await.unwrap();
+    write(&*alone, 3).await.unwrap();
+    write(&*first, 2).await.unwrap();
+    drop(alone);
+    assert_eq!(first.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    drop(first);
+    end([here, other]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_one_volume_are_counted_together_by_whatever_names_they_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let (v, w): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
+    make(&here, "p/v", &["clients=one"]).await;
+    let first = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*first, 1).await.unwrap();
+    volume::rename(&other, &v, &w.volume).await.unwrap();
+    let second = exports(&here).open("p/w", "process 2").await.unwrap();
+    let refused = write(&*second, 2).await.unwrap_err();
+    assert!(refused.is(Kind::ReadOnly) && refused.to_string().contains("process 1"), "{refused}");
+    write(&*first, 3).await.unwrap();
+    let counted = here.sessions.clients(&v) + here.sessions.clients(&w);
+    assert_eq!((counted, here.sessions.list().len()), (2, 1));
+    // Nobody has it alone while the other is there, by the one name or the other.
+    drop(second);
+    for path in ["!p/v", "!p/w"] {
+        assert!(exports(&here).open(path, "process 3").await.is_err(), "{path}");
+    }
+    drop(first);
+    drop(exports(&here).open("!p/w", "process 3").await.unwrap());
+    end([here, other]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
