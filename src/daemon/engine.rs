@@ -19,6 +19,7 @@ use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::failed_attempts::Attempt;
 use super::handler_trait::Handler;
+use super::held_exports;
 use super::key_places::ConfiguredKeys;
 use super::listen_addresses::{Flags, Given};
 use super::mirror::{MirrorFlags, MirrorPlan};
@@ -498,6 +499,7 @@ impl Engine {
             .filter(|server| server.listener.is_some())
             .flat_map(|server| [server.asked.clone(), server.address.clone()])
             .collect();
+        self.state.sessions.expect_writers(held_exports::writers(&handed_over));
         for before in handed_over {
             let listens = before.listener.is_some();
             let server = self.go_on(before);
@@ -524,6 +526,13 @@ impl Engine {
             control.display()
         );
         Ok(())
+    }
+
+    /// With all clients that were to go on elsewhere.
+    fn go_on_with(&self, paused: Vec<PausedServer>) {
+        self.state.sessions.expect_writers(held_exports::writers(&paused));
+        let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
+        self.servers.lock().extend(servers);
     }
 
     /// With clients that have waited.
@@ -632,8 +641,7 @@ impl Engine {
         let took_ms = rt.now().since(began).as_millis() as u64;
         if let Err(error) = sent {
             self.state.pools.stay();
-            let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
-            self.servers.lock().extend(servers);
+            self.go_on_with(paused);
             tracing::error!(%error, clients, took_ms, "the other daemon could not take over: this one goes on");
             return Err(error);
         }
@@ -698,8 +706,7 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(%error, "clients can't be kept for the next daemon: they are hung up on");
                 self.state.pools.stay();
-                let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
-                self.servers.lock().extend(servers);
+                self.go_on_with(paused);
             }
         }
     }

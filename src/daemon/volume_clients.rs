@@ -18,12 +18,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
+use super::expected_writers::{Arriving, ExpectedWriters};
 use super::io_tally::{IoRequest, IoTally, IoVerb};
 use super::volume_uses::{
     Client, FILLED, Hold, Use, Uses, check_free, check_unused, clients, follow_names, key_of, use_of,
 };
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Name, Result, VolumeId};
+use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
 use crate::volume::{Clients, Passage, Volume, VolumeSettings, Volumes};
 
 /// How long a volume stays ours after its last client left.
@@ -52,6 +53,8 @@ pub struct VolumeClients {
     uses: Mutex<Uses>,
     /// Names that a rename takes or gives up now: nobody begins to hold a volume alone by one of them. Locked after `uses`.
     renaming: Mutex<Vec<VolumePath>>,
+    /// Clients of the daemon before, where they have written.
+    expected: ExpectedWriters,
     /// Somebody has left.
     left: Notify,
 }
@@ -69,6 +72,7 @@ pub struct SessionInfo {
 impl VolumeClients {
     pub fn new(rt: Rt) -> Arc<VolumeClients> {
         Arc::new(VolumeClients {
+            expected: ExpectedWriters::new(rt.clone()),
             rt,
             uses: Mutex::default(),
             renaming: Mutex::default(),
@@ -143,7 +147,7 @@ impl VolumeClients {
             is_command: hang_up.is_none(),
             hang_up: hang_up.unwrap_or_default(),
             writer: writer(name),
-            writes: AtomicBool::new(false),
+            writes: Arc::default(),
             refused: AtomicBool::new(false),
             io,
             passage,
@@ -349,6 +353,17 @@ impl VolumeClients {
         writers.into_iter().collect()
     }
 
+    /// Clients of the daemon before that have written, by the volume and the client's address or process. All of them, before
+    /// the first client is served.
+    pub fn expect_writers(&self, all: impl IntoIterator<Item = (PoolId, VolumeId, String)>) {
+        self.expected.expect(all.into_iter().map(|(pool, volume, peer)| (pool, volume, writer(&peer))));
+    }
+
+    /// One of them comes for its volume.
+    pub fn expected_writer(&self, volume: (PoolId, VolumeId), peer: &str) -> Arriving<'_> {
+        self.expected.arrives(volume, &writer(peer))
+    }
+
     fn leave(self: &Arc<Self>, Session { counted, path, volumes, visit, writer, writes, .. }: &Session) {
         {
             let mut one = counted.lock();
@@ -467,7 +482,7 @@ pub struct Session {
     is_command: bool,
     hang_up: CancellationToken,
     writer: String,
-    writes: AtomicBool,
+    writes: Arc<AtomicBool>,
     /// That it may not was said.
     refused: AtomicBool,
     io: Arc<IoTally>,
@@ -629,7 +644,11 @@ impl Session {
         }
         let only_one = settings().clients == Clients::One;
         let mut one = self.counted.lock();
-        if only_one && let Some(other) = one.writers.keys().find(|other| **other != self.writer) {
+        let other = || {
+            let here = one.writers.keys().find(|other| **other != self.writer).cloned();
+            here.or_else(|| self.of.expected.other(one.of?, &self.writer))
+        };
+        if only_one && let Some(other) = other() {
             let (path, own) = (&self.path, &self.writer);
             let why = format!(
                 "{path} takes the writes of one client (clients=one), which is {other}: end that one, and {own} may write; or `windlass \
@@ -640,15 +659,29 @@ impl Session {
             }
             return Err(Error::new(Kind::ReadOnly, why));
         }
+        self.enter_writer(&mut one);
+        Ok(())
+    }
+
+    /// Whether the client has written, for another process.
+    pub fn shared_writes(&self) -> Arc<AtomicBool> {
+        self.writes.clone()
+    }
+
+    /// The client has written in another process of this host. Whoever else has come meanwhile, it goes on.
+    pub fn has_written(&self) {
+        self.enter_writer(&mut self.counted.lock());
+    }
+
+    fn enter_writer(&self, one: &mut Use) {
         if self.writes.swap(true, Ordering::AcqRel) {
-            return Ok(());
+            return;
         }
         *one.writers.entry(self.writer.clone()).or_default() += 1;
         if one.writers.len() > 1 && !std::mem::replace(&mut one.warned, true) {
             let writers = one.writers.keys().cloned().collect::<Vec<_>>().join(", ");
             tracing::warn!(volume = %self.path, writers, "several clients write to one volume: no ordinary filesystem bears that");
         }
-        Ok(())
     }
 }
 

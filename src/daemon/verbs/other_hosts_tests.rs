@@ -1,4 +1,4 @@
-//! Clients of this host beside other hosts that rename, fill and ask for the same volumes.
+//! Clients of this host beside other hosts that rename, fill and ask for the same volumes; and beside the daemon before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use crate::base::Kind;
 use crate::daemon::api::{RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::exports::EngineExports;
-use crate::nbd::{Export, Exports as _};
+use crate::daemon::held_exports::HeldExport;
+use crate::nbd::{Export, Exports as _, HeldDisk};
 
 use super::tests::{folders, make_pool, state};
 use super::{pool, volume};
@@ -114,4 +115,45 @@ async fn a_volume_that_a_command_fills_is_handed_to_no_other_host() {
     assert_eq!(read.unwrap().into_bytes().as_ref(), [3]);
     drop(client);
     end([other, here]).await;
+}
+
+/// The clients of the daemon before are served one by one, and others come beside them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_one_writer_is_known_before_the_next_daemon_serves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = Arc::new(state(dir.path(), "h").await);
+    make_pool(&before, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make(&before, "p/v", &["clients=one"]).await;
+    let (held, reads) = {
+        let (writer, reader) = (
+            exports(&before).open("p/v", "process 1").await,
+            exports(&before).open("p/v", "process 2").await,
+        );
+        let (writer, reader) = (writer.unwrap(), reader.unwrap());
+        write(&*writer, 1).await.unwrap();
+        (writer.holding().held().unwrap(), reader.holding().held().unwrap())
+    };
+    end([before]).await;
+    let HeldExport::Volume { pool, volume, writes: true, .. } = HeldExport::of(&held).unwrap() else {
+        panic!("{held:?}")
+    };
+    let older: HeldDisk = reads.clone();
+    assert!(older.0["volume"].get("writes").is_none(), "as older versions tell it: {older:?}");
+    let next = Arc::new(state(dir.path(), "h").await);
+    next.sessions.expect_writers([(pool, volume, "process 1".to_owned())]);
+    // Both who has come new and who was there before come first.
+    let new = exports(&next).open("p/v", "process 3").await.unwrap();
+    let reader = exports(&next).open_again("p/v", &reads, "process 2").await.unwrap();
+    for other in [&new, &reader] {
+        let refused = write(&**other, 2).await.unwrap_err();
+        assert!(refused.is(Kind::ReadOnly) && refused.to_string().contains("process 1"), "{refused}");
+    }
+    let writer = exports(&next).open_again("p/v", &held, "process 1").await.unwrap();
+    assert!(write(&*new, 2).await.unwrap_err().is(Kind::ReadOnly), "it need not write once more for that");
+    write(&*writer, 4).await.unwrap();
+    drop(writer);
+    write(&*new, 5).await.unwrap();
+    assert!(write(&*reader, 6).await.unwrap_err().is(Kind::ReadOnly));
+    drop((new, reader));
+    end([next]).await;
 }
