@@ -1,6 +1,7 @@
 //! Copies of snapshots in another pool: cut off at any moment, begun again, equal; what they cost; what they refuse.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::site::{Site, name, run};
 use super::*;
@@ -309,17 +310,23 @@ fn a_client_that_stands_by_gets_no_copy_in_the_middle_of_a_round() {
         let slow = Duration::from_millis(300);
         other.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
         let reached = tokio::sync::Notify::new();
-        let progress = |doing: &str, at: u64, _: u64| {
-            if doing == "copying" && at >= 8 * MIB {
+        let progress = |doing: &str, _: u64, _: u64| {
+            if doing == "looking" {
                 reached.notify_one();
             }
         };
         let how = Copying { progress: &progress, ..QUIET };
         let (v, b, copied) = (name("v"), name("b"), name("w"));
-        let copying = copy_snapshot((&from.volumes, &v, &b), (&to.volumes, &copied), how);
+        let is_done = AtomicBool::new(false);
+        let copying = async {
+            let done = copy_snapshot((&from.volumes, &v, &b), (&to.volumes, &copied), how).await;
+            is_done.store(true, Ordering::Relaxed);
+            done
+        };
         let asking = async {
             reached.notified().await;
             let seen = w.read(0, 20 * MIB).await.unwrap();
+            assert!(is_done.load(Ordering::Relaxed), "it is shown in the middle of the round");
             w.write(4 * MIB, bytes(7, BLOCK as usize)).await.unwrap();
             seen
         };
