@@ -19,6 +19,7 @@ use super::engine_tables::EngineState;
 use super::exports::EngineExports;
 use super::failed_attempts::Attempt;
 use super::handler_trait::Handler;
+use super::held_exports;
 use super::key_places::ConfiguredKeys;
 use super::listen_addresses::{Flags, Given};
 use super::mirror::{MirrorFlags, MirrorPlan};
@@ -356,12 +357,14 @@ impl Engine {
     /// Opens what was ours when we were cut off. Whether it failed for now: stores are away, or a peer.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes, is_first: bool) -> bool {
         // A command that has it alone opens it too.
-        let Ok(session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
+        let Ok(mut session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
             return false;
         };
         match volumes.open(&path.volume, OpenMode::Normal).await {
             Ok(volume) => {
-                session.opened(&volume);
+                if session.opened(&volume).is_err() {
+                    return false;
+                }
                 self.state.troubles.over(&Attempt::Reopen(path.clone()));
                 super::verbs::finish_of_copy(&self.state, &path).await;
                 false
@@ -496,6 +499,7 @@ impl Engine {
             .filter(|server| server.listener.is_some())
             .flat_map(|server| [server.asked.clone(), server.address.clone()])
             .collect();
+        self.state.sessions.expect_writers(held_exports::writers(&handed_over));
         for before in handed_over {
             let listens = before.listener.is_some();
             let server = self.go_on(before);
@@ -522,6 +526,13 @@ impl Engine {
             control.display()
         );
         Ok(())
+    }
+
+    /// With all clients that were to go on elsewhere.
+    fn go_on_with(&self, paused: Vec<PausedServer>) {
+        self.state.sessions.expect_writers(held_exports::writers(&paused));
+        let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
+        self.servers.lock().extend(servers);
     }
 
     /// With clients that have waited.
@@ -630,8 +641,7 @@ impl Engine {
         let took_ms = rt.now().since(began).as_millis() as u64;
         if let Err(error) = sent {
             self.state.pools.stay();
-            let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
-            self.servers.lock().extend(servers);
+            self.go_on_with(paused);
             tracing::error!(%error, clients, took_ms, "the other daemon could not take over: this one goes on");
             return Err(error);
         }
@@ -696,8 +706,7 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(%error, "clients can't be kept for the next daemon: they are hung up on");
                 self.state.pools.stay();
-                let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
-                self.servers.lock().extend(servers);
+                self.go_on_with(paused);
             }
         }
     }
@@ -705,6 +714,7 @@ impl Engine {
     /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. What became of each
     /// client's disk meanwhile is told when it is handed over.
     async fn leave(&self) -> Vec<PausedServer> {
+        self.state.pools.keep_notes();
         let servers = std::mem::take(&mut *self.servers.lock());
         let paused = join_all(servers.into_iter().map(nbd::Server::pause)).await;
         let lost = |error: &Error| tracing::error!(%error, "clients of one address are lost");

@@ -17,11 +17,11 @@ use super::held_exports::{self, HeldExport, HeldVolume};
 use super::io_tally::IoVerb;
 use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
-use crate::base::{Error, Kind, Name, Result, Rope};
+use crate::base::{Epoch, Error, Kind, Name, PoolId, Result, Rope, VolumeId};
 use crate::nbd::{
     ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent,
 };
-use crate::volume::{Attachment, Direction, OpenMode, Reading, Since, SnapshotView, Volume};
+use crate::volume::{Attachment, Direction, Filling, OpenMode, Reading, Since, SnapshotView, Volume};
 
 /// How long a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
@@ -88,10 +88,15 @@ impl EngineExports {
                 };
                 let volume = open.volumes.open(&path.volume, mode).await;
                 let volume = explained(state, &path, volume).await?;
-                let export = VolumeExport::new(volume, session, alone);
+                let filling = match is_alone {
+                    true => Some(volume.fill().await?),
+                    false => None,
+                };
+                let export = VolumeExport::new(volume, session, alone)?;
+                let export = VolumeExport { _filling: filling, ..export };
                 let reading = match is_alone {
                     true => None,
-                    false => open.volumes.read_by_client(&path.volume, &export.volume).await?,
+                    false => Some(export.volume.read_by_client(false).await?),
                 };
                 Ok(Arc::new(VolumeExport { _reading: reading, ..export }))
             }
@@ -113,15 +118,16 @@ fn open_held<'a>(
 ) -> BoxFuture<'a, Result<Arc<dyn Export>>> {
     let opened = async move {
         match (held, target(name)?) {
-            (HeldExport::Volume { pool, volume, under }, Target::Volume(called)) => {
-                let open = held_exports::pool_of(state, &called, pool).await?;
-                let now = open.volumes.name_now(volume, &called.volume).await?;
-                let path = VolumePath { volume: now, ..called };
-                let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
-                let volume = open.volumes.open_again(volume, &path.volume, under.as_deref()).await?;
-                let reading = open.volumes.read_by_client(&path.volume, &volume).await?;
-                let export = VolumeExport::new(volume, session, None);
-                Ok(Arc::new(VolumeExport { _reading: reading, ..export }) as Arc<dyn Export>)
+            (HeldExport::Volume { pool, volume, under, writes }, Target::Volume(called)) => {
+                let arriving = writes.then(|| state.sessions.expected_writer((pool, volume), peer));
+                let held = (pool, volume, under, writes);
+                let opened = open_held_volume(state, called, held, peer).await;
+                let is_over =
+                    opened.as_ref().map_or_else(|e| !e.is_transient() && !e.is(Kind::Closed), |_| true);
+                if let Some(arriving) = arriving.filter(|_| is_over) {
+                    arriving.ends();
+                }
+                Ok(Arc::new(opened?) as Arc<dyn Export>)
             }
             (HeldExport::Snapshot { pool, volume, snapshot }, Target::Snapshot(called)) => {
                 let open = held_exports::pool_of(state, &called.volume, pool).await?;
@@ -133,6 +139,25 @@ fn open_held<'a>(
         }
     };
     opened.boxed()
+}
+
+async fn open_held_volume(
+    state: &Arc<EngineState>,
+    called: VolumePath,
+    (pool, volume, under, writes): (PoolId, VolumeId, Option<Vec<Epoch>>, bool),
+    peer: &str,
+) -> Result<VolumeExport> {
+    let open = held_exports::pool_of(state, &called, pool).await?;
+    let now = open.volumes.name_now(volume, &called.volume).await?;
+    let path = VolumePath { volume: now, ..called };
+    let session = state.sessions.enter(&path, &open.volumes, Visitor::Client(peer))?;
+    let volume = open.volumes.open_again(volume, &path.volume, under.as_deref()).await?;
+    let reading = Some(volume.read_by_client(true).await?);
+    let export = VolumeExport::new(volume, session, None)?;
+    if writes {
+        export.session.has_written();
+    }
+    Ok(VolumeExport { _reading: reading, ..export })
 }
 
 /// A template is shown and not written to.
@@ -305,6 +330,8 @@ struct VolumeExport {
     session: Session,
     /// Others may come when the client has left.
     _alone: Option<Alone>,
+    /// Nor does another host get the volume before that.
+    _filling: Option<Filling>,
     /// Other hosts are told that the volume is used here.
     _attachment: Arc<Attachment>,
     /// Where it is not this host's: nobody removes it meanwhile.
@@ -314,13 +341,22 @@ struct VolumeExport {
 }
 
 impl VolumeExport {
-    fn new(volume: Arc<Volume>, session: Session, alone: Option<Alone>) -> VolumeExport {
-        session.opened(&volume);
-        if let Some(alone) = &alone {
-            alone.opened(&volume);
+    fn new(volume: Arc<Volume>, mut session: Session, mut alone: Option<Alone>) -> Result<VolumeExport> {
+        match &mut alone {
+            Some(alone) => session.opened_alone(&volume, alone)?,
+            None => session.opened(&volume)?,
         }
         let (template, _attachment) = (volume.settings().template, volume.attach());
-        VolumeExport { volume, session, _alone: alone, _attachment, _reading: None, template }
+        let export = VolumeExport {
+            volume,
+            session,
+            _alone: alone,
+            _filling: None,
+            _attachment,
+            _reading: None,
+            template,
+        };
+        Ok(export)
     }
 
     /// For what can't wait.
@@ -348,7 +384,11 @@ impl Export for VolumeExport {
         describe_volume(volume.title(), volume.size(), self.template)
     }
     fn holding(&self) -> Arc<dyn Holding> {
-        Arc::new(HeldVolume { volume: self.volume.clone(), passage: self.session.shared_passage() })
+        Arc::new(HeldVolume {
+            volume: self.volume.clone(),
+            passage: self.session.shared_passage(),
+            writes: self.session.shared_writes(),
+        })
     }
     fn size(&self) -> u64 {
         self.now().size()

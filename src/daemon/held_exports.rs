@@ -2,6 +2,7 @@
 //! snapshot, and under which ownership the client has seen it. Names are for messages.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,7 @@ use super::api::{Outcome, SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::pools::OpenPool;
 use crate::base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
-use crate::nbd::{HeldDisk, Holding};
+use crate::nbd::{ConnectionState, HeldDisk, Holding, PausedServer};
 use crate::volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
 
 /// See the module.
@@ -21,12 +22,29 @@ pub enum HeldExport {
         volume: VolumeId,
         /// The volume is what the client has seen while one of these is in force; null: whatever it is then.
         under: Option<Vec<Epoch>>,
+        /// The client has written, which counts where one client alone may. Not told by older versions.
+        #[serde(default, skip_serializing_if = "is_default")]
+        writes: bool,
     },
     Snapshot {
         pool: PoolId,
         volume: VolumeId,
         snapshot: SnapshotId,
     },
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The clients of these servers that have written to a volume, each by its address or process.
+pub fn writers(servers: &[PausedServer]) -> Vec<(PoolId, VolumeId, String)> {
+    let clients = servers.iter().flat_map(|server| &server.clients).map(|client| client.client.state());
+    let of = |client: ConnectionState| match HeldExport::of(client.held()?).ok()? {
+        HeldExport::Volume { pool, volume, writes: true, .. } => Some((pool, volume, client.peer)),
+        _ => None,
+    };
+    clients.filter_map(of).collect()
 }
 
 impl HeldExport {
@@ -66,13 +84,16 @@ pub async fn pool_of(state: &EngineState, called: &VolumePath, id: PoolId) -> Re
 pub struct HeldVolume {
     pub volume: Arc<Volume>,
     pub passage: Arc<Passage>,
+    /// The client has written.
+    pub writes: Arc<AtomicBool>,
 }
 
 impl Holding for HeldVolume {
     fn held(&self) -> Result<HeldDisk> {
         let volume = self.passage.leads_to(&self.volume);
         let under = volume.held()?;
-        Ok(HeldExport::Volume { pool: volume.pool(), volume: volume.id(), under }.told())
+        let writes = self.writes.load(Ordering::Acquire);
+        Ok(HeldExport::Volume { pool: volume.pool(), volume: volume.id(), under, writes }.told())
     }
 }
 
@@ -113,7 +134,7 @@ pub async fn of_export(
                 check(export, &volume, HeldExport::of(&HeldDisk(held.clone()))?)?;
             }
             let (pool, id, under) = (volume.pool(), volume.id(), volume.held()?);
-            HeldExport::Volume { pool, volume: id, under }.told()
+            HeldExport::Volume { pool, volume: id, under, writes: false }.told()
         }
     };
     Outcome::of(&now)
@@ -121,7 +142,7 @@ pub async fn of_export(
 
 fn check(export: &str, volume: &Volume, held: HeldExport) -> Result<()> {
     match held {
-        HeldExport::Volume { pool, volume: id, under } if pool == volume.pool() && id == volume.id() => {
+        HeldExport::Volume { pool, volume: id, under, .. } if pool == volume.pool() && id == volume.id() => {
             match under.is_none_or(|under| volume.goes_on_from(&under)) {
                 true => Ok(()),
                 false => {

@@ -14,6 +14,7 @@ mod credentials;
 mod dashboard_and_alerts;
 mod engine;
 mod engine_tables;
+mod expected_writers;
 mod exports;
 mod failed_attempts;
 #[cfg(any(test, fuzzing))]
@@ -49,6 +50,7 @@ mod verbs;
 mod volume_clients;
 mod volume_path;
 mod volume_sharing_map;
+mod volume_uses;
 
 pub use config::Config;
 pub use configured::{Configured, Reloaded};

@@ -234,6 +234,7 @@ impl Pools {
             tuning: Tuning::default(),
             sweeps: Arc::default(),
             keys: OpenKeys::with_source(self.keys.clone()),
+            readers: Arc::default(),
             left: Arc::default(),
             mirror: MirrorHost::with_peer(self.peer.clone()),
         };
@@ -445,6 +446,11 @@ impl Pools {
             open.volumes.release_unless(&is_used, drain).await;
         });
         join_all(released).await;
+    }
+
+    /// Before clients leave for the next daemon of this state folder: see `Volumes::keep_notes`.
+    pub fn keep_notes(&self) {
+        self.opened().iter().for_each(|(_, open)| open.volumes.keep_notes());
     }
 
     /// Lets go of all volumes without giving them up, for the next daemon of this state folder. The pools stay open, and open

@@ -1,12 +1,15 @@
 //! Who uses which volume: clients are counted, and a volume that nobody has used for a while is released, so that
 //! another host can open it without a word.
+//!
+//! Who comes by a name is counted under that name until the volume is open, and from then on with all who use the same
+//! volume, by whatever names they came: another host may rename a volume at any time, and give its name to another one.
 
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -15,10 +18,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
+use super::expected_writers::{Arriving, ExpectedWriters};
 use super::io_tally::{IoRequest, IoTally, IoVerb};
+use super::volume_uses::{
+    Client, FILLED, Hold, Use, Uses, check_free, check_unused, clients, follow_names, key_of, use_of,
+};
 use crate::base::rt::Rt;
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
 use crate::volume::{Clients, Passage, Volume, VolumeSettings, Volumes};
 
 /// How long a volume stays ours after its last client left.
@@ -31,9 +37,6 @@ const HANG_UP: Duration = Duration::from_secs(15);
 pub const DAEMON: Visitor<'_> = Visitor::Command(DAEMON_NAME);
 const DAEMON_NAME: &str = "the daemon";
 
-/// What is done to a volume that a command alone may write to. Commands go on with it meanwhile, as to take a snapshot.
-const FILLED: &str = "filled by a command";
-
 /// Who comes to use a volume.
 #[derive(Clone, Copy, Debug)]
 pub enum Visitor<'a> {
@@ -43,48 +46,6 @@ pub enum Visitor<'a> {
     Command(&'a str),
 }
 
-#[derive(Debug)]
-struct Client {
-    /// For messages.
-    name: String,
-    /// Cancelled to end the connection; a command has none, and comes to its end by itself.
-    hang_up: Option<CancellationToken>,
-}
-
-/// That a volume is held alone: for as long as somebody has a guard of it.
-#[derive(Debug)]
-struct Hold {
-    /// What is being done to the volume.
-    what: &'static str,
-    guards: u64,
-}
-
-#[derive(Debug, Default)]
-struct Use {
-    /// By their visits.
-    clients: BTreeMap<u64, Client>,
-    /// Counts arrivals, so that a timer set before a later visit does nothing.
-    visits: u64,
-    /// A command has the volume alone.
-    alone: Option<Hold>,
-    /// Who has written and is still connected, and by how many connections.
-    writers: BTreeMap<String, u64>,
-    /// That there are several was said.
-    warned: bool,
-    /// What they use, once one of them has opened it. It tells by which name it goes now.
-    volume: Weak<Volume>,
-    /// What clients have asked of it.
-    io: Arc<IoTally>,
-    /// The way of their requests to it.
-    passage: Arc<Passage>,
-    /// The pool that it was moved to while they used it.
-    moved: Option<(Name, Volumes)>,
-}
-
-/// Uses of volumes by their names; several of one name for as long as a volume took that name while others asked for it.
-/// Whoever joins or ends one holds the lock of all.
-type Uses = BTreeMap<VolumePath, Vec<Arc<Mutex<Use>>>>;
-
 /// See the module.
 #[derive(Debug)]
 pub struct VolumeClients {
@@ -92,6 +53,8 @@ pub struct VolumeClients {
     uses: Mutex<Uses>,
     /// Names that a rename takes or gives up now: nobody begins to hold a volume alone by one of them. Locked after `uses`.
     renaming: Mutex<Vec<VolumePath>>,
+    /// Clients of the daemon before, where they have written.
+    expected: ExpectedWriters,
     /// Somebody has left.
     left: Notify,
 }
@@ -106,87 +69,10 @@ pub struct SessionInfo {
     pub io: Arc<IoTally>,
 }
 
-/// A volume that was renamed, or moved, is in use under its new name.
-fn follow_names(uses: &mut Uses) {
-    let mut moved = Vec::new();
-    for (path, all) in uses.iter_mut() {
-        all.retain(|one| {
-            let Some(now) = one.lock().path(path).filter(|now| now != path) else { return true };
-            moved.push((now, one.clone()));
-            false
-        });
-    }
-    if moved.is_empty() {
-        return;
-    }
-    uses.retain(|_, all| !all.is_empty());
-    // Before those who asked for that name in vain: who comes next joins them.
-    for (path, one) in moved {
-        uses.entry(path).or_default().insert(0, one);
-    }
-}
-
-impl Use {
-    /// What the volume is called now, once it is open.
-    fn name(&self) -> Option<Name> {
-        self.volume.upgrade().map(|volume| volume.name())
-    }
-
-    /// Where the volume is now that was asked for by this, once it is open.
-    fn path(&self, asked: &VolumePath) -> Option<VolumePath> {
-        let pool = self.moved.as_ref().map_or(&asked.pool, |(pool, _)| pool).clone();
-        Some(VolumePath { pool, volume: self.name()? })
-    }
-
-    fn visit(&mut self) -> u64 {
-        self.visits += 1;
-        self.visits
-    }
-
-    /// Nobody is there, and nobody has it alone.
-    fn is_over(&self) -> bool {
-        self.clients.is_empty() && self.alone.is_none()
-    }
-
-    fn hang_up(&self) -> usize {
-        self.clients.values().flat_map(|c| &c.hang_up).map(CancellationToken::cancel).count()
-    }
-}
-
-/// `Owned`: a command has the volume alone. It is named, where it is a client.
-fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>], is_command: bool) -> Result<()> {
-    for one in all {
-        let one = one.lock();
-        let Some(Hold { what, .. }) = one.alone else { continue };
-        if what == FILLED && is_command {
-            continue;
-        }
-        let names = one.clients.values().map(|client| client.name.as_str()).collect::<Vec<_>>().join(", ");
-        let who = if names.is_empty() { names } else { format!(" ({names})") };
-        return Err(Error::new(Kind::Owned, format!("{path} is being {what}{who}: try again when it is")));
-    }
-    Ok(())
-}
-
-/// `Owned`, by their names, while somebody uses the volume, but for those who will be hung up on.
-fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -> Result<()> {
-    let mut names = Vec::new();
-    for one in all {
-        let one = one.lock();
-        let stays = one.clients.values().filter(|c| !hang_up || c.hang_up.is_none());
-        names.extend(stays.map(|c| c.name.clone()));
-    }
-    if names.is_empty() {
-        return Ok(());
-    }
-    let many = show_count(names.len() as u64, "client");
-    let why = format!("{path} has {many} connected ({}): disconnect first", names.join(", "));
-    Err(Error::new(Kind::Owned, why))
-}
-
 impl VolumeClients {
     pub fn new(rt: Rt) -> Arc<VolumeClients> {
         Arc::new(VolumeClients {
+            expected: ExpectedWriters::new(rt.clone()),
             rt,
             uses: Mutex::default(),
             renaming: Mutex::default(),
@@ -258,9 +144,10 @@ impl VolumeClients {
             shown: path.to_string(),
             volumes: volumes.clone(),
             visit,
+            is_command: hang_up.is_none(),
             hang_up: hang_up.unwrap_or_default(),
             writer: writer(name),
-            writes: AtomicBool::new(false),
+            writes: Arc::default(),
             refused: AtomicBool::new(false),
             io,
             passage,
@@ -277,6 +164,7 @@ impl VolumeClients {
         hang_up: bool,
     ) -> Result<Alone> {
         self.daemon_left(path).await;
+        self.learn_names(path, volumes).await;
         let (alone, all) = {
             let mut uses = self.uses();
             if self.renaming.lock().contains(path) {
@@ -317,6 +205,24 @@ impl VolumeClients {
         }
     }
 
+    /// The volume that has the name now, and those that were known under it, are found by their names afterwards, also where
+    /// another host has renamed one.
+    async fn learn_names(&self, path: &VolumePath, volumes: &Volumes) {
+        let known: Vec<VolumeId> = {
+            let uses = self.uses();
+            let all = uses.get(path).into_iter().flatten();
+            all.filter_map(|one| one.lock().of).map(|(_, id)| id).collect()
+        };
+        let mut learnt = vec![volumes.follow(&path.volume).await];
+        for id in known {
+            learnt.push(volumes.follow_volume(id).await);
+        }
+        // One that is not there yet has no name to learn.
+        for error in learnt.into_iter().filter_map(Result::err).filter(|error| !error.is(Kind::NotFound)) {
+            tracing::debug!(volume = %path, %error, "it is not known whether another host has renamed it");
+        }
+    }
+
     /// Another guard for whoever fills this very volume: it is held until both are dropped.
     ///
     /// # Errors
@@ -330,7 +236,7 @@ impl VolumeClients {
         let uses = self.uses();
         for counted in uses.get(path).into_iter().flatten() {
             let mut one = counted.lock();
-            if one.volume.upgrade().is_none_or(|held| held.id() != volume.id()) {
+            if one.of != Some(key_of(volume)) {
                 continue;
             }
             if let Some(hold) = one.alone.as_mut().filter(|hold| hold.what == FILLED) {
@@ -384,18 +290,26 @@ impl VolumeClients {
         self.uses().get(path).into_iter().flatten().map(|one| one.lock().hang_up()).sum()
     }
 
-    /// The ways of all who use a volume.
-    pub fn passages(&self, path: &VolumePath) -> Vec<Arc<Passage>> {
+    /// The ways of all who use the volume that this one uses, and of those who ask for it by its name.
+    pub fn passages(&self, of: &Session) -> Vec<Arc<Passage>> {
+        let (path, key) = (of.path_now(), of.counted.lock().of);
         let uses = self.uses();
-        uses.get(path).into_iter().flatten().map(|one| one.lock().passage.clone()).collect()
+        let mut found = Vec::new();
+        for one in uses.get(&path).into_iter().flatten() {
+            let one = one.lock();
+            if one.of.is_none() || one.of == key {
+                found.push(one.passage.clone());
+            }
+        }
+        found
     }
 
-    /// Those who use a volume use this one of another pool from now on.
-    pub fn moved(&self, path: &VolumePath, (pool, volumes): (&Name, &Volumes), to: &Arc<Volume>) {
+    /// Those who use the volume that this one uses go on with another one, of another pool.
+    pub fn moved(&self, of: &Session, (pool, volumes): (&Name, &Volumes), to: &Arc<Volume>) {
         let mut uses = self.uses();
-        for one in uses.get(path).into_iter().flatten() {
-            let mut one = one.lock();
-            one.volume = Arc::downgrade(to);
+        {
+            let mut one = of.counted.lock();
+            (one.of, one.volume) = (Some(key_of(to)), Arc::downgrade(to));
             one.moved = Some((pool.clone(), volumes.clone()));
         }
         follow_names(&mut uses);
@@ -439,6 +353,17 @@ impl VolumeClients {
         writers.into_iter().collect()
     }
 
+    /// Clients of the daemon before that have written, by the volume and the client's address or process. All of them, before
+    /// the first client is served.
+    pub fn expect_writers(&self, all: impl IntoIterator<Item = (PoolId, VolumeId, String)>) {
+        self.expected.expect(all.into_iter().map(|(pool, volume, peer)| (pool, volume, writer(&peer))));
+    }
+
+    /// One of them comes for its volume.
+    pub fn expected_writer(&self, volume: (PoolId, VolumeId), peer: &str) -> Arriving<'_> {
+        self.expected.arrives(volume, &writer(peer))
+    }
+
     fn leave(self: &Arc<Self>, Session { counted, path, volumes, visit, writer, writes, .. }: &Session) {
         {
             let mut one = counted.lock();
@@ -455,6 +380,31 @@ impl VolumeClients {
         }
         self.left.notify_waiters();
         self.linger(counted, path, volumes);
+    }
+
+    /// Somebody who was counted there is counted in the use of the volume itself now.
+    fn leave_use(
+        self: &Arc<Self>,
+        mut uses: MutexGuard<'_, Uses>,
+        counted: &Arc<Mutex<Use>>,
+        path: &VolumePath,
+        volumes: &Volumes,
+    ) {
+        let was_of_none = {
+            let one = counted.lock();
+            one.of.is_none() && one.is_over()
+        };
+        if was_of_none && let Some(all) = uses.get_mut(path) {
+            all.retain(|one| !Arc::ptr_eq(one, counted));
+            if all.is_empty() {
+                uses.remove(path);
+            }
+        }
+        drop(uses);
+        self.left.notify_waiters();
+        if !was_of_none {
+            self.linger(counted, path, volumes);
+        }
     }
 
     /// The volume is released when nobody comes any more.
@@ -483,32 +433,40 @@ impl VolumeClients {
                 return;
             }
             drop(one);
-            let path = path.clone();
+            let (path, of) = (path.clone(), counted.lock().of);
             all.retain(|one| !is_this(one));
-            if all.iter().any(|one| !one.lock().is_over()) {
+            // Others who ask for the name may be about to open the very volume.
+            let is_asked_for = of.is_none() && all.iter().any(|one| !one.lock().is_over());
+            if all.is_empty() {
+                uses.remove(&path);
+            }
+            if is_asked_for {
                 return;
             }
-            uses.remove(&path);
             path
         };
-        let (name, moved) = {
+        let (of, known, moved) = {
             let one = counted.lock();
-            // One that nobody could open is asked for by its name.
-            (one.name().unwrap_or_else(|| came_by.volume.clone()), one.moved.clone())
+            (one.of, one.name(), one.moved.clone())
         };
         let volumes = moved.as_ref().map_or(volumes, |(_, volumes)| volumes);
-        if let Err(error) = volumes.release(&name).await
+        let released = async {
+            let known = known.unwrap_or_else(|| came_by.volume.clone());
+            let name = match of {
+                // Another volume may have the name by now.
+                Some((_, id)) => volumes.name_now(id, &known).await?,
+                // One that nobody could open is asked for by its name.
+                None => known,
+            };
+            volumes.release(&name).await
+        };
+        if let Err(error) = released.await
             // Another host's, where it was only attached here.
             && !matches!(error.kind(), Kind::NotFound | Kind::Owned)
         {
             tracing::warn!(volume = %path, %error, "could not release a volume that nobody uses");
         }
     }
-}
-
-/// Clients of one volume.
-fn clients(all: &[Arc<Mutex<Use>>]) -> u64 {
-    all.iter().map(|one| one.lock().clients.len() as u64).sum()
 }
 
 /// A client's presence.
@@ -521,9 +479,10 @@ pub struct Session {
     shown: String,
     volumes: Volumes,
     visit: u64,
+    is_command: bool,
     hang_up: CancellationToken,
     writer: String,
-    writes: AtomicBool,
+    writes: Arc<AtomicBool>,
     /// That it may not was said.
     refused: AtomicBool,
     io: Arc<IoTally>,
@@ -541,8 +500,27 @@ pub struct Alone {
 
 impl Alone {
     /// The command works on this volume, whatever its name will be.
-    pub fn opened(&self, volume: &Arc<Volume>) {
-        self.counted.lock().volume = Arc::downgrade(volume);
+    ///
+    /// # Errors
+    /// `Owned`: others use it, who came by another name.
+    pub fn opened(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let mut uses = self.of.uses();
+        let of_volume = use_of(&mut uses, &self.counted, &self.path, volume);
+        if Arc::ptr_eq(&of_volume, &self.counted) {
+            return Ok(());
+        }
+        let all = std::slice::from_ref(&of_volume);
+        check_free(&self.path, all, false)?;
+        check_unused(&self.path, all, false)?;
+        let hold = self.counted.lock().alone.take();
+        {
+            let mut one = of_volume.lock();
+            one.alone = hold;
+            one.visit();
+        }
+        let before = std::mem::replace(&mut self.counted, of_volume);
+        self.of.leave_use(uses, &before, &self.path, &self.volumes);
+        Ok(())
     }
 }
 
@@ -586,9 +564,41 @@ fn writer(peer: &str) -> String {
 }
 
 impl Session {
-    /// The client uses this volume, whatever its name will be.
-    pub fn opened(&self, volume: &Arc<Volume>) {
-        self.counted.lock().volume = Arc::downgrade(volume);
+    /// The client uses this volume, whatever its name will be: from now on it is counted with all who use it. Asked before
+    /// the client's first request.
+    ///
+    /// # Errors
+    /// `Owned`: a command has that volume alone.
+    pub fn opened(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        self.opened_by(volume, None)
+    }
+
+    /// The same for who has the volume alone.
+    pub fn opened_alone(&mut self, volume: &Arc<Volume>, alone: &mut Alone) -> Result<()> {
+        alone.opened(volume)?;
+        self.opened_by(volume, Some(alone))
+    }
+
+    fn opened_by(&mut self, volume: &Arc<Volume>, alone: Option<&Alone>) -> Result<()> {
+        let mut uses = self.of.uses();
+        let of_volume = use_of(&mut uses, &self.counted, &self.path, volume);
+        if Arc::ptr_eq(&of_volume, &self.counted) {
+            return Ok(());
+        }
+        if !alone.is_some_and(|alone| Arc::ptr_eq(&alone.counted, &of_volume)) {
+            check_free(&self.path, std::slice::from_ref(&of_volume), self.is_command)?;
+        }
+        debug_assert!(!self.writes.load(Ordering::Relaxed), "it has written before it was open");
+        let client = self.counted.lock().clients.remove(&self.visit);
+        {
+            let mut one = of_volume.lock();
+            self.visit = one.visit();
+            one.clients.extend(client.map(|client| (self.visit, client)));
+            (self.io, self.passage) = (one.io.clone(), one.passage.clone());
+        }
+        let before = std::mem::replace(&mut self.counted, of_volume);
+        self.of.leave_use(uses, &before, &self.path, &self.volumes);
+        Ok(())
     }
 
     /// Does the work of a client's request, and counts it.
@@ -634,7 +644,11 @@ impl Session {
         }
         let only_one = settings().clients == Clients::One;
         let mut one = self.counted.lock();
-        if only_one && let Some(other) = one.writers.keys().find(|other| **other != self.writer) {
+        let other = || {
+            let here = one.writers.keys().find(|other| **other != self.writer).cloned();
+            here.or_else(|| self.of.expected.other(one.of?, &self.writer))
+        };
+        if only_one && let Some(other) = other() {
             let (path, own) = (&self.path, &self.writer);
             let why = format!(
                 "{path} takes the writes of one client (clients=one), which is {other}: end that one, and {own} may write; or `windlass \
@@ -645,15 +659,29 @@ impl Session {
             }
             return Err(Error::new(Kind::ReadOnly, why));
         }
+        self.enter_writer(&mut one);
+        Ok(())
+    }
+
+    /// Whether the client has written, for another process.
+    pub fn shared_writes(&self) -> Arc<AtomicBool> {
+        self.writes.clone()
+    }
+
+    /// The client has written in another process of this host. Whoever else has come meanwhile, it goes on.
+    pub fn has_written(&self) {
+        self.enter_writer(&mut self.counted.lock());
+    }
+
+    fn enter_writer(&self, one: &mut Use) {
         if self.writes.swap(true, Ordering::AcqRel) {
-            return Ok(());
+            return;
         }
         *one.writers.entry(self.writer.clone()).or_default() += 1;
         if one.writers.len() > 1 && !std::mem::replace(&mut one.warned, true) {
             let writers = one.writers.keys().cloned().collect::<Vec<_>>().join(", ");
             tracing::warn!(volume = %self.path, writers, "several clients write to one volume: no ordinary filesystem bears that");
         }
-        Ok(())
     }
 }
 

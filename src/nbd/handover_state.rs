@@ -172,6 +172,14 @@ pub struct PassedOver {
 }
 
 impl ConnectionState {
+    /// What the client holds, if it has entered an export that has not failed.
+    pub fn held(&self) -> Option<&HeldDisk> {
+        match &self.phase {
+            Phase::Entered(Entered { export: HeldExport::Held(held), .. }) => Some(held),
+            Phase::Entered(_) | Phase::Haggling(_) => None,
+        }
+    }
+
     /// What comes from another process is held against the limits before anything is made of it.
     pub fn check(&self) -> Result<()> {
         let bad = |what: &str| Err(Error::new(Kind::Invalid, format!("a handed-over connection {what}")));

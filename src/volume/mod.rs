@@ -16,16 +16,16 @@ mod space;
 mod tests;
 
 pub use catalog::{
-    CloneAs, DataKeyUse, Emptied, Finished, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Reading,
-    Removal, Salvaged, TakenIn, Trash, TrashedSnapshot, TrashedVolume, Unreadable, Volumes, VolumesUsage,
-    end_all, lost_midway, rename, snapshot_as, snapshot_group,
+    CloneAs, DataKeyUse, Emptied, Finished, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Removal,
+    Salvaged, TakenIn, Trash, TrashedSnapshot, TrashedVolume, Unreadable, Volumes, VolumesUsage, end_all,
+    lost_midway, rename, snapshot_as, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{
     Copied, Copying, MovedVolume, Moving, MovingClients, applied_mark, check_other, copy_mark, copy_snapshot,
     finish_move, give_up_move, is_applied_mark, move_volume, moved_to, while_moved,
 };
-pub use handle::{Attachment, Passage, SnapshotView, Volume};
+pub use handle::{Attachment, Filling, Passage, Reading, SnapshotView, Volume};
 pub use head::{
     BootTrace, Clients, Direction, FlushMode, Host, Limits, MirrorInfo, MirrorLoss, Parent, Rotation,
     SnapshotInfo, TakeOver, VolumeInfo, VolumeSettings,

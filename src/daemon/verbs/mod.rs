@@ -10,6 +10,8 @@ mod drill_lose_store;
 mod force_recover;
 mod mount;
 mod move_volume;
+#[cfg(test)]
+mod other_hosts_tests;
 mod pool;
 mod relabel_pool;
 mod replace;

@@ -29,11 +29,11 @@ struct Clients {
 
 impl MovingClients for Clients {
     fn passages(&self) -> Vec<Arc<Passage>> {
-        self.sessions.passages(&self.source.path_now())
+        self.sessions.passages(&self.source)
     }
 
     fn follow(&self, moved: &Arc<Volume>) {
-        self.sessions.moved(&self.source.path_now(), (&self.to.0, &self.to.1), moved);
+        self.sessions.moved(&self.source, (&self.to.0, &self.to.1), moved);
     }
 }
 
@@ -67,11 +67,11 @@ async fn clients(
     }
     let alone = sessions.alone(to, target, "moved here", false).await?;
     let who = Visitor::Command("a move");
-    let session = sessions.enter(path, source, who)?;
+    let mut session = sessions.enter(path, source, who)?;
     // From now on nobody begins to hold it alone.
     sessions.check_free(path)?;
     let opened = source.open(&path.volume, OpenMode::Normal).await;
-    session.opened(&explained(state, path, opened).await?);
+    session.opened(&explained(state, path, opened).await?)?;
     let copy = VolumePath { pool: to.pool.clone(), volume: while_moved(target, &to.volume) };
     let copy = sessions.enter(&copy, target, who)?;
     let to = (to.pool.clone(), target.clone());

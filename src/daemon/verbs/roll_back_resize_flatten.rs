@@ -19,11 +19,11 @@ pub async fn roll_back(
 ) -> Result<Outcome> {
     let (path, volumes) = (&to.volume, &state.pools.get(&to.volume.pool).await?.volumes);
     let open = volumes.check_roll_back(&path.volume, &to.snapshot, keep).await?;
-    let alone = match held {
+    let mut alone = match held {
         true => state.sessions.join_filling(path, volumes, &open)?,
         false => state.sessions.alone(path, volumes, "rolled back", disconnect).await?,
     };
-    alone.opened(&open);
+    alone.opened(&open)?;
     // A task of its own: once begun it goes on when nobody waits any more, and nobody may connect until it is done.
     let work = {
         let (volumes, volume, to, keep) =

@@ -94,12 +94,12 @@ pub async fn snapshot(
                 return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
             }
         }
-        let session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
+        let mut session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
         let volume = match owned {
             Some(volume) => volume,
             None => open.volumes.open(&path.volume.volume, OpenMode::Normal).await?,
         };
-        session.opened(&volume);
+        session.opened(&volume)?;
         sessions.push(session);
         if held {
             holds.push(state.sessions.join_filling(&path.volume, &open.volumes, &volume)?);
@@ -126,9 +126,9 @@ pub async fn snapshot_same_as(
     {
         return Err(Error::new(Kind::Exists, format!("the snapshot {path} exists already")));
     }
-    let session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
+    let mut session = state.sessions.enter(&path.volume, &open.volumes, Visitor::Command("a command"))?;
     let volume = open.volumes.open(&path.volume.volume, OpenMode::Normal).await?;
-    session.opened(&volume);
+    session.opened(&volume)?;
     let _hold = match held {
         true => Some(state.sessions.join_filling(&path.volume, &open.volumes, &volume)?),
         false => None,

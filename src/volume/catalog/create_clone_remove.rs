@@ -12,7 +12,6 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::alter::let_go_in_time;
-use super::gates::wait_at;
 use super::marks_in_log::tables_to_the_end;
 use super::names::take;
 use super::readers::refuse_if_read;
@@ -30,6 +29,7 @@ use crate::volume::head::HeadRegister;
 use crate::volume::head::VolumeInfo;
 use crate::volume::head::{Base, Gate, Head, NameStanding};
 use crate::volume::head::{BootTrace, VolumeSettings, check_size};
+use crate::volume::read::wait_at;
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Object;
 use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};

@@ -2,7 +2,6 @@
 
 mod alter;
 mod create_clone_remove;
-mod gates;
 mod loss;
 mod marks_in_log;
 mod names;
@@ -20,7 +19,6 @@ pub use create_clone_remove::{CloneAs, end_all};
 pub use loss::{MapWalk, Salvaged, Unreadable};
 pub use names::rename;
 pub use new_stores::{Finished, TakenIn, lost_midway};
-pub use readers::Reading;
 pub use snapshots::{HistoryMark, LockEnd, Removal, snapshot_as, snapshot_group};
 pub use space::VolumesUsage;
 pub use trash::{Emptied, Trash, TrashedSnapshot, TrashedVolume};

@@ -222,7 +222,11 @@ async fn settled(volumes: &Volumes, id: VolumeId, names: &[(Name, NameEntry)]) -
 impl Volumes {
     /// Who uses the volume of this name is known under it afterwards, also where another host has renamed it.
     pub async fn follow(&self, name: &Name) -> Result<()> {
-        let id = self.id(name).await?;
+        self.follow_volume(self.id(name).await?).await
+    }
+
+    /// The same of this volume, whatever its name is.
+    pub async fn follow_volume(&self, id: VolumeId) -> Result<()> {
         if let Some(here) = self.here(id)
             && let Some(head) = self.engine.cell(id).read().await?
         {

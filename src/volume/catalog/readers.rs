@@ -8,135 +8,23 @@
 //! A host that is cut off leaves its note. The same host's own is none of its business; another's is dropped by whoever says
 //! that the host is gone, as `volume take-over` does.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use super::gates::wait_at;
 use super::volumes::Volumes;
-use crate::base::{Error, HostId, Kind, Name, Nonce, Result, VolumeId};
-use crate::pool::{Catalog, CatalogEntry};
-use crate::volume::handle::{Known, Volume};
+use crate::base::{Error, HostId, Kind, Name, Result};
+use crate::volume::handle::{forget_reader, reader_key};
 use crate::volume::head::{Head, READERS};
 use crate::volume::space::pins;
 
-/// How often a volume whose removal seems to be under way is looked at again.
-const LOOKS: usize = 60;
-/// A client waits so long for its note to be made. A host whose keys can only read makes none.
-const NOTED_WITHIN: Duration = Duration::from_secs(2);
 /// Hosts that a refusal names.
 const NAMED_MAX: usize = 8;
 
-/// As long as it lasts, other hosts know that the volume is open here.
-#[derive(Debug)]
-pub struct Reading {
-    of: Volumes,
-    id: VolumeId,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        let (of, id) = (self.of.clone(), self.id);
-        let rt = of.engine.rt.clone();
-        rt.spawn(async move { of.end_reading(id).await }).detach();
-    }
-}
-
-fn key(host: HostId) -> [u8; 16] {
-    host.0.to_le_bytes()
-}
-
 impl Volumes {
-    fn readers_of(&self, id: VolumeId) -> Catalog {
-        pins::readers(&self.engine.pool, id)
-    }
-
-    /// Notes that a client here uses the volume, unless this host owns it, which says enough. None where that can't be done in
-    /// time, as by a host whose keys can only read: its clients read on, and nobody who removes the volume hears of them.
-    /// `Removed`: it is gone.
-    pub async fn read_by_client(&self, name: &Name, volume: &Volume) -> Result<Option<Reading>> {
-        if let Known::Live(_) = volume.known() {
-            return Ok(None);
-        }
-        let (of, title, id) = (self.clone(), name.clone(), volume.id());
-        // A task of its own: cut off midway it would leave a note that nobody knows of.
-        let noting = self.engine.rt.spawn(async move { of.note_reader(&title, id).await });
-        match self.engine.rt.timeout(NOTED_WITHIN, noting).await {
-            Some(noted) => Ok(Some(noted??)),
-            None => {
-                tracing::warn!(volume = %name, "it can't be noted here that clients read this volume: other hosts may remove it");
-                Ok(None)
-            }
-        }
-    }
-
-    async fn note_reader(&self, name: &Name, id: VolumeId) -> Result<Reading> {
-        let noted = self.readers.of(id);
-        let mut noted = noted.lock().await;
-        let (nonce, count) = match *noted {
-            Some((nonce, count)) => (nonce, count + 1),
-            None => (self.begin_reading(name, id).await?, 1),
-        };
-        *noted = Some((nonce, count));
-        Ok(Reading { of: self.clone(), id })
-    }
-
-    async fn begin_reading(&self, name: &Name, id: VolumeId) -> Result<Nonce> {
-        let (nonce, key, readers) =
-            (Nonce(self.engine.rt.random128()), key(self.engine.host.id), self.readers_of(id));
-        let new = CatalogEntry::of(nonce.0);
-        let has = readers.insert(&key, new).await?;
-        if has != new {
-            // An earlier run of this host.
-            readers.insert_over(&key, new, Some(has)).await?;
-        }
-        match self.look_after_entering(name, id).await {
-            Ok(()) => Ok(nonce),
-            Err(error) => {
-                if let Err(also) = readers.remove(&key, new).await {
-                    tracing::debug!(volume = %name, error = %also, "a note that the volume is read here stays");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn look_after_entering(&self, name: &Name, id: VolumeId) -> Result<()> {
-        let (cell, mut met) = (self.engine.cell(id), None);
-        for _ in 0..LOOKS {
-            let mut head = self.existing(name, cell.read().await?)?;
-            if !head.cloned.has(READERS) {
-                head = cell.change(|head| head.set_cloned(READERS)).await?;
-            }
-            match head.gate.filter(|gate| gate.snapshot.is_none()) {
-                None => return Ok(()),
-                Some(gate) => wait_at(&self.engine, id, gate.nonce, &mut met).await?,
-            }
-        }
-        let why = format!("volume {} is being removed: try again", self.engine.title(name));
-        Err(Error::new(Kind::Unavailable, why))
-    }
-
-    async fn end_reading(&self, id: VolumeId) {
-        let noted = self.readers.of(id);
-        let mut noted = noted.lock().await;
-        match noted.take() {
-            Some((nonce, count)) if count > 1 => *noted = Some((nonce, count - 1)),
-            Some((nonce, _)) => self.forget_reader(id, nonce).await,
-            None => {}
-        }
-    }
-
-    async fn forget_reader(&self, id: VolumeId, nonce: Nonce) {
-        let own = key(self.engine.host.id);
-        if let Err(error) = self.readers_of(id).remove(&own, CatalogEntry::of(nonce.0)).await {
-            tracing::info!(volume = %id, %error, "other hosts take the volume to be open here still");
-        }
-    }
-
     /// Of an engine that ends: all that it has noted goes.
     pub async fn forget_readers(&self) {
-        for (id, noted) in self.readers.all() {
-            if let Some((nonce, _)) = noted.lock().await.take() {
-                self.forget_reader(id, nonce).await;
+        for (id, here) in self.engine.readers.all() {
+            if let Some(nonce) = here.noted.lock().await.take() {
+                forget_reader(&self.engine, id, nonce).await;
             }
         }
     }
@@ -149,14 +37,18 @@ impl Volumes {
         if !head.cloned.has(READERS) {
             return Ok(());
         }
-        let noted = self.readers.of(id);
-        let noted = noted.lock().await;
-        let (own, readers) = (key(self.engine.host.id), self.readers_of(id));
+        let here = self.engine.readers.of(id);
+        let mut noted = here.noted.lock().await;
+        let (own, readers) = (reader_key(self.engine.host.id), pins::readers(&self.engine.pool, id));
+        let is_used = here.clients.load(Ordering::SeqCst) > 0;
         for (host, entry) in readers.all().await? {
-            let drops = if host[..] == own { noted.is_none() } else { others };
-            if drops {
+            let is_own = host[..] == own;
+            if if is_own { !is_used } else { others } {
                 readers.remove(&host, entry).await?;
             }
+        }
+        if !is_used {
+            *noted = None;
         }
         Ok(())
     }
@@ -174,8 +66,8 @@ pub(in crate::volume) async fn refuse_if_read(of: &Volumes, name: &Name, head: &
     if !head.cloned.has(READERS) {
         return Ok(());
     }
-    let own = key(of.engine.host.id);
-    let all = of.readers_of(head.volume).all().await?;
+    let own = reader_key(of.engine.host.id);
+    let all = pins::readers(&of.engine.pool, head.volume).all().await?;
     let mut hosts: Vec<String> =
         all.into_keys().filter(|host| host[..] != own).map(|host| shown(&host)).collect();
     if hosts.is_empty() {

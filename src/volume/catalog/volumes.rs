@@ -12,15 +12,14 @@ use parking_lot::Mutex;
 
 use super::space::Tally;
 use crate::base::rt::Instant;
-use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId, utc};
+use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
-use crate::volume::handle::{Known, Shown, Volume, lineage};
+use crate::volume::handle::{Claiming, Known, Shown, Volume, keep_notes, keep_notes_no_more, lineage};
 use crate::volume::head::{HandoverPolicy, Stop, VolumeSettings};
 use crate::volume::head::{Head, HeadRegister, Naming};
 use crate::volume::read::{EngineContext, VolumeContext, passes};
 use crate::volume::session::Session;
 use crate::volume::session::store_upto;
-use crate::volume::space::pins::Readers;
 use crate::volume::space::{Liveness, Tables, name_of_sealed};
 
 /// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
@@ -75,8 +74,6 @@ pub struct Volumes {
     pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
     /// Volumes whose tables could not be read when a scrub asked for them last, when that was, and why.
     pub(in crate::volume) unread: Arc<Mutex<BTreeMap<VolumeId, (Instant, String)>>>,
-    /// What is noted of volumes that clients use here, and that another host may remove.
-    pub(in crate::volume) readers: Arc<Readers>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
@@ -92,7 +89,6 @@ impl Volumes {
         engine.pool.check_deletions_by(check);
         Volumes {
             engine,
-            readers: Arc::default(),
             seats: Arc::default(),
             logbooks: Arc::default(),
             unread: Arc::default(),
@@ -331,11 +327,11 @@ impl Volumes {
         let owned = match (volume.known(), mode) {
             (Known::Nothing, OpenMode::Attach) if volume.stands_by() => Ok(()),
             (Known::Live(_) | Known::Inert(_), _) => Ok(()),
-            (_, OpenMode::Normal | OpenMode::Attach) => volume.own(false, false).await,
-            (_, OpenMode::TakeOver { accept_loss }) => volume.own(true, accept_loss).await,
+            (_, OpenMode::Normal | OpenMode::Attach) => volume.own(Claiming::ByRight).await,
+            (_, OpenMode::TakeOver { accept_loss }) => volume.own(Claiming::ByForce { accept_loss }).await,
         };
         match owned {
-            Ok(()) if mode == OpenMode::Attach => self.check_whole(name, &volume).await.map(|()| volume),
+            Ok(()) if mode == OpenMode::Attach => volume.check_whole().await.map(|_| volume),
             Ok(()) => Ok(volume),
             // It alone knows which of its claims may have been recorded: who holds what was shown before them asks again.
             Err(error) if held.is_some() && error.is_transient() => Err(error),
@@ -344,45 +340,6 @@ impl Volumes {
                 Err(error)
             }
         }
-    }
-
-    /// A copy whose last round was cut off is shown to no client: it is no state that ever was (protocol §4.10).
-    async fn check_whole(&self, name: &Name, volume: &Volume) -> Result<()> {
-        let (round, tables) = match volume.known() {
-            Known::Live(session) => {
-                let round = session.head.lock().round;
-                (round, session.tip.lock().tables.clone())
-            }
-            Known::Inert(inert) => (inert.round, inert.tables.clone()),
-            Known::Ended(_) | Known::Nothing => {
-                let (head, tables) = self.recorded(name, volume.id()).await?;
-                (head.round, tables)
-            }
-        };
-        let Some(round) = round else { return Ok(()) };
-        if tables.copy_of(round.snapshot).is_some() {
-            // Only its end was cut off.
-            let ended = move |head: &Head| head.end_round(round.snapshot);
-            return match volume.known() {
-                Known::Live(_) => {
-                    volume.ask(|session| async move { session.change(ended).await.map(drop) }).await
-                }
-                _ => self.engine.cell(volume.id()).change(ended).await.map(drop),
-            };
-        }
-        let title = self.engine.title(name);
-        let cure = match tables.snapshots().max_by_key(|(_, state)| state.id) {
-            Some((newest, _)) => format!(
-                "`windlass volume rollback {title}@{newest}` makes it the newest whole state that it has; copying again ends the \
-                 round"
-            ),
-            None => "it never was whole: copy again, or remove it".to_owned(),
-        };
-        let why = format!(
-            "volume {title} is a copy, and bringing it up to date was cut off (begun {}): what it shows now was on no disk. {cure}",
-            utc::show(round.since_ms)
-        );
-        Err(Error::new(Kind::Refused, why))
     }
 
     /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too
@@ -548,10 +505,16 @@ impl Volumes {
         join_all(released).await;
     }
 
+    /// Before clients leave for another process of this state folder: other hosts know of them all the same, until `stay`.
+    pub fn keep_notes(&self) {
+        keep_notes(&self.engine);
+    }
+
     /// Lets go of all that are open, for another process of this state folder to go on with: their journals are written out,
     /// and what this host owns stays its own, so that no other host gets it in between. None is claimed here after that, until
     /// `stay`.
     pub async fn leave(&self) {
+        self.keep_notes();
         self.engine.left.store(true, Ordering::Relaxed);
         let open = self.open_now();
         join_all(open.iter().map(|volume| volume.let_go())).await;
@@ -560,6 +523,7 @@ impl Volumes {
     /// The other process does not come: volumes are opened here again.
     pub fn stay(&self) {
         self.engine.left.store(false, Ordering::Relaxed);
+        keep_notes_no_more(&self.engine);
     }
 
     /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.

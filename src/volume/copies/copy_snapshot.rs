@@ -21,7 +21,7 @@ use super::copy_progress_file::{CopyFile, CopyNote};
 use crate::base::units::{show_bytes, show_size};
 use crate::base::{Budget, Error, Kind, Name, Nonce, Result, StateId, VolumeId};
 use crate::volume::catalog::{OpenMode, Volumes, snapshot_as};
-use crate::volume::handle::{SnapshotView, Volume};
+use crate::volume::handle::{Filling, SnapshotView, Volume};
 use crate::volume::head::{CopyRound, VolumeSettings, is_template};
 use crate::volume::read::Since;
 use crate::volume::space::{State, Tables};
@@ -110,6 +110,8 @@ struct Work<'a> {
     how: &'a Copying<'a>,
     source: Side,
     copy: Arc<Volume>,
+    /// No other host gets the copy meanwhile: what was found when the work began is what is written over.
+    filling: Option<Filling>,
     common: Option<Common>,
     file: CopyFile,
     note: CopyNote,
@@ -139,6 +141,7 @@ pub async fn copy_snapshot(
     if open.id() == id {
         return Err(Error::new(Kind::Usage, "a volume is not copied onto itself: name another"));
     }
+    let filling = Some(open.fill().await?);
     let (title, wanted) = (to.engine.title(copy), identity(id, &state));
     let theirs = to.newest_tables(copy, open.id()).await?;
     match theirs.copy_of(wanted) {
@@ -175,7 +178,8 @@ pub async fn copy_snapshot(
     let note = CopyNote::begin(id, state.id, common.as_ref().map(|common| common.state));
     let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
     let (source, memory) = (Side::Snapshot(view), memory(to));
-    let mut work = Work { volumes: to, how: &how, source, copy: open, common, file, note, done, memory };
+    let mut work =
+        Work { volumes: to, how: &how, source, copy: open, filling, common, file, note, done, memory };
     // What is being moved here is shown to nobody before it is whole: its name says so.
     let round = copy.moved_as().is_none().then_some(wanted);
     work.begin(round).await?;
@@ -340,6 +344,7 @@ impl Rest {
             how,
             source: Side::Tip(self.source.clone()),
             copy: self.copy.clone(),
+            filling: None,
             common: Some(self.common.clone()),
             file: CopyFile::of(&self.to.engine, self.copy.id()),
             note: self.note(),
@@ -465,6 +470,7 @@ impl Work<'_> {
         let name = self.copy.name();
         self.volumes.roll_back(&name, &common.name, None).await?;
         self.copy = self.volumes.open(&name, OpenMode::Normal).await?;
+        self.filling = Some(self.copy.fill().await?);
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::ownership::Claiming;
 use super::volume_handle::Volume;
 use crate::base::{Kind, Lsn, Result};
 use crate::volume::head::Leaving;
@@ -39,7 +40,7 @@ impl Volume {
         let Err(stop) = self.end_by(LastAct::Leave(left.clone()), given_up).await else { return Ok(true) };
         tracing::debug!(volume = %self.name(), why = %stop.error(), "the volume was not left, or no answer says so");
         loop {
-            let error = match self.own(false, false).await {
+            let error = match self.own(Claiming::ByRight).await {
                 Ok(()) => return Ok(false),
                 Err(e) => e,
             };

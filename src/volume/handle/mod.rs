@@ -13,6 +13,9 @@ mod volume_handle;
 mod waiters;
 
 pub use move_redirect::{ClosedPassage, Passage};
-pub use ownership::{Attachment, Shown, lineage};
+pub use ownership::{
+    Attachment, Claiming, Filling, Reading, Shown, forget_reader, keep_notes, keep_notes_no_more, lineage,
+    reader_key,
+};
 pub use snapshot_view::SnapshotView;
 pub use volume_handle::{Known, Volume};

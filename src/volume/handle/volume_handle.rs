@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::first_boot::attend;
 use super::outage_timeout::unless_outage;
-use super::ownership::{AGAIN, Attachment, Inert, Inner, Shown, Standby, State};
+use super::ownership::{
+    AGAIN, Attachment, Claiming, Filling, Inert, Inner, Reading, Shown, Standby, State, read_by_client, whole,
+};
 use super::waiters::Waiter;
 use crate::base::rt::Instant;
 use crate::base::{Epoch, Error, JournalId, Kind, Name, Nonce, PoolId, Result, Rope, VolumeId};
@@ -123,6 +125,21 @@ impl Volume {
         let inner = Arc::downgrade(&self.inner);
         let stands_by = move || inner.upgrade().map(|inner| inner.stands_by().is_some());
         self.inner.attached.attach(&self.inner.context, stands_by)
+    }
+
+    /// A client uses it until that is dropped, and other hosts know: nobody removes it meanwhile. `again`: another process of
+    /// this host had the client before.
+    ///
+    /// # Errors
+    /// `NotFound`: it is gone.
+    pub async fn read_by_client(&self, again: bool) -> Result<Reading> {
+        let inner = self.inner.clone();
+        // A release that is under way may have looked for clients before this one came: its end is waited for.
+        let is_owner = async move {
+            let _turn = inner.turn.lock().await;
+            matches!(&*inner.state.lock(), State::Live(session) if session.closed().is_none())
+        };
+        read_by_client(&self.inner.context, is_owner, again).await
     }
 
     /// What its clients go on with in another process of this host: ownerships of which any may be in force. `None`: whatever
@@ -459,7 +476,7 @@ impl Volume {
             drop(Box::pin(self.settled()).await);
             let owned = match self.stands_by() {
                 true => Box::pin(self.own_in_turn()).await,
-                false => Box::pin(self.own(false, false)).await,
+                false => Box::pin(self.own(Claiming::ByRight)).await,
             };
             match owned {
                 Ok(_) => {}
@@ -498,11 +515,23 @@ impl Volume {
             self.inner.trouble.lock().said.get_or_insert((self.now(), why));
         };
         while let Some(standby) = self.inner.stands_by() {
+            if self.inner.fillings.any() {
+                let why = format!(
+                    "volume {} went to another host while a command filled it: what is there now is not what the command began with",
+                    self.title()
+                );
+                return Err(Error::new(Kind::Refused, why));
+            }
             asker.let_first(&standby).await?;
-            match self.own(false, false).await {
+            match self.own(Claiming::ForStandby).await {
                 // Another host has it, or was faster.
                 Err(e) if matches!(e.kind(), Kind::Owned | Kind::Fenced) && self.stands_by() => {
                     asker.ask(&waits).await?;
+                }
+                Err(e) if e.is(Kind::Refused) && self.stands_by() => {
+                    if !Box::pin(self.check_whole()).await? {
+                        return Err(e);
+                    }
                 }
                 done => return done,
             }
@@ -510,10 +539,56 @@ impl Volume {
         Ok(())
     }
 
+    /// Ends a copy's round of which only the end was cut off; whether there was one.
+    ///
+    /// # Errors
+    /// `Refused`: the copy shows no state that ever was, and is shown to no client.
+    pub(in crate::volume) async fn check_whole(&self) -> Result<bool> {
+        let (round, tables) = match self.known() {
+            Known::Live(session) => {
+                let round = session.head.lock().round;
+                (round, session.tip.lock().tables.clone())
+            }
+            Known::Inert(inert) => (inert.round, inert.tables.clone()),
+            Known::Ended(_) | Known::Nothing => {
+                match self.inner.context.engine.newest(self.id()).await? {
+                    Some((head, tables)) => (head.round, tables),
+                    // Whoever opens it is told so.
+                    None => return Ok(false),
+                }
+            }
+        };
+        let Some(round) = round else { return Ok(false) };
+        let snapshot = whole(round, &tables, &self.title())?;
+        let ended = move |head: &Head| head.end_round(snapshot);
+        match self.known() {
+            Known::Live(_) => {
+                self.ask(|session| async move { session.change(ended).await.map(drop) }).await?;
+            }
+            _ => drop(self.inner.context.engine.cell(self.id()).change(ended).await?),
+        }
+        Ok(true)
+    }
+
+    /// For a command that is to have the volume to itself: no other host gets it until what this gives is dropped, and what
+    /// the command does goes on only from what is here now.
+    ///
+    /// # Errors
+    /// `Owned`: another host has it.
+    pub async fn fill(&self) -> Result<Filling> {
+        let filling = Filling::begin(&self.inner.fillings);
+        // An ask that was heeded before comes to its end first; from here on none is.
+        drop(Box::pin(self.settled()).await);
+        if self.stands_by() {
+            self.own(Claiming::ByRight).await?;
+        }
+        Ok(filling)
+    }
+
     /// Becomes the owner, unless it is already. Goes on to its end if this is dropped.
-    pub(in crate::volume) async fn own(&self, force: bool, accept_loss: bool) -> Result<()> {
+    pub(in crate::volume) async fn own(&self, claiming: Claiming) -> Result<()> {
         let inner = self.inner.clone();
-        self.inner.context.rt().spawn(async move { inner.own(force, accept_loss).await }).await?
+        self.inner.context.rt().spawn(async move { inner.own(claiming).await }).await?
     }
 
     /// Stores everything, lets go of the volume; the next write claims it again. Dropped before its last act it is not
@@ -524,7 +599,7 @@ impl Volume {
                 Err(Stop::Again) if self.stands_by() => {
                     // Where the last act was not answered the volume may still be this host's: then it is claimed, and
                     // let go of again. Another host is not asked for that.
-                    if self.own(false, false).await.is_err() {
+                    if self.own(Claiming::ByRight).await.is_err() {
                         self.inner.context.rt().sleep(AGAIN).await;
                     }
                 }

@@ -3,7 +3,7 @@
 //! Parts: what creation fixed (id, size, base, settings) and the log's state (active, ends, checkpoint) are the owner's;
 //! claim, cloned, locks, gate, naming, boot, wanted and witnesses are anybody's; moved is set by the owner, with its last act;
 //! mirror is set and taken out by the owner (`transitions::mirror`), and heeded by who claims (`may_claim`, model `mirror`);
-//! round is set by the owner of a copy (`transitions::copy_round`), and heeded by who connects clients.
+//! round is set by the owner of a copy (`transitions::copy_round`), and heeded by who connects clients, and who claims for clients that stood by (`may_claim`).
 //! JSON with a `format` field; a part that is still as it was born (empty, null, zero) is left out. At most `HEAD_MAX` bytes, when it is
 //! made at most `NEW_HEAD_MAX`: the difference is for changes of ownership, which must never be refused for want of room.
 //!
@@ -564,6 +564,7 @@ mod tests {
                 seen: None,
                 overtakes: None,
                 force: true,
+                shows: false,
                 floor,
                 mirror: MirrorAccess::default(),
             };

@@ -25,6 +25,7 @@ use crate::volume::mirror::{MirrorHost, Sessions};
 use crate::volume::space::ChunkTable;
 use crate::volume::space::Sweeps;
 use crate::volume::space::Tables;
+use crate::volume::space::pins::Readers;
 
 /// The folder of a volume's journal, in the volume's local folder.
 const JOURNAL: &str = "journal";
@@ -43,6 +44,8 @@ pub struct EngineContext {
     pub sweeps: Arc<Sweeps>,
     /// Of encrypted volumes, as far as users gave them.
     pub keys: OpenKeys,
+    /// Volumes that clients use here, and what is noted of them for other hosts.
+    pub readers: Arc<Readers>,
     /// Another process is about to open the volumes: none is claimed here meanwhile.
     pub left: Arc<AtomicBool>,
     /// Where journals are mirrored to, and whose are mirrored here.

@@ -60,6 +60,8 @@ pub struct How {
     pub overtakes: Option<Nonce>,
     /// Also over an owner that has not released.
     pub force: bool,
+    /// Clients of this host that stood by are shown the volume by this very claim.
+    pub shows: bool,
     /// Also where it cannot be told what was acknowledged: the user accepts a guess.
     pub accept_loss: bool,
     /// What this host has of a mirror.
@@ -244,6 +246,7 @@ fn claimer<'a>(cell: &HeadRegister, how: &'a How, nonce: Nonce) -> Claimer<'a> {
         seen: how.seen,
         overtakes: how.overtakes,
         force: how.force,
+        shows: how.shows,
         floor: cell.last_epoch(),
         mirror: how.mirror,
     }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128;
@@ -27,27 +28,37 @@ pub fn of(pool: &Pool, volume: VolumeId, snapshot: StateId) -> Catalog {
     pool.catalog(RegisterId(xxh3_128(&text)))
 }
 
-/// The hosts that read a volume: pins on the volume itself (`catalog::readers`). Its root's register id is made as that of a
+/// The hosts that read a volume: pins on the volume itself (`handle::ownership::readers`). Its root's register id is made as that of a
 /// snapshot's pins, of `windlass readers` and the volume's id.
 pub fn readers(pool: &Pool, volume: VolumeId) -> Catalog {
     let text = [&b"windlass readers"[..], &volume.0.to_le_bytes()].concat();
     pool.catalog(RegisterId(xxh3_128(&text)))
 }
 
-/// What this engine has noted of one volume: its number, and how many clients stand behind it.
-pub type Noted = Arc<tokio::sync::Mutex<Option<(Nonce, usize)>>>;
+/// The clients of this engine that use one volume, and this host's note of them.
+#[derive(Debug, Default)]
+pub struct ReadersHere {
+    /// Raised before it is asked whether a note is needed, and lowered before one is taken away.
+    pub clients: AtomicUsize,
+    /// The number of the note; none is needed while this host owns the volume.
+    pub noted: tokio::sync::Mutex<Option<Nonce>>,
+}
 
 /// Of the volumes that are open here for clients, and that another host may remove.
 #[derive(Debug, Default)]
-pub struct Readers(Mutex<BTreeMap<VolumeId, Noted>>);
+pub struct Readers {
+    all: Mutex<BTreeMap<VolumeId, Arc<ReadersHere>>>,
+    /// Clients leave for another process of this host: what is noted of them stays.
+    pub keeps: AtomicBool,
+}
 
 impl Readers {
-    pub fn of(&self, id: VolumeId) -> Noted {
-        self.0.lock().entry(id).or_default().clone()
+    pub fn of(&self, id: VolumeId) -> Arc<ReadersHere> {
+        self.all.lock().entry(id).or_default().clone()
     }
 
-    pub fn all(&self) -> Vec<(VolumeId, Noted)> {
-        self.0.lock().iter().map(|(id, noted)| (*id, noted.clone())).collect()
+    pub fn all(&self) -> Vec<(VolumeId, Arc<ReadersHere>)> {
+        self.all.lock().iter().map(|(id, here)| (*id, here.clone())).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Copies of snapshots in another pool: cut off at any moment, begun again, equal; what they cost; what they refuse.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::site::{Site, name, run};
 use super::*;
@@ -280,6 +281,87 @@ fn a_copy_whose_round_was_cut_off_is_shown_to_nobody_until_it_is_whole() {
         check(&from, &to, "b").await;
         assert!(attach(&to).await.is_ok());
         assert_eq!(to.volumes.info(&name("w")).await.unwrap().not_whole_since_ms, None);
+    });
+}
+
+/// The copy may be handed over, and a client of another host has it attached since before the round.
+async fn with_standby(site: Site, other: &Site) -> (Life, Life, Life, Arc<Volume>) {
+    let (from, to) = (site.machine(1).found().await, other.machine(2).found().await);
+    let v = volume(&from, FlushMode::Local).await;
+    v.write(0, bytes(1, 20 * MIB as usize)).await.unwrap();
+    snapshot(&from, "a").await;
+    copy(&from, "a", &to).await.unwrap();
+    to.volumes.set(&name("w"), &["handover=ask".to_owned()]).await.unwrap();
+    v.write(0, bytes(2, 20 * MIB as usize)).await.unwrap();
+    snapshot(&from, "b").await;
+    let third = other.machine(3).start().await;
+    let w = third.volumes.open(&name("w"), OpenMode::Attach).await.unwrap();
+    (from, to, third, w)
+}
+
+#[test]
+fn a_client_that_stands_by_gets_no_copy_in_the_middle_of_a_round() {
+    run(33, "2+1", |site| async move {
+        let other = site.elsewhere();
+        let (from, to, third, w) = with_standby(site, &other).await;
+        // The owner knows that it may be asked, and looks often; the round takes long enough for that.
+        let _attached = w.attach();
+        third.sleep(10_000).await;
+        let slow = Duration::from_millis(300);
+        other.stores.iter().for_each(|s| s.faults(|f| f.latency = (slow, slow)));
+        let reached = tokio::sync::Notify::new();
+        let progress = |doing: &str, _: u64, _: u64| {
+            if doing == "looking" {
+                reached.notify_one();
+            }
+        };
+        let how = Copying { progress: &progress, ..QUIET };
+        let (v, b, copied) = (name("v"), name("b"), name("w"));
+        let is_done = AtomicBool::new(false);
+        let copying = async {
+            let done = copy_snapshot((&from.volumes, &v, &b), (&to.volumes, &copied), how).await;
+            is_done.store(true, Ordering::Relaxed);
+            done
+        };
+        let asking = async {
+            reached.notified().await;
+            let seen = w.read(0, 20 * MIB).await.unwrap();
+            assert!(is_done.load(Ordering::Relaxed), "it is shown in the middle of the round");
+            w.write(4 * MIB, bytes(7, BLOCK as usize)).await.unwrap();
+            seen
+        };
+        let (copied, seen) = futures::join!(copying, asking);
+        copied.unwrap();
+        assert!(seen == bytes(2, 20 * MIB as usize), "all of the new state, and nothing of the old one");
+        check(&from, &third, "b").await;
+        assert!(w.read(4 * MIB, BLOCK).await.unwrap() == bytes(7, BLOCK as usize));
+    });
+}
+
+#[test]
+fn a_client_that_stands_by_is_refused_a_copy_whose_round_was_cut_off() {
+    run(34, "2+1", |site| async move {
+        let other = site.elsewhere();
+        let (from, to, third, w) = with_standby(site, &other).await;
+        cut_off(&from, "b", &to, 8 * MIB).await;
+        for _ in 0..2 {
+            let refused = w.read(0, BLOCK).await.unwrap_err();
+            assert!(
+                refused.is(Kind::Refused) && refused.to_string().contains("rollback tank/w@a"),
+                "{refused}"
+            );
+        }
+        // Nor does a command of its host give it to the client.
+        let _attached = w.attach();
+        to.volumes.release(&name("w")).await.unwrap();
+        for mode in [OpenMode::Normal, OpenMode::TakeOver { accept_loss: false }] {
+            assert!(third.volumes.open(&name("w"), mode).await.unwrap_err().is(Kind::Refused));
+        }
+        assert!(w.read(0, BLOCK).await.unwrap_err().is(Kind::Refused));
+        // The copying host brings the round to its end, and is not kept from it.
+        copy(&from, "b", &to).await.unwrap();
+        assert!(w.read(0, 20 * MIB).await.unwrap() == bytes(2, 20 * MIB as usize));
+        check(&from, &third, "b").await;
     });
 }
 

@@ -427,6 +427,33 @@ fn a_host_may_be_killed_at_any_moment() {
     }
 }
 
+/// What a command writes stands on what it found, and on nothing that another host wrote in between.
+#[test]
+fn a_command_that_fills_the_volume_is_not_asked_for_it() {
+    run(29, "2+1", |site| async move {
+        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
+        let v = made(&life, FlushMode::Local).await;
+        let w = attached(&other).await;
+        let filling = v.fill().await.unwrap();
+        v.write(0, block(1)).await.unwrap();
+        // For longer than an owner may be silent.
+        let waits = other.rt.timeout(Duration::from_secs(90), w.write(4096, block(7))).await;
+        assert!(waits.is_none(), "{waits:?}");
+        v.write(0, block(2)).await.unwrap();
+        assert_eq!(number(&v.read(4096, 4096).await.unwrap()), 0);
+        drop(filling);
+        w.write(4096, block(8)).await.unwrap();
+        // One that was let go of by a user in the middle is not asked back for the command.
+        let filling = w.fill().await.unwrap();
+        w.write(0, block(3)).await.unwrap();
+        w.release().await.unwrap();
+        v.write(4096, block(9)).await.unwrap();
+        assert!(w.write(0, block(4)).await.unwrap_err().is(Kind::Refused));
+        drop(filling);
+        assert_eq!(number(&w.read(4096, 4096).await.unwrap()), 9);
+    });
+}
+
 /// Machines that only ever attach it.
 #[test]
 fn a_new_host_gets_what_the_last_one_wrote() {

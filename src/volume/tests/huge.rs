@@ -88,6 +88,7 @@ async fn life(dir: &Path, host: u128, latency: Duration, memory: u64) -> (Volume
         tuning: Tuning::default(),
         sweeps: Default::default(),
         keys: Default::default(),
+        readers: Default::default(),
         left: Default::default(),
         mirror: Default::default(),
     };

@@ -58,7 +58,20 @@ impl Place {
         };
         let memory = Memory::new(2 * GIB);
         let host = Host { id: HostId(host), name: "host".into() };
-        let (tuning, sweeps, keys, left, mirror) = Default::default();
-        Volumes::new(EngineContext { rt, disk, pool, dir, host, memory, tuning, sweeps, keys, left, mirror })
+        let (tuning, sweeps, keys, readers, left, mirror) = Default::default();
+        Volumes::new(EngineContext {
+            rt,
+            disk,
+            pool,
+            dir,
+            host,
+            memory,
+            tuning,
+            sweeps,
+            keys,
+            readers,
+            left,
+            mirror,
+        })
     }
 }

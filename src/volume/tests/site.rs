@@ -248,6 +248,7 @@ impl Machine {
             tuning: self.site.tuning,
             sweeps: Arc::default(),
             keys: self.site.keys(),
+            readers: Arc::default(),
             left: Arc::default(),
             mirror: MirrorHost::with_peer(self.dials.clone().map(|net| Arc::new(net) as Arc<dyn Dial>)),
         };
@@ -281,7 +282,8 @@ impl Life {
         let (nonce, floor, mirror) = (Nonce(self.rt.random128()), Epoch(0), Default::default());
         let (lineage, force) = (&nobody, true);
         let (host, now_ms, seen, overtakes) = (&host, 0, None, None);
-        let who = Claimer { host, nonce, now_ms, lineage, seen, overtakes, force, floor, mirror };
+        let shows = false;
+        let who = Claimer { host, nonce, now_ms, lineage, seen, overtakes, force, shows, floor, mirror };
         let id = self.volumes.id(&name("v")).await.unwrap();
         self.volumes.engine().cell(id).change(|h| h.claim(&who)).await.unwrap();
     }
@@ -300,6 +302,7 @@ impl Life {
             seen: None,
             overtakes: None,
             force: true,
+            shows: false,
             floor,
             mirror,
         };

@@ -327,6 +327,7 @@ impl Site {
             tuning: Tuning::default(),
             sweeps: Arc::default(),
             keys: Default::default(),
+            readers: Arc::default(),
             left: Arc::default(),
             mirror: Default::default(),
         })

@@ -135,6 +135,7 @@ impl Daemon {
             tuning: Tuning { log_min: 0, log_max: 20_000, chunks_max: 6, ..Tuning::default() },
             sweeps: Arc::default(),
             keys: Default::default(),
+            readers: Arc::default(),
             left: Arc::default(),
             mirror: MirrorHost::with_peer(None),
         }));

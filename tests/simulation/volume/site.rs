@@ -387,6 +387,7 @@ impl Site {
                 true => OpenKeys::of_all(Offered::Key(Secret::new([0x4b; 32]))),
                 false => OpenKeys::default(),
             },
+            readers: Arc::default(),
             left: Arc::default(),
             mirror: self.mirrors.of(host),
         })

@@ -37,6 +37,8 @@ pub struct ClaimRequest {
     pub others: Arc<OthersClaim>,
     pub force: bool,
     pub accept_loss: bool,
+    /// Clients of this host have stood by, and are shown the volume.
+    pub shows: bool,
 }
 
 /// What came of it.
@@ -157,6 +159,7 @@ async fn try_to_own(
         seen,
         overtakes,
         force: claim_request.force,
+        shows: claim_request.shows,
         accept_loss: claim_request.accept_loss,
         mirror,
         // A copy may be older than what was promised since: it covers nothing.

@@ -14,7 +14,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(5);
 /// After an attempt that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// For as long as the session lives. `let_go`: releases the volume; writes wait meanwhile, and go on where it fails.
+/// For as long as the session lives. `let_go`: releases the volume, once no command fills it; writes wait meanwhile, and go on
+/// where it fails.
 pub async fn hand_over_when_asked<F>(session: Arc<Session>, let_go: impl Fn() -> F)
 where
     F: Future<Output = Result<(), Stop>>,

@@ -13,7 +13,9 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::become_owner::{ClaimRequest, Failed, own};
+use super::filling::Fillings;
 use super::hand_over::hand_over_when_asked;
+use super::readers::note_before_release;
 use super::shown::{Lives, Shown};
 use super::standby::{Attached, Inert, Queue, Standby};
 use crate::base::{Error, Kind, Result};
@@ -31,6 +33,17 @@ use crate::volume::session::{LastAct, Released};
 
 /// Pause between attempts to become the owner for a write that waits.
 pub const AGAIN: Duration = Duration::from_secs(1);
+
+/// On whose behalf a volume is to become this host's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claiming {
+    /// Whoever goes on with what this host has, and commands.
+    ByRight,
+    /// Clients that stood by until now: what the claim gives is the first that they see of the volume.
+    ForStandby,
+    /// The user takes over.
+    ByForce { accept_loss: bool },
+}
 
 #[derive(Clone, Debug)]
 pub enum State {
@@ -56,6 +69,8 @@ pub struct Inner {
     pub lives: Lives,
     pub queue: Queue,
     pub attached: Attached,
+    /// Commands that have the volume to themselves.
+    pub fillings: Arc<Fillings>,
     pub arrivals: Arrivals,
     pub trouble: Mutex<Trouble>,
     /// For the user, of the last takeover.
@@ -67,7 +82,7 @@ pub struct Inner {
 impl Inner {
     pub fn new(context: Arc<VolumeContext>, state: State) -> Arc<Inner> {
         let (turn, leavers, arrivals, trouble, notes, limiter) = Default::default();
-        let (queue, attached, lives) = <(_, _, Lives)>::default();
+        let (queue, attached, fillings, lives) = <(_, _, _, Lives)>::default();
         match &state {
             State::Inert(inert) => lives.begin(inert.shown.all()),
             State::Ended(shown) => lives.begin(shown.iter().flat_map(|shown| shown.all())),
@@ -83,6 +98,7 @@ impl Inner {
             lives,
             queue,
             attached,
+            fillings,
             arrivals,
             trouble,
             notes,
@@ -171,7 +187,7 @@ impl Inner {
         };
     }
 
-    pub async fn own(self: Arc<Inner>, force: bool, accept_loss: bool) -> Result<()> {
+    pub async fn own(self: Arc<Inner>, claiming: Claiming) -> Result<()> {
         let _turn = self.turn.lock().await;
         let state = self.state.lock().clone();
         let shown = match state {
@@ -200,7 +216,13 @@ impl Inner {
             return Err(Error::new(Kind::Unavailable, why));
         }
         let others = self.queue.others.clone();
-        let claim_request = ClaimRequest { shown: shown.clone(), others, force, accept_loss };
+        let (force, accept_loss) = match claiming {
+            Claiming::ByForce { accept_loss } => (true, accept_loss),
+            Claiming::ByRight | Claiming::ForStandby => (false, false),
+        };
+        // A command or the user claims it for clients too, where there are some.
+        let shows = claiming == Claiming::ForStandby || self.stands_by().is_some() && self.attached.any();
+        let claim_request = ClaimRequest { shown: shown.clone(), others, force, accept_loss, shows };
         match own(&self.context, claim_request, self.leavers.come()).await {
             Ok(owned) => {
                 if self.queue.take_asked() {
@@ -254,7 +276,7 @@ impl Inner {
             session.ended().await;
             while session.goes_on() {
                 let Some(inner) = inner.upgrade() else { return };
-                match inner.own(false, false).await {
+                match inner.own(Claiming::ByRight).await {
                     Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
                         again.sleep(AGAIN).await;
                     }
@@ -267,12 +289,12 @@ impl Inner {
 
     /// Hands the volume over when another host asks for it.
     fn attend_asks(self: &Arc<Self>, session: Arc<Session>) {
-        let inner = Arc::downgrade(self);
+        let (inner, asked) = (Arc::downgrade(self), session.clone());
         let let_go = move || {
-            let inner = inner.upgrade();
+            let (inner, session) = (inner.upgrade(), asked.clone());
             async move {
                 match inner {
-                    Some(inner) => inner.release(&LastAct::Release, &CancellationToken::new()).await,
+                    Some(inner) => inner.hand_over(&session).await,
                     None => Err(Stop::Again),
                 }
             }
@@ -280,8 +302,35 @@ impl Inner {
         self.context.rt().spawn(hand_over_when_asked(session, let_go)).detach();
     }
 
+    /// Releases the volume that this session owns, once no command fills it.
+    async fn hand_over(self: Arc<Inner>, session: &Arc<Session>) -> Result<(), Stop> {
+        loop {
+            session.or_end(self.fillings.over()).await?;
+            let turn = self.turn.lock().await;
+            // A command that came meanwhile waits for this turn, and then takes the volume to be its own.
+            if self.fillings.any() {
+                continue;
+            }
+            // The process that is to go on with this host's clients claims what this host owns now.
+            if self.context.engine.readers.keeps.load(Ordering::SeqCst) {
+                return Err(Error::new(Kind::Unavailable, "another process is about to own it").into());
+            }
+            // The session that was asked has ended, and another one owns the volume: that one is asked itself.
+            if !matches!(&*self.state.lock(), State::Live(now) if Arc::ptr_eq(now, session)) {
+                return Err(Stop::Again);
+            }
+            let done = self.release_in_turn(&LastAct::Release, &CancellationToken::new()).await;
+            drop(turn);
+            return done;
+        }
+    }
+
     pub async fn release(self: Arc<Inner>, act: &LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
         let _turn = self.turn.lock().await;
+        self.release_in_turn(act, given_up).await
+    }
+
+    async fn release_in_turn(&self, act: &LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
         let state = self.state.lock().clone();
         let stands_by = matches!(state, State::Standby(_));
         let session = match state {
@@ -301,6 +350,9 @@ impl Inner {
             // Not as if all that was written were in the pool.
             State::Failed(error, _) => return Err(Stop::Failed(error.share())),
         };
+        if matches!(act, LastAct::Release) {
+            note_before_release(&self.context).await;
+        }
         let may_be_asked = self.context.settings().handover == HandoverPolicy::Ask;
         match (session.release(act, given_up).await, act) {
             (Released::Done(_), LastAct::Leave(left)) => {

@@ -195,6 +195,10 @@ pub struct Attachment;
 pub struct Attached(Mutex<Weak<Attachment>>);
 
 impl Attached {
+    pub fn any(&self) -> bool {
+        self.0.lock().strong_count() > 0
+    }
+
     /// `stands_by`: whether the volume does; `None`: it is not open any more.
     pub fn attach<F>(&self, context: &Arc<VolumeContext>, stands_by: F) -> Arc<Attachment>
     where

@@ -32,6 +32,7 @@ pub fn claimer<'a>(host: &'a Host, nonce: u128, lineage: &'a BTreeSet<Epoch>) ->
         seen: None,
         overtakes: None,
         force: false,
+        shows: false,
         floor: Epoch(0),
         mirror: MirrorAccess::default(),
     }
@@ -59,6 +60,7 @@ pub fn claim(head: &Head, nonce: u128, force: bool) -> Result<Move> {
         seen: None,
         overtakes: None,
         force,
+        shows: false,
         floor,
         mirror,
     })

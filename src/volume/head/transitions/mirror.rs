@@ -59,6 +59,7 @@ mod tests {
                 seen: None,
                 overtakes: None,
                 force: true,
+                shows: false,
                 floor,
                 mirror,
             }

@@ -22,6 +22,8 @@ pub struct Claimer<'a> {
     pub overtakes: Option<Nonce>,
     /// The user takes over.
     pub force: bool,
+    /// Clients of this host that stood by are shown the volume by this very claim: not a copy in the middle of a round.
+    pub shows: bool,
     /// The last ownership that this host has heard of: the pool may have forgotten it.
     pub floor: Epoch,
     pub mirror: MirrorAccess,
@@ -50,10 +52,16 @@ impl Head {
             self.changed_since(seen)?;
         }
         match self.active.released || who.lineage.contains(&self.active.epoch) {
-            true if who.force => return Ok(()),
             true => {}
-            false if who.force => return self.ground(who).map(drop),
+            false if who.force => self.ground(who).map(drop)?,
             false => return Err(self.owned_elsewhere(Some(who.host.id))),
+        }
+        if who.shows && self.round.is_some() {
+            let why = "it is a copy that shows no whole state, and clients here have it attached: disconnect them first";
+            return Err(Error::new(Kind::Refused, why));
+        }
+        if who.force {
+            return Ok(());
         }
         match self.standing().filter(|claim| claim.host.id != who.host.id) {
             Some(claim) if who.overtakes != Some(claim.nonce) => Err(self.being_taken(claim)),
@@ -198,6 +206,20 @@ mod tests {
         assert_eq!(to(withdrawn.claim(&above)).claim.unwrap().epoch, e(10, 33));
         let below = Claimer { floor: e(1, 5), ..again };
         assert_eq!(to(withdrawn.claim(&below)).claim.unwrap().epoch, e(3, 33));
+    }
+
+    /// Whoever brings the copy up to date, or rolls it back, claims it all the same.
+    #[test]
+    fn nobody_claims_a_copy_in_a_round_to_show_it() {
+        let (two, none) = (host(2), BTreeSet::new());
+        let begun = to(owned().begin_round(OWNED, Nonce(5), 100));
+        let released = to(begun.release(OWNED));
+        let shows = Claimer { shows: true, ..claimer(&two, 22, &none) };
+        assert_eq!(released.claim(&shows).unwrap_err().kind(), Kind::Refused);
+        assert_eq!(begun.claim(&shows).unwrap_err().kind(), Kind::Owned, "its owner is asked for it");
+        assert_eq!(begun.claim(&Claimer { force: true, ..shows.clone() }).unwrap_err().kind(), Kind::Refused);
+        to(released.claim(&claimer(&two, 22, &none)));
+        to(to(released.end_round(Nonce(5))).claim(&shows));
     }
 
     /// What another host has begun comes first; the user, by force, and the host itself do not wait.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::engine_context::EngineContext;
 use crate::base::{Nonce, Result, VolumeId};
-use crate::volume::read::EngineContext;
 
 /// What is about to be removed is looked at again after this; so often, then its remover is taken to be gone.
 const LOOK: Duration = Duration::from_millis(250);

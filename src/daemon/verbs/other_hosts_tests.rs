@@ -1,0 +1,159 @@
+//! Clients of this host beside other hosts that rename, fill and ask for the same volumes; and beside the daemon before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::Kind;
+use crate::daemon::api::{RemoveMode, VolumeCreate, VolumePath};
+use crate::daemon::engine_tables::EngineState;
+use crate::daemon::exports::EngineExports;
+use crate::daemon::held_exports::HeldExport;
+use crate::nbd::{Export, Exports as _, HeldDisk};
+
+use super::tests::{folders, make_pool, state};
+use super::{pool, volume};
+
+async fn make(state: &EngineState, path: &str, settings: &[&str]) {
+    let settings = settings.iter().chain(&["flush=pool"]).map(|&set| set.to_owned()).collect();
+    let path = path.parse().unwrap();
+    let args = VolumeCreate { path, size: 1 << 20, settings, if_absent: false, key: None };
+    volume::create(state, args).await.unwrap();
+}
+
+/// Two hosts that know the pool p.
+async fn two_hosts(dir: &std::path::Path) -> (Arc<EngineState>, Arc<EngineState>) {
+    let (here, other) = (Arc::new(state(dir, "h").await), Arc::new(state(dir, "other").await));
+    let stores = folders(dir, &["s0", "s1", "s2"]);
+    make_pool(&here, "p", &stores).await.unwrap();
+    pool::add(&other, "p".parse().unwrap(), &stores, None).await.unwrap();
+    (here, other)
+}
+
+fn exports(state: &Arc<EngineState>) -> EngineExports {
+    EngineExports { state: Arc::downgrade(state), for_commands: true }
+}
+
+/// What is confirmed by a flush leaves nothing that would tell this host of a new name.
+async fn write(export: &dyn Export, byte: u8) -> crate::base::Result<()> {
+    export.write(0, vec![byte; 4096].into()).await?;
+    export.flush().await
+}
+
+async fn end(states: impl IntoIterator<Item = Arc<EngineState>>) {
+    for state in states {
+        assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_by_a_name_that_another_volume_has_got_is_counted_with_that_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let (v, w): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
+    make(&here, "p/v", &[]).await;
+    let first = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*first, 1).await.unwrap();
+    volume::rename(&other, &v, &w.volume).await.unwrap();
+    make(&other, "p/v", &[]).await;
+    let second = exports(&here).open("p/v", "process 2").await.unwrap();
+    assert_eq!(second.read(0, 1).await.unwrap().into_bytes().as_ref(), [0]);
+    drop(second);
+    let refused = volume::remove(&here, &w, false, (RemoveMode::Now, false)).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 1"), "{refused}");
+    assert_eq!((here.sessions.clients(&v), here.sessions.clients(&w)), (0, 1));
+    // A command that holds the new one alone has nothing of the first one's clients.
+    let alone = exports(&here).open("!p/v", "process 3").await.unwrap();
+    write(&*alone, 3).await.unwrap();
+    write(&*first, 2).await.unwrap();
+    drop(alone);
+    assert_eq!(first.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    drop(first);
+    end([here, other]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_one_volume_are_counted_together_by_whatever_names_they_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let (v, w): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
+    make(&here, "p/v", &["clients=one"]).await;
+    let first = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*first, 1).await.unwrap();
+    volume::rename(&other, &v, &w.volume).await.unwrap();
+    let second = exports(&here).open("p/w", "process 2").await.unwrap();
+    let refused = write(&*second, 2).await.unwrap_err();
+    assert!(refused.is(Kind::ReadOnly) && refused.to_string().contains("process 1"), "{refused}");
+    write(&*first, 3).await.unwrap();
+    let counted = here.sessions.clients(&v) + here.sessions.clients(&w);
+    assert_eq!((counted, here.sessions.list().len()), (2, 1));
+    // Nobody has it alone while the other is there, by the one name or the other.
+    drop(second);
+    for path in ["!p/v", "!p/w"] {
+        assert!(exports(&here).open(path, "process 3").await.is_err(), "{path}");
+    }
+    drop(first);
+    drop(exports(&here).open("!p/w", "process 3").await.unwrap());
+    end([here, other]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_that_a_command_fills_is_handed_to_no_other_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    make(&here, "p/v", &["handover=ask"]).await;
+    let alone = exports(&here).open("!p/v", "process 1").await.unwrap();
+    write(&*alone, 1).await.unwrap();
+    let client = exports(&other).open("p/v", "process 2").await.unwrap();
+    let rt = &here.host_context.rt;
+    // An owner looks every four seconds whether it is asked.
+    let waits = rt.timeout(Duration::from_secs(9), write(&*client, 2)).await;
+    assert!(waits.is_none(), "{waits:?}");
+    assert_eq!(alone.read(0, 1).await.unwrap().into_bytes().as_ref(), [1]);
+    write(&*alone, 3).await.unwrap();
+    drop(alone);
+    let read = rt.timeout(Duration::from_secs(30), client.read(0, 1)).await.expect("nobody holds it");
+    assert_eq!(read.unwrap().into_bytes().as_ref(), [3]);
+    drop(client);
+    end([other, here]).await;
+}
+
+/// The clients of the daemon before are served one by one, and others come beside them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_one_writer_is_known_before_the_next_daemon_serves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = Arc::new(state(dir.path(), "h").await);
+    make_pool(&before, "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make(&before, "p/v", &["clients=one"]).await;
+    let (held, reads) = {
+        let (writer, reader) = (
+            exports(&before).open("p/v", "process 1").await,
+            exports(&before).open("p/v", "process 2").await,
+        );
+        let (writer, reader) = (writer.unwrap(), reader.unwrap());
+        write(&*writer, 1).await.unwrap();
+        (writer.holding().held().unwrap(), reader.holding().held().unwrap())
+    };
+    end([before]).await;
+    let HeldExport::Volume { pool, volume, writes: true, .. } = HeldExport::of(&held).unwrap() else {
+        panic!("{held:?}")
+    };
+    let older: HeldDisk = reads.clone();
+    assert!(older.0["volume"].get("writes").is_none(), "as older versions tell it: {older:?}");
+    let next = Arc::new(state(dir.path(), "h").await);
+    next.sessions.expect_writers([(pool, volume, "process 1".to_owned())]);
+    // Both who has come new and who was there before come first.
+    let new = exports(&next).open("p/v", "process 3").await.unwrap();
+    let reader = exports(&next).open_again("p/v", &reads, "process 2").await.unwrap();
+    for other in [&new, &reader] {
+        let refused = write(&**other, 2).await.unwrap_err();
+        assert!(refused.is(Kind::ReadOnly) && refused.to_string().contains("process 1"), "{refused}");
+    }
+    let writer = exports(&next).open_again("p/v", &held, "process 1").await.unwrap();
+    assert!(write(&*new, 2).await.unwrap_err().is(Kind::ReadOnly), "it need not write once more for that");
+    write(&*writer, 4).await.unwrap();
+    drop(writer);
+    write(&*new, 5).await.unwrap();
+    assert!(write(&*reader, 6).await.unwrap_err().is(Kind::ReadOnly));
+    drop((new, reader));
+    end([next]).await;
+}

@@ -1,0 +1,178 @@
+//! The uses of volumes that are open here, or asked for: who is counted in which, by which name it is found, and what it keeps
+//! others from.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::api::VolumePath;
+use super::io_tally::IoTally;
+use crate::base::units::show_count;
+use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
+use crate::volume::{Passage, Volume, Volumes};
+
+/// What is done to a volume that a command alone may write to. Commands go on with it meanwhile, as to take a snapshot.
+pub const FILLED: &str = "filled by a command";
+
+#[derive(Debug)]
+pub struct Client {
+    /// For messages.
+    pub name: String,
+    /// Cancelled to end the connection; a command has none, and comes to its end by itself.
+    pub hang_up: Option<CancellationToken>,
+}
+
+/// That a volume is held alone: for as long as somebody has a guard of it.
+#[derive(Debug)]
+pub struct Hold {
+    /// What is being done to the volume.
+    pub what: &'static str,
+    pub guards: u64,
+}
+
+/// A volume, whatever its name is.
+pub type VolumeKey = (PoolId, VolumeId);
+
+pub fn key_of(volume: &Volume) -> VolumeKey {
+    (volume.pool(), volume.id())
+}
+
+#[derive(Debug, Default)]
+pub struct Use {
+    /// The volume, once one of them has opened it. No two uses are of one volume.
+    pub of: Option<VolumeKey>,
+    /// By their visits.
+    pub clients: BTreeMap<u64, Client>,
+    /// Counts arrivals, so that a timer set before a later visit does nothing.
+    pub visits: u64,
+    /// A command has the volume alone.
+    pub alone: Option<Hold>,
+    /// Who has written and is still connected, and by how many connections.
+    pub writers: BTreeMap<String, u64>,
+    /// That there are several was said.
+    pub warned: bool,
+    /// The same volume as it is open here: it tells by which name it goes now.
+    pub volume: Weak<Volume>,
+    /// What clients have asked of it.
+    pub io: Arc<IoTally>,
+    /// The way of their requests to it.
+    pub passage: Arc<Passage>,
+    /// The pool that it was moved to while they used it.
+    pub moved: Option<(Name, Volumes)>,
+}
+
+/// Uses of volumes by their names, as far as this host knows these; several of one name where a volume took that name while
+/// others asked for it, or where another host gave the name to another volume. Whoever joins or ends one holds the lock of
+/// all.
+pub type Uses = BTreeMap<VolumePath, Vec<Arc<Mutex<Use>>>>;
+
+/// A volume that was renamed, or moved, is in use under its new name.
+pub fn follow_names(uses: &mut Uses) {
+    let mut moved = Vec::new();
+    for (path, all) in uses.iter_mut() {
+        all.retain(|one| {
+            let Some(now) = one.lock().path(path).filter(|now| now != path) else { return true };
+            moved.push((now, one.clone()));
+            false
+        });
+    }
+    if moved.is_empty() {
+        return;
+    }
+    uses.retain(|_, all| !all.is_empty());
+    // Before those who asked for that name in vain: who comes next joins them.
+    for (path, one) in moved {
+        uses.entry(path).or_default().insert(0, one);
+    }
+}
+
+impl Use {
+    /// What the volume is called now, once it is open.
+    pub fn name(&self) -> Option<Name> {
+        self.volume.upgrade().map(|volume| volume.name())
+    }
+
+    /// Where the volume is now that was asked for by this, once it is open.
+    pub fn path(&self, asked: &VolumePath) -> Option<VolumePath> {
+        let pool = self.moved.as_ref().map_or(&asked.pool, |(pool, _)| pool).clone();
+        Some(VolumePath { pool, volume: self.name()? })
+    }
+
+    pub fn visit(&mut self) -> u64 {
+        self.visits += 1;
+        self.visits
+    }
+
+    /// Nobody is there, and nobody has it alone.
+    pub fn is_over(&self) -> bool {
+        self.clients.is_empty() && self.alone.is_none()
+    }
+
+    pub fn hang_up(&self) -> usize {
+        self.clients.values().flat_map(|c| &c.hang_up).map(CancellationToken::cancel).count()
+    }
+}
+
+/// The use of this volume: that in which its users are counted, else `counted` where that is of no volume yet, else a new one.
+pub fn use_of(
+    uses: &mut Uses,
+    counted: &Arc<Mutex<Use>>,
+    path: &VolumePath,
+    volume: &Arc<Volume>,
+) -> Arc<Mutex<Use>> {
+    let key = key_of(volume);
+    let same = uses.values().flatten().find(|one| one.lock().of == Some(key)).cloned();
+    let found = same.unwrap_or_else(|| match counted.lock().of {
+        None => counted.clone(),
+        Some(_) => Arc::default(),
+    });
+    let is_new = {
+        let mut one = found.lock();
+        let is_new = one.of.is_none() && !Arc::ptr_eq(&found, counted);
+        (one.of, one.volume) = (Some(key), Arc::downgrade(volume));
+        is_new
+    };
+    if is_new {
+        // Before the volume that had the name: who comes next by the name joins this one.
+        uses.entry(path.clone()).or_default().insert(0, found.clone());
+    }
+    found
+}
+
+/// `Owned`: a command has the volume alone. It is named, where it is a client.
+pub fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>], is_command: bool) -> Result<()> {
+    for one in all {
+        let one = one.lock();
+        let Some(Hold { what, .. }) = one.alone else { continue };
+        if what == FILLED && is_command {
+            continue;
+        }
+        let names = one.clients.values().map(|client| client.name.as_str()).collect::<Vec<_>>().join(", ");
+        let who = if names.is_empty() { names } else { format!(" ({names})") };
+        return Err(Error::new(Kind::Owned, format!("{path} is being {what}{who}: try again when it is")));
+    }
+    Ok(())
+}
+
+/// `Owned`, by their names, while somebody uses the volume, but for those who will be hung up on.
+pub fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -> Result<()> {
+    let mut names = Vec::new();
+    for one in all {
+        let one = one.lock();
+        let stays = one.clients.values().filter(|c| !hang_up || c.hang_up.is_none());
+        names.extend(stays.map(|c| c.name.clone()));
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let many = show_count(names.len() as u64, "client");
+    let why = format!("{path} has {many} connected ({}): disconnect first", names.join(", "));
+    Err(Error::new(Kind::Owned, why))
+}
+
+/// Clients of one volume.
+pub fn clients(all: &[Arc<Mutex<Use>>]) -> u64 {
+    all.iter().map(|one| one.lock().clients.len() as u64).sum()
+}
