@@ -126,6 +126,7 @@ impl Place {
             sweeps,
             keys: Default::default(),
             left: Arc::default(),
+            readers: Arc::default(),
             mirror: Default::default(),
         })
     }
