@@ -16,6 +16,7 @@ use crate::daemon::signals::{self, Hangups};
 use crate::daemon::{
     Config, Configured, Engine, HandedOver, ListenFlags, MirrorFlags, Options, Reloaded, StateDir,
 };
+use crate::nbd::PausedServer;
 
 /// How long the lock of an engine that ends is waited for.
 const ENDING_TRIES: u32 = 20;
@@ -119,12 +120,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     if !is_replaced {
         sd_notify::stopping();
         if sd_notify::keeps_sockets() {
-            // Until the next daemon listens no command begins an engine of its own, which would know of no client.
-            let next = announced(&rt, &home).await;
-            let next = next
-                .inspect_err(|error| tracing::warn!(%error, "commands can't be told that clients wait"))
-                .ok();
-            engine.leave_clients(|paused| graceful_restart::keep(paused, next.as_deref())).await;
+            leave_clients(&engine, &rt, &home).await;
         }
     }
     tracing::info!("the daemon ends: it lets go of what it has");
@@ -150,6 +146,22 @@ async fn goes_on_with(
         Some(next) => Ok((handed_over, next)),
         // Clients may wait for another that comes.
         None => Ok((handed_over, Next::Announced(announced(rt, home).await?))),
+    }
+}
+
+/// Leaves clients in systemd's keeping, for the daemon that it starts next. Until that one listens no command begins an engine of its
+/// own, which would know of no client.
+async fn leave_clients(engine: &Engine, rt: &Rt, home: &StateDir) {
+    let next = announced(rt, home).await;
+    let next =
+        next.inspect_err(|error| tracing::warn!(%error, "commands can't be told that clients wait")).ok();
+    let mut kept = false;
+    let keep =
+        |paused: &[PausedServer]| graceful_restart::keep(paused, next.as_deref()).inspect(|()| kept = true);
+    engine.leave_clients(keep).await;
+    if kept {
+        // Dropped it would be let go of, in systemd's keeping too.
+        std::mem::forget(next);
     }
 }
 
