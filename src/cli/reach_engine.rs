@@ -109,8 +109,8 @@ async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
         }
         if waited == NEXT_TRIES {
             let why = format!(
-                "clients of the daemon that has ended wait for another one, which does not come: see why it does not start \
-                 (`systemctl status windlass`); without a daemon {} is let go of when whoever keeps them is stopped",
+                "clients of the daemon that ended on {} wait for the next one, which does not come: see why it does not start \
+                 (`systemctl status windlass`), or stop its unit, which hangs up on them",
                 own.root().display()
             );
             return Err(Error::new(Kind::Owned, why));
