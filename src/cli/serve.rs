@@ -14,7 +14,7 @@ use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::signals::{self, Hangups};
 use crate::daemon::{
-    Config, Configured, Engine, HandedOver, ListenFlags, MirrorFlags, Options, Reloaded, StateDir,
+    Config, Configured, Engine, HandedOver, ListenFlags, MirrorFlags, Options, Reloaded, StateDir, say_from,
 };
 use crate::nbd::PausedServer;
 
@@ -209,6 +209,7 @@ async fn start(
 fn apply_log(global: &Global, config: &Config) {
     let filter = (global.verbose == 0).then(|| config.log_level().filter());
     stderr_log::configure(filter, config.log_format() == LogFormat::Json);
+    say_from(config.log_slow());
 }
 
 /// Reads the file anew. What is wrong in it is told, and all stays as it was.

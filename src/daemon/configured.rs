@@ -20,6 +20,7 @@ use super::verbs;
 use crate::base::known_time::age_ms;
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Name};
+use crate::pool::Pool;
 
 /// The pauses between tries: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -72,6 +73,7 @@ impl Configured {
         });
         this.watch_scrubs();
         super::replica_scheduler::follow(engine);
+        super::trouble_alerts::follow(engine);
         let first = this.follow();
         let _ = this.rt.timeout(AT_START, join_all(first)).await;
         this
@@ -173,11 +175,12 @@ impl Configured {
             while let Some(engine) = this.upgrade().and_then(|this| this.engine()) {
                 let (config, opened) = (engine.state().config(), engine.state().pools.opened());
                 for (name, open) in opened {
-                    let Some(plan) = config.scrub_plan(&name) else {
+                    let Some(plan) = config.scrub_plan(&name, is_free_to_read(&open.pool)) else {
                         engine.state().troubles.over(&Attempt::Scrub(name));
                         continue;
                     };
-                    let waits = tries.get(&name).is_some_and(|at| rt.now().since(*at) < SCRUB_AGAIN);
+                    let waits = tries.get(&name).is_some_and(|at| rt.now().since(*at) < SCRUB_AGAIN)
+                        || rt.now().since(engine.state().began) < plan.after;
                     if !waits
                         && is_due(open.pool.last_scrub().await.map(|last| last.ended_ms), plan, rt.wall_ms())
                     {
@@ -192,6 +195,11 @@ impl Configured {
         };
         self.rt.spawn(work).detach();
     }
+}
+
+/// All its stores are folders.
+fn is_free_to_read(pool: &Pool) -> bool {
+    pool.status().stores.iter().all(|store| store.url.starts_with("file:"))
 }
 
 /// One that ended at a time which lies ahead ended nobody knows when: the next is due now.
@@ -272,7 +280,7 @@ fn compared(old: &Config, new: &Config) -> Reloaded {
         let is_in = |config: &Config| config.mount.keys().any(|dir| key.starts_with(&mount_key(dir)));
         match section {
             "mount" if is_in(old) && is_in(new) => told.at_mount.push(key.clone()),
-            "allow" | "tls" | "log" | "limits" | "store" | "replica" | "volume" | "mount" => {
+            "allow" | "tls" | "log" | "alert" | "limits" | "store" | "replica" | "volume" | "mount" => {
                 told.now.push(key.clone())
             }
             // A pool that is known is not asked for by its stores.

@@ -26,6 +26,7 @@ use tracing::{Instrument as _, Span};
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
 use super::control_reply::{self, line_of};
+use super::control_server::Who;
 use super::handler_trait::Handler;
 use super::progress::{ProgressSink, Step};
 use crate::base::rt::{Rt, Task};
@@ -45,7 +46,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Clone)]
 pub struct Caller {
     pub rt: Rt,
-    pub who: Span,
+    pub who: Who,
     pub handler: Arc<dyn Handler>,
 }
 
@@ -184,11 +185,12 @@ struct Running {
 impl Running {
     fn start(verb: Verb, caller: Caller, in_lines: bool) -> Running {
         let (sink, steps) = ProgressSink::channel();
+        let sink = sink.asked_by(caller.who.asker);
         let given_up = sink.given_up().clone().drop_guard();
         let handler = caller.handler;
         // A task of its own: where it stops when the caller goes away is for the verb to say.
         let work = async move { handler.handle(verb, sink).await };
-        let work = caller.rt.spawn(work.instrument(caller.who)).fuse();
+        let work = caller.rt.spawn(work.instrument(caller.who.span)).fuse();
         Running { steps: in_lines.then_some(steps), work, _given_up: given_up }
     }
 
@@ -450,7 +452,10 @@ mod tests {
                 let (mut caller, stream) = tokio::io::duplex(1 << 16);
                 caller.write_all(request.as_bytes()).await.unwrap();
                 let handler = Arc::new(House { given_up: CancellationToken::new() });
-                let served = serve(stream, Caller { rt: rt.clone(), who: Span::none(), handler });
+                let served = serve(
+                    stream,
+                    Caller { rt: rt.clone(), who: Who { span: Span::none(), asker: None }, handler },
+                );
                 let _ = rt.timeout(3 * PATIENCE, served).await.expect("it is let go of");
                 let mut answer = String::new();
                 caller.read_to_string(&mut answer).await.unwrap();

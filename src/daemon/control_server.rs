@@ -18,7 +18,7 @@ use super::api::{REQUEST_MAX, Reply, Request, VERSION, Verb};
 use super::control_http::{self, Caller};
 use super::control_reply::{failure, line_of};
 use super::handler_trait::Handler;
-use super::progress::ProgressSink;
+use super::progress::{Asker, ProgressSink};
 use super::state_dir::socket_rights;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
@@ -110,11 +110,21 @@ async fn connection(
     }
 }
 
-/// Whose command it is, for what the log says meanwhile.
-fn who(stream: &UnixStream) -> Span {
+/// Whose command it is.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// For what the log says meanwhile.
+    pub span: Span,
+    pub asker: Option<Asker>,
+}
+
+fn who(stream: &UnixStream) -> Who {
     match stream.peer_cred() {
-        Ok(peer) => tracing::info_span!("command", uid = peer.uid(), pid = peer.pid()),
-        Err(_) => tracing::info_span!("command"),
+        Ok(peer) => Who {
+            span: tracing::info_span!("command", uid = peer.uid(), pid = peer.pid()),
+            asker: Some(Asker { uid: peer.uid(), pid: peer.pid() }),
+        },
+        Err(_) => Who { span: tracing::info_span!("command"), asker: None },
     }
 }
 
@@ -155,16 +165,17 @@ pub(super) fn parse(line: &str) -> Result<Verb> {
 async fn answer(
     rt: &Rt,
     verb: Verb,
-    who: Span,
+    who: Who,
     handler: &Arc<dyn Handler>,
     lines: &mut (impl tokio::io::AsyncBufRead + Unpin),
     write: &mut (impl tokio::io::AsyncWrite + Unpin),
 ) -> Result<()> {
     let (sink, mut steps) = ProgressSink::channel();
+    let sink = sink.asked_by(who.asker);
     let (handler, given_up) = (handler.clone(), sink.given_up().clone());
     // A task of its own: where it stops when the client goes away is for the verb to say.
     let work = async move { handler.handle(verb, sink).await };
-    let mut work = rt.spawn(work.instrument(who)).fuse();
+    let mut work = rt.spawn(work.instrument(who.span)).fuse();
     let mut left = std::pin::pin!(gone(lines).fuse());
     let mut told = true;
     let result = loop {

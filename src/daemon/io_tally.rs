@@ -18,7 +18,12 @@ use crate::base::rt::Rt;
 use crate::base::trace::{Side, Span, fact};
 
 /// A request that takes so long is said in the log.
-const SLOW: Duration = Duration::from_secs(1);
+static SLOW_MS: AtomicU64 = AtomicU64::new(1000);
+
+/// From now on.
+pub fn say_from(slow: Duration) {
+    SLOW_MS.store(slow.as_millis() as u64, Ordering::Relaxed);
+}
 
 /// What clients ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,7 +132,7 @@ impl IoTally {
                 Err(_) => counts.failed += 1,
             }
         }
-        if took >= SLOW {
+        if took.as_millis() >= u128::from(SLOW_MS.load(Ordering::Relaxed)) {
             let (verb, took_ms) = (verb.word(), took.as_millis() as u64);
             tracing::warn!(volume, verb, offset, bytes, took_ms, "a client's request took long");
         }

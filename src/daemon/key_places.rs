@@ -2,26 +2,23 @@
 //! is a secret, and goes nowhere but into the engine.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
-use tokio::io::AsyncReadExt as _;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::config::Config;
+use super::shell_command::ShellCommand;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::keys::{KeyFinder, Offered, Passphrase, PoolKey, Secret};
 
 /// Bytes of what is read, at most.
 const KEY_MAX: usize = 8192;
-/// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a key is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,7 +63,7 @@ impl KeyPlace {
                 Ok(Offered::Passphrase(words))
             }
             KeyPlace::Command(command) => {
-                let bytes = run(rt, command).await?;
+                let bytes = command_of_key(command).run(rt).await?;
                 let key = Secret::read(&bytes).map_err(|e| e.context("what the key command prints"))?;
                 Ok(Offered::Key(key))
             }
@@ -137,43 +134,8 @@ fn wiped(bytes: Bytes) -> Zeroizing<Vec<u8>> {
     copy
 }
 
-/// What a command prints. It says why not on our stderr; nothing that it prints is told.
-async fn run(rt: &Rt, command: &str) -> Result<Zeroizing<Vec<u8>>> {
-    let mut child = tokio::process::Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .process_group(0)
-        .spawn()
-        .context(|| "starting the key command".to_owned())?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let ended = rt.timeout(PATIENCE, printed_by(&mut child)).await;
-    if !matches!(ended, Some(Ok(_))) {
-        // What it has started would outlive the shell.
-        let _ = group.map(|group| rustix::process::kill_process_group(group, Signal::KILL));
-    }
-    ended.unwrap_or_else(|| {
-        let why = format!("the key command took longer than {PATIENCE:?} and was ended");
-        Err(Error::new(Kind::Timeout, why))
-    })
-}
-
-async fn printed_by(child: &mut tokio::process::Child) -> Result<Zeroizing<Vec<u8>>> {
-    let doing = || "waiting for the key command".to_owned();
-    let mut printed = Zeroizing::new(Vec::with_capacity(KEY_MAX + 1));
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(KEY_MAX as u64 + 1).read_to_end(&mut printed).await.context(doing)?;
-    }
-    if printed.len() > KEY_MAX {
-        let why = format!("the key command prints more than {KEY_MAX} bytes, which is no key");
-        return Err(Error::new(Kind::Usage, why));
-    }
-    let status = child.wait().await.context(doing)?;
-    match status.success() {
-        true => Ok(printed),
-        false => Err(Error::new(Kind::Io, format!("the key command failed: {status}"))),
-    }
+fn command_of_key(line: &str) -> ShellCommand<'_> {
+    ShellCommand { called: "the key command", line, input: b"", output_max: KEY_MAX }
 }
 
 /// A core file would hold the keys. What can't be set is told: the keys are of use all the same.

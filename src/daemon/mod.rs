@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod api;
+mod audit_log;
 mod command_gate;
 pub mod config;
 mod configured;
@@ -43,9 +44,11 @@ mod pools;
 pub mod progress;
 mod replica_scheduler;
 mod replica_state;
+mod shell_command;
 pub mod signals;
 mod state_dir;
 mod store_overlap;
+mod trouble_alerts;
 mod verbs;
 mod volume_clients;
 mod volume_path;
@@ -58,6 +61,7 @@ pub use credentials::read_kept as read_kept_credentials;
 pub use engine::{Engine, Options};
 pub use engine_tables::EngineState;
 pub use exports::ALONE;
+pub use io_tally::say_from;
 pub use key_places::{KeyPlace, check_private, check_private_to_group};
 pub use listen_addresses::{Flags as ListenFlags, given as given_listeners};
 pub use load_access_policy::unknown_accounts;

@@ -25,11 +25,19 @@ impl From<Step> for Reply {
     }
 }
 
+/// The process that asked for a verb, by what the kernel says of its socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    pub uid: u32,
+    pub pid: Option<i32>,
+}
+
 /// Where a verb says how far it is, and hears when nobody waits for it any more.
 #[derive(Clone, Debug, Default)]
 pub struct ProgressSink {
     steps: Option<mpsc::Sender<Step>>,
     given_up: CancellationToken,
+    asker: Option<Asker>,
 }
 
 impl ProgressSink {
@@ -40,6 +48,17 @@ impl ProgressSink {
     pub fn channel() -> (ProgressSink, mpsc::Receiver<Step>) {
         let (tx, rx) = mpsc::channel(PROGRESS_QUEUE);
         (ProgressSink { steps: Some(tx), ..ProgressSink::default() }, rx)
+    }
+
+    /// The same, with who asked.
+    #[must_use]
+    pub fn asked_by(self, asker: Option<Asker>) -> ProgressSink {
+        ProgressSink { asker, ..self }
+    }
+
+    /// None: nobody outside this process.
+    pub fn asker(&self) -> Option<Asker> {
+        self.asker
     }
 
     pub fn tell(&self, doing: &str, done: u64, total: u64) {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::limits_and_references::{CACHE_MIN, MEMORY_MIN};
 use super::section_macro::{Key, Preset, Section};
-use super::sections::{Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces, VolumeKeys};
-use super::value_types::{Level, LogFormat, Setting as _, Size, Written, bare_or_quoted, quoted};
+use super::sections::{
+    Alert, Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces, VolumeKeys,
+};
+use super::value_types::{Level, LogFormat, Often, Setting as _, Size, Written, bare_or_quoted, quoted};
 use crate::base::units::{GIB, parse_size};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::KeyPlace;
@@ -17,10 +19,16 @@ use crate::daemon::api::VolumePath;
 
 /// The largest block cache on disk that nobody asked for, in bytes.
 const CACHE_MAX: u64 = 10 * GIB;
+const ALERT_AFTER: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
+const LOG_SLOW: Duration = Duration::from_secs(1);
 const REPLICA_EVERY: Duration = Duration::from_secs(3600);
-/// Of a scrub that the daemon begins, in bytes a second.
+/// Of a scrub that the daemon begins, in bytes a second: one that the file asks for, and one that nobody asked for.
 const SCRUB_RATE: u64 = 100 << 20;
+const UNASKED_SCRUB_RATE: u64 = 20 << 20;
+const UNASKED_SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A daemon that nobody told to scrub begins when it has run so long: not among all else of a start.
+const UNASKED_SCRUB_AFTER: Duration = Duration::from_secs(3600);
 
 pub const MEMORY_VARIABLE: &str = "WINDLASS_MEMORY";
 pub const CACHE_VARIABLE: &str = "WINDLASS_CACHE";
@@ -38,6 +46,17 @@ pub struct ScrubPlan {
     pub every: Duration,
     /// Bytes a second; 0: no limit.
     pub rate: u64,
+    /// How long the daemon runs before it begins.
+    pub after: Duration,
+}
+
+/// Whom the daemon tells of troubles.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlertPlan {
+    pub command: Option<String>,
+    pub url: Option<String>,
+    /// How long a trouble has stood before it is told.
+    pub after: Duration,
 }
 
 /// A volume of which a copy is kept.
@@ -91,6 +110,11 @@ impl Config {
         self.log.format.as_ref().map_or(LogFormat::Text, |format| format.value)
     }
 
+    /// A client's request that takes so long is said in the log.
+    pub fn log_slow(&self) -> Duration {
+        self.log.slow.as_ref().map_or(LOG_SLOW, |slow| slow.value.0)
+    }
+
     /// How long the end waits for volumes to reach their stores.
     pub fn drain(&self) -> Duration {
         self.limits.drain.as_ref().map_or(DRAIN, |drain| drain.value.0)
@@ -102,11 +126,30 @@ impl Config {
         section.and_then(|section| section.serve.as_ref()).is_none_or(|serve| serve.value)
     }
 
-    pub fn scrub_plan(&self, pool: &Name) -> Option<ScrubPlan> {
-        let section = self.pool.get(pool.as_str())?;
-        let every = section.scrub.as_ref()?.value.0;
-        let rate = section.scrub_rate.as_ref().map_or(SCRUB_RATE, |rate| rate.value.0);
-        Some(ScrubPlan { every, rate })
+    /// Without a word of the file a pool is scrubbed where reading costs nothing: `is_free`.
+    pub fn scrub_plan(&self, pool: &Name, is_free: bool) -> Option<ScrubPlan> {
+        let section = self.pool.get(pool.as_str());
+        let asked = section.and_then(|section| section.scrub.as_ref()).map(|asked| asked.value);
+        let rate = section.and_then(|section| section.scrub_rate.as_ref()).map(|rate| rate.value.0);
+        match asked {
+            Some(Often(every)) => {
+                Some(ScrubPlan { every: every?, rate: rate.unwrap_or(SCRUB_RATE), after: Duration::ZERO })
+            }
+            None => is_free.then_some(ScrubPlan {
+                every: UNASKED_SCRUB_EVERY,
+                rate: rate.unwrap_or(UNASKED_SCRUB_RATE),
+                after: UNASKED_SCRUB_AFTER,
+            }),
+        }
+    }
+
+    /// None: nobody is told.
+    pub fn alert_plan(&self) -> Option<AlertPlan> {
+        let Alert { command, url, after } = &self.alert;
+        let value = |text: &Option<Written<String>>| text.as_ref().map(|text| text.value.clone());
+        let (command, url) = (value(command), value(url));
+        let after = after.as_ref().map_or(ALERT_AFTER, |after| after.value.0);
+        (command.is_some() || url.is_some()).then_some(AlertPlan { command, url, after })
     }
 
     pub fn replicas(&self) -> Vec<ReplicaPlan> {
@@ -227,6 +270,7 @@ impl Config {
         all.extend(rows::<Tls>(&self.tls, "tls", with_presets));
         all.extend(rows::<Log>(&self.log, "log", with_presets));
         all.extend(rows::<Traces>(&self.traces, "traces", with_presets));
+        all.extend(rows::<Alert>(&self.alert, "alert", with_presets));
         all.extend(rows::<Limits>(&self.limits, "limits", with_presets));
         let of = |kind: &str, name: &String| format!("{kind}.{}", bare_or_quoted(name));
         let stores = self.store.iter().map(|(name, it)| rows::<Store>(it, &of("store", name), with_presets));

@@ -37,8 +37,15 @@ pub fn check(findings: &mut Findings<'_>, config: &Config) {
     check_mirror(findings, config);
     check_tls(findings, config);
     check_traces(findings, config);
+    check_alert(findings, config);
     if let Some(drain) = config.limits.drain.as_ref().filter(|d| !(DRAIN_MIN..=DRAIN_MAX).contains(&d.0)) {
         findings.add(drain.line, "limits.drain", "is out of range: give 1s to 1h");
+    }
+    if let Some(slow) = config.log.slow.as_ref().filter(|slow| slow.0 < Duration::from_millis(1)) {
+        findings.add(slow.line, "log.slow", "is too short: give at least 1ms");
+    }
+    if let Some(audit) = config.log.audit.as_ref().filter(|audit| !audit.starts_with('/')) {
+        findings.add(audit.line, "log.audit", "is no whole path: begin it with /");
     }
     config.store.iter().for_each(|(name, store)| check_store(findings, name, store));
     config.pool.iter().for_each(|(name, pool)| check_pool(findings, config, name, pool));
@@ -96,11 +103,7 @@ fn check_mirror(findings: &mut Findings<'_>, config: &Config) {
 fn check_traces(findings: &mut Findings<'_>, config: &Config) {
     let traces = &config.traces;
     if let Some(collector) = &traces.collector {
-        let uri = collector.value.parse::<http::Uri>().ok();
-        let is_web =
-            |uri: &http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
-        let has_user = collector.value.contains('@');
-        if has_user || !uri.as_ref().is_some_and(is_web) {
+        if !is_web(&collector.value) {
             let what =
                 "is no http:// or https:// address without a user: write it as \"http://127.0.0.1:4318\"";
             findings.add(collector.line, "traces.collector", what);
@@ -112,6 +115,25 @@ fn check_traces(findings: &mut Findings<'_>, config: &Config) {
             "traces.sample",
             "does nothing without an address to send them to: add `collector`",
         );
+    }
+}
+
+/// An address of a web server, without a user.
+fn is_web(address: &str) -> bool {
+    let uri = address.parse::<http::Uri>();
+    !address.contains('@')
+        && uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+}
+
+fn check_alert(findings: &mut Findings<'_>, config: &Config) {
+    let alert = &config.alert;
+    if let Some(url) = alert.url.as_ref().filter(|url| !is_web(url)) {
+        let what = "is no http:// or https:// address without a user: write it as \"https://hooks.example.com/T0/B0/secret\"";
+        findings.add(url.line, "alert.url", what);
+    }
+    if let Some(after) = alert.after.as_ref().filter(|_| alert.command.is_none() && alert.url.is_none()) {
+        let what = "does nothing without somebody to tell: add `command` or `url`";
+        findings.add(after.line, "alert.after", what);
     }
 }
 
@@ -283,21 +305,13 @@ fn check_pool(findings: &mut Findings<'_>, config: &Config, name: &str, pool: &W
             }
         }
     }
-    if let Some(scrub) = pool.scrub.as_ref().filter(|every| every.0 < SCRUB_MIN) {
+    if let Some(scrub) = pool.scrub.as_ref().filter(|often| often.0.is_some_and(|every| every < SCRUB_MIN)) {
         findings.add(scrub.line, format!("{of}.scrub"), "is too often: give at least 1h, as \"7d\"");
     }
     if let Some(rate) = &pool.scrub_rate {
         let key = format!("{of}.scrub_rate");
-        match pool.scrub.is_some() {
-            false => findings.add(rate.line, key, "does nothing without `scrub`: add scrub = \"7d\""),
-            true => at_least(
-                findings,
-                &key,
-                Some(rate).filter(|rate| rate.0 != 0),
-                RATE_MIN,
-                " a second, or 0 for no limit",
-            ),
-        }
+        let rate = Some(rate).filter(|rate| rate.0 != 0);
+        at_least(findings, &key, rate, RATE_MIN, " a second, or 0 for no limit");
     }
 }
 

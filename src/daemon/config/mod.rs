@@ -22,7 +22,7 @@ use crate::base::rt::Disk;
 use crate::base::{Error, Kind, Result};
 
 pub use allow_rule::Allow;
-pub use effective::{Origin, ReplicaPlan, Row, ScrubPlan};
+pub use effective::{AlertPlan, Origin, ReplicaPlan, Row, ScrubPlan};
 pub use listen_address::{Account, ListenAddress};
 pub use reference::{example, reference};
 pub use section_macro::Wrong;

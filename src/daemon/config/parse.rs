@@ -12,7 +12,8 @@ use super::{limits_and_references, toml_errors};
 use crate::base::nearest;
 
 /// Sections at the top of the file.
-const SECTIONS: [&str; 9] = ["tls", "log", "traces", "limits", "store", "pool", "replica", "volume", "mount"];
+const SECTIONS: [&str; 10] =
+    ["tls", "log", "traces", "alert", "limits", "store", "pool", "replica", "volume", "mount"];
 
 impl Config {
     /// What is in `text`, or all that is wrong with it, by line.
@@ -47,6 +48,7 @@ fn read(findings: &mut Findings<'_>, table: &DeTable<'_>) -> Config {
         "tls" => config.tls = fixed(findings, name, line, raw),
         "log" => config.log = fixed(findings, name, line, raw),
         "traces" => config.traces = fixed(findings, name, line, raw),
+        "alert" => config.alert = fixed(findings, name, line, raw),
         "limits" => config.limits = fixed(findings, name, line, raw),
         "store" => config.store = named(findings, name, line, raw),
         "pool" => config.pool = named(findings, name, line, raw),

@@ -7,7 +7,7 @@ use super::allow_rule::Allow;
 use super::listen_address::ListenAddress;
 use super::section_macro::{Key, Outline, Preset, Section, section};
 use super::value_types::{
-    ClientCertificates, Fault, Level, List, LogFormat, Raw, Setting, Share, Size, Time, Written,
+    ClientCertificates, Fault, Level, List, LogFormat, Often, Raw, Setting, Share, Size, Time, Written,
 };
 use crate::nbd::Address;
 
@@ -54,6 +54,10 @@ section! {
         level: Level, Preset::Is("\"info\""), "\"info\"";
         /// `text` for people, or `json`: an object a line with `time`, `level`, `target`, `message` and the event's fields. Text has no time where systemd's journal takes it, which has its own.
         format: LogFormat, Preset::Is("\"text\""), "\"text\"";
+        /// A file to which a line of JSON is added for each command that changed something, or was refused: `time`, `uid` and `pid` of who asked, `verb`, `deed` in words, `done`, and `why` not. The log has the same among all else.
+        audit: String, Preset::Said("none"), "\"/var/log/windlass/audit.log\"";
+        /// A client's request that takes so long is said in the log; at least 1ms.
+        slow: Time, Preset::Is("\"1s\""), "\"250ms\"";
     }
 }
 
@@ -64,6 +68,18 @@ section! {
         collector: String, Preset::Said("no traces are made"), "\"http://127.0.0.1:4318\"";
         /// How many of the clients' requests, and of what is stored in the background, are traced. Only with `collector`.
         sample: Share, Preset::Said("`100%`"), "\"1%\"";
+    }
+}
+
+section! {
+    /// [Who is told](how-to/watch.md#be-told-of-troubles) of what `status` calls a trouble, once when it has begun and once when it is over. Without it only `status`, the log and the metrics tell.
+    "[alert]", "[alert]", Alert {
+        /// A command, for `sh -c`, that gets a text for people on its stdin. It runs as the daemon's user, for a minute at most.
+        command: String, Preset::None, "\"mail -s 'windlass' root\"";
+        /// An `http://` or `https://` address that gets a POST: JSON with the same `text`, and `host`, `began`, `over`, `stand`.
+        url: String, Preset::None, "\"https://hooks.example.com/T0/B0/secret\"";
+        /// How long a trouble has stood before it is told, and has been gone before it is over.
+        after: Time, Preset::Is("\"1m\""), "\"5m\"";
     }
 }
 
@@ -112,10 +128,10 @@ section! {
         stores: List<String>, Preset::None, "[\"fast\", \"file:///srv/store,zone=rack-2\"]";
         /// Whether a pool that is known is opened at the start. Else the first command or client that needs it opens it.
         serve: bool, Preset::Is("true"), "true";
-        /// How long after the last scrub on this host the next one begins; at least 1h.
-        scrub: Time, Preset::Said("never"), "\"7d\"";
-        /// The most bytes a second that such a scrub reads; at least 64K, or 0 for no limit. Only with `scrub`.
-        scrub_rate: Size, Preset::Is("\"100M\""), "\"100M\"";
+        /// How long after the last scrub on this host the next one begins, at least 1h; or `never`.
+        scrub: Often, Preset::Said("`7d` where all stores are folders and the daemon runs for an hour; else `never`, since a scrub reads all that is stored, and providers of buckets bill that"), "\"7d\"";
+        /// The most bytes a second that such a scrub reads; at least 64K, or 0 for no limit.
+        scrub_rate: Size, Preset::Said("`100M`; `20M` without `scrub`"), "\"100M\"";
         /// The key of a pool that was made with one: a file that holds 32 bytes, or a line that is those in hexadecimal or base64, readable by its owner alone. The pool is then opened only where its labels and registers are signed by it.
         key_file: String, Preset::None, "\"/etc/windlass/tank.key\"";
         /// Instead of `key_file`: a command, for `sh -c`, that prints the key. It runs as the daemon's user.
@@ -163,6 +179,7 @@ pub const OUTLINES: &[Outline] = &[
     Tls::OUTLINE,
     Log::OUTLINE,
     Traces::OUTLINE,
+    Alert::OUTLINE,
     Limits::OUTLINE,
     Store::OUTLINE,
     Pool::OUTLINE,
@@ -180,6 +197,7 @@ pub struct Config {
     pub tls: Tls,
     pub log: Log,
     pub traces: Traces,
+    pub alert: Alert,
     pub limits: Limits,
     pub store: BTreeMap<String, Written<Store>>,
     pub pool: BTreeMap<String, Written<Pool>>,

@@ -23,7 +23,7 @@ const BAD: &[(&str, usize, &str, &str)] = &[
         "zzzzzzzzzz = 1",
         1,
         "zzzzzzzzzz",
-        "use one of memory, cache, nbd, allow, metrics, mirror, mirror_listen, mirror_key, tls, log, traces, limits, store, pool, replica, volume, mount",
+        "use one of memory, cache, nbd, allow, metrics, mirror, mirror_listen, mirror_key, tls, log, traces, alert, limits, store, pool, replica, volume, mount",
     ),
     ("endpoint = 'http://h'", 1, "endpoint", "it belongs below [store.NAME]"),
     ("options = ['ro']", 1, "options", "it belongs below [mount.\"/FOLDER\"]"),
@@ -135,6 +135,15 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("[traces]\ncollector = 'http://h'\nsample = '1'", 3, "traces.sample", "write it as \"1%\""),
     ("[traces]\ncollector = 'http://h'\nsample = '0%'", 3, "traces.sample", "above 0"),
     ("[traces]\ncollector = 'http://h'\nsample = 1", 3, "traces.sample", "wants a share, not a number"),
+    ("[log]\nslow = '0ms'", 2, "log.slow", "at least 1ms"),
+    ("[log]\naudit = 'audit.log'", 2, "log.audit", "begin it with /"),
+    (
+        "[alert]\nurl = 'hooks.example.com/x'",
+        2,
+        "alert.url",
+        "write it as \"https://hooks.example.com/T0/B0/secret\"",
+    ),
+    ("[alert]\nafter = '1m'", 2, "alert.after", "add `command` or `url`"),
     ("[traces]\ncolector = 'http://h'", 2, "traces.colector", "did you mean `collector`?"),
     ("[limits]\ndrain = '10'", 2, "limits.drain", "write 250ms, 5s, 2m, 1h or 1d"),
     ("[limits]\ndrain = '100ms'", 2, "limits.drain", "give 1s to 1h"),
@@ -176,7 +185,7 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("[pool.tank]\nstores = ['file:///a', 'file:///a']", 2, "pool.tank.stores", "remove one"),
     ("[pool.tank]\nscrub = '1w'", 2, "pool.tank.scrub", "write 250ms, 5s, 2m, 1h or 1d"),
     ("[pool.tank]\nscrub = '5m'", 2, "pool.tank.scrub", "at least 1h"),
-    ("[pool.tank]\nscrub_rate = '1M'", 2, "pool.tank.scrub_rate", "add scrub = \"7d\""),
+    ("[pool.tank]\nscrub = 'weekly'", 2, "pool.tank.scrub", "1h"),
     ("[pool.tank]\nscrub = '7d'\nscrub_rate = 100", 3, "pool.tank.scrub_rate", "at least 64K a second"),
     ("mirror = '10.0.0.2'", 1, "mirror", "as \"10.0.0.2:10810\""),
     ("mirror_listen = 'unix:/run/x'", 1, "mirror_listen", "HOST:PORT"),
@@ -302,9 +311,9 @@ fn what_is_written_holds() {
     assert_eq!(config.drain().as_secs(), 5);
     let name = |text: &str| text.parse::<Name>().unwrap();
     assert!(!config.serves(&name("tank")) && config.serves(&name("other")));
-    let plan = config.scrub_plan(&name("tank")).unwrap();
-    assert_eq!((plan.every.as_secs(), plan.rate), (86_400, 100 << 20));
-    assert_eq!(config.scrub_plan(&name("other")), None);
+    let plan = config.scrub_plan(&name("tank"), false).unwrap();
+    assert_eq!((plan.every.as_secs(), plan.rate, plan.after.as_secs()), (86_400, 100 << 20, 0));
+    assert_eq!(config.scrub_plan(&name("other"), false), None);
     let stores = vec!["file:///a".to_owned(), "s3://b,zone=z".to_owned()];
     assert_eq!(config.pools_to_find(), [(name("tank"), stores)]);
     let mount = config.mount_at("/m").unwrap();
@@ -347,10 +356,27 @@ fn defaults_are_as_the_reference_says() {
     assert_eq!(said.log_level(), none.log_level());
     assert_eq!(said.log_format(), none.log_format());
     assert_eq!(said.drain(), none.drain());
+    assert_eq!(said.log_slow(), none.log_slow());
+    let after = |config: &Config| config.alert_plan().map(|plan| plan.after);
+    let told = |text: &str| after(&Config::parse(&format!("[alert]\ncommand = 'true'\n{text}")).unwrap());
+    assert_eq!((after(&none), told("")), (None, told("after = '1m'")));
     let tank: Name = "tank".parse().unwrap();
     assert_eq!(said.serves(&tank), none.serves(&tank));
     let without_rate = Config::parse("[pool.tank]\nscrub = '7d'").unwrap();
-    assert_eq!(said.scrub_plan(&tank), without_rate.scrub_plan(&tank));
+    assert_eq!(said.scrub_plan(&tank, false), without_rate.scrub_plan(&tank, false));
+}
+
+/// Reading folders costs nothing, and what providers bill is read by nobody's default.
+#[test]
+fn pools_in_folders_are_scrubbed_weekly_unless_the_file_says_else() {
+    let tank: Name = "tank".parse().unwrap();
+    let plan = |text: &str, is_free| Config::parse(text).unwrap().scrub_plan(&tank, is_free);
+    let weekly = plan("", true).unwrap();
+    assert_eq!((weekly.every.as_secs(), weekly.rate, weekly.after.as_secs()), (7 * 86_400, 20 << 20, 3600));
+    assert_eq!(plan("[pool.tank]\nscrub_rate = '1M'", true).unwrap().rate, 1 << 20);
+    assert_eq!((plan("", false), plan("[pool.tank]\nscrub_rate = '1M'", false)), (None, None));
+    assert_eq!(plan("[pool.tank]\nscrub = 'never'", true), None);
+    assert_eq!(plan("[pool.tank]\nscrub = '1d'", false).unwrap().every.as_secs(), 86_400);
 }
 
 #[test]

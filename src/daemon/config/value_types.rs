@@ -124,6 +124,26 @@ impl Setting for Time {
     }
 }
 
+/// How long until something is done again, or that it never is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Often(pub Option<Duration>);
+
+impl Setting for Often {
+    const KIND: &'static str = "a time, or `never`";
+    const SAMPLE: &'static str = "\"7d\"";
+
+    fn read(raw: &Raw<'_>) -> Result<Often, Vec<Fault>> {
+        match text::<Often>(raw)?.as_str() {
+            "never" => Ok(Often(None)),
+            written => parse_duration(written).map(|time| Often(Some(time))).map_err(|e| fault(raw, e)),
+        }
+    }
+
+    fn show(&self) -> String {
+        self.0.map_or_else(|| quoted("never"), |time| Time(time).show())
+    }
+}
+
 /// A part of the whole: more than 0, 1 at most.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Share(pub f64);

@@ -35,11 +35,13 @@ pub use self::copy_and_replicate::{newest_copied, replicate};
 pub use self::mount::{mount, troubles as mount_troubles};
 pub use self::move_volume::{explained, finish_of_copy};
 use self::roll_back_resize_flatten::{flatten, resize, roll_back};
+pub use self::status::{ask_all, standing_troubles};
 pub use self::trash::empty as empty_trash;
 use self::trash::restore_snapshot;
 use self::volume::take_over;
 use self::wait_for_stores::Manner;
 use super::api::{Outcome, Verb};
+use super::audit_log;
 use super::engine_tables::EngineState;
 use super::held_exports;
 use super::mounts::AskedBy;
@@ -66,13 +68,16 @@ pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Res
             | Verb::SnapshotAt { .. }
     );
     let (manner, deed) = (Manner::of(state, &verb), deed(&verb));
+    let (asker, called) = (progress.asker(), audit_log::called(&verb));
     let work = Box::pin(manner.carry(state, &progress, boxed(state, verb, &progress)));
     if !looks {
         let done = work.await;
-        match (&done, deed.or_else(|| manner.deed())) {
-            (Ok(_), Some(deed)) => tracing::info!("{deed}"),
-            (Err(why), Some(deed)) => tracing::info!("asked for, not done: {deed}: {why}"),
-            (_, None) => {}
+        if let Some(deed) = deed.or_else(|| manner.deed()) {
+            match &done {
+                Ok(_) => tracing::info!("{deed}"),
+                Err(why) => tracing::info!("asked for, not done: {deed}: {why}"),
+            }
+            audit_log::note(state, asker, &called, &deed, &done).await;
         }
         return done;
     }

@@ -12,6 +12,7 @@ use crate::daemon::answers::{
 use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::{EngineState, LocalLook};
 use crate::daemon::state_dir::HostContext;
+use crate::daemon::trouble_alerts::{Found, Trouble};
 
 /// How often stores are asked while somebody watches: what a pool that nobody uses knows of its stores grows old. All who
 /// watch share it.
@@ -89,11 +90,42 @@ fn troubles(state: &EngineState, local: &LocalLook) -> Vec<HostTrouble> {
 }
 
 /// Asks pools' stores and mounts' buckets, which nobody may have used for long. None is waited for long.
-fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
+pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
     let (pools, mounts) = (pool::ask_all(state), mount::ask_all(state));
     async move {
         futures::future::join(pools, mounts).await;
     }
+}
+
+/// What is wrong, by what it is wrong with, as far as it is known: no store is asked.
+pub async fn standing_troubles(state: &EngineState) -> Found {
+    let status = known(state, look_locally(state).await);
+    let mut all = Found::new();
+    for told in &status.troubles {
+        // A sentence may count bytes, or the days that are left.
+        let key = told.trouble.replace(|c: char| c.is_ascii_digit(), "");
+        all.insert(format!("host: {key}"), Trouble { what: "host".to_owned(), why: told.trouble.clone() });
+    }
+    let mut add = |what: String, why: String| all.insert(what.clone(), Trouble { what, why });
+    for pool in status.pools.iter().filter(|pool| pool.trouble.is_some()) {
+        add(format!("pool {}", pool.name), of_pool(state, pool).join("\n"));
+    }
+    for volume in status.volumes.iter().filter(|volume| volume::needs_attention(volume)) {
+        let why = of_volume(&status.pools, volume).unwrap_or_else(|| format!("it is {}", volume.state));
+        add(format!("volume {}", volume.path), why);
+    }
+    for replica in &status.replicas {
+        if let Some(why) = &replica.trouble {
+            add(format!("copy of {} to {}", replica.from, replica.to), why.clone());
+        }
+    }
+    for mount in status.mounts.iter().filter(|mount| mount.trouble.is_some()) {
+        add(format!("mount {}", mount.dir), mount::troubles(std::slice::from_ref(mount)).concat());
+    }
+    if let Some(why) = status.cache.disk.and_then(|disk| disk.trouble) {
+        add("cache".to_owned(), why);
+    }
+    all
 }
 
 /// What is known here. Of stores only the labels are read, and of mounted buckets one name is listed.
