@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_scrub_is_due_when_none_was_or_its_time_is_over() {
-        let plan = ScrubPlan { every: Duration::from_secs(3600), rate: 0 };
+        let plan = ScrubPlan { every: Duration::from_secs(3600), rate: 0, after: Duration::ZERO };
         assert!(is_due(None, plan, 0) && is_due(Some(0), plan, 3_600_000));
         assert!(!is_due(Some(1), plan, 3_600_000) && !is_due(Some(2), plan, 1));
         assert!(is_due(Some(9_000_000), plan, 1), "a clock was ahead when it ended");

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
 use super::control_reply::{self, line_of};
@@ -454,7 +454,7 @@ mod tests {
                 let handler = Arc::new(House { given_up: CancellationToken::new() });
                 let served = serve(
                     stream,
-                    Caller { rt: rt.clone(), who: Who { span: Span::none(), asker: None }, handler },
+                    Caller { rt: rt.clone(), who: Who { span: tracing::Span::none(), asker: None }, handler },
                 );
                 let _ = rt.timeout(3 * PATIENCE, served).await.expect("it is let go of");
                 let mut answer = String::new();

@@ -3,7 +3,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::config::Config;
 use super::shell_command::ShellCommand;
 use crate::base::rt::{Disk, Rt};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
+use crate::base::{Error, Kind, Name, Result};
 use crate::keys::{KeyFinder, Offered, Passphrase, PoolKey, Secret};
 
 /// Bytes of what is read, at most.

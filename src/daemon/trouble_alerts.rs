@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_trouble_is_told_once_it_has_stood_and_its_end_once_it_is_gone_for_as_long() {
         let (mut told, pool) = (Told::default(), found(&[("pool p", "a store is away")]));
-        let at = |minutes: u32| Instant::ZERO + MINUTE * minutes;
+        let at = |minutes: u32| Instant(Duration::ZERO) + MINUTE * minutes;
         assert!(told.news(at(0), &pool, 2 * MINUTE).is_empty(), "it may pass");
         assert!(told.news(at(1), &pool, 2 * MINUTE).is_empty());
         let news = told.news(at(2), &pool, 2 * MINUTE);
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn what_passes_before_it_counts_is_never_told() {
         let (mut told, short) = (Told::default(), found(&[("mount /m", "the bucket does not answer")]));
-        let at = |seconds: u64| Instant::ZERO + Duration::from_secs(seconds);
+        let at = |seconds: u64| Instant(Duration::ZERO) + Duration::from_secs(seconds);
         assert!(told.news(at(0), &short, MINUTE).is_empty());
         assert!(told.news(at(59), &found(&[]), MINUTE).is_empty());
         assert!(told.news(at(61), &found(&[]), MINUTE).is_empty());

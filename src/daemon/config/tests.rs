@@ -89,7 +89,7 @@ const BAD: &[(&str, usize, &str, &str)] = &[
     ("[store.a]\nurl = 's3://b'\nregion = ['r']", 3, "store.a.region", "write it as \"TEXT\""),
     ("[pool.tank]\nstores = 's3://b'", 2, "pool.tank.stores", "write it as [\"TEXT\", \"TEXT\"]"),
     ("[pool.tank]\nserve = 'yes'", 2, "pool.tank.serve", "true (without quotes)"),
-    ("[pool.tank]\nscrub = 7", 2, "pool.tank.scrub", "write it as \"30s\""),
+    ("[pool.tank]\nscrub = 7", 2, "pool.tank.scrub", "write it as \"7d\""),
     (
         "[mount.'/a']\nurl = 's3://b'\noptions = 'ro'",
         3,

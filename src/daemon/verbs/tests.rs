@@ -14,6 +14,7 @@ use super::super::exports::EngineExports;
 use super::super::key_places::ConfiguredKeys;
 use super::super::nbd_handover::{FORMAT, HandedOver, Receiver};
 use super::super::pools::Pools;
+use super::super::progress::Asker;
 use super::super::state_dir::{HostContext, StateDir};
 use super::super::volume_clients::{Visitor, VolumeClients};
 use super::status::status;
@@ -1140,4 +1141,36 @@ async fn a_client_is_not_lost_while_its_pool_does_not_open() {
     let error = exports(&next).open_again("p/v", &held, "x").await.err().unwrap();
     assert!(!error.is_transient(), "{error}");
     assert!(next.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
+/// Who asked, for what, and what came of it; looks leave no line.
+#[tokio::test]
+async fn each_command_that_changes_something_leaves_a_line_where_the_file_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = state(dir.path(), "h").await;
+    make_pool(&state, "p", &folders(dir.path(), &["s"])).await.unwrap();
+    let file = dir.path().join("audit.log");
+    *state.config.lock() =
+        Arc::new(Config::parse(&format!("[log]\naudit = '{}'\n", file.display())).unwrap());
+    let by = |uid| ProgressSink::none().asked_by(Some(Asker { uid, pid: Some(7) }));
+    make_volume(&state, "p/v").await;
+    let to: Name = "w".parse().unwrap();
+    let rename = Verb::VolumeRename { path: "p/v".parse().unwrap(), to };
+    run(&state, rename.clone(), by(1000)).await.unwrap();
+    run(&state, Verb::VolumeList { pool: None, importing: false }, by(1000)).await.unwrap();
+    run(&state, rename, by(0)).await.unwrap_err();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let fact = |line: &serde_json::Value| (line["verb"].clone(), line["uid"].clone(), line["done"].clone());
+    assert_eq!(
+        lines.iter().map(fact).collect::<Vec<_>>(),
+        [
+            ("volume-rename".into(), 1000.into(), true.into()),
+            ("volume-rename".into(), 0.into(), false.into())
+        ],
+        "{text}"
+    );
+    assert!(lines[0]["deed"].as_str().unwrap().contains("p/v"), "{text}");
+    assert!(lines[1]["why"].as_str().unwrap().contains("p/v"), "{text}");
 }
