@@ -33,6 +33,7 @@ mod snapshot_hooks;
 mod snapshot_or_time;
 mod status;
 mod stderr_log;
+mod take_over;
 mod top;
 mod transfer_bar;
 mod volume;

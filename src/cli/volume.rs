@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::pool::parse_rate;
 use super::snapshot_or_time::Moment;
+use super::take_over::TakeOver;
 use super::volume_key::KeyFlags;
-use super::{Global, done, forgive, output, reach_engine, volume_key, volume_list_order};
+use super::{Global, done, forgive, output, reach_engine, take_over, volume_key, volume_list_order};
 use crate::base::units::{parse_size, show_bytes, show_size, show_time};
 use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
@@ -152,13 +153,7 @@ pub enum Volume {
         path: VolumePath,
     },
     /// Take the volume from another host, which is shut out
-    TakeOver {
-        #[arg(value_name = "POOL/VOLUME")]
-        path: VolumePath,
-        /// Even if nobody can tell whether the newest writes were acknowledged: they may be lost
-        #[arg(long)]
-        accept_loss: bool,
-    },
+    TakeOver(TakeOver),
     /// Make a volume of a journal that was kept when another host took the volume over
     Salvage {
         /// The journal's folder, as the message or `volume info` names it
@@ -370,9 +365,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Flatten { path, rate } => plain(global, Verb::VolumeFlatten { path, rate }).await,
         Volume::Check { path } => plain(global, Verb::VolumeCheck { path }).await,
         Volume::Collect { path } => plain(global, Verb::VolumeCollect { path }).await,
-        Volume::TakeOver { path, accept_loss } => {
-            plain(global, Verb::VolumeTakeOver { path, accept_loss }).await
-        }
+        Volume::TakeOver(args) => take_over::run(global, args).await,
         Volume::Salvage { journal, to, force } => {
             let journal = super::mount::absolute(&journal)?;
             plain(global, Verb::VolumeSalvage { journal, to, force }).await
