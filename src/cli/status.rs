@@ -21,6 +21,9 @@ pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
+/// Numbers of users that are persons begin there.
+const PEOPLE_FROM: u32 = 1000;
+
 /// For an ordinary user, whose own engine was asked: that there is another one, which may be meant.
 fn daemon_of_the_system() -> Option<String> {
     let own = rustix::process::geteuid();
@@ -28,7 +31,9 @@ fn daemon_of_the_system() -> Option<String> {
         return None;
     }
     let entries = std::fs::read_dir("/proc").ok()?.flatten();
-    let others = entries.filter(|entry| entry.metadata().is_ok_and(|of| of.uid() != own.as_raw()));
+    // Root's, or that of the package's user: another person's is nothing to tell of.
+    let is_systems = |uid: u32| uid < PEOPLE_FROM && uid != own.as_raw();
+    let others = entries.filter(|entry| entry.metadata().is_ok_and(|of| is_systems(of.uid())));
     let mut pids = others.filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let cmdline = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;

@@ -71,6 +71,8 @@ pub struct LastLook {
 pub struct LocalLook {
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,
+    /// Of volumes that stay this host's, where no daemon serves them.
+    pub left_journals: Vec<PathBuf>,
     /// Free for the state folder; none where that can't be told.
     pub room_bytes: Option<u64>,
 }

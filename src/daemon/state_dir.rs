@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, HostId, Kind, Name, PoolId, Result, ResultExt};
+use crate::journal;
 use crate::nbd::SocketRights;
 use crate::volume::Host;
 
@@ -259,17 +260,36 @@ impl StateDir {
 
     /// Journals that were put aside, of volumes that may be gone.
     pub async fn kept_journals(&self, disk: &dyn Disk) -> Vec<PathBuf> {
-        let mut kept = Vec::new();
+        self.of_volumes(disk).await.into_iter().filter(|path| is_kept_journal(path)).collect()
+    }
+
+    /// Journals of volumes that stay this host's, as the daemon that ended has left them: they may hold what is in no store.
+    pub async fn left_journals(&self, disk: &dyn Disk) -> Vec<PathBuf> {
+        let mut left = Vec::new();
+        for path in self.of_volumes(disk).await {
+            // One that can't be looked at may hold something.
+            if path.file_name().is_some_and(|name| name == "journal")
+                && journal::is_there(disk, &path).await.unwrap_or(true)
+            {
+                left.push(path);
+            }
+        }
+        left
+    }
+
+    /// All that lies in folders of volumes.
+    async fn of_volumes(&self, disk: &dyn Disk) -> Vec<PathBuf> {
+        let mut found = Vec::new();
         let all = |dir: PathBuf| async move {
             let names = disk.list(&dir).await.unwrap_or_default();
             names.into_iter().map(move |name| dir.join(name)).collect::<Vec<_>>()
         };
         for pool in all(self.volumes()).await {
             for volume in all(pool).await {
-                kept.extend(all(volume).await.into_iter().filter(|path| is_kept_journal(path)));
+                found.extend(all(volume).await);
             }
         }
-        kept
+        found
     }
 
     /// Deletes what this host keeps of a pool that is no more; the journals that were put aside stay, and are told.

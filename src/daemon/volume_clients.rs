@@ -69,6 +69,12 @@ pub struct SessionInfo {
     pub io: Arc<IoTally>,
 }
 
+impl SessionInfo {
+    pub fn of_nobody(path: VolumePath) -> SessionInfo {
+        SessionInfo { path, clients: 0, io: Arc::default() }
+    }
+}
+
 impl VolumeClients {
     pub fn new(rt: Rt) -> Arc<VolumeClients> {
         Arc::new(VolumeClients {

@@ -204,7 +204,7 @@ fn trash_costs(pool: &Pool) -> Option<String> {
     pool.settings().trash().map(|kept| {
         format!(
             "volumes and snapshots that are removed stay in the trash for {}, and take their room in the stores until then; `windlass \
-             pool set {} trash=0` ends that",
+             pool set {} trash=0` ends that, and removes for good what is in it",
             show_time(kept.as_millis() as u64),
             pool.name()
         )

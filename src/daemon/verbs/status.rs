@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{mount, pool, volume};
-use crate::base::units::{GIB, show_bytes, show_time};
+use crate::base::units::{GIB, show_bytes, show_count, show_time};
 use crate::base::{Budget, Result, utc};
 use crate::daemon::answers::{
     EngineStatus, HostTrouble, MemoryPart, PoolLine, ReadCaches, VolumeInUse, WatchAnswer,
@@ -54,6 +54,11 @@ async fn look_locally(state: &EngineState) -> LocalLook {
     LocalLook {
         kept_files: mount::by_bucket(&state.mounts.kept(&state.host_context).await.unwrap_or_default()),
         kept_journals: home.kept_journals(&**disk).await,
+        left_journals: if state.nbd_addresses().is_empty() {
+            home.left_journals(&**disk).await
+        } else {
+            Vec::new()
+        },
         room_bytes: room.ok().flatten(),
     }
 }
@@ -84,9 +89,17 @@ fn troubles(state: &EngineState, local: &LocalLook) -> Vec<HostTrouble> {
         ))
     };
     let told = |name: &'static str, trouble| HostTrouble { name: name.into(), trouble };
+    let left = (!local.left_journals.is_empty()).then(|| {
+        let (few, name) = (show_count(local.left_journals.len() as u64, "volume"), local.left_journals[0].display());
+        format!(
+            "{few} stayed this host's when the daemon ended, with a journal that may hold writes which are in no store ({name}): \
+             start the daemon, which stores them; `windlass volume info POOL/VOLUME` tells how much it is"
+        )
+    });
     let room = room.map(|said| told("state-space", said));
+    let left = left.map(|said| told("left-journals", said));
     let certificate = certificate().map(|said| told("tls-certificate", said));
-    room.into_iter().chain(certificate).chain(state.troubles.list(rt.now())).collect()
+    room.into_iter().chain(left).chain(certificate).chain(state.troubles.list(rt.now())).collect()
 }
 
 /// Asks pools' stores and mounts' buckets, which nobody may have used for long. None is waited for long.

@@ -69,7 +69,15 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
             path: used.path,
         }
     };
-    state.sessions.list().into_iter().map(one).collect()
+    let mut used = state.sessions.list();
+    for (pool, open) in &opened {
+        let paths =
+            open.volumes.with_unsent().into_iter().map(|volume| VolumePath { pool: pool.clone(), volume });
+        // Nobody uses them any more, and what was written is here alone.
+        let left = paths.filter(|path| !used.iter().any(|one| one.path == *path)).collect::<Vec<_>>();
+        used.extend(left.into_iter().map(SessionInfo::of_nobody));
+    }
+    used.into_iter().map(one).collect()
 }
 
 pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> {

@@ -306,8 +306,12 @@ impl Mounted {
     pub async fn detach(&self) -> Result<()> {
         self.fs.send_all().await;
         let place = self.dir.clone();
-        let out = self.rt.cpu(move || rustix::mount::unmount(&place, UnmountFlags::DETACH)).await?;
-        self.taken_out(out)
+        let out = self.rt.cpu(move || match rustix::mount::unmount(&place, UnmountFlags::DETACH) {
+            // Not root. What fusermount3 says beside that is the same.
+            Err(Errno::PERM) => by_fusermount(FUSERMOUNT, &["-u", "-z"], &place).map_err(|_| Errno::PERM),
+            out => out,
+        });
+        self.taken_out(out.await?)
     }
 
     fn taken_out(&self, out: Result<(), Errno>) -> Result<()> {
@@ -328,15 +332,12 @@ impl Mounted {
 
     async fn take_out(&self, flags: UnmountFlags) -> Result<()> {
         if !*self.ended.borrow() {
-            let out = self.leave(flags).await?;
+            let mut out = self.leave(flags).await?;
             if out == Err(Errno::PERM) {
-                // Not root: fuser asks fusermount3, which detaches.
-                let session = self.session.lock().take();
-                self.rt.cpu(move || session.map(BackgroundSession::umount_and_join)).await?.transpose()?;
-            } else {
-                self.taken_out(out)?;
-                self.left_by_all().await?;
+                out = self.leave_by_fusermount().await?;
             }
+            self.taken_out(out)?;
+            self.left_by_all().await?;
         }
         self.ended().await;
         Ok(())
@@ -349,6 +350,29 @@ impl Mounted {
             let out = self.rt.cpu(move || rustix::mount::unmount(&place, flags)).await?;
             if out != Err(Errno::BUSY) {
                 return Ok(out);
+            }
+            self.rt.sleep(PAUSE).await;
+        }
+        Ok(Err(Errno::BUSY))
+    }
+
+    /// For who isn't root. fuser's own way would take the mount from its folder while files are open, and wait for them without a
+    /// word.
+    async fn leave_by_fusermount(&self) -> Result<Result<(), Errno>> {
+        for _ in 0..PATIENCE {
+            let place = self.dir.clone();
+            let out = self.rt.cpu(move || by_fusermount(FUSERMOUNT, &["-u"], &place)).await?;
+            match out {
+                Ok(()) => return Ok(Ok(())),
+                Err(why) if why.to_ascii_lowercase().contains("busy") => {}
+                // Somebody else has unmounted it.
+                Err(_) if device_of(&self.dir) != self.device => return Ok(Ok(())),
+                Err(why) => {
+                    return Err(Error::new(
+                        Kind::Denied,
+                        format!("unmounting {}: {why}", self.dir.display()),
+                    ));
+                }
             }
             self.rt.sleep(PAUSE).await;
         }
@@ -431,7 +455,7 @@ pub fn clear_dead(dir: &Path) -> Result<bool> {
     }
     let cleared = match rustix::mount::unmount(dir, UnmountFlags::DETACH) {
         // Not root: fusermount3 takes away what the same user has mounted.
-        Err(Errno::PERM) => by_fusermount(FUSERMOUNT, dir),
+        Err(Errno::PERM) => by_fusermount(FUSERMOUNT, &["-u", "-z"], dir),
         cleared => cleared.map_err(|e| e.to_string()),
     };
     cleared.map_err(|why| {
@@ -446,8 +470,8 @@ pub fn clear_dead(dir: &Path) -> Result<bool> {
 }
 
 /// Unmounts lazily, as root does by itself: programs may stand in it still.
-fn by_fusermount(program: &str, dir: &Path) -> std::result::Result<(), String> {
-    let ran = std::process::Command::new(program).args(["-u", "-z", "--"]).arg(dir).output();
+fn by_fusermount(program: &str, flags: &[&str], dir: &Path) -> std::result::Result<(), String> {
+    let ran = std::process::Command::new(program).args(flags).arg("--").arg(dir).output();
     let ran = ran.map_err(|e| format!("starting {program}: {e}"))?;
     match ran.status.success() {
         true => Ok(()),
@@ -493,10 +517,10 @@ mod tests {
         let script = format!("#!/bin/sh\necho \"$@\" >{}\necho no entry >&2\nexit $#\n", told.display());
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let why = by_fusermount(program.to_str().unwrap(), Path::new("-at")).unwrap_err();
+        let why = by_fusermount(program.to_str().unwrap(), &["-u", "-z"], Path::new("-at")).unwrap_err();
         assert_eq!(why, "no entry");
         assert_eq!(std::fs::read_to_string(&told).unwrap(), "-u -z -- -at\n");
-        assert!(by_fusermount("/no/fusermount3", Path::new("/m")).unwrap_err().contains("starting"));
-        assert_eq!(by_fusermount("true", Path::new("/m")), Ok(()));
+        assert!(by_fusermount("/no/fusermount3", &["-u"], Path::new("/m")).unwrap_err().contains("starting"));
+        assert_eq!(by_fusermount("true", &["-u"], Path::new("/m")), Ok(()));
     }
 }

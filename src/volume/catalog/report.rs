@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -425,6 +426,15 @@ impl Volumes {
         info.add_open(&volume, self.engine.pool.w());
         info.add_pool(&self.engine.pool, self.engine.rt.now());
         Some(info)
+    }
+
+    /// Names of volumes that are open here and have writes which are not in the pool yet, whether anybody uses them or not.
+    pub fn with_unsent(&self) -> Vec<Name> {
+        let has_unsent = |volume: &Arc<Volume>| match volume.known() {
+            Known::Live(session) => session.tip.lock().unsent().0 > 0,
+            _ => false,
+        };
+        self.open_now().into_iter().filter(has_unsent).map(|volume| volume.name()).collect()
     }
 
     /// Why I/O on a volume that this engine has open fails or waits.

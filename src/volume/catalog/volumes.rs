@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::space::Tally;
 use crate::base::rt::Instant;
+use crate::base::units::show_bytes;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Claiming, Known, Shown, Volume, keep_notes, keep_notes_no_more, lineage};
@@ -534,11 +535,21 @@ impl Volumes {
                 Some(done) => done,
                 None => Err(Error::new(Kind::Timeout, "its writes could not all be stored in time")),
             };
+            let unsent = match v.known() {
+                Known::Live(session) => session.tip.lock().unsent().0,
+                _ => 0,
+            };
             v.let_go().await;
             // One that another host has taken, or that is gone, was told of when that showed.
             let stays =
                 done.err().filter(|e| !matches!(e.kind(), Kind::Fenced | Kind::Removed | Kind::Owned));
-            stays.map(|e| format!("volume {} stays owned by this host: {e}", v.title()))
+            stays.map(|e| {
+                let unsent = match unsent {
+                    0 => String::new(),
+                    bytes => format!("; {} of them are in this host's journal alone, and are stored once it runs again and its stores answer", show_bytes(bytes)),
+                };
+                format!("volume {} stays owned by this host: {e}{unsent}", v.title())
+            })
         });
         join_all(released).await.into_iter().flatten().collect()
     }
