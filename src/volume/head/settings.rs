@@ -241,7 +241,11 @@ impl VolumeSettings {
 
     /// These with all the assignments made, or the first error.
     pub fn assigned(mut self, assignments: &[String]) -> Result<VolumeSettings> {
-        assignments.iter().try_for_each(|assignment| self.assign(assignment))?;
+        for assignment in assignments {
+            let key = assignment.split('=').next().unwrap_or_default();
+            let named = |e: Error| if e.to_string().contains(key) { e } else { e.context(key) };
+            self.assign(assignment).map_err(named)?;
+        }
         self.check()?;
         Ok(self)
     }
