@@ -353,3 +353,39 @@ fn what_is_refused_by_our_own_object_is_done() {
         assert_eq!(set.keys(), ["b", "d/", "large", "link"]);
     });
 }
+
+/// Two clients publish a directory under one name; this one knows that there was none a moment ago, or both begin at once.
+/// Promise: A directory's rename that a crash cut off is finished by the next mount.
+#[test]
+fn two_directories_do_not_become_one() {
+    for (apart, same) in [(true, true), (true, false), (false, true)] {
+        for seed in 0..20 {
+            Set::run(seed, OF_BYTES, move |set| async move {
+                for name in ["a", "b", "c"] {
+                    set.put(&format!("x/{name}"), b"of x").await;
+                    set.put(&format!("y/{}{name}", if same { "" } else { "y" }), b"of y").await;
+                }
+                let ((_, user), other) = (set.mount("deadline=20").await, set.other().await);
+                user.list("", false).await.unwrap();
+                assert!(user.stat("release").await.is_err());
+                let theirs =
+                    set.does(&other, |other| async move { other.rename("y", "release", false).await });
+                set.sleep(if apart { 1000 } else { set.world.below(20) }).await;
+                let ours = user.rename("x", "release", false).await;
+                let theirs = theirs.await.unwrap();
+                set.sleep(60_000).await;
+                let note = format!("{apart}, {same}, {seed}: {:?}", set.keys());
+                assert!(ours.is_err() && (!apart || theirs.is_ok()) || theirs.is_err(), "{note}");
+                for (done, from, bytes) in [(ours, "x/", "of x"), (theirs, "y/", "of y")] {
+                    let at = if done.is_ok() { "release/" } else { from };
+                    for name in ["a", "b", "c"] {
+                        let name = if same || from == "x/" { name.to_owned() } else { format!("y{name}") };
+                        assert_eq!(set.body(&format!("{at}{name}")).await.unwrap(), bytes, "{note}");
+                    }
+                }
+                assert_eq!(set.keys().iter().filter(|key| !key.ends_with('/')).count(), 6, "{note}");
+                user.fs.finish().await;
+            });
+        }
+    }
+}

@@ -451,12 +451,12 @@ mkdir, the first of an owner    1 head 1 list 1 put
 mkdir                           1 put
 create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
-rename a directory of 100       101 copy 1 delete 4 list
+rename a directory of 100       101 copy 1 delete 5 list
 rm -r of 100                    4 delete 1 head 3 list
 ls -l of 2,500 made elsewhere   2500 head 4 list
 a missing name in 3 TTLs        3 list
 stat of these 2,500 by name     2500 head 128 list
-rename a directory of 2,500     2500 copy 3 delete 11 list
+rename a directory of 2,500     2500 copy 3 delete 12 list
 rm of these 2,500               5 delete 4 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
 change 4 KiB in 64 MiB          1 begin 1 complete 1 get 2 head 1 part 2 part-copy

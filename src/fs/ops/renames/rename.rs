@@ -58,8 +58,10 @@ impl Fs {
             if !source.dir {
                 return Err(Errno::STALE.into());
             }
-            let Some(there) = self.replaceable(&source, &to, no_replace).await? else { return Ok(()) };
-            return self.rename_dir(&from, &to, there, &hold).await;
+            return match self.replaceable(&source, &to, no_replace).await? {
+                Some(_) => self.rename_dir(&from, &to, no_replace, &hold).await,
+                None => Ok(()),
+            };
         }
         Err(Errno::STALE.into())
     }
@@ -325,7 +327,7 @@ impl Fs {
         self: &Arc<Self>,
         from: &NamedKey,
         to: &NamedKey,
-        there: Option<Target>,
+        no_replace: bool,
         hold: &Hold,
     ) -> Op<()> {
         let (old, new) = (from.prefix(), to.prefix());
@@ -338,13 +340,13 @@ impl Fs {
         end_before(self, [&old, &new]).await?;
         // What was removed here and could not be deleted would come along.
         self.context.remote.deletes.retry_below(&old).await?;
-        let over = match there {
-            Some(_) => match self.emptiness(&new).await? {
-                (true, marker) => marker.is_some(),
-                (false, _) => return Err(Errno::NOTEMPTY.into()),
-            },
-            None => false,
-        };
+        // Whatever is known of the new name: another client may have made a directory there, and two must not become one.
+        let (empty, marker) = self.emptiness(&new).await?;
+        let over = marker.is_some();
+        if !empty || over && no_replace {
+            self.doubt(&to.stem);
+            return Err(if empty { Errno::EXIST.into() } else { Errno::NOTEMPTY.into() });
+        }
         let done = move_all(self, &old, &new, over, hold).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);

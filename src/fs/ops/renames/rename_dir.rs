@@ -20,9 +20,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::rename_end::end_behind;
 use crate::base::rt::Instant;
-use crate::base::{FastMap, Kind, Result};
+use crate::base::{Error, FastMap, Kind, Result};
 use crate::fs::bucket::{ActCopy, SeenObject, is_marker};
-use crate::fs::object::{Base, Fail, KEY_MAX, Op, same_time};
+use crate::fs::object::{Base, Errno, Fail, KEY_MAX, Op, same_time};
 use crate::fs::ops::filesystem::{Fs, fail};
 use crate::fs::ops::recovery::is_unanswered_send;
 use crate::fs::staging::{FoundFile, FoundStages, Mark, Note, RenameIntent, RenameStage};
@@ -199,6 +199,11 @@ impl<'a> DirRename<'a> {
     /// All is copied, and the new name is in the bucket.
     async fn copy(&mut self) -> Op<()> {
         self.copy_all().await?;
+        if let Some(key) = self.stays.iter().find(|key| !key.ends_with('/')) {
+            // Somebody else is making a directory of the new name.
+            let said = format!("{} was made by another client meanwhile", self.new_key(key));
+            return Err(Fail { errno: Errno::NOTEMPTY, why: Some(Error::new(Kind::Exists, said)) });
+        }
         self.replace_marker().await?;
         if self.copied.is_empty() {
             // A directory that only this mount still showed.
