@@ -294,6 +294,10 @@ fn what_is_written_while_a_send_is_refused_is_kept_beside() {
                     break;
                 }
                 written = n;
+                // What is overwritten before it is closed again is not sent.
+                if n % 5 == 0 && user.fs.flush(handle).await.is_err() {
+                    break;
+                }
             }
             assert!((1..99).contains(&written), "seed {seed}: {written} writes are no test");
             user.fs.idle().await;
