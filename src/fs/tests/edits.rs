@@ -22,8 +22,9 @@ async fn closed_unsent(set: &Set, user: &User, bytes: &[u8]) {
     let _ = user.close(handle).await;
 }
 
-/// A second edit is half done when the queue comes to the file, or when it is renamed.
-/// Promise: A whole object is never replaced by half of one.
+/// A second edit is half done when the queue comes to the file, or when it is renamed. Without the option it is a failed close
+/// that waits.
+/// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn half_of_an_edit_in_place_becomes_no_object() {
     for flush in ["local", "bucket"] {

@@ -389,3 +389,43 @@ fn two_directories_do_not_become_one() {
         }
     }
 }
+
+/// Another client's chmod comes between a rename's copy and its look at the old name, in the second in which the object was stored:
+/// neither etag nor time tells.
+/// Promise: Renaming loses nothing.
+#[test]
+fn what_others_chmod_in_the_second_of_a_rename_keeps_its_mode() {
+    for (rule, dir) in
+        [EtagRule::OfBytes, EtagRule::OfEachPut].into_iter().flat_map(|rule| [(rule, false), (rule, true)])
+    {
+        for ours in [false, true] {
+            Set::run(1, rule, move |set| async move {
+                set.store.in_one_second();
+                let ((_, user), other) = (set.mount("deadline=20").await, set.other().await);
+                user.mkdir("d").await.unwrap();
+                user.mkdir("d/s").await.unwrap();
+                match ours {
+                    true => user.put("d/f", b"secret").await.unwrap(),
+                    false => set.put("d/f", b"secret").await,
+                }
+                let (to, names) = if dir { ("e/", ("d", "e")) } else { ("d/g", ("d/f", "d/g")) };
+                set.store.rule("copy", to, Act::Late(500), 3);
+                let moving =
+                    set.does(&user, move |user| async move { user.rename(names.0, names.1, false).await });
+                set.store.reached(1).await;
+                set.sleep(100).await;
+                chmod(&other, "d/f", 0o600).await;
+                if dir {
+                    chmod(&other, "d/s", 0o700).await;
+                }
+                moving.await.unwrap().unwrap();
+                let mode = async |key: &str| set.attrs(key).await.mode().unwrap_or(0o644) & 0o777;
+                let note = format!("{rule:?}, {dir}, {ours}: {:?}", set.keys());
+                assert_eq!(mode(if dir { "e/f" } else { "d/g" }).await, 0o600, "{note}");
+                assert!(!dir || mode("e/s/").await == 0o700, "{note}");
+                assert!(set.body("d/f").await.is_none(), "{note}");
+                user.fs.finish().await;
+            });
+        }
+    }
+}

@@ -12,7 +12,7 @@ use super::rename_end::end_before;
 use crate::base::Kind;
 use crate::fs::bucket::{ActCopy, Doomed, SeenObject};
 use crate::fs::file::{OpenFile, Purpose};
-use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, same_time, type_of};
+use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, type_of};
 use crate::fs::ops::filesystem::{Fs, fail};
 use crate::fs::ops::lookup::{NamedKey, Need, ROUNDS, Target};
 use crate::fs::tree::Hold;
@@ -214,13 +214,11 @@ impl Fs {
         for _ in 0..ROUNDS {
             let (source, copy) = futures::future::try_join(remote.head(old), remote.head(new)).await?;
             let Some(source) = source else { return Ok(copied) };
-            if copy.as_ref().is_none_or(|copy| copy.etag != copied.1) {
+            let Some(copy) = copy.filter(|copy| copy.etag == copied.1) else {
                 let said = format!("{new} was replaced or taken away by another client: {old} stays");
                 return Err(fail(Kind::Refused, said));
-            }
-            let unchanged =
-                copied.0.etag == source.etag && same_time(copied.0.modified_ms, source.modified_ms);
-            if !unchanged {
+            };
+            if !copied.0.is_still(&source, &copy) {
                 let when = When::Matches(copied.1);
                 copied = self.copy_file(act, old, new, Some(SeenObject::of(&source)), when).await?;
             } else if remote.remove(&[Doomed::of(old, &source)]).await?.is_empty() {
@@ -370,7 +368,7 @@ fn conflict_is_told(mut failed: Fail) -> Fail {
 fn seen_of(attributes: &Attributes) -> Option<SeenObject> {
     let modified_ms = attributes.stored.and_then(Ns::ms)?;
     let (etag, size) = (attributes.etag.clone()?, attributes.size);
-    Some(SeenObject { etag, size, modified_ms: Some(modified_ms) })
+    Some(SeenObject { etag, size, modified_ms: Some(modified_ms), upload: attributes.upload })
 }
 
 fn base_of(attributes: &Attributes) -> Option<Base> {
