@@ -402,11 +402,11 @@ fn what_others_chmod_in_the_second_of_a_rename_keeps_its_mode() {
             Set::run(1, rule, move |set| async move {
                 set.store.in_one_second();
                 let ((_, user), other) = (set.mount("deadline=20").await, set.other().await);
-                user.mkdir("d").await.unwrap();
-                user.mkdir("d/s").await.unwrap();
-                match ours {
-                    true => user.put("d/f", b"secret").await.unwrap(),
-                    false => set.put("d/f", b"secret").await,
+                for (key, bytes) in [("d/", ""), ("d/s/", ""), ("d/f", "secret")] {
+                    set.put(key, bytes.as_bytes()).await;
+                }
+                if ours {
+                    user.put("d/f", b"secret").await.unwrap();
                 }
                 let (to, names) = if dir { ("e/", ("d", "e")) } else { ("d/g", ("d/f", "d/g")) };
                 set.store.rule("copy", to, Act::Late(500), 3);
