@@ -4,7 +4,7 @@
 An object is (content, identity, of): the identity stands for etag, time and metadata together; `of` is the identity of the object that a copy of the
 act is a copy of, which the copy's metadata say beside the act's token. A copy without a token (a store whose copies keep their etag) is the
 same object once more: its identity is its source's. Two objects are a *pair* when the one at e is a copy of the one at d, by one of the two.
-The act: note `copying` > close the gate > copy what is not a pair > look again > note `moved` > the mount's names change > delete at d what is a pair >
+The act: note `copying` > close the gate > copy what is not a pair (turn back where somebody else has the new name) > look again > note `moved` > the mount's names change > delete at d what is a pair >
 remove the note. A failure while it copies: note `back` > delete at e what is a pair. A mount that finds a note goes on from it before it is up;
 where that fails it comes up, and a pass goes on later, with the gate closed. A delete looks at both names first and carries the
 condition that the object is the one that was looked at; a store without that condition leaves the moment between look and delete to others.
@@ -72,7 +72,7 @@ def run(token=True, cond=True, pair='identity', looks='both', blind=False, gate=
             d, e = saw
             if d is None: yield 'mount: nothing (more) at d', mk(ph='note moved')
             elif is_pair(d, e): yield 'mount: it is copied', mk(ph='note moved')
-            elif e is not None and e[2] is None and e[1] != d[1]: yield 'mount: another has the new name: both stay', mk(ph='note moved')
+            elif e is not None and e[2] is None and e[1] != d[1]: yield 'mount: another has the new name: it turns back', mk(ph='look back', note='back' if notes else None)
             else: yield from send('mount copies', ('copy', d[1], e and e[1]), lambda ok: 'list', 'list')
             if fl: yield 'mount fails', mk(ph='fail', fl=fl - 1)
         if ph == 'fail': yield 'mount turns back', mk(ph='look back', note='back' if notes else None)

@@ -604,4 +604,34 @@ mod tests {
         assert_eq!(folder(&host_context, &other).await, first);
         assert_ne!(folder(&host_context, &place("q", "")).await, first);
     }
+
+    /// A bucket in a folder of a disk that is away when the next mount begins.
+    /// Promise: A folder that is away is no empty bucket.
+    #[tokio::test]
+    async fn what_waits_for_a_folder_is_not_for_another_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
+        let state = dir.path().join("home");
+        std::fs::create_dir(&state).unwrap();
+        let home = StateDir::at(&state);
+        let host = home.host(&rt, &*disk).await.unwrap();
+        let host_context = HostContext { rt, disk, home, host };
+        let (place, away) = (dir.path().join("bucket"), dir.path().join("away"));
+        let url = format!("file://{}", place.display());
+        let born = || std::fs::metadata(&place).and_then(|folder| folder.created());
+        std::fs::create_dir(&place).unwrap();
+        let Ok(first_born) = born() else { return };
+        let first = folder(&host_context, &url).await;
+        std::fs::rename(&place, &away).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        // Within one tick of the kernel's clock two folders have the same time of birth.
+        while born().unwrap() == first_born {
+            std::fs::remove_dir(&place).unwrap();
+            std::fs::create_dir(&place).unwrap();
+        }
+        assert_ne!(folder(&host_context, &url).await, first);
+        std::fs::remove_dir(&place).unwrap();
+        std::fs::rename(&away, &place).unwrap();
+        assert_eq!(folder(&host_context, &url).await, first);
+    }
 }

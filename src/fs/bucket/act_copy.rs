@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::client::{BucketClient, COPIED_A_SECOND, COPY_MAX, is_of_disk, longer};
 use super::copy_etags::of_parts;
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{ActToken, Base};
+use crate::fs::object::{ActToken, Base, same_time, upload_hash};
 use crate::store::{Cause, Etag, Head, Put, When};
 
 const ATTEMPTS: usize = 5;
@@ -23,11 +23,22 @@ pub struct SeenObject {
     pub etag: Etag,
     pub size: u64,
     pub modified_ms: Option<u64>,
+    /// `upload_hash` of its metadata, where they were read.
+    pub upload: Option<u64>,
 }
 
 impl SeenObject {
     pub fn of(head: &Head) -> SeenObject {
-        SeenObject { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms }
+        let upload = Some(upload_hash(&head.attrs));
+        SeenObject { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms, upload }
+    }
+
+    /// It is what has this copy still.
+    pub fn is_still(&self, now: &Head, copy: &Head) -> bool {
+        let unchanged = self.etag == now.etag && same_time(self.modified_ms, now.modified_ms);
+        // Within one second another client's chmod shows by its token alone, which a copy keeps.
+        let copied = self.upload.unwrap_or_else(|| upload_hash(&copy.attrs));
+        unchanged && copied == upload_hash(&now.attrs)
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::MutexGuard;
 use super::closed_version::ClosedVersion;
 use super::conflict_copy;
 use super::context::MountContext;
-use super::open_file::{OpenFile, bytes_missing};
+use super::open_file::{FileParts, OpenFile, bytes_missing};
 use super::rewrite::drop_version;
 use super::stage_lifecycle::note_unpromised;
 use super::state::{Event, Life, SENDS};
@@ -35,7 +35,7 @@ pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
 pub enum Purpose {
     /// A close or an fsync, which is told what became of it.
     Close,
-    /// What was closed or synced. A version that is being rewritten since then waits for its own close.
+    /// What was closed or synced, as it was then. What is written since waits for its own close.
     ClosedVersion,
 }
 
@@ -67,12 +67,13 @@ impl OpenFile {
     async fn prepare_send(
         &self,
         e: &MountContext,
+        purpose: Purpose,
         writing: MutexGuard<'_, ()>,
-    ) -> Result<(Snapshot, Option<StreamingUpload>, Option<Attrs>)> {
+    ) -> Result<Option<(Snapshot, Option<StreamingUpload>, Option<Attrs>)>> {
         let (mut snapshot, mut streaming, dated) = {
             let _one = writing;
             let mut s = self.state.lock();
-            let snapshot = s.snapshot(e);
+            let Some(snapshot) = s.snapshot_for(e, purpose) else { return Ok(None) };
             // From here on whoever rewrites the file leaves these staged bytes as they are.
             s.apply(Event::Asked(snapshot.changes));
             s.stream_failed = false;
@@ -112,7 +113,7 @@ impl OpenFile {
                 return Err(why);
             }
         }
-        Ok((snapshot, streaming, newer))
+        Ok(Some((snapshot, streaming, newer)))
     }
 
     /// Its stage says what of it was sent, before its name changes.
@@ -275,11 +276,10 @@ impl OpenFile {
                 drop(writing);
                 return self.send_version(e, unsent, purpose, publish).await;
             }
-            if purpose == Purpose::ClosedVersion && !self.has_unsent_close() {
-                // It was sent while this waited: what is left is being written, and goes with its own close.
+            let Some((mut snapshot, streaming, newer)) = self.prepare_send(e, purpose, writing).await? else {
+                // It was sent while this waited, or overwritten: what is left goes with its own close.
                 return Ok(());
-            }
-            let (mut snapshot, streaming, newer) = self.prepare_send(e, writing).await?;
+            };
             let stored = self.deliver(e, &mut snapshot, streaming).await;
             tries += 1;
             if stored.is_ok() || !snapshot.is_torn() || tries == TRIES {
@@ -319,6 +319,9 @@ impl OpenFile {
         let version = {
             let mut s = self.state.lock();
             s.apply(Event::NotKept);
+            if let Some(asked) = &mut s.asked_version {
+                add_upload_token(&e.rt, &mut asked.attrs);
+            }
             s.closed_version.as_mut().map(|unsent| {
                 add_upload_token(&e.rt, &mut unsent.snapshot.attrs);
                 unsent.note.user = unsent.snapshot.attrs.user.clone();
@@ -431,8 +434,12 @@ impl OpenFile {
         let head = e.remote.head(&self.key()).await?;
         if let Some(head) = head.filter(|head| head.etag == base.etag) {
             let mut s = self.state.lock();
-            if let (Some(was), Some(unsent)) = (s.file.base_attrs.clone(), &mut s.closed_version) {
-                merge_attrs(&was, &head.attrs, &mut unsent.snapshot.attrs);
+            let FileParts { file, closed_version, asked_version, .. } = &mut *s;
+            let closed = closed_version.as_mut().map(|unsent| &mut unsent.snapshot);
+            for version in closed.into_iter().chain(asked_version) {
+                if let Some(was) = &file.base_attrs {
+                    merge_attrs(was, &head.attrs, &mut version.attrs);
+                }
             }
             s.apply(Event::AttrsElsewhere(head.attrs));
         }

@@ -38,6 +38,10 @@ pub(super) struct FileParts {
     pub(super) noted: Option<Mark>,
     /// The version that was closed before the rewrite began.
     pub(super) closed_version: Option<ClosedVersion>,
+    /// What was asked for last, once something was written behind it. None where it was overwritten, or is the file as it is.
+    pub(super) asked_version: Option<Snapshot>,
+    /// How often staged bytes were overwritten or cut away.
+    pub(super) overwrites: Cuts,
     /// The version whose place the stage took; a loss of power may bring it back.
     pub(super) replaced: Option<String>,
     /// The parts that left before the end.
@@ -59,6 +63,8 @@ pub struct OpenFile {
     pub(super) writing: tokio::sync::Mutex<()>,
     /// Somebody will sync what waits.
     pub has_syncer: AtomicBool,
+    /// Tells the queue, which has the file, that it was closed or synced again.
+    pub asked_again: tokio::sync::Notify,
     /// Its node's (`Node::changing`). Held while the file is sent: one upload at a time.
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
 }
@@ -80,8 +86,8 @@ impl OpenFile {
     }
 
     fn new(state: FileParts, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
-        let (noting, writing, has_syncer) = Default::default();
-        Arc::new(OpenFile { state: FileLock::new(state), noting, writing, has_syncer, sending })
+        let (noting, writing, has_syncer, asked_again) = Default::default();
+        Arc::new(OpenFile { state: FileLock::new(state), noting, writing, has_syncer, asked_again, sending })
     }
 
     /// A file that an earlier mount staged and the bucket may not have.
@@ -196,8 +202,7 @@ impl OpenFile {
 
     /// A close or fsync asked for what the bucket does not have yet.
     pub fn has_unsent_close(&self) -> bool {
-        let s = self.state.lock();
-        s.file.is_asked() && matches!(s.file.life, Life::Linked)
+        self.state.lock().file.has_unsent_close()
     }
 
     /// Where the bytes of a failed file are, when they are in the bucket.
@@ -342,6 +347,7 @@ impl OpenFile {
 impl FileParts {
     fn new(file: FileState) -> FileParts {
         let (stage, cuts, noted, closed_version, replaced) = Default::default();
+        let (asked_version, overwrites) = Default::default();
         let (streaming, upload, stream_failed, useless) = Default::default();
         FileParts {
             file,
@@ -349,6 +355,8 @@ impl FileParts {
             cuts,
             noted,
             closed_version,
+            asked_version,
+            overwrites,
             replaced,
             streaming,
             upload,

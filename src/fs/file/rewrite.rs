@@ -1,6 +1,9 @@
-//! Rewriting a file while its closed version is still unsent (see `closed_version`).
+//! Writing to a file while what was closed of it is still unsent. A file that is emptied leaves its closed version in the
+//! stage that it has (see `closed_version`). Elsewhere the stage is written in place: what was closed can be sent as long as
+//! nothing of it is overwritten, and what is there by then goes with the next close.
 
 use super::closed_version::ClosedVersion;
+use super::commit::Purpose;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
 use super::state::{Bytes, Event};
@@ -33,10 +36,12 @@ impl FileParts {
         let Some(stage) = self.stage.clone() else { return Some(anew) };
         let before = unsent_close.then(|| {
             let note = self.note(&e.staging, stage.partly());
-            ClosedVersion { snapshot: self.snapshot(e), stage: stage.clone(), note }
+            let snapshot = self.version_asked_for().cloned().unwrap_or_else(|| self.snapshot(e));
+            ClosedVersion { snapshot, stage: stage.clone(), note }
         });
+        self.asked_version = None;
         self.stage = Some(anew);
-        self.cuts = Default::default();
+        (self.cuts, self.overwrites) = Default::default();
         self.replaced = None;
         self.noted = Some(Mark::Open);
         if before.is_none() {
@@ -50,8 +55,48 @@ impl FileParts {
         None
     }
 
+    /// The stage is about to be changed from there on. `writing` is held.
+    pub(super) fn keep_asked_version(&mut self, e: &MountContext, from: u64) {
+        if from < self.file.size {
+            self.overwrites.add();
+            self.asked_version = None;
+        } else if self.file.is_asked() && self.file.is_unwritten_since_asked() {
+            self.asked_version = Some(self.snapshot(e));
+        }
+    }
+
+    /// What was asked for last, where something was written behind it since.
+    fn version_asked_for(&self) -> Option<&Snapshot> {
+        self.asked_version.as_ref().filter(|version| version.changes >= self.file.asked)
+    }
+
+    /// What a close, an fsync or a send asked for, to be sent. None: the bucket has it, or it was overwritten.
+    fn snapshot_as_asked(&self, e: &MountContext) -> Option<Snapshot> {
+        if !self.file.has_unsent_close() {
+            return None;
+        }
+        let asked = match self.file.is_unwritten_since_asked() {
+            true => self.snapshot(e),
+            false => self.version_asked_for().cloned()?,
+        };
+        let (key, when, source) = (self.file.key.clone(), self.file.when(), self.file.source());
+        // What is overwritten from here on is no longer what was asked for.
+        let cuts = (self.overwrites.clone(), self.overwrites.now());
+        Some(Snapshot { key, when, source, cuts, ..asked })
+    }
+
+    /// What such a send takes of the file. None: nothing, until the next close.
+    pub(super) fn snapshot_for(&self, e: &MountContext, purpose: Purpose) -> Option<Snapshot> {
+        match purpose {
+            Purpose::Close => Some(self.snapshot(e)),
+            Purpose::ClosedVersion => self.snapshot_as_asked(e),
+        }
+    }
+
     /// The one before, if nobody needs it any more: it is stored.
     fn take_sent_version(&mut self) -> Option<Stage> {
+        let sent = self.file.sent;
+        self.asked_version.take_if(|asked| asked.changes <= sent);
         let at = self.closed_version.as_ref()?.snapshot.changes;
         if self.file.sent < at {
             return None;
@@ -85,6 +130,15 @@ impl OpenFile {
     /// The file is being rewritten while its closed version is unsent.
     pub fn is_rewriting(&self) -> bool {
         self.state.lock().closed_version.is_some()
+    }
+
+    /// What a close or fsync asked for was overwritten before the bucket had it: the next one is waited for. Half of an edit must
+    /// not become the object.
+    pub fn waits_for_close(&self) -> bool {
+        let s = self.state.lock();
+        let version = s.closed_version.as_ref().is_some_and(|unsent| s.file.asked <= unsent.snapshot.changes);
+        let whole = version || s.file.is_unwritten_since_asked() || s.version_asked_for().is_some();
+        s.file.has_unsent_close() && !whole
     }
 
     /// A whole object is being written anew, and no close or sync has asked for what is there by now: half of it must not take the

@@ -520,6 +520,11 @@ impl FileFields {
         self.asked > self.sent
     }
 
+    /// The same of a file that has its name.
+    pub fn has_unsent_close(&self) -> bool {
+        self.is_asked() && matches!(self.life, Life::Linked)
+    }
+
     /// No byte changed since a close, an fsync or a send asked for them.
     pub fn is_unwritten_since_asked(&self) -> bool {
         self.wrote <= self.asked

@@ -22,7 +22,7 @@ const AT_ONCE: usize = 8;
 /// Bytes of the source that lie apart come in one request, as long as it is not larger.
 const FETCH_MAX: u64 = 16 << 20;
 
-/// How often a stage was cut in place; what is behind the cut reads as zeros then.
+/// How often a stage was cut in place; what is behind the cut reads as zeros then. Or how often it was overwritten too.
 #[derive(Clone, Debug, Default)]
 pub struct Cuts(Arc<AtomicU64>);
 
@@ -52,7 +52,7 @@ pub struct Snapshot {
     pub stage: Option<Stage>,
     pub attrs: Attrs,
     pub changes: u64,
-    /// The stage's, and where they were.
+    /// Those of the stage that count, and where they were.
     pub cuts: (Cuts, u64),
 }
 
@@ -122,13 +122,13 @@ impl Snapshot {
         self.dirty.is_empty() && self.base_len == self.size && base.size == self.size
     }
 
-    /// Its stage was cut since: what was read of it may be zeros that nobody wrote.
+    /// Its stage was cut or overwritten since: what was read of it may be what nobody wrote, or has closed.
     pub fn is_torn(&self) -> bool {
         self.cuts.0.now() != self.cuts.1
     }
 
     fn is_whole(&self) -> Result<()> {
-        let said = || format!("{} was cut while it was sent, and that again and again", self.key);
+        let said = || format!("{} was changed while it was sent, and that again and again", self.key);
         if self.is_torn() { Err(Error::new(Kind::Io, said())) } else { Ok(()) }
     }
 
@@ -179,5 +179,6 @@ async fn part(
     }
     let _held = e.uploads.take(end - start).await;
     let body = bytes(e, file, start..end).await?;
+    file.is_whole()?;
     e.remote.part(&file.key, &streaming.upload, number, body).await
 }

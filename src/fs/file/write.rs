@@ -37,6 +37,7 @@ impl OpenFile {
             let end = offset + data.len() as u64;
             self.may_reach(offset, end)?;
             let stage = self.stage(e, end).await?;
+            self.state.lock().keep_asked_version(e, offset);
             stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
             let now = e.now();
             let mut s = self.state.lock();
@@ -117,7 +118,8 @@ impl OpenFile {
                     *stage = self.stage(e, size).await?;
                 }
                 {
-                    let s = self.state.lock();
+                    let mut s = self.state.lock();
+                    s.keep_asked_version(e, size);
                     if size < s.file.size {
                         s.cuts.add();
                     }

@@ -14,6 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::upload_token::upload_hash;
 use crate::base::rt::Rt;
 use crate::store::{Attrs, Etag, Head};
 
@@ -43,7 +44,9 @@ impl ActToken {
 
     /// `copy` is this act's copy of `source` as both are now.
     pub fn made(&self, source: &Head, copy: &Head) -> bool {
-        source.size == copy.size && copy.attrs.user.get(ACT) == Some(&self.mark(source))
+        // Within one second another client's chmod changes the upload's token alone.
+        let same_upload = upload_hash(&source.attrs) == upload_hash(&copy.attrs);
+        source.size == copy.size && same_upload && copy.attrs.user.get(ACT) == Some(&self.mark(source))
     }
 
     /// `copy` has the bytes and all the metadata of `source`, by this act or because both are the same in every respect.
@@ -91,6 +94,9 @@ mod tests {
         assert_eq!(other.source_of(&copy), None);
         assert!(!act.is_pair(&head("e-2", 8, None), &copy), "a chmod of the source");
         assert!(!act.is_pair(&head("e-3", 7, None), &copy));
+        let mut chmodded = head("e-2", 7, None);
+        chmodded.attrs.user.insert("windlass-upload".into(), "another".into());
+        assert!(!act.is_pair(&chmodded, &copy), "a chmod in the same second");
         assert!(!act.is_pair(&source, &Head { size: 4, ..copy }));
         assert!(act.is_pair(&source, &head("e-2", 9, None)), "the same in every respect");
         assert!(!act.is_pair(&source, &head("e-2", 9, Some("x"))), "other metadata");

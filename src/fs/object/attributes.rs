@@ -36,6 +36,12 @@ pub fn same_time(a_ms: Option<u64>, b_ms: Option<u64>) -> bool {
     a == b || (coarse(a) || coarse(b)) && a / 1000 == b / 1000
 }
 
+/// An object was copied so soon after it was stored that what was stored since may tell the same time. So does one of which no
+/// time is known.
+pub fn in_one_moment(stored_ms: Option<u64>, copied_ms: Option<u64>) -> bool {
+    same_time(stored_ms, copied_ms) || copied_ms < stored_ms
+}
+
 /// What the kernel judges by: the kind of file, and who may do what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rights {

@@ -17,7 +17,7 @@ mod upload_token;
 mod version_name;
 
 pub use act_mark::ActToken;
-pub use attributes::{Attributes, Rights, same_time};
+pub use attributes::{Attributes, Rights, in_one_moment, same_time};
 pub use base_object::{Base, Source};
 pub use byte_ranges::ByteRanges;
 pub use content_type::type_of;
@@ -31,6 +31,6 @@ pub use options::{Cache, Flush, HELP, KernelFlag, MountOptions};
 pub use sighting::Sighting;
 pub use upload_token::{
     UploadToken, add_upload_token, differ_in_time_only, is_same_write, merge_attrs, said_otherwise,
-    with_otherwise,
+    upload_hash, with_otherwise,
 };
 pub use version_name::VersionName;

@@ -128,6 +128,7 @@ impl Fs {
             queue.closed(self.now());
             self.sync_stage_later(file);
             if queue.files.contains_key(&ino) {
+                file.asked_again.notify_one();
                 return;
             }
             queue.files.insert(ino, file.clone());
@@ -217,15 +218,38 @@ impl Fs {
             return self.handle_closed(ino, give_up).await;
         }
         if sent {
+            if file.waits_for_close() {
+                let asked = std::pin::pin!(file.asked_again.notified());
+                let end = std::pin::pin!(unmounting.wait_for(|unmounting| *unmounting));
+                let _ = self.context.rt.timeout(FIRST_PAUSE, futures::future::select(asked, end)).await;
+            }
             return self.enqueue(ino, file, FIRST_PAUSE);
         }
         let _ = self.context.rt.timeout(pause, unmounting.wait_for(|unmounting| *unmounting)).await;
         self.enqueue(ino, file, (pause * 2).min(LONGEST_PAUSE));
     }
 
-    /// Sends what was closed; false: it is to be tried again.
+    /// A program has the file open for writing, and will close it.
+    fn is_being_written(&self, ino: u64) -> bool {
+        self.handles.lock().files.values().any(|handle| handle.ino == ino && handle.how.write)
+    }
+
+    /// Sends what was closed, unless it is being overwritten; false: it is to be tried again.
     async fn send_closed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> bool {
         while file.has_unsent_close() {
+            if file.waits_for_close() {
+                if self.is_being_written(ino) && !*self.writeback.unmounting.borrow() {
+                    return true;
+                }
+                // No close will come, as when it was written through a mapping after the last one.
+                if let Err(why) = file.mark_closed(&self.context, false).await
+                    && file.waits_for_close()
+                {
+                    tracing::warn!(key = file.key(), %why, "not stored yet: trying again");
+                    return false;
+                }
+                continue;
+            }
             let Err(why) = self.try_send_closed(ino, file).await else { continue };
             file.release_fds();
             let at = file.staged_at();
@@ -273,6 +297,7 @@ impl Fs {
         // A store that took another file meanwhile is not away.
         let none = writeback.sent_files.load(Ordering::Relaxed) == before;
         match &sent {
+            Ok(()) if file.waits_for_close() => {}
             Ok(()) => {
                 writeback.sent_files.fetch_add(1, Ordering::Relaxed);
                 *writeback.not_sent.lock() = None;

@@ -353,3 +353,79 @@ fn what_is_refused_by_our_own_object_is_done() {
         assert_eq!(set.keys(), ["b", "d/", "large", "link"]);
     });
 }
+
+/// Two clients publish a directory under one name; this one knows that there was none a moment ago, or both begin at once.
+/// Promise: A directory's rename that a crash cut off is finished by the next mount.
+#[test]
+fn two_directories_do_not_become_one() {
+    for (apart, same) in [(true, true), (true, false), (false, true)] {
+        for seed in 0..20 {
+            Set::run(seed, OF_BYTES, move |set| async move {
+                for name in ["a", "b", "c"] {
+                    set.put(&format!("x/{name}"), b"of x").await;
+                    set.put(&format!("y/{}{name}", if same { "" } else { "y" }), b"of y").await;
+                }
+                let ((_, user), other) = (set.mount("deadline=20").await, set.other().await);
+                user.list("", false).await.unwrap();
+                assert!(user.stat("release").await.is_err());
+                let theirs =
+                    set.does(&other, |other| async move { other.rename("y", "release", false).await });
+                set.sleep(if apart { 1000 } else { set.world.below(20) }).await;
+                let ours = user.rename("x", "release", false).await;
+                let theirs = theirs.await.unwrap();
+                set.sleep(60_000).await;
+                let note = format!("{apart}, {same}, {seed}: {:?}", set.keys());
+                assert!(ours.is_err() && (!apart || theirs.is_ok()) || theirs.is_err(), "{note}");
+                for (done, from, bytes) in [(ours, "x/", "of x"), (theirs, "y/", "of y")] {
+                    let at = if done.is_ok() { "release/" } else { from };
+                    for name in ["a", "b", "c"] {
+                        let name = if same || from == "x/" { name.to_owned() } else { format!("y{name}") };
+                        assert_eq!(set.body(&format!("{at}{name}")).await.unwrap(), bytes, "{note}");
+                    }
+                }
+                assert_eq!(set.keys().iter().filter(|key| !key.ends_with('/')).count(), 6, "{note}");
+                user.fs.finish().await;
+            });
+        }
+    }
+}
+
+/// Another client's chmod comes between a rename's copy and its look at the old name, in the second in which the object was stored:
+/// neither etag nor time tells.
+/// Promise: Renaming loses nothing.
+#[test]
+fn what_others_chmod_in_the_second_of_a_rename_keeps_its_mode() {
+    for (rule, dir) in
+        [EtagRule::OfBytes, EtagRule::OfEachPut].into_iter().flat_map(|rule| [(rule, false), (rule, true)])
+    {
+        for ours in [false, true] {
+            Set::run(1, rule, move |set| async move {
+                set.store.in_one_second();
+                let ((_, user), other) = (set.mount("deadline=20").await, set.other().await);
+                for (key, bytes) in [("d/", ""), ("d/s/", ""), ("d/f", "secret")] {
+                    set.put(key, bytes.as_bytes()).await;
+                }
+                if ours {
+                    user.put("d/f", b"secret").await.unwrap();
+                }
+                let (to, names) = if dir { ("e/", ("d", "e")) } else { ("d/g", ("d/f", "d/g")) };
+                set.store.rule("copy", to, Act::Late(500), 3);
+                let moving =
+                    set.does(&user, move |user| async move { user.rename(names.0, names.1, false).await });
+                set.store.reached(1).await;
+                set.sleep(100).await;
+                chmod(&other, "d/f", 0o600).await;
+                if dir {
+                    chmod(&other, "d/s", 0o700).await;
+                }
+                moving.await.unwrap().unwrap();
+                let mode = async |key: &str| set.attrs(key).await.mode().unwrap_or(0o644) & 0o777;
+                let note = format!("{rule:?}, {dir}, {ours}: {:?}", set.keys());
+                assert_eq!(mode(if dir { "e/f" } else { "d/g" }).await, 0o600, "{note}");
+                assert!(!dir || mode("e/s/").await == 0o700, "{note}");
+                assert!(set.body("d/f").await.is_none(), "{note}");
+                user.fs.finish().await;
+            });
+        }
+    }
+}

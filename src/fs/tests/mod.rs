@@ -4,6 +4,7 @@
 mod acts;
 mod caching;
 mod doubts;
+mod edits;
 mod faults;
 mod identity;
 mod kept;

@@ -18,14 +18,14 @@ use crate::base::rt::sim::Sim;
 use crate::fs::object::{Errno, Meta as _, S_IFREG};
 use crate::fs::ops::Changes;
 use crate::fs::tree::OpenMode;
-use crate::store::{Attrs, Bucket, BucketAnswer, BucketRequest, Cause, Etag, MemStore, Put, Store, When};
+use crate::store::{Attrs, Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Put, Store, When};
 
 /// Counts verbs on the way to a memory store, whose objects have the times at which they were put, as elsewhere.
 #[derive(Debug)]
 pub struct Counted {
     inner: Arc<MemStore>,
     rt: Rt,
-    times: Mutex<BTreeMap<Etag, u64>>,
+    times: Mutex<BTreeMap<String, u64>>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     /// Bytes a second that all who send share; 0: as many as they like.
     a_second: AtomicU64,
@@ -60,9 +60,9 @@ impl Counted {
         *self.counts.lock().entry(verb).or_default() += 1;
     }
 
-    /// When what has this etag was put last.
-    fn date(&self, etag: &Etag, modified_ms: &mut Option<u64>) {
-        *modified_ms = self.times.lock().get(etag).copied().or(*modified_ms);
+    /// When it was put or copied there last.
+    fn date(&self, key: &str, modified_ms: &mut Option<u64>) {
+        *modified_ms = self.times.lock().get(key).copied().or(*modified_ms);
     }
 
     /// What was counted since the last time, as `2 head 1 put`.
@@ -111,12 +111,17 @@ impl Store for Counted {
             }
             let mut answer = self.inner.call(request, cause).await?;
             match (&**request, &mut answer) {
-                (BucketRequest::Put { .. }, BucketAnswer::Put(Put::Stored(etag))) => {
-                    self.times.lock().insert(etag.clone(), self.rt.wall_ms());
+                (
+                    BucketRequest::Put { key, .. } | BucketRequest::Copy { to: key, .. },
+                    BucketAnswer::Put(Put::Stored(_)),
+                ) => {
+                    self.times.lock().insert(key.clone(), self.rt.wall_ms());
                 }
-                (_, BucketAnswer::Head(Some(head))) => self.date(&head.etag, &mut head.modified_ms),
+                (BucketRequest::Head { key, .. }, BucketAnswer::Head(Some(head))) => {
+                    self.date(key, &mut head.modified_ms);
+                }
                 (_, BucketAnswer::Page(page)) => {
-                    page.objects.iter_mut().for_each(|o| self.date(&o.etag, &mut o.modified_ms));
+                    page.objects.iter_mut().for_each(|o| self.date(&o.key, &mut o.modified_ms));
                 }
                 _ => {}
             }
@@ -451,12 +456,12 @@ mkdir, the first of an owner    1 head 1 list 1 put
 mkdir                           1 put
 create 100 in it                100 put
 ls -l of 100, later             100 head 1 list
-rename a directory of 100       101 copy 1 delete 4 list
+rename a directory of 100       101 copy 1 delete 5 list
 rm -r of 100                    4 delete 1 head 3 list
 ls -l of 2,500 made elsewhere   2500 head 4 list
 a missing name in 3 TTLs        3 list
 stat of these 2,500 by name     2500 head 128 list
-rename a directory of 2,500     2500 copy 3 delete 11 list
+rename a directory of 2,500     2500 copy 3 delete 12 list
 rm of these 2,500               5 delete 4 list
 write 64 MiB                    1 begin 1 complete 1 list 8 part
 change 4 KiB in 64 MiB          1 begin 1 complete 1 get 2 head 1 part 2 part-copy

@@ -303,4 +303,11 @@ impl Bucket for FileStore {
     fn hangs(&self) -> Option<Duration> {
         self.inner.puts.hangs(self.inner.root.rt.now())
     }
+    fn identity(&self) -> String {
+        // What waits for a folder is not for the one that lies below its disk while that is away.
+        match self.inner.root.born() {
+            Some(born) => format!("{} of {born}", self.url()),
+            None => self.url().to_owned(),
+        }
+    }
 }

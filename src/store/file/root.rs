@@ -146,6 +146,13 @@ impl Root {
         Ok(Space { filesystem: stat.st_dev, used_bytes, free_bytes: bytes(room.f_bavail) })
     }
 
+    /// When the folder that was opened was born, where its filesystem keeps that. Its device and some filesystems' inodes have
+    /// other numbers at the next mount.
+    pub fn born(&self) -> Option<String> {
+        let (.., seconds, nanos) = *self.opened.get()?;
+        (seconds != 0).then(|| format!("{seconds}.{nanos:09}"))
+    }
+
     fn life_of(&self, root: &OwnedFd) -> Result<DirLife> {
         dir_life(root).map_err(|e| self.failed("looking at its folder", e))
     }

@@ -12,7 +12,7 @@ use super::rename_end::end_before;
 use crate::base::Kind;
 use crate::fs::bucket::{ActCopy, Doomed, SeenObject};
 use crate::fs::file::{OpenFile, Purpose};
-use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, same_time, type_of};
+use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, type_of};
 use crate::fs::ops::filesystem::{Fs, fail};
 use crate::fs::ops::lookup::{NamedKey, Need, ROUNDS, Target};
 use crate::fs::tree::Hold;
@@ -58,8 +58,10 @@ impl Fs {
             if !source.dir {
                 return Err(Errno::STALE.into());
             }
-            let Some(there) = self.replaceable(&source, &to, no_replace).await? else { return Ok(()) };
-            return self.rename_dir(&from, &to, there, &hold).await;
+            return match self.replaceable(&source, &to, no_replace).await? {
+                Some(_) => self.rename_dir(&from, &to, no_replace, &hold).await,
+                None => Ok(()),
+            };
         }
         Err(Errno::STALE.into())
     }
@@ -212,13 +214,11 @@ impl Fs {
         for _ in 0..ROUNDS {
             let (source, copy) = futures::future::try_join(remote.head(old), remote.head(new)).await?;
             let Some(source) = source else { return Ok(copied) };
-            if copy.as_ref().is_none_or(|copy| copy.etag != copied.1) {
+            let Some(copy) = copy.filter(|copy| copy.etag == copied.1) else {
                 let said = format!("{new} was replaced or taken away by another client: {old} stays");
                 return Err(fail(Kind::Refused, said));
-            }
-            let unchanged =
-                copied.0.etag == source.etag && same_time(copied.0.modified_ms, source.modified_ms);
-            if !unchanged {
+            };
+            if !copied.0.is_still(&source, &copy) {
                 let when = When::Matches(copied.1);
                 copied = self.copy_file(act, old, new, Some(SeenObject::of(&source)), when).await?;
             } else if remote.remove(&[Doomed::of(old, &source)]).await?.is_empty() {
@@ -325,7 +325,7 @@ impl Fs {
         self: &Arc<Self>,
         from: &NamedKey,
         to: &NamedKey,
-        there: Option<Target>,
+        no_replace: bool,
         hold: &Hold,
     ) -> Op<()> {
         let (old, new) = (from.prefix(), to.prefix());
@@ -338,13 +338,13 @@ impl Fs {
         end_before(self, [&old, &new]).await?;
         // What was removed here and could not be deleted would come along.
         self.context.remote.deletes.retry_below(&old).await?;
-        let over = match there {
-            Some(_) => match self.emptiness(&new).await? {
-                (true, marker) => marker.is_some(),
-                (false, _) => return Err(Errno::NOTEMPTY.into()),
-            },
-            None => false,
-        };
+        // Whatever is known of the new name: another client may have made a directory there, and two must not become one.
+        let (empty, marker) = self.emptiness(&new).await?;
+        let over = marker.is_some();
+        if !empty || over && no_replace {
+            self.doubt(&to.stem);
+            return Err(if empty { Errno::EXIST.into() } else { Errno::NOTEMPTY.into() });
+        }
         let done = move_all(self, &old, &new, over, hold).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
@@ -368,7 +368,7 @@ fn conflict_is_told(mut failed: Fail) -> Fail {
 fn seen_of(attributes: &Attributes) -> Option<SeenObject> {
     let modified_ms = attributes.stored.and_then(Ns::ms)?;
     let (etag, size) = (attributes.etag.clone()?, attributes.size);
-    Some(SeenObject { etag, size, modified_ms: Some(modified_ms) })
+    Some(SeenObject { etag, size, modified_ms: Some(modified_ms), upload: attributes.upload })
 }
 
 fn base_of(attributes: &Attributes) -> Option<Base> {

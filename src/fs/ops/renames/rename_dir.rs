@@ -20,14 +20,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::rename_end::end_behind;
 use crate::base::rt::Instant;
-use crate::base::{FastMap, Kind, Result};
+use crate::base::{Error, FastMap, Kind, Result};
 use crate::fs::bucket::{ActCopy, SeenObject, is_marker};
-use crate::fs::object::{Base, Fail, KEY_MAX, Op, same_time};
+use crate::fs::object::{Base, Errno, Fail, KEY_MAX, Op, in_one_moment, same_time, upload_hash};
 use crate::fs::ops::filesystem::{Fs, fail};
 use crate::fs::ops::recovery::is_unanswered_send;
 use crate::fs::staging::{FoundFile, FoundStages, Mark, Note, RenameIntent, RenameStage};
 use crate::fs::tree::Hold;
-use crate::store::{Etag, Listed, When};
+use crate::store::{Etag, Head, Listed, When};
 
 const PAGE: usize = 1000;
 const AT_ONCE: usize = 32;
@@ -78,6 +78,13 @@ impl Copied {
     fn copy(&self) -> Option<&Etag> {
         self.other.as_ref()
     }
+}
+
+/// What has an object's new name.
+#[derive(Debug)]
+struct CopyNow {
+    etag: Etag,
+    modified_ms: Option<u64>,
 }
 
 /// What was copied, by the hash of the old key.
@@ -199,6 +206,11 @@ impl<'a> DirRename<'a> {
     /// All is copied, and the new name is in the bucket.
     async fn copy(&mut self) -> Op<()> {
         self.copy_all().await?;
+        if let Some(key) = self.stays.iter().find(|key| !key.ends_with('/')) {
+            // Somebody else is making a directory of the new name.
+            let said = format!("{} was made by another client meanwhile", self.new_key(key));
+            return Err(Fail { errno: Errno::NOTEMPTY, why: Some(Error::new(Kind::Exists, said)) });
+        }
         self.replace_marker().await?;
         if self.copied.is_empty() {
             // A directory that only this mount still showed.
@@ -263,16 +275,23 @@ impl<'a> DirRename<'a> {
                 page.objects.into_iter().filter(|object| !self.stays.contains(&object.key)).collect();
             let copies = self.copies_of(&objects, before.take()).await?;
             before = last;
-            let (mut same, mut changed) = (Vec::new(), Vec::new());
+            let (mut same, mut changed, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
             for object in objects {
                 let copied = self.copied.get(&hash(&object.key)).filter(|copied| copied.is_of(&object));
                 let copy = copies.get(&self.new_key(&object.key));
                 match (copied, copy) {
-                    (Some(_), Some(_)) if is_marker(&object) => folders.push(object),
-                    (Some(copied), Some(copy)) if copied.is_copy(copy) => same.push(object),
-                    _ => changed.push((object, copy.cloned())),
+                    (Some(copied), Some(copy)) if is_marker(&object) || copied.is_copy(&copy.etag) => {
+                        let looked = in_one_moment(object.modified_ms, copy.modified_ms);
+                        if looked { doubtful.push((object, copy.etag.clone())) } else { same.push(object) }
+                    }
+                    _ => changed.push((object, copy.map(|copy| copy.etag.clone()))),
                 }
             }
+            for (object, copy, is_same) in self.look_closer(doubtful).await? {
+                if is_same { same.push(object) } else { changed.push((object, Some(copy))) }
+            }
+            let (markers, mut same): (Vec<_>, Vec<_>) = same.into_iter().partition(is_marker);
+            folders.extend(markers);
             if after.is_none() {
                 same.append(&mut folders);
             }
@@ -287,7 +306,7 @@ impl<'a> DirRename<'a> {
     }
 
     /// The copies of these objects, all of one page, as they are now. `before`: the page before ended with this key.
-    async fn copies_of(&self, objects: &[Listed], before: Option<String>) -> Op<BTreeMap<String, Etag>> {
+    async fn copies_of(&self, objects: &[Listed], before: Option<String>) -> Op<BTreeMap<String, CopyNow>> {
         let wanted: BTreeSet<String> = objects.iter().map(|object| self.new_key(&object.key)).collect();
         let mut found = BTreeMap::new();
         let mut after = before.map(|key| self.new_key(&key));
@@ -297,7 +316,9 @@ impl<'a> DirRename<'a> {
             }
             let page = self.fs.context.remote.list(&self.intent.to, after, false, PAGE).await?;
             let its = page.objects.into_iter().filter(|object| wanted.contains(&object.key));
-            found.extend(its.map(|object| (object.key, object.etag)));
+            found.extend(
+                its.map(|Listed { key, etag, modified_ms, .. }| (key, CopyNow { etag, modified_ms })),
+            );
             after = page.next;
             if after.is_none() {
                 break;
@@ -307,13 +328,25 @@ impl<'a> DirRename<'a> {
         let missing: Vec<String> = wanted.into_iter().filter(|key| !found.contains_key(key)).collect();
         let look = |key: String| async move {
             let head = self.fs.context.remote.head(&key).await?;
-            Op::Ok(head.map(|head| (key, head.etag)))
+            Op::Ok(head.map(|Head { etag, modified_ms, .. }| (key, CopyNow { etag, modified_ms })))
         };
         let looks: Vec<_> = missing.into_iter().map(|key| look(key).boxed()).collect();
         let looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
-        let looked: Vec<Option<(String, Etag)>> = looks.try_collect().await?;
+        let looked: Vec<Option<(String, CopyNow)>> = looks.try_collect().await?;
         found.extend(looked.into_iter().flatten());
         Ok(found)
+    }
+
+    /// Whether each object is what its copy, of this etag, was made of: what was changed in the very second shows by its metadata.
+    async fn look_closer(&self, objects: Vec<(Listed, Etag)>) -> Op<Vec<(Listed, Etag, bool)>> {
+        let look = |(object, copy): (Listed, Etag)| async move {
+            let (remote, there) = (&self.fs.context.remote, self.new_key(&object.key));
+            let (now, its) = futures::future::try_join(remote.head(&object.key), remote.head(&there)).await?;
+            let upload = |head: Option<Head>| head.map(|head| upload_hash(&head.attrs));
+            Op::Ok((object, copy, upload(now) == upload(its)))
+        };
+        let looks: Vec<_> = objects.into_iter().map(|object| look(object).boxed()).collect();
+        futures::stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await
     }
 
     /// Somebody else changed the object since it was copied, or took its copy away, or replaced that.
@@ -399,7 +432,7 @@ impl Fs {
             return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
         }
         let Listed { key, size, etag, modified_ms } = old;
-        let seen = SeenObject { etag, size, modified_ms };
+        let seen = SeenObject { etag, size, modified_ms, upload: None };
         let copied = self.context.remote.copy_for(&intent.act, &key, &new_key, Some(seen), when).await?;
         Ok((key, copied))
     }
