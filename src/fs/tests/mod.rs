@@ -21,6 +21,7 @@ mod removals;
 mod renames;
 mod requests;
 mod rewrites;
+mod room;
 mod rules;
 mod samples;
 mod user;
