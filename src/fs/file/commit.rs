@@ -39,6 +39,16 @@ pub enum Purpose {
     ClosedVersion,
 }
 
+/// What one attempt to send a file takes with it.
+struct Departure<'a> {
+    snapshot: Snapshot,
+    streaming: Option<StreamingUpload>,
+    /// Metadata that are newer than those of `streaming`.
+    newer: Option<Attrs>,
+    /// Held for a file of which bytes were freed: what is written beside its upload would need them after it.
+    alone: Option<MutexGuard<'a, ()>>,
+}
+
 /// Attempts to send a file that is truncated while it is being sent.
 const TRIES: u32 = 16;
 
@@ -64,14 +74,13 @@ impl OpenFile {
     }
 
     /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
-    async fn prepare_send(
+    async fn prepare_send<'a>(
         &self,
         e: &MountContext,
         purpose: Purpose,
-        writing: MutexGuard<'_, ()>,
-    ) -> Result<Option<(Snapshot, Option<StreamingUpload>, Option<Attrs>)>> {
-        let (mut snapshot, mut streaming, dated) = {
-            let _one = writing;
+        writing: MutexGuard<'a, ()>,
+    ) -> Result<Option<Departure<'a>>> {
+        let (mut snapshot, mut streaming, dated, alone) = {
             let mut s = self.state.lock();
             let Some(snapshot) = s.snapshot_for(e, purpose) else { return Ok(None) };
             // From here on whoever rewrites the file leaves these staged bytes as they are.
@@ -82,7 +91,7 @@ impl OpenFile {
                 // Nothing has no parts.
                 streaming.take().into_iter().for_each(|streaming| give_up(e, &snapshot.key, streaming));
             }
-            (snapshot, streaming, s.file.dated)
+            (snapshot, streaming, s.file.dated, Some(writing).filter(|_| s.freed))
         };
         if streaming.is_none() && snapshot.in_parts() {
             streaming = Some(StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
@@ -106,14 +115,39 @@ impl OpenFile {
         if !told && let Err(why) = self.note(e, false).await {
             // What this disk can't promise can be stored all the same.
             if !self.is_rewriting() || note_unpromised(self, e).await.is_err() {
-                if let Some(streaming) = &streaming {
+                if let Some(streaming) = self.keep_upload(streaming) {
                     self.state.lock().upload = None;
                     e.remote.abort(&snapshot.key, &streaming.upload).await;
                 }
                 return Err(why);
             }
         }
-        Ok(Some((snapshot, streaming, newer)))
+        Ok(Some(Departure { snapshot, streaming, newer, alone }))
+    }
+
+    /// The object has the snapshot: no upload is under way any more, and a stage that lacks what was freed goes, before
+    /// anybody writes to it.
+    async fn end_upload(&self, snapshot: &Snapshot, alone: Option<MutexGuard<'_, ()>>) {
+        let spent = {
+            let mut s = self.state.lock();
+            s.upload = None;
+            s.spend_freed(snapshot.changes)
+        };
+        drop(alone);
+        if let Some(spent) = spent {
+            spent.remove_or_warn().await;
+        }
+    }
+
+    /// An upload that came to nothing stays the file's where only it has all the bytes: the next attempt completes it.
+    /// Returns any other.
+    fn keep_upload(&self, streaming: Option<StreamingUpload>) -> Option<StreamingUpload> {
+        let mut s = self.state.lock();
+        if s.freed {
+            s.streaming = streaming;
+            return None;
+        }
+        streaming
     }
 
     /// Its stage says what of it was sent, before its name changes.
@@ -268,7 +302,7 @@ impl OpenFile {
         self.recall_sends(e).await?;
         self.meet_attrs(e).await?;
         let mut tries = 0;
-        let (mut snapshot, newer, stored) = loop {
+        let (mut snapshot, newer, stored, alone) = loop {
             // A rewrite checks under this lock whether the file is being sent.
             let writing = self.writing.lock().await;
             // What was closed, and is being written anew: no close or sync since has asked for more.
@@ -276,14 +310,19 @@ impl OpenFile {
                 drop(writing);
                 return self.send_version(e, unsent, purpose, publish).await;
             }
-            let Some((mut snapshot, streaming, newer)) = self.prepare_send(e, purpose, writing).await? else {
+            let Some(departure) = self.prepare_send(e, purpose, writing).await? else {
                 // It was sent while this waited, or overwritten: what is left goes with its own close.
                 return Ok(());
             };
-            let stored = self.deliver(e, &mut snapshot, streaming).await;
+            let Departure { mut snapshot, streaming, newer, alone } = departure;
+            let stored = self.deliver(e, &mut snapshot, streaming.as_ref()).await;
+            if stored.is_err() {
+                self.keep_upload(streaming);
+            }
             tries += 1;
             if stored.is_ok() || !snapshot.is_torn() || tries == TRIES {
-                break (snapshot, newer, stored);
+                let alone = alone.filter(|_| stored.is_ok());
+                break (snapshot, newer, stored, alone);
             }
         };
         if stored.as_ref().is_err_and(is_of_disk) {
@@ -296,7 +335,7 @@ impl OpenFile {
             return Err(self.fail_with_conflict(e, snapshot, why).await);
         }
         self.record_upload(&snapshot, stored?);
-        self.state.lock().upload = None;
+        self.end_upload(&snapshot, alone).await;
         if let Some(newer) = newer {
             let base = self.base().ok_or_else(|| bytes_missing(&snapshot.key))?;
             snapshot.attrs = newer;
@@ -355,7 +394,7 @@ impl OpenFile {
             streaming = Some(begun);
         }
         stage.note(&note, false).await?;
-        match self.deliver(e, &mut snapshot, streaming).await {
+        match self.deliver(e, &mut snapshot, streaming.as_ref()).await {
             Ok(etag) => {
                 self.record_upload(&snapshot, etag);
                 publish(&|| self.mark_clean(e, &snapshot));
@@ -388,15 +427,18 @@ impl OpenFile {
         &self,
         e: &MountContext,
         snapshot: &mut Snapshot,
-        streaming: Option<StreamingUpload>,
+        streaming: Option<&StreamingUpload>,
     ) -> Result<Etag> {
         let stored = upload::upload(e, snapshot, streaming).await;
-        if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+        // An upload that was to be kept and is gone may have been completed by the mount that began it.
+        let kept = streaming.filter(|_| snapshot.is_freed());
+        let ours = |why: &Error| why.is(Kind::Refused) || kept.is_some() && why.is(Kind::NotFound);
+        if !stored.as_ref().is_err_and(ours) {
             return stored;
         }
         match self.find_own_send(e, snapshot).await? {
             Some(OwnSend::This(etag)) => Ok(etag),
-            Some(OwnSend::Before) => upload::upload(e, snapshot, None).await,
+            Some(OwnSend::Before) => upload::upload(e, snapshot, kept).await,
             None => stored,
         }
     }

@@ -27,7 +27,7 @@ pub struct KeptFile {
     pub path: PathBuf,
     /// It was not closed when the mount ended.
     pub unfinished: bool,
-    /// Only what was changed of it is here: the object has the rest.
+    /// Only a part of it is here: the object has the rest, or an upload that is not complete.
     pub partly: bool,
 }
 
@@ -40,6 +40,10 @@ pub struct KeptFiles {
     _locks: Vec<Box<dyn DiskLock>>,
 }
 
+fn is_partly(left: &FoundFile) -> bool {
+    left.stage.partly() || left.stage.freed().is_some()
+}
+
 fn shown(left: &FoundFile) -> KeptFile {
     KeptFile {
         url: left.note.url.clone(),
@@ -47,7 +51,7 @@ fn shown(left: &FoundFile) -> KeptFile {
         bytes: left.edits.size,
         path: left.stage.path(),
         unfinished: left.note.mark == Mark::Open && !left.note.unsent_close,
-        partly: left.stage.partly(),
+        partly: is_partly(left),
     }
 }
 
@@ -117,10 +121,8 @@ impl KeptFiles {
 
     async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
         let key = &left.note.key;
-        if left.stage.partly() {
-            let why = format!(
-                "{key}: only what was changed of it is on this host: mount its bucket to have it sent"
-            );
+        if is_partly(left) {
+            let why = format!("{key}: only a part of it is on this host: mount its bucket to have it sent");
             return Err(Error::new(Kind::Unsupported, why));
         }
         // A key is no path: nothing may lead out of the folder.

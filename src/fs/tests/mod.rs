@@ -22,6 +22,7 @@ mod removals;
 mod renames;
 mod requests;
 mod rewrites;
+mod room;
 mod rules;
 mod samples;
 mod user;
