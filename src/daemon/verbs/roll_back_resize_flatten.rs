@@ -28,8 +28,10 @@ pub async fn roll_back(
     let work = {
         let (volumes, volume, to, keep) =
             (volumes.clone(), path.volume.clone(), to.snapshot.clone(), keep.cloned());
+        // Another host may give the name to another volume, whose clients nobody has asked.
+        let this = Some(open.id());
         async move {
-            let done = volumes.roll_back(&volume, &to, keep.as_ref()).await;
+            let done = volumes.roll_back_this((&volume, this), &to, keep.as_ref()).await;
             drop(alone);
             done
         }
