@@ -695,6 +695,8 @@ impl Engine {
     /// Before `shutdown`, where somebody keeps sockets for the next daemon: they are given to `keep`, and no longer this
     /// one's. Volumes that their clients use stay this host's; all others are released.
     pub async fn leave_clients(&self, keep: impl FnOnce(&[PausedServer]) -> Result<()>) {
+        // Of clients that wait for the next daemon a command would not know.
+        self.admission.end(&self.state.host_context.rt).await;
         self.state.pools.store_unsent(STORE_BEFORE).await;
         let used = |path: &VolumePath, volume: &Volume| self.state.sessions.is_used(path, key_of(volume));
         self.state.pools.release_unless(&used, self.state.config().drain()).await;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Result};
 use crate::daemon::api::{HandOver, RemoveMode, Verb, VolumeCreate, VolumePath};
@@ -277,4 +279,35 @@ async fn who_is_to_be_alone_meets_clients_that_came_by_another_name() {
     assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 1"), "{refused}");
     drop(client);
     end([here, other]).await;
+}
+
+/// Clients that wait between two requests are counted nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_leaves_its_clients_to_the_next_one_lets_no_command_in() {
+    let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+    let home = StateDir::at(dir.path().join("h"));
+    let options = Options { memory: 64 << 20, serve: true, control: true, ..Options::default() };
+    let engine = Engine::start(rt.clone(), RealDisk::start(), home.clone(), Config::default(), options);
+    let engine = engine.await.unwrap();
+    make_pool(engine.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make(engine.state(), "p/v", &[]).await;
+    let address = engine.state().nbd_addresses()[0].clone();
+    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    client.write(0, vec![1; 4096].into(), true).await.unwrap();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let clients = kept.clone();
+    engine
+        .leave_clients(move |paused| {
+            clients.lock().extend(paused.iter().map(|server| server.clients.len()));
+            Ok(())
+        })
+        .await;
+    assert_eq!(*kept.lock(), [1]);
+    let mut command =
+        crate::daemon::control_client::Client::connect(&home.control().unwrap()).await.unwrap().unwrap();
+    let (path, mode) = ("p/v".parse().unwrap(), RemoveMode::Now);
+    let remove = Verb::VolumeRemove { path, if_exists: false, dry_run: false, mode, with_snapshots: true };
+    let refused = command.call(&rt, remove, |_| {}, std::future::pending()).await.unwrap_err();
+    assert!(refused.is(Kind::Unavailable) && refused.to_string().contains("taking over"), "{refused}");
+    engine.shutdown().await.unwrap();
 }
