@@ -92,6 +92,9 @@ impl EngineExports {
                     true => Some(volume.fill().await?),
                     false => None,
                 };
+                if is_alone {
+                    open.volumes.check_unattached(&path.volume).await?;
+                }
                 let export = VolumeExport::new(volume, session, alone)?;
                 let export = VolumeExport { _filling: filling, ..export };
                 let reading = match is_alone {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Result};
-use crate::daemon::api::{HandOver, RemoveMode, Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{HandOver, RemoveMode, SnapshotCopy, SnapshotPath, Verb, VolumeCreate, VolumePath};
 use crate::daemon::config::Config;
 use crate::daemon::engine::{Engine, Options};
 use crate::daemon::engine_tables::EngineState;
@@ -20,7 +20,7 @@ use crate::nbd::{Export, Exports as _, HeldDisk};
 use crate::volume::Trash;
 
 use super::tests::{TAKEN, folders, make_pool, state};
-use super::{pool, snapshot, volume};
+use super::{copy_and_replicate, pool, roll_back_resize_flatten, snapshot, volume};
 
 async fn make(state: &EngineState, path: &str, settings: &[&str]) {
     let settings = settings.iter().chain(&["flush=pool"]).map(|&set| set.to_owned()).collect();
@@ -310,4 +310,41 @@ async fn a_daemon_that_leaves_its_clients_to_the_next_one_lets_no_command_in() {
     let refused = command.call(&rt, remove, |_| {}, std::future::pending()).await.unwrap_err();
     assert!(refused.is(Kind::Unavailable) && refused.to_string().contains("taking over"), "{refused}");
     engine.shutdown().await.unwrap();
+}
+
+/// A volume that may be handed over is attached on two hosts at once, and one of its clients has flushed to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_taken_back_or_filled_under_clients_of_another_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    make(&here, "p/v", &["handover=ask"]).await;
+    make(&here, "p/w", &[]).await;
+    let client = exports(&other).open("p/v", "process 1").await.unwrap();
+    write(&*client, 1).await.unwrap();
+    let own = exports(&here).open("p/v", "process 2").await.unwrap();
+    assert_eq!(own.read(0, 1).await.unwrap().into_bytes().as_ref(), [1]);
+    for path in ["p/v@s", "p/w@s"] {
+        snapshot::snapshot(&here, &[path.parse().unwrap()], TAKEN).await.unwrap();
+    }
+    write(&*client, 2).await.unwrap();
+    assert_eq!(own.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    drop(own);
+    let (to, from, v): (SnapshotPath, SnapshotPath, VolumePath) =
+        ("p/v@s".parse().unwrap(), "p/w@s".parse().unwrap(), "p/v".parse().unwrap());
+    let copy_to = v.clone();
+    let back = || roll_back_resize_flatten::roll_back(&here, &to, None, (false, false));
+    let copy = SnapshotCopy { from, to: v, roll_back: true, verify_all: false };
+    for refused in [
+        back().await.map(drop),
+        copy_and_replicate::run(&here, Verb::SnapshotCopy(copy), &ProgressSink::none()).await.map(drop),
+        exports(&here).open("!p/v", "process 3").await.map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.is(Kind::Owned) && refused.to_string().contains("other hosts"), "{refused}");
+    }
+    assert_eq!(client.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    drop(client);
+    volume::release(&other, &copy_to).await.unwrap();
+    back().await.unwrap();
+    end([other, here]).await;
 }
