@@ -159,8 +159,9 @@ pub fn kept() -> Result<(HandedOver, Option<Next>)> {
         rustix::io::fcntl_setfd(&lock, FdFlags::CLOEXEC).map_err(io::Error::from)?;
         next = Some(Next::Kept(lock));
     }
-    let names: Vec<String> = passed.iter().map(|(name, _)| name.clone()).collect();
-    if names.iter().all(|name| name != STATE) {
+    let names: Vec<String> =
+        passed.iter().map(|(name, _)| name.clone()).filter(|name| is_kept(name)).collect();
+    if names.is_empty() {
         return Ok((HandedOver::default(), next));
     }
     let handed_over = match parcel(passed).and_then(Parcel::open) {
@@ -180,12 +181,22 @@ pub fn kept() -> Result<(HandedOver, Option<Next>)> {
     Ok((handed_over, next))
 }
 
+/// Whether a daemon has given this into systemd's keeping: a socket, or the value. The value comes last, so that sockets without it
+/// are of a daemon that was killed meanwhile. Somebody has to let go of them, or their clients would wait for ever.
+fn is_kept(name: &str) -> bool {
+    name == STATE || socket_at(name).is_some()
+}
+
+fn socket_at(name: &str) -> Option<usize> {
+    name.strip_prefix(SOCKET)?.parse().ok()
+}
+
 fn parcel(passed: Vec<(String, OwnedFd)>) -> Result<Parcel> {
     let (mut state, mut sockets) = (None, Vec::new());
     for (name, fd) in passed {
         // Systemd passes them so that a program that is started would have them too.
         rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(io::Error::from)?;
-        match name.strip_prefix(SOCKET).and_then(|place| place.parse::<usize>().ok()) {
+        match socket_at(&name) {
             Some(place) => sockets.push((place, fd)),
             None if name == STATE => state = Some(fd),
             None => {}
@@ -198,8 +209,34 @@ fn parcel(passed: Vec<(String, OwnedFd)>) -> Result<Parcel> {
 }
 
 /// Gives the sockets into systemd's keeping, and the lock by which commands know that their clients wait.
+///
+/// # Errors
+/// Nothing is in its keeping then.
 pub fn keep(servers: &[PausedServer], next: Option<&dyn DiskLock>) -> Result<()> {
     let (state, sockets) = pack(servers)?;
+    check_places(sockets.len(), sd_notify::places())?;
+    let kept = give(&state, &sockets, next);
+    if kept.is_err() {
+        (0..sockets.len()).for_each(|n| forget_one(&format!("{SOCKET}{n}")));
+        forget_one(NEXT);
+    }
+    kept
+}
+
+/// Systemd closes what it has no place for, and tells nobody but its own log.
+fn check_places(sockets: usize, places: usize) -> Result<()> {
+    // The value and the lock beside them.
+    let needed = sockets + 2;
+    if needed <= places {
+        return Ok(());
+    }
+    let why = format!(
+        "systemd keeps {places} file descriptors, and {needed} are needed: raise FileDescriptorStoreMax= and FDSTORE= in the unit"
+    );
+    Err(Error::new(Kind::Unsupported, why))
+}
+
+fn give(state: &OwnedFd, sockets: &[BorrowedFd<'_>], next: Option<&dyn DiskLock>) -> Result<()> {
     if let Some(next) = next.and_then(DiskLock::descriptor) {
         store(NEXT, next)?;
     }
@@ -246,4 +283,26 @@ pub enum Next {
 /// Whether somebody listens at the control socket.
 pub async fn listens(control: &Path) -> bool {
     matches!(Client::connect(control).await, Ok(Some(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A daemon that was killed while it gave its clients into systemd's keeping leaves some of their sockets there.
+    #[test]
+    fn sockets_without_what_describes_them_are_let_go_of() {
+        let one = |name: &str| (name.to_owned(), std::os::unix::net::UnixStream::pair().unwrap().0.into());
+        let kept = |names: &[&str]| names.iter().filter(|name| is_kept(name)).count();
+        assert_eq!(kept(&["windlass-0", "windlass-17", STATE]), 3);
+        assert_eq!(kept(&["", "windlass.socket", "windlass-", NEXT]), 0);
+        assert!(parcel(vec![one("windlass-0")]).unwrap_err().is(Kind::Invalid));
+    }
+
+    #[test]
+    fn more_clients_than_systemd_has_places_for_are_not_given_to_it() {
+        assert!(check_places(62, 64).is_ok());
+        let refused = check_places(63, 64).unwrap_err();
+        assert!(refused.is(Kind::Unsupported) && refused.to_string().contains("65 are needed"), "{refused}");
+    }
 }

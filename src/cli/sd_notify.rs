@@ -44,8 +44,13 @@ pub fn stopping() {
 /// Whether it keeps sockets of a daemon that ends for the next one. Since its version 254 systemd says so itself, before that
 /// the unit does.
 pub fn keeps_sockets() -> bool {
-    let says = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    says("NOTIFY_SOCKET").is_some() && says("FDSTORE").is_some_and(|most| most != "0")
+    let is_there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|address| !address.is_empty());
+    is_there && places() > 0
+}
+
+/// How many file descriptors it keeps.
+pub fn places() -> usize {
+    std::env::var("FDSTORE").ok().and_then(|most| most.parse().ok()).unwrap_or_default()
 }
 
 /// One message, with a file descriptor for it to keep.

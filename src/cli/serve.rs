@@ -137,15 +137,16 @@ async fn goes_on_with(
     asked: &graceful_restart::Asked<'_>,
     replace: bool,
 ) -> Result<(HandedOver, Next)> {
-    if replace {
-        let next = Next::Announced(announced(rt, home).await?);
-        return Ok((graceful_restart::replace(rt, home, config, asked).await?, next));
+    let (kept, next) = graceful_restart::kept()?;
+    // With `replace` too: what a daemon has left in systemd's keeping is left to this one, and none runs that could hand over.
+    if let Some(next) = next {
+        return Ok((kept, next));
     }
-    let (handed_over, next) = graceful_restart::kept()?;
-    match next {
-        Some(next) => Ok((handed_over, next)),
-        // Clients may wait for another that comes.
-        None => Ok((handed_over, Next::Announced(announced(rt, home).await?))),
+    // Clients may wait for another that comes.
+    let next = Next::Announced(announced(rt, home).await?);
+    match replace && kept.is_empty() {
+        true => Ok((graceful_restart::replace(rt, home, config, asked).await?, next)),
+        false => Ok((kept, next)),
     }
 }
 

@@ -81,12 +81,7 @@ impl Admission {
             }
             Closed(Some(self.clone()))
         };
-        let ended = async {
-            while self.0.lock().under_way > 0 {
-                rt.sleep(LOOK).await;
-            }
-        };
-        match rt.timeout(PATIENCE, ended).await {
+        match rt.timeout(PATIENCE, self.ended(rt)).await {
             Some(()) => Ok(closed),
             None => {
                 let many = show_count(self.0.lock().under_way, "command");
@@ -94,6 +89,19 @@ impl Admission {
                     format!("{many} under way: wait for the end, or give up what goes on, then try again");
                 Err(Error::new(Kind::Owned, why))
             }
+        }
+    }
+
+    /// Lets nobody in any more, as this daemon ends and its clients wait for the next one. Commands that are under way are waited
+    /// for a while: those that last longer have what they work on to themselves.
+    pub async fn end(&self, rt: &Rt) {
+        self.0.lock().closed = true;
+        let _ = rt.timeout(PATIENCE, self.ended(rt)).await;
+    }
+
+    async fn ended(&self, rt: &Rt) {
+        while self.0.lock().under_way > 0 {
+            rt.sleep(LOOK).await;
         }
     }
 }
@@ -125,6 +133,14 @@ mod tests {
             admission.admit(&Verb::Status).unwrap();
             admission.close(&rt).await.unwrap().keep();
             assert!(admission.admit(&Verb::Status).unwrap_err().is(Kind::Unavailable));
+            let (admission, began) = (Admission::default(), rt.now());
+            let one = admission.admit(&Verb::Status).unwrap();
+            admission.end(&rt).await;
+            assert!(rt.now().since(began) >= PATIENCE, "a command is under way");
+            assert!(admission.admit(&Verb::Status).unwrap_err().is(Kind::Unavailable));
+            drop(one);
+            admission.end(&rt).await;
+            assert!(admission.admit(&Verb::Ping).is_ok() && admission.close(&rt).await.is_err());
         };
         sim.run(scenario).unwrap_or_else(|stall| panic!("{stall}"));
     }

@@ -30,13 +30,14 @@ use super::pools::Pools;
 use super::progress::ProgressSink;
 use super::state_dir::{HostContext, StateDir, socket_rights};
 use super::volume_clients::{DAEMON, VolumeClients};
+use super::volume_uses::key_of;
 use super::{listen_addresses, load_access_policy, metrics_server};
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::cache::{DiskCache, DiskCacheConfig};
 use crate::nbd::{self, Address, PausedServer};
 use crate::store::keyring;
-use crate::volume::{Memory, OpenMode, Volumes};
+use crate::volume::{Memory, OpenMode, Volume, Volumes};
 
 /// How long commands that still wait for an answer are waited for at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
@@ -155,7 +156,7 @@ impl Engine {
         let state = EngineState {
             stop: stop.clone(),
             pools: Pools::new(host_context.clone(), memory, keys.clone(), mirror.peer.clone()).await?,
-            sessions: VolumeClients::new(rt.clone()),
+            sessions: VolumeClients::expecting(&rt, options.handed_over.look(held_exports::holders)),
             mounts: Arc::default(),
             capacities: Default::default(),
             replicas: Default::default(),
@@ -499,7 +500,7 @@ impl Engine {
             .filter(|server| server.listener.is_some())
             .flat_map(|server| [server.asked.clone(), server.address.clone()])
             .collect();
-        self.state.sessions.expect_writers(held_exports::writers(&handed_over));
+        self.state.sessions.serves_expected();
         for before in handed_over {
             let listens = before.listener.is_some();
             let server = self.go_on(before);
@@ -530,7 +531,7 @@ impl Engine {
 
     /// With all clients that were to go on elsewhere.
     fn go_on_with(&self, paused: Vec<PausedServer>) {
-        self.state.sessions.expect_writers(held_exports::writers(&paused));
+        self.state.sessions.serve_again(held_exports::holders(&paused));
         let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
         self.servers.lock().extend(servers);
     }
@@ -694,8 +695,10 @@ impl Engine {
     /// Before `shutdown`, where somebody keeps sockets for the next daemon: they are given to `keep`, and no longer this
     /// one's. Volumes that their clients use stay this host's; all others are released.
     pub async fn leave_clients(&self, keep: impl FnOnce(&[PausedServer]) -> Result<()>) {
+        // Of clients that wait for the next daemon a command would not know.
+        self.admission.end(&self.state.host_context.rt).await;
         self.state.pools.store_unsent(STORE_BEFORE).await;
-        let used = |path: &VolumePath| self.state.sessions.clients(path) > 0;
+        let used = |path: &VolumePath, volume: &Volume| self.state.sessions.is_used(path, key_of(volume));
         self.state.pools.release_unless(&used, self.state.config().drain()).await;
         let mut paused = self.leave().await;
         match keep(&paused) {

@@ -92,6 +92,9 @@ impl EngineExports {
                     true => Some(volume.fill().await?),
                     false => None,
                 };
+                if is_alone {
+                    open.volumes.check_unattached(&path.volume).await?;
+                }
                 let export = VolumeExport::new(volume, session, alone)?;
                 let export = VolumeExport { _filling: filling, ..export };
                 let reading = match is_alone {
@@ -119,12 +122,12 @@ fn open_held<'a>(
     let opened = async move {
         match (held, target(name)?) {
             (HeldExport::Volume { pool, volume, under, writes }, Target::Volume(called)) => {
-                let arriving = writes.then(|| state.sessions.expected_writer((pool, volume), peer));
+                let arriving = state.sessions.expected_comes((pool, volume), peer, writes);
                 let held = (pool, volume, under, writes);
                 let opened = open_held_volume(state, called, held, peer).await;
                 let is_over =
                     opened.as_ref().map_or_else(|e| !e.is_transient() && !e.is(Kind::Closed), |_| true);
-                if let Some(arriving) = arriving.filter(|_| is_over) {
+                if is_over {
                     arriving.ends();
                 }
                 Ok(Arc::new(opened?) as Arc<dyn Export>)

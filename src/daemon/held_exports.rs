@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Outcome, SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::pools::OpenPool;
+use super::volume_uses::VolumeKey;
 use crate::base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
 use crate::nbd::{ConnectionState, HeldDisk, Holding, PausedServer};
 use crate::volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
@@ -37,12 +38,12 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// The clients of these servers that have written to a volume, each by its address or process.
-pub fn writers(servers: &[PausedServer]) -> Vec<(PoolId, VolumeId, String)> {
+/// The clients of these servers that hold a volume: that, the client's address or process, and whether it has written.
+pub fn holders(servers: &[PausedServer]) -> Vec<(VolumeKey, String, bool)> {
     let clients = servers.iter().flat_map(|server| &server.clients).map(|client| client.client.state());
     let of = |client: ConnectionState| match HeldExport::of(client.held()?).ok()? {
-        HeldExport::Volume { pool, volume, writes: true, .. } => Some((pool, volume, client.peer)),
-        _ => None,
+        HeldExport::Volume { pool, volume, writes, .. } => Some(((pool, volume), client.peer, writes)),
+        HeldExport::Snapshot { .. } => None,
     };
     clients.filter_map(of).collect()
 }

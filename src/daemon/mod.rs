@@ -15,7 +15,7 @@ mod credentials;
 mod dashboard_and_alerts;
 mod engine;
 mod engine_tables;
-mod expected_writers;
+mod expected_clients;
 mod exports;
 mod failed_attempts;
 #[cfg(any(test, fuzzing))]

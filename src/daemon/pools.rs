@@ -21,7 +21,7 @@ use crate::pool::{
     StoreSwap, being_destroyed, lacks_key, relabel,
 };
 use crate::store::{self, BucketRef, Effort, StoreUrl};
-use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volumes};
+use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volume, Volumes};
 
 /// How long an engine that ends tries to say that its clients read nothing any more.
 const FORGET: Duration = Duration::from_secs(5);
@@ -131,6 +131,11 @@ impl Pools {
 
     pub fn known(&self) -> Vec<KnownPool> {
         self.slots.lock().values().map(|s| s.known.lock().clone()).collect()
+    }
+
+    /// The id of the pool that this host knows by the name, where it was noted.
+    pub fn known_id(&self, name: &Name) -> Option<PoolId> {
+        self.slots.lock().get(name).and_then(|slot| slot.known.lock().id)
     }
 
     fn slot(&self, name: &Name) -> Result<Arc<Slot>> {
@@ -439,10 +444,15 @@ impl Pools {
     }
 
     /// Releases those volumes that nobody uses.
-    pub async fn release_unless(&self, used: &(dyn Fn(&VolumePath) -> bool + Sync), drain: Duration) {
+    pub async fn release_unless(
+        &self,
+        used: &(dyn Fn(&VolumePath, &Volume) -> bool + Sync),
+        drain: Duration,
+    ) {
         let open = self.opened();
         let released = open.iter().map(|(pool, open)| async move {
-            let is_used = |volume: &Name| used(&VolumePath { pool: pool.clone(), volume: volume.clone() });
+            let is_used =
+                |volume: &Volume| used(&VolumePath { pool: pool.clone(), volume: volume.name() }, volume);
             open.volumes.release_unless(&is_used, drain).await;
         });
         join_all(released).await;

@@ -18,10 +18,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
-use super::expected_writers::{Arriving, ExpectedWriters};
+use super::expected_clients::{Arriving, Expected, ExpectedClients};
 use super::io_tally::{IoRequest, IoTally, IoVerb};
 use super::volume_uses::{
-    Client, FILLED, Hold, Use, Uses, check_free, check_unused, clients, follow_names, key_of, use_of,
+    Client, FILLED, Hold, Use, Uses, VolumeKey, check_free, check_unused, clients, follow_names, key_of,
+    use_by_key, use_of, use_to_hold,
 };
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
@@ -53,8 +54,8 @@ pub struct VolumeClients {
     uses: Mutex<Uses>,
     /// Names that a rename takes or gives up now: nobody begins to hold a volume alone by one of them. Locked after `uses`.
     renaming: Mutex<Vec<VolumePath>>,
-    /// Clients of the daemon before, where they have written.
-    expected: ExpectedWriters,
+    /// Clients of the daemon before.
+    expected: ExpectedClients,
     /// Somebody has left.
     left: Notify,
 }
@@ -78,12 +79,22 @@ impl SessionInfo {
 impl VolumeClients {
     pub fn new(rt: Rt) -> Arc<VolumeClients> {
         Arc::new(VolumeClients {
-            expected: ExpectedWriters::new(rt.clone()),
+            expected: ExpectedClients::new(rt.clone()),
             rt,
             uses: Mutex::default(),
             renaming: Mutex::default(),
             left: Notify::new(),
         })
+    }
+
+    /// With clients of the daemon before, as of `expect`.
+    pub fn expecting(
+        rt: &Rt,
+        clients: impl IntoIterator<Item = (VolumeKey, String, bool)>,
+    ) -> Arc<VolumeClients> {
+        let all = VolumeClients::new(rt.clone());
+        all.expect(clients);
+        all
     }
 
     fn uses(&self) -> MutexGuard<'_, Uses> {
@@ -171,28 +182,14 @@ impl VolumeClients {
     ) -> Result<Alone> {
         self.daemon_left(path).await;
         self.learn_names(path, volumes).await;
-        let (alone, all) = {
-            let mut uses = self.uses();
-            if self.renaming.lock().contains(path) {
-                return Err(Error::new(Kind::Owned, format!("{path} is being renamed: try again")));
-            }
-            let all = uses.entry(path.clone()).or_default();
-            check_free(path, all, false)?;
-            check_unused(path, all, hang_up)?;
-            if all.is_empty() {
-                all.push(Arc::default());
-            }
-            let counted = all[0].clone();
-            {
-                let mut one = counted.lock();
-                one.alone = Some(Hold { what, guards: 1 });
-                one.visit();
-            }
-            for one in all.iter() {
-                one.lock().hang_up();
-            }
-            (Alone { of: self.clone(), counted, path: path.clone(), volumes: volumes.clone() }, all.clone())
+        let of = match volumes.key_of(&path.volume).await {
+            // What stores that are away do not tell, who opens the volume learns.
+            Err(e) if e.is_transient() && self.expected.is_empty() => None,
+            of => of?,
         };
+        // Before the clients that are counted: these are expected until they are among them.
+        self.check_none_expected(path, of)?;
+        let (alone, all) = self.hold(path, volumes, (of, what), hang_up)?;
         let all_left = async {
             loop {
                 let left = self.left.notified();
@@ -209,6 +206,38 @@ impl VolumeClients {
                 Err(Error::new(Kind::Unavailable, why))
             }
         }
+    }
+
+    /// `of`: the volume that has the name, as far as it is known. With all those whose connections end then.
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        path: &VolumePath,
+        volumes: &Volumes,
+        (of, what): (Option<VolumeKey>, &'static str),
+        hang_up: bool,
+    ) -> Result<(Alone, Vec<Arc<Mutex<Use>>>)> {
+        let mut uses = self.uses();
+        if self.renaming.lock().contains(path) {
+            return Err(Error::new(Kind::Owned, format!("{path} is being renamed: try again")));
+        }
+        let mut all = uses.entry(path.clone()).or_default().clone();
+        // The volume that has the name now may be in use under another one.
+        let known = of.and_then(|of| use_by_key(&uses, of));
+        all.extend(known.clone().filter(|known| !all.iter().any(|one| Arc::ptr_eq(one, known))));
+        check_free(path, &all, false)?;
+        check_unused(path, &all, hang_up)?;
+        let counted = known.unwrap_or_else(|| use_to_hold(&mut uses, path, of));
+        {
+            let mut one = counted.lock();
+            one.alone = Some(Hold { what, guards: 1 });
+            one.of = one.of.or(of);
+            one.visit();
+        }
+        for one in all.iter() {
+            one.lock().hang_up();
+        }
+        let alone = Alone { of: self.clone(), counted, path: path.clone(), volumes: volumes.clone() };
+        Ok((alone, all))
     }
 
     /// The volume that has the name now, and those that were known under it, are found by their names afterwards, also where
@@ -321,8 +350,40 @@ impl VolumeClients {
         follow_names(&mut uses);
     }
 
-    /// `Owned`, by their names, while somebody uses the volume.
-    pub fn check_unused(&self, path: &VolumePath) -> Result<()> {
+    /// `Owned`, by its name, while a client of the daemon before is about to go on with the volume.
+    pub fn check_none_expected(&self, path: &VolumePath, of: Option<VolumeKey>) -> Result<()> {
+        let Some(client) = of.and_then(|of| self.expected.one(of)) else { return Ok(()) };
+        let why = format!(
+            "{path} has a client ({client}) of the daemon before, which is to go on with it and waits until it is open: try again \
+             then, or disconnect it"
+        );
+        Err(Error::new(Kind::Owned, why))
+    }
+
+    /// `Owned`, by one of them, while somebody uses a volume of the pool, or is about to go on with one. `id`: the pool's, where it
+    /// is known.
+    pub fn check_pool_unused(&self, pool: &Name, id: Option<PoolId>) -> Result<()> {
+        let used = self.list().into_iter().find(|used| used.path.pool == *pool && used.clients > 0);
+        if let Some(used) = used {
+            let why = format!("{} has clients connected: disconnect them first", used.path);
+            return Err(Error::new(Kind::Owned, why));
+        }
+        match self.expected.one_in(id) {
+            Some(client) => {
+                let why = format!(
+                    "pool {pool} has a client ({client}) of the daemon before, which waits until the pool is open: disconnect it first"
+                );
+                Err(Error::new(Kind::Owned, why))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// `Owned`, by their names, while somebody uses the volume, or is about to go on with it.
+    pub async fn check_unused(&self, path: &VolumePath, volumes: &Volumes) -> Result<()> {
+        if !self.expected.is_empty() {
+            self.check_none_expected(path, volumes.key_of(&path.volume).await?)?;
+        }
         let uses = self.uses();
         let Some(all) = uses.get(path) else { return Ok(()) };
         check_free(path, all, false)?;
@@ -359,15 +420,32 @@ impl VolumeClients {
         writers.into_iter().collect()
     }
 
-    /// Clients of the daemon before that have written, by the volume and the client's address or process. All of them, before
-    /// the first client is served.
-    pub fn expect_writers(&self, all: impl IntoIterator<Item = (PoolId, VolumeId, String)>) {
-        self.expected.expect(all.into_iter().map(|(pool, volume, peer)| (pool, volume, writer(&peer))));
+    /// Clients of the daemon before, by the volume, the client's address or process, and whether it has written. All of them,
+    /// before a command is let in.
+    pub fn expect(&self, all: impl IntoIterator<Item = (VolumeKey, String, bool)>) {
+        let expected = |(of, peer, writes): (_, String, _)| Expected { of, name: writer(&peer), writes };
+        self.expected.expect(all.into_iter().map(expected));
+    }
+
+    /// The same of this daemon's own, which the next one has not taken.
+    pub fn serve_again(&self, all: impl IntoIterator<Item = (VolumeKey, String, bool)>) {
+        self.expect(all);
+        self.serves_expected();
+    }
+
+    /// Those are served from now on.
+    pub fn serves_expected(&self) {
+        self.expected.are_served();
     }
 
     /// One of them comes for its volume.
-    pub fn expected_writer(&self, volume: (PoolId, VolumeId), peer: &str) -> Arriving<'_> {
-        self.expected.arrives(volume, &writer(peer))
+    pub fn expected_comes(&self, of: VolumeKey, peer: &str, writes: bool) -> Arriving<'_> {
+        self.expected.arrives(Expected { of, name: writer(peer), writes })
+    }
+
+    /// Somebody uses the volume, or is about to go on with it.
+    pub fn is_used(&self, path: &VolumePath, of: VolumeKey) -> bool {
+        self.clients(path) > 0 || self.expected.one(of).is_some()
     }
 
     fn leave(self: &Arc<Self>, Session { counted, path, volumes, visit, writer, writes, .. }: &Session) {
@@ -505,6 +583,17 @@ pub struct Alone {
 }
 
 impl Alone {
+    /// The volume that is held, whatever has its name by now.
+    ///
+    /// # Errors
+    /// `Owned`: it was not told, or there is none.
+    pub fn volume(&self) -> Result<VolumeId> {
+        let of = self.counted.lock().of;
+        let untold =
+            || Error::new(Kind::Owned, format!("it can't be told which volume {} is: try again", self.path));
+        of.map(|(_, id)| id).ok_or_else(untold)
+    }
+
     /// The command works on this volume, whatever its name will be.
     ///
     /// # Errors
@@ -652,7 +741,7 @@ impl Session {
         let mut one = self.counted.lock();
         let other = || {
             let here = one.writers.keys().find(|other| **other != self.writer).cloned();
-            here.or_else(|| self.of.expected.other(one.of?, &self.writer))
+            here.or_else(|| self.of.expected.other_writer(one.of?, &self.writer))
         };
         if only_one && let Some(other) = other() {
             let (path, own) = (&self.path, &self.writer);

@@ -123,8 +123,7 @@ pub fn use_of(
     volume: &Arc<Volume>,
 ) -> Arc<Mutex<Use>> {
     let key = key_of(volume);
-    let same = uses.values().flatten().find(|one| one.lock().of == Some(key)).cloned();
-    let found = same.unwrap_or_else(|| match counted.lock().of {
+    let found = use_by_key(uses, key).unwrap_or_else(|| match counted.lock().of {
         None => counted.clone(),
         Some(_) => Arc::default(),
     });
@@ -139,6 +138,24 @@ pub fn use_of(
         uses.entry(path.clone()).or_default().insert(0, found.clone());
     }
     found
+}
+
+/// That in which users of this volume are counted.
+pub fn use_by_key(uses: &Uses, of: VolumeKey) -> Option<Arc<Mutex<Use>>> {
+    uses.values().flatten().find(|one| one.lock().of == Some(of)).cloned()
+}
+
+/// Where a volume is held that is in no use yet, by its name: never in that of another one.
+pub fn use_to_hold(uses: &mut Uses, path: &VolumePath, of: Option<VolumeKey>) -> Arc<Mutex<Use>> {
+    let all = uses.entry(path.clone()).or_default();
+    let fits = |one: &&Arc<Mutex<Use>>| of.is_none() || one.lock().of.is_none();
+    if let Some(one) = all.first().filter(fits) {
+        return one.clone();
+    }
+    let new: Arc<Mutex<Use>> = Arc::default();
+    // Who comes next by the name joins this one.
+    all.insert(0, new.clone());
+    new
 }
 
 /// `Owned`: a command has the volume alone. It is named, where it is a client.

@@ -38,6 +38,7 @@ async fn copy(state: &EngineState, args: &SnapshotCopy, progress: Told<'_>) -> R
     let source = &state.pools.get(&from.volume.pool).await?.volumes;
     let target = &state.pools.get(&to.pool).await?.volumes;
     let _alone = state.sessions.alone(to, target, "copied to", false).await?;
+    target.check_unattached(&to.volume).await?;
     let how = Copying { roll_back: *roll_back, verify_all: *verify_all, progress };
     let from = (source, &from.volume.volume, &from.snapshot);
     crate::volume::copy_snapshot(from, (target, &to.volume), how).await

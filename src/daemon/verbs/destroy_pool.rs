@@ -34,7 +34,7 @@ impl Contents {
 /// a client is connected, or while another host owns a volume.
 pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &ProgressSink) -> Result<Outcome> {
     let name = &args.name;
-    no_clients(state, name)?;
+    state.sessions.check_pool_unused(name, state.pools.known_id(name))?;
     let destruction = state.pools.destruction(name).await?;
     let open = open(state, &destruction, args.force).await?;
     let contents = match &open {
@@ -78,16 +78,6 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
     }
     let left = destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}"));
     Ok(outcome.note_all(left).degraded(!destruction.left.is_empty()))
-}
-
-fn no_clients(state: &EngineState, name: &Name) -> Result<()> {
-    match state.sessions.list().into_iter().find(|used| used.path.pool == *name && used.clients > 0) {
-        Some(used) => {
-            let why = format!("{} has clients connected: disconnect them first", used.path);
-            Err(Error::new(Kind::Owned, why))
-        }
-        None => Ok(()),
-    }
 }
 
 /// The pool, opened, so that its volumes can be judged. `None`: its destruction was begun, so it can't be opened and was

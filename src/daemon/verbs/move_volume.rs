@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::base::units::{show_bytes, show_count};
-use crate::base::{Error, Kind, Name, Result, utc};
+use crate::base::{Error, Kind, Name, Result, VolumeId, utc};
 use crate::daemon::answers::VolumeMoved;
 use crate::daemon::api::{Outcome, VolumeMove, VolumePath};
 use crate::daemon::engine_tables::EngineState;
@@ -23,11 +23,16 @@ struct Clients {
     to: (Name, Volumes),
     /// The volume is in use.
     source: Session,
+    volume: VolumeId,
     /// So is its copy; and nobody takes the name that the copy will have.
     _held: (Session, Alone),
 }
 
 impl MovingClients for Clients {
+    fn volume(&self) -> Option<VolumeId> {
+        Some(self.volume)
+    }
+
     fn passages(&self) -> Vec<Arc<Passage>> {
         self.sessions.passages(&self.source)
     }
@@ -70,12 +75,16 @@ async fn clients(
     let mut session = sessions.enter(path, source, who)?;
     // From now on nobody begins to hold it alone.
     sessions.check_free(path)?;
+    // Requests of one that is not served yet could not be held.
+    sessions.check_none_expected(path, source.key_of(&path.volume).await?)?;
     let opened = source.open(&path.volume, OpenMode::Normal).await;
-    session.opened(&explained(state, path, opened).await?)?;
+    let opened = explained(state, path, opened).await?;
+    session.opened(&opened)?;
     let copy = VolumePath { pool: to.pool.clone(), volume: while_moved(target, &to.volume) };
     let copy = sessions.enter(&copy, target, who)?;
     let to = (to.pool.clone(), target.clone());
-    Ok(Clients { sessions: sessions.clone(), to, source: session, _held: (copy, alone) })
+    let volume = opened.id();
+    Ok(Clients { sessions: sessions.clone(), to, source: session, volume, _held: (copy, alone) })
 }
 
 async fn give_up(

@@ -3,15 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::Kind;
-use crate::daemon::api::{RemoveMode, VolumeCreate, VolumePath};
+use parking_lot::Mutex;
+
+use crate::base::rt::{RealDisk, RealRuntime, Rt};
+use crate::base::{Kind, Result};
+use crate::daemon::api::{HandOver, RemoveMode, SnapshotCopy, SnapshotPath, Verb, VolumeCreate, VolumePath};
+use crate::daemon::config::Config;
+use crate::daemon::engine::{Engine, Options};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::exports::EngineExports;
 use crate::daemon::held_exports::HeldExport;
+use crate::daemon::nbd_handover::{FORMAT, HandedOver, Receiver};
+use crate::daemon::progress::ProgressSink;
+use crate::daemon::state_dir::StateDir;
 use crate::nbd::{Export, Exports as _, HeldDisk};
+use crate::volume::Trash;
 
-use super::tests::{folders, make_pool, state};
-use super::{pool, volume};
+use super::tests::{TAKEN, folders, make_pool, state};
+use super::{copy_and_replicate, pool, roll_back_resize_flatten, snapshot, volume};
 
 async fn make(state: &EngineState, path: &str, settings: &[&str]) {
     let settings = settings.iter().chain(&["flush=pool"]).map(|&set| set.to_owned()).collect();
@@ -34,7 +43,7 @@ fn exports(state: &Arc<EngineState>) -> EngineExports {
 }
 
 /// What is confirmed by a flush leaves nothing that would tell this host of a new name.
-async fn write(export: &dyn Export, byte: u8) -> crate::base::Result<()> {
+async fn write(export: &dyn Export, byte: u8) -> Result<()> {
     export.write(0, vec![byte; 4096].into()).await?;
     export.flush().await
 }
@@ -140,7 +149,7 @@ async fn the_one_writer_is_known_before_the_next_daemon_serves_it() {
     let older: HeldDisk = reads.clone();
     assert!(older.0["volume"].get("writes").is_none(), "as older versions tell it: {older:?}");
     let next = Arc::new(state(dir.path(), "h").await);
-    next.sessions.expect_writers([(pool, volume, "process 1".to_owned())]);
+    next.sessions.expect([((pool, volume), "process 1".to_owned(), true)]);
     // Both who has come new and who was there before come first.
     let new = exports(&next).open("p/v", "process 3").await.unwrap();
     let reader = exports(&next).open_again("p/v", &reads, "process 2").await.unwrap();
@@ -156,4 +165,186 @@ async fn the_one_writer_is_known_before_the_next_daemon_serves_it() {
     assert!(write(&*reader, 6).await.unwrap_err().is(Kind::ReadOnly));
     drop((new, reader));
     end([next]).await;
+}
+
+/// A client of the daemon before is served once its pool is open, and its volume is in use all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods)] // a user's folders
+async fn nobody_gets_a_volume_alone_that_a_client_of_the_daemon_before_waits_for() {
+    let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+    let home = StateDir::at(dir.path().join("h"));
+    let options = Options { memory: 64 << 20, serve: true, control: true, ..Options::default() };
+    let start = |options: Options| {
+        Engine::start(rt.clone(), RealDisk::start(), home.clone(), Config::default(), options)
+    };
+    let before = start(options.clone()).await.unwrap();
+    make_pool(before.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make(before.state(), "p/v", &[]).await;
+    let address = before.state().nbd_addresses()[0].clone();
+    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    client.write(0, vec![1; 4096].into(), true).await.unwrap();
+    let socket = home.handover(1).unwrap();
+    let receiver = Receiver::listen(&socket).unwrap();
+    let to = HandOver { format: FORMAT, version: "test".to_owned(), socket: socket.display().to_string() };
+    let took = async {
+        let (parcel, sender) = receiver.receive(&rt).await.unwrap();
+        sender.taken().await.unwrap();
+        parcel.open().unwrap()
+    };
+    let (done, servers) = futures::join!(before.run(Verb::HandOver(to), ProgressSink::none()), took);
+    done.unwrap();
+    before.shutdown().await.unwrap();
+    let (here, away) = (dir.path().join("s0"), dir.path().join("away"));
+    std::fs::rename(&here, &away).unwrap();
+    let next = start(Options { handed_over: HandedOver::new(servers, None), ..options }).await.unwrap();
+    // It has asked for its volume by then, and asks again a second later.
+    rt.sleep(Duration::from_millis(300)).await;
+    std::fs::rename(&away, &here).unwrap();
+    let (path, state): (VolumePath, _) = ("p/v".parse().unwrap(), next.state());
+    let refused = [
+        volume::remove(state, &path, false, (RemoveMode::Now, false)).await,
+        volume::release(state, &path).await,
+        pool::forget(state, &path.pool).await,
+    ];
+    for refused in refused.map(Result::unwrap_err) {
+        assert!(refused.is(Kind::Owned) && refused.to_string().contains("daemon before"), "{refused}");
+    }
+    assert_eq!(client.read(0, 4096).await.unwrap(), vec![1; 4096]);
+    client.close().await.unwrap();
+    let gone = || volume::remove(state, &path, false, (RemoveMode::Now, false));
+    let removed = async {
+        while gone().await.is_err() {
+            rt.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    rt.timeout(Duration::from_secs(20), removed).await.expect("it has left");
+    next.shutdown().await.unwrap();
+}
+
+/// What is judged is what is done: between the two another host gives the name to a volume that has clients here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_got_the_name_meanwhile_is_not_what_a_command_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let (v, w, x): (VolumePath, VolumePath, VolumePath) =
+        ("p/v".parse().unwrap(), "p/w".parse().unwrap(), "p/x".parse().unwrap());
+    for path in ["p/v", "p/w"] {
+        make(&here, path, &[]).await;
+    }
+    let client = exports(&here).open("p/w", "process 1").await.unwrap();
+    write(&*client, 1).await.unwrap();
+    let path = "p/w@s".parse().unwrap();
+    snapshot::snapshot(&here, &[path], TAKEN).await.unwrap();
+    write(&*client, 2).await.unwrap();
+    let volumes = here.pools.get(&v.pool).await.unwrap().volumes.clone();
+    let alone = here.sessions.alone(&v, &volumes, "removed", false).await.unwrap();
+    let this = Some(alone.volume().unwrap());
+    volume::rename(&other, &v, &x.volume).await.unwrap();
+    volume::rename(&other, &w, &v.volume).await.unwrap();
+    let to = "s".parse().unwrap();
+    for refused in [
+        volumes.remove_this(&v.volume, this).await,
+        Trash(&volumes).discard_this(&v.volume, this).await.map(drop),
+        volumes.roll_back_this((&v.volume, this), &to, None).await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(
+            refused.is(Kind::Owned) && refused.to_string().contains("another volume by now"),
+            "{refused}"
+        );
+    }
+    assert_eq!(client.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    write(&*client, 3).await.unwrap();
+    // Nobody comes to the volume that is held, by its new name neither.
+    let refused = exports(&here).open("p/x", "process 2").await.err().unwrap();
+    assert!(refused.is(Kind::Owned), "{refused}");
+    volumes.remove_this(&x.volume, this).await.unwrap();
+    drop((alone, client));
+    end([here, other]).await;
+}
+
+/// A name that another host has given to a volume in use here, before this host has heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_to_be_alone_meets_clients_that_came_by_another_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    make(&here, "p/v", &[]).await;
+    let client = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*client, 1).await.unwrap();
+    let (v, w): (VolumePath, VolumePath) = ("p/v".parse().unwrap(), "p/w".parse().unwrap());
+    volume::rename(&other, &v, &w.volume).await.unwrap();
+    let volumes = here.pools.get(&v.pool).await.unwrap().volumes.clone();
+    let of = volumes.key_of(&w.volume).await.unwrap().unwrap();
+    let refused = here.sessions.hold(&w, &volumes, (Some(of), "removed"), false).map(drop).unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("process 1"), "{refused}");
+    drop(client);
+    end([here, other]).await;
+}
+
+/// Clients that wait between two requests are counted nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_leaves_its_clients_to_the_next_one_lets_no_command_in() {
+    let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+    let home = StateDir::at(dir.path().join("h"));
+    let options = Options { memory: 64 << 20, serve: true, control: true, ..Options::default() };
+    let engine = Engine::start(rt.clone(), RealDisk::start(), home.clone(), Config::default(), options);
+    let engine = engine.await.unwrap();
+    make_pool(engine.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
+    make(engine.state(), "p/v", &[]).await;
+    let address = engine.state().nbd_addresses()[0].clone();
+    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    client.write(0, vec![1; 4096].into(), true).await.unwrap();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let clients = kept.clone();
+    engine
+        .leave_clients(move |paused| {
+            clients.lock().extend(paused.iter().map(|server| server.clients.len()));
+            Ok(())
+        })
+        .await;
+    assert_eq!(*kept.lock(), [1]);
+    let mut command =
+        crate::daemon::control_client::Client::connect(&home.control().unwrap()).await.unwrap().unwrap();
+    let (path, mode) = ("p/v".parse().unwrap(), RemoveMode::Now);
+    let remove = Verb::VolumeRemove { path, if_exists: false, dry_run: false, mode, with_snapshots: true };
+    let refused = command.call(&rt, remove, |_| {}, std::future::pending()).await.unwrap_err();
+    assert!(refused.is(Kind::Unavailable) && refused.to_string().contains("taking over"), "{refused}");
+    engine.shutdown().await.unwrap();
+}
+
+/// A volume that may be handed over is attached on two hosts at once, and one of its clients has flushed to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_taken_back_or_filled_under_clients_of_another_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    make(&here, "p/v", &["handover=ask"]).await;
+    make(&here, "p/w", &[]).await;
+    let client = exports(&other).open("p/v", "process 1").await.unwrap();
+    write(&*client, 1).await.unwrap();
+    let own = exports(&here).open("p/v", "process 2").await.unwrap();
+    assert_eq!(own.read(0, 1).await.unwrap().into_bytes().as_ref(), [1]);
+    for path in ["p/v@s", "p/w@s"] {
+        snapshot::snapshot(&here, &[path.parse().unwrap()], TAKEN).await.unwrap();
+    }
+    write(&*client, 2).await.unwrap();
+    assert_eq!(own.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    drop(own);
+    let (to, from, v): (SnapshotPath, SnapshotPath, VolumePath) =
+        ("p/v@s".parse().unwrap(), "p/w@s".parse().unwrap(), "p/v".parse().unwrap());
+    let copy_to = v.clone();
+    let back = || roll_back_resize_flatten::roll_back(&here, &to, None, (false, false));
+    let copy = SnapshotCopy { from, to: v, roll_back: true, verify_all: false };
+    for refused in [
+        back().await.map(drop),
+        copy_and_replicate::run(&here, Verb::SnapshotCopy(copy), &ProgressSink::none()).await.map(drop),
+        exports(&here).open("!p/v", "process 3").await.map(drop),
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.is(Kind::Owned) && refused.to_string().contains("other hosts"), "{refused}");
+    }
+    assert_eq!(client.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    drop(client);
+    volume::release(&other, &copy_to).await.unwrap();
+    back().await.unwrap();
+    end([other, here]).await;
 }

@@ -344,13 +344,7 @@ pub async fn list(state: &EngineState) -> Result<Outcome> {
 }
 
 pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
-    let used = state.sessions.list().into_iter().find(|s| s.path.pool == *name && s.clients > 0);
-    if let Some(used) = used {
-        return Err(Error::new(
-            Kind::Owned,
-            format!("{} has clients connected: disconnect them first", used.path),
-        ));
-    }
+    state.sessions.check_pool_unused(name, state.pools.known_id(name))?;
     state.pools.forget(name).await?;
     let value = serde_json::json!({"name": name, "forgotten": true});
     let note = format!("pool {name} is forgotten here; its stores keep everything");

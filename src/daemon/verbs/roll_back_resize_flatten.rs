@@ -19,18 +19,25 @@ pub async fn roll_back(
 ) -> Result<Outcome> {
     let (path, volumes) = (&to.volume, &state.pools.get(&to.volume.pool).await?.volumes);
     let open = volumes.check_roll_back(&path.volume, &to.snapshot, keep).await?;
+    let check_others = async || if held { Ok(()) } else { volumes.check_unattached(&path.volume).await };
+    check_others().await?;
     let mut alone = match held {
         true => state.sessions.join_filling(path, volumes, &open)?,
         false => state.sessions.alone(path, volumes, "rolled back", disconnect).await?,
     };
     alone.opened(&open)?;
+    // Nor does another host get it, and write to it, before this is done.
+    let filling = open.fill().await?;
+    check_others().await?;
     // A task of its own: once begun it goes on when nobody waits any more, and nobody may connect until it is done.
     let work = {
         let (volumes, volume, to, keep) =
             (volumes.clone(), path.volume.clone(), to.snapshot.clone(), keep.cloned());
+        // Another host may give the name to another volume, whose clients nobody has asked.
+        let this = Some(open.id());
         async move {
-            let done = volumes.roll_back(&volume, &to, keep.as_ref()).await;
-            drop(alone);
+            let done = volumes.roll_back_this((&volume, this), &to, keep.as_ref()).await;
+            drop((filling, alone));
             done
         }
     };

@@ -699,7 +699,7 @@ async fn a_rollback_needs_the_volume_alone() {
     let alone = state.sessions.alone(path, &volumes, "rolled back", false).await.unwrap();
     let refused = enter(Visitor::Client("10.0.0.7:4001")).unwrap_err();
     assert!(refused.is(Kind::Owned) && refused.to_string().contains("rolled back"), "{refused}");
-    assert!(roll_back(false).await.is_err() && state.sessions.check_unused(path).is_err());
+    assert!(roll_back(false).await.is_err() && state.sessions.check_unused(path, &volumes).await.is_err());
     drop(alone);
     enter(Visitor::Client("10.0.0.7:4001")).unwrap();
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());

@@ -10,7 +10,7 @@ use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::daemon::volume_clients::{SessionInfo, Visitor};
+use crate::daemon::volume_clients::{Alone, SessionInfo, Visitor};
 use crate::volume::{Parent, Trash, VolumeInfo, VolumeSettings, Volumes};
 
 pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
@@ -249,7 +249,7 @@ pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> 
     let volumes = &state.pools.get(&path.pool).await?.volumes;
     volumes.follow(&path.volume).await?;
     // Who is connected would go on as the owner.
-    state.sessions.check_unused(path)?;
+    state.sessions.check_unused(path, volumes).await?;
     volumes.release(&path.volume).await?;
     volumes.drop_readers(&path.volume, false).await?;
     let value = json!({"path": path.to_string(), "released": true});
@@ -325,7 +325,7 @@ pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force:
 /// Every client of a volume that is no template is connected for writing.
 async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -> Result<()> {
     volumes.follow(&path.volume).await?;
-    match state.sessions.check_unused(path) {
+    match state.sessions.check_unused(path, volumes).await {
         Err(_) if volumes.info(&path.volume).await?.template => Ok(()),
         unused => unused,
     }
@@ -382,8 +382,8 @@ pub async fn remove(
     let volumes = &open.volumes;
     volumes.follow(&path.volume).await?;
     // Who is connected would get errors, and so would who connects before it is gone.
-    let _alone = match dry_run {
-        true => state.sessions.check_unused(path).map(|()| None)?,
+    let alone = match dry_run {
+        true => state.sessions.check_unused(path, volumes).await.map(|()| None)?,
         false => Some(state.sessions.alone(path, volumes, "removed", false).await?),
     };
     // What clients of other hosts only read has no owner.
@@ -403,10 +403,12 @@ pub async fn remove(
         let all = if with_snapshots { ", with its snapshots" } else { "" };
         return removed(path, true, &format!("{path} would be {how}{all}"));
     }
-    if keeps && Trash(volumes).discard(&path.volume).await? {
+    // Another host may have given the name to another volume, of which nothing was asked.
+    let id = alone.as_ref().map(Alone::volume).transpose()?;
+    if keeps && Trash(volumes).discard_this(&path.volume, id).await? {
         return Ok(super::trash::discarded(&open, "volume", path));
     }
-    volumes.remove(&path.volume).await?;
+    volumes.remove_this(&path.volume, id).await?;
     let mut outcome = removed(path, false, &format!("{path} is removed"))?;
     for journal in kept.iter().filter(|j| j.file_name().is_some_and(|n| n != "journal")) {
         outcome = outcome.note(format!("writes that never reached it stay kept in {}", journal.display()));

@@ -46,7 +46,18 @@ impl Volumes {
     /// The volume shows what the snapshot does, O(1) in time and bytes; newer snapshots stay. What it held since is kept as
     /// snapshot `keep`, or freed. For a volume that nobody reads or writes meanwhile: what is under way may be there in part.
     pub async fn roll_back(&self, volume: &Name, to: &Name, keep: Option<&Name>) -> Result<()> {
+        self.roll_back_this((volume, None), to, keep).await
+    }
+
+    /// The same of this volume alone, where one is said. `Owned`: the name is another one's by now.
+    pub async fn roll_back_this(
+        &self,
+        (volume, this): (&Name, Option<VolumeId>),
+        to: &Name,
+        keep: Option<&Name>,
+    ) -> Result<()> {
         let open = self.check_roll_back(volume, to, keep).await?;
+        self.check_this(volume, open.id(), this)?;
         let nonce = Nonce(self.engine.rt.random128());
         open.ask(|session| async move { session.roll_back(to, keep, nonce).await }).await?;
         tracing::info!(volume = %self.engine.title(volume), snapshot = %to, "the volume was rolled back");

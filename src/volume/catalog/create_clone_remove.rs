@@ -379,8 +379,17 @@ impl Volumes {
 
     /// `Refused` while clones need it, `Owned` when another host does. With its snapshots.
     pub async fn remove(&self, name: &Name) -> Result<()> {
+        self.remove_this(name, None).await
+    }
+
+    /// The same of this volume alone, where one is said.
+    ///
+    /// # Errors
+    /// `Owned`: the name is another one's by now.
+    pub async fn remove_this(&self, name: &Name, this: Option<VolumeId>) -> Result<()> {
         let entry = self.entry(name).await?;
         let id = entry.volume;
+        self.check_this(name, id, this)?;
         let cell = self.engine.cell(id);
         match cell.read().await? {
             Some(head) if !head.removed => self.mark_removed(name, &cell, head).await?,

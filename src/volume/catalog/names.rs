@@ -105,6 +105,15 @@ pub async fn rename(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
     rename_if(volumes, from, to, |head| volumes.existing(from, head)).await
 }
 
+/// The same of this volume alone. `Owned`: the name is another one's by now.
+pub async fn rename_this(volumes: &Volumes, (from, this): (&Name, VolumeId), to: &Name) -> Result<()> {
+    let existing = |head: Option<Head>| {
+        let head = volumes.existing(from, head)?;
+        volumes.check_this(from, head.volume, Some(this)).map(|()| head)
+    };
+    rename_if(volumes, from, to, existing).await
+}
+
 /// The same of one that went on in another pool. `NotFound`: another volume has its name by now, or none.
 pub async fn rename_moved(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
     rename_if(volumes, from, to, |head| volumes.existing_moved(from, head)).await

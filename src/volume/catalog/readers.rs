@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use super::volumes::Volumes;
 use crate::base::{Error, HostId, Kind, Name, Result};
 use crate::volume::handle::{forget_reader, reader_key};
-use crate::volume::head::{Head, READERS};
+use crate::volume::head::{HandoverPolicy, Head, READERS};
 use crate::volume::space::pins;
 
 /// Hosts that a refusal names.
@@ -58,6 +58,25 @@ impl Volumes {
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
         refuse_if_read(self, name, &head).await
+    }
+
+    /// What would change under clients of another host, where the volume may be handed over: they have it attached, go on with
+    /// whatever it is then, and may have flushed to it. A volume that is not there is attached nowhere.
+    ///
+    /// # Errors
+    /// `Owned`: another host has clients of it.
+    pub async fn check_unattached(&self, name: &Name) -> Result<()> {
+        let attached = async {
+            let head = self.head(name, self.id(name).await?).await?;
+            match head.settings.handover {
+                HandoverPolicy::Ask => refuse_if_read(self, name, &head).await,
+                HandoverPolicy::Never => Ok(()),
+            }
+        };
+        match attached.await {
+            Err(e) if e.is(Kind::NotFound) => Ok(()),
+            checked => checked,
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use futures::StreamExt as _;
 use futures::stream;
 use serde::{Deserialize, Serialize};
 
-use super::names::{one_each, rename, rename_moved};
+use super::names::{one_each, rename, rename_moved, rename_this};
 use super::snapshots::Removal;
 use super::volumes::{OpenMode, Volumes};
-use crate::base::{Error, Kind, Name, Result, StateId};
+use crate::base::{Error, Kind, Name, Result, StateId, VolumeId};
 use crate::volume::handle::Known;
 use crate::volume::head::{Head, Moved, VolumeInfo};
 use crate::volume::session::no_snapshot;
@@ -70,9 +70,15 @@ impl Trash<'_> {
     /// Puts a volume into the trash: stored, released, under another name. What `remove` refuses is refused. False: there was
     /// nothing to keep, since its creation or removal had been broken off; it is gone.
     pub async fn discard(&self, name: &Name) -> Result<bool> {
+        self.discard_this(name, None).await
+    }
+
+    /// The same of this volume alone, where one is said. `Owned`: the name is another one's by now.
+    pub async fn discard_this(&self, name: &Name, this: Option<VolumeId>) -> Result<bool> {
         let id = self.0.id(name).await?;
+        self.0.check_this(name, id, this)?;
         let Some(head) = self.0.engine.cell(id).read().await?.filter(|head| !head.removed) else {
-            return self.0.remove(name).await.map(|()| false);
+            return self.0.remove_this(name, Some(id)).await.map(|()| false);
         };
         self.0.check_remove(name, false).await?;
         self.0.release(name).await?;
@@ -93,7 +99,7 @@ impl Trash<'_> {
             let gone = name.in_trash(ms);
             let put = match head.moved {
                 Some(_) => rename_moved(self.0, name, &gone).await,
-                None => rename(self.0, name, &gone).await,
+                None => rename_this(self.0, (name, head.volume), &gone).await,
             };
             match put {
                 Err(e) if e.is(Kind::Exists) => {}

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::space::Tally;
 use crate::base::rt::Instant;
 use crate::base::units::show_bytes;
-use crate::base::{Epoch, Error, Kind, Name, Nonce, Result, ResultExt as _, StateId, VolumeId};
+use crate::base::{Epoch, Error, Kind, Name, Nonce, PoolId, Result, ResultExt as _, StateId, VolumeId};
 use crate::pool::{Catalog, NameEntry, Need};
 use crate::volume::handle::{Claiming, Known, Shown, Volume, keep_notes, keep_notes_no_more, lineage};
 use crate::volume::head::{HandoverPolicy, Stop, VolumeSettings};
@@ -160,6 +160,12 @@ impl Volumes {
         Ok(self.entry(name).await?.volume)
     }
 
+    /// The volume that the name leads to now, if it does to one.
+    pub async fn key_of(&self, name: &Name) -> Result<Option<(PoolId, VolumeId)>> {
+        let entry = self.engine.pool.name_entry(name).await?;
+        Ok(entry.map(|entry| (self.engine.pool.id(), entry.volume)))
+    }
+
     /// What the name leads to.
     pub(in crate::volume) async fn entry(&self, name: &Name) -> Result<NameEntry> {
         match self.engine.pool.name_entry(name).await? {
@@ -168,6 +174,23 @@ impl Volumes {
                 Err(Error::new(Kind::NotFound, format!("there is no volume {}", self.engine.title(name))))
             }
         }
+    }
+
+    /// `Owned`: the name leads to another volume than was meant, since another host has just given it to that one.
+    pub(in crate::volume) fn check_this(
+        &self,
+        name: &Name,
+        id: VolumeId,
+        this: Option<VolumeId>,
+    ) -> Result<()> {
+        if this.is_none_or(|this| this == id) {
+            return Ok(());
+        }
+        let why = format!(
+            "{} is another volume by now, as somebody has renamed both: try again",
+            self.engine.title(name)
+        );
+        Err(Error::new(Kind::Owned, why))
     }
 
     /// The same; when the stores don't answer, of the volume that is open here under this name. A session that isn't the
@@ -492,8 +515,8 @@ impl Volumes {
     }
 
     /// Releases those that are open and not used, as far as `drain` lasts.
-    pub async fn release_unless(&self, used: &(dyn Fn(&Name) -> bool + Sync), drain: Duration) {
-        let unused = self.open_now().into_iter().filter(|volume| !used(&volume.name()));
+    pub async fn release_unless(&self, used: &(dyn Fn(&Volume) -> bool + Sync), drain: Duration) {
+        let unused = self.open_now().into_iter().filter(|volume| !used(volume));
         let released = unused.map(|volume| async move {
             match self.engine.rt.timeout(drain, volume.release()).await {
                 Some(Ok(())) => {}

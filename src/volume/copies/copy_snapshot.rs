@@ -468,8 +468,10 @@ impl Work<'_> {
             return Err(Error::new(Kind::Refused, why));
         }
         let name = self.copy.name();
-        self.volumes.roll_back(&name, &common.name, None).await?;
+        let id = self.copy.id();
+        self.volumes.roll_back_this((&name, Some(id)), &common.name, None).await?;
         self.copy = self.volumes.open(&name, OpenMode::Normal).await?;
+        self.volumes.check_this(&name, self.copy.id(), Some(id))?;
         self.filling = Some(self.copy.fill().await?);
         Ok(())
     }

@@ -107,6 +107,7 @@ pub async fn move_volume(
         return Ok(MovedVolume { already: true, ..MovedVolume::default() });
     }
     let source = Box::pin(from.open(volume, OpenMode::Normal)).await?;
+    from.check_this(volume, source.id(), how.clients.volume())?;
     if source.settings().template {
         return Err(Error::new(Kind::Refused, is_template(&from.engine.title(volume))));
     }

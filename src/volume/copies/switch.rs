@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::copy_snapshot::{Copied, Rest};
-use crate::base::{Error, Kind, Name, Result};
+use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::volume::catalog::{Trash, Volumes, rename};
 use crate::volume::handle::{ClosedPassage, Passage, Volume};
 use crate::volume::head::{Leaving, Moved};
@@ -20,6 +20,11 @@ const HOLD_MAX: Duration = Duration::from_secs(3);
 
 /// Those who use a volume that moves, as the daemon knows them. Kept until the move is over.
 pub trait MovingClients: Send + Sync {
+    /// The volume that they use, where it is known.
+    fn volume(&self) -> Option<VolumeId> {
+        None
+    }
+
     /// The ways of all their requests.
     fn passages(&self) -> Vec<Arc<Passage>>;
 
