@@ -533,13 +533,8 @@ impl BucketClient {
                 return Err(why);
             }
         };
-        match self.complete(to, upload, &parts, attrs, base.size, when).await {
-            Ok(etag) => self.verified(to, &etag, base).await,
-            Err(why) => {
-                self.abort(to, upload).await;
-                Err(why)
-            }
-        }
+        let etag = self.complete(to, upload, &parts, attrs, base.size, when).await?;
+        self.verified(to, &etag, base).await
     }
 
     pub async fn begin(&self, key: &str, attrs: &Attrs) -> Result<String> {
@@ -578,7 +573,6 @@ impl BucketClient {
         self.no_part_copies.load(Ordering::Relaxed)
     }
 
-    /// Puts the parts together. An upload that fails so is the caller's to give up.
     pub async fn complete(
         &self,
         key: &str,
@@ -588,11 +582,16 @@ impl BucketClient {
         size: u64,
         when: &When,
     ) -> Result<Etag> {
-        // Some stores answer when they have put the parts together, which is a copy.
-        self.resolve_put(key, attrs, size, longer(size, COPIED_A_SECOND), || {
-            self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
-        })
-        .await
+        let done = self
+            // Some stores answer when they have put the parts together, which is a copy.
+            .resolve_put(key, attrs, size, longer(size, COPIED_A_SECOND), || {
+                self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
+            })
+            .await;
+        if done.is_err() {
+            self.abort(key, upload).await;
+        }
+        done
     }
 
     pub async fn abort(&self, key: &str, upload: &str) {

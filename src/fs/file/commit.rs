@@ -39,16 +39,6 @@ pub enum Purpose {
     ClosedVersion,
 }
 
-/// What one attempt to send a file takes with it.
-struct Departure<'a> {
-    snapshot: Snapshot,
-    streaming: Option<StreamingUpload>,
-    /// Metadata that are newer than those of `streaming`.
-    newer: Option<Attrs>,
-    /// Held for a file of which bytes were freed: what is written beside its upload would need them after it.
-    alone: Option<MutexGuard<'a, ()>>,
-}
-
 /// Attempts to send a file that is truncated while it is being sent.
 const TRIES: u32 = 16;
 
@@ -74,13 +64,14 @@ impl OpenFile {
     }
 
     /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
-    async fn prepare_send<'a>(
+    async fn prepare_send(
         &self,
         e: &MountContext,
         purpose: Purpose,
-        writing: MutexGuard<'a, ()>,
-    ) -> Result<Option<Departure<'a>>> {
-        let (mut snapshot, mut streaming, dated, alone) = {
+        writing: MutexGuard<'_, ()>,
+    ) -> Result<Option<(Snapshot, Option<StreamingUpload>, Option<Attrs>)>> {
+        let (mut snapshot, mut streaming, dated) = {
+            let _one = writing;
             let mut s = self.state.lock();
             let Some(snapshot) = s.snapshot_for(e, purpose) else { return Ok(None) };
             // From here on whoever rewrites the file leaves these staged bytes as they are.
@@ -91,7 +82,7 @@ impl OpenFile {
                 // Nothing has no parts.
                 streaming.take().into_iter().for_each(|streaming| give_up(e, &snapshot.key, streaming));
             }
-            (snapshot, streaming, s.file.dated, Some(writing).filter(|_| s.freed))
+            (snapshot, streaming, s.file.dated)
         };
         if streaming.is_none() && snapshot.in_parts() {
             streaming = Some(StreamingUpload::begin(e, &snapshot.key, snapshot.attrs.clone()).await?);
@@ -115,39 +106,14 @@ impl OpenFile {
         if !told && let Err(why) = self.note(e, false).await {
             // What this disk can't promise can be stored all the same.
             if !self.is_rewriting() || note_unpromised(self, e).await.is_err() {
-                if let Some(streaming) = self.keep_upload(streaming) {
+                if let Some(streaming) = &streaming {
                     self.state.lock().upload = None;
                     e.remote.abort(&snapshot.key, &streaming.upload).await;
                 }
                 return Err(why);
             }
         }
-        Ok(Some(Departure { snapshot, streaming, newer, alone }))
-    }
-
-    /// The object has the snapshot: no upload is under way any more, and a stage that lacks what was freed goes, before
-    /// anybody writes to it.
-    async fn end_upload(&self, snapshot: &Snapshot, alone: Option<MutexGuard<'_, ()>>) {
-        let spent = {
-            let mut s = self.state.lock();
-            s.upload = None;
-            s.spend_freed(snapshot.changes)
-        };
-        drop(alone);
-        if let Some(spent) = spent {
-            spent.remove_or_warn().await;
-        }
-    }
-
-    /// An upload that came to nothing stays the file's where only it has all the bytes: the next attempt completes it.
-    /// Returns any other.
-    fn keep_upload(&self, streaming: Option<StreamingUpload>) -> Option<StreamingUpload> {
-        let mut s = self.state.lock();
-        if s.freed {
-            s.streaming = streaming;
-            return None;
-        }
-        streaming
+        Ok(Some((snapshot, streaming, newer)))
     }
 
     /// Its stage says what of it was sent, before its name changes.
@@ -302,7 +268,7 @@ impl OpenFile {
         self.recall_sends(e).await?;
         self.meet_attrs(e).await?;
         let mut tries = 0;
-        let (mut snapshot, newer, stored, alone) = loop {
+        let (mut snapshot, newer, stored) = loop {
             // A rewrite checks under this lock whether the file is being sent.
             let writing = self.writing.lock().await;
             // What was closed, and is being written anew: no close or sync since has asked for more.
@@ -310,19 +276,14 @@ impl OpenFile {
                 drop(writing);
                 return self.send_version(e, unsent, purpose, publish).await;
             }
-            let Some(departure) = self.prepare_send(e, purpose, writing).await? else {
+            let Some((mut snapshot, streaming, newer)) = self.prepare_send(e, purpose, writing).await? else {
                 // It was sent while this waited, or overwritten: what is left goes with its own close.
                 return Ok(());
             };
-            let Departure { mut snapshot, streaming, newer, alone } = departure;
-            let stored = self.deliver(e, &mut snapshot, streaming.as_ref()).await;
-            if stored.is_err() {
-                self.keep_upload(streaming);
-            }
+            let stored = self.deliver(e, &mut snapshot, streaming).await;
             tries += 1;
             if stored.is_ok() || !snapshot.is_torn() || tries == TRIES {
-                let alone = alone.filter(|_| stored.is_ok());
-                break (snapshot, newer, stored, alone);
+                break (snapshot, newer, stored);
             }
         };
         if stored.as_ref().is_err_and(is_of_disk) {
@@ -335,7 +296,7 @@ impl OpenFile {
             return Err(self.fail_with_conflict(e, snapshot, why).await);
         }
         self.record_upload(&snapshot, stored?);
-        self.end_upload(&snapshot, alone).await;
+        self.state.lock().upload = None;
         if let Some(newer) = newer {
             let base = self.base().ok_or_else(|| bytes_missing(&snapshot.key))?;
             snapshot.attrs = newer;
@@ -394,7 +355,7 @@ impl OpenFile {
             streaming = Some(begun);
         }
         stage.note(&note, false).await?;
-        match self.deliver(e, &mut snapshot, streaming.as_ref()).await {
+        match self.deliver(e, &mut snapshot, streaming).await {
             Ok(etag) => {
                 self.record_upload(&snapshot, etag);
                 publish(&|| self.mark_clean(e, &snapshot));
@@ -427,18 +388,15 @@ impl OpenFile {
         &self,
         e: &MountContext,
         snapshot: &mut Snapshot,
-        streaming: Option<&StreamingUpload>,
+        streaming: Option<StreamingUpload>,
     ) -> Result<Etag> {
         let stored = upload::upload(e, snapshot, streaming).await;
-        // An upload that was to be kept and is gone may have been completed by the mount that began it.
-        let kept = streaming.filter(|_| snapshot.is_freed());
-        let ours = |why: &Error| why.is(Kind::Refused) || kept.is_some() && why.is(Kind::NotFound);
-        if !stored.as_ref().is_err_and(ours) {
+        if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
             return stored;
         }
         match self.find_own_send(e, snapshot).await? {
             Some(OwnSend::This(etag)) => Ok(etag),
-            Some(OwnSend::Before) => upload::upload(e, snapshot, kept).await,
+            Some(OwnSend::Before) => upload::upload(e, snapshot, None).await,
             None => stored,
         }
     }

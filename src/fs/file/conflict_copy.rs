@@ -71,13 +71,6 @@ pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Opti
     if file.dirty.is_empty() {
         return Ok(None);
     }
-    if file.is_freed() {
-        let said = format!(
-            "{}: the disk was nearly full, and the store has parts of it that can't become another object",
-            file.key
-        );
-        return Err(Error::new(Kind::Unsupported, said));
-    }
     let name = name(&file.key, word, e.rt.wall_ms(), e.rt.random())?;
     let ours: Vec<_> = file.local.within(0..file.size).collect();
     let whole = ours.iter().map(|r| r.end - r.start).sum::<u64>() == file.size;

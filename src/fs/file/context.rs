@@ -1,9 +1,6 @@
 //! What an open file needs of its mount: the bucket, the staging area, the clock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::base::rt::Rt;
 use crate::base::{Budget, Held};
@@ -23,38 +20,6 @@ pub struct MountContext {
     pub options: MountOptions,
     pub clock: Clock,
     pub uploads: UploadMemory,
-    pub moving: KeysMoving,
-}
-
-/// Names that are being renamed. An upload can't follow its file to another name: what only the upload has must not come
-/// about meanwhile.
-#[derive(Clone, Debug, Default)]
-pub struct KeysMoving(Arc<Mutex<Vec<String>>>);
-
-/// The name is being renamed until this is dropped.
-#[derive(Debug)]
-pub struct KeyMoving(KeysMoving, String);
-
-impl KeysMoving {
-    /// A file's key, or a directory's prefix.
-    pub fn begin(&self, name: &str) -> KeyMoving {
-        self.0.lock().push(name.to_owned());
-        KeyMoving(self.clone(), name.to_owned())
-    }
-
-    pub fn holds(&self, key: &str) -> bool {
-        let below = |name: &String| key == name || name.ends_with('/') && key.starts_with(name.as_str());
-        self.0.lock().iter().any(below)
-    }
-}
-
-impl Drop for KeyMoving {
-    fn drop(&mut self) {
-        let mut names = self.0.0.lock();
-        if let Some(at) = names.iter().position(|name| *name == self.1) {
-            names.remove(at);
-        }
-    }
 }
 
 /// Bytes of a mount's parts on their way into the bucket at most, however much memory there is: while files are written, more

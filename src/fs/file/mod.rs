@@ -7,7 +7,6 @@ mod context;
 mod open_file;
 mod part_plan;
 mod rewrite;
-mod room;
 mod stage_lifecycle;
 mod state;
 mod streaming_upload;
@@ -16,6 +15,6 @@ mod write;
 
 pub use commit::Purpose;
 pub use conflict_copy::{CONFLICT, UNFINISHED};
-pub use context::{Clock, KeysMoving, MountContext, MountResources, UploadMemory};
+pub use context::{Clock, MountContext, MountResources, UploadMemory};
 pub use open_file::OpenFile;
 pub use state::Stood;

@@ -50,8 +50,6 @@ pub(super) struct FileParts {
     pub(super) upload: Option<String>,
     /// Beginning to send it before its end failed: it leaves at its end.
     pub(super) stream_failed: bool,
-    /// Bytes of the stage were freed, or are just being (see `room`): only `streaming` has them, under the file's name.
-    pub(super) freed: bool,
     /// Uploads that were begun for a name which the file has no more.
     pub(super) useless: Vec<(String, StreamingUpload)>,
 }
@@ -107,11 +105,8 @@ impl OpenFile {
         if let Some(removed) = note.removed_object.clone() {
             file.apply(Event::FollowsRemoval(removed));
         }
-        let streaming = stage.freed().map(|freed| StreamingUpload::resumed(&freed));
-        let upload = streaming.as_ref().map(|streaming| streaming.upload.clone());
-        let (freed, noted) = (streaming.is_some(), Some(note.mark));
-        let file = FileParts::new(file);
-        let state = FileParts { stage: Some(stage), replaced, noted, streaming, upload, freed, ..file };
+        let state =
+            FileParts { stage: Some(stage), replaced, noted: Some(note.mark), ..FileParts::new(file) };
         Self::new(state, changing)
     }
 
@@ -132,7 +127,6 @@ impl OpenFile {
     /// Its name. What of it has left for the old one is of no use any more: see `follow`.
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
-        debug_assert!(!s.freed, "only its upload, which has the old name, has all bytes of {}", s.file.key);
         if let (Some(streaming), Some(_)) = (s.streaming.take(), s.upload.take()) {
             let old = s.file.key.clone();
             s.useless.push((old, streaming));
@@ -354,7 +348,7 @@ impl FileParts {
     fn new(file: FileState) -> FileParts {
         let (stage, cuts, noted, closed_version, replaced) = Default::default();
         let (asked_version, overwrites) = Default::default();
-        let (streaming, upload, stream_failed, freed, useless) = Default::default();
+        let (streaming, upload, stream_failed, useless) = Default::default();
         FileParts {
             file,
             stage,
@@ -367,7 +361,6 @@ impl FileParts {
             streaming,
             upload,
             stream_failed,
-            freed,
             useless,
         }
     }

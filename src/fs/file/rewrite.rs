@@ -20,15 +20,13 @@ impl FileParts {
             && self.closed_version.is_none()
             && self.stage.is_some()
             && !self.file.is_unlinked()
-            // Of these no close was answered, and nothing here has them all.
-            && !self.freed
     }
 
     /// A failed close or a send asked for bytes that could not replace the closed version: both are staged.
     fn holds_asked_bytes(&self) -> bool {
         let asked =
             self.closed_version.as_ref().is_some_and(|unsent| self.file.asked > unsent.snapshot.changes);
-        asked && self.stage.is_some() && !self.file.is_unlinked() && !self.freed
+        asked && self.stage.is_some() && !self.file.is_unlinked()
     }
 
     /// Makes `anew` the file's stage. The old stage becomes the closed version while a close still counts on it;

@@ -135,8 +135,7 @@ impl OpenFile {
         let upload = {
             let mut s = self.state.lock();
             hidden = s.file.apply(Event::Discarded) == Effect::HideStage;
-            // The next mount may need the one of a failed file.
-            if hidden { s.streaming.take().and(s.upload.take()) } else { None }
+            s.streaming.take().and(s.upload.take())
         };
         if let Some(upload) = upload {
             e.remote.abort(&self.key(), &upload).await;

@@ -135,10 +135,6 @@ pub enum Event {
     CopiedAside(u64),
     /// Nobody has the file open, or its stage can't be trusted: the object has the bytes.
     StageReleased,
-    /// The object has every byte of the file as it was at this change, and the stage lacks some.
-    StageSpent {
-        at: u64,
-    },
     Unlinked,
     Discarded,
     /// Another client's object refused the file.
@@ -357,13 +353,6 @@ impl FileFields {
                 }
                 return Effect::DropStage;
             }
-            // What was changed since beside the bytes goes with the next upload.
-            Event::StageSpent { at } if self.wrote <= at && self.base_is_whole() => {
-                self.dirty.cut(0);
-                self.local.cut(0);
-                (self.base_len, self.begun_anew) = (self.size, None);
-                return Effect::DropStage;
-            }
             Event::Unlinked if matches!(self.life, Life::Linked) => self.life = Life::Unlinked,
             Event::Discarded if !self.is_failed() => {
                 self.life = Life::Discarded;
@@ -519,10 +508,6 @@ impl FileFields {
 
     pub fn is_dirty(&self) -> bool {
         !self.is_sent() && !self.is_unlinked()
-    }
-
-    fn base_is_whole(&self) -> bool {
-        self.base.as_ref().is_some_and(|base| base.size == self.size)
     }
 
     /// The object has every byte, and its name: what is staged can go.

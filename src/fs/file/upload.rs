@@ -94,11 +94,10 @@ pub async fn staged(stage: Option<&Stage>, offset: u64, len: usize) -> Result<By
 }
 
 /// Stores the file, if the object is still the one it was opened as. `Refused` otherwise. `streaming`: what of it has left
-/// already, with the metadata that it will have. An upload that comes to nothing is given up, unless nothing else has the
-/// bytes.
-pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<&StreamingUpload>) -> Result<Etag> {
+/// already, with the metadata that it will have.
+pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<StreamingUpload>) -> Result<Etag> {
     if let Some(streaming) = streaming {
-        return in_parts(e, file, streaming).await;
+        return in_parts(e, file, &streaming).await;
     }
     match &file.source {
         Some(source) if file.is_as(&source.base) => {
@@ -128,11 +127,6 @@ impl Snapshot {
         self.cuts.0.now() != self.cuts.1
     }
 
-    /// Only its upload has all of its bytes.
-    pub fn is_freed(&self) -> bool {
-        self.stage.as_ref().is_some_and(|stage| stage.has_freed(&(0..self.size)))
-    }
-
     fn is_whole(&self) -> Result<()> {
         let said = || format!("{} was changed while it was sent, and that again and again", self.key);
         if self.is_torn() { Err(Error::new(Kind::Io, said())) } else { Ok(()) }
@@ -157,15 +151,16 @@ async fn in_parts(e: &MountContext, file: &Snapshot, streaming: &StreamingUpload
         Err(why) if copies && why.is(Kind::Unsupported) && e.remote.copies_no_parts() => parts(0).await,
         parts => parts,
     };
-    let (upload, attrs) = (&streaming.upload, &streaming.attrs);
-    let done = match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
-        Ok(parts) => e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await,
-        Err(why) => Err(why),
-    };
-    if done.is_err() && !file.is_freed() {
-        e.remote.abort(&file.key, upload).await;
+    match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
+        Ok(parts) => {
+            let (upload, attrs) = (&streaming.upload, &streaming.attrs);
+            e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await
+        }
+        Err(why) => {
+            e.remote.abort(&file.key, &streaming.upload).await;
+            Err(why)
+        }
     }
-    done
 }
 
 async fn part(

@@ -8,12 +8,11 @@ use super::commit::give_up;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
 use super::rewrite::begin_rewrite;
-use super::room::{free_if_short, make_room};
 use super::stage_lifecycle::staging_failed;
 use super::state::Event;
 use super::streaming_upload::{BEGIN, StreamingUpload};
 use super::upload;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind};
 use crate::fs::object::{Errno, Fail, Op};
 use crate::fs::staging::{Mark, Stage};
 
@@ -39,28 +38,15 @@ impl OpenFile {
             self.may_reach(offset, end)?;
             let stage = self.stage(e, end).await?;
             self.state.lock().keep_asked_version(e, offset);
-            if let Err(why) = stage.write(offset, data.clone()).await {
-                let full = why.is(Kind::NoSpace) && !stage.has_freed(&(offset..end));
-                if full {
-                    self.stream_again(e).await?;
-                    if make_room(self, e, &stage).await? {
-                        continue;
-                    }
-                }
-                return Err(staging_failed(&stage, why).into());
+            stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
+            let now = e.now();
+            let mut s = self.state.lock();
+            if !s.uses_stage(&stage) {
+                continue;
             }
-            let (now, written) = (e.now(), offset..end);
-            let done = {
-                let mut s = self.state.lock();
-                if !s.uses_stage(&stage) {
-                    continue;
-                }
-                s.apply(Event::Written { range: written.clone(), now });
-                let begins = s.streams(e, &stage, written.clone());
-                (s.noted != Some(Mark::Open), begins)
-            };
-            free_if_short(self, e, &stage, written).await;
-            break done;
+            s.apply(Event::Written { range: offset..end, now });
+            let begins = s.streams(e, &stage, offset..end);
+            break (s.noted != Some(Mark::Open), begins);
         };
         if begins {
             self.begin_streaming(e).await;
@@ -102,20 +88,6 @@ impl OpenFile {
             // Each further write would wait for the same.
             Err(_) => s.stream_failed = true,
         }
-    }
-
-    /// There is no room for the rest of the file here: an upload that could not begin before is tried again.
-    async fn stream_again(&self, e: &MountContext) -> Result<()> {
-        let begins = {
-            let mut s = self.state.lock();
-            s.stream_failed = false;
-            s.streaming.is_none() && s.may_stream() && s.file.size >= BEGIN
-        };
-        if begins {
-            self.begin_streaming(e).await;
-            self.note(e, false).await?;
-        }
-        Ok(())
     }
 
     /// Makes a range read as zeros without changing the file's length.
@@ -164,7 +136,6 @@ impl OpenFile {
             if let Some(streaming) = &mut s.streaming {
                 streaming.spoil(&(size..u64::MAX));
             }
-            s.freed = s.stage.as_ref().is_some_and(|stage| stage.freed().is_some());
             break useless;
         };
         self.note(e, false).await?;
@@ -215,16 +186,11 @@ impl FileParts {
     fn streams(&mut self, e: &MountContext, stage: &Stage, written: Range<u64>) -> bool {
         let (key, size) = (&self.file.key, self.file.size);
         let Some(streaming) = &mut self.streaming else {
-            return self.may_stream() && size >= BEGIN;
+            let may = !self.file.is_unlinked() && !self.stream_failed && self.upload.is_none();
+            return may && self.file.base_len == 0 && size >= BEGIN;
         };
         streaming.spoil(&written);
         streaming.advance(e, key, stage, size);
         false
-    }
-
-    /// It may begin to leave before its end.
-    fn may_stream(&self) -> bool {
-        let may = !self.file.is_unlinked() && !self.stream_failed && self.upload.is_none();
-        may && self.file.base_len == 0
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::fs::bucket::BucketClient;
-use crate::fs::file::{Clock, KeysMoving, MountContext, MountResources, OpenFile, UploadMemory};
+use crate::fs::file::{Clock, MountContext, MountResources, OpenFile, UploadMemory};
 use crate::fs::object::{
     Attributes, Errno, Fail, KernelLock, LeafLock, MountOptions, Naming, NodesLock, Ns, Op, VERSIONS,
 };
@@ -110,9 +110,9 @@ impl Fs {
         let ahead = ReadAhead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };
         let since = Ns::from_ms(rt.wall_ms());
         let root = Attributes::listed(&options, true, 4096, None, since);
-        let (clock, moving) = (Clock::default(), KeysMoving::default());
+        let clock = Clock::default();
         let uploads = UploadMemory::new(uploads);
-        let context = MountContext { rt, remote, staging, ahead, options, clock, uploads, moving };
+        let context = MountContext { rt, remote, staging, ahead, options, clock, uploads };
         let fs = Fs {
             context,
             inodes: NodesLock::new(Inodes::new(root.clone())),

@@ -445,7 +445,6 @@ impl Fs {
         match self.options().flush {
             Flush::Local => {
                 self.mark_closed_and_queue(h.ino, &h.file, false).await.map_err(close_failed)?;
-                self.send_freed(h.ino, &h.file).await?;
             }
             Flush::Bucket => {
                 // Before the store is waited for: who writes the file anew meanwhile leaves what is closed as it is. The send writes
@@ -472,20 +471,10 @@ impl Fs {
             }
             Flush::Local if h.file.is_dirty() => {
                 self.mark_closed_and_queue(h.ino, &h.file, true).await.map_err(close_failed)?;
-                self.send_freed(h.ino, &h.file).await?;
             }
             Flush::Local => {}
         }
         Ok(())
-    }
-
-    /// With `flush=local`: this host does not have all bytes of a file of which some were freed, and can't answer for it
-    /// before the bucket has it. Marked closed, it gets no bytes freed any more.
-    async fn send_freed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Op<()> {
-        if !file.is_freed() {
-            return Ok(());
-        }
-        self.send(ino, file).await.map_err(close_failed)
     }
 
     /// Marks the file closed on this host's disk and queues it, even if the mark can't be written. With `durable`, its

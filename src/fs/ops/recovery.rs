@@ -215,9 +215,7 @@ impl Fs {
 
     /// `first`: no other staged file of its name was recovered before. True: it has its name, or would have.
     async fn recover_file(self: &Arc<Self>, left: FoundFile, first: bool) -> Result<bool> {
-        // Where bytes were freed, the upload is the only one to have them.
-        let upload = left.note.upload.as_ref().filter(|_| left.stage.freed().is_none());
-        if let Some(upload) = upload {
+        if let Some(upload) = &left.note.upload {
             self.context.remote.abort(&left.note.key, upload).await;
         }
         let head = self.context.remote.head(&left.note.key).await?;

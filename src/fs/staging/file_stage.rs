@@ -15,12 +15,9 @@
 //! | 8 | 8 | the range's end; or 2⁶⁴ − 1: a cut |
 //! | 16 | 8 | XXH3-64 of both and the record's place |
 //!
-//! `ID.parts` stands beside it where parts of the bytes were freed: see `freed_parts`.
-//!
 //! Numbers are little-endian. A file descriptor is held only while the file is in use.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +27,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::freed_parts::{self, FreedParts, PartsUpload, RESERVED, StoredPart};
-use super::note::{AREA as DATA, FREED_FORMAT, Note, NoteRing, word};
+use super::note::{AREA as DATA, Note, NoteRing, word};
 use super::stage::StagedFile;
 use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
@@ -76,28 +72,11 @@ struct Log {
     covered: ByteRanges,
 }
 
-/// `ID.parts`, while there is one.
-#[derive(Debug, Default)]
-struct PartsLog {
-    file: Option<Arc<dyn DiskFile>>,
-    len: u64,
-    /// The file is so long.
-    reserved: u64,
-    /// A note says that it stands beside.
-    noted: bool,
-    /// The filesystem frees no parts of files.
-    unable: bool,
-}
-
 /// See the module.
 pub struct FileStage {
     folder: StagingDir,
     data: PathBuf,
     edits: PathBuf,
-    parts: PathBuf,
-    parts_log: tokio::sync::Mutex<PartsLog>,
-    /// Some while `ID.parts` stands beside. A part is in it before its bytes go.
-    freed: Mutex<Option<FreedParts>>,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
     /// None: every byte of the stage is the file's.
     log: Option<tokio::sync::Mutex<Log>>,
@@ -130,8 +109,7 @@ pub(super) fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
 
 impl FileStage {
     fn new(folder: &StagingDir, data: PathBuf, note: &Note, ring: NoteRing) -> FileStage {
-        let (edits, parts) = (data.with_extension("edits"), data.with_extension("parts"));
-        let (parts_log, freed) = Default::default();
+        let edits = data.with_extension("edits");
         let log = note.partly.then(tokio::sync::Mutex::default);
         let (outgrown_slot, ring) = (note.outgrown_slot.clone(), ring.into());
         let (file, folder) = (Mutex::default(), folder.clone());
@@ -141,9 +119,6 @@ impl FileStage {
             folder,
             data,
             edits,
-            parts,
-            parts_log,
-            freed,
             file,
             log,
             outgrown_slot,
@@ -219,9 +194,6 @@ impl FileStage {
             }
         }
         let stage = FileStage::new(folder, data, &note, ring);
-        if !stage.find_freed(&note, staged).await? {
-            return Ok(None);
-        }
         stage.durable.store(true, Ordering::Release);
         if let Some(ours) = &stage.log {
             *ours.lock().await = Log { file: None, records, inherited: true, covered: edits.local.clone() };
@@ -241,19 +213,6 @@ impl FileStage {
         }
         let file = self.folder.disk().open(&self.data, OpenHow::Write).await?;
         Ok(self.file.lock().get_or_insert(file).clone())
-    }
-
-    /// The files that stand beside it.
-    fn beside(&self) -> impl Iterator<Item = &PathBuf> {
-        let edits = self.log.is_some().then_some(&self.edits);
-        let parts = self.freed.lock().is_some().then_some(&self.parts);
-        edits.into_iter().chain(parts)
-    }
-
-    /// A freed part has bytes on both sides of this place.
-    fn ends_inside_freed(&self, size: u64) -> bool {
-        let freed = self.freed.lock();
-        freed.iter().flat_map(|freed| freed.parts()).any(|part| part.start < size && size < part.end)
     }
 
     /// These bytes of the stage are the file's.
@@ -287,105 +246,6 @@ impl FileStage {
         log.records += 1;
         log.file = Some(file);
         Ok(())
-    }
-
-    /// Reads what an earlier run has freed of its `staged` bytes. False: that can't be told.
-    async fn find_freed(&self, note: &Note, staged: u64) -> Result<bool> {
-        let disk = self.folder.disk();
-        let beside = match disk.read(&self.parts, freed_parts::LEN_MAX).await {
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => None,
-            Err(why) if why.kind() == std::io::ErrorKind::InvalidData => return Ok(false),
-            read => Some(read?),
-        };
-        let noted = note.format == FREED_FORMAT;
-        let found = beside.as_deref().and_then(FreedParts::read);
-        // A loss of power may have taken the note and left the log.
-        let found = found.filter(|(freed, _)| noted || !freed.parts().is_empty());
-        let (Some((freed, len)), Some(reserved)) = (found, beside.as_ref().map(|beside| beside.len() as u64))
-        else {
-            if !noted && beside.is_some() {
-                // The crash came before a note named it, and so before anything was freed.
-                disk.remove(&self.parts).await?;
-            }
-            return Ok(!noted);
-        };
-        let longer = freed.parts().iter().any(|part| part.end > staged);
-        let mut log = self.parts_log.lock().await;
-        *log = PartsLog { len, reserved, noted, ..PartsLog::default() };
-        *self.freed.lock() = Some(freed);
-        if longer {
-            // The stage was cut, and the crash came before that was written down.
-            self.cut_freed(&mut log, staged).await?;
-        }
-        Ok(true)
-    }
-
-    /// No part that reaches behind `size` counts from here on.
-    async fn cut_freed(&self, log: &mut PartsLog, size: u64) -> Result<()> {
-        self.append_freed(log, FreedParts::line_of_cut(size)).await?;
-        self.freed.lock().iter_mut().for_each(|freed| freed.cut(size));
-        Ok(())
-    }
-
-    async fn append_freed(&self, log: &mut PartsLog, lines: Bytes) -> Result<()> {
-        let file = match &log.file {
-            Some(file) => file.clone(),
-            None => self.folder.disk().open(&self.parts, OpenHow::Create).await?,
-        };
-        log.file = Some(file.clone());
-        let end = log.len + lines.len() as u64;
-        if end > log.reserved {
-            let more = (end - log.reserved).next_multiple_of(RESERVED);
-            file.allocate(log.reserved, more).await?;
-            log.reserved += more;
-        }
-        if let Err(why) = file.pwrite(log.len, vec![lines], false).await {
-            // Half of a line must not stand behind one that takes its place.
-            file.set_len(log.len).await?;
-            log.reserved = log.len;
-            return Err(why.into());
-        }
-        log.len = end;
-        Ok(())
-    }
-
-    /// Begins `ID.parts` for this upload, unless it was begun; false where nothing can be freed.
-    async fn begin_freed(&self, log: &mut PartsLog, upload: &PartsUpload) -> Result<bool> {
-        {
-            let freed = self.freed.lock();
-            let has = freed.as_ref().map(|freed| (freed.upload == *upload, freed.parts().is_empty()));
-            match has {
-                Some((true, _)) => return Ok(true),
-                // Only one upload can have what the stage has not.
-                Some((false, false)) => return Ok(false),
-                _ => {}
-            }
-        }
-        let freed = FreedParts::new(upload.clone());
-        let begun = match self.append_freed(log, freed.begin()).await {
-            Ok(()) if !log.noted => self.try_punch(log).await,
-            appended => appended.map(|()| true),
-        };
-        if !log.noted && !matches!(begun, Ok(true)) {
-            *log = PartsLog { unable: begun.is_ok(), ..PartsLog::default() };
-            // A log that no note names says nothing: the next mount removes it.
-            let _ = self.folder.disk().remove(&self.parts).await;
-            return begun;
-        }
-        *self.freed.lock() = Some(freed);
-        Ok(true)
-    }
-
-    /// Whether the filesystem frees parts of files: tried where nothing is lost by it.
-    async fn try_punch(&self, log: &PartsLog) -> Result<bool> {
-        let Some(file) = &log.file else { return Ok(false) };
-        let rest = log.reserved - log.len;
-        match file.punch(log.len, rest).await {
-            Err(why) if why.kind() == std::io::ErrorKind::Unsupported => return Ok(false),
-            punched => punched?,
-        }
-        file.allocate(log.len, rest).await?;
-        Ok(true)
     }
 
     /// A sync of the stage's, unless one has failed before.
@@ -435,49 +295,16 @@ impl StagedFile for FileStage {
         self.synced.store(false, Ordering::Release);
     }
 
-    fn freed(&self) -> Option<FreedParts> {
-        self.freed.lock().clone().filter(|freed| !freed.parts().is_empty())
-    }
-
-    fn has_freed(&self, range: &Range<u64>) -> bool {
-        self.freed.lock().as_ref().is_some_and(|freed| freed.meets(range))
-    }
-
-    async fn free(&self, note: &Note, upload: &PartsUpload, parts: &[StoredPart]) -> Result<bool> {
-        // What was made durable is found after a loss of power by a note that knows nothing of what was freed since.
-        if self.log.is_some() || self.is_durable() || self.is_sure() {
-            return Ok(false);
-        }
-        let mut log = self.parts_log.lock().await;
-        if log.unable || !self.begin_freed(&mut log, upload).await? {
-            return Ok(false);
-        }
-        if !log.noted {
-            self.note(note, false).await?;
-            log.noted = true;
-        }
-        self.append_freed(&mut log, FreedParts::lines_of(parts)).await?;
-        self.freed.lock().iter_mut().for_each(|freed| freed.add(parts));
-        let file = self.file().await?;
-        for part in parts {
-            file.punch(DATA + part.start, part.end - part.start).await?;
-        }
-        Ok(true)
-    }
-
     fn release_fds(&self) {
         self.file.lock().take();
-        if let Ok(mut log) = self.parts_log.try_lock() {
-            log.file = None;
-        }
         if let Some(mut log) = self.log.as_ref().and_then(|log| log.try_lock().ok()) {
             log.file = None;
         }
     }
 
     async fn sync_recovered(&self) -> Result<()> {
-        for beside in self.beside() {
-            self.folder.disk().open(beside, OpenHow::Write).await?.sync().await?;
+        if self.log.is_some() {
+            self.folder.disk().open(&self.edits, OpenHow::Write).await?.sync().await?;
         }
         self.firm(self.file().await?.sync()).await?;
         let dir = self.data.parent().unwrap_or(Path::new("."));
@@ -486,37 +313,21 @@ impl StagedFile for FileStage {
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         let end = offset + data.len() as u64;
-        if self.has_freed(&(offset..end)) {
-            return Err(freed_parts::freed(Kind::NoSpace, &self.data, "they can't be changed"));
-        }
         self.file().await?.pwrite(DATA + offset, vec![data], false).await?;
         self.edited(offset, end).await
     }
 
     async fn cut(&self, size: u64) -> Result<()> {
-        let cuts_freed = self.has_freed(&(size..u64::MAX));
-        if self.ends_inside_freed(size) {
-            return Err(freed_parts::freed(Kind::NoSpace, &self.data, "the file can't end there"));
-        }
         if let Some(log) = &self.log {
             let mut log = log.lock().await;
             self.append(&mut log, size, CUT).await?;
             log.covered.cut(size);
         }
-        self.file().await?.set_len(DATA + size).await?;
-        if cuts_freed {
-            self.cut_freed(&mut *self.parts_log.lock().await, size).await?;
-        }
-        Ok(())
+        Ok(self.file().await?.set_len(DATA + size).await?)
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let found = self.file().await?.pread(DATA + offset, len).await?;
-        // Looked at afterwards: a part may be freed while it is read, and is marked before.
-        if self.has_freed(&(offset..offset + len as u64)) {
-            return Err(freed_parts::freed(Kind::Io, &self.data, "they can't be read"));
-        }
-        padded(found, len)
+        padded(self.file().await?.pread(DATA + offset, len).await?, len)
     }
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
@@ -530,12 +341,11 @@ impl StagedFile for FileStage {
         let replaces = takes || outgrown_slot.is_some() && !self.named.load(Ordering::Acquire);
         let was = self.synced.load(Ordering::Acquire);
         let synced = durable || was;
-        let format = if self.freed.lock().is_some() { FREED_FORMAT } else { note.format };
-        let (at, bytes) = ring.next(&Note { format, outgrown_slot, synced, ..note.clone() })?;
+        let (at, bytes) = ring.next(&Note { outgrown_slot, synced, ..note.clone() })?;
         let file = self.file().await?;
-        for beside in self.beside().filter(|_| durable) {
-            let beside = self.folder.disk().open(beside, OpenHow::Write).await?;
-            self.firm(beside.sync()).await?;
+        if durable && self.log.is_some() {
+            let edits = self.folder.disk().open(&self.edits, OpenHow::Write).await?;
+            self.firm(edits.sync()).await?;
         }
         if durable && (replaces || !was) || ring.inherited() {
             // The note must not outlive the bytes: what it replaces goes with it, and it says that they are safe. Nor may
@@ -574,13 +384,13 @@ impl StagedFile for FileStage {
             // A removed file that came back would be worse.
             tracing::warn!(path = %self.data.display(), %why, "who has a removed file open can't read what is staged of it");
         }
-        // Edits and parts without a stage are nothing, while a stage without them would be taken for whole.
+        // Edits without a stage are nothing, while a stage without its edits would be taken for whole.
         if let Err(why) = self.folder.remove(&self.data).await {
             self.nameless.store(false, Ordering::Release);
             return Err(why.into());
         }
-        for beside in self.beside() {
-            self.folder.remove(beside).await?;
+        if self.log.is_some() {
+            self.folder.remove(&self.edits).await?;
         }
         Ok(())
     }

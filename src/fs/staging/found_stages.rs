@@ -19,7 +19,6 @@ use crate::fs::object::ByteRanges;
 pub const LOCK: &str = "lock";
 pub(super) const STAGE: &str = ".stage";
 const EDITS: &str = ".edits";
-const PARTS: &str = ".parts";
 pub(super) const SLAB: &str = ".slab";
 pub(super) const INTENT: &str = ".rename";
 pub(super) const REMOVALS: &str = ".removals";
@@ -62,11 +61,10 @@ impl FoundStages {
     pub async fn look(&mut self, folder: &StagingDir, dir: &Path) -> Result<bool> {
         let disk = folder.disk();
         let names = disk.list(dir).await?;
-        for name in &names {
-            let beside = name.strip_suffix(EDITS).or_else(|| name.strip_suffix(PARTS));
-            // A crash between the removals.
-            if beside.is_some_and(|id| !names.contains(&format!("{id}{STAGE}"))) {
-                disk.remove(&dir.join(name)).await?;
+        for id in names.iter().filter_map(|n| n.strip_suffix(EDITS)) {
+            // A crash between the two removals.
+            if !names.contains(&format!("{id}{STAGE}")) {
+                disk.remove(&dir.join(format!("{id}{EDITS}"))).await?;
             }
         }
         let before = self.count();

@@ -7,8 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::file_stage::record;
 use super::found_stages::FoundStages;
-use super::freed_parts::{FreedParts, PartsUpload, StoredPart};
-use super::note::{FREED_FORMAT, Mark, NOTE_FORMAT, Note, NoteRing, encode_entry};
+use super::note::{Mark, NOTE_FORMAT, Note, NoteRing, encode_entry};
 use super::slab::Extent;
 use super::unsynced_removals::StagingDir;
 use crate::base::Result;
@@ -16,7 +15,7 @@ use crate::base::fuzz::choice;
 use crate::base::rt::Disk;
 use crate::base::rt::sim::{Sim, SimDisk};
 use crate::fs::object::Base;
-use crate::store::{Etag, Part};
+use crate::store::Etag;
 
 fn note() -> Note {
     Note {
@@ -65,18 +64,9 @@ pub fn some_folders() -> Vec<Vec<u8>> {
         (3, extent),
         (4, rename.to_vec()),
         (5, removals.to_vec()),
-        (6, freed_log()),
     ]
     .map(|(which, bytes)| [vec![which], bytes].concat())
     .into()
-}
-
-/// A log of freed parts, of which each line's sum is made right.
-fn freed_log() -> Vec<u8> {
-    let mut freed = FreedParts::new(PartsUpload::new("u", &note().attrs()));
-    let part = StoredPart::new(&(9..99), Part { number: 2, etag: Etag("e".into()) });
-    freed.add(std::slice::from_ref(&part));
-    [freed.begin(), FreedParts::lines_of(&[part]), FreedParts::line_of_cut(99)].concat()
 }
 
 /// An entry of a note whose head is made right, whatever its body says.
@@ -96,7 +86,7 @@ pub fn folder(data: &[u8]) {
         file.resize(file.len().max(40 << 10) + more, 5);
         file
     };
-    match which % 7 {
+    match which % 6 {
         0 => files.push(("1.stage", stage(bytes, 40))),
         1 => files.extend([("1.stage", stage(bytes, 40)), ("1.edits", record(3, 9, 0).to_vec())]),
         2 => {
@@ -121,18 +111,6 @@ pub fn folder(data: &[u8]) {
             files.push(("1.slab", slab));
         }
         4 => files.push(("1.rename", bytes.to_vec())),
-        6 => {
-            let freed = Note { format: FREED_FORMAT, checksum: None, ..note() };
-            let json = serde_json::to_vec(&freed).expect("it has only string keys");
-            let mut parts = Vec::new();
-            for line in bytes.split(|byte| *byte == b'\n') {
-                let json = line.get(17..).unwrap_or_default();
-                parts.extend_from_slice(format!("{:016x} ", xxh3_64(json)).as_bytes());
-                parts.extend_from_slice(json);
-                parts.push(b'\n');
-            }
-            files.extend([("1.stage", stage(&json, 40)), ("1.parts", parts)]);
-        }
         _ => files.push(("1.removals", bytes.to_vec())),
     }
     let sim = Sim::new(1);

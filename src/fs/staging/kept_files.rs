@@ -27,7 +27,7 @@ pub struct KeptFile {
     pub path: PathBuf,
     /// It was not closed when the mount ended.
     pub unfinished: bool,
-    /// Only a part of it is here: the object has the rest, or an upload that is not complete.
+    /// Only what was changed of it is here: the object has the rest.
     pub partly: bool,
 }
 
@@ -40,10 +40,6 @@ pub struct KeptFiles {
     _locks: Vec<Box<dyn DiskLock>>,
 }
 
-fn is_partly(left: &FoundFile) -> bool {
-    left.stage.partly() || left.stage.freed().is_some()
-}
-
 fn shown(left: &FoundFile) -> KeptFile {
     KeptFile {
         url: left.note.url.clone(),
@@ -51,7 +47,7 @@ fn shown(left: &FoundFile) -> KeptFile {
         bytes: left.edits.size,
         path: left.stage.path(),
         unfinished: left.note.mark == Mark::Open && !left.note.unsent_close,
-        partly: is_partly(left),
+        partly: left.stage.partly(),
     }
 }
 
@@ -121,8 +117,10 @@ impl KeptFiles {
 
     async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
         let key = &left.note.key;
-        if is_partly(left) {
-            let why = format!("{key}: only a part of it is on this host: mount its bucket to have it sent");
+        if left.stage.partly() {
+            let why = format!(
+                "{key}: only what was changed of it is on this host: mount its bucket to have it sent"
+            );
             return Err(Error::new(Kind::Unsupported, why));
         }
         // A key is no path: nothing may lead out of the folder.

@@ -2,7 +2,6 @@
 
 mod file_stage;
 mod found_stages;
-mod freed_parts;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod kept_files;
@@ -17,7 +16,6 @@ mod unsynced_removals;
 
 pub use file_stage::Edits;
 pub use found_stages::{FoundFile, FoundStages, UNKNOWN, Unsent};
-pub use freed_parts::{FreedParts, PartsUpload, StoredPart};
 pub use kept_files::{KeptFile, KeptFiles};
 pub use note::{Mark, NOTE_FORMAT, Note};
 pub use removal_log::Left;

@@ -2,9 +2,8 @@
 //! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
 //! power leaves that one whatever was written since.
 //!
-//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5, or 6 where parts of the bytes may
-//! have been freed (see `freed_parts`): a program that knows nothing of that must not read the stage. A note of another
-//! format is not read, and its bytes stay where they are.
+//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5; a note of another format is
+//! not read, and its bytes stay where they are.
 //!
 //! | entry | bytes | meaning |
 //! |---|---|---|
@@ -35,8 +34,6 @@ const ENTRY: u64 = 10752;
 /// The longest note, in bytes; an entry has no less room.
 const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
 pub const NOTE_FORMAT: u32 = 5;
-/// The format of a note beside which freed parts are written down.
-pub(super) const FREED_FORMAT: u32 = 6;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -191,7 +188,7 @@ fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
         return None;
     }
     let note: Note = serde_json::from_slice(body).ok()?;
-    matches!(note.format, NOTE_FORMAT | FREED_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
+    (note.format == NOTE_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
 }
 
 /// The entries of one stage, written in turn.
@@ -331,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_note_of_another_format_is_not_read() {
-        for format in [NOTE_FORMAT - 1, FREED_FORMAT + 1] {
+        for format in [NOTE_FORMAT - 1, NOTE_FORMAT + 1] {
             let other = encode_entry(3, &Note { format, ..note() }).unwrap();
             assert_eq!(decode_entry(&other), None);
         }

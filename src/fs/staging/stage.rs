@@ -4,14 +4,12 @@
 //! only while the file is in use.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::freed_parts::{FreedParts, PartsUpload, StoredPart};
 use super::note::Note;
 use crate::base::Result;
 
@@ -65,22 +63,6 @@ pub trait StagedFile: Send + Sync {
 
     /// The bucket has all of it: what comes next was not synced.
     fn mark_sent(&self) {}
-
-    /// Parts whose bytes were freed, if any were, and the upload that has them.
-    fn freed(&self) -> Option<FreedParts> {
-        None
-    }
-
-    /// Bytes of the range were freed: they can neither be read nor changed here.
-    fn has_freed(&self, _range: &Range<u64>) -> bool {
-        false
-    }
-
-    /// Gives the room of these parts back to the disk, after it has written down that the upload has them. False: this stage
-    /// keeps all its bytes. Nobody writes to the stage meanwhile.
-    async fn free(&self, _note: &Note, _upload: &PartsUpload, _parts: &[StoredPart]) -> Result<bool> {
-        Ok(false)
-    }
 
     /// Lets go of the file descriptors until the bytes are needed again.
     fn release_fds(&self);

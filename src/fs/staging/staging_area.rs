@@ -111,11 +111,6 @@ impl StagingArea {
         Ok(Arc::new(FileStage::create(&self.folder, path, note, edits, None).await?))
     }
 
-    /// Bytes that the disk has left, where that can be told.
-    pub async fn room(&self) -> Option<u64> {
-        self.folder.disk().room(&self.dir).await
-    }
-
     /// A larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless its note says
     /// by then whose it is.
     pub async fn larger(&self, note: &Note, old: &Stage) -> Result<Stage> {

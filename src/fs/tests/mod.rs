@@ -22,7 +22,6 @@ mod removals;
 mod renames;
 mod requests;
 mod rewrites;
-mod room;
 mod rules;
 mod samples;
 mod user;

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,6 @@ use tokio::sync::oneshot;
 
 use super::super::disk::{Disk, DiskFile, DiskLock, OpenHow};
 use super::World;
-use crate::base::interval_map::Intervals;
 
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
@@ -37,8 +35,6 @@ pub struct DiskFaults {
     pub list_fails: u32,
     /// Bytes all files may have; `StorageFull` beyond.
     pub capacity: u64,
-    /// Files can't be punched.
-    pub no_holes: bool,
     /// Which copy of its files this disk is, 1 for the original.
     pub copy: u64,
 }
@@ -46,15 +42,7 @@ pub struct DiskFaults {
 impl Default for DiskFaults {
     fn default() -> Self {
         let latency = (Duration::from_micros(5), Duration::from_millis(2));
-        DiskFaults {
-            latency,
-            sync_fails: 0,
-            read_fails: 0,
-            list_fails: 0,
-            capacity: u64::MAX,
-            no_holes: false,
-            copy: 1,
-        }
+        DiskFaults { latency, sync_fails: 0, read_fails: 0, list_fails: 0, capacity: u64::MAX, copy: 1 }
     }
 }
 
@@ -63,16 +51,10 @@ impl Default for DiskFaults {
 struct Image {
     len: u64,
     pages: BTreeMap<u64, Vec<u8>>,
-    /// Ranges that take no room.
-    holes: Intervals<()>,
 }
 
 impl Image {
     fn write(&mut self, offset: u64, data: &[u8]) {
-        self.holes.clear(offset..offset + data.len() as u64);
-        if self.len < offset {
-            self.holes.insert(self.len..offset, ());
-        }
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
@@ -107,7 +89,6 @@ impl Image {
             if let Some(bytes) = self.pages.get_mut(&(len / PAGE)) {
                 bytes[(len % PAGE) as usize..].fill(0);
             }
-            self.holes.clear(len..u64::MAX);
         }
         self.len = len;
     }
@@ -115,7 +96,6 @@ impl Image {
     /// Pages that were never written stay away: journals zero large files.
     fn zero(&mut self, offset: u64, len: u64) {
         let end = offset + len;
-        self.holes.clear(offset..end);
         for (page, bytes) in self.pages.range_mut(offset / PAGE..end.div_ceil(PAGE)) {
             let start = page * PAGE;
             let from = offset.max(start) - start;
@@ -124,24 +104,10 @@ impl Image {
         self.len = self.len.max(end);
     }
 
-    fn punch(&mut self, offset: u64, len: u64) {
-        let end = self.len.min(offset + len);
-        if offset < end {
-            self.zero(offset, end - offset);
-            self.holes.insert(offset..end, ());
-        }
-    }
-
-    /// Bytes of the range that take no room.
-    fn holes_in(&self, range: Range<u64>) -> u64 {
-        self.holes.overlaps(range).map(|(hole, ())| hole.end - hole.start).sum()
-    }
-
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Write(offset, data) => self.write(*offset, data),
             Change::Zero(offset, len) => self.zero(*offset, *len),
-            Change::Punch(offset, len) => self.punch(*offset, *len),
             Change::SetLen(len) => self.set_len(*len),
         }
     }
@@ -150,7 +116,7 @@ impl Image {
     fn apply_torn(&mut self, change: &Change, world: &World) {
         let (offset, len) = match change {
             Change::Write(offset, data) => (*offset, data.len() as u64),
-            Change::Zero(offset, len) | Change::Punch(offset, len) => (*offset, *len),
+            Change::Zero(offset, len) => (*offset, *len),
             Change::SetLen(_) if world.per_mille(500) => return self.apply(change),
             Change::SetLen(_) => return,
         };
@@ -160,7 +126,6 @@ impl Image {
             if world.per_mille(500) {
                 match change {
                     Change::Write(_, data) => self.write(offset + at, &data[at as usize..(at + n) as usize]),
-                    Change::Punch(..) => self.punch(offset + at, n),
                     _ => self.zero(offset + at, n),
                 }
             }
@@ -173,7 +138,6 @@ impl Image {
 enum Change {
     Write(u64, Bytes),
     Zero(u64, u64),
-    Punch(u64, u64),
     SetLen(u64),
 }
 
@@ -300,21 +264,16 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        let taken = |image: &Image| image.len - image.holes_in(0..image.len);
-        self.seen.files.values().filter_map(|id| Some(taken(&self.inodes.get(id)?.seen))).sum()
+        self.seen.files.values().filter_map(|id| Some(self.inodes.get(id)?.seen.len)).sum()
     }
 
     fn change(&mut self, id: u64, change: Change) -> io::Result<()> {
-        let seen = &self.inode(id)?.seen;
-        let range = match &change {
-            Change::Write(offset, data) => *offset..offset + data.len() as u64,
-            Change::Zero(offset, len) => *offset..offset + len,
-            Change::Punch(..) => 0..0,
-            // Longer files are reserved.
-            Change::SetLen(len) => seen.len.min(*len)..*len,
+        let end = match &change {
+            Change::Write(offset, data) => offset + data.len() as u64,
+            Change::Zero(offset, len) => offset + len,
+            Change::SetLen(len) => *len,
         };
-        let more =
-            range.end.saturating_sub(seen.len.max(range.start)) + seen.holes_in(range.start..range.end);
+        let more = end.saturating_sub(self.inode(id)?.seen.len);
         if more > 0 && self.faults.capacity < u64::MAX && self.used() + more > self.faults.capacity {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the simulated disk is full"));
         }
@@ -585,15 +544,6 @@ impl DiskFile for SimFile {
     async fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         self.act(true, move |s, _, id| s.change(id, Change::Zero(offset, len))).await
     }
-    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.act(true, move |s, _, id| {
-            if s.faults.no_holes {
-                return Err(io::Error::new(io::ErrorKind::Unsupported, "the simulated disk makes no holes"));
-            }
-            s.change(id, Change::Punch(offset, len))
-        })
-        .await
-    }
 }
 
 #[derive(Debug)]
@@ -681,11 +631,6 @@ impl Disk for SimDisk {
     }
     fn boot(&self) -> Option<String> {
         Some(self.state.lock().boot.to_string())
-    }
-    async fn room(&self, _dir: &Path) -> Option<u64> {
-        let state = self.state.lock();
-        let capacity = state.faults.capacity;
-        (capacity < u64::MAX).then(|| capacity.saturating_sub(state.used()))
     }
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
         let (at, note) = (path.to_owned(), note.to_owned());

@@ -9,7 +9,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::rename_dir::move_all;
 use super::rename_end::end_before;
-use crate::base::{Error, Kind};
+use crate::base::Kind;
 use crate::fs::bucket::{ActCopy, Doomed, SeenObject};
 use crate::fs::file::{OpenFile, Purpose};
 use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, type_of};
@@ -93,8 +93,6 @@ impl Fs {
         no_replace: bool,
     ) -> Op<()> {
         let (old, new) = (&source.key, &to.stem);
-        // Before it is looked at who has it open: nothing of what comes after that is freed.
-        let _moving = self.context.moving.begin(old);
         let file = self.open_at(old);
         if let Some((_, ino, file)) = file.as_ref().filter(|(.., file)| file.has_unsent_close()) {
             // What was closed goes first. What is being written goes with its own close, to the name that it has then.
@@ -104,7 +102,6 @@ impl Fs {
         if let Some((_, ino, file)) = replaced.as_ref().filter(|(.., file)| file.has_unsent_close()) {
             self.send_passed(*ino, file, Purpose::ClosedVersion).await?;
         }
-        refuse_freed(file.iter().map(|(.., file)| file))?;
         let held = self.lock_both(old, new).await?;
         if let Some((.., file)) = &file {
             file.recall_unheard(&self.context).await?;
@@ -348,8 +345,6 @@ impl Fs {
             self.doubt(&to.stem);
             return Err(if empty { Errno::EXIST.into() } else { Errno::NOTEMPTY.into() });
         }
-        let _moving = self.context.moving.begin(&old);
-        refuse_freed(self.open_below(&old).iter().map(|(_, file)| file))?;
         let done = move_all(self, &old, &new, over, hold).await;
         self.doubt(&from.stem);
         self.doubt(&to.stem);
@@ -367,17 +362,6 @@ fn conflict_is_told(mut failed: Fail) -> Fail {
         failed.errno = Errno::BUSY;
     }
     failed
-}
-
-/// `EBUSY` for files of which only an upload has all bytes: it can't follow them to another name.
-fn refuse_freed<'a>(mut open: impl Iterator<Item = &'a Arc<OpenFile>>) -> Op<()> {
-    let Some(file) = open.find(|file| file.is_freed()) else { return Ok(()) };
-    let said = format!(
-        "{}: the disk was nearly full, and only the upload under this name has all bytes of the file: it can't be renamed \
-         before it is closed",
-        file.key()
-    );
-    Err(Fail { errno: Errno::BUSY, why: Some(Error::new(Kind::Owned, said)) })
 }
 
 /// What is known of a name's object, if that is all that a copy has to know.
