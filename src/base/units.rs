@@ -11,7 +11,9 @@ pub fn parse_size(text: &str) -> Result<u64> {
     let bad = || {
         Error::new(
             Kind::Usage,
-            format!("{text:?} is not a size: write a whole number with K, M, G or T (powers of 1024), as 20G"),
+            format!(
+                "{text:?} is not a size: write a whole number with K, M, G or T (powers of 1024), as 20G"
+            ),
         )
     };
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

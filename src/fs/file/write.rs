@@ -38,7 +38,10 @@ impl OpenFile {
             self.may_reach(offset, end)?;
             let stage = self.stage(e, end).await?;
             self.state.lock().keep_asked_version(e, offset);
-            stage.write(offset, data.clone()).await.map_err(|w| staging_failed(&stage, w))?;
+            if let Err(why) = stage.write(offset, data.clone()).await {
+                self.take_back(&stage, end).await;
+                return Err(staging_failed(&stage, why).into());
+            }
             let now = e.now();
             let mut s = self.state.lock();
             if !s.uses_stage(&stage) {
@@ -55,6 +58,18 @@ impl OpenFile {
             self.note(e, false).await?;
         }
         Ok(())
+    }
+
+    /// Of a write up to `end` that failed: nothing of it stands behind the file's end.
+    async fn take_back(&self, stage: &Stage, end: u64) {
+        let size = self.size();
+        if size < end
+            && let Err(error) = stage.take_back(size).await
+        {
+            let path = stage.path();
+            let path = path.display();
+            tracing::error!(%error, "{path} may end with bytes of a write that failed: do not make the file longer");
+        }
     }
 
     /// `EFBIG` for a file that would be too long, or get too long a hole where it ends now.

@@ -326,6 +326,11 @@ impl StagedFile for FileStage {
         Ok(self.file().await?.set_len(DATA + size).await?)
     }
 
+    async fn take_back(&self, size: u64) -> Result<()> {
+        // The log has no word of them.
+        Ok(self.file().await?.set_len(DATA + size).await?)
+    }
+
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         padded(self.file().await?.pread(DATA + offset, len).await?, len)
     }

@@ -75,6 +75,12 @@ pub trait StagedFile: Send + Sync {
     /// The file is so long now, and what of it was staged behind that isn't its any more.
     async fn cut(&self, size: u64) -> Result<()>;
 
+    /// A write that failed may have left bytes behind the file's end, `size`: no part of the file, which whatever makes it longer would
+    /// show. Needs no room.
+    async fn take_back(&self, size: u64) -> Result<()> {
+        self.cut(size).await
+    }
+
     /// `len` bytes; zeros where nothing was written.
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
 

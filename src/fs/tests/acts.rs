@@ -191,7 +191,7 @@ fn what_is_done_in_a_directory_that_moves_moves_with_it() {
 
 pub struct Set {
     pub world: World,
-    disk: Arc<SimDisk>,
+    pub disk: Arc<SimDisk>,
     pub store: Arc<Ruled>,
 }
 

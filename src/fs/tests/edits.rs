@@ -151,3 +151,50 @@ fn what_comes_after_the_last_close_is_sent_though_somebody_reads() {
         user.fs.finish().await;
     });
 }
+
+/// A disk that is full in the middle of a write has a part of it. It is no part of the file, whatever makes the file longer.
+#[test]
+fn what_a_full_disk_took_of_a_write_is_no_part_of_the_file() {
+    for flush in ["local", "bucket"] {
+        for way in ["longer", "behind", "killed"] {
+            Set::run(2, OF_BYTES, move |set| async move {
+                let note = format!("{flush}, {way}");
+                let (process, user) = set.mount(&format!("flush={flush}")).await;
+                let handle = user.open("f", WRITE, true).await.unwrap();
+                // Too large for a slot of the shared file.
+                user.fs.write(handle, 0, Bytes::from(vec![1; 2 << 20])).await.unwrap();
+                let used: u64 = set.disk.files().iter().map(|(_, len)| len).sum();
+                set.disk.faults(|f| f.capacity = used + 1000);
+                user.fs.write(handle, 2 << 20, Bytes::from(vec![9; 1 << 20])).await.unwrap_err();
+                set.disk.faults(|f| f.capacity = u64::MAX);
+                let mut want = vec![1; 2 << 20];
+                match way {
+                    "longer" => {
+                        let size = Changes { size: Some((2 << 20) + 5000), ..Changes::default() };
+                        let ino = user.walk("f").await.unwrap();
+                        user.fs.setattr(ino, size, Some(handle)).await.unwrap();
+                        want.resize((2 << 20) + 5000, 0);
+                    }
+                    "behind" => {
+                        user.fs.write(handle, (2 << 20) + 5000, Bytes::from(vec![3; 10])).await.unwrap();
+                        want.resize((2 << 20) + 5000, 0);
+                        want.extend([3; 10]);
+                    }
+                    _ => {}
+                }
+                user.close(handle).await.unwrap();
+                if way == "killed" {
+                    process.kill();
+                    drop(user);
+                    let (_process, user) = set.mount(&format!("flush={flush}")).await;
+                    set.sleep(60_000).await;
+                    drop(user);
+                } else {
+                    set.sleep(60_000).await;
+                }
+                let body = set.body("f").await.unwrap();
+                assert!(body == want, "{note}: {} bytes, not {}", body.len(), want.len());
+            });
+        }
+    }
+}

@@ -275,8 +275,19 @@ impl State {
         };
         let more = end.saturating_sub(self.inode(id)?.seen.len);
         if more > 0 && self.faults.capacity < u64::MAX && self.used() + more > self.faults.capacity {
+            let lacks = (self.used() + more - self.faults.capacity).min(more);
+            // What there is room for is written, as a real one does.
+            if let Change::Write(offset, data) = change
+                && let Some(fits) = (data.len() as u64).checked_sub(lacks).filter(|fits| *fits > 0)
+            {
+                self.apply(id, Change::Write(offset, data.slice(..fits as usize)))?;
+            }
             return Err(io::Error::new(io::ErrorKind::StorageFull, "the simulated disk is full"));
         }
+        self.apply(id, change)
+    }
+
+    fn apply(&mut self, id: u64, change: Change) -> io::Result<()> {
         self.made += 1;
         let number = self.made;
         let inode = self.inode(id)?;
