@@ -102,12 +102,9 @@ fn check_mirror(findings: &mut Findings<'_>, config: &Config) {
 
 fn check_traces(findings: &mut Findings<'_>, config: &Config) {
     let traces = &config.traces;
-    if let Some(collector) = &traces.collector {
-        if !is_web(&collector.value) {
-            let what =
-                "is no http:// or https:// address without a user: write it as \"http://127.0.0.1:4318\"";
-            findings.add(collector.line, "traces.collector", what);
-        }
+    if let Some(collector) = traces.collector.as_ref().filter(|collector| !is_web(collector)) {
+        let what = "is no http:// or https:// address without a user: write it as \"http://127.0.0.1:4318\"";
+        findings.add(collector.line, "traces.collector", what);
     }
     if let Some(sample) = traces.sample.as_ref().filter(|_| traces.collector.is_none()) {
         findings.add(
