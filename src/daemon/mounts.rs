@@ -608,6 +608,7 @@ mod tests {
     /// A bucket in a folder of a disk that is away when the next mount begins.
     /// Promise: A folder that is away is no empty bucket.
     #[tokio::test]
+    #[allow(clippy::disallowed_methods)] // a user's disk that goes away and comes back
     async fn what_waits_for_a_folder_is_not_for_another_in_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
