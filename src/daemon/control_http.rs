@@ -26,9 +26,8 @@ use tracing::Instrument as _;
 
 use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
 use super::control_reply::{self, line_of};
-use super::control_server::Who;
 use super::handler_trait::Handler;
-use super::progress::{ProgressSink, Step};
+use super::progress::{ProgressSink, Step, Who};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 

@@ -12,13 +12,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::UnixStream;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use super::api::{REQUEST_MAX, Reply, Request, VERSION, Verb};
 use super::control_http::{self, Caller};
 use super::control_reply::{failure, line_of};
 use super::handler_trait::Handler;
-use super::progress::{Asker, ProgressSink};
+use super::progress::{Asker, ProgressSink, Who};
 use super::state_dir::socket_rights;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
@@ -108,14 +108,6 @@ async fn connection(
             return;
         }
     }
-}
-
-/// Whose command it is.
-#[derive(Clone, Debug)]
-pub struct Who {
-    /// For what the log says meanwhile.
-    pub span: Span,
-    pub asker: Option<Asker>,
 }
 
 fn who(stream: &UnixStream) -> Who {

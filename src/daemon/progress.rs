@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use super::api::{Progress, Reply};
 
@@ -30,6 +31,14 @@ impl From<Step> for Reply {
 pub struct Asker {
     pub uid: u32,
     pub pid: Option<i32>,
+}
+
+/// Whose command it is.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// For what the log says meanwhile.
+    pub span: Span,
+    pub asker: Option<Asker>,
 }
 
 /// Where a verb says how far it is, and hears when nobody waits for it any more.

@@ -9,7 +9,7 @@ use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile, bytes_missing};
 use super::rewrite::drop_version;
 use super::stage_lifecycle::note_unpromised;
-use super::state::{Event, Life, SENDS};
+use super::state::{Event, Life, Purpose, SENDS};
 use super::streaming_upload::StreamingUpload;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
@@ -28,15 +28,6 @@ pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
         remote.abort(&key, &streaming.upload).await;
     };
     e.rt.spawn(work).detach();
-}
-
-/// What a send is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// A close or an fsync, which is told what became of it.
-    Close,
-    /// What was closed or synced, as it was then. What is written since waits for its own close.
-    ClosedVersion,
 }
 
 /// Attempts to send a file that is truncated while it is being sent.

@@ -13,8 +13,7 @@ mod streaming_upload;
 mod upload;
 mod write;
 
-pub use commit::Purpose;
 pub use conflict_copy::{CONFLICT, UNFINISHED};
 pub use context::{Clock, MountContext, MountResources, UploadMemory};
 pub use open_file::OpenFile;
-pub use state::Stood;
+pub use state::{Purpose, Stood};

@@ -3,10 +3,9 @@
 //! nothing of it is overwritten, and what is there by then goes with the next close.
 
 use super::closed_version::ClosedVersion;
-use super::commit::Purpose;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile};
-use super::state::{Bytes, Event};
+use super::state::{Bytes, Event, Purpose};
 use super::upload::Snapshot;
 use crate::base::Result;
 use crate::fs::object::said_otherwise;

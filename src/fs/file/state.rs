@@ -61,6 +61,15 @@ pub enum Bytes {
     Sent,
 }
 
+/// What a send is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A close or an fsync, which is told what became of it.
+    Close,
+    /// What was closed or synced, as it was then. What is written since waits for its own close.
+    ClosedVersion,
+}
+
 /// What happens to a file.
 #[derive(Debug)]
 pub enum Event {

@@ -14,11 +14,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::upload_token::upload_hash;
+use super::upload_token::{ACT, upload_hash};
 use crate::base::rt::Rt;
 use crate::store::{Attrs, Etag, Head};
-
-pub const ACT: &str = "windlass-act";
 
 /// A rename's, drawn when it begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::act_mark::ACT;
 use super::metadata::Meta as _;
 use crate::base::rt::Rt;
 use crate::store::Attrs;
 
+/// The mark of an act's copy (`act_mark`).
+pub const ACT: &str = "windlass-act";
 const UPLOAD: &str = "windlass-upload";
 const XATTRS: &str = "xattr";
 
