@@ -54,13 +54,14 @@ async fn look_locally(state: &EngineState) -> LocalLook {
     LocalLook {
         kept_files: mount::by_bucket(&state.mounts.kept(&state.host_context).await.unwrap_or_default()),
         kept_journals: home.kept_journals(&**disk).await,
-        left_journals: if state.nbd_addresses().is_empty() {
-            home.left_journals(&**disk).await
-        } else {
-            Vec::new()
-        },
+        left_journals: if is_daemon(state) { Vec::new() } else { home.left_journals(&**disk).await },
         room_bytes: room.ok().flatten(),
     }
+}
+
+/// Whether this engine goes on with what a daemon left, also while it begins.
+fn is_daemon(state: &EngineState) -> bool {
+    state.served.lock().is_some()
 }
 
 /// What is wrong with this host, and what the daemon tried in vain, each with its cure.
@@ -89,7 +90,8 @@ fn troubles(state: &EngineState, local: &LocalLook) -> Vec<HostTrouble> {
         ))
     };
     let told = |name: &'static str, trouble| HostTrouble { name: name.into(), trouble };
-    let left = (!local.left_journals.is_empty()).then(|| {
+    // A look that is remembered may be from before this engine served.
+    let left = (!local.left_journals.is_empty() && !is_daemon(state)).then(|| {
         let (few, name) = (show_count(local.left_journals.len() as u64, "volume"), local.left_journals[0].display());
         format!(
             "{few} stayed this host's when the daemon ended, with a journal that may hold writes which are in no store ({name}): \
