@@ -154,18 +154,16 @@ pub async fn run(global: &Global, args: Export) -> Result<ExitCode> {
     let rt = Rt::new(RealRuntime::current());
     let found = args.from.find(global).await?;
     plan.check(&found)?;
-    let target = Target::open(&rt, &args.file, args.force).await?;
     let to = args.file.display().to_string();
-    let door = Door::open(global).await;
-    let mut door = match door {
-        Ok(door) => door,
-        Err(error) => {
-            target.abandon().await;
-            return Err(error);
-        }
-    };
-    let (out, unfinished) = target.split();
-    let exported = or_interrupted(write(&rt, &mut door, &found, &plan, out)).await;
+    let mut door = Door::open(global).await?;
+    let mut unfinished = None;
+    // The file is made where an interrupt is already listened for, so that none leaves it behind.
+    let exported = or_interrupted(async {
+        let (out, file) = Target::open(&rt, &args.file, args.force).await?.split();
+        unfinished = file;
+        write(&rt, &mut door, &found, &plan, out).await
+    });
+    let exported = exported.await;
     let exported = match (exported, unfinished) {
         (Ok((size, done)), Some(file)) => file.appear().await.map(|()| (size, done)),
         (Err(error), Some(file)) => {

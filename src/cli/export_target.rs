@@ -83,13 +83,6 @@ impl Target {
             Target::File(file, new) => (Output::File(file), Some(new)),
         }
     }
-
-    /// Nothing was written.
-    pub async fn abandon(self) {
-        if let Target::File(_, new) = self {
-            new.abandon().await;
-        }
-    }
 }
 
 /// The kernel tells of a device that is opened alone whether it is mounted, or a part of another. `--force` is no leave to

@@ -39,9 +39,10 @@ pub async fn interrupted() {
 /// Drops `work` at the first signal: `None` then.
 pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
     let (work, signal) = (std::pin::pin!(work), std::pin::pin!(interrupted()));
-    match select(work, signal).await {
-        Either::Left((done, _)) => Some(done),
-        Either::Right(_) => None,
+    // The signal's wait begins first, so that none is missed in the first step of the work.
+    match select(signal, work).await {
+        Either::Left(_) => None,
+        Either::Right((done, _)) => Some(done),
     }
 }
 
