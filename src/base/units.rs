@@ -6,27 +6,46 @@ pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
-/// Reads `10G`, `512M`, `4k`, `1T`, `4096`; units are powers of 1024 with or without `iB`.
+/// Digits behind a size's point, at most.
+const FRACTION_MAX: u32 = 9;
+
+/// Reads `10G`, `512M`, `4k`, `1.5T`, `4096`; units are powers of 1024, with or without `iB`. With a `B` alone (`20GB`) they are
+/// powers of 1000.
 pub fn parse_size(text: &str) -> Result<u64> {
     let bad = || {
         Error::new(
             Kind::Usage,
             format!(
-                "{text:?} is not a size: write a whole number with K, M, G or T (powers of 1024), as 20G"
+                "{text:?} is not a size: write a number with K, M, G or T (powers of 1024) or with KB, MB, GB or TB (of 1000), \
+                 as 20G or 1.5T"
             ),
         )
     };
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
-    let shift = match text[digits..].to_ascii_lowercase().trim_end_matches("ib") {
-        "" | "b" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (&text[..end], text[end..].to_ascii_lowercase());
+    let mut letters = unit.chars();
+    let power = match letters.next() {
+        None | Some('b') => 0,
+        Some('k') => 1,
+        Some('m') => 2,
+        Some('g') => 3,
+        Some('t') => 4,
+        Some('p') => 5,
+        Some(_) => return Err(bad()),
+    };
+    let base: u128 = match letters.as_str() {
+        "" | "ib" => 1024,
+        "b" => 1000,
         _ => return Err(bad()),
     };
-    number.checked_mul(1 << shift).ok_or_else(bad)
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = u32::try_from(part.len()).ok().filter(|digits| *digits <= FRACTION_MAX).ok_or_else(bad)?;
+    let read = |digits: &str| digits.parse::<u64>().map(u128::from).map_err(|_| bad());
+    let scale = 10u128.pow(digits);
+    let parts = (read(whole)? * scale + read(part)?).checked_mul(base.pow(power)).ok_or_else(bad)?;
+    // A part of a byte is no size.
+    let bytes = (parts % scale == 0).then(|| parts / scale).ok_or_else(bad)?;
+    u64::try_from(bytes).map_err(|_| bad())
 }
 
 /// Prints bytes the way `parse_size` reads them back, exactly: `10G`, `1536M`, `1000`.
@@ -105,8 +124,30 @@ mod tests {
             assert_eq!(parse_size(text).unwrap(), bytes);
             assert_eq!(show_size(bytes), text);
         }
-        assert_eq!(parse_size("10GiB").unwrap(), 10 * GIB);
-        for bad in ["", "G", "1.5G", "-1", "10X", "99999999999T"] {
+        for (text, bytes) in [
+            ("10GiB", 10 * GIB),
+            ("20GB", 20_000_000_000),
+            ("1.5G", 1536 * MIB),
+            ("0.5kb", 500),
+            ("7b", 7),
+            ("1P", 1 << 50),
+        ] {
+            assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
+        }
+        for bad in [
+            "",
+            "G",
+            "-1",
+            "10X",
+            "10Gi",
+            "99999999999T",
+            "1.5",
+            "1.",
+            ".5G",
+            "1.2.3G",
+            "1.0000000000001G",
+            "1é",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

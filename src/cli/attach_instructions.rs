@@ -29,6 +29,7 @@ const TLS_OBJECT: &str = "windlass-tls";
 #[derive(Args, Debug)]
 pub struct Attach {
     /// POOL/VOLUME, or POOL/VOLUME@SNAPSHOT to read
+    #[arg(value_name = "POOL/VOLUME")]
     path: String,
     /// For whom (default: qemu)
     #[arg(long = "as", value_name = "CLIENT")]

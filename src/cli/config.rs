@@ -203,6 +203,7 @@ fn named_files(config: &Config) -> Vec<(String, &Written<String>, Opens)> {
     let tls = &config.tls;
     let mut all = vec![
         ("mirror_key".to_owned(), &config.top.mirror_key, Opens::Group),
+        ("metrics_users".to_owned(), &config.top.metrics_users, Opens::Group),
         ("tls.cert".to_owned(), &tls.cert, Opens::All),
         ("tls.key".to_owned(), &tls.key, Opens::Group),
         ("tls.client_ca".to_owned(), &tls.client_ca, Opens::All),

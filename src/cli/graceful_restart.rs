@@ -5,12 +5,13 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::future::{Either, select};
 use rustix::io::FdFlags;
 
 use super::sd_notify;
-use crate::base::rt::{DiskLock, RealDisk, Rt};
+use crate::base::rt::{Disk, DiskLock, RealDisk, Rt};
 use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::{CredentialsLine, WatchAnswer};
 use crate::daemon::api::{HandOver, Verb};
@@ -44,8 +45,8 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
     };
     let work = async {
         check_credentials(rt, &home.control()?).await?;
-        let (disk, mirror) = (RealDisk::start(), (true, asked.listen.insecure));
-        given_listeners(rt, &*disk, config, asked.listen).await?;
+        let (disk, mirror) = (RealDisk::start() as Arc<dyn Disk>, (true, asked.listen.insecure));
+        given_listeners(rt, &disk, config, asked.listen).await?;
         let mirror = MirrorPlan::of(rt, &*disk, config, asked.mirror, mirror).await?;
         check_mirror(rt, &home.control()?, &mirror).await?;
         check_stores(rt, &served(home, config, asked.pools).await?).await?;

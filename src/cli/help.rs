@@ -10,7 +10,7 @@ use super::{Global, output};
 
 /// Each command stands in one of these.
 const GROUPS: [(&str, &[&str]); 6] = [
-    ("First steps", &["demo", "help", "version"]),
+    ("First steps", &["demo", "help", "completion", "man", "version"]),
     ("Pools and volumes", &["pool", "volume", "snapshot", "clone", "replicate"]),
     ("Volumes as disks and images", &["attach", "detach", "import", "export"]),
     ("Buckets as folders", &["mount", "unmount"]),

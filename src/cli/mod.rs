@@ -5,6 +5,7 @@ mod attach_detach_device;
 mod attach_instructions;
 mod checksum;
 mod clone;
+mod completion;
 mod config;
 mod cost;
 mod credentials;
@@ -21,6 +22,7 @@ mod iam_policy;
 mod import;
 mod kernel_device_name;
 mod kernel_disk;
+mod manual;
 mod mount;
 mod output;
 mod pool;
@@ -39,12 +41,13 @@ mod transfer_bar;
 mod volume;
 mod volume_key;
 mod volume_list_order;
+mod wrong_words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::base::{Error, Kind, Result, ResultExt};
@@ -128,6 +131,10 @@ enum Command {
     /// The configuration file: look at it, show what holds, print an example
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print what a shell reads to complete commands, and the names of pools, volumes and snapshots
+    Completion(completion::Completion),
+    /// Write the man pages and completions into a folder, as a package wants them
+    Man(manual::Man),
     /// Show the help of a command, as `windlass COMMAND --help` does
     Help {
         /// For example `volume create`; nothing: all commands
@@ -150,12 +157,18 @@ fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
     // Before anything else is read: what is wrong with the rest is told in the same form.
     let as_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
     output::errors_as_json(as_json);
+    let words: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let matches = command().try_get_matches_from(args);
-    let parsed = matches.and_then(|it| Cli::from_arg_matches(&it)).map_err(|error| {
-        match as_json && error.use_stderr() {
-            true => output::failure(&wrong_usage(&error)),
+    let parsed = matches.and_then(|it| Cli::from_arg_matches(&it)).map_err(|mut error| {
+        // That a word could be a value if it stood elsewhere helps nobody.
+        if error.kind() == ErrorKind::UnknownArgument {
+            error.remove(ContextKind::Suggested);
+        }
+        match wrong_words::no_such_command(&command(), &words, &error) {
+            Some(told) => output::failure(&told),
+            None if as_json && error.use_stderr() => output::failure(&wrong_usage(&error)),
             // Nobody is there to be told that stderr can't be written.
-            false => drop(error.print()),
+            None => drop(error.print()),
         }
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
     });
@@ -185,6 +198,9 @@ fn wrong_usage(error: &clap::Error) -> Error {
 
 /// The program.
 pub fn main() -> ExitCode {
+    if completion::answered() {
+        return ExitCode::SUCCESS;
+    }
     let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -253,6 +269,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Cost(args) => Box::pin(cost::run(&global, args)).await,
         Command::Credentials(args) => Box::pin(credentials::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,
+        Command::Completion(args) => completion::run(&global, &args),
+        Command::Man(args) => manual::run(&args),
         Command::Version => Ok(help::version(&global)),
         Command::Help { .. } => {
             Err(Error::new(Kind::Internal, "help was given when the command line was read"))
@@ -330,7 +348,6 @@ mod tests {
             let error = wrong_usage(&command().try_get_matches_from(args).unwrap_err());
             (error.kind(), error.to_string())
         };
-        assert_eq!(told("pool nonsense"), (Kind::Usage, "unrecognized subcommand 'nonsense'".into()));
         assert!(told("volume info tank/X!").1.starts_with("invalid value 'tank/X!' for '<POOL/VOLUME>'"));
         assert!(told("pool").1.starts_with("a command is missing"));
         assert!(told("volume create p/v").1.contains("--size"));

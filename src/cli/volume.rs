@@ -26,7 +26,7 @@ pub enum Volume {
         #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
         /// For example 10G; a multiple of 512 bytes, at most 64T
-        #[arg(long, value_parser = parse_size)]
+        #[arg(long, value_parser = parse_size, allow_hyphen_values = true)]
         size: u64,
         #[command(flatten)]
         settings: Box<SettingFlags>,
@@ -126,9 +126,9 @@ pub enum Volume {
     Resize {
         #[arg(value_name = "POOL/VOLUME")]
         path: VolumePath,
-        /// For example 20G; a multiple of 512 bytes, at most 64T, not less than it is
-        #[arg(value_parser = parse_size)]
-        size: u64,
+        /// For example 20G, or +5G to what it is; a multiple of 512 bytes, at most 64T, not less than it is
+        #[arg(allow_hyphen_values = true)]
+        size: NewSize,
         /// End the connections of clients, so that they connect again and see the new size
         #[arg(long)]
         disconnect: bool,
@@ -232,6 +232,40 @@ pub struct Rollback {
     /// End the connections of clients first: stop what uses the volume before
     #[arg(long)]
     disconnect: bool,
+}
+
+/// What a volume is to be as large as.
+#[derive(Clone, Copy, Debug)]
+pub enum NewSize {
+    To(u64),
+    /// So much more than it is.
+    By(u64),
+}
+
+impl FromStr for NewSize {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<NewSize> {
+        match text.strip_prefix('+') {
+            Some(more) => parse_size(more).map(NewSize::By),
+            None => parse_size(text).map(NewSize::To),
+        }
+    }
+}
+
+impl NewSize {
+    async fn of(self, global: &Global, path: &VolumePath) -> Result<u64> {
+        match self {
+            NewSize::To(size) => Ok(size),
+            NewSize::By(more) => {
+                let asked = Verb::VolumeInfo { path: path.clone(), walk: false };
+                let is: VolumeAnswer = reach_engine::ask(global, asked).await?.answer()?;
+                is.info
+                    .size
+                    .checked_add(more)
+                    .ok_or_else(|| Error::new(Kind::Usage, "no volume is that large"))
+            }
+        }
+    }
 }
 
 pub async fn roll_back(global: &Global, args: Rollback) -> Result<ExitCode> {
@@ -360,6 +394,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
         Volume::Release { path } => plain(global, Verb::VolumeRelease { path }).await,
         Volume::Rollback(args) => roll_back(global, args).await,
         Volume::Resize { path, size, disconnect } => {
+            let size = size.of(global, &path).await?;
             plain(global, Verb::VolumeResize { path, size, disconnect }).await
         }
         Volume::Flatten { path, rate } => plain(global, Verb::VolumeFlatten { path, rate }).await,

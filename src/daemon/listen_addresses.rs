@@ -1,9 +1,11 @@
 //! What is listened on, by flags or by the configuration. What would be open to the network without TLS is refused.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::config::{Config, List, ListenAddress};
 use super::load_access_policy::{policy, rights};
+use super::metrics_users::MetricsUsers;
 use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::nbd::{Address, Policy};
@@ -33,24 +35,27 @@ pub struct Flags<'a> {
 pub struct Given {
     pub nbd: Vec<ListenAddress>,
     pub metrics: Vec<Address>,
+    /// Who may read them, where a password is asked for.
+    pub metrics_users: Option<Arc<MetricsUsers>>,
     /// What lets NBD clients in.
     pub policy: Policy,
 }
 
 /// What is to be listened on, and what lets clients in. Nothing is listened on yet: what may not be served is refused while
 /// whoever serves it now still can.
-pub async fn given(rt: &Rt, disk: &dyn Disk, config: &Config, flags: Flags<'_>) -> Result<Given> {
+pub async fn given(rt: &Rt, disk: &Arc<dyn Disk>, config: &Config, flags: Flags<'_>) -> Result<Given> {
     let nbd: Vec<ListenAddress> = by_flags(flags.nbd, config.top.nbd.as_deref())?;
     let metrics: Vec<Address> = by_flags(flags.metrics, config.top.metrics.as_deref())?;
-    let policy = policy(rt, disk, config).await?;
+    let policy = policy(rt, &**disk, config).await?;
     for at in &nbd {
         check(at, &policy, flags.insecure).await?;
-        rights(disk, at).await?;
+        rights(&**disk, at).await?;
     }
     for address in &metrics {
         check_metrics(address, flags.insecure).await?;
     }
-    Ok(Given { nbd, metrics, policy })
+    let metrics_users = if metrics.is_empty() { None } else { MetricsUsers::of(rt, disk, config).await? };
+    Ok(Given { nbd, metrics, metrics_users, policy })
 }
 
 /// `Refused`: in the open, and others than this host reach it. `Usage`: by TLS, without a certificate.
@@ -79,7 +84,7 @@ pub async fn is_of_this_host(host_port: &str) -> Result<bool> {
     Ok(found.map(|at| at.ip()).all(|ip| ip.is_loopback()))
 }
 
-/// The same, of metrics and the page, which have no password.
+/// The same, of metrics and the page: without TLS what is told, and a password too, is in the open.
 async fn check_metrics(address: &Address, insecure: bool) -> Result<()> {
     match address {
         Address::Unix(_) => Ok(()),
@@ -92,7 +97,7 @@ async fn check_metrics(address: &Address, insecure: bool) -> Result<()> {
             true => Ok(()),
             false => {
                 let why = format!(
-                    "metrics {address} are reached from other hosts, and without a password they tell names, URLs and loads: serve \
+                    "metrics {address} are reached from other hosts, and without TLS they tell names, URLs and loads, a password too: serve \
                      them on 127.0.0.1 or on a unix socket, or say --insecure where nobody else is on that network"
                 );
                 Err(Error::new(Kind::Refused, why))
@@ -110,7 +115,10 @@ fn open_to_the_network(address: &Address) -> Error {
 }
 
 /// Who reads metrics and the page at an address, in words.
-pub async fn reads_metrics(address: &Address) -> String {
+pub async fn reads_metrics(address: &Address, users: Option<&MetricsUsers>) -> String {
+    if users.is_some() {
+        return "who knows a password of `metrics_users`; nothing can be changed there".to_owned();
+    }
     let who = match address {
         Address::Unix(_) => "processes of this user",
         Address::Tcp(host_port) | Address::Tls(host_port) => match is_of_this_host(host_port).await {
@@ -159,7 +167,7 @@ mod tests {
         for (address, who) in
             [("127.0.0.1:1", "all processes of this host"), ("0.0.0.0:1", "whoever reaches it")]
         {
-            let told = reads_metrics(&address.parse().unwrap()).await;
+            let told = reads_metrics(&address.parse().unwrap(), None).await;
             assert!(told.starts_with(who), "{told}");
         }
     }

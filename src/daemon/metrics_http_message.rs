@@ -13,6 +13,7 @@ use crate::nbd::Address;
 
 pub const OK: &str = "200 OK";
 pub const UNAVAILABLE: &str = "503 Service Unavailable";
+pub const UNAUTHORIZED: &str = "401 Unauthorized";
 pub const FORBIDDEN: &str = "403 Forbidden";
 pub const NOT_FOUND: &str = "404 Not Found";
 pub const BAD_METHOD: &str = "405 Method Not Allowed";
@@ -24,6 +25,15 @@ pub const HTML: &str = "text/html; charset=utf-8";
 /// Longest request head that is read, in bytes.
 pub const HEAD_MAX: usize = 8 << 10;
 
+/// What goes into no log.
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
 /// What is asked, without what nobody here looks at.
 #[derive(Debug, Default)]
 pub struct Request {
@@ -33,6 +43,8 @@ pub struct Request {
     host: Option<String>,
     /// Where it comes from, as a browser says.
     site: Option<String>,
+    /// As it was sent: it may hold a password.
+    authorization: Option<Secret>,
 }
 
 /// What is answered.
@@ -62,14 +74,20 @@ impl Request {
             ..Request::default()
         };
         for (name, value) in lines.map_while(|line| line.split_once(':')) {
-            let value = value.trim().to_ascii_lowercase();
+            let value = value.trim();
             match name.to_ascii_lowercase().as_str() {
-                "host" => request.host = Some(value),
-                "sec-fetch-site" => request.site = Some(value),
+                "host" => request.host = Some(value.to_ascii_lowercase()),
+                "sec-fetch-site" => request.site = Some(value.to_ascii_lowercase()),
+                "authorization" => request.authorization = Some(Secret(value.to_owned())),
                 _ => {}
             }
         }
         request
+    }
+
+    /// Who it says that it is.
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_ref().map(|secret| secret.0.as_str())
     }
 
     pub fn only_reads(&self) -> bool {

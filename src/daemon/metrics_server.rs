@@ -2,7 +2,7 @@
 //! daemon is alive (`/healthz`), whether all that it serves can be used (`/readyz`), and has a page for people (`/`).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -10,7 +10,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::engine_tables::EngineState;
-use super::metrics_http_message::{BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAVAILABLE};
+use super::metrics_http_message::{
+    BAD_METHOD, FORBIDDEN, NOT_FOUND, OK, Reply, Request, TEXT, UNAUTHORIZED, UNAVAILABLE,
+};
+use super::metrics_users::MetricsUsers;
 use super::{metrics, page};
 use crate::base::rt::Rt;
 use crate::base::{Budget, Error, Kind, Name, Result};
@@ -26,11 +29,12 @@ const ANSWER: u64 = 1024;
 /// is sent away: who asks at once must never wait for those who don't.
 const READING_MAX: usize = 256;
 
-/// Listens until `stop`; the address with the port that was chosen.
+/// Listens until `stop`; the address with the port that was chosen. `users`: those of whom a password is asked, else nobody is.
 pub async fn serve(
     rt: &Rt,
     address: &Address,
     state: Weak<EngineState>,
+    users: Option<Arc<MetricsUsers>>,
     stop: CancellationToken,
 ) -> Result<Address> {
     let (listener, bound) = Listener::bind(address, None).await?;
@@ -48,7 +52,12 @@ pub async fn serve(
                 continue;
             };
             let (rt, turn) = (rt2.clone(), reading.admit());
-            let listening = Listening { own: own.clone(), state: state.clone(), answers: answers.clone() };
+            let listening = Listening {
+                own: own.clone(),
+                state: state.clone(),
+                users: users.clone(),
+                answers: answers.clone(),
+            };
             rt2.spawn(async move {
                 let served = async {
                     match socket {
@@ -91,6 +100,7 @@ impl Reading {
 struct Listening {
     own: Address,
     state: Weak<EngineState>,
+    users: Option<Arc<MetricsUsers>>,
     answers: Budget,
 }
 
@@ -112,11 +122,32 @@ impl Listening {
             "/healthz" => None,
             _ => Some(self.answers.take(ANSWER).await),
         };
-        let reply = match self.state.upgrade() {
-            Some(state) => reply(&request, &self.own, &state).await,
-            None => Reply::new(UNAVAILABLE, TEXT, "the daemon is shutting down\n"),
+        let reply = match self.refused(&request).await {
+            Some(refused) => refused,
+            None => match self.state.upgrade() {
+                Some(state) => reply(&request, &self.own, &state).await,
+                None => Reply::new(UNAVAILABLE, TEXT, "the daemon is shutting down\n"),
+            },
         };
         reply.send(&mut stream, request.method != "HEAD").await
+    }
+
+    /// What is answered to who may not read. That the daemon is alive anybody may know.
+    async fn refused(&self, request: &Request) -> Option<Reply> {
+        let users = self.users.as_ref().filter(|_| request.path != "/healthz")?;
+        match users.admits(request.authorization()).await {
+            Ok(true) => None,
+            Ok(false) => {
+                let mut reply = Reply::new(UNAUTHORIZED, TEXT, "a name and its password are asked for\n");
+                reply.headers =
+                    "WWW-Authenticate: Basic realm=\"windlass\", charset=\"UTF-8\"\r\n".to_owned();
+                Some(reply)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "nobody is let in to metrics and the page");
+                Some(Reply::new(UNAVAILABLE, TEXT, "the file of users can't be read: see the daemon's log\n"))
+            }
+        }
     }
 }
 
@@ -183,7 +214,8 @@ mod tests {
     async fn ask(state: &Weak<EngineState>, request: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let own = "127.0.0.1:9420".parse().unwrap();
-        let listening = Listening { own, state: state.clone(), answers: Budget::new(ANSWERS_MAX * ANSWER) };
+        let listening =
+            Listening { own, state: state.clone(), users: None, answers: Budget::new(ANSWERS_MAX * ANSWER) };
         let serving = async { listening.answer(server, CancellationToken::new()).await };
         let asking = async {
             client.write_all(request).await.unwrap();
@@ -215,7 +247,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (rt, path) = (Rt::new(RealRuntime::current()), dir.path().join("m.sock"));
         let stop = CancellationToken::new();
-        serve(&rt, &Address::Unix(path.clone()), Weak::new(), stop.clone()).await.unwrap();
+        serve(&rt, &Address::Unix(path.clone()), Weak::new(), None, stop.clone()).await.unwrap();
         let mut halves = Vec::new();
         for _ in 0..READING_MAX + 10 {
             let mut half = UnixStream::connect(&path).await.unwrap();

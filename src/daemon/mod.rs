@@ -31,6 +31,7 @@ mod load_access_policy;
 mod metrics;
 mod metrics_http_message;
 mod metrics_server;
+mod metrics_users;
 mod mirror;
 mod mounts;
 mod nbd_handover;

@@ -28,6 +28,10 @@ impl std::str::FromStr for VolumePath {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
         match s.split_once('/') {
+            Some((_, volume)) if volume.contains('@') => {
+                let why = format!("{s:?} is a snapshot: a volume is POOL/VOLUME, without @ and what follows");
+                Err(Error::new(Kind::Usage, why))
+            }
             Some((pool, volume)) => Ok(VolumePath { pool: pool.parse()?, volume: volume.parse()? }),
             None => Err(Error::new(Kind::Usage, format!("{s:?} does not name a volume: write POOL/VOLUME"))),
         }

@@ -354,7 +354,10 @@ fn resolved(config: &Config, given: &str) -> Result<StoreSpec> {
     }
     let Some(section) = config.store.get(name) else {
         let names: Vec<&str> = config.store.keys().map(String::as_str).collect();
-        let cure = nearest(name, &names);
+        let cure = match name.starts_with('/') {
+            true => format!("; a folder is written file://{name}"),
+            false => nearest(name, &names).to_string(),
+        };
         return Err(Error::new(
             Kind::Usage,
             format!(

@@ -24,6 +24,8 @@ section! {
         allow: List<Allow>, Preset::Said("whoever can connect, all"), "[{ cn = \"web-*\", exports = [\"tank/web-*\"], write = true }, { group = \"kvm\", exports = [\"*\"], write = true }]";
         /// Where Prometheus reads metrics, at /metrics. `serve --metrics` beats it.
         metrics: List<Address>, Preset::Said("nowhere"), "[\"127.0.0.1:9420\"]";
+        /// A file of `USER:HASH` lines, made by `htpasswd -cB FILE USER`, that others than its owner and group can't read: [metrics and the page](how-to/watch.md) ask for a password then, all but /healthz. Who is taken out of the file is out at once.
+        metrics_users: String, Preset::Said("no password is asked for"), "\"/etc/windlass/metrics.users\"";
         /// The peer of this host, `HOST:PORT`: [volumes with `flush=mirror`](how-to/mirror-flushes.md) that are owned here mirror their journals there. `serve --mirror` beats it.
         mirror: String, Preset::Said("none"), "\"10.0.0.2:10810\"";
         /// Where hosts connect whose peer this one is, `HOST:PORT`. `serve --mirror-listen` beats it.

@@ -1,15 +1,19 @@
-//! Writes the man pages and the shells' completions, made from the command line itself: `cargo run --example manual DIR`.
-//! An example, so that the program does not carry what makes them.
+//! `windlass man DIR`: the man pages, made from the command line itself, and the shells' completions.
 
-// A tool: what it writes is nobody's data.
-#![allow(clippy::disallowed_types)]
-
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Command};
-use clap_complete::Shell;
-use windlass::fs::MOUNT_OPTIONS;
+
+use super::completion::{Shell, script};
+use crate::base::{Result, ResultExt as _};
+use crate::fs::MOUNT_OPTIONS;
+
+#[derive(clap::Args, Debug)]
+pub struct Man {
+    /// The folder, made if there is none: pages go to `man` in it, completions to `bash`, `zsh` and `fish`
+    dir: PathBuf,
+}
 
 /// `mount.windlass`, which reads its arguments by hand, as mount(8) gives them.
 fn mount_helper(version: &'static str) -> Command {
@@ -39,40 +43,51 @@ fn mount_helper(version: &'static str) -> Command {
 }
 
 /// What clap prints behind the options has lines of its own, which roff is to leave as they are.
-fn page(command: Command, section: &str, name: &str, dir: &Path) -> io::Result<()> {
+fn page(command: Command, section: &str, name: &str, dir: &Path) -> Result<()> {
     let page = clap_mangen::Man::new(command).section(section).manual("Windlass").date("");
     let mut text = Vec::new();
     page.render(&mut text)?;
     let text = String::from_utf8_lossy(&text)
         .replace(".SH EXTRA\n", ".SH NOTES\n.nf\n")
         .replace(".SH VERSION\n", ".fi\n.SH VERSION\n");
-    let mut file = std::fs::File::create(dir.join(format!("{name}.{section}")))?;
-    io::Write::write_all(&mut file, text.as_bytes())
+    write(&dir.join(format!("{name}.{section}")), &text)
 }
 
 /// One page for the command and one for each below it.
-fn pages(command: &Command, name: &str, dir: &Path) -> io::Result<()> {
+fn pages(command: &Command, name: &str, dir: &Path) -> Result<()> {
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         pages(below, &format!("{name}-{}", below.get_name()), dir)?;
     }
     page(command.clone(), "1", name, dir)
 }
 
-fn main() -> io::Result<()> {
-    let Some(out) = std::env::args_os().nth(1) else {
-        return Err(io::Error::other("name the folder to write to"));
-    };
-    let man = Path::new(&out).join("man");
-    std::fs::create_dir_all(&man)?;
-    let mut command = windlass::cli::command();
+// What is written is nobody's data.
+#[allow(clippy::disallowed_methods)]
+fn write(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).context(|| format!("writing {}", file.display()))
+}
+
+fn make_folder(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))
+}
+
+/// `windlass man`.
+pub fn run(args: &Man) -> Result<ExitCode> {
+    let man = args.dir.join("man");
+    make_folder(&man)?;
+    let mut command = super::command();
     command.build();
-    let version = env!("CARGO_PKG_VERSION");
     pages(&command, "windlass", &man)?;
-    page(mount_helper(version), "8", "mount.windlass", &man)?;
-    for (shell, folder) in [(Shell::Bash, "bash"), (Shell::Zsh, "zsh"), (Shell::Fish, "fish")] {
-        let to = Path::new(&out).join(folder);
-        std::fs::create_dir_all(&to)?;
-        clap_complete::generate_to(shell, &mut windlass::cli::command(), "windlass", &to)?;
+    page(mount_helper(env!("CARGO_PKG_VERSION")), "8", "mount.windlass", &man)?;
+    let shells = [
+        (Shell::Bash, "bash", "windlass.bash"),
+        (Shell::Zsh, "zsh", "_windlass"),
+        (Shell::Fish, "fish", "windlass.fish"),
+    ];
+    for (shell, folder, file) in shells {
+        let folder = args.dir.join(folder);
+        make_folder(&folder)?;
+        write(&folder.join(file), &script(shell)?)?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,178 @@
+//! What is said to a command that isn't there: those of ours that may have been meant.
+
+use clap::Command;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::base::nearest::nearest_word;
+use crate::base::{Error, Kind};
+
+/// How many commands are named at most.
+const NAMED_MAX: usize = 4;
+
+/// Words of other tools, and the commands that do it here.
+const MEANT: &[(&[&str], &[&str])] = &[
+    (
+        &["delete", "destroy", "remove", "del", "rm", "erase", "purge"],
+        &["volume remove", "snapshot remove", "pool destroy"],
+    ),
+    (&["pools"], &["pool list"]),
+    (&["volumes", "disks", "images"], &["volume list"]),
+    (&["snapshots", "snaps"], &["snapshot list"]),
+    (&["mounts"], &["mount list"]),
+    (&["show", "info", "get", "inspect", "describe", "stat"], &["volume info", "pool status", "status"]),
+    (&["df", "du", "usage", "space"], &["pool status", "volume list", "status"]),
+    (&["map", "connect", "attach-device", "device", "nbd"], &["attach"]),
+    (&["unmap", "disconnect", "detach-device"], &["detach"]),
+    (&["backup", "save", "download", "convert", "diff", "send"], &["export", "replicate", "snapshot create"]),
+    (&["upload", "load", "receive"], &["import"]),
+    (&["undelete", "trash"], &["volume restore", "snapshot restore"]),
+    (&["revert"], &["volume rollback"]),
+    (&["mv", "move"], &["volume rename", "volume move", "snapshot copy"]),
+    (&["cp", "copy"], &["snapshot copy", "clone", "replicate"]),
+    (&["fork"], &["clone"]),
+    (&["snapshot", "snap"], &["snapshot create"]),
+    (&["grow", "extend", "expand", "shrink"], &["volume resize"]),
+    (&["init", "setup", "new", "format"], &["pool create", "demo"]),
+    (&["connect", "join", "open", "import"], &["pool add"]),
+    (&["disconnect", "close", "detach", "leave"], &["pool forget"]),
+    (&["login", "auth", "keys"], &["credentials set"]),
+    (&["fsck", "verify"], &["pool scrub", "volume check"]),
+    (&["heal", "rebuild", "resilver"], &["pool repair"]),
+    (&["steal", "failover", "unlock"], &["volume take-over"]),
+    (&["gc", "compact"], &["volume collect"]),
+    (&["sum", "md5sum", "sha256sum"], &["volume checksum"]),
+    (
+        &["daemon", "run", "up", "server", "start", "restart", "stop", "reload", "shutdown", "down"],
+        &["serve"],
+    ),
+    (&["health", "check", "diagnose"], &["doctor", "status"]),
+    (&["price", "costs"], &["cost"]),
+    (&["options", "settings"], &["volume set", "pool set"]),
+];
+
+/// What no command of ours does.
+const SAID: &[(&[&str], &str)] = &[
+    (
+        &["start", "restart", "stop", "reload", "shutdown", "down"],
+        "systemctl starts and ends the package's daemon, as `systemctl restart windlass`; ctrl-C ends one at a terminal",
+    ),
+    (&["logs", "log", "journal"], "`journalctl -u windlass` shows the log of the package's daemon"),
+];
+
+/// What is wrong with a command line whose command isn't there; `None` when something else is wrong with it.
+pub fn no_such_command(root: &Command, words: &[String], error: &clap::Error) -> Option<Error> {
+    let word = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => word.as_str(),
+        _ => return None,
+    };
+    let before = words.iter().take_while(|given| *given != word);
+    let noun = before.filter_map(|given| root.find_subcommand(given)).map(Command::get_name).last();
+    let asked = noun.map_or(word.to_owned(), |noun| format!("{noun} {word}"));
+    let mut cures = Vec::new();
+    let meant = meant(root, noun, word);
+    if !meant.is_empty() {
+        let quoted: Vec<String> = meant.iter().map(|path| format!("`windlass {path}`")).collect();
+        cures.push(match quoted.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("try {} or {last}", rest.join(", ")),
+            _ => format!("try {}", quoted.concat()),
+        });
+    }
+    let said = SAID.iter().filter(|(words, _)| words.contains(&word)).map(|(_, text)| (*text).to_owned());
+    cures.extend(said);
+    let lists = noun.filter(|noun| root.find_subcommand(noun).is_some_and(Command::has_subcommands));
+    cures
+        .push(format!("`windlass help{}` lists all", lists.map_or(String::new(), |noun| format!(" {noun}"))));
+    Some(Error::new(Kind::Usage, format!("there is no command `windlass {asked}`: {}", cures.join("; "))))
+}
+
+/// The commands that the word may mean, those of the noun before it first, and alone where there are any.
+fn meant(root: &Command, noun: Option<&str>, word: &str) -> Vec<String> {
+    let all = paths(root);
+    let of = |path: &str| MEANT.iter().any(|(words, paths)| words.contains(&word) && paths.contains(&path));
+    let mut found: Vec<&Path> = all.iter().filter(|it| it.called.contains(&word) || of(&it.path)).collect();
+    if found.is_empty() {
+        let names: Vec<&str> = all.iter().flat_map(|it| it.called.iter().copied()).collect();
+        let near = nearest_word(word, &names);
+        found = all.iter().filter(|it| near.is_some_and(|near| it.called.contains(&near))).collect();
+    }
+    if let Some(noun) = noun
+        && found.iter().any(|it| it.noun == noun)
+    {
+        found.retain(|it| it.noun == noun);
+    }
+    found.iter().take(NAMED_MAX).map(|it| it.path.clone()).collect()
+}
+
+/// A command that can be typed.
+struct Path<'a> {
+    /// Without the program's name.
+    path: String,
+    /// Its first word.
+    noun: &'a str,
+    /// All names of its last word.
+    called: Vec<&'a str>,
+}
+
+fn paths(root: &Command) -> Vec<Path<'_>> {
+    let mut all = Vec::new();
+    for noun in root.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let below: Vec<&Command> = noun.get_subcommands().filter(|command| !command.is_hide_set()).collect();
+        if below.is_empty() || !noun.is_subcommand_required_set() {
+            let path = noun.get_name().to_owned();
+            all.push(Path { path, noun: noun.get_name(), called: names(noun) });
+        }
+        for command in below {
+            let path = format!("{} {}", noun.get_name(), command.get_name());
+            all.push(Path { path, noun: noun.get_name(), called: names(command) });
+        }
+    }
+    all
+}
+
+fn names(command: &Command) -> Vec<&str> {
+    std::iter::once(command.get_name()).chain(command.get_all_aliases()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_that_is_named_is_there() {
+        let root = super::super::command();
+        let all: Vec<String> = paths(&root).into_iter().map(|it| it.path).collect();
+        for named in MEANT.iter().flat_map(|(_, paths)| *paths) {
+            assert!(all.iter().any(|path| path == named), "{named}: {all:?}");
+        }
+    }
+
+    #[test]
+    fn words_of_other_tools_lead_to_ours() {
+        let root = super::super::command();
+        for (line, cure) in [
+            (
+                "delete tank/v",
+                "try `windlass pool destroy`, `windlass volume remove` or `windlass snapshot remove`",
+            ),
+            (
+                "volume delete tank/v",
+                "`windlass volume delete`: try `windlass volume remove`; `windlass help volume`",
+            ),
+            ("--json snapshot delete tank/v@s", "try `windlass snapshot remove`;"),
+            ("pool remove tank", "try `windlass pool destroy`;"),
+            ("resize tank/v 1G", "try `windlass volume resize`;"),
+            ("map tank/v", "try `windlass attach`;"),
+            ("stop", "try `windlass serve`; systemctl starts and ends"),
+            ("logs", "`windlass logs`: `journalctl -u windlass`"),
+            ("stauts", "try `windlass pool status` or `windlass status`;"),
+            ("volume creat p/v", "try `windlass volume create`"),
+            ("frobnicate", "`windlass frobnicate`: `windlass help` lists all"),
+        ] {
+            let words: Vec<String> =
+                std::iter::once("windlass").chain(line.split(' ')).map(str::to_owned).collect();
+            let error = root.clone().try_get_matches_from(&words).unwrap_err();
+            let told = no_such_command(&root, &words, &error).unwrap().to_string();
+            assert!(told.contains(cure), "{line}: {told}");
+        }
+    }
+}
