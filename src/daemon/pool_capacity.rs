@@ -1,8 +1,8 @@
 //! How full pools are, and the warning before one is full.
 //!
 //! What the volumes' counters say, with parity, is used. Stores in folders tell the room that is left on their filesystems. For
-//! others the user tells what all the pool's stores together may hold (`pool set POOL capacity=SIZE`). A told capacity goes
-//! before what stores tell, which still warn one by one.
+//! others the user tells what all the pool's stores together may hold (`pool set POOL capacity=SIZE`). Where both are
+//! known, the smaller holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -118,7 +118,10 @@ fn judge(
                 "its capacity of {}, as it was told (`windlass pool set {pool} capacity=SIZE`),",
                 show_bytes(size)
             );
-            Capacity { used_bytes: Some(used), free_bytes: Some(free), warning: full(&what, used, free) }
+            let warning = full(&what, used, free);
+            // What was told may be more than the stores' filesystems have left.
+            let free = room_of(stores).map_or(free, |room| free.min(room));
+            Capacity { used_bytes: Some(used), free_bytes: Some(free), warning }
         }
         (Some(_), None) => Capacity::default(),
         (None, _) => Capacity { used_bytes: stored, free_bytes: room_of(stores), warning: None },
@@ -181,6 +184,8 @@ mod tests {
         let told = judged(&[("s3://b".into(), None)], Some(1000), Some(950));
         assert_eq!((told.used_bytes, told.free_bytes), (Some(950), Some(50)));
         assert!(told.warning.unwrap().contains("is 95 % full"));
+        let more = judged(&[store(1, 50, 50)], Some(1 << 40), Some(6));
+        assert_eq!((more.free_bytes, more.warning), (Some(50), None), "no more than the folders have");
         let over = judged(&[], Some(1000), Some(3000));
         assert_eq!((over.free_bytes, percent(0, 0)), (Some(0), 100));
         assert!(over.warning.unwrap().contains("100 % full"));

@@ -29,6 +29,8 @@ pub struct Manner {
     /// Whose unsent writes it may wait for.
     volumes: Vec<VolumePath>,
     end: End,
+    /// Asked for again, it goes on where it was given up.
+    resumes: bool,
 }
 
 enum End {
@@ -43,15 +45,36 @@ enum End {
 fn changes(paths: &[&VolumePath], need: Need, what: String, show: String) -> Manner {
     let pools = paths.iter().map(|p| p.pool.clone()).collect();
     let volumes = paths.iter().map(|p| (*p).clone()).collect();
-    Manner { pools, need: Some(need), volumes, end: End::Unknown(what, show) }
+    Manner { pools, need: Some(need), volumes, end: End::Unknown(what, show), resumes: false }
 }
 
 fn looks(pools: impl IntoIterator<Item = Name>) -> Manner {
-    Manner { pools: pools.into_iter().collect(), need: None, volumes: Vec::new(), end: End::Looks }
+    Manner {
+        pools: pools.into_iter().collect(),
+        need: None,
+        volumes: Vec::new(),
+        end: End::Looks,
+        resumes: false,
+    }
 }
 
 impl Manner {
     pub fn of(state: &EngineState, verb: &Verb) -> Manner {
+        let resumes = matches!(
+            verb,
+            Verb::VolumeFlatten { .. }
+                | Verb::SnapshotCopy(_)
+                | Verb::Replicate(_)
+                | Verb::PoolScrub { .. }
+                | Verb::PoolRepair { .. }
+                | Verb::PoolReplace { .. }
+                | Verb::PoolForceRecover(_)
+                | Verb::PoolDestroy(_)
+        );
+        Manner { resumes, ..Manner::of_volume(state, verb) }
+    }
+
+    fn of_volume(state: &EngineState, verb: &Verb) -> Manner {
         let info = |path: &VolumePath| format!("windlass volume info {path}");
         match verb {
             Verb::VolumeRemove { path, dry_run: true, .. } => looks([path.pool.clone()]),
@@ -272,12 +295,13 @@ impl Manner {
     }
 
     fn broken_off(&self) -> Error {
+        let again = if self.resumes { "; the same command goes on where it was" } else { "" };
         match &self.end {
             End::Unknown(what, show) => Error::new(
                 Kind::Closed,
-                format!("given up midway: it is not known whether {what}; `{show}` shows it"),
+                format!("given up midway: it is not known whether {what}; `{show}` shows it{again}"),
             ),
-            _ => self.not_begun("given up"),
+            _ => self.not_begun(&format!("given up{again}")),
         }
     }
 
