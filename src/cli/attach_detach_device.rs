@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look, shown};
 use super::kernel_device_name::{DeviceOf, attached, chosen};
 use super::kernel_disk::{KernelDisks, Losses};
-use super::{Global, detach_process, output};
+use super::{Global, attach_file, detach_process, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
@@ -25,11 +25,11 @@ use crate::nbd::{self, Address, Info};
 use crate::volume::Host;
 
 /// Requests wait this long for a daemon that is gone, then they fail.
-const PATIENCE: Duration = Duration::from_secs(RECONNECT);
+pub const PATIENCE: Duration = Duration::from_secs(RECONNECT);
 /// Between two attempts to reach it.
-const AGAIN: Duration = Duration::from_millis(500);
+pub const AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the device is still there, and what it holds.
-const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_secs(1);
 /// Where sysfs shows the kernel's disks.
 const BLOCK: &str = "/sys/block";
 /// How long `detach` waits for the daemon to say what a name stands for now.
@@ -87,7 +87,7 @@ async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
 
 /// What the device holds of its disk. `held`: what it held so far, which is compared. Asked of the daemon that serves the disk,
 /// never of an engine of this process: that would keep the daemon from starting.
-async fn ask_held(rt: &Rt, home: &StateDir, disk: &Disk, held: Option<&Value>) -> Result<Value> {
+pub async fn ask_held(rt: &Rt, home: &StateDir, disk: &Disk, held: Option<&Value>) -> Result<Value> {
     let nobody = || Error::new(Kind::Closed, "no daemon runs");
     let mut client = Client::connect(&home.control()?).await?.ok_or_else(nobody)?;
     let asks = Verb::ExportHeld { export: disk.export.clone(), held: held.cloned() };
@@ -186,14 +186,17 @@ impl Keeper {
 
 #[derive(clap::Args, Debug)]
 pub struct Detach {
-    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that was attached, or its /dev/nbdN
+    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that is a device, its /dev/nbdN, or the FILE that it is (./FILE where it lies here)
     what: String,
-    /// Also a device that is mounted or open: whoever uses it gets errors
+    /// Also what is mounted or open, or can't be flushed: whoever uses it gets errors
     #[arg(long)]
     force: bool,
 }
 
 pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
+    if args.what.starts_with(['/', '.']) && !args.what.starts_with("/dev/") {
+        return attach_file::detach(global, &args.what, args.force).await;
+    }
     let number = match args.what.starts_with("/dev/") {
         true => ours(kernel_number(&args.what)?)?,
         false => of_export(global, &args.what).await?,

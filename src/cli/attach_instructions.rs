@@ -3,6 +3,7 @@
 //! A restart of the daemon, as by an upgrade, is a pause for the guest and no error: clients are told to connect again, and a
 //! guest whose disk fails in spite of that stops until somebody looks.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -45,6 +46,10 @@ pub struct Attach {
     /// With --as: the disk's name, the kernel's for `nbd` and `systemd` (default: /dev/nbd0), the guest's for `libvirt` (vda)
     #[arg(long, value_name = "NAME", num_args = 0..=1)]
     device: Option<Option<String>>,
+    /// Make it this file, by FUSE: an empty one, or one that is not there yet. For loop devices, programs that want a file, and
+    /// where the kernel knows no NBD; `detach FILE` undoes it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["client", "device"])]
+    pub file: Option<PathBuf>,
     /// Nobody can write through it, though the volume could be written
     #[arg(long)]
     read_only: bool,

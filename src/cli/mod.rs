@@ -2,6 +2,7 @@
 
 mod apply_diff;
 mod attach_detach_device;
+mod attach_file;
 mod attach_instructions;
 mod checksum;
 mod clone;
@@ -99,9 +100,9 @@ enum Command {
     Clone(clone::Clone),
     /// Make a volume of a disk image: raw, qcow2, compressed; a file, a URL, a pipe
     Import(import::Import),
-    /// Make a volume a disk: a device of this host, or what to type for QEMU, libvirt, systemd
+    /// Make a volume a disk: a device or a file of this host, or what to type for QEMU, libvirt, systemd
     Attach(attach_instructions::Attach),
-    /// Undo `attach --device`
+    /// Undo `attach --device` and `attach --file`
     Detach(attach_detach_device::Detach),
     /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
     Replicate(replicate::Replicate),
@@ -252,9 +253,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Snapshot(args) => Box::pin(snapshot::run(&global, args)).await,
         Command::Clone(args) => Box::pin(clone::run(&global, args)).await,
         Command::Import(args) => Box::pin(import::run(&global, args)).await,
-        Command::Attach(args) => match args.makes_device()? {
-            Some(number) => Box::pin(attach_detach_device::attach(&global, &args, number)).await,
-            None => Box::pin(attach_instructions::run(&global, args)).await,
+        Command::Attach(args) => match (args.file.clone(), args.makes_device()?) {
+            (Some(file), _) => Box::pin(attach_file::attach(&global, &args, &file)).await,
+            (None, Some(number)) => Box::pin(attach_detach_device::attach(&global, &args, number)).await,
+            (None, None) => Box::pin(attach_instructions::run(&global, args)).await,
         },
         Command::Detach(args) => Box::pin(attach_detach_device::detach(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,

@@ -124,6 +124,11 @@ impl Client {
         &self.info
     }
 
+    /// Nothing is answered any more.
+    pub fn is_broken(&self) -> bool {
+        self.send.is_closed() || self.waiting.lock().broken.is_some()
+    }
+
     pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes> {
         match self.ask(Command::Read, 0, offset, len, Bytes::new()).await? {
             Answer::Data(data) => Ok(data),

@@ -1,0 +1,616 @@
+//! `windlass attach --file`: a volume as a file of this host, by FUSE. For loop devices, for programs that want a file, for
+//! users who aren't root, and where the kernel has no client for NBD.
+//!
+//! A process stays for each file. The kernel keeps nothing of it (direct I/O), so that an answer is the daemon's. When the daemon
+//! dies and comes again, requests wait and are sent anew: what it acknowledged before it has kept.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
+    KernelConfig, LockOwner, MountOption, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
+};
+use futures::future::select;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::UnmountFlags;
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use super::attach_detach_device::{AGAIN, LOOK, PATIENCE, ask_held};
+use super::attach_instructions::{Attach, Disk, look};
+use super::export::{ALLOCATION, READS_AS_ZEROS};
+use super::{Global, detach_process, mount, output};
+use crate::base::rt::{RealRuntime, Rt};
+use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::daemon::{StateDir, signals};
+use crate::nbd;
+
+/// fuser's event loops.
+const THREADS: usize = 2;
+/// Requests that the kernel may have under way in the background.
+const BACKGROUND: u16 = 64;
+/// Bytes that one request carries, at most.
+const TRANSFER_MAX: u32 = 1 << 20;
+/// Bytes of one request that carries none.
+const RANGE_MAX: u64 = 1 << 30;
+/// How long the kernel may believe the size.
+const SIZE_TTL: Duration = Duration::from_secs(1);
+const SECTOR: u64 = 512;
+const BLOCK: u32 = 4096;
+/// fallocate(2)'s modes.
+const KEEP_SIZE: i32 = 1;
+const PUNCH_HOLE: i32 = 2;
+const ZERO_RANGE: i32 = 16;
+/// lseek(2)'s.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+
+/// In the background, but for `--detached`, which is that process.
+pub async fn attach(global: &Global, args: &Attach, file: &Path) -> Result<ExitCode> {
+    if !args.detached {
+        return detach_process::leave_behind("the file").await;
+    }
+    signals::outlive_hangup();
+    let file = PathBuf::from(mount::absolute(file)?);
+    let home = StateDir::locate()?;
+    let disk = look(global, args).await?;
+    make_place(&file)?;
+    let rt = Rt::new(RealRuntime::current());
+    let (up, held) = connect(&rt, &home, &disk, None).await?;
+    let link = Arc::new(Link::new(rt.clone(), home.clone(), disk, up));
+    let (ended, mut over) = watch::channel(false);
+    let face = FileServer { link: link.clone(), ended };
+    let session = Session::new(face, &file, &config(&link.disk)).and_then(Session::spawn);
+    let _session = session.context(|| format!("making {} a file of {}", file.display(), link.disk.export))?;
+    match global.json {
+        true => output::line(&json!({ "export": link.disk.export, "file": file }).to_string()),
+        false => output::line(&file.display().to_string()),
+    }
+    detach_process::let_go(&home.device_log(), "ready")?;
+    let kept = std::pin::pin!(link.keep(held));
+    let gone = std::pin::pin!(async {
+        let (gone, signal) =
+            (std::pin::pin!(over.wait_for(|over| *over)), std::pin::pin!(signals::terminated()));
+        select(gone, signal).await;
+    });
+    select(kept, gone).await;
+    let flushed = link.with(|client| async move { client.flush().await }).await;
+    if let Err(error) = flushed {
+        tracing::warn!(%error, export = link.disk.export, "what was written last may not be flushed");
+    }
+    tracing::info!(file = %file.display(), export = link.disk.export, "the file is let go");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An empty file, which is made where there is none: what has bytes of its own is not hidden.
+fn make_place(file: &Path) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(file, flags, Mode::from_raw_mode(0o600));
+    let found = opened.and_then(rustix::fs::fstat).map_err(std::io::Error::from);
+    let found = found.context(|| format!("making {}", file.display()))?;
+    if rustix::fs::FileType::from_raw_mode(found.st_mode) != rustix::fs::FileType::RegularFile
+        || found.st_size != 0
+    {
+        let why = format!("{} is no empty file: name one, or one that is not there yet", file.display());
+        return Err(Error::new(Kind::Refused, why));
+    }
+    Ok(())
+}
+
+fn config(disk: &Disk) -> Config {
+    let mut config = Config::default();
+    config.mount_options =
+        vec![MountOption::FSName(disk.export.clone()), MountOption::Subtype("windlass-file".into())];
+    if disk.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    config.n_threads = Some(THREADS);
+    config.clone_fd = true;
+    config
+}
+
+/// Connects, and makes sure that the export still is what it was. `Refused`: it never will be again.
+async fn connect(
+    rt: &Rt,
+    home: &StateDir,
+    disk: &Disk,
+    held: Option<&Value>,
+) -> Result<(Arc<nbd::Client>, Value)> {
+    let client = nbd::Client::connect_to_map(rt, &disk.address, &disk.export, &[ALLOCATION]).await?;
+    // Another volume may have the name by now, or others have had the volume: what they have is none of this file's.
+    let held = ask_held(rt, home, disk, held).await.map_err(|error| match error.is(Kind::Fenced) {
+        true => Error::new(Kind::Refused, format!("{error}: detach the file")),
+        false => error,
+    })?;
+    Ok((Arc::new(client), held))
+}
+
+/// Whether there is a daemon to ask.
+#[derive(Clone)]
+enum State {
+    Up(Arc<nbd::Client>),
+    Down,
+    /// For good, and why.
+    Over(String),
+}
+
+/// The way to the daemon.
+struct Link {
+    rt: Rt,
+    home: StateDir,
+    disk: Disk,
+    state: watch::Sender<State>,
+    /// A connection has broken.
+    broken: Notify,
+}
+
+impl Link {
+    fn new(rt: Rt, home: StateDir, disk: Disk, up: Arc<nbd::Client>) -> Link {
+        Link { rt, home, disk, state: watch::Sender::new(State::Up(up)), broken: Notify::new() }
+    }
+
+    /// Connects anew whenever a connection breaks; returns when that has no use any more.
+    async fn keep(&self, mut held: Value) {
+        loop {
+            let (look, broken) =
+                (std::pin::pin!(self.rt.sleep(LOOK)), std::pin::pin!(self.broken.notified()));
+            select(look, broken).await;
+            let is_up = matches!(&*self.state.borrow(), State::Up(client) if !client.is_broken());
+            if is_up {
+                // It may have become this host's since, by the first write.
+                if let Ok(now) = ask_held(&self.rt, &self.home, &self.disk, Some(&held)).await {
+                    held = now;
+                }
+                continue;
+            }
+            self.state.send_replace(State::Down);
+            match self.connect_again(&held).await {
+                Ok((client, now)) => {
+                    held = now;
+                    tracing::info!(export = self.disk.export, "connected anew");
+                    self.state.send_replace(State::Up(client));
+                }
+                Err(error) => {
+                    tracing::error!(%error, export = self.disk.export, "the file answers no more");
+                    self.state.send_replace(State::Over(error.to_string()));
+                    // The mount stays until somebody takes it away, so that nobody writes into the file below it.
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+
+    /// `Err`: it is another volume's name now, or others have had it.
+    async fn connect_again(&self, held: &Value) -> Result<(Arc<nbd::Client>, Value)> {
+        let mut told = String::new();
+        loop {
+            match connect(&self.rt, &self.home, &self.disk, Some(held)).await {
+                Err(error) if !error.is(Kind::Refused) => {
+                    let now = error.to_string();
+                    if now != told {
+                        tracing::warn!(export = self.disk.export, error = now, "it can't be connected yet");
+                        told = now;
+                    }
+                    self.rt.sleep(AGAIN).await;
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    /// Asks the daemon; while none answers it waits for one that does, as long as the kernel would for a device.
+    async fn with<T: Send, F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let asking = async {
+            let mut states = self.state.subscribe();
+            loop {
+                let up = states.wait_for(|state| match state {
+                    State::Up(client) => !client.is_broken(),
+                    State::Down => false,
+                    State::Over(_) => true,
+                });
+                let client = match up.await.map(|state| state.clone()) {
+                    Ok(State::Up(client)) => client,
+                    Ok(State::Over(why)) => return Err(Error::new(Kind::Refused, why)),
+                    Ok(State::Down) | Err(_) => return Err(Error::new(Kind::Closed, "the process ends")),
+                };
+                match ask(client.clone()).await {
+                    Err(_) if client.is_broken() => self.broken.notify_one(),
+                    answered => return answered,
+                }
+            }
+        };
+        let waited = || Error::new(Kind::Timeout, "no daemon answers");
+        self.rt.timeout(PATIENCE, Box::pin(asking)).await.unwrap_or_else(|| Err(waited()))
+    }
+
+    /// The last one that was told.
+    async fn size(&self) -> Result<u64> {
+        self.with(|client| async move { Ok(client.info().size) }).await
+    }
+
+    /// Zeros, and holes where the volume can have them.
+    async fn zero(&self, range: std::ops::Range<u64>, keep: bool) -> Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            let part = RANGE_MAX.min(range.end - at) as u32;
+            self.with(|client| async move { client.write_zeroes(at, part, false, keep).await }).await?;
+            at += u64::from(part);
+        }
+        Ok(())
+    }
+
+    /// Where data, or else a hole, is next; `None` behind the last of it.
+    async fn next(&self, from: u64, data: bool) -> Result<Option<u64>> {
+        let (size, mut at) = (self.size().await?, from);
+        while at < size {
+            let part = RANGE_MAX.min(size - at) as u32;
+            let told = self.with(|client| async move { client.extents(ALLOCATION, at, part).await }).await?;
+            for extent in told {
+                if (extent.flags & READS_AS_ZEROS == 0) == data {
+                    return Ok(Some(at));
+                }
+                at = (at + extent.len).min(size);
+            }
+        }
+        // The end is a hole.
+        Ok((!data && from < size).then_some(size))
+    }
+}
+
+fn errno(error: &Error) -> Errno {
+    match error.kind() {
+        Kind::NoSpace => Errno::ENOSPC,
+        Kind::ReadOnly => Errno::EROFS,
+        Kind::Denied => Errno::EPERM,
+        Kind::Usage | Kind::Invalid => Errno::EINVAL,
+        Kind::Unsupported => Errno::EOPNOTSUPP,
+        _ => Errno::EIO,
+    }
+}
+
+/// The kernel's side.
+struct FileServer {
+    link: Arc<Link>,
+    ended: watch::Sender<bool>,
+}
+
+impl FileServer {
+    /// Replies once the work is done.
+    fn run<T, F>(
+        &self,
+        work: impl FnOnce(Arc<Link>) -> F,
+        reply: impl FnOnce(std::result::Result<T, Errno>) + Send + 'static,
+    ) where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (link, rt) = (self.link.clone(), self.link.rt.clone());
+        let work = work(link.clone());
+        rt.spawn(async move {
+            let done = work.await;
+            if let Err(error) = &done {
+                tracing::warn!(%error, export = link.disk.export, "a request of the file failed");
+            }
+            reply(done.map_err(|error| errno(&error)));
+        })
+        .detach();
+    }
+
+    fn attr(&self, size: u64) -> FileAttr {
+        let perm = if self.link.disk.read_only { 0o400 } else { 0o600 };
+        FileAttr {
+            ino: INodeNo::ROOT,
+            size,
+            blocks: size.div_ceil(SECTOR),
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: FileType::RegularFile,
+            perm,
+            nlink: 1,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            rdev: 0,
+            blksize: BLOCK,
+            flags: 0,
+        }
+    }
+
+    fn tell_attr(&self, reply: ReplyAttr) {
+        let empty = self.attr(0);
+        self.run(
+            |link| async move { link.size().await },
+            move |out| match out {
+                Ok(size) => {
+                    reply.attr(&SIZE_TTL, &FileAttr { size, blocks: size.div_ceil(SECTOR), ..empty });
+                }
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+}
+
+fn tell_done(reply: ReplyEmpty, out: std::result::Result<(), Errno>) {
+    match out {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+impl Filesystem for FileServer {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // An older kernel does without.
+        for flag in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP] {
+            let _ = config.add_capabilities(flag);
+        }
+        let _ = config.set_max_background(BACKGROUND);
+        let _ = config.set_max_write(TRANSFER_MAX);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.ended.send_replace(true);
+    }
+
+    fn getattr(&self, _: &Request, _: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.tell_attr(reply);
+    }
+
+    /// Times are nobody's business; a disk's size is `windlass volume resize`'s.
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        if mode.is_some() || uid.is_some() || gid.is_some() || size.is_some() {
+            return reply.error(Errno::EPERM);
+        }
+        self.tell_attr(reply);
+    }
+
+    fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.link.disk.read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let work = move |link: Arc<Link>| async move {
+            let end = offset.saturating_add(size.into()).min(link.size().await?);
+            let (mut at, mut parts) = (offset, Vec::new());
+            while at < end {
+                let part = u64::from(TRANSFER_MAX).min(end - at) as u32;
+                parts.push(link.with(|client| async move { client.read(at, part).await }).await?);
+                at += u64::from(part);
+            }
+            Ok(parts)
+        };
+        self.run(work, move |out: std::result::Result<Vec<Bytes>, Errno>| match out {
+            Ok(parts) => match parts.as_slice() {
+                [whole] => reply.data(whole),
+                parts => reply.data(&parts.concat()),
+            },
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let data = Bytes::copy_from_slice(data);
+        let work = move |link: Arc<Link>| async move {
+            // A disk does not grow by a write behind its end.
+            let room = link.size().await?.saturating_sub(offset);
+            let data = data.slice(..data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            if data.is_empty() {
+                return Err(Error::new(Kind::NoSpace, "a write behind the end of the disk"));
+            }
+            link.with(|client| {
+                let data = data.clone();
+                async move { client.write(offset, data, false).await }
+            })
+            .await?;
+            Ok(data.len() as u32)
+        };
+        self.run(work, move |out| match out {
+            Ok(written) => reply.written(written),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        // As with a device, a close promises nothing.
+        reply.ok();
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let work =
+            |link: Arc<Link>| async move { link.with(|client| async move { client.flush().await }).await };
+        self.run(work, move |out| tell_done(reply, out));
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let keep = match mode {
+            mode if mode == PUNCH_HOLE | KEEP_SIZE => false,
+            mode if mode & !KEEP_SIZE == ZERO_RANGE => true,
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        let work = move |link: Arc<Link>| async move {
+            let end = offset.saturating_add(len).min(link.size().await?);
+            link.zero(offset..end, keep).await
+        };
+        self.run(work, move |out| tell_done(reply, out));
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let data = match whence {
+            SEEK_DATA => true,
+            SEEK_HOLE => false,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        self.run(
+            move |link| async move { link.next(from, data).await },
+            move |out| match out {
+                Ok(Some(at)) => reply.offset(at as i64),
+                Ok(None) => reply.error(Errno::ENXIO),
+                Err(errno) => reply.error(errno),
+            },
+        );
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(0, 0, 0, 1, 0, BLOCK, 255, BLOCK);
+    }
+}
+
+/// `windlass detach FILE`: what was written is flushed, then the file is what it was.
+pub async fn detach(global: &Global, file: &str, force: bool) -> Result<ExitCode> {
+    let file = mount::absolute(Path::new(file))?;
+    if !is_attached(
+        &std::fs::read_to_string("/proc/self/mountinfo").context(|| "looking for mounts".into())?,
+        &file,
+    ) {
+        let why = format!("{file} is not attached: `windlass attach POOL/VOL --file {file}` does that");
+        return Err(Error::new(Kind::NotFound, why));
+    }
+    let rt = Rt::new(RealRuntime::current());
+    let place = file.clone();
+    rt.cpu(move || flush_and_take_out(&place, force)).await?.context(|| format!("detaching {file}"))?;
+    match global.json {
+        true => output::line(&json!({ "file": file }).to_string()),
+        false => output::line(&format!("{file} is let go")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a file system of FUSE is mounted at just this place, by the text of `/proc/PID/mountinfo`.
+fn is_attached(mountinfo: &str, file: &str) -> bool {
+    let escaped =
+        file.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
+    mountinfo.lines().any(|line| {
+        let place = line.split(' ').nth(4);
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        place == Some(&escaped) && kind.is_some_and(|kind| kind == "fuse" || kind == "fuse.windlass-file")
+    })
+}
+
+/// Root unmounts by itself, others by fusermount3. `Refused`: somebody has it open. `force`: whoever has it open gets errors, and
+/// nothing is flushed.
+fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
+    let (how, lazily) = match force {
+        true => (UnmountFlags::DETACH, &["-z"][..]),
+        false => {
+            let opened = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+            opened.and_then(rustix::fs::fsync).map_err(std::io::Error::from)?;
+            (UnmountFlags::empty(), &[][..])
+        }
+    };
+    let busy =
+        || Error::new(Kind::Refused, "it is in use: close it, and let go of loop devices that stand on it");
+    match rustix::mount::unmount(file, how) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::BUSY) => Err(busy()),
+        Err(rustix::io::Errno::PERM) => {
+            let ran = std::process::Command::new("fusermount3")
+                .arg("-u")
+                .args(lazily)
+                .args(["--", file])
+                .env("LC_ALL", "C")
+                .output();
+            let ran = ran.context(|| "starting fusermount3".into())?;
+            let why = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
+            match ran.status.success() {
+                true => Ok(()),
+                false if why.contains("busy") => Err(busy()),
+                false => Err(Error::new(Kind::Denied, why)),
+            }
+        }
+        Err(errno) => Err(std::io::Error::from(errno).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_attached_where_fuse_is_mounted_at_just_that_place() {
+        let text = "20 1 8:1 / / rw - ext4 /dev/sda rw\n\
+                    42 20 0:35 / /h/a\\040b.img rw,nosuid shared:7 - fuse.windlass-file tank/v rw\n\
+                    43 20 0:36 / /h/c.img rw - fuse tank/w rw\n44 20 0:37 / /h/d rw - fuse.other x rw\n";
+        for (file, attached) in [
+            ("/h/a b.img", true),
+            ("/h/c.img", true),
+            ("/h/d", false),
+            ("/h", false),
+            ("/", false),
+            ("/h/c.im", false),
+        ] {
+            assert_eq!(is_attached(text, file), attached, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_bytes_of_its_own_is_not_hidden() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("v.img");
+        make_place(&file).unwrap();
+        make_place(&file).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        assert!(make_place(&file).unwrap_err().is(Kind::Refused));
+        assert!(make_place(dir.path()).is_err());
+    }
+}
