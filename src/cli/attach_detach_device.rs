@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look, shown};
 use super::kernel_device_name::{DeviceOf, attached, chosen};
 use super::kernel_disk::{KernelDisks, Losses};
-use super::{Global, attach_file, detach_process, output};
+use super::{Global, detach_process, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
@@ -190,13 +190,18 @@ pub struct Detach {
     what: String,
     /// Also what is mounted or open, or can't be flushed: whoever uses it gets errors
     #[arg(long)]
-    force: bool,
+    pub force: bool,
+}
+
+impl Detach {
+    /// What names a file, and not a disk or its device.
+    pub fn file(&self) -> Option<&str> {
+        let is_path = self.what.starts_with(['/', '.']) && !self.what.starts_with("/dev/");
+        is_path.then_some(self.what.as_str())
+    }
 }
 
 pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
-    if args.what.starts_with(['/', '.']) && !args.what.starts_with("/dev/") {
-        return attach_file::detach(global, &args.what, args.force).await;
-    }
     let number = match args.what.starts_with("/dev/") {
         true => ours(kernel_number(&args.what)?)?,
         false => of_export(global, &args.what).await?,

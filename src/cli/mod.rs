@@ -258,7 +258,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
             (None, Some(number)) => Box::pin(attach_detach_device::attach(&global, &args, number)).await,
             (None, None) => Box::pin(attach_instructions::run(&global, args)).await,
         },
-        Command::Detach(args) => Box::pin(attach_detach_device::detach(&global, args)).await,
+        Command::Detach(args) => match args.file() {
+            Some(file) => Box::pin(attach_file::detach(&global, file, args.force)).await,
+            None => Box::pin(attach_detach_device::detach(&global, args)).await,
+        },
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,

@@ -21,8 +21,7 @@ use super::failed_attempts::Attempt;
 use super::handler_trait::Handler;
 use super::held_exports;
 use super::key_places::ConfiguredKeys;
-use super::listen_addresses::{Flags, Given};
-use super::metrics_users::MetricsUsers;
+use super::listen_addresses::{Flags, Given, Metrics};
 use super::mirror::{MirrorFlags, MirrorPlan};
 use super::nbd_handover::{self, HandedOver};
 use super::otlp_traces::Traces;
@@ -204,11 +203,11 @@ impl Engine {
     }
 
     async fn begin(self: &Arc<Self>, options: &Options, mirror: &MirrorPlan) -> Result<()> {
-        let Given { nbd, metrics, metrics_users, policy } = self.given(options).await?;
+        let Given { nbd, metrics, policy } = self.given(options).await?;
         self.state.access.replace(policy);
         let replaces = !options.handed_over.is_empty();
         let beside = async {
-            self.serve_metrics(&metrics, metrics_users, replaces).await?;
+            self.serve_metrics(&metrics, replaces).await?;
             self.serve_mirrors(mirror, replaces).await
         };
         let clients = async {
@@ -229,20 +228,15 @@ impl Engine {
 
     /// First of all: a start that takes long shows there. Of a daemon that replaces another nothing ends for it: the one before
     /// has gone, and its clients are here.
-    async fn serve_metrics(
-        &self,
-        addresses: &[Address],
-        users: Option<Arc<MetricsUsers>>,
-        replaces: bool,
-    ) -> Result<()> {
+    async fn serve_metrics(&self, metrics: &Metrics, replaces: bool) -> Result<()> {
         let rt = &self.state.host_context.rt;
         // The daemon before may still be closing the address.
         let mut tries = if replaces { FREED_TRIES } else { 1 };
-        for address in addresses {
+        for address in &metrics.addresses {
             let bound = loop {
                 tries -= 1;
                 let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
-                match metrics_server::serve(rt, address, state, users.clone(), stop).await {
+                match metrics_server::serve(rt, address, state, metrics.users.clone(), stop).await {
                     Err(_) if tries > 0 => rt.sleep(FREED).await,
                     Err(error) if replaces => break Err(error),
                     served => break Ok(served?),
@@ -255,7 +249,7 @@ impl Engine {
                     continue;
                 }
             };
-            let who = listen_addresses::reads_metrics(&bound, users.as_deref()).await;
+            let who = listen_addresses::reads_metrics(&bound, metrics.users.as_deref()).await;
             tracing::info!("metrics and the page are read at {bound}, without TLS: {who}");
             self.state.metrics.lock().push(bound);
         }

@@ -34,28 +34,33 @@ pub struct Flags<'a> {
 #[derive(Debug)]
 pub struct Given {
     pub nbd: Vec<ListenAddress>,
-    pub metrics: Vec<Address>,
-    /// Who may read them, where a password is asked for.
-    pub metrics_users: Option<Arc<MetricsUsers>>,
+    pub metrics: Metrics,
     /// What lets NBD clients in.
     pub policy: Policy,
+}
+
+/// Where metrics are read, and who may, where a password is asked for.
+#[derive(Debug)]
+pub struct Metrics {
+    pub addresses: Vec<Address>,
+    pub users: Option<Arc<MetricsUsers>>,
 }
 
 /// What is to be listened on, and what lets clients in. Nothing is listened on yet: what may not be served is refused while
 /// whoever serves it now still can.
 pub async fn given(rt: &Rt, disk: &Arc<dyn Disk>, config: &Config, flags: Flags<'_>) -> Result<Given> {
     let nbd: Vec<ListenAddress> = by_flags(flags.nbd, config.top.nbd.as_deref())?;
-    let metrics: Vec<Address> = by_flags(flags.metrics, config.top.metrics.as_deref())?;
+    let addresses: Vec<Address> = by_flags(flags.metrics, config.top.metrics.as_deref())?;
     let policy = policy(rt, &**disk, config).await?;
     for at in &nbd {
         check(at, &policy, flags.insecure).await?;
         rights(&**disk, at).await?;
     }
-    for address in &metrics {
+    for address in &addresses {
         check_metrics(address, flags.insecure).await?;
     }
-    let metrics_users = if metrics.is_empty() { None } else { MetricsUsers::of(rt, disk, config).await? };
-    Ok(Given { nbd, metrics, metrics_users, policy })
+    let users = if addresses.is_empty() { None } else { MetricsUsers::of(rt, disk, config).await? };
+    Ok(Given { nbd, metrics: Metrics { addresses, users }, policy })
 }
 
 /// `Refused`: in the open, and others than this host reach it. `Usage`: by TLS, without a certificate.
