@@ -186,7 +186,7 @@ impl Keeper {
 
 #[derive(clap::Args, Debug)]
 pub struct Detach {
-    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that is a device, its /dev/nbdN, or the FILE that it is (./FILE where it lies here)
+    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that is a device, its /dev/nbdN, or the FILE that it is
     what: String,
     /// Also what is mounted or open, or can't be flushed: whoever uses it gets errors
     #[arg(long)]
@@ -196,8 +196,10 @@ pub struct Detach {
 impl Detach {
     /// What names a file, and not a disk or its device.
     pub fn file(&self) -> Option<&str> {
-        let is_path = self.what.starts_with(['/', '.']) && !self.what.starts_with("/dev/");
-        is_path.then_some(self.what.as_str())
+        let what = self.what.as_str();
+        // A volume has its pool before it.
+        let is_path = what.starts_with(['/', '.']) || !what.contains('/');
+        (is_path && !what.starts_with("/dev/")).then_some(what)
     }
 }
 
