@@ -1,0 +1,135 @@
+//! What an earlier mount left, or this one removed, and what has become of it by the time that a file is sent.
+
+use bytes::Bytes;
+
+use super::acts::{EMPTY, Set};
+use super::rules::Act;
+use super::user::{User, WRITE};
+use crate::fs::ops::Changes;
+use crate::store::{Bucket as _, Cause, EtagRule};
+
+const OF_BYTES: EtagRule = EtagRule::OfBytes;
+
+async fn append(user: &User, path: &str, at: u64, bytes: &'static [u8]) {
+    let handle = user.open(path, WRITE, false).await.unwrap();
+    user.fs.write(handle, at, Bytes::from_static(bytes)).await.unwrap();
+    user.close(handle).await.unwrap();
+}
+
+/// A put was on its way when the daemon died, and is done when the next mount has the file, which was changed since and has not been
+/// sent.
+/// Promise: What was written survives kill -9 and is sent by the next mount.
+#[test]
+fn what_was_on_its_way_at_a_kill_is_known_again() {
+    for how in ["append", "chmod"] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            let (process, user) = set.mount("flush=local").await;
+            set.store.rule("put", "f", Act::CutAndCome(20_000), 1);
+            set.store.rule("put", "", Act::Hang, 1000);
+            user.put("f", b"one").await.unwrap();
+            set.store.reached(1).await;
+            // As many as are sent at once, and later than this one.
+            for i in 0..40 {
+                set.sleep(10).await;
+                user.put(&format!("other{i}"), b"x").await.unwrap();
+            }
+            process.kill();
+            drop(user);
+            let (_, user) = set.mount("flush=local").await;
+            set.sleep(1000).await;
+            match how {
+                "append" => append(&user, "f", 3, b"+two").await,
+                _ => {
+                    let mode = Changes { mode: Some(0o600), ..Changes::default() };
+                    user.fs.setattr(user.walk("f").await.unwrap(), mode, None).await.unwrap();
+                }
+            }
+            set.sleep(30_000).await;
+            assert_eq!(set.body("f").await.unwrap(), "one", "{how}: it has come");
+            set.store.clear();
+            set.sleep(200_000).await;
+            user.fs.finish().await;
+            let wanted = if how == "append" { "one+two" } else { "one" };
+            assert_eq!(set.body("f").await.unwrap(), wanted, "{how}: {:?}", set.keys());
+            assert_eq!(set.keys().len(), 41, "{how}: {:?}", set.keys());
+        });
+    }
+}
+
+/// The store does not say what has the name of a file that an earlier mount left: its send finds out.
+/// Promise: What was written survives kill -9 and is sent by the next mount.
+#[test]
+fn a_look_that_fails_keeps_no_file_from_being_sent() {
+    for there in ["old", "stored", "theirs"] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            set.put("f", b"old").await;
+            let (process, user) = set.mount("flush=local").await;
+            let act = if there == "stored" { Act::LoseAfter(1000) } else { Act::Deny };
+            set.store.rule("put", "f", act, 1000);
+            append(&user, "f", 3, b"+new").await;
+            set.sleep(500).await;
+            process.kill();
+            drop(user);
+            set.store.clear();
+            if there == "theirs" {
+                set.put("f", b"theirs").await;
+            }
+            set.store.rule("head", "f", Act::Deny, 2);
+            let (_, user) = set.mount("flush=local").await;
+            set.store.clear();
+            set.sleep(30_000).await;
+            user.fs.finish().await;
+            assert_eq!(user.fs.kept().files, 0, "{there}");
+            let wanted = if there == "theirs" { "theirs" } else { "old+new" };
+            assert_eq!(set.body("f").await.unwrap(), wanted, "{there}: {:?}", set.keys());
+            assert_eq!(set.keys().len(), if there == "theirs" { 2 } else { 1 }, "{there}: {:?}", set.keys());
+        });
+    }
+}
+
+/// What an earlier mount left can't be stored beside its object when the next one begins: that counts as unsent.
+/// Promise: What was written survives kill -9 and is sent by the next mount.
+#[test]
+fn what_cannot_be_taken_up_counts_as_unsent() {
+    Set::run(1, OF_BYTES, move |set| async move {
+        set.put("f", b"old").await;
+        let (process, user) = set.mount("").await;
+        let handle = user.open("f", EMPTY, false).await.unwrap();
+        user.fs.write(handle, 0, Bytes::from_static(b"half")).await.unwrap();
+        process.kill();
+        drop(user);
+        set.store.rule("put", "f.unfinished", Act::Deny, 1000);
+        let (_, user) = set.mount("").await;
+        assert_eq!(user.fs.pending().files, 1);
+        user.fs.finish().await;
+        assert_eq!(user.fs.kept().files, 1);
+        set.store.clear();
+        let (_, user) = set.mount("").await;
+        user.fs.finish().await;
+        assert_eq!((user.fs.kept().files, set.keys().len()), (0, 2), "{:?}", set.keys());
+    });
+}
+
+/// A mount that only reads comes first: what an earlier one could not send is for one that writes.
+/// Promise: What was written survives kill -9 and is sent by the next mount.
+#[test]
+fn a_mount_that_only_reads_keeps_nothing_from_being_sent() {
+    Set::run(1, OF_BYTES, move |set| async move {
+        set.put("f", b"old").await;
+        let (process, user) = set.mount("flush=local").await;
+        set.store.rule("put", "f", Act::Deny, 1000);
+        append(&user, "f", 3, b"+new").await;
+        set.sleep(500).await;
+        process.kill();
+        drop(user);
+        set.store.clear();
+        let (_reads, reader) = set.mount("ro").await;
+        let (_, user) = set.mount("flush=local").await;
+        assert_eq!(user.get("f").await.unwrap(), b"old+new");
+        set.sleep(10_000).await;
+        assert_eq!(set.body("f").await.unwrap(), "old+new");
+        user.fs.finish().await;
+        reader.fs.finish().await;
+        assert_eq!(set.keys(), ["f"]);
+    });
+}
