@@ -138,6 +138,22 @@ impl OpenFile {
         if stage { self.note(e, false).await } else { Ok(()) }
     }
 
+    /// Its stage says that it is this copy of its object, at the name that the file is about to have: when the old name goes, a
+    /// crash must not find it there alone.
+    pub async fn note_copy(&self, e: &MountContext, of: &Etag, key: &str, copy: Base) -> Result<()> {
+        let _one = self.noting.lock().await;
+        let (stage, note) = {
+            let mut s = self.state.lock();
+            let is_of = s.file.base.as_ref().is_some_and(|base| base.etag == *of) && !s.file.is_unlinked();
+            let Some(stage) = s.stage.clone().filter(|_| is_of) else { return Ok(()) };
+            // Should the old name stay, that is written down once more.
+            s.noted = None;
+            let note = s.note(&e.staging, stage.partly());
+            (stage, Note { key: key.to_owned(), base: Some(copy), ..note })
+        };
+        stage.note(&note, stage.is_durable()).await
+    }
+
     /// The same: bytes written during a rename are known by the new name after a crash too, or the log says why not.
     pub async fn follow_or_warn(&self, e: &MountContext) {
         if let Err(why) = self.follow(e).await {

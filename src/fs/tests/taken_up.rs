@@ -110,6 +110,90 @@ fn what_cannot_be_taken_up_counts_as_unsent() {
     });
 }
 
+/// A file is renamed while it is written, and the daemon dies when the old name is gone and nobody has heard of it.
+/// Promise: What was written survives kill -9 and is sent by the next mount.
+#[test]
+fn what_is_written_of_a_file_goes_along_with_a_rename_that_is_cut_off() {
+    for (deleted, etags) in [(true, OF_BYTES), (true, EtagRule::OfEachPut), (false, OF_BYTES)] {
+        Set::run(1, etags, move |set| async move {
+            set.put("log", b"old").await;
+            let (process, user) = set.mount("flush=local").await;
+            let handle = user.open("log", WRITE, false).await.unwrap();
+            user.fs.write(handle, 3, Bytes::from_static(b"+line")).await.unwrap();
+            set.store.rule("delete", "log", if deleted { Act::Late(60_000) } else { Act::Hang }, 1);
+            let moving = user.another();
+            process.rt().spawn(async move { moving.rename("log", "log.1", false).await }).detach();
+            set.store.reached(1).await;
+            set.sleep(1000).await;
+            process.kill();
+            drop(user);
+            set.store.clear();
+            let (_, user) = set.mount("flush=local").await;
+            set.sleep(10_000).await;
+            user.fs.finish().await;
+            assert_eq!(set.body("log.1").await.unwrap(), "old+line", "{deleted}: {:?}", set.keys());
+            let both: &[&str] = if deleted { &["log.1"] } else { &["log", "log.1"] };
+            assert_eq!(set.keys(), both, "{deleted}");
+        });
+    }
+}
+
+/// The same where the old name can't be deleted: the file stays there.
+/// Promise: What was written survives kill -9 and is sent by the next mount.
+#[test]
+fn what_is_written_of_a_file_stays_with_it_when_its_rename_fails() {
+    Set::run(1, OF_BYTES, move |set| async move {
+        set.put("log", b"old").await;
+        let (process, user) = set.mount("flush=local").await;
+        let handle = user.open("log", WRITE, false).await.unwrap();
+        user.fs.write(handle, 3, Bytes::from_static(b"+line")).await.unwrap();
+        set.store.rule("delete", "log", Act::Deny, 10);
+        user.rename("log", "log.1", false).await.unwrap_err();
+        process.kill();
+        drop(user);
+        set.store.clear();
+        let (_, user) = set.mount("flush=local").await;
+        set.sleep(10_000).await;
+        user.fs.finish().await;
+        assert_eq!(set.body("log").await.unwrap(), "old+line", "{:?}", set.keys());
+    });
+}
+
+/// A rename was cut off, and the next mount can neither end nor undo it, as one look at a copy fails. What its user makes at the old
+/// name stays there, also when a third mount finds it unsent.
+/// Promise: A directory's rename that fails leaves all of it at its old name.
+#[test]
+fn a_third_mount_moves_nothing_that_the_second_has_made() {
+    Set::run(1, OF_BYTES, move |set| async move {
+        for name in ["d/a", "d/b"] {
+            set.put(name, b"old").await;
+        }
+        let (process, user) = set.mount("flush=local").await;
+        let handle = user.open("d/a", WRITE, false).await.unwrap();
+        user.fs.write(handle, 3, Bytes::from_static(b"+line")).await.unwrap();
+        set.store.rule("copy", "e/", Act::Hang, 100);
+        let moving = user.another();
+        process.rt().spawn(async move { moving.rename("d", "e", false).await }).detach();
+        set.store.reached(1).await;
+        process.kill();
+        drop(user);
+        set.store.clear();
+        set.store.rule("head", "e/a", Act::Deny, 100);
+        let (process, user) = set.mount("flush=local").await;
+        set.store.clear();
+        set.store.rule("put", "d/new", Act::Deny, 100);
+        user.put("d/new", b"since").await.unwrap();
+        process.kill();
+        drop(user);
+        set.store.clear();
+        let (_, user) = set.mount("flush=local").await;
+        set.sleep(30_000).await;
+        user.fs.finish().await;
+        assert_eq!(set.body("d/new").await.unwrap_or_else(|| panic!("{:?}", set.keys())), "since");
+        assert_eq!(set.body("e/b").await.unwrap(), "old");
+    });
+}
+
 /// A mount that only reads comes first: what an earlier one could not send is for one that writes.
 /// Promise: What was written survives kill -9 and is sent by the next mount.
 #[test]
