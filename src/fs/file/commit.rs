@@ -397,31 +397,51 @@ impl OpenFile {
         snapshot: &mut Snapshot,
         streaming: Option<StreamingUpload>,
     ) -> Result<Etag> {
-        let stored = upload::upload(e, snapshot, streaming).await;
-        if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
-            return stored;
+        let mut stored = upload::upload(e, snapshot, streaming).await;
+        for _ in 1..TRIES {
+            if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+                break;
+            }
+            match self.find_own_send(e, snapshot).await? {
+                Some(OwnSend::This(etag)) => return Ok(etag),
+                Some(OwnSend::Before) => stored = upload::upload(e, snapshot, None).await,
+                None => break,
+            }
         }
-        match self.find_own_send(e, snapshot).await? {
-            Some(OwnSend::This(etag)) => Ok(etag),
-            Some(OwnSend::Before) => upload::upload(e, snapshot, None).await,
-            None => stored,
-        }
+        stored
     }
 
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
-    /// removal of ours has not been done.
+    /// removal of ours has not been done, or has been done since.
     async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
-        let Some(head) = e.remote.head(&snapshot.key).await? else { return Ok(None) };
+        let head = e.remote.head(&snapshot.key).await?;
+        let mut s = self.state.lock();
+        // Where the file was opened though its name had been removed, that object is what it was made of.
+        let of_removed = |etag: &Etag| s.file.base.as_ref().is_none_or(|base| base.etag == *etag);
+        let removed = s.file.removed.clone().filter(|removed| of_removed(&removed.etag));
+        let Some(head) = head else {
+            let done = removed.is_some() && snapshot.when != When::Absent && snapshot.base_len == 0;
+            if done {
+                (snapshot.when, snapshot.source) = (When::Absent, None);
+            }
+            return Ok(done.then_some(OwnSend::Before));
+        };
         let there = UploadToken::of(&head.attrs, head.size);
         if there.is_some() && there == UploadToken::of(&snapshot.attrs, snapshot.size) {
             return Ok(Some(OwnSend::This(head.etag)));
         }
-        let mut s = self.state.lock();
+        if snapshot.when == When::Matches(head.etag.clone()) {
+            // It has refused what was to replace just this.
+            return Ok(None);
+        }
+        if removed.is_some_and(|removed| removed.is(&head)) {
+            // It is not what the file is made of: it goes at any moment.
+            snapshot.when = When::Matches(head.etag);
+            return Ok(Some(OwnSend::Before));
+        }
         let ours = there.is_some_and(|there| s.file.uploading.contains(&there));
-        let removed =
-            s.file.base.is_none() && s.file.removed.as_ref().is_some_and(|removed| removed.is(&head));
         let base = Base { etag: head.etag, size: head.size };
-        if !ours && !removed || base.size < snapshot.base_len {
+        if !ours || base.size < snapshot.base_len {
             return Ok(None);
         }
         s.apply(Event::Rebased(base.clone()));

@@ -80,6 +80,10 @@ fn object_is(left: &FoundFile, head: Option<&Head>) -> ObjectIs {
         Some(head) if base.is_none() && left.note.removed_object.as_ref().is_some_and(|r| r.is(head)) => {
             ObjectIs::Base
         }
+        // What it was made of had been removed here, and is gone by now; nothing of it counts.
+        None if left.edits.base_len == 0 && base == left.note.removed_object.as_ref().map(|r| &r.etag) => {
+            ObjectIs::Base
+        }
         _ => ObjectIs::Other,
     }
 }

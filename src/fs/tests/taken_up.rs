@@ -56,6 +56,37 @@ fn what_was_on_its_way_at_a_kill_is_known_again() {
     }
 }
 
+/// A removal that failed is tried again, and done, while the file that follows it is on its way.
+/// Promise: Names that are removed one after another are deleted together.
+#[test]
+fn what_follows_a_removal_is_stored_though_that_is_done_meanwhile() {
+    for flush in ["bucket", "local"] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            let (_, user) = set.mount(&format!("flush={flush}")).await;
+            for name in ["a", "b", "f1", "f2", "f3"] {
+                user.put(name, b"old").await.unwrap();
+            }
+            user.fs.idle().await;
+            // Those that go together, and each of them alone.
+            set.store.rule("delete", "f", Act::Hang, 4);
+            for name in ["a", "b", "f1", "f2", "f3"] {
+                user.unlink(name).await.unwrap();
+            }
+            let handle = user.open("f3", WRITE, true).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"new")).await.unwrap();
+            set.sleep(125_000).await;
+            assert_eq!(set.keys(), ["f1", "f2", "f3"], "they have failed, and wait for another attempt");
+            set.store.rule("put", "f3", Act::Hold(1), 1);
+            set.store.rule("put", "f3", Act::Hold(30_000), 1);
+            user.close(handle).await.unwrap_or_else(|f| panic!("{flush}: {f:?}"));
+            set.sleep(60_000).await;
+            assert_eq!(set.keys(), ["f3"], "{flush}");
+            assert_eq!(set.body("f3").await.unwrap(), "new", "{flush}");
+            user.fs.finish().await;
+        });
+    }
+}
+
 /// The store does not say what has the name of a file that an earlier mount left: its send finds out.
 /// Promise: What was written survives kill -9 and is sent by the next mount.
 #[test]
@@ -107,6 +138,33 @@ fn what_cannot_be_taken_up_counts_as_unsent() {
         let (_, user) = set.mount("").await;
         user.fs.finish().await;
         assert_eq!((user.fs.kept().files, set.keys().len()), (0, 2), "{:?}", set.keys());
+    });
+}
+
+/// A large file is removed while its upload begins: nothing of that stays in the bucket.
+/// Promise: What was removed stays removed.
+#[test]
+fn an_upload_that_begins_while_its_file_is_removed_is_given_up() {
+    Set::run(1, OF_BYTES, move |set| async move {
+        let (_, user) = set.mount("").await;
+        set.store.rule("begin", "f", Act::Hold(3000), 1);
+        let handle = user.open("f", WRITE, true).await.unwrap();
+        let writing = {
+            let user = user.another();
+            set.world.rt().spawn(async move {
+                for at in 0..40 {
+                    user.fs.write(handle, at << 20, vec![1; 1 << 20].into()).await.unwrap();
+                }
+                user.close(handle).await
+            })
+        };
+        set.store.reached(1).await;
+        user.unlink("f").await.unwrap();
+        writing.await.unwrap().unwrap();
+        user.fs.finish().await;
+        let uploads = set.store.contents().multipart_list("", Cause::File).await.unwrap();
+        assert_eq!(uploads.len(), 0);
+        assert_eq!(set.keys(), [""; 0]);
     });
 }
 
@@ -216,4 +274,68 @@ fn a_mount_that_only_reads_keeps_nothing_from_being_sent() {
         reader.fs.finish().await;
         assert_eq!(set.keys(), ["f"]);
     });
+}
+
+/// A put that was sent twice comes once more, when its file is removed and the next one of that name is being written.
+/// Promise: What was removed stays removed.
+#[test]
+fn a_late_put_of_a_removed_file_is_replaced_by_the_next() {
+    for flush in ["bucket", "local"] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            let (_, user) = set.mount(&format!("deadline=5,flush={flush}")).await;
+            set.store.rule("put", "f", Act::CutAndCome(20_000), 1);
+            user.put("f", b"first").await.unwrap();
+            user.fs.idle().await;
+            user.unlink("f").await.unwrap();
+            set.sleep(18_000).await;
+            let handle = user.open("f", WRITE, true).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"second")).await.unwrap();
+            while set.body("f").await.is_none() {
+                set.sleep(1).await;
+            }
+            user.close(handle).await.unwrap_or_else(|f| panic!("{flush}: {f:?}"));
+            set.sleep(60_000).await;
+            user.fs.finish().await;
+            assert_eq!(set.keys(), ["f"], "{flush}");
+            assert_eq!(set.body("f").await.unwrap(), "second", "{flush}");
+        });
+    }
+}
+
+/// The same of a file that was opened when its name had shown again. The daemon may die in between.
+/// Promise: Names that are removed one after another are deleted together.
+#[test]
+fn what_replaces_a_name_whose_removal_failed_is_stored_though_that_is_done_meanwhile() {
+    for (flush, killed) in [("bucket", false), ("local", false), ("local", true)] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            let note = format!("{flush} {killed}");
+            let (process, user) = set.mount(&format!("flush={flush}")).await;
+            for name in ["a", "b", "f1", "f2", "f3"] {
+                user.put(name, b"old").await.unwrap();
+            }
+            user.fs.idle().await;
+            set.store.rule("delete", "f", Act::Hang, 4);
+            for name in ["a", "b", "f1", "f2", "f3"] {
+                user.unlink(name).await.unwrap();
+            }
+            set.sleep(125_000).await;
+            let handle = user.open("f3", EMPTY, false).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"new")).await.unwrap();
+            set.store.rule("put", "f3", if killed { Act::Deny } else { Act::Hold(30_000) }, 1);
+            user.close(handle).await.unwrap_or_else(|f| panic!("{note}: {f:?}"));
+            if killed {
+                set.sleep(500).await;
+                process.kill();
+                drop(user);
+                let (_, user) = set.mount(&format!("flush={flush}")).await;
+                set.sleep(60_000).await;
+                user.fs.finish().await;
+            } else {
+                set.sleep(60_000).await;
+                user.fs.finish().await;
+            }
+            assert_eq!(set.keys(), ["f3"], "{note}");
+            assert_eq!(set.body("f3").await.unwrap(), "new", "{note}");
+        });
+    }
 }

@@ -142,9 +142,7 @@ impl Fs {
         }
         match there {
             Some(there) => file.replaces(there),
-            None => {
-                self.context.remote.deletes.doomed(new).into_iter().for_each(|was| file.follows_removal(was))
-            }
+            None => self.follow_removed(new, file),
         }
         let mut inodes = self.inodes.lock();
         let now = self.now();
