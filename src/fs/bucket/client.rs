@@ -16,6 +16,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use super::circuit_breaker::{CircuitBreaker, is_silence};
 use super::copy_etags::CopyEtags;
 use super::deferred_deletes::Deletes;
+use super::late_puts::LatePut;
 use super::remover::{Doomed, Remover};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
@@ -126,6 +127,11 @@ impl BucketClient {
             no_part_copies: Arc::default(),
             keeps_markers: Arc::default(),
         }
+    }
+
+    /// A put of an object that was removed or moved away here, which may still come.
+    pub fn late_put(&self, key: &str) -> Option<LatePut> {
+        self.remover.late.watched(key)
     }
 
     /// Called once: where uploads are written down.
@@ -394,7 +400,7 @@ impl BucketClient {
             let refused = match self.try_put(key, left.min(limit), attempt()).await {
                 Ok(Put::Stored(etag)) => {
                     if doubt.is_some() {
-                        self.remover.late.expect(key, attrs, self.rt.now());
+                        self.remover.late.expect(key, attrs, size, self.rt.now());
                     }
                     return Ok(etag);
                 }
@@ -431,7 +437,7 @@ impl BucketClient {
             self.rt.sleep(PAUSE).await;
         }
         // An attempt may have been stored, or will be.
-        self.remover.late.expect(key, attrs, self.rt.now());
+        self.remover.late.expect(key, attrs, size, self.rt.now());
         Err(doubt.unwrap_or_else(|| self.late(limit, "writing", key)))
     }
 

@@ -3,7 +3,7 @@
 //! comes back if it is just that put; until this mount puts or copies something there itself. A copy carries what the put
 //! did: what was moved away and back would be taken for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,12 +15,21 @@ use crate::store::Attrs;
 const LATE: Duration = Duration::from_secs(120);
 const KEYS_MAX: usize = 4096;
 
+/// What may still come.
+#[derive(Clone, Debug)]
+pub struct LatePut {
+    pub attrs: Attrs,
+    pub size: u64,
+    /// It is expected until then.
+    pub until: Instant,
+}
+
 #[derive(Debug, Default)]
 struct LatePutState {
-    /// Puts of unknown outcome, by their keys: what they carry, and until when they are expected.
-    expected: BTreeMap<String, (Attrs, Instant)>,
-    /// Names that are gone, and looked at.
-    watched: BTreeSet<String>,
+    /// Puts of unknown outcome, by their keys.
+    expected: BTreeMap<String, LatePut>,
+    /// Names that are gone, and looked at, by what may come there.
+    watched: BTreeMap<String, LatePut>,
 }
 
 /// See the module.
@@ -29,25 +38,31 @@ pub struct LatePuts(Mutex<LatePutState>);
 
 impl LatePuts {
     /// An attempt at this put may still arrive.
-    pub fn expect(&self, key: &str, attrs: &Attrs, now: Instant) {
+    pub fn expect(&self, key: &str, attrs: &Attrs, size: u64, now: Instant) {
         let expected = &mut self.0.lock().expected;
-        expected.retain(|_, (_, until)| *until > now);
+        expected.retain(|_, put| put.until > now);
         if expected.len() < KEYS_MAX {
-            expected.insert(key.to_owned(), (attrs.clone(), now + LATE));
+            let put = LatePut { attrs: attrs.clone(), size, until: now + LATE };
+            expected.insert(key.to_owned(), put);
         }
     }
 
-    /// The name is gone: the put that may still arrive there, and until when, for who looks at it from now on.
-    pub fn watch(&self, key: &str) -> Option<(Attrs, Instant)> {
+    /// The name is gone: the put that may still arrive there, for who looks at it from now on.
+    pub fn watch(&self, key: &str) -> Option<LatePut> {
         let mut state = self.0.lock();
         let expected = state.expected.remove(key)?;
-        state.watched.insert(key.to_owned());
+        state.watched.insert(key.to_owned(), expected.clone());
         Some(expected)
+    }
+
+    /// What may come to a name that is gone, and is nothing that anybody wants.
+    pub fn watched(&self, key: &str) -> Option<LatePut> {
+        self.0.lock().watched.get(key).cloned()
     }
 
     /// Whether nothing was put there by this mount since.
     pub fn is_watched(&self, key: &str) -> bool {
-        self.0.lock().watched.contains(key)
+        self.0.lock().watched.contains_key(key)
     }
 
     /// This mount is about to put something there, or nobody looks at the name any more.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::circuit_breaker::{CircuitBreaker, is_silence};
-use super::late_puts::LatePuts;
+use super::late_puts::{LatePut, LatePuts};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::fs::object::{Sighting, is_same_write};
@@ -122,7 +122,7 @@ impl Remover {
 
     /// The name is gone: a put that comes there late goes again.
     pub(super) fn watch_late_put(&self, key: &str) {
-        let Some((attrs, until)) = self.late.watch(key) else { return };
+        let Some(LatePut { attrs, until, .. }) = self.late.watch(key) else { return };
         let (this, key) = (self.clone(), key.to_owned());
         let watch = async move {
             while this.rt.now() < until && this.late.is_watched(&key) {

@@ -138,6 +138,22 @@ impl OpenFile {
         if stage { self.note(e, false).await } else { Ok(()) }
     }
 
+    /// Its stage says that it is this copy of its object, at the name that the file is about to have: when the old name goes, a
+    /// crash must not find it there alone.
+    pub async fn note_copy(&self, e: &MountContext, of: &Etag, key: &str, copy: Base) -> Result<()> {
+        let _one = self.noting.lock().await;
+        let (stage, note) = {
+            let mut s = self.state.lock();
+            let is_of = s.file.base.as_ref().is_some_and(|base| base.etag == *of) && !s.file.is_unlinked();
+            let Some(stage) = s.stage.clone().filter(|_| is_of) else { return Ok(()) };
+            // Should the old name stay, that is written down once more.
+            s.noted = None;
+            let note = s.note(&e.staging, stage.partly());
+            (stage, Note { key: key.to_owned(), base: Some(copy), ..note })
+        };
+        stage.note(&note, stage.is_durable()).await
+    }
+
     /// The same: bytes written during a rename are known by the new name after a crash too, or the log says why not.
     pub async fn follow_or_warn(&self, e: &MountContext) {
         if let Err(why) = self.follow(e).await {
@@ -381,31 +397,51 @@ impl OpenFile {
         snapshot: &mut Snapshot,
         streaming: Option<StreamingUpload>,
     ) -> Result<Etag> {
-        let stored = upload::upload(e, snapshot, streaming).await;
-        if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
-            return stored;
+        let mut stored = upload::upload(e, snapshot, streaming).await;
+        for _ in 1..TRIES {
+            if !stored.as_ref().is_err_and(|why| why.is(Kind::Refused)) {
+                break;
+            }
+            match self.find_own_send(e, snapshot).await? {
+                Some(OwnSend::This(etag)) => return Ok(etag),
+                Some(OwnSend::Before) => stored = upload::upload(e, snapshot, None).await,
+                None => break,
+            }
         }
-        match self.find_own_send(e, snapshot).await? {
-            Some(OwnSend::This(etag)) => Ok(etag),
-            Some(OwnSend::Before) => upload::upload(e, snapshot, None).await,
-            None => stored,
-        }
+        stored
     }
 
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
-    /// removal of ours has not been done.
+    /// removal of ours has not been done, or has been done since.
     async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
-        let Some(head) = e.remote.head(&snapshot.key).await? else { return Ok(None) };
+        let head = e.remote.head(&snapshot.key).await?;
+        let mut s = self.state.lock();
+        // Where the file was opened though its name had been removed, that object is what it was made of.
+        let of_removed = |etag: &Etag| s.file.base.as_ref().is_none_or(|base| base.etag == *etag);
+        let removed = s.file.removed.clone().filter(|removed| of_removed(&removed.etag));
+        let Some(head) = head else {
+            let done = removed.is_some() && snapshot.when != When::Absent && snapshot.base_len == 0;
+            if done {
+                (snapshot.when, snapshot.source) = (When::Absent, None);
+            }
+            return Ok(done.then_some(OwnSend::Before));
+        };
         let there = UploadToken::of(&head.attrs, head.size);
         if there.is_some() && there == UploadToken::of(&snapshot.attrs, snapshot.size) {
             return Ok(Some(OwnSend::This(head.etag)));
         }
-        let mut s = self.state.lock();
+        if snapshot.when == When::Matches(head.etag.clone()) {
+            // It has refused what was to replace just this.
+            return Ok(None);
+        }
+        if removed.is_some_and(|removed| removed.is(&head)) {
+            // It is not what the file is made of: it goes at any moment.
+            snapshot.when = When::Matches(head.etag);
+            return Ok(Some(OwnSend::Before));
+        }
         let ours = there.is_some_and(|there| s.file.uploading.contains(&there));
-        let removed =
-            s.file.base.is_none() && s.file.removed.as_ref().is_some_and(|removed| removed.is(&head));
         let base = Base { etag: head.etag, size: head.size };
-        if !ours && !removed || base.size < snapshot.base_len {
+        if !ours || base.size < snapshot.base_len {
             return Ok(None);
         }
         s.apply(Event::Rebased(base.clone()));

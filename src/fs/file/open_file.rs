@@ -85,6 +85,11 @@ impl OpenFile {
         self.state.lock().apply(Event::FollowsRemoval(removed));
     }
 
+    /// This put, of an object that had its name before and is nobody's, may still come, and is to be replaced then.
+    pub fn follows_late_put(&self, attrs: &Attrs, size: u64) {
+        self.state.lock().apply(Event::Uploading { attrs: attrs.clone(), size });
+    }
+
     fn new(state: FileParts, sending: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let (noting, writing, has_syncer, asked_again) = Default::default();
         Arc::new(OpenFile { state: FileLock::new(state), noting, writing, has_syncer, asked_again, sending })

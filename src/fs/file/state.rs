@@ -243,8 +243,13 @@ impl FileState {
         let Edits { local, base_len, size } = edits;
         let signed = (mark == Mark::Closed).then(|| (1, attrs.clone()));
         let (dirty, asked) = (local.clone(), 1);
-        let new = FileFields::new(key, size, attrs, modified, 1);
-        FileState(FileFields { base, base_len, local, dirty, asked, signed, uploading, ..new })
+        let new = FileFields::new(key, size, attrs.clone(), modified, 1);
+        let mut file = FileFields { base, base_len, local, dirty, asked, signed, uploading, ..new };
+        if mark == Mark::Closed {
+            // It may have been on its way, which the note of a closed file does not say once more.
+            file.remember_upload(&attrs, size);
+        }
+        FileState(file)
     }
 
     pub fn apply(&mut self, event: Event) -> Effect {

@@ -94,8 +94,8 @@ impl OpenFile {
         let begun = StreamingUpload::begin(e, &key, attrs).await;
         let mut s = self.state.lock();
         match begun {
-            // Renamed meanwhile: it begins with the next write.
-            Ok(streaming) if s.file.key != key => give_up(e, &key, streaming),
+            // Renamed meanwhile: it begins with the next write. Removed meanwhile: nothing of it is sent.
+            Ok(streaming) if s.file.key != key || s.file.is_unlinked() => give_up(e, &key, streaming),
             Ok(streaming) => {
                 s.upload = Some(streaming.upload.clone());
                 s.streaming = Some(streaming);

@@ -105,6 +105,9 @@ impl Fs {
         let remote = BucketClient::new(rt.clone(), bucket, options.deadline);
         remote.refuse_pool().await?;
         let (staging, found) = StagingArea::open(rt.clone(), disk, staging, remote.url()).await?;
+        if options.read_only {
+            staging.let_go();
+        }
         let MountResources { cache, ahead: budget, uploads } = resources.into();
         let blocks = BlockCache::new(cache, remote.url());
         let ahead = ReadAhead { rt: rt.clone(), remote: remote.clone(), blocks, budget, version: None };

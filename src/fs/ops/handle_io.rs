@@ -159,7 +159,6 @@ impl Fs {
 
     /// A node with a file that is no object yet; none if the name was made here since `seq`.
     fn create_new(&self, key: &str, seq: ChangeSeq, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
-        let removed = self.context.remote.deletes.doomed(key);
         let mut inodes = self.inodes.lock();
         let open = inodes.at(key, false).and_then(|n| n.file.as_ref());
         if !self.name_cache.is_current(key, seq) || open.is_some_and(|file| file.has_local_changes()) {
@@ -173,9 +172,7 @@ impl Fs {
         let node = inodes.meet(key, false, &self.default_attributes(false));
         (node.until, node.cached) = (Default::default(), None);
         let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
-        if let Some(removed) = removed {
-            file.follows_removal(removed);
-        }
+        self.follow_removed(key, &file);
         node.file = Some(file.clone());
         let entry = self.entry(node);
         node.last_reply = Some(entry.attributes.rights());
@@ -296,7 +293,7 @@ impl Fs {
                 let stood = Stood { base, attrs: head.attrs, modified, asked };
                 match file {
                     Some(file) => (file.clone(), file.refresh(stood)),
-                    None => (OpenFile::of(key, stood, node.changing.clone()), None),
+                    None => (self.opened_anew(key, stood, node.changing.clone()), None),
                 }
             }
         };
@@ -306,6 +303,13 @@ impl Fs {
         (node.file, node.cached) = (Some(file.clone()), etag);
         let changed = shown != (node.attributes.etag.clone(), node.attributes.size);
         Ok(Some(ObjectOpened { file, old, changed, keep_cache }))
+    }
+
+    fn opened_anew(&self, key: &str, stood: Stood, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
+        let file = OpenFile::of(key, stood, changing);
+        // A removal of this object that failed is tried again.
+        self.context.remote.deletes.doomed(key).into_iter().for_each(|was| file.follows_removal(was));
+        file
     }
 
     async fn first_read(&self, key: &str, reader: &Reader) -> Result<Option<Head>> {

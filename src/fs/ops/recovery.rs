@@ -26,6 +26,8 @@ enum ObjectIs {
     Base,
     /// Another client's object, or none where there was one: a send would be refused.
     Other,
+    /// The store did not say. A send finds out.
+    Unknown,
 }
 
 /// All that a staged file's recovery depends on.
@@ -64,7 +66,7 @@ impl Evidence {
             Evidence { object: ObjectIs::Other, .. }
             | Evidence { cut_off_rewrite: true, .. }
             | Evidence { name_taken: true, .. } => Verdict::UnfinishedCopy,
-            Evidence { object: ObjectIs::OwnSend | ObjectIs::Base, .. } => Verdict::Send,
+            Evidence { object: ObjectIs::OwnSend | ObjectIs::Base | ObjectIs::Unknown, .. } => Verdict::Send,
         }
     }
 }
@@ -76,6 +78,10 @@ fn object_is(left: &FoundFile, head: Option<&Head>) -> ObjectIs {
         Some(head) if is_unanswered_send(left, head) => ObjectIs::OwnSend,
         head if head.map(|head| &head.etag) == base => ObjectIs::Base,
         Some(head) if base.is_none() && left.note.removed_object.as_ref().is_some_and(|r| r.is(head)) => {
+            ObjectIs::Base
+        }
+        // What it was made of had been removed here, and is gone by now; nothing of it counts.
+        None if left.edits.base_len == 0 && base == left.note.removed_object.as_ref().map(|r| &r.etag) => {
             ObjectIs::Base
         }
         _ => ObjectIs::Other,
@@ -120,8 +126,13 @@ impl Fs {
         for left in self.by_precedence(all).await {
             let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
             let first = !named.contains(&key);
+            if self.options().read_only {
+                unsent.push(Unsent { path, key, bytes });
+                continue;
+            }
             // The name is the first one's: those that follow wait with it.
-            if self.options().read_only || kept.contains(&key) {
+            if kept.contains(&key) {
+                self.left_staged(bytes);
                 unsent.push(Unsent { path, key, bytes });
                 continue;
             }
@@ -133,6 +144,7 @@ impl Fs {
                 Err(why) => {
                     tracing::warn!(path = %path.display(), key, %why, "what an earlier mount could not store is kept");
                     kept.insert(key.clone());
+                    self.left_staged(bytes);
                     unsent.push(Unsent { path, key, bytes });
                 }
             }
@@ -218,9 +230,14 @@ impl Fs {
         if let Some(upload) = &left.note.upload {
             self.context.remote.abort(&left.note.key, upload).await;
         }
-        let head = self.context.remote.head(&left.note.key).await?;
         let key = left.note.key.clone();
-        let object = object_is(&left, head.as_ref());
+        let (object, head) = match self.context.remote.head(&key).await {
+            Ok(head) => (object_is(&left, head.as_ref()), head),
+            Err(why) => {
+                tracing::warn!(key, %why, "what the bucket has under this name is not known yet");
+                (ObjectIs::Unknown, None)
+            }
+        };
         let name_taken = !first || self.inodes.lock().at(&key, false).is_some_and(|n| n.file.is_some());
         let evidence = Evidence {
             object,
@@ -323,16 +340,17 @@ pub(super) fn is_unanswered_send(left: &FoundFile, head: &Head) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::ObjectIs::{Base, Other, OwnSend, ThisVersion};
+    use super::ObjectIs::{Base, Other, OwnSend, ThisVersion, Unknown};
     use super::Verdict::{ConflictCopy, Send, Stored, TornCopy, UnfinishedCopy};
     use super::*;
 
     /// For each object: what becomes of a file that was closed, of one whose name is taken, of a rewrite that was cut off, of
     /// a rewrite that was cut off and whose name is taken.
-    const VERDICTS: [(ObjectIs, [Verdict; 4]); 4] = [
+    const VERDICTS: [(ObjectIs, [Verdict; 4]); 5] = [
         (ThisVersion, [Stored, Stored, Stored, Stored]),
         (OwnSend, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),
         (Base, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),
+        (Unknown, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),
         (Other, [ConflictCopy, ConflictCopy, UnfinishedCopy, UnfinishedCopy]),
     ];
 

@@ -140,7 +140,9 @@ impl FoundStages {
     /// The latest that any note is of.
     pub(super) fn generation(&self) -> u64 {
         let lost = self.lost.iter().filter_map(|(_, note)| note.as_ref());
-        self.files.iter().map(|left| &left.note).chain(lost).map(|note| note.generation).max().unwrap_or(0)
+        let staged = self.files.iter().map(|left| &left.note).chain(lost).map(|note| note.generation);
+        let renames = self.renames.iter().filter_map(|(_, intent)| intent.generation);
+        staged.chain(renames).max().unwrap_or(0)
     }
 
     fn count(&self) -> usize {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::note::Note;
 use crate::base::rt::Rt;
 use crate::fs::object::ActToken;
 
@@ -19,12 +20,22 @@ pub struct RenameIntent {
     /// `to` was there, empty and with a marker of its own, which that of `from` replaces.
     pub over: bool,
     pub stage: RenameStage,
+    /// That of the mount which began it (`Note::generation`): what was staged later is where it was made, though an earlier mount
+    /// could not end this. Older intents do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 impl RenameIntent {
-    pub fn new(rt: &Rt, from: &str, to: &str, over: bool) -> RenameIntent {
+    pub fn new(rt: &Rt, from: &str, to: &str, over: bool, generation: u64) -> RenameIntent {
         let (act, from, to) = (ActToken::new(rt), from.to_owned(), to.to_owned());
-        RenameIntent { format: INTENT_FORMAT, act, from, to, over, stage: RenameStage::Copying }
+        let (format, stage, generation) = (INTENT_FORMAT, RenameStage::Copying, Some(generation));
+        RenameIntent { format, act, from, to, over, stage, generation }
+    }
+
+    /// The note is of before the rename's end.
+    pub fn is_of(&self, note: &Note) -> bool {
+        self.generation.is_none_or(|generation| note.generation <= generation)
     }
 }
 

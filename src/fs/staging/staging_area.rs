@@ -87,6 +87,11 @@ impl StagingArea {
         Ok((area, found))
     }
 
+    /// The mount only reads: nothing is staged, and what earlier mounts left is for one that sends it.
+    pub fn let_go(&self) {
+        self.locks.lock().clear();
+    }
+
     /// The mount is over: another may have the folder. Whoever closes it a second time waits for the first: a folder let go
     /// of while a file in it is being removed would be looked at by the next mount with that file half gone.
     pub async fn close(&self) {

@@ -24,5 +24,6 @@ mod requests;
 mod rewrites;
 mod rules;
 mod samples;
+mod taken_up;
 mod user;
 mod versions;

@@ -142,9 +142,7 @@ impl Fs {
         }
         match there {
             Some(there) => file.replaces(there),
-            None => {
-                self.context.remote.deletes.doomed(new).into_iter().for_each(|was| file.follows_removal(was))
-            }
+            None => self.follow_removed(new, file),
         }
         let mut inodes = self.inodes.lock();
         let now = self.now();
@@ -179,7 +177,7 @@ impl Fs {
             Attributes { etag, size, stored, ..source.attributes.clone() }
         };
         // Until the old name is gone the rename may fail, and who writes the replaced file is told by a conflict then.
-        let copied = self.remove_copied(&act, old, new, copied).await.inspect_err(failed)?;
+        let copied = self.remove_moved(&act, (old, new), copied, file).await.inspect_err(failed)?;
         if let Some(replaced) = self.dropped(new, Some(&attributes_of(&copied))) {
             replaced.discard(&self.context).await;
         }
@@ -199,6 +197,29 @@ impl Fs {
     async fn lock_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
         let held = self.lock_name(a.min(b)).await;
         Ok([held, self.lock_name(a.max(b)).await])
+    }
+
+    /// The same as `remove_copied`, of an object that may be open: what is staged of it is known by the new name before the old one
+    /// goes, and by the old one if that stays.
+    async fn remove_moved(
+        &self,
+        act: &ActToken,
+        (old, new): (&str, &str),
+        copied: (SeenObject, Etag),
+        file: Option<&OpenFile>,
+    ) -> Op<(SeenObject, Etag)> {
+        if let Some(file) = file {
+            let (SeenObject { etag, size, .. }, copy) = (&copied.0, copied.1.clone());
+            if let Err(why) = file.note_copy(&self.context, etag, new, Base { etag: copy, size: *size }).await
+            {
+                tracing::warn!(key = old, %why, "after a crash what was written would become a conflict copy");
+            }
+        }
+        let removed = self.remove_copied(act, old, new, copied).await;
+        if let Some(file) = file.filter(|_| removed.is_err()) {
+            file.follow_or_warn(&self.context).await;
+        }
+        removed
     }
 
     /// Deletes the old name, if it and its copy still are what they were. What another client put there meanwhile is copied

@@ -372,7 +372,7 @@ pub(super) async fn move_all(fs: &Arc<Fs>, old: &str, new: &str, over: bool, hol
         // What shows a directory's defaults must replace what shows others.
         fs.put_marker(old).await?;
     }
-    let intent = RenameIntent::new(&fs.context.rt, old, new, over);
+    let intent = RenameIntent::new(&fs.context.rt, old, new, over, fs.context.staging.generation);
     let path = fs.context.staging.write_intent(&intent).await?;
     let mut renaming = DirRename::new(fs, path, intent);
     if let Err(why) = renaming.copy_and_note().await {
@@ -486,7 +486,8 @@ impl Fs {
     /// What was staged below a directory that was renamed goes where the directory went; its note says so before the
     /// rename is forgotten.
     async fn notes_moved(&self, intent: &RenameIntent, left: &mut [FoundFile]) -> Result<()> {
-        for left in left.iter_mut().filter(|left| left.note.mark != Mark::Sent) {
+        let its = |left: &&mut FoundFile| left.note.mark != Mark::Sent && intent.is_of(&left.note);
+        for left in left.iter_mut().filter(its) {
             let Some(rest) = left.note.key.strip_prefix(&intent.from) else { continue };
             let mut note = Note { key: format!("{}{rest}", intent.to), upload: None, ..left.note.clone() };
             if let Some(upload) = &left.note.upload {
