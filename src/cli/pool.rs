@@ -288,6 +288,7 @@ fn usage(usage: PoolUsage) {
 
 fn status(answer: PoolAnswer) {
     let status = answer.status;
+    let finishing = status.finishing();
     let shards = |n: usize| show_count(n as u64, "shard");
     output::line(&format!(
         "pool {}, {}: {} pending{}",
@@ -329,9 +330,7 @@ fn status(answer: PoolAnswer) {
         let (chunks, shards) = (show_count(risk.chunks, "object"), shards(risk.missing_shards));
         output::line(&format!("at risk: {chunks} short of {shards} each"));
     }
-    for which in &status.replacing {
-        output::line(&format!("being replaced: {which}; `windlass pool repair` finishes it"));
-    }
+    finishing.iter().for_each(|way| output::line(&format!("being replaced: {way}")));
     stores(&status.stores);
     traffic(&status.stores);
 }

@@ -170,6 +170,14 @@ impl Pools {
         Ok(opened)
     }
 
+    /// A pool whose destruction was begun, for who goes on with that, and closes it after.
+    pub async fn open_to_destroy(&self, name: &Name) -> Result<Arc<OpenPool>> {
+        let KnownPool { stores, .. } = self.slot(name)?.known.lock().clone();
+        let host = self.host(name, &stores, None).await?;
+        let pool = Pool::open_to_destroy(host, self.buckets(&stores).await?).await;
+        Ok(self.opened_as(pool.map_err(|e| e.context(format!("pool {name}")))?))
+    }
+
     async fn try_open(&self, name: &Name, known: &[String], has_key: bool) -> Result<Arc<Pool>> {
         let host = self.host(name, known, None).await?;
         if has_key && host.key.is_none() {

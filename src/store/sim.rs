@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Asked, Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Store};
+use super::{Asked, Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Space, Store};
 use crate::base::rt::sim::World;
 use crate::base::{Error, Kind, Result};
 
@@ -66,6 +66,10 @@ pub struct StoreFaults {
     pub races: Duration,
     /// What the server calls itself.
     pub server: Option<&'static str>,
+    /// It is full: what is longer than this is refused.
+    pub longest_put: Option<usize>,
+    /// The room that it tells of.
+    pub free_bytes: Option<u64>,
 }
 
 impl Default for StoreFaults {
@@ -81,6 +85,8 @@ impl Default for StoreFaults {
             ahead_ms: None,
             races: Duration::ZERO,
             server: None,
+            longest_put: None,
+            free_bytes: None,
         }
     }
 }
@@ -260,6 +266,10 @@ impl Store for SimStore {
             if matches!(**request, BucketRequest::Delete { .. }) && self.faults.lock().keeps {
                 return Err(Error::new(Kind::Denied, format!("{}: deleting is not allowed", self.url())));
             }
+            let longest = self.faults.lock().longest_put.unwrap_or(usize::MAX);
+            if matches!(&**request, BucketRequest::Put { body, .. } if body.len() > longest) {
+                return Err(Error::new(Kind::NoSpace, format!("{}: no space left", self.url())));
+            }
             self.ask(request).await
         }
         .boxed()
@@ -280,6 +290,10 @@ impl Bucket for SimStore {
     }
     fn server(&self) -> Option<Arc<str>> {
         self.faults.lock().server.map(Arc::from)
+    }
+    async fn space(&self) -> Option<Space> {
+        let free_bytes = self.faults.lock().free_bytes?;
+        Some(Space { filesystem: 0, used_bytes: 0, free_bytes })
     }
 }
 

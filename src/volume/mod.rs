@@ -17,8 +17,8 @@ mod tests;
 
 pub use catalog::{
     CloneAs, DataKeyUse, Emptied, Finished, Flattened, HistoryMark, LockEnd, MapWalk, OpenMode, Removal,
-    Salvaged, TakenIn, Trash, TrashedSnapshot, TrashedVolume, Unreadable, Volumes, VolumesUsage, end_all,
-    lost_midway, rename, snapshot_as, snapshot_group,
+    Salvaged, TakenIn, Trash, TrashedSnapshot, TrashedVolume, Unreadable, Volumes, VolumesUsage,
+    check_unread, end_all, lost_midway, rename, snapshot_as, snapshot_group,
 };
 pub use checkpoint::{CheckReport, Flattening};
 pub use copies::{

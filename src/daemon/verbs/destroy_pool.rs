@@ -1,5 +1,7 @@
 //! A pool deleted with all that its stores hold.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::base::units::{show_bytes, show_count};
@@ -9,7 +11,7 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
 use crate::pool::{Deleted, Destruction, Progress};
-use crate::volume::{Trash, VolumeInfo, end_all};
+use crate::volume::{Trash, VolumeInfo, check_unread, end_all};
 
 /// Volumes that are named before they are deleted.
 const NAMED_MAX: usize = 100;
@@ -36,38 +38,19 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
     let name = &args.name;
     state.sessions.check_pool_unused(name, state.pools.known_id(name))?;
     let destruction = state.pools.destruction(name).await?;
-    let open = open(state, &destruction, args.force).await?;
-    let contents = match &open {
-        Some(open) => contents(open).await?,
-        None => Contents::default(),
-    };
-    judge_owners(state, name, &contents, (args.force, args.dry_run))?;
-    let locked = match &open {
-        Some(open) => check_unlocked(open, &contents).await,
-        None => Ok(()),
-    };
-    let said = what_it_deletes(&destruction, open.is_some(), &contents);
-    if args.dry_run {
-        let outcome = Outcome::of(&report(&destruction, &contents, None))?;
-        return Ok(outcome
-            .note_all(said)
-            .note_all(volumes(name, &contents))
-            .note_all(locked.err().map(|e| e.to_string())));
+    let (open, is_ours) = open(state, &destruction, args.force).await?;
+    let ended = end_volumes(state, args, &destruction, open.as_deref(), progress).await;
+    if let Some(open) = open.filter(|_| is_ours) {
+        open.pool.close().await;
     }
-    locked?;
-    confirm(args, &destruction, &said)?;
-    said.into_iter().for_each(|sentence| progress.say(sentence));
-    if let Some(open) = &open {
-        end_all(&open.volumes, &|ended| {
-            progress.tell("ending volumes", ended, contents.volumes.len() as u64);
-        })
-        .await?;
-    }
-    drop(open);
+    let contents = match ended? {
+        Ended::Dry(outcome) => return Ok(outcome),
+        Ended::All(contents) => contents,
+    };
     state.pools.begin_destruction(name, destruction.id).await?;
     state.sessions.forget(name);
     let watch = |step: Progress| progress.tell("deleting objects", step.done, step.of);
-    let deleted = destruction.run(&watch).await.map_err(|e| unfinished(name, &e))?;
+    let deleted = destruction.run(args.force, &watch).await.map_err(|e| unfinished(name, &e))?;
     let kept = state.pools.forget_destroyed(name, destruction.id).await?;
     let mut outcome = Outcome::of(&report(&destruction, &contents, Some(deleted)))?;
     let (objects, bytes) = (show_count(deleted.objects, "object"), show_bytes(deleted.bytes));
@@ -80,19 +63,76 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
     Ok(outcome.note_all(left).degraded(!destruction.left.is_empty()))
 }
 
-/// The pool, opened, so that its volumes can be judged. `None`: its destruction was begun, so it can't be opened and was
-/// judged then; or it can't be opened and `force` is given.
+/// What came of the volumes.
+enum Ended {
+    /// Nothing was done: what would be.
+    Dry(Outcome),
+    All(Contents),
+}
+
+/// Judges all volumes, and then ends them.
+async fn end_volumes(
+    state: &EngineState,
+    args: &PoolDestroy,
+    destruction: &Destruction,
+    open: Option<&OpenPool>,
+    progress: &ProgressSink,
+) -> Result<Ended> {
+    let name = &args.name;
+    let contents = match open {
+        Some(open) => contents(open).await?,
+        None => Contents::default(),
+    };
+    judge_owners(state, name, &contents, (args.force, args.dry_run))?;
+    let kept = match open {
+        Some(open) => check_ends(open, &contents).await,
+        None => Ok(()),
+    };
+    let said = what_it_deletes(destruction, open.is_some(), &contents);
+    if args.dry_run {
+        let outcome = Outcome::of(&report(destruction, &contents, None))?;
+        let outcome = outcome.note_all(said).note_all(volumes(name, &contents));
+        return Ok(Ended::Dry(outcome.note_all(kept.err().map(|e| e.to_string()))));
+    }
+    kept?;
+    confirm(args, destruction, &said)?;
+    said.into_iter().for_each(|sentence| progress.say(sentence));
+    if let Some(open) = open {
+        let all = contents.volumes.len() as u64;
+        match end_all(&open.volumes, &|ended| progress.tell("ending volumes", ended, all)).await {
+            Err(e) if args.force && is_left_undecided(&e) => {
+                progress.say(format!("not all volumes could be ended ({e}): they are deleted all the same"));
+            }
+            done => done?,
+        }
+    }
+    Ok(Ended::All(contents))
+}
+
+/// The stores let nothing be decided, which `--force` does not wait for.
+fn is_left_undecided(e: &Error) -> bool {
+    matches!(e.kind(), Kind::NoSpace | Kind::Unavailable | Kind::Timeout)
+}
+
+/// The pool, opened, so that its volumes can be judged, and whether for this alone. `None`: so many of its stores are condemned that
+/// nobody can use it any more; or it can't be opened and `force` is given.
 async fn open(
     state: &EngineState,
     destruction: &Destruction,
     force: bool,
-) -> Result<Option<std::sync::Arc<OpenPool>>> {
-    if destruction.begun {
-        return Ok(None);
+) -> Result<(Option<Arc<OpenPool>>, bool)> {
+    if destruction.begun && destruction.is_over() {
+        return Ok((None, false));
     }
-    match state.pools.get(&destruction.name).await {
-        Ok(open) => Ok(Some(open)),
-        Err(_) if force => Ok(None),
+    let name = &destruction.name;
+    let opened = match state.pools.get(name).await {
+        Ok(open) => return Ok((Some(open), false)),
+        Err(_) if destruction.begun => state.pools.open_to_destroy(name).await,
+        Err(e) => Err(e),
+    };
+    match opened {
+        Ok(open) => Ok((Some(open), true)),
+        Err(_) if force => Ok((None, false)),
         Err(e) => {
             let way = "so nobody can tell whether another host uses it; --force destroys it all the same";
             Err(Error::new(e.kind(), format!("{e}; {way}")))
@@ -147,8 +187,10 @@ fn judge_owners(
     }
 }
 
-/// `Refused`: a snapshot is locked. Told before the first volume ends; each one's own end heeds its locks once more.
-async fn check_unlocked(open: &OpenPool, contents: &Contents) -> Result<()> {
+/// `Refused`: a snapshot is locked; `Owned`: a client of another host has a volume open. Told before the first volume ends; each
+/// one's own end asks once more.
+async fn check_ends(open: &OpenPool, contents: &Contents) -> Result<()> {
+    check_unread(&open.volumes).await?;
     for (volume, _) in contents.volumes.iter().filter(|(_, info)| info.locked_snapshots > 0) {
         match open.volumes.check_unlocked(volume).await {
             // In the trash is nothing that is locked.

@@ -17,10 +17,12 @@ use crate::daemon::nbd_handover::{FORMAT, HandedOver, Receiver};
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::StateDir;
 use crate::nbd::{Export, Exports as _, HeldDisk};
+use crate::pool::{LABEL_MAX, Label, label_key};
+use crate::store::{ByteRange, Cause, When};
 use crate::volume::Trash;
 
 use super::tests::{TAKEN, folders, make_pool, state};
-use super::{copy_and_replicate, pool, roll_back_resize_flatten, snapshot, volume};
+use super::{copy_and_replicate, destroy_pool, pool, roll_back_resize_flatten, snapshot, volume};
 
 async fn make(state: &EngineState, path: &str, settings: &[&str]) {
     let settings = settings.iter().chain(&["flush=pool"]).map(|&set| set.to_owned()).collect();
@@ -347,4 +349,77 @@ async fn nothing_is_taken_back_or_filled_under_clients_of_another_host() {
     volume::release(&other, &copy_to).await.unwrap();
     back().await.unwrap();
     end([other, here]).await;
+}
+
+async fn destroy(state: &EngineState, dry_run: bool) -> Result<crate::daemon::api::Outcome> {
+    let (name, confirmed) = ("p".parse().unwrap(), Some("p".parse().unwrap()));
+    let args = crate::daemon::api::PoolDestroy { name, confirmed, force: false, dry_run };
+    destroy_pool::destroy(state, &args, &ProgressSink::default()).await
+}
+
+/// As a destruction leaves it that was killed when the first store had said so.
+async fn condemn(state: &EngineState, store: &str) {
+    let pool = state.pools.get(&"p".parse().unwrap()).await.unwrap();
+    let (id, volumes) = (pool.pool.id(), pool.volumes.clone());
+    crate::volume::end_all(&volumes, &|_| ()).await.unwrap();
+    state.pools.begin_destruction(&"p".parse().unwrap(), id).await.unwrap();
+    let url = store.parse::<crate::store::StoreSpec>().unwrap().url;
+    let bucket = crate::store::expect(&state.host_context.rt, &url).await.unwrap();
+    let (key, range) = (label_key(id), ByteRange::Whole { max: LABEL_MAX });
+    let found = bucket.get(&key, range, Cause::Label).await.unwrap().unwrap();
+    let label = Label::decode(&found.body).unwrap().condemned().encode(None);
+    bucket.put(&key, label, When::Always, Cause::Label).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destruction_that_was_broken_off_asks_again_who_uses_the_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    make(&here, "p/v", &[]).await;
+    condemn(&here, &folders(dir.path(), &["s0"])[0]).await;
+    make(&other, "p/new", &[]).await;
+    let client = exports(&other).open("p/new", "process 1").await.unwrap();
+    write(&*client, 7).await.unwrap();
+    for dry_run in [true, false] {
+        let refused = destroy(&here, dry_run).await.unwrap_err();
+        assert!(refused.is(Kind::Owned) && refused.to_string().contains("p/new"), "{refused}");
+    }
+    assert_eq!(client.read(0, 1).await.unwrap().into_bytes().as_ref(), [7]);
+    drop(client);
+    volume::release(&other, &"p/new".parse().unwrap()).await.unwrap();
+    let done = destroy(&here, false).await.unwrap();
+    assert_eq!(
+        (&done.value["destroyed"], &done.value["volumes"]),
+        (&true.into(), &1.into()),
+        "{}",
+        done.value
+    );
+    end([here, other]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_which_another_hosts_client_reads_a_volume_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    for path in ["p/a", "p/b", "p/c"] {
+        make(&here, path, &[]).await;
+    }
+    let client = exports(&other).open("p/b", "process 1").await.unwrap();
+    assert_eq!(client.read(0, 1).await.unwrap().into_bytes().as_ref(), [0]);
+    let dry = destroy(&here, true).await.unwrap();
+    assert!(
+        dry.notes.iter().any(|note| note.contains("volume p/b is open on other hosts")),
+        "{:?}",
+        dry.notes
+    );
+    let refused = destroy(&here, false).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("p/b"), "{refused}");
+    let volumes = here.pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
+    for name in ["a", "b", "c"] {
+        volumes.info(&name.parse().unwrap()).await.unwrap();
+    }
+    drop((client, volumes));
+    end([other]).await;
+    destroy(&here, false).await.unwrap();
+    end([here]).await;
 }

@@ -165,8 +165,7 @@ pub fn advice(pool: &PoolStatus) -> Vec<String> {
     if !pool.damaged_registers.is_empty() {
         said.push(format!("  `windlass pool repair {name}` mends them"));
     }
-    let unfinished = pool.replacing.iter();
-    said.extend(unfinished.map(|which| format!("  {which}: `windlass pool repair {name}` finishes it")));
+    said.extend(pool.finishing().into_iter().map(|way| format!("  {way}")));
     said
 }
 

@@ -8,18 +8,25 @@
 //! 3. *registers*.
 //! 4. *labels*: until then whoever repeats it knows which pool this was, and where its other stores are.
 //!
-//! Whether anybody still uses the pool's volumes is judged before, by who calls this: here nobody is asked.
+//! A store that is full takes no new label: it goes without, where the others that are condemned are so many that without them nothing
+//! can be decided or stored.
+//!
+//! Whether anybody still uses the pool's volumes is judged before, by who calls this: here nobody is asked. Where it was broken off
+//! before so many stores were condemned, that is judged anew: other hosts may have made volumes since (`is_over`).
+
+use std::collections::BTreeSet;
 
 use futures::future::{join_all, try_join_all};
+use parking_lot::Mutex;
 
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Name, PoolId, Result};
+use crate::base::{Error, Incarnation, Kind, Name, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::pool::local::{Progress, Watch};
 use crate::pool::stores::{Found, best_hint, labelled, read_label, read_own_label};
 use crate::pool::stores::{LABEL_MAX, Label, REGISTERS, label_key};
 use crate::pool::stores::{PoolConfig, PoolHost, PoolStore};
-use crate::store::{ByteRange, Cause, List, Listed, When};
+use crate::store::{ByteRange, Cause, List, Listed, Put, When};
 
 /// Names a page.
 const PAGE: usize = 1000;
@@ -46,6 +53,8 @@ pub struct Destruction {
     pub config: Option<PoolConfig>,
     /// Those with the pool's label.
     stores: Vec<PoolStore>,
+    /// Stores that are out for every host: condemned, or emptied by an earlier destruction.
+    out: BTreeSet<Incarnation>,
     /// An earlier destruction has condemned a store.
     pub begun: bool,
     /// Stores with nothing in them: an earlier destruction has finished them.
@@ -96,6 +105,7 @@ impl Destruction {
             begun: begun.is_some() || labels.iter().any(is_condemned),
             config,
             stores: Vec::new(),
+            out: BTreeSet::new(),
             empty: Vec::new(),
             left: Vec::new(),
         };
@@ -133,10 +143,19 @@ impl Destruction {
 
     async fn judge(&mut self, store: PoolStore, label: Found) {
         let why = match label {
-            Found::Label(label) if label.pool == self.id => return self.stores.push(store),
+            Found::Label(label) if label.pool == self.id => {
+                self.out.extend(label.destroyed.then_some(label.incarnation));
+                return self.stores.push(store);
+            }
             Found::Label(label) => format!("it has the label of a pool {} ({})", label.hint.name, label.pool),
             // An earlier destruction has finished it.
-            Found::Other(_) if self.begun && is_empty(&store).await => return self.empty.push(store.url),
+            Found::Other(_) if self.begun && is_empty(&store).await => {
+                let listed =
+                    self.config.iter().flat_map(|c| c.stores.iter().chain(c.before.iter().flatten()));
+                let here = listed.filter(|entry| entry.url == store.url).map(|entry| entry.incarnation);
+                self.out.extend(here.collect::<Vec<_>>());
+                return self.empty.push(store.url);
+            }
             Found::Other(e) | Found::Silent(e) => e.to_string(),
         };
         self.left.push((store.url, why));
@@ -147,10 +166,33 @@ impl Destruction {
         self.stores.iter().map(|store| store.url.as_str())
     }
 
-    /// Deletes everything, in the order that the module tells. Broken off or failed midway, it is called again.
-    pub async fn run(&self, watch: Watch<'_>) -> Result<Deleted> {
-        try_join_all(self.stores.iter().map(|store| self.condemn(store))).await?;
-        let count = parking_lot::Mutex::new(Deleted::default());
+    /// Whether so many stores are out for every host that nobody can store anything in the pool any more, or change what it
+    /// has: then it need not be judged again who uses it.
+    pub fn is_over(&self) -> bool {
+        self.is_over_without(&BTreeSet::new())
+    }
+
+    /// `condemned`: stores that are out since this was found, too.
+    fn is_over_without(&self, condemned: &BTreeSet<Incarnation>) -> bool {
+        let Some(config) = &self.config else { return self.left.is_empty() };
+        let is_over = |config: &PoolConfig| {
+            let is_there = |index: &usize| {
+                let incarnation = config.stores[*index].incarnation;
+                !self.out.contains(&incarnation) && !condemned.contains(&incarnation)
+            };
+            let deciding = config.acceptors.iter().filter(|index| is_there(index)).count();
+            let storing = (0..config.stores.len()).filter(is_there).count();
+            deciding <= config.acceptors.len() / 2 || storing < config.layout.k()
+        };
+        // While a replacement is under way registers may still be where they were before.
+        is_over(config) && config.predecessor().is_none_or(|before| is_over(&before))
+    }
+
+    /// Deletes everything, in the order that the module tells. Broken off or failed midway, it is called again. `force`: also where
+    /// stores that are full keep so many labels as they are that other hosts may still write to the pool.
+    pub async fn run(&self, force: bool, watch: Watch<'_>) -> Result<Deleted> {
+        self.condemn_all(force).await?;
+        let count = Mutex::new(Deleted::default());
         let tell = |some: &[&Listed]| {
             let mut count = count.lock();
             count.objects += some.len() as u64;
@@ -173,13 +215,36 @@ impl Destruction {
         Ok(count.into_inner())
     }
 
-    /// Makes the store's label say that the pool is being destroyed.
-    async fn condemn(&self, store: &PoolStore) -> Result<()> {
+    async fn condemn_all(&self, force: bool) -> Result<()> {
+        let puts = join_all(self.stores.iter().map(|store| self.condemn(store))).await;
+        let (mut condemned, mut full) = (BTreeSet::new(), None);
+        for (store, put) in self.stores.iter().zip(puts) {
+            match put {
+                Ok(incarnation) => condemned.extend(incarnation),
+                Err(e) if e.is(Kind::NoSpace) => full = full.or(Some((store, e))),
+                Err(e) => return Err(e.context(format!("store {}", store.url))),
+            }
+        }
+        match full {
+            Some((store, e)) if !force && !self.is_over_without(&condemned) => {
+                let why = format!(
+                    "store {} is full, so that it can't say that its pool is being destroyed, and too few others do: free a little \
+                     space there; --force deletes what it has all the same",
+                    store.url
+                );
+                Err(Error::new(e.kind(), format!("{why} ({e})")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the store's label say that the pool is being destroyed; which store that is, unless another run has finished it.
+    async fn condemn(&self, store: &PoolStore) -> Result<Option<Incarnation>> {
         for _ in 0..LABEL_TRIES {
             let range = ByteRange::Whole { max: LABEL_MAX };
             // Gone: another run of this has finished the store meanwhile.
             let key = label_key(self.id);
-            let Some(found) = store.bucket.get(&key, range, Cause::Label).await? else { return Ok(()) };
+            let Some(found) = store.bucket.get(&key, range, Cause::Label).await? else { return Ok(None) };
             let label = Label::read(&found.body, self.key.as_ref())?;
             if label.pool != self.id {
                 let why =
@@ -187,11 +252,14 @@ impl Destruction {
                 return Err(Error::new(Kind::Refused, why));
             }
             if label.destroyed {
-                return Ok(());
+                return Ok(Some(label.incarnation));
             }
             let condemned = label.condemned().encode(self.key.as_ref());
             // Whether it was stored shows the next look.
-            store.bucket.put(&key, condemned, When::Matches(found.head.etag), Cause::Label).await?;
+            match store.bucket.put(&key, condemned, When::Matches(found.head.etag), Cause::Label).await? {
+                Put::Unknown(e) if e.is(Kind::NoSpace) => return Err(e),
+                Put::Unknown(_) | Put::Refused | Put::Stored(_) => {}
+            }
         }
         let why = format!("the label of store {} keeps changing: try again", store.url);
         Err(Error::new(Kind::Unavailable, why))
@@ -248,7 +316,8 @@ impl Destruction {
 
     async fn check_label(&self, store: &PoolStore) -> Result<()> {
         match labelled(store, self.id, self.key.as_ref()).await? {
-            Some(label) if label.pool == self.id && label.destroyed => Ok(()),
+            // One that is full could not say more.
+            Some(label) if label.pool == self.id => Ok(()),
             _ => {
                 let why = "it does not have the label of this pool any more: nothing more is deleted there";
                 Err(Error::new(Kind::Refused, why))

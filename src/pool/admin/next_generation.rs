@@ -40,6 +40,13 @@ pub struct Place {
     when: When,
 }
 
+impl Place {
+    /// Nothing of the pool's was there.
+    pub(super) fn is_free(&self) -> bool {
+        matches!(self.when, When::Absent)
+    }
+}
+
 /// From one generation to the next. See the module.
 #[derive(Debug)]
 pub struct Plan<'a> {

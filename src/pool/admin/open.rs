@@ -27,9 +27,24 @@ impl Pool {
     ///
     /// A label only tells where to begin. Nobody writes a generation into one, without the generation before it, until it is
     /// known chosen: where a majority knows nothing of it that label is wrong, and the next one tells.
-    pub async fn open(host: PoolHost, mut stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
-        let mut labels = read_labels(&host, &stores).await;
+    pub async fn open(host: PoolHost, stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
+        let labels = read_labels(&host, &stores).await;
         refuse_destroyed(&labels, host.key.as_ref())?;
+        Pool::open_labelled(host, stores, labels).await
+    }
+
+    /// The same of a pool whose destruction was begun and broken off: for who goes on with that. Other hosts may have it open all
+    /// the while, and write to it.
+    pub async fn open_to_destroy(host: PoolHost, stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
+        let labels = read_labels(&host, &stores).await;
+        Pool::open_labelled(host, stores, labels).await
+    }
+
+    async fn open_labelled(
+        host: PoolHost,
+        mut stores: Vec<PoolStore>,
+        mut labels: Vec<Found>,
+    ) -> Result<Arc<Pool>> {
         let hints = hints(&stores, &labels)?;
         let given = stores.len();
         for hint in &hints {

@@ -16,7 +16,7 @@ use futures::stream;
 
 use super::handle::Pool;
 use super::next_generation::{Plan, check_free};
-use crate::base::units::show_count;
+use crate::base::units::{show_bytes, show_count};
 use crate::base::{ChunkId, Error, Generation, Incarnation, Kind, PoolId, RegisterId, Result, VolumeId};
 use crate::pool::chunk::Inventory;
 use crate::pool::chunk::ShardSet;
@@ -35,7 +35,7 @@ use crate::pool::stores::{PoolConfig, StoreEntry};
 use crate::store::{Cause, List, When};
 
 /// What has come to a new store, in shards.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Filled {
     /// There, whoever brought them.
     pub there: u64,
@@ -43,6 +43,8 @@ pub struct Filled {
     pub left: u64,
     /// Of these, the ones that nothing can have but stores which were replaced and do not answer.
     pub of_old: u64,
+    /// Why the first of them could not.
+    pub why: Option<String>,
 }
 
 /// Shards brought at a time: each is held in memory whole.
@@ -132,11 +134,34 @@ impl Pool {
         }
         let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
         if care != Care::None {
-            self.check_others(&[(index, new)], inventory).await?;
+            let holdings = self.check_others(&[(index, new)], inventory, care).await?;
+            if place.is_free() {
+                check_room(new, holdings.bytes_for(index, &self.membership())).await?;
+            }
         }
         let planned =
             self.carry_out(&Plan { now: &now, next: &next, hint: &next, places: vec![place] }).await?;
         Ok(if planned { Replacement::Planned } else { Replacement::Other })
+    }
+
+    /// Another store for a replacement's new one that answers, and to which not all can be brought: it is too small, say. Only what the
+    /// others and that one have comes along: the store that was replaced first is not known any more then.
+    ///
+    /// # Errors
+    /// `NotFound`: no such replacement is under way.
+    pub async fn plan_instead(
+        &self,
+        old: &str,
+        new: &PoolStore,
+        inventory: &dyn Inventory,
+        care: Care,
+    ) -> Result<Replacement> {
+        let now = self.description().await?;
+        let index = now.stores.iter().position(|s| s.url == old);
+        if now.before.is_none() || !index.is_some_and(|index| self.membership().is_new(index)) {
+            return Err(unknown_store(&now, old));
+        }
+        self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care).await
     }
 
     /// Whether a replacement's new store of this URL is away before all has come along to it.
@@ -175,8 +200,11 @@ impl Pool {
         if care == Care::All {
             next.zoning()?.check()?;
         }
-        if care != Care::None {
-            self.check_others(&taken, inventory).await?;
+        // What answers is no one's to give up.
+        let holdings = self.check_others(&taken, inventory, care).await?;
+        let free = taken.iter().zip(&judged).filter(|(_, place)| care != Care::None && place.is_free());
+        for ((index, new), _) in free {
+            check_room(new, holdings.bytes_for(*index, &self.membership())).await?;
         }
         // What labels tell strangers is what holds now: of a generation that names the one before by number they would believe it.
         let planned = self.carry_out(&Plan { now: &now, next: &next, hint: &now, places: judged }).await?;
@@ -200,39 +228,61 @@ impl Pool {
 
     /// Refuses a plan that may not end, or ends with less than there is: as long as stores that do not answer may hold what the
     /// others lack. What lies in the places that are taken in stays there, and counts; in the next plan the predecessors of the
-    /// one under way are not known any more, and don't.
-    async fn check_others(&self, taken: &[(usize, &PoolStore)], inventory: &dyn Inventory) -> Result<()> {
+    /// one under way are not known any more, and don't. `Care::None`: of those alone that answer, since what does not is gone.
+    async fn check_others(
+        &self,
+        taken: &[(usize, &PoolStore)],
+        inventory: &dyn Inventory,
+        care: Care,
+    ) -> Result<Holdings> {
         self.look().await;
-        let members = self.membership().members.clone();
-        let own = taken.iter().filter(|(index, _)| members[*index].standing().reason().is_some());
-        let own: Vec<_> = own.map(|(index, place)| (*index, place.bucket.clone())).collect();
-        let (k, mut holdings) = (self.layout().k(), Holdings::look(&members, &own).await);
+        let (k, mut holdings) = (self.layout().k(), self.holdings(taken, care).await);
         let mut short = holdings.short_of(k, inventory).await?;
         if !short.is_empty() {
             // Volumes are written meanwhile. What was live before a listing began and is live after it lay in the stores all that
             // time: where it is short by that listing too, it lacks.
-            holdings = Holdings::look(&members, &own).await;
+            holdings = self.holdings(taken, care).await;
             short = short.intersection(&holdings.short_of(k, inventory).await?).copied().collect();
         }
-        let undecided = inventory.undecided().await?;
+        let undecided = if care == Care::None { Vec::new() } else { inventory.undecided().await? };
         let why = match (short.len() as u64, undecided.iter().find(|e| e.is_transient())) {
-            (0, None) => return Ok(()),
+            (0, None) => return Ok(holdings),
             (0, Some(first)) => first.to_string(),
             (objects, _) => {
                 format!("too few shards of {} are on the stores that answer", show_count(objects, "object"))
             }
         };
+        let members = &self.membership().members;
         let old: Vec<&str> = taken.iter().map(|(index, _)| members[*index].url()).collect();
+        let way = match care {
+            Care::None => "run `windlass pool repair` first".to_owned(),
+            Care::All | Care::Data => format!(
+                "Bring these back, or run `windlass pool repair` first; if they are gone for good, `windlass pool replace {} --old {} \
+                 --new URL --force` goes on with what is left",
+                self.name(),
+                old.first().copied().unwrap_or_default()
+            ),
+        };
         let text = format!(
-            "nothing is put in the place of {}: {why}. What is missing may be on stores that do not answer, or on a disk that is \
-             not mounted: {}. Bring these back; if they are gone for good, `windlass pool replace {} --old {} --new URL --force` \
-             goes on with what is left",
+            "nothing is put in the place of {}: {why}. What is missing may be on stores that do not answer, on a disk that is not \
+             mounted, or on a store that was replaced and not all of which has come along: {}. {way}",
             old.join(", "),
             holdings.silent.join("; "),
-            self.name(),
-            old.first().copied().unwrap_or_default(),
         );
         Err(Error::new(Kind::Refused, text))
+    }
+
+    async fn holdings(&self, taken: &[(usize, &PoolStore)], care: Care) -> Holdings {
+        let now = self.membership();
+        let own = taken.iter().filter(|(index, _)| now.members[*index].standing().reason().is_some());
+        let own: Vec<_> = own.map(|(index, place)| (*index, place.bucket.clone())).collect();
+        let urls: Vec<&str> = taken.iter().map(|(_, place)| place.url.as_str()).collect();
+        let mut holdings = Holdings::look(&now.members, &own).await;
+        holdings.look_at_former(&now, &urls).await;
+        if care == Care::None {
+            holdings.give_up_silent();
+        }
+        holdings
     }
 
     /// A store that is well is one more away until its shards have come along: not while others are.
@@ -329,6 +379,7 @@ impl Pool {
             return;
         }
         filled.left += 1;
+        filled.why.get_or_insert_with(|| why.to_string());
         let context = self.context();
         let seen = context.probe(id, &context.incarnations(), Cause::Repair).await;
         let (gone, rotten) = seen.absent_and_rotten();
@@ -393,6 +444,12 @@ impl Pool {
         Ok(current.generation == followed)
     }
 
+    /// The URLs of stores to which not all may have come along.
+    pub fn new_stores(&self) -> Vec<String> {
+        let now = self.membership();
+        now.members.iter().filter(|m| now.is_new(m.index())).map(|m| m.url().to_owned()).collect()
+    }
+
     /// Stores that were to take others' places and are away before all has come along to them: without them what is under way
     /// does not end. Each with why it is away.
     pub async fn lost_midway(&self) -> Vec<(Arc<Member>, String)> {
@@ -421,6 +478,20 @@ impl Pool {
         }
         free
     }
+}
+
+/// Refuses a store that tells of less room than the shards take that belong there: filling it would not end.
+async fn check_room(new: &PoolStore, need: u64) -> Result<()> {
+    let Some(space) = new.bucket.space().await.filter(|space| space.free_bytes < need) else {
+        return Ok(());
+    };
+    let text = format!(
+        "store {} has {} free, and what belongs there takes {}: give a larger one",
+        new.url,
+        show_bytes(space.free_bytes),
+        show_bytes(need)
+    );
+    Err(Error::new(Kind::NoSpace, text))
 }
 
 /// The place of a store that is out, when it was emptied or never became the pool's store again.

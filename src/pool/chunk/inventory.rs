@@ -32,6 +32,9 @@ pub trait Inventory: Send + Sync {
     async fn fate(&self, id: ChunkId) -> Result<Fate>;
     /// The chunks after this one that are certainly live, in order, at most `max`; fewer only at the end.
     async fn live_after(&self, after: Option<ChunkId>, max: usize) -> Result<Vec<ChunkId>>;
+    /// From now on `fate` and `live_after` know of what owners have stored since the last checkpoints of their volumes, as far as it
+    /// can be followed without a gap. Volumes of which that can't be told, and why. Changes nothing in the stores.
+    async fn learn_log_ends(&self) -> Result<Vec<Error>>;
     /// Whether the newest part of every volume can be told with the stores that answer now; why not, for each of which it can't.
     async fn undecided(&self) -> Result<Vec<Error>>;
     /// Volumes of which nothing could be told when that was asked for last, and why. Of their chunks nobody knows which are live.

@@ -108,6 +108,30 @@ pub struct PoolStatus {
     pub missed_deletes_incomplete: bool,
 }
 
+impl PoolStatus {
+    /// The replacements under way, each with what finishes it.
+    pub fn finishing(&self) -> Vec<String> {
+        let name = &self.name;
+        let is_well = |url: &str| {
+            self.stores
+                .iter()
+                .any(|s| s.url == url && matches!(s.state, StoreState::In | StoreState::Unknown))
+        };
+        let way = |which: &String| match which
+            .rsplit_once(" by ")
+            .map(|(_, new)| new)
+            .filter(|new| !is_well(new))
+        {
+            None => format!("{which}: `windlass pool repair {name}` finishes it"),
+            Some(new) => format!(
+                "{which}: `windlass pool repair {name}` finishes it once {new} takes what belongs there; `windlass pool replace {name} \
+                 --old {new} --new URL` puts another in its place"
+            ),
+        };
+        self.replacing.iter().map(way).collect()
+    }
+}
+
 pub fn of(
     context: &PoolContext,
     name: Name,

@@ -70,6 +70,13 @@ impl Damage {
     }
 }
 
+/// What was known to be missing at some time.
+#[derive(Debug)]
+pub struct Hints {
+    missing: BTreeMap<ChunkId, ShardSet>,
+    changes: u64,
+}
+
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<ChunkId, ShardSet>,
@@ -292,18 +299,19 @@ impl MissingShards {
         }
     }
 
-    /// Grows with every change.
-    pub(in crate::pool) fn changes(&self) -> u64 {
-        self.state.with(|s| s.changes)
+    /// What is missing as far as is known now, for `all_is_there`.
+    pub(in crate::pool) fn hints(&self) -> Hints {
+        self.state.with(|s| Hints { missing: s.missing.clone(), changes: s.changes })
     }
 
-    /// Everything was looked at since the count of changes was this one, and nothing is left.
-    pub(in crate::pool) fn clear_if(&self, changes: u64) {
+    /// Everything but these chunks was looked at since those were all hints, and nothing is left. What was found missing since then
+    /// stays.
+    pub(in crate::pool) fn all_is_there(&self, hints: &Hints, but: &BTreeSet<ChunkId>) {
         self.state.update(|s| {
-            s.overflow &= s.overflowed > changes;
-            s.leaving.overflow &= s.leaving.overflowed > changes;
-            if s.changes == changes {
-                s.missing.clear();
+            s.overflow &= s.overflowed > hints.changes;
+            s.leaving.overflow &= s.leaving.overflowed > hints.changes;
+            for (id, shards) in hints.missing.iter().filter(|(id, _)| !but.contains(id)) {
+                take(&mut s.missing, id, *shards);
             }
             s.changes += 1;
         });

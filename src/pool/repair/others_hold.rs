@@ -26,6 +26,12 @@ pub struct Holdings {
     present: BTreeMap<ChunkId, ShardSet>,
     /// Stores (indices) that could be listed whole: what they do not list is not there.
     complete: ShardSet,
+    /// What lies where stores were replaced to whose successors not all has come along, and those of them that could not be listed: it
+    /// counts for nothing in the next generation.
+    former: BTreeMap<ChunkId, ShardSet>,
+    former_silent: ShardSet,
+    /// What shards take, by store.
+    bytes: BTreeMap<usize, u64>,
     /// Why others could not.
     pub silent: Vec<String>,
 }
@@ -35,44 +41,51 @@ impl Holdings {
     /// place and was the pool's once counts anyway.
     pub async fn look(members: &[Arc<Member>], also: &[(usize, BucketRef)]) -> Holdings {
         let n = members.len();
-        let Listing { present, complete, unreachable, .. } = list_all(members).await;
-        let mut all = Holdings { n, present, complete, silent: unreachable };
+        let Listing { present, complete, bytes, unreachable, .. } = list_all(members).await;
+        let mut all = Holdings { n, present, complete, bytes, silent: unreachable, ..Holdings::default() };
         let other_lives = members.iter().filter_map(|m| Some((m.index(), m.other_life()?.raw()?.clone())));
         let other_lives: Vec<_> = other_lives.collect();
         for (index, bucket) in also.iter().chain(&other_lives) {
             // What the store in the place had, and the place does not list, may be on a disk that is not mounted.
             all.complete = all.complete.without(*index);
-            if let Err(e) = all.add(*index, bucket).await {
+            if let Err(e) = add(&mut all.present, n, *index, bucket).await {
                 all.silent.push(e.to_string());
             }
         }
         all
     }
 
-    async fn add(&mut self, index: usize, bucket: &BucketRef) -> Result<()> {
-        let mut list = List { max: PAGE, ..List::default() };
-        loop {
-            let page = bucket.list(&list, Cause::Repair).await?;
-            for object in page.objects {
-                if let Named::Shard(id, shard) = parse(&object.key)
-                    && shard < self.n
-                    && place(&id, shard, self.n) == index
-                {
-                    let known = self.present.entry(id).or_default();
-                    *known = known.with(shard);
-                }
-            }
-            list.after = page.next;
-            if list.after.is_none() {
-                return Ok(());
+    /// Also at what the next generation would leave behind: stores that were replaced, and are needed until all has come along. What
+    /// is taken in (by URL) counts.
+    pub async fn look_at_former(&mut self, now: &Membership, taken: &[&str]) {
+        for index in 0..self.n {
+            let Some(old) = now.may_still_have(index) else { continue };
+            let to = if taken.contains(&old.url()) { &mut self.present } else { &mut self.former };
+            let listed = match old.raw() {
+                Some(bucket) => add(to, self.n, index, bucket).await.map_err(|e| e.to_string()),
+                None => Err(format!("{}: it does not answer", old.url())),
+            };
+            if let Err(why) = listed {
+                self.former_silent = self.former_silent.with(index);
+                self.silent.push(why);
             }
         }
+    }
+
+    /// What does not answer is gone for good.
+    pub fn give_up_silent(&mut self) {
+        (self.complete, self.former_silent) = (ShardSet::all(self.n), ShardSet::default());
     }
 
     /// The shards of a chunk that are there, and those that may be on stores which could not be listed.
     fn of(&self, id: &ChunkId) -> (usize, usize) {
         let there = self.present.get(id).copied().unwrap_or_default();
-        let open = |shard: &usize| !there.has(*shard) && !self.complete.has(place(id, *shard, self.n));
+        let former = self.former.get(id).copied().unwrap_or_default();
+        let open = |shard: &usize| {
+            let store = place(id, *shard, self.n);
+            let may_be = !self.complete.has(store) || self.former_silent.has(store) || former.has(*shard);
+            may_be && !there.has(*shard)
+        };
         (there.count(), (0..self.n).filter(open).count())
     }
 
@@ -93,6 +106,17 @@ impl Holdings {
         }
     }
 
+    /// What comes to another store in this one's place, at least: as much as it has, or where that is not known, or not all of it has
+    /// come yet, as the one of the others that has least.
+    pub fn bytes_for(&self, index: usize, now: &Membership) -> u64 {
+        let of = |store: usize| self.bytes.get(&store).copied().unwrap_or_default();
+        let is_known = |store: &usize| self.complete.has(*store) && !now.is_new(*store);
+        match is_known(&index) {
+            true => of(index),
+            false => (0..self.n).filter(is_known).map(of).min().unwrap_or_default(),
+        }
+    }
+
     /// Stores that lack what all others hold: without knowing what is needed, those that are not filled yet. `of`: the stores
     /// in question.
     pub fn unfilled(&self, of: ShardSet) -> ShardSet {
@@ -109,6 +133,27 @@ impl Holdings {
     /// Chunks of these volumes that any store lists.
     pub fn chunks_of(&self, volumes: &BTreeSet<VolumeId>) -> Vec<ChunkId> {
         self.present.keys().filter(|id| volumes.contains(&id.volume)).copied().collect()
+    }
+}
+
+/// What is listed of the shards that belong in this place.
+async fn add(to: &mut BTreeMap<ChunkId, ShardSet>, n: usize, index: usize, bucket: &BucketRef) -> Result<()> {
+    let mut list = List { max: PAGE, ..List::default() };
+    loop {
+        let page = bucket.list(&list, Cause::Repair).await?;
+        for object in page.objects {
+            if let Named::Shard(id, shard) = parse(&object.key)
+                && shard < n
+                && place(&id, shard, n) == index
+            {
+                let known = to.entry(id).or_default();
+                *known = known.with(shard);
+            }
+        }
+        list.after = page.next;
+        if list.after.is_none() {
+            return Ok(());
+        }
     }
 }
 

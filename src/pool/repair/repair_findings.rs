@@ -24,6 +24,7 @@ use futures::stream;
 
 /// Orphans of which it is asked at once whether they are dead still.
 const ORPHANS_AT_ONCE: usize = 64;
+const HINTS_PAGE: usize = 1024;
 
 pub async fn repair(
     context: &Arc<PoolContext>,
@@ -32,7 +33,7 @@ pub async fn repair(
     watch: Watch<'_>,
 ) -> Result<RepairReport> {
     // Shards found missing while it runs are not known to be mended.
-    let hinted = context.missing_shards().changes();
+    let hints = context.missing_shards().hints();
     let mut found = scrub(context, inventory, options, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
@@ -67,9 +68,25 @@ pub async fn repair(
     }
     done.left.sort();
     if done.left.is_complete_and_clean() {
-        context.missing_shards().clear_if(hinted);
+        let kept = undecided(context, inventory).await?;
+        context.missing_shards().all_is_there(&hints, &kept);
     }
     Ok(done)
+}
+
+/// Chunks that this host knows to lack shards, and of which a scrub says nothing, since nobody has decided on them yet.
+async fn undecided(context: &PoolContext, inventory: &dyn Inventory) -> Result<BTreeSet<ChunkId>> {
+    let (mut after, mut kept) = (None, BTreeSet::new());
+    loop {
+        let page = context.missing_shards().after(after, HINTS_PAGE);
+        let Some((last, _)) = page.last() else { return Ok(kept) };
+        after = Some(*last);
+        for (id, _) in page {
+            if inventory.fate(id).await? == Fate::Unknown {
+                kept.insert(id);
+            }
+        }
+    }
 }
 
 /// A shard on a wrong store: to its own, if that hasn't it, and away from here.

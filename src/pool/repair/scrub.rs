@@ -39,6 +39,8 @@ const LIVE_PAGE: usize = 1024;
 const MARK_EVERY: Duration = Duration::from_secs(5);
 /// What nobody needs may be on its way out: whoever took a volume over deletes what its owner left.
 const GOING: Duration = Duration::from_secs(3);
+/// A chunk is stored before its last shards are: so long they have.
+const UNDER_WAY: Duration = Duration::from_secs(3);
 
 /// What the listings show.
 #[derive(Default)]
@@ -46,6 +48,8 @@ pub(super) struct Listing {
     /// Shards in their places.
     pub present: BTreeMap<ChunkId, ShardSet>,
     registers: Listed,
+    /// Of shards in their places, by store.
+    pub bytes: BTreeMap<usize, u64>,
     /// Stores (indices) whose listing is complete.
     pub complete: ShardSet,
     misplaced: Vec<Finding>,
@@ -68,6 +72,8 @@ pub async fn scrub(
     watch: Watch<'_>,
 ) -> Result<ScrubReport> {
     let known = context.missing_shards().all_damaged();
+    let untold = inventory.learn_log_ends().await?;
+    let learned = context.rt().now();
     let listing = list_all(&context.members()).await;
     let mut report =
         ScrubReport { foreign: listing.foreign, unreachable: listing.unreachable, ..ScrubReport::default() };
@@ -83,11 +89,17 @@ pub async fn scrub(
     let (verify, absent) =
         sort_out(context, inventory, &listing.present, listing.complete, &mut report).await?;
     let gone = read_all(context, verify, options, watch, &mut report).await;
-    for (id, mask) in absent.into_iter().chain(gone) {
+    let absent: Shards = absent.into_iter().chain(gone).collect();
+    if !absent.is_empty() {
+        // The last shards of what was just stored may be under way.
+        context.rt().sleep(UNDER_WAY.saturating_sub(context.rt().now().since(learned))).await;
+    }
+    for (id, mask) in absent {
         confirm_missing(context, inventory, id, mask, &mut report).await?;
     }
     confirm_orphans(context, &mut report).await;
     report.unread_volumes = inventory.unread().into_iter().map(|(_, why)| why).collect();
+    report.unread_volumes.extend(untold.iter().map(ToString::to_string));
     report.sort();
     if report.unreachable.is_empty() {
         forget_what_is_right(context, inventory, &known, &report).await?;
@@ -113,6 +125,7 @@ pub(super) async fn list_all(members: &[Arc<Member>]) -> Listing {
             let known = all.registers.entry(id).or_default();
             *known = known.or(mask);
         }
+        all.bytes.extend(listing.bytes);
         all.misplaced.extend(listing.misplaced);
         all.foreign.extend(listing.foreign);
     }
@@ -128,7 +141,7 @@ pub(super) async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>)
         loop {
             let page = member.list(&list, Cause::Scrub).await?;
             for object in page.objects {
-                listing.sort_in(member, n, object.key);
+                listing.sort_in(member, n, object.key, object.size);
             }
             if page.next.is_none() {
                 // It may have been emptied while it was listed.
@@ -142,7 +155,7 @@ pub(super) async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>)
 }
 
 impl Listing {
-    fn sort_in(&mut self, member: &Member, n: usize, key: String) {
+    fn sort_in(&mut self, member: &Member, n: usize, key: String, size: u64) {
         let finding = |key, shard| Finding {
             key,
             store: member.index(),
@@ -160,6 +173,7 @@ impl Listing {
             Named::Shard(id, shard) if shard < n && place(&id, shard, n) == member.index() => {
                 let known = self.present.entry(id).or_default();
                 *known = known.with(shard);
+                *self.bytes.entry(member.index()).or_default() += size;
             }
             Named::Shard(id, shard) if shard < n => self.misplaced.push(finding(key, Some((id, shard)))),
             Named::Shard(..) | Named::Label(_) | Named::Foreign => self.foreign.push(finding(key, None)),

@@ -40,7 +40,7 @@ fn a_destruction_is_finished_wherever_it_was_broken_off() {
             drop(pool);
             let first = find(&yard, None).await.unwrap();
             assert!(!first.begun && first.left.is_empty());
-            let done = yard.rt.timeout(Duration::from_millis(ms), first.run(&|_| {})).await;
+            let done = yard.rt.timeout(Duration::from_millis(ms), first.run(false, &|_| {})).await;
             // A host that knows nothing of it opens the pool whole, or not at all.
             let seen = yard.open().await;
             if let Err(e) = &seen {
@@ -49,7 +49,7 @@ fn a_destruction_is_finished_wherever_it_was_broken_off() {
             }
             let again = find(&yard, Some(id)).await.unwrap();
             assert!(again.left.is_empty(), "{ms}: {:?}", again.left);
-            again.run(&|_| {}).await.unwrap();
+            again.run(false, &|_| {}).await.unwrap();
             assert_eq!(keys(&yard), 0, "{ms}");
             assert!(done.is_none_or(|done| done.is_ok()));
             seen.is_ok()
@@ -67,7 +67,7 @@ fn a_store_that_is_away_is_named_and_keeps_what_it_has() {
         let found = find(&yard, None).await.unwrap();
         assert_eq!(found.left.len(), 1, "{:?}", found.left);
         assert_eq!((found.left[0].0.as_str(), found.urls().count()), ("mem:s1", 2));
-        let deleted = found.run(&|_| {}).await.unwrap();
+        let deleted = found.run(false, &|_| {}).await.unwrap();
         assert!(deleted.objects > 6 && deleted.bytes > 100_000, "{deleted:?}");
         assert!(yard.stores[0].contents().keys().is_empty() && !yard.stores[1].contents().keys().is_empty());
         yard.reach(1, Reach::Up);
@@ -75,7 +75,7 @@ fn a_store_that_is_away_is_named_and_keeps_what_it_has() {
         assert!(pool.insert(&"late".parse().unwrap(), VolumeId(99)).await.is_err());
         let rest = find(&yard, Some(pool.id())).await.unwrap();
         assert_eq!((rest.begun, rest.urls().count(), rest.empty.len()), (true, 1, 2));
-        rest.run(&|_| {}).await.unwrap();
+        rest.run(false, &|_| {}).await.unwrap();
         assert_eq!(keys(&yard), 0);
     });
 }
@@ -95,7 +95,7 @@ fn another_pools_store_is_left_alone() {
         let found = find(&yard, None).await.unwrap();
         assert_eq!(found.id, id);
         assert!(found.left[0].1.contains("the label of a pool tank"), "{:?}", found.left);
-        found.run(&|_| {}).await.unwrap();
+        found.run(false, &|_| {}).await.unwrap();
         assert_eq!(yard.stores[2].contents().keys(), there);
     });
 }
@@ -140,4 +140,41 @@ fn one_store_of_a_pool_with_a_key_is_believed() {
         assert!(yard.open().await.unwrap_err().is(Kind::Refused));
     };
     sim.run(test).unwrap();
+}
+
+/// It takes no label that says more than the one that it has.
+#[test]
+fn a_full_store_is_emptied_without_a_new_label_where_the_others_have_one() {
+    for (full, is_over) in [(vec![1], true), (vec![0, 1, 2], false), (vec![0, 2], false)] {
+        run("2+1", move |yard| async move {
+            filled(&yard).await.close().await;
+            full.iter().for_each(|i| yard.stores[*i].faults(|f| f.longest_put = Some(0)));
+            let found = find(&yard, None).await.unwrap();
+            let done = found.run(false, &|_| {}).await;
+            if !is_over {
+                let refused = done.unwrap_err();
+                assert!(refused.is(Kind::NoSpace) && refused.to_string().contains("--force"), "{refused}");
+                let again = find(&yard, None).await.unwrap();
+                assert!(!again.is_over());
+                again.run(true, &|_| {}).await.unwrap();
+            }
+            assert_eq!(keys(&yard), 0);
+        });
+    }
+}
+
+/// While the others can decide and store, other hosts go on with the pool.
+#[test]
+fn a_destruction_is_over_once_the_stores_that_are_left_can_do_nothing() {
+    for (layout, left) in [("2+1", 2), ("3+2", 3), ("1+2", 2), ("4+2", 4)] {
+        run(layout, move |yard| async move {
+            yard.create().await.unwrap().close().await;
+            let n = yard.stores.len();
+            for condemned in 1..n {
+                condemn(&yard, condemned).await;
+                let found = find(&yard, None).await.unwrap();
+                assert_eq!((found.begun, found.is_over()), (true, n - condemned < left), "{layout}");
+            }
+        });
+    }
 }

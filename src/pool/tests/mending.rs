@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::base::{Kind, RegisterId};
+use crate::pool::chunk::ShardSet;
 use crate::store::{ByteRange, Cause, Reach, Store as _, When};
 
 fn put(value: &'static [u8]) -> impl FnMut(Option<&Bytes>) -> crate::base::Result<Change<()>> + Send {
@@ -639,4 +640,39 @@ fn a_shard_that_is_rebuilt_while_its_chunk_is_deleted_does_not_stay() {
     }
     let mended = mended.lock();
     assert!(mended.contains(&false) && mended.contains(&true), "deleted before and after: {mended:?}");
+}
+
+/// By a repair that finds all the rest whole: nobody needs to know any more what was missing of the dead, and what is missing of a
+/// chunk on which nobody has decided stays known. One store takes no puts all the while.
+#[test]
+fn a_repair_forgets_what_it_has_looked_into_and_nothing_else() {
+    for rebuilds in [false, true] {
+        run("2+1", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            for seq in 1..=4 {
+                store(&pool, &chunk(seq, &LENS[..2])).await;
+            }
+            yard.settle(3_000).await;
+            let lose = async |seq: u64, at: usize| {
+                let shard = (0..3).find(|shard| place(&id(seq), *shard, 3) == at).unwrap();
+                let (contents, key) = yard.shard(&id(seq), shard);
+                contents.delete(&[key], Cause::Delete).await.unwrap();
+                ShardSet::default().with(shard)
+            };
+            yard.reach(1, Reach::Frozen);
+            let hints = pool.context().missing_shards();
+            for seq in [1, 4] {
+                hints.found(id(seq), lose(seq, 1).await);
+            }
+            if rebuilds {
+                lose(2, 0).await;
+            }
+            let counted = Counted { dead: 1, live: 3 };
+            let done = pool.repair(&counted, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert_eq!(done.rebuilt, u64::from(rebuilds), "{done:?}");
+            assert!(done.left.is_complete_and_clean(), "{done:?}");
+            let known = [1, 4].map(|seq| hints.not_stored(&id(seq)).count());
+            assert_eq!(known, [0, 1], "{rebuilds}");
+        });
+    }
 }

@@ -216,6 +216,9 @@ impl Inventory for Counted {
         let from = after.map_or(self.dead, |a| a.seq.0) + 1;
         Ok((from..=self.live).take(max).map(id).collect())
     }
+    async fn learn_log_ends(&self) -> Result<Vec<Error>> {
+        Ok(Vec::new())
+    }
     async fn undecided(&self) -> Result<Vec<Error>> {
         Ok(Vec::new())
     }

@@ -133,7 +133,7 @@ fn a_late_deletion_of_a_label_does_not_meet_the_next_pool() {
         pool.close().await;
         let name: Name = "tank".parse().unwrap();
         let found = Destruction::find(yard.host(), &name, yard.specs(), None).await.unwrap();
-        found.run(&|_| {}).await.unwrap();
+        found.run(false, &|_| {}).await.unwrap();
         let pool = yard.create().await.unwrap();
         let one = chunk(1, &LENS[..2]);
         store(&pool, &one).await;

@@ -531,6 +531,22 @@ pub async fn end_all(volumes: &Volumes, watch: &(dyn Fn(u64) + Send + Sync)) -> 
     }
 }
 
+/// What `end_all` would refuse of any volume, for a client of another host that has it open: asked before one is ended.
+pub async fn check_unread(volumes: &Volumes) -> Result<()> {
+    let names = volumes.engine.pool.list().await?;
+    let looks = stream::iter(names).map(|(name, id)| async move {
+        match volumes.engine.cell(id).read().await?.filter(|head| !head.removed) {
+            Some(head) => refuse_if_read(volumes, &name, &head).await,
+            None => Ok(()),
+        }
+    });
+    let mut looks = looks.buffer_unordered(ENDS_AT_ONCE);
+    while let Some(look) = looks.next().await {
+        look?;
+    }
+    Ok(())
+}
+
 /// The pool's volumes by name and head; what is being created is cancelled.
 async fn living(volumes: &Volumes) -> Result<Vec<(Name, Head)>> {
     let names = volumes.engine.pool.list().await?;

@@ -15,7 +15,7 @@ mod volume_keys;
 mod volumes;
 
 pub use alter::Flattened;
-pub use create_clone_remove::{CloneAs, end_all};
+pub use create_clone_remove::{CloneAs, check_unread, end_all};
 pub use loss::{MapWalk, Salvaged, Unreadable};
 pub use names::rename;
 pub use new_stores::{Finished, TakenIn, lost_midway};

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
-use super::space::Tally;
+use super::space::{LogEnd, Tally};
 use crate::base::rt::Instant;
 use crate::base::units::show_bytes;
 use crate::base::{Epoch, Error, Kind, Name, Nonce, PoolId, Result, ResultExt as _, StateId, VolumeId};
@@ -75,6 +75,8 @@ pub struct Volumes {
     pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
     /// Volumes whose tables could not be read when a scrub asked for them last, when that was, and why.
     pub(in crate::volume) unread: Arc<Mutex<BTreeMap<VolumeId, (Instant, String)>>>,
+    /// Where the logs of volumes ended that others have written, when a scrub looked last.
+    pub(super) log_ends: Arc<Mutex<BTreeMap<VolumeId, LogEnd>>>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
     pub(in crate::volume) pins: Arc<Mutex<BTreeMap<(VolumeId, StateId), Catalog>>>,
@@ -93,6 +95,7 @@ impl Volumes {
             seats: Arc::default(),
             logbooks: Arc::default(),
             unread: Arc::default(),
+            log_ends: Arc::default(),
             whole: Arc::default(),
             pins: Arc::default(),
             tally: Arc::default(),

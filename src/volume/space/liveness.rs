@@ -22,9 +22,9 @@ pub struct Liveness {
     position: Seq,
     /// Epochs whose ends behind the position are recorded, oldest first.
     ends: Vec<End>,
-    pub active: Epoch,
+    active: Epoch,
     /// Everything of the active epoch up to here is stored for certain.
-    pub stored: Seq,
+    stored: Seq,
     /// Nothing of the active epoch follows.
     closed: bool,
     removed: bool,
@@ -43,6 +43,13 @@ impl Liveness {
             stored: head.checkpoint.top,
             closed: head.active.released,
             removed: head.removed,
+        }
+    }
+
+    /// Everything of this epoch up to here was found stored, though the head tells of less: whoever takes over goes on behind it.
+    pub fn goes_on(&mut self, epoch: Epoch, seq: Seq) {
+        if epoch == self.active && !self.closed {
+            self.stored = self.stored.max(seq);
         }
     }
 
@@ -144,6 +151,14 @@ mod tests {
         assert_eq!((fate(2, 9), fate(2, 12), fate(4, 16)), (Fate::Dead, Fate::Dead, Fate::Dead));
         assert_eq!((fate(5, 16), fate(5, 20), fate(5, 21)), (Fate::Live, Fate::Live, Fate::Unknown));
         assert_eq!(fate(6, 21), Fate::Unknown);
+        let after = |epoch, closed| {
+            let mut b = Liveness { closed, ..book() };
+            b.goes_on(Epoch(epoch), Seq(22));
+            [21, 22, 23].map(|seq| b.fate(Epoch(5), Seq(seq)))
+        };
+        assert_eq!(after(5, false), [Fate::Live, Fate::Live, Fate::Unknown]);
+        assert_eq!(after(4, false), [Fate::Unknown; 3]);
+        assert_eq!(after(5, true), [Fate::Dead; 3], "what was written is under the checkpoint");
         let pack = |e, n| b.fate(Epoch(e), Seq::pack(n));
         assert_eq!(
             (pack(3, 1), pack(3, 2), pack(4, 1), pack(5, 1)),

@@ -6,7 +6,8 @@ use futures::future::{join, join_all, join3};
 
 use super::*;
 use crate::base::log_record::{Op, Record};
-use crate::store::Store as _;
+use crate::pool::{PoolStore, ScrubOptions};
+use crate::store::{SimStore, Store as _};
 use crate::volume::handle::Known;
 
 /// Of a map's leaf.
@@ -290,4 +291,126 @@ fn a_new_store_gets_what_no_table_names_yet() {
             assert!(all.len() >= 50 && lacking.is_empty(), "{lacking:?} of {} chunks", all.len());
         });
     }
+}
+
+/// Its owner was killed while stores were away, and stays down: what no checkpoint names is missed, and mended, like the rest.
+#[test]
+fn what_a_killed_owner_wrote_while_stores_were_away_is_mended_by_another_host() {
+    for (seed, layout, away) in [(170, "3+2", 2), (171, "3+2", 1), (172, "2+1", 1), (173, "4+2", 2)] {
+        run(seed, layout, move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(0, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let Known::Live(session) = v.known() else { panic!("it was written to") };
+            session.checkpoint(&[]).await.unwrap();
+            let all = site.stores.len();
+            site.reach(all - away..all, Reach::Silent);
+            for i in 1..6 {
+                v.write(i * 4096, bytes(i, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+            }
+            drop((session, v));
+            life.process.kill();
+            site.reach(all - away..all, Reach::Up);
+            let other = site.machine(2).start().await;
+            let pool = other.volumes.engine().pool.clone();
+            let found = pool.scrub(&other.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert!(found.missing.len() >= 5 * away && found.unread_volumes.is_empty(), "{found:?}");
+            assert!(pool.status().damaged_shards >= 5 * away, "{:?}", pool.status());
+            let done = pool.repair(&other.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert!(done.rebuilt >= 5 * away as u64 && done.left.is_complete_and_clean(), "{done:?}");
+            assert_eq!(pool.status().damaged_shards, 0);
+            // As many others are lost as the layout bears.
+            site.reach(0..pool.layout().m(), Reach::Refuses);
+            other.volumes.take_over(&name("v"), false).await.unwrap();
+            let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            for i in 0..6 {
+                assert!(w.read(i * 4096, 4096).await.unwrap() == bytes(i, 4096), "block {i}");
+            }
+        });
+    }
+}
+
+/// Its filling does not end, and the store answers: the user puts another there.
+#[test]
+fn another_store_takes_the_place_of_a_new_one_that_is_too_small() {
+    for (seed, layout, away) in [(180, "2+1", false), (181, "3+2", false), (182, "3+2", true)] {
+        run(seed, layout, move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            let data = bytes(1, 4 * MIB as usize);
+            v.write(0, data.clone()).await.unwrap();
+            v.flush().await.unwrap();
+            let (volumes, pool) = (life.volumes.clone(), life.volumes.engine().pool.clone());
+            let replace = async |old: &str, new: &PoolStore| {
+                volumes.replace_store(old, new, crate::pool::Care::All, &|_| {}).await
+            };
+            let (old, small) = (site.stores[0].url(), site.spare_spec());
+            // Where it tells so, nothing is begun.
+            site.spare.faults(|f| f.free_bytes = Some(100_000));
+            let refused = replace(old, &small).await.unwrap_err();
+            assert!(
+                refused.is(Kind::NoSpace) && refused.to_string().contains("give a larger one"),
+                "{refused}"
+            );
+            assert!(
+                !pool.is_moving() && site.spare.contents().keys().iter().all(|key| !key.contains("label"))
+            );
+            site.spare.faults(|f| (f.free_bytes, f.longest_put) = (None, Some(100_000)));
+            let stuck = replace(old, &small).await.unwrap_err().to_string();
+            assert!(pool.is_moving() && stuck.contains("--old mem:spare --new URL"), "{stuck}");
+            assert!(replace(old, &small).await.is_err(), "it does not end");
+            if away {
+                site.reach(4..5, Reach::Refuses);
+                pool.look().await;
+            }
+            let large = SimStore::new(&site.world, "large");
+            let spec = PoolStore { url: large.url().to_owned(), zone: None, bucket: large.clone() };
+            let done = replace(small.url.as_str(), &spec).await;
+            site.reach(0..site.stores.len(), Reach::Up);
+            let done = if done.is_err() { replace(small.url.as_str(), &spec).await } else { done };
+            done.unwrap();
+            assert!(!pool.is_moving() && pool.status().finishing().is_empty());
+            let found = pool.repair(&volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert!(found.left.is_complete_and_clean(), "{found:?}");
+            site.reach(1..1 + pool.layout().m(), Reach::Refuses);
+            assert!(v.read(0, 4 * MIB).await.unwrap() == data);
+        });
+    }
+}
+
+/// While a new store can't take all, the one that was replaced may alone have what is needed: it is not left behind.
+#[test]
+fn what_only_a_replaced_store_has_is_not_left_behind_with_a_new_one_that_is_too_small() {
+    run(185, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Pool).await;
+        let data = bytes(1, 2 * MIB as usize);
+        v.write(0, data.clone()).await.unwrap();
+        v.flush().await.unwrap();
+        let Known::Live(session) = v.known() else { panic!("it was written to") };
+        session.checkpoint(&[]).await.unwrap();
+        life.sleep(5_000).await;
+        let (volumes, pool) = (life.volumes.clone(), life.volumes.engine().pool.clone());
+        let (old, small) = (site.stores[0].url(), site.spare_spec());
+        site.spare.faults(|f| f.longest_put = Some(100_000));
+        let replace = async |old: &str, new: &PoolStore| {
+            volumes.replace_store(old, new, crate::pool::Care::None, &|_| {}).await
+        };
+        assert!(replace(old, &small).await.is_err());
+        // Of another store shards are gone.
+        let contents = site.stores[2].contents();
+        let shards: Vec<String> = contents.keys().into_iter().filter(|key| key.contains("/c-")).collect();
+        contents.delete(&shards, crate::store::Cause::Write).await.unwrap();
+        let large = SimStore::new(&site.world, "large");
+        let spec = PoolStore { url: large.url().to_owned(), zone: None, bucket: large.clone() };
+        let refused = replace(&small.url, &spec).await.unwrap_err().to_string();
+        assert!(refused.contains("too few shards of"), "{refused}");
+        assert!(v.read(0, 2 * MIB).await.unwrap() == data);
+        pool.repair(&volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
+        replace(&small.url, &spec).await.unwrap();
+        site.reach(1..2, Reach::Refuses);
+        assert!(v.read(0, 2 * MIB).await.unwrap() == data);
+    });
 }

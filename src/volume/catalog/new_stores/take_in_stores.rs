@@ -67,7 +67,15 @@ impl Volumes {
                 Replacement::Done => return Ok(None),
                 Replacement::Planned => return Box::pin(self.finish_with(care, watch)).await.map(Some),
                 // That one's old store is not what the user gives up.
-                Replacement::Other => drop(Box::pin(self.finish_replacement(watch)).await?),
+                Replacement::Other => match Box::pin(self.finish_replacement(watch)).await {
+                    Ok(_) => {}
+                    // It may be that one's new store that is to be replaced: it is too small, say.
+                    Err(e) => match Box::pin(pool.plan_instead(old, new, self, care)).await {
+                        Ok(_) => return Box::pin(self.finish_with(care, watch)).await.map(Some),
+                        Err(other) if other.is(Kind::NotFound) => return Err(e),
+                        Err(again) => return Err(Error::new(e.kind(), format!("{e}; {again}"))),
+                    },
+                },
             }
         }
         Err(busy(pool.name()))
@@ -95,7 +103,7 @@ impl Volumes {
         let pool = &self.engine.pool;
         let generation = pool.follow().await?;
         let not_walked = admit_stores(self).await?;
-        let Filled { there, left, of_old } = pool.fill(self, watch).await?;
+        let Filled { there, left, of_old, why } = pool.fill(self, watch).await?;
         let left = if care == Care::None { left - of_old } else { left };
         if let Some(e) = not_walked.iter().find(|e| e.is_transient()) {
             return Err(e.share());
@@ -104,8 +112,9 @@ impl Volumes {
             return Err(Error::new(
                 Kind::Unavailable,
                 format!(
-                    "{} could not be brought to the new store yet: bring stores back and run it again{}",
+                    "{} could not be brought to the new store yet{}: bring stores back and run it again{}",
                     show_count(left, "shard"),
+                    why.map(|why| format!(" ({why})")).unwrap_or_default(),
                     if of_old > 0 && care != Care::None { OLD_IS_NEEDED } else { "" }
                 ),
             ));
@@ -114,13 +123,25 @@ impl Volumes {
         Ok(pool.settle(generation).await?.then_some(Finished { shards: there, left }))
     }
 
-    /// Why it does not end, where a new store was lost midway: then repeating it does not help.
+    /// Why it does not end, and what does, where repeating it does not help: a new store was lost midway, or can't take it all.
     async fn stuck(&self, e: Error) -> Error {
         let pool = &self.engine.pool;
         let lost = pool.lost_midway().await;
         let new = lost.iter().map(|(member, why)| (member.url(), why.as_str()));
-        lost_midway(pool.name(), new)
-            .map_or_else(|| e.share(), |why| Error::new(e.kind(), format!("{why} ({e})")))
+        if let Some(why) = lost_midway(pool.name(), new) {
+            return Error::new(e.kind(), format!("{why} ({e})"));
+        }
+        match pool.new_stores().first() {
+            Some(new) => Error::new(
+                e.kind(),
+                format!(
+                    "{e}. Where a new store can't take what belongs there, `windlass pool replace {} --old {new} --new URL` puts \
+                     another in its place",
+                    pool.name()
+                ),
+            ),
+            None => e,
+        }
     }
 
     /// Finishes what is under way, and takes in again what was emptied. What can't be done holds nothing else up.

@@ -23,6 +23,7 @@ impl Volumes {
             Some(Known::Live(session)) => Some((session.epoch, session.writer.prefix().seq)),
             _ => None,
         };
+        let stored = stored.into_iter().chain(self.log_ends.lock().get(&id).copied());
         let (now, age) = (self.engine.rt.now(), LOGBOOK_AGE.min(self.engine.pool.settings().grace() / 2));
         // Dead stays dead, and what was live or unknown a moment ago may still be treated so.
         let known = self.logbooks.lock().get(&id).filter(|(at, _)| now.since(*at) < age).cloned();
@@ -37,9 +38,7 @@ impl Volumes {
                 book
             }
         };
-        if let Some((_, stored)) = stored.filter(|(epoch, _)| *epoch == book.active) {
-            book.stored = book.stored.max(stored);
-        }
+        stored.for_each(|(epoch, seq)| book.goes_on(epoch, seq));
         Ok(Some(book))
     }
 }
@@ -92,6 +91,10 @@ impl Inventory for Volumes {
             }
         }
         Ok(live)
+    }
+
+    async fn learn_log_ends(&self) -> Result<Vec<Error>> {
+        Volumes::learn_log_ends(self).await
     }
 
     async fn undecided(&self) -> Result<Vec<Error>> {

@@ -2,9 +2,11 @@
 
 mod freed_space;
 mod inventory;
+mod log_ends;
 mod pool_quota_usage;
 mod tally;
 mod usage;
 
 pub use freed_space::shared;
+pub use log_ends::LogEnd;
 pub use tally::{Tally, VolumesUsage};

@@ -1,0 +1,151 @@
+//! How far the logs of volumes reach by now whose owners wrote on after the last checkpoint (protocol.md §1.7, step 4).
+//!
+//! No head says that: an owner that was killed has left it to the stores. What can be read there from the checkpoint on without a
+//! gap is adopted by whoever takes the volume over, so it is needed like what a head names: scrub misses its shards, and
+//! repair rebuilds them. Looking changes nothing, and claims nothing.
+//!
+//! What this engine's own sessions have stored they tell themselves (`inventory`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::base::format_limits::WALK_WINDOW;
+use crate::base::{ChunkId, Epoch, Error, Kind, Name, Result, Seq, VolumeId};
+use crate::pool::Probe;
+use crate::store::Cause;
+use crate::volume::catalog::volumes::Volumes;
+use crate::volume::handle::Known;
+use crate::volume::head::Head;
+
+/// Volumes looked at at a time.
+const AT_ONCE: usize = 8;
+/// How long a chunk that can't be decided is asked for again.
+const PATIENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long one log is followed: an owner that is alive may write faster than a store that is slow shows it.
+const FOLLOWED_MAX: Duration = Duration::from_secs(120);
+
+/// The last chunk of an epoch that can be read with all before it.
+pub type LogEnd = (Epoch, Seq);
+
+/// What a chunk that can't be read says of the log.
+enum Gap {
+    /// It ends before: nothing that was acknowledged follows.
+    End,
+    /// Stores that do not answer may have more of it.
+    Hidden,
+    Damaged,
+    /// None was found yet.
+    TooFar,
+}
+
+impl Gap {
+    fn of(probe: &Probe, w: usize, k: usize) -> Gap {
+        match probe.readable() + probe.unknown {
+            may_be if may_be < w => Gap::End,
+            _ if probe.readable() + probe.waiting() >= k => Gap::Hidden,
+            _ => Gap::Damaged,
+        }
+    }
+}
+
+impl Volumes {
+    /// Learns where the logs of all volumes end now. Those of which that can't be told, with why.
+    pub(super) async fn learn_log_ends(&self) -> Result<Vec<Error>> {
+        let listed = self.engine.pool.list().await?;
+        let volumes: BTreeMap<VolumeId, Name> = listed.into_iter().map(|(name, id)| (id, name)).collect();
+        let volumes: Vec<(VolumeId, Name)> = volumes.into_iter().collect();
+        let (mut ends, mut untold) = (BTreeMap::new(), Vec::new());
+        for some in volumes.chunks(AT_ONCE) {
+            let looks = some.iter().map(|(id, name)| async move { (id, name, self.log_end(*id).await) });
+            for (id, name, (end, why)) in join_all(looks).await {
+                ends.extend(end.map(|end| (*id, end)));
+                untold.extend(why.map(|why| why.context(format!("volume {}", self.engine.title(name)))));
+            }
+        }
+        // Only what is known now counts: stores may have been put back since it was looked last.
+        *self.log_ends.lock() = ends;
+        Ok(untold)
+    }
+
+    /// As far as it could be followed, and why no further, where its end is not found.
+    async fn log_end(&self, id: VolumeId) -> (Option<LogEnd>, Option<Error>) {
+        let began = self.engine.rt.now();
+        loop {
+            let head = match self.engine.cell(id).confirm().await {
+                Ok(head) => head,
+                // Its creation was never finished.
+                Err(e) if e.is(Kind::NotFound) => return (None, None),
+                Err(e) => return (None, Some(e)),
+            };
+            if head.removed || head.active.released || self.is_told_by_session(&head) {
+                return (None, None);
+            }
+            let (end, gap) = self.follow_log(&head).await;
+            let why = match gap {
+                Gap::End => return (Some(end), None),
+                Gap::Hidden => hidden(),
+                Gap::Damaged => damaged(),
+                Gap::TooFar => return (Some(end), Some(too_far())),
+            };
+            // It may be on its way, or the volume has another owner by now.
+            if self.engine.rt.now().since(began) >= PATIENCE {
+                return (Some(end), Some(why));
+            }
+            self.engine.rt.sleep(AGAIN).await;
+        }
+    }
+
+    /// This engine has stored it all, and knows how far that is.
+    fn is_told_by_session(&self, head: &Head) -> bool {
+        match self.here(head.volume).map(|v| v.known()) {
+            Some(Known::Live(session)) => session.epoch == head.active.epoch,
+            _ => false,
+        }
+    }
+
+    /// From the last chunk that the head tells of. An owner writes at most half as many ahead as are asked for at once here.
+    async fn follow_log(&self, head: &Head) -> (LogEnd, Gap) {
+        let (pool, rt, began) = (&self.engine.pool, &self.engine.rt, self.engine.rt.now());
+        let (epoch, w, k) = (head.active.epoch, usize::from(head.active.w), pool.layout().k());
+        let (mut last, mut width) = (head.checkpoint.top.max(head.active_starts_after()), 1);
+        loop {
+            let ids = (1..=width).map(|n| ChunkId { volume: head.volume, epoch, seq: Seq(last.0 + n) });
+            let probes = ids.map(|id| async move { pool.probe(&id, &head.witnesses, Cause::Scrub).await });
+            for probe in join_all(probes).await {
+                if probe.readable() < k {
+                    return ((epoch, last), Gap::of(&probe, w, k));
+                }
+                last = last.next();
+            }
+            if rt.now().since(began) >= FOLLOWED_MAX {
+                return ((epoch, last), Gap::TooFar);
+            }
+            width = (width * 2).min(WALK_WINDOW);
+        }
+    }
+}
+
+fn hidden() -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "too few stores answer to look through its newest writes: bring stores back, or, where they are gone for good, use \
+         `windlass volume take-over --accept-loss`",
+    )
+}
+
+fn too_far() -> Error {
+    let why = format!(
+        "its newest writes are so many that {FOLLOWED_MAX:?} did not do to look through them: run it again"
+    );
+    Error::new(Kind::Unavailable, why)
+}
+
+fn damaged() -> Error {
+    Error::new(
+        Kind::Corrupt,
+        "its newest writes are damaged: where they end is decided by `windlass volume take-over --accept-loss`",
+    )
+}
