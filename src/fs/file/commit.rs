@@ -161,6 +161,13 @@ impl OpenFile {
         }
     }
 
+    /// A file that is no object yet has this name now: what was removed here and may be there still, or may still come, is what it
+    /// replaces.
+    pub fn follow_removed(&self, e: &MountContext, key: &str) {
+        e.remote.deletes.doomed(key).into_iter().for_each(|was| self.follows_removal(was));
+        e.remote.late_put(key).into_iter().for_each(|put| self.follows_late_put(&put.attrs, put.size));
+    }
+
     /// An upload whose answer nobody heard may have made an object of a file that is none yet: the store is asked.
     pub async fn recall_unheard(&self, e: &MountContext) -> Result<()> {
         let unheard = {

@@ -172,7 +172,7 @@ impl Fs {
         let node = inodes.meet(key, false, &self.default_attributes(false));
         (node.until, node.cached) = (Default::default(), None);
         let file = OpenFile::fresh(key, attrs, now, node.changing.clone());
-        self.follow_removed(key, &file);
+        file.follow_removed(&self.context, key);
         node.file = Some(file.clone());
         let entry = self.entry(node);
         node.last_reply = Some(entry.attributes.rights());

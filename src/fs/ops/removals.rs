@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::filesystem::Fs;
 use crate::base::Result;
 use crate::fs::bucket::Doomed;
-use crate::fs::file::OpenFile;
 use crate::fs::staging::{FoundStages, Left};
 
 impl Fs {
@@ -27,14 +26,6 @@ impl Fs {
         };
         self.context.remote.deletes.tell(Box::new(on_end));
         self.context.remote.note_uploads(self.context.staging.removals.clone());
-    }
-
-    /// A file that is no object yet has this name now: what was removed here and may be there still, or may still come, is what it
-    /// replaces.
-    pub(super) fn follow_removed(&self, key: &str, file: &OpenFile) {
-        let remote = &self.context.remote;
-        remote.deletes.doomed(key).into_iter().for_each(|was| file.follows_removal(was));
-        remote.late_put(key).into_iter().for_each(|put| file.follows_late_put(&put.attrs, put.size));
     }
 
     /// Goes on with the removals that an earlier mount had answered.

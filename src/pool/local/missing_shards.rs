@@ -72,7 +72,7 @@ impl Damage {
 
 /// What was known to be missing at some time.
 #[derive(Debug)]
-pub struct Hints {
+pub struct SeenMissing {
     missing: BTreeMap<ChunkId, ShardSet>,
     changes: u64,
 }
@@ -300,13 +300,13 @@ impl MissingShards {
     }
 
     /// What is missing as far as is known now, for `all_is_there`.
-    pub(in crate::pool) fn hints(&self) -> Hints {
-        self.state.with(|s| Hints { missing: s.missing.clone(), changes: s.changes })
+    pub(in crate::pool) fn hints(&self) -> SeenMissing {
+        self.state.with(|s| SeenMissing { missing: s.missing.clone(), changes: s.changes })
     }
 
     /// Everything but these chunks was looked at since those were all hints, and nothing is left. What was found missing since then
     /// stays.
-    pub(in crate::pool) fn all_is_there(&self, hints: &Hints, but: &BTreeSet<ChunkId>) {
+    pub(in crate::pool) fn all_is_there(&self, hints: &SeenMissing, but: &BTreeSet<ChunkId>) {
         self.state.update(|s| {
             s.overflow &= s.overflowed > hints.changes;
             s.leaving.overflow &= s.leaving.overflowed > hints.changes;

@@ -142,7 +142,7 @@ impl Fs {
         }
         match there {
             Some(there) => file.replaces(there),
-            None => self.follow_removed(new, file),
+            None => file.follow_removed(&self.context, new),
         }
         let mut inodes = self.inodes.lock();
         let now = self.now();

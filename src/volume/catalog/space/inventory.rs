@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::log_ends;
 use crate::base::{ChunkId, Error, Result, VolumeId};
 use crate::pool::{Fate, Inventory, Need};
 use crate::volume::catalog::new_stores::try_walks;
@@ -94,7 +95,7 @@ impl Inventory for Volumes {
     }
 
     async fn learn_log_ends(&self) -> Result<Vec<Error>> {
-        Volumes::learn_log_ends(self).await
+        log_ends::learn(self).await
     }
 
     async fn undecided(&self) -> Result<Vec<Error>> {

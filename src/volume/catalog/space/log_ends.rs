@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
+use super::log_end::LogEnd;
 use crate::base::format_limits::WALK_WINDOW;
-use crate::base::{ChunkId, Epoch, Error, Kind, Name, Result, Seq, VolumeId};
+use crate::base::{ChunkId, Error, Kind, Name, Result, Seq, VolumeId};
 use crate::pool::Probe;
 use crate::store::Cause;
 use crate::volume::catalog::volumes::Volumes;
@@ -26,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long one log is followed: an owner that is alive may write faster than a store that is slow shows it.
 const FOLLOWED_MAX: Duration = Duration::from_secs(120);
-
-/// The last chunk of an epoch that can be read with all before it.
-pub type LogEnd = (Epoch, Seq);
 
 /// What a chunk that can't be read says of the log.
 enum Gap {
@@ -51,25 +49,25 @@ impl Gap {
     }
 }
 
-impl Volumes {
-    /// Learns where the logs of all volumes end now. Those of which that can't be told, with why.
-    pub(super) async fn learn_log_ends(&self) -> Result<Vec<Error>> {
-        let listed = self.engine.pool.list().await?;
-        let volumes: BTreeMap<VolumeId, Name> = listed.into_iter().map(|(name, id)| (id, name)).collect();
-        let volumes: Vec<(VolumeId, Name)> = volumes.into_iter().collect();
-        let (mut ends, mut untold) = (BTreeMap::new(), Vec::new());
-        for some in volumes.chunks(AT_ONCE) {
-            let looks = some.iter().map(|(id, name)| async move { (id, name, self.log_end(*id).await) });
-            for (id, name, (end, why)) in join_all(looks).await {
-                ends.extend(end.map(|end| (*id, end)));
-                untold.extend(why.map(|why| why.context(format!("volume {}", self.engine.title(name)))));
-            }
+/// Learns where the logs of all volumes end now. Those of which that can't be told, with why.
+pub(super) async fn learn(volumes: &Volumes) -> Result<Vec<Error>> {
+    let listed = volumes.engine.pool.list().await?;
+    let named: BTreeMap<VolumeId, Name> = listed.into_iter().map(|(name, id)| (id, name)).collect();
+    let named: Vec<(VolumeId, Name)> = named.into_iter().collect();
+    let (mut ends, mut untold) = (BTreeMap::new(), Vec::new());
+    for some in named.chunks(AT_ONCE) {
+        let looks = some.iter().map(|(id, name)| async move { (id, name, volumes.log_end(*id).await) });
+        for (id, name, (end, why)) in join_all(looks).await {
+            ends.extend(end.map(|end| (*id, end)));
+            untold.extend(why.map(|why| why.context(format!("volume {}", volumes.engine.title(name)))));
         }
-        // Only what is known now counts: stores may have been put back since it was looked last.
-        *self.log_ends.lock() = ends;
-        Ok(untold)
     }
+    // Only what is known now counts: stores may have been put back since it was looked last.
+    *volumes.log_ends.lock() = ends;
+    Ok(untold)
+}
 
+impl Volumes {
     /// As far as it could be followed, and why no further, where its end is not found.
     async fn log_end(&self, id: VolumeId) -> (Option<LogEnd>, Option<Error>) {
         let began = self.engine.rt.now();

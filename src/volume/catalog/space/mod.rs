@@ -2,11 +2,12 @@
 
 mod freed_space;
 mod inventory;
+mod log_end;
 mod log_ends;
 mod pool_quota_usage;
 mod tally;
 mod usage;
 
 pub use freed_space::shared;
-pub use log_ends::LogEnd;
+pub use log_end::LogEnd;
 pub use tally::{Tally, VolumesUsage};
