@@ -583,6 +583,7 @@ fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a user's file
 mod tests {
     use super::*;
 

@@ -111,6 +111,7 @@ fn user(line: &str) -> Result<User> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // a user's file
 mod tests {
     use super::super::config::Written;
     use super::*;
