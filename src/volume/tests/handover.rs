@@ -471,38 +471,3 @@ fn a_new_host_gets_what_the_last_one_wrote() {
         }
     });
 }
-
-/// Its daemon has let go of what it has for the next one, which does not come, and nobody uses the volume there.
-#[test]
-fn an_owner_that_stays_heeds_who_asks() {
-    run(31, "2+1", |site| async move {
-        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
-        let v = made(&life, FlushMode::Pool).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        life.volumes.leave().await;
-        life.sleep(5_000).await;
-        life.volumes.stay();
-        let w = attached(&other).await;
-        assert!(w.read(0, 4096).await.unwrap() == bytes(1, 4096));
-        assert_eq!(owner(&other).await.as_deref(), Some("host2"));
-    });
-}
-
-/// The same of writes that were in the journal alone when it let go.
-#[test]
-fn what_an_owner_that_stays_has_not_stored_comes_into_the_pool_in_time() {
-    run(32, "2+1", |site| async move {
-        let (life, other) = (site.machine(1).found().await, site.machine(2).start().await);
-        let v = volume(&life, FlushMode::Local).await;
-        v.write(0, bytes(1, 4096)).await.unwrap();
-        v.flush().await.unwrap();
-        life.volumes.leave().await;
-        life.volumes.stay();
-        life.sleep(10_000).await;
-        drop(life.crash());
-        other.volumes.take_over(&name("v"), false).await.unwrap();
-        let w = other.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-        assert!(w.read(0, 4096).await.unwrap() == bytes(1, 4096));
-    });
-}

@@ -166,7 +166,7 @@ impl Inner {
         let _leaver = Leaver::new(&self.leavers);
         // A release that waits for stores has the turn, or an opening that waits for memory: this ends them.
         if let State::Live(session) = &*self.state.lock() {
-            self.end_here(session);
+            session.stop(Stop::Again);
         }
         let _turn = self.turn.lock().await;
         let session = match &*self.state.lock() {
@@ -175,7 +175,7 @@ impl Inner {
             _ => None,
         };
         let Some(session) = session else { return };
-        self.end_here(&session);
+        session.stop(Stop::Again);
         let left = session.leave_journal().await;
         let mut state = self.state.lock();
         // Who was shut out stays so: what its clients wrote is not in what another owner left.
@@ -185,15 +185,6 @@ impl Inner {
             (.., Err(e)) => State::Failed(Arc::new(self.forgets(e)), None),
             _ => State::Ended(Some(Shown::under(session.epoch))),
         };
-    }
-
-    /// Where all are let go of for another process, and that does not come, the volume goes on here under another claim, also if
-    /// nobody asks for anything: else no other host that asks for it is heard, and what the journal alone has stays there.
-    fn end_here(&self, session: &Session) {
-        match self.context.engine.left.load(Ordering::Relaxed) && session.closed().is_none() {
-            true => session.go_on_anew(),
-            false => session.stop(Stop::Again),
-        }
     }
 
     pub async fn own(self: Arc<Inner>, claiming: Claiming) -> Result<()> {
@@ -276,8 +267,8 @@ impl Inner {
         Error::new(Kind::Io, why).because(error)
     }
 
-    /// When a claim on the volume was withdrawn, or another process did not come for it, the volume takes over from itself, also
-    /// if nobody asks for anything: what it has acknowledged is to reach the pool.
+    /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what
+    /// it has acknowledged is to reach the pool.
     fn revive_after(self: &Arc<Inner>, session: Arc<Session>) {
         let (inner, rt) = (Arc::downgrade(self), self.context.rt().clone());
         let again = rt.clone();
