@@ -13,7 +13,7 @@ _windlass() {
     done
     local IFS=$'\n'
     # shellcheck disable=SC2207 # A name is one line.
-    COMPREPLY=($(COMPLETE=bash _CLAP_IFS=$'\n' _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1)) "${words[0]}" -- "${words[@]}" 2>/dev/null)) || COMPREPLY=()
+    COMPREPLY=($(WINDLASS_COMPLETE=bash _CLAP_IFS=$'\n' _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1)) "${words[0]}" -- "${words[@]}" 2>/dev/null)) || COMPREPLY=()
     COMPREPLY=("${COMPREPLY[@]#"$kept"}")
     [[ ${#COMPREPLY[@]} != 1 || ${COMPREPLY[0]} != *[/=@] ]] || compopt -o nospace
 }

@@ -21,8 +21,8 @@ use crate::daemon::control_client::Client;
 
 /// A person waits at the tab: names that take longer are left out.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The variable by which a shell's script asks, with the shell's name.
-const ASKS: &str = "COMPLETE";
+/// The variable by which a shell's script asks, with the shell's name. Nobody else's: a process that has it does nothing else.
+const ASKS: &str = "WINDLASS_COMPLETE";
 /// What the value of an argument is called that is a volume or a snapshot, whatever type it is read into.
 const VOLUME: &str = "POOL/VOL";
 const POOL: &str = "POOL";
@@ -177,7 +177,7 @@ mod tests {
     fn each_shell_has_a_script_that_asks_the_program() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let text = script(shell).unwrap();
-            assert!(text.contains("COMPLETE") && text.contains("windlass"), "{shell:?}: {text}");
+            assert!(text.contains(&format!("{ASKS}=")) && !text.contains(" COMPLETE="), "{shell:?}: {text}");
         }
     }
 }

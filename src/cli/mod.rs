@@ -165,7 +165,8 @@ fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
         if error.kind() == ErrorKind::UnknownArgument {
             error.remove(ContextKind::Suggested);
         }
-        match wrong_words::no_such_command(&command(), &words, &error) {
+        let told = wrong_words::no_such_command(&command(), &words, &error);
+        match told.or_else(|| wrong_words::key_as_argument(&words, &error)) {
             Some(told) => output::failure(&told),
             None if as_json && error.use_stderr() => output::failure(&wrong_usage(&error)),
             // Nobody is there to be told that stderr can't be written.

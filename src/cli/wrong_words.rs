@@ -85,6 +85,21 @@ pub fn no_such_command(root: &Command, words: &[String], error: &clap::Error) ->
     Some(Error::new(Kind::Usage, format!("there is no command `windlass {asked}`: {}", cures.join("; "))))
 }
 
+/// What is said to keys on a command line, which is not to repeat them.
+pub fn key_as_argument(words: &[String], error: &clap::Error) -> Option<Error> {
+    let is_value = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => !word.starts_with('-'),
+        _ => false,
+    };
+    let of_keys = words.iter().skip_while(|word| !matches!(word.as_str(), "credentials" | "credential"));
+    let is_of_keys = of_keys.skip(1).any(|word| word == "set");
+    (is_value && is_of_keys).then(|| {
+        let why = "keys are no arguments, which other users of this host see: `windlass credentials set TARGET` reads them from \
+                   stdin, or from a file by --from; what was typed here should be exchanged";
+        Error::new(Kind::Usage, why)
+    })
+}
+
 /// The commands that the word may mean, those of the noun before it first, and alone where there are any.
 fn meant(root: &Command, noun: Option<&str>, word: &str) -> Vec<String> {
     let all = paths(root);
@@ -144,6 +159,21 @@ mod tests {
         for named in MEANT.iter().flat_map(|(_, paths)| *paths) {
             assert!(all.iter().any(|path| path == named), "{named}: {all:?}");
         }
+    }
+
+    #[test]
+    fn a_key_on_the_command_line_is_not_repeated() {
+        let root = super::super::command();
+        let told = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let error = root.clone().try_get_matches_from(&words).unwrap_err();
+            key_as_argument(&words, &error).map(|error| error.to_string())
+        };
+        let said = told("windlass credentials set AKIA hush").unwrap();
+        assert!(said.contains("stdin") && !said.contains("hush"), "{said}");
+        assert_eq!(told("windlass credentials set AKIA --hush"), None);
+        assert_eq!(told("windlass credentials list tank"), None);
+        assert_eq!(told("windlass volume info p/v x"), None);
     }
 
     #[test]

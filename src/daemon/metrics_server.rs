@@ -117,12 +117,14 @@ impl Listening {
             let read = turn.run_until_cancelled(Request::read(&mut stream)).await;
             read.unwrap_or_else(|| Err(sent_away()))?
         };
+        // Before a place among the answers is taken: passwords are tried in turn, and who guesses keeps nobody else waiting.
+        let refused = self.refused(&request).await;
         // Whether the daemon is alive is told whatever others ask for: that answer is short, and nobody can hold it up.
         let _held = match request.path.as_str() {
             "/healthz" => None,
             _ => Some(self.answers.take(ANSWER).await),
         };
-        let reply = match self.refused(&request).await {
+        let reply = match refused {
             Some(refused) => refused,
             None => match self.state.upgrade() {
                 Some(state) => reply(&request, &self.own, &state).await,

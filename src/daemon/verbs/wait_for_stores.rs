@@ -60,17 +60,17 @@ fn looks(pools: impl IntoIterator<Item = Name>) -> Manner {
 
 impl Manner {
     pub fn of(state: &EngineState, verb: &Verb) -> Manner {
-        let resumes = matches!(
-            verb,
+        let resumes = match verb {
+            Verb::PoolForceRecover(args) => !args.dry_run,
+            Verb::PoolDestroy(args) => !args.dry_run,
             Verb::VolumeFlatten { .. }
-                | Verb::SnapshotCopy(_)
-                | Verb::Replicate(_)
-                | Verb::PoolScrub { .. }
-                | Verb::PoolRepair { .. }
-                | Verb::PoolReplace { .. }
-                | Verb::PoolForceRecover(_)
-                | Verb::PoolDestroy(_)
-        );
+            | Verb::SnapshotCopy(_)
+            | Verb::Replicate(_)
+            | Verb::PoolScrub { .. }
+            | Verb::PoolRepair { .. }
+            | Verb::PoolReplace { .. } => true,
+            _ => false,
+        };
         Manner { resumes, ..Manner::of_volume(state, verb) }
     }
 
