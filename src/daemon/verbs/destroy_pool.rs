@@ -37,13 +37,19 @@ impl Contents {
 pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &ProgressSink) -> Result<Outcome> {
     let name = &args.name;
     state.sessions.check_pool_unused(name, state.pools.known_id(name))?;
-    let destruction = state.pools.destruction(name).await?;
-    let (open, is_ours) = open(state, &destruction, args.force).await?;
-    let ended = end_volumes(state, args, &destruction, open.as_deref(), progress).await;
+    let found = state.pools.destruction(name).await?;
+    let (open, is_ours) = open(state, &found, args.force).await?;
+    let ended = async {
+        let destruction = with_all_stores(state, open.as_deref(), found, args.force).await?;
+        let ended = end_volumes(state, args, &destruction, open.as_deref(), progress).await?;
+        Ok::<_, Error>((destruction, ended))
+    };
+    let ended = ended.await;
     if let Some(open) = open.filter(|_| is_ours) {
         open.pool.close().await;
     }
-    let contents = match ended? {
+    let (destruction, ended) = ended?;
+    let contents = match ended {
         Ended::Dry(outcome) => return Ok(outcome),
         Ended::All(contents) => contents,
     };
@@ -140,6 +146,26 @@ async fn open(
     }
 }
 
+/// The stores once more, where the open pool lists others: of a replacement that is under way no label tells but the new store's.
+async fn with_all_stores(
+    state: &EngineState,
+    open: Option<&OpenPool>,
+    found: Destruction,
+    force: bool,
+) -> Result<Destruction> {
+    let Some(open) = open else { return Ok(found) };
+    match open.pool.hear().await {
+        // What lies in stores that nobody can tell of stays.
+        Err(_) if force => return Ok(found),
+        heard => heard?,
+    }
+    if !open.pool.is_moving() {
+        return Ok(found);
+    }
+    state.pools.remember_places(&found.name, open).await?;
+    state.pools.destruction(&found.name).await
+}
+
 async fn contents(open: &OpenPool) -> Result<Contents> {
     let mut contents = Contents::default();
     let trash = Trash(&open.volumes).list(super::LOOK_ONE).await?;
@@ -217,7 +243,10 @@ fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents
         said.push(format!("everything below {} is deleted", urls.join(", ")));
     }
     if !destruction.empty.is_empty() {
-        said.push(format!("nothing is left below {}", destruction.empty.join(", ")));
+        said.push(format!(
+            "nothing lies below {}: it was deleted before, or its disk is not mounted",
+            destruction.empty.join(", ")
+        ));
     }
     said.extend(destruction.left.iter().map(|(url, why)| format!("store {url} keeps its contents: {why}")));
     said

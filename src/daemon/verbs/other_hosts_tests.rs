@@ -17,7 +17,7 @@ use crate::daemon::nbd_handover::{FORMAT, HandedOver, Receiver};
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::StateDir;
 use crate::nbd::{Export, Exports as _, HeldDisk};
-use crate::pool::{LABEL_MAX, Label, label_key};
+use crate::pool::{Care, LABEL_MAX, Label, label_key};
 use crate::store::{ByteRange, Cause, When};
 use crate::volume::Trash;
 
@@ -422,4 +422,31 @@ async fn a_pool_of_which_another_hosts_client_reads_a_volume_is_left_as_it_is() 
     end([other]).await;
     destroy(&here, false).await.unwrap();
     end([here]).await;
+}
+
+/// Its label alone tells of it, and this host does not know its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_new_store_of_a_replacement_that_another_host_left_is_emptied_too() {
+    for is_open in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut here, other) = two_hosts(dir.path()).await;
+        make(&here, "p/v", &[]).await;
+        if !is_open {
+            end([here]).await;
+            here = Arc::new(state(dir.path(), "h").await);
+        }
+        let (name, old) = ("p".parse().unwrap(), &folders(dir.path(), &["s0"])[0]);
+        let new = other.pools.new_stores(&name, &folders(dir.path(), &["new"])).await.unwrap();
+        let open = other.pools.get(&name).await.unwrap();
+        open.pool.plan_replacement(old, &new[0], &open.volumes, Care::All).await.unwrap();
+        let files = || {
+            let all = std::fs::read_dir(dir.path().join("new")).unwrap();
+            all.map(|file| file.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert!(files().iter().any(|file| file.starts_with("label")), "{:?}", files());
+        let done = destroy(&here, false).await.unwrap();
+        assert_eq!(done.value["destroyed"], true, "{}", done.value);
+        assert!(!files().iter().any(|file| file.starts_with("label") || file == "reg"), "{:?}", files());
+        end([here, other]).await;
+    }
 }

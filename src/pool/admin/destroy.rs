@@ -53,11 +53,13 @@ pub struct Destruction {
     pub config: Option<PoolConfig>,
     /// Those with the pool's label.
     stores: Vec<PoolStore>,
-    /// Stores that are out for every host: condemned, or emptied by an earlier destruction.
+    /// Stores whose labels say that the pool is being destroyed: out for every host.
     out: BTreeSet<Incarnation>,
+    /// Those that belong where nothing is (`empty`).
+    gone: BTreeSet<Incarnation>,
     /// An earlier destruction has condemned a store.
     pub begun: bool,
-    /// Stores with nothing in them: an earlier destruction has finished them.
+    /// Stores with nothing in them: an earlier destruction has finished them, or their disks are not mounted.
     pub empty: Vec<String>,
     /// Stores that can't be deleted now, by URL, and why; what they hold stays.
     pub left: Vec<(String, String)>,
@@ -106,6 +108,7 @@ impl Destruction {
             config,
             stores: Vec::new(),
             out: BTreeSet::new(),
+            gone: BTreeSet::new(),
             empty: Vec::new(),
             left: Vec::new(),
         };
@@ -148,12 +151,12 @@ impl Destruction {
                 return self.stores.push(store);
             }
             Found::Label(label) => format!("it has the label of a pool {} ({})", label.hint.name, label.pool),
-            // An earlier destruction has finished it.
+            // An earlier destruction has finished it, or its disk is not mounted here.
             Found::Other(_) if self.begun && is_empty(&store).await => {
                 let listed =
                     self.config.iter().flat_map(|c| c.stores.iter().chain(c.before.iter().flatten()));
                 let here = listed.filter(|entry| entry.url == store.url).map(|entry| entry.incarnation);
-                self.out.extend(here.collect::<Vec<_>>());
+                self.gone.extend(here.collect::<Vec<_>>());
                 return self.empty.push(store.url);
             }
             Found::Other(e) | Found::Silent(e) => e.to_string(),
@@ -175,10 +178,17 @@ impl Destruction {
     /// `condemned`: stores that are out since this was found, too.
     fn is_over_without(&self, condemned: &BTreeSet<Incarnation>) -> bool {
         let Some(config) = &self.config else { return self.left.is_empty() };
+        // Labels go last, when all say it. Beside one that does not, an empty place is one whose disk is not mounted here: other hosts
+        // may have it.
+        let is_gone = |incarnation: &Incarnation| {
+            self.out.len() == self.stores.len() && self.gone.contains(incarnation)
+        };
         let is_over = |config: &PoolConfig| {
             let is_there = |index: &usize| {
                 let incarnation = config.stores[*index].incarnation;
-                !self.out.contains(&incarnation) && !condemned.contains(&incarnation)
+                !self.out.contains(&incarnation)
+                    && !condemned.contains(&incarnation)
+                    && !is_gone(&incarnation)
             };
             let deciding = config.acceptors.iter().filter(|index| is_there(index)).count();
             let storing = (0..config.stores.len()).filter(is_there).count();

@@ -93,7 +93,7 @@ impl ForcedRecovery {
             stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref(), host.pool)),
         )
         .await;
-        refuse_destroyed(&labels, host.key.as_ref())?;
+        refuse_destroyed(&labels)?;
         let hint = best_hint(&stores, &labels)?;
         let config = hint.predecessor().unwrap_or(hint);
         let (seats, _) = find(&host, &config, &mut stores, &mut labels).await?;

@@ -29,7 +29,7 @@ impl Pool {
     /// known chosen: where a majority knows nothing of it that label is wrong, and the next one tells.
     pub async fn open(host: PoolHost, stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
         let labels = read_labels(&host, &stores).await;
-        refuse_destroyed(&labels, host.key.as_ref())?;
+        refuse_destroyed(&labels)?;
         Pool::open_labelled(host, stores, labels).await
     }
 

@@ -166,12 +166,18 @@ async fn one_chunk(
     bad: ShardSet,
 ) -> Result<(ShardSet, Vec<Error>)> {
     match put_back(context, id, all, bad, Cause::Repair).await {
-        Err(e) if inventory.fate(*id).await?.is_over() => {
+        Err(e) if inventory.fate(*id).await?.is_over() || is_dead_now(context, id).await => {
             tracing::debug!("not mended, not needed any more: {e}");
             Ok((all, Vec::new()))
         }
         other => other,
     }
+}
+
+/// By a head that is read now: what the inventory says may be some seconds old, and the volume removed since.
+async fn is_dead_now(context: &Arc<PoolContext>, id: &ChunkId) -> bool {
+    let checked = context.check_deletion(&BTreeSet::from([*id])).await;
+    checked.is_ok_and(|checked| checked.dead.contains(id))
 }
 
 /// `dead`: by a look since the scrub.

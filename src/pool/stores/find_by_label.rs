@@ -218,16 +218,13 @@ fn opens(labels: &[Found], waiting: usize) -> bool {
     alone && deciding > m.max(config.acceptors.len() / 2) && listed.len() + m >= all && waiting <= m
 }
 
-/// Refuses a pool whose stores say that it is being destroyed. With a key one of them is enough, since its label is signed.
-/// Without a key one store alone must not keep a pool closed: the others have to be no more than those that say so. Such a
-/// store is out for every host all the same.
-pub fn refuse_destroyed(labels: &[Found], key: Option<&PoolKey>) -> Result<()> {
+/// Refuses a pool whose stores say that it is being destroyed, unless the others are more: hosts go on with these until then, and
+/// one that starts anew must find what it has stored there. Such a store is out for every host all the same.
+pub fn refuse_destroyed(labels: &[Found]) -> Result<()> {
     let (condemned, others): (Vec<&Label>, Vec<&Label>) =
         labels.iter().filter_map(Found::label).partition(|label| label.destroyed);
     match condemned.first() {
-        Some(label) if key.is_some() || condemned.len() >= others.len() => {
-            Err(being_destroyed(&label.hint.name))
-        }
+        Some(label) if condemned.len() >= others.len() => Err(being_destroyed(&label.hint.name)),
         _ => Ok(()),
     }
 }

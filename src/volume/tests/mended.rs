@@ -414,3 +414,58 @@ fn what_only_a_replaced_store_has_is_not_left_behind_with_a_new_one_that_is_too_
         assert!(v.read(0, 2 * MIB).await.unwrap() == data);
     });
 }
+
+/// It was slow, or stopped, while another host went on: what it has put in a place is none of the pool's any more.
+#[test]
+fn who_is_overtaken_by_another_replacement_does_not_say_that_its_own_is_done() {
+    for (seed, layout) in [(190, "2+1"), (191, "3+2")] {
+        run(seed, layout, move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, MIB as usize)).await.unwrap();
+            v.flush().await.unwrap();
+            let (volumes, pool) = (life.volumes.clone(), life.volumes.engine().pool.clone());
+            let (old, small) = (site.stores[0].url(), site.spare_spec());
+            let care = crate::pool::Care::All;
+            pool.plan_replacement(old, &small, &volumes, care).await.unwrap();
+            let other = site.machine(2).start().await;
+            // The very store that was replaced.
+            let new = PoolStore { url: old.to_owned(), zone: None, bucket: site.stores[0].clone() };
+            other.volumes.replace_store(&small.url, &new, care, &|_| {}).await.unwrap().unwrap();
+            let said = volumes.finish_ours(&small, care, &|_| {}).await.unwrap_err();
+            assert!(said.is(Kind::Owned) && said.to_string().contains(new.url.as_str()), "{said}");
+            other.volumes.finish_ours(&new, care, &|_| {}).await.unwrap();
+        });
+    }
+}
+
+/// What a repair is about to rebuild is needed no more: that is no damage.
+#[test]
+fn a_volume_that_is_removed_while_a_repair_runs_is_not_told_to_be_damaged() {
+    for (seed, ms) in [(195, 1_000), (196, 2_000), (197, 2_900), (198, 3_100)] {
+        run(seed, "3+2", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            for i in 0..30 {
+                v.write(i * 4096, bytes(i, 4096)).await.unwrap();
+                v.flush().await.unwrap();
+            }
+            v.release().await.unwrap();
+            drop(v);
+            let contents = site.stores[0].contents();
+            let shards: Vec<String> = contents.keys().into_iter().filter(|key| key.contains("/c-")).collect();
+            contents.delete(&shards, crate::store::Cause::Write).await.unwrap();
+            let other = site.machine(2).start().await;
+            let pool = other.volumes.engine().pool.clone();
+            let removed = async {
+                life.sleep(ms).await;
+                life.volumes.remove(&name("v")).await.unwrap();
+            };
+            let repaired = pool.repair(&other.volumes, ScrubOptions::default(), &|_| {});
+            let (done, ()) = join(repaired, removed).await;
+            let done = done.unwrap();
+            assert!(done.left.missing.is_empty() && done.reasons.is_empty(), "{ms}: {done:?}");
+            assert_eq!(pool.status().damaged_shards, 0);
+        });
+    }
+}

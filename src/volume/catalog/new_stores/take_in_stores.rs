@@ -65,13 +65,13 @@ impl Volumes {
         for _ in 0..TURNS {
             match Box::pin(pool.plan_replacement(old, new, self, care)).await? {
                 Replacement::Done => return Ok(None),
-                Replacement::Planned => return Box::pin(self.finish_with(care, watch)).await.map(Some),
+                Replacement::Planned => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
                 // That one's old store is not what the user gives up.
                 Replacement::Other => match Box::pin(self.finish_replacement(watch)).await {
                     Ok(_) => {}
                     // It may be that one's new store that is to be replaced: it is too small, say.
                     Err(e) => match Box::pin(pool.plan_instead(old, new, self, care)).await {
-                        Ok(_) => return Box::pin(self.finish_with(care, watch)).await.map(Some),
+                        Ok(_) => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
                         Err(other) if other.is(Kind::NotFound) => return Err(e),
                         Err(again) => return Err(Error::new(e.kind(), format!("{e}; {again}"))),
                     },
@@ -79,6 +79,31 @@ impl Volumes {
             }
         }
         Err(busy(pool.name()))
+    }
+
+    /// Where others have put another store in this one's place meanwhile, it is not told that this one has it, and that the one of
+    /// before may be deleted: that may be the other.
+    pub(in crate::volume) async fn finish_ours(
+        &self,
+        new: &PoolStore,
+        care: Care,
+        watch: Watch<'_>,
+    ) -> Result<Finished> {
+        let finished = self.finish_with(care, watch).await?;
+        let membership = self.engine.pool.membership();
+        let urls: Vec<&str> = membership.members.iter().map(|member| member.url()).collect();
+        match urls.contains(&new.url.as_str()) {
+            true => Ok(finished),
+            false => Err(Error::new(
+                Kind::Owned,
+                format!(
+                    "another replacement in pool {} came in between: {} is none of its stores any more, which are {}",
+                    self.engine.pool.name(),
+                    new.url,
+                    urls.join(", ")
+                ),
+            )),
+        }
     }
 
     /// What is left to do of a replacement, whoever began it.
