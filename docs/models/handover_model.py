@@ -70,7 +70,7 @@ def run(gate=True, drain=True, cas=True, reads='owner', named=True, unknown='cla
                     yield f'finish: {name} gives up, and says take-over', to(i, me(waits=False))
                 if (rel or ep in lin) and cl is None:
                     if ep < epochs: yield f'finish: {name} claims', to(i, me('claimed', ep + 1), head=(ep, own, rel, (ep + 1, i), ask))
-                    else: yield f'finish: (cut)', to(i, me(waits=False))
+                    else: yield 'finish: (cut)', to(i, me(waits=False))
                 if cl is not None: yield f'finish: {name} gives up, and says take-over', to(i, me(waits=False))
                 if left and cl is None and not rel and own != i and ep < epochs: yield f'{name} FORCES', to(i, me('claimed', ep + 1), head=(ep, own, rel, (ep + 1, i), ask), left=left - 1, gone=gone | set(hs[own][2]))
             if ph == 'claimed':

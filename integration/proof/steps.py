@@ -103,6 +103,7 @@ def whole() -> list[Step]:
     """All steps but packages and checks. Two builds can't use one folder at once, so those in target/release come in turn."""
     return [
         Step("format", ["cargo", "fmt", "--all", "--check"], 60),
+        Step("scripts", ["integration/proof/scripts"], 120, ("packages",), nice=GIVES_WAY),
         build(),
         # While the last crate of the release build takes one processor.
         Step("lints", CLIPPY, 5000, linker(), nice=GIVES_WAY, build=True),

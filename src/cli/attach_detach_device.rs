@@ -13,9 +13,9 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look, shown};
-use super::kernel_device_name::{DeviceOf, attached, chosen};
+use super::attachments::{self, DeviceOf, Place, attached, chosen};
 use super::kernel_disk::{KernelDisks, Losses};
-use super::{Global, detach_process, output};
+use super::{Global, attach_file, detach_process, mount, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
@@ -47,10 +47,7 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
         let why = "the kernel itself doesn't speak TLS: `--address` names another socket, `--as nbd` prints what nbd-client needs";
         return Err(Error::new(Kind::Unsupported, why));
     }
-    // Two devices of one disk have two caches in the kernel, of which neither knows what was written through the other.
-    if let Some((number, _)) = attached(Path::new(BLOCK)).iter().find(|(_, of)| of.is(&disk.shows)) {
-        return Err(Error::new(Kind::Exists, format!("{} is /dev/nbd{number} already", disk.export)));
-    }
+    attachments::refuse_second(&disk.shows)?;
     let (kernel, losses) = KernelDisks::open().await?;
     let (export, sockets) = connections(&disk).await?;
     let export = if disk.read_only { export.to_read() } else { export };
@@ -186,7 +183,7 @@ impl Keeper {
 
 #[derive(clap::Args, Debug)]
 pub struct Detach {
-    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that is a device, its /dev/nbdN, or the FILE that it is
+    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that is attached, its /dev/nbdN, or the FILE that it is
     what: String,
     /// Also what is mounted or open, or can't be flushed: whoever uses it gets errors
     #[arg(long)]
@@ -195,7 +192,7 @@ pub struct Detach {
 
 impl Detach {
     /// What names a file, and not a disk or its device.
-    pub fn file(&self) -> Option<&str> {
+    fn file(&self) -> Option<&str> {
         let what = self.what.as_str();
         // A volume has its pool before it.
         let is_path = what.starts_with(['/', '.']) || !what.contains('/');
@@ -204,13 +201,21 @@ impl Detach {
 }
 
 pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
-    let number = match args.what.starts_with("/dev/") {
-        true => ours(kernel_number(&args.what)?)?,
-        false => of_export(global, &args.what).await?,
+    let place = match (args.file(), args.what.starts_with("/dev/")) {
+        (Some(file), _) => Place::File(mount::absolute(Path::new(file))?.into()),
+        (None, true) => Place::Device(ours(kernel_number(&args.what)?)?),
+        (None, false) => of_export(global, &args.what).await?,
     };
+    match place {
+        Place::Device(number) => let_go(global, number, args.force).await,
+        Place::File(file) => attach_file::detach(global, &file, args.force).await,
+    }
+}
+
+async fn let_go(global: &Global, number: u32, force: bool) -> Result<ExitCode> {
     let device = format!("/dev/nbd{number}");
     // Held alone while it is let go: mounted file systems and whatever else is built on it hold it too.
-    let held = match args.force {
+    let held = match force {
         true => None,
         false => Some(alone(&device)?),
     };
@@ -240,9 +245,9 @@ fn alone(device: &str) -> Result<OwnedFd> {
     })
 }
 
-/// The device of this daemon that shows what the name means.
-async fn of_export(global: &Global, export: &str) -> Result<u32> {
-    let all = attached(Path::new(BLOCK));
+/// Where that is attached which the name means, of this daemon.
+async fn of_export(global: &Global, export: &str) -> Result<Place> {
+    let all = attached();
     // The folder tells without a daemon: a device is let go of whether one runs or not.
     let host = kept_host(&StateDir::locate()?);
     let means = match host {
@@ -253,7 +258,7 @@ async fn of_export(global: &Global, export: &str) -> Result<u32> {
 }
 
 /// The identity of the state folder's daemon.
-fn kept_host(home: &StateDir) -> Option<HostId> {
+pub fn kept_host(home: &StateDir) -> Option<HostId> {
     let text = std::fs::read_to_string(home.root().join("host.json")).ok()?;
     serde_json::from_str::<Host>(&text).ok().map(|host| host.id)
 }
@@ -278,7 +283,7 @@ async fn meant(global: &Global, host: HostId, export: &str) -> Option<DeviceOf> 
 
 /// Other programs' devices are theirs to let go.
 fn ours(number: u32) -> Result<u32> {
-    let made_here = attached(Path::new(BLOCK)).iter().any(|(n, _)| *n == number);
+    let made_here = attached().iter().any(|(place, _)| *place == Place::Device(number));
     made_here.then_some(number).ok_or_else(|| {
         let why = format!(
             "/dev/nbd{number} was not made by `windlass attach --device`: whoever made it lets it go"

@@ -22,12 +22,14 @@ use rustix::mount::UnmountFlags;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use super::attach_detach_device::{AGAIN, LOOK, PATIENCE, ask_held};
+use super::attach_detach_device::{AGAIN, LOOK, PATIENCE, ask_held, kept_host};
 use super::attach_instructions::{Attach, Disk, look};
+use super::attachments::{self, DeviceOf, Place};
 use super::export::{ALLOCATION, READS_AS_ZEROS};
 use super::{Global, detach_process, mount, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
+use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd;
 
@@ -41,6 +43,8 @@ const TRANSFER_MAX: u32 = 1 << 20;
 const RANGE_MAX: u64 = 1 << 30;
 /// How long the kernel may believe the size.
 const SIZE_TTL: Duration = Duration::from_secs(1);
+/// How long `detach` says nothing.
+const SAY_AFTER: Duration = Duration::from_secs(3);
 const SECTOR: u64 = 512;
 const BLOCK: u32 = 4096;
 /// fallocate(2)'s modes.
@@ -60,6 +64,7 @@ pub async fn attach(global: &Global, args: &Attach, file: &Path) -> Result<ExitC
     let file = PathBuf::from(mount::absolute(file)?);
     let home = StateDir::locate()?;
     let disk = look(global, args).await?;
+    attachments::refuse_second(&disk.shows)?;
     make_place(&file)?;
     let rt = Rt::new(RealRuntime::current());
     let (up, held) = connect(&rt, &home, &disk, None).await?;
@@ -106,7 +111,7 @@ fn make_place(file: &Path) -> Result<()> {
 fn config(disk: &Disk) -> Config {
     let mut config = Config::default();
     config.mount_options =
-        vec![MountOption::FSName(disk.export.clone()), MountOption::Subtype("windlass-file".into())];
+        vec![MountOption::FSName(disk.shows.to_string()), MountOption::Subtype("windlass-file".into())];
     if disk.read_only {
         config.mount_options.push(MountOption::RO);
     }
@@ -517,34 +522,49 @@ impl Filesystem for FileServer {
 }
 
 /// `windlass detach FILE`: what was written is flushed, then the file is what it was.
-pub async fn detach(global: &Global, file: &str, force: bool) -> Result<ExitCode> {
-    let file = mount::absolute(Path::new(file))?;
-    if !is_attached(
-        &std::fs::read_to_string("/proc/self/mountinfo").context(|| "looking for mounts".into())?,
-        &file,
-    ) {
-        let why = format!("{file} is not attached: `windlass attach POOL/VOL --file {file}` does that");
+pub async fn detach(global: &Global, file: &Path, force: bool) -> Result<ExitCode> {
+    let shown = file.display().to_string();
+    let is_it = |(place, _): &(Place, DeviceOf)| *place == Place::File(file.to_owned());
+    let Some((_, of)) = attachments::attached().into_iter().find(is_it) else {
+        let why = format!("{shown} is not attached: `windlass attach POOL/VOL --file {shown}` does that");
         return Err(Error::new(Kind::NotFound, why));
+    };
+    if !force {
+        check_daemon(&of).await.map_err(|e| e.context(format!("detaching {shown}")))?;
     }
     let rt = Rt::new(RealRuntime::current());
-    let place = file.clone();
-    rt.cpu(move || flush_and_take_out(&place, force)).await?.context(|| format!("detaching {file}"))?;
+    let place = shown.clone();
+    let mut taken = std::pin::pin!(rt.cpu(move || flush_and_take_out(&place, force)));
+    let done = match rt.timeout(SAY_AFTER, &mut taken).await {
+        Some(done) => done,
+        None => {
+            eprintln!(
+                "{shown}: waiting for the daemon to store what was written last (`--force` does not wait)"
+            );
+            taken.await
+        }
+    };
+    done?.context(|| format!("detaching {shown}"))?;
     match global.json {
-        true => output::line(&json!({ "file": file }).to_string()),
-        false => output::line(&format!("{file} is let go")),
+        true => output::line(&json!({ "file": shown }).to_string()),
+        false => output::line(&format!("{shown} is let go")),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a file system of FUSE is mounted at just this place, by the text of `/proc/PID/mountinfo`.
-fn is_attached(mountinfo: &str, file: &str) -> bool {
-    let escaped =
-        file.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
-    mountinfo.lines().any(|line| {
-        let place = line.split(' ').nth(4);
-        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
-        place == Some(&escaped) && kind.is_some_and(|kind| kind == "fuse" || kind == "fuse.windlass-file")
-    })
+/// The file's process waits long for a daemon that is gone; who wants to be rid of the file is told at once. What another state
+/// folder's daemon serves is not known here.
+async fn check_daemon(of: &DeviceOf) -> Result<()> {
+    let home = StateDir::locate()?;
+    if kept_host(&home) == Some(of.host) && Client::connect(&home.control()?).await?.is_none() {
+        let why = format!(
+            "no daemon runs, so that what was written last can't be flushed: `windlass serve` starts one; `--force` detaches \
+             without, and the daemon stores what it has acknowledged of {} when it starts",
+            of.export
+        );
+        return Err(Error::new(Kind::Refused, why));
+    }
+    Ok(())
 }
 
 /// Root unmounts by itself, others by fusermount3. `Refused`: somebody has it open. `force`: whoever has it open gets errors, and
@@ -554,7 +574,11 @@ fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
         true => (UnmountFlags::DETACH, &["-z"][..]),
         false => {
             let opened = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            opened.and_then(rustix::fs::fsync).map_err(std::io::Error::from)?;
+            match opened.and_then(rustix::fs::fsync) {
+                // Its process is gone, and nobody can write to it any more.
+                Err(rustix::io::Errno::NOTCONN) => {}
+                flushed => flushed.map_err(std::io::Error::from)?,
+            }
             (UnmountFlags::empty(), &[][..])
         }
     };
@@ -586,23 +610,6 @@ fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
 #[allow(clippy::disallowed_methods)] // a user's file
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_is_attached_where_fuse_is_mounted_at_just_that_place() {
-        let text = "20 1 8:1 / / rw - ext4 /dev/sda rw\n\
-                    42 20 0:35 / /h/a\\040b.img rw,nosuid shared:7 - fuse.windlass-file tank/v rw\n\
-                    43 20 0:36 / /h/c.img rw - fuse tank/w rw\n44 20 0:37 / /h/d rw - fuse.other x rw\n";
-        for (file, attached) in [
-            ("/h/a b.img", true),
-            ("/h/c.img", true),
-            ("/h/d", false),
-            ("/h", false),
-            ("/", false),
-            ("/h/c.im", false),
-        ] {
-            assert_eq!(is_attached(text, file), attached, "{file}");
-        }
-    }
 
     #[test]
     fn a_file_with_bytes_of_its_own_is_not_hidden() {

@@ -10,11 +10,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::kernel_device_name::DeviceOf;
+use super::attachments::DeviceOf;
 use super::{Global, output, reach_engine};
 use crate::base::{Error, HostId, Kind, Result, StateId};
 use crate::daemon::answers::{EngineStatus, SnapshotLine, VolumeAnswer};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+use crate::daemon::shell_command::shell_word;
 use crate::nbd::Address;
 use crate::volume::VolumeInfo;
 
@@ -362,15 +363,6 @@ fn host_and_port(at: &str) -> Result<(String, String)> {
     Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.to_owned()))
 }
 
-/// For a shell, quoted where it needs to be.
-fn shell_word(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:@=,".contains(&b);
-    match !text.is_empty() && text.bytes().all(plain) {
-        true => text.to_owned(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
-}
-
 /// For a line of a systemd unit.
 fn unit_word(text: &str) -> String {
     let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
@@ -415,8 +407,6 @@ mod tests {
 
     #[test]
     fn words_are_quoted_for_whom_they_are() {
-        assert_eq!(shell_word("/run/w/nbd.sock"), "/run/w/nbd.sock");
-        assert_eq!(shell_word("/a b/it's"), r"'/a b/it'\''s'");
         assert_eq!(unit_word("/a b/50%$x"), "\"/a b/50%%$$x\"");
         assert_eq!(xml("<a & 'b'>"), "&lt;a &amp; &apos;b&apos;&gt;");
         assert_eq!(host_and_port("[::1]:10809").unwrap(), ("::1".into(), "10809".into()));

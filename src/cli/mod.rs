@@ -4,6 +4,7 @@ mod apply_diff;
 mod attach_detach_device;
 mod attach_file;
 mod attach_instructions;
+mod attachments;
 mod checksum;
 mod clone;
 mod completion;
@@ -21,7 +22,6 @@ mod graceful_restart;
 mod help;
 mod iam_policy;
 mod import;
-mod kernel_device_name;
 mod kernel_disk;
 mod manual;
 mod mount;
@@ -166,7 +166,8 @@ fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
             error.remove(ContextKind::Suggested);
         }
         let told = wrong_words::no_such_command(&command(), &words, &error);
-        match told.or_else(|| wrong_words::key_as_argument(&words, &error)) {
+        let told = told.or_else(|| wrong_words::key_as_argument(&words, &error));
+        match told.or_else(|| wrong_words::misplaced(&command(), &words, &error)) {
             Some(told) => output::failure(&told),
             None if as_json && error.use_stderr() => output::failure(&wrong_usage(&error)),
             // Nobody is there to be told that stderr can't be written.
@@ -259,10 +260,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
             (None, Some(number)) => Box::pin(attach_detach_device::attach(&global, &args, number)).await,
             (None, None) => Box::pin(attach_instructions::run(&global, args)).await,
         },
-        Command::Detach(args) => match args.file() {
-            Some(file) => Box::pin(attach_file::detach(&global, file, args.force)).await,
-            None => Box::pin(attach_detach_device::detach(&global, args)).await,
-        },
+        Command::Detach(args) => Box::pin(attach_detach_device::detach(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,

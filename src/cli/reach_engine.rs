@@ -10,6 +10,8 @@ use futures::future::{BoxFuture, Either, select};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
+use super::transfer_bar::{Counts, bar};
+use crate::base::nearest::nearest_word;
 use crate::base::rt::{Disk, RealDisk, RealRuntime, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{Outcome, Progress, Verb, VolumePath};
@@ -126,13 +128,51 @@ async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
     unreachable!("the last attempt returns")
 }
 
+/// What an error says of a volume that isn't there, before its path.
+const NO_VOLUME: &str = "there is no volume ";
+
+/// The question for the volumes that may have been meant, where there is none of the name.
+fn lists_near(error: &Error) -> Option<Verb> {
+    let pool = missing(error)?.pool;
+    Some(Verb::VolumeList { pool: Some(pool), importing: false })
+}
+
+fn missing(error: &Error) -> Option<VolumePath> {
+    let text = error.to_string();
+    let (_, path) = text.split_once(NO_VOLUME).filter(|_| error.is(Kind::NotFound))?;
+    path.parse().ok()
+}
+
+fn with_near(error: Error, listed: &Outcome) -> Error {
+    let Some(VolumePath { pool, volume }) = missing(&error) else { return error };
+    let paths = listed.value.as_array().into_iter().flatten().filter_map(|line| line["path"].as_str());
+    let names: Vec<&str> = paths.filter_map(|path| Some(path.split_once('/')?.1)).collect();
+    let cure = match nearest_word(volume.as_str(), &names) {
+        Some(near) => format!("did you mean {pool}/{near}?"),
+        None => format!("`windlass volume list {pool}` lists those that there are"),
+    };
+    Error::new(error.kind(), format!("{error}: {cure}"))
+}
+
 /// Runs one verb wherever the engine is.
 pub async fn ask(global: &Global, verb: Verb) -> Result<Outcome> {
     match reach(global, verb.is_of_mounts()).await? {
-        Reached::Daemon(mut client) => through(&mut client, verb).await,
+        Reached::Daemon(mut client) => match through(&mut client, verb).await {
+            Err(error) => match lists_near(&error) {
+                Some(list) => Err(with_near(error, &through(&mut client, list).await?)),
+                None => Err(error),
+            },
+            done => done,
+        },
         Reached::Here(engine) => {
             let work = async {
-                let result = in_process(&engine, verb).await;
+                let mut result = in_process(&engine, verb).await;
+                if let Err(error) = &result
+                    && let Some(list) = lists_near(error)
+                    && let Ok(listed) = in_process(&engine, list).await
+                {
+                    result = result.map_err(|error| with_near(error, &listed));
+                }
                 ending(&engine, result).await
             };
             unless_twice(Box::pin(work)).await
@@ -267,7 +307,7 @@ pub async fn start(
     Engine::start(rt, disk, home, config, Options { memory, cache, cache_disk, ..options }).await
 }
 
-/// What stderr shows while a verb goes on: sentences, and on a terminal a progress bar.
+/// What stderr shows while a verb goes on: sentences, and how far it is.
 #[derive(Default)]
 struct View(Option<ProgressBar>);
 
@@ -284,7 +324,7 @@ impl View {
 
     fn bar(&mut self, step: &Progress) {
         let bar = self.0.get_or_insert_with(|| {
-            let bar = ProgressBar::new(step.total);
+            let bar = bar(Counts::Steps);
             let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {eta}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar

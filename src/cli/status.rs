@@ -3,10 +3,13 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
+use serde_json::json;
+
+use super::attachments::{self, Attached};
 use super::{Global, done, mount, output, reach_engine};
 use crate::base::Result;
 use crate::base::units::{show_bytes, show_time};
-use crate::daemon::answers::{EngineStatus, ReplicaLine, VolumeInUse};
+use crate::daemon::answers::{EngineStatus, HostTrouble, ReplicaLine, VolumeInUse, WorkLine};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::mount_troubles;
 
@@ -16,8 +19,11 @@ pub struct Status {}
 pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
     let mut outcome = reach_engine::ask(global, Verb::Status).await?;
     mount::add_others(&mut outcome).await?;
+    let host = outcome.answer::<EngineStatus>()?.host_id;
+    let attached = attachments::attached_of(host);
+    outcome.value["attached"] = json!(attached);
     let outcome = with_mounts_of_others(outcome)?.note_all(daemon_of_the_system());
-    output::report(global, &outcome, human)?;
+    output::report(global, &outcome, |status| human(status, attached))?;
     Ok(done(&outcome))
 }
 
@@ -63,7 +69,7 @@ fn with_mounts_of_others(outcome: Outcome) -> Result<Outcome> {
     Ok(outcome.note_all(troubles).degraded(attention))
 }
 
-fn human(status: EngineStatus) {
+fn human(status: EngineStatus, attached: Vec<Attached>) {
     output::line(&format!("state folder  {}", status.home));
     output::line(&format!("host          {} (id {})", status.host, status.host_id));
     let cache = |tier: &str, bytes: u64, bytes_max: u64, found: [u64; 2], off: bool| {
@@ -80,9 +86,32 @@ fn human(status: EngineStatus) {
     if !status.pools.is_empty() {
         super::pool::list(status.pools);
     }
-    volumes(status.volumes);
+    let is_unknown = |told: &HostTrouble| LEFT.contains(&&*told.name);
+    volumes(status.volumes, status.troubles.iter().any(is_unknown));
+    output::table_if_any(
+        &["ATTACHED VOLUME", "AS"],
+        attached.into_iter().map(|one| vec![one.export, one.at]).collect(),
+    );
     replicas(status.replicas);
+    under_way(status.under_way);
     mount::mounts(status.mounts);
+}
+
+fn under_way(all: Vec<WorkLine>) {
+    let row = |work: WorkLine| {
+        vec![output::or_dash(Some(work.of.clone()).filter(|of| !of.is_empty())), how_far(&work)]
+    };
+    output::table_if_any(&["COMMAND ON", "HOW FAR"], all.into_iter().map(row).collect());
+}
+
+/// As `volume info` tells it, too.
+pub fn how_far(work: &WorkLine) -> String {
+    let WorkLine { doing, done, total, for_ms, .. } = work;
+    let since = show_time(*for_ms);
+    match u128::from(*done) * 100 / u128::from((*total).max(1)) {
+        percent if *total > 0 => format!("{doing}, {percent} %, for {since}"),
+        _ => format!("{doing}, for {since}"),
+    }
 }
 
 fn replicas(all: Vec<ReplicaLine>) {
@@ -101,7 +130,11 @@ fn replicas(all: Vec<ReplicaLine>) {
     );
 }
 
-fn volumes(all: Vec<VolumeInUse>) {
+/// Troubles of volumes that are not open and have journals: nobody has looked how much in these is in no store.
+const LEFT: [&str; 2] = ["left-journals", "reopen"];
+
+/// `left`: there are journals of other volumes, too.
+fn volumes(all: Vec<VolumeInUse>, left: bool) {
     let unsent: u64 = all.iter().map(|v| v.unsent_bytes).sum();
     let age = |ms: Option<u64>| ms.map_or_else(|| "-".into(), show_time);
     let row = |v: VolumeInUse| {
@@ -123,14 +156,19 @@ fn volumes(all: Vec<VolumeInUse>) {
     let rows: Vec<_> = all.into_iter().map(row).collect();
     let any = !rows.is_empty();
     output::table_if_any(&heads, rows);
-    if any {
-        let lost = match unsent {
-            0 => "nothing: all that was acknowledged is in the pool".to_owned(),
-            bytes => {
-                format!("{} that were acknowledged, and are in this host's journals alone", show_bytes(bytes))
-            }
-        };
-        output::line(&format!("lost if this host died now: {lost}"));
+    if any || left {
+        output::line(&format!("lost if this host died now: {}", lost(unsent, left)));
+    }
+}
+
+fn lost(unsent: u64, left: bool) -> String {
+    let bytes =
+        format!("{} that were acknowledged, and are in this host's journals alone", show_bytes(unsent));
+    match (unsent, left) {
+        (0, false) => "nothing: all that was acknowledged is in the pool".to_owned(),
+        (0, true) => "what journals of volumes that are not open hold, which nobody has counted".to_owned(),
+        (_, false) => bytes,
+        (_, true) => format!("{bytes}, and what journals of volumes that are not open hold"),
     }
 }
 

@@ -529,10 +529,11 @@ fn info(answer: VolumeAnswer) {
 type InfoGroup = (&'static str, Vec<(&'static str, String)>);
 
 fn info_groups(answer: VolumeAnswer) -> Vec<InfoGroup> {
-    let VolumeAnswer { path, state, clients, writers, origin, replica, info } = answer;
+    let VolumeAnswer { path, state, clients, writers, origin, replica, under_way, info } = answer;
     let yes = |it: bool| if it { "yes" } else { "no" }.to_owned();
     let mut identity = vec![("path", path.to_string()), ("state", state.into_owned())];
     identity.extend(info.trouble.iter().map(|why| ("trouble", why.clone())));
+    identity.extend(under_way.iter().map(|work| ("under way", super::status::how_far(work))));
     identity.push(("degraded", yes(info.degraded)));
     identity.push(("id", info.id.to_string()));
     identity.push(("created", utc::show(info.created_ms)));

@@ -4,6 +4,7 @@ use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::base::nearest::nearest_word;
+use crate::base::units::parse_size;
 use crate::base::{Error, Kind};
 
 /// How many commands are named at most.
@@ -83,6 +84,80 @@ pub fn no_such_command(root: &Command, words: &[String], error: &clap::Error) ->
     cures
         .push(format!("`windlass help{}` lists all", lists.map_or(String::new(), |noun| format!(" {noun}"))));
     Some(Error::new(Kind::Usage, format!("there is no command `windlass {asked}`: {}", cures.join("; "))))
+}
+
+/// Flags of other tools, by the command of ours that is given them, and what to type.
+const MEANT_FLAGS: &[(&str, &[&str], &str)] = &[
+    ("mount", &["--read-only", "--readonly", "--ro"], "-o ro"),
+    ("mount", &["--allow-other"], "-o allow_other"),
+    ("mount", &["--endpoint", "--endpoint-url", "--url"], "-o endpoint=URL"),
+    ("mount", &["--region"], "-o region=NAME"),
+    ("mount", &["--profile"], "-o profile=NAME"),
+    ("mount", &["--uid"], "-o uid=NAME"),
+    ("mount", &["--gid"], "-o gid=NAME"),
+    ("mount", &["--cache"], "-o cache=SIZE"),
+    (
+        "mount",
+        &["--daemon", "--background"],
+        "nothing: a mount stays in the background unless `--foreground`",
+    ),
+    ("attach", &["--qemu", "--libvirt", "--systemd", "--uri", "--nbd"], "--as qemu|libvirt|nbd|systemd|uri"),
+    ("volume create", &["--thin", "--sparse"], "nothing: every volume takes room as it is written"),
+    ("volume create", &["--encrypted", "--luks"], "--encrypt"),
+    (
+        "volume remove",
+        &["--force", "-f", "--yes", "-y"],
+        "`windlass help volume remove` tells what can be removed",
+    ),
+];
+
+/// What may have been meant by a word or a flag that the command does not take.
+pub fn misplaced(root: &Command, words: &[String], error: &clap::Error) -> Option<Error> {
+    let word = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => word.as_str(),
+        _ => return None,
+    };
+    let (mut command, mut path) = (root, Vec::new());
+    for given in words.iter().skip(1) {
+        if let Some(found) = command.find_subcommand(given) {
+            command = found;
+            path.push(found.get_name());
+        }
+    }
+    let path = path.join(" ");
+    let said = |cure: &str| {
+        Some(Error::new(
+            Kind::Usage,
+            format!("`windlass {path}` does not take {word}: {cure} (`windlass help {path}`)"),
+        ))
+    };
+    let mut flags = MEANT_FLAGS.iter();
+    if let Some((.., cure)) = flags.find(|(of, flags, _)| *of == path && flags.contains(&word)) {
+        return match cure.starts_with('-') {
+            true => said(&format!("type {cure}")),
+            false => said(cure),
+        };
+    }
+    let takes = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+    if let Some((key, value)) = word.split_once('=').filter(|(key, _)| takes(key)) {
+        return said(&format!("type --{key} {value}"));
+    }
+    let flag = flags_of(word).iter().find(|flag| takes(flag))?;
+    said(&format!("type --{flag} {word}"))
+}
+
+/// The flags that may have such a value, likely ones first.
+fn flags_of(word: &str) -> &'static [&'static str] {
+    let is_layout =
+        || word.split_once('+').is_some_and(|(k, m)| k.parse::<u8>().is_ok() && m.parse::<u8>().is_ok());
+    match word {
+        _ if word.starts_with('-') => &[],
+        _ if word.starts_with("/dev/") => &["device"],
+        _ if is_layout() => &["layout"],
+        _ if parse_size(word).is_ok() => &["size"],
+        _ if word.starts_with(['/', '.', '~']) => &["file"],
+        _ => &[],
+    }
 }
 
 /// What is said to keys on a command line, which is not to repeat them.
@@ -174,6 +249,33 @@ mod tests {
         assert_eq!(told("windlass credentials set AKIA --hush"), None);
         assert_eq!(told("windlass credentials list tank"), None);
         assert_eq!(told("windlass volume info p/v x"), None);
+    }
+
+    #[test]
+    fn a_word_that_stands_elsewhere_leads_to_its_flag() {
+        let root = super::super::command();
+        let told = |line: &str| {
+            let words: Vec<String> =
+                std::iter::once("windlass").chain(line.split(' ')).map(str::to_owned).collect();
+            let error = root.clone().try_get_matches_from(&words).unwrap_err();
+            misplaced(&root, &words, &error).map(|error| error.to_string())
+        };
+        for (line, cure) in [
+            ("volume create tank/v 20G", "`windlass volume create` does not take 20G: type --size 20G ("),
+            ("--json volume create tank/v --size 1G --thin", "every volume takes room as it is written"),
+            ("attach tank/v /dev/nbd3", "type --device /dev/nbd3"),
+            ("attach tank/v ./v.img", "type --file ./v.img"),
+            ("volume create tank/v --size 1G flush=pool", "type --flush pool"),
+            ("attach tank/v --qemu", "type --as qemu|"),
+            ("mount --read-only s3://b /m", "type -o ro ("),
+        ] {
+            let said = told(line).unwrap_or_else(|| panic!("{line}: nothing is said"));
+            assert!(said.contains(cure), "{line}: {said}");
+        }
+        assert_eq!(told("volume info tank/v x"), None);
+        for (path, ..) in MEANT_FLAGS {
+            assert!(paths(&root).iter().any(|it| it.path == *path), "{path}");
+        }
     }
 
     #[test]

@@ -122,8 +122,23 @@ pub struct VolumeAnswer {
     /// The copy that this daemon keeps of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaLine>,
+    /// Commands that this daemon carries out on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub under_way: Vec<WorkLine>,
     #[serde(flatten)]
     pub info: VolumeInfo,
+}
+
+/// A command that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkLine {
+    /// The pool, volume or bucket that it is about.
+    pub of: String,
+    pub doing: String,
+    pub done: u64,
+    /// 0: not known.
+    pub total: u64,
+    pub for_ms: u64,
 }
 
 /// A volume as `volume list` shows it.
@@ -395,6 +410,9 @@ pub struct EngineStatus {
     pub volumes: Vec<VolumeInUse>,
     #[serde(default)]
     pub replicas: Vec<ReplicaLine>,
+    /// Commands that this engine carries out, as far as they have told how far they are.
+    #[serde(default)]
+    pub under_way: Vec<WorkLine>,
     pub mounts: Vec<MountInfo>,
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,

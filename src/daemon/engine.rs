@@ -166,6 +166,7 @@ impl Engine {
             metrics: parking_lot::Mutex::default(),
             mirror: parking_lot::Mutex::default(),
             served: Default::default(),
+            works: Default::default(),
             last_look: Default::default(),
             map_turn: Default::default(),
             began: rt.now(),
@@ -602,6 +603,8 @@ impl Engine {
             Box::pin(self.hand_over(to, &progress)).await?;
             return Ok(Outcome::default());
         }
+        let under_way = self.state.works.begin(&verb, self.state.host_context.rt.now());
+        let progress = progress.kept(under_way.told.clone());
         // On the heap, as below: what all verbs together need is too much for a thread's stack.
         Box::pin(super::verbs::run(&self.state, verb, progress)).await
     }

@@ -17,6 +17,7 @@ use super::pools::Pools;
 use super::replica_state::Replicas;
 use super::state_dir::HostContext;
 use super::volume_clients::VolumeClients;
+use super::works::Works;
 use crate::base::Name;
 use crate::base::rt::Instant;
 use crate::nbd::{Access, Address};
@@ -38,6 +39,8 @@ pub struct EngineState {
     pub replicas: Replicas,
     /// What was tried in vain.
     pub troubles: Troubles,
+    /// Commands that are under way.
+    pub works: Works,
     /// What lets NBD clients in.
     pub access: Arc<Access>,
     /// Where NBD clients connect, ports resolved.
@@ -71,7 +74,7 @@ pub struct LastLook {
 pub struct LocalLook {
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,
-    /// Of volumes that stay this host's, where no daemon serves them.
+    /// Of volumes that stay this host's: open ones, and those that a daemon which ended has left.
     pub left_journals: Vec<PathBuf>,
     /// Free for the state folder; none where that can't be told.
     pub room_bytes: Option<u64>,

@@ -120,6 +120,12 @@ pub fn page(state: &EngineState) -> String {
     for (name, open) in &opened {
         pool(&mut page, name, open);
     }
+    // One that can't be opened stores nothing: it does not vanish from the page.
+    let served = state.served.lock().clone().unwrap_or_default();
+    let is_closed = |name: &Name| served.contains(name) && !opened.iter().any(|(open, _)| open == name);
+    for known in state.pools.known().into_iter().filter(|known| is_closed(&known.name)) {
+        page.add(metric_definitions::POOL_STORABLE, &[known.name.as_str()], 0.0);
+    }
     volumes(&mut page, state, &opened);
     for replica in state.replica_lines() {
         let labels = [&*replica.from.to_string(), &*replica.to.to_string()];

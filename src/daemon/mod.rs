@@ -45,7 +45,7 @@ mod pools;
 pub mod progress;
 mod replica_scheduler;
 mod replica_state;
-mod shell_command;
+pub mod shell_command;
 pub mod signals;
 mod state_dir;
 mod store_overlap;
@@ -55,6 +55,7 @@ mod volume_clients;
 mod volume_path;
 mod volume_sharing_map;
 mod volume_uses;
+mod works;
 
 pub use config::Config;
 pub use configured::{Configured, Reloaded};

@@ -13,7 +13,9 @@ use super::api::VolumePath;
 use super::key_places::ConfiguredKeys;
 use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
+use crate::base::nearest::nearest_word;
 use crate::base::rt::{Dial, Rt};
+use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, PoolId, Result};
 use crate::keys::{OpenKeys, PoolKey};
 use crate::pool::{
@@ -139,11 +141,16 @@ impl Pools {
     }
 
     fn slot(&self, name: &Name) -> Result<Arc<Slot>> {
-        let found = self.slots.lock().get(name).cloned();
-        found.ok_or_else(|| {
+        let slots = self.slots.lock();
+        slots.get(name).cloned().ok_or_else(|| {
+            let names: Vec<&str> = slots.keys().map(Name::as_str).collect();
+            let near = nearest_word(name.as_str(), &names).map(|near| format!("; did you mean {near}?"));
             Error::new(
                 Kind::NotFound,
-                format!("this host knows no pool {name}: `windlass pool create` makes one, `windlass pool add` makes one known"),
+                format!(
+                    "this host knows no pool {name}: `windlass pool create` makes one, `windlass pool add` makes one known{}",
+                    near.unwrap_or_default()
+                ),
             )
         })
     }
@@ -400,17 +407,32 @@ impl Pools {
         relabel(&host, name, &stores, &ids).await.map_err(|e| e.context(format!("pool {name}")))
     }
 
-    /// Forgets where it is; nothing in its stores changes.
-    pub async fn forget(&self, name: &Name) -> Result<()> {
+    /// Forgets where it is; nothing in its stores changes but that its volumes are stored and released: what can't be stored
+    /// within `drain` refuses it.
+    pub async fn forget(&self, name: &Name, drain: Duration) -> Result<()> {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
-        if let Some(open) = slot.open.lock().await.take() {
-            let stuck = open.volumes.shutdown(Duration::from_secs(30)).await;
-            if let Some(sentence) = stuck.first() {
-                return Err(Error::new(Kind::Owned, format!("pool {name} is not forgotten: {sentence}")));
+        let mut held = slot.open.lock().await;
+        if let Some(open) = &*held {
+            let refused =
+                |why: String| Error::new(Kind::Owned, format!("pool {name} is not forgotten: {why}"));
+            // It goes on with those that can't be stored.
+            open.volumes.release_unless(&|_| false, drain).await;
+            let unsent = open.volumes.with_unsent();
+            if let Some(volume) = unsent.first() {
+                return Err(refused(format!(
+                    "{} {} writes that are in this host's journal alone, {name}/{volume} for one: they are stored by themselves \
+                     once enough of its stores answer (`windlass pool status {name}`)",
+                    show_count(unsent.len() as u64, "volume"),
+                    if unsent.len() == 1 { "has" } else { "have" },
+                )));
+            }
+            if let Some(sentence) = open.volumes.shutdown(drain).await.into_iter().next() {
+                return Err(refused(sentence));
             }
             open.pool.close().await;
         }
+        *held = None;
         self.host_context.home.forget(&*self.host_context.disk, name).await?;
         self.slots.lock().remove(name);
         Ok(())

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::api::{Progress, Reply};
+use super::works::Told;
 
 /// Lines that may wait for a slow reader; more are dropped, the next ones tell more anyway.
 const PROGRESS_QUEUE: usize = 16;
@@ -47,6 +48,8 @@ pub struct ProgressSink {
     steps: Option<mpsc::Sender<Step>>,
     given_up: CancellationToken,
     asker: Option<Asker>,
+    /// What was told last, for who looks from elsewhere.
+    told: Option<Told>,
 }
 
 impl ProgressSink {
@@ -65,13 +68,23 @@ impl ProgressSink {
         ProgressSink { asker, ..self }
     }
 
+    /// The same; what it tells is kept there, too.
+    #[must_use]
+    pub fn kept(self, told: Told) -> ProgressSink {
+        ProgressSink { told: Some(told), ..self }
+    }
+
     /// None: nobody outside this process.
     pub fn asker(&self) -> Option<Asker> {
         self.asker
     }
 
     pub fn tell(&self, doing: &str, done: u64, total: u64) {
-        self.step(Step::Progress(Progress { doing: doing.to_owned(), done, total }));
+        let progress = Progress { doing: doing.to_owned(), done, total };
+        if let Some(told) = &self.told {
+            *told.lock() = Some(progress.clone());
+        }
+        self.step(Step::Progress(progress));
     }
 
     pub fn say(&self, sentence: impl Into<String>) {

@@ -13,6 +13,15 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For a shell, quoted where it needs to be.
+pub fn shell_word(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:@=,".contains(&b);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// One of them.
 #[derive(Clone, Copy, Debug)]
 pub struct ShellCommand<'a> {
@@ -79,5 +88,17 @@ impl ShellCommand<'_> {
             true => Ok(printed),
             false => Err(Error::new(Kind::Io, format!("{} failed: {status}", self.called))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_read_otherwise_is_quoted() {
+        assert_eq!(shell_word("/run/w/nbd.sock"), "/run/w/nbd.sock");
+        assert_eq!(shell_word("s3://b/p?region=x"), "'s3://b/p?region=x'");
+        assert_eq!(shell_word("/a b/it's"), r"'/a b/it'\''s'");
     }
 }

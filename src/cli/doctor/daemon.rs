@@ -142,7 +142,8 @@ pub fn judge_status(status: &EngineStatus) -> Vec<Check> {
             "mend the disk or free space on it, then restart the daemon",
         ));
     }
-    if status.kept_journals.is_empty() && status.kept_files.is_empty() {
+    let left = status.troubles.iter().any(|told| told.name == "left-journals");
+    if status.kept_journals.is_empty() && status.kept_files.is_empty() && !left {
         all.push(Check::ok("left-behind", "no journals and no files of ended runs"));
     }
     all

@@ -20,6 +20,7 @@ use self::input::{Asked, Input, parse_sum};
 use self::nbd_target::{ATTEMPTS, NbdTarget, PAUSE};
 use self::note::{Note, Notes};
 use super::reach_engine::{Door, unless_interrupted};
+use super::transfer_bar::{Counts, bar};
 use super::volume::key_of_new;
 use super::volume_key::KeyFlags;
 use super::{Global, apply_diff, done, output};
@@ -129,7 +130,7 @@ pub async fn run(global: &Global, args: Import) -> Result<ExitCode> {
 
 /// What `--dry-run` tells.
 async fn look(rt: &Rt, args: &Import) -> Result<Outcome> {
-    let input = open(rt, args, &bar()).await?;
+    let input = open(rt, args, &bar(Counts::Bytes)).await?;
     let size = input.source.size();
     let value = json!({"source": args.from, "format": input.format, "size": size, "sha256": input.sum});
     let size = size.map_or_else(
@@ -169,7 +170,7 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
         };
     }
     let notes = Notes::open(&StateDir::locate()?, &args.path).await?;
-    let bar = bar();
+    let bar = bar(Counts::Bytes);
     let mut input = open(rt, args, &bar).await?;
     let began = rt.now();
     let mut work = begin(door, args, &input, notes).await?;
@@ -542,11 +543,6 @@ impl Door {
 
 fn text(value: &Value, key: &str) -> Option<String> {
     value.get(key).and_then(Value::as_str).map(str::to_owned)
-}
-
-/// Nothing but on a terminal.
-fn bar() -> ProgressBar {
-    ProgressBar::new_spinner()
 }
 
 fn show(bar: &ProgressBar, path: &VolumePath, size: Option<u64>) {

@@ -15,6 +15,7 @@ use crate::daemon::key_places::pool_key;
 use crate::daemon::pool_capacity::{Capacity, stored};
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
+use crate::daemon::shell_command::shell_word;
 use crate::keys::PoolKey;
 use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,
@@ -31,6 +32,8 @@ const TRASH: &str = "24h";
 const ASK: Duration = Duration::from_secs(3);
 /// And for the heads of all volumes.
 const USAGE: Duration = Duration::from_secs(10);
+/// How long writes of a pool that is to be forgotten may take to be stored.
+const DRAIN: Duration = Duration::from_secs(30);
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     let (opened, capacities) = (state.pools.opened(), &state.capacities);
@@ -229,9 +232,9 @@ pub async fn create(state: &EngineState, args: PoolCreate) -> Result<Outcome> {
     let mut outcome = Outcome::of(&serde_json::json!({
         "name": args.name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
     }))?;
-    for sentence in open.pool.survives() {
-        outcome = outcome.note(sentence);
-    }
+    let over = show_count(open.pool.membership().members.len() as u64, "store");
+    outcome = outcome.note(format!("pool {} is there: {} over {over}", args.name, open.pool.layout()));
+    outcome = outcome.note_all(open.pool.survives());
     outcome = outcome.note_all(trash_costs(&open.pool));
     Ok(outcome.note_all(key_is_to_be_named(state, &args.name, &open.pool)))
 }
@@ -344,9 +347,18 @@ pub async fn list(state: &EngineState) -> Result<Outcome> {
 
 pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
     state.sessions.check_pool_unused(name, state.pools.known_id(name))?;
-    state.pools.forget(name).await?;
+    let known = state.pools.known().into_iter().find(|known| known.name == *name);
+    state.pools.forget(name, DRAIN).await?;
     let value = serde_json::json!({"name": name, "forgotten": true});
     let note = format!("pool {name} is forgotten here; its stores keep everything");
+    let note = match known {
+        Some(known) => {
+            let stores = known.stores.iter().map(|store| shell_word(store)).collect::<Vec<_>>().join(" ");
+            let key = if known.has_key { " --key-file FILE" } else { "" };
+            format!("{note}: `windlass pool add {name} {stores}{key}` makes it known again")
+        }
+        None => note,
+    };
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 

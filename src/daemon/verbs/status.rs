@@ -1,17 +1,19 @@
 //! What is known here, of all that this engine has: `status`, and `watch` for who looks all the time (`windlass top`, and
 //! the page on the metrics address).
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{mount, pool, volume};
 use crate::base::units::{GIB, show_bytes, show_count, show_time};
-use crate::base::{Budget, Result, utc};
+use crate::base::{Budget, PoolId, Result, utc};
 use crate::daemon::answers::{
     EngineStatus, HostTrouble, MemoryPart, PoolLine, ReadCaches, VolumeInUse, WatchAnswer,
 };
 use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::{EngineState, LocalLook};
-use crate::daemon::state_dir::HostContext;
+use crate::daemon::state_dir::{HostContext, KnownPool};
 use crate::daemon::trouble_alerts::{Found, Trouble};
 
 /// How often stores are asked while somebody watches: what a pool that nobody uses knows of its stores grows old. All who
@@ -39,6 +41,7 @@ fn known(state: &EngineState, local: LocalLook) -> EngineStatus {
         pools: pool::lines(state),
         volumes: volume::in_use(state),
         replicas: state.replica_lines(),
+        under_way: state.works.list(host_context.rt.now()),
         mounts: state.mounts.list(),
         kept_files: local.kept_files,
         kept_journals: local.kept_journals,
@@ -54,7 +57,7 @@ async fn look_locally(state: &EngineState) -> LocalLook {
     LocalLook {
         kept_files: mount::by_bucket(&state.mounts.kept(&state.host_context).await.unwrap_or_default()),
         kept_journals: home.kept_journals(&**disk).await,
-        left_journals: if is_daemon(state) { Vec::new() } else { home.left_journals(&**disk).await },
+        left_journals: home.left_journals(&**disk).await,
         room_bytes: room.ok().flatten(),
     }
 }
@@ -90,18 +93,49 @@ fn troubles(state: &EngineState, local: &LocalLook) -> Vec<HostTrouble> {
         ))
     };
     let told = |name: &'static str, trouble| HostTrouble { name: name.into(), trouble };
-    // A look that is remembered may be from before this engine served.
-    let left = (!local.left_journals.is_empty() && !is_daemon(state)).then(|| {
-        let (few, name) = (show_count(local.left_journals.len() as u64, "volume"), local.left_journals[0].display());
-        format!(
-            "{few} stayed this host's when the daemon ended, with a journal that may hold writes which are in no store ({name}): \
-             start the daemon, which stores them; `windlass volume info POOL/VOLUME` tells how much it is"
-        )
-    });
+    let left = left_journals(state, &local.left_journals);
     let room = room.map(|said| told("state-space", said));
     let left = left.map(|said| told("left-journals", said));
     let certificate = certificate().map(|said| told("tls-certificate", said));
     room.into_iter().chain(left).chain(certificate).chain(state.troubles.list(rt.now())).collect()
+}
+
+/// Of volumes with journals that nobody goes on with: all without a daemon, and those of pools that a daemon can't open now.
+fn left_journals(state: &EngineState, journals: &[PathBuf]) -> Option<String> {
+    let opened = state.pools.opened();
+    let is_daemon = is_daemon(state);
+    let goes_on = |journal: &&PathBuf| {
+        is_daemon && opened.iter().any(|(_, open)| pool_of(journal) == Some(open.pool.id()))
+    };
+    let left: Vec<&PathBuf> = journals.iter().filter(|journal| !goes_on(journal)).collect();
+    let first = left.first()?;
+    let (few, shown) = (show_count(left.len() as u64, "volume"), first.display());
+    if !is_daemon {
+        return Some(format!(
+            "{few} stayed this host's when the daemon ended, with a journal that may hold writes which are in no store ({shown}): \
+             start the daemon, which stores them; `windlass volume info POOL/VOLUME` tells how much it is"
+        ));
+    }
+    let of_pools: BTreeSet<String> = left
+        .iter()
+        .map(|journal| {
+            let is_its = |known: &KnownPool| known.id.is_some() && known.id == pool_of(journal);
+            match state.pools.known().into_iter().find(is_its) {
+                Some(known) => format!("pool {}, which is not open here now", known.name),
+                None => "a pool that this host does not know: `windlass pool add` makes it known".to_owned(),
+            }
+        })
+        .collect();
+    let of_pools = of_pools.into_iter().collect::<Vec<_>>().join("; and of ");
+    Some(format!(
+        "{few} stayed this host's, with a journal that may hold writes which are in no store ({shown}), and are stored once the \
+         pool is open here: of {of_pools}"
+    ))
+}
+
+/// By the folder that a journal is in.
+fn pool_of(journal: &Path) -> Option<PoolId> {
+    journal.parent()?.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
 /// Asks pools' stores and mounts' buckets, which nobody may have used for long. None is waited for long.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -56,6 +57,7 @@ pub(super) async fn state(dir: &Path, name: &str) -> EngineState {
         metrics: Default::default(),
         mirror: Default::default(),
         served: Default::default(),
+        works: Default::default(),
         last_look: Default::default(),
         map_turn: Default::default(),
         began: rt.now(),
@@ -1173,4 +1175,46 @@ async fn each_command_that_changes_something_leaves_a_line_where_the_file_says()
     );
     assert!(lines[0]["deed"].as_str().unwrap().contains("p/v"), "{text}");
     assert!(lines[1]["why"].as_str().unwrap().contains("p/v"), "{text}");
+}
+
+/// Its journals hold what is in no store: neither a pool that was not forgotten nor one that can't be opened is told to be well.
+#[allow(clippy::disallowed_methods)] // stores that somebody takes away
+#[tokio::test]
+async fn journals_of_a_pool_whose_stores_are_away_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = state(dir.path(), "h").await;
+    *here.served.lock() = Some(BTreeSet::new());
+    make_pool(&here, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&here, "p/v").await;
+    let (pool, volume) = ("p".parse().unwrap(), "v".parse().unwrap());
+    let open = here.pools.get(&pool).await.unwrap();
+    let client = open.volumes.open(&volume, OpenMode::Normal).await.unwrap();
+    let answer = |outcome: Outcome| outcome.answer::<crate::daemon::answers::EngineStatus>().unwrap();
+    client.write(0, vec![7; 4096].into()).await.unwrap();
+    client.flush().await.unwrap();
+    let told = status(&here).await.unwrap();
+    assert!(answer(told).troubles.is_empty());
+    let away =
+        |name: &str, away: &str| std::fs::rename(dir.path().join(name), dir.path().join(away)).unwrap();
+    ["s0", "s1"].iter().for_each(|name| away(name, &format!("{name}.away")));
+    client.write(4096, vec![8; 4096].into()).await.unwrap();
+    client.flush().await.unwrap();
+    drop(client);
+    let refused = here.pools.forget(&pool, Duration::from_millis(200)).await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("p/v"), "{refused}");
+    let told = answer(status(&here).await.unwrap());
+    assert!(told.volumes.iter().any(|v| v.unsent_bytes > 0), "it goes on: {told:?}");
+    // The daemon ends, and the next one finds the stores away.
+    open.volumes.shutdown(Duration::from_millis(200)).await;
+    open.pool.close().await;
+    drop((open, here));
+    let next = state(dir.path(), "h").await;
+    *next.served.lock() = Some(BTreeSet::from([pool]));
+    let outcome = status(&next).await.unwrap();
+    assert!(outcome.degraded);
+    let told = answer(outcome);
+    let left = told.troubles.iter().find(|told| told.name == "left-journals").expect("it is told");
+    assert!(left.trouble.contains("1 volume") && left.trouble.contains("pool p"), "{}", left.trouble);
+    let metrics = crate::daemon::metrics::page(&next);
+    assert!(metrics.contains("windlass_pool_storable{pool=\"p\"} 0"), "{metrics}");
 }

@@ -21,6 +21,12 @@ pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -
         writers: state.sessions.writers(path),
         origin: info.parent.as_ref().map(|parent| origin(&path.pool, parent)),
         replica: state.replica_lines().into_iter().find(|replica| replica.from == *path),
+        under_way: state
+            .works
+            .list(state.host_context.rt.now())
+            .into_iter()
+            .filter(|work| work.of == path.to_string())
+            .collect(),
         info: info.clone(),
     }
 }
@@ -99,7 +105,18 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
         done => done?,
     };
     let outcome = Outcome::of(&shown(state, &args.path, &info))?;
-    Ok(outcome.note(format!("a flush {}", info.meaning)))
+    let made =
+        format!("volume {} of {} is there; it takes room as it is written", args.path, told_size(info.size));
+    Ok(outcome.note(made).note(format!("a flush {}", info.meaning)))
+}
+
+/// As it is typed, and where that is no round number, as people read it too.
+fn told_size(bytes: u64) -> String {
+    let exact = show_size(bytes);
+    match exact.parse::<u64>() {
+        Ok(_) => format!("{exact} bytes ({})", show_bytes(bytes)),
+        Err(_) => exact,
+    }
 }
 
 /// `--if-absent` is content only with a volume as it was asked for: `Exists` tells how that one differs.
