@@ -109,6 +109,10 @@ impl State {
 }
 
 impl Found {
+    pub fn into_parts(self) -> (VolumePath, Option<Name>) {
+        (self.volume, self.snapshot)
+    }
+
     /// What the names of the two ends stand for now.
     async fn between(&self, door: &mut Door, since: Option<&Name>) -> Result<Between> {
         if since.is_none() && self.snapshot.is_none() {

@@ -14,7 +14,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("Pools and volumes", &["pool", "volume", "snapshot", "clone", "replicate"]),
     ("Volumes as disks and images", &["attach", "detach", "import", "export"]),
     ("Buckets as folders", &["mount", "unmount"]),
-    ("What goes on", &["status", "top", "doctor", "cost", "drill"]),
+    ("What goes on", &["status", "top", "doctor", "store", "cost", "drill"]),
     ("The daemon and what it may do", &["serve", "config", "credentials", "policy"]),
 ];
 /// Where what a command does begins, in columns.

@@ -36,6 +36,7 @@ mod snapshot_hooks;
 mod snapshot_or_time;
 mod status;
 mod stderr_log;
+mod store;
 mod take_over;
 mod top;
 mod transfer_bar;
@@ -124,6 +125,9 @@ enum Command {
     /// Rehearse a loss while clients go on
     #[command(subcommand)]
     Drill(drill::Drill),
+    /// Try whether buckets and folders keep what pools and mounts stand on
+    #[command(subcommand)]
+    Store(store::Store),
     /// What pools cost a month, and what another layout or class would
     Cost(cost::Cost),
     /// Keys of stores: give them to the daemon while it runs, list them, take them back
@@ -270,6 +274,7 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Top(args) => Box::pin(top::run(&global, args)).await,
         Command::Doctor(args) => Box::pin(doctor::run(&global, args)).await,
         Command::Drill(args) => Box::pin(drill::run(&global, args)).await,
+        Command::Store(args) => Box::pin(store::run(&global, args)).await,
         Command::Cost(args) => Box::pin(cost::run(&global, args)).await,
         Command::Credentials(args) => Box::pin(credentials::run(&global, args)).await,
         Command::Config(args) => Box::pin(config::run(&global, args)).await,

@@ -89,6 +89,10 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
     let (Some(url), Some(dir)) = (&args.url, &args.dir) else {
         return Err(Error::new(Kind::Usage, "name what to mount, and where"));
     };
+    if dir.to_str().is_some_and(|dir| dir.contains("://")) && !url.contains("://") {
+        let why = format!("the bucket stands before the folder: `windlass mount {} {url}`", dir.display());
+        return Err(Error::new(Kind::Usage, why));
+    }
     let dir = absolute(dir)?;
     let options: Vec<String> =
         args.o.iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()).map(str::to_owned).collect();

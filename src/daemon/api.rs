@@ -474,6 +474,12 @@ pub enum Verb {
     SnapshotAt { path: VolumePath, at_ms: u64 },
     /// Looks through a volume's own structures.
     VolumeCheck { path: VolumePath },
+    /// Sums the bytes of a volume as it is now, or of one of its snapshots.
+    VolumeChecksum {
+        path: VolumePath,
+        #[serde(default)]
+        snapshot: Option<Name>,
+    },
     /// Frees the space of what is no longer needed.
     VolumeCollect { path: VolumePath },
     /// Takes a volume from a host that is gone.

@@ -168,6 +168,7 @@ impl Engine {
             served: Default::default(),
             works: Default::default(),
             last_look: Default::default(),
+            sum_turn: Default::default(),
             map_turn: Default::default(),
             began: rt.now(),
             host_context,

@@ -53,6 +53,8 @@ pub struct EngineState {
     pub served: Mutex<Option<BTreeSet<Name>>>,
     /// What whoever watches sees of what is not looked at each time.
     pub last_look: Mutex<LastLook>,
+    /// Held while a volume is summed.
+    pub sum_turn: tokio::sync::Mutex<()>,
     /// Held while a map of a volume is drawn.
     pub map_turn: tokio::sync::Mutex<()>,
     /// When the engine started.

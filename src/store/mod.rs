@@ -46,7 +46,9 @@ pub use keyring::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, Keyring, keyr
 pub use mem::{Backup, EtagRule, MemStore};
 pub use open::{adopt, expect, open, open_patiently};
 pub use permission_probe::{Right, TriedRight, is_public, try_rights};
-pub use prove::{Effort, Promise, Proof, Tried, Verdict, probe, probe_with, prove};
+pub use prove::{
+    Effort, FileNeed, Promise, Proof, Tried, TriedNeed, Verdict, probe, probe_with, prove, prove_files,
+};
 pub use request_and_answer::{BucketAnswer, BucketRequest};
 pub use restore::{Restore, Restored, Tier};
 pub use retry::{Patience, Retrying};

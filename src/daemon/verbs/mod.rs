@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod beside_tests;
+mod checksum;
 mod clone;
 mod copy_and_replicate;
 mod credentials;
@@ -156,6 +157,9 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
         Verb::VolumeFlatten { path, rate } => Box::pin(flatten(state, &path, rate, progress)).await,
         Verb::VolumeHistory { path } => Box::pin(snapshot::history(state, &path)).await,
         Verb::SnapshotAt { path, at_ms } => Box::pin(snapshot::snapshot_at(state, &path, at_ms)).await,
+        Verb::VolumeChecksum { path, snapshot } => {
+            Box::pin(checksum::checksum(state, &path, snapshot.as_ref(), progress)).await
+        }
         Verb::VolumeCheck { path } => Box::pin(volume::check(state, &path)).await,
         Verb::VolumeCollect { path } => Box::pin(volume::collect(state, &path, progress)).await,
         Verb::VolumeTakeOver { path, accept_loss } => Box::pin(take_over(state, &path, accept_loss)).await,

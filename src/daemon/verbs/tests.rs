@@ -59,6 +59,7 @@ pub(super) async fn state(dir: &Path, name: &str) -> EngineState {
         served: Default::default(),
         works: Default::default(),
         last_look: Default::default(),
+        sum_turn: Default::default(),
         map_turn: Default::default(),
         began: rt.now(),
         host_context,
@@ -1217,4 +1218,30 @@ async fn journals_of_a_pool_whose_stores_are_away_are_told() {
     assert!(left.trouble.contains("1 volume") && left.trouble.contains("pool p"), "{}", left.trouble);
     let metrics = crate::daemon::metrics::page(&next);
     assert!(metrics.contains("windlass_pool_storable{pool=\"p\"} 0"), "{metrics}");
+}
+
+/// As of its bytes, holes too.
+#[tokio::test]
+async fn a_sum_is_that_of_all_bytes_of_a_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = state(dir.path(), "h").await;
+    make_pool(&here, "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
+    make_volume(&here, "p/v").await;
+    let path: VolumePath = "p/v".parse().unwrap();
+    let client = here.pools.get(&path.pool).await.unwrap();
+    let client = client.volumes.open(&path.volume, OpenMode::Normal).await.unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    let sum = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
+    let told = async |snapshot: Option<&Name>| {
+        checksum::checksum(&here, &path, snapshot, &ProgressSink::none()).await.unwrap().value
+    };
+    client.write(8192, vec![7; 4096].into()).await.unwrap();
+    bytes[8192..12288].fill(7);
+    assert_eq!(told(None).await, serde_json::json!({"path": "p/v", "size": 1 << 20, "blake3": sum(&bytes)}));
+    snapshot::snapshot(&here, &["p/v@s".parse().unwrap()], TAKEN).await.unwrap();
+    client.write(0, vec![8; 4096].into()).await.unwrap();
+    let then = told(Some(&"s".parse().unwrap())).await;
+    assert_eq!((&then["path"], &then["blake3"]), (&"p/v@s".into(), &sum(&bytes).into()));
+    bytes[..4096].fill(8);
+    assert_eq!(told(None).await["blake3"], sum(&bytes));
 }

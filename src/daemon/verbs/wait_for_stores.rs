@@ -122,7 +122,7 @@ impl Manner {
                 let show = format!("windlass volume key list {path}");
                 changes(&[path], Need::Store, format!("{path} has a new data key"), show)
             }
-            Verb::VolumeCheck { path } => looks([path.pool.clone()]),
+            Verb::VolumeCheck { path } | Verb::VolumeChecksum { path, .. } => looks([path.pool.clone()]),
             Verb::VolumeTakeOver { path, .. } => {
                 changes(&[path], Need::Decide, format!("{path} was taken over"), info(path))
             }

@@ -206,10 +206,11 @@ impl Root {
         self.check().map_err(|e| match e.kind() {
             Kind::NotFound => {
                 let (url, dir) = (&self.url, self.dir.display());
-                Error::new(
-                    Kind::NotFound,
-                    format!("store {url}: its folder is not there: correct the path, or make {dir} first"),
-                )
+                let why = match rustix::fs::stat(&self.dir) {
+                    Ok(_) => format!("{dir} is no folder: name one"),
+                    Err(_) => format!("its folder is not there: correct the path, or make {dir} first"),
+                };
+                Error::new(Kind::NotFound, format!("store {url}: {why}"))
             }
             _ => e,
         })?;

@@ -7,9 +7,11 @@
 
 mod alone;
 mod contest;
+mod files;
 mod outcome;
 mod trial;
 
+pub use self::files::{FileNeed, TriedNeed, prove_files};
 pub use self::outcome::{Promise, Proof, Tried, Verdict};
 pub use self::trial::Effort;
 
@@ -77,5 +79,7 @@ async fn try_one(trial: &Trial<'_>, promise: Promise) -> Tried {
     Tried { promise, writers, rounds, verdict }
 }
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

@@ -41,7 +41,7 @@ pub(super) const BODY: &[u8] = b"windlass probe: which bytes are these? ";
 /// Pauses of a single writer who is told to slow down.
 const SLOW_DOWN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 
-fn stored(put: Put) -> Result<Option<Etag>> {
+pub(super) fn stored(put: Put) -> Result<Option<Etag>> {
     match put {
         Put::Stored(etag) => Ok(Some(etag)),
         Put::Refused => Ok(None),
@@ -112,6 +112,13 @@ impl<'a> Trial<'a> {
         let mut keys = self.keys.lock();
         let key = format!("{}-{}", self.stem, keys.len());
         keys.push(key.clone());
+        key
+    }
+
+    /// A longer name, which is removed at the end too.
+    pub fn below(&self, key: &str, end: &str) -> String {
+        let key = format!("{key}{end}");
+        self.keys.lock().push(key.clone());
         key
     }
 
