@@ -123,7 +123,7 @@ pub struct VolumeAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaLine>,
     /// Commands that this daemon carries out on it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub under_way: Vec<WorkLine>,
     #[serde(flatten)]
     pub info: VolumeInfo,
