@@ -11,7 +11,7 @@ use crate::base::rt::{Instant, RealDisk, RealRuntime, Rt};
 use crate::base::units::{parse_duration, show_time};
 use crate::base::{Result, utc};
 use crate::daemon::api::Outcome;
-use crate::daemon::{self, StateDir, read_kept_credentials};
+use crate::daemon::{StateDir, read_kept_credentials};
 use crate::store::{
     self, BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
 };
@@ -104,7 +104,7 @@ pub async fn run(global: &Global, command: Store) -> Result<ExitCode> {
     }
     let held = |store: &StoreReport| store.lines.iter().all(|line| line.verdict == "held");
     let all_held = stores.iter().all(held) && !reach_engine::was_interrupted();
-    let report = Report { version: daemon::VERSION, stores, not_tried: NOT_TRIED };
+    let report = Report { version: env!("CARGO_PKG_VERSION"), stores, not_tried: NOT_TRIED };
     match global.json {
         true => output::notes(global, &Outcome::of(&report)?),
         false => human(&report),
@@ -117,15 +117,14 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
     let (began, at) = (rt.now(), utc::show(rt.wall_ms()));
     let left = |now: Instant| for_time.saturating_sub(now.since(began));
     let (mut pool, mut files, mut turns) = (BTreeMap::new(), BTreeMap::new(), 0);
-    let (mut verdict, mut silent, mut addresses) = (Ok(()), Vec::new(), Vec::new());
-    loop {
+    let mut verdict = Ok(());
+    let (addresses, silent) = loop {
         turns += 1;
         let conditions = Promise::ALL.iter().filter(|promise| promise.is_contended()).count() as u32;
         let effort = Effort { time: TURN.min(left(rt.now()) / conditions), ..Effort::SHORT };
         let goes_on = |_: &Tried| !reach_engine::was_interrupted();
         let proof = store::prove(rt, &*bucket, PLACE, effort, goes_on).await?;
         verdict = verdict.and_then(|()| proof.verdict());
-        (addresses, silent) = (proof.addresses, proof.silent);
         proof.tried.iter().for_each(|tried| add(pool.entry(tried.promise), of_pool(tried)));
         let goes_on = |_: &TriedNeed| !reach_engine::was_interrupted();
         for tried in store::prove_files(rt, &*bucket, PLACE, goes_on).await? {
@@ -133,9 +132,9 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
         }
         let is_over = left(rt.now()).is_zero() || verdict.is_err() || reach_engine::was_interrupted();
         if is_over {
-            break;
+            break (proof.addresses, proof.silent);
         }
-    }
+    };
     let shown = |all: Vec<std::net::IpAddr>| all.iter().map(ToString::to_string).collect();
     let ahead = bucket.ahead_ms().await.and_then(|asked| asked.ok());
     let lacks = |lacks: &&FileNeed| files.get(*lacks).is_some_and(|line: &Line| line.verdict != "held");
