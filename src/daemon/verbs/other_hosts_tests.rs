@@ -438,7 +438,7 @@ async fn the_new_store_of_a_replacement_that_another_host_left_is_emptied_too() 
         let (name, old) = ("p".parse().unwrap(), &folders(dir.path(), &["s0"])[0]);
         let new = other.pools.new_stores(&name, &folders(dir.path(), &["new"])).await.unwrap();
         let open = other.pools.get(&name).await.unwrap();
-        open.pool.plan_replacement(old, &new[0], &open.volumes, Care::All).await.unwrap();
+        open.pool.plan_replacement(old, &new[0], &open.volumes, Care::All, &|_| {}).await.unwrap();
         let files = || {
             let all = std::fs::read_dir(dir.path().join("new")).unwrap();
             all.map(|file| file.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()

@@ -110,6 +110,8 @@ impl ForcedRecovery {
                 break;
             }
         }
+        // What can't be understood is said when it is brought along.
+        drop(register.hear_of_seal().await);
         hear_all(&host, &roster).await;
         let now = roster.current();
         if now.generation > config.generation {
@@ -167,7 +169,7 @@ impl ForcedRecovery {
             ProvenServers::new(host.disk.clone(), &host.folder, config.pool),
             HostClock::open(&host.rt, &host.disk, &host.folder).await,
         );
-        let pool = Pool::still(config, context)?;
+        let pool = Pool::still(config, context);
         let done = self.recover_with(&pool).await;
         pool.close().await;
         done
@@ -214,8 +216,7 @@ impl ForcedRecovery {
             let now = self.roster.current();
             let both = || [Some(&now), now.before.as_ref()].into_iter().flatten();
             if both().any(|m| m.deciding().next().is_none()) {
-                let why = "none of the stores answers that could tell what was decided: bring one back, and look again";
-                return Err(Error::new(Kind::Unavailable, why));
+                return Err(nobody_tells());
             }
             let guess = both().any(|m| m.is_guess());
             if guess && !self.guess {
@@ -316,8 +317,12 @@ impl ForcedRecovery {
         let now = self.roster.current();
         let takers = self.takers(&now).await;
         check_loss(&now, &takers, &self.config).await?;
-        if now.hopeless().await == now.given_up {
+        let hopeless = now.hopeless().await;
+        if hopeless == now.given_up {
             return Ok(());
+        }
+        if hopeless.len() == now.acceptors.len() {
+            return Err(nobody_tells());
         }
         let away = away(&now).await.iter().map(|m| m.index()).collect();
         self.plan(&self.config, &now, &takers, &away).map(|_| ())
@@ -391,6 +396,11 @@ async fn check_loss(
         config.layout.m(),
     );
     Err(Error::new(Kind::Refused, text))
+}
+
+fn nobody_tells() -> Error {
+    let why = "none of the stores answers that could tell what was decided: bring one back, and look again";
+    Error::new(Kind::Unavailable, why)
 }
 
 fn nothing_in_place(away: &BTreeSet<usize>, config: &PoolConfig) -> Error {

@@ -49,7 +49,6 @@ const IDLE_WAIT: Duration = Duration::from_secs(2);
 pub struct Pool {
     id: PoolId,
     name: Name,
-    zoning: Zoning,
     settings: Mutex<PoolSettings>,
     directory: Directory,
     quota: QuotaRoom,
@@ -61,27 +60,26 @@ const WRITTEN_WAIT: Duration = Duration::from_secs(5);
 
 impl Pool {
     /// From what its register says, on these stores.
-    pub(in crate::pool) fn new(config: &PoolConfig, context: Arc<PoolContext>) -> Result<Arc<Pool>> {
-        let pool = Pool::still(config, context)?;
+    pub(in crate::pool) fn new(config: &PoolConfig, context: Arc<PoolContext>) -> Arc<Pool> {
+        let pool = Pool::still(config, context);
         handoff::start(&pool.context);
         verify_damage::start(&pool.context);
         prove_servers::start(&pool.context);
         refresh::keep_up(&pool.context, config.pool);
         pool.context.roster().keep_looking();
-        Ok(pool)
+        pool
     }
 
     /// The same without anything that goes on by itself.
-    pub(in crate::pool) fn still(config: &PoolConfig, context: Arc<PoolContext>) -> Result<Arc<Pool>> {
-        Ok(Arc::new(Pool {
+    pub(in crate::pool) fn still(config: &PoolConfig, context: Arc<PoolContext>) -> Arc<Pool> {
+        Arc::new(Pool {
             id: config.pool,
             name: config.name.clone(),
-            zoning: config.zoning()?,
             settings: Mutex::new(config.settings.clone()),
             directory: Directory::new(config, &context),
             quota: QuotaRoom::default(),
             context,
-        }))
+        })
     }
 
     pub(in crate::pool) fn context(&self) -> &Arc<PoolContext> {
@@ -112,7 +110,14 @@ impl Pool {
     }
     /// Shards that make a chunk stored while the pool isn't degraded.
     pub fn w(&self) -> usize {
-        if self.settings.lock().ack_zone { self.zoning.w_zone() } else { self.layout().w() }
+        let is_by_zone = self.settings.lock().ack_zone;
+        let zoning = is_by_zone.then(|| self.zoning()).flatten();
+        zoning.map_or(self.layout().w(), |zoning| zoning.w_zone())
+    }
+    /// Of the stores as they are now: one in another's place may be in another zone.
+    fn zoning(&self) -> Option<Zoning> {
+        let zones = self.context.members().iter().map(|m| m.zone().map(str::to_owned)).collect::<Vec<_>>();
+        Zoning::new(self.layout(), &zones).ok()
     }
     pub fn membership(&self) -> Arc<Membership> {
         self.context.membership()
@@ -130,7 +135,7 @@ impl Pool {
     }
     /// What the pool survives when every store is there, for people, a line each.
     pub fn survives(&self) -> Vec<String> {
-        self.zoning.survives(self.w())
+        self.zoning().map(|zoning| zoning.survives(self.w())).unwrap_or_default()
     }
     pub fn rt(&self) -> &Rt {
         self.context.rt()

@@ -41,6 +41,14 @@ pub struct Place {
 }
 
 impl Place {
+    pub(super) fn store(&self) -> &PoolStore {
+        &self.store
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Nothing of the pool's was there.
     pub(super) fn is_free(&self) -> bool {
         matches!(self.when, When::Absent)
@@ -112,14 +120,22 @@ impl Pool {
     /// Makes the plan's next generation the pool's. False: another plan was first; what this one put on its places lists
     /// nobody. Errors: `Owned` (a place was labelled by another meanwhile), `Unavailable`.
     pub(in crate::pool) async fn carry_out(&self, plan: &Plan<'_>) -> Result<bool> {
+        match self.begin(plan).await? {
+            Some(nonce) => self.seal(plan, nonce).await,
+            None => Ok(false),
+        }
+    }
+
+    /// All but the seal, which needs the nonce that is returned.
+    pub(super) async fn begin(&self, plan: &Plan<'_>) -> Result<Option<Nonce>> {
         let nonce = Nonce(self.rt().random128());
         if !self.register_plan(plan.now, nonce).await? {
-            return Ok(false);
+            return Ok(None);
         }
         for place in &plan.places {
             self.put_first_label(place, plan).await?;
         }
-        self.seal(plan, nonce).await
+        Ok(Some(nonce))
     }
 
     /// From now on no plan that was registered before seals this generation. False: it is sealed already.

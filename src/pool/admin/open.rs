@@ -101,7 +101,7 @@ impl Pool {
         let rt = host.rt.clone();
         let context =
             PoolContext::new(rt, current.layout, roster, missing_shards, scrub_cursor, proven, clock);
-        Pool::new(&current, context).map(Some)
+        Ok(Some(Pool::new(&current, context)))
     }
 }
 

@@ -29,7 +29,7 @@ use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
 use crate::pool::stores::{At, How};
 use crate::pool::stores::{Label, label_key};
-use crate::pool::stores::{Member, Standing};
+use crate::pool::stores::{Member, PoolMark, Standing};
 use crate::pool::stores::{Named, parse, place, shard_on};
 use crate::pool::stores::{PoolConfig, StoreEntry};
 use crate::store::{Cause, List, When};
@@ -102,12 +102,13 @@ impl Pool {
         new: &PoolStore,
         inventory: &dyn Inventory,
         care: Care,
+        watch: Watch<'_>,
     ) -> Result<Replacement> {
         self.context().roster().know(new);
         let now = self.description().await?;
         if let Some(before) = &now.before {
             if self.is_lost_midway(&now, old).await {
-                return self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care).await;
+                return self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care, watch).await;
             }
             let ours = |(was, is): (&StoreEntry, &StoreEntry)| {
                 was.url == old && is.url == new.url && was.incarnation != is.incarnation
@@ -139,9 +140,8 @@ impl Pool {
                 check_room(new, holdings.bytes_for(index, &self.membership())).await?;
             }
         }
-        let planned =
-            self.carry_out(&Plan { now: &now, next: &next, hint: &next, places: vec![place] }).await?;
-        Ok(if planned { Replacement::Planned } else { Replacement::Other })
+        let plan = Plan { now: &now, next: &next, hint: &next, places: vec![place] };
+        self.carry_out_filled(&plan, inventory, watch).await
     }
 
     /// Another store for a replacement's new one that answers, and to which not all can be brought: it is too small, say. Only what the
@@ -155,13 +155,14 @@ impl Pool {
         new: &PoolStore,
         inventory: &dyn Inventory,
         care: Care,
+        watch: Watch<'_>,
     ) -> Result<Replacement> {
         let now = self.description().await?;
         let index = now.stores.iter().position(|s| s.url == old);
         if now.before.is_none() || !index.is_some_and(|index| self.membership().is_new(index)) {
             return Err(unknown_store(&now, old));
         }
-        self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care).await
+        self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care, watch).await
     }
 
     /// Whether a replacement's new store of this URL is away before all has come along to it.
@@ -179,6 +180,7 @@ impl Pool {
         places: Vec<(String, PoolStore)>,
         inventory: &dyn Inventory,
         care: Care,
+        watch: Watch<'_>,
     ) -> Result<Replacement> {
         let generation = self.follow().await?;
         let now = self.description().await?;
@@ -207,8 +209,65 @@ impl Pool {
             check_room(new, holdings.bytes_for(*index, &self.membership())).await?;
         }
         // What labels tell strangers is what holds now: of a generation that names the one before by number they would believe it.
-        let planned = self.carry_out(&Plan { now: &now, next: &next, hint: &now, places: judged }).await?;
+        let plan = Plan { now: &now, next: &next, hint: &now, places: judged };
+        self.carry_out_filled(&plan, inventory, watch).await
+    }
+
+    /// Where one store alone holds the registers (no parity), the one in its place decides alone from the seal on. What belongs there
+    /// comes along before that: were it lost midway, nobody could decide any more, though the old one has all that the pool held.
+    async fn carry_out_filled(
+        &self,
+        plan: &Plan<'_>,
+        inventory: &dyn Inventory,
+        watch: Watch<'_>,
+    ) -> Result<Replacement> {
+        let Some(nonce) = self.begin(plan).await? else { return Ok(Replacement::Other) };
+        for place in plan.places.iter().filter(|place| plan.now.acceptors == [place.index()]) {
+            let (rt, mark) = (self.rt().clone(), PoolMark { id: self.id(), key: self.key().cloned() });
+            let (entry, bucket) = (&plan.next.stores[place.index()], Some(place.store().bucket.clone()));
+            let (life, zone, url) = (entry.incarnation, entry.zone.clone(), entry.url.clone());
+            let new = Member::new(rt, mark, place.index(), life, zone, url, bucket);
+            self.fill_ahead(&new, inventory, watch).await?;
+        }
+        let planned = self.seal(plan, nonce).await?;
         Ok(if planned { Replacement::Planned } else { Replacement::Other })
+    }
+
+    /// Brings what belongs on a store that is labelled and not the pool's yet. What can't be read is told once it is (`fill`).
+    async fn fill_ahead(&self, new: &Member, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<()> {
+        let (mut after, mut progress) = (None, Progress { done: 0, of: 0 });
+        loop {
+            let page = inventory.live_after(after, LIVE_PAGE).await?;
+            let ended = page.len() < LIVE_PAGE;
+            after = page.last().copied();
+            progress.of += page.len() as u64;
+            let jobs = stream::iter(page).map(|id| async move { self.bring_ahead(&id, new).await });
+            let mut jobs = jobs.buffer_unordered(AT_ONCE);
+            while let Some(done) = jobs.next().await {
+                done?;
+                progress.done += 1;
+                watch(progress);
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn bring_ahead(&self, id: &ChunkId, new: &Member) -> Result<()> {
+        let context = self.context();
+        let index = shard_on(id, new.index(), context.layout().n());
+        let there = At { member: new, id, index };
+        if there.footer(Cause::Repair).await.is_ok() {
+            return Ok(());
+        }
+        for old in [Some(context.holder(id, index)), context.former_holder(id, index)].into_iter().flatten() {
+            if let Ok((footer, bytes, _)) = (At { member: &old, id, index }).whole(Cause::Repair).await {
+                let object = with_footer_of(&footer, bytes);
+                return there.store(&footer.about, &object, How::Look, Cause::Repair).await;
+            }
+        }
+        Ok(())
     }
 
     /// Of a replacement under way, the new stores that are away, and in whose places something lies that may be taken in: nothing,

@@ -73,6 +73,11 @@ impl Register {
         self.hear(Some(patience)).await.map(drop)
     }
 
+    /// Goes on to the generation that a chosen seal begins, though none of its own acceptors tells of it yet. Changes nothing.
+    pub(in crate::pool) async fn hear_of_seal(&self) -> Result<()> {
+        self.shared.glance().await.map(drop)
+    }
+
     async fn hear(&self, patience: Option<Duration>) -> Result<Vec<Heard>> {
         let now = self.shared.roster.current().generation;
         let heard = self.objects(patience).await;

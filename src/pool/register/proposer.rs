@@ -307,7 +307,7 @@ impl Shared {
     }
 
     /// The value, when that can be told without a put.
-    async fn glance(self: &Arc<Self>) -> Result<Option<Option<Bytes>>> {
+    pub async fn glance(self: &Arc<Self>) -> Result<Option<Option<Bytes>>> {
         let held = self.held.lock().clone();
         if let Some(held) = held
             && let Some(bench) = self.bench_of(&held.stage)

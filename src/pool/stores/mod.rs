@@ -21,7 +21,7 @@ pub use find_by_label::{
 pub use hedge_policy::{Hedges, delay};
 pub use host_resources::{OnlyNamed, Opener, PoolHost, PoolStore};
 pub use label::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, label_key, lacks_key, pool_of_label};
-pub use member::{Member, Standing};
+pub use member::{Member, PoolMark, Standing};
 pub use membership::Membership;
 pub use object_key::{ASIDE, Named, PROBES, REGISTERS, parse, register_key, shard_key};
 pub use placement::{place, shard_on};

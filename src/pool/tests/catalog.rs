@@ -87,7 +87,7 @@ fn all_of_one_comes_along_when_a_store_is_replaced() {
         let spec = PoolStore { url: new.url().to_owned(), zone: None, bucket: new.clone() };
         let old = yard.stores[1].url().to_owned();
         assert_eq!(
-            pool.plan_replacement(&old, &spec, &EMPTY, Care::None).await.unwrap(),
+            pool.plan_replacement(&old, &spec, &EMPTY, Care::None, &|_| {}).await.unwrap(),
             Replacement::Planned
         );
         let followed = pool.follow().await.unwrap();

@@ -196,7 +196,7 @@ fn a_store_of_a_pool_with_a_key_is_replaced_and_what_comes_along_is_signed() {
         let spare = yard.spares[0].clone();
         let new = PoolStore { url: spare.url().to_owned(), zone: None, bucket: spare.clone() };
         let old = yard.stores[0].url().to_owned();
-        pool.plan_replacement(&old, &new, &EMPTY, Care::All).await.unwrap();
+        pool.plan_replacement(&old, &new, &EMPTY, Care::All, &|_| {}).await.unwrap();
         let followed = pool.follow().await.unwrap();
         assert!(pool.settle(followed).await.unwrap());
         yard.settle(3000).await;

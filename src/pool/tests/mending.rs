@@ -463,6 +463,7 @@ fn scrub_says_what_it_could_not_see_and_what_is_lost() {
     run("4+2", |yard| async move {
         let pool = yard.create().await.unwrap();
         let known = Counted { dead: 0, live: 2 };
+        yard.needed.0.lock().insert(id(2));
         store(&pool, &chunk(1, &LENS)).await;
         yard.settle(1000).await;
         let quiet = |_: Progress| {};

@@ -34,7 +34,8 @@ impl Planner {
 
     async fn replace(&self) -> Result<bool> {
         let pool = self.yard.open().await?;
-        Ok(pool.plan_replacement(&self.old(), &self.new, &EMPTY, Care::None).await? != Replacement::Other)
+        Ok(pool.plan_replacement(&self.old(), &self.new, &EMPTY, Care::None, &|_| {}).await?
+            != Replacement::Other)
     }
 
     async fn recover(&self) -> Result<bool> {

@@ -304,6 +304,7 @@ fn of_two_copies_that_contradict_each_other_repair_touches_neither() {
             let (honest, key) = yard.shard(&one.id, 1 - forged);
             let before = bytes_of(honest, &key);
             let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            yard.needed.0.lock().insert(one.id);
             let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
             assert_eq!(found.rotten.len(), 2, "{found:?}");
             let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();

@@ -254,7 +254,7 @@ fn what_is_left_of_the_pools_own_register_may_be_behind_the_others() {
             }
             let StoreSwap { old, new } = swap(&yard, 4, 0);
             assert_eq!(
-                pool.plan_replacement(&old, &new, &EMPTY, Care::All).await.unwrap(),
+                pool.plan_replacement(&old, &new, &EMPTY, Care::All, &|_| {}).await.unwrap(),
                 Replacement::Planned
             );
             let generation = pool.follow().await.unwrap();
@@ -391,7 +391,7 @@ fn a_replacement_that_was_under_way_is_brought_along() {
             let lens: &[usize] = &[9000];
             let pool = stocked(&yard, lens).await;
             let plan = swap(&yard, 1, 0);
-            pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All).await.unwrap();
+            pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All, &|_| {}).await.unwrap();
             pool.register(PoolConfig::register(pool.id())).bring().await.unwrap();
             yard.settle(1000).await;
             pool.close().await;
@@ -416,7 +416,7 @@ fn a_new_store_that_is_lost_midway_is_named_until_another_is_in_its_place() {
             let lens: &[usize] = if layout == "2+1" { &[9000, 8000] } else { &[9000] };
             let pool = stocked(&yard, lens).await;
             let plan = swap(&yard, 1, 0);
-            pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All).await.unwrap();
+            pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All, &|_| {}).await.unwrap();
             pool.register(PoolConfig::register(pool.id())).bring().await.unwrap();
             yard.settle(1000).await;
             assert!(pool.lost_midway().await.is_empty());
@@ -447,14 +447,14 @@ fn a_generation_is_settled_only_by_who_has_followed_it() {
         let pool = stocked(&yard, lens).await;
         let live = Counted { dead: 0, live: 4 };
         let plan = swap(&yard, 1, 0);
-        pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All).await.unwrap();
+        pool.plan_replacement(&plan.old, &plan.new, &EMPTY, Care::All, &|_| {}).await.unwrap();
         let slow = pool.follow().await.unwrap();
         let other = yard.open().await.unwrap();
         let first = other.follow().await.unwrap();
         assert_eq!(other.fill(&live, &|_| {}).await.unwrap().left, 0);
         assert!(other.settle(first).await.unwrap());
         let next = swap(&yard, 2, 1);
-        other.plan_replacement(&next.old, &next.new, &EMPTY, Care::All).await.unwrap();
+        other.plan_replacement(&next.old, &next.new, &EMPTY, Care::All, &|_| {}).await.unwrap();
         assert!(!pool.settle(slow).await.unwrap(), "it has brought nothing into that one");
         assert!(yard.open().await.unwrap().is_moving());
         let second = other.follow().await.unwrap();
@@ -562,4 +562,26 @@ fn a_catalog_hides_and_loses_nothing_that_is_left_after_a_guess() {
             assert_eq!(all, told.collect());
         });
     }
+}
+
+/// The seal was chosen, and the new store lost before any register had come along: no store of the new generation tells of it.
+#[test]
+fn a_mirror_whose_new_half_is_lost_right_after_the_seal_goes_on() {
+    run(40, "1+1", |_, yard| async move {
+        let lens: &[usize] = &[9000];
+        let pool = stocked(&yard, lens).await;
+        let new = swap(&yard, 0, 0);
+        let plan = pool
+            .plan_replacement(&new.old, &new.new, &Counted { dead: 0, live: 4 }, Care::All, &|_| {})
+            .await;
+        assert_eq!(plan.unwrap(), Replacement::Planned);
+        pool.close().await;
+        yard.spares[0].faults(|f| f.reach = Reach::Refuses);
+        let back = StoreSwap {
+            old: new.new.url.clone(),
+            new: PoolStore { url: new.old.clone(), zone: None, bucket: yard.stores[0].clone() },
+        };
+        let pool = recover(&yard, vec![back], 4).await.unwrap();
+        sound(&yard, &pool, lens, &[1]).await;
+    });
 }

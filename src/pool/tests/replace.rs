@@ -66,14 +66,15 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
             let old = yard.stores[1].url().to_owned();
             // It is well: not while another is away, unless that is meant.
             yard.reach(0, crate::store::Reach::Refuses);
-            let e = pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap_err();
+            let e =
+                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await.unwrap_err();
             let risk = if layout == "4+2" { "no store more may be lost" } else { "can't be opened" };
             assert!(e.is(Kind::Refused) && e.to_string().contains(risk), "{e}");
             assert!(!pool.is_moving() && yard.spares[0].contents().keys().is_empty());
             yard.reach(0, crate::store::Reach::Up);
             yard.settle(3000).await;
             assert_eq!(
-                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap(),
+                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await.unwrap(),
                 Replacement::Planned
             );
             // Under way: reads find what has not come along, and others are told to finish it first.
@@ -81,7 +82,7 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
                 check(&pool, chunk).await;
             }
             assert_eq!(
-                pool.plan_replacement(yard.stores[0].url(), &spare(&yard, 1), &EMPTY, Care::All)
+                pool.plan_replacement(yard.stores[0].url(), &spare(&yard, 1), &EMPTY, Care::All, &|_| {})
                     .await
                     .unwrap(),
                 Replacement::Other
@@ -89,7 +90,7 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
             add(&kept, 2).await.unwrap();
             finish(&pool, &live).await.unwrap();
             assert_eq!(
-                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap(),
+                pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await.unwrap(),
                 Replacement::Done
             );
             yard.stores[1].contents().wipe();
@@ -126,14 +127,14 @@ fn what_is_away_is_replaced_and_a_store_that_is_well_only_by_force() {
         yard.reach(0, crate::store::Reach::Refuses);
         yard.reach(3, crate::store::Reach::Refuses);
         let live = Counted { dead: 0, live: 1 };
-        let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), &EMPTY, Care::All).await;
+        let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
         let generation = pool.follow().await.unwrap();
         assert_eq!(pool.fill(&live, &|_| {}).await.unwrap(), Filled { there: 1, ..Filled::default() });
         assert!(pool.settle(generation).await.unwrap());
-        let well = pool.plan_replacement(&url(1), &spare(&yard, 1), &EMPTY, Care::All).await;
+        let well = pool.plan_replacement(&url(1), &spare(&yard, 1), &EMPTY, Care::All, &|_| {}).await;
         assert!(well.unwrap_err().is(Kind::Refused));
-        let forced = pool.plan_replacement(&url(1), &spare(&yard, 1), &EMPTY, Care::None).await;
+        let forced = pool.plan_replacement(&url(1), &spare(&yard, 1), &EMPTY, Care::None, &|_| {}).await;
         assert_eq!(forced.unwrap(), Replacement::Planned);
     });
 }
@@ -157,7 +158,7 @@ fn an_emptied_store_is_taken_in_again_and_again() {
             assert_eq!(free.len(), 1);
             let url = free[0].url.clone();
             assert_eq!(
-                pool.plan_replacement(&url, &free[0], &EMPTY, Care::All).await.unwrap(),
+                pool.plan_replacement(&url, &free[0], &EMPTY, Care::All, &|_| {}).await.unwrap(),
                 Replacement::Planned
             );
             finish(&pool, &live).await.unwrap();
@@ -180,7 +181,7 @@ fn what_waits_for_an_emptied_store_goes_to_the_one_in_its_place() {
         yard.settle(1000).await;
         assert_eq!(upload.stored(), 2);
         let free = pool.emptied().await;
-        pool.plan_replacement(&free[0].url.clone(), &free[0], &EMPTY, Care::All).await.unwrap();
+        pool.plan_replacement(&free[0].url.clone(), &free[0], &EMPTY, Care::All, &|_| {}).await.unwrap();
         finish(&pool, &Counted { dead: 0, live: 0 }).await.unwrap();
         let stored = pool.rt().timeout(Duration::from_secs(30), upload.wait(3)).await;
         stored.expect("it is stored without anybody's help").unwrap();
@@ -209,7 +210,7 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
                 .rt()
                 .spawn(async move {
                     let pool = theirs.open().await.unwrap();
-                    if pool.plan_replacement(&from, &new, &EMPTY, Care::All).await.unwrap()
+                    if pool.plan_replacement(&from, &new, &EMPTY, Care::All, &|_| {}).await.unwrap()
                         == Replacement::Planned
                     {
                         let _ = finish(&pool, &Counted { dead: 0, live: 4 }).await;
@@ -225,7 +226,7 @@ fn whoever_is_killed_at_whatever_step_another_finishes() {
                 let (old, new, live) = (&old, spare(&yard, i), &live);
                 async move {
                     for _ in 0..20 {
-                        match pool.plan_replacement(old, &new, &EMPTY, Care::All).await {
+                        match pool.plan_replacement(old, &new, &EMPTY, Care::All, &|_| {}).await {
                             Ok(Replacement::Done) => return true,
                             Ok(Replacement::Planned) => {
                                 if finish(pool, live).await.is_ok() {
@@ -276,10 +277,13 @@ fn a_place_that_is_not_free_is_refused() {
             .await
             .unwrap();
         for (new, word) in [(spare(&yard, 0), "not empty"), (yard.specs()[2].clone(), "already")] {
-            let e = pool.plan_replacement(&old, &new, &EMPTY, Care::All).await.unwrap_err();
+            let e = pool.plan_replacement(&old, &new, &EMPTY, Care::All, &|_| {}).await.unwrap_err();
             assert!(e.is(Kind::Refused) && e.to_string().contains(word), "{e}");
         }
-        let e = pool.plan_replacement("mem:nobody", &spare(&yard, 1), &EMPTY, Care::All).await.unwrap_err();
+        let e = pool
+            .plan_replacement("mem:nobody", &spare(&yard, 1), &EMPTY, Care::All, &|_| {})
+            .await
+            .unwrap_err();
         assert!(e.is(Kind::NotFound) && e.to_string().contains("mem:s0"), "{e}");
         assert!(pool.emptied().await.is_empty());
         assert_eq!(pool.generation(), Generation(0));
@@ -305,7 +309,7 @@ fn what_has_yet_to_come_along_is_not_damaged() {
         yard.reach(1, Reach::Refuses);
         yard.settle(15_000).await;
         let old = yard.stores[1].url().to_owned();
-        pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All).await.unwrap();
+        pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await.unwrap();
         for chunk in &chunks {
             check(&pool, chunk).await;
         }
@@ -332,7 +336,7 @@ fn a_replacement_waits_for_the_old_store_that_alone_has_what_is_needed() {
         let (contents, key) = yard.shard(&id(1), index);
         contents.delete(&[key], W).await.unwrap();
         let (live, old) = (Counted { dead: 0, live: 4 }, yard.stores[1].url().to_owned());
-        pool.plan_replacement(&old, &spare(&yard, 0), &live, Care::All).await.unwrap();
+        pool.plan_replacement(&old, &spare(&yard, 0), &live, Care::All, &|_| {}).await.unwrap();
         let generation = pool.follow().await.unwrap();
         yard.reach(1, Reach::Refuses);
         let filled = pool.fill(&live, &|_| {}).await.unwrap();
@@ -388,7 +392,7 @@ fn an_emptied_place_is_taken_in_only_while_the_others_hold_enough() {
         let free = pool.emptied().await;
         assert_eq!(free.len(), 2);
         for place in &free {
-            let e = pool.plan_replacement(&place.url, place, &live, Care::Data).await.unwrap_err();
+            let e = pool.plan_replacement(&place.url, place, &live, Care::Data, &|_| {}).await.unwrap_err();
             assert!(e.is(Kind::Refused) && e.to_string().contains("not mounted"), "{e}");
         }
         assert!(!pool.is_moving());
@@ -398,7 +402,7 @@ fn an_emptied_place_is_taken_in_only_while_the_others_hold_enough() {
         all_read(&pool).await;
         let free = pool.emptied().await;
         assert_eq!(free.len(), 1);
-        let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data).await;
+        let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data, &|_| {}).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
         finish(&pool, &live).await.unwrap();
         is_clean(&pool).await;
@@ -444,7 +448,7 @@ fn what_is_stored_while_an_emptied_place_is_judged_does_not_lack() {
         pool.look().await;
         let free = pool.emptied().await;
         let growing = Growing { pool: pool.clone(), live: Mutex::new(1) };
-        let plan = pool.plan_replacement(&free[0].url, &free[0], &growing, Care::Data).await;
+        let plan = pool.plan_replacement(&free[0].url, &free[0], &growing, Care::Data, &|_| {}).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
         let live = Counted { dead: 0, live: *growing.live.lock() };
         finish(&pool, &live).await.unwrap();
@@ -462,7 +466,7 @@ fn a_disk_that_is_mounted_again_is_read_and_taken_in_as_it_is() {
             let disk = yard.stores[2].contents().exchange(crate::store::Backup::default());
             pool.look().await;
             let free = pool.emptied().await;
-            let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data).await;
+            let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data, &|_| {}).await;
             assert_eq!(plan.unwrap(), Replacement::Planned);
             if midway {
                 pool.follow().await.unwrap();
@@ -482,11 +486,11 @@ fn a_disk_that_is_mounted_again_is_read_and_taken_in_as_it_is() {
                 assert!(pool.fill(&live, &|_| {}).await.unwrap().left > 0, "the new store is away");
                 let places = pool.lost_places().await;
                 assert_eq!(places.len(), 1);
-                let again = pool.plan_again(places, &live, Care::Data).await.unwrap();
+                let again = pool.plan_again(places, &live, Care::Data, &|_| {}).await.unwrap();
                 assert_eq!(again, Replacement::Planned);
             } else {
                 let free = pool.emptied().await;
-                let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data).await;
+                let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data, &|_| {}).await;
                 assert_eq!(plan.unwrap(), Replacement::Planned);
             }
             all_read(&pool).await;
@@ -504,17 +508,81 @@ fn the_replaced_store_takes_its_place_again_where_the_new_one_is_lost_midway() {
     run(22, "3+1", |_, yard| async move {
         let (pool, live) = (three_and_one(&yard).await, Counted { dead: 0, live: 4 });
         let (old, new) = (yard.stores[1].url().to_owned(), spare(&yard, 0));
-        let plan = pool.plan_replacement(&old, &new, &live, Care::All).await;
+        let plan = pool.plan_replacement(&old, &new, &live, Care::All, &|_| {}).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
         pool.follow().await.unwrap();
         yard.spares[0].contents().wipe();
         pool.look().await;
         all_read(&pool).await;
         // Whoever asks for another in its place gets it.
-        let again = pool.plan_replacement(&new.url, &yard.specs()[1], &live, Care::All).await;
+        let again = pool.plan_replacement(&new.url, &yard.specs()[1], &live, Care::All, &|_| {}).await;
         assert_eq!(again.unwrap(), Replacement::Planned);
         finish(&pool, &live).await.unwrap();
         is_clean(&pool).await;
         assert!(pool.membership().members.iter().any(|m| m.url() == old));
+    });
+}
+
+/// The new store decides alone from the seal on, and is lost before all has come along: nobody could tell what the old one has.
+#[test]
+fn what_lies_on_the_only_store_that_decides_comes_along_before_another_decides() {
+    for (seed, layout, lens) in [(30, "1+0", &[9000][..]), (31, "2+0", &[9000, 80_000][..])] {
+        run(seed, layout, move |_, yard| async move {
+            let pool = yard.create().await.unwrap();
+            add(&pool.register(RegisterId(1)), 1).await.unwrap();
+            let chunks: Vec<_> = (1..=5).map(|seq| chunk(seq, lens)).collect();
+            for chunk in &chunks {
+                store(&pool, chunk).await;
+            }
+            let (old, live) = (yard.stores[0].url().to_owned(), Counted { dead: 0, live: 5 });
+            let shards =
+                |i: usize| yard.spares[i].contents().keys().iter().filter(|k| k.contains("/c-")).count();
+            // It takes its label, and then no shards.
+            yard.spares[0].faults(|f| f.longest_put = Some(5000));
+            let plan = pool.plan_replacement(&old, &spare(&yard, 0), &live, Care::All, &|_| {}).await;
+            plan.unwrap_err();
+            assert!(!pool.is_moving());
+            yard.spares[0].faults(|f| f.reach = crate::store::Reach::Refuses);
+            pool.close().await;
+            let pool = yard.open().await.unwrap();
+            for chunk in &chunks {
+                check(&pool, chunk).await;
+            }
+            assert_eq!(pool.register(RegisterId(1)).read().await.unwrap().unwrap().as_ref(), [1]);
+            // Broken off midway, it is gone on with.
+            yard.spares[0].faults(|f| (f.reach, f.longest_put) = (crate::store::Reach::Up, None));
+            let plan = async || {
+                pool.plan_replacement(&old, &spare(&yard, 0), &live, Care::All, &|_| {}).await.unwrap()
+            };
+            assert_eq!(plan().await, Replacement::Planned);
+            assert_eq!(shards(0), 5, "before it is the pool's");
+            store(&pool, &chunk(6, lens)).await;
+            finish(&pool, &Counted { dead: 0, live: 6 }).await.unwrap();
+            yard.stores[0].contents().wipe();
+            let live = Counted { dead: 0, live: 6 };
+            let found = pool.scrub(&live, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert!(found.is_complete_and_clean(), "{found:?}");
+        });
+    }
+}
+
+/// A process that goes on counts by the zones of now.
+#[test]
+fn a_flush_that_is_to_survive_a_zone_goes_by_the_zones_of_now() {
+    run(33, "3+2", |_, mut yard| async move {
+        yard.zones = Some("abcde");
+        let pool = yard.create().await.unwrap();
+        let other = yard.open().await.unwrap();
+        let by_zone = |settings: &mut PoolSettings| settings.assign("ack=zone");
+        pool.set(by_zone).await.unwrap();
+        other.refresh_settings().await.unwrap();
+        assert_eq!((pool.w(), other.w()), (4, 4));
+        let new = PoolStore { zone: Some("a".to_owned()), ..spare(&yard, 0) };
+        let old = yard.stores[1].url().to_owned();
+        pool.plan_replacement(&old, &new, &EMPTY, Care::All, &|_| {}).await.unwrap();
+        finish(&pool, &EMPTY).await.unwrap();
+        other.hear().await.unwrap();
+        assert_eq!((pool.w(), other.w()), (5, 5), "two stores lie in zone a now");
+        store(&other, &chunk(1, &[9000, 8000, 1])).await;
     });
 }

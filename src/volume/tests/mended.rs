@@ -427,7 +427,7 @@ fn who_is_overtaken_by_another_replacement_does_not_say_that_its_own_is_done() {
             let (volumes, pool) = (life.volumes.clone(), life.volumes.engine().pool.clone());
             let (old, small) = (site.stores[0].url(), site.spare_spec());
             let care = crate::pool::Care::All;
-            pool.plan_replacement(old, &small, &volumes, care).await.unwrap();
+            pool.plan_replacement(old, &small, &volumes, care, &|_| {}).await.unwrap();
             let other = site.machine(2).start().await;
             // The very store that was replaced.
             let new = PoolStore { url: old.to_owned(), zone: None, bucket: site.stores[0].clone() };

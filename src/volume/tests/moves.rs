@@ -20,7 +20,7 @@ async fn replace(life: &Life, old: &str, new: &crate::pool::PoolStore) {
     let pool = life.volumes.engine().pool.clone();
     for _ in 0..60 {
         let out = async {
-            if pool.plan_replacement(old, new, &life.volumes, crate::pool::Care::All).await?
+            if pool.plan_replacement(old, new, &life.volumes, crate::pool::Care::All, &|_| {}).await?
                 == Replacement::Done
             {
                 return Ok(true);
@@ -289,7 +289,7 @@ fn what_is_let_go_of_was_counted_on_the_stores_of_that_moment() {
         confirm(&session).await.unwrap();
         let (pool, old) = (&admin.volumes.engine().pool, site.stores[1].url());
         assert_eq!(
-            pool.plan_replacement(old, &site.spare_spec(), &admin.volumes, crate::pool::Care::None)
+            pool.plan_replacement(old, &site.spare_spec(), &admin.volumes, crate::pool::Care::None, &|_| {})
                 .await
                 .unwrap(),
             Replacement::Planned

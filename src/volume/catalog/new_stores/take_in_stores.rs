@@ -63,14 +63,14 @@ impl Volumes {
     ) -> Result<Option<Finished>> {
         let pool = &self.engine.pool;
         for _ in 0..TURNS {
-            match Box::pin(pool.plan_replacement(old, new, self, care)).await? {
+            match Box::pin(pool.plan_replacement(old, new, self, care, watch)).await? {
                 Replacement::Done => return Ok(None),
                 Replacement::Planned => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
                 // That one's old store is not what the user gives up.
                 Replacement::Other => match Box::pin(self.finish_replacement(watch)).await {
                     Ok(_) => {}
                     // It may be that one's new store that is to be replaced: it is too small, say.
-                    Err(e) => match Box::pin(pool.plan_instead(old, new, self, care)).await {
+                    Err(e) => match Box::pin(pool.plan_instead(old, new, self, care, watch)).await {
                         Ok(_) => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
                         Err(other) if other.is(Kind::NotFound) => return Err(e),
                         Err(again) => return Err(Error::new(e.kind(), format!("{e}; {again}"))),
@@ -214,7 +214,7 @@ impl Volumes {
         if places.is_empty() {
             return Err(e);
         }
-        match Box::pin(pool.plan_again(places, self, Care::Data)).await {
+        match Box::pin(pool.plan_again(places, self, Care::Data, watch)).await {
             Ok(_) => Box::pin(self.finish_replacement(watch)).await,
             Err(again) => Err(Error::new(e.kind(), format!("{e}; {again}"))),
         }
