@@ -4,12 +4,12 @@
 //! all acceptors, of which only those count that can be read: any earlier majority had one of them. Only then is it put on
 //! the others, over the etag that was seen, so that whoever was promised something there before can't use it.
 
-use super::acceptor::Shown;
-use super::object::Ballot;
+use super::acceptor::{Seen, Shown};
+use super::object::{Ballot, Object};
 use super::proposer::{Outcome, Pauses, Register, Shared};
 use super::set_back::Compared;
 use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Generation, Kind, Result};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,27 @@ use std::time::Duration;
 /// A copy that was put by a write a moment ago is there after this.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
+/// How far an acceptor has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Progressed {
+    generation: Generation,
+    accepted: Ballot,
+}
+
+impl Progressed {
+    /// Whether a value was ever accepted there.
+    pub fn has_value(self) -> bool {
+        self.accepted != Ballot::default()
+    }
+}
+
 /// What is in an acceptor's place, for those that look after registers.
 #[derive(Debug)]
 pub enum Copy {
-    /// An object that can be read; whether a value was ever accepted there.
-    Sound {
-        has_value: bool,
-    },
+    /// An object that can be read.
+    Sound(Progressed),
+    /// The same, and it lacks what was chosen some time ago: its store was away, or was put back.
+    Older,
     Absent,
     Damaged,
     Silent(Error),
@@ -45,10 +59,17 @@ impl Register {
         }
         let damaged = bench.take_damaged(&mut shown);
         copies.extend(damaged.into_iter().map(|(index, ..)| (index, Copy::Damaged)));
-        copies.extend(shown.into_iter().map(|(index, shown)| match shown.good() {
-            Some(seen) if !seen.own => (index, Copy::Absent),
-            Some(seen) => (index, Copy::Sound { has_value: seen.state.accepted != Ballot::default() }),
-            None => (index, Copy::Sound { has_value: true }),
+        copies.extend(shown.into_iter().map(|(index, shown)| match shown {
+            Shown::Good(seen) if !seen.own => (index, Copy::Absent),
+            Shown::Good(Seen { state, .. }) => {
+                let generation = bench.stage.generation;
+                (index, Copy::Sound(Progressed { generation, accepted: state.accepted }))
+            }
+            Shown::Newer(object) => {
+                let Object { generation, state, .. } = *object;
+                (index, Copy::Sound(Progressed { generation, accepted: state.accepted }))
+            }
+            Shown::Damaged(..) => (index, Copy::Damaged),
         }));
         copies.sort_by_key(|(index, _)| *index);
         copies
@@ -84,7 +105,7 @@ impl Register {
         .detach();
     }
 
-    /// Chooses the current value anew and puts it where it is damaged or gone. Says for each store where that failed why.
+    /// Chooses the current value anew and puts it where it is damaged, older or gone. Says for each store where that failed why.
     pub(in crate::pool) async fn mend(&self) -> Result<Vec<(usize, Error)>> {
         let run = async {
             let _turn = self.shared.turn.lock().await;

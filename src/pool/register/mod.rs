@@ -31,7 +31,7 @@ mod object;
 mod proposer;
 mod set_back;
 
-pub(in crate::pool) use damaged_copies::Copy;
+pub(in crate::pool) use damaged_copies::{Copy, Progressed};
 pub(in crate::pool) use object::{Told, description_in};
 pub use proposer::{Change, Register, Veto};
 pub use set_back::Compared;

@@ -1,4 +1,4 @@
-//! Copies of registers, as scrub and repair see them: is each there that should be, and can it be read?
+//! Copies of registers, as scrub and repair see them: is each there that should be, can it be read, and is it the newest?
 //!
 //! A register that most of its stores hold, or that holds a value anywhere, should be in all of them. One that was begun
 //! and never got a value is nobody's loss.
@@ -14,7 +14,7 @@ use crate::base::RegisterId;
 use crate::pool::chunk::ShardSet;
 use crate::pool::io::PoolContext;
 use crate::pool::local::{Finding, RepairReport, ScrubReport};
-use crate::pool::register::Copy;
+use crate::pool::register::{Copy, Progressed};
 use crate::pool::stores::register_key;
 
 /// Registers looked at at a time; a copy is read whole.
@@ -37,8 +37,10 @@ pub async fn look(context: &Arc<PoolContext>, listed: &Listed, complete: ShardSe
         for (store, copy) in copies {
             let found = || finding(context, id, store);
             match copy {
-                Copy::Sound { .. } => report.checked_registers += 1,
+                Copy::Sound(_) => report.checked_registers += 1,
                 Copy::Damaged => report.rotten.push(found()),
+                Copy::Older if complete.has(store) => report.missing.push(found()),
+                Copy::Older => {}
                 Copy::Absent if needed && complete.has(store) && acceptors.has(store) => {
                     report.missing.push(found());
                 }
@@ -49,25 +51,59 @@ pub async fn look(context: &Arc<PoolContext>, listed: &Listed, complete: ShardSe
     }
 }
 
-/// What is missing at the first look may be on its way.
+/// What is missing at the first look, or behind, may be on its way. What is behind still is brought up.
 async fn both_looks(context: &PoolContext, id: RegisterId) -> Vec<(usize, Copy)> {
     let register = context.register(id);
-    let copies = register.copies().await;
-    let gone = copies.iter().any(|(_, copy)| matches!(copy, Copy::Absent));
-    if gone {
+    let first = register.copies().await;
+    let newest = first.iter().filter_map(|(_, copy)| progressed(copy)).max();
+    let is_newest = |copy: &Copy| progressed(copy).is_some() && progressed(copy) == newest;
+    if first.iter().all(|(_, copy)| is_newest(copy)) {
+        return first;
+    }
+    if first.iter().any(|(_, copy)| matches!(copy, Copy::Absent | Copy::Sound(_)) && !is_newest(copy)) {
         context.rt().sleep(ON_ITS_WAY).await;
     }
-    if copies.iter().all(|(_, copy)| matches!(copy, Copy::Sound { .. })) {
-        copies
-    } else {
-        register.copies().await
+    let second = marked(register.copies().await, newest);
+    if !second.iter().any(|(_, copy)| matches!(copy, Copy::Older)) {
+        return second;
+    }
+    // Its store was away, or was put back: what a bare majority has would be forgotten with one more.
+    match register.mend().await {
+        Ok(_) => marked(register.copies().await, newest),
+        Err(error) => {
+            tracing::debug!(register = %id, %error, "older copies stay for now");
+            second
+        }
+    }
+}
+
+/// What fewer than a majority have accepted may never have been chosen, or be all that is left where the others were put back:
+/// whoever opens the volume decides that.
+fn marked(mut copies: Vec<(usize, Copy)>, newest: Option<Progressed>) -> Vec<(usize, Copy)> {
+    let has_newest = |copy: &Copy| progressed(copy).is_some_and(|at| Some(at) >= newest);
+    if copies.iter().filter(|(_, copy)| has_newest(copy)).count() > copies.len() / 2 {
+        let behind = copies.iter_mut().filter(|(_, copy)| progressed(copy).is_some() && !has_newest(copy));
+        behind.for_each(|(_, copy)| *copy = Copy::Older);
+    }
+    copies
+}
+
+fn progressed(copy: &Copy) -> Option<Progressed> {
+    match copy {
+        Copy::Sound(at) => Some(*at),
+        Copy::Older | Copy::Absent | Copy::Damaged | Copy::Silent(_) => None,
     }
 }
 
 fn is_needed(copies: &[(usize, Copy)]) -> bool {
     let holds = |what: fn(&Copy) -> bool| copies.iter().filter(|(_, copy)| what(copy)).count();
-    holds(|c| matches!(c, Copy::Sound { has_value: true } | Copy::Damaged)) > 0
-        || holds(|c| matches!(c, Copy::Sound { .. })) > copies.len() / 2
+    let is_there = |c: &Copy| matches!(c, Copy::Sound(_) | Copy::Older);
+    let has_value = |c: &Copy| match c {
+        Copy::Sound(at) => at.has_value(),
+        Copy::Older | Copy::Damaged => true,
+        Copy::Absent | Copy::Silent(_) => false,
+    };
+    holds(has_value) > 0 || holds(is_there) > copies.len() / 2
 }
 
 fn finding(context: &PoolContext, id: RegisterId, store: usize) -> Finding {

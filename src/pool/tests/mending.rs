@@ -59,6 +59,41 @@ fn damaged_and_lost_copies_of_registers_are_named_and_mended() {
     });
 }
 
+/// It was away for the last change, and nobody changes the register again: with another store put back the change would be forgotten.
+#[test]
+fn copies_of_registers_that_missed_the_last_change_are_brought_up() {
+    for layout in ["2+1", "4+2"] {
+        run(layout, |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let (id, everything) = (RegisterId(77), Counted { dead: 0, live: 0 });
+            pool.register(id).change(put(b"one")).await.unwrap();
+            yard.settle(3000).await;
+            let [set_back, away, gone] = [0, 1, 2].map(|i| pool.membership().acceptors[i]);
+            let backup = bytes_at(&yard, set_back, &register_key(id)).await;
+            yard.reach(away, Reach::Refuses);
+            pool.look().await;
+            pool.register(id).change(put(b"two")).await.unwrap();
+            yard.settle(3000).await;
+            yard.reach(away, Reach::Up);
+            pool.look().await;
+            let found = pool.scrub(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert!(found.is_complete_and_clean(), "{found:?}");
+            let contents = yard.stores[set_back].contents();
+            contents.put(&register_key(id), backup, When::Always, W).await.unwrap();
+            let done = pool.repair(&everything, ScrubOptions::default(), &|_| {}).await.unwrap();
+            assert!(done.left.is_complete_and_clean(), "{done:?}");
+            yard.reach(gone, Reach::Refuses);
+            let other = yard.open().await.unwrap();
+            assert_eq!(other.register(id).read().await.unwrap().unwrap(), "two");
+        });
+    }
+}
+
+async fn bytes_at(yard: &Yard, store: usize, key: &str) -> Bytes {
+    let contents = yard.stores[store].contents();
+    contents.get(key, ByteRange::Whole { max: 1 << 20 }, W).await.unwrap().unwrap().body
+}
+
 /// Changes a copy's bytes and puts the checksum right, as only somebody who means it does.
 async fn forge(yard: &Yard, store: usize, key: &str, change: impl Fn(&mut Vec<u8>)) {
     let contents = yard.stores[store].contents();

@@ -469,3 +469,28 @@ fn a_volume_that_is_removed_while_a_repair_runs_is_not_told_to_be_damaged() {
         });
     }
 }
+
+/// What was stored is counted again on the stores of now, and the new one takes nothing: nobody but that waits for it.
+#[test]
+fn a_flush_beside_a_replacement_onto_a_full_store_comes_back() {
+    for seed in [200, 201, 202] {
+        run(seed, "2+1", |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(0, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let other = site.machine(2).start().await;
+            let pool = other.volumes.engine().pool.clone();
+            site.spare.faults(|f| f.longest_put = Some(100_000));
+            let (old, new) = (site.stores[0].url(), site.spare_spec());
+            let care = crate::pool::Care::All;
+            pool.plan_replacement(old, &new, &other.volumes, care, &|_| {}).await.unwrap();
+            pool.follow().await.unwrap();
+            let data = bytes(1, MIB as usize);
+            v.write(0, data.clone()).await.unwrap();
+            let flush = life.rt.timeout(std::time::Duration::from_secs(30), v.flush()).await;
+            flush.expect("the other stores take it").unwrap();
+            assert!(v.read(0, MIB).await.unwrap() == data);
+        });
+    }
+}

@@ -177,6 +177,8 @@ impl Session {
         let pool = &self.context.engine.pool;
         let probe = pool.probe(&id, witnesses, Cause::Repair).await;
         if probe.good < w {
+            // Where a store does not take it fewer shards come to count, as they do for what is written.
+            let _putting = self.writer.puts();
             let payload = pool.payload(&id, &probe, Cause::Repair).await?;
             self.completed_to(w, &pool.complete(&payload)).await?;
         }
