@@ -8,8 +8,10 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
@@ -17,14 +19,15 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
 };
 use futures::future::select;
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::UnmountFlags;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use super::attach_detach_device::{AGAIN, LOOK, PATIENCE, ask_held, kept_host};
+use super::attach_device::{AGAIN, LOOK, PATIENCE, ask_held};
 use super::attach_instructions::{Attach, Disk, look};
-use super::attachments::{self, DeviceOf, Place};
+use super::attachments::{self, DeviceOf, Place, kept_host};
 use super::export::{ALLOCATION, READS_AS_ZEROS};
 use super::{Global, detach_process, mount, output};
 use crate::base::rt::{RealRuntime, Rt};
@@ -51,6 +54,8 @@ const BLOCK: u32 = 4096;
 const KEEP_SIZE: i32 = 1;
 const PUNCH_HOLE: i32 = 2;
 const ZERO_RANGE: i32 = 16;
+/// open(2)'s O_DSYNC, which is in O_SYNC too. What rustix calls so is O_SYNC.
+const DSYNC: i32 = 0o10000;
 /// lseek(2)'s.
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
@@ -67,29 +72,31 @@ pub async fn attach(global: &Global, args: &Attach, file: &Path) -> Result<ExitC
     attachments::refuse_second(&disk.shows)?;
     make_place(&file)?;
     let rt = Rt::new(RealRuntime::current());
-    let (up, held) = connect(&rt, &home, &disk, None).await?;
-    let link = Arc::new(Link::new(rt.clone(), home.clone(), disk, up));
+    let (export, read_only, shows) = (disk.export.clone(), disk.read_only, disk.shows.clone());
+    let daemon = Daemon { rt: rt.clone(), home: home.clone(), disk };
+    let (up, held) = daemon.connect(None).await?;
+    let link = Arc::new(Link::new(&rt, &export, Box::new(daemon), (up, held)));
     let (ended, mut over) = watch::channel(false);
-    let face = FileServer { link: link.clone(), ended };
-    let session = Session::new(face, &file, &config(&link.disk)).and_then(Session::spawn);
-    let _session = session.context(|| format!("making {} a file of {}", file.display(), link.disk.export))?;
+    let face = FileServer { link: link.clone(), read_only, ended };
+    let session = Session::new(face, &file, &config(&shows, read_only)).and_then(Session::spawn);
+    let _session = session.context(|| format!("making {} a file of {export}", file.display()))?;
     match global.json {
-        true => output::line(&json!({ "export": link.disk.export, "file": file }).to_string()),
+        true => output::line(&json!({ "export": export, "file": file }).to_string()),
         false => output::line(&file.display().to_string()),
     }
     detach_process::let_go(&home.device_log(), "ready")?;
-    let kept = std::pin::pin!(link.keep(held));
+    let kept = std::pin::pin!(link.keep());
     let gone = std::pin::pin!(async {
         let (gone, signal) =
             (std::pin::pin!(over.wait_for(|over| *over)), std::pin::pin!(signals::terminated()));
         select(gone, signal).await;
     });
     select(kept, gone).await;
-    let flushed = link.with(|client| async move { client.flush().await }).await;
-    if let Err(error) = flushed {
-        tracing::warn!(%error, export = link.disk.export, "what was written last may not be flushed");
+    let flushed = rt.timeout(PATIENCE, Box::pin(link.flush())).await;
+    if let Err(error) = flushed.unwrap_or_else(|| Err(silent())) {
+        tracing::warn!(%error, export, "what was written last may not be flushed");
     }
-    tracing::info!(file = %file.display(), export = link.disk.export, "the file is let go");
+    tracing::info!(file = %file.display(), export, "the file is let go");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -108,11 +115,11 @@ fn make_place(file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn config(disk: &Disk) -> Config {
+fn config(shows: &DeviceOf, read_only: bool) -> Config {
     let mut config = Config::default();
     config.mount_options =
-        vec![MountOption::FSName(disk.shows.to_string()), MountOption::Subtype("windlass-file".into())];
-    if disk.read_only {
+        vec![MountOption::FSName(shows.to_string()), MountOption::Subtype("windlass-file".into())];
+    if read_only {
         config.mount_options.push(MountOption::RO);
     }
     config.n_threads = Some(THREADS);
@@ -120,20 +127,40 @@ fn config(disk: &Disk) -> Config {
     config
 }
 
-/// Connects, and makes sure that the export still is what it was. `Refused`: it never will be again.
-async fn connect(
-    rt: &Rt,
-    home: &StateDir,
-    disk: &Disk,
-    held: Option<&Value>,
-) -> Result<(Arc<nbd::Client>, Value)> {
-    let client = nbd::Client::connect_to_map(rt, &disk.address, &disk.export, &[ALLOCATION]).await?;
-    // Another volume may have the name by now, or others have had the volume: what they have is none of this file's.
-    let held = ask_held(rt, home, disk, held).await.map_err(|error| match error.is(Kind::Fenced) {
-        true => Error::new(Kind::Refused, format!("{error}: detach the file")),
-        false => error,
-    })?;
-    Ok((Arc::new(client), held))
+type Connected = Result<(Arc<nbd::Client>, Value)>;
+
+/// How the daemon is reached.
+#[async_trait]
+trait Reach: Send + Sync {
+    /// Connects, and makes sure that the export still is what it was. `Fenced`: it never will be again. Whatever else a daemon
+    /// says may be over in a moment: it has just begun, and its stores or its keys are not there yet.
+    async fn connect(&self, held: Option<&Value>) -> Connected;
+    /// What the export is now, as `ask_held` tells it.
+    async fn held(&self, held: Option<&Value>) -> Result<Value>;
+}
+
+struct Daemon {
+    rt: Rt,
+    home: StateDir,
+    disk: Disk,
+}
+
+#[async_trait]
+impl Reach for Daemon {
+    async fn connect(&self, held: Option<&Value>) -> Connected {
+        let Disk { address, export, .. } = &self.disk;
+        let client = nbd::Client::connect_to_map(&self.rt, address, export, &[ALLOCATION]).await?;
+        // Another volume may have the name by now, or others have had the volume: what they have is none of this file's.
+        Ok((Arc::new(client), self.held(held).await?))
+    }
+
+    async fn held(&self, held: Option<&Value>) -> Result<Value> {
+        ask_held(&self.rt, &self.home, &self.disk, held).await
+    }
+}
+
+fn silent() -> Error {
+    Error::new(Kind::Timeout, "no daemon answers")
 }
 
 /// Whether there is a daemon to ask.
@@ -148,41 +175,45 @@ enum State {
 /// The way to the daemon.
 struct Link {
     rt: Rt,
-    home: StateDir,
-    disk: Disk,
+    export: String,
+    daemon: Box<dyn Reach>,
+    /// Which volume it is, and under which ownership it was last seen: a later daemon must go on from that.
+    held: Mutex<Value>,
+    /// That is so since the connection's first write, by which the volume may have become this host's.
+    is_held_known: AtomicBool,
     state: watch::Sender<State>,
     /// A connection has broken.
     broken: Notify,
 }
 
 impl Link {
-    fn new(rt: Rt, home: StateDir, disk: Disk, up: Arc<nbd::Client>) -> Link {
-        Link { rt, home, disk, state: watch::Sender::new(State::Up(up)), broken: Notify::new() }
+    fn new(rt: &Rt, export: &str, daemon: Box<dyn Reach>, (up, held): (Arc<nbd::Client>, Value)) -> Link {
+        let (rt, export, state) = (rt.clone(), export.to_owned(), watch::Sender::new(State::Up(up)));
+        let (held, is_held_known) = (Mutex::new(held), AtomicBool::new(false));
+        Link { rt, export, daemon, held, is_held_known, state, broken: Notify::new() }
     }
 
     /// Connects anew whenever a connection breaks; returns when that has no use any more.
-    async fn keep(&self, mut held: Value) {
+    async fn keep(&self) {
         loop {
             let (look, broken) =
                 (std::pin::pin!(self.rt.sleep(LOOK)), std::pin::pin!(self.broken.notified()));
             select(look, broken).await;
             let is_up = matches!(&*self.state.borrow(), State::Up(client) if !client.is_broken());
             if is_up {
-                // It may have become this host's since, by the first write.
-                if let Ok(now) = ask_held(&self.rt, &self.home, &self.disk, Some(&held)).await {
-                    held = now;
-                }
+                self.look_at_held().await;
                 continue;
             }
             self.state.send_replace(State::Down);
-            match self.connect_again(&held).await {
+            match self.connect_again().await {
                 Ok((client, now)) => {
-                    held = now;
-                    tracing::info!(export = self.disk.export, "connected anew");
+                    *self.held.lock() = now;
+                    self.is_held_known.store(false, Ordering::Release);
+                    tracing::info!(export = self.export, "connected anew");
                     self.state.send_replace(State::Up(client));
                 }
                 Err(error) => {
-                    tracing::error!(%error, export = self.disk.export, "the file answers no more");
+                    tracing::error!(%error, export = self.export, "the file answers no more: detach it");
                     self.state.send_replace(State::Over(error.to_string()));
                     // The mount stays until somebody takes it away, so that nobody writes into the file below it.
                     return std::future::pending().await;
@@ -192,14 +223,15 @@ impl Link {
     }
 
     /// `Err`: it is another volume's name now, or others have had it.
-    async fn connect_again(&self, held: &Value) -> Result<(Arc<nbd::Client>, Value)> {
+    async fn connect_again(&self) -> Connected {
         let mut told = String::new();
         loop {
-            match connect(&self.rt, &self.home, &self.disk, Some(held)).await {
-                Err(error) if !error.is(Kind::Refused) => {
+            let held = self.held.lock().clone();
+            match self.daemon.connect(Some(&held)).await {
+                Err(error) if !error.is(Kind::Fenced) => {
                     let now = error.to_string();
                     if now != told {
-                        tracing::warn!(export = self.disk.export, error = now, "it can't be connected yet");
+                        tracing::warn!(export = self.export, error = now, "it can't be connected yet");
                         told = now;
                     }
                     self.rt.sleep(AGAIN).await;
@@ -209,32 +241,76 @@ impl Link {
         }
     }
 
-    /// Asks the daemon; while none answers it waits for one that does, as long as the kernel would for a device.
+    /// Asks the daemon, once more where it has gone meanwhile. One that is there and does not answer is waited for as long as it
+    /// takes, as the kernel does for a device: what it was asked may still be done, and it waits itself for stores that are away.
     async fn with<T: Send, F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
     {
-        let asking = async {
-            let mut states = self.state.subscribe();
-            loop {
-                let up = states.wait_for(|state| match state {
-                    State::Up(client) => !client.is_broken(),
-                    State::Down => false,
-                    State::Over(_) => true,
-                });
-                let client = match up.await.map(|state| state.clone()) {
-                    Ok(State::Up(client)) => client,
-                    Ok(State::Over(why)) => return Err(Error::new(Kind::Refused, why)),
-                    Ok(State::Down) | Err(_) => return Err(Error::new(Kind::Closed, "the process ends")),
-                };
-                match ask(client.clone()).await {
-                    Err(_) if client.is_broken() => self.broken.notify_one(),
-                    answered => return answered,
-                }
+        loop {
+            let client = self.up().await?;
+            match ask(client.clone()).await {
+                Err(_) if client.is_broken() => self.broken.notify_one(),
+                answered => return answered,
             }
+        }
+    }
+
+    /// A connection that is not known to be broken. Where there is none it waits for one, as long as the kernel would for a device.
+    async fn up(&self) -> Result<Arc<nbd::Client>> {
+        let mut states = self.state.subscribe();
+        let known = async {
+            let up = states.wait_for(|state| match state {
+                State::Up(client) => !client.is_broken(),
+                State::Down => false,
+                State::Over(_) => true,
+            });
+            up.await.map(|state| state.clone())
         };
-        let waited = || Error::new(Kind::Timeout, "no daemon answers");
-        self.rt.timeout(PATIENCE, Box::pin(asking)).await.unwrap_or_else(|| Err(waited()))
+        match self.rt.timeout(PATIENCE, Box::pin(known)).await {
+            Some(Ok(State::Up(client))) => Ok(client),
+            Some(Ok(State::Over(why))) => Err(Error::new(Kind::Refused, why)),
+            Some(Ok(State::Down) | Err(_)) => Err(Error::new(Kind::Closed, "the process ends")),
+            None => Err(silent()),
+        }
+    }
+
+    /// False where nobody tells.
+    async fn look_at_held(&self) -> bool {
+        let held = self.held.lock().clone();
+        match self.daemon.held(Some(&held)).await {
+            Ok(now) => {
+                *self.held.lock() = now;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The same, of what changes the volume. By a first write it becomes this host's, and nobody may count on the write before this
+    /// process knows: where the daemon died in between, the next one would take the file for one that others have outrun.
+    async fn change<F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<()>
+    where
+        F: Future<Output = Result<()>> + Send,
+    {
+        self.with(ask).await?;
+        if !self.is_held_known.load(Ordering::Acquire) && self.look_at_held().await {
+            self.is_held_known.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// `durable`: it survives what a flush survives.
+    async fn write(&self, offset: u64, data: Bytes, durable: bool) -> Result<()> {
+        self.change(|client| {
+            let data = data.clone();
+            async move { client.write(offset, data, durable).await }
+        })
+        .await
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.with(|client| async move { client.flush().await }).await
     }
 
     /// The last one that was told.
@@ -247,7 +323,7 @@ impl Link {
         let mut at = range.start;
         while at < range.end {
             let part = RANGE_MAX.min(range.end - at) as u32;
-            self.with(|client| async move { client.write_zeroes(at, part, false, keep).await }).await?;
+            self.change(|client| async move { client.write_zeroes(at, part, false, keep).await }).await?;
             at += u64::from(part);
         }
         Ok(())
@@ -282,9 +358,16 @@ fn errno(error: &Error) -> Errno {
     }
 }
 
+/// O_DSYNC and O_SYNC, of the file or of the one write. With direct I/O the kernel asks for no flush behind such a write: it passes
+/// the flag on.
+fn is_durable(flags: OpenFlags) -> bool {
+    flags.0 & DSYNC != 0
+}
+
 /// The kernel's side.
 struct FileServer {
     link: Arc<Link>,
+    read_only: bool,
     ended: watch::Sender<bool>,
 }
 
@@ -303,7 +386,7 @@ impl FileServer {
         rt.spawn(async move {
             let done = work.await;
             if let Err(error) = &done {
-                tracing::warn!(%error, export = link.disk.export, "a request of the file failed");
+                tracing::warn!(%error, export = link.export, "a request of the file failed");
             }
             reply(done.map_err(|error| errno(&error)));
         })
@@ -311,7 +394,7 @@ impl FileServer {
     }
 
     fn attr(&self, size: u64) -> FileAttr {
-        let perm = if self.link.disk.read_only { 0o400 } else { 0o600 };
+        let perm = if self.read_only { 0o400 } else { 0o600 };
         FileAttr {
             ino: INodeNo::ROOT,
             size,
@@ -397,7 +480,7 @@ impl Filesystem for FileServer {
     }
 
     fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.link.disk.read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
+        if self.read_only && flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
         reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
@@ -441,11 +524,12 @@ impl Filesystem for FileServer {
         offset: u64,
         data: &[u8],
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let data = Bytes::copy_from_slice(data);
+        let durable = is_durable(flags);
         let work = move |link: Arc<Link>| async move {
             // A disk does not grow by a write behind its end.
             let room = link.size().await?.saturating_sub(offset);
@@ -453,12 +537,9 @@ impl Filesystem for FileServer {
             if data.is_empty() {
                 return Err(Error::new(Kind::NoSpace, "a write behind the end of the disk"));
             }
-            link.with(|client| {
-                let data = data.clone();
-                async move { client.write(offset, data, false).await }
-            })
-            .await?;
-            Ok(data.len() as u32)
+            let written = data.len() as u32;
+            link.write(offset, data, durable).await?;
+            Ok(written)
         };
         self.run(work, move |out| match out {
             Ok(written) => reply.written(written),
@@ -472,9 +553,7 @@ impl Filesystem for FileServer {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let work =
-            |link: Arc<Link>| async move { link.with(|client| async move { client.flush().await }).await };
-        self.run(work, move |out| tell_done(reply, out));
+        self.run(|link| async move { link.flush().await }, move |out| tell_done(reply, out));
     }
 
     fn fallocate(
@@ -493,8 +572,11 @@ impl Filesystem for FileServer {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let work = move |link: Arc<Link>| async move {
-            let end = offset.saturating_add(len).min(link.size().await?);
-            link.zero(offset..end, keep).await
+            let (size, end) = (link.size().await?, offset.saturating_add(len));
+            if mode & KEEP_SIZE == 0 && end > size {
+                return Err(Error::new(Kind::NoSpace, "zeros behind the end of the disk"));
+            }
+            link.zero(offset..end.min(size), keep).await
         };
         self.run(work, move |out| tell_done(reply, out));
     }
@@ -523,8 +605,8 @@ impl Filesystem for FileServer {
 
 /// `windlass detach FILE`: what was written is flushed, then the file is what it was.
 pub async fn detach(global: &Global, file: &Path, force: bool) -> Result<ExitCode> {
-    let shown = file.display().to_string();
-    let is_it = |(place, _): &(Place, DeviceOf)| *place == Place::File(file.to_owned());
+    let shown = without_links(file.display().to_string());
+    let is_it = |(place, _): &(Place, DeviceOf)| *place == Place::File((&shown).into());
     let Some((_, of)) = attachments::attached().into_iter().find(is_it) else {
         let why = format!("{shown} is not attached: `windlass attach POOL/VOL --file {shown}` does that");
         return Err(Error::new(Kind::NotFound, why));
@@ -565,6 +647,16 @@ async fn check_daemon(of: &DeviceOf) -> Result<()> {
         return Err(Error::new(Kind::Refused, why));
     }
     Ok(())
+}
+
+/// As the kernel names it. The file itself is not asked: whoever serves it may be gone.
+fn without_links(file: String) -> String {
+    let path = Path::new(&file);
+    let folder = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
+    let named = folder
+        .zip(path.file_name())
+        .and_then(|(folder, name)| folder.join(name).into_os_string().into_string().ok());
+    named.unwrap_or(file)
 }
 
 /// Root unmounts by itself, others by fusermount3. `Refused`: somebody has it open. `force`: whoever has it open gets errors, and
@@ -610,6 +702,140 @@ fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
 #[allow(clippy::disallowed_methods)] // a user's file
 mod tests {
     use super::*;
+    use crate::nbd::{House, client_of, simulate};
+    use tokio_util::sync::CancellationToken;
+
+    /// A daemon that says what it was given, one after another, and serves the house then. The volume is under this ownership.
+    struct Script {
+        house: Arc<House>,
+        then: Mutex<Vec<Kind>>,
+        epoch: Arc<Mutex<u64>>,
+    }
+
+    #[async_trait]
+    impl Reach for Script {
+        async fn connect(&self, held: Option<&Value>) -> Connected {
+            let refused = self.then.lock().pop();
+            match refused {
+                // As the server says it.
+                Some(Kind::Refused) => client_of(&self.house, "owned").await.0.map(|_| unreachable!()),
+                Some(kind) => Err(Error::new(kind, "not now")),
+                None => {
+                    let client = client_of(&self.house, "disk").await.0?;
+                    let now = self.held(None).await?;
+                    match held == Some(&now) {
+                        true => Ok((Arc::new(client), now)),
+                        false => Err(Error::new(Kind::Fenced, "others have had it")),
+                    }
+                }
+            }
+        }
+        async fn held(&self, _: Option<&Value>) -> Result<Value> {
+            Ok(json!(*self.epoch.lock()))
+        }
+    }
+
+    /// A file whose daemon, once it has gone, answers so. It goes when the token is cancelled.
+    async fn link_to(house: &Arc<House>, then: &[Kind]) -> (Arc<Link>, CancellationToken, Arc<Mutex<u64>>) {
+        let (client, stop) = client_of(house, "disk").await;
+        let (then, epoch) = (Mutex::new(then.iter().rev().copied().collect()), Arc::default());
+        let daemon = Script { house: house.clone(), then, epoch: Arc::clone(&epoch) };
+        let up = (Arc::new(client.unwrap()), json!(0));
+        let link = Arc::new(Link::new(&house.rt, "p/v", Box::new(daemon), up));
+        let kept = link.clone();
+        house.rt.spawn(async move { kept.keep().await }).detach();
+        (link, stop, epoch)
+    }
+
+    /// The daemon goes, and that is seen.
+    async fn gone(link: &Link, stop: &CancellationToken) {
+        let mut states = link.state.subscribe();
+        let State::Up(now) = states.borrow().clone() else { return };
+        stop.cancel();
+        let is_seen = |state: &State| !matches!(state, State::Up(up) if Arc::ptr_eq(up, &now));
+        states.wait_for(is_seen).await.unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_can_not_serve_the_volume_yet_is_asked_again() {
+        simulate(|rt| async move {
+            let house = House::new(&rt);
+            let (link, stop, _) = link_to(&house, &[Kind::Closed, Kind::Refused, Kind::NotFound]).await;
+            link.write(0, Bytes::from_static(b"one"), false).await.unwrap();
+            gone(&link, &stop).await;
+            link.write(3, Bytes::from_static(b"two"), false).await.unwrap();
+            let read = link.with(|client| async move { client.read(0, 6).await }).await.unwrap();
+            assert_eq!(read, "onetwo");
+        });
+    }
+
+    #[test]
+    fn a_daemon_that_goes_soon_after_a_first_write_is_followed_by_the_next() {
+        simulate(|rt| async move {
+            let house = House::new(&rt);
+            let (link, stop, epoch) = link_to(&house, &[]).await;
+            // The write makes it this host's.
+            *epoch.lock() = 1;
+            link.zero(0..4096, true).await.unwrap();
+            gone(&link, &stop).await;
+            link.flush().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn who_has_become_another_volume_answers_no_more() {
+        simulate(|rt| async move {
+            let house = House::new(&rt);
+            let (link, stop, _) = link_to(&house, &[Kind::Closed, Kind::Fenced]).await;
+            gone(&link, &stop).await;
+            let (asked, why) = (rt.now(), link.flush().await.unwrap_err());
+            assert!(why.is(Kind::Refused) && rt.now().since(asked) < PATIENCE, "{why}");
+        });
+    }
+
+    /// What is asked of it may still be done: an error would say that it is not.
+    #[test]
+    fn a_daemon_that_is_there_is_waited_for_and_one_that_is_gone_for_a_while() {
+        simulate(|rt| async move {
+            let house = House::new(&rt);
+            let (link, stop, _) = link_to(&house, &[Kind::Closed; 5000]).await;
+            house.state.lock().delay = PATIENCE * 2;
+            link.write(0, Bytes::from_static(b"one"), false).await.unwrap();
+            link.flush().await.unwrap();
+            house.state.lock().delay = Duration::ZERO;
+            gone(&link, &stop).await;
+            let (asked, why) = (rt.now(), link.flush().await.unwrap_err());
+            assert!(why.is(Kind::Timeout), "{why}");
+            assert!(rt.now().since(asked) >= PATIENCE);
+        });
+    }
+
+    #[test]
+    fn a_synchronous_write_is_flushed_before_it_is_answered() {
+        // O_RDWR with O_DSYNC, with O_SYNC, and with O_DIRECT.
+        let durable = [0o10002, 0o4010002, 0o40002].map(|flags| is_durable(OpenFlags(flags)));
+        assert_eq!(durable, [true, true, false]);
+        simulate(|rt| async move {
+            let house = House::new(&rt);
+            let (link, _stop, _) = link_to(&house, &[]).await;
+            for (wanted, log) in [(false, &["write 0+3", ".write 0+3"][..]), (true, &["flush", ".flush"][..])]
+            {
+                link.write(0, Bytes::from_static(b"one"), wanted).await.unwrap();
+                assert!(house.log().ends_with(&log.iter().map(ToString::to_string).collect::<Vec<_>>()));
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_is_the_same_by_a_link_to_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(folder.join("d")).unwrap();
+        std::os::unix::fs::symlink("d", folder.join("l")).unwrap();
+        let text = |name: &str| folder.join(name).into_os_string().into_string().unwrap();
+        assert_eq!(without_links(text("l/v.img")), text("d/v.img"));
+        assert_eq!(without_links(text("gone/v.img")), text("gone/v.img"));
+    }
 
     #[test]
     fn a_file_with_bytes_of_its_own_is_not_hidden() {

@@ -12,6 +12,8 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::base::{Error, HostId, Kind, Result, StateId, VolumeId};
+use crate::daemon::StateDir;
+use crate::volume::Host;
 
 /// What the text begins with.
 const OURS: &str = "windlass:";
@@ -80,6 +82,12 @@ impl fmt::Display for Place {
             Place::File(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+/// The identity of the state folder's daemon.
+pub fn kept_host(home: &StateDir) -> Option<HostId> {
+    let text = std::fs::read_to_string(home.root().join("host.json")).ok()?;
+    serde_json::from_str::<Host>(&text).ok().map(|host| host.id)
 }
 
 /// As `status` tells it.

@@ -1,7 +1,7 @@
 //! Commands, one file a noun. A command builds a verb, sends it to the engine and prints what came back.
 
 mod apply_diff;
-mod attach_detach_device;
+mod attach_device;
 mod attach_file;
 mod attach_instructions;
 mod attachments;
@@ -13,6 +13,7 @@ mod cost;
 mod credentials;
 mod daemon_user;
 mod demo;
+mod detach;
 mod detach_process;
 mod doctor;
 mod drill;
@@ -104,7 +105,7 @@ enum Command {
     /// Make a volume a disk: a device or a file of this host, or what to type for QEMU, libvirt, systemd
     Attach(attach_instructions::Attach),
     /// Undo `attach --device` and `attach --file`
-    Detach(attach_detach_device::Detach),
+    Detach(detach::Detach),
     /// Bring a copy of a volume in another pool up to date (on a schedule: [replica] in windlass.toml)
     Replicate(replicate::Replicate),
     /// A volume or snapshot as an image, or what changed in it since a snapshot
@@ -261,10 +262,10 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Import(args) => Box::pin(import::run(&global, args)).await,
         Command::Attach(args) => match (args.file.clone(), args.makes_device()?) {
             (Some(file), _) => Box::pin(attach_file::attach(&global, &args, &file)).await,
-            (None, Some(number)) => Box::pin(attach_detach_device::attach(&global, &args, number)).await,
+            (None, Some(number)) => Box::pin(attach_device::attach(&global, &args, number)).await,
             (None, None) => Box::pin(attach_instructions::run(&global, args)).await,
         },
-        Command::Detach(args) => Box::pin(attach_detach_device::detach(&global, args)).await,
+        Command::Detach(args) => Box::pin(detach::detach(&global, args)).await,
         Command::Replicate(args) => Box::pin(replicate::run(&global, args)).await,
         Command::Export(args) => Box::pin(export::run(&global, args)).await,
         Command::Mount(args) => Box::pin(mount::run(&global, args)).await,

@@ -43,3 +43,5 @@ pub use tls_server::{TlsPem, TlsServer};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub use tests::{House, client_of, simulate};

@@ -20,7 +20,7 @@ use super::late_puts::LatePut;
 use super::remover::{Doomed, Remover};
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
-use crate::fs::object::{Base, is_same_write};
+use crate::fs::object::{Base, UploadToken, is_same_write};
 use crate::store::{
     Attrs, BucketRef, ByteRange, Cause, Etag, Found, Head, List, Page, Part, Put, Restore, VersionList,
     VersionMark, VersionPage, When,
@@ -132,6 +132,11 @@ impl BucketClient {
     /// A put of an object that was removed or moved away here, which may still come.
     pub fn late_put(&self, key: &str) -> Option<LatePut> {
         self.remover.late.watched(key)
+    }
+
+    /// A put by an earlier mount whose answer nobody heard may still come.
+    pub fn expect_put(&self, key: &str, put: &UploadToken) {
+        self.remover.late.expect(key, &put.attrs(), put.size, self.rt.now());
     }
 
     /// Called once: where uploads are written down.

@@ -13,7 +13,7 @@ use super::state::{Event, Life, Purpose, SENDS};
 use super::streaming_upload::StreamingUpload;
 use super::upload::{self, Snapshot};
 use crate::base::{Error, Kind, Result};
-use crate::fs::bucket::is_of_disk;
+use crate::fs::bucket::{UploadNotes, is_of_disk};
 use crate::fs::object::{
     Attributes, Base, Source, UploadToken, add_upload_token, differ_in_time_only, merge_attrs,
 };
@@ -22,12 +22,21 @@ use crate::store::{Attrs, Etag, When};
 
 /// Ends an upload that becomes no object, behind its parts: one that arrives later would stay.
 pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
-    let (remote, key) = (e.remote.clone(), key.to_owned());
+    let (remote, removals, key) = (e.remote.clone(), e.staging.removals.clone(), key.to_owned());
     let work = async move {
         streaming.ended().await;
         remote.abort(&key, &streaming.upload).await;
+        UploadNotes::ended(&*removals, &key, &streaming.upload).await;
     };
     e.rt.spawn(work).detach();
+}
+
+/// The same, of one of a name that the file's note is about to leave: until it has ended that is written down by itself.
+async fn give_up_noted(e: &MountContext, key: &str, streaming: StreamingUpload) {
+    if let Err(why) = e.staging.removals.begun(key, &streaming.upload).await {
+        tracing::warn!(key, %why, "after a crash an unfinished upload would stay in the bucket");
+    }
+    give_up(e, key, streaming);
 }
 
 /// Attempts to send a file that is truncated while it is being sent.
@@ -127,10 +136,12 @@ impl OpenFile {
                 unsent.note = Note { base, sending, ..unsent.note.clone() };
                 (unsent.stage.clone(), unsent.note.clone())
             });
+            // With its next write it begins to leave for this name.
+            s.stream_failed = false;
             (s.stage.is_some(), version, std::mem::take(&mut s.useless))
         };
         for (key, streaming) in useless {
-            give_up(e, &key, streaming);
+            give_up_noted(e, &key, streaming).await;
         }
         if let Some((stage, note)) = version {
             stage.note(&note, stage.is_durable()).await?;
@@ -142,6 +153,16 @@ impl OpenFile {
     /// crash must not find it there alone.
     pub async fn note_copy(&self, e: &MountContext, of: &Etag, key: &str, copy: Base) -> Result<()> {
         let _one = self.noting.lock().await;
+        let useless = {
+            let mut s = self.state.lock();
+            let (old, left) = (s.file.key.clone(), s.streaming.take().zip(s.upload.take()));
+            // Whatever becomes of the rename: none begins for the old name while it lasts.
+            s.stream_failed |= left.is_some();
+            left.map(|(streaming, _)| (old, streaming))
+        };
+        if let Some((old, streaming)) = useless {
+            give_up_noted(e, &old, streaming).await;
+        }
         let (stage, note) = {
             let mut s = self.state.lock();
             let is_of = s.file.base.as_ref().is_some_and(|base| base.etag == *of) && !s.file.is_unlinked();

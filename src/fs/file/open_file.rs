@@ -21,8 +21,8 @@ use super::upload::{self, Cuts, Snapshot};
 use crate::base::rt::Instant;
 use crate::base::{Error, Kind};
 use crate::fs::object::{
-    Attributes, Base, Errno, FileLock, Meta as _, MountOptions, Ns, Op, Sighting, Source, add_upload_token,
-    said_otherwise, with_otherwise,
+    Attributes, Base, Errno, FileLock, Meta as _, MountOptions, Ns, Op, Sighting, Source, UploadToken,
+    add_upload_token, said_otherwise, with_otherwise,
 };
 use crate::fs::read::Reader;
 use crate::fs::staging::{FoundFile, Mark, NOTE_FORMAT, Note, Stage, StagingArea};
@@ -166,6 +166,11 @@ impl OpenFile {
     pub fn may_be_object(&self) -> bool {
         let s = self.state.lock();
         s.file.base.is_some() || !s.file.uploading.is_empty()
+    }
+
+    /// The last send whose answer may not have come.
+    pub fn unheard_put(&self) -> Option<UploadToken> {
+        self.state.lock().file.uploading.last().cloned()
     }
 
     pub fn attrs(&self) -> Attrs {

@@ -28,6 +28,11 @@ impl UploadToken {
     pub fn of(attrs: &Attrs, size: u64) -> Option<UploadToken> {
         Some(UploadToken { size, upload: attrs.user.get(UPLOAD)?.clone() })
     }
+
+    /// What its object's metadata say of it.
+    pub fn attrs(&self) -> Attrs {
+        Attrs { user: [(UPLOAD.to_owned(), self.upload.clone())].into(), ..Attrs::default() }
+    }
 }
 
 /// `there`, an object's metadata, are `ours`: those of an act's copy by its mark, those of an upload by its token.

@@ -281,6 +281,10 @@ impl Fs {
                 Ok(true)
             }
             Verdict::Send => {
+                // Should the file be removed here before that, its next one is not to meet it, nor is it to stay.
+                if let Some(put) = file.unheard_put() {
+                    self.context.remote.expect_put(&key, &put);
+                }
                 self.send_recovered(&key, &file);
                 Ok(true)
             }

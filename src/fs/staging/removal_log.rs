@@ -3,7 +3,7 @@
 //! with them: it deletes an object if that is still the one that was removed.
 //!
 //! The file goes when all have ended, and with the next one another is begun. Multipart uploads by which the store copies a very
-//! large object stand in it too: the next mount gives up those that have not ended.
+//! large object stand in it too, and those for a name that their file has left: the next mount gives up what has not ended.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

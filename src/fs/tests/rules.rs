@@ -57,6 +57,7 @@ fn about(request: &BucketRequest) -> (&'static str, Vec<&str>) {
         BucketRequest::Put { key, .. } => ("put", vec![key]),
         BucketRequest::Copy { to, .. } => ("copy", vec![to]),
         BucketRequest::MultipartCreate { key, .. } => ("begin", vec![key]),
+        BucketRequest::MultipartPut { key, .. } => ("part", vec![key]),
         BucketRequest::MultipartComplete { key, .. } => ("complete", vec![key]),
         BucketRequest::Head { key, .. } => ("head", vec![key]),
         BucketRequest::Delete { keys } => ("delete", keys.iter().map(String::as_str).collect()),

@@ -56,6 +56,40 @@ fn what_was_on_its_way_at_a_kill_is_known_again() {
     }
 }
 
+/// The same put, and the next mount's user has removed the file.
+/// Promise: What was removed stays removed.
+#[test]
+fn what_was_on_its_way_at_a_kill_and_was_removed_is_not_back() {
+    for anew in [false, true] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            let (process, user) = set.mount("flush=local").await;
+            set.store.rule("put", "f", Act::CutAndCome(20_000), 1);
+            set.store.rule("put", "", Act::Hang, 1000);
+            user.put("f", b"one").await.unwrap();
+            set.store.reached(1).await;
+            for i in 0..40 {
+                set.sleep(10).await;
+                user.put(&format!("other{i}"), b"x").await.unwrap();
+            }
+            process.kill();
+            drop(user);
+            let (_, user) = set.mount("flush=local").await;
+            set.sleep(1000).await;
+            user.unlink("f").await.unwrap();
+            if anew {
+                user.put("f", b"anew").await.unwrap();
+            }
+            set.sleep(30_000).await;
+            set.store.clear();
+            set.sleep(200_000).await;
+            user.fs.finish().await;
+            let wanted = anew.then(|| Bytes::from_static(b"anew"));
+            assert_eq!(set.body("f").await, wanted, "{anew}: {:?}", set.keys());
+            assert_eq!(set.keys().len(), if anew { 41 } else { 40 }, "{anew}: {:?}", set.keys());
+        });
+    }
+}
+
 /// A removal that failed is tried again, and done, while the file that follows it is on its way.
 /// Promise: Names that are removed one after another are deleted together.
 #[test]
@@ -192,6 +226,44 @@ fn what_is_written_of_a_file_goes_along_with_a_rename_that_is_cut_off() {
             assert_eq!(set.body("log.1").await.unwrap(), "old+line", "{deleted}: {:?}", set.keys());
             let both: &[&str] = if deleted { &["log.1"] } else { &["log", "log.1"] };
             assert_eq!(set.keys(), both, "{deleted}");
+        });
+    }
+}
+
+/// A large file is renamed while it is written, and what had left for its old name is no use to anybody: one that was an object
+/// before, and one that is none yet. The daemon dies before that has ended.
+/// Promise: An upload that a crash cut off is given up by the next mount.
+#[test]
+fn an_upload_for_the_old_name_of_a_file_is_given_up_after_a_crash() {
+    for was in [true, false] {
+        Set::run(1, OF_BYTES, move |set| async move {
+            if was {
+                set.put("big", b"old").await;
+            }
+            let (process, user) = set.mount("flush=local").await;
+            let handle = user.open("big", if was { EMPTY } else { WRITE }, !was).await.unwrap();
+            set.store.rule("part", "big", Act::Hang, if was { 0 } else { 100 });
+            for at in 0..40 {
+                user.fs.write(handle, at << 20, vec![1; 1 << 20].into()).await.unwrap();
+            }
+            let uploads = async || set.store.contents().multipart_list("", Cause::File).await.unwrap().len();
+            assert_eq!(uploads().await, 1, "{was}");
+            set.store.rule("delete", "big", Act::Late(60_000), 1);
+            let moving = user.another();
+            let moved = process.rt().spawn(async move { moving.rename("big", "big.1", false).await });
+            match was {
+                true => set.store.reached(1).await,
+                false => moved.await.unwrap().unwrap(),
+            }
+            set.sleep(1000).await;
+            process.kill();
+            drop(user);
+            set.store.clear();
+            let (_, user) = set.mount("flush=local").await;
+            set.sleep(10_000).await;
+            user.fs.finish().await;
+            assert_eq!(uploads().await, 0, "{was}");
+            assert!(set.body("big.1").await.is_some(), "{was}: {:?}", set.keys());
         });
     }
 }

@@ -20,8 +20,10 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
+use super::client::Client;
 use super::server::serve_stream;
 use super::suspend_resume::Until;
+use super::wire::Headers;
 use super::{
     ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, MemoryDisk,
     StatusExtent,
@@ -282,6 +284,26 @@ pub fn connect(house: &Arc<House>, buffer: usize) -> Peer {
     let exports = Arc::new(Shown(house.clone()));
     let server = serve_stream(&house.rt, (theirs, None), exports, house.memory.clone(), until);
     Peer { io, house: house.clone(), stop, pause, server }
+}
+
+/// Our own client of the house. Once `stop` is cancelled the server hangs up.
+pub async fn open_to_map(
+    house: &Arc<House>,
+    name: &str,
+    contexts: &[&str],
+    headers: Headers,
+) -> (Result<Client>, CancellationToken) {
+    let (io, theirs) = tokio::io::duplex(10_000);
+    let stop = CancellationToken::new();
+    let exports = Arc::new(Shown(house.clone()));
+    let until = Until { stop: stop.clone(), pause: CancellationToken::new() };
+    serve_stream(&house.rt, (theirs, None), exports, house.memory.clone(), until).detach();
+    (Client::enter(&house.rt, Box::new(io), name, contexts, headers).await, stop)
+}
+
+/// The same, for tests of those who use the client.
+pub async fn client_of(house: &Arc<House>, name: &str) -> (Result<Client>, CancellationToken) {
+    open_to_map(house, name, &[], Headers::Extended).await
 }
 
 pub fn option(code: u32, data: &[u8]) -> Vec<u8> {

@@ -2,8 +2,7 @@
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
-use super::super::client::{Client, FlaggedExtent};
-use super::super::wire::Headers;
+use super::super::client::FlaggedExtent;
 use super::*;
 use crate::base::rt::sim::World;
 
@@ -12,20 +11,6 @@ const ALL: [Headers; 3] = [Headers::Simple, Headers::Structured, Headers::Extend
 async fn open(house: &Arc<House>, name: &str, headers: Headers) -> (Client, CancellationToken) {
     let (client, stop) = open_to_map(house, name, &[], headers).await;
     (client.unwrap(), stop)
-}
-
-async fn open_to_map(
-    house: &Arc<House>,
-    name: &str,
-    contexts: &[&str],
-    headers: Headers,
-) -> (Result<Client>, CancellationToken) {
-    let (io, theirs) = tokio::io::duplex(10_000);
-    let stop = CancellationToken::new();
-    let exports = Arc::new(Shown(house.clone()));
-    let until = Until { stop: stop.clone(), pause: CancellationToken::new() };
-    serve_stream(&house.rt, (theirs, None), exports, house.memory.clone(), until).detach();
-    (Client::enter(&house.rt, Box::new(io), name, contexts, headers).await, stop)
 }
 
 /// One random operation on a strip of its own, and the same on the model.

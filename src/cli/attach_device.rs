@@ -1,4 +1,4 @@
-//! `windlass attach --device` and `windlass detach`: a volume as a device of this host's kernel.
+//! `windlass attach --device`: a volume as a device of this host's kernel.
 //!
 //! A process stays for each device: when the daemon dies and comes again, it connects anew and gives the kernel the new sockets,
 //! and for that long the kernel holds the device's requests. A restart that hands connections over needs none of that.
@@ -12,17 +12,16 @@ use futures::future::{Either, select};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
-use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, kernel_number, look, shown};
-use super::attachments::{self, DeviceOf, Place, attached, chosen};
+use super::attach_instructions::{Attach, CONNECTIONS, Disk, RECONNECT, look};
+use super::attachments;
 use super::kernel_disk::{KernelDisks, Losses};
-use super::{Global, attach_file, detach_process, mount, output};
+use super::{Global, detach_process, output};
 use crate::base::rt::{RealRuntime, Rt};
-use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
+use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
 use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd::{self, Address, Info};
-use crate::volume::Host;
 
 /// Requests wait this long for a daemon that is gone, then they fail.
 pub const PATIENCE: Duration = Duration::from_secs(RECONNECT);
@@ -32,8 +31,6 @@ pub const AGAIN: Duration = Duration::from_millis(500);
 pub const LOOK: Duration = Duration::from_secs(1);
 /// Where sysfs shows the kernel's disks.
 const BLOCK: &str = "/sys/block";
-/// How long `detach` waits for the daemon to say what a name stands for now.
-const SAID_WITHIN: Duration = Duration::from_secs(5);
 
 /// In the background, but for `--detached`, which is that process.
 pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Result<ExitCode> {
@@ -181,38 +178,8 @@ impl Keeper {
     }
 }
 
-#[derive(clap::Args, Debug)]
-pub struct Detach {
-    /// POOL/VOLUME or POOL/VOLUME@SNAPSHOT that is attached, its /dev/nbdN, or the FILE that it is
-    what: String,
-    /// Also what is mounted or open, or can't be flushed: whoever uses it gets errors
-    #[arg(long)]
-    pub force: bool,
-}
-
-impl Detach {
-    /// What names a file, and not a disk or its device.
-    fn file(&self) -> Option<&str> {
-        let what = self.what.as_str();
-        // A volume has its pool before it.
-        let is_path = what.starts_with(['/', '.']) || !what.contains('/');
-        (is_path && !what.starts_with("/dev/")).then_some(what)
-    }
-}
-
-pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
-    let place = match (args.file(), args.what.starts_with("/dev/")) {
-        (Some(file), _) => Place::File(mount::absolute(Path::new(file))?.into()),
-        (None, true) => Place::Device(ours(kernel_number(&args.what)?)?),
-        (None, false) => of_export(global, &args.what).await?,
-    };
-    match place {
-        Place::Device(number) => let_go(global, number, args.force).await,
-        Place::File(file) => attach_file::detach(global, &file, args.force).await,
-    }
-}
-
-async fn let_go(global: &Global, number: u32, force: bool) -> Result<ExitCode> {
+/// Undoes `attach --device`.
+pub async fn let_go(global: &Global, number: u32, force: bool) -> Result<ExitCode> {
     let device = format!("/dev/nbd{number}");
     // Held alone while it is let go: mounted file systems and whatever else is built on it hold it too.
     let held = match force {
@@ -242,53 +209,6 @@ fn alone(device: &str) -> Result<OwnedFd> {
             Error::new(Kind::NotFound, format!("there is no {device}: nothing is attached there"))
         }
         other => Error::from(std::io::Error::from(other)).context(format!("opening {device}")),
-    })
-}
-
-/// Where that is attached which the name means, of this daemon.
-async fn of_export(global: &Global, export: &str) -> Result<Place> {
-    let all = attached();
-    // The folder tells without a daemon: a device is let go of whether one runs or not.
-    let host = kept_host(&StateDir::locate()?);
-    let means = match host {
-        Some(host) => meant(global, host, export).await,
-        None => None,
-    };
-    chosen(&all, host, export, means.as_ref())
-}
-
-/// The identity of the state folder's daemon.
-pub fn kept_host(home: &StateDir) -> Option<HostId> {
-    let text = std::fs::read_to_string(home.root().join("host.json")).ok()?;
-    serde_json::from_str::<Host>(&text).ok().map(|host| host.id)
-}
-
-/// What a name stands for now, where a daemon runs and says it.
-async fn meant(global: &Global, host: HostId, export: &str) -> Option<DeviceOf> {
-    let asked = async {
-        let home = StateDir::locate()?;
-        Client::connect(&home.control()?).await?.ok_or_else(|| Error::new(Kind::Closed, "no daemon runs"))?;
-        shown(global, host, export).await
-    };
-    let rt = Rt::new(RealRuntime::current());
-    let said = rt.timeout(SAID_WITHIN, asked).await;
-    match said.unwrap_or_else(|| Err(Error::new(Kind::Timeout, "it does not answer in time"))) {
-        Ok(means) => Some(means),
-        Err(error) => {
-            tracing::debug!(%error, export, "the daemon does not tell what this is now");
-            None
-        }
-    }
-}
-
-/// Other programs' devices are theirs to let go.
-fn ours(number: u32) -> Result<u32> {
-    let made_here = attached().iter().any(|(place, _)| *place == Place::Device(number));
-    made_here.then_some(number).ok_or_else(|| {
-        let why = format!(
-            "/dev/nbd{number} was not made by `windlass attach --device`: whoever made it lets it go"
-        );
-        Error::new(Kind::NotFound, why)
     })
 }
 
