@@ -9,13 +9,16 @@ fence   A hears that it was shut out: the client's requests fail       leave   d
 tell    what daemon 2 is told of the client: `by` name | id | epoch (id, and the ownership that it was shown under); whether it has failed: `failed` = of the
         client's own handle | seat (of the volume's newest handle, which the client's need not be) | no
 again   daemon 2 claims if 0 is released or of A's lineage, replays the journal if the active epoch is of its lineage, and goes on with the client, or answers it errors
+stay    daemon 2 does not come, and daemon 1 goes on with the client, whose next request claims. The client may be idle, or gone: as a daemon that starts does, daemon 1
+        `looks` for what the head says is A's, and then opens that as it is by then; or not (`use`: when it is used); or claims it as of a session that ended (`timer`)
 Checks: N a request reaches another volume     S a read or a flush is answered though a write that was acknowledged is gone
-        V an inert client, or one that goes on, writes over what it has not seen     W another host gets the volume without force while its owner's client is there"""
+        V an inert client, or one that goes on, writes over what it has not seen     W another host gets the volume without force while its owner's client is there
+        Q what was released is claimed though nobody uses it    and whatever was acknowledged comes to the pool, or its owner hears that it was shut out, if no client does anything more"""
 import sys, time
 from explore import explore, report
 
-def run(by='epoch', failed='client', keep=True, writes=2, epochs=5, inert=False, force=1):
-    # head (epoch, owner, released); names: the client's name leads to; log; A (phase, epoch, tail, lineage, seat); client (failed, shown, seen, told); told (by what, failed); B (phase, epoch)
+def run(by='epoch', failed='client', keep=True, stay='looks', writes=2, epochs=5, inert=False, force=1):
+    # head (epoch, owner, released); names: the client's name leads to; log; A (phase, epoch, tail, lineage, seat); client (failed, shown, seen, told); told (by what, failed), or that daemon 1 stays (and what it is yet to open); B (phase, epoch)
     head = (1, 'A', inert)
     A = ('inert' if inert else 'up', 0 if inert else 1, (), frozenset() if inert else frozenset([1]), 1)
     start = (head, 0, (), A, (False, 1, frozenset(), frozenset()), None, ('off', 0), 0, force, None)
@@ -56,9 +59,25 @@ def run(by='epoch', failed='client', keep=True, writes=2, epochs=5, inert=False,
                 tells = f2 if failed == 'client' else (False if failed == 'no' else f2 and ph != 'inert')
                 h2, l2 = head, log
                 if not keep and ph == 'up' and owns and not broken: h2, l2, t2 = (ep, own, True), log + tail, ()
-                yield 'daemon 1 lets go' + (', its journal can\'t be written' if broken else ''), to(head=h2, log=l2, A=('gap', 0, t2, lin, seat), c=(f2, shown, seen, acked), told=(ph, tells))
+                yield 'daemon 1 lets go' + (', its journal can\'t be written' if broken else ''), to(head=h2, log=l2, A=('gap', mine, t2, lin, seat), c=(f2, shown, seen, acked), told=(ph, tells))
+        def claims_again(what, told=told):
+            lost = acked - content - frozenset(tail)
+            return f'{what} claims, replays', to(head=(ep + 1, 'A', False), A=('up', ep + 1, tail, lin | {ep + 1}, ep + 1), c=(cf, ep + 1, seen, acked), told=told, why='S over a write that is gone' if lost else None)
+        ours = own == 'A' and not rel and ep in lin
+        if told and told[0] == 'stays':
+            todo = told[1]; left = ph == 'left' and ep == mine
+            if left and ep < epochs and not cf: yield claims_again('the client\'s request')
+            if ph == 'left' and ep != mine: yield 'A hears that it was shut out', to(A=('shut', mine, (), lin, seat), c=(True, shown, seen, acked))
+            if ph == 'up' and owns and not tail: yield 'A releases', to(head=(ep, '-', True), A=('inert', 0, (), lin, ep), c=(cf, ep, seen | content, acked))
+            if todo == 'look': yield 'daemon 1 looks whose it is', to(told=('stays', 'open' if ours else None))
+            if todo == 'open' and left and ep < epochs: yield claims_again('daemon 1 opens it,', ('stays', None))
+            elif todo == 'open': yield 'daemon 1 opens it as it is', to(told=('stays', None))
+            if todo == 'timer' and left and ep < epochs: yield claims_again('the timer', ('stays', None))
+            if todo == 'timer' and ph == 'inert' and rel and ep == seat: yield 'the timer claims', to(why='Q what was released is claimed though nobody uses it')
         if ph == 'gap':
             was, f = told
+            todo = {'looks': 'look', 'use': None, 'timer': 'timer' if was == 'up' and not f else None}[stay]
+            yield 'daemon 1 stays', to(A=('left' if was == 'up' and not f else 'shut' if was == 'up' else was, mine, tail if was == 'up' and not f else (), lin, seat), told=('stays', todo))
             if f: yield 'daemon 2 answers errors', to(A=('over', 0, tail, lin, seat))
             elif by == 'name' and name == 1: yield 'daemon 2 opens what has the name', to(why='N the client is on another disk')
             else:
@@ -74,7 +93,10 @@ def run(by='epoch', failed='client', keep=True, writes=2, epochs=5, inert=False,
                     yield 'daemon 2 claims, replays', to(head=(ep + 1, 'A', False), A=('up', ep + 1, t2, lin | {ep + 1}, ep + 1), c=again, why=why)
 
     def broken(st): return st[9]
-    return explore([start], nexts, broken, limit=2_000_000)
+    def done(st):
+        ep, A = st[0][0], st[3]
+        return ep >= epochs or A[0] in ('inert', 'shut', 'over') or A[0] == 'up' and not A[2]
+    return explore([start], nexts, broken, limit=2_000_000, finish=lambda s: s.startswith(('A stores', 'A hears', 'daemon')), done=done)
 
 if __name__ == '__main__':
     bad = 0
@@ -87,7 +109,9 @@ if __name__ == '__main__':
         ('p3 by id alone, a client that has only read', False, dict(by='id', inert=True)),
         ('p4 a client that has failed is not told', False, dict(failed='no')),
         ('p5 what has failed is looked for in the seats', False, dict(failed='seat', by='id')),
-        ('p6 the hand-over releases the volume', False, dict(keep=False))]:
+        ('p6 the hand-over releases the volume', False, dict(keep=False)),
+        ('p7 a daemon that stays claims what is used, and nothing else', False, dict(stay='use')),
+        ('p8 it claims as of the session that ended, whatever came since', False, dict(stay='timer'))]:
         if sys.argv[1:] and label.split()[0] not in sys.argv[1:]: continue
         t0 = time.time(); bad += not report(label, run(**kw), ok, t0)
     sys.exit(bad > 0)

@@ -254,7 +254,7 @@ pub async fn through(client: &mut Client, verb: Verb) -> Result<Outcome> {
     unless_twice(client.call(&rt, verb, |step| view.show(step), interrupted())).await
 }
 
-async fn in_process(engine: &Engine, verb: Verb) -> Result<Outcome> {
+async fn in_process(engine: &Arc<Engine>, verb: Verb) -> Result<Outcome> {
     let (sink, mut steps) = ProgressSink::channel();
     let given_up = sink.given_up().clone();
     let shown = async move {

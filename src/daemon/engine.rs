@@ -309,8 +309,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens what an earlier run of this state folder owned when it was cut off, so that its journals reach the pool
-    /// also when no client comes. The folder's journals tell which those are, so no store is asked about other volumes. Each
+    /// Opens what this state folder owns and nobody has open: what an earlier run owned when it was cut off, or this one let
+    /// go of for a daemon that did not come. So its journals reach the pool, and other hosts are heard that ask for it, also
+    /// when no client comes. The folder's journals tell which those are, so no store is asked about other volumes. Each
     /// volume is released when nobody has used it for a while.
     pub fn recover(self: &Arc<Self>, pool: Name) {
         let (rt, stop, mut engine) = (self.state.host_context.rt.clone(), self.stop.clone(), self.clone());
@@ -594,7 +595,7 @@ impl Engine {
     }
 
     /// Carries out one verb.
-    pub async fn run(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
+    pub async fn run(self: &Arc<Self>, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
         let is_of_mounts = verb.is_of_mounts() || verb.is_of_each_engine();
         if self.state.host_context.home.is_of_mounts() && !is_of_mounts {
             let why = "this process serves mounts alone: ask the daemon, or run the command without one";
@@ -622,7 +623,7 @@ impl Engine {
 
     /// Gives clients to another daemon, between two of their requests each, and lets go of the volumes, which stay this host's.
     /// Whatever fails before that daemon has said that it has them, they go on here.
-    async fn hand_over(&self, to: &HandOver, progress: &ProgressSink) -> Result<()> {
+    async fn hand_over(self: &Arc<Self>, to: &HandOver, progress: &ProgressSink) -> Result<()> {
         let rt = &self.state.host_context.rt;
         self.check_can_hand_over(to)?;
         let closed = self.admission.close(rt).await?;
@@ -648,6 +649,9 @@ impl Engine {
             self.state.pools.stay();
             self.go_on_with(paused);
             tracing::error!(%error, clients, took_ms, "the other daemon could not take over: this one goes on");
+            // Opening what was let go of is a command's work like any other, and those are let in again from here on.
+            drop(closed);
+            self.state.pools.opened().into_iter().for_each(|(pool, _)| self.recover(pool));
             return Err(error);
         }
         paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);

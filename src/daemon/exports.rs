@@ -374,7 +374,7 @@ impl VolumeExport {
     {
         let work = pin!(async {
             let pass = self.session.passage().enter().await;
-            work(pass.volume(&self.volume).clone()).await
+            work(pass.volume(&self.volume)).await
         });
         self.session.counted(request, work).await
     }
@@ -418,14 +418,14 @@ impl Export for VolumeExport {
     }
     async fn changes(&self, snapshot: &str) -> Result<Box<dyn Changes>> {
         let pass = self.session.passage().enter().await;
-        let of = pass.volume(&self.volume).clone();
+        let of = pass.volume(&self.volume);
         let since = of.since(&snapshot_name(snapshot)?).await?;
         Ok(Box::new(ChangesIn { of, since }))
     }
     async fn changes_again(&self, _: &str, held: &HeldDisk) -> Result<Box<dyn Changes>> {
         let snapshot = held_exports::snapshot_of(held)?;
         let pass = self.session.passage().enter().await;
-        let of = pass.volume(&self.volume).clone();
+        let of = pass.volume(&self.volume);
         let since = of.since_again(&snapshot).await?;
         Ok(Box::new(ChangesIn { of, since }))
     }
@@ -444,7 +444,9 @@ impl Export for VolumeExport {
         self.zero(offset, len, false).await
     }
     async fn keep(&self) -> Result<()> {
-        self.now().keep().await
+        // A volume that is just being left for another pool can't say any more what it has.
+        let pass = self.session.passage().enter().await;
+        pass.volume(&self.volume).keep().await
     }
     async fn flush(&self) -> Result<()> {
         self.with((IoVerb::Flush, 0, 0), |volume| async move { volume.flush().await }).await

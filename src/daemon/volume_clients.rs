@@ -346,6 +346,7 @@ impl VolumeClients {
             let mut one = of.counted.lock();
             (one.of, one.volume) = (Some(key_of(to)), Arc::downgrade(to));
             one.moved = Some((pool.clone(), volumes.clone()));
+            one.by_move = Some(to.used_by_moved());
         }
         follow_names(&mut uses);
     }
@@ -461,6 +462,9 @@ impl VolumeClients {
             }
             one.warned &= one.writers.len() > 1;
             one.clients.remove(visit);
+            if one.clients.is_empty() {
+                one.by_move = None;
+            }
         }
         self.left.notify_waiters();
         self.linger(counted, path, volumes);

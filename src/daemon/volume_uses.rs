@@ -11,7 +11,7 @@ use super::api::VolumePath;
 use super::io_tally::IoTally;
 use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
-use crate::volume::{Passage, Volume, Volumes};
+use crate::volume::{Attachment, Passage, Reading, Volume, Volumes};
 
 /// What is done to a volume that a command alone may write to. Commands go on with it meanwhile, as to take a snapshot.
 pub const FILLED: &str = "filled by a command";
@@ -61,6 +61,8 @@ pub struct Use {
     pub passage: Arc<Passage>,
     /// The pool that it was moved to while they used it.
     pub moved: Option<(Name, Volumes)>,
+    /// Tells other hosts of those who came to what it was, until the last of all has left.
+    pub by_move: Option<(Arc<Attachment>, Reading)>,
 }
 
 /// Uses of volumes by their names, as far as this host knows these; several of one name where a volume took that name while

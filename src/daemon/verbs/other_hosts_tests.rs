@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 
 use crate::base::rt::{RealDisk, RealRuntime, Rt};
 use crate::base::{Kind, Result};
-use crate::daemon::api::{HandOver, RemoveMode, SnapshotCopy, SnapshotPath, Verb, VolumeCreate, VolumePath};
+use crate::daemon::api::{
+    HandOver, RemoveMode, SnapshotCopy, SnapshotPath, Verb, VolumeCreate, VolumeMove, VolumePath,
+};
 use crate::daemon::config::Config;
 use crate::daemon::engine::{Engine, Options};
 use crate::daemon::engine_tables::EngineState;
@@ -22,7 +24,9 @@ use crate::store::{ByteRange, Cause, When};
 use crate::volume::Trash;
 
 use super::tests::{TAKEN, folders, make_pool, state};
-use super::{copy_and_replicate, destroy_pool, pool, roll_back_resize_flatten, snapshot, volume};
+use super::{
+    copy_and_replicate, destroy_pool, move_volume, pool, roll_back_resize_flatten, snapshot, volume,
+};
 
 async fn make(state: &EngineState, path: &str, settings: &[&str]) {
     let settings = settings.iter().chain(&["flush=pool"]).map(|&set| set.to_owned()).collect();
@@ -449,4 +453,90 @@ async fn the_new_store_of_a_replacement_that_another_host_left_is_emptied_too() 
         assert!(!files().iter().any(|file| file.starts_with("label") || file == "reg"), "{:?}", files());
         end([here, other]).await;
     }
+}
+
+/// Its next daemon does not come, and stores are away then. Volumes that no client uses at that moment stay this host's: another
+/// host gets the one that may be handed over, and what the journal alone has of the other one comes to the pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods)] // a user's folders
+async fn a_daemon_that_stays_goes_on_with_what_no_client_uses() {
+    let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
+    let home = StateDir::at(dir.path().join("h"));
+    let options = Options { memory: 64 << 20, serve: true, control: true, ..Options::default() };
+    let engine =
+        Engine::start(rt.clone(), RealDisk::start(), home.clone(), Config::default(), options).await.unwrap();
+    let (names, other) = (["s0", "s1", "s2"], Arc::new(state(dir.path(), "other").await));
+    let stores = folders(dir.path(), &names);
+    make_pool(engine.state(), "p", &stores).await.unwrap();
+    pool::add(&other, "p".parse().unwrap(), &stores, None).await.unwrap();
+    for (path, settings) in [("p/v", ["handover=ask"]), ("p/w", ["handover=never"])] {
+        make(engine.state(), path, &settings).await;
+        let address = engine.state().nbd_addresses()[0].clone();
+        let client = crate::nbd::Client::connect(&rt, &address, path).await.unwrap();
+        client.write(0, vec![1; 4096].into(), true).await.unwrap();
+        client.close().await.unwrap();
+    }
+    let nowhere = home.handover(1).unwrap().display().to_string();
+    let to = || HandOver { format: FORMAT, version: "test".to_owned(), socket: nowhere.clone() };
+    let away = |from: &str, to: &str| {
+        let place = |store: &str, suffix: &str| dir.path().join(format!("{store}{suffix}"));
+        names.iter().for_each(|store| std::fs::rename(place(store, from), place(store, to)).unwrap());
+    };
+    away("", ".away");
+    engine.run(Verb::HandOver(to()), ProgressSink::none()).await.unwrap_err();
+    away(".away", "");
+    let volumes = engine.state().pools.get(&"p".parse().unwrap()).await.unwrap().volumes.clone();
+    let owns = async |name: &str| {
+        while volumes.owned_here(&name.parse().unwrap()).is_none() {
+            rt.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    rt.timeout(Duration::from_secs(20), owns("w")).await.expect("it goes on by itself");
+    // Nobody uses one that was let go of with all stores there, either.
+    rt.timeout(Duration::from_secs(20), owns("v")).await.expect("it goes on by itself");
+    engine.run(Verb::HandOver(to()), ProgressSink::none()).await.unwrap_err();
+    let asks = exports(&other).open("p/v", "process 2").await.unwrap();
+    // An owner that is not there is given up after half a minute.
+    let asked = rt.timeout(Duration::from_secs(25), write(&*asks, 2)).await;
+    asked.expect("it is handed over").unwrap();
+    rt.timeout(Duration::from_secs(20), owns("w")).await.expect("it goes on by itself");
+    drop(asks);
+    engine.shutdown().await.unwrap();
+    end([other]).await;
+}
+
+/// They came to what the volume was. Of what it is the other host hears when it asks for it, and when it would remove it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_have_moved_with_their_volume_are_known_to_other_hosts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let stores = folders(dir.path(), &["t0", "t1", "t2"]);
+    make_pool(&here, "q", &stores).await.unwrap();
+    pool::add(&other, "q".parse().unwrap(), &stores, None).await.unwrap();
+    make(&here, "p/v", &["handover=ask"]).await;
+    let client = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*client, 1).await.unwrap();
+    let (path, to) = ("p/v".parse().unwrap(), "q".parse().unwrap());
+    let args = VolumeMove { path, to, no_snapshots: false, abort: false };
+    move_volume::run(&here, &args, &ProgressSink::none()).await.unwrap();
+    let moved: VolumePath = "q/v".parse().unwrap();
+    let theirs = exports(&other).open("q/v", "process 2").await.unwrap();
+    write(&*theirs, 2).await.unwrap();
+    drop(theirs);
+    volume::release(&other, &moved).await.unwrap();
+    let remove = || volume::remove(&other, &moved, false, (RemoveMode::Now, false));
+    let refused = remove().await.unwrap_err();
+    assert!(refused.is(Kind::Owned) && refused.to_string().contains("other hosts"), "{refused}");
+    assert_eq!(client.read(0, 1).await.unwrap().into_bytes().as_ref(), [2]);
+    volume::release(&here, &moved).await.unwrap_err();
+    drop(client);
+    volume::release(&here, &moved).await.unwrap();
+    let rt = &here.host_context.rt;
+    let removed = async {
+        while remove().await.is_err() {
+            rt.sleep(Duration::from_millis(50)).await;
+        }
+    };
+    rt.timeout(Duration::from_secs(20), removed).await.expect("they have left");
+    end([here, other]).await;
 }

@@ -447,6 +447,45 @@ async fn clients_of_a_volume_that_moves_to_another_pool_go_on_there() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
+/// A client that has moved with its volume once has no request fail when it moves again: while those under way are waited for, what
+/// they ask of their volume goes to where it is by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_moves_again_and_again_under_many_requests() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = Arc::new(state(dir.path(), "h").await);
+    for (pool, store) in [("p", "s"), ("q", "t")] {
+        make_pool(&state, pool, &folders(dir.path(), &[store])).await.unwrap();
+    }
+    make_volume(&state, "p/v").await;
+    let exports = EngineExports { state: Arc::downgrade(&state), for_commands: false };
+    let client = exports.open("p/v", "process 7").await.unwrap();
+    let stop = CancellationToken::new();
+    let requests = (0..8u64).map(|n| {
+        let (client, stop) = (client.clone(), stop.clone());
+        tokio::spawn(async move {
+            let (mut done, data) = (0, Bytes::from(vec![n as u8 + 1; 4096]));
+            while !stop.is_cancelled() {
+                client.write(n * 4096, data.clone()).await?;
+                client.keep().await?;
+                done += 1;
+            }
+            Ok::<u64, crate::base::Error>(done)
+        })
+    });
+    let requests: Vec<_> = requests.collect();
+    for (path, to) in [("p/v", "q"), ("q/v", "p"), ("p/v", "q"), ("q/v", "p")] {
+        let (path, to) = (path.parse().unwrap(), to.parse().unwrap());
+        let args = VolumeMove { path, to, no_snapshots: true, abort: false };
+        move_volume::run(&state, &args, &ProgressSink::default()).await.unwrap();
+    }
+    stop.cancel();
+    for requests in requests {
+        assert!(requests.await.unwrap().unwrap() > 4);
+    }
+    drop((client, exports));
+    assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
+}
+
 /// Volumes in use, and their states.
 fn in_use(state: &EngineState) -> Vec<(String, String)> {
     let used = volume::in_use(state).into_iter();

@@ -550,7 +550,7 @@ impl Volumes {
         }
     }
 
-    /// Volumes that this state folder owned when it was cut off, as far as their heads can be read; asks nothing where
+    /// Volumes that this state folder owned when it was cut off, and those of which that can't be told now; asks nothing where
     /// there are none.
     pub async fn left_open(&self) -> Result<Vec<Name>> {
         let mut left = Vec::new();
@@ -566,8 +566,12 @@ impl Volumes {
         let named = left.into_iter().filter_map(|id| Some((id, names.remove(&id)?)));
         let looks = stream::iter(named).map(|(id, name)| async move {
             // One whose head can't be read now is no reason to leave the others: opening it says why.
-            let head = self.engine.cell(id).read().await.ok().flatten()?;
-            let ours = !head.removed && !head.active.released && self.engine.host_owns(&head);
+            let ours = match self.engine.cell(id).read().await {
+                Ok(head) => head.is_some_and(|head| {
+                    !head.removed && !head.active.released && self.engine.host_owns(&head)
+                }),
+                Err(_) => true,
+            };
             ours.then_some(name)
         });
         Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)

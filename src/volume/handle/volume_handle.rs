@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::first_boot::attend;
 use super::outage_timeout::unless_outage;
 use super::ownership::{
-    AGAIN, Attachment, Claiming, Filling, Inert, Inner, Reading, Shown, Standby, State, read_by_client, whole,
+    AGAIN, Attachment, Claiming, Filling, Inert, Inner, Reading, Shown, Standby, State, read_by_client,
+    read_by_moved, whole,
 };
 use super::waiters::Waiter;
 use crate::base::rt::Instant;
@@ -140,6 +141,12 @@ impl Volume {
             matches!(&*inner.state.lock(), State::Live(session) if session.closed().is_none())
         };
         read_by_client(&self.inner.context, is_owner, again).await
+    }
+
+    /// Those who have come to it by its move to this pool use it until that is dropped: other hosts know of them as of those who
+    /// have connected to it.
+    pub fn used_by_moved(&self) -> (Arc<Attachment>, Reading) {
+        (self.attach(), read_by_moved(&self.inner.context))
     }
 
     /// What its clients go on with in another process of this host: ownerships of which any may be in force. `None`: whatever

@@ -1,6 +1,8 @@
 //! What is told of a volume while something is wrong.
 
 use super::*;
+use crate::base::RegisterId;
+use crate::store::{Cause, Store as _, When};
 
 #[test]
 fn an_outage_shows_with_its_age_and_what_is_left_of_the_journal() {
@@ -138,5 +140,26 @@ fn what_nobody_waits_for_any_more_is_no_trouble() {
         assert!(why.starts_with("I/O waits"), "{why}");
         drop(write);
         assert_eq!(life.volumes.failure(&name("v")), None);
+    });
+}
+
+/// What can't be told is not taken for another host's: opening it says why, and is tried again.
+#[test]
+fn a_volume_whose_head_cannot_be_read_is_among_those_that_were_left_open() {
+    run(33, "2+1", |site| async move {
+        let life = site.machine(1).found().await;
+        let v = volume(&life, FlushMode::Local).await;
+        v.write(0, bytes(1, 4096)).await.unwrap();
+        v.flush().await.unwrap();
+        let head = life.volumes.engine().pool.register(RegisterId(v.id().0)).key();
+        drop(v);
+        let life = life.crash().start().await;
+        assert_eq!(life.volumes.left_open().await.unwrap(), [name("v")]);
+        for store in &site.stores {
+            store.contents().put(&head, bytes(9, 100), When::Always, Cause::Walk).await.unwrap();
+        }
+        assert_eq!(life.volumes.left_open().await.unwrap(), [name("v")]);
+        let why = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap_err();
+        assert!(!why.is(Kind::Owned), "{why}");
     });
 }

@@ -14,7 +14,9 @@ mod start;
 pub use become_owner::lineage;
 pub use filling::Filling;
 pub use ownership_states::{AGAIN, Claiming, Inner, State};
-pub use readers::{Reading, forget_reader, keep_notes, keep_notes_no_more, read_by_client, reader_key};
+pub use readers::{
+    Reading, forget_reader, keep_notes, keep_notes_no_more, read_by_client, read_by_moved, reader_key,
+};
 pub use rounds::whole;
 pub use shown::Shown;
 pub use standby::{Attachment, Inert, Standby};

@@ -83,6 +83,12 @@ pub async fn read_by_client(
     Ok(reading)
 }
 
+/// Counts those who have come to a volume by its move, until that is dropped. This host owns the volume, which speaks for them; the
+/// note is made before it is let go of.
+pub fn read_by_moved(context: &VolumeContext) -> Reading {
+    Reading::begin(&context.engine, context.id)
+}
+
 /// Before this host lets go of a volume: its ownership speaks for the clients no longer.
 pub async fn note_before_release(context: &Arc<VolumeContext>) {
     let readers = &context.engine.readers;
