@@ -166,18 +166,24 @@ impl OpenFile {
     }
 
     /// Before the file gets this length: one that is emptied begins another upload. `writing` is held.
-    pub(super) fn begin_anew_if_freed(&self, e: &MountContext, size: u64) -> Op<()> {
+    pub(super) async fn begin_anew_if_freed(&self, e: &MountContext, size: u64) -> Op<()> {
         if size > 0 {
             return self.may_change(size..u64::MAX);
         }
         // A sealed one can't be emptied either.
         self.may_change(0..0)?;
-        let mut s = self.state.lock();
-        if s.is_freed()
-            && let Some(streaming) = s.streaming.take()
-        {
-            s.upload = None;
-            give_up(e, &s.file.key, streaming);
+        let useless = {
+            let mut s = self.state.lock();
+            let streaming = if s.is_freed() { s.streaming.take() } else { None };
+            if streaming.is_some() {
+                s.upload = None;
+            }
+            streaming
+        };
+        if let Some(streaming) = useless {
+            // A part that arrives later would stay.
+            streaming.ended().await;
+            e.remote.abort(&self.key(), &streaming.upload).await;
         }
         Ok(())
     }

@@ -133,7 +133,7 @@ impl OpenFile {
             return Err(why.into());
         }
         self.may_reach(size, size)?;
-        self.begin_anew_if_freed(e, size)?;
+        self.begin_anew_if_freed(e, size).await?;
         let anew = if size == 0 { begin_rewrite(self, e).await? } else { None };
         let useless = loop {
             let mut stage = self.state.lock().stage.clone().filter(|_| anew.is_none());

@@ -385,7 +385,10 @@ impl StagedFile for FileStage {
             // Whoever finds the stage must not take zeros for bytes, after a loss of power either.
             let noted = async {
                 self.note(note, false).await?;
-                self.firm(file.sync()).await
+                self.firm(file.sync()).await?;
+                // No later note is written over this one.
+                self.ring.lock().await.synced();
+                Ok(())
             };
             if let Err(why) = noted.await {
                 *self.freed.lock() = before;
