@@ -34,7 +34,7 @@ pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
 const TRIES: u32 = 16;
 
 /// A send of ours that arrived unheard.
-enum OwnSend {
+pub(super) enum OwnSend {
     /// This one.
     This(Etag),
     /// One of an earlier state of the file; or what was removed here before the file was made.
@@ -194,6 +194,10 @@ impl OpenFile {
         }
         let (done, staged, size) = {
             let s = self.state.lock();
+            if s.is_freed() {
+                // This host can't answer for it.
+                return Ok(());
+            }
             // A send asks for what it takes with it, before that is written down.
             let sealed = s.file.asked == s.file.changes && s.noted == Some(Mark::Closed);
             let done = !s.file.is_dirty() || sealed && !durable;
@@ -285,6 +289,9 @@ impl OpenFile {
         let (mut snapshot, newer, stored) = loop {
             // A rewrite checks under this lock whether the file is being sent.
             let writing = self.writing.lock().await;
+            if self.is_freed() {
+                return self.send_freed(e, purpose, writing, publish).await;
+            }
             // What was closed, and is being written anew: no close or sync since has asked for more.
             if let Some(unsent) = self.version_to_send() {
                 drop(writing);
@@ -420,7 +427,7 @@ impl OpenFile {
 
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
     /// removal of ours has not been done, or has been done since.
-    async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
+    pub(super) async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
         let head = e.remote.head(&snapshot.key).await?;
         let mut s = self.state.lock();
         // Where the file was opened though its name had been removed, that object is what it was made of.

@@ -4,6 +4,7 @@ mod closed_version;
 mod commit;
 mod conflict_copy;
 mod context;
+mod freed;
 mod open_file;
 mod part_plan;
 mod rewrite;
@@ -15,5 +16,6 @@ mod write;
 
 pub use conflict_copy::{CONFLICT, UNFINISHED};
 pub use context::{Clock, MountContext, MountResources, UploadMemory};
+pub use freed::BytesHeld;
 pub use open_file::OpenFile;
 pub use state::{Purpose, Stood};

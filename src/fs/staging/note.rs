@@ -2,8 +2,9 @@
 //! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
 //! power leaves that one whatever was written since.
 //!
-//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5; a note of another format is
-//! not read, and its bytes stay where they are.
+//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5; or 6 where staged bytes may have been
+//! freed because an upload has them: zeros there are none of the file's. A note of another format is not read, and its
+//! bytes stay where they are.
 //!
 //! | entry | bytes | meaning |
 //! |---|---|---|
@@ -34,6 +35,8 @@ const ENTRY: u64 = 10752;
 /// The longest note, in bytes; an entry has no less room.
 const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
 pub const NOTE_FORMAT: u32 = 5;
+/// The format of a note whose stage may lack bytes that an upload has.
+pub const FREED_FORMAT: u32 = 6;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -132,6 +135,11 @@ impl Note {
         }
     }
 
+    /// The stage may lack bytes that an upload has: what is left of them can't be sent.
+    pub fn is_freed(&self) -> bool {
+        self.format == FREED_FORMAT
+    }
+
     /// The machine has been started anew since, and nobody had asked for the bytes to survive that.
     pub fn may_be_torn(&self, boot: Option<&str>) -> bool {
         let here = boot.is_none() || self.boot.is_none() || boot == self.boot.as_deref();
@@ -188,7 +196,7 @@ fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
         return None;
     }
     let note: Note = serde_json::from_slice(body).ok()?;
-    (note.format == NOTE_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
+    matches!(note.format, NOTE_FORMAT | FREED_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
 }
 
 /// The entries of one stage, written in turn.
@@ -328,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_note_of_another_format_is_not_read() {
-        for format in [NOTE_FORMAT - 1, NOTE_FORMAT + 1] {
+        for format in [NOTE_FORMAT - 1, FREED_FORMAT + 1] {
             let other = encode_entry(3, &Note { format, ..note() }).unwrap();
             assert_eq!(decode_entry(&other), None);
         }
