@@ -14,7 +14,13 @@ truncate  to 0: the upload is given up, another begins; refused while sealed    
 unlink    the upload is given up, the object deleted                                   other    another client writes the name, at any time, once
 rule      the upload is ended from outside, at any time                                kill     at any time; the next mount gives the upload up and drops what is left of a freed file, sends any other
 Checks: Z no zeros are stored   L what fsync answered for is in the bucket, unless another client or an unlink took it away   I what is freed is in the upload as the file is, unless it is done or gone
-H half of a file never takes a name: what a killed mount leaves of a freed file is no object, unless it had been asked for as it was"""
+H half of a file never takes a name: what a killed mount leaves of a freed file is no object, unless it had been asked for as it was
+
+notes(): the notes of that file, in three entries (staging/note.rs). An entry: what the disk surely has of it, and what was written; each as (number, says that bytes were freed).
+note      a later note, into the first entry that is neither the latest nor the latest known to be durable        fsync    the same, durably
+free      step by step: the note; a sync; it counts as durable; each other entry that has a note gets one too; a sync; bytes go
+kill      what was written is there        power     an entry that was not synced is as it was, as it was written, or torn
+Checks: N the next mount goes by a note that says so, once bytes went   O a program that knows no such note finds none that it would go by"""
 import sys, time
 from explore import explore, report
 
@@ -79,6 +85,44 @@ def run(seals=True, acked=True, as_is=True, noted=True, stays=True, looks=True, 
         if at == 'end' and ours and f and not d['sealed']: return 'H'
     return explore([start], nexts, broken)
 
+def notes(synced=True, marks=True, others=True, old=True):
+    #        entries              latest durable number freeing gone  end
+    start = (((None, None),) * 3, None, None, 1, 0, False, False)
+    LATEST = 8
+
+    def nexts(st):
+        entries, latest, durable, n, step, gone, end = st
+        if end: return
+        def wrote(at, freed): return tuple((d, (n, freed)) if i == at else (d, c) for i, (d, c) in enumerate(entries))
+        def firm(of): return tuple((c, c) for d, c in of)
+        at = next(i for i in range(3) if i not in (latest, durable))
+        for i in range(3 ** 3):
+            picks = [i // 3 ** j % 3 for j in range(3)]
+            left = tuple((x, x) for x in ((d, c, None)[p] if d != c else c for (d, c), p in zip(entries, picks)))
+            yield f'power {picks}', (left, latest, durable, n, step, gone, True)
+        yield 'kill', (entries, latest, durable, n, step, gone, True)
+        if n < LATEST and step in (0, 6):
+            new = wrote(at, step == 6)
+            yield 'note', (new, at, durable, n + 1, step, gone, end)
+            yield 'fsync', (firm(new), at, at, n + 1, step, gone, end)
+        if step == 0 and n > 1: yield 'free: note', (wrote(at, True), at, durable, n + 1, 1, gone, end)
+        if step == 1: yield 'free: sync', (firm(entries) if synced else entries, latest, durable, n, 2, gone, end)
+        if step == 2: yield 'free: marked', (entries, latest, latest if marks else durable, n, 3, gone, end)
+        if step == 3:
+            rest = [i for i, (d, c) in enumerate(entries) if c and not c[1]] if others else []
+            if rest: yield 'free: another entry', (wrote(rest[0], True), rest[0], durable, n + 1, 3, gone, end)
+            else: yield 'free: all entries', (entries, latest, durable, n, 4, gone, end)
+        if step == 4: yield 'free: sync again', (firm(entries) if synced else entries, latest, durable, n, 5, gone, end)
+        if step == 5: yield 'free: bytes go', (entries, latest, durable, n, 6, True, end)
+
+    def broken(st):
+        entries, gone, end = st[0], st[5], st[6]
+        if not (gone and end): return None
+        there = [c for d, c in entries if c]
+        if not there or not max(there)[1]: return 'N'
+        if old and any(not freed for _, freed in there): return 'O'
+    return explore([start], nexts, broken)
+
 if __name__ == '__main__':
     bad = 0
     for label, ok, kw in [
@@ -91,4 +135,10 @@ if __name__ == '__main__':
         ('f6 an upload that is gone is taken for a completed one, without a look', False, dict(looks=False)),
         ('f7 a close is answered by this host (flush=local) though something was freed', False, dict(waits=False))]:
         t0 = time.time(); bad += not report(label, run(**kw), ok, t0)
+    for label, ok, kw in [
+        ('notes: each entry says so durably before bytes go', True, {}),
+        ('n1 bytes go before the note is durable', False, dict(synced=False)),
+        ('n2 notes of before stay: a program of before goes by them', False, dict(others=False)),
+        ('n3 notes of before stay, and later ones are written over the durable one', False, dict(marks=False, others=False, old=False))]:
+        t0 = time.time(); bad += not report(label, notes(**kw), ok, t0)
     sys.exit(bad > 0)

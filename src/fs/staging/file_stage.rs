@@ -268,6 +268,25 @@ impl FileStage {
         Err(Error::new(kind, said))
     }
 
+    /// Says durably that bytes of it go. Whoever finds the stage must not take zeros for bytes: neither after a loss of power
+    /// nor as a program that does not know the format, which would go by an earlier note.
+    async fn note_freed(&self, note: &Note) -> Result<()> {
+        self.note(note, false).await?;
+        let file = self.file().await?;
+        self.firm(file.sync()).await?;
+        let mut ring = self.ring.lock().await;
+        // No later note is written over this one, before the next that is durable.
+        ring.synced();
+        let (outgrown_slot, synced) = (self.outgrown_slot.clone(), self.synced.load(Ordering::Acquire));
+        let note = Note { format: FREED_FORMAT, outgrown_slot, synced, ..note.clone() };
+        for start in ring.earlier() {
+            let (at, bytes) = ring.over(start, &note)?;
+            file.pwrite(at.start, vec![bytes], false).await?;
+            ring.wrote(at);
+        }
+        self.firm(file.sync()).await
+    }
+
     /// A sync of the stage's, unless one has failed before.
     async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
         let failed = |why: &dyn fmt::Display| {
@@ -381,19 +400,9 @@ impl StagedFile for FileStage {
         };
         let first = before.is_empty();
         let file = self.file().await?;
-        if first {
-            // Whoever finds the stage must not take zeros for bytes, after a loss of power either.
-            let noted = async {
-                self.note(note, false).await?;
-                self.firm(file.sync()).await?;
-                // No later note is written over this one.
-                self.ring.lock().await.synced();
-                Ok(())
-            };
-            if let Err(why) = noted.await {
-                *self.freed.lock() = before;
-                return Err(why);
-            }
+        if first && let Err(why) = self.note_freed(note).await {
+            *self.freed.lock() = before;
+            return Err(why);
         }
         match file.punch(DATA + range.start, range.end - range.start).await {
             Err(why) if first && why.kind() == std::io::ErrorKind::Unsupported => {
@@ -555,6 +564,46 @@ mod tests {
             assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
         })
         .unwrap();
+    }
+
+    /// Promise: A file may be larger than the disk of the state folder.
+    #[test]
+    fn no_earlier_note_counts_once_bytes_were_freed() {
+        for seed in 0..60 {
+            let sim = Sim::new(seed);
+            let world = sim.clone();
+            sim.run(async move {
+                let simulated = Arc::new(SimDisk::new(&world));
+                let disk: Arc<dyn Disk> = simulated.clone();
+                let (folder, data) = (StagingDir::on(&disk), PathBuf::from("/s/a.stage"));
+                disk.create_dir(Path::new("/s")).await.unwrap();
+                disk.sync_dir(Path::new("/")).await.unwrap();
+                let stage = FileStage::create(&folder, data.clone(), &note(), None, None).await.unwrap();
+                disk.sync_dir(Path::new("/s")).await.unwrap();
+                stage.write(0, vec![7; 64 << 10].into()).await.unwrap();
+                for _ in 0..world.below(4) {
+                    stage.note(&note(), world.below(2) == 0).await.unwrap();
+                }
+                assert!(stage.free(&note(), 8192..32768).await.unwrap());
+                for _ in 0..world.below(5) {
+                    stage.note(&note(), false).await.unwrap();
+                }
+                simulated.power_loss();
+                let (found, told, _) = FileStage::open(&folder, data.clone()).await.unwrap().unwrap();
+                assert!(told.is_freed(), "seed {seed}: zeros are taken for bytes");
+                found.read(0, 9).await.unwrap_err();
+                // A program that knows only the other format reads the notes that have it.
+                let area =
+                    disk.open(&data, OpenHow::Read).await.unwrap().pread(0, DATA as usize).await.unwrap();
+                let known: &[u8] = br#"{"format":5,"#;
+                assert!(area.windows(known.len()).all(|bytes| bytes != known), "seed {seed}");
+                found.cut(0).await.unwrap();
+                found.note(&note(), false).await.unwrap();
+                let (_, told, edits) = FileStage::open(&folder, data).await.unwrap().unwrap();
+                assert_eq!((told.is_freed(), edits.size), (false, 0), "emptied, it is as any other");
+            })
+            .unwrap();
+        }
     }
 
     #[test]
