@@ -427,7 +427,11 @@ impl OpenFile {
 
     /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
     /// removal of ours has not been done, or has been done since.
-    pub(super) async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
+    pub(super) async fn find_own_send(
+        &self,
+        e: &MountContext,
+        snapshot: &mut Snapshot,
+    ) -> Result<Option<OwnSend>> {
         let head = e.remote.head(&snapshot.key).await?;
         let mut s = self.state.lock();
         // Where the file was opened though its name had been removed, that object is what it was made of.

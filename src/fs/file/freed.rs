@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use tokio::sync::MutexGuard;
 
-use super::commit::{OwnSend, give_up};
+use super::commit::OwnSend;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile, bytes_missing};
 use super::part_plan::on_grid;
@@ -181,9 +181,7 @@ impl OpenFile {
             streaming
         };
         if let Some(streaming) = useless {
-            // A part that arrives later would stay.
-            streaming.ended().await;
-            e.remote.abort(&self.key(), &streaming.upload).await;
+            end_upload(e, &self.key(), &streaming).await;
         }
         Ok(())
     }
@@ -281,13 +279,20 @@ impl OpenFile {
             (spent, s.streaming.take())
         };
         if let Some(streaming) = streaming {
-            give_up(e, &key, streaming);
+            end_upload(e, &key, &streaming).await;
         }
         if let Some(spent) = spent {
             spent.remove_or_warn().await;
         }
         why
     }
+}
+
+/// Ends an upload that becomes no object, before the note that names it goes: nobody would know of the upload after a kill.
+async fn end_upload(e: &MountContext, key: &str, streaming: &StreamingUpload) {
+    // A part that arrives later would stay.
+    streaming.ended().await;
+    e.remote.abort(key, &streaming.upload).await;
 }
 
 /// A write of this range is due to look at the disk.

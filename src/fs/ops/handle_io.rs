@@ -551,7 +551,15 @@ impl Fs {
         file: &Arc<OpenFile>,
         purpose: Purpose,
     ) -> Result<()> {
-        let sent = file.send(&self.context, purpose, |arrive| self.publish_sent(ino, file, arrive)).await;
+        let freed = file.is_freed();
+        let publish = |arrive: &dyn Fn() -> Attributes| {
+            self.publish_sent(ino, file, arrive);
+            if freed && let Some(node) = self.inodes.lock().get_mut(ino) {
+                // The kernel keeps pages of a mapping though writing them was refused: the next open drops them.
+                node.cached = None;
+            }
+        };
+        let sent = file.send(&self.context, purpose, publish).await;
         if sent.is_ok() {
             self.removal_replaced(&file.key()).await;
         }

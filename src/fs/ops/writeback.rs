@@ -35,14 +35,14 @@ impl Fs {
     pub fn pending(&self) -> Pending {
         let (waiting, left) = (self.waiting(), self.kept());
         let (files, bytes) = (waiting.files + left.files, waiting.bytes + left.bytes);
-        Pending { files, bytes, removals: self.context.remote.deletes.count() as u64 }
+        Pending { files, bytes, removals: self.context.remote.deletes.count() as u64, lost: left.lost }
     }
 
     /// In the queue.
     fn waiting(&self) -> Pending {
         let queue = self.writeback.queue.lock();
         let bytes = queue.files.values().map(|file| file.size()).sum();
-        Pending { files: queue.files.len() as u64, bytes, removals: 0 }
+        Pending { files: queue.files.len() as u64, bytes, ..Pending::default() }
     }
 
     /// It stays staged, and is the next mount's.
@@ -268,6 +268,7 @@ impl Fs {
             if *self.writeback.unmounting.borrow() {
                 match why.kind() {
                     _ if file.is_freed() => {
+                        self.writeback.left_unsent.lock().lost += 1;
                         tracing::error!(key = file.key(), %why, "not stored: bytes of it were freed, as the disk of the state folder was nearly full, so that the next mount can't send it")
                     }
                     Kind::Closed => tracing::debug!(key = file.key(), kept = at, "left to the next mount"),

@@ -118,7 +118,8 @@ impl KeptFiles {
     async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
         let key = &left.note.key;
         if left.note.is_freed() {
-            let why = format!("{key}: bytes of it were freed while it was being written: the rest is of no use");
+            let why =
+                format!("{key}: bytes of it were freed while it was being written: the rest is of no use");
             return Err(Error::new(Kind::Unsupported, why));
         }
         if left.stage.partly() {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::faults::{body, staged};
-use super::user::{STAGING, User, WRITE};
+use super::user::{READ, STAGING, User, WRITE};
 use crate::base::rt::sim::{Sim, SimDisk, World};
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
@@ -19,7 +19,7 @@ use crate::fs::KeptFiles;
 use crate::fs::object::{Errno, MountOptions, Op};
 use crate::fs::ops::{Changes, Fs};
 use crate::fs::staging::Unsent;
-use crate::fs::tree::OpenMode;
+use crate::fs::tree::{OpenMode, Pending};
 use crate::store::{Bucket, BucketAnswer, BucketRequest, Cause, Reach, SimStore, Store, When};
 
 const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
@@ -213,6 +213,11 @@ fn a_file_that_is_larger_than_the_disk_is_stored() {
             user.fs.write(handle, 0, mib(0)).await.unwrap();
             user.close(handle).await.unwrap();
             assert!(small.is_stored(LARGE).await, "{options}: stored when close returns");
+            for keeps in [false, true] {
+                let opened = user.fs.open_file(user.walk("f").await.unwrap(), READ).await.unwrap();
+                assert_eq!(opened.keep_cache, keeps, "pages whose writing was refused are dropped, once");
+                user.close(opened.handle).await.unwrap();
+            }
             let handle = user.open("f", WRITE, false).await.unwrap();
             assert_eq!(user.read(handle, FREED, MIB).await.unwrap(), mib(FREED / MIB));
             user.fs.write(handle, LARGE, mib(LARGE / MIB)).await.unwrap();
@@ -287,6 +292,74 @@ fn a_file_of_which_parts_were_freed_can_be_emptied_and_removed() {
         assert_eq!(small.object("f").await, None);
         small.is_clean().await;
     });
+}
+
+/// The upload of a file that is emptied ends before anything else is said of the file: nobody knows of it after a kill.
+/// Promise: Bytes that were freed can neither be read nor changed before the file is closed.
+#[test]
+fn an_emptied_files_upload_outlives_no_kill() {
+    for seed in 0..6 {
+        Small::run(seed, async |small| {
+            let process = small.world.process();
+            let (rt, disk, store) = (process.rt(), small.disk.clone(), small.losing.clone());
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let writing = async move {
+                let user = User::mount(rt, disk, store, "", STAGING).await;
+                let handle = user.open("f", NEW, true).await.unwrap();
+                write_all(&user, handle, 0..LARGE / MIB).await.unwrap();
+                resize(&user, handle, 0).await.unwrap();
+                tell.send(()).unwrap();
+                std::future::pending::<()>().await;
+            };
+            process.rt().spawn(writing).detach();
+            told.await.unwrap();
+            process.kill();
+            let (fs, unsent) = small.next_mount().await;
+            fs.finish().await;
+            assert_eq!((unsent, small.object("f").await), (vec![], Some(Bytes::new())));
+            small.is_clean().await;
+        });
+    }
+}
+
+/// A file of which bytes were freed is as it was when its removal fails.
+/// Promise: When close or fsync returns success, the object is stored and is the file.
+#[test]
+fn a_removal_that_fails_takes_nothing_of_a_freed_file() {
+    Small::run(14, async |small| {
+        small.put("before").await;
+        let (user, handle) = small.written("deadline=2").await;
+        small.store.faults(|f| f.reach = Reach::Refuses);
+        user.unlink("f").await.unwrap_err();
+        small.store.faults(|f| f.reach = Reach::Up);
+        user.fs.fsync(handle).await.unwrap();
+        assert!(small.is_stored(LARGE).await);
+        user.close(handle).await.unwrap();
+        user.forget_all();
+        user.fs.finish().await;
+        small.is_clean().await;
+    });
+}
+
+/// No mount can send it any more: who unmounts is told.
+/// Promise: A bucket that fails gives EIO at close and fsync, never silence.
+#[test]
+fn a_mount_that_ends_tells_how_many_freed_files_are_lost() {
+    for options in ["deadline=2", "deadline=2,flush=local"] {
+        Small::run(15, async move |small| {
+            let (user, handle) = small.written(options).await;
+            small.store.faults(|f| f.reach = Reach::Refuses);
+            assert_eq!(errno(user.close(handle).await), Errno::IO);
+            user.forget_all();
+            user.fs.finish().await;
+            assert_eq!(user.fs.kept(), Pending { lost: 1, ..Pending::default() });
+            small.store.faults(|f| f.reach = Reach::Up);
+            let (fs, unsent) = small.next_mount().await;
+            fs.finish().await;
+            assert_eq!((unsent, small.object("f").await), (vec![], None));
+            small.is_clean().await;
+        });
+    }
 }
 
 /// The completion's answer is lost: nothing is taken until it is known what became of it, and what is asked for again is the same.
@@ -430,6 +503,16 @@ fn a_conflict_of_a_file_of_which_parts_were_freed_overwrites_nothing() {
             assert_eq!(small.store.contents().keys(), ["f"]);
         });
     }
+    Small::run(16, async |small| {
+        small.put("before").await;
+        let (user, handle) = small.written("").await;
+        small.store.contents().delete(&["f".to_owned()], Cause::File).await.unwrap();
+        assert_eq!(user.close(handle).await.unwrap_err().errno, Errno::STALE, "removed by somebody else");
+        user.forget_all();
+        user.fs.finish().await;
+        small.is_clean().await;
+        assert_eq!(small.store.contents().keys(), [""; 0]);
+    });
 }
 
 /// Without a way to free parts of files, and without parts that arrive, a full disk is a full disk.
