@@ -516,6 +516,7 @@ fn a_conflict_of_a_file_of_which_parts_were_freed_overwrites_nothing() {
 }
 
 /// Without a way to free parts of files, and without parts that arrive, a full disk is a full disk.
+/// Promise: A file may be larger than the disk of the state folder.
 #[test]
 fn a_disk_without_holes_and_a_store_that_is_away_leave_no_room() {
     Small::run(11, async |small| {
@@ -567,6 +568,7 @@ fn what_was_synced_here_is_not_freed() {
 }
 
 /// Ordinary files are what they were: nothing is freed while there is room.
+/// Promise: A file may be larger than the disk of the state folder.
 #[test]
 fn nothing_is_freed_while_there_is_room() {
     Small::run(13, async |small| {
@@ -585,6 +587,7 @@ fn nothing_is_freed_while_there_is_room() {
 
 /// What a program may see of a file on a small disk, with a store that loses answers: each write, cut and read does what it says or
 /// fails, and when an fsync or close succeeds the object is what a plain array says.
+/// Promise: A file may be larger than the disk of the state folder.
 #[test]
 fn random_programs_on_a_small_disk_store_what_they_wrote() {
     for seed in 0..super::model::seeds(8) {
