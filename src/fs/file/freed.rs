@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use tokio::sync::MutexGuard;
 
-use super::commit::OwnSend;
 use super::context::MountContext;
 use super::open_file::{FileParts, OpenFile, bytes_missing};
+use super::own_send::OwnSend;
 use super::part_plan::on_grid;
 use super::rewrite::drop_version;
 use super::state::{Event, Life, Purpose};
@@ -185,107 +185,107 @@ impl OpenFile {
         }
         Ok(())
     }
+}
 
-    /// Makes the file's upload the object, or finds out that it can't be. `writing` is held until that is known: whoever
-    /// writes meanwhile waits. For the rest see `send`.
-    pub(super) async fn send_freed(
-        &self,
-        e: &MountContext,
-        purpose: Purpose,
-        writing: MutexGuard<'_, ()>,
-        publish: impl FnOnce(&dyn Fn() -> Attributes),
-    ) -> Result<()> {
-        let (mut snapshot, streaming, newer) = {
-            let mut s = self.state.lock();
-            if purpose == Purpose::ClosedVersion && !s.is_sealed() {
-                return Ok(());
-            }
-            s.seal(e).ok_or_else(|| bytes_missing(&s.file.key))?
-        };
-        if let Err(why) = self.note(e, false).await {
-            // The next mount says of a file that is stored that it may be lost.
-            tracing::warn!(key = snapshot.key, %why, "this host's disk can't be told what is being sent");
+/// Makes the file's upload the object, or finds out that it can't be. `writing` is held until that is known: whoever
+/// writes meanwhile waits. For the rest see `send`.
+pub(super) async fn send_freed(
+    file: &OpenFile,
+    e: &MountContext,
+    purpose: Purpose,
+    writing: MutexGuard<'_, ()>,
+    publish: impl FnOnce(&dyn Fn() -> Attributes),
+) -> Result<()> {
+    let (mut snapshot, streaming, newer) = {
+        let mut s = file.state.lock();
+        if purpose == Purpose::ClosedVersion && !s.is_sealed() {
+            return Ok(());
         }
-        let etag = match self.complete_freed(e, &mut snapshot, &streaming).await? {
-            Completed::Stored(etag) => etag,
-            Completed::Lost(why) => return Err(self.fail_freed(e, why).await),
-        };
-        let spent = {
-            let mut s = self.state.lock();
-            let at = s.file.changes;
-            s.apply(Event::Stored { at, base: Base { etag, size: snapshot.size } });
-            (s.streaming, s.upload, s.noted, s.replaced) = Default::default();
-            s.apply(Event::StageSpent)
-        };
-        if let Some(spent) = spent {
-            spent.remove_or_warn().await;
-        }
-        drop(writing);
-        if let Some(newer) = newer {
-            let base = self.base().ok_or_else(|| bytes_missing(&snapshot.key))?;
-            snapshot.attrs = newer;
-            self.state.lock().remember_upload(&snapshot);
-            let etag = e.remote.put_attrs(&snapshot.key, &base, &snapshot.attrs).await?;
-            self.record_upload(&snapshot, etag);
-        }
-        publish(&|| self.mark_clean(e, &snapshot));
-        drop_version(self).await;
-        Ok(())
+        s.seal(e).ok_or_else(|| bytes_missing(&s.file.key))?
+    };
+    if let Err(why) = file.note(e, false).await {
+        // The next mount says of a file that is stored that it may be lost.
+        tracing::warn!(key = snapshot.key, %why, "this host's disk can't be told what is being sent");
     }
+    let etag = match complete_freed(file, e, &mut snapshot, &streaming).await? {
+        Completed::Stored(etag) => etag,
+        Completed::Lost(why) => return Err(fail_freed(file, e, why).await),
+    };
+    let spent = {
+        let mut s = file.state.lock();
+        let at = s.file.changes;
+        s.apply(Event::Stored { at, base: Base { etag, size: snapshot.size } });
+        (s.streaming, s.upload, s.noted, s.replaced) = Default::default();
+        s.apply(Event::StageSpent)
+    };
+    if let Some(spent) = spent {
+        spent.remove_or_warn().await;
+    }
+    drop(writing);
+    if let Some(newer) = newer {
+        let base = file.base().ok_or_else(|| bytes_missing(&snapshot.key))?;
+        snapshot.attrs = newer;
+        file.state.lock().remember_upload(&snapshot);
+        let etag = e.remote.put_attrs(&snapshot.key, &base, &snapshot.attrs).await?;
+        file.record_upload(&snapshot, etag);
+    }
+    publish(&|| file.mark_clean(e, &snapshot));
+    drop_version(file).await;
+    Ok(())
+}
 
-    /// An error: it is not known whether the upload has become the object, or will.
-    async fn complete_freed(
-        &self,
-        e: &MountContext,
-        snapshot: &mut Snapshot,
-        streaming: &StreamingUpload,
-    ) -> Result<Completed> {
-        for _ in 0..TRIES {
-            let why = match upload::put_together(e, snapshot, streaming).await {
-                Ok(etag) => return Ok(Completed::Stored(etag)),
-                Err(why) => why,
-            };
-            if is_of_disk(&why) {
-                // The store may have the object and lose it: an upload can be completed only once.
-                return Ok(Completed::Lost(why));
-            }
-            if !why.is(Kind::Refused) && !why.is(Kind::NotFound) {
-                return Err(why);
-            }
-            // An upload that was completed is gone, and the object is there: that alone tells.
-            match self.find_own_send(e, snapshot).await? {
-                Some(OwnSend::This(etag)) => return Ok(Completed::Stored(etag)),
-                Some(OwnSend::Before) if why.is(Kind::Refused) => {}
-                _ => return Ok(Completed::Lost(why)),
-            }
+/// An error: it is not known whether the upload has become the object, or will.
+async fn complete_freed(
+    file: &OpenFile,
+    e: &MountContext,
+    snapshot: &mut Snapshot,
+    streaming: &StreamingUpload,
+) -> Result<Completed> {
+    for _ in 0..TRIES {
+        let why = match upload::put_together(e, snapshot, streaming).await {
+            Ok(etag) => return Ok(Completed::Stored(etag)),
+            Err(why) => why,
+        };
+        if is_of_disk(&why) {
+            // The store may have the object and lose it: an upload can be completed only once.
+            return Ok(Completed::Lost(why));
         }
-        Err(Error::new(Kind::Unavailable, format!("{} changes all the time", snapshot.key)))
+        if !why.is(Kind::Refused) && !why.is(Kind::NotFound) {
+            return Err(why);
+        }
+        // An upload that was completed is gone, and the object is there: that alone tells.
+        match file.find_own_send(e, snapshot).await? {
+            Some(OwnSend::This(etag)) => return Ok(Completed::Stored(etag)),
+            Some(OwnSend::Before) if why.is(Kind::Refused) => {}
+            _ => return Ok(Completed::Lost(why)),
+        }
     }
+    Err(Error::new(Kind::Unavailable, format!("{} changes all the time", snapshot.key)))
+}
 
-    /// Its bytes are lost, which its writer is told: no close or fsync has answered for them.
-    async fn fail_freed(&self, e: &MountContext, why: Error) -> Error {
-        let key = self.key();
-        let said = "bytes of this file were freed, as the disk of the state folder was nearly full, and its upload can't be \
-                    completed: write it again";
-        let why = match why.kind() {
-            Kind::Refused => why.context(said),
-            _ => Error::new(Kind::Io, format!("{key}: {said}: {why}")),
-        };
-        tracing::error!(key, %why, "a file that was being written is lost");
-        let (spent, streaming) = {
-            let mut s = self.state.lock();
-            let spent = s.apply(Event::Refused { why: why.share(), copy: None, stored: true });
-            s.upload = None;
-            (spent, s.streaming.take())
-        };
-        if let Some(streaming) = streaming {
-            end_upload(e, &key, &streaming).await;
-        }
-        if let Some(spent) = spent {
-            spent.remove_or_warn().await;
-        }
-        why
+/// Its bytes are lost, which its writer is told: no close or fsync has answered for them.
+async fn fail_freed(file: &OpenFile, e: &MountContext, why: Error) -> Error {
+    let key = file.key();
+    let said = "bytes of this file were freed, as the disk of the state folder was nearly full, and its upload can't be \
+                completed: write it again";
+    let why = match why.kind() {
+        Kind::Refused => why.context(said),
+        _ => Error::new(Kind::Io, format!("{key}: {said}: {why}")),
+    };
+    tracing::error!(key, %why, "a file that was being written is lost");
+    let (spent, streaming) = {
+        let mut s = file.state.lock();
+        let spent = s.apply(Event::Refused { why: why.share(), copy: None, stored: true });
+        s.upload = None;
+        (spent, s.streaming.take())
+    };
+    if let Some(streaming) = streaming {
+        end_upload(e, &key, &streaming).await;
     }
+    if let Some(spent) = spent {
+        spent.remove_or_warn().await;
+    }
+    why
 }
 
 /// Ends an upload that becomes no object, before the note that names it goes: nobody would know of the upload after a kill.

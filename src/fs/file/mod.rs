@@ -6,6 +6,7 @@ mod conflict_copy;
 mod context;
 mod freed;
 mod open_file;
+mod own_send;
 mod part_plan;
 mod rewrite;
 mod stage_lifecycle;
