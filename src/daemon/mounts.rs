@@ -17,7 +17,7 @@ use super::state_dir::HostContext;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::cache::DiskCache;
-use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, MountResources, Mounted, Unsent};
+use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, MountResources, Mounted, Pending, Unsent};
 use crate::store::{self, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
 use crate::volume::Memory;
 
@@ -311,21 +311,10 @@ impl Mounts {
         };
         let gone = |list: &mut List| list.entries.get(dir).is_none_or(|e| !Arc::ptr_eq(&e.mounted, &mounted));
         self.until(gone).await;
-        let mut said = Vec::new();
-        if left.files > 0 {
-            said.push(format!("{} files ({} bytes) could not be sent", left.files, left.bytes));
+        match what_is_left(&left) {
+            Some(why) => Err(Error::new(Kind::Unavailable, format!("{dir} is unmounted, but {why}"))),
+            None => Ok(()),
         }
-        if left.removals > 0 {
-            said.push(format!("{} removed names could not be deleted", left.removals));
-        }
-        if said.is_empty() {
-            return Ok(());
-        }
-        let why = format!(
-            "{dir} is unmounted, but {}: they are kept on this host, mount the bucket again to send them",
-            said.join(", and ")
-        );
-        Err(Error::new(Kind::Unavailable, why))
     }
 
     /// Returns when the mount at `dir` is gone.
@@ -443,6 +432,29 @@ impl Mounts {
         }
         result
     }
+}
+
+/// What a mount that ended could not store. None: it has stored all.
+fn what_is_left(left: &Pending) -> Option<String> {
+    let mut kept = Vec::new();
+    if left.files > 0 {
+        kept.push(format!("{} files ({} bytes) could not be sent", left.files, left.bytes));
+    }
+    if left.removals > 0 {
+        kept.push(format!("{} removed names could not be deleted", left.removals));
+    }
+    let mut said = Vec::new();
+    if !kept.is_empty() {
+        let kept = kept.join(", and ");
+        said.push(format!("{kept}: they are kept on this host, mount the bucket again to send them"));
+    }
+    if left.lost > 0 {
+        said.push(format!(
+            "{} files could not be stored and are lost, since parts of them were freed on a full disk: write them again",
+            left.lost
+        ));
+    }
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// What the mount before has not sent is seen, and sent, by one of the same bucket that may write; any other waits until it is
@@ -577,6 +589,18 @@ mod tests {
     async fn folder(host_context: &HostContext, url: &str) -> PathBuf {
         let bucket = store::open(&host_context.rt, &url.parse().unwrap()).await.unwrap();
         staging_of(host_context, &bucket)
+    }
+
+    #[test]
+    fn who_unmounts_is_told_what_is_kept_and_what_is_lost() {
+        let left = |files, removals, lost| what_is_left(&Pending { files, bytes: 9, removals, lost });
+        assert_eq!(left(0, 0, 0), None);
+        let both = left(2, 1, 0).unwrap();
+        assert!(both.starts_with("2 files (9 bytes) could not be sent, and 1 removed names"), "{both}");
+        assert!(both.ends_with("mount the bucket again to send them"));
+        let lost = left(0, 0, 1).unwrap();
+        assert!(lost.contains("1 files") && lost.contains("lost") && !lost.contains("kept"), "{lost}");
+        assert!(left(2, 0, 1).unwrap().contains("to send them; 1 files"));
     }
 
     #[test]

@@ -39,6 +39,9 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     async fn set_len(&self, len: u64) -> io::Result<()>;
     /// The range reads as zeros. Not durable before a sync.
     async fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives the range's room back to the filesystem: it reads as zeros, and the file stays as long. `Unsupported` where the
+    /// filesystem can't. Not durable before a sync.
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
 /// Zeros as bytes, where there is no better way.
@@ -85,6 +88,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>>;
     /// This run of the machine: what was written is there while it lasts, synced or not. `None`: that can't be told.
     fn boot(&self) -> Option<String>;
+
+    /// Bytes that this process may still write to the filesystem of a folder. `None`: that can't be told.
+    async fn room(&self, dir: &Path) -> Option<u64>;
 
     /// As `list`; nothing where there is no such folder.
     async fn list_if_there(&self, dir: &Path) -> io::Result<Vec<String>> {

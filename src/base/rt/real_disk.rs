@@ -350,6 +350,18 @@ impl DiskFile for RealFile {
             false => write_zeros(self, offset, len).await,
         }
     }
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let file = self.file.clone();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        ordered(&self.writer, JobClass::Slow, move || match fallocate(&*file, flags, offset, len) {
+            Err(why @ (rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS)) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, why))
+            }
+            other => other.map_err(io::Error::from),
+        })
+        .await
+    }
 }
 
 /// The size of a file, or of a block device, of which the metadata say nothing.
@@ -521,6 +533,11 @@ impl Disk for RealDisk {
             Some(id.trim().to_owned()).filter(|id| !id.is_empty() && id.len() <= 64)
         };
         BOOT.get_or_init(read).clone()
+    }
+    async fn room(&self, dir: &Path) -> Option<u64> {
+        let dir = dir.to_owned();
+        let room = move || Ok(rustix::fs::statvfs(&dir).map(|s| s.f_bavail.saturating_mul(s.f_frsize))?);
+        blocking(JobClass::Slow, room).await.ok()
     }
 }
 

@@ -544,8 +544,13 @@ impl BucketClient {
                 return Err(why);
             }
         };
-        let etag = self.complete(to, upload, &parts, attrs, base.size, when).await?;
-        self.verified(to, &etag, base).await
+        match self.complete(to, upload, &parts, attrs, base.size, when).await {
+            Ok(etag) => self.verified(to, &etag, base).await,
+            Err(why) => {
+                self.abort(to, upload).await;
+                Err(why)
+            }
+        }
     }
 
     pub async fn begin(&self, key: &str, attrs: &Attrs) -> Result<String> {
@@ -584,6 +589,7 @@ impl BucketClient {
         self.no_part_copies.load(Ordering::Relaxed)
     }
 
+    /// Puts the parts together. An upload of which this fails stays, for its caller to ask again or to give up.
     pub async fn complete(
         &self,
         key: &str,
@@ -593,16 +599,11 @@ impl BucketClient {
         size: u64,
         when: &When,
     ) -> Result<Etag> {
-        let done = self
-            // Some stores answer when they have put the parts together, which is a copy.
-            .resolve_put(key, attrs, size, longer(size, COPIED_A_SECOND), || {
-                self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
-            })
-            .await;
-        if done.is_err() {
-            self.abort(key, upload).await;
-        }
-        done
+        // Some stores answer when they have put the parts together, which is a copy.
+        self.resolve_put(key, attrs, size, longer(size, COPIED_A_SECOND), || {
+            self.bucket.multipart_complete(key, upload, parts, when.clone(), Cause::File)
+        })
+        .await
     }
 
     pub async fn abort(&self, key: &str, upload: &str) {

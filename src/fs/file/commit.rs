@@ -6,7 +6,9 @@ use tokio::sync::MutexGuard;
 use super::closed_version::ClosedVersion;
 use super::conflict_copy;
 use super::context::MountContext;
+use super::freed::send_freed;
 use super::open_file::{FileParts, OpenFile, bytes_missing};
+use super::own_send::OwnSend;
 use super::rewrite::drop_version;
 use super::stage_lifecycle::note_unpromised;
 use super::state::{Event, Life, Purpose, SENDS};
@@ -18,7 +20,7 @@ use crate::fs::object::{
     Attributes, Base, Source, UploadToken, add_upload_token, differ_in_time_only, merge_attrs,
 };
 use crate::fs::staging::{Mark, Note};
-use crate::store::{Attrs, Etag, When};
+use crate::store::{Attrs, Etag};
 
 /// Ends an upload that becomes no object, behind its parts: one that arrives later would stay.
 pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
@@ -41,14 +43,6 @@ async fn give_up_noted(e: &MountContext, key: &str, streaming: StreamingUpload) 
 
 /// Attempts to send a file that is truncated while it is being sent.
 const TRIES: u32 = 16;
-
-/// A send of ours that arrived unheard.
-enum OwnSend {
-    /// This one.
-    This(Etag),
-    /// One of an earlier state of the file; or what was removed here before the file was made.
-    Before,
-}
 
 impl OpenFile {
     /// The state that is to be the next object, which is written down as closed.
@@ -215,6 +209,10 @@ impl OpenFile {
         }
         let (done, staged, size) = {
             let s = self.state.lock();
+            if s.is_freed() {
+                // This host can't answer for it.
+                return Ok(());
+            }
             // A send asks for what it takes with it, before that is written down.
             let sealed = s.file.asked == s.file.changes && s.noted == Some(Mark::Closed);
             let done = !s.file.is_dirty() || sealed && !durable;
@@ -306,6 +304,9 @@ impl OpenFile {
         let (mut snapshot, newer, stored) = loop {
             // A rewrite checks under this lock whether the file is being sent.
             let writing = self.writing.lock().await;
+            if self.is_freed() {
+                return send_freed(self, e, purpose, writing, publish).await;
+            }
             // What was closed, and is being written anew: no close or sync since has asked for more.
             if let Some(unsent) = self.version_to_send() {
                 drop(writing);
@@ -437,45 +438,6 @@ impl OpenFile {
             }
         }
         stored
-    }
-
-    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
-    /// removal of ours has not been done, or has been done since.
-    async fn find_own_send(&self, e: &MountContext, snapshot: &mut Snapshot) -> Result<Option<OwnSend>> {
-        let head = e.remote.head(&snapshot.key).await?;
-        let mut s = self.state.lock();
-        // Where the file was opened though its name had been removed, that object is what it was made of.
-        let of_removed = |etag: &Etag| s.file.base.as_ref().is_none_or(|base| base.etag == *etag);
-        let removed = s.file.removed.clone().filter(|removed| of_removed(&removed.etag));
-        let Some(head) = head else {
-            let done = removed.is_some() && snapshot.when != When::Absent && snapshot.base_len == 0;
-            if done {
-                (snapshot.when, snapshot.source) = (When::Absent, None);
-            }
-            return Ok(done.then_some(OwnSend::Before));
-        };
-        let there = UploadToken::of(&head.attrs, head.size);
-        if there.is_some() && there == UploadToken::of(&snapshot.attrs, snapshot.size) {
-            return Ok(Some(OwnSend::This(head.etag)));
-        }
-        if snapshot.when == When::Matches(head.etag.clone()) {
-            // It has refused what was to replace just this.
-            return Ok(None);
-        }
-        if removed.is_some_and(|removed| removed.is(&head)) {
-            // It is not what the file is made of: it goes at any moment.
-            snapshot.when = When::Matches(head.etag);
-            return Ok(Some(OwnSend::Before));
-        }
-        let ours = there.is_some_and(|there| s.file.uploading.contains(&there));
-        let base = Base { etag: head.etag, size: head.size };
-        if !ours || base.size < snapshot.base_len {
-            return Ok(None);
-        }
-        s.apply(Event::Rebased(base.clone()));
-        snapshot.when = When::Matches(base.etag.clone());
-        snapshot.source = Some(Source { key: snapshot.key.clone(), base });
-        Ok(Some(OwnSend::Before))
     }
 
     /// What another client has set of the object since it was opened (`chmod`) is not undone by our bytes: the etag says nothing

@@ -52,6 +52,8 @@ pub(super) struct FileParts {
     pub(super) stream_failed: bool,
     /// Uploads that were begun for a name which the file has no more.
     pub(super) useless: Vec<(String, StreamingUpload)>,
+    /// How many hold it so that nothing of it is freed (`freed`).
+    pub(super) holds_bytes: u32,
 }
 
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl OpenFile {
     /// Its name. What of it has left for the old one is of no use any more: see `follow`.
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
+        s.fail_if_freed();
         if let (Some(streaming), Some(_)) = (s.streaming.take(), s.upload.take()) {
             let old = s.file.key.clone();
             s.useless.push((old, streaming));
@@ -358,7 +361,7 @@ impl FileParts {
     fn new(file: FileState) -> FileParts {
         let (stage, cuts, noted, closed_version, replaced) = Default::default();
         let (asked_version, overwrites) = Default::default();
-        let (streaming, upload, stream_failed, useless) = Default::default();
+        let (streaming, upload, stream_failed, useless, holds_bytes) = Default::default();
         FileParts {
             file,
             stage,
@@ -372,6 +375,7 @@ impl FileParts {
             upload,
             stream_failed,
             useless,
+            holds_bytes,
         }
     }
 

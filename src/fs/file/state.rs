@@ -144,9 +144,11 @@ pub enum Event {
     CopiedAside(u64),
     /// Nobody has the file open, or its stage can't be trusted: the object has the bytes.
     StageReleased,
+    /// The object has every byte, and the stage lacks some.
+    StageSpent,
     Unlinked,
     Discarded,
-    /// Another client's object refused the file.
+    /// Another client's object refused the file, or what of it was freed here is lost with its upload.
     /// `stored`: nothing that was written is only in the stage.
     Refused {
         why: Error,
@@ -365,6 +367,11 @@ impl FileFields {
                     self.local.cut(0);
                     (self.base_len, self.begun_anew) = (self.size, None);
                 }
+                return Effect::DropStage;
+            }
+            // What was changed since beside the bytes goes with the next upload.
+            Event::StageSpent if self.base_len == self.size && self.dirty.is_empty() => {
+                self.local.cut(0);
                 return Effect::DropStage;
             }
             Event::Unlinked if matches!(self.life, Life::Linked) => self.life = Life::Unlinked,

@@ -32,6 +32,7 @@ struct Begun {
 }
 
 /// A multipart upload under way. Dropping it leaves it: it is completed, aborted, or found by the next mount.
+#[derive(Clone)]
 pub struct StreamingUpload {
     pub upload: String,
     /// What the object will carry: S3 wants to know first.
@@ -67,18 +68,47 @@ impl StreamingUpload {
             if range.end > size || on_the_way >= AT_ONCE || spoiled > SPOILED_MAX {
                 return;
             }
-            let number = self.begun.len() as u32 + 1;
-            let (key, upload, stage, at) =
-                (key.to_owned(), self.upload.clone(), stage.clone(), range.clone());
-            let (remote, memory) = (e.remote.clone(), e.uploads.clone());
-            let task = e.rt.spawn(async move {
-                let _held = memory.take(at.end - at.start).await;
-                let body = stage.read(at.start, (at.end - at.start) as usize).await?;
-                remote.part(&key, &upload, number, body).await
-            });
-            let sending = async move { task.await.flatten().map_err(Arc::new) }.boxed().shared();
+            let sending = self.send(e, key, stage, self.begun.len(), range.clone());
             self.begun.push(Begun { range, spoiled: false, sending });
         }
+    }
+
+    fn send(&self, e: &MountContext, key: &str, stage: &Stage, index: usize, at: Range<u64>) -> Sending {
+        let number = index as u32 + 1;
+        let (key, upload, stage) = (key.to_owned(), self.upload.clone(), stage.clone());
+        let (remote, memory) = (e.remote.clone(), e.uploads.clone());
+        let task = e.rt.spawn(async move {
+            let _held = memory.take(at.end - at.start).await;
+            let body = stage.read(at.start, (at.end - at.start) as usize).await?;
+            remote.part(&key, &upload, number, body).await
+        });
+        async move { task.await.flatten().map_err(Arc::new) }.boxed().shared()
+    }
+
+    /// Parts that failed, and are as they were, leave again.
+    pub fn send_failed_again(&mut self, e: &MountContext, key: &str, stage: &Stage) {
+        for at in 0..self.begun.len() {
+            let Begun { range, spoiled, sending } = &self.begun[at];
+            if !spoiled && matches!(sending.clone().now_or_never(), Some(Err(_))) {
+                let again = self.send(e, key, stage, at, range.clone());
+                self.begun[at].sending = again;
+            }
+        }
+    }
+
+    /// Up to where, from `start` on, the store has said of each part that it has it, just as the file is.
+    pub fn arrived(&self, start: u64) -> u64 {
+        let parts = self.begun.iter().skip_while(|begun| begun.range.start < start);
+        let arrived =
+            |begun: &&Begun| !begun.spoiled && matches!(begun.sending.clone().now_or_never(), Some(Ok(_)));
+        parts.take_while(arrived).last().map_or(start, |begun| begun.range.end)
+    }
+
+    /// Waits until a part that is on its way has ended; false where none is.
+    pub fn next_end(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let sending = self.begun.iter().map(|begun| begun.sending.clone());
+        let next = sending.into_iter().find(|sending| sending.clone().now_or_never().is_none())?;
+        Some(next.map(drop))
     }
 
     /// Returns when none of its parts is on its way any more.

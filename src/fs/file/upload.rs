@@ -140,6 +140,15 @@ impl Snapshot {
 }
 
 async fn in_parts(e: &MountContext, file: &Snapshot, streaming: &StreamingUpload) -> Result<Etag> {
+    let stored = put_together(e, file, streaming).await;
+    if stored.is_err() {
+        e.remote.abort(&file.key, &streaming.upload).await;
+    }
+    stored
+}
+
+/// Sends what has not left yet, and completes the upload. Where that fails the upload stays.
+pub async fn put_together(e: &MountContext, file: &Snapshot, streaming: &StreamingUpload) -> Result<Etag> {
     let parts = async |base_len| -> Result<Vec<Part>> {
         let pieces = plan(file.size, base_len, &file.dirty).into_iter().enumerate();
         let parts = pieces.map(|(at, piece)| part(e, file, streaming, at as u32 + 1, piece));
@@ -151,16 +160,10 @@ async fn in_parts(e: &MountContext, file: &Snapshot, streaming: &StreamingUpload
         Err(why) if copies && why.is(Kind::Unsupported) && e.remote.copies_no_parts() => parts(0).await,
         parts => parts,
     };
-    match parts.and_then(|parts| file.is_whole().map(|()| parts)) {
-        Ok(parts) => {
-            let (upload, attrs) = (&streaming.upload, &streaming.attrs);
-            e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await
-        }
-        Err(why) => {
-            e.remote.abort(&file.key, &streaming.upload).await;
-            Err(why)
-        }
-    }
+    let parts = parts?;
+    file.is_whole()?;
+    let (upload, attrs) = (&streaming.upload, &streaming.attrs);
+    e.remote.complete(&file.key, upload, &parts, attrs, file.size, &file.when).await
 }
 
 async fn part(

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::commit::give_up;
 use super::context::MountContext;
+use super::freed::{is_time_to_look, make_room};
 use super::open_file::{FileParts, OpenFile};
 use super::rewrite::begin_rewrite;
 use super::stage_lifecycle::staging_failed;
@@ -36,10 +37,17 @@ impl OpenFile {
             let offset = offset.unwrap_or_else(|| self.size());
             let end = offset + data.len() as u64;
             self.may_reach(offset, end)?;
+            self.may_change(offset..end)?;
             let stage = self.stage(e, end).await?;
+            if is_time_to_look(offset..end) {
+                make_room(self, e, &stage, offset, false).await;
+            }
             self.state.lock().keep_asked_version(e, offset);
             if let Err(why) = stage.write(offset, data.clone()).await {
                 self.take_back(&stage, end).await;
+                if why.is(Kind::NoSpace) && make_room(self, e, &stage, offset, true).await {
+                    continue;
+                }
                 return Err(staging_failed(&stage, why).into());
             }
             let now = e.now();
@@ -125,6 +133,7 @@ impl OpenFile {
             return Err(why.into());
         }
         self.may_reach(size, size)?;
+        self.begin_anew_if_freed(e, size).await?;
         let anew = if size == 0 { begin_rewrite(self, e).await? } else { None };
         let useless = loop {
             let mut stage = self.state.lock().stage.clone().filter(|_| anew.is_none());

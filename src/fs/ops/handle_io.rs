@@ -449,6 +449,7 @@ impl Fs {
         match self.options().flush {
             Flush::Local => {
                 self.mark_closed_and_queue(h.ino, &h.file, false).await.map_err(close_failed)?;
+                self.send_freed(h.ino, &h.file).await?;
             }
             Flush::Bucket => {
                 // Before the store is waited for: who writes the file anew meanwhile leaves what is closed as it is. The send writes
@@ -475,10 +476,20 @@ impl Fs {
             }
             Flush::Local if h.file.is_dirty() => {
                 self.mark_closed_and_queue(h.ino, &h.file, true).await.map_err(close_failed)?;
+                self.send_freed(h.ino, &h.file).await?;
             }
             Flush::Local => {}
         }
         Ok(())
+    }
+
+    /// With `flush=local`: this host does not have all bytes of a file of which some were freed. Of a file that was marked
+    /// closed nothing is freed afterwards.
+    async fn send_freed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Op<()> {
+        if !file.is_freed() {
+            return Ok(());
+        }
+        self.send(ino, file).await.map_err(close_failed)
     }
 
     /// Marks the file closed on this host's disk and queues it, even if the mark can't be written. With `durable`, its
@@ -540,13 +551,21 @@ impl Fs {
         file: &Arc<OpenFile>,
         purpose: Purpose,
     ) -> Result<()> {
-        let sent = file.send(&self.context, purpose, |arrive| self.publish_sent(ino, file, arrive)).await;
+        let freed = file.is_freed();
+        let publish = |arrive: &dyn Fn() -> Attributes| {
+            self.publish_sent(ino, file, arrive);
+            if freed && let Some(node) = self.inodes.lock().get_mut(ino) {
+                // The kernel keeps pages of a mapping though writing them was refused: the next open drops them.
+                node.cached = None;
+            }
+        };
+        let sent = file.send(&self.context, purpose, publish).await;
         if sent.is_ok() {
             self.removal_replaced(&file.key()).await;
         }
-        if let Err(why) = &sent {
+        if sent.is_err() {
             // A file of which an older version was refused goes on: its own close will be told.
-            if why.is(Kind::Refused) && file.is_failed() {
+            if file.is_failed() {
                 self.abandoned(ino, file);
                 file.kept().inspect(|kept| self.doubt(kept));
             }
@@ -618,6 +637,7 @@ impl Fs {
                 }
                 continue;
             }
+            unsent.seal_freed(&self.context).await;
             match unsent.mark_closed(&self.context, false).await {
                 Ok(()) => self.queue_send(ino, &unsent),
                 Err(why) => {

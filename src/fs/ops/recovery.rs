@@ -122,6 +122,13 @@ impl Fs {
         for left in spent.into_iter().filter(|_| !self.options().read_only) {
             self.drop_stage(left).await;
         }
+        let (freed, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|left| left.note.is_freed());
+        for left in freed {
+            let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
+            if self.options().read_only || self.drop_freed(left).await.is_err() {
+                unsent.push(Unsent { path, key, bytes });
+            }
+        }
         let (mut named, mut kept) = (BTreeSet::new(), BTreeSet::new());
         for left in self.by_precedence(all).await {
             let (path, key, bytes) = (left.stage.path(), left.note.key.clone(), left.edits.size);
@@ -223,6 +230,27 @@ impl Fs {
             self.context.remote.abort(&left.note.key, upload).await;
         }
         left.stage.remove_or_warn().await;
+    }
+
+    /// What is left of a file of which bytes were freed: no close or fsync has answered for it but with its object. Its upload
+    /// ends before the bucket is looked at, so that nothing comes of it afterwards.
+    async fn drop_freed(&self, left: FoundFile) -> Result<()> {
+        let Note { key, upload, .. } = &left.note;
+        if let Some(upload) = upload {
+            self.context.remote.abort(key, upload).await;
+        }
+        let head = self.context.remote.head(key).await?;
+        let stored = head.is_some_and(|head| is_unanswered_send(&left, &head));
+        left.stage.remove_or_warn().await;
+        if !stored {
+            tracing::error!(
+                key,
+                bytes = left.edits.size,
+                "an earlier mount ended while this was being written: bytes of it had been freed, as the disk of the state folder \
+                 was nearly full, and what was not closed is lost: write it again"
+            );
+        }
+        Ok(())
     }
 
     /// `first`: no other staged file of its name was recovered before. True: it has its name, or would have.

@@ -35,14 +35,14 @@ impl Fs {
     pub fn pending(&self) -> Pending {
         let (waiting, left) = (self.waiting(), self.kept());
         let (files, bytes) = (waiting.files + left.files, waiting.bytes + left.bytes);
-        Pending { files, bytes, removals: self.context.remote.deletes.count() as u64 }
+        Pending { files, bytes, removals: self.context.remote.deletes.count() as u64, lost: left.lost }
     }
 
     /// In the queue.
     fn waiting(&self) -> Pending {
         let queue = self.writeback.queue.lock();
         let bytes = queue.files.values().map(|file| file.size()).sum();
-        Pending { files: queue.files.len() as u64, bytes, removals: 0 }
+        Pending { files: queue.files.len() as u64, bytes, ..Pending::default() }
     }
 
     /// It stays staged, and is the next mount's.
@@ -253,6 +253,10 @@ impl Fs {
             let Err(why) = self.try_send_closed(ino, file).await else { continue };
             file.release_fds();
             let at = file.staged_at();
+            if file.is_failed() && !why.is(Kind::Refused) {
+                // The log has it already.
+                break;
+            }
             if why.is(Kind::Refused) {
                 tracing::error!(key = file.key(), %why, "somebody else changed this object");
                 if at.is_some() && file.is_failed() {
@@ -263,6 +267,10 @@ impl Fs {
             }
             if *self.writeback.unmounting.borrow() {
                 match why.kind() {
+                    _ if file.is_freed() => {
+                        self.writeback.left_unsent.lock().lost += 1;
+                        tracing::error!(key = file.key(), %why, "not stored: bytes of it were freed, as the disk of the state folder was nearly full, so that the next mount can't send it")
+                    }
                     Kind::Closed => tracing::debug!(key = file.key(), kept = at, "left to the next mount"),
                     _ => {
                         tracing::error!(key = file.key(), kept = at, %why, "not stored: it is kept, and sent at the next mount")
@@ -271,7 +279,7 @@ impl Fs {
                 if let Err(why) = file.sync_stage(&self.context).await {
                     tracing::warn!(key = file.key(), %why, "a loss of power may take what is kept");
                 }
-                if !why.is(Kind::Closed) {
+                if !why.is(Kind::Closed) && !file.is_freed() {
                     self.left_staged(file.size());
                 }
                 break;

@@ -18,6 +18,7 @@
 //! Numbers are little-endian. A file descriptor is held only while the file is in use.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::note::{AREA as DATA, Note, NoteRing, word};
+use super::note::{AREA as DATA, FREED_FORMAT, Note, NoteRing, word};
 use super::stage::StagedFile;
 use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, OpenHow};
@@ -95,6 +96,8 @@ pub struct FileStage {
     synced: AtomicBool,
     /// Its names were taken out of the folder.
     nameless: AtomicBool,
+    /// See `StagedFile::freed`. It grows before the bytes go, so that nobody takes a hole's zeros for bytes.
+    freed: Mutex<Range<u64>>,
 }
 
 pub(super) fn record(start: u64, end: u64, place: u64) -> [u8; RECORD] {
@@ -115,6 +118,8 @@ impl FileStage {
         let (file, folder) = (Mutex::default(), folder.clone());
         let (failed, named, durable, took, nameless) = Default::default();
         let synced = note.synced.into();
+        // What an earlier run has freed is not known in detail.
+        let freed = if note.is_freed() { 0..u64::MAX } else { 0..0 }.into();
         FileStage {
             folder,
             data,
@@ -129,6 +134,7 @@ impl FileStage {
             took,
             synced,
             nameless,
+            freed,
         }
     }
 
@@ -248,6 +254,39 @@ impl FileStage {
         Ok(())
     }
 
+    /// Bytes of the range are only in an upload.
+    fn lacks(&self, range: &Range<u64>, kind: Kind) -> Result<()> {
+        let freed = self.freed.lock().clone();
+        if range.start >= freed.end || freed.start >= range.end {
+            return Ok(());
+        }
+        let said = format!(
+            "{}: these bytes were sent and freed, as the disk of the state folder is nearly full: they can be used when the file \
+             is closed",
+            self.data.display()
+        );
+        Err(Error::new(kind, said))
+    }
+
+    /// Says durably that bytes of it go. Whoever finds the stage must not take zeros for bytes: neither after a loss of power
+    /// nor as a program that does not know the format, which would go by an earlier note.
+    async fn note_freed(&self, note: &Note) -> Result<()> {
+        self.note(note, false).await?;
+        let file = self.file().await?;
+        self.firm(file.sync()).await?;
+        let mut ring = self.ring.lock().await;
+        // No later note is written over this one, before the next that is durable.
+        ring.synced();
+        let (outgrown_slot, synced) = (self.outgrown_slot.clone(), self.synced.load(Ordering::Acquire));
+        let note = Note { format: FREED_FORMAT, outgrown_slot, synced, ..note.clone() };
+        for start in ring.earlier() {
+            let (at, bytes) = ring.over(start, &note)?;
+            file.pwrite(at.start, vec![bytes], false).await?;
+            ring.wrote(at);
+        }
+        self.firm(file.sync()).await
+    }
+
     /// A sync of the stage's, unless one has failed before.
     async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
         let failed = |why: &dyn fmt::Display| {
@@ -313,17 +352,25 @@ impl StagedFile for FileStage {
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
         let end = offset + data.len() as u64;
+        self.lacks(&(offset..end), Kind::NoSpace)?;
         self.file().await?.pwrite(DATA + offset, vec![data], false).await?;
         self.edited(offset, end).await
     }
 
     async fn cut(&self, size: u64) -> Result<()> {
+        if size > 0 {
+            self.lacks(&(size..u64::MAX), Kind::NoSpace)?;
+        }
         if let Some(log) = &self.log {
             let mut log = log.lock().await;
             self.append(&mut log, size, CUT).await?;
             log.covered.cut(size);
         }
-        Ok(self.file().await?.set_len(DATA + size).await?)
+        self.file().await?.set_len(DATA + size).await?;
+        if size == 0 {
+            *self.freed.lock() = 0..0;
+        }
+        Ok(())
     }
 
     async fn take_back(&self, size: u64) -> Result<()> {
@@ -332,7 +379,38 @@ impl StagedFile for FileStage {
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        padded(self.file().await?.pread(DATA + offset, len).await?, len)
+        let found = self.file().await?.pread(DATA + offset, len).await?;
+        // Looked at afterwards: bytes may be freed while they are read.
+        self.lacks(&(offset..offset + len as u64), Kind::Io)?;
+        padded(found, len)
+    }
+
+    fn freed(&self) -> Range<u64> {
+        self.freed.lock().clone()
+    }
+
+    async fn free(&self, note: &Note, range: Range<u64>) -> Result<bool> {
+        if self.log.is_some() {
+            return Ok(false);
+        }
+        let before = {
+            let mut freed = self.freed.lock();
+            let all = if freed.is_empty() { range.clone() } else { freed.start..range.end };
+            std::mem::replace(&mut *freed, all)
+        };
+        let first = before.is_empty();
+        let file = self.file().await?;
+        if first && let Err(why) = self.note_freed(note).await {
+            *self.freed.lock() = before;
+            return Err(why);
+        }
+        match file.punch(DATA + range.start, range.end - range.start).await {
+            Err(why) if first && why.kind() == std::io::ErrorKind::Unsupported => {
+                *self.freed.lock() = before;
+                Ok(false)
+            }
+            punched => Ok(punched.map(|()| true)?),
+        }
     }
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
@@ -346,7 +424,8 @@ impl StagedFile for FileStage {
         let replaces = takes || outgrown_slot.is_some() && !self.named.load(Ordering::Acquire);
         let was = self.synced.load(Ordering::Acquire);
         let synced = durable || was;
-        let (at, bytes) = ring.next(&Note { outgrown_slot, synced, ..note.clone() })?;
+        let format = if self.freed.lock().is_empty() { note.format } else { FREED_FORMAT };
+        let (at, bytes) = ring.next(&Note { format, outgrown_slot, synced, ..note.clone() })?;
         let file = self.file().await?;
         if durable && self.log.is_some() {
             let edits = self.folder.disk().open(&self.edits, OpenHow::Write).await?;
@@ -485,6 +564,46 @@ mod tests {
             assert_eq!(found.read(10, 3).await.unwrap(), &b"xyz"[..], "who holds it goes on");
         })
         .unwrap();
+    }
+
+    /// Promise: A file may be larger than the disk of the state folder.
+    #[test]
+    fn no_earlier_note_counts_once_bytes_were_freed() {
+        for seed in 0..60 {
+            let sim = Sim::new(seed);
+            let world = sim.clone();
+            sim.run(async move {
+                let simulated = Arc::new(SimDisk::new(&world));
+                let disk: Arc<dyn Disk> = simulated.clone();
+                let (folder, data) = (StagingDir::on(&disk), PathBuf::from("/s/a.stage"));
+                disk.create_dir(Path::new("/s")).await.unwrap();
+                disk.sync_dir(Path::new("/")).await.unwrap();
+                let stage = FileStage::create(&folder, data.clone(), &note(), None, None).await.unwrap();
+                disk.sync_dir(Path::new("/s")).await.unwrap();
+                stage.write(0, vec![7; 64 << 10].into()).await.unwrap();
+                for _ in 0..world.below(4) {
+                    stage.note(&note(), world.below(2) == 0).await.unwrap();
+                }
+                assert!(stage.free(&note(), 8192..32768).await.unwrap());
+                for _ in 0..world.below(5) {
+                    stage.note(&note(), false).await.unwrap();
+                }
+                simulated.power_loss();
+                let (found, told, _) = FileStage::open(&folder, data.clone()).await.unwrap().unwrap();
+                assert!(told.is_freed(), "seed {seed}: zeros are taken for bytes");
+                found.read(0, 9).await.unwrap_err();
+                // A program that knows only the other format reads the notes that have it.
+                let area =
+                    disk.open(&data, OpenHow::Read).await.unwrap().pread(0, DATA as usize).await.unwrap();
+                let known: &[u8] = br#"{"format":5,"#;
+                assert!(area.windows(known.len()).all(|bytes| bytes != known), "seed {seed}");
+                found.cut(0).await.unwrap();
+                found.note(&note(), false).await.unwrap();
+                let (_, told, edits) = FileStage::open(&folder, data).await.unwrap().unwrap();
+                assert_eq!((told.is_freed(), edits.size), (false, 0), "emptied, it is as any other");
+            })
+            .unwrap();
+        }
     }
 
     #[test]

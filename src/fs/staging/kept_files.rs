@@ -47,7 +47,7 @@ fn shown(left: &FoundFile) -> KeptFile {
         bytes: left.edits.size,
         path: left.stage.path(),
         unfinished: left.note.mark == Mark::Open && !left.note.unsent_close,
-        partly: left.stage.partly(),
+        partly: left.stage.partly() || left.note.is_freed(),
     }
 }
 
@@ -117,6 +117,11 @@ impl KeptFiles {
 
     async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
         let key = &left.note.key;
+        if left.note.is_freed() {
+            let why =
+                format!("{key}: bytes of it were freed while it was being written: the rest is of no use");
+            return Err(Error::new(Kind::Unsupported, why));
+        }
         if left.stage.partly() {
             let why = format!(
                 "{key}: only what was changed of it is on this host: mount its bucket to have it sent"

@@ -2,8 +2,10 @@
 //! latest, so that one that is torn leaves the one before, nor over the latest that was made durable, so that a loss of
 //! power leaves that one whatever was written since.
 //!
-//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5; a note of another format is
-//! not read, and its bytes stay where they are.
+//! The entries begin at 0 (in a slot of a slab at 32), 10752 and 21504. The format is 5; or 6 where staged bytes may have been
+//! freed because an upload has them: zeros there are none of the file's. Before bytes are freed every entry that has a note
+//! gets one of format 6, so that a program that knows only 5 finds none, nor does a loss of power bring an earlier one back.
+//! A note of another format is not read, and its bytes stay where they are.
 //!
 //! | entry | bytes | meaning |
 //! |---|---|---|
@@ -34,6 +36,8 @@ const ENTRY: u64 = 10752;
 /// The longest note, in bytes; an entry has no less room.
 const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
 pub const NOTE_FORMAT: u32 = 5;
+/// The format of a note whose stage may lack bytes that an upload has.
+pub const FREED_FORMAT: u32 = 6;
 
 /// How a file's staged bytes stand to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -132,6 +136,11 @@ impl Note {
         }
     }
 
+    /// The stage may lack bytes that an upload has: what is left of them can't be sent.
+    pub fn is_freed(&self) -> bool {
+        self.format == FREED_FORMAT
+    }
+
     /// The machine has been started anew since, and nobody had asked for the bytes to survive that.
     pub fn may_be_torn(&self, boot: Option<&str>) -> bool {
         let here = boot.is_none() || self.boot.is_none() || boot == self.boot.as_deref();
@@ -188,13 +197,15 @@ fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
         return None;
     }
     let note: Note = serde_json::from_slice(body).ok()?;
-    (note.format == NOTE_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
+    matches!(note.format, NOTE_FORMAT | FREED_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
 }
 
 /// The entries of one stage, written in turn.
 #[derive(Debug)]
 pub struct NoteRing {
     starts: [u64; 3],
+    /// The entries that have a note.
+    used: [bool; 3],
     /// The next note's number.
     number: u64,
     last: Range<u64>,
@@ -208,7 +219,7 @@ impl NoteRing {
     /// A new stage's, whose notes begin at `first`.
     pub fn new(first: u64) -> NoteRing {
         let starts = [first, ENTRY, 2 * ENTRY];
-        NoteRing { starts, number: 1, last: 0..0, durable: 0..0, inherited: false }
+        NoteRing { starts, used: [false; 3], number: 1, last: 0..0, durable: 0..0, inherited: false }
     }
 
     /// Those of a stage that begins with `area`, and the note that counts.
@@ -219,8 +230,10 @@ impl NoteRing {
             let (number, len, note) = decode_entry(&bytes[..bytes.len().min(HEAD + NOTE_MAX)])?;
             Some((number, start..start + len as u64, note))
         };
-        let all = ring.starts.into_iter().filter_map(at);
-        let Some((number, last, note)) = all.max_by_key(|(number, ..)| *number) else { return (ring, None) };
+        let found = ring.starts.map(at);
+        ring.used = found.each_ref().map(Option::is_some);
+        let latest = found.into_iter().flatten().max_by_key(|(number, ..)| *number);
+        let Some((number, last, note)) = latest else { return (ring, None) };
         // Nobody else has written there: the greatest number can't be one.
         ring.number = number.saturating_add(1);
         (ring.last, ring.inherited) = (last, true);
@@ -247,9 +260,26 @@ impl NoteRing {
         Ok((at, bytes))
     }
 
+    /// Where notes are beside the latest.
+    pub fn earlier(&self) -> Vec<u64> {
+        let entries = self.starts.into_iter().zip(self.used);
+        entries.filter(|(start, used)| *used && *start != self.last.start).map(|(start, _)| start).collect()
+    }
+
+    /// The next note as it stands in the entry that begins at `start`, in place of an earlier one.
+    pub fn over(&self, start: u64, note: &Note) -> Result<(Range<u64>, Bytes)> {
+        let bytes = encode_entry(self.number, note)?;
+        let at = start..start + bytes.len() as u64;
+        assert!(at.end <= self.durable.start || self.durable.end <= at.start, "the durable note stays");
+        Ok((at, bytes))
+    }
+
     /// It is there now.
     pub fn wrote(&mut self, at: Range<u64>) {
         self.number += 1;
+        for (start, used) in self.starts.into_iter().zip(&mut self.used) {
+            *used |= start == at.start;
+        }
         self.last = at;
     }
 
@@ -328,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_note_of_another_format_is_not_read() {
-        for format in [NOTE_FORMAT - 1, NOTE_FORMAT + 1] {
+        for format in [NOTE_FORMAT - 1, FREED_FORMAT + 1] {
             let other = encode_entry(3, &Note { format, ..note() }).unwrap();
             assert_eq!(decode_entry(&other), None);
         }

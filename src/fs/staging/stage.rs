@@ -4,6 +4,7 @@
 //! only while the file is in use.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -83,6 +84,17 @@ pub trait StagedFile: Send + Sync {
 
     /// `len` bytes; zeros where nothing was written.
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes>;
+
+    /// Bytes whose room was given back to the disk: an upload has them. They can neither be read nor written.
+    fn freed(&self) -> Range<u64> {
+        0..0
+    }
+
+    /// Frees this range, which goes on where the one before it ended. The first time `note` says so durably before. False: the
+    /// filesystem can't, and nothing was freed.
+    async fn free(&self, _note: &Note, _range: Range<u64>) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power.
     async fn note(&self, note: &Note, durable: bool) -> Result<()>;

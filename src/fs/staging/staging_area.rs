@@ -143,6 +143,11 @@ impl StagingArea {
         }
     }
 
+    /// Bytes that the disk has left. None: that can't be told.
+    pub async fn room(&self) -> Option<u64> {
+        self.folder.disk().room(&self.dir).await
+    }
+
     /// Writes down a directory's rename before it begins, durably; and where.
     pub async fn write_intent(&self, intent: &RenameIntent) -> Result<PathBuf> {
         let path = self.dir.join(format!("{:016x}{INTENT}", self.rt.random()));

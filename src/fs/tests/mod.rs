@@ -6,6 +6,7 @@ mod caching;
 mod doubts;
 mod edits;
 mod faults;
+mod freed;
 mod identity;
 mod kept;
 mod keys;

@@ -52,6 +52,8 @@ pub struct Pending {
     pub bytes: u64,
     /// Names that were removed here.
     pub removals: u64,
+    /// Files that nobody can send any more: bytes of them were freed, and the mount has ended.
+    pub lost: u64,
 }
 
 impl Writeback {

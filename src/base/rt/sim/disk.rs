@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::super::disk::{Disk, DiskFile, DiskLock, OpenHow};
 use super::World;
+use crate::base::interval_map::Intervals;
 
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
@@ -35,6 +37,8 @@ pub struct DiskFaults {
     pub list_fails: u32,
     /// Bytes all files may have; `StorageFull` beyond.
     pub capacity: u64,
+    /// Files can't be punched.
+    pub no_holes: bool,
     /// Which copy of its files this disk is, 1 for the original.
     pub copy: u64,
 }
@@ -42,7 +46,15 @@ pub struct DiskFaults {
 impl Default for DiskFaults {
     fn default() -> Self {
         let latency = (Duration::from_micros(5), Duration::from_millis(2));
-        DiskFaults { latency, sync_fails: 0, read_fails: 0, list_fails: 0, capacity: u64::MAX, copy: 1 }
+        DiskFaults {
+            latency,
+            sync_fails: 0,
+            read_fails: 0,
+            list_fails: 0,
+            capacity: u64::MAX,
+            no_holes: false,
+            copy: 1,
+        }
     }
 }
 
@@ -51,10 +63,16 @@ impl Default for DiskFaults {
 struct Image {
     len: u64,
     pages: BTreeMap<u64, Vec<u8>>,
+    /// Ranges that take no room.
+    holes: Intervals<()>,
 }
 
 impl Image {
     fn write(&mut self, offset: u64, data: &[u8]) {
+        self.holes.clear(offset..offset + data.len() as u64);
+        if self.len < offset {
+            self.holes.insert(self.len..offset, ());
+        }
         let mut done = 0;
         while done < data.len() {
             let at = offset + done as u64;
@@ -89,6 +107,7 @@ impl Image {
             if let Some(bytes) = self.pages.get_mut(&(len / PAGE)) {
                 bytes[(len % PAGE) as usize..].fill(0);
             }
+            self.holes.clear(len..u64::MAX);
         }
         self.len = len;
     }
@@ -96,6 +115,7 @@ impl Image {
     /// Pages that were never written stay away: journals zero large files.
     fn zero(&mut self, offset: u64, len: u64) {
         let end = offset + len;
+        self.holes.clear(offset..end);
         for (page, bytes) in self.pages.range_mut(offset / PAGE..end.div_ceil(PAGE)) {
             let start = page * PAGE;
             let from = offset.max(start) - start;
@@ -104,10 +124,24 @@ impl Image {
         self.len = self.len.max(end);
     }
 
+    fn punch(&mut self, offset: u64, len: u64) {
+        let end = self.len.min(offset + len);
+        if offset < end {
+            self.zero(offset, end - offset);
+            self.holes.insert(offset..end, ());
+        }
+    }
+
+    /// Bytes of the range that take no room.
+    fn holes_in(&self, range: Range<u64>) -> u64 {
+        self.holes.overlaps(range).map(|(hole, ())| hole.end - hole.start).sum()
+    }
+
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Write(offset, data) => self.write(*offset, data),
             Change::Zero(offset, len) => self.zero(*offset, *len),
+            Change::Punch(offset, len) => self.punch(*offset, *len),
             Change::SetLen(len) => self.set_len(*len),
         }
     }
@@ -116,7 +150,7 @@ impl Image {
     fn apply_torn(&mut self, change: &Change, world: &World) {
         let (offset, len) = match change {
             Change::Write(offset, data) => (*offset, data.len() as u64),
-            Change::Zero(offset, len) => (*offset, *len),
+            Change::Zero(offset, len) | Change::Punch(offset, len) => (*offset, *len),
             Change::SetLen(_) if world.per_mille(500) => return self.apply(change),
             Change::SetLen(_) => return,
         };
@@ -126,6 +160,7 @@ impl Image {
             if world.per_mille(500) {
                 match change {
                     Change::Write(_, data) => self.write(offset + at, &data[at as usize..(at + n) as usize]),
+                    Change::Punch(..) => self.punch(offset + at, n),
                     _ => self.zero(offset + at, n),
                 }
             }
@@ -138,6 +173,7 @@ impl Image {
 enum Change {
     Write(u64, Bytes),
     Zero(u64, u64),
+    Punch(u64, u64),
     SetLen(u64),
 }
 
@@ -264,16 +300,21 @@ impl State {
     }
 
     fn used(&self) -> u64 {
-        self.seen.files.values().filter_map(|id| Some(self.inodes.get(id)?.seen.len)).sum()
+        let taken = |image: &Image| image.len - image.holes_in(0..image.len);
+        self.seen.files.values().filter_map(|id| Some(taken(&self.inodes.get(id)?.seen))).sum()
     }
 
     fn change(&mut self, id: u64, change: Change) -> io::Result<()> {
-        let end = match &change {
-            Change::Write(offset, data) => offset + data.len() as u64,
-            Change::Zero(offset, len) => offset + len,
-            Change::SetLen(len) => *len,
+        let seen = &self.inode(id)?.seen;
+        let range = match &change {
+            Change::Write(offset, data) => *offset..offset + data.len() as u64,
+            Change::Zero(offset, len) => *offset..offset + len,
+            Change::Punch(..) => 0..0,
+            // Longer files are reserved.
+            Change::SetLen(len) => seen.len.min(*len)..*len,
         };
-        let more = end.saturating_sub(self.inode(id)?.seen.len);
+        let more =
+            range.end.saturating_sub(seen.len.max(range.start)) + seen.holes_in(range.start..range.end);
         if more > 0 && self.faults.capacity < u64::MAX && self.used() + more > self.faults.capacity {
             let lacks = (self.used() + more - self.faults.capacity).min(more);
             // What there is room for is written, as a real one does.
@@ -555,6 +596,15 @@ impl DiskFile for SimFile {
     async fn zero(&self, offset: u64, len: u64) -> io::Result<()> {
         self.act(true, move |s, _, id| s.change(id, Change::Zero(offset, len))).await
     }
+    async fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.act(true, move |s, _, id| {
+            if s.faults.no_holes {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "the simulated disk makes no holes"));
+            }
+            s.change(id, Change::Punch(offset, len))
+        })
+        .await
+    }
 }
 
 #[derive(Debug)]
@@ -642,6 +692,11 @@ impl Disk for SimDisk {
     }
     fn boot(&self) -> Option<String> {
         Some(self.state.lock().boot.to_string())
+    }
+    async fn room(&self, _dir: &Path) -> Option<u64> {
+        let state = self.state.lock();
+        let capacity = state.faults.capacity;
+        (capacity < u64::MAX).then(|| capacity.saturating_sub(state.used()))
     }
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>> {
         let (at, note) = (path.to_owned(), note.to_owned());

@@ -11,7 +11,7 @@ use super::rename_dir::move_all;
 use super::rename_end::end_before;
 use crate::base::Kind;
 use crate::fs::bucket::{ActCopy, Doomed, SeenObject};
-use crate::fs::file::{OpenFile, Purpose};
+use crate::fs::file::{BytesHeld, OpenFile, Purpose};
 use crate::fs::object::{ActToken, Attributes, Base, Errno, Fail, Meta as _, Ns, Op, type_of};
 use crate::fs::ops::filesystem::{Fs, fail};
 use crate::fs::ops::lookup::{NamedKey, Need, ROUNDS, Target};
@@ -103,7 +103,9 @@ impl Fs {
             self.send_passed(*ino, file, Purpose::ClosedVersion).await?;
         }
         let held = self.lock_both(old, new).await?;
+        let mut kept = Vec::new();
         if let Some((.., file)) = &file {
+            kept.push(BytesHeld::of(file).await?);
             file.recall_unheard(&self.context).await?;
             file.refresh_note(&self.context).await?;
         }
@@ -129,7 +131,7 @@ impl Fs {
         if let Some((.., file)) = &file {
             file.follow_or_warn(&self.context).await;
         }
-        drop(held);
+        drop((held, kept));
         self.keep_parent(old);
         Ok(())
     }
@@ -355,6 +357,10 @@ impl Fs {
         }
         if new.starts_with(&old) {
             return Err(Errno::INVAL.into());
+        }
+        let mut kept = Vec::new();
+        for (_, file) in self.open_below(&old) {
+            kept.push(BytesHeld::of(&file).await?);
         }
         end_before(self, [&old, &new]).await?;
         // What was removed here and could not be deleted would come along.
