@@ -166,10 +166,8 @@ impl Engine {
             metrics: parking_lot::Mutex::default(),
             mirror: parking_lot::Mutex::default(),
             served: Default::default(),
-            works: Default::default(),
             last_look: Default::default(),
-            sum_turn: Default::default(),
-            map_turn: Default::default(),
+            at_work: Default::default(),
             began: rt.now(),
             host_context,
             config: parking_lot::Mutex::new(config),
@@ -310,9 +308,8 @@ impl Engine {
     }
 
     /// Opens what this state folder owns and nobody has open: what an earlier run owned when it was cut off, or this one let
-    /// go of for a daemon that did not come. So its journals reach the pool, and other hosts are heard that ask for it, also
-    /// when no client comes. The folder's journals tell which those are, so no store is asked about other volumes. Each
-    /// volume is released when nobody has used it for a while.
+    /// go of for a daemon that did not come. So its journals reach the pool, and other hosts are heard, also without clients.
+    /// The folder's journals tell which those are. Each volume is released when nobody has used it for a while.
     pub fn recover(self: &Arc<Self>, pool: Name) {
         let (rt, stop, mut engine) = (self.state.host_context.rt.clone(), self.stop.clone(), self.clone());
         let rounds = rt.clone();
@@ -605,8 +602,6 @@ impl Engine {
             Box::pin(self.hand_over(to, &progress)).await?;
             return Ok(Outcome::default());
         }
-        let under_way = self.state.works.begin(&verb, self.state.host_context.rt.now());
-        let progress = progress.kept(under_way.told.clone());
         // On the heap, as below: what all verbs together need is too much for a thread's stack.
         Box::pin(super::verbs::run(&self.state, verb, progress)).await
     }
@@ -797,12 +792,9 @@ struct Commands(std::sync::Weak<Engine>);
 #[async_trait]
 impl Handler for Commands {
     async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
-        match self.0.upgrade() {
-            Some(engine) => {
-                let _admitted = engine.admission.admit(&verb)?;
-                engine.run(verb, progress).await
-            }
-            None => Err(crate::base::Error::new(crate::base::Kind::Closed, "the daemon is shutting down")),
-        }
+        let ended = || Error::new(Kind::Closed, "the daemon is shutting down");
+        let engine = self.0.upgrade().ok_or_else(ended)?;
+        let _admitted = engine.admission.admit(&verb)?;
+        engine.run(verb, progress).await
     }
 }

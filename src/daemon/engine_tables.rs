@@ -39,8 +39,6 @@ pub struct EngineState {
     pub replicas: Replicas,
     /// What was tried in vain.
     pub troubles: Troubles,
-    /// Commands that are under way.
-    pub works: Works,
     /// What lets NBD clients in.
     pub access: Arc<Access>,
     /// Where NBD clients connect, ports resolved.
@@ -53,14 +51,22 @@ pub struct EngineState {
     pub served: Mutex<Option<BTreeSet<Name>>>,
     /// What whoever watches sees of what is not looked at each time.
     pub last_look: Mutex<LastLook>,
-    /// Held while a volume is summed.
-    pub sum_turn: tokio::sync::Mutex<()>,
-    /// Held while a map of a volume is drawn.
-    pub map_turn: tokio::sync::Mutex<()>,
+    pub at_work: AtWork,
     /// When the engine started.
     pub began: Instant,
     /// Cancelled when the engine ends.
     pub stop: CancellationToken,
+}
+
+/// What is being done, and the turns of what takes much memory.
+#[derive(Debug, Default)]
+pub struct AtWork {
+    /// Commands that are under way.
+    pub works: Works,
+    /// Held while a volume is summed.
+    pub sum_turn: tokio::sync::Mutex<()>,
+    /// Held while a map of a volume is drawn.
+    pub map_turn: tokio::sync::Mutex<()>,
 }
 
 /// What costs requests or reads of the local disk to know, as it was when somebody watched last.

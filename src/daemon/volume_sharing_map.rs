@@ -76,7 +76,7 @@ pub async fn part(state: &EngineState, path: VolumePath, from: u64) -> Result<Di
             format!("{path} is not open here: its map is drawn while a client uses it"),
         )
     })?;
-    let turn = state.map_turn.try_lock();
+    let turn = state.at_work.map_turn.try_lock();
     let _turn = turn.map_err(|_| Error::new(Kind::Unavailable, "another map is being drawn: try again"))?;
     let rt = &state.host_context.rt;
     rt.sleep(PAUSE).await;

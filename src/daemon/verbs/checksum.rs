@@ -76,7 +76,7 @@ pub async fn checksum(
     }
     let (rt, size) = (&state.host_context.rt, summed.size());
     let sum = async {
-        let _turn = state.sum_turn.lock().await;
+        let _turn = state.at_work.sum_turn.lock().await;
         let told = |at: u64| progress.tell("summing MiB", at / MIB, size / MIB);
         export(rt, Arc::new(summed), Recipe::sum(), &mut Nowhere, told).await
     };

@@ -69,6 +69,8 @@ pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Res
             | Verb::SnapshotAt { .. }
     );
     let (manner, deed) = (Manner::of(state, &verb), deed(&verb));
+    let under_way = state.at_work.works.begin(&verb, state.host_context.rt.now());
+    let progress = progress.kept(under_way.told.clone());
     let (asker, called) = (progress.asker(), audit_log::called(&verb));
     let work = Box::pin(manner.carry(state, &progress, boxed(state, verb, &progress)));
     if !looks {

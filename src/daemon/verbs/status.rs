@@ -41,7 +41,7 @@ fn known(state: &EngineState, local: LocalLook) -> EngineStatus {
         pools: pool::lines(state),
         volumes: volume::in_use(state),
         replicas: state.replica_lines(),
-        under_way: state.works.list(host_context.rt.now()),
+        under_way: state.at_work.works.list(host_context.rt.now()),
         mounts: state.mounts.list(),
         kept_files: local.kept_files,
         kept_journals: local.kept_journals,

@@ -57,10 +57,8 @@ pub(super) async fn state(dir: &Path, name: &str) -> EngineState {
         metrics: Default::default(),
         mirror: Default::default(),
         served: Default::default(),
-        works: Default::default(),
         last_look: Default::default(),
-        sum_turn: Default::default(),
-        map_turn: Default::default(),
+        at_work: Default::default(),
         began: rt.now(),
         host_context,
         config: parking_lot::Mutex::new(config),
@@ -1057,7 +1055,7 @@ async fn a_map_shows_what_is_own_shared_gone_and_nothing() {
     of_clone.write(0, noise(7)).await.unwrap();
     assert_eq!(cells(&map("p/c").await.unwrap()), [own, shared, shared, hole, hole, hole, hole, hole]);
     // One at a time.
-    let turn = state.map_turn.lock().await;
+    let turn = state.at_work.map_turn.lock().await;
     let why = map("p/v").await.unwrap_err();
     assert!(why.is(Kind::Unavailable) && why.to_string().contains("try again"), "{why}");
     drop((turn, client, of_clone));

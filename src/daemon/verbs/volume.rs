@@ -22,6 +22,7 @@ pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -
         origin: info.parent.as_ref().map(|parent| origin(&path.pool, parent)),
         replica: state.replica_lines().into_iter().find(|replica| replica.from == *path),
         under_way: state
+            .at_work
             .works
             .list(state.host_context.rt.now())
             .into_iter()

@@ -566,13 +566,9 @@ impl Volumes {
         let named = left.into_iter().filter_map(|id| Some((id, names.remove(&id)?)));
         let looks = stream::iter(named).map(|(id, name)| async move {
             // One whose head can't be read now is no reason to leave the others: opening it says why.
-            let ours = match self.engine.cell(id).read().await {
-                Ok(head) => head.is_some_and(|head| {
-                    !head.removed && !head.active.released && self.engine.host_owns(&head)
-                }),
-                Err(_) => true,
-            };
-            ours.then_some(name)
+            let is_ours = |head: Head| !head.removed && !head.active.released && self.engine.host_owns(&head);
+            let head = self.engine.cell(id).read().await;
+            head.map_or(true, |head| head.is_some_and(is_ours)).then_some(name)
         });
         Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
     }

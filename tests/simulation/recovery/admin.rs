@@ -156,7 +156,7 @@ impl Admin {
     }
 
     async fn replace(&self, volumes: &Volumes, old: &str, new: &PoolStore) -> Result<()> {
-        match volumes.engine().pool.plan_replacement(old, new, volumes, Care::None).await? {
+        match volumes.engine().pool.plan_replacement(old, new, volumes, Care::None, &|_| {}).await? {
             Replacement::Done => Ok(()),
             Replacement::Planned | Replacement::Other => finish(volumes).await,
         }

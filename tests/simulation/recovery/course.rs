@@ -103,7 +103,7 @@ async fn move_a_store(site: &Arc<Site>, rt: &Rt, place: usize) {
             let volumes = inner.open(&task, ADMINS[1], Side::Near).await?;
             let pool = &volumes.engine().pool;
             let (old, new) = (inner.url(place), inner.spare(place, 0, Side::Near));
-            pool.plan_replacement(&old, &new, &volumes, Care::None).await?;
+            pool.plan_replacement(&old, &new, &volumes, Care::None, &|_| {}).await?;
             inner.note(|| format!("the replacement of {old} is planned"));
             finish(&volumes).await?;
             inner.note(|| "it is finished".to_owned());
