@@ -155,7 +155,8 @@ fn flags_of(word: &str) -> &'static [&'static str] {
         _ if word.starts_with("/dev/") => &["device"],
         _ if is_layout() => &["layout"],
         _ if parse_size(word).is_ok() => &["size"],
-        _ if word.starts_with(['/', '.', '~']) => &["file"],
+        _ if word.contains("://") => &["store"],
+        _ if word.starts_with(['/', '.', '~']) => &["file", "store"],
         _ => &[],
     }
 }
@@ -265,6 +266,7 @@ mod tests {
             ("--json volume create tank/v --size 1G --thin", "every volume takes room as it is written"),
             ("attach tank/v /dev/nbd3", "type --device /dev/nbd3"),
             ("attach tank/v ./v.img", "type --file ./v.img"),
+            ("pool create tank file:///a", "type --store file:///a"),
             ("volume create tank/v --size 1G flush=pool", "type --flush pool"),
             ("attach tank/v --qemu", "type --as qemu|"),
             ("mount --read-only s3://b /m", "type -o ro ("),

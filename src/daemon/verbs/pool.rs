@@ -353,9 +353,13 @@ pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
     let note = format!("pool {name} is forgotten here; its stores keep everything");
     let note = match known {
         Some(known) => {
-            let stores = known.stores.iter().map(|store| shell_word(store)).collect::<Vec<_>>().join(" ");
+            let stores = known
+                .stores
+                .iter()
+                .map(|store| format!(" --store {}", shell_word(store)))
+                .collect::<String>();
             let key = if known.has_key { " --key-file FILE" } else { "" };
-            format!("{note}: `windlass pool add {name} {stores}{key}` makes it known again")
+            format!("{note}: `windlass pool add {name}{stores}{key}` makes it known again")
         }
         None => note,
     };

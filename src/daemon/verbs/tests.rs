@@ -460,7 +460,7 @@ async fn a_volume_moves_again_and_again_under_many_requests() {
     let stop = CancellationToken::new();
     let requests = (0..8u64).map(|n| {
         let (client, stop) = (client.clone(), stop.clone());
-        tokio::spawn(async move {
+        state.host_context.rt.spawn(async move {
             let (mut done, data) = (0, Bytes::from(vec![n as u8 + 1; 4096]));
             while !stop.is_cancelled() {
                 client.write(n * 4096, data.clone()).await?;

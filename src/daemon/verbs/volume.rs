@@ -111,12 +111,12 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
     Ok(outcome.note(made).note(format!("a flush {}", info.meaning)))
 }
 
-/// As it is typed, and where that is no round number, as people read it too.
+/// As it is typed; what is no round number as people read it, too.
 fn told_size(bytes: u64) -> String {
     let exact = show_size(bytes);
-    match exact.parse::<u64>() {
-        Ok(_) => format!("{exact} bytes ({})", show_bytes(bytes)),
-        Err(_) => exact,
+    match exact.ends_with(['M', 'G', 'T']) {
+        true => exact,
+        false => format!("{} ({bytes} bytes)", show_bytes(bytes)),
     }
 }
 
