@@ -69,7 +69,7 @@ impl Works {
 fn subject(verb: &Verb) -> String {
     let request = serde_json::to_value(Request { v: VERSION, verb: verb.clone() }).unwrap_or_default();
     let of = |field: &&str| request["args"][*field].as_str().map(str::to_owned);
-    let named = ["path", "name", "from", "url", "pool"].iter().find_map(|field| of(field));
+    let named = ["path", "name", "from", "url", "pool"].iter().find_map(of);
     named.unwrap_or_default()
 }
 
