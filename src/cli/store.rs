@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{DEGRADED, Global, output, reach_engine};
 use crate::base::rt::{Instant, RealDisk, RealRuntime, Rt};
 use crate::base::units::{parse_duration, show_time};
-use crate::base::{Result, utc};
+use crate::base::{Kind, Result, utc};
 use crate::daemon::api::Outcome;
 use crate::daemon::{StateDir, read_kept_credentials};
 use crate::store::{
@@ -45,6 +45,9 @@ struct Report {
     not_tried: &'static [&'static str],
 }
 
+/// The verdict where too few answers came.
+const UNKNOWN: &str = "unknown";
+
 /// What nobody finds out by asking.
 const NOT_TRIED: &[&str] = &[
     "whether what is stored lasts",
@@ -63,9 +66,9 @@ struct StoreReport {
     silent_addresses: Vec<String>,
     clock_ahead_ms: Option<i64>,
     lines: Vec<Line>,
-    /// Why a pool can't stand on it; null: it can, by what was seen.
+    /// `no` or `not known`, and why, of a pool that is to stand on it; null: it can, by what was seen.
     no_pool: Option<String>,
-    /// Why it can't be mounted; null: it can.
+    /// The same of a mount.
     no_mount: Option<String>,
     /// What a mount does without what the store lacks.
     mount_without: Vec<&'static str>,
@@ -137,9 +140,18 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
     };
     let shown = |all: Vec<std::net::IpAddr>| all.iter().map(ToString::to_string).collect();
     let ahead = bucket.ahead_ms().await.and_then(|asked| asked.ok());
-    let lacks = |lacks: &&FileNeed| files.get(*lacks).is_some_and(|line: &Line| line.verdict != "held");
-    let lacking: Vec<FileNeed> = FileNeed::ALL.iter().filter(lacks).copied().collect();
-    let needed = lacking.iter().find(|need| need.without().is_none());
+    let lacking: Vec<(FileNeed, &Line)> = files
+        .iter()
+        .filter(|(_, line): &(_, &Line)| line.verdict != "held")
+        .map(|(need, line)| (*need, line))
+        .collect();
+    let needed = lacking.iter().find(|(need, _)| need.without().is_none());
+    let no_mount = needed.map(|(_, line)| {
+        let why = line.why.as_deref().unwrap_or_default();
+        judged(line.verdict != UNKNOWN, why)
+    });
+    let goes_without = |(need, line): &(FileNeed, &Line)| need.without().filter(|_| line.verdict != UNKNOWN);
+    let mount_without = lacking.iter().filter_map(goes_without).collect();
     Ok(StoreReport {
         url: bucket.url().to_owned(),
         at,
@@ -149,11 +161,16 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
         addresses: shown(addresses),
         silent_addresses: shown(silent),
         clock_ahead_ms: ahead,
-        no_pool: verdict.err().map(|e| e.to_string()),
-        no_mount: needed.and_then(|need| files[need].why.clone()),
-        mount_without: lacking.iter().filter_map(|need| need.without()).collect(),
+        no_pool: verdict.err().map(|e| judged(e.is(Kind::Refused), &e.to_string())),
+        no_mount,
+        mount_without,
         lines: pool.into_values().chain(files.into_values()).collect(),
     })
+}
+
+/// `known`: it was seen not to hold; else too few answers came.
+fn judged(known: bool, why: &str) -> String {
+    format!("{}: {why}", if known { "no" } else { "not known" })
 }
 
 /// What did not hold once does not hold.
@@ -206,7 +223,7 @@ fn told(verdict: &Verdict, writers: usize) -> (&'static str, Option<String>) {
         ),
         Verdict::Broken(how) => ("broken", Some((*how).to_owned())),
         Verdict::Refused(e) => ("refused", Some(e.to_string())),
-        Verdict::Untold(e) => ("unknown", Some(e.to_string())),
+        Verdict::Untold(e) => (UNKNOWN, Some(e.to_string())),
     }
 }
 
@@ -241,10 +258,10 @@ fn human(report: &Report) {
         }
         output::line(&match &store.no_pool {
             None => "for a pool: all that a store must keep held".to_owned(),
-            Some(why) => format!("for a pool: no. {why}"),
+            Some(why) => format!("for a pool: {why}"),
         });
         output::line(&match (&store.no_mount, store.mount_without.is_empty()) {
-            (Some(why), _) => format!("for a mount: no. {why}"),
+            (Some(why), _) => format!("for a mount: {why}"),
             (None, true) => "for a mount: all held".to_owned(),
             (None, false) => format!("for a mount: yes, but {}", store.mount_without.join("; ")),
         });
