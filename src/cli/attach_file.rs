@@ -21,18 +21,16 @@ use fuser::{
 use futures::future::select;
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::UnmountFlags;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use super::attach_device::{AGAIN, LOOK, PATIENCE, ask_held};
 use super::attach_instructions::{Attach, Disk, look};
-use super::attachments::{self, DeviceOf, Place, kept_host};
+use super::attachments::{self, DeviceOf};
 use super::export::{ALLOCATION, READS_AS_ZEROS};
 use super::{Global, detach_process, mount, output};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd;
 
@@ -46,8 +44,6 @@ const TRANSFER_MAX: u32 = 1 << 20;
 const RANGE_MAX: u64 = 1 << 30;
 /// How long the kernel may believe the size.
 const SIZE_TTL: Duration = Duration::from_secs(1);
-/// How long `detach` says nothing.
-const SAY_AFTER: Duration = Duration::from_secs(3);
 const SECTOR: u64 = 512;
 const BLOCK: u32 = 4096;
 /// fallocate(2)'s modes.
@@ -603,101 +599,6 @@ impl Filesystem for FileServer {
     }
 }
 
-/// `windlass detach FILE`: what was written is flushed, then the file is what it was.
-pub async fn detach(global: &Global, file: &Path, force: bool) -> Result<ExitCode> {
-    let shown = without_links(file.display().to_string());
-    let is_it = |(place, _): &(Place, DeviceOf)| *place == Place::File((&shown).into());
-    let Some((_, of)) = attachments::attached().into_iter().find(is_it) else {
-        let why = format!("{shown} is not attached: `windlass attach POOL/VOL --file {shown}` does that");
-        return Err(Error::new(Kind::NotFound, why));
-    };
-    if !force {
-        check_daemon(&of).await.map_err(|e| e.context(format!("detaching {shown}")))?;
-    }
-    let rt = Rt::new(RealRuntime::current());
-    let place = shown.clone();
-    let mut taken = std::pin::pin!(rt.cpu(move || flush_and_take_out(&place, force)));
-    let done = match rt.timeout(SAY_AFTER, &mut taken).await {
-        Some(done) => done,
-        None => {
-            eprintln!(
-                "{shown}: waiting for the daemon to store what was written last (`--force` does not wait)"
-            );
-            taken.await
-        }
-    };
-    done?.context(|| format!("detaching {shown}"))?;
-    match global.json {
-        true => output::line(&json!({ "file": shown }).to_string()),
-        false => output::line(&format!("{shown} is let go")),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The file's process waits long for a daemon that is gone; who wants to be rid of the file is told at once. What another state
-/// folder's daemon serves is not known here.
-async fn check_daemon(of: &DeviceOf) -> Result<()> {
-    let home = StateDir::locate()?;
-    if kept_host(&home) == Some(of.host) && Client::connect(&home.control()?).await?.is_none() {
-        let why = format!(
-            "no daemon runs, so that what was written last can't be flushed: `windlass serve` starts one; `--force` detaches \
-             without, and the daemon stores what it has acknowledged of {} when it starts",
-            of.export
-        );
-        return Err(Error::new(Kind::Refused, why));
-    }
-    Ok(())
-}
-
-/// As the kernel names it. The file itself is not asked: whoever serves it may be gone.
-fn without_links(file: String) -> String {
-    let path = Path::new(&file);
-    let folder = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
-    let named = folder
-        .zip(path.file_name())
-        .and_then(|(folder, name)| folder.join(name).into_os_string().into_string().ok());
-    named.unwrap_or(file)
-}
-
-/// Root unmounts by itself, others by fusermount3. `Refused`: somebody has it open. `force`: whoever has it open gets errors, and
-/// nothing is flushed.
-fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
-    let (how, lazily) = match force {
-        true => (UnmountFlags::DETACH, &["-z"][..]),
-        false => {
-            let opened = rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            match opened.and_then(rustix::fs::fsync) {
-                // Its process is gone, and nobody can write to it any more.
-                Err(rustix::io::Errno::NOTCONN) => {}
-                flushed => flushed.map_err(std::io::Error::from)?,
-            }
-            (UnmountFlags::empty(), &[][..])
-        }
-    };
-    let busy =
-        || Error::new(Kind::Refused, "it is in use: close it, and let go of loop devices that stand on it");
-    match rustix::mount::unmount(file, how) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::BUSY) => Err(busy()),
-        Err(rustix::io::Errno::PERM) => {
-            let ran = std::process::Command::new("fusermount3")
-                .arg("-u")
-                .args(lazily)
-                .args(["--", file])
-                .env("LC_ALL", "C")
-                .output();
-            let ran = ran.context(|| "starting fusermount3".into())?;
-            let why = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
-            match ran.status.success() {
-                true => Ok(()),
-                false if why.contains("busy") => Err(busy()),
-                false => Err(Error::new(Kind::Denied, why)),
-            }
-        }
-        Err(errno) => Err(std::io::Error::from(errno).into()),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a user's file
 mod tests {
@@ -824,17 +725,6 @@ mod tests {
                 assert!(house.log().ends_with(&log.iter().map(ToString::to_string).collect::<Vec<_>>()));
             }
         });
-    }
-
-    #[test]
-    fn a_file_is_the_same_by_a_link_to_its_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = std::fs::canonicalize(dir.path()).unwrap();
-        std::fs::create_dir(folder.join("d")).unwrap();
-        std::os::unix::fs::symlink("d", folder.join("l")).unwrap();
-        let text = |name: &str| folder.join(name).into_os_string().into_string().unwrap();
-        assert_eq!(without_links(text("l/v.img")), text("d/v.img"));
-        assert_eq!(without_links(text("gone/v.img")), text("gone/v.img"));
     }
 
     #[test]
