@@ -95,8 +95,8 @@ pub async fn finish_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Res
 /// copy, and that all clients of the volume pass by what `how` tells.
 ///
 /// # Errors
-/// `Exists`: the other pool has a volume of that name. `Refused`: a template, a locked snapshot, or clients write faster than
-/// can be copied.
+/// `Exists`: the other pool has a volume of that name. `Owned`: another host has clients of it, which can't follow. `Refused`: a
+/// template, a locked snapshot, or clients write faster than can be copied.
 pub async fn move_volume(
     (from, volume): (&Volumes, &Name),
     to: &Volumes,
@@ -108,6 +108,7 @@ pub async fn move_volume(
     }
     let source = Box::pin(from.open(volume, OpenMode::Normal)).await?;
     from.check_this(volume, source.id(), how.clients.volume())?;
+    Box::pin(from.check_unread(volume)).await?;
     if source.settings().template {
         return Err(Error::new(Kind::Refused, is_template(&from.engine.title(volume))));
     }

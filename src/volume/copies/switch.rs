@@ -92,10 +92,13 @@ impl Switch {
         let began = rt.now();
         let copied = async {
             let last = self.source.last_lsn().await?;
-            Ok::<_, Error>((
-                Box::pin(self.rest.copy()).await?,
-                Arc::new(Leaving { last, ..self.left.clone() }),
-            ))
+            // A client of another host that came since the move began can't be led to the copy.
+            let (rest, ()) = futures::future::try_join(
+                Box::pin(self.rest.copy()),
+                Box::pin(self.from.check_unread(&self.source.name())),
+            )
+            .await?;
+            Ok::<_, Error>((rest, Arc::new(Leaving { last, ..self.left.clone() })))
         };
         let Some(copied) = rt.timeout(patience, Box::pin(copied)).await else { return Ok(None) };
         let (rest, left) = copied?;

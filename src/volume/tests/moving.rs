@@ -170,6 +170,41 @@ async fn found(site: &Site, there: &Site, id: u128, flush: FlushMode) -> Host {
     host
 }
 
+/// Before the move begins, and while it copies.
+#[test]
+fn a_volume_that_another_host_reads_does_not_move() {
+    for late in [false, true] {
+        run(5, "1+0", move |site| async move {
+            let there = site.elsewhere_as("1+0");
+            let host = found(&site, &there, 1, FlushMode::Local).await;
+            let volume = host.from.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            volume.write(0, bytes(1, 8 * MIB as usize)).await.unwrap();
+            host.from.volumes.release(&name("v")).await.unwrap();
+            let other = site.machine(2).start().await;
+            let read = other.volumes.open(&name("v"), OpenMode::Attach).await.unwrap();
+            let mut reading = None;
+            if !late {
+                reading = Some(read.read_by_client(false).await.unwrap());
+            }
+            let mut load = Load::start(&host.from, volume.clone(), Arc::default(), 1);
+            let comes = async {
+                if late {
+                    host.from.sleep(20).await;
+                    reading = Some(read.read_by_client(false).await.unwrap());
+                }
+            };
+            let (moved, ()) = futures::future::join(host.make_move(&load, true), comes).await;
+            let refused = moved.unwrap_err();
+            assert!(refused.is(Kind::Owned) && refused.to_string().contains("host id"), "{refused}");
+            load.stop().await;
+            assert_eq!(load.witness.lock().failed, None, "its own clients go on");
+            drop(reading);
+            host.from.sleep(1_000).await;
+            host.make_move(&load, true).await.unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_volume_moves_with_its_clients_its_snapshots_and_its_settings() {
     for seed in 0..3 {

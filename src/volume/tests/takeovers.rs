@@ -183,6 +183,29 @@ fn what_is_said_to_be_released_is_so() {
     });
 }
 
+/// What goes on after a withdrawn claim fails at first and waits; a client claims the volume meanwhile, and releases it.
+#[test]
+fn what_is_released_after_a_withdrawn_claim_stays_so() {
+    for away_ms in [50, 300, 900] {
+        run(8, "1+0", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = volume(&life, FlushMode::Pool).await;
+            v.write(0, bytes(1, 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            let Known::Live(session) = v.known() else { panic!("it was written to") };
+            site.machine(2).start().await.claim_and_withdraw().await;
+            futures::future::select(Box::pin(v.flush()), Box::pin(session.ended())).await;
+            site.reach(0..1, Reach::Refuses);
+            life.sleep(away_ms).await;
+            site.reach(0..1, Reach::Up);
+            v.write(0, bytes(2, 4096)).await.unwrap();
+            v.release().await.unwrap();
+            life.sleep(5_000).await;
+            assert!(life.volumes.info(&name("v")).await.unwrap().released);
+        });
+    }
+}
+
 /// One shard is spoilt and a store is away for a moment: consent to a loss is no wish for one.
 #[test]
 fn what_may_be_taken_for_lost_is_looked_for_first() {

@@ -189,6 +189,10 @@ impl Inner {
 
     pub async fn own(self: Arc<Inner>, claiming: Claiming) -> Result<()> {
         let _turn = self.turn.lock().await;
+        self.own_in_turn(claiming).await
+    }
+
+    async fn own_in_turn(self: &Arc<Inner>, claiming: Claiming) -> Result<()> {
         let state = self.state.lock().clone();
         let shown = match state {
             State::Failed(e, _) => return Err(e.share()),
@@ -276,7 +280,7 @@ impl Inner {
             session.ended().await;
             while session.goes_on() {
                 let Some(inner) = inner.upgrade() else { return };
-                match inner.own(Claiming::ByRight).await {
+                match inner.own_after(&session).await {
                     Err(e) if e.is_transient() || e.is(Kind::NoSpace) => {
                         again.sleep(AGAIN).await;
                     }
@@ -285,6 +289,18 @@ impl Inner {
             }
         })
         .detach();
+    }
+
+    /// Goes on after a session that ended, if nothing has come since: what a client claimed meanwhile, and released, is
+    /// nobody's to claim by a timer.
+    async fn own_after(self: Arc<Inner>, session: &Arc<Session>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        let is_last = match &*self.state.lock() {
+            State::Live(now) => Arc::ptr_eq(now, session),
+            State::Ended(Some(shown)) => shown.is_under(session.epoch),
+            _ => false,
+        };
+        if is_last { self.own_in_turn(Claiming::ByRight).await } else { Ok(()) }
     }
 
     /// Hands the volume over when another host asks for it.

@@ -34,6 +34,11 @@ impl Shown {
         [self.under].into_iter().chain(self.tried.lock().iter().copied()).collect()
     }
 
+    /// The last ownership that is known to have been in force is this one.
+    pub fn is_under(&self, epoch: Epoch) -> bool {
+        self.under == epoch
+    }
+
     pub fn try_next(&self, claim: Option<Epoch>) {
         self.tried.lock().extend(claim);
     }
