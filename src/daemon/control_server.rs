@@ -215,7 +215,7 @@ async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result
     whole(line, read, REQUEST_MAX)
 }
 
-/// A line without its end missing; `None` when the other side has closed.
+/// Returns a line whose end has come, as text; `None` when the other side has closed.
 pub(super) fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
     if read == 0 && line.is_empty() {
         return Ok(None);
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use crate::base::rt::RealRuntime;
 
-    /// The mode of the socket that listens there. Its file begins with that, less the umask.
+    /// Returns the mode of the socket that listens there. The file has this mode, less the umask, from its beginning.
     fn mode_when_bound(path: &Path) -> u32 {
         let all = std::fs::read_to_string("/proc/net/unix").unwrap();
         let line = all.lines().find(|line| line.ends_with(path.to_str().unwrap())).unwrap();
@@ -267,7 +267,7 @@ mod tests {
         stop.cancel();
     }
 
-    /// Says something, and is done at once.
+    /// A handler that says something, and is done at once.
     struct LastWord;
 
     #[async_trait]
@@ -293,7 +293,7 @@ mod tests {
         stop.cancel();
     }
 
-    /// Goes on until whoever asked gives up.
+    /// A handler that goes on until whoever asked gives up.
     struct Patient;
 
     #[async_trait]
@@ -334,7 +334,7 @@ mod tests {
         );
     }
 
-    /// Answers `Status` late, as an unmount does.
+    /// A handler that answers `Status` late, as an unmount does.
     struct Slow {
         rt: Rt,
         began: Notify,
