@@ -24,7 +24,7 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::nbd::{SocketRights, bind_file};
 
-/// The answers under way: each holds it shared until its last byte is written.
+/// The answers under way: each holds the lock shared until its last byte is written.
 #[derive(Clone, Debug, Default)]
 pub struct Answers(Arc<RwLock<()>>);
 
@@ -35,8 +35,8 @@ impl Answers {
     }
 }
 
-/// Listens until `stop`; the socket file is replaced, since the caller holds the state folder's lock. While it still does it
-/// removes the file: later that could be the next one's.
+/// Listens until `stop`. The socket file is replaced, since the caller holds the state folder's lock. The file is
+/// removed while the caller still holds that lock: later the file could be the next daemon's.
 pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
     // The socket gives all that the daemon may do.
@@ -215,7 +215,8 @@ async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result
     whole(line, read, REQUEST_MAX)
 }
 
-/// Returns a line whose end has come, as text; `None` when the other side has closed.
+/// Checks that a line has come to its end and is UTF-8, and returns it. Returns `None` when the other side has
+/// closed.
 pub(super) fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
     if read == 0 && line.is_empty() {
         return Ok(None);
