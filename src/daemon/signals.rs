@@ -18,7 +18,7 @@ pub async fn terminated() {
     futures::future::select(term, int).await;
 }
 
-/// From here on a SIGHUP, as of a terminal that is closed, changes nothing.
+/// Makes a SIGHUP, as of a terminal that is closed, change nothing from here on.
 pub fn outlive_hangup() {
     // Once a signal was listened for, it does not end the process any more, also when nobody listens.
     if let Err(error) = signal(SignalKind::hangup()) {
@@ -31,13 +31,13 @@ pub fn outlive_hangup() {
 pub struct Hangups(Option<Signal>);
 
 impl Hangups {
-    /// From here on a SIGHUP ends the process no more.
+    /// Listens for SIGHUPs. From here on none ends the process any more.
     pub fn listen() -> Hangups {
         let listening = signal(SignalKind::hangup());
         Hangups(listening.inspect_err(|error| tracing::warn!(%error, "a SIGHUP ends this process")).ok())
     }
 
-    /// Returns at the next one.
+    /// Returns at the next SIGHUP.
     pub async fn next(&mut self) {
         let came = match &mut self.0 {
             Some(stream) => stream.recv().await,
