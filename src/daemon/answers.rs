@@ -18,7 +18,7 @@ use crate::volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnaps
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
 
-/// An enum's value as JSON writes it.
+/// Returns an enum's value as JSON writes it.
 pub fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()
@@ -102,7 +102,7 @@ pub struct DrillReport {
     pub slowest_ms: f64,
     /// Troubles that volumes reported while the store was away.
     pub troubles: Vec<String>,
-    /// Shards that were left out, at most.
+    /// Largest number of shards that were pending at one time.
     pub pending_shards: u64,
     /// Time from the store's return until everything that it missed was put; none when nobody waited for that.
     pub repaired_ms: Option<u64>,
@@ -134,7 +134,7 @@ pub struct VolumeAnswer {
 /// A command that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkLine {
-    /// The pool, volume or bucket that it is about.
+    /// The pool, volume or bucket that the command is about.
     pub of: String,
     pub doing: String,
     pub done: u64,
@@ -161,7 +161,7 @@ pub struct VolumeInUse {
     pub path: VolumePath,
     pub clients: u64,
     pub state: Word,
-    /// Acknowledged here and not yet in the pool: what is lost if this host dies now.
+    /// Bytes that are acknowledged here and not yet in the pool: they are lost if this host dies now.
     pub unsent_bytes: u64,
     /// Age of the oldest unsent write.
     pub unsent_age_ms: Option<u64>,
@@ -188,8 +188,8 @@ pub struct IoLine {
     pub latency_ms_p50: f64,
     pub latency_ms_p99: f64,
     pub latency_ms_max: f64,
-    /// Up to how many ms, and how many took so long and longer than the ones before. From two of them on, in order of time,
-    /// the latencies between both are known.
+    /// Bounds in ms, and how many requests took at most that long and longer than the bound before. From two such
+    /// lists, in order of time, the latencies between both are known.
     #[serde(default)]
     pub latency_counts: Vec<(f64, u64)>,
 }
@@ -231,8 +231,8 @@ pub struct SnapshotCopied {
 pub struct VolumeMoved {
     pub from: VolumePath,
     pub to: VolumePath,
-    /// Time until which the volume's old place can be looked at in the trash. None when the volume had moved before,
-    /// or the pool keeps no trash.
+    /// Time until which the volume as it was stays in the trash of its old pool. None when it had moved before, or
+    /// that pool keeps no trash.
     pub trash_until: Option<String>,
     #[serde(flatten)]
     pub moved: MovedVolume,
@@ -317,7 +317,8 @@ pub struct DataKeyLine {
     pub made_ms: u64,
     /// Is true for the key that seals new data; the other keys are to go.
     pub seals: bool,
-    /// Live bytes as stored, by the last checkpoint, of which it may have sealed something, and no older one.
+    /// Live bytes as stored, by the last checkpoint, of objects in which this key, and no older one, may have sealed
+    /// something.
     pub bytes: u64,
 }
 
@@ -350,7 +351,7 @@ pub struct CredentialsLine {
 pub struct MountInfo {
     pub dir: String,
     pub url: String,
-    /// Files that are closed here and not stored yet, and their bytes.
+    /// Files that are closed here and not stored yet: their number and their bytes.
     pub unsent_files: u64,
     pub unsent_bytes: u64,
     /// Reason why files are not sent, or a sentence that the bucket did not answer when it was asked last.
@@ -450,7 +451,7 @@ pub struct MemoryPart {
     pub short: bool,
 }
 
-/// The cache of what is read.
+/// State of the cache of what is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReadCaches {
     pub memory: MemoryStats,

@@ -37,7 +37,7 @@ pub fn called(verb: &Verb) -> String {
     request.ok().and_then(|request| request["verb"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Adds a line where windlass.toml asks for it. What can't be written is told in the log.
+/// Adds a line to the audit log where windlass.toml asks for it. A line that can't be written is told in the log.
 pub async fn note(state: &EngineState, asker: Option<Asker>, verb: &str, deed: &str, done: &Result<Outcome>) {
     let Some(path) = state.config().log.audit.as_ref().map(|audit| PathBuf::from(&audit.value)) else {
         return;

@@ -24,7 +24,7 @@ struct Commands {
 #[derive(Clone, Debug, Default)]
 pub struct Admission(Arc<Mutex<Commands>>);
 
-/// A command that is under way.
+/// A command that is under way; it counts as such until this is dropped.
 #[derive(Debug)]
 pub struct Admitted(Admission);
 
@@ -34,7 +34,7 @@ impl Drop for Admitted {
     }
 }
 
-/// No command is let in until this is dropped.
+/// The closed gate: no command is let in until this is dropped.
 #[derive(Debug)]
 pub struct Closed(Option<Admission>);
 
@@ -76,6 +76,7 @@ impl Admission {
     /// # Errors
     /// `Owned`: commands do not come to an end soon, or somebody else has closed the gate.
     pub async fn close(&self, rt: &Rt) -> Result<Closed> {
+        // Closed under the lock that counts commands: none can come in after the wait has begun.
         let closed = {
             let mut commands = self.0.lock();
             if std::mem::replace(&mut commands.closed, true) {

@@ -63,7 +63,7 @@ pub struct Configured {
 }
 
 impl Configured {
-    /// Begins with all that the file asks for. Returns when each was tried once, or after a few seconds.
+    /// Begins with all that the file asks for. Returns when each attempt was made once, or after a few seconds.
     pub async fn begin(engine: &Arc<Engine>) -> Arc<Configured> {
         let rt = engine.state().host_context.rt.clone();
         let this = Arc::new(Configured {
@@ -85,7 +85,7 @@ impl Configured {
         self.engine.upgrade().filter(|engine| !engine.state().stop.is_cancelled())
     }
 
-    /// Begins with what is in the file and not here; each receiver hears of the end of a first try.
+    /// Begins with what is in the file and not here. Each receiver hears of the end of a first try.
     fn follow(self: &Arc<Self>) -> Vec<oneshot::Receiver<()>> {
         let Some(engine) = self.engine() else { return Vec::new() };
         let (state, config) = (engine.state(), engine.state().config());
@@ -115,6 +115,7 @@ impl Configured {
         let (mut tried, mut said, mut pause) = (Some(tried), None, PAUSE_MIN);
         while let Some(engine) = self.engine() {
             tracing::debug!(?wish, "the configuration asks for this: it is tried");
+            // Listened to before the try: a file that is read anew during the try must not be missed.
             let reread = self.reread.notified();
             let mut reread = pin!(reread);
             reread.as_mut().enable();
@@ -123,6 +124,7 @@ impl Configured {
             };
             let (stop, why) = (engine.state().stop.clone(), error.to_string());
             engine.state().troubles.failed(wish.clone(), self.rt.now(), why.clone());
+            // A task that sleeps must not keep an engine alive that ends.
             drop((engine, tried.take()));
             if said.as_ref() != Some(&why) {
                 tracing::warn!("{}", wish.failed_by(&why));

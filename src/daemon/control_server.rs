@@ -35,8 +35,8 @@ impl Answers {
     }
 }
 
-/// Listens until `stop`. The socket file is replaced, since the caller holds the state folder's lock. The file is
-/// removed while the caller still holds that lock: later the file could be the next daemon's.
+/// Listens until `stop`. The socket file is replaced, since the caller holds the state folder's lock. The caller
+/// removes the file at its end, while it still holds that lock: later the file could be the next daemon's.
 pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
     // The socket gives all that the daemon may do.
@@ -93,6 +93,7 @@ async fn connection(
             Ok(None) => return,
             Err(error) => Err(error),
         };
+        // Held before `stop` is looked at: the engine's end waits for all who have passed that look.
         let _under_way = under_way.0.read().await;
         // Nobody would wait for it.
         let request = match request {
@@ -196,7 +197,8 @@ async fn answer(
     }
 }
 
-/// Returns when the other side has closed its end; never when it has sent more than one request ahead.
+/// Returns when the other side has closed its end. It never returns when the other side has sent more than one
+/// request ahead.
 async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
     match lines.fill_buf().await {
         Ok(more) if !more.is_empty() => std::future::pending().await,

@@ -405,7 +405,7 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    /// Looks now and then how full the pools are, so that the log says in time that one fills up.
+    /// Looks now and then how full the pools are, so that the log tells in time when one fills up.
     fn watch_capacity(self: &Arc<Self>) {
         let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
         let work = async move {
@@ -443,7 +443,7 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    /// Counts what pools with a quota store, now and then, and when somebody has no room.
+    /// Counts now and then what pools with a quota store, and at once when somebody has no room.
     fn watch_quotas(self: &Arc<Self>) {
         let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
         let work = async move {
@@ -546,12 +546,12 @@ impl Engine {
         Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands })
     }
 
-    /// Reads again where the keys of stores are kept: files of profiles and of s3fs, the state folder, systemd's folder.
+    /// Reads the keys of stores again wherever they are kept: files of profiles and of s3fs, the state folder, systemd's folder.
     pub async fn reload_credentials(&self) {
         super::credentials::load(&self.state.host_context, &self.state.config()).await;
     }
 
-    /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
+    /// Reads certificates and rules anew, for who connects from now on. If they can't be used, nothing changes.
     pub async fn reload_access(&self) -> Result<()> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
         let policy = load_access_policy::policy(rt, &**disk, &self.state.config()).await?;

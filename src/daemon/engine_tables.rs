@@ -63,9 +63,9 @@ pub struct EngineState {
 pub struct AtWork {
     /// Commands that are under way.
     pub works: Works,
-    /// Held while a volume is summed.
+    /// Lock that is held while a volume is summed: one at a time.
     pub sum_turn: tokio::sync::Mutex<()>,
-    /// Held while a map of a volume is drawn.
+    /// Lock that is held while a map of a volume is drawn: one at a time.
     pub map_turn: tokio::sync::Mutex<()>,
 }
 

@@ -179,8 +179,8 @@ fn describe_snapshot(name: String, size: u64) -> Description {
     Description { name, text: String::new(), size, read_only: true, multi_conn: true, fast_zero: false }
 }
 
-/// The methods below are boxed by type in functions without bounds: that all that they do may change threads is proven once
-/// then, and not for each method of the trait.
+/// Methods of the trait below, boxed by type in functions without bounds. That all that they do may change threads is
+/// proven once then, and not for each method of the trait.
 impl EngineExports {
     fn listed(&self) -> BoxFuture<'_, Result<Vec<ListedExport>>> {
         async move {

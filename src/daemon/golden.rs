@@ -17,7 +17,7 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// A block as `make` writes it.
+/// Returns a block as `make` writes it.
 fn block(word: &str, number: u64) -> Vec<u8> {
     format!("{word} {number:08}\n").bytes().cycle().take(BLOCK as usize).collect()
 }

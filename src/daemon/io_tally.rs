@@ -30,7 +30,7 @@ pub fn say_from(slow: Duration) {
 pub enum IoVerb {
     Read,
     Write,
-    /// Zeroes and trims alike.
+    /// Zeroes and trims, which are counted alike.
     Zero,
     Flush,
 }
@@ -51,7 +51,7 @@ pub struct IoCounts {
 #[derive(Debug, Default)]
 pub struct IoTally([Mutex<IoCounts>; IO_VERBS.len()]);
 
-/// A request as the log names it.
+/// A request, by what the log says of it.
 #[derive(Clone, Copy, Debug)]
 pub struct IoRequest<'a> {
     pub volume: &'a str,

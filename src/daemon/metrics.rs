@@ -31,7 +31,7 @@ enum Sample {
     Histogram(Histogram),
 }
 
-/// Samples under the metrics they belong to.
+/// Samples of all metrics, by the metric's name.
 #[derive(Debug, Default)]
 struct Page(BTreeMap<&'static str, Vec<(Labels, Sample)>>);
 

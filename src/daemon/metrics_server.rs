@@ -77,8 +77,8 @@ pub async fn serve(
     Ok(bound)
 }
 
-/// Clients whose request is being read, the oldest first. A token that is cancelled says that the client has sent the request,
-/// is gone, or is to go.
+/// Clients whose request is being read, the oldest first. A token that is cancelled says that the client has sent the
+/// request, is gone, or is to go.
 #[derive(Debug, Default)]
 struct Reading(VecDeque<CancellationToken>);
 

@@ -334,6 +334,7 @@ impl Mounts {
     }
 
     async fn until(&self, mut so: impl FnMut(&mut List) -> bool) {
+        // Subscribed before the first look: a change between the look and the wait must not be missed.
         let mut changed = self.changed.subscribe();
         while !so(&mut self.list.lock()) {
             if changed.changed().await.is_err() {
@@ -535,7 +536,8 @@ fn cannot_write(url: &str, why: Error) -> Error {
     Error::new(Kind::Denied, format!("{url} can't be written: {hint}")).because(why)
 }
 
-/// Refuses a bucket in which these credentials may not write, by a write that would not be done where they may.
+/// Refuses a bucket in which these credentials may not write. It tries a write that the bucket would not do, since
+/// its condition can't hold.
 async fn may_write(
     host_context: &HostContext,
     bucket: &BucketRef,

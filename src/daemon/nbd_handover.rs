@@ -54,7 +54,7 @@ pub(super) struct DaemonState {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListenerState {
-    /// The address that was asked for, and the one that it is.
+    /// The address that was asked for, and the one that it became.
     asked: String,
     address: String,
     /// Is true if the listener's own socket comes first, before one for each client. Else only its clients go on.
@@ -62,7 +62,7 @@ struct ListenerState {
     clients: Vec<ConnectionState>,
 }
 
-/// All that is handed over, as it travels: the value, and the sockets in its order.
+/// Everything that is handed over, as it travels: the value, and the sockets in its order.
 #[derive(Debug)]
 pub struct Parcel {
     pub state: OwnedFd,
@@ -73,7 +73,7 @@ pub struct Parcel {
 #[derive(Clone, Debug, Default)]
 pub struct HandedOver {
     servers: Arc<Mutex<Vec<PausedServer>>>,
-    /// Called before the first client goes on: until then the sockets may be handed over once more.
+    /// Function that is called before the first client goes on: until then the sockets may be handed over once more.
     taken: Option<fn(&[PausedServer])>,
 }
 

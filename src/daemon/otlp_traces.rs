@@ -75,7 +75,7 @@ impl Traces {
         Ok(Some(Traces { rt: rt.clone(), provider }))
     }
 
-    /// Sends what waits, if the collector takes it soon.
+    /// Ends the sending of traces. Spans that wait are sent if the collector takes them soon.
     pub async fn stop(self) {
         trace::stop();
         let provider = self.provider;

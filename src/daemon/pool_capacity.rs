@@ -20,7 +20,7 @@ const WARN: u64 = 90;
 /// Longest time for which the first count of a pool in folders may hold up who asks how full the pool is.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
 
-/// What a pool's volumes have stored and its stores can still take, in bytes with parity. `None`: nobody can tell.
+/// Bytes, with parity, that a pool's volumes have stored and that its stores can still take. `None`: nobody can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     pub used_bytes: Option<u64>,

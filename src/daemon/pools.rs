@@ -53,14 +53,15 @@ pub struct Pools {
     host_context: HostContext,
     memory: Memory,
     keys: Arc<ConfiguredKeys>,
-    /// This host's peer.
+    /// The way to this host's peer.
     peer: Option<Arc<dyn Dial>>,
     slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
-    /// Held while the set of known pools changes.
+    /// Lock that is held while the set of known pools changes.
     change: tokio::sync::Mutex<()>,
 }
 
-/// Opens stores that a pool lists by the URL that it lists. Whoever writes to one of its stores can write that URL.
+/// Opener of the stores that a pool lists, by the URLs that it lists. Whoever writes to one of its stores can write
+/// such a URL.
 #[derive(Debug)]
 struct Doors {
     rt: Rt,
@@ -338,6 +339,7 @@ impl Pools {
         let has_key = pool.has_key();
         let (name, id) = (name.clone(), Some(pool.id()));
         let known = KnownPool { format: 1, name: name.clone(), id, stores, destroying: None, has_key };
+        // Noted on disk before anybody can use the pool: the next start must find what this one has served.
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         let open = self.opened_as(pool);
         let slot = Slot {
@@ -450,6 +452,7 @@ impl Pools {
     pub async fn begin_destruction(&self, name: &Name, pool: PoolId) -> Result<()> {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
+        // Marked before it is closed: whoever asks for the pool in between would open it again.
         let known = KnownPool { destroying: Some(pool), ..slot.known.lock().clone() };
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         *slot.known.lock() = known;

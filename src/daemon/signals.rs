@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Returns at the first SIGTERM or SIGINT; never when signals can't be had (then only SIGKILL ends us).
+/// Returns at the first SIGTERM or SIGINT. It never returns when signals can't be had: then only SIGKILL ends us.
 pub async fn terminated() {
     let wait = |kind| async move {
         match signal(kind) {
@@ -26,7 +26,7 @@ pub fn outlive_hangup() {
     }
 }
 
-/// SIGHUPs as they come.
+/// Stream of the SIGHUPs that come.
 #[derive(Debug)]
 pub struct Hangups(Option<Signal>);
 

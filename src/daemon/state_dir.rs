@@ -17,12 +17,12 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Largest state file that is read, in bytes.
 const FILE_MAX: usize = 1 << 20;
 
-/// Paths under `$WINDLASS_HOME`.
+/// Paths in the state folder, `$WINDLASS_HOME`.
 ///
-/// Two engines may have the folder at a time: the daemon, or a command in its place, and the engine of mounts that began
-/// without a daemon (`of_mounts`). Each has a lock, a control socket and a cache of its own. They share what mounts stage,
-/// whose folders have locks of their own. The engine of mounts only reads which pools are known, and has nothing to do with
-/// volumes.
+/// Two engines may have the folder at a time. One is the daemon, or a command in its place; the other is the engine
+/// of mounts that began without a daemon (`of_mounts`). Each has a lock, a control socket and a cache of its own.
+/// They share what mounts stage, whose folders have locks of their own. The engine of mounts only reads which pools
+/// are known, and has nothing to do with volumes.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     root: PathBuf,

@@ -17,7 +17,7 @@ use crate::daemon::KeyPlace;
 use crate::daemon::StateDir;
 use crate::daemon::api::VolumePath;
 
-/// The largest block cache on disk that nobody asked for, in bytes.
+/// Largest block cache on disk where nobody gave a size, in bytes.
 const CACHE_MAX: u64 = 10 * GIB;
 const ALERT_AFTER: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
@@ -28,14 +28,14 @@ const REPLICA_EVERY: Duration = Duration::from_secs(3600);
 const SCRUB_RATE: u64 = 100 << 20;
 const UNASKED_SCRUB_RATE: u64 = 20 << 20;
 const UNASKED_SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A daemon that nobody told to scrub begins when it has run so long: not among all else of a start.
+/// Time for which a daemon runs before a scrub that nobody asked for begins: not among all else of a start.
 const UNASKED_SCRUB_AFTER: Duration = Duration::from_secs(3600);
 
 pub const MEMORY_VARIABLE: &str = "WINDLASS_MEMORY";
 pub const CACHE_VARIABLE: &str = "WINDLASS_CACHE";
 const LOG_VARIABLE: &str = "RUST_LOG";
 
-/// A size that the environment gives.
+/// Returns a size that the environment gives.
 fn of_environment(name: &'static str) -> Result<Option<u64>> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty());
     text.map(|text| parse_size(&text)).transpose().context(|| name.to_owned())
@@ -45,13 +45,13 @@ fn of_environment(name: &'static str) -> Result<Option<u64>> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ScrubPlan {
     pub every: Duration,
-    /// Bytes a second; 0: no limit.
+    /// Bytes a second that the scrub reads at most; 0 for no limit.
     pub rate: u64,
     /// Time for which the daemon runs before it begins.
     pub after: Duration,
 }
 
-/// Whom the daemon tells of troubles.
+/// Plan by which the daemon tells somebody of troubles.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AlertPlan {
     pub command: Option<String>,
@@ -60,7 +60,7 @@ pub struct AlertPlan {
     pub after: Duration,
 }
 
-/// A volume of which a copy is kept.
+/// Plan by which a copy of a volume is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaPlan {
     pub from: VolumePath,
@@ -70,8 +70,8 @@ pub struct ReplicaPlan {
 }
 
 impl Config {
-    /// Bytes that the engine may use: the flag, else `WINDLASS_MEMORY`, else the file, else
-    /// min(a quarter of the machine's memory, 2 GiB).
+    /// Returns how many bytes the engine may use: the flag, else `WINDLASS_MEMORY`, else the file, else min(a quarter
+    /// of the machine's memory, 2 GiB).
     pub fn memory(&self, flag: Option<u64>) -> Result<u64> {
         let written = || Ok(of_environment(MEMORY_VARIABLE)?.or(self.top.memory.as_ref().map(|size| size.0)));
         let given = flag.map_or_else(written, |bytes| Ok::<_, Error>(Some(bytes)))?;
@@ -86,8 +86,9 @@ impl Config {
         Ok(bytes)
     }
 
-    /// Bytes of local disk for the cache of `serve`: the flag, else `WINDLASS_CACHE`, else the file, else a tenth of what
-    /// is free there beside what it has already, 10 GiB at most. Less than what is worth having is none.
+    /// Returns how many bytes of local disk the cache of `serve` takes: the flag, else `WINDLASS_CACHE`, else the
+    /// file. Else it is a tenth of what is free there beside what the cache has already, 10 GiB at most. Where that
+    /// is less than is worth having, there is no cache.
     pub fn cache(&self, flag: Option<u64>, dir: &Path) -> Result<u64> {
         let written = || Ok(of_environment(CACHE_VARIABLE)?.or(self.top.cache.as_ref().map(|size| size.0)));
         let given = flag.map_or_else(written, |bytes| Ok::<_, Error>(Some(bytes)))?;
@@ -234,7 +235,7 @@ impl fmt::Display for Origin {
 /// One key with the value that holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
-    /// `store.fast`; empty at the top.
+    /// The section, as `store.fast`; empty at the top of the file.
     pub section: String,
     pub name: &'static str,
     /// The value as TOML.
@@ -269,7 +270,8 @@ fn rows<S: Section>(section: &S, of: &str, with_presets: bool) -> Vec<Row> {
 }
 
 impl Config {
-    /// All that is in the file; `with_presets`: and what holds without being there, where that is a constant.
+    /// Returns all that is in the file, and `with_presets` also what holds without being there, where that is a
+    /// constant.
     pub fn rows(&self, with_presets: bool) -> Vec<Row> {
         let mut all = rows::<Top>(&self.top, "", with_presets);
         all.extend(rows::<Tls>(&self.tls, "tls", with_presets));
@@ -293,7 +295,7 @@ impl Config {
         all
     }
 
-    /// Each value as a daemon that starts now would take it.
+    /// Returns each value as a daemon that starts now would take it.
     pub fn effective(&self, home: &StateDir, memory: Option<u64>) -> Result<Vec<Row>> {
         let size = |name, bytes, flag: Option<&'static str>, variable: &'static str, line: Option<usize>| {
             let origin = match (flag, of_environment(variable)?, line) {

@@ -408,7 +408,8 @@ fn check_option(option: &str, place: Option<&mut StoreUrl>) -> Result<()> {
 }
 
 impl Config {
-    /// A store as users give it: a URL, or the name of a `[store.NAME]` section; then `,zone=ZONE`.
+    /// Returns the URL of a store as users give it: a URL, or the name of a `[store.NAME]` section; then
+    /// `,zone=ZONE`.
     pub fn store_url(&self, given: &str) -> Result<String> {
         let name = given.split(",zone=").next().unwrap_or(given);
         if name.contains(':') {

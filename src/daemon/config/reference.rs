@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::section_macro::{Key, Preset};
 use super::sections::OUTLINES;
 
-/// Columns that comments of the example take at most.
+/// Most columns that comments of the example take.
 const COLUMNS: usize = 100;
 
 /// Returns a doc comment as one paragraph.

@@ -18,7 +18,7 @@ pub enum Preset {
     None,
 }
 
-/// One key, as reference, example and errors tell it.
+/// One key, as the reference, the example and errors tell it.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     pub name: &'static str,
@@ -32,7 +32,7 @@ pub struct Key {
 /// A section's title and keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Outline {
-    /// `[store.NAME]`; empty for the top of the file.
+    /// Title of the section, as `[store.NAME]`; empty for the top of the file.
     pub title: &'static str,
     /// The section's title as the example file has it.
     pub example: &'static str,

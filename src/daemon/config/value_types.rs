@@ -11,7 +11,7 @@ use crate::base::nearest;
 use crate::base::units::{parse_duration, parse_size, show_duration, show_size};
 use crate::nbd::Address;
 
-/// A value as the parser gives it: with the bytes of the file where it stands.
+/// A value as the parser gives it, with the bytes of the file where it stands.
 pub type Raw<'a> = Spanned<DeValue<'a>>;
 
 /// Something wrong with a value, and how to mend it.
@@ -287,7 +287,7 @@ macro_rules! words {
 words! {
     /// Amount of what is logged: each level has all that the levels before it have.
     Level: "`error`, `warn`, `info`, `debug` or `trace`", "\"info\"" {
-        /// Only failures.
+        /// Failures only.
         "error" => Error,
         /// Failures, and what needs attention.
         "warn" => Warn,

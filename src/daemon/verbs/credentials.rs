@@ -51,6 +51,7 @@ pub async fn set(state: &EngineState, args: CredentialsSet) -> Result<Outcome> {
     let _change = CHANGE.lock().await;
     let mut kept = keyring().kept();
     let was_kept = kept.contains_key(&target);
+    // The file is written before the keyring takes the keys: keys that count as kept must survive this process.
     if args.keep || was_kept {
         kept.insert(target.clone(), args.keys.clone());
         credentials::keep(host_context, &kept).await?;

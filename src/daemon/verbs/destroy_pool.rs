@@ -53,6 +53,7 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
         Ended::Dry(outcome) => return Ok(outcome),
         Ended::All(contents) => contents,
     };
+    // Noted on disk before the first object is deleted: a pool that has lost some must never be opened here again.
     state.pools.begin_destruction(name, destruction.id).await?;
     state.sessions.forget(name);
     let watch = |step: Progress| progress.tell("deleting objects", step.done, step.of);

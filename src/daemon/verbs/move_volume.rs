@@ -158,7 +158,8 @@ pub async fn explained<T>(state: &EngineState, path: &VolumePath, done: Result<T
     ))
 }
 
-/// Does what a move to this pool has left to do, where that is known by the copy that has no name of its own yet.
+/// Does what a move to this pool has left to do, where that is known only by the copy, which has no name of its own
+/// yet.
 pub async fn finish_of_copy(state: &EngineState, copy: &VolumePath) {
     let Some(volume) = copy.volume.moved_as() else { return };
     let Ok(target) = state.pools.get(&copy.pool).await else { return };
