@@ -1,5 +1,6 @@
 //! What packaging/monitoring holds for Prometheus and Grafana, made of the metrics' names: a name that changed can't be
-//! left behind there. Only tests are made of this file: `WRITE_DOCS=1 cargo test --lib monitoring` writes both files.
+//! left behind there. Only tests are made of this file: `WRITE_DOCS=1 cargo test --lib dashboard_and_alerts` writes both
+//! files.
 #![allow(clippy::disallowed_methods)] // reads and writes the repository's own files
 
 use std::path::Path;
