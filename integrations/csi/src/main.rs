@@ -99,7 +99,7 @@ fn ended() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Until the daemon has answered, or the caller hangs up.
+/// Copies between the standard streams and the daemon until the daemon has answered, or the caller hangs up.
 #[allow(clippy::disallowed_methods, reason = "two copies that block; nothing here runs in the simulation")]
 fn relay(home: &std::path::Path) -> Result<(), String> {
     let socket = home.join("control.sock");
