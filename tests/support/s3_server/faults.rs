@@ -78,7 +78,7 @@ impl Faults {
         self.signed.lock().clone()
     }
 
-    /// From now on refuses each request that does not say, under its signature, that it pays.
+    /// Refuses from now on each request that does not say, under its signature, that it pays.
     pub fn requester_pays(&self) {
         self.requester_pays.store(true, Ordering::Relaxed);
     }
