@@ -144,7 +144,8 @@ pub struct Session {
     /// The cut that the successor showed of this session.
     cut: Option<Cut>,
     released: bool,
-    /// Time when the owner's process was killed, or another host began to take over by force.
+    /// Time when the owner was first hindered: its process was killed or frozen, or another host began to
+    /// take over by force.
     disturbed: Option<Instant>,
     /// Another host has begun to take the volume over, and nobody has looked since.
     contested: bool,
@@ -415,7 +416,7 @@ impl Session {
         self.disturbed.get_or_insert(now);
     }
 
-    /// Tells whether somebody has tried to take the volume over, or killed its owner.
+    /// Tells whether the owner was hindered, or somebody has tried to take the volume over.
     pub fn is_disturbed(&self) -> bool {
         self.disturbed.is_some()
     }
