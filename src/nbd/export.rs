@@ -162,9 +162,8 @@ pub trait Export: Send + Sync + 'static {
     /// A hint that the range's contents no longer matter.
     async fn trim(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Makes sure that changes by `write`, `zero` and `trim` so far outlive this process. It is called before
-    /// each answer to one of them, since a client that connects anew after this process was killed does not
-    /// hear of the kill.
+    /// Makes sure that changes by `write`, `zero` and `trim` so far outlive this process. It is called before each
+    /// answer to one of them: after a kill of this process a client connects anew, and does not hear of the kill.
     async fn keep(&self) -> Result<()> {
         Ok(())
     }

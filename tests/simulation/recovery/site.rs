@@ -73,7 +73,7 @@ pub struct Plan {
     pub guess: bool,
     /// The owner's host is lost with the stores.
     pub owner_dies: bool,
-    /// With `Loss::Apart`, the owner reaches the lost stores alone.
+    /// Set with `Loss::Apart` only: the owner reaches the lost stores alone.
     pub split: bool,
     pub admins: usize,
     /// Administrators put the same stores in the place of those that are lost.
@@ -413,9 +413,8 @@ impl Site {
         assert_eq!(*known, stores, "two pools of one: generation {} stands twice", now.generation.0);
     }
 
-    /// Tells whether what was just acknowledged bears the loss. What is stored on `w` stores does not while
-    /// others lack their shards (`Layout` says so when a pool is made), and the volume's owner may die before
-    /// they have them.
+    /// Tells whether what was just acknowledged bears the loss. Chunks stored on `w` stores do not, while others
+    /// lack their shards (`Layout` says so when a pool is made): the owner may die before those have them.
     pub fn bears(&self, pool: &Pool) -> bool {
         !self.struck.load(Ordering::Relaxed) || pool.pending() == 0
     }

@@ -121,7 +121,7 @@ impl Lane {
 /// A number of operations in each lane.
 pub type Cut = Vec<usize>;
 
-/// What a look shows of a session: so many operations in each lane, and the first blocks of the next.
+/// Operations of a session that a look shows: so many in each lane, and the first blocks of the next.
 pub struct Shown {
     cut: Cut,
     torn: Vec<Option<Range<u64>>>,

@@ -55,7 +55,7 @@ pub fn name(text: &str) -> Name {
 /// The kind of trouble that a run has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hazard {
-    /// Only hosts have trouble; then more is promised.
+    /// Trouble for hosts alone; then more is promised.
     Calm,
     /// Stores and requests fail.
     Outages,
