@@ -140,8 +140,8 @@ fn unknown(name: &str) -> Error {
     Error::new(Kind::NotFound, format!("there is no export {name:?}"))
 }
 
-/// Gives every export that can't be opened the same error, whatever the reason: a client must not learn which
-/// names exist.
+/// Turns errors about an export that isn't there into one, whatever the reason: a client gets the same for a
+/// name that the rules keep from it.
 fn plain(error: Error, name: &str) -> Error {
     match error.kind() {
         Kind::NotFound | Kind::Removed | Kind::Invalid | Kind::Usage => unknown(name),

@@ -64,7 +64,8 @@ pub struct HeldDisk(pub serde_json::Value);
 pub trait Holding: Send + Sync {
     /// Returns the identity of the disk.
     ///
-    /// # Errors The disk has failed: every request of the client is answered with this error from now on, by
+    /// # Errors
+    /// The disk has failed: every request of the client is answered with this error from now on, by
     /// whichever process.
     fn held(&self) -> Result<HeldDisk>;
 }
@@ -96,16 +97,17 @@ pub trait Exports: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Opens an export for one connection. An unknown name is `Kind::NotFound`; a refusal (`Kind::Owned`,
-    /// say) reaches the client with its sentence. The handle is dropped when the client has gone and its work
-    /// is done. The future is driven to its end, unless the server stops. `peer`: the client's address, or
-    /// `process` and its number.
+    /// Opens an export for one connection. An unknown name is `Kind::NotFound`; a refusal (`Kind::Owned`, say)
+    /// reaches the client with its sentence. The handle is dropped when the client has gone and its work is done.
+    /// The future is driven to its end, unless the server stops. `peer`: the client's address, or `process` and
+    /// its number.
     async fn open(&self, name: &str, peer: &str) -> Result<Arc<dyn Export>>;
 
     /// Opens the disk that a client of another process held, whatever its name is now. `name` is the name
     /// from then.
     ///
-    /// # Errors The disk is not what the client held any more: nothing that the client does may reach it.
+    /// # Errors
+    /// The disk is not what the client held any more: nothing that the client does may reach it.
     async fn open_again(&self, name: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>>;
 }
 

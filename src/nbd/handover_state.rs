@@ -287,8 +287,8 @@ impl Unread {
     }
 
     /// Adds the message that the intake has begun, and the bytes behind it. `failed`: why the arriving write
-    /// is refused. `None`: other requests wait beside one whose payload is passed over. Behind such a payload
-    /// the next process could not tell them from it.
+    /// is refused. `None`: other requests wait beside one whose payload is being passed over, and the rest of
+    /// that payload would be read as theirs.
     pub fn finish(mut self, begun: Rest, failed: Option<Refusal>, behind: &[u8]) -> Option<GivenBack> {
         let headers = self.headers;
         let passed_over = match (begun, failed) {

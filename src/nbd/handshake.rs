@@ -155,8 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         Ok(Came::Here(flags))
     }
 
-    /// Receives the next option's code and data. Data longer than `wire::OPTION_DATA_MAX` are passed over,
-    /// and `None`.
+    /// Receives the next option's code and data. Data longer than `wire::OPTION_DATA_MAX` are passed over, and
+    /// `None` is returned in their place.
     async fn option(&mut self, client: ClientFlags) -> Result<Came<(u32, Option<Vec<u8>>)>> {
         match self.wait_for(OptionHeader::BYTES).await? {
             Came::Left => return Ok(Came::Left),
@@ -396,7 +396,8 @@ fn session_with(
 /// Enters an export again that the client has entered with another process. If the disk is not what the
 /// client held any more, the client enters all the same, and each request is answered with the reason.
 ///
-/// # Errors `is_transient`: to be tried again. `Kind::Closed`: the server ends. `Kind::Refused`: the export
+/// # Errors
+/// `is_transient`: to be tried again. `Kind::Closed`: the server ends. `Kind::Refused`: the export
 /// can do other things than the client was told.
 pub async fn enter_again(exports: &dyn Exports, peer: &str, entered: &Entered) -> Result<Session> {
     let Entered { asked, agreed, size, flags, .. } = entered;

@@ -87,8 +87,8 @@ impl Share {
         self.moved += bytes as u64;
     }
 
-    /// Forgets the time and the bytes so far: the client has all its replies, or its connection holds nothing
-    /// of others.
+    /// Forgets the time and the bytes so far: the client has all its replies, or the connection holds no memory
+    /// beyond its own.
     pub fn rest(&mut self) {
         (self.stall, self.moved) = (None, 0);
     }

@@ -75,7 +75,7 @@ const PARKED: u64 = FLOOR / 2;
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// Time for requests that are under way when another process is to go on with the connection.
 pub const SETTLE: Duration = Duration::from_millis(500);
-/// Least bytes of zeros side by side that a reply tells as a hole instead of sending them.
+/// Least bytes of zeros side by side that are told as a hole and not sent, where the client understands that.
 const HOLE_MIN: usize = 4 << 10;
 /// Interval at which a connection is checked for a break while nothing more is received.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
