@@ -53,7 +53,7 @@ impl Pattern {
     }
 }
 
-/// Whom a rule is for.
+/// The clients that a rule is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subject {
     Anybody,
@@ -283,7 +283,7 @@ mod tests {
         }
     }
 
-    /// The rule itself, slowly.
+    /// Matches by the rule itself, slowly.
     fn model(pattern: &[u8], name: &[u8]) -> bool {
         match (pattern, name) {
             ([], name) => name.is_empty(),

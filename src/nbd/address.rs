@@ -21,7 +21,7 @@ const FORMS: &str = "give HOST:PORT or unix:PATH, or tls:HOST:PORT for NBD clien
 const SCHEMES: [&str; 6] = ["tcp", "tls", "http", "https", "nbd", "nbds"];
 
 impl Address {
-    /// The NBD URI of one export here, as QEMU, libnbd and nbdkit take it.
+    /// Returns the NBD URI of one export at this address, as QEMU, libnbd and nbdkit take it.
     pub fn uri(&self, export: &str) -> String {
         const PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
             .remove(b'/')

@@ -222,7 +222,7 @@ fn fua_flag(fua: bool) -> u16 {
     if fua { command_flag::FUA } else { 0 }
 }
 
-/// A connection to `export` for the kernel to go on with: it has agreed on simple replies, and nothing follows yet.
+/// Connects to `export` for the kernel to go on with: simple replies are agreed on, and nothing follows yet.
 pub async fn for_kernel(address: &Address, export: &str) -> Result<(Info, OwnedFd)> {
     let opened = async {
         let (stream, socket) = match address {
@@ -247,7 +247,7 @@ pub async fn for_kernel(address: &Address, export: &str) -> Result<(Info, OwnedF
     opened.await.context(|| format!("opening {}", address.uri(export)))
 }
 
-/// The exports that the server at `address` shows.
+/// Lists the exports that the server at `address` shows.
 pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
     let doing = || format!("listing the exports at {address}");
     let mut haggler = Haggler::connect(address).await.context(doing)?;

@@ -111,10 +111,11 @@ pub trait Exports: Send + Sync + 'static {
     async fn open_again(&self, name: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>>;
 }
 
-/// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no order.
-/// A future given out here is driven to its end, but for two cases: those of `write`, `zero` and `trim` (with the flush
-/// that belongs to it) are dropped half-way when their client is gone without a goodbye, and all of them by a server
-/// that stops and has waited its full drain time. One that is dropped changes nothing any more.
+/// A disk. Ranges are inside `size()`, of any alignment, never empty; requests run concurrently and in no
+/// order. A future given out here is driven to its end, but for two cases. Futures of `write`, `zero` and
+/// `trim`, with the flush that belongs to them, are dropped half-way when their client is gone without a
+/// goodbye. A server that stops drops all futures once it has waited its full drain time. A future that is
+/// dropped changes nothing any more.
 #[async_trait]
 pub trait Export: Send + Sync + 'static {
     fn describe(&self) -> Description;
@@ -161,7 +162,7 @@ pub trait Export: Send + Sync + 'static {
     /// Zeroes the range: it reads as zeros from the answer on. `no_hole` asks to keep the space provisioned.
     async fn zero(&self, offset: u64, len: u64, no_hole: bool) -> Result<()>;
 
-    /// A hint that the range's contents no longer matter.
+    /// Tells the disk that the range's contents no longer matter, which is a hint.
     async fn trim(&self, offset: u64, len: u64) -> Result<()>;
 
     /// Makes sure that changes by `write`, `zero` and `trim` so far outlive this process. It is called before each
@@ -170,7 +171,7 @@ pub trait Export: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Cancelled when the clients are to be hung up on, as by a server that stops.
+    /// Returns a token that is cancelled when the clients are to be hung up on, as by a server that stops.
     fn hang_up(&self) -> CancellationToken {
         CancellationToken::new()
     }

@@ -111,7 +111,7 @@ impl TlsServer {
         Ok(TlsServer { config: Arc::new(config), shown })
     }
 
-    /// The end of the server's certificate in ms since 1970, when it ends before `by_ms`.
+    /// Returns the end of the server's certificate in ms since 1970, when it ends before `by_ms`.
     pub fn ends_before(&self, by_ms: u64) -> Option<u64> {
         let certificate = webpki::EndEntityCert::try_from(&self.shown).ok()?;
         let by = UnixTime::since_unix_epoch(std::time::Duration::from_millis(by_ms));

@@ -114,7 +114,7 @@ struct Connection<'e, S> {
     parked: u64,
     /// `waiting` or `turned` hold the first piece of a write that is still arriving.
     parks_piece: bool,
-    /// A piece of the write that is arriving is under way.
+    /// A piece of the write that is still arriving is under way.
     piece: bool,
     /// Error of a piece of that write; the pieces behind it are passed over.
     failed: Option<Error>,

@@ -165,7 +165,8 @@ pub struct Request {
     pub cookie: u64,
     pub offset: u64,
     pub len: u64,
-    /// The offset that the client has sent, for the reply. It is `offset`, but where only the rest of a write is left to do.
+    /// Offset that the client has sent, for the reply. It differs from `offset` only where just the rest of a
+    /// write is left to do.
     pub sent_offset: u64,
 }
 

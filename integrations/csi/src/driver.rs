@@ -20,7 +20,7 @@ pub struct Driver {
     pub busy: Busy,
 }
 
-/// All methods of a driver.
+/// Makes a router with all methods of a driver.
 pub fn router(driver: Driver) -> Router {
     let driver = Arc::new(driver);
     let mut router = Router::default();

@@ -131,7 +131,7 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-/// All mounts that the driver sees.
+/// Returns all mounts that the driver sees.
 pub fn mounts() -> Result<Vec<Mount>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo");
     Ok(parsed(&table.map_err(|e| Status::internal(format!("reading /proc/self/mountinfo: {e}")))?))

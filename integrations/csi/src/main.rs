@@ -90,7 +90,7 @@ fn serve(args: Args) -> Result<(), String> {
     })
 }
 
-/// Returns when SIGTERM or SIGINT comes.
+/// Makes a future that ends when SIGTERM or SIGINT comes.
 fn ended() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
