@@ -27,12 +27,12 @@ const MEMORY: u64 = 2 * GIB;
 const VOLUMES: usize = 200;
 const CLONES: usize = 2500;
 const LOG: u64 = 4 * GIB;
-/// What the daemon opens at once after a crash.
+/// Volumes that a daemon opens side by side after a crash.
 const AT_ONCE: usize = 32;
-/// A list that hears nothing for so long gives up.
+/// Time after which a list that hears nothing gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// As in the program.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -63,7 +63,7 @@ fn this(what: &str, dir: &Path) -> Command {
     command
 }
 
-/// A host that says when it is ready, and dies of that.
+/// Runs a step in a process of its own, and kills the process once it says that it is ready.
 fn lay_and_kill(what: &str, dir: &Path) {
     let mut host = this(what, dir).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
@@ -144,7 +144,8 @@ async fn first_block(v: &Volume, i: usize) {
     assert!(v.read(4096, 4096).await.unwrap() == bytes(i as u64, 4096), "volume {i}");
 }
 
-/// Beginning with the pool: the host itself comes back, with its journals.
+/// Opens all volumes again on the host that left them, with its journals. The time begins with the pool's
+/// opening.
 async fn reopen(place: &Place) {
     let (rt, began, before) = (place.rt.clone(), place.rt.now(), place.requests());
     let volumes = place.volumes(1, None, MEMORY, false).await;

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use windlass::base::rt::{RealRuntime, Rt};
 use windlass::store::{ByteRange, Cause, Counted, FileStore, MemStore, Patience, Retrying, Store as _, When};
 
-/// As in the program.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -22,7 +22,8 @@ use windlass::pool::{
 };
 use windlass::store::{BucketRef, ByteRange, Cause, Effort, FileStore, MemStore, S3Store, StoreUrl, When};
 
-/// As in the program: where large buffers lie in memory, and whether they are fresh, is a part of what is measured.
+/// The allocator of the program: where large buffers lie in memory, and whether they are fresh, is a part of
+/// what is measured.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -45,7 +46,7 @@ impl Opener for None {
     }
 }
 
-/// Bytes of a data shard of a chunk that is cut under load.
+/// Returns the bytes of a data shard of a chunk that is cut under load.
 fn shard_len(k: usize) -> usize {
     SHARD_TARGET.min(CHUNK_TARGET / k as u64) as usize / 8 * 8
 }
@@ -65,7 +66,7 @@ fn chunk(k: usize, seq: u64) -> Chunk {
     Chunk { id, era: Era(1), kind: ChunkKind::Data, shards, toc_offset, toc_len: 64 }
 }
 
-/// As the log makes them: not shared, with room for the footer.
+/// Copies a chunk into buffers as the log makes them: not shared, with room for the footer.
 fn in_fresh_buffers(mut chunk: Chunk) -> Chunk {
     for shard in &mut chunk.shards {
         let mut own = Vec::with_capacity(shard.len() + FOOTER_MAX);
@@ -132,7 +133,7 @@ impl Bench {
         (0..count).map(chunk)
     }
 
-    /// Runs in a task of its own, as the pool's requests do.
+    /// Runs work in a task of its own, as the pool's requests run.
     async fn apart<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         self.rt.spawn(work).await.unwrap()
     }
@@ -172,13 +173,13 @@ impl Bench {
         speed
     }
 
-    /// Of users, in a round.
+    /// Returns the bytes of users in one round.
     fn bytes(&self) -> f64 {
         let k = self.pool.layout().k();
         (TOTAL / (k * shard_len(k)) * k * shard_len(k)) as f64
     }
 
-    /// What a round kept, in reads of 1 MiB; what is left at the end of a shard is not read.
+    /// Reads what a round kept, in reads of 1 MiB; the rest at the end of a shard is not read.
     async fn get(&self, round: u64, raw: bool) -> Speed {
         let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
         let ids: Vec<ChunkId> = self.chunks(1000 * (round + 1)).map(|c| c.id).collect();
@@ -206,7 +207,7 @@ impl Bench {
     }
 }
 
-/// MB of users' bytes a second, and seconds of this process on processors for a GB of them.
+/// Speed of a round: MB of users' bytes a second, and seconds of this process on processors for a GB of them.
 #[derive(Clone, Copy)]
 struct Speed {
     rate: f64,
@@ -229,7 +230,7 @@ impl Clock {
     }
 }
 
-/// Seconds that processors have spent on this process.
+/// Returns the seconds that processors have spent on this process.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split(' ').collect();

@@ -26,7 +26,7 @@ const CLONES: usize = 100;
 /// Requests that a guest has under way.
 const DEPTH: usize = 4;
 
-/// As in the program.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -34,7 +34,7 @@ fn main() {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(storm());
 }
 
-/// One boot's reads: a file in each of some of the template's MiBs, none of them twice.
+/// Returns the reads of one boot: a file in each of some of the template's MiBs, none of them twice.
 fn boot() -> Vec<(u64, u64)> {
     let (mut reads, mut total, mut state) = (Vec::new(), 0, 7u64);
     let mut draw = |below: u64| {
@@ -87,7 +87,8 @@ async fn boots(place: &Place, clones: &[Arc<Volume>]) {
     }
 }
 
-/// Runs it, says what it took: in bytes and time beside those of one boot alone, if given.
+/// Runs `work`, and prints the bytes and time that it took, beside those of one boot alone, if given. Returns
+/// both.
 async fn told(
     place: &Place,
     what: &str,
@@ -109,7 +110,8 @@ async fn told(
     (bytes, took)
 }
 
-/// One cold clone, then all at once on another host, as cold, then again. What one takes.
+/// Boots one cold clone, then all at once on another host, as cold, then all again. Returns the bytes and
+/// time of the one.
 async fn cold(place: &Place, host: u128, memory: u64, cache: bool, beside: Option<(u64, f64)>) -> (u64, f64) {
     let lonely = place.volumes(host, None, memory, cache).await;
     let alone = async { boots(place, &opened(&lonely, 1).await).await };
@@ -124,7 +126,7 @@ async fn cold(place: &Place, host: u128, memory: u64, cache: bool, beside: Optio
     one
 }
 
-/// A first boot is recorded, up to the end of its clone.
+/// Records a first boot, up to the end of its clone.
 async fn record(place: &Place) {
     let volumes = place.volumes(90, None, 2 * GIB, false).await;
     volumes.set(&name("t"), &["boot-trace=record".to_owned()]).await.unwrap();

@@ -21,7 +21,7 @@ use place::{Place, bytes, name};
 const LATENCY: Duration = Duration::from_millis(20);
 const SIZE: u64 = GIB;
 
-/// As in the program.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -35,7 +35,7 @@ fn main() {
     }
 }
 
-/// All objects of the first stores, in parts of 4 MiB, so many at once.
+/// Reads the chunks of all stores, in parts of 4 MiB, `at_once` at a time. Returns how many bytes they have.
 async fn raw(place: &Place, at_once: usize) -> u64 {
     let mut parts = Vec::new();
     for store in &place.stores {
@@ -60,7 +60,7 @@ async fn raw(place: &Place, at_once: usize) -> u64 {
     stream::iter(all).buffer_unordered(at_once).fold(0, |sum, n| async move { sum + n }).await
 }
 
-/// Runs it, says how long it took and what it asked for.
+/// Runs `work`, and prints how long it took and how many requests it made.
 async fn timed(place: &Place, what: &str, bytes: u64, work: impl Future<Output = ()>) {
     let (before, began) = (place.requests(), place.rt.now());
     work.await;

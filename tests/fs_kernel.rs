@@ -20,8 +20,9 @@ use windlass::cache::DiskCache;
 use windlass::fs::{MountOptions, Mounted, mount};
 use windlass::store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach};
 
-/// A process that is being started has all our files open until its program runs, and closes them then: a close(2)
-/// that a test did not make. Tests to which that matters hold this for reading.
+/// Lock around the start of a process. A process that is being started has all our files open until its
+/// program runs, and closes them then: a close(2) that a test did not make. Tests to which that matters hold
+/// the lock for reading.
 static STARTING: RwLock<()> = RwLock::new(());
 
 fn run(command: &mut Command) -> std::io::Result<Output> {
@@ -36,7 +37,7 @@ fn nothing_starts() -> RwLockReadGuard<'static, ()> {
     STARTING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A mount and everything under it; dropped, also by a panic, it unmounts.
+/// A mount and everything under it. It is unmounted when dropped, also by a panic.
 struct Bench {
     mounted: Option<Mounted>,
     runtime: tokio::runtime::Runtime,
@@ -94,7 +95,7 @@ impl Bench {
         String::from_utf8(out.stdout).unwrap()
     }
 
-    /// Files that wait in the staging folder.
+    /// Lists the files that wait in the staging folder.
     fn staged(&self) -> Vec<PathBuf> {
         let slots = fs::read_dir(self.dir.path().join("staging")).unwrap();
         let files = slots.flat_map(|slot| fs::read_dir(slot.unwrap().path()).unwrap());
@@ -251,7 +252,7 @@ fn shell_tools(b: Bench) {
     b.unmount();
 }
 
-/// True, and a word about it, when a program isn't there.
+/// Tells whether a program is missing, and prints a word about it then.
 fn lacks(program: &str) -> bool {
     let lacks = run(Command::new(program).arg("--version")).is_err();
     if lacks {

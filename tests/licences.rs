@@ -23,7 +23,7 @@ const PERMISSIVE: &[&str] = &[
     "Zlib",
 ];
 
-/// Whether a licence expression can be satisfied with permissive licences alone.
+/// Tells whether a licence expression can be satisfied with permissive licences alone.
 fn permissive(expression: &str) -> Result<bool, String> {
     // `/` is how crates wrote OR before SPDX.
     let spread = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
@@ -36,7 +36,7 @@ fn permissive(expression: &str) -> Result<bool, String> {
     Ok(verdict)
 }
 
-/// `a OR b`: AND binds closer.
+/// Judges `a OR b`; AND binds closer.
 fn any(words: &[&str], at: &mut usize) -> Result<bool, String> {
     let mut verdict = all(words, at)?;
     while words.get(*at) == Some(&"OR") {
@@ -77,7 +77,8 @@ fn one(words: &[&str], at: &mut usize) -> Result<bool, String> {
     }
 }
 
-/// Package ids that the workspace's own packages link, on any platform: normal dependencies, and theirs.
+/// Returns the ids of packages that the workspace's own packages link, on any platform: normal dependencies,
+/// and theirs.
 fn linked(metadata: &Value) -> BTreeSet<&str> {
     let nodes: BTreeMap<&str, &Value> =
         list(&metadata["resolve"]["nodes"]).map(|n| (text(&n["id"]), n)).collect();
@@ -97,7 +98,7 @@ fn linked(metadata: &Value) -> BTreeSet<&str> {
     seen
 }
 
-/// What is linked and not permissive, each with its reason.
+/// Lists the packages that are linked and not permissive, each with its reason.
 fn offenders(metadata: &Value) -> Vec<String> {
     let linked = linked(metadata);
     let mut bad = Vec::new();

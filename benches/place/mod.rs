@@ -32,17 +32,17 @@ pub fn bytes(seed: u64, len: usize) -> Bytes {
 
 pub struct Place {
     pub rt: Rt,
-    /// Those that can be made slow.
+    /// The stores that can be made slow.
     slow: Vec<Arc<Faulty>>,
     pub stores: Vec<Arc<Counted>>,
     dir: PathBuf,
-    /// Whose end removes it.
+    /// The folder, where it is to be removed at the end.
     _temporary: Option<tempfile::TempDir>,
     pub tuning: Tuning,
 }
 
 impl Place {
-    /// Stores in memory. Those that may be `slow` cost a little also when they aren't.
+    /// Makes a place with stores in memory. Stores that may be `slow` cost a little also when they aren't.
     pub fn new(n: usize, slow: bool) -> Place {
         let dir = tempfile::tempdir().unwrap();
         let stores = (0..n).map(|i| MemStore::new(&format!("s{i}")) as BucketRef).collect();
@@ -50,7 +50,7 @@ impl Place {
         Place { _temporary: Some(dir), ..place }
     }
 
-    /// The same over other stores, with the hosts' folders in one that outlives it.
+    /// Makes a place over other stores, with the hosts' folders in `dir`, which outlives the place.
     pub fn over(rt: Rt, dir: &Path, stores: Vec<BucketRef>, slow: bool) -> Place {
         let mut delayed = Vec::new();
         let mut count = |store| match slow {
@@ -80,7 +80,8 @@ impl Place {
         self.stores.iter().map(spec).collect()
     }
 
-    /// A daemon that knows nothing, but for what its disk cache has; with so much memory, for caches and all.
+    /// Starts a daemon that knows nothing, except for what its disk cache has. It has so much memory, for
+    /// caches and all.
     pub async fn volumes(&self, host: u128, layout: Option<&str>, memory: u64, cache: bool) -> Volumes {
         let (rt, disk) = (self.rt.clone(), RealDisk::start());
         let dir = self.dir.join(format!("host{host}"));

@@ -18,7 +18,7 @@ use crate::volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnaps
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;
 
-/// An enum's value as JSON writes it.
+/// Returns an enum's value as JSON writes it.
 pub fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()
@@ -28,50 +28,51 @@ pub fn word(value: &impl Serialize) -> String {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolLine {
     pub name: Name,
-    /// None unless the pool is open.
+    /// Erasure-code layout of the pool; none unless the pool is open.
     pub layout: Option<String>,
     pub stores: usize,
     pub state: Word,
-    /// Why it isn't `open`, or that it fills up; of one that nobody has tried to open, none.
+    /// Sentence that says why the pool isn't `open`, or that it fills up; none if nobody has tried to open the pool.
     pub trouble: Option<String>,
-    /// What the volumes have stored, with parity; none before this daemon has counted it.
+    /// Bytes that the pool's volumes have stored, with parity; none until this daemon has counted them.
     pub used_bytes: Option<u64>,
-    /// As far as the stores can tell, or the user has told the pool's capacity.
+    /// Free bytes, as far as the stores can tell them or the user has told the pool's capacity; else none.
     pub free_bytes: Option<u64>,
 }
 
-/// `pool status`.
+/// Answer of `pool status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolAnswer {
     #[serde(flatten)]
     pub status: PoolStatus,
-    /// On this host.
+    /// Last scrub of the pool on this host.
     pub last_scrub: Option<LastScrub>,
-    /// As in `PoolLine`.
+    /// Bytes used and free, with the meaning that both have in `PoolLine`.
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
-    /// None when this daemon has not counted it yet (`--walk` does), or it can't be counted now.
+    /// Usage of all volumes; none if this daemon has not counted it yet (`--walk` does), or can't count it now.
     pub usage: Option<PoolUsage>,
 }
 
-/// What a pool's volumes are promised and take, all together.
+/// Sum of what all volumes of a pool are promised and take.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct PoolUsage {
-    /// When the heads of all volumes were walked, in ms since 1970. What this host has done since then is counted too.
+    /// Time at which the heads of all volumes were walked, in ms since 1970. The figures also count what this host
+    /// has done since then.
     #[serde(default)]
     pub counted_ms: u64,
     pub volumes: u64,
-    /// Their sizes.
+    /// Sum of the volumes' sizes.
     pub provisioned_bytes: u64,
     pub mapped_bytes: u64,
     pub stored_bytes: u64,
     pub stored_with_parity_bytes: u64,
-    /// Of the trash, which the others count too: volumes, and what they store with parity.
+    /// Volumes in the trash, and what they store with parity. The other figures include both.
     pub trash_volumes: u64,
     pub trash_stored_bytes: u64,
 }
 
-/// What is printed of `pool scrub`; the whole answer is the pool's `ScrubReport`.
+/// Part of the answer of `pool scrub` that is printed; the whole answer is the pool's `ScrubReport`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ScrubFindings {
     pub findings: Vec<Located>,
@@ -79,7 +80,7 @@ pub struct ScrubFindings {
     pub unreachable: Vec<String>,
 }
 
-/// `pool replace`.
+/// Answer of `pool replace`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Replaced {
     pub old: String,
@@ -88,41 +89,42 @@ pub struct Replaced {
     pub shards: u64,
 }
 
-/// `drill lose-store`.
+/// Answer of `drill lose-store`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DrillReport {
     pub pool: Name,
     pub store: String,
     pub cut_off_ms: u64,
-    /// Of all clients of the pool's volumes, while the store was away.
+    /// Requests of all clients of the pool's volumes while the store was away.
     pub requests: u64,
     pub failed: u64,
-    /// Right to about 20 %.
+    /// Slowest of these requests; the figure is right to about 20 %.
     pub slowest_ms: f64,
-    /// What volumes had to say meanwhile.
+    /// Troubles that volumes reported while the store was away.
     pub troubles: Vec<String>,
-    /// Shards that were left out, at most.
+    /// Largest number of shards that were pending at one time.
     pub pending_shards: u64,
-    /// From the store's return until all that it missed was put; none when that was not waited for.
+    /// Time from the store's return until everything that it missed was put; none when nobody waited for that.
     pub repaired_ms: Option<u64>,
-    /// Whoever asked gave up.
+    /// Is true if the caller gave up before the drill was over.
     pub broken_off: bool,
 }
 
-/// `volume info`: what the volume says of itself, and what the engine knows beside that.
+/// Answer of `volume info`: what the volume says of itself, and what the engine knows beside that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VolumeAnswer {
     pub path: VolumePath,
     pub state: Word,
     pub clients: u64,
-    /// Those who have written to it and are still connected.
+    /// Clients that have written to the volume and are still connected.
     pub writers: Vec<String>,
-    /// Of a clone: the snapshot that it was made from, POOL/VOLUME@SNAPSHOT; the volume by its id where its name can't be told.
+    /// Snapshot that a clone was made from, POOL/VOLUME@SNAPSHOT. The volume is given by its id where its name can't
+    /// be told.
     pub origin: Option<String>,
-    /// The copy that this daemon keeps of it.
+    /// The copy that this daemon keeps of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica: Option<ReplicaLine>,
-    /// Commands that this daemon carries out on it.
+    /// Commands that this daemon carries out on the volume.
     #[serde(default)]
     pub under_way: Vec<WorkLine>,
     #[serde(flatten)]
@@ -132,11 +134,11 @@ pub struct VolumeAnswer {
 /// A command that is under way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkLine {
-    /// The pool, volume or bucket that it is about.
+    /// The pool, volume or bucket that the command is about.
     pub of: String,
     pub doing: String,
     pub done: u64,
-    /// 0: not known.
+    /// Amount of work in all; 0 if it is not known.
     pub total: u64,
     pub for_ms: u64,
 }
@@ -146,7 +148,7 @@ pub struct WorkLine {
 #[serde(untagged)]
 pub enum VolumeLine {
     Known(Box<VolumeAnswer>),
-    /// Its head could not be read.
+    /// A volume whose head could not be read.
     Unknown {
         path: VolumePath,
         state: Word,
@@ -159,11 +161,11 @@ pub struct VolumeInUse {
     pub path: VolumePath,
     pub clients: u64,
     pub state: Word,
-    /// Acknowledged here and not yet in the pool: what is lost if this host dies now.
+    /// Bytes that are acknowledged here and not yet in the pool: they are lost if this host dies now.
     pub unsent_bytes: u64,
-    /// How long the oldest of those has waited.
+    /// Age of the oldest unsent write.
     pub unsent_age_ms: Option<u64>,
-    /// What can be written before writes wait for the stores, and when that will be so at this pace.
+    /// Bytes that can be written before writes wait for the stores, and the time until then at the present pace.
     pub room_bytes: Option<u64>,
     pub full_in_ms: Option<u64>,
     /// Local disk that the journal uses and may use; none when the volume isn't open.
@@ -175,19 +177,19 @@ pub struct VolumeInUse {
     pub io: Vec<IoLine>,
 }
 
-/// What clients have asked of a volume with one verb, since the first of them came.
+/// Counts of clients' requests to a volume with one verb, since the first client came.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IoLine {
     pub verb: Word,
     pub requests: u64,
-    /// Of those that were done.
+    /// Bytes of the requests that were done.
     pub bytes: u64,
     pub failed: u64,
     pub latency_ms_p50: f64,
     pub latency_ms_p99: f64,
     pub latency_ms_max: f64,
-    /// Up to how many ms, and how many took so long and longer than the ones before. From two of them on, in order of time,
-    /// the latencies between both are known.
+    /// Bounds in ms, and how many requests took at most that long and longer than the bound before. From two such
+    /// lists, in order of time, the latencies between both are known.
     #[serde(default)]
     pub latency_counts: Vec<(f64, u64)>,
 }
@@ -196,26 +198,26 @@ pub struct IoLine {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SnapshotLine {
     pub path: String,
-    /// As people write it.
+    /// Time at which the snapshot was taken, as people write it.
     pub created: String,
-    /// What comes back when it is removed, without parity; none when it can't be told without reading its map.
+    /// Bytes that the snapshot's removal gives back, without parity; none when only reading its map could tell.
     pub frees_bytes: Option<u64>,
-    /// The same with all older ones, or those from the given one on.
+    /// Bytes that are given back if all older snapshots, or those from the given one on, are removed with this one.
     pub frees_with_older_bytes: Option<u64>,
     #[serde(flatten)]
     pub info: SnapshotInfo,
 }
 
-/// `snapshot lock`.
+/// Answer of `snapshot lock`.
 #[derive(Clone, Debug, Serialize)]
 pub struct SnapshotLocked {
     pub path: SnapshotPath,
     pub locked_until_ms: u64,
-    /// As people write it.
+    /// Time at which the lock ends, as people write it.
     pub locked_until: String,
 }
 
-/// `snapshot copy`.
+/// Answer of `snapshot copy`.
 #[derive(Clone, Debug, Serialize)]
 pub struct SnapshotCopied {
     pub from: SnapshotPath,
@@ -224,25 +226,26 @@ pub struct SnapshotCopied {
     pub copied: Copied,
 }
 
-/// `volume move`.
+/// Answer of `volume move`.
 #[derive(Clone, Debug, Serialize)]
 pub struct VolumeMoved {
     pub from: VolumePath,
     pub to: VolumePath,
-    /// Until when what it was can be looked at; none when it had moved before, or the pool keeps no trash.
+    /// Time until which the volume as it was stays in the trash of its old pool. None when it had moved before, or
+    /// that pool keeps no trash.
     pub trash_until: Option<String>,
     #[serde(flatten)]
     pub moved: MovedVolume,
 }
 
-/// `replicate`.
+/// Answer of `replicate`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Replicated {
     #[serde(flatten)]
     pub copied: SnapshotCopied,
-    /// Older ones of its own that were removed, on both sides.
+    /// Older snapshots that `replicate` had taken and that were removed, on both sides.
     pub removed: Vec<SnapshotPath>,
-    /// When the snapshot was taken that the copy has now.
+    /// Time at which the snapshot was taken that the copy has now.
     pub created_ms: u64,
 }
 
@@ -253,11 +256,12 @@ pub struct ReplicaLine {
     pub to: VolumePath,
     pub every_ms: u64,
     pub max_lag_ms: Option<u64>,
-    /// When the newest snapshot was taken that the copy has; none when it has none, or nobody has looked yet.
+    /// Time at which the copy's newest snapshot was taken; none when the copy has none, or nobody has looked yet.
     pub copied_ms: Option<u64>,
-    /// Since then; since the daemon knows of the plan where that is not known.
+    /// Time since the copy's newest snapshot was taken; where that is not known, since the daemon learned of the
+    /// plan.
     pub lag_ms: u64,
-    /// It is being brought up to date.
+    /// Is true while the copy is being brought up to date.
     pub busy: bool,
     pub trouble: Option<String>,
 }
@@ -267,11 +271,11 @@ pub struct ReplicaLine {
 pub struct TrashLine {
     pub path: VolumePath,
     pub removed_ms: u64,
-    /// As people write it.
+    /// Time of the removal, as people write it.
     pub removed: String,
-    /// When it goes for good.
+    /// Time at which the volume is deleted for good.
     pub until: String,
-    /// None when its head can't be read now.
+    /// Size of the volume; none when its head can't be read now.
     pub size: Option<u64>,
     pub stored_bytes: Option<u64>,
     pub snapshots: Option<u64>,
@@ -291,13 +295,13 @@ pub struct TrashedSnapshotLine {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HistoryLine {
     pub path: String,
-    /// As people write it.
+    /// Time at which the mark was made, as people write it.
     pub created: String,
     #[serde(flatten)]
     pub mark: HistoryMark,
 }
 
-/// What `volume key list` tells.
+/// Answer of `volume key list`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeyList {
     pub slots: Vec<KeySlotLine>,
@@ -308,12 +312,13 @@ pub struct KeyList {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DataKeyLine {
     pub number: u8,
-    /// As people write it; empty where it is not known.
+    /// Time at which the key was made, as people write it; empty where it is not known.
     pub made: String,
     pub made_ms: u64,
-    /// What is written is sealed by it; the others are to go.
+    /// Is true for the key that seals new data; the other keys are to go.
     pub seals: bool,
-    /// Live bytes as stored, by the last checkpoint, of which it may have sealed something, and no older one.
+    /// Live bytes as stored, by the last checkpoint, of objects in which this key, and no older one, may have sealed
+    /// something.
     pub bytes: u64,
 }
 
@@ -322,7 +327,7 @@ pub struct DataKeyLine {
 pub struct KeySlotLine {
     pub slot: u8,
     pub kind: SlotKind,
-    /// As people write it.
+    /// Time at which the slot was filled, as people write it.
     pub made: String,
     pub made_ms: u64,
 }
@@ -334,10 +339,10 @@ pub struct CredentialsLine {
     pub target: String,
     pub key_id: String,
     pub source: KeySource,
-    /// When they end, as people write it.
+    /// Time at which the keys expire, as people write it.
     pub expires: Option<String>,
     pub expires_ms: Option<u64>,
-    /// Open stores that use them.
+    /// Number of open stores that use these keys.
     pub stores: u64,
 }
 
@@ -346,15 +351,15 @@ pub struct CredentialsLine {
 pub struct MountInfo {
     pub dir: String,
     pub url: String,
-    /// Files that are closed here and not stored yet, and their bytes.
+    /// Files that are closed here and not stored yet: their number and their bytes.
     pub unsent_files: u64,
     pub unsent_bytes: u64,
-    /// Why files are not sent, or that the bucket did not answer when it was asked last.
+    /// Reason why files are not sent, or a sentence that the bucket did not answer when it was asked last.
     #[serde(default)]
     pub trouble: Option<String>,
 }
 
-/// What is kept of one bucket.
+/// Files of one bucket that this host keeps since they could not be stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeptOf {
     pub url: String,
@@ -362,48 +367,48 @@ pub struct KeptOf {
     pub bytes: u64,
 }
 
-/// `mount list`.
+/// Answer of `mount list`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountList {
     pub mounts: Vec<MountInfo>,
     pub kept: Vec<KeptOf>,
-    /// The first of them, by name.
+    /// First of the kept files, by name.
     pub kept_files: Vec<KeptFile>,
 }
 
-/// What is wrong with a host, or what its daemon has tried in vain.
+/// A trouble of a host, or something that its daemon has tried in vain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HostTrouble {
-    /// Of its kind, as docs/reference.md lists them.
+    /// Name of the trouble's kind, as docs/reference.md lists them.
     pub name: Word,
-    /// A sentence with what to do.
+    /// A sentence that tells the trouble and what to do.
     pub trouble: String,
 }
 
-/// `status`.
+/// Answer of `status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EngineStatus {
-    /// Of the program that answers.
+    /// Version of the program that answers.
     #[serde(default)]
     pub version: String,
-    /// How long it has run.
+    /// Time for which the program has run.
     #[serde(default)]
     pub up_ms: u64,
     pub home: String,
     pub host: String,
     pub host_id: HostId,
-    /// Where NBD clients connect; none without a daemon.
+    /// Addresses where NBD clients connect; none without a daemon.
     pub nbd: Vec<String>,
-    /// Where its metrics are read.
+    /// Addresses where the daemon's metrics are read.
     #[serde(default)]
     pub metrics: Vec<String>,
-    /// Where journals of volumes that are owned here are mirrored to.
+    /// Address of the peer to which the journals of volumes that are owned here are mirrored.
     #[serde(default)]
     pub mirror: Option<String>,
-    /// Where this host is the peer of others.
+    /// Address where this host takes in journals as the peer of other hosts.
     #[serde(default)]
     pub mirror_listen: Option<String>,
-    /// Of the host and the daemon itself.
+    /// Troubles of the host and of the daemon itself.
     #[serde(default)]
     pub troubles: Vec<HostTrouble>,
     pub pools: Vec<PoolLine>,
@@ -419,18 +424,19 @@ pub struct EngineStatus {
     pub cache: ReadCaches,
 }
 
-/// `watch`: what somebody sees who looks all the time. Made of what is known here; stores are asked once a minute.
+/// Answer of `watch`: the view of somebody who looks all the time. It is made of what is known here; stores are asked
+/// once a minute.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WatchAnswer {
     pub version: String,
-    /// By this host's clock, in ms since 1970.
+    /// Time of the answer by this host's clock, in ms since 1970.
     pub wall_ms: u64,
     pub up_ms: u64,
-    /// How long ago stores were asked how they are. What requests have shown since is known too.
+    /// Time since the stores were last asked how they are. What requests have shown since then is counted in too.
     pub looked_ms_ago: u64,
     #[serde(flatten)]
     pub status: EngineStatus,
-    /// Those that are open.
+    /// Status of each pool that is open.
     pub open_pools: Vec<PoolStatus>,
     pub memory: Vec<MemoryPart>,
 }
@@ -441,14 +447,14 @@ pub struct MemoryPart {
     pub part: Word,
     pub bytes: u64,
     pub limit_bytes: u64,
-    /// Somebody waits for it.
+    /// Is true while somebody waits for memory of this part.
     pub short: bool,
 }
 
-/// The cache of what is read.
+/// State of the cache of what is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReadCaches {
     pub memory: MemoryStats,
-    /// None: there is none on disk.
+    /// State of the cache on disk; none if there is no such cache.
     pub disk: Option<DiskStats>,
 }

@@ -121,7 +121,7 @@ impl GivenKey {
         }
     }
 
-    /// From then on this process leaves no core file.
+    /// Decodes the key or passphrase. From then on this process leaves no core file.
     pub fn offered(&self) -> Result<Offered> {
         super::key_places::keep_out_of_cores();
         match self {
@@ -168,9 +168,9 @@ pub struct CloneMany {
     pub if_absent: bool,
 }
 
-/// What stands for a clone's number in the pattern of its name.
+/// Placeholder that stands for a clone's number in the pattern of its name.
 const NUMBER: &str = "{n}";
-/// Most clones of one command.
+/// Largest number of clones that one command makes.
 const CLONES_MAX: u32 = 10_000;
 
 impl CloneMany {
@@ -622,13 +622,13 @@ impl Verb {
         Verb::Clone { from, to, size: None, settings: Vec::new(), if_absent }
     }
 
-    /// What the engine of mounts does as well, each engine for itself: a command asks all of them.
+    /// Tells whether the verb is for the engine of mounts as well as for the daemon: a command then asks all engines.
     pub fn is_of_each_engine(&self) -> bool {
         matches!(self, Verb::CredentialsSet(_) | Verb::CredentialsList | Verb::CredentialsRemove { .. })
     }
 
-    /// What the engine of mounts that began without a daemon does. It must not touch pools and volumes, which are the
-    /// daemon's.
+    /// Tells whether the engine of mounts that began without a daemon does this verb. That engine must not touch pools and
+    /// volumes, which are the daemon's.
     pub fn is_of_mounts(&self) -> bool {
         matches!(
             self,
@@ -651,16 +651,16 @@ pub struct Request {
     pub verb: Verb,
 }
 
-/// How far a long verb has come.
+/// Progress of a long verb.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub doing: String,
     pub done: u64,
-    /// 0: not known.
+    /// Amount of work in all; 0 if it is not known.
     pub total: u64,
 }
 
-/// What a verb gave. `degraded`: done, but something needs attention (exit code 7).
+/// Result of a verb. If `degraded` is true the verb is done, but something needs attention (exit code 7).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     pub value: serde_json::Value,

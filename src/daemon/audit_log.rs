@@ -13,31 +13,31 @@ use super::engine_tables::EngineState;
 use super::progress::Asker;
 use crate::base::{Result, utc};
 
-/// One line.
+/// One line of the audit log.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     time: String,
-    /// Of the process that asked; none: windlass itself, as its configuration says.
+    /// User id of the process that asked. None if windlass itself acted, as its configuration says.
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<i32>,
-    /// As the API calls it.
+    /// Name of the verb in the API.
     verb: &'a str,
-    /// In words; they are true when it is done.
+    /// Sentence for people that tells what was to be done; it is true if `done` is.
     deed: &'a str,
     done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
 }
 
-/// The name by which the API knows it.
+/// Returns the name by which the API knows the verb.
 pub fn called(verb: &Verb) -> String {
     let request = serde_json::to_value(Request { v: VERSION, verb: verb.clone() });
     request.ok().and_then(|request| request["verb"].as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-/// Adds a line where windlass.toml asks for it. What can't be written is told in the log.
+/// Adds a line to the audit log where windlass.toml asks for it. A line that can't be written is told in the log.
 pub async fn note(state: &EngineState, asker: Option<Asker>, verb: &str, deed: &str, done: &Result<Outcome>) {
     let Some(path) = state.config().log.audit.as_ref().map(|audit| PathBuf::from(&audit.value)) else {
         return;

@@ -10,7 +10,7 @@ use crate::base::rt::Rt;
 use crate::base::units::show_count;
 use crate::base::{Error, Kind, Result};
 
-/// How long commands under way are waited for, and how often it is looked.
+/// Longest time for which a hand-over waits for commands under way, and the time between two looks.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -20,11 +20,11 @@ struct Commands {
     closed: bool,
 }
 
-/// See the module.
+/// Counts the commands under way and lets new ones in, or nobody while another daemon takes over. See the module.
 #[derive(Clone, Debug, Default)]
 pub struct Admission(Arc<Mutex<Commands>>);
 
-/// A command that is under way.
+/// A command that is under way; it counts as such until this is dropped.
 #[derive(Debug)]
 pub struct Admitted(Admission);
 
@@ -34,12 +34,12 @@ impl Drop for Admitted {
     }
 }
 
-/// No command is let in until this is dropped.
+/// The closed gate: no command is let in until this is dropped.
 #[derive(Debug)]
 pub struct Closed(Option<Admission>);
 
 impl Closed {
-    /// For good.
+    /// Keeps the gate closed for good, also after this value is dropped.
     pub fn keep(mut self) {
         self.0 = None;
     }
@@ -54,7 +54,7 @@ impl Drop for Closed {
 }
 
 impl Admission {
-    /// `None`: the command changes nothing that a hand-over has to wait for.
+    /// Lets a command in. Returns `None` for a verb that changes nothing that a hand-over has to wait for.
     pub fn admit(&self, verb: &Verb) -> Result<Option<Admitted>> {
         match verb {
             Verb::HandOver(_) | Verb::Ping | Verb::Watch => Ok(None),
@@ -71,9 +71,12 @@ impl Admission {
         Ok(Admitted(self.clone()))
     }
 
-    /// Lets nobody in. `Kind::Owned` when commands that are under way do not come to an end soon, or somebody else has closed
-    /// it.
+    /// Lets nobody in, and waits until the commands under way have ended.
+    ///
+    /// # Errors
+    /// `Owned`: commands do not come to an end soon, or somebody else has closed the gate.
     pub async fn close(&self, rt: &Rt) -> Result<Closed> {
+        // Closed under the lock that counts commands: none can come in after the wait has begun.
         let closed = {
             let mut commands = self.0.lock();
             if std::mem::replace(&mut commands.closed, true) {
@@ -92,8 +95,8 @@ impl Admission {
         }
     }
 
-    /// Lets nobody in any more, as this daemon ends and its clients wait for the next one. Commands that are under way are waited
-    /// for a while: those that last longer have what they work on to themselves.
+    /// Lets nobody in any more, since this daemon ends and its clients wait for the next one. Waits a while for
+    /// commands under way; those that last longer keep what they work on for themselves.
     pub async fn end(&self, rt: &Rt) {
         self.0.lock().closed = true;
         let _ = rt.timeout(PATIENCE, self.ended(rt)).await;

@@ -25,44 +25,45 @@ use crate::pool::Pool;
 /// The pauses between tries: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How long the start waits for first tries: a bucket whose store answers is mounted when the daemon is ready.
+/// Longest time for which the start waits for first tries: a bucket whose store answers is mounted when the daemon is
+/// ready.
 const AT_START: Duration = Duration::from_secs(5);
-/// How often it is looked whether a scrub is due.
+/// Time between two looks at whether a scrub is due.
 const LOOK: Duration = Duration::from_secs(20);
-/// The next try of a scrub that could not be done.
+/// Time until the next try of a scrub that could not be done.
 const SCRUB_AGAIN: Duration = Duration::from_secs(3600);
 
-/// What one try came to.
+/// Result of one try.
 enum Tried {
-    /// Done, or no longer asked for.
+    /// The attempt has succeeded, or is no longer asked for.
     Over,
     Failed(Error),
 }
 
-/// What changed when the file was read anew, by key.
+/// Keys that changed when the file was read anew, by when the change holds.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Reloaded {
-    /// What holds from now on.
+    /// Keys whose new value holds from now on.
     pub now: Vec<String>,
-    /// What holds from the next start on.
+    /// Keys whose new value holds from the next start on.
     pub at_start: Vec<String>,
-    /// Mounts that stay as they are until they are made anew.
+    /// Keys of mounts that stay as they are until they are made anew.
     pub at_mount: Vec<String>,
 }
 
-/// See the module.
+/// Carries out what windlass.toml asks of a running daemon. See the module.
 #[derive(Debug)]
 pub struct Configured {
     engine: Weak<Engine>,
     rt: Rt,
-    /// What a task is at work on: pools to find, and mounts.
+    /// Attempts for which a task is at work: pools to find, and mounts.
     busy: Mutex<BTreeSet<Attempt>>,
-    /// The file was read anew: what waits for its next try is tried now.
+    /// Signal that the file was read anew: what waits for its next try is tried at once.
     reread: Notify,
 }
 
 impl Configured {
-    /// Begins with all that the file asks for. Returns when each was tried once, or after a few seconds.
+    /// Begins with all that the file asks for. Returns when each attempt was made once, or after a few seconds.
     pub async fn begin(engine: &Arc<Engine>) -> Arc<Configured> {
         let rt = engine.state().host_context.rt.clone();
         let this = Arc::new(Configured {
@@ -79,12 +80,12 @@ impl Configured {
         this
     }
 
-    /// The engine, until it ends.
+    /// Returns the engine, or `None` once it ends.
     fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.upgrade().filter(|engine| !engine.state().stop.is_cancelled())
     }
 
-    /// Begins with what is in the file and not here; each receiver hears of the end of a first try.
+    /// Begins with what is in the file and not here. Each receiver hears of the end of a first try.
     fn follow(self: &Arc<Self>) -> Vec<oneshot::Receiver<()>> {
         let Some(engine) = self.engine() else { return Vec::new() };
         let (state, config) = (engine.state(), engine.state().config());
@@ -96,7 +97,7 @@ impl Configured {
         pools.chain(mounts).map(|wish| self.keep_trying(wish)).collect()
     }
 
-    /// Tries until it is done, or asked for no more.
+    /// Tries until the attempt has succeeded or is asked for no more. The receiver hears of the end of the first try.
     fn keep_trying(self: &Arc<Self>, wish: Attempt) -> oneshot::Receiver<()> {
         let (tried, first) = oneshot::channel();
         if self.busy.lock().insert(wish.clone()) {
@@ -114,6 +115,7 @@ impl Configured {
         let (mut tried, mut said, mut pause) = (Some(tried), None, PAUSE_MIN);
         while let Some(engine) = self.engine() {
             tracing::debug!(?wish, "the configuration asks for this: it is tried");
+            // Listened to before the try: a file that is read anew during the try must not be missed.
             let reread = self.reread.notified();
             let mut reread = pin!(reread);
             reread.as_mut().enable();
@@ -122,6 +124,7 @@ impl Configured {
             };
             let (stop, why) = (engine.state().stop.clone(), error.to_string());
             engine.state().troubles.failed(wish.clone(), self.rt.now(), why.clone());
+            // A task that sleeps must not keep an engine alive that ends.
             drop((engine, tried.take()));
             if said.as_ref() != Some(&why) {
                 tracing::warn!("{}", wish.failed_by(&why));
@@ -133,7 +136,7 @@ impl Configured {
         }
     }
 
-    /// Takes what the file says now in place of what it said; tells what changed.
+    /// Takes what the file says now in place of what it said before, and returns what changed.
     pub fn reload(self: &Arc<Self>, new: Config) -> Reloaded {
         let Some(engine) = self.engine() else { return Reloaded::default() };
         let new = Arc::new(new);
@@ -149,14 +152,14 @@ impl Configured {
         compared(&old, &new)
     }
 
-    /// Files of keys are read anew, by all stores.
+    /// Has all stores read their files of keys anew.
     pub async fn reload_credentials(&self) {
         if let Some(engine) = self.engine() {
             engine.reload_credentials().await;
         }
     }
 
-    /// A mount that the file no longer has. One that somebody else made there stays.
+    /// Unmounts a mount that the file no longer has. One that somebody else made there stays.
     fn unmount(&self, engine: Arc<Engine>, dir: String) {
         let work = async move {
             let state = engine.state();
@@ -167,7 +170,7 @@ impl Configured {
         self.rt.spawn(work).detach();
     }
 
-    /// Begins scrubs that are due, by when the last one of this host ended.
+    /// Begins scrubs that are due, judged by when the last one of this host ended.
     fn watch_scrubs(self: &Arc<Self>) {
         let (this, rt) = (Arc::downgrade(self), self.rt.clone());
         let work = async move {
@@ -197,12 +200,13 @@ impl Configured {
     }
 }
 
-/// All its stores are folders.
+/// Tells whether all stores of the pool are folders.
 fn is_free_to_read(pool: &Pool) -> bool {
     pool.status().stores.iter().all(|store| store.url.starts_with("file:"))
 }
 
-/// One that ended at a time which lies ahead ended nobody knows when: the next is due now.
+/// Tells whether the next scrub is due. If the last one seems to have ended in the future, nobody knows when it did,
+/// and a scrub is due now.
 fn is_due(last_ms: Option<u64>, plan: ScrubPlan, now_ms: u64) -> bool {
     let age = last_ms.and_then(|last| age_ms(last, now_ms));
     age.is_none_or(|age| u128::from(age) >= plan.every.as_millis())
@@ -267,7 +271,7 @@ async fn attempt(engine: &Arc<Engine>, wish: &Attempt) -> Tried {
     }
 }
 
-/// What differs, by when it holds.
+/// Returns the keys that differ, by when the change holds.
 fn compared(old: &Config, new: &Config) -> Reloaded {
     let values = |config: &Config| -> BTreeMap<String, String> {
         config.rows(false).into_iter().map(|row| (row.key(), row.value)).collect()
@@ -291,7 +295,7 @@ fn compared(old: &Config, new: &Config) -> Reloaded {
     told
 }
 
-/// What keys of a mount begin with.
+/// Returns the prefix of all keys of a mount.
 fn mount_key(dir: &str) -> String {
     format!("mount.{}.", super::config::bare_or_quoted(dir))
 }

@@ -13,14 +13,14 @@ use super::progress::Step;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 
-/// How long a command that gave up waits to hear how far the daemon came.
+/// Longest time for which a command that gave up waits to hear how far the daemon came.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A command's connection to a running engine.
 #[derive(Debug)]
 pub struct Client {
     stream: BufReader<UnixStream>,
-    /// What has come of the next line.
+    /// Bytes of the next line that have come so far.
     partial: Vec<u8>,
 }
 
@@ -34,7 +34,7 @@ fn ended(why: Option<Error>) -> Error {
 }
 
 impl Client {
-    /// `None` when nobody listens there.
+    /// Connects to the engine, or returns `None` when nobody listens there.
     pub async fn connect(path: &Path) -> Result<Option<Client>> {
         match UnixStream::connect(path).await {
             Ok(stream) => Ok(Some(Client { stream: BufReader::new(stream), partial: Vec::new() })),
@@ -52,14 +52,14 @@ impl Client {
         }
     }
 
-    /// The daemon's process, where the kernel tells it.
+    /// Returns the daemon's process id, where the kernel tells it.
     pub fn process(&self) -> Option<u32> {
         let peer = self.stream.get_ref().peer_cred().ok()?;
         peer.pid().and_then(|pid| u32::try_from(pid).ok())
     }
 
-    /// Whether what the daemon mounts is mounted for this process too: both are the same user's and in one mount namespace.
-    /// A daemon in a sandbox, as systemd makes one, or in a container has another.
+    /// Tells whether what the daemon mounts is mounted for this process too: both have the same user and the same
+    /// mount namespace. A daemon in a container or in a sandbox, as systemd makes one, has a namespace of its own.
     pub fn shares_mounts(&self) -> bool {
         let Ok(daemon) = self.stream.get_ref().peer_cred() else { return false };
         let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
@@ -67,8 +67,8 @@ impl Client {
         daemon.uid() == rustix::process::geteuid().as_raw() && theirs.is_some() && theirs == namespace("self")
     }
 
-    /// Runs one verb; `told` is called as it goes. When `give_up` ends, the daemon is asked to stop, and its answer is
-    /// waited for no longer than `PATIENCE`.
+    /// Runs one verb, and calls `told` for each step. When `give_up` ends, the daemon is asked to stop, and its
+    /// answer is waited for no longer than `PATIENCE`.
     pub async fn call(
         &mut self,
         rt: &Rt,
@@ -94,7 +94,8 @@ impl Client {
         }
     }
 
-    /// Safe to drop only when nothing more is read: a line may be lost with it.
+    /// Reads up to the verb's answer, and calls `told` for each step before it. Whoever drops this may call it again:
+    /// `line` keeps what has come of a line.
     async fn answer(&mut self, told: &mut impl FnMut(Step)) -> Result<Outcome> {
         loop {
             let line = match self.line().await {
@@ -113,7 +114,7 @@ impl Client {
         }
     }
 
-    /// The next line; what has come of it is kept when this is dropped.
+    /// Returns the next line. What has come of a line is kept when this is dropped.
     async fn line(&mut self) -> Result<Option<String>> {
         let read =
             (&mut self.stream).take(ANSWER_MAX as u64 + 1).read_until(b'\n', &mut self.partial).await?;
@@ -174,7 +175,7 @@ mod tests {
         stop.cancel();
     }
 
-    /// A listing of ten thousand volumes and more.
+    /// A handler whose answer is as long as a listing of ten thousand volumes and more.
     struct Long;
 
     #[async_trait]

@@ -31,17 +31,18 @@ use super::progress::{ProgressSink, Step, Who};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 
-/// What the API is, for programs and their generators.
+/// The description of the API, for programs and their generators.
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 /// Longest head of a request, in bytes.
 const HEAD_MAX: usize = 16 << 10;
-/// How long a request's head may take, and then its body: a caller that hangs must not hold its connection for good.
+/// Longest time that a request's head may take, and then its body: a caller that hangs must not hold its connection
+/// for good.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LINES: &str = "application/x-ndjson";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// Whoever asks, and who carries it out.
+/// The party that asks, and the handler that carries its verbs out.
 #[derive(Clone)]
 pub struct Caller {
     pub rt: Rt,
@@ -86,7 +87,7 @@ async fn answer(request: Request<Incoming>, caller: Caller) -> Response<Body> {
     }
 }
 
-/// A request that is none of ours.
+/// The refusal of a request that the API does not have.
 pub(super) struct Refused {
     status: StatusCode,
     error: Error,
@@ -106,7 +107,7 @@ impl Refused {
     }
 }
 
-/// The verb that is asked for; none: the description of all.
+/// Returns the verb that is asked for, or `None` if the description of all is asked for.
 async fn asked(request: Request<Incoming>, rt: &Rt) -> Result<Option<Verb>, Refused> {
     let path = request.uri().path().to_owned();
     let Some(verb) = path.strip_prefix("/v1/").filter(|verb| !verb.is_empty()) else {
@@ -138,7 +139,7 @@ async fn body_of(request: Request<Incoming>, rt: &Rt) -> Result<Bytes, Refused> 
     }
 }
 
-/// `args`: a JSON object; empty where the verb has none.
+/// Parses a verb. `args` is a JSON object; it may be empty where the verb has no arguments.
 pub(super) fn parse(verb: &str, args: &[u8]) -> Result<Verb, Refused> {
     let args = match args.trim_ascii() {
         b"" => Value::Null,
@@ -174,7 +175,8 @@ pub(super) fn parse(verb: &str, args: &[u8]) -> Result<Verb, Refused> {
         })
 }
 
-/// A verb that is being carried out. Dropped before its end, by a caller that is gone, it is given up.
+/// A verb that is being carried out. A caller that goes away drops this value before its end, which gives the verb
+/// up.
 struct Running {
     steps: Option<mpsc::Receiver<Step>>,
     work: futures::future::Fuse<Task<Result<Outcome>>>,
@@ -206,7 +208,7 @@ impl Running {
         }
     }
 
-    /// As the socket's own protocol has it: what is told meanwhile, then the result or the error, a line each.
+    /// Answers as the socket's own protocol does: what is told meanwhile, then the result or the error, a line each.
     fn lines(self) -> Response<Body> {
         let lines = stream::unfold(Some(self), |running| async move {
             let mut running = running?;
@@ -434,7 +436,7 @@ mod tests {
         }
     }
 
-    /// On virtual time: a connection that would be held for good is a deadlock there, and fails.
+    /// Runs on virtual time: there a connection that would be held for good is a deadlock, and fails the test.
     #[test]
     fn a_request_that_does_not_come_holds_nothing() {
         let post = "POST /v1/volume-info HTTP/1.1\r\nHost: x\r\n";

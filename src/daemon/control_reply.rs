@@ -3,7 +3,7 @@
 use super::api::{ANSWER_MAX, Reply};
 use crate::base::{Error, Kind, Result};
 
-/// A reply as it is sent, with its end of line.
+/// Returns a reply as it is sent, with its end of line.
 pub fn line_of(reply: &Reply) -> Result<Vec<u8>> {
     let encode = |reply: &Reply| {
         let mut line = serde_json::to_vec(reply).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
@@ -22,7 +22,7 @@ pub fn line_of(reply: &Reply) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-/// An error as it is answered.
+/// Returns the reply that tells an error.
 pub fn failure(error: &Error) -> Reply {
     Reply::Error { kind: error.kind(), message: error.to_string() }
 }

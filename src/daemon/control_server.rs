@@ -24,7 +24,7 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt};
 use crate::nbd::{SocketRights, bind_file};
 
-/// The answers under way: each holds it shared until its last byte is written.
+/// The answers under way: each holds the lock shared until its last byte is written.
 #[derive(Clone, Debug, Default)]
 pub struct Answers(Arc<RwLock<()>>);
 
@@ -35,8 +35,8 @@ impl Answers {
     }
 }
 
-/// Listens until `stop`; the socket file is replaced, since the caller holds the state folder's lock. While it still does it
-/// removes the file: later that could be the next one's.
+/// Listens until `stop`. The socket file is replaced, since the caller holds the state folder's lock. The caller
+/// removes the file at its end, while it still holds that lock: later the file could be the next daemon's.
 pub fn serve(rt: &Rt, path: &Path, handler: Arc<dyn Handler>, stop: CancellationToken) -> Result<Answers> {
     let _ = std::fs::remove_file(path);
     // The socket gives all that the daemon may do.
@@ -93,6 +93,7 @@ async fn connection(
             Ok(None) => return,
             Err(error) => Err(error),
         };
+        // Held before `stop` is looked at: the engine's end waits for all who have passed that look.
         let _under_way = under_way.0.read().await;
         // Nobody would wait for it.
         let request = match request {
@@ -196,7 +197,8 @@ async fn answer(
     }
 }
 
-/// Returns when the other side has closed its end; never when it has sent more than one request ahead.
+/// Returns when the other side has closed its end. It never returns when the other side has sent more than one
+/// request ahead.
 async fn gone(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) {
     match lines.fill_buf().await {
         Ok(more) if !more.is_empty() => std::future::pending().await,
@@ -215,7 +217,8 @@ async fn read_line(lines: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result
     whole(line, read, REQUEST_MAX)
 }
 
-/// A line without its end missing; `None` when the other side has closed.
+/// Checks that a line has come to its end and is UTF-8, and returns it. Returns `None` when the other side has
+/// closed.
 pub(super) fn whole(line: Vec<u8>, read: usize, max: usize) -> Result<Option<String>> {
     if read == 0 && line.is_empty() {
         return Ok(None);
@@ -242,7 +245,7 @@ mod tests {
     use super::*;
     use crate::base::rt::RealRuntime;
 
-    /// The mode of the socket that listens there. Its file begins with that, less the umask.
+    /// Returns the mode of the socket that listens there. The file has this mode, less the umask, from its beginning.
     fn mode_when_bound(path: &Path) -> u32 {
         let all = std::fs::read_to_string("/proc/net/unix").unwrap();
         let line = all.lines().find(|line| line.ends_with(path.to_str().unwrap())).unwrap();
@@ -267,7 +270,7 @@ mod tests {
         stop.cancel();
     }
 
-    /// Says something, and is done at once.
+    /// A handler that says something, and is done at once.
     struct LastWord;
 
     #[async_trait]
@@ -293,7 +296,7 @@ mod tests {
         stop.cancel();
     }
 
-    /// Goes on until whoever asked gives up.
+    /// A handler that goes on until whoever asked gives up.
     struct Patient;
 
     #[async_trait]
@@ -334,7 +337,7 @@ mod tests {
         );
     }
 
-    /// Answers `Status` late, as an unmount does.
+    /// A handler that answers `Status` late, as an unmount does.
     struct Slow {
         rt: Rt,
         began: Notify,

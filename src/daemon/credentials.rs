@@ -17,9 +17,9 @@ use crate::store::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, keyring};
 const FORMAT: u32 = 1;
 /// Largest file of kept keys, in bytes.
 const FILE_MAX: usize = 1 << 20;
-/// Where systemd tells a unit that its credentials are.
+/// Variable by which systemd tells a unit where its credentials are.
 const SYSTEMD: &str = "CREDENTIALS_DIRECTORY";
-/// What a file of systemd's begins with, before a name of windlass.toml or of a profile.
+/// Prefix of a credential's file of systemd, before the name of a store of windlass.toml or of a profile.
 const OF_STORE: &str = "store.";
 const OF_PROFILE: &str = "profile.";
 
@@ -31,7 +31,8 @@ pub(super) struct KeptFile {
     keys: BTreeMap<String, AccessKeys>,
 }
 
-/// What a user calls the stores that keys are for: `profile:NAME`, a URL, or the name of a store of windlass.toml.
+/// Parses what a user calls the stores that keys are for: `profile:NAME`, a URL, or the name of a store of
+/// windlass.toml.
 pub fn target(config: &Config, text: &str) -> Result<KeyTarget> {
     if text.contains(':') {
         return text.parse();
@@ -56,7 +57,7 @@ pub async fn load(host_context: &HostContext, config: &Config) {
     keyring().renew();
 }
 
-/// Keys that a command of this host asked to keep, for a process that has no engine.
+/// Returns the keys that a command of this host asked to keep, for a process that has no engine.
 pub async fn read_kept(disk: &dyn Disk, path: &Path) -> Result<Given> {
     let mode = match std::fs::metadata(path) {
         Ok(meta) => meta.permissions().mode() & 0o777,
@@ -93,7 +94,8 @@ pub async fn keep(host_context: &HostContext, keys: &Given) -> Result<()> {
     written.context(|| format!("writing {}", path.display()))
 }
 
-/// `store.NAME` and `profile.NAME`, each with keys in any form that a command takes. Others are not for us.
+/// Reads `store.NAME` and `profile.NAME`, each with keys in any form that a command takes. Other credentials are not
+/// for us.
 async fn read_systemd(disk: &dyn Disk, dir: &Path, config: &Config) -> Given {
     let names = disk.list(dir).await.unwrap_or_default();
     let mut given = Given::new();

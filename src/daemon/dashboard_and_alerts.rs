@@ -1,5 +1,6 @@
 //! What packaging/monitoring holds for Prometheus and Grafana, made of the metrics' names: a name that changed can't be
-//! left behind there. Only tests are made of this file: `WRITE_DOCS=1 cargo test --lib monitoring` writes both files.
+//! left behind there. Only tests are made of this file: `WRITE_DOCS=1 cargo test --lib dashboard_and_alerts` writes both
+//! files.
 #![allow(clippy::disallowed_methods)] // reads and writes the repository's own files
 
 use std::path::Path;
@@ -11,12 +12,12 @@ use crate::base::metric_definitions::{self, Metric, Moves};
 const DASHBOARD: &str = "packaging/monitoring/grafana-dashboard.json";
 const ALERTS: &str = "packaging/monitoring/prometheus-alerts.yml";
 
-/// What of it happens a second, summed over all but the labels `by`.
+/// Returns the query for a metric's growth a second, summed over all labels but those of `by`.
 fn rate(metric: Metric, by: &str) -> String {
     sum(&format!("rate({}[$__rate_interval])", filtered(metric.name, metric)), by)
 }
 
-/// How long 99 % of what a histogram counts took.
+/// Returns the query for the time within which 99 % of what a histogram counts was done.
 fn p99(metric: Metric, by: &str) -> String {
     let buckets = filtered(&format!("{}_bucket", metric.name), metric);
     let by = if by.is_empty() { "le".to_owned() } else { format!("le, {by}") };
@@ -31,7 +32,7 @@ fn sum(of: &str, by: &str) -> String {
     if by.is_empty() { format!("sum({of})") } else { format!("sum by ({by}) ({of})") }
 }
 
-/// Narrowed to what is chosen at the head of the dashboard.
+/// Returns a metric's name with labels that narrow it to what is chosen at the head of the dashboard.
 fn filtered(name: &str, metric: Metric) -> String {
     let chosen = |label: &&&str| matches!(**label, "pool" | "volume");
     let labels = metric.labels.iter().filter(chosen).map(|label| format!("{label}=~\"${label}\""));
@@ -241,7 +242,7 @@ fn panel(id: usize, title: &str, unit: &str, targets: &[(String, &str)], place: 
 /// One alert: its name, expression, how long that must hold, how bad it is, and what to say.
 type Alert = (&'static str, String, &'static str, &'static str, &'static str);
 
-/// A metric against a bound.
+/// Returns an expression that compares a metric with a bound.
 fn is(metric: Metric, bound: &str) -> String {
     format!("{} {bound}", metric.name)
 }
@@ -405,7 +406,7 @@ fn of_volumes() -> Vec<Alert> {
     ]
 }
 
-/// A JSON string is a YAML string.
+/// Returns the file of alerts. A JSON string is a YAML string too.
 fn rules() -> String {
     let mut out = String::from(
         "# Alerts for Prometheus, made of the metrics' names by src/daemon/dashboard_and_alerts.rs: change them there, or copy them.\n\

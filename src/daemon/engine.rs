@@ -39,54 +39,54 @@ use crate::nbd::{self, Address, PausedServer};
 use crate::store::keyring;
 use crate::volume::{Memory, OpenMode, Volume, Volumes};
 
-/// How long commands that still wait for an answer are waited for at the end.
+/// Longest time for which the end waits for commands that still wait for an answer.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
-/// What letting go may take beside the draining.
+/// Time that letting volumes go may take beside the draining.
 const GRACE: Duration = Duration::from_secs(5);
-/// Volumes without a client that are opened again at once: a client's opening waits for none of them.
+/// Number of volumes without a client that are opened again side by side: a client's opening waits for none of them.
 const REOPEN_AT_ONCE: usize = 32;
-/// How often it is looked at how full the pools are.
+/// Time between two looks at how full the pools are.
 const CAPACITY_AGAIN: Duration = Duration::from_secs(300);
-/// How often settings of other hosts are heard of and the trash is looked through; where that is kept for less, more often.
+/// Time between two looks at other hosts' settings and at the trash: at most, and at least where trash is kept for a short time.
 const HOUSE_MAX: Duration = Duration::from_secs(600);
 const HOUSE_MIN: Duration = Duration::from_secs(1);
-/// How often it is looked whether a pool's quota is to be counted.
+/// Time between two looks at whether a pool's quota is to be counted.
 const QUOTA_LOOK: Duration = Duration::from_secs(1);
-/// What a hand-over gives to the storing of what is unsent while clients go on, so that their pause is short.
+/// Time in which a hand-over stores what is unsent while clients go on, so that their pause is short.
 const STORE_BEFORE: Duration = Duration::from_secs(10);
-/// How long the daemon before may take to free the metrics' address.
+/// Number of tries for an address that the daemon before may still be closing, and the pause between two of them.
 const FREED_TRIES: u32 = 40;
 const FREED: Duration = Duration::from_millis(50);
-/// How long a pool that could not open waits before the next try.
+/// Pause before the next try to open a pool that could not open.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What this run of the engine is for.
+/// Purpose and bounds of this run of the engine.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Bytes of memory that caches and buffers may take together.
     pub memory: u64,
-    /// Bytes of local disk for what is read; 0: none.
+    /// Bytes of local disk for what is read; 0 if there is no cache on disk.
     pub cache: u64,
-    /// What its file is on: writing to it must not hold up journals. Else the engine's disk.
+    /// The disk of the cache's file: writing there must not hold up journals. None: the engine's disk.
     pub cache_disk: Option<Arc<dyn Disk>>,
-    /// Listen for NBD clients and open all known pools.
+    /// Is true if the engine listens for NBD clients and opens the pools to be served.
     pub serve: bool,
-    /// Listen for commands.
+    /// Is true if the engine listens for commands.
     pub control: bool,
     pub nbd: Vec<String>,
-    /// Also on TCP that other hosts reach, in the open.
+    /// Is true if TCP without TLS may be listened on where other hosts reach it.
     pub insecure: bool,
-    /// Where to serve metrics.
+    /// Addresses at which to serve metrics.
     pub metrics: Vec<String>,
-    /// Where journals are mirrored to, and where owners connect whose are mirrored here.
+    /// Address to which journals are mirrored, and address where owners connect whose journals are mirrored here.
     pub mirror: MirrorFlags,
     /// Pools that must open.
     pub pools: Vec<Name>,
-    /// What an earlier daemon has left to go on with.
+    /// Everything that an earlier daemon has left to go on with.
     pub handed_over: HandedOver,
 }
 
-/// The budget, and the cache on disk below it.
+/// Makes the memory budget, and the cache on disk below it.
 fn memory(host_context: &HostContext, options: &Options) -> Memory {
     let share = Memory::disk_share(options.memory, options.cache);
     let disk = options.cache_disk.clone().unwrap_or_else(|| host_context.disk.clone());
@@ -99,22 +99,22 @@ fn memory(host_context: &HostContext, options: &Options) -> Memory {
     Memory::with_disk(options.memory, DiskCache::start(&host_context.rt, disk, config), share)
 }
 
-/// See the module. Dropping it without `shutdown` is a crash: nothing is lost that was acknowledged.
+/// A running engine. Dropping it without `shutdown` is a crash: nothing is lost that was acknowledged.
 pub struct Engine {
     state: Arc<EngineState>,
     servers: parking_lot::Mutex<Vec<nbd::Server>>,
-    /// Of the exports that commands of this user reach.
+    /// Server of the exports that commands of this user reach.
     command_server: parking_lot::Mutex<Option<nbd::Server>>,
     admission: Admission,
     /// Cancelled when another daemon has what clients are connected to.
     replaced: CancellationToken,
-    /// Volumes were let go of, and are to be opened by the next daemon.
+    /// Is true if volumes were let go of and are to be opened by the next daemon.
     has_left: AtomicBool,
-    /// What lets NBD clients in.
+    /// Cancelled when the engine ends: servers and background tasks stop.
     stop: CancellationToken,
     answers: parking_lot::Mutex<Answers>,
     traces: parking_lot::Mutex<Option<Traces>>,
-    /// The state folder's; given up at the end.
+    /// Lock of the state folder; given up at the end.
     lock: parking_lot::Mutex<Option<Box<dyn DiskLock>>>,
 }
 
@@ -124,13 +124,13 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// The daemon before has handed its clients over, and can't have them back.
+/// Logs a failure that ends nothing: the daemon before has handed its clients over, and can't have them back.
 fn goes_on_without(what: &str, error: &Error) {
     tracing::error!(%error, "{what}, and all else goes on: free the address, then `windlass serve --replace` again");
 }
 
 impl Engine {
-    /// `Kind::Owned` when another engine holds the state folder, or that of mounts if `home` is that.
+    /// Starts an engine. `Kind::Owned`: another engine holds the state folder, or that of mounts if `home` is that.
     pub async fn start(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -226,8 +226,8 @@ impl Engine {
         clients.await
     }
 
-    /// First of all: a start that takes long shows there. Of a daemon that replaces another nothing ends for it: the one before
-    /// has gone, and its clients are here.
+    /// Serves metrics first of all: a start that takes long shows there. If this daemon replaces another, a failure here ends
+    /// nothing: the one before has gone, and its clients are here.
     async fn serve_metrics(&self, metrics: &Metrics, replaces: bool) -> Result<()> {
         let rt = &self.state.host_context.rt;
         // The daemon before may still be closing the address.
@@ -279,7 +279,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens what is known; named pools must open, others are reported and tried again.
+    /// Opens the known pools. Those in `must` have to open; others that can't are reported and tried again.
     async fn open_pools(self: &Arc<Self>, must: &[Name]) -> Result<()> {
         let config = self.state.config();
         let known = || self.state.pools.known().into_iter().map(|known| known.name);
@@ -307,9 +307,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens what this state folder owns and nobody has open: what an earlier run owned when it was cut off, or this one let
-    /// go of for a daemon that did not come. So its journals reach the pool, and other hosts are heard, also without clients.
-    /// The folder's journals tell which those are. Each volume is released when nobody has used it for a while.
+    /// Opens, in the background, the volumes that this state folder owns and nobody has open. An earlier run owned them when it
+    /// was cut off, or this one let go of them for a daemon that did not come. So their journals, which tell which volumes those
+    /// are, reach the pool, and other hosts are heard without clients. Each is released when nobody has used it for a while.
     pub fn recover(self: &Arc<Self>, pool: Name) {
         let (rt, stop, mut engine) = (self.state.host_context.rt.clone(), self.stop.clone(), self.clone());
         let rounds = rt.clone();
@@ -334,7 +334,7 @@ impl Engine {
         rt.spawn(work).detach();
     }
 
-    /// Opens what was open here, or of that what could not be opened before; those that may be opened later.
+    /// Opens volumes that were open here, or those that failed before. Returns the ones that may be opened later.
     async fn reopen_left(&self, pool: &Name, failed: Option<Vec<Name>>) -> Result<Vec<Name>> {
         // A hand-over waits for it.
         let _admitted = self.admission.enter()?;
@@ -355,7 +355,7 @@ impl Engine {
         Ok(again.into_iter().flatten().collect())
     }
 
-    /// Opens what was ours when we were cut off. Whether it failed for now: stores are away, or a peer.
+    /// Opens a volume that was ours when we were cut off. Returns true if that failed for now: stores are away, or a peer.
     async fn reopen(&self, path: VolumePath, volumes: &Volumes, is_first: bool) -> bool {
         // A command that has it alone opens it too.
         let Ok(mut session) = self.state.sessions.enter(&path, volumes, DAEMON) else {
@@ -405,7 +405,7 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    /// Looks now and then how full the pools are, so that the log says in time that one fills up.
+    /// Looks now and then how full the pools are, so that the log tells in time when one fills up.
     fn watch_capacity(self: &Arc<Self>) {
         let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
         let work = async move {
@@ -443,7 +443,7 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    /// Counts what pools with a quota store, now and then, and when somebody has no room.
+    /// Counts now and then what pools with a quota store, and at once when somebody has no room.
     fn watch_quotas(self: &Arc<Self>) {
         let (rt, weak) = (self.state.host_context.rt.clone(), Arc::downgrade(&self.state));
         let work = async move {
@@ -469,7 +469,7 @@ impl Engine {
         self.state.host_context.rt.spawn(work).detach();
     }
 
-    /// Before all else: what may not be served is refused at once.
+    /// Reads where to serve and whom to let in, before all else: what may not be served is refused at once.
     async fn given(&self, options: &Options) -> Result<Given> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
         let Options { nbd, metrics, insecure, .. } = options;
@@ -477,7 +477,7 @@ impl Engine {
         listen_addresses::given(rt, disk, &self.state.config(), flags).await
     }
 
-    /// Clients that wait come first. Where nothing is said, it is listened where it was before.
+    /// Serves NBD clients; those that wait come first. Where no address is given, it listens where it did before.
     async fn listen(
         self: &Arc<Self>,
         mut addresses: Vec<ListenAddress>,
@@ -529,14 +529,14 @@ impl Engine {
         Ok(())
     }
 
-    /// With all clients that were to go on elsewhere.
+    /// Serves all clients again that were to go on elsewhere.
     fn go_on_with(&self, paused: Vec<PausedServer>) {
         self.state.sessions.serve_again(held_exports::holders(&paused));
         let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
         self.servers.lock().extend(servers);
     }
 
-    /// With clients that have waited.
+    /// Serves the clients of one paused server again.
     fn go_on(&self, before: PausedServer) -> nbd::Server {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
         nbd::go_on(rt, before, self.state.access.clone(), self.exports(false), memory, self.stop.clone())
@@ -546,12 +546,12 @@ impl Engine {
         Arc::new(EngineExports { state: Arc::downgrade(&self.state), for_commands })
     }
 
-    /// Reads again where the keys of stores are kept: files of profiles and of s3fs, the state folder, systemd's folder.
+    /// Reads the keys of stores again wherever they are kept: files of profiles and of s3fs, the state folder, systemd's folder.
     pub async fn reload_credentials(&self) {
         super::credentials::load(&self.state.host_context, &self.state.config()).await;
     }
 
-    /// Reads certificates and rules anew, for who connects from now on. What can't be used changes nothing.
+    /// Reads certificates and rules anew, for who connects from now on. If they can't be used, nothing changes.
     pub async fn reload_access(&self) -> Result<()> {
         let HostContext { rt, disk, .. } = &self.state.host_context;
         let policy = load_access_policy::policy(rt, &**disk, &self.state.config()).await?;
@@ -616,8 +616,8 @@ impl Engine {
         self.replaced.cancelled().await;
     }
 
-    /// Gives clients to another daemon, between two of their requests each, and lets go of the volumes, which stay this host's.
-    /// Whatever fails before that daemon has said that it has them, they go on here.
+    /// Gives clients to another daemon, each between two of its requests, and lets go of the volumes, which stay this host's. If
+    /// anything fails before that daemon has said that it has the clients, they go on here.
     async fn hand_over(self: &Arc<Self>, to: &HandOver, progress: &ProgressSink) -> Result<()> {
         let rt = &self.state.host_context.rt;
         self.check_can_hand_over(to)?;
@@ -695,8 +695,8 @@ impl Engine {
         Err(Error::new(Kind::Refused, why))
     }
 
-    /// Before `shutdown`, where somebody keeps sockets for the next daemon: they are given to `keep`, and no longer this
-    /// one's. Volumes that their clients use stay this host's; all others are released.
+    /// Gives the clients' sockets to `keep` before `shutdown`, where somebody keeps them for the next daemon; then they are no
+    /// longer this one's. Volumes that these clients use stay this host's; all others are released.
     pub async fn leave_clients(&self, keep: impl FnOnce(&[PausedServer]) -> Result<()>) {
         // Of clients that wait for the next daemon a command would not know.
         self.admission.end(&self.state.host_context.rt).await;
@@ -717,8 +717,8 @@ impl Engine {
         }
     }
 
-    /// All NBD clients stand between two requests, nobody is accepted, and the volumes are let go of. What became of each
-    /// client's disk meanwhile is told when it is handed over.
+    /// Pauses all NBD clients between two requests, accepts nobody any more, and lets go of the volumes. The hand-over tells what
+    /// became of each client's disk meanwhile.
     async fn leave(&self) -> Vec<PausedServer> {
         self.state.pools.keep_notes();
         let servers = std::mem::take(&mut *self.servers.lock());
@@ -786,7 +786,7 @@ async fn remove_if_there(disk: &dyn Disk, path: &Path) {
     let _ = disk.remove(path).await;
 }
 
-/// The control socket's way in. Weak: a listening socket does not keep an engine alive.
+/// Handler of the control socket. The reference is weak: a listening socket does not keep an engine alive.
 struct Commands(std::sync::Weak<Engine>);
 
 #[async_trait]

@@ -22,69 +22,69 @@ use crate::base::Name;
 use crate::base::rt::Instant;
 use crate::nbd::{Access, Address};
 
-/// See the module.
+/// Tables of a running engine. See the module.
 #[derive(Debug)]
 pub struct EngineState {
     pub host_context: HostContext,
-    /// The file as it was read last.
+    /// The configuration file as it was read last.
     pub config: Mutex<Arc<Config>>,
-    /// Of encrypted volumes, as the configuration names them.
+    /// Keys of encrypted volumes, as the configuration names them.
     pub keys: Arc<ConfiguredKeys>,
     pub pools: Pools,
     pub sessions: Arc<VolumeClients>,
     pub mounts: Arc<Mounts>,
-    /// How full the pools were when that was looked at last.
+    /// Last look at how full the pools are.
     pub capacities: Capacities,
     /// Copies of volumes that are kept up.
     pub replicas: Replicas,
-    /// What was tried in vain.
+    /// Attempts that were made in vain.
     pub troubles: Troubles,
-    /// What lets NBD clients in.
+    /// Rules that let NBD clients in.
     pub access: Arc<Access>,
-    /// Where NBD clients connect, ports resolved.
+    /// Addresses where NBD clients connect, ports resolved.
     pub nbd: Mutex<Vec<Address>>,
-    /// Where the metrics are read.
+    /// Addresses where the metrics are read.
     pub metrics: Mutex<Vec<Address>>,
-    /// Where hosts connect whose peer this one is.
+    /// Address where hosts connect whose peer this one is.
     pub mirror: Mutex<Option<Address>>,
     /// Pools that are to be open from the start on; none until it is known which.
     pub served: Mutex<Option<BTreeSet<Name>>>,
-    /// What whoever watches sees of what is not looked at each time.
+    /// Last look for `watch` at what is not looked at each time.
     pub last_look: Mutex<LastLook>,
     pub at_work: AtWork,
-    /// When the engine started.
+    /// Time at which the engine started.
     pub began: Instant,
     /// Cancelled when the engine ends.
     pub stop: CancellationToken,
 }
 
-/// What is being done, and the turns of what takes much memory.
+/// Work that is being done, and the turns for work that takes much memory.
 #[derive(Debug, Default)]
 pub struct AtWork {
     /// Commands that are under way.
     pub works: Works,
-    /// Held while a volume is summed.
+    /// Lock that is held while a volume is summed: one at a time.
     pub sum_turn: tokio::sync::Mutex<()>,
-    /// Held while a map of a volume is drawn.
+    /// Lock that is held while a map of a volume is drawn: one at a time.
     pub map_turn: tokio::sync::Mutex<()>,
 }
 
-/// What costs requests or reads of the local disk to know, as it was when somebody watched last.
+/// Findings that cost requests or reads of the local disk, as they were when somebody watched last.
 #[derive(Clone, Debug, Default)]
 pub struct LastLook {
-    /// When it began.
+    /// Time at which the last look began.
     pub at: Option<Instant>,
     pub found: LocalLook,
 }
 
-/// What is on the local disk.
+/// Findings on the local disk.
 #[derive(Clone, Debug, Default)]
 pub struct LocalLook {
     pub kept_files: Vec<KeptOf>,
     pub kept_journals: Vec<PathBuf>,
-    /// Of volumes that stay this host's: open ones, and those that a daemon which ended has left.
+    /// Journals of volumes that stay this host's: open ones, and those that a daemon which ended has left.
     pub left_journals: Vec<PathBuf>,
-    /// Free for the state folder; none where that can't be told.
+    /// Bytes that are free for the state folder; none where that can't be told.
     pub room_bytes: Option<u64>,
 }
 
@@ -93,7 +93,7 @@ impl EngineState {
         self.config.lock().clone()
     }
 
-    /// Copies that are kept up, and how far they are behind.
+    /// Returns the copies that are kept up, and how far they are behind.
     pub fn replica_lines(&self) -> Vec<ReplicaLine> {
         self.replicas.lines(&self.config().replicas(), self.host_context.rt.wall_ms())
     }

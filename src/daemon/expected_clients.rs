@@ -14,29 +14,30 @@ use super::volume_uses::VolumeKey;
 use crate::base::PoolId;
 use crate::base::rt::{Instant, Rt};
 
-/// How long a client is expected that does not ask for its volume: one that waits for stores asks every second.
+/// Longest time for which a client is expected that does not ask for its volume: one that waits for stores asks every
+/// second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the daemon before tells of a client.
+/// A client as the daemon before tells of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expected {
     pub of: VolumeKey,
-    /// What tells the client from others.
+    /// Name that tells the client from others: its address or its process.
     pub name: String,
-    /// It has written.
+    /// Is true if the client has written to the volume.
     pub writes: bool,
 }
 
 #[derive(Debug)]
 struct Waits {
     client: Expected,
-    /// Its volume is being opened for it.
+    /// Is true while the client's volume is being opened for it.
     is_opening: bool,
-    /// None: nobody has served it yet, or its volume is being opened.
+    /// Time until which the client is expected. None if nobody has served it yet, or its volume is being opened.
     until: Option<Instant>,
 }
 
-/// See the module.
+/// Clients of another daemon that are about to go on in this one. See the module.
 #[derive(Debug)]
 pub struct ExpectedClients {
     rt: Rt,
@@ -48,34 +49,34 @@ impl ExpectedClients {
         ExpectedClients { rt, all: Mutex::default() }
     }
 
-    /// All of them, before a command is let in.
+    /// Notes all clients that are to be expected. Called before a command is let in.
     pub fn expect(&self, clients: impl IntoIterator<Item = Expected>) {
         let waits = |client| Waits { client, is_opening: false, until: None };
         *self.all.lock() = clients.into_iter().map(waits).collect();
     }
 
-    /// From now on each is served, and so asks for its volume.
+    /// Notes that the clients are served from now on, and so ask for their volumes: each has `PATIENCE` for that.
     pub fn are_served(&self) {
         let until = Some(self.rt.now() + PATIENCE);
         self.all.lock().iter_mut().filter(|waits| !waits.is_opening).for_each(|waits| waits.until = until);
     }
 
-    /// None at all.
+    /// Tells whether no client is expected.
     pub fn is_empty(&self) -> bool {
         self.all.lock().is_empty()
     }
 
-    /// One that is to go on with the volume.
+    /// Returns a client that is to go on with the volume.
     pub fn one(&self, of: VolumeKey) -> Option<String> {
         self.find(|client| client.of == of)
     }
 
-    /// One that is to go on with a volume of this pool; of whatever pool, where that is not known.
+    /// Returns a client that is to go on with a volume of this pool; of any pool, where the pool is not known.
     pub fn one_in(&self, pool: Option<PoolId>) -> Option<String> {
         self.find(|client| pool.is_none_or(|pool| client.of.0 == pool))
     }
 
-    /// Another client than this that is expected to go on as a writer of the volume.
+    /// Returns another client than this one that is expected to go on as a writer of the volume.
     pub fn other_writer(&self, of: VolumeKey, name: &str) -> Option<String> {
         self.find(|client| client.of == of && client.writes && client.name != name)
     }
@@ -90,13 +91,15 @@ impl ExpectedClients {
         all.iter().find(|waits| is_it(&waits.client)).map(|waits| waits.client.name.clone())
     }
 
-    /// The volume is being opened for this client, which stays expected meanwhile; and after it, unless `Arriving::ends`.
+    /// Notes that the volume is being opened for this client. The client stays expected meanwhile, and after that too
+    /// unless `Arriving::ends` is called.
     pub fn arrives(&self, client: Expected) -> Arriving<'_> {
         self.first(&client, false, |all, at| (all[at].is_opening, all[at].until) = (true, None));
         Arriving { among: self, client }
     }
 
-    /// Of one client's connections any.
+    /// Makes a change at the first entry of this client: several connections of one client have equal entries, and
+    /// any of them will do.
     fn first(&self, client: &Expected, is_opening: bool, change: impl FnOnce(&mut Vec<Waits>, usize)) {
         let mut all = self.all.lock();
         let is_it = |waits: &Waits| waits.client == *client && waits.is_opening == is_opening;
@@ -114,7 +117,7 @@ pub struct Arriving<'a> {
 }
 
 impl Arriving<'_> {
-    /// It is counted among those who use the volume by now, or does not go on.
+    /// Ends the expectation: the client is counted among those who use the volume by now, or does not go on.
     pub fn ends(self) {
         self.among.first(&self.client, true, |all, at| drop(all.swap_remove(at)));
     }

@@ -23,21 +23,21 @@ use crate::nbd::{
 };
 use crate::volume::{Attachment, Direction, Filling, OpenMode, Reading, Since, SnapshotView, Volume};
 
-/// How long a client that asks for the list of exports waits for stores that do not answer.
+/// Longest time for which a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);
 
-/// What the NBD face sees of an engine.
+/// View of an engine that the NBD face has.
 pub struct EngineExports {
-    /// Weak: the face must not keep an engine that ends alive.
+    /// The engine's tables. Weak: the face must not keep an engine that ends alive.
     pub state: Weak<EngineState>,
-    /// For commands of this user: they may ask for a volume alone, by this before its name.
+    /// Is true if commands of this user are served: they may ask for a volume alone, by `ALONE` before its name.
     pub for_commands: bool,
 }
 
-/// Before the name of a volume that a command wants to write to alone.
+/// Prefix of the name of a volume that a command wants to write to alone.
 pub const ALONE: char = '!';
 
-/// An export's name, read.
+/// The parsed name of an export.
 enum Target {
     Volume(VolumePath),
     Snapshot(SnapshotPath),
@@ -60,7 +60,7 @@ fn no_export(name: &str) -> Error {
 }
 
 impl EngineExports {
-    /// What is named, and whether it is wanted alone.
+    /// Returns the volume or snapshot that is named, and whether it is wanted alone.
     fn target(&self, name: &str) -> Result<(Target, bool)> {
         let wanted_alone = name.strip_prefix(ALONE).filter(|_| self.for_commands);
         match (target(wanted_alone.unwrap_or(name))?, wanted_alone.is_some()) {
@@ -112,7 +112,7 @@ impl EngineExports {
     }
 }
 
-/// What a client of the daemon before holds, by what it is.
+/// Opens the volume or snapshot that a client of the daemon before holds, by its ids rather than its name.
 fn open_held<'a>(
     state: &'a Arc<EngineState>,
     name: &'a str,
@@ -163,7 +163,7 @@ async fn open_held_volume(
     Ok(VolumeExport { _reading: reading, ..export })
 }
 
-/// A template is shown and not written to.
+/// Describes a volume. A template is read-only.
 fn describe_volume(name: String, size: u64, template: bool) -> Description {
     Description {
         name,
@@ -179,8 +179,8 @@ fn describe_snapshot(name: String, size: u64) -> Description {
     Description { name, text: String::new(), size, read_only: true, multi_conn: true, fast_zero: false }
 }
 
-/// The methods below are boxed by type in functions without bounds: that all that they do may change threads is proven once
-/// then, and not for each method of the trait.
+/// Methods of the trait below, boxed by type in functions without bounds. That all that they do may change threads is
+/// proven once then, and not for each method of the trait.
 impl EngineExports {
     fn listed(&self) -> BoxFuture<'_, Result<Vec<ListedExport>>> {
         async move {
@@ -299,7 +299,7 @@ fn snapshot_name(snapshot: &str) -> Result<Name> {
     snapshot.parse().map_err(|_| Error::new(Kind::NotFound, format!("there is no snapshot {snapshot:?}")))
 }
 
-/// Of a volume or a snapshot, since an older snapshot.
+/// Changes in a volume or a snapshot since an older snapshot.
 struct ChangesIn<T> {
     of: Arc<T>,
     since: Since,
@@ -328,18 +328,18 @@ impl Changes for ChangesIn<SnapshotView> {
 }
 
 struct VolumeExport {
-    /// That the client came to: `session` knows where its requests go now.
+    /// Volume that the client came to; `session` knows where its requests go now.
     volume: Arc<Volume>,
     session: Session,
-    /// Others may come when the client has left.
+    /// Claim of a client that has the volume alone: others may come when it has left.
     _alone: Option<Alone>,
-    /// Nor does another host get the volume before that.
+    /// Claim that keeps other hosts from the volume until a client that has it alone has left.
     _filling: Option<Filling>,
-    /// Other hosts are told that the volume is used here.
+    /// Mark by which other hosts are told that the volume is used here.
     _attachment: Arc<Attachment>,
-    /// Where it is not this host's: nobody removes it meanwhile.
+    /// Claim of a client that reads a volume of another host: nobody removes the volume meanwhile.
     _reading: Option<Reading>,
-    /// As it was when the client came.
+    /// Is true if the volume was a template when the client came.
     template: bool,
 }
 
@@ -362,12 +362,13 @@ impl VolumeExport {
         Ok(export)
     }
 
-    /// For what can't wait.
+    /// Returns the volume to which requests go now, for callers that can't wait for the end of a move.
     fn now(&self) -> Arc<Volume> {
         self.session.passage().leads_to(&self.volume)
     }
 
-    /// Does the work of a request with the volume that it goes to; while that moves it waits.
+    /// Does the work of a request with the volume that the request goes to. While that volume moves, the request
+    /// waits.
     async fn with<T, F>(&self, request: (IoVerb, u64, u64), work: impl FnOnce(Arc<Volume>) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,

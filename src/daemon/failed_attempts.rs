@@ -10,27 +10,28 @@ use super::api::VolumePath;
 use crate::base::Name;
 use crate::base::rt::Instant;
 
-/// Kept at a time: names that clients ask for are the clients' choice.
+/// Most failed attempts that are kept at a time: names that clients ask for are the clients' choice.
 const KEPT_MAX: usize = 100;
-/// A client that still wants a volume has tried again by then.
+/// Time after which a client's failed attempt is forgotten: a client that still wants the volume has tried again by
+/// then.
 const CLIENTS: Duration = Duration::from_secs(10 * 60);
 
-/// What is tried.
+/// Something that the daemon tries.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Attempt {
-    /// To find a pool of windlass.toml that this host does not know yet.
+    /// The attempt to find a pool of windlass.toml that this host does not know yet.
     FindPool(Name),
-    /// To mount what windlass.toml plans, by its folder.
+    /// The attempt to mount what windlass.toml plans, by its folder.
     Mount(String),
     /// A pool's planned scrub.
     Scrub(Name),
-    /// To open a volume again that was open here when the daemon was cut off.
+    /// The attempt to open a volume again that was open here when the daemon was cut off.
     Reopen(VolumePath),
-    /// To let a client in that asked for a volume or snapshot, by its export's name.
+    /// The attempt to let a client in that asked for a volume or snapshot, by its export's name.
     Connect(String),
 }
 
-/// See the module.
+/// Attempts that failed, each with the time and the reason. See the module.
 #[derive(Debug, Default)]
 pub struct Troubles(Mutex<BTreeMap<Attempt, (Instant, String)>>);
 
@@ -43,7 +44,7 @@ impl Troubles {
         }
     }
 
-    /// It has succeeded, or nobody wants it any more.
+    /// Forgets an attempt that has succeeded, or that nobody wants any more.
     pub fn over(&self, attempt: &Attempt) {
         self.0.lock().remove(attempt);
     }
@@ -74,7 +75,7 @@ impl Attempt {
         }
     }
 
-    /// That it fails, and what to do.
+    /// Returns a sentence that tells that the attempt fails, why, and what to do.
     pub fn failed_by(&self, why: &str) -> String {
         match self {
             Attempt::FindPool(name) => {
@@ -102,7 +103,8 @@ impl Attempt {
     }
 }
 
-/// The reason; of a volume without its key what gives it, with the volume's name in it.
+/// Returns the reason. For a volume without its key the sentence tells what gives the key, with the volume's name in
+/// it.
 fn with_key(volume: &str, why: &str) -> String {
     if !why.contains("its key is not here") {
         return why.to_owned();

@@ -25,7 +25,7 @@ fn some_accounts() -> Vec<Vec<u8>> {
     texts(&["root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/:\n", "disk:x:6:a,b\nwindlass:x:99:\n"])
 }
 
-/// passwd(5) and group(5).
+/// Parses files of passwd(5) and group(5).
 fn accounts(data: &[u8]) {
     text(data, |text| {
         let _ = format!("{:?}", Accounts::parse(text, text));
@@ -42,7 +42,7 @@ fn some_commands() -> Vec<Vec<u8>> {
     ])
 }
 
-/// A line of the control socket. No refusal repeats a secret.
+/// Parses a line of the control socket. A refusal tells why.
 fn command(data: &[u8]) {
     text(data, |line| {
         if let Err(why) = parse_command(line) {
@@ -60,7 +60,7 @@ fn some_calls() -> Vec<Vec<u8>> {
     ])
 }
 
-/// A verb, and its arguments behind the line's end.
+/// Parses a verb of HTTP, and its arguments behind the line's end.
 fn call(data: &[u8]) {
     let end = data.iter().position(|b| *b == b'\n').unwrap_or(data.len());
     let args = data.get(end + 1..).unwrap_or_default();
@@ -91,7 +91,7 @@ fn some_kept() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Kept credentials; what another daemon hands over.
+/// Parses kept credentials, or what another daemon hands over.
 fn kept(data: &[u8]) {
     let (which, bytes) = choice(data);
     match which {

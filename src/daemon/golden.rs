@@ -17,12 +17,13 @@ fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// A block as `make` writes it.
+/// Returns a block as `make` writes it.
 fn block(word: &str, number: u64) -> Vec<u8> {
     format!("{word} {number:08}\n").bytes().cycle().take(BLOCK as usize).collect()
 }
 
-/// What a block holds after these words were written, each into its every so manieth block; zeroed ones where so said.
+/// Returns what a block must hold after these words were written, each into every `step`th block. With `zeroed`, the
+/// blocks of `ZEROED` hold zeros.
 fn wanted(number: u64, written: &[(&str, u64)], zeroed: bool) -> Vec<u8> {
     if zeroed && ZEROED.contains(&number) {
         return vec![0; BLOCK as usize];

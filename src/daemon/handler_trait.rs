@@ -6,7 +6,7 @@ use super::api::{Outcome, Verb};
 use super::progress::ProgressSink;
 use crate::base::Result;
 
-/// Who carries verbs out.
+/// A party that carries verbs out.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     async fn handle(&self, verb: Verb, progress: ProgressSink) -> Result<Outcome>;

@@ -14,16 +14,18 @@ use crate::base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
 use crate::nbd::{ConnectionState, HeldDisk, Holding, PausedServer};
 use crate::volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
 
-/// See the module.
+/// Export that a client holds, as one daemon tells it to the next. See the module.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum HeldExport {
     Volume {
         pool: PoolId,
         volume: VolumeId,
-        /// The volume is what the client has seen while one of these is in force; null: whatever it is then.
+        /// Epochs of ownership: while one of them is in force, the volume is what the client has seen. Null: any
+        /// ownership will do.
         under: Option<Vec<Epoch>>,
-        /// The client has written, which counts where one client alone may. Not told by older versions.
+        /// Is true if the client has written, which counts where only one client may write. Older versions do not
+        /// tell it.
         #[serde(default, skip_serializing_if = "is_default")]
         writes: bool,
     },
@@ -38,7 +40,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// The clients of these servers that hold a volume: that, the client's address or process, and whether it has written.
+/// Returns the clients of these servers that hold a volume: the volume, the client's address or process, and whether
+/// it has written.
 pub fn holders(servers: &[PausedServer]) -> Vec<(VolumeKey, String, bool)> {
     let clients = servers.iter().flat_map(|server| &server.clients).map(|client| client.client.state());
     let of = |client: ConnectionState| match HeldExport::of(client.held()?).ok()? {
@@ -59,7 +62,7 @@ impl HeldExport {
     }
 }
 
-/// The snapshot since which a client is told changes.
+/// Returns how the next daemon is told of the snapshot since which a client is told changes.
 pub fn told_since(since: &Since) -> HeldDisk {
     HeldDisk(serde_json::to_value(since.snapshot).expect("it has only string keys"))
 }
@@ -69,8 +72,11 @@ pub fn snapshot_of(held: &HeldDisk) -> Result<SnapshotId> {
     serde_json::from_value(held.0.clone()).map_err(wrong)
 }
 
-/// The pool of this id; `called`: its name. `Fenced`: another pool has that name now. `Unavailable`: it does not open, whatever
-/// the reason. A folder that is not mounted looks as if the pool had never been there, and may be mounted later.
+/// Returns the pool of this id, whose name is in `called`.
+///
+/// # Errors
+/// `Fenced`: another pool has that name now. `Unavailable`: the pool does not open, for whatever reason. A folder
+/// that is not mounted looks as if the pool had never been there, and may be mounted later.
 pub async fn pool_of(state: &EngineState, called: &VolumePath, id: PoolId) -> Result<Arc<OpenPool>> {
     let waits = |e: Error| if e.is(Kind::Closed) { e } else { Error::new(Kind::Unavailable, e.to_string()) };
     let open = state.pools.get(&called.pool).await.map_err(waits)?;
@@ -81,11 +87,11 @@ pub async fn pool_of(state: &EngineState, called: &VolumePath, id: PoolId) -> Re
     Err(Error::new(Kind::Fenced, why))
 }
 
-/// Of a volume: that which the client's requests went to last.
+/// A volume that a client holds: the one to which its requests went last.
 pub struct HeldVolume {
     pub volume: Arc<Volume>,
     pub passage: Arc<Passage>,
-    /// The client has written.
+    /// Is true once the client has written.
     pub writes: Arc<AtomicBool>,
 }
 
@@ -105,7 +111,8 @@ impl Holding for SnapshotView {
     }
 }
 
-/// What a client of this export holds. `held`: it is compared to that, which a client held of another process.
+/// Returns what a client of this export holds. If `held` is given, which a client held of another process, the export
+/// is compared to that.
 ///
 /// # Errors
 /// `Fenced`: who held that is on another disk here, or has missed something. `NotFound`: no such volume is open here.

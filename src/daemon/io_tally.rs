@@ -17,29 +17,29 @@ use crate::base::latency::Latencies;
 use crate::base::rt::Rt;
 use crate::base::trace::{Side, Span, fact};
 
-/// A request that takes so long is said in the log.
+/// Least time, in ms, that a request takes to be told in the log.
 static SLOW_MS: AtomicU64 = AtomicU64::new(1000);
 
-/// From now on.
+/// Sets from which time on a request is told in the log; it holds from now on.
 pub fn say_from(slow: Duration) {
     SLOW_MS.store(slow.as_millis() as u64, Ordering::Relaxed);
 }
 
-/// What clients ask for.
+/// Kind of a client's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IoVerb {
     Read,
     Write,
-    /// Zeroes and trims alike.
+    /// Zeroes and trims, which are counted alike.
     Zero,
     Flush,
 }
 
-/// All of them, and what they are called.
+/// All kinds of requests, and what they are called.
 pub const IO_VERBS: [(IoVerb, &str); 4] =
     [(IoVerb::Read, "read"), (IoVerb::Write, "write"), (IoVerb::Zero, "zero"), (IoVerb::Flush, "flush")];
 
-/// What was asked with one verb since the volume was opened.
+/// Counts of the requests with one verb since the volume was opened.
 #[derive(Clone, Debug, Default)]
 pub struct IoCounts {
     pub latencies: Latencies,
@@ -47,11 +47,11 @@ pub struct IoCounts {
     pub failed: u64,
 }
 
-/// One volume's.
+/// Counts of one volume, by verb.
 #[derive(Debug, Default)]
 pub struct IoTally([Mutex<IoCounts>; IO_VERBS.len()]);
 
-/// A request as the log names it.
+/// A request, by what the log says of it.
 #[derive(Clone, Copy, Debug)]
 pub struct IoRequest<'a> {
     pub volume: &'a str,
@@ -60,7 +60,7 @@ pub struct IoRequest<'a> {
     pub bytes: u64,
 }
 
-/// Numbers of requests, for the log.
+/// Number of the next request, for the log.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl IoVerb {
@@ -74,7 +74,7 @@ impl IoTally {
         self.0[verb as usize].lock().clone()
     }
 
-    /// As answers tell it.
+    /// Returns the counts as answers tell them.
     pub fn lines(&self) -> Vec<IoLine> {
         let ms = |d: Option<Duration>| d.unwrap_or_default().as_micros() as f64 / 1000.0;
         let line = |(verb, word): (IoVerb, &'static str)| {
@@ -93,8 +93,8 @@ impl IoTally {
         IO_VERBS.into_iter().map(line).collect()
     }
 
-    /// Does the work of a request, and counts it. One that is given up on the way is not counted. By reference: held by value it
-    /// would be twice in this future.
+    /// Does the work of a request, and counts it. A request that is given up on the way is not counted. `work` is a
+    /// reference since, held by value, it would be in this future twice.
     pub async fn counted<T>(
         &self,
         rt: &Rt,

@@ -16,20 +16,20 @@ use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Name, Result};
 use crate::keys::{KeyFinder, Offered, Passphrase, PoolKey, Secret};
 
-/// Bytes of what is read, at most.
+/// Most bytes that are read of a key's file or command.
 const KEY_MAX: usize = 8192;
 
-/// Where a key is.
+/// Place of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeyPlace {
     KeyFile(PathBuf),
     PassphraseFile(PathBuf),
-    /// For `sh -c`.
+    /// The key is what this command prints, run by `sh -c`.
     Command(String),
 }
 
 impl KeyPlace {
-    /// `None`: no key is given. `Usage`: more than one is.
+    /// Returns the one place that is given, or `None` if no key is given. Fails with `Usage` if more than one is.
     pub fn of(
         key_file: Option<&Path>,
         passphrase_file: Option<&Path>,
@@ -44,7 +44,7 @@ impl KeyPlace {
         }
     }
 
-    /// Reads it. From then on this process leaves no core file.
+    /// Reads the key. From then on this process leaves no core file.
     pub async fn read(&self, rt: &Rt, disk: &dyn Disk) -> Result<Offered> {
         keep_out_of_cores();
         match self {
@@ -70,13 +70,14 @@ impl KeyPlace {
     }
 }
 
-/// `Usage`: others than the file's owner may read it, or change it. What can't be looked at says so when it is read.
+/// Fails with `Usage` if others than the file's owner may read or change the file. A file that can't be looked at
+/// passes: reading it tells why.
 pub fn check_private(file: &Path) -> Result<()> {
     check_mode(file, 0o066)
 }
 
-/// The same for a file of a key, which its group may read: the daemon's user may be in that, and where an access list opens the
-/// file to one user the mode shows that as the group's.
+/// Checks the file of a key as `check_private` does, but lets its group read it: the daemon's user may be in that
+/// group. Where an access list opens the file to one user, the mode shows that as the group's right.
 pub fn check_private_to_group(file: &Path) -> Result<()> {
     check_mode(file, 0o026)
 }
@@ -109,7 +110,7 @@ fn check_mode(file: &Path, of_others: u32) -> Result<()> {
     }
 }
 
-/// Whether chmod(1) changes anything there. FAT and exFAT show for all files what they were mounted with.
+/// Tells whether chmod(1) changes anything there. FAT and exFAT show the mode of the mount for all files.
 fn keeps_modes(file: &Path) -> bool {
     const WITHOUT: [i64; 2] = [0x4d44, 0x2011_bab0];
     rustix::fs::statfs(file).map_or(true, |of| !WITHOUT.contains(&of.f_type))
@@ -124,7 +125,7 @@ async fn read_file(disk: &dyn Disk, file: &Path) -> Result<Zeroizing<Vec<u8>>> {
     Ok(wiped(bytes))
 }
 
-/// A copy; what it is made of is overwritten, where nobody else has it.
+/// Returns a copy, and overwrites the original where nobody else has it.
 fn wiped(bytes: Bytes) -> Zeroizing<Vec<u8>> {
     let copy = Zeroizing::new(bytes.to_vec());
     if let Ok(mut own) = bytes.try_into_mut() {
@@ -137,7 +138,8 @@ fn command_of_key(line: &str) -> ShellCommand<'_> {
     ShellCommand { called: "the key command", line, input: b"", output_max: KEY_MAX }
 }
 
-/// A core file would hold the keys. What can't be set is told: the keys are of use all the same.
+/// Keeps this process from leaving a core file, which would hold the keys. A failure is logged: the keys are of use
+/// all the same.
 pub(super) fn keep_out_of_cores() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = rustix::process::setrlimit(Resource::Core, none);
@@ -147,7 +149,7 @@ pub(super) fn keep_out_of_cores() {
     }
 }
 
-/// A pool is signed by a key, never by a passphrase, which could be guessed by what is signed.
+/// Returns the key by which a pool is signed. A passphrase is refused: it could be guessed by what is signed.
 pub fn pool_key(offered: &Offered) -> Result<PoolKey> {
     match offered {
         Offered::Key(secret) => Ok(PoolKey::new(secret)),
@@ -158,7 +160,7 @@ pub fn pool_key(offered: &Offered) -> Result<PoolKey> {
     }
 }
 
-/// The keys that windlass.toml names, as it is now.
+/// The keys that windlass.toml names in its present state.
 #[derive(Debug)]
 pub struct ConfiguredKeys {
     rt: Rt,
@@ -171,12 +173,12 @@ impl ConfiguredKeys {
         Arc::new(ConfiguredKeys { rt, disk, config: Mutex::new(config) })
     }
 
-    /// The file was read anew.
+    /// Takes the file that was read anew.
     pub fn follow(&self, config: Arc<Config>) {
         *self.config.lock() = config;
     }
 
-    /// The key of a pool, where the file names one.
+    /// Returns the key of a pool, where the file names one.
     pub async fn pool_key(&self, pool: &Name) -> Result<Option<PoolKey>> {
         let place = self.config.lock().pool_key_place(pool);
         let Some(place) = place else { return Ok(None) };

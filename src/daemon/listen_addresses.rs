@@ -10,7 +10,7 @@ use crate::base::rt::{Disk, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::nbd::{Address, Policy};
 
-/// Addresses by flags, else by the configuration.
+/// Returns the addresses that flags give, else those of the configuration.
 fn by_flags<T>(flags: &[String], written: Option<&List<T>>) -> Result<Vec<T>>
 where
     T: Clone + FromStr<Err = Error>,
@@ -21,33 +21,33 @@ where
     }
 }
 
-/// What the command line says of addresses. Where it says nothing of a kind, the configuration counts.
+/// Addresses by the command line. Where it gives none of a kind, the configuration counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Flags<'a> {
     pub nbd: &'a [String],
     pub metrics: &'a [String],
-    /// Also on TCP that other hosts reach, in the open.
+    /// Is true if TCP without TLS may be listened on where other hosts reach it.
     pub insecure: bool,
 }
 
-/// What is to be listened on.
+/// Everything that is to be listened on.
 #[derive(Debug)]
 pub struct Given {
     pub nbd: Vec<ListenAddress>,
     pub metrics: Metrics,
-    /// What lets NBD clients in.
+    /// Rules that let NBD clients in.
     pub policy: Policy,
 }
 
-/// Where metrics are read, and who may, where a password is asked for.
+/// Addresses where metrics are read; and the users who may read them, where a password is asked for.
 #[derive(Debug)]
 pub struct Metrics {
     pub addresses: Vec<Address>,
     pub users: Option<Arc<MetricsUsers>>,
 }
 
-/// What is to be listened on, and what lets clients in. Nothing is listened on yet: what may not be served is refused while
-/// whoever serves it now still can.
+/// Returns what is to be listened on, and what lets clients in. Nothing is listened on yet: what may not be served is
+/// refused while whoever serves it now still can.
 pub async fn given(rt: &Rt, disk: &Arc<dyn Disk>, config: &Config, flags: Flags<'_>) -> Result<Given> {
     let nbd: Vec<ListenAddress> = by_flags(flags.nbd, config.top.nbd.as_deref())?;
     let addresses: Vec<Address> = by_flags(flags.metrics, config.top.metrics.as_deref())?;
@@ -63,7 +63,11 @@ pub async fn given(rt: &Rt, disk: &Arc<dyn Disk>, config: &Config, flags: Flags<
     Ok(Given { nbd, metrics: Metrics { addresses, users }, policy })
 }
 
-/// `Refused`: in the open, and others than this host reach it. `Usage`: by TLS, without a certificate.
+/// Checks that an address may be listened on.
+///
+/// # Errors
+/// `Refused`: the address is without TLS, and others than this host reach it. `Usage`: it is by TLS, and there is no
+/// certificate.
 pub async fn check(at: &ListenAddress, policy: &Policy, insecure: bool) -> Result<()> {
     let address = &at.address;
     match address {
@@ -83,13 +87,14 @@ pub async fn check(at: &ListenAddress, policy: &Policy, insecure: bool) -> Resul
     }
 }
 
-/// Whether no other host reaches it.
+/// Tells whether no other host reaches the address.
 pub async fn is_of_this_host(host_port: &str) -> Result<bool> {
     let found = tokio::net::lookup_host(host_port).await.context(|| format!("listening on {host_port}"))?;
     Ok(found.map(|at| at.ip()).all(|ip| ip.is_loopback()))
 }
 
-/// The same, of metrics and the page: without TLS what is told, and a password too, is in the open.
+/// Checks that metrics and the page may be served at an address. Without TLS, what they tell is in the open, and a
+/// password too.
 async fn check_metrics(address: &Address, insecure: bool) -> Result<()> {
     match address {
         Address::Unix(_) => Ok(()),
@@ -119,7 +124,7 @@ fn open_to_the_network(address: &Address) -> Error {
     Error::new(Kind::Refused, why)
 }
 
-/// Who reads metrics and the page at an address, in words.
+/// Tells in words who reads metrics and the page at an address.
 pub async fn reads_metrics(address: &Address, users: Option<&MetricsUsers>) -> String {
     if users.is_some() {
         return "who knows a password of `metrics_users`; nothing can be changed there".to_owned();

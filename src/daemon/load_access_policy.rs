@@ -19,7 +19,7 @@ async fn read(disk: &dyn Disk, file: &str) -> Result<Bytes> {
     disk.read(Path::new(file), FILE_MAX).await.context(|| format!("reading {file}"))
 }
 
-/// What holds for whoever connects from now on.
+/// Returns the policy for whoever connects from now on.
 pub async fn policy(rt: &Rt, disk: &dyn Disk, config: &Config) -> Result<Policy> {
     let tls = tls(rt, disk, config).await?;
     let Some(allow) = &config.top.allow else { return Ok(Policy { tls, rules: None }) };
@@ -56,7 +56,8 @@ fn rule(accounts: &Accounts, written: &Allow) -> Result<Rule> {
     Ok(Rule { subject, exports, write: written.write })
 }
 
-/// Those of this host. What can't be read has nobody; whoever is asked for by name is then missed.
+/// Returns the users and groups of this host. A file that can't be read has nobody; whoever is asked for by name is
+/// then missed.
 async fn accounts(disk: &dyn Disk) -> Accounts {
     let text = |file: &'static str| async move {
         let bytes = read(disk, file).await.unwrap_or_default();
@@ -72,7 +73,7 @@ fn user(accounts: &Accounts, user: &Account) -> Result<u32> {
     }
 }
 
-/// And its members.
+/// Returns a group's id and its members.
 fn group(accounts: &Accounts, group: &Account) -> Result<(u32, BTreeSet<u32>)> {
     let id = match group {
         Account::Id(id) => *id,
@@ -88,8 +89,8 @@ fn unknown(what: &str, name: &str, file: &str) -> Error {
     Error::new(Kind::Usage, why)
 }
 
-/// Users and groups that the configuration names for sockets and rules and that `accounts` lacks: each one's key and line, and
-/// what is wrong.
+/// Returns the users and groups that the configuration names for sockets and rules and that `accounts` lacks: each
+/// one's key and line, and what is wrong.
 pub fn unknown_accounts(config: &Config, accounts: &Accounts) -> Vec<(&'static str, usize, String)> {
     let mut wrong = Vec::new();
     let mut look = |key, line, by_user: &Option<Account>, by_group: &Option<Account>| {
@@ -106,7 +107,7 @@ pub fn unknown_accounts(config: &Config, accounts: &Accounts) -> Vec<(&'static s
     wrong
 }
 
-/// Of an address's socket: its owner's alone unless something else was said.
+/// Returns the rights of an address's socket: its owner's alone unless something else was said.
 pub async fn rights(disk: &dyn Disk, at: &ListenAddress) -> Result<SocketRights> {
     let mut rights = SocketRights::default();
     rights.mode = at.mode.unwrap_or(rights.mode);
@@ -118,7 +119,7 @@ pub async fn rights(disk: &dyn Disk, at: &ListenAddress) -> Result<SocketRights>
     Ok(rights)
 }
 
-/// Who is let in at an address, in words.
+/// Tells in words who is let in at an address.
 pub fn lets_in(at: &ListenAddress, policy: &Policy, config: &Config) -> String {
     let who = match (&at.address, &config.tls.client_ca, &config.tls.client_certificates) {
         (Address::Unix(_), ..) => {

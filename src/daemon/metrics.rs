@@ -20,7 +20,7 @@ use crate::base::metric_definitions::{self, Metric, Moves};
 use crate::base::{Budget, Name};
 use crate::pool::StoreState;
 
-/// What the page is, by its media type.
+/// Media type of the page of metrics.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels = Vec<(&'static str, String)>;
@@ -31,11 +31,11 @@ enum Sample {
     Histogram(Histogram),
 }
 
-/// Samples under the metrics they belong to.
+/// Samples of all metrics, by the metric's name.
 #[derive(Debug, Default)]
 struct Page(BTreeMap<&'static str, Vec<(Labels, Sample)>>);
 
-/// A metric's name in parts, as OpenMetrics has them: what the format itself appends is left out.
+/// Returns a metric's name without what OpenMetrics itself appends, and its unit.
 fn parts(name: &str) -> (&str, Option<Unit>) {
     let name = name.strip_suffix("_total").unwrap_or(name);
     let units = [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)];
@@ -46,7 +46,7 @@ fn parts(name: &str) -> (&str, Option<Unit>) {
 }
 
 impl Page {
-    /// `values`: of the metric's labels.
+    /// Adds a sample to the page. `values` are those of the metric's labels, in order.
     fn put(&mut self, metric: Metric, values: &[&str], sample: Sample) {
         debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
         let labels = metric.labels.iter().zip(values).map(|(name, value)| (*name, (*value).to_owned()));
@@ -107,7 +107,7 @@ fn seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
-/// The page as of now.
+/// Returns the page as of now.
 pub fn page(state: &EngineState) -> String {
     let mut page = Page::default();
     page.add(

@@ -25,7 +25,7 @@ pub const HTML: &str = "text/html; charset=utf-8";
 /// Longest request head that is read, in bytes.
 pub const HEAD_MAX: usize = 8 << 10;
 
-/// What goes into no log.
+/// A text that goes into no log.
 struct Secret(String);
 
 impl std::fmt::Debug for Secret {
@@ -34,25 +34,25 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// What is asked, without what nobody here looks at.
+/// A request, without the parts that nobody here looks at.
 #[derive(Debug, Default)]
 pub struct Request {
     pub method: String,
     pub path: String,
     query: String,
     host: Option<String>,
-    /// Where it comes from, as a browser says.
+    /// Relation of the site that sent the request to ours, as a browser tells it.
     site: Option<String>,
-    /// As it was sent: it may hold a password.
+    /// Value of the header as it was sent: it may hold a password.
     authorization: Option<Secret>,
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: &'static str,
     pub media: &'static str,
-    /// Each with its end of line.
+    /// Further headers, each with its end of line.
     pub headers: String,
     pub body: String,
 }
@@ -85,7 +85,7 @@ impl Request {
         request
     }
 
-    /// Who it says that it is.
+    /// Returns the value of `Authorization`, by which the caller says who it is.
     pub fn authorization(&self) -> Option<&str> {
         self.authorization.as_ref().map(|secret| secret.0.as_str())
     }
@@ -94,14 +94,14 @@ impl Request {
         matches!(self.method.as_str(), "GET" | "HEAD")
     }
 
-    /// Of the query, decoded.
+    /// Returns a parameter of the query, decoded.
     pub fn parameter(&self, name: &str) -> Option<String> {
         let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
         let value = pairs.into_iter().find(|(of, _)| *of == name)?.1;
         Some(percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned())
     }
 
-    /// Whether it is for an address that we listen on, and no other site's page sent it.
+    /// Tells whether the request is for an address that we listen on, and no other site's page sent it.
     pub fn is_for(&self, bound: &Address) -> bool {
         let foreign = matches!(self.site.as_deref(), Some("cross-site" | "same-site"));
         let Address::Tcp(bound) = bound else { return !foreign };
@@ -110,7 +110,7 @@ impl Request {
     }
 }
 
-/// `localhost` or an address of loopback, with a port or without.
+/// Tells whether the name is `localhost` or an address of loopback, with a port or without.
 fn is_loopback_name(host: &str) -> bool {
     let with_port = |host: &str| host.parse::<SocketAddr>().map(|at| at.ip());
     let address = |host: &str| host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -125,7 +125,7 @@ impl Reply {
         Reply { status, media, headers: String::new(), body: body.into() }
     }
 
-    /// `whole`: with its body, which HEAD doesn't ask for.
+    /// Sends the answer; with `whole` false without its body, for which HEAD doesn't ask.
     pub async fn send(self, stream: &mut (impl AsyncWrite + Unpin), whole: bool) -> Result<()> {
         let Reply { status, media, headers, body } = self;
         let len = body.len();
@@ -141,7 +141,7 @@ impl Reply {
     }
 }
 
-/// Up to the empty line, the end or the limit.
+/// Reads up to the empty line, the end or the limit.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut part = [0; 1024];

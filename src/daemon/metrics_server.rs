@@ -19,17 +19,18 @@ use crate::base::rt::Rt;
 use crate::base::{Budget, Error, Kind, Name, Result};
 use crate::nbd::{Address, Listener, Socket};
 
-/// How long one connection may take.
+/// Longest time that one connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Answers under way at once; further requests wait.
+/// Most answers that are under way at once; further requests wait.
 const ANSWERS_MAX: u64 = 16;
-/// What one of them counts as in a budget.
+/// Size of one answer in the budget that counts them.
 const ANSWER: u64 = 1024;
-/// Clients that may be connected without having sent their request. When one more comes, the one that has been at it longest
-/// is sent away: who asks at once must never wait for those who don't.
+/// Most clients that may be connected without having sent their request. When one more comes, the one that has been
+/// at it longest is sent away: who asks at once must never wait for those who don't.
 const READING_MAX: usize = 256;
 
-/// Listens until `stop`; the address with the port that was chosen. `users`: those of whom a password is asked, else nobody is.
+/// Listens until `stop`. Returns the address with the port that was chosen. A password is asked for if there are
+/// `users`.
 pub async fn serve(
     rt: &Rt,
     address: &Address,
@@ -76,8 +77,8 @@ pub async fn serve(
     Ok(bound)
 }
 
-/// Clients whose request is being read, the oldest first. A token that is cancelled says that the client has sent the request,
-/// is gone, or is to go.
+/// Clients whose request is being read, the oldest first. A token that is cancelled says that the client has sent the
+/// request, is gone, or is to go.
 #[derive(Debug, Default)]
 struct Reading(VecDeque<CancellationToken>);
 
@@ -96,7 +97,7 @@ impl Reading {
     }
 }
 
-/// What a connection needs to be answered.
+/// Everything that a connection needs to be answered.
 struct Listening {
     own: Address,
     state: Weak<EngineState>,
@@ -105,7 +106,8 @@ struct Listening {
 }
 
 impl Listening {
-    /// `turn` ends when the request is read, and whoever cancels it before sends the client away.
+    /// Answers one connection. `turn` is cancelled when the request is read; whoever cancels it before sends the
+    /// client away.
     async fn answer(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -134,7 +136,8 @@ impl Listening {
         reply.send(&mut stream, request.method != "HEAD").await
     }
 
-    /// What is answered to who may not read. That the daemon is alive anybody may know.
+    /// Returns the answer for a client that may not read, or `None` if it may. Anybody may know that the daemon is
+    /// alive.
     async fn refused(&self, request: &Request) -> Option<Reply> {
         let users = self.users.as_ref().filter(|_| request.path != "/healthz")?;
         match users.admits(request.authorization()).await {
@@ -177,7 +180,7 @@ async fn reply(request: &Request, own: &Address, state: &EngineState) -> Reply {
     }
 }
 
-/// A line for each pool that can't be used in full now: it isn't open, or can store or decide nothing.
+/// Returns a line for each pool that can't be used in full now: it isn't open, or can store or decide nothing.
 fn unready(state: &EngineState) -> Vec<String> {
     let opened: BTreeMap<_, _> = state.pools.opened().into_iter().collect();
     let why = |name: &Name| match opened.get(name) {
@@ -212,7 +215,7 @@ mod tests {
     use super::*;
     use crate::base::rt::{RealDisk, RealRuntime};
 
-    /// What comes back for these bytes.
+    /// Returns what is answered to these bytes.
     async fn ask(state: &Weak<EngineState>, request: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let own = "127.0.0.1:9420".parse().unwrap();

@@ -18,18 +18,18 @@ use crate::base::{Budget, Error, Kind, Result, ResultExt as _};
 
 /// Largest file that is read, in bytes.
 const FILE_MAX: usize = 64 << 10;
-/// A hash that takes longer to try would keep a processor for seconds, for whoever asks.
+/// Highest cost of a hash. A higher one would keep a processor busy for seconds, for whoever asks.
 const COST_MAX: u32 = 14;
-/// Passwords that were right are not tried again as long as they are among the newest.
+/// Number of right passwords that are kept, the newest: they are not tried again.
 const KNOWN_MAX: usize = 16;
 
-/// Those who may read.
+/// Users who may read metrics and the page.
 #[derive(Debug)]
 pub struct MetricsUsers {
     rt: Rt,
     disk: Arc<dyn Disk>,
     file: PathBuf,
-    /// One password is tried at a time: who guesses keeps one processor busy, not all.
+    /// Budget of one: only one password is tried at a time, so that who guesses keeps one processor busy, not all.
     tried: Budget,
     known: Mutex<VecDeque<blake3::Hash>>,
 }
@@ -41,7 +41,10 @@ struct User {
 }
 
 impl MetricsUsers {
-    /// `None`: no password is asked for. `Invalid`, `NotFound`, `Refused`: the file is not as it should be.
+    /// Reads the file that the configuration names. `None`: no password is asked for.
+    ///
+    /// # Errors
+    /// `Invalid`, `NotFound`, `Refused`: the file is not as it should be.
     pub async fn of(rt: &Rt, disk: &Arc<dyn Disk>, config: &Config) -> Result<Option<Arc<MetricsUsers>>> {
         let Some(file) = &config.top.metrics_users else { return Ok(None) };
         let file = PathBuf::from(&file.value);
@@ -54,7 +57,8 @@ impl MetricsUsers {
         Ok(Some(Arc::new(MetricsUsers { rt, disk, file, tried: Budget::new(1), known: Mutex::default() })))
     }
 
-    /// Whether the value of a request's `Authorization` is that of somebody in the file. `Err`: the file can't be read.
+    /// Tells whether the value of a request's `Authorization` is that of somebody in the file. Fails if the file
+    /// can't be read.
     pub async fn admits(&self, authorization: Option<&str>) -> Result<bool> {
         let Some((name, password)) = authorization.and_then(credentials) else { return Ok(false) };
         let all = users(&*self.disk, &self.file).await?;
@@ -77,7 +81,7 @@ impl MetricsUsers {
     }
 }
 
-/// Name and password of `Basic …`.
+/// Returns name and password of `Basic …`.
 fn credentials(authorization: &str) -> Option<(String, String)> {
     let (scheme, coded) = authorization.trim().split_once(' ')?;
     let text = BASE64_STANDARD.decode(coded.trim()).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
@@ -97,7 +101,7 @@ async fn users(disk: &dyn Disk, file: &Path) -> Result<Vec<User>> {
     }
 }
 
-/// How such a file is made.
+/// Sentence that tells how such a file is made.
 const MAKES_ONE: &str = "make it by `htpasswd -cB FILE USER`";
 
 fn user(line: &str) -> Result<User> {
@@ -117,7 +121,7 @@ mod tests {
     use super::*;
     use crate::base::rt::{RealDisk, RealRuntime};
 
-    /// Those of a file with these lines.
+    /// Returns the users of a file with these lines.
     async fn of(lines: &str) -> (tempfile::TempDir, Result<Option<Arc<MetricsUsers>>>) {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();

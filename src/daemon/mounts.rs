@@ -21,22 +21,22 @@ use crate::fs::{self, Cache, KeptFile, KeptFiles, MountOptions, MountResources, 
 use crate::store::{self, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
 use crate::volume::Memory;
 
-/// How often an unmount says how far it is.
+/// Time between two words of an unmount about how far it is.
 const TELL: Duration = Duration::from_millis(500);
 
-/// How often and how long mounts that are being made are waited for.
+/// Number of tries, and the pause between them, to get at kept files while a mount is being made.
 const ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A note of what a store heeds has four words.
+/// Largest note of which conditions a store heeds, in bytes; the note has four words.
 const NOTE_MAX: usize = 4096;
 
-/// Whose mount it is.
+/// Party that asked for a mount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AskedBy {
-    /// The configuration asks for it, and ends it when it asks no more.
+    /// The configuration asks for the mount, and ends it when it asks no more.
     Configuration,
-    /// Somebody made it by a command, and ends it so.
+    /// Somebody made the mount by a command, and ends it so.
     Command,
 }
 
@@ -48,35 +48,36 @@ struct Entry {
     identity: String,
     options: Vec<String>,
     mounted: Arc<Mounted>,
-    /// Why the bucket did not answer when it was asked last.
+    /// Reason why the bucket did not answer when it was asked last.
     away: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeMap<String, Entry>,
-    /// Where mounts are being made.
+    /// Folders at which mounts are being made.
     coming: BTreeSet<String>,
-    /// The engine ends: whoever mounts now would be left without one.
+    /// Is true once the engine ends: whoever mounted now would be left without one.
     closed: bool,
 }
 
-/// See the module.
+/// Mounts of one engine, by folder.
 #[derive(Debug, Default)]
 pub struct Mounts {
     list: Mutex<List>,
-    /// Counts changes, for those who wait for a mount's end.
+    /// Number of changes, for those who wait for a mount's end.
     changed: watch::Sender<u64>,
-    /// Mounts take up what is kept with this shared; whoever looks at that has it alone.
+    /// Lock of the kept files: mounts take kept files up with the lock shared; whoever looks at the files has it
+    /// alone.
     keeping: tokio::sync::RwLock<()>,
 }
 
-/// A name of a folder for what this text means.
+/// Returns a folder's name for what this text means.
 fn named(text: &str) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
-/// What is told of files that an earlier mount left and that can't be stored.
+/// Returns a sentence about files that an earlier mount left and that can't be stored; none if there are none.
 fn kept_back(unsent: &[Unsent]) -> Option<String> {
     const NAMED: usize = 3;
     let first = unsent.iter().take(NAMED).map(|one| format!("{} at {}", one.key, one.path.display()));
@@ -90,7 +91,7 @@ fn kept_back(unsent: &[Unsent]) -> Option<String> {
     })
 }
 
-/// What is to be mounted, and how.
+/// Returns the place that is to be mounted, and the options. Options that are for the store go into the place.
 fn place_of(url: &str, options: &[String]) -> Result<(StoreUrl, MountOptions)> {
     let mut place: StoreUrl = url.parse()?;
     let (options, of_store) = MountOptions::parse(&options.join(","))?;
@@ -100,7 +101,7 @@ fn place_of(url: &str, options: &[String]) -> Result<(StoreUrl, MountOptions)> {
     Ok((place, options))
 }
 
-/// A mount that is being added: whoever waits for the last one's end waits for it too.
+/// A mount that is being added: whoever waits for the last mount's end waits for this one too.
 struct Coming(Arc<Mounts>, String);
 
 impl Coming {
@@ -124,8 +125,8 @@ impl Drop for Coming {
 }
 
 impl Mounts {
-    /// `typed`: what the user calls the bucket, which mount(8) looks for in /proc/mounts. What is not as it was asked for
-    /// is told.
+    /// Mounts a bucket. `typed` is what the user calls the bucket, which mount(8) looks for in /proc/mounts. Returns
+    /// sentences about what is not as it was asked for.
     pub async fn add(
         self: &Arc<Self>,
         host_context: &HostContext,
@@ -196,7 +197,7 @@ impl Mounts {
         Ok(notes)
     }
 
-    /// Lists it until it ends.
+    /// Lists the mount until it ends.
     fn enter(self: &Arc<Self>, host_context: &HostContext, dir: &str, entry: Entry) {
         let (this, dir, mounted) = (self.clone(), dir.to_owned(), entry.mounted.clone());
         self.list.lock().entries.insert(dir.clone(), entry);
@@ -213,7 +214,8 @@ impl Mounts {
         host_context.rt.spawn(until_it_ends).detach();
     }
 
-    /// What was mounted at `dir` and is taken out of the tree, but sends on; `Exists` for what is there still.
+    /// Returns the mount before at `dir` that is taken out of the tree, but sends on. Fails with `Exists` if it is
+    /// there still.
     async fn before(&self, dir: &str) -> Result<Option<(String, Arc<Mounted>)>> {
         let before = self.list.lock().entries.get(dir).map(|e| (e.identity.clone(), e.mounted.clone()));
         let Some((identity, mounted)) = before else { return Ok(None) };
@@ -224,7 +226,7 @@ impl Mounts {
         Ok(Some((identity, mounted)))
     }
 
-    /// `mount -o remount`: what the kernel heeds changes at once, anything else is refused.
+    /// Does `mount -o remount`: what the kernel heeds changes at once, anything else is refused.
     pub async fn change(&self, url: &str, dir: &str, options: &[String]) -> Result<()> {
         let found = self
             .list
@@ -270,7 +272,7 @@ impl Mounts {
         }
     }
 
-    /// Unmounts and waits for its uploads, telling how far they are (done and of how many bytes).
+    /// Unmounts and waits for the mount's uploads. `tell` hears how many bytes are done, and of how many.
     pub async fn remove(
         &self,
         host_context: &HostContext,
@@ -332,6 +334,7 @@ impl Mounts {
     }
 
     async fn until(&self, mut so: impl FnMut(&mut List) -> bool) {
+        // Subscribed before the first look: a change between the look and the wait must not be missed.
         let mut changed = self.changed.subscribe();
         while !so(&mut self.list.lock()) {
             if changed.changed().await.is_err() {
@@ -340,7 +343,8 @@ impl Mounts {
         }
     }
 
-    /// What is kept on this host and no mount is at work on; none while a mount is being made.
+    /// Returns the files that are kept on this host and that no mount is at work on; none while a mount is being
+    /// made.
     pub async fn kept(&self, host_context: &HostContext) -> Result<Vec<KeptFile>> {
         match self.keeping.try_write() {
             Ok(_alone) => Ok(KeptFiles::open(&host_context.disk, &host_context.home.staging()).await?.list()),
@@ -348,7 +352,8 @@ impl Mounts {
         }
     }
 
-    /// Not waited for in the lock's queue: behind a mount that hangs all others would wait too.
+    /// Locks `keeping` alone. It is tried again and again rather than waited for in the lock's queue: behind a mount
+    /// that hangs all others would wait too.
     async fn alone(&self, host_context: &HostContext) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>> {
         for _ in 0..ATTEMPTS {
             if let Ok(alone) = self.keeping.try_write() {
@@ -362,7 +367,8 @@ impl Mounts {
         ))
     }
 
-    /// Does something to what is kept of the bucket `url`: a mount of it that comes meanwhile leaves that to the next.
+    /// Does something to what is kept of the bucket `url`. A mount of that bucket that comes meanwhile leaves those
+    /// files to the next.
     pub async fn with_kept<T>(
         &self,
         host_context: &HostContext,
@@ -418,7 +424,7 @@ impl Mounts {
         }
     }
 
-    /// Unmounts all; the first failure is told after all were tried.
+    /// Unmounts all, and returns the first failure after all were tried.
     pub async fn shutdown(&self, host_context: &HostContext) -> Result<()> {
         self.list.lock().closed = true;
         self.until(|list| list.coming.is_empty()).await;
@@ -434,7 +440,7 @@ impl Mounts {
     }
 }
 
-/// What a mount that ended could not store. None: it has stored all.
+/// Returns a sentence about what a mount that ended could not store; none if it has stored all.
 fn what_is_left(left: &Pending) -> Option<String> {
     let mut kept = Vec::new();
     if left.files > 0 {
@@ -457,8 +463,9 @@ fn what_is_left(left: &Pending) -> Option<String> {
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-/// What the mount before has not sent is seen, and sent, by one of the same bucket that may write; any other waits until it is
-/// sent. True: something may be left.
+/// Makes way for a new mount at the folder of the one before. A new mount of the same bucket that may write sees, and
+/// sends, what the one before has not sent; any other waits until that is sent. Returns true if something may be
+/// left.
 async fn make_way(before: Option<(String, Arc<Mounted>)>, identity: &str, options: &MountOptions) -> bool {
     let Some((of, before)) = before else { return false };
     let takes_up = of == identity && !options.read_only;
@@ -469,15 +476,15 @@ async fn make_way(before: Option<(String, Arc<Mounted>)>, identity: &str, option
     takes_up
 }
 
-/// Where a bucket's unsent files wait. They are found again at its next mount, wherever that is and with whatever options: what
-/// wrong keys kept from being sent is sent with others.
+/// Returns the folder where a bucket's unsent files wait. They are found again at its next mount, wherever that is
+/// and with whatever options: what wrong keys kept from being sent is sent with others.
 fn staging_of(host_context: &HostContext, bucket: &BucketRef) -> PathBuf {
     // No URL reads so.
     host_context.home.staging().join(named(&format!("objects of {}", bucket.identity())))
 }
 
-/// Finds out, once for each URL and host, whether the store heeds the conditions of writes. One that doesn't is looked
-/// at first; what is to be told of that.
+/// Finds out, once for each URL and host, whether the store heeds the conditions of writes. If it doesn't, objects
+/// are looked at before they are replaced. Returns a sentence that tells so.
 async fn look_first(
     host_context: &HostContext,
     bucket: &BucketRef,
@@ -529,7 +536,8 @@ fn cannot_write(url: &str, why: Error) -> Error {
     Error::new(Kind::Denied, format!("{url} can't be written: {hint}")).because(why)
 }
 
-/// Refuses a bucket in which these credentials may not write, by a write that would not be done where they may.
+/// Refuses a bucket in which these credentials may not write. It tries a write that the bucket would not do, since
+/// its condition can't hold.
 async fn may_write(
     host_context: &HostContext,
     bucket: &BucketRef,
@@ -554,7 +562,7 @@ async fn may_write(
     }
 }
 
-/// The same of a folder.
+/// Refuses a folder in which this user may not write.
 async fn may_write_in(host_context: &HostContext, dir: &Path) -> Result<()> {
     let dir = dir.to_owned();
     let tried =
@@ -568,7 +576,7 @@ async fn may_write_in(host_context: &HostContext, dir: &Path) -> Result<()> {
     }
 }
 
-/// Without it the store is only asked again.
+/// Notes which conditions the store heeds. If that fails the store is only asked again.
 async fn keep_note(host_context: &HostContext, note: &Path, found: &Conditions) {
     let kept = async {
         let text = serde_json::to_vec(found)?;

@@ -29,24 +29,24 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::nbd::{Address, Connected, ConnectionState, Listener, PausedServer, SocketRights, bind_file};
 
-/// The value's format. A daemon hands over only to one that reads it.
+/// Format of the value. A daemon hands over only to one that reads it.
 pub const FORMAT: u32 = 2;
-/// Bytes of the value at most, and sockets.
+/// Most bytes of the value, and most sockets.
 const STATE_MAX: u64 = 256 << 20;
 const SOCKETS_MAX: usize = 8192;
-/// Sockets in one message; the kernel takes 253.
+/// Most sockets in one message; the kernel takes 253.
 const BATCH: usize = 64;
-/// How long the other process may take for its part of it.
+/// Longest time that the other process may take for its part of the hand-over.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What the next daemon says when it has all.
+/// Byte by which the next daemon says that it has all.
 const TAKEN: u8 = b'+';
 
-/// See the module.
+/// State of a daemon's NBD sockets, as it is handed over. See the module.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DaemonState {
     format: u32,
-    /// Of the program that wrote it, for the log.
+    /// Version of the program that wrote it, for the log.
     version: String,
     listeners: Vec<ListenerState>,
 }
@@ -54,26 +54,26 @@ pub(super) struct DaemonState {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListenerState {
-    /// The address that was asked for, and the one that it is.
+    /// The address that was asked for, and the one that it became.
     asked: String,
     address: String,
-    /// Its own socket comes first, then one for each client. None of its own: only its clients go on.
+    /// Is true if the listener's own socket comes first, before one for each client. Else only its clients go on.
     accepts: bool,
     clients: Vec<ConnectionState>,
 }
 
-/// All that is handed over, as it travels: the value, and the sockets in its order.
+/// Everything that is handed over, as it travels: the value, and the sockets in its order.
 #[derive(Debug)]
 pub struct Parcel {
     pub state: OwnedFd,
     pub sockets: Vec<OwnedFd>,
 }
 
-/// What a daemon that begins goes on with.
+/// Servers with which a daemon that begins goes on.
 #[derive(Clone, Debug, Default)]
 pub struct HandedOver {
     servers: Arc<Mutex<Vec<PausedServer>>>,
-    /// Called before the first client goes on: until then the sockets may be handed over once more.
+    /// Function that is called before the first client goes on: until then the sockets may be handed over once more.
     taken: Option<fn(&[PausedServer])>,
 }
 
@@ -82,7 +82,7 @@ impl HandedOver {
         HandedOver { servers: Arc::new(Mutex::new(servers)), taken }
     }
 
-    /// For the engine that serves them; once.
+    /// Returns the servers, for the engine that serves them. They are given out once.
     pub fn take(&self) -> Vec<PausedServer> {
         let servers = std::mem::take(&mut *self.servers.lock());
         if let Some(taken) = self.taken.filter(|_| !servers.is_empty()) {
@@ -95,7 +95,7 @@ impl HandedOver {
         self.servers.lock().is_empty()
     }
 
-    /// What is told of them, which changes nothing.
+    /// Shows the servers to `look`, which changes nothing.
     pub fn look<T>(&self, look: impl FnOnce(&[PausedServer]) -> T) -> T {
         look(&self.servers.lock())
     }
@@ -105,7 +105,7 @@ fn invalid(why: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, why)
 }
 
-/// The value in a file, and the sockets beside it.
+/// Returns the value in a file, and the sockets beside it.
 pub fn pack(servers: &[PausedServer]) -> Result<(OwnedFd, Vec<BorrowedFd<'_>>)> {
     let listener = |server: &PausedServer| ListenerState {
         asked: server.asked.to_string(),
@@ -139,7 +139,8 @@ pub fn pack(servers: &[PausedServer]) -> Result<(OwnedFd, Vec<BorrowedFd<'_>>)> 
 }
 
 impl Parcel {
-    /// Nothing of it is served yet; a client whose socket or state is not what it should be is lost then, and no other.
+    /// Parses the parcel. Nothing of it is served yet: a client whose socket or state is not what it should be is
+    /// lost when it is served, and no other.
     pub fn open(self) -> Result<Vec<PausedServer>> {
         let state = read_state(&self.state)?;
         let wanted: usize = state.listeners.iter().map(|l| usize::from(l.accepts) + l.clients.len()).sum();
@@ -194,7 +195,7 @@ pub(super) fn read_text(text: &[u8]) -> Result<DaemonState> {
     serde_json::from_slice(text).map_err(wrong)
 }
 
-/// Sends all to the daemon that listens at `to`. Once this is done it is the other's.
+/// Sends all to the daemon that listens at `to`. Once this has succeeded all is the other's.
 pub async fn send(rt: &Rt, to: &Path, servers: &[PausedServer]) -> Result<()> {
     let (state, sockets) = pack(servers)?;
     let sending = async {
@@ -217,7 +218,7 @@ async fn put(stream: &UnixStream, state: BorrowedFd<'_>, sockets: &[BorrowedFd<'
     Ok(())
 }
 
-/// Where this process waits for what another one hands over.
+/// Socket where this process waits for what another one hands over.
 #[derive(Debug)]
 pub struct Receiver {
     listener: UnixListener,
@@ -238,7 +239,8 @@ impl Receiver {
         Ok(Receiver { listener, path: path.to_owned() })
     }
 
-    /// What the other process sends, and where it is to be told that it came: until `Sender::taken` all is still its own.
+    /// Receives what the other process sends, and where to tell it that all has come: until `Sender::taken` all is
+    /// still its own.
     pub async fn receive(&self, rt: &Rt) -> Result<(Parcel, Sender)> {
         let (stream, _) =
             self.listener.accept().await.context(|| "waiting for the daemon that runs".into())?;
@@ -280,7 +282,7 @@ async fn receive(stream: &UnixStream) -> Result<Parcel> {
     Ok(Parcel { state, sockets })
 }
 
-/// `bytes` are so few that the kernel takes all of them or none.
+/// Sends file descriptors with bytes, which are so few that the kernel takes all of them or none.
 async fn send_fds(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     stream
         .async_io(Interest::WRITABLE, || {

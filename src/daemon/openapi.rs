@@ -46,7 +46,7 @@ fn document() -> Value {
     })
 }
 
-/// What one verb is asked by and answers.
+/// Returns the path of one verb, and what it is asked by and answers.
 fn path(verb: &Value) -> (String, Value) {
     let properties = &verb["properties"];
     let name = properties["verb"]["const"].as_str().expect("a variant has its name");

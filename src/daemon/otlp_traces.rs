@@ -22,17 +22,17 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, trace};
 use crate::store::web_client;
 
-/// Spans that wait at most, and those of one request to the collector.
+/// Most spans that wait, and most in one request to the collector.
 const QUEUE: usize = 8192;
 const BATCH: usize = 512;
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long the collector may take, with each request and at the end.
+/// Longest time that the collector may take, with each request and at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LAST: Duration = Duration::from_secs(2);
-/// Where collectors take traces.
+/// Path at which collectors take traces.
 const PATH: &str = "/v1/traces";
 
-/// See the module.
+/// The sending of traces. See the module.
 #[derive(Debug)]
 pub struct Traces {
     rt: Rt,
@@ -40,7 +40,7 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// None: nobody has asked for traces.
+    /// Starts the sending of traces. Returns `None` if nobody has asked for traces.
     pub fn start(host_context: &HostContext, config: &Config) -> Result<Option<Traces>> {
         let Some(collector) = &config.traces.collector else { return Ok(None) };
         let rt = &host_context.rt;
@@ -75,7 +75,7 @@ impl Traces {
         Ok(Some(Traces { rt: rt.clone(), provider }))
     }
 
-    /// Sends what waits, if the collector takes it soon.
+    /// Ends the sending of traces. Spans that wait are sent if the collector takes them soon.
     pub async fn stop(self) {
         trace::stop();
         let provider = self.provider;
@@ -155,7 +155,7 @@ mod tests {
 
     const ONE: Duration = Duration::from_secs(1);
 
-    /// Takes traces as a collector does. `answers`: else it only reads.
+    /// Takes traces as a collector does, and answers if `answers`; else it only reads.
     async fn collector(rt: &Rt, answers: bool) -> (String, Arc<Mutex<Vec<Span>>>) {
         #[allow(clippy::disallowed_types)] // a server of the test's own
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -14,22 +14,22 @@ use crate::base::Name;
 use crate::base::units::show_bytes;
 use crate::pool::{Pool, Space};
 
-/// Fuller than this warns, in percent.
+/// Share of use, in percent, from which on a warning is given.
 const WARN: u64 = 90;
 
-/// How long the first count of a pool in folders may hold up who asks how full the pool is.
+/// Longest time for which the first count of a pool in folders may hold up who asks how full the pool is.
 const FIRST_COUNT: Duration = Duration::from_secs(5);
 
-/// What a pool's volumes have stored and its stores can still take, in bytes with parity. `None`: nobody can tell.
+/// Bytes, with parity, that a pool's volumes have stored and that its stores can still take. `None`: nobody can tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     pub used_bytes: Option<u64>,
     pub free_bytes: Option<u64>,
-    /// Why it needs attention, if so.
+    /// Warning for the user, if the pool needs attention.
     pub warning: Option<String>,
 }
 
-/// What was last seen of each pool.
+/// Last look at each pool.
 #[derive(Debug, Default)]
 pub struct Capacities {
     seen: Mutex<BTreeMap<Name, Capacity>>,
@@ -42,8 +42,8 @@ impl Capacities {
         self.seen.lock().get(pool).cloned().unwrap_or_default()
     }
 
-    /// Looks again. Asks stores in folders for their room; what is used is told by this daemon's counters. A pool in folders
-    /// is counted at its first look, since requests to folders cost nothing.
+    /// Looks again how full a pool is. Stores in folders are asked for their room; what is used is told by this
+    /// daemon's counters. A pool in folders is counted at its first look, since requests to folders cost nothing.
     pub async fn look(&self, open: &OpenPool) -> Capacity {
         let pool = &open.pool;
         pool.measure().await;
@@ -62,7 +62,7 @@ impl Capacities {
         capacity
     }
 
-    /// The log says it once, and again when there was room meanwhile.
+    /// Logs a warning once, and again when there was room meanwhile.
     fn say_once(&self, pool: &Name, warning: Option<&str>) {
         match warning {
             None => drop(self.said.lock().remove(pool)),
@@ -78,7 +78,7 @@ pub fn stored(open: &OpenPool) -> Option<u64> {
     open.volumes.usage().map(|usage| usage.stored_bytes * layout.n() as u64 / layout.k() as u64)
 }
 
-/// That most of the quota is used, if so.
+/// Returns a warning if most of the quota is used.
 fn over_quota(pool: &Name, quota: u64, used: u64) -> Option<String> {
     (percent(used, quota.saturating_sub(used)) >= WARN).then(|| {
         let (used, quota) = (show_bytes(used), show_bytes(quota));
@@ -89,7 +89,7 @@ fn over_quota(pool: &Name, quota: u64, used: u64) -> Option<String> {
     })
 }
 
-/// Each store's URL, and the room that it told.
+/// Returns each store's URL, and the room that it told.
 fn spaces(pool: &Pool) -> Vec<(String, Option<Space>)> {
     pool.membership().members.iter().map(|m| (m.url().to_owned(), m.space())).collect()
 }
@@ -99,7 +99,8 @@ fn percent(used: u64, free: u64) -> u64 {
     (u128::from(used) * 100).checked_div(all).map_or(100, |percent| percent as u64)
 }
 
-/// `stored`: what the volumes have stored, with parity.
+/// Judges how full a pool is. `told` is its capacity as the user told it, `stored` what the volumes have stored, with
+/// parity.
 fn judge(
     pool: &Name,
     stores: &[(String, Option<Space>)],
@@ -133,8 +134,8 @@ fn judge(
     capacity
 }
 
-/// What filesystems can still take. Shards are spread evenly: when the store with the least room is full, so is the pool.
-/// Several stores on one filesystem share its room.
+/// Returns how many bytes the filesystems can still take. Shards are spread evenly: when the store with the least
+/// room is full, so is the pool. Several stores on one filesystem share its room.
 fn room_of(stores: &[(String, Option<Space>)]) -> Option<u64> {
     let spaces = stores.iter().map(|(_, space)| *space).collect::<Option<Vec<Space>>>()?;
     let mut filesystems: BTreeMap<u64, (u64, Space)> = BTreeMap::new();

@@ -4,12 +4,12 @@
 use super::pools::OpenPool;
 use super::verbs;
 
-/// What is known of one pool since the last look.
+/// State of one pool at the last look.
 #[derive(Debug, Default)]
 pub struct House {
-    /// Requests that had been made to its stores. `None`: it was not looked at yet.
+    /// Number of requests that had been made to the pool's stores. `None`: it was not looked at yet.
     requests: Option<u64>,
-    /// When the next thing in its trash is due, by the wall clock. `None`: nothing is there.
+    /// Time by the wall clock at which the next thing in the pool's trash is due. `None`: nothing is there.
     due_ms: Option<u64>,
 }
 

@@ -25,7 +25,7 @@ use crate::pool::{
 use crate::store::{self, BucketRef, Effort, StoreUrl};
 use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volume, Volumes};
 
-/// How long an engine that ends tries to say that its clients read nothing any more.
+/// Longest time for which an engine that ends tries to say that its clients read nothing any more.
 const FORGET: Duration = Duration::from_secs(5);
 
 /// A pool that is open here.
@@ -39,28 +39,29 @@ pub struct OpenPool {
 #[derive(Debug)]
 struct Slot {
     known: Mutex<KnownPool>,
-    /// Held while it opens, so that all who ask share one opening.
+    /// The open pool, if it is open. Locked while it opens, so that all who ask share one opening.
     open: tokio::sync::Mutex<Option<Arc<OpenPool>>>,
-    /// Why the last try to open it failed.
+    /// Reason why the last try to open the pool failed.
     closed: Mutex<Option<String>>,
-    /// Its key, where a command gave it to this process.
+    /// Key of the pool, where a command gave it to this process.
     key: Mutex<Option<PoolKey>>,
 }
 
-/// See the module.
+/// Pools of one engine, by name. See the module.
 #[derive(Debug)]
 pub struct Pools {
     host_context: HostContext,
     memory: Memory,
     keys: Arc<ConfiguredKeys>,
-    /// This host's peer.
+    /// The way to this host's peer.
     peer: Option<Arc<dyn Dial>>,
     slots: Mutex<BTreeMap<Name, Arc<Slot>>>,
-    /// Held while the set of known pools changes.
+    /// Lock that is held while the set of known pools changes.
     change: tokio::sync::Mutex<()>,
 }
 
-/// Opens stores that a pool lists by the URL that it lists. Whoever writes to one of its stores can write that URL.
+/// Opener of the stores that a pool lists, by the URLs that it lists. Whoever writes to one of its stores can write
+/// such a URL.
 #[derive(Debug)]
 struct Doors {
     rt: Rt,
@@ -84,12 +85,12 @@ impl Opener for Doors {
     }
 }
 
-/// The places that a user named.
+/// Returns the places that a user named.
 fn told(stores: &[String]) -> Vec<StoreUrl> {
     specs(stores).unwrap_or_default().into_iter().map(|spec| spec.url).collect()
 }
 
-/// Whether a store is a folder on the same disk as this one.
+/// Tells whether a store is a folder on the same disk as this one.
 pub(super) fn is_on_disk_of(dir: &Path, url: &str) -> bool {
     let disk = |path: &Path| rustix::fs::stat(path).ok().map(|s| s.st_dev);
     match url.parse() {
@@ -98,7 +99,7 @@ pub(super) fn is_on_disk_of(dir: &Path, url: &str) -> bool {
     }
 }
 
-/// What a store is given as, parsed.
+/// Parses the stores as they are given.
 fn specs(stores: &[String]) -> Result<Vec<store::StoreSpec>> {
     stores.iter().map(|s| s.parse()).collect()
 }
@@ -126,7 +127,7 @@ impl Pools {
         })
     }
 
-    /// Where this host's peer is.
+    /// Returns where this host's peer is.
     pub fn mirror_place(&self) -> Option<String> {
         self.peer.as_ref().map(|peer| peer.place().to_owned())
     }
@@ -135,7 +136,7 @@ impl Pools {
         self.slots.lock().values().map(|s| s.known.lock().clone()).collect()
     }
 
-    /// The id of the pool that this host knows by the name, where it was noted.
+    /// Returns the id of the pool that this host knows by the name, where it was noted.
     pub fn known_id(&self, name: &Name) -> Option<PoolId> {
         self.slots.lock().get(name).and_then(|slot| slot.known.lock().id)
     }
@@ -155,7 +156,7 @@ impl Pools {
         })
     }
 
-    /// The open pool; opens it when it isn't.
+    /// Returns the open pool, and opens it when it isn't open.
     pub async fn get(&self, name: &Name) -> Result<Arc<OpenPool>> {
         let slot = self.slot(name)?;
         let mut open = slot.open.lock().await;
@@ -177,7 +178,7 @@ impl Pools {
         Ok(opened)
     }
 
-    /// A pool whose destruction was begun, for who goes on with that, and closes it after.
+    /// Opens a pool whose destruction was begun, for whoever goes on with that and closes the pool after.
     pub async fn open_to_destroy(&self, name: &Name) -> Result<Arc<OpenPool>> {
         let KnownPool { stores, .. } = self.slot(name)?.known.lock().clone();
         let host = self.host(name, &stores, None).await?;
@@ -205,19 +206,20 @@ impl Pools {
         Ok(pool)
     }
 
-    /// Why a pool could not be opened when that was tried last; `None` when it could, or nobody has tried.
+    /// Returns why a pool could not be opened when that was tried last; `None` when it could, or nobody has tried.
     pub fn why_closed(&self, name: &Name) -> Option<String> {
         self.slots.lock().get(name).and_then(|slot| slot.closed.lock().clone())
     }
 
-    /// Those that are open now.
+    /// Returns the pools that are open now.
     pub fn opened(&self) -> Vec<(Name, Arc<OpenPool>)> {
         let slots = self.slots.lock();
         let open = |s: &Arc<Slot>| s.open.try_lock().ok().and_then(|o| o.clone());
         slots.iter().filter_map(|(name, slot)| Some((name.clone(), open(slot)?))).collect()
     }
 
-    /// `stores`: as this host's user named them. `key`: as a command gives it; else the pool's own is found.
+    /// Returns what a pool needs of this host. `stores` are as this host's user named them. `key` is one that a
+    /// command gives; without it the pool's own is found.
     async fn host(&self, name: &Name, stores: &[String], key: Option<PoolKey>) -> Result<PoolHost> {
         let key = match key {
             Some(key) => Some(key),
@@ -233,8 +235,8 @@ impl Pools {
         Ok(PoolHost { opener, rt, disk, folder, pool, key, trial: Effort::SHORT })
     }
 
-    /// What its volumes share with all others, and their part of it; without the cache on disk where all that it could keep
-    /// is on that disk.
+    /// Returns the memory that a pool's volumes share with all others, and their part of it. The cache on disk is
+    /// left out where all that it could keep is on that disk.
     fn memory_for(&self, pool: &Pool) -> Memory {
         let here = self.host_context.home.root();
         let near = pool.membership().members.iter().all(|m| is_on_disk_of(here, m.url()));
@@ -337,6 +339,7 @@ impl Pools {
         let has_key = pool.has_key();
         let (name, id) = (name.clone(), Some(pool.id()));
         let known = KnownPool { format: 1, name: name.clone(), id, stores, destroying: None, has_key };
+        // Noted on disk before anybody can use the pool: the next start must find what this one has served.
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         let open = self.opened_as(pool);
         let slot = Slot {
@@ -349,12 +352,12 @@ impl Pools {
         Ok(open)
     }
 
-    /// How the pool lists the store of this URL.
+    /// Returns the URL by which the pool lists a given store.
     pub fn url_of(&self, given: &str) -> Result<String> {
         Ok(given.parse::<store::StoreSpec>()?.url.to_string())
     }
 
-    /// Places for stores that are to join a pool.
+    /// Returns the places of stores that are to join a pool, after a check that they may.
     pub async fn new_stores(&self, pool: &Name, given: &[String]) -> Result<Vec<PoolStore>> {
         let urls: Vec<StoreUrl> = specs(given)?.into_iter().map(|spec| spec.url).collect();
         for url in &urls {
@@ -364,8 +367,8 @@ impl Pools {
         self.buckets(given).await
     }
 
-    /// The next start looks for the pool where it is now. What is noted counts as named by this host's user: a URL that was
-    /// only listed, and refused, is not.
+    /// Notes where the pool is now: the next start looks for it there. What is noted counts as named by this host's
+    /// user, so a URL that was only listed, and refused, is not noted.
     pub async fn remember_places(&self, name: &Name, open: &OpenPool) -> Result<()> {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
@@ -388,7 +391,7 @@ impl Pools {
         Ok(())
     }
 
-    /// What is lost of a pool that too few of its stores can decide; `None`: enough answer. Changes nothing.
+    /// Finds what is lost of a pool that too few of its stores can decide; `None` if enough answer. Changes nothing.
     pub async fn recovery(&self, name: &Name, swaps: Vec<StoreSwap>) -> Result<Option<ForcedRecovery>> {
         let known = self.slot(name)?.known.lock().stores.clone();
         let stores = self.buckets(&known).await?;
@@ -396,7 +399,7 @@ impl Pools {
         found.map_err(|e| e.context(format!("pool {name}")))
     }
 
-    /// Writes labels of its stores anew that were lost.
+    /// Writes labels of the pool's stores anew that were lost.
     pub async fn relabel(&self, name: &Name) -> Result<Relabelled> {
         let known = self.slot(name)?.known.lock().stores.clone();
         let stores = self.buckets(&known).await?;
@@ -407,8 +410,8 @@ impl Pools {
         relabel(&host, name, &stores, &ids).await.map_err(|e| e.context(format!("pool {name}")))
     }
 
-    /// Forgets where it is; nothing in its stores changes but that its volumes are stored and released: what can't be stored
-    /// within `drain` refuses it.
+    /// Forgets where a pool is. In its stores nothing changes but that its volumes are stored and released; a volume
+    /// that can't be stored within `drain` has the pool stay known.
     pub async fn forget(&self, name: &Name, drain: Duration) -> Result<()> {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
@@ -438,17 +441,18 @@ impl Pools {
         Ok(())
     }
 
-    /// The stores of a pool that is to be deleted. Changes nothing.
+    /// Finds the stores of a pool that is to be deleted. Changes nothing.
     pub async fn destruction(&self, name: &Name) -> Result<Destruction> {
         let KnownPool { stores, destroying, .. } = self.slot(name)?.known.lock().clone();
         let host = self.host(name, &stores, None).await?;
         Destruction::find(host, name, self.buckets(&stores).await?, destroying).await
     }
 
-    /// From now on the pool is not opened here any more.
+    /// Notes that the pool is being destroyed, and closes it: from now on it is not opened here any more.
     pub async fn begin_destruction(&self, name: &Name, pool: PoolId) -> Result<()> {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
+        // Marked before it is closed: whoever asks for the pool in between would open it again.
         let known = KnownPool { destroying: Some(pool), ..slot.known.lock().clone() };
         self.host_context.home.remember(&*self.host_context.disk, &known).await?;
         *slot.known.lock() = known;
@@ -458,7 +462,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Forgets a pool that is deleted, and what was kept of it here but for journals that were put aside: their folders.
+    /// Forgets a pool that is deleted, and what was kept of it here but for journals that were put aside. Returns the
+    /// paths of these.
     pub async fn forget_destroyed(&self, name: &Name, pool: PoolId) -> Result<Vec<PathBuf>> {
         let _change = self.change.lock().await;
         let kept = self.host_context.home.clear(&*self.host_context.disk, name, pool).await?;
@@ -488,7 +493,7 @@ impl Pools {
         join_all(released).await;
     }
 
-    /// Before clients leave for the next daemon of this state folder: see `Volumes::keep_notes`.
+    /// Keeps notes before clients leave for the next daemon of this state folder: see `Volumes::keep_notes`.
     pub fn keep_notes(&self) {
         self.opened().iter().for_each(|(_, open)| open.volumes.keep_notes());
     }
@@ -504,7 +509,7 @@ impl Pools {
         self.opened().iter().for_each(|(_, open)| open.volumes.stay());
     }
 
-    /// Closes all; nobody has a volume open.
+    /// Closes all pools; nobody has a volume open.
     pub async fn close(&self) {
         let open = self.opened();
         join_all(open.iter().map(|(_, open)| open.pool.close())).await;
@@ -524,8 +529,8 @@ impl Pools {
     }
 }
 
-/// Whether this program, as it is configured, can open stores of all these pools: one of each at least. Nothing is changed
-/// there, and no pool is opened: another daemon may have it.
+/// Checks that this program, as it is configured, can open at least one store of each of these pools. Nothing is
+/// changed there, and no pool is opened: another daemon may have it.
 pub async fn check_stores(rt: &Rt, known: &[KnownPool]) -> Result<()> {
     for KnownPool { name, stores, .. } in known.iter().filter(|pool| pool.destroying.is_none()) {
         let opened = specs(stores)?.into_iter().map(|spec| async move { store::expect(rt, &spec.url).await });

@@ -7,10 +7,10 @@ use tracing::Span;
 use super::api::{Progress, Reply};
 use super::works::Told;
 
-/// Lines that may wait for a slow reader; more are dropped, the next ones tell more anyway.
+/// Most lines that wait for a slow reader. More are dropped: the next ones tell more anyway.
 const PROGRESS_QUEUE: usize = 16;
 
-/// What is told while a verb goes on.
+/// A step that is told while a verb goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     Progress(Progress),
@@ -34,21 +34,21 @@ pub struct Asker {
     pub pid: Option<i32>,
 }
 
-/// Whose command it is.
+/// The party whose command it is.
 #[derive(Clone, Debug)]
 pub struct Who {
-    /// For what the log says meanwhile.
+    /// Span of the log for everything that is said meanwhile.
     pub span: Span,
     pub asker: Option<Asker>,
 }
 
-/// Where a verb says how far it is, and hears when nobody waits for it any more.
+/// Sink to which a verb says how far it is, and from which it hears when nobody waits for it any more.
 #[derive(Clone, Debug, Default)]
 pub struct ProgressSink {
     steps: Option<mpsc::Sender<Step>>,
     given_up: CancellationToken,
     asker: Option<Asker>,
-    /// What was told last, for who looks from elsewhere.
+    /// Copy of what was told last, for who looks from elsewhere.
     told: Option<Told>,
 }
 
@@ -62,19 +62,19 @@ impl ProgressSink {
         (ProgressSink { steps: Some(tx), ..ProgressSink::default() }, rx)
     }
 
-    /// The same, with who asked.
+    /// Returns the sink with the process that asked.
     #[must_use]
     pub fn asked_by(self, asker: Option<Asker>) -> ProgressSink {
         ProgressSink { asker, ..self }
     }
 
-    /// The same; what it tells is kept there, too.
+    /// Returns the sink with a place that keeps, too, what was told last.
     #[must_use]
     pub fn kept(self, told: Told) -> ProgressSink {
         ProgressSink { told: Some(told), ..self }
     }
 
-    /// None: nobody outside this process.
+    /// Returns the process that asked; `None` if nobody outside this process did.
     pub fn asker(&self) -> Option<Asker> {
         self.asker
     }

@@ -11,10 +11,10 @@ use super::replica_state::is_old;
 use super::verbs::{newest_copied, replicate};
 use crate::base::{Error, Kind};
 
-/// How often it is looked whether a copy is due.
+/// Time between two looks at whether a copy is due.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Keeps up what is planned, until the engine ends.
+/// Keeps up the copies that are planned, until the engine ends.
 pub fn follow(engine: &Arc<Engine>) {
     let (weak, rt) = (Arc::downgrade(engine), engine.state().host_context.rt.clone());
     let again = rt.clone();

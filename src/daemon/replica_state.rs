@@ -13,37 +13,37 @@ use crate::base::rt::Instant;
 use crate::base::units::show_time;
 use crate::base::utc;
 
-/// Until the next try of what could not be done.
+/// Time until the next try of a copy that could not be brought up to date.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What is known of one copy.
+/// State of one copy.
 #[derive(Clone, Debug)]
 struct Standing {
     to: VolumePath,
-    /// It is being brought up to date.
+    /// Is true while the copy is being brought up to date.
     busy: bool,
-    /// When that was tried last.
+    /// Time of the last try.
     tried: Option<Instant>,
-    /// When the newest snapshot was taken that the copy has, by the wall clock.
+    /// Time by the wall clock at which the copy's newest snapshot was taken.
     copied_ms: Option<u64>,
-    /// Since when the plan is known here, by the wall clock.
+    /// Time by the wall clock since which the plan is known here.
     known_ms: u64,
     failed: Option<String>,
 }
 
-/// See the module. By the volume that is copied.
+/// Copies that are kept up, by the volume that is copied. See the module.
 #[derive(Debug, Default)]
 pub struct Replicas(Mutex<BTreeMap<VolumePath, Standing>>);
 
 impl Replicas {
-    /// What the plans have come to.
+    /// Returns the state of each plan's copy.
     pub fn lines(&self, plans: &[ReplicaPlan], now_ms: u64) -> Vec<ReplicaLine> {
         let standings = self.0.lock();
         let of = |plan: &ReplicaPlan| standings.get(&plan.from).filter(|s| s.to == plan.to);
         plans.iter().map(|plan| line(plan, of(plan), now_ms)).collect()
     }
 
-    /// Plans that are due, which are busy from now on.
+    /// Returns the plans that are due; these count as busy from now on.
     pub fn due(&self, plans: &[ReplicaPlan], now: Instant, wall_ms: u64) -> Vec<ReplicaPlan> {
         let mut standings = self.0.lock();
         standings.retain(|from, s| s.busy || plans.iter().any(|p| p.from == *from && p.to == s.to));
@@ -67,12 +67,12 @@ impl Replicas {
         due
     }
 
-    /// The copy has a snapshot that was taken then.
+    /// Notes that the copy has a snapshot that was taken at this time.
     pub fn copied(&self, plan: &ReplicaPlan, created_ms: u64) {
         self.change(plan, |standing| standing.copied_ms = Some(created_ms));
     }
 
-    /// What was begun has ended, well or not.
+    /// Notes that work on a copy has ended, well or not.
     pub fn ended(&self, plan: &ReplicaPlan, failed: Option<String>) {
         self.change(plan, |standing| (standing.busy, standing.failed) = (false, failed));
     }
@@ -84,7 +84,8 @@ impl Replicas {
     }
 }
 
-/// Whether a copy of what was so at that time is to be brought up to date. Of a time that lies ahead nobody knows when it was.
+/// Tells whether a copy whose snapshot was taken at that time is to be brought up to date. A time that lies ahead
+/// can't be right, so such a copy is old.
 pub fn is_old(plan: &ReplicaPlan, copied_ms: u64, wall_ms: u64) -> bool {
     age_ms(copied_ms, wall_ms).is_none_or(|age| u128::from(age) >= plan.every.as_millis())
 }

@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// How long a command may take.
+/// Longest time that a command may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For a shell, quoted where it needs to be.
+/// Returns a word for a shell, quoted where it needs to be.
 pub fn shell_word(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:@=,".contains(&b);
     match !text.is_empty() && text.bytes().all(plain) {
@@ -22,24 +22,25 @@ pub fn shell_word(text: &str) -> String {
     }
 }
 
-/// One of them.
+/// A command of windlass.toml.
 #[derive(Clone, Copy, Debug)]
 pub struct ShellCommand<'a> {
-    /// As errors call it: `the key command`.
+    /// Name of the command in errors: `the key command`.
     pub called: &'a str,
     pub line: &'a str,
-    /// What it reads from its stdin.
+    /// Bytes that the command reads from its stdin.
     pub input: &'a [u8],
-    /// Bytes that it may print.
+    /// Most bytes that the command may print.
     pub output_max: usize,
 }
 
 impl ShellCommand<'_> {
-    /// What it prints. It says why not on our stderr; nothing that it prints is told.
+    /// Runs the command, and returns what it prints. Its stderr is ours, where it says why it fails; nothing that it
+    /// prints is told.
     ///
     /// # Errors
-    /// `Timeout` after a minute, at which it is ended with what it has started; `Usage`: it prints more than it may; `Io`: it
-    /// fails.
+    /// `Timeout` after a minute, at which it is ended with what it has started; `Usage`: it prints more than it may;
+    /// `Io`: it fails.
     pub async fn run(self, rt: &Rt) -> Result<Zeroizing<Vec<u8>>> {
         let mut child = tokio::process::Command::new("sh")
             .args(["-c", self.line])

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Returns at the first SIGTERM or SIGINT; never when signals can't be had (then only SIGKILL ends us).
+/// Returns at the first SIGTERM or SIGINT. It never returns when signals can't be had: then only SIGKILL ends us.
 pub async fn terminated() {
     let wait = |kind| async move {
         match signal(kind) {
@@ -18,7 +18,7 @@ pub async fn terminated() {
     futures::future::select(term, int).await;
 }
 
-/// From here on a SIGHUP, as of a terminal that is closed, changes nothing.
+/// Makes a SIGHUP, as of a terminal that is closed, change nothing from here on.
 pub fn outlive_hangup() {
     // Once a signal was listened for, it does not end the process any more, also when nobody listens.
     if let Err(error) = signal(SignalKind::hangup()) {
@@ -26,18 +26,18 @@ pub fn outlive_hangup() {
     }
 }
 
-/// SIGHUPs as they come.
+/// Stream of the SIGHUPs that come.
 #[derive(Debug)]
 pub struct Hangups(Option<Signal>);
 
 impl Hangups {
-    /// From here on a SIGHUP ends the process no more.
+    /// Listens for SIGHUPs. From here on none ends the process any more.
     pub fn listen() -> Hangups {
         let listening = signal(SignalKind::hangup());
         Hangups(listening.inspect_err(|error| tracing::warn!(%error, "a SIGHUP ends this process")).ok())
     }
 
-    /// Returns at the next one.
+    /// Returns at the next SIGHUP.
     pub async fn next(&mut self) {
         let came = match &mut self.0 {
             Some(stream) => stream.recv().await,

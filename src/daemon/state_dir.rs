@@ -17,40 +17,40 @@ const SOCKET_PATH_MAX: usize = 107;
 /// Largest state file that is read, in bytes.
 const FILE_MAX: usize = 1 << 20;
 
-/// Paths under `$WINDLASS_HOME`.
+/// Paths in the state folder, `$WINDLASS_HOME`.
 ///
-/// Two engines may have the folder at a time: the daemon, or a command in its place, and the engine of mounts that began
-/// without a daemon (`of_mounts`). Each has a lock, a control socket and a cache of its own. They share what mounts stage,
-/// whose folders have locks of their own. The engine of mounts only reads which pools are known, and has nothing to do with
-/// volumes.
+/// Two engines may have the folder at a time. One is the daemon, or a command in its place; the other is the engine
+/// of mounts that began without a daemon (`of_mounts`). Each has a lock, a control socket and a cache of its own.
+/// They share what mounts stage, whose folders have locks of their own. The engine of mounts only reads which pools
+/// are known, and has nothing to do with volumes.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     root: PathBuf,
-    /// Where the engine's own things are: the root, or the folder of the engine of mounts.
+    /// Folder of the engine's own things: the root, or the folder of the engine of mounts.
     own: PathBuf,
 }
 
-/// A pool that this host knows: where its stores are.
+/// A pool that this host knows, and where its stores are.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownPool {
     pub format: u32,
     pub name: Name,
-    /// Which pool it is, as its creation drew it: another one of this name is refused. `None`: noted by a version that did not
-    /// keep it; the next opening does.
+    /// Id of the pool, which its creation drew: another pool of this name is refused. `None`: noted by a version that
+    /// did not keep the id; the next opening notes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<PoolId>,
-    /// `URL[,zone=Z]` each, by index.
+    /// Stores as `URL[,zone=Z]` each, by index.
     pub stores: Vec<String>,
-    /// Its id, when this host has begun to destroy it: it is not opened any more.
+    /// Id of the pool, when this host has begun to destroy it: the pool is not opened any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destroying: Option<PoolId>,
-    /// It has a key: without that it is not opened, whatever its labels say.
+    /// Is true if the pool has a key: without the key it is not opened, whatever its labels say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_key: bool,
 }
 
 impl StateDir {
-    /// `$WINDLASS_HOME`, else `/var/lib/windlass` for root, else the XDG state folder.
+    /// Finds the state folder: `$WINDLASS_HOME`, else `/var/lib/windlass` for root, else the XDG state folder.
     pub fn locate() -> Result<StateDir> {
         let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let root = match var("WINDLASS_HOME") {
@@ -76,7 +76,7 @@ impl StateDir {
         StateDir { own: root.clone(), root }
     }
 
-    /// The same folder, as the engine of mounts that began without a daemon has it.
+    /// Returns this folder as the engine of mounts that began without a daemon has it.
     #[must_use]
     pub fn of_mounts(&self) -> StateDir {
         StateDir { root: self.root.clone(), own: self.root.join("mounts") }
@@ -94,7 +94,7 @@ impl StateDir {
         self.root.join("windlass.toml")
     }
 
-    /// Keys that a command gave and asked to keep. Mounts that run by themselves read it too.
+    /// Returns the file of keys that a command gave and asked to keep. Mounts that run by themselves read it too.
     pub fn credentials(&self) -> PathBuf {
         self.root.join("credentials.json")
     }
@@ -103,7 +103,7 @@ impl StateDir {
         self.root.join("volumes")
     }
 
-    /// Where imports that were cut off stand.
+    /// Returns the folder where imports that were cut off stand.
     pub fn imports(&self) -> PathBuf {
         self.root.join("imports")
     }
@@ -112,17 +112,17 @@ impl StateDir {
         self.root.join("hints")
     }
 
-    /// What of stores is kept on the local disk.
+    /// Returns the folder of the cache on the local disk, for what was read from stores.
     pub fn cache(&self) -> PathBuf {
         self.own.join("cache")
     }
 
-    /// Where a mount that has left its terminal logs.
+    /// Returns the file where a mount that has left its terminal logs.
     pub fn mount_log(&self) -> PathBuf {
         self.own.join("mount.log")
     }
 
-    /// Where the processes log that keep devices connected.
+    /// Returns the file where the processes that keep devices connected log.
     pub fn device_log(&self) -> PathBuf {
         self.root.join("devices.log")
     }
@@ -131,7 +131,7 @@ impl StateDir {
         self.root.join("staging")
     }
 
-    /// The control socket; an error when its path is longer than a socket's may be.
+    /// Returns the control socket; an error when its path is longer than a socket's may be.
     pub fn control(&self) -> Result<PathBuf> {
         self.socket("control.sock")
     }
@@ -140,12 +140,13 @@ impl StateDir {
         self.socket("nbd.sock")
     }
 
-    /// Where commands reach exports: NBD for this user alone, whatever else is listened on.
+    /// Returns the socket where commands reach exports: NBD for this user alone, whatever else is listened on.
     pub fn exports(&self) -> Result<PathBuf> {
         self.socket("exports.sock")
     }
 
-    /// Where a daemon waits for what the one before it hands over. `id`: its own, since several may try.
+    /// Returns the socket where a daemon waits for what the one before it hands over. `id` is its own, since several
+    /// may try.
     pub fn handover(&self, id: u32) -> Result<PathBuf> {
         self.socket(&format!("next-{id:x}.sock"))
     }
@@ -180,8 +181,9 @@ impl StateDir {
         })
     }
 
-    /// Held by a daemon from before it has another hand over to it until it listens itself. Meanwhile nobody else may begin an
-    /// engine on this folder: clients wait whom only that daemon knows of. `Kind::Owned`: another is about to do the same.
+    /// Takes the lock of the next daemon, which holds it from before another hands over to it until it listens
+    /// itself. Meanwhile nobody else may begin an engine on this folder: clients wait whom only that daemon knows of.
+    /// `Kind::Owned`: another is about to do the same.
     pub async fn announce_next(&self, disk: &dyn Disk) -> Result<Box<dyn DiskLock>> {
         let path = self.own.join("next");
         let note = format!("process {}\n", std::process::id());
@@ -195,7 +197,7 @@ impl StateDir {
         })
     }
 
-    /// Whether a daemon has said that it is the next one. Asked by who has found none that listens.
+    /// Tells whether a daemon has said that it is the next one. Called by whoever has found no daemon that listens.
     pub async fn awaits_next(&self, disk: &dyn Disk) -> bool {
         let path = self.own.join("next");
         if disk.list_if_there(&self.own).await.is_ok_and(|names| !names.iter().any(|name| name == "next")) {
@@ -205,7 +207,8 @@ impl StateDir {
         disk.lock(&path, &note).await.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
     }
 
-    /// Root can write into every folder, but a daemon that runs as another user could not read what root leaves there.
+    /// Refuses a folder of another user. Root can write into every folder, but a daemon that runs as another user
+    /// could not read what root leaves there.
     fn refuse_anothers(&self, lock: &Path) -> Result<()> {
         let Ok(held) = rustix::fs::stat(lock) else { return Ok(()) };
         if held.st_uid == rustix::process::geteuid().as_raw() {
@@ -220,8 +223,8 @@ impl StateDir {
         Err(Error::new(Kind::Refused, why))
     }
 
-    /// The folder's identity, drawn on first use. Mounts need none: their engine leaves it to the daemon to keep one, since
-    /// two that begin at once would each draw their own.
+    /// Returns the folder's identity, drawn on first use. Mounts need none: their engine leaves it to the daemon to
+    /// keep one, since two that begin at once would each draw their own.
     pub async fn host(&self, rt: &Rt, disk: &dyn Disk) -> Result<Host> {
         let path = self.root.join("host.json");
         if let Some(host) = read_json(disk, &path).await? {
@@ -258,12 +261,13 @@ impl StateDir {
         Ok(known)
     }
 
-    /// Journals that were put aside, of volumes that may be gone.
+    /// Returns journals that were put aside, of volumes that may be gone.
     pub async fn kept_journals(&self, disk: &dyn Disk) -> Vec<PathBuf> {
         self.of_volumes(disk).await.into_iter().filter(|path| is_kept_journal(path)).collect()
     }
 
-    /// Journals of volumes that stay this host's, as the daemon that ended has left them: they may hold what is in no store.
+    /// Returns journals of volumes that stay this host's, as the daemon that ended has left them: they may hold what
+    /// is in no store.
     pub async fn left_journals(&self, disk: &dyn Disk) -> Vec<PathBuf> {
         let mut left = Vec::new();
         for path in self.of_volumes(disk).await {
@@ -277,7 +281,7 @@ impl StateDir {
         left
     }
 
-    /// All that lies in folders of volumes.
+    /// Returns the paths of all that lies in folders of volumes.
     async fn of_volumes(&self, disk: &dyn Disk) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let all = |dir: PathBuf| async move {
@@ -292,7 +296,8 @@ impl StateDir {
         found
     }
 
-    /// Deletes what this host keeps of a pool that is no more; the journals that were put aside stay, and are told.
+    /// Deletes what this host keeps of a pool that is no more. Journals that were put aside stay; their paths are
+    /// returned.
     pub async fn clear(&self, disk: &dyn Disk, name: &Name, pool: PoolId) -> Result<Vec<PathBuf>> {
         let failed = |path: &Path| format!("removing {}", path.display());
         let mut kept = Vec::new();
@@ -337,7 +342,7 @@ impl StateDir {
     }
 }
 
-/// Whether this is a journal that was put aside.
+/// Tells whether this is a journal that was put aside.
 fn is_kept_journal(path: &Path) -> bool {
     path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("journal."))
 }
@@ -358,7 +363,7 @@ async fn write_json(disk: &dyn Disk, path: &Path, value: &impl Serialize) -> Res
     disk.write_atomic(path, Bytes::from(text)).await.context(|| format!("writing {}", path.display()))
 }
 
-/// What every engine part needs of its folder.
+/// Runtime, disk, folder and identity of this host, which every part of an engine needs.
 #[derive(Clone, Debug)]
 pub struct HostContext {
     pub rt: Rt,
@@ -367,8 +372,9 @@ pub struct HostContext {
     pub host: Host,
 }
 
-/// Who may connect to the daemon's own sockets in this folder: its user alone, and where an administrator gave the folder to the
-/// process's group, as the package does (another user's, sticky, for the group to write in), that group too.
+/// Returns who may connect to the daemon's own sockets in this folder: its user alone. Where an administrator gave
+/// the folder to the process's group, as the package does (another user's, sticky, for the group to write in), that
+/// group may too.
 pub fn socket_rights(folder: &Path) -> SocketRights {
     let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let given =
@@ -412,7 +418,7 @@ mod tests {
         drop(home.announce_next(&*disk).await.unwrap());
     }
 
-    /// What the package's script says is in no store yet, below a state folder that holds these files.
+    /// Returns what the package's script says is in no store yet, below a state folder that holds these files.
     #[allow(clippy::disallowed_methods)] // files that stand for those of a daemon
     fn unsent_by_the_package(files: &[&str]) -> Vec<String> {
         let script = include_str!("../../packaging/debian/postrm");

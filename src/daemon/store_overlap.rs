@@ -11,14 +11,15 @@ use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, pool_of_label};
 use crate::store::{self, ByteRange, Cause, List, StoreSpec, StoreUrl};
 
-/// Places above a new store in which a pool's label is looked for, the nearest ones.
+/// Most places above a new store in which a pool's label is looked for; the nearest ones count.
 const ABOVE_MAX: usize = 32;
-/// Names looked at that may be a label's.
+/// Most names that are looked at since they may be a label's.
 const LABELS_MAX: usize = 8;
-/// How long they are waited for. What does not answer by then is passed over, as is what this user may not read.
+/// Longest time for which a label is looked for. A place that does not answer by then is passed over, as is one that
+/// this user may not read.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The store of a known pool that overlaps this place.
+/// Returns the store of a known pool that overlaps this place.
 pub fn overlapped(known: &[KnownPool], place: &StoreUrl) -> Option<(StoreUrl, Name)> {
     each_store(known).find(|(store, _)| store.overlaps(place)).map(|(store, pool)| (store, pool.clone()))
 }
@@ -30,7 +31,7 @@ fn each_store(known: &[KnownPool]) -> impl Iterator<Item = (StoreUrl, &Name)> {
     known.iter().flat_map(move |pool| stores(pool).into_iter().map(move |store| (store, &pool.name)))
 }
 
-/// The label of the store that this folder is, if it is one.
+/// Returns the label of the store that this folder is, if it is one.
 pub async fn label_in(host_context: &HostContext, dir: &Path) -> Option<Label> {
     let max = usize::try_from(LABEL_MAX).ok()?;
     let names = host_context.disk.list(dir).await.ok()?;
@@ -39,7 +40,7 @@ pub async fn label_in(host_context: &HostContext, dir: &Path) -> Option<Label> {
     Label::decode(&bytes).ok()
 }
 
-/// The same of any place. Most have none, and what can't be read tells nothing.
+/// Returns the label of the store at any place. Most places have none, and what can't be read tells nothing.
 async fn label_at(host_context: &HostContext, place: &StoreUrl) -> Option<Label> {
     if let StoreUrl::File { dir } = place {
         return label_in(host_context, dir).await;
@@ -56,8 +57,9 @@ async fn label_at(host_context: &HostContext, place: &StoreUrl) -> Option<Label>
     Label::decode(&found.body).ok()
 }
 
-/// Refuses new stores that overlap one another, a store of a pool that this host knows, or lie in one that shows its label.
-/// `of`: the pool that they are to join; a store that it lists already is not new, and not judged here.
+/// Refuses new stores that overlap one another or a store of a pool that this host knows, or that lie in one that
+/// shows its label. `of` is the pool that they are to join; a store that it lists already is not new, and not judged
+/// here.
 pub async fn check_new(
     host_context: &HostContext,
     known: &[KnownPool],
@@ -89,7 +91,8 @@ pub async fn check_new(
     Ok(())
 }
 
-/// For pools that this host does not know.
+/// Refuses a place that lies in a store of some pool, also of one that this host does not know: the labels above it
+/// tell.
 async fn check_above(host_context: &HostContext, place: &StoreUrl) -> Result<()> {
     let mut above = place.above();
     above.truncate(ABOVE_MAX);

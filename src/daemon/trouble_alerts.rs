@@ -18,33 +18,33 @@ use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::store::web_client;
 
-/// How often it is looked.
+/// Time between two looks for troubles.
 const LOOK: Duration = Duration::from_secs(20);
-/// How often stores are asked that nobody uses.
+/// Time between two requests to stores that nobody uses.
 const ASK: Duration = Duration::from_secs(3600);
-/// The next try where somebody could not be told.
+/// Time until the next try where somebody could not be told.
 const AGAIN: Duration = Duration::from_secs(300);
-/// How long a web server may take.
+/// Longest time that a web server may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Of what a command prints, which nobody reads.
+/// Most bytes that a command may print; nobody reads them.
 const OUTPUT_MAX: usize = 1 << 20;
 
 /// Something that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trouble {
-    /// `pool tank`, `mount /srv/data`; `host`.
+    /// Name of the thing that is wrong: `pool tank`, `mount /srv/data`; `host`.
     pub what: String,
-    /// And what to do.
+    /// Sentence that tells what is wrong, and what to do.
     pub why: String,
 }
 
-/// By what stays the same while a trouble stands.
+/// Troubles by a key that stays the same while a trouble stands.
 pub type Found = BTreeMap<String, Trouble>;
 
-/// What one way of telling has told.
+/// Record of what one way of telling has told.
 #[derive(Debug, Default)]
 struct Told {
-    /// By the keys of `Found`.
+    /// Troubles that stand, by the keys of `Found`.
     standing: BTreeMap<String, Standing>,
     failed: Option<Instant>,
 }
@@ -57,19 +57,19 @@ struct Standing {
     trouble: Trouble,
 }
 
-/// What is to be told.
+/// Troubles that are to be told of.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct News {
     began: Found,
-    /// As they were last.
+    /// Troubles that are over, as they were last.
     over: Found,
-    /// Told before, and not over.
+    /// Number of troubles that were told before and are not over.
     stand: usize,
 }
 
 impl Told {
-    /// A trouble counts once it has stood for `after`, and is over when it has been gone for as long: what comes and goes is
-    /// told once.
+    /// Returns what is to be told now. A trouble counts once it has stood for `after`, and is over when it has been
+    /// gone for as long: what comes and goes is told once.
     fn news(&mut self, now: Instant, found: &Found, after: Duration) -> News {
         for (key, trouble) in found {
             let new = || Standing { began: now, seen: now, told: false, trouble: trouble.clone() };
@@ -109,7 +109,7 @@ impl News {
         self.began.is_empty() && self.over.is_empty()
     }
 
-    /// For people: a line that says how many, and one for each.
+    /// Returns a text for people: a line that says how many troubles there are, and one for each.
     fn text(&self, host: &str) -> String {
         let stand = match self.stand {
             0 => String::new(),
@@ -127,7 +127,7 @@ impl News {
     }
 }
 
-/// Tells of what stands until the engine ends.
+/// Tells of troubles that stand until the engine ends.
 pub fn follow(engine: &Arc<Engine>) {
     let (weak, rt) = (Arc::downgrade(engine), engine.state().host_context.rt.clone());
     let again = rt.clone();
@@ -153,11 +153,11 @@ pub fn follow(engine: &Arc<Engine>) {
     rt.spawn(work).detach();
 }
 
-/// How somebody is told.
+/// Way by which somebody is told.
 enum Way<'a> {
-    /// It gets a text for people.
+    /// A command that gets a text for people.
     Command(&'a str),
-    /// It gets the same, and what programs read, as JSON.
+    /// A web address that gets the text, and JSON for programs.
     Url(&'a str),
 }
 

@@ -28,17 +28,17 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
 use crate::volume::{Clients, Passage, Volume, VolumeSettings, Volumes};
 
-/// How long a volume stays ours after its last client left.
+/// Time for which a volume stays ours after its last client left.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// How long clients that are hung up on may take: their requests that are under way are done first.
+/// Longest time that clients who are hung up on may take: their requests that are under way are done first.
 const HANG_UP: Duration = Duration::from_secs(15);
 
-/// The daemon itself, as a visitor: it opens what was open here when it was cut off.
+/// The daemon itself as a visitor: it opens what was open here when it was cut off.
 pub const DAEMON: Visitor<'_> = Visitor::Command(DAEMON_NAME);
 const DAEMON_NAME: &str = "the daemon";
 
-/// Who comes to use a volume.
+/// A party that comes to use a volume.
 #[derive(Clone, Copy, Debug)]
 pub enum Visitor<'a> {
     /// A connection: the client's address, or `process` and its number.
@@ -47,16 +47,16 @@ pub enum Visitor<'a> {
     Command(&'a str),
 }
 
-/// See the module.
+/// Clients and commands that use volumes, by volume. See the module.
 #[derive(Debug)]
 pub struct VolumeClients {
     rt: Rt,
     uses: Mutex<Uses>,
     /// Names that a rename takes or gives up now: nobody begins to hold a volume alone by one of them. Locked after `uses`.
     renaming: Mutex<Vec<VolumePath>>,
-    /// Clients of the daemon before.
+    /// Clients of the daemon before that are to go on here.
     expected: ExpectedClients,
-    /// Somebody has left.
+    /// Signal that somebody has left.
     left: Notify,
 }
 
@@ -65,7 +65,7 @@ pub struct VolumeClients {
 pub struct SessionInfo {
     pub path: VolumePath,
     pub clients: u64,
-    /// What clients have asked of it since the first of them came.
+    /// Counts of clients' requests to the volume since the first client came.
     #[serde(skip)]
     pub io: Arc<IoTally>,
 }
@@ -87,7 +87,7 @@ impl VolumeClients {
         })
     }
 
-    /// With clients of the daemon before, as of `expect`.
+    /// Makes the table with the clients of the daemon before, given as for `expect`.
     pub fn expecting(
         rt: &Rt,
         clients: impl IntoIterator<Item = (VolumeKey, String, bool)>,
@@ -116,7 +116,7 @@ impl VolumeClients {
         Ok(self.admit(uses, path, volumes, who))
     }
 
-    /// The only client, who alone may come until the guard is dropped; `Owned`, by their names, while there are others.
+    /// Counts the only client, who alone may come until the guard is dropped. `Owned`, by their names, while there are others.
     pub async fn enter_alone(
         self: &Arc<Self>,
         path: &VolumePath,
@@ -171,8 +171,8 @@ impl VolumeClients {
         }
     }
 
-    /// Nobody else uses the volume until the guard is dropped. `what` is being done to it, as in "is being …". `Owned`, by
-    /// their names, while somebody uses it; with `hang_up` clients' connections are ended first, a command never.
+    /// Keeps everybody else from the volume until the guard is dropped. `what` is being done to it, as in "is being …". `Owned`,
+    /// by their names, while somebody uses it; with `hang_up` clients' connections are ended first, a command never.
     pub async fn alone(
         self: &Arc<Self>,
         path: &VolumePath,
@@ -192,6 +192,7 @@ impl VolumeClients {
         let (alone, all) = self.hold(path, volumes, (of, what), hang_up)?;
         let all_left = async {
             loop {
+                // Made before the look, so that a client that leaves between the look and the wait ends the wait.
                 let left = self.left.notified();
                 if clients(&all) == 0 {
                     return;
@@ -208,7 +209,8 @@ impl VolumeClients {
         }
     }
 
-    /// `of`: the volume that has the name, as far as it is known. With all those whose connections end then.
+    /// Holds a volume alone. `of` is the volume that has the name, as far as it is known. Also returns the uses whose clients go
+    /// then.
     pub(super) fn hold(
         self: &Arc<Self>,
         path: &VolumePath,
@@ -240,8 +242,8 @@ impl VolumeClients {
         Ok((alone, all))
     }
 
-    /// The volume that has the name now, and those that were known under it, are found by their names afterwards, also where
-    /// another host has renamed one.
+    /// Learns the names of the volume that has the name now, and of those that were known under it. They are found by their names
+    /// afterwards, also where another host has renamed one.
     async fn learn_names(&self, path: &VolumePath, volumes: &Volumes) {
         let known: Vec<VolumeId> = {
             let uses = self.uses();
@@ -258,7 +260,7 @@ impl VolumeClients {
         }
     }
 
-    /// Another guard for whoever fills this very volume: it is held until both are dropped.
+    /// Returns another guard for whoever fills this very volume: it is held until both are dropped.
     ///
     /// # Errors
     /// `Refused`: nobody fills it. The client that did has gone, and others may have come.
@@ -284,8 +286,8 @@ impl VolumeClients {
         Err(Error::new(Kind::Refused, why))
     }
 
-    /// Names for a rename: until the guard is dropped nobody begins to hold a volume alone by one of them. `Owned`: somebody
-    /// does already.
+    /// Takes names for a rename: until the guard is dropped nobody begins to hold a volume alone by one of them. `Owned`:
+    /// somebody does already.
     pub fn rename(self: &Arc<Self>, paths: [VolumePath; 2]) -> Result<Renaming> {
         let uses = self.uses();
         for path in &paths {
@@ -295,12 +297,12 @@ impl VolumeClients {
         Ok(Renaming { of: self.clone(), paths })
     }
 
-    /// `Owned`: a command has the volume alone.
+    /// Fails with `Owned` if a command has the volume alone.
     pub fn check_free(&self, path: &VolumePath) -> Result<()> {
         check_free(path, self.uses().get(path).map_or(&[], Vec::as_slice), false)
     }
 
-    /// Waits a while for the daemon itself, which lets go of a volume when that is open.
+    /// Waits a while for the daemon itself, which lets go of a volume once the volume is open.
     async fn daemon_left(&self, path: &VolumePath) {
         let is_there = || {
             let uses = self.uses();
@@ -309,6 +311,7 @@ impl VolumeClients {
         };
         let left = async {
             loop {
+                // As in `alone`: made before the look.
                 let left = self.left.notified();
                 if !is_there() {
                     return;
@@ -320,12 +323,12 @@ impl VolumeClients {
         let _ = self.rt.timeout(HANG_UP, left).await;
     }
 
-    /// Ends the connections of clients, who may come again at once. So many there were.
+    /// Ends the connections of clients, who may come again at once. Returns how many there were.
     pub fn hang_up(&self, path: &VolumePath) -> usize {
         self.uses().get(path).into_iter().flatten().map(|one| one.lock().hang_up()).sum()
     }
 
-    /// The ways of all who use the volume that this one uses, and of those who ask for it by its name.
+    /// Returns the passages of all who use the volume that this session uses, and of those who ask for it by its name.
     pub fn passages(&self, of: &Session) -> Vec<Arc<Passage>> {
         let (path, key) = (of.path_now(), of.counted.lock().of);
         let uses = self.uses();
@@ -339,7 +342,7 @@ impl VolumeClients {
         found
     }
 
-    /// Those who use the volume that this one uses go on with another one, of another pool.
+    /// Has those who use the volume that this session uses go on with another volume, of another pool.
     pub fn moved(&self, of: &Session, (pool, volumes): (&Name, &Volumes), to: &Arc<Volume>) {
         let mut uses = self.uses();
         {
@@ -351,7 +354,7 @@ impl VolumeClients {
         follow_names(&mut uses);
     }
 
-    /// `Owned`, by its name, while a client of the daemon before is about to go on with the volume.
+    /// Fails with `Owned`, by its name, while a client of the daemon before is about to go on with the volume.
     pub fn check_none_expected(&self, path: &VolumePath, of: Option<VolumeKey>) -> Result<()> {
         let Some(client) = of.and_then(|of| self.expected.one(of)) else { return Ok(()) };
         let why = format!(
@@ -361,8 +364,8 @@ impl VolumeClients {
         Err(Error::new(Kind::Owned, why))
     }
 
-    /// `Owned`, by one of them, while somebody uses a volume of the pool, or is about to go on with one. `id`: the pool's, where it
-    /// is known.
+    /// Fails with `Owned`, by one of them, while somebody uses a volume of the pool or is about to go on with one. `id` is the
+    /// pool's, where it is known.
     pub fn check_pool_unused(&self, pool: &Name, id: Option<PoolId>) -> Result<()> {
         let used = self.list().into_iter().find(|used| used.path.pool == *pool && used.clients > 0);
         if let Some(used) = used {
@@ -380,7 +383,7 @@ impl VolumeClients {
         }
     }
 
-    /// `Owned`, by their names, while somebody uses the volume, or is about to go on with it.
+    /// Fails with `Owned`, by their names, while somebody uses the volume, or is about to go on with it.
     pub async fn check_unused(&self, path: &VolumePath, volumes: &Volumes) -> Result<()> {
         if !self.expected.is_empty() {
             self.check_none_expected(path, volumes.key_of(&path.volume).await?)?;
@@ -403,7 +406,7 @@ impl VolumeClients {
             .collect()
     }
 
-    /// Of a pool that is no more: nothing of it is left to release.
+    /// Forgets the volumes of a pool that is no more: nothing of it is left to release.
     pub fn forget(&self, pool: &Name) {
         self.uses().retain(|path, all| path.pool != *pool || clients(all) > 0);
     }
@@ -412,7 +415,7 @@ impl VolumeClients {
         self.uses().get(path).map_or(0, |all| clients(all))
     }
 
-    /// Those who have written to the volume and are still connected.
+    /// Returns the clients that have written to the volume and are still connected.
     pub fn writers(&self, path: &VolumePath) -> Vec<String> {
         let uses = self.uses();
         let all = uses.get(path).into_iter().flatten();
@@ -421,30 +424,30 @@ impl VolumeClients {
         writers.into_iter().collect()
     }
 
-    /// Clients of the daemon before, by the volume, the client's address or process, and whether it has written. All of them,
-    /// before a command is let in.
+    /// Expects clients of the daemon before, each given by the volume, the client's address or process, and whether it has
+    /// written. It gets all of them, before a command is let in.
     pub fn expect(&self, all: impl IntoIterator<Item = (VolumeKey, String, bool)>) {
         let expected = |(of, peer, writes): (_, String, _)| Expected { of, name: writer(&peer), writes };
         self.expected.expect(all.into_iter().map(expected));
     }
 
-    /// The same of this daemon's own, which the next one has not taken.
+    /// Expects clients of this daemon's own again, which the next one has not taken, and notes that they are served.
     pub fn serve_again(&self, all: impl IntoIterator<Item = (VolumeKey, String, bool)>) {
         self.expect(all);
         self.serves_expected();
     }
 
-    /// Those are served from now on.
+    /// Notes that the expected clients are served from now on.
     pub fn serves_expected(&self) {
         self.expected.are_served();
     }
 
-    /// One of them comes for its volume.
+    /// Notes that an expected client comes for its volume.
     pub fn expected_comes(&self, of: VolumeKey, peer: &str, writes: bool) -> Arriving<'_> {
         self.expected.arrives(Expected { of, name: writer(peer), writes })
     }
 
-    /// Somebody uses the volume, or is about to go on with it.
+    /// Tells whether somebody uses the volume, or is about to go on with it.
     pub fn is_used(&self, path: &VolumePath, of: VolumeKey) -> bool {
         self.clients(path) > 0 || self.expected.one(of).is_some()
     }
@@ -470,7 +473,7 @@ impl VolumeClients {
         self.linger(counted, path, volumes);
     }
 
-    /// Somebody who was counted there is counted in the use of the volume itself now.
+    /// Ends a use in which somebody was counted who is counted in the use of the volume itself now.
     fn leave_use(
         self: &Arc<Self>,
         mut uses: MutexGuard<'_, Uses>,
@@ -495,7 +498,7 @@ impl VolumeClients {
         }
     }
 
-    /// The volume is released when nobody comes any more.
+    /// Releases the volume after a while, when nobody comes any more.
     fn linger(self: &Arc<Self>, counted: &Arc<Mutex<Use>>, path: &VolumePath, volumes: &Volumes) {
         let visit = match &*counted.lock() {
             one if one.is_over() => one.visits,
@@ -510,7 +513,7 @@ impl VolumeClients {
             .detach();
     }
 
-    /// `came_by`: the name that its last client asked for.
+    /// Releases a volume to which nobody has come since `visit`. `came_by` is the name that its last client asked for.
     async fn release(&self, counted: &Arc<Mutex<Use>>, came_by: &VolumePath, visit: u64, volumes: &Volumes) {
         let path = {
             let mut uses = self.uses();
@@ -557,13 +560,13 @@ impl VolumeClients {
     }
 }
 
-/// A client's presence.
+/// The presence of a client or of a command.
 #[derive(Debug)]
 pub struct Session {
     of: Arc<VolumeClients>,
     counted: Arc<Mutex<Use>>,
     path: VolumePath,
-    /// The same, for the log.
+    /// The path as text, for the log.
     shown: String,
     volumes: Volumes,
     visit: u64,
@@ -571,13 +574,13 @@ pub struct Session {
     hang_up: CancellationToken,
     writer: String,
     writes: Arc<AtomicBool>,
-    /// That it may not was said.
+    /// Is true once the log has said that the client may not write.
     refused: AtomicBool,
     io: Arc<IoTally>,
     passage: Arc<Passage>,
 }
 
-/// A volume that nobody else uses.
+/// A hold by which nobody else uses the volume.
 #[derive(Debug)]
 pub struct Alone {
     of: Arc<VolumeClients>,
@@ -587,7 +590,7 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// The volume that is held, whatever has its name by now.
+    /// Returns the volume that is held, whatever has its name by now.
     ///
     /// # Errors
     /// `Owned`: it was not told, or there is none.
@@ -598,7 +601,7 @@ impl Alone {
         of.map(|(_, id)| id).ok_or_else(untold)
     }
 
-    /// The command works on this volume, whatever its name will be.
+    /// Notes that the command works on this volume, whatever its name will be.
     ///
     /// # Errors
     /// `Owned`: others use it, who came by another name.
@@ -654,7 +657,7 @@ impl Drop for Renaming {
     }
 }
 
-/// What tells one client from another: its process on this host, or its host. The connections of one client share that.
+/// Returns what tells one client from another: its process on this host, or its host. The connections of one client share that.
 fn writer(peer: &str) -> String {
     match peer.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_string(),
@@ -663,8 +666,8 @@ fn writer(peer: &str) -> String {
 }
 
 impl Session {
-    /// The client uses this volume, whatever its name will be: from now on it is counted with all who use it. Asked before
-    /// the client's first request.
+    /// Counts the client with all who use this volume from now on, whatever the volume's name will be. Called before the client's
+    /// first request.
     ///
     /// # Errors
     /// `Owned`: a command has that volume alone.
@@ -672,7 +675,7 @@ impl Session {
         self.opened_by(volume, None)
     }
 
-    /// The same for who has the volume alone.
+    /// Counts the client as `opened` does, for who has the volume alone.
     pub fn opened_alone(&mut self, volume: &Arc<Volume>, alone: &mut Alone) -> Result<()> {
         alone.opened(volume)?;
         self.opened_by(volume, Some(alone))
@@ -710,7 +713,7 @@ impl Session {
         self.io.counted(&self.of.rt, request, work).await
     }
 
-    /// By what name those are found now who use the same volume: it may have been renamed since this came.
+    /// Returns the name by which users of this session's volume are found now: it may have been renamed since this session began.
     pub fn path_now(&self) -> VolumePath {
         let uses = self.of.uses();
         let is_here = |all: &[Arc<Mutex<Use>>]| all.iter().any(|one| Arc::ptr_eq(one, &self.counted));
@@ -723,7 +726,7 @@ impl Session {
         self.hang_up.clone()
     }
 
-    /// By which all its requests go.
+    /// Returns the passage by which all requests of this session go to the volume.
     pub fn passage(&self) -> &Passage {
         &self.passage
     }
@@ -732,7 +735,7 @@ impl Session {
         self.passage.clone()
     }
 
-    /// The client changes the volume. `settings`: as they are now.
+    /// Notes that the client changes the volume. `settings` returns the settings as they are now.
     ///
     /// # Errors
     /// `ReadOnly`: only one client may, and another does.
@@ -762,12 +765,12 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the client has written, for another process.
+    /// Returns the flag that tells whether the client has written, for another process.
     pub fn shared_writes(&self) -> Arc<AtomicBool> {
         self.writes.clone()
     }
 
-    /// The client has written in another process of this host. Whoever else has come meanwhile, it goes on.
+    /// Notes that the client has written in another process of this host. Whoever else has come meanwhile, it goes on.
     pub fn has_written(&self) {
         self.enter_writer(&mut self.counted.lock());
     }

@@ -53,7 +53,8 @@ impl std::str::FromStr for SnapshotPath {
     }
 }
 
-/// What commands and engines tell each other may also name a volume that is being imported; no user does.
+/// Parses a path that commands and engines tell each other. It may also name a volume that is being imported, which
+/// no user does.
 impl TryFrom<String> for VolumePath {
     type Error = Error;
     fn try_from(s: String) -> Result<Self> {
@@ -62,7 +63,7 @@ impl TryFrom<String> for VolumePath {
 }
 
 impl VolumePath {
-    /// `POOL/VOLUME`; the volume may be one that is being imported.
+    /// Parses `POOL/VOLUME`; the volume may be one that is being imported.
     pub fn of_volume(text: &str) -> Result<VolumePath> {
         match text.split_once('/') {
             Some((pool, volume)) => Ok(VolumePath { pool: pool.parse()?, volume: Name::of_volume(volume)? }),
@@ -70,7 +71,7 @@ impl VolumePath {
         }
     }
 
-    /// The same volume, as it is called until all of its image is in it.
+    /// Returns the path of this volume until all of its image is in it.
     #[must_use]
     pub fn while_imported(&self) -> VolumePath {
         VolumePath { pool: self.pool.clone(), volume: self.volume.while_imported() }

@@ -14,25 +14,25 @@ use super::engine_tables::EngineState;
 use crate::base::{Error, Kind, Result};
 use crate::volume::{Since, Volume};
 
-/// Cells of a map, at most, and their least size.
+/// Most cells of a map, and the least size of one.
 const CELLS: u64 = 512;
 const CELL_MIN: u64 = 1 << 20;
-/// How long one part is worked on.
+/// Time for which one part is worked on, and the pause before it.
 const PART: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
-/// Runs of one kind that are looked at in a cell; the rest of it is taken to be alike.
+/// Most runs of one kind that are looked at in a cell; the rest of it is taken to be alike.
 const RUNS_MAX: usize = 2048;
 
-/// What is in one cell, in bytes. The rest of it is holes.
+/// Contents of one cell, in bytes. The rest of the cell is holes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Cell {
-    /// The volume's alone.
+    /// Bytes that are the volume's alone.
     pub own_bytes: u64,
-    /// Of the newest snapshot too, or of what it was cloned from.
+    /// Bytes that the newest snapshot has too, or the snapshot that the volume was cloned from.
     pub shared_bytes: u64,
-    /// Where the newest snapshot may have something that the volume has no more.
+    /// Bytes where the newest snapshot may have something that the volume has no more.
     pub gone_bytes: u64,
-    /// The cell was too torn to be looked at whole.
+    /// Is true if the cell was too torn to be looked at whole.
     pub guess: bool,
 }
 
@@ -42,22 +42,22 @@ pub struct DiskMapPart {
     pub path: VolumePath,
     pub size: u64,
     pub cell_bytes: u64,
-    /// The snapshot that it is compared to; none: the volume has none whose map is stored.
+    /// The snapshot that the volume is compared to. None if the volume has none whose map is stored.
     pub snapshot: Option<String>,
     pub from: u64,
-    /// Where the next part begins; none: this is the last one.
+    /// Cell with which the next part begins; none if this is the last part.
     pub next: Option<u64>,
     pub cells: Vec<Cell>,
 }
 
-/// Bytes side by side, and whether something holds for them.
+/// A length in bytes, and whether something holds for these bytes.
 type Run = (u64, bool);
 
 fn cell_bytes(size: u64) -> u64 {
     size.div_ceil(CELLS).next_multiple_of(CELL_MIN)
 }
 
-/// The part that begins with this cell.
+/// Draws the part that begins with this cell.
 ///
 /// # Errors
 /// `Unavailable`: the volume is not open here, or another map is being drawn. `Usage`: no map has so many cells.
@@ -106,8 +106,8 @@ async fn look(volume: &Volume, since: Option<&Since>, offset: u64, len: u64) -> 
     Ok(tally(len, [&data, &changed, &inherited], since.is_some()))
 }
 
-/// Takes three runs over one range apart: data, changed since a snapshot, inherited. Where one of them ends early, what is behind is
-/// taken to be as what is before.
+/// Tallies three kinds of runs over one range: data, changed since a snapshot, inherited. Where one of them ends
+/// early, what is behind is taken to be as what is before.
 fn tally(len: u64, runs: [&[Run]; 3], has_snapshot: bool) -> Cell {
     let mut rest = runs.map(|runs| runs.iter().copied().filter(|(bytes, _)| *bytes > 0));
     let mut heads: [Option<Run>; 3] = rest.each_mut().map(Iterator::next);

@@ -13,26 +13,27 @@ use crate::base::units::show_count;
 use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
 use crate::volume::{Attachment, Passage, Reading, Volume, Volumes};
 
-/// What is done to a volume that a command alone may write to. Commands go on with it meanwhile, as to take a snapshot.
+/// Text for what is done to a volume that one command alone may write to. Commands go on with it meanwhile, as to
+/// take a snapshot.
 pub const FILLED: &str = "filled by a command";
 
 #[derive(Debug)]
 pub struct Client {
-    /// For messages.
+    /// Name of the client in messages.
     pub name: String,
-    /// Cancelled to end the connection; a command has none, and comes to its end by itself.
+    /// Token that ends the connection when it is cancelled. A command has none, and comes to its end by itself.
     pub hang_up: Option<CancellationToken>,
 }
 
-/// That a volume is held alone: for as long as somebody has a guard of it.
+/// A hold by which a volume is held alone, for as long as somebody has a guard of it.
 #[derive(Debug)]
 pub struct Hold {
-    /// What is being done to the volume.
+    /// Text that tells what is being done to the volume.
     pub what: &'static str,
     pub guards: u64,
 }
 
-/// A volume, whatever its name is.
+/// Key of a volume, whatever its name is.
 pub type VolumeKey = (PoolId, VolumeId);
 
 pub fn key_of(volume: &Volume) -> VolumeKey {
@@ -41,27 +42,28 @@ pub fn key_of(volume: &Volume) -> VolumeKey {
 
 #[derive(Debug, Default)]
 pub struct Use {
-    /// The volume, once one of them has opened it. No two uses are of one volume.
+    /// The volume, once one of the clients has opened it. No two uses are of one volume.
     pub of: Option<VolumeKey>,
-    /// By their visits.
+    /// Clients by the numbers of their visits.
     pub clients: BTreeMap<u64, Client>,
-    /// Counts arrivals, so that a timer set before a later visit does nothing.
+    /// Number of arrivals. By it a timer that was set before a later visit does nothing.
     pub visits: u64,
-    /// A command has the volume alone.
+    /// Hold of a command that has the volume alone.
     pub alone: Option<Hold>,
-    /// Who has written and is still connected, and by how many connections.
+    /// Clients that have written and are still connected, each with the number of its connections that have.
     pub writers: BTreeMap<String, u64>,
-    /// That there are several was said.
+    /// Is true once the log has said that several clients write.
     pub warned: bool,
-    /// The same volume as it is open here: it tells by which name it goes now.
+    /// The volume as it is open here: it tells by which name it goes now.
     pub volume: Weak<Volume>,
-    /// What clients have asked of it.
+    /// Counts of clients' requests to the volume.
     pub io: Arc<IoTally>,
-    /// The way of their requests to it.
+    /// Passage by which clients' requests go to the volume.
     pub passage: Arc<Passage>,
-    /// The pool that it was moved to while they used it.
+    /// Pool that the volume was moved to while clients used it.
     pub moved: Option<(Name, Volumes)>,
-    /// Tells other hosts of those who came to what it was, until the last of all has left.
+    /// Marks that tell other hosts of clients who came to the volume before its move, until the last of all clients
+    /// has left.
     pub by_move: Option<(Arc<Attachment>, Reading)>,
 }
 
@@ -70,7 +72,7 @@ pub struct Use {
 /// all.
 pub type Uses = BTreeMap<VolumePath, Vec<Arc<Mutex<Use>>>>;
 
-/// A volume that was renamed, or moved, is in use under its new name.
+/// Puts each use of a volume that was renamed, or moved, under its new name.
 pub fn follow_names(uses: &mut Uses) {
     let mut moved = Vec::new();
     for (path, all) in uses.iter_mut() {
@@ -91,12 +93,12 @@ pub fn follow_names(uses: &mut Uses) {
 }
 
 impl Use {
-    /// What the volume is called now, once it is open.
+    /// Returns what the volume is called now, once it is open.
     pub fn name(&self) -> Option<Name> {
         self.volume.upgrade().map(|volume| volume.name())
     }
 
-    /// Where the volume is now that was asked for by this, once it is open.
+    /// Returns where the volume is now that was asked for by this path, once it is open.
     pub fn path(&self, asked: &VolumePath) -> Option<VolumePath> {
         let pool = self.moved.as_ref().map_or(&asked.pool, |(pool, _)| pool).clone();
         Some(VolumePath { pool, volume: self.name()? })
@@ -107,7 +109,7 @@ impl Use {
         self.visits
     }
 
-    /// Nobody is there, and nobody has it alone.
+    /// Tells whether nobody is there, and nobody has the volume alone.
     pub fn is_over(&self) -> bool {
         self.clients.is_empty() && self.alone.is_none()
     }
@@ -117,7 +119,8 @@ impl Use {
     }
 }
 
-/// The use of this volume: that in which its users are counted, else `counted` where that is of no volume yet, else a new one.
+/// Returns the use of this volume: that in which its users are counted, else `counted` where that is of no volume
+/// yet, else a new one.
 pub fn use_of(
     uses: &mut Uses,
     counted: &Arc<Mutex<Use>>,
@@ -142,12 +145,13 @@ pub fn use_of(
     found
 }
 
-/// That in which users of this volume are counted.
+/// Returns the use in which users of this volume are counted.
 pub fn use_by_key(uses: &Uses, of: VolumeKey) -> Option<Arc<Mutex<Use>>> {
     uses.values().flatten().find(|one| one.lock().of == Some(of)).cloned()
 }
 
-/// Where a volume is held that is in no use yet, by its name: never in that of another one.
+/// Returns the use in which to hold a volume that is in no use yet, by its name. It is never the use of another
+/// volume.
 pub fn use_to_hold(uses: &mut Uses, path: &VolumePath, of: Option<VolumeKey>) -> Arc<Mutex<Use>> {
     let all = uses.entry(path.clone()).or_default();
     let fits = |one: &&Arc<Mutex<Use>>| of.is_none() || one.lock().of.is_none();
@@ -160,7 +164,7 @@ pub fn use_to_hold(uses: &mut Uses, path: &VolumePath, of: Option<VolumeKey>) ->
     new
 }
 
-/// `Owned`: a command has the volume alone. It is named, where it is a client.
+/// Fails with `Owned` if a command has the volume alone. The error names the command, where it is a client.
 pub fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>], is_command: bool) -> Result<()> {
     for one in all {
         let one = one.lock();
@@ -175,7 +179,7 @@ pub fn check_free(path: &VolumePath, all: &[Arc<Mutex<Use>>], is_command: bool) 
     Ok(())
 }
 
-/// `Owned`, by their names, while somebody uses the volume, but for those who will be hung up on.
+/// Fails with `Owned`, by their names, while somebody uses the volume, but for those who will be hung up on.
 pub fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -> Result<()> {
     let mut names = Vec::new();
     for one in all {
@@ -191,7 +195,7 @@ pub fn check_unused(path: &VolumePath, all: &[Arc<Mutex<Use>>], hang_up: bool) -
     Err(Error::new(Kind::Owned, why))
 }
 
-/// Clients of one volume.
+/// Returns the number of one volume's clients.
 pub fn clients(all: &[Arc<Mutex<Use>>]) -> u64 {
     all.iter().map(|one| one.lock().clients.len() as u64).sum()
 }

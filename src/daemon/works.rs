@@ -9,18 +9,18 @@ use super::answers::WorkLine;
 use super::api::{Progress, Request, VERSION, Verb};
 use crate::base::rt::Instant;
 
-/// How far one has come; none until it has told.
+/// Last word of a command about how far it is; none until it has told.
 pub type Told = Arc<Mutex<Option<Progress>>>;
 
 #[derive(Debug)]
 struct Work {
-    /// The pool, volume or bucket that it is about.
+    /// The pool, volume or bucket that the command is about.
     of: String,
     began: Instant,
     told: Told,
 }
 
-/// All of a daemon.
+/// Commands of a daemon that are under way.
 #[derive(Clone, Debug, Default)]
 pub struct Works(Arc<Mutex<Table>>);
 
@@ -30,7 +30,7 @@ struct Table {
     all: BTreeMap<u64, Work>,
 }
 
-/// One of them, until it is dropped.
+/// A command that is under way, until this is dropped.
 #[derive(Debug)]
 pub struct UnderWay {
     works: Works,
@@ -53,7 +53,7 @@ impl Works {
         UnderWay { works: self.clone(), number, told }
     }
 
-    /// Those that have told how far they are, the oldest first.
+    /// Returns the commands that have told how far they are, the oldest first.
     pub fn list(&self, now: Instant) -> Vec<WorkLine> {
         let table = self.0.lock();
         let line = |work: &Work| {
@@ -65,7 +65,7 @@ impl Works {
     }
 }
 
-/// By the first of a request's fields that names something.
+/// Returns what a command is about: the first of a request's fields that names something.
 fn subject(verb: &Verb) -> String {
     let request = serde_json::to_value(Request { v: VERSION, verb: verb.clone() }).unwrap_or_default();
     let of = |field: &&str| request["args"][*field].as_str().map(str::to_owned);

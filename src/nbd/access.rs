@@ -16,12 +16,12 @@ use super::export::{Changes, Description, Export, Exports, HeldDisk, Holding, Li
 use super::tls_server::TlsServer;
 use crate::base::{Error, Kind, Result, Rope};
 
-/// What connects a client, as far as its connection tells.
+/// A client as its connection identifies it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Identity {
-    /// Nobody knows.
+    /// The connection tells nothing about the client.
     Unknown,
-    /// The names in its certificate, which was verified.
+    /// The names in the client's certificate, which was verified.
     Certificate(Vec<String>),
     /// A process of this host.
     Process { uid: u32, gid: u32 },
@@ -36,7 +36,8 @@ impl Pattern {
         Pattern(text.into())
     }
 
-    /// In time linear in both lengths multiplied: names come from clients.
+    /// Tells whether `name` fits the pattern. The time grows at most with the product of both lengths, since
+    /// clients choose names.
     pub fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');
         let first = parts.next().unwrap_or_default();
@@ -52,13 +53,14 @@ impl Pattern {
     }
 }
 
-/// Whom a rule is for.
+/// The clients that a rule is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subject {
     Anybody,
-    /// Who shows a certificate in which a name matches.
+    /// Clients with a certificate in which a name matches the pattern.
     Certificate(Pattern),
-    /// Processes of the user, and of the group: its own, or one that its user is a member of. None: any.
+    /// Processes of the user `uid`, and of a group: their own group has its number, or their user is among
+    /// its members. `None` stands for any.
     Process {
         uid: Option<u32>,
         group: Option<(u32, BTreeSet<u32>)>,
@@ -81,26 +83,26 @@ impl Subject {
     }
 }
 
-/// Lets somebody open some exports.
+/// A permission for some clients to open some exports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
     pub subject: Subject,
     pub exports: Vec<Pattern>,
-    /// Else they can only be read.
+    /// The clients may write as well; otherwise they may only read.
     pub write: bool,
 }
 
-/// What holds for whoever comes now.
+/// The rules for clients that connect now.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// What listeners by TLS show and ask for.
+    /// Certificate and demands of the listeners for TLS.
     pub tls: Option<TlsServer>,
-    /// Without any, whoever can connect may open and write all.
+    /// Rules for what each client may open. Without any, whoever can connect may open and write everything.
     pub rules: Option<Vec<Rule>>,
 }
 
 impl Policy {
-    /// What this client sees of `exports`. None: no rule is for it.
+    /// Returns `exports` as this client may see them. `None`: no rule is for this client.
     pub fn exports_for(&self, exports: &Arc<dyn Exports>, who: &Identity) -> Option<Arc<dyn Exports>> {
         let Some(rules) = &self.rules else { return Some(exports.clone()) };
         let rules: Vec<Rule> = rules.iter().filter(|rule| rule.subject.is(who)).cloned().collect();
@@ -121,16 +123,16 @@ impl Access {
         self.0.lock().clone()
     }
 
-    /// Holds for who connects from now on.
+    /// Exchanges the policy. It holds for clients that connect from now on.
     pub fn replace(&self, policy: Policy) {
         *self.0.lock() = Arc::new(policy);
     }
 }
 
-/// Exports as a client sees them for whom there are rules.
+/// Exports as seen by a client for whom there are rules.
 struct Permitted {
     all: Arc<dyn Exports>,
-    /// Those that are for it.
+    /// The rules that apply to this client.
     rules: Vec<Rule>,
 }
 
@@ -138,7 +140,8 @@ fn unknown(name: &str) -> Error {
     Error::new(Kind::NotFound, format!("there is no export {name:?}"))
 }
 
-/// What isn't there has one answer, whatever the reason.
+/// Turns errors about an export that isn't there into one, whatever the reason: a client gets the same for a
+/// name that the rules keep from it.
 fn plain(error: Error, name: &str) -> Error {
     match error.kind() {
         Kind::NotFound | Kind::Removed | Kind::Invalid | Kind::Usage => unknown(name),
@@ -147,7 +150,8 @@ fn plain(error: Error, name: &str) -> Error {
 }
 
 impl Permitted {
-    /// Whether it may be written to. `NotFound`: it may not be opened.
+    /// Returns whether the client may write to the export `name`. `Kind::NotFound`: it may not open the
+    /// export at all.
     fn right(&self, name: &str) -> Result<bool> {
         let covers = |rule: &&Rule| rule.exports.iter().any(|pattern| pattern.matches(name));
         let mut found = self.rules.iter().filter(covers).map(|rule| rule.write).peekable();
@@ -186,7 +190,8 @@ impl Exports for Permitted {
         Ok(if writes { export } else { Arc::new(ReadOnly(export)) })
     }
 
-    /// By the name that the client came to, which is what the rules let it have.
+    /// Checks the rules by the name under which the client opened the disk, since that name is what they
+    /// allowed.
     async fn open_again(&self, name: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>> {
         let writes = self.right(name)?;
         let export = self.all.open_again(name, held, peer).await?;
@@ -239,7 +244,7 @@ impl Export for ReadOnly {
     fn hang_up(&self) -> CancellationToken {
         self.0.hang_up()
     }
-    /// Covers what others have written.
+    /// Passes on to the export, also for a reader: a flush covers what others have written.
     async fn flush(&self) -> Result<()> {
         self.0.flush().await
     }
@@ -278,7 +283,7 @@ mod tests {
         }
     }
 
-    /// The rule itself, slowly.
+    /// Matches by the rule itself, slowly.
     fn model(pattern: &[u8], name: &[u8]) -> bool {
         match (pattern, name) {
             ([], name) => name.is_empty(),

@@ -10,18 +10,18 @@ use crate::base::{Error, Kind, Result};
 pub enum Address {
     /// `HOST:PORT`; port 0 lets the system choose.
     Tcp(String),
-    /// The same, by TLS alone.
+    /// `HOST:PORT`, by TLS alone; port 0 lets the system choose.
     Tls(String),
     Unix(PathBuf),
 }
 
 const FORMS: &str = "give HOST:PORT or unix:PATH, or tls:HOST:PORT for NBD clients";
 
-/// What other programs write before an address, and this one doesn't take.
+/// Prefixes of addresses in other programs, which are no host names here.
 const SCHEMES: [&str; 6] = ["tcp", "tls", "http", "https", "nbd", "nbds"];
 
 impl Address {
-    /// The NBD URI of one export here, as QEMU, libnbd and nbdkit take it.
+    /// Returns the NBD URI of one export at this address, as QEMU, libnbd and nbdkit take it.
     pub fn uri(&self, export: &str) -> String {
         const PLAIN: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
             .remove(b'/')
@@ -43,7 +43,8 @@ impl Address {
 }
 
 impl Address {
-    /// Whether nobody can listen here while somebody listens at `other`. Port 0 is chosen by the system and never taken.
+    /// Tells whether nobody can listen here while somebody listens at `other`. Port 0 is chosen by the system
+    /// and never taken.
     pub fn is_taken_by(&self, other: &Address) -> bool {
         const ANY: [&str; 2] = ["0.0.0.0", "[::]"];
         let place = |address: &Address| match address {

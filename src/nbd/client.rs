@@ -39,7 +39,8 @@ pub struct FlaggedExtent {
 #[derive(Debug)]
 pub struct Client {
     info: Info,
-    /// What BLOCK_STATUS tells of: names, and the numbers that answers have.
+    /// Metadata contexts that BLOCK_STATUS reports: their names, and the numbers that stand for them in
+    /// answers.
     contexts: Vec<(String, u32)>,
     headers: Headers,
     send: mpsc::Sender<(Request, Bytes)>,
@@ -58,12 +59,12 @@ struct Waiting {
 #[derive(Debug)]
 struct Pending {
     offset: u64,
-    /// What is to be read; 0 for all that isn't a read.
+    /// Bytes that a read asked for; 0 for any other command.
     len: usize,
     data: BytesMut,
-    /// Bytes of it that have come.
+    /// Bytes of `data` that have come.
     covered: usize,
-    /// What BLOCK_STATUS has told so far, by context; `None` for any other command.
+    /// Extents that BLOCK_STATUS has reported so far, by context number; `None` for any other command.
     status: Option<Status>,
     error: Option<Error>,
     tell: oneshot::Sender<Result<Answer>>,
@@ -77,7 +78,7 @@ enum Answer {
     Status(Status),
 }
 
-/// Bytes of an answer to BLOCK_STATUS, in one context.
+/// Largest answer to BLOCK_STATUS in one context, in bytes.
 const STATUS_MAX: usize = 1 << 20;
 
 impl Client {
@@ -86,7 +87,8 @@ impl Client {
         Client::connect_to_map(rt, address, export, &[]).await
     }
 
-    /// The same, to ask for extents in `contexts` as well. One that the export lacks is `Kind::NotFound`.
+    /// Connects and enters `export`, and agrees on `contexts` to ask extents of. A context that the export
+    /// lacks is `Kind::NotFound`.
     pub async fn connect_to_map(
         rt: &Rt,
         address: &Address,
@@ -100,7 +102,8 @@ impl Client {
         opened.await.context(|| format!("opening {}", address.uri(export)))
     }
 
-    /// `best`: the headers to ask for. A server that has only others serves those just as well.
+    /// Enters `export` over a stream. `best` are the headers to ask for; a server that has only others serves
+    /// those just as well.
     pub(super) async fn enter(
         rt: &Rt,
         stream: Box<dyn Stream>,
@@ -124,7 +127,7 @@ impl Client {
         &self.info
     }
 
-    /// Nothing is answered any more.
+    /// Tells whether the connection has broken, so that nothing is answered any more.
     pub fn is_broken(&self) -> bool {
         self.send.is_closed() || self.waiting.lock().broken.is_some()
     }
@@ -136,8 +139,9 @@ impl Client {
         }
     }
 
-    /// What `context`, one of those that were connected to, tells of the range: extents from its start on, one at least,
-    /// which may end before the range does or go on behind it.
+    /// Returns the extents that `context` has in the range, from its start on. `context` is one of those that
+    /// were connected to. There is at least one extent; the last may end before the range does, or go on
+    /// behind it.
     pub async fn extents(&self, context: &str, offset: u64, len: u32) -> Result<Vec<FlaggedExtent>> {
         let asked = self.contexts.iter().find(|(name, _)| name == context);
         let Some((_, id)) = asked else {
@@ -153,7 +157,7 @@ impl Client {
         Ok(told.into_iter().map(|(len, flags)| FlaggedExtent { len, flags }).collect())
     }
 
-    /// With `fua` the answer says that it is durable.
+    /// Writes `data`. With `fua` the answer says that the write is durable.
     pub async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<()> {
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         if len > PAYLOAD_MAX {
@@ -218,7 +222,7 @@ fn fua_flag(fua: bool) -> u16 {
     if fua { command_flag::FUA } else { 0 }
 }
 
-/// A connection to `export` for the kernel to go on with: it has agreed on simple replies, and nothing follows yet.
+/// Connects to `export` for the kernel to go on with: simple replies are agreed on, and nothing follows yet.
 pub async fn for_kernel(address: &Address, export: &str) -> Result<(Info, OwnedFd)> {
     let opened = async {
         let (stream, socket) = match address {
@@ -243,7 +247,7 @@ pub async fn for_kernel(address: &Address, export: &str) -> Result<(Info, OwnedF
     opened.await.context(|| format!("opening {}", address.uri(export)))
 }
 
-/// The exports that the server at `address` shows.
+/// Lists the exports that the server at `address` shows.
 pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
     let doing = || format!("listing the exports at {address}");
     let mut haggler = Haggler::connect(address).await.context(doing)?;
@@ -252,14 +256,14 @@ pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
     listed.map(|(_, data)| handshake_wire::parse_listed(data)).collect()
 }
 
-/// What the server at `address` tells about an export, without opening it.
+/// Returns the server's information about an export, without opening it.
 pub async fn describe(address: &Address, export: &str) -> Result<Info> {
     let doing = || format!("asking about {}", address.uri(export));
     let mut haggler = Haggler::connect(address).await.context(doing)?;
     haggler.info(option::INFO, export).await.context(doing)
 }
 
-/// Bytes of replies to one option.
+/// Most bytes that the replies to one option may take together.
 const REPLIES_MAX: usize = 16 << 20;
 
 async fn connect(address: &Address) -> Result<Box<dyn Stream>> {
@@ -300,7 +304,7 @@ impl Haggler {
         Ok(Haggler { stream, window })
     }
 
-    /// All replies before the ACK; the inner error is the server's refusal.
+    /// Sends an option, and returns all replies before the ACK; the inner error is the server's refusal.
     async fn ask(&mut self, option: u32, data: &[u8]) -> Result<Result<Replies>> {
         let mut out = Vec::new();
         handshake_wire::put_option(&mut out, option, data);
@@ -328,7 +332,8 @@ impl Haggler {
         }
     }
 
-    /// What the server agrees to, `best` if it can.
+    /// Agrees on headers with the server, and returns them: `best` if the server has them, else the next
+    /// simpler ones.
     async fn headers(&mut self, best: Headers) -> Result<Headers> {
         let options =
             [(Headers::Extended, option::EXTENDED_HEADERS), (Headers::Structured, option::STRUCTURED_REPLY)];
@@ -340,7 +345,8 @@ impl Haggler {
         Ok(Headers::Simple)
     }
 
-    /// The numbers of contexts.
+    /// Agrees on the `wanted` contexts, and returns each with its number. One that the export lacks is
+    /// `Kind::NotFound`.
     async fn contexts(&mut self, export: &str, wanted: &[&str]) -> Result<Vec<(String, u32)>> {
         if wanted.is_empty() {
             return Ok(Vec::new());
@@ -384,7 +390,8 @@ fn refused(refusal: u32, data: &[u8]) -> Error {
     Error::new(kind, if text.is_empty() { "the server refuses".into() } else { text })
 }
 
-/// Ends when the client is dropped or the socket breaks; then the server learns that nothing more comes.
+/// Sends requests until the client is dropped or the socket breaks; then the server learns that nothing more
+/// comes.
 async fn write_requests(
     headers: Headers,
     mut stream: WriteHalf<Box<dyn Stream>>,

@@ -21,30 +21,30 @@ use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, command_flag, f
 use crate::base::format_limits::BLOCK;
 use crate::base::{Error, Kind, Result};
 
-/// Payload of a write that is gathered at a time, in bytes. It is memory of the connection's own.
+/// Most bytes of a write's payload that are gathered at a time. They are memory of the connection's own.
 pub const PIECE: u32 = 256 << 10;
-/// Payload that is still missing at least this much is received without the window.
+/// Payload of which at least so many bytes are missing is received without the window.
 const DIRECT: usize = 16 << 10;
 
-/// What has arrived and is to be dealt with.
+/// One received message, or a part of a write, that is to be dealt with.
 #[derive(Debug)]
 pub enum Arrived {
-    /// To be done; not a write.
+    /// A request to carry out; it is not a write.
     Request(Request),
-    /// To be written.
+    /// A part of a write to carry out.
     Piece(Piece),
-    /// To be answered with this, its payload is gone.
+    /// A request to answer with an error. Its payload has been passed over.
     Refused { request: Request, refusal: Refusal },
     /// The client says goodbye.
     Disconnect,
 }
 
-/// A part of a write's payload; all of it where it is short.
+/// A part of a write's payload; the whole payload where it is short.
 #[derive(Clone, Debug)]
 pub struct Piece {
-    /// The whole write.
+    /// The whole write to which the part belongs.
     pub request: Request,
-    /// Of this part, in the export.
+    /// Offset of this part in the export.
     pub offset: u64,
     pub data: Bytes,
     /// No other part of the write follows.
@@ -52,7 +52,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// The write begins with it.
+    /// Tells whether the write begins with this part.
     pub fn is_first(&self) -> bool {
         self.offset == self.request.offset
     }
@@ -64,17 +64,17 @@ pub struct Refusal {
     pub why: Cow<'static, str>,
 }
 
-/// What has come of a message whose end has not.
+/// The beginning of a message whose end has not arrived.
 #[derive(Debug)]
 pub enum Rest {
     Nothing,
-    /// `before`: bytes of its payload that came out in earlier pieces; `body`: those since.
+    /// A write. `before`: bytes of its payload that came out in earlier pieces; `body`: those received since.
     Write {
         request: Request,
         before: u64,
         body: Bytes,
     },
-    /// `left`: bytes of its payload that are still to be passed over.
+    /// A refused request. `left`: bytes of its payload that are still to be passed over.
     Refused {
         request: Request,
         refusal: Refusal,
@@ -82,23 +82,24 @@ pub enum Rest {
     },
 }
 
-/// What requests are held against.
+/// Properties of the export and the connection against which requests are checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     pub size: u64,
     /// The export's transmission flags.
     pub flags: u16,
-    /// Block status was agreed.
+    /// The client has agreed on contexts for block status.
     pub status: bool,
     pub headers: Headers,
 }
 
-/// A write of which another process has done the beginning: the first one with this cookie is the rest of it.
+/// A write of which another process has done the beginning. The first write with this cookie is the rest of
+/// it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resumed {
     pub cookie: u64,
-    /// That the client has sent, for the reply.
+    /// Offset that the client has sent in its request, for the reply.
     pub offset: u64,
 }
 
@@ -108,7 +109,7 @@ enum State {
     Header,
     /// A write's payload is coming in.
     Payload(Payload),
-    /// So many bytes are still to be passed over.
+    /// A refused request of whose payload so many bytes are still to be passed over.
     Refused(Request, Refusal, u64),
 }
 
@@ -117,7 +118,7 @@ struct Payload {
     request: Request,
     /// Bytes of the request that came out in earlier pieces.
     before: u64,
-    /// The piece, and how long it will be.
+    /// The piece that is being gathered; `len` is how long it will be.
     body: BytesMut,
     len: usize,
 }
@@ -133,27 +134,28 @@ impl Payload {
 #[derive(Debug, Default)]
 pub struct Intake {
     state: State,
-    /// It is still to come.
+    /// A write that another process has begun, whose rest is still to come.
     resumed: Option<Resumed>,
 }
 
 impl Intake {
-    /// One that goes on in the middle of a request that is refused.
+    /// Makes an intake that goes on in the middle of a request that is refused.
     pub fn passing_over(request: Request, refusal: Refusal, left: u64) -> Intake {
         Intake { state: State::Refused(request, refusal, left), resumed: None }
     }
 
-    /// One that will meet the rest of a write.
+    /// Makes an intake that will meet the rest of a write.
     pub fn resuming(resumed: Resumed) -> Intake {
         Intake { state: State::Header, resumed: Some(resumed) }
     }
 
-    /// The write whose beginning is done, where not even its header was taken.
+    /// Returns the write whose beginning another process has done, if the header of its rest has not been
+    /// taken yet.
     pub fn resumed(&self) -> Option<Resumed> {
         self.resumed
     }
 
-    /// Gives back what it has begun with.
+    /// Takes out the message that has begun to arrive.
     pub fn take_rest(&mut self) -> Rest {
         match std::mem::take(&mut self.state) {
             State::Header => Rest::Nothing,
@@ -164,7 +166,8 @@ impl Intake {
         }
     }
 
-    /// The next request or piece in the window; `None` when more bytes are needed. An error is the end of the connection.
+    /// Returns the next request or piece in the window; `None` when more bytes are needed. An error is the
+    /// end of the connection.
     pub fn next(&mut self, window: &mut Window, facts: Facts) -> Result<Option<Arrived>> {
         if let State::Header = self.state {
             let Some(mut request) = Request::parse(facts.headers, window.bytes())? else { return Ok(None) };
@@ -184,7 +187,8 @@ impl Intake {
         Ok(self.receive(window))
     }
 
-    /// Where the rest of a large piece goes, once the window is empty.
+    /// Returns the buffer into which the rest of a large piece is received, once the window is empty. `None`:
+    /// the window is to be used.
     pub fn direct(&mut self) -> Option<Limit<&mut BytesMut>> {
         let State::Payload(Payload { body, len, .. }) = &mut self.state else { return None };
         let missing = *len - body.len();
@@ -224,7 +228,8 @@ impl Intake {
     }
 }
 
-/// Bytes that follow the header of a request that is refused.
+/// Returns how many bytes follow the header of a refused request. An extended header that announces more than
+/// `PAYLOAD_MAX` bytes is an error.
 fn payload(request: &Request, headers: Headers) -> Result<u64> {
     match headers {
         _ if !request.has_payload(headers) => Ok(0),

@@ -42,7 +42,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "nbd_address", run: address, seeds: some_addresses, memory: 64 << 10 },
 ];
 
-/// Of the disk that is served: what is written into it is memory of the run's.
+/// Size of the disk that is served, in bytes. What is written into the disk is memory of the run's.
 const SIZE: u64 = 1 << 20;
 const SERVER: &[u8] = include_bytes!("tests/certificates/server.pem");
 
@@ -54,7 +54,7 @@ fn exports() -> Arc<MemoryExports> {
     MemoryExports::new(vec![disk("disk", false), disk("snap", true)])
 }
 
-/// Sends it all, takes what comes until the end, which must come.
+/// Sends all bytes to a server, and receives its answers until the connection ends. The connection must end.
 fn serve(bytes: Vec<u8>, by_tls: bool) {
     let sim = Sim::new(1);
     let rt = sim.rt();
@@ -168,7 +168,8 @@ fn some_requests(headers: Headers) -> Vec<Vec<u8>> {
     ]
 }
 
-/// A byte of choices, and requests behind a handshake: of the disk that may be written, or of the other.
+/// Sends a handshake and then requests to the server. The first byte chooses the export: the disk that may be
+/// written or the read-only one, with block status or without.
 fn transmit(data: &[u8], headers: Headers) {
     let (how, requests) = choice(data);
     // The seeds are requests as they are: all of them begin with a magic.
@@ -227,7 +228,7 @@ fn some_replies() -> Vec<Vec<u8>> {
     all.into_iter().map(|bytes| [vec![0, 0], bytes].concat()).chain(chunks).collect()
 }
 
-/// A chunk's kind, and bytes of a server.
+/// Runs a client's parsers on the data: two bytes of a chunk's kind, then bytes as of a server.
 fn client(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first_chunk() else { return };
     let kind = u16::from_be_bytes(*kind);
@@ -270,7 +271,7 @@ fn some_states() -> Vec<Vec<u8>> {
     ])
 }
 
-/// JSON, as another daemon hands it over.
+/// Parses a connection's state as JSON, as another daemon hands it over.
 fn handed_over(data: &[u8]) {
     let Ok(state) = serde_json::from_slice::<ConnectionState>(data) else { return };
     if state.check().is_ok() {

@@ -20,21 +20,23 @@ use super::handshake_wire::ClientFlags;
 use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, STRING_MAX, bounded};
 use crate::base::{Error, Kind, Result};
 
-/// Bytes that a connection may hand over in each direction: all that it may hold, and the request that went past that.
+/// Most bytes that a connection may hand over in each direction: all that it may hold, and the request that
+/// exceeded that.
 const BYTES_MAX: usize = 4 * PAYLOAD_MAX as usize;
-/// Contexts of one connection.
+/// Most contexts of one connection.
 const CONTEXTS_MAX: usize = 64;
-/// Bytes of what is told of one export or snapshot.
+/// Most bytes of the identity of one export or snapshot, as JSON.
 const HELD_MAX: usize = 16 << 10;
 
-/// See the module.
+/// State of a connection between two processes, beside its socket; the module's head explains the fields.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionState {
     /// The client's address, or `process` and its number.
     pub peer: String,
     pub phase: Phase,
-    /// What the client has sent and nobody has done, before what is still in the socket.
+    /// Bytes that the client has sent and whose requests nobody has done. They come before those still in the
+    /// socket.
     #[serde(with = "in_base64")]
     pub unread: Vec<u8>,
     /// Replies that the socket has not taken.
@@ -53,7 +55,7 @@ pub enum Phase {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Haggling {
-    /// What it answered to the greeting, once it has.
+    /// The client's answer to the greeting, once it has come.
     pub flags: Option<ClientFlags>,
     pub agreed: Agreed,
 }
@@ -62,16 +64,16 @@ pub struct Haggling {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entered {
-    /// The export, by the name that it was asked by.
+    /// Name by which the client asked for the export.
     pub asked: String,
-    /// What it is, or why it has failed.
+    /// Identity of the disk or snapshot behind the export, or the reason why it has failed.
     pub export: HeldExport,
-    /// Bytes that it had.
+    /// Size that the export had, in bytes.
     pub size: u64,
     /// The transmission flags that the client was told.
     pub flags: u16,
     pub agreed: Agreed,
-    /// The snapshots of `agreed.contexts.since`, where those are contexts of this export.
+    /// Identities of the snapshots of `agreed.contexts.since`, where those are contexts of this export.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub since: Vec<HeldDisk>,
     pub passed_over: Option<PassedOver>,
@@ -79,16 +81,17 @@ pub struct Entered {
     pub resumed: Option<Resumed>,
 }
 
-/// What a client holds of an export.
+/// A client's claim on its export, as one process tells it to the next.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeldExport {
     Held(HeldDisk),
-    /// Each request is answered with this error, for good: some of what the client was told may not be so any more.
+    /// The export has failed: each request is answered with this error, for good. Some of what the client was
+    /// told may not hold any more.
     Failed(String),
 }
 
-/// A connection whose client nobody serves, and what the client held of its export.
+/// A connection whose client no process serves at present, with the client's claim on its export.
 pub struct Unserved {
     state: ConnectionState,
     holding: Option<Arc<dyn Holding>>,
@@ -111,7 +114,7 @@ impl Unserved {
         Unserved { state, holding: Some(holding) }
     }
 
-    /// As of now: the export may have failed since its client's last request.
+    /// Returns the connection's state as of now: the export may have failed since its client's last request.
     pub fn state(&self) -> ConnectionState {
         let mut state = self.state.clone();
         if let (Some(holding), Phase::Entered(entered)) = (&self.holding, &mut state.phase) {
@@ -124,7 +127,7 @@ impl Unserved {
     }
 }
 
-/// What was agreed so far.
+/// Results of the option haggling so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agreed {
@@ -148,7 +151,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What BLOCK_STATUS is to tell, and of which export, by the name that was asked for.
+/// The contexts that BLOCK_STATUS is to report, and the export that they are for, by the name that was asked
+/// for.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgreedContexts {
@@ -164,15 +168,15 @@ pub struct PassedOver {
     pub cookie: u64,
     pub errno: u32,
     pub why: String,
-    /// Bytes of its payload that are still to come.
+    /// Bytes of the request's payload that are still to come.
     pub left: u64,
-    /// Its own, where replies repeat that.
+    /// Offset of the request, where replies repeat it (extended headers); 0 elsewhere.
     #[serde(default, skip_serializing_if = "is_default")]
     pub offset: u64,
 }
 
 impl ConnectionState {
-    /// What the client holds, if it has entered an export that has not failed.
+    /// Returns the identity of the client's disk, if the client has entered an export that has not failed.
     pub fn held(&self) -> Option<&HeldDisk> {
         match &self.phase {
             Phase::Entered(Entered { export: HeldExport::Held(held), .. }) => Some(held),
@@ -180,7 +184,8 @@ impl ConnectionState {
         }
     }
 
-    /// What comes from another process is held against the limits before anything is made of it.
+    /// Checks the state against the limits. Another process wrote it, so this comes before anything is made
+    /// of it.
     pub fn check(&self) -> Result<()> {
         let bad = |what: &str| Err(Error::new(Kind::Invalid, format!("a handed-over connection {what}")));
         if self.unread.len() > BYTES_MAX || self.unsent.len() > BYTES_MAX {
@@ -229,36 +234,37 @@ impl PassedOver {
         Ok(Refusal { errno: errno.ok_or_else(bad)?, why: self.why.clone().into() })
     }
 
-    /// Goes on with it.
+    /// Makes an intake that goes on to pass over the request's payload.
     pub fn intake(&self) -> Result<Intake> {
         let request = Request::new(0, Command::Write, self.cookie, self.offset, self.left);
         Ok(Intake::passing_over(request, self.refusal()?, self.left))
     }
 }
 
-/// Gathers what was received and is not done.
+/// A collector of what a connection has received and not done.
 #[derive(Debug, Default)]
 pub struct Unread {
     headers: Headers,
     bytes: Vec<u8>,
-    /// What is left of the write that is arriving, and the payload of it that has come.
+    /// Header of the rest of the write that is arriving, and the payload of this rest that has come.
     arriving: Option<(Request, Vec<u8>)>,
     resumed: Option<Resumed>,
 }
 
 impl Unread {
-    /// `resumed`: what was to be gone on with and has not been met yet.
+    /// Makes an empty collector. `resumed` is the write whose rest was expected and has not come yet.
     pub fn new(headers: Headers, resumed: Option<Resumed>) -> Unread {
         Unread { headers, resumed, ..Unread::default() }
     }
 
-    /// One without payload.
+    /// Adds a request without payload.
     pub fn request(&mut self, request: &Request) {
         request.put(self.headers, &mut self.bytes);
     }
 
-    /// The pieces of a write come one after the other. Those before the first of them are done. Whole writes may come between
-    /// them: the payload of the one that is still arriving goes on behind all others, in the socket.
+    /// Adds a piece of a write. Pieces of one write come one after the other, and the pieces before the first
+    /// one given here are done. Whole writes may come in between: the payload of the write that is still
+    /// arriving goes on behind all others, in the socket.
     pub fn piece(&mut self, Piece { request, offset, data, last }: &Piece) {
         let goes_on = |(begun, payload): &mut (Request, Vec<u8>)| {
             begun.cookie == request.cookie && begun.offset + payload.len() as u64 == *offset
@@ -280,8 +286,9 @@ impl Unread {
         self.bytes.extend_from_slice(payload);
     }
 
-    /// With what the intake has begun with, and what is behind that. `failed`: why the write that is arriving is refused.
-    /// `None`: other requests wait beside one that is passed over, whose payload would be read as theirs.
+    /// Adds the message that the intake has begun, and the bytes behind it. `failed`: why the arriving write
+    /// is refused. `None`: other requests wait beside one whose payload is being passed over, and the rest of
+    /// that payload would be read as theirs.
     pub fn finish(mut self, begun: Rest, failed: Option<Refusal>, behind: &[u8]) -> Option<GivenBack> {
         let headers = self.headers;
         let passed_over = match (begun, failed) {
@@ -310,7 +317,7 @@ impl Unread {
     }
 }
 
-/// What a connection has received and not done.
+/// Requests that a connection has received and not done, as the next process gets them.
 #[derive(PartialEq, Eq, Debug)]
 pub struct GivenBack {
     pub unread: Vec<u8>,
@@ -318,7 +325,7 @@ pub struct GivenBack {
     pub resumed: Option<Resumed>,
 }
 
-/// The same write without what is before `offset`.
+/// Returns the same write without the part before `offset`.
 fn from(request: &Request, offset: u64) -> Request {
     Request { offset, len: request.len - (offset - request.offset), ..*request }
 }

@@ -25,24 +25,25 @@ use super::wire::Headers;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// A client that says nothing for so long is dropped.
+/// A client that says nothing for so long is hung up on.
 const SILENCE: Duration = Duration::from_secs(120);
-/// Data of a refused option that is passed over; more is an attack.
+/// Most bytes of a refused option that are passed over. A client that sends more is hung up on.
 const DRAIN_MAX: u32 = 32 << 20;
-/// Snapshots since which a client may be told changes, and so many of them are listed.
+/// Most snapshots since which one client may be told changes. Listings name up to `LISTED_MAX` of them.
 const CHANGES_MAX: usize = 16;
 const LISTED_MAX: usize = 256;
 
-/// What a successful handshake leads to.
+/// The result of a successful handshake.
 pub struct Session {
     pub export: Arc<dyn Export>,
     pub name: String,
-    /// The name that the client asked by.
+    /// The name by which the client asked for the export.
     pub asked: String,
     pub flags: u16,
     pub headers: Headers,
     pub agreed: Agreed,
-    /// What BLOCK_STATUS tells, in the order of their numbers; without any it may not be asked.
+    /// Contexts that BLOCK_STATUS reports, in the order of their numbers. Without any, BLOCK_STATUS is
+    /// refused.
     pub contexts: Vec<StatusContext>,
 }
 
@@ -52,22 +53,22 @@ pub struct Handshake<'a, S> {
     pub window: &'a mut Window,
     pub exports: &'a dyn Exports,
     pub peer: &'a str,
-    /// The stream is within TLS: what the client had said before it began.
+    /// Set where the stream is within TLS: the client's answer to the greeting, from before TLS began.
     pub secured: Option<ClientFlags>,
     pub stop: &'a CancellationToken,
-    /// Another process is to go on with the client.
+    /// Cancelled when another process is to go on with the client.
     pub pause: &'a CancellationToken,
 }
 
-/// What a handshake comes to.
+/// The end of a handshake, by how it came.
 pub enum Handshaken {
     Entered(Session),
     Left,
-    /// What has come of the next option is in the window.
+    /// Another process is to go on. Bytes of the next option that have come are in the window.
     Paused(Haggling),
 }
 
-/// What is waited for of the client.
+/// The result of waiting for the client to send something.
 enum Came<T> {
     Here(T),
     Left,
@@ -88,7 +89,7 @@ enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
-    /// From the greeting on, or from where another process has paused.
+    /// Haggles with the client, from the greeting on, or from where another process has paused.
     pub async fn run(mut self, begun: Option<Haggling>) -> Result<Handshaken> {
         let Haggling { flags, mut agreed } = match begun {
             Some(begun) => begun,
@@ -131,7 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         sent.ok_or_else(silent)?.context(|| "answering the client".into())
     }
 
-    /// Waits until `n` bytes are in the window. None are lost when it is paused.
+    /// Waits until `n` bytes are in the window. No byte is lost where a pause ends the wait.
     async fn wait_for(&mut self, n: usize) -> Result<Came<()>> {
         let filled = self.rt.timeout(SILENCE, self.window.fill(self.stream, n));
         match select(pin!(self.pause.cancelled()), pin!(filled)).await {
@@ -154,7 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         Ok(Came::Here(flags))
     }
 
-    /// The next option's code and data; none, and nothing of it kept, when there is more than we parse.
+    /// Receives the next option's code and data. Data longer than `wire::OPTION_DATA_MAX` are passed over, and
+    /// `None` is returned in their place.
     async fn option(&mut self, client: ClientFlags) -> Result<Came<(u32, Option<Vec<u8>>)>> {
         match self.wait_for(OptionHeader::BYTES).await? {
             Came::Left => return Ok(Came::Left),
@@ -265,7 +267,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         }
     }
 
-    /// What was set before is gone, whatever becomes of this one.
+    /// Answers LIST_META_CONTEXT and SET_META_CONTEXT. Setting drops all contexts that were set before, even
+    /// where it is refused.
     async fn contexts(&mut self, code: u32, data: &[u8], agreed: &mut Agreed, out: &mut Vec<u8>) {
         let sets = code == option::SET_META_CONTEXT;
         if sets {
@@ -320,7 +323,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
         }
     }
 
-    /// The old way in has no answer but yes: whatever stands against it ends the connection.
+    /// Answers EXPORT_NAME. This old way in has no answer but yes, so every error ends the connection.
     async fn enter_by_name(
         &mut self,
         data: Option<&[u8]>,
@@ -342,7 +345,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Handshake<'_, S> {
     }
 }
 
-/// What of the request the export has.
+/// Returns the contexts among those requested that the export has. `sets`: SET_META_CONTEXT asks, not a
+/// listing.
 async fn found_contexts(
     exports: &dyn Exports,
     data: &[u8],
@@ -362,7 +366,8 @@ async fn found_contexts(
     Ok(AgreedContexts { allocation: request.wants_allocation(!sets), of: request.name, since })
 }
 
-/// `asked`: the export's name as the client gave it. A snapshot that was agreed and is gone is `Kind::NotFound`.
+/// Makes the session of a client that enters `export`. `asked` is the export's name as the client gave it. A
+/// snapshot that was agreed and is gone is `Kind::NotFound`.
 async fn session(export: Arc<dyn Export>, d: Description, agreed: &Agreed, asked: &str) -> Result<Session> {
     let mut since = Vec::new();
     if agreed.contexts.of == asked {
@@ -388,12 +393,12 @@ fn session_with(
     Session { export, name: d.name, asked, flags, headers, agreed, contexts }
 }
 
-/// Enters an export again that the client has entered with another process. What is not what the client held any more is
-/// entered all the same, and answers each request with the reason.
+/// Enters an export again that the client has entered with another process. If the disk is not what the
+/// client held any more, the client enters all the same, and each request is answered with the reason.
 ///
 /// # Errors
-/// `is_transient`: to be tried again. `Kind::Closed`: the server ends. `Kind::Refused`: the export can do other things than the
-/// client was told.
+/// `is_transient`: to be tried again. `Kind::Closed`: the server ends. `Kind::Refused`: the export
+/// can do other things than the client was told.
 pub async fn enter_again(exports: &dyn Exports, peer: &str, entered: &Entered) -> Result<Session> {
     let Entered { asked, agreed, size, flags, .. } = entered;
     let opened = match &entered.export {
@@ -419,7 +424,8 @@ pub async fn enter_again(exports: &dyn Exports, peer: &str, entered: &Entered) -
     Ok(session)
 }
 
-/// Only what is there for a while is waited for; a snapshot that is gone is told as that, when the client asks.
+/// Returns the changes since each agreed snapshot. Transient errors are returned, for another try. A snapshot
+/// that is gone is no error here: the client is told when it asks.
 async fn since_again(export: &dyn Export, entered: &Entered) -> Result<Vec<Box<dyn Changes>>> {
     let mut since: Vec<Box<dyn Changes>> = Vec::new();
     for (snapshot, held) in entered.agreed.contexts.since.iter().zip(&entered.since) {
@@ -453,7 +459,8 @@ fn silent() -> Error {
     Error::new(Kind::Timeout, format!("the client said nothing for {} s", SILENCE.as_secs()))
 }
 
-/// Why an export isn't had, and whether that is for the bytes of the request.
+/// An error that keeps a client from an export or its contexts. The number is the reply to send; `None`:
+/// `answer_to` chooses one.
 struct Refused(Error, Option<u32>);
 
 impl From<Error> for Refused {
@@ -470,7 +477,8 @@ impl Refused {
         }
     }
 
-    /// Clients' libraries hide the text: whoever runs the server must find it. A name that isn't one is the client's affair.
+    /// Logs the refusal. Clients' libraries hide the text, so whoever runs the server must find it in the
+    /// log. A name that doesn't exist is the client's affair, and no warning.
     fn log(&self) {
         match self.1.unwrap_or_else(|| answer_to(&self.0)) {
             reply::ERR_POLICY => warn!(reason = %self.0, "an export was refused"),

@@ -16,7 +16,7 @@ const REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const FIXED_NEWSTYLE: u32 = 1;
 const NO_ZEROES: u32 = 2;
 
-/// Data of an option that we parse; longer data is drained and refused.
+/// Most bytes of an option's data that are parsed; longer data are passed over and refused.
 pub const OPTION_DATA_MAX: usize = 16 << 10;
 
 pub mod option {
@@ -63,7 +63,7 @@ fn invalid(why: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, why)
 }
 
-/// What a server says first.
+/// Writes the greeting, which is the first message of a connection.
 pub fn put_greeting(out: &mut impl BufMut) {
     out.put_u64(NBD_MAGIC);
     out.put_u64(OPTION_MAGIC);
@@ -72,7 +72,8 @@ pub fn put_greeting(out: &mut impl BufMut) {
 
 pub const GREETING_BYTES: usize = 18;
 
-/// A client reads the greeting; only a fixed newstyle server will do. Gives whether zeroes can be left out.
+/// Parses the greeting, for a client; only a fixed newstyle server will do. Returns whether the server can
+/// leave out the zeroes behind its answer to EXPORT_NAME.
 pub fn parse_greeting(b: &[u8; GREETING_BYTES]) -> Result<bool> {
     let mut b = &b[..];
     if b.get_u64() != NBD_MAGIC || b.get_u64() != OPTION_MAGIC {
@@ -85,7 +86,7 @@ pub fn parse_greeting(b: &[u8; GREETING_BYTES]) -> Result<bool> {
     Ok(flags & NO_ZEROES != 0)
 }
 
-/// What a client answers to the greeting.
+/// A client's answer to the greeting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClientFlags {
     pub fixed: bool,
@@ -118,7 +119,7 @@ pub struct OptionHeader {
 impl OptionHeader {
     pub const BYTES: usize = 16;
 
-    /// An error here is the end of the connection.
+    /// Parses the header. An error here is the end of the connection.
     pub fn parse(b: &[u8; OptionHeader::BYTES]) -> Result<OptionHeader> {
         let mut b = &b[..];
         let magic = b.get_u64();
@@ -170,7 +171,8 @@ impl InfoRequest {
     }
 }
 
-/// What BLOCK_STATUS can be asked for: what is data, and what has changed since a snapshot, by its name behind this.
+/// Name of the context that tells data from holes. `CHANGES` and a snapshot's name are the context that tells
+/// what has changed since that snapshot.
 pub const ALLOCATION: &str = "base:allocation";
 pub const CHANGES: &str = "qemu:dirty-bitmap:";
 
@@ -212,18 +214,19 @@ impl ContextRequest {
         }
     }
 
-    /// Whether the allocation is asked for. A listing's query may leave the name out, or all queries.
+    /// Tells whether the request names the allocation. A listing's query may also leave out the name behind
+    /// `base:`, or have no queries.
     pub fn wants_allocation(&self, lists: bool) -> bool {
         let all = lists && (self.queries.is_empty() || self.queries.iter().any(|query| query == "base:"));
         all || self.queries.iter().any(|query| query == ALLOCATION)
     }
 
-    /// Whether it may ask for changes at all.
+    /// Tells whether any query may be for changes.
     pub fn wants_changes(&self, lists: bool) -> bool {
         lists && self.wants_all_changes() || self.queries.iter().any(|query| query.starts_with(CHANGES))
     }
 
-    /// Which of these snapshots it asks to be told the changes since; none twice.
+    /// Returns those of `snapshots` since which the request asks for changes; none twice.
     pub fn changes_since(&self, snapshots: Vec<String>, lists: bool) -> Vec<String> {
         if lists && self.wants_all_changes() {
             return snapshots;
@@ -232,7 +235,7 @@ impl ContextRequest {
         snapshots.into_iter().filter(|snapshot| named.contains(&**snapshot)).collect()
     }
 
-    /// Of a listing.
+    /// Tells whether a listing asks for all snapshots.
     fn wants_all_changes(&self) -> bool {
         self.queries.is_empty() || self.queries.iter().any(|query| query == "qemu:" || query == CHANGES)
     }
@@ -249,21 +252,22 @@ fn string<'a>(b: &mut &'a [u8]) -> Result<&'a [u8]> {
     Ok(text)
 }
 
-/// A context that an export has. `id`: as BLOCK_STATUS answers; a listing has none.
+/// Writes a reply with one context of an export. `id` is its number in answers to BLOCK_STATUS; a listing has
+/// none.
 pub fn put_context(out: &mut Vec<u8>, option: u32, id: u32, name: &str) {
     let mut data = id.to_be_bytes().to_vec();
     data.extend_from_slice(name.as_bytes());
     put_reply(out, option, reply::META_CONTEXT, &data);
 }
 
-/// A context as a client reads it: its name, and its number in answers.
+/// Parses a context, for a client: its name, and its number in answers.
 pub fn parse_context(data: &[u8]) -> Result<(String, u32)> {
     let mut b = data;
     let id = b.try_get_u32().map_err(|_| invalid("a context's name is too short"))?;
     Ok((parse_name(b)?, id))
 }
 
-/// An export's name as a client sends it.
+/// Parses an export's name as a client sends it.
 pub fn parse_name(bytes: &[u8]) -> Result<String> {
     if bytes.len() > STRING_MAX {
         return Err(invalid(format!("an export's name is at most {STRING_MAX} bytes long")));
@@ -272,7 +276,7 @@ pub fn parse_name(bytes: &[u8]) -> Result<String> {
     Ok(name.to_string())
 }
 
-/// A reply to an option.
+/// Writes a reply to an option.
 pub fn put_reply(out: &mut Vec<u8>, option: u32, reply: u32, data: &[u8]) {
     out.put_u64(REPLY_MAGIC);
     out.put_u32(option);
@@ -285,7 +289,7 @@ pub fn put_refusal(out: &mut Vec<u8>, option: u32, reply: u32, text: &str) {
     put_reply(out, option, reply, bounded(text).as_bytes());
 }
 
-/// One export of a LIST.
+/// Writes the reply that names one export of a LIST.
 pub fn put_listed(out: &mut Vec<u8>, listed: &ListedExport) {
     let (name, text) = (bounded(&listed.name), bounded(&listed.text));
     let mut data = Vec::with_capacity(4 + name.len() + text.len());
@@ -305,7 +309,7 @@ pub fn parse_listed(data: &[u8]) -> Result<ListedExport> {
     Ok(ListedExport { name: parse_name(name)?, text: String::from_utf8_lossy(text).into_owned() })
 }
 
-/// The transmission flags of what is described.
+/// Returns the transmission flags of an export.
 pub fn flags_of(d: &Description, headers: Headers) -> u16 {
     let mut flags = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA;
     let when = [
@@ -321,14 +325,15 @@ pub fn flags_of(d: &Description, headers: Headers) -> u16 {
     flags
 }
 
-/// The least alignment that is told (any is served): sectors, which kernels need, unless the size isn't made of them.
+/// Returns the least alignment that clients are told: sectors, which kernels need, unless the size isn't a
+/// multiple of them. The server takes requests of any alignment.
 fn block_min(size: u64) -> u32 {
     if size.is_multiple_of(512) { 512 } else { 1 }
 }
 
 const BLOCK_PREFERRED: u32 = 4096;
 
-/// The information that leads to the ACK of an INFO or a GO: EXPORT always, the rest when asked for.
+/// Writes the information before the ACK of an INFO or a GO: EXPORT always, the rest when asked for.
 pub fn put_infos(out: &mut Vec<u8>, option: u32, d: &Description, headers: Headers, wants: &[u16]) {
     let mut put = |kind: u16, body: &[u8]| {
         let mut data = Vec::with_capacity(2 + body.len());
@@ -352,7 +357,7 @@ pub fn put_infos(out: &mut Vec<u8>, option: u32, d: &Description, headers: Heade
     }
 }
 
-/// The answer to EXPORT_NAME.
+/// Writes the answer to EXPORT_NAME.
 pub fn put_old_answer(out: &mut Vec<u8>, d: &Description, headers: Headers, no_zeroes: bool) {
     out.put_u64(d.size);
     out.put_u16(flags_of(d, headers));
@@ -381,25 +386,25 @@ impl ReplyHeader {
     }
 }
 
-/// What a server tells about an export, as a client reads it.
+/// A server's information about an export, as a client reads it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Info {
     pub size: u64,
-    /// See `wire::flag`.
+    /// Transmission flags, as in `wire::flag`.
     pub flags: u16,
     pub name: Option<String>,
     pub text: Option<String>,
-    /// Least, preferred, and largest payload.
+    /// Least and preferred block size, and largest payload, in bytes.
     pub block: Option<[u32; 3]>,
 }
 
 impl Info {
-    /// Of one client: what one of them has flushed all of them see.
+    /// Tells whether one client may use several connections: each sees what another one has flushed.
     pub fn allows_many_connections(&self) -> bool {
         self.flags & flag::CAN_MULTI_CONN != 0
     }
 
-    /// The same export to a client that must not write.
+    /// Returns the information that a client gets who must not write to the export.
     #[must_use]
     pub fn to_read(mut self) -> Info {
         self.flags |= flag::READ_ONLY;

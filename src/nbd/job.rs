@@ -14,22 +14,23 @@ use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, Rope};
 
-/// Extents in one answer to BLOCK_STATUS, in all contexts; the client asks on behind them.
+/// Most extents in one answer to BLOCK_STATUS, in all contexts together; the client asks on behind them.
 const EXTENTS_MAX: u64 = 32 << 10;
-/// Of a longer range the export is asked for so much at a time. The map of so much is the most that is read for an answer.
+/// Bytes of a longer range that the export is asked for at a time. For an answer no more is read than their
+/// map.
 const STATUS_STEP: u64 = 4 << 30;
-/// And so often. Clients ask for all up to the end of the disk, and may use of the answer only its beginning: it must cost
-/// little.
+/// Most steps in one answer. Clients ask for all up to the end of the disk and may use only the beginning of
+/// the answer, so it must cost little.
 const STATUS_STEPS: usize = 8;
 
-/// Something that BLOCK_STATUS tells.
+/// A context that BLOCK_STATUS reports.
 pub enum StatusContext {
     Allocation,
-    /// Since a snapshot.
+    /// Changes since a snapshot.
     Changes(Box<dyn Changes>),
 }
 
-/// What the requests of a connection are for, and how they are answered.
+/// The export and the agreement that the requests of a connection are for.
 #[derive(Clone, Copy)]
 pub(super) struct Served<'e> {
     pub export: &'e dyn Export,
@@ -37,31 +38,32 @@ pub(super) struct Served<'e> {
     pub headers: Headers,
 }
 
-/// What the work of a request comes to.
+/// The running work of a request, by what it returns.
 enum Work<'e> {
     Data(BoxFuture<'e, Result<Rope>>),
     Plain(BoxFuture<'e, Result<()>>),
 }
 
-/// What a job is of its request.
+/// The part of its request that a job does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Extent {
-    /// What ends it: all of it, or a write's last piece.
+    /// The job ends its request: it does all of it, or a write's last piece.
     End,
     /// A piece of a write that others follow.
     Piece,
-    /// A part of `Connection::reading`.
+    /// A part of the long read in `Connection::reading`.
     Part { offset: u64, len: u64, last: bool },
 }
 
 pub(super) struct Job<'e> {
     pub request: Request,
     pub extent: Extent,
-    /// Bytes that it holds.
+    /// Bytes of memory that the job holds.
     pub weight: u64,
-    /// Of a write, for one that is to be done elsewhere.
+    /// The piece that a job of a write carries out, for the process that is to do it instead.
     pub piece: Option<Piece>,
-    /// It was started behind those with lower ones; of those that are under way.
+    /// Number of a job under way: those started earlier have lower ones. 0 for a job that was never put among
+    /// them.
     pub number: u64,
     work: Work<'e>,
 }
@@ -79,7 +81,7 @@ impl Future for Job<'_> {
 }
 
 impl StatusContext {
-    /// The snapshot since which it tells changes.
+    /// Returns the identity of the snapshot since which the context tells changes; `None` for the allocation.
     pub(super) fn held(&self) -> Option<HeldDisk> {
         match self {
             StatusContext::Allocation => None,
@@ -87,7 +89,8 @@ impl StatusContext {
         }
     }
 
-    /// Flags of what a map leaves out: telling of it costs little, however long it is.
+    /// Returns the flags of ranges that a map leaves out. Such a range costs little to report, however long
+    /// it is.
     fn usual(&self) -> u32 {
         match self {
             StatusContext::Allocation => wire::STATUS_HOLE,
@@ -95,7 +98,7 @@ impl StatusContext {
         }
     }
 
-    /// Extents of the range and their flags; `max` of them at most.
+    /// Returns the extents of the range with their flags, at most `max` of them.
     async fn extents(&self, export: &dyn Export, range: Range<u64>, max: usize) -> Result<Vec<(u64, u32)>> {
         let (offset, len) = (range.start, range.end - range.start);
         let extents: Vec<(u64, u32)> = match self {
@@ -115,8 +118,9 @@ impl StatusContext {
         Ok(extents)
     }
 
-    /// The same for a range of any length, a few steps of it: as far as nothing else than the usual is met, and the step that
-    /// has something else. Other requests go on between two steps.
+    /// Returns the extents of a range of any length, asking for it in steps. It ends behind the first step
+    /// with other flags than the usual, or after `STATUS_STEPS` steps. Other requests go on between two
+    /// steps.
     async fn told(
         &self,
         rt: &Rt,
@@ -146,7 +150,7 @@ impl StatusContext {
     }
 }
 
-/// The whole answer to BLOCK_STATUS: a chunk a context.
+/// Makes the whole answer to BLOCK_STATUS, with one chunk for each context.
 async fn status(rt: Rt, served: Served<'_>, request: Request) -> Result<Rope> {
     let range = request.offset..request.offset + request.len;
     let (contexts, reply) = (served.contexts, ReplyTo::new(served.headers, &request));
@@ -161,12 +165,12 @@ async fn status(rt: Rt, served: Served<'_>, request: Request) -> Result<Rope> {
     Ok(answer)
 }
 
-/// The number that answers have in the nth context.
+/// Returns the number of the nth context in answers.
 pub(super) fn context_id(n: usize) -> u32 {
     n as u32 + 1
 }
 
-/// At least one extent, none behind the range.
+/// Checks an export's answer: at least one extent, none of them empty, none beyond the range.
 fn within(extents: &[(u64, u32)], asked: u64) -> Result<()> {
     let told: u64 = extents.iter().map(|(len, _)| len).sum();
     if told == 0 || told > asked || extents.iter().any(|(len, _)| *len == 0) {
@@ -175,7 +179,7 @@ fn within(extents: &[(u64, u32)], asked: u64) -> Result<()> {
     Ok(())
 }
 
-/// How many extents an answer has at most in each context.
+/// Returns how many extents an answer has at most in each context.
 fn extents_max(request: &Request, contexts: u64) -> u64 {
     match request.flags & command_flag::REQ_ONE != 0 {
         true => 1,
@@ -183,18 +187,18 @@ fn extents_max(request: &Request, contexts: u64) -> u64 {
     }
 }
 
-/// Bytes of the longest answer to BLOCK_STATUS.
+/// Returns the bytes of the longest possible answer to BLOCK_STATUS.
 fn status_bytes(request: &Request, contexts: &[StatusContext]) -> u64 {
     let many = contexts.len() as u64;
     extents_max(request, many) * many * wire::EXTENT_BYTES as u64
 }
 
-/// What a request takes beside its bytes while it is under way, where it waits for others' blocks or reads a block that it
-/// changes in part.
+/// Bytes that a change takes beside its payload while it waits for others' blocks or reads a block that it
+/// changes in part. `READING` is what a read or a BLOCK_STATUS takes beside its answer.
 const WORK: u64 = 32 << 10;
 const READING: u64 = 8 << 10;
 
-/// Bytes that a request without payload takes at most, from its start until its reply has left.
+/// Returns how many bytes a request without payload takes at most, from its start until its reply has left.
 pub(super) fn weight(request: &Request, contexts: &[StatusContext]) -> u64 {
     match request.command {
         Command::Read => request.len + READING,
@@ -204,7 +208,7 @@ pub(super) fn weight(request: &Request, contexts: &[StatusContext]) -> u64 {
     }
 }
 
-/// The same of a piece of a write.
+/// Returns how many bytes a piece of a write takes at most, from its start until its reply has left.
 pub(super) fn weight_of_piece(piece: &Piece) -> u64 {
     let len = piece.data.len() as u64;
     let whole_blocks = piece.offset.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK);
@@ -215,7 +219,7 @@ pub(super) fn weight_of_piece(piece: &Piece) -> u64 {
 pub(super) struct Waiting<'e> {
     pub arrived: Option<Arrived>,
     pub turn: BoxFuture<'e, ()>,
-    /// It came behind those with lower ones.
+    /// Number of the request: those that came earlier have lower ones.
     pub number: u64,
 }
 
@@ -236,7 +240,7 @@ pub(super) fn is_write(arrived: &Arrived) -> bool {
     }
 }
 
-/// What it holds while it waits.
+/// Returns the payload bytes that a waiting request or piece holds.
 pub(super) fn payload(arrived: &Arrived) -> u64 {
     match arrived {
         Arrived::Piece(piece) => piece.data.len() as u64,
@@ -244,7 +248,7 @@ pub(super) fn payload(arrived: &Arrived) -> u64 {
     }
 }
 
-/// What it asks for is a change of the disk.
+/// Tells whether the request changes the disk.
 pub(super) fn writes(request: &Request) -> bool {
     matches!(request.command, Command::Write | Command::Trim | Command::WriteZeroes)
 }
@@ -294,7 +298,8 @@ pub(super) fn start_piece(export: &dyn Export, piece: Piece) -> Job<'_> {
     }
 }
 
-/// A change is answered when it outlives this process, with FUA when it is durable.
+/// Adds the last step to a change: with FUA it is answered once it is durable, else once it outlives this
+/// process.
 fn flushed<'e>(export: &'e dyn Export, request: &Request, work: Work<'e>) -> Work<'e> {
     let fua = request.flags & command_flag::FUA != 0;
     match work {

@@ -17,23 +17,23 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::address::Address;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// Who owns a socket's file, and who may use it.
+/// Owner, group and mode of a socket's file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SocketRights {
     pub mode: u32,
-    /// Else this process's.
+    /// User that gets the file, and `gid` its group; `None`: those of this process.
     pub uid: Option<u32>,
     pub gid: Option<u32>,
 }
 
 impl Default for SocketRights {
-    /// This user alone.
+    /// Rights by which only this process's user may connect.
     fn default() -> SocketRights {
         SocketRights { mode: 0o600, uid: None, gid: None }
     }
 }
 
-/// Clients that wait to be accepted.
+/// Clients that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 pub enum Socket {
@@ -42,7 +42,7 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// One that another process had.
+    /// Makes a socket of a connection that another process had.
     pub fn of(fd: OwnedFd) -> Result<Socket> {
         let doing = || "a handed-over connection".to_owned();
         match family(&fd, false).context(doing)? {
@@ -65,7 +65,8 @@ enum Family {
     Unix,
 }
 
-/// What kind of socket it is; an error for anything else than a listening one, or one that is connected.
+/// Returns the kind of a stream socket. An error: the file is something else, or a socket that listens where
+/// a connected one was announced, or the other way round.
 fn family(fd: &OwnedFd, listens: bool) -> io::Result<Family> {
     let fits = sockopt::socket_type(fd)? == SocketType::STREAM && sockopt::socket_acceptconn(fd)? == listens;
     match sockopt::socket_domain(fd)? {
@@ -75,13 +76,13 @@ fn family(fd: &OwnedFd, listens: bool) -> io::Result<Family> {
     }
 }
 
-/// What connects a client.
+/// A client's connection.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {
-    /// It broke since this was asked last: nobody is there any more. Reading says so as well, but not before all that had
-    /// arrived is received.
+    /// Tells whether the connection broke since the last call, so that nobody is there any more. Reading says
+    /// so as well, but not before all that had arrived is received.
     fn is_broken(&self) -> bool;
 
-    /// For another process.
+    /// Gives up the socket, for another process.
     fn into_fd(self) -> io::Result<OwnedFd>;
 }
 
@@ -105,7 +106,7 @@ impl Stream for UnixStream {
     }
 }
 
-/// Both ends in one process.
+/// A connection whose both ends are in one process.
 #[cfg(any(test, fuzzing))]
 impl Stream for tokio::io::DuplexStream {
     fn is_broken(&self) -> bool {
@@ -120,15 +121,16 @@ impl Stream for tokio::io::DuplexStream {
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    /// In the order of their end: a file removed after the listening has stopped could be the next server's.
+    /// The socket's file and the socket. Fields are dropped in this order: a file removed after the listening
+    /// has stopped could be the next server's.
     Unix(SocketFile, UnixListener),
 }
 
-/// Removed when the listener is, if it is still the one that we made.
+/// A socket's file, removed when the listener is dropped, if it is still the one that we made.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// None once another process listens there.
+    /// Inode of the file that we made. `None`: another process removes the file.
     inode: Option<u64>,
 }
 
@@ -145,7 +147,8 @@ fn inode(path: &Path) -> io::Result<u64> {
 }
 
 impl Listener {
-    /// Gives the address with the port that was chosen, too. `rights`: of a unix socket; None: as the umask says.
+    /// Binds `address`. Returns it as well, with the port that the system chose. `rights` are for a unix
+    /// socket's file; `None`: its mode is as the umask says.
     pub async fn bind(address: &Address, rights: Option<SocketRights>) -> Result<(Listener, Address)> {
         let doing = || format!("listening on {address}");
         match address {
@@ -164,7 +167,8 @@ impl Listener {
         }
     }
 
-    /// One that another process had there, which removes the socket file until `keep_file`.
+    /// Makes a listener of a socket that another process had there. That process removes the socket file
+    /// until `keep_file`.
     pub fn of(address: &Address, fd: OwnedFd) -> Result<Listener> {
         let doing = || format!("the handed-over socket of {address}");
         match (family(&fd, true).context(doing)?, address) {
@@ -183,7 +187,7 @@ impl Listener {
         }
     }
 
-    /// For another process.
+    /// Returns the socket, to be given to another process.
     pub fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Listener::Tcp(listener) => listener.as_fd(),
@@ -191,21 +195,21 @@ impl Listener {
         }
     }
 
-    /// The socket file is this process's to remove.
+    /// Makes the socket file this process's to remove.
     pub fn keep_file(&mut self) {
         if let Listener::Unix(file, _) = self {
             file.inode = inode(&file.path).ok();
         }
     }
 
-    /// Another process listens there from now on.
+    /// Leaves the socket file to another process, which listens there from now on.
     pub fn leave_file(&mut self) {
         if let Listener::Unix(file, _) = self {
             file.inode = None;
         }
     }
 
-    /// The next client, and who it is, for the log.
+    /// Waits for the next client. Returns its address or process as well, for the log.
     pub async fn accept(&self) -> io::Result<(Socket, String)> {
         match self {
             Listener::Tcp(listener) => {
@@ -223,7 +227,8 @@ impl Listener {
     }
 }
 
-/// A host that vanished without a word must not keep its volume open for good.
+/// Has the kernel probe a silent client: a host that vanished without a word must not keep its volume open
+/// for good.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
@@ -232,7 +237,8 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket file that a dead process left is replaced; one that is listened on, or is no socket, is not.
+/// Binds a unix socket. A socket file that a dead process left is replaced; one that is listened on, or is no
+/// socket, is not.
 async fn bind_unix(path: &Path, rights: Option<SocketRights>) -> Result<UnixListener> {
     match bind_file(path, rights) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
@@ -250,12 +256,14 @@ async fn bind_unix(path: &Path, rights: Option<SocketRights>) -> Result<UnixList
             ));
         }
     }
+    // A server that comes to listen here between the look above and the removal loses its file. Nothing prevents that.
     std::fs::remove_file(path)?;
     Ok(bind_file(path, rights)?)
 }
 
-/// Nobody can connect before it listens, which it does once its file is for whom it should be. Until then the file is
-/// this user's alone: Linux gives it the mode of the socket, less the umask.
+/// Binds a unix socket and listens. With `rights` nobody can connect before the file has its owner and mode,
+/// since listening comes last. Until then the file is this user's alone: Linux gives it the mode of the
+/// socket, less the umask.
 pub fn bind_file(path: &Path, rights: Option<SocketRights>) -> io::Result<UnixListener> {
     let Some(SocketRights { mode, uid, gid }) = rights else { return UnixListener::bind(path) };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

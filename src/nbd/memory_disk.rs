@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use super::export::{Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent};
 use crate::base::{Error, Kind, Result, Rope};
 
-/// Bytes under one lock.
+/// Bytes of the disk under one lock.
 const PIECE: usize = 1 << 20;
 
 /// Exports of one name each; an empty name stands for the first.
@@ -86,7 +86,7 @@ impl MemoryDisk {
     }
 }
 
-/// A disk in memory is its name: no other ever has that.
+/// A client's claim on a disk in memory. The disk is known by its name, which no other disk ever has.
 struct Named(String);
 
 impl Holding for Named {

@@ -37,7 +37,8 @@ impl Share {
         self.held.as_ref().map_or(0, Held::bytes)
     }
 
-    /// The connection holds so much now: what is above that goes back. What it asked for is given up unless it still asks.
+    /// Takes note of how many bytes the connection holds; the memory above that goes back. What it waited for
+    /// is given up unless it still `asks`.
     pub fn holds(&mut self, bytes: u64, asks: bool) {
         if !asks {
             self.waiting = None;
@@ -49,7 +50,8 @@ impl Share {
         }
     }
 
-    /// Room for `more` beside what is held; if there is none, the task is woken when there is.
+    /// Reserves room for `more` bytes beside the `holds` bytes. `false`: there is no room, and the task is
+    /// woken when there is.
     pub fn reserve(&mut self, holds: u64, more: u64, cx: &mut Context<'_>) -> bool {
         // A request above the whole budget has it when it has all of it.
         let needs = (holds + more).saturating_sub(FLOOR).min(self.memory.total());
@@ -80,17 +82,19 @@ impl Share {
         }
     }
 
-    /// So many bytes went to the client.
+    /// Counts bytes that went to the client.
     pub fn moved(&mut self, bytes: usize) {
         self.moved += bytes as u64;
     }
 
-    /// The client has all its replies.
+    /// Forgets the time and the bytes so far: the client has all its replies, or the connection holds no memory
+    /// beyond its own.
     pub fn rest(&mut self) {
         (self.stall, self.moved) = (None, 0);
     }
 
-    /// Whether the client is to be dropped for taking too little; asked only while it is its turn.
+    /// Tells whether the client is to be dropped for taking too little. It may be asked only while replies
+    /// wait for the client.
     pub fn poll_stall(&mut self, rt: &Rt, cx: &mut Context<'_>) -> bool {
         if self.held.is_none() {
             self.rest();

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-/// Slices in one write.
+/// Most slices in one write.
 const SLICES: usize = 64;
-/// Data so small is copied behind its header: less than a slice of its own costs.
+/// Data of at most so many bytes are copied behind their header: a slice of their own costs more.
 const COPIED: usize = 512;
 
 #[derive(Debug, Default)]
@@ -24,17 +24,17 @@ pub struct Output {
 }
 
 impl Output {
-    /// Bytes that wait.
+    /// Returns how many bytes wait.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// All that was added is on its way.
+    /// Tells whether all that was added has left.
     pub fn is_done(&self) -> bool {
         self.bytes == 0 && !self.unflushed
     }
 
-    /// Adds what `put` writes.
+    /// Adds the header that `put` writes.
     pub fn header(&mut self, put: impl FnOnce(&mut BytesMut)) {
         let before = self.tail.len();
         put(&mut self.tail);
@@ -57,7 +57,7 @@ impl Output {
         }
     }
 
-    /// Writes until nothing is left, here or in the stream, or the peer takes no more.
+    /// Writes until nothing is left, here or in the stream, or until the peer takes no more.
     pub fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -74,7 +74,7 @@ impl Output {
             self.unflushed = true;
         }
         if self.unflushed {
-            // Of a socket it costs nothing.
+            // A plain socket has nothing to flush, so this costs it no system call.
             ready!(Pin::new(stream).poll_flush(cx))?;
             self.unflushed = false;
         }
@@ -94,7 +94,7 @@ impl Output {
         }
     }
 
-    /// With bytes that are to go first.
+    /// Makes an output that begins with `first`.
     pub fn beginning(first: Vec<u8>) -> Output {
         let mut output = Output { bytes: first.len(), ..Output::default() };
         if !first.is_empty() {
@@ -103,13 +103,13 @@ impl Output {
         output
     }
 
-    /// Gives back what waits.
+    /// Takes out all bytes that wait.
     pub fn take(&mut self) -> Vec<u8> {
         self.close_tail();
         std::mem::take(self).whole.into_iter().flatten().collect()
     }
 
-    /// The peer takes no more.
+    /// Drops all bytes that wait: the peer takes no more.
     pub fn discard(&mut self) {
         *self = Output::default();
     }

@@ -19,7 +19,7 @@ impl<S: Stream> Ahead<S> {
         Ahead { unread: unread.into(), stream }
     }
 
-    /// The stream, and what is still unread before it.
+    /// Returns the bytes that are still unread before the stream, and the stream.
     pub fn into_parts(self) -> (Bytes, S) {
         (self.unread, self.stream)
     }

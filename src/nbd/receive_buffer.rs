@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// Large enough that many small requests come with one system call.
+/// Size of the buffer in bytes: large enough that many small requests come with one system call.
 pub const WINDOW: usize = 64 << 10;
 
 pub struct Window {
@@ -24,7 +24,7 @@ impl Window {
         &self.buf[self.start..self.end]
     }
 
-    /// The next `N` bytes, when they are there.
+    /// Returns the next `N` bytes, when they are there, and leaves them in the window.
     pub fn peek<const N: usize>(&self) -> Option<&[u8; N]> {
         self.bytes().first_chunk()
     }
@@ -37,7 +37,8 @@ impl Window {
         }
     }
 
-    /// Receives what fits; 0 is the end. There is always room for whatever needs at most half the window.
+    /// Receives what fits, and returns how much it was; 0 is the end. There is always room for anything that
+    /// needs at most half the window.
     pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -65,7 +66,7 @@ impl Window {
         Ok(())
     }
 
-    /// Receives and gives `N` bytes.
+    /// Receives and returns `N` bytes.
     pub async fn take<const N: usize>(
         &mut self,
         stream: &mut (impl AsyncRead + Unpin),

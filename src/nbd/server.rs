@@ -27,17 +27,18 @@ use super::transmission::{SETTLE, transmit};
 use crate::base::rt::{Rt, Task};
 use crate::base::{Budget, Result};
 
-/// Clients at a time; beyond that a new one is turned away.
+/// Most clients at a time; beyond that a new one is turned away.
 const CLIENTS: usize = 2048;
-/// Clients that may be on their way into TLS at a time: who shows no certificate must not take the place of those who do.
+/// Most clients that are on their way into TLS at a time: those who show no certificate must not take the
+/// place of those who do.
 const HANDSHAKES: usize = 64;
-/// From a client's connection to the end of its TLS handshake.
+/// Time from a client's connection to the end of its TLS handshake.
 const TLS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a client that still haggles may go on when the server stops, to hear that it does.
+/// Time for which a client that still haggles may go on when the server stops, to hear that it does.
 const GRACE: Duration = Duration::from_secs(1);
-/// Between attempts to enter an export again that a client of another process holds.
+/// Time between attempts to enter an export again that a client of another process holds.
 const ENTER_AGAIN: Duration = Duration::from_secs(1);
-/// Accepting failed, most likely for want of file descriptors: how long to wait for some.
+/// Time to wait after accepting failed: most likely file descriptors are short.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A running listener.
@@ -51,7 +52,7 @@ pub struct Server {
     all_gone: Task<(Option<Listener>, Vec<Connected>)>,
 }
 
-/// A client's connection, for another process.
+/// A client's connection as it goes to another process.
 #[derive(Debug)]
 pub struct Connected {
     pub client: Unserved,
@@ -61,34 +62,34 @@ pub struct Connected {
 /// A listener whose clients wait to be served, by this process or another one.
 #[derive(Debug)]
 pub struct PausedServer {
-    /// The address that was asked for, and the one that it is.
+    /// The address that was asked for; `address` is the one that the listener has.
     pub asked: Address,
     pub address: Address,
-    /// None where only the clients that there are go on.
+    /// The listening socket. `None` where only the clients that are there go on.
     pub listener: Option<Listener>,
     pub clients: Vec<Connected>,
 }
 
 impl Server {
-    /// Where it listens, with the port that the system chose.
+    /// Returns the address where the server listens, with the port that the system chose.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// How many are connected now.
+    /// Returns how many clients are connected now.
     pub fn clients(&self) -> usize {
         // One of the senders is the listener's own.
         self.alive.strong_count().saturating_sub(1)
     }
 
-    /// Returns when the stop token was given and every connection has ended.
+    /// Waits until the stop token was given and every connection has ended.
     pub async fn ended(self) -> Result<()> {
         self.all_gone.await.map(drop)
     }
 
-    /// Takes no client and no request any more. Returns when each connection stands between two requests, which takes
-    /// `SETTLE` and a moment at most. Connections that were ending are not among them, nor those by TLS, whose keys do not
-    /// leave this process: they end as when the server stops.
+    /// Stops taking clients and requests, for another process to go on. Returns when each connection stands
+    /// between two requests, which takes `SETTLE` and a moment at most. Connections that were ending are not
+    /// among them. Connections by TLS, whose keys do not leave this process, end as when the server stops.
     pub async fn pause(self) -> Result<PausedServer> {
         self.pause.cancel();
         self.tls_stop.cancel();
@@ -97,15 +98,15 @@ impl Server {
     }
 }
 
-/// How clients come in.
+/// The way in for clients of a listener.
 #[derive(Clone, Debug, Default)]
 pub struct Entrance {
-    /// Of a unix socket.
+    /// Owner, group and mode of a unix socket's file.
     pub rights: SocketRights,
     pub access: Arc<Access>,
 }
 
-/// As `serve_by`, for this user, and on TCP for everybody.
+/// Serves as `serve_by` does: on a unix socket for this process's user alone, on TCP for everybody.
 pub async fn serve(
     rt: &Rt,
     address: &Address,
@@ -116,8 +117,9 @@ pub async fn serve(
     serve_by(rt, address, Entrance::default(), exports, memory, stop).await
 }
 
-/// Binds `address` and serves every client until `stop`, with `memory_disk` for what requests hold. From then on nobody is
-/// accepted, no request is taken, and those under way are finished and answered within `transmission::DRAIN`.
+/// Binds `address` and serves every client until `stop`; `memory` bounds what requests hold. From `stop` on
+/// nobody is accepted and no request is taken. Requests under way are finished and answered within
+/// `transmission::DRAIN`.
 pub async fn serve_by(
     rt: &Rt,
     address: &Address,
@@ -132,8 +134,8 @@ pub async fn serve_by(
     Ok(go_on(rt, paused, entrance.access, exports, memory, stop))
 }
 
-/// As `serve_by`, where another server was paused. A client that may not come in any more, or whose export can't be entered
-/// again, is hung up on.
+/// Serves as `serve_by` does, from where another server was paused. A client that may not come in any more,
+/// or whose export can't be entered again, is hung up on.
 pub fn go_on(
     rt: &Rt,
     paused: PausedServer,
@@ -170,11 +172,11 @@ pub fn go_on(
     Server { asked, address, pause, tls_stop, alive, all_gone: rt.spawn(all_gone) }
 }
 
-/// What every connection of a listener shares.
+/// State that all connections of a listener share.
 #[derive(Clone)]
 struct House {
     rt: Rt,
-    /// All; then those that the client may see.
+    /// All exports; in a client's copy only those that the client may see.
     exports: Arc<dyn Exports>,
     access: Arc<Access>,
     by_tls: Option<ByTls>,
@@ -183,11 +185,11 @@ struct House {
     alive: mpsc::Sender<Connected>,
 }
 
-/// Of a listener whose clients come by TLS.
+/// State of a listener whose clients come by TLS.
 #[derive(Clone)]
 struct ByTls {
     handshakes: Arc<Places>,
-    /// Its clients end, also where others are to go on elsewhere.
+    /// Cancelled when clients by TLS are to end: also where other clients are to go on in another process.
     stop: CancellationToken,
 }
 
@@ -197,7 +199,7 @@ impl ByTls {
     }
 }
 
-/// What becomes of a client that comes from another process.
+/// The result of entering an export again for a client that comes from another process.
 enum Again {
     Entered(Session),
     Lost,
@@ -205,7 +207,8 @@ enum Again {
 }
 
 impl House {
-    /// Gives the listener back when it is to go on elsewhere.
+    /// Accepts clients until the server stops or pauses. Returns the listener when another process is to go
+    /// on with it.
     async fn accept_all(&self, listener: Option<Listener>) -> Option<Listener> {
         let Until { stop, pause } = &self.until;
         let Some(listener) = listener else {
@@ -286,7 +289,7 @@ impl House {
         self.rt.spawn(house.serve_tls(stream, peer, handshake)).detach();
     }
 
-    /// `handshake`: its place among those that are on their way into TLS.
+    /// Serves a client by TLS. `handshake`: its place among those that are on their way into TLS.
     async fn serve_tls(self, stream: impl Stream + Send, peer: String, handshake: Place) {
         let policy = self.access.policy();
         let Some((stream, client)) = self.secure(&policy, stream, &peer, &handshake).await else { return };
@@ -300,7 +303,8 @@ impl House {
         house.haggle(stream, Begun::default(), peer, (Some(client), None)).await;
     }
 
-    /// With what this client may see. None: with nothing, and it is hung up on.
+    /// Returns a copy of the house with the exports that this client may see. `None`: no rule is for the
+    /// client, and it is hung up on.
     fn for_client(&self, policy: &Policy, who: &Identity, peer: &str) -> Option<House> {
         let Some(exports) = policy.exports_for(&self.exports, who) else {
             warn!(peer, ?who, "a client was turned away: no rule of `allow` is for it");
@@ -309,7 +313,8 @@ impl House {
         Some(House { exports, ..self.clone() })
     }
 
-    /// Into TLS, in a bounded time.
+    /// Takes a client into TLS, in a bounded time. `None`: it has failed, left, or lost its place to a newer
+    /// client.
     async fn secure<S: Stream>(
         &self,
         policy: &Policy,
@@ -339,7 +344,8 @@ impl House {
         }
     }
 
-    /// Gives it back when another process is to go on. `from`: where another process has left it.
+    /// Serves a client from its greeting on, or from where another process has left it (`from`). Returns the
+    /// stream and its state when another process is to go on.
     async fn serve_client<S: Stream + Send>(
         &self,
         stream: S,
@@ -380,7 +386,8 @@ impl House {
         }
     }
 
-    /// What it begins with: within TLS, what the client had said before; what another process has left.
+    /// Haggles with a client and serves it then. `from`: within TLS, the client's answer to the greeting
+    /// before TLS; and the haggling that another process has left.
     async fn haggle<S: Stream + Send>(
         &self,
         mut stream: Ahead<S>,
@@ -419,7 +426,8 @@ impl House {
         Some((stream, Unserved::new(ConnectionState { peer, phase, unread, unsent }, holding)))
     }
 
-    /// Opening may take as long as stores are away: the client's requests wait, as they do in an outage.
+    /// Enters an export again for a client of another process. Opening may take as long as stores are away:
+    /// the client's requests wait, as they do in an outage.
     async fn enter_again(&self, entered: &Entered, peer: &str) -> Again {
         let entering = async {
             loop {
@@ -445,7 +453,8 @@ impl House {
         }
     }
 
-    /// The session, or where the haggling is to go on; neither when the client is gone.
+    /// Haggles with a client. Returns the session, or the haggling as another process is to go on with it;
+    /// `None` when the client is gone.
     async fn handshake<S: Stream + Send>(
         &self,
         stream: &mut Ahead<S>,
@@ -481,13 +490,13 @@ impl House {
     }
 }
 
-/// The process at the other end.
+/// Returns the user and group of the process at the other end.
 fn process(stream: &tokio::net::UnixStream) -> Identity {
     let process = stream.peer_cred();
     process.map_or(Identity::Unknown, |who| Identity::Process { uid: who.uid(), gid: who.gid() })
 }
 
-/// One client on any stream, without a listener; `from`: where another process has left it.
+/// Serves one client on any stream, without a listener. `from`: its state as another process has left it.
 #[cfg(any(test, fuzzing))]
 pub fn serve_stream<S: Stream + Send + 'static>(
     rt: &Rt,
@@ -501,7 +510,7 @@ pub fn serve_stream<S: Stream + Send + 'static>(
     rt.spawn(async move { house.serve_client(stream, "test".into(), from).await })
 }
 
-/// One client of a listener by TLS, who never goes on elsewhere.
+/// Serves one client by TLS, without a listener. Such a client never goes on in another process.
 #[cfg(any(test, fuzzing))]
 pub fn serve_tls_stream<S: Stream + Send + 'static>(
     rt: &Rt,

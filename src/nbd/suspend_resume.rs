@@ -11,7 +11,7 @@ use super::output::Output;
 use super::receive_buffer::Window;
 use crate::base::Result;
 
-/// Where it begins: empty, or as another process has left it.
+/// The state in which the serving of a connection begins: empty, or as another process has left it.
 pub struct Begun {
     pub window: Window,
     pub intake: Intake,
@@ -35,16 +35,16 @@ impl Begun {
     }
 }
 
-/// What ends it.
+/// The tokens that end the serving of a connection.
 #[derive(Clone, Debug)]
 pub struct Until {
-    /// The server stops.
+    /// Cancelled when the server stops.
     pub stop: CancellationToken,
-    /// Another process is to go on with it.
+    /// Cancelled when another process is to go on with the connection.
     pub pause: CancellationToken,
 }
 
-/// A connection between two requests, for another process.
+/// A connection between two requests, as it goes to another process.
 pub struct Paused<S> {
     pub stream: S,
     pub entered: Entered,

@@ -14,7 +14,7 @@ pub struct Places {
     next: Mutex<u64>,
 }
 
-/// Given back when dropped.
+/// One place on the way into TLS, given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     number: u64,
@@ -27,8 +27,10 @@ impl Places {
         Places { most, taken: Arc::default(), next: Mutex::default() }
     }
 
-    /// One more, if need be for the oldest.
+    /// Takes a place for a new client. Where none is free, the client that has been on its way longest loses
+    /// its place.
     pub fn take(&self) -> Place {
+        // Two tasks that take places at once could get the same number: only a listener's accepting task may call this.
         let (number, lost) = (*self.next.lock(), CancellationToken::new());
         *self.next.lock() += 1;
         let mut taken = self.taken.lock();
@@ -43,7 +45,7 @@ impl Places {
 }
 
 impl Place {
-    /// Returns when another has got it.
+    /// Waits until a newer client has got this place.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }

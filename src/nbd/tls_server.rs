@@ -25,12 +25,12 @@ use super::receive_buffer::Window;
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// Options that a client may send before TLS.
+/// Most options that a client may send before TLS.
 const OPTIONS_MAX: usize = 16;
-/// Certificates and keys in one file.
+/// Most certificates that are read from one file.
 const PEM_ITEMS_MAX: usize = 1000;
 
-/// The texts of the files.
+/// The contents of the files that a listener by TLS is made of, in PEM form.
 #[derive(Clone, Copy, Debug)]
 pub struct TlsPem<'a> {
     /// The server's certificate, then those between it and its authority.
@@ -42,7 +42,7 @@ pub struct TlsPem<'a> {
     pub optional: bool,
 }
 
-/// What a listener shows and asks for.
+/// Certificate of a listener by TLS, and its demands on clients.
 #[derive(Clone, Debug)]
 pub struct TlsServer {
     config: Arc<ServerConfig>,
@@ -73,7 +73,8 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> 
 }
 
 impl TlsServer {
-    /// TLS 1.3, and 1.2 for older clients.
+    /// Makes the configuration of a listener, for TLS 1.3, and 1.2 for older clients. `Kind::Usage`: a file
+    /// can't be used.
     pub fn new(rt: &Rt, pem: TlsPem<'_>) -> Result<TlsServer> {
         let unusable = |what: &str, why: &dyn std::fmt::Display| {
             Error::new(Kind::Usage, format!("{what} can't be used for TLS: {why}"))
@@ -110,7 +111,7 @@ impl TlsServer {
         Ok(TlsServer { config: Arc::new(config), shown })
     }
 
-    /// The end of the server's certificate in ms since 1970, when it ends before `by_ms`.
+    /// Returns the end of the server's certificate in ms since 1970, when it ends before `by_ms`.
     pub fn ends_before(&self, by_ms: u64) -> Option<u64> {
         let certificate = webpki::EndEntityCert::try_from(&self.shown).ok()?;
         let by = UnixTime::since_unix_epoch(std::time::Duration::from_millis(by_ms));
@@ -122,7 +123,8 @@ impl TlsServer {
         }
     }
 
-    /// From the greeting into TLS; what the client said of itself before. None when it left.
+    /// Takes a client from the greeting into TLS. Returns the client's answer to the greeting as well; `None`
+    /// when it left.
     pub async fn accept<S: Stream>(&self, mut stream: S) -> Result<Option<(TlsStream<S>, ClientFlags)>> {
         let Some(client) = before_tls(&mut stream).await? else { return Ok(None) };
         let accepted = TlsAcceptor::from(self.config.clone()).accept(stream).await;
@@ -131,14 +133,14 @@ impl TlsServer {
     }
 }
 
-/// What one option before TLS comes to.
+/// The step that follows an option before TLS.
 enum Next {
     Option,
     Tls,
     Leave,
 }
 
-/// Haggles until TLS begins: the plain buffer ends here.
+/// Haggles until TLS begins, and drops the buffer of plain bytes. `None` when the client left.
 async fn before_tls<S: Stream>(stream: &mut S) -> Result<Option<ClientFlags>> {
     let mut window = Window::new();
     let mut greeting = Vec::with_capacity(wire::GREETING_BYTES);
@@ -155,6 +157,7 @@ async fn before_tls<S: Stream>(stream: &mut S) -> Result<Option<ClientFlags>> {
         }
         window.drain(stream, header.len.into()).await?;
         let (answer, next) = answer_before_tls(header)?;
+        // Bytes that came in the open must never be taken for the client's words within TLS.
         if matches!(next, Next::Tls) && !window.bytes().is_empty() {
             return Err(refused("the client sent bytes in the open behind STARTTLS"));
         }
@@ -208,12 +211,12 @@ impl<S: Stream> Stream for TlsStream<S> {
     }
 }
 
-/// The names in the certificate that the client has shown, if it had to show one.
+/// Returns the names in the certificate that the client has shown; `None` if it has shown none.
 pub fn peer_names<S>(stream: &TlsStream<S>) -> Option<Vec<String>> {
     stream.get_ref().1.peer_certificates()?.first().map(names)
 }
 
-/// Common names of the subject, and DNS names. The certificate is one that was verified.
+/// Returns the common names of the subject, and the DNS names, of a certificate that was verified.
 fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
     let mut names = common_names(certificate.subject());
@@ -221,7 +224,8 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     names
 }
 
-/// From a subject in DER: a sequence of sets of pairs of an object identifier and a text.
+/// Returns the common names in a subject in DER: a sequence of sets of pairs of an object identifier and a
+/// text.
 fn common_names(mut subject: &[u8]) -> Vec<String> {
     const SEQUENCE: u8 = 0x30;
     const SET: u8 = 0x31;
@@ -247,7 +251,8 @@ fn common_names(mut subject: &[u8]) -> Vec<String> {
     names
 }
 
-/// The tag and content of the next item. Longer than two bytes of length is none: subjects are short.
+/// Takes the tag and content of the next item. An item whose length takes more than two bytes is no item
+/// here: subjects are short.
 fn der_item<'a>(from: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (len, rest) = match **from {
         [_, len @ 0..=0x7f, ref rest @ ..] => (usize::from(len), rest),

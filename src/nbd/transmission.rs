@@ -7,13 +7,13 @@
 //! in the order in which it finishes.
 //!
 //! Bounds: `JOBS` requests and about `HELD` bytes (their payloads and replies) a connection; at either, no further
-//! request is started, and then nothing more is received. What a connection holds above `share::FLOOR` comes out of the
+//! request is started, and then nothing more is received. What a connection holds above `memory_share::FLOOR` comes out of the
 //! daemon's memory for requests, first come, first served.
 //!
 //! No request needs that memory to go on, so no client waits for another one. A write is done in pieces as they arrive,
 //! one after the other, and each fits the connection's own memory. A read that is longer than that, and for which there
 //! is no memory now, is done in parts, each when the one before has left. So what others hold costs speed alone, and
-//! who takes no replies is hung up on while others ask for memory (`share::STALL`).
+//! who takes no replies is hung up on while others ask for memory (`memory_share::STALL`).
 //!
 //! Where the export's rate is limited, requests wait for their turn before they take any of that memory: beside it a
 //! connection holds the payload of `PARKED` bytes of writes and one piece. At that bound nothing more is received. Until
@@ -64,33 +64,33 @@ use crate::base::rope::Run;
 use crate::base::rt::Rt;
 use crate::base::{Budget, Error, Kind, Result, Rope};
 
-/// Requests under way on a connection.
+/// Most requests under way on a connection.
 const JOBS: usize = 256;
-/// Bytes at which a connection starts no further request, or a quarter of the memory for requests where that is less. The
-/// last one started may go past it by its own length.
+/// Bytes at which a connection starts no further request, or a quarter of the memory for requests where that
+/// is less. The last request started may exceed them by its own length.
 const HELD: u64 = 32 << 20;
-/// Payload of writes that wait for their turn at which nothing more is received.
+/// Payload bytes of writes waiting for their turn at which nothing more is received.
 const PARKED: u64 = FLOOR / 2;
-/// What a stopping server gives requests that are under way.
+/// Time that a stopping server leaves to requests that are under way.
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// What requests get that are under way when another process is to go on with the connection.
+/// Time for requests that are under way when another process is to go on with the connection.
 pub const SETTLE: Duration = Duration::from_millis(500);
-/// Zeros side by side that are told and not sent, where the client understands that.
+/// Least bytes of zeros side by side that are told as a hole and not sent, where the client understands that.
 const HOLE_MIN: usize = 4 << 10;
-/// How often a connection is looked at while nothing more is received.
+/// Interval at which a connection is checked for a break while nothing more is received.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What a client gets to hear the end.
+/// Time for a client to receive the end of the connection.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A read that is done in parts. Nothing else is started meanwhile.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     request: Request,
-    /// Bytes of it that were asked of the export: all of them once its last part is under way.
+    /// Bytes of the read that were asked of the export: all of them once its last part is under way.
     asked: u64,
 }
 
-/// Anything else would shift the stream.
+/// Checks the length of what a read returned. Any other length would shift the stream of replies.
 fn of_length(read: Result<Rope>, len: u64) -> Result<Rope> {
     match read {
         Ok(data) if data.len() as u64 != len => {
@@ -105,25 +105,26 @@ struct Connection<'e, S> {
     stream: Ahead<S>,
     window: Window,
     intake: Intake,
-    /// What has arrived and is not started yet, for want of room.
+    /// A message that has arrived and is not started yet, for want of room.
     next: Option<Arrived>,
-    /// What waits for its turn, and what has come to it since.
+    /// Requests that wait for their turn. `turned` are those whose turn has come.
     waiting: FuturesUnordered<Waiting<'e>>,
     turned: VecDeque<Arrived>,
-    /// Payload of both, in bytes.
+    /// Payload of `waiting` and `turned`, in bytes.
     parked: u64,
-    /// Among them is the first piece of a write that is still arriving.
+    /// `waiting` or `turned` hold the first piece of a write that is still arriving.
     parks_piece: bool,
-    /// A piece of the write that is arriving is under way.
+    /// A piece of the write that is still arriving is under way.
     piece: bool,
-    /// Why a piece of that write failed; the others are passed over.
+    /// Error of a piece of that write; the pieces behind it are passed over.
     failed: Option<Error>,
     reading: Option<Reading>,
     output: Output,
     jobs: FuturesUnordered<Job<'e>>,
-    /// Number of the next one that is put into `waiting` or `jobs`, which give theirs back in no order.
+    /// Number that was given last to an entry of `waiting` or `jobs`: both sets give entries back in no
+    /// order.
     number: u64,
-    /// What the jobs weigh.
+    /// Bytes that the jobs weigh together.
     weight: u64,
     /// Bytes at which nothing more is started.
     held_max: u64,
@@ -136,24 +137,25 @@ struct Connection<'e, S> {
     goodbye: bool,
     /// The socket takes nothing any more.
     broken: bool,
-    /// Nothing more is received, for want of room.
+    /// Nothing more is received, for want of room or for a pause.
     deaf: bool,
-    /// When it is looked at next, if it is deaf then.
+    /// Timer to the next look at a deaf connection.
     look: Option<BoxFuture<'static, ()>>,
-    /// For the log, which a client's misfortune must not fill.
+    /// Requests that failed. The log warns of few of them: a client's misfortune must not fill it.
     failures: u64,
-    /// Of the server, and of the export.
+    /// Cancellations by the server, and by the export.
     stops: [Pin<Box<WaitForCancellationFutureOwned>>; 2],
-    /// One of them came: all is over when this time is.
+    /// Timer that runs since one of `stops` came; the connection is over when it ends.
     drain: Option<BoxFuture<'static, ()>>,
     pause: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// It came: nothing is begun any more, and what is under way then is given back.
+    /// Timer that runs since `pause` came. Nothing is begun any more, and what is under way at its end is
+    /// given back.
     settle: Option<BoxFuture<'static, ()>>,
 }
 
-/// How the serving of a connection ended.
+/// The end of serving a connection, by how it came.
 enum End<S> {
-    /// The client can still hear.
+    /// The client can still hear: the connection is closed in an orderly way.
     HangUp(Ahead<S>),
     Broken,
     Paused(Box<Paused<S>>),
@@ -169,7 +171,7 @@ pub async fn transmit<S: Stream>(
     until: Until,
 ) -> Option<Paused<S>> {
     let end = converse(rt, stream, begun, &session, memory, until).await;
-    // The client counts as gone before it has noticed.
+    // The export is let go before the connection closes: once the client notices the end, it counts as gone here.
     drop(session);
     match end {
         End::HangUp(stream) => {
@@ -231,8 +233,8 @@ async fn converse<S: Stream>(
     }
 }
 
-/// Closing a socket with unread bytes in it throws away replies that are still on their way: end our direction, then
-/// wait for the client's end.
+/// Ends our direction, then waits for the client's end. Closing a socket with unread bytes in it would throw
+/// away replies that are still on their way.
 async fn hang_up(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     if stream.shutdown().await.is_ok() {
         let mut rest = [0; 4096];
@@ -269,7 +271,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
     }
 
-    /// The client keeps what others wait for: says whether it was hung up on.
+    /// Hangs up on a client that keeps what others wait for; says whether it did.
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> bool {
         if self.broken || self.output.bytes() == 0 {
             self.share.rest();
@@ -288,7 +290,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         stalled
     }
 
-    /// Whether the connection broke behind what is not received yet.
+    /// Looks now and then whether a connection broke of which nothing more is received; says whether it did.
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> bool {
         while self.deaf {
             let look = self.look.get_or_insert_with(|| self.rt.sleep(LOOK_EVERY));
@@ -306,7 +308,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         false
     }
 
-    /// Nobody is there any more.
+    /// Ends the connection at once: nobody is there any more.
     fn lose(&mut self) {
         self.broken = true;
         self.end();
@@ -316,7 +318,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         self.output.discard();
     }
 
-    /// The client is gone, or as good as that.
+    /// Takes no more requests: the client is gone, or as good as gone. Without its goodbye all its writes,
+    /// zeroes and trims that are not done are given up.
     fn end(&mut self) {
         self.taking = false;
         self.next = None;
@@ -377,7 +380,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
     }
 
-    /// Another process is to go on, and nothing is under way any more, or has been for too long.
+    /// Tells whether another process can go on now: nothing is under way any more, or something has been for
+    /// too long.
     fn is_settled(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(time) = self.settle.as_mut().filter(|_| self.taking) else { return false };
         if self.jobs.is_empty() && self.reading.is_none() {
@@ -393,11 +397,12 @@ impl<'e, S: Stream> Connection<'e, S> {
         true
     }
 
-    /// All that was received and is not done, and what is not sent. Nothing of the one was answered. `None`: there is no way to
-    /// tell it.
+    /// Returns the stream with all that was received and not done, and the replies that were not sent. None
+    /// of the requests given back was answered. `None`: the state can't be told to another process.
     fn give_back(mut self) -> Option<Paused<S>> {
         let mut unread = Unread::new(self.session.headers, self.intake.resumed());
         let mut jobs: Vec<_> = std::mem::take(&mut self.jobs).into_iter().collect();
+        // The set is in no order, and the next process is to start these requests as they came.
         jobs.sort_by_key(|job| job.number);
         for job in jobs {
             match &job.piece {
@@ -449,8 +454,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         Some(Paused { stream, entered, holding, unread, unsent: self.output.take() })
     }
 
-    /// What comes next, if it has arrived and its turn has come. A request that came in full before the client's end is
-    /// still started.
+    /// Returns the message to start next, if it has arrived and its turn has come. A request that came in
+    /// full before the client's end is still started.
     fn arrived(&mut self, cx: &mut Context<'_>) -> Option<Arrived> {
         if self.next.is_some() {
             return self.next.take();
@@ -477,7 +482,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         None
     }
 
-    /// Gives it back when it has nothing to wait for.
+    /// Puts a message that has to wait for its turn into `waiting`. Returns it when it has nothing to wait
+    /// for.
     fn wait_turn(&mut self, arrived: Arrived, cx: &mut Context<'_>) -> Option<Arrived> {
         let turn = match &arrived {
             Arrived::Request(Request { command: Command::Read, len, .. }) => self.export.turn(false, *len),
@@ -496,13 +502,13 @@ impl<'e, S: Stream> Connection<'e, S> {
         None
     }
 
-    /// So much waits for its turn that nothing more is taken in.
+    /// Tells whether so much waits for its turn that nothing more is taken in.
     fn parks_enough(&self) -> bool {
         let many = self.waiting.len() + self.turned.len() + self.jobs.len() >= JOBS;
         self.parks_piece || self.parked >= PARKED || many && !self.waiting.is_empty()
     }
 
-    /// Says whether anybody's turn has come.
+    /// Moves messages whose turn has come to `turned`; says whether there were any.
     fn collect_turns(&mut self, cx: &mut Context<'_>) -> bool {
         let mut any = false;
         while let Poll::Ready(Some(arrived)) = self.waiting.poll_next_unpin(cx) {
@@ -541,7 +547,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         in_turn && bounded && self.share.reserve(holds, more.max(1), cx)
     }
 
-    /// There is no memory for it now. When nothing else is under way, a long read goes on without.
+    /// Begins a long read in parts, since there is no memory for all of it now; says whether it did. Nothing
+    /// else may be under way.
     fn begin_reading(&mut self, arrived: &Arrived) -> bool {
         match arrived {
             Arrived::Request(request)
@@ -682,7 +689,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         data.into_iter().for_each(|piece| self.output.data(piece));
     }
 
-    /// Data that begins at `offset`, `last` or others follow. What is known to be zeros is told, not sent.
+    /// Adds a read's data from `offset` on as chunks; `last`: no others follow. Runs known to be zeros become
+    /// holes.
     fn reply_chunks(&mut self, request: &Request, mut offset: u64, data: Rope, last: bool) {
         let reply = self.reply_to(request);
         let mut runs = data.into_runs(HOLE_MIN).into_iter().peekable();
@@ -703,8 +711,8 @@ impl<'e, S: Stream> Connection<'e, S> {
         }
     }
 
-    /// Where the client agreed to replies of several chunks each part is one. Otherwise the first part stands behind the
-    /// header of the whole, and an error after that leaves nothing to say.
+    /// Adds one part of a long read to the replies. With chunks each part is one or more of them. Otherwise
+    /// the first part stands behind the header of the whole, and an error after that leaves nothing to say.
     fn reply_part(&mut self, request: &Request, offset: u64, last: bool, result: Result<Rope>) {
         if last {
             self.reading = None;
@@ -732,7 +740,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         self.output.header(|out| reply.put_error(out, errno, why));
     }
 
-    /// How many bytes left.
+    /// Sends replies. Returns by how many bytes the output became shorter.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> usize {
         let before = self.output.bytes();
         if self.output.is_done() {
@@ -747,7 +755,7 @@ impl<'e, S: Stream> Connection<'e, S> {
         before - self.output.bytes()
     }
 
-    /// Says whether anything came; only while all that came before is started.
+    /// Receives bytes; says whether anything came. It receives only while all that came before is started.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> bool {
         let started = self.next.is_none() && self.reading.is_none() && !self.parks_enough();
         let hears =

@@ -8,7 +8,7 @@ use crate::base::{Error, Kind, Result};
 
 /// The largest payload in either direction, as told in `INFO_BLOCK_SIZE`.
 pub const PAYLOAD_MAX: u32 = 32 << 20;
-/// The longest string of the protocol.
+/// The longest string of the protocol, in bytes.
 pub const STRING_MAX: usize = 4096;
 
 const REQUEST_MAGIC: u32 = 0x2560_9513;
@@ -23,7 +23,7 @@ pub enum Headers {
     /// Requests of 32-bit lengths, replies of one piece.
     #[default]
     Simple,
-    /// The same requests. Replies to reads and failures are chunks.
+    /// Requests of 32-bit lengths. Replies to reads and failures are chunks.
     Structured,
     /// Requests of 64-bit lengths. All replies are chunks, which repeat the request's offset.
     Extended,
@@ -55,7 +55,7 @@ pub mod command_flag {
     pub const DF: u16 = 1 << 2;
     pub const REQ_ONE: u16 = 1 << 3;
     pub const FAST_ZERO: u16 = 1 << 4;
-    /// Of extended headers: the length is that of a payload, which follows.
+    /// Flag of extended headers: the length is that of a payload, which follows.
     pub const PAYLOAD_LEN: u16 = 1 << 5;
 }
 
@@ -73,7 +73,7 @@ pub enum Errno {
 }
 
 impl Errno {
-    /// Where our errors become the protocol's.
+    /// Returns the protocol's number for an error of ours.
     pub fn of(kind: Kind) -> Errno {
         match kind {
             Kind::ReadOnly | Kind::Denied | Kind::Refused | Kind::Owned => Errno::Perm,
@@ -99,7 +99,8 @@ impl Errno {
         [Perm, Io, Inval, NoSpace, Overflow, NotSup, Shutdown].into_iter().find(|e| *e as u32 == number)
     }
 
-    /// And back, in a client; the protocol has an unexpected number mean `Inval`.
+    /// Returns the kind of error for a server's number, in a client. The protocol has an unexpected number
+    /// mean `Inval`.
     pub fn kind(number: u32) -> Kind {
         match number {
             1 => Kind::ReadOnly,
@@ -164,12 +165,13 @@ pub struct Request {
     pub cookie: u64,
     pub offset: u64,
     pub len: u64,
-    /// The offset that the client has sent, for the reply. It is `offset`, but where only the rest of a write is left to do.
+    /// Offset that the client has sent, for the reply. It differs from `offset` only where just the rest of a
+    /// write is left to do.
     pub sent_offset: u64,
 }
 
 impl Request {
-    /// Of its header.
+    /// Returns how many bytes a request's header has.
     pub const fn bytes(headers: Headers) -> usize {
         match headers {
             Headers::Simple | Headers::Structured => 28,
@@ -185,8 +187,8 @@ impl Request {
         Request::new(0, Command::Disconnect, 0, 0, 0)
     }
 
-    /// `None` when more bytes are needed. An error here is the end of the connection: what follows can't be told apart any
-    /// more.
+    /// Parses a request's header; `None` when more bytes are needed. An error is the end of the connection:
+    /// the next requests can't be told apart any more.
     pub fn parse(headers: Headers, bytes: &[u8]) -> Result<Option<Request>> {
         let mut b = bytes;
         let Ok(magic) = b.try_get_u32() else { return Ok(None) };
@@ -217,8 +219,8 @@ impl Request {
         }
     }
 
-    /// Whether a payload of its length follows. With extended headers the client has to say so. QEMU's does not (10.0): a
-    /// write has one in any case.
+    /// Tells whether a payload of the request's length follows. With extended headers the client has to say
+    /// so. QEMU's client does not (10.0), but a write has a payload in any case.
     pub fn has_payload(&self, headers: Headers) -> bool {
         let says_so = headers == Headers::Extended && self.flags & command_flag::PAYLOAD_LEN != 0;
         says_so || self.command == Command::Write
@@ -241,11 +243,11 @@ const CHUNK_BLOCK_STATUS_EXT: u16 = 6;
 const CHUNK_ERROR: u16 = 0x8001;
 const CHUNK_ERROR_OFFSET: u16 = 0x8002;
 
-/// Of a hole, in the context `base:allocation`: it takes no space, and reads as zeros.
+/// Flags of a hole, in the context `base:allocation`: it takes no space, and reads as zeros.
 pub const STATUS_HOLE: u32 = 1 | 2;
-/// Of what has changed, in the context `qemu:dirty-bitmap:…`.
+/// Flag of a changed range, in the context `qemu:dirty-bitmap:…`.
 pub const STATUS_CHANGED: u32 = 1;
-/// What an answer to BLOCK_STATUS takes for each extent at most.
+/// Most bytes that an answer to BLOCK_STATUS takes for one extent.
 pub const EXTENT_BYTES: usize = 16;
 
 /// The request that a reply is for, and the headers that the reply has.
@@ -253,7 +255,7 @@ pub const EXTENT_BYTES: usize = 16;
 pub struct ReplyTo {
     headers: Headers,
     cookie: u64,
-    /// As the client sent it.
+    /// Offset as the client sent it.
     offset: u64,
 }
 
@@ -262,7 +264,7 @@ impl ReplyTo {
         ReplyTo { headers, cookie: request.cookie, offset: request.sent_offset }
     }
 
-    /// A reply without structure; a read's data follows.
+    /// Writes a reply without structure; a read's data follows.
     pub fn put_simple(self, out: &mut impl BufMut, errno: Option<Errno>) {
         out.put_u32(SIMPLE_MAGIC);
         out.put_u32(errno.map_or(0, |e| e as u32));
@@ -283,7 +285,7 @@ impl ReplyTo {
         }
     }
 
-    /// The request is done; there is no data.
+    /// Writes the reply to a request that is done and has no data.
     pub fn put_done(self, out: &mut impl BufMut) {
         match self.headers {
             Headers::Simple | Headers::Structured => self.put_simple(out, None),
@@ -291,7 +293,8 @@ impl ReplyTo {
         }
     }
 
-    /// `text`: for people, where the headers have room for it.
+    /// Writes the reply to a request that has failed. `text` is for people, where the headers have room for
+    /// it.
     pub fn put_error(self, out: &mut impl BufMut, errno: Errno, text: &str) {
         if !self.headers.has_chunks() {
             return self.put_simple(out, Some(errno));
@@ -303,13 +306,14 @@ impl ReplyTo {
         out.put_slice(text.as_bytes());
     }
 
-    /// A part of a read's reply, the last of it where it is `done`: `len` bytes of data follow.
+    /// Writes the header of a part of a read's reply, the last one where it is `done`: `len` bytes of data
+    /// follow.
     pub fn put_data_chunk(self, out: &mut impl BufMut, offset: u64, len: u32, done: bool) {
         self.put_chunk_header(out, done, CHUNK_DATA, len + 8);
         out.put_u64(offset);
     }
 
-    /// The same for `len` zeros: nothing follows.
+    /// Writes a part of a read's reply that is `len` zeros: no data follow.
     pub fn put_hole_chunk(self, out: &mut impl BufMut, offset: u64, len: u32, done: bool) {
         self.put_chunk_header(out, done, CHUNK_HOLE, 12);
         out.put_u64(offset);
@@ -320,8 +324,8 @@ impl ReplyTo {
         self.put_chunk_header(out, true, CHUNK_NONE, 0);
     }
 
-    /// What BLOCK_STATUS tells in one context: extents side by side, their bytes and flags. `done`: no other context
-    /// follows. Without extended headers no extent is longer than 32 bits tell.
+    /// Writes the answer to BLOCK_STATUS in one context: extents side by side, as bytes and flags. `done`: no
+    /// other context follows. Without extended headers no extent may be longer than 32 bits tell.
     pub fn put_status(self, out: &mut impl BufMut, done: bool, context: u32, extents: &[(u64, u32)]) {
         let many = extents.len() as u32;
         if self.headers == Headers::Extended {
@@ -343,7 +347,7 @@ impl ReplyTo {
     }
 }
 
-/// The longest start of `text` that the protocol lets through.
+/// Returns the longest start of `text` that the protocol lets through.
 pub fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(STRING_MAX)]
 }
@@ -362,7 +366,8 @@ impl Reply {
     const CHUNK_BYTES: usize = 20;
     const EXTENDED_CHUNK_BYTES: usize = 32;
 
-    /// `None` when more bytes are needed. An error is the end of the connection.
+    /// Parses a reply's header, and returns its length as well; `None` when more bytes are needed. An error
+    /// is the end of the connection.
     pub fn parse(headers: Headers, mut b: &[u8]) -> Result<Option<(Reply, usize)>> {
         let have = b.len();
         let Ok(magic) = b.try_get_u32() else { return Ok(None) };
@@ -403,7 +408,7 @@ pub enum Chunk<'a> {
         offset: u64,
         len: u32,
     },
-    /// Of a context: extents, each with its flags.
+    /// Extents of one context, each with its length and flags.
     Status {
         context: u32,
         extents: Vec<(u64, u32)>,

@@ -10,7 +10,7 @@ const GAP: usize = 6;
 const LETTER: usize = 7;
 const LINE: usize = 15;
 
-/// Where a layer's box stands, in columns and rows of the grid.
+/// Position of a layer's box, in columns and rows of the grid.
 struct Place {
     layer: &'static str,
     column: usize,
@@ -51,7 +51,7 @@ const PLACES: &[Place] = &[
     place("base", (0, 12), (12, 1), GROUND),
 ];
 
-/// Who stands above and below the layers: text, column, columns, row.
+/// Boxes above and below the layers: text, column, columns, row.
 const OUTSIDE: &[(&str, usize, usize, usize)] = &[
     ("windlass …", 0, 2, 0),
     ("QEMU · nbdcopy · nbd-client", 2, 6, 0),
@@ -60,7 +60,7 @@ const OUTSIDE: &[(&str, usize, usize, usize)] = &[
     ("S3 buckets of any provider · folders", 0, 12, 13),
 ];
 
-/// The rows of the table of layers: name, and what the layer owns.
+/// Reads the rows of the table of layers: name, and what the layer owns.
 pub fn layers(page: &str) -> Vec<(String, String)> {
     page.lines()
         .skip_while(|l| !l.starts_with("| layer |"))
@@ -78,7 +78,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Words in lines of at most `letters`.
+/// Puts words into lines of at most `letters`.
 fn wrapped(text: &str, letters: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -93,7 +93,7 @@ fn wrapped(text: &str, letters: usize) -> Vec<String> {
     lines
 }
 
-/// The picture. Panics when the table and the boxes differ, or when a text doesn't fit its box.
+/// Draws the picture. Panics when the table and the boxes differ, or when a text doesn't fit its box.
 pub fn drawn(layers: &[(String, String)]) -> String {
     let mut names: Vec<_> = layers.iter().map(|(name, _)| name.as_str()).collect();
     let mut boxes: Vec<_> = PLACES.iter().map(|p| p.layer).collect();

@@ -13,7 +13,7 @@ use std::path::Path;
 const BEGIN: &str = "<!-- from ";
 const END: &str = "<!-- end -->";
 
-/// A module's docs as they stand in the book: headings one level below the section's.
+/// Returns a module's docs as they stand in the book: headings are one level below the section's.
 fn module_docs(source: &str) -> String {
     let mut out = String::new();
     for line in source.lines().map_while(|l| l.strip_prefix("//!")) {
@@ -27,7 +27,7 @@ fn module_docs(source: &str) -> String {
     out
 }
 
-/// The book with every named part taken from its source anew.
+/// Returns the book with every named part taken from its source anew.
 fn rewritten(book: &str, source: impl Fn(&str) -> String) -> String {
     let mut out = String::new();
     let mut skipping = false;
@@ -119,7 +119,7 @@ fn parts_are_replaced_and_the_rest_is_kept() {
     assert_eq!(rewritten(wanted, source), wanted);
 }
 
-/// A heading as the end of a link names it: lower case, words joined by `-`, no other punctuation.
+/// Returns a heading as the end of a link names it: lower case, words joined by `-`, no other punctuation.
 fn slug(heading: &str) -> String {
     heading
         .trim()
@@ -177,7 +177,7 @@ fn every_decision_is_in_the_index() {
     assert!(records.len() > 50);
 }
 
-/// One rule a paragraph, in lines that fit a terminal.
+/// Each paragraph has one rule, in lines that fit a terminal.
 #[test]
 fn protocol_md_is_read_rule_by_rule() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -191,7 +191,7 @@ fn protocol_md_is_read_rule_by_rule() {
     }
 }
 
-/// Every file below a folder.
+/// Collects every file below a folder.
 fn below(dir: &Path, out: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() { below(&entry.path(), out) } else { out.push(entry.path()) }

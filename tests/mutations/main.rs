@@ -17,7 +17,7 @@ struct Mutation {
     name: String,
     what: String,
     test: String,
-    /// File, text before, text after.
+    /// Changes: file, text before, text after.
     hunks: Vec<(PathBuf, String, String)>,
 }
 
@@ -64,7 +64,7 @@ fn all() -> Vec<Mutation> {
 }
 
 impl Mutation {
-    /// The changed files, with their new text.
+    /// Returns the changed files, with their new text.
     fn applied(&self) -> Vec<(PathBuf, String)> {
         let mut out: Vec<(PathBuf, String)> = Vec::new();
         for (file, before, after) in &self.hunks {
@@ -79,7 +79,7 @@ impl Mutation {
         out
     }
 
-    /// Builds and runs the simulation with the bug in `tree`; what it printed, and whether it failed.
+    /// Builds and runs the simulation with the bug in `tree`. Returns what it printed, and whether it failed.
     fn run(&self, tree: &Path) -> (String, bool) {
         let mut changed = self.applied();
         for (file, text) in &mut changed {
@@ -107,7 +107,8 @@ impl Mutation {
     }
 }
 
-/// A copy of the tree under another version: with the same one cargo would take its builds for those of the real tree.
+/// Copies the tree under another version: with the same one cargo would take its builds for those of the real
+/// tree.
 fn copy_crate(tree: &Path) {
     copy_tree(root(), tree);
     let version = env!("CARGO_PKG_VERSION");

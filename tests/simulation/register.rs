@@ -38,7 +38,7 @@ impl Stores {
         Stores { stores }
     }
 
-    /// Labels them; afterwards they are members.
+    /// Labels the stores, which makes them members.
     async fn label(&self) {
         let n = self.stores.len();
         let entry = |i| StoreEntry { url: format!("mem:s{i}"), zone: None, incarnation: incarnation(i) };
@@ -52,7 +52,7 @@ impl Stores {
         }
     }
 
-    /// A process's own view of them.
+    /// Returns a process's own view of the stores.
     fn register(&self, rt: &Rt, id: u128) -> Register {
         let member = |(i, store): (usize, &Arc<SimStore>)| {
             let (url, bucket) = (store.url().to_owned(), store.clone() as _);
@@ -79,13 +79,14 @@ pub fn decode(value: Option<&Bytes>) -> Tags {
 /// One operation as its caller saw it.
 struct Op {
     begun: usize,
-    /// The tag that it adds.
+    /// The tag that the operation adds.
     tag: Option<u32>,
-    /// When it was told which value; absent when it failed or its process died.
+    /// The time when the caller was told a value, and the value; `None` when the call failed or its process
+    /// died.
     told: Option<(usize, Tags)>,
 }
 
-/// What the clients of one register did, as they saw it.
+/// Operations of the clients of one register, as the clients saw them.
 #[derive(Default)]
 pub struct History {
     clock: usize,
@@ -109,7 +110,7 @@ impl History {
         self.clock
     }
 
-    /// It ended then, as is told only now.
+    /// Records that an operation ended at `at`, though this is told only now.
     pub fn end_at(&mut self, op: usize, at: usize, value: Tags) {
         self.ops[op].told = Some((at, value));
     }
@@ -180,7 +181,7 @@ impl Client {
         }
     }
 
-    /// A change that turns out to be none: its error is as good as a read.
+    /// Tries a change that turns out to be none: its error is as good as a read.
     async fn refuse(&self, register: &Register) {
         let op = self.history.lock().begin(None);
         let mut judged = Tags::new();
@@ -215,15 +216,15 @@ impl Client {
     }
 }
 
-/// The processes that run now.
+/// The processes that run at present.
 #[derive(Default)]
 struct Hosts {
     running: Mutex<Vec<Process>>,
-    /// No more restarts.
+    /// No process is started anew any more.
     over: AtomicBool,
 }
 
-/// Everything that goes wrong, by the seed.
+/// A director of everything that goes wrong, by the seed.
 struct Director {
     world: World,
     stores: Arc<Stores>,
@@ -329,7 +330,7 @@ fn run(seed: u64, n: usize) {
     }
 }
 
-/// All comes back but what was wiped: now everything must work, and show what was acknowledged.
+/// Brings everything back but what was wiped: now all must work, and show what was acknowledged.
 async fn settle(director: &Director, rt: &Rt) {
     director.hosts.over.store(true, Ordering::Relaxed);
     for host in director.hosts.running.lock().iter() {
@@ -364,8 +365,8 @@ fn five_acceptors_are_a_register() {
     each_seed("register::five_acceptors_are_a_register", 150, |seed| run(seed, 5));
 }
 
-/// Runs a scenario on stores that are well until it says otherwise.
-/// Ten thousand operations of two processes that are always at it, with answers that get lost: did it happen, or not?
+/// Races ten thousand operations of two processes that are always at work, with answers that get lost: did a
+/// change happen or not?
 fn race(seed: u64, n: usize) {
     const OPERATIONS: usize = 10_000;
     let sim = Sim::new(seed);
@@ -418,8 +419,8 @@ fn ten_thousand_operations_of_two_processes_are_linearizable() {
     });
 }
 
-/// Clients that are always at it, on three stores of which the first judges a condition and writes later. Whether all that was told
-/// is one history.
+/// Runs busy clients on three stores, of which the first judges a condition and writes later. Returns whether
+/// all that was told is one history.
 fn holds_on_racing_store(seed: u64, races: Duration) -> bool {
     let sim = Sim::new(seed);
     let world: World = (*sim).clone();
@@ -453,8 +454,8 @@ fn holds_on_racing_store(seed: u64, races: Duration) -> bool {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history.check())).is_ok()
 }
 
-/// What the model `register` shows of a store whose conditional writes race (x5): a change that was told is lost. So such a
-/// store is refused before it is used.
+/// The model `register` shows of a store whose conditional writes race (x5) that a change is lost which was
+/// told. So such a store is refused before it is used.
 #[test]
 fn one_store_that_races_loses_changes_and_is_refused_before() {
     let lost = (0..20).filter(|seed| !holds_on_racing_store(*seed, Duration::from_millis(20))).count();
@@ -463,6 +464,7 @@ fn one_store_that_races_loses_changes_and_is_refused_before() {
     assert!((0..20).all(|seed| holds_on_racing_store(seed, Duration::ZERO)));
 }
 
+/// Runs a scenario on stores that are well until it says otherwise.
 fn scenario<F: Future<Output = ()> + Send + 'static>(n: usize, run: impl FnOnce(World, Arc<Stores>) -> F) {
     let sim = Sim::new(1);
     let world: World = (*sim).clone();

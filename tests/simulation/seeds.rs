@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// A run that takes so long hangs in one step: those of any sane number are over much sooner.
+/// Time after which a run is taken to hang in one step: runs of any sane number of steps are over much
+/// sooner.
 const HANGS: Duration = Duration::from_secs(300);
 
-/// Without optimization a run takes ten times as long. It sees assertions and overflows, for which fewer runs will do.
+/// Factor by which fewer seeds run without optimization, where a run takes ten times as long. Such runs see
+/// assertions and overflows, for which fewer of them will do.
 const UNOPTIMIZED: u64 = 25;
 
 fn from_env(name: &str) -> Option<u64> {
@@ -20,7 +22,7 @@ fn from_env(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// Whether one seed is replayed: then runs tell what happens.
+/// Tells whether one seed is replayed; runs then print what happens.
 pub fn is_replay() -> bool {
     std::env::var_os("WINDLASS_SEED").is_some()
 }
@@ -29,7 +31,7 @@ fn again(test: &str, seed: u64) -> String {
     format!("  WINDLASS_SEED={seed} cargo test --test simulation {test} -- --exact --nocapture")
 }
 
-/// Ends everything when a seed does not end.
+/// Ends the process when a seed does not end.
 fn watch(test: &str, at_work: &Receiver<u64>) {
     let mut seed = None;
     loop {

@@ -41,7 +41,8 @@ async fn s3_conforms() {
     assert!(server.keys().iter().all(|key| key.starts_with("pre/fix/some/where/")));
 }
 
-/// A server that none of us wrote, when the environment names one (`integration/checks/s3_seaweed` does).
+/// Runs the suite on a server that none of us wrote, when the environment names one
+/// (`integration/checks/s3_seaweed` does).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_server_conforms() {
     let Ok(url) = std::env::var("WINDLASS_TEST_S3") else {

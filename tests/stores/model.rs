@@ -41,7 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Everything from there on, page by page.
+/// Lists everything from there on, page by page.
 async fn names(bucket: &BucketRef, list: &List) -> (Vec<String>, Vec<String>) {
     let mut list = list.clone();
     let (mut objects, mut groups) = (Vec::new(), Vec::new());

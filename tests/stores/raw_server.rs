@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use windlass::base::rt::Rt;
 use windlass::store::{BucketRef, S3Store, StoreUrl};
 
-/// Names in lowercase.
+/// Headers by their names in lowercase.
 type Headers = BTreeMap<String, Vec<u8>>;
 type Objects = Arc<Mutex<BTreeMap<String, (Vec<u8>, Headers)>>>;
 
@@ -20,7 +20,7 @@ pub struct RawServer {
     objects: Objects,
 }
 
-/// What describes an object.
+/// Tells whether a header describes an object, so that it is kept.
 fn is_kept(name: &str) -> bool {
     name.starts_with("x-amz-meta-")
         || matches!(name, "content-disposition" | "cache-control" | "content-language" | "expires")
@@ -52,7 +52,7 @@ impl RawServer {
         self.objects.lock().unwrap().insert(key.to_owned(), (body.to_vec(), headers));
     }
 
-    /// What describes an object; for `KEY?uploads`, what an upload was begun with.
+    /// Returns the headers that describe an object; for `KEY?uploads`, those that an upload was begun with.
     pub fn headers(&self, key: &str) -> Headers {
         self.objects.lock().unwrap()[key].1.clone()
     }

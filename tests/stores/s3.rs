@@ -16,7 +16,8 @@ use super::support::stores::conformance::{Suite, refused, stored};
 
 const WHY: Cause = Cause::Probe;
 
-/// Keys that are exchanged send every store of this process to the SDK once: a test that looks at a request's way waits.
+/// Held for writing while a test exchanges keys, since each store of this process then sends one request
+/// through the SDK. A test that looks at a request's way holds it for reading.
 static KEYS: RwLock<()> = RwLock::const_new(());
 
 async fn normal() -> (Server, BucketRef) {
@@ -124,7 +125,8 @@ async fn servers_with_ways_of_their_own_are_understood() {
     Suite { rt: rt(), bucket, prefix: "q/".into(), exact: true }.run().await;
 }
 
-/// As SeaweedFS does: going on behind the greatest name of a page would lose what the tree's order puts later.
+/// The server lists as SeaweedFS does. Going on behind the greatest name of a page would lose what the tree's
+/// order puts later.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_name_is_lost_on_a_server_that_lists_as_a_tree() {
     let server = Server::start(Quirks { lists_as_tree: true, ..Quirks::default() }).await;
@@ -154,7 +156,7 @@ async fn no_name_is_lost_on_a_server_that_lists_as_a_tree() {
     }
 }
 
-/// As on SeaweedFS.
+/// SeaweedFS copies no markers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_marker_is_copied_where_the_server_does_not() {
     let server = Server::start(Quirks { copies_no_markers: true, ..Quirks::default() }).await;
@@ -180,7 +182,7 @@ async fn a_server_that_ignores_conditions_is_refused_by_name() {
     assert_eq!(server.keys(), Vec::<String>::new());
 }
 
-/// One request after another it answers rightly.
+/// Such a server answers rightly while requests come one after another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_conditional_writes_race_is_refused_by_name() {
     for gap_ms in [1, 5, 50] {
@@ -216,7 +218,7 @@ async fn each_address_of_a_name_is_a_way_to_the_bucket() {
     probe(&rt(), &*named, "x/").await.unwrap();
 }
 
-/// As a gateway over files makes them: two writes of one size within a second have one etag.
+/// A gateway over files makes such etags: two writes of one size within a second have one etag.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_etags_repeat_within_a_second_is_refused_by_name() {
     let server = Server::start(Quirks { etag_of_second: true, ..Quirks::default() }).await;
@@ -402,7 +404,7 @@ async fn bytes_without_the_checksum_that_came_with_them_are_refused() {
     }
 }
 
-/// As web tools set them: `Expires` that is no date.
+/// Web tools set such headers: `Expires` that is no date.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_nobody_needs_are_not_read() {
     static ODD: Said = summed(&[("expires", "0"), ("etag", "\"e\"")]);
@@ -438,7 +440,7 @@ async fn a_wrong_clock_is_told_by_the_server() {
     assert_eq!(year(), "2040");
 }
 
-/// As an owner of keys exchanges them while volumes are attached: no store is opened anew.
+/// An owner exchanges keys so while volumes are attached: no store is opened anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_store_goes_on_with_exchanged_keys() {
     let _alone = KEYS.write().await;

@@ -18,15 +18,15 @@ const HTML: (&str, &str) = ("content-type", "text/html");
 const PAGE: &str = "<!DOCTYPE html><html><head><title>Hello</title></head><body>Nothing here</body></html>";
 const XHTML: &str = "<html><head><title>Hello</title></head><body><p>Nothing here</p></body></html>";
 
-/// As a web server says that there is no such page.
+/// A web server's answer that there is no such page.
 static NO_PAGE: Said = Said { status: 404, headers: &[HTML], body: PAGE };
 static NO_PAGE_AT_ALL: Said = Said { status: 404, headers: &[], body: "" };
-/// As it sends one, the same for whatever is asked for.
+/// A web server's page, the same for whatever is asked for.
 static SOME_PAGE: Said =
     Said { status: 200, headers: &[HTML, ("etag", "\"61-abc\""), ("x-kept", "1")], body: PAGE };
 static XML_PAGE: Said = Said { status: 200, headers: &[HTML], body: XHTML };
 static EMPTY: Said = Said { status: 200, headers: &[], body: "" };
-/// Another service that speaks XML.
+/// An answer of another service that speaks XML.
 static OTHER_SERVICE: Said = Said {
     status: 404,
     headers: &[("content-type", "application/xml")],
@@ -41,7 +41,7 @@ async fn normal() -> (Server, BucketRef) {
     (server, bucket)
 }
 
-/// What was shown before is no longer believed.
+/// Waits until the bucket that was shown before is no longer believed.
 #[allow(clippy::disallowed_methods)] // a real server's time
 async fn later() {
     tokio::time::sleep(Duration::from_millis(1050)).await;
@@ -65,7 +65,8 @@ fn no_outcome(what: &str, out: Result<Put>) {
     }
 }
 
-/// Every verb; `deletes`: an answer to these is not told from S3's.
+/// Tries every verb. `deletes` also tries one delete and giving up an upload; where it is false, such an
+/// answer to them can't be told from S3's.
 async fn nothing_is_believed(what: &str, bucket: &BucketRef, deletes: bool) {
     let say = |verb: &str| format!("{verb}, {what}");
     let list = List { prefix: "d/".into(), delimited: true, max: 10, ..List::default() };
@@ -135,7 +136,8 @@ async fn a_deleted_bucket_is_not_empty() {
     assert!(bucket.list(&List { max: 10, ..List::default() }, WHY).await.unwrap().objects.is_empty());
 }
 
-/// A page with an etag is an object to nobody who asks for a part, and no listing; nor is it stored what it answers.
+/// A page with an etag is no object to a request for a part, and no listing; nor does it say that anything
+/// was stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_with_an_etag_is_no_part_and_no_listing() {
     let (server, bucket) = normal().await;
@@ -152,7 +154,7 @@ async fn a_page_with_an_etag_is_no_part_and_no_listing() {
     no_answer("part", bucket.multipart_put("m", "u", 1, "x".into(), WHY).await);
 }
 
-/// What S3 gives each answer: who gave it once gives it always.
+/// S3 gives each answer an id: a server that gave one once gives one always.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_the_servers_id_is_anothers() {
     const ID: (&str, &str) = ("x-amz-request-id", "1");

@@ -97,7 +97,7 @@ fn described() -> Attrs {
     }
 }
 
-/// What an object carries now; its tags, as far as the server tells.
+/// Returns what an object carries now, and its tags, as far as the server tells.
 async fn carried(server: &Server, bucket: &BucketRef, key: &str) -> (Attrs, Option<String>) {
     let attrs = bucket.head(key, WHY).await.unwrap().unwrap().attrs;
     (attrs, server.tags(&format!("p/{key}")))
@@ -185,7 +185,7 @@ async fn headers_that_the_sdk_cannot_read_are_sent_back_as_they_were() {
     assert_eq!(bucket.head("l", WHY).await.unwrap().unwrap().attrs.user, attrs.user);
 }
 
-/// As Ceph RGW 16: a copy that ignores a wrong condition says nothing of how etags are wanted.
+/// Ceph RGW 16 is such a server. A copy that ignores a wrong condition says nothing of how etags are wanted.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ignores_conditions_teaches_nothing_of_etags() {
     let quirks = Quirks {
@@ -209,7 +209,7 @@ async fn what_ignores_conditions_teaches_nothing_of_etags() {
     assert_eq!(bucket.get("k", ByteRange::Whole { max: 9 }, WHY).await.unwrap().unwrap().body, "2");
 }
 
-/// How etags are wanted is learned by one of several requests that are under way: the others were sent before that.
+/// One of several requests under way learns how etags are wanted: the others were sent before that.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_learned_meanwhile_refuses_nobody() {
     for _ in 0..10 {

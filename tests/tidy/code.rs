@@ -1,12 +1,13 @@
 //! Just enough Rust to judge its shape: code without comments and strings, tokens, paths, functions.
 
-/// A source text split in two of the same length and the same lines: what isn't code (or isn't comment) is blank.
+/// A source text split in two of the same length and the same lines. Text that isn't code is blank in one,
+/// text that isn't comment in the other.
 pub struct Split {
     pub code: String,
     pub comments: String,
 }
 
-/// Strings and characters are blank in both.
+/// Splits a source text. Strings and characters are blank in both parts.
 pub fn split(source: &str) -> Split {
     let bytes = source.as_bytes();
     let mut code = blank(bytes);
@@ -35,7 +36,7 @@ enum Piece {
     Literal,
 }
 
-/// Where the piece that begins at `at` ends, and what it is.
+/// Returns where the piece that begins at `at` ends, and its kind.
 fn piece(b: &[u8], at: usize) -> (usize, Piece) {
     match b[at] {
         b'/' if b.get(at + 1) == Some(&b'/') => (find(b, at, b"\n"), Piece::Comment),
@@ -91,7 +92,7 @@ fn quoted(b: &[u8], from: usize, quote: u8) -> usize {
     b.len()
 }
 
-/// `'x'`, `'\n'`, `'é'`; `None` for a lifetime.
+/// Returns the end of `'x'`, `'\n'` or `'é'`; `None` for a lifetime.
 fn character(b: &[u8], at: usize) -> Option<usize> {
     match b.get(at + 1)? {
         b'\\' => Some(quoted(b, at + 1, b'\'')),
@@ -103,7 +104,7 @@ fn character(b: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The end of `#"…"#` (any number of hashes, also none) at `at`.
+/// Returns the end of `#"…"#` (any number of hashes, also none) at `at`.
 fn raw_string(b: &[u8], at: usize) -> Option<usize> {
     let hashes = b[at..].iter().take_while(|c| **c == b'#').count();
     (b.get(at + hashes) == Some(&b'"')).then(|| {
@@ -137,7 +138,7 @@ pub fn tokens(code: &str) -> Vec<Token<'_>> {
     out
 }
 
-/// The index of the token that closes the bracket at `open`.
+/// Returns the index of the token that closes the bracket at `open`.
 pub fn closing(tokens: &[Token<'_>], open: usize) -> usize {
     let mut depth = 0;
     for (i, t) in tokens.iter().enumerate().skip(open) {
@@ -153,7 +154,7 @@ pub fn closing(tokens: &[Token<'_>], open: usize) -> usize {
     tokens.len() - 1
 }
 
-/// `#[cfg(test)] mod NAME { … }`: first and last line of each.
+/// Returns the first and last line of each `#[cfg(test)] mod NAME { … }`.
 pub fn test_modules(tokens: &[Token<'_>]) -> Vec<(usize, usize)> {
     let mark = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut out = Vec::new();
@@ -197,7 +198,8 @@ pub fn functions(tokens: &[Token<'_>]) -> Vec<Function> {
     out
 }
 
-/// The `{` of a function's body: the first outside of its parameters; `None` when a `;` comes first.
+/// Returns the index of the `{` of a function's body, the first outside of its parameters; `None` when a `;`
+/// comes first.
 fn body(tokens: &[Token<'_>], from: usize) -> Option<usize> {
     let mut i = from;
     while i < tokens.len() {
@@ -219,7 +221,7 @@ pub struct Path {
     pub line: usize,
 }
 
-/// Every path that begins with `crate`, `self`, `super` or one of `roots`; use trees are spread out.
+/// Returns every path that begins with `crate`, `self`, `super` or one of `roots`; use trees are spread out.
 pub fn paths(tokens: &[Token<'_>], roots: &[&str]) -> Vec<Path> {
     let mut out = Vec::new();
     let mut inside: Vec<(String, usize)> = Vec::new();
@@ -248,7 +250,7 @@ pub fn paths(tokens: &[Token<'_>], roots: &[&str]) -> Vec<Path> {
     out
 }
 
-/// Reads a path or use tree at `at`; the index after it.
+/// Reads a path or use tree at `at`, and returns the index after it.
 fn tree(tokens: &[Token<'_>], at: usize, front: &[String], out: &mut Vec<(Vec<String>, usize)>) -> usize {
     let mut segments = front.to_vec();
     let mut i = at;

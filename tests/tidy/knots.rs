@@ -11,7 +11,7 @@ use crate::layers::{self, File, is_test};
 /// Hidden arrows of each layer. The figure only falls: whoever loosens a knot enters the new one.
 pub const HIDDEN: &[(&str, usize)] = &[("fs", 10), ("pool", 2), ("volume", 10)];
 
-/// What one `impl` block says of its type: methods that it has, and methods that it calls.
+/// Methods of one `impl` block: those that it has, and those that it calls.
 struct Block {
     owner: String,
     inherent: bool,
@@ -19,7 +19,7 @@ struct Block {
     calls: BTreeSet<String>,
 }
 
-/// The hidden arrows of a layer, as `from -> to`. `uses`: the arrows that imports show.
+/// Returns the hidden arrows of a layer, as `from -> to`. `uses`: the arrows that imports show.
 pub fn hidden(files: &[File], uses: &[layers::Use], layer: &str) -> BTreeSet<String> {
     let folder = format!("src/{layer}/");
     let inside = files.iter().filter(|f| f.path.starts_with(&folder) && !is_test(&f.path));
@@ -47,7 +47,7 @@ pub fn hidden(files: &[File], uses: &[layers::Use], layer: &str) -> BTreeSet<Str
     out
 }
 
-/// The `impl` blocks of a file outside of its tests.
+/// Returns the `impl` blocks of a file outside of its tests.
 fn blocks(text: &str) -> Vec<Block> {
     let split = code::split(text);
     let tokens = code::tokens(&split.code);
@@ -92,7 +92,7 @@ fn block(head: &[Token<'_>], body: &[Token<'_>]) -> Option<Block> {
     Some(Block { owner, inherent: split.is_none(), has, calls })
 }
 
-/// A block's head without what stands between `<` and `>`.
+/// Returns a block's head without what stands between `<` and `>`.
 fn outside_angles<'a>(head: &[Token<'a>]) -> Vec<&'a str> {
     let (mut depth, mut out, mut before) = (0, Vec::new(), "");
     for token in head {

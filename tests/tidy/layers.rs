@@ -52,7 +52,7 @@ pub struct File {
 }
 
 impl File {
-    /// `src/pool/register.rs` → `["pool", "register"]`; the crate's root has none.
+    /// Returns the module's path: `src/pool/register.rs` → `["pool", "register"]`; the crate's root has none.
     pub fn module(&self) -> Vec<String> {
         let inner = self.path.strip_prefix("src/").unwrap_or(&self.path).trim_end_matches(".rs");
         let mut parts: Vec<_> = inner.split('/').map(String::from).collect();
@@ -68,7 +68,7 @@ impl File {
     }
 }
 
-/// Where a path leads, as module names from the crate's root; `None` when it stays unclear.
+/// Resolves a path to module names from the crate's root; `None` when it stays unclear.
 fn target(module: &[String], path: &Path) -> Option<Vec<String>> {
     let mut at: Vec<String> = module.iter().chain(&path.inside).cloned().collect();
     let mut rest = path.segments.as_slice();
@@ -85,7 +85,7 @@ fn target(module: &[String], path: &Path) -> Option<Vec<String>> {
     Some(at)
 }
 
-/// Every arrow that the house doesn't have.
+/// Lists every arrow that the house doesn't have.
 pub fn arrows(files: &[File], house: &[(&str, &[&str])]) -> Vec<String> {
     let mut bad = Vec::new();
     for file in files {
@@ -113,16 +113,17 @@ pub fn arrows(files: &[File], house: &[(&str, &[&str])]) -> Vec<String> {
     bad
 }
 
-/// That one file names something of another.
+/// A place where one file names something of another.
 pub struct Use {
     pub path: String,
     pub line: usize,
     pub from: Vec<String>,
-    /// The file that it means, through re-exports.
+    /// The file that is meant, through re-exports.
     pub to: Vec<String>,
 }
 
-/// What files outside of tests name of each other. A file may name what is below it in the tree: no use is told of that.
+/// Lists what files outside of tests name of each other. A file may name anything below it in the tree, which
+/// is no use here.
 pub fn uses(files: &[File]) -> Vec<Use> {
     let product: Vec<&File> = files.iter().filter(|f| !is_test(&f.path)).collect();
     let known: BTreeSet<Vec<String>> = product.iter().map(|f| f.module()).collect();
@@ -141,7 +142,8 @@ pub fn uses(files: &[File]) -> Vec<Use> {
     out
 }
 
-/// Files of one layer that use each other in a ring. A parent may name its children, tests may name anything.
+/// Lists files of one layer that use each other in a ring. A parent may name its children, tests may name
+/// anything.
 pub fn rings(files: &[File]) -> Vec<String> {
     let mut graph: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for file in files.iter().filter(|f| !is_test(&f.path)) {
@@ -169,7 +171,7 @@ fn outside_tests(file: &File) -> Vec<Path> {
     paths
 }
 
-/// Names that a module passes on from its children: name → child's module.
+/// Returns the names that a module passes on from its children: name → child's module.
 fn reexports(file: &File, known: &BTreeSet<Vec<String>>) -> BTreeMap<String, Vec<String>> {
     let module = file.module();
     let split = code::split(&file.text);
@@ -189,7 +191,7 @@ fn reexports(file: &File, known: &BTreeSet<Vec<String>>) -> BTreeMap<String, Vec
         .collect()
 }
 
-/// The file that a path means: the longest known module, followed through re-exports.
+/// Finds the file that a path means: the longest known module, followed through re-exports.
 fn resolve(
     to: &[String],
     known: &BTreeSet<Vec<String>>,
@@ -204,7 +206,7 @@ fn resolve(
     Some(module)
 }
 
-/// Strongly connected files, two or more.
+/// Lists strongly connected files, two or more.
 fn components(graph: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Vec<String> {
     let reach: BTreeMap<_, _> = graph.keys().map(|from| (from, reachable(graph, from))).collect();
     let mut rings = BTreeSet::new();

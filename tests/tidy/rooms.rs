@@ -27,12 +27,12 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     ("pool", &["chunk", "stores", "register", "local", "io", "repair", "admin"]),
 ];
 
-/// Entries of a room's folder, `mod.rs` among them.
+/// Most entries of a room's folder, `mod.rs` among them.
 const ENTRIES_MAX: usize = 15;
-/// One screen.
+/// Most lines of a room's `mod.rs`: one screen.
 const FRONT_LINES_MAX: usize = 60;
 
-/// Imports that go up, files that stand in no room, rooms that are too large, fronts that hold code.
+/// Lists imports that go up, files that stand in no room, rooms that are too large, fronts that hold code.
 pub fn judge(files: &[File], rooms: &[(&str, &[&str])]) -> Vec<String> {
     let mut bad = arrows(files, rooms);
     for (layer, order) in rooms {
@@ -58,7 +58,7 @@ fn entries<'a>(files: &'a [File], folder: &str) -> BTreeSet<&'a str> {
     files.iter().filter_map(|f| f.path.strip_prefix(folder)?.split('/').next()).collect()
 }
 
-/// The layer's own `mod.rs`, or that of one of its rooms.
+/// Tells whether a file is the layer's own `mod.rs`, or that of one of its rooms.
 fn is_front(file: &File, rooms: &[(&str, &[&str])]) -> bool {
     file.path.ends_with("/mod.rs")
         && match file.module().as_slice() {

@@ -6,10 +6,10 @@ use crate::layers::{File, is_test};
 const FILE_LINES_MAX: usize = 800;
 const INLINE_TEST_LINES_MAX: usize = 300;
 const FUNCTION_LINES_MAX: usize = 70;
-/// A test may tell a longer story.
+/// Most lines of a test, which may tell a longer story.
 const TEST_FUNCTION_LINES_MAX: usize = 120;
 const UNDOCUMENTED_LINES_MAX: usize = 200;
-/// A reason shorter than this is none.
+/// Least characters of a reason; anything shorter is none.
 const REASON_CHARS_MIN: usize = 20;
 
 pub fn judge(file: &File) -> Vec<String> {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::code;
 use crate::layers::{File, is_test};
 
-/// Below each folder: an identifier of the code, or a word of a comment, and what it is called now.
-/// A folder whose words were changed is entered here.
+/// Refused words below each folder: an identifier of the code, or a word of a comment, and its name now. A
+/// folder whose words were changed is entered here.
 pub const REFUSED: &[(&str, &[(&str, &str)])] = &[
     ("src/volume/", VOLUME),
     ("src/pool/", POOL),
@@ -95,7 +95,7 @@ const FS: &[(&str, &str)] = &[
     ("soon_here", "run_inline_bounded"),
 ];
 
-/// Types that say not whose they are: nothing below these folders declares one.
+/// Type names that do not say whose the type is: nothing below these folders declares one.
 pub const NAMELESS: &[(&str, &[&str])] =
     &[("src/fs/", &["State", "Place", "Shared", "Found", "Known", "Seen", "Kept", "Pace"])];
 
@@ -133,7 +133,8 @@ fn bare_lines<'a>(comments: &'a str, name: &'a str) -> impl Iterator<Item = usiz
     numbered.filter(move |(_, line)| is_word(line)).map(|(i, _)| i + 1)
 }
 
-/// Types of one name that two layers show to the others: the reader of a third must know which is meant.
+/// Lists types of one name that two layers show to the others: the reader of a third must know which is
+/// meant.
 pub fn doubles(files: &[File]) -> Vec<String> {
     let mut shown: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for file in files {
@@ -160,8 +161,8 @@ fn is_type(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase()) && name.contains(|c: char| c.is_ascii_lowercase())
 }
 
-/// Lines on which a word of comments stands. A word with a capital is a type's name, which prose may begin with: it counts
-/// between backticks only.
+/// Returns the lines on which a word of comments stands. A word with a capital is a type's name, which prose
+/// may begin with: it counts between backticks only.
 fn lines_with(comments: &str, word: &str) -> Vec<usize> {
     let typed = word.starts_with(|c: char| c.is_ascii_uppercase());
     let is_word = |line: &str| {

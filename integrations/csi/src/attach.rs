@@ -7,19 +7,20 @@ use crate::host;
 use crate::names::Id;
 use crate::status::{Code, Result, Status};
 
-/// What the `backend` of a device that `windlass attach --device` made begins with, in sysfs.
+/// Beginning of what sysfs shows as `backend` of a device that `windlass attach --device` made.
 const OURS: &str = "windlass:";
 
 pub enum Attacher {
     /// `windlass attach POOL/VOLUME --device`, the kernel's own NBD client.
     Kernel { windlass: PathBuf, home: PathBuf },
-    /// A program for hosts whose kernel has none: `PROGRAM find|attach|detach POOL/VOLUME [ro]`, with the daemon's state folder
-    /// in `$WINDLASS_HOME` and, where it is known, what the name stands for in `$WINDLASS_VOLUME_ID`. `find` and `attach` print
-    /// the device, `find` nothing where there is none. `detach` of what is not attached is no failure.
+    /// A program for hosts whose kernel has no NBD client: `PROGRAM find|attach|detach POOL/VOLUME [ro]`,
+    /// with the daemon's state folder in `$WINDLASS_HOME`. Where the id of the volume is known, it is in
+    /// `$WINDLASS_VOLUME_ID`. `find` and `attach` print the device; `find` prints nothing where there is
+    /// none. `detach` of a volume that is not attached is no failure.
     Program { program: PathBuf, home: PathBuf },
 }
 
-/// Which disk is meant: the volume's id, and a snapshot's number in it.
+/// The disk that is meant: the volume's id, and a snapshot's number in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub volume: String,
@@ -33,8 +34,8 @@ impl Identity {
 }
 
 impl Attacher {
-    /// The device that shows this very volume or snapshot, served by this daemon. `identity`: None where nobody can tell what
-    /// the name stands for now; then the name has to do.
+    /// Finds the device that shows this very volume or snapshot, served by this daemon. `identity` is `None`
+    /// where nobody can tell what the name stands for now; then the device is found by the name.
     pub async fn find(&self, id: &Id, identity: Option<&Identity>) -> Result<Option<PathBuf>> {
         match self {
             Attacher::Kernel { home, .. } => {
@@ -48,7 +49,7 @@ impl Attacher {
         }
     }
 
-    /// The device of a volume: the one that there is, or a new one.
+    /// Returns the device of a volume: the one that there is, or a new one.
     pub async fn attach(&self, id: &Id, identity: &Identity, read_only: bool) -> Result<PathBuf> {
         if let Some(device) = self.find(id, Some(identity)).await? {
             return Ok(device);
@@ -77,7 +78,7 @@ impl Attacher {
         }
     }
 
-    /// Takes the device away, if there is one. One that is still used is refused.
+    /// Takes the device away, if there is one. A device that is still used is refused.
     pub async fn detach(&self, id: &Id, identity: Option<&Identity>) -> Result<()> {
         let Some(device) = self.find(id, identity).await? else { return Ok(()) };
         // It was published to be read: that would hold for whatever has the device node next.
@@ -99,7 +100,7 @@ impl Attacher {
     }
 }
 
-/// What tells this daemon's devices from those of another one on this host.
+/// Returns the id of this host's daemon, which tells its devices from those of another daemon here.
 fn host_id(home: &Path) -> Result<String> {
     #[derive(serde::Deserialize)]
     struct Host {
@@ -116,7 +117,8 @@ fn host_id(home: &Path) -> Result<String> {
     Ok(serde_json::from_str::<Host>(&text).map_err(|e| failed(&e))?.id)
 }
 
-/// Windlass's exit codes tell what kind of failure it was.
+/// Runs a program and returns what it printed. The code of a failure follows from the exit code, as
+/// Windlass's commands have them.
 async fn run(program: &Path, args: &[&str], environment: &[(&str, &str)]) -> Result<String> {
     let done = host::output(program, args, environment).await?;
     if done.status.success() {
@@ -131,8 +133,8 @@ async fn run(program: &Path, args: &[&str], environment: &[(&str, &str)]) -> Res
     Err(Status::new(code, format!("{what}: {}", host::complaint(&done))))
 }
 
-/// The kernel's NBD devices of one daemon, by what their maker wrote into them:
-/// `windlass:HOST:VOLUME:SNAPSHOT:EXPORT`, the first three by their ids, with `-` for no snapshot.
+/// The kernel's NBD devices of one daemon. Their maker wrote `windlass:HOST:VOLUME:SNAPSHOT:EXPORT` into
+/// each: the first three are ids, with `-` for no snapshot.
 struct Devices<'a> {
     block: &'a Path,
     host: &'a str,

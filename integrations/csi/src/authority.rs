@@ -11,14 +11,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a client sends first.
+/// Bytes of the preface, which a client sends first.
 const PREFACE: usize = 24;
-/// Before the payload of each frame: its length in 3 bytes, its type, its flags, its stream.
+/// Bytes before the payload of each frame: its length in 3 bytes, its type, its flags, its stream.
 const FRAME: usize = 9;
 const HEADERS: u8 = 1;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
-/// Longest frame of headers that is looked at. Servers say that they take none over 16 KiB.
+/// Longest frame of headers that is looked at, in bytes. Servers say that they take none over 16 KiB.
 const HEADERS_MAX: usize = 64 << 10;
 const READ: usize = 16 << 10;
 /// Index of `:authority` among the headers that HTTP/2 knows.
@@ -31,14 +31,14 @@ pub struct PlainAuthority<S> {
     frames: Frames,
 }
 
-/// What has come of a connection.
+/// Received bytes of a connection, cut into frames.
 #[derive(Default)]
 struct Frames {
     /// Bytes that can be passed on.
     done: BytesMut,
     /// The beginning of a frame whose rest is to come.
     begun: BytesMut,
-    /// So many bytes pass without a look.
+    /// Number of bytes to come that pass without a look.
     passes: usize,
 }
 
@@ -77,7 +77,7 @@ impl Frames {
     }
 }
 
-/// An integer that begins in the lower bits of a byte, and how many bytes it takes.
+/// Reads an integer that begins in the lower bits of a byte. Returns how many bytes it takes as well.
 fn integer(bytes: &[u8], bits: u32) -> Option<(usize, usize)> {
     let most = (1usize << bits) - 1;
     let mut value = usize::from(*bytes.first()?) & most;
@@ -93,7 +93,7 @@ fn integer(bytes: &[u8], bits: u32) -> Option<(usize, usize)> {
     None
 }
 
-/// Where a string's bytes lie, if they stand there as they are, and where it ends.
+/// Returns where a string's bytes lie, if they are not coded, and where the string ends.
 fn string(bytes: &[u8], at: usize) -> Option<(Option<std::ops::Range<usize>>, usize)> {
     let from = bytes.get(at..)?;
     let is_coded = from.first()? & 0x80 != 0;
@@ -103,7 +103,7 @@ fn string(bytes: &[u8], at: usize) -> Option<(Option<std::ops::Range<usize>>, us
     Some(((!is_coded).then_some(start..end), end))
 }
 
-/// Goes through a header block as far as it is understood.
+/// Replaces `%` in the authority of a header block, as far as the block is understood.
 fn make_plain(block: &mut [u8]) {
     let mut at = 0;
     while let Some(next) = plain_from(block, at) {
@@ -111,7 +111,8 @@ fn make_plain(block: &mut [u8]) {
     }
 }
 
-/// One field, or none: where the next one begins.
+/// Handles the field that begins at `at`, and returns where the next one begins. `None`: there is no field,
+/// or none that is understood.
 fn plain_from(block: &mut [u8], at: usize) -> Option<usize> {
     let first = *block.get(at)?;
     let bits = match first {
@@ -180,7 +181,7 @@ mod tests {
         [&len[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// As grpc 1.85 for Python sends it.
+    /// A header block as grpc 1.85 for Python sends it.
     const BLOCK: &[u8] = b"@\x05:path\x06/a.b/C@\n:authority\x13tmp%2Fw%2Fauth.sock\x83\x86@\x0ccontent-type\x10application/grpc\
         @\x02te\x08trailers";
     const PLAIN: &[u8] = b"@\x05:path\x06/a.b/C@\n:authority\x13tmp-2Fw-2Fauth.sock\x83\x86@\x0ccontent-type\x10application/grpc\

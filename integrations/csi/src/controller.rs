@@ -22,22 +22,22 @@ use crate::names::{self, Id};
 use crate::request::{Access, Filesystem, Parameters, Range, SIZE_MAX, page, settings};
 use crate::status::{Code, Result, Status, required};
 
-/// A snapshot for a clone that is younger may be of a call that is still at work.
+/// Age below which a snapshot for a clone is kept: the call that took it may still be at work.
 const HELPER_AT_WORK: Duration = Duration::from_secs(600);
 
-/// What a new volume is to be, beside what it is made from.
+/// A new volume as the call asks for it, beside its source.
 struct Wanted {
     id: Id,
     range: Range,
     settings: Vec<String>,
-    /// Nobody writes to it, and any number of hosts read it.
+    /// Nobody writes to the volume, and any number of hosts read it.
     for_readers: bool,
-    /// It is mounted with a filesystem of this kind; none: it is used as a device.
+    /// The filesystem with which the volume is mounted; `None`: it is used as a device.
     filesystem: Option<Filesystem>,
 }
 
 impl Wanted {
-    /// What a clone has of its own from its birth on.
+    /// Returns the settings that a clone gets when it is made.
     fn settings_at_birth(&self) -> Vec<String> {
         let template = self.for_readers.then(|| "template=true".to_owned());
         self.settings.iter().cloned().chain(template).collect()
@@ -138,8 +138,9 @@ impl Driver {
         }
     }
 
-    /// By a snapshot that is taken for it, and goes with it. One that an earlier call has taken shows what the source was then:
-    /// it counts only where the volume that is there is made of it.
+    /// Makes a volume of another volume, by a snapshot that is taken for this and goes with the clone. A
+    /// snapshot that an earlier call has taken shows what the source was then. It counts only where the
+    /// volume exists and is made of it.
     async fn create_of_volume(&self, wanted: &Wanted, from: &Id) -> Result<VolumeInfo> {
         let absent = || Status::not_found(format!("there is no volume {from}"));
         let source = self.daemon.find(from).await?.ok_or_else(absent)?;
@@ -166,7 +167,8 @@ impl Driver {
         made
     }
 
-    /// A volume that is there is what is asked for: made of this snapshot, with these settings, and as large.
+    /// Checks that an existing volume is what is asked for: made of this snapshot, with these settings, and
+    /// as large.
     async fn check_clone(
         &self,
         wanted: &Wanted,
@@ -180,7 +182,8 @@ impl Driver {
         Ok(self.daemon.clone(parent, from, &wanted.id, info.size, &wanted.settings_at_birth()).await?)
     }
 
-    /// A volume that is whole from the moment on when it has its name: a call that comes again never changes it.
+    /// Makes a volume that is whole from the moment on when it has its name: a call that comes again never
+    /// changes it.
     async fn make_clone(
         &self,
         wanted: &Wanted,
@@ -198,8 +201,8 @@ impl Driver {
         }
     }
 
-    /// For those who only mount it to read: what the log of its filesystem holds is brought to its place before, as nobody
-    /// can do later.
+    /// Makes a volume for hosts that only mount it to read. Before it gets its name, the filesystem's log is
+    /// replayed, as nobody can do later.
     async fn make_replayed(
         &self,
         wanted: &Wanted,
@@ -225,7 +228,7 @@ impl Driver {
         Ok(made)
     }
 
-    /// What a call that was cut off left of a volume that never had its own name.
+    /// Removes an unfinished volume, which an interrupted call has left and which never had its own name.
     async fn drop_unfinished(&self, id: &Id) -> Result<()> {
         let Some(info) = self.daemon.find(id).await? else { return Ok(()) };
         self.end_replay(id, &info).await?;
@@ -237,7 +240,7 @@ impl Driver {
 
     // ---- snapshots by which volumes are cloned ----
 
-    /// The snapshot of `source` that was taken to make this volume, if it was made so.
+    /// Returns the snapshot of `source` that was taken to make this volume, if it was made so.
     async fn helper_of(&self, info: &VolumeInfo, source: &VolumeInfo) -> Result<Option<Id>> {
         let Some(parent) = info.parent.as_ref().filter(|parent| parent.volume == source.id) else {
             return Ok(None);
@@ -248,8 +251,8 @@ impl Driver {
         Ok(helper.and_then(|one| Some(source.path.parse::<Id>().ok()?.at(&one.name))))
     }
 
-    /// Those that no clone needs, in the trash neither, and that no call is at work with. Calls that were cut off leave them,
-    /// and clones that went by way of the trash.
+    /// Removes the snapshots for clones that no clone needs, in the trash neither, and that no call is at
+    /// work with. Interrupted calls leave such snapshots, and so do clones that went by way of the trash.
     async fn drop_unused_helpers(&self, source: &VolumeInfo) {
         let Ok(of) = source.path.parse::<Id>() else { return };
         let all = self.daemon.snapshots(source).await.unwrap_or_else(|e| {
@@ -272,7 +275,7 @@ impl Driver {
         }
     }
 
-    /// One that a clone needs stays.
+    /// Removes a snapshot for a clone. One that a clone needs stays.
     async fn drop_helper(&self, source: &VolumeInfo, snapshot: &Id) {
         if let Err(e) = self.daemon.remove_snapshot(source, snapshot, true).await {
             tracing::info!(%snapshot, error = e.message, "the snapshot of a clone that is gone stays for now");
@@ -319,8 +322,9 @@ impl Driver {
         Ok(Empty {})
     }
 
-    /// The snapshot by which a volume was cloned that is gone now. A clone in the trash still needs it: then it goes with
-    /// the volume that it is of, or when another clone of that is made or removed.
+    /// Removes the snapshot by which a volume was cloned that is gone now. A clone in the trash still needs
+    /// its snapshot. Such a snapshot goes with its own volume, or when another clone of that volume is made
+    /// or removed.
     async fn let_source_go(&self, gone: &VolumeInfo) {
         let origin = gone.origin.as_deref().and_then(|origin| origin.parse::<Id>().ok());
         let Some(origin) = origin else { return };
@@ -367,7 +371,7 @@ impl Driver {
         })
     }
 
-    /// A volume, or the one of a snapshot that is used as one; `NotFound`.
+    /// Returns a volume, or the volume of a snapshot that is used as one. `NotFound`: there is none.
     pub async fn existing(&self, id: &str) -> Result<(Id, VolumeInfo)> {
         let absent = || Status::not_found(format!("there is no volume {id}"));
         let parsed: Id = id.parse().map_err(|_| absent())?;
@@ -398,7 +402,7 @@ impl Driver {
         Ok(found)
     }
 
-    /// Of one pool, or of all together.
+    /// Returns the free space of one pool, or of all together.
     pub async fn capacity(&self, request: GetCapacityRequest) -> Result<GetCapacityResponse> {
         let maximum_volume_size = Some(Int64Value { value: SIZE_MAX as i64 });
         if request.volume_capabilities.iter().any(|one| Access::of(Some(one)).is_err()) {
@@ -450,8 +454,8 @@ impl Driver {
         Ok(ControllerExpandVolumeResponse { capacity_bytes: size as i64, node_expansion_required: true })
     }
 
-    /// Makes a volume larger that this host may open. Devices of the kernel take the size up when they connect again, which
-    /// other clients may not do.
+    /// Makes a volume larger that this host may open. The kernel's devices take up the size when they connect
+    /// again, which other clients may not do.
     pub async fn grow(&self, id: &Id, info: &VolumeInfo, size: u64) -> Result<()> {
         let attached = info.clients > 0 && self.attacher.find(id, Some(&Identity::of(info))).await?.is_some();
         if info.clients > 0 && !attached {
@@ -477,7 +481,7 @@ impl Driver {
     }
 }
 
-/// There is another volume of that name.
+/// Returns the error that another volume has the name.
 fn other(info: &VolumeInfo) -> Status {
     let of = info.origin.as_deref().map(|origin| format!(", a clone of {origin}")).unwrap_or_default();
     Status::exists(format!(
@@ -486,7 +490,7 @@ fn other(info: &VolumeInfo) -> Status {
     ))
 }
 
-/// What a volume is made from. What is no id of ours is not there.
+/// Returns the id of a new volume's source. Text that is no id of ours is `NotFound`.
 fn source_id(source: &ContentSource) -> Result<Id> {
     let (SourceId { id: text }, what, is_snapshot) = match source {
         ContentSource::Snapshot(id) => (id, "snapshot", true),
@@ -501,7 +505,8 @@ fn source_id(source: &ContentSource) -> Result<Id> {
     }
 }
 
-/// Whether a volume can be used so. Of snapshots and templates everybody only reads, of all else one host.
+/// Checks that a volume can be used so. Snapshots and templates are only read, by any host; anything else is
+/// used by one host.
 pub fn fits(access: &Access, id: &Id, info: &VolumeInfo) -> Result<()> {
     let is_fixed = id.snapshot.is_some() || info.template;
     match (is_fixed, access.only_reads()) {
@@ -545,7 +550,8 @@ pub fn condition(info: &VolumeInfo) -> VolumeCondition {
     }
 }
 
-/// What volumes can still take of a pool: parity takes the rest. Of a pool whose stores have no bound there is no bound.
+/// Returns the bytes that volumes can still take of a pool: parity takes the rest. A pool whose stores have
+/// no bound has room for the largest volume.
 fn room(pool: &PoolInfo) -> u64 {
     let shards = |layout: &str| {
         let (k, m) = layout.split_once('+')?;

@@ -205,7 +205,8 @@ pub struct VolumeStatus {
     pub volume_condition: Option<VolumeCondition>,
 }
 
-/// A service's capability. Of `ControllerServiceCapability` and `NodeServiceCapability`, which are encoded alike.
+/// A service's capability: a `ControllerServiceCapability` or a `NodeServiceCapability`, which are encoded
+/// alike.
 #[derive(Clone, PartialEq, Message)]
 pub struct ServiceCapability {
     #[prost(oneof = "ServiceCapabilityType", tags = "1")]

@@ -19,16 +19,17 @@ use crate::host;
 use crate::names::Id;
 use crate::status::{Code, Status};
 
-/// A verb that only looks answers within 20 s; one that changes something waits for stores.
+/// Time for a verb that only looks, which the daemon answers within 20 s. `CHANGE` is for verbs that change
+/// something and wait for stores.
 const LOOK: Duration = Duration::from_secs(30);
 const CHANGE: Duration = Duration::from_secs(120);
-/// Verbs that are asked while the caller waits for the daemon's own answer alone.
+/// Time for verbs that no store has to answer.
 const QUICK: Duration = Duration::from_secs(15);
-/// For so long a verb that needs an unused volume is tried again: that a client is gone, the daemon may hear a moment later
-/// than whoever took its device away.
+/// Time for which a verb that needs an unused volume is tried again. The daemon may hear that a client is
+/// gone a moment later than whoever took its device away.
 const UNUSED_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why a verb was not carried out, as the daemon says it.
+/// The daemon's reason for not carrying out a verb.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct Refusal {
     pub kind: String,
@@ -64,14 +65,15 @@ impl From<Refusal> for Status {
     }
 }
 
-/// Of `volume-info`, what the driver needs.
+/// The fields of `volume-info` that the driver needs.
 #[derive(Clone, Debug, Deserialize)]
 pub struct VolumeInfo {
     pub path: String,
-    /// What the name stands for now: another volume of this name has another.
+    /// The volume's id: another volume that gets this name has another id.
     #[serde(default)]
     pub id: String,
-    /// None, as all that follows, of a volume in a list whose head can't be read.
+    /// Size in bytes. A volume in a list whose head can't be read has 0 here, and lacks the fields below as
+    /// well.
     #[serde(default)]
     pub size: u64,
     #[serde(default)]
@@ -96,15 +98,15 @@ pub struct VolumeInfo {
     pub parent: Option<Parent>,
     #[serde(default)]
     pub trouble: Option<String>,
-    /// Of a snapshot that is used as a volume: its number in the volume.
+    /// Number of the snapshot in the volume, where a snapshot is used as a volume.
     #[serde(skip)]
     pub snapshot_id: Option<u64>,
 }
 
-/// What a clone is made of, by what is never used again.
+/// The volume and snapshot that a clone is made of, by ids that are never used again.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Parent {
-    /// The volume's id.
+    /// Id of the volume.
     pub volume: String,
     pub snapshot_id: u64,
 }
@@ -114,7 +116,7 @@ pub struct Parent {
 pub struct SnapshotInfo {
     pub name: String,
     pub id: u64,
-    /// Clones that need it, those in the trash too.
+    /// Clones that need the snapshot, those in the trash too.
     pub clones: Vec<String>,
     pub size: u64,
     pub created_ms: u64,
@@ -125,13 +127,13 @@ pub struct SnapshotInfo {
 #[derive(Clone, Debug, Deserialize)]
 pub struct PoolInfo {
     pub name: String,
-    /// `k+m`; none while the pool can't be opened.
+    /// Layout as `k+m`; none while the pool can't be opened.
     pub layout: Option<String>,
     pub free_bytes: Option<u64>,
     pub trouble: Option<String>,
 }
 
-/// Of `watch`, what the daemon knows without asking stores.
+/// The fields of `watch` that the driver needs: the daemon knows them without asking stores.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Known {
     pub host_id: String,
@@ -141,13 +143,14 @@ pub struct Known {
 /// The daemon of this host.
 #[derive(Clone, Debug)]
 pub struct Daemon {
-    /// Its state folder.
+    /// State folder of the daemon.
     pub home: PathBuf,
-    /// For a shell: connects its standard input and output with the control socket of the daemon on the host `$WINDLASS_OWNER`.
+    /// Shell command that connects its standard input and output with the control socket of the daemon on the
+    /// host `$WINDLASS_OWNER`.
     pub reach: Option<String>,
 }
 
-/// What a daemon answers: `{"value": …}`.
+/// A daemon's answer: `{"value": …}`.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -164,7 +167,8 @@ impl Daemon {
         ask(stream, verb, args, time).await
     }
 
-    /// Asks the daemon of a volume's owner where that is another host and can be reached, else this one, which refuses then.
+    /// Asks the daemon of the host that owns the volume, where that is another host and can be reached.
+    /// Otherwise it asks this host's daemon, which refuses then.
     async fn call_owner<T: DeserializeOwned>(
         &self,
         info: &VolumeInfo,
@@ -223,7 +227,8 @@ impl Daemon {
         self.call("volume-info", json!({ "path": volume.parent().to_string() }), LOOK).await
     }
 
-    /// None when there is no such volume; a pool that this host does not know is an error.
+    /// Returns what is known of a volume; `None` when there is no such volume. A pool that this host does not
+    /// know is an error.
     pub async fn find(&self, volume: &Id) -> Asked<Option<VolumeInfo>> {
         match self.info(volume).await {
             Ok(info) => Ok(Some(info)),
@@ -235,17 +240,18 @@ impl Daemon {
         }
     }
 
-    /// Oldest first, those for clones too. What an owner has just taken only that host knows of.
+    /// Lists a volume's snapshots, oldest first, those for clones too. A snapshot that an owner has just
+    /// taken is known to that host alone.
     pub async fn snapshots(&self, of: &VolumeInfo) -> Asked<Vec<SnapshotInfo>> {
         self.call_owner(of, "snapshot-list", json!({ "path": of.path }), LOOK).await
     }
 
-    /// What an owner has recorded in the pool, which any host reads.
+    /// Lists the snapshots that an owner has recorded in the pool, which any host reads.
     pub async fn recorded_snapshots(&self, of: &VolumeInfo) -> Asked<Vec<SnapshotInfo>> {
         self.call("snapshot-list", json!({ "path": of.path }), LOOK).await
     }
 
-    /// None too where the volume is gone.
+    /// Returns a snapshot; `None` also where the volume is gone.
     pub async fn snapshot(&self, of: &VolumeInfo, snapshot: &Id) -> Asked<Option<SnapshotInfo>> {
         match self.snapshots(of).await {
             Ok(all) => Ok(all.into_iter().find(|one| Some(&one.name) == snapshot.snapshot.as_ref())),
@@ -254,7 +260,7 @@ impl Daemon {
         }
     }
 
-    /// Whether another host has it: it can be opened when that one has let go.
+    /// Tells whether another host owns the volume. It can be opened here when that host has let go.
     pub async fn owned_elsewhere(&self, info: &VolumeInfo) -> Asked<bool> {
         match (&info.owner_id, info.state.as_str()) {
             (Some(owner), "owned") => Ok(*owner != self.known().await?.host_id),
@@ -270,8 +276,8 @@ impl Daemon {
         self.call("volume-create", args, CHANGE).await
     }
 
-    /// `of`: the volume whose snapshot it is. One that is there must be a clone of this very snapshot, with this size and these
-    /// settings.
+    /// Makes a clone; `of` is the volume whose snapshot `from` is. A volume that exists must be a clone of
+    /// this very snapshot, with this size and these settings.
     pub async fn clone(
         &self,
         of: &VolumeInfo,
@@ -290,7 +296,7 @@ impl Daemon {
         self.call_owner::<Value>(info, "volume-set", args, CHANGE).await.map(drop)
     }
 
-    /// `disconnect`: clients are hung up on, and connect again.
+    /// Changes a volume's size. `disconnect`: clients are hung up on, and connect again.
     pub async fn resize(&self, info: &VolumeInfo, size: u64, disconnect: bool) -> Asked<()> {
         let args = json!({ "path": info.path, "size": size, "disconnect": disconnect });
         self.call::<Value>("volume-resize", args, CHANGE).await.map(drop)
@@ -301,20 +307,21 @@ impl Daemon {
         self.call_owner::<Value>(info, "volume-rename", args, CHANGE).await.map(drop)
     }
 
-    /// Into the trash, where the pool has one and this does not say `now`. Its snapshots go with it.
+    /// Moves a volume into the trash, where the pool has one and the call does not say `now`; else removes
+    /// it. Its snapshots go with it.
     pub async fn remove(&self, info: &VolumeInfo, now: bool) -> Asked<()> {
         let mode = if now { "now" } else { "trash" };
         let args = json!({ "path": info.path, "if_exists": true, "mode": mode, "with_snapshots": true });
         self.call_owner::<Value>(info, "volume-remove", args, CHANGE).await.map(drop)
     }
 
-    /// Returns when it stands; that it is in the pool is another question.
+    /// Takes a snapshot. Returns when it stands, which does not mean that it is in the pool.
     pub async fn take_snapshot(&self, info: &VolumeInfo, snapshot: &Id) -> Asked<()> {
         let args = json!({ "paths": [snapshot.to_string()], "no_wait": true, "if_absent": true });
         self.call_owner::<Value>(info, "snapshot-create", args, CHANGE).await.map(drop)
     }
 
-    /// Waits until it is in the pool.
+    /// Waits until a snapshot is in the pool.
     pub async fn promise_snapshot(&self, info: &VolumeInfo, snapshot: &Id) -> Asked<()> {
         let args = json!({ "paths": [snapshot.to_string()] });
         self.call_owner::<Value>(info, "snapshot-promise", args, CHANGE).await.map(drop)
@@ -326,7 +333,7 @@ impl Daemon {
         self.call_owner::<Value>(info, "snapshot-remove", args, CHANGE).await.map(drop)
     }
 
-    /// Any host may open it then.
+    /// Releases a volume, so that any host may open it.
     pub async fn release(&self, volume: &Id) -> Asked<()> {
         let until = host::now() + UNUSED_WITHIN;
         loop {
@@ -340,7 +347,8 @@ impl Daemon {
         }
     }
 
-    /// Lets go of a volume that was open for a call alone, so that any host may have it at once and not in a minute.
+    /// Releases a volume that was open for a call alone, so that any host may have it at once and not in a
+    /// minute.
     pub async fn let_go(&self, before: &VolumeInfo) {
         if before.open_here {
             return;
@@ -352,7 +360,7 @@ impl Daemon {
     }
 }
 
-/// One request over one connection.
+/// Asks one request over one connection.
 async fn ask<T: DeserializeOwned>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     verb: &str,
@@ -398,7 +406,8 @@ async fn exchange(
     }
 }
 
-/// Host names come from the pool: one that would be an option of a program is none.
+/// Tells whether a name is fit to be used as a host's. Names come from the pool, and one that a program would
+/// take for an option is none.
 fn is_host(name: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphanumeric();
     name.starts_with(letter) && name.chars().all(|c| letter(c) || matches!(c, '-' | '.' | '_'))

@@ -8,19 +8,19 @@ use crate::daemon::Daemon;
 use crate::grpc::Router;
 use crate::host::Busy;
 
-/// What all services share.
+/// State that all services share.
 pub struct Driver {
-    /// By which orchestrators know it.
+    /// Name of the driver for orchestrators.
     pub name: String,
-    /// By which they know this host.
+    /// Name of this host for orchestrators.
     pub node: String,
     pub daemon: Daemon,
     pub attacher: Attacher,
-    /// Volumes, by their ids, that a call changes.
+    /// Ids of volumes that a call is changing.
     pub busy: Busy,
 }
 
-/// All methods of a driver.
+/// Makes a router with all methods of a driver.
 pub fn router(driver: Driver) -> Router {
     let driver = Arc::new(driver);
     let mut router = Router::default();

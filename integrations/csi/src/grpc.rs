@@ -29,14 +29,14 @@ use crate::authority::PlainAuthority;
 use crate::host;
 use crate::status::{Code, Result, Status};
 
-/// Longest message, as most implementations of gRPC have it.
+/// Longest message in bytes, as most implementations of gRPC have it.
 const MESSAGE_MAX: usize = 4 << 20;
-/// In front of each message: whether it is compressed, and its length.
+/// Bytes in front of each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
-/// What `grpc-message` has percent-encoded, beside all that is not ASCII.
+/// ASCII characters that are percent-encoded in `grpc-message`, as everything beyond ASCII is.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -78,8 +78,8 @@ impl Router {
     }
 }
 
-/// Makes the socket, its owner's alone, in a folder that is made if need be. One that a driver which is gone has left is
-/// replaced.
+/// Makes the socket, for its owner alone, in a folder that is made if need be. A socket that a dead driver
+/// has left is replaced.
 #[allow(clippy::disallowed_types, reason = "the driver's own socket; nothing here runs in the simulation")]
 fn listen(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
     if let Some(folder) = path.parent() {
@@ -92,6 +92,7 @@ fn listen(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
+    // The umask is the whole process's. Nothing else makes files at this point: no call is served before the socket is there.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     let listener = tokio::net::UnixListener::bind(path);
     rustix::process::umask(before);
@@ -192,7 +193,7 @@ fn framed(message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// The one message of a body.
+/// Receives the one message of a body.
 async fn received(body: Incoming) -> Result<Bytes> {
     let body = Limited::new(body, PREFIX + MESSAGE_MAX).collect().await;
     let too_long = format!("the message can't be taken: it is cut off, or longer than {MESSAGE_MAX} bytes");

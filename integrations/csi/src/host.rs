@@ -23,7 +23,7 @@ pub fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
 
-/// Carries a task out to its end, whatever becomes of who waits for it. None when it panics.
+/// Carries a task out to its end, even when nobody waits for it any more. `None` when it panics.
 #[allow(clippy::disallowed_methods, reason = "the driver is no part of the simulation")]
 pub async fn outlive<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Option<T> {
     tokio::spawn(task).await.ok()
@@ -39,7 +39,7 @@ pub async fn within<T>(time: Duration, task: impl Future<Output = T>) -> Option<
     tokio::time::timeout(time, task).await.ok()
 }
 
-/// A number that nobody draws twice.
+/// Returns a number that nobody draws twice.
 pub fn random128() -> Result<u128> {
     const KERNELS: &str = "/proc/sys/kernel/random/uuid";
     let drawn = std::fs::read_to_string(KERNELS).ok();
@@ -47,18 +47,19 @@ pub fn random128() -> Result<u128> {
     number.ok_or_else(|| Status::internal(format!("{KERNELS} gives no number")))
 }
 
-/// In ms since 1970.
+/// Returns the time in ms since 1970.
 #[allow(clippy::disallowed_methods, reason = "the driver is no part of the simulation")]
 pub fn wall_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Names of volumes that a call is at work on. Orchestrators repeat calls that take long; what they began goes on.
+/// Names of volumes that a call is at work on. Orchestrators repeat calls that take long, while the first one
+/// goes on.
 #[derive(Clone, Default)]
 pub struct Busy(Arc<Mutex<BTreeSet<String>>>);
 
-/// Lets go of a volume.
+/// A call's hold on a volume; dropping it lets go.
 #[must_use]
 pub struct Held {
     busy: Busy,
@@ -66,7 +67,7 @@ pub struct Held {
 }
 
 impl Busy {
-    /// `Aborted` while another call has it, which has the orchestrator come again.
+    /// Holds a volume. `Aborted` while another call has it: the orchestrator comes again then.
     pub fn hold(&self, name: impl Into<String>) -> Result<Held> {
         let name = name.into();
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone()) {
@@ -93,7 +94,7 @@ pub async fn output(program: &Path, args: &[&str], environment: &[(&str, &str)])
     command.output().await.map_err(|e| Status::internal(format!("{}: {e}", shown())))
 }
 
-/// Runs a program, which must succeed; what it printed.
+/// Runs a program, which must succeed, and returns what it printed.
 pub async fn run(program: &str, args: &[&str]) -> Result<String> {
     let done = output(Path::new(program), args, &[]).await?;
     match done.status.success() {
@@ -102,7 +103,7 @@ pub async fn run(program: &str, args: &[&str]) -> Result<String> {
     }
 }
 
-/// Why a program failed, in its own words.
+/// Returns why a program failed, in its own words.
 pub fn complaint(done: &Output) -> String {
     let said = [text(&done.stderr), text(&done.stdout)].into_iter().find(|said| !said.is_empty());
     let said = said.unwrap_or_else(|| "it said nothing".to_owned()).replace('\n', "; ");
@@ -123,14 +124,14 @@ fn text(bytes: &[u8]) -> String {
 pub struct Mount {
     /// `MAJOR:MINOR` of the filesystem.
     pub device: String,
-    /// What of the filesystem is shown there: `/` unless a part of it is bound.
+    /// Part of the filesystem that is shown there: `/` unless a folder or file of it is bound.
     pub root: String,
     pub at: PathBuf,
-    /// Of this mount; the filesystem's own options say whether all of it can be written.
+    /// This mount can only be read; the filesystem's own options say whether it can be written elsewhere.
     pub read_only: bool,
 }
 
-/// All mounts that the driver sees.
+/// Returns all mounts that the driver sees.
 pub fn mounts() -> Result<Vec<Mount>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo");
     Ok(parsed(&table.map_err(|e| Status::internal(format!("reading /proc/self/mountinfo: {e}")))?))
@@ -151,7 +152,7 @@ fn parsed(table: &str) -> Vec<Mount> {
     table.lines().filter_map(one).collect()
 }
 
-/// Blanks and the like are `\040` there.
+/// Decodes a field of the table, in which blanks and the like are written as `\040`.
 fn unescaped(field: &str) -> String {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
@@ -172,7 +173,7 @@ fn unescaped(field: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What is mounted at a path: the last of several, which is on top.
+/// Returns the mount at a path: the last of several, which is on top.
 pub fn mounted_at(path: &Path) -> Result<Option<Mount>> {
     // Of a path that is not there, or whose server is gone, the text is all there is.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -187,14 +188,14 @@ pub async fn unmount(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path as programs and messages take it.
+/// Returns a path as programs and messages take it.
 pub fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| Status::invalid(format!("{} is no UTF-8", path.display())))
 }
 
 // ---- devices -----------------------------------------------------------------------------------------------------------
 
-/// `MAJOR:MINOR` of a block device; none of anything else.
+/// Returns `MAJOR:MINOR` of a block device; `None` for anything else.
 pub fn number_of(device: &Path) -> Option<String> {
     let meta = std::fs::metadata(device).ok().filter(|meta| meta.file_type().is_block_device())?;
     let number = meta.rdev();
@@ -208,14 +209,14 @@ pub fn read_at(device: &Path, offset: u64, bytes: &mut [u8]) -> Result<()> {
     read.map_err(|e| Status::internal(format!("reading {}: {e}", device.display())))
 }
 
-/// Bytes of a block device, by its number.
+/// Returns the size of a block device in bytes, by its number.
 pub fn size_of(number: &str) -> Result<u64> {
     let path = format!("/sys/dev/block/{number}/size");
     let sectors = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     sectors.map(|sectors| sectors * 512).ok_or_else(|| Status::internal(format!("{path} tells no size")))
 }
 
-/// Whether the kernel takes no writes to a block device, by its number.
+/// Tells whether the kernel takes no writes to a block device, by its number.
 pub fn is_read_only(number: &str) -> Result<bool> {
     let path = format!("/sys/dev/block/{number}/ro");
     match std::fs::read_to_string(&path).as_deref().map(str::trim) {
@@ -225,8 +226,8 @@ pub fn is_read_only(number: &str) -> Result<bool> {
     }
 }
 
-/// For whoever opens the device from now on. The kernel keeps it with the device node, over a detach and an attach of another
-/// disk; what was made to be read stays so.
+/// Makes a device read-only or writable for those who open it from now on. The kernel keeps this with the
+/// device node, over a detach and an attach of another disk. A device that was attached to be read stays so.
 pub async fn set_read_only(device: &Path, read_only: bool) -> Result<()> {
     let how = if read_only { "--setro" } else { "--setrw" };
     run("blockdev", &[how, utf8(device)?]).await.map(drop)

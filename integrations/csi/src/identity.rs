@@ -25,7 +25,8 @@ impl Driver {
         Ok(GetPluginCapabilitiesResponse { capabilities: all.into_iter().map(one).collect() })
     }
 
-    /// Not ready while no daemon answers. That is no failure of the driver's, which an orchestrator would start again.
+    /// Tells the orchestrator whether a daemon answers. While none does, the driver is not ready, but has not
+    /// failed: a failed driver would be started again.
     pub async fn probe(&self, _: Empty) -> Result<ProbeResponse> {
         let answers = self.daemon.ping().await;
         if let Err(refused) = &answers {

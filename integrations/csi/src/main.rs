@@ -90,7 +90,7 @@ fn serve(args: Args) -> Result<(), String> {
     })
 }
 
-/// Returns when SIGTERM or SIGINT comes.
+/// Makes a future that ends when SIGTERM or SIGINT comes.
 fn ended() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -99,7 +99,7 @@ fn ended() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Until the daemon has answered, or the caller hangs up.
+/// Copies between the standard streams and the daemon until the daemon has answered, or the caller hangs up.
 #[allow(clippy::disallowed_methods, reason = "two copies that block; nothing here runs in the simulation")]
 fn relay(home: &std::path::Path) -> Result<(), String> {
     let socket = home.join("control.sock");

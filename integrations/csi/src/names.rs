@@ -12,15 +12,15 @@ use sha2::{Digest as _, Sha256};
 
 /// Longest name in Windlass.
 const NAME_MAX: usize = 63;
-/// Between what is left of a name and its hash.
+/// Separator between the slug of a name and its hash.
 const HASHED: &str = "..";
 const HASH_DIGITS: usize = 24;
-/// What the names of snapshots begin with that are taken to clone a volume that is no snapshot. They go with the clone, and
-/// are never shown.
+/// Prefix of snapshots that are taken to clone a volume that is no snapshot. They go with the clone, and are
+/// never shown.
 const CLONED: &str = "csi-clone-";
-/// What the name of a volume begins with that is not ready to be used by its own name.
+/// Prefix of a volume's name until it is ready to be used by its own name.
 const UNFINISHED: &str = "csi-new-";
-/// Digits by which two snapshots for clones are told apart.
+/// Digits of the random number by which two snapshots for clones are told apart.
 const NONCE_DIGITS: usize = 20;
 
 /// A volume, or a snapshot of it.
@@ -40,12 +40,12 @@ impl Id {
         Id { snapshot: Some(snapshot.to_owned()), ..self.clone() }
     }
 
-    /// The volume of a snapshot.
+    /// Returns the volume that the snapshot is of.
     pub fn parent(&self) -> Id {
         Id { snapshot: None, ..self.clone() }
     }
 
-    /// Of a snapshot that was taken to clone the volume.
+    /// Tells whether this is a snapshot that was taken to clone the volume.
     pub fn is_for_a_clone(&self) -> bool {
         self.snapshot.as_deref().is_some_and(is_for_a_clone)
     }
@@ -58,7 +58,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// Not an id of ours: there is no such thing.
+/// The text is no id of ours: there is no such volume.
 #[derive(Debug)]
 pub struct Foreign;
 
@@ -79,7 +79,7 @@ impl FromStr for Id {
     }
 }
 
-/// Whether it is a name in Windlass.
+/// Tells whether the text can be a name in Windlass.
 pub fn is_name(text: &str) -> bool {
     let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -88,7 +88,7 @@ pub fn is_name(text: &str) -> bool {
         && bytes.iter().all(|b| first(*b) || b"._-".contains(b))
 }
 
-/// The volume of an orchestrator's name for it.
+/// Returns the volume's name for an orchestrator's name of it.
 pub fn volume_name(name: &str) -> String {
     let text = plain(name);
     match is_unfinished(&text) {
@@ -104,7 +104,7 @@ fn plain(name: &str) -> String {
     }
 }
 
-/// What a volume is called, of its own name, until it is ready to be used.
+/// Returns the name that a volume has until it is ready to be used; `volume` is its own name.
 pub fn unfinished(volume: &str) -> String {
     plain(&format!("{UNFINISHED}{volume}"))
 }
@@ -113,7 +113,7 @@ pub fn is_unfinished(volume: &str) -> bool {
     volume.starts_with(UNFINISHED)
 }
 
-/// The snapshot of an orchestrator's name for it.
+/// Returns the snapshot's name for an orchestrator's name of it.
 pub fn snapshot_name(name: &str) -> String {
     let text = plain(name);
     match is_for_a_clone(&text) {
@@ -122,8 +122,8 @@ pub fn snapshot_name(name: &str) -> String {
     }
 }
 
-/// A new snapshot that a volume is cloned by: `drawn` tells it from those of earlier clones of this name, which show what
-/// their source was then. The clone's name follows, for people.
+/// Returns a name for a new snapshot by which a volume is cloned. `drawn` tells it from the snapshots of
+/// earlier clones of this name, which show what their source was then. The clone's name follows, for people.
 pub fn clone_snapshot(drawn: u128, volume: &str) -> String {
     let nonce = format!("{drawn:032x}");
     let name = format!("{CLONED}{}-{volume}", &nonce[..NONCE_DIGITS]);

@@ -21,7 +21,7 @@ use crate::names::Id;
 use crate::request::{Access, Filesystem, Range};
 use crate::status::{Code, Result, Status, required};
 
-/// For so long it is waited for that a device takes up its volume's new size.
+/// Time for a device to take up its volume's new size.
 const GROWN_WITHIN: Duration = Duration::from_secs(30);
 
 impl Driver {
@@ -31,7 +31,8 @@ impl Driver {
         Ok(GetCapabilitiesResponse::of(all.map(i32::from)))
     }
 
-    /// Every node reaches every volume whose pool its daemon knows, so there is no topology.
+    /// Returns this node's name. Every node reaches every volume whose pool its daemon knows, so there is no
+    /// topology.
     pub async fn node_info(&self, _: Empty) -> Result<NodeGetInfoResponse> {
         Ok(NodeGetInfoResponse { node_id: self.node.clone(), max_volumes_per_node: 0 })
     }
@@ -234,7 +235,8 @@ impl Driver {
         Ok(NodeExpandVolumeResponse { capacity_bytes: size as i64 })
     }
 
-    /// Where a volume is staged or published: `NotFound` where it is not.
+    /// Returns the device of a volume that is staged or published at `path`, and in which form. `NotFound`
+    /// where it is not.
     async fn published(&self, id: &Id, info: &VolumeInfo, path: &Path) -> Result<(PathBuf, Published)> {
         let absent = || Status::not_found(format!("volume {id} is not at {}", path.display()));
         let device = self.attacher.find(id, Some(&Identity::of(info))).await?.ok_or_else(absent)?;
@@ -248,19 +250,19 @@ impl Driver {
 }
 
 impl Id {
-    /// Nobody writes to it.
+    /// Tells whether nobody writes to the volume: it is a snapshot or a template.
     fn is_fixed(&self, info: &VolumeInfo) -> bool {
         self.snapshot.is_some() || info.template
     }
 }
 
-/// What is at a path.
+/// The form in which a volume is at a path.
 enum Published {
     Device,
     Folder,
 }
 
-/// Where a device is mounted, or bound itself.
+/// The mounts of a device: where its filesystem is mounted, or its device node bound.
 struct Places {
     number: String,
     all: Vec<Mount>,
@@ -291,7 +293,7 @@ fn make_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(failed)
 }
 
-/// An empty file, over which a device can be bound.
+/// Makes an empty file, over which a device can be bound.
 fn make_file(path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
@@ -310,7 +312,8 @@ async fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     Ok(())
 }
 
-/// For whoever opens the device from now on. One that was made to be read stays so.
+/// Makes a device read-only or writable for those who open it from now on. One that was attached to be read
+/// stays so, which is an error.
 async fn set_read_only(device: &Path, number: &str, read_only: bool) -> Result<()> {
     if host::is_read_only(number)? == read_only {
         return Ok(());
@@ -325,7 +328,7 @@ async fn set_read_only(device: &Path, number: &str, read_only: bool) -> Result<(
     }
 }
 
-/// Mounts a device, with a filesystem that is made if there is nothing on it.
+/// Mounts a device. A device with nothing on it gets a filesystem first.
 async fn mount(
     device: &Path,
     filesystem: Filesystem,
@@ -380,7 +383,7 @@ async fn mount(
     Ok(())
 }
 
-/// Whether an ext4 has a log that was not replayed.
+/// Tells whether an ext4 has a log that was not replayed.
 fn has_log(device: &Path) -> Result<bool> {
     const SUPERBLOCK: u64 = 1024;
     const INCOMPATIBLE: usize = 0x60;
@@ -391,7 +394,7 @@ fn has_log(device: &Path) -> Result<bool> {
     Ok(flags & NEEDS_RECOVERY != 0)
 }
 
-/// Where a filesystem is mounted whose log only mounting replays.
+/// Returns the folder where a filesystem is mounted whose log only mounting replays.
 fn replay_folder(id: &Id) -> PathBuf {
     std::env::temp_dir().join(format!("windlass-csi-{}-{}", id.pool, id.volume))
 }
@@ -403,7 +406,7 @@ fn unreplayed() -> Status {
 }
 
 impl Driver {
-    /// Takes away what a `replay_log` that was cut off has left of a clone: the mount, and the device.
+    /// Takes away what an interrupted `replay_log` has left of a clone: the mount, and the device.
     pub async fn end_replay(&self, id: &Id, info: &VolumeInfo) -> Result<()> {
         let folder = replay_folder(id);
         host::unmount(&folder).await?;
@@ -415,8 +418,8 @@ impl Driver {
         self.attacher.detach(id, Some(&Identity::of(info))).await
     }
 
-    /// Brings what the log of a clone's filesystem holds to its place, through a device of its own. `end_replay` takes that away
-    /// again.
+    /// Replays the log of a clone's filesystem, through a device of its own. `end_replay` takes the device
+    /// away again.
     pub async fn replay_log(&self, id: &Id, info: &VolumeInfo, filesystem: Filesystem) -> Result<()> {
         let device = self.attacher.attach(id, &Identity::of(info), false).await?;
         let path = host::utf8(&device)?;
@@ -435,7 +438,7 @@ impl Driver {
     }
 }
 
-/// What is on a device.
+/// The contents of a device, as blkid names them.
 #[derive(Debug, PartialEq, Eq)]
 enum Signature {
     Nothing,
@@ -462,7 +465,8 @@ fn read_signature(said: &str) -> Signature {
     }
 }
 
-/// Only over a volume that holds nothing but zeros: what no tool knows may be somebody's data all the same.
+/// Makes a filesystem, but only over a volume that holds nothing but zeros: data that no tool knows may be
+/// somebody's all the same.
 async fn make_filesystem(filesystem: Filesystem, device: &str, fixed: bool, info: &VolumeInfo) -> Result<()> {
     if fixed {
         return Err(Status::precondition("there is no filesystem on it, and it can only be read"));
@@ -482,7 +486,7 @@ async fn make_filesystem(filesystem: Filesystem, device: &str, fixed: bool, info
     .map(drop)
 }
 
-/// Mends what a journal's replay does not.
+/// Repairs an ext4 where a journal's replay does not. An xfs needs no check.
 async fn check(filesystem: Filesystem, device: &str) -> Result<()> {
     if filesystem == Filesystem::Xfs {
         return Ok(());
@@ -497,7 +501,7 @@ async fn check(filesystem: Filesystem, device: &str) -> Result<()> {
     }
 }
 
-/// As large as its device.
+/// Makes the filesystem as large as its device.
 async fn grow_filesystem(device: &Path, at: &Path) -> Result<()> {
     let path = host::utf8(device)?;
     match signature(path).await? {

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use crate::csi::{AccessType, CapacityRange, Mode, VolumeCapability};
 use crate::status::{Code, Result, Status};
 
-/// Sizes are multiples of it.
+/// Bytes of which sizes are multiples.
 const BLOCK: u64 = 4096;
-/// Of a volume whose size nobody names.
+/// Size in bytes of a volume whose size nobody names.
 const SIZE_DEFAULT: u64 = 1 << 30;
 pub const SIZE_MAX: u64 = 64 << 40;
 const POOL: &str = "pool";
-/// What sidecars add for themselves.
+/// Prefix of parameters that sidecars add for themselves.
 const SIDECARS: &str = "csi.storage.k8s.io/";
 /// Settings of volumes that a class may have, as `windlass volume set` takes them. `template` and `boot-trace` are for
 /// administrators.
@@ -49,17 +49,17 @@ impl Filesystem {
     }
 }
 
-/// How a volume is used, of a `VolumeCapability` that the driver can serve.
+/// The use of a volume, as a `VolumeCapability` that the driver can serve says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
-    /// None: as a block device.
+    /// The filesystem to mount; `None`: the volume is used as a block device.
     pub filesystem: Option<Filesystem>,
     pub mount_flags: Vec<String>,
     pub mode: Mode,
 }
 
 impl Access {
-    /// `InvalidArgument` where it can't be served.
+    /// Reads a capability. `InvalidArgument` where it can't be served.
     pub fn of(capability: Option<&VolumeCapability>) -> Result<Access> {
         let capability = capability.ok_or_else(|| Status::invalid("volume_capability is missing"))?;
         let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, |access| access.mode());
@@ -89,7 +89,7 @@ impl Access {
         }
     }
 
-    /// Of a list that must have one.
+    /// Reads all capabilities of a list that must not be empty.
     pub fn all(capabilities: &[VolumeCapability]) -> Result<Vec<Access>> {
         match capabilities.is_empty() {
             true => Err(Status::invalid("volume_capabilities is missing")),
@@ -111,7 +111,7 @@ impl Access {
 /// A range of sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// 0: nobody asks for one.
+    /// Least size; 0 where nobody asks for one.
     pub required: u64,
     pub limit: u64,
 }
@@ -131,7 +131,7 @@ impl Range {
         (self.required..=self.limit).contains(&size)
     }
 
-    /// The size of a new volume. `OutOfRange` where there is none.
+    /// Returns the size of a new volume. `OutOfRange` where no size is in range.
     pub fn size(&self) -> Result<u64> {
         let wanted = match self.required {
             0 => SIZE_DEFAULT.min(self.limit / BLOCK * BLOCK).max(BLOCK),
@@ -147,7 +147,8 @@ impl Range {
         }
     }
 
-    /// The size of a volume that is to grow from `now`.
+    /// Returns the size of a volume that is to grow from `now`. `OutOfRange` where it is larger already than
+    /// the limit.
     pub fn grown(&self, now: u64) -> Result<u64> {
         match now {
             _ if now > self.limit => {
@@ -162,11 +163,11 @@ impl Range {
 
 // ---- parameters --------------------------------------------------------------------------------------------------------
 
-/// What a StorageClass has beside what Kubernetes itself knows.
+/// Parameters of a StorageClass, without those that Kubernetes itself knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     pub pool: Option<String>,
-    /// `KEY=VALUE`, in order of keys.
+    /// Settings as `KEY=VALUE`, in order of keys.
     pub settings: Vec<String>,
 }
 
@@ -180,7 +181,7 @@ impl Parameters {
     }
 }
 
-/// Settings alone, of a VolumeAttributesClass. `InvalidArgument` names what is none.
+/// Reads the settings of a VolumeAttributesClass. `InvalidArgument` names a key that is no setting.
 pub fn settings(given: &HashMap<String, String>) -> Result<Vec<String>> {
     let mut keys: Vec<&String> = given.keys().filter(|key| !key.starts_with(SIDECARS)).collect();
     keys.sort();
@@ -196,11 +197,11 @@ pub fn settings(given: &HashMap<String, String>) -> Result<Vec<String>> {
 
 // ---- pages -------------------------------------------------------------------------------------------------------------
 
-/// In front of the last id of a page, in the token for the next one.
+/// Prefix of the token for the next page, before the last id of this one.
 const AFTER: &str = "after:";
 
-/// The part of a list, in order of ids, that a page has, and the token of the next one: empty behind the last. What is added
-/// or removed between two pages does not move the others.
+/// Returns one page of a list in order of ids, and the token of the next page, which is empty behind the
+/// last. Entries that are added or removed between two pages do not move the others.
 pub fn page<T>(all: Vec<(String, T)>, token: &str, max: i32) -> Result<(Vec<T>, String)> {
     let max = match usize::try_from(max) {
         Ok(0) => usize::MAX,

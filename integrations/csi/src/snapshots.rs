@@ -16,9 +16,10 @@ use crate::names::{self, Id};
 use crate::request::page;
 use crate::status::{Code, Result, Status, required};
 
-/// How long a call waits until what it has taken is in the pool. Later calls of its name tell whether it is.
+/// Time for which a call waits until the snapshot that it has taken is in the pool. Later calls of this name
+/// tell whether it is.
 const STORED_WITHIN: Duration = Duration::from_secs(10);
-/// So many volumes are asked for their snapshots at a time.
+/// Number of volumes that are asked for their snapshots at a time.
 const ASKED_AT_ONCE: usize = 8;
 
 impl Driver {
@@ -54,7 +55,7 @@ impl Driver {
         Ok(SnapshotEntry { snapshot: Some(shown(&volume, &taken, stored)) })
     }
 
-    /// Whether a snapshot is in the pool, for which it is waited a while. Clones of it can be made then.
+    /// Tells whether a snapshot is in the pool, and waits a while for that. Clones of it can be made then.
     async fn is_stored(&self, info: &VolumeInfo, id: &Id) -> Result<bool> {
         match host::within(STORED_WITHIN, self.daemon.promise_snapshot(info, id)).await {
             Some(Ok(())) => Ok(true),
@@ -67,15 +68,15 @@ impl Driver {
         }
     }
 
-    /// The snapshot of a name, of whichever volume of a pool. Windlass has names of snapshots for each volume, and
-    /// orchestrators have one for all.
+    /// Returns the snapshot of a name, whichever volume of the pool it is of. Windlass has names of snapshots
+    /// for each volume, and orchestrators have one for all.
     async fn named(&self, pool: &str, name: &str) -> Result<Option<Id>> {
         let volumes = self.daemon.volumes_of(pool).await?;
         let found = self.all_of(volumes).await?;
         Ok(found.into_iter().find(|(id, _)| id.snapshot.as_deref() == Some(name)).map(|(id, _)| id))
     }
 
-    /// The snapshots of some volumes. Those of volumes that are removed meanwhile are left out.
+    /// Lists the snapshots of some volumes. Those of volumes that are removed meanwhile are left out.
     async fn all_of(&self, volumes: Vec<VolumeInfo>) -> Result<Vec<(Id, SnapshotInfo)>> {
         // What another host has taken since it last recorded its volume, the number does not tell.
         let may_have = |info: &VolumeInfo| info.snapshots > 0 || info.state == "owned";
@@ -143,7 +144,7 @@ impl Driver {
         Ok(SnapshotEntry { snapshot: Some(shown(&id.parent(), &one, false)) })
     }
 
-    /// A snapshot, of its id.
+    /// Returns the snapshot that has this id.
     async fn one(&self, id: &str) -> Result<Option<(Id, SnapshotInfo)>> {
         let Some(id) = id.parse::<Id>().ok().filter(|id| id.snapshot.is_some()) else { return Ok(None) };
         let Some(info) = self.daemon.find(&id).await? else { return Ok(None) };

@@ -85,7 +85,7 @@ impl Status {
         self.code == code
     }
 
-    /// With what was being done in front.
+    /// Puts what was being done in front of the message.
     pub fn context(self, doing: impl fmt::Display) -> Status {
         Status { message: format!("{doing}: {}", self.message), ..self }
     }
@@ -99,7 +99,7 @@ impl fmt::Display for Status {
 
 impl std::error::Error for Status {}
 
-/// The value of a field that must be there.
+/// Returns the value of a field, which must not be empty.
 pub fn required<'a>(text: &'a str, field: &str) -> Result<&'a str> {
     match text.is_empty() {
         true => Err(Status::invalid(format!("{field} is missing"))),

@@ -17,49 +17,50 @@ use crate::daemon::KeyPlace;
 use crate::daemon::StateDir;
 use crate::daemon::api::VolumePath;
 
-/// The largest block cache on disk that nobody asked for, in bytes.
+/// Largest block cache on disk where nobody gave a size, in bytes.
 const CACHE_MAX: u64 = 10 * GIB;
 const ALERT_AFTER: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
 const LOG_SLOW: Duration = Duration::from_secs(1);
 const REPLICA_EVERY: Duration = Duration::from_secs(3600);
-/// Of a scrub that the daemon begins, in bytes a second: one that the file asks for, and one that nobody asked for.
+/// Rate of a scrub that the daemon begins, in bytes a second: one that the file asks for, and one that nobody asked
+/// for.
 const SCRUB_RATE: u64 = 100 << 20;
 const UNASKED_SCRUB_RATE: u64 = 20 << 20;
 const UNASKED_SCRUB_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A daemon that nobody told to scrub begins when it has run so long: not among all else of a start.
+/// Time for which a daemon runs before a scrub that nobody asked for begins: not among all else of a start.
 const UNASKED_SCRUB_AFTER: Duration = Duration::from_secs(3600);
 
 pub const MEMORY_VARIABLE: &str = "WINDLASS_MEMORY";
 pub const CACHE_VARIABLE: &str = "WINDLASS_CACHE";
 const LOG_VARIABLE: &str = "RUST_LOG";
 
-/// A size that the environment gives.
+/// Returns a size that the environment gives.
 fn of_environment(name: &'static str) -> Result<Option<u64>> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty());
     text.map(|text| parse_size(&text)).transpose().context(|| name.to_owned())
 }
 
-/// How a pool is scrubbed.
+/// Plan by which a pool is scrubbed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ScrubPlan {
     pub every: Duration,
-    /// Bytes a second; 0: no limit.
+    /// Bytes a second that the scrub reads at most; 0 for no limit.
     pub rate: u64,
-    /// How long the daemon runs before it begins.
+    /// Time for which the daemon runs before it begins.
     pub after: Duration,
 }
 
-/// Whom the daemon tells of troubles.
+/// Plan by which the daemon tells somebody of troubles.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AlertPlan {
     pub command: Option<String>,
     pub url: Option<String>,
-    /// How long a trouble has stood before it is told.
+    /// Time for which a trouble has stood before somebody is told of it.
     pub after: Duration,
 }
 
-/// A volume of which a copy is kept.
+/// Plan by which a copy of a volume is kept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaPlan {
     pub from: VolumePath,
@@ -69,8 +70,8 @@ pub struct ReplicaPlan {
 }
 
 impl Config {
-    /// Bytes that the engine may use: the flag, else `WINDLASS_MEMORY`, else the file, else
-    /// min(a quarter of the machine's memory, 2 GiB).
+    /// Returns how many bytes the engine may use: the flag, else `WINDLASS_MEMORY`, else the file, else min(a quarter
+    /// of the machine's memory, 2 GiB).
     pub fn memory(&self, flag: Option<u64>) -> Result<u64> {
         let written = || Ok(of_environment(MEMORY_VARIABLE)?.or(self.top.memory.as_ref().map(|size| size.0)));
         let given = flag.map_or_else(written, |bytes| Ok::<_, Error>(Some(bytes)))?;
@@ -85,8 +86,9 @@ impl Config {
         Ok(bytes)
     }
 
-    /// Bytes of local disk for the cache of `serve`: the flag, else `WINDLASS_CACHE`, else the file, else a tenth of what
-    /// is free there beside what it has already, 10 GiB at most. Less than what is worth having is none.
+    /// Returns how many bytes of local disk the cache of `serve` takes: the flag, else `WINDLASS_CACHE`, else the
+    /// file. Else it is a tenth of what is free there beside what the cache has already, 10 GiB at most. Where that
+    /// is less than is worth having, there is no cache.
     pub fn cache(&self, flag: Option<u64>, dir: &Path) -> Result<u64> {
         let written = || Ok(of_environment(CACHE_VARIABLE)?.or(self.top.cache.as_ref().map(|size| size.0)));
         let given = flag.map_or_else(written, |bytes| Ok::<_, Error>(Some(bytes)))?;
@@ -110,23 +112,24 @@ impl Config {
         self.log.format.as_ref().map_or(LogFormat::Text, |format| format.value)
     }
 
-    /// A client's request that takes so long is said in the log.
+    /// Returns how long a client's request takes at least to be told in the log.
     pub fn log_slow(&self) -> Duration {
         self.log.slow.as_ref().map_or(LOG_SLOW, |slow| slow.value.0)
     }
 
-    /// How long the end waits for volumes to reach their stores.
+    /// Returns how long a daemon that ends waits for volumes to reach their stores.
     pub fn drain(&self) -> Duration {
         self.limits.drain.as_ref().map_or(DRAIN, |drain| drain.value.0)
     }
 
-    /// Whether the pool is opened at the start.
+    /// Tells whether the pool is opened at the start.
     pub fn serves(&self, pool: &Name) -> bool {
         let section = self.pool.get(pool.as_str());
         section.and_then(|section| section.serve.as_ref()).is_none_or(|serve| serve.value)
     }
 
-    /// Without a word of the file a pool is scrubbed where reading costs nothing: `is_free`.
+    /// Returns how the pool is scrubbed. If the file doesn't say, it is scrubbed only where reading costs nothing
+    /// (`is_free`).
     pub fn scrub_plan(&self, pool: &Name, is_free: bool) -> Option<ScrubPlan> {
         let section = self.pool.get(pool.as_str());
         let asked = section.and_then(|section| section.scrub.as_ref()).map(|asked| asked.value);
@@ -143,7 +146,7 @@ impl Config {
         }
     }
 
-    /// None: nobody is told.
+    /// Returns whom to tell of troubles, or `None` if nobody is told.
     pub fn alert_plan(&self) -> Option<AlertPlan> {
         let Alert { command, url, after } = &self.alert;
         let value = |text: &Option<Written<String>>| text.as_ref().map(|text| text.value.clone());
@@ -164,7 +167,7 @@ impl Config {
         self.replica.iter().filter_map(plan).collect()
     }
 
-    /// Where the key of a volume is, `POOL/VOLUME`.
+    /// Returns where the key of a volume is; `volume` is `POOL/VOLUME`.
     pub fn key_place(&self, volume: &str) -> Option<KeyPlace> {
         let keys = self.volume.get(volume)?;
         let text = |it: &Option<Written<String>>| it.as_ref().map(|it| it.value.clone());
@@ -173,7 +176,7 @@ impl Config {
         file(&keys.key_file).or_else(words).or_else(|| text(&keys.key_command).map(KeyPlace::Command))
     }
 
-    /// Where the key of a pool is.
+    /// Returns where the key of a pool is.
     pub fn pool_key_place(&self, pool: &Name) -> Option<KeyPlace> {
         let section = self.pool.get(pool.as_str())?;
         let text = |it: &Option<Written<String>>| it.as_ref().map(|it| it.value.clone());
@@ -181,7 +184,8 @@ impl Config {
         file.or_else(|| text(&section.key_command).map(KeyPlace::Command))
     }
 
-    /// Pools that are looked for where the file says while this host does not know them: their stores, by URL.
+    /// Returns the pools that this host looks for while it does not know them, each with the URLs of its stores, as
+    /// the file names them.
     pub fn pools_to_find(&self) -> Vec<(Name, Vec<String>)> {
         let named = self.pool.iter().filter_map(|(name, section)| Some((name.parse().ok()?, section)));
         let stores = |section: &Pool| {
@@ -191,7 +195,7 @@ impl Config {
         named.filter_map(|(name, section)| Some((name, stores(section)?))).collect()
     }
 
-    /// What is to be mounted at a folder: the bucket as the file names it, and the options.
+    /// Returns what is to be mounted at a folder: the bucket as the file names it, and the options.
     pub fn mount_at(&self, dir: &str) -> Option<(String, Vec<String>)> {
         let section = self.mount.get(dir)?;
         let options = section.options.iter().flat_map(|options| options.values().cloned()).collect();
@@ -199,14 +203,15 @@ impl Config {
     }
 }
 
-/// What is free around a folder that may not be there yet, and what a file in it has.
+/// Returns how many bytes the block cache in a folder may count with: those free on its disk, and those that its file
+/// has already. The folder need not be there yet.
 fn room(dir: &Path) -> u64 {
     let free = |dir: &Path| rustix::fs::statvfs(dir).ok().map(|s| s.f_bavail * s.f_frsize);
     let has = std::fs::metadata(dir.join("frames")).map_or(0, |m| m.blocks() * 512);
     dir.ancestors().find_map(free).unwrap_or(0) + has
 }
 
-/// Where a value comes from.
+/// Source of a value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
     Default,
@@ -230,22 +235,23 @@ impl fmt::Display for Origin {
 /// One key with the value that holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Row {
-    /// `store.fast`; empty at the top.
+    /// The section, as `store.fast`; empty at the top of the file.
     pub section: String,
     pub name: &'static str,
-    /// As TOML.
+    /// The value as TOML.
     pub value: String,
     pub origin: Origin,
 }
 
 impl Row {
-    /// With its sections' names.
+    /// Returns the key with the names of its sections.
     pub fn key(&self) -> String {
         if self.section.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.section, self.name) }
     }
 }
 
-/// What was written in a section, then what holds because nobody wrote it.
+/// Returns a row for each key that is written in a section, and `with_presets` also for each that holds by its
+/// preset.
 fn rows<S: Section>(section: &S, of: &str, with_presets: bool) -> Vec<Row> {
     let row =
         |key: &Key, value: String, origin| Row { section: of.to_owned(), name: key.name, value, origin };
@@ -264,7 +270,8 @@ fn rows<S: Section>(section: &S, of: &str, with_presets: bool) -> Vec<Row> {
 }
 
 impl Config {
-    /// All that is in the file; `with_presets`: and what holds without being there, where that is a constant.
+    /// Returns all that is in the file, and `with_presets` also what holds without being there, where that is a
+    /// constant.
     pub fn rows(&self, with_presets: bool) -> Vec<Row> {
         let mut all = rows::<Top>(&self.top, "", with_presets);
         all.extend(rows::<Tls>(&self.tls, "tls", with_presets));
@@ -288,7 +295,7 @@ impl Config {
         all
     }
 
-    /// Each value as a daemon that starts now would take it.
+    /// Returns each value as a daemon that starts now would take it.
     pub fn effective(&self, home: &StateDir, memory: Option<u64>) -> Result<Vec<Row>> {
         let size = |name, bytes, flag: Option<&'static str>, variable: &'static str, line: Option<usize>| {
             let origin = match (flag, of_environment(variable)?, line) {

@@ -19,7 +19,7 @@ pub fn some_files() -> Vec<Vec<u8>> {
     ])
 }
 
-/// All that is wrong is told by a line that is there.
+/// Parses any bytes as a file, and asserts that each fault is told by a line that is there.
 pub fn file(data: &[u8]) {
     text(data, |text| {
         if let Err(wrong) = Config::parse(text) {

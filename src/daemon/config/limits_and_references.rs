@@ -18,7 +18,7 @@ use crate::store::{StoreSpec, StoreUrl};
 pub const MEMORY_MIN: u64 = 64 << 20;
 /// Least block cache on disk, in bytes.
 pub const CACHE_MIN: u64 = 64 << 20;
-/// Slower than this, one shard would take hours: a unit was forgotten.
+/// Least rate of a scrub, in bytes a second. A smaller one would take hours for one shard: its unit was forgotten.
 const RATE_MIN: u64 = 64 * KIB;
 const SCRUB_MIN: Duration = Duration::from_secs(3600);
 const REPLICA_MIN: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ fn at_least(findings: &mut Findings<'_>, key: &str, size: Option<&Written<Size>>
     }
 }
 
-/// Where two kinds of clients would connect: whoever listens second finds the port taken.
+/// Finds addresses that two kinds of clients would share: whoever listens second would find the port taken.
 fn check_shared_ports(findings: &mut Findings<'_>, config: &Config) {
     let top = &config.top;
     let mut all: Vec<(&str, usize, Address)> = Vec::new();
@@ -89,7 +89,7 @@ fn check_shared_ports(findings: &mut Findings<'_>, config: &Config) {
     }
 }
 
-/// Hosts that mirror volumes meet by TCP.
+/// Checks the addresses by which hosts that mirror volumes meet: both are TCP.
 fn check_mirror(findings: &mut Findings<'_>, config: &Config) {
     let top = &config.top;
     for (key, at) in [("mirror", &top.mirror), ("mirror_listen", &top.mirror_listen)] {
@@ -115,7 +115,7 @@ fn check_traces(findings: &mut Findings<'_>, config: &Config) {
     }
 }
 
-/// An address of a web server, without a user.
+/// Tells whether the text is an address of a web server without a user.
 fn is_web(address: &str) -> bool {
     let uri = address.parse::<http::Uri>();
     !address.contains('@')
@@ -134,7 +134,7 @@ fn check_alert(findings: &mut Findings<'_>, config: &Config) {
     }
 }
 
-/// What addresses by TLS need, and where there can be none.
+/// Checks what addresses by TLS need, and that there are none where TLS is not served.
 fn check_tls(findings: &mut Findings<'_>, config: &Config) {
     let (top, tls) = (&config.top, &config.tls);
     let by_tls = |address: &Address| matches!(address, Address::Tls(_));
@@ -197,7 +197,7 @@ fn addresses<T>(
 }
 
 impl Store {
-    /// What its keys add to its URL: name, value, line.
+    /// Returns what the section's keys add to its URL: name, value, line.
     fn parameters(&self) -> Vec<(&'static str, String, usize)> {
         let text = |it: &Option<Written<String>>| it.as_ref().map(|it| (it.value.clone(), it.line));
         let flag = |it: &Option<Written<bool>>| it.as_ref().map(|it| (it.value.to_string(), it.line));
@@ -216,7 +216,7 @@ impl Store {
         all.into_iter().filter_map(|(name, it)| it.map(|(value, line)| (name, value, line))).collect()
     }
 
-    /// `URL[,zone=ZONE]`.
+    /// Returns the store as `URL[,zone=ZONE]`; the given zone beats the section's.
     fn spec(&self, zone: Option<&str>) -> Result<StoreSpec> {
         let url = self.url.as_ref().map(|url| url.as_str()).unwrap_or_default();
         let mut url: StoreUrl = url.parse()?;
@@ -228,7 +228,7 @@ impl Store {
     }
 }
 
-/// A section without a URL, unless the one that it has was told to be wrong.
+/// Tells of a section without a URL, unless its URL was already told to be wrong.
 fn no_url(findings: &mut Findings<'_>, of: String, line: usize) {
     if !findings.wrong.iter().any(|wrong| wrong.key == format!("{of}.url")) {
         findings.add(line, of, "has no `url`: add url = \"s3://BUCKET/PREFIX\" or \"file:///FOLDER\"");
@@ -268,7 +268,7 @@ fn check_store(findings: &mut Findings<'_>, name: &str, store: &Written<Store>) 
     }
 }
 
-/// A place that outlives this process.
+/// Parses the URL of a place that outlives this process.
 fn place(url: &str) -> Result<StoreUrl> {
     match url.parse()? {
         StoreUrl::Mem { .. } => Err(Error::new(
@@ -345,7 +345,7 @@ fn check_replica(findings: &mut Findings<'_>, volume: &str, replica: &Written<Re
     }
 }
 
-/// A store by URL or name, with its zone. Sections that are wrong themselves are told there.
+/// Returns a store that is given by URL or name, with its zone. Faults of the store's own section are told there.
 fn resolved(config: &Config, given: &str) -> Result<StoreSpec> {
     let (name, zone) = given.split_once(",zone=").map_or((given, None), |(name, zone)| (name, Some(zone)));
     if name.contains(':') {
@@ -408,7 +408,8 @@ fn check_option(option: &str, place: Option<&mut StoreUrl>) -> Result<()> {
 }
 
 impl Config {
-    /// A store as users give it: a URL, or the name of a `[store.NAME]` section; then `,zone=ZONE`.
+    /// Returns the URL of a store as users give it: a URL, or the name of a `[store.NAME]` section; then
+    /// `,zone=ZONE`.
     pub fn store_url(&self, given: &str) -> Result<String> {
         let name = given.split(",zone=").next().unwrap_or(given);
         if name.contains(':') {

@@ -36,7 +36,8 @@ impl fmt::Display for Account {
     }
 }
 
-/// An address of NBD clients, and for a unix socket whose it is: `unix:PATH,mode=0660,owner=USER,group=GROUP`.
+/// An address of NBD clients, with the mode and owners of a unix socket:
+/// `unix:PATH,mode=0660,owner=USER,group=GROUP`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListenAddress {
     pub address: Address,

@@ -35,15 +35,15 @@ const FILE_MAX: usize = 1 << 20;
 /// A file that can't be used, and why.
 #[derive(Debug)]
 pub enum Unusable {
-    /// It can't be read at all.
+    /// The file can't be read at all.
     File(Error),
-    /// What is wrong in it, by line.
+    /// Everything that is wrong in the file, by line.
     Content(Vec<Wrong>),
 }
 
 impl Config {
-    /// An absent default file is an empty configuration; an absent named one is an error. What is wrong in it stands a line
-    /// each in the error.
+    /// Reads the configuration. A default file that is absent is an empty configuration; a named one that is absent
+    /// is an error. The error has a line for each thing that is wrong in the file.
     pub async fn load(disk: &dyn Disk, path: &Path, named: bool) -> Result<Config> {
         Config::read(disk, path, named).await.map_err(|unusable| match unusable {
             Unusable::File(error) => error,
@@ -54,7 +54,7 @@ impl Config {
         })
     }
 
-    /// The same for who wants what is wrong one by one.
+    /// Reads the configuration as `load` does, and returns what is wrong in it one by one.
     pub async fn read(disk: &dyn Disk, path: &Path, named: bool) -> Result<Config, Unusable> {
         let bytes = match disk.read(path, FILE_MAX).await {
             Ok(bytes) => bytes,

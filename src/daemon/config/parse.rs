@@ -16,7 +16,7 @@ const SECTIONS: [&str; 10] =
     ["tls", "log", "traces", "alert", "limits", "store", "pool", "replica", "volume", "mount"];
 
 impl Config {
-    /// What is in `text`, or all that is wrong with it, by line.
+    /// Parses `text`, or returns all that is wrong with it, by line.
     pub fn parse(text: &str) -> Result<Config, Vec<Wrong>> {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut findings = Findings::new(text);
@@ -63,7 +63,7 @@ fn read(findings: &mut Findings<'_>, table: &DeTable<'_>) -> Config {
     config
 }
 
-/// `[log]`.
+/// Reads a section whose name is fixed, as `[log]`.
 fn fixed<S: Section>(findings: &mut Findings<'_>, name: &str, line: usize, raw: &Raw<'_>) -> S {
     match raw.get_ref() {
         DeValue::Table(table) => keys(findings, table, name),
@@ -74,7 +74,7 @@ fn fixed<S: Section>(findings: &mut Findings<'_>, name: &str, line: usize, raw: 
     }
 }
 
-/// `[store.NAME]`, each.
+/// Reads all sections of a kind that have names of their own, as `[store.NAME]`.
 fn named<S: Section>(
     findings: &mut Findings<'_>,
     name: &str,
@@ -111,7 +111,7 @@ fn keys<S: Section>(findings: &mut Findings<'_>, table: &DeTable<'_>, of: &str) 
     })
 }
 
-/// A key that is not known here, and where it belongs, or what it may mean.
+/// Tells of a key that is not known here, and where it belongs or what it may mean.
 fn unknown(findings: &mut Findings<'_>, full: &str, line: usize, (name, known): (&str, &[&str])) {
     let cure = nearest(name, known);
     let elsewhere = OUTLINES.iter().find(|outline| outline.key(name).is_some());

@@ -5,15 +5,15 @@ use std::fmt::Write as _;
 use super::section_macro::{Key, Preset};
 use super::sections::OUTLINES;
 
-/// Columns that comments of the example take at most.
+/// Most columns that comments of the example take.
 const COLUMNS: usize = 100;
 
-/// A doc comment as one paragraph.
+/// Returns a doc comment as one paragraph.
 fn sentences(about: &str) -> String {
     about.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The same where links lead nowhere: `[text](#place)` is its text.
+/// Returns the text with each link `[text](#place)` replaced by its `text`, for places where links lead nowhere.
 fn without_links(about: &str) -> String {
     let mut out = String::new();
     let mut rest = about;
@@ -40,7 +40,7 @@ fn preset(key: &Key) -> String {
     }
 }
 
-/// A table for each section, in Markdown.
+/// Returns a table for each section, in Markdown.
 pub fn reference() -> String {
     let mut out = String::new();
     for outline in OUTLINES {
@@ -59,7 +59,7 @@ pub fn reference() -> String {
     out
 }
 
-/// A text in lines that begin with `# `.
+/// Adds a text to `out`, in lines that begin with `# `.
 fn comment(out: &mut String, text: &str) {
     let mut line = "#".to_owned();
     for word in text.split_whitespace() {
@@ -73,7 +73,7 @@ fn comment(out: &mut String, text: &str) {
     let _ = writeln!(out, "{line}");
 }
 
-/// A whole windlass.toml that sets nothing: each setting stands behind a `#`, told in the lines above it.
+/// Returns a whole windlass.toml that sets nothing: each setting stands behind a `#`, told in the lines above it.
 pub fn example() -> String {
     let mut out = String::new();
     comment(

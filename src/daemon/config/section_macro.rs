@@ -5,26 +5,26 @@ use toml::de::DeTable;
 
 use super::value_types::{Fault, Raw};
 
-/// What holds when a key is left out.
+/// Value that a key has when it is left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Preset {
-    /// This value, as TOML.
+    /// The preset is this value, as TOML.
     Is(&'static str),
-    /// What this sentence says.
+    /// The preset depends on more than the file; this sentence tells it.
     Said(&'static str),
     /// The section is not complete without the key.
     Required,
-    /// Nothing.
+    /// The key has no preset.
     None,
 }
 
-/// One key, as reference, example and errors tell it.
+/// One key, as the reference, the example and errors tell it.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
     pub name: &'static str,
     pub kind: &'static str,
     pub preset: Preset,
-    /// A value, as TOML.
+    /// An example value, as TOML.
     pub example: &'static str,
     pub about: &'static str,
 }
@@ -32,9 +32,9 @@ pub struct Key {
 /// A section's title and keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Outline {
-    /// `[store.NAME]`; empty for the top of the file.
+    /// Title of the section, as `[store.NAME]`; empty for the top of the file.
     pub title: &'static str,
-    /// As the example has it.
+    /// The section's title as the example file has it.
     pub example: &'static str,
     pub about: &'static str,
     pub keys: &'static [Key],
@@ -51,7 +51,7 @@ pub trait Section: Default {
     const OUTLINE: Outline;
     /// Reads the value of one of the keys.
     fn set(&mut self, name: &str, raw: &Raw<'_>, line: usize) -> Result<(), Vec<Fault>>;
-    /// What was written: each key, its value as TOML, its line.
+    /// Returns what was written: each key, its value as TOML, its line.
     fn written(&self) -> Vec<(&'static Key, String, usize)>;
 }
 
@@ -108,7 +108,7 @@ pub(super) use section;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Wrong {
     pub line: usize,
-    /// With the names of its sections: `store.fast.region`.
+    /// The key with the names of its sections: `store.fast.region`.
     pub key: String,
     pub what: String,
 }
@@ -131,7 +131,7 @@ impl<'a> Findings<'a> {
         Findings { text, wrong: Vec::new() }
     }
 
-    /// The line of a byte of the file.
+    /// Returns the line of a byte of the file.
     pub fn line(&self, at: usize) -> usize {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
         before.iter().filter(|b| **b == b'\n').count() + 1
@@ -141,7 +141,7 @@ impl<'a> Findings<'a> {
         self.wrong.push(Wrong { line, key: key.into(), what: what.to_string() });
     }
 
-    /// Reads a section. `prefix` names it: `store.fast.`. What it does not know goes to `unknown`.
+    /// Reads a section. `prefix` names it: `store.fast.`. A key that the section does not have goes to `unknown`.
     pub fn section<S: Section>(
         &mut self,
         table: &DeTable<'_>,

@@ -175,7 +175,7 @@ section! {
     }
 }
 
-/// All of them, in the order of the reference.
+/// Outlines of all sections, in the order of the reference.
 pub const OUTLINES: &[Outline] = &[
     Top::OUTLINE,
     Tls::OUTLINE,
@@ -190,10 +190,10 @@ pub const OUTLINES: &[Outline] = &[
     Mount::OUTLINE,
 ];
 
-/// The file as written; what is not in it is None.
+/// The file as written; a key that is not in it is None.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Where it was read from.
+    /// The file that this was read from; none if there was no file.
     pub path: Option<PathBuf>,
     pub top: Top,
     pub tls: Tls,
@@ -203,10 +203,10 @@ pub struct Config {
     pub limits: Limits,
     pub store: BTreeMap<String, Written<Store>>,
     pub pool: BTreeMap<String, Written<Pool>>,
-    /// By the volume that is copied.
+    /// Sections by the volume that is copied.
     pub replica: BTreeMap<String, Written<Replica>>,
-    /// By the volume that they open.
+    /// Sections by the volume whose key they give.
     pub volume: BTreeMap<String, Written<VolumeKeys>>,
-    /// By folder.
+    /// Sections by the folder of the mount.
     pub mount: BTreeMap<String, Written<Mount>>,
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::base::units::GIB;
 use crate::base::{Kind, Name};
 
-/// A file, the line and key of its one error, and a part of the cure.
+/// Files, each with the line and key of its one error, and a part of the cure.
 const BAD: &[(&str, usize, &str, &str)] = &[
     // Words.
     ("memroy = '1G'", 1, "memroy", "did you mean `memory`?"),
@@ -336,7 +336,7 @@ fn each_value_is_shown_with_its_origin() {
     assert_eq!(of("store.\"a.b\".url"), ("\"s3://b\"", Origin::File(3)));
 }
 
-/// What a table says of a default is what holds.
+/// Checks that what a table says of a default is what holds.
 #[test]
 fn defaults_are_as_the_reference_says() {
     let mut text = String::new();
@@ -366,7 +366,7 @@ fn defaults_are_as_the_reference_says() {
     assert_eq!(said.scrub_plan(&tank, false), without_rate.scrub_plan(&tank, false));
 }
 
-/// Reading folders costs nothing, and what providers bill is read by nobody's default.
+/// Checks that nobody's default reads what providers bill: reading folders costs nothing.
 #[test]
 fn pools_in_folders_are_scrubbed_weekly_unless_the_file_says_else() {
     let tank: Name = "tank".parse().unwrap();

@@ -7,7 +7,7 @@ use super::section_macro::Findings;
 /// Longest piece of the file that a message repeats, in characters.
 const SHOWN: usize = 60;
 
-/// Adds what the parser found. True: a section's heading can't be read.
+/// Adds what the parser found. Returns true if a section's heading can't be read.
 pub fn tell(findings: &mut Findings<'_>, text: &str, errors: &[Error]) -> bool {
     let lines: Vec<&str> = text.lines().collect();
     let mut broken = false;
@@ -26,7 +26,7 @@ fn shown(text: &str) -> String {
     text.chars().take(SHOWN).collect::<String>().escape_debug().to_string()
 }
 
-/// The key on a line, as far as it can be told, behind the section above it.
+/// Returns the key on a line, as far as it can be told, behind the section above it.
 fn key_at(lines: &[&str], line: usize) -> String {
     let above = || lines[..line.min(lines.len())].iter().rev().map(|l| l.trim());
     let here = above().find(|l| !l.is_empty()).unwrap_or_default();

@@ -11,10 +11,10 @@ use crate::base::nearest;
 use crate::base::units::{parse_duration, parse_size, show_duration, show_size};
 use crate::nbd::Address;
 
-/// A value as the parser gives it: with the bytes of the file where it stands.
+/// A value as the parser gives it, with the bytes of the file where it stands.
 pub type Raw<'a> = Spanned<DeValue<'a>>;
 
-/// What is wrong with a value, and how to mend it.
+/// Something wrong with a value, and how to mend it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
     pub at: Range<usize>,
@@ -23,12 +23,12 @@ pub struct Fault {
 
 /// One kind of value.
 pub trait Setting: Sized {
-    /// As the reference names it.
+    /// Name of the kind in the reference and in errors.
     const KIND: &'static str;
-    /// One that an error shows as the cure, as TOML.
+    /// A value that an error shows as the cure, as TOML.
     const SAMPLE: &'static str;
     fn read(raw: &Raw<'_>) -> Result<Self, Vec<Fault>>;
-    /// As TOML.
+    /// Returns the value as TOML.
     fn show(&self) -> String;
 }
 
@@ -46,12 +46,12 @@ impl<T> Deref for Written<T> {
     }
 }
 
-/// Text as a TOML string.
+/// Returns a text as a TOML string.
 pub fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// A key as TOML writes it.
+/// Returns a key as TOML writes it.
 pub fn bare_or_quoted(name: &str) -> String {
     let bare = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     if bare { name.to_owned() } else { quoted(name) }
@@ -61,7 +61,7 @@ fn fault(raw: &Raw<'_>, what: impl fmt::Display) -> Vec<Fault> {
     vec![Fault { at: raw.span(), what: what.to_string() }]
 }
 
-/// A value of another type than the key takes.
+/// Returns the fault of a value that has another type than the key takes.
 fn wrong_type<T: Setting>(raw: &Raw<'_>) -> Vec<Fault> {
     let is = match raw.get_ref() {
         DeValue::String(_) => "a text",
@@ -85,7 +85,7 @@ pub fn text<T: Setting>(raw: &Raw<'_>) -> Result<String, Vec<Fault>> {
     }
 }
 
-/// Bytes.
+/// A number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size(pub u64);
 
@@ -124,7 +124,7 @@ impl Setting for Time {
     }
 }
 
-/// How long until something is done again, or that it never is.
+/// Time until something is done again; none if it never is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Often(pub Option<Duration>);
 
@@ -210,7 +210,7 @@ impl Setting for Address {
     }
 }
 
-/// Several of a kind, each with its place in the file.
+/// A list of values of one kind, each with its place in the file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct List<T>(pub Vec<Spanned<T>>);
 
@@ -220,7 +220,7 @@ impl<T> List<T> {
     }
 }
 
-/// What `List` needs to know of its elements.
+/// A kind of value that a `List` can hold, with the list's name and sample for errors.
 pub trait Element: Setting {
     const LIST: &'static str;
     const LIST_SAMPLE: &'static str;
@@ -257,7 +257,7 @@ impl<T: Element> Setting for List<T> {
     }
 }
 
-/// A setting that is one of a few words.
+/// Makes an enum of a setting that is one of a few words.
 macro_rules! words {
     ($(#[doc = $about:literal])* $name:ident: $kind:literal, $sample:literal { $($(#[doc = $doc:literal])* $word:literal => $variant:ident,)* }) => {
         $(#[doc = $about])*
@@ -285,15 +285,15 @@ macro_rules! words {
 }
 
 words! {
-    /// How much is logged.
+    /// Amount of what is logged: each level has all that the levels before it have.
     Level: "`error`, `warn`, `info`, `debug` or `trace`", "\"info\"" {
-        /// What failed.
+        /// Failures only.
         "error" => Error,
-        /// And what needs attention.
+        /// Failures, and what needs attention.
         "warn" => Warn,
-        /// And what goes on: starts and ends, clients, commands.
+        /// Also what goes on: starts and ends, clients, commands.
         "info" => Info,
-        /// And how.
+        /// Also how windlass does its work.
         "debug" => Debug,
         /// Everything, also of the libraries.
         "trace" => Trace,
@@ -301,27 +301,28 @@ words! {
 }
 
 words! {
-    /// How lines of the log are written.
+    /// Form of the lines of the log.
     LogFormat: "`text` or `json`", "\"text\"" {
-        /// For people.
+        /// Text for people.
         "text" => Text,
-        /// An object a line.
+        /// A JSON object a line.
         "json" => Json,
     }
 }
 
 words! {
-    /// Whether clients by TLS must show a certificate.
+    /// Rule that says whether clients by TLS must show a certificate.
     ClientCertificates: "`required` or `optional`", "\"required\"" {
-        /// Each must.
+        /// Each client must show one.
         "required" => Required,
-        /// Who shows none is let in too.
+        /// Clients that show no certificate are let in too.
         "optional" => Optional,
     }
 }
 
 impl Level {
-    /// As RUST_LOG has it. The FUSE library warns when the kernel was quicker than it.
+    /// Returns the level as a filter in the syntax of RUST_LOG. Messages of `fuser` are left out up to `info`: it
+    /// warns when the kernel was quicker than it.
     pub fn filter(self) -> &'static str {
         match self {
             Level::Error => "error,fuser::reply=off",

@@ -21,11 +21,11 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 const MAGIC: &[u8; 8] = b"wlMirro1";
 const NONCE: usize = 32;
 const TAG: usize = 32;
-/// Bytes of a secret.
+/// Least and largest size of a secret, in bytes.
 const SECRET_MIN: usize = 16;
 const SECRET_MAX: usize = 4096;
 
-/// What both sides know.
+/// The secret that both sides know.
 #[derive(Clone)]
 pub struct Secret(hmac::Key);
 
@@ -40,7 +40,7 @@ impl Secret {
         Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
-    /// Of a file that is its owner's alone; white space around the secret does not count.
+    /// Reads the secret of a file that is its owner's alone; white space around the secret does not count.
     pub async fn read(disk: &dyn Disk, file: &str) -> Result<Secret> {
         let bytes = disk.read(Path::new(file), SECRET_MAX).await.context(|| format!("reading {file}"))?;
         let secret = bytes.trim_ascii();
@@ -64,7 +64,7 @@ impl Secret {
         hmac::sign(&self.0, said)
     }
 
-    /// In constant time.
+    /// Tells whether the tag is right, in constant time.
     fn check(&self, said: &[u8], tag: &[u8; TAG]) -> bool {
         hmac::verify(&self.0, said, tag).is_ok()
     }
@@ -83,7 +83,7 @@ async fn take<const N: usize>(stream: &mut (impl AsyncRead + Unpin)) -> Result<[
     Ok(out)
 }
 
-/// The owner's side.
+/// Shows the peer that this side knows the secret, and sees that the peer does: the owner's side.
 pub async fn knock<S: AsyncRead + AsyncWrite + Unpin>(
     rt: &Rt,
     stream: &mut S,
@@ -102,7 +102,8 @@ pub async fn knock<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// The peer's side. Who does not know the secret learns nothing but that there is one.
+/// Admits an owner that knows the secret: the peer's side. Who does not know the secret learns nothing but that there
+/// is one.
 pub async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     rt: &Rt,
     stream: &mut S,
@@ -134,7 +135,7 @@ pub mod fuzz {
         vec![[&MAGIC[..], &[7; NONCE], &[9; TAG]].concat(), MAGIC.to_vec()]
     }
 
-    /// Whoever knows no secret is not let in, whatever is sent.
+    /// Asserts that whoever knows no secret is not let in, whatever is sent.
     pub fn admit_bytes(data: &[u8]) {
         let (sim, secret) = (Sim::new(1), Secret::new(b"of this run alone"));
         let mut stream = tokio::io::join(data, Vec::new());
@@ -175,7 +176,7 @@ mod tests {
         fuzz::some_knocks().iter().for_each(|bytes| fuzz::admit_bytes(bytes));
     }
 
-    /// Who sends the peer's answer back is not taken for an owner.
+    /// Checks that who sends the peer's answer back is not taken for an owner.
     #[tokio::test]
     async fn an_answer_is_no_other_answer() {
         let secret = Secret::new(b"0123456789abcdef");

@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Bu
 use crate::base::Budget;
 use crate::base::rt::link::{FRAME_MAX, Frame, Link, LinkReceiver, LinkSender};
 
-/// What is gathered before the network is given it.
+/// Bytes that are gathered before the network gets them, and that are read ahead.
 const BUFFER: usize = 64 << 10;
-/// A frame from a peer, which sends no data, at most.
+/// Largest frame from a peer, which sends no data, in bytes.
 const ANSWER_MAX: usize = 4096;
 
 #[derive(Debug)]
@@ -22,11 +22,11 @@ struct StreamSender<S>(BufWriter<S>);
 struct StreamReceiver<S> {
     stream: BufReader<S>,
     max: usize,
-    /// What frames take; `None`: they are small.
+    /// Budget of the memory for frames; `None` where frames are small.
     budget: Option<Budget>,
 }
 
-/// `budget`: of the side that is sent data.
+/// Makes a link of a stream. The side that is sent data gives a `budget`.
 pub fn link<S>(stream: S, budget: Option<Budget>) -> Link
 where
     S: AsyncRead + AsyncWrite + Send + std::fmt::Debug + 'static,
@@ -77,7 +77,8 @@ impl<S: AsyncRead + Send + Unpin + std::fmt::Debug> LinkReceiver for StreamRecei
         Ok(Some(Frame { bytes: bytes.freeze(), held }))
     }
 
-    /// Without a budget, one at a time: requests that hold one may wait for what these frames bring.
+    /// Lets frames be as long as data needs from now on. They take no budget, and come one at a time: requests that
+    /// hold some may wait for what these frames bring.
     fn expect_data(&mut self) {
         self.max = FRAME_MAX;
     }

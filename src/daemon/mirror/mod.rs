@@ -28,25 +28,25 @@ use crate::volume::{EngineContext, serve_mirror};
 #[cfg(any(test, fuzzing))]
 pub use auth::fuzz;
 
-/// Connections at once, authenticated or not; more wait to be accepted.
+/// Most connections at once, authenticated or not; more wait to be accepted.
 const CLIENTS_MAX: u64 = 256;
-/// What one of them counts as in a budget.
+/// Size of one connection in the budget that counts them.
 const CLIENT: u64 = 1024;
-/// How long showing that one knows the secret may take.
+/// Longest time for a connection to show that it knows the secret.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the command line says of mirrors. Where it says nothing, the configuration counts.
+/// Mirror settings of the command line. Where it gives none, the configuration counts.
 #[derive(Clone, Debug, Default)]
 pub struct MirrorFlags {
-    /// Where the journals of volumes that are owned here are mirrored to.
+    /// Address of the peer to which the journals of volumes that are owned here are mirrored.
     pub peer: Option<String>,
-    /// Where owners of volumes connect.
+    /// Address where owners of volumes connect.
     pub listen: Option<String>,
     /// The file with the secret.
     pub key: Option<String>,
 }
 
-/// What both say together.
+/// Mirror settings of flags and configuration together.
 #[derive(Debug, Default)]
 pub struct MirrorPlan {
     pub peer: Option<Arc<dyn Dial>>,
@@ -61,8 +61,11 @@ fn host_port(address: &str, what: &str) -> Result<String> {
 }
 
 impl MirrorPlan {
-    /// `Refused`: it would listen where other hosts reach it. Nothing is listened on yet.
-    /// `listens`: else there is a peer at most, as for a command that has no daemon.
+    /// Reads what flags and configuration say. Nothing is listened on yet. Where `listens` is false there is a peer
+    /// at most, as for a command that has no daemon.
+    ///
+    /// # Errors
+    /// `Refused`: it would listen where other hosts reach it.
     pub async fn of(
         rt: &Rt,
         disk: &dyn Disk,
@@ -103,14 +106,14 @@ impl MirrorPlan {
         Ok(MirrorPlan { peer, listen })
     }
 
-    /// Mirrors of the daemon before that this one would not have, as flags.
+    /// Returns the mirrors of the daemon before that this one would not have, as flags.
     pub fn lacks(&self, before: &EngineStatus) -> Vec<String> {
         let peer = before.mirror.as_ref().filter(|_| self.peer.is_none()).map(|at| format!("--mirror {at}"));
         let listen = before.mirror_listen.as_ref().filter(|_| self.listen.is_none());
         peer.into_iter().chain(listen.map(|at| format!("--mirror-listen {at}"))).collect()
     }
 
-    /// Listens until `stop`; the address with the port that was chosen, if anywhere.
+    /// Listens until `stop`, if an address is given. Returns the address with the port that was chosen.
     pub async fn serve(&self, state: &Arc<EngineState>, stop: &CancellationToken) -> Result<Option<Address>> {
         let Some((address, secret)) = &self.listen else { return Ok(None) };
         let (listener, bound) = Listener::bind(address, None).await?;
@@ -120,7 +123,7 @@ impl MirrorPlan {
     }
 }
 
-/// `Refused`: other hosts reach it, and what they send is in the open.
+/// Fails with `Refused` if other hosts reach the address: what they send is in the open.
 async fn check(address: &str, insecure: bool) -> Result<()> {
     if insecure || listen_addresses::is_of_this_host(address).await? {
         return Ok(());
@@ -179,7 +182,7 @@ async fn serve(rt: &Rt, mut stream: TcpStream, secret: &Secret, state: &Weak<Eng
     serve_mirror(rt.clone(), engine, link).await
 }
 
-/// The pool's, where this host knows the pool: it looks at the volume's head itself.
+/// Returns this host's context of the pool, where it knows the pool: the peer looks at the volume's head itself.
 async fn engine_of(state: &EngineState, pool: PoolId) -> Result<Arc<EngineContext>> {
     let opened = || state.pools.opened().into_iter().find(|(_, open)| open.pool.id() == pool);
     if opened().is_none() {
@@ -196,7 +199,7 @@ async fn engine_of(state: &EngineState, pool: PoolId) -> Result<Arc<EngineContex
     Ok(open.volumes.shared_engine())
 }
 
-/// Another daemon that is the peer of this one.
+/// Another daemon to which this one mirrors its journals.
 #[derive(Debug)]
 struct Peer {
     rt: Rt,

@@ -18,10 +18,10 @@ const STYLE: &str = include_str!("style.css");
 const BODY: &str = include_str!("body.html");
 const SCRIPT: &str = include_str!("script.js");
 
-/// How long stores are waited for: shorter than a connection may take.
+/// Longest time for which stores are waited for: shorter than a connection may take.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The page itself.
+/// Returns the page itself.
 pub fn document() -> Reply {
     let body =
         format!("{HEAD}<style>{STYLE}</style>\n</head>\n{BODY}<script>{SCRIPT}</script>\n</body>\n</html>\n");
@@ -34,12 +34,12 @@ pub fn document() -> Reply {
     Reply { headers, ..Reply::new(OK, HTML, body) }
 }
 
-/// By which the policy knows a script or style.
+/// Returns the digest by which the page's policy knows a script or style.
 fn digest(text: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text))
 }
 
-/// Below `/api/`: what commands show as JSON.
+/// Answers a path below `/api/`, by what commands show as JSON.
 pub async fn api(state: &EngineState, request: &Request) -> Reply {
     if request.path == "/api/map" {
         return as_reply(map(state, request).await);
@@ -73,7 +73,7 @@ fn as_reply(answered: Result<Outcome>) -> Reply {
     Reply { headers, ..reply }
 }
 
-/// Some cells of a volume's map, from one on.
+/// Returns some cells of a volume's map, from one on.
 async fn map(state: &EngineState, request: &Request) -> Result<Outcome> {
     let path: VolumePath = request.parameter("volume").unwrap_or_default().parse()?;
     let from = request.parameter("from").unwrap_or_else(|| "0".to_owned());
@@ -104,7 +104,7 @@ fn snapshots(state: &EngineState, request: &Request) -> Result<Verb> {
     Ok(Verb::SnapshotList { path, from: None })
 }
 
-/// A look opens no pool.
+/// Refuses a pool that is not open: a look opens no pool.
 fn check_open(state: &EngineState, pool: &Name) -> Result<()> {
     match state.pools.opened().iter().any(|(name, _)| name == pool) {
         true => Ok(()),

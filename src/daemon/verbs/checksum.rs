@@ -16,10 +16,10 @@ use crate::image::export::{Nowhere, Origin, Recipe, export};
 use crate::image::portion_plan::Class;
 use crate::volume::{OpenMode, SnapshotView, Volume};
 
-/// Runs of data and holes that are asked for at once.
+/// Most runs of data and holes that are asked for at once.
 const RUNS: usize = 1024;
 
-/// What is summed.
+/// A volume or snapshot whose bytes are summed.
 enum Summed {
     Volume(Arc<Volume>),
     Snapshot(Arc<SnapshotView>),
@@ -51,7 +51,8 @@ impl Origin for Summed {
     }
 }
 
-/// `{"path", "size", "blake3"}`. One at a time: each holds some parts of the image in memory.
+/// Sums the bytes; answers `{"path", "size", "blake3"}`. Sums run one at a time: each holds some parts of the image
+/// in memory.
 pub async fn checksum(
     state: &EngineState,
     path: &VolumePath,

@@ -37,7 +37,7 @@ pub async fn clone(
     Outcome::of(&shown(state, to, &info))
 }
 
-/// The clone, and whether it was there before (only with `if_absent`).
+/// Makes the clone. Returns it, and whether it was there before (only with `if_absent`).
 async fn clone_or_find(
     volumes: &Volumes,
     from: &SnapshotPath,
@@ -63,8 +63,8 @@ async fn clone_or_find(
     Ok((exists, true))
 }
 
-/// A volume and a snapshot of these names may be others by now than the clone was made of: their ids tell. Of a snapshot that is
-/// gone only the name is left.
+/// Tells whether the volume is a clone of the snapshot. A volume and a snapshot of these names may be others by now
+/// than the clone was made of: their ids tell. A snapshot that is gone is known by its name only.
 async fn is_clone_of(volumes: &Volumes, clone: &VolumeInfo, from: &SnapshotPath) -> Result<bool> {
     let Some(parent) = &clone.parent else { return Ok(false) };
     match volumes.snapshot_id(&from.volume.volume, &from.snapshot).await {
@@ -78,8 +78,8 @@ async fn is_clone_of(volumes: &Volumes, clone: &VolumeInfo, from: &SnapshotPath)
     }
 }
 
-/// Many at once. After the first error no further clone is begun, and those that are under way are waited for: so it can be
-/// said which were made.
+/// Makes many clones at once. After the first error no further clone is begun, and those that are under way are
+/// waited for: so it can be said which were made.
 pub async fn clone_many(state: &EngineState, args: &CloneMany, progress: &ProgressSink) -> Result<Outcome> {
     let (paths, from) = (args.paths()?, &args.from);
     let volumes = &state.pools.get(&from.volume.pool).await?.volumes;
@@ -122,7 +122,7 @@ fn many(paths: &[VolumePath], from: &SnapshotPath, made: &[usize], there: &[usiz
     Ok(outcome.note(format!("{} clones of {from} made{existed}", made.len())))
 }
 
-/// The paths of a command that was cut short by an error, runs of them by their first and last.
+/// Tells which clones a command made before an error cut it short: runs of paths by their first and last.
 fn what_was_made(paths: &[VolumePath], made: &[usize]) -> String {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for at in made {

@@ -10,13 +10,13 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::volume::{Copied, Copying, Volumes};
 
-/// Snapshots of one volume for one copy that have the name of one second: clocks are set back, too.
+/// Most snapshots of one volume for one copy that have the name of one second: clocks are set back, too.
 const ROUNDS_A_SECOND: u32 = 1000;
 
-/// Is told what is done, bytes that were gone through, and how many there are.
+/// A function that is told what is done, how many bytes were gone through, and how many there are.
 type Told<'a> = &'a (dyn Fn(&str, u64, u64) + Send + Sync);
 
-/// One of the verbs that copy.
+/// Runs one of the verbs that copy.
 pub async fn run(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::SnapshotCopy(args) => Box::pin(copy_snapshot(state, &args, progress)).await,
@@ -25,7 +25,7 @@ pub async fn run(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Re
     }
 }
 
-/// Cut off, the next one goes on. Nobody uses the copy meanwhile.
+/// Copies a snapshot. If this is cut off, the next call goes on with it. Nobody uses the copy meanwhile.
 async fn copy_snapshot(state: &EngineState, args: &SnapshotCopy, progress: &ProgressSink) -> Result<Outcome> {
     let copied = copy(state, args, &|doing, done, total| progress.tell(doing, done, total)).await?;
     let answer = SnapshotCopied { from: args.from.clone(), to: args.to.clone(), copied };
@@ -65,12 +65,14 @@ fn said(SnapshotCopied { from, to, copied }: &SnapshotCopied) -> String {
     )
 }
 
-/// What names of snapshots begin with that are taken to keep up this copy: each copy of a volume has its own.
+/// Returns the prefix of the names of snapshots that are taken to keep up this copy: each copy of a volume has its
+/// own.
 fn stem(to: &VolumePath) -> String {
     format!("replica-{:08x}-", xxh3_64(to.to_string().as_bytes()) as u32)
 }
 
-/// Of its own snapshots, with the times at which they were taken, oldest first; none of a volume that is not there.
+/// Returns the volume's snapshots with this prefix and the times at which they were taken, oldest first; none if the
+/// volume is not there.
 async fn own(volumes: &Volumes, volume: &Name, stem: &str) -> Result<Vec<(Name, u64)>> {
     let all = match volumes.snapshot_times(volume).await {
         Err(e) if e.is(Kind::NotFound) => Vec::new(),
@@ -79,7 +81,7 @@ async fn own(volumes: &Volumes, volume: &Name, stem: &str) -> Result<Vec<(Name, 
     Ok(all.into_iter().filter(|(name, _)| name.as_str().starts_with(stem)).collect())
 }
 
-/// When the newest snapshot was taken that both have.
+/// Returns when the newest snapshot was taken that both volumes have.
 pub async fn newest_copied(state: &EngineState, from: &VolumePath, to: &VolumePath) -> Result<Option<u64>> {
     let stem = stem(to);
     let ours = own(&state.pools.get(&from.pool).await?.volumes, &from.volume, &stem).await?;
@@ -115,7 +117,8 @@ pub async fn replicate(
     Ok(Replicated { copied: SnapshotCopied { from, to, copied }, removed, created_ms })
 }
 
-/// The newest snapshot that was taken for this copy, where the copy does not have it: a round that was cut off.
+/// Returns the newest snapshot that was taken for this copy, where the copy does not have it: a round that was cut
+/// off.
 async fn unfinished(state: &EngineState, from: &VolumePath, to: &VolumePath) -> Result<Option<Name>> {
     let stem = stem(to);
     let theirs = own(&state.pools.get(&to.pool).await?.volumes, &to.volume, &stem).await?;
@@ -123,7 +126,7 @@ async fn unfinished(state: &EngineState, from: &VolumePath, to: &VolumePath) -> 
     Ok(ours.into_iter().next_back().filter(|newest| !theirs.contains(newest)).map(|(name, _)| name))
 }
 
-/// Takes a new one, whatever there is: what was taken a moment ago has nothing of what was flushed since.
+/// Takes a new snapshot, whatever there is: one that was taken a moment ago has nothing of what was flushed since.
 async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name> {
     let now = utc::compact(state.host_context.rt.wall_ms());
     let how = super::snapshot::Taking { wait: true, if_absent: false, held: false };
@@ -140,7 +143,8 @@ async fn take(state: &EngineState, from: &VolumePath, stem: &str) -> Result<Name
     Err(Error::new(Kind::Unavailable, why))
 }
 
-/// Removes those that are older than this one. One that is cloned stays until its clones are gone.
+/// Removes the copy's snapshots that are older than this one. A snapshot that is cloned stays until its clones are
+/// gone.
 async fn thin(volumes: &Volumes, path: &VolumePath, stem: &str, newest: &Name) -> Result<Vec<SnapshotPath>> {
     let mut removed = Vec::new();
     let older = own(volumes, &path.volume, stem).await?;

@@ -16,20 +16,20 @@ use crate::daemon::credentials;
 use crate::daemon::engine_tables::EngineState;
 use crate::store::{AccessKeys, KeySource, KeyTarget, S3Place, S3Store, StoreUrl, keyring};
 
-/// How long a store may take to say whether it takes the keys.
+/// Longest time that a store may take to say whether it takes the keys.
 const TRIAL: Duration = Duration::from_secs(10);
-/// Stores that are asked at most.
+/// Most stores that are asked.
 const TRIALS_MAX: usize = 16;
 
-/// What one store said.
+/// Answer of one store.
 enum Said {
     Takes,
-    /// The server does not know the keys, or knows better.
+    /// The server does not take the keys.
     Refuses(Error),
     CannotTell(Error),
 }
 
-/// Held while the file of kept keys changes: each writes all of it.
+/// Lock that is held while the file of kept keys changes: each writer writes all of it.
 static CHANGE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 pub async fn set(state: &EngineState, args: CredentialsSet) -> Result<Outcome> {
@@ -51,6 +51,7 @@ pub async fn set(state: &EngineState, args: CredentialsSet) -> Result<Outcome> {
     let _change = CHANGE.lock().await;
     let mut kept = keyring().kept();
     let was_kept = kept.contains_key(&target);
+    // The file is written before the keyring takes the keys: keys that count as kept must survive this process.
     if args.keep || was_kept {
         kept.insert(target.clone(), args.keys.clone());
         credentials::keep(host_context, &kept).await?;
@@ -85,7 +86,7 @@ fn used_by(stores: u64) -> String {
     }
 }
 
-/// What stores say that would refuse these keys, and what those that can't tell.
+/// Returns what the stores say that would refuse these keys, and what those say that can't tell.
 async fn trial(
     state: &EngineState,
     target: &KeyTarget,
@@ -109,7 +110,7 @@ async fn trial(
     (refused, unknown)
 }
 
-/// The store that a user names by its URL or by its name.
+/// Returns the store that a user names by its URL or by its name.
 fn named_place(config: &Config, text: &str) -> Option<S3Place> {
     let spec: crate::store::StoreSpec = config.store_url(text).ok()?.parse().ok()?;
     match spec.url {

@@ -13,16 +13,16 @@ use crate::daemon::progress::ProgressSink;
 use crate::pool::{Deleted, Destruction, Progress};
 use crate::volume::{Trash, VolumeInfo, check_unread, end_all};
 
-/// Volumes that are named before they are deleted.
+/// Most volumes that are named before they are deleted.
 const NAMED_MAX: usize = 100;
 
-/// What a pool holds, by its volumes' counters.
+/// Contents of a pool, by its volumes' counters.
 #[derive(Default)]
 struct Contents {
     volumes: Vec<(Name, VolumeInfo)>,
-    /// Of volumes that can't be told, and why.
+    /// Names of volumes that can't be looked at, and why.
     unknown: Vec<String>,
-    /// With parity.
+    /// Bytes that the volumes have stored, with parity.
     stored_bytes: u64,
 }
 
@@ -32,8 +32,8 @@ impl Contents {
     }
 }
 
-/// Deletes a pool, after it was said what that takes. Nothing is deleted without the pool's very name in `confirmed`, while
-/// a client is connected, or while another host owns a volume.
+/// Deletes a pool, after it was said what that takes. Nothing is deleted without the pool's very name in `confirmed`,
+/// while a client is connected, or while another host owns a volume.
 pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &ProgressSink) -> Result<Outcome> {
     let name = &args.name;
     state.sessions.check_pool_unused(name, state.pools.known_id(name))?;
@@ -53,6 +53,7 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
         Ended::Dry(outcome) => return Ok(outcome),
         Ended::All(contents) => contents,
     };
+    // Noted on disk before the first object is deleted: a pool that has lost some must never be opened here again.
     state.pools.begin_destruction(name, destruction.id).await?;
     state.sessions.forget(name);
     let watch = |step: Progress| progress.tell("deleting objects", step.done, step.of);
@@ -69,9 +70,9 @@ pub async fn destroy(state: &EngineState, args: &PoolDestroy, progress: &Progres
     Ok(outcome.note_all(left).degraded(!destruction.left.is_empty()))
 }
 
-/// What came of the volumes.
+/// Result of the step that ends the volumes.
 enum Ended {
-    /// Nothing was done: what would be.
+    /// Nothing was done; the outcome tells what would be.
     Dry(Outcome),
     All(Contents),
 }
@@ -115,13 +116,13 @@ async fn end_volumes(
     Ok(Ended::All(contents))
 }
 
-/// The stores let nothing be decided, which `--force` does not wait for.
+/// Tells whether the stores let nothing be decided, for which `--force` does not wait.
 fn is_left_undecided(e: &Error) -> bool {
     matches!(e.kind(), Kind::NoSpace | Kind::Unavailable | Kind::Timeout)
 }
 
-/// The pool, opened, so that its volumes can be judged, and whether for this alone. `None`: so many of its stores are condemned that
-/// nobody can use it any more; or it can't be opened and `force` is given.
+/// Opens the pool so that its volumes can be judged, and tells whether it was opened for this alone. `None`: so many
+/// of its stores are condemned that nobody can use it any more; or it can't be opened and `force` is given.
 async fn open(
     state: &EngineState,
     destruction: &Destruction,
@@ -146,7 +147,8 @@ async fn open(
     }
 }
 
-/// The stores once more, where the open pool lists others: of a replacement that is under way no label tells but the new store's.
+/// Finds the stores once more where the open pool lists others: of a replacement that is under way no label tells but
+/// the new store's.
 async fn with_all_stores(
     state: &EngineState,
     open: Option<&OpenPool>,
@@ -182,7 +184,7 @@ async fn contents(open: &OpenPool) -> Result<Contents> {
     Ok(contents)
 }
 
-/// Refuses while another host may write to a volume.
+/// Refuses the destruction while another host may write to a volume, and while a volume is a template.
 fn judge_owners(
     state: &EngineState,
     name: &Name,
@@ -213,8 +215,10 @@ fn judge_owners(
     }
 }
 
-/// `Refused`: a snapshot is locked; `Owned`: a client of another host has a volume open. Told before the first volume ends; each
-/// one's own end asks once more.
+/// Checks that each volume may end, before the first one does; each one's own end asks once more.
+///
+/// # Errors
+/// `Refused`: a snapshot is locked. `Owned`: a client of another host has a volume open.
 async fn check_ends(open: &OpenPool, contents: &Contents) -> Result<()> {
     check_unread(&open.volumes).await?;
     for (volume, _) in contents.volumes.iter().filter(|(_, info)| info.locked_snapshots > 0) {
@@ -227,7 +231,7 @@ async fn check_ends(open: &OpenPool, contents: &Contents) -> Result<()> {
     Ok(())
 }
 
-/// Sentences: how much, and where. `is_open`: the volumes are known.
+/// Returns sentences that tell how much is deleted, and where. `is_open`: the volumes are known.
 fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents) -> Vec<String> {
     let name = &destruction.name;
     let volumes = show_count((contents.volumes.len() + contents.unknown.len()) as u64, "volume");
@@ -252,7 +256,7 @@ fn what_it_deletes(destruction: &Destruction, is_open: bool, contents: &Contents
     said
 }
 
-/// The volumes, a sentence each.
+/// Returns a sentence for each volume.
 fn volumes(name: &Name, contents: &Contents) -> Vec<String> {
     let one = |(volume, info): &(Name, VolumeInfo)| {
         let (snapshots, stored) =
@@ -268,7 +272,7 @@ fn volumes(name: &Name, contents: &Contents) -> Vec<String> {
     said
 }
 
-/// What is needed before anything is deleted.
+/// Refuses unless all is given that is needed before anything is deleted.
 fn confirm(args: &PoolDestroy, destruction: &Destruction, said: &[String]) -> Result<()> {
     let name = &args.name;
     if args.confirmed.as_ref() != Some(name) {

@@ -16,7 +16,7 @@ use crate::daemon::progress::ProgressSink;
 use crate::pool::{Member, Pool};
 
 const LOOK: Duration = Duration::from_millis(500);
-/// How long all is waited for that the store has missed.
+/// Longest time for which the drill waits until the store has all that it missed.
 const REPAIR: Duration = Duration::from_secs(15 * 60);
 const FOR_MAX: Duration = Duration::from_secs(3600);
 
@@ -75,7 +75,7 @@ fn is_over(state: &EngineState, progress: &ProgressSink) -> bool {
     progress.given_up().is_cancelled() || state.stop.is_cancelled()
 }
 
-/// The named store, else the last one that is well.
+/// Returns the named store, else the last one that is well.
 fn chosen(pool: &Pool, url: Option<&str>) -> Result<Arc<Member>> {
     let members = pool.membership().members.clone();
     let Some(url) = url else {
@@ -91,7 +91,7 @@ fn chosen(pool: &Pool, url: Option<&str>) -> Result<Arc<Member>> {
     })
 }
 
-/// Never on top of another loss; nor, unless forced, where I/O would have to wait.
+/// Refuses a drill on top of another loss; and, unless forced, one where I/O would have to wait.
 fn check(pool: &Pool, member: &Member, force: bool) -> Result<()> {
     let refused = |why: String| Err(Error::new(Kind::Refused, why));
     let name = pool.name();
@@ -111,7 +111,7 @@ fn check(pool: &Pool, member: &Member, force: bool) -> Result<()> {
     }
 }
 
-/// What clients of a pool have asked so far.
+/// Counts of what clients of a pool have asked so far.
 #[derive(Default)]
 struct Asked {
     latencies: Latencies,
@@ -130,12 +130,12 @@ fn counted(state: &EngineState, pool: &Name) -> Asked {
     asked
 }
 
-/// What was seen while the store was away.
+/// Record of what was seen while the store was away.
 #[derive(Default)]
 struct Seen {
-    /// `POOL/VOLUME: why`, each once.
+    /// Troubles of volumes, as `POOL/VOLUME: why`, each once.
     troubles: Vec<String>,
-    /// Most of them.
+    /// Largest number of shards that were pending.
     pending: u64,
 }
 
@@ -149,7 +149,8 @@ impl Seen {
     }
 }
 
-/// How long it took until the store was in and nothing was pending; `None`: that was not waited for to its end.
+/// Waits until the store is in and nothing is pending, and returns how long that took. `None`: it was not waited for
+/// to the end.
 async fn repaired(
     state: &EngineState,
     pool: &Pool,

@@ -54,7 +54,7 @@ async fn swaps(state: &EngineState, args: &ForceRecover) -> Result<Vec<StoreSwap
     args.swaps.iter().zip(new).map(swap).collect()
 }
 
-/// The pool opens now; what is left is a replacement's.
+/// Finishes the recovery: the pool opens now, and what is left is a replacement's work.
 async fn finished(
     state: &EngineState,
     name: &Name,
@@ -86,7 +86,7 @@ async fn finished(
     })
 }
 
-/// A majority answers: an earlier run's rest is done, else nothing.
+/// Answers where a majority of the stores answers: what an earlier run has left is done, else nothing.
 async fn nothing_lost(
     state: &EngineState,
     name: &Name,
@@ -144,7 +144,7 @@ fn given_up(lost: &crate::pool::Lost, done: bool) -> String {
     }
 }
 
-/// What it would do, and what it costs.
+/// Returns sentences that tell what the recovery would do, and what it costs.
 fn what_it_means(name: &Name, recovery: &ForcedRecovery) -> Vec<String> {
     let mut said: Vec<String> = recovery.lost.iter().map(|l| given_up(l, false)).collect();
     let registers = show_count(recovery.registers as u64, "register");

@@ -50,13 +50,13 @@ use super::progress::ProgressSink;
 use crate::base::{Error, Kind, Result};
 use crate::volume::CloneAs;
 
-/// How long a verb that only looks waits for the stores.
+/// Longest time for which a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);
-/// And for one pool, where it looks at several.
+/// Longest time for which such a verb waits for one pool, where it looks at several.
 const LOOK_ONE: Duration = Duration::from_secs(15);
 
-/// Runs one verb to its end. One that only looks gives up when the stores do not answer; one that changes something
-/// waits for them, and says so, until whoever asked gives up.
+/// Runs one verb to its end. A verb that only looks gives up when the stores do not answer. One that changes
+/// something waits for them, and says so, until whoever asked gives up.
 pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Result<Outcome> {
     // Not the list of volumes: how long it takes depends on how many there are, so it bounds the silence itself.
     let looks = matches!(
@@ -94,7 +94,7 @@ pub async fn run(state: &EngineState, verb: Verb, progress: ProgressSink) -> Res
     }
 }
 
-/// What the log says of a verb that is done, where `Manner::deed` doesn't.
+/// Returns what the log says of a verb that is done, where `Manner::deed` doesn't tell it.
 fn deed(verb: &Verb) -> Option<String> {
     Some(match verb {
         Verb::PoolCreate(args) => format!("pool {} was made", args.name),
@@ -118,7 +118,8 @@ fn deed(verb: &Verb) -> Option<String> {
     })
 }
 
-/// Boxed by type: who runs a verb need not prove again that all that verbs do may change threads, which takes the compiler long.
+/// Boxes the future by type: who runs a verb need not prove again that all that verbs do may change threads, which
+/// takes the compiler long.
 fn boxed<'a>(
     state: &'a EngineState,
     verb: Verb,
@@ -198,7 +199,7 @@ async fn carry_out(state: &EngineState, verb: Verb, progress: &ProgressSink) -> 
     }
 }
 
-/// What is asked of mounts and of credentials.
+/// Carries out the verbs of mounts and of credentials.
 async fn of_mounts_or_keys(state: &EngineState, verb: Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::Mount { url, dir, options } => {
@@ -216,7 +217,7 @@ async fn of_mounts_or_keys(state: &EngineState, verb: Verb, progress: &ProgressS
     }
 }
 
-/// What is asked of a volume's keys, or of the engine itself.
+/// Carries out the verbs of a volume's keys, and those of the engine itself.
 async fn of_keys_or_engine(state: &EngineState, verb: &Verb, progress: &ProgressSink) -> Result<Outcome> {
     match verb {
         Verb::VolumeUnlock { path, key } => Box::pin(volume_key::unlock(state, path, key)).await,
@@ -235,7 +236,7 @@ async fn of_keys_or_engine(state: &EngineState, verb: &Verb, progress: &Progress
     }
 }
 
-/// Takes each table's lock once, and asks no store.
+/// Tells that the engine is alive: takes each table's lock once, and asks no store.
 fn ping(state: &EngineState) -> Outcome {
     let pools = state.pools.known().len();
     let opened = state.pools.opened().len();

@@ -18,17 +18,17 @@ use crate::daemon::store_overlap;
 use crate::fs::{KeptFile, KeptFiles, MountOptions};
 use crate::store::StoreUrl;
 
-/// Kept files that a listing names: an answer is one line of bounded length.
+/// Most kept files that a listing names: an answer is one line of bounded length.
 const LISTED: usize = 1000;
 
-/// How long a bucket's answer is waited for.
+/// Longest time for which a bucket's answer is waited for.
 const ASK: Duration = Duration::from_secs(3);
 
-/// Folders below a `file://` bucket in which a pool's label is looked for.
+/// Most folders below a `file://` bucket in which a pool's label is looked for.
 const FOLDERS_MAX: usize = 1000;
 
-/// Files of a bucket that holds a pool's stores are the pool's: whoever moved or removed one would damage it. What the
-/// mount itself sees is only a label at its own top.
+/// Refuses a bucket that holds a pool's stores: its files are the pool's, and whoever moved or removed one would
+/// damage the pool. The mount itself sees only a label at its own top.
 async fn apart_from_pools(state: &EngineState, known: &[KnownPool], url: &StoreUrl) -> Result<()> {
     let refused = |store: &str, pool: &str| {
         let why = format!(
@@ -49,8 +49,9 @@ async fn apart_from_pools(state: &EngineState, known: &[KnownPool], url: &StoreU
     Ok(())
 }
 
-/// A mount over a folder that this daemon reads, or above one, would answer the daemon's own requests: it would wait for
-/// itself for ever, and all else on the same disk with it. One inside a folder of objects would hide some of them.
+/// Refuses a mount over a folder that this daemon reads, or above one. It would answer the daemon's own requests: it
+/// would wait for itself for ever, and all else on the same disk with it. A mount inside a folder of objects would
+/// hide some of them.
 fn beside_its_folders(known: &[KnownPool], url: &StoreUrl, at: &str) -> Result<()> {
     let at = StoreUrl::File { dir: Path::new(at).to_owned() };
     let refused = |what: String| {
@@ -67,7 +68,7 @@ fn beside_its_folders(known: &[KnownPool], url: &StoreUrl, at: &str) -> Result<(
     Ok(())
 }
 
-/// The options without `remount`, and whether it was among them.
+/// Returns the options without `remount`, and whether it was among them.
 fn remount(options: &[String]) -> (Vec<String>, bool) {
     let (asked, options): (Vec<_>, Vec<_>) = options.iter().cloned().partition(|o| o == "remount");
     (options, !asked.is_empty())
@@ -117,7 +118,7 @@ pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
     state.mounts.ask(&state.host_context.rt, ASK)
 }
 
-/// A sentence for each mount that has a trouble.
+/// Returns a sentence for each mount that has a trouble.
 pub fn troubles(mounts: &[MountInfo]) -> Vec<String> {
     let sentence = |MountInfo { dir, url, unsent_files, unsent_bytes, trouble }: &MountInfo| {
         let why = trouble.as_ref()?;
@@ -146,7 +147,7 @@ pub fn by_bucket(kept: &[KeptFile]) -> Vec<KeptOf> {
     all.into_iter().map(|(url, (files, bytes))| KeptOf { url: url.to_owned(), files, bytes }).collect()
 }
 
-/// A sentence for each bucket of which something is kept.
+/// Returns a sentence for each bucket of which something is kept.
 pub fn kept_notes(kept: &[KeptOf]) -> Vec<String> {
     let sentence = |KeptOf { url, files, bytes }: &KeptOf| {
         format!(

@@ -17,14 +17,14 @@ use crate::volume::{
     give_up_move, move_volume, moved_to, while_moved,
 };
 
-/// Those who use the volume, until its move is over.
+/// Clients that use the volume, until its move is over.
 struct Clients {
     sessions: Arc<VolumeClients>,
     to: (Name, Volumes),
-    /// The volume is in use.
+    /// Session that keeps the volume in use.
     source: Session,
     volume: VolumeId,
-    /// So is its copy; and nobody takes the name that the copy will have.
+    /// Session that keeps the copy in use, and the claim by which nobody takes the name that the copy will have.
     _held: (Session, Alone),
 }
 
@@ -42,7 +42,8 @@ impl MovingClients for Clients {
     }
 }
 
-/// Cut off before the switch it is begun again where it was; after it what is left to do goes on.
+/// Moves a volume. If this is cut off before the switch, the next call begins again where it was; after the switch,
+/// what is left to do goes on.
 pub async fn run(state: &EngineState, args: &VolumeMove, progress: &ProgressSink) -> Result<Outcome> {
     let (path, to) = (&args.path, VolumePath { pool: args.to.clone(), volume: args.path.volume.clone() });
     let open = state.pools.get(&path.pool).await?;
@@ -137,8 +138,8 @@ fn said(VolumeMoved { from, to, trash_until, moved }: &VolumeMoved) -> String {
     )
 }
 
-/// Where a volume went that is asked for by its old name, instead of that there is none. What a move that was cut off has
-/// left to do is done.
+/// Tells where a volume went that is asked for by its old name, instead of that there is none. What a move that was
+/// cut off has left to do is done.
 pub async fn explained<T>(state: &EngineState, path: &VolumePath, done: Result<T>) -> Result<T> {
     let error = match done {
         Err(e) if e.is(Kind::NotFound) => e,
@@ -157,7 +158,8 @@ pub async fn explained<T>(state: &EngineState, path: &VolumePath, done: Result<T
     ))
 }
 
-/// Does what a move to this pool has left to do, where that is known by the copy that has no name of its own yet.
+/// Does what a move to this pool has left to do, where that is known only by the copy, which has no name of its own
+/// yet.
 pub async fn finish_of_copy(state: &EngineState, copy: &VolumePath) {
     let Some(volume) = copy.volume.moved_as() else { return };
     let Ok(target) = state.pools.get(&copy.pool).await else { return };

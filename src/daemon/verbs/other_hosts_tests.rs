@@ -35,7 +35,7 @@ async fn make(state: &EngineState, path: &str, settings: &[&str]) {
     volume::create(state, args).await.unwrap();
 }
 
-/// Two hosts that know the pool p.
+/// Returns two hosts that know the pool p.
 async fn two_hosts(dir: &std::path::Path) -> (Arc<EngineState>, Arc<EngineState>) {
     let (here, other) = (Arc::new(state(dir, "h").await), Arc::new(state(dir, "other").await));
     let stores = folders(dir, &["s0", "s1", "s2"]);
@@ -48,7 +48,7 @@ fn exports(state: &Arc<EngineState>) -> EngineExports {
     EngineExports { state: Arc::downgrade(state), for_commands: true }
 }
 
-/// What is confirmed by a flush leaves nothing that would tell this host of a new name.
+/// Writes to an export and flushes it, which leaves nothing that would tell this host of a new name.
 async fn write(export: &dyn Export, byte: u8) -> Result<()> {
     export.write(0, vec![byte; 4096].into()).await?;
     export.flush().await
@@ -132,7 +132,7 @@ async fn a_volume_that_a_command_fills_is_handed_to_no_other_host() {
     end([other, here]).await;
 }
 
-/// The clients of the daemon before are served one by one, and others come beside them.
+/// Checks `clients=one` while the clients of the daemon before are served one by one, and others come beside them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_writer_is_known_before_the_next_daemon_serves_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -269,7 +269,7 @@ async fn what_has_got_the_name_meanwhile_is_not_what_a_command_was_asked_for() {
     end([here, other]).await;
 }
 
-/// A name that another host has given to a volume in use here, before this host has heard of it.
+/// Checks a name that another host has given to a volume in use here, before this host has heard of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_to_be_alone_meets_clients_that_came_by_another_name() {
     let dir = tempfile::tempdir().unwrap();
@@ -287,7 +287,7 @@ async fn who_is_to_be_alone_meets_clients_that_came_by_another_name() {
     end([here, other]).await;
 }
 
-/// Clients that wait between two requests are counted nowhere.
+/// Checks the daemon's end while clients wait between two requests and are counted nowhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_leaves_its_clients_to_the_next_one_lets_no_command_in() {
     let (dir, rt) = (tempfile::tempdir().unwrap(), Rt::new(RealRuntime::current()));
@@ -361,7 +361,7 @@ async fn destroy(state: &EngineState, dry_run: bool) -> Result<crate::daemon::ap
     destroy_pool::destroy(state, &args, &ProgressSink::default()).await
 }
 
-/// As a destruction leaves it that was killed when the first store had said so.
+/// Leaves the pool as a destruction does that was killed when the first store had been condemned.
 async fn condemn(state: &EngineState, store: &str) {
     let pool = state.pools.get(&"p".parse().unwrap()).await.unwrap();
     let (id, volumes) = (pool.pool.id(), pool.volumes.clone());
@@ -428,7 +428,7 @@ async fn a_pool_of_which_another_hosts_client_reads_a_volume_is_left_as_it_is() 
     end([here]).await;
 }
 
-/// Its label alone tells of it, and this host does not know its place.
+/// Checks the new store of a replacement, of which its label alone tells: this host does not know its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_new_store_of_a_replacement_that_another_host_left_is_emptied_too() {
     for is_open in [true, false] {
@@ -455,8 +455,9 @@ async fn the_new_store_of_a_replacement_that_another_host_left_is_emptied_too() 
     }
 }
 
-/// Its next daemon does not come, and stores are away then. Volumes that no client uses at that moment stay this host's: another
-/// host gets the one that may be handed over, and what the journal alone has of the other one comes to the pool.
+/// Checks a daemon that stays since the next one does not come, while stores are away. Volumes that no client uses at
+/// that moment stay this host's. Another host gets the one that may be handed over; what only the journal has of the
+/// other one comes to the pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::disallowed_methods)] // a user's folders
 async fn a_daemon_that_stays_goes_on_with_what_no_client_uses() {
@@ -505,7 +506,8 @@ async fn a_daemon_that_stays_goes_on_with_what_no_client_uses() {
     end([other]).await;
 }
 
-/// They came to what the volume was. Of what it is the other host hears when it asks for it, and when it would remove it.
+/// Checks clients that came to a volume before its move. The other host hears of them when it asks for the moved
+/// volume, and when it would remove it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_have_moved_with_their_volume_are_known_to_other_hosts() {
     let dir = tempfile::tempdir().unwrap();

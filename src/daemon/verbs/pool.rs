@@ -24,15 +24,15 @@ use crate::pool::{
 use crate::store::StoreSpec;
 use crate::volume::{MapWalk, Unreadable};
 
-/// Volumes and snapshots of which it is said which bytes are lost.
+/// Most volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
-/// How long the trash of a new pool keeps what is removed.
+/// Time for which the trash of a new pool keeps what is removed.
 const TRASH: &str = "24h";
-/// How long `pool status` waits for a store's answer.
+/// Longest time for which `pool status` waits for a store's answer.
 const ASK: Duration = Duration::from_secs(3);
-/// And for the heads of all volumes.
+/// Longest time for which `pool status` waits for the heads of all volumes.
 const USAGE: Duration = Duration::from_secs(10);
-/// How long writes of a pool that is to be forgotten may take to be stored.
+/// Longest time in which writes of a pool that is to be forgotten may be stored.
 const DRAIN: Duration = Duration::from_secs(30);
 
 pub fn lines(state: &EngineState) -> Vec<PoolLine> {
@@ -61,7 +61,7 @@ pub fn lines(state: &EngineState) -> Vec<PoolLine> {
     state.pools.known().into_iter().map(line).collect()
 }
 
-/// The worst that is true of an open pool, and why.
+/// Returns the worst that is true of an open pool, and why.
 fn state_of(pool: &Pool) -> (&'static str, Option<String>) {
     let condition = pool.whole_condition();
     if let Some((_, why)) = condition.trouble() {
@@ -77,7 +77,7 @@ fn state_of(pool: &Pool) -> (&'static str, Option<String>) {
     }
 }
 
-/// What is wrong with a pool that stores and bears all that it should.
+/// Returns what is wrong with a pool that stores and bears all that it should.
 fn flaw(pool: &PoolStatus) -> Option<String> {
     let copies = pool.damaged_registers.len() as u64;
     if copies > 0 {
@@ -96,12 +96,12 @@ fn flaw(pool: &PoolStatus) -> Option<String> {
     })
 }
 
-/// What is said of one, or of several.
+/// Returns the count with the words for one thing, or for several.
 fn show_count_of(n: u64, [one, many]: [&str; 2]) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-/// What to do about a store that takes no writes or does not answer, by its reason.
+/// Returns what to do about a store that takes no writes or does not answer, by its reason.
 fn cure_of(pool: &Name, store: &StoreStatus, reason: &str) -> String {
     let says = |any: &[&str]| any.iter().any(|word| reason.contains(word));
     let url = &store.url;
@@ -126,7 +126,7 @@ fn cure_of(pool: &Name, store: &StoreStatus, reason: &str) -> String {
     format!("it is tried again by itself, and `windlass doctor --pool {pool}` tries it now")
 }
 
-/// What `status` says below a pool's trouble: why each store is away, and what to do.
+/// Returns what `status` says below a pool's trouble: why each store is away, and what to do.
 pub fn advice(pool: &PoolStatus) -> Vec<String> {
     let name = &pool.name;
     let mut said = Vec::new();
@@ -201,7 +201,7 @@ fn settings(args: &PoolCreate) -> Result<PoolSettings> {
     Ok(settings)
 }
 
-/// What the trash of a new pool costs.
+/// Returns a sentence that tells what the trash of a new pool costs.
 fn trash_costs(pool: &Pool) -> Option<String> {
     pool.settings().trash().map(|kept| {
         format!(
@@ -243,7 +243,8 @@ fn key_of(given: Option<&GivenKey>) -> Result<Option<PoolKey>> {
     given.map(|given| pool_key(&given.offered()?)).transpose()
 }
 
-/// The key that a command gives is kept as long as this process lives.
+/// Returns a reminder to name the pool's key in windlass.toml: a key that a command gives is kept only as long as
+/// this process lives.
 fn key_is_to_be_named(state: &EngineState, name: &Name, pool: &Pool) -> Option<String> {
     let missing = pool.has_key() && state.config().pool_key_place(name).is_none();
     missing.then(|| {
@@ -254,7 +255,7 @@ fn key_is_to_be_named(state: &EngineState, name: &Name, pool: &Pool) -> Option<S
     })
 }
 
-/// `--if-absent` is content only with the pool that was asked for.
+/// Answers `--if-absent` for a pool that this host knows, and fails unless it is the one that was asked for.
 async fn same_pool(
     state: &EngineState,
     known: &crate::daemon::KnownPool,
@@ -366,7 +367,8 @@ pub async fn forget(state: &EngineState, name: &Name) -> Result<Outcome> {
     Ok(Outcome { value, ..Outcome::default() }.note(note))
 }
 
-/// What few requests tell, whatever the pool has; `walk`: what all volumes take, too, at some requests for each.
+/// Returns what few requests tell of a pool, whatever the pool has. With `walk` it also tells what all volumes take,
+/// at some requests for each.
 pub async fn status(state: &EngineState, name: &Name, walk: bool) -> Result<Outcome> {
     let open = super::replace::opened(state, name).await?;
     let pool = open.pool.clone();
@@ -407,8 +409,8 @@ pub async fn status(state: &EngineState, name: &Name, walk: bool) -> Result<Outc
     Ok(outcome)
 }
 
-/// By the counters of this daemon, or by the heads of all volumes; none when they were not walked yet, or too few stores answer,
-/// or it takes too long.
+/// Returns what the volumes take: by the counters of this daemon, or by the heads of all volumes. `None` when those
+/// were not walked yet, or too few stores answer, or it takes too long.
 async fn usage(open: &OpenPool, walk: bool) -> Option<PoolUsage> {
     let usage = match walk {
         true => open.pool.rt().timeout(USAGE, open.volumes.count_usage()).await?.ok()?,
@@ -428,7 +430,7 @@ async fn usage(open: &OpenPool, walk: bool) -> Option<PoolUsage> {
     })
 }
 
-/// What to do about stores that are out. `undecided`: too many of those that hold registers are.
+/// Returns what to do about stores that are out. `undecided`: too many of those that hold registers are out.
 fn way_back(name: &Name, undecided: bool) -> String {
     match undecided {
         true => format!(
@@ -442,7 +444,7 @@ fn way_back(name: &Name, undecided: bool) -> String {
     }
 }
 
-/// Which volumes have lost data, a sentence each.
+/// Returns a sentence for each volume that has lost data, and for what can't be read of it.
 async fn losses(open: &OpenPool, found: &ScrubReport, elsewhere: &[Finding]) -> Vec<String> {
     let lost = found.lost(open.pool.layout().m(), elsewhere);
     if lost.is_empty() {
@@ -491,7 +493,7 @@ fn unreadable(pool: &Name, told: &Unreadable) -> String {
     }
 }
 
-/// As the pool understands it.
+/// Returns the options of a scrub as the pool understands them.
 fn scrub_options(asked: ScrubRequest) -> crate::pool::ScrubOptions {
     crate::pool::ScrubOptions { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
 }
@@ -514,7 +516,7 @@ pub async fn scrub(
     Ok(outcome.note(format!("{shards} verified, {bytes}")))
 }
 
-/// Done only when nothing is left: anything else needs attention.
+/// Repairs a pool. The verb counts as done only when nothing is left: anything else needs attention.
 pub async fn repair(
     state: &EngineState,
     name: &Name,

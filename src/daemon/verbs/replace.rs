@@ -13,9 +13,9 @@ use crate::daemon::progress::ProgressSink;
 use crate::pool::{Care, Progress};
 use crate::volume::{Finished, TakenIn, lost_midway};
 
-/// How long what is under way on other stores is waited for at the end.
+/// Longest time for which the end waits for what is under way on other stores.
 const SETTLE: Duration = Duration::from_secs(30);
-/// How long it is looked for why a pool can't be opened: in an outage that is said in time.
+/// Longest time for which it is looked for why a pool can't be opened: in an outage that is said in time.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 pub async fn replace(
@@ -54,7 +54,8 @@ pub async fn replace(
     Ok(outcome.note(text).degraded(pending > 0 || is_short))
 }
 
-/// The same command again, after its end; or a mistaken one, which nothing tells from that: the stores' names show it.
+/// Tells that the replacement was done before. The command is given again after its end, or is mistaken, which
+/// nothing tells apart: the stores' names show it.
 fn already(open: &OpenPool, old: &str, new: &str) -> String {
     let members = open.pool.membership().members.clone();
     let urls: Vec<&str> = members.iter().map(|m| m.url()).collect();
@@ -67,14 +68,14 @@ fn already(open: &OpenPool, old: &str, new: &str) -> String {
     )
 }
 
-/// What is left to do of a replacement, whoever began it.
+/// Does what is left to do of a replacement, whoever began it.
 pub async fn finish(open: &OpenPool, progress: &ProgressSink) -> Result<Finished> {
     let watch = |step: Progress| progress.tell("bringing shards", step.done, step.of);
     Box::pin(open.volumes.finish_replacement(&watch)).await
 }
 
-/// The pool, opened. Where that fails because stores were emptied, or a replacement's new one was lost midway, the error says
-/// so, and the way out.
+/// Opens the pool. Where that fails because stores were emptied, or a replacement's new one was lost midway, the
+/// error says so, and the way out.
 pub async fn opened(state: &EngineState, name: &Name) -> Result<Arc<OpenPool>> {
     let e = match state.pools.get(name).await {
         Err(e) if e.is(Kind::Unavailable) => e,
@@ -98,7 +99,8 @@ pub async fn opened(state: &EngineState, name: &Name) -> Result<Arc<OpenPool>> {
     Err(e)
 }
 
-/// Finishes what is under way and takes emptied stores in again. What can't be done does not hold up the repair of all else.
+/// Finishes what is under way, and takes emptied stores in again. What can't be done does not hold up the repair of
+/// all else.
 pub async fn before_repair(state: &EngineState, name: &Name, progress: &ProgressSink) -> Result<TakenIn> {
     let open = opened(state, name).await?;
     let watch = |step: Progress| progress.tell("bringing shards", step.done, step.of);

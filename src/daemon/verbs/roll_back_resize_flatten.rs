@@ -10,7 +10,8 @@ use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::Visitor;
 use crate::volume::{Flattened, Flattening};
 
-/// All that may be refused is refused before a client is hung up on. `held`: by who holds the volume alone.
+/// Rolls a volume back. All that may be refused is refused before a client is hung up on. `held`: who asks holds the
+/// volume alone.
 pub async fn roll_back(
     state: &EngineState,
     to: &SnapshotPath,
@@ -67,7 +68,7 @@ pub async fn resize(state: &EngineState, path: &VolumePath, size: u64, disconnec
     })
 }
 
-/// Cut off, the next one goes on.
+/// Flattens a clone. If this is cut off, the next call goes on.
 pub async fn flatten(
     state: &EngineState,
     path: &VolumePath,

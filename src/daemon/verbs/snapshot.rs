@@ -55,18 +55,18 @@ pub async fn snapshot_at(state: &EngineState, path: &VolumePath, at_ms: u64) -> 
     Outcome::of(&SnapshotPath { volume: path.clone(), snapshot: found })
 }
 
-/// How snapshots are taken.
+/// Manner in which snapshots are taken.
 #[derive(Clone, Copy, Default)]
 pub struct Taking {
-    /// Until they are in the pool.
+    /// Is true if the verb waits until the snapshots are in the pool.
     pub wait: bool,
-    /// Those that exist are left out.
+    /// Is true if snapshots that exist are left out.
     pub if_absent: bool,
-    /// By who holds the volumes alone.
+    /// Is true if who asks holds the volumes alone.
     pub held: bool,
 }
 
-/// One barrier over all that are asked for.
+/// Takes snapshots, with one barrier over all the volumes.
 pub async fn snapshot(
     state: &EngineState,
     paths: &[SnapshotPath],
@@ -110,7 +110,8 @@ pub async fn snapshot(
     Outcome::of(&made)
 }
 
-/// One that is the same as a snapshot elsewhere: whoever says so has written the difference. Returns when it is in the pool.
+/// Takes a snapshot that is the same as one elsewhere: whoever says so has written the difference. Returns when it is
+/// in the pool.
 pub async fn snapshot_same_as(
     state: &EngineState,
     paths: &[SnapshotPath],
@@ -137,7 +138,8 @@ pub async fn snapshot_same_as(
     Outcome::of(&paths)
 }
 
-/// Makes none: one that is not there any more was lost with its host's journal.
+/// Waits until snapshots are in the pool. Takes none: one that is not there any more was lost with its host's
+/// journal.
 pub async fn promise_snapshots(state: &EngineState, paths: &[SnapshotPath]) -> Result<Outcome> {
     for path in paths {
         let volumes = &state.pools.get(&path.volume.pool).await?.volumes;
@@ -148,7 +150,7 @@ pub async fn promise_snapshots(state: &EngineState, paths: &[SnapshotPath]) -> R
     Outcome::of(&paths)
 }
 
-/// Any host may do that, whoever owns the volume.
+/// Locks a snapshot. Any host may do that, whoever owns the volume.
 pub async fn lock_snapshot(state: &EngineState, args: &SnapshotLock) -> Result<Outcome> {
     let SnapshotLock { path, until_ms, for_ms } = args;
     let end = match (*until_ms, *for_ms) {
@@ -168,7 +170,7 @@ pub async fn lock_snapshot(state: &EngineState, args: &SnapshotLock) -> Result<O
     Ok(Outcome::of(&SnapshotLocked { path: path.clone(), locked_until_ms, locked_until })?.note(note))
 }
 
-/// As `volume::remove`.
+/// Removes a snapshot, or puts it into the trash: as `volume::remove` does with a volume.
 pub async fn remove_snapshot(
     state: &EngineState,
     path: &SnapshotPath,

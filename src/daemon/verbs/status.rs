@@ -16,15 +16,15 @@ use crate::daemon::engine_tables::{EngineState, LocalLook};
 use crate::daemon::state_dir::{HostContext, KnownPool};
 use crate::daemon::trouble_alerts::{Found, Trouble};
 
-/// How often stores are asked while somebody watches: what a pool that nobody uses knows of its stores grows old. All who
-/// watch share it.
+/// Time between two requests to stores while somebody watches: what a pool that nobody uses knows of its stores grows
+/// old. All who watch share it.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// A certificate that ends sooner is told: it takes people a while to get another.
+/// Time before its end from which on a certificate is told, in ms: it takes people a while to get another.
 const CERTIFICATE_MS: u64 = 14 * 24 * 3600 * 1000;
-/// Journals of volumes grow to gigabytes while stores are behind.
+/// Least room for the state folder, in bytes: journals of volumes grow to gigabytes while stores are behind.
 const ROOM_MIN: u64 = GIB;
 
-/// What this engine knows by itself, and what it has on the local disk.
+/// Returns what this engine knows by itself, and what it has on the local disk.
 fn known(state: &EngineState, local: LocalLook) -> EngineStatus {
     let (host_context, memory) = (&state.host_context, state.pools.memory());
     EngineStatus {
@@ -49,7 +49,7 @@ fn known(state: &EngineState, local: LocalLook) -> EngineStatus {
     }
 }
 
-/// What is found on the local disk.
+/// Returns what is found on the local disk.
 async fn look_locally(state: &EngineState) -> LocalLook {
     let HostContext { home, disk, rt, .. } = &state.host_context;
     let root = home.root().to_owned();
@@ -62,12 +62,12 @@ async fn look_locally(state: &EngineState) -> LocalLook {
     }
 }
 
-/// Whether this engine goes on with what a daemon left, also while it begins.
+/// Tells whether this engine goes on with what a daemon left, also while it begins.
 fn is_daemon(state: &EngineState) -> bool {
     state.served.lock().is_some()
 }
 
-/// What is wrong with this host, and what the daemon tried in vain, each with its cure.
+/// Returns what is wrong with this host, and what the daemon tried in vain, each with its cure.
 fn troubles(state: &EngineState, local: &LocalLook) -> Vec<HostTrouble> {
     let (rt, home) = (&state.host_context.rt, state.host_context.home.root().display());
     let room = local.room_bytes.filter(|free| *free < ROOM_MIN).map(|free| {
@@ -100,7 +100,8 @@ fn troubles(state: &EngineState, local: &LocalLook) -> Vec<HostTrouble> {
     room.into_iter().chain(left).chain(certificate).chain(state.troubles.list(rt.now())).collect()
 }
 
-/// Of volumes with journals that nobody goes on with: all without a daemon, and those of pools that a daemon can't open now.
+/// Returns a sentence about volumes with journals that nobody goes on with: all without a daemon, and those of pools
+/// that a daemon can't open now.
 fn left_journals(state: &EngineState, journals: &[PathBuf]) -> Option<String> {
     let opened = state.pools.opened();
     let is_daemon = is_daemon(state);
@@ -133,12 +134,12 @@ fn left_journals(state: &EngineState, journals: &[PathBuf]) -> Option<String> {
     ))
 }
 
-/// By the folder that a journal is in.
+/// Returns the pool of a journal, by the folder that the journal is in.
 fn pool_of(journal: &Path) -> Option<PoolId> {
     journal.parent()?.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// Asks pools' stores and mounts' buckets, which nobody may have used for long. None is waited for long.
+/// Asks pools' stores and mounts' buckets, which nobody may have used for long. None of them is waited for long.
 pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
     let (pools, mounts) = (pool::ask_all(state), mount::ask_all(state));
     async move {
@@ -146,7 +147,7 @@ pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// What is wrong, by what it is wrong with, as far as it is known: no store is asked.
+/// Returns what is wrong, by a key that stays the same while it stands, as far as it is known: no store is asked.
 pub async fn standing_troubles(state: &EngineState) -> Found {
     let status = known(state, look_locally(state).await);
     let mut all = Found::new();
@@ -177,7 +178,8 @@ pub async fn standing_troubles(state: &EngineState) -> Found {
     all
 }
 
-/// What is known here. Of stores only the labels are read, and of mounted buckets one name is listed.
+/// Answers `status` by what is known here. Of stores only the labels are read, and of mounted buckets one name is
+/// listed.
 pub async fn status(state: &EngineState) -> Result<Outcome> {
     ask_all(state).await;
     let status = known(state, look_locally(state).await);
@@ -211,7 +213,7 @@ pub async fn status(state: &EngineState) -> Result<Outcome> {
     Ok(outcome.note_all(status.kept_journals.iter().map(|journal| volume::of_journal(journal))))
 }
 
-/// A volume's trouble. Why its pool stores nothing was said with the pool.
+/// Returns a volume's trouble. The reason why its pool stores nothing is left out: it was said with the pool.
 fn of_volume(pools: &[PoolLine], volume: &VolumeInUse) -> Option<String> {
     let VolumeInUse { path, trouble, .. } = volume;
     let why = trouble.as_ref()?.replace(&format!("volume {path}: "), "");
@@ -223,7 +225,7 @@ fn of_volume(pools: &[PoolLine], volume: &VolumeInUse) -> Option<String> {
     Some(format!("{path}: {}", short.unwrap_or(why)))
 }
 
-/// A pool's trouble, and what to do.
+/// Returns a pool's trouble, and what to do.
 fn of_pool(state: &EngineState, pool: &PoolLine) -> Vec<String> {
     let Some(why) = &pool.trouble else { return Vec::new() };
     let called = format!("pool {}", pool.name);
@@ -236,7 +238,7 @@ fn of_pool(state: &EngineState, pool: &PoolLine) -> Vec<String> {
     said
 }
 
-/// What is known here, at once: no store is waited for.
+/// Answers `watch` by what is known here, at once: no store is waited for.
 pub async fn watch(state: &EngineState) -> WatchAnswer {
     let (rt, began) = (&state.host_context.rt, state.began);
     look(state).await;
@@ -253,7 +255,7 @@ pub async fn watch(state: &EngineState) -> WatchAnswer {
     }
 }
 
-/// When the last look is a while ago, asks stores in the background, and the local disk for what is kept.
+/// Looks again when the last look is a while ago: asks stores in the background, and the local disk for what is kept.
 async fn look(state: &EngineState) {
     let host_context = &state.host_context;
     let now = host_context.rt.now();

@@ -35,7 +35,7 @@ use crate::volume::{Clients, FlushMode, Memory, OpenMode, VolumeSettings};
 
 pub(super) const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
-/// A host whose state is in `dir/NAME`.
+/// Makes a host whose state is in `dir/NAME`.
 pub(super) async fn state(dir: &Path, name: &str) -> EngineState {
     let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());
     let home = StateDir::at(dir.join(name));
@@ -66,7 +66,7 @@ pub(super) async fn state(dir: &Path, name: &str) -> EngineState {
     }
 }
 
-/// Folders below `dir`, made, as stores.
+/// Makes folders below `dir`, and returns them as stores.
 pub(super) fn folders(dir: &Path, names: &[&str]) -> Vec<String> {
     let made = names.iter().map(|name| {
         std::fs::create_dir_all(dir.join(name)).unwrap();
@@ -370,7 +370,7 @@ async fn clients_of_a_volume_that_is_renamed_go_on_under_its_new_name() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// What a request holds while it is under way: it is made anew for each, and copied when it grows.
+/// Checks how much a request holds while it is under way: its future is made anew for each, and copied when it grows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_future_of_a_request_is_small() {
     let dir = tempfile::tempdir().unwrap();
@@ -484,13 +484,13 @@ async fn a_volume_moves_again_and_again_under_many_requests() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// Volumes in use, and their states.
+/// Returns the volumes in use, and their states.
 fn in_use(state: &EngineState) -> Vec<(String, String)> {
     let used = volume::in_use(state).into_iter();
     used.map(|volume| (volume.path.to_string(), volume.state.into_owned())).collect()
 }
 
-/// Objects in a folder store.
+/// Returns the objects in a folder store.
 #[allow(clippy::disallowed_methods)] // looks into stores from outside
 fn objects(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).map(|all| all.map(std::result::Result::unwrap).collect());
@@ -622,7 +622,7 @@ async fn no_store_is_made_inside_another() {
     }
 }
 
-/// Names, states and exit code as `pool list` and `status` tell them.
+/// Returns names, states and exit code as `pool list` and `status` tell them.
 async fn told(state: &EngineState) -> [(String, String, bool); 2] {
     let one = |outcome: Outcome, pools: &serde_json::Value| {
         let line = &pools[0];
@@ -801,7 +801,8 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// Writes and reads back until it is stopped; tells how many requests there were, and gives the longest wait of one.
+/// Writes and reads back until it is stopped. Tells how many requests there were, and returns the longest wait of
+/// one.
 async fn load(
     rt: Rt,
     client: crate::nbd::Client,
@@ -879,7 +880,8 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     engine.shutdown().await.unwrap();
 }
 
-/// Mount points that were exchanged, a bucket that was made anew: another pool of this name lies where this host knows its own.
+/// Checks mount points that were exchanged, and a bucket that was made anew: another pool of this name lies where
+/// this host knows its own.
 #[allow(clippy::disallowed_methods)] // moves stores from outside
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_pool_of_a_known_name_is_neither_opened_nor_destroyed() {
@@ -923,14 +925,15 @@ async fn another_pool_of_a_known_name_is_neither_opened_nor_destroyed() {
     assert!(again.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// Whoever writes to one store can have its label list any URL, also one that takes a key file of the host which opens it.
-/// The label of the store that this folder is.
+/// Returns the label of the store that this folder is.
 #[allow(clippy::disallowed_methods)] // looks into stores from outside
 fn label_in(dir: &std::path::Path) -> Option<std::path::PathBuf> {
     let names = std::fs::read_dir(dir).ok()?.map(|entry| entry.unwrap().path());
     names.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("label-"))
 }
 
+/// Whoever writes to one store can have its label list any URL, also one that takes a key file of the host which
+/// opens it.
 #[allow(clippy::disallowed_methods)] // forges a store's label from outside
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_label_sends_no_key_of_this_host_anywhere() {
@@ -1096,7 +1099,7 @@ async fn a_clone_is_born_as_it_was_asked_for_and_found_again_by_what_it_is() {
     assert!(state.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// What the first byte of a volume's copy reads.
+/// Returns the first byte of a volume's copy.
 async fn first_byte(state: &EngineState, path: &str) -> u8 {
     let path: VolumePath = path.parse().unwrap();
     let volumes = &state.pools.get(&path.pool).await.unwrap().volumes;
@@ -1183,7 +1186,7 @@ async fn a_client_is_not_lost_while_its_pool_does_not_open() {
     assert!(next.pools.shutdown(Duration::from_secs(5)).await.is_empty());
 }
 
-/// Who asked, for what, and what came of it; looks leave no line.
+/// Checks what the audit log tells: who asked, for what, and what came of it. Looks leave no line.
 #[tokio::test]
 async fn each_command_that_changes_something_leaves_a_line_where_the_file_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -1215,7 +1218,8 @@ async fn each_command_that_changes_something_leaves_a_line_where_the_file_says()
     assert!(lines[1]["why"].as_str().unwrap().contains("p/v"), "{text}");
 }
 
-/// Its journals hold what is in no store: neither a pool that was not forgotten nor one that can't be opened is told to be well.
+/// Checks a pool whose journals hold what is in no store. It is not told to be well, neither when it was not
+/// forgotten nor when it can't be opened.
 #[allow(clippy::disallowed_methods)] // stores that somebody takes away
 #[tokio::test]
 async fn journals_of_a_pool_whose_stores_are_away_are_told() {
@@ -1257,7 +1261,7 @@ async fn journals_of_a_pool_whose_stores_are_away_are_told() {
     assert!(metrics.contains("windlass_pool_storable{pool=\"p\"} 0"), "{metrics}");
 }
 
-/// As of its bytes, holes too.
+/// Checks that a sum is that of all bytes, holes too.
 #[tokio::test]
 async fn a_sum_is_that_of_all_bytes_of_a_state() {
     let dir = tempfile::tempdir().unwrap();

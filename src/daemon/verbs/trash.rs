@@ -11,7 +11,8 @@ use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::Visitor;
 use crate::volume::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
 
-/// Whether what is removed goes into the trash. Another host may have set that meanwhile.
+/// Tells whether what is removed goes into the trash. Asks the stores, since another host may have set that
+/// meanwhile.
 pub async fn keeps(open: &OpenPool, mode: RemoveMode) -> Result<bool> {
     if mode == RemoveMode::Trash {
         open.pool.refresh_settings().await?;
@@ -19,7 +20,7 @@ pub async fn keeps(open: &OpenPool, mode: RemoveMode) -> Result<bool> {
     Ok(mode == RemoveMode::Trash && open.pool.settings().trash().is_some())
 }
 
-/// How it is told that something is in the trash now.
+/// Returns the answer that something is in the trash now.
 pub fn discarded(open: &OpenPool, noun: &str, path: &impl std::fmt::Display) -> Outcome {
     let ms = open.pool.settings().trash_ms;
     let until = utc::show(open.pool.rt().wall_ms() + ms);
@@ -96,7 +97,7 @@ fn restored(path: &impl std::fmt::Display) -> Outcome {
     Outcome { value, ..Outcome::default() }.note(format!("{path} is back"))
 }
 
-/// The old name may be another's by now: then it comes back under a new one.
+/// Adds to an error that the old name is another's by now: what is restored can come back under a new one.
 fn hint(error: Error) -> Error {
     match error.is(Kind::Exists) {
         true => Error::new(Kind::Exists, format!("{error}: bring it back under another name with --to")),
@@ -142,8 +143,8 @@ pub async fn purge_snapshot(state: &EngineState, path: &SnapshotPath) -> Result<
     Ok(purged(path, Trash(volumes).purge_snapshot(&path.volume.volume, &path.snapshot).await?))
 }
 
-/// Removes for good what has been in a pool's trash for its time. How much that was; since when the oldest of the rest is there;
-/// whether something failed, which is tried again later.
+/// Removes for good what has been in a pool's trash for its time. Returns how much that was; since when the oldest of
+/// the rest is there; and whether something failed, which is tried again later.
 pub async fn empty(open: &OpenPool) -> (usize, Option<u64>, bool) {
     let kept_ms = open.pool.settings().trash_ms;
     let Emptied { gone, oldest_ms, failed } = Trash(&open.volumes).empty_old(kept_ms).await;

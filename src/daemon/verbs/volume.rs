@@ -111,7 +111,7 @@ pub async fn create(state: &EngineState, args: VolumeCreate) -> Result<Outcome> 
     Ok(outcome.note(made).note(format!("a flush {}", info.meaning)))
 }
 
-/// As it is typed; what is no round number as people read it, too.
+/// Returns a size as it is typed, and, where that is no round number, as people read it.
 fn told_size(bytes: u64) -> String {
     let exact = show_size(bytes);
     match exact.ends_with(['M', 'G', 'T']) {
@@ -120,7 +120,7 @@ fn told_size(bytes: u64) -> String {
     }
 }
 
-/// `--if-absent` is content only with a volume as it was asked for: `Exists` tells how that one differs.
+/// Checks for `--if-absent` that a volume is as it was asked for. `Exists` tells how it differs.
 pub(super) fn check_same(
     path: &VolumePath,
     size: Option<u64>,
@@ -165,7 +165,8 @@ pub async fn set(state: &EngineState, path: &VolumePath, assignments: &[String])
     })
 }
 
-/// Those that have a name of their own, or those that are being imported, by the name that they will have.
+/// Lists the volumes that have a name of their own, or those that are being imported, by the name that they will
+/// have.
 pub async fn list(state: &EngineState, pool: Option<&Name>, importing: bool) -> Result<Outcome> {
     let names: Vec<Name> = match pool {
         Some(name) => vec![name.clone()],
@@ -237,7 +238,8 @@ pub async fn info(state: &EngineState, path: &VolumePath, walk: bool) -> Result<
     Ok(outcome.degraded(info.degraded || info.trouble.is_some() || late.is_some()))
 }
 
-/// What a journal is that can't be replayed, and what to do about it; one that is still in its place was not open here since.
+/// Returns a sentence that tells what a journal is that can't be replayed, and what to do about it. If a journal is
+/// still in its place, the volume was not open here since.
 pub fn of_journal(journal: &Path) -> String {
     let at = journal.display();
     if !journal.ends_with("journal") {
@@ -252,7 +254,8 @@ pub fn of_journal(journal: &Path) -> String {
     )
 }
 
-/// Who is connected goes on, and is listed under the new name. A volume that a command holds alone keeps its name.
+/// Renames a volume. Who is connected goes on, and is listed under the new name. A volume that a command holds alone
+/// keeps its name.
 pub async fn rename(state: &EngineState, path: &VolumePath, to: &Name) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
     let to = VolumePath { pool: path.pool.clone(), volume: to.clone() };
@@ -274,7 +277,8 @@ pub async fn release(state: &EngineState, path: &VolumePath) -> Result<Outcome> 
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is released: any host may open it")))
 }
 
-/// What the maps need, beside what the table of objects says; a scrub that reads nothing finds objects without an owner.
+/// Checks what the maps need against what the table of objects says. Objects that nobody needs are found by a scrub
+/// instead.
 pub async fn check(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let open = state.pools.get(&path.pool).await?;
     let report = open.volumes.check(&path.volume).await?;
@@ -340,7 +344,7 @@ pub async fn salvage(state: &EngineState, journal: &str, to: &VolumePath, force:
     )))
 }
 
-/// Every client of a volume that is no template is connected for writing.
+/// Refuses while a volume that is no template has a client: every one of those is connected for writing.
 async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -> Result<()> {
     volumes.follow(&path.volume).await?;
     match state.sessions.check_unused(path, volumes).await {
@@ -349,7 +353,8 @@ async fn no_writers(state: &EngineState, path: &VolumePath, volumes: &Volumes) -
     }
 }
 
-/// `Refused`: it has snapshots, which would go with it. Those that it took by itself don't count.
+/// Fails with `Refused` if the volume has snapshots, which would go with it. Those that it took by itself don't
+/// count.
 async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath, for_good: bool) -> Result<()> {
     const NAMED: usize = 3;
     let names = match volumes.snapshots_at_stake(&path.volume).await {
@@ -386,7 +391,7 @@ async fn refuse_snapshots(volumes: &Volumes, path: &VolumePath, for_good: bool) 
     Err(Error::new(Kind::Refused, why))
 }
 
-/// Into the trash, where the pool has one and `mode` does not say otherwise.
+/// Removes a volume: into the trash, where the pool has one and `mode` does not say otherwise.
 pub async fn remove(
     state: &EngineState,
     path: &VolumePath,

@@ -14,7 +14,7 @@ use crate::daemon::volume_clients::Visitor;
 use crate::keys::Slot;
 use crate::volume::DataKeyUse;
 
-/// From now on volumes are opened here by it.
+/// Gives this engine a key, by which it opens the volume from now on.
 pub async fn unlock(state: &EngineState, path: &VolumePath, key: &GivenKey) -> Result<Outcome> {
     let volumes = &state.pools.get(&path.pool).await?.volumes;
     let slot = volumes.unlock(&path.volume, &key.offered()?).await?;
@@ -42,7 +42,7 @@ pub async fn key_slots(state: &EngineState, path: &VolumePath) -> Result<Outcome
     Outcome::of(&KeyList { slots: slots.iter().map(line).collect(), data_keys })
 }
 
-/// A new data key. What it means for clones is told.
+/// Gives a volume a new data key, and tells what that means for clones.
 pub async fn rotate_keys(
     state: &EngineState,
     path: &VolumePath,

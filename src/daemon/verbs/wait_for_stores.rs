@@ -17,28 +17,28 @@ use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::pool::Need;
 
-/// A wait that is longer than this is told, and again after each `AGAIN`.
+/// Time after which a wait is told; it is told again after each `AGAIN`.
 const FIRST: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What a verb stands on, and how it may end early.
+/// Pools and volumes on which a verb depends, and how the verb may end early.
 pub struct Manner {
-    /// Pools that it waits for, and for what.
+    /// Pools that the verb waits for, and what it needs of them.
     pools: BTreeSet<Name>,
     need: Option<Need>,
-    /// Whose unsent writes it may wait for.
+    /// Volumes whose unsent writes the verb may wait for.
     volumes: Vec<VolumePath>,
     end: End,
-    /// Asked for again, it goes on where it was given up.
+    /// Is true if the verb, asked for again, goes on where it was given up.
     resumes: bool,
 }
 
 enum End {
-    /// It only looks: nothing is left undone.
+    /// The verb only looks: nothing is left undone.
     Looks,
-    /// Dropped; what it is not known whether it was done, and the command that shows it.
+    /// The verb is dropped. The texts are what may or may not have been done, and the command that shows it.
     Unknown(String, String),
-    /// It goes on.
+    /// The verb goes on to its end.
     Finishes,
 }
 
@@ -255,6 +255,8 @@ impl Manner {
             .fuse()
         );
         let mut stopped = std::pin::pin!(state.stop.cancelled().fuse());
+        // `work` is not polled before the pools are ready: whoever gives up until then is told truly that nothing was
+        // changed.
         let mut ready = std::pin::pin!(self.ready(state).fuse());
         futures::select_biased! {
             () = ready => {}
@@ -281,7 +283,7 @@ impl Manner {
         .await;
     }
 
-    /// What is then done, in a sentence.
+    /// Returns a sentence that tells what has been done when the verb has succeeded.
     pub fn deed(&self) -> Option<String> {
         match &self.end {
             End::Unknown(what, _) => Some(what.clone()),
@@ -305,7 +307,7 @@ impl Manner {
         }
     }
 
-    /// Goes on for ever.
+    /// Tells again and again what is waited for; it never returns.
     async fn tell(&self, state: &EngineState, progress: &ProgressSink) {
         let rt = &state.host_context.rt;
         let began = rt.now();
@@ -319,7 +321,7 @@ impl Manner {
         }
     }
 
-    /// What is waited for now, as far as it can be told.
+    /// Returns what is waited for now, as far as it can be told.
     pub fn waits(&self, state: &EngineState) -> Vec<String> {
         let opened = state.pools.opened();
         let mut said = Vec::new();

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::rt::RealRuntime;
 
 impl Peer {
-    /// Another process goes on with the connection, in the same house.
+    /// Hands the connection to another process, which goes on in the same house.
     pub async fn moved(self) -> Peer {
         let Peer { io, house, stop, pause, server } = self;
         pause.cancel();
@@ -24,7 +24,7 @@ impl Peer {
     }
 }
 
-/// A second write is cut off in its header or payload, wherever.
+/// A second write is cut off anywhere in its header or payload.
 #[test]
 fn a_request_goes_on_where_it_was_cut_off() {
     let second = [request(FUA, WRITE, 2, 4096, 300_000), vec![9; 300_000]].concat();
@@ -82,7 +82,7 @@ fn a_pipeline_goes_on_through_many_moves() {
     });
 }
 
-/// What takes longer than a hand-over may is given back and done by the next process.
+/// Work that takes longer than a hand-over may is given back and done by the next process.
 #[test]
 fn what_takes_too_long_is_done_by_the_next_one() {
     simulate(|rt| async move {
@@ -210,7 +210,7 @@ fn who_has_a_refused_write_half_sent_beside_one_that_waits_is_dropped() {
     });
 }
 
-/// A piece of it has failed, and the rest is still to come.
+/// A piece of the write has failed, and the rest is still to come.
 #[test]
 fn a_write_that_has_failed_stays_failed() {
     simulate(|rt| async move {
@@ -245,7 +245,7 @@ fn replies_that_a_client_has_not_taken_move_with_it() {
     });
 }
 
-/// Options as they come, and a move between any two bytes.
+/// The client sends options, and the connection moves between any two bytes.
 #[test]
 fn a_client_that_haggles_moves_at_any_byte() {
     let said = [
@@ -291,8 +291,9 @@ fn who_has_gone_or_goes_is_not_handed_over() {
     });
 }
 
-/// What the client held is not that any more, or has failed between its last request and the hand-over: it is answered errors,
-/// here and by every process after this, and is not hung up on, since by name it might find another disk.
+/// The client's disk is not what it held any more, or has failed between the last request and the hand-over.
+/// The client is answered errors, here and by every process after this. It is not hung up on, since by name
+/// it might find another disk.
 #[test]
 fn a_client_whose_disk_is_not_there_any_more_is_answered_errors_for_good() {
     for (again, lost) in [(Some((Kind::Fenced, "it is another disk")), None), (None, Some("it was lost"))] {
@@ -331,7 +332,7 @@ fn a_client_whose_disk_is_not_there_any_more_is_answered_errors_for_good() {
     }
 }
 
-/// Stores are away when another process is to go on: what the client asks for waits.
+/// Stores are away when another process is to go on: the client's requests wait.
 #[test]
 fn a_client_waits_until_its_disk_can_be_entered_again() {
     simulate(|rt| async move {

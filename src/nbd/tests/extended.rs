@@ -18,10 +18,11 @@ const STATUS: u16 = 7;
 const NONE: u16 = 0;
 const MOST: u64 = 32 << 20;
 const GIB: u64 = 1 << 30;
-/// As far as one answer goes.
+/// Range that one answer covers, in bytes.
 const MAPPED: u64 = 32 * GIB;
 
-/// A disk of 16 TiB, of which one piece is data. It does what it is asked at once, and writes it down.
+/// A disk of 16 TiB, of which one piece is data. It does everything at once, and writes down what it was
+/// asked.
 pub struct Huge(pub Arc<House>);
 
 const HUGE: u64 = 16 << 40;
@@ -99,7 +100,7 @@ pub fn extended(flags: u16, command: u16, cookie: u64, offset: u64, len: u64) ->
     out
 }
 
-/// A reply's last chunk.
+/// Returns a reply's last chunk.
 fn reply_chunk(kind: u16, cookie: u64, offset: u64, payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u64).to_be_bytes();
     let head = [0x6e, 0x8a, 0x27, 0x8c, 0, 1];
@@ -126,7 +127,7 @@ impl Peer {
         self.expect(reply(11, ACK, &[])).await;
     }
 
-    /// An error: its number. The reply is for this offset.
+    /// Receives an error, and returns its number. The reply is for this offset.
     async fn error(&mut self, cookie: u64, offset: u64) -> u32 {
         let head = self.receive(32).await;
         assert_eq!(head[..24], reply_chunk(0x8001, cookie, offset, &[])[..24], "{head:x?}");
@@ -218,7 +219,8 @@ fn all_replies_are_chunks_that_repeat_the_offset() {
     });
 }
 
-/// (flags, command, offset, len) and the error that is due. What is flagged so comes with its payload; the connection lives.
+/// Requests as (flags, command, offset, len), with the error that is due. Those with `PAYLOAD` come with
+/// their payload; the connection lives.
 const REFUSED: &[(u16, u16, u64, u64, u32)] = &[
     // Only a write has a payload.
     (PAYLOAD, READ, 0, 1, EINVAL),
@@ -269,7 +271,7 @@ fn bad_requests_are_refused_one_by_one() {
     });
 }
 
-/// QEMU's client does.
+/// QEMU's client does not announce payloads.
 #[test]
 fn a_write_whose_payload_is_not_announced_has_one() {
     simulate(|rt| async move {
@@ -413,7 +415,7 @@ fn holes_in_reads_are_told() {
     assert_eq!(out, reply_chunk(2, 7, 4096, &[&8192u64.to_be_bytes()[..], &4096u32.to_be_bytes()].concat()));
 }
 
-/// The second write is cut off in its header or payload, wherever: the reply is for the offset that was sent.
+/// The second write is cut off anywhere in its header or payload: the reply is for the offset that was sent.
 #[test]
 fn another_process_goes_on_with_them() {
     let second = [extended(PAYLOAD | FUA, WRITE, 2, 4096, 600_000), vec![9; 600_000]].concat();
@@ -475,7 +477,7 @@ fn what_waits_and_what_is_refused_moves_with_its_offset() {
     });
 }
 
-/// What agreed to less is not taken for more, whatever the state's author says.
+/// A client that agreed to less is not taken for one that agreed to more, whatever the state's author says.
 #[test]
 fn the_agreement_moves_with_a_client_that_haggles() {
     simulate(|rt| async move {

@@ -9,7 +9,7 @@ use super::super::wire::{Chunk, Command, Headers, Reply, Request};
 use super::extended::extended;
 use super::*;
 
-/// Random bytes, and bytes that look like the protocol's with something wrong in them.
+/// Makes random bytes, and bytes that look like the protocol's with something wrong in them.
 fn almost_options() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..40),
@@ -42,7 +42,8 @@ fn almost_requests() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// The same with extended headers. Of what announces a payload some has none, and some is too long.
+/// Makes requests with extended headers and something wrong in them. Some announce a payload and have none,
+/// or one that is too long.
 fn almost_extended() -> impl Strategy<Value = Vec<u8>> {
     let offset = prop_oneof![0..SIZE, any::<u64>()];
     let len = prop_oneof![8 => 0..10_000u64, 2 => 0..33u64 << 20, 1 => any::<u64>()];
@@ -61,7 +62,7 @@ fn almost_extended() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// Sends it all, takes what comes until the end, which must come.
+/// Sends all bytes, and receives until the connection ends, which must happen.
 fn survives(seed: u64, prefix: Vec<u8>, bytes: Vec<u8>) {
     let sim = Sim::new(seed);
     let rt = sim.rt();

@@ -43,8 +43,8 @@ pub fn simulate<F: Future<Output = ()> + Send + 'static>(scenario: impl Fn(Rt) -
     }
 }
 
-/// The simulation may let the next timer fire early in a task's day, as a slow host would. With one a second, no
-/// client that goes on talking looks silent for minutes.
+/// Ends a timer every second. The simulation may let the next timer fire early in a task's day, as a slow
+/// host would. With one a second, no client that goes on talking looks silent for minutes.
 pub fn tick(rt: Rt) {
     let clock = rt.clone();
     rt.spawn(async move {
@@ -55,33 +55,35 @@ pub fn tick(rt: Rt) {
     .detach();
 }
 
-/// `disk` (writable), `snap` (read-only), `huge` (not listed), `owned` (refused), and no other.
+/// Exports for tests: `disk` (writable), `snap` (read-only), `huge` (not listed), `owned` (refused), and no
+/// other.
 pub struct House {
     pub rt: Rt,
     disk: Arc<MemoryDisk>,
     snap: Arc<MemoryDisk>,
     pub state: Mutex<State>,
-    /// What its clients' requests may hold: two whole disks.
+    /// Memory for requests of the clients: two whole disks.
     pub memory: Budget,
 }
 
 #[derive(Default)]
 pub struct State {
-    /// What the exports were asked, in the order in which it began; `.` in front of its end.
+    /// Operations that the exports were asked for, in the order in which they began; an entry with `.` in
+    /// front is an end.
     pub log: Vec<String>,
     /// Handles that are open.
     pub open: usize,
-    /// Every operation takes so long.
+    /// Time that every operation takes.
     pub delay: Duration,
-    /// Every operation fails so.
+    /// Error with which every operation fails.
     pub failing: Option<(Kind, &'static str)>,
-    /// What a client of another process held is not entered again for this reason.
+    /// Error with which a disk of a client of another process is not entered again.
     pub not_again: Option<(Kind, &'static str)>,
-    /// What a client holds has failed for this reason.
+    /// Reason why a client's disk has failed.
     pub lost: Option<&'static str>,
-    /// Reads give a byte too few.
+    /// Reads return a byte too few.
     pub short_reads: bool,
-    /// Time from one write's turn to the next one's, and when that is.
+    /// Time from one write's turn to the next one's; `next_turn` is when that comes.
     pub pace: Option<Duration>,
     pub next_turn: Instant,
 }
@@ -135,7 +137,7 @@ impl Exports for Shown {
         }
     }
 
-    /// Since `s0` to `s299`.
+    /// Lists the snapshots `s0` to `s299`.
     async fn changes_since(&self, _: &str) -> Result<Vec<String>> {
         Ok((0..300).map(|n| format!("s{n}")).collect())
     }
@@ -152,7 +154,7 @@ impl Exports for Shown {
         Ok(Arc::new(Handle { house: self.0.clone(), disk }))
     }
 
-    /// Whatever is called so now.
+    /// Opens whatever has this name now.
     async fn open_again(&self, _: &str, held: &HeldDisk, peer: &str) -> Result<Arc<dyn Export>> {
         if let Some((kind, why)) = self.0.state.lock().not_again {
             return Err(Error::new(kind, why));
@@ -161,7 +163,7 @@ impl Exports for Shown {
     }
 }
 
-/// Records what it is asked, and is slow or fails as told.
+/// A handle that records what it is asked, and is slow or fails as told.
 struct Handle {
     house: Arc<House>,
     disk: Arc<MemoryDisk>,
@@ -192,7 +194,7 @@ impl Handle {
     }
 }
 
-/// An export's name, which no other ever has here.
+/// A client's claim on an export by its name, which no other export ever has here.
 pub struct Named(pub Arc<House>, pub &'static str);
 
 impl Holding for Named {
@@ -254,7 +256,7 @@ impl Export for Handle {
     }
 }
 
-/// Of every second block, since any snapshot but one that is gone.
+/// Changes of every second block, since any snapshot but one that is gone.
 struct EverySecond(String);
 
 #[async_trait]
@@ -286,7 +288,7 @@ pub fn connect(house: &Arc<House>, buffer: usize) -> Peer {
     Peer { io, house: house.clone(), stop, pause, server }
 }
 
-/// Our own client of the house. Once `stop` is cancelled the server hangs up.
+/// Connects our own client to the house. Once the token is cancelled the server hangs up.
 pub async fn open_to_map(
     house: &Arc<House>,
     name: &str,
@@ -301,7 +303,7 @@ pub async fn open_to_map(
     (Client::enter(&house.rt, Box::new(io), name, contexts, headers).await, stop)
 }
 
-/// The same, for tests of those who use the client.
+/// Connects our own client, for tests of code that uses the client.
 pub async fn client_of(house: &Arc<House>, name: &str) -> (Result<Client>, CancellationToken) {
     open_to_map(house, name, &[], Headers::Extended).await
 }
@@ -343,7 +345,7 @@ pub const FUA: u16 = 1;
 pub const NO_HOLE: u16 = 2;
 pub const DF: u16 = 4;
 pub const FAST_ZERO: u16 = 16;
-/// With extended headers: what follows is as long as the header says.
+/// Flag of extended headers: the payload is as long as the header says.
 pub const PAYLOAD: u16 = 32;
 
 pub fn request(flags: u16, command: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
@@ -382,7 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert_eq!(self.receive(bytes.as_ref().len()).await, bytes.as_ref());
     }
 
-    /// The server hangs up and says nothing before.
+    /// Checks that the server hangs up and says nothing before.
     pub async fn expect_end(mut self) {
         let mut rest = Vec::new();
         let _ = self.io.read_to_end(&mut rest).await;
@@ -391,13 +393,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert_eq!(self.house.state.lock().open, 0);
     }
 
-    /// Greeting and flags: FIXED_NEWSTYLE and NO_ZEROES.
+    /// Exchanges greeting and flags: FIXED_NEWSTYLE and NO_ZEROES.
     pub async fn greet(&mut self) {
         self.expect(b"NBDMAGICIHAVEOPT\0\x03").await;
         self.send([0, 0, 0, 3]).await;
     }
 
-    /// An option's reply: kind and data.
+    /// Receives an option's reply, and returns its kind and data.
     pub async fn answer(&mut self, code: u32) -> (u32, Vec<u8>) {
         let head = self.receive(20).await;
         let number = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
@@ -405,7 +407,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         (number(12), self.receive(number(16) as usize).await)
     }
 
-    /// An option must be refused so; gives the reason.
+    /// Checks that an option is refused so, and returns the reason.
     pub async fn refused(&mut self, code: u32, kind: u32) -> String {
         let (seen, data) = self.answer(code).await;
         assert_eq!(seen, (1 << 31) + kind, "option {code}");
@@ -423,7 +425,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.expect(reply(7, 1, &[])).await;
     }
 
-    /// A structured error: its number and text.
+    /// Receives a structured error, and returns its number and text.
     pub async fn error_chunk(&mut self, cookie: u64) -> (u32, String) {
         let head = self.receive(20).await;
         assert_eq!(head[..16], chunk(0x8001, cookie, &[])[..16]);
@@ -435,12 +437,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
-/// A client in the transmission phase of `name`.
+/// Connects a client in the transmission phase of `name`, in a house of its own.
 pub async fn entered(rt: &Rt, name: &str, structured: bool) -> Peer {
     entered_at(&House::new(rt), name, structured).await
 }
 
-/// The same in a house that others are in.
+/// Connects a client in the transmission phase of `name`, in a house that others are in.
 pub async fn entered_at(house: &Arc<House>, name: &str, structured: bool) -> Peer {
     let mut peer = connect(house, 64 << 10);
     peer.greet().await;

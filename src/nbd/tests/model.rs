@@ -13,7 +13,7 @@ async fn open(house: &Arc<House>, name: &str, headers: Headers) -> (Client, Canc
     (client.unwrap(), stop)
 }
 
-/// One random operation on a strip of its own, and the same on the model.
+/// Does one random operation on a strip of its own, and the same on the model.
 async fn step(world: &World, client: &Client, base: u64, model: &mut [u8]) {
     let start = world.below(model.len() as u64);
     let len = world.below(model.len() as u64 - start + 1);

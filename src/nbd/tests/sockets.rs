@@ -130,7 +130,8 @@ async fn only_a_dead_socket_is_replaced() {
     assert!(serve(&rt, &nowhere, shown, Budget::new(SIZE), CancellationToken::new()).await.is_err());
 }
 
-/// Behind requests that wait for others to end, and then it sends them again elsewhere.
+/// The client's connection breaks behind requests that wait for others to end; the client would send them
+/// again elsewhere.
 #[tokio::test]
 async fn a_client_whose_connection_broke_is_noticed_while_nothing_more_is_received() {
     let rt = real();
@@ -166,7 +167,7 @@ async fn a_client_whose_connection_broke_is_noticed_while_nothing_more_is_receiv
     server.ended().await.unwrap();
 }
 
-/// The `nbd` crate: EXPORT_NAME, simple replies, one request at a time, blocking.
+/// The `nbd` crate uses EXPORT_NAME, simple replies, one request at a time, and blocks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_another_author_agrees() {
     let dir = tempfile::tempdir().unwrap();

@@ -21,18 +21,18 @@ const READ_ONLY: u16 = 2;
 
 const CA: &[u8] = include_bytes!("certificates/ca.pem");
 const SERVER: &[u8] = include_bytes!("certificates/server.pem");
-/// `web-1`, also as `web-1.example`.
+/// Certificate of `web-1`, also as `web-1.example`.
 const CLIENT: &[u8] = include_bytes!("certificates/client.pem");
-/// `web-2`, until 2021.
+/// Certificate of `web-2`, valid until 2021.
 const EXPIRED: &[u8] = include_bytes!("certificates/expired.pem");
-/// `web-1`, by itself.
+/// Certificate of `web-1`, signed by itself.
 const STRANGER: &[u8] = include_bytes!("certificates/stranger.pem");
 
 fn server(rt: &Rt, optional: bool) -> TlsServer {
     TlsServer::new(rt, TlsPem { certificate: SERVER, key: SERVER, client_ca: Some(CA), optional }).unwrap()
 }
 
-/// Only certificates count.
+/// Access by certificates alone, without rules.
 fn by_certificate(rt: &Rt) -> Arc<Access> {
     Access::new(Policy { tls: Some(server(rt, false)), rules: None })
 }
@@ -46,7 +46,7 @@ fn by_rules(rt: &Rt, rules: Vec<Rule>) -> Arc<Access> {
     Access::new(Policy { tls: Some(server(rt, false)), rules: Some(rules) })
 }
 
-/// A client that has greeted in the open.
+/// Connects a client that has greeted in the open.
 async fn greeted(house: &Arc<House>, access: &Arc<Access>, buffer: usize) -> Peer {
     let (io, theirs) = tokio::io::duplex(buffer);
     let stop = CancellationToken::new();
@@ -77,7 +77,7 @@ fn connector(rt: &Rt, own: Option<&[u8]>, version: &'static SupportedProtocolVer
     TlsConnector::from(Arc::new(config))
 }
 
-/// The answer of who was let in, as it seems to the client.
+/// Takes a client into TLS; `None` when it was not let in, as far as the client can tell.
 async fn into_tls(
     mut peer: Peer,
     own: Option<&[u8]>,
@@ -96,7 +96,7 @@ async fn within(house: &Arc<House>, access: &Arc<Access>) -> Peer<TlsStream<Dupl
     into_tls(peer, Some(CLIENT), &rustls::version::TLS13).await.expect("it is let in")
 }
 
-/// What it hears to its end, in the clear; nothing may be open.
+/// Asks for the list of exports within TLS, and returns all that the client hears until its end.
 async fn heard(peer: &mut Peer<TlsStream<DuplexStream>>) -> Vec<u8> {
     let _ = peer.io.write_all(&option(3, &[])).await;
     let _ = peer.io.flush().await;
@@ -105,7 +105,7 @@ async fn heard(peer: &mut Peer<TlsStream<DuplexStream>>) -> Vec<u8> {
     all
 }
 
-/// The names that LIST shows.
+/// Returns the names that LIST shows.
 async fn listed(peer: &mut Peer<TlsStream<DuplexStream>>) -> Vec<String> {
     peer.send(option(3, &[])).await;
     let mut names = Vec::new();
@@ -184,7 +184,7 @@ fn a_silent_client_is_dropped_before_and_within_the_handshake() {
     }
 }
 
-/// What comes in the open behind STARTTLS would be taken for a part of the handshake, or of what is said within.
+/// Bytes in the open behind STARTTLS would be taken for a part of the handshake, or of what is said within.
 #[test]
 fn bytes_behind_starttls_end_the_connection() {
     for behind in [option(3, &[]), option(7, &info_data("disk", &[])), vec![0x16, 3, 1], vec![0]] {
@@ -239,7 +239,8 @@ fn within_tls_all_is_as_without() {
     }
 }
 
-/// What TLS holds back goes out although nothing else is written: the client reads on only when it has waited.
+/// Bytes that TLS holds back go out although nothing else is written: the client reads on only when it has
+/// waited.
 #[test]
 fn a_slow_reader_gets_all() {
     simulate(|rt| async move {
@@ -384,7 +385,7 @@ fn files_that_are_none_are_refused() {
     });
 }
 
-/// Bytes that begin as a handshake does, and are none.
+/// Makes bytes that begin as a handshake does, and are none.
 fn almost_tls() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..60),

@@ -14,7 +14,8 @@ const ESHUTDOWN: u32 = 108;
 const OVER: u32 = (32 << 20) + 1;
 const END: u64 = SIZE;
 
-/// (flags, command, offset, len) and the error that is due; every one with its payload, the connection lives.
+/// Requests as (flags, command, offset, len), with the error that is due. Each comes with its payload; the
+/// connection lives.
 const REFUSED: &[(u16, u16, u64, u32, u32)] = &[
     // Ranges: what would grow the disk has no space, the rest is invalid.
     (0, READ, END, 1, EINVAL),
@@ -368,7 +369,7 @@ fn requests_under_way_are_bounded() {
     });
 }
 
-/// Of a write that does not come on nothing is held but one piece, of the connection's own memory.
+/// A write whose payload stops arriving holds but one piece, of the connection's own memory.
 #[test]
 fn a_sender_that_stands_still_costs_only_itself() {
     simulate(|rt| async move {
@@ -396,7 +397,7 @@ fn a_sender_that_stands_still_costs_only_itself() {
     });
 }
 
-/// What is held for a client that takes no replies slows others down, and stops nobody.
+/// Memory held for a client that takes no replies slows others down, and stops nobody.
 #[test]
 fn long_reads_go_on_while_others_hold_all_memory() {
     simulate(|rt| async move {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Connected to a disk that takes one write a second, the first at once.
+/// Connects a client to a disk that takes one write a second, the first at once.
 async fn limited(rt: &Rt) -> Peer {
     let peer = entered(rt, "disk", false).await;
     peer.house.state.lock().pace = Some(Duration::from_secs(1));

@@ -16,10 +16,10 @@ use super::users::expected;
 
 /// Tries after which a volume whose newest writes can't be told is taken over as it is.
 const PATIENT: u32 = 1;
-/// What an error says of such a volume.
+/// Part of an error that tells of such a volume.
 const UNTOLD: &str = "--accept-loss";
 
-/// Which administrators have found everything right.
+/// Administrators that have found everything right.
 #[derive(Debug, Default)]
 pub struct Turns(Mutex<BTreeSet<usize>>);
 
@@ -35,12 +35,12 @@ pub struct Admin {
     pub site: Arc<Site>,
     pub rt: Rt,
     pub host: usize,
-    /// Which of the spare stores it puts in the place of those that are lost.
+    /// Number of the spare stores that the administrator puts in the place of lost ones.
     pub spare: usize,
 }
 
 impl Admin {
-    /// Until the pool is whole, or it is killed.
+    /// Works until the pool is whole, or the process is killed.
     pub async fn live(self) {
         let (mut untold, mut useless) = (0, BTreeSet::new());
         loop {
@@ -64,8 +64,8 @@ impl Admin {
         self.site.note(|| format!("admin{}: {}", self.host, what()));
     }
 
-    /// A store that the pool does not list, or that answers, needs none in its place; by now, that may have changed: surely
-    /// where another must be named.
+    /// Takes note of stores that need none in their place: the pool does not list them, or they answer. That
+    /// may change: surely where an error says that another must be named.
     fn heed(&self, error: &Error, useless: &mut BTreeSet<String>) {
         let text = error.to_string();
         let named = self.swaps(&BTreeSet::new()).into_iter().map(|swap| swap.old);
@@ -79,7 +79,7 @@ impl Admin {
         }
     }
 
-    /// False: something is still to be done.
+    /// Does what can be done. `false`: something is still to be done.
     async fn put_right(&self, useless: &BTreeSet<String>, accept_loss: bool) -> Result<bool> {
         self.decide(useless).await?;
         let volumes = self.site.open(&self.rt, self.host, Side::Near).await?;
@@ -95,7 +95,7 @@ impl Admin {
         done
     }
 
-    /// What to put in the place of what is lost.
+    /// Returns the stores that are put in the place of the lost ones.
     fn swaps(&self, useless: &BTreeSet<String>) -> Vec<StoreSwap> {
         let site = &self.site;
         if site.plan.loss == Loss::Emptied {
@@ -163,7 +163,7 @@ impl Admin {
     }
 }
 
-/// What is left to do of a replacement, whoever began it.
+/// Does what is left to do of a replacement, whoever began it.
 pub async fn finish(volumes: &Volumes) -> Result<()> {
     let pool: &Pool = &volumes.engine().pool;
     let generation = pool.follow().await?;

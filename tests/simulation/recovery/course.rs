@@ -15,13 +15,13 @@ use super::site::{ADMINS, HEIR, OWNER, SECTORS, Side, Site, at, name};
 use super::users::{Client, Owner, begin, look};
 use crate::volume::model::{tags, written};
 
-/// Later than any request may land.
+/// Time after which no request can land any more.
 const LATE: Duration = Duration::from_secs(40);
-/// By then everything that can be done is done.
+/// Time by which everything that can be done is done.
 const LONG: Duration = Duration::from_secs(3_600);
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A whole run.
+/// Directs a whole run.
 pub async fn direct(site: Arc<Site>) {
     site.found().await;
     let rt = site.world.rt();
@@ -84,7 +84,7 @@ fn start_client(site: &Arc<Site>, number: usize, side: Side) -> Process {
     process
 }
 
-/// Until all that was acknowledged is in every store.
+/// Lets the owner begin nothing new until all that was acknowledged is in every store.
 async fn hush(site: &Site, rt: &Rt, pool: &Pool) {
     site.hush.store(true, Ordering::Relaxed);
     rt.sleep(LATE).await;
@@ -93,7 +93,8 @@ async fn hush(site: &Site, rt: &Rt, pool: &Pool) {
     }
 }
 
-/// Somebody begins to replace a store and is killed on the way; sometimes it was well, sometimes it is away already.
+/// Begins to replace a store by a process that is killed on the way. Sometimes the store was well, sometimes
+/// it is away already.
 async fn move_a_store(site: &Arc<Site>, rt: &Rt, place: usize) {
     let process = site.world.process();
     let (theirs, inner) = (process.rt(), site.clone());
@@ -114,7 +115,7 @@ async fn move_a_store(site: &Arc<Site>, rt: &Rt, place: usize) {
     process.kill();
 }
 
-/// Administrators put the pool right, killed now and then, until each finds that it is.
+/// Lets administrators put the pool right, killed now and then, until each finds that it is.
 async fn recover(site: &Arc<Site>, rt: &Rt) {
     let mut lives = Vec::new();
     for number in 0..site.plan.admins {
@@ -152,7 +153,7 @@ fn start_admin(site: &Arc<Site>, number: usize) -> Process {
     process
 }
 
-/// Everybody is in one pool that holds what was acknowledged, and it works.
+/// Checks that everybody is in one pool that holds what was acknowledged, and that it works.
 async fn settle(site: &Arc<Site>, rt: &Rt, owner_lives: bool) {
     let volumes = whole(site, rt).await;
     let pool = volumes.engine().pool.clone();
@@ -176,7 +177,7 @@ async fn settle(site: &Arc<Site>, rt: &Rt, owner_lives: bool) {
     mended(rt, &volumes).await;
 }
 
-/// A host that knows nothing finds the pool recovered, or has little to do.
+/// Has a host that knows nothing find the pool recovered, or do the little that is left.
 async fn whole(site: &Arc<Site>, rt: &Rt) -> Volumes {
     let admin = Admin { site: site.clone(), rt: rt.clone(), host: HEIR, spare: 1 };
     rt.timeout(LONG, admin.live()).await.expect("all is well, and yet the pool is not right");
@@ -200,7 +201,7 @@ async fn take_over(site: &Site, rt: &Rt, volumes: &Volumes) -> Arc<Volume> {
     volume
 }
 
-/// Those that were promised are there, and show what they must.
+/// Reads all snapshots: those that were promised are there, and show what they must.
 async fn snapshots(site: &Site, volumes: &Volumes) {
     let known = site.model.lock().snapshots_promised();
     for (which, promised) in known {
@@ -215,7 +216,7 @@ async fn snapshots(site: &Site, volumes: &Volumes) {
     }
 }
 
-/// A write, a flush, a snapshot, and what is read then.
+/// Writes, flushes, makes a snapshot, and checks what is read then.
 async fn works(site: &Site, rt: &Rt, volumes: &Volumes, volume: &Arc<Volume>) {
     let mut now = look(volume).await.unwrap();
     let (sectors, tag) = (3..90, site.model.lock().fresh_tag());
@@ -231,7 +232,7 @@ async fn works(site: &Site, rt: &Rt, volumes: &Volumes, volume: &Arc<Volume>) {
     assert!(look(volume).await.unwrap() == now);
 }
 
-/// Repair comes to an end, and scrub finds nothing.
+/// Repairs until scrub finds nothing; that must come to an end.
 async fn mended(rt: &Rt, volumes: &Volumes) {
     let (pool, mut last) = (&volumes.engine().pool, String::new());
     for _ in 0..10 {

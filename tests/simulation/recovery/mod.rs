@@ -15,7 +15,7 @@ use windlass::base::rt::sim::Sim;
 use crate::seeds::each_seed;
 use site::{Plan, Site};
 
-/// Many times more than any run takes.
+/// Most steps of a run: many times more than any run takes.
 const STEPS_MAX: u64 = 2_000_000;
 
 fn run(seed: u64, draw: impl FnOnce(&Sim) -> Plan) {

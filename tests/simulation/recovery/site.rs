@@ -22,23 +22,25 @@ use crate::register::History;
 use crate::seeds::is_replay;
 use crate::volume::model::{Model, SECTOR};
 
-/// The volume: one block that is written by whoever becomes the owner, then those that are written and looked at.
+/// Size of the volume in bytes: one block that is written by whoever becomes the owner, then those that are
+/// written and looked at.
 pub const SIZE: u64 = 64 * 4096;
 const FIRST: u64 = 4096;
 pub const SECTORS: u64 = 40 * 8;
 const LANE: std::ops::Range<u64> = 0..SECTORS;
-/// Hosts: the owner, clients of the register on each side, administrators, and one that comes at the end.
+/// Host number of the owner. Then come clients of the register on each side, administrators, and a host that
+/// comes at the end.
 pub const OWNER: usize = 0;
 pub const CLIENTS: [usize; 2] = [1, 2];
 pub const ADMINS: [usize; 2] = [3, 4];
 pub const HEIR: usize = 5;
 const HOSTS: usize = 6;
-/// Other stores that there are for each place.
+/// Number of other stores for each place.
 const SPARES: usize = 3;
-/// Where in a register's object the pool's generation is.
+/// Bytes of a register's object that hold the pool's generation.
 const GENERATION: std::ops::Range<usize> = 28..36;
 
-/// The byte where a sector of the span begins.
+/// Returns the byte where a sector of the span begins.
 pub fn at(sector: u64) -> u64 {
     FIRST + sector * SECTOR
 }
@@ -47,18 +49,18 @@ pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// What becomes of a store that is lost.
+/// The fate of a store that is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Loss {
-    /// Its place is there, and empty.
+    /// The store's place is there, and empty.
     Emptied,
-    /// It never answers anybody again.
+    /// The store never answers anybody again.
     Gone,
     /// Administrators take it for lost; the owner still reaches it.
     Apart,
 }
 
-/// What a seed draws for its run.
+/// Properties of a run, as its seed draws them.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub layout: Layout,
@@ -67,16 +69,16 @@ pub struct Plan {
     pub lost: Vec<usize>,
     /// The place whose store is being replaced meanwhile, and whose new one is lost.
     pub moving: Option<usize>,
-    /// Of some generation a majority may be lost.
+    /// A majority of some generation may be lost.
     pub guess: bool,
     /// The owner's host is lost with the stores.
     pub owner_dies: bool,
-    /// `Apart`: the owner reaches those stores alone.
+    /// Set with `Loss::Apart` only: the owner reaches the lost stores alone.
     pub split: bool,
     pub admins: usize,
     /// Administrators put the same stores in the place of those that are lost.
     pub agree: bool,
-    /// What came to an emptied place is lost once more.
+    /// The contents that came to an emptied place are lost once more.
     pub again: bool,
     /// An emptied place was one whose disk was not mounted: in the end it is, over what has come there.
     pub mounted_again: bool,
@@ -86,7 +88,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// So many stores are lost that the rest is no majority; with `guess` more than half of all.
+    /// Draws a run in which so many stores are lost that the rest is no majority; with `guess` more than half
+    /// of all.
     pub fn draw(world: &World, layouts: &[&str], guess: bool) -> Plan {
         let layout: Layout = layouts[world.below(layouts.len() as u64) as usize].parse().unwrap();
         let all = layout.acceptors();
@@ -96,7 +99,7 @@ impl Plan {
         Plan::with(world, layout, some(world, all, lost), None)
     }
 
-    /// A store is replaced, and its new one is lost, and perhaps others.
+    /// Draws a run in which a store is replaced, and its new one is lost, and perhaps others.
     pub fn midway(world: &World, layouts: &[&str]) -> Plan {
         let layout: Layout = layouts[world.below(layouts.len() as u64) as usize].parse().unwrap();
         let place = world.below(layout.n() as u64) as usize;
@@ -136,30 +139,31 @@ impl Plan {
         }
     }
 
-    /// What was acknowledged survives such a loss only once all of it is everywhere.
+    /// Tells whether everything must be everywhere before the loss: only then does what was acknowledged
+    /// survive it.
     pub fn is_hushed(&self) -> bool {
         !self.guess && places(&self.lost, self.moving) > self.layout.w() - self.layout.k()
     }
 }
 
-/// Places where what was put last is lost: that of a store which is being replaced is one more, since what is new goes to
-/// the new one alone.
+/// Returns the number of places where the last put is lost. A store that is being replaced is one more, since
+/// new objects go to the new store alone.
 fn places(lost: &[usize], moving: Option<usize>) -> usize {
     lost.len() + usize::from(moving.is_some_and(|place| !lost.contains(&place)))
 }
 
-/// So many different ones of the first `n` numbers.
+/// Draws `count` different ones of the first `n` numbers.
 fn some(world: &World, n: usize, count: usize) -> Vec<usize> {
     let mut all: Vec<usize> = (0..n).collect();
     (0..count).map(|_| all.swap_remove(world.below(all.len() as u64) as usize)).collect()
 }
 
-/// From which side a host sees the stores.
+/// The side from which a host sees the stores.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
     /// The administrators', for whom stores are lost.
     Near,
-    /// That of the owner.
+    /// The owner's side.
     Far,
 }
 
@@ -186,15 +190,15 @@ impl Way {
     }
 }
 
-/// Tells the model of what was acknowledged.
+/// A call that tells the model what was acknowledged.
 type Promise = Box<dyn FnOnce() + Send>;
 
-/// See the module.
+/// The world of a run; see the module.
 pub struct Site {
     pub world: World,
     pub plan: Plan,
     pub stores: Vec<Way>,
-    /// By place, then number.
+    /// Spare stores, by place, then number.
     spares: Vec<Vec<Way>>,
     disks: Vec<SimDisk>,
     pub model: Mutex<Model>,
@@ -203,9 +207,9 @@ pub struct Site {
     members: Mutex<BTreeMap<u64, Vec<Incarnation>>>,
     /// The generation that each register's object was last seen in, by store and key.
     generations: Mutex<BTreeMap<(String, String), u64>>,
-    /// What was acknowledged, for the model, beside how often it had been guessed by then.
+    /// Acknowledgements for the model, each with the number of guesses by then.
     promises: Mutex<Vec<(u64, Promise)>>,
-    /// How often in all, once nobody guesses any more.
+    /// Number of all guesses, once nobody guesses any more.
     guesses: Mutex<Option<u64>>,
     /// An administrator was told that it would be a guess.
     pub told_of_guess: AtomicBool,
@@ -220,7 +224,7 @@ pub struct Site {
     pub turns: Turns,
 }
 
-/// How a host opens stores that the pool lists.
+/// The opener by which a host opens stores that the pool lists.
 #[derive(Clone)]
 struct Doors {
     site: Arc<Site>,
@@ -267,7 +271,7 @@ impl Site {
         })
     }
 
-    /// For whoever replays a seed.
+    /// Prints a line for whoever replays a seed.
     pub fn note(&self, what: impl FnOnce() -> String) {
         if is_replay() {
             eprintln!("{:>14?} {}", self.world.now().0, what());
@@ -286,18 +290,18 @@ impl Site {
         self.stores[place].near.url().to_owned()
     }
 
-    /// Another store for this place.
+    /// Returns another store for this place.
     pub fn spare(&self, place: usize, number: usize, side: Side) -> PoolStore {
         spec(&self.spares[place][number], side)
     }
 
-    /// Those that are lost, the new store of a replacement among them.
+    /// Returns the stores that are lost, the new store of a replacement among them.
     fn victims(&self) -> impl Iterator<Item = &Way> {
         let new = self.plan.moving.map(|place| &self.spares[place][0]);
         self.plan.lost.iter().map(|place| &self.stores[*place]).chain(new)
     }
 
-    /// Whether whoever knows what happened takes this store for lost.
+    /// Tells whether whoever knows what happened takes this store for lost.
     pub fn is_lost(&self, url: &str) -> bool {
         self.victims().any(|way| way.near.url() == url)
     }
@@ -350,7 +354,7 @@ impl Site {
         }
     }
 
-    /// Stores are lost, for ever or as far as administrators know.
+    /// Makes stores lost, for ever or as far as administrators know.
     pub fn lose(&self) {
         self.struck.store(true, Ordering::Relaxed);
         let silent = [Reach::Refuses, Reach::Silent][self.world.below(2) as usize];
@@ -371,7 +375,7 @@ impl Site {
         }
     }
 
-    /// What has come to one of the emptied places is lost again.
+    /// Loses again what has come to one of the emptied places.
     pub fn lose_again(&self) {
         if let Some(way) = self.victims().next() {
             self.note(|| format!("{} is emptied again", way.near.url()));
@@ -379,7 +383,7 @@ impl Site {
         }
     }
 
-    /// Everything works from now on but what is gone.
+    /// Makes everything work from now on but what is gone.
     pub fn heal(&self) {
         self.note(|| "all that is not gone works".to_owned());
         if self.plan.mounted_again
@@ -400,7 +404,7 @@ impl Site {
         }
     }
 
-    /// Whoever is in the same generation must be so with the same stores.
+    /// Checks that all who are in one generation are in it with the same stores.
     pub fn saw(&self, pool: &Pool) {
         let now = pool.membership();
         let stores: Vec<Incarnation> = now.members.iter().map(|m| m.incarnation()).collect();
@@ -409,13 +413,13 @@ impl Site {
         assert_eq!(*known, stores, "two pools of one: generation {} stands twice", now.generation.0);
     }
 
-    /// Whether what was just acknowledged bears the loss: what is stored on `w` does not while others lack their shards
-    /// (`Layout` says so when a pool is made), and whoever owns the volume may die before they have them.
+    /// Tells whether what was just acknowledged bears the loss. Chunks stored on `w` stores do not, while others
+    /// lack their shards (`Layout` says so when a pool is made): the owner may die before those have them.
     pub fn bears(&self, pool: &Pool) -> bool {
         !self.struck.load(Ordering::Relaxed) || pool.pending() == 0
     }
 
-    /// Something was acknowledged after so many guesses: that counts if no other comes.
+    /// Notes what was acknowledged after so many guesses: it counts if no other guess comes.
     pub fn promised(&self, guesses: u64, promise: impl FnOnce() + Send + 'static) {
         match *self.guesses.lock() {
             None => self.promises.lock().push((guesses, Box::new(promise))),
@@ -424,19 +428,20 @@ impl Site {
         }
     }
 
-    /// Nobody guesses any more: what was acknowledged since the last guess must be there.
+    /// Makes the promises since the last guess count, as nobody guesses any more: what was acknowledged must
+    /// be there.
     pub fn keep_promises(&self, guesses: u64) {
         *self.guesses.lock() = Some(guesses);
         let promises = std::mem::take(&mut *self.promises.lock());
         promises.into_iter().filter(|(before, _)| *before == guesses).for_each(|(_, promise)| promise());
     }
 
-    /// How often was guessed, as far as anybody has seen.
+    /// Returns how many guesses there were, as far as anybody has seen.
     pub fn guesses(&self) -> u64 {
         self.members.lock().keys().last().map_or(0, |generation| generation >> 16)
     }
 
-    /// Whether a generation was seen that began with a guess.
+    /// Tells whether a generation was seen that began with a guess.
     pub fn guessed(&self) -> bool {
         self.guesses() > 0
     }
@@ -463,7 +468,7 @@ impl Site {
         *self.generations.lock() = now;
     }
 
-    /// Until the run is over.
+    /// Looks at all registers again and again, until the run is over.
     pub async fn watch(self: Arc<Self>, rt: Rt) {
         loop {
             self.look_at_registers().await;

@@ -16,10 +16,10 @@ use crate::volume::model::{Coming, Session, Tags, tags, written};
 
 /// The register that clients change.
 const SHARED: RegisterId = RegisterId(77);
-/// How long a client tries one operation.
+/// Time for which a client tries one operation.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An error that comes of what the run does.
+/// Checks that an error may come of what the run does.
 pub fn expected(what: &str, error: &Error) {
     let fine = matches!(
         error.kind(),
@@ -34,17 +34,17 @@ pub fn expected(what: &str, error: &Error) {
     assert!(fine, "{what}: {:?}: {error}", error.kind());
 }
 
-/// Busy at first, when things go wrong; then it need only go on.
+/// Pauses a user: short at first, when things go wrong, and ever longer later, when it need only go on.
 async fn pause(rt: &Rt, n: u64) {
     rt.sleep(Duration::from_millis(rt.below((40 + 3 * n * n).min(20_000)))).await;
 }
 
-/// Everything that the model knows of.
+/// Reads everything that the model knows of.
 pub async fn look(volume: &Volume) -> Result<Tags> {
     Ok(tags(0, &volume.read(at(0), SECTORS * 512).await?))
 }
 
-/// Writes what makes it the owner, looks at everything, and tells the model.
+/// Writes the block that makes the host the owner, looks at everything, and tells the model.
 pub async fn begin(site: &Site, rt: &Rt, volume: &Volume, host: usize) -> Result<Arc<Mutex<Session>>> {
     let tag = site.model.lock().fresh_tag();
     volume.write(0, written(&(0..8), tag)).await?;
@@ -59,7 +59,8 @@ pub struct Owner {
     pub site: Arc<Site>,
     pub rt: Rt,
     pub volumes: Volumes,
-    /// After so many guesses something was written: a flush of less may rest on what was promised before.
+    /// Number of guesses when the last write began. A flush without a write since the last guess may rest on
+    /// what was promised before.
     pub anew: AtomicU64,
 }
 
@@ -155,7 +156,7 @@ impl Client {
         Ok(Client { site: site.clone(), rt: rt.clone(), register: pool.register(SHARED), pool })
     }
 
-    /// Until it is killed.
+    /// Works on the register until the process is killed.
     pub async fn live(self) {
         for n in 0.. {
             pause(&self.rt, n).await;

@@ -17,25 +17,25 @@ use crate::seeds::is_replay;
 
 const ROUNDS: u64 = 60;
 const CLIENTS_MAX: usize = 6;
-/// Within this time of what its clients ask for a host hears that it was shut out.
+/// Time within which a host hears that it was shut out, once its clients ask for something.
 const NOTICES: Duration = Duration::from_secs(5);
 
-/// As the next daemon is told: what it was shown, or why it has failed.
+/// A client's claim as the next daemon is told: the epochs that it was shown, or why it has failed.
 type Held = Result<Option<Vec<Epoch>>, String>;
 
 /// A client of host A, which stays connected.
 struct Client {
     volume: VolumeId,
-    /// What its volume was called when it was told of last.
+    /// The volume's name when the client was told of it last.
     called: Name,
     handle: Arc<Volume>,
-    /// It must not go on: others have had the volume, or what it wrote may be gone.
+    /// The client must not go on: others have had the volume, or what it wrote may be gone.
     shut_out: bool,
-    /// It has been told so.
+    /// The client has been told that it was shut out.
     noticed: bool,
 }
 
-/// One that reads a snapshot.
+/// A client that reads a snapshot.
 struct Reader {
     volume: VolumeId,
     called: Name,
@@ -116,7 +116,7 @@ impl Course {
         self.tag
     }
 
-    /// Some volume that is there, and its name.
+    /// Picks a volume that exists, and returns its name and owner too.
     fn some_volume(&self) -> Option<(VolumeId, Name, Owner)> {
         let all: Vec<_> = self
             .volumes
@@ -230,7 +230,7 @@ impl Course {
         truth.owner = Owner::Nobody;
     }
 
-    /// Without force: another host's volume is not had.
+    /// Opens a volume on B without force: another host's volume is refused.
     async fn b_uses(&mut self) {
         let Some((id, called, owner)) = self.some_volume() else { return };
         self.b_uses_one(id, &called, owner).await;
@@ -285,7 +285,8 @@ impl Course {
         }
     }
 
-    /// Who only reads is told in time as well; until then it may be answered from what was there before.
+    /// Waits until a client that only reads is told as well. Until then it may be answered from what was
+    /// there before.
     async fn hears_of_it(&mut self, at: usize) {
         let (handle, rt) = (self.clients[at].handle.clone(), self.world.rt());
         let began = rt.now();
@@ -333,7 +334,7 @@ impl Course {
         self.create_another(called).await;
     }
 
-    /// A snapshot is made, or removed and made anew by its name.
+    /// Makes a snapshot; one that has the name already is removed first.
     async fn snapshots(&mut self) {
         let Some(at) = self.clients.iter().position(|client| !client.shut_out) else { return };
         let (id, handle) = (self.clients[at].volume, self.clients[at].handle.clone());
@@ -402,7 +403,7 @@ impl Course {
         }
     }
 
-    /// What A owns stays its own all the while, whatever happens to the rest.
+    /// Has B try to open what A owns, again and again: those volumes stay A's, whatever happens to the rest.
     fn b_knocks(&mut self) {
         let owned = self.volumes.values().filter(|truth| truth.owner == Owner::A);
         let names: Vec<Name> = owned.filter_map(|truth| truth.name.clone()).collect();
@@ -433,7 +434,7 @@ impl Course {
         }
     }
 
-    /// As a daemon does before its clients are back.
+    /// Opens on A what it owned, as a daemon does before its clients are back.
     async fn a_opens_what_it_had(&mut self) {
         let owned: Vec<_> = self.volumes.values().filter(|t| t.owner == Owner::A).cloned().collect();
         for truth in owned {
@@ -479,7 +480,7 @@ impl Course {
         }
     }
 
-    /// Its clients are gone with it; what they wrote is not.
+    /// Kills A's daemon and starts it anew. Its clients are gone with it, but what they wrote is not.
     async fn a_is_killed(&mut self) {
         self.note(|| "A is killed".to_owned());
         self.clients.clear();
@@ -499,7 +500,7 @@ impl Course {
         self.backup = Some((self.stores.copies().await, self.volumes.clone()));
     }
 
-    /// Daemons run on, with all that they know of what is gone.
+    /// Puts all stores back from the backup. Daemons run on, with all that they know of what is gone.
     async fn is_put_back(&mut self) {
         let Some((copies, then)) = self.backup.take() else { return };
         let left = self.chance(2);
@@ -554,7 +555,7 @@ impl Course {
         }
     }
 
-    /// Who wrote brings it there as soon as the store is back.
+    /// Lets one store miss writes. Whoever wrote them brings them there as soon as the store is back.
     async fn one_misses_writes(&mut self) {
         let store = self.pick(3);
         self.note(|| format!("store {store} is away"));
@@ -567,7 +568,8 @@ impl Course {
         self.b_uses().await;
     }
 
-    /// Daemons that run on have brought nothing of what is gone to any store: a host that knows nothing is not asked what is right.
+    /// Checks that running daemons have brought nothing of what is gone to any store. A host that knows
+    /// nothing opens a volume without being asked which history is right.
     async fn nobody_is_asked(&mut self, called: &Name) {
         self.hosts += 1;
         let mut host = Daemon::new(&self.world, self.hosts);
@@ -595,7 +597,8 @@ impl Course {
         self.world.rt().sleep(Duration::from_millis(self.world.below(3_000))).await;
     }
 
-    /// They may open what is released, if they take its head for no older one; then they see what it holds.
+    /// Checks that former hosts get nothing of the lost history. They may open what is released, if they take
+    /// its head for no older one; then they see what it holds.
     async fn former_hosts_get_nothing(&mut self, former: &Daemon) {
         let all: Vec<_> = self.volumes.values().filter(|truth| truth.name.is_some()).cloned().collect();
         for truth in all {
@@ -612,7 +615,7 @@ impl Course {
         }
     }
 
-    /// Whatever was acknowledged is there, wherever it is looked for.
+    /// Checks that everything acknowledged is there, wherever it is looked for.
     async fn settle(mut self) {
         self.note(|| "all is over".to_owned());
         self.clients.clear();

@@ -18,14 +18,14 @@ pub fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-/// Longer than any request to these stores takes.
+/// Time longer than any request to these stores takes.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// The stores of one pool.
 #[derive(Clone)]
 pub struct Stores(Vec<Arc<SimStore>>);
 
-/// What they held.
+/// Copies of the objects of each store.
 pub type Copies = Vec<Vec<(String, Bytes)>>;
 
 impl Stores {
@@ -56,8 +56,8 @@ impl Stores {
         all
     }
 
-    /// `left`: what is newer stays where there was nothing then. Nobody reaches the stores meanwhile, for as long as a request may
-    /// be on its way.
+    /// Puts the stores back to the copies. `left`: newer objects stay where there was nothing then. Meanwhile
+    /// nobody reaches the stores, for as long as a request may be on its way.
     pub async fn put_back(&self, rt: &Rt, copies: &Copies, left: bool) {
         self.reach(Reach::Refuses);
         rt.sleep(ON_ITS_WAY).await;
@@ -89,7 +89,7 @@ pub struct Daemon {
     process: Process,
     pub rt: Rt,
     pub volumes: Option<Volumes>,
-    /// The pool that it knows.
+    /// The pool that the daemon knows.
     knows: Option<PoolId>,
 }
 
@@ -117,7 +117,8 @@ impl Daemon {
         self.has(pool);
     }
 
-    /// The stores of another pool of this name are where those of its own were.
+    /// Checks that the daemon refuses the stores of another pool of this name, which stand where its own
+    /// were.
     pub async fn refuses(&self, others: &Stores) {
         let error = Pool::open(self.host(), others.specs()).await.expect_err("it is another pool");
         assert!(error.is(Kind::Refused) && error.to_string().contains("another pool"), "{error}");
@@ -145,7 +146,7 @@ impl Daemon {
         self.volumes.as_ref().expect("it runs")
     }
 
-    /// Its process ends, and another one may be started.
+    /// Ends the daemon's process; another one may be started.
     pub fn kill(&mut self) {
         self.process.kill();
         self.volumes = None;
@@ -154,7 +155,8 @@ impl Daemon {
     }
 }
 
-/// What comes of opening a volume that may be another host's: never anything but that.
+/// Checks that opening a volume failed that may be another host's, and with no other kind of error than that
+/// allows.
 pub fn is_refused<T>(opened: Result<T>, why: &str) {
     let error = opened.map(drop).expect_err(why);
     let fine = [Kind::Owned, Kind::Fenced, Kind::NotFound, Kind::Removed, Kind::Refused];

@@ -12,7 +12,7 @@ use windlass::base::rt::sim::Sim;
 
 use crate::seeds::each_seed;
 
-/// Many times more than any run takes.
+/// Most steps of a run: many times more than any run takes.
 const STEPS_MAX: u64 = 4_000_000;
 
 #[test]

@@ -11,7 +11,7 @@ pub const SIZE: u64 = BLOCKS as u64 * BLOCK;
 /// The tag of each block.
 pub type Blocks = [u32; BLOCKS];
 
-/// Who has a volume.
+/// The host that has a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owner {
     Nobody,
@@ -21,10 +21,10 @@ pub enum Owner {
 
 #[derive(Clone, Debug)]
 pub struct Truth {
-    /// `None`: it was removed.
+    /// Name of the volume; `None`: it was removed.
     pub name: Option<Name>,
     pub owner: Owner,
-    /// What was flushed, and all that it has been since; the last is what it is.
+    /// The state that was flushed, and all states since; the last one is the present.
     states: Vec<Blocks>,
 }
 
@@ -47,7 +47,8 @@ impl Truth {
         self.states.drain(..self.states.len() - 1);
     }
 
-    /// Another owner shows this: nothing that was flushed is missing, and it was there once. `all`: nothing at all is.
+    /// Checks what another owner shows: nothing that was flushed is missing, and the state was there once.
+    /// `all`: nothing at all is missing.
     pub fn shown(&mut self, seen: Blocks, all: bool) {
         let is_one = self.states.contains(&seen) && (!all || seen == self.now());
         assert!(is_one, "{:?} shows {seen:?}, and has been {:?}", self.name, self.states);
@@ -59,7 +60,7 @@ pub fn block(tag: u32) -> Bytes {
     Bytes::from(tag.to_le_bytes().repeat(BLOCK as usize / 4))
 }
 
-/// All blocks; each is of one write.
+/// Returns the tags of all blocks; each block must be of one write.
 pub fn tags(bytes: &[u8]) -> Blocks {
     let mut seen = [0; BLOCKS];
     for (at, bytes) in bytes.chunks(BLOCK as usize).enumerate() {

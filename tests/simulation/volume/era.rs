@@ -18,25 +18,25 @@ use super::name;
 use super::site::{Hazard, Site};
 use super::user::{After, LOOK_MAX, Look, PATIENCE, TAIL_SLACK_MS, User, look};
 
-/// An owner that is asked answers within that time, or the request fails.
+/// Time in ms within which an owner that is asked answers, or the request fails.
 const UNANSWERED_MS: u64 = 30_000;
 
-/// See the module.
+/// The present era of a run; see the module.
 #[derive(Default)]
 pub struct Era {
     number: u64,
-    /// What its hosts work on; none before the first era, and when it is over.
+    /// The session that its hosts work on; none before the first era, and when it is over.
     session: Option<Arc<Mutex<Session>>>,
     /// Hosts whose users have something under way.
     busy: BTreeSet<usize>,
     /// Somebody has tried to take the volume by force.
     forced: bool,
-    /// When a host last had trouble.
+    /// Time when a host last had trouble.
     trouble: Option<Instant>,
 }
 
 impl Site {
-    /// A host's process has ended.
+    /// Notes that a host's process has ended, which ends the era.
     pub fn leaves(&self, host: usize, now: Instant) {
         self.model.lock().crashed(host, now);
         let mut era = self.era.lock();
@@ -44,13 +44,14 @@ impl Site {
         (era.session, era.trouble) = (None, era.trouble.max(Some(now)));
     }
 
-    /// Until then a host may not answer.
+    /// Notes that a host may not answer until then.
     pub fn troubled_until(&self, then: Instant) {
         let mut era = self.era.lock();
         era.trouble = era.trouble.max(Some(then));
     }
 
-    /// An operation of this host has failed: it works no more on what it had. `lossy`: what it acknowledged may be gone.
+    /// Ends the era, since an operation of this host has failed: it works no more on what it had. `lossy`:
+    /// what it acknowledged may be gone.
     pub fn ends_era(&self, host: usize, session: &Arc<Mutex<Session>>, lossy: bool) {
         if !self.is_era_over(session) {
             self.era.lock().session = None;
@@ -67,7 +68,7 @@ impl Site {
 }
 
 impl User {
-    /// Until it is killed.
+    /// Works on the volume in turn with others until the process is killed.
     pub async fn live_in_turn(self, volumes: Volumes) {
         let (mut shut_out, mut attached) = (Vec::new(), None);
         let attaches = self.rt.below(3) > 0;
@@ -114,7 +115,7 @@ impl User {
         }
     }
 
-    /// Becomes one of those who work on the volume; the first of them looks at it.
+    /// Joins those who work on the volume; the first of them looks at it.
     async fn join(&self, volumes: &Volumes) -> Look {
         let _turn = self.site.opening.lock().await;
         let lacks = || volumes.engine().pool.condition().lacks(Need::Decide);
@@ -199,13 +200,15 @@ impl User {
         self.site.model.lock().observe(seen, coming)
     }
 
-    /// Begins to take the volume by force: others may lose what was not promised, from here on whatever comes of it.
+    /// Begins to take the volume by force: from here on others may lose what was not promised, whatever comes
+    /// of it.
     pub fn takes(&self) {
         self.site.era.lock().forced = true;
         self.site.model.lock().current().lock().taken_by(self.host, self.rt.now());
     }
 
-    /// A host is failed only where another has used force, and goes unanswered only where something is wrong.
+    /// Checks an error: a host is failed only where another has used force, and goes unanswered only where
+    /// something is wrong.
     pub fn check_refusal(&self, error: &windlass::base::Error) {
         if !self.site.plan.is_in_turn() {
             return;

@@ -13,12 +13,12 @@ use super::user::{PATIENCE, User, is_lost_peer, look};
 #[derive(Clone, Debug)]
 pub struct Cloned {
     name: String,
-    /// The snapshot's contents.
+    /// Contents of the snapshot.
     base: Tags,
     wrote: (Range<u64>, Tag),
     /// The command that made it succeeded.
     made: bool,
-    /// It was released after its write.
+    /// The clone was released after its write.
     promised: bool,
 }
 
@@ -31,7 +31,7 @@ impl Cloned {
 }
 
 impl User {
-    /// Makes a clone of a snapshot whose contents are known, looks at it, writes to it, lets it go.
+    /// Makes a clone of a snapshot whose contents are known, looks at it, writes to it, and lets it go.
     pub async fn clone_one(&self, volumes: &Volumes) {
         let Some((snapshot, base)) = self.site.model.lock().some_snapshot(|n| self.rt.below(n)) else {
             return;
@@ -72,7 +72,8 @@ impl User {
         Ok(())
     }
 
-    /// At the end: whatever became of its maker, a clone is its snapshot, or that and its one write.
+    /// Checks clones at the end: whatever became of its maker, a clone is its snapshot, or its snapshot with
+    /// its one write.
     pub async fn look_at_clones(&self, volumes: &Volumes, all_well: bool) {
         let all = self.site.clones.lock().clone();
         // One that was not released promises nothing: what only another host's journal may have of it is given up.

@@ -15,7 +15,7 @@ use super::user::User;
 /// Times that something goes wrong in a run.
 const ROUNDS: u64 = 7;
 
-/// The hosts' processes, and the hand that strikes them.
+/// A hand that strikes the hosts' processes.
 #[derive(Clone)]
 pub struct Director {
     pub site: Arc<Site>,
@@ -36,7 +36,7 @@ enum Event {
     StoresBack,
     /// Requests fail, or their answers are lost.
     Requests,
-    /// For a few seconds most of them do.
+    /// Most requests fail for a few seconds.
     Storm,
     /// A store takes seconds to answer.
     Slow,
@@ -45,7 +45,7 @@ enum Event {
     /// Syncs and reads of a disk fail.
     BadDisk,
     FullDisk,
-    /// Between hosts that mirror each other.
+    /// The way between hosts that mirror each other fails.
     Link,
     /// The store that is to be lost loses its contents, or some of them go bad.
     Damage,
@@ -110,7 +110,7 @@ const DAMAGE: &[Event] = &[
     Event::Damage,
 ];
 
-/// A whole run.
+/// Directs a whole run.
 pub async fn direct(site: Arc<Site>) {
     site.found().await;
     let rt = site.world.rt();
@@ -153,7 +153,8 @@ impl Director {
         rt.spawn(user.live()).detach();
     }
 
-    /// Requests may wait for another host: for a peer, or for an owner who is asked for the volume.
+    /// Starts the hosts that are down, where requests may wait for another host: for a peer, or for an owner
+    /// who is asked for the volume.
     fn revive(&self) {
         let down: Vec<_> = self
             .running
@@ -186,7 +187,7 @@ impl Director {
         self.site.world.below(self.site.plan.hosts as u64) as usize
     }
 
-    /// Where the volume's last owner is, if it is still there.
+    /// Returns the place of the volume's last owner, or any host's if that one is gone.
     fn owner(&self) -> usize {
         let key = self.site.model.lock().current().lock().host;
         self.site.host_of(key).unwrap_or_else(|| self.some_host())
@@ -232,7 +233,8 @@ impl Director {
         }
     }
 
-    /// At some step, not some time: what is done in no time, as a checkpoint's map is built, is met as often as pauses are.
+    /// Takes a store away within the next steps, not within some time. So work that takes no time, as
+    /// building a checkpoint's map, is met as often as pauses are.
     fn away_soon(&self, store: Arc<SimStore>) {
         let (site, world) = (self.site.clone(), &self.site.world);
         let how = away(world);
@@ -316,8 +318,8 @@ impl Director {
         self.later(20_000, |site| site.stores.iter().for_each(|s| s.faults(|f| f.reach = Reach::Up)));
     }
 
-    /// Often the host comes to its end soon after, mostly when its journal has just been begun anew: what was taken in meanwhile
-    /// must be in it.
+    /// Makes a host's disk fail for a while. Often the host comes to its end soon after, mostly when its
+    /// journal has just been begun anew: what was taken in meanwhile must be in it.
     fn bad_disk(&self, host: usize) {
         let (site, world) = (&self.site, &self.site.world);
         let (sync_fails, read_fails) = (50 + world.below(400) as u32, world.below(2) as u32 * 50);
@@ -349,7 +351,7 @@ impl Director {
     }
 }
 
-/// How a store is away.
+/// Draws in which way a store is away.
 fn away(world: &World) -> Reach {
     [Reach::Refuses, Reach::Silent, Reach::Foreign][world.below(3) as usize]
 }

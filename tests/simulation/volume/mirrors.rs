@@ -11,12 +11,13 @@ use windlass::volume::{MirrorHost, Volumes, serve_mirror};
 use super::name;
 use super::site::Site;
 
-/// See the module.
+/// The network of hosts that mirror each other; see the module.
 pub struct Mirrors {
-    /// The ways to the first two hosts, each the other's peer. None where nothing is mirrored.
+    /// The ways to the first two hosts, each the other's peer. Empty where nothing is mirrored.
     nets: Vec<SimNet>,
     usual: (Duration, Duration),
-    /// A disk was lost, or a host shut out, whose journal was put aside; and since then nobody has seen that two have all.
+    /// Acknowledged bytes may be on one disk alone. A disk was lost, or a host shut out whose journal was put
+    /// aside, and nobody has seen since that two hosts have all.
     thin: Mutex<bool>,
 }
 
@@ -28,18 +29,18 @@ impl Mirrors {
         Mirrors { nets, usual, thin: Mutex::new(false) }
     }
 
-    /// The host that a host's journals are mirrored to.
+    /// Returns the host that a host's journals are mirrored to.
     pub fn peer_of(&self, host: usize) -> Option<usize> {
         1_usize.checked_sub(host).filter(|peer| *peer < self.nets.len())
     }
 
-    /// What a host knows of its peer.
+    /// Returns the way to a host's peer, as the host knows it.
     pub fn of(&self, host: usize) -> MirrorHost {
         let peer = self.peer_of(host).map(|peer| &self.nets[peer]);
         MirrorHost::with_peer(peer.map(|net| Arc::new(net.clone()) as Arc<dyn Dial>))
     }
 
-    /// A host is its peer's peer for as long as its process lives.
+    /// Makes a host its peer's peer, for as long as its process lives.
     pub fn serve(&self, rt: &Rt, host: usize, volumes: &Volumes) {
         let Some(net) = self.nets.get(host) else { return };
         let (mut links, serving, engine) = (net.listen(), rt.clone(), volumes.shared_engine());
@@ -61,17 +62,18 @@ impl Mirrors {
         self.nets.iter().for_each(|net| net.faults(|f| (f.down, f.hangs, f.latency) = (false, false, usual)));
     }
 
-    /// A host's disk is about to be lost. False: another was, and the rest of what was flushed may lie on this one alone.
+    /// Asks whether a host's disk may be lost now. `false`: another one was, and the rest of what was flushed
+    /// may lie on this disk alone.
     pub fn may_lose(&self) -> bool {
         self.nets.is_empty() || !std::mem::replace(&mut *self.thin.lock(), true)
     }
 
-    /// What was flushed may lie on the disk of the host that takes over, and nowhere else.
+    /// Notes that what was flushed may lie on the disk of the host that takes over, and nowhere else.
     pub fn taken_over(&self) {
         *self.thin.lock() = true;
     }
 
-    /// The owner of the volume looks whether its peer has all: then one of both may be lost again.
+    /// Looks, as the volume's owner, whether its peer has all: then one of both may be lost again.
     pub fn look(&self, volumes: &Volumes) {
         if !self.nets.is_empty() {
             let state = volumes.glance(&name("v")).and_then(|info| info.mirror?.state);
@@ -83,7 +85,7 @@ impl Mirrors {
 }
 
 impl Site {
-    /// Something goes wrong on the way to a host.
+    /// Lets something go wrong on the way to a host.
     pub fn trouble_a_link(self: &Arc<Site>) {
         let world = &self.world;
         let (net, kind, for_ms) = (world.below(2) as usize, world.below(5), 1 << world.below(15));
@@ -109,7 +111,7 @@ impl Site {
         });
     }
 
-    /// It breaks several times.
+    /// Breaks the way to a host several times.
     fn flap(self: &Arc<Site>, net: usize, times: u64) {
         self.mirrors.nets[net].cut();
         if times > 0 {

@@ -19,7 +19,7 @@ use windlass::base::rt::sim::{Sim, World};
 use crate::seeds::each_seed;
 use site::{Plan, Site, name};
 
-/// Many times more than any run takes.
+/// Most steps of a run: many times more than any run takes.
 const STEPS_MAX: u64 = 1_000_000;
 
 fn run(seed: u64, layouts: &[&str]) {
@@ -54,7 +54,7 @@ fn parity() {
 
 const ALL_LAYOUTS: &[&str] = &["1+0", "1+1", "1+2", "2+1", "3+1", "3+2"];
 
-/// Hosts that use a volume in turn, and ask each other for it.
+/// Hosts use a volume in turn, and ask each other for it.
 #[test]
 fn handover() {
     each_seed("volume::handover", 600, |seed| run_plan(seed, |world| Plan::in_turn(world, ALL_LAYOUTS)));
@@ -66,7 +66,7 @@ fn rotation() {
     each_seed("volume::rotation", 600, |seed| run_plan(seed, |world| Plan::rotating(world, ALL_LAYOUTS)));
 }
 
-/// Hosts that mirror each other's journals.
+/// Hosts mirror each other's journals.
 #[test]
 fn mirror_flush() {
     each_seed("volume::mirror_flush", 600, |seed| run_plan(seed, |world| Plan::mirrored(world, ALL_LAYOUTS)));

@@ -19,11 +19,11 @@ use super::shared_session::Shared;
 pub const SECTOR: u64 = 512;
 /// Sectors that are written together or not at all.
 const BLOCK: u64 = 8;
-/// What sectors hold: the operation that wrote it, 0 for zeros.
+/// Contents of a sector: the number of the operation that wrote it, 0 for zeros.
 pub type Tag = u32;
 pub type Tags = Vec<Tag>;
 
-/// What every word of a sector is.
+/// Returns the word that fills a sector.
 fn word(tag: Tag, sector: u64) -> [u8; 8] {
     (if tag == 0 { 0 } else { u64::from(tag) << 32 | (sector & 0xffff_ffff) }).to_le_bytes()
 }
@@ -45,7 +45,7 @@ pub fn tags(first: u64, bytes: &[u8]) -> Tags {
 #[derive(Clone, Debug)]
 pub struct Operation {
     pub sectors: Range<u64>,
-    /// 0: zeros.
+    /// Tag of the operation; 0 stands for zeros.
     pub tag: Tag,
     begun: u64,
     ended: Option<(u64, Instant)>,
@@ -65,12 +65,12 @@ impl Lane {
         self.ops.iter().take_while(|op| op.ended.is_some()).count()
     }
 
-    /// What is under way may be done when others have come and gone meanwhile.
+    /// Lets the operations under way be done later: others may have come and gone meanwhile.
     pub fn may_come_later(&mut self) {
         self.ops.iter_mut().filter(|op| op.ended.is_none()).for_each(|op| op.begun = 0);
     }
 
-    /// Its sectors after so many operations.
+    /// Returns the lane's sectors after `n` operations.
     fn state(&self, base: &[Tag], n: usize) -> Tags {
         let start = self.sectors.start;
         let mut state = base[start as usize..self.sectors.end as usize].to_vec();
@@ -80,7 +80,7 @@ impl Lane {
         state
     }
 
-    /// The numbers of operations after which its sectors are `seen`, of those in `range`.
+    /// Returns the numbers of operations in `range` after which the lane's sectors are `seen`.
     fn matches(&self, base: &[Tag], seen: &[Tag], range: Range<usize>) -> Vec<usize> {
         let start = self.sectors.start as usize;
         let seen = &seen[start..self.sectors.end as usize];
@@ -101,7 +101,8 @@ impl Lane {
         found
     }
 
-    /// The operation of which only the first blocks are there: a write is torn between blocks, never within one.
+    /// Returns the operation of which only the first blocks are there, and its sectors that are. A write is
+    /// torn between blocks, never within one.
     fn torn(&self, base: &[Tag], seen: &[Tag], range: Range<usize>) -> Option<(usize, Range<u64>)> {
         let seen = &seen[self.sectors.start as usize..self.sectors.end as usize];
         for n in range {
@@ -120,7 +121,7 @@ impl Lane {
 /// A number of operations in each lane.
 pub type Cut = Vec<usize>;
 
-/// What there is of a session: so many operations in each lane, and the first blocks of the next.
+/// Operations of a session that a look shows: so many in each lane, and the first blocks of the next.
 pub struct Shown {
     cut: Cut,
     torn: Vec<Option<Range<u64>>>,
@@ -133,23 +134,25 @@ pub struct Session {
     pub host: usize,
     base: Tags,
     pub lanes: Vec<Lane>,
-    /// Promised against a crash of this host, and against its loss.
+    /// Operations promised against a crash of this host; `pool`: also against its loss.
     local: Cut,
     pub pool: Cut,
-    /// Acknowledged to clients that live on, and whose host's power lasts.
+    /// Operations acknowledged to clients that live on, while their host's power lasts.
     kept: Cut,
-    /// Its process was killed: whatever is killed on its host later took nothing of it.
+    /// The owner's process was killed. A later kill on its host took nothing more of the session.
     ended_by_kill: bool,
-    /// What the successor showed of it.
+    /// The cut that the successor showed of this session.
     cut: Option<Cut>,
     released: bool,
-    /// When its process was killed, or another host began to take over by force.
+    /// Time when the owner was first hindered: its process was killed or frozen, or another host began to
+    /// take over by force.
     disturbed: Option<Instant>,
-    /// Another host has begun to take it over, and nobody has looked since.
+    /// Another host has begun to take the volume over, and nobody has looked since.
     contested: bool,
-    /// After that its own host has begun to take it over by force: a later process of it may be the owner by that.
+    /// The session's own host has begun to take it over by force after it was contested. A later process of
+    /// this host may be the owner by that.
     forced: bool,
-    /// Hosts have it in turn; else it is this host's.
+    /// Promises of hosts that have the volume in turn; `None`: the volume is this host's alone.
     pub shared: Option<Shared>,
 }
 
@@ -157,18 +160,18 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Snapshot {
     pub session: Arc<Mutex<Session>>,
-    /// What it must hold at least, and at most.
+    /// Operations that the snapshot must hold at least; `most`: and at most.
     pub least: Cut,
     pub most: Option<Cut>,
     /// Promised to survive the loss of the host.
     pub promised: bool,
-    /// As it was first seen.
+    /// Contents as they were first seen.
     content: Option<Tags>,
-    /// It was removed.
+    /// The snapshot was removed.
     gone: bool,
 }
 
-/// The whole of what users know of one volume.
+/// The whole knowledge that users have of one volume.
 #[derive(Debug)]
 pub struct Model {
     clock: u64,
@@ -178,23 +181,24 @@ pub struct Model {
     pub snapshots: BTreeMap<String, Snapshot>,
 }
 
-/// What the next owner must show of the last.
+/// A new owner, and what it must show of the last session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Coming {
     pub host: usize,
-    /// Where that is.
+    /// Number of the place where the host is.
     pub at: usize,
-    /// It took over by force.
+    /// The owner took over by force.
     pub force: bool,
-    /// What is older must have reached the pool, if stores were well all the time.
+    /// Age in ms from which operations must have reached the pool, if stores were well all the time.
     pub tail_ms: Option<u64>,
-    /// It was told to take for lost what can't be decided: then nothing is promised but the order.
+    /// The owner was told to give up what can't be decided: then nothing is promised but the order.
     pub guess: bool,
     pub now: Instant,
 }
 
 impl Model {
-    /// `shared`: so many hosts have the volume in turn, of so many that may look at it.
+    /// Makes the model of a new volume. `shared`: so many hosts have the volume in turn, of so many that may
+    /// look at it.
     pub fn new(lanes: &[Range<u64>], shared: Option<(usize, usize)>) -> Model {
         let writer = |lane| shared.map_or(0, |(hosts, _)| Shared::writer(lane, hosts));
         let lane =
@@ -237,7 +241,7 @@ impl Model {
         session.lock().lanes[lane].ops.last_mut().unwrap().ended = Some((at, now));
     }
 
-    /// All that was promised of the last session before anyone could look: it was released.
+    /// Promises everything of a session that was released, before anyone could look.
     pub fn released(&self, session: &Mutex<Session>) {
         let mut session = session.lock();
         let all = session.lanes.iter().map(|l| l.ops.len()).collect();
@@ -246,7 +250,7 @@ impl Model {
         session.released = true;
     }
 
-    /// A new owner's user has looked at everything.
+    /// Records that a new owner's user has looked at everything, and begins the next session.
     pub fn observe(&mut self, seen: Tags, coming: Coming) -> Arc<Mutex<Session>> {
         let now = self.tick();
         let next = {
@@ -279,7 +283,7 @@ impl Model {
         self.snapshots.insert(name.to_owned(), new);
     }
 
-    /// The command succeeded; `waited`: also for the pool.
+    /// Records that a snapshot was made; `waited`: the command also waited for the pool.
     pub fn snapshot_made(&mut self, name: &str, waited: bool) {
         let snapshot = self.snapshots.get_mut(name).unwrap();
         let mut session = snapshot.session.lock();
@@ -290,23 +294,23 @@ impl Model {
         snapshot.promised |= waited && !snapshot.gone;
     }
 
-    /// Somebody begins to remove it.
+    /// Records that somebody begins to remove the snapshot.
     pub fn snapshot_goes(&mut self, name: &str) {
         self.snapshots.get_mut(name).unwrap().promised = false;
     }
 
-    /// It is removed, whether whoever made it knew already that it was made or not.
+    /// Records that the snapshot is removed, whether or not its maker knew already that it was made.
     pub fn snapshot_is_gone(&mut self, name: &str) {
         let snapshot = self.snapshots.get_mut(name).unwrap();
         (snapshot.promised, snapshot.gone) = (false, true);
     }
 
-    /// Whether it was removed; then it must never be seen again.
+    /// Tells whether the snapshot was removed; then it must never be seen again.
     pub fn snapshot_gone(&self, name: &str) -> bool {
         self.snapshots.get(name).is_some_and(|s| s.gone)
     }
 
-    /// One whose contents are known.
+    /// Picks a snapshot whose contents are known.
     pub fn some_snapshot(&self, below: impl Fn(u64) -> u64) -> Option<(String, Tags)> {
         let known: Vec<_> =
             self.snapshots.iter().filter_map(|(n, s)| Some((n, s.content.as_ref()?))).collect();
@@ -314,12 +318,12 @@ impl Model {
         known.get(at).map(|(name, content)| ((*name).clone(), (*content).clone()))
     }
 
-    /// All snapshots that there may be, and whether they must be.
+    /// Returns all snapshots that there may be, and whether each must be there.
     pub fn snapshots_promised(&self) -> Vec<(String, bool)> {
         self.snapshots.iter().map(|(name, s)| (name.clone(), s.promised)).collect()
     }
 
-    /// Somebody read all of a snapshot.
+    /// Checks what somebody read of a whole snapshot.
     pub fn snapshot_seen(&mut self, name: &str, seen: Tags) {
         let snapshot = self.snapshots.get_mut(name).unwrap_or_else(|| panic!("nobody made snapshot {name}"));
         match &snapshot.content {
@@ -358,7 +362,7 @@ fn session(host: usize, base: Tags, lanes: Vec<Lane>, released: bool) -> Session
 }
 
 impl Session {
-    /// The same host's next session, which has shown this much. It must not lose that again.
+    /// Returns the same host's next session, which has shown this much. It must not lose that again.
     pub fn goes_on(&self, Shown { cut, torn }: &Shown, seen: (u64, Instant)) -> Session {
         let lane = |((lane, n), torn): ((&Lane, &usize), &Option<Range<u64>>)| {
             let again = |op: &Operation| {
@@ -377,7 +381,7 @@ impl Session {
         Session { local, pool: self.pool.clone(), ..next }
     }
 
-    /// Acknowledged so far.
+    /// Returns the operations acknowledged so far.
     pub fn ended(&self) -> Cut {
         self.lanes.iter().map(Lane::ended).collect()
     }
@@ -386,17 +390,18 @@ impl Session {
         self.lanes.iter().map(|l| l.ops.len()).collect()
     }
 
-    /// Somebody begins to open the volume.
+    /// Records that a host begins to open the volume.
     pub fn tried_by(&mut self, host: usize) {
         self.contested |= self.host != host;
     }
 
-    /// Somebody begins to take it over by force.
+    /// Records that a host begins to take the volume over by force.
     pub fn forced_by(&mut self, host: usize) {
         self.forced |= self.contested && self.host == host;
     }
 
-    /// Its process was killed, and its clients live on; or its host's power has failed, and they died with it.
+    /// Records that the owner's process was killed, while its clients live on. `power`: the host's power has
+    /// failed, and the clients died with it.
     pub fn killed(&mut self, power: bool) {
         let first = !std::mem::replace(&mut self.ended_by_kill, true);
         if power {
@@ -406,17 +411,17 @@ impl Session {
         }
     }
 
-    /// From now on it may not get on with its work.
+    /// Records that the owner may not get on with its work from now on.
     pub fn disturb(&mut self, now: Instant) {
         self.disturbed.get_or_insert(now);
     }
 
-    /// Somebody has tried to take it over.
+    /// Tells whether the owner was hindered, or somebody has tried to take the volume over.
     pub fn is_disturbed(&self) -> bool {
         self.disturbed.is_some()
     }
 
-    /// Another host has it, as far as anyone knows.
+    /// Tells whether another host has the volume, as far as anyone knows.
     pub fn is_of_others(&self, host: usize) -> bool {
         self.host != host && !self.released
     }
@@ -425,7 +430,7 @@ impl Session {
         self.lanes.iter().map(|l| l.ops.len()).sum()
     }
 
-    /// A flush of what had ended when it began has succeeded.
+    /// Records that a flush has succeeded of operations that had ended when it began.
     pub fn promise(&mut self, upto: &Cut, pool: bool) {
         raise(&mut self.local, upto);
         if !pool {
@@ -457,8 +462,8 @@ impl Session {
         }
     }
 
-    /// The largest cut that is `seen`, if there is one that keeps the order of what was acknowledged. `crashed`: what was
-    /// not promised may be torn.
+    /// Returns the largest cut that is `seen`, if one keeps the order of what was acknowledged. `crashed`:
+    /// operations that were not promised may be torn.
     fn cut_of(&self, seen: &[Tag], least: &Cut, most: &Cut, crashed: bool) -> Result<Shown, String> {
         let mut small = Cut::new();
         let mut large = Cut::new();
@@ -495,7 +500,7 @@ impl Session {
         Ok(Shown { cut: large, torn })
     }
 
-    /// What comes closest, for whoever looks for the reason.
+    /// Describes the state that comes closest, for whoever looks for the reason.
     fn mismatch(&self, lane: usize, seen: &[Tag]) -> String {
         let Lane { sectors, ops, .. } = &self.lanes[lane];
         let shown = &seen[sectors.start as usize..sectors.end as usize];
@@ -559,7 +564,7 @@ pub fn raise(cut: &mut Cut, to: &Cut) {
     }
 }
 
-/// The bytes that write one tag into these sectors.
+/// Returns the bytes that write one tag into these sectors.
 pub fn written(sectors: &Range<u64>, tag: Tag) -> Bytes {
     let mut out = Vec::with_capacity(((sectors.end - sectors.start) * SECTOR) as usize);
     sectors.clone().for_each(|s| out.extend_from_slice(&word(tag, s).repeat(SECTOR as usize / 8)));

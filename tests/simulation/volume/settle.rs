@@ -14,9 +14,10 @@ use super::name;
 use super::site::{Hazard, Sharing, Site, at};
 use super::user::{Force, Look, Owned, User, look, written};
 
-/// Until the data keys of a volume are one again, when all is well: eight keys and as many snapshots took 335 s once.
+/// Time until the data keys of a volume are one again, when all is well: eight keys and as many snapshots
+/// took 335 s once.
 const ROTATES: Duration = Duration::from_secs(1200);
-/// Later than any request may land.
+/// Time after which no request can land any more.
 const LATE: Duration = Duration::from_secs(40);
 
 pub async fn settle(site: Arc<Site>, rt: Rt) {
@@ -63,7 +64,8 @@ pub async fn settle(site: Arc<Site>, rt: Rt) {
     }
 }
 
-/// By this host; where another one is named that may have more, by that. `None`: what it needs is lost, rightly.
+/// Looks at the volume by this host; where another host is named that may have more, by that one. `None`:
+/// what it needs is lost, rightly.
 async fn first_look(
     site: &Arc<Site>,
     rt: &Rt,
@@ -99,10 +101,10 @@ async fn close(peer: Option<Volumes>) {
 
 enum Found {
     Owner(Owned),
-    /// While fewer shards counted, a part of the volume was stored on the store that is lost now. That was not promised to
-    /// survive; refusing to open is right.
+    /// A part of the volume was stored while fewer shards counted, on the store that is lost now. That was
+    /// not promised to survive; refusing to open is right.
     Lost,
-    /// Another host is named, whose journal may have more.
+    /// The head names another host, whose journal may have more.
     Elsewhere,
 }
 
@@ -137,7 +139,7 @@ fn is_lost(why: &str) -> bool {
     why.contains("a part of the volume has") && why.contains("readable shards")
 }
 
-/// Nobody asks for it any more: its owner keeps it.
+/// Checks that the owner keeps the volume when nobody asks for it any more.
 async fn stays(user: &User, volumes: &Volumes, volume: &Volume) {
     let since = async || volumes.info(&name("v")).await.unwrap().owner_since_ms;
     let before = since().await;
@@ -148,7 +150,7 @@ async fn stays(user: &User, volumes: &Volumes, volume: &Volume) {
     assert_eq!(since().await, before, "it was let go of, and nobody had asked for it");
 }
 
-/// Those that were promised are there; none has changed. So many of them are looked at.
+/// Reads up to `most` snapshots: those that were promised are there, and none has changed.
 async fn snapshots(user: &User, volumes: &Volumes, most: usize) {
     let mut known = user.site.model.lock().snapshots_promised();
     while known.len() > most {
@@ -162,7 +164,8 @@ async fn snapshots(user: &User, volumes: &Volumes, most: usize) {
     }
 }
 
-/// Stores lose their contents, as many as the pool promises to survive; how many that were. `None`: see `mended`.
+/// Makes stores lose their contents, as many as the pool promises to survive, and returns how many. `None`:
+/// see `mended`.
 async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> Option<usize> {
     let (site, layout) = (&user.site, user.site.plan.layout);
     if site.plan.hazard == Hazard::Wipe {
@@ -177,8 +180,8 @@ async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> Option<usize> 
     whole.then(|| site.wipe_some(layout.m().min(layout.survives_open())))
 }
 
-/// Repairs until a scrub is content. `false`: of what was stored while fewer shards counted, too many have gone bad since.
-/// That was not promised to survive.
+/// Repairs until a scrub is content. `false`: too many shards have gone bad of what was stored while fewer
+/// shards counted. That was not promised to survive.
 async fn mended(user: &User, volumes: &Volumes) -> bool {
     user.rt.sleep(LATE).await;
     let (pool, plan) = (&volumes.engine().pool, &user.site.plan);
@@ -203,7 +206,7 @@ async fn mended(user: &User, volumes: &Volumes) -> bool {
     panic!("all is well, and yet repair does not get the pool right: {last}");
 }
 
-/// Nothing is wrong but chunks that lack more than `m` shards.
+/// Tells whether nothing is wrong but chunks that lack more than `m` shards.
 fn is_beyond_repair(found: &ScrubReport, m: usize) -> bool {
     let mut lacks: BTreeMap<&str, usize> = BTreeMap::new();
     for finding in found.rotten.iter().chain(&found.missing) {
@@ -215,7 +218,7 @@ fn is_beyond_repair(found: &ScrubReport, m: usize) -> bool {
     others == 0 && !lacks.is_empty() && lacks.values().all(|n| *n > m)
 }
 
-/// A write, a flush, and what is read then.
+/// Writes, flushes, and checks what is read then.
 async fn still_works(site: &Site, volume: &Volume, before: Tags) {
     let tag = site.model.lock().fresh_tag();
     let (sectors, mut now) = (3..21, before);

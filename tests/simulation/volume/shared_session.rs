@@ -10,12 +10,12 @@ use windlass::base::rt::Instant;
 
 use super::model::{Coming, Cut, Lane, Model, Session, Shown, Snapshot, raise};
 
-/// The hosts' promises.
+/// Promises of the hosts that share a session.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// By host: promised against a crash of it.
+    /// Operations promised by each host against a crash of its own.
     local: Vec<Cut>,
-    /// By host: what it acknowledged may be lost, but for what was promised.
+    /// Hosts whose acknowledged operations may be lost, but for the promised ones.
     shaken: Vec<bool>,
 }
 
@@ -24,14 +24,14 @@ impl Shared {
         Shared { local: vec![vec![0; lanes]; hosts], shaken: vec![false; hosts] }
     }
 
-    /// Who writes to a lane, of so many hosts that do.
+    /// Returns the host that writes to a lane, of so many hosts that write.
     pub fn writer(lane: usize, hosts: usize) -> usize {
         lane % hosts
     }
 }
 
 impl Session {
-    /// What the next look must show at least, beside what the pool was promised.
+    /// Returns the cut that the next look must show at least, beside what the pool was promised.
     pub fn kept_by_hosts(&self, shared: &Shared) -> Cut {
         let mut least = vec![0; self.lanes.len()];
         shared.local.iter().for_each(|local| raise(&mut least, local));
@@ -42,18 +42,18 @@ impl Session {
         least
     }
 
-    /// What other hosts had acknowledged by now. When this host's next operation is done, it has the volume, and all that is in
-    /// the pool.
+    /// Returns what other hosts had acknowledged by now. When this host's next operation is done, it has the
+    /// volume, and all of this is in the pool.
     pub fn of_others(&self, host: usize) -> Cut {
         self.lanes.iter().map(|lane| if lane.writer == host { 0 } else { lane.ended() }).collect()
     }
 
-    /// What this host had acknowledged by now.
+    /// Returns what this host had acknowledged by now.
     pub fn of_host(&self, host: usize) -> Cut {
         self.lanes.iter().map(|lane| if lane.writer == host { lane.ended() } else { 0 }).collect()
     }
 
-    /// A flush of this host has succeeded, that means its own disk.
+    /// Records that a flush of this host has succeeded, which means its own disk.
     pub fn promise_here(&mut self, host: usize, upto: &Cut) {
         if let Some(shared) = &mut self.shared {
             raise(&mut shared.local[host], upto);
@@ -64,7 +64,8 @@ impl Session {
         self.shared.as_ref().is_some_and(|shared| shared.shaken.iter().any(|shaken| *shaken))
     }
 
-    /// A host's process has ended. What others have under way may be done after that, on what is left by then.
+    /// Records that a host's process has ended. What others have under way may be done after that, on what is
+    /// left by then.
     pub fn crashed(&mut self, host: usize, now: Instant) {
         let Some(shared) = &mut self.shared else { return };
         shared.shaken[host] = true;
@@ -72,7 +73,7 @@ impl Session {
         self.disturb(now);
     }
 
-    /// This host begins to take the volume from whoever has it.
+    /// Records that this host begins to take the volume from its owner.
     pub fn taken_by(&mut self, host: usize, now: Instant) {
         let Some(shared) = &mut self.shared else { return };
         for other in (0..shared.local.len()).filter(|other| *other != host) {
@@ -82,14 +83,14 @@ impl Session {
         self.disturb(now);
     }
 
-    /// A host's disk is gone.
+    /// Records that a host's disk is gone.
     pub fn disk_lost(&mut self, host: usize) {
         if let Some(shared) = &mut self.shared {
             shared.local[host].fill(0);
         }
     }
 
-    /// The session after a look by this host, which has the volume.
+    /// Returns the session after a look by this host, which has the volume.
     pub fn goes_on_shared(&self, shown: &Shown, seen: (u64, Instant), coming: &Coming) -> Session {
         let Some(shared) = &self.shared else { unreachable!("the session is not shared") };
         let mut next = self.goes_on(shown, seen);
@@ -116,7 +117,8 @@ fn lower(cut: &mut Cut, to: &Cut) {
 }
 
 impl Model {
-    /// See `Session::crashed`. Nor is it known what a snapshot that is being made will hold.
+    /// Records a crash, as `Session::crashed` does. It is not known either what a snapshot that is being made
+    /// will hold.
     pub fn crashed(&mut self, host: usize, now: Instant) {
         let current = self.current();
         let is_open = |s: &&mut Snapshot| s.most.is_none() && Arc::ptr_eq(&s.session, &current);

@@ -25,16 +25,17 @@ use super::model::Model;
 use super::shared_session::Shared;
 use crate::seeds::is_replay;
 
-/// How long after the last trouble everything that waited must be done.
+/// Time after the last trouble within which everything that waited must be done.
 const RESUMES: Duration = Duration::from_secs(60);
-/// How often it is looked meanwhile.
+/// Interval at which memory is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Where a host's cache is, and bytes of its parts.
+/// Folder of a host's cache. `CACHE_SEGMENT` is the size of its parts in bytes.
 const CACHE: &str = "/home/cache";
 const CACHE_SEGMENT: u64 = 64 << 10;
 
-/// The volume has two map leaves. Its first block is written by whoever becomes the owner, to become it.
+/// Size of the volume in bytes: it has two map leaves. Its first block is written by whoever becomes the
+/// owner, to become it.
 pub const SIZE: u64 = 320 * 4096;
 /// The bytes that are written and looked at: some of both leaves.
 pub const SPAN: Range<u64> = 236 * 4096..280 * 4096;
@@ -42,7 +43,7 @@ pub const SPAN: Range<u64> = 236 * 4096..280 * 4096;
 pub const LANES: [Range<u64>; 4] =
     [0..10 * 8 + 3, 10 * 8 + 3..22 * 8 + 5, 22 * 8 + 5..33 * 8 + 2, 33 * 8 + 2..44 * 8];
 
-/// The byte where a sector of the span begins.
+/// Returns the byte where a sector of the span begins.
 pub fn at(sector: u64) -> u64 {
     SPAN.start + sector * 512
 }
@@ -54,9 +55,9 @@ pub fn name(text: &str) -> Name {
 /// The kind of trouble that a run has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hazard {
-    /// Nothing but to hosts: then more is promised.
+    /// Trouble for hosts alone; then more is promised.
     Calm,
-    /// Stores and requests.
+    /// Stores and requests fail.
     Outages,
     /// Disks fail and are full.
     Disks,
@@ -66,18 +67,19 @@ pub enum Hazard {
     Rot,
 }
 
-/// How hosts come by the volume, beside taking it over by force.
+/// The way in which hosts come by the volume, beside taking it over by force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sharing {
-    /// Its owner releases it, now and then.
+    /// The volume's owner releases it, now and then.
     Apart,
     /// All have it attached and ask its owner for it (`handover=ask`).
     InTurn,
-    /// As apart, with the journal mirrored (`flush=mirror`): the first two hosts are each the other's peer.
+    /// The owner releases it, and the journal is mirrored (`flush=mirror`): the first two hosts are each the
+    /// other's peer.
     Mirrored { hold: bool },
 }
 
-/// What a seed draws for its run.
+/// Properties of a run, as its seed draws them.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub layout: Layout,
@@ -87,7 +89,8 @@ pub struct Plan {
     pub memory: u64,
     /// Bytes of the cache on a host's disk: none, too little for the volume, or enough.
     pub cache: u64,
-    /// Small, so that there are checkpoints and collection all the time, and journals are full and used again.
+    /// Small limits, so that there are checkpoints and collection all the time, and journals are full and
+    /// used again.
     pub tuning: Tuning,
     pub grace_ms: u64,
     pub hazard: Hazard,
@@ -96,8 +99,8 @@ pub struct Plan {
     pub force: u32,
     pub hosts: usize,
     pub sharing: Sharing,
-    /// The volume is encrypted, and its data key is changed now and then. A client lives on when its daemon is killed: it takes its
-    /// next flush for all that was acknowledged to it.
+    /// The volume is encrypted, and its data key is changed now and then. A client lives on when its daemon
+    /// is killed, and takes its next flush for all that was acknowledged to it.
     pub rotates: bool,
 }
 
@@ -156,7 +159,8 @@ impl Plan {
         }
     }
 
-    /// A host without a journal promises no client that lives on anything, so no disk fails.
+    /// Draws a run with rotations. A host without a journal promises no client that lives on anything, so no
+    /// disk fails.
     pub fn rotating(world: &World, layouts: &[&str]) -> Plan {
         let plan = Plan::draw(world, layouts);
         let hazard = if plan.hazard == Hazard::Disks { Hazard::Outages } else { plan.hazard };
@@ -168,7 +172,7 @@ impl Plan {
         Plan { hosts: 2 + world.below(2) as usize, sharing: Sharing::InTurn, ..plan }
     }
 
-    /// A third host has no peer.
+    /// Draws a run with mirrored journals. A third host has no peer.
     pub fn mirrored(world: &World, layouts: &[&str]) -> Plan {
         let plan = Plan::draw(world, layouts);
         let hold = world.below(3) == 0;
@@ -186,23 +190,24 @@ impl Plan {
         matches!(self.sharing, Sharing::Mirrored { .. })
     }
 
-    /// Whether collection compresses anew what was not compressed: at once, no day passes here.
+    /// Tells whether collection compresses anew what was not compressed: at once, since no day passes here.
     fn recompresses(&self) -> bool {
         self.codec == Codec::None && self.grace_ms != 500
     }
 
-    /// Shards that count as stored at the end.
+    /// Returns how many shards count as stored at the end.
     pub fn w(&self) -> usize {
         if self.degrade_after.is_some() { self.layout.k() } else { self.layout.w() }
     }
 
-    /// Whether it may be unknown for good what was acknowledged: fewer shards counted, and one of them is lost or bad.
+    /// Tells whether it may stay unknown what was acknowledged: fewer shards counted, and one of them is lost
+    /// or bad.
     pub fn undecidable(&self) -> bool {
         matches!(self.hazard, Hazard::Wipe | Hazard::Rot) && self.degrade_after.is_some()
     }
 }
 
-/// See the module.
+/// The world of a run; see the module.
 pub struct Site {
     pub world: World,
     pub plan: Plan,
@@ -212,14 +217,15 @@ pub struct Site {
     hosts: Vec<Machine>,
     pub model: Mutex<Model>,
     pub clones: Mutex<Vec<Cloned>>,
-    /// One host after another looks who owns the volume: so that the model knows whom each follows.
+    /// Held while a host looks who owns the volume: one after another, so that the model knows whom each
+    /// follows.
     pub opening: tokio::sync::Mutex<()>,
     pub over: Mutex<bool>,
     /// Hosts whose process is to be started anew.
     pub unclear: Mutex<Vec<usize>>,
-    /// Why the volume could not be opened, the last time.
+    /// The last reason why the volume could not be opened.
     pub refused: Mutex<Option<(Kind, String)>>,
-    /// Who works on a volume that hosts have in turn.
+    /// The hosts that work on a volume which they have in turn.
     pub era: Mutex<Era>,
     pub mirrors: Mirrors,
     waiting: Arc<Mutex<BTreeMap<u64, (Instant, String)>>>,
@@ -227,14 +233,14 @@ pub struct Site {
     wiped: AtomicBool,
 }
 
-/// A host's place.
+/// A machine, on which one host after another may be.
 struct Machine {
     disk: SimDisk,
     /// Hosts that were lost here before.
     lost: AtomicUsize,
     /// Flushes that came back although syncs had failed meanwhile.
     mended: AtomicUsize,
-    /// Of the process that runs here.
+    /// Volumes of the process that runs here.
     volumes: Mutex<Option<Volumes>>,
 }
 
@@ -279,7 +285,7 @@ impl Site {
         })
     }
 
-    /// For whoever replays a seed.
+    /// Prints a line for whoever replays a seed.
     pub fn note(&self, what: impl FnOnce() -> String) {
         if is_replay() {
             eprintln!("{:>14?} {}", self.world.now().0, what());
@@ -295,17 +301,17 @@ impl Site {
         &self.hosts[host].disk
     }
 
-    /// Whom the model takes for one host: what stands in a lost host's place is another.
+    /// Returns the number by which the model knows a host: a host in the place of a lost one has another.
     pub fn key(&self, host: usize) -> usize {
         host + self.hosts.len() * self.hosts[host].lost.load(Ordering::Relaxed)
     }
 
-    /// Where the host of that key is, if it is still there.
+    /// Returns the place of the host with that key, if it is still there.
     pub fn host_of(&self, key: usize) -> Option<usize> {
         (0..self.plan.hosts).find(|host| self.key(*host) == key)
     }
 
-    /// Lanes that the host's users write to.
+    /// Returns the lanes that the host's users write to.
     pub fn lanes_of(&self, host: usize) -> Vec<usize> {
         let is_its = |lane: &usize| !self.plan.is_in_turn() || Shared::writer(*lane, self.plan.hosts) == host;
         (0..LANES.len()).filter(is_its).collect()
@@ -358,12 +364,12 @@ impl Site {
         Ok(volumes)
     }
 
-    /// How often the host's journal, having failed, was begun anew before a flush came back.
+    /// Returns how often the host's journal, having failed, was begun anew before a flush came back.
     pub fn mended(&self, host: usize) -> &AtomicUsize {
         &self.hosts[host].mended
     }
 
-    /// What it read before is still there, if the disk is.
+    /// Makes a host's memory. The frames that its disk cache had read before are still there, if the disk is.
     fn memory(&self, rt: &Rt, host: usize) -> Memory {
         let Plan { cache, memory, .. } = self.plan;
         let memory_max = Memory::disk_share(memory, cache);
@@ -393,7 +399,7 @@ impl Site {
         })
     }
 
-    /// A host's process ends, at once.
+    /// Ends a host's process, at once.
     pub fn crash(&self, process: &Process, host: usize, power: bool) {
         process.kill();
         *self.hosts[host].volumes.lock() = None;
@@ -411,7 +417,7 @@ impl Site {
         self.disturb(host);
     }
 
-    /// What lies in a cache is nobody's promise: sometimes it rots, and nobody may notice.
+    /// Lets a host's cache rot, sometimes. A cache is nobody's promise, and nobody may notice.
     fn harm_cache(&self, host: usize) {
         let (world, file) = (&self.world, Path::new(CACHE).join("frames"));
         if self.plan.cache > 0 && world.per_mille(500) {
@@ -422,7 +428,8 @@ impl Site {
         }
     }
 
-    /// A host that is the owner can't be expected to store what it holds in time.
+    /// Notes that a host had trouble. If it is the owner, it can't be expected to store what it holds in
+    /// time.
     pub fn disturb(&self, host: usize) {
         let current = self.model.lock().current();
         let mut session = current.lock();
@@ -431,7 +438,7 @@ impl Site {
         }
     }
 
-    /// A host that does not run is lost for good, with its state folder.
+    /// Loses a host that does not run for good, with its state folder.
     pub fn lose(&self, host: usize) {
         self.disk(host).replace();
         self.model.lock().current().lock().disk_lost(host);
@@ -440,7 +447,7 @@ impl Site {
         self.hosts[host].lost.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What the hazard does to the store that it befalls.
+    /// Does what the hazard does to the store that it befalls.
     pub fn damage(&self) {
         let (contents, world) = (self.stores[self.victim].contents(), &self.world);
         if self.plan.hazard == Hazard::Wipe {
@@ -461,12 +468,12 @@ impl Site {
         self.wiped.load(Ordering::Relaxed)
     }
 
-    /// Whether a store has lost what it had, or some of it.
+    /// Tells whether a store has lost what it had, or some of it.
     pub fn lost_some(&self) -> bool {
         self.wiped() || self.plan.hazard == Hazard::Rot
     }
 
-    /// So many stores lose their contents; a rotten one among them.
+    /// Makes `n` stores lose their contents, a rotten one among them.
     pub fn wipe_some(&self, n: usize) -> usize {
         let first = if self.plan.hazard == Hazard::Rot { self.victim as u64 } else { self.world.below(64) };
         for at in 0..n {
@@ -482,7 +489,7 @@ impl Site {
         self.stores.iter().for_each(|s| s.faults(|f| f.latency = usual));
     }
 
-    /// Everything works from now on.
+    /// Makes everything work from now on.
     pub fn heal(&self) {
         self.note(|| "stores and disks work again".to_owned());
         for store in &self.stores {
@@ -494,15 +501,15 @@ impl Site {
         }
     }
 
-    /// A request of a user that must not wait for ever.
+    /// Registers a request of a user that must not wait for ever.
     pub fn waits(&self, what: String) -> Waiting {
         let number = self.waits.fetch_add(1, Ordering::Relaxed);
         self.waiting.lock().insert(number, (self.world.now(), what));
         Waiting { all: self.waiting.clone(), number }
     }
 
-    /// Everything works: whatever waited for that must end, of itself. Nobody asks for anything new, so that the memory for
-    /// what is on its way to the stores must come back as well.
+    /// Waits while everything works, and checks that what waited for that has ended, of itself. Nobody asks
+    /// for anything new, so the memory for what is on its way to the stores must come back as well.
     pub async fn goes_on(&self, rt: &Rt) {
         let since = self.world.now();
         let mut holding: Vec<_> = self.hosts.iter().filter_map(|host| host.volumes.lock().clone()).collect();

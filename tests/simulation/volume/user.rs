@@ -16,14 +16,14 @@ pub use super::model::written;
 use super::model::{Coming, Cut, Session, Tags, tags};
 use super::site::{Hazard, LANES, SIZE, SPAN, Site, Waiting, at, name};
 
-/// Longer than any confirm: a held operation may take it during an outage.
+/// Time longer than any confirm round: a held operation may take it during an outage.
 pub const PATIENCE: Duration = Duration::from_secs(100);
-/// How long a volume that is opened once more asks whether this is still the owner: an outage must not stop it, so it may
-/// go on, and show what it had, after another host has taken it over.
+/// Time for which a volume that is opened once more asks whether this host is still the owner. An outage must
+/// not stop it, so it may go on, and show what it had, after another host has taken it over.
 pub const LOOK_MAX: Duration = Duration::from_secs(3);
-/// Of one lane, in one go.
+/// Operations of one lane, in one go.
 const OPERATIONS: u64 = 25;
-/// Half of max-tail and what puts may take when nothing is wrong.
+/// Half of max-tail, and the time that puts may take when nothing is wrong.
 pub const TAIL_SLACK_MS: u64 = 2_000;
 
 /// One life of a host.
@@ -36,35 +36,35 @@ pub struct User {
 
 pub type Owned = (Arc<Volume>, Arc<Mutex<Session>>);
 
-/// What to do about a volume that another host owns.
+/// Readiness to use force on a volume that another host owns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Force {
-    /// Take it at times.
+    /// The host takes the volume at times.
     Sometimes,
     Always,
-    /// Also when it can't be told what was acknowledged.
+    /// The host takes the volume also when it can't be told what was acknowledged.
     AcceptLoss,
 }
 
-/// What came of opening the volume.
+/// The result of opening the volume.
 pub enum Look {
     Owner(Owned),
     Refused,
-    /// It may be the owner, and could not look.
+    /// The process may be the owner, and could not look.
     Unclear,
 }
 
-/// What came of working on it.
+/// The result of working on the volume.
 pub enum After {
-    /// Still the owner, as far as it knows.
+    /// The process is still the owner, as far as it knows.
     Goes(Owned),
     Over,
-    /// Another has the volume. Its clients here may not know yet, and go on asking.
+    /// Another host has the volume. Clients of this one may not know yet, and go on asking.
     ShutOut(Arc<Volume>),
     Unclear,
 }
 
-/// What its tasks share while it is the owner.
+/// State that the tasks of an owner share.
 #[derive(Clone)]
 struct Owner {
     user: User,
@@ -76,16 +76,16 @@ struct Owner {
     erred: Arc<AtomicBool>,
     /// The volume said that it won't work any more.
     shut_out: Arc<AtomicBool>,
-    /// Operations come this close after each other, in ms.
+    /// Longest pause between two operations, in ms.
     pause_ms: u64,
 }
 
-/// All that the model knows of.
+/// Reads everything that the model knows of.
 pub async fn look(volume: &Volume) -> Result<Tags> {
     Ok(tags(0, &volume.read(SPAN.start, SPAN.end - SPAN.start).await?))
 }
 
-/// An error that the volume may give when nothing is broken but what the run broke.
+/// Checks that the volume may give this error when nothing is broken but what the run broke.
 fn expected(site: &Site, what: &str, error: &Error) {
     let disk = site.plan.hazard == Hazard::Disks && matches!(error.kind(), Kind::Io | Kind::NoSpace);
     let fine =
@@ -103,13 +103,14 @@ fn expected(site: &Site, what: &str, error: &Error) {
     assert!(fine, "{what}: {:?}: {error}", error.kind());
 }
 
-/// Another host is named, or what was mirrored here is not whole since the disk failed.
+/// Tells whether an error comes of mirroring: another host is named, or the journal mirrored here is not
+/// whole since the disk failed.
 fn is_of_mirror(site: &Site, kind: Kind) -> bool {
     let not_whole = site.plan.hazard == Hazard::Disks && kind == Kind::Corrupt;
     site.plan.is_mirrored() && (kind == Kind::Refused || not_whole)
 }
 
-/// What the head's peer had will never be told.
+/// Tells whether a refusal says that the journal of the head's peer will never be known.
 pub fn is_lost_peer(site: &Site, why: &str) -> bool {
     let failed = site.plan.hazard == Hazard::Disks && why.contains("or its disk failed");
     why.contains("mirrors this volume") && (failed || why.contains("and the volume's description names"))
@@ -124,7 +125,7 @@ impl User {
         self.rt.sleep(Duration::from_millis(self.rt.below(ms.max(1)))).await;
     }
 
-    /// Until it is killed.
+    /// Works on the volume until the process is killed.
     pub async fn live(self) {
         let volumes = loop {
             match self.site.open(&self.rt, self.host).await {
@@ -171,8 +172,9 @@ impl User {
         }
     }
 
-    /// What the clients of a volume that was shut out had written may not be in what another owner left. None of their flushes may
-    /// be answered, also when this host has had the volume again since, and has let go of it, so that anybody may claim it.
+    /// Checks that clients of a volume that was shut out get no flush answered: their writes may not be in
+    /// what another owner left. That holds also when this host has had the volume again since, and has let go
+    /// of it, so that anybody may claim it.
     pub async fn ask_in_vain(&self, shut_out: &[Arc<Volume>]) {
         for volume in shut_out {
             let done = self.rt.timeout(PATIENCE, volume.flush()).await;
@@ -180,14 +182,15 @@ impl User {
         }
     }
 
-    /// Whether this process owns the volume can't be told from outside: only its end makes that clear.
+    /// Stops working until the process is killed. From outside it can't be told whether the process owns the
+    /// volume; only its end makes that clear.
     pub async fn give_up(&self) {
         self.note(|| "gives up".to_owned());
         self.site.unclear.lock().push(self.host);
         std::future::pending().await
     }
 
-    /// Opens the volume, writes its first block to own it, reads all.
+    /// Opens the volume, writes its first block to own it, and reads all.
     pub async fn become_owner(&self, volumes: &Volumes, force: Force) -> Look {
         let _turn = self.site.opening.lock().await;
         let (current, world) = (self.site.model.lock().current(), &self.site.world);
@@ -254,7 +257,7 @@ impl User {
         Look::Owner((volume, session))
     }
 
-    /// The last refusal said that another host's journal may have more.
+    /// Tells whether the last refusal said that another host's journal may have more.
     pub fn is_named_elsewhere(&self) -> bool {
         let refused = self.site.refused.lock();
         refused.as_ref().is_some_and(|(kind, _)| is_of_mirror(&self.site, *kind))
@@ -379,7 +382,8 @@ impl Owner {
         tag
     }
 
-    /// Zeros are whole blocks or within one: anything else is several changes, not one.
+    /// Draws a write, or zeros, in a lane. Zeros are whole blocks or within one: anything else is several
+    /// changes, not one.
     fn draw(&self, lane: usize) -> (Range<u64>, bool) {
         let rt = &self.user.rt;
         let Range { start, end } = LANES[lane].clone();
@@ -529,14 +533,15 @@ impl Owner {
         }
     }
 
-    /// What a flush promises: where hosts have the volume in turn, of what this host wrote.
+    /// Returns the operations that a flush promises: where hosts have the volume in turn, those of this host
+    /// alone.
     fn flushes(&self) -> Cut {
         let session = self.session.lock();
         if self.user.site.plan.is_in_turn() { session.of_host(self.user.host) } else { session.ended() }
     }
 
-    /// What others had acknowledged is in the pool, now that this host has had the volume: but not where one of them died before
-    /// it let go of it.
+    /// Promises what others had acknowledged: it is in the pool, now that this host has had the volume. That
+    /// does not hold where one of them died before it let go of the volume.
     fn has_had(&self, of_others: &Cut) {
         if self.user.site.plan.is_in_turn() {
             let mut session = self.session.lock();

@@ -10,7 +10,7 @@ use hyper::service::Service;
 use parking_lot::Mutex;
 use s3s::service::S3Service;
 
-/// What happens to one request.
+/// A fault that one request meets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     None,
@@ -20,15 +20,15 @@ pub enum Fault {
     DropAfter,
     /// The server answers with this status and does nothing.
     Status(u16),
-    /// It takes effect, and the answer has this status.
+    /// The request takes effect, and the answer has this status.
     StatusAfter(u16),
-    /// It takes effect after this time.
+    /// The request takes effect after this time.
     Late(Duration),
     /// Nothing takes effect; the answer is this one, as another server gave it.
     Says(&'static Said),
 }
 
-/// An answer word for word.
+/// An answer, word for word.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Said {
     pub status: u16,
@@ -49,12 +49,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The next requests meet these, in order of arrival; those after them none.
+    /// Sets the faults of the next requests, in order of arrival; the requests after them meet none.
     pub fn next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.next.lock().extend(faults);
     }
 
-    /// Every request that `next` says nothing of meets this from now on.
+    /// Sets the fault of every request for which `next` has none, from now on.
     pub fn always(&self, fault: Option<Fault>) {
         *self.always.lock() = fault;
     }
@@ -63,22 +63,22 @@ impl Faults {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The last request's verb and where it went.
+    /// Returns the last request's verb and its target.
     pub fn last(&self) -> String {
         self.last.lock().clone()
     }
 
-    /// Whom the last request said that it was made by.
+    /// Returns the program that the last request named as its maker.
     pub fn agent(&self) -> String {
         self.agent.lock().clone()
     }
 
-    /// When the last request says that it was signed.
+    /// Returns when the last request was signed, as the request says.
     pub fn signed(&self) -> String {
         self.signed.lock().clone()
     }
 
-    /// Who doesn't say, under their signature, that they pay is refused from now on.
+    /// Refuses from now on each request that does not say, under its signature, that it pays.
     pub fn requester_pays(&self) {
         self.requester_pays.store(true, Ordering::Relaxed);
     }
@@ -97,7 +97,7 @@ impl Faults {
     }
 }
 
-/// Stands between hyper and the S3 service.
+/// A service between hyper and the S3 service.
 #[derive(Clone)]
 pub struct Between {
     inner: S3Service,
@@ -114,7 +114,7 @@ type Request = hyper::Request<hyper::body::Incoming>;
 type Response = hyper::Response<s3s::Body>;
 type Answer = Pin<Box<dyn Future<Output = Result<Response, Cut>> + Send>>;
 
-/// Makes hyper close the connection.
+/// An error that makes hyper close the connection.
 #[derive(Debug)]
 pub struct Cut;
 

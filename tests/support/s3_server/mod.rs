@@ -91,7 +91,7 @@ impl Server {
         S3Store::open_with_keys(rt, place, KEY, secret).await
     }
 
-    /// From now on it takes these keys alone.
+    /// Exchanges the keys: the server takes these alone from now on.
     pub fn rotate(&self, id: &str, secret: &str) {
         *self.keys.0.lock().unwrap() = (id.to_owned(), secret.to_owned());
     }
@@ -101,7 +101,7 @@ impl Server {
         self.objects.set_gone(gone);
     }
 
-    /// An object's tags, as the header has them.
+    /// Returns an object's tags, as the header has them.
     pub fn tags(&self, key: &str) -> Option<String> {
         self.objects.get(key).unwrap().about.tags
     }
@@ -115,7 +115,7 @@ impl Server {
         self.objects.with(set).unwrap();
     }
 
-    /// Every key in the bucket.
+    /// Lists every key in the bucket.
     pub fn keys(&self) -> Vec<String> {
         self.objects.keys()
     }

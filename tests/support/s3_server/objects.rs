@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use s3s::dto::{ContentType, ETag, ETagCondition, Expires, Metadata, StorageClass};
 use s3s::{S3Result, s3_error};
 
-/// What other servers do differently.
+/// Differences of other servers from S3.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quirks {
     /// Conditions are accepted and ignored.
@@ -84,7 +84,7 @@ pub struct Object {
     pub modified: SystemTime,
 }
 
-/// What an object carries beside its bytes.
+/// Metadata and headers that an object carries beside its bytes.
 #[derive(Clone, Debug, Default)]
 pub struct About {
     pub metadata: Option<Metadata>,
@@ -95,7 +95,7 @@ pub struct About {
     pub content_language: Option<String>,
     pub expires: Option<Expires>,
     pub storage_class: Option<StorageClass>,
-    /// As the header has them: `a=b&c=d`.
+    /// Tags as the header has them: `a=b&c=d`.
     pub tags: Option<String>,
 }
 
@@ -146,7 +146,7 @@ pub fn strong(etag: &str) -> ETag {
 }
 
 impl Quirks {
-    /// An object's etag as answers have it.
+    /// Returns an object's etag as answers have it.
     pub fn etag(&self, etag: &str) -> ETag {
         if self.weak_etags { ETag::Weak(etag.to_owned()) } else { strong(etag) }
     }
@@ -165,7 +165,8 @@ pub fn now() -> SystemTime {
 }
 
 impl Object {
-    /// As a gateway over files names it, which has no better.
+    /// Gives the object an etag of its size and second, as a gateway over files does, which has nothing
+    /// better.
     pub fn named_by_second(self) -> Object {
         let second = self.modified.duration_since(UNIX_EPOCH).unwrap().as_secs();
         Object { etag: format!("{:x}-{second}", self.body.len()), ..self }
@@ -221,7 +222,7 @@ impl Objects {
         self.with(|c| c.objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey)))
     }
 
-    /// The compare of compare-and-set; the caller holds the lock.
+    /// Compares, for compare-and-set; the caller holds the lock.
     fn check(&self, current: Option<&Object>, conditions: &Conditions) -> S3Result<()> {
         if self.quirks.ignores_conditions {
             return Ok(());
@@ -250,7 +251,7 @@ impl Objects {
         }
     }
 
-    /// Whether the conditions of a put hold now.
+    /// Checks whether the conditions of a put hold now.
     pub fn judge(&self, key: &str, conditions: &Conditions) -> S3Result<()> {
         self.with(|contents| self.check(contents.objects.get(key), conditions))
     }

@@ -19,7 +19,7 @@ fn done<T>(out: T) -> Out<T> {
     Ok(S3Response::new(out))
 }
 
-/// The same, with the number of an object's tags.
+/// Makes an answer that also has the number of an object's tags.
 fn counted<T>(out: T, tags: Option<usize>) -> Out<T> {
     let mut response = S3Response::new(out);
     if let Some(tags) = tags {
@@ -28,7 +28,7 @@ fn counted<T>(out: T, tags: Option<usize>) -> Out<T> {
     Ok(response)
 }
 
-/// What a request says of the object that it makes.
+/// Collects what a request says of the object that it makes.
 macro_rules! about {
     ($input:expr) => {
         About {
@@ -45,7 +45,7 @@ macro_rules! about {
     };
 }
 
-/// The same in an answer.
+/// Makes an answer that says what an object carries.
 macro_rules! shown {
     ($output:ident, $quirks:expr, $object:expr) => {{
         let (quirks, about) = ($quirks, $object.about);
@@ -114,7 +114,7 @@ fn source_of(source: &CopySource) -> S3Result<&str> {
     }
 }
 
-/// `bytes=5-9`, which must lie within the object.
+/// Cuts out the range `bytes=5-9`, which must lie within the object.
 fn part_of(body: &Bytes, range: Option<&str>) -> S3Result<Bytes> {
     let Some(range) = range else { return Ok(body.clone()) };
     let ends = range.strip_prefix("bytes=").and_then(|r| r.split_once('-'));
@@ -132,7 +132,7 @@ struct Listing {
     next: Option<String>,
 }
 
-/// What a token begins with that goes on where a page without names was.
+/// Prefix of a token that goes on where a page without names was.
 const AGAIN: &str = "again:";
 
 fn list(contents: &Contents, input: &ListObjectsV2Input, quirks: Quirks) -> Listing {

@@ -42,7 +42,7 @@ fn noise(len: usize, seed: u64) -> Bytes {
     (0..len).map(|_| next()).collect()
 }
 
-/// What is put of an object comes back; whether it may have tags is each server's to say.
+/// Returns what is put of an object and must come back. Whether it may have tags is each server's to say.
 fn described(attrs: Attrs) -> (Option<String>, BTreeMap<String, String>, BTreeMap<String, String>) {
     (attrs.content_type, attrs.user, attrs.carried.headers)
 }
@@ -91,7 +91,7 @@ impl Suite {
     async fn list(&self, list: &List) -> Page {
         self.bucket.list(list, WHY).await.unwrap()
     }
-    /// Every key below a prefix, by pages of seven.
+    /// Lists every key below a prefix, by pages of seven.
     pub async fn all(&self, prefix: &str) -> Vec<String> {
         let mut list = List { prefix: prefix.into(), max: 7, ..List::default() };
         let mut keys = Vec::new();
@@ -106,7 +106,7 @@ impl Suite {
         }
     }
 
-    /// An exact server's listing is in order already.
+    /// Sorts keys as listings of an exact server are sorted already.
     fn in_order(&self, mut keys: Vec<String>) -> Vec<String> {
         if !self.exact {
             keys.sort();
@@ -279,7 +279,7 @@ impl Suite {
         assert_eq!(one.modified_ms.unwrap() / 1000, head.modified_ms.unwrap() / 1000);
     }
 
-    /// Long enough that a server's own page limit is met.
+    /// Lists more objects than a server's own page limit.
     async fn paging(&self) {
         let keys: Vec<String> = (0..1100).map(|n| self.key(&format!("p/{:04}", n))).collect();
         for some in keys.chunks(20) {

@@ -10,7 +10,8 @@ use windlass_csi::status::Code;
 use crate::case;
 use crate::context::{Case, Context, GROWN, SIZE, fails, must, ok, text};
 
-/// Whether this host lets root make a mounted ext4 larger, for which the kernel asks CAP_SYS_RESOURCE. Containers may lack it.
+/// Tells whether this host lets root make a mounted ext4 larger, for which the kernel asks CAP_SYS_RESOURCE.
+/// Containers may lack it.
 fn may_grow_ext4() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -223,7 +224,7 @@ pub async fn contents(c: &mut Context) {
     }
 }
 
-/// In a pool with a trash.
+/// Checks a clone that is made again under its name, in a pool with a trash.
 pub async fn anew(c: &mut Context) {
     case!(c, "a clone that is made anew under its name has what its source holds then", {
         let id = c.create("anew-source").await?.volume_id;

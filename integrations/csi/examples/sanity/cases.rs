@@ -8,7 +8,7 @@ use windlass_csi::status::Code;
 use crate::case;
 use crate::context::{Context, GROWN, SIZE, UNIQUE, fails, map, must, ok, text};
 
-/// Ids as csi-sanity makes them: of nothing.
+/// Ids of nothing, as csi-sanity makes them.
 const NOWHERE: &str = "fake-vol-id-7";
 const NONE: &str = "reallyfakevolumeid";
 

@@ -10,10 +10,10 @@ use windlass_csi::status::{Code, Status};
 
 pub const SIZE: i64 = 1 << 30;
 pub const GROWN: i64 = 2 << 30;
-/// Between what other runs on the same pool call their volumes.
+/// Suffix of the names that cases use, as csi-sanity has one against other runs on the same pool.
 pub const UNIQUE: &str = "-0A1B2C3D-0E1F2A3B";
 
-/// What went wrong in a case.
+/// The result of a case, with what went wrong.
 pub type Case = Result<(), String>;
 
 /// One host's driver.
@@ -45,12 +45,12 @@ macro_rules! case {
     }};
 }
 
-/// What must be true.
+/// Fails unless `holds`.
 pub fn must(holds: bool, what: impl FnOnce() -> String) -> Case {
     if holds { Ok(()) } else { Err(what()) }
 }
 
-/// What must fail with a code.
+/// Fails unless the call was refused with this code.
 pub fn fails<T>(code: Code, done: Result<T, Status>) -> Case {
     match done {
         Ok(_) => Err(format!("it was done, and {code:?} is wanted")),
@@ -59,7 +59,7 @@ pub fn fails<T>(code: Code, done: Result<T, Status>) -> Case {
     }
 }
 
-/// What must succeed.
+/// Fails unless the call succeeded.
 pub fn ok<T>(done: Result<T, Status>) -> Result<T, String> {
     done.map_err(|status| status.to_string())
 }
@@ -148,7 +148,7 @@ impl Node {
         self.node("NodeExpandVolume", &request).await
     }
 
-    /// Undoes whatever a case has left of a volume.
+    /// Undoes everything that a case has left of a volume.
     async fn put_away(&self, id: &str) -> Result<(), String> {
         for entry in std::fs::read_dir(&self.targets).map_err(|e| e.to_string())?.flatten() {
             ok(self.unpublish(id, &entry.file_name().to_string_lossy()).await)?;
@@ -262,7 +262,7 @@ impl Context {
         Ok(made)
     }
 
-    /// A new volume and a snapshot of it.
+    /// Makes a new volume and a snapshot of it.
     pub async fn snapshot_of_new(&mut self, volume: &str, name: &str) -> Result<Snapshot, String> {
         let volume = self.create(volume).await?;
         self.snapshot(name, &volume.volume_id).await
@@ -308,7 +308,7 @@ impl Context {
         self.here.controller::<Empty>("ControllerModifyVolume", &request).await.map(drop)
     }
 
-    /// Staged and published at `target`.
+    /// Stages the volume and publishes it at `target`.
     pub async fn use_here(&self, id: &str) -> Case {
         ok(self.here.stage(id, &self.writer()).await)?;
         ok(self.here.publish(id, "target", &self.writer(), false).await)
