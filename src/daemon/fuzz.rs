@@ -55,7 +55,7 @@ fn some_calls() -> Vec<Vec<u8>> {
     texts(&[
         "status\n",
         "volume-create\n{\"path\":\"tank/v\",\"size\":1073741824}",
-        "pool-scrub\n{\"pool\":\"tank\"}",
+        "pool-scrub\n{\"name\":\"tank\"}",
         "credentials-set\n{\"target\":\"s3://b\"}",
     ])
 }

@@ -20,9 +20,17 @@ const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 })
 /// A key's lock, shared with every other process that uses this folder.
 #[derive(Debug)]
 pub(super) struct Lock<'a> {
-    // Let go of in this order.
-    _file: OwnedFd,
+    // The fields are dropped in this order.
+    file: OwnedFd,
     _turn: MutexGuard<'a, ()>,
+}
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a program that is being started has a copy of the descriptor until its exec,
+        // and with it the lock.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// Waits for the key's lock. Held for a few system calls only, never while data is written.
@@ -41,7 +49,7 @@ pub(super) fn lock_key<'a>(root: &'a Root, dir: &OwnedFd, key: &str) -> Result<L
     let mut pause_ns = 50_000;
     loop {
         if let Some(file) = try_flock(root, dir, &path).map_err(|e| root.failed("taking a lock", e))? {
-            return Ok(Lock { _file: file, _turn: turn });
+            return Ok(Lock { file, _turn: turn });
         }
         if root.rt.now().since(start) > LOCK_WAIT {
             return Err(held());

@@ -437,7 +437,8 @@ fn stores_that_go_away_hold_the_move_up_and_not_its_clients() {
             let host = found(&site, &there, 1, FlushMode::Local).await;
             let witness = Arc::<Mutex<Witness>>::default();
             let volume = host.from.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
-            let mut load = Load::start(&host.from, volume, witness.clone(), 5);
+            // So slow that what it writes to stores that are away, once it has moved, finds room in memory.
+            let mut load = Load::start(&host.from, volume, witness.clone(), 40);
             let away = async {
                 for _ in 0..3 {
                     host.from.sleep(world.below(3_000)).await;
