@@ -300,7 +300,7 @@ impl Inner {
             State::Ended(Some(shown)) => shown.is_under(session.epoch),
             _ => false,
         };
-        if is_last || true { self.own_in_turn(Claiming::ByRight).await } else { Ok(()) }
+        if is_last { self.own_in_turn(Claiming::ByRight).await } else { Ok(()) }
     }
 
     /// Hands the volume over when another host asks for it.
