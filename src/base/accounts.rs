@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// See the module. What can't be read has nobody.
+/// Users and groups of this host, see the module. A file that can't be read counts as empty.
 #[derive(Debug, Default)]
 pub struct Accounts {
     users: Vec<User>,
@@ -25,13 +25,13 @@ struct Group {
 }
 
 impl Accounts {
-    /// Those of this host.
+    /// Reads the users and groups of this host from /etc/passwd and /etc/group.
     pub fn load() -> Accounts {
         let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         Accounts::parse(&text("/etc/passwd"), &text("/etc/group"))
     }
 
-    /// From the texts of both files. Lines that are none are passed over.
+    /// Parses the texts of passwd(5) and group(5). Lines that are no entry are skipped.
     pub fn parse(passwd: &str, group: &str) -> Accounts {
         let user = |line: &str| {
             let mut fields = line.split(':');
@@ -59,7 +59,7 @@ impl Accounts {
         self.groups.iter().find(|group| group.name == name).map(|group| group.gid)
     }
 
-    /// What people call a user: the name, else the number.
+    /// Returns the name by which people call a user, or the number in digits where the user has no name here.
     pub fn name_of(&self, uid: u32) -> String {
         let user = self.users.iter().find(|user| user.uid == uid);
         user.map_or_else(|| uid.to_string(), |user| user.name.clone())

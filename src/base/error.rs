@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an error. Faces map kinds to errno, NBD codes and exit codes.
+/// Kinds of errors, by what a caller can do about them. Faces map kinds to errno, NBD codes and exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -81,7 +81,7 @@ impl Error {
         self.kind == kind
     }
 
-    /// Whether trying later may help.
+    /// Tells whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, Kind::Unavailable | Kind::Timeout | Kind::Throttled)
     }

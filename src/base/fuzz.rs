@@ -23,12 +23,13 @@ pub struct Target {
 /// Bytes of memory for a byte of input: a small entry becomes a node of a map.
 pub const MEMORY_PER_BYTE: usize = 64;
 
-/// With its CRC-32C behind it: what is damaged by chance never gets past that, what is forged does.
+/// Returns the body with its CRC-32C behind it. The parser rejects bytes that were damaged by chance at this
+/// checksum; forged bytes get past it.
 pub fn with_crc(body: &[u8]) -> Vec<u8> {
     [body, &crc32c(body).to_le_bytes()].concat()
 }
 
-/// With its XXH3-64 behind it.
+/// Returns the body with its XXH3-64 behind it.
 pub fn with_xxh3(body: &[u8]) -> Vec<u8> {
     [body, &xxh3_64(body).to_le_bytes()].concat()
 }
@@ -56,13 +57,13 @@ pub fn edits(mut data: &[u8], mut change: impl FnMut(usize, usize, &[u8])) {
     }
 }
 
-/// One such change.
+/// Encodes one change of a file as `edits` reads it.
 pub fn edit(file: u8, offset: usize, bytes: &[u8]) -> Vec<u8> {
     let at = (offset as u32).to_le_bytes();
     [&[file << 5 | bytes.len() as u8, at[0], at[1], at[2]], bytes].concat()
 }
 
-/// Makes it in these bytes, as far as they reach.
+/// Overwrites the bytes at `offset`, as far as `to` reaches.
 pub fn apply(to: &mut [u8], offset: usize, bytes: &[u8]) {
     let end = to.len().min(offset.saturating_add(bytes.len()));
     if let Some(part) = to.get_mut(offset..end) {

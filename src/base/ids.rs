@@ -75,8 +75,8 @@ id128!(
     Nonce
 );
 
-/// Nobody counts so far, one by one. A higher number was written by nobody who follows the rules, and could not be counted on
-/// from.
+/// Largest number that counting one by one can reach in practice. A higher number was written by somebody who
+/// breaks the rules, and counting on from it could overflow.
 pub const COUNT_MAX: u64 = 1 << 62;
 
 macro_rules! number {
@@ -86,7 +86,7 @@ macro_rules! number {
         #[serde(transparent)]
         pub struct $name(pub u64);
         impl $name {
-            /// Whether somebody can have counted to it.
+            /// Tells whether counting can have reached this number, see `COUNT_MAX`.
             pub fn is_counted(self) -> bool {
                 self.0 <= COUNT_MAX
             }
@@ -130,12 +130,12 @@ impl Epoch {
         Epoch(((self.claims() + 1) << Self::DRAWN_BITS) | u64::from(nonce.0 as u32))
     }
 
-    /// For messages: the count of claims, and what was drawn.
+    /// Shows the epoch in messages: the count of claims and, in hexadecimal, what was drawn.
     pub fn shown(self) -> String {
         format!("{}-{:08x}", self.claims(), self.0 as u32)
     }
 
-    /// How many claims there were up to this one. 0 of ownerships that versions before this one have counted.
+    /// Number of claims up to this one. It is 0 for epochs that versions before this one have counted.
     pub fn claims(self) -> u64 {
         self.0 >> Self::DRAWN_BITS
     }
@@ -145,7 +145,8 @@ counter!(
     Seq
 );
 counter!(
-    /// What snapshots and rollbacks count up, to tell whose a dead frame was. The first is 1.
+    /// A number that each snapshot and rollback counts up, by which is told to which state a dead frame
+    /// belonged. The first is 1.
     Era
 );
 counter!(

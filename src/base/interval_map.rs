@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A value of so many blocks.
+/// A value that stands for a run of blocks and can be cut at any block.
 pub trait Cut: Clone {
     /// The value of `count` blocks, `skip` blocks in.
     fn part(&self, skip: u64, count: u64) -> Self;
-    /// Whether `next` continues this value of `count` blocks, so that one entry can stand for both.
+    /// Tells whether `next` continues this value of `count` blocks, so that one entry can stand for both.
     fn joins(&self, count: u64, next: &Self) -> bool;
 }
 
@@ -66,7 +66,8 @@ impl<V: Cut> Intervals<V> {
         })
     }
 
-    /// Where the part of the range ends in which no more than so many entries begin.
+    /// Returns the end of the longest part of the range, from its start on, in which at most `many` entries
+    /// begin.
     pub fn end_of(&self, range: &Range<u64>, many: usize) -> u64 {
         self.spans.range(range.clone()).nth(many).map_or(range.end, |(&start, _)| start)
     }
@@ -137,7 +138,7 @@ impl<V: Cut> Intervals<V> {
         }
     }
 
-    /// Into a range that is empty.
+    /// Adds a value to a range that is empty.
     fn add(&mut self, range: Range<u64>, value: V) {
         let mut end = range.end;
         if let Some(next) = self.spans.get(&range.end)

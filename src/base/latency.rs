@@ -27,7 +27,7 @@ pub struct Histogram {
     /// Each bucket's end in seconds, and how many fell into it and not into one before. The last has no end: `f64::INFINITY`.
     pub buckets: Vec<(f64, u64)>,
     pub count: u64,
-    /// Of all, in seconds.
+    /// Sum of all latencies, in seconds.
     pub sum: f64,
 }
 
@@ -59,7 +59,8 @@ impl Latencies {
         self.max = self.max.max(other.max);
     }
 
-    /// Those that were added since `earlier`, which was a copy of this. The slowest of them is right to about 20 %.
+    /// Returns the latencies that were added since `earlier`, which was a copy of this value. The slowest of
+    /// them is right to about 20 %.
     #[must_use]
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         let mut new = self.clone();

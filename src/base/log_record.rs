@@ -21,7 +21,8 @@ pub struct Mark {
     pub group_size: u32,
     /// Wall clock, ms since 1970, for listings only.
     pub created_ms: u64,
-    /// Of the volume at this moment, in bytes: it may have grown by the time that the mark is read.
+    /// Size of the volume when the mark was made, in bytes. The volume may have grown by the time that the
+    /// mark is read.
     pub size: u64,
     /// The volume took it by itself.
     pub history: bool,
@@ -69,7 +70,7 @@ impl Op {
 }
 
 impl Mark {
-    /// What `encode` makes of one, at most.
+    /// Most bytes that `encode` makes of a mark.
     pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 8 + 1 + 4 + 63;
 
     /// Fixed fields, then the name.

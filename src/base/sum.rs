@@ -11,7 +11,7 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iso_hdlc(bytes)
 }
 
-/// Of the parts as if they lay behind each other.
+/// Returns the CRC32C of the parts as if they lay behind each other.
 pub fn crc32c_of(parts: &[&[u8]]) -> u32 {
     let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
     parts.iter().for_each(|part| sum.update(part));

@@ -21,7 +21,7 @@ use super::rt::{Instant, Rt};
 static IS_ON: AtomicBool = AtomicBool::new(false);
 static TRACING: RwLock<Option<Arc<Tracing>>> = RwLock::new(None);
 
-/// Where spans go, and what time it is there.
+/// The tracer that spans go to, and its clock.
 #[derive(Debug)]
 struct Tracing {
     tracer: SdkTracer,
@@ -31,33 +31,33 @@ struct Tracing {
     at: Instant,
 }
 
-/// From here on spans are made.
+/// Turns tracing on: requests have spans from here on.
 pub fn start(rt: &Rt, tracer: SdkTracer) {
     let wall = UNIX_EPOCH + Duration::from_millis(rt.wall_ms());
     *TRACING.write() = Some(Arc::new(Tracing { tracer, rt: rt.clone(), wall, at: rt.now() }));
     IS_ON.store(true, Ordering::Release);
 }
 
-/// No more are made; those under way end nowhere.
+/// Turns tracing off: no more spans are made, and those under way are not reported.
 pub fn stop() {
     IS_ON.store(false, Ordering::Release);
     *TRACING.write() = None;
 }
 
-/// What is told of a request.
+/// A name and a value that a span tells of its request.
 pub type Fact = KeyValue;
 
-/// One fact.
+/// Makes a fact of a name and a value.
 pub fn fact(name: &'static str, value: impl Into<opentelemetry::Value>) -> Fact {
     KeyValue::new(name, value)
 }
 
-/// Who is asked.
+/// The two sides that a request can be seen from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// This host, by a client.
+    /// A client asks this host.
     Served,
-    /// A store, by this host.
+    /// This host asks a store.
     Asked,
 }
 

@@ -29,7 +29,7 @@ pub fn read(text: &str) -> Option<u64> {
     read_ms(&format!("{text}{seconds}.000Z"))
 }
 
-/// What `show_ms` shows, and nothing else, in milliseconds since 1970.
+/// Reads exactly what `show_ms` shows, as milliseconds since 1970. `None`: the text is anything else.
 pub fn read_ms(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
@@ -47,7 +47,7 @@ pub fn read_ms(text: &str) -> Option<u64> {
     (show_ms(ms) == text).then_some(ms)
 }
 
-/// The same as a part of a name: `20261120-091500`.
+/// Shows a time to the second as a part of a name: `20261120-091500`.
 pub fn compact(ms: u64) -> String {
     show(ms)
         .chars()

@@ -9,22 +9,22 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// How a file is opened.
+/// Modes of opening a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenHow {
-    /// Must exist.
+    /// The file must exist; it is only read.
     Read,
-    /// Read and write; must exist.
+    /// The file must exist; it is read and written.
     Write,
-    /// Read and write; made if absent.
+    /// The file is read and written, and made if absent.
     Create,
-    /// Read and write; must not exist.
+    /// The file is read and written, and must not exist yet.
     CreateNew,
 }
 
 #[async_trait]
 pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Of a block device: all that it holds.
+    /// Returns the length in bytes; of a block device, all that it holds.
     async fn size(&self) -> io::Result<u64>;
     /// Up to `len` bytes; fewer only at the end of the file.
     async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes>;
@@ -56,11 +56,12 @@ pub(super) async fn write_zeros(file: &dyn DiskFile, offset: u64, len: u64) -> i
     Ok(())
 }
 
-/// Held while it lives.
+/// An exclusive lock on a file, which is held while this value lives.
 pub trait DiskLock: Send + Sync + fmt::Debug {
     /// Tells the locked file from its copies, for as long as it lies where it was made; never 0.
     fn place(&self) -> u64;
-    /// What holds the lock in this process, where another may hold it on.
+    /// Returns the descriptor that holds the lock, if it can be passed to another process that goes on
+    /// holding the lock.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
     }
@@ -69,8 +70,8 @@ pub trait DiskLock: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait Disk: Send + Sync + fmt::Debug {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
-    /// The same, for a file that is written and hardly ever read: writes of whole pages go past the page cache where
-    /// the filesystem lets them.
+    /// Opens a file as `open` does, for one that is written and hardly ever read: writes of whole pages go
+    /// past the page cache where the filesystem lets them.
     async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         self.open(path, how).await
     }
@@ -86,13 +87,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// An exclusive lock on a file (made if absent); `WouldBlock` when another holds it. `note` is written into
     /// it for people (pid).
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>>;
-    /// This run of the machine: what was written is there while it lasts, synced or not. `None`: that can't be told.
+    /// Identifies this run of the machine: what was written is there while it lasts, synced or not. `None`:
+    /// that can't be told.
     fn boot(&self) -> Option<String>;
 
     /// Bytes that this process may still write to the filesystem of a folder. `None`: that can't be told.
     async fn room(&self, dir: &Path) -> Option<u64>;
 
-    /// As `list`; nothing where there is no such folder.
+    /// Lists a folder as `list` does; a folder that isn't there is empty.
     async fn list_if_there(&self, dir: &Path) -> io::Result<Vec<String>> {
         match self.list(dir).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

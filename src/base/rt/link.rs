@@ -12,11 +12,11 @@ use super::super::error::Result;
 /// Bytes of a frame, at most: who receives one looks at its length before it takes memory for it.
 pub const FRAME_MAX: usize = (1 << 20) + (64 << 10);
 
-/// What came in one piece.
+/// A message that came in one piece.
 #[derive(Debug)]
 pub struct Frame {
     pub bytes: Bytes,
-    /// The memory that it takes.
+    /// The part of the budget that the frame's memory takes.
     pub held: Option<Held>,
 }
 
@@ -42,11 +42,11 @@ pub struct Link {
     pub receiver: Box<dyn LinkReceiver>,
 }
 
-/// Where one other daemon is found.
+/// The way to one other daemon.
 #[async_trait]
 pub trait Dial: Send + Sync + fmt::Debug {
-    /// Connects to it; each side knows by then that the other may be trusted.
+    /// Connects to the daemon. Once it returns, each side knows that the other may be trusted.
     async fn dial(&self) -> Result<Link>;
-    /// For people.
+    /// Names the other daemon in messages for people.
     fn place(&self) -> String;
 }

@@ -12,7 +12,7 @@ use crate::base::utc;
 /// Mount points that are told.
 const MOUNTS_MAX: usize = 3;
 
-/// What `/proc/PID/stat` tells of a process or thread.
+/// The parts of `/proc/PID/stat` that tell how a process or thread fares.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     name: String,
@@ -59,7 +59,7 @@ pub(super) fn describe(dev: u64, inode: u64, note: &str, since_ms: u64) -> Strin
     }
 }
 
-/// Who holds a lock (flock) on a file, by the text of `/proc/locks`.
+/// Returns the process that holds a lock (flock) on a file, by the text of `/proc/locks`.
 fn pid_of(locks: &str, dev: u64, inode: u64) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
     let place = format!("{major:02x}:{minor:02x}:{inode}");
@@ -83,7 +83,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { name, state, exiting: flags & 4 != 0 })
 }
 
-/// Whether SIGKILL is on its way, by the text of `/proc/PID/status`.
+/// Tells whether SIGKILL is on its way to a process, by the text of `/proc/PID/status`.
 fn is_killed(status: &str) -> bool {
     let pending = |line: &str| {
         let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;

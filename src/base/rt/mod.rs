@@ -47,10 +47,10 @@ impl std::ops::Add<Duration> for Instant {
     }
 }
 
-/// What a runtime provides; `Rt` wraps it with types.
+/// The services that a runtime provides; `Rt` wraps them with types.
 pub trait Runtime: Send + Sync + 'static {
     fn spawn(&self, task: BoxFuture<'static, ()>);
-    /// The same; its first step may be taken by the caller's thread.
+    /// Starts a task like `spawn`, but the caller's thread may take its first step.
     fn begin(&self, task: BoxFuture<'static, ()>) {
         self.spawn(task);
     }
@@ -80,7 +80,7 @@ impl Rt {
         Rt(runtime)
     }
 
-    /// Whether both are handles on one runtime.
+    /// Tells whether both are handles on one runtime.
     pub fn is(&self, other: &Rt) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -108,9 +108,10 @@ impl Rt {
         Task { rx, abort: Some(abort) }
     }
 
-    /// Does on this thread, which is none of the runtime's, what of the task needs no waiting but for this host's page cache
-    /// (reads and writes of files that ask for no sync); the rest is a task of its own. Most have no rest, and then cost no
-    /// other thread's waking. A panic ends the task alone.
+    /// Does, on this thread, what of the task needs no waiting but for this host's page cache: reads and
+    /// writes of files that ask for no sync. The thread must be none of the runtime's. The rest of the task,
+    /// if any, becomes a task of its own; most have none, and then cost no other thread's waking. A panic
+    /// ends the task alone.
     pub fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.begin(task.boxed());
     }
@@ -126,8 +127,8 @@ impl Rt {
         rx.await.map_err(|_| Error::new(Kind::Internal, "a worker thread panicked; see the log"))
     }
 
-    /// Lets others run. What works long on what is in memory calls it every tenth of a millisecond or so: else requests
-    /// wait for it.
+    /// Lets other tasks run. Work that takes long in memory calls this every tenth of a millisecond or so:
+    /// else requests wait for it.
     pub fn give_way(&self) -> BoxFuture<'static, ()> {
         self.0.give_way()
     }

@@ -24,7 +24,7 @@ use crate::base::interval_map::Intervals;
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
 
-/// What goes wrong and how slow things are; changed while a run goes on.
+/// The faults and delays of a simulated disk; they change while a run goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskFaults {
     /// Half of an operation's time: until its effect, and again until its answer.
@@ -132,7 +132,7 @@ impl Image {
         }
     }
 
-    /// Bytes of the range that take no room.
+    /// Returns how many bytes of the range take no room.
     fn holes_in(&self, range: Range<u64>) -> u64 {
         self.holes.overlaps(range).map(|(hole, ())| hole.end - hole.start).sum()
     }
@@ -181,7 +181,7 @@ enum Change {
 struct Inode {
     medium: Image,
     seen: Image,
-    /// Between medium and seen, oldest first, each with its number.
+    /// Changes that are seen and not yet on the medium, oldest first, each with its number.
     unsynced: Vec<(u64, Change)>,
 }
 
@@ -253,14 +253,14 @@ struct State {
     sync_failures: u64,
 }
 
-/// See the module. Clones are the same disk; it outlives the processes that use it.
+/// A simulated disk, see the module. Clones are the same disk; it outlives the processes that use it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     world: World,
     state: Arc<Mutex<State>>,
 }
 
-/// By whole pages: simulations run without optimisation.
+/// Tells whether all bytes are zeros. It compares whole pages, since simulations run without optimisation.
 fn is_zero(bytes: &Bytes) -> bool {
     static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
     bytes.chunks(PAGE as usize).all(|part| part == &ZEROS[..part.len()])
@@ -464,7 +464,8 @@ impl SimDisk {
         copy
     }
 
-    /// The same disk as it is now, for who puts a snapshot of its machine back: its files are the same ones.
+    /// Copies the disk as it is now, for a test that puts a snapshot of its machine back: the copy's files
+    /// count as the original ones.
     pub fn snapshot(&self) -> SimDisk {
         let state = self.state.lock();
         let mut inodes = state.inodes.clone();

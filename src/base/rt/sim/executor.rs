@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::super::{Instant, Rt, Runtime};
 use super::random::Random;
 
-/// Why a run can't go on.
+/// Reasons why a run can't go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stall {
     /// No task is ready and no timer is set.
@@ -38,10 +38,10 @@ impl fmt::Display for Stall {
     }
 }
 
-/// How long a host may seem to stand still while tasks are ready.
+/// Longest time that a host may seem to stand still while tasks are ready.
 const HICCUP_MAX: Duration = Duration::from_millis(500);
 
-/// By how much wall clocks may be wrong.
+/// Largest error of a simulated host's wall clock.
 const SKEW_MAX_MS: u64 = 7_200_000;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -60,8 +60,8 @@ struct Clock {
 }
 
 impl Clock {
-    /// Is the next timer so near that a slow host may reach it with work left to do? A longer freeze would be another
-    /// fault: every deadline passes at once.
+    /// Tells whether the next timer is so near that a slow host may reach it with work left to do. A longer
+    /// freeze would be another fault: every deadline passes at once.
     fn soon(&self) -> bool {
         self.timers.first_key_value().is_some_and(|((at, ..), _)| at.since(self.now) <= HICCUP_MAX)
     }
@@ -70,7 +70,7 @@ impl Clock {
 struct TaskWaker {
     slot: usize,
     process: usize,
-    /// In the order of their starts.
+    /// Number of the task, in the order in which tasks were started.
     number: u64,
     queued: AtomicBool,
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
@@ -105,7 +105,7 @@ struct Core {
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
     clock: Mutex<Clock>,
     tasks: Mutex<Tasks>,
-    /// Processes that stand still.
+    /// Processes of which no task runs for now.
     frozen: Mutex<BTreeSet<usize>>,
     random: Mutex<Random>,
     steps: AtomicU64,
@@ -232,7 +232,7 @@ impl World {
         n > 0 && self.below(1000) < u64::from(n)
     }
 
-    /// Between `min` and `max`, mostly near `min`, seldom far out, as latencies are.
+    /// Draws a duration from `min` up to `max`: mostly near `min`, seldom far out, as latencies are.
     pub fn latency(&self, min: Duration, max: Duration) -> Duration {
         let span = max.saturating_sub(min).as_nanos() as u64 + 1;
         let span = if self.below(16) == 0 { span } else { span / 8 + 1 };
@@ -256,7 +256,7 @@ impl Process {
         self.skew_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// And is back.
+    /// Sets the host's clock back by so much, after `clock_ahead`.
     pub fn clock_back(&self, by: Duration) {
         self.skew_ms.fetch_sub(by.as_millis() as u64, Ordering::Relaxed);
     }

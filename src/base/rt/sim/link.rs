@@ -15,7 +15,7 @@ use super::super::super::error::{Error, Kind, Result};
 use super::super::link::{Dial, FRAME_MAX, Frame, Link, LinkReceiver, LinkSender};
 use super::World;
 
-/// What goes wrong between two hosts.
+/// The faults and delays between two hosts.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkFaults {
     /// Nobody connects.
@@ -28,9 +28,9 @@ pub struct LinkFaults {
 #[derive(Debug)]
 struct State {
     faults: LinkFaults,
-    /// Who listens.
+    /// The daemon that listens; new connections go to it.
     listener: Option<mpsc::UnboundedSender<Link>>,
-    /// Ends what is connected.
+    /// Switches that break the connections under way.
     cuts: Vec<Arc<watch::Sender<bool>>>,
 }
 
@@ -61,7 +61,7 @@ impl SimNet {
         });
     }
 
-    /// What connects from now on comes here.
+    /// Begins to listen: connections that are made from now on come here.
     pub fn listen(&self) -> mpsc::UnboundedReceiver<Link> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.state.lock().listener = Some(sender);
@@ -108,7 +108,7 @@ impl Dial for SimNet {
 struct SimSender {
     net: SimNet,
     sender: mpsc::UnboundedSender<Bytes>,
-    /// Whether what was sent before has arrived: nothing overtakes it.
+    /// True once the frames that were sent before have arrived: nothing overtakes them.
     before: Arc<AtomicBool>,
     cut: Arc<watch::Sender<bool>>,
 }
@@ -123,7 +123,8 @@ struct Way {
 }
 
 impl Way {
-    /// Unless the link hangs, or what was sent before has not arrived: then a little later.
+    /// Delivers the frames. While the link hangs, or earlier frames have not arrived, it tries again a little
+    /// later.
     fn arrive(self) {
         if self.net.state.lock().faults.hangs || !self.before.load(Ordering::Relaxed) {
             // When nobody is there any more nothing is to be waited for.
