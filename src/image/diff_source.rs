@@ -25,14 +25,16 @@ impl Change {
     }
 }
 
-/// An increment that is read from its begin to its end.
+/// An increment that is read from start to end.
 #[async_trait]
 pub trait Changes: Send {
-    /// Between which states it lies.
+    /// Returns the names of the states between which the increment lies, and its size.
     fn header(&self) -> &Header;
-    /// The same by ids, where they were told. Of an rbd-diff they are known behind its last change.
+    /// Returns the ids of the snapshots between which the increment lies, where they were told. An rbd-diff
+    /// tells them behind its last change.
     fn between(&self) -> &Between;
-    /// The next change, none after the last. All lie inside the size at the end, where the header tells it.
+    /// Returns the next change, none after the last. All lie inside the size at the end, where the header
+    /// tells it.
     async fn next(&mut self) -> Result<Option<Change>>;
 }
 
@@ -51,7 +53,8 @@ pub struct RbdChanges {
     between: Between,
     /// The first record after the header.
     first: Option<Record>,
-    /// Of the last `w`: where its next byte belongs, and how many come.
+    /// The data of the last `w` record: offset on the disk of the next byte, and how many bytes are still to
+    /// come.
     data: (u64, u64),
 }
 
@@ -79,7 +82,7 @@ impl RbdChanges {
         Ok(changes)
     }
 
-    /// At least so many bytes, or all that come.
+    /// Reads until at least so many bytes are at hand, or all that come.
     async fn fill(&mut self, len: usize) -> Result<()> {
         while self.have.len() < len {
             let more = self.from.read().await?;
@@ -103,7 +106,8 @@ impl RbdChanges {
         Err(cut_off())
     }
 
-    /// Behind the last record. It is met again by who asks for another change.
+    /// Reads what follows the last record. The end record is kept, so that another call of `next` meets the
+    /// end again.
     async fn end(&mut self) -> Result<()> {
         self.first = Some(Record::End);
         self.fill(TRAILER_MAX + 1).await?;

@@ -22,26 +22,26 @@ const READS_MAX: usize = 16;
 /// Runs of zeros inside data become holes if they cover such a block.
 const BLOCK: u64 = 4096;
 
-/// What is exported: one state, of which some may be unchanged since another.
+/// The state that is exported. Some of it may be unchanged since another state.
 #[async_trait]
 pub trait Origin: Send + Sync {
     fn size(&self) -> u64;
 
-    /// What lies from `offset` on, in order, without reading it: at least one run, not all of the range if there is too
-    /// much to tell.
+    /// Returns the runs from `offset` on, in order, without reading their bytes. There is at least one; they
+    /// may end before the range does if there is too much to tell.
     async fn runs(&self, offset: u64, len: u64) -> Result<Vec<(u64, Class)>>;
 
-    /// Exactly `len` bytes.
+    /// Reads exactly `len` bytes.
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes>;
 }
 
-/// What a sink gets.
+/// A piece of the image as a sink gets it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
     pub offset: u64,
     pub len: u64,
     pub class: Class,
-    /// Of `Class::Data` only.
+    /// The bytes; empty but for `Class::Data`.
     pub data: Bytes,
     /// The data are the compressed form of one cluster.
     pub packed: bool,
@@ -49,9 +49,9 @@ pub struct Part {
 
 #[async_trait]
 pub trait Sink: Send {
-    /// The image's next part.
+    /// Takes the image's next part.
     async fn take(&mut self, part: Part) -> Result<()>;
-    /// All parts were given: what was written is whole, and durable where it can be.
+    /// Ends the image after all parts were given: on return what was written is whole, and durable where it can be.
     async fn finish(&mut self) -> Result<()>;
 }
 
@@ -69,12 +69,12 @@ impl Sink for Nowhere {
     }
 }
 
-/// What becomes of the parts on their way.
+/// Options for what is done to the parts on their way to the sink.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
-    /// Classes change only between such units.
+    /// Bytes of a unit. Classes change only between units.
     pub unit: u64,
-    /// Zeros among the data become `Class::Zero` if they fill such a block; none: they stay data.
+    /// Zeros among the data become `Class::Zero` if they fill a block of this size. `None`: they stay data.
     pub zero_block: Option<u64>,
     /// Clusters are compressed.
     pub compression: Option<Compression>,
@@ -93,18 +93,18 @@ impl Recipe {
         Recipe { unit: CLUSTER, zero_block, compression, sum }
     }
 
-    /// Only the bytes' sum is wanted.
+    /// Returns the recipe for an export that only sums the bytes.
     pub fn sum() -> Recipe {
         Recipe { unit: 1, zero_block: None, compression: None, sum: true }
     }
 }
 
-/// What was exported.
+/// Result of an export.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exported {
     /// Bytes that were neither holes, zeros nor unchanged.
     pub data_bytes: u64,
-    /// If it was asked for.
+    /// The blake3 sum of the image, if it was asked for.
     pub sum: Option<String>,
 }
 
@@ -255,7 +255,7 @@ fn sum_of(size: u64, offset: u64, parts: &[Part]) -> Vec<Node> {
 }
 
 impl Recipe {
-    /// Zeros are taken out of data, and what is left is compressed.
+    /// Takes zeros out of the data, and compresses what is left.
     fn refine(self, part: Part) -> Vec<Part> {
         if part.class != Class::Data {
             return vec![part];
@@ -296,7 +296,7 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(512).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
-/// Each cluster compressed, or as it is where that saves nothing.
+/// Compresses each cluster, or leaves it as it is where compression saves nothing.
 fn packed(part: Part, compression: Compression) -> Vec<Part> {
     if part.class != Class::Data {
         return vec![part];

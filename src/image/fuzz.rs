@@ -28,7 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "compressed_image", run: compressed, seeds: some_compressed, memory: 300 << 20 },
 ];
 
-/// Reads what can be read, and no more of a large one than its begin.
+/// Reads all of an image that can be read, but no more than the start of a large one.
 fn qcow2_image(data: &[u8]) {
     let _ = detect(&data[..data.len().min(HEAD_BYTES)]);
     let rt = Sim::new(1).rt();
@@ -85,7 +85,8 @@ fn overlay(data: &[u8]) {
     });
 }
 
-/// Up to an end, or a number of changes; all lie inside of the size that the header tells.
+/// Reads changes up to the end, or up to a number of them, and checks that all lie inside of the size that
+/// the header tells.
 async fn followed(changes: &mut dyn Changes) -> Result<()> {
     let size = changes.header().size.unwrap_or(u64::MAX);
     for _ in 0..64 {
@@ -123,7 +124,8 @@ impl ByteSource for Steps {
     }
 }
 
-/// How much of it comes at a time, and the stream.
+/// Reads an rbd-diff. The first byte of the input is the number of bytes that come at a time, less one; the
+/// rest is the stream.
 fn rbd_diff(data: &[u8]) {
     let (step, bytes) = choice(data);
     let from = Steps { bytes: Bytes::copy_from_slice(bytes), step: usize::from(step) + 1 };
@@ -145,7 +147,7 @@ fn some_compressed() -> Vec<Vec<u8>> {
     vec![xz.to_vec(), gzip.to_vec(), [&gzip[..], gzip, &[0; 9]].concat(), zstd]
 }
 
-/// What is inside, up to 1 MiB of it.
+/// Decompresses the input, up to 1 MiB of its contents.
 fn compressed(data: &[u8]) {
     let Some(how) = compression_of(data) else { return };
     let Ok(decoder) = decoder_of(Cursor::new(data.to_vec()), Some(how)) else { return };

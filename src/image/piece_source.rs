@@ -53,7 +53,8 @@ pub trait Source: Send {
 
     async fn next(&mut self) -> Result<Option<Piece>>;
 
-    /// After the last piece: the SHA-256 of the file that it was read from, where that was taken on the way.
+    /// Returns, after the last piece, the SHA-256 of the file that the disk was read from, where the sum was
+    /// taken on the way.
     fn sum(&self) -> Option<String> {
         None
     }

@@ -50,7 +50,8 @@ impl Record {
         }
     }
 
-    /// The record that these bytes begin with, and how many bytes it takes. None: more bytes are needed.
+    /// Parses the record that these bytes begin with. Returns it with its length in bytes. `None`: more bytes
+    /// are needed.
     ///
     /// # Errors
     /// `Invalid`: no such record exists, or its name is too long or no text.
@@ -91,7 +92,7 @@ fn name(bytes: &[u8]) -> Result<Option<(String, usize)>> {
     Ok(Some((text.to_owned(), 4 + name.len())))
 }
 
-/// What a stream begins with: between which states it lies.
+/// The records that a stream begins with: the states between which it lies, and the size.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Header {
     /// None: the stream begins with nothing.

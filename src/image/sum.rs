@@ -24,7 +24,8 @@ pub enum Input<'a> {
     Zeros(u64),
 }
 
-/// Nodes of the portion at `offset`, which is aligned, of an image of `size`. More than one `PORTION` is zeros alone.
+/// Hashes the range at `offset`, which is aligned, of an image of `size` bytes. A range of more than one
+/// `PORTION` must be zeros alone.
 pub fn nodes(size: u64, offset: u64, inputs: &[Input<'_>]) -> Vec<Node> {
     if let [Input::Zeros(len)] = *inputs {
         let cut = zero_subtrees(size, offset, len);

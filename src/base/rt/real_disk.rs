@@ -145,9 +145,7 @@ async fn ordered<T: Send + 'static>(
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     // Jobs of one folder keep their order even when nobody waits for the earlier ones any more. A job may run
-    // here only
-    // while nothing is queued on its thread: otherwise it would overtake a write that was given up and is
-    // still to come.
+    // here only while its thread has nothing to do: otherwise it would overtake an abandoned write.
     if pace.is_here() && writer.is_idle() {
         return job();
     }
