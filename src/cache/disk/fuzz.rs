@@ -72,7 +72,7 @@ async fn settle(rt: &Rt) {
     rt.sleep(Duration::from_secs(2)).await;
 }
 
-/// What a cache leaves that was put 60 frames into.
+/// Returns the file that a cache leaves which 60 frames were put into.
 fn written() -> Bytes {
     let sim = Sim::new(1);
     let (rt, disk) = (sim.rt(), Arc::new(SimDisk::new(&sim)));
