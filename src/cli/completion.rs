@@ -21,9 +21,11 @@ use crate::daemon::control_client::Client;
 
 /// A person waits at the tab: names that take longer are left out.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The variable by which a shell's script asks, with the shell's name. Nobody else's: a process that has it does nothing else.
+/// The variable by which a shell's script asks, with the shell's name. Only such scripts may set it: a
+/// process that has it does nothing else.
 const ASKS: &str = "WINDLASS_COMPLETE";
-/// What the value of an argument is called that is a volume or a snapshot, whatever type it is read into.
+/// The value's name in help texts by which an argument that takes a volume or a snapshot is known, whatever
+/// its type.
 const VOLUME: &str = "POOL/VOL";
 const POOL: &str = "POOL";
 
@@ -46,7 +48,7 @@ pub fn run(_: &Global, args: &Completion) -> Result<std::process::ExitCode> {
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// What a shell reads to ask at each tab.
+/// Returns the script that a shell reads to ask at each tab.
 pub fn script(shell: Shell) -> Result<String> {
     let mut text = Vec::new();
     match shell {
@@ -93,7 +95,7 @@ fn pools(begun: &OsStr) -> Vec<CompletionCandidate> {
     that_begin(names, begun)
 }
 
-/// Volumes; behind an `@` the snapshots of the one before it.
+/// Completes names of volumes, and behind an `@` the snapshots of the volume before it.
 fn volumes_or_snapshots(begun: &OsStr) -> Vec<CompletionCandidate> {
     let text = begun.to_string_lossy();
     let verb = match text.split_once('@').map(|(volume, _)| volume.parse::<VolumePath>()) {
@@ -125,7 +127,7 @@ struct Pathed {
     path: String,
 }
 
-/// What the daemon answers in time. None is started to be asked.
+/// Asks the daemon. `None`: it does not answer in time, or none runs; no engine is started for this.
 fn asked<T: DeserializeOwned>(verb: Verb) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let answer = async {

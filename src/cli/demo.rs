@@ -17,7 +17,7 @@ use crate::daemon::progress::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir};
 use crate::nbd;
 
-/// What the tour writes first, and what it overwrites after the snapshot, in bytes.
+/// Bytes that the tour writes first; `SECOND` are those that it overwrites after the snapshot.
 const FIRST: u64 = 192 * MIB;
 const SECOND: u64 = 48 * MIB;
 const PIECE: u64 = MIB;

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use super::{output, stderr_log};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// What the process that waits reads.
+/// Prints a word for the process that waits.
 pub fn say(word: &str) -> Result<()> {
     use std::io::Write as _;
     println!("{word}");
