@@ -42,21 +42,21 @@ mod attribute {
     pub const DEAD_CONN_TIMEOUT: u16 = 8;
     pub const DEVICE_LIST: u16 = 9;
     pub const BACKEND_IDENTIFIER: u16 = 10;
-    /// Within SOCKETS, and within that.
+    /// Attributes inside of SOCKETS: an item, and the descriptor inside of it.
     pub const SOCKET_ITEM: u16 = 1;
     pub const SOCKET_FD: u16 = 1;
-    /// Within DEVICE_LIST, and within that.
+    /// Attributes inside of DEVICE_LIST: an item, and the state inside of it.
     pub const DEVICE_ITEM: u16 = 1;
     pub const DEVICE_CONNECTED: u16 = 2;
 }
 
-/// What a partition table on the disk counts in, here as in a guest.
+/// Unit in which a partition table on the disk counts, here as in a guest.
 const SECTOR: u64 = 512;
 
 type Message = Genlmsghdr<u8, u16>;
 type Attribute = Nlattr<u16, Buffer>;
 
-/// What is asked of the kernel.
+/// A connection to the kernel's NBD client, by which devices are made and let go.
 pub struct KernelDisks {
     router: NlRouter,
     family: u16,
@@ -105,8 +105,8 @@ impl KernelDisks {
         told.iter().find_map(index).ok_or_else(|| Error::new(Kind::Invalid, "the kernel names no device"))
     }
 
-    /// Gives a device a socket in the place of a dead one, and the export's size. False where the device is gone. Where none is dead
-    /// the kernel drops the socket, and answers as if it had taken it.
+    /// Gives a device a socket in the place of a dead one, and the export's size. False: the device is gone.
+    /// Where no socket is dead the kernel drops the new one, and answers as if it had taken it.
     pub async fn reconnect(&self, number: u32, export: &Info, socket: &OwnedFd, name: &str) -> Result<bool> {
         let asked = vec![
             attribute(attribute::INDEX, number)?,
@@ -126,7 +126,7 @@ impl KernelDisks {
         self.ask("letting an NBD device go", command::DISCONNECT, asked).await.map(drop)
     }
 
-    /// Whether the device is there, with connections or waiting for some.
+    /// Tells whether the device is there, with connections or waiting for some.
     pub async fn is_connected(&self, number: u32) -> Result<bool> {
         let asked = vec![attribute(attribute::INDEX, number)?];
         let told = self.ask("asking for an NBD device", command::STATUS, asked).await?;

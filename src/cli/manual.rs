@@ -42,7 +42,8 @@ fn mount_helper(version: &'static str) -> Command {
         .after_help(MOUNT_OPTIONS)
 }
 
-/// What clap prints behind the options has lines of its own, which roff is to leave as they are.
+/// Writes a man page. The text that clap prints behind the options has lines of its own, which roff is to
+/// leave as they are.
 fn page(command: Command, section: &str, name: &str, dir: &Path) -> Result<()> {
     let page = clap_mangen::Man::new(command).section(section).manual("Windlass").date("");
     let mut text = Vec::new();

@@ -7,10 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::units::{show_bytes, show_time};
 
-/// How often a stderr that is no terminal gets a line.
+/// Pause between lines on a stderr that is no terminal.
 const LINE: Duration = Duration::from_secs(10);
 
-/// What a bar counts.
+/// Units that a bar counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counts {
     Bytes,
@@ -64,7 +64,7 @@ impl TransferBar {
         TransferBar(bar)
     }
 
-    /// So many bytes are done.
+    /// Tells that so many bytes are done.
     pub fn reach(&mut self, at: u64) {
         self.0.set_position(at);
     }
