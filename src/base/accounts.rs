@@ -20,7 +20,7 @@ struct User {
 struct Group {
     name: String,
     gid: u32,
-    /// Names of users who have it beside their own group.
+    /// Names of users who are in the group beside their own one.
     members: Vec<String>,
 }
 
@@ -65,13 +65,13 @@ impl Accounts {
         user.map_or_else(|| uid.to_string(), |user| user.name.clone())
     }
 
-    /// Users who have a group beside their own.
+    /// Returns the users who are in the group beside their own one.
     pub fn members(&self, gid: u32) -> BTreeSet<u32> {
         let of_it = self.groups.iter().filter(|group| group.gid == gid);
         of_it.flat_map(|group| &group.members).filter_map(|name| self.user_named(name)).collect()
     }
 
-    /// All groups of a user.
+    /// Returns all groups of a user.
     pub fn groups_of(&self, uid: u32) -> BTreeSet<u32> {
         let own = self.users.iter().filter(|user| user.uid == uid).map(|user| user.gid);
         let others = self

@@ -43,7 +43,7 @@ type PartyId = u64;
 struct Party {
     shared: Arc<Shared>,
     id: PartyId,
-    /// Somebody of it waits, where nobody did before.
+    /// Rings when somebody of the party begins to wait, where nobody did before.
     short: Notify,
 }
 
@@ -59,10 +59,10 @@ struct Shared {
 struct State {
     total: u64,
     used: u64,
-    /// Parties that have a share.
+    /// Number of parties that have a share.
     sharers: u64,
     accounts: BTreeMap<PartyId, Account>,
-    /// The last number that a party or a waiter was given.
+    /// Last number that was given to a party or a waiter.
     numbers: u64,
 }
 
@@ -77,7 +77,7 @@ struct Account {
 
 #[derive(Debug)]
 struct Waiter {
-    /// Grows with every waiter of any party.
+    /// Number of the request. It grows with every waiter of any party, so that the first can be found.
     turn: u64,
     /// Units that were asked for. The waiter may be given fewer: what can be had changes as parties come and
     /// go.

@@ -17,9 +17,9 @@ pub enum Kind {
     Invalid,
     NotFound,
     Exists,
-    /// Owned by another host, or locked by another process.
+    /// The thing is owned by another host, or locked by another process.
     Owned,
-    /// Would harm; needs force or another order of steps.
+    /// The request would do harm; it needs force or another order of steps.
     Refused,
     /// Too few stores answer right now; trying later may help.
     Unavailable,
@@ -30,7 +30,7 @@ pub enum Kind {
     Denied,
     /// Another owner took over; this one must stop.
     Fenced,
-    /// Bytes that were stored are not what was stored.
+    /// Stored bytes are not the bytes that were stored.
     Corrupt,
     NoSpace,
     ReadOnly,
@@ -43,7 +43,7 @@ pub enum Kind {
     Removed,
     /// This side is shutting down.
     Closed,
-    /// A bug of ours.
+    /// The program has a bug.
     Internal,
 }
 
@@ -66,7 +66,7 @@ impl Error {
         self
     }
 
-    /// Puts what was being done in front, keeping kind and cause.
+    /// Puts a sentence on what was being done in front, and keeps kind and cause.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.what = format!("{doing}: {}", self.what);
@@ -86,7 +86,7 @@ impl Error {
         matches!(self.kind, Kind::Unavailable | Kind::Timeout | Kind::Throttled)
     }
 
-    /// A second copy for another waiter of the same operation; the cause becomes text.
+    /// Makes a second copy for another waiter of the same operation; the cause becomes text.
     #[must_use]
     pub fn share(&self) -> Self {
         Error { kind: self.kind, what: self.to_string(), source: None }

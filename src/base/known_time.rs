@@ -24,7 +24,7 @@ const RESTART_MAX_MS: i64 = 7 * 24 * 3_600_000;
 /// A jumped clock is believed once it has gone on evenly for this long.
 const STOOD: Duration = Duration::from_secs(3600);
 
-/// A time and when it was, by measured time.
+/// A time that was believed, and when that was by measured time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sure {
     wall_ms: u64,
@@ -73,7 +73,7 @@ pub struct Look {
 }
 
 impl KnownTime {
-    /// `noted`: when the process before this one ran last.
+    /// Begins with the note of the process before this one, if it left any.
     pub fn begin(noted: Option<Noted>, wall_ms: u64, now: Instant) -> KnownTime {
         let gone = |noted: &Noted| ahead(wall_ms, noted.believed_ms);
         let noted = noted.filter(|noted| !(-SET_MAX_MS..=RESTART_MAX_MS).contains(&gone(noted)));
@@ -123,7 +123,7 @@ impl KnownTime {
         *self = KnownTime { sure: Sure { wall_ms, at: now }, jump: None };
     }
 
-    /// The time that was believed last, with what has passed since.
+    /// Returns the time that was believed last, plus the time that was measured since.
     fn expected(&self, now: Instant) -> u64 {
         let passed = now.since(self.sure.at).as_millis();
         self.sure.wall_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))

@@ -8,7 +8,7 @@ pub enum Moves {
     Gauge,
     /// The value only grows, from the start of the process on.
     Counter,
-    /// A counter by how long things took.
+    /// The value counts how long things took, by buckets.
     Histogram,
 }
 

@@ -7,16 +7,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{Error, Kind, Result};
 
-/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`. What is in the trash has one that no user can give
-/// anything: `~`, since when in ms (12 hexadecimal digits), `~`, the name that it had. A volume that is being imported has
-/// one as well: `~import~`, and the name that it will have; and one that is being moved here from another pool: `~mv-`, what
-/// tells the host that moves it (8 hexadecimal digits), `~`, the name that it will have.
+/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`.
+///
+/// Some names begin with `~`, which no user can give. Of something in the trash: `~`, the time since when in
+/// ms (12 hexadecimal digits), `~`, the name that it had. Of a volume that is being imported: `~import~`, the
+/// name that it will have. Of a volume that is being moved here from another pool: `~mv-`, what tells the
+/// host that moves it (8 hexadecimal digits), `~`, the name that it will have.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
 
 impl Name {
-    /// Bytes of the longest one.
+    /// Bytes of the longest name.
     pub const BYTES_MAX: usize = 63 + Name::TRASH_BYTES;
     /// Bytes that stand before the old name in the name of something in the trash.
     const TRASH_BYTES: usize = 14;
@@ -101,7 +103,7 @@ impl Name {
         }
     }
 
-    /// `stored`, for serde.
+    /// Parses a name as `stored` does, for serde.
     pub fn deserialize_stored<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Name>, D::Error> {
         let text = Option::<String>::deserialize(d)?;
         text.map(|text| Name::stored(&text)).transpose().map_err(serde::de::Error::custom)

@@ -32,7 +32,7 @@ impl Rope {
         }
     }
 
-    /// Takes no memory of its own.
+    /// Appends zeros, which take no memory of their own.
     pub fn push_zeros(&mut self, len: usize) {
         self.len += len;
         match self.pieces.last_mut() {

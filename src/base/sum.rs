@@ -6,7 +6,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// CRC-32 (ISO-HDLC, that of zip and Ethernet), which S3 servers take by default.
+/// Returns the CRC-32 (ISO-HDLC, that of zip and Ethernet), which S3 servers take by default.
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iso_hdlc(bytes)
 }

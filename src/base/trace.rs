@@ -26,7 +26,8 @@ static TRACING: RwLock<Option<Arc<Tracing>>> = RwLock::new(None);
 struct Tracing {
     tracer: SdkTracer,
     rt: Rt,
-    /// One moment by both clocks: the one that has the date is too coarse, and may be set meanwhile.
+    /// The date of one moment; `at` is the same moment by measured time. Spans are dated by the latter: the
+    /// clock that has the date is too coarse, and may be set meanwhile.
     wall: SystemTime,
     at: Instant,
 }
@@ -61,7 +62,7 @@ pub enum Side {
     Asked,
 }
 
-/// A request under way. One that is dropped without an end is told all the same.
+/// A request under way. A span that is dropped without an end is reported all the same.
 #[derive(Debug)]
 pub struct Span {
     of: Arc<Tracing>,
@@ -75,7 +76,7 @@ impl Tracing {
 }
 
 impl Span {
-    /// None unless traces are on. The parent is the request that this task works for.
+    /// Begins a span, whose parent is the request that this task works for. `None`: traces are off.
     pub fn begin(
         side: Side,
         name: impl FnOnce() -> String,
@@ -98,7 +99,8 @@ impl Span {
         Some(Span { of, context })
     }
 
-    /// The work under this span. On the heap: where traces are off, a request's future is no larger for their sake.
+    /// Runs the work under this span. The future lies on the heap, so that a request's future is no larger
+    /// where traces are off.
     pub fn around<F: Future>(&self, work: F) -> WithContext<Pin<Box<F>>> {
         Box::pin(work).with_context(self.context.clone())
     }

@@ -26,7 +26,7 @@ pub struct FrameKey {
 }
 
 const SHARDS: usize = 16;
-/// Counted for every entry beside its bytes: key, links, map slot, the allocation's head.
+/// Bytes that every entry counts beside its frame: key, links, map slot, the allocation's head.
 const ENTRY_COST: u64 = 160;
 
 /// A frame that was fetched ahead is unread until somebody asks for it. What is unread takes at most this part of a shard.
@@ -128,12 +128,12 @@ pub enum Lookup {
         frame: Bytes,
         first: bool,
     },
-    /// Another reader fetches it: wait, then look again.
+    /// Another reader fetches the frame: the caller waits, then looks again.
     Wait {
         waiter: Waiter,
         first: bool,
     },
-    /// The caller fetches it and says so by `Flight::land`; dropping the flight lets another try.
+    /// The caller fetches the frame and says so by `Flight::land`; dropping the flight lets another try.
     Fetch(Flight),
 }
 
@@ -190,7 +190,7 @@ fn cost(frame: &Bytes) -> u64 {
 }
 
 impl FrameCache {
-    /// Keeps about so many bytes, what their bookkeeping takes included.
+    /// Makes a cache of about so many bytes, bookkeeping included.
     pub fn new(bytes_max: u64) -> FrameCache {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         FrameCache { shards, shard_max: bytes_max / SHARDS as u64 }
@@ -251,7 +251,8 @@ impl FrameCache {
         self.keep(&mut shard, key, frame, read);
     }
 
-    /// `frame` should own its memory: a slice of something large would keep all of it.
+    /// Keeps a frame that somebody has read. `frame` should own its memory: a slice of something large would
+    /// keep all of it.
     pub fn insert(&self, key: FrameKey, frame: Bytes) {
         self.keep(&mut self.shard(&key).lock(), key, frame, true);
     }

@@ -15,11 +15,11 @@ use crate::base::{ChunkId, Error, Kind, Name, Result, StateId, VolumeId};
 /// Bytes of a salt and of a tag.
 pub const SALT: usize = 16;
 pub const TAG: usize = 16;
-/// Bytes that a name is filled up to, its length (1) before it: how long it is does not show.
+/// Bytes that a name and its length (1 byte before it) are filled up to, so that its length does not show.
 const NAME_PADDED: usize = 80;
 /// Bytes of a sealed name: the data key's number, the name, the tag.
 pub const NAME_SEALED: usize = 1 + NAME_PADDED + TAG;
-/// Keys of chunks that are kept: reads come back to the same few.
+/// Number of chunks' keys that are kept: reads come back to the same few.
 const KEPT: usize = 8;
 
 const _: () = assert!(Name::BYTES_MAX < NAME_PADDED);
@@ -55,8 +55,8 @@ pub(super) fn nonce(number: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// The data keys of one volume, by number: what is written is sealed by the one of the highest number, the others open what
-/// was sealed before a rotation. Cheap to clone; all clones learn and forget together.
+/// The data keys of one volume, by number. The one of the highest number seals what is written; the others
+/// open what was sealed before a rotation. Cheap to clone; all clones learn and forget together.
 #[derive(Clone)]
 pub struct VolumeKey(Arc<Inner>);
 
@@ -243,7 +243,7 @@ impl VolumeKey {
     }
 }
 
-/// A derived key, and what it was derived with.
+/// A key that was derived for one pass, and what it was derived with.
 struct Pass {
     key: LessSafeKey,
     number: u8,

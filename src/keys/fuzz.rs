@@ -18,7 +18,7 @@ fn some_key_files() -> Vec<Vec<u8>> {
         .into()
 }
 
-/// A pool's and a volume's key file have one form.
+/// Parses key files. A pool's and a volume's have one form.
 fn key_files(data: &[u8]) {
     if let Ok(secret) = Secret::read(data) {
         assert_eq!(Secret::read(secret.bytes()).ok(), Some(secret.clone()));

@@ -14,7 +14,7 @@ use super::secret::{Passphrase, Secret, hex};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, VolumeId};
 
-/// Slots that a volume may have.
+/// Most slots that a volume may have.
 pub const SLOTS_MAX: usize = 8;
 /// Bytes of a wrapped key: the key and its tag.
 const WRAPPED: usize = 48;
@@ -64,7 +64,7 @@ pub struct Argon2Costs {
 }
 
 impl Default for Argon2Costs {
-    /// The second choice of RFC 9106, for where memory is shared.
+    /// Returns the second choice of RFC 9106, for hosts where memory is shared.
     fn default() -> Argon2Costs {
         Argon2Costs { memory_kib: 64 << 10, passes: 3, lanes: 4 }
     }

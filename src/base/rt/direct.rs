@@ -18,7 +18,7 @@ pub const ALIGN: usize = 4096;
 const LEAST: usize = 256 << 10;
 /// Bytes of one write.
 const BUFFER: usize = 1 << 20;
-/// Buffers that wait for the next writer, at most.
+/// Most buffers that wait for the next writer.
 const SPARE_MAX: usize = 8;
 
 /// Buffers that writers gave back. Fresh memory would be zeroed by the kernel each time.
@@ -49,7 +49,7 @@ impl Buffer {
         self.len += part.len();
     }
 
-    /// Writes and empties it.
+    /// Writes the buffer's bytes and empties it.
     fn flush(&mut self, file: impl AsFd, offset: &mut u64) -> rustix::io::Result<()> {
         let all = &self.bytes[self.start..self.start + self.len];
         write_parts(file, *offset, &[all])?;

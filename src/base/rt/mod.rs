@@ -34,7 +34,7 @@ pub use real_runtime::RealRuntime;
 pub struct Instant(pub Duration);
 
 impl Instant {
-    /// Zero when `earlier` is later.
+    /// Returns the time since `earlier`; zero when `earlier` is later.
     pub fn since(self, earlier: Instant) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -56,11 +56,11 @@ pub trait Runtime: Send + Sync + 'static {
     }
     /// Runs `job` on a worker thread; inline in simulation.
     fn cpu(&self, job: Box<dyn FnOnce() + Send>);
-    /// Ready once the other tasks that can run had their turn.
+    /// Waits until the other tasks that can run had their turn.
     fn give_way(&self) -> BoxFuture<'static, ()>;
     fn sleep(&self, d: Duration) -> BoxFuture<'static, ()>;
     fn now(&self) -> Instant;
-    /// Milliseconds since 1970: for people, never for order.
+    /// Returns milliseconds since 1970: for people, never for order.
     fn wall_ms(&self) -> u64;
     fn random(&self) -> u64;
 }
@@ -153,12 +153,12 @@ impl Rt {
         u128::from(self.random()) << 64 | u128::from(self.random())
     }
 
-    /// A number below `n` (n > 0).
+    /// Returns a random number below `n` (n > 0).
     pub fn below(&self, n: u64) -> u64 {
         ((u128::from(self.random()) * u128::from(n)) >> 64) as u64
     }
 
-    /// `None` when `task` takes longer than `d`; the task is dropped then.
+    /// Runs `task` for at most `d`. `None`: it took longer, and was dropped.
     pub async fn timeout<T>(&self, d: Duration, task: impl Future<Output = T>) -> Option<T> {
         let sleep = self.sleep(d);
         futures::pin_mut!(task);
@@ -169,8 +169,8 @@ impl Rt {
     }
 }
 
-/// The answer of a job that has not begun. A runtime that ends drops such jobs: nobody is to take that for a panic, so
-/// whoever waits waits on until it is dropped as well.
+/// The way back for the answer of a job that runs elsewhere. A runtime that ends drops jobs that have not
+/// begun. Nobody is to take that for a panic, so whoever waits goes on waiting until it is dropped as well.
 struct Answer<T>(Option<oneshot::Sender<T>>);
 
 impl<T> Answer<T> {

@@ -65,7 +65,7 @@ impl JobClass {
     }
 }
 
-/// Threads that write: a sync in one folder is waited for by those that share its thread.
+/// Number of threads that write. A sync in one folder holds up writes of other folders that share its thread.
 const WRITERS: usize = 4;
 
 /// The local disk. Writes and syncs go through threads of their own, so that an event loop never waits for
@@ -223,7 +223,7 @@ fn waits() -> i64 {
 }
 
 impl Direct {
-    /// None where the filesystem has no such thing.
+    /// Opens a log a second time, for writes past the page cache. `None`: the filesystem has no such thing.
     fn open(path: &Path) -> Option<Direct> {
         let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;

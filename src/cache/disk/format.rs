@@ -54,7 +54,7 @@ const MAGIC_ENTRY: &[u8; 4] = b"FRAM";
 const SUMMED: usize = 60;
 const ENTRY_SUMMED: usize = 56;
 
-/// Which of the two queues a segment is in.
+/// The two queues that a segment can be in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ring {
     /// The frames were asked for once, as far as is known.
@@ -175,7 +175,7 @@ impl End {
     }
 }
 
-/// Bytes that a frame takes in a segment.
+/// Returns the bytes that a frame takes in a segment.
 pub fn room(len: usize) -> u64 {
     ((ENTRY + len) as u64).next_multiple_of(ALIGN)
 }
@@ -215,7 +215,7 @@ pub fn entry(bytes: &Bytes) -> Option<(FrameKey, Bytes)> {
     (sum.to_le_bytes() == head[ENTRY_SUMMED..SUMMED]).then(|| (key, bytes.slice(ENTRY..end)))
 }
 
-/// An entry whose checksum is made right, if these bytes are the rest of one.
+/// Returns an entry whose checksum is made right, if these bytes are the rest of one.
 #[cfg(any(test, fuzzing))]
 pub(super) fn summed(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();

@@ -18,10 +18,10 @@ use crate::base::Kind;
 use crate::base::rt::{Disk, Rt};
 use crate::cache::FrameKey;
 
-/// Bytes that wait to be written, at most: within these bounds half of its memory.
+/// Bounds of the bytes that may wait to be written. Within them that is half of the cache's memory.
 const QUEUE_MIN: u64 = 256 << 10;
 const QUEUE_MAX: u64 = 16 << 20;
-/// Bytes of a frame, about: how many that went are remembered.
+/// Typical bytes of a frame. By them is decided how many frames that went are remembered.
 const FRAME_TYPICAL: u64 = 16 << 10;
 const GONE_MIN: u64 = 4 << 10;
 const GONE_MAX: u64 = 1 << 20;
@@ -29,7 +29,7 @@ const GONE_MAX: u64 = 1 << 20;
 /// Size and place of a cache on disk.
 #[derive(Clone, Debug)]
 pub struct DiskCacheConfig {
-    /// A folder of its own.
+    /// The folder of the cache, which holds nothing else.
     pub dir: PathBuf,
     /// Bytes of the file, at most.
     pub bytes_max: u64,
@@ -75,7 +75,7 @@ impl DiskCache {
         DiskCache(None)
     }
 
-    /// Returns at once; what the file has is found again meanwhile.
+    /// Starts the cache. It returns at once; what the file has is found again meanwhile.
     pub fn start(rt: &Rt, disk: Arc<dyn Disk>, config: DiskCacheConfig) -> DiskCache {
         let segment = config.segment();
         let count = (config.bytes_max / segment).min(SEGMENTS_MAX - 1) as u16;
@@ -130,7 +130,7 @@ impl DiskCache {
     }
 }
 
-/// The one task that writes.
+/// Runs the one task that writes.
 async fn run(shared: Arc<Shared>) {
     let mut segments = match Segments::open(&shared).await {
         Ok(segments) => segments,

@@ -11,7 +11,7 @@ const USES_MAX: u8 = 3;
 const SEGMENT_BITS: u32 = 16;
 const AT_BITS: u32 = 23;
 const LEN_BITS: u32 = 21;
-/// Segments, bytes of one, and bytes of a frame, at most: so that a place fits a word.
+/// Most segments, most bytes of one, and most bytes of a frame: so that a place fits a word.
 pub const SEGMENTS_MAX: u64 = 1 << SEGMENT_BITS;
 pub const SEGMENT_MAX: u64 = 8 << AT_BITS;
 pub const FRAME_LEN_MAX: usize = (1 << LEN_BITS) - 1;
@@ -20,7 +20,7 @@ pub const FRAME_LEN_MAX: usize = (1 << LEN_BITS) - 1;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spot {
     pub segment: u16,
-    /// A multiple of 8.
+    /// Offset in the segment, a multiple of 8.
     pub at: u32,
     pub len: u32,
     pub uses: u8,
@@ -66,7 +66,7 @@ impl Index {
         self.spots.len()
     }
 
-    /// Bytes of the frames.
+    /// Returns the bytes of all frames.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -19,13 +19,13 @@ use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Result, ResultExt as _};
 use crate::cache::FrameKey;
 
-/// Share of the new segments that goes first, one in so many.
+/// Share of the new segments in all, one in so many, above which a new one is used up first.
 const NEW_SHARE: usize = 10;
-/// New segments that stay, however few there are in all.
+/// Number of new segments that stay, however few there are in all.
 const NEW_MIN: usize = 2;
 /// Bytes of one write.
 const WRITE: usize = 512 << 10;
-/// Times that frames are moved for one free segment; after that they go.
+/// Rounds in which frames are moved to make one segment free; after that they are dropped.
 const MOVES: u32 = 4;
 const NAME: &str = "frames";
 

@@ -82,7 +82,7 @@ pub(super) struct Shared {
     pub dir: PathBuf,
     /// Bytes of a segment.
     pub segment: u64,
-    /// Segments.
+    /// Number of segments.
     pub count: u16,
     /// Bytes that may wait to be written.
     queue_max: u64,

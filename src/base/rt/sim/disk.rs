@@ -35,11 +35,11 @@ pub struct DiskFaults {
     pub read_fails: u32,
     /// Listings of folders that fail, in 1000.
     pub list_fails: u32,
-    /// Bytes all files may have; `StorageFull` beyond.
+    /// Most bytes that all files may have; `StorageFull` beyond.
     pub capacity: u64,
     /// Files can't be punched.
     pub no_holes: bool,
-    /// Which copy of its files this disk is, 1 for the original.
+    /// Number of this disk among the copies of its files, 1 for the original.
     pub copy: u64,
 }
 
@@ -112,7 +112,7 @@ impl Image {
         self.len = len;
     }
 
-    /// Pages that were never written stay away: journals zero large files.
+    /// Makes zeros of a range. Pages that were never written stay away: journals zero large files.
     fn zero(&mut self, offset: u64, len: u64) {
         let end = offset + len;
         self.holes.clear(offset..end);
@@ -445,19 +445,20 @@ impl SimDisk {
         change(&mut self.state.lock().faults);
     }
 
-    /// The host's power fails now. Kill its processes with it: what they hold of this disk answers with errors.
+    /// Fails the host's power now. Kill its processes with it: what they hold of this disk answers with
+    /// errors.
     pub fn power_loss(&self) {
         self.state.lock().power_loss(&self.world);
     }
 
-    /// The host is lost: another, empty disk is in its place. Kill its processes with it.
+    /// Loses the host: another, empty disk takes this one's place. Kill its processes with it.
     pub fn replace(&self) {
         let mut state = self.state.lock();
         let boot = state.boot + 1;
         *state = State { boot, made: state.made, faults: state.faults, ..State::empty() };
     }
 
-    /// Another disk with copies of all files as the running system sees them.
+    /// Returns another disk with copies of all files as the running system sees them.
     pub fn copied(&self) -> SimDisk {
         let copy = self.snapshot();
         copy.state.lock().faults.copy += 1;
@@ -478,12 +479,12 @@ impl SimDisk {
         SimDisk { world: self.world.clone(), state: Arc::new(Mutex::new(copy)) }
     }
 
-    /// Syncs that failed so far.
+    /// Returns how many syncs have failed so far.
     pub fn sync_failures(&self) -> u64 {
         self.state.lock().sync_failures
     }
 
-    /// Every file as the running system sees it, with its length.
+    /// Returns every file as the running system sees it, with its length.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let state = self.state.lock();
         let len = |id: &u64| state.inodes.get(id).map_or(0, |i| i.seen.len);
@@ -500,7 +501,7 @@ impl SimDisk {
         true
     }
 
-    /// Takes effect after some time and is answered after some more.
+    /// Does an operation, which takes effect after some time and is answered after some more.
     async fn act<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut State, &World) -> io::Result<T> + Send + 'static,
@@ -730,7 +731,7 @@ mod tests {
     use super::super::Sim;
     use super::*;
 
-    /// Runs a scenario on a fresh disk, and what is left of it after a loss of power.
+    /// Runs a scenario on a fresh disk. Returns its result, and the disk as a loss of power leaves it.
     fn scenario<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         seed: u64,
         run: impl FnOnce(SimDisk) -> F,

@@ -88,7 +88,7 @@ impl Wake for TaskWaker {
 struct Slot {
     waker: Arc<TaskWaker>,
     process: usize,
-    /// Absent while it is polled.
+    /// The task; absent while it is polled.
     future: Option<BoxFuture<'static, ()>>,
 }
 
@@ -116,7 +116,7 @@ struct Core {
 #[derive(Clone)]
 pub struct World(Arc<Core>);
 
-/// Owns a run: dropping it drops every task and timer.
+/// The owner of a run: dropping it drops every task and timer.
 #[derive(Debug)]
 pub struct Sim(World);
 
@@ -181,7 +181,7 @@ impl Sim {
 }
 
 impl World {
-    /// A runtime that no kill reaches: the scenario's own.
+    /// Returns a runtime that no kill reaches: the scenario's own.
     pub fn rt(&self) -> Rt {
         Rt::new(Arc::new(SimRuntime { core: self.0.clone(), process: 0, skew_ms: Arc::default() }))
     }
@@ -222,12 +222,12 @@ impl World {
         self.0.random.lock().next()
     }
 
-    /// A number below `n` (n > 0).
+    /// Returns a random number below `n` (n > 0).
     pub fn below(&self, n: u64) -> u64 {
         self.0.random.lock().below(n)
     }
 
-    /// True in `n` of 1000 cases.
+    /// Returns true in `n` of 1000 cases.
     pub fn per_mille(&self, n: u32) -> bool {
         n > 0 && self.below(1000) < u64::from(n)
     }
@@ -246,12 +246,12 @@ impl Process {
         Rt::new(Arc::new(SimRuntime { core, process: self.id, skew_ms }))
     }
 
-    /// The host's clock is set to another time, before or after.
+    /// Sets the host's clock to another time, before or after.
     pub fn jump_clock(&self) {
         self.skew_ms.store(self.world.below(SKEW_MAX_MS), Ordering::Relaxed);
     }
 
-    /// The host's clock is ahead of what it was, by so much.
+    /// Sets the host's clock ahead by so much.
     pub fn clock_ahead(&self, by: Duration) {
         self.skew_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
     }
@@ -261,7 +261,7 @@ impl Process {
         self.skew_ms.fetch_sub(by.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// None of its tasks runs for so long, and then it finds that time has passed and others have acted.
+    /// Stops all tasks of the process for so long. Then it finds that time has passed and others have acted.
     pub fn freeze(&self, d: Duration) {
         let (world, id) = (self.world.clone(), self.id);
         world.0.frozen.lock().insert(id);
@@ -354,7 +354,7 @@ impl Core {
         }
     }
 
-    /// A ready task by the seed; none when there is none, or when time shall pass first.
+    /// Picks a ready task by the seed. `None`: there is none, or time shall pass first.
     fn pick(&self) -> Option<Arc<TaskWaker>> {
         let next = self.clock.lock().soon();
         let mut ready = self.ready.lock();

@@ -18,9 +18,9 @@ use super::World;
 /// The faults and delays between two hosts.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkFaults {
-    /// Nobody connects.
+    /// Connections can't be made.
     pub down: bool,
-    /// Frames are on their way for as long as this stands, and arrive later.
+    /// Frames don't arrive as long as this stands, but later.
     pub hangs: bool,
     pub latency: (Duration, Duration),
 }
@@ -53,7 +53,7 @@ impl SimNet {
         change(&mut self.state.lock().faults);
     }
 
-    /// All that is connected breaks; what is on its way is lost.
+    /// Breaks all connections; frames that are on their way are lost.
     pub fn cut(&self) {
         let cuts = std::mem::take(&mut self.state.lock().cuts);
         cuts.iter().for_each(|cut| {
