@@ -33,9 +33,9 @@ use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff_codec};
 use crate::nbd::Client;
 use crate::volume::{SnapshotInfo, VolumeInfo, applied_mark, copy_mark, is_applied_mark};
 
-/// Writes that are under way: at most 1 MiB each.
+/// Most writes that are under way, each of at most 1 MiB.
 const IN_FLIGHT: usize = 32;
-/// Bytes that are asked about, or zeroed, at once.
+/// Most bytes that are asked about, or zeroed, at once.
 const RANGE_MAX: u64 = 2 << 30;
 const READ: usize = 1 << 20;
 /// Longest wait for the end of the connection.
@@ -75,7 +75,7 @@ pub async fn run(global: &Global, args: ApplyDiff) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Applies the diff in a file, or that which comes by stdin (`-`).
+/// Applies the diff in a file, or the one that comes by stdin (`-`).
 pub async fn onto(
     rt: &Rt,
     door: &mut Door,

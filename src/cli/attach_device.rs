@@ -23,7 +23,7 @@ use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd::{self, Address, Info};
 
-/// Requests wait this long for a daemon that is gone, then they fail.
+/// Time for which requests wait for a daemon that is gone; then they fail.
 pub const PATIENCE: Duration = Duration::from_secs(RECONNECT);
 /// Pause between two attempts to reach the daemon.
 pub const AGAIN: Duration = Duration::from_millis(500);
@@ -90,7 +90,7 @@ pub async fn ask_held(rt: &Rt, home: &StateDir, disk: &Disk, held: Option<&Value
     client.call(rt, asks, |_| {}, std::future::pending()).await?.answer()
 }
 
-/// Keeps a device connected until it is let go.
+/// The part of the process that keeps a device connected until it is let go.
 struct Keeper {
     rt: Rt,
     home: StateDir,
@@ -182,7 +182,7 @@ impl Keeper {
     }
 }
 
-/// Undoes `attach --device`.
+/// Detaches a device that `attach --device` made.
 pub async fn let_go(global: &Global, number: u32, force: bool) -> Result<ExitCode> {
     let device = format!("/dev/nbd{number}");
     // Held alone while it is let go: mounted file systems and whatever else is built on it hold it too.

@@ -34,11 +34,11 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::{StateDir, signals};
 use crate::nbd;
 
-/// fuser's event loops.
+/// Number of fuser's event loops.
 const THREADS: usize = 2;
-/// Requests that the kernel may have under way in the background.
+/// Most requests that the kernel may have under way in the background.
 const BACKGROUND: u16 = 64;
-/// Bytes that one request carries, at most.
+/// Most bytes that one request carries.
 const TRANSFER_MAX: u32 = 1 << 20;
 /// Most bytes of a request that carries no data.
 const RANGE_MAX: u64 = 1 << 30;
@@ -46,11 +46,11 @@ const RANGE_MAX: u64 = 1 << 30;
 const SIZE_TTL: Duration = Duration::from_secs(1);
 const SECTOR: u64 = 512;
 const BLOCK: u32 = 4096;
-/// fallocate(2)'s modes.
+/// Mode bits of fallocate(2).
 const KEEP_SIZE: i32 = 1;
 const PUNCH_HOLE: i32 = 2;
 const ZERO_RANGE: i32 = 16;
-/// open(2)'s O_DSYNC, which is in O_SYNC too. What rustix calls so is O_SYNC.
+/// Flag O_DSYNC of open(2), which is in O_SYNC too. The constant of that name in rustix is O_SYNC.
 const DSYNC: i32 = 0o10000;
 /// Values of lseek(2)'s `whence`.
 const SEEK_DATA: i32 = 3;
@@ -130,8 +130,9 @@ type Connected = Result<(Arc<nbd::Client>, Value)>;
 /// The ways in which the daemon is asked.
 #[async_trait]
 trait Reach: Send + Sync {
-    /// Connects, and makes sure that the export still is what it was. `Fenced`: it never will be again. Whatever else a daemon
-    /// says may be over in a moment: it has just begun, and its stores or its keys are not there yet.
+    /// Connects, and makes sure that the export still is what it was. `Fenced`: it never will be again. Any
+    /// other error of a daemon may be over in a moment: it has just begun, and its stores or its keys are not
+    /// there yet.
     async fn connect(&self, held: Option<&Value>) -> Connected;
     /// Asks what the export is now, as `ask_held` does.
     async fn held(&self, held: Option<&Value>) -> Result<Value>;
@@ -170,7 +171,7 @@ enum State {
     Over(String),
 }
 
-/// The way to the daemon.
+/// The connection to the daemon, which is made anew when it breaks.
 struct Link {
     rt: Rt,
     export: String,
@@ -181,7 +182,7 @@ struct Link {
     /// this host's.
     is_held_known: AtomicBool,
     state: watch::Sender<State>,
-    /// A connection has broken.
+    /// Rings when a connection has broken.
     broken: Notify,
 }
 
@@ -304,7 +305,7 @@ impl Link {
         Ok(())
     }
 
-    /// `durable`: it survives what a flush survives.
+    /// Writes. `durable`: the bytes survive what a flush survives.
     async fn write(&self, offset: u64, data: Bytes, durable: bool) -> Result<()> {
         self.change(|client| {
             let data = data.clone();
@@ -368,7 +369,7 @@ fn is_durable(flags: OpenFlags) -> bool {
     flags.0 & DSYNC != 0
 }
 
-/// The kernel's side.
+/// The FUSE server, which the kernel asks.
 struct FileServer {
     link: Arc<Link>,
     read_only: bool,

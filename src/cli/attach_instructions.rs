@@ -21,11 +21,11 @@ use crate::volume::VolumeInfo;
 
 /// Seconds for which a client goes on trying to reach a daemon that is gone.
 pub const RECONNECT: u64 = 300;
-/// Bytes of a virtio disk's serial number.
+/// Most bytes of a virtio disk's serial number.
 const SERIAL_MAX: usize = 20;
-/// Connections of one client: more than one lets its requests overtake each other.
+/// Number of connections of one client. With more than one, requests can overtake each other.
 pub const CONNECTIONS: usize = 4;
-/// The name of the client's certificate among QEMU's objects.
+/// Name of the client's certificate among QEMU's objects.
 const TLS_OBJECT: &str = "windlass-tls";
 
 #[derive(Args, Debug)]
@@ -83,10 +83,10 @@ impl Attach {
     }
 }
 
-/// All that a client needs to know.
+/// The facts on a disk that a client needs to know.
 pub struct Disk {
     pub address: Address,
-    /// The client's folder, for TLS.
+    /// The client's folder of certificates, for TLS.
     certificates: String,
     pub export: String,
     pub read_only: bool,
@@ -296,8 +296,8 @@ impl Disk {
         ))
     }
 
-    /// The kernel waits for a new connection as long as `nbd-client` runs to make it (`-persist`); `-timeout` would make
-    /// errors of a pause.
+    /// Returns what to type for nbd-client. With `-persist` the kernel waits for a new connection as long as
+    /// `nbd-client` runs to make it; `-timeout` would make errors of a pause.
     fn nbd_client(&self, device: &str) -> Result<String> {
         Ok(format!("modprobe nbd\n{}", self.nbd_client_line(device, shell_word)?))
     }
@@ -351,7 +351,7 @@ fn kernel_device(named: Option<&str>) -> Result<&str> {
     kernel_number(device).map(|_| device)
 }
 
-/// The number of `/dev/nbdN`.
+/// Returns the number in `/dev/nbdN`.
 pub fn kernel_number(device: &str) -> Result<u32> {
     let number = device.strip_prefix("/dev/nbd").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
     let wrong = || Error::new(Kind::Usage, format!("{device:?} is no device of NBD: write /dev/nbd0, say"));

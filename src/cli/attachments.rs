@@ -64,10 +64,10 @@ impl FromStr for DeviceOf {
 const BLOCK: &str = "/sys/block";
 /// The file where the kernel lists what is mounted, for this process.
 const MOUNTS: &str = "/proc/self/mountinfo";
-/// The type of a mount that is one of our files; where fusermount3 is old, it is plain `fuse`.
+/// Types of a mount that is one of our files; it is plain `fuse` where fusermount3 is old.
 const FILE_TYPES: [&str; 2] = ["fuse.windlass-file", "fuse"];
 
-/// The place of what is attached.
+/// The place where a disk is attached.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Place {
     /// The kernel's NBD device of this number.
@@ -122,7 +122,7 @@ pub fn refuse_second(disk: &DeviceOf) -> Result<()> {
     }
 }
 
-/// The kernel's NBD devices that were made here, by their numbers. `block`: `/sys/block`.
+/// Returns the kernel's NBD devices that were made here, by their numbers. `block`: `/sys/block`.
 fn devices(block: &Path) -> Vec<(u32, DeviceOf)> {
     let entries = std::fs::read_dir(block).into_iter().flatten().flatten();
     let mut all: Vec<(u32, DeviceOf)> = entries
@@ -136,7 +136,7 @@ fn devices(block: &Path) -> Vec<(u32, DeviceOf)> {
     all
 }
 
-/// Files that are volumes, by the text of `/proc/PID/mountinfo`.
+/// Returns the files that are volumes, by the text of `/proc/PID/mountinfo`.
 fn files(mountinfo: &str) -> Vec<(Place, DeviceOf)> {
     let one = |line: &str| {
         let (mount, source) = line.split_once(" - ")?;

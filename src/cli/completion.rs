@@ -19,7 +19,7 @@ use crate::daemon::StateDir;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::daemon::control_client::Client;
 
-/// A person waits at the tab: names that take longer are left out.
+/// Longest wait for names, since a person waits at the tab. Names that take longer are left out.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The variable by which a shell's script asks, with the shell's name. Only such scripts may set it: a
 /// process that has it does nothing else.
@@ -42,7 +42,7 @@ pub enum Shell {
     Fish,
 }
 
-/// `windlass completion SHELL`.
+/// Runs `windlass completion SHELL`.
 pub fn run(_: &Global, args: &Completion) -> Result<std::process::ExitCode> {
     output::line(script(args.shell)?.trim_end());
     Ok(std::process::ExitCode::SUCCESS)
@@ -68,7 +68,7 @@ pub fn answered() -> bool {
     asked.try_complete(std::env::args_os(), here.as_deref()).unwrap_or(true)
 }
 
-/// The command line, with what completes each argument that names a pool, a volume or a snapshot.
+/// Returns the command line, with what completes each argument that names a pool, a volume or a snapshot.
 fn with_names(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let takes = |kind: TypeId| arg.get_value_parser().type_id() == kind;

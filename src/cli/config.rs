@@ -54,6 +54,8 @@ pub struct Findings {
     pub notes: Vec<String>,
 }
 
+/// Looks at windlass.toml and at this host.
+///
 /// # Errors
 /// The file can't be read at all.
 pub async fn findings(global: &Global) -> Result<Findings> {

@@ -21,7 +21,7 @@ const FILE_MAX: usize = 1 << 20;
 const MONTH_MS: f64 = 30.0 * 24.0 * 3_600_000.0;
 /// Shortest time of counting, in ms. Requests of a shorter time say nothing of a month.
 const WATCHED_MIN_MS: u64 = 60_000;
-/// Layouts that are compared: data and parity.
+/// Layouts that are compared, each by its data and parity.
 const LAYOUTS: &[(u64, u64)] = &[(1, 1), (1, 2), (2, 1), (4, 2), (8, 2), (8, 3)];
 
 #[derive(clap::Args, Debug)]
@@ -36,7 +36,8 @@ pub struct Cost {
     prices: Option<PathBuf>,
 }
 
-/// One class of a provider: US dollars for a GiB and month, a thousand requests, a GiB that leaves.
+/// The prices of one class of a provider, in US dollars: for a GiB and month, a thousand requests, a GiB that
+/// leaves.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Price {

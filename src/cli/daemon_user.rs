@@ -17,7 +17,7 @@ const SEARCH: u32 = 0o1;
 pub enum Holds {
     /// A key or a passphrase: the file's owner alone reads it.
     Secret,
-    /// A certificate, for example.
+    /// A file that others may read too, a certificate for example.
     Anything,
 }
 

@@ -339,7 +339,7 @@ async fn write(rt: &Rt, door: &mut Door, found: &Found, plan: &Plan, out: Output
 pub struct Remote {
     client: Client,
     size: u64,
-    /// The context of what changed.
+    /// Name of the NBD context that tells what changed, for an increment.
     dirty: Option<String>,
 }
 

@@ -26,7 +26,8 @@ pub struct NewFile {
     temporary: PathBuf,
     path: PathBuf,
     replaces: bool,
-    /// Locked as long as somebody writes the file: one that nobody has locked was left by a process that is gone.
+    /// A lock that is held as long as somebody writes the file. A file that nobody has locked was left by a
+    /// process that is gone.
     _lock: Option<OwnedFd>,
 }
 

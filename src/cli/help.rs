@@ -57,7 +57,7 @@ fn about(command: &clap::Command) -> String {
     if names.is_empty() { about } else { format!("{about} [alias: {}]", names.join(", ")) }
 }
 
-/// `windlass version`.
+/// Runs `windlass version`.
 pub fn version(global: &Global) -> ExitCode {
     let version = env!("CARGO_PKG_VERSION");
     output::line(&match global.json {

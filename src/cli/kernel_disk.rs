@@ -62,11 +62,11 @@ pub struct KernelDisks {
     family: u16,
 }
 
-/// Devices that lose a connection, as the kernel tells it.
+/// A receiver of the kernel's messages on devices that lose a connection.
 pub struct Losses(NlRouterReceiverHandle<u16, Message>);
 
 impl KernelDisks {
-    /// `Kind::Unsupported` where this kernel has no NBD client, or has not loaded it.
+    /// Connects to the kernel's NBD client. `Kind::Unsupported`: this kernel has none, or has not loaded it.
     pub async fn open() -> Result<(KernelDisks, Losses)> {
         let doing = "talking to the kernel's NBD client";
         let opened = NlRouter::connect(NlFamily::Generic, None, Groups::empty()).await;
@@ -80,8 +80,9 @@ impl KernelDisks {
         Ok((KernelDisks { router, family }, Losses(losses)))
     }
 
-    /// Makes a device of connections to an export, the one of that number or the first that is free, and gives its number.
-    /// Requests wait for `patience` while there is no connection. `name` stands in the device's `backend` in sysfs.
+    /// Makes a device of connections to an export: the one of that number, or the first that is free. Returns
+    /// its number. Requests wait for `patience` while there is no connection. `name` stands in the device's
+    /// `backend` in sysfs.
     pub async fn connect(
         &self,
         number: Option<u32>,
@@ -161,7 +162,8 @@ impl KernelDisks {
 }
 
 impl Losses {
-    /// The number of the next device that loses a connection. Never returns where the kernel tells nothing more.
+    /// Waits for the next device that loses a connection, and returns its number. It never returns if the
+    /// kernel tells nothing more.
     pub async fn next(&mut self) -> u32 {
         while let Some(told) = self.0.next::<u16, Message>().await {
             if let Ok(message) = told
@@ -208,7 +210,7 @@ fn failed<T: std::fmt::Debug, P: std::fmt::Debug>(doing: &str, error: RouterErro
     }
 }
 
-/// `code`: an errno below 0.
+/// Makes the error for a refused request. `code`: an errno below 0.
 fn refused(doing: &str, code: i32) -> Error {
     let errno = Errno::from_raw_os_error(-code);
     let (kind, hint) = match errno {

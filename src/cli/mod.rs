@@ -151,7 +151,7 @@ enum Command {
     Version,
 }
 
-/// The whole command line, from which man pages and completions are made.
+/// Returns the whole command line, from which man pages and completions are made.
 pub fn command() -> clap::Command {
     let command = Cli::command();
     let template = help::template(&command, help::width());
@@ -205,7 +205,7 @@ fn wrong_usage(error: &clap::Error) -> Error {
     Error::new(Kind::Usage, what)
 }
 
-/// The program.
+/// Runs the program.
 pub fn main() -> ExitCode {
     if completion::answered() {
         return ExitCode::SUCCESS;

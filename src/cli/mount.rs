@@ -233,7 +233,7 @@ pub(super) async fn add_others(outcome: &mut Outcome) -> Result<()> {
     Ok(())
 }
 
-/// The mounts that are up, as `status` shows them too.
+/// Prints the mounts that are up, for `status` too.
 pub(super) fn mounts(mounts: Vec<MountInfo>) {
     let row = |m: MountInfo| vec![m.dir, m.url, m.unsent_files.to_string(), show_bytes(m.unsent_bytes)];
     output::table_if_any(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], mounts.into_iter().map(row).collect());
@@ -279,7 +279,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
-/// Absolute without touching the folder itself, which may be a mount that hangs.
+/// Makes a path absolute without touching the folder itself, which may be a mount that hangs.
 pub(super) fn absolute(dir: &Path) -> Result<String> {
     let path = std::path::absolute(dir).context(|| format!("folder {}", dir.display()))?;
     let text =

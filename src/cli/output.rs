@@ -15,20 +15,20 @@ use crate::daemon::api::Outcome;
 /// The reason why some text could not be printed to stdout.
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// Errors are said as JSON, since `--json` was given.
+/// True if errors are printed as JSON, since `--json` was given.
 static ERRORS_AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Says from now on by which form errors are told on stderr.
+/// Sets the form in which errors are printed to stderr from now on.
 pub fn errors_as_json(yes: bool) {
     ERRORS_AS_JSON.store(yes, Ordering::Relaxed);
 }
 
-/// Says on stderr why a command failed.
+/// Prints to stderr why a command failed.
 pub fn failure(error: &Error) {
     eprintln!("{}", said(error, ERRORS_AS_JSON.load(Ordering::Relaxed)));
 }
 
-/// A line for people, or an object for programs, as the HTTP API has it.
+/// Formats an error: as a line for people, or as an object for programs, as the HTTP API has it.
 fn said(error: &Error, as_json: bool) -> String {
     match as_json {
         true => json!({"kind": error.kind(), "message": error.to_string()}).to_string(),

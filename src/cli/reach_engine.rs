@@ -25,7 +25,7 @@ use crate::nbd::{self, Address};
 const NEXT: Duration = Duration::from_millis(100);
 const NEXT_TRIES: u32 = 600;
 
-/// A signal has ended a wait.
+/// True once a signal has ended a wait.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Tells whether the command was interrupted, which its exit code says.
@@ -70,8 +70,9 @@ async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-/// The engines that may have mounts which this process sees, the one that new mounts go to first: their own engine while
-/// one runs, then the daemon. So both have some only if they began at the same moment.
+/// Connects to the engines that may have mounts which this process sees. The first is the one that new mounts
+/// go to: the mounts' own engine while one runs, then the daemon. So both have some only if they began at the
+/// same moment.
 pub async fn with_mounts(home: &StateDir) -> Result<Vec<Client>> {
     let own = match Client::connect(&home.of_mounts().control()?).await {
         // Root's, in a state folder whose daemon this user may administer.

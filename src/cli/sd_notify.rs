@@ -86,8 +86,9 @@ pub fn wait_until_heard() -> Result<()> {
     }
 }
 
-/// Gives a sign of life for each answer of the engine that came the way that commands take. An engine that is stuck gives
-/// none, so that systemd starts it again. Stores are not asked: a daemon whose stores are away is alive.
+/// Gives a sign of life for each answer that the engine gives in the way that commands take. An engine that
+/// is stuck gives none, so that systemd starts it again. Stores are not asked: a daemon whose stores are away
+/// is alive.
 async fn keep_alive(rt: Rt, control: PathBuf, every: Duration) {
     loop {
         rt.sleep(every).await;

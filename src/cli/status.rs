@@ -131,7 +131,8 @@ fn replicas(all: Vec<ReplicaLine>) {
     );
 }
 
-/// Troubles of volumes that are not open and have journals: nobody has looked how much in these is in no store.
+/// Names of the troubles of volumes that are not open and have journals. Nobody has looked how much in these
+/// journals is in no store.
 const LEFT: [&str; 2] = ["left-journals", "reopen"];
 
 /// Prints the volumes. `left`: there are journals of other volumes, too.

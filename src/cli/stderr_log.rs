@@ -28,9 +28,9 @@ const PLACE_MAX: u32 = 30;
 /// Most texts that are remembered. Beyond that nothing new is said until the minute is over.
 const TEXTS_MAX: usize = 1000;
 
-/// Changes what is logged, once the log has started.
+/// Function that changes what is logged, once the log has started.
 static CHANGE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
-/// Lines are objects of JSON.
+/// True if lines are objects of JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Starts the log. `default`: the filter that RUST_LOG overrides.
@@ -73,7 +73,7 @@ pub fn configure(filter: Option<&str>, json: bool) {
     }
 }
 
-/// Somebody waits at a terminal for what a command says: what only a log is for is left out.
+/// True while somebody waits at a terminal for what a command says: lines that only a log needs are left out.
 static AT_TERMINAL: AtomicBool = AtomicBool::new(false);
 
 /// Sets `AT_TERMINAL`.
@@ -142,7 +142,7 @@ impl Heard {
 struct Calm {
     dated: Format,
     undated: Format<Full, ()>,
-    /// Lines of text go without a time, since the journal has one.
+    /// Lines of text have no time, since the journal dates them.
     in_journal: bool,
     heard: Mutex<Heard>,
 }
@@ -180,7 +180,7 @@ impl Visit for Object {
     }
 }
 
-/// An event as a line of JSON. `left_out`: how often it was not said before.
+/// Formats an event as a line of JSON. `left_out`: how often it was not said before.
 fn line(event: &Event<'_>, left_out: u64, now: SystemTime) -> String {
     let meta = event.metadata();
     let mut object = Object::default();

@@ -77,7 +77,7 @@ struct StoreReport {
 /// One thing that was tried.
 #[derive(Clone, Debug, Serialize)]
 struct Line {
-    /// `pool` or `mount`: what needs it.
+    /// `pool` or `mount`, whichever needs what was tried.
     of: &'static str,
     what: &'static str,
     /// Number of writers at the same moment.

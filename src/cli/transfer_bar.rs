@@ -14,11 +14,11 @@ const LINE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counts {
     Bytes,
-    /// Shards, clones or others, as what is being done says.
+    /// Shards, clones or other things, as the text of the bar says.
     Steps,
 }
 
-/// A bar of unknown length. Lines end with it.
+/// Makes a bar of unknown length. The lines on a stderr that is no terminal end with it.
 pub fn bar(counts: Counts) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if bar.is_hidden() {
@@ -52,7 +52,7 @@ fn line(bar: &ProgressBar, counts: Counts) -> String {
     }
 }
 
-/// Bytes, with their rate and the time left.
+/// A bar that counts bytes, with their rate and the time left.
 pub struct TransferBar(ProgressBar);
 
 impl TransferBar {

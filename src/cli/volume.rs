@@ -436,7 +436,8 @@ pub async fn key_of_new(encrypt: bool, key: &KeyFlags) -> Result<Option<GivenKey
     }
 }
 
-/// Removes what an import that was cut off has left. Its note in the state folder tells nothing without it.
+/// Removes what an import that was cut off has left. Without the volume its note in the state folder tells
+/// nothing.
 async fn give_up_import(global: &Global, path: &VolumePath, dry_run: bool) -> Result<ExitCode> {
     let hidden = path.while_imported();
     let mode = RemoveMode::Now;

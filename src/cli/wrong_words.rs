@@ -147,7 +147,7 @@ pub fn misplaced(root: &Command, words: &[String], error: &clap::Error) -> Optio
     said(&format!("type --{flag} {word}"))
 }
 
-/// The flags that may have such a value, likely ones first.
+/// Returns the flags that may have such a value, likely ones first.
 fn flags_of(word: &str) -> &'static [&'static str] {
     let is_layout =
         || word.split_once('+').is_some_and(|(k, m)| k.parse::<u8>().is_ok() && m.parse::<u8>().is_ok());

@@ -30,7 +30,7 @@ pub trait Target: Send + Sync + 'static {
 /// Progress of a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FilledTo {
-    /// All of the disk before this is in the target, if not yet flushed.
+    /// Offset up to which all of the disk is in the target, if not yet flushed.
     pub position: u64,
     /// Bytes of the source that are not zero and were not in the target already as a base.
     pub written: u64,
@@ -48,8 +48,8 @@ pub trait CopyWatch: Send {
 pub struct DiskCopy {
     pub rt: Rt,
     pub target: Arc<dyn Target>,
-    /// The target holds something: only what differs is written. Otherwise it reads as zeros, or as the source where an earlier
-    /// run was cut off.
+    /// The target holds something already: only what differs is written. Otherwise it reads as zeros, or as
+    /// the source where an earlier run was cut off.
     pub has_base: bool,
 }
 
@@ -135,7 +135,7 @@ impl DiskCopy {
     }
 }
 
-/// Makes zeros of what the target has.
+/// Makes zeros of what the target has in the range. Returns 0: zeros don't count as written.
 async fn erase(target: &dyn Target, range: Range<u64>) -> Result<u64> {
     let mut at = range.start;
     while at < range.end {

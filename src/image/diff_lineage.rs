@@ -8,13 +8,13 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 const MARK: &[u8] = b"windlass\n";
-/// Bytes of a trailer, at most.
+/// Most bytes of a trailer.
 pub const TRAILER_MAX: usize = 1024;
 
 /// A snapshot of a volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotIdentity {
-    /// The volume's id.
+    /// Id of the volume.
     pub volume: String,
     /// Number of the snapshot in that volume.
     pub snapshot: u64,

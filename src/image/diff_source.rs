@@ -7,7 +7,7 @@ use super::diff_lineage::{Between, TRAILER_MAX};
 use super::rbd_diff_codec::{Header, MAGIC, RECORD_MAX, Record};
 use crate::base::{Error, Kind, Result};
 
-/// Bytes of a change that has data, at most.
+/// Most bytes of a change that has data.
 pub const DATA_MAX: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,20 +38,20 @@ pub trait Changes: Send {
     async fn next(&mut self) -> Result<Option<Change>>;
 }
 
-/// Bytes that come one way: of a file, a pipe.
+/// A source of bytes that are read once, in order: a file, a pipe.
 #[async_trait]
 pub trait ByteSource: Send {
-    /// Some bytes; none at the end.
+    /// Reads some bytes; none at the end.
     async fn read(&mut self) -> Result<Bytes>;
 }
 
-/// An rbd-diff.
+/// An increment in the form of an rbd-diff.
 pub struct RbdChanges {
     from: Box<dyn ByteSource>,
     have: BytesMut,
     header: Header,
     between: Between,
-    /// The first record after the header.
+    /// The next record, if it was read already: the first one after the header, or the end.
     first: Option<Record>,
     /// The data of the last `w` record: offset on the disk of the next byte, and how many bytes are still to
     /// come.
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use crate::image::diff_lineage::SnapshotIdentity;
 
-    /// Bytes in pieces of `step`.
+    /// A stream of bytes that come in pieces of `step`.
     struct Steps {
         bytes: Bytes,
         step: usize,

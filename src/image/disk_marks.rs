@@ -32,7 +32,7 @@ const MARKS: &[(usize, &[u8], &str)] = &[
     (0, b"\xfc\x4e\x2b\xa9", "a member of an array"),
     (4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache"),
 ];
-/// LVM puts its label into one of the first sectors.
+/// Mark of LVM, which puts its label into one of the first sectors.
 const LVM: &[u8] = b"LABELONE";
 
 /// Names the reason to take bytes for a disk that begins so. `None`: it has no known mark.

@@ -13,13 +13,13 @@ use super::sum::{self, Input, Node, Tree};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// Portions that are read, summed and compressed at a time: 64 MiB.
+/// Number of portions that are read, summed and compressed at a time: 64 MiB.
 const IN_FLIGHT: usize = 32;
-/// Bytes whose map is asked for at once.
+/// Most bytes whose map is asked for at once.
 const MAP_MAX: u64 = 2 << 30;
-/// A portion with more pieces of data than this is read as one.
+/// Most pieces of data that are read apart. A portion with more of them is read as one.
 const READS_MAX: usize = 16;
-/// Runs of zeros inside data become holes if they cover such a block.
+/// Bytes of a block of zeros that becomes a hole inside of data.
 const BLOCK: u64 = 4096;
 
 /// The state that is exported. Some of it may be unchanged since another state.
@@ -55,7 +55,7 @@ pub trait Sink: Send {
     async fn finish(&mut self) -> Result<()>;
 }
 
-/// A sink that keeps nothing, for who wants the sum alone.
+/// A sink that keeps nothing, for an export that only sums the bytes.
 #[derive(Debug)]
 pub struct Nowhere;
 
@@ -76,7 +76,7 @@ pub struct Recipe {
     pub unit: u64,
     /// Zeros among the data become `Class::Zero` if they fill a block of this size. `None`: they stay data.
     pub zero_block: Option<u64>,
-    /// Clusters are compressed.
+    /// Method by which clusters are compressed, if they are.
     pub compression: Option<Compression>,
     /// The bytes are summed.
     pub sum: bool,
@@ -87,7 +87,8 @@ impl Recipe {
         Recipe { unit: 1, zero_block: Some(BLOCK), compression: None, sum }
     }
 
-    /// `laid_out`: where each cluster lies is decided by the map before any is read.
+    /// Returns the recipe for a qcow2 image. `laid_out`: the map decides where each cluster lies before any
+    /// is read.
     pub fn qcow2(compression: Option<Compression>, laid_out: bool, sum: bool) -> Recipe {
         let zero_block = Some(CLUSTER).filter(|_| !laid_out);
         Recipe { unit: CLUSTER, zero_block, compression, sum }
@@ -102,7 +103,7 @@ impl Recipe {
 /// Result of an export.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exported {
-    /// Bytes that were neither holes, zeros nor unchanged.
+    /// Number of bytes that were neither holes, zeros nor unchanged.
     pub data_bytes: u64,
     /// The blake3 sum of the image, if it was asked for.
     pub sum: Option<String>,
@@ -138,7 +139,7 @@ pub async fn export(
     Ok(Exported { data_bytes, sum: recipe.sum.then(|| tree.finish()) })
 }
 
-/// The portions of an image in order, its map read a stretch at a time.
+/// Returns the portions of an image in order; its map is read a stretch at a time.
 pub fn portions(origin: Arc<dyn Origin>, unit: u64) -> impl stream::Stream<Item = Result<Portion>> {
     let size = origin.size();
     let walk = Walk { origin, grid: Grid::new(unit), cutter: Cutter::new(size), size, at: 0 };
@@ -376,7 +377,7 @@ mod tests {
         }
     }
 
-    /// Bytes of `image` as the parts tell them; what is unchanged is `before`.
+    /// Returns the bytes of `image` as the parts tell them; what is unchanged is `before`.
     fn rebuilt(parts: &[Part], before: u8) -> Vec<u8> {
         let mut out = Vec::new();
         for part in parts {

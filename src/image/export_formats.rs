@@ -102,14 +102,14 @@ impl Sink for Qcow2 {
     }
 }
 
-/// The stream of `rbd export-diff`.
+/// A sink for the stream of `rbd export-diff`.
 pub struct RbdDiff {
     out: Output,
     at: u64,
     between: Between,
     /// Zeros are part of the stream, since the importing side holds an older state that may have data there.
     tells_zeros: bool,
-    /// Zeros that go on.
+    /// The run of zeros so far, as offset and length, which may go on with the next part.
     zeros: Option<(u64, u64)>,
 }
 

@@ -36,7 +36,7 @@ pub enum Compression {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Detected {
     pub format: Format,
-    /// The reason to take it for a disk; none where nothing speaks for it and nothing against it.
+    /// The reason to take the file for a disk. `None`: nothing speaks for that and nothing against.
     pub reason: Option<&'static str>,
 }
 

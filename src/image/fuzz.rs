@@ -50,7 +50,7 @@ fn qcow2_image(data: &[u8]) {
     drop(read);
 }
 
-/// Bytes of a cluster of what `export` writes, and those of each that stand in an input.
+/// Bytes of a cluster of an image that `export` writes; an input has the first `SHOWN` bytes of each.
 const CLUSTER: usize = 64 << 10;
 const SHOWN: usize = 512;
 
@@ -71,7 +71,8 @@ fn some_overlays() -> Vec<Vec<u8>> {
     vec![file.chunks(CLUSTER).flat_map(|cluster| cluster[..cluster.len().min(SHOWN)].to_vec()).collect()]
 }
 
-/// The first bytes of each cluster, one behind the other; the rest of them is zeros.
+/// Reads an overlay. The input is the first bytes of each cluster, one behind the other; the rest of each
+/// cluster is zeros.
 fn overlay(data: &[u8]) {
     let mut file = Vec::new();
     for part in data.chunks(SHOWN).take(32) {
@@ -111,7 +112,7 @@ fn some_diffs() -> Vec<Vec<u8>> {
     vec![[&[7], &out[..]].concat()]
 }
 
-/// Bytes in pieces of `step`.
+/// A stream of bytes that come in pieces of `step`.
 struct Steps {
     bytes: Bytes,
     step: usize,

@@ -24,13 +24,13 @@ const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
 /// Length of the first request, by which is learned whether the server knows ranges.
 const FIRST_BYTES: u64 = 512;
 const REDIRECTS_MAX: usize = 8;
-/// Attempts in a row that bring nothing: half a minute, with the pauses between them.
+/// Most attempts in a row that bring nothing. With the pauses between them they take half a minute.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Longest time without a byte before a request is given up.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Requests at a time.
+/// Most requests at a time.
 const AT_ONCE: usize = 8;
 
 #[derive(Clone)]
@@ -226,7 +226,7 @@ fn passing(why: impl Into<String>, cause: impl Into<Box<dyn std::error::Error + 
     Trouble::Passing(Error::new(Kind::Unavailable, why).because(cause))
 }
 
-/// `bytes FROM-TO/SIZE`.
+/// Parses the header `content-range: bytes FROM-TO/SIZE` into FROM and SIZE.
 fn content_range(answer: &HttpResponse) -> Option<(u64, u64)> {
     let (range, size) = answer.headers().get("content-range")?.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.trim().parse().ok()?, size.trim().parse().ok()?))
@@ -302,7 +302,7 @@ impl Web {
         }
     }
 
-    /// The answer behind all redirects, and where it came from.
+    /// Gets the answer behind all redirects. Returns it and the URL that it came from.
     async fn get(
         &self,
         url: &str,

@@ -32,7 +32,7 @@ pub struct LocalFile {
 #[derive(Debug)]
 pub enum Opened {
     File(LocalFile),
-    /// A pipe, a terminal, a socket: it can be read once, from its begin.
+    /// A pipe, a terminal, a socket: it can be read once, from start to end.
     Pipe(OwnedFd),
 }
 

@@ -9,7 +9,7 @@ use crate::base::rt::DiskFile;
 use crate::base::units::show_size;
 use crate::base::{Error, Kind, Result};
 
-/// Bytes that go one way.
+/// A sink of bytes that are written once, in order.
 #[async_trait]
 pub trait ByteSink: Send {
     async fn write(&mut self, bytes: Bytes) -> Result<()>;

@@ -14,7 +14,7 @@ pub enum Class {
     Unchanged,
 }
 
-/// Bytes side by side of one class.
+/// A run of bytes of one class, side by side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     pub offset: u64,
@@ -34,7 +34,7 @@ pub struct Portion {
     pub runs: Vec<Run>,
 }
 
-/// Puts runs onto a grid: a unit in which classes meet becomes data.
+/// A grid that runs are put onto: a unit in which classes meet becomes data.
 #[derive(Debug)]
 pub struct Grid {
     unit: u64,
@@ -79,7 +79,7 @@ impl Grid {
     }
 }
 
-/// Cuts runs into portions.
+/// Collects runs and cuts them into portions.
 #[derive(Debug)]
 pub struct Cutter {
     size: u64,

@@ -27,11 +27,12 @@ use crate::base::{Error, Kind, Result};
 pub const CLUSTER: u64 = 64 << 10;
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 const HEADER_LEN: u32 = 112;
-/// Incompatible feature: clusters are compressed by what the header names.
+/// Bit of the incompatible feature that the header names the method by which clusters are compressed.
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
-/// Our own: between which states an increment lies (`Lineage`, as JSON). Other programs ignore what they don't know.
+/// Our own extension, which tells the states between which an increment lies (`Lineage`, as JSON). Other
+/// programs ignore extensions that they don't know.
 const EXTENSION_LINEAGE: u32 = 0x574c_6c6e;
 /// Longest name of a backing file, as the format limits it.
 const BACKING_NAME_MAX: usize = 1023;
@@ -54,7 +55,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The cluster's compressed form; none if it takes as much as the cluster itself.
+    /// Compresses a cluster. `None`: the result takes as much as the cluster itself.
     pub fn pack(self, cluster: &[u8]) -> Option<Bytes> {
         match self {
             Compression::Zlib => {
@@ -76,7 +77,7 @@ impl Compression {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backing {
     pub file: String,
-    /// `raw` or `qcow2`.
+    /// Format of the file: `raw` or `qcow2`.
     pub format: &'static str,
 }
 
@@ -103,7 +104,7 @@ pub struct Shape {
 /// The layout of a whole file, as a first pass over the map finds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Totals {
-    /// Host clusters of the file.
+    /// Number of host clusters of the file.
     pub clusters: u64,
     l1: u64,
     refcount_table: u64,
@@ -124,7 +125,7 @@ pub struct Writer {
     /// more.
     tail: Option<u64>,
     l1: Vec<u64>,
-    /// The table that is being filled, and which one it is.
+    /// The number of the L2 table that is being filled, and its entries.
     l2: Option<(u64, Vec<u64>)>,
     gaps: Vec<Range<u64>>,
     out: Vec<(u64, Bytes)>,
@@ -147,7 +148,7 @@ fn padded(mut bytes: BytesMut) -> Bytes {
 }
 
 impl Writer {
-    /// A writer that goes back at the end, to the header and the refcounts.
+    /// Makes a writer that goes back at the end, to the header and the refcounts.
     ///
     /// # Errors
     /// `Usage`: the name of the backing file is too long.
@@ -172,7 +173,8 @@ impl Writer {
         })
     }
 
-    /// A writer whose bytes come in order of their places. What it is told must be what the pass that gave `totals` was.
+    /// Makes a writer whose bytes come in order of their places. It must be told the same map as the pass
+    /// that gave `totals`.
     ///
     /// # Errors
     /// As `new`; `Usage` if the shape is compressed.
@@ -268,7 +270,7 @@ impl Writer {
         Ok(totals)
     }
 
-    /// The table of refcount blocks, itself included. Returns its place.
+    /// Writes the table of refcount blocks, which counts itself too. Returns its place.
     fn refcount_table(&mut self) -> u64 {
         // Taking clusters for the table may begin one more range.
         let mut blocks = self.next.div_ceil(COUNTS);

@@ -11,15 +11,16 @@ use sha2::{Digest as _, Sha256};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// Bytes of one read where a file is read from end to end.
+/// Bytes of one read of a file that is read from end to end.
 const STEP: usize = 4 << 20;
 
 #[async_trait]
 pub trait ReadAt: Send + Sync + fmt::Debug {
-    /// Bytes of the file. It does not change while the file is read: who finds that it did fails.
+    /// Returns the bytes of the file. They do not change while the file is read: a read that finds that they
+    /// did fails.
     fn size(&self) -> u64;
 
-    /// Up to `len` bytes; fewer only at the end of the file, as `size` tells it.
+    /// Reads up to `len` bytes; fewer only at the end of the file, as `size` tells it.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
 
     /// Returns the first run of bytes from `offset` on that is no hole. `None`: there is nothing but a hole
@@ -71,7 +72,7 @@ pub(super) async fn read_padded(file: &dyn ReadAt, offset: u64, len: u64, unit: 
     Ok(padded.into())
 }
 
-/// The SHA-256 of the whole file, as hexadecimal digits; `step` is told of each read.
+/// Returns the SHA-256 of the whole file, as hexadecimal digits; `step` is told of each read.
 pub async fn sha256(rt: &Rt, file: &Arc<dyn ReadAt>, mut step: impl FnMut(u64)) -> Result<String> {
     let mut hash = Sha256::new();
     let mut next = read_ahead(rt, file, 0);

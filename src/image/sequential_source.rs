@@ -20,15 +20,16 @@ use super::read_at::{ReadAt, hex};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// Pieces that wait.
+/// Most pieces that wait for whoever takes them.
 const WAITING: usize = 8;
-/// Memory of a decompressor: what `xz -9` and `zstd --ultra -22` need, and a little.
+/// Largest window of a zstd decompressor, as a power of two, and largest memory of an xz one in KiB. They are
+/// what `zstd --ultra -22` and `xz -9` need, and a little.
 const WINDOW_LOG_MAX: u32 = 27;
 const XZ_KIB_MAX: u32 = 136 << 10;
 /// Bytes of one read of a file that is read in order.
 const STEP: usize = 2 << 20;
 
-/// Bytes in order, for a thread that reads them.
+/// A stream of bytes in order, for a thread that reads them.
 pub struct Bytewise(Box<dyn Read + Send>);
 
 impl Bytewise {
@@ -109,7 +110,7 @@ fn read_fully(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Sums up what is read through it.
+/// A reader that sums up what is read through it.
 struct Summing {
     inner: Box<dyn Read + Send>,
     sum: Option<Sha256>,
@@ -139,7 +140,7 @@ pub struct Stream {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     notes: mpsc::UnboundedReceiver<Note>,
     name: String,
-    /// Bytes that came.
+    /// Number of bytes that came.
     came: u64,
     /// Offset on the disk from which on bytes are asked for; earlier ones are dropped.
     at: u64,
@@ -151,7 +152,7 @@ pub struct Stream {
     judged: Option<Judged>,
 }
 
-/// A stream that must be a raw disk, which its end tells too.
+/// The state of judging a stream that must be a raw disk, which its end tells too.
 struct Judged {
     reason: Option<&'static str>,
     tail: Bytes,
@@ -213,8 +214,8 @@ impl Stream {
     }
 }
 
-/// The members of a gzip file, one behind the other. Zeros behind the last one, which fill up a tape or what `dd` wrote, are
-/// ignored, as gzip(1) does.
+/// A reader of the members of a gzip file, one behind the other. Zeros behind the last one, which fill up a
+/// tape or what `dd` wrote, are ignored, as gzip(1) does.
 struct Gzip<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Gzip<R> {

@@ -21,7 +21,7 @@ const LOG_READ_MAX: usize = 64 << 20;
 const CONFIG_MAX: usize = 1 << 20;
 const METRICS_MAX: u64 = 4 << 20;
 const METRICS_WAIT: Duration = Duration::from_secs(5);
-/// Variables whose values change what Windlass does begin so, or end so.
+/// Beginnings and ends of the names of variables that change what Windlass does.
 const TELLING: &[&str] =
     &["WINDLASS_", "AWS_", "RUST_LOG", "NO_PROXY", "HTTP", "http", "ALL_PROXY", "no_proxy", "all_proxy"];
 
@@ -29,7 +29,7 @@ const TELLING: &[&str] =
 #[derive(Debug)]
 pub struct Bundle {
     pub home: StateDir,
-    /// windlass.toml.
+    /// Path of windlass.toml.
     pub config: PathBuf,
     pub status: Option<EngineStatus>,
     pub pools: Vec<(Name, PoolAnswer)>,

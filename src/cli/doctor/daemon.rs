@@ -21,7 +21,7 @@ const UNSENT_MAX_MS: u64 = 10 * 60 * 1000;
 #[derive(Clone, Debug)]
 pub struct SocketFacts {
     pub path: String,
-    /// Permission bits; None: there is no socket.
+    /// Permission bits. `None`: there is no socket.
     pub mode: Option<u32>,
     pub connects: bool,
 }
@@ -157,7 +157,7 @@ fn kept_journal(journal: &Path) -> Check {
     Check::warn("kept-journals", "has writes that are in no volume", cure).of(dir.to_string())
 }
 
-/// The configuration file.
+/// Judges the configuration file.
 pub fn judge_config(file: &Path, wrong: &Result<Vec<Wrong>, String>) -> Vec<Check> {
     let of = file.display().to_string();
     let all = match wrong {

@@ -15,7 +15,7 @@ pub struct Folder {
     pub kind: Option<&'static str>,
     pub free_bytes: u64,
     pub used_bytes: u64,
-    /// None: the filesystem does not count them.
+    /// Inodes that are free. `None`: the filesystem does not count them.
     pub free_inodes: Option<u64>,
 }
 

@@ -8,7 +8,7 @@ use rustix::process::Resource;
 use super::check::Check;
 use crate::base::units::{MIB, show_bytes};
 
-/// openat2(2), which stores in folders are opened by, is of this version.
+/// Oldest version of the kernel that has openat2(2), by which stores in folders are opened.
 const KERNEL_MIN: (u32, u32) = (5, 6);
 /// Least limit of open files that is no trouble: fewer are used up by some hundred clients, files and
 /// connections.

@@ -4,7 +4,7 @@
 const HIDDEN: &str = "REDACTED";
 /// Shortest value of the environment that is hidden. A shorter one would take apart words that say nothing.
 const SECRET_MIN: usize = 6;
-/// Letters and digits of an AWS access key after its first four.
+/// Number of letters and digits of an AWS access key after its first four.
 const ACCESS_KEY: usize = 16;
 const ACCESS_KEY_KINDS: &[&str] = &["AKIA", "ASIA", "AROA"];
 

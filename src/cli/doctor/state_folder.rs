@@ -27,7 +27,7 @@ pub struct StateFacts {
     pub control: Result<PathBuf, String>,
     /// True if a daemon answers at the control socket; the error says why it can't be asked.
     pub answers: Result<bool, String>,
-    /// A process that lives and has noted itself in the lock.
+    /// The process that has noted itself in the lock, if it lives.
     pub holder: Option<u32>,
 }
 

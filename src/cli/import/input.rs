@@ -35,7 +35,8 @@ pub struct Input {
     pub identity: Option<String>,
     /// The SHA-256 of a file, if it was read from end to end to take the sum.
     pub sum: Option<String>,
-    /// Something tells that all of it has come: a length, a sum, or the end that a compressed file has.
+    /// True if something tells that all of the image has come: a length, a sum, or the end that a compressed
+    /// file has.
     pub vouched: bool,
     /// The files that are read; none where the image can be read only once.
     files: Vec<Arc<dyn ReadAt>>,

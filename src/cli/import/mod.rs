@@ -248,7 +248,7 @@ fn told(
 /// The volume that is being filled.
 struct Work {
     hidden: VolumePath,
-    /// Bytes of the volume.
+    /// Size of the volume in bytes.
     size: u64,
     note: Note,
     notes: Notes,
@@ -475,7 +475,7 @@ struct Filling<'a> {
     door: &'a mut Door,
     target: &'a NbdTarget,
     bar: &'a ProgressBar,
-    /// Bytes that earlier runs wrote.
+    /// Number of bytes that earlier runs wrote.
     before: u64,
     /// Progress of this run.
     copied: FilledTo,

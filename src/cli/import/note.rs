@@ -23,13 +23,13 @@ pub struct Note {
     pub format: String,
     /// The snapshot that the volume is a clone of.
     pub base: Option<String>,
-    /// The volume is an encrypted one.
+    /// The volume is encrypted.
     #[serde(default)]
     pub encrypted: bool,
-    /// The volume's id; none: it was not there yet.
+    /// The volume's id. `None`: it was not there yet.
     pub volume: Option<String>,
     pub position: u64,
-    /// Bytes before the position that are no zeros. Where the volume holds less, its stores were put back since.
+    /// Bytes before the position that are no zeros. If the volume holds less, its stores were put back since.
     #[serde(default)]
     pub written: u64,
 }

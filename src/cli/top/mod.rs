@@ -25,7 +25,7 @@ use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A daemon that takes longer does not answer.
+/// Longest wait for an answer. A daemon that takes longer counts as one that does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest time until a new answer or a signal shows.
 const GLANCE: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::daemon::answers::{IoLine, VolumeInUse, WatchAnswer};
 use crate::pool::StoreStatus;
 
-/// One volume's I/O; all but the latency is of a second.
+/// The I/O of one volume; all but the latency is for a second.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct VolumeRates {
     pub requests: f64,
@@ -88,7 +88,7 @@ pub fn found_in_memory(was: &WatchAnswer, now: &WatchAnswer) -> Option<f64> {
 pub mod tests {
     use super::*;
 
-    /// An answer with volumes that have been read so often, each read of 4 KiB in up to 2 ms.
+    /// Makes an answer with volumes that have been read so often, each read of 4 KiB in up to 2 ms.
     pub fn answer(up_ms: u64, reads: &[(&str, u64)]) -> WatchAnswer {
         let volume = |(path, n): &(&str, u64)| {
             serde_json::json!({

@@ -12,13 +12,13 @@ use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{VolumeInUse, WatchAnswer, word};
 use crate::pool::{StoreState, StoreStatus};
 
-/// Most lines of what needs attention, and of stores.
+/// Most lines on what needs attention, and most lines on stores.
 const ALARMS_MAX: usize = 8;
 /// Most things with one reason that are named.
 const NAMED_MAX: usize = 5;
 const STORES_MAX: usize = 12;
 
-/// Columns of the volumes' table, and how wide each is. The first takes what the others leave.
+/// Columns of the volumes' table with their widths. The first takes what the others leave.
 const COLUMNS: [(&str, u16); 10] = [
     ("VOLUME", 16),
     ("STATE", 9),
@@ -36,7 +36,7 @@ const BY_REQUESTS: usize = 3;
 /// Columns that a narrow screen goes without, the first of these first: a figure that is cut off is a wrong one.
 const SPARED: [usize; 9] = [8, 2, 4, 5, 9, 6, 1, 7, 3];
 
-/// Columns of the stores' table, and how wide each is.
+/// Columns of the stores' table with their widths.
 const STORE_COLUMNS: [(&str, u16); 7] =
     [("POOL", 12), ("STORE", 20), ("STATE", 8), ("REQ/S", 8), ("P99", 10), ("FAILED", 7), ("SINCE", 8)];
 /// The column of a store's URL, which takes what the others leave.
@@ -49,9 +49,9 @@ const STORE_SPARED: [usize; 6] = [6, 3, 0, 5, 4, 2];
 pub struct Screen {
     /// The column that volumes are sorted by.
     sort: usize,
-    /// The smallest first.
+    /// True if the smallest stands first.
     pub reversed: bool,
-    /// The first volume that is shown.
+    /// Number of the first volume that is shown.
     pub first: usize,
 }
 
@@ -66,7 +66,7 @@ impl Screen {
         self.sort = (self.sort as isize + step).rem_euclid(COLUMNS.len() as isize) as usize;
     }
 
-    /// `trouble`: why `now` is not of a moment ago.
+    /// Draws the screen. `trouble`: why `now` is not of a moment ago.
     pub fn draw(
         &mut self,
         frame: &mut Frame<'_>,
@@ -194,7 +194,7 @@ fn row(volume: &VolumeInUse, rates: VolumeRates, columns: &[usize], named: usize
     Row::new(columns.iter().map(|&at| aligned(at, cells[at].clone()))).style(style)
 }
 
-/// Figures stand at the right end of their column.
+/// Makes a cell; figures stand at the right end of their column.
 fn aligned(column: usize, text: String) -> Cell<'static> {
     let line = Line::from(text);
     Cell::from(if column < 2 { line } else { line.right_aligned() })

@@ -20,9 +20,9 @@ use crate::image::read_at::{ReadAt, read_padded};
 
 /// Most images in a chain. A chain that leads back to itself ends by this limit too.
 const DEPTH_MAX: usize = 8;
-/// Bytes of the L1 tables of a chain.
+/// Most bytes of the L1 tables of a chain.
 const L1_BYTES_MAX: usize = 64 << 20;
-/// Shorter runs of zeros do not end a piece.
+/// Fewest zeros that end a piece.
 const ZEROS_MIN: u64 = 64 << 10;
 
 /// One file of the chain.
@@ -47,7 +47,8 @@ impl Layer {
         }
     }
 
-    /// A file may end in the middle of its last cluster or sector.
+    /// Returns the unit in which the file is read, in bytes. A file may end in the middle of its last cluster
+    /// or sector.
     fn unit(&self) -> u64 {
         match self {
             Layer::Qcow2(image) => image.header.cluster(),
@@ -97,12 +98,12 @@ struct Run {
     len: u64,
 }
 
-/// See the module.
+/// A qcow2 image with all that it is built on, see the module.
 #[derive(Debug)]
 pub struct Chain {
     rt: Rt,
     layers: Arc<Vec<Layer>>,
-    /// Bytes of the disk, whole sectors.
+    /// Bytes of the disk, in whole sectors.
     size: u64,
     piece: u64,
     at: u64,

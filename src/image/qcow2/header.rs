@@ -50,7 +50,7 @@ pub enum ClusterCompression {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backing {
     pub name: String,
-    /// `raw` or `qcow2`, as the image says; older ones don't.
+    /// Format of the backing file, `raw` or `qcow2`, as the image says. `None`: older images don't say it.
     pub format: Option<String>,
 }
 
@@ -75,9 +75,9 @@ pub struct Header {
     pub references_bytes: u64,
     /// Offset of the table of snapshots. It must be aligned, although an image with snapshots is refused.
     pub snapshots_offset: u64,
-    /// A count has `1 << this` bits.
+    /// Power of two of the bits that a reference count has.
     pub reference_order: u32,
-    /// The counts may be behind what the tables say.
+    /// The image was not closed: the counts may lag behind what the tables say.
     pub dirty: bool,
     pub extended_l2: bool,
     pub compression: ClusterCompression,
@@ -93,7 +93,7 @@ fn unsupported(why: impl Into<String>) -> Error {
     Error::new(Kind::Unsupported, why)
 }
 
-/// Numbers of a header, most significant byte first.
+/// A header's bytes, from which numbers are read, most significant byte first.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -237,7 +237,7 @@ impl Header {
         1 << self.cluster_bits
     }
 
-    /// Bytes of an entry of an L2 table.
+    /// Returns the bytes of an entry of an L2 table.
     pub fn l2_entry(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }
     }
@@ -246,7 +246,7 @@ impl Header {
         self.cluster() / self.l2_entry()
     }
 
-    /// Bytes of the disk that an L2 table covers.
+    /// Returns the bytes of the disk that an L2 table covers.
     pub fn l2_span(&self) -> u64 {
         self.l2_entries() << self.cluster_bits
     }

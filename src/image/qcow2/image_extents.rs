@@ -14,7 +14,7 @@ use crate::image::read_at::{ReadAt, read_padded};
 
 /// Number of first bytes that tell how long the header's cluster is.
 const FIRST_BYTES: usize = 512;
-/// Bytes of L2 tables that are kept.
+/// Most bytes of L2 tables that are kept.
 const TABLES_BYTES: u64 = 8 << 20;
 /// Bytes that are read at once where a table is smaller: its neighbours are wanted next.
 const NEAR: u64 = 256 << 10;

@@ -13,13 +13,13 @@ use super::table::{Cluster, entry, l1, l2};
 use crate::base::{Error, Kind, Result};
 use crate::image::read_at::read_padded;
 
-/// Clusters of a window: 64 MiB of memory.
+/// Most clusters of a window, which takes 64 MiB of memory.
 const WINDOW: u64 = 16 << 20;
-/// Windows at most: of clusters of 64 KiB these are 64 TiB.
+/// Most windows: with clusters of 64 KiB these are 64 TiB.
 const WINDOWS_MAX: u64 = 64;
 /// Bytes that are read at once of a table that is read in parts.
 const PART: u64 = 1 << 20;
-/// Entries of tables that hold clusters, beside reserved bits.
+/// Bits of an entry that hold the offset of a cluster, in all tables; the others are flags or reserved.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const REFERENCE_BLOCK_RESERVED: u64 = 0x1ff;
 const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
@@ -46,7 +46,7 @@ fn behind(offset: u64) -> Error {
 /// Kinds of references to a cluster.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
-    /// A part of it, compressed.
+    /// A reference to a part of the cluster, which is compressed.
     Compressed,
     /// A table that has no "copied" bit for the cluster.
     Metadata,
@@ -55,11 +55,11 @@ enum By {
 }
 
 struct Window {
-    /// The first cluster.
+    /// Number of the window's first cluster.
     first: u64,
     cells: Vec<u32>,
     cluster_bits: u32,
-    /// Clusters of the file, the last one may be cut off.
+    /// Number of the file's clusters; the last one may be cut off.
     clusters: u64,
     file_bytes: u64,
 }
@@ -111,8 +111,10 @@ impl Window {
     }
 }
 
+/// Checks that each cluster is referred to as its count says, see the module.
+///
 /// # Errors
-/// `Invalid`: the image contradicts itself.
+/// `Invalid`: the image contradicts itself. `Unsupported`: it has too many clusters.
 pub async fn check(image: &Image) -> Result<()> {
     let header = &image.header;
     let file_bytes = image.file.size();

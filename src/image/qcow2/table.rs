@@ -52,7 +52,7 @@ pub enum Cluster {
         offset: u64,
         bytes: u64,
     },
-    /// Each subcluster has a bit that it is in the file, and one that it is zero.
+    /// Each subcluster has two bits: one says that it is in the file, the other that it is zero.
     Parts {
         offset: u64,
         present: u32,
@@ -60,7 +60,7 @@ pub enum Cluster {
     },
 }
 
-/// An L2 entry, read.
+/// An L2 entry that was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct L2Entry {
     pub cluster: Cluster,
