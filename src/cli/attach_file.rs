@@ -244,8 +244,8 @@ impl Link {
     }
 
     /// Asks the daemon, and asks again where it has gone meanwhile. A daemon that is there and does not
-    /// answer is waited for as long as it takes, as the kernel does for a device: what it was asked may still
-    /// be done, and it waits itself for stores that are away.
+    /// answer is waited for without limit, as the kernel does for a device. It may still do what it was
+    /// asked, and it waits itself for stores that are away.
     async fn with<T: Send, F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,

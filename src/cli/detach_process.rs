@@ -34,6 +34,7 @@ pub fn let_go(log: &Path, word: &str) -> Result<()> {
     let _ = rustix::process::setsid();
     let null = open(Path::new("/dev/null"), false)?;
     let log = open(log, true)?;
+    // The command that waits reads this process's stdout to its end, which comes when stdout leads elsewhere.
     let moved = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&log));

@@ -324,6 +324,8 @@ async fn write(rt: &Rt, door: &mut Door, found: &Found, plan: &Plan, out: Output
         Format::Qcow2 | Format::RbdDiff => found.between(door, plan.since.as_ref()).await?,
     };
     let origin = Arc::new(Remote::connect(door, found, plan.since.as_ref()).await?);
+    // The names are looked up before and after the export was opened. Else a snapshot that was taken anew in between
+    // would give its bytes under the identity of the old one.
     if plan.format != Format::Raw && found.between(door, plan.since.as_ref()).await? != asked {
         let why = format!("a snapshot of {} was taken anew at this moment: export again", found.volume);
         return Err(Error::new(Kind::Unavailable, why));

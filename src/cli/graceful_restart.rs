@@ -252,6 +252,8 @@ fn give(state: &OwnedFd, sockets: &[BorrowedFd<'_>], next: Option<&dyn DiskLock>
     for (n, socket) in sockets.iter().enumerate() {
         store(&format!("{SOCKET}{n}"), *socket)?;
     }
+    // The value goes last. Sockets without it are of a daemon that was killed here, and the next one closes them
+    // instead of going on with half of the clients.
     store(STATE, state.as_fd())
 }
 

@@ -77,6 +77,7 @@ pub fn wait_until_heard() -> Result<()> {
     let (ours, its) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).context(doing)?;
     tell_with("BARRIER=1", Some(its.as_fd()))?;
+    // While this process has that end too the pipe never closes, and the wait runs into its limit.
     drop(its);
     let mut closed = [PollFd::new(&ours, PollFlags::empty())];
     let patience = Timespec::try_from(HEARS).expect("seconds");

@@ -106,6 +106,8 @@ impl DiskCopy {
         watch: &mut dyn CopyWatch,
         waits: bool,
     ) -> Result<bool> {
+        // Pieces are taken in the order of the disk. The position must not pass a piece that is still under way: a run
+        // that goes on from the position would never write that piece.
         let Some((end, oldest)) = under_way.front_mut() else { return Ok(false) };
         let done = match waits {
             true => oldest.await,

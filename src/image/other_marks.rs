@@ -132,8 +132,8 @@ fn is_tar(head: &[u8]) -> bool {
     header[0] != 0 && told == header.iter().enumerate().map(byte).sum::<u32>()
 }
 
-/// Tells whether the file is LZMA, which has no mark: by its properties, a dictionary of a size that encoders
-/// choose, and a length that is one or unknown.
+/// Tells whether the file is LZMA, which has no mark. Its properties, a dictionary of a size that encoders
+/// choose, and a length that is one or unknown show it.
 fn is_lzma(head: &[u8]) -> bool {
     let (Some(properties), Some(dictionary), Some(len)) = (
         head.first(),

@@ -37,8 +37,8 @@ impl Secret {
         &self.0
     }
 
-    /// Reads a key from the bytes that a key file holds or a key command prints: 32 bytes, or a line that is
-    /// those in hexadecimal or base64.
+    /// Reads a key from what a key file holds or a key command prints: 32 bytes, or a line that is those in
+    /// hexadecimal or base64.
     pub fn read(bytes: &[u8]) -> Result<Secret> {
         let text = bytes.trim_ascii();
         let mut key = Zeroizing::new([0; 32]);

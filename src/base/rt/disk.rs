@@ -70,7 +70,7 @@ pub trait DiskLock: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait Disk: Send + Sync + fmt::Debug {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
-    /// Opens a file as `open` does, for one that is written and hardly ever read: writes of whole pages go
+    /// Opens a file as `open` does, for one that is written and hardly ever read. Writes of whole pages go
     /// past the page cache where the filesystem lets them.
     async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         self.open(path, how).await

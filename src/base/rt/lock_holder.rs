@@ -93,7 +93,7 @@ fn is_killed(status: &str) -> bool {
 }
 
 /// Returns the number of the open file that a thread's system call is about, by the text of
-/// `/proc/PID/task/TID/syscall`: the first argument of most calls that wait for a disk.
+/// `/proc/PID/task/TID/syscall`. The number is the first argument of most calls that wait for a disk.
 fn first_argument(syscall: &str) -> Option<u64> {
     u64::from_str_radix(syscall.split_whitespace().nth(1)?.strip_prefix("0x")?, 16).ok()
 }

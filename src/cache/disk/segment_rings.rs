@@ -263,6 +263,8 @@ impl Segments {
         let (segment, at, bytes) = (f.segment, f.at, std::mem::take(&mut f.waiting));
         let from = std::mem::replace(&mut f.waiting_from, f.rows.len());
         f.at += bytes.len() as u64;
+        // The index learns of frames only when they lie in the file: a look-up would read what was there before, and
+        // count it as damage.
         self.pwrite(segment, at, bytes).await?;
         if let Some(f) = &self.filling[ring as usize] {
             let mut state = self.shared.state.lock();

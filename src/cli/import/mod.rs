@@ -485,6 +485,8 @@ struct Filling<'a> {
 impl Filling<'_> {
     async fn take_note(&mut self) -> Result<()> {
         let FilledTo { position, written } = self.copied;
+        // The bytes are flushed before the note says so: the next run skips all that lies before the position, and
+        // would leave a hole in the disk.
         self.target.flush().await?;
         (self.work.note.position, self.work.note.written) = (position, self.before + written);
         self.work.notes.write(&self.work.note).await?;

@@ -229,7 +229,7 @@ impl Source for Chain {
         Some(self.size)
     }
 
-    /// Bounds the pieces under way by half of the memory: where clusters are compressed, the bytes that are
+    /// Bounds the pieces under way by half of the memory. Where clusters are compressed, the bytes that are
     /// read for a piece may be twice its size and more.
     fn pieces_max(&self) -> usize {
         let reads = self.layers.iter().map(|layer| layer.file().reads_max()).min();
