@@ -30,9 +30,9 @@ impl Hooks {
         self.before.is_none() && self.after.is_none()
     }
 
-    /// Runs `work` between the two commands. Returns the results of both and of the second command. That one
-    /// runs whatever came of the first and of `work`, and after a signal too: what was quieted may still be
-    /// quiet.
+    /// Runs `work` between the two commands. Returns what came of the first command and of `work`, and what
+    /// came of the second command. That one runs whatever came of the others, and after a signal too: what
+    /// was quieted may still be quiet.
     pub async fn around<T>(
         &self,
         rt: &Rt,

@@ -70,7 +70,7 @@ struct StoreReport {
     no_pool: Option<String>,
     /// `no` or `not known`, and why, of a mount that is to stand on it; null: it can, by what was seen.
     no_mount: Option<String>,
-    /// Features that a mount goes without, since the store lacks what they need.
+    /// Sentences on how a mount gets along without what the store lacks.
     mount_without: Vec<&'static str>,
 }
 
