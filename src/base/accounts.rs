@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// See the module. What can't be read has nobody.
+/// Users and groups of this host, see the module. A file that can't be read counts as empty.
 #[derive(Debug, Default)]
 pub struct Accounts {
     users: Vec<User>,
@@ -20,18 +20,18 @@ struct User {
 struct Group {
     name: String,
     gid: u32,
-    /// Names of users who have it beside their own group.
+    /// Names of users who are in the group beside their own one.
     members: Vec<String>,
 }
 
 impl Accounts {
-    /// Those of this host.
+    /// Reads the users and groups of this host from /etc/passwd and /etc/group.
     pub fn load() -> Accounts {
         let text = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         Accounts::parse(&text("/etc/passwd"), &text("/etc/group"))
     }
 
-    /// From the texts of both files. Lines that are none are passed over.
+    /// Parses the texts of passwd(5) and group(5). Lines that are no entry are skipped.
     pub fn parse(passwd: &str, group: &str) -> Accounts {
         let user = |line: &str| {
             let mut fields = line.split(':');
@@ -59,19 +59,19 @@ impl Accounts {
         self.groups.iter().find(|group| group.name == name).map(|group| group.gid)
     }
 
-    /// What people call a user: the name, else the number.
+    /// Returns the name by which people call a user, or the number in digits where the user has no name here.
     pub fn name_of(&self, uid: u32) -> String {
         let user = self.users.iter().find(|user| user.uid == uid);
         user.map_or_else(|| uid.to_string(), |user| user.name.clone())
     }
 
-    /// Users who have a group beside their own.
+    /// Returns the users who are in the group beside their own one.
     pub fn members(&self, gid: u32) -> BTreeSet<u32> {
         let of_it = self.groups.iter().filter(|group| group.gid == gid);
         of_it.flat_map(|group| &group.members).filter_map(|name| self.user_named(name)).collect()
     }
 
-    /// All groups of a user.
+    /// Returns all groups of a user.
     pub fn groups_of(&self, uid: u32) -> BTreeSet<u32> {
         let own = self.users.iter().filter(|user| user.uid == uid).map(|user| user.gid);
         let others = self

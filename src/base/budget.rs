@@ -20,10 +20,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
-/// What one unit stands for, in bytes. Small enough for a block, so that the sums stay honest.
+/// Bytes that one unit stands for. A unit is smaller than a block, so that the sums stay honest.
 const UNIT: u64 = 1024;
 
-/// So many bytes for all who share it; in the hands of one party. Cheap to clone: for others of the same party.
+/// An allowance of bytes for all who share it, in the hands of one party. Cheap to clone; a clone belongs to
+/// the same party.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Party>);
 
@@ -37,31 +38,31 @@ pub struct Held {
 
 type PartyId = u64;
 
-/// Ends with the last handle.
+/// One party of a budget. The party ends when its last handle is dropped.
 #[derive(Debug)]
 struct Party {
     shared: Arc<Shared>,
     id: PartyId,
-    /// Somebody of it waits, where nobody did before.
+    /// Rings when somebody of the party begins to wait, where nobody did before.
     short: Notify,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// As in the state, to be known without the lock.
+    /// Size of the whole budget in units. A copy of `State::total` that can be read without the lock.
     total: u64,
     state: Mutex<State>,
 }
 
-/// All in units.
+/// The accounts of all parties of a budget. All amounts are in units.
 #[derive(Debug, Default)]
 struct State {
     total: u64,
     used: u64,
-    /// Parties that have a share.
+    /// Number of parties that have a share.
     sharers: u64,
     accounts: BTreeMap<PartyId, Account>,
-    /// The last number that a party or a waiter was given.
+    /// Last number that was given to a party or a waiter.
     numbers: u64,
 }
 
@@ -69,16 +70,17 @@ struct State {
 struct Account {
     used: u64,
     has_share: bool,
-    /// Its party has ended; it goes when all is given back.
+    /// The party has ended. Its account goes when everything that it holds is given back.
     ended: bool,
     queue: VecDeque<Waiter>,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    /// Grows with every waiter of any party.
+    /// Number of the request. It grows with every waiter of any party, so that the first can be found.
     turn: u64,
-    /// As they were asked for: what can be had of them changes as parties come and go.
+    /// Units that were asked for. The waiter may be given fewer: what can be had changes as parties come and
+    /// go.
     units: u64,
     answer: oneshot::Sender<Held>,
 }
@@ -116,12 +118,12 @@ impl State {
         }
     }
 
-    /// What one party with a share may count on.
+    /// Returns the units that each party with a share may count on.
     fn share(&self) -> u64 {
         self.total / (2 * self.sharers).max(1)
     }
 
-    /// Neither used nor kept for others.
+    /// Returns the units that this party may take now: neither used nor kept for other parties' shares.
     fn free_for(&self, id: PartyId) -> u64 {
         let share = self.share();
         let others = self.accounts.iter().filter(|(other, account)| **other != id && account.has_share);
@@ -129,7 +131,8 @@ impl State {
         (self.total - self.used).saturating_sub(kept)
     }
 
-    /// What is given to one who asks for so much, if it can be served now. `behind`: another party's waiter was first.
+    /// Returns how many units are given to a party that asks for `units`, or `None` if the request can't be
+    /// served now. `behind`: a waiter of another party came first.
     fn allows(&self, id: PartyId, units: u64, behind: bool) -> Option<u64> {
         let Account { used, has_share, .. } = self.accounts[&id];
         let own = if has_share { self.share() } else { 0 };
@@ -158,7 +161,7 @@ impl State {
         self.forget(id);
     }
 
-    /// For one who comes now: all who wait were there before.
+    /// Hands out units to a party that asks now, unless somebody who waits already must be served first.
     fn try_take(&mut self, id: PartyId, units: u64) -> Option<u64> {
         if self.is_short(id) {
             return None;
@@ -176,7 +179,8 @@ impl State {
         self.accounts.values().any(|account| !account.queue.is_empty())
     }
 
-    /// The first of all who can be served now, and what it is given.
+    /// Serves the first waiter of all that can be served now. Returns the answer's sender, the party, and the
+    /// units given.
     fn serve(&mut self) -> Option<(oneshot::Sender<Held>, PartyId, u64)> {
         let first = |(id, account): (&PartyId, &Account)| {
             account.queue.front().map(|waiter| (waiter.turn, *id, waiter.units))
@@ -191,7 +195,7 @@ impl State {
         Some((waiter.answer, id, units))
     }
 
-    /// The waiter, unless it has been served.
+    /// Takes a waiter out of its party's queue. `None`: it has been served already.
     fn give_up(&mut self, id: PartyId, turn: u64) -> Option<Waiter> {
         let queue = &mut self.account(id).queue;
         let at = queue.binary_search_by_key(&turn, |waiter| waiter.turn).ok()?;
@@ -237,15 +241,16 @@ impl Drop for Party {
 }
 
 impl Budget {
-    /// In the hands of a party without a share of its own.
+    /// Makes a budget of so many bytes, in the hands of a party without a share of its own.
     pub fn new(bytes: u64) -> Budget {
         let total = (bytes / UNIT).max(1);
         let state = Mutex::new(State { total, ..State::default() });
         Budget::enter(Arc::new(Shared { total, state }), false)
     }
 
-    /// The same budget in the hands of another party, which has a share: half of the budget divided by the number of such
-    /// parties. The party ends with its last handle; what it holds still counts until it is given back.
+    /// Returns this budget in the hands of a new party, which has a share: half of the budget divided by the
+    /// number of such parties. The party ends with its last handle; what it holds still counts until it is
+    /// given back.
     pub fn party(&self) -> Budget {
         Budget::enter(self.0.shared.clone(), true)
     }
@@ -258,32 +263,33 @@ impl Budget {
         Budget(Arc::new(Party { shared, id, short: Notify::new() }))
     }
 
-    /// Of all parties.
+    /// Returns the size of the whole budget, in bytes.
     pub fn total(&self) -> u64 {
         self.0.shared.total * UNIT
     }
 
-    /// By all parties.
+    /// Returns how many bytes all parties hold.
     pub fn used(&self) -> u64 {
         self.0.shared.state.lock().used * UNIT
     }
 
-    /// By this party.
+    /// Returns how many bytes this party holds.
     pub fn used_here(&self) -> u64 {
         self.0.shared.state.lock().accounts[&self.0.id].used * UNIT
     }
 
-    /// What this party could have now, were nobody waiting.
+    /// Returns how many bytes this party could take now if nobody were waiting.
     pub fn room(&self) -> u64 {
         self.0.shared.state.lock().free_for(self.0.id) * UNIT
     }
 
-    /// Whether somebody of this party waits: those of it who hold memory may hurry.
+    /// Tells whether somebody of this party waits for memory. Holders of the same party may then hurry to
+    /// give theirs back.
     pub fn is_short(&self) -> bool {
         self.0.shared.state.lock().is_short(self.0.id)
     }
 
-    /// Whether somebody of any party waits.
+    /// Tells whether somebody of any party waits for memory.
     pub fn is_anyone_short(&self) -> bool {
         self.0.shared.state.lock().is_anyone_short()
     }
@@ -307,7 +313,7 @@ impl Budget {
         }
     }
 
-    /// The memory, or a place among those who wait.
+    /// Takes the memory at once, or enters the queue and returns the place in it.
     fn ask(&self, bytes: u64) -> Result<Held, Place<'_>> {
         let (party, units) = (&*self.0, bytes.div_ceil(UNIT));
         let mut state = party.shared.state.lock();
@@ -325,7 +331,8 @@ impl Budget {
     }
 }
 
-/// Among those who wait; given up when it is dropped. What it was given and nobody took goes back with the answer.
+/// A place in the queue of those who wait for memory. Dropping it gives the place up. Memory that was granted
+/// and that nobody took goes back when the answer is dropped.
 struct Place<'a> {
     party: &'a Party,
     turn: u64,
@@ -342,12 +349,14 @@ impl Drop for Place<'_> {
 }
 
 impl Held {
-    /// Less than was asked for if that was more than could be had.
+    /// Returns the bytes that are held. They are fewer than were asked for if the party could never have had
+    /// so many.
     pub fn bytes(&self) -> u64 {
         self.units * UNIT
     }
 
-    /// Both as one. They must be of one party: as one part of another's they would be given back to the wrong one.
+    /// Joins two parts of the budget into one. Both must be of one party: otherwise the other party's bytes
+    /// would be given back to the wrong one.
     pub fn join(&mut self, mut other: Held) {
         let same = Arc::ptr_eq(&self.shared, &other.shared) && self.party == other.party;
         assert!(same, "only what one party holds becomes one");
@@ -378,7 +387,7 @@ mod tests {
 
     type Wait = BoxFuture<'static, Held>;
 
-    /// Of 100 units.
+    /// Makes a budget of 100 units.
     fn hundred() -> Budget {
         Budget::new(100 * UNIT)
     }
@@ -555,7 +564,7 @@ mod tests {
         /// The first has no share.
         parties: Vec<Budget>,
         held: Vec<Held>,
-        /// In order of arrival.
+        /// Requests that wait, in order of arrival.
         waiting: Vec<(Budget, Wait)>,
         /// No party has come or gone since all was free.
         calm: bool,

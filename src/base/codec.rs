@@ -28,7 +28,7 @@ impl Writer {
     pub fn u128(&mut self, v: u128) -> &mut Self {
         self.raw(&v.to_le_bytes())
     }
-    /// LEB128, 1 to 10 bytes.
+    /// Appends a number as LEB128, in 1 to 10 bytes.
     pub fn varint(&mut self, mut v: u64) -> &mut Self {
         while v >= 0x80 {
             self.buf.push(v as u8 | 0x80);
@@ -41,7 +41,7 @@ impl Writer {
         self.buf.extend_from_slice(bytes);
         self
     }
-    /// Length (u32) and bytes.
+    /// Appends a length (u32) and the bytes.
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         let len = u32::try_from(bytes.len()).expect("no field of ours comes near 4 GiB");
         self.u32(len).raw(bytes)
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
         }
         Err(self.bad("a number is too long"))
     }
-    /// Length (u32) and bytes; a length above `max` is refused before anything is taken.
+    /// Reads a length (u32) and the bytes. A length above `max` is refused before anything is taken.
     pub fn bytes(&mut self, max: usize) -> Result<&'a [u8]> {
         let n = self.u32()? as usize;
         if n > max {
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         }
         self.raw(n)
     }
-    /// Nothing may be left over.
+    /// Ends reading. Bytes that are left over are `Kind::Invalid`.
     pub fn end(&self) -> Result<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.bad("bytes are left over")) }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a caller can do about an error. Faces map kinds to errno, NBD codes and exit codes.
+/// Kinds of errors, by what a caller can do about them. Faces map kinds to errno, NBD codes and exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -17,9 +17,9 @@ pub enum Kind {
     Invalid,
     NotFound,
     Exists,
-    /// Owned by another host, or locked by another process.
+    /// The thing is owned by another host, or locked by another process.
     Owned,
-    /// Would harm; needs force or another order of steps.
+    /// The request would do harm; it needs force or another order of steps.
     Refused,
     /// Too few stores answer right now; trying later may help.
     Unavailable,
@@ -30,7 +30,7 @@ pub enum Kind {
     Denied,
     /// Another owner took over; this one must stop.
     Fenced,
-    /// Bytes that were stored are not what was stored.
+    /// Stored bytes are not the bytes that were stored.
     Corrupt,
     NoSpace,
     ReadOnly,
@@ -43,7 +43,7 @@ pub enum Kind {
     Removed,
     /// This side is shutting down.
     Closed,
-    /// A bug of ours.
+    /// The program has a bug.
     Internal,
 }
 
@@ -66,7 +66,7 @@ impl Error {
         self
     }
 
-    /// Puts what was being done in front, keeping kind and cause.
+    /// Puts a sentence on what was being done in front, and keeps kind and cause.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.what = format!("{doing}: {}", self.what);
@@ -81,12 +81,12 @@ impl Error {
         self.kind == kind
     }
 
-    /// Whether trying later may help.
+    /// Tells whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, Kind::Unavailable | Kind::Timeout | Kind::Throttled)
     }
 
-    /// A second copy for another waiter of the same operation; the cause becomes text.
+    /// Makes a second copy for another waiter of the same operation; the cause becomes text.
     #[must_use]
     pub fn share(&self) -> Self {
         Error { kind: self.kind, what: self.to_string(), source: None }

@@ -1,4 +1,4 @@
-//! Sizes of the format that several layers must agree on, each derived from the one it depends on.
+//! Sizes of the format that several layers must agree on.
 
 /// The unit that maps, journal, overlay and chunks track, in bytes.
 pub const BLOCK: u64 = 4096;

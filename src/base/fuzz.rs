@@ -8,11 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::sum::crc32c;
 use super::{Name, units, utc};
 
-/// One parser, or several of one format.
+/// A target: one parser, or several of one format.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     pub name: &'static str,
-    /// Panics on what must not happen: what the parser itself panics at, or a promise of its that does not hold.
+    /// Runs the parser. It panics on what must not happen: where the parser itself panics, or where a promise
+    /// of the parser does not hold.
     pub run: fn(&[u8]),
     /// Inputs that lead into the parser, as its own encoder makes them.
     pub seeds: fn() -> Vec<Vec<u8>>,
@@ -23,22 +24,23 @@ pub struct Target {
 /// Bytes of memory for a byte of input: a small entry becomes a node of a map.
 pub const MEMORY_PER_BYTE: usize = 64;
 
-/// With its CRC-32C behind it: what is damaged by chance never gets past that, what is forged does.
+/// Returns the body with its CRC-32C behind it. The parser rejects bytes that were damaged by chance at this
+/// checksum; forged bytes get past it.
 pub fn with_crc(body: &[u8]) -> Vec<u8> {
     [body, &crc32c(body).to_le_bytes()].concat()
 }
 
-/// With its XXH3-64 behind it.
+/// Returns the body with its XXH3-64 behind it.
 pub fn with_xxh3(body: &[u8]) -> Vec<u8> {
     [body, &xxh3_64(body).to_le_bytes()].concat()
 }
 
-/// The first byte, and the rest; 0 and nothing of an empty input.
+/// Splits off the first byte. An empty input gives 0 and nothing.
 pub fn choice(data: &[u8]) -> (u8, &[u8]) {
     data.split_first().map_or((0, data), |(first, rest)| (*first, rest))
 }
 
-/// The first eight bytes as a number, and the rest.
+/// Splits off the first eight bytes as a number. A shorter input gives its length, and nothing.
 pub fn number(data: &[u8]) -> (u64, &[u8]) {
     match data.split_first_chunk() {
         Some((first, rest)) => (u64::from_le_bytes(*first), rest),
@@ -46,8 +48,8 @@ pub fn number(data: &[u8]) -> (u64, &[u8]) {
     }
 }
 
-/// Changes of files that are kept as a start: of each the file's number and how many bytes (3 and 5 bits), the offset (3 bytes),
-/// and the bytes.
+/// Reads changes of files that are kept as a start, and calls `change` for each. A change is the file's
+/// number and the number of its bytes (3 and 5 bits), the offset (3 bytes), and the bytes.
 pub fn edits(mut data: &[u8], mut change: impl FnMut(usize, usize, &[u8])) {
     while let Some(([what, low, middle, high], rest)) = data.split_first_chunk() {
         let (bytes, behind) = rest.split_at(usize::from(what & 31).min(rest.len()));
@@ -56,13 +58,13 @@ pub fn edits(mut data: &[u8], mut change: impl FnMut(usize, usize, &[u8])) {
     }
 }
 
-/// One such change.
+/// Encodes one change of a file as `edits` reads it.
 pub fn edit(file: u8, offset: usize, bytes: &[u8]) -> Vec<u8> {
     let at = (offset as u32).to_le_bytes();
     [&[file << 5 | bytes.len() as u8, at[0], at[1], at[2]], bytes].concat()
 }
 
-/// Makes it in these bytes, as far as they reach.
+/// Overwrites the bytes at `offset`, as far as `to` reaches.
 pub fn apply(to: &mut [u8], offset: usize, bytes: &[u8]) {
     let end = to.len().min(offset.saturating_add(bytes.len()));
     if let Some(part) = to.get_mut(offset..end) {
@@ -88,7 +90,7 @@ fn some_values() -> Vec<Vec<u8>> {
     texts(&["12.5G", "1h30m", "tank", "2026-01-31T10:22:33.123Z", "0", "16EiB", "-1", "500ms"])
 }
 
-/// Sizes, durations, names and times, as commands and settings have them.
+/// Parses sizes, durations, names and times, as commands and settings have them.
 fn values(data: &[u8]) {
     text(data, |text| {
         if let Ok(bytes) = units::parse_size(text) {

@@ -71,12 +71,12 @@ id128!(
     HostId
 );
 id128!(
-    /// Makes each claim, pin and put recognisable by its author.
+    /// A random number by which the author of a claim, pin or put recognises it.
     Nonce
 );
 
-/// Nobody counts so far, one by one. A higher number was written by nobody who follows the rules, and could not be counted on
-/// from.
+/// Largest number that counting one by one can reach in practice. A higher number was written by somebody who
+/// breaks the rules, and counting on from it could overflow.
 pub const COUNT_MAX: u64 = 1 << 62;
 
 macro_rules! number {
@@ -86,7 +86,7 @@ macro_rules! number {
         #[serde(transparent)]
         pub struct $name(pub u64);
         impl $name {
-            /// Whether somebody can have counted to it.
+            /// Tells whether counting can have reached this number, see `COUNT_MAX`.
             pub fn is_counted(self) -> bool {
                 self.0 <= COUNT_MAX
             }
@@ -103,7 +103,8 @@ macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         number!($(#[$doc])* $name);
         impl $name {
-            /// The one after this. Counters never come near the end of 64 bits: what is read is held against `COUNT_MAX`.
+            /// Returns the next number. Counters never come near the end of 64 bits: what is read is held
+            /// against `COUNT_MAX`.
             #[must_use]
             pub fn next(self) -> Self {
                 $name(self.0 + 1)
@@ -113,29 +114,32 @@ macro_rules! counter {
 }
 
 number!(
-    /// One process run's ownership of a volume, in the order in which they were claimed. 0 is "nobody yet".
+    /// An ownership of a volume by one run of a process. Ownerships are ordered as they were claimed; 0 is
+    /// "nobody yet".
     ///
-    /// The upper 32 bits count claims, the lower ones are drawn for each claim. So two histories of a volume, as there are
-    /// after its stores were put back from a backup, have no ownership in common but those of before they parted: whatever
-    /// is named by an ownership (chunks, cached frames, journals, what a client has read) is never taken for another's.
+    /// The upper 32 bits count claims, the lower ones are drawn for each claim. After a volume's stores were
+    /// put back from a backup the volume has two histories. They have no ownership in common but those from
+    /// before they parted. So whatever is named by an ownership (chunks, cached frames, journals, what a
+    /// client has read) is never taken for another's.
     Epoch
 );
 
 impl Epoch {
     const DRAWN_BITS: u32 = 32;
 
-    /// The ownership that a claim begins after this one. `nonce`: the claim's, which was drawn for it.
+    /// Returns the ownership that a claim begins after this one. `nonce`: the number that was drawn for the
+    /// claim.
     #[must_use]
     pub fn after(self, nonce: Nonce) -> Epoch {
         Epoch(((self.claims() + 1) << Self::DRAWN_BITS) | u64::from(nonce.0 as u32))
     }
 
-    /// For messages: the count of claims, and what was drawn.
+    /// Shows the epoch in messages: the count of claims and, in hexadecimal, what was drawn.
     pub fn shown(self) -> String {
         format!("{}-{:08x}", self.claims(), self.0 as u32)
     }
 
-    /// How many claims there were up to this one. 0 of ownerships that versions before this one have counted.
+    /// Number of claims up to this one. It is 0 for epochs that versions before this one have counted.
     pub fn claims(self) -> u64 {
         self.0 >> Self::DRAWN_BITS
     }
@@ -145,7 +149,8 @@ counter!(
     Seq
 );
 counter!(
-    /// What snapshots and rollbacks count up, to tell whose a dead frame was. The first is 1.
+    /// A number that each snapshot and rollback counts up, by which is told to which state a dead frame
+    /// belonged. The first is 1.
     Era
 );
 counter!(
@@ -170,16 +175,16 @@ pub struct ChunkId {
 }
 
 impl Seq {
-    /// Set in the number of a pack, which counts by itself.
+    /// Bit that is set in the number of a pack. Packs are counted by themselves.
     const PACK: u64 = 1 << 63;
 
-    /// The number of an epoch's n-th pack.
+    /// Returns the number of an epoch's n-th pack.
     pub fn pack(n: u64) -> Seq {
         debug_assert!(n < Seq::PACK);
         Seq(n | Seq::PACK)
     }
 
-    /// Which pack this is; `None`: it is a chunk of the log.
+    /// Returns which pack this is. `None`: it is a chunk of the log.
     pub fn as_pack(self) -> Option<u64> {
         (self.0 & Seq::PACK != 0).then_some(self.0 & !Seq::PACK)
     }

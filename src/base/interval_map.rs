@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// A value of so many blocks.
+/// A value that stands for a run of blocks and can be cut at any block.
 pub trait Cut: Clone {
-    /// The value of `count` blocks, `skip` blocks in.
+    /// Returns the value of `count` blocks, beginning `skip` blocks in.
     fn part(&self, skip: u64, count: u64) -> Self;
-    /// Whether `next` continues this value of `count` blocks, so that one entry can stand for both.
+    /// Tells whether `next` continues this value of `count` blocks, so that one entry can stand for both.
     fn joins(&self, count: u64, next: &Self) -> bool;
 }
 
-/// Ranges alone: a set.
+/// A set: ranges alone, without values.
 impl Cut for () {
     fn part(&self, _skip: u64, _count: u64) {}
     fn joins(&self, _count: u64, _next: &()) -> bool {
@@ -46,7 +46,7 @@ impl<V: Cut> Intervals<V> {
         self.spans.is_empty()
     }
 
-    /// `value` for the whole range; what was there before is cut away.
+    /// Sets `value` for the whole range; what was there before is cut away.
     pub fn insert(&mut self, range: Range<u64>, value: V) {
         debug_assert!(range.start < range.end, "an empty range has no value");
         // The last one that begins before its end is the only one that can reach into it, if anything lies there.
@@ -56,7 +56,7 @@ impl<V: Cut> Intervals<V> {
         self.add(range, value);
     }
 
-    /// Parts that overlap the range, cut to it, in order.
+    /// Returns the parts that overlap the range, cut to it, in order.
     pub fn overlaps(&self, range: Range<u64>) -> impl Iterator<Item = (Range<u64>, V)> + '_ {
         let first = self.spans.range(..range.start).next_back().filter(|(_, s)| s.end > range.start);
         first.into_iter().chain(self.spans.range(range.clone())).map(move |(&start, span)| {
@@ -66,12 +66,13 @@ impl<V: Cut> Intervals<V> {
         })
     }
 
-    /// Where the part of the range ends in which no more than so many entries begin.
+    /// Returns the end of the longest part of the range, from its start on, in which at most `many` entries
+    /// begin.
     pub fn end_of(&self, range: &Range<u64>, many: usize) -> u64 {
         self.spans.range(range.clone()).nth(many).map_or(range.end, |(&start, _)| start)
     }
 
-    /// Every entry in order.
+    /// Returns every entry in order.
     pub fn iter(&self) -> impl Iterator<Item = (Range<u64>, &V)> + '_ {
         self.spans.iter().map(|(&start, span)| (start..span.end, &span.value))
     }
@@ -114,7 +115,7 @@ impl<V: Cut> Intervals<V> {
         }
     }
 
-    /// Takes everything inside the range away.
+    /// Removes everything inside the range.
     pub fn clear(&mut self, range: Range<u64>) {
         if let Some((&start, span)) = self.spans.range_mut(..range.start).next_back()
             && span.end > range.start
@@ -137,7 +138,7 @@ impl<V: Cut> Intervals<V> {
         }
     }
 
-    /// Into a range that is empty.
+    /// Adds a value to a range that is empty.
     fn add(&mut self, range: Range<u64>, value: V) {
         let mut end = range.end;
         if let Some(next) = self.spans.get(&range.end)

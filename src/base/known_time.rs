@@ -15,14 +15,16 @@ use std::time::Duration;
 
 use super::rt::Instant;
 
-/// By so much the clock may be set without a word: what keeps clocks right does that.
+/// Milliseconds by which the clock may be set without being doubted: programs that keep clocks right set them
+/// by so little.
 const SET_MAX_MS: i64 = 5 * 60_000;
-/// Another process may begin so long after a note without a word: a host that is off notes nothing.
+/// Milliseconds after the last note at which a new process still believes the clock: a host that is off notes
+/// nothing.
 const RESTART_MAX_MS: i64 = 7 * 24 * 3_600_000;
-/// A clock that has stood by a jump for so long is believed.
+/// A jumped clock is believed once it has gone on evenly for this long.
 const STOOD: Duration = Duration::from_secs(3600);
 
-/// A time and when it was, by measured time.
+/// A time that was believed, and when that was by measured time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Sure {
     wall_ms: u64,
@@ -33,43 +35,45 @@ struct Sure {
 struct Jump {
     ahead_ms: i64,
     since: Instant,
-    /// How long the clock had stood by it before.
+    /// Time for which the clock had kept to this jump before `since`, in processes that ran before this one.
     stood: Duration,
-    /// What it showed when the jump was seen first.
+    /// Time that the clock showed when the jump was first seen, in ms since 1970.
     first_ms: u64,
 }
 
-/// What a process leaves for the next one.
+/// The knowledge of time that a process leaves for the next one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Noted {
     /// The time that was believed.
     pub believed_ms: u64,
-    /// What the clock showed when a jump was seen that was not believed yet.
+    /// Time that the clock showed when a jump was seen that is not believed yet. `None`: there is no such
+    /// jump.
     pub jumped_ms: Option<u64>,
 }
 
-/// See the module.
+/// The time as far as this host can know it, see the module.
 #[derive(Clone, Debug)]
 pub struct KnownTime {
     sure: Sure,
     jump: Option<Jump>,
 }
 
-/// What a look at the clock has shown.
+/// Result of comparing the clock with measured time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Look {
-    /// It is this time at least.
+    /// Earliest time that it may be now, in ms since 1970, if the clock or measured time is right.
     pub earliest_ms: u64,
-    /// And this at most, if one of the two is right.
+    /// Latest time that it may be now, in ms since 1970, if the clock or measured time is right.
     pub latest_ms: u64,
-    /// How far the clock is ahead of the time that is believed. None: it is believed.
+    /// Milliseconds by which the clock is ahead of the believed time, negative when it is behind. `None`: the
+    /// clock is believed.
     pub jumped_ms: Option<i64>,
-    /// That is seen for the first time.
+    /// The jump is seen for the first time.
     pub is_new: bool,
 }
 
 impl KnownTime {
-    /// `noted`: when the process before this one ran last.
+    /// Begins with the note of the process before this one, if it left any.
     pub fn begin(noted: Option<Noted>, wall_ms: u64, now: Instant) -> KnownTime {
         let gone = |noted: &Noted| ahead(wall_ms, noted.believed_ms);
         let noted = noted.filter(|noted| !(-SET_MAX_MS..=RESTART_MAX_MS).contains(&gone(noted)));
@@ -87,7 +91,7 @@ impl KnownTime {
         KnownTime { sure: Sure { wall_ms: noted.believed_ms, at: now }, jump }
     }
 
-    /// For the next process.
+    /// Returns the note for the next process.
     pub fn noted(&self, now: Instant) -> Noted {
         Noted { believed_ms: self.expected(now), jumped_ms: self.jump.map(|jump| jump.first_ms) }
     }
@@ -114,12 +118,12 @@ impl KnownTime {
         }
     }
 
-    /// Other clocks agree with this time.
+    /// Takes this time for the right one, since other clocks agree with it or the clock has stood by it.
     pub fn confirm(&mut self, wall_ms: u64, now: Instant) {
         *self = KnownTime { sure: Sure { wall_ms, at: now }, jump: None };
     }
 
-    /// The time that was believed last, with what has passed since.
+    /// Returns the time that was believed last, plus the time that was measured since.
     fn expected(&self, now: Instant) -> u64 {
         let passed = now.since(self.sure.at).as_millis();
         self.sure.wall_ms.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
@@ -131,7 +135,8 @@ fn ahead(wall_ms: u64, of_ms: u64) -> i64 {
     if wall_ms < of_ms { -apart } else { apart }
 }
 
-/// How old something is that was made at this time. None: that time lies ahead, so it is not known when it was made.
+/// Returns the age of something that was made at `made_ms`. `None`: that time lies ahead, so it is not known
+/// when the thing was made.
 pub fn age_ms(made_ms: u64, now_ms: u64) -> Option<u64> {
     match now_ms.checked_sub(made_ms) {
         // A clock may have been set back by a little.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Up to 2^32 µs, over an hour.
+/// Number of buckets: they reach up to 2^32 µs, over an hour.
 const BUCKETS: usize = 4 * 32;
 /// Powers of two that a histogram's buckets end at, in µs: 64 µs to 33 s.
 const BOUNDS: std::ops::RangeInclusive<usize> = 6..=25;
@@ -24,10 +24,11 @@ impl Default for Latencies {
 /// Latencies as monitoring reads them.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Histogram {
-    /// Each bucket's end in seconds, and how many fell into it and not into one before. The last has no end: `f64::INFINITY`.
+    /// Ends of buckets in seconds, and how many latencies fell into each and not into one before. The last
+    /// has no end: `f64::INFINITY`.
     pub buckets: Vec<(f64, u64)>,
     pub count: u64,
-    /// Of all, in seconds.
+    /// Sum of all latencies, in seconds.
     pub sum: f64,
 }
 
@@ -39,7 +40,7 @@ impl Latencies {
         (4 * log + quarter).min(BUCKETS - 1)
     }
 
-    /// The upper end of a bucket.
+    /// Returns the upper end of a bucket.
     fn bound(bucket: usize) -> Duration {
         let (log, quarter) = (bucket / 4, bucket as u64 % 4);
         Duration::from_micros(((5 + quarter) << log) >> 2)
@@ -59,7 +60,8 @@ impl Latencies {
         self.max = self.max.max(other.max);
     }
 
-    /// Those that were added since `earlier`, which was a copy of this. The slowest of them is right to about 20 %.
+    /// Returns the latencies that were added since `earlier`, which was a copy of this value. The slowest of
+    /// them is right to about 20 %.
     #[must_use]
     pub fn since(&self, earlier: &Latencies) -> Latencies {
         let mut new = self.clone();
@@ -80,7 +82,7 @@ impl Latencies {
         self.max
     }
 
-    /// The time within which `percent` of them were over; `None` before the first.
+    /// Returns the time within which `percent` of the requests were over. `None` before the first.
     pub fn percentile(&self, percent: u64) -> Option<Duration> {
         let rank = (self.count() * percent).div_ceil(100).max(1);
         let mut seen = 0;
@@ -91,7 +93,7 @@ impl Latencies {
         Some(Self::bound(at).min(self.max))
     }
 
-    /// The buckets that hold any: their ends, and how many are in each.
+    /// Returns the buckets that hold any latency: their ends, and how many are in each.
     pub fn counts(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
         let any = self.buckets.iter().enumerate().filter(|(_, n)| **n > 0);
         any.map(|(bucket, n)| (Self::bound(bucket), *n))

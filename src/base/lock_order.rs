@@ -40,7 +40,7 @@ impl<const PLACE: u8, T: fmt::Debug> fmt::Debug for OrderedMutex<PLACE, T> {
     }
 }
 
-/// While it lives the lock is held.
+/// The lock is held while this guard lives.
 pub struct OrderedGuard<'a, const PLACE: u8, T>(MutexGuard<'a, T>);
 
 impl<const PLACE: u8, T> Drop for OrderedGuard<'_, PLACE, T> {

@@ -15,22 +15,23 @@ pub struct Mark {
     /// The state that this mark freezes (the tip's id before it).
     pub state: StateId,
     pub name: Name,
-    /// Members of one group share it; `group_size` tells whether all are there. 0 members: set by a take-over, see
-    /// `volume::session::snapshots`.
+    /// Number that the marks of one group share; `group_size` tells whether all are there. A group of 0
+    /// members: the mark was set by a take-over, see `volume::session::snapshots`.
     pub group: Nonce,
     pub group_size: u32,
     /// Wall clock, ms since 1970, for listings only.
     pub created_ms: u64,
-    /// Of the volume at this moment, in bytes: it may have grown by the time that the mark is read.
+    /// Size of the volume when the mark was made, in bytes. The volume may have grown by the time that the
+    /// mark is read.
     pub size: u64,
-    /// The volume took it by itself.
+    /// The volume took the snapshot by itself.
     pub history: bool,
 }
 
 /// One change of a volume. Blocks are whole: partial writes were merged before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// `data` is a whole number of blocks, from `block` on.
+    /// The blocks from `block` on hold `data`, which is a whole number of blocks.
     Write {
         block: u64,
         data: Bytes,
@@ -51,7 +52,7 @@ pub struct Record {
 }
 
 impl Op {
-    /// Blocks touched, as (first, count).
+    /// Returns the blocks that the record changes, as (first, count).
     pub fn blocks(&self) -> (u64, u64) {
         match self {
             Op::Write { block, data } => (*block, data.len() as u64 / BLOCK),
@@ -59,7 +60,7 @@ impl Op {
             Op::Mark(_) => (0, 0),
         }
     }
-    /// Bytes of user data carried.
+    /// Returns the bytes of user data that the record carries.
     pub fn payload(&self) -> &[u8] {
         match self {
             Op::Write { data, .. } => data,
@@ -69,10 +70,10 @@ impl Op {
 }
 
 impl Mark {
-    /// What `encode` makes of one, at most.
+    /// Most bytes that `encode` makes of a mark.
     pub const BYTES_MAX: u64 = 8 + 16 + 4 + 8 + 8 + 1 + 4 + 63;
 
-    /// Fixed fields, then the name.
+    /// Appends the fixed fields, then the name.
     pub fn encode(&self, w: &mut Writer) {
         w.u64(self.state.0).u128(self.group.0).u32(self.group_size).u64(self.created_ms).u64(self.size);
         w.u8(self.history.into());

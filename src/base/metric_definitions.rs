@@ -1,14 +1,14 @@
 //! Every metric: its name, what it measures, in which unit. Names are a contract like the JSON fields: they stay, and
 //! `docs/reference.md` lists them (a test compares).
 
-/// How a metric moves.
+/// The ways in which a metric changes over time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moves {
-    /// Up and down.
+    /// The value goes up and down.
     Gauge,
-    /// Only up, from the start of the process on.
+    /// The value only grows, from the start of the process on.
     Counter,
-    /// A counter by how long things took.
+    /// The value counts how long things took, by buckets.
     Histogram,
 }
 
@@ -17,7 +17,7 @@ pub enum Moves {
 pub struct Metric {
     pub name: &'static str,
     pub moves: Moves,
-    /// Of each sample, in this order.
+    /// Names of the labels that each sample has, in this order.
     pub labels: &'static [&'static str],
     pub help: &'static str,
 }
@@ -130,7 +130,7 @@ pub const MOUNT_UNSENT_FILES: Metric =
     gauge("windlass_mount_unsent_files", MOUNT, "files closed here and not stored yet");
 pub const MOUNT_UNSENT_BYTES: Metric = gauge("windlass_mount_unsent_bytes", MOUNT, "their bytes");
 
-/// All of them, in the order in which they are shown.
+/// All metrics, in the order in which they are shown.
 pub const ALL: &[Metric] = &[
     UP_SECONDS,
     MEMORY_BYTES,

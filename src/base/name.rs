@@ -7,54 +7,60 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{Error, Kind, Result};
 
-/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`. What is in the trash has one that no user can give
-/// anything: `~`, since when in ms (12 hexadecimal digits), `~`, the name that it had. A volume that is being imported has
-/// one as well: `~import~`, and the name that it will have; and one that is being moved here from another pool: `~mv-`, what
-/// tells the host that moves it (8 hexadecimal digits), `~`, the name that it will have.
+/// A pool's, volume's or snapshot's name: `[a-z0-9][a-z0-9._-]{0,62}`.
+///
+/// Some names begin with `~`, which no user can give. Of something in the trash: `~`, the time since when in
+/// ms (12 hexadecimal digits), `~`, the name that it had. Of a volume that is being imported: `~import~`, the
+/// name that it will have. Of a volume that is being moved here from another pool: `~mv-`, what tells the
+/// host that moves it (8 hexadecimal digits), `~`, the name that it will have.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
 
 impl Name {
-    /// Bytes of the longest one.
+    /// Bytes of the longest name.
     pub const BYTES_MAX: usize = 63 + Name::TRASH_BYTES;
-    /// Of what a name in the trash begins with.
+    /// Bytes that stand before the old name in the name of something in the trash.
     const TRASH_BYTES: usize = 14;
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What the name of a volume that is being imported begins with.
+    /// Prefix of the name of a volume that is being imported.
     const IMPORT: &'static str = "~import~";
 
-    /// As a volume is called until all of its image is in it: listings leave it out.
+    /// Returns the name of a volume until all of its image is in it. Listings leave such volumes out.
     #[must_use]
     pub fn while_imported(&self) -> Name {
         Name(format!("{}{}", Name::IMPORT, self.0))
     }
 
-    /// Of a volume that is being imported: the name that it will have.
+    /// Returns the name that a volume will have once it is imported. `None`: this is not the name of a volume
+    /// that is being imported.
     pub fn imported_as(&self) -> Option<Name> {
         self.0.strip_prefix(Name::IMPORT).map(|name| Name(name.to_owned()))
     }
 
-    /// What the name of a volume that is being moved here begins with.
+    /// Prefix of the name of a volume that is being moved here from another pool.
     const MOVE: &'static str = "~mv-";
 
-    /// As a volume is called until it has moved here from another pool. Each host that moves it fills one of its own.
+    /// Returns the name of a volume until it has moved here from another pool. Each host that moves the
+    /// volume fills one of its own, told apart by `host`.
     #[must_use]
     pub fn while_moved(&self, host: u32) -> Name {
         Name(format!("{}{host:08x}~{}", Name::MOVE, self.0))
     }
 
-    /// Of a volume that is being moved here: the name that it will have.
+    /// Returns the name that a volume will have once it has moved here. `None`: this is not the name of a
+    /// volume that is being moved here.
     pub fn moved_as(&self) -> Option<Name> {
         let (_, name) = self.0.strip_prefix(Name::MOVE)?.split_once('~')?;
         Some(Name(name.to_owned()))
     }
 
-    /// Of a volume that can be opened: one that a user gives, or one that is being imported or moved here.
+    /// Parses the name of a volume that can be opened: one that a user gives, or one that is being imported
+    /// or moved here.
     pub fn of_volume(text: &str) -> Result<Name> {
         if let Some((host, name)) = text.strip_prefix(Name::MOVE).and_then(|rest| rest.split_once('~')) {
             let name: Name = name.parse()?;
@@ -68,20 +74,22 @@ impl Name {
         }
     }
 
-    /// As it is in the trash since then, ms since 1970.
+    /// Returns the name that this one becomes in the trash; `since_ms` is the time of removal, in ms since
+    /// 1970.
     #[must_use]
     pub fn in_trash(&self, since_ms: u64) -> Name {
         Name(format!("~{:012x}~{}", since_ms.min((1 << 48) - 1), self.0))
     }
 
-    /// Of one in the trash: since when, ms since 1970, and the name that it had.
+    /// Returns when something went into the trash, in ms since 1970, and the name that it had. `None`: this
+    /// is no name of the trash.
     pub fn trashed(&self) -> Option<(u64, Name)> {
         let (since, name) = self.0.strip_prefix('~')?.split_once('~')?;
         Some((u64::from_str_radix(since, 16).ok()?, Name(name.to_owned())))
     }
 
-    /// One that was written down: it may be in the trash or of a volume that is being imported or moved here, which no name
-    /// that a user gives is.
+    /// Parses a name that was written down. Unlike a name that a user gives it may stand for something in the
+    /// trash, or for a volume that is being imported or moved here.
     pub fn stored(text: &str) -> Result<Name> {
         let Some((since, name)) = text.strip_prefix('~').and_then(|rest| rest.split_once('~')) else {
             return text.parse();
@@ -95,7 +103,7 @@ impl Name {
         }
     }
 
-    /// `stored`, for serde.
+    /// Parses a name as `stored` does, for serde.
     pub fn deserialize_stored<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Name>, D::Error> {
         let text = Option::<String>::deserialize(d)?;
         text.map(|text| Name::stored(&text)).transpose().map_err(serde::de::Error::custom)

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// See the module. No piece is empty.
+/// Bytes in pieces, see the module. No piece is empty.
 #[derive(Clone, Debug, Default)]
 pub struct Rope {
     pieces: Vec<Piece>,
@@ -32,7 +32,7 @@ impl Rope {
         }
     }
 
-    /// Takes no memory of its own.
+    /// Appends zeros, which take no memory of their own.
     pub fn push_zeros(&mut self, len: usize) {
         self.len += len;
         match self.pieces.last_mut() {
@@ -50,7 +50,7 @@ impl Rope {
         self.len == 0
     }
 
-    /// All in one: a copy, unless there is only one piece.
+    /// Returns all bytes in one piece: a copy, unless there is only one piece.
     pub fn into_bytes(mut self) -> Bytes {
         if let [Piece::Data(one)] = &mut self.pieces[..] {
             return std::mem::take(one);
@@ -65,7 +65,8 @@ impl Rope {
         all.freeze()
     }
 
-    /// Data and zeros apart, in turn. Fewer zeros than `zeros_min` side by side are data.
+    /// Splits the rope into runs of data and of zeros, in turn. Fewer than `zeros_min` zeros side by side
+    /// count as data.
     pub fn into_runs(self, zeros_min: usize) -> Vec<Run> {
         let mut runs = Vec::new();
         for piece in self.pieces {
@@ -79,7 +80,7 @@ impl Rope {
     }
 }
 
-/// A piece as bytes; zeros are those of a static.
+/// Returns a piece as bytes; zeros are slices of a static.
 fn shown(piece: Piece) -> impl Iterator<Item = Bytes> {
     let (data, mut zeros) = match piece {
         Piece::Data(data) => (Some(data), 0),

@@ -6,12 +6,12 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iscsi(bytes)
 }
 
-/// CRC-32 (ISO-HDLC, that of zip and Ethernet), which S3 servers take by default.
+/// Returns the CRC-32 (ISO-HDLC, that of zip and Ethernet), which S3 servers take by default.
 pub fn crc32(bytes: &[u8]) -> u32 {
     crc_fast::crc32_iso_hdlc(bytes)
 }
 
-/// Of the parts as if they lay behind each other.
+/// Returns the CRC32C of the parts as if they lay behind each other.
 pub fn crc32c_of(parts: &[&[u8]]) -> u32 {
     let mut sum = Digest::new(CrcAlgorithm::Crc32Iscsi);
     parts.iter().for_each(|part| sum.update(part));

@@ -21,47 +21,48 @@ use super::rt::{Instant, Rt};
 static IS_ON: AtomicBool = AtomicBool::new(false);
 static TRACING: RwLock<Option<Arc<Tracing>>> = RwLock::new(None);
 
-/// Where spans go, and what time it is there.
+/// The tracer that spans go to, and its clock.
 #[derive(Debug)]
 struct Tracing {
     tracer: SdkTracer,
     rt: Rt,
-    /// One moment by both clocks: the one that has the date is too coarse, and may be set meanwhile.
+    /// The date of one moment; `at` is the same moment by measured time. Spans are dated by the latter: the
+    /// clock that has the date is too coarse, and may be set meanwhile.
     wall: SystemTime,
     at: Instant,
 }
 
-/// From here on spans are made.
+/// Turns tracing on: requests have spans from here on.
 pub fn start(rt: &Rt, tracer: SdkTracer) {
     let wall = UNIX_EPOCH + Duration::from_millis(rt.wall_ms());
     *TRACING.write() = Some(Arc::new(Tracing { tracer, rt: rt.clone(), wall, at: rt.now() }));
     IS_ON.store(true, Ordering::Release);
 }
 
-/// No more are made; those under way end nowhere.
+/// Turns tracing off: no more spans are made, and those under way are not reported.
 pub fn stop() {
     IS_ON.store(false, Ordering::Release);
     *TRACING.write() = None;
 }
 
-/// What is told of a request.
+/// A name and a value that a span tells of its request.
 pub type Fact = KeyValue;
 
-/// One fact.
+/// Makes a fact of a name and a value.
 pub fn fact(name: &'static str, value: impl Into<opentelemetry::Value>) -> Fact {
     KeyValue::new(name, value)
 }
 
-/// Who is asked.
+/// The two sides that a request can be seen from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// This host, by a client.
+    /// A client asks this host.
     Served,
-    /// A store, by this host.
+    /// This host asks a store.
     Asked,
 }
 
-/// A request under way. One that is dropped without an end is told all the same.
+/// A request under way. A span that is dropped without an end is reported all the same.
 #[derive(Debug)]
 pub struct Span {
     of: Arc<Tracing>,
@@ -75,7 +76,7 @@ impl Tracing {
 }
 
 impl Span {
-    /// None unless traces are on. The parent is the request that this task works for.
+    /// Begins a span, whose parent is the request that this task works for. `None`: traces are off.
     pub fn begin(
         side: Side,
         name: impl FnOnce() -> String,
@@ -98,7 +99,8 @@ impl Span {
         Some(Span { of, context })
     }
 
-    /// The work under this span. On the heap: where traces are off, a request's future is no larger for their sake.
+    /// Runs the work under this span. The future lies on the heap, so that a request's future is no larger
+    /// where traces are off.
     pub fn around<F: Future>(&self, work: F) -> WithContext<Pin<Box<F>>> {
         Box::pin(work).with_context(self.context.clone())
     }

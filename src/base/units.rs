@@ -6,7 +6,7 @@ pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
-/// Digits behind a size's point, at most.
+/// Most digits behind a size's point.
 const FRACTION_MAX: u32 = 9;
 
 /// Reads `10G`, `512M`, `4k`, `1.5T`, `4096`; units are powers of 1024, with or without `iB`. With a `B` alone (`20GB`) they are
@@ -58,7 +58,7 @@ pub fn show_size(bytes: u64) -> String {
     bytes.to_string()
 }
 
-/// "1 shard", "2 shards".
+/// Shows a number with its noun: "1 shard", "2 shards".
 pub fn show_count(n: u64, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
 }
@@ -84,7 +84,7 @@ pub fn show_time(ms: u64) -> String {
     }
 }
 
-/// Reads `5s`, `250ms`, `2m`, `1h`.
+/// Reads a time: `5s`, `250ms`, `2m`, `1h`.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration> {
     let bad =
         || Error::new(Kind::Usage, format!("{text:?} is not a duration: write 250ms, 5s, 2m, 1h or 1d"));

@@ -1,7 +1,7 @@
 //! Times as people read them.
 
-/// UTC, to the second: `2026-11-20T09:15:00Z`. The civil-from-days algorithm is Howard Hinnant's
-/// (<https://howardhinnant.github.io/date_algorithms.html>).
+/// Shows a time in UTC, to the second: `2026-11-20T09:15:00Z`. The civil-from-days algorithm is Howard
+/// Hinnant's (<https://howardhinnant.github.io/date_algorithms.html>).
 pub fn show(ms: u64) -> String {
     let seconds = (ms / 1000) as i64;
     let (days, day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
@@ -17,19 +17,20 @@ pub fn show(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02}T{:02}:{:02}:{:02}Z", day / 3600, day / 60 % 60, day % 60)
 }
 
-/// UTC, to the millisecond: `2026-11-20T09:15:00.123Z`. Up to the year 9999 the order of texts is that of times.
+/// Shows a time in UTC, to the millisecond: `2026-11-20T09:15:00.123Z`. Up to the year 9999 the order of
+/// texts is that of times.
 pub fn show_ms(ms: u64) -> String {
     format!("{}.{:03}Z", show(ms).trim_end_matches('Z'), ms % 1000)
 }
 
-/// A time as people write it, in UTC: `2026-11-24T07:15`, with seconds and a Z or without.
+/// Reads a time as people write it, in UTC: `2026-11-24T07:15`, with seconds and a Z or without.
 pub fn read(text: &str) -> Option<u64> {
     let text = text.strip_suffix('Z').unwrap_or(text);
     let seconds = if text.len() == 16 { ":00" } else { "" };
     read_ms(&format!("{text}{seconds}.000Z"))
 }
 
-/// What `show_ms` shows, and nothing else, in milliseconds since 1970.
+/// Reads exactly what `show_ms` shows, as milliseconds since 1970. `None`: the text is anything else.
 pub fn read_ms(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
@@ -47,7 +48,7 @@ pub fn read_ms(text: &str) -> Option<u64> {
     (show_ms(ms) == text).then_some(ms)
 }
 
-/// The same as a part of a name: `20261120-091500`.
+/// Shows a time to the second as a part of a name: `20261120-091500`.
 pub fn compact(ms: u64) -> String {
     show(ms)
         .chars()

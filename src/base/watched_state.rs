@@ -17,7 +17,7 @@ impl<S> Watched<S> {
         Watched { state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Looks at the state, or changes what nobody waits for.
+    /// Reads the state, or makes a change for which nobody waits.
     pub fn with<T>(&self, f: impl FnOnce(&mut S) -> T) -> T {
         f(&mut self.state.lock())
     }
@@ -29,7 +29,7 @@ impl<S> Watched<S> {
         out
     }
 
-    /// Returns as soon as `f` finds what it looks for. Safe to drop midway.
+    /// Waits until `f` finds what it looks for. Safe to drop midway.
     pub async fn until<T>(&self, mut f: impl FnMut(&mut S) -> Option<T>) -> T {
         loop {
             let woken = self.changed.notified();

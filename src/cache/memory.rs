@@ -26,13 +26,13 @@ pub struct FrameKey {
 }
 
 const SHARDS: usize = 16;
-/// Counted for every entry beside its bytes: key, links, map slot, the allocation's head.
+/// Bytes that every entry counts beside its frame: key, links, map slot, the allocation's head.
 const ENTRY_COST: u64 = 160;
 
 /// A frame that was fetched ahead is unread until somebody asks for it. What is unread takes at most this part of a shard.
 const UNREAD: u64 = 4;
 
-/// How a flight ended; none while it is under way, or when it was given up.
+/// Result of a flight. It is `None` while the flight is under way, and when the flight was given up.
 type Landing = Option<Result<Bytes, Arc<Error>>>;
 
 #[derive(Debug, Default)]
@@ -49,11 +49,11 @@ struct Shard {
 #[derive(Debug)]
 struct Flying {
     landing: watch::Receiver<Landing>,
-    /// Whether somebody has asked for it, or it is only fetched ahead.
+    /// True if somebody has asked for the frame; false if it is only fetched ahead.
     read: bool,
 }
 
-/// Frames, the one that was not used for longest first, and what they take.
+/// Frames in order of use, the one that was not used for longest first, and the bytes that they take.
 #[derive(Debug)]
 struct Kept {
     frames: LruCache<FrameKey, Bytes>,
@@ -92,7 +92,8 @@ impl Shard {
         self.read.frames.contains(key) || self.unread.frames.contains(key)
     }
 
-    /// Makes room. Each round drops a frame: the bytes are those of frames.
+    /// Drops frames until the rest take no more than `bytes_max`. Each round drops one frame, so that the
+    /// loop ends: all bytes belong to frames.
     fn shrink(&mut self, bytes_max: u64) {
         while self.read.bytes + self.unread.bytes > bytes_max {
             match self.unread.bytes > bytes_max / UNREAD || self.read.bytes == 0 {
@@ -103,36 +104,36 @@ impl Shard {
     }
 }
 
-/// What became of look-ups so far, and what is held.
+/// Counts of look-ups so far, and the bytes that are held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct MemoryStats {
-    /// Frames that were there, or on their way for another reader.
+    /// Look-ups whose frame was there, or on its way for another reader.
     pub hits: u64,
     pub misses: u64,
     pub bytes: u64,
     pub bytes_max: u64,
 }
 
-/// See the module. Cheap to clone.
+/// The cache in memory, see the module. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct FrameCache {
     shards: Arc<[Mutex<Shard>]>,
     shard_max: u64,
 }
 
-/// What a look-up found. `first`: it was fetched ahead, and nobody has asked for it before.
+/// Result of a look-up. `first`: the frame was fetched ahead, and nobody has asked for it before.
 #[derive(Debug)]
 pub enum Lookup {
     Hit {
         frame: Bytes,
         first: bool,
     },
-    /// Another reader fetches it: wait, then look again.
+    /// Another reader fetches the frame: the caller waits, then looks again.
     Wait {
         waiter: Waiter,
         first: bool,
     },
-    /// The caller fetches it and says so by `Flight::land`; dropping the flight lets another try.
+    /// The caller fetches the frame and says so by `Flight::land`; dropping the flight lets another try.
     Fetch(Flight),
 }
 
@@ -141,7 +142,8 @@ pub enum Lookup {
 pub struct Waiter(watch::Receiver<Landing>);
 
 impl Waiter {
-    /// What the other reader got; none when it was stopped midway: then look again.
+    /// Waits for the result of the other reader. `None`: that reader was stopped midway, and the caller looks
+    /// up again.
     pub async fn landed(mut self) -> Option<Result<Bytes>> {
         // An error is the sender's end: whatever it said is seen.
         while self.0.borrow_and_update().is_none() && self.0.changed().await.is_ok() {}
@@ -169,7 +171,7 @@ impl Flight {
         self.landing = Some(Ok(frame));
     }
 
-    /// Those who wait get this error.
+    /// Ends the flight with an error, which everybody who waits for the frame gets.
     pub fn fail(mut self, error: &Error) {
         self.landing = Some(Err(Arc::new(error.share())));
     }
@@ -188,7 +190,7 @@ fn cost(frame: &Bytes) -> u64 {
 }
 
 impl FrameCache {
-    /// Keeps about so many bytes, what their bookkeeping takes included.
+    /// Makes a cache of about so many bytes, bookkeeping included.
     pub fn new(bytes_max: u64) -> FrameCache {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         FrameCache { shards, shard_max: bytes_max / SHARDS as u64 }
@@ -202,7 +204,7 @@ impl FrameCache {
         &self.shards[xxh3_64(&word) as usize % SHARDS]
     }
 
-    /// The frame, or who fetches it.
+    /// Looks up a frame. The caller gets it, waits for another reader, or has to fetch it.
     pub fn lookup(&self, key: FrameKey) -> Lookup {
         let mut shard = self.shard(&key).lock();
         if let Some(frame) = shard.read.frames.get(&key).cloned() {
@@ -224,7 +226,7 @@ impl FrameCache {
         Lookup::Fetch(self.take_off(&mut shard, key, true))
     }
 
-    /// The duty to fetch it ahead, if it is neither here nor on its way.
+    /// Returns the duty to fetch the frame ahead, if it is neither here nor on its way.
     pub fn lookup_ahead(&self, key: FrameKey) -> Option<Flight> {
         let mut shard = self.shard(&key).lock();
         let expected = shard.contains(&key) || shard.flights.contains_key(&key);
@@ -237,7 +239,7 @@ impl FrameCache {
         Flight { cache: self.clone(), key, landing: None, done }
     }
 
-    /// Whether it is here or on its way.
+    /// Tells whether the frame is here or on its way.
     pub fn expects(&self, key: &FrameKey) -> bool {
         let shard = self.shard(key).lock();
         shard.contains(key) || shard.flights.contains_key(key)
@@ -249,7 +251,8 @@ impl FrameCache {
         self.keep(&mut shard, key, frame, read);
     }
 
-    /// `frame` should own its memory: a slice of something large would keep all of it.
+    /// Keeps a frame that somebody has read. `frame` should own its memory: a slice of something large would
+    /// keep all of it.
     pub fn insert(&self, key: FrameKey, frame: Bytes) {
         self.keep(&mut self.shard(&key).lock(), key, frame, true);
     }

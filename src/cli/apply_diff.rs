@@ -33,12 +33,12 @@ use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff_codec};
 use crate::nbd::Client;
 use crate::volume::{SnapshotInfo, VolumeInfo, applied_mark, copy_mark, is_applied_mark};
 
-/// Writes that are under way: at most 1 MiB each.
+/// Most writes that are under way, each of at most 1 MiB.
 const IN_FLIGHT: usize = 32;
-/// Bytes that are asked about, or zeroed, at once.
+/// Most bytes that are asked about, or zeroed, at once.
 const RANGE_MAX: u64 = 2 << 30;
 const READ: usize = 1 << 20;
-/// How long the end of the connection is waited for.
+/// Longest wait for the end of the connection.
 const CLOSE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args, Debug)]
@@ -52,7 +52,7 @@ pub struct ApplyDiff {
     snapshot: Option<Name>,
 }
 
-/// What it prints.
+/// Result of the command, as `--json` prints it.
 #[derive(Debug, Default, Serialize)]
 struct Applied {
     path: String,
@@ -61,7 +61,8 @@ struct Applied {
     size: u64,
     written_bytes: u64,
     zeroed_bytes: u64,
-    /// The volume's snapshot of that name is known to be the one that the diff begins with; none: nothing tells.
+    /// True if the volume's snapshot of that name is known to be the one that the diff begins with. `None`:
+    /// nothing tells.
     same: Option<bool>,
 }
 
@@ -74,7 +75,7 @@ pub async fn run(global: &Global, args: ApplyDiff) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Applies the diff in a file, or that which comes by stdin (`-`).
+/// Applies the diff in a file, or the one that comes by stdin (`-`).
 pub async fn onto(
     rt: &Rt,
     door: &mut Door,
@@ -95,7 +96,7 @@ pub async fn onto(
     Ok(Outcome::of(&done)?.note(note).note_all(unsure))
 }
 
-/// Whether this is a local file that `export --since` wrote.
+/// Tells whether this is a local file that `export --since` wrote.
 pub async fn is_diff(path: &Path) -> bool {
     let head = async {
         let file = RealDisk::start().open(path, OpenHow::Read).await?;
@@ -105,7 +106,7 @@ pub async fn is_diff(path: &Path) -> bool {
         .is_ok_and(|head| head.starts_with(rbd_diff_codec::MAGIC) || qcow2_writer::lineage(&head).is_some())
 }
 
-/// A qcow2 by its first bytes, else an rbd-diff.
+/// Opens a diff: a qcow2 if its first bytes say so, else an rbd-diff.
 async fn open(rt: &Rt, path: &Path) -> Result<Box<dyn Changes>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(RbdChanges::open(Box::new(Stdin(rt.clone()))).await?));
@@ -210,7 +211,7 @@ async fn apply(
     finished
 }
 
-/// The snapshot at the end, which is the same as the one that the diff ends with.
+/// Takes the snapshot at the end, with the mark that it is the same as the one that the diff ends with.
 async fn take(door: &mut Door, path: &VolumePath, snapshot: Name, between: &Between) -> Result<()> {
     let paths = vec![SnapshotPath { volume: path.clone(), snapshot }];
     let same_as = between.to_id.clone().map(|SnapshotIdentity { volume, snapshot, created_ms }| SameAs {
@@ -222,10 +223,11 @@ async fn take(door: &mut Door, path: &VolumePath, snapshot: Name, between: &Betw
     door.ask(take).await.map(drop)
 }
 
-/// Whether the volume's snapshot of this name is the one that the diff begins with; none: nothing tells.
+/// Tells whether the volume's snapshot of this name is the one that the diff begins with. `None`: nothing
+/// tells.
 ///
 /// # Errors
-/// `Refused`: it is another, of the same name.
+/// `Refused`: it is another snapshot of the same name.
 async fn same(
     door: &mut Door,
     path: &VolumePath,
@@ -250,7 +252,8 @@ async fn same(
     }
 }
 
-/// None: a snapshot that was taken by hand, which says of no other that it is the same.
+/// Tells whether a snapshot is the one that the diff names. `None`: it was taken by hand, and says of no
+/// other that it is the same.
 fn is_same(volume: &VolumeInfo, there: &SnapshotInfo, told: &SnapshotIdentity) -> Result<Option<bool>> {
     let (of, snapshot, created_ms) = (told.volume.parse()?, StateId(told.snapshot), told.created_ms);
     if volume.id == of {
@@ -275,7 +278,8 @@ async fn absent(door: &mut Door, path: &VolumePath, name: &Name) -> Result<()> {
     }
 }
 
-/// A client that has just left may be counted for another moment: as this command itself, before.
+/// Connects to the volume as its only client, and tries for two seconds. A client that has just left, such as
+/// this command's own connection before, may be counted for another moment.
 async fn connect_alone(door: &Door, path: &VolumePath, context: &str) -> Result<Client> {
     let mut connected = door.export_alone(path, &[context]).await;
     for _ in 0..20 {
@@ -288,8 +292,8 @@ async fn connect_alone(door: &Door, path: &VolumePath, context: &str) -> Result<
     connected
 }
 
-/// A connection to the volume, which nobody else may use as long as it lasts, and in which nothing is other than the diff
-/// supposes.
+/// Connects to the volume, which nobody else may use as long as the connection lasts. Checks that nothing in
+/// the volume is other than the diff supposes.
 async fn stands(door: &Door, path: &VolumePath, from: Option<&Name>) -> Result<Client> {
     let (context, bit, wanted) = match from {
         Some(from) => (format!("{DIRTY}{from}"), IS_DIRTY, 0),
@@ -338,7 +342,8 @@ async fn resize(door: &mut Door, path: &VolumePath, client: Client, size: u64) -
 /// Writes that are on their way to the volume.
 type UnderWay<'a> = FuturesUnordered<BoxFuture<'a, Result<()>>>;
 
-/// All changes, flushed. Those that lie behind each other go side by side. Cut off, it leaves some `under_way`.
+/// Writes all changes, and flushes. Changes that lie behind each other go side by side. If it is stopped
+/// midway it leaves some `under_way`.
 async fn write<'a>(
     client: &'a Client,
     changes: &mut dyn Changes,
@@ -392,7 +397,8 @@ async fn zero(client: &Client, offset: u64, len: u64) -> Result<()> {
     Ok(())
 }
 
-/// The error, and what the volume is now. `client` has held it since before the first write: nobody else's writes are undone.
+/// Undoes what was written, and returns the error with what the volume is now. `client` has held the volume
+/// since before the first write, so that nobody else's writes are undone.
 async fn undone(
     door: &mut Door,
     client: &Client,

@@ -23,16 +23,17 @@ use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use crate::nbd::{self, Address, Info};
 
-/// Requests wait this long for a daemon that is gone, then they fail.
+/// Time for which requests wait for a daemon that is gone; then they fail.
 pub const PATIENCE: Duration = Duration::from_secs(RECONNECT);
-/// Between two attempts to reach it.
+/// Pause between two attempts to reach the daemon.
 pub const AGAIN: Duration = Duration::from_millis(500);
-/// How often it is looked whether the device is still there, and what it holds.
+/// Pause between two looks at whether the device is still there, and what it holds.
 pub const LOOK: Duration = Duration::from_secs(1);
-/// Where sysfs shows the kernel's disks.
+/// The folder where sysfs shows the kernel's disks.
 const BLOCK: &str = "/sys/block";
 
-/// In the background, but for `--detached`, which is that process.
+/// Attaches the volume and keeps it attached. It starts a process in the background for that, which has
+/// `--detached`.
 pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Result<ExitCode> {
     if !args.detached {
         return detach_process::leave_behind("the device").await;
@@ -65,7 +66,8 @@ pub async fn attach(global: &Global, args: &Attach, wanted: Option<u32>) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// The process that made a device, as the kernel numbers it; it stays what it was however often the device is connected anew.
+/// Returns the process that made a device, as the kernel numbers it. The number stays however often the
+/// device is connected anew.
 fn maker(block: &Path, number: u32) -> Option<String> {
     std::fs::read_to_string(block.join(format!("nbd{number}/pid"))).ok()
 }
@@ -79,8 +81,8 @@ async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
     Ok((export, sockets))
 }
 
-/// What the device holds of its disk. `held`: what it held so far, which is compared. Asked of the daemon that serves the disk,
-/// never of an engine of this process: that would keep the daemon from starting.
+/// Asks what the device holds of its disk. `held`: what it held so far, which the daemon compares. The daemon
+/// that serves the disk is asked, never an engine of this process: that would keep the daemon from starting.
 pub async fn ask_held(rt: &Rt, home: &StateDir, disk: &Disk, held: Option<&Value>) -> Result<Value> {
     let nobody = || Error::new(Kind::Closed, "no daemon runs");
     let mut client = Client::connect(&home.control()?).await?.ok_or_else(nobody)?;
@@ -88,18 +90,19 @@ pub async fn ask_held(rt: &Rt, home: &StateDir, disk: &Disk, held: Option<&Value
     client.call(rt, asks, |_| {}, std::future::pending()).await?.answer()
 }
 
-/// Keeps a device connected until it is let go.
+/// The part of the process that keeps a device connected until it is let go.
 struct Keeper {
     rt: Rt,
     home: StateDir,
     kernel: KernelDisks,
     losses: Losses,
     disk: Disk,
-    /// Which volume it is, and under which ownership the kernel has last seen it: what its caches have is that.
+    /// The volume, and the ownership under which the kernel has last seen it: the kernel's caches are of that
+    /// one.
     held: Value,
     name: String,
     number: u32,
-    /// Made of so many connections.
+    /// Number of connections that the device was made of.
     connections: usize,
     maker: Option<String>,
 }
@@ -130,7 +133,8 @@ impl Keeper {
         }
     }
 
-    /// Also where the kernel does not tell. Its number may be another device's by now, of whichever volume.
+    /// Tells whether the device is still the one that was made; true also where the kernel does not tell.
+    /// Another program may have its number by now, for whichever volume.
     async fn is_there(&self) -> bool {
         let connected = self.kernel.is_connected(self.number).await.unwrap_or(true);
         match (maker(Path::new(BLOCK), self.number), &self.maker) {
@@ -139,8 +143,8 @@ impl Keeper {
         }
     }
 
-    /// Until all that was lost is made up for, or the device is gone. One for each connection: the kernel drops those that it has no use
-    /// for, and does not say so.
+    /// Replaces lost connections until all are made up for, or the device is gone. It makes as many as the
+    /// device has: the kernel drops those that it has no use for, and does not say so.
     async fn mend(&self, device: &str) {
         let (mut told, mut made) = (String::new(), 0);
         while made < self.connections {
@@ -165,7 +169,7 @@ impl Keeper {
         }
     }
 
-    /// False where the device is gone.
+    /// Makes one new connection for the device. False: the device is gone.
     async fn connect_one(&self) -> Result<bool> {
         let (export, socket) = nbd::for_kernel(&self.disk.address, &self.disk.export).await?;
         // Another volume may have the name by now, or others have had the volume: what they have is none of this device's.
@@ -178,7 +182,7 @@ impl Keeper {
     }
 }
 
-/// Undoes `attach --device`.
+/// Detaches a device that `attach --device` made.
 pub async fn let_go(global: &Global, number: u32, force: bool) -> Result<ExitCode> {
     let device = format!("/dev/nbd{number}");
     // Held alone while it is let go: mounted file systems and whatever else is built on it hold it too.

@@ -34,29 +34,30 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::{StateDir, signals};
 use crate::nbd;
 
-/// fuser's event loops.
+/// Number of fuser's event loops.
 const THREADS: usize = 2;
-/// Requests that the kernel may have under way in the background.
+/// Most requests that the kernel may have under way in the background.
 const BACKGROUND: u16 = 64;
-/// Bytes that one request carries, at most.
+/// Most bytes that one request carries.
 const TRANSFER_MAX: u32 = 1 << 20;
-/// Bytes of one request that carries none.
+/// Most bytes of a request that carries no data.
 const RANGE_MAX: u64 = 1 << 30;
-/// How long the kernel may believe the size.
+/// Time for which the kernel may believe the size.
 const SIZE_TTL: Duration = Duration::from_secs(1);
 const SECTOR: u64 = 512;
 const BLOCK: u32 = 4096;
-/// fallocate(2)'s modes.
+/// Mode bits of fallocate(2).
 const KEEP_SIZE: i32 = 1;
 const PUNCH_HOLE: i32 = 2;
 const ZERO_RANGE: i32 = 16;
-/// open(2)'s O_DSYNC, which is in O_SYNC too. What rustix calls so is O_SYNC.
+/// Flag O_DSYNC of open(2), which is in O_SYNC too. The constant of that name in rustix is O_SYNC.
 const DSYNC: i32 = 0o10000;
-/// lseek(2)'s.
+/// Values of lseek(2)'s `whence`.
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 
-/// In the background, but for `--detached`, which is that process.
+/// Attaches the volume and serves the file. It starts a process in the background for that, which has
+/// `--detached`.
 pub async fn attach(global: &Global, args: &Attach, file: &Path) -> Result<ExitCode> {
     if !args.detached {
         return detach_process::leave_behind("the file").await;
@@ -96,7 +97,8 @@ pub async fn attach(global: &Global, args: &Attach, file: &Path) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// An empty file, which is made where there is none: what has bytes of its own is not hidden.
+/// Makes an empty file at the path where there is none. A file that has bytes of its own is refused: the
+/// mount would hide them.
 fn make_place(file: &Path) -> Result<()> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(file, flags, Mode::from_raw_mode(0o600));
@@ -125,13 +127,14 @@ fn config(shows: &DeviceOf, read_only: bool) -> Config {
 
 type Connected = Result<(Arc<nbd::Client>, Value)>;
 
-/// How the daemon is reached.
+/// The ways in which the daemon is asked.
 #[async_trait]
 trait Reach: Send + Sync {
-    /// Connects, and makes sure that the export still is what it was. `Fenced`: it never will be again. Whatever else a daemon
-    /// says may be over in a moment: it has just begun, and its stores or its keys are not there yet.
+    /// Connects, and makes sure that the export still is what it was. `Fenced`: it never will be again. Any
+    /// other error of a daemon may be over in a moment: it has just begun, and its stores or its keys are not
+    /// there yet.
     async fn connect(&self, held: Option<&Value>) -> Connected;
-    /// What the export is now, as `ask_held` tells it.
+    /// Asks what the export is now, as `ask_held` does.
     async fn held(&self, held: Option<&Value>) -> Result<Value>;
 }
 
@@ -159,26 +162,27 @@ fn silent() -> Error {
     Error::new(Kind::Timeout, "no daemon answers")
 }
 
-/// Whether there is a daemon to ask.
+/// The states of the connection to the daemon.
 #[derive(Clone)]
 enum State {
     Up(Arc<nbd::Client>),
     Down,
-    /// For good, and why.
+    /// The file answers no more, for good; the text says why.
     Over(String),
 }
 
-/// The way to the daemon.
+/// The connection to the daemon, which is made anew when it breaks.
 struct Link {
     rt: Rt,
     export: String,
     daemon: Box<dyn Reach>,
-    /// Which volume it is, and under which ownership it was last seen: a later daemon must go on from that.
+    /// The volume, and the ownership under which it was last seen. A later daemon must go on from there.
     held: Mutex<Value>,
-    /// That is so since the connection's first write, by which the volume may have become this host's.
+    /// True once `held` was looked at after the connection's first write, by which the volume may have become
+    /// this host's.
     is_held_known: AtomicBool,
     state: watch::Sender<State>,
-    /// A connection has broken.
+    /// Rings when a connection has broken.
     broken: Notify,
 }
 
@@ -189,7 +193,8 @@ impl Link {
         Link { rt, export, daemon, held, is_held_known, state, broken: Notify::new() }
     }
 
-    /// Connects anew whenever a connection breaks; returns when that has no use any more.
+    /// Connects anew whenever a connection breaks. Never returns: where the volume can't be gone on with, the
+    /// mount stays until somebody takes it away.
     async fn keep(&self) {
         loop {
             let (look, broken) =
@@ -218,7 +223,8 @@ impl Link {
         }
     }
 
-    /// `Err`: it is another volume's name now, or others have had it.
+    /// Connects anew, however often it takes. `Err`: the name is another volume's now, or others have had the
+    /// volume.
     async fn connect_again(&self) -> Connected {
         let mut told = String::new();
         loop {
@@ -237,8 +243,9 @@ impl Link {
         }
     }
 
-    /// Asks the daemon, once more where it has gone meanwhile. One that is there and does not answer is waited for as long as it
-    /// takes, as the kernel does for a device: what it was asked may still be done, and it waits itself for stores that are away.
+    /// Asks the daemon, and asks again where it has gone meanwhile. A daemon that is there and does not
+    /// answer is waited for without limit, as the kernel does for a device. It may still do what it was
+    /// asked, and it waits itself for stores that are away.
     async fn with<T: Send, F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
@@ -252,7 +259,8 @@ impl Link {
         }
     }
 
-    /// A connection that is not known to be broken. Where there is none it waits for one, as long as the kernel would for a device.
+    /// Returns a connection that is not known to be broken. Where there is none it waits for one, as long as
+    /// the kernel would for a device.
     async fn up(&self) -> Result<Arc<nbd::Client>> {
         let mut states = self.state.subscribe();
         let known = async {
@@ -271,7 +279,7 @@ impl Link {
         }
     }
 
-    /// False where nobody tells.
+    /// Asks the daemon what the export is now, and keeps the answer. False: nobody answers.
     async fn look_at_held(&self) -> bool {
         let held = self.held.lock().clone();
         match self.daemon.held(Some(&held)).await {
@@ -283,8 +291,9 @@ impl Link {
         }
     }
 
-    /// The same, of what changes the volume. By a first write it becomes this host's, and nobody may count on the write before this
-    /// process knows: where the daemon died in between, the next one would take the file for one that others have outrun.
+    /// Asks the daemon, like `with`, for a change of the volume. By its first write the volume becomes this
+    /// host's, and nobody may count on that write before this process knows of it. If the daemon died in
+    /// between, the next one would take the file for one that others have outrun.
     async fn change<F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<()>
     where
         F: Future<Output = Result<()>> + Send,
@@ -296,7 +305,7 @@ impl Link {
         Ok(())
     }
 
-    /// `durable`: it survives what a flush survives.
+    /// Writes. `durable`: the bytes survive what a flush survives.
     async fn write(&self, offset: u64, data: Bytes, durable: bool) -> Result<()> {
         self.change(|client| {
             let data = data.clone();
@@ -309,12 +318,12 @@ impl Link {
         self.with(|client| async move { client.flush().await }).await
     }
 
-    /// The last one that was told.
+    /// Returns the size that the daemon told last.
     async fn size(&self) -> Result<u64> {
         self.with(|client| async move { Ok(client.info().size) }).await
     }
 
-    /// Zeros, and holes where the volume can have them.
+    /// Makes zeros of the range; they become holes where the volume can have them, unless `keep`.
     async fn zero(&self, range: std::ops::Range<u64>, keep: bool) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
@@ -325,7 +334,7 @@ impl Link {
         Ok(())
     }
 
-    /// Where data, or else a hole, is next; `None` behind the last of it.
+    /// Returns the offset of the next data, or else of the next hole. `None`: there is none behind `from`.
     async fn next(&self, from: u64, data: bool) -> Result<Option<u64>> {
         let (size, mut at) = (self.size().await?, from);
         while at < size {
@@ -354,13 +363,13 @@ fn errno(error: &Error) -> Errno {
     }
 }
 
-/// O_DSYNC and O_SYNC, of the file or of the one write. With direct I/O the kernel asks for no flush behind such a write: it passes
-/// the flag on.
+/// Tells whether a write must be durable, by O_DSYNC or O_SYNC of the file or of the one write. With direct
+/// I/O the kernel asks for no flush behind such a write: it passes the flag on.
 fn is_durable(flags: OpenFlags) -> bool {
     flags.0 & DSYNC != 0
 }
 
-/// The kernel's side.
+/// The FUSE server, which the kernel asks.
 struct FileServer {
     link: Arc<Link>,
     read_only: bool,
@@ -368,7 +377,7 @@ struct FileServer {
 }
 
 impl FileServer {
-    /// Replies once the work is done.
+    /// Runs the work as a task, which replies once it is done.
     fn run<T, F>(
         &self,
         work: impl FnOnce(Arc<Link>) -> F,
@@ -450,7 +459,7 @@ impl Filesystem for FileServer {
         self.tell_attr(reply);
     }
 
-    /// Times are nobody's business; a disk's size is `windlass volume resize`'s.
+    /// Accepts and ignores new times. A disk's size changes by `windlass volume resize` alone.
     fn setattr(
         &self,
         _: &Request,
@@ -694,7 +703,7 @@ mod tests {
         });
     }
 
-    /// What is asked of it may still be done: an error would say that it is not.
+    /// The daemon may still do what it was asked, and an error would say that it does not.
     #[test]
     fn a_daemon_that_is_there_is_waited_for_and_one_that_is_gone_for_a_while() {
         simulate(|rt| async move {

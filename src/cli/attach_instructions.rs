@@ -19,13 +19,13 @@ use crate::daemon::shell_command::shell_word;
 use crate::nbd::Address;
 use crate::volume::VolumeInfo;
 
-/// How long a client goes on trying to reach a daemon that is gone, in seconds.
+/// Seconds for which a client goes on trying to reach a daemon that is gone.
 pub const RECONNECT: u64 = 300;
-/// Bytes of a virtio disk's serial number.
+/// Most bytes of a virtio disk's serial number.
 const SERIAL_MAX: usize = 20;
-/// Connections of one client: more than one lets its requests overtake each other.
+/// Number of connections of one client. With more than one, requests can overtake each other.
 pub const CONNECTIONS: usize = 4;
-/// The name of the client's certificate among QEMU's objects.
+/// Name of the client's certificate among QEMU's objects.
 const TLS_OBJECT: &str = "windlass-tls";
 
 #[derive(Args, Debug)]
@@ -74,7 +74,7 @@ enum ClientKind {
 }
 
 impl Attach {
-    /// Whether it is to be made a device of this host, and which.
+    /// Tells whether the volume is to become a device of this host, and of which number, if one was named.
     pub fn makes_device(&self) -> Result<Option<Option<u32>>> {
         match (self.client, &self.device) {
             (None, Some(device)) => Ok(Some(device.as_deref().map(kernel_number).transpose()?)),
@@ -83,15 +83,15 @@ impl Attach {
     }
 }
 
-/// All that a client needs to know.
+/// The facts on a disk that a client needs to know.
 pub struct Disk {
     pub address: Address,
-    /// The client's folder, for TLS.
+    /// The client's folder of certificates, for TLS.
     certificates: String,
     pub export: String,
     pub read_only: bool,
     pub serial: String,
-    /// What it is, beside what it is called.
+    /// Identity of the disk, which stays when its name comes to mean another one.
     pub shows: DeviceOf,
 }
 
@@ -144,7 +144,7 @@ pub async fn look(global: &Global, args: &Attach) -> Result<Disk> {
     })
 }
 
-/// A volume, and a snapshot of it by its number.
+/// Finds a volume, and the number of a snapshot of it.
 async fn found(
     global: &Global,
     volume: &VolumePath,
@@ -160,7 +160,7 @@ async fn found(
     Ok((info.info, Some(found.ok_or_else(absent)?.info.id)))
 }
 
-/// What the name of an export stands for now.
+/// Returns what the name of an export stands for now.
 pub async fn shown(global: &Global, host: HostId, export: &str) -> Result<DeviceOf> {
     let snapshot = export.contains('@').then(|| export.parse::<SnapshotPath>()).transpose()?;
     let volume = match &snapshot {
@@ -171,13 +171,14 @@ pub async fn shown(global: &Global, host: HostId, export: &str) -> Result<Device
     Ok(DeviceOf { host, volume: info.id, snapshot, export: export.to_owned() })
 }
 
-/// By which a disk is told from another one of its name.
+/// Returns the serial number by which a disk is told from another one of its name.
 pub fn serial(volume: &VolumeInfo) -> String {
     let id = volume.id.to_string();
     id[..SERIAL_MAX.min(id.len())].to_owned()
 }
 
-/// A socket of this host before addresses of the network.
+/// Chooses the address that a client connects to: the wanted one, else a socket of this host before addresses
+/// of the network.
 fn choose(listening: &[String], wanted: Option<&Address>) -> Result<Address> {
     let all = listening.iter().map(|text| text.parse()).collect::<Result<Vec<Address>>>()?;
     let found = match wanted {
@@ -193,7 +194,8 @@ fn choose(listening: &[String], wanted: Option<&Address>) -> Result<Address> {
     })
 }
 
-/// Who listens on all of a host's addresses is reached by the host's name.
+/// Returns the address by which a listener is reached. One that listens on all of a host's addresses is
+/// reached by the host's name.
 fn reachable(address: Address) -> Address {
     let named = |at: &str| {
         let bound = at.parse::<std::net::SocketAddr>().ok().filter(|bound| bound.ip().is_unspecified())?;
@@ -222,7 +224,7 @@ impl Disk {
         }
     }
 
-    /// By TLS it says where the certificates are, as libnbd takes it.
+    /// Returns the export's URI. With TLS it says where the certificates are, in the form that libnbd takes.
     fn uri(&self) -> String {
         let uri = self.address.uri(&self.export);
         match self.by_tls() {
@@ -294,8 +296,8 @@ impl Disk {
         ))
     }
 
-    /// The kernel waits for a new connection as long as `nbd-client` runs to make it (`-persist`); `-timeout` would make
-    /// errors of a pause.
+    /// Returns what to type for nbd-client. With `-persist` the kernel waits for a new connection as long as
+    /// `nbd-client` runs to make it; `-timeout` would make errors of a pause.
     fn nbd_client(&self, device: &str) -> Result<String> {
         Ok(format!("modprobe nbd\n{}", self.nbd_client_line(device, shell_word)?))
     }
@@ -343,13 +345,13 @@ impl Disk {
     }
 }
 
-/// The kernel's device, `/dev/nbd0` unless another is named.
+/// Returns the kernel's device, `/dev/nbd0` unless another is named.
 fn kernel_device(named: Option<&str>) -> Result<&str> {
     let device = named.unwrap_or("/dev/nbd0");
     kernel_number(device).map(|_| device)
 }
 
-/// The number of `/dev/nbdN`.
+/// Returns the number in `/dev/nbdN`.
 pub fn kernel_number(device: &str) -> Result<u32> {
     let number = device.strip_prefix("/dev/nbd").filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
     let wrong = || Error::new(Kind::Usage, format!("{device:?} is no device of NBD: write /dev/nbd0, say"));
@@ -363,7 +365,7 @@ fn host_and_port(at: &str) -> Result<(String, String)> {
     Ok((host.trim_start_matches('[').trim_end_matches(']').to_owned(), port.to_owned()))
 }
 
-/// For a line of a systemd unit.
+/// Quotes a word for a line of a systemd unit.
 fn unit_word(text: &str) -> String {
     let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     if text.contains([' ', '\t', '\'', '"', ';']) { format!("\"{text}\"") } else { text }

@@ -15,11 +15,11 @@ use crate::base::{Error, HostId, Kind, Result, StateId, VolumeId};
 use crate::daemon::StateDir;
 use crate::volume::Host;
 
-/// What the text begins with.
+/// Prefix of the text that marks what we attach.
 const OURS: &str = "windlass:";
 const NO_SNAPSHOT: &str = "-";
 
-/// See the module.
+/// A disk that is attached, see the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceOf {
     /// The daemon, by its state folder.
@@ -31,7 +31,7 @@ pub struct DeviceOf {
 }
 
 impl DeviceOf {
-    /// The same disk of the same daemon, whatever it is called.
+    /// Tells whether both are one disk of one daemon, whatever it is called.
     pub fn is(&self, other: &DeviceOf) -> bool {
         (self.host, self.volume, self.snapshot) == (other.host, other.volume, other.snapshot)
     }
@@ -60,14 +60,14 @@ impl FromStr for DeviceOf {
     }
 }
 
-/// Where the kernel shows its disks.
+/// The folder where the kernel shows its disks.
 const BLOCK: &str = "/sys/block";
-/// And what is mounted, for this process.
+/// The file where the kernel lists what is mounted, for this process.
 const MOUNTS: &str = "/proc/self/mountinfo";
-/// The type of a mount that is one of our files; where fusermount3 is old, it is plain `fuse`.
+/// Types of a mount that is one of our files; it is plain `fuse` where fusermount3 is old.
 const FILE_TYPES: [&str; 2] = ["fuse.windlass-file", "fuse"];
 
-/// The place of what is attached.
+/// The place where a disk is attached.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Place {
     /// The kernel's NBD device of this number.
@@ -84,34 +84,34 @@ impl fmt::Display for Place {
     }
 }
 
-/// The identity of the state folder's daemon.
+/// Returns the identity of the state folder's daemon.
 pub fn kept_host(home: &StateDir) -> Option<HostId> {
     let text = std::fs::read_to_string(home.root().join("host.json")).ok()?;
     serde_json::from_str::<Host>(&text).ok().map(|host| host.id)
 }
 
-/// As `status` tells it.
+/// A disk that is attached, as `status` tells it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Attached {
     pub export: String,
     pub at: String,
 }
 
-/// All that was attached here.
+/// Returns all disks that are attached to this host.
 pub fn attached() -> Vec<(Place, DeviceOf)> {
     let mounts = std::fs::read_to_string(MOUNTS).unwrap_or_default();
     let devices = devices(Path::new(BLOCK)).into_iter().map(|(number, of)| (Place::Device(number), of));
     devices.chain(files(&mounts)).collect()
 }
 
-/// What is attached of a daemon's volumes.
+/// Returns the disks that are attached of a daemon's volumes.
 pub fn attached_of(host: HostId) -> Vec<Attached> {
     let ours = attached().into_iter().filter(|(_, of)| of.host == host);
     ours.map(|(place, of)| Attached { export: of.export, at: place.to_string() }).collect()
 }
 
-/// `Exists`: the disk is attached already. Of two places each may have a cache of its own in the kernel (a loop device on a file
-/// has one), of which neither knows what was written through the other.
+/// Refuses a disk that is attached already with `Exists`. Each of two places may have a cache of its own in
+/// the kernel, as a loop device on a file has. Neither cache would know what was written through the other.
 pub fn refuse_second(disk: &DeviceOf) -> Result<()> {
     match attached().into_iter().find(|(_, of)| of.is(disk)) {
         Some((place, _)) => {
@@ -122,7 +122,7 @@ pub fn refuse_second(disk: &DeviceOf) -> Result<()> {
     }
 }
 
-/// The kernel's NBD devices that were made here, by their numbers. `block`: `/sys/block`.
+/// Returns the kernel's NBD devices that were made here, by their numbers. `block`: `/sys/block`.
 fn devices(block: &Path) -> Vec<(u32, DeviceOf)> {
     let entries = std::fs::read_dir(block).into_iter().flatten().flatten();
     let mut all: Vec<(u32, DeviceOf)> = entries
@@ -136,7 +136,7 @@ fn devices(block: &Path) -> Vec<(u32, DeviceOf)> {
     all
 }
 
-/// Files that are volumes, by the text of `/proc/PID/mountinfo`.
+/// Returns the files that are volumes, by the text of `/proc/PID/mountinfo`.
 fn files(mountinfo: &str) -> Vec<(Place, DeviceOf)> {
     let one = |line: &str| {
         let (mount, source) = line.split_once(" - ")?;
@@ -148,8 +148,8 @@ fn files(mountinfo: &str) -> Vec<(Place, DeviceOf)> {
     mountinfo.lines().filter_map(one).collect()
 }
 
-/// As the kernel writes names into its list of mounts: some bytes as a backslash and three octal digits. What is no text then can't
-/// be one of ours by name, and stays as it was.
+/// Decodes a name of the kernel's list of mounts, which writes some bytes as a backslash and three octal
+/// digits. A name that is no text then can't be one of ours, and stays as it was.
 fn unescaped(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((first, after)) = rest.split_first() {
@@ -163,8 +163,8 @@ fn unescaped(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// Which of these a user means by an export's name. `host`: the daemon that is asked; none where nothing tells it.
-/// `means`: what the name stands for now, where the daemon says it.
+/// Finds the disk that a user means by an export's name. `host`: the daemon that is asked; `None` where
+/// nothing tells it. `means`: what the name stands for now, where the daemon says it.
 ///
 /// # Errors
 /// `NotFound`: none of them is it. `Refused`: several may be.

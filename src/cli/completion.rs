@@ -19,11 +19,13 @@ use crate::daemon::StateDir;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::daemon::control_client::Client;
 
-/// A person waits at the tab: names that take longer are left out.
+/// Longest wait for names, since a person waits at the tab. Names that take longer are left out.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The variable by which a shell's script asks, with the shell's name. Nobody else's: a process that has it does nothing else.
+/// The variable by which a shell's script asks, with the shell's name. Only such scripts may set it: a
+/// process that has it does nothing else.
 const ASKS: &str = "WINDLASS_COMPLETE";
-/// What the value of an argument is called that is a volume or a snapshot, whatever type it is read into.
+/// The value's name in help texts by which an argument that takes a volume or a snapshot is known, whatever
+/// its type.
 const VOLUME: &str = "POOL/VOL";
 const POOL: &str = "POOL";
 
@@ -40,13 +42,13 @@ pub enum Shell {
     Fish,
 }
 
-/// `windlass completion SHELL`.
+/// Runs `windlass completion SHELL`.
 pub fn run(_: &Global, args: &Completion) -> Result<std::process::ExitCode> {
     output::line(script(args.shell)?.trim_end());
     Ok(std::process::ExitCode::SUCCESS)
 }
 
-/// What a shell reads to ask at each tab.
+/// Returns the script that a shell reads to ask at each tab.
 pub fn script(shell: Shell) -> Result<String> {
     let mut text = Vec::new();
     match shell {
@@ -66,7 +68,7 @@ pub fn answered() -> bool {
     asked.try_complete(std::env::args_os(), here.as_deref()).unwrap_or(true)
 }
 
-/// The command line, with what completes each argument that names a pool, a volume or a snapshot.
+/// Returns the command line, with what completes each argument that names a pool, a volume or a snapshot.
 fn with_names(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let takes = |kind: TypeId| arg.get_value_parser().type_id() == kind;
@@ -93,7 +95,7 @@ fn pools(begun: &OsStr) -> Vec<CompletionCandidate> {
     that_begin(names, begun)
 }
 
-/// Volumes; behind an `@` the snapshots of the one before it.
+/// Completes names of volumes, and behind an `@` the snapshots of the volume before it.
 fn volumes_or_snapshots(begun: &OsStr) -> Vec<CompletionCandidate> {
     let text = begun.to_string_lossy();
     let verb = match text.split_once('@').map(|(volume, _)| volume.parse::<VolumePath>()) {
@@ -125,7 +127,7 @@ struct Pathed {
     path: String,
 }
 
-/// What the daemon answers in time. None is started to be asked.
+/// Asks the daemon. `None`: it does not answer in time, or none runs; no engine is started for this.
 fn asked<T: DeserializeOwned>(verb: Verb) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let answer = async {

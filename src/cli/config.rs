@@ -46,14 +46,16 @@ pub async fn run(global: &Global, command: ConfigCommand) -> Result<ExitCode> {
     }
 }
 
-/// What a look at the file and at this host found.
+/// Result of a look at the file and at this host.
 pub struct Findings {
     pub file: PathBuf,
     pub wrong: Vec<Wrong>,
-    /// What needs no mending and may still surprise.
+    /// Remarks on settings that need no mending and may still surprise.
     pub notes: Vec<String>,
 }
 
+/// Looks at windlass.toml and at this host.
+///
 /// # Errors
 /// The file can't be read at all.
 pub async fn findings(global: &Global) -> Result<Findings> {
@@ -89,7 +91,7 @@ async fn check(global: &Global) -> Result<ExitCode> {
     Ok(ExitCode::from(exit_code(Kind::Usage)))
 }
 
-/// What needs no mending and may still surprise.
+/// Collects remarks on settings that need no mending and may still surprise.
 fn notes(config: &Config, file: &Path) -> Vec<String> {
     let shown = file.display();
     if config.path.is_none() {
@@ -109,7 +111,7 @@ fn notes(config: &Config, file: &Path) -> Vec<String> {
     unused.map(sentence).collect()
 }
 
-/// What only a look at this host can tell.
+/// Finds what is wrong that only a look at this host can tell.
 async fn on_this_host(config: &Config, user: &DaemonUser) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     for (name, store) in &config.store {
@@ -145,7 +147,7 @@ async fn on_this_host(config: &Config, user: &DaemonUser) -> Vec<Wrong> {
     wrong
 }
 
-/// Buckets whose names no server takes.
+/// Finds buckets whose names no server takes.
 fn unusable_buckets(config: &Config) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     let mut look = |line: usize, key: String, url: &str, options: &str| {
@@ -177,7 +179,8 @@ fn unusable_buckets(config: &Config) -> Vec<Wrong> {
     wrong
 }
 
-/// Hosts that mirror volumes know each other by a secret. A flag may name it, so that the file alone can't tell.
+/// Finds a mirror without the secret by which its hosts know each other. A flag may name the secret, so that
+/// the file alone can't tell.
 fn mirror_without_key(config: &Config) -> Option<Wrong> {
     let top = &config.top;
     let set = [("mirror", &top.mirror), ("mirror_listen", &top.mirror_listen)];
@@ -190,7 +193,7 @@ fn mirror_without_key(config: &Config) -> Option<Wrong> {
     })
 }
 
-/// Whom a file's mode may let in.
+/// The users that a file's mode may let in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Opens {
     Owner,
@@ -198,7 +201,7 @@ enum Opens {
     All,
 }
 
-/// Files with keys, passphrases and certificates, beside those of stores.
+/// Returns files with keys, passphrases and certificates, beside those of stores.
 fn named_files(config: &Config) -> Vec<(String, &Written<String>, Opens)> {
     let tls = &config.tls;
     let mut all = vec![
@@ -219,7 +222,7 @@ fn named_files(config: &Config) -> Vec<(String, &Written<String>, Opens)> {
     all.into_iter().filter_map(|(key, file, opens)| Some((key, file.as_ref()?, opens))).collect()
 }
 
-/// Why the daemon can't use a file, or should not.
+/// Returns the reason why the daemon can't use a file, or should not.
 fn file_trouble(file: &Path, opens: Opens, user: &DaemonUser) -> Option<String> {
     let none = match std::fs::metadata(file) {
         Ok(meta) => meta.is_dir(),
@@ -238,7 +241,7 @@ fn file_trouble(file: &Path, opens: Opens, user: &DaemonUser) -> Option<String> 
     user.unread(file, holds).or_else(|| open.err().map(|why| why.to_string()))
 }
 
-/// Folders and files that it names, and who may read its keys.
+/// Checks the folders and files that a store names, and who may read its keys.
 async fn look_at_store(
     wrong: &mut Vec<Wrong>,
     of: &str,
@@ -280,7 +283,8 @@ async fn look_at_store(
     }
 }
 
-/// One that can't be looked at may be a mount that hangs: that is no error of the file.
+/// Tells whether the path is known to be no folder. One that can't be looked at may be a mount that hangs:
+/// that is no error of the file.
 fn is_no_folder(dir: &str) -> bool {
     match std::fs::metadata(dir) {
         Ok(meta) => !meta.is_dir(),

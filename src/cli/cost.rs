@@ -19,9 +19,9 @@ use crate::store::{self, StoreUrl};
 const PRICES: &str = include_str!("prices.toml");
 const FILE_MAX: usize = 1 << 20;
 const MONTH_MS: f64 = 30.0 * 24.0 * 3_600_000.0;
-/// Shorter than this, requests say nothing of a month.
+/// Shortest time of counting, in ms. Requests of a shorter time say nothing of a month.
 const WATCHED_MIN_MS: u64 = 60_000;
-/// Layouts that are compared: data and parity.
+/// Layouts that are compared, each by its data and parity.
 const LAYOUTS: &[(u64, u64)] = &[(1, 1), (1, 2), (2, 1), (4, 2), (8, 2), (8, 3)];
 
 #[derive(clap::Args, Debug)]
@@ -36,7 +36,8 @@ pub struct Cost {
     prices: Option<PathBuf>,
 }
 
-/// One class of a provider: US dollars for a GiB and month, a thousand requests, a GiB that leaves.
+/// The prices of one class of a provider, in US dollars: for a GiB and month, a thousand requests, a GiB that
+/// leaves.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Price {
@@ -46,7 +47,7 @@ struct Price {
     writes: f64,
     reads: f64,
     egress: f64,
-    /// An object that is deleted earlier is paid for so long.
+    /// Days that an object is paid for even if it is deleted earlier.
     #[serde(default)]
     days_min: u32,
 }
@@ -83,7 +84,7 @@ struct OfVolume {
     month: f64,
 }
 
-/// What `cost` tells of a pool.
+/// The costs of a pool, as `cost --json` prints them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct PoolCost {
     pool: Name,
@@ -93,11 +94,11 @@ struct PoolCost {
     stored_bytes: u64,
     stored_with_parity_bytes: u64,
     storage_month: f64,
-    /// How long requests were counted; none: for too short a time.
+    /// Time over which requests were counted. `None`: it was too short.
     watched_ms: Option<u64>,
     requests_month: Option<f64>,
     requests: Vec<OfCause>,
-    /// What was read so far, were it read from outside of the provider.
+    /// Price in US dollars of all bytes read so far, if they were read from outside of the provider.
     egress_so_far: f64,
     volumes: Vec<OfVolume>,
     what_if: Vec<WhatIf>,
@@ -144,14 +145,15 @@ async fn prices(file: Option<&PathBuf>) -> Result<Vec<Price>> {
     read.map(|prices| prices.price).map_err(|e| Error::new(Kind::Usage, format!("prices {of}: {e}")))
 }
 
-/// Who is paid: whom the user names, the only one of the table, or the one that the stores' endpoints tell.
+/// Returns the provider that is paid: the one that the user names, the only one of the table, or the one that
+/// the stores' endpoints tell.
 fn provider<'a>(prices: &'a [Price], asked: Option<&'a str>, guessed: Option<&'a str>) -> Option<&'a str> {
     let only = prices.first().map(|price| price.provider.as_str());
     let only = only.filter(|only| prices.iter().all(|price| price.provider == *only));
     asked.or(only).or(guessed)
 }
 
-/// The provider's first class: that of objects which nobody asked to be elsewhere.
+/// Returns the provider's first class: that of objects which nobody asked to be elsewhere.
 fn chosen<'a>(prices: &'a [Price], asked: Option<&str>, answer: &PoolAnswer) -> Result<&'a Price> {
     let guessed = answer.status.stores.iter().find_map(|store| provider_of(&store.url));
     let Some(provider) = provider(prices, asked, guessed) else {
@@ -233,7 +235,7 @@ fn cost(
     })
 }
 
-/// As providers count them: deletions are free, listings cost what a put does.
+/// Sums requests by their cause, as providers count them: deletions are free, listings cost as much as a put.
 fn by_cause<'a>(
     lines: impl Iterator<Item = &'a store::Line>,
     price: &Price,

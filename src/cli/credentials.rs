@@ -93,7 +93,8 @@ fn of_bytes(bytes: &[u8]) -> Result<AccessKeys> {
     AccessKeys::parse(text.ok_or_else(|| Error::new(Kind::Usage, "this is no text of keys"))?)
 }
 
-/// The engines that run on the state folder: the daemon, then the one of mounts that began without it.
+/// Connects to the engines that run on the state folder: the daemon, then the one of mounts that began
+/// without it.
 async fn engines() -> Result<Vec<Client>> {
     let home = StateDir::locate()?;
     let daemon = Client::connect(&home.control()?).await?;
@@ -101,7 +102,7 @@ async fn engines() -> Result<Vec<Client>> {
     Ok(daemon.into_iter().chain(mounts).collect())
 }
 
-/// What each engine that runs says; where none runs, one that is started for it.
+/// Asks each engine that runs. Where none runs, one is started and asked.
 async fn of_each(global: &Global, verb: impl Fn(usize) -> Verb) -> Result<Vec<Result<Outcome>>> {
     let mut answers = Vec::new();
     for (at, mut client) in engines().await?.into_iter().enumerate() {
@@ -138,7 +139,7 @@ async fn set(global: &Global, args: CredentialsSet) -> Result<ExitCode> {
     report(global, outcome)
 }
 
-/// One engine knew the keys, others may not.
+/// Returns the success of one engine that knew the keys, though others may not.
 fn first_that_did(answers: Vec<Result<Outcome>>) -> Result<Outcome> {
     let (done, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     let first = done.into_iter().chain(failed).next();

@@ -12,16 +12,16 @@ const READ: u32 = 0o4;
 const WRITE: u32 = 0o2;
 const SEARCH: u32 = 0o1;
 
-/// What a file holds, by which it is told who else may read it.
+/// Kinds of files, by which it is told who else may read one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holds {
-    /// A key or a passphrase: its owner alone reads it.
+    /// A key or a passphrase: the file's owner alone reads it.
     Secret,
-    /// A certificate, for example.
+    /// A file that others may read too, a certificate for example.
     Anything,
 }
 
-/// See the module.
+/// The daemon's user, see the module.
 #[derive(Debug)]
 pub struct DaemonUser {
     uid: u32,
@@ -30,7 +30,8 @@ pub struct DaemonUser {
 }
 
 impl DaemonUser {
-    /// The lock of the state folder is its daemon's, from before the first start. Without one it is who asks.
+    /// Returns the user who owns the lock of the state folder, which is the daemon's from before its first
+    /// start. Without a lock this is the user who asks.
     pub fn of(home: &StateDir) -> DaemonUser {
         let own = rustix::process::geteuid().as_raw();
         let lock = rustix::fs::stat(home.root().join("lock"));
@@ -45,7 +46,8 @@ impl DaemonUser {
         self.accounts.name_of(self.uid)
     }
 
-    /// Why this user can't read the file, and the cure. What this process can't see itself is not told.
+    /// Returns the reason why this user can't read the file, and the cure. `None` also where this process
+    /// can't see the file itself.
     pub fn unread(&self, file: &Path, holds: Holds) -> Option<String> {
         let name = self.name();
         let (at, shown) = self.refused(file, READ)?;
@@ -62,13 +64,13 @@ impl DaemonUser {
         Some(format!("the daemon's user {name} can't read it: {shown}: {cure}"))
     }
 
-    /// Why this user can't write into the folder.
+    /// Returns the reason why this user can't write into the folder.
     pub fn unwritten(&self, dir: &Path) -> Option<String> {
         let (_, shown) = self.refused(dir, READ | WRITE | SEARCH)?;
         Some(format!("the daemon's user {} can't write there: {shown}", self.name()))
     }
 
-    /// The first thing on the way that shuts the user out, with its mode and owner.
+    /// Finds the first thing on the way that shuts the user out, with its mode and owner.
     fn refused(&self, path: &Path, wanted: u32) -> Option<(PathBuf, String)> {
         if self.uid == 0 {
             return None;

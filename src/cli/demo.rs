@@ -17,7 +17,7 @@ use crate::daemon::progress::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir};
 use crate::nbd;
 
-/// What the tour writes first, and what it overwrites after the snapshot, in bytes.
+/// Bytes that the tour writes first; `SECOND` are those that it overwrites after the snapshot.
 const FIRST: u64 = 192 * MIB;
 const SECOND: u64 = 48 * MIB;
 const PIECE: u64 = MIB;
@@ -95,7 +95,8 @@ fn seconds(rt: &Rt, since: Instant) -> f64 {
     rt.now().since(since).as_secs_f64()
 }
 
-/// The bytes that the tour writes at `offset` in its `round`: incompressible, and told apart.
+/// Returns the bytes that the tour writes at `offset` in its `round`: incompressible, and different from all
+/// others.
 fn pattern(round: u64, offset: u64, len: u64) -> Bytes {
     let mut out = Vec::with_capacity(len as usize);
     let mut at = offset;
@@ -177,7 +178,7 @@ impl Tour<'_> {
         Ok(())
     }
 
-    /// Writes the first `len` bytes of `round` and flushes; MB/s.
+    /// Writes the first `len` bytes of `round` and flushes. Returns MB/s.
     async fn fill(&self, client: &nbd::Client, round: u64, len: u64) -> Result<f64> {
         let began = self.rt.now();
         stream::iter((0..len).step_by(PIECE as usize))
@@ -188,7 +189,7 @@ impl Tour<'_> {
         Ok(len as f64 / 1e6 / seconds(&self.rt, began))
     }
 
-    /// Reads `from..to` and compares it with `round`; MB/s.
+    /// Reads `from..to` and compares it with `round`. Returns MB/s.
     async fn check(&self, export: &str, round: u64, from: u64, to: u64) -> Result<f64> {
         let client = self.client(export).await?;
         let began = self.rt.now();

@@ -16,9 +16,9 @@ use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
 use crate::daemon::StateDir;
 use crate::daemon::control_client::Client;
 
-/// How long `detach` waits for the daemon to say what a name stands for now.
+/// Longest wait for the daemon to say what a name stands for now.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
-/// How long `detach` says nothing.
+/// Time after which `detach` says that it waits.
 const SAY_AFTER: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args, Debug)]
@@ -31,7 +31,7 @@ pub struct Detach {
 }
 
 impl Detach {
-    /// What names a file, and not a disk or its device.
+    /// Returns the argument if it names a file, and not a disk or its device.
     fn file(&self) -> Option<&str> {
         let what = self.what.as_str();
         // A volume has its pool before it.
@@ -52,7 +52,7 @@ pub async fn detach(global: &Global, args: Detach) -> Result<ExitCode> {
     }
 }
 
-/// Where that is attached which the name means, of this daemon.
+/// Returns the place where the disk that the name means is attached. Only disks of this daemon count.
 async fn of_export(global: &Global, export: &str) -> Result<Place> {
     let all = attached();
     // The folder tells without a daemon: a device is let go of whether one runs or not.
@@ -64,7 +64,7 @@ async fn of_export(global: &Global, export: &str) -> Result<Place> {
     chosen(&all, host, export, means.as_ref())
 }
 
-/// What a name stands for now, where a daemon runs and says it.
+/// Returns what a name stands for now, where a daemon runs and says it.
 async fn meant(global: &Global, host: HostId, export: &str) -> Option<DeviceOf> {
     let asked = async {
         let home = StateDir::locate()?;
@@ -82,7 +82,7 @@ async fn meant(global: &Global, host: HostId, export: &str) -> Option<DeviceOf> 
     }
 }
 
-/// Other programs' devices are theirs to let go.
+/// Returns the number of a device that was attached here. Other programs' devices are theirs to let go.
 fn ours(number: u32) -> Result<u32> {
     let made_here = attached().iter().any(|(place, _)| *place == Place::Device(number));
     made_here.then_some(number).ok_or_else(|| {
@@ -93,7 +93,7 @@ fn ours(number: u32) -> Result<u32> {
     })
 }
 
-/// What was written is flushed, then the file is what it was.
+/// Detaches a file: what was written is flushed, then the file is again as it was before it was attached.
 async fn file_let_go(global: &Global, file: &Path, force: bool) -> Result<ExitCode> {
     let shown = without_links(file.display().to_string());
     let is_it = |(place, _): &(Place, DeviceOf)| *place == Place::File((&shown).into());
@@ -124,8 +124,8 @@ async fn file_let_go(global: &Global, file: &Path, force: bool) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file's process waits long for a daemon that is gone; who wants to be rid of the file is told at once. What another state
-/// folder's daemon serves is not known here.
+/// Refuses at once where the daemon is gone: the file's process would wait long for it. A file that another
+/// state folder's daemon serves is not known here.
 async fn check_daemon(of: &DeviceOf) -> Result<()> {
     let home = StateDir::locate()?;
     if kept_host(&home) == Some(of.host) && Client::connect(&home.control()?).await?.is_none() {
@@ -139,7 +139,8 @@ async fn check_daemon(of: &DeviceOf) -> Result<()> {
     Ok(())
 }
 
-/// As the kernel names it. The file itself is not asked: whoever serves it may be gone.
+/// Returns the path as the kernel names it, without links. The file itself is not asked: whoever serves it
+/// may be gone.
 fn without_links(file: String) -> String {
     let path = Path::new(&file);
     let folder = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
@@ -149,8 +150,8 @@ fn without_links(file: String) -> String {
     named.unwrap_or(file)
 }
 
-/// Root unmounts by itself, others by fusermount3. `Refused`: somebody has it open. `force`: whoever has it open gets errors, and
-/// nothing is flushed.
+/// Flushes and unmounts a file: as root by itself, for other users by fusermount3. `Refused`: somebody has
+/// the file open. `force`: nothing is flushed, and whoever has it open gets errors.
 fn flush_and_take_out(file: &str, force: bool) -> Result<()> {
     let (how, lazily) = match force {
         true => (UnmountFlags::DETACH, &["-z"][..]),

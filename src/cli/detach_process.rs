@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use super::{output, stderr_log};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// What the process that waits reads.
+/// Prints a word for the process that waits.
 pub fn say(word: &str) -> Result<()> {
     use std::io::Write as _;
     println!("{word}");
@@ -34,6 +34,7 @@ pub fn let_go(log: &Path, word: &str) -> Result<()> {
     let _ = rustix::process::setsid();
     let null = open(Path::new("/dev/null"), false)?;
     let log = open(log, true)?;
+    // The command that waits reads this process's stdout to its end, which comes when stdout leads elsewhere.
     let moved = rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
         .and_then(|()| rustix::stdio::dup2_stderr(&log));

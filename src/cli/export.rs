@@ -28,10 +28,10 @@ use crate::image::qcow2_writer::{Backing, Compression, Lineage, Shape};
 use crate::image::rbd_diff_codec::Header;
 use crate::nbd::Client;
 
-/// The context of holes, and where in its flags they stand.
+/// Name of the NBD context that tells holes. `READS_AS_ZEROS` is the bit for them in its flags.
 pub const ALLOCATION: &str = "base:allocation";
 pub const READS_AS_ZEROS: u32 = 1 << 1;
-/// Before a snapshot's name: the context of what changed since.
+/// Prefix of the NBD context that tells what changed since a snapshot; the snapshot's name follows.
 pub const DIRTY: &str = "qemu:dirty-bitmap:";
 pub const IS_DIRTY: u32 = 1;
 
@@ -72,7 +72,7 @@ pub struct Export {
     no_sum: bool,
 }
 
-/// What is exported: a volume as it is now, or as it was.
+/// The state that is exported: a volume as it is now, or as it was.
 #[derive(Clone, Debug)]
 pub enum State {
     Now(VolumePath),
@@ -113,7 +113,7 @@ impl Found {
         (self.volume, self.snapshot)
     }
 
-    /// What the names of the two ends stand for now.
+    /// Returns the ids of the snapshots at both ends, by what their names stand for now.
     async fn between(&self, door: &mut Door, since: Option<&Name>) -> Result<Between> {
         if since.is_none() && self.snapshot.is_none() {
             return Ok(Between::default());
@@ -141,7 +141,7 @@ impl std::fmt::Display for Found {
     }
 }
 
-/// What an `export` prints.
+/// Result of the command, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Report {
     path: String,
@@ -190,7 +190,7 @@ pub async fn run(global: &Global, args: Export) -> Result<ExitCode> {
     print(global, &report)
 }
 
-/// On stdout, unless the image went there.
+/// Prints the report: on stdout, or on stderr if the image went to stdout.
 fn print(global: &Global, report: &Report) -> Result<ExitCode> {
     let mut lines = Vec::new();
     if global.json {
@@ -209,7 +209,7 @@ fn print(global: &Global, report: &Report) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is to be written, in which form.
+/// The plan of an export: what is written, and in which form.
 #[derive(Debug)]
 struct Plan {
     format: Format,
@@ -317,13 +317,15 @@ impl Plan {
     }
 }
 
-/// Gives the image's size and what was exported.
+/// Writes the image. Returns its size and what was exported.
 async fn write(rt: &Rt, door: &mut Door, found: &Found, plan: &Plan, out: Output) -> Result<(u64, Exported)> {
     let asked = match plan.format {
         Format::Raw => Between::default(),
         Format::Qcow2 | Format::RbdDiff => found.between(door, plan.since.as_ref()).await?,
     };
     let origin = Arc::new(Remote::connect(door, found, plan.since.as_ref()).await?);
+    // The names are looked up before and after the export was opened. Else a snapshot that was taken anew in between
+    // would give its bytes under the identity of the old one.
     if plan.format != Format::Raw && found.between(door, plan.since.as_ref()).await? != asked {
         let why = format!("a snapshot of {} was taken anew at this moment: export again", found.volume);
         return Err(Error::new(Kind::Unavailable, why));
@@ -335,11 +337,11 @@ async fn write(rt: &Rt, door: &mut Door, found: &Found, plan: &Plan, out: Output
     Ok((size, done))
 }
 
-/// What is reached by NBD, with its map.
+/// An export that is read by NBD, with its map.
 pub struct Remote {
     client: Client,
     size: u64,
-    /// The context of what changed.
+    /// Name of the NBD context that tells what changed, for an increment.
     dirty: Option<String>,
 }
 

@@ -14,7 +14,7 @@ use crate::base::rt::{Disk, DiskFile, OpenHow, RealDisk, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::image::output::{ByteSink, Output};
 
-/// Where an image is written to.
+/// The three places that an image can be written to.
 pub enum Target {
     Stdout(Rt),
     Device(Arc<dyn DiskFile>),
@@ -26,21 +26,22 @@ pub struct NewFile {
     temporary: PathBuf,
     path: PathBuf,
     replaces: bool,
-    /// Locked as long as somebody writes the file: one that nobody has locked was left by a process that is gone.
+    /// A lock that is held as long as somebody writes the file. A file that nobody has locked was left by a
+    /// process that is gone.
     _lock: Option<OwnedFd>,
 }
 
-/// What the name of an unfinished file ends with.
+/// Suffix of the name of an unfinished file.
 const UNFINISHED: &str = ".part";
-/// How often a name is drawn anew.
+/// Most attempts to draw a name for an unfinished file.
 const NAMES_MAX: usize = 8;
 
 impl Target {
-    /// `-` is stdout.
+    /// Opens the target; `-` is stdout.
     ///
     /// # Errors
-    /// `Exists`: something has that name, and `force` was not given. `Refused`: what has it is neither a file nor a block
-    /// device.
+    /// `Exists`: something has that name, and `force` was not given. `Refused`: what has it is neither a file
+    /// nor a block device.
     pub async fn open(rt: &Rt, path: &Path, force: bool) -> Result<Target> {
         if path.as_os_str() == "-" {
             return Ok(Target::Stdout(rt.clone()));
@@ -85,8 +86,8 @@ impl Target {
     }
 }
 
-/// The kernel tells of a device that is opened alone whether it is mounted, or a part of another. `--force` is no leave to
-/// write over that.
+/// Refuses a device that is mounted, or a part of another: the kernel tells when the device is opened alone.
+/// `--force` is no leave to write over such a device.
 fn refuse_used(device: &Path) -> Result<()> {
     match rustix::fs::open(device, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty()) {
         Err(rustix::io::Errno::BUSY) => {
@@ -98,13 +99,13 @@ fn refuse_used(device: &Path) -> Result<()> {
     }
 }
 
-/// What names of unfinished files of this one begin with; their ends are drawn.
+/// Returns the prefix of the names of this file's unfinished forerunners. The rest of each name is drawn.
 fn stem(path: &Path) -> String {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image");
     format!(".{name:.50}.")
 }
 
-/// A new empty file, and its lock where the filesystem has locks.
+/// Makes a new empty file. Returns it with its lock, where the filesystem has locks.
 fn make_unfinished(rt: &Rt, path: &Path) -> Result<(PathBuf, Option<OwnedFd>)> {
     for _ in 0..NAMES_MAX {
         let temporary = path.with_file_name(format!("{}{:016x}{UNFINISHED}", stem(path), rt.random()));
@@ -154,7 +155,7 @@ fn exists(path: &Path) -> Error {
 }
 
 impl NewFile {
-    /// It is whole, and was synced.
+    /// Gives the file its name, durably. The caller has written all of it and synced it.
     pub async fn appear(self) -> Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let done = async {
@@ -174,7 +175,8 @@ impl NewFile {
         done.await.context(|| format!("giving {} its name", self.path.display()))
     }
 
-    /// The name, unless something has it. A filesystem that can't rename so (NFS) makes another link.
+    /// Gives the file its name, unless something has that name. A filesystem that can't rename so (NFS) makes
+    /// another link.
     fn take_name(&self) -> std::io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         use rustix::io::Errno;
@@ -187,7 +189,7 @@ impl NewFile {
         }
     }
 
-    /// It is not whole, and goes.
+    /// Removes the file, which is not whole.
     pub async fn abandon(&self) {
         if let Err(error) = self.disk.remove(&self.temporary).await {
             tracing::warn!(%error, "{} stays", self.temporary.display());

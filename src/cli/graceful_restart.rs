@@ -24,20 +24,23 @@ use crate::daemon::{
 use crate::nbd::{Listener, PausedServer};
 use crate::store::KeySource;
 
-/// Names of the sockets in systemd's keeping: this with a number behind it; and of the value that describes them.
+/// Prefix of the names of the sockets in systemd's keeping, which a number follows. `STATE` names the value
+/// that describes the sockets.
 const SOCKET: &str = "windlass-";
 const STATE: &str = "windlass-state";
-/// And of the lock that says that a daemon is to come. It holds for as long as systemd keeps it.
+/// Name, in systemd's keeping, of the lock that says that a daemon is to come. It holds for as long as
+/// systemd keeps it.
 const NEXT: &str = "windlass-next";
 
-/// What the new daemon is to serve.
+/// Settings of the new daemon: what it is to serve, and where.
 pub struct Asked<'a> {
     pub listen: ListenFlags<'a>,
     pub mirror: &'a MirrorFlags,
     pub pools: &'a [Name],
 }
 
-/// The daemon that runs hands over to this process, and ends; nothing where none runs. On an error it goes on.
+/// Has the daemon that runs hand over to this process, and end. Where none runs there is nothing to take
+/// over. On an error that daemon goes on.
 pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_>) -> Result<HandedOver> {
     let Some(mut client) = Client::connect(&home.control()?).await? else {
         tracing::info!("no daemon runs on {}: there is nothing to replace", home.root().display());
@@ -58,7 +61,8 @@ pub async fn replace(rt: &Rt, home: &StateDir, config: &Config, asked: &Asked<'_
     Ok(HandedOver::new(servers, None))
 }
 
-/// Keys that are in the memory of the daemon that runs alone would be lost with it, and its stores with them.
+/// Refuses a takeover that would lose keys, and their stores with them: keys that are in the memory of the
+/// running daemon alone.
 async fn check_credentials(rt: &Rt, control: &Path) -> Result<()> {
     let Some(mut client) = Client::connect(control).await? else { return Ok(()) };
     let asked = client.call(rt, Verb::CredentialsList, |_| {}, std::future::pending()).await;
@@ -77,7 +81,8 @@ async fn check_credentials(rt: &Rt, control: &Path) -> Result<()> {
     Err(Error::new(Kind::Refused, why))
 }
 
-/// Flushes on the peer's disk would end without a word.
+/// Refuses a takeover that would end the mirror: flushes would no longer reach the peer's disk, and nobody
+/// would be told.
 async fn check_mirror(rt: &Rt, control: &Path, plan: &MirrorPlan) -> Result<()> {
     let Some(mut client) = Client::connect(control).await? else { return Ok(()) };
     let asked = client.call(rt, Verb::Watch, |_| {}, std::future::pending()).await;
@@ -95,7 +100,7 @@ async fn check_mirror(rt: &Rt, control: &Path, plan: &MirrorPlan) -> Result<()> 
     Err(Error::new(Kind::Refused, why))
 }
 
-/// Pools that this daemon is to open.
+/// Returns the pools that this daemon is to open.
 async fn served(home: &StateDir, config: &Config, pools: &[Name]) -> Result<Vec<KnownPool>> {
     let known = home.known_pools(&*RealDisk::start()).await?;
     let is_served = |pool: &KnownPool| match pools {
@@ -147,8 +152,9 @@ async fn take_over(rt: &Rt, home: &StateDir, client: &mut Client) -> Result<Vec<
     }
 }
 
-/// What systemd kept of the daemon before. Where it is of no use, its clients are lost, and the daemon starts without.
-/// Called once: what systemd passed is owned by what is returned, or closed.
+/// Takes what systemd kept of the daemon before. Where it is of no use, its clients are lost, and the daemon
+/// starts without them. It must be called only once: the result owns what systemd passed, and all else is
+/// closed.
 pub fn kept() -> Result<(HandedOver, Option<Next>)> {
     let passed =
         sd_listen_fds::get().map_err(io::Error::other).context(|| "sockets that systemd kept".into())?;
@@ -182,8 +188,9 @@ pub fn kept() -> Result<(HandedOver, Option<Next>)> {
     Ok((handed_over, next))
 }
 
-/// Whether a daemon has given this into systemd's keeping: a socket, or the value. The value comes last, so that sockets without it
-/// are of a daemon that was killed meanwhile. Somebody has to let go of them, or their clients would wait for ever.
+/// Tells whether a daemon has given this into systemd's keeping: a socket, or the value. The value comes
+/// last, so that sockets without it are of a daemon that was killed meanwhile. Somebody has to let go of
+/// them, or their clients would wait for ever.
 fn is_kept(name: &str) -> bool {
     name == STATE || socket_at(name).is_some()
 }
@@ -212,7 +219,7 @@ fn parcel(passed: Vec<(String, OwnedFd)>) -> Result<Parcel> {
 /// Gives the sockets into systemd's keeping, and the lock by which commands know that their clients wait.
 ///
 /// # Errors
-/// Nothing is in its keeping then.
+/// After an error systemd keeps none of them.
 pub fn keep(servers: &[PausedServer], next: Option<&dyn DiskLock>) -> Result<()> {
     let (state, sockets) = pack(servers)?;
     check_places(sockets.len(), sd_notify::places())?;
@@ -224,7 +231,8 @@ pub fn keep(servers: &[PausedServer], next: Option<&dyn DiskLock>) -> Result<()>
     kept
 }
 
-/// Systemd closes what it has no place for, and tells nobody but its own log.
+/// Checks that systemd has room for all sockets. It closes what it has no place for, and tells nobody but its
+/// own log.
 fn check_places(sockets: usize, places: usize) -> Result<()> {
     // The value and the lock beside them.
     let needed = sockets + 2;
@@ -244,6 +252,8 @@ fn give(state: &OwnedFd, sockets: &[BorrowedFd<'_>], next: Option<&dyn DiskLock>
     for (n, socket) in sockets.iter().enumerate() {
         store(&format!("{SOCKET}{n}"), *socket)?;
     }
+    // The value goes last. Sockets without it are of a daemon that was killed here, and the next one closes them
+    // instead of going on with half of the clients.
     store(STATE, state.as_fd())
 }
 
@@ -252,7 +262,8 @@ fn store(name: &str, fd: BorrowedFd<'_>) -> Result<()> {
     sd_notify::tell_with(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), Some(fd))
 }
 
-/// Out of systemd's keeping: from here on bytes are read from the sockets, and another process could not go on with them.
+/// Takes the sockets out of systemd's keeping. From here on bytes are read from them, and another process
+/// could not go on with them.
 fn forget(servers: &[PausedServer]) {
     let many: usize = servers.iter().map(|s| usize::from(s.listener.is_some()) + s.clients.len()).sum();
     (0..many).for_each(|n| forget_one(&format!("{SOCKET}{n}")));
@@ -265,7 +276,7 @@ fn forget_one(name: &str) {
     }
 }
 
-/// This daemon listens: who waits for it has it.
+/// Ends the announcement of this daemon, once it listens: commands that wait for it find it.
 pub fn has_come(next: Next) {
     if let Next::Kept(_) = &next {
         forget_one(NEXT);
@@ -273,15 +284,15 @@ pub fn has_come(next: Next) {
     drop(next);
 }
 
-/// That this process is the next daemon, until it is dropped.
+/// The announcement that this process is the next daemon. It holds until it is dropped.
 #[derive(Debug)]
 pub enum Next {
     Announced(#[allow(dead_code, reason = "held")] Box<dyn DiskLock>),
-    /// By the daemon before, and kept by systemd.
+    /// The daemon before made the announcement, and systemd kept it.
     Kept(#[allow(dead_code, reason = "held")] OwnedFd),
 }
 
-/// Whether somebody listens at the control socket.
+/// Tells whether somebody listens at the control socket.
 pub async fn listens(control: &Path) -> bool {
     matches!(Client::connect(control).await, Ok(Some(_)))
 }

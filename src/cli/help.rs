@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Global, output};
 
-/// Each command stands in one of these.
+/// Groups of commands with their titles. Each command stands in one of them.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("First steps", &["demo", "help", "completion", "man", "version"]),
     ("Pools and volumes", &["pool", "volume", "snapshot", "clone", "replicate"]),
@@ -17,21 +17,21 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("What goes on", &["status", "top", "doctor", "store", "cost", "drill"]),
     ("The daemon and what it may do", &["serve", "config", "credentials", "policy"]),
 ];
-/// Where what a command does begins, in columns.
+/// Column at which the sentences on commands begin.
 const ABOUT: usize = 15;
-/// Lines are no longer than this on any screen.
+/// Longest line on any screen, in columns.
 const WIDTH_MAX: usize = 100;
-/// On a screen that is narrower than this, lines are as long as here all the same.
+/// Shortest length at which lines are broken, in columns, also on a screen that is narrower.
 const WIDTH_MIN: usize = 40;
 
-/// How wide what is printed may be.
+/// Returns the columns that printed lines may take.
 pub fn width() -> usize {
     let screen = std::io::stdout().is_terminal().then(ratatui::crossterm::terminal::size);
     let columns = screen.and_then(|size| size.ok()).map_or(WIDTH_MAX, |(columns, _)| usize::from(columns));
     columns.clamp(WIDTH_MIN, WIDTH_MAX)
 }
 
-/// What `--help` prints, as clap wants it: with marks for what clap fills in.
+/// Returns the text of `--help`, as clap wants it: with marks for the parts that clap fills in.
 pub fn template(command: &clap::Command, width: usize) -> String {
     let styles = clap::builder::Styles::styled();
     let (head, name) = (styles.get_header(), styles.get_literal());
@@ -50,14 +50,14 @@ pub fn template(command: &clap::Command, width: usize) -> String {
     text
 }
 
-/// What a command does, and its other names.
+/// Returns the sentence on a command, and the command's other names.
 fn about(command: &clap::Command) -> String {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let names: Vec<_> = command.get_visible_aliases().collect();
     if names.is_empty() { about } else { format!("{about} [alias: {}]", names.join(", ")) }
 }
 
-/// `windlass version`.
+/// Runs `windlass version`.
 pub fn version(global: &Global) -> ExitCode {
     let version = env!("CARGO_PKG_VERSION");
     output::line(&match global.json {

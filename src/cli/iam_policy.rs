@@ -67,14 +67,14 @@ pub struct PoolPolicy {
     role: Role,
 }
 
-/// Asks nobody and needs no engine.
+/// Prints a policy. It asks nobody and needs no engine.
 pub async fn run(global: &Global, args: Policy) -> Result<ExitCode> {
     let config = reach_engine::config(global).await?;
     let urls = args.urls.iter().map(|given| config.store_url(given)).collect::<Result<Vec<_>>>()?;
     print(args.purpose, args.role, &urls)
 }
 
-/// Of the stores that the pool has by now.
+/// Prints the policy for the stores that the pool has by now.
 pub async fn run_for_pool(global: &Global, args: PoolPolicy) -> Result<ExitCode> {
     let answer: PoolAnswer =
         reach_engine::ask(global, Verb::PoolStatus { name: args.name, walk: false }).await?.answer()?;
@@ -97,7 +97,8 @@ fn print(purpose: Purpose, role: Role, urls: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What takes versions away, or what keeps them. Denied by name, so that no other policy of the same user allows it.
+/// Actions that take versions away, or that end their being kept. They are denied by name, so that no other
+/// policy of the same user allows them.
 const ENDS_VERSIONS: [&str; 12] = [
     "s3:DeleteObjectVersion",
     "s3:BypassGovernanceRetention",
@@ -155,7 +156,7 @@ fn policy(purpose: Purpose, role: Role, places: &[S3Place]) -> Value {
     json!({"Version": "2012-10-17", "Statement": statements})
 }
 
-/// The KMS keys that are named; the store's default key needs no statement.
+/// Returns the KMS keys that are named. The store's default key needs no statement.
 fn keys(places: &[S3Place]) -> Vec<String> {
     let named = |place: &S3Place| match &place.sse {
         Some(Sse::Kms(Some(key))) if key.starts_with("arn:") => Some(key.clone()),

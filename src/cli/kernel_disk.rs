@@ -42,31 +42,31 @@ mod attribute {
     pub const DEAD_CONN_TIMEOUT: u16 = 8;
     pub const DEVICE_LIST: u16 = 9;
     pub const BACKEND_IDENTIFIER: u16 = 10;
-    /// Within SOCKETS, and within that.
+    /// Attributes inside of SOCKETS: an item, and the descriptor inside of it.
     pub const SOCKET_ITEM: u16 = 1;
     pub const SOCKET_FD: u16 = 1;
-    /// Within DEVICE_LIST, and within that.
+    /// Attributes inside of DEVICE_LIST: an item, and the state inside of it.
     pub const DEVICE_ITEM: u16 = 1;
     pub const DEVICE_CONNECTED: u16 = 2;
 }
 
-/// What a partition table on the disk counts in, here as in a guest.
+/// Unit in which a partition table on the disk counts, here as in a guest.
 const SECTOR: u64 = 512;
 
 type Message = Genlmsghdr<u8, u16>;
 type Attribute = Nlattr<u16, Buffer>;
 
-/// What is asked of the kernel.
+/// A connection to the kernel's NBD client, by which devices are made and let go.
 pub struct KernelDisks {
     router: NlRouter,
     family: u16,
 }
 
-/// Devices that lose a connection, as the kernel tells it.
+/// A receiver of the kernel's messages on devices that lose a connection.
 pub struct Losses(NlRouterReceiverHandle<u16, Message>);
 
 impl KernelDisks {
-    /// `Kind::Unsupported` where this kernel has no NBD client, or has not loaded it.
+    /// Connects to the kernel's NBD client. `Kind::Unsupported`: this kernel has none, or has not loaded it.
     pub async fn open() -> Result<(KernelDisks, Losses)> {
         let doing = "talking to the kernel's NBD client";
         let opened = NlRouter::connect(NlFamily::Generic, None, Groups::empty()).await;
@@ -80,8 +80,9 @@ impl KernelDisks {
         Ok((KernelDisks { router, family }, Losses(losses)))
     }
 
-    /// Makes a device of connections to an export, the one of that number or the first that is free, and gives its number.
-    /// Requests wait for `patience` while there is no connection. `name` stands in the device's `backend` in sysfs.
+    /// Makes a device of connections to an export: the one of that number, or the first that is free. Returns
+    /// its number. Requests wait for `patience` while there is no connection. `name` stands in the device's
+    /// `backend` in sysfs.
     pub async fn connect(
         &self,
         number: Option<u32>,
@@ -105,8 +106,8 @@ impl KernelDisks {
         told.iter().find_map(index).ok_or_else(|| Error::new(Kind::Invalid, "the kernel names no device"))
     }
 
-    /// Gives a device a socket in the place of a dead one, and the export's size. False where the device is gone. Where none is dead
-    /// the kernel drops the socket, and answers as if it had taken it.
+    /// Gives a device a socket in the place of a dead one, and the export's size. False: the device is gone.
+    /// Where no socket is dead the kernel drops the new one, and answers as if it had taken it.
     pub async fn reconnect(&self, number: u32, export: &Info, socket: &OwnedFd, name: &str) -> Result<bool> {
         let asked = vec![
             attribute(attribute::INDEX, number)?,
@@ -126,7 +127,7 @@ impl KernelDisks {
         self.ask("letting an NBD device go", command::DISCONNECT, asked).await.map(drop)
     }
 
-    /// Whether the device is there, with connections or waiting for some.
+    /// Tells whether the device is there, with connections or waiting for some.
     pub async fn is_connected(&self, number: u32) -> Result<bool> {
         let asked = vec![attribute(attribute::INDEX, number)?];
         let told = self.ask("asking for an NBD device", command::STATUS, asked).await?;
@@ -161,7 +162,8 @@ impl KernelDisks {
 }
 
 impl Losses {
-    /// The number of the next device that loses a connection. Never returns where the kernel tells nothing more.
+    /// Waits for the next device that loses a connection, and returns its number. It never returns if the
+    /// kernel tells nothing more.
     pub async fn next(&mut self) -> u32 {
         while let Some(told) = self.0.next::<u16, Message>().await {
             if let Ok(message) = told
@@ -208,7 +210,7 @@ fn failed<T: std::fmt::Debug, P: std::fmt::Debug>(doing: &str, error: RouterErro
     }
 }
 
-/// `code`: an errno below 0.
+/// Makes the error for a refused request. `code`: an errno below 0.
 fn refused(doing: &str, code: i32) -> Error {
     let errno = Errno::from_raw_os_error(-code);
     let (kind, hint) = match errno {

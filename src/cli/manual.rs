@@ -15,7 +15,7 @@ pub struct Man {
     dir: PathBuf,
 }
 
-/// `mount.windlass`, which reads its arguments by hand, as mount(8) gives them.
+/// Returns the command line of `mount.windlass`, which reads its arguments by hand, as mount(8) gives them.
 fn mount_helper(version: &'static str) -> Command {
     let flag = |name: &'static str, help: &'static str| {
         Arg::new(name).short(name.chars().next()).action(ArgAction::SetTrue).help(help)
@@ -42,7 +42,8 @@ fn mount_helper(version: &'static str) -> Command {
         .after_help(MOUNT_OPTIONS)
 }
 
-/// What clap prints behind the options has lines of its own, which roff is to leave as they are.
+/// Writes a man page. The text that clap prints behind the options has lines of its own, which roff is to
+/// leave as they are.
 fn page(command: Command, section: &str, name: &str, dir: &Path) -> Result<()> {
     let page = clap_mangen::Man::new(command).section(section).manual("Windlass").date("");
     let mut text = Vec::new();
@@ -53,7 +54,7 @@ fn page(command: Command, section: &str, name: &str, dir: &Path) -> Result<()> {
     write(&dir.join(format!("{name}.{section}")), &text)
 }
 
-/// One page for the command and one for each below it.
+/// Writes one page for the command and one for each below it.
 fn pages(command: &Command, name: &str, dir: &Path) -> Result<()> {
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         pages(below, &format!("{name}-{}", below.get_name()), dir)?;
@@ -71,7 +72,7 @@ fn make_folder(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).context(|| format!("making {}", dir.display()))
 }
 
-/// `windlass man`.
+/// Runs `windlass man`.
 pub fn run(args: &Man) -> Result<ExitCode> {
     let man = args.dir.join("man");
     make_folder(&man)?;

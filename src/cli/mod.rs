@@ -151,14 +151,15 @@ enum Command {
     Version,
 }
 
-/// The whole command line, from which man pages and completions are made.
+/// Returns the whole command line, from which man pages and completions are made.
 pub fn command() -> clap::Command {
     let command = Cli::command();
     let template = help::template(&command, help::width());
     command.help_template(template)
 }
 
-/// Reads a command line. Otherwise what was wrong, or asked for, is printed, and the exit code is returned.
+/// Parses a command line. Where that fails, or help was asked for, it prints the message and returns the exit
+/// code.
 fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
     // Before anything else is read: what is wrong with the rest is told in the same form.
     let as_json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
@@ -189,7 +190,7 @@ fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
     }
 }
 
-/// What is wrong with a command line, without the hints behind it.
+/// Makes an error of what is wrong with a command line, without the hints behind it.
 fn wrong_usage(error: &clap::Error) -> Error {
     let what = match error.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
@@ -204,7 +205,7 @@ fn wrong_usage(error: &clap::Error) -> Error {
     Error::new(Kind::Usage, what)
 }
 
-/// The program.
+/// Runs the program.
 pub fn main() -> ExitCode {
     if completion::answered() {
         return ExitCode::SUCCESS;
@@ -288,7 +289,8 @@ async fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// 0 done, 1 failed, 2 usage, 3 not found, 4 exists, 5 owned elsewhere or busy, 6 refused, 7 degraded.
+/// Returns the exit code of an error: 1 failed, 2 usage, 3 not found, 4 exists, 5 owned elsewhere or busy, 6
+/// refused. `DEGRADED` is 7.
 fn exit_code(kind: Kind) -> u8 {
     match kind {
         Kind::Usage => 2,
@@ -300,18 +302,18 @@ fn exit_code(kind: Kind) -> u8 {
     }
 }
 
-/// Ended by a signal, as shells say it.
+/// Exit code of a command that a signal ended, as shells say it.
 const INTERRUPTED: u8 = 130;
 
-/// Done, but something needs attention.
+/// Exit code of a command that was done, where something needs attention.
 const DEGRADED: u8 = 7;
 
-/// The exit code of what was done.
+/// Returns the exit code of a command that was done.
 fn done(outcome: &crate::daemon::api::Outcome) -> ExitCode {
     if outcome.degraded { ExitCode::from(DEGRADED) } else { ExitCode::SUCCESS }
 }
 
-/// `--if-absent` and `--if-exists` turn one kind of error into success.
+/// Turns one kind of error into success, for `--if-absent` and `--if-exists`.
 fn forgive(result: Result<ExitCode>, forgiven: Option<Kind>) -> Result<ExitCode> {
     match result {
         Err(e) if forgiven == Some(e.kind()) => Ok(ExitCode::SUCCESS),

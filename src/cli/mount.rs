@@ -18,7 +18,7 @@ use crate::daemon::signals::{self, Hangups};
 use crate::daemon::{Engine, Options, StateDir};
 use crate::fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
 
-/// How often and how long a daemon that ends is waited for.
+/// Number of attempts to reach an engine while another one ends; `PAUSE` lies between them.
 const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,7 +71,7 @@ enum OfKept {
 }
 
 impl Mount {
-    /// It is served in the background.
+    /// Tells whether the mount is served in the background.
     pub fn leaves(&self) -> bool {
         !self.foreground
     }
@@ -110,10 +110,11 @@ pub async fn run(global: &Global, args: Mount) -> Result<ExitCode> {
     }
 }
 
-/// An engine that ends, as one does after its last unmount, gave this: another attempt finds none, or the next.
+/// An error of an engine that is ending, as one does after its last unmount. Another attempt finds none, or
+/// the next one.
 type Ending = Error;
 
-/// Through the engine that runs, or by one of its own.
+/// Mounts through the engine that runs, or by one that is started.
 async fn once(
     global: &Global,
     args: &Mount,
@@ -232,7 +233,7 @@ pub(super) async fn add_others(outcome: &mut Outcome) -> Result<()> {
     Ok(())
 }
 
-/// The mounts that are up, as `status` shows them too.
+/// Prints the mounts that are up, for `status` too.
 pub(super) fn mounts(mounts: Vec<MountInfo>) {
     let row = |m: MountInfo| vec![m.dir, m.url, m.unsent_files.to_string(), show_bytes(m.unsent_bytes)];
     output::table_if_any(&["MOUNT", "OF", "UNSENT FILES", "UNSENT"], mounts.into_iter().map(row).collect());
@@ -278,7 +279,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
-/// Absolute without touching the folder itself, which may be a mount that hangs.
+/// Makes a path absolute without touching the folder itself, which may be a mount that hangs.
 pub(super) fn absolute(dir: &Path) -> Result<String> {
     let path = std::path::absolute(dir).context(|| format!("folder {}", dir.display()))?;
     let text =

@@ -12,23 +12,23 @@ use super::Global;
 use crate::base::{Error, Kind, Result};
 use crate::daemon::api::Outcome;
 
-/// Why something that was to be printed is not.
+/// The reason why some text could not be printed to stdout.
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// Errors are said as JSON, since `--json` was given.
+/// True if errors are printed as JSON, since `--json` was given.
 static ERRORS_AS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Says from now on by which form errors are told on stderr.
+/// Sets the form in which errors are printed to stderr from now on.
 pub fn errors_as_json(yes: bool) {
     ERRORS_AS_JSON.store(yes, Ordering::Relaxed);
 }
 
-/// Says on stderr why a command failed.
+/// Prints to stderr why a command failed.
 pub fn failure(error: &Error) {
     eprintln!("{}", said(error, ERRORS_AS_JSON.load(Ordering::Relaxed)));
 }
 
-/// A line for people, or an object for programs, as the HTTP API has it.
+/// Formats an error: as a line for people, or as an object for programs, as the HTTP API has it.
 fn said(error: &Error, as_json: bool) -> String {
     match as_json {
         true => json!({"kind": error.kind(), "message": error.to_string()}).to_string(),
@@ -44,8 +44,9 @@ pub fn line(text: &str) {
     }
 }
 
-/// Whether all that was printed went out, as onto a disk that is full it does not. Lines are not held back, so there is nothing
-/// to flush: that would wait for whoever writes an image to a pipe that nobody reads.
+/// Returns an error if some of what was printed did not go out, as onto a disk that is full. Lines are not
+/// held back, so there is nothing to flush: a flush would wait for whoever writes an image to a pipe that
+/// nobody reads.
 pub fn all_out() -> Result<()> {
     match LOST.get() {
         Some(why) => {
@@ -55,7 +56,7 @@ pub fn all_out() -> Result<()> {
     }
 }
 
-/// The result as JSON when asked for, else its notes.
+/// Prints the result as JSON when asked for, else its notes.
 pub fn notes(global: &Global, outcome: &Outcome) {
     match global.json {
         true => line(&outcome.value.to_string()),
@@ -63,7 +64,7 @@ pub fn notes(global: &Global, outcome: &Outcome) {
     }
 }
 
-/// The same, with the answer through `human` before the notes.
+/// Prints the result as JSON when asked for, else the answer by `human`, and then the notes.
 pub fn report<T: DeserializeOwned>(global: &Global, outcome: &Outcome, human: impl FnOnce(T)) -> Result<()> {
     if !global.json {
         human(outcome.answer()?);
@@ -72,7 +73,7 @@ pub fn report<T: DeserializeOwned>(global: &Global, outcome: &Outcome, human: im
     Ok(())
 }
 
-/// Rows under a heading, columns aligned.
+/// Prints rows under a heading, with aligned columns.
 pub fn table(heading: &[&str], rows: Vec<Vec<String>>) {
     let mut widths: Vec<usize> = heading.iter().map(|h| h.len()).collect();
     for row in &rows {
@@ -90,20 +91,20 @@ pub fn table(heading: &[&str], rows: Vec<Vec<String>>) {
     }
 }
 
-/// The same where there are rows: one of several tables.
+/// Prints a table unless it has no rows, where it is one of several tables.
 pub fn table_if_any(heading: &[&str], rows: Vec<Vec<String>>) {
     if !rows.is_empty() {
         table(heading, rows);
     }
 }
 
-/// What may be missing, as text: `-` then.
+/// Returns the value as text, or `-` where there is none.
 pub fn or_dash(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// The text as lines of this width, broken at spaces; all but the first begin with `inset` spaces. A word that is longer than a
-/// line stays whole.
+/// Breaks the text at spaces into lines of this width; all but the first begin with `inset` spaces. A word
+/// that is longer than a line stays whole.
 pub fn wrapped(text: &str, width: usize, inset: usize) -> Vec<String> {
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split(' ') {

@@ -163,7 +163,7 @@ pub struct ScrubFlags {
     restart: bool,
 }
 
-/// One shard's piece would take hours below this: a unit was forgotten.
+/// Lowest rate in bytes a second. Below it one shard's piece would take hours: a unit was forgotten.
 const RATE_MIN: u64 = 64 * KIB;
 
 pub fn parse_rate(text: &str) -> Result<u64> {
@@ -352,7 +352,7 @@ fn stores(all: &[StoreStatus]) {
     output::table(&heading, all.iter().map(row).collect());
 }
 
-/// What all stores were asked, by why and what.
+/// Prints what all stores were asked, by cause and verb.
 fn traffic(stores: &[StoreStatus]) {
     let mut sums: BTreeMap<(String, String), [u64; 4]> = BTreeMap::new();
     for line in stores.iter().flat_map(|store| &store.traffic) {

@@ -20,14 +20,15 @@ use crate::daemon::progress::{ProgressSink, Step};
 use crate::daemon::{ALONE, Config, Engine, Options, StateDir, signals};
 use crate::nbd::{self, Address};
 
-/// How often it is looked whether a daemon that is about to go on listens, and how many times: as long as it may take.
+/// Pause between looks at whether a daemon that is about to go on listens; `NEXT_TRIES` looks are as long as
+/// that may take.
 const NEXT: Duration = Duration::from_millis(100);
 const NEXT_TRIES: u32 = 600;
 
-/// A signal has ended a wait.
+/// True once a signal has ended a wait.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the command was interrupted, which its exit code says.
+/// Tells whether the command was interrupted, which its exit code says.
 pub fn was_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
@@ -38,7 +39,7 @@ pub async fn interrupted() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
-/// Drops `work` at the first signal: `None` then.
+/// Runs `work` until the first signal, which drops it: `None` then.
 pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
     let (work, signal) = (std::pin::pin!(work), std::pin::pin!(interrupted()));
     // The signal's wait begins first, so that none is missed in the first step of the work.
@@ -48,7 +49,8 @@ pub async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// As `unless_interrupted`. What the work left is the caller's to clear away.
+/// Runs `work` like `unless_interrupted`; an interrupt is an error. The caller clears away what the work
+/// left.
 pub async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     unless_interrupted(work).await.unwrap_or_else(|| Err(Error::new(Kind::Closed, "interrupted")))
 }
@@ -68,8 +70,9 @@ async fn unless_twice<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-/// The engines that may have mounts which this process sees, the one that new mounts go to first: their own engine while
-/// one runs, then the daemon. So both have some only if they began at the same moment.
+/// Connects to the engines that may have mounts which this process sees. The first is the one that new mounts
+/// go to: the mounts' own engine while one runs, then the daemon. So both have some only if they began at the
+/// same moment.
 pub async fn with_mounts(home: &StateDir) -> Result<Vec<Client>> {
     let own = match Client::connect(&home.of_mounts().control()?).await {
         // Root's, in a state folder whose daemon this user may administer.
@@ -80,13 +83,13 @@ pub async fn with_mounts(home: &StateDir) -> Result<Vec<Client>> {
     Ok(own.into_iter().chain(daemon).collect())
 }
 
-/// Where the engine is.
+/// The two places where an engine can be.
 enum Reached {
     Daemon(Client),
     Here(Arc<Engine>),
 }
 
-/// The running engine, of mounts or of volumes; else one that is started here.
+/// Returns the running engine, of mounts or of volumes, or starts one here.
 async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
     let home = StateDir::locate()?;
     let rt = Rt::new(RealRuntime::current());
@@ -128,10 +131,11 @@ async fn reach(global: &Global, of_mounts: bool) -> Result<Reached> {
     unreachable!("the last attempt returns")
 }
 
-/// What an error says of a volume that isn't there, before its path.
+/// Text before a volume's path in the error that says that it isn't there.
 const NO_VOLUME: &str = "there is no volume ";
 
-/// The question for the volumes that may have been meant, where there is none of the name.
+/// Returns the question for the volumes that may have been meant, if the error says that there is none of the
+/// name.
 fn lists_near(error: &Error) -> Option<Verb> {
     let pool = missing(error)?.pool;
     Some(Verb::VolumeList { pool: Some(pool), importing: false })
@@ -188,7 +192,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// `close` it when the work is done, well or not.
+    /// Reaches an engine. The caller has to `close` it when the work is done, well or not.
     pub async fn open(global: &Global) -> Result<Door> {
         let rt = Rt::new(RealRuntime::current());
         let engine = reach(global, false).await?;
@@ -207,7 +211,7 @@ impl Door {
         &self.rt
     }
 
-    /// A signal gives the verb up, as far as it can be.
+    /// Runs a verb. A signal gives the verb up, as far as it can be.
     // Boxed by type: callers need not prove that all that an engine does may change threads, which takes the compiler long.
     pub fn ask(&mut self, verb: Verb) -> BoxFuture<'_, Result<Outcome>> {
         let asked = async move {
@@ -219,18 +223,19 @@ impl Door {
         asked.boxed()
     }
 
-    /// A connection to `POOL/VOLUME` or `POOL/VOLUME@SNAPSHOT`, as a client of NBD. `contexts`: those that extents will be
-    /// asked for.
+    /// Connects to `POOL/VOLUME` or `POOL/VOLUME@SNAPSHOT`, as a client of NBD. `contexts`: those that
+    /// extents will be asked for.
     pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<nbd::Client> {
         nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
     }
 
-    /// The same for one to write to that nobody else may use meanwhile. `Kind::Refused`, by their names, while somebody does.
+    /// Connects to a volume to write to it, while nobody else may use it. `Kind::Refused`, with their names,
+    /// while others do.
     pub async fn export_alone(&self, path: &VolumePath, contexts: &[&str]) -> Result<nbd::Client> {
         self.export(&format!("{ALONE}{path}"), contexts).await
     }
 
-    /// Gives `result` back; a command that ran the engine itself gives up what it owns before.
+    /// Returns `result`. A command that ran the engine itself gives up what it owns before.
     pub async fn close<T>(self, result: Result<T>) -> Result<T> {
         match self.engine {
             Reached::Daemon(_) => result,
@@ -239,7 +244,7 @@ impl Door {
     }
 }
 
-/// Ends the engine of this process. What went wrong before it is told first.
+/// Ends the engine of this process and returns the result. What went wrong before is told first.
 async fn ending<T>(engine: &Engine, result: Result<T>) -> Result<T> {
     let ended = engine.shutdown().await;
     let outcome = result?;
@@ -247,7 +252,7 @@ async fn ending<T>(engine: &Engine, result: Result<T>) -> Result<T> {
     Ok(outcome)
 }
 
-/// Through the daemon. A signal gives the verb up, as far as it can be.
+/// Runs a verb through the daemon. A signal gives the verb up, as far as it can be.
 pub async fn through(client: &mut Client, verb: Verb) -> Result<Outcome> {
     let rt = Rt::new(RealRuntime::current());
     let mut view = View::default();
@@ -274,7 +279,7 @@ async fn in_process(engine: &Arc<Engine>, verb: Verb) -> Result<Outcome> {
     }
 }
 
-/// Where the configuration is, and whether that was said.
+/// Returns the path of the configuration, and whether the user named it.
 pub fn config_file(global: &Global) -> Result<(PathBuf, bool)> {
     match &global.config {
         Some(file) => Ok((file.clone(), true)),
@@ -282,7 +287,7 @@ pub fn config_file(global: &Global) -> Result<(PathBuf, bool)> {
     }
 }
 
-/// windlass.toml, for what needs no engine.
+/// Reads windlass.toml, for a command that needs no engine.
 pub async fn config(global: &Global) -> Result<Config> {
     let (file, named) = config_file(global)?;
     Config::load(&*RealDisk::start(), &file, named).await
@@ -307,7 +312,7 @@ pub async fn start(
     Engine::start(rt, disk, home, config, Options { memory, cache, cache_disk, ..options }).await
 }
 
-/// What stderr shows while a verb goes on: sentences, and how far it is.
+/// The lines on stderr while a verb goes on: sentences, and its progress.
 #[derive(Default)]
 struct View(Option<ProgressBar>);
 

@@ -18,9 +18,9 @@ use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
 use crate::daemon::control_client::Client;
 
-/// Signs of life within the time after which systemd takes the daemon for dead.
+/// Signs of life that are given within the time after which systemd takes the daemon for dead.
 const SIGNS: u32 = 4;
-/// The time in which systemd takes up a message, under load.
+/// Longest time in which systemd takes up a message, under load.
 const HEARS: Duration = Duration::from_secs(10);
 
 fn tell(states: &[NotifyState<'_>]) {
@@ -29,7 +29,7 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// All is up. From here on signs of life are given, if systemd wants them.
+/// Tells systemd that all is up. From here on signs of life are given, if systemd wants them.
 pub fn ready(rt: &Rt, control: &Path) {
     tell(&[NotifyState::Ready, NotifyState::Status("serves")]);
     if let Some(limit) = sd_notify::watchdog_enabled() {
@@ -41,19 +41,19 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stores what is unsent and lets go of volumes")]);
 }
 
-/// Whether it keeps sockets of a daemon that ends for the next one. Since its version 254 systemd says so itself, before that
-/// the unit does.
+/// Tells whether systemd keeps sockets of a daemon that ends for the next one. Since its version 254 systemd
+/// says so itself, before that the unit does.
 pub fn keeps_sockets() -> bool {
     let is_there = std::env::var_os("NOTIFY_SOCKET").is_some_and(|address| !address.is_empty());
     is_there && places() > 0
 }
 
-/// How many file descriptors it keeps.
+/// Returns how many file descriptors systemd keeps for this service.
 pub fn places() -> usize {
     std::env::var("FDSTORE").ok().and_then(|most| most.parse().ok()).unwrap_or_default()
 }
 
-/// One message, with a file descriptor for it to keep.
+/// Sends systemd a message, with a file descriptor for it to keep.
 pub fn tell_with(message: &str, fd: Option<BorrowedFd<'_>>) -> Result<()> {
     let doing = || "telling systemd".to_owned();
     let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
@@ -70,12 +70,14 @@ pub fn tell_with(message: &str, fd: Option<BorrowedFd<'_>>) -> Result<()> {
     sent.map(drop).map_err(std::io::Error::from).context(doing)
 }
 
-/// Until all that it was told before is carried out: it closes a pipe when it comes to this message.
+/// Waits until systemd has carried out all that it was told before: it closes a pipe when it comes to this
+/// message. `Timeout` after `HEARS`.
 pub fn wait_until_heard() -> Result<()> {
     let doing = || "waiting for systemd".to_owned();
     let (ours, its) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).context(doing)?;
     tell_with("BARRIER=1", Some(its.as_fd()))?;
+    // While this process has that end too the pipe never closes, and the wait runs into its limit.
     drop(its);
     let mut closed = [PollFd::new(&ours, PollFlags::empty())];
     let patience = Timespec::try_from(HEARS).expect("seconds");
@@ -85,8 +87,9 @@ pub fn wait_until_heard() -> Result<()> {
     }
 }
 
-/// Gives a sign of life for each answer of the engine that came the way that commands take. An engine that is stuck gives
-/// none, so that systemd starts it again. Stores are not asked: a daemon whose stores are away is alive.
+/// Gives a sign of life for each answer that the engine gives in the way that commands take. An engine that
+/// is stuck gives none, so that systemd starts it again. Stores are not asked: a daemon whose stores are away
+/// is alive.
 async fn keep_alive(rt: Rt, control: PathBuf, every: Duration) {
     loop {
         rt.sleep(every).await;

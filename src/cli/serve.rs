@@ -18,10 +18,11 @@ use crate::daemon::{
 };
 use crate::nbd::PausedServer;
 
-/// How long the lock of an engine that ends is waited for.
+/// Number of attempts to get the lock of an engine that ends; `ENDING` lies between them.
 const ENDING_TRIES: u32 = 20;
 const ENDING: Duration = Duration::from_millis(100);
-/// And that of one that has handed over, while clients wait.
+/// Number of attempts to get the lock of a daemon that has handed over. They come quickly, since clients
+/// wait.
 const REPLACED_TRIES: u32 = 1000;
 const REPLACED: Duration = Duration::from_millis(10);
 
@@ -60,7 +61,8 @@ pub struct Serve {
     replace: bool,
 }
 
-/// A client takes one, and shells give 1,024 where 20 times as many may be had.
+/// Raises the limit of open files to the most that may be had. Each client takes one, and shells give 1,024
+/// where 20 times as many may be had.
 fn take_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
@@ -129,7 +131,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the daemon before has left, and by what others know that this one comes.
+/// Returns what the daemon before has left, and the announcement by which others know that this one comes.
 async fn goes_on_with(
     rt: &Rt,
     home: &StateDir,
@@ -150,8 +152,8 @@ async fn goes_on_with(
     }
 }
 
-/// Leaves clients in systemd's keeping, for the daemon that it starts next. Until that one listens no command begins an engine of its
-/// own, which would know of no client.
+/// Leaves clients in systemd's keeping, for the daemon that it starts next. Until that daemon listens no
+/// command may begin an engine of its own, which would know of no client.
 async fn leave_clients(engine: &Engine, rt: &Rt, home: &StateDir) {
     let next = announced(rt, home).await;
     let next =
@@ -166,7 +168,8 @@ async fn leave_clients(engine: &Engine, rt: &Rt, home: &StateDir) {
     }
 }
 
-/// That this process is the next daemon. Commands look whether there is one, each for a moment.
+/// Announces this process as the next daemon. Commands look whether there is one, and each holds the lock for
+/// a moment: so it tries again.
 async fn announced(rt: &Rt, home: &StateDir) -> Result<Box<dyn DiskLock>> {
     let (disk, mut tries) = (RealDisk::start(), 0);
     loop {
@@ -178,7 +181,7 @@ async fn announced(rt: &Rt, home: &StateDir) -> Result<Box<dyn DiskLock>> {
     }
 }
 
-/// Waits for a daemon that is just ending.
+/// Starts the engine, and waits for a daemon that is just ending.
 async fn start(
     global: &Global,
     rt: &Rt,
@@ -206,14 +209,14 @@ async fn start(
     }
 }
 
-/// What `-v` and RUST_LOG say of the log beats the file.
+/// Applies the file's settings of the log. `-v` and RUST_LOG win over its filter.
 fn apply_log(global: &Global, config: &Config) {
     let filter = (global.verbose == 0).then(|| config.log_level().filter());
     stderr_log::configure(filter, config.log_format() == LogFormat::Json);
     say_from(config.log_slow());
 }
 
-/// Reads the file anew. What is wrong in it is told, and all stays as it was.
+/// Reads the file anew. Errors in it are told, and then all stays as it was.
 async fn reload(global: &Global, engine: &Engine, configured: &Arc<Configured>) {
     let (file, named) = match reach_engine::config_file(global) {
         Ok(found) => found,

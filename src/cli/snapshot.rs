@@ -101,7 +101,7 @@ pub enum VerifyWhat {
     Full,
 }
 
-/// A date, or a time of one; the day's first moment where it names none.
+/// Reads a date, or a time of one; a date alone means its first moment.
 fn read_date(text: &str) -> Result<u64> {
     let time = if text.contains('T') { "" } else { "T00:00" };
     utc::read(&format!("{text}{time}")).ok_or_else(|| {
@@ -148,7 +148,8 @@ pub async fn run(global: &Global, args: Snapshot) -> Result<ExitCode> {
     forgive(ask(global, verb).await, forgiven)
 }
 
-/// Taken between two commands of the user's. What these quiet waits for the mark alone, not for the stores.
+/// Takes the snapshots between two commands of the user's. What the commands quiet waits for the mark alone,
+/// not for the stores.
 async fn between(
     global: &Global,
     hooks: &Hooks,

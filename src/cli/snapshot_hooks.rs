@@ -30,8 +30,9 @@ impl Hooks {
         self.before.is_none() && self.after.is_none()
     }
 
-    /// `work` between the two commands: what came of it, and of the second command. That one runs whatever came of the first and of
-    /// `work`, and after a signal too: what was quieted may still be.
+    /// Runs `work` between the two commands. Returns what came of the first command and of `work`, and what
+    /// came of the second command. That one runs whatever came of the others, and after a signal too: what
+    /// was quieted may still be quiet.
     pub async fn around<T>(
         &self,
         rt: &Rt,
@@ -69,7 +70,7 @@ impl Hooks {
         (done, let_go)
     }
 
-    /// In a process group of its own, which is ended when it takes too long.
+    /// Runs a command in a process group of its own, which is ended when the command takes too long.
     async fn run(&self, rt: &Rt, flag: &str, command: Option<&str>, paths: &[SnapshotPath]) -> Result<()> {
         let Some(command) = command else { return Ok(()) };
         let mut shell = shell(paths);
@@ -79,7 +80,7 @@ impl Hooks {
     }
 }
 
-/// In a process group of its own.
+/// Prepares a shell that runs in a process group of its own.
 fn shell(paths: &[SnapshotPath]) -> tokio::process::Command {
     let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
     let mut shell = tokio::process::Command::new("sh");
@@ -118,8 +119,8 @@ async fn ended(
     }
 }
 
-/// The second command, in a shell that waits for the end of a pipe of ours. That comes also when this process is killed: what was
-/// quieted goes on.
+/// The second command, in a shell that waits for the end of a pipe of ours. The pipe ends also when this
+/// process is killed, so that what was quieted goes on.
 struct After<'a> {
     command: &'a str,
     waiting: tokio::process::Child,

@@ -27,10 +27,11 @@ pub async fn run(global: &Global, _: Status) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
-/// Numbers of users that are persons begin there.
+/// Lowest number of a user who is a person.
 const PEOPLE_FROM: u32 = 1000;
 
-/// For an ordinary user, whose own engine was asked: that there is another one, which may be meant.
+/// Returns a note for an ordinary user whose own engine was asked, if the system's daemon runs too and may be
+/// meant.
 fn daemon_of_the_system() -> Option<String> {
     let own = rustix::process::geteuid();
     if own.is_root() || std::env::var_os("WINDLASS_HOME").is_some() {
@@ -53,14 +54,14 @@ fn daemon_of_the_system() -> Option<String> {
     })
 }
 
-/// By a process's arguments, each of which ends with a byte 0.
+/// Tells whether a process is a daemon of ours, by its arguments, each of which ends with a byte 0.
 fn is_daemon(cmdline: &[u8]) -> bool {
     let mut args = cmdline.split(|byte| *byte == 0);
     let program = args.next().and_then(|program| program.rsplit(|byte| *byte == b'/').next());
     program == Some(b"windlass") && args.any(|arg| arg == b"serve")
 }
 
-/// The engine that answered tells of its own mounts; those of others are told here.
+/// Adds troubles of other engines' mounts. The engine that answered tells only of its own.
 fn with_mounts_of_others(outcome: Outcome) -> Result<Outcome> {
     let mounts = outcome.answer::<EngineStatus>()?.mounts;
     let troubles = mount_troubles(&mounts).into_iter().filter(|said| !outcome.notes.contains(said));
@@ -104,7 +105,7 @@ fn under_way(all: Vec<WorkLine>) {
     output::table_if_any(&["COMMAND ON", "HOW FAR"], all.into_iter().map(row).collect());
 }
 
-/// As `volume info` tells it, too.
+/// Returns the progress of some work as a sentence, for `volume info` too.
 pub fn how_far(work: &WorkLine) -> String {
     let WorkLine { doing, done, total, for_ms, .. } = work;
     let since = show_time(*for_ms);
@@ -130,10 +131,11 @@ fn replicas(all: Vec<ReplicaLine>) {
     );
 }
 
-/// Troubles of volumes that are not open and have journals: nobody has looked how much in these is in no store.
+/// Names of the troubles of volumes that are not open and have journals. Nobody has looked how much in these
+/// journals is in no store.
 const LEFT: [&str; 2] = ["left-journals", "reopen"];
 
-/// `left`: there are journals of other volumes, too.
+/// Prints the volumes. `left`: there are journals of other volumes, too.
 fn volumes(all: Vec<VolumeInUse>, left: bool) {
     let unsent: u64 = all.iter().map(|v| v.unsent_bytes).sum();
     let age = |ms: Option<u64>| ms.map_or_else(|| "-".into(), show_time);

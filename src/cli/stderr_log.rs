@@ -21,16 +21,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::utc;
 
-/// The same warning is said again after this.
+/// Time after which the same warning is said again.
 const AGAIN: Duration = Duration::from_secs(60);
-/// Different ones of one place in the program, within that time.
+/// Most different warnings of one place in the program that are said within that time.
 const PLACE_MAX: u32 = 30;
-/// Texts remembered; beyond that nothing new is said until the minute is over.
+/// Most texts that are remembered. Beyond that nothing new is said until the minute is over.
 const TEXTS_MAX: usize = 1000;
 
-/// Changes what is logged, once the log has started.
+/// Function that changes what is logged, once the log has started.
 static CHANGE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
-/// Lines are objects of JSON.
+/// True if lines are objects of JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Starts the log. `default`: the filter that RUST_LOG overrides.
@@ -50,21 +50,22 @@ pub fn start(default: &str) {
     }
 }
 
-/// Whether stderr leads into systemd's journal, which dates each line itself.
+/// Tells whether stderr leads into systemd's journal, which dates each line itself.
 fn is_journal() -> bool {
     let named = std::env::var("JOURNAL_STREAM").ok();
     let stderr = rustix::fs::fstat(rustix::stdio::stderr());
     stderr.is_ok_and(|stat| is_stream(named.as_deref(), stat.st_dev, stat.st_ino))
 }
 
-/// Whether `named`, which is `DEVICE:INODE` in JOURNAL_STREAM, is this file. A child of a service may have inherited the
-/// variable and have another stderr.
+/// Tells whether `named`, which is `DEVICE:INODE` in JOURNAL_STREAM, is this file. A child of a service may
+/// have inherited the variable and have another stderr.
 fn is_stream(named: Option<&str>, device: u64, inode: u64) -> bool {
     let named = named.and_then(|text| text.split_once(':'));
     named.is_some_and(|(dev, ino)| dev.parse() == Ok(device) && ino.parse() == Ok(inode))
 }
 
-/// What the configuration says of the log: the filter, where nothing beats it, and the form of a line.
+/// Applies the configuration's settings of the log: the filter, where nothing wins over it, and the form of a
+/// line.
 pub fn configure(filter: Option<&str>, json: bool) {
     JSON.store(json, Ordering::Relaxed);
     if let (Some(filter), Some(change)) = (filter, CHANGE.get()) {
@@ -72,15 +73,16 @@ pub fn configure(filter: Option<&str>, json: bool) {
     }
 }
 
-/// Somebody waits at a terminal for what a command says: what only a log is for is left out.
+/// True while somebody waits at a terminal for what a command says: lines that only a log needs are left out.
 static AT_TERMINAL: AtomicBool = AtomicBool::new(false);
 
-/// See `AT_TERMINAL`.
+/// Sets `AT_TERMINAL`.
 pub fn at_terminal(yes: bool) {
     AT_TERMINAL.store(yes, Ordering::Relaxed);
 }
 
-/// What can't be written, as to a file on a full disk, is lost: nothing else is to fail, or to stop, for the log's sake.
+/// A writer that drops what can't be written, as to a file on a full disk. Nothing else is to fail, or to
+/// stop, for the log's sake.
 struct Lossy(std::io::Stderr);
 
 impl io::Write for Lossy {
@@ -101,7 +103,7 @@ struct Once {
     left_out: u64,
 }
 
-/// What was said in the last minute.
+/// The warnings that were said in the last minute.
 #[derive(Debug, Default)]
 struct Heard {
     texts: BTreeMap<String, Once>,
@@ -109,7 +111,8 @@ struct Heard {
 }
 
 impl Heard {
-    /// Whether this is to be said now, and how often it was left out before.
+    /// Decides whether a warning is said now: returns how often it was left out before. `None`: it is left
+    /// out.
     fn ask(&mut self, place: &str, text: &str, now: Instant) -> Option<u64> {
         if let Some(once) = self.texts.get_mut(text) {
             if now.duration_since(once.said) < AGAIN {
@@ -139,7 +142,7 @@ impl Heard {
 struct Calm {
     dated: Format,
     undated: Format<Full, ()>,
-    /// Lines of text go without a time, since the journal has one.
+    /// Lines of text have no time, since the journal dates them.
     in_journal: bool,
     heard: Mutex<Heard>,
 }
@@ -177,7 +180,7 @@ impl Visit for Object {
     }
 }
 
-/// An event as a line of JSON. `left_out`: how often it was not said before.
+/// Formats an event as a line of JSON. `left_out`: how often it was not said before.
 fn line(event: &Event<'_>, left_out: u64, now: SystemTime) -> String {
     let meta = event.metadata();
     let mut object = Object::default();
@@ -259,7 +262,7 @@ mod tests {
         assert_eq!(heard.ask("p", "full", at(61)), None);
     }
 
-    /// What a log of this kind writes of one event.
+    /// Returns the text that a log of this kind writes for one event.
     fn written(in_journal: bool) -> String {
         #[derive(Clone, Default)]
         struct Kept(std::sync::Arc<Mutex<Vec<u8>>>);

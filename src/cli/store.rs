@@ -16,9 +16,9 @@ use crate::store::{
     self, BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
 };
 
-/// What is tried lies there, and is taken away again.
+/// Prefix of the objects that are written to try things, and taken away again.
 const PLACE: &str = "probe/";
-/// Each condition is tried for so long in a turn, so that all come often.
+/// Time for which each condition is tried in a turn, so that all come often.
 const TURN: Duration = Duration::from_secs(10);
 
 /// Buckets and folders as stores.
@@ -48,7 +48,7 @@ struct Report {
 /// The verdict where too few answers came.
 const UNKNOWN: &str = "unknown";
 
-/// What nobody finds out by asking.
+/// Questions that no trial answers.
 const NOT_TRIED: &[&str] = &[
     "whether what is stored lasts",
     "what the store does while its own servers fail, or are exchanged: run this meanwhile",
@@ -68,19 +68,19 @@ struct StoreReport {
     lines: Vec<Line>,
     /// `no` or `not known`, and why, of a pool that is to stand on it; null: it can, by what was seen.
     no_pool: Option<String>,
-    /// The same of a mount.
+    /// `no` or `not known`, and why, of a mount that is to stand on it; null: it can, by what was seen.
     no_mount: Option<String>,
-    /// What a mount does without what the store lacks.
+    /// Sentences on how a mount gets along without what the store lacks.
     mount_without: Vec<&'static str>,
 }
 
 /// One thing that was tried.
 #[derive(Clone, Debug, Serialize)]
 struct Line {
-    /// `pool` or `mount`: what needs it.
+    /// `pool` or `mount`, whichever needs what was tried.
     of: &'static str,
     what: &'static str,
-    /// At the same moment.
+    /// Number of writers at the same moment.
     writers: usize,
     rounds: usize,
     /// `held`, `raced`, `broken`, `refused` or `unknown`.
@@ -115,7 +115,7 @@ pub async fn run(global: &Global, command: Store) -> Result<ExitCode> {
     Ok(if all_held { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) })
 }
 
-/// Turn after turn, all promises in each, until the time is over or something did not hold.
+/// Tries all promises turn after turn, until the time is over or something did not hold.
 async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreReport> {
     let (began, at) = (rt.now(), utc::show(rt.wall_ms()));
     let left = |now: Instant| for_time.saturating_sub(now.since(began));
@@ -168,12 +168,12 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
     })
 }
 
-/// `known`: it was seen not to hold; else too few answers came.
+/// Makes the sentence on a need. `known`: the promise was seen not to hold; else too few answers came.
 fn judged(known: bool, why: &str) -> String {
     format!("{}: {why}", if known { "no" } else { "not known" })
 }
 
-/// What did not hold once does not hold.
+/// Adds a turn's line to that of earlier turns. A promise that did not hold once does not hold.
 fn add<K: Ord>(entry: std::collections::btree_map::Entry<'_, K, Line>, new: Line) {
     let line = entry.or_insert_with(|| Line { rounds: 0, ..new.clone() });
     line.rounds += new.rounds;

@@ -70,7 +70,7 @@ pub async fn run(global: &Global, args: TakeOver) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
-/// Volumes that this host owns, by its name or its id.
+/// Returns the volumes that this host owns, by its name or its id.
 ///
 /// # Errors
 /// `Usage`: several hosts have the name.

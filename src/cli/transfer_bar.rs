@@ -7,18 +7,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::base::rt::{RealRuntime, Rt};
 use crate::base::units::{show_bytes, show_time};
 
-/// How often a stderr that is no terminal gets a line.
+/// Pause between lines on a stderr that is no terminal.
 const LINE: Duration = Duration::from_secs(10);
 
-/// What a bar counts.
+/// Units that a bar counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Counts {
     Bytes,
-    /// Shards, clones or others, as what is being done says.
+    /// Shards, clones or other things, as the text of the bar says.
     Steps,
 }
 
-/// A bar of unknown length. Lines end with it.
+/// Makes a bar of unknown length. The lines on a stderr that is no terminal end with it.
 pub fn bar(counts: Counts) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     if bar.is_hidden() {
@@ -52,7 +52,7 @@ fn line(bar: &ProgressBar, counts: Counts) -> String {
     }
 }
 
-/// Bytes, with their rate and the time left.
+/// A bar that counts bytes, with their rate and the time left.
 pub struct TransferBar(ProgressBar);
 
 impl TransferBar {
@@ -64,7 +64,7 @@ impl TransferBar {
         TransferBar(bar)
     }
 
-    /// So many bytes are done.
+    /// Tells that so many bytes are done.
     pub fn reach(&mut self, at: u64) {
         self.0.set_position(at);
     }

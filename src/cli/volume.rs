@@ -234,11 +234,11 @@ pub struct Rollback {
     disconnect: bool,
 }
 
-/// What a volume is to be as large as.
+/// The new size of a volume, as the user says it.
 #[derive(Clone, Copy, Debug)]
 pub enum NewSize {
     To(u64),
-    /// So much more than it is.
+    /// The volume grows by so many bytes.
     By(u64),
 }
 
@@ -355,7 +355,7 @@ impl FromStr for NewName {
 }
 
 impl NewName {
-    /// As a name in this volume's pool.
+    /// Returns the name, if it is one in this volume's pool.
     fn within(self, path: &VolumePath) -> Result<Name> {
         match self.pool.filter(|pool| *pool != path.pool) {
             None => Ok(self.name),
@@ -424,7 +424,7 @@ pub async fn run(global: &Global, args: Volume) -> Result<ExitCode> {
     }
 }
 
-/// Of a volume that is made.
+/// Reads the key of a volume that is made, if it is to be encrypted.
 pub async fn key_of_new(encrypt: bool, key: &KeyFlags) -> Result<Option<GivenKey>> {
     match (encrypt, key.is_given()) {
         (true, _) => key.read().await.map(Some),
@@ -436,7 +436,8 @@ pub async fn key_of_new(encrypt: bool, key: &KeyFlags) -> Result<Option<GivenKey
     }
 }
 
-/// Removes what an import that was cut off has left. Its note in the state folder tells nothing without it.
+/// Removes what an import that was cut off has left. Without the volume its note in the state folder tells
+/// nothing.
 async fn give_up_import(global: &Global, path: &VolumePath, dry_run: bool) -> Result<ExitCode> {
     let hidden = path.while_imported();
     let mode = RemoveMode::Now;
@@ -515,7 +516,8 @@ fn rotation_line(rotation: &Rotation) -> String {
     format!("{key}; older ones from {oldest} on are to go: {goes_on}")
 }
 
-/// What people look for first stands first. Journals that are kept are told by notes.
+/// Prints a volume's groups of lines; what people look for first stands first. Journals that are kept are
+/// told by notes.
 fn info(answer: VolumeAnswer) {
     for (title, lines) in info_groups(answer) {
         output::line(title);
@@ -525,7 +527,7 @@ fn info(answer: VolumeAnswer) {
     }
 }
 
-/// What is shown of one kind, each by its name.
+/// The lines on one subject: its title, and each value with its name.
 type InfoGroup = (&'static str, Vec<(&'static str, String)>);
 
 fn info_groups(answer: VolumeAnswer) -> Vec<InfoGroup> {

@@ -39,7 +39,7 @@ pub struct PoolKeyFlags {
 }
 
 impl PoolKeyFlags {
-    /// `None`: none is given.
+    /// Reads the key. `None`: none is given.
     pub async fn read(&self) -> Result<Option<GivenKey>> {
         match KeyPlace::of(self.key_file.as_deref(), None, self.key_command.as_deref())? {
             None => Ok(None),
@@ -67,7 +67,7 @@ impl KeyFlags {
         self.key_file.is_some() || self.passphrase_file.is_some() || self.key_command.is_some()
     }
 
-    /// `Usage`: none is given.
+    /// Reads the key. `Usage`: none is given.
     pub async fn read(&self) -> Result<GivenKey> {
         let (command, flags) =
             (self.key_command.as_deref(), "--key-file, --passphrase-file or --key-command");

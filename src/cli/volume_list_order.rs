@@ -19,8 +19,8 @@ fn parent_of(line: &VolumeLine) -> Option<VolumeId> {
     }
 }
 
-/// Each volume with its depth in the tree. Volumes with the same parent keep the order in which they came; one whose parent
-/// is not among them stands at depth 0.
+/// Returns each volume with its depth in the tree. Volumes with the same parent keep the order in which they
+/// came; one whose parent is not among them stands at depth 0.
 pub fn in_order(lines: Vec<VolumeLine>) -> Vec<(usize, VolumeLine)> {
     let listed: BTreeSet<VolumeId> = lines.iter().filter_map(id_of).collect();
     let mut children: BTreeMap<Option<VolumeId>, Vec<VolumeLine>> = BTreeMap::new();

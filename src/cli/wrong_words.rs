@@ -7,7 +7,7 @@ use crate::base::nearest::nearest_word;
 use crate::base::units::parse_size;
 use crate::base::{Error, Kind};
 
-/// How many commands are named at most.
+/// Most commands that are named.
 const NAMED_MAX: usize = 4;
 
 /// Words of other tools, and the commands that do it here.
@@ -51,7 +51,7 @@ const MEANT: &[(&[&str], &[&str])] = &[
     (&["options", "settings"], &["volume set", "pool set"]),
 ];
 
-/// What no command of ours does.
+/// Words for what no command of ours does, and what to do instead.
 const SAID: &[(&[&str], &str)] = &[
     (
         &["start", "restart", "stop", "reload", "shutdown", "down"],
@@ -60,7 +60,7 @@ const SAID: &[(&[&str], &str)] = &[
     (&["logs", "log", "journal"], "`journalctl -u windlass` shows the log of the package's daemon"),
 ];
 
-/// What is wrong with a command line whose command isn't there; `None` when something else is wrong with it.
+/// Returns the message for a command that isn't there. `None`: something else is wrong with the command line.
 pub fn no_such_command(root: &Command, words: &[String], error: &clap::Error) -> Option<Error> {
     let word = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
         (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) => word.as_str(),
@@ -111,7 +111,8 @@ const MEANT_FLAGS: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// What may have been meant by a word or a flag that the command does not take.
+/// Returns the message for a word or a flag that the command does not take, if it is known what may have been
+/// meant.
 pub fn misplaced(root: &Command, words: &[String], error: &clap::Error) -> Option<Error> {
     let word = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => word.as_str(),
@@ -146,7 +147,7 @@ pub fn misplaced(root: &Command, words: &[String], error: &clap::Error) -> Optio
     said(&format!("type --{flag} {word}"))
 }
 
-/// The flags that may have such a value, likely ones first.
+/// Returns the flags that may have such a value, likely ones first.
 fn flags_of(word: &str) -> &'static [&'static str] {
     let is_layout =
         || word.split_once('+').is_some_and(|(k, m)| k.parse::<u8>().is_ok() && m.parse::<u8>().is_ok());
@@ -161,7 +162,7 @@ fn flags_of(word: &str) -> &'static [&'static str] {
     }
 }
 
-/// What is said to keys on a command line, which is not to repeat them.
+/// Returns the message for keys on a command line. It must not repeat them.
 pub fn key_as_argument(words: &[String], error: &clap::Error) -> Option<Error> {
     let is_value = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => !word.starts_with('-'),
@@ -176,7 +177,8 @@ pub fn key_as_argument(words: &[String], error: &clap::Error) -> Option<Error> {
     })
 }
 
-/// The commands that the word may mean, those of the noun before it first, and alone where there are any.
+/// Returns the commands that the word may mean: those of the noun before it first, and alone where there are
+/// any.
 fn meant(root: &Command, noun: Option<&str>, word: &str) -> Vec<String> {
     let all = paths(root);
     let of = |path: &str| MEANT.iter().any(|(words, paths)| words.contains(&word) && paths.contains(&path));
@@ -196,11 +198,11 @@ fn meant(root: &Command, noun: Option<&str>, word: &str) -> Vec<String> {
 
 /// A command that can be typed.
 struct Path<'a> {
-    /// Without the program's name.
+    /// The words of the command, without the program's name.
     path: String,
-    /// Its first word.
+    /// The first word of the path.
     noun: &'a str,
-    /// All names of its last word.
+    /// All names of the path's last word.
     called: Vec<&'a str>,
 }
 

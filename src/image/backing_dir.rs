@@ -24,8 +24,8 @@ impl BackingDir {
         Ok(BackingDir { dir, path: path.to_owned() })
     }
 
-    /// The file of that name below the folder. The kernel sees to it that no `..`, no absolute path and no symbolic link
-    /// leads out of it.
+    /// Opens the file of this name below the folder. The kernel sees to it that no `..`, no absolute path and
+    /// no symbolic link leads out of the folder.
     pub(super) fn file(&self, rt: &Rt, name: &str) -> Result<LocalFile> {
         let shown = self.path.join(name.trim_start_matches('/')).display().to_string();
         // A pipe that nobody writes to would be waited for.

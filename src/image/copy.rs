@@ -13,7 +13,7 @@ use crate::base::Result;
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::{Rt, Task};
 
-/// Bytes of zeros that are given to a target at once, and of which it is asked what is there.
+/// Most bytes of zeros that are given to a target at once, and most bytes of which a target is asked what it holds.
 const ZEROS_MAX: u64 = 1 << 30;
 
 /// A disk that an image is written to.
@@ -23,23 +23,24 @@ pub trait Target: Send + Sync + 'static {
     async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
     async fn zero(&self, offset: u64, len: u64) -> Result<()>;
     async fn flush(&self) -> Result<()>;
-    /// What holds data in the range, in order; all else reads as zeros.
+    /// Returns the parts of the range that hold data, in order; all else reads as zeros.
     async fn data(&self, range: Range<u64>) -> Result<Vec<Range<u64>>>;
 }
 
-/// How far it is.
+/// Progress of a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FilledTo {
-    /// All of the disk before this is in the target, if not yet flushed.
+    /// Offset up to which all of the disk is in the target, if not yet flushed.
     pub position: u64,
     /// Bytes of the source that are not zero and were not in the target already as a base.
     pub written: u64,
 }
 
-/// Who looks on, and does what is due from time to time.
+/// An observer of a copy, which also does what is due from time to time.
 #[async_trait]
 pub trait CopyWatch: Send {
-    /// A disk whose size shows while it is read has so many bytes at least.
+    /// Tells that the disk has at least so many bytes. It is called where the size shows only while the disk
+    /// is read.
     async fn grow(&mut self, size: u64) -> Result<()>;
     async fn reached(&mut self, copied: FilledTo) -> Result<()>;
 }
@@ -47,13 +48,13 @@ pub trait CopyWatch: Send {
 pub struct DiskCopy {
     pub rt: Rt,
     pub target: Arc<dyn Target>,
-    /// The target holds something: only what differs is written. Otherwise it reads as zeros, or as the source where an earlier
-    /// run was cut off.
+    /// The target holds something already: only what differs is written. Otherwise it reads as zeros, or as
+    /// the source where an earlier run was cut off.
     pub has_base: bool,
 }
 
 impl DiskCopy {
-    /// All that the source has; it begins at `from`. The target is not flushed afterwards.
+    /// Copies all that the source has, from `from` on. The target is not flushed afterwards.
     pub async fn run(
         &self,
         source: &mut dyn Source,
@@ -96,7 +97,8 @@ impl DiskCopy {
         erase(&*self.target, range).await.map(drop)
     }
 
-    /// Waits for the oldest one, or takes it only if it is done. Whether one was taken.
+    /// Takes the oldest piece under way: waits for it if `waits`, else takes it only if it is done. Returns
+    /// whether one was taken.
     async fn take(
         &self,
         under_way: &mut VecDeque<(u64, Task<Result<u64>>)>,
@@ -104,6 +106,8 @@ impl DiskCopy {
         watch: &mut dyn CopyWatch,
         waits: bool,
     ) -> Result<bool> {
+        // Pieces are taken in the order of the disk. The position must not pass a piece that is still under way: a run
+        // that goes on from the position would never write that piece.
         let Some((end, oldest)) = under_way.front_mut() else { return Ok(false) };
         let done = match waits {
             true => oldest.await,
@@ -133,7 +137,7 @@ impl DiskCopy {
     }
 }
 
-/// Makes zeros of what the target has.
+/// Makes zeros of what the target has in the range. Returns 0: zeros don't count as written.
 async fn erase(target: &dyn Target, range: Range<u64>) -> Result<u64> {
     let mut at = range.start;
     while at < range.end {
@@ -146,7 +150,7 @@ async fn erase(target: &dyn Target, range: Range<u64>) -> Result<u64> {
     Ok(0)
 }
 
-/// All blocks but zeros, as runs.
+/// Writes all blocks but zeros, as runs.
 async fn write_all(target: &dyn Target, offset: u64, data: Bytes) -> Result<u64> {
     let mut written = 0;
     for run in runs(offset, data.len(), |block| !is_zero(&data[block])) {
@@ -156,7 +160,7 @@ async fn write_all(target: &dyn Target, offset: u64, data: Bytes) -> Result<u64>
     Ok(written)
 }
 
-/// The blocks that are others in the target, as runs. It is read where it has data.
+/// Writes the blocks that differ from the target's, as runs. The target is read where it has data.
 async fn write_what_differs(target: &dyn Target, offset: u64, data: Bytes) -> Result<u64> {
     let (end, mut at, mut written) = (offset + data.len() as u64, offset, 0);
     let part = |from: u64, to: u64| (from, data.slice((from - offset) as usize..(to - offset) as usize));
@@ -184,7 +188,7 @@ async fn write_what_differs(target: &dyn Target, offset: u64, data: Bytes) -> Re
     Ok(written + write_all(target, rest, hole).await?)
 }
 
-/// Runs of blocks that are wanted, in `len` bytes that lie at `offset`: relative to that.
+/// Returns the runs of wanted blocks in `len` bytes that lie at `offset`. The runs are relative to `offset`.
 fn runs(offset: u64, len: usize, wanted: impl Fn(Range<usize>) -> bool) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut at = 0;

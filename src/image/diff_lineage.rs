@@ -8,20 +8,20 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 const MARK: &[u8] = b"windlass\n";
-/// Bytes of a trailer, at most.
+/// Most bytes of a trailer.
 pub const TRAILER_MAX: usize = 1024;
 
 /// A snapshot of a volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotIdentity {
-    /// The volume's id.
+    /// Id of the volume.
     pub volume: String,
-    /// Its number in that volume.
+    /// Number of the snapshot in that volume.
     pub snapshot: u64,
     pub created_ms: u64,
 }
 
-/// The two ends. None: that end is no snapshot, or nobody told.
+/// The snapshots at both ends of a difference. `None`: that end is no snapshot, or nobody told.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Between {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ impl Between {
         out.freeze()
     }
 
-    /// What follows the end of a stream; none: something else does.
+    /// Reads the bytes that follow the end of a stream. `None`: they are something else than a trailer.
     pub fn of_trailer(bytes: &[u8]) -> Option<Between> {
         if bytes.is_empty() {
             return Some(Between::default());

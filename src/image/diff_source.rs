@@ -7,7 +7,7 @@ use super::diff_lineage::{Between, TRAILER_MAX};
 use super::rbd_diff_codec::{Header, MAGIC, RECORD_MAX, Record};
 use crate::base::{Error, Kind, Result};
 
-/// Bytes of a change that has data, at most.
+/// Most bytes of a change that has data.
 pub const DATA_MAX: usize = 1 << 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,33 +25,36 @@ impl Change {
     }
 }
 
-/// An increment that is read from its begin to its end.
+/// An increment that is read from start to end.
 #[async_trait]
 pub trait Changes: Send {
-    /// Between which states it lies.
+    /// Returns the names of the states between which the increment lies, and its size.
     fn header(&self) -> &Header;
-    /// The same by ids, where they were told. Of an rbd-diff they are known behind its last change.
+    /// Returns the ids of the snapshots between which the increment lies, where they were told. An rbd-diff
+    /// tells them behind its last change.
     fn between(&self) -> &Between;
-    /// The next change, none after the last. All lie inside the size at the end, where the header tells it.
+    /// Returns the next change, none after the last. All lie inside the size at the end, where the header
+    /// tells it.
     async fn next(&mut self) -> Result<Option<Change>>;
 }
 
-/// Bytes that come one way: of a file, a pipe.
+/// A source of bytes that are read once, in order: a file, a pipe.
 #[async_trait]
 pub trait ByteSource: Send {
-    /// Some bytes; none at the end.
+    /// Reads some bytes; none at the end.
     async fn read(&mut self) -> Result<Bytes>;
 }
 
-/// An rbd-diff.
+/// An increment in the form of an rbd-diff.
 pub struct RbdChanges {
     from: Box<dyn ByteSource>,
     have: BytesMut,
     header: Header,
     between: Between,
-    /// The first record after the header.
+    /// The next record, if it was read already: the first one after the header, or the end.
     first: Option<Record>,
-    /// Of the last `w`: where its next byte belongs, and how many come.
+    /// The data of the last `w` record: offset on the disk of the next byte, and how many bytes are still to
+    /// come.
     data: (u64, u64),
 }
 
@@ -79,7 +82,7 @@ impl RbdChanges {
         Ok(changes)
     }
 
-    /// At least so many bytes, or all that come.
+    /// Reads until at least so many bytes are at hand, or all that come.
     async fn fill(&mut self, len: usize) -> Result<()> {
         while self.have.len() < len {
             let more = self.from.read().await?;
@@ -103,7 +106,8 @@ impl RbdChanges {
         Err(cut_off())
     }
 
-    /// Behind the last record. It is met again by who asks for another change.
+    /// Reads what follows the last record. The end record is kept, so that another call of `next` meets the
+    /// end again.
     async fn end(&mut self) -> Result<()> {
         self.first = Some(Record::End);
         self.fill(TRAILER_MAX + 1).await?;
@@ -193,7 +197,7 @@ mod tests {
     use super::*;
     use crate::image::diff_lineage::SnapshotIdentity;
 
-    /// Bytes in pieces of `step`.
+    /// A stream of bytes that come in pieces of `step`.
     struct Steps {
         bytes: Bytes,
         step: usize,

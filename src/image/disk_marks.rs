@@ -1,6 +1,6 @@
 //! What raw disks begin with: boot records, tables of partitions, filesystems, and what is built on disks.
 
-/// Where a mark lies, the mark, and whose it is.
+/// Marks of disks: the offset of the mark, the mark, and what it belongs to.
 const MARKS: &[(usize, &[u8], &str)] = &[
     (510, b"\x55\xaa", "a boot record"),
     (512, b"EFI PART", "GPT"),
@@ -32,10 +32,10 @@ const MARKS: &[(usize, &[u8], &str)] = &[
     (0, b"\xfc\x4e\x2b\xa9", "a member of an array"),
     (4120, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache"),
 ];
-/// LVM puts its label into one of the first sectors.
+/// Mark of LVM, which puts its label into one of the first sectors.
 const LVM: &[u8] = b"LABELONE";
 
-/// What speaks for a disk that begins so; none: nothing that is known.
+/// Names the reason to take bytes for a disk that begins so. `None`: it has no known mark.
 pub fn is_marked_disk(head: &[u8]) -> Option<&'static str> {
     let has = |at: usize, mark: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(mark));
     let found = MARKS.iter().find(|(at, mark, _)| has(*at, mark)).map(|(.., name)| *name);

@@ -13,35 +13,35 @@ use super::sum::{self, Input, Node, Tree};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// Portions that are read, summed and compressed at a time: 64 MiB.
+/// Number of portions that are read, summed and compressed at a time: 64 MiB.
 const IN_FLIGHT: usize = 32;
-/// Bytes whose map is asked for at once.
+/// Most bytes whose map is asked for at once.
 const MAP_MAX: u64 = 2 << 30;
-/// A portion with more pieces of data than this is read as one.
+/// Most pieces of data that are read apart. A portion with more of them is read as one.
 const READS_MAX: usize = 16;
-/// Runs of zeros inside data become holes if they cover such a block.
+/// Bytes of a block of zeros that becomes a hole inside of data.
 const BLOCK: u64 = 4096;
 
-/// What is exported: one state, of which some may be unchanged since another.
+/// The state that is exported. Some of it may be unchanged since another state.
 #[async_trait]
 pub trait Origin: Send + Sync {
     fn size(&self) -> u64;
 
-    /// What lies from `offset` on, in order, without reading it: at least one run, not all of the range if there is too
-    /// much to tell.
+    /// Returns the runs from `offset` on, in order, without reading their bytes. There is at least one; they
+    /// may end before the range does if there is too much to tell.
     async fn runs(&self, offset: u64, len: u64) -> Result<Vec<(u64, Class)>>;
 
-    /// Exactly `len` bytes.
+    /// Reads exactly `len` bytes.
     async fn read(&self, offset: u64, len: u32) -> Result<Bytes>;
 }
 
-/// What a sink gets.
+/// A piece of the image as a sink gets it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
     pub offset: u64,
     pub len: u64,
     pub class: Class,
-    /// Of `Class::Data` only.
+    /// The bytes; empty but for `Class::Data`.
     pub data: Bytes,
     /// The data are the compressed form of one cluster.
     pub packed: bool,
@@ -49,13 +49,13 @@ pub struct Part {
 
 #[async_trait]
 pub trait Sink: Send {
-    /// The image's next part.
+    /// Takes the image's next part.
     async fn take(&mut self, part: Part) -> Result<()>;
-    /// All parts were given: what was written is whole, and durable where it can be.
+    /// Ends the image after all parts were given: on return what was written is whole, and durable where it can be.
     async fn finish(&mut self) -> Result<()>;
 }
 
-/// A sink that keeps nothing, for who wants the sum alone.
+/// A sink that keeps nothing, for an export that only sums the bytes.
 #[derive(Debug)]
 pub struct Nowhere;
 
@@ -69,14 +69,14 @@ impl Sink for Nowhere {
     }
 }
 
-/// What becomes of the parts on their way.
+/// Options for what is done to the parts on their way to the sink.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
-    /// Classes change only between such units.
+    /// Bytes of a unit. Classes change only between units.
     pub unit: u64,
-    /// Zeros among the data become `Class::Zero` if they fill such a block; none: they stay data.
+    /// Zeros among the data become `Class::Zero` if they fill a block of this size. `None`: they stay data.
     pub zero_block: Option<u64>,
-    /// Clusters are compressed.
+    /// Method by which clusters are compressed, if they are.
     pub compression: Option<Compression>,
     /// The bytes are summed.
     pub sum: bool,
@@ -87,24 +87,25 @@ impl Recipe {
         Recipe { unit: 1, zero_block: Some(BLOCK), compression: None, sum }
     }
 
-    /// `laid_out`: where each cluster lies is decided by the map before any is read.
+    /// Returns the recipe for a qcow2 image. `laid_out`: the map decides where each cluster lies before any
+    /// is read.
     pub fn qcow2(compression: Option<Compression>, laid_out: bool, sum: bool) -> Recipe {
         let zero_block = Some(CLUSTER).filter(|_| !laid_out);
         Recipe { unit: CLUSTER, zero_block, compression, sum }
     }
 
-    /// Only the bytes' sum is wanted.
+    /// Returns the recipe for an export that only sums the bytes.
     pub fn sum() -> Recipe {
         Recipe { unit: 1, zero_block: None, compression: None, sum: true }
     }
 }
 
-/// What was exported.
+/// Result of an export.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Exported {
-    /// Bytes that were neither holes, zeros nor unchanged.
+    /// Number of bytes that were neither holes, zeros nor unchanged.
     pub data_bytes: u64,
-    /// If it was asked for.
+    /// The blake3 sum of the image, if it was asked for.
     pub sum: Option<String>,
 }
 
@@ -138,7 +139,7 @@ pub async fn export(
     Ok(Exported { data_bytes, sum: recipe.sum.then(|| tree.finish()) })
 }
 
-/// The portions of an image in order, its map read a stretch at a time.
+/// Returns the portions of an image in order; its map is read a stretch at a time.
 pub fn portions(origin: Arc<dyn Origin>, unit: u64) -> impl stream::Stream<Item = Result<Portion>> {
     let size = origin.size();
     let walk = Walk { origin, grid: Grid::new(unit), cutter: Cutter::new(size), size, at: 0 };
@@ -255,7 +256,7 @@ fn sum_of(size: u64, offset: u64, parts: &[Part]) -> Vec<Node> {
 }
 
 impl Recipe {
-    /// Zeros are taken out of data, and what is left is compressed.
+    /// Takes zeros out of the data, and compresses what is left.
     fn refine(self, part: Part) -> Vec<Part> {
         if part.class != Class::Data {
             return vec![part];
@@ -296,7 +297,7 @@ fn is_zero(bytes: &[u8]) -> bool {
     bytes.chunks(512).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
-/// Each cluster compressed, or as it is where that saves nothing.
+/// Compresses each cluster, or leaves it as it is where compression saves nothing.
 fn packed(part: Part, compression: Compression) -> Vec<Part> {
     if part.class != Class::Data {
         return vec![part];
@@ -376,7 +377,7 @@ mod tests {
         }
     }
 
-    /// Bytes of `image` as the parts tell them; what is unchanged is `before`.
+    /// Returns the bytes of `image` as the parts tell them; what is unchanged is `before`.
     fn rebuilt(parts: &[Part], before: u8) -> Vec<u8> {
         let mut out = Vec::new();
         for part in parts {

@@ -13,14 +13,15 @@ use super::qcow2_writer::{CLUSTER, Shape, Totals, Writer};
 use super::rbd_diff_codec::{Header, Record};
 use crate::base::{Error, Kind, Result};
 
-/// The bytes as they are. Zeros are left out where the output allows it.
+/// A sink for raw images: the bytes as they are. Zeros are left out where the output allows it.
 pub struct Raw {
     out: Output,
     size: u64,
 }
 
 impl Raw {
-    /// A file that can't become so long is an error here, not after all was read.
+    /// Prepares the output for an image of `size` bytes. A file that can't become so long is an error here,
+    /// not after all was read.
     pub async fn new(mut out: Output, size: u64) -> Result<Raw> {
         out.begin(size).await?;
         Ok(Raw { out, size })
@@ -53,7 +54,7 @@ impl Qcow2 {
         Ok(Qcow2 { out, writer: Writer::new(shape)? })
     }
 
-    /// For a stream: all places in the file are known before.
+    /// Makes a sink for a stream: all places in the file are known from an earlier pass.
     pub fn laid_out(out: Output, shape: Shape, totals: Totals) -> Result<Qcow2> {
         Ok(Qcow2 { out, writer: Writer::laid_out(shape, totals)? })
     }
@@ -66,7 +67,7 @@ impl Qcow2 {
     }
 }
 
-/// Where the parts of a qcow2 will lie, by the map alone.
+/// Computes where the parts of a qcow2 will lie. It reads the map alone.
 pub async fn lay_out(origin: Arc<dyn Origin>, shape: Shape) -> Result<Totals> {
     let mut writer = Writer::new(shape)?;
     let mut portions = std::pin::pin!(portions(origin, CLUSTER));
@@ -101,14 +102,14 @@ impl Sink for Qcow2 {
     }
 }
 
-/// The stream of `rbd export-diff`.
+/// A sink for the stream of `rbd export-diff`.
 pub struct RbdDiff {
     out: Output,
     at: u64,
     between: Between,
-    /// Zeros are told: they are not what the importing side has anyway.
+    /// Zeros are part of the stream, since the importing side holds an older state that may have data there.
     tells_zeros: bool,
-    /// Zeros that go on.
+    /// The run of zeros so far, as offset and length, which may go on with the next part.
     zeros: Option<(u64, u64)>,
 }
 

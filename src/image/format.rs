@@ -11,12 +11,12 @@ use super::other_marks::{footer_of, other, unread};
 use super::raw_source::SECTOR;
 use crate::base::{Error, Kind, Result};
 
-/// So many first bytes are enough for `detect`.
+/// Number of first bytes of a file that are enough for `detect`.
 pub const HEAD_BYTES: usize = 128 << 10;
-/// So many last bytes are enough for `check_end`.
+/// Number of last bytes of a file that are enough for `check_end`.
 pub const TAIL_BYTES: usize = 512;
 
-/// What an image is.
+/// Formats of images that can be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Format {
     Raw,
@@ -32,11 +32,11 @@ pub enum Compression {
     Zstd,
 }
 
-/// What first bytes tell.
+/// The format that the first bytes of a file tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Detected {
     pub format: Format,
-    /// The reason to take it for a disk; none where nothing speaks for it and nothing against it.
+    /// The reason to take the file for a disk. `None`: nothing speaks for that and nothing against.
     pub reason: Option<&'static str>,
 }
 
@@ -44,10 +44,11 @@ const QCOW: &[u8] = b"QFI\xfb";
 const GZIP: &[u8] = b"\x1f\x8b\x08";
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
-/// Of a frame that a zstd stream may begin with and that holds no data, but for its first byte's lower half. `pzstd` begins so.
+/// The mark, without its first byte, of a skippable frame: a zstd stream may begin with such a frame, which
+/// holds no data, as `pzstd` does. The upper half of the first byte is 5, its lower half may be anything.
 const ZSTD_SKIPPED: &[u8] = b"\x2a\x4d\x18";
 
-/// How what begins so is compressed, if it is.
+/// Returns how a file that begins so is compressed, if it is.
 pub fn compression_of(head: &[u8]) -> Option<Compression> {
     let is_skipped = head.first().is_some_and(|byte| byte >> 4 == 5) && head[1..].starts_with(ZSTD_SKIPPED);
     match head {
@@ -58,7 +59,7 @@ pub fn compression_of(head: &[u8]) -> Option<Compression> {
     }
 }
 
-/// How a file of this name is compressed, by what it ends with.
+/// Returns how a file of this name is compressed, by the name's ending.
 pub fn compression_named(name: &str) -> Option<Compression> {
     match Path::new(name).extension()?.to_str()? {
         "gz" => Some(Compression::Gzip),
@@ -68,10 +69,10 @@ pub fn compression_named(name: &str) -> Option<Compression> {
     }
 }
 
-/// The format of what begins so.
+/// Returns the format of a file that begins so.
 ///
 /// # Errors
-/// `Unsupported`: one that is not read, or no disk.
+/// `Unsupported`: the file has a format that is not read, or is no disk.
 pub fn detect(head: &[u8]) -> Result<Detected> {
     if head.starts_with(QCOW) {
         return match head.get(4..8) {
@@ -89,10 +90,11 @@ pub fn detect(head: &[u8]) -> Result<Detected> {
     }
 }
 
-/// What all of a raw disk must be like, beside how it begins. `tail`: its last bytes.
+/// Checks the end of a raw disk. `reason`: what the disk's first bytes said for it; `len`: its length;
+/// `tail`: its last bytes.
 ///
 /// # Errors
-/// `Unsupported`: it is no raw disk.
+/// `Unsupported`: the file is no raw disk.
 pub fn check_end(reason: Option<&'static str>, len: u64, tail: &[u8]) -> Result<()> {
     if let Some(why) = footer_of(tail) {
         return Err(why);

@@ -28,7 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "compressed_image", run: compressed, seeds: some_compressed, memory: 300 << 20 },
 ];
 
-/// Reads what can be read, and no more of a large one than its begin.
+/// Reads all of an image that can be read, but no more than the start of a large one.
 fn qcow2_image(data: &[u8]) {
     let _ = detect(&data[..data.len().min(HEAD_BYTES)]);
     let rt = Sim::new(1).rt();
@@ -50,7 +50,7 @@ fn qcow2_image(data: &[u8]) {
     drop(read);
 }
 
-/// Bytes of a cluster of what `export` writes, and those of each that stand in an input.
+/// Bytes of a cluster of an image that `export` writes; an input has the first `SHOWN` bytes of each.
 const CLUSTER: usize = 64 << 10;
 const SHOWN: usize = 512;
 
@@ -71,7 +71,8 @@ fn some_overlays() -> Vec<Vec<u8>> {
     vec![file.chunks(CLUSTER).flat_map(|cluster| cluster[..cluster.len().min(SHOWN)].to_vec()).collect()]
 }
 
-/// The first bytes of each cluster, one behind the other; the rest of them is zeros.
+/// Reads an overlay. The input is the first bytes of each cluster, one behind the other; the rest of each
+/// cluster is zeros.
 fn overlay(data: &[u8]) {
     let mut file = Vec::new();
     for part in data.chunks(SHOWN).take(32) {
@@ -85,7 +86,8 @@ fn overlay(data: &[u8]) {
     });
 }
 
-/// Up to an end, or a number of changes; all lie inside of the size that the header tells.
+/// Reads changes up to the end, or up to a number of them, and checks that all lie inside of the size that
+/// the header tells.
 async fn followed(changes: &mut dyn Changes) -> Result<()> {
     let size = changes.header().size.unwrap_or(u64::MAX);
     for _ in 0..64 {
@@ -110,7 +112,7 @@ fn some_diffs() -> Vec<Vec<u8>> {
     vec![[&[7], &out[..]].concat()]
 }
 
-/// Bytes in pieces of `step`.
+/// A stream of bytes that come in pieces of `step`.
 struct Steps {
     bytes: Bytes,
     step: usize,
@@ -123,7 +125,8 @@ impl ByteSource for Steps {
     }
 }
 
-/// How much of it comes at a time, and the stream.
+/// Reads an rbd-diff. The first byte of the input is the number of bytes that come at a time, less one; the
+/// rest is the stream.
 fn rbd_diff(data: &[u8]) {
     let (step, bytes) = choice(data);
     let from = Steps { bytes: Bytes::copy_from_slice(bytes), step: usize::from(step) + 1 };
@@ -145,7 +148,7 @@ fn some_compressed() -> Vec<Vec<u8>> {
     vec![xz.to_vec(), gzip.to_vec(), [&gzip[..], gzip, &[0; 9]].concat(), zstd]
 }
 
-/// What is inside, up to 1 MiB of it.
+/// Decompresses the input, up to 1 MiB of its contents.
 fn compressed(data: &[u8]) {
     let Some(how) = compression_of(data) else { return };
     let Ok(decoder) = decoder_of(Cursor::new(data.to_vec()), Some(how)) else { return };

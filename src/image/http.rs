@@ -21,16 +21,16 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
-/// Asked for first, to hear whether the server knows ranges.
+/// Length of the first request, by which is learned whether the server knows ranges.
 const FIRST_BYTES: u64 = 512;
 const REDIRECTS_MAX: usize = 8;
-/// Attempts in a row that bring nothing: half a minute, with the pauses between them.
+/// Most attempts in a row that bring nothing. With the pauses between them they take half a minute.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long nothing may come.
+/// Longest time without a byte before a request is given up.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Requests at a time.
+/// Most requests at a time.
 const AT_ONCE: usize = 8;
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ struct Web {
     connector: SharedHttpConnector,
 }
 
-/// What tells one version of a file from another.
+/// The validators that tell one version of a file from another.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Version {
     etag: Option<String>,
@@ -57,21 +57,22 @@ impl Version {
     }
 }
 
-/// See the module.
+/// A file behind a URL, see the module.
 pub struct HttpFile {
     web: Web,
     origin: String,
-    /// Where redirects led to.
+    /// The URL that is asked: where redirects have led to.
     url: Mutex<String>,
     size: u64,
     version: Version,
     turns: Semaphore,
 }
 
-/// What a URL leads to.
+/// The two things that a URL may lead to.
 pub enum HttpOpened {
     File(HttpFile),
-    /// The server knows no ranges: bytes from the begin to the end, and how many if it says.
+    /// The server knows no ranges: the bytes from the start to the end, and their number if the server says
+    /// it.
     Stream(Bytewise, Option<u64>),
 }
 
@@ -84,12 +85,12 @@ impl std::fmt::Debug for HttpFile {
     }
 }
 
-/// Why a request brought nothing, or not all.
+/// Reasons why a request brought nothing, or not all.
 enum Trouble {
     /// Trying again may help.
     Passing(Error),
     Final(Error),
-    /// What a redirect led to is not there any more.
+    /// The place that a redirect led to is not there any more.
     Moved(Error),
 }
 
@@ -102,7 +103,7 @@ impl Trouble {
 }
 
 impl HttpFile {
-    /// Asks for the first bytes.
+    /// Asks for the first bytes, and tries again a few times where that may help.
     pub async fn open(rt: &Rt, connector: SharedHttpConnector, url: &str) -> Result<HttpOpened> {
         check_url(url)?;
         let web = Web { rt: rt.clone(), connector };
@@ -119,7 +120,7 @@ impl HttpFile {
         }
     }
 
-    /// The rest of `into`'s range, as much as comes.
+    /// Asks for the rest of `into`'s range, and appends as much as comes.
     async fn fetch(&self, offset: u64, len: usize, into: &mut BytesMut) -> std::result::Result<(), Trouble> {
         let url = self.url.lock().clone();
         let (start, end) = (offset + into.len() as u64, offset + len as u64 - 1);
@@ -225,7 +226,7 @@ fn passing(why: impl Into<String>, cause: impl Into<Box<dyn std::error::Error + 
     Trouble::Passing(Error::new(Kind::Unavailable, why).because(cause))
 }
 
-/// `bytes FROM-TO/SIZE`.
+/// Parses the header `content-range: bytes FROM-TO/SIZE` into FROM and SIZE.
 fn content_range(answer: &HttpResponse) -> Option<(u64, u64)> {
     let (range, size) = answer.headers().get("content-range")?.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.trim().parse().ok()?, size.trim().parse().ok()?))
@@ -246,7 +247,7 @@ fn check_url(url: &str) -> Result<()> {
     Ok(())
 }
 
-/// Where a redirect from `base` leads to.
+/// Returns the URL that a redirect from `base` leads to.
 fn join(base: &str, location: &str) -> Result<String> {
     let rest = base.split_once("://").map_or(base, |(_, rest)| rest);
     let scheme = base.split_once("://").map_or("http", |(scheme, _)| scheme);
@@ -301,7 +302,7 @@ impl Web {
         }
     }
 
-    /// The answer behind all redirects, and where it came from.
+    /// Gets the answer behind all redirects. Returns it and the URL that it came from.
     async fn get(
         &self,
         url: &str,
@@ -396,7 +397,7 @@ impl Web {
 }
 
 impl HttpFile {
-    /// As a file that can be shared.
+    /// Returns the file as one that can be shared.
     pub fn shared(self) -> Arc<dyn ReadAt> {
         Arc::new(self)
     }

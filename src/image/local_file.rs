@@ -22,16 +22,17 @@ pub struct LocalFile {
     fd: Arc<OwnedFd>,
     size: u64,
     identity: Option<String>,
-    /// As it was when it was opened; none: of a block device nothing tells that it changed.
+    /// Size and dates of the file when it was opened. `None`: it is a block device, of which nothing tells
+    /// that it changed.
     version: Option<String>,
     name: String,
 }
 
-/// What a path leads to.
+/// The two things that a path may lead to.
 #[derive(Debug)]
 pub enum Opened {
     File(LocalFile),
-    /// A pipe, a terminal, a socket: it can be read once, from its begin.
+    /// A pipe, a terminal, a socket: it can be read once, from start to end.
     Pipe(OwnedFd),
 }
 
@@ -67,7 +68,7 @@ impl LocalFile {
         Ok(Opened::File(LocalFile { rt: rt.clone(), fd: Arc::new(fd), size, identity, version, name }))
     }
 
-    /// For who reads it from end to end.
+    /// Returns a reader of the file from start to end.
     pub fn into_reader(self) -> impl io::Read + Send + 'static {
         PositionedReader { fd: self.fd, at: 0 }
     }
@@ -81,13 +82,14 @@ impl LocalFile {
     }
 }
 
-/// Another one after each write. The second date is the kernel's, which no program sets back.
+/// Describes a version of a file: each write makes another one. The second date is the kernel's, which no
+/// program sets back.
 fn version(stat: &Stat) -> String {
     let (modified, changed) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
     format!("{} {modified:?} {changed:?}", stat.st_size)
 }
 
-/// Memory that is filled at once is not cleared before.
+/// Reads up to `len` bytes into memory that is not cleared before.
 fn read_fully(fd: &OwnedFd, offset: u64, len: usize) -> io::Result<Bytes> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
@@ -171,7 +173,7 @@ impl io::Read for PositionedReader {
     }
 }
 
-/// A pipe, for who reads it from its begin.
+/// A reader of a pipe, from its start.
 pub(super) struct PipeReader(pub OwnedFd);
 
 impl io::Read for PipeReader {

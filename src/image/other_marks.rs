@@ -4,20 +4,20 @@
 use super::rbd_diff_codec;
 use crate::base::{Error, Kind};
 
-/// What can be done about one.
+/// Ways to make a disk out of a file that is refused.
 #[derive(Clone, Copy)]
 enum Cure {
-    /// `qemu-img` reads it.
+    /// `qemu-img` reads the format.
     Convert,
-    /// The disk lies in it as a file of its own.
+    /// The disk lies in the file as a file of its own; the command unpacks it.
     Unpack(&'static str),
-    /// Something else.
+    /// The sentence says what to do.
     Do(&'static str),
 }
 
 const TAR: Cure = Cure::Unpack("tar -xOf FILE disk.raw");
 
-/// Where the mark lies, the mark, the name, and the cure.
+/// Marks of formats that are not read: the offset of the mark, the mark, the format's name, and the cure.
 const OTHERS: &[(usize, &[u8], &str, Cure)] = &[
     (0, b"KDMV", "VMDK", Cure::Convert),
     (0, b"COWD", "VMDK", Cure::Convert),
@@ -64,14 +64,15 @@ const OTHERS: &[(usize, &[u8], &str, Cure)] = &[
         Cure::Do("write it again with `rbd export --export-format 1`"),
     ),
 ];
-/// The end of a disk with a footer, which is no sector of the disk.
+/// Marks of footers: the end of a disk with a footer is no sector of the disk.
 const FOOTERS: &[(&[u8], &str)] =
     &[(b"conectix", "VHD of a fixed size"), (b"koly", "a disk image of macOS (DMG)")];
 
-/// Text is told by so many first bytes.
+/// Number of first bytes by which text is told.
 const TEXT_BYTES: usize = 512;
 
-/// Why what begins so is no raw disk, if that is known. `marked`: something speaks for a disk, which weak marks don't outweigh.
+/// Returns the reason why a file that begins so is no raw disk, if it is known. `marked`: something speaks
+/// for a disk, which weak marks don't outweigh.
 pub fn other(head: &[u8], marked: bool) -> Option<Error> {
     if head.starts_with(rbd_diff_codec::MAGIC) {
         let why = "the image is an rbd-diff, which tells what changed in a volume: import it into a volume that stands where it \
@@ -94,7 +95,7 @@ pub fn other(head: &[u8], marked: bool) -> Option<Error> {
     text(head)
 }
 
-/// Why what ends so is no raw disk.
+/// Returns the reason why a file that ends so is no raw disk, if it has a footer.
 pub fn footer_of(tail: &[u8]) -> Option<Error> {
     let last = tail.len().checked_sub(512).map_or(tail, |at| &tail[at..]);
     // Old ones have 511 bytes.
@@ -103,7 +104,7 @@ pub fn footer_of(tail: &[u8]) -> Option<Error> {
     FOOTERS.iter().find(|(mark, _)| starts(mark)).map(|(_, name)| unread(name))
 }
 
-/// Of a format that `qemu-img` reads.
+/// Makes the error for a format that is not read here, but by `qemu-img`.
 pub fn unread(name: &str) -> Error {
     refused(name, Cure::Convert)
 }
@@ -120,7 +121,8 @@ fn refused(name: &str, cure: Cure) -> Error {
     Error::new(Kind::Unsupported, why)
 }
 
-/// The first header's own sum tells, also where an old one has no mark.
+/// Tells whether the file is a tar archive. The first header's own sum shows it, also where an old archive
+/// has no mark.
 fn is_tar(head: &[u8]) -> bool {
     const SUM: std::ops::Range<usize> = 148..156;
     let Some(header) = head.get(..512) else { return false };
@@ -130,7 +132,8 @@ fn is_tar(head: &[u8]) -> bool {
     header[0] != 0 && told == header.iter().enumerate().map(byte).sum::<u32>()
 }
 
-/// Without a mark: properties, a dictionary of a size that encoders choose, and a length that is one or unknown.
+/// Tells whether the file is LZMA, which has no mark. Its properties, a dictionary of a size that encoders
+/// choose, and a length that is one or unknown show it.
 fn is_lzma(head: &[u8]) -> bool {
     let (Some(properties), Some(dictionary), Some(len)) = (
         head.first(),
@@ -147,7 +150,8 @@ fn is_lzma(head: &[u8]) -> bool {
     *properties == 0x5d && usual && (len == u64::MAX || (1..1 << 48).contains(&len))
 }
 
-/// A page of a web server that answers 200, the pointer of Git LFS, a list of sums: no disk begins with lines of text.
+/// Returns the refusal of a file that begins with lines of text. Such a file is a page of a web server that
+/// answers 200, the pointer of Git LFS, or a list of sums: no disk begins so.
 fn text(head: &[u8]) -> Option<Error> {
     let head = &head[..head.len().min(TEXT_BYTES)];
     let text = match std::str::from_utf8(head) {

@@ -9,7 +9,7 @@ use crate::base::rt::DiskFile;
 use crate::base::units::show_size;
 use crate::base::{Error, Kind, Result};
 
-/// Bytes that go one way.
+/// A sink of bytes that are written once, in order.
 #[async_trait]
 pub trait ByteSink: Send {
     async fn write(&mut self, bytes: Bytes) -> Result<()>;
@@ -17,18 +17,19 @@ pub trait ByteSink: Send {
 }
 
 pub enum Output {
-    /// A new file: what is not written is a hole.
+    /// A new file. Ranges that are not written stay holes.
     File(Arc<dyn DiskFile>),
-    /// Zeros must be written, for it holds other bytes.
+    /// A device that holds other bytes, so that zeros must be written.
     Device(Arc<dyn DiskFile>),
-    /// What is skipped is zeros. Nothing comes before what was written already.
+    /// A stream, which has come to `at`. Ranges that are skipped become zeros; nothing before `at` can be
+    /// written any more.
     Stream { to: Box<dyn ByteSink>, at: u64 },
 }
 
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 impl Output {
-    /// The image will be so long.
+    /// Prepares for an image of so many bytes.
     pub async fn begin(&mut self, len: u64) -> Result<()> {
         match self {
             Output::File(file) => Ok(file.set_len(len).await?),
@@ -55,7 +56,7 @@ impl Output {
         }
     }
 
-    /// The range reads as zeros.
+    /// Makes the range read as zeros.
     pub async fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
         match self {
             Output::Device(file) => Ok(file.zero(offset, len).await?),
@@ -63,7 +64,7 @@ impl Output {
         }
     }
 
-    /// Nothing comes any more: the image is so long, and durable where it can be.
+    /// Ends the image: on return it has `len` bytes, and is durable where it can be.
     pub async fn end(&mut self, len: u64) -> Result<()> {
         match self {
             Output::File(file) => {
@@ -79,7 +80,7 @@ impl Output {
         }
     }
 
-    /// Zeros of a stream, up to `offset`.
+    /// Fills a stream with zeros, up to `offset`.
     async fn fill(&mut self, offset: u64) -> Result<()> {
         let Output::Stream { to, at } = self else { return Ok(()) };
         if offset < *at {

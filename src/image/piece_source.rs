@@ -8,12 +8,12 @@ use futures::future::BoxFuture;
 
 use crate::base::Result;
 
-/// Bytes of a piece that has data, but for formats whose own unit is larger.
+/// Most bytes of a piece that has data, but for formats whose own unit is larger.
 pub const PIECE: u64 = 1 << 20;
-/// Bytes of pieces that are under way.
+/// Most bytes of pieces that are under way.
 pub(super) const UNDER_WAY: u64 = 64 << 20;
 
-/// A part of a disk. Of any length where it has no data.
+/// A part of a disk. It may have any length where it has no data.
 pub struct Piece {
     pub offset: u64,
     pub len: u64,
@@ -21,9 +21,9 @@ pub struct Piece {
 }
 
 pub enum Content {
-    /// Nothing but zeros.
+    /// The piece is nothing but zeros.
     Zero,
-    /// `len` bytes, once this is run.
+    /// The future reads the piece's `len` bytes.
     Data(BoxFuture<'static, Result<Bytes>>),
 }
 
@@ -37,23 +37,25 @@ impl fmt::Debug for Piece {
     }
 }
 
-/// Gives each byte of a disk once, in order, as pieces that lie side by side.
+/// A disk as pieces that lie side by side: each byte comes once, in order.
 #[async_trait]
 pub trait Source: Send {
-    /// Bytes of the disk, a multiple of 512; none: it is known at the end only.
+    /// Returns the bytes of the disk, a multiple of 512. `None`: the size is known at the end only.
     fn size(&self) -> Option<u64>;
 
-    /// Pieces that may be read at a time: so many fit the memory for it, and what they come from can be asked for.
+    /// Returns how many pieces may be read at a time: as many as fit the memory for them, and as the file can
+    /// be asked for.
     fn pieces_max(&self) -> usize {
         (UNDER_WAY / PIECE) as usize
     }
 
-    /// Goes on from there. What lies before need not be read.
+    /// Goes on from this offset. What lies before need not be read.
     fn skip_to(&mut self, offset: u64);
 
     async fn next(&mut self) -> Result<Option<Piece>>;
 
-    /// After the last piece: the SHA-256 of the file that it was read from, where that was taken on the way.
+    /// Returns, after the last piece, the SHA-256 of the file that the disk was read from, where the sum was
+    /// taken on the way.
     fn sum(&self) -> Option<String> {
         None
     }

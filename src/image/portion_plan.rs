@@ -4,17 +4,17 @@
 
 use std::collections::VecDeque;
 
-/// What a range of an image is, as far as its map tells.
+/// Classes of a range of an image, as far as its map tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
     Data,
-    /// It reads as zeros.
+    /// The range reads as zeros.
     Zero,
-    /// It is what it was in the state that an increment is counted from.
+    /// The range is as it was in the state that an increment is counted from.
     Unchanged,
 }
 
-/// Bytes side by side of one class.
+/// A run of bytes of one class, side by side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     pub offset: u64,
@@ -22,9 +22,9 @@ pub struct Run {
     pub class: Class,
 }
 
-/// What is read, summed and compressed as one.
+/// Most bytes of a portion that has data. A portion is read, summed and compressed as one.
 pub const PORTION: u64 = 2 << 20;
-/// What has no data is cut this finely, so that several threads can sum it.
+/// Most bytes of a portion without data, so that several threads can sum a large hole.
 const SPAN_MAX: u64 = 1 << 30;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -34,7 +34,7 @@ pub struct Portion {
     pub runs: Vec<Run>,
 }
 
-/// Puts runs onto a grid: a unit in which classes meet becomes data.
+/// A grid that runs are put onto: a unit in which classes meet becomes data.
 #[derive(Debug)]
 pub struct Grid {
     unit: u64,
@@ -47,7 +47,7 @@ impl Grid {
         Grid { unit, at: 0, pending: None }
     }
 
-    /// The next `len` bytes; `each` gets what is certain by now.
+    /// Takes the next `len` bytes; `each` gets the runs that are certain by now.
     pub fn push(&mut self, mut len: u64, class: Class, mut each: impl FnMut(Run)) {
         while len > 0 {
             let into_unit = self.at % self.unit;
@@ -73,13 +73,13 @@ impl Grid {
         }
     }
 
-    /// The last run.
+    /// Returns the last run.
     pub fn finish(&mut self) -> Option<Run> {
         self.pending.take()
     }
 }
 
-/// Cuts runs into portions.
+/// Collects runs and cuts them into portions.
 #[derive(Debug)]
 pub struct Cutter {
     size: u64,
@@ -116,7 +116,7 @@ impl Cutter {
     }
 }
 
-/// Two maps of one range as one, as far as both reach.
+/// Joins two maps of one range into one, as far as both reach.
 ///
 /// `dirty`: what changed since the state that an increment is counted from; `data`: what is no hole.
 pub fn changed(dirty: &[(u64, bool)], data: &[(u64, bool)]) -> Vec<(u64, Class)> {

@@ -27,13 +27,14 @@ use crate::base::{Error, Kind, Result};
 pub const CLUSTER: u64 = 64 << 10;
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 const HEADER_LEN: u32 = 112;
-/// Incompatible feature: clusters are compressed by what the header names.
+/// Bit of the incompatible feature that the header names the method by which clusters are compressed.
 const COMPRESSION_TYPE: u64 = 1 << 3;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
-/// Our own: between which states an increment lies (`Lineage`, as JSON). Other programs ignore what they don't know.
+/// Our own extension, which tells the states between which an increment lies (`Lineage`, as JSON). Other
+/// programs ignore extensions that they don't know.
 const EXTENSION_LINEAGE: u32 = 0x574c_6c6e;
-/// As the format limits it.
+/// Longest name of a backing file, as the format limits it.
 const BACKING_NAME_MAX: usize = 1023;
 /// Refcounts of one block.
 const COUNTS: u64 = CLUSTER / 2;
@@ -41,7 +42,7 @@ const COUNTS: u64 = CLUSTER / 2;
 const ENTRIES: u64 = CLUSTER / 8;
 const COPIED: u64 = 1 << 63;
 const PACKED: u64 = 1 << 62;
-/// Where a compressed cluster's sectors are counted in its entry.
+/// Lowest bit of the number of sectors in the entry of a compressed cluster.
 const SECTORS_SHIFT: u32 = 62 - (16 - 8);
 const SECTOR: u64 = 512;
 /// The entry of a cluster that reads as zeros whatever lies beneath.
@@ -54,7 +55,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The cluster's compressed form; none if it takes as much as the cluster itself.
+    /// Compresses a cluster. `None`: the result takes as much as the cluster itself.
     pub fn pack(self, cluster: &[u8]) -> Option<Bytes> {
         match self {
             Compression::Zlib => {
@@ -72,22 +73,22 @@ impl Compression {
     }
 }
 
-/// What lies beneath an overlay.
+/// The image that lies beneath an overlay.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backing {
     pub file: String,
-    /// `raw` or `qcow2`.
+    /// Format of the file: `raw` or `qcow2`.
     pub format: &'static str,
 }
 
-/// Between which snapshots an increment lies.
+/// The snapshots between which an increment lies.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lineage {
     pub since: String,
     /// None: the increment ends with what the volume held, of which no snapshot is known.
     #[serde(default)]
     pub to: Option<String>,
-    /// The same by ids.
+    /// The ids of the same snapshots.
     #[serde(flatten)]
     pub between: Between,
 }
@@ -100,10 +101,10 @@ pub struct Shape {
     pub lineage: Option<Lineage>,
 }
 
-/// Where the parts of a whole file lie.
+/// The layout of a whole file, as a first pass over the map finds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Totals {
-    /// Host clusters of the file.
+    /// Number of host clusters of the file.
     pub clusters: u64,
     l1: u64,
     refcount_table: u64,
@@ -114,15 +115,17 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Writer {
     shape: Shape,
-    /// What an earlier pass found.
+    /// The layout that an earlier pass found. `None`: the writer goes back to header and refcounts at the
+    /// end.
     known: Option<Totals>,
     next: u64,
     /// Refcounts of the range of clusters that is being filled.
     counts: Vec<u16>,
-    /// Where the last compressed cluster ends, inside a host cluster that has room for more.
+    /// Place in the file where the last compressed cluster ends, inside a host cluster that has room for
+    /// more.
     tail: Option<u64>,
     l1: Vec<u64>,
-    /// The table that is being filled, and which one it is.
+    /// The number of the L2 table that is being filled, and its entries.
     l2: Option<(u64, Vec<u64>)>,
     gaps: Vec<Range<u64>>,
     out: Vec<(u64, Bytes)>,
@@ -138,14 +141,14 @@ fn table(entries: &[u64]) -> Bytes {
     padded(out)
 }
 
-/// Whole clusters.
+/// Fills the bytes up to whole clusters.
 fn padded(mut bytes: BytesMut) -> Bytes {
     bytes.resize(round_up(bytes.len() as u64) as usize, 0);
     bytes.freeze()
 }
 
 impl Writer {
-    /// A writer that goes back at the end, to the header and the refcounts.
+    /// Makes a writer that goes back at the end, to the header and the refcounts.
     ///
     /// # Errors
     /// `Usage`: the name of the backing file is too long.
@@ -170,7 +173,8 @@ impl Writer {
         })
     }
 
-    /// A writer whose bytes come in order of their places. What it is told must be what the pass that gave `totals` was.
+    /// Makes a writer whose bytes come in order of their places. It must be told the same map as the pass
+    /// that gave `totals`.
     ///
     /// # Errors
     /// As `new`; `Usage` if the shape is compressed.
@@ -185,12 +189,12 @@ impl Writer {
         Ok(writer)
     }
 
-    /// What is to be written by now: places in the file and bytes.
+    /// Takes the bytes that are to be written by now, with their places in the file.
     pub fn take(&mut self) -> Vec<(u64, Bytes)> {
         std::mem::take(&mut self.out)
     }
 
-    /// The guest's clusters from `guest` on hold these bytes: whole clusters, but for the end of the image.
+    /// Takes the bytes of the guest's clusters from `guest` on: whole clusters, but for the end of the image.
     pub fn data(&mut self, guest: u64, bytes: Bytes) {
         let places = self.count(guest, bytes.len() as u64);
         let mut at = 0;
@@ -203,7 +207,8 @@ impl Writer {
         }
     }
 
-    /// Allocates what `data` of so many bytes takes: places, and how many clusters lie there side by side.
+    /// Allocates the room that `data` of so many bytes takes. Returns places, and how many clusters lie there
+    /// side by side.
     pub fn count(&mut self, guest: u64, len: u64) -> Vec<(u64, u64)> {
         let mut places: Vec<(u64, u64)> = Vec::new();
         for cluster in guest / CLUSTER..(guest + len).div_ceil(CLUSTER) {
@@ -218,7 +223,7 @@ impl Writer {
         places
     }
 
-    /// The guest's cluster at `guest` is what these bytes unpack to.
+    /// Takes the compressed bytes of the guest's cluster at `guest`.
     pub fn packed(&mut self, guest: u64, bytes: Bytes) {
         let cluster = guest / CLUSTER;
         self.enter(cluster);
@@ -230,7 +235,7 @@ impl Writer {
         self.out.push((at, bytes));
     }
 
-    /// Whole clusters read as zeros. Without a backing file those that nothing is said of do so too.
+    /// Marks whole clusters as zeros. Without a backing file those that nothing is said of read as zeros too.
     pub fn zeros(&mut self, guest: u64, len: u64) {
         if self.shape.backing.is_none() {
             return;
@@ -241,7 +246,7 @@ impl Writer {
         }
     }
 
-    /// All was said. The rest is to be taken once more.
+    /// Ends the image: everything was said. What is still to be written is to be taken once more.
     ///
     /// # Errors
     /// `Refused`: the writer was told another map than the first pass.
@@ -265,7 +270,7 @@ impl Writer {
         Ok(totals)
     }
 
-    /// The table of refcount blocks, itself included. Returns its place.
+    /// Writes the table of refcount blocks, which counts itself too. Returns its place.
     fn refcount_table(&mut self) -> u64 {
         // Taking clusters for the table may begin one more range.
         let mut blocks = self.next.div_ceil(COUNTS);
@@ -293,7 +298,7 @@ impl Writer {
         }
     }
 
-    /// The table that was filled lies after its data.
+    /// Places the table that was filled behind its data.
     fn leave(&mut self) {
         let Some((index, entries)) = self.l2.take() else { return };
         let host = self.allocate() * CLUSTER;
@@ -318,7 +323,7 @@ impl Writer {
         cluster
     }
 
-    /// So many bytes of tables, in clusters side by side.
+    /// Allocates room for so many bytes of tables, in clusters side by side. Returns its place in the file.
     fn contiguous(&mut self, len: u64) -> u64 {
         let clusters = len.div_ceil(CLUSTER).max(1);
         if crosses(self.next, clusters) {
@@ -333,7 +338,7 @@ impl Writer {
         first * CLUSTER
     }
 
-    /// The first cluster of a range is its refcount block.
+    /// Begins a range of clusters: its first one is its refcount block.
     fn begin_range(&mut self) {
         self.tail = None;
         match &self.known {
@@ -356,7 +361,8 @@ impl Writer {
         self.out.push((block_of(range) * CLUSTER, out.freeze()));
     }
 
-    /// A place for a compressed cluster: in the rest of the host cluster before, in this one and the next, or in a new one.
+    /// Finds a place for a compressed cluster: in the rest of the host cluster before, in this one and the
+    /// next, or in a new one.
     fn room(&mut self, len: u64) -> u64 {
         if let Some(at) = self.tail {
             let end = round_up(at);
@@ -406,17 +412,17 @@ impl Writer {
     }
 }
 
-/// Whether so many clusters side by side would hold a refcount block.
+/// Tells whether so many clusters side by side would hold a refcount block.
 fn crosses(first: u64, clusters: u64) -> bool {
     !first.is_multiple_of(COUNTS) && first / COUNTS != (first + clusters - 1) / COUNTS
 }
 
-/// The cluster of a range's refcount block.
+/// Returns the cluster of a range's refcount block.
 fn block_of(range: u64) -> u64 {
     if range == 0 { 1 } else { range * COUNTS }
 }
 
-/// A refcount block of a file without compressed clusters.
+/// Makes a refcount block of a file without compressed clusters.
 fn known_counts(range: u64, totals: &Totals) -> Bytes {
     let used = |c: u64| c < totals.clusters && !totals.gaps.iter().any(|gap| gap.contains(&c));
     let mut out = BytesMut::with_capacity(CLUSTER as usize);
@@ -442,7 +448,8 @@ fn extensions(shape: &Shape) -> BytesMut {
     out
 }
 
-/// What the beginning of a qcow2 file (its first cluster, or what there is of it) tells of its lineage, if anything.
+/// Reads the lineage, if there is one, out of the beginning of a qcow2 file: its first cluster, or what there
+/// is of it.
 pub fn lineage(beginning: &[u8]) -> Option<Lineage> {
     let u32_at = |at: usize| Some(u32::from_be_bytes(beginning.get(at..at + 4)?.try_into().ok()?));
     if !beginning.starts_with(MAGIC) {

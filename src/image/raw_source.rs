@@ -8,14 +8,14 @@ use super::piece_source::{Content, PIECE, Piece, Source, UNDER_WAY};
 use super::read_at::{ReadAt, read_padded};
 use crate::base::Result;
 
-/// Disks are made of sectors: a file that ends in the middle of one is filled up.
+/// Bytes of a sector. Disks are made of sectors: a file that ends in the middle of one is filled up.
 pub(super) const SECTOR: u64 = 512;
 
 #[derive(Debug)]
 pub struct Raw {
     file: Arc<dyn ReadAt>,
     at: u64,
-    /// The data that `at` lies in or before; none: it is to be looked for.
+    /// The run of data that `at` lies in or before. `None`: it is to be looked for.
     data: Option<std::ops::Range<u64>>,
 }
 
@@ -28,7 +28,7 @@ impl Raw {
         self.file.size().next_multiple_of(SECTOR)
     }
 
-    /// A hole up to there, in whole sectors.
+    /// Returns a piece without data, from `at` up to `end`, in whole sectors.
     fn hole(&mut self, end: u64) -> Piece {
         let piece = Piece { offset: self.at, len: end - self.at, content: Content::Zero };
         self.at = end;
@@ -81,7 +81,7 @@ impl Source for Raw {
     }
 }
 
-/// All of it, as one run of bytes.
+/// Reads all of a source, as one run of bytes.
 #[cfg(test)]
 pub(super) async fn whole(source: &mut dyn Source) -> Result<bytes::Bytes> {
     let mut all = Vec::new();

@@ -11,7 +11,7 @@ use crate::base::{Error, Kind, Result};
 pub const MAGIC: &[u8] = b"rbd diff v1\n";
 /// Longest name of a snapshot that is read.
 const NAME_MAX: u32 = 4096;
-/// Bytes that hold any record whole, but for the bytes that follow a `w`.
+/// Most bytes of a record, without the bytes that follow a `w`.
 pub const RECORD_MAX: usize = 5 + NAME_MAX as usize;
 
 /// A record. The bytes of `Write` follow it.
@@ -50,7 +50,8 @@ impl Record {
         }
     }
 
-    /// The record that these bytes begin with, and how many bytes it takes. None: more bytes are needed.
+    /// Parses the record that these bytes begin with. Returns it with its length in bytes. `None`: more bytes
+    /// are needed.
     ///
     /// # Errors
     /// `Invalid`: no such record exists, or its name is too long or no text.
@@ -91,12 +92,12 @@ fn name(bytes: &[u8]) -> Result<Option<(String, usize)>> {
     Ok(Some((text.to_owned(), 4 + name.len())))
 }
 
-/// What a stream begins with: between which states it lies.
+/// The records that a stream begins with: the states between which it lies, and the size.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Header {
-    /// None: the stream begins with nothing.
+    /// Name of the snapshot that the stream begins with. `None`: the stream begins with nothing.
     pub from: Option<String>,
-    /// None: the end is no snapshot.
+    /// Name of the snapshot that the stream ends with. `None`: the end is no snapshot.
     pub to: Option<String>,
     pub size: Option<u64>,
 }
@@ -111,10 +112,10 @@ impl Header {
         out.freeze()
     }
 
-    /// Takes a record; gives it back when it is the first one after the header.
+    /// Takes a record of the header. Returns the record if it is the first one after the header.
     ///
     /// # Errors
-    /// `Invalid`: the same was said before.
+    /// `Invalid`: the header has two such records.
     pub fn take(&mut self, record: Record) -> Result<Option<Record>> {
         let again = match record {
             Record::From(name) => self.from.replace(name).is_some(),

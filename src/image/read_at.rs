@@ -11,47 +11,52 @@ use sha2::{Digest as _, Sha256};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// Bytes of one read where a file is read from end to end.
+/// Bytes of one read of a file that is read from end to end.
 const STEP: usize = 4 << 20;
 
 #[async_trait]
 pub trait ReadAt: Send + Sync + fmt::Debug {
-    /// Bytes of the file. It does not change while the file is read: who finds that it did fails.
+    /// Returns the bytes of the file. They do not change while the file is read: a read that finds that they
+    /// did fails.
     fn size(&self) -> u64;
 
-    /// Up to `len` bytes; fewer only at the end of the file, as `size` tells it.
+    /// Reads up to `len` bytes; fewer only at the end of the file, as `size` tells it.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes>;
 
-    /// Where the first bytes from `offset` on lie that are no hole; `None`: there is nothing but a hole up to the end.
+    /// Returns the first run of bytes from `offset` on that is no hole. `None`: there is nothing but a hole
+    /// up to the end.
     async fn data_after(&self, offset: u64) -> Result<Option<Range<u64>>> {
         Ok((offset < self.size()).then(|| offset..self.size()))
     }
 
-    /// Reads at a time that are of use. More would be done in any order, and the begin late.
+    /// Returns how many reads at a time are of use. More would be served in any order, and the first bytes come late.
     fn reads_max(&self) -> usize {
         usize::MAX
     }
 
-    /// Tells the file from others, and from what it may become: who goes on with it later compares that. None: nothing does.
+    /// Returns a text that tells the file from others, and from what it may become: whoever goes on with the
+    /// file later compares it. `None`: nothing tells.
     fn identity(&self) -> Option<String>;
 
-    /// For who has read all of it, and does not use what was read before this is answered.
+    /// Checks that the file is still the one that was opened. A caller that has read all of it waits for this
+    /// answer before it uses what it read.
     ///
     /// # Errors
-    /// `Invalid`: the file changed since it was opened. A file whose reads tell of a change has nothing to add.
+    /// `Invalid`: the file changed since it was opened. A file whose reads tell of a change has nothing to
+    /// add.
     async fn unchanged(&self) -> Result<()> {
         Ok(())
     }
 
-    /// As messages call it.
+    /// Returns the name by which messages call the file.
     fn name(&self) -> String;
 }
 
-/// Exactly `len` bytes, zeros where the file ends before: not more of them than to the end of the unit of `unit` bytes that
-/// the file ends in.
+/// Reads exactly `len` bytes. Zeros stand where the file ends before, but only up to the end of the unit of
+/// `unit` bytes that the file ends in.
 ///
 /// # Errors
-/// `Invalid`: the range begins or ends beyond that. Nothing was allocated then.
+/// `Invalid`: the range begins or ends beyond that unit. Nothing was allocated then.
 pub(super) async fn read_padded(file: &dyn ReadAt, offset: u64, len: u64, unit: u64) -> Result<Bytes> {
     let end = offset.checked_add(len).filter(|end| *end <= file.size().next_multiple_of(unit));
     let len = end.and_then(|_| usize::try_from(len).ok()).ok_or_else(|| {
@@ -67,7 +72,7 @@ pub(super) async fn read_padded(file: &dyn ReadAt, offset: u64, len: u64, unit: 
     Ok(padded.into())
 }
 
-/// The SHA-256 of the whole file, as hexadecimal digits; `step` is told of each read.
+/// Returns the SHA-256 of the whole file, as hexadecimal digits; `step` is told of each read.
 pub async fn sha256(rt: &Rt, file: &Arc<dyn ReadAt>, mut step: impl FnMut(u64)) -> Result<String> {
     let mut hash = Sha256::new();
     let mut next = read_ahead(rt, file, 0);

@@ -20,15 +20,16 @@ use super::read_at::{ReadAt, hex};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// Pieces that wait.
+/// Most pieces that wait for whoever takes them.
 const WAITING: usize = 8;
-/// Memory of a decompressor: what `xz -9` and `zstd --ultra -22` need, and a little.
+/// Largest window of a zstd decompressor, as a power of two, and largest memory of an xz one in KiB. They are
+/// what `zstd --ultra -22` and `xz -9` need, and a little.
 const WINDOW_LOG_MAX: u32 = 27;
 const XZ_KIB_MAX: u32 = 136 << 10;
 /// Bytes of one read of a file that is read in order.
 const STEP: usize = 2 << 20;
 
-/// Bytes in order, for a thread that reads them.
+/// A stream of bytes in order, for a thread that reads them.
 pub struct Bytewise(Box<dyn Read + Send>);
 
 impl Bytewise {
@@ -36,12 +37,12 @@ impl Bytewise {
         Bytewise(Box::new(PipeReader(fd)))
     }
 
-    /// What begins so, and goes on so: the first bytes were read to tell the format.
+    /// Returns a stream of `head` and then `rest`, for first bytes that were read to tell the format.
     pub fn after(head: Bytes, rest: Bytewise) -> Bytewise {
         Bytewise(Box::new(io::Read::chain(io::Cursor::new(head), rest.0)))
     }
 
-    /// The first bytes, and all of them again.
+    /// Reads the first bytes. Returns them, and the whole stream again.
     pub async fn peek(rt: &Rt, mut bytes: Bytewise, len: usize) -> Result<(Bytes, Bytewise)> {
         let read = move || {
             let mut head = vec![0; len];
@@ -53,7 +54,7 @@ impl Bytewise {
         Ok((head.clone(), Bytewise::after(head, rest)))
     }
 
-    /// A file, read from its begin to its end.
+    /// A file, read from start to end.
     pub fn of_file(rt: &Rt, file: Arc<dyn ReadAt>) -> Bytewise {
         let (send, receive) = mpsc::channel(2);
         let read = async move {
@@ -95,7 +96,7 @@ impl Read for ChannelReader {
     }
 }
 
-/// Fewer only at the end.
+/// Fills `into` and returns how many bytes came: fewer only at the end.
 fn read_fully(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < into.len() {
@@ -109,7 +110,7 @@ fn read_fully(from: &mut dyn Read, into: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Sums up what is read through it.
+/// A reader that sums up what is read through it.
 struct Summing {
     inner: Box<dyn Read + Send>,
     sum: Option<Sha256>,
@@ -134,24 +135,24 @@ enum Note {
     Sum(String),
 }
 
-/// See the module.
+/// A disk that is read from its start, see the module.
 pub struct Stream {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     notes: mpsc::UnboundedReceiver<Note>,
     name: String,
-    /// Bytes that came.
+    /// Number of bytes that came.
     came: u64,
-    /// What lies before is not asked for.
+    /// Offset on the disk from which on bytes are asked for; earlier ones are dropped.
     at: u64,
     size: Option<u64>,
     sum: Option<String>,
-    /// Taken to tell what it is.
+    /// First bytes that were taken to tell what the stream is, and are to be given again.
     first: Option<io::Result<Bytes>>,
-    /// What came last, where that tells whether it was a disk.
+    /// The last bytes so far, where they tell whether the stream was a disk.
     judged: Option<Judged>,
 }
 
-/// A stream that must be a raw disk, which its end tells too.
+/// The state of judging a stream that must be a raw disk, which its end tells too.
 struct Judged {
     reason: Option<&'static str>,
     tail: Bytes,
@@ -171,7 +172,8 @@ impl Judged {
 }
 
 impl Stream {
-    /// `size`: of the disk, where it is known. `sums`: of the file that is read, as it lies there.
+    /// Starts to read. `size`: of the disk, where it is known. `sums`: the file that is read is summed up, as
+    /// it lies there.
     pub fn start(
         rt: &Rt,
         (name, bytes): (String, Bytewise),
@@ -191,12 +193,12 @@ impl Stream {
         Stream { pieces, notes, name, came: 0, at: 0, size, sum: None, first: None, judged: None }
     }
 
-    /// At its end it is an error where it was no raw disk; `reason`: what its begin says for one.
+    /// Makes the stream fail at its end if it was no raw disk. `reason`: what its first bytes say for a disk.
     pub fn must_be_disk(&mut self, reason: Option<&'static str>) {
         self.judged = Some(Judged { reason, tail: Bytes::new() });
     }
 
-    /// The first bytes of what is inside.
+    /// Returns the first bytes of the contents, decompressed. They are read again later.
     pub async fn head(&mut self) -> Result<Bytes> {
         if self.first.is_none() {
             self.first = self.pieces.recv().await;
@@ -212,8 +214,8 @@ impl Stream {
     }
 }
 
-/// The members of a gzip file, one behind the other. Zeros behind the last one, which fill up a tape or what `dd` wrote, are
-/// ignored, as gzip(1) does.
+/// A reader of the members of a gzip file, one behind the other. Zeros behind the last one, which fill up a
+/// tape or what `dd` wrote, are ignored, as gzip(1) does.
 struct Gzip<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Read for Gzip<R> {
@@ -235,7 +237,7 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-/// To the end, where nothing else may come.
+/// Reads to the end, where nothing but zeros may come.
 fn skip_zeros(rest: &mut impl BufRead) -> io::Result<()> {
     loop {
         let zeros = rest.fill_buf()?;
@@ -255,7 +257,7 @@ fn run(input: Summing, compression: Option<Compression>, send: &mpsc::Sender<io:
     }
 }
 
-/// What is inside of it, where it is compressed.
+/// Returns a reader of the contents: decompressed, where the input is compressed.
 pub(super) fn decoder_of(
     input: impl Read + 'static,
     compression: Option<Compression>,
@@ -357,7 +359,7 @@ impl Stream {
     }
 }
 
-/// The last one is filled up to a whole sector.
+/// Makes a piece of the bytes. The last one of a disk is filled up to a whole sector.
 fn piece(offset: u64, bytes: Bytes) -> Piece {
     let len = (bytes.len() as u64).next_multiple_of(SECTOR);
     let bytes = match len as usize - bytes.len() {
@@ -367,7 +369,7 @@ fn piece(offset: u64, bytes: Bytes) -> Piece {
     Piece { offset, len, content: Content::Data(Box::pin(async move { Ok(bytes) })) }
 }
 
-/// What is damaged is told from what can't be read.
+/// Makes an error that tells damaged input from input that can't be read.
 fn unreadable(name: &str, e: io::Error) -> Error {
     use io::ErrorKind as K;
     let damaged = matches!(e.kind(), K::InvalidData | K::InvalidInput | K::UnexpectedEof | K::OutOfMemory);

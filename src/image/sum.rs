@@ -10,7 +10,8 @@ use super::portion_plan::PORTION;
 
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
-/// The value of an aligned subtree of so many portions, a power of two. The last one of an image may be shorter.
+/// The hash of an aligned subtree of so many portions, a power of two. The last subtree of an image may be
+/// shorter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Node {
     portions: u64,
@@ -24,7 +25,8 @@ pub enum Input<'a> {
     Zeros(u64),
 }
 
-/// Nodes of the portion at `offset`, which is aligned, of an image of `size`. More than one `PORTION` is zeros alone.
+/// Hashes the range at `offset`, which is aligned, of an image of `size` bytes. A range of more than one
+/// `PORTION` must be zeros alone.
 pub fn nodes(size: u64, offset: u64, inputs: &[Input<'_>]) -> Vec<Node> {
     if let [Input::Zeros(len)] = *inputs {
         let cut = zero_subtrees(size, offset, len);
@@ -33,7 +35,7 @@ pub fn nodes(size: u64, offset: u64, inputs: &[Input<'_>]) -> Vec<Node> {
     vec![node(size, offset, inputs)]
 }
 
-/// Offsets and lengths of the largest subtrees that a range of zeros consists of.
+/// Returns offsets and lengths of the largest subtrees that a range of zeros consists of.
 fn zero_subtrees(size: u64, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
     // The whole image is the root, never a subtree.
     let largest = if size > PORTION { left_subtree_len(size) } else { PORTION };
@@ -73,7 +75,7 @@ fn node(size: u64, offset: u64, inputs: &[Input<'_>]) -> Node {
     Node { portions: len.div_ceil(PORTION), value }
 }
 
-/// Joins the nodes of an image, which come in order.
+/// A hash tree of an image, whose nodes are added in order.
 #[derive(Debug, Default)]
 pub struct Tree {
     done: Vec<Node>,
@@ -93,7 +95,7 @@ impl Tree {
         self.done.push(node);
     }
 
-    /// The sum, as b3sum prints it.
+    /// Returns the sum, as b3sum prints it.
     pub fn finish(mut self) -> String {
         let Some(Node { mut value, .. }) = self.done.pop() else {
             return blake3::hash(&[]).to_hex().to_string();

@@ -15,16 +15,16 @@ use crate::base::{ChunkId, Error, Kind, Name, Result, StateId, VolumeId};
 /// Bytes of a salt and of a tag.
 pub const SALT: usize = 16;
 pub const TAG: usize = 16;
-/// Bytes that a name is filled up to, its length (1) before it: how long it is does not show.
+/// Bytes that a name and its length (1 byte before it) are filled up to, so that its length does not show.
 const NAME_PADDED: usize = 80;
 /// Bytes of a sealed name: the data key's number, the name, the tag.
 pub const NAME_SEALED: usize = 1 + NAME_PADDED + TAG;
-/// Keys of chunks that are kept: reads come back to the same few.
+/// Number of chunks' keys that are kept: reads come back to the same few.
 const KEPT: usize = 8;
 
 const _: () = assert!(Name::BYTES_MAX < NAME_PADDED);
 
-/// Asked of HKDF.
+/// The output length that HKDF is asked for: 32 bytes.
 struct Bytes32;
 
 impl KeyType for Bytes32 {
@@ -48,15 +48,15 @@ pub(super) fn gcm(key: &[u8; 32]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("a key of 32 bytes"))
 }
 
-/// A number, little-endian, and four zeros.
+/// Makes a nonce of a number, little-endian, and four zeros.
 pub(super) fn nonce(number: u64) -> Nonce {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// The data keys of one volume, by number: what is written is sealed by the one of the highest number, the others open what
-/// was sealed before a rotation. Cheap to clone; all clones learn and forget together.
+/// The data keys of one volume, by number. The one of the highest number seals what is written; the others
+/// open what was sealed before a rotation. Cheap to clone; all clones learn and forget together.
 #[derive(Clone)]
 pub struct VolumeKey(Arc<Inner>);
 
@@ -70,12 +70,12 @@ fn chunk_key(prk: &Prk, chunk: &ChunkId, salt: u128) -> LessSafeKey {
     gcm(&expand(prk, &[b"chunk", &volume, &epoch, &seq, &salt]))
 }
 
-/// A chunk, the data key's number and the salt that its key was made of; the key.
+/// A chunk, the number of the data key and the salt that the chunk's key was made of, and that key.
 type KeptKey = (ChunkId, u8, u128, Arc<LessSafeKey>);
 
 struct Inner {
     volume: VolumeId,
-    /// Never empty.
+    /// The data keys by number. Never empty.
     data: RwLock<BTreeMap<u8, Prk>>,
     kept: Mutex<Vec<KeptKey>>,
 }
@@ -87,19 +87,19 @@ impl fmt::Debug for VolumeKey {
 }
 
 impl VolumeKey {
-    /// The newest of these is for what is written from now on. `None`: there are none.
+    /// Makes the keys of a volume. The newest one seals what is written from now on. `None`: there are none.
     pub fn new(volume: VolumeId, data: impl IntoIterator<Item = (u8, Secret)>) -> Option<VolumeKey> {
         let data: BTreeMap<u8, Prk> = data.into_iter().map(extracted).collect();
         let inner = |data| Inner { volume, data: RwLock::new(data), kept: Mutex::default() };
         (!data.is_empty()).then(|| VolumeKey(Arc::new(inner(data))))
     }
 
-    /// Of the data key that seals what is written from now on.
+    /// Returns the number of the data key that seals what is written from now on.
     pub fn number(&self) -> u8 {
         self.newest(|number, _| number)
     }
 
-    /// Takes in data keys that are in the head: a new one seals from now on. Whether one was news.
+    /// Takes in data keys that are in the head: a new one seals from now on. Returns whether one was news.
     pub fn learn(&self, data: impl IntoIterator<Item = (u8, Secret)>) -> bool {
         let mut known = self.0.data.write();
         let before = known.len();
@@ -109,7 +109,8 @@ impl VolumeKey {
         known.len() > before
     }
 
-    /// Has these data keys, those that the head has, and no others from now on.
+    /// Takes over the head's data keys: from now on it has these and no others. An empty list changes
+    /// nothing.
     pub fn follow(&self, data: Vec<(u8, Secret)>) {
         let mut known = self.0.data.write();
         if data.is_empty() {
@@ -123,7 +124,8 @@ impl VolumeKey {
         self.0.kept.lock().clear();
     }
 
-    /// Data keys of lower numbers are gone from the head: nothing that is left was sealed by them.
+    /// Drops data keys of lower numbers. They are gone from the head: nothing that is left was sealed by
+    /// them.
     pub fn forget_below(&self, number: u8) {
         let mut known = self.0.data.write();
         let newest = known.keys().next_back().copied();
@@ -132,7 +134,7 @@ impl VolumeKey {
         self.0.kept.lock().retain(|kept| kept.1 >= number);
     }
 
-    /// One look, so that the newest key's number and the key are of one moment.
+    /// Makes something of the newest data key and its number, in one look: both are of one moment.
     fn newest<T>(&self, make: impl FnOnce(u8, &Prk) -> T) -> T {
         let data = self.0.data.read();
         let (number, prk) = data.last_key_value().expect("a volume has a data key");
@@ -150,7 +152,7 @@ impl VolumeKey {
         })
     }
 
-    /// The key that something in a chunk was sealed by.
+    /// Returns the key by which something in a chunk was sealed.
     fn kept_chunk_key(&self, number: u8, chunk: &ChunkId, salt: u128) -> Result<Arc<LessSafeKey>> {
         let mut kept = self.0.kept.lock();
         let is = |k: &KeptKey| (k.2, k.1, &k.0) == (salt, number, chunk);
@@ -174,7 +176,8 @@ impl VolumeKey {
         Error::new(Kind::Denied, why)
     }
 
-    /// Opens what `ChunkSeal::seal` sealed at this offset of the chunk. `None`: it is not what was sealed there.
+    /// Opens what `ChunkSeal::seal` sealed at this offset of the chunk. `None`: the bytes are not what was
+    /// sealed there.
     pub fn open_in_chunk(
         &self,
         (number, salt): (u8, u128),
@@ -189,7 +192,7 @@ impl VolumeKey {
         Ok(opened.is_ok().then_some(out))
     }
 
-    /// Whether `ChunkSeal::sign` signed this there.
+    /// Tells whether `ChunkSeal::sign` signed these bytes at this offset of the chunk.
     pub fn is_signed_in_chunk(
         &self,
         (number, salt): (u8, u128),
@@ -211,7 +214,7 @@ impl VolumeKey {
         LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, &key[..]).expect("a key of 32 bytes"))
     }
 
-    /// A state's name, sealed: the same bytes for the same name.
+    /// Seals a state's name. The same name gives the same bytes.
     pub fn seal_name(&self, state: StateId, name: &Name) -> Vec<u8> {
         let (number, key) = self.newest(|number, prk| (number, self.name_key_by(prk)));
         let text = name.as_str().as_bytes();
@@ -240,7 +243,7 @@ impl VolumeKey {
     }
 }
 
-/// A derived key, and what it was derived with.
+/// A key that was derived for one pass, and what it was derived with.
 struct Pass {
     key: LessSafeKey,
     number: u8,
@@ -258,7 +261,7 @@ impl fmt::Debug for Pass {
 pub struct ChunkSeal(Arc<Pass>);
 
 impl ChunkSeal {
-    /// Of the data key.
+    /// Returns the number of the data key.
     pub fn number(&self) -> u8 {
         self.0.number
     }
@@ -267,13 +270,14 @@ impl ChunkSeal {
         self.0.salt.to_le_bytes()
     }
 
-    /// Seals in place; the tag. `aad`: what is not stored or not secret, and must be the same when it is opened.
+    /// Seals in place and returns the tag. `aad`: bytes that are not stored or not secret, and must be the
+    /// same when the sealed bytes are opened.
     pub fn seal(&self, offset: u64, aad: &[u8], in_out: &mut [u8]) -> [u8; TAG] {
         let sealed = self.0.key.seal_in_place_separate_tag(nonce(offset), Aad::from(aad), in_out);
         tag(sealed)
     }
 
-    /// The tag of what stays readable.
+    /// Returns the tag of bytes that stay readable.
     pub fn sign(&self, offset: u64, signed: &[u8]) -> [u8; TAG] {
         tag(self.0.key.seal_in_place_separate_tag(nonce(offset), Aad::from(signed), &mut []))
     }

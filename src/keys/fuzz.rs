@@ -18,7 +18,7 @@ fn some_key_files() -> Vec<Vec<u8>> {
         .into()
 }
 
-/// A pool's and a volume's key file have one form.
+/// Parses key files. A pool's and a volume's have one form.
 fn key_files(data: &[u8]) {
     if let Ok(secret) = Secret::read(data) {
         assert_eq!(Secret::read(secret.bytes()).ok(), Some(secret.clone()));
@@ -45,7 +45,7 @@ fn some_key_slots() -> Vec<Vec<u8>> {
     [table, clone].iter().map(|table| serde_json::to_vec(table).expect("it has only string keys")).collect()
 }
 
-/// Opened by a key: what a passphrase would cost is bounded by `Argon2Costs`.
+/// Opens key slots by a key. What a passphrase would cost is bounded by `Argon2Costs`.
 fn key_slots(data: &[u8]) {
     let Ok(table) = serde_json::from_slice::<KeyTable>(data) else { return };
     let text = serde_json::to_vec(&table).expect("it has only string keys");
@@ -66,7 +66,7 @@ fn some_signatures() -> Vec<Vec<u8>> {
     vec![[&[64], key.sign_label(PoolId(1), b"{}").as_bytes(), b"{}"].concat()]
 }
 
-/// A length, so much of a signature, and what is signed.
+/// Checks signatures. The input is a length, so much of a signature, and what is signed.
 fn signatures(data: &[u8]) {
     let (len, rest) = choice(data);
     let (signature, bytes) = rest.split_at(usize::from(len).min(rest.len()));

@@ -23,12 +23,13 @@ impl fmt::Debug for JournalKey {
 }
 
 impl JournalKey {
-    /// `root` is the volume key.
+    /// Makes the key of a volume's journals. `root` is the volume key.
     pub fn new(volume: VolumeId, root: Secret) -> JournalKey {
         JournalKey { volume, root }
     }
 
-    /// The key of one use of a journal, whose lsns only grow. `salt`: 128 random bits, of this use alone.
+    /// Derives the key of one use of a journal, whose lsns only grow. `salt`: 128 random bits, of this use
+    /// alone.
     pub fn seal(&self, salt: u128) -> JournalSeal {
         let prk = extract(&salt.to_le_bytes(), self.root.bytes());
         let key = gcm(&expand(&prk, &[b"windlass journal", &self.volume.0.to_le_bytes()]));
@@ -57,7 +58,8 @@ impl JournalSeal {
         self.0.salt
     }
 
-    /// The body, sealed; `fields`, sealed with it, and the tag are appended to `out`.
+    /// Seals a record and returns the sealed body. `fields`, sealed with the body, and the tag are appended
+    /// to `out`.
     pub fn seal(&self, lsn: Lsn, aad: &[u8], body: &[u8], fields: &[u8], out: &mut [u8]) -> Vec<u8> {
         let mut sealed = vec![0; body.len()];
         self.0
@@ -67,7 +69,8 @@ impl JournalSeal {
         sealed
     }
 
-    /// The body with the fields behind it, of a sealed body, sealed fields and their tag. `None`: it is not what was sealed.
+    /// Opens a sealed body, sealed fields and their tag. Returns the body with the fields behind it. `None`:
+    /// the bytes are not what was sealed.
     pub fn open(&self, lsn: Lsn, aad: &[u8], body: &[u8], fields: &[u8], tag: &[u8]) -> Option<Vec<u8>> {
         let mut all = Vec::with_capacity(body.len() + fields.len());
         all.extend_from_slice(body);

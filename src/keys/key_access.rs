@@ -7,20 +7,20 @@ use super::data_key_ciphers::VolumeKey;
 use super::journal_key::JournalKey;
 use crate::base::{Error, Kind, Result, VolumeId};
 
-/// How what belongs to a volume is stored, and whether it can be read here.
+/// The way in which a volume's bytes are stored, and whether they can be read here.
 #[derive(Clone, Debug, Default)]
 pub enum KeyAccess {
-    /// The volume is not encrypted: what is sealed is not its own.
+    /// The volume is not encrypted. Bytes that are sealed are not its own.
     #[default]
     Plain,
-    /// What is not sealed is not its own.
+    /// The volume is encrypted, and its key is here. Bytes that are not sealed are not its own.
     Sealed(VolumeKey),
-    /// It is encrypted, and its key is not here.
+    /// The volume is encrypted, and its key is not here.
     Locked,
 }
 
 impl KeyAccess {
-    /// `None` for a volume that is not encrypted; `Denied` without the key.
+    /// Returns the key, or `None` for a volume that is not encrypted. `Denied` without the key.
     pub fn key(&self) -> Result<Option<&VolumeKey>> {
         match self {
             KeyAccess::Plain => Ok(None),
@@ -29,7 +29,7 @@ impl KeyAccess {
         }
     }
 
-    /// What reading without the key comes to.
+    /// Makes the error of reading without the key.
     pub fn locked() -> Error {
         Error::new(
             Kind::Denied,
@@ -50,12 +50,12 @@ struct Family {
 }
 
 impl FamilyKeys {
-    /// Of a volume whose key is not here, or that has none.
+    /// Makes the access to a volume whose key is not here, or that has none.
     pub fn new(all: BTreeMap<VolumeId, KeyAccess>) -> FamilyKeys {
         FamilyKeys(Arc::new(Family { all, journal: None }))
     }
 
-    /// Of one whose key is here.
+    /// Makes the access to a volume whose key is here.
     pub fn opened(all: BTreeMap<VolumeId, KeyAccess>, journal: JournalKey) -> FamilyKeys {
         FamilyKeys(Arc::new(Family { all, journal: Some(journal) }))
     }
@@ -64,7 +64,7 @@ impl FamilyKeys {
         self.0.all.get(&volume).unwrap_or(&KeyAccess::Plain)
     }
 
-    /// Of the volume whose keys these are, while its key is here.
+    /// Returns the key of the volume's journals, if the volume's key is here.
     pub fn journal_key(&self) -> Option<&JournalKey> {
         self.0.journal.as_ref()
     }

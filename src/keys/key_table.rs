@@ -14,11 +14,12 @@ use super::secret::{Passphrase, Secret, hex};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result, VolumeId};
 
-/// Slots that a volume may have.
+/// Most slots that a volume may have.
 pub const SLOTS_MAX: usize = 8;
-/// Bytes of a wrapped key: it and its tag.
+/// Bytes of a wrapped key: the key and its tag.
 const WRAPPED: usize = 48;
-/// Data keys of one volume in a head: that which seals, and those of which something is left.
+/// Most data keys of one volume in a head: the one that seals, and those by which something that is left was
+/// sealed.
 pub const DATA_KEYS_MAX: usize = 4;
 
 /// Bytes that JSON holds in hexadecimal.
@@ -45,7 +46,7 @@ fn salt(rt: &Rt) -> Hex<16> {
     Hex(rt.random128().to_le_bytes())
 }
 
-/// What a slot is opened with.
+/// Kinds of secrets that open a slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SlotKind {
@@ -54,7 +55,7 @@ pub enum SlotKind {
     Passphrase,
 }
 
-/// What argon2id takes to try one passphrase.
+/// Memory and time that argon2id takes to try one passphrase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Argon2Costs {
     pub memory_kib: u32,
@@ -63,13 +64,13 @@ pub struct Argon2Costs {
 }
 
 impl Default for Argon2Costs {
-    /// The second choice of RFC 9106, for where memory is shared.
+    /// Returns the second choice of RFC 9106, for hosts where memory is shared.
     fn default() -> Argon2Costs {
         Argon2Costs { memory_kib: 64 << 10, passes: 3, lanes: 4 }
     }
 }
 
-/// Whoever forges a head must not be able to ask for more.
+/// Highest costs that a head may ask for: whoever forges one must not be able to exhaust this host.
 const COSTS_MAX: Argon2Costs = Argon2Costs { memory_kib: 1 << 20, passes: 64, lanes: 64 };
 
 impl Argon2Costs {
@@ -89,7 +90,7 @@ impl Argon2Costs {
     }
 }
 
-/// What a user gives to open a volume.
+/// A secret that a user gives to open a volume.
 #[derive(Clone, Debug)]
 pub enum Offered {
     Key(Secret),
@@ -116,23 +117,23 @@ impl Offered {
 /// One way to open a volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Slot {
-    /// 1 to 8.
+    /// Number of the slot, 1 to 8.
     pub slot: u8,
     pub kind: SlotKind,
     pub made_ms: u64,
     salt: Hex<16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     argon2: Option<Argon2Costs>,
-    /// The volume key.
+    /// The volume key, wrapped.
     wrapped: Hex<WRAPPED>,
 }
 
-/// A data key under the volume key.
+/// A data key, wrapped by the volume key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DataKey {
-    /// Whose it is: the volume's own, or an ancestor's.
+    /// The volume that the data key belongs to: the head's own, or an ancestor of it.
     volume: VolumeId,
-    /// From 1 on; of a volume's data keys the one of the highest number seals.
+    /// Number of the data key, from 1 on. Of a volume's data keys the one of the highest number seals.
     pub number: u8,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub made_ms: u64,
@@ -149,10 +150,11 @@ impl DataKey {
     }
 }
 
-/// All keys of an encrypted volume. See the module.
+/// All keys of an encrypted volume, see the module.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KeyTable {
-    /// The volume that the volume key was drawn for: itself, or what a clone comes from, whose slots open the clone too.
+    /// The volume that the volume key was drawn for: this one, or the volume that a clone comes from, whose
+    /// slots open the clone too.
     origin: VolumeId,
     slots: Vec<Slot>,
     data: Vec<DataKey>,
@@ -182,7 +184,8 @@ fn data_info(holder: VolumeId, volume: VolumeId, number: u8) -> Vec<u8> {
     info
 }
 
-/// Under a key that is drawn with the salt, for this one message.
+/// Wraps a key by one that is derived with the salt. The salt must be drawn for this one message: the nonce
+/// is always 0.
 fn wrap(under: &Secret, salt: &Hex<16>, info: &[u8], key: &Secret) -> Hex<WRAPPED> {
     let kek = gcm(&expand(&extract(&salt.0, under.bytes()), &[info]));
     let mut out = [0; WRAPPED];
@@ -201,7 +204,7 @@ fn unwrap(under: &Secret, salt: &Hex<16>, info: &[u8], wrapped: &Hex<WRAPPED>) -
     Some(Secret::new(*out))
 }
 
-/// For the head of `holder`, under the volume key.
+/// Wraps a data key by the volume key, for the head of `holder`.
 fn wrap_data(
     rt: &Rt,
     (holder, key): (VolumeId, &Secret),
@@ -218,7 +221,8 @@ fn named(slots: &[u8]) -> String {
 }
 
 impl KeyTable {
-    /// Of a new volume: a volume key and a data key are drawn, and the offer opens slot 1. With the volume key.
+    /// Makes the keys of a new volume: a volume key and a data key are drawn, and `offered` opens slot 1.
+    /// Returns the volume key too.
     pub fn drawn(
         rt: &Rt,
         volume: VolumeId,
@@ -236,7 +240,8 @@ impl KeyTable {
         &self.slots
     }
 
-    /// One more way to open the volume; its number. `Refused`: there are as many as there may be.
+    /// Adds one more way to open the volume. Returns the slot's number. `Refused`: there are as many as there
+    /// may be.
     pub fn add_slot(&mut self, rt: &Rt, key: &Secret, offered: &Offered, costs: Argon2Costs) -> Result<u8> {
         let free = (1..=SLOTS_MAX as u8).find(|n| self.slots.iter().all(|s| s.slot != *n));
         let slot = free.ok_or_else(|| {
@@ -247,7 +252,7 @@ impl KeyTable {
         Ok(slot)
     }
 
-    /// The slot takes this from now on instead of what it took.
+    /// Replaces what opens a slot.
     pub fn replace_slot(
         &mut self,
         rt: &Rt,
@@ -275,7 +280,7 @@ impl KeyTable {
         Ok(Slot { slot, kind, made_ms: rt.wall_ms(), salt, argon2, wrapped })
     }
 
-    /// `Refused` when nothing would open the volume any more.
+    /// Removes a slot. `Refused` when nothing would open the volume any more.
     pub fn remove_slot(&mut self, slot: u8) -> Result<()> {
         if self.slots.iter().all(|s| s.slot != slot) {
             return Err(Error::new(Kind::NotFound, format!("there is no key slot {slot}")));
@@ -288,7 +293,8 @@ impl KeyTable {
         Ok(())
     }
 
-    /// The volume key, and the slot that gave it. `Denied` names the slots that were tried.
+    /// Opens the volume key. Returns it, and the slot that gave it. `Denied`: no slot takes it; the message
+    /// names the slots.
     pub fn unlock(&self, offered: &Offered) -> Result<(Secret, u8)> {
         let mut tried = Vec::new();
         for s in self.slots.iter().filter(|s| s.kind == offered.kind()) {
@@ -317,23 +323,24 @@ impl KeyTable {
         Err(Error::new(Kind::Denied, why))
     }
 
-    /// The data keys of this one behind the slots of the other: slots and data keys change without each other.
+    /// Joins the data keys of this table with the slots of the other: slots and data keys change without each
+    /// other.
     #[must_use]
     pub fn with_slots_of(&self, other: &KeyTable) -> KeyTable {
         KeyTable { slots: other.slots.clone(), ..self.clone() }
     }
 
-    /// The data keys of `volume`, in order of their numbers.
+    /// Returns the data keys of `volume`, in order of their numbers.
     pub fn data_keys_of(&self, volume: VolumeId) -> impl Iterator<Item = &DataKey> {
         self.data.iter().filter(move |d| d.volume == volume)
     }
 
-    /// The number of the data key that seals what `volume` writes.
+    /// Returns the number of the data key that seals what `volume` writes.
     pub fn current(&self, volume: VolumeId) -> u8 {
         self.data_keys_of(volume).map(|d| d.number).max().unwrap_or_default()
     }
 
-    /// A data key to follow the newest one of `holder`. `Refused`: there are as many as there may be.
+    /// Draws a data key to follow the newest one of `holder`. `Refused`: there are as many as there may be.
     pub fn next_data_key(&self, rt: &Rt, holder: VolumeId, key: &Secret) -> Result<DataKey> {
         let (current, count) = (self.current(holder), self.data_keys_of(holder).count());
         if count >= DATA_KEYS_MAX {
@@ -349,7 +356,8 @@ impl KeyTable {
         Ok(wrap_data(rt, (holder, key), (holder, number, rt.wall_ms()), &Secret::drawn(rt)))
     }
 
-    /// With it. `None`: it is there. `Refused`: another rotation came in between.
+    /// Returns the table with the new data key. `None`: it has that key already. `Refused`: another rotation
+    /// came in between.
     pub fn with_data_key(&self, holder: VolumeId, new: &DataKey) -> Result<Option<KeyTable>> {
         if self.data.contains(new) {
             return Ok(None);
@@ -362,7 +370,7 @@ impl KeyTable {
         Ok(Some(table))
     }
 
-    /// Without the data keys of `holder` of lower numbers than this; the newest stays.
+    /// Returns the table without the data keys of `holder` of lower numbers than this; the newest stays.
     #[must_use]
     pub fn without_below(&self, holder: VolumeId, number: u8) -> KeyTable {
         let mut table = self.clone();
@@ -371,7 +379,7 @@ impl KeyTable {
         table
     }
 
-    /// The data keys of `volume` that stand here, in the head of `holder`.
+    /// Returns the data keys of `volume` that stand here, in the head of `holder`.
     pub fn data_keys_for(
         &self,
         (holder, key): (VolumeId, &Secret),
@@ -380,7 +388,7 @@ impl KeyTable {
         self.data_keys_of(volume).map(|d| Ok((d.number, d.unwrapped(holder, key)?))).collect()
     }
 
-    /// The data keys, of all volumes that have some here.
+    /// Opens the data keys of all volumes that have some here.
     fn data_keys(&self, holder: VolumeId, key: &Secret) -> Result<BTreeMap<VolumeId, Vec<(u8, Secret)>>> {
         let mut all: BTreeMap<VolumeId, Vec<(u8, Secret)>> = BTreeMap::new();
         for d in &self.data {
@@ -389,7 +397,7 @@ impl KeyTable {
         Ok(all)
     }
 
-    /// The access to this volume and its ancestors; without the volume key all are locked.
+    /// Returns the access to this volume and its ancestors. Without the volume key all are locked.
     pub fn keyring(&self, holder: VolumeId, key: Option<&Secret>) -> Result<FamilyKeys> {
         let Some(key) = key else {
             let locked = self.data.iter().map(|d| (d.volume, KeyAccess::Locked));
@@ -404,7 +412,8 @@ impl KeyTable {
         }
     }
 
-    /// Of a clone, which the same slots open: the volume key is its parent's, and the data key for what it writes its own.
+    /// Makes the keys of a clone, which the same slots open. The clone's volume key is its parent's; the data
+    /// key for what the clone writes is its own.
     pub fn of_clone(&self, rt: &Rt, (parent, key): (VolumeId, &Secret), clone: VolumeId) -> Result<KeyTable> {
         let inherited = self.data_keys(parent, key)?;
         let mut table = KeyTable { origin: self.origin, slots: self.slots.clone(), data: Vec::new() };
@@ -417,7 +426,8 @@ impl KeyTable {
         Ok(table)
     }
 
-    /// What a head must hold that has these keys, or none, and a boot trace or none.
+    /// Checks the keys of a head, if it has any: their numbers, order and count. `has_trace`: the head has a
+    /// boot trace, which an encrypted volume may not have.
     pub fn check(keys: Option<&KeyTable>, has_trace: bool) -> Result<(), &'static str> {
         let Some(keys) = keys else { return Ok(()) };
         let ordered = keys.slots.windows(2).all(|s| s[0].slot < s[1].slot);

@@ -23,12 +23,12 @@ impl fmt::Debug for PoolKey {
     }
 }
 
-/// Where a register's object lies: a signature for one place is none for another.
+/// The place of a register's object. It is signed too: a signature for one place is none for another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RegisterPlace {
     pub pool: PoolId,
     pub register: RegisterId,
-    /// The store's, in the pool.
+    /// Index of the store in the pool.
     pub index: usize,
 }
 
@@ -58,7 +58,7 @@ impl PoolKey {
         is_same(&self.of_register(place, bytes).sign(), signed)
     }
 
-    /// In hexadecimal. `bytes`: they say which store the label is of.
+    /// Signs a label, in hexadecimal. `bytes`: they say which store the label is of.
     pub fn sign_label(&self, pool: PoolId, bytes: &[u8]) -> String {
         let tag = hmac::sign(&self.key(b"label", pool), bytes);
         tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()

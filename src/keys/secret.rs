@@ -24,7 +24,7 @@ impl Secret {
         Secret(Arc::new(Zeroizing::new(bytes)))
     }
 
-    /// A random one.
+    /// Draws a random key.
     pub fn drawn(rt: &Rt) -> Secret {
         let mut bytes = Zeroizing::new([0; 32]);
         for part in bytes.chunks_exact_mut(8) {
@@ -37,7 +37,8 @@ impl Secret {
         &self.0
     }
 
-    /// What a key file holds or a key command prints: 32 bytes, or a line that is those in hexadecimal or base64.
+    /// Reads a key from what a key file holds or a key command prints: 32 bytes, or a line that is those in
+    /// hexadecimal or base64.
     pub fn read(bytes: &[u8]) -> Result<Secret> {
         let text = bytes.trim_ascii();
         let mut key = Zeroizing::new([0; 32]);
@@ -75,11 +76,11 @@ pub(super) fn hex(text: &[u8], out: &mut [u8]) -> bool {
     decoded && text.len() == 2 * out.len()
 }
 
-/// What a person remembers.
+/// A secret that a person remembers.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Passphrase(Arc<Zeroizing<Vec<u8>>>);
 
-/// Bytes of the longest one.
+/// Bytes of the longest passphrase.
 const PASSPHRASE_MAX: usize = 4096;
 
 impl fmt::Debug for Passphrase {
@@ -89,13 +90,13 @@ impl fmt::Debug for Passphrase {
 }
 
 impl Passphrase {
-    /// What a passphrase file holds: all of it but one line end.
+    /// Reads a passphrase from the bytes of a passphrase file: all of them but one line end.
     pub fn read(bytes: &[u8]) -> Result<Passphrase> {
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         Passphrase::of(line.strip_suffix(b"\r").unwrap_or(line))
     }
 
-    /// These bytes, all of them.
+    /// Takes all of these bytes as a passphrase. `Usage`: they are none, or too many.
     pub fn of(text: &[u8]) -> Result<Passphrase> {
         if text.is_empty() || text.len() > PASSPHRASE_MAX {
             let why = format!("it holds no passphrase: one is 1 to {PASSPHRASE_MAX} bytes");

@@ -10,12 +10,12 @@ use super::key_table::{Argon2Costs, Offered};
 use super::secret::Secret;
 use crate::base::{Result, VolumeId};
 
-/// Where keys are found that nobody has given yet.
+/// A place where keys are found that nobody has given yet.
 #[async_trait]
 pub trait KeyFinder: Send + Sync + std::fmt::Debug {
-    /// Whether it has one for this volume, `POOL/VOLUME`.
+    /// Tells whether there is a key for this volume, `POOL/VOLUME`.
     fn has(&self, volume: &str) -> bool;
-    /// `None`: it has none.
+    /// Fetches the key for this volume. `None`: there is none.
     async fn find(&self, volume: &str) -> Result<Option<Offered>>;
 }
 
@@ -23,21 +23,22 @@ pub trait KeyFinder: Send + Sync + std::fmt::Debug {
 #[derive(Clone, Debug, Default)]
 pub struct OpenKeys {
     open: Arc<Mutex<BTreeMap<VolumeId, Secret>>>,
-    /// Opens every volume of which no other key was given, and is what new ones are encrypted by.
+    /// The secret that opens every volume for which no other key was given, and by which new volumes are
+    /// encrypted.
     of_all: Option<Offered>,
     source: Option<Arc<dyn KeyFinder>>,
-    /// Of passphrases that new slots take.
+    /// Costs of passphrases in new slots.
     costs: Argon2Costs,
 }
 
 impl OpenKeys {
-    /// Every new volume is encrypted, and all are opened by this: for tests.
+    /// Makes keys for tests: every new volume is encrypted, and all are opened by this secret.
     pub fn of_all(offered: Offered) -> OpenKeys {
         let costs = Argon2Costs { memory_kib: 64, passes: 1, lanes: 1 };
         OpenKeys { of_all: Some(offered), costs, ..OpenKeys::default() }
     }
 
-    /// Keys that are not here are looked for there.
+    /// Makes keys that are looked for in `source` where they are not here.
     pub fn with_source(source: Arc<dyn KeyFinder>) -> OpenKeys {
         OpenKeys { source: Some(source), ..OpenKeys::default() }
     }

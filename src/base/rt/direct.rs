@@ -12,16 +12,16 @@ use parking_lot::Mutex;
 
 use super::write_parts::write_parts;
 
-/// What offsets and lengths are multiples of. Devices have blocks of 512 or 4096 bytes.
+/// Offsets and lengths of direct writes are multiples of this. Devices have blocks of 512 or 4096 bytes.
 pub const ALIGN: usize = 4096;
-/// Bytes that are worth it.
+/// Fewest bytes for which a direct write is worth its cost.
 const LEAST: usize = 256 << 10;
 /// Bytes of one write.
 const BUFFER: usize = 1 << 20;
-/// Buffers that wait for the next writer, at most.
+/// Most buffers that wait for the next writer.
 const SPARE_MAX: usize = 8;
 
-/// Given back by writers: fresh memory would be zeroed by the kernel each time.
+/// Buffers that writers gave back. Fresh memory would be zeroed by the kernel each time.
 static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 /// A buffer that a device can read from.
@@ -49,7 +49,7 @@ impl Buffer {
         self.len += part.len();
     }
 
-    /// Writes and empties it.
+    /// Writes the buffer's bytes and empties it.
     fn flush(&mut self, file: impl AsFd, offset: &mut u64) -> rustix::io::Result<()> {
         let all = &self.bytes[self.start..self.start + self.len];
         write_parts(file, *offset, &[all])?;
@@ -68,18 +68,19 @@ impl Drop for Buffer {
     }
 }
 
-/// Whether all of this can be written past the cache, and should: who writes less is sooner done with a copy.
+/// Tells whether all of this can and should be written past the page cache. A smaller write is done sooner by
+/// a copy into the cache.
 pub fn fits(offset: u64, parts: &[Bytes]) -> bool {
     let len: usize = parts.iter().map(Bytes::len).sum();
     offset.is_multiple_of(ALIGN as u64) && len.is_multiple_of(ALIGN) && len >= LEAST
 }
 
-/// Whether a device can read it where it lies.
+/// Tells whether a device can read the part from where it lies in memory.
 fn is_aligned(part: &[u8]) -> bool {
     part.is_empty() || part.as_ptr().addr().is_multiple_of(ALIGN) && part.len().is_multiple_of(ALIGN)
 }
 
-/// Writes the parts, one after another, to a file that was opened with `O_DIRECT`. They `fits`.
+/// Writes the parts, one after another, to a file that was opened with `O_DIRECT`. `fits` must hold for them.
 pub fn write(file: impl AsFd, mut offset: u64, parts: &[impl AsRef<[u8]>]) -> rustix::io::Result<()> {
     if parts.iter().all(|part| is_aligned(part.as_ref())) {
         return write_parts(file, offset, parts);

@@ -9,42 +9,42 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// How a file is opened.
+/// Modes of opening a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OpenHow {
-    /// Must exist.
+    /// The file must exist; it is only read.
     Read,
-    /// Read and write; must exist.
+    /// The file must exist; it is read and written.
     Write,
-    /// Read and write; made if absent.
+    /// The file is read and written, and made if absent.
     Create,
-    /// Read and write; must not exist.
+    /// The file is read and written, and must not exist yet.
     CreateNew,
 }
 
 #[async_trait]
 pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Of a block device: all that it holds.
+    /// Returns the length in bytes; of a block device, all that it holds.
     async fn size(&self) -> io::Result<u64>;
-    /// Up to `len` bytes; fewer only at the end of the file.
+    /// Reads up to `len` bytes; fewer only at the end of the file.
     async fn pread(&self, offset: u64, len: usize) -> io::Result<Bytes>;
     /// Writes the parts one after another from `offset` on; with `sync`, returns when they (and all written before) are
     /// durable.
     async fn pwrite(&self, offset: u64, parts: Vec<Bytes>, sync: bool) -> io::Result<()>;
-    /// All that was written before, by whoever has heard so, is durable on return. What is under way, or was given up midway,
-    /// may or may not be.
+    /// Makes durable all writes that had ended before it began. Writes that are under way, or were given up
+    /// midway, may or may not be durable.
     async fn sync(&self) -> io::Result<()>;
     /// Reserves space; the bytes read as zeros. Not durable before a sync.
     async fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
     async fn set_len(&self, len: u64) -> io::Result<()>;
-    /// The range reads as zeros. Not durable before a sync.
+    /// Makes the range read as zeros. Not durable before a sync.
     async fn zero(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Gives the range's room back to the filesystem: it reads as zeros, and the file stays as long. `Unsupported` where the
     /// filesystem can't. Not durable before a sync.
     async fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
-/// Zeros as bytes, where there is no better way.
+/// Writes zeros as bytes, where there is no better way.
 pub(super) async fn write_zeros(file: &dyn DiskFile, offset: u64, len: u64) -> io::Result<()> {
     let zeros = Bytes::from(vec![0; len.min(1 << 20) as usize]);
     let mut at = offset;
@@ -56,11 +56,12 @@ pub(super) async fn write_zeros(file: &dyn DiskFile, offset: u64, len: u64) -> i
     Ok(())
 }
 
-/// Held while it lives.
+/// An exclusive lock on a file, which is held while this value lives.
 pub trait DiskLock: Send + Sync + fmt::Debug {
-    /// Tells the locked file from its copies, for as long as it lies where it was made; never 0.
+    /// Identifies the locked file among its copies, for as long as it lies where it was made; never 0.
     fn place(&self) -> u64;
-    /// What holds the lock in this process, where another may hold it on.
+    /// Returns the descriptor that holds the lock, if it can be passed to another process that goes on
+    /// holding the lock.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
     }
@@ -69,8 +70,8 @@ pub trait DiskLock: Send + Sync + fmt::Debug {
 #[async_trait]
 pub trait Disk: Send + Sync + fmt::Debug {
     async fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
-    /// The same, for a file that is written and hardly ever read: writes of whole pages go past the page cache where
-    /// the filesystem lets them.
+    /// Opens a file as `open` does, for one that is written and hardly ever read. Writes of whole pages go
+    /// past the page cache where the filesystem lets them.
     async fn open_log(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         self.open(path, how).await
     }
@@ -78,21 +79,23 @@ pub trait Disk: Send + Sync + fmt::Debug {
     async fn remove(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder that is empty.
     async fn remove_dir(&self, dir: &Path) -> io::Result<()>;
-    /// File and folder names in a folder, sorted; `NotFound` when it isn't there.
+    /// Returns the names of files and folders in a folder, sorted; `NotFound` when it isn't there.
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// The folder and its parents, durable.
+    /// Makes the folder and its parents, durably.
     async fn create_dir(&self, dir: &Path) -> io::Result<()>;
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// An exclusive lock on a file (made if absent); `WouldBlock` when another holds it. `note` is written into
-    /// it for people (pid).
+    /// Takes an exclusive lock on a file (made if absent); `WouldBlock` when another holds it. `note` is
+    /// written into the file for people (pid).
     async fn lock(&self, path: &Path, note: &str) -> io::Result<Box<dyn DiskLock>>;
-    /// This run of the machine: what was written is there while it lasts, synced or not. `None`: that can't be told.
+    /// Identifies this run of the machine: what was written is there while it lasts, synced or not. `None`:
+    /// that can't be told.
     fn boot(&self) -> Option<String>;
 
-    /// Bytes that this process may still write to the filesystem of a folder. `None`: that can't be told.
+    /// Returns how many bytes this process may still write to the filesystem of a folder. `None`: that can't
+    /// be told.
     async fn room(&self, dir: &Path) -> Option<u64>;
 
-    /// As `list`; nothing where there is no such folder.
+    /// Lists a folder as `list` does; a folder that isn't there is empty.
     async fn list_if_there(&self, dir: &Path) -> io::Result<Vec<String>> {
         match self.list(dir).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -100,7 +103,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
         }
     }
 
-    /// The whole file, at most `max` bytes (`InvalidData` above).
+    /// Reads the whole file, at most `max` bytes (`InvalidData` above).
     async fn read(&self, path: &Path, max: usize) -> io::Result<Bytes> {
         let file = self.open(path, OpenHow::Read).await?;
         if file.size().await? > max as u64 {

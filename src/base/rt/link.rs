@@ -9,44 +9,46 @@ use bytes::Bytes;
 use super::super::budget::Held;
 use super::super::error::Result;
 
-/// Bytes of a frame, at most: who receives one looks at its length before it takes memory for it.
+/// Most bytes of a frame. A receiver looks at a frame's length before it takes memory for it.
 pub const FRAME_MAX: usize = (1 << 20) + (64 << 10);
 
-/// What came in one piece.
+/// A message that came in one piece.
 #[derive(Debug)]
 pub struct Frame {
     pub bytes: Bytes,
-    /// The memory that it takes.
+    /// The part of the budget that the frame's memory takes.
     pub held: Option<Held>,
 }
 
 #[async_trait]
 pub trait LinkSender: Send + fmt::Debug {
-    /// Sends frames, each made of its parts one after another. Returns when the network has taken them, which is no answer.
+    /// Sends frames, each made of its parts one after another. It returns when the network has taken them:
+    /// the other side may not have them yet.
     async fn send(&mut self, frames: Vec<Vec<Bytes>>) -> io::Result<()>;
 }
 
 #[async_trait]
 pub trait LinkReceiver: Send + fmt::Debug {
-    /// The next frame; `None`: the other side has ended the connection. Dropped midway the connection is of no more use.
+    /// Waits for the next frame. `None`: the other side has ended the connection. If this is dropped midway
+    /// the connection is of no more use.
     async fn receive(&mut self) -> io::Result<Option<Frame>>;
 
-    /// Frames with data come from now on, where only short ones were expected.
+    /// Tells that frames with data come from now on, where only short ones were expected.
     fn expect_data(&mut self) {}
 }
 
-/// Both directions.
+/// Both directions of a connection.
 #[derive(Debug)]
 pub struct Link {
     pub sender: Box<dyn LinkSender>,
     pub receiver: Box<dyn LinkReceiver>,
 }
 
-/// Where one other daemon is found.
+/// The way to one other daemon.
 #[async_trait]
 pub trait Dial: Send + Sync + fmt::Debug {
-    /// Connects to it; each side knows by then that the other may be trusted.
+    /// Connects to the daemon. Once it returns, each side knows that the other may be trusted.
     async fn dial(&self) -> Result<Link>;
-    /// For people.
+    /// Names the other daemon in messages for people.
     fn place(&self) -> String;
 }

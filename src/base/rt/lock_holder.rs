@@ -9,10 +9,10 @@ use std::path::Path;
 
 use crate::base::utc;
 
-/// Mount points that are told.
+/// Most mount points that are named.
 const MOUNTS_MAX: usize = 3;
 
-/// What `/proc/PID/stat` tells of a process or thread.
+/// The parts of `/proc/PID/stat` that tell how a process or thread fares.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     name: String,
@@ -33,13 +33,13 @@ struct Holder {
     pid: u32,
     stat: Stat,
     killed: bool,
-    /// A thread of it waits in the kernel and can't be interrupted.
+    /// A thread of the process waits in the kernel and can't be interrupted.
     waits: bool,
     mounts: Vec<Mount>,
 }
 
-/// "process 7 (windlass) since 2026-11-20T09:15:00Z: stop it": who holds the lock on this file, and what to do.
-/// `note`: what the holder has written into the file; `since_ms`: when.
+/// Tells who holds the lock on this file, and what to do: "process 7 (windlass) since 2026-11-20T09:15:00Z:
+/// stop it". `note`: what the holder has written into the file; `since_ms`: when.
 pub(super) fn describe(dev: u64, inode: u64, note: &str, since_ms: u64) -> String {
     let locks = read_to_string("/proc/locks").unwrap_or_default();
     let noted = note.trim().strip_prefix("process ").and_then(|n| n.split_whitespace().next()?.parse().ok());
@@ -59,7 +59,7 @@ pub(super) fn describe(dev: u64, inode: u64, note: &str, since_ms: u64) -> Strin
     }
 }
 
-/// Who holds a lock (flock) on a file, by the text of `/proc/locks`.
+/// Returns the process that holds a lock (flock) on a file, by the text of `/proc/locks`.
 fn pid_of(locks: &str, dev: u64, inode: u64) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
     let place = format!("{major:02x}:{minor:02x}:{inode}");
@@ -83,7 +83,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { name, state, exiting: flags & 4 != 0 })
 }
 
-/// Whether SIGKILL is on its way, by the text of `/proc/PID/status`.
+/// Tells whether SIGKILL is on its way to a process, by the text of `/proc/PID/status`.
 fn is_killed(status: &str) -> bool {
     let pending = |line: &str| {
         let mask = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
@@ -92,13 +92,13 @@ fn is_killed(status: &str) -> bool {
     status.lines().filter_map(pending).any(|mask| mask & 1 << 8 != 0)
 }
 
-/// The number of the open file that a thread's system call is about, by the text of `/proc/PID/task/TID/syscall`:
-/// the first argument of most calls that wait for a disk.
+/// Returns the number of the open file that a thread's system call is about, by the text of
+/// `/proc/PID/task/TID/syscall`. The number is the first argument of most calls that wait for a disk.
 fn first_argument(syscall: &str) -> Option<u64> {
     u64::from_str_radix(syscall.split_whitespace().nth(1)?.strip_prefix("0x")?, 16).ok()
 }
 
-/// The mount that a path is on, by the text of `/proc/PID/mountinfo`.
+/// Returns the mount that a path is on, by the text of `/proc/PID/mountinfo`.
 fn mount_of(mountinfo: &str, path: &str) -> Option<Mount> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (place, what) = line.split_once(" - ")?;
@@ -110,14 +110,14 @@ fn mount_of(mountinfo: &str, path: &str) -> Option<Mount> {
     mounts.filter(|mount| Path::new(path).starts_with(&mount.at)).max_by_key(|mount| mount.at.len())
 }
 
-/// Spaces and the like are written as `\040`.
+/// Decodes spaces and the like, which are written as `\040`.
 fn unescaped(text: &str) -> String {
     let codes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     codes.iter().fold(text.to_owned(), |text, (code, is)| text.replace(code, is))
 }
 
 impl Holder {
-    /// `None`: there is no such process.
+    /// Looks at a process in /proc. `None`: there is no such process.
     fn look(pid: u32) -> Option<Holder> {
         let of = |what: &str| read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
         let stat = parse_stat(&of("stat"))?;

@@ -34,7 +34,7 @@ pub use real_runtime::RealRuntime;
 pub struct Instant(pub Duration);
 
 impl Instant {
-    /// Zero when `earlier` is later.
+    /// Returns the time since `earlier`; zero when `earlier` is later.
     pub fn since(self, earlier: Instant) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -47,20 +47,20 @@ impl std::ops::Add<Duration> for Instant {
     }
 }
 
-/// What a runtime provides; `Rt` wraps it with types.
+/// The services that a runtime provides; `Rt` wraps them with types.
 pub trait Runtime: Send + Sync + 'static {
     fn spawn(&self, task: BoxFuture<'static, ()>);
-    /// The same; its first step may be taken by the caller's thread.
+    /// Starts a task like `spawn`, but the caller's thread may take its first step.
     fn begin(&self, task: BoxFuture<'static, ()>) {
         self.spawn(task);
     }
     /// Runs `job` on a worker thread; inline in simulation.
     fn cpu(&self, job: Box<dyn FnOnce() + Send>);
-    /// Ready once the other tasks that can run had their turn.
+    /// Waits until the other tasks that can run had their turn.
     fn give_way(&self) -> BoxFuture<'static, ()>;
     fn sleep(&self, d: Duration) -> BoxFuture<'static, ()>;
     fn now(&self) -> Instant;
-    /// Milliseconds since 1970: for people, never for order.
+    /// Returns milliseconds since 1970: for people, never for order.
     fn wall_ms(&self) -> u64;
     fn random(&self) -> u64;
 }
@@ -80,7 +80,7 @@ impl Rt {
         Rt(runtime)
     }
 
-    /// Whether both are handles on one runtime.
+    /// Tells whether both are handles on one runtime.
     pub fn is(&self, other: &Rt) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -108,9 +108,10 @@ impl Rt {
         Task { rx, abort: Some(abort) }
     }
 
-    /// Does on this thread, which is none of the runtime's, what of the task needs no waiting but for this host's page cache
-    /// (reads and writes of files that ask for no sync); the rest is a task of its own. Most have no rest, and then cost no
-    /// other thread's waking. A panic ends the task alone.
+    /// Does, on this thread, what of the task needs no waiting but for this host's page cache: reads and
+    /// writes of files that ask for no sync. The thread must be none of the runtime's. The rest of the task,
+    /// if any, becomes a task of its own; most have none, and then cost no other thread's waking. A panic
+    /// ends the task alone.
     pub fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.begin(task.boxed());
     }
@@ -126,8 +127,8 @@ impl Rt {
         rx.await.map_err(|_| Error::new(Kind::Internal, "a worker thread panicked; see the log"))
     }
 
-    /// Lets others run. What works long on what is in memory calls it every tenth of a millisecond or so: else requests
-    /// wait for it.
+    /// Lets other tasks run. Work that takes long in memory calls this every tenth of a millisecond or so:
+    /// else requests wait for it.
     pub fn give_way(&self) -> BoxFuture<'static, ()> {
         self.0.give_way()
     }
@@ -152,12 +153,12 @@ impl Rt {
         u128::from(self.random()) << 64 | u128::from(self.random())
     }
 
-    /// A number below `n` (n > 0).
+    /// Returns a random number below `n` (n > 0).
     pub fn below(&self, n: u64) -> u64 {
         ((u128::from(self.random()) * u128::from(n)) >> 64) as u64
     }
 
-    /// `None` when `task` takes longer than `d`; the task is dropped then.
+    /// Runs `task` for at most `d`. `None`: it took longer, and was dropped.
     pub async fn timeout<T>(&self, d: Duration, task: impl Future<Output = T>) -> Option<T> {
         let sleep = self.sleep(d);
         futures::pin_mut!(task);
@@ -168,8 +169,8 @@ impl Rt {
     }
 }
 
-/// The answer of a job that has not begun. A runtime that ends drops such jobs: nobody is to take that for a panic, so
-/// whoever waits waits on until it is dropped as well.
+/// The way back for the answer of a job that runs elsewhere. A runtime that ends drops jobs that have not
+/// begun. Nobody is to take that for a panic, so whoever waits goes on waiting until it is dropped as well.
 struct Answer<T>(Option<oneshot::Sender<T>>);
 
 impl<T> Answer<T> {

@@ -26,11 +26,11 @@ use super::lock_holder;
 use super::write_parts::write_parts;
 
 thread_local! {
-    /// What is asked of the disk may be done here and now: the thread is nobody's event loop.
+    /// Quick disk jobs may be done on this thread: no event loop runs on it.
     static PATIENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, this thread waits for the page cache itself instead of for a thread that does.
+/// A guard: while it lives, its thread does quick disk jobs itself instead of waiting for a disk thread.
 pub(super) struct InlineIoGuard;
 
 impl InlineIoGuard {
@@ -48,7 +48,7 @@ impl Drop for InlineIoGuard {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How long a job may take: none of the quick ones waits for more than the page cache.
+/// Expected duration of a disk job. A quick one waits for no more than the page cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum JobClass {
     Quick,
@@ -65,13 +65,16 @@ impl JobClass {
     }
 }
 
-/// Threads that write: a sync in one folder is waited for by those that share its thread.
+/// Number of threads that write. A sync in one folder holds up writes of other folders that share its thread.
 const WRITERS: usize = 4;
 
-/// The local disk. Writes and syncs go through threads of their own, so that an event loop never waits for the disk; all
-/// of one folder through the same one: what nobody waits for any more never comes after what is done there later. A sync
-/// changes nothing that a later one could be too late for: those that come alone have other threads, and hold up no write.
-/// What is copied into the page cache sooner than a thread is woken, a log's small writes, is done where it comes from.
+/// The local disk. Writes and syncs go through threads of their own, so that an event loop never waits for
+/// the disk.
+///
+/// All writes of one folder go through the same thread: a write that nobody waits for any more never comes
+/// after what is done there later. A sync changes nothing that a later one could be too late for: syncs that
+/// come alone have other threads, and hold up no write. A log's small writes are copied into the page cache
+/// sooner than a thread is woken, and are done where they come from.
 #[derive(Debug)]
 pub struct RealDisk {
     writers: [Writer; WRITERS],
@@ -123,14 +126,14 @@ impl RealDisk {
         &self.writers[number(path)]
     }
 
-    /// The one that writes, the one that syncs.
+    /// Returns the thread that writes to this file and the one that syncs it.
     fn threads(&self, path: &Path) -> (Writer, Writer) {
         let number = number(path);
         (self.writers[number].clone(), self.syncers[number].clone())
     }
 }
 
-/// Of the threads that work for the folder of this file.
+/// Returns the number of the threads that work for the folder of this file.
 fn number(path: &Path) -> usize {
     let folder = path.parent().unwrap_or(path);
     xxh3_64(folder.as_os_str().as_bytes()) as usize % WRITERS
@@ -141,7 +144,8 @@ async fn ordered<T: Send + 'static>(
     pace: JobClass,
     job: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    // Never before what was given to the thread, and be it that nobody waits for that any more.
+    // Jobs of one folder keep their order even when nobody waits for the earlier ones any more. A job may run
+    // here only while its thread has nothing to do: otherwise it would overtake an abandoned write.
     if pace.is_here() && writer.is_idle() {
         return job();
     }
@@ -170,10 +174,12 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(job).await.map_err(io::Error::other)?
 }
 
-/// Reads of so many bytes are tried without waiting: longer ones copy for too long to be an event loop's work.
+/// Longest read in bytes that is tried without waiting. A longer one copies for too long to be an event
+/// loop's work.
 const CACHED_MAX: usize = 128 << 10;
 
-/// What the page cache has of a file, if that is all that is asked for.
+/// Reads from the page cache alone. `None`: the cache lacks a part of the range, or the range is longer than
+/// `CACHED_MAX`.
 fn cached(file: &File, offset: u64, len: usize) -> Option<Bytes> {
     use rustix::io::{ReadWriteFlags, preadv2};
     if len > CACHED_MAX {
@@ -187,42 +193,45 @@ fn cached(file: &File, offset: u64, len: usize) -> Option<Bytes> {
 #[derive(Debug)]
 struct RealFile {
     file: Arc<File>,
-    /// The same file, for writes past the page cache.
+    /// A second opening of a log, for writes past the page cache. `None`: the file is no log, or the
+    /// filesystem refuses.
     direct: Option<Arc<Direct>>,
     writer: Writer,
     syncer: Writer,
 }
 
-/// Of a log: the same file, for writes past the page cache.
+/// A log's file, opened for writes past the page cache.
 #[derive(Debug)]
 struct Direct {
     file: File,
     refused: AtomicBool,
-    /// When a write into the page cache had to wait, the last time.
+    /// Beginning of the last write into the page cache that had to wait.
     waited: Mutex<Option<Instant>>,
 }
 
-/// What takes longer waits for the disk: the kernel lets nobody write more while it has too much to write out.
+/// A write into the page cache that takes longer waits for the disk: the kernel lets nobody write more while
+/// it has too much to write out.
 const WAITED: Duration = Duration::from_millis(1);
-/// So long after that nothing is written on an event loop.
+/// Pause after such a wait during which nothing is written on an event loop.
 const WAITED_FOR: Duration = Duration::from_secs(1);
 
-/// How often this thread has waited for something in the kernel. That others were given its processor is not counted: where
-/// processors are few, that happens within every copy that is long enough.
+/// Returns how often this thread has waited for something in the kernel. Losing the processor to others is
+/// not counted: where processors are few, that happens within every copy that is long enough.
 fn waits() -> i64 {
     use nix::sys::resource::{UsageWho, getrusage};
     getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.voluntary_context_switches())
 }
 
 impl Direct {
-    /// None where the filesystem has no such thing.
+    /// Opens a log a second time, for writes past the page cache. `None`: the filesystem has no such thing.
     fn open(path: &Path) -> Option<Direct> {
         let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
         let file = OpenOptions::new().write(true).custom_flags(flags).open(path).ok()?;
         Some(Direct { file, refused: AtomicBool::new(false), waited: Mutex::default() })
     }
 
-    /// A copy into the page cache is done sooner than a thread is woken, as long as the kernel takes it at once.
+    /// Runs a job on the calling thread and notes whether it had to wait. A copy into the page cache is done
+    /// sooner than a thread is woken, as long as the kernel takes it at once.
     fn here<T>(&self, job: impl FnOnce() -> T) -> T {
         let (began, before) = (Instant::now(), waits());
         let done = job();
@@ -236,7 +245,7 @@ impl Direct {
         self.waited.lock().is_none_or(|at| at.elapsed() > WAITED_FOR)
     }
 
-    /// False: it must be written otherwise.
+    /// Writes the parts past the page cache. False: they must be written otherwise.
     fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<bool> {
         if self.refused.load(Ordering::Relaxed) || !direct::fits(offset, parts) {
             return Ok(false);
@@ -252,7 +261,8 @@ impl Direct {
     }
 }
 
-/// A log that was removed by its name while it is open takes syncs as ever, and nobody will ever read it.
+/// Syncs a file's data. A log that was removed by its name while it is open would take syncs as ever, and
+/// nobody would ever read it: that is `NotFound`.
 fn sync_data(file: &File, is_log: bool) -> io::Result<()> {
     file.sync_data()?;
     if is_log && file.metadata()?.nlink() == 0 {
@@ -364,7 +374,7 @@ impl DiskFile for RealFile {
     }
 }
 
-/// The size of a file, or of a block device, of which the metadata say nothing.
+/// Returns the size of a file or of a block device, whose metadata don't tell it.
 fn size_of(file: &File) -> io::Result<u64> {
     let metadata = file.metadata()?;
     match metadata.file_type().is_block_device() {
@@ -389,7 +399,8 @@ impl DiskLock for RealLock {
     }
 }
 
-/// By its number and when it was made, which no copy has alike; not by the device, whose number changes between boots.
+/// Identifies a file by its inode number and its birth time, which no copy has alike. The device is left out:
+/// its number changes between boots.
 fn place_of(file: &File) -> io::Result<u64> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
     let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;

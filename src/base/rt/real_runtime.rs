@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::real_disk::InlineIoGuard;
 use super::{Instant, Runtime};
 
-/// Runs on the tokio runtime that it was made in.
+/// The runtime of programs. It runs on the tokio runtime that it was made in.
 #[derive(Debug)]
 pub struct RealRuntime {
     handle: tokio::runtime::Handle,
@@ -20,7 +20,7 @@ pub struct RealRuntime {
 }
 
 impl RealRuntime {
-    /// Must be called inside a tokio runtime.
+    /// Returns the runtime of the calling thread. Must be called inside a tokio runtime.
     pub fn current() -> Arc<RealRuntime> {
         Arc::new(RealRuntime { handle: tokio::runtime::Handle::current(), start: std::time::Instant::now() })
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-/// Parts handed to one system call (IOV_MAX).
+/// Most parts that are handed to one system call (IOV_MAX).
 const PARTS_MAX: usize = 1024;
 
 /// Writes all of the parts, one after another, from `offset` on. Errors: the system's; `EIO` of a file that takes nothing.

@@ -54,12 +54,12 @@ const MAGIC_ENTRY: &[u8; 4] = b"FRAM";
 const SUMMED: usize = 60;
 const ENTRY_SUMMED: usize = 56;
 
-/// Which of the two queues a segment is in.
+/// The two queues that a segment can be in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ring {
-    /// Fetched once, as far as is known.
+    /// The frames were asked for once, as far as is known.
     New,
-    /// Asked for again.
+    /// The frames were asked for again.
     Proven,
 }
 
@@ -70,7 +70,7 @@ pub struct Head {
     pub size: u64,
 }
 
-/// What the table says of one frame.
+/// A segment table's entry for one frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Row {
     pub hash: u64,
@@ -78,7 +78,7 @@ pub struct Row {
     pub len: u32,
 }
 
-/// Where the table is.
+/// The end of a closed segment, which tells where its table lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct End {
     pub generation: u64,
@@ -105,7 +105,7 @@ fn closed(mut w: Writer) -> Vec<u8> {
     w.buf
 }
 
-/// The fields before the checksum, if that is right.
+/// Returns the fields before the checksum, if the checksum is right.
 fn opened(bytes: &[u8]) -> Option<&[u8]> {
     let (fields, sum) = bytes.get(..SUMMED + 4)?.split_at(SUMMED);
     (crc32c(fields).to_le_bytes() == sum).then_some(fields)
@@ -122,7 +122,7 @@ impl Head {
         closed(w)
     }
 
-    /// None: nothing that this version can use.
+    /// Decodes a segment's head. `None`: it is nothing that this version can use.
     pub fn decode(bytes: &[u8]) -> Option<Head> {
         let mut r = Reader::new(opened(bytes)?.strip_prefix(MAGIC)?, "a cache segment");
         let mut fields = || -> Result<_> { Ok((r.u32()?, r.u32()?, r.u64()?, r.u64()?)) };
@@ -141,7 +141,7 @@ pub fn encode_table(rows: &[Row]) -> Vec<u8> {
 }
 
 impl End {
-    /// Of a segment whose table lies at `at`.
+    /// Makes the end of a segment whose table lies at `at`.
     pub fn of(generation: u64, at: u32, table: &[u8]) -> End {
         End { generation, count: (table.len() / ROW) as u32, at, sum: crc32c(table) }
     }
@@ -164,7 +164,7 @@ impl End {
         u64::from(self.count) * ROW as u64
     }
 
-    /// The rows, if these are the bytes that were written.
+    /// Decodes the table's rows. `None`: these are not the bytes that were written.
     pub fn rows(&self, table: &[u8]) -> Option<Vec<Row>> {
         if table.len() as u64 != self.table_len() || crc32c(table) != self.sum {
             return None;
@@ -175,7 +175,7 @@ impl End {
     }
 }
 
-/// Bytes that a frame takes in a segment.
+/// Returns the bytes that a frame takes in a segment.
 pub fn room(len: usize) -> u64 {
     ((ENTRY + len) as u64).next_multiple_of(ALIGN)
 }
@@ -191,7 +191,7 @@ pub fn put_entry(out: &mut Vec<u8>, generation: u64, key: &FrameKey, frame: &[u8
     out.resize(out.len().next_multiple_of(ALIGN as usize), 0);
 }
 
-/// An entry's head as a walk meets it: key and length, not yet verified.
+/// Decodes an entry's head as a walk meets it: key and length, not yet verified.
 pub fn entry_head(bytes: &[u8], generation: u64) -> Option<(FrameKey, u32)> {
     let mut r = Reader::new(bytes.strip_prefix(MAGIC_ENTRY)?, "a cache entry");
     let mut fields = || -> Result<_> {
@@ -204,7 +204,7 @@ pub fn entry_head(bytes: &[u8], generation: u64) -> Option<(FrameKey, u32)> {
     (of == generation).then_some((key, len))
 }
 
-/// The frame in these bytes, if they are a whole entry.
+/// Returns key and frame, if these bytes are a whole entry and verify.
 pub fn entry(bytes: &Bytes) -> Option<(FrameKey, Bytes)> {
     let head = bytes.get(..ENTRY)?;
     let generation = u64::from_le_bytes(head[8..16].try_into().ok()?);
@@ -215,7 +215,7 @@ pub fn entry(bytes: &Bytes) -> Option<(FrameKey, Bytes)> {
     (sum.to_le_bytes() == head[ENTRY_SUMMED..SUMMED]).then(|| (key, bytes.slice(ENTRY..end)))
 }
 
-/// An entry whose checksum is made right, if these bytes are the rest of one.
+/// Returns an entry whose checksum is made right, if these bytes are the rest of one.
 #[cfg(any(test, fuzzing))]
 pub(super) fn summed(bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();

@@ -31,7 +31,8 @@ pub fn some_parts() -> Vec<Vec<u8>> {
     [head, [end, rows].concat(), one].into_iter().map(|part| [&part[..60], &part[64..]].concat()).collect()
 }
 
-/// 60 bytes, whose checksum each run adds, and what follows them.
+/// Decodes the parts of a segment. The input is 60 bytes, whose checksum each run adds, and what follows
+/// them.
 pub fn parts(data: &[u8]) {
     let (fields, rest) = data.split_at(data.len().min(60));
     let bytes = [with_crc(fields), rest.to_vec()].concat();
@@ -72,7 +73,7 @@ async fn settle(rt: &Rt) {
     rt.sleep(Duration::from_secs(2)).await;
 }
 
-/// What a cache leaves that was put 60 frames into.
+/// Returns the file that a cache leaves which 60 frames were put into.
 fn written() -> Bytes {
     let sim = Sim::new(1);
     let (rt, disk) = (sim.rt(), Arc::new(SimDisk::new(&sim)));
@@ -104,7 +105,8 @@ pub fn some_edits() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Edits of the file. With checksums made right where they say so.
+/// Opens a file after some edits, and reads and writes frames. The first byte says whether checksums are made
+/// right before.
 pub fn file(data: &[u8]) {
     let mut bytes = WRITTEN.with_borrow_mut(|kept| kept.get_or_insert_with(written).to_vec());
     let (sums, rest) = choice(data);
@@ -136,7 +138,7 @@ pub fn file(data: &[u8]) {
     run.unwrap_or_else(|stall| panic!("{stall}"));
 }
 
-/// The sums of a segment's head and end.
+/// Makes the checksums of a segment's head and end right.
 fn resum(segment: &mut [u8]) {
     let len = segment.len();
     for at in [0, len.saturating_sub(64)] {

@@ -18,32 +18,32 @@ use crate::base::Kind;
 use crate::base::rt::{Disk, Rt};
 use crate::cache::FrameKey;
 
-/// Bytes that wait to be written, at most: within these bounds half of its memory.
+/// Bounds of the bytes that may wait to be written. Within them that is half of the cache's memory.
 const QUEUE_MIN: u64 = 256 << 10;
 const QUEUE_MAX: u64 = 16 << 20;
-/// Bytes of a frame, about: how many that went are remembered.
+/// Typical bytes of a frame. By them is decided how many frames that went are remembered.
 const FRAME_TYPICAL: u64 = 16 << 10;
 const GONE_MIN: u64 = 4 << 10;
 const GONE_MAX: u64 = 1 << 20;
 
-/// How large it is and where.
+/// Size and place of a cache on disk.
 #[derive(Clone, Debug)]
 pub struct DiskCacheConfig {
-    /// A folder of its own.
+    /// The folder of the cache, which holds nothing else.
     pub dir: PathBuf,
     /// Bytes of the file, at most.
     pub bytes_max: u64,
     /// Bytes of memory at most, for its index and for what waits to be written.
     pub memory_max: u64,
-    /// Bytes of a segment, if not what fits the file.
+    /// Bytes of a segment. `None`: as fits the size of the file.
     pub segment: Option<u64>,
 }
 
-/// See the module. Cheap to clone; one that is off costs nothing.
+/// A handle on the cache, see the module. Cheap to clone; one that is off costs nothing.
 #[derive(Clone, Debug, Default)]
 pub struct DiskCache(Option<Arc<Owner>>);
 
-/// The task ends with it.
+/// The owner of the cache's task, which ends when this is dropped.
 #[derive(Debug)]
 struct Owner(Arc<Shared>);
 
@@ -54,13 +54,13 @@ impl Drop for Owner {
 }
 
 impl DiskCacheConfig {
-    /// A power of two: another size of the file keeps what is in it.
+    /// Returns the bytes of a segment: a power of two, so that another size of the file keeps what is in it.
     fn segment(&self) -> u64 {
         let fitting = (self.bytes_max / 64).max(1).next_power_of_two().clamp(4 << 20, SEGMENT_MAX);
         self.segment.unwrap_or(fitting)
     }
 
-    /// What a cache of so many bytes takes of memory, if all its frames are single blocks.
+    /// Returns the bytes of memory that a cache of so many bytes takes if all its frames are single blocks.
     pub fn memory_for(bytes_max: u64) -> u64 {
         bytes_max / 4096 * INDEX_ENTRY + QUEUE_MAX
     }
@@ -75,7 +75,7 @@ impl DiskCache {
         DiskCache(None)
     }
 
-    /// Returns at once; what the file has is found again meanwhile.
+    /// Starts the cache. It returns at once; what the file has is found again meanwhile.
     pub fn start(rt: &Rt, disk: Arc<dyn Disk>, config: DiskCacheConfig) -> DiskCache {
         let segment = config.segment();
         let count = (config.bytes_max / segment).min(SEGMENTS_MAX - 1) as u16;
@@ -95,17 +95,17 @@ impl DiskCache {
         self.0.as_ref().map(|owner| &owner.0)
     }
 
-    /// False: it keeps nothing and costs nothing.
+    /// Tells whether the cache was turned on. A cache that is off keeps nothing and costs nothing.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether it may have the frame.
+    /// Tells whether the cache may have the frame. A "no" counts as a miss.
     pub fn has(&self, key: &FrameKey) -> bool {
         self.shared().is_some_and(|s| s.has(key))
     }
 
-    /// The frame as it was put in.
+    /// Returns the frame as it was put in, if it is there.
     pub async fn get(&self, key: &FrameKey) -> Option<Bytes> {
         self.shared()?.get(key).await
     }
@@ -117,20 +117,20 @@ impl DiskCache {
         }
     }
 
-    /// The frame that it gave is not what belongs there.
+    /// Forgets a frame: the one that the cache gave is not what belongs there.
     pub fn forget(&self, key: &FrameKey) {
         if let Some(shared) = self.shared() {
             shared.damaged(format::hash(key));
         }
     }
 
-    /// None: there is no such cache.
+    /// Returns the cache's counts. `None`: there is no such cache.
     pub fn stats(&self) -> Option<DiskStats> {
         self.shared().map(|s| s.stats())
     }
 }
 
-/// The one task that writes.
+/// Runs the one task that writes.
 async fn run(shared: Arc<Shared>) {
     let mut segments = match Segments::open(&shared).await {
         Ok(segments) => segments,

@@ -3,7 +3,7 @@
 
 use crate::base::FastMap;
 
-/// What an entry of the map may take, its growth by doubling included.
+/// Bytes of memory that an entry of the map may take, its growth by doubling included.
 pub const INDEX_ENTRY: u64 = 40;
 /// More uses than this are not counted.
 const USES_MAX: u8 = 3;
@@ -11,16 +11,16 @@ const USES_MAX: u8 = 3;
 const SEGMENT_BITS: u32 = 16;
 const AT_BITS: u32 = 23;
 const LEN_BITS: u32 = 21;
-/// Segments, bytes of one, and bytes of a frame, at most: so that a place fits a word.
+/// Most segments, most bytes of one, and most bytes of a frame: so that a place fits a word.
 pub const SEGMENTS_MAX: u64 = 1 << SEGMENT_BITS;
 pub const SEGMENT_MAX: u64 = 8 << AT_BITS;
 pub const FRAME_LEN_MAX: usize = (1 << LEN_BITS) - 1;
 
-/// Where a frame lies, and how often it was asked for there.
+/// Place of a frame in the file, and how often it was asked for there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spot {
     pub segment: u16,
-    /// A multiple of 8.
+    /// Offset in the segment, a multiple of 8.
     pub at: u32,
     pub len: u32,
     pub uses: u8,
@@ -46,13 +46,13 @@ impl Spot {
     }
 }
 
-/// See the module. Beside what is there it remembers a hash of what was there.
+/// The map of frames, see the module. It also remembers hashes of frames that went.
 #[derive(Debug)]
 pub struct Index {
     spots: FastMap<u64, u64>,
     entries_max: usize,
     bytes: u64,
-    /// A part of the hash of what went without having been asked for again.
+    /// Parts of the hashes of frames that went without having been asked for again.
     gone: Vec<u32>,
 }
 
@@ -66,7 +66,7 @@ impl Index {
         self.spots.len()
     }
 
-    /// Bytes of the frames.
+    /// Returns the bytes of all frames.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -79,7 +79,7 @@ impl Index {
         self.spots.contains_key(&hash)
     }
 
-    /// Where it is; counts that it was asked for.
+    /// Returns a frame's place, and counts that the frame was asked for.
     pub fn used(&mut self, hash: u64) -> Option<Spot> {
         let word = self.spots.get_mut(&hash)?;
         let mut spot = Spot::unpack(*word);
@@ -90,7 +90,7 @@ impl Index {
         Some(spot)
     }
 
-    /// False when there is no room for it.
+    /// Adds a frame. False: there is no room for it.
     pub fn insert(&mut self, hash: u64, spot: Spot) -> bool {
         // A length of what was never verified may be anything.
         if spot.len as usize > FRAME_LEN_MAX || self.is_full() && !self.has(hash) {
@@ -103,7 +103,7 @@ impl Index {
         true
     }
 
-    /// Takes it out, if it is still there.
+    /// Takes a frame out, if it is still at this place.
     pub fn remove_at(&mut self, hash: u64, there: &Spot) -> Option<Spot> {
         let spot = Spot::unpack(*self.spots.get(&hash)?);
         if !spot.is_at(there) {
@@ -114,7 +114,7 @@ impl Index {
         Some(spot)
     }
 
-    /// For a segment whose table can't be read.
+    /// Takes out all frames of a segment whose table can't be read.
     pub fn remove_segment(&mut self, segment: u16) {
         let bytes = &mut self.bytes;
         self.spots.retain(|_, word| {

@@ -19,13 +19,13 @@ use crate::base::rt::{DiskFile, OpenHow};
 use crate::base::{Result, ResultExt as _};
 use crate::cache::FrameKey;
 
-/// Share of the new segments that goes first, one in so many.
+/// Share of the new segments in all, one in so many, above which a new one is used up first.
 const NEW_SHARE: usize = 10;
-/// New segments that stay, however few there are in all.
+/// Number of new segments that stay, however few there are in all.
 const NEW_MIN: usize = 2;
 /// Bytes of one write.
 const WRITE: usize = 512 << 10;
-/// Times that frames are moved for one free segment; after that they go.
+/// Rounds in which frames are moved to make one segment free; after that they are dropped.
 const MOVES: u32 = 4;
 const NAME: &str = "frames";
 
@@ -35,15 +35,16 @@ struct Filling {
     ring: Ring,
     segment: u16,
     generation: u64,
-    /// Written so far, and what is to follow.
+    /// Bytes of the segment that are written; `waiting` follows them.
     at: u64,
     waiting: Vec<u8>,
-    /// Of what waits: known to the index once it is written.
+    /// Number in `rows` of the first frame that waits. The index learns of these frames once they are
+    /// written.
     waiting_from: usize,
     rows: Vec<Row>,
 }
 
-/// See the module.
+/// The file's segments, see the module.
 #[derive(Debug)]
 pub(super) struct Segments {
     shared: Arc<Shared>,
@@ -55,7 +56,7 @@ pub(super) struct Segments {
     filling: [Option<Filling>; 2],
 }
 
-/// What a restart finds in a segment.
+/// A segment as a restart finds it.
 struct FoundSegment {
     segment: u16,
     head: Head,
@@ -91,7 +92,7 @@ impl Segments {
         self.file.clone()
     }
 
-    /// Gives the space back.
+    /// Removes the file, which gives its space back.
     pub async fn remove(&self) {
         let path = self.shared.dir.join(NAME);
         if let Err(error) = self.shared.disk.remove(&path).await {
@@ -156,7 +157,7 @@ impl Segments {
         Ok(Some(FoundSegment { segment, head, rows }))
     }
 
-    /// The table of a segment that was closed.
+    /// Reads the table of a segment that was closed.
     async fn table(&self, segment: u16, generation: u64) -> Result<Option<Vec<Row>>> {
         let size = self.shared.segment;
         let end = End::decode(&self.pread(segment, size - END as u64, END).await?);
@@ -167,7 +168,7 @@ impl Segments {
         Ok(end.rows(&table).filter(|rows| rows.iter().all(sound)))
     }
 
-    /// The entries of a segment that was not closed.
+    /// Walks the entries of a segment that was not closed.
     async fn walk(&self, segment: u16, generation: u64) -> Result<Vec<Row>> {
         let (mut rows, mut at) = (Vec::new(), HEAD as u64);
         loop {
@@ -189,7 +190,7 @@ impl Segments {
         self.pwrite(segment, self.shared.segment - END as u64, end).await
     }
 
-    /// Writes these.
+    /// Writes these frames.
     pub async fn take(&mut self, items: Vec<Item>) -> Result<()> {
         for Item { key, hash, frame, proven } in items {
             if self.shared.is_off() {
@@ -223,7 +224,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Whether the segment that is being filled takes it.
+    /// Tells whether the segment that is being filled has room for a frame of `len` bytes.
     fn fits(&self, ring: Ring, len: usize) -> bool {
         self.filling[ring as usize].as_ref().is_some_and(|f| {
             let rows = ((f.rows.len() + 1) * ROW + END) as u64;
@@ -231,7 +232,7 @@ impl Segments {
         })
     }
 
-    /// How much waits now.
+    /// Adds a frame to the segment that is being filled. Returns the bytes that wait to be written now.
     fn add(&mut self, ring: Ring, key: &FrameKey, hash: u64, frame: &[u8]) -> usize {
         let f = self.filling[ring as usize].as_mut().expect("a segment is begun before it is filled");
         let at = (f.at + f.waiting.len() as u64) as u32;
@@ -254,7 +255,7 @@ impl Segments {
         });
     }
 
-    /// Writes what waits; the index knows it then.
+    /// Writes what waits. The index learns of the frames after that.
     async fn write_out(&mut self, ring: Ring) -> Result<()> {
         let Some(f) = self.filling[ring as usize].as_mut().filter(|f| !f.waiting.is_empty()) else {
             return Ok(());
@@ -262,6 +263,8 @@ impl Segments {
         let (segment, at, bytes) = (f.segment, f.at, std::mem::take(&mut f.waiting));
         let from = std::mem::replace(&mut f.waiting_from, f.rows.len());
         f.at += bytes.len() as u64;
+        // The index learns of frames only when they lie in the file: a look-up would read what was there before, and
+        // count it as damage.
         self.pwrite(segment, at, bytes).await?;
         if let Some(f) = &self.filling[ring as usize] {
             let mut state = self.shared.state.lock();
@@ -282,7 +285,7 @@ impl Segments {
         Ok(())
     }
 
-    /// A segment to fill; one stays free.
+    /// Returns a segment to fill, and leaves one free.
     async fn free_segment(&mut self) -> Result<u16> {
         let mut rounds = 0;
         while self.free.len() < 2 {
@@ -295,7 +298,7 @@ impl Segments {
         Ok(self.free.pop().expect("four segments at least, two of them being filled"))
     }
 
-    /// Makes the segment free whose turn it is; false: none is full yet.
+    /// Makes the segment free whose turn it is. False: none is full yet.
     async fn empty_oldest(&mut self, may_move: bool) -> Result<bool> {
         let all = self.new.len() + self.proven.len();
         let from_new = self.new.len() > (all / NEW_SHARE).max(NEW_MIN) || self.proven.is_empty();
@@ -306,7 +309,7 @@ impl Segments {
         }
     }
 
-    /// Takes out of a segment what is in it; what was asked for is moved, if it may.
+    /// Takes the frames of a segment out of it. Those that were asked for are moved, if `may_move`.
     async fn empty(&mut self, segment: u16, ring: Ring, may_move: bool) -> Result<()> {
         let head = Head::decode(&self.pread(segment, 0, HEAD).await?);
         let rows = match head {

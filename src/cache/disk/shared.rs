@@ -16,17 +16,17 @@ use crate::base::rt::{Disk, DiskFile, Rt};
 use crate::base::{Error, Kind, Result};
 use crate::cache::FrameKey;
 
-/// A disk that takes longer is as good as none: stores answer sooner.
+/// Longest time that a disk operation may take. A slower disk is as good as none: stores answer sooner.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What it holds and what it was good for since the start.
+/// The contents of the cache, and its counts since the start.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct DiskStats {
-    /// Whether it is in use.
+    /// True while the cache is in use.
     pub on: bool,
-    /// Why not, when it turned itself off.
+    /// Reason why the cache turned itself off.
     pub trouble: Option<String>,
-    /// Bytes of frames that it has, and of the file at most.
+    /// Bytes of frames in the cache; `bytes_max` are the file's, at most.
     pub bytes: u64,
     pub bytes_max: u64,
     pub frames: u64,
@@ -35,7 +35,7 @@ pub struct DiskStats {
     /// Entries that did not verify.
     pub damaged: u64,
     pub written_bytes: u64,
-    /// Frames that were not taken since the disk was slower than they came.
+    /// Frames that were left out because they came faster than the disk took them.
     pub skipped: u64,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Item {
     pub key: FrameKey,
     pub hash: u64,
     pub frame: Bytes,
-    /// It was here before.
+    /// The cache held the frame before, so that it goes to the proven segments.
     pub proven: bool,
 }
 
@@ -74,7 +74,7 @@ struct Counts {
     skipped: AtomicU64,
 }
 
-/// What the handle and the task share.
+/// State that the cache's handles and its task share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub rt: Rt,
@@ -82,7 +82,7 @@ pub(super) struct Shared {
     pub dir: PathBuf,
     /// Bytes of a segment.
     pub segment: u64,
-    /// Segments.
+    /// Number of segments.
     pub count: u16,
     /// Bytes that may wait to be written.
     queue_max: u64,
@@ -104,7 +104,7 @@ impl Shared {
         Arc::new(Shared { rt: rt.clone(), disk, dir, segment, count, queue_max, state, work, counts })
     }
 
-    /// From now on it is asked.
+    /// Puts the cache into use: from now on it is asked for frames.
     pub fn begin(&self, file: Arc<dyn DiskFile>) {
         let mut state = self.state.lock();
         if let Phase::Starting = state.phase {
@@ -149,7 +149,7 @@ impl Shared {
         frame
     }
 
-    /// The entry that lies there, whose ever it is; none: it does not verify.
+    /// Reads the entry at a place, whichever frame it is of. `None`: it does not verify.
     pub async fn read(&self, file: &dyn DiskFile, spot: &Spot) -> Result<Option<(FrameKey, Bytes)>> {
         let at = u64::from(spot.segment) * self.segment + u64::from(spot.at);
         let read = file.pread(at, ENTRY + spot.len as usize);
@@ -187,7 +187,7 @@ impl Shared {
         }
     }
 
-    /// What waits to be written; waits until there is something. None: it is off.
+    /// Waits until frames are to be written, and takes them. `None`: the cache is off.
     pub async fn work(&self) -> Option<Vec<Item>> {
         loop {
             let work = self.work.notified();
@@ -204,7 +204,7 @@ impl Shared {
         }
     }
 
-    /// These are written, or left out.
+    /// Takes bytes off the queue that were written or left out. Both count as written.
     pub fn done(&self, bytes: u64) {
         let mut state = self.state.lock();
         state.queued = state.queued.saturating_sub(bytes);
@@ -216,12 +216,12 @@ impl Shared {
         matches!(self.state.lock().phase, Phase::Off(_))
     }
 
-    /// Nobody uses it any more.
+    /// Turns the cache off, since nobody uses it any more.
     pub fn close(&self) {
         self.end(Phase::Off(None));
     }
 
-    /// Nothing is asked of the disk any more.
+    /// Turns the cache off: nothing is asked of the disk any more.
     fn end(&self, phase: Phase) {
         let mut state = self.state.lock();
         if !matches!(state.phase, Phase::Off(_)) {

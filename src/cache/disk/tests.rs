@@ -18,7 +18,7 @@ fn key(n: u64) -> FrameKey {
     FrameKey { chunk: ChunkId { volume: VolumeId(7), epoch: Epoch(1), seq: Seq(n / 100) }, offset: n % 100 }
 }
 
-/// 1 to 3 KiB that only this key has.
+/// Makes 1 to 3 KiB that only this key has.
 fn frame(n: u64) -> Bytes {
     let len = 1024 + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % 2048;
     (0..len).map(|i| (n as usize * 31 + i * 7) as u8).collect::<Vec<_>>().into()
@@ -40,7 +40,7 @@ impl Host {
         DiskCache::start(&self.rt, self.disk.clone(), config)
     }
 
-    /// Until what was begun is done.
+    /// Waits until what was begun is done.
     async fn settle(&self) {
         self.rt.sleep(Duration::from_secs(2)).await;
     }
@@ -55,7 +55,7 @@ impl Host {
         self.settle().await;
     }
 
-    /// How many of these it has; each must be what was put.
+    /// Counts the frames of the range that the cache has; each must be what was put.
     async fn found(&self, cache: &DiskCache, range: std::ops::Range<u64>) -> u64 {
         let mut found = 0;
         for n in range {

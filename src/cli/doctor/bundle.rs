@@ -15,21 +15,21 @@ use crate::daemon::StateDir;
 use crate::daemon::answers::{EngineStatus, PoolAnswer};
 use crate::nbd::Address;
 
-/// The newest bytes of the log that are told.
+/// Most bytes of the log that are told, the newest ones.
 const LOG_MAX: usize = 256 << 10;
 const LOG_READ_MAX: usize = 64 << 20;
 const CONFIG_MAX: usize = 1 << 20;
 const METRICS_MAX: u64 = 4 << 20;
 const METRICS_WAIT: Duration = Duration::from_secs(5);
-/// Variables whose values change what Windlass does begin so, or end so.
+/// Beginnings and ends of the names of variables that change what Windlass does.
 const TELLING: &[&str] =
     &["WINDLASS_", "AWS_", "RUST_LOG", "NO_PROXY", "HTTP", "http", "ALL_PROXY", "no_proxy", "all_proxy"];
 
-/// What it is made of, beside what lies in files.
+/// The parts of a report, beside those that lie in files.
 #[derive(Debug)]
 pub struct Bundle {
     pub home: StateDir,
-    /// windlass.toml.
+    /// Path of windlass.toml.
     pub config: PathBuf,
     pub status: Option<EngineStatus>,
     pub pools: Vec<(Name, PoolAnswer)>,
@@ -49,7 +49,7 @@ impl Bundle {
         disk.write_atomic(&path, Bytes::from(bytes)).await.context(|| format!("writing {}", path.display()))
     }
 
-    /// Name and text of each file.
+    /// Returns name and text of each file.
     async fn parts(
         &self,
         report: &impl Serialize,
@@ -97,7 +97,7 @@ fn environment(variables: &[(String, String)]) -> String {
     lines.concat()
 }
 
-/// The kernel, limits of a process, and what of Windlass is mounted.
+/// Returns the kernel's version, limits of this process, and the mounts of Windlass.
 fn system() -> String {
     let uname = rustix::system::uname();
     let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
@@ -108,7 +108,7 @@ fn system() -> String {
     format!("{kernel}\n\n{}\n{}\n", read("/proc/self/limits"), ours.join("\n"))
 }
 
-/// What is served at an address of metrics; None when nobody answers.
+/// Reads the metrics that are served at an address. `None`: nobody answers.
 async fn metrics(address: &str) -> Option<String> {
     let look = async {
         match address.parse().ok()? {

@@ -2,19 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How a check ended, the better first.
+/// Outcomes of a check, the better first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Ok,
-    /// It can't be told; `found` says why.
+    /// The check could not be made; `found` says why.
     Unknown,
-    /// Works, and will hurt one day.
+    /// The thing works, and will hurt one day.
     Warn,
     Bad,
 }
 
-/// See the module. Field names are a contract with scripts (docs/reference.md).
+/// A check and its outcome, see the module. Field names are a contract with scripts (docs/reference.md).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Check {
     pub name: String,
@@ -22,7 +22,7 @@ pub struct Check {
     pub of: Option<String>,
     pub state: State,
     pub found: String,
-    /// What to do about it.
+    /// The way to mend it, in a sentence.
     pub cure: Option<String>,
 }
 

@@ -14,24 +14,24 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Longest path of a unix socket that Linux takes, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 const CONNECT: Duration = Duration::from_secs(3);
-/// What was acknowledged and is on this host alone for longer is worth a word.
+/// Age in ms from which acknowledged bytes that are on this host alone are worth a word.
 const UNSENT_MAX_MS: u64 = 10 * 60 * 1000;
 
 /// A unix socket where clients connect.
 #[derive(Clone, Debug)]
 pub struct SocketFacts {
     pub path: String,
-    /// Permission bits; None: there is no socket.
+    /// Permission bits. `None`: there is no socket.
     pub mode: Option<u32>,
     pub connects: bool,
 }
 
-/// What runs, and what it says of itself.
+/// The daemon that runs, and what it says of itself.
 #[derive(Debug)]
 pub struct DaemonFacts {
-    /// None: none runs.
+    /// Version of the daemon. `None`: none runs.
     pub version: Option<String>,
-    /// Its program was replaced or removed since it began.
+    /// The daemon's program was replaced or removed since it began.
     pub replaced: bool,
     pub sockets: Vec<SocketFacts>,
 }
@@ -89,7 +89,7 @@ impl DaemonFacts {
     }
 }
 
-/// What is in use, and what was left behind.
+/// Judges what is in use, and what was left behind.
 pub fn judge_status(status: &EngineStatus) -> Vec<Check> {
     let mut all = Vec::new();
     for volume in &status.volumes {
@@ -157,7 +157,7 @@ fn kept_journal(journal: &Path) -> Check {
     Check::warn("kept-journals", "has writes that are in no volume", cure).of(dir.to_string())
 }
 
-/// The configuration file.
+/// Judges the configuration file.
 pub fn judge_config(file: &Path, wrong: &Result<Vec<Wrong>, String>) -> Vec<Check> {
     let of = file.display().to_string();
     let all = match wrong {

@@ -23,7 +23,7 @@ impl Placed {
         Placed { spec, device }
     }
 
-    /// What it may be lost with, each with what that is called.
+    /// Returns the things with which the store may be lost: the kind of each, and its name.
     fn shares(&self) -> Vec<(&'static str, String)> {
         let mut shares = Vec::new();
         shares.extend(self.spec.zone.iter().map(|zone| ("zone", zone.clone())));
@@ -42,7 +42,7 @@ impl Placed {
     }
 }
 
-/// `bears`: how many of its stores the pool may lose.
+/// Judges how much of a pool one loss takes. `bears`: how many of its stores the pool may lose.
 pub fn judge(pool: &str, stores: &[Placed], bears: Option<usize>) -> Check {
     let name = "pool-apart";
     let check = match bears {

@@ -3,19 +3,19 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// See the module.
+/// Facts on a folder, see the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Folder {
     pub uid: u32,
     /// Permission bits.
     pub mode: u32,
-    /// Of the filesystem, as stat(2) gives it.
+    /// Device number of the filesystem, as stat(2) gives it.
     pub device: u64,
-    /// What kind that is, where that matters: `tmpfs`, `nfs`, …
+    /// Kind of the filesystem, where it matters: `tmpfs`, `nfs`, …
     pub kind: Option<&'static str>,
     pub free_bytes: u64,
     pub used_bytes: u64,
-    /// None: the filesystem does not count them.
+    /// Inodes that are free. `None`: the filesystem does not count them.
     pub free_inodes: Option<u64>,
 }
 
@@ -30,12 +30,14 @@ const KINDS: &[(i64, &str)] = &[
     (0x794c_7630, "overlay"),
 ];
 
-/// Those that are gone with the machine's power, or with a container.
+/// Kinds of filesystems whose contents are gone with the machine's power, or with a container.
 pub const FLEETING: &[&str] = &["tmpfs", "ramfs", "overlay"];
-/// Those of other machines.
+/// Kinds of filesystems that are served by other machines or programs.
 pub const REMOTE: &[&str] = &["nfs", "cifs", "smb", "fuse"];
 
 impl Folder {
+    /// Looks at a folder.
+    ///
     /// # Errors
     /// There is none, or it can't be looked at.
     pub fn look(dir: &Path) -> std::io::Result<Folder> {
@@ -55,7 +57,7 @@ impl Folder {
         })
     }
 
-    /// How full the filesystem is, in percent, for who writes there.
+    /// Returns how full the filesystem is, in percent of the room for users who are not root.
     pub fn percent(&self) -> u64 {
         percent(self.used_bytes, self.free_bytes)
     }
@@ -70,7 +72,7 @@ pub fn percent(used: u64, free: u64) -> u64 {
     (u128::from(used) * 100).checked_div(all).map_or(100, |percent| percent as u64)
 }
 
-/// The place of mounting that should hold `dir` by fstab(5) and holds nothing now.
+/// Returns the mount point that should hold `dir` by fstab(5), if nothing is mounted there now.
 pub fn unmounted(dir: &Path, fstab: &str, mounts: &str) -> Option<PathBuf> {
     let places = |table: &str| -> Vec<PathBuf> {
         let lines = table.lines().filter(|line| !line.trim_start().starts_with('#'));

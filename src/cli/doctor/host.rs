@@ -8,30 +8,31 @@ use rustix::process::Resource;
 use super::check::Check;
 use crate::base::units::{MIB, show_bytes};
 
-/// openat2(2), which stores in folders are opened by, is of this version.
+/// Oldest version of the kernel that has openat2(2), by which stores in folders are opened.
 const KERNEL_MIN: (u32, u32) = (5, 6);
-/// Fewer are used up by some hundred clients, files and connections.
+/// Least limit of open files that is no trouble: fewer are used up by some hundred clients, files and
+/// connections.
 const OPEN_FILES_MIN: u64 = 1024;
-/// What the process takes beside its budget (docs/operations.md).
+/// Bytes that the process takes beside its budget (docs/operations.md).
 const MEMORY_BESIDE: u64 = 256 * MIB;
 
-/// See the module.
+/// Facts on the machine, see the module.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
-    /// As uname(2) says.
+    /// Release of the kernel, as uname(2) says.
     pub kernel: String,
     pub is_root: bool,
-    /// Whether /dev/fuse opens; why not.
+    /// Result of opening /dev/fuse; the error says why it can't be opened.
     pub fuse: Result<(), String>,
     pub fusermount: Option<PathBuf>,
     /// The kernel can attach NBD exports as block devices.
     pub nbd: bool,
-    /// That `serve` takes; None: no limit.
+    /// Most files that `serve` may open. `None`: no limit.
     pub open_files: Option<u64>,
     /// Bytes that the engine may use, or why that is not known.
     pub memory: Result<u64, String>,
     pub memory_total: u64,
-    /// Of the control group, where that has a limit.
+    /// Limit of memory of the control group, where it has one, in bytes.
     pub memory_limit: Option<u64>,
 }
 
@@ -155,7 +156,7 @@ fn in_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// The least limit of this process's control group and those above it.
+/// Returns the least limit of this process's control group and those above it.
 fn memory_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = groups.lines().filter_map(group_of_memory).flat_map(|(root, group, file)| {
@@ -165,7 +166,8 @@ fn memory_limit() -> Option<u64> {
     limits.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).min()
 }
 
-/// Where a line of /proc/self/cgroup keeps limits of memory: the hierarchy's root, the group in it, the file.
+/// Returns the place of the limits of memory for a line of /proc/self/cgroup: the hierarchy's root, the group
+/// in it, the file.
 fn group_of_memory(line: &str) -> Option<(&'static Path, String, &'static str)> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (controllers, group) = (fields.next()?, fields.next()?.trim_start_matches('/').to_owned());

@@ -37,7 +37,7 @@ use crate::daemon::{KnownPool, StateDir, read_kept_credentials};
 use crate::nbd::Address;
 use crate::store::{KeySource, KeyTarget, StoreSpec, StoreUrl, keyring};
 
-/// How long the engine is waited for, with each question.
+/// Longest wait for the engine, with each question.
 const ASK: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args, Debug)]
@@ -53,7 +53,7 @@ pub struct Doctor {
     bundle: Option<PathBuf>,
 }
 
-/// What `doctor --json` prints.
+/// The report, as `doctor --json` prints it.
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,
@@ -108,12 +108,13 @@ fn human(report: &Report, bundle: Option<&PathBuf>) {
     }
 }
 
-/// How facts are gathered.
+/// The state of gathering facts.
 struct Look<'a> {
     global: &'a Global,
     rt: Rt,
     home: StateDir,
-    /// Whether a daemon answers, or why it can't be asked; and its process.
+    /// The daemon that answers, if one does, and its process if that is known. The error says why it can't be
+    /// asked.
     daemon: Result<Option<Option<u32>>, String>,
 }
 
@@ -182,7 +183,7 @@ impl<'a> Look<'a> {
         Ok(daemon::judge_config(&file, &wrong))
     }
 
-    /// A verb that only looks, through the daemon or in this process.
+    /// Asks a verb that only looks, through the daemon or in this process.
     async fn ask<T: serde::de::DeserializeOwned>(&self, verb: Verb) -> Result<T, String> {
         match self.rt.timeout(ASK, Box::pin(reach_engine::ask(self.global, verb))).await {
             Some(done) => done.and_then(|outcome| outcome.answer()).map_err(|error| error.to_string()),
@@ -190,7 +191,7 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// None: there is no state folder yet, and looking must not make one.
+    /// Asks for the status. `None`: there is no state folder yet, and looking must not make one.
     async fn status(&self) -> Option<Result<EngineStatus, String>> {
         if !self.home.root().is_dir() {
             return None;
@@ -232,7 +233,8 @@ impl<'a> Look<'a> {
         Ok(known.into_iter().filter(|known| wanted(known) && known.destroying.is_none()).collect())
     }
 
-    /// One after the other: without a daemon each takes the lock of the state folder.
+    /// Asks for the status of the pools, one after the other: without a daemon each question takes the lock
+    /// of the state folder.
     async fn pool_answers(&self, pools: &[KnownPool]) -> Vec<Result<PoolAnswer, String>> {
         let mut answers = Vec::new();
         for pool in pools {
@@ -270,7 +272,8 @@ impl<'a> Look<'a> {
         Ok(checks)
     }
 
-    /// Takes the keys that are kept for this process too. Tells of those that the daemon alone has.
+    /// Takes the keys of stores that are kept for this process too. Returns checks, and the targets whose
+    /// keys the daemon alone has.
     async fn given_credentials(&self) -> (Vec<Check>, Vec<KeyTarget>) {
         let mut checks = Vec::new();
         match read_kept_credentials(&*RealDisk::start(), &self.home.credentials()).await {

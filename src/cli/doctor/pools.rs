@@ -6,11 +6,12 @@ use crate::base::units::{show_bytes, show_count, show_time};
 use crate::daemon::answers::{PoolAnswer, word};
 use crate::pool::{StoreState, StoreStatus};
 
-/// What nobody has read for longer may have rotted.
+/// Age in ms of the last scrub from which a pool gets a warning: bytes that nobody has read for longer may
+/// have rotted.
 const SCRUB_MAX_MS: u64 = 30 * 24 * 3600 * 1000;
 const FULL: u64 = 90;
 
-/// Parity: how many stores its layout, `k+m`, bears to lose.
+/// Returns the parity of the pool's layout `k+m`: how many stores the pool may lose.
 pub fn bears(answer: &PoolAnswer) -> Option<usize> {
     answer.status.layout.split_once('+')?.1.parse().ok()
 }

@@ -2,9 +2,9 @@
 //! beside such names, users and passwords in URLs, and what has the form of an AWS key.
 
 const HIDDEN: &str = "REDACTED";
-/// A shorter value of the environment would take apart words that say nothing.
+/// Shortest value of the environment that is hidden. A shorter one would take apart words that say nothing.
 const SECRET_MIN: usize = 6;
-/// Letters and digits of an AWS access key after its first four.
+/// Number of letters and digits of an AWS access key after its first four.
 const ACCESS_KEY: usize = 16;
 const ACCESS_KEY_KINDS: &[&str] = &["AKIA", "ASIA", "AROA"];
 
@@ -30,7 +30,7 @@ impl Secrets {
     }
 }
 
-/// Whether what is called so is nobody else's business.
+/// Tells whether a thing of this name must not be shown to others.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let within = ["secret", "password", "passphrase", "token", "signature", "credential", "authorization"];
@@ -38,8 +38,8 @@ pub fn is_secret(name: &str) -> bool {
     within.iter().any(|word| name.contains(word)) || ends.iter().any(|end| name.ends_with(end))
 }
 
-/// `scheme://USER:PASSWORD@host` without the user. A password may have any characters: where the text could be one as well
-/// as an address with a port and a path, it is one.
+/// Returns the line with `scheme://USER:PASSWORD@host` without the user. A password may have any characters:
+/// where the text could be one as well as an address with a port and a path, it is one.
 fn users(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -61,12 +61,12 @@ fn users(line: &str) -> String {
     out + rest
 }
 
-/// Whether what is called so may have a user and a password, without a scheme before them.
+/// Tells whether a variable of this name may hold a user and a password, without a scheme before them.
 fn is_proxy(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with("proxy")
 }
 
-/// Where a value ends that has this quote before it, or none.
+/// Returns the end of a value that has this quote before it, or none.
 fn end_of(value: &str, quote: &str, ends: &[char]) -> usize {
     let mut escaped = false;
     let is_end = |c: char| {
@@ -82,7 +82,8 @@ fn end_of(value: &str, quote: &str, ends: &[char]) -> usize {
     end.unwrap_or(value.len())
 }
 
-/// `NAME=VALUE`, `NAME = "VALUE"` and `"NAME": "VALUE"` without the value, where the name says that it is secret.
+/// Returns the line with `NAME=VALUE`, `NAME = "VALUE"` and `"NAME": "VALUE"` without the value, where the
+/// name says that it is secret.
 fn named(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;

@@ -7,26 +7,27 @@ use super::folder_facts::{FLEETING, Folder, REMOTE};
 use crate::base::units::{GIB, MIB, show_bytes};
 use crate::daemon::StateDir;
 
-/// Journals of volumes grow to gigabytes while stores are behind.
+/// Least room in bytes that is no trouble: journals of volumes grow to gigabytes while stores are behind.
 const ROOM_MIN: u64 = GIB;
-/// Less than this, new journals do not begin.
+/// Room in bytes below which new journals do not begin.
 const ROOM_LEAST: u64 = 64 * MIB;
 const INODES_MIN: u64 = 1000;
-/// Of root's folder that the package's tmpfiles.d makes: the daemon's group may write, and takes away only what is its own.
+/// Mode of root's folder that the package's tmpfiles.d makes: the daemon's group may write there, and takes
+/// away only its own files.
 const SHARED_WITH_ROOT: u32 = 0o1770;
 
-/// See the module.
+/// Facts on the state folder, see the module.
 #[derive(Clone, Debug)]
 pub struct StateFacts {
     pub dir: PathBuf,
-    /// None: it is not there yet. Else what it is, or why it can't be looked at.
+    /// The folder, or why it can't be looked at. `None`: it is not there yet.
     pub folder: Option<Result<Folder, String>>,
     pub user: u32,
     /// The control socket's path, or why there can be none.
     pub control: Result<PathBuf, String>,
-    /// Whether a daemon answers there; why it can't be asked.
+    /// True if a daemon answers at the control socket; the error says why it can't be asked.
     pub answers: Result<bool, String>,
-    /// A process that lives and has noted itself in the lock.
+    /// The process that has noted itself in the lock, if it lives.
     pub holder: Option<u32>,
 }
 

@@ -13,39 +13,40 @@ use crate::cli::daemon_user::DaemonUser;
 use crate::pool::{LABELS, pool_of_label};
 use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, TriedRight};
 
-/// Names looked at that may be a label's.
+/// Most names that are looked at which may be a label's.
 const LABELS_MAX: usize = 8;
-/// Where a pool's store has what is only there to be looked at, and taken away again.
+/// Prefix of the objects in a pool's store that are written only to look at them, and taken away again.
 const PROBES: &str = "probe/";
-/// How long one store is waited for.
+/// Longest wait for one store.
 const LOOK: Duration = Duration::from_secs(45);
-/// A clock that differs by more than this is worth a word; its answers tell whole seconds.
+/// Difference of clocks in ms from which a warning is given; the store's answers tell whole seconds.
 const SKEW_WARN_MS: u64 = 5_000;
-/// S3 refuses what is signed at a time that differs by 15 minutes.
+/// Difference of clocks in ms from which a store is in trouble: S3 refuses what is signed at a time that
+/// differs by 15 minutes.
 const SKEW_BAD_MS: u64 = 300_000;
 const FULL: u64 = 90;
 const OVERFULL: u64 = 99;
 /// Classes whose objects can't be read before somebody restores them.
 const ARCHIVES: &[&str] = &["GLACIER", "DEEP_ARCHIVE"];
 
-/// See the module. What was not looked at is none.
+/// Facts on a store, see the module. A fact that was not looked at is `None`.
 #[derive(Debug)]
 pub struct StoreFacts {
     pub url: StoreUrl,
-    /// It is listed by a pool that this host knows, so it must have that pool's label.
+    /// The store is listed by a pool that this host knows, so it must have that pool's label.
     pub of_pool: bool,
-    /// Why it can't be opened, or did not answer in time.
+    /// Reason why the store can't be opened, or did not answer in time.
     pub closed: Option<Error>,
     pub tried: Vec<TriedRight>,
     pub promises: Option<Result<(), Error>>,
     pub labelled: Option<bool>,
     pub rules: Option<BucketRules>,
     pub public: Option<bool>,
-    /// Of a store in a folder, or why that can't be looked at.
+    /// The folder of a store that lies in one, or why it can't be looked at.
     pub folder: Option<Result<Folder, String>>,
-    /// The disk that should be mounted above it by /etc/fstab.
+    /// The disk that /etc/fstab says should be mounted above the folder.
     pub unmounted: Option<String>,
-    /// Why the daemon's user can't write into the folder, whoever asks.
+    /// Reason why the daemon's user can't write into the folder, whoever runs this command; and the cure.
     pub shut: Option<(String, String)>,
 }
 
@@ -135,7 +136,7 @@ impl StoreFacts {
         all.into_iter().map(|check| check.of(url.clone())).collect()
     }
 
-    /// Something of that name answers, whatever it allows.
+    /// Tells whether something of that name answers, whatever it allows.
     fn answers(&self) -> bool {
         self.closed.is_none() && !self.tried.first().is_some_and(|one| is_silent(&one.outcome))
     }

@@ -15,14 +15,14 @@ use crate::image::{
 };
 use crate::store;
 
-/// What the command line says of it.
+/// The image as the command line describes it.
 #[derive(Debug)]
 pub struct Asked {
     /// A path, a URL, or `-`.
     pub from: String,
     pub format: Option<Format>,
     pub backing_dir: Option<PathBuf>,
-    /// In hexadecimal digits.
+    /// The sum that the image must have, in hexadecimal digits.
     pub sha256: Option<String>,
 }
 
@@ -30,27 +30,30 @@ pub struct Asked {
 pub struct Input {
     pub source: Box<dyn Source>,
     pub format: &'static str,
-    /// Tells it from others, for who goes on later; none: it can be read once.
+    /// A text that tells the image from others, for a run that goes on later. `None`: the image can be read
+    /// only once.
     pub identity: Option<String>,
-    /// Of a file that was read from end to end to take it.
+    /// The SHA-256 of a file, if it was read from end to end to take the sum.
     pub sum: Option<String>,
-    /// Something tells that all of it has come: a length, a sum, or the end that a compressed file has.
+    /// True if something tells that all of the image has come: a length, a sum, or the end that a compressed
+    /// file has.
     pub vouched: bool,
-    /// What it is read from, but for what can be read once only.
+    /// The files that are read; none where the image can be read only once.
     files: Vec<Arc<dyn ReadAt>>,
 }
 
-/// What an image is read as.
+/// The format that an image is read as.
 #[derive(Clone, Copy, Debug)]
 struct Told {
     format: Format,
-    /// None: the user has said it, and nothing is judged.
+    /// Finding from the first bytes. `None`: the user has named the format, and nothing is judged.
     judged: Option<Detected>,
 }
 
 impl Asked {
-    /// What it is, of its first bytes. A raw disk that is said to be one is not looked at: a guest writes the first bytes of its
-    /// disk. It is decompressed where the file's name says so, which no guest writes.
+    /// Decides the format of the image, by its first bytes unless the user has named it. The bytes of a raw
+    /// disk that the user calls one are not judged: a guest writes the first bytes of its disk. It is
+    /// decompressed where the file's name says so, which no guest writes.
     fn told(&self, head: &[u8]) -> Result<Told> {
         let Some(said) = self.format else {
             let found = detect(head)?;
@@ -80,7 +83,7 @@ enum Place {
     Bytes(Bytewise, Option<u64>),
 }
 
-/// What it costs to read a file twice.
+/// Distances of a file, by the cost of reading it twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reach {
     Local,
@@ -88,7 +91,8 @@ enum Reach {
 }
 
 impl Input {
-    /// Opens it, and tells what it is. Of a `--sha256` that differs nothing is left to do.
+    /// Opens the image, and finds out its format. If the file has another sum than `--sha256` asks for,
+    /// nothing is left to do.
     pub async fn open(rt: &Rt, asked: &Asked, bar: &ProgressBar) -> Result<Input> {
         let place = locate(rt, &asked.from).await?;
         match place {
@@ -103,7 +107,8 @@ impl Input {
         }
     }
 
-    /// For who has read all of it: `Invalid` when a file was written to meanwhile.
+    /// Checks, after all of the image was read, that it did not change. `Invalid`: a file was written to
+    /// meanwhile.
     pub async fn unchanged(&self) -> Result<()> {
         for file in &self.files {
             file.unchanged().await?;
@@ -111,7 +116,7 @@ impl Input {
         Ok(())
     }
 
-    /// Whether the sum is the one that was asked for, where one was.
+    /// Checks that the sum is the one that was asked for, if one was.
     pub fn check_sum(asked: &Asked, sum: Option<&str>) -> Result<()> {
         let Some(wanted) = &asked.sha256 else { return Ok(()) };
         let from = &asked.from;
@@ -226,8 +231,8 @@ async fn of_bytes(
     Ok(Input { source, format: word(format), identity: None, sum: None, files, vouched })
 }
 
-/// What is inside of a compressed file must be a raw disk: tables that lead here and there need the file itself. `judged`: the
-/// user has not said that it is one.
+/// Checks the contents of a compressed file: they must be a raw disk, since a format with tables needs a file
+/// that can be read anywhere. `judged`: the user has not said that it is a raw disk.
 async fn inner(mut stream: Stream, by: Compression, judged: bool) -> Result<Stream> {
     if !judged {
         return Ok(stream);

@@ -31,9 +31,9 @@ use crate::daemon::StateDir;
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, Verb, VolumeCreate, VolumePath};
 use crate::image::{CopyWatch, DiskCopy, FilledTo, Format, Target};
 
-/// How often what was written is flushed, and noted.
+/// Pause between notes, before each of which what was written is flushed.
 const NOTE_EVERY: Duration = Duration::from_secs(2);
-/// Of a disk whose size shows at its end.
+/// First size in bytes of a volume for a disk whose size shows only at its end.
 const SIZE_MIN: u64 = 512;
 
 #[derive(clap::Args, Debug)]
@@ -80,7 +80,7 @@ pub struct Import {
 }
 
 impl Import {
-    /// Options of an import that a diff has no use for.
+    /// Refuses options of an import that a diff has no use for.
     fn refuse_with_a_diff(&self) -> Result<()> {
         let given = [
             ("--sha256", self.sha256.is_some()),
@@ -128,7 +128,7 @@ pub async fn run(global: &Global, args: Import) -> Result<ExitCode> {
     Ok(done(&outcome))
 }
 
-/// What `--dry-run` tells.
+/// Looks at the image, for `--dry-run`.
 async fn look(rt: &Rt, args: &Import) -> Result<Outcome> {
     let input = open(rt, args, &bar(Counts::Bytes)).await?;
     let size = input.source.size();
@@ -195,7 +195,7 @@ async fn import(rt: &Rt, door: &mut Door, args: &Import) -> Result<Outcome> {
     Ok(told(args, &input, &work, (copied, ms), sum))
 }
 
-/// Whether it is the image that was meant, all of it. Tells its sum, where one was asked for.
+/// Checks that all of the image that was meant has come. Returns its sum too, if it was taken.
 async fn check(args: &Import, input: &Input, copied: FilledTo) -> Result<(FilledTo, Option<String>)> {
     if copied.position == 0 {
         return Err(no_disk(args));
@@ -248,15 +248,15 @@ fn told(
 /// The volume that is being filled.
 struct Work {
     hidden: VolumePath,
-    /// Bytes of the volume.
+    /// Size of the volume in bytes.
     size: u64,
     note: Note,
     notes: Notes,
-    /// Where this run went on.
+    /// Offset at which this run went on.
     resumed: u64,
 }
 
-/// Finds where an earlier run was, or makes the volume.
+/// Finds the place where an earlier run was, or makes the volume.
 async fn begin(door: &mut Door, args: &Import, input: &Input, notes: Notes) -> Result<Work> {
     let hidden = args.path.while_imported();
     let image = input.source.size();
@@ -313,7 +313,7 @@ fn no_disk(args: &Import) -> Error {
     Error::new(Kind::Invalid, format!("{} has no bytes: there is no disk in it", args.from))
 }
 
-/// Whether a run that notes this may go on where an earlier one was.
+/// Tells whether a run with this note may go on where an earlier one was.
 fn goes_on(before: &Note, now: &Note) -> bool {
     before.volume.is_some()
         && before.source.is_some()
@@ -323,7 +323,7 @@ fn goes_on(before: &Note, now: &Note) -> bool {
         && before.encrypted == now.encrypted
 }
 
-/// Something else was cut off than is asked for now.
+/// Makes the error for an import of something else than the one that was cut off.
 fn another(path: &VolumePath, before: &Note, now: &Note) -> Error {
     let what = match before.source == now.source && before.base == now.base {
         true => format!("an import of this image as {}, not {},", before.format, now.format),
@@ -373,7 +373,7 @@ impl Work {
         Ok(())
     }
 
-    /// Copies the image. What a signal or an error leaves is noted.
+    /// Copies the image. The place where a signal or an error stops it is noted.
     async fn fill(
         &mut self,
         rt: &Rt,
@@ -429,8 +429,8 @@ impl Work {
         Ok(copied)
     }
 
-    /// Goes on where an earlier run was only if the volume has what that run wrote: its stores may have been put back since. What a
-    /// base has tells nothing of that, and is compared again.
+    /// Checks that the volume holds as many bytes as an earlier run wrote, and else begins at the front: its
+    /// stores may have been put back since. What a base has tells nothing of that, and is compared again.
     async fn stands(&mut self, target: &dyn Target) -> Result<()> {
         if self.note.position == 0 {
             return Ok(());
@@ -468,16 +468,16 @@ impl Work {
     }
 }
 
-/// Who looks on while it is filled.
+/// The observer of the copy, which flushes and takes notes.
 struct Filling<'a> {
     rt: Rt,
     work: &'a mut Work,
     door: &'a mut Door,
     target: &'a NbdTarget,
     bar: &'a ProgressBar,
-    /// Bytes that earlier runs wrote.
+    /// Number of bytes that earlier runs wrote.
     before: u64,
-    /// How far this run has come.
+    /// Progress of this run.
     copied: FilledTo,
     noted: Instant,
 }
@@ -485,6 +485,8 @@ struct Filling<'a> {
 impl Filling<'_> {
     async fn take_note(&mut self) -> Result<()> {
         let FilledTo { position, written } = self.copied;
+        // The bytes are flushed before the note says so: the next run skips all that lies before the position, and
+        // would leave a hole in the disk.
         self.target.flush().await?;
         (self.work.note.position, self.work.note.written) = (position, self.before + written);
         self.work.notes.write(&self.work.note).await?;
@@ -511,7 +513,7 @@ impl CopyWatch for Filling<'_> {
 }
 
 impl Door {
-    /// What is told of a volume that is there.
+    /// Asks for the facts on a volume. `None`: there is no such volume.
     async fn find(&mut self, path: &VolumePath) -> Result<Option<Value>> {
         match self.ask(Verb::VolumeInfo { path: path.clone(), walk: false }).await {
             Ok(outcome) => Ok(Some(outcome.value)),

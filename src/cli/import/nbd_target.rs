@@ -12,13 +12,14 @@ use crate::daemon::api::VolumePath;
 use crate::image::Target;
 use crate::nbd::Client;
 
-/// What tells where an export has data.
+/// Name of the NBD context that tells where an export has data.
 const ALLOCATION: &str = "base:allocation";
-/// Of an extent: it reads as zeros.
+/// Flag of an extent that reads as zeros.
 const ZERO: u32 = 2;
-/// Bytes of one request that carries none.
+/// Most bytes of a request that carries no data.
 const RANGE_MAX: u64 = 1 << 30;
-/// How often a volume is asked for that an earlier run's client may be counted for, and how long to wait in between.
+/// Attempts to get a volume for which an earlier run's client may still be counted; `PAUSE` lies between
+/// them.
 pub const ATTEMPTS: u32 = 30;
 pub const PAUSE: Duration = Duration::from_millis(100);
 
@@ -26,7 +27,7 @@ pub const PAUSE: Duration = Duration::from_millis(100);
 pub struct NbdTarget(pub Client);
 
 impl NbdTarget {
-    /// Nobody else uses the volume as long as this lasts.
+    /// Connects to the volume. Nobody else uses it as long as the connection lasts.
     pub async fn open(door: &Door, path: &VolumePath) -> Result<NbdTarget> {
         let mut attempt = 0;
         loop {

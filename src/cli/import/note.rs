@@ -13,23 +13,23 @@ use crate::daemon::api::VolumePath;
 
 const FILE_MAX: usize = 64 << 10;
 
-/// What is written down. The position is behind what was flushed, never before it.
+/// The state of an import, as it is written down. All bytes before the position were flushed first.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Note {
-    /// Tells the image from others; none: it can't be read again.
+    /// A text that tells the image from others. `None`: the image can't be read again.
     pub source: Option<String>,
-    /// As what it is read.
+    /// Format that the image is read as.
     #[serde(default)]
     pub format: String,
     /// The snapshot that the volume is a clone of.
     pub base: Option<String>,
-    /// The volume is an encrypted one.
+    /// The volume is encrypted.
     #[serde(default)]
     pub encrypted: bool,
-    /// The volume's id; none: it was not there yet.
+    /// The volume's id. `None`: it was not there yet.
     pub volume: Option<String>,
     pub position: u64,
-    /// Bytes before the position that are no zeros. Where the volume holds less, its stores were put back since.
+    /// Bytes before the position that are no zeros. If the volume holds less, its stores were put back since.
     #[serde(default)]
     pub written: u64,
 }
@@ -44,7 +44,7 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// `Owned`: another process imports into it.
+    /// Opens the notes of one volume. `Owned`: another process imports into it.
     pub async fn open(home: &StateDir, path: &VolumePath) -> Result<Notes> {
         let (disk, dir) = (RealDisk::start(), home.imports());
         disk.create_dir(&dir).await.context(|| dir.display().to_string())?;
@@ -60,7 +60,7 @@ impl Notes {
         Ok(Notes { disk, file: dir.join(format!("{stem}.json")), dir, _lock: lock })
     }
 
-    /// The last one. One that can't be read is none.
+    /// Reads the last note. One that can't be read counts as none.
     pub async fn read(&self) -> Option<Note> {
         let text = self.disk.read(&self.file, FILE_MAX).await.ok()?;
         serde_json::from_slice(&text).ok()

@@ -25,22 +25,22 @@ use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A daemon that takes longer does not answer.
+/// Longest wait for an answer. A daemon that takes longer counts as one that does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How soon a new answer or a signal shows.
+/// Longest time until a new answer or a signal shows.
 const GLANCE: Duration = Duration::from_millis(100);
-/// Rates are those between the newest answer and the oldest of so many.
+/// Number of answers that are kept: rates are those between the newest and the oldest of them.
 const ANSWERS: usize = 4;
 
 #[derive(clap::Args, Debug)]
 pub struct Top {}
 
-/// What has come from the daemon.
+/// The answers that have come from the daemon.
 #[derive(Debug, Default)]
 struct Feed {
-    /// The newest last.
+    /// The answers, the newest last.
     answers: VecDeque<Arc<WatchAnswer>>,
-    /// Why the newest is not of a moment ago.
+    /// Reason why the newest answer is not of a moment ago.
     trouble: Option<String>,
 }
 
@@ -110,7 +110,7 @@ async fn poll(rt: &Rt, home: &StateDir) -> Result<WatchAnswer> {
     rt.timeout(PATIENCE, asked).await.unwrap_or_else(|| Err(late()))
 }
 
-/// Until a key or a signal ends it. It waits on this thread: nothing else runs here.
+/// Shows the screen until a key or a signal ends it. It waits on this thread: nothing else runs here.
 fn show(terminal: &mut DefaultTerminal, feed: &Mutex<Feed>, ended: &AtomicBool) -> std::io::Result<()> {
     let mut screen = Screen::default();
     while !ended.load(Ordering::Relaxed) {
@@ -132,7 +132,7 @@ fn show(terminal: &mut DefaultTerminal, feed: &Mutex<Feed>, ended: &AtomicBool) 
     Ok(())
 }
 
-/// Whether it is the end.
+/// Applies a key to the screen. Returns whether the key ends it.
 fn pressed(screen: &mut Screen, key: KeyEvent) -> bool {
     match key.code {
         KeyCode::Char('q') | KeyCode::Esc => return true,

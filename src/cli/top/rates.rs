@@ -5,29 +5,29 @@ use std::collections::BTreeMap;
 use crate::daemon::answers::{IoLine, VolumeInUse, WatchAnswer};
 use crate::pool::StoreStatus;
 
-/// One volume's I/O; all but the latency is of a second.
+/// The I/O of one volume; all but the latency is for a second.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct VolumeRates {
     pub requests: f64,
     pub read_bytes: f64,
     pub written_bytes: f64,
     pub failed: f64,
-    /// 99 % of the requests took no longer; none when there were none.
+    /// Time within which 99 % of the requests were answered. `None`: there were none.
     pub latency_ms_p99: Option<f64>,
 }
 
-/// Seconds between both; never 0.
+/// Returns the seconds between both answers; never 0.
 pub fn seconds(was: &WatchAnswer, now: &WatchAnswer) -> f64 {
     (now.up_ms.saturating_sub(was.up_ms).max(1)) as f64 / 1000.0
 }
 
-/// Counters only rise: one that fell began anew.
+/// Returns by how much a counter has risen. Counters only rise: one that fell began anew.
 fn risen(was: Option<u64>, now: u64) -> u64 {
     was.and_then(|was| now.checked_sub(was)).unwrap_or(now)
 }
 
-/// In the order of `now`. A volume that is only in the newer answer was opened meanwhile: all of it counts. But between an
-/// answer and itself nothing happened.
+/// Returns the rates of all volumes, in the order of `now`. A volume that is only in the newer answer was
+/// opened meanwhile, and all that it did counts. But between an answer and itself nothing happened.
 pub fn volumes(was: &WatchAnswer, now: &WatchAnswer) -> Vec<VolumeRates> {
     let before: BTreeMap<String, &VolumeInUse> =
         was.status.volumes.iter().map(|v| (v.path.to_string(), v)).collect();
@@ -58,7 +58,7 @@ fn rates(was: Option<&VolumeInUse>, now: &VolumeInUse, seconds: f64) -> VolumeRa
     rates
 }
 
-/// Of counts by their upper ends.
+/// Returns the percentile of counts that are given by their upper ends.
 fn percentile(mut counts: Vec<(f64, u64)>, percent: u64) -> Option<f64> {
     counts.sort_by(|a, b| a.0.total_cmp(&b.0));
     let all: u64 = counts.iter().map(|(_, n)| n).sum();
@@ -70,14 +70,14 @@ fn percentile(mut counts: Vec<(f64, u64)>, percent: u64) -> Option<f64> {
     })
 }
 
-/// Requests a second of a pool's store.
+/// Returns the requests a second of a pool's store.
 pub fn store_requests(was: &WatchAnswer, now: &WatchAnswer, pool: &str, store: &StoreStatus) -> f64 {
     let old = was.open_pools.iter().find(|p| p.name.as_str() == pool);
     let old = old.and_then(|p| p.stores.iter().find(|s| s.url == store.url)).map(|s| s.requests);
     risen(old, store.requests) as f64 / seconds(was, now)
 }
 
-/// The share of lookups since then that were found in memory; none when there were none.
+/// Returns the share of lookups since the older answer that were found in memory. `None`: there were none.
 pub fn found_in_memory(was: &WatchAnswer, now: &WatchAnswer) -> Option<f64> {
     let (was, now) = (&was.status.cache.memory, &now.status.cache.memory);
     let (hits, misses) = (risen(Some(was.hits), now.hits), risen(Some(was.misses), now.misses));
@@ -88,7 +88,7 @@ pub fn found_in_memory(was: &WatchAnswer, now: &WatchAnswer) -> Option<f64> {
 pub mod tests {
     use super::*;
 
-    /// An answer with volumes that have been read so often, each read of 4 KiB in up to 2 ms.
+    /// Makes an answer with volumes that have been read so often, each read of 4 KiB in up to 2 ms.
     pub fn answer(up_ms: u64, reads: &[(&str, u64)]) -> WatchAnswer {
         let volume = |(path, n): &(&str, u64)| {
             serde_json::json!({

@@ -12,13 +12,13 @@ use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{VolumeInUse, WatchAnswer, word};
 use crate::pool::{StoreState, StoreStatus};
 
-/// Most lines of what needs attention, and of stores.
+/// Most lines on what needs attention, and most lines on stores.
 const ALARMS_MAX: usize = 8;
-/// Most that is named of what has one reason.
+/// Most things with one reason that are named.
 const NAMED_MAX: usize = 5;
 const STORES_MAX: usize = 12;
 
-/// Columns of the volumes' table, and how wide each is. The first takes what the others leave.
+/// Columns of the volumes' table with their widths. The first takes what the others leave.
 const COLUMNS: [(&str, u16); 10] = [
     ("VOLUME", 16),
     ("STATE", 9),
@@ -31,12 +31,12 @@ const COLUMNS: [(&str, u16); 10] = [
     ("JOURNAL", 8),
     ("FULL IN", 8),
 ];
-/// The one that volumes are sorted by at first.
+/// The column that volumes are sorted by at first.
 const BY_REQUESTS: usize = 3;
 /// Columns that a narrow screen goes without, the first of these first: a figure that is cut off is a wrong one.
 const SPARED: [usize; 9] = [8, 2, 4, 5, 9, 6, 1, 7, 3];
 
-/// Columns of the stores' table, and how wide each is.
+/// Columns of the stores' table with their widths.
 const STORE_COLUMNS: [(&str, u16); 7] =
     [("POOL", 12), ("STORE", 20), ("STATE", 8), ("REQ/S", 8), ("P99", 10), ("FAILED", 7), ("SINCE", 8)];
 /// The column of a store's URL, which takes what the others leave.
@@ -44,14 +44,14 @@ const STORE_URL: usize = 1;
 /// Columns of the stores' table that a narrow screen goes without, the first of these first.
 const STORE_SPARED: [usize; 6] = [6, 3, 0, 5, 4, 2];
 
-/// What the user has chosen to see.
+/// The user's choices of what to see.
 #[derive(Clone, Debug)]
 pub struct Screen {
     /// The column that volumes are sorted by.
     sort: usize,
-    /// The smallest first.
+    /// True if the smallest stands first.
     pub reversed: bool,
-    /// The first volume that is shown.
+    /// Number of the first volume that is shown.
     pub first: usize,
 }
 
@@ -66,7 +66,7 @@ impl Screen {
         self.sort = (self.sort as isize + step).rem_euclid(COLUMNS.len() as isize) as usize;
     }
 
-    /// `trouble`: why `now` is not of a moment ago.
+    /// Draws the screen. `trouble`: why `now` is not of a moment ago.
     pub fn draw(
         &mut self,
         frame: &mut Frame<'_>,
@@ -114,12 +114,12 @@ impl Screen {
         frame.render_widget(table.column_spacing(1), area);
     }
 
-    /// Those that there is room for, and the one that is sorted by.
+    /// Returns the columns that there is room for, and the one that is sorted by.
     fn columns(&self, width: u16) -> Vec<usize> {
         columns_within(&COLUMNS, &SPARED, width, self.sort)
     }
 
-    /// The busiest first; what is equal by name.
+    /// Compares two volumes: the busiest first, equal ones by name.
     fn order(&self, a: &(&VolumeInUse, VolumeRates), b: &(&VolumeInUse, VolumeRates)) -> std::cmp::Ordering {
         let by_name = a.0.path.cmp(&b.0.path);
         let order = match self.sort {
@@ -132,13 +132,13 @@ impl Screen {
     }
 }
 
-/// How wide these columns of the table are, with the spaces between them.
+/// Returns the width of these columns of the table, with the spaces between them.
 fn needed(table: &[(&str, u16)], columns: &[usize]) -> u16 {
     let each = columns.iter().map(|&at| table[at].1 + 1);
     each.sum::<u16>().saturating_sub(1)
 }
 
-/// Those columns of the table that there is room for. `kept` is shown in any case.
+/// Returns the columns of the table that there is room for. `kept` is shown in any case.
 fn columns_within(table: &[(&str, u16)], spared: &[usize], width: u16, kept: usize) -> Vec<usize> {
     let mut columns: Vec<usize> = (0..table.len()).collect();
     for spared in spared {
@@ -150,7 +150,7 @@ fn columns_within(table: &[(&str, u16)], spared: &[usize], width: u16, kept: usi
     columns
 }
 
-/// What a column of figures is sorted by.
+/// Returns the value that a column of figures is sorted by.
 fn key(column: usize, (volume, rates): &(&VolumeInUse, VolumeRates)) -> f64 {
     match column {
         2 => volume.clients as f64,
@@ -165,13 +165,13 @@ fn key(column: usize, (volume, rates): &(&VolumeInUse, VolumeRates)) -> f64 {
     }
 }
 
-/// The share of its journal that is in use.
+/// Returns the share of its journal that a volume uses.
 fn journal(volume: &VolumeInUse) -> Option<f64> {
     let size = volume.journal_size.filter(|size| *size > 0)?;
     Some(volume.journal_bytes? as f64 / size as f64)
 }
 
-/// `named`: how long its name may be.
+/// Makes a row of the table. `named`: how long the volume's name may be.
 fn row(volume: &VolumeInUse, rates: VolumeRates, columns: &[usize], named: usize) -> Row<'static> {
     let dash = || "-".to_owned();
     let cells = [
@@ -194,13 +194,13 @@ fn row(volume: &VolumeInUse, rates: VolumeRates, columns: &[usize], named: usize
     Row::new(columns.iter().map(|&at| aligned(at, cells[at].clone()))).style(style)
 }
 
-/// Figures stand at the right end of their column.
+/// Makes a cell; figures stand at the right end of their column.
 fn aligned(column: usize, text: String) -> Cell<'static> {
     let line = Line::from(text);
     Cell::from(if column < 2 { line } else { line.right_aligned() })
 }
 
-/// At most 8 characters, as its column has.
+/// Shows a rate in at most 8 characters, as its column has.
 fn show_rate(n: f64) -> String {
     match n {
         n if n > 0.0 && n < 10.0 => format!("{n:.1}"),
@@ -209,7 +209,7 @@ fn show_rate(n: f64) -> String {
     }
 }
 
-/// At most 10 characters, as its column has.
+/// Shows a latency in at most 10 characters, as its column has.
 fn show_ms(ms: f64) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.2} ms"),
@@ -241,7 +241,7 @@ fn header(was: &WatchAnswer, now: &WatchAnswer, width: usize) -> Vec<Line<'stati
     vec![Line::from(vec![Span::from(name).bold(), Span::from(times)]), Line::from(whole_parts(memory, width))]
 }
 
-/// The first of these parts, as many as there is room for: a figure that is cut off is a wrong one.
+/// Joins the first of these parts, as many as there is room for: a figure that is cut off is a wrong one.
 fn whole_parts(parts: impl IntoIterator<Item = String>, width: usize) -> String {
     let mut line = String::new();
     for part in parts {
@@ -253,7 +253,7 @@ fn whole_parts(parts: impl IntoIterator<Item = String>, width: usize) -> String 
     line
 }
 
-/// What needs attention, each reason once, wrapped.
+/// Returns what needs attention, each reason once, wrapped.
 fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'static>> {
     let status = &now.status;
     let of_daemon = trouble.map(|why| ("no answer, what is shown is old".to_owned(), why.to_owned()));
@@ -286,7 +286,7 @@ fn alarms(now: &WatchAnswer, trouble: Option<&str>, width: usize) -> Vec<Line<'s
     reasons.into_iter().flat_map(sentence).map(|line| Line::from(line).fg(Color::Red)).collect()
 }
 
-/// A volume's trouble without what its pool's says already.
+/// Returns a volume's trouble, shortened where its pool's trouble says the same.
 fn own(now: &WatchAnswer, volume: &VolumeInUse) -> Option<String> {
     let trouble = volume.trouble.as_deref()?;
     let pool = now.status.pools.iter().find(|pool| pool.name == volume.path.pool);
@@ -299,7 +299,8 @@ fn own(now: &WatchAnswer, volume: &VolumeInUse) -> Option<String> {
     })
 }
 
-/// A store as its table shows it, what it is worse than others by first.
+/// A store as its table shows it. The first part tells whether it is in trouble, since such stores are shown
+/// first.
 type StoreRow = (StoreState, Vec<String>);
 
 fn stores(was: &WatchAnswer, now: &WatchAnswer) -> Vec<StoreRow> {
@@ -317,7 +318,7 @@ fn stores(was: &WatchAnswer, now: &WatchAnswer) -> Vec<StoreRow> {
     all
 }
 
-/// The beginning of what is too long: of a volume that is its pool.
+/// Shortens a text to its beginning, as for a volume, whose pool stands there.
 fn begun(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -325,7 +326,7 @@ fn begun(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
 }
 
-/// The end of what is too long: stores differ there.
+/// Shortens a text to its end, where stores differ.
 fn ended(text: &str, width: usize) -> String {
     let long = text.chars().count();
     if long <= width {

@@ -18,11 +18,11 @@ use crate::image::piece_source::{Content, PIECE, Piece, Source, UNDER_WAY};
 use crate::image::raw_source::SECTOR;
 use crate::image::read_at::{ReadAt, read_padded};
 
-/// Images in a chain, at most. Also what a chain that leads back to itself ends by.
+/// Most images in a chain. A chain that leads back to itself ends by this limit too.
 const DEPTH_MAX: usize = 8;
-/// Bytes of the L1 tables of a chain.
+/// Most bytes of the L1 tables of a chain.
 const L1_BYTES_MAX: usize = 64 << 20;
-/// Shorter runs of zeros do not end a piece.
+/// Fewest zeros that end a piece.
 const ZEROS_MIN: u64 = 64 << 10;
 
 /// One file of the chain.
@@ -47,7 +47,8 @@ impl Layer {
         }
     }
 
-    /// A file may end in the middle of its last cluster or sector.
+    /// Returns the unit in which the file is read, in bytes. A file may end in the middle of its last cluster
+    /// or sector.
     fn unit(&self) -> u64 {
         match self {
             Layer::Qcow2(image) => image.header.cluster(),
@@ -68,10 +69,10 @@ impl Layer {
     }
 }
 
-/// Bytes of a piece, and where they come from: a layer's number, and what they are there.
+/// A part of a piece and where its bytes come from: a layer's number, and what the bytes are there.
 #[derive(Clone, Copy, Debug)]
 struct Part {
-    /// From the piece's begin.
+    /// Offset of the part from the start of the piece.
     at: u64,
     len: u64,
     layer: usize,
@@ -79,7 +80,7 @@ struct Part {
 }
 
 impl Part {
-    /// What of the layer's file it needs; none: it is zero.
+    /// Returns offset and length of what must be read of the layer's file. `None`: the part is zero.
     fn needs(&self) -> Option<(u64, u64)> {
         match self.extent {
             Extent::Data { offset } => Some((offset, self.len)),
@@ -97,12 +98,12 @@ struct Run {
     len: u64,
 }
 
-/// See the module.
+/// A qcow2 image with all that it is built on, see the module.
 #[derive(Debug)]
 pub struct Chain {
     rt: Rt,
     layers: Arc<Vec<Layer>>,
-    /// Bytes of the disk, whole sectors.
+    /// Bytes of the disk, in whole sectors.
     size: u64,
     piece: u64,
     at: u64,
@@ -144,7 +145,7 @@ impl Chain {
         Ok(Chain { rt: rt.clone(), layers: Arc::new(layers), size, piece, at: 0 })
     }
 
-    /// Tells all files of the chain from others, if each of them can be told.
+    /// Returns a text that tells all files of the chain from others, if each of them can be told.
     pub fn identity(&self) -> Option<String> {
         let all: Option<Vec<_>> = self.layers.iter().map(|layer| layer.file().identity()).collect();
         Some(all?.join("; "))
@@ -154,7 +155,8 @@ impl Chain {
         self.layers.iter().map(|layer| layer.file().clone()).collect()
     }
 
-    /// What of the disk lies from there on: the topmost layer that has something to say.
+    /// Finds what lies on the disk from `offset` on, in the topmost layer that has something to say. Returns
+    /// the length, the layer's number and the extent.
     async fn extent(&self, offset: u64, max: u64) -> Result<(u64, usize, Extent)> {
         let mut max = max;
         for (at, layer) in self.layers.iter().enumerate() {
@@ -172,7 +174,8 @@ impl Chain {
         Ok((max, 0, Extent::Zero))
     }
 
-    /// Of the piece that begins with what was found at its begin. Its end is known only then.
+    /// Collects the parts of the piece that begins with `first`. The piece's length is known only after its
+    /// start was looked up.
     async fn parts(&self, first: (u64, usize, Extent), len: u64) -> Result<Vec<Part>> {
         let (mut parts, mut at, mut found) = (Vec::new(), 0, first);
         loop {
@@ -192,7 +195,7 @@ fn damaged(image: &Image, why: Error) -> Error {
     why.context(format!("{name} contradicts itself (`qemu-img check` says more, and may mend it)"))
 }
 
-/// The file below, and whether it is qcow2.
+/// Opens the file below an image. Returns it, and whether it is qcow2.
 fn open_backing(rt: &Rt, backing: &Backing, dir: Option<&BackingDir>) -> Result<(Arc<dyn ReadAt>, bool)> {
     let name = &backing.name;
     let dir = dir.ok_or_else(|| {
@@ -226,7 +229,8 @@ impl Source for Chain {
         Some(self.size)
     }
 
-    /// What is read for a piece may be twice its size and more, where clusters are compressed.
+    /// Bounds the pieces under way by half of the memory. Where clusters are compressed, the bytes that are
+    /// read for a piece may be twice its size and more.
     fn pieces_max(&self) -> usize {
         let reads = self.layers.iter().map(|layer| layer.file().reads_max()).min();
         ((UNDER_WAY / 2 / self.piece) as usize).min(reads.unwrap_or(1))
@@ -256,7 +260,7 @@ impl Source for Chain {
     }
 }
 
-/// The bytes of a piece.
+/// Reads the bytes of a piece.
 async fn read(rt: Rt, layers: Arc<Vec<Layer>>, parts: Vec<Part>, len: u64) -> Result<Bytes> {
     let runs = runs(&parts, &layers);
     let reads = runs.iter().map(|run| {
@@ -275,8 +279,8 @@ async fn read(rt: Rt, layers: Arc<Vec<Layer>>, parts: Vec<Part>, len: u64) -> Re
     rt.cpu(move || assemble(&parts, &layers, &runs, &bytes, len as usize)).await?
 }
 
-/// What is read for the parts, in order: runs that lie near each other in one. What is read in vain between them is bounded by
-/// what is not.
+/// Plans the reads for the parts, in order: runs that lie near each other become one. The bytes read in vain
+/// between them are bounded by those that are needed.
 fn runs(parts: &[Part], layers: &[Layer]) -> Vec<Run> {
     let wants = parts.iter().filter_map(|part| {
         let (offset, len) = part.needs()?;

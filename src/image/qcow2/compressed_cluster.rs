@@ -6,7 +6,8 @@ use zstd::zstd_safe;
 use super::header::ClusterCompression;
 use crate::base::{Error, Kind, Result};
 
-/// The cluster that `packed` begins with: all of `cluster` bytes, or an error. What follows it in `packed` is another's.
+/// Decompresses the cluster that `packed` begins with: all of `cluster` bytes, or an error. What follows it
+/// in `packed` belongs to another cluster.
 pub fn unpack(by: ClusterCompression, packed: &[u8], cluster: usize) -> Result<Vec<u8>> {
     let mut out = vec![0; cluster];
     let whole = match by {
@@ -26,7 +27,8 @@ fn inflate(packed: &[u8], out: &mut [u8]) -> bool {
     matches!(done, Ok(Status::StreamEnd | Status::BufError | Status::Ok)) && full
 }
 
-/// In one step into the memory that is there: the window that the frame asks for is not allocated.
+/// Decompresses a zstd frame in one step into the memory that is there: the window that the frame asks for is
+/// not allocated.
 fn unzstd(packed: &[u8], out: &mut [u8]) -> bool {
     let frame = zstd_safe::find_frame_compressed_size(packed).ok().and_then(|len| packed.get(..len));
     let Some(frame) = frame else { return false };

@@ -3,7 +3,7 @@
 pub const COPIED: u64 = 1 << 63;
 pub const COMPRESSED: u64 = 1 << 62;
 
-/// Makes an image: tables first, then clusters in order of the disk.
+/// A recipe for an image: tables first, then clusters in order of the disk.
 pub struct Maker {
     pub version: u32,
     pub cluster_bits: u32,
@@ -34,7 +34,8 @@ impl Maker {
         1 << self.cluster_bits
     }
 
-    /// The entry of an L2 table at `index` is made by `entry` of the number of a free cluster; what it returns fills that.
+    /// Makes an image whose L2 table has `entries` entries. For each, `entry` gets its index and the offset
+    /// of a free cluster. It returns the entry's two words, and the bytes that fill the cluster.
     pub fn make(&self, entries: u64, entry: impl Fn(u64, u64) -> (u64, u64, Vec<u8>)) -> Vec<u8> {
         let cluster = self.cluster();
         let mut image = vec![0; (L2_AT + 1) as usize * cluster as usize];
@@ -84,7 +85,7 @@ impl Maker {
         }
     }
 
-    /// Every second cluster has data.
+    /// Makes an image in which every second cluster has data.
     pub fn plain(&self) -> Vec<u8> {
         let cluster = self.cluster();
         let data = |index: u64| vec![index as u8 + 1; cluster as usize];

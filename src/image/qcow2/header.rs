@@ -28,7 +28,7 @@ const DATA_FILE: u64 = 1 << 2;
 const COMPRESSION: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2;
-/// Of the features that a writer which does not know them clears.
+/// Bits of the auto-clear features, which a writer that does not know them clears.
 const BITMAPS: u64 = 1 << 0;
 const RAW_DATA_FILE: u64 = 1 << 1;
 
@@ -40,7 +40,7 @@ mod extension {
     pub const ENCRYPTION: u32 = 0x0537_be77;
 }
 
-/// What clusters are compressed by.
+/// Methods by which clusters are compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClusterCompression {
     Zlib,
@@ -50,11 +50,11 @@ pub enum ClusterCompression {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backing {
     pub name: String,
-    /// `raw` or `qcow2`, as the image says; older ones don't.
+    /// Format of the backing file, `raw` or `qcow2`, as the image says. `None`: older images don't say it.
     pub format: Option<String>,
 }
 
-/// Where the directory of bitmaps lies.
+/// Place of the directory of bitmaps in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bitmaps {
     pub count: u32,
@@ -73,11 +73,11 @@ pub struct Header {
     pub references_offset: u64,
     /// Bytes of the table of blocks of reference counts.
     pub references_bytes: u64,
-    /// It must be aligned, although an image with snapshots is refused.
+    /// Offset of the table of snapshots. It must be aligned, although an image with snapshots is refused.
     pub snapshots_offset: u64,
-    /// A count has `1 << this` bits.
+    /// Power of two of the bits that a reference count has.
     pub reference_order: u32,
-    /// The counts may be behind what the tables say.
+    /// The image was not closed: the counts may lag behind what the tables say.
     pub dirty: bool,
     pub extended_l2: bool,
     pub compression: ClusterCompression,
@@ -93,7 +93,7 @@ fn unsupported(why: impl Into<String>) -> Error {
     Error::new(Kind::Unsupported, why)
 }
 
-/// Numbers of a header, most significant byte first.
+/// A header's bytes, from which numbers are read, most significant byte first.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -109,7 +109,8 @@ impl Fields<'_> {
     }
 }
 
-/// Bytes of a cluster, from the first bytes of a file: so many are to be read for `Header::parse`.
+/// Returns the bytes of a cluster, from the first bytes of a file. So many are to be read for
+/// `Header::parse`.
 pub fn cluster_bytes(head: &[u8]) -> Result<u64> {
     cluster_bits(&Fields(head)).map(|bits| 1 << bits)
 }
@@ -122,7 +123,7 @@ fn cluster_bits(fields: &Fields<'_>) -> Result<u32> {
 }
 
 impl Header {
-    /// Reads the first cluster, or all of a file that is shorter.
+    /// Parses the first cluster of a file, or all of a file that is shorter.
     pub fn parse(cluster: &[u8], file_bytes: u64) -> Result<Header> {
         let fields = Fields(cluster);
         if fields.bytes::<4>(0)? != *b"QFI\xfb" {
@@ -156,7 +157,8 @@ impl Header {
         Ok(header)
     }
 
-    /// What version 3 added. Bytes of the header, and the features that a reader must know, and those that a writer clears.
+    /// Reads the fields that version 3 added. Returns the bytes of the header, the features that a reader
+    /// must know, and the features that a writer clears.
     fn take_v3(&mut self, fields: &Fields<'_>) -> Result<(usize, u64, u64)> {
         if self.version == 2 {
             return Ok((V2_BYTES, 0, 0));
@@ -235,7 +237,7 @@ impl Header {
         1 << self.cluster_bits
     }
 
-    /// Bytes of an entry of an L2 table.
+    /// Returns the bytes of an entry of an L2 table.
     pub fn l2_entry(&self) -> u64 {
         if self.extended_l2 { 16 } else { 8 }
     }
@@ -244,7 +246,7 @@ impl Header {
         self.cluster() / self.l2_entry()
     }
 
-    /// Bytes of the disk that an L2 table covers.
+    /// Returns the bytes of the disk that an L2 table covers.
     pub fn l2_span(&self) -> u64 {
         self.l2_entries() << self.cluster_bits
     }

@@ -12,24 +12,25 @@ use super::table::{Cluster, SUBCLUSTERS, entry, l1, l2};
 use crate::base::{Error, Kind, Result};
 use crate::image::read_at::{ReadAt, read_padded};
 
-/// Enough of a header to know how long it is.
+/// Number of first bytes that tell how long the header's cluster is.
 const FIRST_BYTES: usize = 512;
-/// Bytes of L2 tables that are kept.
+/// Most bytes of L2 tables that are kept.
 const TABLES_BYTES: u64 = 8 << 20;
 /// Bytes that are read at once where a table is smaller: its neighbours are wanted next.
 const NEAR: u64 = 256 << 10;
 
-/// What a run of a disk's bytes is in one image of a chain.
+/// Kinds of what one image of a chain has for a run of a disk's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// What the image below has.
+    /// The image has nothing; what the image below has counts.
     Absent,
     Zero,
-    /// It lies so at this offset of the file.
+    /// The bytes lie as they are at this offset of the file.
     Data {
         offset: u64,
     },
-    /// A part of one cluster, from `within` on, which is compressed in `bytes` at most at this offset.
+    /// The bytes are a part, from `within` on, of one compressed cluster, which takes at most `bytes` at this
+    /// offset of the file.
     Compressed {
         offset: u64,
         bytes: u64,
@@ -42,7 +43,7 @@ pub struct Image {
     pub header: Header,
     pub file: Arc<dyn ReadAt>,
     l1: Bytes,
-    /// By where they lie; small ones with what lies beside them.
+    /// L2 tables by their offset in the file; small ones with what lies beside them.
     tables: Mutex<LruCache<u64, Bytes>>,
 }
 
@@ -66,7 +67,7 @@ impl Image {
         &self.l1
     }
 
-    /// A cluster that holds a table.
+    /// Returns a cluster that holds a table.
     pub async fn table(&self, offset: u64) -> Result<Bytes> {
         let cluster = self.header.cluster();
         let unit = cluster.max(NEAR);
@@ -89,7 +90,8 @@ impl Image {
         }
     }
 
-    /// What the byte at `offset` is, and how many from there on are alike: at most `max`, at least one. Inside of the disk.
+    /// Returns what the byte at `offset` is, and how many bytes from there on are alike: at most `max`, at
+    /// least one. `offset` must lie inside of the disk.
     pub async fn extent(&self, offset: u64, max: u64) -> Result<(u64, Extent)> {
         let (header, span) = (&self.header, self.header.l2_span());
         let max = max.min(header.size - offset);
@@ -115,7 +117,7 @@ fn outside(offset: u64) -> Error {
     Error::new(Kind::Invalid, format!("a table at {offset:#x} lies behind the end of the file"))
 }
 
-/// The run in one L2 table.
+/// Returns the run from `offset` on, inside one L2 table.
 fn run(header: &Header, table: &[u8], offset: u64, max: u64) -> Result<(u64, Extent)> {
     let (len, extent) = one(header, table, offset)?;
     let mut len = len;
@@ -134,7 +136,7 @@ fn run(header: &Header, table: &[u8], offset: u64, max: u64) -> Result<(u64, Ext
     Ok((len.min(max), extent))
 }
 
-/// What lies from there on in its cluster.
+/// Returns what lies from `offset` on in its cluster.
 fn one(header: &Header, table: &[u8], offset: u64) -> Result<(u64, Extent)> {
     let cluster = header.cluster();
     let within = offset % cluster;

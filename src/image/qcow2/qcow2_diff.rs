@@ -29,6 +29,8 @@ fn invalid(why: impl Into<String>) -> Error {
 }
 
 impl Overlay {
+    /// Opens an overlay and reads its lineage.
+    ///
     /// # Errors
     /// `Invalid`: this is no qcow2 that `windlass export --since` wrote, or a damaged one.
     pub async fn open(file: Arc<dyn ReadAt>) -> Result<Overlay> {

@@ -13,23 +13,25 @@ use super::table::{Cluster, entry, l1, l2};
 use crate::base::{Error, Kind, Result};
 use crate::image::read_at::read_padded;
 
-/// Clusters of a window: 64 MiB of memory.
+/// Most clusters of a window, which takes 64 MiB of memory.
 const WINDOW: u64 = 16 << 20;
-/// Windows at most: of clusters of 64 KiB these are 64 TiB.
+/// Most windows: with clusters of 64 KiB these are 64 TiB.
 const WINDOWS_MAX: u64 = 64;
-/// Of a table that is read in parts.
+/// Bytes that are read at once of a table that is read in parts.
 const PART: u64 = 1 << 20;
-/// Entries of tables that hold clusters, beside reserved bits.
+/// Bits of an entry that hold the offset of a cluster, in all tables; the others are flags or reserved.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const REFERENCE_BLOCK_RESERVED: u64 = 0x1ff;
 const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
-/// Of an entry of the directory of bitmaps, without its name.
+/// Bytes of an entry of the directory of bitmaps, without its name.
 const BITMAP_ENTRY: usize = 24;
 
-/// In a cluster's cell, beside how often it is referred to.
+/// Flags in a cluster's cell, beside the number of references to it: an entry says that others share the
+/// cluster, or that it owns it alone.
 const SHARED: u32 = 1 << 31;
 const OWNED: u32 = 1 << 30;
-/// One reference is no compressed cluster: only those lie several in one cluster.
+/// Flag of a cell: one reference at least is no compressed cluster. Only compressed ones may lie several in
+/// one cluster.
 const WHOLE: u32 = 1 << 29;
 const COUNT: u32 = WHOLE - 1;
 
@@ -41,23 +43,23 @@ fn behind(offset: u64) -> Error {
     invalid(format!("it refers to {offset:#x}, behind the end of the file"))
 }
 
-/// How a cluster is referred to.
+/// Kinds of references to a cluster.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
-    /// A part of it, compressed.
+    /// A reference to a part of the cluster, which is compressed.
     Compressed,
-    /// By a table that has no bit for it.
+    /// A table that has no "copied" bit for the cluster.
     Metadata,
-    /// By an entry that says so or not: nobody else refers to it.
+    /// An entry with the "copied" bit, which says that nobody else refers to the cluster, or without it.
     Entry { copied: bool },
 }
 
 struct Window {
-    /// The first cluster.
+    /// Number of the window's first cluster.
     first: u64,
     cells: Vec<u32>,
     cluster_bits: u32,
-    /// Clusters of the file, the last one may be cut off.
+    /// Number of the file's clusters; the last one may be cut off.
     clusters: u64,
     file_bytes: u64,
 }
@@ -86,7 +88,8 @@ impl Window {
         Ok(())
     }
 
-    /// Holds what was counted against the count in the file; none: that is old.
+    /// Compares the references that were counted with the count in the file. `None`: the file's counts are
+    /// old, and then no whole cluster may be held twice.
     fn compare(&self, cluster: u64, stored: Option<u64>) -> Result<()> {
         let cell = self.cells[(cluster - self.first) as usize];
         let (counted, at) = (u64::from(cell & COUNT), cluster << self.cluster_bits);
@@ -108,8 +111,10 @@ impl Window {
     }
 }
 
+/// Checks that each cluster is referred to as its count says, see the module.
+///
 /// # Errors
-/// `Invalid`: the image contradicts itself.
+/// `Invalid`: the image contradicts itself. `Unsupported`: it has too many clusters.
 pub async fn check(image: &Image) -> Result<()> {
     let header = &image.header;
     let file_bytes = image.file.size();
@@ -131,7 +136,7 @@ pub async fn check(image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Tables that lie in the file several times over would be walked as often.
+/// Bounds the work: tables that lie in the file several times over would be walked as often.
 fn check_work(image: &Image, clusters: u64) -> Result<()> {
     let tables = (0..image.header.l1_entries).filter(|index| entry(image.l1(), *index) != 0).count() as u64;
     match tables > clusters {
@@ -140,7 +145,7 @@ fn check_work(image: &Image, clusters: u64) -> Result<()> {
     }
 }
 
-/// Counts all references. The table of blocks of counts.
+/// Counts all references. Returns the table of blocks of counts.
 async fn count(image: &Image, window: &mut Window) -> Result<Vec<u64>> {
     let header = &image.header;
     window.add(0, header.cluster(), By::Metadata)?;

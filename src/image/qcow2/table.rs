@@ -9,22 +9,23 @@ const ZERO: u64 = 1;
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
-/// What compressed clusters are measured in.
+/// Unit in which lengths of compressed clusters are measured.
 const SECTOR: u64 = 512;
-/// Of a cluster with extended entries.
+/// Parts of a cluster that has an extended entry.
 pub const SUBCLUSTERS: u64 = 32;
 
 fn invalid(why: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, why)
 }
 
-/// The entry of a table of 8 bytes each.
+/// Returns an entry of a table of 8 bytes each, 0 behind its end.
 pub fn entry(table: &[u8], index: u64) -> u64 {
     let at = index as usize * 8;
     table.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// Where an L2 table lies, and whether its entry says that nobody shares it; `None`: there is none.
+/// Reads an L1 entry: the offset of the L2 table, and whether the entry says that nobody shares the table.
+/// `None`: there is no table.
 pub fn l1(header: &Header, entry: u64) -> Result<Option<(u64, bool)>> {
     let offset = entry & OFFSET;
     // Nothing but bits is no table, and no sign that there is none.
@@ -37,21 +38,21 @@ pub fn l1(header: &Header, entry: u64) -> Result<Option<(u64, bool)>> {
     Ok((offset != 0).then_some((offset, entry & COPIED != 0)))
 }
 
-/// What one cluster of the disk is.
+/// Kinds of clusters of the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cluster {
-    /// What the backing file has.
+    /// The image has nothing here; what the backing file has counts.
     Absent,
     Zero,
     Data {
         offset: u64,
     },
-    /// So many bytes at most, at this offset, are the cluster compressed.
+    /// The cluster is compressed: it takes at most `bytes` at this offset of the file.
     Compressed {
         offset: u64,
         bytes: u64,
     },
-    /// Each subcluster has a bit that it is in the file, and one that it is zero.
+    /// Each subcluster has two bits: one says that it is in the file, the other that it is zero.
     Parts {
         offset: u64,
         present: u32,
@@ -59,13 +60,13 @@ pub enum Cluster {
     },
 }
 
-/// An L2 entry, read.
+/// An L2 entry that was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct L2Entry {
     pub cluster: Cluster,
-    /// The cluster of the file that it holds, also where that is not read.
+    /// Offset of the file's cluster that the entry holds, also where that cluster is not read.
     pub holds: Option<u64>,
-    /// It says that nobody shares that.
+    /// The entry says that nobody shares the cluster that it holds.
     pub copied: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::base::interval_map::Intervals;
 const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
 
-/// What goes wrong and how slow things are; changed while a run goes on.
+/// The faults and delays of a simulated disk; they change while a run goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskFaults {
     /// Half of an operation's time: until its effect, and again until its answer.
@@ -35,11 +35,11 @@ pub struct DiskFaults {
     pub read_fails: u32,
     /// Listings of folders that fail, in 1000.
     pub list_fails: u32,
-    /// Bytes all files may have; `StorageFull` beyond.
+    /// Most bytes that all files may have; `StorageFull` beyond.
     pub capacity: u64,
     /// Files can't be punched.
     pub no_holes: bool,
-    /// Which copy of its files this disk is, 1 for the original.
+    /// Number of this disk among the copies of its files, 1 for the original.
     pub copy: u64,
 }
 
@@ -112,7 +112,7 @@ impl Image {
         self.len = len;
     }
 
-    /// Pages that were never written stay away: journals zero large files.
+    /// Makes zeros of a range. Pages that were never written stay away: journals zero large files.
     fn zero(&mut self, offset: u64, len: u64) {
         let end = offset + len;
         self.holes.clear(offset..end);
@@ -132,7 +132,7 @@ impl Image {
         }
     }
 
-    /// Bytes of the range that take no room.
+    /// Returns how many bytes of the range take no room.
     fn holes_in(&self, range: Range<u64>) -> u64 {
         self.holes.overlaps(range).map(|(hole, ())| hole.end - hole.start).sum()
     }
@@ -181,7 +181,7 @@ enum Change {
 struct Inode {
     medium: Image,
     seen: Image,
-    /// Between medium and seen, oldest first, each with its number.
+    /// Changes that are seen and not yet on the medium, oldest first, each with its number.
     unsynced: Vec<(u64, Change)>,
 }
 
@@ -253,14 +253,14 @@ struct State {
     sync_failures: u64,
 }
 
-/// See the module. Clones are the same disk; it outlives the processes that use it.
+/// A simulated disk, see the module. Clones are the same disk; it outlives the processes that use it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     world: World,
     state: Arc<Mutex<State>>,
 }
 
-/// By whole pages: simulations run without optimisation.
+/// Tells whether all bytes are zeros. It compares whole pages, since simulations run without optimisation.
 fn is_zero(bytes: &Bytes) -> bool {
     static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
     bytes.chunks(PAGE as usize).all(|part| part == &ZEROS[..part.len()])
@@ -445,26 +445,28 @@ impl SimDisk {
         change(&mut self.state.lock().faults);
     }
 
-    /// The host's power fails now. Kill its processes with it: what they hold of this disk answers with errors.
+    /// Fails the host's power now. Kill its processes with it: what they hold of this disk answers with
+    /// errors.
     pub fn power_loss(&self) {
         self.state.lock().power_loss(&self.world);
     }
 
-    /// The host is lost: another, empty disk is in its place. Kill its processes with it.
+    /// Loses the host: another, empty disk takes this one's place. Kill its processes with it.
     pub fn replace(&self) {
         let mut state = self.state.lock();
         let boot = state.boot + 1;
         *state = State { boot, made: state.made, faults: state.faults, ..State::empty() };
     }
 
-    /// Another disk with copies of all files as the running system sees them.
+    /// Returns another disk with copies of all files as the running system sees them.
     pub fn copied(&self) -> SimDisk {
         let copy = self.snapshot();
         copy.state.lock().faults.copy += 1;
         copy
     }
 
-    /// The same disk as it is now, for who puts a snapshot of its machine back: its files are the same ones.
+    /// Copies the disk as it is now, for a test that puts a snapshot of its machine back: the copy's files
+    /// count as the original ones.
     pub fn snapshot(&self) -> SimDisk {
         let state = self.state.lock();
         let mut inodes = state.inodes.clone();
@@ -477,12 +479,12 @@ impl SimDisk {
         SimDisk { world: self.world.clone(), state: Arc::new(Mutex::new(copy)) }
     }
 
-    /// Syncs that failed so far.
+    /// Returns how many syncs have failed so far.
     pub fn sync_failures(&self) -> u64 {
         self.state.lock().sync_failures
     }
 
-    /// Every file as the running system sees it, with its length.
+    /// Returns every file as the running system sees it, with its length.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         let state = self.state.lock();
         let len = |id: &u64| state.inodes.get(id).map_or(0, |i| i.seen.len);
@@ -499,7 +501,7 @@ impl SimDisk {
         true
     }
 
-    /// Takes effect after some time and is answered after some more.
+    /// Does an operation, which takes effect after some time and is answered after some more.
     async fn act<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut State, &World) -> io::Result<T> + Send + 'static,
@@ -729,7 +731,7 @@ mod tests {
     use super::super::Sim;
     use super::*;
 
-    /// Runs a scenario on a fresh disk, and what is left of it after a loss of power.
+    /// Runs a scenario on a fresh disk. Returns its result, and the disk as a loss of power leaves it.
     fn scenario<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
         seed: u64,
         run: impl FnOnce(SimDisk) -> F,

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::super::{Instant, Rt, Runtime};
 use super::random::Random;
 
-/// Why a run can't go on.
+/// Reasons why a run can't go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stall {
     /// No task is ready and no timer is set.
@@ -38,10 +38,10 @@ impl fmt::Display for Stall {
     }
 }
 
-/// How long a host may seem to stand still while tasks are ready.
+/// Longest time that a host may seem to stand still while tasks are ready.
 const HICCUP_MAX: Duration = Duration::from_millis(500);
 
-/// By how much wall clocks may be wrong.
+/// Largest error of a simulated host's wall clock.
 const SKEW_MAX_MS: u64 = 7_200_000;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -60,8 +60,8 @@ struct Clock {
 }
 
 impl Clock {
-    /// Is the next timer so near that a slow host may reach it with work left to do? A longer freeze would be another
-    /// fault: every deadline passes at once.
+    /// Tells whether the next timer is so near that a slow host may reach it with work left to do. A longer
+    /// freeze would be another fault: every deadline passes at once.
     fn soon(&self) -> bool {
         self.timers.first_key_value().is_some_and(|((at, ..), _)| at.since(self.now) <= HICCUP_MAX)
     }
@@ -70,7 +70,7 @@ impl Clock {
 struct TaskWaker {
     slot: usize,
     process: usize,
-    /// In the order of their starts.
+    /// Number of the task, in the order in which tasks were started.
     number: u64,
     queued: AtomicBool,
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
@@ -88,7 +88,7 @@ impl Wake for TaskWaker {
 struct Slot {
     waker: Arc<TaskWaker>,
     process: usize,
-    /// Absent while it is polled.
+    /// The task; absent while it is polled.
     future: Option<BoxFuture<'static, ()>>,
 }
 
@@ -105,7 +105,7 @@ struct Core {
     ready: Arc<Mutex<Vec<Arc<TaskWaker>>>>,
     clock: Mutex<Clock>,
     tasks: Mutex<Tasks>,
-    /// Processes that stand still.
+    /// Processes of which no task runs for now.
     frozen: Mutex<BTreeSet<usize>>,
     random: Mutex<Random>,
     steps: AtomicU64,
@@ -116,7 +116,7 @@ struct Core {
 #[derive(Clone)]
 pub struct World(Arc<Core>);
 
-/// Owns a run: dropping it drops every task and timer.
+/// The owner of a run: dropping it drops every task and timer.
 #[derive(Debug)]
 pub struct Sim(World);
 
@@ -181,7 +181,7 @@ impl Sim {
 }
 
 impl World {
-    /// A runtime that no kill reaches: the scenario's own.
+    /// Returns a runtime that no kill reaches: the scenario's own.
     pub fn rt(&self) -> Rt {
         Rt::new(Arc::new(SimRuntime { core: self.0.clone(), process: 0, skew_ms: Arc::default() }))
     }
@@ -222,17 +222,17 @@ impl World {
         self.0.random.lock().next()
     }
 
-    /// A number below `n` (n > 0).
+    /// Returns a random number below `n` (n > 0).
     pub fn below(&self, n: u64) -> u64 {
         self.0.random.lock().below(n)
     }
 
-    /// True in `n` of 1000 cases.
+    /// Returns true in `n` of 1000 cases.
     pub fn per_mille(&self, n: u32) -> bool {
         n > 0 && self.below(1000) < u64::from(n)
     }
 
-    /// Between `min` and `max`, mostly near `min`, seldom far out, as latencies are.
+    /// Draws a duration from `min` up to `max`: mostly near `min`, seldom far out, as latencies are.
     pub fn latency(&self, min: Duration, max: Duration) -> Duration {
         let span = max.saturating_sub(min).as_nanos() as u64 + 1;
         let span = if self.below(16) == 0 { span } else { span / 8 + 1 };
@@ -246,22 +246,22 @@ impl Process {
         Rt::new(Arc::new(SimRuntime { core, process: self.id, skew_ms }))
     }
 
-    /// The host's clock is set to another time, before or after.
+    /// Sets the host's clock to another time, before or after.
     pub fn jump_clock(&self) {
         self.skew_ms.store(self.world.below(SKEW_MAX_MS), Ordering::Relaxed);
     }
 
-    /// The host's clock is ahead of what it was, by so much.
+    /// Sets the host's clock ahead by so much.
     pub fn clock_ahead(&self, by: Duration) {
         self.skew_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// And is back.
+    /// Sets the host's clock back by so much, after `clock_ahead`.
     pub fn clock_back(&self, by: Duration) {
         self.skew_ms.fetch_sub(by.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// None of its tasks runs for so long, and then it finds that time has passed and others have acted.
+    /// Stops all tasks of the process for so long. Then it finds that time has passed and others have acted.
     pub fn freeze(&self, d: Duration) {
         let (world, id) = (self.world.clone(), self.id);
         world.0.frozen.lock().insert(id);
@@ -354,7 +354,7 @@ impl Core {
         }
     }
 
-    /// A ready task by the seed; none when there is none, or when time shall pass first.
+    /// Picks a ready task by the seed. `None`: there is none, or time shall pass first.
     fn pick(&self) -> Option<Arc<TaskWaker>> {
         let next = self.clock.lock().soon();
         let mut ready = self.ready.lock();

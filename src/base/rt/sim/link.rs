@@ -15,12 +15,12 @@ use super::super::super::error::{Error, Kind, Result};
 use super::super::link::{Dial, FRAME_MAX, Frame, Link, LinkReceiver, LinkSender};
 use super::World;
 
-/// What goes wrong between two hosts.
+/// The faults and delays between two hosts.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkFaults {
-    /// Nobody connects.
+    /// Connections can't be made.
     pub down: bool,
-    /// Frames are on their way for as long as this stands, and arrive later.
+    /// Frames don't arrive as long as this stands, but later.
     pub hangs: bool,
     pub latency: (Duration, Duration),
 }
@@ -28,9 +28,9 @@ pub struct LinkFaults {
 #[derive(Debug)]
 struct State {
     faults: LinkFaults,
-    /// Who listens.
+    /// The daemon that listens; new connections go to it.
     listener: Option<mpsc::UnboundedSender<Link>>,
-    /// Ends what is connected.
+    /// Switches that break the connections under way.
     cuts: Vec<Arc<watch::Sender<bool>>>,
 }
 
@@ -53,7 +53,7 @@ impl SimNet {
         change(&mut self.state.lock().faults);
     }
 
-    /// All that is connected breaks; what is on its way is lost.
+    /// Breaks all connections; frames that are on their way are lost.
     pub fn cut(&self) {
         let cuts = std::mem::take(&mut self.state.lock().cuts);
         cuts.iter().for_each(|cut| {
@@ -61,7 +61,7 @@ impl SimNet {
         });
     }
 
-    /// What connects from now on comes here.
+    /// Begins to listen: connections that are made from now on come here.
     pub fn listen(&self) -> mpsc::UnboundedReceiver<Link> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.state.lock().listener = Some(sender);
@@ -108,7 +108,7 @@ impl Dial for SimNet {
 struct SimSender {
     net: SimNet,
     sender: mpsc::UnboundedSender<Bytes>,
-    /// Whether what was sent before has arrived: nothing overtakes it.
+    /// True once the frames that were sent before have arrived: nothing overtakes them.
     before: Arc<AtomicBool>,
     cut: Arc<watch::Sender<bool>>,
 }
@@ -123,7 +123,8 @@ struct Way {
 }
 
 impl Way {
-    /// Unless the link hangs, or what was sent before has not arrived: then a little later.
+    /// Delivers the frames. While the link hangs, or earlier frames have not arrived, it tries again a little
+    /// later.
     fn arrive(self) {
         if self.net.state.lock().faults.hangs || !self.before.load(Ordering::Relaxed) {
             // When nobody is there any more nothing is to be waited for.

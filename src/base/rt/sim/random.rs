@@ -28,7 +28,7 @@ impl Random {
         out
     }
 
-    /// A number below `n` (n > 0).
+    /// Returns a random number below `n` (n > 0).
     pub(super) fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
