@@ -14,7 +14,7 @@ use crate::store::{Cause, Etag, Head, Put, When};
 
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(200);
-/// S3's limit on an object's metadata; the mark has to fit.
+/// S3's limit on an object's metadata, in bytes; the mark has to fit.
 const META_MAX: usize = 2048;
 
 /// An object as a listing or a look shows it.

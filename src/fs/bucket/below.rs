@@ -74,8 +74,8 @@ impl BucketClient {
     }
 }
 
-/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
-/// listing it.
+/// Orders a folder after what is in it: a server that has real folders (SeaweedFS) keeps one that is not
+/// empty, and goes on listing it.
 fn inner_first(a: &Listed, b: &Listed) -> std::cmp::Ordering {
     b.key.cmp(&a.key)
 }

@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(1);
 const BRIEFLY: Duration = Duration::from_millis(100);
 /// Interval at which a silent store is probed while nobody waits.
 const EVERY: Duration = Duration::from_secs(1);
-/// Requests of our own that wait for an answer at a time, at most.
+/// Largest number of requests of our own that wait for an answer at a time.
 const PROBES: u32 = 16;
 /// Key for which probes ask; whether it exists does not matter.
 const PROBE: &str = "label";
@@ -65,6 +65,7 @@ impl CircuitBreaker {
     /// Returns at once unless the store is silent. A silent store is waited for a moment; if it stays silent,
     /// the call fails with `Timeout`.
     pub async fn over(&self) -> Result<()> {
+        // Registered before the state is read: an answer that came in between would wake nobody.
         let ended = self.ended.notified();
         let mut ended = std::pin::pin!(ended);
         ended.as_mut().enable();
@@ -121,6 +122,8 @@ impl CircuitBreaker {
     /// Tells whether the store is still to be probed; if not, the probing task counts as ended.
     fn still_asks(&self) -> bool {
         let mut state = self.state.lock();
+        // Looked at and struck out under one lock: a request that times out right after must find that no
+        // task asks, and start one.
         state.asking = state.silent.is_some();
         state.asking
     }

@@ -26,7 +26,7 @@ use crate::store::{
     VersionMark, VersionPage, When,
 };
 
-/// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
+/// Size above which objects are copied in parts, in bytes: S3 copies at most 5 GiB at once.
 pub(super) const COPY_MAX: u64 = 4 << 30;
 const COPY_PART: u64 = 1 << 30;
 const COPIES_AT_ONCE: usize = 8;
@@ -35,15 +35,15 @@ const SENT_PART: u64 = 16 << 20;
 const SENDS_AT_ONCE: usize = 2;
 /// Largest number of parts that S3 takes for one upload.
 const PARTS_MAX: u64 = 10_000;
-/// Attempts at a put whose outcome stays unknown.
+/// Largest number of attempts at a put whose outcome stays unknown.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Bytes a second at which a part is reckoned to travel: such a request may last longer than the deadline by
 /// the time of its bytes. The rate is a part's share of a line of 1 MiB a second that it shares with seven
-/// others; the next one is that of copies within the store.
+/// others. `COPIED_A_SECOND` is the rate of copies within the store.
 const SENT_A_SECOND: u64 = 128 << 10;
 pub(super) const COPIED_A_SECOND: u64 = 16 << 20;
-/// Bytes that make no request late.
+/// Number of bytes that make no request late.
 const SMALL: u64 = 64 << 10;
 const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
 /// Beginning of the key of a pool's label, an object by which a store says that it belongs to the pool. The

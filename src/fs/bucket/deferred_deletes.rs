@@ -2,7 +2,7 @@
 //! up to a thousand of them in one request, a moment later.
 //!
 //! Whoever asks the store about a name that waits here, or lists a prefix that has one, is held until it is gone. A delete
-//! that failed holds nobody: its name shows again, `failed_below` tells of it, and `retry_below` tries it once more.
+//! that failed holds nobody: its name shows again, the callback of `tell` gets it, and `retry_below` tries it once more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -244,6 +244,7 @@ impl Deletes {
 
     async fn gone(&self, prefix: &str, exact: bool) {
         loop {
+            // Registered before the state is read: a batch that ended in between would wake nobody.
             let done = self.done.notified();
             futures::pin_mut!(done);
             done.as_mut().enable();

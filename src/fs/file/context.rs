@@ -40,6 +40,8 @@ impl UploadMemory {
 
     /// Waits for so many bytes of memory. A holder must never wait for more.
     pub async fn take(&self, bytes: u64) -> (Held, Held) {
+        // The mount's own share first: a mount that waits for that must not hold memory which others wait
+        // for.
         let own = self.own.take(bytes).await;
         (own, self.shared.take(bytes).await)
     }

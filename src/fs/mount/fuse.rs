@@ -43,11 +43,11 @@ const BLOCK: u32 = 4096;
 const BLOCKS: u64 = 1 << 40;
 const FILES: u64 = 1 << 40;
 
-/// fallocate(2)'s modes.
+/// Modes of fallocate(2).
 const KEEP_SIZE: i32 = 1;
 const PUNCH_HOLE: i32 = 2;
 const ZERO_RANGE: i32 = 16;
-/// setxattr(2)'s flags.
+/// Flags of setxattr(2).
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 

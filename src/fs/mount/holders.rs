@@ -42,7 +42,7 @@ pub struct Copy {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Holders {
     pub copies: Vec<Copy>,
-    /// Processes that have files of it open, or stand in it.
+    /// Processes that have files of the filesystem open, or stand in it.
     pub users: Vec<(u32, String)>,
     /// True if there are processes that this user may not look at.
     pub hidden: bool,

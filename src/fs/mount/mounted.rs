@@ -361,8 +361,8 @@ impl Mounted {
         Ok(Err(Errno::BUSY))
     }
 
-    /// Unmounts by fusermount3, for users who are not root. fuser's own way would take the mount from its
-    /// folder while files are open, and wait for them without a word.
+    /// Unmounts by fusermount3, for users who are not root. The library's own way would take the mount from
+    /// its folder while files are open, and wait for them without a word.
     async fn leave_by_fusermount(&self) -> Result<Result<(), Errno>> {
         for _ in 0..PATIENCE {
             let place = self.dir.clone();

@@ -15,12 +15,12 @@
 //!
 //! The other way round, a file name that isn't UTF-8 becomes the component `%~` with each byte that isn't as `%XX`.
 
-/// A file name's longest length in bytes, as getdents(2) users expect it.
+/// Length of the longest file name in bytes, as getdents(2) users expect it.
 pub const NAME_MAX: usize = 255;
-/// S3's longest key.
+/// Length of S3's longest key, in bytes.
 pub const KEY_MAX: usize = 1024;
 
-/// The directory of earlier versions, on mounts that show them.
+/// Name of the directory of earlier versions, on mounts that show them.
 pub const VERSIONS: &str = ".versions";
 /// Name under which a key's component `.versions` is shown on such mounts.
 const VERSIONS_KEY: &str = "%~%2Eversions";

@@ -11,7 +11,8 @@ const TTL_MAX: Duration = Duration::from_secs(3600);
 /// Default time that one operation may take before the process gets `ETIMEDOUT`.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Names that belong to the store's URL; they can be written behind `-o` as well (s3fs's names for them too).
+/// Options that belong to the store's URL and can be written behind `-o` as well, by our name or s3fs's, with
+/// the URL's name of each.
 const STORE_OPTIONS: &[(&str, &str)] = &[
     ("endpoint", "endpoint"),
     ("endpoint-url", "endpoint"),
@@ -85,7 +86,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
 /// State of the written bytes for which close(2) and fsync(2) wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Flush {
-    /// The object is stored.
+    /// The object must be stored.
     #[default]
     Bucket,
     /// The bytes are on this host's disk; write-back sends them.
@@ -116,7 +117,8 @@ pub struct MountOptions {
     pub dir_mode: u32,
     /// Users other than the one who mounts may enter.
     pub allow_other: bool,
-    /// Mode, owner and times of an object are taken from a few of its directory (`sample`) instead of asked for.
+    /// True if mode, owner and times of an object are taken from a few objects of its directory
+    /// (`metadata_sample`) instead of asked for.
     pub sampled: bool,
     pub ttl: Duration,
     pub negative_ttl: Duration,
@@ -129,7 +131,7 @@ pub struct MountOptions {
     pub versions: bool,
     /// Name of the mount in /proc/mounts; the store's URL when absent.
     pub fsname: Option<String>,
-    /// Passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
+    /// Flags that are passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
     pub kernel: Vec<KernelFlag>,
 }
 

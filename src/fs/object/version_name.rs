@@ -14,7 +14,7 @@ const TIME: usize = 24;
 /// File name of one version; the head of the module tells its form.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct VersionName {
-    /// Milliseconds since 1970, as the store lists it.
+    /// Time at which the version was stored, in milliseconds since 1970, as the store lists it.
     pub at_ms: u64,
     pub id: String,
     pub deleted: bool,

@@ -137,8 +137,8 @@ impl Fs {
     }
 }
 
-/// Changes an object's metadata, which say all that it shows from then on: others take a lacking mode or owner for 0, and a
-/// change gives the object another time.
+/// Changes an object's metadata, which say all that the object shows from then on. Others take a lacking mode
+/// or owner for 0, and a change gives the object another time.
 pub(super) fn changed(attrs: &mut Attrs, is: Attributes, change: Change<'_>) -> Op<()> {
     change(attrs, is.clone())?;
     if attrs.mode().is_none() {

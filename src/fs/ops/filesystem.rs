@@ -181,7 +181,8 @@ impl Fs {
         }
     }
 
-    /// Runs an operation that is a few requests; a process never waits longer for it.
+    /// Runs an operation of a few requests, and fails with a timeout when it takes longer than those may
+    /// together.
     pub async fn bounded<T>(&self, op: impl Future<Output = Op<T>>) -> Op<T> {
         // A single request's deadline, and room for the ones that follow it.
         let limit = self.options().deadline * 11 / 6;

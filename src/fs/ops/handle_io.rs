@@ -616,8 +616,8 @@ impl Fs {
         }
     }
 
-    /// Counts a handle less. Before the last one goes, what its close could not store, or what was written through a mapping
-    /// after it, is sent once more; what can't be sent now is the queue's. `give_up`: what isn't sent stays staged.
+    /// Counts a handle less. Before the last one goes, what its close could not store is sent once more, as is what was written
+    /// through a mapping after it. What can't be sent now is the queue's. `give_up`: what isn't sent stays staged.
     pub(super) async fn handle_closed(self: &Arc<Self>, ino: u64, mut give_up: bool) {
         let mut tried = self.options().flush == Flush::Local;
         let stage = loop {
@@ -662,7 +662,7 @@ impl Fs {
         }
     }
 
-    /// Counts as an open of the file, if its node has it still: until this is dropped, it and its stage stay.
+    /// Counts as an open of the file, if its node has it still. Until this is dropped, the file and its stage stay.
     pub(super) fn pin(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Option<Opening> {
         let mut inodes = self.inodes.lock();
         inodes.get(ino)?.file.as_ref().filter(|its| Arc::ptr_eq(its, file))?;

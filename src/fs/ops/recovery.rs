@@ -18,14 +18,14 @@ use crate::store::Head;
 /// Object that the store has under a staged file's name, as far as it matters for the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ObjectIs {
-    /// The staged file as it was closed.
+    /// The object is the staged file as it was closed.
     ThisVersion,
-    /// An upload of the earlier mount whose answer was lost: the file follows it.
+    /// The object is an upload of the earlier mount whose answer was lost: the file follows it.
     OwnSend,
     /// The object is the one that the file was made of; or none, as when the file was made; or one that was
     /// removed before that.
     Base,
-    /// Another client's object, or none where there was one: a send would be refused.
+    /// The object is another client's, or is gone where there was one: a send would be refused.
     Other,
     /// The store did not say. A send finds out.
     Unknown,
@@ -39,7 +39,7 @@ struct Evidence {
     cut_off_rewrite: bool,
     /// Another staged file of this name was recovered before, or a program has the name open.
     name_taken: bool,
-    /// The machine was started anew since, and the bytes were not synced.
+    /// The machine was started anew since the note was written, and the bytes were not synced.
     may_be_torn: bool,
 }
 
@@ -191,8 +191,8 @@ impl Fs {
         over
     }
 
-    /// Sorts the files so that of several that a loss of power left of one file the one that has its name
-    /// comes first: it was closed, it follows the object that is there, and it is the latest.
+    /// Sorts the files by precedence, since a loss of power may leave several of one name. The one that has
+    /// the name comes first: it was closed, it follows the object that is there, and it is the latest.
     async fn by_precedence(&self, mut all: Vec<FoundFile>) -> Vec<FoundFile> {
         let (mut seen, mut there) = (BTreeSet::new(), BTreeMap::new());
         for key in all.iter().map(|left| &left.note.key) {
@@ -379,8 +379,8 @@ mod tests {
     use super::Verdict::{ConflictCopy, Send, Stored, TornCopy, UnfinishedCopy};
     use super::*;
 
-    /// Verdicts for each object: of a file that was closed, of one whose name is taken, of a rewrite that was
-    /// cut off, and of such a rewrite whose name is taken.
+    /// Verdicts for each object, in order: the file was closed; its name is taken; a rewrite was cut off;
+    /// such a rewrite's name is taken.
     const VERDICTS: [(ObjectIs, [Verdict; 4]); 5] = [
         (ThisVersion, [Stored, Stored, Stored, Stored]),
         (OwnSend, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),

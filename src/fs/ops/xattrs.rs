@@ -24,7 +24,7 @@ const CHECKSUM: &str = "s3.checksum";
 const RESTORE: &str = "s3.restore";
 const TOLD: [&str; 7] =
     ["s3.etag", "s3.version-id", "s3.storage-class", "s3.content-type", "s3.url", CHECKSUM, RESTORE];
-/// Classes whose objects can't be read at once.
+/// Storage classes whose objects can't be read at once.
 const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 /// Time for which a link is good.
 const LINK: Duration = Duration::from_secs(24 * 3600);

@@ -274,7 +274,7 @@ impl FileStage {
     }
 
     /// Says durably, in all notes, that bytes of the stage go. Whoever finds the stage must not take zeros
-    /// for bytes: neither after a loss of power nor as a program that does not know the format, which would
+    /// for bytes. That holds after a loss of power, and for a program that does not know the format and would
     /// go by an earlier note.
     async fn note_freed(&self, note: &Note) -> Result<()> {
         self.note(note, false).await?;

@@ -52,7 +52,7 @@ pub struct FoundStages {
     pub lost: Vec<(Stage, Option<Note>)>,
     pub unsent: Vec<Unsent>,
     pub renames: Vec<(PathBuf, RenameIntent)>,
-    /// Logs of removals, with what has not ended.
+    /// Paths of logs of removals, each with what has not ended.
     pub removals: Vec<(PathBuf, Left)>,
 }
 

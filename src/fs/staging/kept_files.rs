@@ -14,7 +14,7 @@ use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// Bytes copied at a time.
+/// Number of bytes copied at a time.
 const PIECE: usize = 1 << 20;
 
 /// A file that is kept on this host.

@@ -37,7 +37,7 @@ const SLOT_LEN: u64 = 128 << 10;
 pub const HEAD: u64 = 32;
 /// Offset in a slot at which its file's bytes begin.
 pub const DATA: u64 = AREA;
-/// The longest file that a slot takes, in bytes.
+/// Size of the longest file that a slot takes, in bytes.
 pub const SLOT_DATA_MAX: u64 = SLOT_LEN - DATA;
 /// Length that stands in a slot whose file left.
 const NO_FILE: u64 = u64::MAX;
@@ -204,6 +204,7 @@ impl Slab {
             if slots.gone || !slots.full || slots.needed > 0 {
                 return Ok(slots.gone);
             }
+            // Said under the lock: of two that find the slab unneeded only one may remove its file.
             slots.gone = true;
         }
         self.folder.remove(&self.path).await.map(|()| true)

@@ -30,7 +30,7 @@ struct Inner {
     dirs: Mutex<BTreeMap<PathBuf, u64>>,
     marked: Mutex<Vec<Weak<dyn UnsyncedRemovals>>>,
     removed: Notify,
-    /// Held while what has left is made durable.
+    /// Held while removals are made durable.
     syncing: tokio::sync::Mutex<()>,
 }
 

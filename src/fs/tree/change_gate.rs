@@ -91,6 +91,7 @@ impl ChangeGate {
     ) -> Result<Option<Pass>, E> {
         let until = limit.map(|limit| rt.now() + limit);
         loop {
+            // Registered before the gate is looked at: a hold that ended in between would wake nobody.
             let changed = self.changed.notified();
             futures::pin_mut!(changed);
             changed.as_mut().enable();
@@ -164,6 +165,8 @@ impl ChangeGate {
             changed.as_mut().enable();
             {
                 let mut passing = self.passing.lock();
+                // Entered before the passed calls are waited for: otherwise later calls could pass for ever,
+                // and the hold would never be had.
                 if hold.is_none() && !passing.holds.values().any(|other| touches(other, &held)) {
                     passing.next += 1;
                     let id = passing.next;

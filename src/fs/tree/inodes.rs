@@ -50,8 +50,8 @@ pub struct Node {
     pub cached: Option<Etag>,
     /// Target of a symbolic link, and the etag of the object that said so.
     pub leads_to: Option<(Etag, Bytes)>,
-    /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. A file that
-    /// is opened has the same one.
+    /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. An
+    /// open file holds the same lock as `OpenFile::sending`.
     pub changing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -113,8 +113,8 @@ impl Inodes {
         self.by_ino.get_mut(&ino).expect("each place's node is in the table")
     }
 
-    /// Finds or makes the node; what was asked for later replaces what was asked for before. The caller knows that
-    /// nothing was changed here since.
+    /// Finds or makes the node, and gives it these attributes unless later ones are known. The caller knows
+    /// that nothing was changed here since they were asked for.
     pub fn learn(&mut self, key: &str, dir: bool, attributes: Attributes, until: Instant) -> &mut Node {
         let node = self.meet(key, dir, &attributes);
         if node.attributes.outlives(&attributes) {
@@ -193,7 +193,8 @@ impl Inodes {
         }
     }
 
-    /// Gives a node, and for a directory all below it, another key. What was at the new place is removed.
+    /// Gives a node another key; of a directory, all nodes below it too. A node that was at the new place is
+    /// removed.
     pub fn rename(&mut self, from: &str, to: &str, dir: bool) {
         self.remove(to, dir);
         let moved: Vec<u64> = if dir {
