@@ -72,7 +72,7 @@ impl Drop for Hold {
 }
 
 impl Hold {
-    /// Makes everybody find nothing at this old name, one of the two prefixes, from now on.
+    /// Declares this old name, one of the two prefixes, to be left: from now on nobody finds anything there.
     pub fn leave(&self, old: &str) {
         let mut passing = self.0.passing.lock();
         passing.left.insert(self.1, old.to_owned());
