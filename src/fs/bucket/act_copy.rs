@@ -14,7 +14,7 @@ use crate::store::{Cause, Etag, Head, Put, When};
 
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(200);
-/// S3's limit on an object's metadata; the mark has to fit.
+/// S3's limit on an object's metadata, in bytes; the mark has to fit.
 const META_MAX: usize = 2048;
 
 /// An object as a listing or a look shows it.
@@ -23,7 +23,7 @@ pub struct SeenObject {
     pub etag: Etag,
     pub size: u64,
     pub modified_ms: Option<u64>,
-    /// `upload_hash` of its metadata, where they were read.
+    /// `upload_hash` of the object's metadata, where they were read.
     pub upload: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ impl SeenObject {
         SeenObject { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms, upload }
     }
 
-    /// It is what has this copy still.
+    /// Tells whether `now`, which has the source's name, is still the object of which `copy` was made.
     pub fn is_still(&self, now: &Head, copy: &Head) -> bool {
         let unchanged = self.etag == now.etag && same_time(self.modified_ms, now.modified_ms);
         // Within one second another client's chmod shows by its token alone, which a copy keeps.
@@ -42,7 +42,7 @@ impl SeenObject {
     }
 }
 
-/// What became of an object that was to be copied.
+/// Outcome of copying an object for an act.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ActCopy {
     /// The source as it was copied, and the copy's etag.
@@ -53,18 +53,18 @@ pub enum ActCopy {
     Taken,
 }
 
-/// What an attempt came to.
+/// Outcome of one attempt to copy an object for an act.
 enum Attempt {
     Done(ActCopy),
-    /// The source is this by now.
+    /// The copy is to be tried again; the source is this object by now.
     Again(Option<Head>),
     /// The act's own copy has the new name, and is to be made anew: it has no mark, or the source has changed since.
     Over(Etag),
 }
 
 impl BucketClient {
-    /// Copies an object for an act. What somebody changed since it was `seen` is copied as it is now; it is looked at where
-    /// nothing is known of it.
+    /// Copies an object for an act. If somebody changed the object since it was `seen`, it is copied as it is
+    /// now. It is looked at first where nothing is known of it (`None`).
     pub async fn copy_for(
         &self,
         act: &ActToken,
@@ -153,7 +153,7 @@ impl BucketClient {
         }
     }
 
-    /// The copy was refused, or nobody knows: both names tell.
+    /// Looks at both names to learn what became of a copy that was refused, or whose outcome nobody knows.
     async fn settle_copy(
         &self,
         act: &ActToken,

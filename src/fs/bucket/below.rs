@@ -12,13 +12,13 @@ use crate::store::Listed;
 
 const PAGE: usize = 1000;
 
-/// The object is the marker of a directory: it has no bytes, and its key ends in a slash.
+/// Tells whether the object is the marker of a directory: it has no bytes, and its key ends in a slash.
 pub fn is_marker(object: &Listed) -> bool {
     object.size == 0 && object.key.ends_with('/')
 }
 
 impl BucketClient {
-    /// Every object below a prefix, a page at a time.
+    /// Lists every object below a prefix, a page at a time.
     pub fn all_below<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed>> {
         let pages =
             futures::stream::try_unfold(Some(None), move |after: Option<Option<String>>| async move {
@@ -29,7 +29,8 @@ impl BucketClient {
         pages.map_ok(|objects| futures::stream::iter(objects.into_iter().map(Ok))).try_flatten().boxed()
     }
 
-    /// Deletes these, those that lie deeper first; false when some are others by now, which stay.
+    /// Deletes these objects, deeper ones first. Returns false when some names have other objects by now,
+    /// which stay.
     pub async fn remove_listed(&self, mut objects: Vec<Listed>) -> Result<bool> {
         objects.sort_by(inner_first);
         let doomed: Vec<Doomed> = objects.into_iter().map(Doomed::of_listed).collect();
@@ -40,8 +41,9 @@ impl BucketClient {
         Ok(all)
     }
 
-    /// Those that a server with real folders still shows below `prefix`, though no key lies in them. Elsewhere there are none.
-    /// Such a server (SeaweedFS) lists an empty folder in itself, with an etag that no object has: none.
+    /// Deletes the folders that a server with real folders still shows below `prefix` although no key lies in
+    /// them. Other servers show none. Such a server (SeaweedFS) lists an empty folder in itself, with an
+    /// empty etag, which no object has.
     pub async fn remove_empty_folders(&self, prefix: &str) -> Result<()> {
         let (mut open, mut empty, mut full) = (vec![prefix.to_owned()], Vec::new(), BTreeSet::new());
         while let Some(folder) = open.pop() {
@@ -72,8 +74,8 @@ impl BucketClient {
     }
 }
 
-/// A folder goes after what is in it: a server that has real folders (SeaweedFS) keeps one that is not empty, and goes on
-/// listing it.
+/// Orders a folder after what is in it: a server that has real folders (SeaweedFS) keeps one that is not
+/// empty, and goes on listing it.
 fn inner_first(a: &Listed, b: &Listed) -> std::cmp::Ordering {
     b.key.cmp(&a.key)
 }

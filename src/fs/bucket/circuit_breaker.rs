@@ -18,26 +18,27 @@ use crate::base::rt::{Instant, Rt, Task};
 use crate::base::{Error, Kind, Result};
 use crate::store::{BucketRef, Cause};
 
-/// How long a request waits for a silent store's return.
+/// Time for which a request waits for a silent store to answer again.
 const SOON: Duration = Duration::from_secs(1);
-/// The same of those that come one behind the other: a small request is answered by then where the store is back.
+/// Waiting time of requests that come soon after one that waited in vain. A store that is back has answered a
+/// probe by then.
 const BRIEFLY: Duration = Duration::from_millis(100);
-/// How often a silent store is asked where nobody waits.
+/// Interval at which a silent store is probed while nobody waits.
 const EVERY: Duration = Duration::from_secs(1);
-/// Requests of our own that wait for an answer at a time, at most.
+/// Largest number of requests of our own that wait for an answer at a time.
 const PROBES: u32 = 16;
-/// Asked for; whether it exists is no matter.
+/// Key for which probes ask; whether it exists does not matter.
 const PROBE: &str = "label";
 
 #[derive(Debug)]
 struct BreakerState {
-    /// When the last answer came.
+    /// Time of the store's last answer.
     came: Instant,
-    /// The request that timed out began then; none: the store is not silent.
+    /// Time at which the request began that timed out; `None`: the store is not silent.
     silent: Option<Instant>,
-    /// When the store was last waited for in vain.
+    /// Time at which the store was last waited for in vain.
     waited: Instant,
-    /// The task that asks it runs.
+    /// The task that probes the store is running.
     asking: bool,
 }
 
@@ -47,9 +48,9 @@ pub struct CircuitBreaker {
     bucket: BucketRef,
     deadline: Duration,
     state: Mutex<BreakerState>,
-    /// An answer came.
+    /// Wakes requests that wait: an answer came.
     ended: Notify,
-    /// Somebody waits for one.
+    /// Wakes the probing task: a request waits for an answer.
     hurry: Notify,
 }
 
@@ -61,8 +62,10 @@ impl CircuitBreaker {
         Arc::new(CircuitBreaker { rt, bucket, deadline, state, ended, hurry })
     }
 
-    /// Returns at once unless the store is silent.
+    /// Returns at once unless the store is silent. A silent store is waited for a moment; if it stays silent,
+    /// the call fails with `Timeout`.
     pub async fn over(&self) -> Result<()> {
+        // Registered before the state is read: an answer that came in between would wake nobody.
         let ended = self.ended.notified();
         let mut ended = std::pin::pin!(ended);
         ended.as_mut().enable();
@@ -88,7 +91,7 @@ impl CircuitBreaker {
         ))
     }
 
-    /// Something came.
+    /// Notes that an answer came, which ends a silence.
     pub fn heard(&self) {
         let mut state = self.state.lock();
         state.came = self.rt.now();
@@ -99,7 +102,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// A request that began at `since` timed out.
+    /// Notes that a request that began at `since` timed out. The store is silent from now on if nothing came
+    /// since.
     pub fn missed(self: &Arc<Self>, since: Instant) {
         let mut state = self.state.lock();
         if state.silent.is_some() || state.came > since {
@@ -115,16 +119,19 @@ impl CircuitBreaker {
         }
     }
 
-    /// Forgets to ask where the store is not silent.
+    /// Tells whether the store is still to be probed; if not, the probing task counts as ended.
     fn still_asks(&self) -> bool {
         let mut state = self.state.lock();
+        // Looked at and struck out under one lock: a request that times out right after must find that no
+        // task asks, and start one.
         state.asking = state.silent.is_some();
         state.asking
     }
 }
 
-/// Asks a silent store until it answers or nobody cares. Whoever begins to wait has a request of his own, in place of the last
-/// one; but every so often one is left to run for as long as any request may, so that a slow answer is heard too.
+/// Probes a silent store until it answers or the breaker is dropped. Each request that begins to wait has a
+/// new probe sent, in place of the last one. Every so often a probe is left to run for as long as any request
+/// may, so that a slow answer is heard too.
 async fn ask(breaker: Weak<CircuitBreaker>) {
     let mut left_to_run: Option<Instant> = None;
     let mut last: Option<(Instant, Task<()>)> = None;
@@ -153,7 +160,7 @@ async fn probe(breaker: Weak<CircuitBreaker>) {
     }
 }
 
-/// The store said nothing.
+/// Tells whether the answer is a timeout: the store said nothing.
 pub fn is_silence<T>(answer: &Result<T>) -> bool {
     matches!(answer, Err(e) if e.is(Kind::Timeout))
 }

@@ -26,32 +26,35 @@ use crate::store::{
     VersionMark, VersionPage, When,
 };
 
-/// Objects above this are copied in parts: S3 copies at most 5 GiB at once.
+/// Size above which objects are copied in parts, in bytes: S3 copies at most 5 GiB at once.
 pub(super) const COPY_MAX: u64 = 4 << 30;
 const COPY_PART: u64 = 1 << 30;
 const COPIES_AT_ONCE: usize = 8;
-/// Where the store copies no parts, what it would have copied passes through this host.
+/// Size of the parts in which bytes pass through this host where the store copies no parts.
 const SENT_PART: u64 = 16 << 20;
 const SENDS_AT_ONCE: usize = 2;
-/// S3's most.
+/// Largest number of parts that S3 takes for one upload.
 const PARTS_MAX: u64 = 10_000;
-/// Attempts at a put whose outcome stays unknown.
+/// Largest number of attempts at a put whose outcome stays unknown.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(200);
-/// What carries bytes has so much longer as they take at these rates: a part's share of a line of 1 MiB a second that it
-/// shares with seven others, and a copy that the store makes of its own.
+/// Bytes a second at which a part is reckoned to travel: such a request may last longer than the deadline by
+/// the time of its bytes. The rate is a part's share of a line of 1 MiB a second that it shares with seven
+/// others. `COPIED_A_SECOND` is the rate of copies within the store.
 const SENT_A_SECOND: u64 = 128 << 10;
 pub(super) const COPIED_A_SECOND: u64 = 16 << 20;
-/// Bytes that make no request late.
+/// Number of bytes that make no request late.
 const SMALL: u64 = 64 << 10;
 const LONGER_MAX: Duration = Duration::from_secs(15 * 60);
-/// A pool's store says so in an object whose key is this, `-` and the pool's id, or was this alone once.
+/// Beginning of the key of a pool's label, an object by which a store says that it belongs to the pool. The
+/// key goes on with `-` and the pool's id; once it was this word alone.
 const LABEL: &str = "label";
-/// Of keys that begin so, those of labels come early: what begins otherwise after `-` than an id sorts behind most.
+/// Number of keys beginning with `LABEL` that are looked at. Labels come early among them: a key that goes on
+/// with anything but an id after `-` sorts behind most.
 const LABELS_MAX: usize = 100;
 const LABEL_MAX: u64 = 256 << 10;
 
-/// Where uploads are written down that no file has: a crash must not leave their parts for good.
+/// Record of multipart uploads that no file has: a crash must not leave their parts in the bucket for good.
 #[async_trait]
 pub trait UploadNotes: Send + Sync + std::fmt::Debug {
     async fn begun(&self, key: &str, upload: &str) -> Result<()>;
@@ -63,18 +66,20 @@ pub struct BucketClient {
     pub(super) rt: Rt,
     pub(super) bucket: BucketRef,
     pub(super) deadline: Duration,
-    /// Objects that are deleted together: whoever asks about one is held until then.
+    /// Objects that are deleted together. A request about one of them waits until it is deleted.
     pub deletes: Arc<Deletes>,
     pub(super) remover: Remover,
     pub(super) copies: Arc<CopyEtags>,
     notes: Arc<OnceLock<Arc<dyn UploadNotes>>>,
     breaker: Arc<CircuitBreaker>,
     no_part_copies: Arc<AtomicBool>,
-    /// Whether the store keeps the metadata of keys that end with a slash.
+    /// True if the store keeps the metadata of keys that end with a slash; unset as long as nobody has
+    /// looked.
     keeps_markers: Arc<OnceLock<bool>>,
 }
 
-/// The parts of an upload of `size` bytes, made side by side: number, offset and length of each.
+/// Makes the parts of an upload of `size` bytes, up to `at_once` side by side. `make` gets number, offset and
+/// length of each.
 async fn in_pieces<'a>(
     size: u64,
     part: u64,
@@ -89,7 +94,7 @@ fn changed(key: &str) -> Error {
     Error::new(Kind::Refused, format!("object {key} was changed by somebody else since it was opened here"))
 }
 
-/// An error with what was being done, and with what can be done about it here.
+/// Adds to an error what was being done, and what can be done here about an archived object.
 fn explain(e: Error, doing: &str, key: &str) -> Error {
     let e = e.context(format_args!("{doing} {key}").to_string().trim_end());
     if e.is(Kind::Archived) {
@@ -98,12 +103,12 @@ fn explain(e: Error, doing: &str, key: &str) -> Error {
     e
 }
 
-/// The store is a folder, and its disk has failed: what can be seen there may not be kept.
+/// Tells whether the store is a folder whose disk has failed: what can be seen there may not be kept.
 pub fn is_of_disk(why: &Error) -> bool {
     matches!(why.kind(), Kind::Io | Kind::NoSpace | Kind::ReadOnly)
 }
 
-/// How much longer than a deadline a request may take for the bytes that it carries.
+/// Returns how much longer than a deadline a request may take for the bytes that it carries.
 pub(super) fn longer(bytes: u64, a_second: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / a_second).min(LONGER_MAX)
 }
@@ -129,22 +134,22 @@ impl BucketClient {
         }
     }
 
-    /// A put of an object that was removed or moved away here, which may still come.
+    /// Returns the put of an object that was removed or moved away here, if that put may still come.
     pub fn late_put(&self, key: &str) -> Option<LatePut> {
         self.remover.late.watched(key)
     }
 
-    /// A put by an earlier mount whose answer nobody heard may still come.
+    /// Notes that a put by an earlier mount, whose answer nobody heard, may still come.
     pub fn expect_put(&self, key: &str, put: &UploadToken) {
         self.remover.late.expect(key, &put.attrs(), put.size, self.rt.now());
     }
 
-    /// Called once: where uploads are written down.
+    /// Sets where uploads are written down that no file has; called once.
     pub fn note_uploads(&self, notes: Arc<dyn UploadNotes>) {
         let _ = self.notes.set(notes);
     }
 
-    /// Nothing was copied yet: the first copy shows whether others need a mark.
+    /// Tells whether nothing was copied yet: the first copy shows whether others need a mark.
     pub fn copies_are_unknown(&self) -> bool {
         self.copies.are_unknown()
     }
@@ -161,7 +166,7 @@ impl BucketClient {
         )
     }
 
-    /// A link to an object, or to one of its versions.
+    /// Makes a link to an object, or to one of its versions, that is valid for this time.
     pub async fn link(&self, key: &str, version: Option<&str>, valid: Duration) -> Result<String> {
         self.ask("making a link to", key, self.bucket.presign(key, version, valid)).await
     }
@@ -194,7 +199,8 @@ impl BucketClient {
         self.breaker.over().await
     }
 
-    /// What carries bytes may be late for its own reasons: its silence says nothing of the store.
+    /// Tells the circuit breaker whether an answer came. A request that carries many bytes may be late for
+    /// its own reasons, so its silence says nothing of the store.
     fn learn(&self, began: Instant, limit: Duration, silent: bool) {
         if !silent {
             self.breaker.heard();
@@ -203,7 +209,8 @@ impl BucketClient {
         }
     }
 
-    /// As `ask`; but a put that gave no answer may have happened.
+    /// Sends a put as `ask` sends a request. A put that gave no answer may have happened: it comes back as
+    /// `Put::Unknown`.
     pub(super) async fn try_put(
         &self,
         key: &str,
@@ -236,7 +243,7 @@ impl BucketClient {
         self.ask("listing", prefix, self.bucket.list(&list, Cause::File)).await
     }
 
-    /// The first page that has a name, or the end. Each page has a deadline of its own.
+    /// Returns the first page that has a name, or the last page. Each page has a deadline of its own.
     pub async fn list_some(&self, prefix: &str, delimited: bool, max: usize) -> Result<Page> {
         let mut after = None;
         loop {
@@ -260,7 +267,7 @@ impl BucketClient {
         self.ask("looking for versions in", self.url(), self.bucket.versioned(Cause::File)).await
     }
 
-    /// A page of the versions below a prefix.
+    /// Lists a page of the versions below a prefix.
     pub async fn versions(
         &self,
         prefix: &str,
@@ -273,7 +280,7 @@ impl BucketClient {
         self.ask("listing versions of", prefix, self.bucket.list_versions(&list, Cause::File)).await
     }
 
-    /// The first page of versions that has a name, or the end.
+    /// Returns the first page of versions that has a name, or the last page.
     pub async fn versions_some(&self, prefix: &str, delimited: bool, max: usize) -> Result<VersionPage> {
         let mut after = None;
         loop {
@@ -285,7 +292,7 @@ impl BucketClient {
         }
     }
 
-    /// An object, or one of its versions.
+    /// Looks at an object, or at one of its versions.
     pub async fn head_version(
         &self,
         key: &str,
@@ -307,7 +314,8 @@ impl BucketClient {
         self.ask("reading", key, self.bucket.get_version(key, version, range, Cause::File)).await
     }
 
-    /// Whether the store keeps the metadata of directories' markers; none as long as nobody has looked.
+    /// Tells whether the store keeps the metadata of directories' markers; `None` as long as nobody has
+    /// looked.
     pub fn keeps_markers(&self) -> Option<bool> {
         self.keeps_markers.get().copied()
     }
@@ -317,12 +325,13 @@ impl BucketClient {
         let _ = self.keeps_markers.set(keeps);
     }
 
-    /// Asks for a readable copy of an archived object. False: one is on its way already.
+    /// Asks for a readable copy of an archived object. Returns false if one is on its way already.
     pub async fn restore(&self, key: &str, version: Option<&str>, how: Restore) -> Result<bool> {
         self.ask("restoring", key, self.bucket.restore(key, version, how, Cause::File)).await
     }
 
-    /// Exactly these bytes of the object, or of its version, with this etag; `Refused` when it is another one now.
+    /// Reads exactly these bytes of the object, or of its version, which must have this etag. Fails with
+    /// `Refused` when another object is there now.
     pub async fn get_of(
         &self,
         (key, version): (&str, Option<&str>),
@@ -343,15 +352,17 @@ impl BucketClient {
         }
     }
 
-    /// Deletes the objects that still are what they were, as far as the store can tell: one that heeds no condition deletes
-    /// whatever is there, so who cares has looked just before. Returns the keys that others have by now, which stay.
+    /// Deletes the objects that still are what they were, as far as the store can tell. A store that heeds no
+    /// condition deletes whatever is there, so callers that care look just before. Returns the keys that
+    /// other objects have by now, which stay.
     pub async fn remove(&self, objects: &[Doomed]) -> Result<Vec<String>> {
         let first = objects.first().map_or("", |object| object.key.as_str());
         self.ready(first).await.map_err(|e| explain(e, "deleting", first))?;
         self.remover.remove(objects).await.all().map_err(|e| explain(e, "deleting", first))
     }
 
-    /// Deletes whatever has this name, which was `seen` as that.
+    /// Deletes whatever has this name. What was `seen` there is deleted without another look if it is still
+    /// there.
     pub async fn remove_seen(&self, key: &str, seen: Option<Doomed>) -> Result<()> {
         if let Some(seen) = seen
             && self.remove(&[seen]).await?.is_empty()
@@ -376,14 +387,15 @@ impl BucketClient {
         Err(Error::new(Kind::Refused, format!("{key} changes all the time: it can't be deleted now")))
     }
 
-    /// Is the object at `key` what we have just tried to write?
+    /// Returns the etag of the object at `key` if it is what we have just tried to write.
     async fn is_ours(&self, key: &str, attrs: &Attrs, size: u64) -> Result<Option<Etag>> {
         let Some(head) = self.head(key).await? else { return Ok(None) };
         Ok((head.size == size && is_same_write(attrs, &head.attrs)).then_some(head.etag))
     }
 
-    /// Repeats `attempt` until its outcome is known. `Refused` when `when` does not hold. `more`: how much longer it may
-    /// take for its bytes.
+    /// Repeats `attempt` until its outcome is known, a limited number of times. Fails with `Refused` when the
+    /// condition of the put does not hold. `more` is the time beyond the deadline that an attempt may take
+    /// for its bytes.
     async fn resolve_put<F: Future<Output = Result<Put>>>(
         &self,
         key: &str,
@@ -446,7 +458,7 @@ impl BucketClient {
         Err(doubt.unwrap_or_else(|| self.late(limit, "writing", key)))
     }
 
-    /// Stores an object. `attrs` must be signed.
+    /// Stores an object. `attrs` must carry an upload token (`add_upload_token`).
     pub async fn put(&self, key: &str, body: Bytes, attrs: &Attrs, when: &When) -> Result<Etag> {
         let size = body.len() as u64;
         self.resolve_put(key, attrs, size, longer(size, SENT_A_SECOND), || {
@@ -455,13 +467,15 @@ impl BucketClient {
         .await
     }
 
-    /// Replaces an object's metadata by signed ones, if it still is that object.
+    /// Replaces an object's metadata by `attrs`, which must carry an upload token, if it is still that
+    /// object.
     pub async fn put_attrs(&self, key: &str, base: &Base, attrs: &Attrs) -> Result<Etag> {
         // The condition on the source is looked at when the copy begins, this one when it ends.
         self.copy_with(key, key, base, attrs, &When::Matches(base.etag.clone())).await
     }
 
-    /// Stores an object's bytes under another key with signed metadata of their own. `Refused` when either is another by now.
+    /// Stores an object's bytes under another key with metadata of their own, which must carry a token or a
+    /// mark. Fails with `Refused` when either key has another object by now.
     pub async fn copy_with(
         &self,
         from: &str,
@@ -584,12 +598,12 @@ impl BucketClient {
         copied
     }
 
-    /// The store has said that it copies no parts of objects: they are read and sent instead.
+    /// Tells whether the store has said that it copies no parts of objects: they are read and sent instead.
     pub fn copies_no_parts(&self) -> bool {
         self.no_part_copies.load(Ordering::Relaxed)
     }
 
-    /// Puts the parts together. An upload of which this fails stays, for its caller to ask again or to give up.
+    /// Puts the parts together. If this fails, the upload stays, for the caller to ask again or to give up.
     pub async fn complete(
         &self,
         key: &str,
@@ -613,7 +627,8 @@ impl BucketClient {
         }
     }
 
-    /// An error where these credentials may not list. Then S3 refuses what is absent, too, as if another right were lacking.
+    /// Returns an error where these credentials may not list. S3 then refuses what is absent, too, as if
+    /// another right were lacking.
     pub async fn lacks_listing(&self) -> Option<Error> {
         let why = self.list("", None, true, 1).await.err().filter(|why| why.is(Kind::Denied))?;
         let lacks = format!(
@@ -624,7 +639,7 @@ impl BucketClient {
         Some(Error::new(Kind::Denied, lacks).because(why))
     }
 
-    /// A prefix that holds a pool is no filesystem: one wrong `rm` would cost disks.
+    /// Refuses a prefix that holds a pool, which is no filesystem: one wrong `rm` would cost disks.
     pub async fn refuse_pool(&self) -> Result<()> {
         let labels = match self.list(LABEL, None, false, LABELS_MAX).await {
             Err(denied) if denied.is(Kind::Denied) => {

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::store::Etag;
 
-/// Whether copies have their source's etag, as far as this mount has seen.
+/// Knowledge of this mount about copies: nothing yet, or whether a copy has its source's etag.
 #[derive(Debug, Default)]
 pub struct CopyEtags(AtomicU8);
 
 const KEPT: u8 = 1;
-/// With SSE-KMS, each put and each copy has an etag of its own.
+/// Copies get etags of their own: with SSE-KMS each put and each copy has one.
 const NEW: u8 = 2;
 
 impl CopyEtags {
@@ -17,12 +17,13 @@ impl CopyEtags {
         self.0.load(Ordering::Relaxed) == KEPT
     }
 
-    /// Nothing was copied yet.
+    /// Tells whether nothing was copied yet.
     pub fn are_unknown(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }
 
-    /// A copy was made of that source.
+    /// Learns from one copy of `source` whether copies keep etags. Copies of objects that were uploaded in
+    /// parts teach nothing.
     pub fn learn(&self, source: &Etag, copy: &Etag) {
         if !of_parts(source) {
             self.0.store(if source == copy { KEPT } else { NEW }, Ordering::Relaxed);
@@ -30,7 +31,7 @@ impl CopyEtags {
     }
 }
 
-/// An object that was uploaded in parts: its copy may have another etag.
+/// Tells whether an object was uploaded in parts: its copy may have another etag.
 pub fn of_parts(etag: &Etag) -> bool {
     etag.0.contains('-')
 }

@@ -2,7 +2,7 @@
 //! up to a thousand of them in one request, a moment later.
 //!
 //! Whoever asks the store about a name that waits here, or lists a prefix that has one, is held until it is gone. A delete
-//! that failed holds nobody: its name shows again, `failed_below` tells of it, and `retry_below` tries it once more.
+//! that failed holds nobody: its name shows again, the callback of `tell` gets it, and `retry_below` tries it once more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -15,30 +15,31 @@ use super::remover::{Doomed, Removed, Remover, is_refusal};
 use crate::base::Error;
 use crate::fs::object::Sighting;
 
-/// One request's keys.
+/// Largest number of keys in one request.
 const BATCH: usize = 1000;
-/// Names that are removed nearer to each other than this go together.
+/// Longest time between two removals of names that go together.
 const WINDOW: Duration = Duration::from_millis(50);
-/// A removed name waits for others for so many of these at most.
+/// Number of windows for which a removed name waits for others, at most.
 const WINDOWS: u32 = 10;
-/// How long what a store gave no answer to waits for another attempt.
+/// Time until names are tried again that could not be deleted, unless the store refused them.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// What is told of each batch: keys that are gone (or others' by now), and objects that are left.
+/// Callback at the end of each batch: gets the keys that are gone (or others' by now), and the objects that
+/// are left.
 pub type Ended = Box<dyn Fn(&[String], &[Doomed]) + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct DeleteQueue {
     waiting: BTreeMap<String, Doomed>,
     sending: BTreeMap<String, Doomed>,
-    /// They could not be deleted.
+    /// Objects that could not be deleted, by their keys.
     failed: BTreeMap<String, Doomed>,
-    /// Why the last of them could not.
+    /// Reason of the last failure.
     why: Option<Error>,
     running: bool,
-    /// Somebody will try again what failed.
+    /// A task waits to try the failed ones again.
     comes_back: bool,
-    /// Nothing more is tried.
+    /// The mount has ended: no further batch is begun.
     ended: bool,
 }
 
@@ -55,7 +56,8 @@ impl DeleteQueue {
         any(&self.waiting) || any(&self.sending)
     }
 
-    /// A folder goes after what was in it: a server that has real folders (SeaweedFS) keeps one that is not empty.
+    /// Moves the last keys, in order, from `waiting` to `sending`, and returns them. A folder goes after what
+    /// was in it: a server that has real folders (SeaweedFS) keeps one that is not empty.
     fn next_batch(&mut self) -> Vec<Doomed> {
         let batch: Vec<Doomed> = self.waiting.values().rev().take(BATCH).cloned().collect();
         for doomed in &batch {
@@ -86,12 +88,12 @@ impl Deletes {
         Arc::new(Deletes { remover, state, hurry, done, on_end })
     }
 
-    /// Called once: who is told of each batch's end.
+    /// Sets who is told of each batch's end; called once.
     pub fn tell(&self, on_end: Ended) {
         let _ = self.on_end.set(on_end);
     }
 
-    /// Deletes the object soon.
+    /// Queues the object, which is deleted soon.
     pub fn add(self: &Arc<Self>, doomed: Doomed) {
         let mut state = self.state.lock();
         state.failed.remove(&doomed.key);
@@ -160,7 +162,7 @@ impl Deletes {
         }
     }
 
-    /// A store that gave no answer is asked once more, some time later.
+    /// Tries the failed deletes once more, some time after a store gave no answer.
     async fn try_again(self: &Arc<Self>) {
         self.remover.rt.sleep(AGAIN).await;
         {
@@ -173,19 +175,21 @@ impl Deletes {
         let _ = self.retry_below("").await;
     }
 
-    /// The object that is being deleted at this name, or could not be.
+    /// Returns the object that is being deleted under this key, or could not be.
     pub fn doomed(&self, key: &str) -> Option<Sighting> {
         let state = self.state.lock();
         let of = [&state.waiting, &state.sending, &state.failed];
         of.iter().find_map(|of| of.get(key)).map(|doomed| doomed.object.clone())
     }
 
-    /// Another object has the name by now; true: one that could not be deleted had it.
+    /// Notes that another object has the name by now. Returns true if an object that could not be deleted had
+    /// the name.
     pub fn replaced(&self, key: &str) -> bool {
         self.state.lock().failed.remove(key).is_some()
     }
 
-    /// Tries once more what could not be deleted below a prefix; why some of it can't.
+    /// Tries once more what could not be deleted below a prefix, and waits for the outcome. The error says
+    /// why some of it can't be.
     pub async fn retry_below(self: &Arc<Self>, prefix: &str) -> Result<(), Error> {
         {
             let mut state = self.state.lock();
@@ -208,36 +212,39 @@ impl Deletes {
         }
     }
 
-    /// The mount ends: what is not deleted within `limit` is left; how many that are.
+    /// Ends all deletes with the mount: what is not deleted within `limit` is left. Returns how many objects
+    /// are left.
     pub async fn end(self: &Arc<Self>, limit: Duration) -> usize {
         self.remover.rt.timeout(limit, self.retry_below("")).await;
         self.state.lock().ended = true;
         self.count()
     }
 
-    /// Objects that are still to be deleted.
+    /// Returns how many objects are still to be deleted, failed ones included.
     pub fn count(&self) -> usize {
         let state = self.state.lock();
         state.waiting.len() + state.sending.len() + state.failed.len()
     }
 
-    /// Waits until nothing that waits has this key.
+    /// Waits until no delete of this key waits or is under way, and hurries the deletes.
     pub async fn wait_for_delete(&self, key: &str) {
         self.gone(key, true).await;
     }
 
-    /// The same for all that begin with `prefix`.
+    /// Waits until no delete of a key that begins with `prefix` waits or is under way, and hurries the
+    /// deletes.
     pub async fn settled_below(&self, prefix: &str) {
         self.gone(prefix, false).await;
     }
 
-    /// Whether nothing that waits begins so.
+    /// Tells whether no delete of a key that begins with `prefix` waits or is under way.
     pub fn is_settled_below(&self, prefix: &str) -> bool {
         !self.state.lock().has(prefix, false)
     }
 
     async fn gone(&self, prefix: &str, exact: bool) {
         loop {
+            // Registered before the state is read: a batch that ended in between would wake nobody.
             let done = self.done.notified();
             futures::pin_mut!(done);
             done.as_mut().enable();

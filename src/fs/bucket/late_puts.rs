@@ -11,16 +11,16 @@ use parking_lot::Mutex;
 use crate::base::rt::Instant;
 use crate::store::Attrs;
 
-/// How long a put may be late.
+/// Time for which a put may be late.
 const LATE: Duration = Duration::from_secs(120);
 const KEYS_MAX: usize = 4096;
 
-/// What may still come.
+/// A put that the store may still carry out.
 #[derive(Clone, Debug)]
 pub struct LatePut {
     pub attrs: Attrs,
     pub size: u64,
-    /// It is expected until then.
+    /// End of the time in which the put is expected.
     pub until: Instant,
 }
 
@@ -28,16 +28,17 @@ pub struct LatePut {
 struct LatePutState {
     /// Puts of unknown outcome, by their keys.
     expected: BTreeMap<String, LatePut>,
-    /// Names that are gone, and looked at, by what may come there.
+    /// Puts that may still come to names whose objects are gone, by their keys. These names are looked at.
     watched: BTreeMap<String, LatePut>,
 }
 
-/// See the module.
+/// Puts of this mount that may still come: expected ones, and those whose names are watched.
 #[derive(Debug, Default)]
 pub struct LatePuts(Mutex<LatePutState>);
 
 impl LatePuts {
-    /// An attempt at this put may still arrive.
+    /// Notes that an attempt at this put may still arrive. Beyond `KEYS_MAX` expected puts nothing more is
+    /// noted.
     pub fn expect(&self, key: &str, attrs: &Attrs, size: u64, now: Instant) {
         let expected = &mut self.0.lock().expected;
         expected.retain(|_, put| put.until > now);
@@ -47,7 +48,8 @@ impl LatePuts {
         }
     }
 
-    /// The name is gone: the put that may still arrive there, for who looks at it from now on.
+    /// Watches a name that is gone: returns the put that may still arrive there, for whoever looks at the
+    /// name from now on. `None` if no put is expected.
     pub fn watch(&self, key: &str) -> Option<LatePut> {
         let mut state = self.0.lock();
         let expected = state.expected.remove(key)?;
@@ -55,17 +57,18 @@ impl LatePuts {
         Some(expected)
     }
 
-    /// What may come to a name that is gone, and is nothing that anybody wants.
+    /// Returns the put that may come to a name that is gone; nobody wants its object.
     pub fn watched(&self, key: &str) -> Option<LatePut> {
         self.0.lock().watched.get(key).cloned()
     }
 
-    /// Whether nothing was put there by this mount since.
+    /// Tells whether the name is still watched: this mount has put nothing there since.
     pub fn is_watched(&self, key: &str) -> bool {
         self.0.lock().watched.contains_key(key)
     }
 
-    /// This mount is about to put something there, or nobody looks at the name any more.
+    /// Stops watching a name: this mount is about to put something there, or nobody looks at the name any
+    /// more.
     pub fn unwatch(&self, key: &str) {
         self.0.lock().watched.remove(key);
     }

@@ -17,11 +17,11 @@ use crate::fs::object::{Sighting, is_same_write};
 use crate::store::{BucketRef, Cause, Etag, Head, Listed};
 
 const AT_ONCE: usize = 16;
-/// How long a delete that fails is tried again, after a look each time.
+/// Time for which a delete that fails is tried again, after a look each time.
 const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often a name is looked at to which a put may still come.
+/// Interval at which a name is looked at to which a put may still come.
 const LATE_PUT_LOOK: Duration = Duration::from_secs(2);
 
 /// An object that is to be deleted, as it was seen last.
@@ -29,7 +29,7 @@ const LATE_PUT_LOOK: Duration = Duration::from_secs(2);
 pub struct Doomed {
     pub key: String,
     pub object: Sighting,
-    /// It was seen long ago: it is looked at before it is deleted.
+    /// The object was seen long ago, so it is looked at before it is deleted.
     pub look_first: bool,
 }
 
@@ -43,23 +43,24 @@ impl Doomed {
     }
 }
 
-/// What became of an object that was to be deleted.
+/// Outcome for one object that was to be deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Gone,
-    /// It was another object before any delete of ours can have been done.
+    /// Another object had the name before any delete of ours can have been done; that object stays.
     Stays,
 }
 
-/// What became of objects that were to be deleted. Those that it doesn't name are gone.
+/// Outcome for several objects that were to be deleted. Objects that it does not name are gone.
 #[derive(Debug, Default)]
 pub struct Removed {
-    /// Keys that other objects had before any delete of ours can have been done. An object that came after a delete whose
-    /// answer was lost is nobody's here: what was to be deleted counts as gone, and the new object stays.
+    /// Keys that other objects had before any delete of ours can have been done. A key is absent here if
+    /// another object came after a delete whose answer was lost: what was to be deleted counts as gone, and
+    /// the new object stays.
     pub stay: Vec<String>,
     /// Objects that may be there still.
     pub left: Vec<Doomed>,
-    /// Why, if there are any.
+    /// Reason why objects are left, if there are any.
     pub why: Option<Error>,
 }
 
@@ -70,7 +71,7 @@ impl Removed {
         self.why = self.why.take().or(other.why);
     }
 
-    /// The keys that others have by now; fails if anything is left.
+    /// Returns the keys that other objects have by now; fails if any object is left.
     pub fn all(self) -> Result<Vec<String>> {
         self.why.map_or(Ok(self.stay), Err)
     }
@@ -82,11 +83,11 @@ pub struct Remover {
     pub(super) bucket: BucketRef,
     pub(super) deadline: Duration,
     pub(super) breaker: Arc<CircuitBreaker>,
-    /// What may come to a name after its object was deleted.
+    /// Puts that may come to a name after its object was deleted.
     pub(super) late: Arc<LatePuts>,
 }
 
-/// The request was refused: nothing was deleted.
+/// Tells whether the error is a refusal of the request: nothing was deleted.
 pub(super) fn is_refusal(why: &Error) -> bool {
     matches!(why.kind(), Kind::Denied | Kind::Invalid | Kind::Usage | Kind::Unsupported | Kind::ReadOnly)
 }
@@ -108,8 +109,8 @@ impl Remover {
         })
     }
 
-    /// Deletes the objects that still are what they were, as far as the store can tell: one that heeds no condition deletes
-    /// whatever is there, so who cares has looked just before.
+    /// Deletes the objects that still are what they were, as far as the store can tell. A store that heeds no
+    /// condition deletes whatever is there, so callers that care look just before.
     pub async fn remove(&self, objects: &[Doomed]) -> Removed {
         let (first, now): (Vec<&Doomed>, Vec<&Doomed>) = objects.iter().partition(|o| o.look_first);
         let mut removed = self.remove_now(&now).await;
@@ -120,7 +121,7 @@ impl Remover {
         removed
     }
 
-    /// The name is gone: a put that comes there late goes again.
+    /// Watches a name that is gone: a put of ours that comes there late is removed again.
     pub(super) fn watch_late_put(&self, key: &str) {
         let Some(LatePut { attrs, until, .. }) = self.late.watch(key) else { return };
         let (this, key) = (self.clone(), key.to_owned());
@@ -180,8 +181,9 @@ impl Remover {
         removed
     }
 
-    /// Looks at the object after a delete of unknown outcome, and deletes it again if it is there as it was. Once one of
-    /// many meets a store that refuses or says nothing, those behind it are not tried.
+    /// Looks at the object after a delete of unknown outcome, and deletes it again if it is there as it was.
+    /// `stop` is shared by many objects: once one of them meets a store that refuses or says nothing, those
+    /// behind it are not tried.
     async fn resolve_delete(
         &self,
         object: &Doomed,

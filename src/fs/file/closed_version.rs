@@ -1,7 +1,7 @@
 //! A version that was closed or synced and is not in the bucket yet, while the file is being rewritten: its bytes
 //! stay in their stage until it is stored, or a later close stands on disk in its place.
 //!
-//! The new stage's note names the old one (`Note::over`): of two that a crash leaves, the one that was closed last
+//! The new stage's note names the old one (`Note::rewrites`): of two that a crash leaves, the one that was closed last
 //! counts, and a new one that was not closed becomes a conflict copy.
 
 use super::upload::Snapshot;

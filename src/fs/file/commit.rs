@@ -22,7 +22,7 @@ use crate::fs::object::{
 use crate::fs::staging::{Mark, Note};
 use crate::store::{Attrs, Etag};
 
-/// Ends an upload that becomes no object, behind its parts: one that arrives later would stay.
+/// Ends an upload that becomes no object, once its parts have ended: one that arrives later would stay.
 pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
     let (remote, removals, key) = (e.remote.clone(), e.staging.removals.clone(), key.to_owned());
     let work = async move {
@@ -33,7 +33,8 @@ pub(super) fn give_up(e: &MountContext, key: &str, streaming: StreamingUpload) {
     e.rt.spawn(work).detach();
 }
 
-/// The same, of one of a name that the file's note is about to leave: until it has ended that is written down by itself.
+/// Ends an upload for a name that the file's note is about to leave. Until it has ended, it is written down
+/// in the removal log.
 async fn give_up_noted(e: &MountContext, key: &str, streaming: StreamingUpload) {
     if let Err(why) = e.staging.removals.begun(key, &streaming.upload).await {
         tracing::warn!(key, %why, "after a crash an unfinished upload would stay in the bucket");
@@ -41,11 +42,11 @@ async fn give_up_noted(e: &MountContext, key: &str, streaming: StreamingUpload) 
     give_up(e, key, streaming);
 }
 
-/// Attempts to send a file that is truncated while it is being sent.
+/// Number of attempts to send a file that is truncated while it is being sent.
 const TRIES: u32 = 16;
 
 impl OpenFile {
-    /// The state that is to be the next object, which is written down as closed.
+    /// Takes a snapshot of the file, which is to be the next object, and writes it down as closed.
     async fn note_as_closed(&self, e: &MountContext, durable: bool) -> Result<Snapshot> {
         let snapshot = self.snapshot(e);
         {
@@ -57,7 +58,8 @@ impl OpenFile {
         Ok(snapshot)
     }
 
-    /// The same, and written down as on its way. What has left early has its metadata: newer ones come back apart.
+    /// Takes a snapshot of what is to be sent, and writes it down as on its way. Parts that have left early
+    /// carry older metadata: newer ones are returned apart.
     async fn prepare_send(
         &self,
         e: &MountContext,
@@ -110,7 +112,7 @@ impl OpenFile {
         Ok(Some((snapshot, streaming, newer)))
     }
 
-    /// Its stage says what of it was sent, before its name changes.
+    /// Brings the stage's note up to date on what of it was sent, before the file's name changes.
     pub async fn refresh_note(&self, e: &MountContext) -> Result<()> {
         let stale = {
             let s = self.state.lock();
@@ -119,7 +121,7 @@ impl OpenFile {
         if stale { self.note(e, false).await } else { Ok(()) }
     }
 
-    /// The file has another name now: what is staged says so, and what had left for the old name is given up.
+    /// Writes down that the file has another name now, and gives up what had left for the old name.
     async fn follow(&self, e: &MountContext) -> Result<()> {
         // A stage that is just being made has its note under the old name.
         drop(self.noting.lock().await);
@@ -143,8 +145,8 @@ impl OpenFile {
         if stage { self.note(e, false).await } else { Ok(()) }
     }
 
-    /// Its stage says that it is this copy of its object, at the name that the file is about to have: when the old name goes, a
-    /// crash must not find it there alone.
+    /// Writes down that the stage belongs to this copy of its object, at the name that the file is about to
+    /// have. When the old name goes, a crash must not find the stage there alone.
     pub async fn note_copy(&self, e: &MountContext, of: &Etag, key: &str, copy: Base) -> Result<()> {
         let _one = self.noting.lock().await;
         let useless = {
@@ -169,21 +171,23 @@ impl OpenFile {
         stage.note(&note, stage.is_durable()).await
     }
 
-    /// The same: bytes written during a rename are known by the new name after a crash too, or the log says why not.
+    /// Follows the file's new name, so that bytes written during a rename are known by it after a crash too;
+    /// or the log says why not.
     pub async fn follow_or_warn(&self, e: &MountContext) {
         if let Err(why) = self.follow(e).await {
             tracing::warn!(key = self.key(), %why, "after a crash this would become a conflict copy");
         }
     }
 
-    /// A file that is no object yet has this name now: what was removed here and may be there still, or may still come, is what it
-    /// replaces.
+    /// Tells a file that is no object yet, and has this name now, what it replaces: what was removed here and
+    /// may be there still, or may still come.
     pub fn follow_removed(&self, e: &MountContext, key: &str) {
         e.remote.deletes.doomed(key).into_iter().for_each(|was| self.follows_removal(was));
         e.remote.late_put(key).into_iter().for_each(|put| self.follows_late_put(&put.attrs, put.size));
     }
 
-    /// An upload whose answer nobody heard may have made an object of a file that is none yet: the store is asked.
+    /// Asks the store whether an upload whose answer nobody heard has made an object of a file that is none
+    /// yet.
     pub async fn recall_unheard(&self, e: &MountContext) -> Result<()> {
         let unheard = {
             let s = self.state.lock();
@@ -201,7 +205,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// For `flush=local`: what the file is now survives this process; with `durable`, this host's end too.
+    /// Makes what the file is now survive this process, for `flush=local`; with `durable`, a loss of power
+    /// too.
     pub async fn mark_closed(&self, e: &MountContext, durable: bool) -> Result<()> {
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
@@ -235,8 +240,9 @@ impl OpenFile {
         }
     }
 
-    /// What was changed beside the bytes of a file that is not stored yet survives this process. A file that was closed
-    /// stays closed: no close will come for a chmod by name, and the next mount must not take its bytes for unfinished.
+    /// Makes what was changed beside the bytes of a file that is not stored yet survive this process. A file
+    /// that was closed stays closed: no close will come for a chmod by name, and the next mount must not take
+    /// its bytes for unfinished.
     pub async fn keep_attrs(&self, e: &MountContext) -> Result<()> {
         let _one = self.writing.lock().await;
         let closed = {
@@ -249,7 +255,7 @@ impl OpenFile {
         if closed { self.note_as_closed(e, false).await.map(drop) } else { self.note(e, false).await }
     }
 
-    /// What is closed and waits to be sent survives a loss of power from here on, unless it is being written again.
+    /// Makes what is closed and waits to be sent survive a loss of power, unless it is being written again.
     pub async fn sync_stage(&self, e: &MountContext) -> Result<()> {
         let Ok(_one) = self.writing.try_lock() else { return Ok(()) };
         {
@@ -264,17 +270,17 @@ impl OpenFile {
         self.note(e, true).await
     }
 
-    /// All of it is staged, in a slot.
+    /// Tells whether all of the file is staged in a slot.
     pub fn is_small(&self) -> bool {
         self.state.lock().stage.as_ref().is_some_and(|stage| stage.is_slot())
     }
 
-    /// Where its bytes are on this host.
+    /// Returns the path of the file's bytes on this host.
     pub fn staged_at(&self) -> Option<String> {
         self.state.lock().stage.as_ref().map(|stage| stage.path().display().to_string())
     }
 
-    /// Nobody has it open: its stage needs no file descriptor until it is sent.
+    /// Closes the stage's file descriptors until the file is sent, since nobody has it open.
     pub fn release_fds(&self) {
         let s = self.state.lock();
         for stage in s.stage.iter().chain(s.closed_version.as_ref().map(|unsent| &unsent.stage)) {
@@ -282,9 +288,9 @@ impl OpenFile {
         }
     }
 
-    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `publish` calls what it is
-    /// given, which makes the file clean and says what the object shows: from then on the tables answer for it, so
-    /// that both are one step.
+    /// Makes the object what the file is. Returns once the bucket has it, or why it hasn't. `publish` calls
+    /// the function that it is given, which makes the file clean and returns what the object shows. From then
+    /// on the tables answer for the file, so both must be one step.
     pub async fn send(
         &self,
         e: &MountContext,
@@ -349,8 +355,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// The store is a folder whose disk failed while it took the file. The object is there, and is no proof: the file gets
-    /// another token, so that it is sent over that object, by the next mount too.
+    /// Gives the file another token, since the store is a folder whose disk failed while it took the file.
+    /// The object there is no proof: the file is to be sent over it, by the next mount too.
     async fn forget_token(&self, e: &MountContext) {
         let version = {
             let mut s = self.state.lock();
@@ -373,8 +379,8 @@ impl OpenFile {
         }
     }
 
-    /// Stores the closed version. One that another client's object refuses becomes a conflict copy, and the file goes on: its
-    /// own close will be told.
+    /// Stores the closed version. If another client's object refuses it, it becomes a conflict copy, and the
+    /// file goes on: its own close will be told.
     async fn send_version(
         &self,
         e: &MountContext,
@@ -440,8 +446,8 @@ impl OpenFile {
         stored
     }
 
-    /// What another client has set of the object since it was opened (`chmod`) is not undone by our bytes: the etag says nothing
-    /// of it, so it is asked for.
+    /// Takes over what another client has set of the object since it was opened (`chmod`), so that our upload
+    /// does not undo it. The etag says nothing of it, so the store is asked.
     async fn meet_attrs(&self, e: &MountContext) -> Result<()> {
         let base = {
             let s = self.state.lock();
@@ -463,8 +469,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Where there are no more sends to be remembered the store is asked which of them has arrived: a later one finds
-    /// that object there.
+    /// Asks the store which of the remembered sends has arrived, once there is no room to remember more: a
+    /// later send finds that object there.
     async fn recall_sends(&self, e: &MountContext) -> Result<()> {
         if self.state.lock().file.uploading.len() < SENDS {
             return Ok(());
@@ -480,8 +486,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Makes the object a copy of `from`, if nothing was written to the file, and the file what the object is. False: the
-    /// program is to copy. `publish`: see `send`.
+    /// Makes the object a copy of `from`, if nothing was written to the file, and the file what the object
+    /// is. Returns false if the program is to copy by itself. `publish`: see `send`.
     pub async fn copy_from(
         &self,
         e: &MountContext,
@@ -514,7 +520,7 @@ impl OpenFile {
         Ok(true)
     }
 
-    /// The object has the snapshot's bytes.
+    /// Records that the object has the snapshot's bytes.
     pub(super) fn record_upload(&self, snapshot: &Snapshot, etag: Etag) {
         let base = Base { etag, size: snapshot.size };
         self.state.lock().apply(Event::Stored { at: snapshot.changes, base });
@@ -528,7 +534,7 @@ impl OpenFile {
         Attributes::of(&e.options, false, snapshot.size, etag, s.file.modified, &snapshot.attrs)
     }
 
-    /// Another client's object has the name: our bytes are stored as a conflict copy.
+    /// Fails the file, since another client's object has the name; our bytes are stored as a conflict copy.
     async fn fail_with_conflict(&self, e: &MountContext, snapshot: Snapshot, why: Error) -> Error {
         let mut kept = conflict_copy::store(e, &snapshot, conflict_copy::CONFLICT).await;
         // Nothing is written in between.

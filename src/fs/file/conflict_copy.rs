@@ -16,12 +16,12 @@ use crate::store::{Attrs, Head, When};
 pub const CONFLICT: &str = "conflict";
 pub const UNFINISHED: &str = "unfinished";
 const WRITTEN: &str = "windlass-written";
-/// Metadata has little room.
+/// Length from which on the list of written ranges is cut off: metadata have little room.
 const WRITTEN_MAX: usize = 400;
 const ATTEMPTS: usize = 4;
 
-/// The name of a key's file that couldn't have it, in the same directory: as much of the old name as there is room for. A
-/// key that is nearly as long as keys can be leaves no room for the time.
+/// Returns the name for a file that couldn't have its key, in the same directory, with as much of the old
+/// name as there is room for. A key that is nearly as long as keys can be leaves no room for the time.
 fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> Result<String> {
     let at: String = utc::show(wall_ms).chars().filter(|c| !matches!(c, '-' | ':')).collect();
     let random = random & 0xff_ffff;
@@ -42,7 +42,7 @@ fn name(key: &str, word: &str, wall_ms: u64, random: u64) -> Result<String> {
     Ok(format!("{dir}{}{end}", &component[..len]))
 }
 
-/// `0-4095,8192-12287`, or as much of it as there is room for.
+/// Lists ranges as in `0-4095,8192-12287`, or as many of them as there is room for.
 fn written(ranges: &[Range<u64>]) -> String {
     let mut out = String::new();
     for range in ranges {
@@ -56,7 +56,7 @@ fn written(ranges: &[Range<u64>]) -> String {
     out
 }
 
-/// A copy that has bytes of theirs is for their owner, and for nobody whom either of both shuts out.
+/// Gives a copy that has bytes of theirs to their owner, with no more rights than both objects allow.
 fn for_whom_both_are(e: &MountContext, ours: &mut Attrs, theirs: &Head) {
     let theirs_is = Attributes::of_head(&e.options, false, theirs);
     let ours_is = Attributes::of(&e.options, false, theirs.size, None, Ns::default(), ours);
@@ -66,7 +66,7 @@ fn for_whom_both_are(e: &MountContext, ours: &mut Attrs, theirs: &Head) {
     ours.set_xattrs(&theirs.attrs.xattrs());
 }
 
-/// Stores the file as a conflict copy. `None`: nothing was written that could be lost.
+/// Stores the file as a conflict copy, and returns its key. `None`: nothing was written that could be lost.
 pub async fn store(e: &MountContext, file: &Snapshot, word: &str) -> Result<Option<String>> {
     if file.dirty.is_empty() {
         return Ok(None);

@@ -10,7 +10,7 @@ use crate::fs::object::{MountOptions, Ns};
 use crate::fs::read::ReadAhead;
 use crate::fs::staging::StagingArea;
 
-/// What an open file needs of its mount. Shared by all files.
+/// Parts of a mount that its open files need; all files share them.
 #[derive(Debug)]
 pub struct MountContext {
     pub rt: Rt,
@@ -22,11 +22,11 @@ pub struct MountContext {
     pub uploads: UploadMemory,
 }
 
-/// Bytes of a mount's parts on their way into the bucket at most, however much memory there is: while files are written, more
-/// only takes the processors from who writes.
+/// Largest number of bytes of a mount's parts on their way into the bucket, however much memory there is.
+/// While files are written, more only takes the processors from who writes.
 const UPLOADS_MAX: u64 = 128 << 20;
 
-/// Memory of parts on their way into the bucket.
+/// Memory of a mount for parts on their way into the bucket.
 #[derive(Clone, Debug)]
 pub struct UploadMemory {
     own: Budget,
@@ -38,32 +38,34 @@ impl UploadMemory {
         UploadMemory { own: Budget::new(UPLOADS_MAX), shared }
     }
 
-    /// Waits for it. A holder must never wait for more.
+    /// Waits for so many bytes of memory. A holder must never wait for more.
     pub async fn take(&self, bytes: u64) -> (Held, Held) {
+        // The mount's own share first: a mount that waits for that must not hold memory which others wait
+        // for.
         let own = self.own.take(bytes).await;
         (own, self.shared.take(bytes).await)
     }
 }
 
-/// What a mount takes of its process and shares with all else that runs there.
+/// Resources that a mount takes of its process and shares with all else that runs there.
 #[derive(Clone, Debug)]
 pub struct MountResources {
-    /// Where what is read is kept on the local disk.
+    /// Cache on the local disk of what is read.
     pub cache: DiskCache,
-    /// Memory of what is read ahead. Nobody waits for it.
+    /// Memory for what is read ahead. Nobody waits for it.
     pub ahead: Budget,
-    /// Memory of parts on their way into the bucket.
+    /// Memory for parts on their way into the bucket.
     pub uploads: Budget,
 }
 
-/// A mount that shares memory with nobody.
+/// Makes the resources of a mount that shares memory with nobody.
 impl From<DiskCache> for MountResources {
     fn from(cache: DiskCache) -> MountResources {
         MountResources { cache, ahead: Budget::new(256 << 20), uploads: Budget::new(UPLOADS_MAX) }
     }
 }
 
-/// Wall time that never stands still nor goes back, so that two writes never carry one time.
+/// A wall clock that never stands still nor goes back, so that two writes never carry one time.
 #[derive(Debug, Default)]
 pub struct Clock(AtomicI64);
 

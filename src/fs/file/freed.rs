@@ -32,28 +32,29 @@ use crate::fs::object::{Attributes, Base, Errno, Fail, Op, differ_in_time_only};
 use crate::fs::staging::Stage;
 use crate::store::{Attrs, Etag};
 
-/// How many written bytes lie between two looks at the disk.
+/// Number of written bytes between two looks at the disk's room.
 const LOOK_EVERY: u64 = 4 << 20;
-/// With room for fewer parts than this, what has arrived is freed.
+/// Number of parts; with room for fewer of them, what has arrived is freed.
 const FREE_BELOW: u64 = 2;
-/// With room for fewer parts than this, a write waits for one to arrive.
+/// Number of parts; with room for fewer of them, a write waits for one to arrive.
 const WAIT_BELOW: u64 = 1;
-/// How often a completion is asked for over earlier sends of ours.
+/// Number of times that a completion is asked for over earlier sends of ours.
 const TRIES: u32 = 4;
 
-/// What became of an upload.
+/// Outcome of completing an upload.
 enum Completed {
     Stored(Etag),
-    /// It will never be the object.
+    /// The upload will never be the object.
     Lost(Error),
 }
 
-/// Nothing of the file is freed until this is dropped: its name is about to change, and an upload can't follow.
+/// A hold on the file's staged bytes: none is freed until this is dropped. The file's name is about to
+/// change, and an upload can't follow.
 #[derive(Debug)]
 pub struct BytesHeld(Arc<OpenFile>);
 
 impl BytesHeld {
-    /// `EBUSY` for a file of which bytes were freed.
+    /// Holds the file's staged bytes. Fails with `EBUSY` for a file of which bytes were freed.
     pub async fn of(file: &Arc<OpenFile>) -> Op<BytesHeld> {
         // Bytes are freed while this is held.
         let _one = file.writing.lock().await;
@@ -76,17 +77,18 @@ impl Drop for BytesHeld {
 }
 
 impl FileParts {
-    /// Bytes of the file are only in its upload.
+    /// Tells whether bytes of the file are only in its upload.
     pub(super) fn is_freed(&self) -> bool {
         self.stage.as_ref().is_some_and(|stage| !stage.freed().is_empty())
     }
 
-    /// A close or fsync of a file of which bytes were freed has begun, and what becomes of it is not known.
+    /// Tells whether a close or fsync of a file of which bytes were freed has begun, and its outcome is not
+    /// known yet.
     fn is_sealed(&self) -> bool {
         self.is_freed() && self.file.is_asked()
     }
 
-    /// What can be freed now, of the bytes before `below`.
+    /// Returns the bytes before `below` that can be freed now.
     fn may_free(&self, stage: &Stage, below: u64) -> Option<Range<u64>> {
         // Nobody was told that this host has the bytes, and no version before them waits for what becomes of them.
         let promised = self.file.is_asked() || self.closed_version.is_some() || self.file.base_len > 0;
@@ -102,7 +104,8 @@ impl FileParts {
         (start < end).then_some(start..end)
     }
 
-    /// Its name changes though only an upload to the old one has its bytes: nothing lets that happen.
+    /// Fails a file whose name changes though only an upload to the old name has its bytes. Nothing lets that
+    /// happen.
     pub(super) fn fail_if_freed(&mut self) {
         if self.is_freed() {
             let why = Error::new(
@@ -114,7 +117,8 @@ impl FileParts {
         }
     }
 
-    /// From here on no byte changes until the outcome is known. None: nothing of the file is to be sent.
+    /// Seals the file: from here on no byte changes until the outcome is known. `None`: nothing of the file
+    /// is to be sent.
     fn seal(&mut self, e: &MountContext) -> Option<(Snapshot, StreamingUpload, Option<Attrs>)> {
         let streaming = self.streaming.clone()?;
         let mut snapshot = self.snapshot(e);
@@ -130,12 +134,12 @@ impl FileParts {
 }
 
 impl OpenFile {
-    /// Bytes of it are only in its upload.
+    /// Tells whether bytes of the file are only in its upload.
     pub fn is_freed(&self) -> bool {
         self.state.lock().is_freed()
     }
 
-    /// Nobody is left who will close it: it is sent as it is now.
+    /// Seals a file of which bytes were freed and which nobody is left to close: it is sent as it is now.
     pub async fn seal_freed(&self, e: &MountContext) {
         let _one = self.writing.lock().await;
         let mut s = self.state.lock();
@@ -144,7 +148,8 @@ impl OpenFile {
         }
     }
 
-    /// `EIO` for a file that is sealed, `ENOSPC` for bytes that were freed. `writing` is held.
+    /// Fails with `EIO` for a file that is sealed, and with `ENOSPC` for bytes that were freed. `writing` is
+    /// held.
     pub(super) fn may_change(&self, range: Range<u64>) -> Op<()> {
         let s = self.state.lock();
         let freed = s.stage.as_ref().map_or(0..0, |stage| stage.freed());
@@ -165,7 +170,8 @@ impl OpenFile {
         Err(Fail { errno, why: Some(Error::new(Kind::Io, said)) })
     }
 
-    /// Before the file gets this length: one that is emptied begins another upload. `writing` is held.
+    /// Prepares a file of which bytes were freed for this length: one that is emptied begins another upload.
+    /// `writing` is held.
     pub(super) async fn begin_anew_if_freed(&self, e: &MountContext, size: u64) -> Op<()> {
         if size > 0 {
             return self.may_change(size..u64::MAX);
@@ -234,7 +240,8 @@ pub(super) async fn send_freed(
     Ok(())
 }
 
-/// An error: it is not known whether the upload has become the object, or will.
+/// Completes the upload, or finds out that it was. An error means that nobody knows whether it has become the
+/// object, or will.
 async fn complete_freed(
     file: &OpenFile,
     e: &MountContext,
@@ -263,7 +270,7 @@ async fn complete_freed(
     Err(Error::new(Kind::Unavailable, format!("{} changes all the time", snapshot.key)))
 }
 
-/// Its bytes are lost, which its writer is told: no close or fsync has answered for them.
+/// Fails the file, whose freed bytes are lost, and tells its writer: no close or fsync has answered for them.
 async fn fail_freed(file: &OpenFile, e: &MountContext, why: Error) -> Error {
     let key = file.key();
     let said = "bytes of this file were freed, as the disk of the state folder was nearly full, and its upload can't be \
@@ -295,13 +302,14 @@ async fn end_upload(e: &MountContext, key: &str, streaming: &StreamingUpload) {
     e.remote.abort(key, &streaming.upload).await;
 }
 
-/// A write of this range is due to look at the disk.
+/// Tells whether a write of this range is due to look at the disk's room.
 pub(super) fn is_time_to_look(written: Range<u64>) -> bool {
     written.start / LOOK_EVERY != written.end / LOOK_EVERY
 }
 
-/// Frees what has arrived when the disk is nearly full, and waits for parts that are on their way. `full`: a write has just
-/// found no room. True: there is more room now. Nothing is freed from `below` on. `writing` is held.
+/// Frees what has arrived when the disk is nearly full, and waits for parts that are on their way. `full`: a
+/// write has just found no room. Nothing is freed from `below` on. Returns true if there is more room now.
+/// `writing` is held.
 pub(super) async fn make_room(
     file: &OpenFile,
     e: &MountContext,
@@ -349,13 +357,13 @@ pub(super) async fn make_room(
     }
 }
 
-/// The length of parts at this place.
+/// Returns the length of parts at this place.
 fn on_grid_of(at: u64) -> u64 {
     let part = on_grid(at);
     part.end - part.start
 }
 
-/// True when something was freed.
+/// Frees what has arrived, and returns true when that was anything.
 async fn free_arrived(file: &OpenFile, e: &MountContext, stage: &Stage, below: u64) -> Result<bool> {
     let _one = file.noting.lock().await;
     let (note, range) = {

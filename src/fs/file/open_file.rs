@@ -34,25 +34,26 @@ pub(super) struct FileParts {
     pub(super) file: FileState,
     pub(super) stage: Option<Stage>,
     pub(super) cuts: Cuts,
-    /// What the stage's note says.
+    /// The stage's note says this of the bytes; `None` where it is out of date.
     pub(super) noted: Option<Mark>,
     /// The version that was closed before the rewrite began.
     pub(super) closed_version: Option<ClosedVersion>,
-    /// What was asked for last, once something was written behind it. None where it was overwritten, or is the file as it is.
+    /// The version that was asked for last, once something was written behind it. `None` where it was
+    /// overwritten, or is the file as it is.
     pub(super) asked_version: Option<Snapshot>,
-    /// How often staged bytes were overwritten or cut away.
+    /// Counts how often staged bytes were overwritten or cut away.
     pub(super) overwrites: Cuts,
-    /// The version whose place the stage took; a loss of power may bring it back.
+    /// Id of the stage whose version this stage replaced; a loss of power may bring that version back.
     pub(super) replaced: Option<String>,
-    /// The parts that left before the end.
+    /// Upload whose parts left before the file's end was known.
     pub(super) streaming: Option<StreamingUpload>,
-    /// The multipart upload that is under way.
+    /// Id of the multipart upload that is under way.
     pub(super) upload: Option<String>,
-    /// Beginning to send it before its end failed: it leaves at its end.
+    /// Beginning to send the file before its end has failed: it is sent at its end.
     pub(super) stream_failed: bool,
-    /// Uploads that were begun for a name which the file has no more.
+    /// Uploads that were begun for a name which the file no longer has, each with that name.
     pub(super) useless: Vec<(String, StreamingUpload)>,
-    /// How many hold it so that nothing of it is freed (`freed`).
+    /// Number of holds by which nothing of the file is freed (`freed`).
     pub(super) holds_bytes: u32,
 }
 
@@ -63,31 +64,32 @@ pub struct OpenFile {
     pub(in crate::fs) noting: tokio::sync::Mutex<()>,
     /// Held while staged bytes change: appends and truncations come one after another.
     pub(super) writing: tokio::sync::Mutex<()>,
-    /// Somebody will sync what waits.
+    /// True while somebody is to sync what waits in the stage.
     pub has_syncer: AtomicBool,
-    /// Tells the queue, which has the file, that it was closed or synced again.
+    /// Tells the queue, which has the file, that the file was closed or synced again.
     pub asked_again: tokio::sync::Notify,
-    /// Its node's (`Node::changing`). Held while the file is sent: one upload at a time.
+    /// Lock of the file's node (`Node::changing`). Held while the file is sent: one upload at a time.
     pub(super) sending: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl OpenFile {
-    /// A file that is an object.
+    /// Opens a file that is an object.
     pub fn of(key: &str, stood: Stood, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         Self::new(FileParts::new(FileState::of(key, stood)), changing)
     }
 
-    /// A file that is no object yet.
+    /// Makes a file that is no object yet.
     pub fn fresh(key: &str, attrs: Attrs, now: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         Self::new(FileParts::new(FileState::fresh(key, attrs, now)), changing)
     }
 
-    /// The object that had its name before was removed here, and may be there still.
+    /// Records that the object that had the file's name before was removed here, and may be there still.
     pub fn follows_removal(&self, removed: Sighting) {
         self.state.lock().apply(Event::FollowsRemoval(removed));
     }
 
-    /// This put, of an object that had its name before and is nobody's, may still come, and is to be replaced then.
+    /// Records that this put, of an object that had the file's name before and that nobody wants, may still
+    /// come: it is to be replaced then.
     pub fn follows_late_put(&self, attrs: &Attrs, size: u64) {
         self.state.lock().apply(Event::Uploading { attrs: attrs.clone(), size });
     }
@@ -97,7 +99,7 @@ impl OpenFile {
         Arc::new(OpenFile { state: FileLock::new(state), noting, writing, has_syncer, asked_again, sending })
     }
 
-    /// A file that an earlier mount staged and the bucket may not have.
+    /// Opens a file that an earlier mount staged and that the bucket may not have.
     pub fn recovered(left: FoundFile, modified: Ns, changing: Arc<tokio::sync::Mutex<()>>) -> Arc<OpenFile> {
         let FoundFile { stage, note, edits, .. } = left;
         let modified = note.attrs().time("mtime").unwrap_or(modified);
@@ -117,12 +119,12 @@ impl OpenFile {
         Self::new(state, changing)
     }
 
-    /// The object is this now, put there by a send of ours that was never answered.
+    /// Records that the object is this one now, put there by a send of ours that was never answered.
     pub fn rebase(&self, base: Base) {
         self.state.lock().apply(Event::Rebased(base));
     }
 
-    /// It has the name of an object of which it has nothing.
+    /// Records that the file has the name of this object, of which it has nothing.
     pub fn replaces(&self, there: Base) {
         self.state.lock().apply(Event::Replaces(there));
     }
@@ -131,7 +133,8 @@ impl OpenFile {
         self.state.lock().file.key.clone()
     }
 
-    /// Its name. What of it has left for the old one is of no use any more: see `follow`.
+    /// Changes the file's name. What of the file has left for the old name is of no use any more: see
+    /// `follow`.
     pub fn set_key(&self, key: &str) {
         let mut s = self.state.lock();
         s.fail_if_freed();
@@ -145,33 +148,35 @@ impl OpenFile {
         }
     }
 
-    /// The object as it was opened or last sent.
+    /// Returns the object as it was opened or last sent.
     pub fn base(&self) -> Option<Base> {
         self.state.lock().file.base.clone()
     }
 
-    /// The store has another object there than the file is made of, and not by a send whose answer has yet to come.
+    /// Tells whether the store has another object there than the file is made of, and not by a send whose
+    /// answer has yet to come.
     pub fn is_other(&self, head: &Head) -> bool {
         self.state.lock().file.is_other(head)
     }
 
-    /// The object has this etag now, and the same bytes.
+    /// Records that the object has this etag now, and the same bytes.
     pub fn moved(&self, etag: &Etag, now: Instant) {
         self.state.lock().apply(Event::Moved { etag: etag.clone(), now });
     }
 
-    /// The object is known as it was then, or later.
+    /// Tells whether the object is known as it was at that time, or later.
     pub fn is_as_of(&self, asked: Instant) -> bool {
         self.state.lock().file.is_as_of(asked)
     }
 
-    /// Its name may stand for an object: for one that is known, or by a send whose answer has not come.
+    /// Tells whether the file's name may stand for an object: a known one, or one of a send whose answer has
+    /// not come.
     pub fn may_be_object(&self) -> bool {
         let s = self.state.lock();
         s.file.base.is_some() || !s.file.uploading.is_empty()
     }
 
-    /// The last send whose answer may not have come.
+    /// Returns the last send whose answer may not have come.
     pub fn unheard_put(&self) -> Option<UploadToken> {
         self.state.lock().file.uploading.last().cloned()
     }
@@ -184,18 +189,18 @@ impl OpenFile {
         self.state.lock().file.is_dirty()
     }
 
-    /// What the file is has not reached the tables yet: it answers for itself.
+    /// Tells whether the file answers for itself, since the tables do not show what it is yet.
     pub fn overrides_cache(&self) -> bool {
         let s = self.state.lock();
         !s.file.is_sent() || s.file.base.is_none() || s.file.is_unlinked()
     }
 
-    /// The same of a file that has its name.
+    /// Tells whether the file, which has its name, has changes that the bucket lacks, or is no object yet.
     pub fn has_local_changes(&self) -> bool {
         self.is_dirty() || self.is_local()
     }
 
-    /// No object yet, and a name here: only this mount knows the file.
+    /// Tells whether only this mount knows the file: it has a name here, and no object yet.
     pub fn is_local(&self) -> bool {
         let s = self.state.lock();
         s.file.base.is_none() && !s.file.is_unlinked()
@@ -213,12 +218,12 @@ impl OpenFile {
         self.state.lock().file.attributes(options)
     }
 
-    /// A close or fsync asked for what the bucket does not have yet.
+    /// Tells whether a close or fsync asked for what the bucket does not have yet.
     pub fn has_unsent_close(&self) -> bool {
         self.state.lock().file.has_unsent_close()
     }
 
-    /// Where the bytes of a failed file are, when they are in the bucket.
+    /// Returns the key under which the bucket has the bytes of a failed file, if it has them.
     pub fn kept(&self) -> Option<String> {
         match &self.state.lock().file.life {
             Life::Failed { copy, .. } => copy.clone(),
@@ -226,8 +231,9 @@ impl OpenFile {
         }
     }
 
-    /// What the store says at another open: taken over unless there are changes of ours, or more is known. What was
-    /// staged over an object that is gone is of no use to anybody then.
+    /// Takes over what the store says at another open, unless there are changes of ours, or more is known.
+    /// Returns the stage, for removal, if what was staged over an object that is gone is of no use to anybody
+    /// now.
     #[must_use]
     pub fn refresh(&self, stood: Stood) -> Option<Stage> {
         self.state.lock().apply(Event::Seen(stood))
@@ -240,7 +246,7 @@ impl OpenFile {
         }
     }
 
-    /// Up to `len` bytes at `offset`; fewer at the end of the file.
+    /// Reads up to `len` bytes at `offset`; fewer at the end of the file.
     pub async fn read(&self, e: &MountContext, reader: &Reader, offset: u64, len: u64) -> Op<Bytes> {
         const TRIES: u32 = 8;
         self.read_again(e, reader, offset, len, TRIES).await
@@ -301,7 +307,7 @@ impl OpenFile {
         Ok(out.freeze())
     }
 
-    /// The same without waiting, where all of it has been fetched.
+    /// Reads as `read` does, but without waiting: returns `None` unless all of it has been fetched.
     pub fn read_now(&self, e: &MountContext, reader: &Reader, offset: u64, len: u64) -> Option<Bytes> {
         let (Source { key, base }, range) = {
             let s = self.state.lock();
@@ -329,13 +335,13 @@ impl OpenFile {
         s.apply(Event::AttrsChanged(attrs));
     }
 
-    /// What the object has, as long as nothing here differs from it.
+    /// Returns the object as long as nothing here differs from it.
     pub fn clean(&self) -> Option<Source> {
         let s = self.state.lock();
         (s.file.is_sent() && matches!(s.file.life, Life::Linked)).then(|| s.file.source()).flatten()
     }
 
-    /// Its name is gone: nothing of it is ever sent again.
+    /// Takes the file's name away: nothing of the file is ever sent again.
     pub fn unlink(&self) {
         self.state.lock().apply(Event::Unlinked);
     }
@@ -344,7 +350,8 @@ impl OpenFile {
         self.state.lock().file.is_unlinked()
     }
 
-    /// The object is about to have these, put there by us; with its bytes, which are the file's where it was made of it.
+    /// Records that the object is about to get these metadata from us, with the bytes of `object`. Nothing is
+    /// recorded if the file is made of another object.
     pub fn remember_upload(&self, attrs: &Attrs, object: &Base) {
         let mut s = self.state.lock();
         if s.file.base.as_ref() == Some(object) {
@@ -429,7 +436,8 @@ impl FileParts {
         }
     }
 
-    /// Its bytes are staged there still. Another's object that comes takes what was staged over the one before away.
+    /// Tells whether the file's bytes are still staged there. Another client's object that comes takes away
+    /// what was staged over the one before.
     pub(super) fn uses_stage(&self, stage: &Stage) -> bool {
         self.stage.as_ref().is_some_and(|its| Arc::ptr_eq(its, stage))
     }

@@ -8,17 +8,19 @@ use crate::base::Result;
 use crate::fs::object::{Base, Source, UploadToken};
 use crate::store::{Etag, When};
 
-/// A send of ours that arrived unheard.
+/// A send of ours that arrived although its answer was lost.
 pub(super) enum OwnSend {
-    /// This one.
+    /// The object was stored by this very send.
     This(Etag),
-    /// One of an earlier state of the file; or what was removed here before the file was made.
+    /// The object was stored by a send of an earlier state of the file, or was removed here before the file
+    /// was made.
     Before,
 }
 
 impl OpenFile {
-    /// The object that refused ours is ours: an earlier send's answer was lost, perhaps with the mount that sent it; or a
-    /// removal of ours has not been done, or has been done since.
+    /// Finds out whether the object that refused ours is ours. An earlier send's answer may be lost, perhaps
+    /// with the mount that sent it, or a removal of ours has not been done, or has been done since. The
+    /// snapshot is then made to replace what is there.
     pub(super) async fn find_own_send(
         &self,
         e: &MountContext,

@@ -9,12 +9,13 @@ use crate::fs::object::ByteRanges;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// S3's smallest part but for the last.
+/// Length of S3's smallest part but for the last.
 const PART_MIN: u64 = 5 * MIB;
 const PARTS_MAX: usize = 10_000;
-/// One request copies no more: S3 allows 5 GiB, but shorter ones go side by side.
+/// Most bytes that one request copies: S3 allows 5 GiB, but shorter ones go side by side.
 const COPY_MAX: u64 = GIB;
-/// Where the grid's parts become larger, and how large: 5 TiB are fewer than 10,000 parts.
+/// Offsets at which the grid's parts become larger, each with the length from there on. 5 TiB are fewer than
+/// 10,000 parts.
 const GRID: [(u64, u64); 4] =
     [(0, 8 * MIB), (8 * GIB, 32 * MIB), (40 * GIB, 128 * MIB), (168 * GIB, 768 * MIB)];
 
@@ -31,13 +32,14 @@ impl Piece {
     }
 }
 
-/// The grid's part that begins at `start`, which is one of its lines.
+/// Returns the grid's part that begins at `start`, which is one of the grid's lines.
 pub fn on_grid(start: u64) -> Range<u64> {
     let (_, len) = GRID.iter().rev().find(|(from, _)| *from <= start).expect("the first is 0");
     start..start + len
 }
 
-/// Parts of a file of `size` bytes, of which those below `base_len` and not in `dirty` can be copied.
+/// Plans the parts of a file of `size` bytes, of which those below `base_len` and not in `dirty` can be
+/// copied.
 pub fn plan(size: u64, base_len: u64, dirty: &ByteRanges) -> Vec<Piece> {
     let mut least = PART_MIN;
     loop {
@@ -59,8 +61,8 @@ fn runs(size: u64, base_len: u64, dirty: &ByteRanges) -> Vec<Piece> {
     runs
 }
 
-/// Pieces to send and pieces to copy in turn, none below `least` but the last: what is too short to be copied is sent
-/// with what is before or behind it.
+/// Returns pieces to send and pieces to copy in turn, none below `least` but the last. What is too short to
+/// be copied is sent with what is before or behind it.
 fn merged(size: u64, base_len: u64, dirty: &ByteRanges, least: u64) -> Vec<Piece> {
     let mut out: Vec<Piece> = Vec::new();
     for run in runs(size, base_len, dirty) {

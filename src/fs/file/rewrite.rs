@@ -13,7 +13,7 @@ use crate::fs::staging::{Mark, Note, Stage};
 use crate::store::Attrs;
 
 impl FileParts {
-    /// Bytes that a close or fsync answered for are nowhere but in the stage.
+    /// Tells whether bytes that a close or fsync answered for are nowhere but in the stage.
     fn holds_unsent_close(&self) -> bool {
         self.file.is_asked()
             && self.closed_version.is_none()
@@ -21,7 +21,8 @@ impl FileParts {
             && !self.file.is_unlinked()
     }
 
-    /// A failed close or a send asked for bytes that could not replace the closed version: both are staged.
+    /// Tells whether a failed close or a send asked for bytes that could not replace the closed version: both
+    /// are staged.
     fn holds_asked_bytes(&self) -> bool {
         let asked =
             self.closed_version.as_ref().is_some_and(|unsent| self.file.asked > unsent.snapshot.changes);
@@ -54,7 +55,8 @@ impl FileParts {
         None
     }
 
-    /// The stage is about to be changed from there on. `writing` is held.
+    /// Keeps what was asked for last as far as it stays whole: the stage is about to be changed from `from`
+    /// on. `writing` is held.
     pub(super) fn keep_asked_version(&mut self, e: &MountContext, from: u64) {
         if from < self.file.size {
             self.overwrites.add();
@@ -64,12 +66,13 @@ impl FileParts {
         }
     }
 
-    /// What was asked for last, where something was written behind it since.
+    /// Returns what was asked for last, where something was written behind it since.
     fn version_asked_for(&self) -> Option<&Snapshot> {
         self.asked_version.as_ref().filter(|version| version.changes >= self.file.asked)
     }
 
-    /// What a close, an fsync or a send asked for, to be sent. None: the bucket has it, or it was overwritten.
+    /// Returns what a close, an fsync or a send asked for, to be sent. `None`: the bucket has it, or it was
+    /// overwritten.
     fn snapshot_as_asked(&self, e: &MountContext) -> Option<Snapshot> {
         if !self.file.has_unsent_close() {
             return None;
@@ -84,7 +87,7 @@ impl FileParts {
         Some(Snapshot { key, when, source, cuts, ..asked })
     }
 
-    /// What such a send takes of the file. None: nothing, until the next close.
+    /// Returns what a send with this purpose takes of the file. `None`: nothing, until the next close.
     pub(super) fn snapshot_for(&self, e: &MountContext, purpose: Purpose) -> Option<Snapshot> {
         match purpose {
             Purpose::Close => Some(self.snapshot(e)),
@@ -92,7 +95,7 @@ impl FileParts {
         }
     }
 
-    /// The one before, if nobody needs it any more: it is stored.
+    /// Takes the stage of the closed version, for removal, if that version or a later one is stored.
     fn take_sent_version(&mut self) -> Option<Stage> {
         let sent = self.file.sent;
         self.asked_version.take_if(|asked| asked.changes <= sent);
@@ -103,7 +106,7 @@ impl FileParts {
         self.closed_version.take().map(|unsent| unsent.stage)
     }
 
-    /// The one before, to be sent: no close since asked for more.
+    /// Returns the closed version, to be sent, if no close since has asked for more.
     fn version_to_send(&mut self) -> Option<ClosedVersion> {
         let mut unsent =
             self.closed_version.clone().filter(|unsent| self.file.asked <= unsent.snapshot.changes)?;
@@ -126,13 +129,13 @@ impl OpenFile {
         self.state.lock().version_to_send()
     }
 
-    /// The file is being rewritten while its closed version is unsent.
+    /// Tells whether the file is being rewritten while its closed version is unsent.
     pub fn is_rewriting(&self) -> bool {
         self.state.lock().closed_version.is_some()
     }
 
-    /// What a close or fsync asked for was overwritten before the bucket had it: the next one is waited for. Half of an edit must
-    /// not become the object.
+    /// Tells whether what a close or fsync asked for was overwritten before the bucket had it. The next close
+    /// is then waited for: half of an edit must not become the object.
     pub fn waits_for_close(&self) -> bool {
         let s = self.state.lock();
         let version = s.closed_version.as_ref().is_some_and(|unsent| s.file.asked <= unsent.snapshot.changes);
@@ -140,8 +143,9 @@ impl OpenFile {
         s.file.has_unsent_close() && !whole
     }
 
-    /// A whole object is being written anew, and no close or sync has asked for what is there by now: half of it must not take the
-    /// object's place. What the next mount would find so (`recovery`).
+    /// Tells whether a whole object is being written anew, and no close or sync has asked for what is there
+    /// by now. Half of it must not take the object's place. The next mount judges what it finds in the same
+    /// way (`recovery`).
     pub fn is_unfinished_rewrite(&self) -> bool {
         let s = self.state.lock();
         let was_object = s.file.base.as_ref().is_some_and(|base| base.size > 0) || s.closed_version.is_some();
@@ -150,7 +154,8 @@ impl OpenFile {
     }
 }
 
-/// A stage for the file that is about to be emptied, when its own must stay as it is.
+/// Makes a stage for the file that is about to be emptied, when its own stage must stay as it is; else
+/// returns `None`.
 pub(super) async fn begin_rewrite(file: &OpenFile, e: &MountContext) -> Result<Option<Stage>> {
     let note = {
         let s = file.state.lock();
@@ -172,7 +177,7 @@ pub(super) async fn begin_rewrite(file: &OpenFile, e: &MountContext) -> Result<O
     e.staging.stage(&note, None, 0).await.map(Some)
 }
 
-/// Removes the version before, if nobody needs it any more.
+/// Removes the stage of the closed version, if nobody needs it any more.
 pub(super) async fn drop_version(file: &OpenFile) {
     let outlived = file.state.lock().take_sent_version();
     if let Some(stage) = outlived {

@@ -10,7 +10,8 @@ use crate::base::{Error, Result};
 use crate::fs::staging::{Edits, Mark, Note, Stage};
 
 impl OpenFile {
-    /// Where the file's bytes are staged, to be changed to so many; made with the first change. `writing` is held.
+    /// Returns the stage that takes a file of `len` bytes: the first change makes it, and a file that
+    /// outgrows its slot gets a larger one. `writing` is held.
     pub(super) async fn stage(&self, e: &MountContext, len: u64) -> Result<Stage> {
         let _one = self.noting.lock().await;
         self.drop_doubtful().await;
@@ -62,7 +63,8 @@ impl OpenFile {
         Ok(stage)
     }
 
-    /// What the bucket has all of goes on in another stage when the disk may have lost what is in this one.
+    /// Lets go of a stage whose bytes the disk may have lost, if the bucket has all of them: the file goes on
+    /// in another stage.
     async fn drop_doubtful(&self) {
         let spent = {
             let mut s = self.state.lock();
@@ -129,7 +131,8 @@ impl OpenFile {
         }
     }
 
-    /// The same is true after a crash, and of what had left early.
+    /// Hides what is staged of an unlinked file from the next mount, and gives up what had left for the
+    /// bucket early. The handles go on.
     pub async fn discard(&self, e: &MountContext) {
         let hidden;
         let upload = {
@@ -154,7 +157,7 @@ impl OpenFile {
         }
     }
 
-    /// After the last close: gives back the staged bytes for removal, unless they are nowhere else.
+    /// Returns the staged bytes for removal after the last close, unless they are nowhere else.
     pub fn take_stage(&self) -> Option<Stage> {
         self.state.lock().apply(Event::StageReleased)
     }
@@ -164,8 +167,8 @@ pub(super) fn staging_failed(stage: &Stage, why: Error) -> Error {
     why.context(format_args!("staging at {}", stage.path().display()))
 }
 
-/// Brings the note of a file up to date that is sent without having been closed: it takes no version's place on this
-/// disk.
+/// Brings the note up to date of a file that is sent without having been closed: it takes no version's place
+/// on this disk.
 pub(super) async fn note_unpromised(file: &OpenFile, e: &MountContext) -> Result<()> {
     file.write_note(e, false, false).await
 }

@@ -17,7 +17,7 @@ use crate::fs::object::{
 use crate::fs::staging::{Edits, Mark};
 use crate::store::{Attrs, Etag, Head, When};
 
-/// Unanswered uploads that a file remembers.
+/// Largest number of unanswered uploads that a file remembers.
 pub const SENDS: usize = 32;
 
 /// An object as the store said it is.
@@ -26,11 +26,11 @@ pub struct Stood {
     pub base: Base,
     pub attrs: Attrs,
     pub modified: Ns,
-    /// When it was asked.
+    /// Time at which the store was asked.
     pub asked: Instant,
 }
 
-/// Whether a name leads to the file, and what its handles may do.
+/// State of the file's name, which decides what its handles may do.
 #[derive(Debug, Default)]
 pub enum Life {
     /// The file has its name: its changes are sent.
@@ -43,34 +43,34 @@ pub enum Life {
     /// Another client's object has the name: every read, write and fsync of the handles fails. Nothing ends that.
     Failed {
         why: Error,
-        /// The object that has the file's bytes; none where it could not be stored.
+        /// Key of the object that has the file's bytes; `None` where they could not be stored.
         copy: Option<String>,
     },
 }
 
-/// How the file's bytes stand to its object.
+/// State of the file's bytes relative to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bytes {
-    /// The object has all of them, and this host none.
+    /// The object has all bytes, and this host none.
     Clean,
-    /// Changed since a close or fsync last asked for them.
+    /// The file was changed since a close or fsync last asked for its bytes.
     Staged,
-    /// As a close or fsync asked for them; the bucket does not have them yet.
+    /// The bytes are as a close or fsync asked for them; the bucket does not have them yet.
     Closed,
-    /// The object has all of them, and this host some.
+    /// The object has all bytes, and this host some.
     Sent,
 }
 
-/// What a send is for.
+/// Purpose of a send, which decides what of the file is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// A close or an fsync, which is told what became of it.
+    /// The send is for a close or an fsync, which is told what became of it.
     Close,
-    /// What was closed or synced, as it was then. What is written since waits for its own close.
+    /// The send takes what was closed or synced, as it was then. What is written since waits for its own close.
     ClosedVersion,
 }
 
-/// What happens to a file.
+/// A change of the file, or of what is known of its object.
 #[derive(Debug)]
 pub enum Event {
     /// Bytes were staged; those between the old end and the range are zeros.
@@ -78,35 +78,35 @@ pub enum Event {
         range: Range<u64>,
         now: Ns,
     },
-    /// The file has this length; new bytes are zeros.
+    /// The file gets this length; new bytes are zeros.
     Resized {
         size: u64,
         now: Ns,
     },
-    /// The store has made the object a copy of another one: the file, empty at this change, has its bytes.
+    /// The store has made the object a copy of another one. The file, empty at this change, has its bytes.
     Copied {
         at: u64,
         base: Base,
         attrs: Attrs,
     },
-    /// Metadata that goes with the next upload.
+    /// The file gets metadata that go with the next upload.
     AttrsChanged(Attrs),
-    /// The object carries this now, with the same bytes: what another client set, and nobody here, is the file's.
+    /// The object carries this now, with the same bytes. What another client set, and nobody here, is taken over into the file.
     AttrsElsewhere(Attrs),
     /// Bytes of the object are staged too.
     Fetched(Range<u64>),
     /// All bytes are staged: none of an object count.
     Detached,
-    /// What the store said at another open.
+    /// The store said this of the object at another open.
     Seen(Stood),
     /// The object has another etag, and the same bytes.
     Moved {
         etag: Etag,
         now: Instant,
     },
-    /// The file's name.
+    /// The file has this name now.
     Renamed(String),
-    /// The object is this one, put there by an earlier upload of ours.
+    /// The object is this one now, put there by an earlier upload of ours.
     Rebased(Base),
     /// A close, an fsync or a send asks for the file as it was at this change.
     Asked(u64),
@@ -114,7 +114,8 @@ pub enum Event {
     AskedAtMost(u64),
     /// An upload of this change gives the object these metadata.
     Signed(u64, Attrs),
-    /// What an upload stored may not be kept: it is known as an earlier one, over which the file is sent anew.
+    /// The store may not keep what an upload stored. That object then counts as an earlier one, over which the file is sent
+    /// anew.
     NotKept,
     /// The bucket may get an object with these metadata from us.
     Uploading {
@@ -127,14 +128,14 @@ pub enum Event {
     Replaces(Base),
     /// The object's metadata, as they were when an earlier mount looked at them.
     BaseSaid(Attrs),
-    /// One of the remembered uploads has arrived (its object), or the older half of them never will.
+    /// One of the remembered uploads has arrived and made this object; `None`: the older half of them will never arrive.
     Recalled(Option<Base>),
     /// The object has the file as it was at this change.
     Stored {
         at: u64,
         base: Base,
     },
-    /// The tables show that object: the file is clean, unless it changed since.
+    /// The tables show the object now: the file is clean, unless it changed since.
     Published {
         at: u64,
         attrs: Attrs,
@@ -142,7 +143,7 @@ pub enum Event {
     },
     /// The file as it was at this change is stored as a conflict copy.
     CopiedAside(u64),
-    /// Nobody has the file open, or its stage can't be trusted: the object has the bytes.
+    /// Nobody has the file open, or its stage can't be trusted; the object has the bytes.
     StageReleased,
     /// The object has every byte, and the stage lacks some.
     StageSpent,
@@ -157,21 +158,21 @@ pub enum Event {
     },
 }
 
-/// What the caller has to do after an event.
+/// Action that the caller of `apply` has to take after an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     Nothing,
-    /// What is staged is of no use any more.
+    /// The staged bytes are of no use any more: the stage is to be removed.
     DropStage,
-    /// What the stage's note says is out of date.
+    /// The stage's note is out of date.
     NoteStale,
-    /// The next mount must not find what is staged; the handles go on with it.
+    /// The stage is to be hidden from the next mount; the handles go on with it.
     HideStage,
     /// The bucket has all that is staged.
     StageSent,
 }
 
-/// See the module. Everybody reads its fields, `apply` alone changes them.
+/// An open file as a value without I/O. Everybody reads its fields, `apply` alone changes them.
 #[derive(Debug)]
 pub struct FileState(FileFields);
 
@@ -185,42 +186,42 @@ impl Deref for FileState {
 #[derive(Debug, Default)]
 pub struct FileFields {
     pub key: String,
-    /// The object as it was opened or last stored; none while there is no object.
+    /// The object as it was opened or last stored; `None` while there is no object.
     pub base: Option<Base>,
-    /// So many of its bytes still count.
+    /// Number of the object's first bytes that still count.
     pub base_len: u64,
     pub size: u64,
-    /// Bytes that are staged.
+    /// Ranges of bytes that are staged.
     pub local: ByteRanges,
-    /// Bytes that no object has.
+    /// Ranges of bytes that no object has.
     pub dirty: ByteRanges,
     pub attrs: Attrs,
-    /// What the object carried when it was looked at or stored; none where that isn't known.
+    /// Metadata that the object carried when it was looked at or stored; `None` where they aren't known.
     pub base_attrs: Option<Attrs>,
     pub modified: Ns,
-    /// When the store was asked for `base`, or took it.
+    /// Time at which the store was asked for `base`, or took it.
     pub as_of: Instant,
-    /// Somebody set the times, after the last write.
+    /// True if somebody set the times after the last write.
     pub dated: bool,
     pub changes: u64,
-    /// Where `changes` was when the bytes changed last.
+    /// Value of `changes` when the bytes changed last.
     wrote: u64,
-    /// Where it was when the file was emptied, or took the place of an object that it has nothing of, while the bucket has had
-    /// nothing of it since.
+    /// Value of `changes` when the file was emptied, or took the place of an object of which it has nothing. `None` once the
+    /// bucket has had the file since.
     begun_anew: Option<u64>,
     pub asked: u64,
     pub sent: u64,
-    /// The metadata that an upload gives the object, and at which change: a repeated one gives the same.
+    /// The metadata that an upload gives the object, and the change to which they belong: a repeated upload gives the same.
     signed: Option<(u64, Attrs)>,
     /// Uploads whose answer has not come, the latest last.
     pub uploading: Vec<UploadToken>,
-    /// The object that had the name before and was removed here: it may be there still, and then this file replaces it.
+    /// The object that had the name before and was removed here. It may be there still, and then this file replaces it.
     pub removed: Option<Sighting>,
     pub life: Life,
 }
 
 impl FileState {
-    /// A file that is an object.
+    /// Makes the state of a file that is an object.
     pub fn of(key: &str, stood: Stood) -> FileState {
         let Stood { base, attrs, modified, asked } = stood;
         let (base_len, size) = (base.size, base.size);
@@ -229,12 +230,12 @@ impl FileState {
         FileState(FileFields { base: Some(base), base_len, base_attrs, as_of: asked, ..new })
     }
 
-    /// A file that is no object yet.
+    /// Makes the state of a file that is no object yet.
     pub fn fresh(key: &str, attrs: Attrs, now: Ns) -> FileState {
         FileState(FileFields::new(key, 0, attrs, now, 1))
     }
 
-    /// A file that an earlier mount staged and the bucket may not have.
+    /// Makes the state of a file that an earlier mount staged and that the bucket may not have.
     pub fn recovered(
         (key, base): (&str, Option<Base>),
         edits: Edits,
@@ -324,7 +325,7 @@ impl FileFields {
         effect
     }
 
-    /// Events of the object and of the file's life.
+    /// Applies the events of the object and of the file's life.
     fn apply_of_object(&mut self, event: Event) -> Effect {
         match event {
             Event::Seen(stood) => return self.seen(stood),
@@ -404,7 +405,7 @@ impl FileFields {
         effect
     }
 
-    /// The object has the file as it was at this change.
+    /// Records that the object has the file as it was at this change.
     fn stored(&mut self, at: u64, base: Base) -> Effect {
         let noted = self.begun_anew;
         (self.base, self.removed) = (Some(base), None);
@@ -418,7 +419,7 @@ impl FileFields {
         if self.begun_anew != noted { Effect::NoteStale } else { Effect::Nothing }
     }
 
-    /// Taken over unless there are changes of ours, or more is known.
+    /// Takes over what the store said of the object, unless there are changes of ours, or more is known.
     fn seen(&mut self, stood: Stood) -> Effect {
         let Stood { base, attrs, modified, asked } = stood;
         if !self.is_sent() || !matches!(self.life, Life::Linked) || asked < self.as_of {
@@ -435,7 +436,7 @@ impl FileFields {
         Effect::DropStage
     }
 
-    /// An upload sets out: its answer may be lost.
+    /// Remembers an upload that sets out, since its answer may be lost.
     fn remember_upload(&mut self, attrs: &Attrs, size: u64) -> Effect {
         if let Some(token) = UploadToken::of(attrs, size) {
             self.uploading.retain(|other| *other != token);
@@ -458,12 +459,12 @@ impl FileFields {
         Effect::Nothing
     }
 
-    /// It replaces a whole object, and the bucket has had nothing of it since.
+    /// Tells whether the file replaces a whole object and the bucket has had nothing of it since.
     pub fn is_begun_anew(&self) -> bool {
         self.begun_anew.is_some()
     }
 
-    /// What holds after every event.
+    /// Checks what holds after every event; the error names what does not.
     pub fn check(&self) -> Result<(), &'static str> {
         let signed = self.signed.as_ref().map_or(0, |(at, _)| *at);
         if [self.wrote, self.asked, self.sent, signed].iter().any(|at| *at > self.changes) {
@@ -505,7 +506,7 @@ impl FileFields {
         }
     }
 
-    /// What the stage's note is to say.
+    /// Returns what the stage's note is to say of the bytes.
     pub fn mark(&self) -> Mark {
         match self.bytes() {
             Bytes::Clean | Bytes::Sent => Mark::Sent,
@@ -514,7 +515,7 @@ impl FileFields {
         }
     }
 
-    /// The bucket has the file as it is.
+    /// Tells whether the bucket has the file as it is.
     pub fn is_sent(&self) -> bool {
         self.changes == self.sent
     }
@@ -531,59 +532,60 @@ impl FileFields {
         !self.is_sent() && !self.is_unlinked()
     }
 
-    /// The object has every byte, and its name: what is staged can go.
+    /// Tells whether the object has every byte and the file's name: what is staged can go.
     pub fn is_whole_in_object(&self) -> bool {
         self.is_sent() && !self.is_unlinked() && self.base_len == self.size
     }
 
-    /// A close, an fsync or a send asked for what the bucket does not have.
+    /// Tells whether a close, an fsync or a send asked for what the bucket does not have.
     pub fn is_asked(&self) -> bool {
         self.asked > self.sent
     }
 
-    /// The same of a file that has its name.
+    /// Tells whether the file has its name and a close, an fsync or a send asked for what the bucket does not have.
     pub fn has_unsent_close(&self) -> bool {
         self.is_asked() && matches!(self.life, Life::Linked)
     }
 
-    /// No byte changed since a close, an fsync or a send asked for them.
+    /// Tells whether no byte changed since a close, an fsync or a send asked for the bytes.
     pub fn is_unwritten_since_asked(&self) -> bool {
         self.wrote <= self.asked
     }
 
-    /// The metadata that an upload of the file as it is gives the object, if that is decided.
+    /// Returns the metadata that an upload of the file as it is gives the object, if that is decided.
     pub fn signed(&self) -> Option<&Attrs> {
         self.signed.as_ref().filter(|(at, _)| *at == self.changes).map(|(_, attrs)| attrs)
     }
 
-    /// The object is known as it was then, or later.
+    /// Tells whether the object is known as it was at that time, or later.
     pub fn is_as_of(&self, asked: Instant) -> bool {
         self.as_of >= asked
     }
 
-    /// The store has another object there than the file is made of, and not by an upload whose answer has yet to come.
+    /// Tells whether the store has another object there than the file is made of, and not by an upload whose answer has yet to
+    /// come.
     pub fn is_other(&self, head: &Head) -> bool {
         let ours = || UploadToken::of(&head.attrs, head.size).is_some_and(|t| self.uploading.contains(&t));
         self.base.as_ref().is_some_and(|base| base.etag != head.etag) && !ours()
     }
 
-    /// What stat(2) shows.
+    /// Returns the attributes that stat(2) shows.
     pub fn attributes(&self, options: &MountOptions) -> Attributes {
         let etag = self.base.as_ref().map(|base| base.etag.clone());
         Attributes::of(options, false, self.size, etag, self.modified, &self.attrs)
     }
 
-    /// What must hold of the object for the file to replace it.
+    /// Returns the condition on the object under which the file may replace it.
     pub fn when(&self) -> When {
         self.base.as_ref().map_or(When::Absent, |b| When::Matches(b.etag.clone()))
     }
 
-    /// What changes when the file or its object does.
+    /// Returns a value that changes when the file or its object does.
     pub fn version(&self) -> (u64, String, Option<Base>) {
         (self.changes, self.key.clone(), self.base.clone())
     }
 
-    /// The object, whose bytes the file's are, but for those in `local`.
+    /// Returns the object that has the file's bytes, but for those in `local`.
     pub fn source(&self) -> Option<Source> {
         self.base.clone().map(|base| Source { key: self.key.clone(), base })
     }
@@ -633,7 +635,7 @@ mod tests {
 
     type Step = fn(&mut FileState) -> Effect;
 
-    /// What each step makes of bytes that are clean, staged, closed, sent.
+    /// States of the bytes after each step, from bytes that were clean, staged, closed and sent.
     const BYTES: [(&str, Step, [Bytes; 4]); 8] = [
         ("write", |f| f.apply(written()), [Staged; 4]),
         ("truncate", |f| f.apply(Event::Resized { size: 3, now: Ns(2) }), [Staged; 4]),

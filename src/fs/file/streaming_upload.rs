@@ -16,9 +16,9 @@ use crate::base::{Error, Result};
 use crate::fs::staging::Stage;
 use crate::store::{Attrs, Part};
 
-/// A file begins to leave when it is so long.
+/// Size from which on a file begins to leave, in bytes.
 pub const BEGIN: u64 = 24 << 20;
-/// Parts of one file on their way before its end.
+/// Largest number of a file's parts on their way before its end.
 const AT_ONCE: usize = 4;
 const SPOILED_MAX: usize = 8;
 
@@ -31,11 +31,12 @@ struct Begun {
     sending: Sending,
 }
 
-/// A multipart upload under way. Dropping it leaves it: it is completed, aborted, or found by the next mount.
+/// A multipart upload under way. Dropping it leaves the upload in the bucket: it is completed, aborted, or
+/// found by the next mount.
 #[derive(Clone)]
 pub struct StreamingUpload {
     pub upload: String,
-    /// What the object will carry: S3 wants to know first.
+    /// Metadata that the object will carry: S3 wants to know them first.
     pub attrs: Attrs,
     begun: Vec<Begun>,
 }
@@ -52,14 +53,14 @@ impl StreamingUpload {
         Ok(StreamingUpload { upload, attrs, begun: Vec::new() })
     }
 
-    /// These bytes of the file are others now.
+    /// Marks the parts in this range as spoiled: these bytes of the file are others now.
     pub fn spoil(&mut self, range: &Range<u64>) {
         for begun in &mut self.begun {
             begun.spoiled |= begun.range.start < range.end && range.start < begun.range.end;
         }
     }
 
-    /// Sends what is whole of a file that has `size` bytes, all of them staged.
+    /// Sends the whole parts of a file that has `size` bytes, all of them staged.
     pub fn advance(&mut self, e: &MountContext, key: &str, stage: &Stage, size: u64) {
         loop {
             let range = on_grid(self.begun.last().map_or(0, |b| b.range.end));
@@ -85,7 +86,7 @@ impl StreamingUpload {
         async move { task.await.flatten().map_err(Arc::new) }.boxed().shared()
     }
 
-    /// Parts that failed, and are as they were, leave again.
+    /// Sends parts again that failed, and whose bytes are as they were.
     pub fn send_failed_again(&mut self, e: &MountContext, key: &str, stage: &Stage) {
         for at in 0..self.begun.len() {
             let Begun { range, spoiled, sending } = &self.begun[at];
@@ -96,7 +97,7 @@ impl StreamingUpload {
         }
     }
 
-    /// Up to where, from `start` on, the store has said of each part that it has it, just as the file is.
+    /// Returns the offset up to which, from `start` on, the store has each part just as the file is.
     pub fn arrived(&self, start: u64) -> u64 {
         let parts = self.begun.iter().skip_while(|begun| begun.range.start < start);
         let arrived =
@@ -104,22 +105,22 @@ impl StreamingUpload {
         parts.take_while(arrived).last().map_or(start, |begun| begun.range.end)
     }
 
-    /// Waits until a part that is on its way has ended; false where none is.
+    /// Returns a future that waits until a part on its way has ended; `None` where no part is.
     pub fn next_end(&self) -> Option<impl Future<Output = ()> + use<>> {
         let sending = self.begun.iter().map(|begun| begun.sending.clone());
         let next = sending.into_iter().find(|sending| sending.clone().now_or_never().is_none())?;
         Some(next.map(drop))
     }
 
-    /// Returns when none of its parts is on its way any more.
+    /// Returns when none of the parts is on its way any more.
     pub async fn ended(&self) {
         for begun in &self.begun {
             let _ = begun.sending.clone().await;
         }
     }
 
-    /// The part of this number, if it left with just these bytes and arrived. Nothing is on its way under this number any
-    /// more: it may be sent again.
+    /// Returns the part of this number, if it left with just these bytes and arrived. Nothing is on its way
+    /// under this number any more: it may be sent again.
     pub async fn part(&self, number: u32, range: &Range<u64>) -> Option<Part> {
         let begun = self.begun.get(number as usize - 1)?;
         let sent = begun.sending.clone().await.ok();

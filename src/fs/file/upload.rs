@@ -16,18 +16,19 @@ use crate::fs::object::{Base, ByteRanges, Source};
 use crate::fs::staging::Stage;
 use crate::store::{Attrs, Etag, Part, When};
 
-/// Files up to this size are one put.
+/// Size up to which a file is sent as one put, in bytes.
 pub const WHOLE_MAX: u64 = 16 << 20;
 const AT_ONCE: usize = 8;
-/// Bytes of the source that lie apart come in one request, as long as it is not larger.
+/// Largest range of the source, in bytes, that is fetched as one although staged bytes lie in between.
 const FETCH_MAX: u64 = 16 << 20;
 
-/// How often a stage was cut in place; what is behind the cut reads as zeros then. Or how often it was overwritten too.
+/// Counts how often a stage was cut in place, behind which it reads as zeros then; or also how often it was
+/// overwritten.
 #[derive(Clone, Debug, Default)]
 pub struct Cuts(Arc<AtomicU64>);
 
 impl Cuts {
-    /// Before it is.
+    /// Counts one more cut, which must be done before the stage is changed.
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }
@@ -41,9 +42,9 @@ impl Cuts {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub key: String,
-    /// What must hold of the object at `key` for this to replace it.
+    /// Condition on the object at `key` under which this replaces it.
     pub when: When,
-    /// Whose bytes are the file's below `base_len`, but for those in `local`.
+    /// The object that has the file's bytes below `base_len`, but for those in `local`.
     pub source: Option<Source>,
     pub base_len: u64,
     pub size: u64,
@@ -52,11 +53,12 @@ pub struct Snapshot {
     pub stage: Option<Stage>,
     pub attrs: Attrs,
     pub changes: u64,
-    /// Those of the stage that count, and where they were.
+    /// Counter of changes in the stage that make the snapshot invalid, and its value when the snapshot was
+    /// taken.
     pub cuts: (Cuts, u64),
 }
 
-/// The file's bytes in `range`, wherever they are.
+/// Returns the file's bytes in `range`, wherever they are.
 pub async fn bytes(e: &MountContext, file: &Snapshot, range: Range<u64>) -> Result<Bytes> {
     let pieces = file.local.split(range.clone());
     let away = || pieces.iter().filter(|(_, local)| !local).map(|(piece, _)| piece);
@@ -85,7 +87,7 @@ async fn fetch(e: &MountContext, file: &Snapshot, range: &Range<u64>) -> Result<
     e.remote.get_of((&source.key, None), &source.base, range.start, range.end - range.start).await
 }
 
-/// `len` staged bytes; zeros where nothing was.
+/// Reads `len` staged bytes; zeros where nothing was staged.
 pub async fn staged(stage: Option<&Stage>, offset: u64, len: usize) -> Result<Bytes> {
     match stage {
         Some(stage) => stage.read(offset, len).await,
@@ -93,8 +95,8 @@ pub async fn staged(stage: Option<&Stage>, offset: u64, len: usize) -> Result<By
     }
 }
 
-/// Stores the file, if the object is still the one it was opened as. `Refused` otherwise. `streaming`: what of it has left
-/// already, with the metadata that it will have.
+/// Stores the file, if the object is still the one it was opened as; fails with `Refused` otherwise.
+/// `streaming` is what of the file has left already, with the metadata that it will have.
 pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<StreamingUpload>) -> Result<Etag> {
     if let Some(streaming) = streaming {
         return in_parts(e, file, &streaming).await;
@@ -117,12 +119,13 @@ pub async fn upload(e: &MountContext, file: &Snapshot, streaming: Option<Streami
 }
 
 impl Snapshot {
-    /// Not a byte of the source has changed.
+    /// Tells whether not a byte of the source has changed.
     fn is_as(&self, base: &Base) -> bool {
         self.dirty.is_empty() && self.base_len == self.size && base.size == self.size
     }
 
-    /// Its stage was cut or overwritten since: what was read of it may be what nobody wrote, or has closed.
+    /// Tells whether the stage was cut or overwritten since. Bytes read of it may then be such as nobody
+    /// wrote, or has closed.
     pub fn is_torn(&self) -> bool {
         self.cuts.0.now() != self.cuts.1
     }
@@ -132,7 +135,7 @@ impl Snapshot {
         if self.is_torn() { Err(Error::new(Kind::Io, said())) } else { Ok(()) }
     }
 
-    /// It will be sent in parts.
+    /// Tells whether the file will be sent in parts.
     pub fn in_parts(&self) -> bool {
         let as_is = self.source.as_ref().is_some_and(|source| self.is_as(&source.base));
         self.size > WHOLE_MAX && !as_is

@@ -17,17 +17,17 @@ use crate::base::{Error, Kind};
 use crate::fs::object::{Errno, Fail, Op};
 use crate::fs::staging::{Mark, Stage};
 
-/// Largest file: what S3 takes in one object.
+/// Size of the largest file, in bytes: S3 takes no larger object.
 const SIZE_MAX: u64 = 5 << 40;
 
 /// Bytes of an object that are fetched at once for a file that is about to lose its name.
 const FETCH: u64 = 8 << 20;
 
-/// Longest hole that one call makes: its zeros are sent when the file is closed.
+/// Length of the longest hole that one call makes, in bytes: its zeros are sent when the file is closed.
 const HOLE_MAX: u64 = 64 << 30;
 
 impl OpenFile {
-    /// Writes at `offset`, or at the end.
+    /// Writes at `offset`, or at the end where there is none.
     pub async fn write(&self, e: &MountContext, offset: Option<u64>, data: Bytes) -> Op<()> {
         let _one = self.writing.lock().await;
         if let Some(why) = self.failure() {
@@ -68,7 +68,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Of a write up to `end` that failed: nothing of it stands behind the file's end.
+    /// Removes what a failed write up to `end` may have left behind the file's end.
     async fn take_back(&self, stage: &Stage, end: u64) {
         let size = self.size();
         if size < end
@@ -80,7 +80,7 @@ impl OpenFile {
         }
     }
 
-    /// `EFBIG` for a file that would be too long, or get too long a hole where it ends now.
+    /// Fails with `EFBIG` for a file that would be too long, or get too long a hole where it ends now.
     fn may_reach(&self, start: u64, end: u64) -> Op<()> {
         let s = self.state.lock();
         let hole = start.saturating_sub(s.file.size);
@@ -93,7 +93,8 @@ impl OpenFile {
         Err(Fail { errno: Errno::FBIG, why: Some(Error::new(Kind::Usage, said)) })
     }
 
-    /// A large new file begins to leave. Failing costs nothing: it leaves at its end.
+    /// Begins to send a large new file while it is written. A failure costs nothing: the file is sent at its
+    /// end.
     async fn begin_streaming(&self, e: &MountContext) {
         let (key, attrs) = {
             let snapshot = self.snapshot(e);
@@ -169,7 +170,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Fetches all that is still only in the object: its name is about to go, its handles go on.
+    /// Fetches all bytes that are still only in the object: the file's name is about to go, its handles go
+    /// on.
     pub async fn detach(&self, e: &MountContext) -> Op<()> {
         let _one = self.writing.lock().await;
         loop {
@@ -206,7 +208,7 @@ impl OpenFile {
 }
 
 impl FileParts {
-    /// Sends what is whole of a new file; true when it is time to begin with that.
+    /// Sends the whole parts of a new file. Returns true when it is time to begin with that.
     fn streams(&mut self, e: &MountContext, stage: &Stage, written: Range<u64>) -> bool {
         let (key, size) = (&self.file.key, self.file.size);
         let Some(streaming) = &mut self.streaming else {

@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-/// Descriptors that are looked at.
+/// Number of descriptors that are looked at.
 const MANY: usize = 4096;
 
-/// Whether the process that is closing a file below `dir`, of this number, has it open for writing still, as another
-/// descriptor. False where that can't be told.
+/// Tells whether the process that is closing a file below `dir`, of this number, has it open for writing
+/// still, as another descriptor. False where that can't be told.
 pub fn has_open(pid: u32, ino: u64, dir: &Path) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
     let Ok(all) = std::fs::read_dir(process.join("fdinfo")) else { return false };
@@ -18,9 +18,9 @@ pub fn has_open(pid: u32, ino: u64, dir: &Path) -> bool {
     })
 }
 
-/// Whether a descriptor that a thread's process is closing is a copy that it has from another process, which has the file open still:
-/// a fork copies all, and they are closed when it becomes another program. `known`: threads that have opened it or written. False
-/// where that can't be told.
+/// Tells whether a descriptor that a thread's process is closing is a copy that it has from another process,
+/// which has the file open still. A fork copies all, and they are closed when it becomes another program.
+/// `known`: threads that have opened the file or written. False where that can't be told.
 pub fn is_inherited(thread: u32, known: &[u32], ino: u64, dir: &Path) -> bool {
     if known.contains(&thread) {
         return false;
@@ -34,13 +34,13 @@ pub fn is_inherited(thread: u32, known: &[u32], ino: u64, dir: &Path) -> bool {
     !others.contains(&own) && others.iter().any(|other| has_open(*other, ino, dir))
 }
 
-/// The process that a thread is of; none for one that can't be seen.
+/// Returns the process to which a thread belongs; `None` for one that can't be seen.
 fn process_of(thread: u32) -> Option<u32> {
     let status = std::fs::read_to_string(Path::new("/proc").join(thread.to_string()).join("status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
-/// The text of /proc/PID/fdinfo/N is of a descriptor for writing of a file with this number.
+/// Tells whether the text of /proc/PID/fdinfo/N is of a descriptor for writing of a file with this number.
 fn is_of(info: &str, ino: u64) -> bool {
     let field = |name: &str| info.lines().find_map(|line| Some(line.strip_prefix(name)?.trim()));
     let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags, 8).ok());

@@ -1,4 +1,4 @@
-//! The kernel's side: fuser's callbacks become calls of `Fs`. The only file that knows fuser.
+//! The kernel's side: fuser's callbacks become calls of `Fs`. Of fuser, the other files here know only the session.
 //!
 //! A callback runs on one of fuser's few threads: it answers what is in memory, and hands everything else, with its
 //! reply, to the runtime. What mostly needs no more than this host's page cache is begun on the thread itself, as long
@@ -34,30 +34,30 @@ use crate::fs::object::{Attributes, Fail, Ns, Op, S_IFDIR, S_IFIFO, S_IFLNK, S_I
 use crate::fs::ops::{Caller, Changes, Entry, Fs, Invalidate, Looked, Opened};
 use crate::fs::tree::{Item, OpenMode, ROOT};
 
-/// fuser's event loops.
+/// Number of fuser's event loops.
 pub const THREADS: usize = 2;
-/// Requests that the kernel may have under way in the background (readahead); its default of 12 starves a bucket.
+/// Number of requests that the kernel may have under way in the background (readahead); its default of 12 starves a bucket.
 const BACKGROUND: u16 = 64;
 const BLOCK: u32 = 4096;
-/// What statfs(2) shows of something without an end: 4 PiB.
+/// Number of blocks that statfs(2) shows of something without an end: 4 PiB.
 const BLOCKS: u64 = 1 << 40;
 const FILES: u64 = 1 << 40;
 
-/// fallocate(2)'s modes.
+/// Modes of fallocate(2).
 const KEEP_SIZE: i32 = 1;
 const PUNCH_HOLE: i32 = 2;
 const ZERO_RANGE: i32 = 16;
-/// setxattr(2)'s flags.
+/// Flags of setxattr(2).
 const XATTR_CREATE: i32 = 1;
 const XATTR_REPLACE: i32 = 2;
 
 pub struct FuseServer {
     fs: Arc<Fs>,
     rt: Rt,
-    /// Where it is mounted.
+    /// Folder at which the filesystem is mounted.
     dir: PathBuf,
     ended: watch::Sender<bool>,
-    /// Threads that are in the middle of an operation which may wait for this host's disk.
+    /// Number of threads that are in the middle of an operation which may wait for this host's disk.
     inside: AtomicUsize,
 }
 
@@ -87,7 +87,7 @@ fn time(at: Ns) -> SystemTime {
     if at.0 < 0 { UNIX_EPOCH - d } else { UNIX_EPOCH + d }
 }
 
-/// None: a time that can't be kept, before 1678 or after 2262.
+/// Returns the time since 1970; `None` for a time that can't be kept, before 1678 or after 2262.
 fn ns(at: SystemTime) -> Option<Ns> {
     let count = |d: Duration| i64::try_from(d.as_nanos()).ok();
     at.duration_since(UNIX_EPOCH).map_or_else(|e| count(e.duration()).map(|ns| -ns), count).map(Ns)
@@ -114,7 +114,7 @@ fn attr(ino: u64, f: &Attributes) -> FileAttr {
     }
 }
 
-/// No such name, for so long: number 0 makes the kernel remember that.
+/// Returns the attributes by which the kernel remembers that there is no such name: the number is 0.
 fn absent() -> FileAttr {
     attr(0, &Attributes::default())
 }
@@ -189,10 +189,10 @@ fn reply_xattr(reply: ReplyXattr, size: u32, out: Op<Vec<u8>>) {
     }
 }
 
-/// Numbers of operations, for the log.
+/// Number of the next operation, for the log.
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
-/// An operation and its reply; says in the log what failed and for which object. What the store is asked for its sake is
+/// Runs an operation and its reply; says in the log what failed and for which object. Requests to the store for its sake are
 /// logged under its number. The work is on the heap: each future that takes another by value has it twice.
 async fn log_and_reply<T>(
     fs: Arc<Fs>,
@@ -226,12 +226,12 @@ impl FuseServer {
         (FuseServer { fs, rt, dir, ended, inside: AtomicUsize::new(0) }, watch)
     }
 
-    /// What is known at once; a panic in it is taken for "nothing".
+    /// Returns what is known at once; a panic in it is taken for "nothing".
     fn known<T>(&self, ask: impl FnOnce(&Fs) -> Option<T>) -> Option<T> {
         catch_unwind(AssertUnwindSafe(|| ask(&self.fs))).unwrap_or(None)
     }
 
-    /// What needs no answer from elsewhere; a panic in it drops the reply, which answers `EIO`.
+    /// Does what needs no answer from elsewhere; a panic in it drops the reply, which answers `EIO`.
     fn guarded(&self, act: impl FnOnce(&Fs)) {
         if catch_unwind(AssertUnwindSafe(|| act(&self.fs))).is_err() {
             tracing::error!("an operation panicked; the mount goes on");
@@ -250,7 +250,7 @@ impl FuseServer {
         self.rt.spawn(log_and_reply(self.fs.clone(), op, ino, work, reply)).detach();
     }
 
-    /// The same, begun on this thread.
+    /// Runs an operation and its reply as `spawn` does, but begins on this thread while another is free.
     fn run_inline<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
@@ -269,7 +269,7 @@ impl FuseServer {
         self.inside.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// As `spawn`, for an operation of a few requests.
+    /// Runs an operation of a few requests as `spawn` does, within the time that a process waits for it.
     fn run_bounded<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
@@ -280,7 +280,7 @@ impl FuseServer {
         self.spawn(op, ino, |fs| bounded(fs.clone(), Box::pin(work(fs))), reply);
     }
 
-    /// As `run_inline`, for an operation of a few requests.
+    /// Runs an operation of a few requests as `run_inline` does, within the time that a process waits for it.
     fn run_inline_bounded<T: Send + 'static, F: Future<Output = Op<T>> + Send + 'static>(
         &self,
         op: &'static str,
@@ -296,7 +296,7 @@ async fn bounded<T>(fs: Arc<Fs>, work: Pin<Box<impl Future<Output = Op<T>>>>) ->
     fs.bounded(work).await
 }
 
-/// `.` and `..` come first, then the directory's entries from cookie 2 on. False when the reply is full.
+/// Adds `.` and `..`, before the directory's entries, which begin at cookie 2. Returns true when the reply is full.
 fn dots(offset: u64, ino: INodeNo, mut add: impl FnMut(INodeNo, u64, &str) -> bool) -> bool {
     (offset < 1 && add(ino, 1, ".")) || (offset < 2 && add(ino, 2, ".."))
 }
@@ -763,5 +763,5 @@ impl Filesystem for FuseServer {
     }
 }
 
-/// The kernel's number for the mount's own directory is ours.
+/// The kernel's number for the mount's own directory must be ours.
 const _: () = assert!(ROOT == INodeNo::ROOT.0);

@@ -16,14 +16,14 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 /// Number of a filesystem's device.
 pub type Device = (u32, u32);
 
-/// Holders that a message names.
+/// Largest number of holders that a message names.
 const NAMED: usize = 3;
 
 /// A line of a table of mounts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Line {
     device: Device,
-    /// What of the filesystem is shown there.
+    /// Part of the filesystem that is shown at the place.
     root: String,
     at: PathBuf,
 }
@@ -31,24 +31,24 @@ struct Line {
 /// A place in a mount namespace where the filesystem is still mounted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Copy {
-    /// A process of that namespace; none: it is the own one.
+    /// A process of that namespace; `None`: the namespace is the own one.
     pub process: Option<(u32, String)>,
     pub at: PathBuf,
-    /// The namespace has the same root filesystem as the own one: it is no container's.
+    /// True if the namespace has the same root filesystem as the own one: it is no container's.
     same_root: bool,
 }
 
-/// Who holds a filesystem.
+/// Holders of a filesystem that was unmounted here.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Holders {
     pub copies: Vec<Copy>,
-    /// Processes that have files of it open, or stand in it.
+    /// Processes that have files of the filesystem open, or stand in it.
     pub users: Vec<(u32, String)>,
-    /// There are processes that this user may not look at.
+    /// True if there are processes that this user may not look at.
     pub hidden: bool,
 }
 
-/// Blanks and the like are `\040` there.
+/// Decodes a field of a table of mounts, in which blanks and the like are written as `\040`.
 fn unescaped(field: &str) -> String {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
@@ -80,12 +80,12 @@ fn lines(table: &str) -> Vec<Line> {
     table.lines().filter_map(one).collect()
 }
 
-/// What a namespace has as its root.
+/// Returns the filesystem and the part of it that a namespace has as its root.
 fn root_of(lines: &[Line]) -> Option<(Device, &str)> {
     lines.iter().rev().find(|line| line.at == Path::new("/")).map(|line| (line.device, line.root.as_str()))
 }
 
-/// The places of a filesystem in the tables of several namespaces; the first is the own one.
+/// Returns the places of a filesystem in the tables of several namespaces; the first is the own one.
 fn copies(tables: &[(Option<(u32, String)>, String)], device: Device) -> Vec<Copy> {
     let parsed: Vec<_> = tables.iter().map(|(process, table)| (process, lines(table))).collect();
     let own_root = parsed.first().and_then(|(_, own)| root_of(own));
@@ -99,7 +99,7 @@ fn copies(tables: &[(Option<(u32, String)>, String)], device: Device) -> Vec<Cop
     all
 }
 
-/// All processes that can be seen, but the own one, with their names.
+/// Returns all processes that can be seen, but the own one, with their names.
 fn processes() -> Vec<(u32, String)> {
     let own = std::process::id();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -121,19 +121,21 @@ fn uses(pid: u32, device: Device) -> bool {
     [of("cwd"), of("root")].into_iter().chain(open).any(|path| is_on(&path, device))
 }
 
-/// Whether a process that can't be looked at may hold a mount: one that has ended holds nothing, though it is listed still.
+/// Tells whether a process that can't be looked at may hold a mount. One that has ended holds nothing, though
+/// it is listed still.
 fn may_hold(pid: u32) -> bool {
     read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !has_ended(&stat))
 }
 
-/// By the text of `/proc/PID/stat`: the state comes after the name, which is in brackets and may have any character in it.
+/// Tells by the text of `/proc/PID/stat` whether a process has ended. The state comes after the name, which
+/// is in brackets and may have any character in it.
 fn has_ended(stat: &str) -> bool {
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
     matches!(state, Some('Z' | 'X'))
 }
 
 impl Holders {
-    /// Looks through `/proc`.
+    /// Finds the holders of a filesystem by a look through `/proc`.
     pub fn of(device: Device) -> Holders {
         let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
         let own = read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -161,7 +163,7 @@ impl Holders {
         Holders { copies: copies(&tables, device), users, hidden }
     }
 
-    /// Who it is, for a message; none where nobody was found.
+    /// Returns the holders as a message names them; `None` where nobody was found.
     pub fn told(&self) -> Option<String> {
         let shown = |(pid, name): &(u32, String)| format!("process {pid} ({name})");
         let copy = |copy: &Copy| match &copy.process {
@@ -181,8 +183,8 @@ impl Holders {
         }
     }
 
-    /// Unmounts the copies that namespaces of this very root have inherited at this place, where nobody uses them. A container's
-    /// mounts are its own.
+    /// Unmounts the copies that namespaces of this very root have inherited at this place, where nobody uses
+    /// them. A container's mounts are its own.
     pub fn let_go_of_copies(&self, at: &Path) {
         let inherited = self.copies.iter().filter(|copy| copy.same_root && copy.at == at);
         for (pid, name) in inherited.filter_map(|copy| copy.process.as_ref()) {
@@ -207,7 +209,8 @@ fn listed(mut all: Vec<String>) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-/// By a thread of its own, which ends in that namespace: one that goes on must not.
+/// Unmounts in another process's namespace. A thread of its own does this, which ends in that namespace: one
+/// that goes on must not.
 #[allow(
     clippy::disallowed_methods,
     reason = "a thread that changes its namespace must not be one of a pool's"

@@ -36,7 +36,8 @@ fn flags(options: &MountOptions) -> MountFlags {
     flags
 }
 
-/// The same for fusermount3, which names the type by itself.
+/// Returns the session's settings, with the mount's flags and name for fusermount3, which names the type by
+/// itself.
 fn config(options: &MountOptions, name: &str) -> Config {
     let mut config = Config::default();
     // Its option string ends at a comma.

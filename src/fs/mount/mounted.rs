@@ -25,23 +25,23 @@ use crate::fs::staging::Unsent;
 use crate::fs::tree::Pending;
 use crate::store::BucketRef;
 
-/// statfs(2)'s type of every FUSE filesystem.
+/// Type that statfs(2) tells of every FUSE filesystem.
 const FUSE_MAGIC: i64 = 0x6573_5546;
-/// That of a place where systemd or autofs mounts at the first use.
+/// Type that statfs(2) tells of a place where systemd or autofs mounts at the first use.
 const AUTOFS_MAGIC: i64 = 0x0187;
-/// Unmounts for users who are not root.
+/// Program that unmounts for users who are not root.
 const FUSERMOUNT: &str = "fusermount3";
-/// As the kernel lists mounts of this program.
+/// Type under which the kernel lists mounts of this program.
 const TYPE: &str = "fuse.windlass";
 
-/// How often and how long unmounting waits for those who are about to leave.
+/// Number of times that unmounting waits, each time for `PAUSE`, for those who are about to leave.
 const PATIENCE: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the kernel may take to say that a mount is gone. Later it is looked who holds it.
+/// Time that the kernel may take to say that a mount is gone. Later it is looked who holds it.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// Mounting waits so long for what an earlier mount left to be sent.
+/// Time for which mounting waits until what an earlier mount left is sent.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// A mount that is up. Dropping it unmounts without waiting.
@@ -51,21 +51,21 @@ pub struct Mounted {
     fs: Arc<Fs>,
     dir: PathBuf,
     unsent: Vec<Unsent>,
-    /// What it is called in /proc/mounts, and mounted with.
+    /// Name of the mount in /proc/mounts, with which it was mounted.
     name: String,
     options: MountOptions,
-    /// Its device number.
+    /// Device number of the mount's filesystem.
     device: Option<(u32, u32)>,
     session: Mutex<Option<BackgroundSession>>,
     ended: watch::Receiver<bool>,
 }
 
-/// An error where the bucket is a pool's store.
+/// Fails where the bucket is a pool's store.
 pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Result<()> {
     BucketClient::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
 }
 
-/// An error where these credentials may not list the bucket.
+/// Returns an error where these credentials may not list the bucket.
 pub async fn lacks_listing(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Option<Error> {
     BucketClient::new(rt.clone(), bucket.clone(), deadline).lacks_listing().await
 }
@@ -111,7 +111,8 @@ fn failed(dir: &Path, why: std::io::Error) -> Error {
     Error::from(why).context(format_args!("mounting at {}{hint}", dir.display()))
 }
 
-/// The mount point, with what a killed daemon left there taken away.
+/// Returns the mount point as a canonical path, after a mount that a killed daemon left there was taken away.
+/// Fails where nothing can be mounted.
 fn ready(dir: &Path, over_something: bool) -> Result<PathBuf> {
     if rustix::fs::stat(DEVICE).is_err() {
         return Err(Error::new(
@@ -146,7 +147,8 @@ fn ready(dir: &Path, over_something: bool) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// What the folder has would not be seen while something is mounted over it, and seem lost.
+/// Refuses a folder that is not empty: its contents would not be seen while something is mounted over it, and
+/// seem lost.
 fn refuse_covering(dir: &Path) -> Result<()> {
     let shown = dir.display();
     let cure = "mount at an empty folder, or add `-o nonempty`";
@@ -170,17 +172,17 @@ impl Mounted {
         &self.dir
     }
 
-    /// Its name in /proc/mounts.
+    /// Returns the mount's name in /proc/mounts.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What earlier mounts left in the staging folder and can't be sent.
+    /// Returns what earlier mounts left in the staging folder and can't be sent.
     pub fn unsent(&self) -> &[Unsent] {
         &self.unsent
     }
 
-    /// Changes what can change while it is up; `Usage` names what can't.
+    /// Changes the options that can change while the mount is up; the error `Usage` names what can't.
     pub async fn change(&self, options: MountOptions) -> Result<()> {
         let (mut before, mut after) = (self.options.clone(), options.clone());
         for one in [&mut before, &mut after] {
@@ -215,19 +217,20 @@ impl Mounted {
         self.rt.cpu(change).await?
     }
 
-    /// The kernel's mount is gone; what was written may still be on its way.
+    /// Tells whether the kernel's mount is gone; what was written may still be on its way.
     pub fn is_out(&self) -> bool {
         *self.ended.borrow()
     }
 
-    /// Of one that is out: what waits is left to a mount that comes next, what is being sent is waited for.
+    /// Hands a mount that is out over to the one that comes next: what waits is left to that, what is being
+    /// sent is waited for.
     pub async fn hand_over(&self) {
         self.fs.hand_over();
         self.ended().await;
     }
 
-    /// Whether it is at its place still, or was taken out of the tree a moment ago (then it is waited for). `Owned`: it was
-    /// taken out while files in it were open.
+    /// Tells whether the mount is at its place still. One that was taken out of the tree a moment ago is
+    /// waited for. Fails with `Owned` if it was taken out while files in it were open.
     pub async fn is_in(&self) -> Result<bool> {
         let place = self.dir.clone();
         let is_mount = self.rt.cpu(move || is_mount(&place)).await?;
@@ -237,11 +240,12 @@ impl Mounted {
         self.left_by_all().await.map(|()| false)
     }
 
-    /// Waits a moment until the kernel has let go of the mount, which is out of the own tree. Copies that other namespaces
-    /// inherited are taken away where nobody uses them.
+    /// Waits a moment until the kernel has let go of the mount, which is out of the own tree. Copies that
+    /// other namespaces inherited are taken away where nobody uses them.
     ///
     /// # Errors
-    /// `Owned`: somebody holds it, who is named.
+    ///
+    /// `Owned`: somebody holds the mount, who is named.
     async fn left_by_all(&self) -> Result<()> {
         if self.ends_within(LEAVING).await {
             return Ok(());
@@ -280,23 +284,23 @@ impl Mounted {
         Error::new(Kind::Owned, why)
     }
 
-    /// Why files that wait to be sent are not sent.
+    /// Returns why files that wait to be sent are not sent.
     pub fn not_sent(&self) -> Option<String> {
         self.fs.not_sent()
     }
 
-    /// Whether the bucket answers, and may be listed.
+    /// Asks whether the bucket answers, and may be listed; the error says why not.
     pub async fn ask_bucket(&self) -> Result<()> {
         self.fs.ask_bucket().await
     }
 
-    /// What is still to be sent.
+    /// Returns what is still to be sent.
     pub fn pending(&self) -> Pending {
         self.fs.pending()
     }
 
-    /// Unmounts, then waits until everything is sent or known to stay staged. `Owned` while processes have files open
-    /// or stand in it.
+    /// Unmounts, then waits until everything is sent or known to stay staged. Fails with `Owned` while
+    /// processes have files open or stand in the mount.
     pub async fn unmount(&self) -> Result<Pending> {
         self.take_out(UnmountFlags::empty()).await?;
         Ok(self.fs.kept())
@@ -343,7 +347,8 @@ impl Mounted {
         Ok(())
     }
 
-    /// Whoever has just closed a file, or forked, holds the mount a moment longer.
+    /// Unmounts, with a few attempts: whoever has just closed a file, or forked, holds the mount a moment
+    /// longer.
     async fn leave(&self, flags: UnmountFlags) -> Result<Result<(), Errno>> {
         for _ in 0..PATIENCE {
             let place = self.dir.clone();
@@ -356,8 +361,8 @@ impl Mounted {
         Ok(Err(Errno::BUSY))
     }
 
-    /// For who isn't root. fuser's own way would take the mount from its folder while files are open, and wait for them without a
-    /// word.
+    /// Unmounts by fusermount3, for users who are not root. The library's own way would take the mount from
+    /// its folder while files are open, and wait for them without a word.
     async fn leave_by_fusermount(&self) -> Result<Result<(), Errno>> {
         for _ in 0..PATIENCE {
             let place = self.dir.clone();
@@ -404,7 +409,7 @@ impl Drop for Mounted {
     }
 }
 
-/// What is shown there, without asking whoever serves it.
+/// Returns what is shown at a path, without asking whoever serves it.
 fn shown_at(dir: &Path) -> Option<Statx> {
     let how = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     statx(CWD, dir, how, StatxFlags::empty()).ok()
@@ -418,18 +423,21 @@ fn is_mount(dir: &Path) -> bool {
     shown_at(dir).is_some_and(|shown| shown.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// The type of the filesystem that is mounted there now, without having anything mounted for the look.
+/// Returns the type of the filesystem that is mounted there now, without having anything mounted for the
+/// look.
 fn type_of(dir: &Path) -> std::result::Result<i64, Errno> {
     let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     Ok(rustix::fs::fstatfs(&dir)?.f_type)
 }
 
-/// The kernel may answer a stat by itself for a while after the daemon's death.
+/// Tells whether the mount's daemon is dead. The kernel may answer a stat by itself for a while after the
+/// daemon's death.
 fn is_dead(dir: &Path) -> bool {
     matches!(type_of(dir), Err(Errno::NOTCONN))
 }
 
-/// Whether the kernel lists the mount there as one of this program's: another's may be without its server for a while.
+/// Tells whether the kernel lists the mount there as one of this program's: another's may be without its
+/// server for a while.
 fn is_ours(dir: &Path) -> bool {
     let Ok(top) = rustix::fs::open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return false };
     let text = |file: String| std::fs::read_to_string(file).unwrap_or_default();
@@ -438,14 +446,16 @@ fn is_ours(dir: &Path) -> bool {
     is_type_of(&text("/proc/self/mountinfo".to_owned()), id, TYPE)
 }
 
-/// By the text of `/proc/PID/mountinfo`: the number of the mount is each line's first word, its type the first after a lone `-`.
+/// Tells whether a mount has the wanted type, by the text of `/proc/PID/mountinfo`. The mount's number is
+/// each line's first word, its type the first word after a lone `-`.
 fn is_type_of(mountinfo: &str, id: &str, wanted: &str) -> bool {
     let mut lines = mountinfo.lines().map(str::split_whitespace);
     let line = lines.find_map(|mut words| (words.next() == Some(id)).then_some(words));
     line.is_some_and(|mut words| words.any(|word| word == "-") && words.next() == Some(wanted))
 }
 
-/// Takes away a mount whose process has died (`Transport endpoint is not connected`). False: it is none.
+/// Takes away a mount whose process has died (`Transport endpoint is not connected`). Returns false if there
+/// is none of this program's.
 pub fn clear_dead(dir: &Path) -> Result<bool> {
     if !is_dead(dir) {
         return Ok(false);
@@ -469,7 +479,7 @@ pub fn clear_dead(dir: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Unmounts lazily, as root does by itself: programs may stand in it still.
+/// Runs fusermount3, with these flags, to unmount; the error is what it said.
 fn by_fusermount(program: &str, flags: &[&str], dir: &Path) -> std::result::Result<(), String> {
     let ran = std::process::Command::new(program).args(flags).arg("--").arg(dir).output();
     let ran = ran.map_err(|e| format!("starting {program}: {e}"))?;

@@ -18,7 +18,7 @@ use super::upload_token::{ACT, upload_hash};
 use crate::base::rt::Rt;
 use crate::store::{Attrs, Etag, Head};
 
-/// A rename's, drawn when it begins.
+/// Token of one act (a rename): 128 random bits as 32 hexadecimal digits, drawn when the rename begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ActToken(String);
@@ -28,7 +28,7 @@ impl ActToken {
         ActToken(format!("{:016x}{:016x}", rt.random(), rt.random()))
     }
 
-    /// The metadata of this act's copy of `source`.
+    /// Returns the metadata of this act's copy of `source`: those of `source`, and the act's mark.
     pub fn attrs_of_copy(&self, source: &Head) -> Attrs {
         let mut attrs = source.attrs.clone();
         attrs.user.insert(ACT.into(), self.mark(source));
@@ -40,20 +40,22 @@ impl ActToken {
         format!("{} {ms} {etag}", self.0)
     }
 
-    /// `copy` is this act's copy of `source` as both are now.
+    /// Tells whether `copy` is this act's copy of `source`, as both are now.
     pub fn made(&self, source: &Head, copy: &Head) -> bool {
         // Within one second another client's chmod changes the upload's token alone.
         let same_upload = upload_hash(&source.attrs) == upload_hash(&copy.attrs);
         source.size == copy.size && same_upload && copy.attrs.user.get(ACT) == Some(&self.mark(source))
     }
 
-    /// `copy` has the bytes and all the metadata of `source`, by this act or because both are the same in every respect.
+    /// Tells whether `copy` has the bytes and all the metadata of `source`, by this act or because both are
+    /// the same in every respect.
     pub fn is_pair(&self, source: &Head, copy: &Head) -> bool {
         let same = || (&source.etag, &source.attrs) == (&copy.etag, &copy.attrs);
         source.size == copy.size && (self.made(source, copy) || same())
     }
 
-    /// The etag of the object of which this act made `copy`.
+    /// Returns the etag of the object of which this act made `copy`; `None` if `copy` has no mark of this
+    /// act.
     pub fn source_of(&self, copy: &Head) -> Option<Etag> {
         let mut words = copy.attrs.user.get(ACT)?.splitn(3, ' ');
         (words.next()? == self.0).then_some(())?;

@@ -7,11 +7,11 @@ use crate::store::{Attrs, Etag, Head, Listed};
 
 const SECOND: i64 = 1_000_000_000;
 
-/// What stat(2) shows, but for the number.
+/// Attributes of a file or directory that stat(2) shows, but for the inode number.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Attributes {
     pub size: u64,
-    /// With the file type.
+    /// File type (`S_IFMT`) and permission bits.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -19,30 +19,32 @@ pub struct Attributes {
     pub ctime: Ns,
     pub atime: Ns,
     pub etag: Option<Etag>,
-    /// The store's own modification time; metadata changes it, where the etag stays. Unknown after a write of ours.
+    /// The store's own modification time. Changes of metadata set it too, while the etag stays. `None` after
+    /// a write of ours, since the store has not told it yet.
     pub stored: Option<Ns>,
-    /// `upload_hash` of its metadata, where they were read.
+    /// `upload_hash` of the object's metadata; `None` where they were not read.
     pub upload: Option<u64>,
     /// The object's metadata was read; otherwise mode, owner and times are the mount's defaults.
     pub exact: bool,
     pub xattrs: bool,
 }
 
-/// Two times at which a store says that an object was stored are one: some tell whole seconds in one place and milliseconds
-/// in another. One that a store does not tell says nothing against it.
+/// Tells whether two times at which a store says that an object was stored may be one. Some stores tell whole
+/// seconds in one answer and milliseconds in another. A time that a store does not tell says nothing against
+/// it.
 pub fn same_time(a_ms: Option<u64>, b_ms: Option<u64>) -> bool {
     let (Some(a), Some(b)) = (a_ms, b_ms) else { return true };
     let coarse = |ms: u64| ms.is_multiple_of(1000);
     a == b || (coarse(a) || coarse(b)) && a / 1000 == b / 1000
 }
 
-/// An object was copied so soon after it was stored that what was stored since may tell the same time. So does one of which no
-/// time is known.
+/// Tells whether an object was copied so soon after it was stored that a version stored since may tell the
+/// same time. An unknown time counts as too soon.
 pub fn in_one_moment(stored_ms: Option<u64>, copied_ms: Option<u64>) -> bool {
     same_time(stored_ms, copied_ms) || copied_ms < stored_ms
 }
 
-/// What the kernel judges by: the kind of file, and who may do what.
+/// Attributes by which the kernel decides on access: file type, permission bits, owner and group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rights {
     mode: u32,
@@ -51,7 +53,7 @@ pub struct Rights {
 }
 
 impl Rights {
-    /// And of the same kind.
+    /// Tells whether both have the same owner, group and file type. Permission bits may differ.
     pub fn same_owner(&self, other: &Rights) -> bool {
         (self.mode & S_IFMT, self.uid, self.gid) == (other.mode & S_IFMT, other.uid, other.gid)
     }
@@ -74,7 +76,7 @@ impl Attributes {
         self.mode & S_IFMT == S_IFLNK
     }
 
-    /// What a listing tells.
+    /// Returns the attributes that a listing tells; mode and owner are the mount's defaults.
     pub fn listed(
         options: &MountOptions,
         dir: bool,
@@ -87,14 +89,15 @@ impl Attributes {
         Attributes { size, mode, uid, gid, mtime: at, ctime: at, atime: at, etag, ..Attributes::default() }
     }
 
-    /// What a listing tells of this object.
+    /// Returns the attributes that a listing tells of this object.
     pub fn of_listed(options: &MountOptions, object: Listed) -> Attributes {
         let modified = Ns::of_store(object.modified_ms);
         let attributes = Attributes::listed(options, false, object.size, Some(object.etag), modified);
         Attributes { stored: object.modified_ms.map(Ns::from_ms), ..attributes }
     }
 
-    /// What an object's metadata tells. An object without any gets the mount's defaults, never mode 0.
+    /// Returns the attributes that an object's metadata tell. An object without any gets the mount's
+    /// defaults, never mode 0.
     pub fn of(
         options: &MountOptions,
         dir: bool,
@@ -132,7 +135,8 @@ impl Attributes {
         Attributes { stored: head.modified_ms.map(Ns::from_ms), ..attributes }
     }
 
-    /// Whether `self`, read from the object's metadata, still holds where a listing now says `listed`.
+    /// Tells whether `self`, read from the object's metadata, still holds although a listing now says
+    /// `listed`.
     pub fn outlives(&self, listed: &Attributes) -> bool {
         let (stored, second) = (self.stored, |at: &Ns| at.0.div_euclid(SECOND));
         // Some servers tell milliseconds in listings alone.

@@ -23,18 +23,18 @@ impl ByteRanges {
         self.0.is_empty()
     }
 
-    /// What of the range is in the set.
+    /// Returns the parts of the range that are in the set.
     pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let some = (!range.is_empty()).then(|| self.0.overlaps(range));
         some.into_iter().flatten().map(|(inside, ())| inside)
     }
 
-    /// Every byte of the range is in the set.
+    /// Tells whether every byte of the range is in the set.
     pub fn covers(&self, range: Range<u64>) -> bool {
         self.split(range).iter().all(|(_, inside)| *inside)
     }
 
-    /// The range in pieces, each wholly inside or outside of the set.
+    /// Splits the range into pieces, in order, each wholly inside (`true`) or outside (`false`) of the set.
     pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
         let (mut out, mut at) = (Vec::new(), range.start);
         for inside in self.within(range.clone()) {

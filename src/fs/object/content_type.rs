@@ -1,6 +1,6 @@
 //! An object's Content-Type, from its name: browsers and CDNs go by it.
 
-/// By extension in lowercase, in order.
+/// Content types by file extension, which is in lowercase.
 const TYPES: &[(&str, &str)] = &[
     ("7z", "application/x-7z-compressed"),
     ("aac", "audio/aac"),
@@ -86,7 +86,7 @@ const TYPES: &[(&str, &str)] = &[
     ("zst", "application/zstd"),
 ];
 
-/// The type that a key's extension says; `None` for one that says nothing.
+/// Returns the content type for a key's extension; `None` for a key whose extension is absent or unknown.
 pub fn type_of(key: &str) -> Option<&'static str> {
     let name = key.rsplit('/').next().unwrap_or(key);
     let (stem, extension) = name.rsplit_once('.')?;

@@ -25,7 +25,7 @@ impl From<Error> for Fail {
     }
 }
 
-/// The errno of docs/semantics.md for each kind.
+/// Returns the errno that docs/semantics.md names for each kind of error.
 fn errno_of(kind: Kind) -> Errno {
     match kind {
         Kind::Invalid => Errno::INVAL,

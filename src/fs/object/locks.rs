@@ -3,15 +3,17 @@
 
 use crate::base::lock_order::OrderedMutex;
 
-/// Telling the kernel: nothing is held, since it may ask about the node before it returns.
+/// Lock of the way to tell the kernel something. No other lock is held then: the kernel may ask about the
+/// node before it returns.
 pub type KernelLock<T> = OrderedMutex<0, T>;
-/// The write-back queue.
+/// Lock of the write-back queue.
 pub type QueueLock<T> = OrderedMutex<1, T>;
-/// The table of nodes.
+/// Lock of the table of nodes.
 pub type NodesLock<T> = OrderedMutex<2, T>;
-/// The name cache.
+/// Lock of the name cache.
 pub type NamesLock<T> = OrderedMutex<3, T>;
-/// An open file's state. Never taken with the name cache, nor two at once.
+/// Lock of an open file's state. It is never taken with the name cache's, nor are two such locks held at
+/// once.
 pub type FileLock<T> = OrderedMutex<3, T>;
-/// Tables under which no other of these is taken.
+/// Lock of a table under which no other lock of this file is taken.
 pub type LeafLock<T> = OrderedMutex<4, T>;

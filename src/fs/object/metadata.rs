@@ -34,7 +34,7 @@ impl Ns {
         Ns(i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1_000_000))
     }
 
-    /// When the store says that an object was stored: 1970 where it does not say.
+    /// Returns the time at which the store says that an object was stored: 1970 where the store does not say.
     pub fn of_store(ms: Option<u64>) -> Ns {
         ms.map_or(Ns(0), Ns::from_ms)
     }
@@ -115,7 +115,7 @@ impl Meta for Attrs {
     }
 }
 
-/// Reads what other tools wrote, padded or not.
+/// Base64 engine that reads what other tools wrote, padded or not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()

@@ -15,39 +15,40 @@
 //!
 //! The other way round, a file name that isn't UTF-8 becomes the component `%~` with each byte that isn't as `%XX`.
 
-/// A file name's longest length in bytes, as getdents(2) users expect it.
+/// Length of the longest file name in bytes, as getdents(2) users expect it.
 pub const NAME_MAX: usize = 255;
-/// S3's longest key.
+/// Length of S3's longest key, in bytes.
 pub const KEY_MAX: usize = 1024;
 
-/// The directory of earlier versions, on mounts that show them.
+/// Name of the directory of earlier versions, on mounts that show them.
 pub const VERSIONS: &str = ".versions";
-/// How a key's component of that name is shown there.
+/// Name under which a key's component `.versions` is shown on such mounts.
 const VERSIONS_KEY: &str = "%~%2Eversions";
 
 pub const MARK: &str = "%~";
 const FILE_END: &str = "%!";
 const PIECE_END: &str = "%+";
 
-/// How a component is shown.
+/// Form in which a key's component is shown as a file name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Shown {
     Name(Vec<u8>),
-    /// Too long: a directory of this name holds it, whose keys begin with the component's first `len` bytes.
+    /// The component is too long for a name. A directory of this name holds it, whose keys begin with the
+    /// component's first `len` bytes.
     Piece {
         name: Vec<u8>,
         len: usize,
     },
 }
 
-/// What a name stands for.
+/// Object or directory for which a file name stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wanted {
     /// The directory of this component, or else the object.
     Any(String),
-    /// The object, though a directory has its name.
+    /// The object of this component, though a directory has the same component.
     Object(String),
-    /// The directory of what begins with this.
+    /// The directory of all components that begin with this piece.
     Piece(String),
 }
 
@@ -55,7 +56,7 @@ fn hex(out: &mut Vec<u8>, byte: u8) {
     out.extend_from_slice(format!("%{byte:02X}").as_bytes());
 }
 
-/// A word of which every byte but letters and digits is written as `%XX`.
+/// Returns the word with every byte but letters and digits written as `%XX`.
 pub fn spelled(word: &str) -> String {
     let mut out = Vec::new();
     for byte in word.bytes() {
@@ -100,7 +101,7 @@ pub fn unescaped(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The component for a name that isn't UTF-8.
+/// Returns the component for a name that isn't UTF-8.
 fn component_of_bytes(name: &[u8]) -> String {
     let mut out = MARK.as_bytes().to_vec();
     for chunk in name.utf8_chunks() {
@@ -114,7 +115,7 @@ fn component_of_bytes(name: &[u8]) -> String {
     String::from_utf8(out).expect("what isn't UTF-8 was escaped")
 }
 
-/// The bytes of a name that isn't UTF-8, if this component stands for one.
+/// Returns the bytes of a name that isn't UTF-8, if this component stands for one.
 fn bytes_of_component(component: &str) -> Option<Vec<u8>> {
     let bytes = unescaped(component.strip_prefix(MARK)?)?;
     let foreign = std::str::from_utf8(&bytes).is_err() && !bytes.contains(&b'/') && !bytes.contains(&0);
@@ -133,7 +134,7 @@ fn full_name(component: &str) -> Vec<u8> {
     }
 }
 
-/// The name under which a component is seen.
+/// Returns the name under which a component is seen.
 pub fn show(component: &str) -> Shown {
     let name = full_name(component);
     if name.len() <= NAME_MAX {
@@ -149,14 +150,15 @@ pub fn show(component: &str) -> Shown {
     Shown::Piece { name, len }
 }
 
-/// The name of an object whose component a directory has as well. `None` when it would be too long to show.
+/// Returns the name of an object whose component a directory has as well. `None` when the name would be too
+/// long to show.
 pub fn show_beside(component: &str) -> Option<Vec<u8>> {
     let mut name = escaped(component);
     name.extend_from_slice(FILE_END.as_bytes());
     (name.len() <= NAME_MAX).then_some(name)
 }
 
-/// What a name stands for; `None` when no key is ever shown so.
+/// Returns the object or directory for which a name stands; `None` when no key is ever shown under this name.
 pub fn want(name: &[u8]) -> Option<Wanted> {
     if name.len() > NAME_MAX {
         return None;
@@ -183,15 +185,15 @@ pub fn want(name: &[u8]) -> Option<Wanted> {
     }
 }
 
-/// Which names a mount keeps for itself.
+/// Names that a mount keeps for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Naming {
-    /// `.versions` is no key's.
+    /// The name `.versions` is the mount's: no key is shown under it.
     pub versions: bool,
 }
 
 impl Naming {
-    /// The name under which a component is seen.
+    /// Returns the name under which a component is seen on this mount.
     pub fn show(self, component: &str) -> Shown {
         match component {
             VERSIONS if self.versions => Shown::Name(VERSIONS_KEY.into()),
@@ -199,7 +201,8 @@ impl Naming {
         }
     }
 
-    /// What a name stands for among keys; `None` when none is ever shown so.
+    /// Returns what a name stands for among keys; `None` when no key is ever shown under this name on this
+    /// mount.
     pub fn want(self, name: &[u8]) -> Option<Wanted> {
         match name {
             _ if !self.versions => want(name),
@@ -210,19 +213,22 @@ impl Naming {
     }
 }
 
-/// A key's last component, and a directory prefix's unfinished one (empty unless it is a piece).
+/// Returns a key's last component, or a directory prefix's unfinished one (empty unless the directory is a
+/// piece).
 pub fn last(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or(key)
 }
 
-/// Whether below `prefix` a child's component belongs there: in a piece only what is too long to be shown outside.
+/// Tells whether a child's component below `prefix` belongs there: a piece holds only what is too long to be
+/// shown outside.
 pub fn belongs(prefix: &str, component: &str) -> bool {
     let begun = last(prefix);
     begun.is_empty()
         || matches!(show(&format!("{begun}{component}")), Shown::Piece { len, .. } if len == begun.len())
 }
 
-/// Whether a key that begins with `prefix` is one of that directory: in a piece, not those that are shown outside.
+/// Tells whether a key that begins with `prefix` lies in that directory. A piece holds none of the keys that
+/// are shown outside.
 pub fn lies_in(prefix: &str, key: &str) -> bool {
     let rest = key.strip_prefix(prefix).unwrap_or_default();
     belongs(prefix, rest.split('/').next().unwrap_or(rest))

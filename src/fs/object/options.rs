@@ -5,13 +5,14 @@ use std::time::Duration;
 use crate::base::units::parse_size;
 use crate::base::{Accounts, Error, Kind, Result, nearest_word};
 
-/// How long what the store said about names and attributes is believed.
+/// Default time for which names and attributes are believed after the store told them.
 const TTL: Duration = Duration::from_secs(5);
 const TTL_MAX: Duration = Duration::from_secs(3600);
-/// How long one operation may take before the process gets `ETIMEDOUT`.
+/// Default time that one operation may take before the process gets `ETIMEDOUT`.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Names that belong to the store's URL; they can be written behind `-o` as well (s3fs's names for them too).
+/// Options that belong to the store's URL and can be written behind `-o` as well, by our name or s3fs's, with
+/// the URL's name of each.
 const STORE_OPTIONS: &[(&str, &str)] = &[
     ("endpoint", "endpoint"),
     ("endpoint-url", "endpoint"),
@@ -33,8 +34,9 @@ const STORE_OPTIONS: &[(&str, &str)] = &[
     ("passwd_file", "passwd_file"),
 ];
 
-/// What mount(8) hands to every helper and means nothing to us: words of fstab(5); ways to count times of access, of which an
-/// object has none; then, from /proc/mounts at a remount, what the kernel says of a mount.
+/// Options that mount(8) hands to every helper and that mean nothing here. They are words of fstab(5), then
+/// ways to count times of access, of which an object has none. The last ones come from /proc/mounts at a
+/// remount: there the kernel describes the mount.
 const IGNORED: &[&str] = &[
     "defaults",
     "_netdev",
@@ -66,7 +68,8 @@ const IGNORED: &[&str] = &[
     "max_read",
     "blksize",
 ];
-/// Words of other programs for which ours are so different that their spelling leads nowhere.
+/// Options of other programs, with ours for the same purpose, whose names are too different to be found by
+/// their spelling.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("sync", "flush=bucket"),
     ("dirsync", "flush=bucket"),
@@ -80,28 +83,28 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("use_sse", "sse"),
 ];
 
-/// What close(2) and fsync(2) wait for.
+/// State of the written bytes for which close(2) and fsync(2) wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Flush {
-    /// The object is stored.
+    /// The object must be stored.
     #[default]
     Bucket,
     /// The bytes are on this host's disk; write-back sends them.
     Local,
 }
 
-/// Whether what is read is kept on this host's disk, by etag.
+/// Setting of the read cache, which keeps what is read on this host's disk, by etag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Cache {
     #[default]
     Off,
-    /// As large as the daemon's is.
+    /// The cache is as large as the daemon's setting says.
     On,
-    /// So many bytes, if no daemon with a cache of another size serves the mount.
+    /// The cache has so many bytes, if no daemon with a cache of another size serves the mount.
     Bytes(u64),
 }
 
-/// How a mount behaves.
+/// Options by which a mount behaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountOptions {
     pub read_only: bool,
@@ -112,21 +115,23 @@ pub struct MountOptions {
     /// Permission bits shown for objects that carry none.
     pub file_mode: u32,
     pub dir_mode: u32,
-    /// Users beside the one who mounts may enter.
+    /// Users other than the one who mounts may enter.
     pub allow_other: bool,
-    /// Mode, owner and times of an object are taken from a few of its directory (`sample`) instead of asked for.
+    /// True if mode, owner and times of an object are taken from a few objects of its directory
+    /// (`metadata_sample`) instead of asked for.
     pub sampled: bool,
     pub ttl: Duration,
     pub negative_ttl: Duration,
     pub deadline: Duration,
     pub cache: Cache,
-    /// It may be mounted over a folder that has something in it, which is not seen until it is unmounted.
+    /// The mount may cover a folder that has something in it. Its contents are not seen until the bucket is
+    /// unmounted.
     pub non_empty: bool,
     /// Earlier versions are shown below `.versions` in each directory.
     pub versions: bool,
-    /// How the mount is named in /proc/mounts; the store's URL when absent.
+    /// Name of the mount in /proc/mounts; the store's URL when absent.
     pub fsname: Option<String>,
-    /// Passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
+    /// Flags that are passed on to the kernel: `noexec`, `nosuid`, `nodev`, `noatime`.
     pub kernel: Vec<KernelFlag>,
 }
 
@@ -166,7 +171,7 @@ fn usage(what: String) -> Error {
     Error::new(Kind::Usage, what)
 }
 
-/// A user's or group's number, or the name that has one in `file`.
+/// Returns a user's or group's number, given as a number or as a name that has one in `file`.
 fn account(
     name: &str,
     value: Option<&str>,
@@ -199,7 +204,7 @@ fn seconds(name: &str, value: Option<&str>, max: Duration) -> Result<Duration> {
     Ok(Duration::from_secs_f64(secs))
 }
 
-/// One of two words.
+/// Returns the meaning of `value`, which must be one of two words.
 fn either<T: Copy>(name: &str, value: Option<&str>, words: [(&str, T); 2]) -> Result<T> {
     let found = words.iter().find(|(word, _)| value == Some(*word)).map(|(_, meaning)| *meaning);
     let ((one, _), (other, _), value) = (words[0], words[1], value.unwrap_or_default());
@@ -217,7 +222,7 @@ fn cache(value: Option<&str>) -> Result<Cache> {
     }
 }
 
-/// What `windlass mount --help` says of them.
+/// Text of `windlass mount --help` about the options behind `-o`.
 pub const HELP: &str = "\
 Options behind -o (docs/reference.md says more of each):
   flush=bucket              close and fsync return when the object is stored (default)
@@ -274,7 +279,7 @@ impl MountOptions {
         Ok((options, store))
     }
 
-    /// False for a name that isn't ours.
+    /// Sets one option; returns false for a name that isn't one of ours.
     fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool> {
         match name {
             "ro" | "read-only" => self.read_only = true,
@@ -320,7 +325,7 @@ impl MountOptions {
     }
 }
 
-/// A word that is none, with the one that was probably meant.
+/// Returns the error for an unknown option, with the one that was probably meant.
 fn unknown(name: &str) -> Error {
     let elsewhere = ELSEWHERE.iter().find(|(word, _)| *word == name).map(|(_, ours)| *ours);
     let of_stores = STORE_OPTIONS.iter().map(|(word, _)| *word);
@@ -332,7 +337,7 @@ fn unknown(name: &str) -> Error {
     usage(format!("there is no mount option {name:?}{why}"))
 }
 
-/// The names that `HELP` lists.
+/// Returns the names that `HELP` lists.
 fn names() -> impl Iterator<Item = &'static str> {
     let lines = HELP.lines().skip(1).filter_map(|line| line.strip_prefix("  "));
     let words =

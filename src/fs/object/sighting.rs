@@ -6,14 +6,16 @@ use super::attributes::same_time;
 use super::upload_token::upload_hash;
 use crate::store::{Etag, Head, Listed};
 
-/// An object as it was seen. Its bytes alone do not make it that one: two clients may put the same.
+/// An object as it was seen. Equal bytes, and so equal etags, do not make two objects one: two clients may
+/// put the same bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Sighting {
     pub etag: Etag,
-    /// The store's time, where it is known. Servers tell it in seconds here and in milliseconds there.
+    /// The store's modification time, in milliseconds since 1970, where it is known. Servers tell whole
+    /// seconds in some answers and milliseconds in others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modified_ms: Option<u64>,
-    /// `upload_hash` of its metadata, where they are known.
+    /// `upload_hash` of the object's metadata, where they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<u64>,
 }
@@ -28,7 +30,8 @@ impl Sighting {
         Sighting { etag: listed.etag, modified_ms: listed.modified_ms, upload: None }
     }
 
-    /// The object is that one still. False also where nothing but the etag is known of it.
+    /// Tells whether `head` is still the object that was seen. False also where nothing but the etag was
+    /// known of that object.
     pub fn is(&self, head: &Head) -> bool {
         let unchanged = same_time(self.modified_ms, head.modified_ms);
         let written = self.upload.map(|upload| upload == upload_hash(&head.attrs));

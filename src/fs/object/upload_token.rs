@@ -10,7 +10,7 @@ use super::metadata::Meta as _;
 use crate::base::rt::Rt;
 use crate::store::Attrs;
 
-/// The mark of an act's copy (`act_mark`).
+/// Name of the metadata that hold the mark of an act's copy (`act_mark`).
 pub const ACT: &str = "windlass-act";
 const UPLOAD: &str = "windlass-upload";
 const XATTRS: &str = "xattr";
@@ -24,35 +24,38 @@ pub struct UploadToken {
 }
 
 impl UploadToken {
-    /// None: nobody signed these.
+    /// Returns the token in an object's metadata; `None` where they have none: no upload of ours signed them.
     pub fn of(attrs: &Attrs, size: u64) -> Option<UploadToken> {
         Some(UploadToken { size, upload: attrs.user.get(UPLOAD)?.clone() })
     }
 
-    /// What its object's metadata say of it.
+    /// Returns metadata that hold this token and nothing else.
     pub fn attrs(&self) -> Attrs {
         Attrs { user: [(UPLOAD.to_owned(), self.upload.clone())].into(), ..Attrs::default() }
     }
 }
 
-/// `there`, an object's metadata, are `ours`: those of an act's copy by its mark, those of an upload by its token.
+/// Tells whether `there`, an object's metadata, come from the write that sent `ours`. The mark decides for
+/// the copy of an act, the token for an upload.
 pub fn is_same_write(ours: &Attrs, there: &Attrs) -> bool {
     let name = if ours.user.contains_key(ACT) { ACT } else { UPLOAD };
     ours.user.get(name).is_some_and(|ours| there.user.get(name) == Some(ours))
 }
 
-/// What tells which upload has made an object, 0 where its metadata say nothing of it.
+/// Returns a number that tells which upload has made an object: a hash of its token, 0 where the metadata
+/// have none.
 pub fn upload_hash(attrs: &Attrs) -> u64 {
     attrs.user.get(UPLOAD).map_or(0, |upload| xxh3_64(upload.as_bytes()))
 }
 
-/// Makes the metadata those of an upload of its own, and of no act's copy.
+/// Gives the metadata a new upload token, and takes the mark of an act's copy away.
 pub fn add_upload_token(rt: &Rt, attrs: &mut Attrs) {
     attrs.user.remove(ACT);
     attrs.user.insert(UPLOAD.into(), format!("{:016x}{:016x}", rt.random(), rt.random()));
 }
 
-/// Takes over into `ours` what `theirs` has otherwise than `base` had and we have not changed. True: something was.
+/// Takes over into `ours` whatever `theirs` changed since `base` and we did not. Returns true if anything was
+/// taken over.
 pub fn merge_attrs(base: &Attrs, theirs: &Attrs, ours: &mut Attrs) -> bool {
     let before = ours.clone();
     if theirs.content_type != base.content_type && ours.content_type == base.content_type {
@@ -75,7 +78,7 @@ pub fn merge_attrs(base: &Attrs, theirs: &Attrs, ours: &mut Attrs) -> bool {
     *ours != before
 }
 
-/// The same for xattrs, which all stand in one text.
+/// Merges xattrs by the rule of `merge_attrs`, name by name: all of them stand in one metadata value.
 fn merge_names(base: &Xattrs, theirs: &Xattrs, ours: &mut Xattrs) -> bool {
     let names: BTreeSet<&String> = base.keys().chain(theirs.keys()).collect();
     let mut merged = false;
@@ -92,7 +95,8 @@ fn merge_names(base: &Xattrs, theirs: &Xattrs, ours: &mut Xattrs) -> bool {
     merged
 }
 
-/// What `base` says otherwise than `ours`, by name; None: it says nothing of that. The marks of uploads are nobody's.
+/// Returns what `base` says otherwise than `ours`, by name; the value is `None` where `base` lacks the name.
+/// Marks of uploads and of acts are left out.
 pub fn said_otherwise(base: &Attrs, ours: &Attrs) -> BTreeMap<String, Option<String>> {
     let names: BTreeSet<&String> = base.user.keys().chain(ours.user.keys()).collect();
     let names = names.into_iter().filter(|name| !matches!(name.as_str(), UPLOAD | ACT));
@@ -100,7 +104,7 @@ pub fn said_otherwise(base: &Attrs, ours: &Attrs) -> BTreeMap<String, Option<Str
     differs.map(|name| (name.clone(), base.user.get(name).cloned())).collect()
 }
 
-/// The metadata of which `said_otherwise` has told the difference to `ours`.
+/// Returns the metadata whose difference to `ours` was told by `said_otherwise`.
 pub fn with_otherwise(ours: &Attrs, said: BTreeMap<String, Option<String>>) -> Attrs {
     let mut base = ours.clone();
     for (name, value) in said {
@@ -112,7 +116,7 @@ pub fn with_otherwise(ours: &Attrs, said: BTreeMap<String, Option<String>>) -> A
     base
 }
 
-/// Both say the same of a file, whichever upload brought them and when.
+/// Tells whether both say the same of a file, whichever upload brought them and when.
 pub fn differ_in_time_only(a: &Attrs, b: &Attrs) -> bool {
     let timeless = |attrs: &Attrs| {
         let mut attrs = attrs.clone();

@@ -11,10 +11,10 @@ const DELETED: &str = "-deleted";
 /// The length of `2026-01-31T10:22:33.123Z`.
 const TIME: usize = 24;
 
-/// See the module.
+/// File name of one version; the head of the module tells its form.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct VersionName {
-    /// Milliseconds since 1970, as the store lists it.
+    /// Time at which the version was stored, in milliseconds since 1970, as the store lists it.
     pub at_ms: u64,
     pub id: String,
     pub deleted: bool,
@@ -26,7 +26,7 @@ fn plain(id: &str) -> bool {
 }
 
 impl VersionName {
-    /// `None` where it would be longer than a file name can be.
+    /// Returns the file name; `None` where it would be longer than a file name can be.
     pub fn show(&self) -> Option<Vec<u8>> {
         let at = utc::show_ms(self.at_ms);
         let end = if self.deleted { DELETED } else { "" };
@@ -37,7 +37,7 @@ impl VersionName {
         (name.len() <= NAME_MAX).then(|| name.into_bytes())
     }
 
-    /// `None` for what `show` never shows.
+    /// Reads a file name; `None` for one that `show` never shows.
     pub fn read(name: &[u8]) -> Option<VersionName> {
         let text = std::str::from_utf8(name).ok()?;
         let (text, escaped) = text.strip_prefix(MARK).map_or((text, false), |rest| (rest, true));

@@ -23,7 +23,7 @@ use crate::store::{Attrs, Etag, Listed, When};
 
 const PAGE: usize = 1000;
 
-/// What setattr(2) changes.
+/// Changes that setattr(2) asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Changes {
     pub mode: Option<u32>,
@@ -93,7 +93,7 @@ impl Fs {
         Ok(entry)
     }
 
-    /// `EEXIST` when the name stands for something.
+    /// Passes the gate with a name that stands for nothing. Fails with `EEXIST` when it stands for something.
     async fn vacant(&self, parent: u64, name: &[u8]) -> Op<(NamedKey, Pass)> {
         self.writable_in(parent, name)?;
         let pass = self.pass_names(&[(parent, name)]).await?;
@@ -122,7 +122,7 @@ impl Fs {
         self.make(&place, false, Bytes::copy_from_slice(target), attrs).await
     }
 
-    /// Empty files, and the pipes and sockets that a mode is enough for.
+    /// Makes an empty file, or a pipe or socket, for which a mode is enough.
     pub async fn mknod(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Op<Entry> {
         if ![S_IFREG, S_IFIFO, S_IFSOCK].contains(&(mode & S_IFMT)) {
             return Err(Errno::PERM.into());
@@ -182,7 +182,8 @@ impl Fs {
         Ok(())
     }
 
-    /// The object is deleted with others, a moment later; that is written down. False: it can't be.
+    /// Has the object deleted with others, a moment later, and writes that down. Returns false if that can't
+    /// be done.
     async fn remove_soon(&self, doomed: Doomed) -> bool {
         if self.context.remote.deletes.doomed(&doomed.key).is_some() {
             // One at a time of a name.
@@ -196,14 +197,15 @@ impl Fs {
         noted.is_ok()
     }
 
-    /// While this is held nobody here changes the object under a name; what was being sent there has arrived.
+    /// Locks a name: while this is held nobody here changes the object under it, and what was being sent
+    /// there has arrived.
     pub(super) async fn lock_name(&self, key: &str) -> Option<OwnedMutexGuard<()>> {
         let changing = self.inodes.lock().at(key, false).map(|n| n.changing.clone())?;
         Some(changing.lock_owned().await)
     }
 
-    /// An object is gone, by our hand, or another has its name now. The file that was open under it has nowhere to be
-    /// sent to.
+    /// Records that an object is gone, by our hand, or that another has its name now. The file that was open
+    /// under the name, which is returned, has nowhere to be sent to.
     pub(super) fn dropped(&self, key: &str, other: Option<&Attributes>) -> Option<Arc<OpenFile>> {
         let mut inodes = self.inodes.lock();
         let file = inodes.at(key, false).and_then(|n| n.file.clone());
@@ -215,7 +217,8 @@ impl Fs {
         file
     }
 
-    /// Whether nothing but its marker stands in a directory; and the marker, an object of no bytes whose key ends in a slash.
+    /// Tells whether nothing but its marker stands in a directory; and returns the marker, an object of no
+    /// bytes whose key ends in a slash.
     pub(super) async fn emptiness(&self, prefix: &str) -> Op<(bool, Option<Listed>)> {
         // What is stored while the store looks for it is in neither of the later two.
         let before = self.inodes.lock().local_below(prefix).is_empty();
@@ -262,7 +265,7 @@ impl Fs {
         Ok(())
     }
 
-    /// An object of that key which has bytes is none.
+    /// Deletes a directory's marker. An object of that key which has bytes is none, and stays.
     async fn remove_marker(&self, key: &str, marker: Option<Listed>) -> Result<()> {
         let remote = &self.context.remote;
         let marker = match marker {
@@ -309,7 +312,7 @@ impl Fs {
         done
     }
 
-    /// Changes metadata: with the next upload when one is due, at once otherwise.
+    /// Changes a node's metadata: with the next upload when one is due, at once otherwise.
     pub(super) async fn change_attrs(&self, ino: u64, change: Change<'_>) -> Op<()> {
         let (changing, told, seq) = {
             let inodes = self.inodes.lock();
@@ -378,7 +381,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Changes a file's metadata if it will be sent, or never will, and says which. None: its object's must be.
+    /// Changes a file's metadata if it will be sent, or never will, and returns the file. `None`: the
+    /// metadata of its object must be changed.
     fn change_file(&self, ino: u64, change: Change<'_>) -> Op<Option<Arc<OpenFile>>> {
         // Under the lock, so that no last close takes the file away.
         let inodes = self.inodes.lock();
@@ -396,7 +400,8 @@ impl Fs {
         done.map(|()| Some(file.clone()))
     }
 
-    /// The object has other metadata now, by our hand: so does everything that is known of it.
+    /// Enters in all tables that the object has other metadata now, by our hand. Returns a stage that is of
+    /// no use any more.
     fn changed_object(
         &self,
         ino: u64,
@@ -434,7 +439,7 @@ impl Fs {
         None
     }
 
-    /// The mount's own directory has no object that could carry it: it is so until the mount ends.
+    /// Changes the mount's own directory until the mount ends: it has no object that could carry metadata.
     fn change_root(&self, change: Change<'_>) -> Op<()> {
         let mut attrs = Attrs::default();
         let attributes = self.root.lock().clone();
@@ -450,7 +455,7 @@ impl Fs {
         Ok(())
     }
 
-    /// A directory without a marker gets a plain one, if nobody else gives it one.
+    /// Gives a directory without a marker a plain one, if nobody else gives it one.
     pub(super) async fn put_marker(&self, key: &str) -> Op<()> {
         let at = self.context.now();
         let change = move |attrs: &mut Attrs, attributes: Attributes| {
@@ -464,7 +469,7 @@ impl Fs {
     }
 }
 
-/// The object that a name leads to, as it was seen last.
+/// Returns the object that a name leads to, as it was seen last.
 fn doomed_of(target: &Target) -> Option<Doomed> {
     let Attributes { etag, stored, upload, .. } = &target.attributes;
     let object = Sighting { etag: etag.clone()?, modified_ms: stored.and_then(Ns::ms), upload: *upload };

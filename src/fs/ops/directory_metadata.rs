@@ -12,12 +12,13 @@ use crate::fs::file::OpenFile;
 use crate::fs::object::{Attributes, Base, Meta as _, Ns, Op, add_upload_token};
 use crate::store::{Attrs, Head, When};
 
-/// What s3fs and the S3 console call a marker.
+/// Content type that s3fs and the S3 console give to a directory's marker.
 pub(super) const DIRECTORY_TYPE: &str = "application/x-directory";
-/// S3's limit on an object's metadata; what goes beyond is refused here, with a name.
+/// S3's limit on an object's metadata, in bytes. What goes beyond is refused here, in a message that names
+/// the object.
 const META_MAX: usize = 2048;
 
-/// A change to an object's metadata, given what it shows now.
+/// A change to an object's metadata, given what the object shows now.
 pub(super) type Change<'a> = &'a (dyn Fn(&mut Attrs, Attributes) -> Op<()> + Send + Sync);
 
 impl Fs {
@@ -25,7 +26,7 @@ impl Fs {
         Attributes::of(self.options(), true, 0, None, Ns(0), attrs)
     }
 
-    /// Whether a marker that was just put has kept its metadata; none: it is gone.
+    /// Tells whether a marker that was just put has kept its metadata; `None`: the marker is gone.
     async fn keeps_marker(&self, key: &str) -> Result<Option<bool>> {
         let remote = &self.context.remote;
         if let Some(keeps) = remote.keeps_markers() {
@@ -44,7 +45,7 @@ impl Fs {
         Ok(Some(keeps))
     }
 
-    /// What a new directory's marker shows, of what it was put with.
+    /// Returns what a new directory's marker shows of the metadata that it was put with.
     pub(super) async fn kept_of_marker(&self, key: &str, attrs: Attrs) -> Result<Attrs> {
         let is_plain = self.marker(&attrs).rights() == self.default_attributes(true).rights();
         let keeps = match self.context.remote.keeps_markers() {
@@ -54,8 +55,8 @@ impl Fs {
         Ok(if keeps == Some(false) { Attrs::default() } else { attrs })
     }
 
-    /// Changes what a directory carries. None: the store keeps none of it, and nothing changed that matters: a time, which
-    /// is said to be set.
+    /// Changes what a directory carries. `None`: the store keeps none of it, and nothing changed that
+    /// matters, as a time, which is then said to be set.
     pub(super) async fn change_directory(
         &self,
         key: &str,
@@ -78,8 +79,8 @@ impl Fs {
         Ok(if self.is_lost(key, &is, &changed.1, true).await? { None } else { Some(changed) })
     }
 
-    /// Whether a directory's metadata, which were or are to be put as `new`, are kept nowhere. `Unsupported` for what a
-    /// program must not take for set.
+    /// Tells whether a directory's metadata, which were or are to be put as `new`, are kept nowhere. Fails
+    /// with `Unsupported` for what a program must not take for set.
     async fn is_lost(&self, key: &str, is: &Attributes, new: &Attrs, was_put: bool) -> Op<bool> {
         let keeps = match was_put {
             true => self.keeps_marker(key).await?,
@@ -120,7 +121,7 @@ impl Fs {
         Ok((Base { etag, size: base.size }, attrs, Ns::of_store(head.modified_ms)))
     }
 
-    /// A directory without a marker gets one to carry its metadata.
+    /// Gives a directory without a marker one to carry its metadata.
     pub(super) async fn change_implied(&self, key: &str, change: Change<'_>) -> Op<(Base, Attrs, Ns)> {
         let now = self.context.now();
         let mut attrs = Attrs { content_type: Some(DIRECTORY_TYPE.into()), ..Attrs::default() };
@@ -136,8 +137,8 @@ impl Fs {
     }
 }
 
-/// Changes an object's metadata, which say all that it shows from then on: others take a lacking mode or owner for 0, and a
-/// change gives the object another time.
+/// Changes an object's metadata, which say all that the object shows from then on. Others take a lacking mode
+/// or owner for 0, and a change gives the object another time.
 pub(super) fn changed(attrs: &mut Attrs, is: Attributes, change: Change<'_>) -> Op<()> {
     change(attrs, is.clone())?;
     if attrs.mode().is_none() {

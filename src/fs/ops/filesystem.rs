@@ -31,43 +31,43 @@ use crate::fs::tree::{
 };
 use crate::store::BucketRef;
 
-/// An implied directory whose last entry was removed here stays visible here for so long at least: `rm -r` comes
-/// back for it.
+/// Time for which an implied directory whose last entry was removed here stays visible here at least: `rm -r`
+/// comes back for it.
 const KEPT: Duration = Duration::from_secs(5);
 
 /// A node's number and attributes, and for how long the kernel may believe them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub ino: u64,
-    /// No name leads to it any more.
+    /// True if no name leads to the node any more.
     pub gone: bool,
     pub attributes: Attributes,
     pub ttl: Duration,
 }
 
-/// Tells the kernel that what it holds of a node is out of date.
+/// A way to tell the kernel that what it holds of a node is out of date.
 pub trait Invalidate: Send + Sync + 'static {
-    /// The size and times; pages stay.
+    /// Tells the kernel that the node's size and times are out of date. Pages stay.
     fn attrs(&self, ino: u64);
 }
 
-/// A mount's state. See the module.
+/// A mount's state; every operation is a method of it.
 pub struct Fs {
     pub(super) context: MountContext,
     pub(in crate::fs) inodes: NodesLock<Inodes>,
     pub(in crate::fs) name_cache: NameCache,
     pub(super) handles: LeafLock<Handles>,
     next_handle: AtomicU64,
-    /// Releases under way; unmount waits for them.
+    /// Number of releases and other work under way; unmount waits for them.
     busy: AtomicUsize,
     idle: Notify,
     pub(super) kernel: KernelLock<Option<Box<dyn Invalidate>>>,
     since: Ns,
     pub(super) writeback: Writeback,
-    /// What the mount's own directory shows.
+    /// Attributes that the mount's own directory shows.
     pub(super) root: LeafLock<Attributes>,
     pub(super) unlink_bursts: UnlinkBursts,
-    /// Who may change what right now.
+    /// The gate that tells who may change which names right now.
     pub(super) gate: Arc<ChangeGate>,
     /// Directories' renames that are still to be ended.
     pub(super) unfinished_renames: LeafLock<Vec<Arc<UnfinishedRename>>>,
@@ -80,7 +80,7 @@ impl std::fmt::Debug for Fs {
     }
 }
 
-/// Work that unmount waits for.
+/// Work under way that unmount waits for, until this is dropped.
 pub(super) struct Busy(Arc<Fs>);
 
 impl Drop for Busy {
@@ -92,8 +92,8 @@ impl Drop for Busy {
 }
 
 impl Fs {
-    /// Looks at the bucket (a pool's is refused) and takes up what an earlier mount left unsent; what of that can't
-    /// be sent is told.
+    /// Opens the filesystem: looks at the bucket (a pool's is refused) and takes up what an earlier mount
+    /// left unsent. Returns also what of that can't be sent.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -154,7 +154,7 @@ impl Fs {
         *self.kernel.lock() = Some(kernel);
     }
 
-    /// The kernel asks anew what a node is.
+    /// Makes the kernel ask anew for a node's attributes.
     pub(super) fn recall(&self, ino: u64) {
         if let Some(kernel) = &*self.kernel.lock() {
             kernel.attrs(ino);
@@ -181,7 +181,8 @@ impl Fs {
         }
     }
 
-    /// Runs an operation that is a few requests; a process never waits longer for it.
+    /// Runs an operation of a few requests, and fails with a timeout when it takes longer than those may
+    /// together.
     pub async fn bounded<T>(&self, op: impl Future<Output = Op<T>>) -> Op<T> {
         // A single request's deadline, and room for the ones that follow it.
         let limit = self.options().deadline * 11 / 6;
@@ -199,12 +200,14 @@ impl Fs {
         if self.options().read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
     }
 
-    /// The same for changes of what a node is.
+    /// Fails with `EROFS` where what a node is can't be changed: on a read-only mount, or for an earlier
+    /// version.
     pub(super) fn writable_at(&self, ino: u64) -> Op<()> {
         if is_version(ino) { Err(Errno::ROFS.into()) } else { self.writable() }
     }
 
-    /// The same for changes of a directory's names: those of earlier versions never change.
+    /// Fails with `EROFS` where a directory's names can't be changed: on a read-only mount, or for names of
+    /// earlier versions.
     pub(super) fn writable_in(&self, parent: u64, name: &[u8]) -> Op<()> {
         if self.is_versions(name) { Err(Errno::ROFS.into()) } else { self.writable_at(parent) }
     }
@@ -213,7 +216,7 @@ impl Fs {
         self.context.rt.now()
     }
 
-    /// When an answer to a question asked at `asked` stops being believed.
+    /// Returns when an answer to a question asked at `asked` stops being believed.
     pub(super) fn until(&self, asked: Instant) -> Instant {
         asked + self.options().ttl
     }
@@ -222,7 +225,7 @@ impl Fs {
         Attributes::listed(self.options(), dir, if dir { 4096 } else { 0 }, None, self.since)
     }
 
-    /// What to tell of a node: an open file that has changes knows better than the table.
+    /// Returns what the kernel is told of a node: an open file that has changes knows better than the table.
     pub(super) fn entry(&self, node: &Node) -> Entry {
         let (attributes, ttl) = match &node.file {
             Some(file) if node.gone || file.is_failed() => (file.attributes(self.options()), Duration::ZERO),
@@ -233,7 +236,7 @@ impl Fs {
         Entry { ino: node.ino, gone: node.gone, attributes, ttl }
     }
 
-    /// The kernel is told this of a node.
+    /// Records that the kernel is told this of a node.
     pub fn record_reply(&self, entry: &Entry) {
         if let Some(node) = self.inodes.lock().get_mut(entry.ino) {
             let now = Some(entry.attributes.rights());
@@ -244,7 +247,8 @@ impl Fs {
         }
     }
 
-    /// A directory's prefix; `ENOTDIR` or `ESTALE` otherwise.
+    /// Returns a directory's prefix. Fails with `ENOENT` for one that is gone, with `ENOTDIR` for a file, and
+    /// with `ESTALE` for an unknown number.
     pub(super) fn prefix(&self, ino: u64) -> Op<String> {
         let inodes = self.inodes.lock();
         match inodes.get(ino) {
@@ -255,7 +259,7 @@ impl Fs {
         }
     }
 
-    /// What the log calls a node.
+    /// Returns the words by which the log names a node.
     pub fn called(&self, ino: u64) -> String {
         if let Some(node) = self.version_tree.nodes.lock().get(ino) {
             return match &node.place {
@@ -284,14 +288,15 @@ impl Fs {
         self.inodes.lock().len() + self.version_tree.nodes.lock().len()
     }
 
-    /// Every open file below a prefix, in the order of their keys.
+    /// Returns every open file below a prefix, in the order of their keys.
     pub(super) fn open_below(&self, prefix: &str) -> Vec<(u64, Arc<OpenFile>)> {
         let inodes = self.inodes.lock();
         let nodes = inodes.below(prefix).filter_map(|ino| inodes.get(ino));
         nodes.filter_map(|n| Some((n.ino, n.file.clone()?))).collect()
     }
 
-    /// The name of the directory of earlier versions, which is in every directory and not listed.
+    /// Tells whether this is the name of the directory of earlier versions, which is in every directory and
+    /// not listed.
     pub(super) fn is_versions(&self, name: &[u8]) -> bool {
         self.options().versions && name == VERSIONS.as_bytes()
     }
@@ -305,7 +310,7 @@ impl Fs {
         self.handles.lock().version_files.get(&handle).cloned()
     }
 
-    /// Passes with a node: what is renamed with its directory has its new place then.
+    /// Passes the gate with a node. A node that was renamed with its directory has its new key then.
     pub(super) async fn pass_node(&self, ino: u64) -> Op<Pass> {
         let keys = || {
             let inodes = self.inodes.lock();
@@ -315,14 +320,15 @@ impl Fs {
         passed.ok_or_else(being_renamed)
     }
 
-    /// The same with an open file, however long that takes.
+    /// Passes the gate with an open file, however long that takes.
     pub(super) async fn pass_file(&self, file: &OpenFile) -> Pass {
         let keys = || Ok::<_, std::convert::Infallible>(vec![file.key()]);
         let Ok(passed) = self.gate.pass(&self.context.rt, None, keys).await;
         passed.expect("without a limit it waits")
     }
 
-    /// A file without a name that only the queue and the caller have: nobody reads it any more.
+    /// Closes the descriptors of a file without a name that only the queue and the caller have open: nobody
+    /// reads it any more.
     pub(super) fn release_unread_fds(&self, ino: u64, file: &OpenFile) {
         let queued = self.writeback.queue.lock().files.contains_key(&ino);
         if queued && self.inodes.lock().opens(ino) <= 2 {
@@ -330,7 +336,8 @@ impl Fs {
         }
     }
 
-    /// The last name of something in `stem`'s directory may be gone: an implied directory stays visible here.
+    /// Keeps the directory of `stem` visible here, since the last name in it may be gone and only that name
+    /// may have implied it.
     pub(super) fn keep_parent(&self, stem: &str) {
         let (prefix, _) = split(stem);
         let until = self.now() + self.options().ttl.max(KEPT);
@@ -348,12 +355,12 @@ impl Fs {
         Entry { ino: node.ino, gone: false, attributes: node.attributes.clone(), ttl }
     }
 
-    /// A place becomes a node that the kernel is told of, which is counted.
+    /// Makes a node of a place; counts that the kernel is told of it.
     pub(super) fn version_adopt(&self, place: &VersionPlace, attributes: &Attributes) -> Entry {
         self.version_entry(self.version_tree.nodes.lock().looked_up(place, attributes))
     }
 
-    /// Believes nothing any more of a name.
+    /// Forgets what is believed of a name: the store is asked next time.
     pub(super) fn doubt(&self, stem: &str) {
         let mut inodes = self.inodes.lock();
         self.name_cache.forget(stem);
@@ -366,7 +373,7 @@ impl Fs {
     }
 }
 
-/// What a call is told whose directory is being renamed all the time that it may wait.
+/// Returns the error for a call whose directory is being renamed for as long as the call may wait.
 pub(super) fn being_renamed() -> Fail {
     let said = "the directory is being renamed: try again when that has ended";
     Fail { errno: Errno::BUSY, why: Some(Error::new(Kind::Unavailable, said)) }

@@ -17,26 +17,26 @@ use crate::fs::staging::Stage;
 use crate::fs::tree::{Callers, ChangeSeq, FileHandle, Inodes, OpenMode, ROOT, Wrote, is_version};
 use crate::store::{Attrs, Etag, Head};
 
-/// What comes with the answer to open(2): a whole small file, or a large one's beginning.
+/// Number of bytes that come with the answer to open(2): a whole small file, or a large one's beginning.
 const FIRST_READ: u64 = 128 << 10;
 
 /// An answer to open(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
     pub handle: u64,
-    /// The object is the one whose pages the kernel holds.
+    /// True if the object is the one whose pages the kernel holds.
     pub keep_cache: bool,
 }
 
-/// Who asks.
+/// User and group of the process that asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
 }
 
-/// An open under way, or a change of the file by its name: it counts from its first look at the node, so that no
-/// release in between takes the file away; dropped midway it lets go again.
+/// An open under way, or a change of the file by its name. It counts from its first look at the node, so that no release in
+/// between takes the file away; dropped midway it lets go again.
 pub(super) struct Opening {
     fs: Arc<Fs>,
     ino: u64,
@@ -44,7 +44,8 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// `Inodes::opened` was called under the lock that gave the caller what it knows of the node.
+    /// Makes an opening that is counted already: `Inodes::opened` was called under the lock that gave the caller what it knows
+    /// of the node.
     fn counted(fs: &Arc<Fs>, ino: u64) -> Opening {
         Opening { fs: fs.clone(), ino, done: false }
     }
@@ -63,22 +64,22 @@ impl Opening {
     }
 }
 
-/// What held when the store was asked about an object that is opened.
+/// State of the node when the store was asked about an object that is opened.
 struct Before {
-    /// How often the kernel had been told of others' rights (`Node::learned`).
+    /// Number of times that the kernel had been told of others' rights (`Node::learned`).
     learned: u64,
-    /// The object of which the kernel may have pages.
+    /// Etag of the object of which the kernel may have pages.
     cached: Option<Etag>,
     asked: Instant,
     seq: ChangeSeq,
 }
 
-/// What the store's answer to an open made of the node.
+/// Outcome of an open: the node's file as the store's answer made it.
 struct ObjectOpened {
     file: Arc<OpenFile>,
-    /// What was staged over an object that is gone.
+    /// Stage of what was written over an object that is gone, for removal.
     old: Option<Stage>,
-    /// The kernel's size and times are those of another object.
+    /// True if the kernel's size and times are those of another object.
     changed: bool,
     keep_cache: bool,
 }
@@ -101,7 +102,8 @@ impl Fs {
         self.handles.lock().files.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
     }
 
-    /// Of what is made in a directory: in one with the setgid bit all belongs to its group, and directories have the bit.
+    /// Returns the metadata of what is made in a directory. In one with the setgid bit all belongs to its group, and
+    /// directories have the bit.
     pub(super) fn new_attrs(&self, parent: u64, mode: u32, caller: Caller, now: Ns) -> Attrs {
         const SETGID: u32 = 0o2000;
         let dir = match parent {
@@ -120,7 +122,8 @@ impl Fs {
         attrs
     }
 
-    /// Makes a file that no one has yet, or opens the one that is there. The object comes with the first close.
+    /// Makes a file where there is none yet; the object comes with the first close. Where there is one, fails with `EEXIST`, or
+    /// with `ESTALE` so that the kernel looks again and opens it.
     pub async fn create(
         self: &Arc<Self>,
         parent: u64,
@@ -157,7 +160,7 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// A node with a file that is no object yet; none if the name was made here since `seq`.
+    /// Makes a node with a file that is no object yet; `None` if the name was made here since `seq`.
     fn create_new(&self, key: &str, seq: ChangeSeq, attrs: Attrs, now: Ns) -> Option<(Entry, Arc<OpenFile>)> {
         let mut inodes = self.inodes.lock();
         let open = inodes.at(key, false).and_then(|n| n.file.as_ref());
@@ -205,7 +208,8 @@ impl Fs {
         Ok(Opened { handle: opening.finish(file, how, reader), keep_cache: keep_cache && !how.truncate })
     }
 
-    /// Close-to-open: the store is asked, whatever is known. Who will read gets the beginning with the answer.
+    /// Asks the store, whatever is known, for the object that is opened (close-to-open). Who will read gets the beginning with
+    /// the answer.
     async fn open_object(&self, ino: u64, how: OpenMode, reader: &Reader) -> Op<(Arc<OpenFile>, bool)> {
         // The kernel has let this process in by what it knew by then, whatever it is told meanwhile of other clients' changes.
         let mut learned_first = None;
@@ -251,7 +255,7 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// The store's answer becomes the node's file; none when it was overtaken by a change of ours.
+    /// Makes the store's answer the node's file; `None` when a change of ours overtook the answer.
     fn object_opened(
         &self,
         ino: u64,
@@ -320,7 +324,7 @@ impl Fs {
         Ok(Some(found.head))
     }
 
-    /// The object that the name stood for lately begins with what is on the local disk.
+    /// Tells whether the beginning of the object for which the name stood lately is on the local disk.
     fn has_first(&self, key: &str, attributes: &Attributes) -> bool {
         let base = |etag: &Etag| Base { etag: etag.clone(), size: attributes.size };
         attributes.etag.as_ref().is_some_and(|etag| self.context.ahead.blocks.has_first(key, &base(etag)))
@@ -344,7 +348,7 @@ impl Fs {
         h.file.read(&self.context, &h.reader, offset, len).await
     }
 
-    /// Writes at `offset`, or at the end.
+    /// Writes at `offset`, or at the end where there is none.
     pub async fn write_at(&self, handle: u64, offset: Option<u64>, data: Bytes) -> Op<()> {
         let h = self.file(handle)?;
         if !h.how.write {
@@ -354,7 +358,7 @@ impl Fs {
         h.file.write(&self.context, offset, data).await
     }
 
-    /// fallocate(2): longer, or a hole, or zeros.
+    /// Makes the file longer, or a range of it zeros, for fallocate(2).
     pub async fn allocate(&self, handle: u64, offset: u64, len: u64, zero: bool, keep_size: bool) -> Op<()> {
         let h = self.file(handle)?;
         if !h.how.write {
@@ -372,8 +376,9 @@ impl Fs {
         Ok(())
     }
 
-    /// copy_file_range(2) of a whole object to a new file: the store copies, and not a byte moves. `EOPNOTSUPP` otherwise,
-    /// and the program reads and writes. The kernel asks for at most 4 GiB in one call: a larger file is never whole.
+    /// Has the store copy a whole object to a new file for copy_file_range(2): not a byte moves. Fails with `EOPNOTSUPP`
+    /// otherwise, and the program reads and writes. The kernel asks for at most 4 GiB in one call: a larger file is never
+    /// whole.
     pub async fn copy_range(self: &Arc<Self>, from: u64, to: u64, at: (u64, u64), len: u64) -> Op<u64> {
         if self.version_file(from).is_some() {
             return Err(Errno::OPNOTSUPP.into());
@@ -406,14 +411,14 @@ impl Fs {
         if copying.await?? { Ok(size) } else { Err(Errno::OPNOTSUPP.into()) }
     }
 
-    /// ftruncate(2): the handle's close answers for it.
+    /// Changes the file's length for ftruncate(2): the handle's close answers for it.
     pub(super) async fn truncate_handle(&self, handle: &FileHandle, size: u64) -> Op<()> {
         let _changing = handle.wrote.changing();
         // What failed may have been done in part.
         handle.file.truncate(&self.context, size).await.inspect_err(|_| self.recall(handle.ino))
     }
 
-    /// A thread has opened the handle, or writes through it.
+    /// Remembers a thread that has opened the handle, or writes through it.
     pub fn met_caller(&self, handle: u64, thread: u32) {
         if let Ok(h) = self.file(handle)
             && h.how.write
@@ -422,24 +427,24 @@ impl Fs {
         }
     }
 
-    /// Threads that have opened the handle or written through it.
+    /// Returns the threads that have opened the handle or written through it.
     pub fn callers(&self, handle: u64) -> Vec<u32> {
         self.file(handle).map(|h| h.callers.all()).unwrap_or_default()
     }
 
-    /// True when close(2) has something to wait for.
+    /// Tells whether close(2) has something to wait for.
     pub fn flush_needed(&self, handle: u64) -> bool {
         self.file(handle).is_ok_and(|h| h.wrote.unflushed() && h.file.is_dirty())
     }
 
-    /// Nothing was written since the handle made the file or emptied it, and no other handle has it open.
+    /// Tells whether nothing was written since the handle made the file or emptied it, and no other handle has it open.
     pub fn is_begun(&self, handle: u64) -> bool {
         let Ok(h) = self.file(handle) else { return false };
         let empty = h.how.truncate || h.how.exclusive;
         empty && h.wrote.now() == 1 && h.file.size() == 0 && self.inodes.lock().opens(h.ino) == 1
     }
 
-    /// close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
+    /// Answers close(2): returns when the object is stored, or why it isn't; with `flush=local`, when this host's disk has it.
     pub async fn flush(self: &Arc<Self>, handle: u64) -> Op<()> {
         if !self.flush_needed(handle) {
             return Ok(());
@@ -462,7 +467,7 @@ impl Fs {
         Ok(())
     }
 
-    /// fsync(2) answers for whatever was written, by whomever.
+    /// Answers fsync(2) for whatever was written, by whomever.
     pub async fn fsync(self: &Arc<Self>, handle: u64) -> Op<()> {
         if self.version_file(handle).is_some() {
             return Ok(());
@@ -483,8 +488,8 @@ impl Fs {
         Ok(())
     }
 
-    /// With `flush=local`: this host does not have all bytes of a file of which some were freed. Of a file that was marked
-    /// closed nothing is freed afterwards.
+    /// Sends a file of which bytes were freed, for `flush=local`: this host does not have all its bytes. Of a file that was
+    /// marked closed nothing is freed afterwards.
     async fn send_freed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Op<()> {
         if !file.is_freed() {
             return Ok(());
@@ -544,7 +549,7 @@ impl Fs {
         sending.await?
     }
 
-    /// The same for who has passed with the file.
+    /// Sends the file for a caller that has passed the gate with it.
     pub(super) async fn send_passed(
         self: &Arc<Self>,
         ino: u64,
@@ -574,14 +579,15 @@ impl Fs {
         sent
     }
 
-    /// A file of ours has the name of an object that could not be deleted: its removal has ended.
+    /// Ends the removal of an object that could not be deleted: a file of ours has its name now.
     async fn removal_replaced(&self, key: &str) {
         if self.context.remote.deletes.replaced(key) {
             self.context.staging.removals.ended(&[key.to_owned()]).await;
         }
     }
 
-    /// Somebody else's object has the name now: who opens it from here on gets that, though handles of ours live on.
+    /// Takes the file from its node, since somebody else's object has the name now. Who opens it from here on gets that, though
+    /// handles of ours live on.
     fn abandoned(&self, ino: u64, file: &Arc<OpenFile>) {
         {
             let mut inodes = self.inodes.lock();
@@ -597,7 +603,7 @@ impl Fs {
         self.recall(ino);
     }
 
-    /// The handle is gone.
+    /// Releases a handle, which is gone.
     pub async fn release(self: &Arc<Self>, handle: u64) {
         let _busy = self.busy();
         let gone = {
@@ -610,9 +616,8 @@ impl Fs {
         }
     }
 
-    /// One handle less. Before the last one goes, what its close could not store, or what was written through a
-    /// mapping after it, is sent once more; what can't be sent now is the queue's. `give_up`: what isn't sent stays
-    /// staged.
+    /// Counts a handle less. Before the last one goes, what its close could not store is sent once more, as is what was written
+    /// through a mapping after it. What can't be sent now is the queue's. `give_up`: what isn't sent stays staged.
     pub(super) async fn handle_closed(self: &Arc<Self>, ino: u64, mut give_up: bool) {
         let mut tried = self.options().flush == Flush::Local;
         let stage = loop {
@@ -657,7 +662,7 @@ impl Fs {
         }
     }
 
-    /// Counts as an open of the file, if its node has it still: until this is dropped, it and its stage stay.
+    /// Counts as an open of the file, if its node has it still. Until this is dropped, the file and its stage stay.
     pub(super) fn pin(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Option<Opening> {
         let mut inodes = self.inodes.lock();
         inodes.get(ino)?.file.as_ref().filter(|its| Arc::ptr_eq(its, file))?;
@@ -665,7 +670,7 @@ impl Fs {
         Some(Opening::counted(self, ino))
     }
 
-    /// The file that is open under a name, which stays so until this is dropped.
+    /// Returns the file that is open under a name, which stays so until the first value is dropped.
     pub(super) fn open_at(self: &Arc<Self>, key: &str) -> Option<(Opening, u64, Arc<OpenFile>)> {
         let (ino, file) = {
             let inodes = self.inodes.lock();
@@ -675,7 +680,7 @@ impl Fs {
         Some((self.pin(ino, &file)?, ino, file))
     }
 
-    /// Before a file's name goes: its handles will need what is still only in the object. The file is pinned.
+    /// Prepares a file for the loss of its name: its handles will need what is still only in the object. The file is pinned.
     pub(super) async fn detach(&self, file: &OpenFile) -> Op<()> {
         if file.is_local() {
             return Ok(());
@@ -691,7 +696,7 @@ impl Fs {
         }
     }
 
-    /// A symbolic link's target. The kernel keeps none: it would not notice that the object is another by now.
+    /// Returns a symbolic link's target. The kernel keeps none: it would not notice that the object is another by now.
     pub async fn readlink(&self, ino: u64) -> Op<Bytes> {
         const TARGET_MAX: u64 = 4096;
         let (key, dir) = {
@@ -725,7 +730,7 @@ impl Fs {
     }
 }
 
-/// What close(2) and fsync(2) say of a bucket that fails, whatever its reason: `EIO`, which the log explains.
+/// Returns what close(2) and fsync(2) say of a bucket that fails: mostly `EIO`, whatever the reason, which the log explains.
 fn close_failed(why: Error) -> Fail {
     match why.kind() {
         Kind::Refused | Kind::NoSpace | Kind::ReadOnly | Kind::Archived => why.into(),
@@ -733,7 +738,7 @@ fn close_failed(why: Error) -> Fail {
     }
 }
 
-/// Counts a handle less; after the last one the file's state goes, and with it what was staged and is stored.
+/// Counts a handle less. After the last one the file's state goes, and with it what was staged and is stored.
 fn count_closed(inodes: &mut Inodes, ino: u64, last: bool) -> Option<Stage> {
     let mut stage = None;
     if inodes.opens(ino) == 2

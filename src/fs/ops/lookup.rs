@@ -15,46 +15,49 @@ use crate::fs::tree::{
     BulkLookup, CachedName, ChangeSeq, Inodes, LINK_MAX, Metadata, Node, Pass, ROOT, is_version, split,
 };
 
-/// Names that a lookup's listing asks for: the object comes first, then its neighbours up to the directory.
+/// Number of names for which a lookup's listing asks: the object comes first, then its neighbours up to the
+/// directory.
 const NEIGHBOURS: usize = 8;
-/// Names of a directory that are asked for at once.
+/// Number of names of a directory that are asked for at once.
 const PAGE: usize = 1000;
 
-/// Names may change here faster than the store answers; then its last answer is told, and believed for no time.
+/// Largest number of attempts at an answer, since names may change here faster than the store answers. After
+/// them the store's last answer is told, and believed for no time.
 pub(super) const ROUNDS: usize = 8;
 
-/// An open is sent back at most so often because the kernel goes by another size.
+/// Shortest time between two opens of a file that are sent back because the kernel goes by another size.
 const SIZE_DOUBTS_APART: Duration = Duration::from_secs(1);
 
 /// An answer to lookup(2).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Looked {
     Found(Entry),
-    /// Believed for so long.
+    /// The name is absent, which is believed for so long.
     Absent(Duration),
 }
 
-/// What a name leads to.
+/// Object or directory to which a name leads.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub key: String,
     pub dir: bool,
-    /// An object whose name a directory has.
+    /// True for an object whose name a directory has too.
     pub beside: bool,
     pub attributes: Attributes,
     pub until: Instant,
-    /// When that was asked; none when the node itself tells.
+    /// Change sequence at which the store was asked; `None` when the node itself tells.
     pub seq: Option<ChangeSeq>,
 }
 
-/// What an answer is wanted for.
+/// Purpose for which an answer is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Need {
-    /// stat(2): mode and times as the object's metadata has them.
+    /// The answer is for stat(2): mode and times as the object's metadata have them.
     Attributes,
-    /// Whether it is there, what it is, how long.
+    /// The answer is to tell whether the name is there, what it is, and for how long.
     Presence,
-    /// To remove it: what a listing shows of a file is enough, though whoever asks for its attributes is not told these.
+    /// The name is to be removed: what a listing shows of a file is enough, though whoever asks for its
+    /// attributes is not told these.
     Removal,
 }
 
@@ -62,12 +65,12 @@ pub(super) enum Need {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct NamedKey {
     pub wanted: Wanted,
-    /// The key of the object of this name.
+    /// Key that the object of this name has.
     pub stem: String,
 }
 
 impl NamedKey {
-    /// The prefix of the directory of this name.
+    /// Returns the prefix of the directory of this name.
     pub fn prefix(&self) -> String {
         match self.wanted {
             Wanted::Piece(_) => self.stem.clone(),
@@ -76,7 +79,8 @@ impl NamedKey {
     }
 }
 
-/// `ENOENT` for names that no key is shown as, `ENAMETOOLONG` for what no key can hold.
+/// Returns the key for a name below `prefix`. Fails with `ENOENT` for names that no key is shown as, and with
+/// `ENAMETOOLONG` for what no key can hold.
 pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<NamedKey> {
     if name.len() > NAME_MAX {
         return Err(Errno::NAMETOOLONG.into());
@@ -94,12 +98,12 @@ pub(super) fn place_among(naming: Naming, prefix: &str, name: &[u8]) -> Op<Named
 }
 
 impl Fs {
-    /// As `place_among`, in a directory.
+    /// Returns the key for a name in a directory; fails as `place_among` does.
     pub(super) fn place(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
         place_among(self.naming(), &self.prefix(parent)?, name)
     }
 
-    /// The same for a name that is to be made: `EINVAL` for what would be shown otherwise.
+    /// Returns the key for a name that is to be made; `EINVAL` for a name that would be shown otherwise.
     pub(super) fn new_place(&self, parent: u64, name: &[u8]) -> Op<NamedKey> {
         let prefix = self.prefix(parent)?;
         let place = place_among(self.naming(), &prefix, name);
@@ -111,7 +115,7 @@ impl Fs {
         }
     }
 
-    /// Passes with names in directories: what is renamed with its directory has its new place then.
+    /// Passes the gate with names in directories. What was renamed with its directory has its new place then.
     pub(super) async fn pass_names(&self, names: &[(u64, &[u8])]) -> Op<Pass> {
         let keys = || {
             let mut keys = Vec::with_capacity(2 * names.len());
@@ -128,7 +132,8 @@ impl Fs {
         passed.ok_or_else(being_renamed)
     }
 
-    /// What is known of a place without asking; `Some(None)`: known to be absent.
+    /// Returns what is known of a place without asking the store; `Some((None, _))` if it is known to be
+    /// absent.
     pub(super) fn target_now(&self, place: &NamedKey, need: Need) -> Option<(Option<Target>, Instant)> {
         let now = self.now();
         let prefix = place.prefix();
@@ -183,7 +188,7 @@ impl Fs {
         Some((target.map(|target| Target { until, ..target }), until))
     }
 
-    /// What a lookup by the kernel is for.
+    /// Returns the purpose of a lookup by the kernel.
     fn need(&self, place: &NamedKey) -> Need {
         let prefix = split(&place.stem).0;
         if self.unlink_bursts.is_emptied(prefix, self.now()) && !self.is_sticky(prefix) {
@@ -192,7 +197,7 @@ impl Fs {
         Need::Attributes
     }
 
-    /// Whether it matters in a directory who owns a file.
+    /// Tells whether it matters in a directory who owns a file. True for a directory that is not known.
     pub(super) fn is_sticky(&self, prefix: &str) -> bool {
         self.inodes.lock().at(prefix, true).is_none_or(|dir| dir.attributes.is_sticky())
     }
@@ -202,7 +207,7 @@ impl Fs {
         self.inodes.lock().at(prefix, true).is_some_and(|n| n.visible_until > now)
     }
 
-    /// What a place leads to.
+    /// Returns what a place leads to and until when that is believed, from memory or from the store.
     pub(super) async fn target(&self, place: &NamedKey, need: Need) -> Op<(Option<Target>, Instant)> {
         let mut last = None;
         for _ in 0..ROUNDS {
@@ -250,7 +255,8 @@ impl Fs {
         Ok((target, believed))
     }
 
-    /// What stands at a place: a fresh listing of its directory knows, or one of its own tells.
+    /// Tells whether a directory and whether an object stands at a place: by a fresh listing of its
+    /// directory, or by a listing of its own.
     async fn present(&self, place: &NamedKey) -> Result<(bool, bool)> {
         if let Some((seen, ..)) = self.name_cache.get(&place.stem, self.now())
             && seen != CachedName::default()
@@ -276,9 +282,10 @@ impl Fs {
         Ok((is_dir, object))
     }
 
-    /// The same from a page of the directory, where several of its names were asked for lately: the next ones are known
-    /// then; and which there are none of, if several were missing and it is the only page. The first page begins where
-    /// the directory does and mostly is all of it; later ones begin near the name.
+    /// Tells from a page of the directory what stands at a place, where several of its names were asked for
+    /// lately. The next names are known then; and so are absent ones, if several were missing and the page is
+    /// the only one. The first page begins where the directory does and mostly is all of it; later ones begin
+    /// near the name.
     async fn among_many(&self, place: &NamedKey) -> Result<Option<(bool, bool)>> {
         let ((prefix, component), asked) = (split(&place.stem), self.now());
         let remote = &self.context.remote;
@@ -326,7 +333,8 @@ impl Fs {
         Ok(present)
     }
 
-    /// Asks the store for a name; true when there is an object that a directory hides.
+    /// Asks the store for a name. Returns true with the answer when there is an object that a directory
+    /// hides.
     async fn ask(&self, place: &NamedKey) -> Result<(CachedName, bool)> {
         if let Some(seen) = self.still(place).await? {
             return Ok((seen, false));
@@ -353,7 +361,7 @@ impl Fs {
         Ok((seen, hidden))
     }
 
-    /// A file that the kernel knows is looked at again: one request, unless it is gone.
+    /// Looks again at a file that the kernel knows: one request, unless the file is gone.
     async fn still(&self, place: &NamedKey) -> Result<Option<CachedName>> {
         let known = {
             let inodes = self.inodes.lock();
@@ -365,8 +373,8 @@ impl Fs {
         Ok(attributes.map(|attributes| CachedName { dir: None, object: Some(attributes) }))
     }
 
-    /// What was found becomes a node, which the kernel is told of: that is counted. What was changed here since the
-    /// store was asked is not overwritten; a name that is new to us then is believed for no time.
+    /// Makes a node of what was found, and counts that the kernel is told of it. What was changed here since
+    /// the store was asked is not overwritten; a name that is new to us then is believed for no time.
     pub(super) fn adopt(&self, target: Target) -> Entry {
         let mut inodes = self.inodes.lock();
         let Target { key, dir, beside, attributes, until, seq } = target;
@@ -393,7 +401,7 @@ impl Fs {
         }
     }
 
-    /// Answers from memory, counting the lookup, or not at all.
+    /// Answers a lookup from memory, counting it, or not at all.
     pub fn lookup_now(&self, parent: u64, name: &[u8]) -> Option<Op<Looked>> {
         if is_version(parent) || self.is_versions(name) {
             return self.version_lookup_now(parent);
@@ -476,7 +484,7 @@ impl Fs {
         Ok(entry)
     }
 
-    /// What the store says of a node; none: it has nothing of that name.
+    /// Returns what the store says of a node; `None`: the store has nothing of that name.
     async fn attributes_of(&self, ino: u64, key: &str, dir: bool) -> Op<Option<Attributes>> {
         let head = if key.is_empty() { None } else { self.context.remote.head(key).await? };
         Ok(match head.filter(|head| !dir || head.size == 0) {
@@ -493,7 +501,7 @@ impl Fs {
         Ok(self.has_objects(prefix).await? || !self.inodes.lock().local_below(prefix).is_empty())
     }
 
-    /// Whether any object lies in a directory.
+    /// Tells whether any object lies in a directory.
     async fn has_objects(&self, prefix: &str) -> Result<bool> {
         let max = if last(prefix).is_empty() { 1 } else { PAGE };
         let mut after = None;
@@ -509,7 +517,7 @@ impl Fs {
         }
     }
 
-    /// Removed elsewhere: who holds it open still sees what it was.
+    /// Returns what is told of a node that was removed elsewhere: who holds it open still sees what it was.
     fn vanished(inodes: &Inodes, ino: u64, entry: impl Fn(&Node) -> Entry) -> Op<Entry> {
         let node = inodes.get(ino).ok_or(Errno::STALE)?;
         match inodes.opens(ino) {
@@ -518,8 +526,9 @@ impl Fs {
         }
     }
 
-    /// `ESTALE` where the kernel let somebody pass by what it was `told`, and the object is of another kind by now, or for
-    /// others: it walks the path once more then, and asks. Nothing that is known here says the same again.
+    /// Fails with `ESTALE` where the kernel let somebody pass by what it was `told`, and the object is of
+    /// another kind by now, or for others. The kernel then walks the path once more, and asks. Nothing that
+    /// is known here says the same again.
     pub(super) fn check_shown_rights(
         &self,
         ino: u64,
@@ -539,9 +548,10 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// `ESTALE` where the kernel goes by another size than the object has, so that it walks the path once more and is told:
-    /// who copies without asking for the size (copy_file_range(2), sendfile(2)) ends where the kernel believes the end to be.
-    /// Who opens it again at once is let in, as a file that changes all the time would never be opened.
+    /// Fails with `ESTALE` where the kernel goes by another size than the object has, so that it walks the
+    /// path once more and is told. Who copies without asking for the size (copy_file_range(2), sendfile(2))
+    /// ends where the kernel believes the end to be. Who opens the file again at once is let in, as a file
+    /// that changes all the time would never be opened.
     pub(super) fn check_known_size(&self, ino: u64, key: &str, size: u64) -> Op<()> {
         let now = self.now();
         {
@@ -558,8 +568,9 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// A file's object is now what the file was when it set out. `arrive` makes it clean, unless it has changed since,
-    /// and says what the object shows: from that moment on the tables answer.
+    /// Publishes that a file's object is now what the file was when it set out. `arrive` makes the file
+    /// clean, unless it has changed since, and returns what the object shows. From that moment on the tables
+    /// answer.
     pub(super) fn publish_sent(&self, ino: u64, file: &Arc<OpenFile>, arrive: &dyn Fn() -> Attributes) {
         let was = file.attributes(self.options());
         let mut inodes = self.inodes.lock();
@@ -580,12 +591,13 @@ impl Fs {
     }
 }
 
-/// The name, as a key, of a node that isn't a piece.
+/// Returns the name, as a key, of a node that isn't a piece.
 pub(super) fn stem_of(key: &str, dir: bool) -> &str {
     key.strip_suffix('/').filter(|_| dir).unwrap_or(key)
 }
 
-/// A directory wins over an object of its name, unless the object is meant.
+/// Chooses the object or directory that is meant: a directory wins over an object of its name, unless the
+/// object is asked for.
 fn choose(place: &NamedKey, seen: &CachedName, until: Instant, seq: ChangeSeq) -> Option<Target> {
     let seq = Some(seq);
     let object = || {

@@ -23,11 +23,12 @@ use crate::store::Page;
 
 const PAGE: usize = 1000;
 const HEADS_AT_ONCE: usize = 64;
-/// About the entries of one reply. So many are looked at for the first reply, which the kernel wants attributes in whether
-/// or not a program does (`ls` beside `ls -l`), and before another sample is tried where none could be looked at.
+/// Number of entries of about one reply. So many are looked at for the first reply, in which the kernel wants
+/// attributes whether or not a program does (`ls` beside `ls -l`). So many come before another sample is
+/// tried where none could be looked at.
 const REPLY: usize = 32;
 
-/// A directory's pages, asked of the store.
+/// Source of a directory's pages that asks the store.
 struct Directory {
     remote: BucketClient,
     prefix: String,
@@ -70,7 +71,8 @@ impl Fs {
         }
     }
 
-    /// fsync(2) of a directory: the names that are gone here are gone in the bucket.
+    /// Makes sure, for fsync(2) of a directory, that the names that are gone here are gone in the bucket.
+    /// Fails with `EIO` where some can't be deleted.
     pub async fn fsync_dir(&self, ino: u64) -> Op<()> {
         if is_version(ino) {
             return Ok(());
@@ -89,8 +91,8 @@ impl Fs {
         self.handles.lock().dirs.get(&handle).cloned().ok_or_else(|| Errno::BADF.into())
     }
 
-    /// Entries from `cookie` on, none at the end; without `.` and `..`. Their attributes are exact if `plus` asks for them
-    /// and the directory's objects carry metadata.
+    /// Returns entries from `cookie` on, without `.` and `..`, and none at the end. Their attributes are
+    /// exact if `plus` asks for that and the directory's objects carry metadata.
     pub async fn readdir(&self, handle: u64, cookie: u64, plus: bool) -> Op<Vec<Item>> {
         let dir = self.dir(handle)?;
         let mut stream = dir.stream.lock().await;
@@ -121,7 +123,7 @@ impl Fs {
         }
     }
 
-    /// The same, if the entries are here and need no look at their metadata.
+    /// Returns entries as `readdir` does, if they are here and need no look at their metadata.
     pub fn readdir_now(&self, handle: u64, cookie: u64, plus: bool) -> Option<Vec<Item>> {
         let dir = self.dir(handle).ok()?;
         let mut stream = dir.stream.try_lock().ok()?;
@@ -136,7 +138,8 @@ impl Fs {
         stream.seek(cookie).then(|| stream.first(false))
     }
 
-    /// The number that a listed name has, or would have. The kernel is told nothing else of it, and neither is its node.
+    /// Returns the number that a listed name has, or would have. The kernel is told nothing else of the name,
+    /// and neither is its node.
     pub fn number_of(&self, item: &Item) -> u64 {
         if item.version.is_some() {
             let entry = self.adopt_item(item);
@@ -149,7 +152,8 @@ impl Fs {
         ino
     }
 
-    /// A listed name becomes a node that the kernel is told of, which is counted: `forget` it if that isn't done.
+    /// Makes a node of a listed name and counts that the kernel is told of it: `forget` the node if that
+    /// isn't done.
     pub fn adopt_item(&self, item: &Item) -> Entry {
         if let Some(place) = &item.version {
             return self.version_adopt(place, &item.attributes);
@@ -159,7 +163,7 @@ impl Fs {
         self.adopt(Target { key, dir: item.dir, beside, attributes, until: item.until, seq: item.seq })
     }
 
-    /// What a handle lists: its directory may have been renamed since it was opened.
+    /// Returns the prefix that a handle lists: its directory may have been renamed since it was opened.
     fn listed_prefix(&self, dir: &DirHandle) -> String {
         let inodes = self.inodes.lock();
         let node = inodes.get(dir.ino).filter(|node| node.dir && !node.gone && dir.versions.is_none());
@@ -298,8 +302,8 @@ impl Fs {
         }
     }
 
-    /// Fills in what a listing doesn't show of the next entries, as far as this directory's objects carry it. Each stays
-    /// as it is found: who is cut off midway asks for the others only.
+    /// Fills in what a listing doesn't show of the next entries, as far as this directory's objects carry it.
+    /// Each entry stays as it is found: a call that is cut off midway is repeated for the others only.
     async fn enrich(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
         let now = self.now();
         let Stream { base, window, looked, metadata, .. } = stream;
@@ -335,7 +339,7 @@ impl Fs {
         Ok(())
     }
 
-    /// Fills in the items' metadata and says what kind of metadata it is.
+    /// Fills in the items' metadata and returns what kind of metadata that is.
     async fn look_at(&self, items: Vec<&mut Item>) -> Metadata {
         let mut looks = Vec::with_capacity(items.len());
         for item in items {
@@ -345,8 +349,8 @@ impl Fs {
         looks.into_iter().max().unwrap_or(Metadata::Unknown)
     }
 
-    /// An object that can't be looked at is shown as the listing has it, to be believed for no time; who opens it is
-    /// told why.
+    /// Looks at one item's object. One that can't be looked at is shown as the listing has it, to be believed
+    /// for no time; who opens it is told why.
     async fn look(&self, item: &mut Item) -> Metadata {
         let head = match self.context.remote.head(&item.key).await {
             Ok(Some(head)) if !item.dir || head.size == 0 => head,

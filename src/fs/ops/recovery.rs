@@ -15,16 +15,17 @@ use crate::fs::object::{Base, Meta as _, Ns, UploadToken};
 use crate::fs::staging::{Edits, FoundFile, FoundStages, Mark, Note, Stage, UNKNOWN, Unsent};
 use crate::store::Head;
 
-/// What the store has under a staged file's name.
+/// Object that the store has under a staged file's name, as far as it matters for the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ObjectIs {
-    /// The staged file as it was closed.
+    /// The object is the staged file as it was closed.
     ThisVersion,
-    /// An upload of the earlier mount whose answer was lost: the file follows it.
+    /// The object is an upload of the earlier mount whose answer was lost: the file follows it.
     OwnSend,
-    /// The object that the file was made of; or none, as when the file was made; or one that was removed before that.
+    /// The object is the one that the file was made of; or none, as when the file was made; or one that was
+    /// removed before that.
     Base,
-    /// Another client's object, or none where there was one: a send would be refused.
+    /// The object is another client's, or is gone where there was one: a send would be refused.
     Other,
     /// The store did not say. A send finds out.
     Unknown,
@@ -38,22 +39,22 @@ struct Evidence {
     cut_off_rewrite: bool,
     /// Another staged file of this name was recovered before, or a program has the name open.
     name_taken: bool,
-    /// The machine was started anew since, and the bytes were not synced.
+    /// The machine was started anew since the note was written, and the bytes were not synced.
     may_be_torn: bool,
 }
 
-/// What becomes of a staged file.
+/// Fate of a staged file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
-    /// The bucket has it: its stage goes.
+    /// The bucket has the file: its stage goes.
     Stored,
-    /// It is sent under its name.
+    /// The file is sent under its name.
     Send,
-    /// It is stored as an unfinished copy before the mount is up.
+    /// The file is stored as an unfinished copy before the mount is up.
     UnfinishedCopy,
-    /// It is stored as a conflict copy in the background.
+    /// The file is stored as a conflict copy in the background.
     ConflictCopy,
-    /// It is stored as an unfinished copy in the background; its name is free for others.
+    /// The file is stored as an unfinished copy in the background; its name is free for others.
     TornCopy,
 }
 
@@ -88,7 +89,8 @@ fn object_is(left: &FoundFile, head: Option<&Head>) -> ObjectIs {
     }
 }
 
-/// A file is emptied before its note says so.
+/// Tells whether a rewrite of the file was cut off. The stage is looked at too: a file is emptied before its
+/// note says so.
 fn is_cut_off_rewrite(note: &Note, staged: &Edits) -> bool {
     let was_object = note.base.as_ref().is_some_and(|base| base.size > 0) || note.rewrites.is_some();
     let begun_anew = match note.partly {
@@ -159,8 +161,8 @@ impl Fs {
         unsent
     }
 
-    /// The stages whose place others have taken: a version that was closed later stands on this disk, durably from here on,
-    /// whatever the earlier mount could still do for that.
+    /// Returns the stages whose place others have taken: a version that was closed later stands on this disk.
+    /// It is durable from here on, whatever the earlier mount could still do for that.
     async fn superseded(&self, all: &[FoundFile], lost: &[(Stage, Option<Note>)]) -> BTreeSet<String> {
         let lost = lost.iter().map(|(stage, _)| stage.id());
         let here: BTreeSet<String> = all.iter().map(|left| left.stage.id()).chain(lost).collect();
@@ -189,8 +191,8 @@ impl Fs {
         over
     }
 
-    /// Of several that a loss of power left of one file, the one that has its name comes first: it was closed, it follows
-    /// the object that is there, and it is the latest.
+    /// Sorts the files by precedence, since a loss of power may leave several of one name. The one that has
+    /// the name comes first: it was closed, it follows the object that is there, and it is the latest.
     async fn by_precedence(&self, mut all: Vec<FoundFile>) -> Vec<FoundFile> {
         let (mut seen, mut there) = (BTreeSet::new(), BTreeMap::new());
         for key in all.iter().map(|left| &left.note.key) {
@@ -216,14 +218,14 @@ impl Fs {
         all
     }
 
-    /// The bucket has what this disk has lost.
+    /// Tells whether the bucket has what this disk has lost.
     async fn is_stored(&self, note: Option<&Note>) -> bool {
         let Some(note) = note else { return false };
         let head = self.context.remote.head(&note.key).await;
         head.is_ok_and(|head| head.is_some_and(|head| is_closed_version(note, &head)))
     }
 
-    /// Nobody needs it.
+    /// Removes a stage that nobody needs, and gives up its upload.
     async fn drop_stage(&self, left: FoundFile) {
         if let Some(upload) = &left.note.upload {
             // Completed, it is not there any more; otherwise its parts cost money.
@@ -232,8 +234,8 @@ impl Fs {
         left.stage.remove_or_warn().await;
     }
 
-    /// What is left of a file of which bytes were freed: no close or fsync has answered for it but with its object. Its upload
-    /// ends before the bucket is looked at, so that nothing comes of it afterwards.
+    /// Drops what is left of a file of which bytes were freed: no close or fsync has answered for it but with
+    /// its object. Its upload ends before the bucket is looked at, so that nothing comes of it afterwards.
     async fn drop_freed(&self, left: FoundFile) -> Result<()> {
         let Note { key, upload, .. } = &left.note;
         if let Some(upload) = upload {
@@ -253,7 +255,8 @@ impl Fs {
         Ok(())
     }
 
-    /// `first`: no other staged file of its name was recovered before. True: it has its name, or would have.
+    /// Recovers one staged file. `first`: no other staged file of its name was recovered before. Returns true
+    /// if the file has its name, or would have.
     async fn recover_file(self: &Arc<Self>, left: FoundFile, first: bool) -> Result<bool> {
         if let Some(upload) = &left.note.upload {
             self.context.remote.abort(&left.note.key, upload).await;
@@ -359,13 +362,13 @@ impl Fs {
     }
 }
 
-/// The object is the file as it was closed.
+/// Tells whether the object is the file as it was closed.
 fn is_closed_version(note: &Note, head: &Head) -> bool {
     let token = UploadToken::of(&note.attrs(), note.size);
     note.mark == Mark::Closed && token.is_some() && UploadToken::of(&head.attrs, head.size) == token
 }
 
-/// The store got one of the last sends, though nobody was told.
+/// Tells whether the store got one of the last sends, though nobody was told.
 pub(super) fn is_unanswered_send(left: &FoundFile, head: &Head) -> bool {
     UploadToken::of(&head.attrs, head.size).is_some_and(|token| left.note.sending.contains(&token))
 }
@@ -376,8 +379,8 @@ mod tests {
     use super::Verdict::{ConflictCopy, Send, Stored, TornCopy, UnfinishedCopy};
     use super::*;
 
-    /// For each object: what becomes of a file that was closed, of one whose name is taken, of a rewrite that was cut off, of
-    /// a rewrite that was cut off and whose name is taken.
+    /// Verdicts for each object, in order: the file was closed; its name is taken; a rewrite was cut off;
+    /// such a rewrite's name is taken.
     const VERDICTS: [(ObjectIs, [Verdict; 4]); 5] = [
         (ThisVersion, [Stored, Stored, Stored, Stored]),
         (OwnSend, [Send, UnfinishedCopy, UnfinishedCopy, UnfinishedCopy]),

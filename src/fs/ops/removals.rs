@@ -9,7 +9,8 @@ use crate::fs::bucket::Doomed;
 use crate::fs::staging::{FoundStages, Left};
 
 impl Fs {
-    /// What could not be deleted shows again; what has ended is struck out on this host's disk.
+    /// Sets what happens at the end of each batch of deletes: what could not be deleted shows again, and what
+    /// has ended is struck out on this host's disk.
     pub(super) fn watch_removals(self: &Arc<Self>) {
         let fs = Arc::downgrade(self);
         let on_end = move |gone: &[String], left: &[Doomed]| {

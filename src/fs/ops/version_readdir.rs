@@ -10,7 +10,7 @@ use crate::fs::tree::{Item, Stream, VersionPlace};
 const PAGE: usize = 1000;
 
 impl Fs {
-    /// The next page of what versions there are at a place.
+    /// Lists the next page of the versions, or names that have versions, at a place.
     pub(super) async fn version_page(&self, place: &VersionPlace, stream: &mut Stream) -> Op<()> {
         match place {
             VersionPlace::Names(prefix) => self.names_page(prefix, stream).await,
@@ -19,8 +19,8 @@ impl Fs {
         }
     }
 
-    /// Each name once, however many versions it has and though it is an object and a directory: those two may come
-    /// pages apart, with only names between them that begin like theirs.
+    /// Lists each name once, however many versions it has and though it is an object and a directory. Those
+    /// two may come pages apart, with only names between them that begin like theirs.
     async fn names_page(&self, prefix: &str, stream: &mut Stream) -> Op<()> {
         let page = self.context.remote.versions(prefix, stream.after.clone(), true, PAGE).await?;
         // A marker of no bytes is the directory itself.

@@ -21,17 +21,18 @@ use crate::fs::read::{ReadAhead, Reader};
 use crate::fs::tree::{OpenMode, VersionFile, VersionPlace, is_version};
 use crate::store::{Head, VersionMark};
 
-/// Permission bits that are left of a version's.
+/// Permission bits that a version keeps of its own.
 const READS: u32 = 0o444;
 const ENTERS: u32 = 0o555;
-/// What comes with the answer to open(2).
+/// Number of a version's first bytes that come with the answer to open(2).
 const FIRST_READ: u64 = 128 << 10;
-/// Versions of a key, or names like it, that a lookup asks for.
+/// Number of versions of a key, or names like it, for which a lookup asks.
 const FEW: usize = 8;
 const PAGE: usize = 1000;
 
 impl Fs {
-    /// A directory of versions that nobody may write to. `of`: the directory whose rights it has.
+    /// Returns the attributes of a directory of versions, to which nobody may write. `of`: attributes of the
+    /// directory whose rights it has.
     pub(super) fn version_dir_attributes(&self, of: Option<Attributes>) -> Attributes {
         let of = of.unwrap_or_else(|| self.default_attributes(true));
         Attributes {
@@ -44,7 +45,7 @@ impl Fs {
         }
     }
 
-    /// What a listing tells of a version; `exact` of a mark, which has no metadata.
+    /// Returns what a listing tells of a version; exact for a mark of a deletion, which has no metadata.
     pub(super) fn version_listed(&self, size: u64, at_ms: u64, deleted: bool) -> Attributes {
         let attributes = Attributes::listed(self.options(), false, size, None, Ns::from_ms(at_ms));
         Attributes { mode: S_IFREG | attributes.mode & READS, exact: deleted, ..attributes }
@@ -55,7 +56,7 @@ impl Fs {
         Attributes { mode: S_IFREG | attributes.mode & !S_IFMT & READS, ..attributes }
     }
 
-    /// `EOPNOTSUPP` where the store has no versions.
+    /// Fails with `EOPNOTSUPP` where the store keeps no versions.
     async fn keeps_versions(&self) -> Op<()> {
         if self.version_tree.kept.load(Ordering::Relaxed) {
             return Ok(());
@@ -69,7 +70,7 @@ impl Fs {
         Ok(())
     }
 
-    /// The same as `version_lookup`, from memory or not at all.
+    /// Answers as `version_lookup` does, from memory or not at all.
     pub(super) fn version_lookup_now(&self, parent: u64) -> Option<Op<Looked>> {
         if is_version(parent) || !self.version_tree.kept.load(Ordering::Relaxed) {
             return None;
@@ -102,7 +103,7 @@ impl Fs {
         Ok(Looked::Found(self.version_adopt(&place, &attributes)))
     }
 
-    /// What has versions below a prefix under this name.
+    /// Returns the place of what has versions below a prefix under this name.
     async fn name_among(&self, prefix: &str, name: &[u8]) -> Op<Option<VersionPlace>> {
         let place = place_among(self.naming(), prefix, name)?;
         Ok(match place.wanted {
@@ -112,7 +113,7 @@ impl Fs {
         })
     }
 
-    /// What the store says of a place; none: it is not there.
+    /// Returns what the store says of a place; `None`: it is not there.
     async fn version_look(&self, place: &VersionPlace) -> Op<Option<Attributes>> {
         match place {
             VersionPlace::Names(prefix) => self.version_directory(prefix).await,
@@ -132,7 +133,8 @@ impl Fs {
         }
     }
 
-    /// A directory, by the marker that it has or last had; a piece has none.
+    /// Returns a directory's attributes by the marker that it has or last had; a piece has none. `None` if
+    /// nothing has versions below it.
     async fn version_directory(&self, prefix: &str) -> Op<Option<Attributes>> {
         let now = self.now();
         let known = {
@@ -156,7 +158,7 @@ impl Fs {
         Ok(Some(self.version_dir_attributes(attributes)))
     }
 
-    /// An object of this name is or was there, or a directory.
+    /// Tells whether an object of this name is or was there, or a directory.
     async fn has_versions(&self, key: &str) -> Op<bool> {
         let (remote, dir) = (&self.context.remote, format!("{key}/"));
         let page = remote.versions_some(key, true, FEW).await?;
@@ -166,7 +168,7 @@ impl Fs {
         Ok(page.next.is_some() && !remote.versions_some(&dir, false, 1).await?.versions.is_empty())
     }
 
-    /// Whether a version marks that the object was deleted: only a listing tells.
+    /// Tells whether a version marks that the object was deleted: only a listing says so.
     async fn is_marked(&self, key: &str, name: &VersionName) -> Op<bool> {
         let mut after: Option<VersionMark> = None;
         loop {
@@ -233,7 +235,7 @@ impl Fs {
 }
 
 impl VersionFile {
-    /// What of a request lies within the version.
+    /// Returns the part of a request that lies within the version.
     fn part(&self, offset: u64, len: u64) -> Option<(&Base, std::ops::Range<u64>)> {
         let base = self.base.as_ref()?;
         let range = offset..offset.saturating_add(len).min(base.size);

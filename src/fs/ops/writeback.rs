@@ -17,9 +17,9 @@ use crate::fs::tree::{Pending, QueuedFile};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// What waits for so long is synced, as the kernel would write it by then without being asked.
+/// Time after which what still waits is synced, as the kernel would write it by then without being asked.
 const SYNC_STAGE_AFTER: Duration = Duration::from_secs(30);
-/// Removals from the staging folder are synced after this time, as a journal would.
+/// Time after which removals from the staging folder are synced, as a journal would do.
 const SYNC_REMOVALS_AFTER: Duration = Duration::from_secs(5);
 
 /// The right to send one file. Dropping it frees the place; `start_sends` gives the place to the next file.
@@ -38,21 +38,21 @@ impl Fs {
         Pending { files, bytes, removals: self.context.remote.deletes.count() as u64, lost: left.lost }
     }
 
-    /// In the queue.
+    /// Counts the files and bytes in the queue.
     fn waiting(&self) -> Pending {
         let queue = self.writeback.queue.lock();
         let bytes = queue.files.values().map(|file| file.size()).sum();
         Pending { files: queue.files.len() as u64, bytes, ..Pending::default() }
     }
 
-    /// It stays staged, and is the next mount's.
+    /// Counts a file that stays staged, and is the next mount's.
     pub(super) fn left_staged(&self, bytes: u64) {
         let mut left = self.writeback.left_unsent.lock();
         left.files += 1;
         left.bytes += bytes;
     }
 
-    /// Why files that wait to be sent are not sent, while the bucket takes none.
+    /// Returns why files that wait to be sent are not sent, while the bucket takes none.
     pub fn not_sent(&self) -> Option<String> {
         if self.pending().files == 0 {
             return None;
@@ -60,12 +60,12 @@ impl Fs {
         self.writeback.not_sent.lock().clone()
     }
 
-    /// Whether the bucket answers, and may be listed.
+    /// Asks whether the bucket answers, and may be listed; the error says why not.
     pub async fn ask_bucket(&self) -> Result<()> {
         self.context.remote.list("", None, true, 1).await.map(drop)
     }
 
-    /// What is left staged for the next mount.
+    /// Returns what is left staged for the next mount.
     pub fn kept(&self) -> Pending {
         *self.writeback.left_unsent.lock()
     }
@@ -75,7 +75,7 @@ impl Fs {
         rt.clone().spawn(sync_what_was_removed(rt, Arc::downgrade(self), folder)).detach();
     }
 
-    /// After the mount's end nothing waits, unless a send was cut off: its file counts as unsent too.
+    /// Counts files of sends that were cut off as unsent: after the mount's end nothing else waits.
     fn count_unsent(&self) {
         let rest = self.waiting();
         let mut kept = self.writeback.left_unsent.lock();
@@ -83,15 +83,16 @@ impl Fs {
         kept.bytes += rest.bytes;
     }
 
-    /// The mount ends: what can't be sent at once stays staged. Once one file finds the store away, those that still wait
-    /// are not tried.
+    /// Tells the queue that the mount ends: what can't be sent at once stays staged. Once one file finds the
+    /// store away, those that still wait are not tried.
     fn begin_shutdown(self: &Arc<Self>) {
         self.writeback.unmounting.send_replace(true);
         self.start_sends();
     }
 
-    /// The mount is gone: sends what handles that were never released still hold, and what waits. Half of a file that was being
-    /// written anew stays staged: the kernel cut its writer off (`umount -f`), or the daemon ends before it.
+    /// Sends what handles that were never released still hold, and what waits, once the mount is gone. Half
+    /// of a file that was being written anew stays staged: the kernel cut its writer off (`umount -f`), or
+    /// the daemon ends before it.
     pub async fn finish(self: &Arc<Self>) {
         let left: Vec<u64> = self.handles.lock().files.keys().copied().collect();
         self.writeback.unmounting.send_replace(true);
@@ -105,7 +106,8 @@ impl Fs {
         self.context.staging.close().await;
     }
 
-    /// The mount ends: what a store that doesn't answer has not deleted by then is the next mount's.
+    /// Ends the deletes with the mount: what a store that doesn't answer has not deleted by then is the next
+    /// mount's.
     async fn end_removals(&self) {
         let left = self.context.remote.deletes.end(self.options().deadline).await;
         self.idle().await;
@@ -115,7 +117,7 @@ impl Fs {
         self.writeback.left_unsent.lock().removals = left as u64;
     }
 
-    /// Another mount takes the folder over: what has not begun to be sent stays staged for it.
+    /// Leaves what has not begun to be sent staged for another mount, which takes the folder over.
     pub fn hand_over(&self) {
         let why = || Error::new(Kind::Closed, "the mount that comes next sends it");
         self.writeback.store_away.lock().get_or_insert_with(why);
@@ -137,7 +139,7 @@ impl Fs {
         self.enqueue(ino, file.clone(), FIRST_PAUSE);
     }
 
-    /// One at a time looks after each large file.
+    /// Has a large file's stage synced after a while. One task at a time looks after each large file.
     fn sync_stage_later(self: &Arc<Self>, file: &Arc<OpenFile>) {
         if !file.is_small() && !file.has_syncer.swap(true, Ordering::AcqRel) {
             let (fs, file) = (Arc::downgrade(self), Arc::downgrade(file));
@@ -229,12 +231,12 @@ impl Fs {
         self.enqueue(ino, file, (pause * 2).min(LONGEST_PAUSE));
     }
 
-    /// A program has the file open for writing, and will close it.
+    /// Tells whether a program has the file open for writing, and will close it.
     fn is_being_written(&self, ino: u64) -> bool {
         self.handles.lock().files.values().any(|handle| handle.ino == ino && handle.how.write)
     }
 
-    /// Sends what was closed, unless it is being overwritten; false: it is to be tried again.
+    /// Sends what was closed, unless it is being overwritten. Returns false if it is to be tried again.
     async fn send_closed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> bool {
         while file.has_unsent_close() {
             if file.waits_for_close() {
@@ -291,8 +293,8 @@ impl Fs {
         true
     }
 
-    /// Sends it once, unless the mount ends and the store is known to be away: each of thousands would wait for its
-    /// deadline, a few at a time, and all are as safe on this disk as the one that was tried.
+    /// Sends the file once, unless the mount ends and the store is known to be away. Each of thousands would
+    /// wait for its deadline, a few at a time, and all are as safe on this disk as the one that was tried.
     async fn try_send_closed(self: &Arc<Self>, ino: u64, file: &Arc<OpenFile>) -> Result<()> {
         let writeback = &self.writeback;
         let away = writeback.store_away.lock().as_ref().map(Error::share);
@@ -334,7 +336,7 @@ async fn sync_what_was_removed(rt: Rt, fs: Weak<Fs>, folder: StagingDir) {
     }
 }
 
-/// Makes what goes on waiting survive a loss of power: after that nobody could tell whether it has.
+/// Makes a stage that goes on waiting survive a loss of power: after a loss nobody could tell whether it has.
 async fn sync_waiting_stage(rt: Rt, fs: Weak<Fs>, file: Weak<OpenFile>) {
     loop {
         rt.sleep(SYNC_STAGE_AFTER).await;

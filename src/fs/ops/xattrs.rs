@@ -24,13 +24,14 @@ const CHECKSUM: &str = "s3.checksum";
 const RESTORE: &str = "s3.restore";
 const TOLD: [&str; 7] =
     ["s3.etag", "s3.version-id", "s3.storage-class", "s3.content-type", "s3.url", CHECKSUM, RESTORE];
-/// Classes whose objects can't be read at once.
+/// Storage classes whose objects can't be read at once.
 const ARCHIVES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
-/// How long a link is good.
+/// Time for which a link is good.
 const LINK: Duration = Duration::from_secs(24 * 3600);
 
 impl Fs {
-    /// The object of a node and, of an earlier version, that; none: a directory that is no object.
+    /// Returns the key of a node's object and, for an earlier version, the version's id. `None`: a directory
+    /// that is no object.
     fn object(&self, ino: u64) -> Op<Option<(String, Option<String>)>> {
         if is_version(ino) {
             return Ok(match self.version_place(ino)? {
@@ -42,7 +43,7 @@ impl Fs {
         Ok((!key.is_empty()).then_some((key, None)))
     }
 
-    /// What the store says of an object.
+    /// Returns the value of an attribute by which the store tells of an object.
     async fn of_store(&self, ino: u64, name: &str) -> Op<Vec<u8>> {
         let told = self.inodes.lock().get(ino).and_then(|n| n.last_reply);
         let (key, version) = self.object(ino)?.ok_or(Errno::NODATA)?;
@@ -110,8 +111,8 @@ impl Fs {
         Ok(head.attrs.xattrs())
     }
 
-    /// `ESTALE` where the kernel judged by something else than what the object is. What it was told is of before it was
-    /// looked at.
+    /// Fails with `ESTALE` where the kernel judged by something else than what the object is. `told` is what
+    /// the kernel was told before the object was looked at.
     fn readable_by(&self, ino: u64, told: Option<Rights>, key: &str, head: &Head) -> Op<()> {
         if is_version(ino) {
             return Ok(());
@@ -145,7 +146,8 @@ impl Fs {
         Ok(out)
     }
 
-    /// `value` none: remove it. `create`, `replace`: as setxattr(2).
+    /// Sets an attribute, or removes it where `value` is `None`. `create` and `replace` are the flags of
+    /// setxattr(2).
     pub async fn setxattr(
         &self,
         ino: u64,
@@ -182,7 +184,7 @@ impl Fs {
     }
 }
 
-/// What `s3.restore` tells.
+/// Returns the value of `s3.restore`.
 fn restored(head: &Head) -> Option<String> {
     let archived = head.storage_class.as_deref().is_some_and(|class| ARCHIVES.contains(&class));
     match head.restored {
@@ -192,7 +194,8 @@ fn restored(head: &Head) -> Option<String> {
     }
 }
 
-/// Names that users set, and those that tell of the object; the kernel asks for its own at every turn.
+/// Checks that a name is one that users set, or one that tells of the object; `EOPNOTSUPP` otherwise. The
+/// kernel asks for names of its own at every turn.
 pub fn readable(name: &[u8]) -> Op<&str> {
     match std::str::from_utf8(name) {
         Ok(text) if TOLD.contains(&text) => Ok(text),

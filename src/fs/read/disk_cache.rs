@@ -17,10 +17,11 @@ use crate::fs::object::Base;
 
 /// Bytes of one block: what the kernel asks for at once.
 pub const BLOCK: u64 = 128 << 10;
-/// Gaps between blocks that are here are fetched one by one up to so many, else all is fetched as one.
+/// Largest number of gaps between cached blocks that are fetched one by one; with more, all is fetched as
+/// one.
 const GAPS_MAX: usize = 4;
 
-/// The blocks of one bucket.
+/// Cached blocks of one bucket's objects.
 #[derive(Clone, Debug)]
 pub struct BlockCache {
     disk: DiskCache,
@@ -32,8 +33,9 @@ impl BlockCache {
         BlockCache { disk, url: url.to_owned() }
     }
 
-    /// Etags are unique to their key, not to their contents, and anybody who may write to the bucket chooses both: so the
-    /// hash is one that nobody finds collisions of.
+    /// Returns the cache's id of an object: a hash of URL, key, etag and size. Etags are unique to their key,
+    /// not to their contents, and anybody who may write to the bucket chooses both. So the hash must be one
+    /// that nobody finds collisions of.
     fn of(&self, key: &str, base: &Base) -> ChunkId {
         let mut hash = Sha256::new();
         for part in [&self.url, key, &base.etag.0] {
@@ -47,7 +49,8 @@ impl BlockCache {
         ChunkId { volume: VolumeId(volume), epoch: Epoch(word(16)), seq: Seq(word(24)) }
     }
 
-    /// Whether the object's beginning seems to be here: then it need not come with the answer to open(2).
+    /// Tells whether the object's beginning seems to be cached: then it need not come with the answer to
+    /// open(2).
     pub fn has_first(&self, key: &str, base: &Base) -> bool {
         self.disk.is_on() && self.disk.has(&FrameKey { chunk: self.of(key, base), offset: 0 })
     }
@@ -67,7 +70,7 @@ impl BlockCache {
         }
     }
 
-    /// As `BucketClient::get_of`; only what isn't here is asked for.
+    /// Reads bytes as `BucketClient::get_of` does, but asks the bucket only for those that aren't cached.
     pub async fn get_of(
         &self,
         remote: &BucketClient,
@@ -110,13 +113,13 @@ impl BlockCache {
     }
 }
 
-/// The blocks of an object of so many bytes that a range touches.
+/// Returns the blocks that a range touches, of an object of `size` bytes.
 fn blocks(range: &Range<u64>, size: u64) -> impl Iterator<Item = Range<u64>> + use<> {
     let (first, end) = (range.start / BLOCK, range.end.min(size).div_ceil(BLOCK));
     (first..end).map(move |n| n * BLOCK..((n + 1) * BLOCK).min(size))
 }
 
-/// What of the range none of these, in order, holds.
+/// Returns the parts of the range that none of these blocks, which are in order, holds.
 fn gaps(range: &Range<u64>, here: impl Iterator<Item = Range<u64>>) -> Vec<Range<u64>> {
     let mut out = Vec::new();
     let mut at = range.start;

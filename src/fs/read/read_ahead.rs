@@ -19,14 +19,15 @@ use crate::base::{Budget, Error, Held, Result};
 use crate::fs::bucket::BucketClient;
 use crate::fs::object::Base;
 
-/// The first part that is read ahead; each next one doubles.
+/// Size of the first part that is read ahead, in bytes; each next one doubles.
 const FIRST: u64 = 256 << 10;
 const LARGEST: u64 = 8 << 20;
-/// Parts fetched at once for one reader.
+/// Largest number of parts fetched at once for one reader.
 const PARTS: usize = 8;
-/// What is fetched ahead of a reader that has only begun; later as much as it has read in order, up to `PARTS` parts.
+/// Bytes fetched ahead of a reader that has only begun. Later it is as much as it has read in order, up to
+/// `PARTS` parts.
 const BEGINNING: u64 = 2 << 20;
-/// The kernel's own readahead comes out of order by so much.
+/// Number of bytes by which requests of the kernel's own readahead come out of order.
 const BEHIND: u64 = 1 << 20;
 
 type Fetch = Shared<BoxFuture<'static, Result<Bytes, Arc<Error>>>>;
@@ -41,26 +42,27 @@ struct Part {
 #[derive(Default)]
 struct Window {
     base: Option<Base>,
-    /// Where it was when the parts were asked for: what is on its way from there fails once the object has moved.
+    /// Key of the object when the parts were asked for. Fetches under way from that key fail once the object
+    /// has moved.
     key: String,
     parts: VecDeque<Part>,
-    /// The next part's size; 0 while nothing shows that the reader goes on in order.
+    /// Size of the next part; 0 while nothing shows that the reader goes on in order.
     ahead: u64,
-    /// Where the last request ended.
+    /// End of the furthest request since the reader began to read in order.
     end: u64,
-    /// Where the reader began to read in order.
+    /// Offset at which the reader began to read in order.
     begun: u64,
 }
 
-/// What every reader needs of its mount.
+/// Parts of a mount that every reader needs.
 #[derive(Clone, Debug)]
 pub struct ReadAhead {
     pub rt: Rt,
     pub remote: BucketClient,
     pub blocks: BlockCache,
-    /// What all readers may hold beyond what is asked for.
+    /// Bytes that all readers together may hold beyond what is asked for.
     pub budget: Budget,
-    /// Which version is read; none: the object.
+    /// Id of the version that is read; `None`: the object itself.
     pub version: Option<String>,
 }
 
@@ -95,7 +97,7 @@ impl Reader {
         *self.0.lock() = Window { base: Some(base.clone()), key: key.to_owned(), parts, ..Window::default() };
     }
 
-    /// The bytes of `range`, which lies within the object.
+    /// Returns the bytes of `range`, which lies within the object.
     pub async fn read(&self, ahead: &ReadAhead, key: &str, base: &Base, range: Range<u64>) -> Result<Bytes> {
         let parts = self.0.lock().plan(ahead, key, base, &range);
         match collect(&parts, &range).await {
@@ -108,7 +110,7 @@ impl Reader {
         }
     }
 
-    /// The same, if all of it is here already.
+    /// Returns the bytes of `range` without waiting, if one part that was fetched already holds all of them.
     pub fn read_now(&self, ahead: &ReadAhead, key: &str, base: &Base, range: &Range<u64>) -> Option<Bytes> {
         let mut window = self.0.lock();
         if window.base.as_ref() != Some(base) {
@@ -139,7 +141,8 @@ async fn collect(parts: &[Part], range: &Range<u64>) -> Result<Bytes, Arc<Error>
 }
 
 impl Window {
-    /// The parts that together hold `range`, fetched from here on if need be; and what is worth fetching after them.
+    /// Returns the parts that together hold `range`. Begins to fetch those that are missing, and what is
+    /// worth fetching after them.
     fn plan(&mut self, ahead: &ReadAhead, key: &str, base: &Base, range: &Range<u64>) -> Vec<Part> {
         if self.base.as_ref() != Some(base) || self.key != key {
             *self = Window { base: Some(base.clone()), key: key.to_owned(), ..Window::default() };
@@ -173,7 +176,7 @@ impl Window {
         out
     }
 
-    /// Parts lie one behind the other without gaps; what is asked for is appended to them.
+    /// Appends to the parts what `range` still needs, so that parts lie one behind the other without gaps.
     fn cover(&mut self, ahead: &ReadAhead, key: &str, base: &Base, range: &Range<u64>) {
         if self.parts.front().is_none_or(|p| p.range.start > range.start) {
             self.parts.clear();
@@ -186,7 +189,8 @@ impl Window {
         }
     }
 
-    /// The part that begins here, as large as the reader has come to and the budget has left; none: too little is left.
+    /// Returns the part that begins at `from`, as large as the reader has come to and the budget has left.
+    /// `None`: too little is left.
     fn next_part(&self, ahead: &ReadAhead, from: u64, base: &Base) -> Option<(Range<u64>, Held)> {
         let left = ahead.budget.room();
         let size = self.ahead.min(1 << left.checked_ilog2()?);
@@ -227,7 +231,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// So many readers of one object's first bytes by turns, a MiB at a time; what each is ahead in the end.
+    /// Reads one object's first bytes by so many readers in turn, a MiB at a time; returns what each is ahead
+    /// in the end.
     fn read_by_turns(readers: usize, budget: u64, until: u64) -> Vec<u64> {
         let sim = Sim::new(1);
         let rt = sim.rt();

@@ -37,10 +37,10 @@ use crate::fs::object::ByteRanges;
 
 const RECORD: usize = 24;
 const CUT: u64 = u64::MAX;
-/// Edits are read in pieces of so many bytes.
+/// Number of bytes in which edits are read at a time.
 const PIECE: usize = RECORD << 12;
 
-/// What of a file is staged, as its edits tell.
+/// Staged parts of a file, as its record of edits tells.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Edits {
     pub local: ByteRanges,
@@ -68,35 +68,38 @@ impl Edits {
 struct Log {
     file: Option<Arc<dyn DiskFile>>,
     records: u64,
-    /// An earlier run wrote them.
+    /// True if an earlier run wrote the records.
     inherited: bool,
     covered: ByteRanges,
 }
 
-/// See the module.
+/// Staged bytes of one file in a file of their own.
 pub struct FileStage {
     folder: StagingDir,
     data: PathBuf,
     edits: PathBuf,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
-    /// None: every byte of the stage is the file's.
+    /// Record of edits; `None`: every byte of the stage is the file's.
     log: Option<tokio::sync::Mutex<Log>>,
-    /// The slot that the file outgrew, when it has the file.
+    /// Id of the slot that the file outgrew. Notes name it once this stage has the file, which the first note
+    /// does not say yet.
     outgrown_slot: Option<String>,
     ring: tokio::sync::Mutex<NoteRing>,
-    /// A sync of it has failed: what that should have made durable is lost, and no later one would tell.
+    /// A sync of the stage has failed: what it should have made durable is lost, and no later sync would
+    /// tell.
     failed: AtomicBool,
-    /// Its name in the folder is durable.
+    /// The stage's name in the folder is durable.
     named: AtomicBool,
-    /// What it holds may have been made durable.
+    /// Bytes of the stage may have been made durable.
     durable: AtomicBool,
-    /// It has taken another version's place durably.
+    /// The stage has taken another version's place durably.
     took: AtomicBool,
-    /// Its notes say so (`Note::synced`).
+    /// The stage's notes say that it was to survive a loss of power (`Note::synced`).
     synced: AtomicBool,
-    /// Its names were taken out of the folder.
+    /// The stage's names were taken out of the folder.
     nameless: AtomicBool,
-    /// See `StagedFile::freed`. It grows before the bytes go, so that nobody takes a hole's zeros for bytes.
+    /// Range that was freed (`StagedFile::freed`). It grows before the bytes go, so that nobody takes a
+    /// hole's zeros for bytes.
     freed: Mutex<Range<u64>>,
 }
 
@@ -138,8 +141,8 @@ impl FileStage {
         }
     }
 
-    /// A new one at `data` (`….stage`) with the file's `first` bytes. `edits`: what of the file is staged, where not all of
-    /// it will be.
+    /// Makes a new stage at `data` (`….stage`) with the file's `first` bytes. `edits` say what of the file is
+    /// staged, where not all of it will be.
     pub async fn create(
         folder: &StagingDir,
         data: PathBuf,
@@ -174,7 +177,8 @@ impl FileStage {
         Ok(stage)
     }
 
-    /// What an earlier run left at `data`: its note and what of the file is here. `None`: it can't be told.
+    /// Opens what an earlier run left at `data`: its note, and what of the file is here. `None` if that can't
+    /// be told.
     pub async fn open(folder: &StagingDir, data: PathBuf) -> Result<Option<(FileStage, Note, Edits)>> {
         let disk = folder.disk();
         let file = disk.open(&data, OpenHow::Write).await?;
@@ -207,7 +211,8 @@ impl FileStage {
         Ok(Some((stage, note, edits)))
     }
 
-    /// It was made when the crash came: bytes come after the first note, so that it has none.
+    /// Tells whether the stage was being made when the crash came: it has no note yet, and no bytes that are
+    /// nowhere else.
     pub async fn is_unborn(disk: &Arc<dyn Disk>, data: &Path) -> Result<bool> {
         let head = disk.open(data, OpenHow::Read).await?.pread(0, DATA as usize).await?;
         Ok(head.iter().all(|byte| *byte == 0))
@@ -221,7 +226,7 @@ impl FileStage {
         Ok(self.file.lock().get_or_insert(file).clone())
     }
 
-    /// These bytes of the stage are the file's.
+    /// Records that these bytes of the stage are the file's.
     async fn edited(&self, start: u64, end: u64) -> Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
         let mut log = log.lock().await;
@@ -254,7 +259,7 @@ impl FileStage {
         Ok(())
     }
 
-    /// Bytes of the range are only in an upload.
+    /// Fails with `kind` if bytes of the range were freed: they are only in an upload.
     fn lacks(&self, range: &Range<u64>, kind: Kind) -> Result<()> {
         let freed = self.freed.lock().clone();
         if range.start >= freed.end || freed.start >= range.end {
@@ -268,8 +273,9 @@ impl FileStage {
         Err(Error::new(kind, said))
     }
 
-    /// Says durably that bytes of it go. Whoever finds the stage must not take zeros for bytes: neither after a loss of power
-    /// nor as a program that does not know the format, which would go by an earlier note.
+    /// Says durably, in all notes, that bytes of the stage go. Whoever finds the stage must not take zeros
+    /// for bytes. That holds after a loss of power, and for a program that does not know the format and would
+    /// go by an earlier note.
     async fn note_freed(&self, note: &Note) -> Result<()> {
         self.note(note, false).await?;
         let file = self.file().await?;
@@ -287,7 +293,7 @@ impl FileStage {
         self.firm(file.sync()).await
     }
 
-    /// A sync of the stage's, unless one has failed before.
+    /// Waits for a sync of the stage's, unless one has failed before. A failure is remembered.
     async fn firm(&self, sync: impl Future<Output = std::io::Result<()>>) -> Result<()> {
         let failed = |why: &dyn fmt::Display| {
             let said = format!("{} may have lost what was written to it: {why}", self.path().display());
@@ -325,7 +331,7 @@ impl StagedFile for FileStage {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Its notes say that it was to survive a loss of power.
+    /// Tells whether the stage's notes say that it was to survive a loss of power.
     fn is_sure(&self) -> bool {
         self.synced.load(Ordering::Acquire)
     }
@@ -413,8 +419,8 @@ impl StagedFile for FileStage {
         }
     }
 
-    /// Writes down whose bytes these are. `durable`: and makes all that was staged survive a loss of power; once that has
-    /// failed, it fails for good.
+    /// Writes down whose bytes these are. With `durable`, all that was staged is made to survive a loss of
+    /// power too; once that has failed, it fails for good.
     async fn note(&self, note: &Note, durable: bool) -> Result<()> {
         let mut ring = self.ring.lock().await;
         let first = ring.number() == 1;
@@ -459,7 +465,7 @@ impl StagedFile for FileStage {
         Ok(())
     }
 
-    /// Takes its names out of the folder; who holds it goes on.
+    /// Takes the stage's names out of the folder. Whoever holds the stage goes on with it.
     async fn remove(&self) -> Result<()> {
         if self.nameless.swap(true, Ordering::AcqRel) {
             return Ok(());
@@ -480,7 +486,7 @@ impl StagedFile for FileStage {
     }
 }
 
-/// What was read, and zeros up to `len`.
+/// Returns what was read, with zeros behind it up to `len`.
 pub fn padded(found: Bytes, len: usize) -> Result<Bytes> {
     if found.len() > len {
         return Err(Error::new(Kind::Internal, "the disk gave more bytes than asked for"));

@@ -23,10 +23,10 @@ pub(super) const SLAB: &str = ".slab";
 pub(super) const INTENT: &str = ".rename";
 pub(super) const REMOVALS: &str = ".removals";
 const INTENT_LEN_MAX: usize = 1 << 16;
-/// The key of what has lost its note.
+/// Key that is shown for staged bytes that have lost their note.
 pub const UNKNOWN: &str = "(unknown)";
 
-/// Writes that could not be sent; they stay where they are and are tried again at the next mount.
+/// Staged bytes that could not be sent; they stay where they are and are tried again at the next mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unsent {
     pub path: PathBuf,
@@ -40,24 +40,24 @@ pub struct FoundFile {
     pub stage: Stage,
     pub note: Note,
     pub edits: Edits,
-    /// The machine was started anew since, which its bytes may not have survived.
+    /// True if the machine was started anew since the note, which the bytes may not have survived.
     pub may_be_torn: bool,
 }
 
-/// What earlier mounts left.
+/// Everything that earlier mounts left in their sub-folders.
 #[derive(Default)]
 pub struct FoundStages {
     pub files: Vec<FoundFile>,
-    /// What was not synced when the power went, and whose it was if that can be told.
+    /// Stages that were not synced when the power went, and their notes where those can be told.
     pub lost: Vec<(Stage, Option<Note>)>,
     pub unsent: Vec<Unsent>,
     pub renames: Vec<(PathBuf, RenameIntent)>,
-    /// Logs of removals, with what has not ended.
+    /// Paths of logs of removals, each with what has not ended.
     pub removals: Vec<(PathBuf, Left)>,
 }
 
 impl FoundStages {
-    /// Adds what is left in a sub-folder whose lock is held; true when there is any.
+    /// Adds what is left in a sub-folder whose lock is held; returns true when there is any.
     pub async fn look(&mut self, folder: &StagingDir, dir: &Path) -> Result<bool> {
         let disk = folder.disk();
         let names = disk.list(dir).await?;
@@ -137,7 +137,7 @@ impl FoundStages {
         Ok(())
     }
 
-    /// The latest that any note is of.
+    /// Returns the latest generation of all notes and renames that were found; 0 if there are none.
     pub(super) fn generation(&self) -> u64 {
         let lost = self.lost.iter().filter_map(|(_, note)| note.as_ref());
         let staged = self.files.iter().map(|left| &left.note).chain(lost).map(|note| note.generation);

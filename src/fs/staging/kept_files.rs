@@ -14,7 +14,7 @@ use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskFile, DiskLock, OpenHow};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// Bytes copied at a time.
+/// Number of bytes copied at a time.
 const PIECE: usize = 1 << 20;
 
 /// A file that is kept on this host.
@@ -23,18 +23,18 @@ pub struct KeptFile {
     pub url: String,
     pub key: String,
     pub bytes: u64,
-    /// Where its bytes stand.
+    /// Path of the file's staged bytes.
     pub path: PathBuf,
-    /// It was not closed when the mount ended.
+    /// True if the file was not closed when the mount ended.
     pub unfinished: bool,
-    /// Only what was changed of it is here: the object has the rest.
+    /// True if only what was changed of the file is here: the object has the rest.
     pub partly: bool,
 }
 
-/// All of the buckets whose folders are in `staging`, while nobody mounts them.
+/// All kept files of the buckets whose folders are in `staging` and which nobody mounts.
 pub struct KeptFiles {
     files: Vec<FoundFile>,
-    /// What can't be told whose it is.
+    /// Staged bytes of which can't be told whose they are.
     unknown: Vec<KeptFile>,
     folder: StagingDir,
     _locks: Vec<Box<dyn DiskLock>>,
@@ -52,7 +52,8 @@ fn shown(left: &FoundFile) -> KeptFile {
 }
 
 impl KeptFiles {
-    /// Until this is dropped, a mount of such a bucket takes another sub-folder, and does not see what is in here.
+    /// Finds the kept files and locks their sub-folders. Until the value is dropped, a mount of such a bucket
+    /// takes another sub-folder, and does not see what is in these.
     pub async fn open(disk: &Arc<dyn Disk>, staging: &Path) -> Result<KeptFiles> {
         let folder = StagingDir::on(disk);
         let (mut found, mut locks) = (FoundStages::default(), Vec::new());
@@ -93,16 +94,16 @@ impl KeptFiles {
         self.files.iter().map(shown).chain(self.unknown.iter().cloned()).collect()
     }
 
-    /// Keeps what is of the bucket `url` alone.
+    /// Keeps the files of the bucket `url` alone in the list.
     pub fn only(mut self, url: &str) -> KeptFiles {
         self.files.retain(|left| left.note.url == url);
         self.unknown.clear();
         self
     }
 
-    /// Copies them below `to`, each under its key, earlier versions of it beside it. What is there already is not
-    /// touched, which is an error, as is a file of which this host has only a part. The first error is told after all
-    /// were tried.
+    /// Copies the files below `to`, each under its key, earlier versions of it beside it. What is there
+    /// already is not touched, which is an error, as is a file of which this host has only a part. The first
+    /// error is told after all were tried.
     pub async fn copy_out(&self, to: &Path) -> (Vec<PathBuf>, Result<()>) {
         let (mut copied, mut result) = (Vec::new(), Ok(()));
         for (n, left) in self.files.iter().enumerate() {
@@ -181,7 +182,7 @@ impl KeptFiles {
         Ok(())
     }
 
-    /// Drops them, for good; says how many. The first error is told after all were tried.
+    /// Drops the files for good, and returns how many. The first error is told after all were tried.
     pub async fn drop_all(self) -> (usize, Result<()>) {
         let (mut count, mut result) = (0, Ok(()));
         // The oldest first: cut off midway, what is left of a name is its latest.
@@ -195,7 +196,7 @@ impl KeptFiles {
     }
 }
 
-/// Nothing where there is no folder.
+/// Returns the names in a folder; none where there is no folder.
 async fn names(disk: &Arc<dyn Disk>, dir: &Path) -> std::io::Result<Vec<String>> {
     match disk.list(dir).await {
         Err(why)

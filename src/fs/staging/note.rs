@@ -30,84 +30,87 @@ use crate::store::{Attrs, Carried};
 
 const MAGIC: &[u8; 8] = b"WLSTAGE1";
 const HEAD: usize = 32;
-/// Where a stage's bytes begin: its notes are before that.
+/// Offset at which a stage's bytes begin; its notes lie before it.
 pub const AREA: u64 = 32 << 10;
 const ENTRY: u64 = 10752;
-/// The longest note, in bytes; an entry has no less room.
+/// Length of the longest note, in bytes; an entry has no less room.
 const NOTE_MAX: usize = ENTRY as usize - 2 * HEAD;
 pub const NOTE_FORMAT: u32 = 5;
 /// The format of a note whose stage may lack bytes that an upload has.
 pub const FREED_FORMAT: u32 = 6;
 
-/// How a file's staged bytes stand to its object.
+/// State of a file's staged bytes relative to its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
-    /// Written to since it was last closed or synced.
+    /// The file was written to since it was last closed or synced.
     Open,
-    /// As it was closed or synced; the bucket may not have it yet.
+    /// The bytes are as they were closed or synced; the bucket may not have them yet.
     Closed,
-    /// The bucket has it.
+    /// The bucket has the bytes.
     Sent,
 }
 
-/// Whose bytes are staged, and what for.
+/// A record of whose bytes are staged, and what for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Note {
     pub format: u32,
     pub url: String,
     pub key: String,
-    /// The object that they change; none for a new one.
+    /// The object that the staged bytes change; `None` for a new one.
     pub base: Option<Base>,
-    /// The multipart upload that has parts of it.
+    /// Id of the multipart upload that has parts of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<String>,
     pub size: u64,
-    /// Bytes of the object still count: the edits stand beside.
+    /// True if bytes of the object still count: the record of edits stands beside the stage.
     pub partly: bool,
-    /// The file was emptied, and the bucket has had nothing of it since. Older notes do not say.
+    /// True if the file was emptied and the bucket has had nothing of it since. Older notes do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun_anew: Option<bool>,
     pub mark: Mark,
-    /// A close or fsync since the bucket last had it was answered, or is being.
+    /// True if a close or fsync since the bucket last had the file was answered, or is being answered.
     pub unsent_close: bool,
-    /// Stage of the closed version that this one rewrites.
+    /// Id of the stage whose closed version this stage rewrites.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rewrites: Option<String>,
-    /// The slot that the file outgrew: all that was there is in this stage.
+    /// Id of the slot that the file outgrew: all that was there is in this stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outgrown_slot: Option<String>,
     /// XXH3-64 of the bytes of a closed file in a slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<u64>,
-    /// Greater than that of all notes that the mount found, and of those that it wrote: no clock tells as well what is later.
+    /// Generation of the mount that wrote the note: a number greater than those of all notes that the mount
+    /// found. No clock tells as well which note is later.
     #[serde(default)]
     pub generation: u64,
-    /// The run of the machine that wrote this (`Disk::boot`).
+    /// The run of the machine in which the note was written (`Disk::boot`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
-    /// It was to survive a loss of power, this time or before, and the bucket has not had it since.
+    /// True if the bytes were to survive a loss of power, by this note or an earlier one, and the bucket has
+    /// not had them since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub synced: bool,
-    /// What may have been sent since `base` was the object, the latest last.
+    /// Tokens of uploads that may have been sent since `base` was the object, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sending: Vec<UploadToken>,
-    /// The object that was removed here from this name before the file was made.
+    /// The object that was removed from this name on this host before the file was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed_object: Option<Sighting>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
     pub user: BTreeMap<String, String>,
-    /// What the object's metadata said otherwise when they were looked at last (`said_otherwise`); none where that isn't known.
+    /// Metadata of the object that differed from these when they were looked at last (`said_otherwise`);
+    /// `None` where that isn't known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_said: Option<BTreeMap<String, Option<String>>>,
-    /// What other programs need of the object that is replaced.
+    /// Properties of the replaced object that other programs need.
     #[serde(default, skip_serializing_if = "Carried::is_nothing")]
     pub carried: Carried,
 }
 
 impl Note {
-    /// One that says nothing.
+    /// Returns a note that says nothing.
     #[cfg(test)]
     pub fn nobody() -> Note {
         Note {
@@ -136,12 +139,13 @@ impl Note {
         }
     }
 
-    /// The stage may lack bytes that an upload has: what is left of them can't be sent.
+    /// Tells whether the stage may lack bytes that an upload has: what is left of them can't be sent.
     pub fn is_freed(&self) -> bool {
         self.format == FREED_FORMAT
     }
 
-    /// The machine has been started anew since, and nobody had asked for the bytes to survive that.
+    /// Tells whether the bytes may be torn: the machine has been started anew since the note, and nobody had
+    /// asked for the bytes to survive that.
     pub fn may_be_torn(&self, boot: Option<&str>) -> bool {
         let here = boot.is_none() || self.boot.is_none() || boot == self.boot.as_deref();
         !here && !self.synced && self.mark != Mark::Sent
@@ -152,13 +156,15 @@ impl Note {
         Attrs { content_type, user, carried: self.carried.clone() }
     }
 
-    /// The version whose place it takes.
+    /// Returns the id of the stage whose version this one replaces; `None` as long as this one was not
+    /// closed.
     pub fn replaces(&self) -> Option<&str> {
         self.rewrites.as_deref().filter(|_| self.mark != Mark::Open || self.unsent_close)
     }
 }
 
-/// A note as it stands in its entry.
+/// Returns a note as it stands in its entry. Fails with `Invalid` where name and attributes are too long for
+/// an entry.
 pub fn encode_entry(number: u64, note: &Note) -> Result<Bytes> {
     let mut body = serde_json::to_vec(note).expect("a note has only string keys");
     if body.len() > NOTE_MAX {
@@ -185,7 +191,8 @@ pub fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// An entry's number and note, and how long both are; none where it has no whole one.
+/// Reads an entry: its number, the length of head and note together, and the note. `None` where the entry has
+/// no whole note.
 fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
     if bytes.len() < HEAD || bytes[..8] != MAGIC[..] {
         return None;
@@ -200,29 +207,30 @@ fn decode_entry(bytes: &[u8]) -> Option<(u64, usize, Note)> {
     matches!(note.format, NOTE_FORMAT | FREED_FORMAT).then_some((word(bytes, 8), HEAD + len, note))
 }
 
-/// The entries of one stage, written in turn.
+/// The note entries of one stage, written in turn. A new note is written neither over the latest nor over the
+/// latest durable one.
 #[derive(Debug)]
 pub struct NoteRing {
     starts: [u64; 3],
-    /// The entries that have a note.
+    /// True for entries that have a note.
     used: [bool; 3],
-    /// The next note's number.
+    /// Number of the next note.
     number: u64,
     last: Range<u64>,
-    /// The latest that was made durable.
+    /// Range of the latest note that was made durable.
     durable: Range<u64>,
-    /// The latest is an earlier run's: nobody knows whether it was made durable.
+    /// True if the latest note is an earlier run's: nobody knows whether it was made durable.
     inherited: bool,
 }
 
 impl NoteRing {
-    /// A new stage's, whose notes begin at `first`.
+    /// Makes the entries of a new stage, whose notes begin at `first`.
     pub fn new(first: u64) -> NoteRing {
         let starts = [first, ENTRY, 2 * ENTRY];
         NoteRing { starts, used: [false; 3], number: 1, last: 0..0, durable: 0..0, inherited: false }
     }
 
-    /// Those of a stage that begins with `area`, and the note that counts.
+    /// Reads the entries of a stage that begins with `area`, and the note that counts.
     pub fn read(first: u64, area: &[u8]) -> (NoteRing, Option<Note>) {
         let mut ring = NoteRing::new(first);
         let at = |start: u64| {
@@ -240,17 +248,17 @@ impl NoteRing {
         (ring, Some(note))
     }
 
-    /// Notes up to this number were written, as is known from elsewhere.
+    /// Goes on behind this number: notes up to it were written, as is known from elsewhere.
     pub fn follow(&mut self, number: u64) {
         self.number = self.number.max(number.saturating_add(1));
     }
 
-    /// The next note's.
+    /// Returns the number of the next note.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The next note as it stands in its entry, and where that is.
+    /// Returns the next note as it stands in its entry, and the range in which it is to be written.
     pub fn next(&self, note: &Note) -> Result<(Range<u64>, Bytes)> {
         let bytes = encode_entry(self.number, note)?;
         let ranges = self.starts.map(|start| start..start + bytes.len() as u64);
@@ -260,13 +268,14 @@ impl NoteRing {
         Ok((at, bytes))
     }
 
-    /// Where notes are beside the latest.
+    /// Returns where entries with notes other than the latest begin.
     pub fn earlier(&self) -> Vec<u64> {
         let entries = self.starts.into_iter().zip(self.used);
         entries.filter(|(start, used)| *used && *start != self.last.start).map(|(start, _)| start).collect()
     }
 
-    /// The next note as it stands in the entry that begins at `start`, in place of an earlier one.
+    /// Returns the next note as it stands in the entry that begins at `start`, in place of an earlier one.
+    /// Panics if the durable note lies there.
     pub fn over(&self, start: u64, note: &Note) -> Result<(Range<u64>, Bytes)> {
         let bytes = encode_entry(self.number, note)?;
         let at = start..start + bytes.len() as u64;
@@ -274,7 +283,7 @@ impl NoteRing {
         Ok((at, bytes))
     }
 
-    /// It is there now.
+    /// Records that the next note was written at this range.
     pub fn wrote(&mut self, at: Range<u64>) {
         self.number += 1;
         for (start, used) in self.starts.into_iter().zip(&mut self.used) {
@@ -283,12 +292,12 @@ impl NoteRing {
         self.last = at;
     }
 
-    /// The latest is to be made durable before there are others.
+    /// Tells whether the latest note is an earlier run's, to be made durable before there are others.
     pub fn inherited(&self) -> bool {
         self.inherited
     }
 
-    /// The latest was made durable.
+    /// Records that the latest note was made durable.
     pub fn synced(&mut self) {
         self.durable = self.last.clone();
         self.inherited = false;

@@ -20,25 +20,26 @@ use crate::fs::bucket::{Doomed, UploadNotes};
 use crate::fs::object::Sighting;
 use crate::store::Etag;
 
-/// A log that is longer is not read: its removals are not done.
+/// Length of the longest log that is read, in bytes. Reading a longer one fails, and so does the mount that
+/// finds it.
 const LEN_MAX: usize = 1 << 30;
 
 #[derive(Serialize, Deserialize)]
 struct Line {
     key: String,
-    /// None: its removal has ended.
+    /// Etag of the removed object; `None`: its removal has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     etag: Option<Etag>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     modified_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     written: Option<u64>,
-    /// It is of this multipart upload, of which `etag` says nothing but that it has begun.
+    /// Id of the multipart upload that the line is about; then `etag` says nothing but that it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     upload: Option<String>,
 }
 
-/// By what a line and the one that ends it are one.
+/// Returns the id that a line has in common with the line that ends it.
 fn id(key: &str, upload: Option<&str>) -> String {
     upload.map_or_else(|| key.to_owned(), |upload| format!("{key}\0{upload}"))
 }
@@ -56,11 +57,11 @@ fn text(lines: impl Iterator<Item = Line>) -> Bytes {
 struct Log {
     file: Arc<dyn DiskFile>,
     len: u64,
-    /// Noted, and not ended: how often each.
+    /// Ids that were noted and have not ended, with the number of times.
     open: BTreeMap<String, u64>,
 }
 
-/// See the module.
+/// Log of removals that were answered and that the bucket doesn't know of yet.
 #[derive(Debug)]
 pub struct RemovalLog {
     folder: StagingDir,
@@ -73,7 +74,7 @@ impl RemovalLog {
         RemovalLog { folder: folder.clone(), path, log: Default::default() }
     }
 
-    /// Returns when they are written down.
+    /// Writes these removals down, and returns when they are.
     pub async fn note(&self, removals: &[Doomed]) -> Result<()> {
         let line = |doomed: &Doomed| Line {
             key: doomed.key.clone(),
@@ -104,7 +105,8 @@ impl RemovalLog {
         Ok(())
     }
 
-    /// These have ended. What can't be written down is looked at once more by the next mount.
+    /// Writes down that these removals have ended. What can't be written down is looked at once more by the
+    /// next mount.
     pub async fn ended(&self, keys: &[String]) {
         let line = |key: &String| Line {
             key: key.clone(),
@@ -147,7 +149,8 @@ impl RemovalLog {
         }
     }
 
-    /// What an earlier mount's log holds that has not ended. A line that was cut off counts for nothing.
+    /// Returns what an earlier mount's log holds that has not ended. A line that was cut off counts for
+    /// nothing.
     pub async fn read(folder: &StagingDir, path: &Path) -> std::io::Result<Left> {
         let bytes = folder.disk().read(path, LEN_MAX).await?;
         Ok(Left::of(&bytes))
@@ -166,11 +169,11 @@ impl UploadNotes for RemovalLog {
     }
 }
 
-/// What an earlier mount had begun and not ended.
+/// Removals and uploads that an earlier mount had begun and not ended.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Left {
     pub removals: Vec<Doomed>,
-    /// Keys and uploads.
+    /// Keys of multipart uploads, each with the upload's id.
     pub uploads: Vec<(String, String)>,
 }
 

@@ -12,16 +12,16 @@ pub const INTENT_FORMAT: u32 = 2;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RenameIntent {
     pub format: u32,
-    /// Its copies carry this.
+    /// Token of the rename, which its copies carry.
     pub act: ActToken,
-    /// Prefixes.
+    /// Prefix of the directory's keys before the rename; `to` is the one after it.
     pub from: String,
     pub to: String,
-    /// `to` was there, empty and with a marker of its own, which that of `from` replaces.
+    /// True if `to` was there, empty and with a marker of its own, which the marker of `from` replaces.
     pub over: bool,
     pub stage: RenameStage,
-    /// That of the mount which began it (`Note::generation`): what was staged later is where it was made, though an earlier mount
-    /// could not end this. Older intents do not say.
+    /// `Note::generation` of the mount that began the rename. What later mounts staged keeps the name under
+    /// which it was made, though an earlier mount could not end the rename. Older intents do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
 }
@@ -33,22 +33,24 @@ impl RenameIntent {
         RenameIntent { format, act, from, to, over, stage, generation }
     }
 
-    /// The note is of before the rename's end.
+    /// Tells whether the note is from before the rename's end: by the mount that began it, or by an earlier
+    /// one.
     pub fn is_of(&self, note: &Note) -> bool {
         self.generation.is_none_or(|generation| note.generation <= generation)
     }
 }
 
-/// How far a rename has come.
+/// Stage to which a directory's rename has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RenameStage {
     /// Nothing was deleted at the old name.
     Copying,
-    /// It failed while it copied: the copies are taken away again.
+    /// The rename failed while it copied: the copies are taken away again.
     Back,
     /// All is copied, and this host's names are the new ones, but for notes of staged files.
     Moved,
-    /// These too: what is left to do is to delete at the old name what was copied.
+    /// Notes of staged files have the new names too. What is left to do is to delete at the old name what was
+    /// copied.
     Deleting,
 }

@@ -33,25 +33,25 @@ use crate::base::{Error, Kind, Result};
 
 const SLOTS: u64 = 64;
 const SLOT_LEN: u64 = 128 << 10;
-/// Where its notes begin.
+/// Offset in a slot at which its notes begin.
 pub const HEAD: u64 = 32;
-/// Where a slot's file begins.
+/// Offset in a slot at which its file's bytes begin.
 pub const DATA: u64 = AREA;
-/// The longest file that a slot takes, in bytes.
+/// Size of the longest file that a slot takes, in bytes.
 pub const SLOT_DATA_MAX: u64 = SLOT_LEN - DATA;
-/// The length of a file that left.
+/// Length that stands in a slot whose file left.
 const NO_FILE: u64 = u64::MAX;
 
-/// A slot's first bytes.
+/// First bytes of a slot: how long its file is, and whether the bytes were changed since they were closed.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Extent {
     pub len: u64,
-    /// The note that said how the bytes were closed; they have changed since.
+    /// Number of the note that said how the bytes were closed; they have changed since.
     pub touched: u64,
 }
 
 impl Extent {
-    /// No file needs the slot any more.
+    /// Extent of a slot that no file needs any more.
     pub const GONE: Extent = Extent { len: NO_FILE, touched: 0 };
 
     pub fn bytes(self) -> Bytes {
@@ -63,7 +63,8 @@ impl Extent {
         Bytes::copy_from_slice(&out)
     }
 
-    /// Nothing was written down yet, or what was; `None` for what no windlass wrote.
+    /// Reads an extent, which is all zeros where nothing was written down yet. `None` for bytes that no
+    /// windlass wrote.
     pub fn of(bytes: &[u8]) -> Option<Extent> {
         let bytes = bytes.get(..24)?;
         let extent = Extent { len: word(bytes, 0), touched: word(bytes, 8) };
@@ -76,19 +77,20 @@ impl Extent {
 struct SlotCounts {
     given: u64,
     needed: u64,
-    /// No more are given out.
+    /// True if no more slots are given out.
     full: bool,
     gone: bool,
 }
 
-/// What its syncs have done.
+/// Outcome of the slab's syncs so far.
 #[derive(Debug, Default)]
 struct Synced {
-    /// Who asked until the last one began.
+    /// Value of `Slab::asked` when the last successful sync began: all who had asked by then are served.
     asked: u64,
-    /// One has failed: what it should have made durable is lost, whosever it is, and no later one would tell.
+    /// A sync has failed: what it should have made durable is lost, whosever it is, and no later sync would
+    /// tell.
     failed: bool,
-    /// Its name in the folder is durable.
+    /// The slab's name in the folder is durable.
     named: bool,
 }
 
@@ -97,18 +99,18 @@ pub struct Slab {
     path: PathBuf,
     file: Mutex<Weak<dyn DiskFile>>,
     slots: Mutex<SlotCounts>,
-    /// Slots whose files left, which has yet to be written.
+    /// Offsets of slots whose files left, which has yet to be written down.
     releasing: Mutex<Vec<u64>>,
-    /// Held while it is.
+    /// Held while it is written down that files left.
     release_lock: tokio::sync::Mutex<()>,
-    /// Some left that a loss of power may bring back; the folder knows.
+    /// Files left that a loss of power may bring back; the folder knows.
     unsynced: AtomicBool,
-    /// How often somebody asked for a sync.
+    /// Number of times that somebody asked for a sync.
     asked: AtomicU64,
     synced: tokio::sync::Mutex<Synced>,
 }
 
-/// A slab, and its file, which stays open as long.
+/// A slab and its file, which stays open as long as this is held.
 pub type OpenSlab = (Arc<Slab>, Arc<dyn DiskFile>);
 
 impl fmt::Debug for Slab {
@@ -118,7 +120,7 @@ impl fmt::Debug for Slab {
 }
 
 impl Slab {
-    /// A new one.
+    /// Makes a new slab at `path`.
     pub async fn create(folder: &StagingDir, path: PathBuf) -> Result<OpenSlab> {
         let file = folder.disk().open(&path, OpenHow::CreateNew).await?;
         // A file that doesn't grow has nothing but its bytes to be written.
@@ -130,7 +132,8 @@ impl Slab {
         Ok((Slab::new(folder, path, &file, slots), file))
     }
 
-    /// The slots of one that an earlier run left: whoever gets them gives back what is nobody's.
+    /// Returns the slots of a slab that an earlier run left. Whoever gets them gives back those that no file
+    /// needs.
     pub async fn open(folder: &StagingDir, path: PathBuf) -> Result<Vec<Slot>> {
         let file = folder.disk().open(&path, OpenHow::Write).await?;
         let given = file.size().await?.div_ceil(SLOT_LEN).min(SLOTS);
@@ -149,7 +152,7 @@ impl Slab {
         Arc::new(Slab { folder, path, file, slots, releasing, release_lock, unsynced, asked, synced })
     }
 
-    /// The next slot; none when all are given out.
+    /// Gives out the next slot; `None` when the slab gives out no more.
     pub fn give(self: &Arc<Self>) -> Option<Slot> {
         let mut slots = self.slots.lock();
         if slots.full {
@@ -162,13 +165,13 @@ impl Slab {
         Some(Slot { slab: self.clone(), index })
     }
 
-    /// Gives no more slots out; goes if nobody needs those that it gave.
+    /// Gives out no more slots. The slab is removed if nobody needs those that were given out.
     pub async fn close(self: &Arc<Self>) -> io::Result<()> {
         self.slots.lock().full = true;
         self.release(None).await
     }
 
-    /// Writes down that a slot's file left, and others of which that failed.
+    /// Writes down that a slot's file left, and does so again for slots for which this failed before.
     async fn release(self: &Arc<Self>, slot: Option<u64>) -> io::Result<()> {
         self.releasing.lock().extend(slot);
         let one = self.release_lock.lock().await;
@@ -194,13 +197,14 @@ impl Slab {
         failed.map_or(Ok(()), Err)
     }
 
-    /// True: the slab has gone.
+    /// Removes the slab if nobody needs a slot of it any more. Returns true if the slab has gone.
     async fn tidy(&self) -> io::Result<bool> {
         {
             let mut slots = self.slots.lock();
             if slots.gone || !slots.full || slots.needed > 0 {
                 return Ok(slots.gone);
             }
+            // Said under the lock: of two that find the slab unneeded only one may remove its file.
             slots.gone = true;
         }
         self.folder.remove(&self.path).await.map(|()| true)
@@ -260,7 +264,7 @@ impl UnsyncedRemovals for Slab {
     }
 }
 
-/// A place for one file's bytes.
+/// A place for one file's bytes in a slab.
 #[derive(Clone, Debug)]
 pub struct Slot {
     slab: Arc<Slab>,
@@ -268,40 +272,40 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Where it begins in the slab's file.
+    /// Returns the offset at which the slot begins in the slab's file.
     pub fn start(&self) -> u64 {
         self.index * SLOT_LEN
     }
 
-    /// The slab's path, and which slot of it.
+    /// Returns the slab's path, followed by `#` and the slot's number.
     pub fn path(&self) -> PathBuf {
         let mut path = self.slab.path.clone().into_os_string();
         path.push(format!("#{}", self.index));
         path.into()
     }
 
-    /// What notes call it.
+    /// Returns the id by which notes name the slot.
     pub fn id(&self) -> String {
         let slab = self.slab.path.file_stem().unwrap_or_default().to_string_lossy();
         format!("{slab}-{}", self.index)
     }
 
-    /// The slab's file, for as long as it is held.
+    /// Returns the slab's file, which stays open for as long as it is held.
     pub async fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
         self.slab.file().await
     }
 
-    /// Makes durable what is in the slab.
+    /// Makes everything that is in the slab durable.
     pub async fn sync(&self) -> Result<()> {
         self.slab.sync().await
     }
 
-    /// Nobody needs it any more, which it will say, now or later: once for each.
+    /// Writes down, now or later, that nobody needs the slot any more. To be called once for each slot.
     pub async fn release(&self) -> io::Result<()> {
         self.slab.release(Some(self.start())).await
     }
 
-    /// Nobody needed it: once for each.
+    /// Counts a slot that nobody needed as given back. To be called once for each slot.
     pub async fn give_back(&self) -> io::Result<()> {
         self.slab.slots.lock().needed -= 1;
         self.slab.tidy().await.map(drop)

@@ -16,41 +16,41 @@ use super::stage::StagedFile;
 use crate::base::rt::DiskFile;
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// The file by now. Locked while its bytes or its notes are written, so that a checksum is always that of the bytes it
-/// is written for.
+/// State of the slot's file by now. Locked while bytes or notes are written, so that a checksum is always
+/// that of the bytes for which it is written.
 #[derive(Debug)]
 struct SlotState {
     extent: Extent,
-    /// Nothing was written from here on: zeros.
+    /// Offset from which on nothing was written: zeros.
     virgin: u64,
     ring: NoteRing,
     /// Number of the newest note whose checksum covers the staged bytes.
     closed: u64,
-    /// It has taken another version's place durably.
+    /// True if this stage has taken another version's place durably.
     took: bool,
-    /// The slot serves no file any more.
+    /// True if the slot serves no file any more.
     released: bool,
 }
 
-/// See the module.
+/// Staged bytes of a small file in a slot of a slab.
 pub struct SlabStage {
     slot: Slot,
     file: Mutex<Option<Arc<dyn DiskFile>>>,
     state: tokio::sync::Mutex<SlotState>,
-    /// What it holds may have been made durable. It is not changed any more: its sum would not tell what was written
-    /// since from what was lost.
+    /// Bytes of the slot may have been made durable. Such a slot is not changed any more: its checksum would
+    /// not tell what was written since from what was lost.
     durable: AtomicBool,
-    /// A note had the sum of its bytes.
+    /// A note had the checksum of the slot's bytes.
     summed: AtomicBool,
 }
 
-/// What a slot that an earlier run left is.
+/// Contents of a slot that an earlier run left.
 pub enum SlotContents {
     /// The slot is free.
     Free,
-    /// A file of so many bytes; its note has a sum where that is theirs.
+    /// The slot has a file of so many bytes. Its note has a checksum if it is the one of these bytes.
     File(SlabStage, Note, u64),
-    /// This disk has lost what was in it, and perhaps what it was.
+    /// The disk has lost what was in the slot, and perhaps the note that said what it was.
     Lost(SlabStage, Option<Note>),
 }
 
@@ -61,7 +61,7 @@ impl SlabStage {
         SlabStage { slot, file, state, durable, summed }
     }
 
-    /// A new file of `note.size` zeros.
+    /// Stages a new file of `note.size` zeros in the slot.
     pub async fn create(slot: Slot, note: &Note) -> Result<SlabStage> {
         let doing = || format!("staging {} at {}", note.key, slot.path().display());
         let extent = Extent { len: fits(note.size)?, touched: 0 };
@@ -85,7 +85,7 @@ impl SlabStage {
         }
     }
 
-    /// What an earlier run left in a slot.
+    /// Reads what an earlier run left in a slot.
     pub async fn open(slot: Slot) -> Result<SlotContents> {
         let (file, start) = (slot.file().await?, slot.start());
         let area = padded(file.pread(start, AREA as usize).await?, AREA as usize)?;
@@ -133,7 +133,7 @@ impl SlabStage {
         Ok(self.file.lock().get_or_insert(file).clone())
     }
 
-    /// Makes zeros of what was written behind the file's end, up to `end`.
+    /// Writes zeros over what was written behind the file's end, up to `end`.
     async fn clear(&self, s: &SlotState, file: &Arc<dyn DiskFile>, end: u64) -> Result<()> {
         let grown = s.extent.len..end.min(s.virgin);
         if grown.start < grown.end {
@@ -143,7 +143,7 @@ impl SlabStage {
         Ok(())
     }
 
-    /// Says that the bytes are no longer those that were closed, before they aren't.
+    /// Writes down that the bytes are no longer those that were closed, before they are changed.
     async fn touch(&self, s: &mut SlotState, file: &Arc<dyn DiskFile>) -> Result<()> {
         if s.extent.touched >= s.closed {
             return Ok(());
@@ -326,7 +326,7 @@ mod tests {
         .unwrap();
     }
 
-    /// What the next run finds.
+    /// Opens the slab as the next run does, and returns what it finds.
     async fn found(disk: &SimDisk) -> SlotContents {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let slots = Slab::open(&StagingDir::on(&disk), SLAB.into()).await.unwrap();

@@ -21,7 +21,7 @@ use super::unsynced_removals::StagingDir;
 use crate::base::rt::{Disk, DiskLock, Rt};
 use crate::base::{Error, Kind, Result, ResultExt as _};
 
-/// Mounts of one bucket at a time.
+/// Largest number of mounts of one bucket at a time.
 const MOUNTS_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -30,22 +30,22 @@ pub struct StagingArea {
     pub folder: StagingDir,
     dir: PathBuf,
     pub url: String,
-    /// See `Note::generation`.
+    /// Generation of this mount's notes (see `Note::generation`).
     pub generation: u64,
-    /// See `Disk::boot`.
+    /// This run of the machine (see `Disk::boot`).
     pub boot: Option<String>,
-    /// What was removed and may be in the bucket still.
+    /// Log of what was removed and may be in the bucket still.
     pub removals: Arc<RemovalLog>,
     locks: Mutex<Vec<Box<dyn DiskLock>>>,
     /// The slab that gives out slots.
     slab: Mutex<Option<slab::OpenSlab>>,
-    /// Held while the next one is made, and while the last one goes.
+    /// Held while the next slab is made, and while the last one goes.
     making: tokio::sync::Mutex<()>,
 }
 
 impl StagingArea {
-    /// Takes the first free sub-folder of the folder (mounts of one bucket live side by side), and says what earlier mounts
-    /// left in it and in the other sub-folders that nobody uses.
+    /// Takes the first free sub-folder of the folder (mounts of one bucket live side by side). Returns also
+    /// what earlier mounts left in this one and in the other sub-folders that nobody uses.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -87,13 +87,15 @@ impl StagingArea {
         Ok((area, found))
     }
 
-    /// The mount only reads: nothing is staged, and what earlier mounts left is for one that sends it.
+    /// Lets go of all sub-folders, since the mount only reads. It stages nothing, and what earlier mounts
+    /// left is for a mount that sends it.
     pub fn let_go(&self) {
         self.locks.lock().clear();
     }
 
-    /// The mount is over: another may have the folder. Whoever closes it a second time waits for the first: a folder let go
-    /// of while a file in it is being removed would be looked at by the next mount with that file half gone.
+    /// Ends the use of the folder with the mount: another may have it. Whoever closes it a second time waits
+    /// for the first. A folder let go of while a file in it is being removed would be looked at by the next
+    /// mount with that file half gone.
     pub async fn close(&self) {
         let _one = self.making.lock().await;
         let last = self.slab.lock().take();
@@ -107,7 +109,7 @@ impl StagingArea {
         self.locks.lock().clear();
     }
 
-    /// A new place for the bytes of a file that is about to have `len` of them.
+    /// Makes a new place for the bytes of a file that is about to have `len` of them.
     pub async fn stage(&self, note: &Note, edits: Option<&Edits>, len: u64) -> Result<Stage> {
         if edits.is_none() && len.max(note.size) <= SLOT_DATA_MAX {
             return Ok(Arc::new(SlabStage::create(self.slot().await?, note).await?));
@@ -116,8 +118,8 @@ impl StagingArea {
         Ok(Arc::new(FileStage::create(&self.folder, path, note, edits, None).await?))
     }
 
-    /// A larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless its note says
-    /// by then whose it is.
+    /// Makes a larger place for a file whose bytes are in `old`, all of them. The next mount drops it, unless
+    /// its note says by then whose it is.
     pub async fn larger(&self, note: &Note, old: &Stage) -> Result<Stage> {
         let bytes = old.read(0, note.size as usize).await?;
         let (mark, outgrown_slot) = (Mark::Sent, Some(old.id()));
@@ -143,12 +145,12 @@ impl StagingArea {
         }
     }
 
-    /// Bytes that the disk has left. None: that can't be told.
+    /// Returns how many bytes the disk has left; `None` if that can't be told.
     pub async fn room(&self) -> Option<u64> {
         self.folder.disk().room(&self.dir).await
     }
 
-    /// Writes down a directory's rename before it begins, durably; and where.
+    /// Writes down a directory's rename durably before it begins, and returns where.
     pub async fn write_intent(&self, intent: &RenameIntent) -> Result<PathBuf> {
         let path = self.dir.join(format!("{:016x}{INTENT}", self.rt.random()));
         self.rewrite_intent(&path, intent).await?;
@@ -161,7 +163,7 @@ impl StagingArea {
         self.folder.disk().write_atomic(path, text.into()).await.context(doing)
     }
 
-    /// It is done, or undone.
+    /// Removes what was written down of a rename that is done, or undone.
     pub async fn remove_intent(&self, path: &Path) {
         let gone = async {
             self.folder.disk().remove(path).await?;

@@ -16,25 +16,25 @@ use tokio::sync::Notify;
 use crate::base::Result;
 use crate::base::rt::Disk;
 
-/// What says by itself that files in it left.
+/// A file that itself records which files in it left, as a slab does.
 #[async_trait]
 pub trait UnsyncedRemovals: Send + Sync + fmt::Debug {
-    /// Makes durable that they did.
+    /// Makes durable that these files left.
     async fn sync_removals(&self) -> Result<()>;
 }
 
 #[derive(Debug)]
 struct Inner {
     disk: Arc<dyn Disk>,
-    /// Where names were removed, and how many.
+    /// Folders in which names were removed, each with the number of removals.
     dirs: Mutex<BTreeMap<PathBuf, u64>>,
     marked: Mutex<Vec<Weak<dyn UnsyncedRemovals>>>,
     removed: Notify,
-    /// Held while what has left is made durable.
+    /// Held while removals are made durable.
     syncing: tokio::sync::Mutex<()>,
 }
 
-/// See the module. Clones are the same folder.
+/// The folder in which staged bytes stand. Clones are the same folder.
 #[derive(Clone, Debug)]
 pub struct StagingDir(Arc<Inner>);
 
@@ -56,23 +56,23 @@ impl StagingDir {
         Ok(())
     }
 
-    /// A file of the folder holds a removal that is not durable: registered once until it is synced.
+    /// Registers a file of the folder that holds a removal which is not durable: once until it is synced.
     pub fn register_unsynced(&self, marked: Weak<dyn UnsyncedRemovals>) {
         self.0.marked.lock().push(marked);
         self.0.removed.notify_one();
     }
 
-    /// Returns when something has left since it did last.
+    /// Returns when something was removed since the last return.
     pub async fn wait_for_removal(&self) {
         self.0.removed.notified().await;
     }
 
-    /// Nobody is to wait for that any more.
+    /// Wakes the task that waits for a removal, which is to wait no longer.
     pub fn wake(&self) {
         self.0.removed.notify_one();
     }
 
-    /// Makes durable what has left: what can't be made so may come back, and is tried again the next time.
+    /// Makes removals durable. What can't be made durable may come back, and is tried again the next time.
     pub async fn sync_removals(&self) -> Result<()> {
         // Whoever asks while another does it waits for that.
         let _one = self.0.syncing.lock().await;
@@ -106,7 +106,7 @@ impl StagingDir {
         result
     }
 
-    /// The same where nobody asked for it.
+    /// Makes removals durable where nobody asked for it. A failure is logged.
     pub async fn sync_removals_or_warn(&self) {
         if let Err(why) = self.sync_removals().await {
             tracing::warn!(%why, "what was sent may be sent again after a loss of power");

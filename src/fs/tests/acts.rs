@@ -70,7 +70,8 @@ impl InDir {
     }
 }
 
-/// What should be at the directory's new name: bytes and mode of each name; a directory has none.
+/// Contents that should be at the directory's new name: bytes and mode of each name; a directory has no
+/// bytes.
 type Meant = BTreeMap<String, (Option<Vec<u8>>, u32)>;
 
 /// One random call below the directory; when it says that it is done, it is what is meant.
@@ -230,7 +231,7 @@ impl Set {
         self.store.contents().put(key, bytes.to_vec().into(), When::Always, Cause::File).await.unwrap();
     }
 
-    /// As other tools upload large objects.
+    /// Puts an object in parts, as other tools upload large ones.
     async fn put_in_parts(&self, key: &str, bytes: &[u8]) {
         let contents = self.store.contents();
         let upload = contents.multipart_create(key, &Attrs::default(), Cause::File).await.unwrap();
@@ -348,7 +349,7 @@ fn a_later_mount_moves_nothing_that_was_made_since() {
     }
 }
 
-/// What the user copied by hand after a rename had failed is nobody's copy but his own.
+/// A copy that the user made by hand, after a rename had failed, stays: it is nobody's but his own.
 /// Promise: A directory's rename that fails leaves all of it at its old name.
 #[test]
 fn what_was_copied_by_hand_after_a_failed_rename_stays() {
@@ -566,8 +567,8 @@ fn a_large_file_that_is_emptied_before_its_close_is_empty() {
     });
 }
 
-/// What was edited in place while its directory moved, and closed, is sent to the new name after a kill: its object has another
-/// etag there.
+/// A file that was edited in place while its directory moved, and closed, is sent to the new name after a
+/// kill. Its object has another etag there.
 /// Promise: What was written survives kill -9 and is sent by the next mount.
 #[test]
 fn what_was_closed_while_its_directory_moved_is_sent_to_the_new_name() {
@@ -734,7 +735,8 @@ fn removals_that_the_store_refuses_are_told() {
     });
 }
 
-/// With flush=local, names that are removed and written anew while the store hangs have the new contents after a kill.
+/// Names that are removed and written anew while the store hangs have the new contents after a kill, with
+/// flush=local.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn what_was_removed_and_written_anew_is_what_was_written() {
@@ -906,7 +908,8 @@ fn who_seeks_back_finds_the_names_behind_the_place() {
     });
 }
 
-/// In a directory with the setgid bit what is made belongs to its group, and directories have the bit.
+/// Files and directories that are made in a directory with the setgid bit belong to its group, and
+/// directories have the bit.
 #[test]
 fn what_is_made_in_a_setgid_directory_has_its_group() {
     Set::run(1, EtagRule::OfBytes, |set| async move {

@@ -92,7 +92,7 @@ fn what_is_missing_between_blocks_is_fetched_and_nothing_else() {
     .unwrap();
 }
 
-/// What the disk gives back wrong is fetched again.
+/// Bytes that the disk gives back wrong are fetched again.
 #[test]
 fn a_rotten_block_is_fetched_again() {
     let sim = Sim::new(3);

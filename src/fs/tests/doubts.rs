@@ -19,7 +19,7 @@ const MODE: Changes =
     Changes { mode: Some(0o600), size: None, uid: None, gid: None, atime: None, mtime: None };
 const LENGTHS: [usize; 2] = [4000, 200_000];
 
-/// What one test needs.
+/// Parts that one test needs.
 #[derive(Clone)]
 struct Set {
     world: World,
@@ -94,7 +94,7 @@ impl Set {
         kept
     }
 
-    /// Until the store is asked once more.
+    /// Waits until the store is asked once more.
     async fn asked(&self) {
         let was = self.store.requests();
         while self.store.requests() == was {
@@ -278,7 +278,8 @@ fn a_chmod_of_an_open_file_is_no_conflict_afterwards() {
     }
 }
 
-/// What is written while another client's object refuses what was closed before is kept beside as well.
+/// Bytes that are written while another client's object refuses what was closed before are kept beside it as
+/// well.
 /// Promise: An update made elsewhere is never overwritten.
 #[test]
 fn what_is_written_while_a_send_is_refused_is_kept_beside() {
@@ -309,7 +310,8 @@ fn what_is_written_while_a_send_is_refused_is_kept_beside() {
     }
 }
 
-/// The same where it is begun anew: the version that was closed meanwhile, and what has been written of the next one.
+/// A version that is closed while another client's object refuses the one before is kept beside it, and so is
+/// what has been written of the next one, for which the file was begun anew.
 /// Promise: An update made elsewhere is never overwritten.
 #[test]
 fn what_is_closed_and_begun_anew_while_a_send_is_refused_is_kept_beside() {
@@ -383,7 +385,7 @@ fn a_chmod_of_what_waits_leaves_it_to_be_synced() {
     });
 }
 
-/// What is closed while its file is renamed has the new name, whatever ends the mount then.
+/// Bytes that are closed while their file is renamed have the new name, whatever ends the mount then.
 #[test]
 fn what_is_closed_beside_a_rename_has_the_new_name() {
     let mut beside = 0;
@@ -522,7 +524,7 @@ fn a_doubtful_stage_is_kept_while_the_name_goes() {
     }
 }
 
-/// Whoever reads a file goes on while it is renamed, its directory too.
+/// A reader of a file goes on while the file is renamed, its directory too.
 #[test]
 fn who_reads_a_file_that_is_renamed_reads_on() {
     for (seed, (from, to)) in (0..40).flat_map(|n| [(n, ("d/f", "d/g")), (n, ("d", "e"))]) {
@@ -544,8 +546,8 @@ fn who_reads_a_file_that_is_renamed_reads_on() {
     }
 }
 
-/// What was closed while its directory was being renamed, and the daemon dies before that ends: nobody else changed
-/// anything.
+/// A file is closed while its directory is being renamed, and the daemon dies before that ends. It is no
+/// conflict: nobody else changed anything.
 #[test]
 fn what_is_closed_while_its_directory_moves_is_no_conflict_after_a_kill() {
     for seed in 0..60 {
@@ -603,8 +605,8 @@ fn what_moves_to_where_another_was_is_found_there() {
     });
 }
 
-/// In a directory that is being renamed one file is copied to another, and then written to. The simulation says where
-/// it stalls.
+/// One file is copied to another in a directory that is being renamed, and then written to. The simulation
+/// says where it stalls.
 #[test]
 fn a_directory_moves_while_copies_are_made_in_it() {
     for seed in 0..20 {

@@ -13,7 +13,7 @@ const OLD: &[u8] = b"old old old";
 /// A file that is sent in parts.
 const LARGE: usize = 40 << 20;
 
-/// What was closed is queued, since the store refuses it.
+/// Closes a file whose bytes are then queued, since the store refuses them.
 async fn closed_unsent(set: &Set, user: &User, bytes: &[u8]) {
     set.store.rule("put", "", Act::Deny, 3);
     let handle = user.open("d/f", WRITE, false).await.unwrap();
@@ -68,7 +68,7 @@ fn half_of_an_edit_in_place_becomes_no_object() {
     }
 }
 
-/// What is appended to what was synced is not sent with it, and doesn't hold it up.
+/// Bytes that are appended to what was synced are not sent with it, and don't hold it up.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn what_was_synced_is_sent_though_more_is_appended() {
@@ -132,7 +132,8 @@ fn what_is_overwritten_on_its_way_becomes_no_object() {
     }
 }
 
-/// What was written through a mapping comes after its handle's close, and no close comes after it. A reader has the file open.
+/// Bytes that were written through a mapping come after their handle's close, and no close comes after them.
+/// A reader has the file open.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn what_comes_after_the_last_close_is_sent_though_somebody_reads() {

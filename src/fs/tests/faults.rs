@@ -271,7 +271,8 @@ pub(super) fn read(store: &Arc<SimStore>, key: &str) -> Option<Bytes> {
     futures::executor::block_on(body(store.contents(), key))
 }
 
-/// What was not sent when the daemon was killed is sent by the next mount: closed in vain, or never closed.
+/// Files that were not sent when the daemon was killed are sent by the next mount: closed in vain, or never
+/// closed.
 /// Promise: A bucket that fails gives EIO at close and fsync, never silence.
 /// Promise: What was written survives kill -9 and is sent by the next mount.
 #[test]
@@ -428,7 +429,7 @@ fn a_closed_version_outlives_a_rewrite_that_is_cut_off() {
     }
 }
 
-/// What write-back sends is what was closed, not what a process has begun to write over it since.
+/// Write-back sends what was closed, not what a process has begun to write over it since.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn what_was_closed_is_sent_while_it_is_written_anew() {
@@ -740,7 +741,7 @@ fn another_folder_in_its_place_empties_no_directory() {
     .unwrap();
 }
 
-/// While the bucket is away, nothing is missing or empty.
+/// Checks that, while the bucket is away, nothing is said to be missing or empty.
 async fn nothing_is_said_of(user: &User, dir: u64, file: u64) {
     let fails = |what: &str, errno: Option<Errno>| assert_eq!(errno, Some(Errno::IO), "{what}");
     for plus in [false, true] {

@@ -26,14 +26,14 @@ const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 const MIB: u64 = 1 << 20;
 const DISK: u64 = 64 * MIB;
 const LARGE: u64 = 150 * MIB;
-/// In a part that is freed long before the file's end.
+/// Offset in a part that is freed long before the file's end.
 const FREED: u64 = 20 * MIB;
 
-/// What becomes of completions, but for their answers. The store is silent from each on.
+/// Fate of completions, but for their answers. The store is silent from each on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Unheard {
     Done,
-    /// After so many seconds.
+    /// The completion is done after so many seconds.
     Late(u64),
     Never,
 }
@@ -546,7 +546,8 @@ fn a_disk_without_holes_and_a_store_that_is_away_leave_no_room() {
     });
 }
 
-/// What this host has promised to keep, it keeps: after an fsync with `flush=local` nothing of the file is freed.
+/// This host keeps what it has promised to keep: after an fsync with `flush=local` nothing of the file is
+/// freed.
 /// Promise: With `flush=local`, fsync returns when the bytes survive a loss of power.
 #[test]
 fn what_was_synced_here_is_not_freed() {
@@ -585,8 +586,9 @@ fn nothing_is_freed_while_there_is_room() {
     });
 }
 
-/// What a program may see of a file on a small disk, with a store that loses answers: each write, cut and read does what it says or
-/// fails, and when an fsync or close succeeds the object is what a plain array says.
+/// Random programs see of a file on a small disk what they may, with a store that loses answers. Each write,
+/// cut and read does what it says or fails, and when an fsync or close succeeds the object is what a plain
+/// array says.
 /// Promise: A file may be larger than the disk of the state folder.
 #[test]
 fn random_programs_on_a_small_disk_store_what_they_wrote() {

@@ -16,7 +16,7 @@ const OF_BYTES: EtagRule = EtagRule::OfBytes;
 const NEW: OpenMode = OpenMode { exclusive: true, ..EMPTY };
 
 impl Set {
-    /// In the background.
+    /// Does something in the background.
     fn does<F: Future<Output = Op<()>> + Send + 'static>(
         &self,
         user: &User,
@@ -174,7 +174,7 @@ fn what_follows_a_removal_replaces_nothing_of_others() {
     }
 }
 
-/// What a close asked for is refused while another process writes the file anew: that close says so.
+/// A close whose version is refused while another process writes the file anew says so.
 /// Promise: A bucket that fails gives EIO at close and fsync, never silence.
 #[test]
 fn a_close_whose_version_is_refused_beside_a_rewrite_says_so() {
@@ -255,7 +255,8 @@ fn a_conflict_copy_shows_nobody_what_is_private() {
     });
 }
 
-/// What another client sets of a file that is being written here stays, where this host has set something else.
+/// Metadata that another client sets of a file that is being written here stay, unless this host has set
+/// something else.
 /// Promise: An update made elsewhere is never overwritten.
 #[test]
 fn what_others_set_stays_where_nothing_of_the_kind_was_set_here() {
@@ -288,7 +289,8 @@ fn what_others_set_stays_where_nothing_of_the_kind_was_set_here() {
     }
 }
 
-/// What was closed with success and can be stored neither under its name nor beside it is told by status and unmount.
+/// A file that was closed with success and can be stored neither under its name nor beside it is told by
+/// status and unmount.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn a_conflict_that_no_copy_keeps_counts_as_unsent() {

@@ -26,7 +26,8 @@ async fn content(disk: &SimDisk, path: &str) -> Bytes {
     disk.read(Path::new(path), 1 << 20).await.unwrap()
 }
 
-/// What is kept is listed while no mount has it, copied out whole without touching what is there, and dropped for good.
+/// Kept files are listed while no mount has them, copied out whole without touching what is there, and
+/// dropped for good.
 #[test]
 fn what_is_kept_is_listed_copied_out_and_dropped() {
     let sim = Sim::new(1);
@@ -89,7 +90,7 @@ fn what_is_kept_is_listed_copied_out_and_dropped() {
     .unwrap();
 }
 
-/// What waits when another mount comes is not sent first, but shown and sent by that one.
+/// Files that wait when another mount comes are not sent first, but shown and sent by that mount.
 #[test]
 fn what_waits_is_left_to_the_mount_that_comes_next() {
     const FILES: u64 = 300;

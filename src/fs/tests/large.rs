@@ -324,7 +324,8 @@ fn a_part_is_sent_again_when_what_left_before_has_ended() {
     .unwrap();
 }
 
-/// On a line of 5 Mbit/s eight parts that leave together take almost two minutes, each of them.
+/// Eight parts that leave together on a line of 5 Mbit/s take almost two minutes, each of them, and have that
+/// time.
 /// Promise: A store that hangs hangs nobody.
 #[test]
 fn parts_that_leave_together_have_time_for_all() {

@@ -133,7 +133,7 @@ fn a_copy_that_comes_late_overwrites_nothing() {
     }
 }
 
-/// Who writes a file that a rename replaces is told, where that rename fails at its end.
+/// A writer of a file that a rename replaces is told, where that rename fails at its end.
 #[test]
 fn who_writes_what_a_failed_rename_has_replaced_loses_nothing() {
     Set::run(1, OF_BYTES, |set| async move {

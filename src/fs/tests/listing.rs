@@ -116,7 +116,7 @@ fn smaller_directories_cost_no_request_more() {
     }
 }
 
-/// Who stops reading early causes no requests that are for the rest, and what is on its way is given up.
+/// A reader that stops early causes no requests that are for the rest, and what is on its way is given up.
 #[test]
 fn a_listing_given_up_asks_no_further() {
     let sim = Sim::new(7);
@@ -191,7 +191,7 @@ fn names_that_stay_are_listed_once_whatever_changes_meanwhile() {
 enum Order {
     Bytes,
     Tree,
-    /// By bytes, but where it is to begin it takes for a hint.
+    /// The server lists by bytes, but takes the name at which it is to begin for a hint.
     Deaf,
     None,
 }
@@ -267,7 +267,8 @@ impl PageSource for StagingDir {
     }
 }
 
-/// What a parallel listing gives of a folder, names with their slashes; and how many requests it took.
+/// Returns what a parallel listing gives of a folder, names with their slashes; and how many requests it
+/// took.
 fn fed(folder: StagingDir) -> (Vec<String>, u64) {
     let sim = Sim::new(11);
     let world = sim.clone();

@@ -119,7 +119,7 @@ impl Model {
         Ok(())
     }
 
-    /// What the bucket must hold in the end.
+    /// Returns the objects that the bucket must hold in the end.
     fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let object = |(path, thing): (&String, &Thing)| match thing {
             Thing::File(id) => (path.clone(), self.files[*id].bytes.clone()),
@@ -434,7 +434,8 @@ fn run(seed: u64, mounts: usize, steps: u64) {
     assert!(left.is_empty(), "seed {seed}: staged files are left: {left:?}");
 }
 
-/// As many as the machine's patience allows: `WINDLASS_SEEDS=1000 cargo test fs::tests`.
+/// Returns how many seeds to try: as many as the machine's patience allows, by `WINDLASS_SEEDS=1000 cargo
+/// test fs::tests`.
 pub fn seeds(some: u64) -> u64 {
     std::env::var("WINDLASS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(some)
 }

@@ -18,7 +18,7 @@ use crate::store::{
     Attrs, Bucket, BucketAnswer, BucketRequest, Carried, Cause, List, MemStore, Page, Put, Store, When,
 };
 
-/// What a store does otherwise.
+/// Ways in which a store differs from others.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ways {
     /// The first page of each listing has no names, and says that there are more.
@@ -38,7 +38,7 @@ struct Odd {
     ways: Ways,
 }
 
-/// What a page without names says that it is followed by.
+/// Name that a page without names gives as the beginning of the next page.
 const AGAIN: &str = "\u{1}again";
 
 impl Odd {

@@ -14,7 +14,8 @@ use crate::store::{Bucket as _, Cause, Reach, SimStore, Store as _, When};
 
 const NEW: OpenMode = OpenMode { truncate: true, ..WRITE };
 
-/// With `flush=local` as well a copy that the store makes is stored when it returns: this host has no byte of it.
+/// A copy that the store makes is stored when the call returns, with `flush=local` as well: this host has no
+/// byte of it.
 /// Promise: With `flush=local`, close returns when this host has the bytes.
 #[test]
 fn a_copy_in_the_bucket_is_stored_at_once() {

@@ -20,10 +20,10 @@ use crate::store::{Cause, SimStore, Store as _, When};
 /// A file that is synced at times and changed in place.
 #[derive(Default, Clone)]
 struct Synced {
-    /// As it was when fsync last returned.
+    /// The file's bytes when fsync last returned.
     durable: Option<Vec<u8>>,
     now: Vec<u8>,
-    /// Written since, at their places.
+    /// Bytes that were written since then, at their places.
     since: Vec<(usize, Vec<u8>)>,
 }
 
@@ -50,7 +50,7 @@ impl Synced {
 struct Closed {
     /// The bucket had it when this life began.
     known: bool,
-    /// What it was closed as.
+    /// Contents with which the file was closed.
     may: Vec<Vec<u8>>,
 }
 
@@ -64,7 +64,7 @@ impl Closed {
     }
 }
 
-/// What was promised.
+/// Contents that were promised to survive.
 #[derive(Default)]
 struct Promised {
     /// Files that are only ever put as a whole and closed.
@@ -128,7 +128,7 @@ pub async fn mount_again(world: &World, disk: &Arc<SimDisk>, store: &Arc<SimStor
     unsent
 }
 
-/// What the bucket holds is what was promised; from here on it goes on from there.
+/// Checks that the bucket holds what was promised; from here on the promises go on from what it holds.
 async fn check(store: &SimStore, promised: &Shared, unsent: &[Unsent], note: &str) {
     let Promised { closed, synced } = std::mem::take(&mut *promised.lock());
     for (key, file) in closed {
@@ -426,7 +426,7 @@ fn after_a_loss<F: Future<Output = ()> + Send>(
     after_an_end(true, seeds, key, change, judge);
 }
 
-/// The same, or the daemon dies alone.
+/// Does what `after_a_loss` does, or, without `power`, has the daemon die alone.
 fn after_an_end<F: Future<Output = ()> + Send>(
     power: bool,
     seeds: std::ops::Range<u64>,
@@ -554,7 +554,7 @@ pub async fn empty(user: &User, handle: u64) {
     user.fs.setattr(ino, empty, Some(handle)).await.unwrap();
 }
 
-/// What took the place of a synced version, or could not, is emptied and written again.
+/// A file that took the place of a synced version, or could not, is emptied and written again.
 #[test]
 fn a_version_is_not_lost_with_the_one_that_was_to_replace_it() {
     for (power, len) in [(false, 4000), (false, 200_000), (true, 4000), (true, 200_000)] {
@@ -577,7 +577,8 @@ fn a_version_is_not_lost_with_the_one_that_was_to_replace_it() {
     }
 }
 
-/// The same while the queue tries again and again, and the bucket comes back: never what nobody closed.
+/// A file that took the place of a synced version is emptied and written again while the queue tries again
+/// and again. When the bucket comes back, it never gets what nobody closed.
 #[test]
 fn what_follows_a_failed_close_is_not_sent_before_its_own() {
     for len in [4000, 200_000] {

@@ -41,7 +41,7 @@ struct History {
     times: Option<(usize, Ns, Ns)>,
 }
 
-/// What every name was and is, as far as its owner knows.
+/// States of every name, past and present, as far as its owner knows.
 #[derive(Clone, Default)]
 struct Truth(Arc<Mutex<BTreeMap<String, History>>>);
 
@@ -76,7 +76,7 @@ impl Truth {
         self.with(path, |h| h.reached)
     }
 
-    /// What stays as it is keeps its times.
+    /// Checks that a file that stays as it is keeps its times.
     fn times(&self, path: &str, mark: usize, attributes: &Attributes) {
         let (mtime, ctime) = (attributes.mtime, attributes.ctime);
         self.with(path, |h| match h.times {
@@ -91,7 +91,7 @@ impl Truth {
         });
     }
 
-    /// What a file is that had the name, under whatever name it has it now.
+    /// Returns the states of a file that had the name, under whatever name it has now.
     fn followed(&self, marks: &BTreeMap<String, usize>, path: &str) -> Seen {
         let mut seen = self.since(path, marks[path]);
         let files: Vec<u8> = seen.states.iter().flatten().map(|s| s.file).collect();
@@ -568,7 +568,8 @@ fn a_write_beside_a_chmod_that_meets_anothers_object_is_not_lost() {
     assert!((10..290).contains(&met), "{met} writes came after the change: the moments are no test");
 }
 
-/// The same of an append: behind their bytes, or refused.
+/// An append beside a chmod that meets another client's object ends up behind that client's bytes, or is
+/// refused.
 #[test]
 fn an_append_beside_a_chmod_that_meets_anothers_object_is_behind_its_end() {
     for seed in 0..300 {

@@ -274,7 +274,8 @@ fn undoing_a_rename_takes_nothing_from_the_next() {
     assert!(failed > 10, "{failed} failed: the faults are no test");
 }
 
-/// What another client puts at a file's old name while it is renamed is at one of the two names afterwards.
+/// An object that another client puts at a file's old name while it is renamed is at one of the two names
+/// afterwards.
 /// Promise: Renaming loses nothing.
 #[test]
 fn a_rename_takes_along_what_others_put() {

@@ -38,7 +38,7 @@ impl Counted {
         Arc::new(Counted { inner: MemStore::new("counted"), rt: rt.clone(), times, counts, a_second, line })
     }
 
-    /// From now on all who send share a line of so many bytes a second.
+    /// Makes all who send share a line of so many bytes a second from now on.
     pub fn slow(&self, a_second: u64) {
         self.a_second.store(a_second, Ordering::Relaxed);
     }
@@ -60,12 +60,12 @@ impl Counted {
         *self.counts.lock().entry(verb).or_default() += 1;
     }
 
-    /// When it was put or copied there last.
+    /// Gives the object the time at which it was put or copied there last.
     fn date(&self, key: &str, modified_ms: &mut Option<u64>) {
         *modified_ms = self.times.lock().get(key).copied().or(*modified_ms);
     }
 
-    /// What was counted since the last time, as `2 head 1 put`.
+    /// Returns what was counted since the last time, as `2 head 1 put`.
     pub fn take(&self) -> String {
         let mut out = String::new();
         for (verb, n) in std::mem::take(&mut *self.counts.lock()) {
@@ -75,7 +75,7 @@ impl Counted {
     }
 }
 
-/// What a row calls a request.
+/// Returns the word by which a row calls a request.
 fn verb(request: &BucketRequest) -> &'static str {
     match request {
         BucketRequest::Get { .. } => "get",
@@ -143,7 +143,7 @@ struct Table {
 }
 
 impl Table {
-    /// What has been asked since the last row is this row's.
+    /// Adds a row with what has been asked since the last row.
     fn row(&mut self, operation: &'static str) {
         self.user.forget_all();
         self.rows.push((operation, self.store.take()));

@@ -125,8 +125,8 @@ impl Writer {
     }
 }
 
-/// What the store has while it takes nothing, and what the next mount makes of it after a loss of power. `before` runs
-/// between the close and the loss.
+/// Judges what the store has while it takes nothing, and what the next mount makes of it after a loss of
+/// power. `before` runs between the close and the loss.
 fn after_a_close<F: Future<Output = ()> + Send>(
     seeds: u64,
     before: impl Fn(User, World) -> F + Clone + Send + 'static,
@@ -363,7 +363,8 @@ fn a_close_stores_what_was_closed_though_another_begins_anew_beside_it() {
     }
 }
 
-/// The same, where the closed version waits while the mount is taken away by force.
+/// A closed version that waits while another process writes the file anew outlives a mount that is taken away
+/// by force.
 /// Promise: A whole object is never replaced by half of one.
 #[test]
 fn a_closed_version_that_waits_outlives_a_mount_that_is_cut_off() {

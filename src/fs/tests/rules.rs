@@ -12,7 +12,7 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Bucket, BucketAnswer, BucketRequest, Cause, MemStore, Store};
 
-/// What becomes of a request that a rule is about. Times are milliseconds.
+/// Fate of a request that a rule is about. Times are milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
     /// Done after this time, and answered.
@@ -21,7 +21,7 @@ pub enum Act {
     Late(u64),
     /// Done, and not answered.
     Lose,
-    /// The same, which shows after this time.
+    /// Done, and not answered; what was done shows after this time.
     LoseAfter(u64),
     /// Cut at once, and done after this time.
     CutAndCome(u64),

@@ -42,7 +42,8 @@ async fn filled(world: &World, mode: u32) -> (Arc<Counted>, User) {
     (store, user)
 }
 
-/// The same when ten of its names have told of the others; and its number.
+/// Fills a directory as `filled` does, and has ten of its names tell of the others. Returns the directory's
+/// number too.
 async fn among_guesses(world: &World) -> (Arc<Counted>, User, u64) {
     let (store, user) = filled(world, 0o755).await;
     for i in 0..10 {
@@ -243,7 +244,7 @@ fn what_each_object_carries_is_asked_for() {
     });
 }
 
-/// What was closed here waits to be sent; its mode is changed by name, and the daemon is killed.
+/// A file was closed here and waits to be sent; its mode is changed by name, and the daemon is killed.
 /// Promise: A mode, owner or time that was set is shown by every stat from then on.
 #[test]
 fn the_mode_of_what_waits_survives_a_kill() {

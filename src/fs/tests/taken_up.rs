@@ -56,7 +56,7 @@ fn what_was_on_its_way_at_a_kill_is_known_again() {
     }
 }
 
-/// The same put, and the next mount's user has removed the file.
+/// A put was on its way when the daemon died, and is done when the next mount's user has removed the file.
 /// Promise: What was removed stays removed.
 #[test]
 fn what_was_on_its_way_at_a_kill_and_was_removed_is_not_back() {
@@ -152,7 +152,8 @@ fn a_look_that_fails_keeps_no_file_from_being_sent() {
     }
 }
 
-/// What an earlier mount left can't be stored beside its object when the next one begins: that counts as unsent.
+/// Files that an earlier mount left and that can't be stored beside their objects when the next one begins
+/// count as unsent.
 /// Promise: What was written survives kill -9 and is sent by the next mount.
 #[test]
 fn what_cannot_be_taken_up_counts_as_unsent() {
@@ -268,7 +269,8 @@ fn an_upload_for_the_old_name_of_a_file_is_given_up_after_a_crash() {
     }
 }
 
-/// The same where the old name can't be deleted: the file stays there.
+/// A file is renamed while it is written, and the old name can't be deleted. The file stays there, and is
+/// sent there after a kill.
 /// Promise: What was written survives kill -9 and is sent by the next mount.
 #[test]
 fn what_is_written_of_a_file_stays_with_it_when_its_rename_fails() {
@@ -374,7 +376,8 @@ fn a_late_put_of_a_removed_file_is_replaced_by_the_next() {
     }
 }
 
-/// The same of a file that was opened when its name had shown again. The daemon may die in between.
+/// A file is emptied and written when its name, whose removal failed, has shown again. It is stored though
+/// that removal is done meanwhile. The daemon may die in between.
 /// Promise: Names that are removed one after another are deleted together.
 #[test]
 fn what_replaces_a_name_whose_removal_failed_is_stored_though_that_is_done_meanwhile() {

@@ -29,7 +29,7 @@ pub struct User {
 }
 
 impl Fs {
-    /// As the handle was opened: at `offset`, or at the end.
+    /// Writes as the handle was opened: at `offset`, or at the end.
     pub async fn write(&self, handle: u64, offset: u64, data: Bytes) -> Op<()> {
         let append = self.file(handle)?.how.append;
         self.write_at(handle, (!append).then_some(offset), data).await
@@ -41,7 +41,7 @@ pub fn parts(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// Of the size that the options say, beside the staged files.
+/// Makes a cache of the size that the options say, beside the staged files.
 fn cache(rt: &Rt, disk: &Arc<dyn Disk>, options: &MountOptions, staging: &str) -> DiskCache {
     let Cache::Bytes(bytes_max) = options.cache else { return DiskCache::off() };
     let dir = format!("{staging}-cache").into();
@@ -62,7 +62,7 @@ impl User {
         User { fs, looked: Arc::default(), rt: None }
     }
 
-    /// Of one that was mounted here.
+    /// Sleeps, for a user that was mounted here.
     pub async fn sleep(&self, ms: u64) {
         self.rt.as_ref().unwrap().sleep(std::time::Duration::from_millis(ms)).await;
     }

@@ -11,11 +11,11 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::base::rt::Instant;
 
-/// Names of one directory that are removed nearer to each other than this go together.
+/// Longest time between two removals of names of one directory that go together.
 const PAUSE: Duration = Duration::from_millis(300);
-/// From so many on.
+/// Number of removals in a row from which on they go together.
 const MANY: u32 = 3;
-/// Directories that are emptied at once, by as many hands.
+/// Largest number of directories that are emptied at once, by as many hands.
 const DIRECTORIES: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ struct Run {
     last: Instant,
 }
 
-/// See the module.
+/// Removals in a row, by directory.
 #[derive(Debug)]
 pub struct UnlinkBursts(Mutex<LruCache<String, Run, BuildHasherDefault<Xxh3Default>>>);
 
@@ -33,7 +33,8 @@ impl UnlinkBursts {
         UnlinkBursts(Mutex::new(LruCache::with_hasher(DIRECTORIES, Default::default())))
     }
 
-    /// A name of this directory is removed; true from the third on without a pause.
+    /// Counts that a name of this directory is removed. Returns true from the third removal on without a
+    /// pause.
     pub fn goes_on(&self, prefix: &str, now: Instant) -> bool {
         let mut runs = self.0.lock();
         let run = runs.get_or_insert_mut(prefix.to_owned(), || Run { names: 0, last: now });
@@ -42,7 +43,7 @@ impl UnlinkBursts {
         run.names >= MANY
     }
 
-    /// Whether that is so right now.
+    /// Tells whether names of this directory are being removed one after another right now.
     pub fn is_emptied(&self, prefix: &str, now: Instant) -> bool {
         let runs = self.0.lock();
         runs.peek(prefix).is_some_and(|run| run.names >= MANY && now.since(run.last) < PAUSE)

@@ -23,7 +23,7 @@ struct Passing {
     next: u64,
     calls: BTreeMap<u64, Keys>,
     holds: BTreeMap<u64, [String; 2]>,
-    /// Old names of directories that have their new ones here, by the same numbers.
+    /// Old names of directories whose new names this host shows already, by the numbers of their holds.
     left: BTreeMap<u64, String>,
 }
 
@@ -36,16 +36,16 @@ fn is_dir(key: &str) -> bool {
     key.is_empty() || key.ends_with('/')
 }
 
-/// See the module.
+/// The gate that calls and renames pass.
 #[derive(Debug, Default)]
 pub struct ChangeGate {
     passing: LeafLock<Passing>,
     changed: Notify,
-    /// How many are in `Passing::left`: mostly none.
+    /// Number of names in `Passing::left`: mostly none.
     leaving: AtomicUsize,
 }
 
-/// A call that may change what it named, until this is dropped.
+/// A passed call, which may change what it named until this is dropped.
 #[derive(Debug)]
 pub struct Pass(Arc<ChangeGate>, u64);
 
@@ -56,7 +56,7 @@ impl Drop for Pass {
     }
 }
 
-/// All below two prefixes is its holder's, until this is dropped.
+/// A hold on all that lies below two prefixes, until this is dropped.
 #[derive(Debug)]
 pub struct Hold(Arc<ChangeGate>, u64);
 
@@ -72,7 +72,7 @@ impl Drop for Hold {
 }
 
 impl Hold {
-    /// From now on nobody finds anything at this old name, which is one of the two.
+    /// Declares this old name, one of the two prefixes, to be left: from now on nobody finds anything there.
     pub fn leave(&self, old: &str) {
         let mut passing = self.0.passing.lock();
         passing.left.insert(self.1, old.to_owned());
@@ -81,8 +81,8 @@ impl Hold {
 }
 
 impl ChangeGate {
-    /// Passes with the keys that `keys` gives, once nobody holds them. Asked again, it must give the same: a rename may
-    /// have ended in between. None: they stayed held for `limit`.
+    /// Passes with the keys that `keys` gives, once nobody holds them. Asked again, `keys` must give the
+    /// same: a rename may have ended in between. `None`: the keys stayed held for `limit`.
     pub async fn pass<E>(
         self: &Arc<Self>,
         rt: &Rt,
@@ -91,6 +91,7 @@ impl ChangeGate {
     ) -> Result<Option<Pass>, E> {
         let until = limit.map(|limit| rt.now() + limit);
         loop {
+            // Registered before the gate is looked at: a hold that ended in between would wake nobody.
             let changed = self.changed.notified();
             futures::pin_mut!(changed);
             changed.as_mut().enable();
@@ -112,7 +113,7 @@ impl ChangeGate {
         }
     }
 
-    /// None: somebody holds one of them.
+    /// Passes with these keys; `None` if somebody holds one of them.
     fn try_pass(self: &Arc<Self>, keys: &Keys) -> Option<Pass> {
         let mut passing = self.passing.lock();
         if passing.holds.values().any(|held| touches(held, keys)) {
@@ -124,18 +125,20 @@ impl ChangeGate {
         Some(Pass(self.clone(), id))
     }
 
-    /// Whether somebody holds one of these.
+    /// Tells whether somebody holds one of these keys.
     pub fn is_held(&self, keys: &[String]) -> bool {
         self.passing.lock().holds.values().any(|held| touches(held, keys))
     }
 
-    /// Whether a name, as the prefix that a directory of this name has, is or lies below an old one that was just left.
+    /// Tells whether a name is or lies below an old one that was just left. `prefix` is that of a directory
+    /// of this name.
     pub fn is_left(&self, prefix: &str) -> bool {
         self.leaving.load(Ordering::Acquire) > 0
             && self.passing.lock().left.values().any(|old| prefix.starts_with(old.as_str()))
     }
 
-    /// Waits until that is not so; false when it is so all the time of `limit`.
+    /// Waits until no old name is left that this name is or lies below. Returns false if that takes longer
+    /// than `limit`.
     pub async fn wait_left(&self, rt: &Rt, limit: Duration, prefix: impl Fn() -> String) -> bool {
         let until = rt.now() + limit;
         loop {
@@ -151,7 +154,8 @@ impl ChangeGate {
         }
     }
 
-    /// Waits for who holds any of it, then for the calls that have passed.
+    /// Takes a hold on both prefixes: waits for whoever holds any of them, then for the calls that have
+    /// passed.
     pub async fn hold(self: &Arc<Self>, prefixes: [&str; 2]) -> Hold {
         let held = prefixes.map(str::to_owned);
         let mut hold = None;
@@ -161,6 +165,8 @@ impl ChangeGate {
             changed.as_mut().enable();
             {
                 let mut passing = self.passing.lock();
+                // Entered before the passed calls are waited for: otherwise later calls could pass for ever,
+                // and the hold would never be had.
                 if hold.is_none() && !passing.holds.values().any(|other| touches(other, &held)) {
                     passing.next += 1;
                     let id = passing.next;

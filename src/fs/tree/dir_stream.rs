@@ -15,7 +15,7 @@ use crate::fs::file::OpenFile;
 use crate::fs::object::Attributes;
 use crate::store::VersionMark;
 
-/// Entries handed out at once; more than fit a reply.
+/// Largest number of entries handed out at once; more than fit a reply.
 pub const BATCH: usize = 512;
 
 /// One name of a directory.
@@ -26,43 +26,43 @@ pub struct Item {
     pub dir: bool,
     pub attributes: Attributes,
     pub until: Instant,
-    /// When the listing began.
+    /// Change sequence at which the listing began.
     pub seq: Option<ChangeSeq>,
-    /// Of earlier versions.
+    /// Place of an earlier version, or of a directory of them; `None` for other names.
     pub version: Option<VersionPlace>,
-    /// Its place in the stream, from 1 on; 0 before it has one (`Stream::number`).
+    /// The entry's place in the stream, from 1 on; 0 before it has one (`Stream::number`).
     pub cookie: u64,
 }
 
 #[derive(Debug)]
 pub struct DirHandle {
     pub ino: u64,
-    /// Empty where versions are listed.
+    /// Prefix of the directory when it was opened; empty where versions are listed.
     pub prefix: String,
-    /// Of earlier versions: which.
+    /// The directory of earlier versions that is listed; `None` for others.
     pub versions: Option<VersionPlace>,
     pub stream: tokio::sync::Mutex<Stream>,
 }
 
 #[derive(Debug, Default)]
 pub struct Stream {
-    /// Once it has begun.
+    /// The listing under way; `None` before it has begun.
     pub listing: Option<ParallelListing>,
     pub ended: bool,
-    /// What the listing is of, once it has begun.
+    /// Prefix of the directory that is listed, once the listing has begun.
     pub prefix: String,
-    /// The window begins behind the entry of this cookie.
+    /// Cookie of the entry behind which the window begins.
     pub base: u64,
     pub window: VecDeque<Item>,
-    /// So many of them have their cookies.
+    /// Number of entries in the window that have their cookies.
     numbered: usize,
-    /// Hashes of the names that have had cookies, in their order.
+    /// Hashes of the names that have had cookies, in the order of these.
     names: Vec<u64>,
-    /// The same of the listing before, where a reader went back: its cookies count on. The directory is listed to its end
-    /// then, before anything is given.
+    /// Hashes of names as in `names`, of the listing before, where a reader went back: its cookies count on.
+    /// The directory is listed to its end then, before anything is given.
     before: Vec<u64>,
-    /// The entries before this cookie were looked at, as far as that was needed. The kernel takes a few of a batch at a
-    /// time: what was found stays in the window, so that no name is asked for again.
+    /// Cookie up to which entries were looked at, as far as that was needed. The kernel takes a few of a
+    /// batch at a time. What was found stays in the window, so that no name is asked for again.
     pub looked: u64,
     pub waiting: Vec<(String, Attributes)>,
     /// Local names that the listing has not shown.
@@ -70,24 +70,25 @@ pub struct Stream {
     pub kept: BTreeSet<String>,
     pub last_piece: Vec<u8>,
     pub metadata: Metadata,
-    /// The whole directory, for `NameCache`, as long as it is small; from the listing's beginning on.
+    /// The whole directory for `NameCache`, from the listing's beginning on, as long as it is small; else
+    /// `None`.
     pub whole: Option<BTreeMap<String, CachedName>>,
     pub until: Instant,
     pub seq: Option<ChangeSeq>,
-    /// Of versions: where the next page begins.
+    /// Beginning of the next page, where versions are listed.
     pub after: Option<VersionMark>,
-    /// Of versions: names listed that may come again.
+    /// Names that were listed and may come again, where versions are listed.
     pub shown: Vec<String>,
 }
 
 impl Stream {
-    /// A new listing in which names that were given keep their cookies.
+    /// Makes a new listing in which names that were given keep their cookies.
     pub fn again(self) -> Stream {
         let before = if self.before.is_empty() { self.names } else { self.before };
         Stream { before, ..Stream::default() }
     }
 
-    /// Gives cookies to what was listed since.
+    /// Gives cookies to what was listed since the last call.
     pub fn number(&mut self) {
         if self.before.is_empty() {
             for item in self.window.iter_mut().skip(self.numbered) {
@@ -111,7 +112,7 @@ impl Stream {
         }
     }
 
-    /// Whether the entry behind `cookie` is here, or the end; the window begins there then.
+    /// Tells whether the entry behind `cookie` is here, or the end. If so, the window begins there now.
     pub fn seek(&mut self, cookie: u64) -> bool {
         if cookie < self.base || self.numbered < self.window.len() {
             return false;
@@ -124,13 +125,13 @@ impl Stream {
         true
     }
 
-    /// The window's first entries; those alone that were `looked` at, if that is asked for.
+    /// Returns the window's first entries; only those that were `looked` at, if that is asked for.
     pub fn first(&self, looked: bool) -> Vec<Item> {
         let known = |item: &&Item| !looked || item.cookie <= self.looked;
         self.window.iter().take_while(known).take(BATCH).cloned().collect()
     }
 
-    /// Drops the entries up to a cookie: who seeks there lets them go page by page.
+    /// Drops the entries up to a cookie. A reader that seeks there lets them go page by page.
     pub fn skip(&mut self, cookie: u64) {
         let gone = self.window.iter().take_while(|item| item.cookie != 0 && item.cookie <= cookie).count();
         let base = self.base;
@@ -139,7 +140,7 @@ impl Stream {
         self.base = if self.window.is_empty() && !self.ended { last } else { cookie.max(self.base) };
     }
 
-    /// Whoever reads from this cookie on begins again.
+    /// Tells whether a reader from this cookie on must begin again.
     pub fn is_passed(&self, cookie: u64) -> bool {
         cookie < self.base || cookie == 0 && self.base == 0 && self.ended
     }

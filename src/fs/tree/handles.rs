@@ -11,7 +11,7 @@ use crate::fs::file::OpenFile;
 use crate::fs::object::Base;
 use crate::fs::read::{ReadAhead, Reader};
 
-/// How a file is opened.
+/// Flags with which a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OpenMode {
     pub read: bool,
@@ -31,7 +31,7 @@ pub struct FileHandle {
     pub callers: Callers,
 }
 
-/// Callers of a handle that are remembered.
+/// Largest number of callers that a handle remembers.
 const CALLERS: usize = 16;
 
 /// The threads that have opened a handle or written through it.
@@ -53,8 +53,8 @@ impl Callers {
     }
 }
 
-/// What a handle wrote, counted, and how much of that a flush has answered for: of two processes that share a handle,
-/// one writes while the other's close sends.
+/// Counts the changes that a handle made, and those that a flush has answered for. Of two processes that
+/// share a handle, one may write while the other's close sends.
 #[derive(Debug, Default)]
 pub struct Wrote {
     changes: AtomicU64,
@@ -62,33 +62,34 @@ pub struct Wrote {
 }
 
 impl Wrote {
-    /// A change of the handle's that is made.
+    /// Counts a change that the handle has made.
     pub fn add(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// One that is being made: counted when it ends, however it does. A flush that begins before then may have missed it.
+    /// Begins a change, which is counted when it ends, however it does. A flush that begins before then may
+    /// have missed it.
     pub fn changing(&self) -> Changing<'_> {
         Changing(self)
     }
 
-    /// What a flush that begins now answers for.
+    /// Returns the number of changes, for which a flush that begins now answers.
     pub fn now(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// A flush that began then succeeded.
+    /// Records that a flush succeeded which began when `now` returned `then`.
     pub fn flushed(&self, then: u64) {
         self.flushed.fetch_max(then, Ordering::AcqRel);
     }
 
-    /// Its close has something to answer for.
+    /// Tells whether the handle's close has something to answer for.
     pub fn unflushed(&self) -> bool {
         self.flushed.load(Ordering::Acquire) < self.now()
     }
 }
 
-/// See `Wrote::changing`.
+/// A change under way (`Wrote::changing`), counted when this is dropped.
 #[derive(Debug)]
 pub struct Changing<'a>(&'a Wrote);
 
@@ -102,7 +103,7 @@ impl Drop for Changing<'_> {
 #[derive(Debug)]
 pub struct VersionFile {
     pub key: String,
-    /// None of a mark that the object was deleted.
+    /// The version's object; `None` for a mark that the object was deleted.
     pub base: Option<Base>,
     pub reader: Reader,
     pub ahead: ReadAhead,

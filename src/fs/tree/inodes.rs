@@ -21,42 +21,43 @@ pub const ROOT: u64 = 1;
 #[derive(Debug, Default)]
 pub struct Node {
     pub ino: u64,
-    /// An object's key, or a directory's prefix (empty, or with a slash at its end unless it is a piece).
+    /// Key of the object, or prefix of the directory (empty, or with a slash at its end unless it is a
+    /// piece).
     pub key: String,
     pub dir: bool,
-    /// An object whose name a directory has: only its other name leads to it.
+    /// True for an object whose name a directory has: only the object's other name leads to it.
     pub beside: bool,
-    /// Removed here: no name leads to it any more.
+    /// True once the node was removed here: no name leads to it any more.
     pub gone: bool,
-    /// A directory that stays visible here until then though nothing in the bucket shows it any more.
+    /// Time until which a directory stays visible here though nothing in the bucket shows it any more.
     pub visible_until: Instant,
     lookups: u64,
     opens: u64,
     pub attributes: Attributes,
-    /// `attributes` are believed until then.
+    /// Time until which `attributes` are believed.
     pub until: Instant,
-    /// What the kernel was told last, and judges by.
+    /// Rights that the kernel was told last, and by which it judges.
     pub last_reply: Option<Rights>,
-    /// The size that the kernel goes by: it was told it, or has written so much.
+    /// The size by which the kernel goes: it was told this size, or has written so much.
     pub known_size: Option<u64>,
-    /// When an open was last sent back for that size to be asked for.
+    /// Time at which an open was last sent back so that the kernel asks for the size.
     pub size_doubted: Option<Instant>,
-    /// How often it was told of rights that another client had set.
+    /// Number of times that the kernel was told of rights which another client had set.
     pub learned: u64,
-    /// Shared by all handles of a file; absent while there is none.
+    /// The open file, shared by all its handles; `None` while there is no handle.
     pub file: Option<Arc<OpenFile>>,
-    /// The object whose pages the kernel may hold.
+    /// Etag of the object whose pages the kernel may hold.
     pub cached: Option<Etag>,
-    /// Of a symbolic link: where it leads, and which object said so.
+    /// Target of a symbolic link, and the etag of the object that said so.
     pub leads_to: Option<(Etag, Bytes)>,
-    /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. A file that
-    /// is opened has the same one.
+    /// Held by whoever changes the object at this name: a send, a rename, a removal, a change of metadata. An
+    /// open file holds the same lock as `OpenFile::sending`.
     pub changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 type NodeKey = (String, bool);
 
-/// See the module.
+/// The table of nodes, by number and by key.
 #[derive(Debug, Default)]
 pub struct Inodes {
     by_ino: FastMap<u64, Node>,
@@ -98,7 +99,7 @@ impl Inodes {
         self.by_ino.len()
     }
 
-    /// Finds the node, or makes one of which nothing is believed.
+    /// Finds the node, or makes one whose attributes are not believed.
     pub fn meet(&mut self, key: &str, dir: bool, attributes: &Attributes) -> &mut Node {
         let place = (key.to_owned(), dir);
         let ino = match self.by_key.get(&place) {
@@ -112,8 +113,8 @@ impl Inodes {
         self.by_ino.get_mut(&ino).expect("each place's node is in the table")
     }
 
-    /// Finds or makes the node; what was asked for later replaces what was asked for before. The caller knows that
-    /// nothing was changed here since.
+    /// Finds or makes the node, and gives it these attributes unless later ones are known. The caller knows
+    /// that nothing was changed here since they were asked for.
     pub fn learn(&mut self, key: &str, dir: bool, attributes: Attributes, until: Instant) -> &mut Node {
         let node = self.meet(key, dir, &attributes);
         if node.attributes.outlives(&attributes) {
@@ -137,7 +138,7 @@ impl Inodes {
         ino
     }
 
-    /// The kernel was told of it once more.
+    /// Counts that the kernel was told of the node once more.
     pub fn looked_up(&mut self, ino: u64) {
         if let Some(node) = self.by_ino.get_mut(&ino) {
             node.lookups += 1;
@@ -182,7 +183,7 @@ impl Inodes {
         }
     }
 
-    /// No name leads to it any more; handles go on.
+    /// Takes the node's name away: no name leads to it any more. Handles go on.
     pub fn remove(&mut self, key: &str, dir: bool) {
         if let Some(ino) = self.by_key.remove(&(key.to_owned(), dir)) {
             let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");
@@ -192,7 +193,8 @@ impl Inodes {
         }
     }
 
-    /// Gives a node, and for a directory all below it, another key. What was at the new place is removed.
+    /// Gives a node another key; of a directory, all nodes below it too. A node that was at the new place is
+    /// removed.
     pub fn rename(&mut self, from: &str, to: &str, dir: bool) {
         self.remove(to, dir);
         let moved: Vec<u64> = if dir {
@@ -214,8 +216,8 @@ impl Inodes {
         }
     }
 
-    /// The object at `key` is the copy of the one that `was` tells by its etag: where the node stands on that, it has the same
-    /// bytes under this etag.
+    /// Records that the object at `key` is the copy of the one whose etag `was` recognizes. What the node
+    /// knows of that object holds for the copy, which has the same bytes and this etag.
     pub fn moved(&mut self, key: &str, was: impl Fn(&Etag) -> bool, etag: &Etag, now: Instant) {
         if let Some(node) = self.at_mut(key, false) {
             node.cached = node.cached.take().filter(|cached| was(cached)).map(|_| etag.clone());
@@ -228,7 +230,7 @@ impl Inodes {
         }
     }
 
-    /// All nodes whose key begins with `prefix`, the directory itself too.
+    /// Returns all nodes whose key begins with `prefix`, the directory itself too.
     pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = u64> + 'a {
         self.by_key
             .range((prefix.to_owned(), false)..)
@@ -236,7 +238,7 @@ impl Inodes {
             .map(|(_, ino)| *ino)
     }
 
-    /// Directories in `prefix` that only this mount still shows, by their component.
+    /// Returns the directories in `prefix` that only this mount still shows, by their component.
     pub fn kept_in(&self, prefix: &str, now: Instant) -> Vec<String> {
         let visible_until = self
             .below(prefix)
@@ -246,7 +248,7 @@ impl Inodes {
         names.filter(|c| !c.contains('/')).map(str::to_owned).collect()
     }
 
-    /// Files below `prefix` that exist here only: opened, written, not sent yet.
+    /// Returns the files below `prefix` that exist here only: opened, written, not sent yet.
     pub fn local_below(&self, prefix: &str) -> Vec<(String, Arc<OpenFile>)> {
         let open = self.below(prefix).filter_map(|ino| self.by_ino.get(&ino));
         open.filter_map(|n| n.file.clone().map(|f| (n.key.clone(), f)))

@@ -9,28 +9,31 @@
 use crate::fs::object::{Attributes, Meta as _, MountOptions, S_IFMT, S_IFREG};
 use crate::store::Attrs;
 
-/// Objects that are looked at.
+/// Number of objects that are looked at.
 pub const SAMPLE: usize = 3;
-/// Bytes of a symbolic link's target, at most (PATH_MAX without its zero).
+/// Length of the longest target of a symbolic link, in bytes (PATH_MAX without its zero).
 pub const LINK_MAX: u64 = 4095;
-/// An `mtime` so near to the store's own time says nothing that a listing doesn't.
+/// Difference, in nanoseconds, up to which an `mtime` says nothing that a listing doesn't, which tells the
+/// store's own time.
 const SAME_TIME_NS: u64 = 2_000_000_000;
 
-/// See the module.
+/// Kind of metadata that a directory's objects carry, as far as a few of them tell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Metadata {
     #[default]
     Unknown,
-    /// None: other tools put them. Nobody needs to look at them one by one.
+    /// The objects carry none: other tools put them. Nobody needs to look at them one by one.
     None,
-    /// Ours or s3fs's, and all as the mount shows it anyway; but links among them can't be told from small files.
+    /// The objects carry metadata of windlass or s3fs, all as the mount shows it anyway. Links among them
+    /// can't be told from small files.
     Defaults,
-    /// Modes, owners or times of their own, or links.
+    /// The objects carry modes, owners or times of their own, or are links.
     Rich,
 }
 
 impl Metadata {
-    /// Of one object: what a listing showed, what it is, what it carries.
+    /// Returns the kind of one object's metadata, from what a listing showed, what the object is and what it
+    /// carries.
     pub fn of(listed: &Attributes, is: &Attributes, attrs: &Attrs) -> Metadata {
         let special = !is.is_dir() && is.mode & S_IFMT != S_IFREG;
         let dated = !is.is_dir() && listed.mtime.0.abs_diff(is.mtime.0) > SAME_TIME_NS;
@@ -43,8 +46,8 @@ impl Metadata {
         }
     }
 
-    /// Whether what a listing shows, with `attributes=sampled`, of one of them is enough. Where other users may come,
-    /// it isn't for a directory: the kernel asks nobody before it lets them pass.
+    /// Tells whether what a listing shows of one object is enough, with `attributes=sampled`. Where other
+    /// users may come, it isn't for a directory: the kernel asks nobody before it lets them pass.
     pub fn tells(self, listed: &Attributes, options: &MountOptions) -> bool {
         match self {
             _ if !options.sampled => false,

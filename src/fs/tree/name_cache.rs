@@ -19,29 +19,32 @@ use crate::base::rt::Instant;
 use crate::fs::object::{Attributes, NamesLock};
 
 const NAMES_MAX: usize = 1 << 16;
-/// Entries of all remembered directories together.
+/// Largest number of entries of all remembered directories together.
 const ENTRIES_MAX: usize = 200_000;
-/// A larger directory is not remembered as a whole.
+/// Number of entries of the largest directory that is remembered as a whole.
 pub const LISTING_MAX: usize = 50_000;
-/// A listing that says nothing of more names than this is forgotten.
+/// Number of names above which a listing that says nothing of them is forgotten.
 const DOUBTED_MAX: usize = 10_000;
-/// Slots for the number of the last change, chosen by a name's hash. Two names in one slot cost no more than a request.
+/// Number of slots for the number of the last change, chosen by a name's hash. Two names in one slot cost no
+/// more than a request.
 const STRIPES: usize = 1 << 15;
-/// Names of one directory that are asked for within `BULK_TIME` before all of them are.
+/// Number of names of one directory that are asked for within `BULK_TIME` before all of them are.
 const BULK: u32 = 3;
-/// One page did not have all names: after so many more look-ups the next page is listed.
+/// Number of look-ups after which the next page is listed, where one page did not have all names.
 const BULK_AGAIN: u32 = 64;
-/// The same in a directory that is being emptied.
+/// Number of look-ups after which the next page is listed, in a directory that is being emptied.
 const BULK_EMPTIED: u32 = 8;
 const BULK_TIME: Duration = Duration::from_secs(5);
-/// Directories whose look-ups are counted.
+/// Largest number of directories whose look-ups are counted.
 const BULK_DIRS: usize = 1024;
-/// Directories that went away lately, kept one by one. Of older ones only the number of the last is kept.
+/// Number of directories that went away lately and are kept one by one. Of older ones only the number of the
+/// last change is kept.
 const MOVED: usize = 64;
-/// Names that were changed lately, kept one by one. Of older ones only the number of the last is kept.
+/// Number of names that were changed lately and are kept one by one. Of older ones only the number of the
+/// last change is kept.
 const RECENT: usize = 1024;
 
-/// What stands at a component: a directory, an object, both or nothing.
+/// Entries that stand at a component: a directory, an object, both or nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CachedName {
     pub dir: Option<Attributes>,
@@ -51,13 +54,13 @@ pub struct CachedName {
 #[derive(Debug)]
 struct Listing {
     entries: BTreeMap<String, CachedName>,
-    /// Names of which it says nothing any more.
+    /// Names of which the listing says nothing any more.
     doubted: BTreeSet<String>,
     until: Instant,
-    /// What it doesn't show is absent.
+    /// True if names that the listing doesn't show are absent.
     whole: bool,
     metadata: Metadata,
-    /// What a sample of names that were asked for showed so far, and of how many.
+    /// Kind of metadata that a sample of names that were asked for showed so far, and the size of the sample.
     sample: (Metadata, usize),
 }
 
@@ -73,7 +76,7 @@ impl Listing {
     }
 }
 
-/// Many names of one directory are asked for.
+/// Reason for listing a page of a directory: many of its names are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BulkLookup {
     First,
@@ -82,35 +85,35 @@ pub enum BulkLookup {
     Missing,
 }
 
-/// What the store was asked of a directory's names lately.
+/// Count of the names of a directory for which the store was asked lately.
 #[derive(Debug)]
 struct LookupCount {
     names: u32,
     missing: u32,
-    /// `BulkLookup::Missing` was answered since then.
+    /// True if `BulkLookup::Missing` was answered since `since`.
     all: bool,
     since: Instant,
 }
 
-/// How many own changes there were when a question was asked.
+/// Number of own changes at the time when a question was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChangeSeq(u64);
 
-/// Own changes, counted.
+/// Log of own changes, which are counted: when each name and each directory was changed last.
 #[derive(Debug)]
 struct ChangeLog {
     count: u64,
-    /// The last one of each name.
+    /// Number of the last change of each name, by its slot.
     names: Vec<u64>,
-    /// The last one of each directory's entries.
+    /// Number of the last change of each directory's entries, by its slot.
     dirs: Vec<u64>,
-    /// Directories that went away or moved, the latest last.
+    /// Directories that went away or moved, the latest last, each with the change's number.
     below: VecDeque<(String, u64)>,
-    /// The last one of those that `below` has no room for.
+    /// Number of the last change for which `below` has no room.
     anywhere: u64,
-    /// Names, the latest last.
+    /// Names that were changed, the latest last, each with the change's number.
     recent: VecDeque<(String, u64)>,
-    /// The last one of those that `recent` has no room for.
+    /// Number of the last change for which `recent` has no room.
     before: u64,
 }
 
@@ -137,7 +140,7 @@ impl ChangeLog {
         }
     }
 
-    /// Nothing above `key` went away since.
+    /// Tells whether nothing above `key` went away since.
     fn stayed(&self, key: &str, since: ChangeSeq) -> bool {
         let mut later = self.below.iter().rev().take_while(|(_, at)| *at > since.0);
         self.anywhere <= since.0 && !later.any(|(prefix, _)| key.starts_with(prefix))
@@ -151,7 +154,7 @@ impl ChangeLog {
         self.dirs[stripe(prefix)] <= since.0 && self.stayed(prefix, since)
     }
 
-    /// The names in a directory that were changed since, if that can be told.
+    /// Returns the names in a directory that were changed since, if that can be told.
     fn since(&self, prefix: &str, since: ChangeSeq) -> Option<BTreeSet<String>> {
         let later = self.recent.iter().rev().take_while(|(_, at)| *at > since.0);
         let names =
@@ -165,9 +168,9 @@ type Lru<V> = LruCache<String, V, BuildHasherDefault<Xxh3Default>>;
 
 #[derive(Debug)]
 struct Inner {
-    /// By the key up to the component's end.
+    /// Single names that the store was asked for, by the key up to the component's end.
     names: Lru<(CachedName, Instant)>,
-    /// By prefix.
+    /// Listings of directories, by prefix.
     listings: Lru<Listing>,
     entries: usize,
     changes: ChangeLog,
@@ -192,7 +195,7 @@ impl Inner {
 #[derive(Debug)]
 pub struct NameCache(NamesLock<Inner>);
 
-/// The directory part of a key and its last component.
+/// Splits a key into the directory part and its last component.
 pub fn split(stem: &str) -> (&str, &str) {
     stem.split_at(stem.rfind('/').map_or(0, |at| at + 1))
 }
@@ -210,8 +213,9 @@ impl NameCache {
         NameCache(NamesLock::new(Inner { names, listings, entries: 0, changes, lookups }))
     }
 
-    /// Counts that the store is asked for a name of this directory. Now and then so many were that it is cheaper to ask for
-    /// a page of them; the more often where each name is asked for to be removed, as in a directory that is `emptied`.
+    /// Counts that the store is asked for a name of this directory. Now and then so many were that it is
+    /// cheaper to ask for a page of them. In a directory that is `emptied`, where each name is asked for to
+    /// be removed, that is so more often.
     pub fn bulk_lookup_due(&self, prefix: &str, emptied: bool, now: Instant) -> Option<BulkLookup> {
         let mut inner = self.0.lock();
         let none = || LookupCount { names: 0, missing: 0, all: false, since: now };
@@ -231,30 +235,30 @@ impl NameCache {
         }
     }
 
-    /// The store has nothing of a name of this directory.
+    /// Counts that the store has nothing of a name of this directory.
     pub fn missed(&self, prefix: &str) {
         if let Some(asked) = self.0.lock().lookups.get_mut(prefix) {
             asked.missing += 1;
         }
     }
 
-    /// Before asking the store.
+    /// Returns the number of own changes, to be taken before the store is asked.
     pub fn seq(&self) -> ChangeSeq {
         ChangeSeq(self.0.lock().changes.count)
     }
 
-    /// Whether an answer about a name that was asked for at `since` is still to be believed: nothing was changed
-    /// here since then.
+    /// Tells whether an answer about a name that was asked for at `since` is still to be believed: nothing
+    /// was changed here since then.
     pub fn is_current(&self, stem: &str, since: ChangeSeq) -> bool {
         self.0.lock().changes.name_holds(stem, since)
     }
 
-    /// A name stands here for what the store knows nothing of yet.
+    /// Counts a change of a name that stands here for a file of which the store knows nothing yet.
     pub fn touched(&self, stem: &str) {
         self.0.lock().changes.name(stem);
     }
 
-    /// What is known of a name, until when, and what metadata the objects of its directory carry.
+    /// Returns what is known of a name, until when, and what metadata the objects of its directory carry.
     pub fn get(&self, stem: &str, now: Instant) -> Option<(CachedName, Instant, Metadata)> {
         let mut inner = self.0.lock();
         if let Some((seen, until)) = inner.names.get(stem).filter(|(_, until)| *until > now) {
@@ -278,7 +282,7 @@ impl NameCache {
         }
     }
 
-    /// A whole directory was listed.
+    /// Enters a directory that was listed as a whole.
     pub fn learn_listing(
         &self,
         prefix: &str,
@@ -293,8 +297,8 @@ impl NameCache {
         }
     }
 
-    /// These names stand in a directory; with `whole`, no others do, but perhaps those. Nothing is said of names that were
-    /// changed here since.
+    /// Enters names that stand in a directory. With `whole`, no others do, but perhaps the names in it.
+    /// Nothing is said of names that were changed here since.
     pub fn learn_page(
         &self,
         prefix: &str,
@@ -316,8 +320,8 @@ impl NameCache {
         inner.enter(prefix, listing);
     }
 
-    /// An object that a listing shows was looked at: when some were, the others are known. Who asks for single names
-    /// doesn't begin with small ones, which may be links.
+    /// Counts that an object that a listing shows was looked at: when some were, the others are known. Who
+    /// asks for single names doesn't begin with small ones, which may be links.
     pub fn sampled(&self, prefix: &str, metadata: Metadata) {
         let mut inner = self.0.lock();
         let Some(listing) = inner.listings.get_mut(prefix) else { return };
@@ -328,7 +332,8 @@ impl NameCache {
         }
     }
 
-    /// We changed what stands at `stem`. What was known of it too long ago is not taken for known.
+    /// Enters a change that we made of what stands at `stem`. What was known of it too long ago is not taken
+    /// for known.
     pub fn changed(&self, stem: &str, now: Instant, until: Instant, change: impl Fn(&mut CachedName)) {
         let mut inner = self.0.lock();
         inner.changes.name(stem);
@@ -356,7 +361,7 @@ impl NameCache {
         }
     }
 
-    /// Something happened that leaves us in doubt: the store is asked next time.
+    /// Forgets a name after something that leaves us in doubt: the store is asked next time.
     pub fn forget(&self, stem: &str) {
         let mut inner = self.0.lock();
         inner.changes.name(stem);
@@ -371,7 +376,7 @@ impl NameCache {
         }
     }
 
-    /// A directory went away or moved: nothing below it is believed.
+    /// Forgets all that is known below a directory that went away or moved.
     pub fn forget_below(&self, prefix: &str) {
         let mut inner = self.0.lock();
         inner.changes.below(prefix);

@@ -22,23 +22,23 @@ use crate::base::rt::{Rt, Task};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Listed, Page};
 
-/// Pages that are asked for one after another before the rest is divided.
+/// Number of pages that are asked for one after another before the rest is divided.
 const ALONE: u64 = 2;
-/// Ranges listed at once.
+/// Largest number of ranges listed at once.
 const RANGES: usize = 8;
-/// A range's length, in pages. Its last page is half another's on average.
+/// Length of a range, in pages. Its last page is half another's on average.
 const LENGTH: u64 = 10;
-/// Pages of a range that wait for the reader.
+/// Largest number of a range's pages that wait for the reader.
 const AHEAD: usize = LENGTH as usize + 2;
 
-/// Asks for one page of a directory.
+/// Source of a directory's pages.
 #[async_trait]
 pub trait PageSource: Send + Sync + 'static {
-    /// Names behind `after`, which is one, or what an earlier page called `next`.
+    /// Returns names behind `after`, which is one, or what an earlier page called `next`.
     async fn page(&self, after: Option<String>) -> Result<Page>;
-    /// What all names begin with.
+    /// Returns the prefix with which all names begin.
     fn prefix(&self) -> &str;
-    /// The most entries that a page has.
+    /// Returns the largest number of entries that a page has.
     fn most(&self) -> u64;
 }
 
@@ -55,7 +55,7 @@ impl ListedEntry {
         }
     }
 
-    /// Its name in the directory, a group's without the slash.
+    /// Returns the entry's name in the directory, a group's without the slash.
     fn component(&self, prefix: &str) -> &str {
         match self {
             ListedEntry::Object(o) => &o.key[prefix.len()..],
@@ -71,10 +71,10 @@ fn in_key_order(page: Page) -> Vec<ListedEntry> {
     entries
 }
 
-/// How far a listing has come, to see whether what follows does follow.
+/// Place to which a listing has come, by which is seen whether what comes next follows.
 #[derive(Clone, Debug, Default)]
 struct Position {
-    /// Without the prefix, a group's with its slash.
+    /// Name without the prefix, a group's with its slash.
     name: String,
     component: String,
 }
@@ -91,16 +91,16 @@ impl Position {
         Position { name: component.clone(), component }
     }
 
-    /// Whether a line comes after this in one of the two orders.
+    /// Tells whether an entry comes after this place in one of the two orders.
     fn is_before(&self, entry: &ListedEntry, prefix: &str) -> bool {
         entry.key()[prefix.len()..] > *self.name || *entry.component(prefix) > *self.component
     }
 }
 
-/// What a range's task and the reader both look at.
+/// State of a range at which its task and the reader both look.
 #[derive(Debug, Default)]
 struct RangeState {
-    /// The last component that belongs here; `None`: all that follow.
+    /// The last component that belongs to the range; `None`: all that follow.
     bound: Option<String>,
     place: Option<Position>,
     density: Density,
@@ -108,12 +108,12 @@ struct RangeState {
     done: bool,
 }
 
-/// One page, cut at the bound.
+/// One page of a range, cut at the range's bound.
 struct RangePage {
     entries: Vec<ListedEntry>,
     next: Option<String>,
     done: bool,
-    /// The server has nothing beyond these lines: neither have the ranges that follow.
+    /// True if the server has nothing beyond these entries: neither have the ranges that follow.
     last: bool,
 }
 
@@ -125,9 +125,9 @@ enum RangeEnd {
 
 #[derive(Debug)]
 struct KeyRange {
-    /// The bound of the one before.
+    /// Bound of the range before this one.
     floor: Option<String>,
-    /// Where what the reader has of it ends.
+    /// Place up to which the reader has the range.
     after: Option<String>,
     shared: Arc<Mutex<RangeState>>,
     cuts: mpsc::Receiver<std::result::Result<RangePage, RangeEnd>>,
@@ -204,14 +204,14 @@ impl KeyRange {
         KeyRange { floor, after, shared, cuts, task }
     }
 
-    /// Nothing of it was read yet: it begins where we guessed.
+    /// Tells whether nothing of the range was read yet: it begins where we guessed.
     fn is_fresh(&self, prefix: &str) -> bool {
         let begins =
             |floor: &String| self.after.as_deref().and_then(|a| a.strip_prefix(prefix)) == Some(floor);
         self.floor.as_ref().is_some_and(begins)
     }
 
-    /// The same again from where the reader is.
+    /// Begins the range again from where the reader is.
     fn again(&mut self, rt: &Rt, pages: &Arc<dyn PageSource>) {
         let bound = self.shared.lock().bound.clone();
         let place = self.floor.clone().filter(|_| self.is_fresh(pages.prefix())).map(Position::at);
@@ -219,8 +219,8 @@ impl KeyRange {
         *self = KeyRange::begin(rt, pages, self.floor.clone(), self.after.clone(), shared);
     }
 
-    /// A bound about a range's length from its beginning, if it goes on much longer than that; and how dense names
-    /// are there.
+    /// Divides the range about a range's length from its beginning, if it goes on much longer than that.
+    /// Returns the new bound, the old one, and how dense names are there.
     fn divide(&self, split_points: &SplitPoints, most: u64) -> Option<(String, Option<String>, Density)> {
         let mut shared = self.shared.lock();
         let (place, density) = (shared.place.as_ref()?, &shared.density);
@@ -244,22 +244,23 @@ impl KeyRange {
 pub struct ParallelListing {
     rt: Rt,
     pages: Arc<dyn PageSource>,
-    /// Where the next page begins, while they are asked for one by one.
+    /// Beginning of the next page, while pages are asked for one by one.
     after: Option<String>,
     place: Option<Position>,
     ended: bool,
-    /// Pages that the reader had.
+    /// Number of pages that the reader had.
     had: u64,
     divided: u64,
-    /// Not to be divided.
+    /// True if the listing is not to be divided.
     alone: bool,
-    /// The server was told to begin at this guess and began elsewhere: what was shown already comes again.
+    /// The guess at which the server was told to begin, where it began elsewhere: what was shown already
+    /// comes again.
     again: Option<String>,
-    /// From the reader on.
+    /// Ranges from the one that the reader is in, in order.
     ranges: VecDeque<KeyRange>,
     split_points: SplitPoints,
     density: Density,
-    /// Groups shown of which the latest name is a longer form, or the other way round.
+    /// Groups that were shown and of which the latest name is a longer form, or the other way round.
     groups: Vec<String>,
 }
 
@@ -288,7 +289,8 @@ impl ParallelListing {
         }
     }
 
-    /// Further lines, perhaps none, and whether that was the end. After an error the same may be asked again.
+    /// Returns further entries, perhaps none, and whether that was the end. After an error the same entries
+    /// may be asked for again.
     pub async fn next(&mut self) -> Result<(Vec<ListedEntry>, bool)> {
         if self.ended {
             return Ok((Vec::new(), true));
@@ -363,7 +365,7 @@ impl ParallelListing {
         Ok(entries)
     }
 
-    /// Groups that belong on either side of a bound were perhaps shown on its left.
+    /// Removes groups that were perhaps shown on the left of a bound: they belong on either side of it.
     fn unshown(&self, entries: &mut Vec<ListedEntry>, floor: &str) {
         let prefix = self.pages.prefix();
         let shown = |c: &str| c <= floor && self.groups.iter().any(|g| g == c);

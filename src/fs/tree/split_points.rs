@@ -8,24 +8,25 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-/// Pages that a pace is taken from.
+/// Number of pages from which the density of names is taken.
 const PAGES: usize = 10;
-/// Names that differ only behind this many bytes can't be told apart.
+/// Number of bytes of a name that count: names that differ only behind them can't be told apart.
 const POSITIONS: usize = 96;
-/// Positions before the first one in which two names differ that still count: a carry reaches them.
+/// Number of positions before the first one in which two names differ that still count: a carry reaches them.
 const CARRIED: usize = 6;
-/// A number's digits are worth less than this together, so that it can be multiplied by a page's entries.
+/// Limit of what a number's digits are worth together, so that the number can be multiplied by a page's
+/// entries.
 const WORTH_MAX: u128 = 1 << 96;
 
-/// Which ASCII characters were seen at each position.
+/// ASCII characters that were seen at each position of the names.
 #[derive(Clone, Debug, Default)]
 pub struct SplitPoints {
     seen: Vec<u128>,
-    /// Positions where some name has a character of which no order is known.
+    /// True for positions where some name has a character of which no order is known.
     foreign: Vec<bool>,
 }
 
-/// How dense names lie: the latest pages, each from its first name to its last one.
+/// Density of names: the latest pages, each from its first name to its last one, with its number of entries.
 #[derive(Clone, Debug, Default)]
 pub struct Density(VecDeque<(String, String, u64)>);
 
@@ -37,7 +38,7 @@ impl Density {
         }
     }
 
-    /// How many bytes all its names and this one begin with.
+    /// Returns with how many common bytes all names of the pages and this one begin.
     fn common(&self, at: &str) -> usize {
         let names = self.0.iter().flat_map(|(from, to, _)| [from, to]);
         names.map(|name| common(name, at)).min().unwrap_or(0)
@@ -48,7 +49,7 @@ fn set(low: u8, high: u8) -> u128 {
     (low..=high).map(|c| 1u128 << c).sum()
 }
 
-/// A set's characters, ascending.
+/// Returns a set's characters, ascending.
 fn symbols(set: u128) -> Vec<u8> {
     (0u8..128).filter(|c| set >> c & 1 == 1).collect()
 }
@@ -72,8 +73,8 @@ impl SplitPoints {
         }
     }
 
-    /// The letters that stand among digits somewhere in the word that this position is in: its digits may be
-    /// hexadecimal then.
+    /// Returns the letters that stand among digits somewhere in the word that this position is in: its digits
+    /// may be hexadecimal then.
     fn letters_beside(&self, at: usize) -> u128 {
         let (digits, letters) = (set(b'0', b'9'), set(b'a', b'z') | set(b'A', b'Z'));
         let word = |s: &&u128| *s & (digits | letters) != 0;
@@ -82,7 +83,7 @@ impl SplitPoints {
         word.filter(|s| *s & digits != 0).fold(0, |all, s| all | s & letters)
     }
 
-    /// The digits of a position; `None` where no order is known.
+    /// Returns the digits of a position; `None` where no order is known.
     fn digits(&self, at: usize) -> Option<Vec<u8>> {
         let seen = *self.seen.get(at)?;
         if self.foreign[at] || seen == 0 {
@@ -103,7 +104,8 @@ impl SplitPoints {
         Some(symbols(all))
     }
 
-    /// The name that about `entries` more names lie before, counted from `at`; `None` when there is no telling.
+    /// Guesses the name before which about `entries` more names lie, counted from `at`; `None` when there is
+    /// no telling.
     pub fn guess(&self, density: &Density, at: &str, entries: u64) -> Option<String> {
         let start = density.common(at).saturating_sub(CARRIED);
         let (mut worth, mut bases) = (1u128, Vec::new());
@@ -155,7 +157,8 @@ impl SplitPoints {
 mod tests {
     use super::*;
 
-    /// How many of `names` lie between the end of the first 2,000 and the name guessed 10,000 further on.
+    /// Returns how many of `names` lie between the end of the first 2,000 and the name guessed 10,000 further
+    /// on.
     fn guessed(names: impl Iterator<Item = String>) -> Option<usize> {
         let mut names: Vec<String> = names.collect();
         names.sort();

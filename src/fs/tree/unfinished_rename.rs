@@ -10,11 +10,11 @@ use crate::fs::staging::{RenameIntent, RenameStage};
 
 #[derive(Debug)]
 pub struct UnfinishedRename {
-    /// Of the intent.
+    /// Path of the rename's intent.
     pub path: PathBuf,
     pub intent: RenameIntent,
-    /// Held by who ends it: how often that is still to be done. A copy whose answer nobody heard may come after the
-    /// first time.
+    /// Number of passes that are still to be made; locked by whoever makes one. A copy whose answer nobody
+    /// heard may come after the first pass.
     pub passes: tokio::sync::Mutex<u32>,
 }
 
@@ -24,12 +24,12 @@ impl UnfinishedRename {
         UnfinishedRename { path, intent, passes: tokio::sync::Mutex::new(passes) }
     }
 
-    /// All was deleted once, and is to be looked at once more.
+    /// Tells whether all copies were deleted once, and are to be looked for once more.
     pub async fn is_done_once(&self) -> bool {
         self.intent.stage == RenameStage::Back && *self.passes.lock().await == 1
     }
 
-    /// Whether it changes what is below a prefix.
+    /// Tells whether the rename changes what is below a prefix.
     pub fn overlaps(&self, prefix: &str) -> bool {
         [&self.intent.from, &self.intent.to]
             .iter()

@@ -17,17 +17,17 @@ use crate::store::Etag;
 
 const BIT: u64 = 1 << 63;
 
-/// Whether a node's number is one of an earlier version, or of a directory of them.
+/// Tells whether a node's number is one of an earlier version, or of a directory of them.
 pub fn is_version(ino: u64) -> bool {
     ino & BIT != 0
 }
 
-/// What a number stands for.
+/// Place in the tree of versions for which a number stands.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum VersionPlace {
-    /// What has versions below a prefix (a directory's, or a piece).
+    /// The directory of names that have versions below a prefix (a directory's, or a piece).
     Names(String),
-    /// The versions of a key.
+    /// The directory of a key's versions.
     Versions(String),
     One {
         key: String,
@@ -40,9 +40,9 @@ pub struct VersionNode {
     pub ino: u64,
     pub place: VersionPlace,
     lookups: u64,
-    /// A listing's until it was looked up.
+    /// Attributes of the version; those of a listing until it was looked up.
     pub attributes: Attributes,
-    /// The object whose pages the kernel may hold.
+    /// Etag of the object whose pages the kernel may hold.
     pub cached: Option<Etag>,
 }
 
@@ -52,11 +52,11 @@ pub struct VersionNodes {
     by_place: BTreeMap<VersionPlace, u64>,
 }
 
-/// A mount's share of this.
+/// State of a mount's tree of earlier versions.
 #[derive(Debug, Default)]
 pub struct VersionTree {
     pub nodes: Mutex<VersionNodes>,
-    /// The store is known to keep versions.
+    /// True once the store is known to keep versions.
     pub kept: AtomicBool,
 }
 
@@ -69,7 +69,8 @@ impl VersionNodes {
         self.by_ino.get_mut(&ino)
     }
 
-    /// Finds the node or makes it, which the kernel is told of. Facts that were looked up outlive those of a listing.
+    /// Finds or makes the node, and counts that the kernel is told of it. Facts that were looked up outlive
+    /// those of a listing.
     pub fn looked_up(&mut self, place: &VersionPlace, attributes: &Attributes) -> &VersionNode {
         let ino = self.by_place.get(place).copied().unwrap_or_else(|| self.insert(place, attributes));
         let node = self.by_ino.get_mut(&ino).expect("each place's node is in the table");

@@ -15,44 +15,44 @@ use crate::base::rt::Instant;
 use crate::fs::file::OpenFile;
 use crate::fs::object::{LeafLock, QueueLock};
 
-/// Files sent at once.
+/// Largest number of files sent at once.
 const AT_ONCE: usize = 32;
-/// The same during a burst.
+/// Number of files sent at once during a burst.
 const IN_BURST: usize = 1;
-/// Files that are closed nearer to each other than this may be a burst.
+/// Longest time between two closes of a burst.
 const PAUSE: Duration = Duration::from_millis(50);
-/// So many such files are one.
+/// Number of closes in a row that make a burst.
 const MANY: u32 = 8;
-/// A burst holds up no file for longer.
+/// Longest time for which a burst holds up a file.
 const LONGEST: Duration = Duration::from_secs(5);
-/// A burst holds up no more files.
+/// Largest number of files that a burst holds up.
 const FILES: usize = 1 << 15;
-/// A burst holds up no more bytes.
+/// Largest number of bytes that a burst holds up.
 const BYTES: u64 = 256 << 20;
 
 #[derive(Debug)]
 pub struct Writeback {
     pub queue: QueueLock<WritebackQueue>,
-    /// What the mount's end left staged.
+    /// Files, bytes and removals that the mount's end left for the next mount.
     pub left_unsent: QueueLock<Pending>,
-    /// The mount ends.
+    /// True once the mount ends.
     pub unmounting: watch::Sender<bool>,
-    /// Why nothing more is tried then: the store doesn't answer.
+    /// Reason why nothing more is tried when the mount ends: the store doesn't answer.
     pub store_away: LeafLock<Option<Error>>,
-    /// Files that the bucket took, counted.
+    /// Number of files that the bucket took.
     pub sent_files: AtomicU64,
-    /// Why the last file that was tried is not sent; none once the bucket has taken one since.
+    /// Reason why the last file that was tried is not sent; `None` once the bucket has taken one since.
     pub not_sent: LeafLock<Option<String>>,
 }
 
-/// What a mount still has to send.
+/// Amount of what a mount still has to send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Pending {
     pub files: u64,
     pub bytes: u64,
-    /// Names that were removed here.
+    /// Number of names that were removed here and that the bucket may still have.
     pub removals: u64,
-    /// Files that nobody can send any more: bytes of them were freed, and the mount has ended.
+    /// Number of files that nobody can send any more: bytes of them were freed, and the mount has ended.
     pub lost: u64,
 }
 
@@ -76,26 +76,26 @@ pub struct QueuedFile {
     pub file: Arc<OpenFile>,
     pub bytes: u64,
     pub since: Instant,
-    /// How long it waits when this send fails.
+    /// Time that the file waits when this send fails.
     pub pause: Duration,
 }
 
 #[derive(Debug, Default)]
 pub struct WritebackQueue {
-    /// All, by their nodes: those that wait, are being sent, or rest after a failure.
+    /// All queued files by their nodes: those that wait, are being sent, or rest after a failure.
     pub files: BTreeMap<u64, Arc<OpenFile>>,
     waiting: VecDeque<QueuedFile>,
     bytes: u64,
     sending: usize,
-    /// When a file was closed last, and how many in a row.
+    /// Time of the last close; `row` is the number of closes in a row.
     last: Instant,
     row: u32,
-    /// Somebody looks whether the burst goes on.
+    /// True while a task looks whether the burst goes on.
     watched: bool,
 }
 
 impl WritebackQueue {
-    /// A program closed a file.
+    /// Counts that a program closed a file.
     pub fn closed(&mut self, now: Instant) {
         self.row = if now.since(self.last) < PAUSE { self.row.saturating_add(1) } else { 1 };
         self.last = now;
@@ -106,7 +106,8 @@ impl WritebackQueue {
         self.waiting.push_back(waiting);
     }
 
-    /// The next file to send, if one may be sent now. The caller calls `ended` when that send is over.
+    /// Returns the next file to send, if one may be sent now. The caller calls `ended` when that send is
+    /// over.
     pub fn next(&mut self, now: Instant, unmounting: bool) -> Option<QueuedFile> {
         if self.sending >= self.limit(now, unmounting) {
             return None;
@@ -117,7 +118,7 @@ impl WritebackQueue {
         Some(next)
     }
 
-    /// A send is over.
+    /// Records that a send is over.
     pub fn ended(&mut self) {
         self.sending -= 1;
     }
@@ -126,13 +127,13 @@ impl WritebackQueue {
         !self.waiting.is_empty()
     }
 
-    /// True when a burst holds up what waits, and the caller is who looks whether it goes on.
+    /// Returns true when a burst holds up what waits; the caller then has to look whether the burst goes on.
     pub fn watch(&mut self, now: Instant, unmounting: bool) -> bool {
         let held = self.is_waiting() && self.limit(now, unmounting) < AT_ONCE;
         held && !std::mem::replace(&mut self.watched, true)
     }
 
-    /// How long to wait before looking again; none: the burst is over, and nobody looks any more.
+    /// Returns how long to wait before looking again. `None`: the burst is over, and nobody looks any more.
     pub fn look(&mut self, now: Instant, unmounting: bool) -> Option<Duration> {
         self.watched = self.is_waiting() && !unmounting && self.in_burst(now);
         self.watched.then(|| PAUSE.saturating_sub(now.since(self.last)))
@@ -168,7 +169,7 @@ mod tests {
         std::iter::from_fn(|| queue.next(now, unmounting)).count()
     }
 
-    /// So many closes, a millisecond apart.
+    /// Closes so many files, a millisecond apart.
     fn burst(files: u64, bytes: u64) -> WritebackQueue {
         let mut queue = WritebackQueue::default();
         for ms in 1000..1000 + files {

@@ -66,7 +66,8 @@ impl Fs {
         Err(Errno::STALE.into())
     }
 
-    /// What stands at the new name and may be replaced; none: it is the old name.
+    /// Returns what stands at the new name and may be replaced. The outer `None`: the new name is the old
+    /// one.
     async fn replaceable(
         &self,
         source: &Target,
@@ -136,8 +137,8 @@ impl Fs {
         Ok(())
     }
 
-    /// A file that is no object yet gets another name here. What it replaces stays in the bucket until its close, and is what
-    /// that close replaces.
+    /// Gives a file that is no object yet another name here. What it replaces stays in the bucket until the
+    /// file's close, which then replaces it.
     async fn rename_local(&self, old: &str, new: &str, there: Option<Base>, file: &OpenFile) {
         if let Some(replaced) = self.dropped(new, None) {
             replaced.discard(&self.context).await;
@@ -195,14 +196,14 @@ impl Fs {
         Ok(())
     }
 
-    /// Holds two names, in an order that everybody keeps: what is on its way to either arrives first.
+    /// Locks two names, in an order that everybody keeps: what is on its way to either arrives first.
     async fn lock_both(self: &Arc<Self>, a: &str, b: &str) -> Op<[Option<OwnedMutexGuard<()>>; 2]> {
         let held = self.lock_name(a.min(b)).await;
         Ok([held, self.lock_name(a.max(b)).await])
     }
 
-    /// The same as `remove_copied`, of an object that may be open: what is staged of it is known by the new name before the old one
-    /// goes, and by the old one if that stays.
+    /// Deletes the old name as `remove_copied` does, of an object that may be open. What is staged of it is
+    /// known by the new name before the old one goes, and by the old one if that stays.
     async fn remove_moved(
         &self,
         act: &ActToken,
@@ -251,8 +252,8 @@ impl Fs {
         Err(fail(Kind::Refused, format!("{old} changes all the time: it can't be moved now")))
     }
 
-    /// Copies over what has the new name, and nothing else: a copy that arrives late, when the rename has failed, finds what was
-    /// put there since, and does nothing.
+    /// Copies over what has the new name, and nothing else. A copy that arrives late, when the rename has
+    /// failed, finds what was put there since, and does nothing.
     async fn copy_over(
         &self,
         act: &ActToken,
@@ -299,7 +300,7 @@ impl Fs {
         }
     }
 
-    /// None: what has the new name is not what `when` says.
+    /// Tries to copy; `None`: what has the new name is not what `when` says.
     async fn try_copy(
         &self,
         act: &ActToken,
@@ -318,8 +319,8 @@ impl Fs {
         }
     }
 
-    /// A name that says another type gives it to the object: `page.html.tmp` becomes `page.html`. A type that its old
-    /// name does not say was somebody's own choice, and stays.
+    /// Copies the object and gives it the type of its new name: `page.html.tmp` becomes `page.html`. A type
+    /// that its old name does not say was somebody's own choice, and stays.
     async fn copy_retyped(
         &self,
         act: &ActToken,
@@ -343,7 +344,7 @@ impl Fs {
         }
     }
 
-    /// The caller holds both names.
+    /// Renames a directory. The caller holds both names.
     async fn rename_dir(
         self: &Arc<Self>,
         from: &NamedKey,
@@ -382,8 +383,9 @@ impl Fs {
     }
 }
 
-/// The kernel does a rename once more where it is told ESTALE, and a conflict with another client would be overwritten by that.
-/// What was looked up too long ago is looked up anew by it.
+/// Turns `ESTALE` of a conflict with another client into `EBUSY`. The kernel does a rename once more where it
+/// is told `ESTALE`, and would overwrite that client's object. What was looked up too long ago keeps
+/// `ESTALE`: the kernel looks it up anew.
 fn conflict_is_told(mut failed: Fail) -> Fail {
     if failed.errno == Errno::STALE && failed.why.is_some() {
         failed.errno = Errno::BUSY;
@@ -391,7 +393,7 @@ fn conflict_is_told(mut failed: Fail) -> Fail {
     failed
 }
 
-/// What is known of a name's object, if that is all that a copy has to know.
+/// Returns what is known of a name's object, if that is all that a copy has to know.
 fn seen_of(attributes: &Attributes) -> Option<SeenObject> {
     let modified_ms = attributes.stored.and_then(Ns::ms)?;
     let (etag, size) = (attributes.etag.clone()?, attributes.size);

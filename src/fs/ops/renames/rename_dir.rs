@@ -31,12 +31,13 @@ use crate::store::{Etag, Head, Listed, When};
 
 const PAGE: usize = 1000;
 const AT_ONCE: usize = 32;
-/// How often the old name is listed, after all was copied, for what was changed meanwhile.
+/// Number of times that the old name is listed, after all was copied, for what was changed meanwhile.
 const ROUNDS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// How often the log is told how far a rename is.
+/// Interval at which the log is told how far a rename is.
 const TELL: Duration = Duration::from_secs(10);
-/// Pages of the new name in which the copies of one page of the old one are looked for, before single looks.
+/// Number of pages of the new name in which the copies of one page of the old one are looked for, before
+/// single looks.
 const PAGES_AHEAD: usize = 3;
 
 /// An object as it was copied.
@@ -44,7 +45,7 @@ const PAGES_AHEAD: usize = 3;
 struct Copied {
     etag: u64,
     modified_ms: Option<u64>,
-    /// The copy's etag, where it isn't the source's.
+    /// Etag of the copy, where it isn't the source's.
     other: Option<Etag>,
 }
 
@@ -58,19 +59,19 @@ impl Copied {
         Copied { etag: hash(&source.etag.0), modified_ms: source.modified_ms, other }
     }
 
-    /// The listed object is what was copied, as far as a listing tells.
+    /// Tells whether the listed object is what was copied, as far as a listing tells.
     fn is_of(&self, object: &Listed) -> bool {
         let unchanged = same_time(self.modified_ms, object.modified_ms);
         // Servers with real folders (SeaweedFS) tell other etags of markers here than there.
         (is_marker(object) || self.has(&object.etag)) && unchanged
     }
 
-    /// The copied object had this etag.
+    /// Tells whether the copied object had this etag.
     fn has(&self, etag: &Etag) -> bool {
         self.etag == hash(&etag.0)
     }
 
-    /// The copy's etag is this.
+    /// Tells whether the copy has this etag.
     fn is_copy(&self, etag: &Etag) -> bool {
         self.other.as_ref().map_or_else(|| self.has(etag), |other| other == etag)
     }
@@ -80,26 +81,26 @@ impl Copied {
     }
 }
 
-/// What has an object's new name.
+/// Object that has an object's new name now.
 #[derive(Debug)]
 struct CopyNow {
     etag: Etag,
     modified_ms: Option<u64>,
 }
 
-/// What was copied, by the hash of the old key.
+/// Objects that were copied, by the hash of the old key.
 type CopiedKeys = FastMap<u64, Copied>;
 
 /// A directory's rename under way.
 struct DirRename<'a> {
     fs: &'a Arc<Fs>,
     intent: RenameIntent,
-    /// Where the intent is written.
+    /// Path at which the intent is written.
     path: PathBuf,
     copied: CopiedKeys,
-    /// Folders that keys lie in, and those of them that have markers.
+    /// Folders that keys lie in, and those folders that have markers.
     folders: [BTreeSet<String>; 2],
-    /// What can't be moved.
+    /// Keys that can't be moved, since another object has the new name.
     stays: BTreeSet<String>,
     /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
     marker: Option<Listed>,
@@ -160,8 +161,8 @@ impl<'a> DirRename<'a> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The marker carries a directory's mode, owner and times: that of the directory which was renamed takes the place of
-    /// the other's.
+    /// Replaces the marker at the new name by that of the directory which was renamed: a marker carries the
+    /// mode, owner and times.
     async fn replace_marker(&mut self) -> Op<()> {
         let Some(marker) = self.marker.take() else { return Ok(()) };
         let fate = self.fs.copy_one(&self.intent, marker, When::Always).await?;
@@ -203,7 +204,7 @@ impl<'a> DirRename<'a> {
         }
     }
 
-    /// All is copied, and the new name is in the bucket.
+    /// Copies everything, so that the new name is in the bucket.
     async fn copy(&mut self) -> Op<()> {
         self.copy_all().await?;
         if let Some(key) = self.stays.iter().find(|key| !key.ends_with('/')) {
@@ -219,7 +220,7 @@ impl<'a> DirRename<'a> {
         Ok(())
     }
 
-    /// The same, and written down; what fails before is written down too, and goes back.
+    /// Copies everything and writes that down. What fails before is written down too, and goes back.
     async fn copy_and_note(&mut self) -> Op<()> {
         let mut done = self.copy().await;
         if done.is_ok() {
@@ -264,7 +265,8 @@ impl<'a> DirRename<'a> {
         Ok(())
     }
 
-    /// One look at what is left at the old name; true when nothing is.
+    /// Looks once at what is left at the old name, and deletes what was copied. Returns true when nothing is
+    /// left.
     async fn sweep(&mut self) -> Op<bool> {
         let (mut all, mut after, mut before, mut folders) = (true, None, None, Vec::new());
         loop {
@@ -305,7 +307,8 @@ impl<'a> DirRename<'a> {
         }
     }
 
-    /// The copies of these objects, all of one page, as they are now. `before`: the page before ended with this key.
+    /// Returns the copies of these objects, all of one page, as they are now. `before`: the last key of the
+    /// page before.
     async fn copies_of(&self, objects: &[Listed], before: Option<String>) -> Op<BTreeMap<String, CopyNow>> {
         let wanted: BTreeSet<String> = objects.iter().map(|object| self.new_key(&object.key)).collect();
         let mut found = BTreeMap::new();
@@ -337,7 +340,8 @@ impl<'a> DirRename<'a> {
         Ok(found)
     }
 
-    /// Whether each object is what its copy, of this etag, was made of: what was changed in the very second shows by its metadata.
+    /// Tells whether each object is what its copy, of this etag, was made of: what was changed in the very
+    /// second shows by its metadata.
     async fn look_closer(&self, objects: Vec<(Listed, Etag)>) -> Op<Vec<(Listed, Etag, bool)>> {
         let look = |(object, copy): (Listed, Etag)| async move {
             let (remote, there) = (&self.fs.context.remote, self.new_key(&object.key));
@@ -349,7 +353,8 @@ impl<'a> DirRename<'a> {
         futures::stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await
     }
 
-    /// Somebody else changed the object since it was copied, or took its copy away, or replaced that.
+    /// Copies an object that somebody else changed since it was copied, or whose copy somebody took away or
+    /// replaced.
     async fn copy_again(&mut self, object: Listed, copy: Option<Etag>) -> Op<()> {
         let copied = self.copied.get(&hash(&object.key));
         let when = match copy {
@@ -392,7 +397,7 @@ pub(super) async fn move_all(fs: &Arc<Fs>, old: &str, new: &str, over: bool, hol
 }
 
 impl Fs {
-    /// This host's names become the new ones, and with them the notes of what is staged.
+    /// Makes the new names those of this host, and writes them into the notes of what is staged.
     async fn names_moved(self: &Arc<Self>, old: &str, new: &str, copied: &CopiedKeys) {
         {
             let mut inodes = self.inodes.lock();
@@ -483,8 +488,8 @@ impl Fs {
         Ok(())
     }
 
-    /// What was staged below a directory that was renamed goes where the directory went; its note says so before the
-    /// rename is forgotten.
+    /// Moves what was staged below a directory that was renamed to where the directory went. Its note says so
+    /// before the rename is forgotten.
     async fn notes_moved(&self, intent: &RenameIntent, left: &mut [FoundFile]) -> Result<()> {
         let its = |left: &&mut FoundFile| left.note.mark != Mark::Sent && intent.is_of(&left.note);
         for left in left.iter_mut().filter(its) {

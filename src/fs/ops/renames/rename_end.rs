@@ -18,7 +18,7 @@ use crate::fs::tree::UnfinishedRename;
 use crate::store::{Head, Listed};
 
 const AT_ONCE: usize = 32;
-/// Between attempts to end a rename.
+/// Time between attempts to end a rename.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Ends the rename: at once if the store can, or when it can again. The caller holds both names.
@@ -47,7 +47,7 @@ pub(super) async fn end_behind(fs: &Arc<Fs>, path: PathBuf, intent: RenameIntent
     rt.spawn(work).detach();
 }
 
-/// Before directories are renamed: whatever is unfinished at these names is ended. The caller holds them.
+/// Ends whatever is unfinished at these names before directories are renamed. The caller holds the names.
 pub(super) async fn end_before(fs: &Fs, prefixes: [&str; 2]) -> Op<()> {
     let overlaps =
         |unfinished: &&Arc<UnfinishedRename>| prefixes.iter().any(|prefix| unfinished.overlaps(prefix));
@@ -64,7 +64,8 @@ pub(super) async fn end_before(fs: &Fs, prefixes: [&str; 2]) -> Op<()> {
 }
 
 impl Fs {
-    /// One pass; true when there is no other to come. The caller holds both names. `last`: what comes late is left.
+    /// Makes one pass; returns true when there is no other to come. The caller holds both names. `last`: what
+    /// comes late is left.
     async fn try_end(&self, unfinished: &Arc<UnfinishedRename>, last: bool) -> Op<bool> {
         let mut passes = unfinished.passes.lock().await;
         if *passes > 0 {
@@ -104,7 +105,7 @@ impl Fs {
         Ok(())
     }
 
-    /// The object, if it is one of a pair.
+    /// Returns the object, to be deleted, if it is one of a pair.
     async fn doomed_of_pair(
         &self,
         intent: &RenameIntent,
