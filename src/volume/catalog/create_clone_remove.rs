@@ -409,6 +409,8 @@ impl Volumes {
             let entry = NameEntry { volume: id, serial: head.naming.serial };
             self.engine.pool.remove_name(current, entry).await?;
         }
+        // The pin goes only when the head says *removed*: without it the parent's chunks could be deleted while the clone still
+        // reads them.
         if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
             self.unpin(*parent, base.snapshot, id, base.pin).await?;
         }

@@ -282,7 +282,7 @@ impl VolumeInfo {
         }
     }
 
-    /// Adds what this host's journal of a volume holds that isn't open. `moves`: the journal is still to be put aside.
+    /// Adds what this host's journal holds of a volume that isn't open. `moves`: the journal is still to be put aside.
     fn add_journal(&mut self, head: &Head, tables: &Tables, dir: PathBuf, peek: &Peek, moves: bool) {
         self.journal_bytes = peek.used;
         if peek.lineage.contains(&head.active.epoch) {

@@ -88,7 +88,7 @@ impl Trash<'_> {
         Ok(true)
     }
 
-    /// Puts a volume into the trash that went on in another pool, also where clones need it: as long as they do it stays.
+    /// Puts a volume that went on in another pool into the trash, also where clones need it: as long as they do it stays.
     pub async fn discard_moved(&self, name: &Name) -> Result<()> {
         let head = self.0.engine.cell(self.0.id(name).await?).read().await?;
         self.put(name, &self.0.existing_moved(name, head)?).await

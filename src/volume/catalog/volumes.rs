@@ -29,8 +29,7 @@ const LOOK_MAX: Duration = Duration::from_secs(3);
 /// Times within `LOOK_MAX` at which the stores are asked whether a volume is still ours, until an answer comes.
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
 
-/// Time after which it is looked for what stores lack whose copies of a volume's head were older than the others' when it was
-/// opened.
+/// Pause after a volume was opened of whose head some stores had an older copy. Then it is looked for what these stores lack.
 const LOOK_AT_OLDER: Duration = Duration::from_secs(15);
 
 /// Time for which opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.

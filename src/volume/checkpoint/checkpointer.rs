@@ -362,8 +362,8 @@ impl Session {
         self.change(step).await.map(|_| ())
     }
 
-    /// Puts the checkpoint's trees into the tip's tables. Returns the layers that the tables now hold, and what was kept for
-    /// them.
+    /// Puts the checkpoint's trees into the tip's tables. Returns the layers that the tables now hold, and the memory of their
+    /// entries.
     fn adopt_tables(
         &self,
         built: Tables,

@@ -42,7 +42,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 4;
 /// Time for which the stores are waited for before w is looked at again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Added to the share of survivors when objects of an age die e times more slowly than new ones.
+/// Amount by which the share of survivors counts as less, when objects of an age die e (2.718) times more slowly than new ones.
 const COLDER: f64 = 0.15;
 const COLDER_MAX: f64 = 0.45;
 /// Per mille of what is live that all objects may take when somebody asked for collection.
@@ -239,6 +239,7 @@ pub async fn compact(session: Arc<Session>) {
     let (mut pace, mut cold) = (DeathRates::default(), ColdWork::default());
     let mut rotation = RotationWork::default();
     loop {
+        // Registered before the look: a notice that comes while it goes on must not be lost.
         let news = session.collect.notified();
         let mut news = std::pin::pin!(news);
         news.as_mut().enable();

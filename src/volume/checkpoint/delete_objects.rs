@@ -104,6 +104,7 @@ impl Session {
 
     async fn deletable(&self) -> Vec<Object> {
         loop {
+            // Registered before the look: a notice that comes in between must not be lost.
             let news = self.collect.notified();
             let mut news = std::pin::pin!(news);
             news.as_mut().enable();

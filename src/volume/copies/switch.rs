@@ -107,6 +107,7 @@ impl Switch {
         let is_left = match rt.timeout(patience, leave.as_mut()).await {
             Some(done) => done,
             None => {
+                // The head may say already that the volume has left: only the end of this attempt tells, so it is not dropped.
                 given_up.cancel();
                 leave.await
             }

@@ -65,6 +65,7 @@ impl Lane {
     ) {
         let _turn = self.turn.lock().await;
         loop {
+            // Registered before the settings are read: a limit that is lifted in between must not hold the request up.
             let changed = context.settings_changed.notified();
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();

@@ -69,6 +69,7 @@ impl Leavers {
     /// Waits until somebody wants the volume let go.
     pub async fn come(&self) {
         loop {
+            // Registered before the look: one who comes in between must not be missed.
             let came = self.came.notified();
             let mut came = pin!(came);
             came.as_mut().enable();

@@ -75,7 +75,7 @@ impl Volumes {
         of(&tables).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))
     }
 
-    /// Checks that no snapshot of the volume is locked: `Refused`.
+    /// Checks that no snapshot of the volume is locked. `Refused`: one is.
     pub async fn check_unlocked(&self, volume: &Name) -> Result<()> {
         let head = self.head(volume, self.id(volume).await?).await?;
         let head = end_locks(self, head).await?;
