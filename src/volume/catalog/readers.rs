@@ -29,8 +29,8 @@ impl Volumes {
         }
     }
 
-    /// Drops notes of readers: that of an earlier run of this host, where no client uses the volume here, and with `others`
-    /// those of all other hosts, of which the caller says that they are gone.
+    /// Drops the note of an earlier run of this host, where no client uses the volume here. With `others` it drops those of all
+    /// other hosts, too: the caller says that they are gone.
     pub async fn drop_readers(&self, name: &Name, others: bool) -> Result<()> {
         let id = self.id(name).await?;
         let Some(head) = self.engine.cell(id).read().await? else { return Ok(()) };

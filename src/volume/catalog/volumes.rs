@@ -58,7 +58,7 @@ pub struct Template {
     pub seen: Arc<(Head, Tables)>,
 }
 
-/// One volume's place in this engine.
+/// Place of one volume in this engine: the open volume, if any, and the turn to open it.
 #[derive(Debug, Default)]
 pub(in crate::volume::catalog) struct Seat {
     /// Lock of whoever opens the volume: one opening at a time.

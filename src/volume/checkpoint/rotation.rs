@@ -61,7 +61,7 @@ impl RotationWork {
         chosen
     }
 
-    /// Notes that no pack was made of these: several are each tried alone, one alone can't be read.
+    /// Notes that no pack was made of these objects. Each of several is tried alone then; one that was alone can't be read.
     pub fn could_not(&mut self, chosen: BTreeSet<Object>) {
         match chosen.len() {
             1 => self.failed.extend(chosen),

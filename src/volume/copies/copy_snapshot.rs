@@ -35,9 +35,9 @@ const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, p
 
 /// Options of copying a snapshot.
 pub struct Copying<'a> {
-    /// The copy loses what it has been given since the newest common snapshot.
+    /// If set, a copy that has changed is rolled back: what it was given since the newest common snapshot goes.
     pub roll_back: bool,
-    /// All of both is compared at the end, not only what has changed; with `roll_back`, what differs is written again.
+    /// If set, all of both is compared at the end, not only what has changed; with `roll_back`, what differs is written again.
     pub verify_all: bool,
     /// Function that is told what is done, how many bytes of the volume were gone through, and how many there are.
     pub progress: &'a (dyn Fn(&str, u64, u64) + Send + Sync),
@@ -318,7 +318,8 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Begins with a snapshot that both have, by the same name.
+    /// Makes the difference since a snapshot that both have by the same name, and notes in the copy's file that it is written
+    /// to.
     pub async fn since(
         snapshot: &Name,
         source: &Arc<Volume>,

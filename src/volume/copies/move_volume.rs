@@ -178,7 +178,8 @@ pub async fn give_up_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Re
     Ok(true)
 }
 
-/// Checks that no attempt of this host to leave the volume can come through any more: it is claimed, or was by another host.
+/// Makes sure that no attempt of this host to leave the volume can come through any more: it is claimed, or was by another
+/// host.
 async fn may_be_given_up(from: &Volumes, volume: &Name) -> Result<()> {
     let claimed = async { from.open(volume, OpenMode::Normal).await?.session().await.map(drop) };
     match claimed.await {
