@@ -15,17 +15,18 @@ use crate::volume::read::EngineContext;
 use crate::volume::session::{drop_base, no_snapshot};
 use crate::volume::space::pins;
 
-/// What flattening a clone came to.
+/// Result of flattening a clone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Flattened {
-    /// Written again.
+    /// Bytes that the clone took from its ancestors and that were written again.
     pub bytes: u64,
     /// Snapshots that still need the parent.
     pub holders: Vec<Name>,
 }
 
 impl Volumes {
-    /// What `roll_back` would refuse, without doing it. Opens the volume, and so refuses what another host owns.
+    /// Checks that `roll_back` would not be refused, and changes nothing; the error is the one that `roll_back` would give.
+    /// Opens the volume, and so refuses one that another host owns.
     pub async fn check_roll_back(
         &self,
         volume: &Name,
@@ -43,13 +44,14 @@ impl Volumes {
         fits.map(|()| open).map_err(|e| e.context(format!("volume {title}")))
     }
 
-    /// The volume shows what the snapshot does, O(1) in time and bytes; newer snapshots stay. What it held since is kept as
-    /// snapshot `keep`, or freed. For a volume that nobody reads or writes meanwhile: what is under way may be there in part.
+    /// Rolls the volume back to what the snapshot shows, O(1) in time and bytes; newer snapshots stay. What the volume held
+    /// since is kept as snapshot `keep`, or freed. Nobody may read or write the volume meanwhile: a request that is under way
+    /// may be there in part.
     pub async fn roll_back(&self, volume: &Name, to: &Name, keep: Option<&Name>) -> Result<()> {
         self.roll_back_this((volume, None), to, keep).await
     }
 
-    /// The same of this volume alone, where one is said. `Owned`: the name is another one's by now.
+    /// Rolls back as `roll_back` does; with an id, only this volume. `Owned`: another volume has the name by now.
     pub async fn roll_back_this(
         &self,
         (volume, this): (&Name, Option<VolumeId>),
@@ -80,7 +82,8 @@ impl Volumes {
         Ok(Flattened { bytes, holders })
     }
 
-    /// More bytes at its end, which read as zeros. Clients may go on meanwhile. `Refused`: the volume would shrink.
+    /// Gives the volume more bytes at its end, which read as zeros. Clients may go on meanwhile. `Refused`: the volume would
+    /// shrink.
     pub async fn resize(&self, volume: &Name, size: u64) -> Result<()> {
         check_size(size)?;
         let open = self.open(volume, OpenMode::Normal).await?;
@@ -103,8 +106,8 @@ impl Volumes {
 }
 
 impl Volumes {
-    /// All of the assignments (`KEY=VALUE`) or none. The owner changes them in its session, which follows at once; of a
-    /// released volume anybody changes them. `Owned`: another host owns it.
+    /// Changes settings: all of the assignments (`KEY=VALUE`) or none. The owner changes them in its session, which follows at
+    /// once; those of a released volume are changed by any host. `Owned`: another host owns it.
     pub async fn set(&self, name: &Name, assignments: &[String]) -> Result<()> {
         VolumeSettings::default().assigned(assignments)?;
         let id = self.id_in_an_outage(name).await?;
@@ -120,7 +123,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// `None`: somebody owns it.
+    /// Changes the settings of a released volume in its head. `None`: somebody owns it.
     async fn set_released(&self, name: &Name, id: VolumeId, assignments: &[String]) -> Result<Option<Head>> {
         let owned = |head: &Head| !head.active.released || head.standing().is_some();
         if matches!(self.here(id).map(|v| v.known()), Some(Known::Live(_)))
@@ -136,7 +139,7 @@ impl Volumes {
     }
 }
 
-/// Gives the pin on the parent back where nothing needs it; else the snapshots that do.
+/// Gives back the pin on the parent where nothing needs the parent any more; else returns the snapshots that do.
 async fn let_go_of_parent(engine: &EngineContext, open: &Volume) -> Result<Vec<Name>> {
     let holders = open.ask(|session| async move { drop_base(&session).await }).await?;
     let Some(head) = engine.cell(open.id()).read().await? else { return Ok(holders) };
@@ -149,8 +152,8 @@ async fn let_go_of_parent(engine: &EngineContext, open: &Volume) -> Result<Vec<N
     Ok(holders)
 }
 
-/// The same when a snapshot was removed, which may have been the last that needed it. What fails is done with the next one,
-/// or by who removes the parent.
+/// Lets go of a flattened clone's parent after a snapshot was removed, which may have been the last that needed the parent. If
+/// this fails, it is done with the next removal, or by whoever removes the parent.
 pub async fn let_go_in_time(engine: &EngineContext, open: &Volume) {
     if let Known::Live(session) = open.known()
         && session.head.lock().base.as_ref().is_some_and(|base| base.flat.is_some())

@@ -35,7 +35,7 @@ use crate::volume::space::Object;
 use crate::volume::space::pins::{REMOVE_TRIES, key, snapshots_of};
 use crate::volume::space::{State, Tables, name_of_sealed, root_ref};
 
-/// How often a parent may change between a look at its snapshots and the pin.
+/// Number of tries to pin a snapshot whose parent changes between the look at its snapshots and the pin.
 const PIN_TRIES: usize = 60;
 /// Snapshots that were cloned a moment ago, of which an engine keeps what it knows.
 const TEMPLATES_MAX: usize = 8;
@@ -49,16 +49,17 @@ pub struct Pin {
     nonce: Nonce,
 }
 
-/// What a clone has of its own from its birth on, where it is not as the volume that it is made of.
+/// Size and settings of a clone, where they are not those of the volume that the clone is made of.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct CloneAs<'a> {
-    /// In bytes, at least the snapshot's; none: the snapshot's.
+    /// Size in bytes, at least that of the snapshot; `None`: the snapshot's.
     pub size: Option<u64>,
-    /// `KEY=VALUE` each.
+    /// Settings of the clone, `KEY=VALUE` each.
     pub settings: &'a [String],
 }
 
-/// A head is not encrypted, so that no name of an encrypted volume's snapshot stands in one.
+/// Returns the snapshot's name for a clone's head. A head is not encrypted, so that no name of an encrypted volume's snapshot
+/// may stand in one.
 fn name_in_heads(parent: &Head, state: &State, snapshot: &Name) -> Name {
     match parent.keys {
         Some(_) => name_of_sealed(state.id),
@@ -85,16 +86,16 @@ impl CloneAs<'_> {
     }
 }
 
-/// Nothing of it stays.
+/// Removal of everything: no trash, and pins without a clone are dropped.
 const FOR_GOOD: Removal = Removal { clean: true, for_good: true };
 
 impl Volumes {
-    /// A new empty volume, born released. `Exists` when the name is taken.
+    /// Creates an empty volume, born released. `Exists` when the name is taken.
     pub async fn create(&self, name: &Name, size: u64, settings: VolumeSettings) -> Result<VolumeInfo> {
         self.create_sealed(name, size, settings, self.engine.keys.for_all()).await
     }
 
-    /// The same, encrypted where this is given, which opens it.
+    /// Creates an empty volume as `create` does. If `offered` is given, the volume is encrypted, and `offered` opens it.
     pub async fn create_sealed(
         &self,
         name: &Name,
@@ -124,8 +125,8 @@ impl Volumes {
         take(self, name, NameEntry::first(id)).await
     }
 
-    /// After an error in between: the register is cancelled, then pins that may have been made go, and the name is given
-    /// back. What can't be done is left for whoever meets it.
+    /// Undoes a creation after an error midway: the register is cancelled, then pins that may have been made go, and the name
+    /// is given back. What can't be done is left for whoever meets it.
     pub(in crate::volume) async fn give_up_creation(&self, name: &Name, head: &Head, pins: &[Pin]) {
         let undone = async {
             if self.engine.cell(head.volume).cancel(head).await? {
@@ -141,12 +142,12 @@ impl Volumes {
         }
     }
 
-    /// A new volume whose contents are the snapshot's: O(1) in time and bytes.
+    /// Makes a new volume whose contents are the snapshot's: O(1) in time and bytes.
     pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
         self.clone_as(volume, snapshot, new, CloneAs::default()).await
     }
 
-    /// The same, of another size or with other settings than the volume that the snapshot is of.
+    /// Clones as `clone_snapshot` does, with another size or other settings than those of the snapshot's volume.
     pub async fn clone_as(
         &self,
         volume: &Name,
@@ -196,8 +197,8 @@ impl Volumes {
         }
     }
 
-    /// Pins the snapshot for the clone: made first, then it is seen that the snapshot is still there, with no gate on it. Tells
-    /// the pins that it may have made.
+    /// Pins the snapshot for the clone: the pin is made first, then it is seen that the snapshot is still there, with no gate
+    /// on it. Pushes the pins that may have been made to `made`, also on failure.
     async fn pin(
         &self,
         volume: &Name,
@@ -264,7 +265,7 @@ impl Volumes {
         ))
     }
 
-    /// By what clones know this snapshot, whatever has its name later.
+    /// Returns the ids by which clones know this snapshot, whatever has its name later.
     pub async fn snapshot_id(&self, volume: &Name, snapshot: &Name) -> Result<(VolumeId, StateId)> {
         let Template { parent, seen, .. } = self.template(volume, snapshot).await?;
         let state = seen.1.snapshot(snapshot);
@@ -272,7 +273,7 @@ impl Volumes {
         Ok((parent, state.id))
     }
 
-    /// What is to be cloned, as it is now.
+    /// Returns the snapshot that is to be cloned, with its volume, as they are now.
     async fn template(&self, volume: &Name, snapshot: &Name) -> Result<Template> {
         let NameEntry { volume: parent, serial } = self.entry(volume).await?;
         let seen = tables_with(self, volume, parent, snapshot).await?;
@@ -289,7 +290,7 @@ impl Volumes {
         kept.insert(key, template);
     }
 
-    /// The parent's head as of a moment after the pin was made, in which the snapshot is among the cloned.
+    /// Returns the parent's head as of a moment after the pin was made, in which the snapshot is among the cloned.
     async fn look_after_pin(&self, volume: &Name, cell: &HeadRegister, snapshot: StateId) -> Result<Head> {
         let head = self.existing(volume, cell.read().await?)?;
         if head.cloned.has(snapshot) {
@@ -298,7 +299,8 @@ impl Volumes {
         cell.change(|head| head.set_cloned(snapshot)).await
     }
 
-    /// What `remove` would refuse, without doing it; or what the trash would, if it does not go for good.
+    /// Checks that `remove` would not be refused, and removes nothing. Without `for_good` it checks that the volume may go into
+    /// the trash.
     pub async fn check_remove(&self, name: &Name, for_good: bool) -> Result<()> {
         let id = self.id(name).await?;
         let (head, tables) = self.recorded(name, id).await?;
@@ -311,7 +313,7 @@ impl Volumes {
         head.may_remove(&lineage).map_err(|e| e.context(what))
     }
 
-    /// `Refused` while clones need it, with their names.
+    /// Removes a snapshot. `Refused` while clones need it, with their names.
     pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         let mut tries = 0;
         loop {
@@ -331,8 +333,8 @@ impl Volumes {
         }
     }
 
-    /// What `remove_snapshot` would refuse, without doing it: `NotFound`, and `Refused` with the clones' names or its lock. `clean`:
-    /// pins without a clone are dropped.
+    /// Checks that `remove_snapshot` would not be refused, and removes nothing: `NotFound`, and `Refused` with the clones'
+    /// names or its lock. `clean`: pins without a clone are dropped.
     pub async fn check_remove_snapshot(
         &self,
         volume: &Name,
@@ -363,7 +365,7 @@ impl Volumes {
         self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], removal).await
     }
 
-    /// The epochs that this folder may speak for.
+    /// Returns the epochs that this folder may speak for.
     async fn lineage(&self, name: &Name, head: &Head) -> Result<BTreeSet<Epoch>> {
         match self.here(head.volume).map(|v| v.known()) {
             Some(Known::Live(session)) => Ok([session.epoch].into()),
@@ -377,15 +379,15 @@ impl Volumes {
         }
     }
 
-    /// `Refused` while clones need it, `Owned` when another host does. With its snapshots.
+    /// Removes a volume with its snapshots. `Refused` while clones need it, `Owned` when another host owns it.
     pub async fn remove(&self, name: &Name) -> Result<()> {
         self.remove_this(name, None).await
     }
 
-    /// The same of this volume alone, where one is said.
+    /// Removes as `remove` does; with an id, only this volume.
     ///
     /// # Errors
-    /// `Owned`: the name is another one's by now.
+    /// `Owned`: another volume has the name by now.
     pub async fn remove_this(&self, name: &Name, this: Option<VolumeId>) -> Result<()> {
         let entry = self.entry(name).await?;
         let id = entry.volume;
@@ -407,6 +409,8 @@ impl Volumes {
             let entry = NameEntry { volume: id, serial: head.naming.serial };
             self.engine.pool.remove_name(current, entry).await?;
         }
+        // The pin goes only when the head says *removed*: without it the parent's chunks could be deleted while the clone still
+        // reads them.
         if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
             self.unpin(*parent, base.snapshot, id, base.pin).await?;
         }
@@ -423,7 +427,7 @@ impl Volumes {
         }
     }
 
-    /// The change of its head after which it is gone: behind a gate when it may have clones, so that none comes in between.
+    /// Changes the volume's head to *removed*: behind a gate when it may have clones, so that none comes in between.
     pub(super) async fn mark_removed(&self, name: &Name, cell: &HeadRegister, mut head: Head) -> Result<()> {
         let title = || format!("volume {}", self.engine.title(name));
         let lineage = self.lineage(name, &head).await?;
@@ -460,7 +464,8 @@ impl Volumes {
         }
     }
 
-    /// The journal of a volume that is gone; those that were kept aside stay.
+    /// Deletes the journal of a volume that is gone, and the note how far this host has seen it come; journals that were kept
+    /// aside stay.
     pub(super) async fn forget_journal(&self, id: VolumeId) {
         self.engine.confirmed(id).remove().await;
         let dir = self.engine.folder(id).join("journal");
@@ -471,7 +476,7 @@ impl Volumes {
         }
     }
 
-    /// All objects whose ids can be told; scrub finds others.
+    /// Deletes all objects whose ids can be told; scrub finds others.
     async fn delete_chunks(&self, head: &Head) -> Result<()> {
         let pool = &self.engine.pool;
         let chunk_table = self.engine.view(head).books(head).await.map(|b| b.1).unwrap_or_default();
@@ -531,7 +536,8 @@ pub async fn end_all(volumes: &Volumes, watch: &(dyn Fn(u64) + Send + Sync)) -> 
     }
 }
 
-/// What `end_all` would refuse of any volume, for a client of another host that has it open: asked before one is ended.
+/// Checks that `end_all` would be refused for no volume because a client of another host has it open; asked before one is
+/// ended.
 pub async fn check_unread(volumes: &Volumes) -> Result<()> {
     let names = volumes.engine.pool.list().await?;
     let looks = stream::iter(names).map(|(name, id)| async move {
@@ -547,7 +553,7 @@ pub async fn check_unread(volumes: &Volumes) -> Result<()> {
     Ok(())
 }
 
-/// The pool's volumes by name and head; what is being created is cancelled.
+/// Returns the pool's volumes by name and head; what is being created is cancelled.
 async fn living(volumes: &Volumes) -> Result<Vec<(Name, Head)>> {
     let names = volumes.engine.pool.list().await?;
     let looks = stream::iter(names).map(|(name, id)| async move {

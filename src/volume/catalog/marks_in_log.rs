@@ -12,13 +12,13 @@ use crate::store::Cause;
 use crate::volume::head::Head;
 use crate::volume::space::Tables;
 
-/// How often it begins anew, each time with a newer head.
+/// Number of times that reading a log begins anew, each time with a newer head.
 const TRIES: usize = 3;
 /// Chunks read of one log at most: an owner records a checkpoint before there are so many.
 const CHUNKS_MAX: u64 = 1 << 14;
 
-/// The head, and the tables as of its log's end: under the checkpoint, with the snapshots that were taken since. As this engine
-/// knows them when it is the owner.
+/// Returns the head, and the tables as of its log's end: those of the checkpoint, with the snapshots that were taken since.
+/// Where this engine is the owner, they are the tables that it knows.
 pub async fn tables_to_the_end(volumes: &Volumes, volume: &Name, id: VolumeId) -> Result<(Head, Tables)> {
     let (mut head, mut tables) = volumes.recorded_with_names(volume, id).await?;
     if let Some(newer) = volumes.newer_here(&head) {
@@ -42,8 +42,8 @@ pub async fn tables_to_the_end(volumes: &Volumes, volume: &Name, id: VolumeId) -
 }
 
 impl Volumes {
-    /// Whether the log of a volume whose key is not here goes on behind its checkpoint: which snapshots were taken since, only its
-    /// key tells.
+    /// Tells whether the log of a volume whose key is not here goes on behind its checkpoint: only the key tells which
+    /// snapshots were taken since. True also when stores that do not answer may have more of the log.
     pub async fn has_sealed_marks(&self, volume: &Name) -> Result<bool> {
         let id = self.id(volume).await?;
         let (head, _) = self.recorded_with_names(volume, id).await?;
@@ -77,7 +77,8 @@ impl Volumes {
         Ok(tables)
     }
 
-    /// `None`: the log ends before this chunk, as far as can be told. `Unavailable`: it may be there, on stores that do not answer.
+    /// Returns the table of contents of one chunk of the log. `None`: the log ends before this chunk, as far as can be told.
+    /// `Unavailable`: the chunk may be there, on stores that do not answer.
     async fn toc_of(&self, head: &Head, seq: Seq, access: &KeyAccess) -> Result<Option<Toc>> {
         let pool = &self.engine.pool;
         let id = ChunkId { volume: head.volume, epoch: head.epoch_of(seq), seq };

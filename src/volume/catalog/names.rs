@@ -13,11 +13,11 @@ use crate::base::{Error, Kind, Name, Result, VolumeId};
 use crate::pool::NameEntry;
 use crate::volume::head::{CREATION, Head, Move, NameStanding, VolumeSettings};
 
-/// How often others may come in between.
+/// Number of tries while others change the same name.
 const TRIES: usize = 8;
 
-/// Gives an entry its name. What broken-off creations, removals and renames left behind is taken over. `Exists`: it is a
-/// volume's.
+/// Puts an entry under the name. Entries that broken-off creations, removals and renames left there are taken over. `Exists`:
+/// the name is a volume's.
 pub async fn take(volumes: &Volumes, name: &Name, new: NameEntry) -> Result<()> {
     for _ in 0..TRIES {
         let has = volumes.engine.pool.insert_name(name, new, None).await?;
@@ -32,7 +32,7 @@ pub async fn take(volumes: &Volumes, name: &Name, new: NameEntry) -> Result<()> 
     Err(busy(volumes, name))
 }
 
-/// Removes an entry that is no volume's name. False: it is one.
+/// Removes an entry that is no volume's name. Returns false, and keeps the entry, where it is one or may be one.
 async fn free(volumes: &Volumes, name: &Name, entry: NameEntry) -> Result<bool> {
     let cell = volumes.engine.cell(entry.volume);
     let standing = |head: &Option<Head>| head.as_ref().map(|head| head.standing_of(name, entry.serial));
@@ -64,8 +64,8 @@ async fn free(volumes: &Volumes, name: &Name, entry: NameEntry) -> Result<bool> 
     Ok(true)
 }
 
-/// Whether the entry that counts is in the directory. It always is, but where `force-recover` took an older head: then none of
-/// the volume's others is removed.
+/// Tells whether the entry that counts is in the directory. It always is, except where `force-recover` took an older head: then
+/// none of the volume's other entries is removed.
 async fn has_its_name(volumes: &Volumes, head: &Head) -> Result<bool> {
     let pool = &volumes.engine.pool;
     if pool.guesses() == 0 {
@@ -90,13 +90,13 @@ pub async fn remove_dead(volumes: &Volumes, met: &[(Name, NameEntry)], head: &He
     Ok(())
 }
 
-/// How far a rename has come with its new name.
+/// Result of putting the entry of a volume's new name.
 enum Taken {
-    /// The volume has it already.
+    /// The volume has the name already.
     Named,
-    /// The entry that is to become its name is there.
+    /// The entry that is to become the volume's name is in the directory.
     Put,
-    /// Others came in between.
+    /// Others changed the name in between: the rename begins anew.
     Anew,
 }
 
@@ -105,7 +105,7 @@ pub async fn rename(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
     rename_if(volumes, from, to, |head| volumes.existing(from, head)).await
 }
 
-/// The same of this volume alone. `Owned`: the name is another one's by now.
+/// Renames as `rename` does, but only this volume. `Owned`: another volume has the name by now.
 pub async fn rename_this(volumes: &Volumes, (from, this): (&Name, VolumeId), to: &Name) -> Result<()> {
     let existing = |head: Option<Head>| {
         let head = volumes.existing(from, head)?;
@@ -114,7 +114,7 @@ pub async fn rename_this(volumes: &Volumes, (from, this): (&Name, VolumeId), to:
     rename_if(volumes, from, to, existing).await
 }
 
-/// The same of one that went on in another pool. `NotFound`: another volume has its name by now, or none.
+/// Renames as `rename` does a volume that went on in another pool. `NotFound`: another volume has its name by now, or none.
 pub async fn rename_moved(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
     rename_if(volumes, from, to, |head| volumes.existing_moved(from, head)).await
 }
@@ -156,7 +156,7 @@ async fn rename_if(
     Err(busy(volumes, from))
 }
 
-/// What is brought back from the trash must still be there: another may have been first.
+/// Changes the name in the head. A volume that is brought back from the trash must still be there: another may have been first.
 fn rename_from(head: &Head, from: &Name, to: &Name, round: u64) -> Result<Move> {
     match head.rename(to, round)? {
         Move::Already => Ok(Move::Already),
@@ -192,7 +192,7 @@ fn busy(volumes: &Volumes, name: &Name) -> Error {
     Error::new(Kind::Owned, why)
 }
 
-/// One name for each volume: where the directory has several, the one that its head tells. Dead ones are removed.
+/// Returns one name for each volume: where the directory has several, the one that its head tells. Dead entries are removed.
 pub async fn one_each(volumes: &Volumes, entries: Vec<(Name, NameEntry)>) -> Vec<(Name, VolumeId)> {
     let mut by_volume: BTreeMap<VolumeId, Vec<(Name, NameEntry)>> = BTreeMap::new();
     for (name, entry) in entries {
@@ -213,7 +213,7 @@ pub async fn one_each(volumes: &Volumes, entries: Vec<(Name, NameEntry)>) -> Vec
     names
 }
 
-/// Which of a volume's several names counts.
+/// Returns the one of a volume's several names that counts; `None` if its head can't be read now or tells none of them.
 async fn settled(volumes: &Volumes, id: VolumeId, names: &[(Name, NameEntry)]) -> Option<Name> {
     let look = async {
         let head = volumes.engine.cell(id).read().await?;
@@ -229,12 +229,13 @@ async fn settled(volumes: &Volumes, id: VolumeId, names: &[(Name, NameEntry)]) -
 }
 
 impl Volumes {
-    /// Who uses the volume of this name is known under it afterwards, also where another host has renamed it.
+    /// Lets whoever uses the volume of this name know it by the name that its head tells, also where another host has renamed
+    /// it.
     pub async fn follow(&self, name: &Name) -> Result<()> {
         self.follow_volume(self.id(name).await?).await
     }
 
-    /// The same of this volume, whatever its name is.
+    /// Does as `follow` for the volume of this id, whatever its name is.
     pub async fn follow_volume(&self, id: VolumeId) -> Result<()> {
         if let Some(here) = self.here(id)
             && let Some(head) = self.engine.cell(id).read().await?

@@ -20,7 +20,7 @@ use crate::volume::space::pins;
 const NAMED_MAX: usize = 8;
 
 impl Volumes {
-    /// Of an engine that ends: all that it has noted goes.
+    /// Removes all notes that this engine has made as a reader; for an engine that ends.
     pub async fn forget_readers(&self) {
         for (id, here) in self.engine.readers.all() {
             if let Some(nonce) = here.noted.lock().await.take() {
@@ -29,8 +29,8 @@ impl Volumes {
         }
     }
 
-    /// Drops notes: that of an earlier run of this host, where no client uses the volume here, and with `others` those of all
-    /// other hosts, of which the caller says that they are gone.
+    /// Drops the note of an earlier run of this host, where no client uses the volume here. With `others` it drops those of all
+    /// other hosts, too: the caller says that they are gone.
     pub async fn drop_readers(&self, name: &Name, others: bool) -> Result<()> {
         let id = self.id(name).await?;
         let Some(head) = self.engine.cell(id).read().await? else { return Ok(()) };
@@ -53,15 +53,16 @@ impl Volumes {
         Ok(())
     }
 
-    /// What a removal would refuse, where another host has the volume open.
+    /// Checks that no other host has the volume open: its error is the one that a removal would give.
     pub async fn check_unread(&self, name: &Name) -> Result<()> {
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
         refuse_if_read(self, name, &head).await
     }
 
-    /// What would change under clients of another host, where the volume may be handed over: they have it attached, go on with
-    /// whatever it is then, and may have flushed to it. A volume that is not there is attached nowhere.
+    /// Checks that a change of the volume happens under no client of another host. Only a volume that may be handed over is
+    /// looked at: other hosts' clients have it attached, go on with whatever it is then, and may have flushed to it. A volume
+    /// that is not there is attached nowhere.
     ///
     /// # Errors
     /// `Owned`: another host has clients of it.
@@ -80,7 +81,8 @@ impl Volumes {
     }
 }
 
-/// `Owned`, by the hosts' ids, while another host has the volume open. Whoever removes it asks behind a gate.
+/// Fails with `Owned`, which names the hosts' ids, while another host has the volume open. Whoever removes the volume calls
+/// this behind a gate.
 pub(in crate::volume) async fn refuse_if_read(of: &Volumes, name: &Name, head: &Head) -> Result<()> {
     if !head.cloned.has(READERS) {
         return Ok(());

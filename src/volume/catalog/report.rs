@@ -31,46 +31,46 @@ use crate::volume::session::frozen_by_take_over;
 use crate::volume::space::pins::snapshots_of;
 use crate::volume::space::{State, Tables};
 
-/// The pace of what has waited for less than this says little.
+/// Shortest age of unsent writes, in ms, by which their pace is told: the pace of a shorter one says little.
 const PACE_OVER_MS: u64 = 5_000;
-/// With less room than this writes wait.
+/// Least room in bytes: with less of it writes wait.
 const ROOM_LEAST: u64 = MIB;
-/// How often a check begins, each time with a newer checkpoint.
+/// Number of times that a check begins, each time with a newer checkpoint.
 const CHECKS_MAX: usize = 5;
-/// Volumes looked at at a time.
+/// Number of volumes that are looked at at a time.
 const LOOKS_AT_ONCE: usize = 64;
 
-/// Ancestors of a clone that are told.
+/// Largest number of ancestors of a clone that are told.
 const CHAIN_MAX: usize = 1024;
 /// Groups of which an engine remembers that they are whole.
 const WHOLE_MAX: usize = 4096;
 
-/// What is the same for all volumes of a listing.
+/// Facts that are the same for all volumes of a listing.
 struct Surroundings {
     names: BTreeMap<VolumeId, Name>,
-    /// Those of which this host's disk holds something.
+    /// Volumes of which this host's disk holds something.
     local: BTreeSet<VolumeId>,
 }
 
-/// What of a volume's surroundings is told with it.
+/// Extent to which a volume's surroundings are told with it.
 #[derive(Clone, Copy)]
 enum Around<'a> {
-    /// Of each volume of a listing: what the others of the listing tell.
+    /// A volume of a listing: what the others of the listing tell.
     Listed(&'a Surroundings),
-    /// What costs few requests.
+    /// Facts that cost few requests.
     Near,
-    /// All.
+    /// All facts.
     Walked,
 }
 
-/// What is known of a group of snapshots.
+/// Counts of the members of a group of snapshots.
 #[derive(Clone, Copy, Default, Debug)]
 struct Members {
-    /// Volumes that have one of its snapshots.
+    /// Number of volumes that have a snapshot of the group.
     marked: u32,
-    /// Those whose snapshot is recorded under a checkpoint, and so stored for certain.
+    /// Number of those volumes whose snapshot is recorded under a checkpoint, and so stored for certain.
     recorded: u32,
-    /// One of them remembers that all were stored.
+    /// True if one of them remembers that all were stored.
     whole: bool,
 }
 
@@ -136,7 +136,7 @@ impl VolumeInfo {
         }
     }
 
-    /// What the stores mean for this volume, now.
+    /// Adds what the state of the stores means for this volume now.
     fn add_pool(&mut self, pool: &Pool, now: Instant) {
         let (layout, condition) = (pool.layout(), pool.condition());
         self.stored_with_parity_bytes = self.stored_bytes * layout.n() as u64 / layout.k() as u64;
@@ -164,7 +164,7 @@ impl VolumeInfo {
         }
     }
 
-    /// Room divided by the pace at which unsent writes have grown.
+    /// Returns in how many ms writes will wait: the room divided by the pace at which unsent writes have grown.
     fn full_in(&self) -> Option<u64> {
         let (room, age) = (self.room_bytes?, self.unsent_age_ms?);
         (self.unsent_bytes > 0).then(|| {
@@ -282,7 +282,7 @@ impl VolumeInfo {
         }
     }
 
-    /// Of a volume that isn't open: what this host's journal of it holds. `moves`: it is still to be put aside.
+    /// Adds what this host's journal holds of a volume that isn't open. `moves`: the journal is still to be put aside.
     fn add_journal(&mut self, head: &Head, tables: &Tables, dir: PathBuf, peek: &Peek, moves: bool) {
         self.journal_bytes = peek.used;
         if peek.lineage.contains(&head.active.epoch) {
@@ -331,7 +331,7 @@ fn mirror_of(head: &Head) -> Option<MirrorInfo> {
     Some(MirrorInfo { host, epoch, ..MirrorInfo::default() })
 }
 
-/// Those that the volume did not take by itself.
+/// Returns the snapshots that the volume did not take by itself.
 fn by_name(tables: &Tables) -> impl Iterator<Item = (&Name, &State)> {
     tables.snapshots().filter(|(_, state)| !state.history)
 }
@@ -342,7 +342,7 @@ fn parent_of(head: &Head) -> Option<Parent> {
     Some(Parent { volume, name: None, snapshot, snapshot_id: base.snapshot, mapped_bytes })
 }
 
-/// How many clones each volume has, by their own heads.
+/// Counts the clones of each volume, by the clones' own heads.
 fn count_clones(all: &mut [(Name, Result<VolumeInfo>)]) {
     let mut clones: BTreeMap<VolumeId, u64> = BTreeMap::new();
     for parent in all.iter().filter_map(|(_, info)| info.as_ref().ok()?.parent.as_ref()) {
@@ -354,9 +354,9 @@ fn count_clones(all: &mut [(Name, Result<VolumeInfo>)]) {
 }
 
 impl Volumes {
-    /// All volumes that are not in the trash, in order of their names, by their heads, in one pass; opens nothing. `Err` beside a name: its head
-    /// cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes depends on how many there
-    /// are.
+    /// Lists all volumes that are not in the trash, in order of their names, by their heads, in one pass; opens nothing. `Err`
+    /// beside a name: its head cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes
+    /// depends on how many there are.
     pub async fn list(&self, patience: Duration) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
         let rt = &self.engine.rt;
         let late = || {
@@ -395,13 +395,14 @@ impl Volumes {
         Ok(all)
     }
 
-    /// What few requests tell, whatever else there is. When the stores don't answer and the volume is open here, what is known
-    /// here.
+    /// Describes a volume by what few requests tell, whatever else there is. When the stores don't answer and the volume is
+    /// open here, it tells what is known here.
     pub async fn info(&self, name: &Name) -> Result<VolumeInfo> {
         self.info_with(name, false).await
     }
 
-    /// The same; `walk`: with its clones counted, and all of its ancestors, which costs some requests for each of them.
+    /// Describes a volume as `info` does; `walk`: with its clones counted, and all of its ancestors, which costs some requests
+    /// for each of them.
     pub async fn info_with(&self, name: &Name, walk: bool) -> Result<VolumeInfo> {
         let asked = async {
             let id = self.id(name).await?;
@@ -417,7 +418,7 @@ impl Volumes {
         }
     }
 
-    /// What this engine knows of a volume that it has open; asks nobody.
+    /// Describes a volume by what this engine knows, where it has the volume open as its owner; asks nobody.
     pub fn glance(&self, name: &Name) -> Option<VolumeInfo> {
         let volume = self.open_now().into_iter().find(|v| v.name() == *name)?;
         let Known::Live(session) = volume.known() else { return None };
@@ -428,7 +429,8 @@ impl Volumes {
         Some(info)
     }
 
-    /// Names of volumes that are open here and have writes which are not in the pool yet, whether anybody uses them or not.
+    /// Returns the names of volumes that are open here and have writes which are not in the pool yet, whether anybody uses them
+    /// or not.
     pub fn with_unsent(&self) -> Vec<Name> {
         let has_unsent = |volume: &Arc<Volume>| match volume.known() {
             Known::Live(session) => session.tip.lock().unsent().0 > 0,
@@ -437,13 +439,13 @@ impl Volumes {
         self.open_now().into_iter().filter(has_unsent).map(|volume| volume.name()).collect()
     }
 
-    /// Why I/O on a volume that this engine has open fails or waits.
+    /// Returns why I/O on a volume that this engine has open fails or waits.
     pub fn failure(&self, name: &Name) -> Option<String> {
         let volume = self.open_now().into_iter().find(|v| v.name() == *name)?;
         volume.trouble().map(|(_, why)| why)
     }
 
-    /// Its name may be taken by another meanwhile: the id counts.
+    /// Describes the volume of this id: its name may be taken by another meanwhile.
     async fn info_of(&self, name: &Name, id: VolumeId, around: Around<'_>) -> Result<VolumeInfo> {
         let (head, tables) = match around {
             Around::Listed(_) => self.recorded(name, id).await?,
@@ -484,8 +486,8 @@ impl Volumes {
         Ok(info)
     }
 
-    /// How many clones it has, and the snapshots that may have some. The head alone tells whether it ever had any; how many it has
-    /// is counted for who walks. `None`: any of its snapshots may have some.
+    /// Adds how many clones the volume has, and returns the snapshots that may have some. The head alone tells whether it ever
+    /// had any; how many it has is counted for who walks. `None`: any of its snapshots may have some.
     async fn add_clones(
         &self,
         info: &mut VolumeInfo,
@@ -504,7 +506,7 @@ impl Volumes {
         })
     }
 
-    /// Where a clone comes from, and where that comes from: nearest first, so many at most.
+    /// Returns the ancestors of a clone, the nearest first, `most` of them at most.
     async fn chain(&self, head: &Head, most: usize) -> Result<Vec<Parent>> {
         let (mut chain, mut head) = (Vec::new(), head.clone());
         // A head that was forged may name its own child.
@@ -520,7 +522,7 @@ impl Volumes {
         Ok(chain)
     }
 
-    /// A volume's name by now; `was`: one that it had.
+    /// Returns a volume's name by now; `was`: one that it had.
     async fn name_of(&self, was: &Name, id: VolumeId) -> Option<Name> {
         let now = self.engine.pool.lookup(was).await.ok()?;
         if now == Some(id) {
@@ -529,7 +531,7 @@ impl Volumes {
         self.engine.cell(id).read().await.ok()??.naming.name.filter(|name| name.trashed().is_none())
     }
 
-    /// What this host's disk holds of it.
+    /// Adds what this host's disk holds of the volume.
     async fn add_local(&self, info: &mut VolumeInfo, head: &Head, tables: &Tables) {
         let id = head.volume;
         if !info.open_here {
@@ -550,8 +552,8 @@ impl Volumes {
         }
     }
 
-    /// Volumes that this state folder owned when it was cut off, and those of which that can't be told now; asks nothing where
-    /// there are none.
+    /// Returns the volumes that this state folder owned when it was cut off, and those of which that can't be told now; asks
+    /// nothing where there are none.
     pub async fn left_open(&self) -> Result<Vec<Name>> {
         let mut left = Vec::new();
         for id in self.engine.local().await? {
@@ -573,7 +575,7 @@ impl Volumes {
         Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
     }
 
-    /// What is mirrored here of volumes that have gone on without it goes.
+    /// Removes what is mirrored here of volumes that have gone on without it.
     pub async fn forget_stale_sessions(&self) {
         let local = self.engine.local().await.unwrap_or_else(|error| {
             tracing::debug!(%error, "old sessions of mirrors stay for now");
@@ -586,7 +588,7 @@ impl Volumes {
         }
     }
 
-    /// Journals of the volume that were put aside on this host.
+    /// Returns the journals of the volume that were put aside on this host.
     async fn kept_journals(&self, id: VolumeId) -> Result<Vec<PathBuf>> {
         let dir = self.engine.folder(id);
         let doing = || format!("looking into {}", dir.display());
@@ -635,8 +637,8 @@ impl Volumes {
         }
     }
 
-    /// Why a check came to no end, though it began with a newer checkpoint every time. `held`: this host deleted nothing that
-    /// the last one needed.
+    /// Returns the error of a check that came to no end, though it began with a newer checkpoint every time. `held`: this host
+    /// deleted nothing that the last one needed.
     fn outrun(&self, name: &Name, head: &Head, error: Error, held: bool) -> Error {
         let title = self.engine.title(name);
         let why = match &head.active.owner {
@@ -652,21 +654,21 @@ impl Volumes {
         Error::new(Kind::Unavailable, why)
     }
 
-    /// A volume's snapshots, oldest first.
+    /// Returns a volume's snapshots, oldest first, without those that it took by itself.
     pub async fn snapshots(&self, volume: &Name) -> Result<Vec<SnapshotInfo>> {
         let id = self.id(volume).await?;
         self.snapshots_of(volume, id).await
     }
 
-    /// Names and sizes of its snapshots, oldest first: what is known without asking for other volumes.
+    /// Returns names and sizes of a volume's snapshots, oldest first: what is known without asking for other volumes.
     pub async fn snapshot_sizes(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
         let id = self.id(volume).await?;
         let (_, tables) = tables_to_the_end(self, volume, id).await?;
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
     }
 
-    /// As `snapshot_names`, before the volume goes with them. What this host's journal holds alone may be one: then the volume is
-    /// opened, which brings it to the pool.
+    /// Returns what `snapshot_names` does, before the volume goes with them. A snapshot may be in this host's journal alone:
+    /// then the volume is opened, which brings it to the pool.
     pub async fn snapshots_at_stake(&self, volume: &Name) -> Result<Vec<Name>> {
         if self.owned_here(volume).is_none() && self.info(volume).await?.unsent_bytes > 0 {
             self.open(volume, OpenMode::Normal).await?;
@@ -674,22 +676,22 @@ impl Volumes {
         self.snapshot_names(volume).await
     }
 
-    /// Names of its snapshots, and when they were taken, oldest first.
+    /// Returns the names of a volume's snapshots, and when they were taken, oldest first.
     pub async fn snapshot_times(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
         let id = self.id(volume).await?;
         let (_, tables) = tables_to_the_end(self, volume, id).await?;
         Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.created_ms)).collect())
     }
 
-    /// Names of those that the volume did not take by itself.
+    /// Returns the names of the snapshots that the volume did not take by itself.
     pub async fn snapshot_names(&self, volume: &Name) -> Result<Vec<Name>> {
         let id = self.id(volume).await?;
         let (_, tables) = tables_to_the_end(self, volume, id).await?;
         Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
     }
 
-    /// Names of its snapshots, or of those older than one of them, newest first; those that the volume took by itself come
-    /// last. What changed since each of them can be told.
+    /// Returns the names of a volume's snapshots, or of those older than one of them, newest first; those that the volume took
+    /// by itself come last. What changed since each of them can be told.
     pub async fn snapshots_before(&self, volume: &Name, before: Option<&Name>) -> Result<Vec<Name>> {
         let id = self.id(volume).await?;
         let (_, tables) = tables_to_the_end(self, volume, id).await?;
@@ -723,8 +725,8 @@ impl Volumes {
         Ok(all)
     }
 
-    /// Of these groups, by id and size, those that all their members have. What is certain is remembered: by this engine, and
-    /// in the tables of the members that are open here.
+    /// Returns those of these groups, given by id and size, that all their members have. What is certain is remembered: by this
+    /// engine, and in the tables of the members that are open here.
     async fn whole_groups(&self, mut doubtful: BTreeMap<Nonce, u32>) -> Result<BTreeSet<Nonce>> {
         let mut whole: BTreeSet<Nonce> = {
             let known = self.whole.lock();
@@ -753,8 +755,8 @@ impl Volumes {
         Ok(whole)
     }
 
-    /// Who of the pool's volumes has a snapshot of these groups: one pass for all of them, and another for those that lack some: what
-    /// was taken last may be in logs alone.
+    /// Counts which of the pool's volumes have a snapshot of these groups: in one pass for all groups, and another for those
+    /// that lack some, as what was taken last may be in logs alone.
     async fn members(&self, groups: &BTreeMap<Nonce, u32>) -> Result<BTreeMap<Nonce, Members>> {
         let names = self.engine.pool.list().await?;
         let mut found = self.members_by(&names, groups, false).await;
@@ -768,7 +770,7 @@ impl Volumes {
         Ok(found)
     }
 
-    /// `to_the_end`: by logs too.
+    /// Counts members in one pass over these volumes; `to_the_end`: by logs too.
     async fn members_by(
         &self,
         names: &[(Name, VolumeId)],

@@ -22,13 +22,14 @@ use crate::volume::session::no_snapshot;
 
 /// Volumes looked at or removed at a time.
 const AT_ONCE: usize = 8;
-/// Of one name, removed in the same millisecond.
+/// Number of tries for a name in the trash, a millisecond later each: others of one name may be removed in the same
+/// millisecond.
 const SAME_TIME_MAX: u64 = 64;
 
 /// A snapshot in the trash.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TrashedSnapshot {
-    /// That it had.
+    /// Name that the snapshot had.
     pub name: Name,
     pub size: u64,
     pub created_ms: u64,
@@ -38,27 +39,27 @@ pub struct TrashedSnapshot {
 /// A volume in the trash.
 #[derive(Debug)]
 pub struct TrashedVolume {
-    /// That it had.
+    /// Name that the volume had.
     pub name: Name,
     pub removed_ms: u64,
     pub info: Result<VolumeInfo>,
 }
 
-/// Of those with this name the one that was removed last: under the name that it has in the trash.
+/// Returns the one that was removed last of those that had this name, by the name that it has in the trash.
 fn newest<'a>(all: impl Iterator<Item = &'a Name>, name: &Name) -> Option<Name> {
     let of =
         all.filter_map(|gone| gone.trashed().filter(|(_, had)| had == name).map(|(since, _)| (since, gone)));
     of.max().map(|(_, gone)| gone.clone())
 }
 
-/// What became of a pool's trash.
+/// Result of emptying a pool's trash.
 #[derive(Debug)]
 pub struct Emptied {
-    /// How much was removed for good.
+    /// Number of volumes and snapshots that were removed for good.
     pub gone: usize,
-    /// Since when the oldest of what is left is there, of what is not due.
+    /// Time since which the oldest of what is not due is in the trash, in ms since 1970.
     pub oldest_ms: Option<u64>,
-    /// The first error.
+    /// First error; emptying went on after it.
     pub failed: Result<()>,
 }
 
@@ -67,13 +68,14 @@ pub struct Emptied {
 pub struct Trash<'a>(pub &'a Volumes);
 
 impl Trash<'_> {
-    /// Puts a volume into the trash: stored, released, under another name. What `remove` refuses is refused. False: there was
-    /// nothing to keep, since its creation or removal had been broken off; it is gone.
+    /// Puts a volume into the trash: stored, released, under another name. What `remove` refuses is refused. Returns false
+    /// where there was nothing to keep, since its creation or removal had been broken off; then it is gone.
     pub async fn discard(&self, name: &Name) -> Result<bool> {
         self.discard_this(name, None).await
     }
 
-    /// The same of this volume alone, where one is said. `Owned`: the name is another one's by now.
+    /// Puts a volume into the trash as `discard` does; with an id, only this volume. `Owned`: another volume has the name by
+    /// now.
     pub async fn discard_this(&self, name: &Name, this: Option<VolumeId>) -> Result<bool> {
         let id = self.0.id(name).await?;
         self.0.check_this(name, id, this)?;
@@ -86,7 +88,7 @@ impl Trash<'_> {
         Ok(true)
     }
 
-    /// Puts a volume there that went on in another pool, also where clones need it: as long as they do it stays.
+    /// Puts a volume that went on in another pool into the trash, also where clones need it: as long as they do it stays.
     pub async fn discard_moved(&self, name: &Name) -> Result<()> {
         let head = self.0.engine.cell(self.0.id(name).await?).read().await?;
         self.put(name, &self.0.existing_moved(name, head)?).await
@@ -114,12 +116,13 @@ impl Trash<'_> {
         Err(Error::new(Kind::Owned, why))
     }
 
-    /// The time by the clock that is ahead, where one can be asked.
+    /// Returns the time by the clock that is ahead, where one can be asked.
     async fn latest_ms(&self) -> u64 {
         self.0.engine.pool.latest_ms().await
     }
 
-    /// Where the volume of this name went that was put there last. `None`: it did not move, or there is none.
+    /// Returns where the volume went that was put into the trash last of those with this name. `None`: it did not move, or
+    /// there is none.
     pub async fn moved_to(&self, name: &Name) -> Result<Option<Moved>> {
         let all = match self.discarded_as(name).await {
             Err(e) if e.is(Kind::NotFound) => return Ok(None),
@@ -130,13 +133,13 @@ impl Trash<'_> {
         Ok(head.and_then(|head| head.moved))
     }
 
-    /// The names of volumes in the trash, as they are there.
+    /// Returns the names of volumes in the trash, as they are there.
     async fn discarded(&self) -> Result<Vec<Name>> {
         let all = one_each(self.0, self.0.engine.pool.name_entries().await?).await;
         Ok(all.into_iter().map(|(name, _)| name).filter(|name| name.trashed().is_some()).collect())
     }
 
-    /// Those that had this name, or all.
+    /// Returns the names in the trash of the volumes that had this name. `NotFound`: there are none.
     async fn discarded_as(&self, name: &Name) -> Result<Vec<Name>> {
         let mut all = self.discarded().await?;
         all.retain(|gone| gone.trashed().is_some_and(|(_, had)| had == *name));
@@ -147,7 +150,7 @@ impl Trash<'_> {
         Ok(all)
     }
 
-    /// What is in the trash, in order of time. `Unavailable` when for `patience` nothing comes.
+    /// Lists the volumes in the trash, in order of time. `Unavailable` when for `patience` nothing comes.
     pub async fn list(&self, patience: Duration) -> Result<Vec<TrashedVolume>> {
         let rt = &self.0.engine.rt;
         let late = || {
@@ -197,7 +200,7 @@ impl Trash<'_> {
         rename(self.0, &gone, to.unwrap_or(name)).await
     }
 
-    /// Removes for good what is in the trash and had this name. How many these were.
+    /// Removes for good the volumes in the trash that had this name. Returns how many these were.
     pub async fn purge(&self, name: &Name) -> Result<usize> {
         let all = self.discarded_as(name).await?;
         for gone in &all {
@@ -206,8 +209,8 @@ impl Trash<'_> {
         Ok(all.len())
     }
 
-    /// Removes for good what has been in the trash for so long, as `empty` does. What time it is is asked right before something
-    /// goes for its age: where that can't be told, nothing goes.
+    /// Removes for good what has been in the trash for so long, as `empty` does. The time is asked right before something goes
+    /// for its age: where it can't be told, nothing goes.
     pub async fn empty_old(&self, kept_ms: u64) -> Emptied {
         match self.0.engine.pool.time().await {
             Ok(clocks) => self.empty(clocks.earliest_ms.saturating_sub(kept_ms)).await,
@@ -282,7 +285,7 @@ impl Trash<'_> {
         open.ask(|session| async move { session.rename_snapshot(id, from, to).await }).await
     }
 
-    /// A volume's snapshots in the trash, in order of time.
+    /// Returns a volume's snapshots in the trash, in order of time.
     pub async fn snapshots(&self, volume: &Name) -> Result<Vec<TrashedSnapshot>> {
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
         let one = |(name, state): (&Name, &crate::volume::space::State)| {
@@ -294,14 +297,14 @@ impl Trash<'_> {
         Ok(all)
     }
 
-    /// As `restore`, of a snapshot.
+    /// Brings back the snapshot of this name that was removed last, as `restore` does a volume.
     pub async fn restore_snapshot(&self, volume: &Name, snapshot: &Name, to: Option<&Name>) -> Result<()> {
         let all = self.trashed_as(volume, snapshot).await?;
         let gone = newest(all.keys(), snapshot).expect("there is one: checked above");
         self.rename_snapshot(volume, all[&gone], (&gone, to.unwrap_or(snapshot))).await
     }
 
-    /// As `purge`, of a snapshot.
+    /// Removes for good the snapshots in the trash that had this name, as `purge` does volumes. Returns how many these were.
     pub async fn purge_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<usize> {
         let all = self.trashed_as(volume, snapshot).await?;
         for gone in all.keys() {
@@ -310,7 +313,8 @@ impl Trash<'_> {
         Ok(all.len())
     }
 
-    /// Of a volume that is opened for that: an owner that was shut out and has not heard of it knows an older trash.
+    /// Returns the snapshots in the trash that had this name. Their volume is opened for that: an owner that was shut out and
+    /// has not heard of it knows an older trash.
     async fn trashed_as(&self, volume: &Name, snapshot: &Name) -> Result<BTreeMap<Name, StateId>> {
         self.0.open(volume, OpenMode::Normal).await?;
         let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;

@@ -15,13 +15,13 @@ use crate::volume::session::Session;
 pub struct DataKeyUse {
     pub number: u8,
     pub made_ms: u64,
-    /// What is written is sealed by it.
+    /// True for the key by which what is written is sealed.
     pub seals: bool,
-    /// Live bytes, as stored, of objects of which it may have sealed something, and no older one.
+    /// Live bytes, as stored, of objects of which this key may have sealed something, and no older one.
     pub bytes: u64,
 }
 
-/// Between two looks at a rotation.
+/// Pause between two looks at a rotation.
 const ROTATION_LOOK: Duration = Duration::from_millis(250);
 
 /// Keys of encrypted volumes.
@@ -33,8 +33,8 @@ impl Volumes {
         })
     }
 
-    /// Opens an encrypted volume's keys; the number of the slot. They are here until the process ends. `Denied` names the
-    /// slots that were tried, `Refused`: the volume is not encrypted.
+    /// Opens an encrypted volume's keys, which are here until the process ends. Returns the number of the slot. `Denied` names
+    /// the slots that were tried. `Refused`: the volume is not encrypted.
     pub async fn unlock(&self, name: &Name, offered: &Offered) -> Result<u8> {
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
@@ -49,19 +49,20 @@ impl Volumes {
         unlocked.map_err(|e| e.context(format!("volume {}", self.engine.title(name))))
     }
 
-    /// The slots of an encrypted volume.
+    /// Returns the slots of an encrypted volume.
     pub async fn key_slots(&self, name: &Name) -> Result<Vec<Slot>> {
         let head = self.head(name, self.id(name).await?).await?;
         Ok(self.keys_of(name, &head)?.slots().to_vec())
     }
 
-    /// Whoever opens the volume by `offered` lets `new` open it too; the new slot's number.
+    /// Lets `new` open the volume, by a slot of its own, for whoever opens the volume by `offered`. Returns the new slot's
+    /// number.
     pub async fn add_key(&self, name: &Name, offered: &Offered, new: &Offered) -> Result<u8> {
         self.change_keys(name, offered, move |keys, key, _, rt, costs| keys.add_slot(rt, key, new, costs))
             .await
     }
 
-    /// The slot that `offered` opens takes `new` instead; its number.
+    /// Puts `new` into the slot that `offered` opens, in place of `offered`. Returns the slot's number.
     pub async fn change_key(&self, name: &Name, offered: &Offered, new: &Offered) -> Result<u8> {
         self.change_keys(name, offered, move |keys, key, slot, rt, costs| {
             keys.replace_slot(rt, key, slot, new, costs)?;
@@ -70,15 +71,15 @@ impl Volumes {
         .await
     }
 
-    /// A slot opens the volume no more. `offered` must open the volume: else anybody who can reach the pool could lock all
-    /// others out by mistake.
+    /// Removes a slot, which opens the volume no more. `offered` must open the volume: else anybody who can reach the pool
+    /// could lock all others out by mistake.
     pub async fn remove_key(&self, name: &Name, offered: &Offered, slot: u8) -> Result<()> {
         self.change_keys(name, offered, move |keys, _, _, _, _| keys.remove_slot(slot)).await
     }
 
-    /// What is written from now on is sealed by a new data key, and what there is is sealed anew; the new one's number. Returns
-    /// when the new key is in force: what is left goes on wherever the volume is open. The key is looked for as to open the
-    /// volume, unless it is given.
+    /// Seals what is written from now on by a new data key, and what there is anew. Returns the new key's number when that key
+    /// is in force: what is left goes on wherever the volume is open. The volume's key is looked for as to open the volume,
+    /// unless it is given.
     pub async fn rotate_keys(&self, name: &Name, offered: Option<&Offered>) -> Result<u8> {
         let id = self.id(name).await?;
         let head = self.head(name, id).await?;
@@ -93,7 +94,8 @@ impl Volumes {
         Ok(number)
     }
 
-    /// Waits until the data keys of an encrypted volume are one again. `told`: bytes that older ones still seal, from time to time.
+    /// Waits until the data keys of an encrypted volume are one again. `told` hears from time to time how many bytes older ones
+    /// still seal.
     pub async fn rotated(&self, name: &Name, told: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
         let open = self.open(name, OpenMode::Normal).await?;
         let look = |session: Arc<Session>| async move { Ok::<_, Stop>(session.left_to_rotate()) };
@@ -104,7 +106,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// The data keys of an encrypted volume, and how much each of them seals, by the last checkpoint. Needs no key.
+    /// Returns the data keys of an encrypted volume, and how much each of them seals, by the last checkpoint. Needs no key.
     pub async fn data_keys(&self, name: &Name) -> Result<Vec<DataKeyUse>> {
         let found = self.engine.chunk_table(self.id(name).await?).await?;
         let Some((head, chunk_table)) = found else { return Ok(Vec::new()) };
@@ -138,7 +140,7 @@ impl Volumes {
     }
 }
 
-/// A new volume's head with keys of its own, which are here from then on.
+/// Returns a new volume's head with keys of its own, which are here from then on.
 pub async fn with_keys(volumes: &Volumes, head: Head, offered: &Offered) -> Result<Head> {
     let (rt, volume, offered) = (volumes.engine.rt.clone(), head.volume, offered.clone());
     let costs = volumes.engine.keys.costs();
@@ -149,7 +151,7 @@ pub async fn with_keys(volumes: &Volumes, head: Head, offered: &Offered) -> Resu
     head.with_keys(keys)
 }
 
-/// A new clone's head with its parent's keys. `Denied`: they are not here.
+/// Returns a new clone's head with its parent's keys. `Denied`: they are not here.
 pub fn with_keys_of(volumes: &Volumes, head: Head, parent: &Head) -> Result<Head> {
     let Some(keys) = &parent.keys else { return Ok(head) };
     let key = volumes.engine.volume_key(parent).ok_or_else(KeyAccess::locked)?;

@@ -23,28 +23,28 @@ use crate::volume::session::Session;
 use crate::volume::session::store_upto;
 use crate::volume::space::{Liveness, Tables, name_of_sealed};
 
-/// How long the stores are asked about a volume that is open here: what it is, and whether it is still ours.
+/// Time for which the stores are asked about a volume that is open here: what it is, and whether it is still ours.
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
-/// When the stores are asked within that time whether a volume is still ours, until an answer comes.
+/// Times within `LOOK_MAX` at which the stores are asked whether a volume is still ours, until an answer comes.
 const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
 
-/// When it is looked for what stores lack whose copies of a volume's head were older than the others', after it was opened.
+/// Pause after a volume was opened of whose head some stores had an older copy. Then it is looked for what these stores lack.
 const LOOK_AT_OLDER: Duration = Duration::from_secs(15);
 
-/// How long opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
+/// Time for which opening a volume that nobody owns waits for stores: whoever opens it learns why not, and may ask again.
 const OPENING: Duration = Duration::from_secs(4);
 
-/// How a volume is opened for writing.
+/// Way in which a volume is opened for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum OpenMode {
     /// A released volume opens inertly and is claimed by its first write; one that this state folder owns is claimed
     /// at once; one that another owns is refused (`Kind::Owned`).
     #[default]
     Normal,
-    /// For a client: where the volume may be handed over, it stays its owner's until the client uses it.
+    /// The volume is opened for a client: where it may be handed over, it stays its owner's until the client uses it.
     Attach,
-    /// Also when another host owns it. `accept_loss`: also when it cannot be told what was acknowledged.
+    /// The volume is opened also when another host owns it. `accept_loss`: also when it cannot be told what was acknowledged.
     TakeOver { accept_loss: bool },
 }
 
@@ -58,10 +58,10 @@ pub struct Template {
     pub seen: Arc<(Head, Tables)>,
 }
 
-/// One volume's place in this engine.
+/// Place of one volume in this engine: the open volume, if any, and the turn to open it.
 #[derive(Debug, Default)]
 pub(in crate::volume::catalog) struct Seat {
-    /// One opening at a time.
+    /// Lock of whoever opens the volume: one opening at a time.
     pub(in crate::volume::catalog) turn: tokio::sync::Mutex<()>,
     pub(in crate::volume::catalog) volume: Mutex<Option<Arc<Volume>>>,
 }
@@ -71,11 +71,11 @@ pub(in crate::volume::catalog) struct Seat {
 pub struct Volumes {
     pub(in crate::volume) engine: Arc<EngineContext>,
     seats: Arc<Mutex<BTreeMap<VolumeId, Arc<Seat>>>>,
-    /// What was told of chunks a moment ago.
+    /// Liveness of chunks as it was told a moment ago, and when, by volume.
     pub(in crate::volume) logbooks: Arc<Mutex<BTreeMap<VolumeId, (Instant, Liveness)>>>,
     /// Volumes whose tables could not be read when a scrub asked for them last, when that was, and why.
     pub(in crate::volume) unread: Arc<Mutex<BTreeMap<VolumeId, (Instant, String)>>>,
-    /// Where the logs of volumes ended that others have written, when a scrub looked last.
+    /// Ends of the logs of volumes that others have written, as found when a scrub looked last.
     pub(super) log_ends: Arc<Mutex<BTreeMap<VolumeId, LogEnd>>>,
     /// Groups of snapshots whose members are known to be stored, all of them.
     pub(in crate::volume) whole: Arc<Mutex<BTreeSet<Nonce>>>,
@@ -115,19 +115,20 @@ impl Volumes {
         self.seats.lock().entry(id).or_default().clone()
     }
 
-    /// The volume, if it is open in this engine.
+    /// Returns the volume, if it is open in this engine.
     pub(in crate::volume) fn here(&self, id: VolumeId) -> Option<Arc<Volume>> {
         let seat = self.seats.lock().get(&id).cloned()?;
         seat.volume.lock().clone()
     }
 
-    /// All that are open in this engine, in no order that means anything.
+    /// Returns all volumes that are open in this engine, in no order that means anything.
     pub(in crate::volume) fn open_now(&self) -> Vec<Arc<Volume>> {
         let seats: Vec<_> = self.seats.lock().values().cloned().collect();
         seats.iter().filter_map(|s| s.volume.lock().clone()).collect()
     }
 
-    /// Of what is open in this engine, `POOL/VOLUME` of which a user has given the key to this process, and nobody else has it.
+    /// Returns `POOL/VOLUME` of each volume that is open in this engine and whose key only this process has, since a user has
+    /// given it.
     pub fn opened_by_given_keys(&self) -> Vec<String> {
         let engine = &self.engine;
         let titles = self.open_now().into_iter().filter(|volume| engine.keys.get(volume.id()).is_some());
@@ -135,18 +136,18 @@ impl Volumes {
         titles.filter(|title| !engine.keys.source().is_some_and(|source| source.has(title))).collect()
     }
 
-    /// The volume of this name, if it is open in this engine.
+    /// Returns the volume of this name, if it is open in this engine.
     pub fn open_here(&self, name: &Name) -> Option<Arc<Volume>> {
         self.open_now().into_iter().find(|volume| volume.name() == *name)
     }
 
-    /// The volume of this name that this engine writes, as far as it knows.
+    /// Returns the volume of this name that this engine writes, as far as it knows.
     pub fn owned_here(&self, name: &Name) -> Option<Arc<Volume>> {
         let live = |v: &Arc<Volume>| v.name() == *name && matches!(v.known(), Known::Live(_));
         self.open_now().into_iter().find(live)
     }
 
-    /// A volume has another name now: what this engine has by the names concerned is looked up anew.
+    /// Follows a volume that has another name now: what this engine has by the names concerned is looked up anew.
     pub(in crate::volume) fn renamed(&self, head: &Head, names: [&Name; 2]) {
         self.templates.lock().retain(|(volume, _), _| !names.contains(&volume));
         self.tally.named(head.volume, names[1]);
@@ -163,13 +164,13 @@ impl Volumes {
         Ok(self.entry(name).await?.volume)
     }
 
-    /// The volume that the name leads to now, if it does to one.
+    /// Returns the volume that the name leads to now, if it does to one.
     pub async fn key_of(&self, name: &Name) -> Result<Option<(PoolId, VolumeId)>> {
         let entry = self.engine.pool.name_entry(name).await?;
         Ok(entry.map(|entry| (self.engine.pool.id(), entry.volume)))
     }
 
-    /// What the name leads to.
+    /// Returns the directory's entry for the name. `NotFound`: it has none.
     pub(in crate::volume) async fn entry(&self, name: &Name) -> Result<NameEntry> {
         match self.engine.pool.name_entry(name).await? {
             Some(entry) => Ok(entry),
@@ -179,7 +180,8 @@ impl Volumes {
         }
     }
 
-    /// `Owned`: the name leads to another volume than was meant, since another host has just given it to that one.
+    /// Checks that the name leads to the volume that was meant. `Owned`: it leads to another one, since another host has just
+    /// given it to that one.
     pub(in crate::volume) fn check_this(
         &self,
         name: &Name,
@@ -196,8 +198,8 @@ impl Volumes {
         Err(Error::new(Kind::Owned, why))
     }
 
-    /// The same; when the stores don't answer, of the volume that is open here under this name. A session that isn't the
-    /// owner any more finds that out by itself.
+    /// Returns what `id` does; when the stores don't answer, the id of the volume that is open here under this name. A session
+    /// that isn't the owner any more finds that out by itself.
     pub(in crate::volume) async fn id_in_an_outage(&self, name: &Name) -> Result<VolumeId> {
         let Some(here) = self.owned_here(name) else { return self.id(name).await };
         match self.unless_away(self.id(name)).await {
@@ -207,7 +209,8 @@ impl Volumes {
         }
     }
 
-    /// For those who can do without an answer: `None` when too few stores answer, at once when that is known.
+    /// Waits for `work` where the caller can do without an answer: `None` when too few stores answer, at once when that is
+    /// known.
     pub(in crate::volume) async fn unless_away<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         if self.engine.pool.condition().lacks(Need::Decide) {
             return None;
@@ -215,12 +218,13 @@ impl Volumes {
         self.engine.rt.timeout(LOOK_MAX, work).await
     }
 
-    /// The head of a volume that exists.
+    /// Reads the head of a volume that exists.
     pub(in crate::volume) async fn head(&self, name: &Name, id: VolumeId) -> Result<Head> {
         self.existing(name, self.engine.cell_above(name, id).await.read().await?)
     }
 
-    /// `NotFound`: there is no volume of this name any more, or it went on in another pool.
+    /// Returns the head of a volume that exists. `NotFound`: there is no volume of this name any more, or it went on in another
+    /// pool.
     pub(in crate::volume) fn existing(&self, name: &Name, head: Option<Head>) -> Result<Head> {
         let head = self.existing_or_moved(name, head)?;
         match head.moved.as_ref().filter(|_| name.trashed().is_none()) {
@@ -232,7 +236,7 @@ impl Volumes {
         }
     }
 
-    /// One that went on in another pool.
+    /// Returns the head of a volume that went on in another pool. `NotFound`: it did not, or is gone.
     pub(in crate::volume) fn existing_moved(&self, name: &Name, head: Option<Head>) -> Result<Head> {
         let head = self.existing_or_moved(name, head)?;
         match head.moved {
@@ -267,13 +271,13 @@ impl Volumes {
         }
     }
 
-    /// The one `Volume` of this engine; a session that failed before is replaced by a new one.
+    /// Opens a volume: returns the one `Volume` of this engine. A session that failed before is replaced by a new one.
     pub async fn open(&self, name: &Name, mode: OpenMode) -> Result<Arc<Volume>> {
         let id = self.id_in_an_outage(name).await?;
         self.open_as(name, id, mode, None).await
     }
 
-    /// The volume for a client of another process of this host, as that process told it (`Volume::held`), whatever it is
+    /// Opens the volume for a client of another process of this host, as that process told it (`Volume::held`), whatever it is
     /// called by now.
     ///
     /// # Errors
@@ -288,7 +292,7 @@ impl Volumes {
         self.open_as(&name, id, OpenMode::Attach, held).await
     }
 
-    /// What a volume is called that was called `called` a moment ago.
+    /// Returns the name by now of a volume that was called `called` a moment ago.
     ///
     /// # Errors
     /// `NotFound`: it is gone.
@@ -297,7 +301,7 @@ impl Volumes {
         Ok(head.naming.name.unwrap_or_else(|| called.clone()))
     }
 
-    /// `held`: who is to use it goes on from one of these ownerships.
+    /// Opens the volume of this id. `held`: who is to use it goes on from one of these ownerships.
     async fn open_as(
         &self,
         name: &Name,
@@ -369,8 +373,8 @@ impl Volumes {
         }
     }
 
-    /// Whether it is still the owner, as the stores say now: one that was away a moment ago may be back. `None`: too
-    /// few answer.
+    /// Tells whether the session is still the owner, as the stores say now: a store that was away a moment ago may be back.
+    /// `None`: too few answer.
     async fn confirmed(&self, session: &Arc<Session>) -> Option<Result<(), Stop>> {
         let pool = &self.engine.pool;
         if pool.condition().lacks(Need::Decide) && !pool.is_there(Need::Decide).await {
@@ -390,8 +394,9 @@ impl Volumes {
         None
     }
 
-    /// An inert volume shows what it was opened on; is that still the newest? What one that is to be claimed again has shown must
-    /// be in force. One that stands by is what it was as long as it may be handed over.
+    /// Tells whether an open volume may be shown to new clients. An inert volume must show what is still the newest. What a
+    /// volume that is to be claimed again has shown must be in force. A volume that stands by is what it was as long as it may
+    /// be handed over.
     async fn is_current(&self, name: &Name, volume: &Volume) -> Result<bool> {
         if volume.stands_by() {
             return Ok(self.head(name, volume.id()).await?.settings.handover == HandoverPolicy::Ask);
@@ -415,8 +420,8 @@ impl Volumes {
         }
     }
 
-    /// Whether those who were shown the volume go on with what it is now. An ownership that they were not told of may be this
-    /// host's own (a lost answer, a daemon that ended): nothing was missed where the lineage of one journal has both.
+    /// Checks that those who were shown the volume go on with what it is now. An ownership that they were not told of may be
+    /// this host's own (a lost answer, a daemon that ended): nothing was missed where the lineage of one journal has both.
     async fn check_shown(&self, name: &Name, shown: &Shown, head: &Head) -> Result<()> {
         let Err(changed) = shown.check(head) else { return Ok(()) };
         let cell = self.engine.cell(head.volume);
@@ -476,7 +481,7 @@ impl Volumes {
         })
     }
 
-    /// What stores lack that were away or put back is looked for, a while after the first volume shows it.
+    /// Starts a task that looks for what stores lack that were away or put back, a while after the first volume shows it.
     fn look_at_older_in_time(&self) {
         let (volumes, rt) = (self.clone(), self.engine.rt.clone());
         let task = rt.clone();
@@ -491,7 +496,7 @@ impl Volumes {
         .detach();
     }
 
-    /// Drains and releases if it is open here or owned by this state folder; nothing to do otherwise.
+    /// Drains and releases the volume if it is open here or owned by this state folder; nothing to do otherwise.
     pub async fn release(&self, name: &Name) -> Result<()> {
         let id = self.id(name).await?;
         if self.here(id).is_none_or(|volume| volume.stands_by()) {
@@ -503,8 +508,8 @@ impl Volumes {
         self.open(name, OpenMode::Normal).await?.release().await
     }
 
-    /// Stores what is unsent of all that are open, as far as `limit` lasts, while they go on: to let go of them soon after
-    /// is quick.
+    /// Stores what is unsent of all open volumes, as far as `limit` lasts, while they go on: to let go of them soon after is
+    /// quick.
     pub async fn store_unsent(&self, limit: Duration) {
         let open = self.open_now();
         let stored = open.iter().map(|volume| async {
@@ -517,7 +522,7 @@ impl Volumes {
         let _ = self.engine.rt.timeout(limit, join_all(stored)).await;
     }
 
-    /// Releases those that are open and not used, as far as `drain` lasts.
+    /// Releases the open volumes that are not used, as far as `drain` lasts.
     pub async fn release_unless(&self, used: &(dyn Fn(&Volume) -> bool + Sync), drain: Duration) {
         let unused = self.open_now().into_iter().filter(|volume| !used(volume));
         let released = unused.map(|volume| async move {
@@ -532,13 +537,14 @@ impl Volumes {
         join_all(released).await;
     }
 
-    /// Before clients leave for another process of this state folder: other hosts know of them all the same, until `stay`.
+    /// Keeps the readers' notes of this host until `stay`: other hosts know of its clients all the same. Called before clients
+    /// leave for another process of this state folder.
     pub fn keep_notes(&self) {
         keep_notes(&self.engine);
     }
 
-    /// Lets go of all that are open, for another process of this state folder to go on with: their journals are written out,
-    /// and what this host owns stays its own, so that no other host gets it in between. None is claimed here after that, until
+    /// Lets go of all open volumes, for another process of this state folder to go on with: their journals are written out, and
+    /// what this host owns stays its own, so that no other host gets it in between. None is claimed here after that, until
     /// `stay`.
     pub async fn leave(&self) {
         self.keep_notes();
@@ -547,13 +553,13 @@ impl Volumes {
         join_all(open.iter().map(|volume| volume.let_go())).await;
     }
 
-    /// The other process does not come: volumes are opened here again.
+    /// Opens volumes here again, since the other process does not come.
     pub fn stay(&self) {
         self.engine.left.store(false, Ordering::Relaxed);
         keep_notes_no_more(&self.engine);
     }
 
-    /// Releases all that are open, as far as `drain` lasts; the sentences name those that stay unreleased.
+    /// Releases all open volumes, as far as `drain` lasts. Returns a sentence for each that stays unreleased.
     pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
         let open = self.open_now();
         let released = open.iter().map(|v| async {
@@ -580,12 +586,12 @@ impl Volumes {
         join_all(released).await.into_iter().flatten().collect()
     }
 
-    /// All names, by the volumes that have them.
+    /// Returns all names, by the volumes that have them.
     pub(in crate::volume) async fn names(&self) -> Result<BTreeMap<VolumeId, Name>> {
         Ok(self.engine.pool.list().await?.into_iter().map(|(name, id)| (id, name)).collect())
     }
 
-    /// A new volume's.
+    /// Returns the head of a new volume.
     pub(in crate::volume) fn new_head(
         &self,
         id: VolumeId,
@@ -598,7 +604,7 @@ impl Volumes {
         Ok(Head::new(id, self.engine.rt.wall_ms(), size, settings, w, pool.incarnations()))
     }
 
-    /// The head, and the tables under its checkpoint.
+    /// Returns the head, and the tables under its checkpoint.
     pub(in crate::volume) async fn recorded(&self, name: &Name, id: VolumeId) -> Result<(Head, Tables)> {
         let newest = self.engine.newest(id).await?;
         let (head, tables) = newest.map_or((None, None), |(head, tables)| (Some(head), Some(tables)));
@@ -606,7 +612,7 @@ impl Volumes {
         Ok((head, tables.expect("a head comes with its tables")))
     }
 
-    /// The same, with the names of an encrypted volume where its key can be found.
+    /// Returns what `recorded` does, with the names of an encrypted volume where its key can be found.
     pub(in crate::volume) async fn recorded_with_names(
         &self,
         name: &Name,
@@ -622,7 +628,7 @@ impl Volumes {
         }
     }
 
-    /// As this engine knows them when it is the owner, else as they are recorded. Opens nothing.
+    /// Returns the tables as this engine knows them when it is the owner, else as they are recorded. Opens nothing.
     pub(in crate::volume) async fn newest_tables(&self, volume: &Name, id: VolumeId) -> Result<Tables> {
         if let Some(Known::Live(session)) = self.here(id).map(|volume| volume.known())
             && !self.is_over(&session).await
@@ -632,12 +638,13 @@ impl Volumes {
         Ok(self.recorded_with_names(volume, id).await?.1)
     }
 
-    /// Whether another host has the volume, which the session may not have noticed. An outage tells nothing.
+    /// Tells whether another host has the volume, which the session may not have noticed. False in an outage, which tells
+    /// nothing.
     pub(in crate::volume) async fn is_over(&self, session: &Arc<Session>) -> bool {
         matches!(self.unless_away(session.is_owner()).await.flatten(), Some(Err(_)))
     }
 
-    /// As this engine knows them, where it is the owner by this head.
+    /// Returns the tables as this engine knows them, where it is the owner by this head.
     pub(in crate::volume) fn newer_here(&self, head: &Head) -> Option<Tables> {
         match self.here(head.volume).map(|v| v.known()) {
             Some(Known::Live(session)) if session.epoch == head.active.epoch => {

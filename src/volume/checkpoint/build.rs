@@ -25,7 +25,7 @@ use crate::volume::space::{
 };
 use crate::volume::space::{Gone, TABLE_ADDRESS, Tables};
 
-/// Deaths that are sorted at once.
+/// Largest number of deaths that are sorted at once.
 const SORT_MAX: usize = 1 << 19;
 /// Bytes of runs that are kept until their chunks are stored, for each block that is merged at once; then they are waited for.
 const FRESH: u64 = 32;
@@ -40,27 +40,27 @@ const FOLDED_SLACK: u64 = 1 << 20;
 
 const MS_AN_HOUR: u64 = 60 * 60 * 1000;
 
-/// One attempt. See the module.
+/// One attempt to build a checkpoint.
 pub struct Build<'a> {
     session: &'a Session,
     attempt: u64,
-    /// The last chunk that was given a number before it began.
+    /// The last chunk that was given a number before the attempt began.
     given: Seq,
     index: u16,
     pub tables: Tables,
     pub chunk_table: ChunkTable,
-    /// Runs that were named when it began, or written since.
+    /// Runs that were named when the attempt began, or written since.
     runs: BTreeSet<FrameRef>,
     position: Prefix,
-    /// Frames of the runs that it wrote: their chunks are not stored yet.
+    /// Frames of the runs that the attempt wrote: their chunks are not stored yet.
     fresh: Fresh,
 }
 
 #[derive(Default)]
 struct Fresh {
-    /// By the whole reference: a clone's chunks and its parent's have the same numbers.
+    /// Frames by their whole reference: a clone's chunks and its parent's have the same numbers.
     frames: BTreeMap<FrameRef, Bytes>,
-    /// Of all of them.
+    /// Sum of the bytes of all frames.
     bytes: u64,
 }
 
@@ -76,7 +76,7 @@ impl Fresh {
     }
 }
 
-/// Reads runs and pages, also those that were written just now.
+/// Reader of runs and pages, also of those that were written just now.
 struct Runs<'a> {
     view: &'a View,
     fresh: &'a Fresh,
@@ -103,7 +103,7 @@ struct Sink<'a> {
     pages: MapSink,
     index: u16,
     died: Vec<FrameRef>,
-    /// Keeps what it writes, if wanted, and forgets all of it when that is more than this.
+    /// Pages that were written, if they are to be kept; all of them are forgotten when they have more than `fresh_max` bytes.
     fresh: Option<Fresh>,
     fresh_max: u64,
 }
@@ -152,7 +152,7 @@ impl Sink<'_> {
     }
 }
 
-/// Writes one run.
+/// Writer of one run.
 struct RunWriter {
     page: Vec<DeadFrame>,
     index: RunIndex,
@@ -229,12 +229,12 @@ impl<'a> Build<'a> {
         Sink { session, attempt, era, pages, index, died: Vec::new(), fresh: None, fresh_max }
     }
 
-    /// Bytes that are kept until their chunks are stored.
+    /// Returns how many bytes are kept until their chunks are stored.
     fn fresh_max(&self) -> u64 {
         self.session.context.engine.tuning.merge_blocks * FRESH
     }
 
-    /// Gives the next frozen layer to its state.
+    /// Merges the next frozen layer into the tree of its state.
     pub async fn merge(&mut self, tree: Tree, frozen: &Frozen, mapped: &mut u64) -> Result<Tree> {
         let Frozen { layer, state, era, last, seq } = frozen;
         let seq = seq.ok_or_else(|| internal("a stored layer's last chunk has no number"))?;
@@ -274,12 +274,12 @@ impl<'a> Build<'a> {
         Ok(merged)
     }
 
-    /// What packs hold from now on. Before any merge: what dies in it counts in the new homes.
+    /// Takes into the table what packs hold from now on. Called before any merge: what dies in it counts in the new homes.
     pub fn adopt(&mut self, packs: &[Repacked]) -> Result<()> {
         packs.iter().try_for_each(|moved| self.chunk_table.adopt(moved))
     }
 
-    /// After all merges: the position goes on over map chunks, the table takes in all up to it.
+    /// Moves the position on over map chunks, and takes all chunks up to it into the table. Called after all merges.
     pub fn record(&mut self) -> Result<()> {
         let mut next = self.chunk_table.position.seq.next();
         let new_chunks = self.session.new_chunks.lock().range(next..=self.given);
@@ -313,7 +313,7 @@ impl<'a> Build<'a> {
         era.ok_or_else(|| internal("something died in a part of the volume that nobody knows"))
     }
 
-    /// Deaths while this state was built; without one: what nobody holds.
+    /// Records deaths while this state was built; without a state, frames that nobody holds.
     async fn bury(&mut self, state: Option<StateId>, frames: Vec<FrameRef>) -> Result<()> {
         let parent = state.and_then(|s| self.tables.states.get(&s)).and_then(|s| s.parent);
         let parent_era = parent.and_then(|p| self.tables.states.get(&p)).map_or(Era(0), |p| p.era);
@@ -374,12 +374,12 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Runs that are stored are read from there.
+    /// Waits for the runs to be stored, where they take too much memory: they are read from the stores then.
     async fn bound_fresh(&mut self) -> Result<()> {
         if self.fresh.bytes > self.fresh_max() { self.land().await } else { Ok(()) }
     }
 
-    /// All that was written so far can be read from the stores afterwards.
+    /// Waits until all that was written so far can be read from the stores.
     async fn land(&mut self) -> Result<()> {
         let writer = &self.session.writer;
         writer.seal_map();
@@ -411,7 +411,7 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Of a state without children: all that is newer than its parent. Below an older page nothing is.
+    /// Frees what only a state without children held: all that is newer than its parent. Below an older page nothing is.
     async fn free_alone(&mut self, gone: &Gone) -> Result<()> {
         let (session, index, born) = (self.session, self.index, gone.parent_era);
         let known = self.chunk_table.clone();
@@ -439,7 +439,7 @@ impl<'a> Build<'a> {
         self.bury(None, freed).await
     }
 
-    /// What became free by removals is counted in the table; lists of many runs become short; runs that nobody names die.
+    /// Counts in the table what became free by removals, shortens lists of many runs, and lets runs die that nobody names.
     pub async fn settle(&mut self) -> Result<()> {
         for part in take(&mut self.chunk_table.free) {
             let (mut deaths, mut bytes) = (0, 0);
@@ -472,7 +472,7 @@ impl<'a> Build<'a> {
         self.bury(None, gone).await
     }
 
-    /// Neighbours of like size become one; all do when most of what they name is gone.
+    /// Joins neighbours of like size into one; all of them when most of what they name is gone.
     async fn shorten_folded(&mut self) -> Result<()> {
         let folded = &self.chunk_table.folded;
         let bytes: u64 = folded.iter().map(|f| f.bytes).sum();
@@ -510,7 +510,7 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// One run (or a few long ones) of several parts. `known`: only deaths in chunks that the table has.
+    /// Joins several parts into one run (or a few long ones). `known`: only deaths in chunks that the table has.
     async fn join(&mut self, parts: &[Part], known: bool) -> Result<Vec<Folded>> {
         let pages = Runs { view: &self.session.context.view, fresh: &self.fresh };
         let mut heads = Vec::new();
@@ -546,7 +546,7 @@ impl<'a> Build<'a> {
         Ok(done.into_iter().map(|(_, folded)| folded).collect())
     }
 
-    /// Writes the table's pages that changed, and the page that names everything; returns that.
+    /// Writes the table's pages that changed, and the page that names everything. Returns where that page lies.
     pub async fn write(&mut self) -> Result<FrameRef> {
         let mine: Vec<_> = self
             .session
@@ -603,7 +603,7 @@ impl<'a> Build<'a> {
 }
 
 impl Session {
-    /// The era of a chunk's frames; none: no checkpoint knows it.
+    /// Returns the era of a chunk's frames; `None`: neither this session nor the table knows the chunk.
     fn era_of(&self, chunk_table: &ChunkTable, seq: Seq) -> Option<Era> {
         let born = self.new_chunks.lock().get(seq).map(|b| b.era);
         born.or_else(|| chunk_table.entry(seq).map(|e| e.era))
@@ -628,7 +628,8 @@ impl<I: Iterator<Item = Extent>> Pieces<I> {
         Pieces { next: rest.next(), rest }
     }
 
-    /// The next updates, of about so many blocks; of a longer one that unmaps the rest is left for the next piece.
+    /// Returns the next updates, of about so many blocks. An update that unmaps more is cut: its rest is left for the next
+    /// piece.
     fn piece(&mut self, blocks: u64) -> impl Iterator<Item = Extent> {
         let mut left = blocks;
         std::iter::from_fn(move || {
@@ -644,7 +645,7 @@ impl<I: Iterator<Item = Extent>> Pieces<I> {
     }
 }
 
-/// Frames of a layer's chunks of which nothing is left in it: overwritten before any map named them.
+/// Returns frames of a layer's chunks of which nothing is left in the layer: overwritten before any map named them.
 fn overwritten(index: u16, layer: &Layer, chunks: &[(Seq, NewChunk)]) -> Vec<FrameRef> {
     let mut named: Vec<(Seq, u64)> = layer
         .iter()

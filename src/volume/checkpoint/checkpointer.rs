@@ -27,22 +27,22 @@ use crate::volume::space::{Alteration, ChunkTable, Object, Repacked, RollBack, T
 
 /// Frozen layers that force a checkpoint.
 const LAYERS_MAX: usize = 8;
-/// Entries of all layers that force one.
+/// Entries of all layers together that force a checkpoint.
 const ENTRIES_MAX: usize = 1 << 20;
-/// Their part of the memory for writes that forces one.
+/// Divisor of the memory for writes: entries that take more than this part of it force a checkpoint.
 const ENTRIES_SHARE: u64 = 4;
-/// How often it is looked, while somebody waits for memory, whether such entries have most of it.
+/// Pause between two looks, while somebody waits for memory, whether entries that wait for a checkpoint have most of it.
 const LOOK: Duration = Duration::from_secs(1);
-/// Bytes of log that force one while another host has the volume attached: its map is stored before it is handed over.
+/// Bytes of log that force a checkpoint while another host has the volume attached: its map is stored before it is handed over.
 const LOG_BESIDE_OTHERS: u64 = 4 << 20;
-/// Without writes for so long, one is made.
+/// Time without writes after which a checkpoint is made.
 const IDLE: Duration = Duration::from_secs(60);
-/// After one that failed.
+/// Pause after a checkpoint that failed.
 pub const AGAIN: Duration = Duration::from_secs(2);
 
-/// What a checkpoint merges, taken at one instant.
+/// Input of a checkpoint, taken at one instant.
 struct Plan {
-    /// So many of the oldest layers.
+    /// Number of layers that are merged, the oldest ones.
     layers: usize,
     tables: Tables,
     last: Lsn,
@@ -51,15 +51,15 @@ struct Plan {
     alteration: Option<Alteration>,
 }
 
-/// What it has become.
+/// Result of building a checkpoint, which is yet to be recorded.
 struct Built {
     tables: Tables,
     chunk_table: ChunkTable,
     attempt: u64,
     table: FrameRef,
-    /// The last chunk merged and its last lsn.
+    /// The last chunk that was merged, and its last lsn.
     position: Prefix,
-    /// Those that its chunk table names for the first time.
+    /// Packs that the chunk table names for the first time.
     packs: Vec<Object>,
 }
 
@@ -97,13 +97,13 @@ impl Session {
         }
     }
 
-    /// Somebody waits for memory that mostly waits for checkpoints.
+    /// Tells whether somebody waits for memory that mostly waits for checkpoints.
     fn is_held_up(&self) -> bool {
         let memory = &self.context.engine.memory;
         memory.overlay.is_short() && memory.kept.load(Ordering::Relaxed) > memory.overlay.used_here() / 2
     }
 
-    /// When a checkpoint is due, as things stand.
+    /// Returns when a checkpoint is due, as things stand; `None`: there is nothing to merge.
     fn ripe_at(&self) -> Option<Instant> {
         let log = self.writer.stored_bytes().saturating_sub(self.merged_bytes());
         let chunks = self.writer.prefix().seq.0.saturating_sub(self.head.lock().checkpoint.top.0);
@@ -126,15 +126,15 @@ impl Session {
         })
     }
 
-    /// Merges all that was written before this call. `removes`: snapshots that go with it. It goes on when nobody waits
-    /// for it any more: one that is recorded must be known to the next.
+    /// Makes a checkpoint of all that was written before this call. `removes`: snapshots that go with it. It is made to its end
+    /// when nobody waits for it any more: a checkpoint that is recorded must be known to the next.
     pub async fn checkpoint(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
         let (me, removes) = (self.clone(), removes.to_vec());
         let making = self.context.rt().spawn(async move { me.make_checkpoint(&removes, None).await });
         making.await.map_err(Stop::Failed)?
     }
 
-    /// The same without a task of its own. For a rollback the caller has closed the gate.
+    /// Makes a checkpoint as `checkpoint` does, without a task of its own. For a rollback the caller has closed the gate.
     pub async fn make_checkpoint(
         self: &Arc<Self>,
         removes: &[Removal],
@@ -154,7 +154,8 @@ impl Session {
         Ok(())
     }
 
-    /// Packs take over from their sources: with the next checkpoint, or one of the chunk table alone. An outage holds.
+    /// Lets packs take over from their sources: with the next checkpoint, or with one of the chunk table alone. Waits through
+    /// an outage.
     pub async fn publish_packs(self: &Arc<Self>, moved: Vec<Repacked>) -> Result<(), Stop> {
         self.packed.lock().extend(moved);
         loop {
@@ -208,7 +209,7 @@ impl Session {
         dropped.map_err(Stop::Failed)
     }
 
-    /// As `checkpoint`; an outage holds.
+    /// Makes a checkpoint as `checkpoint` does, and waits through an outage.
     pub async fn checkpoint_surely(self: &Arc<Self>, removes: &[Removal]) -> Result<(), Stop> {
         loop {
             match self.checkpoint(removes).await {
@@ -297,7 +298,7 @@ impl Session {
         Ok(Built { tables, chunk_table, table, position, attempt, packs })
     }
 
-    /// The frozen layer as it is now that its chunks are stored.
+    /// Returns the frozen layer as it is now that its chunks are stored.
     fn stored_layer(&self, at: usize) -> Result<Frozen> {
         let tip = self.tip.lock();
         match tip.overlay.frozen.get(at) {
@@ -306,8 +307,8 @@ impl Session {
         }
     }
 
-    /// Records it; an outage holds. One that may have been recorded is repeated until that is known: another made in
-    /// its place would take its pages for nobody's, which a clone may stand on by now.
+    /// Records the checkpoint, and waits through an outage. A checkpoint that may have been recorded is repeated until that is
+    /// known: another made in its place would take its pages for nobody's, on which a clone may stand by now.
     async fn publish(
         self: &Arc<Self>,
         built: &Built,
@@ -361,7 +362,8 @@ impl Session {
         self.change(step).await.map(|_| ())
     }
 
-    /// Gives out the layers that the tables now hold.
+    /// Puts the checkpoint's trees into the tip's tables. Returns the layers that the tables now hold, and the memory of their
+    /// entries.
     fn adopt_tables(
         &self,
         built: Tables,

@@ -36,27 +36,27 @@ use crate::volume::space::{
     Alteration, ChunkTable, Cursor, Entry, Home, Object, PACKINGS_MAX, Repacked, RunIndex, Survivors,
 };
 
-/// After one that failed.
+/// Pause after packing that failed.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Packs made at the same time.
 const AT_ONCE: usize = 4;
-/// How long the stores are waited for before w is looked at again.
+/// Time for which the stores are waited for before w is looked at again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Added to the share of survivors when objects of an age die e times more slowly than new ones.
+/// Amount by which the share of survivors counts as less, when objects of an age die e (2.718) times more slowly than new ones.
 const COLDER: f64 = 0.15;
 const COLDER_MAX: f64 = 0.45;
 /// Per mille of what is live that all objects may take when somebody asked for collection.
 const URGED: u64 = 1200;
-/// An object is small that holds at most this part of what a pack may.
+/// Divisor of a pack's room: an object that holds at most this part of it is small.
 const SMALL: u64 = 16;
 /// Small objects that become one, at most: each of them is read whole.
 const MERGED_MAX: usize = 2048;
 /// Small objects read at the same time for one pack.
 const READ_AT_ONCE: usize = 16;
-/// Of what was seen to die before, so much counts when more is seen.
+/// Factor by which earlier deaths still count when more are seen.
 const FADE: f64 = 0.9;
 
-/// How fast objects die, by how often they were packed.
+/// Rates at which objects die, by how often they were packed.
 #[derive(Debug, Default)]
 pub struct DeathRates {
     /// Dead bytes counted last, by object.
@@ -71,7 +71,7 @@ struct Source {
     /// Bytes as stored, about.
     total: u64,
     live: u64,
-    /// Bytes that what is left of it takes in a pack, at most.
+    /// Bytes that what is left of the object takes in a pack, at most.
     most: u64,
     packings: usize,
 }
@@ -90,7 +90,7 @@ fn sources(chunk_table: &ChunkTable) -> BTreeMap<Object, Source> {
 }
 
 impl DeathRates {
-    /// Looks at what died since the last table.
+    /// Counts what died since the last table.
     fn look(&mut self, all: &BTreeMap<Object, Source>) {
         let mut live = [0.0; PACKINGS_MAX as usize + 1];
         self.died.iter_mut().for_each(|d| *d *= FADE);
@@ -116,13 +116,13 @@ impl DeathRates {
         s.live as f64 / s.total.max(1) as f64 - self.colder[s.packings]
     }
 
-    /// Per mille of what is live that all objects may take: the more, the less of it a pack could spare.
+    /// Returns the space, per mille of what is live, that all objects may take: the more, the less of it a pack could spare.
     fn space_max(&self, (skewed, even): (u64, u64)) -> u64 {
         let skew = self.colder.iter().fold(0.0, |a: f64, b| a.max(*b)) / COLDER_MAX;
         even - ((even - skewed) as f64 * skew) as u64
     }
 
-    /// The sources of the next packs, best first; none when there is nothing to gain.
+    /// Returns the sources of the next packs, best first; none when there is nothing to gain.
     fn choose(&self, all: &BTreeMap<Object, Source>, space: u64, aim: Aim) -> Vec<BTreeSet<Object>> {
         let live: u64 = all.values().map(|s| s.live).sum();
         let enough = u64::try_from(u128::from(live) * u128::from(aim.space_max) / 1000).unwrap_or(u64::MAX);
@@ -141,22 +141,22 @@ impl DeathRates {
     }
 }
 
-/// What packing is for.
+/// Aim of packing.
 #[derive(Clone, Copy, Debug)]
 struct Aim {
-    /// Per mille of what is live: so much space is enough.
+    /// Space that is enough, per mille of what is live.
     space_max: u64,
-    /// Live bytes of a pack, at most.
+    /// Most live bytes of a pack.
     room: u64,
-    /// Bytes that a pack frees, at least.
+    /// Least bytes that a pack must free.
     gain_min: u64,
-    /// So many small objects are made one.
+    /// Least number of small objects that are made one.
     small_min: usize,
 }
 
 impl Aim {
-    /// Small objects, to be made one. Merging frees no bytes, but requests, and entries of the table. It makes one of
-    /// `small_min` at least, so that what is in one is written again a logarithmic number of times.
+    /// Chooses small objects, to be made one. Merging frees no bytes, but requests, and entries of the table. It takes
+    /// `small_min` objects at least, so that what is in one is written again a logarithmic number of times.
     fn merged(&self, all: &BTreeMap<Object, Source>) -> Option<BTreeSet<Object>> {
         let mut room = self.room;
         let small = all.iter().filter(|(_, s)| s.live > 0 && s.total <= self.room / SMALL);
@@ -170,7 +170,7 @@ impl Aim {
     }
 }
 
-/// Packs of sources of one age, best first, until the excess is gone or another one would free too little.
+/// Returns packs of sources of one age, best first, until the excess is gone or another one would free too little.
 fn packs_of(sources: Vec<(&Object, &Source)>, excess: &mut u64, aim: Aim) -> Vec<BTreeSet<Object>> {
     let Aim { room, gain_min, .. } = aim;
     let mut best = sources.into_iter().peekable();
@@ -192,7 +192,7 @@ fn packs_of(sources: Vec<(&Object, &Source)>, excess: &mut u64, aim: Aim) -> Vec
     packs
 }
 
-/// Runs' pages, each read once a pack.
+/// Reader of runs' pages that reads each once a pack.
 struct Memo<'a> {
     pages: &'a dyn Pages,
     read: Mutex<BTreeMap<FrameRef, Bytes>>,
@@ -217,28 +217,29 @@ impl Pages for Memo<'_> {
 
 type Frames = Vec<PackFrame>;
 
-/// What a look for something to pack has come to.
+/// Result of a look for something to pack.
 enum Look {
     Done,
-    /// There is nothing. When to look again, whatever happens.
+    /// Nothing is to be packed; with the time to look again, whatever happens.
     Nothing(Option<Instant>),
 }
 
-/// Why objects are packed.
+/// Reason why objects are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Space,
-    /// To seal it by the newest data key.
+    /// Objects are packed to seal them by the newest data key.
     Keys,
-    /// For what compression saves: an object that gains little stays as it is.
+    /// Objects are packed for what compression saves: one that gains little stays as it is.
     Compression,
 }
 
-/// Packs while the volume takes more space than it should.
+/// Packs objects while the volume takes more space than it should.
 pub async fn compact(session: Arc<Session>) {
     let (mut pace, mut cold) = (DeathRates::default(), ColdWork::default());
     let mut rotation = RotationWork::default();
     loop {
+        // Registered before the look: a notice that comes while it goes on must not be lost.
         let news = session.collect.notified();
         let mut news = std::pin::pin!(news);
         news.as_mut().enable();
@@ -286,7 +287,7 @@ impl Session {
         }
     }
 
-    /// Whether there was something to pack.
+    /// Packs once for space. Returns whether there was something to pack.
     async fn pack_once(self: &Arc<Self>, pace: &mut DeathRates) -> Result<bool, Stop> {
         let chunk_table = self.chunk_table.lock().clone();
         let all = sources(&chunk_table);
@@ -339,8 +340,8 @@ impl Session {
         }
     }
 
-    /// A step of a rotation, while one is under way: a pack of what older data keys have sealed; where there is none, a checkpoint
-    /// that passes what they sealed of the log; at last its end.
+    /// Does a step of a rotation, while one is under way: a pack of what older data keys have sealed; where there is none, a
+    /// checkpoint that passes what they sealed of the log; at last its end.
     async fn seal_anew(self: &Arc<Self>, work: &mut RotationWork) -> Result<Look, Stop> {
         let Some(key) = self.learn_keys()? else { return Ok(Look::Nothing(None)) };
         let now = self.context.rt().now();
@@ -376,7 +377,8 @@ impl Session {
         Ok(Look::Nothing(Some(work.again)))
     }
 
-    /// Who waits for collection gets less space and fewer objects than writes alone would make worth it.
+    /// Returns the aim of packing. While somebody waits for collection, it is less space and fewer objects than writes alone
+    /// would make worth it.
     fn aim(&self, pace: &DeathRates) -> Aim {
         let tuning = &self.context.engine.tuning;
         let aim = Aim {
@@ -391,7 +393,7 @@ impl Session {
         }
     }
 
-    /// Bytes of frames that a pack holds, at most.
+    /// Returns how many bytes of frames a pack holds at most.
     fn pack_room(&self) -> u64 {
         self.writer.chunk_target().min(self.context.engine.tuning.pack_max)
     }
@@ -457,7 +459,8 @@ impl Session {
         Ok(Repacked { pack, counted_in, sources, chunks, settled })
     }
 
-    /// What is left of an object, chunk by chunk; what older data keys sealed is sealed anew, what is cold compressed anew.
+    /// Returns what is left of an object, chunk by chunk; what older data keys sealed is sealed anew, what is cold compressed
+    /// anew.
     async fn left_of(
         &self,
         payload: Payload,
@@ -520,7 +523,7 @@ impl Session {
         pool.payload(&id, &probe, Cause::Checkpoint).await
     }
 
-    /// The offsets of these chunks' dead frames.
+    /// Returns the offsets of these chunks' dead frames.
     async fn dead(
         &self,
         chunk_table: &ChunkTable,
@@ -547,12 +550,12 @@ impl Session {
 
 type Entries = Vec<(Seq, Entry)>;
 
-/// What is left of one chunk.
+/// Frames that are left of one chunk.
 struct Left {
     seq: Seq,
     entry: Entry,
     frames: Frames,
-    /// They were compressed anew where that makes them smaller.
+    /// True if the frames were compressed anew where that makes them smaller.
     tried: bool,
 }
 
@@ -560,7 +563,7 @@ struct Left {
 struct Filling {
     draft: PackDraft,
     sources: BTreeSet<Object>,
-    /// In order.
+    /// Chunks in the pack, in order.
     slices: Vec<Packed>,
     settled: Vec<(Seq, Object)>,
 }
@@ -575,7 +578,7 @@ struct Packed {
 }
 
 impl Filling {
-    /// With what is left of an object, unless that is not worth its while.
+    /// Adds what is left of an object, unless that is not worth its while: then the object is no source.
     fn with(mut self, object: Object, left: Vec<Left>, worth: bool) -> Filling {
         if !worth {
             self.sources.remove(&object);
@@ -591,7 +594,7 @@ impl Filling {
     }
 }
 
-/// Bytes of these objects as stored, of their dead chunks as well: a source is read whole.
+/// Returns the bytes of these objects as stored, of their dead chunks as well: a source is read whole.
 fn whole_objects(chunk_table: &ChunkTable, sources: &BTreeSet<Object>) -> BTreeMap<Object, u64> {
     let mut whole = BTreeMap::new();
     for (seq, e) in chunk_table.entries().filter(|(seq, e)| sources.contains(&e.object(*seq))) {
@@ -600,8 +603,8 @@ fn whole_objects(chunk_table: &ChunkTable, sources: &BTreeSet<Object>) -> BTreeM
     whole
 }
 
-/// Objects in groups that are read together: at most `bytes` in each, unless one alone is larger.
-/// `whole`: bytes of each, dead ones as well.
+/// Divides objects into groups that are read together: at most `bytes` in each, unless one alone is larger. `whole`: bytes of
+/// each, dead ones as well.
 fn in_groups(
     objects: BTreeMap<Object, Entries>,
     whole: &BTreeMap<Object, u64>,
@@ -623,7 +626,7 @@ fn in_groups(
     groups
 }
 
-/// A chunk's live frames, as they are stored. They must be what the table counts.
+/// Returns a chunk's live frames, as they are stored. They must be what the table counts.
 fn survivors(
     payload: &Payload,
     seq: Seq,
@@ -671,8 +674,8 @@ fn survivors(
     if bytes == entry.live() { Ok(frames) } else { Err(unsound()) }
 }
 
-/// Of an encrypted volume: the owner sealed each of these there. What takes a frame's place in a pack takes it on all stores,
-/// so a false one that one store has slipped in is not to be moved.
+/// Checks that the owner of an encrypted volume sealed each frame at its place. What takes a frame's place in a pack takes it
+/// on all stores, so a false one that one store has slipped in is not to be moved.
 fn check_tags(frames: &Frames, chunk: ChunkId, access: &KeyAccess) -> Result<()> {
     if !matches!(access, KeyAccess::Sealed(_)) {
         return Ok(());

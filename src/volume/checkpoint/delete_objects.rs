@@ -19,12 +19,12 @@ use crate::volume::session::Session;
 use crate::volume::session::confirm;
 use crate::volume::space::Object;
 
-/// How often it is looked whether all is collected.
+/// Pause between two looks whether all is collected.
 const LOOK: Duration = Duration::from_millis(100);
-/// After a deletion that failed.
+/// Pause after a deletion that failed.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// While it is there, its session deletes nothing that was retired since it was made.
+/// Guard of a reader: while it is there, its session deletes nothing that was retired since it was made.
 #[derive(Debug)]
 pub struct Kept {
     session: Arc<Session>,
@@ -32,7 +32,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Whether that is so still: not when the session has ended, nor when too much was retired.
+    /// Tells whether the guard still holds: not when the session has ended, nor when too much was retired.
     pub fn holds(&self) -> bool {
         !self.session.has_ended() && self.session.retired.lock().keeps_for(self.reader)
     }
@@ -45,7 +45,7 @@ impl Drop for Kept {
     }
 }
 
-/// While it is there, its session packs all that pays.
+/// Guard of whoever waits for collection: while it is there, its session packs all that pays.
 struct Urge(Arc<Session>);
 
 impl Urge {
@@ -64,7 +64,7 @@ impl Drop for Urge {
     }
 }
 
-/// Deletes what is retired.
+/// Deletes what is retired as it comes due. Runs with the session.
 pub async fn delete_retired(session: Arc<Session>) {
     loop {
         let objects = session.deletable().await;
@@ -84,16 +84,17 @@ pub async fn delete_retired(session: Arc<Session>) {
 }
 
 impl Session {
-    /// For those who read all that a recorded head names: they read the head after this call. What an earlier table lists
-    /// as retired isn't named by it, and may be on its way out.
+    /// Keeps what is retired from now on, for those who read all that a recorded head names. They must read the head after this
+    /// call: what an earlier table lists as retired isn't named by it, and may be on its way out.
     pub fn keep_retired(self: &Arc<Self>) -> Kept {
         let reader = self.retired.lock().enter(self.context.rt().now());
         Kept { session: self.clone(), reader }
     }
 
-    /// What is dead under one recorded head is dead for ever, unless a guess took an older one, or all stores were put back from
-    /// a backup. So first it is heard whether any store knows of a guess, also where those that were given up still answer and
-    /// agree; then the head must still be this session's, and not behind what was recorded (`confirm`).
+    /// Deletes these objects. What is dead under one recorded head is dead for ever, unless a guess took an older one, or all
+    /// stores were put back from a backup. So first it is heard whether any store knows of a guess, also where those that were
+    /// given up still answer and agree; then the head must still be this session's, and not behind what was recorded
+    /// (`confirm`).
     async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let pool = &self.context.engine.pool;
         pool.hear_of_newer().await?;
@@ -103,6 +104,7 @@ impl Session {
 
     async fn deletable(&self) -> Vec<Object> {
         loop {
+            // Registered before the look: a notice that comes in between must not be lost.
             let news = self.collect.notified();
             let mut news = std::pin::pin!(news);
             news.as_mut().enable();

@@ -28,25 +28,25 @@ const AT_ONCE: usize = 4;
 const BATCH: usize = 64;
 /// Steps of a walk before others get their turn: its pages may all be in memory.
 const STEPS_AT_ONCE: u64 = 1024;
-/// How often the map is gone through. Once is enough unless the volume is rolled back meanwhile.
+/// Largest number of times that the map is gone through. Once is enough unless the volume is rolled back meanwhile.
 const PASSES: usize = 4;
 
-/// How it goes.
+/// Rate and progress of flattening.
 pub struct Flattening<'a> {
     /// Bytes a second, at most.
     pub rate: Option<u64>,
-    /// Is told bytes of the volume that were gone through.
+    /// Function that is told how many bytes of the volume were gone through.
     pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }
 
-/// Gives turns to bytes, at a rate.
+/// Turns for bytes, given at a rate.
 struct Turns {
     rate: Option<u64>,
     next: Mutex<Instant>,
 }
 
 impl Turns {
-    /// When so many bytes are due.
+    /// Returns when the turn of so many bytes comes; `None`: there is no rate.
     fn turn(&self, now: Instant, bytes: u64) -> Option<Instant> {
         let took = Duration::from_secs_f64(bytes as f64 / self.rate? as f64);
         let mut next = self.next.lock();
@@ -57,8 +57,8 @@ impl Turns {
 }
 
 impl Session {
-    /// Writes again what the tip takes from ancestors, until a recorded map of it has nothing of theirs. The bytes that were
-    /// written. An outage holds.
+    /// Writes again what the tip takes from ancestors, until a recorded map of it has nothing of theirs. Returns how many bytes
+    /// were written. Waits through an outage.
     pub async fn flatten(self: &Arc<Self>, how: &Flattening<'_>) -> Result<u64, Stop> {
         let mut written = 0;
         let turns = Turns { rate: how.rate, next: Mutex::default() };
@@ -73,7 +73,7 @@ impl Session {
         Err(Error::new(Kind::Unavailable, why).into())
     }
 
-    /// All that the map shows of ancestors, from its beginning to its end.
+    /// Writes again all that the map shows of ancestors, from its beginning to its end.
     async fn write_foreign(self: &Arc<Self>, turns: &Turns, how: &Flattening<'_>) -> Result<u64, Stop> {
         let (mut from, mut written) = (0, 0);
         loop {
@@ -93,7 +93,7 @@ impl Session {
         }
     }
 
-    /// The next blocks of the tip's map that lie with ancestors; none: there are no more.
+    /// Returns the next blocks of the tip's map that lie with ancestors; none: there are no more.
     async fn next_foreign(self: &Arc<Self>, from: u64) -> Result<Vec<Range<u64>>, Stop> {
         loop {
             let recorded = self.chunk_table.lock().root;
@@ -136,7 +136,7 @@ impl Session {
         Ok(foreign)
     }
 
-    /// Notes in the head that the tip stands on its own. False: it does not, or is another by now.
+    /// Notes in the head that the tip stands on its own. Returns false where it does not, or is another by now.
     async fn set_flat(self: &Arc<Self>) -> Result<bool, Stop> {
         let tip = loop {
             let head = self.head.lock().clone();
@@ -167,11 +167,11 @@ impl Session {
     }
 }
 
-/// What a walk met of ancestors.
+/// Parts of ancestors that a walk met.
 #[derive(Default)]
 struct Foreign {
     pages: bool,
-    /// Pieces, `BATCH` at most.
+    /// Pieces of blocks that lie with ancestors, `BATCH` at most.
     blocks: Vec<Range<u64>>,
 }
 
@@ -180,7 +180,7 @@ impl Foreign {
         !self.pages && self.blocks.is_empty()
     }
 
-    /// False: there is no room for more.
+    /// Adds blocks. Returns false where there is no room for more.
     fn add(&mut self, blocks: Range<u64>) -> bool {
         let full = self.blocks.len() == BATCH;
         match self.blocks.last_mut() {

@@ -19,8 +19,9 @@ use crate::volume::space::{ChunkTable, Entry, Object};
 
 /// Bytes of chunks that are gone through a second, at most: more than 1 TB a day.
 const RATE: u64 = 16 << 20;
-/// Between two looks at what has become cold, and while stores are away.
+/// Pause between two looks at what has become cold.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// Pause while stores are away.
 pub const AWAY_AGAIN: Duration = Duration::from_secs(30);
 /// An object of which packing would save less than this part stays as it is.
 const GAIN_PART: u64 = 10;
@@ -30,7 +31,7 @@ const OBJECTS_MAX: usize = 2048;
 const FRAMES_AT_ONCE: usize = 16;
 const MS_AN_HOUR: u64 = 60 * 60 * 1000;
 
-/// Which chunks are cold, now.
+/// Measure of which chunks are cold now.
 #[derive(Clone, Copy, Debug)]
 pub struct Cold {
     now_ms: u64,
@@ -38,20 +39,20 @@ pub struct Cold {
 }
 
 impl Cold {
-    /// The hour in which it was counted has ended, and so much time has passed since.
+    /// Tells whether the chunk is cold: the hour in which it was counted has ended, and so much time has passed since.
     fn is_cold(&self, entry: &Entry) -> bool {
         let written_ms = (u64::from(entry.hour) + 1) * MS_AN_HOUR;
         self.age_ms == 0 || written_ms.saturating_add(self.age_ms) <= self.now_ms
     }
 
-    /// Whether there may be something in it to compress anew.
+    /// Tells whether there may be something in the chunk to compress anew.
     pub fn wants(&self, entry: &Entry) -> bool {
         entry.kind == ChunkKind::Data && !entry.settled && entry.live() > 0 && self.is_cold(entry)
     }
 
-    /// Objects to compress anew, of so many bytes at most, but one at least: all data in each is cold or settled.
+    /// Chooses objects to compress anew, of so many bytes at most, but one at least: all data in each is cold or settled.
     pub fn choose(&self, chunk_table: &ChunkTable, room: u64, failed: &BTreeSet<Object>) -> BTreeSet<Object> {
-        /// Of one object.
+        /// Sums over the chunks of one object.
         #[derive(Default)]
         struct Found {
             live: u64,
@@ -82,35 +83,35 @@ impl Cold {
     }
 }
 
-/// What a session remembers of this work.
+/// State of recompression that a session remembers.
 #[derive(Debug, Default)]
 pub struct ColdWork {
-    /// When the next pack may be made.
+    /// Time when the next pack may be made.
     pub turn: Instant,
     /// Objects that can't be read: told once, and left alone.
     pub failed: BTreeSet<Object>,
 }
 
 impl ColdWork {
-    /// Objects of so many bytes were gone through since then.
+    /// Puts the next turn off: objects of so many bytes were gone through since then.
     pub fn went_through(&mut self, bytes: u64, since: Instant) {
         self.turn = since + Duration::from_secs_f64(bytes as f64 / RATE as f64);
     }
 }
 
-/// Whether it is worth packing an object, for what that saves.
+/// Tells whether it is worth packing an object, for what that saves.
 pub fn gains(stored: u64, after: u64) -> bool {
     after + stored / GAIN_PART <= stored
 }
 
 impl Session {
-    /// What is cold, if that is to be compressed anew.
+    /// Returns the measure of what is cold, if that is to be compressed anew.
     pub fn cold(&self) -> Option<Cold> {
         let age_ms = self.context.settings().recompress_after_ms?;
         Some(Cold { now_ms: self.context.rt().wall_ms(), age_ms })
     }
 
-    /// A chunk's frames, each in fewer bytes where that gains enough.
+    /// Compresses a chunk's frames anew, each where that gains enough.
     pub async fn compress_anew(&self, chunk: ChunkId, mut frames: Vec<PackFrame>) -> Result<Vec<PackFrame>> {
         let (access, rt) = (self.context.access(), self.context.rt());
         let salt = self.context.key.as_ref().map_or(0, |_| rt.random128());

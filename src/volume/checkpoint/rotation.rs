@@ -24,20 +24,20 @@ const OBJECTS_MAX: usize = 2048;
 /// Checkpoints in a row that may leave something to an older key and nothing to pack: each passes the chunks of the one before.
 const FRUITLESS_MAX: u32 = 4;
 
-/// What a session remembers of this work.
+/// State of a rotation that a session remembers.
 #[derive(Debug, Default)]
 pub struct RotationWork {
     /// Objects of a pack that could not be made: each is tried alone.
     alone: BTreeSet<Object>,
     /// Objects that can't be read.
     failed: BTreeSet<Object>,
-    /// When those are tried again.
+    /// Time when the objects that can't be read are tried again.
     pub again: Instant,
     fruitless: u32,
 }
 
 impl RotationWork {
-    /// Objects to seal anew by this key, of so many live bytes at most, but one at least.
+    /// Chooses objects to seal anew by this key, of so many live bytes at most, but one at least.
     pub fn choose(&mut self, chunk_table: &ChunkTable, key: u8, room: u64) -> BTreeSet<Object> {
         let is_old = |object: &Object| !self.failed.contains(object);
         let old = chunk_table.packable().filter(|(_, e)| e.key < key && e.live() > 0);
@@ -61,7 +61,7 @@ impl RotationWork {
         chosen
     }
 
-    /// No pack was made of these.
+    /// Notes that no pack was made of these objects. Each of several is tried alone then; one that was alone can't be read.
     pub fn could_not(&mut self, chosen: BTreeSet<Object>) {
         match chosen.len() {
             1 => self.failed.extend(chosen),
@@ -69,13 +69,14 @@ impl RotationWork {
         }
     }
 
-    /// There is nothing to pack, and yet something is left to older keys: whether a checkpoint may bring it on.
+    /// Tells whether a checkpoint may bring the rotation on, where there is nothing to pack, and yet something is left to older
+    /// keys.
     pub fn wants_checkpoint(&mut self) -> bool {
         self.fruitless += 1;
         self.failed.is_empty() && self.fruitless <= FRUITLESS_MAX
     }
 
-    /// All is tried again.
+    /// Forgets what failed, so that all is tried again.
     pub fn begin_again(&mut self) {
         *self = RotationWork { again: self.again, ..RotationWork::default() };
     }
@@ -97,8 +98,8 @@ pub fn sealed_anew(
 }
 
 impl Session {
-    /// What is written from now on is sealed by a new data key; its number. `Refused`: the volume is not encrypted, or older keys
-    /// still seal too much.
+    /// Seals what is written from now on by a new data key. Returns the key's number. `Refused`: the volume is not encrypted,
+    /// or older keys still seal too much.
     pub async fn rotate_keys(self: &Arc<Self>) -> Result<u8, Stop> {
         let head = self.head.lock().clone();
         let root = self.context.engine.volume_key(&head).ok_or_else(KeyAccess::locked)?;
@@ -113,7 +114,7 @@ impl Session {
         Ok(number)
     }
 
-    /// Seals by the newest data key that the head is known to have. It, while older ones are there.
+    /// Seals by the newest data key that the head is known to have. Returns its number while older ones are there.
     pub fn learn_keys(&self) -> Result<Option<u8>, Stop> {
         let Some(key) = &self.context.key else { return Ok(None) };
         let (newest, oldest) = self.head.lock().data_keys();
@@ -126,7 +127,7 @@ impl Session {
         Ok((oldest < newest).then_some(newest))
     }
 
-    /// Whether by this table nothing is left that older data keys than this one have sealed, in the log behind it neither.
+    /// Tells whether nothing is left that older data keys than this one have sealed: by this table, and in the log behind it.
     pub fn is_sealed_by(&self, chunk_table: &ChunkTable, key: u8) -> bool {
         let before = self.new_chunks.lock().last_before(key);
         chunk_table.position.seq >= before && chunk_table.sealed_before(key).next().is_none()
@@ -141,8 +142,8 @@ impl Session {
         Ok(())
     }
 
-    /// How far the rotation is: bytes as stored that older data keys still seal, as the recorded table tells; `None`: none is
-    /// under way.
+    /// Returns how far the rotation is: bytes as stored that older data keys still seal, as the recorded table tells; `None`:
+    /// none is under way.
     pub fn left_to_rotate(&self) -> Option<u64> {
         let (newest, oldest) = self.head.lock().data_keys();
         let sealed = self.chunk_table.lock().sealed_bytes();

@@ -21,7 +21,7 @@ impl EngineContext {
         Rules { grace, every: self.tuning.look_every, stores }
     }
 
-    /// Looks through the stores for all volumes that are due. What can't be done now is tried again.
+    /// Looks through the stores for all volumes that are due. What can't be done now is tried again later.
     async fn sweep(&self) {
         let began = self.rt.now();
         if let Err(error) = self.sweep_for(self.sweeps.now(began), began).await {

@@ -35,7 +35,7 @@ impl Side {
         }
     }
 
-    /// Zeros behind its end.
+    /// Reads a range; zeros behind the state's end.
     pub async fn read(&self, range: &Range<u64>) -> Result<Bytes> {
         let (start, end) = (range.start, range.end.min(self.size()));
         let here = end.saturating_sub(start);
@@ -53,7 +53,7 @@ impl Side {
         Ok(all.freeze())
     }
 
-    /// What may differ from that snapshot, or what is data where there is none; as `Volume::changed_since`.
+    /// Returns runs that may differ from that snapshot, or that are data where there is none; as `Volume::changed_since`.
     async fn runs(&self, since: Option<&Since>, offset: u64) -> Result<Vec<Run>> {
         let len = self.size() - offset;
         match (self, since) {
@@ -64,7 +64,7 @@ impl Side {
         }
     }
 
-    /// What of a range is data, and what takes no space.
+    /// Returns which parts of a range are data, and which take no space.
     pub async fn allocation(&self, range: &Range<u64>) -> Result<Vec<(Range<u64>, bool)>> {
         let (mut at, mut all) = (range.start, Vec::new());
         while at < range.end {
@@ -81,7 +81,8 @@ impl Side {
         Ok(all)
     }
 
-    /// From `at` on: ranges that may differ from that snapshot (all data, where there is none), and where the look ended.
+    /// Returns, from `at` on, ranges that may differ from that snapshot (all data, where there is none), and where the look
+    /// ended.
     pub async fn changed(&self, since: Option<&Since>, mut at: u64) -> Result<(Vec<Range<u64>>, u64)> {
         let mut changed = Vec::new();
         if at < self.size() {
@@ -94,7 +95,7 @@ impl Side {
     }
 }
 
-/// Parts of `PIECE` bytes at most, between multiples of that.
+/// Cuts a range into parts of `PIECE` bytes at most, between multiples of that.
 pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let mut at = range.start;
     std::iter::from_fn(move || {
@@ -104,7 +105,7 @@ pub fn pieces(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// What is looked through in one step, in order.
+/// Part of two states that is looked through in one step; its ranges are in order.
 pub struct Step {
     /// Ranges that may differ on our side, and on the other.
     pub ours: Vec<Range<u64>>,
@@ -112,7 +113,7 @@ pub struct Step {
     pub end: u64,
 }
 
-/// Both sides from `at` on, as far as one look reaches on both.
+/// Looks at both sides from `at` on, as far as one look reaches on both.
 pub async fn step(ours: (&Side, Option<&Since>), theirs: (&Side, Option<&Since>), at: u64) -> Result<Step> {
     let (our_ranges, our_end) = ours.0.changed(ours.1, at).await?;
     let (their_ranges, their_end) = theirs.0.changed(theirs.1, at).await?;
@@ -128,7 +129,7 @@ pub async fn step(ours: (&Side, Option<&Since>), theirs: (&Side, Option<&Since>)
     Ok(Step { ours: cut(our_ranges).collect(), theirs: cut(their_ranges).collect(), end })
 }
 
-/// So many of these ranges that they have `STEP` bytes at most, and where that ends: at `end`, if it is all of them.
+/// Cuts ranges to `STEP` bytes at most. Returns them, and where they end: at `end`, if it is all of them.
 pub fn bounded(mut ranges: Vec<Range<u64>>, end: u64) -> (Vec<Range<u64>>, u64) {
     let mut left = STEP;
     for n in 0..ranges.len() {
@@ -144,14 +145,14 @@ pub fn bounded(mut ranges: Vec<Range<u64>>, end: u64) -> (Vec<Range<u64>>, u64) 
     (ranges, end)
 }
 
-/// All of both, each byte once, in order.
+/// Returns all ranges of both, each byte once, in order.
 pub fn union(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut all = Intervals::default();
     some.iter().chain(others).for_each(|range| all.insert(range.clone(), ()));
     all.iter().map(|(range, ())| range).collect()
 }
 
-/// What lies in the first and not in the others.
+/// Returns what lies in the first ranges and not in the others.
 pub fn without(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut left = Intervals::default();
     some.iter().for_each(|range| left.insert(range.clone(), ()));
@@ -159,7 +160,8 @@ pub fn without(some: &[Range<u64>], others: &[Range<u64>]) -> Vec<Range<u64>> {
     left.iter().map(|(range, ())| range).collect()
 }
 
-/// How many bytes of these ranges lie in blocks that differ, and where the first of them begins. `None` for a side: zeros.
+/// Counts the bytes of these ranges in blocks that differ, and returns where the first of them begins. `None` for a side:
+/// zeros.
 pub async fn differing(
     a: &Side,
     b: Option<&Side>,

@@ -18,7 +18,7 @@ const FORMAT: u32 = 1;
 const FILE_MAX: usize = 4096;
 const FILE: &str = "copy";
 
-/// See the module.
+/// Note of how far a copy has come. The head of the module describes its file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopyNote {
     format: u32,
@@ -30,24 +30,25 @@ pub struct CopyNote {
 }
 
 impl CopyNote {
-    /// Of a copy that begins.
+    /// Makes the note of a copy that begins.
     pub fn begin(source: VolumeId, snapshot: StateId, base: Option<StateId>) -> CopyNote {
         CopyNote { format: FORMAT, source, snapshot, base, position: 0 }
     }
 
-    /// Whether it is of the same copy, however far that has come.
+    /// Tells whether both notes are of one copy, however far that has come.
     pub fn is_of(&self, other: &CopyNote) -> bool {
         let same = |note: &CopyNote| CopyNote { position: 0, ..note.clone() };
         same(self) == same(other)
     }
 
-    /// Whether that copy was to stand on the same snapshot. Of another snapshot, it may have left other blocks behind.
+    /// Tells whether the noted copy was to stand on the same snapshot. A copy of another snapshot may have left other blocks
+    /// behind.
     pub fn stands_on(&self, other: &CopyNote) -> bool {
         (self.source, self.base) == (other.source, other.base)
     }
 }
 
-/// The file.
+/// File that holds the note.
 #[derive(Debug)]
 pub struct CopyFile {
     disk: Arc<dyn Disk>,
@@ -64,7 +65,7 @@ impl CopyFile {
         serde_json::from_slice::<CopyNote>(&bytes).ok().filter(|note| note.format == FORMAT)
     }
 
-    /// Durable on return.
+    /// Writes the note, which is durable on return.
     pub async fn store(&self, note: &CopyNote) -> Result<()> {
         let bytes = serde_json::to_vec(note)
             .map_err(|e| Error::new(Kind::Internal, "the note of a copy cannot be written").because(e))?;
@@ -75,7 +76,7 @@ impl CopyFile {
         written.await.context(|| format!("noting how far a copy has come in {}", self.dir.display()))
     }
 
-    /// One that stays says of a copy that is whole how far it had come: harmless.
+    /// Removes the file. One that stays says of a copy that is whole how far it had come: harmless.
     pub async fn remove(&self) {
         if let Err(error) = self.disk.remove(&self.dir.join(FILE)).await {
             tracing::debug!(dir = %self.dir.display(), %error, "the note of a copy stays");

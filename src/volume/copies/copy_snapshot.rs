@@ -30,55 +30,55 @@ use crate::volume::space::{State, Tables};
 const MEMORY_PART: u64 = 16;
 const MEMORY: (u64, u64) = (4 << 20, 32 << 20);
 
-/// For who tells nobody.
+/// Options for callers who watch no progress.
 const QUIET: Copying<'static> = Copying { roll_back: false, verify_all: false, progress: &|_, _, _| {} };
 
-/// How a snapshot is copied.
+/// Options of copying a snapshot.
 pub struct Copying<'a> {
-    /// What the copy has been given since the newest common snapshot goes.
+    /// If set, a copy that has changed is rolled back: what it was given since the newest common snapshot goes.
     pub roll_back: bool,
-    /// All of both is compared at the end, not only what has changed; with `roll_back` what differs is written again.
+    /// If set, all of both is compared at the end, not only what has changed; with `roll_back`, what differs is written again.
     pub verify_all: bool,
-    /// Is told what is done, bytes of the volume that were gone through, and how many there are.
+    /// Function that is told what is done, how many bytes of the volume were gone through, and how many there are.
     pub progress: &'a (dyn Fn(&str, u64, u64) + Send + Sync),
 }
 
-/// What copying a snapshot came to.
+/// Result of copying a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Copied {
     /// The common snapshot on which it stands, by its name in the copy; none: everything was copied.
     pub base: Option<Name>,
-    /// The copy had it.
+    /// True if the copy had the snapshot before.
     pub already: bool,
-    /// Where an earlier attempt had come to.
+    /// Position that an earlier attempt had come to.
     pub resumed_bytes: u64,
-    /// Read and written.
+    /// Bytes that were read and written.
     pub copied_bytes: u64,
-    /// Zeroed, where the source has no data any more.
+    /// Bytes that were zeroed, where the source has no data any more.
     pub zeroed_bytes: u64,
-    /// Compared at the end.
+    /// Bytes that were compared at the end.
     pub verified_bytes: u64,
 }
 
-/// What tells a copy's snapshot, whatever it is called there.
+/// Returns the mark by which a copy's snapshot is told, whatever it is called there.
 fn identity(volume: VolumeId, snapshot: &State) -> Nonce {
     copy_mark(volume, snapshot.id, snapshot.created_ms)
 }
 
-/// What marks made by applying a difference begin with: they are told from those that were drawn.
+/// Beginning of marks made by applying a difference: they are told from those that were drawn.
 const APPLIED: u128 = 0x574c_6466 << 96;
 
-/// The mark of a snapshot that is the same as another one, since a difference that ends there was applied.
+/// Returns the mark of a snapshot that is the same as another one, since a difference that ends there was applied.
 pub fn applied_mark(volume: VolumeId, snapshot: StateId, created_ms: u64) -> Nonce {
     Nonce(APPLIED | copy_mark(volume, snapshot, created_ms).0 >> 32)
 }
 
-/// Whether the mark of a snapshot says that it was made so.
+/// Tells whether the mark of a snapshot says that a difference was applied.
 pub fn is_applied_mark(mark: Nonce) -> bool {
     mark.0 >> 96 == APPLIED >> 96
 }
 
-/// The mark of a snapshot that was copied from another volume.
+/// Returns the mark of a snapshot that was copied from another volume.
 pub fn copy_mark(volume: VolumeId, snapshot: StateId, created_ms: u64) -> Nonce {
     let mut sum = Sha256::new_with_prefix(b"windlass copy 1");
     sum.update(volume.0.to_le_bytes());
@@ -89,7 +89,7 @@ pub fn copy_mark(volume: VolumeId, snapshot: StateId, created_ms: u64) -> Nonce 
     Nonce(u128::from_le_bytes(start))
 }
 
-/// The name that a snapshot has in a copy of its volume, if the copy has it.
+/// Returns the name that a snapshot has in a copy of its volume, if the copy has it.
 pub fn copied_as<'a>(theirs: &'a Tables, volume: VolumeId, snapshot: &State) -> Option<&'a Name> {
     theirs.copy_of(identity(volume, snapshot)).map(|(name, _)| name)
 }
@@ -99,7 +99,7 @@ pub fn copied_as<'a>(theirs: &'a Tables, volume: VolumeId, snapshot: &State) -> 
 struct Common {
     ours: Since,
     theirs: Since,
-    /// In the copy.
+    /// Name of the snapshot in the copy.
     name: Name,
     state: StateId,
 }
@@ -110,7 +110,7 @@ struct Work<'a> {
     how: &'a Copying<'a>,
     source: Side,
     copy: Arc<Volume>,
-    /// No other host gets the copy meanwhile: what was found when the work began is what is written over.
+    /// Guard by which no other host gets the copy meanwhile: what was found when the work began is what is written over.
     filling: Option<Filling>,
     common: Option<Common>,
     file: CopyFile,
@@ -193,12 +193,12 @@ pub async fn copy_snapshot(
     Ok(work.done)
 }
 
-/// The round that stands in the copy's head.
+/// Returns the round that stands in the copy's head.
 async fn standing_round(copy: &Volume) -> Result<Option<CopyRound>> {
     copy.ask(|session| async move { Ok(session.head.lock().round) }).await
 }
 
-/// Before the first write: from then on the copy is shown to nobody.
+/// Notes a round in the copy's head, before the first write: from then on the copy is shown to nobody.
 async fn begin_round(copy: &Volume, snapshot: Nonce) -> Result<()> {
     copy.ask(|session| async move {
         let (epoch, now_ms) = (session.epoch, session.context.rt().wall_ms());
@@ -212,7 +212,7 @@ async fn end_round(copy: &Volume, snapshot: Nonce) -> Result<()> {
         .await
 }
 
-/// How many bytes of two states may differ and are equal; `Err`: the first that is not.
+/// Compares what may differ of two states. Returns how many bytes are equal; `Err`: the position of the first that is not.
 async fn compare(
     (ours, theirs): (&Side, &Side),
     memory: &Budget,
@@ -233,7 +233,7 @@ async fn compare(
     Ok(Ok(equal))
 }
 
-/// A snapshot that is not what it is taken for, and what mends it.
+/// Error for a snapshot that is not what it is taken for, with what mends it.
 fn false_copy(title: &str, snapshot: &Name, first: u64, has_older: bool) -> Error {
     let cure = match has_older {
         true => format!(
@@ -252,7 +252,7 @@ fn memory(to: &Volumes) -> Budget {
     Budget::new((to.engine.memory.total() / MEMORY_PART).clamp(MEMORY.0, MEMORY.1))
 }
 
-/// What is encrypted here must not become plain there unseen.
+/// Checks that what is encrypted here does not become plain there unseen.
 async fn check_encrypted((from, volume): (&Volumes, &Name), (to, copy): (&Volumes, &Name)) -> Result<()> {
     let there = match to.id(copy).await {
         Ok(id) => to.engine.cell(id).read().await?,
@@ -270,7 +270,7 @@ async fn check_encrypted((from, volume): (&Volumes, &Name), (to, copy): (&Volume
     Err(Error::new(Kind::Refused, why))
 }
 
-/// The volume that is written; made if there is none of this name.
+/// Opens the volume that is written, which is made if there is none of this name.
 async fn open_copy(
     to: &Volumes,
     copy: &Name,
@@ -293,7 +293,7 @@ async fn open_copy(
     Ok(open)
 }
 
-/// Of the source's older snapshots the newest that the copy has too.
+/// Returns the newest of the source's older snapshots that the copy has too.
 async fn newest_common(
     (view, id, ours): (&SnapshotView, VolumeId, &Tables),
     (copy, theirs): (&Volume, &Tables),
@@ -308,7 +308,7 @@ async fn newest_common(
     Ok(Some(Common { ours, theirs, name: name_there.clone(), state }))
 }
 
-/// What a volume holds now beyond what its copy has: the rest of a move, which is copied while nobody writes.
+/// Difference between a volume and its copy: the rest of a move, which is copied while nobody writes.
 #[derive(Debug)]
 pub struct Rest {
     to: Volumes,
@@ -318,7 +318,8 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Since a snapshot that both have, by the same name.
+    /// Makes the difference since a snapshot that both have by the same name, and notes in the copy's file that it is written
+    /// to.
     pub async fn since(
         snapshot: &Name,
         source: &Arc<Volume>,
@@ -333,7 +334,7 @@ impl Rest {
         Ok(rest)
     }
 
-    /// No snapshot's: what is written is of none.
+    /// Returns a note that names no snapshot, since what is written is of none.
     fn note(&self) -> CopyNote {
         CopyNote::begin(self.source.id(), StateId(0), Some(self.common.state))
     }
@@ -353,7 +354,7 @@ impl Rest {
         }
     }
 
-    /// Bytes that may differ now.
+    /// Returns how many bytes may differ now.
     pub async fn bytes(&self) -> Result<u64> {
         let source = Side::Tip(self.source.clone());
         let (mut at, mut bytes) = (0, 0);
@@ -365,7 +366,8 @@ impl Rest {
         Ok(bytes)
     }
 
-    /// The copy holds what the volume holds, read back from both, and all of it is in the copy's pool. Nobody writes to either.
+    /// Copies the rest. The copy holds what the volume holds then, read back from both, and all of it is in the copy's pool.
+    /// Nobody may write to either.
     pub async fn copy(&self) -> Result<Copied> {
         let mut work = self.work(&QUIET);
         work.fit_size().await?;
@@ -424,8 +426,8 @@ impl Work<'_> {
         self.file.store(&self.note).await
     }
 
-    /// Bytes in blocks of the copy that read otherwise than in the common snapshot. `resumed`: but for those that the copying
-    /// itself writes.
+    /// Counts the bytes in blocks of the copy that read otherwise than in the common snapshot. `resumed`: but for those that
+    /// the copying itself writes.
     async fn changed_by_others(&self, resumed: bool) -> Result<u64> {
         let tip = self.tip();
         let before = match &self.common {
@@ -476,7 +478,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// A snapshot that is larger needs a larger copy.
+    /// Makes the copy as large as the snapshot. `Refused`: the copy is larger.
     async fn fit_size(&mut self) -> Result<()> {
         let (size, has) = (self.source.size(), self.copy.size());
         if size > has {
@@ -494,7 +496,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// What either side has changed is written as the source has it.
+    /// Writes what either side has changed as the source has it.
     async fn copy(&mut self) -> Result<()> {
         let (tip, size) = (self.tip(), self.source.size());
         let (mut at, mut unnoted) = (self.note.position, 0);
@@ -513,7 +515,7 @@ impl Work<'_> {
         self.keep(size).await
     }
 
-    /// All before `position` is as the source has it, for good.
+    /// Flushes the copy, and notes that all before `position` is as the source has it, for good.
     async fn keep(&mut self, position: u64) -> Result<()> {
         self.copy.flush().await?;
         self.note.position = position;
@@ -551,7 +553,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Reads from both what may differ, and compares.
+    /// Reads from both what may differ, and compares it.
     async fn verify(&mut self) -> Result<()> {
         let (tip, size) = (self.tip(), self.source.size());
         let (mut at, mut verified) = (0, 0);

@@ -21,58 +21,58 @@ use crate::volume::handle::Volume;
 use crate::volume::head::{BootTrace, Head, Leaving, Moved, VolumeSettings, is_template};
 use crate::volume::space::{State, Tables};
 
-/// So often the copy is brought up to date; one that then still is far behind will always be.
+/// Largest number of times that the copy is brought up to date; one that then still is far behind will always be.
 const ROUNDS_MAX: u64 = 40;
-/// What is left may take so long to copy while clients wait, as fast as copying was so far; and so much more after each
-/// `PATIENCE` rounds, for those who write so fast that it never gets less.
+/// Time that the rest may take to copy while clients wait, as fast as copying was so far. It becomes longer by as much after
+/// each `PATIENCE` rounds, for clients who write so fast that the rest never gets less.
 const REST_TAKES: Duration = Duration::from_millis(100);
 const PATIENCE: u64 = 5;
-/// And may be so many bytes, where that is not known yet, and at most.
+/// Bytes that the rest may have where that rate is not known yet, and at most.
 const REST: u64 = 4 << 20;
 const REST_MAX: u64 = 64 << 20;
-/// Before stores that are away are asked again.
+/// Pause before stores that are away are asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Copied bytes below which the rate is not known.
 const TELLS_RATE: u64 = 4 << 20;
 
-/// How a volume is moved.
+/// Options of moving a volume.
 pub struct Moving<'a> {
-    /// Its snapshots move with it, but for those that it took by itself.
+    /// The volume's snapshots move with it, but for those that it took by itself.
     pub snapshots: bool,
     pub clients: Arc<dyn MovingClients>,
-    /// As of `Copying`.
+    /// Function that is told of progress, as that of `Copying` is.
     pub progress: &'a (dyn Fn(&str, u64, u64) + Send + Sync),
 }
 
-/// What moving a volume came to.
+/// Result of moving a volume.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct MovedVolume {
-    /// It had moved: what was left to do is done.
+    /// True if the volume had moved before: what was left to do is done.
     pub already: bool,
-    /// How often the copy was brought up to date beside writes.
+    /// Number of times that the copy was brought up to date beside writes.
     pub rounds: u64,
     pub copied_bytes: u64,
     pub zeroed_bytes: u64,
-    /// Compared on both sides.
+    /// Bytes that were compared on both sides.
     pub verified_bytes: u64,
-    /// Of `copied_bytes` what was copied while clients were held, and how long they were.
+    /// Part of `copied_bytes` that was copied while clients were held, and how long they were.
     pub rest_bytes: u64,
     pub pause_ms: u64,
     /// Snapshots that moved with it, and those that stay with what it was.
     pub snapshots: Vec<Name>,
     pub left: Vec<Name>,
-    /// Why what it was stays in the trash.
+    /// Reason why what the volume was stays in the trash.
     pub held: Option<String>,
-    /// What is left to do, which changes nothing for clients, and why.
+    /// Work that is left to do, which changes nothing for clients, and why.
     pub unfinished: Option<String>,
 }
 
-/// As the copy is called that this host fills.
+/// Returns the name of the copy that this host fills.
 pub fn while_moved(to: &Volumes, volume: &Name) -> Name {
     volume.while_moved(xxh3_64(&to.engine.host.id.0.to_le_bytes()) as u32)
 }
 
-/// Where a volume went, if it did: one that has its name still, or is in the trash.
+/// Returns where a volume went, if it did: one that has its name still, or is in the trash.
 pub async fn moved_to(from: &Volumes, volume: &Name) -> Result<Option<Moved>> {
     match from.id(volume).await {
         Ok(id) => Ok(from.engine.cell(id).read().await?.and_then(|head| head.moved)),
@@ -81,7 +81,7 @@ pub async fn moved_to(from: &Volumes, volume: &Name) -> Result<Option<Moved>> {
     }
 }
 
-/// Does what is left to do where a volume of this name has moved to that pool. False: none has.
+/// Does what is left to do where a volume of this name has moved to that pool. Returns false where none has.
 pub async fn finish_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Result<bool> {
     let moved = moved_to(from, volume).await?;
     let Some(moved) = moved.filter(|moved| moved.name == *volume) else { return Ok(false) };
@@ -132,7 +132,7 @@ pub async fn move_volume(
     Box::pin(mover.run()).await
 }
 
-/// `Usage`: it is the same pool.
+/// Checks that `to` is another pool. `Usage`: it is the same.
 pub fn check_other((from, volume): (&Volumes, &Name), to: &Volumes) -> Result<()> {
     if from.engine.pool.id() == to.engine.pool.id() {
         let why = format!(
@@ -144,7 +144,7 @@ pub fn check_other((from, volume): (&Volumes, &Name), to: &Volumes) -> Result<()
     Ok(())
 }
 
-/// `Exists`: the pool has a volume of that name.
+/// Checks that the pool has no volume of this name. `Exists`: it has one.
 async fn check_free(to: &Volumes, name: &Name) -> Result<()> {
     match to.info(name).await {
         Err(e) if e.is(Kind::NotFound) => Ok(()),
@@ -153,7 +153,7 @@ async fn check_free(to: &Volumes, name: &Name) -> Result<()> {
     }
 }
 
-/// Gives up what an unfinished move has copied. False: there is nothing.
+/// Gives up what an unfinished move has copied. Returns false where there is nothing.
 pub async fn give_up_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Result<bool> {
     let hidden = while_moved(to, volume);
     let copy = match to.id(&hidden).await {
@@ -178,7 +178,8 @@ pub async fn give_up_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Re
     Ok(true)
 }
 
-/// No attempt of this host to leave the volume can come through any more: it is claimed, or was by another host.
+/// Makes sure that no attempt of this host to leave the volume can come through any more: it is claimed, or was by another
+/// host.
 async fn may_be_given_up(from: &Volumes, volume: &Name) -> Result<()> {
     let claimed = async { from.open(volume, OpenMode::Normal).await?.session().await.map(drop) };
     match claimed.await {
@@ -191,19 +192,19 @@ async fn may_be_given_up(from: &Volumes, volume: &Name) -> Result<()> {
     }
 }
 
-/// What the names begin with of the snapshots that a move to this copy takes.
+/// Returns how the names begin of the snapshots that a move to this copy takes.
 fn stem(to: &Volumes, hidden: &Name) -> String {
     format!("moving-{:08x}-", xxh3_64(to.engine.title(hidden).as_bytes()) as u32)
 }
 
-/// Whether a snapshot has such a name, of whatever move.
+/// Tells whether a snapshot has the name of one that a move took, whichever move.
 fn is_mark(name: &Name) -> bool {
     let parts = name.as_str().strip_prefix("moving-").and_then(|rest| rest.split_once('-'));
     let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
     parts.is_some_and(|(stem, at)| stem.len() == 8 && hex(stem) && hex(at))
 }
 
-/// What copying has taken so far, to tell how fast it is.
+/// Bytes and time that copying has taken so far, to tell how fast it is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Spent {
     bytes: u64,
@@ -216,7 +217,7 @@ impl Spent {
         self.time += time;
     }
 
-    /// What may be left when clients are held, after so many rounds.
+    /// Returns how many bytes may be left when clients are held, after so many rounds.
     fn bearable(&self, rounds: u64) -> u64 {
         if self.bytes < TELLS_RATE {
             return REST;
@@ -227,7 +228,7 @@ impl Spent {
     }
 }
 
-/// What one round came to.
+/// Result of one round.
 enum Attempt {
     Switched(Switched),
     /// Bytes that are left to copy, or were when the switch was given up.
@@ -239,7 +240,7 @@ struct Mover<'a> {
     volume: &'a Name,
     to: &'a Volumes,
     hidden: Name,
-    /// What the names of its own snapshots begin with.
+    /// Beginning of the names of the move's own snapshots.
     stem: String,
     source: Arc<Volume>,
     how: &'a Moving<'a>,
@@ -247,7 +248,7 @@ struct Mover<'a> {
     spent: Spent,
 }
 
-/// Those that a copy has of its volume, whatever it is there for.
+/// Returns the settings that a copy has of its volume: not those that make a template of it.
 fn shared(settings: VolumeSettings) -> VolumeSettings {
     VolumeSettings { boot_trace: BootTrace::Off, template: false, ..settings }
 }
@@ -273,7 +274,7 @@ impl Mover<'_> {
         self.to.open(&self.hidden, OpenMode::Normal).await
     }
 
-    /// With the volume's settings, and what was recorded of its clones' boots.
+    /// Makes the copy, unless it is there, with the volume's settings and what was recorded of its clones' boots.
     async fn make_copy(&self) -> Result<()> {
         match self.open_copy().await {
             Err(e) if e.is(Kind::NotFound) => {}
@@ -289,7 +290,7 @@ impl Mover<'_> {
         Ok(())
     }
 
-    /// Snapshots that the copy is to have and has not, oldest first: the volume's own, and marks of this move.
+    /// Returns the snapshots that the copy is to have and has not, oldest first: the volume's own, and marks of this move.
     async fn missing(&self, copy: Option<&Tables>) -> Result<Vec<(Name, State)>> {
         let ours = self.tables(self.from, self.volume).await?;
         let id = self.source.id();
@@ -338,7 +339,7 @@ impl Mover<'_> {
         Err(Error::new(Kind::Refused, why))
     }
 
-    /// One round, and the switch if little is left then. `newest`: the mark of the round before.
+    /// Makes one round, and the switch if little is left then. `newest`: the mark of the round before.
     async fn attempt(&mut self, newest: &mut Option<Name>) -> Result<Attempt> {
         // Not between a round and the switch: it takes a while.
         if let Some(mark) = newest {
@@ -359,7 +360,7 @@ impl Mover<'_> {
         Ok(Box::pin(self.switch(copy, rest)).await?.map_or(Attempt::Left(bytes), Attempt::Switched))
     }
 
-    /// Brings the copy to what the volume holds about now: that mark.
+    /// Brings the copy to what the volume holds about now. Returns the mark of that.
     async fn round(&mut self) -> Result<Name> {
         let copy = self.tables(self.to, &self.hidden).await?;
         let begun = self.missing(Some(&copy)).await?.into_iter().rev().find(|(name, _)| self.is_mark(name));
@@ -449,7 +450,7 @@ impl Mover<'_> {
         self.from.engine.rt.spawn(Box::pin(switch.run())).await?
     }
 
-    /// What is told of it.
+    /// Adds what the switch came to, and returns the result of the move.
     async fn moved(mut self, switched: Switched) -> Result<MovedVolume> {
         let Switched { rest, pause, unfinished } = switched;
         self.add(&rest);
@@ -461,7 +462,7 @@ impl Mover<'_> {
         Ok(self.done)
     }
 
-    /// Those that moved, and those that did not.
+    /// Returns the snapshots that moved, and those that did not.
     async fn snapshots(&self) -> Result<(Vec<Name>, Vec<Name>)> {
         let id: VolumeId = self.source.id();
         let copy = self.open_moved().await?;
@@ -477,7 +478,7 @@ impl Mover<'_> {
         Ok((there, stayed))
     }
 
-    /// Under its name, or the one that it has until then.
+    /// Opens the volume that moved, under its name, or the one that it has until then.
     async fn open_moved(&self) -> Result<Arc<Volume>> {
         match self.to.open(self.volume, OpenMode::Normal).await {
             Err(e) if e.is(Kind::NotFound) => self.open_copy().await,

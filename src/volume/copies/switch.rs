@@ -15,49 +15,49 @@ use crate::volume::catalog::{Trash, Volumes, rename};
 use crate::volume::handle::{ClosedPassage, Passage, Volume};
 use crate::volume::head::{Leaving, Moved};
 
-/// Clients are not held longer before it is decided.
+/// Time for which clients are held at most before it is decided.
 const HOLD_MAX: Duration = Duration::from_secs(3);
 
-/// Those who use a volume that moves, as the daemon knows them. Kept until the move is over.
+/// Clients who use a volume that moves, as the daemon knows them. Kept until the move is over.
 pub trait MovingClients: Send + Sync {
-    /// The volume that they use, where it is known.
+    /// Returns the volume that the clients use, where it is known.
     fn volume(&self) -> Option<VolumeId> {
         None
     }
 
-    /// The ways of all their requests.
+    /// Returns the ways of all their requests.
     fn passages(&self) -> Vec<Arc<Passage>>;
 
-    /// They use this volume of the other pool from now on; their requests are still held.
+    /// Lets the clients use this volume of the other pool from now on; their requests are still held.
     fn follow(&self, moved: &Arc<Volume>);
 }
 
-/// What is to happen. A task of its own: once begun it comes to its end, whoever waits for it.
+/// Plan of a switch. It runs as a task of its own: once begun it comes to its end, whoever waits for it.
 pub struct Switch {
     pub from: Volumes,
     pub to: Volumes,
     pub source: Arc<Volume>,
     pub copy: Arc<Volume>,
     pub rest: Rest,
-    /// But for the last record, which counts when clients are held.
+    /// Record of where the volume goes, but for its last record's lsn, which counts when clients are held.
     pub left: Leaving,
     pub clients: Arc<dyn MovingClients>,
-    /// What the names of the move's own snapshots begin with.
+    /// Beginning of the names of the move's own snapshots.
     pub stem: String,
 }
 
-/// The clients use the other volume.
+/// Result of a switch: the clients use the other volume.
 #[derive(Debug)]
 pub struct Switched {
     pub rest: Copied,
-    /// How long they were held.
+    /// Time for which the clients were held.
     pub pause: Duration,
-    /// What is left to do, which changes nothing of that, and why.
+    /// Work that is left to do, which changes nothing of the switch, and why.
     pub unfinished: Option<String>,
 }
 
 impl Switch {
-    /// `None`: they go on with the volume as it was, since it changed or stores were slow.
+    /// Makes the switch. `None`: clients go on with the volume as it was, since it changed or stores were slow.
     pub async fn run(self) -> Result<Option<Switched>> {
         let (rt, name) = (self.from.engine.rt.clone(), self.left.naming.name.clone());
         let name = name.unwrap_or_else(|| self.source.name());
@@ -86,7 +86,7 @@ impl Switch {
         held
     }
 
-    /// Copies the rest, and leaves the volume. `None`: it was not left.
+    /// Copies the rest, and leaves the volume. `None`: the volume was not left.
     async fn decide(&self, patience: Duration) -> Result<Option<Copied>> {
         let (rt, given_up) = (&self.from.engine.rt, CancellationToken::new());
         let began = rt.now();
@@ -107,6 +107,7 @@ impl Switch {
         let is_left = match rt.timeout(patience, leave.as_mut()).await {
             Some(done) => done,
             None => {
+                // The head may say already that the volume has left: only the end of this attempt tells, so it is not dropped.
                 given_up.cancel();
                 leave.await
             }
@@ -125,8 +126,8 @@ impl Switch {
     }
 }
 
-/// The copy gets its name, then the volume that it was goes into the trash: in this order, so that whoever comes by a
-/// volume's name finds where it went, and does what is left to do.
+/// Gives the copy its name, then puts the volume that it was into the trash: in this order, so that whoever comes by a volume's
+/// name finds where it went, and does what is left to do.
 pub async fn finish(from: &Volumes, volume: &Name, to: &Volumes, moved: &Moved) -> Result<()> {
     let names = to.names().await?;
     if let Some(hidden) = names.get(&moved.volume).filter(|name| name.moved_as().is_some()) {

@@ -16,7 +16,7 @@ fn removed(title: &str) -> Error {
 }
 
 impl Volume {
-    /// One of its snapshots, to ask `changed_since` of. `NotFound`: it has none of this name.
+    /// Returns one of the volume's snapshots, to ask `changed_since` of. `NotFound`: it has none of this name.
     pub fn since(&self, snapshot: &Name) -> impl Future<Output = Result<Since>> + Send {
         async move {
             let since = async {
@@ -30,7 +30,7 @@ impl Volume {
         }
     }
 
-    /// The very snapshot that a client of another process of this host compares to, whatever it is called by now.
+    /// Returns the very snapshot that a client of another process of this host compares to, whatever it is called by now.
     ///
     /// # Errors
     /// `Removed`: it is not there any more.
@@ -54,9 +54,9 @@ impl Volume {
         self.unless_outage(pin!(since)).await
     }
 
-    /// Which bytes of a range may read otherwise than in the snapshot: bytes side by side from its start on, and whether they
-    /// may. `max` of them at most, so that they may end before the range does. Told by blocks, from the maps alone: no data is
-    /// read. A block that was written with what it held before counts as changed.
+    /// Returns which bytes of a range may read otherwise than in the snapshot: bytes side by side from its start on, and
+    /// whether they may. `max` of them at most, so that they may end before the range does. Told by blocks, from the maps
+    /// alone: no data is read. A block that was written with what it held before counts as changed.
     pub fn changed_since(
         &self,
         since: &Since,
@@ -71,7 +71,7 @@ impl Volume {
         }
     }
 
-    /// The newest snapshot whose map is stored, to ask `changed_since` of. Asks nobody and waits for nothing.
+    /// Returns the newest snapshot whose map is stored, to ask `changed_since` of. Asks nobody and waits for nothing.
     pub fn newest_stored(&self) -> Option<(Name, Since)> {
         let newest = |tables: &Tables| {
             let stored = tables.snapshots().filter(|(_, state)| state.built);
@@ -86,12 +86,12 @@ impl Volume {
         }
     }
 
-    /// Whether looking at it here changes nothing: it is open, and nobody has to claim it first.
+    /// Tells whether a look at the volume here changes nothing: it is open, and nobody has to claim it first.
     pub fn is_known(&self) -> bool {
         matches!(self.known(), Known::Live(_) | Known::Inert(_))
     }
 
-    /// Which bytes of a range a clone has of its origin, as `changed_since` tells runs. From the maps alone.
+    /// Returns which bytes of a range a clone has of its origin, as `changed_since` tells runs. From the maps alone.
     pub async fn inherited(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
         self.check(offset, len)?;
         let runs = self.unless_outage(pin!(self.inherited_now(offset, len, max))).await?;

@@ -18,15 +18,16 @@ use crate::map::Tree;
 use crate::volume::head::{BootTrace, Head, Trace};
 use crate::volume::read::{Boot, BootTemplate, VolumeContext};
 
-/// How long the stores are asked for a template's head.
+/// Time for which the stores are asked for a template's head.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Parts of a trace that are fetched at once, and blocks of each at most.
 const PARTS: usize = 32;
 const PART: u64 = MIB / 4 / BLOCK;
-/// What is fetched ahead is counted as stored and as contents.
+/// Number of times that the bytes fetched ahead are counted: as stored, and as contents.
 const COPIES: u64 = 2;
-/// Between two looks at what is being recorded, and at memory that others have.
+/// Pause between two looks at what is being recorded.
 const LOOK: Duration = Duration::from_secs(1);
+/// Pause between two looks at memory that others have.
 const MEMORY_LOOK: Duration = Duration::from_millis(20);
 /// Attempts to keep what was recorded, and the pause between them.
 const TRIES: u32 = 10;
@@ -35,15 +36,16 @@ const AGAIN: Duration = Duration::from_secs(15);
 /// A clone that nobody has written to yet, and what it is a clone of.
 struct FirstBoot<T> {
     context: Arc<VolumeContext>,
-    /// Gone when nobody has the clone open.
+    /// Handle that is gone when nobody has the clone open.
     open: Weak<T>,
     parent: VolumeId,
     snapshot: StateId,
-    /// What the snapshot shows.
+    /// Map of what the snapshot shows.
     tree: Tree,
 }
 
-/// Nothing happens unless the head is that of a clone which nobody has written to yet.
+/// Attends to a clone's first boot, in the background. Nothing happens unless the head is that of a clone which nobody has
+/// written to yet.
 pub fn attend<T: Send + Sync + 'static>(
     context: &Arc<VolumeContext>,
     head: &Head,
@@ -70,7 +72,7 @@ impl<T: Send + Sync + 'static> FirstBoot<T> {
         }
     }
 
-    /// As the template's head says. One that is away, or gone, says nothing.
+    /// Asks the template's head what is to be done. A head that is away, or gone, says nothing.
     async fn ask(&self) -> Boot {
         let cell = self.context.engine.cell(self.parent);
         let head = match self.context.rt().timeout(PATIENCE, cell.read()).await {
@@ -126,7 +128,7 @@ impl<T: Send + Sync + 'static> FirstBoot<T> {
         Ok(())
     }
 
-    /// One clone at a time; the others find that it is done, or go on when that one was closed.
+    /// Fetches ahead by the trace, for one clone at a time. The others find that it is done, or go on when that one was closed.
     async fn fetch(&self, template: &BootTemplate, trace: &Trace) {
         let rt = self.context.rt();
         let mut fetched = template.fetch.lock().await;
@@ -152,7 +154,7 @@ impl<T: Send + Sync + 'static> FirstBoot<T> {
         self.context.view.bring(blocks, &self.tree).await
     }
 
-    /// Memory for what is under way. `None`: the clone was closed, or there will never be so much.
+    /// Takes memory for what is under way. `None`: the clone was closed, or there will never be so much.
     async fn memory(&self, bytes: u64) -> Option<Held> {
         let (budget, bytes) = (&self.context.engine.memory.ahead.budget, bytes * COPIES);
         while self.is_open() && bytes <= budget.total() / 2 {
@@ -166,7 +168,7 @@ impl<T: Send + Sync + 'static> FirstBoot<T> {
         None
     }
 
-    /// Blocks that caches can hold until they are read: of more, the first would be gone by then.
+    /// Returns how many blocks caches can hold until they are read: of more, the first would be gone by then.
     fn room(&self) -> u64 {
         let memory = &self.context.engine.memory;
         let disk = memory.disk.stats().filter(|disk| disk.on).map_or(0, |disk| disk.bytes_max);
@@ -174,7 +176,7 @@ impl<T: Send + Sync + 'static> FirstBoot<T> {
     }
 }
 
-/// The first blocks of a trace, in parts.
+/// Returns the first blocks of a trace, in parts.
 fn parts(trace: &Trace, mut room: u64) -> Vec<Range<u64>> {
     let mut parts = Vec::new();
     for range in trace.ranges() {

@@ -11,11 +11,11 @@ use crate::base::{Kind, Lsn, Result};
 use crate::volume::head::Leaving;
 use crate::volume::session::LastAct;
 
-/// Before it is asked again whether it has moved.
+/// Pause before it is asked again whether the volume has moved.
 const AGAIN: Duration = Duration::from_secs(1);
 
 impl Volume {
-    /// All that was written is in the pool, and this host was still the owner then: whatever a flush means.
+    /// Stores all that was written in the pool, whatever a flush means. This host was still the owner then.
     pub(in crate::volume) async fn store_all(&self) -> Result<()> {
         self.ask(|session| async move {
             let upto = session.tip.lock().lsn;
@@ -24,14 +24,14 @@ impl Volume {
         .await
     }
 
-    /// The last record that it has taken.
+    /// Returns the last record that the volume's session has taken.
     pub(in crate::volume) async fn last_lsn(&self) -> Result<Lsn> {
         Ok(self.session().await?.tip.lock().lsn)
     }
 
-    /// Stores everything, and leaves the volume for good: it goes on as another one. False: it did not come to that, and
-    /// goes on here. Not dropped before it says which: where no answer tells, the volume is claimed anew, after which an
-    /// earlier attempt can't come through. An error: it went to another host meanwhile.
+    /// Stores everything, and leaves the volume for good: it goes on as another one. Returns false where it did not come to
+    /// that, and the volume goes on here. The caller must not drop this before it says which: where no answer tells, the volume
+    /// is claimed anew, after which an earlier attempt can't come through. An error: it went to another host meanwhile.
     pub(in crate::volume) async fn leave(
         &self,
         left: &Arc<Leaving>,

@@ -18,7 +18,7 @@ use crate::volume::read::VolumeContext;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// How long it takes at this rate.
+/// Returns how long an amount takes at this rate.
 fn time(amount: u64, rate: u64) -> Duration {
     Duration::from_nanos(u64::try_from(u128::from(amount) * NANOS / u128::from(rate)).unwrap_or(u64::MAX))
 }
@@ -26,12 +26,12 @@ fn time(amount: u64, rate: u64) -> Duration {
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     limit: Option<Rate>,
-    /// When the burst is there again.
+    /// Time when the burst is there again.
     full_at: Instant,
 }
 
 impl Bucket {
-    /// When something is in it: `None`, now. One whose limit was changed begins full.
+    /// Returns when something is in the bucket; `None`: now. A bucket whose limit was changed begins full.
     fn opens(&mut self, limit: Option<Rate>, now: Instant) -> Option<Instant> {
         if self.limit != limit {
             *self = Bucket { limit, full_at: now };
@@ -50,7 +50,7 @@ impl Bucket {
 
 #[derive(Debug, Default)]
 struct Lane {
-    /// Served in order.
+    /// Lock by which requests are served in order.
     turn: tokio::sync::Mutex<()>,
     buckets: Mutex<[Bucket; 2]>,
 }
@@ -65,6 +65,7 @@ impl Lane {
     ) {
         let _turn = self.turn.lock().await;
         loop {
+            // Registered before the settings are read: a limit that is lifted in between must not hold the request up.
             let changed = context.settings_changed.notified();
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
@@ -74,7 +75,7 @@ impl Lane {
         }
     }
 
-    /// `Some`: nothing was taken, and nothing will be there before.
+    /// Takes the amounts out of the buckets. `Some`: nothing was taken, and nothing will be there before.
     fn take(&self, limits: [Option<Rate>; 2], amounts: [u64; 2], now: Instant) -> Option<Instant> {
         let mut buckets = self.buckets.lock();
         let mut opens = None;
@@ -89,7 +90,7 @@ impl Lane {
     }
 }
 
-/// See the module.
+/// Limits of a volume's rate: the lanes in which clients' requests wait.
 #[derive(Debug, Default)]
 pub struct Limiter {
     all: Lane,
@@ -98,7 +99,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// What one request of so many bytes waits for; `None` where nothing is limited.
+    /// Returns a future that waits for the turn of one request of so many bytes; `None` where nothing is limited.
     pub fn turn(
         &self,
         context: &VolumeContext,

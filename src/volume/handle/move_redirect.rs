@@ -8,15 +8,15 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::volume_handle::Volume;
 
-/// What has moved, in order: the volume that it was, and the one that it is.
+/// List of moves, in order: the volume that it was, and the one that it is.
 type Moves = Arc<Mutex<Vec<(Arc<Volume>, Arc<Volume>)>>>;
 
-/// See the module. Shared by all who use a volume.
+/// Way of clients' requests to a volume. It is shared by all who use the volume.
 #[derive(Debug, Default)]
 pub struct Passage {
-    /// Requests read it, a move writes it.
+    /// Gate that requests lock for reading, and a move for writing.
     gate: Arc<RwLock<()>>,
-    /// Beside the gate, so that it is known while the gate is closed, or somebody waits for that.
+    /// Moves, kept beside the gate, so that they are known while the gate is closed, or somebody waits for that.
     moves: Moves,
 }
 
@@ -27,7 +27,7 @@ pub struct Pass {
     _open: OwnedRwLockReadGuard<()>,
 }
 
-/// No request is on its way, and those that come wait.
+/// Closed passage: no request is on its way, and those that come wait.
 #[derive(Debug)]
 pub struct ClosedPassage {
     moves: Moves,
@@ -35,17 +35,18 @@ pub struct ClosedPassage {
 }
 
 impl Passage {
-    /// Waits while the passage is closed. For as long as the request takes.
+    /// Lets a request in, for as long as it takes; waits while the passage is closed.
     pub async fn enter(&self) -> Pass {
         Pass { _open: self.gate.clone().read_owned().await, moves: self.moves.clone() }
     }
 
-    /// Where requests go now to a client that came to this volume; for what can't wait.
+    /// Returns the volume where requests go now of a client that came to this one; for what can't wait.
     pub fn leads_to(&self, came_to: &Arc<Volume>) -> Arc<Volume> {
         follow(&self.moves, came_to)
     }
 
-    /// Holds up new requests, and returns when those that are under way are done. Dropped, it is open again.
+    /// Holds up new requests, and returns when those that are under way are done. The passage is open again when the result is
+    /// dropped.
     pub async fn close(&self) -> ClosedPassage {
         ClosedPassage { _closed: self.gate.clone().write_owned().await, moves: self.moves.clone() }
     }
@@ -63,14 +64,14 @@ fn follow(moves: &Moves, came_to: &Arc<Volume>) -> Arc<Volume> {
 }
 
 impl Pass {
-    /// The volume of a client that came to this one.
+    /// Returns the volume where the request goes of a client that came to this one.
     pub fn volume(&self, came_to: &Arc<Volume>) -> Arc<Volume> {
         follow(&self.moves, came_to)
     }
 }
 
 impl ClosedPassage {
-    /// It leads to another volume when it is open again.
+    /// Leads requests to another volume when the passage is open again.
     pub fn lead(&mut self, from: &Arc<Volume>, to: &Arc<Volume>) {
         self.moves.lock().push((from.clone(), to.clone()));
     }

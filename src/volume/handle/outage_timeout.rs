@@ -19,12 +19,12 @@ use crate::base::units::show_time;
 use crate::base::{Error, Kind, Result};
 use crate::volume::read::VolumeContext;
 
-/// How often it is looked at why a request still waits.
+/// Least time between two looks at why a request still waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What comes of `work`, unless it is given up, as the module says. `stores`: why stores hold requests up now, if they do,
-/// for a patience of so long. Follows the settings while it waits. By reference: each future that holds another by value
-/// has it twice, and these are large.
+/// Returns what comes of `work`, unless it is given up, as the module says. `stores`: why stores hold requests up now, if they
+/// do, for a patience of so long. Follows the settings while it waits. `work` is taken by reference: each future that holds
+/// another by value has it twice, and these are large.
 pub async fn unless_outage<T>(
     context: &VolumeContext,
     stores: impl Fn(Duration, Instant) -> Option<String>,

@@ -12,7 +12,8 @@ use crate::volume::head::{FlushMode, Stop, VolumeSettings};
 use crate::volume::read::VolumeContext;
 use crate::volume::session::Session;
 
-/// While it lives flushes mean `pool`, whatever the head says. What was in force before comes back unless it is `kept`.
+/// Guard under which flushes mean `pool`, whatever the head says. What was in force before comes back when it is dropped,
+/// unless it is `kept`.
 struct Stricter<'a> {
     session: &'a Session,
     before: VolumeSettings,
@@ -43,7 +44,7 @@ impl Volume {
         self.ask(|session| async move { change(&session, assignments).await }).await
     }
 
-    /// Somebody has changed those of a volume that nobody owns.
+    /// Follows settings that somebody has changed while nobody owns the volume.
     pub(in crate::volume) fn settings_were_changed(&self, settings: VolumeSettings) {
         self.context().follow(settings);
     }

@@ -17,9 +17,9 @@ use crate::volume::space::{SnapshotId, State};
 pub struct SnapshotView {
     engine: Arc<EngineContext>,
     volume: VolumeId,
-    /// For messages.
+    /// Name of the snapshot, for messages.
     name: String,
-    /// Never its name: that may be another's by now.
+    /// Identity of the snapshot, and never its name: that may be another's by now.
     snapshot: SnapshotId,
     view: View,
     tree: Tree,
@@ -28,7 +28,7 @@ pub struct SnapshotView {
 }
 
 impl SnapshotView {
-    /// `name`: for messages.
+    /// Opens a state for reading; `name` is for messages.
     pub(in crate::volume) fn new(
         engine: Arc<EngineContext>,
         name: String,
@@ -52,7 +52,7 @@ impl SnapshotView {
         self.volume
     }
 
-    /// Which it is, whatever is called so by now.
+    /// Returns the identity of the snapshot, whatever has its name by now.
     pub fn id(&self) -> SnapshotId {
         self.snapshot
     }
@@ -61,7 +61,7 @@ impl SnapshotView {
         Error::new(Kind::Removed, format!("snapshot {} was removed", self.name))
     }
 
-    /// As `read_parts`, in one.
+    /// Reads as `read_parts` does, into one piece.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
         Ok(self.read_parts(offset, len).await?.into_bytes())
     }
@@ -82,7 +82,7 @@ impl SnapshotView {
         }
     }
 
-    /// As `Volume::allocation`.
+    /// Returns which parts of a range are data, as `Volume::allocation` does.
     pub fn allocation(
         &self,
         offset: u64,
@@ -99,7 +99,8 @@ impl SnapshotView {
         }
     }
 
-    /// An older snapshot of the volume, to ask `changed_since` of. `NotFound`: it has none of this name.
+    /// Returns an older snapshot of the volume, to ask `changed_since` of. `NotFound`: there is none of this name, or it is not
+    /// older.
     pub fn since(&self, snapshot: &Name) -> impl Future<Output = Result<Since>> + Send {
         async move {
             let newest = self.engine.newest(self.volume).await?;
@@ -116,7 +117,7 @@ impl SnapshotView {
         }
     }
 
-    /// As `Volume::since_again`.
+    /// Returns the very snapshot that a client compares to, as `Volume::since_again` does.
     pub async fn since_again(&self, snapshot: &SnapshotId) -> Result<Since> {
         let newest = self.engine.newest(self.volume).await?;
         let since = newest.and_then(|(_, tables)| Since::again(&tables, snapshot));
@@ -127,7 +128,7 @@ impl SnapshotView {
         })
     }
 
-    /// As `Volume::changed_since`.
+    /// Returns which bytes may read otherwise than in an older snapshot, as `Volume::changed_since` does.
     pub fn changed_since(
         &self,
         since: &Since,

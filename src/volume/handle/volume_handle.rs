@@ -48,12 +48,12 @@ impl Drop for Volume {
     }
 }
 
-/// What an open volume knows beside its head.
+/// Standing of an open volume, with what is known of it beside its head.
 pub enum Known {
     Live(Arc<Session>),
-    /// Opened when it was released.
+    /// The volume was opened when it was released.
     Inert(Arc<Inert>),
-    /// To be claimed again, and only while it is what was shown.
+    /// The volume is to be claimed again, and only while it is what was shown.
     Ended(Arc<Shown>),
     Nothing,
 }
@@ -67,13 +67,13 @@ impl Volume {
         volume
     }
 
-    /// To be claimed by the first use; `take` does it at once. `shown`: what those are to go on with who used it in another
-    /// process of this host.
+    /// Opens a volume that is to be claimed by the first use; `own` does it at once. `shown`: what those are to go on with who
+    /// used it in another process of this host.
     pub fn unowned(context: Arc<VolumeContext>, shown: Option<Arc<Shown>>) -> Volume {
         Volume::with(context, State::Ended(shown))
     }
 
-    /// That may be another host's, which is asked for it by the first use. `shown`: as of `unowned`.
+    /// Opens a volume that may be another host's, which is asked for it by the first use. `shown`: as of `unowned`.
     pub fn standby(context: Arc<VolumeContext>, shown: Option<Arc<Shown>>) -> Volume {
         let volume = Volume::with(context, State::Standby(Standby::default()));
         volume.inner.lives.begin(shown.iter().flat_map(|shown| shown.all()));
@@ -108,7 +108,7 @@ impl Volume {
         &self.inner.context
     }
 
-    /// As far as this host knows: another may have renamed it a moment ago.
+    /// Returns the name as far as this host knows: another may have renamed the volume a moment ago.
     pub fn name(&self) -> Name {
         self.inner.context.name()
     }
@@ -121,18 +121,19 @@ impl Volume {
         self.inner.context.title()
     }
 
-    /// A client uses it until that is dropped: its owner, where that is another host, may be asked for it any moment.
+    /// Attaches a client, which uses the volume until the result is dropped. The volume's owner, where that is another host,
+    /// may be asked for it any moment.
     pub fn attach(&self) -> Arc<Attachment> {
         let inner = Arc::downgrade(&self.inner);
         let stands_by = move || inner.upgrade().map(|inner| inner.stands_by().is_some());
         self.inner.attached.attach(&self.inner.context, stands_by)
     }
 
-    /// A client uses it until that is dropped, and other hosts know: nobody removes it meanwhile. `again`: another process of
-    /// this host had the client before.
+    /// Counts a client, which uses the volume until the result is dropped, and lets other hosts know: nobody removes the volume
+    /// meanwhile. `again`: another process of this host had the client before.
     ///
     /// # Errors
-    /// `NotFound`: it is gone.
+    /// `NotFound`: the volume is gone.
     pub async fn read_by_client(&self, again: bool) -> Result<Reading> {
         let inner = self.inner.clone();
         // A release that is under way may have looked for clients before this one came: its end is waited for.
@@ -143,17 +144,17 @@ impl Volume {
         read_by_client(&self.inner.context, is_owner, again).await
     }
 
-    /// Those who have come to it by its move to this pool use it until that is dropped: other hosts know of them as of those who
-    /// have connected to it.
+    /// Counts the clients who have come to the volume by its move to this pool, until the result is dropped: other hosts know
+    /// of them as of those who have connected to it.
     pub fn used_by_moved(&self) -> (Arc<Attachment>, Reading) {
         (self.attach(), read_by_moved(&self.inner.context))
     }
 
-    /// What its clients go on with in another process of this host: ownerships of which any may be in force. `None`: whatever
-    /// the volume is then, as where it is handed over between hosts.
+    /// Returns what the volume's clients go on with in another process of this host: ownerships of which any may be in force.
+    /// `None`: whatever the volume is then, as where it is handed over between hosts.
     ///
     /// # Errors
-    /// It has failed: some of what its clients were told may not be so any more.
+    /// The volume has failed: some of what its clients were told may not be so any more.
     pub fn held(&self) -> Result<Option<Vec<Epoch>>> {
         match &*self.inner.state.lock() {
             State::Failed(error, _) => Err(error.share()),
@@ -167,7 +168,7 @@ impl Volume {
         }
     }
 
-    /// Whether those who hold the volume so, from another process of this host, have missed nothing of what it is here.
+    /// Tells whether those who hold the volume so, from another process of this host, have missed nothing of what it is here.
     pub fn goes_on_from(&self, held: &[Epoch]) -> bool {
         self.inner.lives.continue_any(held)
     }
@@ -176,7 +177,7 @@ impl Volume {
         self.inner.stands_by().is_some()
     }
 
-    /// It will not work any more.
+    /// Tells whether the volume has failed, and will not work any more.
     pub(in crate::volume) fn is_failed(&self) -> bool {
         match &*self.inner.state.lock() {
             State::Failed(..) => true,
@@ -197,21 +198,21 @@ impl Volume {
         }
     }
 
-    /// All members of a group of snapshots are stored: the tables say so from now on.
+    /// Notes in the tables that all members of a group of snapshots are stored.
     pub(in crate::volume) fn settle_group(&self, group: Nonce) {
         if let Known::Live(session) = self.known() {
             session.tip.lock().tables.settle(group);
         }
     }
 
-    /// The same once the transition that is under way, if one is, has come to its end.
+    /// Returns what `known` does, once the transition that is under way, if one is, has come to its end.
     pub(in crate::volume) async fn settled(&self) -> Known {
         let _turn = self.inner.turn.lock().await;
         self.known()
     }
 
-    /// The journal that the session holds, or that one which was shut out is still putting aside. Not that of an ended one:
-    /// when it could not be put aside, it stays where it is.
+    /// Returns the journal that the session holds, or that one which was shut out is still putting aside. The journal of an
+    /// ended one is not told: when it could not be put aside, it stays where it is.
     pub(in crate::volume) fn held_journal(&self) -> Option<JournalId> {
         let session = match &*self.inner.state.lock() {
             State::Live(session) | State::Failed(_, Some(session)) => session.clone(),
@@ -220,7 +221,7 @@ impl Volume {
         (session.journal.is_held() && !session.has_ended()).then(|| session.journal.id())
     }
 
-    /// Where what it read came from.
+    /// Returns the counts of where that came from which the volume's clients read.
     pub(in crate::volume) fn reads(&self) -> ReadCounts {
         self.inner.context.view.reads()
     }
@@ -229,7 +230,7 @@ impl Volume {
         self.inner.context.rt().now()
     }
 
-    /// Why I/O fails or waits, and since when it waits.
+    /// Returns why I/O fails or waits, and since when it waits.
     pub(in crate::volume) fn trouble(&self) -> Option<(Option<Instant>, String)> {
         let waits = || self.inner.trouble.lock().said.clone().map(|(since, why)| (Some(since), why));
         match &*self.inner.state.lock() {
@@ -253,7 +254,7 @@ impl Volume {
         ))
     }
 
-    /// `on-outage`: see `outage_timeout`.
+    /// Does `work`, unless it is given up in an outage by the setting `on-outage`: see `outage_timeout`.
     pub(super) async fn unless_outage<T>(
         &self,
         work: Pin<&mut impl Future<Output = Result<T>>>,
@@ -262,7 +263,7 @@ impl Volume {
         unless_outage(&self.inner.context, stores, work).await
     }
 
-    /// Why stores hold requests up, if they do.
+    /// Returns why stores hold requests up, if they do.
     fn waits_for_stores(&self, patience: Duration, now: Instant) -> Option<String> {
         if let Some((_, why)) = self.inner.context.engine.pool.condition().trouble() {
             return Some(why);
@@ -279,17 +280,17 @@ impl Volume {
         self.check(offset, len)
     }
 
-    /// As `read_parts`, in one.
+    /// Reads as `read_parts` does, into one piece.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
         Ok(self.read_parts(offset, len).await?.into_bytes())
     }
 
-    /// What a client's request of so many bytes waits for before it is begun; `None` where the volume has no limits.
+    /// Returns a future that waits until a client's request of so many bytes may begin; `None` where the volume has no limits.
     pub fn turn(&self, direction: Direction, bytes: u64) -> Option<impl Future<Output = ()> + Send> {
         self.inner.limiter.turn(&self.inner.context, direction, bytes)
     }
 
-    /// What is there now; large parts lie in memory that the cache has too.
+    /// Reads what is there now; large parts lie in memory that the cache has too.
     pub fn read_parts(&self, offset: u64, len: u64) -> impl Future<Output = Result<Rope>> + Send {
         async move {
             self.check(offset, len)?;
@@ -323,8 +324,8 @@ impl Volume {
         }
     }
 
-    /// What of a range reads as data, and what as zeros that take no space: bytes side by side from its start on, and whether
-    /// they are data. `max` of them at most, so that they may end before the range does.
+    /// Returns which parts of a range read as data, and which as zeros that take no space: bytes side by side from its start
+    /// on, and whether they are data. `max` of them at most, so that they may end before the range does.
     pub fn allocation(
         &self,
         offset: u64,
@@ -363,7 +364,7 @@ impl Volume {
         rt.spawn(async move { inner.prefetch(fetch).await }).detach();
     }
 
-    /// What a released volume showed may be collected when others have written since.
+    /// Returns the error for a released volume to which others have written since: what it showed may be collected by then.
     pub(super) async fn superseded(&self, inert: &Inert) -> Option<Error> {
         let head = Box::pin(self.inner.context.cell.read()).await.ok()??;
         inert.shown.check(&head).err().map(|e| e.context(format!("volume {}", self.name())))
@@ -382,7 +383,8 @@ impl Volume {
         }
     }
 
-    /// In memory on return: see `keep` and `flush`. One that overlaps it and came later is done later.
+    /// Writes data, which is in memory on return: see `keep` and `flush`. A write that overlaps this one and came later is done
+    /// later.
     pub fn write(&self, offset: u64, data: Bytes) -> impl Future<Output = Result<()>> + Send {
         async move {
             self.check_writable(offset, data.len() as u64)?;
@@ -395,7 +397,7 @@ impl Volume {
         }
     }
 
-    /// Reads as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
+    /// Makes a range read as zeros from then on; whole blocks take no space (trim and write-zeroes alike).
     pub fn zero(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>> + Send {
         async move {
             self.check_writable(offset, len)?;
@@ -407,7 +409,8 @@ impl Volume {
         }
     }
 
-    /// What was written before outlives this process: who connects anew is not told of its death, and would flush for it, too.
+    /// Makes what was written before outlive this process: who connects anew is not told of its death, and would flush for it,
+    /// too.
     pub fn keep(&self) -> impl Future<Output = Result<()>> + Send {
         async move {
             let state = self.inner.state.lock().clone();
@@ -442,7 +445,7 @@ impl Volume {
         }
     }
 
-    /// What was acknowledged before this call survives what the volume's `FlushMode` says.
+    /// Makes what was acknowledged before this call survive what the volume's `FlushMode` says.
     pub fn flush(&self) -> impl Future<Output = Result<()>> + Send {
         async move { self.unless_outage(pin!(self.flush_now())).await }
     }
@@ -469,8 +472,9 @@ impl Volume {
         }
     }
 
-    /// The session that owns the volume; becomes the owner first where that is allowed. An outage holds: it waits. What is
-    /// rare is on the heap, here and in other steps of a request: it would make each request's future larger by all of it.
+    /// Returns the session that owns the volume; becomes the owner first where that is allowed, and waits through an outage.
+    /// What is rare is on the heap, here and in other steps of a request: it would make each request's future larger by all of
+    /// it.
     pub(in crate::volume) async fn session(&self) -> Result<Arc<Session>> {
         let mut waiter = None;
         loop {
@@ -546,7 +550,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Ends a copy's round of which only the end was cut off; whether there was one.
+    /// Ends a copy's round of which only the end was cut off. Returns whether there was one.
     ///
     /// # Errors
     /// `Refused`: the copy shows no state that ever was, and is shown to no client.
@@ -577,8 +581,8 @@ impl Volume {
         Ok(true)
     }
 
-    /// For a command that is to have the volume to itself: no other host gets it until what this gives is dropped, and what
-    /// the command does goes on only from what is here now.
+    /// Gives a command the volume to itself: no other host gets it until the result is dropped, and what the command does goes
+    /// on only from what is here now.
     ///
     /// # Errors
     /// `Owned`: another host has it.
@@ -598,7 +602,7 @@ impl Volume {
         self.inner.context.rt().spawn(async move { inner.own(claiming).await }).await?
     }
 
-    /// Stores everything, lets go of the volume; the next write claims it again. Dropped before its last act it is not
+    /// Stores everything, and lets go of the volume; the next write claims it again. Dropped before its last act it is not
     /// done, and writes go on.
     pub async fn release(&self) -> Result<()> {
         loop {
@@ -617,7 +621,7 @@ impl Volume {
         }
     }
 
-    /// Ends the session by its last act, which is given up when this is dropped, or by the token, before it is come to.
+    /// Ends the session by its last act. It is given up when this is dropped, or by the token, before the act is come to.
     pub(super) async fn end_by(&self, act: LastAct, given_up: &CancellationToken) -> Result<(), Stop> {
         let (inner, given_up) = (self.inner.clone(), given_up.child_token());
         let _dropped = given_up.clone().drop_guard();
@@ -632,17 +636,17 @@ impl Volume {
         let _ = self.inner.context.rt().spawn(async move { inner.let_go().await }).await;
     }
 
-    /// What the last takeover had to say.
+    /// Takes the notes of the last takeover, for the user.
     pub(in crate::volume) fn take_notes(&self) -> Notes {
         std::mem::take(&mut *self.inner.notes.lock())
     }
 
-    /// How far this host has seen it come.
+    /// Returns the record of how far this host has seen the volume come.
     pub(in crate::volume) fn confirmed(&self) -> &Record {
         &self.inner.context.confirmed
     }
 
-    /// An older state is the volume's from now on: all I/O of those who see this one fails.
+    /// Fails all I/O of those who see this state, since an older one is the volume's from now on.
     pub(in crate::volume) async fn forgotten(&self) {
         let why = format!(
             "volume {}: `take-over --accept-loss` took an older state of it: connect anew",
@@ -652,7 +656,7 @@ impl Volume {
         self.let_go().await;
     }
 
-    /// The volume is gone: all I/O fails. Of one that was left for another pool it stays known where it went.
+    /// Fails all I/O, since the volume is gone. Of one that was left for another pool it stays known where it went.
     pub(in crate::volume) fn removed(&self) {
         if matches!(&*self.inner.state.lock(), State::Failed(error, _) if error.is(Kind::Removed)) {
             return;

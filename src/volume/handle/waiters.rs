@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 
 use crate::base::rt::Instant;
 
-/// I/O that waits for stores.
+/// Operations that wait for stores, and why.
 #[derive(Debug, Default)]
 pub struct Trouble {
-    /// So many operations do.
+    /// Number of operations that wait.
     waiters: usize,
-    /// Since when and why.
+    /// Time since when they wait, and why.
     pub said: Option<(Instant, String)>,
 }
 
@@ -37,14 +37,14 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// Who wants the volume let go.
+/// Count of those who want the volume let go.
 #[derive(Debug, Default)]
 pub struct Leavers {
     many: AtomicUsize,
     came: Notify,
 }
 
-/// One of them, until it is done.
+/// One who wants the volume let go, until that is done.
 pub struct Leaver<'a>(&'a Leavers);
 
 impl<'a> Leaver<'a> {
@@ -66,9 +66,10 @@ impl Leavers {
         self.many.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns when there is one.
+    /// Waits until somebody wants the volume let go.
     pub async fn come(&self) {
         loop {
+            // Registered before the look: one who comes in between must not be missed.
             let came = self.came.notified();
             let mut came = pin!(came);
             came.as_mut().enable();

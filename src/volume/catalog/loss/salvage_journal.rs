@@ -17,7 +17,7 @@ use crate::volume::catalog::volumes::{OpenMode, Volumes};
 use crate::volume::head::VolumeSettings;
 use crate::volume::session::frozen_by_take_over;
 
-/// What the new volume is made of.
+/// Result of making a new volume from a journal.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Salvaged {
     /// The volume's name and the snapshot that the writes were made on; none: the rest reads as zeros.
@@ -27,7 +27,7 @@ pub struct Salvaged {
     pub bytes: u64,
 }
 
-/// The snapshot under the journal's records, and the last of those that it has.
+/// The snapshot onto which the journal's records are replayed, and the last record that the snapshot has.
 struct VolumeContext {
     volume: Name,
     snapshot: Name,
@@ -51,7 +51,7 @@ impl Volumes {
         done
     }
 
-    /// Of a journal of an encrypted volume.
+    /// Returns the key of the journal in `dir`; `None`: the journal is not sealed.
     async fn key_of_journal(&self, dir: &Path) -> Result<Option<JournalKey>> {
         let Some(Peek { volume, sealed: true, .. }) = peek(&*self.engine.disk, dir, Lsn(0)).await? else {
             return Ok(None);
@@ -159,13 +159,13 @@ impl Volumes {
     }
 }
 
-/// From the first byte to behind the last.
+/// Returns the bytes of a record's blocks: from the first byte to behind the last.
 fn bytes_of(record: &Record) -> (u64, u64) {
     let (block, blocks) = record.op.blocks();
     (block.saturating_mul(BLOCK), block.saturating_add(blocks).saturating_mul(BLOCK))
 }
 
-/// The size of a volume that can hold all records.
+/// Returns the size of a volume that can hold all records.
 async fn extent(journal: &Journal, after: Lsn) -> Result<u64> {
     let (mut size, mut replay) = (BLOCK, journal.replay(after));
     while let Some(record) = replay.next().await? {

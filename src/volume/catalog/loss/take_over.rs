@@ -6,11 +6,11 @@ use crate::volume::handle::Known;
 use crate::volume::head::{FlushMode, TakeOver};
 use crate::volume::session::takeover::Notes;
 
-/// What becomes of those who used a volume where it was taken from.
+/// Part of a note: what becomes of the clients on the host from which the volume was taken.
 const ERRORS: &str = "its clients get errors, within 5 s of what they read next";
 
 impl Volumes {
-    /// This engine becomes the owner now, where another host is.
+    /// Makes this engine the owner now, where another host is.
     pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
         let began = self.engine.rt.now();
         let id = self.id(name).await?;
@@ -60,8 +60,8 @@ impl Volumes {
         Ok(done)
     }
 
-    /// The user takes what the stores show. What is open here has seen a newer state and would refuse the older one as long as
-    /// it lives, so it ends: its clients get errors.
+    /// Forgets the newer state that this host has seen, so that the user can take what the stores show. An open volume that has
+    /// seen it would refuse the older one as long as it lives, so it is ended: its clients get errors.
     async fn forget_newer(&self, name: &Name, id: VolumeId) -> Result<()> {
         let seat = self.seat(id);
         let _turn = seat.turn.lock().await;
@@ -75,8 +75,8 @@ impl Volumes {
         open.confirmed().forget().await
     }
 
-    /// By consent to loss. Where it is not proven that most stores were put back, what they show is taken only if what a newer head
-    /// names is gone. What was put aside, if anything.
+    /// Takes the state that most stores show, by the user's consent to loss. Where it is not proven that most stores were put
+    /// back, that state is taken only if what a newer head names is gone. Returns what was put aside, if anything.
     async fn take_what_most_show(&self, id: VolumeId) -> Result<Option<String>> {
         let cell = self.engine.cell(id);
         let Some(ahead) = cell.ahead_of_most().await else { return Ok(None) };

@@ -17,22 +17,22 @@ use crate::volume::catalog::volumes::Volumes;
 use crate::volume::head::Head;
 use crate::volume::read::View;
 
-/// Ranges that are told of one map.
+/// Largest number of ranges that are told of one map.
 const RANGES_MAX: usize = 16;
-/// Pages and extents of one map that are gone through.
+/// Pages and extents of one map that are gone through at most.
 const STEPS_MAX: usize = 10_000_000;
-/// Steps before others get their turn.
+/// Steps of a walk after which other tasks get their turn.
 const STEPS_AT_ONCE: usize = 1024;
-/// Volumes at a time.
+/// Number of volumes that are looked at at a time.
 const AT_ONCE: usize = 8;
-/// How often a volume is gone through, each time by a newer checkpoint.
+/// Number of times that a volume is gone through, each time by a newer checkpoint.
 const TRIES: usize = 3;
 
 struct Lost<'a> {
     chunks: &'a BTreeSet<ChunkId>,
-    /// Whose they are.
+    /// Volumes that own the lost chunks.
     volumes: &'a BTreeSet<VolumeId>,
-    /// Those of which it isn't known what their packs hold.
+    /// Volumes of which it isn't known what their packs hold.
     unplaced: &'a BTreeSet<VolumeId>,
 }
 
@@ -41,26 +41,26 @@ struct Lost<'a> {
 pub struct Unreadable {
     pub volume: Name,
     pub snapshot: Option<Name>,
-    /// In bytes, in order; the first ones, when there are more than are told.
+    /// Ranges in bytes, in order; the first ones, when there are more than are told.
     pub ranges: Vec<Range<u64>>,
-    /// All of them together.
+    /// Sum of all ranges in bytes, told or not.
     pub bytes: u64,
-    /// Whether there may be more.
+    /// Extent to which the map was gone through: unless it is `Whole`, there may be more.
     pub told: MapWalk,
 }
 
-/// How far a map was gone through.
+/// Extent to which a map was gone through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapWalk {
     Whole,
-    /// It is longer than what is gone through for a message.
+    /// The map is longer than what is gone through for a message.
     TooLong,
-    /// A page of it, or the tables that say where packed chunks lie, can't be read.
+    /// A page of the map, or the tables that say where packed chunks lie, can't be read.
     Unreadable,
 }
 
 impl Volumes {
-    /// What can't be read while these chunks can't.
+    /// Returns which bytes of volumes and snapshots can't be read while these chunks can't.
     ///
     /// # Errors
     /// The pool's names can't be read.
@@ -96,7 +96,8 @@ impl Volumes {
         Ok(told.into_iter().flatten().collect())
     }
 
-    /// A checkpoint may be recorded meanwhile, and what it retires be deleted: then it begins anew by the newer head.
+    /// Looks through one volume. A checkpoint may be recorded meanwhile, and what it retires be deleted: then the look begins
+    /// anew by the newer head.
     async fn unreadable_of(&self, name: &Name, id: VolumeId, lost: &Lost<'_>) -> Result<Vec<Unreadable>> {
         let mut tries = 0;
         loop {

@@ -7,30 +7,30 @@ use crate::base::{Error, Kind, Name, Result};
 use crate::pool::{Care, Filled, PoolStore, Replacement, Watch};
 use crate::volume::catalog::volumes::Volumes;
 
-/// Plans of others that are finished before ours, at most.
+/// Largest number of others' plans that are finished before ours.
 const TURNS: usize = 8;
 
-/// What came of a replacement.
+/// Result of a replacement.
 #[derive(Debug, Default)]
 pub struct Finished {
-    /// That the new stores have.
+    /// Shards that the new stores have.
     pub shards: u64,
     /// Volumes that are damaged, and could not be walked, a sentence each.
     pub left: Vec<String>,
 }
 
-/// What was done to have all of a pool's stores in it.
+/// Result of taking all of a pool's stores in.
 #[derive(Debug, Default)]
 pub struct TakenIn {
-    /// That came to stores which were taken in.
+    /// Shards that came to stores which were taken in.
     pub shards: u64,
-    /// For people.
+    /// Messages for the user.
     pub notes: Vec<String>,
-    /// Not all could be done.
+    /// True if not everything could be done.
     pub is_short: bool,
 }
 
-/// What is said where a replaced store does not answer that alone has what is needed.
+/// End of the message where a replaced store does not answer and is the only one that has what is needed.
 const OLD_IS_NEEDED: &str = ". The store that is replaced is needed too: only where it is lost for good, `windlass pool replace` with \
      --force goes on without what it has";
 
@@ -48,7 +48,8 @@ impl TakenIn {
 }
 
 impl Volumes {
-    /// Every volume takes the pool's stores as they are now for witnesses; why not, for each of which that can't be done now.
+    /// Makes every volume take the pool's stores as they are now for witnesses. Returns an error for each volume where that
+    /// can't be done now.
     pub async fn admit_stores(&self) -> Result<Vec<Error>> {
         admit_stores(self).await
     }
@@ -81,8 +82,9 @@ impl Volumes {
         Err(busy(pool.name()))
     }
 
-    /// Where others have put another store in this one's place meanwhile, it is not told that this one has it, and that the one of
-    /// before may be deleted: that may be the other.
+    /// Finishes the replacement that puts `new` into the pool. `Owned`: others have put another store in its place meanwhile.
+    /// The user must not be told then that `new` has the place and that the store of before may be deleted: that may be the
+    /// other one.
     pub(in crate::volume) async fn finish_ours(
         &self,
         new: &PoolStore,
@@ -106,12 +108,12 @@ impl Volumes {
         }
     }
 
-    /// What is left to do of a replacement, whoever began it.
+    /// Does what is left to do of a replacement, whoever began it.
     pub async fn finish_replacement(&self, watch: Watch<'_>) -> Result<Finished> {
         self.finish_with(Care::All, watch).await
     }
 
-    /// `Care::None`: what only a store has that is replaced and does not answer is given up.
+    /// Finishes the replacement that is under way. `Care::None`: gives up what only a replaced store has that does not answer.
     async fn finish_with(&self, care: Care, watch: Watch<'_>) -> Result<Finished> {
         for _ in 0..TURNS {
             match Box::pin(self.finish_one(care, watch)).await {
@@ -123,7 +125,7 @@ impl Volumes {
         Err(busy(self.engine.pool.name()))
     }
 
-    /// `None`: others have begun another meanwhile.
+    /// Tries once to finish the replacement. `None`: others have begun another meanwhile.
     async fn finish_one(&self, care: Care, watch: Watch<'_>) -> Result<Option<Finished>> {
         let pool = &self.engine.pool;
         let generation = pool.follow().await?;
@@ -148,7 +150,8 @@ impl Volumes {
         Ok(pool.settle(generation).await?.then_some(Finished { shards: there, left }))
     }
 
-    /// Why it does not end, and what does, where repeating it does not help: a new store was lost midway, or can't take it all.
+    /// Adds to an error why the replacement does not end, and what ends it, where repeating it does not help: a new store was
+    /// lost midway, or can't take it all.
     async fn stuck(&self, e: Error) -> Error {
         let pool = &self.engine.pool;
         let lost = pool.lost_midway().await;
@@ -169,7 +172,8 @@ impl Volumes {
         }
     }
 
-    /// Finishes what is under way, and takes in again what was emptied. What can't be done holds nothing else up.
+    /// Finishes the replacement that is under way, and takes in again the stores that were emptied. What can't be done holds
+    /// nothing else up.
     pub async fn take_in_stores(&self, watch: Watch<'_>) -> Result<TakenIn> {
         let (pool, mut done) = (&self.engine.pool, TakenIn::default());
         if pool.is_moving() {
@@ -202,8 +206,8 @@ impl Volumes {
         Ok(done)
     }
 
-    /// Where the new store of a replacement is lost, and its place is free or has its predecessor's disk again, that is taken in
-    /// instead.
+    /// Finishes the replacement that is under way. Where its new store is lost, and the place is free or has the predecessor's
+    /// disk again, that is taken in instead.
     async fn finish_or_plan_again(&self, watch: Watch<'_>) -> Result<Finished> {
         let e = match Box::pin(self.finish_replacement(watch)).await {
             Err(e) => e,
@@ -225,7 +229,8 @@ fn busy(name: &Name) -> Error {
     Error::new(Kind::Owned, format!("other replacements in pool {name} come in between: try again"))
 }
 
-/// What to say of stores that were lost before all had come along to them, each with why it is away.
+/// Returns a message on stores that were lost before all had come along to them, each with why it is away. `None`: none was
+/// lost.
 pub fn lost_midway<'a>(name: &Name, lost: impl Iterator<Item = (&'a str, &'a str)>) -> Option<String> {
     let lost: Vec<(&str, &str)> = lost.collect();
     let (first, _) = lost.first()?;

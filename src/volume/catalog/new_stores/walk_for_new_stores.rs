@@ -13,36 +13,36 @@ use crate::store::Cause;
 use crate::volume::catalog::volumes::Volumes;
 use crate::volume::head::Head;
 
-/// How long a chunk that can't be decided, or is being written, is asked for again.
+/// Time for which a chunk that can't be decided, or is being written, is asked for again.
 const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(250);
 /// Volumes walked at a time.
 const AT_ONCE: usize = 8;
 
-/// Why a walk is made.
+/// Purpose of a walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Walk {
     /// Every chunk that may have been acknowledged is completed.
     Completes,
-    /// It is only told whether that could be done now.
+    /// The walk only tells whether every chunk could be completed now, and changes nothing.
     Tries,
 }
 
-/// What a chunk's probe comes to.
+/// Result of a chunk's probe.
 enum Step {
     Next,
-    /// The volume's newest part is merged by now: on after it.
+    /// A checkpoint has passed this chunk meanwhile: the walk goes on after the checkpoint's position.
     After(Seq),
     Through,
 }
 
-/// Every volume takes the pool's stores as they are now for witnesses. Those of which that can't be done now, each with why: one
-/// that is damaged holds no other up.
+/// Makes every volume take the pool's stores as they are now for witnesses. Returns an error for each volume where that can't
+/// be done now: one that is damaged holds no other up.
 pub async fn admit_stores(volumes: &Volumes) -> Result<Vec<Error>> {
     volumes.walk_each(Walk::Completes).await
 }
 
-/// Whether every volume could be walked now, with no more stores than answer: a sentence for each that could not.
+/// Tells whether every volume could be walked now, with no more stores than answer: a sentence for each that could not.
 pub async fn try_walks(volumes: &Volumes) -> Result<Vec<Error>> {
     volumes.walk_each(Walk::Tries).await
 }
@@ -68,7 +68,7 @@ impl Volumes {
         Ok(left)
     }
 
-    /// The head of a volume that is there: not removed, and not one whose creation was never finished.
+    /// Returns the head of a volume that is there: not removed, and not one whose creation was never finished.
     async fn living(&self, id: VolumeId) -> Result<Option<Head>> {
         match self.engine.cell(id).confirm().await {
             Ok(head) => Ok(Some(head).filter(|head| !head.removed)),
@@ -189,7 +189,7 @@ impl Volumes {
         }
     }
 
-    /// The chunk's shards come to the stores that are to be filled.
+    /// Brings the chunk's shards to the stores that are to be filled.
     async fn bring(&self, id: &ChunkId) -> Result<()> {
         match self.engine.pool.fill_chunk(id).await {
             // What is damaged holds nothing up: scrub names it.
@@ -217,7 +217,7 @@ fn out_of_reach() -> Error {
     )
 }
 
-/// No store that is away can help.
+/// Error for a chunk that no store can complete, also none that is away.
 fn damaged() -> Error {
     Error::new(
         Kind::Corrupt,

@@ -61,7 +61,7 @@ fn any_marked(members: &[&(Arc<Volume>, Name)]) -> bool {
     members.iter().any(|(volume, name)| told(volume, name).is_ok())
 }
 
-/// Waits for the promise, in the next session if need be: it has met the mark in the journal.
+/// Waits until the snapshot is promised, in the next session if need be: that session has met the mark in the journal.
 async fn promise(volume: &Volume, name: &Name, group: Nonce, wait: bool) -> Result<()> {
     volume
         .ask(|session| async move {
@@ -126,7 +126,8 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
 }
 
 impl Volume {
-    /// Waits until a snapshot that it has is in the pool and confirmed. `NotFound`: it has none of that name, and so it was lost.
+    /// Waits until a snapshot that the volume has is in the pool and confirmed. `NotFound`: the volume has none of that name,
+    /// and so it was lost.
     pub async fn promise_snapshot(&self, name: &Name) -> Result<()> {
         // Of a released volume all is in the pool.
         if let Known::Inert(inert) = self.known() {
@@ -145,13 +146,13 @@ impl Volume {
         .await
     }
 
-    /// Whether this engine, which writes the volume, knows a snapshot of this name.
+    /// Tells whether this engine, which writes the volume, knows a snapshot of this name.
     pub fn has_snapshot(&self, name: &Name) -> bool {
         told(self, name).is_ok()
     }
 }
 
-/// When its session ended just now.
+/// Describes a new snapshot by its name and size alone, for a volume whose session ended just now.
 fn new_one(volume: &Volume, name: &Name) -> SnapshotInfo {
     let (name, size, clones) = (name.clone(), volume.size(), Vec::new());
     SnapshotInfo {

@@ -15,22 +15,23 @@ use crate::volume::space::pins::{clone_of, key, of};
 
 /// Catalogs of pins that an engine keeps at hand; each may keep thousands of registers.
 const KEPT_MAX: usize = 8;
-/// Clones looked at at a time.
+/// Number of clones that are looked at at a time.
 const AT_ONCE: usize = 32;
-/// Clones that a refusal names.
+/// Largest number of clones that a refusal names.
 const NAMED_MAX: usize = 16;
 
-/// How a snapshot, or a volume with its snapshots, is to go.
+/// Way in which a snapshot, or a volume with its snapshots, is to be removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Removal {
     /// Pins without a clone are dropped, after it is certain that the clone will never be.
     pub clean: bool,
-    /// Not into the trash.
+    /// The removal does not go into the trash.
     pub for_good: bool,
 }
 
 impl Volumes {
-    /// The same as `of`, knowing its way when it was asked for a moment ago.
+    /// Returns the catalog of pins on a snapshot, as `of` does. A catalog that was asked for a moment ago is kept, and knows
+    /// its way through the registers.
     pub(in crate::volume) fn pins(&self, volume: VolumeId, snapshot: StateId) -> Catalog {
         let mut kept = self.pins.lock();
         if !kept.contains_key(&(volume, snapshot)) && kept.len() >= KEPT_MAX {
@@ -40,7 +41,7 @@ impl Volumes {
         kept.entry((volume, snapshot)).or_insert_with(new).clone()
     }
 
-    /// The pins on each of these snapshots; for those that were never cloned nothing is asked.
+    /// Returns the pins on each of these snapshots; for those that were never cloned nothing is asked.
     pub(in crate::volume) async fn pins_on(
         &self,
         head: &Head,
@@ -59,8 +60,8 @@ impl Volumes {
         Ok(all)
     }
 
-    /// Clones that need one of these snapshots; not all when there are many. `clean`: a pin without a clone is dropped, after
-    /// it is certain that the clone will never be.
+    /// Returns clones that need one of these snapshots; not all when there are many. `clean`: a pin without a clone is dropped,
+    /// after it is certain that the clone will never be.
     async fn holders(
         &self,
         head: &Head,
@@ -88,7 +89,8 @@ impl Volumes {
         Ok(held)
     }
 
-    /// Whether the clone exists, and needs it. `settle`: if it doesn't exist, it never will.
+    /// Tells whether the clone exists and needs its parent. `settle`: a clone that doesn't exist yet is cancelled, so that it
+    /// never will.
     async fn may_need(&self, clone: VolumeId, settle: bool) -> Result<bool> {
         let cell = self.engine.cell(clone);
         match cell.read().await? {
@@ -113,8 +115,8 @@ impl Volumes {
         self.pins(parent, snapshot).remove(&key(clone), CatalogEntry::of(nonce.0)).await
     }
 
-    /// `Refused`, with their names, when clones need one of the snapshots of `what`. For the trash those that lie there themselves
-    /// don't count: what they need stays there as long as they do.
+    /// Fails with `Refused`, which names the clones, when clones need one of the snapshots of `what`. For a removal into the
+    /// trash, clones that lie there themselves don't count: what they need stays there as long as they do.
     pub(in crate::volume) async fn refuse_if_held(
         &self,
         what: &str,

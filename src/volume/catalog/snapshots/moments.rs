@@ -13,13 +13,13 @@ pub struct HistoryMark {
     pub name: Name,
     pub created_ms: u64,
     pub size: u64,
-    /// Nobody can remove it before, in ms since 1970; none: it is not locked.
+    /// Time before which nobody can remove the snapshot, in ms since 1970; `None`: it is not locked.
     #[serde(default)]
     pub locked_until_ms: Option<u64>,
 }
 
 impl Volumes {
-    /// What the volume took by itself, oldest first.
+    /// Returns the snapshots that the volume took by itself, oldest first.
     pub async fn history(&self, volume: &Name) -> Result<Vec<HistoryMark>> {
         let id = self.id(volume).await?;
         let (head, tables) = tables_to_the_end(self, volume, id).await?;
@@ -32,7 +32,7 @@ impl Volumes {
         Ok(all)
     }
 
-    /// The newest snapshot, by name or of its history, that shows what the volume was at this moment.
+    /// Returns the newest snapshot, by name or of its history, that shows what the volume was at this moment.
     pub async fn snapshot_at(&self, volume: &Name, at_ms: u64) -> Result<Name> {
         let id = self.id(volume).await?;
         let (_, tables) = tables_to_the_end(self, volume, id).await?;

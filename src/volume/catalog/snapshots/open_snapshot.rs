@@ -11,8 +11,8 @@ use crate::volume::session::no_snapshot;
 use crate::volume::space::{SnapshotId, Tables};
 
 impl Volumes {
-    /// A snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner; when another
-    /// is and the map isn't written yet it is `Unavailable`.
+    /// Opens a snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner. `Unavailable`:
+    /// another host is, and the map isn't written yet.
     pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
         let id = self.id(volume).await?;
         self.open_snapshot_of(id, volume, snapshot).await
@@ -34,8 +34,8 @@ impl Volumes {
         Ok(Arc::new(SnapshotView::new(engine, shown, &head, state)))
     }
 
-    /// A snapshot for a client of another process of this host, whatever it and its volume are called by now. `called`: what
-    /// they were called then.
+    /// Opens a snapshot for a client of another process of this host, whatever it and its volume are called by now. `volume`
+    /// and `snapshot` are what they were called then.
     ///
     /// # Errors
     /// `Removed`: it is not there any more.
@@ -56,8 +56,8 @@ impl Volumes {
         if view.id() == *held { Ok(view) } else { Err(gone()) }
     }
 
-    /// Returns when a snapshot that is there is in the pool and confirmed. One that only the log shows may be that of a host which was
-    /// killed before it had promised anything.
+    /// Returns when a snapshot that is there is in the pool and confirmed. One that only the log shows may be that of a host
+    /// which was killed before it had promised anything.
     pub async fn promise_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
         if let Some(open) = self.owned_here(volume) {
             return open.promise_snapshot(snapshot).await;
@@ -74,7 +74,7 @@ impl Volumes {
     }
 }
 
-/// The head and its tables, in which the snapshot is, if this engine can bring it there.
+/// Returns the head and its tables, with the snapshot in them if this engine can bring it there.
 pub async fn tables_with(
     volumes: &Volumes,
     volume: &Name,
@@ -115,7 +115,8 @@ pub async fn tables_with(
     volumes.recorded(volume, id).await
 }
 
-/// Of a snapshot that is stored, by its mark in the owner's log: what it shows is told by the owner's next checkpoint.
+/// Error for a snapshot that is stored only as a mark in the owner's log: what the snapshot shows is told by the owner's next
+/// checkpoint.
 pub fn not_built_yet(volumes: &Volumes, volume: &Name, snapshot: &Name, head: &Head) -> Error {
     let title = volumes.engine.title(volume);
     let owner = head.active.owner.as_ref().map_or("its owner", |host| host.name.as_str());

@@ -8,10 +8,10 @@ use crate::volume::head::Head;
 use crate::volume::session::no_snapshot;
 use crate::volume::space::Tables;
 
-/// A lock is no longer than this: nobody takes one back that was a slip of the keyboard.
+/// Longest lock: nobody takes back one that was a slip of the keyboard.
 const LOCK_MAX_MS: u64 = 100 * 366 * 24 * 3_600_000;
 
-/// Until when a snapshot is to be locked, in milliseconds: since 1970, or from now on.
+/// End of a snapshot's lock, in milliseconds: since 1970 (`At`), or from now on (`In`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LockEnd {
     At(u64),
@@ -19,7 +19,8 @@ pub enum LockEnd {
 }
 
 impl LockEnd {
-    /// `Refused`: how long that is can't be told, as this host's clock has jumped.
+    /// Returns the end in ms since 1970. `Refused`: this host's clock has jumped, so that it can't be told how long the lock
+    /// would be. `Usage`: the end is over already, or too far away.
     fn at(self, Clocks { latest_ms, jumped_ms, .. }: Clocks) -> Result<u64> {
         if let Some(jumped) = jumped_ms {
             let why =
@@ -41,8 +42,9 @@ impl LockEnd {
 }
 
 impl Volumes {
-    /// Keeps a snapshot from removal until then, whoever wants that (model `lock`). Any host may lock, also while another owns the
-    /// volume. Until when it is locked. `Refused`: for longer already, or clocks disagree.
+    /// Keeps a snapshot from removal until `end`, whoever wants to remove it (model `lock`). Any host may lock, also while
+    /// another owns the volume. Returns until when the snapshot is locked. `Refused`: it is locked for longer already, or
+    /// clocks disagree.
     pub async fn lock_snapshot(&self, volume: &Name, snapshot: &Name, end: LockEnd) -> Result<u64> {
         let title = || format!("{}@{snapshot}", self.engine.title(volume));
         let id = self.id(volume).await?;
@@ -63,7 +65,7 @@ impl Volumes {
         }
     }
 
-    /// The id of a snapshot that is recorded: one whose mark is only in the log might not be there after a take-over.
+    /// Returns the id of a snapshot that is recorded: one whose mark is only in the log might not be there after a take-over.
     async fn recorded_snapshot(&self, volume: &Name, id: VolumeId, snapshot: &Name) -> Result<StateId> {
         let of = |tables: &Tables| tables.snapshot(snapshot).map(|state| state.id);
         if let Some(state) = of(&self.recorded_with_names(volume, id).await?.1) {
@@ -73,7 +75,7 @@ impl Volumes {
         of(&tables).ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))
     }
 
-    /// `Refused`: a snapshot of the volume is locked.
+    /// Checks that no snapshot of the volume is locked. `Refused`: one is.
     pub async fn check_unlocked(&self, volume: &Name) -> Result<()> {
         let head = self.head(volume, self.id(volume).await?).await?;
         let head = end_locks(self, head).await?;
@@ -81,7 +83,7 @@ impl Volumes {
     }
 }
 
-/// The head without locks that are over by this host's clock and by those of the stores.
+/// Returns the head without locks that are over by this host's clock and by those of the stores.
 pub async fn end_locks(volumes: &Volumes, head: Head) -> Result<Head> {
     if !head.locks.any_over(volumes.engine.rt.wall_ms()) {
         return Ok(head);

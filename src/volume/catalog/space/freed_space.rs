@@ -13,12 +13,12 @@ use crate::volume::read::{EngineContext, View};
 use crate::volume::session::no_snapshot;
 use crate::volume::space::{ChunkTable, DeadBytes, Freed, RunIndex, Tables, freed};
 
-/// Lists of deaths that are looked at; with more of them nothing is told.
+/// Largest number of lists of deaths that are read; with more of them nothing is told.
 const RUNS_MAX: usize = 4096;
 const READS_AT_ONCE: usize = 32;
 
 impl Volumes {
-    /// What comes back when each snapshot goes, by the last checkpoint; empty where that would take too many reads.
+    /// Returns what comes back when each snapshot goes, by the last checkpoint; empty where that would take too many reads.
     /// `from`: where sums with older ones begin.
     pub async fn freed(&self, volume: &Name, from: Option<&Name>) -> Result<BTreeMap<Name, Freed>> {
         let id = self.id(volume).await?;
@@ -39,7 +39,8 @@ impl Volumes {
     }
 }
 
-/// `None`: too much to read. What another owner replaces meanwhile is read again.
+/// Reads the newest lists of deaths. `None`: there is too much to read, or no volume. What another owner replaces meanwhile is
+/// read again.
 async fn newest_deaths(
     engine: &EngineContext,
     id: crate::base::VolumeId,
@@ -85,7 +86,7 @@ async fn deaths(view: &View, head: &Head) -> Result<Option<(Tables, DeadBytes)>>
     Ok(Some((tables, dead)))
 }
 
-/// Of the bytes that somebody needs, those written before the newest snapshot that has clones, and all others.
+/// Divides the bytes that somebody needs: those written before the newest snapshot that has clones, and all others.
 pub fn shared(chunk_table: &ChunkTable, tables: &Tables, cloned: &[StateId]) -> (u64, u64) {
     let newest = cloned.iter().filter_map(|id| tables.states.get(id)).map(|state| state.era).max();
     let newest = newest.unwrap_or(Era(0));

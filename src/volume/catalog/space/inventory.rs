@@ -13,9 +13,10 @@ use crate::volume::handle::Known;
 use crate::volume::space::Liveness;
 use crate::volume::space::Object;
 
-/// How long an answer counts, or half the grace period: a scrub asks about thousands of chunks of one volume.
+/// Age up to which an answer counts, or half the grace period if that is less: a scrub asks about thousands of chunks of one
+/// volume.
 const LOGBOOK_AGE: Duration = Duration::from_secs(5);
-/// How long a volume whose tables can't be read is not asked for again: a scrub asks about thousands of chunks of it.
+/// Time for which a volume whose tables can't be read is not asked for again: a scrub asks about thousands of chunks of it.
 const UNREAD_AGE: Duration = Duration::from_secs(30);
 
 impl Volumes {
@@ -45,7 +46,8 @@ impl Volumes {
 }
 
 impl Volumes {
-    /// The same; `None` also of a volume whose tables can't be read, which is remembered: it must not hold up the others.
+    /// Returns what `liveness` does; `None` also for a volume whose tables can't be read, which is remembered: it must not hold
+    /// up the others.
     async fn liveness_if_readable(&self, id: VolumeId) -> Result<Option<Liveness>> {
         if let Some((at, _)) = self.unread.lock().get(&id)
             && self.engine.rt.now().since(*at) < UNREAD_AGE

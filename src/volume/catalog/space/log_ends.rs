@@ -20,22 +20,22 @@ use crate::volume::catalog::volumes::Volumes;
 use crate::volume::handle::Known;
 use crate::volume::head::Head;
 
-/// Volumes looked at at a time.
+/// Number of volumes that are looked at at a time.
 const AT_ONCE: usize = 8;
-/// How long a chunk that can't be decided is asked for again.
+/// Time for which a chunk that can't be decided is asked for again.
 const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(250);
-/// How long one log is followed: an owner that is alive may write faster than a store that is slow shows it.
+/// Time for which one log is followed: an owner that is alive may write faster than a store that is slow shows it.
 const FOLLOWED_MAX: Duration = Duration::from_secs(120);
 
-/// What a chunk that can't be read says of the log.
+/// Meaning of a chunk that can't be read for where the log ends.
 enum Gap {
-    /// It ends before: nothing that was acknowledged follows.
+    /// The log ends before this chunk: nothing that was acknowledged follows.
     End,
-    /// Stores that do not answer may have more of it.
+    /// Stores that do not answer may have more of the log.
     Hidden,
     Damaged,
-    /// None was found yet.
+    /// No gap was found yet.
     TooFar,
 }
 
@@ -49,7 +49,7 @@ impl Gap {
     }
 }
 
-/// Learns where the logs of all volumes end now. Those of which that can't be told, with why.
+/// Learns where the logs of all volumes end now. Returns an error for each volume of which that can't be told.
 pub(super) async fn learn(volumes: &Volumes) -> Result<Vec<Error>> {
     let listed = volumes.engine.pool.list().await?;
     let named: BTreeMap<VolumeId, Name> = listed.into_iter().map(|(name, id)| (id, name)).collect();
@@ -68,7 +68,7 @@ pub(super) async fn learn(volumes: &Volumes) -> Result<Vec<Error>> {
 }
 
 impl Volumes {
-    /// As far as it could be followed, and why no further, where its end is not found.
+    /// Returns the log's end as far as it could be followed, and why no further, where the end is not found.
     async fn log_end(&self, id: VolumeId) -> (Option<LogEnd>, Option<Error>) {
         let began = self.engine.rt.now();
         loop {
@@ -96,7 +96,7 @@ impl Volumes {
         }
     }
 
-    /// This engine has stored it all, and knows how far that is.
+    /// Tells whether a session of this engine has stored the whole log, and so knows how far it reaches.
     fn is_told_by_session(&self, head: &Head) -> bool {
         match self.here(head.volume).map(|v| v.known()) {
             Some(Known::Live(session)) => session.epoch == head.active.epoch,
@@ -104,7 +104,8 @@ impl Volumes {
         }
     }
 
-    /// From the last chunk that the head tells of. An owner writes at most half as many ahead as are asked for at once here.
+    /// Follows the log from the last chunk that the head tells of. An owner writes at most half as many ahead as are asked for
+    /// at once here.
     async fn follow_log(&self, head: &Head) -> (LogEnd, Gap) {
         let (pool, rt, began) = (&self.engine.pool, &self.engine.rt, self.engine.rt.now());
         let (epoch, w, k) = (head.active.epoch, usize::from(head.active.w), pool.layout().k());

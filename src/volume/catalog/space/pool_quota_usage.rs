@@ -6,9 +6,9 @@ use crate::volume::catalog::volumes::Volumes;
 use crate::volume::handle::Known;
 
 impl Volumes {
-    /// Counts, when that is due, what all volumes of the pool store, those that are open here as they are now, and tells the pool what
-    /// its quota leaves. While nothing is written here nobody is asked. When it can't be counted now what was known stays. True: it
-    /// was counted.
+    /// Counts what all volumes of the pool store, when that is due, and tells the pool what its quota leaves. Volumes that are
+    /// open here count as they are now. While nothing is written here nobody is asked. When it can't be counted now, what was
+    /// known stays. Returns whether it was counted.
     pub async fn count_quota(&self) -> bool {
         let (pool, rt) = (&self.engine.pool, &self.engine.rt);
         let (stored, unsent) = written_here(self);
@@ -39,8 +39,8 @@ impl Volumes {
         }
     }
 
-    /// When little of the pool's quota is left, what nobody needs any more is freed sooner than it would be for space alone, of the
-    /// volumes that this engine owns.
+    /// Frees what nobody needs any more, when little of the pool's quota is left: sooner than it would be for space alone, and
+    /// of the volumes that this engine owns.
     pub async fn collect_for_quota(&self) {
         let (pool, now) = (&self.engine.pool, self.engine.rt.now());
         let Some(quota) = pool.settings().quota_bytes else { return };

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::base::{Name, VolumeId};
 use crate::volume::head::VolumeInfo;
 
-/// What one volume takes, without parity.
+/// Space that one volume takes, without parity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Part {
     pub size: u64,
@@ -16,10 +16,10 @@ pub struct Part {
     pub in_trash: bool,
 }
 
-/// What all volumes take together, without parity. Those in the trash count in `stored_bytes` too.
+/// Space that all volumes take together, without parity. Those in the trash count in `stored_bytes` too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VolumesUsage {
-    /// When they were walked, in milliseconds since 1970.
+    /// Time when the volumes were walked, in milliseconds since 1970.
     pub counted_ms: u64,
     pub volumes: u64,
     pub provisioned_bytes: u64,
@@ -35,17 +35,17 @@ struct Counted {
     parts: BTreeMap<VolumeId, Part>,
 }
 
-/// See the module. Empty before the first walk.
+/// Counters of what each volume takes, empty before the first walk.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<Option<Counted>>);
 
 impl Tally {
-    /// They were walked at that time, and took so much.
+    /// Notes that the volumes were walked at that time, and what each of them took.
     pub fn counted(&self, at_ms: u64, parts: BTreeMap<VolumeId, Part>) {
         *self.0.lock() = Some(Counted { at_ms, parts });
     }
 
-    /// The sum. `here`: what a volume takes now, where that is known.
+    /// Returns the sum; `None` before the first walk. `here`: what a volume takes now, where that is known.
     pub fn sum(&self, here: impl Fn(VolumeId) -> Option<Part>) -> Option<VolumesUsage> {
         let counted = self.0.lock();
         let counted = counted.as_ref()?;
@@ -74,7 +74,7 @@ impl Tally {
         }
     }
 
-    /// A volume was made here.
+    /// Notes that a volume was made here.
     pub fn made(&self, info: &VolumeInfo) {
         let VolumeInfo { id, size, mapped_bytes, stored_bytes, .. } = *info;
         let part = Part { size, mapped_bytes, stored_bytes, in_trash: false };
@@ -83,14 +83,14 @@ impl Tally {
         });
     }
 
-    /// It was removed here for good.
+    /// Notes that a volume was removed here for good.
     pub fn gone(&self, id: VolumeId) {
         self.change(|parts| {
             parts.remove(&id);
         });
     }
 
-    /// It was given this name here.
+    /// Notes that a volume was given this name here, which may be one in the trash.
     pub fn named(&self, id: VolumeId, name: &Name) {
         self.change(|parts| {
             parts.entry(id).and_modify(|part| part.in_trash = name.trashed().is_some());

@@ -15,8 +15,8 @@ use crate::volume::handle::Known;
 const VOLUMES_AT_ONCE: usize = 32;
 
 impl Volumes {
-    /// What all volumes take, by the counters of this host, those that are open here as they are now. Asks nobody. `None`: they
-    /// were not walked since this engine began.
+    /// Returns what all volumes take, by the counters of this host; those that are open here count as they are now. Asks
+    /// nobody. `None`: they were not walked since this engine began.
     pub fn usage(&self) -> Option<VolumesUsage> {
         self.tally.sum(|id| self.part_here(id))
     }
@@ -57,7 +57,7 @@ impl Volumes {
         self.usage().ok_or_else(|| Error::new(Kind::Internal, "what was just counted is there"))
     }
 
-    /// Of a volume that this engine owns, as it is now.
+    /// Returns what a volume takes that this engine owns, as it is now.
     fn part_here(&self, id: VolumeId) -> Option<Part> {
         let Known::Live(session) = self.here(id)?.known() else { return None };
         let (size, mapped_bytes) = {
@@ -68,7 +68,7 @@ impl Volumes {
     }
 }
 
-/// Bytes that the volumes which are open here have stored, and those on their way.
+/// Returns the bytes that the volumes which are open here have stored, and those on their way.
 pub fn written_here(volumes: &Volumes) -> (u64, u64) {
     let open = volumes.open_now();
     let live = open.iter().filter_map(|open| match open.known() {

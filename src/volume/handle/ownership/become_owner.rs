@@ -22,26 +22,27 @@ use crate::volume::session::Session;
 use crate::volume::session::takeover;
 use crate::volume::session::takeover::{Announce, Cover, How, Mirrored, Notes, Taken};
 
-/// How long room for what was mirrored may be waited for in a journal of which nothing is let go meanwhile.
+/// Time for which room for what was mirrored may be waited for in a journal of which nothing is let go meanwhile.
 const ROOM: Duration = Duration::from_secs(10);
-/// Between looks at a claim of another host, which comes first.
+/// Pause between two looks at a claim of another host, which comes first.
 const LOOK: Duration = Duration::from_millis(50);
-/// Bytes of such records in the journal's buffer, about, beyond which they are synced.
+/// Bytes of mirrored records in the journal's buffer, about, beyond which they are synced.
 const UNSYNCED_MAX: u64 = 4 << 20;
 
-/// On what grounds.
+/// Request to become the owner, with its grounds.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimRequest {
-    /// What the volume must still be; `None`: nobody has seen it yet, or will go on with what he has seen.
+    /// Ownerships of which one must still be in force; `None`: nobody has seen the volume yet, or will go on with what he has
+    /// seen.
     pub shown: Option<Arc<Shown>>,
     pub others: Arc<OthersClaim>,
     pub force: bool,
     pub accept_loss: bool,
-    /// Clients of this host have stood by, and are shown the volume.
+    /// True if clients of this host have stood by, and are shown the volume.
     pub shows: bool,
 }
 
-/// What came of it.
+/// Result of becoming the owner.
 #[derive(Debug)]
 pub struct Owned {
     pub session: Arc<Session>,
@@ -50,11 +51,11 @@ pub struct Owned {
     pub lives: BTreeSet<Epoch>,
 }
 
-/// Why it did not.
+/// Failure to become the owner.
 #[derive(Debug)]
 pub struct Failed {
     pub error: Error,
-    /// The claim that may have been recorded all the same.
+    /// Claim that may have been recorded all the same.
     pub tried: Option<Epoch>,
 }
 
@@ -70,15 +71,15 @@ struct Local {
     journal: Option<Journal>,
     found: Option<Recovered>,
     kept: Option<PathBuf>,
-    /// The claim that was written down.
+    /// Claim that was written down.
     announced: Option<Announce>,
-    /// The epoch that ends was never this folder's.
+    /// True if the epoch that ends was never this folder's.
     others: bool,
-    /// What the user must be told of a mirror.
+    /// Message for the user on what is lost of a mirror.
     mirrored: Option<String>,
 }
 
-/// Epochs that this folder has owned, as its journal says.
+/// Returns the epochs that this folder has owned, as its journal says.
 pub async fn lineage(context: &VolumeContext) -> Result<BTreeSet<Epoch>> {
     if context.access().key().is_err() {
         // Who has no key may still remove the volume: the lineage is not sealed.
@@ -108,7 +109,8 @@ async fn find(context: &VolumeContext) -> Result<Option<(Journal, Recovered)>> {
     Ok(found)
 }
 
-/// See `try_to_own`; where this host's journal is damaged, and a peer may have what is in it, the error says so.
+/// Becomes the owner, see `try_to_own`. Where this host's journal is damaged, and a peer may have what is in it, the error says
+/// so.
 pub async fn own(
     context: &Arc<VolumeContext>,
     claim_request: ClaimRequest,
@@ -201,7 +203,8 @@ async fn try_to_own(
     }
 }
 
-/// By force, what this host has of the owner's records counts too. On failure the journal that was found is closed.
+/// Returns what may be claimed by a mirror: by force, what this host has of the owner's records counts too. On failure the
+/// journal that was found is closed.
 async fn mirror_access(
     context: &VolumeContext,
     cell: &HeadRegister,
@@ -219,8 +222,8 @@ async fn mirror_access(
     access
 }
 
-/// Model `mirror`: closes. Where the head names this host, the session takes no more records from here on, so that all that the
-/// owner was promised is in it; only then the volume is claimed by it.
+/// Closes the mirrored session here (model `mirror`). Where the head names this host, the session takes no more records from
+/// here on, so that all that the owner was promised is in it; only then the volume is claimed by it.
 async fn close_mirror(
     context: &VolumeContext,
     cell: &HeadRegister,
@@ -245,14 +248,14 @@ async fn close_mirror(
     Ok(access)
 }
 
-/// The ownerships that the one which was announced goes on from.
+/// Returns the ownerships that the one which was announced goes on from.
 fn lives(lineage: &BTreeSet<Epoch>, a: &Announce) -> BTreeSet<Epoch> {
     let before = if lineage.contains(&a.active) { lineage.clone() } else { BTreeSet::new() };
     before.into_iter().chain([a.active, a.next]).collect()
 }
 
-/// The volume is not what was shown here any more. What this host had not stored when others came is put aside, if it has that
-/// still, and no newer handle of this engine has.
+/// Completes the error for a volume that is not what was shown here any more. What this host had not stored when others came is
+/// put aside, if it has that still, and no newer handle of this engine has.
 async fn outdated(context: &VolumeContext, error: Error) -> Error {
     if !error.is(Kind::Fenced) {
         return error;
@@ -263,8 +266,8 @@ async fn outdated(context: &VolumeContext, error: Error) -> Error {
     error
 }
 
-/// Another host has the volume. If it ended an epoch of this folder, the journal can't be replayed any more: it is put aside
-/// now, and the error says where.
+/// Completes the error for a volume that another host has. If that host ended an epoch of this folder, the journal can't be
+/// replayed any more: it is put aside now, and the error says where.
 async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, error: Error) -> Error {
     let over = match context.cell.read().await {
         Ok(Some(head)) => !found.lineage.contains(&head.active.epoch),
@@ -289,9 +292,9 @@ async fn stale(context: &VolumeContext, journal: &Journal, found: &Recovered, er
     }
 }
 
-/// The ownership that must still be in force when the claim is made, for a session that was shown; and the claim that it may
-/// be made over, as that has had its time. Asked here before the journal is, which a newer session of this engine may hold
-/// by now; the claim asks again. Given up when `left` is ready, and else that is given back.
+/// Returns the ownership that must still be in force when the claim is made, for a session that was shown; and the claim that
+/// it may be made over, as that has had its time. Asked here before the journal is, which a newer session of this engine may
+/// hold by now; the claim asks again. Given up when `left` is ready, and else that is given back.
 async fn look<L: Future<Output = ()> + Unpin>(
     context: &VolumeContext,
     cell: &HeadRegister,
@@ -367,8 +370,8 @@ async fn begin(
     }
 }
 
-/// Somebody was shut out, and may hold writes that the volume doesn't have: what they were made on is kept as a snapshot, so
-/// that `salvage` can put them where they belong. Nobody has written yet.
+/// Keeps what the take-over found as a snapshot, and returns a note on it. Somebody was shut out, and may hold writes that the
+/// volume doesn't have: by the snapshot `salvage` can put them where they belong. Nobody has written yet.
 async fn remember(context: &VolumeContext, session: &Arc<Session>, a: &Announce) -> Option<String> {
     let marked = session.mark_taken_over(a.active, a.last_lsn).await;
     match marked {
@@ -403,7 +406,7 @@ async fn close(context: &VolumeContext, journal: &Journal) {
     }
 }
 
-/// What the ended epoch left past its end is deleted in the background; the look at all stores finds what this misses.
+/// Deletes in the background what the ended epoch left past its end; the look at all stores finds what this misses.
 fn sweep(context: &Arc<VolumeContext>, taken: &Taken) {
     let (context, head, left) = (context.clone(), taken.head.clone(), taken.leftovers);
     let rt = context.rt().clone();
@@ -480,7 +483,7 @@ async fn announce(
     }
 }
 
-/// What was mirrored here and is not in the log becomes part of this host's new journal, before the end of the old epoch is
+/// Takes what was mirrored here and is not in the log into this host's new journal, before the end of the old epoch is
 /// recorded: from then on the journal is all that has it.
 async fn take_in(
     context: &Arc<VolumeContext>,
@@ -499,7 +502,7 @@ async fn take_in(
     opened_again(context, journal, copied).await
 }
 
-/// The same of what another host has.
+/// Takes into the journal what another host has mirrored, as `take_in` does.
 async fn take_in_heard(context: &Arc<VolumeContext>, journal: Journal, heard: Heard) -> Result<Journal> {
     let upto = heard.upto();
     let copied = copy_records(Source::Host(heard), context, &journal).await;
@@ -511,8 +514,8 @@ async fn take_in_heard(context: &Arc<VolumeContext>, journal: Journal, heard: He
     Ok(journal)
 }
 
-/// The journal takes what was heard: behind `after`, as the log has what is before. One that was given up, as its disk took
-/// none, is begun anew.
+/// Makes the journal ready for what was heard: behind `after`, as the log has what is before. A journal that was given up, as
+/// its disk took none, is begun anew.
 async fn ready_for(journal: &Journal, after: Lsn) -> Result<()> {
     if journal.is_void() {
         let ready = journal.make_ready().await?;
@@ -539,7 +542,7 @@ async fn opened_again(context: &VolumeContext, journal: Journal, copied: Result<
         .ok_or_else(|| Error::new(Kind::Internal, "a journal is not there any more"))
 }
 
-/// Where records come from.
+/// Source of records that are taken into a journal.
 enum Source {
     Session(Box<Replay>),
     Host(Heard),
@@ -565,7 +568,7 @@ async fn copy_records(mut from: Source, context: &VolumeContext, to: &Journal) -
     }
 }
 
-/// The journal that goes on, or the old one with the error; and where one is that can't be replayed.
+/// The journal that goes on, or the old one with the error; and where a journal is that can't be replayed.
 type HandedOn = (Result<Journal, (Option<Journal>, Error)>, Option<PathBuf>);
 
 async fn hand_on(

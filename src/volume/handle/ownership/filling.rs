@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// See the module.
+/// Count of the commands that have the volume to themselves.
 #[derive(Debug, Default)]
 pub struct Fillings {
     commands: AtomicUsize,
@@ -22,7 +22,7 @@ impl Fillings {
         self.commands.load(Ordering::SeqCst) > 0
     }
 
-    /// Returns when there is none.
+    /// Waits until there is no such command.
     pub async fn over(&self) {
         loop {
             let ended = self.ended.notified();
@@ -34,7 +34,7 @@ impl Fillings {
     }
 }
 
-/// A command has the volume to itself until this is dropped.
+/// Guard of a command, which has the volume to itself until this is dropped.
 #[derive(Debug)]
 pub struct Filling(Arc<Fillings>);
 

@@ -9,13 +9,13 @@ use futures::future::{Either, select};
 use crate::volume::head::Stop;
 use crate::volume::session::Session;
 
-/// How often who asks is told that the owner is on the way.
+/// Pause between two signs to the host that asks that the owner is on the way.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
-/// After an attempt that failed.
+/// Pause after an attempt that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// For as long as the session lives. `let_go`: releases the volume, once no command fills it; writes wait meanwhile, and go on
-/// where it fails.
+/// Hands the volume over when another host asks for it, for as long as the session lives. `let_go`: releases the volume, once
+/// no command fills it; writes wait meanwhile, and go on where it fails.
 pub async fn hand_over_when_asked<F>(session: Arc<Session>, let_go: impl Fn() -> F)
 where
     F: Future<Output = Result<(), Stop>>,
@@ -31,7 +31,7 @@ where
     }
 }
 
-/// Signs of life for who asks, while what is unsent is stored.
+/// Gives signs of life to the host that asks, while what is unsent is stored.
 async fn tell(session: &Arc<Session>) {
     let mut times = session.head.lock().wanted.as_ref().map_or(0, |wanted| wanted.heard);
     loop {

@@ -11,15 +11,15 @@ use crate::base::rt::Instant;
 use crate::base::{HostId, Nonce};
 use crate::volume::head::{Claim, Head};
 
-/// How long a claim may stand without a sign of life of its host, beside what it may wait for one store.
+/// Time for which a claim may stand without a sign of life of its host, beside what it may wait for one store.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// Claim of another host that was met last, and since when this host knows of it.
 #[derive(Debug, Default)]
 pub struct OthersClaim(Mutex<Option<(Nonce, Instant)>>);
 
 impl OthersClaim {
-    /// The claim of another host that stands, and since when this host knows of it.
+    /// Returns the claim of another host that stands, and since when this host knows of it.
     pub fn of<'a>(&self, head: &'a Head, me: HostId, now: Instant) -> Option<(&'a Claim, Instant)> {
         let claim = head.standing().filter(|claim| claim.host.id != me)?;
         let mut known = self.0.lock();

@@ -34,14 +34,14 @@ use crate::volume::session::{LastAct, Released};
 /// Pause between attempts to become the owner for a write that waits.
 pub const AGAIN: Duration = Duration::from_secs(1);
 
-/// On whose behalf a volume is to become this host's.
+/// Party on whose behalf a volume is to become this host's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Claiming {
-    /// Whoever goes on with what this host has, and commands.
+    /// Anybody who goes on with what this host has, and commands.
     ByRight,
     /// Clients that stood by until now: what the claim gives is the first that they see of the volume.
     ForStandby,
-    /// The user takes over.
+    /// The user, who takes over.
     ByForce { accept_loss: bool },
 }
 
@@ -49,12 +49,13 @@ pub enum Claiming {
 pub enum State {
     Inert(Arc<Inert>),
     Live(Arc<Session>),
-    /// Attached, and perhaps another host's: the next use asks for it. All that was acknowledged here is in the pool.
+    /// The volume is attached, and perhaps another host's: the next use asks for it. All that was acknowledged here is in the
+    /// pool.
     Standby(Standby),
     /// The last session is over: the next use claims again, if the volume is still what that one left. `None`: there was none
     /// yet, and nobody has seen anything.
     Ended(Option<Arc<Shown>>),
-    /// For good; opening the volume anew makes another `Volume`. With the session that is to be let go.
+    /// The volume has failed for good; opening it anew makes another `Volume`. With the session that is to be let go.
     Failed(Arc<Error>, Option<Arc<Session>>),
 }
 
@@ -62,10 +63,10 @@ pub enum State {
 pub struct Inner {
     pub context: Arc<VolumeContext>,
     pub state: Mutex<State>,
-    /// One transition at a time.
+    /// Lock by which one transition runs at a time.
     pub turn: tokio::sync::Mutex<()>,
     leavers: Leavers,
-    /// Whose clients may go on here.
+    /// Ownerships whose clients may go on here.
     pub lives: Lives,
     pub queue: Queue,
     pub attached: Attached,
@@ -73,7 +74,7 @@ pub struct Inner {
     pub fillings: Arc<Fillings>,
     pub arrivals: Arrivals,
     pub trouble: Mutex<Trouble>,
-    /// For the user, of the last takeover.
+    /// Notes of the last takeover, for the user.
     pub notes: Mutex<Notes>,
     pub trail: Trail,
     pub limiter: Limiter,
@@ -136,7 +137,7 @@ impl Inner {
         }
     }
 
-    /// What was under way has come to this, unless the volume has failed meanwhile: that is for good.
+    /// Sets the state that a transition has come to, unless the volume has failed meanwhile: that is for good.
     fn becomes(&self, next: State) {
         let mut state = self.state.lock();
         match (&*state, next) {
@@ -161,7 +162,7 @@ impl Inner {
         *state = State::Failed(Arc::new(error), session);
     }
 
-    /// Stops what runs, and lets go of the journal.
+    /// Stops the session that runs, and lets go of the journal.
     pub async fn let_go(self: Arc<Inner>) {
         let _leaver = Leaver::new(&self.leavers);
         // A release that waits for stores has the turn, or an opening that waits for memory: this ends them.
@@ -259,8 +260,9 @@ impl Inner {
         }
     }
 
-    /// A session ended and could not write its journal out. A restart would have no more, but clients that see one know
-    /// that what they had not flushed may be gone. Going on, a later flush would promise them what is not there.
+    /// Returns the error for a session that ended and could not write its journal out. A restart would have no more, but
+    /// clients that see one know that what they had not flushed may be gone. Going on, a later flush would promise them what is
+    /// not there.
     fn forgets(&self, error: Error) -> Error {
         // Not of the cause's kind: nothing is to be waited for.
         let why = format!(
@@ -271,8 +273,8 @@ impl Inner {
         Error::new(Kind::Io, why).because(error)
     }
 
-    /// When a claim on the volume was withdrawn, the volume takes over from itself, also if nobody asks for anything: what
-    /// it has acknowledged is to reach the pool.
+    /// Lets the volume take over from itself when a claim on it was withdrawn, also if nobody asks for anything: what it has
+    /// acknowledged is to reach the pool.
     fn revive_after(self: &Arc<Inner>, session: Arc<Session>) {
         let (inner, rt) = (Arc::downgrade(self), self.context.rt().clone());
         let again = rt.clone();

@@ -12,14 +12,15 @@ use crate::volume::head::READERS;
 use crate::volume::read::{EngineContext, VolumeContext, wait_at};
 use crate::volume::space::pins;
 
-/// How often a volume whose removal seems to be under way is looked at again.
+/// Number of looks at a volume whose removal seems to be under way.
 const LOOKS: usize = 60;
-/// A client waits so long for the note to be made, and a release. A host whose keys can only read makes none.
+/// Time for which a client waits for the note to be made, and a release. A host whose keys can only read makes none.
 const NOTED_WITHIN: Duration = Duration::from_secs(2);
-/// Clients that another process was to go on with have come back to this one by then, or have gone.
+/// Time by which clients that another process was to go on with have come back to this one, or have gone.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
-/// A client uses the volume here. As long as there is one, other hosts know, by this host's ownership or by its note.
+/// Guard of a client that uses the volume here. As long as there is one, other hosts know, by this host's ownership or by its
+/// note.
 #[derive(Debug)]
 pub struct Reading {
     engine: Arc<EngineContext>,
@@ -47,7 +48,7 @@ impl Drop for Reading {
     }
 }
 
-/// The key of a host's note.
+/// Returns the key of a host's note.
 pub fn reader_key(host: HostId) -> [u8; 16] {
     host.0.to_le_bytes()
 }
@@ -83,13 +84,13 @@ pub async fn read_by_client(
     Ok(reading)
 }
 
-/// Counts those who have come to a volume by its move, until that is dropped. This host owns the volume, which speaks for them; the
-/// note is made before it is let go of.
+/// Counts those who have come to a volume by its move, until the result is dropped. This host owns the volume, which speaks for
+/// them; the note is made before it is let go of.
 pub fn read_by_moved(context: &VolumeContext) -> Reading {
     Reading::begin(&context.engine, context.id)
 }
 
-/// Before this host lets go of a volume: its ownership speaks for the clients no longer.
+/// Makes the note before this host lets go of a volume that clients use: its ownership speaks for them no longer.
 pub async fn note_before_release(context: &Arc<VolumeContext>) {
     let readers = &context.engine.readers;
     // Clients that are about to go on in another process of this host are not counted here any more.
@@ -139,7 +140,8 @@ async fn note(context: &VolumeContext) -> Result<()> {
     Ok(())
 }
 
-/// What an earlier run of this host has left counts for the clients that this run goes on with, and goes with them.
+/// Takes over the note that an earlier run of this host has left: it counts for the clients that this run goes on with, and
+/// goes with them.
 async fn adopt(context: &VolumeContext) -> Result<()> {
     let (engine, id) = (&context.engine, context.id);
     let here = engine.readers.of(id);
@@ -169,13 +171,13 @@ async fn look_after_entering(engine: &EngineContext, name: &Name, id: VolumeId) 
     Err(Error::new(Kind::Unavailable, why))
 }
 
-/// Clients leave for another process of this host, which makes notes of its own in the place of these: they stay, until
-/// `keep_notes_no_more`.
+/// Keeps the notes until `keep_notes_no_more`: clients leave for another process of this host, which makes notes of its own in
+/// the place of these.
 pub fn keep_notes(engine: &EngineContext) {
     engine.readers.keeps.store(true, Ordering::SeqCst);
 }
 
-/// Notes of clients that do not come back go after a while.
+/// Ends `keep_notes`. Notes of clients that do not come back go after a while.
 pub fn keep_notes_no_more(engine: &Arc<EngineContext>) {
     engine.readers.keeps.store(false, Ordering::SeqCst);
     let engine = engine.clone();
@@ -189,7 +191,7 @@ pub fn keep_notes_no_more(engine: &Arc<EngineContext>) {
     .detach();
 }
 
-/// The note goes with the last client, unless another process of this host goes on with the clients: that one makes its own
+/// Removes the note with the last client, unless another process of this host goes on with the clients: that one makes its own
 /// in the place of this.
 async fn end_reading(engine: &EngineContext, id: VolumeId) {
     let here = engine.readers.of(id);

@@ -4,7 +4,7 @@ use crate::base::{Error, Kind, Nonce, Result, utc};
 use crate::volume::head::CopyRound;
 use crate::volume::space::Tables;
 
-/// The snapshot that the round was to bring, where the copy has it: only the round's end was cut off.
+/// Returns the snapshot that the round was to bring, where the copy has it: only the round's end was cut off.
 ///
 /// # Errors
 /// `Refused`: what the copy shows is no state that ever was.

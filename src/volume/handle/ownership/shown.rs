@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 use crate::base::{Epoch, Result};
 use crate::volume::head::Head;
 
-/// What a volume must still be when it is claimed, for the sake of who has seen it.
+/// Ownerships under which a volume was shown: one must still be in force when it is claimed, for the sake of who has seen it.
 #[derive(Debug)]
 pub struct Shown {
     /// The last ownership that is known to have been in force here.
     under: Epoch,
-    /// Own claims since of which it is not known whether they were recorded: what was shown then counts under them.
+    /// Own claims since then of which it is not known whether they were recorded: what was shown counts under them.
     tried: Mutex<Vec<Epoch>>,
 }
 
@@ -23,18 +23,18 @@ impl Shown {
         Arc::new(Shown { under: epoch, tried: Mutex::default() })
     }
 
-    /// As another process of this host tells it by `all`.
+    /// Makes the value of what another process of this host tells by `all`.
     pub fn told(all: &[Epoch]) -> Option<Arc<Shown>> {
         let (under, tried) = all.split_first()?;
         Some(Arc::new(Shown { under: *under, tried: Mutex::new(tried.to_vec()) }))
     }
 
-    /// Any of these may be in force; the one that is known to have been comes first.
+    /// Returns the ownerships of which any may be in force; the one that is known to have been comes first.
     pub fn all(&self) -> Vec<Epoch> {
         [self.under].into_iter().chain(self.tried.lock().iter().copied()).collect()
     }
 
-    /// The last ownership that is known to have been in force is this one.
+    /// Tells whether the last ownership that is known to have been in force is this one.
     pub fn is_under(&self, epoch: Epoch) -> bool {
         self.under == epoch
     }
@@ -43,14 +43,14 @@ impl Shown {
         self.tried.lock().extend(claim);
     }
 
-    /// `Fenced`: others have had the volume since.
+    /// Checks that the volume is still what was shown. `Fenced`: others have had it since.
     pub fn check(&self, head: &Head) -> Result<()> {
         let is_tried = self.tried.lock().contains(&head.active.epoch);
         if is_tried { Ok(()) } else { head.changed_since(self.under) }
     }
 
-    /// Whether a released volume is still what was shown, also where an own claim was recorded and the answer was lost: the
-    /// next write goes on under it.
+    /// Tells whether a released volume is still what was shown, also where an own claim was recorded and the answer was lost:
+    /// the next write goes on under it.
     pub fn is_newest(&self, head: &Head) -> bool {
         let active = &head.active;
         active.released && active.epoch == self.under || self.tried.lock().contains(&active.epoch)
@@ -66,7 +66,7 @@ impl Lives {
         *self.0.lock() = lives.into_iter().collect();
     }
 
-    /// `goes_on`: the clients that there are have missed nothing of what was before these either.
+    /// Adds ownerships. `goes_on`: the clients that there are have missed nothing of what was before these either.
     pub fn take_in(&self, lives: BTreeSet<Epoch>, goes_on: bool) {
         let mut all = self.0.lock();
         if !goes_on {
@@ -75,7 +75,7 @@ impl Lives {
         all.extend(lives);
     }
 
-    /// Whether who was shown the volume under one of these has missed nothing.
+    /// Tells whether those who were shown the volume under one of these have missed nothing.
     pub fn continue_any(&self, shown: &[Epoch]) -> bool {
         let all = self.0.lock();
         shown.iter().any(|epoch| all.contains(epoch))

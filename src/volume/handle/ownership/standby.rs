@@ -19,13 +19,13 @@ use crate::volume::head::{CopyRound, Head};
 use crate::volume::read::VolumeContext;
 use crate::volume::space::Tables;
 
-/// Between looks at the head while an answer is waited for.
+/// Pause between two looks at the head while an answer is waited for.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long who was asked for the volume leaves it to who asked.
+/// Time for which a host that was asked for the volume leaves it to the one that asked.
 const YIELD: Duration = Duration::from_secs(10);
-/// After so long a wait the user is told.
+/// Time of waiting after which the user is told.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How often a host says that it has the volume attached: twice before that is out of date for the owner.
+/// Pause after which a host says again that it has the volume attached: twice before that is out of date for the owner.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A released volume as it was when it was opened.
@@ -33,7 +33,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 pub struct Inert {
     pub shown: Arc<Shown>,
     pub tables: Tables,
-    /// It is a copy that showed no whole state.
+    /// Round of a copy that showed no whole state.
     pub round: Option<CopyRound>,
 }
 
@@ -43,18 +43,18 @@ impl Inert {
     }
 }
 
-/// What is known of who comes first.
+/// Facts that tell who comes first when a volume that stands by is to be claimed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standby {
-    /// The last release was not answered: the volume may still be this host's.
+    /// True if the last release was not answered: the volume may still be this host's.
     pub unsure: bool,
-    /// This ownership was let go for another host, which comes first until then. Without that a busy client here would
-    /// claim the volume again before the other host has looked.
+    /// Ownership that was let go for another host, and the time until which that one comes first. Without that a busy client
+    /// here would claim the volume again before the other host has looked.
     yields: Option<(Epoch, Instant)>,
 }
 
 impl Standby {
-    /// After a release, as the head tells it.
+    /// Returns the facts after a release, as the head tells them.
     pub fn after(head: &Head, now: Instant) -> Standby {
         let asks = head.wanted.as_ref().and_then(|wanted| wanted.asks);
         let yields = asks.filter(|epoch| *epoch == head.active.epoch).map(|epoch| (epoch, now + YIELD));
@@ -66,19 +66,19 @@ impl Standby {
     }
 }
 
-/// Operations that wait for their volume to become this host's: one asks for all.
+/// Queue of operations that wait for their volume to become this host's: one asks for all.
 #[derive(Debug, Default)]
 pub struct Queue {
     one: tokio::sync::Mutex<()>,
-    /// The last refusal, and when it came: for all who waited by then.
+    /// The last refusal, and when it came: it is the answer for all who waited by then.
     refused: Mutex<Option<(Instant, Arc<Error>)>>,
-    /// Another host has had the volume when this one asked.
+    /// True if another host has had the volume when this one asked.
     has_asked: AtomicBool,
-    /// Who is claiming the volume.
+    /// Claim of another host on the volume.
     pub others: Arc<OthersClaim>,
 }
 
-/// The one that asks.
+/// The operation that asks for all.
 #[derive(Debug)]
 pub struct Asker<'a> {
     queue: &'a Queue,
@@ -87,8 +87,10 @@ pub struct Asker<'a> {
 }
 
 impl Queue {
+    /// Waits until this operation may ask for all.
+    ///
     /// # Errors
-    /// What another was told for whom this one has waited.
+    /// The refusal that another operation got for whom this one has waited.
     pub async fn enter<'a>(&'a self, context: &'a VolumeContext) -> Result<Asker<'a>> {
         let came = context.rt().now();
         let one = self.one.lock().await;
@@ -98,14 +100,14 @@ impl Queue {
         }
     }
 
-    /// Whether another host has been asked since this was last called: it may want the volume back.
+    /// Tells whether another host has been asked since this was last called: it may want the volume back.
     pub fn take_asked(&self) -> bool {
         self.has_asked.swap(false, Ordering::Relaxed)
     }
 }
 
 impl Asker<'_> {
-    /// Who was let have the volume comes first.
+    /// Waits for the host that the volume was let go for, which comes first.
     pub async fn let_first(&self, standby: &Standby) -> Result<()> {
         let Some((epoch, until)) = standby.yields else { return Ok(()) };
         let rt = self.context.rt();
@@ -168,7 +170,7 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// Of its time a claim may spend so much waiting for one store.
+    /// Returns how much of its time a claim may spend waiting for one store.
     fn degrade_after(&self) -> Duration {
         self.context.engine.pool.settings().degrade_after().unwrap_or_default()
     }
@@ -180,7 +182,7 @@ impl Asker<'_> {
     }
 }
 
-/// What only the owner changes, or who claims it.
+/// Returns the parts of the head that only the owner changes, or who claims the volume.
 fn sign_of_life(head: &Head) -> (Nonce, Option<u64>, Option<Nonce>) {
     let claim = head.standing().map(|claim| claim.nonce);
     (head.checkpoint.nonce, head.wanted.as_ref().map(|wanted| wanted.heard), claim)
@@ -190,7 +192,7 @@ fn sign_of_life(head: &Head) -> (Nonce, Option<u64>, Option<Nonce>) {
 #[derive(Debug)]
 pub struct Attachment;
 
-/// Whether clients use the volume here.
+/// Record of whether clients use the volume here.
 #[derive(Debug, Default)]
 pub struct Attached(Mutex<Weak<Attachment>>);
 
@@ -199,7 +201,7 @@ impl Attached {
         self.0.lock().strong_count() > 0
     }
 
-    /// `stands_by`: whether the volume does; `None`: it is not open any more.
+    /// Attaches a client. `stands_by`: whether the volume does; `None`: it is not open any more.
     pub fn attach<F>(&self, context: &Arc<VolumeContext>, stands_by: F) -> Arc<Attachment>
     where
         F: Fn() -> Option<bool> + Send + 'static,
