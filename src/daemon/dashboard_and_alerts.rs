@@ -434,7 +434,10 @@ fn packaging_has_the_dashboard_and_alerts_of_these_names() {
             std::fs::write(&path, &wanted).unwrap();
         }
         let is = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(is == wanted, "{file} is behind its source: WRITE_DOCS=1 cargo test --lib dashboard_and_alerts");
+        assert!(
+            is == wanted,
+            "{file} is behind its source: WRITE_DOCS=1 cargo test --lib dashboard_and_alerts"
+        );
         let words = wanted.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let names: Vec<&str> = words.filter(|word| word.starts_with("windlass_")).collect();
         assert!(names.len() > 10, "{file}");
