@@ -188,7 +188,8 @@ mod tests {
         arrivals.in_order(blocks, pin!(write)).await
     }
 
-    /// Of what overlaps only: whoever comes first, and whatever it waits for.
+    /// Only writes that overlap wait for each other, in the order in which they came, whatever the first one
+    /// waits for.
     #[tokio::test]
     async fn writes_that_overlap_one_that_waits_are_done_after_it() {
         let arrivals = Arrivals::default();

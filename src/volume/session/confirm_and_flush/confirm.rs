@@ -17,8 +17,8 @@ use crate::volume::space::Object;
 /// Longest pause between rounds that fail.
 const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// What is counted so far: chunks up to `upto` are confirmed, and what is stored was counted on the stores of
-/// `generation`.
+/// The extent of what was counted: chunks up to `upto` are confirmed, and what is stored was counted on the
+/// stores of `generation`.
 struct Counted {
     generation: Generation,
     /// Number of times that the pool's registers had been decided by guess when the chunks were counted.
