@@ -127,7 +127,8 @@ mod tests {
         }
     }
 
-    /// One each minute for two days: at any time the plan has those that it promises, and few others.
+    /// Takes a snapshot each minute for two days. At any time the plan has those that it promises, and few
+    /// others.
     #[test]
     fn the_first_of_each_period_stays() {
         let plan: History = "1m:1h,1h:1d".parse().unwrap();

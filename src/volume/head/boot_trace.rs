@@ -17,7 +17,7 @@ use crate::base::{Error, Kind, Result};
 
 /// Bytes of a trace before base64: some 5,000 ranges.
 const CODE_MAX: usize = 16 << 10;
-/// Units of the largest volume.
+/// Number of units of the largest volume.
 const UNITS_MAX: u64 = VOLUME_MAX / UNIT;
 const UNIT: u64 = FRAME_BLOCKS * BLOCK;
 

@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 const FILE_MAX: usize = 4096;
 const FILE: &str = "confirmed";
 
-/// How far this host has seen the volume come, as the module describes it.
+/// A record of how far this host has seen the volume come, as the module describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Confirmed {
     format: u32,
@@ -72,6 +72,7 @@ impl Confirmed {
 ///
 /// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head
 /// needs chunks that were deleted since, and nothing that is stored now would be found behind them.
+///
 /// # Errors
 /// `Fenced`: the head is older.
 pub fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {

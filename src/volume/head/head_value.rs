@@ -71,7 +71,7 @@ pub struct Base {
     pub snapshot: StateId,
     /// The snapshot's name when the clone was made, for people.
     pub snapshot_name: Name,
-    /// `None`: the snapshot was empty.
+    /// The root of the snapshot's map; `None`: the snapshot was empty.
     pub root: Option<RootRef>,
     /// Blocks that the snapshot maps, for reports.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -93,7 +93,7 @@ pub struct Active {
     /// The claim that became this ownership.
     #[serde(default, skip_serializing_if = "is_default")]
     pub nonce: Nonce,
-    /// Shards that make one of its chunks stored.
+    /// Number of shards that make a chunk of this epoch stored.
     pub w: u8,
     /// The host that owns the volume, or was the last to; nobody before the first write.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -201,7 +201,7 @@ pub struct Head {
     /// The volume of another pool in which this one went on: nobody claims this one any more.
     #[serde(default, skip_serializing_if = "is_default")]
     pub moved: Option<Moved>,
-    /// Another host that has the volume attached or asks its owner for it, where the settings allow that.
+    /// Another host that has the volume attached, or asks its owner for it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wanted: Option<Wanted>,
     /// The host whose journal must be asked before the volume goes elsewhere.
@@ -420,6 +420,7 @@ impl Head {
     }
 
     /// Checks that this epoch is in force and that no claim stands over it.
+    ///
     /// # Errors
     /// `Fenced`, by whom and when. `Refused` if the claim over it was *withdrawn*: the owner takes over from
     /// itself (§1.9).

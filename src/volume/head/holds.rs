@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result, StateId, utc};
 
-/// Stands among the snapshots that may have clones for the hosts that read the volume: no snapshot has this number.
+/// Stands for the hosts that read the volume, among the snapshots that may have clones: no snapshot has this
+/// number.
 pub const READERS: StateId = StateId(0);
 
 /// Most snapshots that may have clones which a head lists one by one.

@@ -38,7 +38,7 @@ pub struct VolumeInfo {
     /// Policy for a host that asks for the volume while another owns it.
     #[serde(default)]
     pub handover: HandoverPolicy,
-    /// What flushes wait for while no peer has all, where they wait for one.
+    /// The setting `mirror-loss`: where flushes wait for a peer, what they wait for while no peer has all.
     #[serde(default)]
     pub mirror_loss: MirrorLoss,
     /// Clients that may write to the volume at the same time.
@@ -82,7 +82,7 @@ pub struct VolumeInfo {
     /// Bytes of the volume's objects that the volume or a snapshot needs, by the last checkpoint; told when
     /// it is open here.
     pub live_bytes: Option<u64>,
-    /// Bytes of objects that writes became since the volume was opened here, without parity.
+    /// Bytes of the objects that hold what was written since the volume was opened here, without parity.
     pub logged_bytes: u64,
     /// Bytes that the volume's maps and tables took, beside `logged_bytes`.
     pub map_bytes: u64,
@@ -96,7 +96,7 @@ pub struct VolumeInfo {
     /// Time for which the oldest unsent bytes have waited, in ms; none when the volume isn't open and has
     /// some.
     pub unsent_age_ms: Option<u64>,
-    /// Local disk in use by the journal.
+    /// Bytes of the local disk in use by the journal.
     pub journal_bytes: u64,
     /// Bytes that can be written before writes wait for the stores: room in the journal, or in memory where
     /// that is less.

@@ -32,7 +32,7 @@ pub struct Mirror {
     pub nonce: Nonce,
 }
 
-/// What a host that was never the owner has of a mirror, or whether it does without.
+/// The access that a host which was never the owner has to a mirror, or its consent to do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MirrorAccess {
     /// A mirror session on this host that takes no more records.

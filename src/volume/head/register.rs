@@ -19,7 +19,7 @@ pub const CREATION: Duration = Duration::from_secs(3);
 /// Time for which stores are waited for when their copies are compared.
 const COMPARE: Duration = Duration::from_secs(2);
 
-/// A volume's register, typed.
+/// The register of a volume, whose values are heads.
 #[derive(Clone, Debug)]
 pub struct HeadRegister {
     register: Register,
@@ -105,6 +105,7 @@ impl HeadRegister {
 
     /// Compares what all stores show. Returns whether copies were found that are older than the others, or
     /// missing; a task of its own mends them.
+    ///
     /// # Errors
     /// `Refused`: a majority of the stores was put back from a backup, and others show a newer head.
     pub async fn compare(&self, rt: &Rt, title: &str) -> Result<bool> {
@@ -204,7 +205,8 @@ impl HeadRegister {
         self.explained(self.register.change(apply).await).await
     }
 
-    /// Creates the volume. An id is drawn once, so a head that is there already is our own unless it was cancelled.
+    /// Creates the volume. An id is drawn once, so a head that is there already is this host's own unless it
+    /// was cancelled. `Removed`: it was cancelled.
     pub async fn create(&self, head: &Head) -> Result<()> {
         let bytes = head.encode_new()?;
         let apply = |value: Option<&Bytes>| match value {

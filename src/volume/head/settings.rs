@@ -17,17 +17,18 @@ use crate::frame::Codec;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlushMode {
-    /// This host's disk has it.
+    /// This host's disk has what was flushed.
     #[default]
     Local,
-    /// The pool has it, and this host was still the owner after that.
+    /// The pool has what was flushed, and this host was still the owner after that.
     Pool,
     /// This host's disk has it and another host's. While no other host has all, the flush waits as
     /// `MirrorLoss` says.
     Mirror,
 }
 
-/// What a flush of a mirrored volume waits for while no other host has all that was written.
+/// The setting `mirror-loss`: what a flush of a mirrored volume waits for while no other host has all that
+/// was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MirrorLoss {
@@ -91,7 +92,7 @@ pub struct VolumeSettings {
     pub error_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
-    /// Bytes that may be mapped: a write that needs more fails.
+    /// Most bytes that may be mapped: a write that needs more fails.
     #[serde(skip_serializing_if = "is_default")]
     pub quota_bytes: Option<u64>,
     /// Is true if the volume is there to be cloned: nobody writes to it, and neither it nor its snapshots are
@@ -110,7 +111,7 @@ pub struct VolumeSettings {
     /// Policy for a host that asks for the volume while another owns it.
     #[serde(skip_serializing_if = "is_default")]
     pub handover: HandoverPolicy,
-    /// What flushes wait for while no peer has all.
+    /// The setting `mirror-loss`: what flushes wait for while no peer has all.
     #[serde(skip_serializing_if = "is_default")]
     pub mirror_loss: MirrorLoss,
     #[serde(skip_serializing_if = "is_default")]

@@ -263,7 +263,7 @@ pub mod fuzz {
         records.chain(others).map(|message| joined(&message)).collect()
     }
 
-    /// A frame as it came, and one whose hash is right.
+    /// Parses a frame as it came, and the frame with the hash put right.
     pub fn message(data: &[u8]) {
         let mut frames = vec![data.to_vec()];
         if data.first() == Some(&4) && data.len() > 9 {

@@ -211,6 +211,7 @@ impl Mirroring {
     }
 
     /// Notes that the peer's session holds all up to `end`, and has so much room.
+    ///
     /// # Errors
     /// `Closed`: the session has lost what it had synced, or has what this owner never sent. Then it is
     /// another ownership's of the same number, in a history that the pool knows no more.

@@ -240,6 +240,7 @@ async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<G
         news.await;
     }
     let nonce = Nonce(session.context.rt().random128());
+    // Noted before the head is changed: the change may be chosen although its answer is lost.
     mirror.asks(host.id);
     change(session, |head| head.name_mirror(session.epoch, host, nonce)).await.map_err(Stop::error)?;
     mirror.named();

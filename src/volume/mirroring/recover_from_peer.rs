@@ -33,6 +33,7 @@ pub struct Heard {
 
 /// Asks the host that the head names for what it has beyond `after`. If that host has no such session, it has
 /// nothing, and nobody else has anything.
+///
 /// # Errors
 /// It can't be asked, or what it has is not whole: `refusal` says what to do.
 pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Lsn) -> Result<Heard> {

@@ -29,6 +29,7 @@ const ROOM: Duration = Duration::from_secs(10);
 const UNSYNCED_MAX: u64 = 4 << 20;
 
 /// Serves one connection to its end. `engine`: of the pool that the owner names, where this host knows it.
+///
 /// # Errors
 /// The reason for the connection's end, unless the owner ended it.
 pub async fn serve_mirror<F>(
@@ -136,6 +137,8 @@ impl Kept {
                     self.journal.trim(lsn);
                     self.end = self.end.max(lsn);
                 }
+                // The disk has the records before the owner hears so: the owner acknowledges flushes on this
+                // answer.
                 Message::Sync(lsn) if lsn <= self.end => {
                     self.sync().await?;
                     sender.send(vec![Message::Synced(lsn).frame()]).await?;

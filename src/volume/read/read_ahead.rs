@@ -278,7 +278,7 @@ mod tests {
     const NOW: Instant = Instant(Duration::ZERO);
 
     impl Trail {
-        /// A request for what nobody has read.
+        /// Makes a request for bytes that nobody has read, and returns what is to be fetched.
         fn news(&self, read: Range<u64>, size: u64, now: Instant) -> Option<Fetch> {
             self.step(read.clone(), now);
             self.fetch(&read, size, now)

@@ -115,6 +115,7 @@ impl Session {
             return Ok(());
         }
         attempts.unsure = true;
+        // The head says the low number before anything counts with it: a taker judges chunks by the head.
         self.write_w(k).await?;
         tracing::warn!(volume = %self.context.name(), "{out} stores are out: writes are stored on {k} stores from now on");
         self.count_with(k);

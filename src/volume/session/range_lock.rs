@@ -188,8 +188,8 @@ mod tests {
         arrivals.in_order(blocks, pin!(write)).await
     }
 
-    /// Only writes that overlap wait for each other, in the order in which they came, whatever the first one
-    /// waits for.
+    /// A write waits for earlier ones that overlap it, in the order in which they came, whatever the first
+    /// one waits for. Others pass.
     #[tokio::test]
     async fn writes_that_overlap_one_that_waits_are_done_after_it() {
         let arrivals = Arrivals::default();
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!((&mut third).now_or_never(), Some(3));
     }
 
-    /// Both began when nobody waited, on two threads, and one waits for the other.
+    /// Two writes begin when nobody waits, on two threads, and one waits for the other.
     #[tokio::test]
     async fn what_has_begun_waits_for_no_place() {
         let arrivals = Arrivals::default();

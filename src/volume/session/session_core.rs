@@ -90,7 +90,7 @@ pub struct Session {
     pub changes: AtomicU64,
     /// Serializes changes of the head, so that the last one's head is the one that is kept.
     changing: tokio::sync::Mutex<()>,
-    /// Bytes of the log when the last checkpoint began.
+    /// Bytes of the log that this session had put when its last checkpoint was planned.
     merged_bytes: AtomicU64,
     pub pace: WriteThrottle,
     /// The chunk table as it was last published.
@@ -419,6 +419,7 @@ impl Session {
 
     /// Writes the journal of a session that was stopped out and lets go of it, unless it is put aside
     /// already.
+    ///
     /// # Errors
     /// What was not flushed may be missing from the journal, and is not in the pool.
     pub async fn leave_journal(&self) -> Result<()> {
@@ -525,7 +526,7 @@ impl Session {
         }
     }
 
-    /// Returns the bytes of log that the last checkpoint merged.
+    /// Returns the bytes of the log that this session had put when its last checkpoint was planned.
     pub fn merged_bytes(&self) -> u64 {
         self.merged_bytes.load(Ordering::Relaxed)
     }
@@ -546,6 +547,8 @@ impl Session {
         self.pace.live.store(live, Ordering::Relaxed);
         self.retired.lock().recorded(&chunk_table, self.context.rt().now());
         let packed = chunk_table.packed(self.context.id);
+        // Known before the table is exchanged: a read that finds something gone looks again once it sees
+        // another root.
         self.context.engine.memory.places.know(self.context.id, packed);
         *self.chunk_table.lock() = Arc::new(chunk_table);
         self.pace.ask();

@@ -156,6 +156,7 @@ pub struct Announce {
 }
 
 /// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably.
+///
 /// # Errors
 /// `Owned`: another host has it. `Fenced`: another taker came in between. `Unavailable`: too few stores
 /// answer; the claim is withdrawn.

@@ -309,6 +309,7 @@ impl Session {
 
     /// Returns how many of the blocks that these changes fill are not mapped yet, once it is known that they
     /// fit the quota. Waits through an outage.
+    ///
     /// # Errors
     /// `NoSpace`: the quota of the volume or of the pool is used up.
     async fn space_for(self: &Arc<Self>, ops: &[Op]) -> Result<u64, Stop> {

@@ -7,6 +7,7 @@ use super::session_core::Session;
 pub async fn close_gate(session: &Session) -> Gate<'_> {
     loop {
         let opened = session.opened.notified();
+        // Registered before the barrier is looked at: a gate that opens in between must wake this caller.
         let mut opened = std::pin::pin!(opened);
         opened.as_mut().enable();
         {

@@ -356,6 +356,7 @@ impl ChunkTable {
     }
 
     /// Gives what is left of chunks its new home. What died since the pack was made is dead there too.
+    ///
     /// # Errors
     /// `Internal`: an entry has fewer dead bytes than when it was packed.
     pub fn adopt(&mut self, moved: &Repacked) -> Result<()> {

@@ -202,7 +202,7 @@ fn damaged(e: &Error) -> Error {
     Error::new(Kind::Corrupt, e.to_string())
 }
 
-/// Reads a part's deaths in order, a page at a time.
+/// A reader of a part's deaths in order, a page at a time.
 pub struct Cursor<'a> {
     pages: &'a dyn Pages,
     part: Part,

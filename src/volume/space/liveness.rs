@@ -122,7 +122,8 @@ mod tests {
         Object { epoch: Epoch(epoch), seq }
     }
 
-    /// Up to 8 the table decides; 1 wrote up to 10, 3 up to 15, 5 goes on.
+    /// Returns a volume of which the table decides up to 8. Epoch 1 wrote up to 10 and epoch 3 up to 15;
+    /// epoch 5 goes on.
     fn book() -> Liveness {
         let end = |epoch, last| End { epoch: Epoch(epoch), last: Seq(last) };
         let named = [object(1, Seq(2)), object(1, Seq(7)), object(3, Seq::pack(1))];

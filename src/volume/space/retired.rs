@@ -104,7 +104,7 @@ mod tests {
         Instant(Duration::from_secs(secs))
     }
 
-    /// A table that lists so many as retired.
+    /// Makes a table that lists so many objects as retired.
     fn table(objects: u64) -> ChunkTable {
         let mut chunk_table = ChunkTable::default();
         chunk_table.retired.extend((0..objects).map(object));

@@ -17,6 +17,7 @@ impl Head {
     ///
     /// `removes`: states that the checkpoint drops. No clone may need one of them: it never had a clone, or
     /// the caller found no pin while the removal's gate stood, and that gate still stands.
+    ///
     /// # Errors
     /// `Refused`: a clone may need one of those states, or one of them is locked.
     pub fn checkpoint(

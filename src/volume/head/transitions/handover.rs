@@ -67,7 +67,7 @@ mod tests {
     use super::super::heads_for_tests::{born, claim, recording, to};
     use super::*;
 
-    /// Of the first claim here.
+    /// Returns the epoch of the first claim here.
     fn first() -> Epoch {
         Epoch(0).after(Nonce(1))
     }

@@ -34,6 +34,7 @@ impl Head {
     /// Locks the snapshot, so that nobody removes it before `until_ms`. Any host may make this change.
     /// Whoever sets a lock looks afterwards whether the snapshot is still there. `now_ms`: the earliest of
     /// the clocks that were asked.
+    ///
     /// # Errors
     /// `Refused`: the lock would become shorter, the volume has too many locks, or the head has no room for
     /// another.
@@ -84,7 +85,7 @@ mod tests {
     use crate::volume::head::head_value::Checkpoint;
     use crate::volume::head::name_and_move::{Leaving, Moved};
 
-    /// Whether the snapshot can be removed, and the volume.
+    /// Tells whether the snapshot can be removed, and whether the volume can.
     fn removable(head: &Head, state: u64) -> (bool, bool) {
         let new = Checkpoint { position: Seq(1), top: Seq(1), nonce: Nonce(9), ..Checkpoint::default() };
         let removes = [Removal { state: StateId(state), gate: Nonce(0) }];

@@ -39,7 +39,7 @@ mod tests {
     use crate::base::Kind;
     use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
 
-    /// Of the n-th claim here.
+    /// Returns the epoch of the n-th claim here.
     fn e(n: u64) -> Epoch {
         Epoch(n << 32 | n)
     }

@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::volume::head::head_value::Checkpoint;
 
-    /// Of the n-th claim here, and its nonce.
+    /// Returns the epoch of the n-th claim here, which has this nonce.
     fn e(n: u64, nonce: u64) -> Epoch {
         Epoch(n << 32 | nonce)
     }
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(to(withdrawn.claim(&below)).claim.unwrap().epoch, e(3, 33));
     }
 
-    /// Whoever brings the copy up to date, or rolls it back, claims it all the same.
+    /// A host that brings the copy up to date, or rolls it back, claims it all the same.
     #[test]
     fn nobody_claims_a_copy_in_a_round_to_show_it() {
         let (two, none) = (host(2), BTreeSet::new());
@@ -227,7 +227,8 @@ mod tests {
         to(to(released.end_round(Nonce(5))).claim(&shows));
     }
 
-    /// What another host has begun comes first; the user, by force, and the host itself do not wait.
+    /// A host waits for a claim that another host has begun. The user, by force, and the claiming host itself
+    /// do not wait.
     #[test]
     fn nobody_claims_over_a_claim_that_stands() {
         let (two, three, none, mine) = (host(2), host(3), BTreeSet::new(), BTreeSet::from([OWNED]));

@@ -52,7 +52,7 @@ mod tests {
     use crate::base::{Lsn, Name, Nonce, VolumeId};
     use crate::volume::head::name_and_move::Moved;
 
-    /// Of the first claim here.
+    /// Returns the epoch of the first claim here.
     fn first() -> Epoch {
         Epoch(0).after(Nonce(1))
     }

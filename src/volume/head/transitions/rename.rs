@@ -22,6 +22,7 @@ impl Head {
     ///
     /// Only a volume that no host owns goes into the trash. A moved volume that is brought back from the
     /// trash is a volume of its own from then on.
+    ///
     /// # Errors
     /// `Owned`: another rename came first, or somebody took this one for broken off.
     pub fn rename(&self, to: &Name, round: u64) -> Result<Move> {

@@ -37,6 +37,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
         session.wait_for_round(looked).await;
         let (round, dirty) = session.rounds.begin();
         looked = session.context.rt().now();
+        // Taken before the head is read: a round confirms only what was stored before its read began.
         let prefix = session.writer.prefix();
         let stored = prefix.lsn;
         let changes = session.changes.load(Ordering::Relaxed);
@@ -82,8 +83,9 @@ impl Session {
     /// Tells whether the head still shows this epoch as the owner's, by a register read that began after this
     /// call. A head that doesn't ends the session. `None`: no answer tells.
     ///
-    /// Other than `confirm` this waits for no round that is under way (one of its requests may be lost) and
+    /// Unlike `confirm` this waits for no round that is under way (one of its requests may be lost) and
     /// counts nothing: a new client waits for it.
+    ///
     /// # Errors
     /// `Refused`: the stores show an older head than this host has seen recorded.
     pub async fn is_owner(self: &Arc<Self>) -> Option<Result<(), Stop>> {
@@ -193,6 +195,7 @@ impl Session {
     /// Completes the packs that the next change of the head names, and that were stored in an earlier
     /// generation of the pool, on the stores of now. No log tells of a pack, so whoever replaces a store
     /// meanwhile can't bring it along.
+    ///
     /// # Errors
     /// `Corrupt`: a pack is lost. The next checkpoint is made without it, and its sources stay.
     pub async fn count_packs(&self, named: &[Object]) -> Result<()> {

@@ -100,8 +100,9 @@ impl Session {
     ///
     /// When the journal has failed for good, everything is stored and confirmed instead. A new journal is
     /// begun then, or none while the disk takes none.
+    ///
     /// # Errors
-    /// The disk has taken neither for `MEND_PATIENCE`: other than stores, a disk seldom comes back by itself.
+    /// The disk has taken neither for `MEND_PATIENCE`: unlike stores, a disk seldom comes back by itself.
     pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
         loop {

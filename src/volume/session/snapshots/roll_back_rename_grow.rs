@@ -65,6 +65,7 @@ impl Session {
 
     /// Gives this snapshot another name, for good when this returns. The renaming goes on when nobody waits
     /// for it any more.
+    ///
     /// # Errors
     /// `Exists`: another has that name. `NotFound`: the snapshot was removed.
     pub async fn rename_snapshot(self: &Arc<Self>, id: StateId, from: &Name, to: &Name) -> Result<(), Stop> {
