@@ -68,8 +68,8 @@ impl fmt::Display for BootTrace {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Trace {
-    /// The encoded ranges, before base64. They were checked when the trace was read, so decoding them cannot
-    /// fail.
+    /// The encoded ranges, before base64. They were checked when the trace was read, or made here, so decoding
+    /// them cannot fail.
     code: Bytes,
 }
 

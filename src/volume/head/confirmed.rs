@@ -67,8 +67,8 @@ impl Confirmed {
     }
 }
 
-/// Checks that `head` is not older than what is about to be recorded, which has this position and was sealed
-/// by this data key.
+/// Checks that `head` is not older than what was recorded from here: a checkpoint of this position, and the
+/// data key of this number, by which something was sealed.
 ///
 /// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head
 /// needs chunks that were deleted since, and nothing that is stored now would be found behind them.

@@ -6,7 +6,7 @@ use super::settings::VolumeSettings;
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 
 /// The entry of the pool's directory that is the volume's name (model `rename`): the one of this name and
-/// serial. A volume that was never renamed has one entry, of serial 0.
+/// serial. A volume as it was born has that entry alone, of serial 0.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Naming {
@@ -14,8 +14,7 @@ pub struct Naming {
     #[serde(deserialize_with = "Name::deserialize_stored")]
     pub name: Option<Name>,
     pub serial: u64,
-    /// Highest serial of the last rename: an entry with a serial up to this one is the name, or dead for
-    /// ever.
+    /// Serial up to which every entry of the directory is the name, or dead for ever.
     pub round: u64,
 }
 

@@ -27,8 +27,9 @@ impl Stop {
     }
 }
 
-/// Adds to the error of a damaged journal how the volume can be opened without it. Other errors stay as they
-/// are. It must not be used for a journal that is to be salvaged, which can't be done without.
+/// Adds to the error of a damaged journal how the volume can be opened without it, at the price of the last
+/// writes. Other errors stay as they are. It must not be used for a journal that is to be salvaged, which
+/// can't be done without.
 pub fn without_journal(e: Error) -> Error {
     if !e.is(Kind::Corrupt) {
         return e;

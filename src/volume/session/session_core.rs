@@ -288,10 +288,11 @@ impl Session {
     }
 
     /// Ends the session if something isn't where it was looked up because another owner took it away, or
-    /// removed the volume.
+    /// removed the volume. Returns the reason for which the operation fails.
     ///
-    /// A host that has told one client so must not go on answering flushes. Nobody hears of damage before it
-    /// is known whose volume it is: an outage holds that up, as it does a read.
+    /// A session that has told one client that it is over must not go on answering the flushes of others.
+    /// Nobody hears of damage before it is known whose volume it is: an outage holds that up, as it does a
+    /// read.
     pub async fn end_by_absence(self: &Arc<Self>, error: Error) -> Stop {
         while error.is(Kind::Corrupt) {
             match self.context.cell.confirm().await.map(|head| head.owned(self.epoch).err()) {
@@ -417,7 +418,7 @@ impl Session {
         self.end(error);
     }
 
-    /// Writes the journal of a session that was stopped out and lets go of it, unless it is put aside
+    /// Writes out the journal of a session that was stopped, and lets go of it, unless it is put aside
     /// already.
     ///
     /// # Errors
