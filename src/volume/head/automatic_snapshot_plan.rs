@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::base::units::{parse_duration, show_duration};
 use crate::base::{Error, Kind, Result};
 
-/// Tiers at most.
+/// Most tiers that a plan may have.
 const TIERS_MAX: usize = 6;
-/// Snapshots that a plan may keep: the volume's own must have room beside them.
+/// Most snapshots that a plan may keep: the volume's own must have room beside them.
 const KEPT_MAX: u64 = 8_192;
 
-/// The first snapshot of each period stays for so long.
+/// A tier of a plan: the first snapshot of each period of `every_ms` stays for `keep_ms`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Tier {
     every_ms: u64,
@@ -25,7 +25,7 @@ struct Tier {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct History {
-    /// Those of no length are none.
+    /// The plan's tiers, the finest first. A slot whose period is 0 is empty.
     tiers: [Tier; TIERS_MAX],
 }
 
@@ -34,12 +34,13 @@ impl History {
         self.tiers.iter().filter(|tier| tier.every_ms > 0)
     }
 
-    /// How often one is taken, in ms; `None`: none is.
+    /// Returns how often a snapshot is taken, in ms; `None`: the plan takes none.
     pub fn every_ms(&self) -> Option<u64> {
         self.tiers().next().map(|tier| tier.every_ms)
     }
 
-    /// Which of these, by the times at which they were taken, in order, the plan keeps no longer. The newest stays.
+    /// Returns which snapshots the plan keeps no longer, as indexes into `taken`, the times at which they
+    /// were taken, in order. The newest snapshot always stays.
     pub fn outdated(&self, taken: &[u64], now_ms: u64) -> Vec<usize> {
         let mut stays: BTreeSet<usize> = taken.len().checked_sub(1).into_iter().collect();
         for tier in self.tiers() {
@@ -126,7 +127,8 @@ mod tests {
         }
     }
 
-    /// One each minute for two days: at any time the plan has those that it promises, and few others.
+    /// Takes a snapshot each minute for two days. At any time the plan has those that it promises, and few
+    /// others.
     #[test]
     fn the_first_of_each_period_stays() {
         let plan: History = "1m:1h,1h:1d".parse().unwrap();

@@ -17,11 +17,11 @@ use crate::base::{Error, Kind, Result};
 
 /// Bytes of a trace before base64: some 5,000 ranges.
 const CODE_MAX: usize = 16 << 10;
-/// Units of the largest volume.
+/// Number of units of the largest volume.
 const UNITS_MAX: u64 = VOLUME_MAX / UNIT;
 const UNIT: u64 = FRAME_BLOCKS * BLOCK;
 
-/// What `boot-trace` is: what was asked for, or what has come of it.
+/// The setting `boot-trace`: what the user asked for, or what has been recorded since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum BootTrace {
@@ -29,7 +29,7 @@ pub enum BootTrace {
     Off,
     /// The next clone that is opened for the first time records.
     Record,
-    /// One has: so much, in so many ranges.
+    /// A clone has recorded its first boot: `bytes` of the disk in `ranges` ranges.
     Kept { bytes: u64, ranges: u64 },
 }
 
@@ -64,15 +64,16 @@ impl fmt::Display for BootTrace {
     }
 }
 
-/// See the module. Cheap to clone.
+/// A recorded boot trace, as the module describes it. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Trace {
-    /// As it is written, checked.
+    /// The encoded ranges, before base64. They were checked when the trace was read, or made here, so decoding
+    /// them cannot fail.
     code: Bytes,
 }
 
-/// From a number that may be negative.
+/// Codes a number that may be negative as an unsigned one, small where its absolute value is small.
 fn zigzag(n: i64) -> u64 {
     (n << 1 ^ n >> 63) as u64
 }
@@ -82,7 +83,8 @@ fn unzigzag(n: u64) -> i64 {
 }
 
 impl Trace {
-    /// The trace of these ranges, which are in units of `FRAME_BLOCKS` blocks: as many of the first as there is room for.
+    /// Makes the trace of these ranges, which are in units of `FRAME_BLOCKS` blocks. Ranges at the end for
+    /// which there is no room are left out.
     pub fn of(units: &[Range<u64>]) -> Trace {
         let (mut code, mut end) = (Writer::default(), 0);
         for range in units {
@@ -97,7 +99,7 @@ impl Trace {
         Trace { code: code.buf.into() }
     }
 
-    /// Blocks, in the order in which they were read.
+    /// Decodes a trace into ranges of blocks, in the order in which they were read.
     fn decode(code: &[u8]) -> Result<Vec<Range<u64>>> {
         let mut reader = Reader::new(code, "the volume's boot trace");
         let (mut end, mut ranges) = (0, Vec::new());
@@ -117,7 +119,7 @@ impl Trace {
         Ok(ranges)
     }
 
-    /// Blocks, in the order in which they were read.
+    /// Returns the ranges of blocks, in the order in which they were read.
     pub fn ranges(&self) -> Vec<Range<u64>> {
         Trace::decode(&self.code).expect("it was checked, or written here")
     }
@@ -126,7 +128,7 @@ impl Trace {
         self.code.is_empty()
     }
 
-    /// What the setting says when this is kept.
+    /// Returns the value that the setting `boot-trace` has while the head keeps this trace.
     pub(super) fn kept(&self) -> BootTrace {
         let ranges = self.ranges();
         let blocks: u64 = ranges.iter().map(|range| range.end - range.start).sum();

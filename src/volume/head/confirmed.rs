@@ -25,7 +25,7 @@ const FORMAT: u32 = 1;
 const FILE_MAX: usize = 4096;
 const FILE: &str = "confirmed";
 
-/// See the module.
+/// A record of how far this host has seen the volume come, as the module describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Confirmed {
     format: u32,
@@ -33,8 +33,8 @@ pub struct Confirmed {
     claimed: Epoch,
     active: Epoch,
     position: Seq,
-    /// The user takes an older head (`take-over --accept-loss`): only the number of ownerships still counts, since chunks of
-    /// those that are forgotten may be on the stores under their names.
+    /// Is true if the user takes an older head (`take-over --accept-loss`). Only the number of ownerships
+    /// still counts then: chunks of the forgotten ones may be on the stores under their names.
     #[serde(default)]
     forgotten: bool,
 }
@@ -46,13 +46,14 @@ impl Confirmed {
         Confirmed { format: FORMAT, guesses, claimed, active: head.active.epoch, position, forgotten: false }
     }
 
-    /// Whether this is not replaced by what a head shows: it is newer, or has a number of an ownership that the next claim
-    /// has to be above.
+    /// Tells whether this record stays instead of the one that `head` would make. It stays if it is newer
+    /// than the head, or if it holds the number of an ownership that the next claim has to be above.
     fn stays(&self, new: &Confirmed, head: &Head, guesses: u64) -> bool {
         self.is_after(head, guesses) || self.forgotten && new.claimed <= self.claimed
     }
 
-    /// Whether a head was chosen before this one. `guesses`: the pool's now.
+    /// Tells whether `head` was chosen before this record was made. `guesses`: how often the pool was decided
+    /// by guess, by now.
     fn is_after(&self, head: &Head, guesses: u64) -> bool {
         let Confirmed { claimed, active, position, .. } = Confirmed::of(head, guesses);
         !self.forgotten
@@ -60,14 +61,20 @@ impl Confirmed {
             && (claimed < self.claimed || active < self.active || position < self.position)
     }
 
-    /// For messages.
+    /// Describes the record's place in the volume's history, for messages.
     fn place(&self) -> String {
         format!("ownership {}, position {}", self.claimed.shown(), self.position)
     }
 }
 
-/// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head needs chunks that
-/// were deleted since, and nothing that is stored now would be found behind them.
+/// Checks that `head` is not older than what was recorded from here: a checkpoint of this position, and the
+/// data key of this number, by which something was sealed.
+///
+/// A guess may have taken an older head, or all stores may have been put back from a backup. Such a head
+/// needs chunks that were deleted since, and nothing that is stored now would be found behind them.
+///
+/// # Errors
+/// `Fenced`: the head is older.
 pub fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) -> Result<()> {
     // Nor would what a data key has sealed be opened that such a head does not have.
     if head.checkpoint.position >= position && head.data_keys().0 >= sealed_by {
@@ -86,21 +93,22 @@ pub fn is_no_older(head: &Head, (position, sealed_by): (Seq, u8), guesses: u64) 
     Err(Error::new(Kind::Fenced, why))
 }
 
-/// Where a head stands, for messages.
+/// Describes where a head stands, for messages.
 pub fn place(head: &Head) -> String {
     Confirmed::of(head, 0).place()
 }
 
-/// What a head must not be behind.
+/// The lower bound of heads that this host accepts: a head that is behind `known` is refused.
 #[derive(Clone, Debug, Default)]
 pub struct Floor {
     pub known: Option<Confirmed>,
-    /// How users name the volume.
+    /// Name by which users know the volume.
     pub title: String,
 }
 
 impl Floor {
-    /// `Some`: the head is older than what this host has confirmed. `guesses`: how often the pool was decided by guess, by now.
+    /// Returns why this head is refused, if it is older than what this host has confirmed. `guesses`: how
+    /// often the pool was decided by guess, by now.
     pub fn refuses(&self, head: &Head, guesses: u64) -> Option<String> {
         let known = self.known.filter(|known| known.is_after(head, guesses))?;
         Some(format!(
@@ -111,18 +119,18 @@ impl Floor {
         ))
     }
 
-    /// The last ownership in any head that this host has seen.
+    /// Returns the newest ownership in any head that this host has seen.
     pub fn last_epoch(&self) -> Epoch {
         self.known.map_or(Epoch(0), |known| known.claimed)
     }
 }
 
-/// The file.
+/// The file `confirmed` in the volume's local folder.
 #[derive(Clone, Debug)]
 pub struct Record {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// One at a time: the newest stays.
+    /// Serializes the file's writers, so that the newest record stays.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -136,7 +144,8 @@ impl Record {
         serde_json::from_slice::<Confirmed>(&bytes).ok().filter(|known| known.format == FORMAT)
     }
 
-    /// The head is known to be chosen.
+    /// Records a head that is known to be chosen. A failure to write is logged, and costs only the
+    /// protection.
     pub async fn keep(&self, head: &Head, guesses: u64) {
         let _turn = self.turn.lock().await;
         let new = Confirmed::of(head, guesses);
@@ -149,7 +158,7 @@ impl Record {
         }
     }
 
-    /// The user takes what the stores show.
+    /// Records that the user takes what the stores show, even where it is older.
     pub async fn forget(&self) -> Result<()> {
         let _turn = self.turn.lock().await;
         let Some(known) = self.load().await else { return Ok(()) };
@@ -159,7 +168,7 @@ impl Record {
         self.disk.write_atomic(&self.path, text.into()).await.context(|| format!("writing {path}"))
     }
 
-    /// The volume is gone; its id is given to no other.
+    /// Removes the file of a volume that is gone; its id is given to no other.
     pub async fn remove(&self) {
         // A host that never opened the volume has none.
         let _ = self.disk.remove(&self.path).await;

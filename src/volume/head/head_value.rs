@@ -48,9 +48,9 @@ const MIRRORED: u32 = 6;
 const LOCKED: u32 = 5;
 const ENCRYPTED: u32 = 4;
 const MOVED: u32 = 3;
-/// That knows flat clones.
+/// Head format that knows flat clones.
 const FLAT: u32 = 2;
-/// Bytes of a head that is made. The rest of what one may have is room for changes of ownership.
+/// Most bytes of a head when it is made. The rest of what a head may have is room for changes of ownership.
 pub(super) const NEW_HEAD_MAX: usize = HEAD_MAX - (32 << 10);
 
 /// A map's root page and the height of its tree (1: the root is a leaf).
@@ -60,27 +60,28 @@ pub struct RootRef {
     pub height: u8,
 }
 
-/// Where a clone comes from.
+/// The snapshot that a clone was made of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Base {
-    /// Whose frames the base's pages may name, oldest first; the parent is the last. This volume's own index follows.
+    /// Volumes whose frames the base's pages may name, oldest first; the parent is the last. The index behind
+    /// them is this volume's own.
     pub ancestors: Vec<VolumeId>,
     /// The parent's name when the clone was made, for people.
     pub parent_name: Name,
     pub snapshot: StateId,
     /// The snapshot's name when the clone was made, for people.
     pub snapshot_name: Name,
-    /// `None`: the snapshot was empty.
+    /// The root of the snapshot's map; `None`: the snapshot was empty.
     pub root: Option<RootRef>,
     /// Blocks that the snapshot maps, for reports.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mapped_blocks: u64,
     /// The pin among those of the parent's snapshot (see `pins`).
     pub pin: Nonce,
-    /// This state and all later ones need nothing of ancestors.
+    /// First state from which on this volume needs nothing of its ancestors, if there is one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub flat: Option<StateId>,
-    /// No state needs anything of them: the pin counts no more.
+    /// Is true if no state needs anything of the ancestors: the pin counts no more.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dropped: bool,
 }
@@ -92,45 +93,45 @@ pub struct Active {
     /// The claim that became this ownership.
     #[serde(default, skip_serializing_if = "is_default")]
     pub nonce: Nonce,
-    /// Shards that make one of its chunks stored.
+    /// Number of shards that make a chunk of this epoch stored.
     pub w: u8,
-    /// Nobody before the first write.
+    /// The host that owns the volume, or was the last to; nobody before the first write.
     #[serde(default, skip_serializing_if = "is_default")]
     pub owner: Option<Host>,
     pub since_ms: u64,
     pub released: bool,
 }
 
-/// An ended epoch: its last chunk, or that of the log before it when it wrote none.
+/// An ended epoch, with its last chunk, or the last chunk of the log before it when it wrote none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct End {
     pub epoch: Epoch,
     pub last: Seq,
 }
 
-/// What of the log the map holds.
+/// The part of the log that the map holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The last chunk merged; a walk begins behind it.
     pub position: Seq,
-    /// The last chunk that its pages name.
+    /// The last chunk that the checkpoint's pages name.
     pub top: Seq,
-    /// The position's last record.
+    /// The last record of the chunk at `position`.
     pub last_lsn: Lsn,
     /// The tables page: states and their roots. `None` before the first checkpoint.
     pub tables: Option<FrameRef>,
-    /// Made by its author once, so that it recognises it.
+    /// Drawn once by the author of the checkpoint, who recognises it by this number.
     pub nonce: Nonce,
 }
 
 impl Checkpoint {
-    /// Where it stands in the log.
+    /// Returns the point of the log up to which the checkpoint has merged it.
     pub fn place(&self) -> Prefix {
         Prefix { seq: self.position, lsn: self.last_lsn }
     }
 }
 
-/// The newest claim ever made; epochs are counted by it and never used again.
+/// The newest claim ever made. Epochs are counted by it, and a number is never used again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Claim {
     pub epoch: Epoch,
@@ -140,12 +141,12 @@ pub struct Claim {
     pub withdrawn: bool,
 }
 
-/// Something is about to be removed: no pin on it counts that was not there before.
+/// A bar against new clones of what is about to be removed: no pin on it counts that was not there before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Gate {
-    /// Drawn for it: a gate that was lifted never comes back.
+    /// Random number of this gate: a gate that was lifted never comes back.
     pub nonce: Nonce,
-    /// `None`: the volume, with all its snapshots.
+    /// The snapshot that is to be removed; `None`: the volume, with all its snapshots.
     pub snapshot: Option<StateId>,
 }
 
@@ -155,16 +156,17 @@ impl Gate {
     }
 }
 
-/// A copy is being brought up to date: until that is done its tip is no state that ever was.
+/// A round in which a copy is brought up to date: until the round is done, the copy's tip is no state that
+/// ever was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopyRound {
-    /// What tells the snapshot that the copy is to have.
+    /// Nonce of the mark of the snapshot that the copy is to have.
     pub snapshot: Nonce,
-    /// When the first round began since the copy was whole, in ms since 1970.
+    /// Start of the first round since the copy was last whole, in ms since 1970.
     pub since_ms: u64,
 }
 
-/// See the module.
+/// The value of a volume's register, as the module describes it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Head {
     pub(super) format: u32,
@@ -173,12 +175,12 @@ pub struct Head {
     pub size: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub base: Option<Base>,
-    /// Of an encrypted volume.
+    /// The keys of an encrypted volume; `None`: the volume is not encrypted.
     #[serde(default, skip_serializing_if = "is_default")]
     pub keys: Option<KeyTable>,
     pub settings: VolumeSettings,
     pub active: Active,
-    /// Ends behind the checkpoint's position only, oldest first.
+    /// Ended epochs whose last chunk lies behind the checkpoint's position, oldest first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ends: Vec<End>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -193,38 +195,38 @@ pub struct Head {
     pub gate: Option<Gate>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub naming: Naming,
-    /// What a clone's first boot has read, as the settings say.
+    /// The recorded boot trace: there is one exactly while the setting `boot-trace` says that it is kept.
     #[serde(default, skip_serializing_if = "is_default")]
     pub boot: Option<Trace>,
-    /// It goes on in another pool: nobody claims it.
+    /// The volume of another pool in which this one went on: nobody claims this one any more.
     #[serde(default, skip_serializing_if = "is_default")]
     pub moved: Option<Moved>,
-    /// Who else has it attached, or asks for it, as the settings say.
+    /// Another host that has the volume attached, or asks its owner for it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wanted: Option<Wanted>,
-    /// Whose journal must be asked before the volume goes elsewhere.
+    /// The host whose journal must be asked before the volume goes elsewhere.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mirror: Option<Mirror>,
-    /// A copy that is being brought up to date shows no whole state.
+    /// The round of a copy that is being brought up to date and shows no whole state.
     #[serde(default, skip_serializing_if = "is_default")]
     pub round: Option<CopyRound>,
     /// Stores whose absence of a chunk means that it isn't there.
     pub witnesses: Vec<Incarnation>,
-    /// The volume is gone; its id is never used again.
+    /// Is true if the volume is gone; its id is never used again.
     #[serde(default, skip_serializing_if = "is_default")]
     pub removed: bool,
 }
 
-/// What a change comes to.
+/// The outcome of a change of a head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Move {
-    /// It has happened: nothing to write.
+    /// The head has this change already, so nothing is written.
     Already,
     To(Box<Head>),
 }
 
 impl Head {
-    /// A new volume, born released.
+    /// Makes the head of a new volume, which is born released.
     pub fn new(
         volume: VolumeId,
         created_ms: u64,
@@ -261,7 +263,7 @@ impl Head {
         }
     }
 
-    /// The bytes of a new volume's. A clone's is refused that has too many ancestors to live long.
+    /// Encodes the head of a new volume. A clone that has too many ancestors to live long is refused.
     pub fn encode_new(&self) -> Result<Bytes> {
         let bytes = self.encode()?;
         if bytes.len() > NEW_HEAD_MAX {
@@ -309,7 +311,8 @@ impl Head {
         Ok(head)
     }
 
-    /// What every head must hold; checked before each write too.
+    /// Checks what holds for every head. A head is checked when it is decoded, and after each change before
+    /// it is written.
     pub fn check(&self) -> Result<(), &'static str> {
         let grows = self.ends.windows(2).all(|e| e[0].epoch < e[1].epoch && e[0].last <= e[1].last);
         if !grows
@@ -341,39 +344,39 @@ impl Head {
         Ok(())
     }
 
-    /// The claim that freezes the owner's part, if one stands.
+    /// Returns the claim that freezes the owner's part, if one stands.
     pub fn standing(&self) -> Option<&Claim> {
         self.claim.as_ref().filter(|c| c.epoch > self.active.epoch && !c.withdrawn)
     }
 
-    /// The index that this volume's own frames carry.
+    /// Returns the index that this volume's own frames carry.
     pub fn own_index(&self) -> u16 {
         let ancestors = self.base.as_ref().map_or(0, |b| b.ancestors.len());
         u16::try_from(ancestors).expect("a head of 256 KiB holds fewer ancestors")
     }
 
-    /// Whose frames an index names: ancestors, oldest first, then this volume.
+    /// Returns the volumes that the frames' indexes name: the ancestors, oldest first, then this volume.
     pub fn volumes(&self) -> Vec<VolumeId> {
         let ancestors = self.base.iter().flat_map(|b| b.ancestors.iter().copied());
         ancestors.chain([self.volume]).collect()
     }
 
-    /// The highest number of an ownership that was ever used: that of the newest claim.
+    /// Returns the highest number of an ownership that was ever used: that of the newest claim.
     pub fn last_epoch(&self) -> Epoch {
         self.claim.as_ref().map_or(self.active.epoch, |claim| claim.epoch)
     }
 
-    /// The epoch whose chunk has this sequence number, of those behind the checkpoint's position.
+    /// Returns the epoch whose chunk has this sequence number, which lies behind the checkpoint's position.
     pub fn epoch_of(&self, seq: Seq) -> Epoch {
         self.ends.iter().find(|e| e.last >= seq).map_or(self.active.epoch, |e| e.epoch)
     }
 
-    /// The last chunk before the active epoch's first.
+    /// Returns the last chunk before the active epoch's first.
     pub fn active_starts_after(&self) -> Seq {
         self.ends.last().map_or(self.checkpoint.position, |e| e.last).max(self.checkpoint.position)
     }
 
-    /// Where it comes from, while it needs that.
+    /// Returns the parent's id and the base of a clone that still needs its parent.
     pub fn parent(&self) -> Option<(VolumeId, &Base)> {
         let base = self.base.as_ref().filter(|base| !base.dropped)?;
         Some((*base.ancestors.last()?, base))
@@ -383,6 +386,8 @@ impl Head {
         let mut head = self.clone();
         change(&mut head);
         let is_flat = head.base.as_ref().is_some_and(|base| base.flat.is_some());
+        // Ordered from the highest format down: an older version must not open a head of which it would
+        // ignore a part.
         head.format = match (&head.keys, &head.moved, is_flat) {
             _ if head.round.is_some() => FORMAT,
             _ if head.mirror.is_some() || head.settings.is_mirrored() => MIRRORED,
@@ -405,7 +410,7 @@ impl Head {
         Ok(())
     }
 
-    /// `Fenced`: another epoch is active than the one that was.
+    /// Fails with `Fenced` if another epoch is active than the one that was seen.
     pub fn changed_since(&self, seen: Epoch) -> Result<()> {
         if seen == self.active.epoch {
             return Ok(());
@@ -414,8 +419,11 @@ impl Head {
         Err(Error::new(Kind::Fenced, format!("changed by {by} since it was opened: connect again")))
     }
 
-    /// Is this epoch in force and unclaimed? `Fenced` otherwise, by whom and when; a *withdrawn* claim is
-    /// `Refused`: the owner takes over from itself (§1.9).
+    /// Checks that this epoch is in force and that no claim stands over it.
+    ///
+    /// # Errors
+    /// `Fenced`, by whom and when. `Refused` if the claim over it was *withdrawn*: the owner takes over from
+    /// itself (§1.9).
     pub fn owned(&self, epoch: Epoch) -> Result<()> {
         self.gone()?;
         if self.active.epoch != epoch {
@@ -431,7 +439,7 @@ impl Head {
         }
     }
 
-    /// The own claim, if it still stands; `Fenced` when another came after it.
+    /// Returns this host's claim, if it still stands; `Fenced` when another came after it.
     pub fn my_claim(&self, nonce: Nonce) -> Result<&Claim> {
         self.gone()?;
         match &self.claim {
@@ -443,7 +451,8 @@ impl Head {
         }
     }
 
-    /// Why nobody claims over a claim that stands (`Unavailable`: it comes to an end).
+    /// Makes the error of a host that may not claim over a standing claim. Its kind is `Unavailable`, since
+    /// such a claim comes to an end.
     pub fn being_taken(&self, claim: &Claim) -> Error {
         let (host, since) = (&claim.host, utc::show(claim.since_ms));
         Error::new(
@@ -468,7 +477,7 @@ impl Head {
         Error::new(Kind::Owned, why)
     }
 
-    /// `Refused`: it is there to be cloned, and changes no more.
+    /// Fails with `Refused` if the volume is a template, which is there to be cloned and changes no more.
     pub fn no_template(&self) -> Result<()> {
         match self.settings.template {
             true => Err(Error::new(
@@ -479,14 +488,15 @@ impl Head {
         }
     }
 
-    /// May it be removed, as far as its owner and its locks are concerned?
+    /// Checks whether the volume may be removed, as far as its owner, its locks and its being a template are
+    /// concerned.
     pub fn may_remove(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
         self.may_take(lineage)?;
         self.no_template()?;
         self.locks.allow_all()
     }
 
-    /// Nobody else has it.
+    /// Checks that no other state folder owns the volume, and that nobody is taking it over.
     pub(super) fn may_take(&self, lineage: &BTreeSet<Epoch>) -> Result<()> {
         self.gone()?;
         if !self.active.released && !lineage.contains(&self.active.epoch) {

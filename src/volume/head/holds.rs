@@ -6,25 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result, StateId, utc};
 
-/// Stands among the snapshots that may have clones for the hosts that read the volume: no snapshot has this number.
+/// Stands for the hosts that read the volume, among the snapshots that may have clones: no snapshot has this
+/// number.
 pub const READERS: StateId = StateId(0);
 
-/// Snapshots that a head tells one by one of those that may have clones.
+/// Most snapshots that may have clones which a head lists one by one.
 const CLONED_MAX: usize = 32;
-/// Locks that a head has at most. Each takes some 25 bytes of it.
+/// Most locks that a head has. Each takes some 25 bytes of it.
 pub(super) const LOCKS_MAX: usize = 512;
 
-/// Which snapshots may have clones. No pin on another counts, and so another is removed without a gate.
+/// The snapshots that may have clones. No pin on another one counts, and so another is removed without a
+/// gate.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cloned {
-    /// At most `CLONED_MAX`.
+    /// These snapshots alone, at most `CLONED_MAX`.
     Of(BTreeSet<StateId>),
     Any,
 }
 
 impl Default for Cloned {
-    /// None of them.
+    /// Returns the value of a volume of which no snapshot may have clones.
     fn default() -> Cloned {
         Cloned::Of(BTreeSet::new())
     }
@@ -49,7 +51,7 @@ impl Cloned {
         }
     }
 
-    /// It is gone, and its id is never used again.
+    /// Forgets a snapshot that is gone, whose id is never used again.
     pub(super) fn forget(&mut self, snapshot: StateId) {
         if let Cloned::Of(some) = self {
             some.remove(&snapshot);
@@ -57,7 +59,7 @@ impl Cloned {
     }
 }
 
-/// Until when snapshots are locked, in milliseconds since 1970.
+/// Times until which snapshots are locked, in ms since 1970.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Locks(BTreeMap<StateId, u64>);
@@ -67,12 +69,12 @@ impl Locks {
         self.0.insert(snapshot, until_ms);
     }
 
-    /// Drops what is over at this time.
+    /// Drops the locks that are over at this time.
     pub(super) fn end(&mut self, now_ms: u64) {
         self.0.retain(|_, until| *until > now_ms);
     }
 
-    /// Those that are over among them.
+    /// Returns the number of locks, with those that are over.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -81,27 +83,27 @@ impl Locks {
         self.0.is_empty()
     }
 
-    /// Until when the snapshot is locked; it may be over.
+    /// Returns until when the snapshot is locked, in ms since 1970; the lock may be over.
     pub fn until(&self, snapshot: StateId) -> Option<u64> {
         self.0.get(&snapshot).copied()
     }
 
-    /// The latest of all.
+    /// Returns the latest time at which a lock ends.
     pub fn last(&self) -> Option<u64> {
         self.0.values().copied().max()
     }
 
-    /// Whether one is over at this time.
+    /// Tells whether a lock is over at this time.
     pub fn any_over(&self, now_ms: u64) -> bool {
         self.0.values().any(|until| *until <= now_ms)
     }
 
-    /// `Refused`: the snapshot is locked.
+    /// Fails with `Refused` if the snapshot is locked.
     pub fn allow(&self, snapshot: StateId) -> Result<()> {
         self.until(snapshot).map_or(Ok(()), |until| Err(locked("it is", until)))
     }
 
-    /// `Refused`: one of the volume's snapshots is.
+    /// Fails with `Refused` if one of the volume's snapshots is locked.
     pub fn allow_all(&self) -> Result<()> {
         self.last().map_or(Ok(()), |until| Err(locked("a snapshot of it is", until)))
     }

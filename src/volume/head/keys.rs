@@ -5,7 +5,7 @@ use crate::base::{Epoch, Error, Kind, Result};
 use crate::keys::{DataKey, KeyTable};
 
 impl Head {
-    /// Of a volume that is made, encrypted.
+    /// Returns this head of a volume that is being made with these keys, as an encrypted one.
     pub fn with_keys(&self, keys: KeyTable) -> Result<Head> {
         self.settings.check_for(true)?;
         match self.with(|h| h.keys = Some(keys))? {
@@ -14,14 +14,14 @@ impl Head {
         }
     }
 
-    /// As somebody writes it who wants the volume written to without its key.
+    /// Removes the keys, as an attacker would who wants the volume written to without its key.
     #[cfg(test)]
     pub fn forged_plain(&self) -> Result<Move> {
         self.with(|h| h.keys = None)
     }
 
-    /// Other slots open the volume; its data keys stay as they are by now. `Refused`: the slots were changed since `before`
-    /// was read.
+    /// Replaces the key slots; the data keys stay as they are by now. `Refused`: the slots were changed since
+    /// `before` was read.
     pub fn set_keys(&self, before: &KeyTable, keys: &KeyTable) -> Result<Move> {
         match &self.keys {
             _ if self.removed => Err(Error::new(Kind::Removed, "the volume was removed")),
@@ -36,7 +36,8 @@ impl Head {
         }
     }
 
-    /// What is written from now on is sealed by a new data key: by its owner alone, and not before this is known to be chosen.
+    /// Adds a data key, which seals what is written from now on. Only the owner seals with it, and not before
+    /// this change is known to be chosen.
     pub fn add_data_key(&self, epoch: Epoch, new: &DataKey) -> Result<Move> {
         self.owned(epoch)?;
         let Some(now) = &self.keys else {
@@ -48,8 +49,9 @@ impl Head {
         }
     }
 
-    /// Data keys of lower numbers go: nothing that the recorded checkpoint names, nothing of the log and no record of the
-    /// owner's journal is sealed by them.
+    /// Drops the data keys whose number is lower than `below`. The caller knows that they seal nothing any
+    /// more: nothing that the recorded checkpoint names, nothing of the log, and no record of the owner's
+    /// journal.
     pub fn drop_data_keys(&self, epoch: Epoch, below: u8) -> Result<Move> {
         self.owned(epoch)?;
         let Some(now) = &self.keys else { return Ok(Move::Already) };
@@ -57,8 +59,8 @@ impl Head {
         if keys == *now { Ok(Move::Already) } else { self.with(|h| h.keys = Some(keys)) }
     }
 
-    /// The number of the data key that seals, and the lowest that there is: another one while a rotation is under way. 0, 0: the
-    /// volume is not encrypted.
+    /// Returns the number of the data key that seals, and the lowest one that there is. They differ while a
+    /// rotation is under way. Both are 0 if the volume is not encrypted.
     pub fn data_keys(&self) -> (u8, u8) {
         let numbers = self.keys.iter().flat_map(|keys| keys.data_keys_of(self.volume)).map(|d| d.number);
         numbers.fold((0, 0), |(most, least), n| (n.max(most), if least == 0 { n } else { n.min(least) }))

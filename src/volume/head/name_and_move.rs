@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 use super::settings::VolumeSettings;
 use crate::base::{Error, Kind, Lsn, Name, Result, VolumeId};
 
-/// Which of the directory's entries is the volume's name (model `rename`): the one of this name and serial. As it was born:
-/// the only one, of serial 0.
+/// The entry of the pool's directory that is the volume's name (model `rename`): the one of this name and
+/// serial. A volume as it was born has that entry alone, of serial 0.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Naming {
-    /// `None`: it was never renamed. A volume in the trash has one that says so.
+    /// The name; `None`: the volume was never renamed. A name in the trash shows that it is one.
     #[serde(deserialize_with = "Name::deserialize_stored")]
     pub name: Option<Name>,
     pub serial: u64,
-    /// Entries with serials up to this one are the name, or dead for ever.
+    /// Serial up to which every entry of the directory is the name, or dead for ever.
     pub round: u64,
 }
 
@@ -23,7 +23,7 @@ impl Naming {
         self.name.as_ref().is_some_and(|name| name.trashed().is_some())
     }
 
-    /// `Removed`: the volume went on in another pool, or is in the trash.
+    /// Fails with `Removed` if the volume went on in another pool, or is in the trash.
     pub fn check_here(&self, moved: Option<&Moved>) -> Result<()> {
         match (moved, self.in_trash()) {
             (Some(moved), _) => Err(moved.refusal()),
@@ -35,7 +35,8 @@ impl Naming {
         }
     }
 
-    /// `NotFound` for a name in the trash that is not the volume's any more: it was brought back. Others may be old ones.
+    /// Fails with `NotFound` for a name in the trash that is not the volume's any more, since the volume was
+    /// brought back. Names that are not in the trash pass, although they may be old ones.
     pub fn check_trashed(&self, name: &Name) -> Result<()> {
         match name.trashed().is_none() || self.name.as_ref() == Some(name) {
             true => Ok(()),
@@ -44,29 +45,30 @@ impl Naming {
     }
 }
 
-/// What an entry of the directory is to the volume that it leads to.
+/// The standing of a directory entry with the volume that it leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NameStanding {
     /// The volume's name.
     Current,
-    /// It was its name, or never came to be; it never will be.
+    /// The entry was the volume's name, or never came to be, and it never will be.
     Dead,
-    /// It may become its name: a rename is under way, or was broken off.
+    /// The entry may become the volume's name: a rename is under way, or was broken off.
     Pending,
 }
 
-/// The volume of another pool that this one is now (model `move`). What stays behind is what it was then: nobody writes to it.
+/// The volume of another pool that this one is now (model `move`). What stays behind is what it was at the
+/// move: nobody writes to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Moved {
-    /// As the host that moved it calls the pool.
+    /// The pool's name, as the host that moved the volume calls it.
     pub pool: Name,
     pub volume: VolumeId,
-    /// The name that it has there, or is to have.
+    /// The name that the volume has in that pool, or is to have.
     pub name: Name,
     pub at_ms: u64,
 }
 
-/// A volume that is about to be left, as it was copied.
+/// A volume that is about to be left, as it was when it was copied.
 #[derive(Clone, Debug)]
 pub struct Leaving {
     pub to: Moved,
@@ -78,7 +80,7 @@ pub struct Leaving {
 }
 
 impl Moved {
-    /// Why it is not opened any more.
+    /// Makes the error that says why the volume is not opened any more.
     pub fn refusal(&self) -> Error {
         let at = crate::base::utc::show(self.at_ms);
         Error::new(
@@ -87,7 +89,8 @@ impl Moved {
         )
     }
 
-    /// May the volume be removed for good? Not before its copy is known to have its name, which the trash tells.
+    /// Checks whether the volume may be removed for good. A moved one may not before its copy is known to
+    /// have its name, which the trash tells.
     pub fn may_end(moved: Option<&Moved>, naming: &Naming) -> Result<()> {
         match moved.is_some() && !naming.in_trash() {
             true => Err(Error::new(Kind::Refused, "its move to another pool is not over: move it again")),

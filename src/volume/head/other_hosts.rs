@@ -5,57 +5,58 @@ use serde::{Deserialize, Serialize};
 use super::settings::{Host, is_default};
 use crate::base::{Epoch, Error, HostId, Kind, Nonce, Result};
 
-/// Another host that has the volume attached, or asks its owner for it. A hint: what answers it is a release, and all that
-/// decides who owns a volume is said by claims.
+/// Another host that has the volume attached, or asks its owner for it. The value is a hint: the owner
+/// answers it with a release, and who owns a volume is decided by claims alone.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Wanted {
     pub host: Host,
-    /// Drawn anew each time that the host says so: one that doesn't change any more is out of date.
+    /// Drawn anew each time that the host says so: a value that doesn't change any more is out of date.
     pub nonce: Nonce,
     /// The ownership that is asked to let go. None: the volume is attached, and nobody has used it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub asks: Option<Epoch>,
-    /// How often the owner has said that it is on the way.
+    /// Number of times that the owner has said that it is on the way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub heard: u64,
 }
 
-/// The host whose journal must be asked before the volume goes elsewhere: what was flushed is in the pool, or there (model
-/// `mirror`).
+/// The host whose journal must be asked before the volume goes elsewhere: what was flushed is in the pool, or
+/// in that journal (model `mirror`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mirror {
     pub host: Host,
     /// The ownership under which that host got its records.
     pub session: Epoch,
-    /// Drawn each time that it is named: what is named again is written again, so that an earlier change of the owner's whose answer
-    /// was lost can't come through behind it.
+    /// Drawn each time that the host is named, so that naming it again writes the head again. An earlier
+    /// change of the owner's whose answer was lost can't come through behind that.
     pub nonce: Nonce,
 }
 
-/// What a host that was never the owner has of a mirror, or does without.
+/// The access that a host which was never the owner has to a mirror, or its consent to do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MirrorAccess {
-    /// A session of this host's that takes no more records.
+    /// A mirror session on this host that takes no more records.
     pub closed: Option<Epoch>,
-    /// The user gives up what only journals of other hosts have.
+    /// Is true if the user gives up what only journals of other hosts have.
     pub given_up: bool,
 }
 
-/// What a claim rests on.
+/// The ground on which a claim is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimBasis {
     /// The journal of the ownership that ends is this host's.
     Own,
-    /// This session of this host's.
+    /// A mirror session on this host, of this ownership, has the flushed writes.
     Mirror(Epoch),
     /// No host has flushed writes that the pool lacks, as far as the head tells.
     Bare,
-    /// What another host's journal has is given up.
+    /// The user gives up what another host's journal has.
     Forced,
 }
 
 impl MirrorAccess {
-    /// Judged on the head that the claim replaces.
+    /// Returns the ground of a claim by the host `me`, judged on the head that the claim replaces. `named`:
+    /// the mirror in that head.
     pub(super) fn ground(&self, named: Option<&Mirror>, me: HostId) -> Result<ClaimBasis> {
         match named {
             None => Ok(ClaimBasis::Bare),

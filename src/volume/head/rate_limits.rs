@@ -4,27 +4,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Kind, Result};
 
-/// What limits tell apart.
+/// The direction of a request, by which limits are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
     Read,
-    /// Trims and write-zeroes too, as operations without bytes.
+    /// Writes, and also trims and write-zeroes, which count as operations without bytes.
     Write,
 }
 
-/// So much a second.
+/// A limit: `rate` operations or bytes a second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Rate {
     pub rate: u64,
-    /// So much at once after a pause.
+    /// Operations or bytes that go through at once after a pause.
     pub burst: u64,
 }
 
-/// Without a burst of its own a limit lets through at once what it lets through in a tenth of a second.
+/// Divisor that makes a burst of a rate: a limit without a burst of its own lets through at once what it
+/// allows in a tenth of a second.
 const BURST: u64 = 10;
 
 impl Rate {
-    /// `RATE[:BURST]`; `0` and `none` are no limit.
+    /// Parses `RATE[:BURST]`; `0` and `none` are no limit.
     pub(super) fn parse(text: &str, number: fn(&str) -> Result<u64>) -> Result<Option<Rate>> {
         if text == "none" {
             return Ok(None);
@@ -51,7 +52,8 @@ impl Rate {
     }
 }
 
-/// Operations and bytes a second, of reads and writes together and of each; `None`: as many as there may be.
+/// Limits of operations and bytes a second, of reads and writes together and of each; `None`: as many as
+/// there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -66,7 +68,7 @@ pub struct Limits {
 impl Limits {
     pub(super) const KEYS: &[&str] = &["iops", "bps", "read-iops", "read-bps", "write-iops", "write-bps"];
 
-    /// Of both directions together: operations, bytes.
+    /// Returns the limits of both directions together: operations, bytes.
     pub fn of_all(&self) -> [Option<Rate>; 2] {
         [self.iops, self.bps]
     }
@@ -78,7 +80,7 @@ impl Limits {
         }
     }
 
-    /// One by the name that users know it by.
+    /// Returns the limit that users know by this name.
     pub(super) fn named(&mut self, key: &str) -> Option<&mut Option<Rate>> {
         Some(match key {
             "iops" => &mut self.iops,

@@ -13,18 +13,18 @@ use crate::base::rt::Rt;
 use crate::base::{Epoch, Error, Kind, Nonce, Result};
 use crate::pool::{Change, Compared, Register, Veto};
 
-/// How long a volume that has a name and no register is taken for one that is being created.
+/// Time for which a volume that has a name and no register is taken for one that is being created.
 pub const CREATION: Duration = Duration::from_secs(3);
 
-/// How long stores are waited for that are compared.
+/// Time for which stores are waited for when their copies are compared.
 const COMPARE: Duration = Duration::from_secs(2);
 
-/// A volume's register, typed.
+/// The register of a volume, whose values are heads.
 #[derive(Clone, Debug)]
 pub struct HeadRegister {
     register: Register,
     floor: Floor,
-    /// Why a value was turned down that the register was about to choose.
+    /// Reason why a value that the register was about to choose was turned down.
     vetoed: Arc<Mutex<Option<String>>>,
 }
 
@@ -32,12 +32,12 @@ fn missing() -> Error {
     Error::new(Kind::NotFound, "the volume has no description in the pool (its creation was never finished)")
 }
 
-/// See `HeadRegister::ahead_of_most`.
+/// Heads that some stores show and most do not (see `HeadRegister::ahead_of_most`).
 #[derive(Debug)]
 pub struct AheadOfMost {
-    /// By the stores' URLs.
+    /// Newer heads, each with the URL of the store that shows it.
     pub heads: Vec<(String, Head)>,
-    /// Most stores were put back for certain.
+    /// Is true if most stores were put back for certain.
     pub proven: bool,
     above: u64,
 }
@@ -47,7 +47,7 @@ impl HeadRegister {
         HeadRegister { register, floor: Floor::default(), vetoed: Arc::default() }
     }
 
-    /// The same, of which no head is taken that is older than what this host knows of.
+    /// Returns this register with a floor: no head is accepted that is older than what this host knows of.
     pub fn above(&self, floor: Floor) -> HeadRegister {
         let (judge, vetoed) = (floor.clone(), Arc::<Mutex<Option<String>>>::default());
         let (said, register) = (vetoed.clone(), self.register.clone());
@@ -59,12 +59,14 @@ impl HeadRegister {
         HeadRegister { register: self.register.with_veto(veto), floor, vetoed }
     }
 
-    /// Ownerships are claimed above this one, so that this host's note of how far the volume has come grows on.
+    /// Returns the newest ownership that this host has noted. Claims are made above it, so that this host's
+    /// note of how far the volume has come grows on.
     pub fn last_epoch(&self) -> Epoch {
         self.floor.last_epoch()
     }
 
-    /// The error names the stores with what each of them shows, since one of them may be alone with it.
+    /// Checks that a head is not below the floor. The error names the stores with what each of them shows,
+    /// since one of them may be alone with it.
     pub async fn check(&self, head: Head) -> Result<Head> {
         match self.floor.refuses(&head, self.register.guesses()) {
             Some(why) => Err(self.refused(&why).await),
@@ -101,8 +103,11 @@ impl HeadRegister {
         )
     }
 
-    /// Compares what all stores show. `Refused`: a majority of them was put back from a backup, and others show a newer head. Copies
-    /// that are older than the others, or missing, are mended meanwhile; whether there are such.
+    /// Compares what all stores show. Returns whether copies were found that are older than the others, or
+    /// missing; a task of its own mends them.
+    ///
+    /// # Errors
+    /// `Refused`: a majority of the stores was put back from a backup, and others show a newer head.
     pub async fn compare(&self, rt: &Rt, title: &str) -> Result<bool> {
         let (older, newer) = match self.register.compare_soon(COMPARE).await {
             Compared::Sound { older } if older.is_empty() => return Ok(false),
@@ -132,7 +137,8 @@ impl HeadRegister {
         ))
     }
 
-    /// What stores show that are ahead of what most show, for a user who takes that. `None`: nothing.
+    /// Returns the heads that are ahead of what most stores show, for a user who takes what most show.
+    /// `None`: there are none.
     pub async fn ahead_of_most(&self) -> Option<AheadOfMost> {
         let Compared::SetBack { newer, above, proven, .. } = self.register.compare_for_consent(COMPARE).await
         else {
@@ -142,10 +148,11 @@ impl HeadRegister {
         Some(AheadOfMost { heads: heads.collect(), above, proven })
     }
 
-    /// What most stores show becomes the volume's on all of them, over what is ahead of it. What was put aside, for the user.
+    /// Makes what most stores show the volume's head on all of them, over what is ahead of it. Returns a
+    /// sentence for the user that tells what was put aside.
     ///
-    /// The number of every ownership that any store shows stays used, as by a claim of this host's that was withdrawn: chunks are
-    /// named by it.
+    /// The number of every ownership that any store shows stays used, as by a claim of this host's that was
+    /// withdrawn: chunks are named by it.
     pub async fn take_what_most_show(
         &self,
         AheadOfMost { heads, above, .. }: AheadOfMost,
@@ -165,7 +172,7 @@ impl HeadRegister {
         Ok(format!("what most stores show was taken; put aside was what others show ({})", aside.join("; ")))
     }
 
-    /// The current head; `None` when the volume was never created.
+    /// Returns the current head; `None` when the volume was never created.
     pub async fn read(&self) -> Result<Option<Head>> {
         let value = self.explained(self.register.read().await).await?;
         match value.as_deref().map(Head::decode).transpose()? {
@@ -174,15 +181,15 @@ impl HeadRegister {
         }
     }
 
-    /// The head as of a moment after this call began (protocol §1.5 b).
+    /// Returns the head as of a moment after this call began (protocol §1.5 b).
     pub async fn confirm(&self) -> Result<Head> {
         let value = self.explained(self.register.confirm().await).await?;
         self.check(value.as_deref().map(Head::decode).transpose()?.ok_or_else(missing)?).await
     }
 
-    /// Applies one change; the head that is current with it.
-    /// Called again with the value current then after an unknown outcome, so `step` must recognise what it has done
-    /// (the functions of `Head` do).
+    /// Applies one change, and returns the head that is current with it. After an unknown outcome `step` is
+    /// called again with the value that is current then. So it must recognise what it has done already (the
+    /// functions of `Head` do).
     pub async fn change(&self, mut step: impl FnMut(&Head) -> Result<Move> + Send) -> Result<Head> {
         self.change_by(&mut step).await
     }
@@ -198,7 +205,8 @@ impl HeadRegister {
         self.explained(self.register.change(apply).await).await
     }
 
-    /// Creates the volume. An id is drawn once, so a head that is there already is our own unless it was cancelled.
+    /// Creates the volume. An id is drawn once, so a head that is there already is this host's own unless it
+    /// was cancelled. `Removed`: it was cancelled.
     pub async fn create(&self, head: &Head) -> Result<()> {
         let bytes = head.encode_new()?;
         let apply = |value: Option<&Bytes>| match value {
@@ -213,7 +221,7 @@ impl HeadRegister {
         self.register.change(apply).await
     }
 
-    /// Makes sure that the volume is never created. False: it exists.
+    /// Makes sure that the volume is never created. Returns false if it exists.
     pub async fn cancel(&self, head: &Head) -> Result<bool> {
         let mut gone = head.clone();
         gone.removed = true;

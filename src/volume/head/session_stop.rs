@@ -2,10 +2,10 @@
 
 use crate::base::{Error, Kind};
 
-/// Why an operation of a session did not succeed.
+/// The reason why an operation of a session did not succeed.
 #[derive(Debug)]
 pub enum Stop {
-    /// The session has ended, the volume may have another one: ask there.
+    /// The session has ended, and the volume may have another one: the caller asks there.
     Again,
     Failed(Error),
 }
@@ -18,7 +18,7 @@ impl Stop {
         }
     }
 
-    /// For those who can't ask again.
+    /// Returns the error for callers who can't ask again.
     pub fn error(self) -> Error {
         match self {
             Stop::Again => Error::new(Kind::Unavailable, "the volume is being opened anew: try again"),
@@ -27,7 +27,9 @@ impl Stop {
     }
 }
 
-/// A volume's own journal that is damaged can be done without, at a price; one that is to be salvaged can't.
+/// Adds to the error of a damaged journal how the volume can be opened without it, at the price of the last
+/// writes. Other errors stay as they are. It must not be used for a journal that is to be salvaged, which
+/// can't be done without.
 pub fn without_journal(e: Error) -> Error {
     if !e.is(Kind::Corrupt) {
         return e;

@@ -13,53 +13,55 @@ use crate::base::units::{GIB, MIB, parse_duration, parse_size, show_duration, sh
 use crate::base::{Error, HostId, Kind, Result};
 use crate::frame::Codec;
 
-/// What an acknowledged flush has survived.
+/// The kind of failure that an acknowledged flush survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FlushMode {
-    /// This host's disk has it.
+    /// This host's disk has what was flushed.
     #[default]
     Local,
-    /// The pool has it, and this host was still the owner after that.
+    /// The pool has what was flushed, and this host was still the owner after that.
     Pool,
-    /// This host's disk has it and another host's: or what `MirrorLoss` says, while no other host has all.
+    /// This host's disk has it and another host's. While no other host has all, the flush waits as
+    /// `MirrorLoss` says.
     Mirror,
 }
 
-/// What a flush of a mirrored volume waits for while no other host has all that was written.
+/// The setting `mirror-loss`: what a flush of a mirrored volume waits for while no other host has all that
+/// was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MirrorLoss {
-    /// For the pool.
+    /// The flush waits until the pool has it.
     #[default]
     Pool,
-    /// For another host to have it.
+    /// The flush waits until another host has it.
     Hold,
 }
 
-/// What the owner does when another host wants the volume.
+/// The owner's policy for another host that wants the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HandoverPolicy {
-    /// Nothing: the other host is refused.
+    /// The owner does nothing: the other host is refused.
     #[default]
     Never,
-    /// Stores everything and lets go of it, as soon as the other host asks.
+    /// The owner stores everything and lets go of the volume, as soon as the other host asks.
     Ask,
 }
 
-/// Who may write to a volume at the same time.
+/// The clients that may write to a volume at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clients {
-    /// Whoever is connected: clients that know of each other, as those of a cluster's filesystem do.
+    /// All that are connected: clients that know of each other, as those of a cluster's filesystem do.
     #[default]
     Any,
-    /// The first that writes, as long as it is connected. Others get errors for their writes.
+    /// The first client that writes, as long as it is connected. Others get errors for their writes.
     One,
 }
 
-/// Checks that a volume of this size can be.
+/// Checks that there can be a volume of this size.
 pub fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(512) || size > VOLUME_MAX {
         let size = show_size(size);
@@ -69,7 +71,7 @@ pub fn check_size(size: u64) -> Result<()> {
     Ok(())
 }
 
-/// What is still as it was born isn't written.
+/// Tells whether a value is still as it was born: such a part of the head isn't written.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -80,34 +82,36 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub struct VolumeSettings {
     pub flush: FlushMode,
     pub compression: Codec,
-    /// What the loss of this host may cost a `local` volume while the stores keep up.
+    /// Most that the loss of this host may cost a `local` volume while the stores keep up, in ms of flushed
+    /// writes.
     pub max_tail_ms: u64,
     /// Local disk that unsent writes may take, in bytes.
     pub journal_size: u64,
-    /// I/O that has waited for stores for so long fails; `None`: it waits on.
+    /// Time after which I/O that waits for stores fails, in ms; `None`: it waits on.
     #[serde(skip_serializing_if = "is_default")]
     pub error_after_ms: Option<u64>,
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Limits,
-    /// Bytes that may be mapped: a write that needs more fails.
+    /// Most bytes that may be mapped: a write that needs more fails.
     #[serde(skip_serializing_if = "is_default")]
     pub quota_bytes: Option<u64>,
-    /// Nobody writes to it, and neither it nor its snapshots are removed: it is there to be cloned.
+    /// Is true if the volume is there to be cloned: nobody writes to it, and neither it nor its snapshots are
+    /// removed.
     #[serde(skip_serializing_if = "is_default")]
     pub template: bool,
-    /// Snapshots that it takes by itself.
+    /// The plan of snapshots that the volume takes by itself.
     #[serde(skip_serializing_if = "is_default")]
     pub history: History,
-    /// What was written so long ago is compressed anew, by zstd.
+    /// Age from which on data is compressed anew, by zstd, in ms; `None`: nothing is.
     #[serde(skip_serializing_if = "is_default")]
     pub recompress_after_ms: Option<u64>,
-    /// Whether a clone's first boot is to be recorded, or was.
+    /// State of the recording of a clone's first boot: off, asked for, or kept.
     #[serde(skip_serializing_if = "is_default")]
     pub boot_trace: BootTrace,
-    /// Whether another host gets it by asking for it.
+    /// Policy for a host that asks for the volume while another owns it.
     #[serde(skip_serializing_if = "is_default")]
     pub handover: HandoverPolicy,
-    /// What flushes wait for while no peer has all.
+    /// The setting `mirror-loss`: what flushes wait for while no peer has all.
     #[serde(skip_serializing_if = "is_default")]
     pub mirror_loss: MirrorLoss,
     #[serde(skip_serializing_if = "is_default")]
@@ -139,7 +143,7 @@ fn bad(why: impl Into<String>) -> Error {
     Error::new(Kind::Usage, why)
 }
 
-/// One of a few words.
+/// Returns the value of one of a few words.
 fn one_of<T: Copy>(key: &str, value: &str, words: &[(&str, T)]) -> Result<T> {
     let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
     let found = words.iter().find(|(word, _)| *word == value);
@@ -158,11 +162,11 @@ const CLIENTS: &[(&str, Clients)] = &[("any", Clients::Any), ("one", Clients::On
 const TEMPLATE: &[(&str, bool)] = &[("true", true), ("false", false)];
 /// The format of heads of which a version that knows no mirrors must not become the owner.
 const MIRRORED: u32 = 6;
-/// Of `on-outage=error`.
+/// Time of `on-outage=error` without one.
 const ERROR_AFTER_MS: u64 = 30_000;
 const COMPRESSION: &[(&str, Codec)] = &[("lz4", Codec::Lz4), ("zstd", Codec::Zstd), ("none", Codec::None)];
 
-/// Of `recompress=zstd`.
+/// Age of `recompress=zstd` without one.
 const RECOMPRESS_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 const RECOMPRESS_AFTER_MAX_MS: u64 = 3650 * RECOMPRESS_AFTER_MS;
 
@@ -177,7 +181,7 @@ fn quota(value: &str) -> Result<Option<u64>> {
     }
 }
 
-/// The value of `on-outage`.
+/// Parses the value of `on-outage`.
 fn error_after(value: &str) -> Result<Option<u64>> {
     match value.split_once(':').unwrap_or((value, "")) {
         ("hold", "") => Ok(None),
@@ -187,7 +191,7 @@ fn error_after(value: &str) -> Result<Option<u64>> {
     }
 }
 
-/// The value of `recompress`.
+/// Parses the value of `recompress`.
 fn recompress_after(value: &str) -> Result<Option<u64>> {
     match value.split_once(':').unwrap_or((value, "")) {
         ("none", "") => Ok(None),
@@ -198,13 +202,13 @@ fn recompress_after(value: &str) -> Result<Option<u64>> {
 }
 
 impl VolumeSettings {
-    /// Smallest journal: below this the group commit has no room beside one long write.
+    /// Size of the smallest journal: below this the group commit has no room beside one long write.
     pub const JOURNAL_MIN: u64 = 128 * MIB;
-    /// The names that users know them by.
+    /// The names by which users know the settings.
     const KEYS: &str = "flush, compression, recompress, max-tail, journal-size, on-outage, quota, template, history, boot-trace, handover, mirror-loss, clients, \
                         iops, bps, read-iops, read-bps, write-iops and write-bps";
 
-    /// Sets one by its name, as `KEY=VALUE`.
+    /// Sets one setting by its name, as `KEY=VALUE`.
     fn assign(&mut self, assignment: &str) -> Result<()> {
         let (key, value) = assignment.split_once('=').ok_or_else(|| {
             bad(format!("{assignment:?} is no KEY=VALUE: the keys are {}", VolumeSettings::KEYS))
@@ -239,7 +243,7 @@ impl VolumeSettings {
         Ok(())
     }
 
-    /// These with all the assignments made, or the first error.
+    /// Returns these settings with all the assignments made, or the first error.
     pub fn assigned(mut self, assignments: &[String]) -> Result<VolumeSettings> {
         for assignment in assignments {
             let key = assignment.split('=').next().unwrap_or_default();
@@ -250,7 +254,7 @@ impl VolumeSettings {
         Ok(self)
     }
 
-    /// One by its name, as it would be assigned.
+    /// Returns the value of one setting by its name, as it would be assigned.
     pub fn show(&self, key: &str) -> String {
         match key {
             "flush" => word(self.flush, FLUSH).to_owned(),
@@ -280,8 +284,8 @@ impl VolumeSettings {
         }
     }
 
-    /// What makes another volume's settings these, as they are for whoever writes to it: whether it is there to be cloned,
-    /// and how clones boot, is not among them.
+    /// Returns the assignments that give another volume these settings, as far as they matter to whoever
+    /// writes to it. Whether the volume is a template, and how clones boot, is not among them.
     pub fn assignments(&self) -> Vec<String> {
         let keys = [
             "flush",
@@ -299,7 +303,7 @@ impl VolumeSettings {
         keys.iter().chain(Limits::KEYS).map(|key| format!("{key}={}", self.show(key))).collect()
     }
 
-    /// The limits that are set, if any is.
+    /// Returns the limits that are set, if any is.
     pub fn show_limits(&self) -> Option<String> {
         let set = |key: &&&str| { self.limits }.named(key).is_some_and(|limit| limit.is_some());
         let shown: Vec<String> =
@@ -307,7 +311,8 @@ impl VolumeSettings {
         (!shown.is_empty()).then(|| shown.join(", "))
     }
 
-    /// The format that a head needs at least whose volume has them: what a version doesn't know it would not heed.
+    /// Returns the lowest format that a head with these settings needs: a version that doesn't know a setting
+    /// would not heed it.
     pub(super) fn format(&self) -> u32 {
         if self.is_mirrored() {
             return MIRRORED;
@@ -337,12 +342,14 @@ impl VolumeSettings {
         if plain { 1 } else { 2 }
     }
 
-    /// What a version that knows no mirrors would not heed.
+    /// Tells whether these settings say something that a version without mirrors would not heed.
     pub(super) fn is_mirrored(&self) -> bool {
         self.flush == FlushMode::Mirror || !is_default(&self.mirror_loss)
     }
 
-    /// A boot trace tells which blocks matter, and lies in the head, which is not encrypted.
+    /// Checks that the settings suit an encrypted volume, if it is one. Such a volume can't be mirrored. It
+    /// keeps no boot trace either, which tells which blocks matter and lies in the head, which is not
+    /// encrypted.
     pub fn check_for(&self, encrypted: bool) -> Result<()> {
         if encrypted && self.flush == FlushMode::Mirror {
             let why = "an encrypted volume can't be mirrored: use flush=pool, or flush=local";
@@ -372,7 +379,7 @@ impl VolumeSettings {
         Ok(())
     }
 
-    /// How long I/O waits for stores; `None`: as long as it takes.
+    /// Returns how long I/O waits for stores; `None`: as long as it takes.
     pub fn error_after(&self) -> Option<Duration> {
         self.error_after_ms.map(Duration::from_millis)
     }
@@ -381,7 +388,7 @@ impl VolumeSettings {
         Duration::from_millis(self.max_tail_ms)
     }
 
-    /// The sentence that `volume create` and `volume info` print.
+    /// Returns the sentence that `volume create` and `volume info` print.
     pub fn meaning(&self) -> String {
         match self.flush {
             FlushMode::Local => format!(
@@ -404,14 +411,14 @@ impl VolumeSettings {
 }
 
 impl VolumeSettings {
-    /// What `meaning` says is not so while this host's disk takes no journal.
+    /// Returns the sentence that takes the place of `meaning` while this host's disk takes no journal.
     pub fn meaning_without_journal(&self) -> String {
         "waits until all is in the pool, since this host's disk takes no journal now: it survives the loss of this host"
             .to_owned()
     }
 }
 
-/// Why a template is neither written to nor removed.
+/// Returns the message that says why a template is neither written to nor removed.
 pub fn is_template(volume: &str) -> String {
     format!(
         "{volume} is a template: clone one of its snapshots, or `windlass volume set {volume} template=false` first"
@@ -430,14 +437,14 @@ impl fmt::Display for Seconds {
     }
 }
 
-/// The state folder that opens volumes, as other hosts will see it named.
+/// The state folder that opens volumes, under the name that other hosts see.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Host {
     pub id: HostId,
     pub name: String,
 }
 
-/// By name, and by the start of its id: several may have one name.
+/// Shows the host's name and the start of its id, since several hosts may have one name.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)?;
@@ -449,7 +456,7 @@ impl fmt::Display for Host {
 }
 
 impl Host {
-    /// For a head that names no owner.
+    /// Returns a stand-in for the owner of a head that names none.
     pub fn unknown() -> Host {
         Host { id: HostId(0), name: "another host".to_owned() }
     }

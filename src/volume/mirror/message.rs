@@ -26,25 +26,26 @@ use crate::base::{Epoch, Error, HostId, Kind, Lsn, PoolId, Result, VolumeId};
 use crate::volume::head::Host;
 
 const VERSION: u16 = 2;
-/// Bytes of a record's data, at most.
+/// Most bytes of a record's data.
 pub const DATA_MAX: usize = 1 << 20;
 const NAME_MAX: usize = 255;
 const WHY_MAX: usize = 1_000;
 
-/// What an owner asks for.
+/// The first message of an owner: the mirror session that it asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Begin {
     pub pool: PoolId,
     pub volume: VolumeId,
     pub epoch: Epoch,
-    /// Everything after it is to come.
+    /// The last record before those that are to come.
     pub from: Lsn,
-    /// The head was asked to name this host's session of that epoch: where it is lost no other may take its place there.
+    /// The host that the head was asked to name, with its session of that epoch. Where that session is lost
+    /// no other may take its place there.
     pub asked: Option<HostId>,
     pub owner: Host,
 }
 
-/// See the module.
+/// A message between an owner and its peer, as the module describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     Begin(Begin),
@@ -111,7 +112,7 @@ fn hash_of(parts: [&[u8]; 2]) -> u64 {
 }
 
 impl Message {
-    /// The frame's parts. A record's data stay where they are.
+    /// Returns the parts of the message's frame. A record's data stay where they are.
     pub fn frame(&self) -> Vec<Bytes> {
         let mut w = Writer::with_capacity(64);
         match self {
@@ -160,7 +161,7 @@ impl Message {
     }
 }
 
-/// Bytes before a write's data.
+/// Number of bytes before a write's data.
 const WRITE_HEAD: usize = 1 + 8 + 8 + 1 + 8;
 
 fn record_frame(record: &Record) -> Vec<Bytes> {
@@ -262,7 +263,7 @@ pub mod fuzz {
         records.chain(others).map(|message| joined(&message)).collect()
     }
 
-    /// A frame as it came, and one whose hash is right.
+    /// Parses a frame as it came, and the frame with the hash put right.
     pub fn message(data: &[u8]) {
         let mut frames = vec![data.to_vec()];
         if data.first() == Some(&4) && data.len() > 9 {

@@ -15,26 +15,27 @@ use tokio::sync::Notify;
 use crate::base::log_record::Record;
 use crate::base::{Error, HostId, Kind, Lsn, Result};
 
-/// Bytes of records that wait for the peer or for the pool. A peer that is further behind begins anew.
+/// Most bytes of records that wait for the peer or for the pool. A peer that is further behind begins anew.
 const KEPT_MAX: u64 = 64 << 20;
-/// Counted for a record beside its data; also what it takes at least in the peer's journal.
+/// Bytes counted for a record beside its data; also the least that it takes in the peer's journal.
 const RECORD_COST: u64 = 4096;
-/// Sent and not synced: beyond it a sync is asked for, so that both sides can let go of it.
+/// Bytes that may be sent and not synced: beyond them a sync is asked for, so that both sides can let go of
+/// them.
 const UNSYNCED_MAX: u64 = 4 << 20;
-/// Records that are counted together in what the peer's session holds.
+/// Bytes of records that are counted together in what the peer's session holds.
 const BUCKET: u64 = 1 << 20;
 
-/// What is to be sent next.
+/// The messages that are to be sent next.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub trim: Option<Lsn>,
     pub records: Vec<Record>,
     pub sync: Option<Lsn>,
-    /// The peer has no room for more until the pool has some of it.
+    /// Is true if the peer has no room for more until the pool has some of what the peer holds.
     pub is_short: bool,
 }
 
-/// What a flush is to wait for.
+/// The answer to a flush: whether the peer has what is flushed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// The peer has it, or the pool.
@@ -45,25 +46,26 @@ pub enum Answer {
     Lost,
 }
 
-/// As it is told to people.
+/// The state of the mirror, as people are told it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Standing {
-    /// The head names the peer, and it takes records.
+    /// Is true if the head names the peer, and the peer takes records.
     pub named: bool,
     pub connected: bool,
     pub why: Option<String>,
     pub lag_bytes: u64,
 }
 
-/// One connection.
+/// The state of one connection.
 #[derive(Debug)]
 struct LinkState {
-    /// Behind it lies the first record that was not sent.
+    /// The last record that was sent, or that the peer or the pool has; the next record behind it is the
+    /// first unsent one.
     sent: Lsn,
     trimmed: Lsn,
     sync_sent: Lsn,
     unsynced: u64,
-    /// What the session holds: last lsn and bytes.
+    /// Contents of the session in buckets, each with its last lsn and its bytes.
     holds: VecDeque<(Lsn, u64)>,
     held: u64,
     room: u64,
@@ -71,21 +73,22 @@ struct LinkState {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All behind `from`, but for what the peer or the pool has.
+    /// Records behind `from` that neither the peer nor the pool has.
     records: VecDeque<Record>,
     bytes: u64,
     from: Lsn,
-    /// The pool has all up to here, confirmed.
+    /// Record up to which the pool has all, confirmed.
     stored: Lsn,
-    /// The peer's disk has all up to here that the pool has not.
+    /// Record up to which the peer's disk has all that the pool has not.
     synced: Lsn,
-    /// The same, while the head was known to name the peer.
+    /// Record up to which the peer's disk has all that the pool has not, while the head was known to name the
+    /// peer.
     acked: Lsn,
     wanted: Lsn,
     named: bool,
-    /// The head was asked to name the session of this host, and may do so.
+    /// The host whose session the head was asked to name, and may name.
     asked: Option<HostId>,
-    /// Whose sessions the numbers above are of.
+    /// The peer whose sessions `acked` and `synced` are of.
     peer: Option<HostId>,
     /// The last record that was ever given to the network for each host.
     given: BTreeMap<HostId, Lsn>,
@@ -94,14 +97,14 @@ struct State {
     why: Option<String>,
 }
 
-/// See the module.
+/// The owner's side of a mirror, without I/O, as the module describes it.
 #[derive(Debug, Default)]
 pub struct Mirroring {
     collects: AtomicBool,
     state: Mutex<State>,
-    /// Something to send, or the link is to end.
+    /// Wakes the sender: there is something to send, or the link is to end.
     pub work: Notify,
-    /// What a flush waits for may have changed.
+    /// Wakes flushes, since what they wait for may have changed.
     pub news: Notify,
 }
 
@@ -128,7 +131,7 @@ impl State {
         }
     }
 
-    /// The first record that was not sent.
+    /// Returns the index of the first record that was not sent.
     fn unsent(&self, sent: Lsn) -> usize {
         self.records.partition_point(|record| record.lsn <= sent)
     }
@@ -152,12 +155,13 @@ impl LinkState {
 }
 
 impl Mirroring {
-    /// Records are to be given to `push`: all that a volume without a mirror pays for.
+    /// Tells whether records are to be given to `push`. A volume without a mirror pays for nothing but this
+    /// question.
     pub fn collects(&self) -> bool {
         self.collects.load(Ordering::Relaxed)
     }
 
-    /// Takes in what was just written. Under the tip's lock, which keeps the order.
+    /// Takes in a record that was just written. Called under the tip's lock, which keeps the order.
     pub fn push(&self, record: &Record) {
         let mut state = self.state.lock();
         if !self.collects() {
@@ -182,8 +186,8 @@ impl Mirroring {
         }
     }
 
-    /// A connection begins, `tip` being the last record: everything behind the answer comes; and whose session the head may
-    /// name already. Under the tip's lock.
+    /// Begins a connection, `tip` being the last record. Returns the record behind which everything comes,
+    /// and the host whose session the head may name already. Called under the tip's lock.
     pub fn begin(&self, tip: Lsn) -> (Lsn, Option<HostId>) {
         let mut state = self.state.lock();
         if !self.collects() {
@@ -195,19 +199,22 @@ impl Mirroring {
         (state.from, state.asked)
     }
 
-    /// The head is to be asked to name the session of this host. From now on it must not be begun again where it is lost: a take-over by
-    /// what took its place would miss what was flushed.
+    /// Notes that the head is to be asked to name the session of this host. From now on that session must not
+    /// be begun again where it is lost: a take-over by what took its place would miss what was flushed.
     pub fn asks(&self, host: HostId) {
         self.state.lock().asked = Some(host);
     }
 
-    /// The head names nobody, for certain.
+    /// Notes that the head names nobody, for certain.
     pub fn ended(&self) {
         self.state.lock().asked = None;
     }
 
-    /// The peer's session holds all up to `end`, and has so much room. `Closed`: it has lost what it had synced, or has what this
-    /// owner never sent: then it is another ownership's of the same number, in a history that the pool knows no more.
+    /// Notes that the peer's session holds all up to `end`, and has so much room.
+    ///
+    /// # Errors
+    /// `Closed`: the session has lost what it had synced, or has what this owner never sent. Then it is
+    /// another ownership's of the same number, in a history that the pool knows no more.
     pub fn begun(&self, end: Lsn, room: u64, peer: HostId) -> Result<()> {
         let mut state = self.state.lock();
         if state.peer.replace(peer) != Some(peer) {
@@ -229,14 +236,15 @@ impl Mirroring {
         Ok(())
     }
 
-    /// What the pool must have before anything is sent: there is a gap between what the peer has and what comes.
+    /// Returns the record up to which the pool must have all before anything is sent: there is a gap between
+    /// what the peer has and what comes. `None`: there is no gap.
     pub fn gap(&self) -> Option<Lsn> {
         let state = self.state.lock();
         let sent = state.link.as_ref().map_or(Lsn(0), |link| link.sent);
         (state.from > sent.max(state.stored)).then_some(state.from)
     }
 
-    /// What is to be sent next, `max` bytes or a little more.
+    /// Takes the messages that are to be sent next, with `max` bytes of records or a little more.
     pub fn next(&self, max: u64) -> Result<Batch> {
         let mut state = self.state.lock();
         if state.overflowed {
@@ -281,7 +289,8 @@ impl Mirroring {
         Ok(batch)
     }
 
-    /// A sync of all that was sent, which also shows whether the peer is there.
+    /// Returns the record up to which a sync of all that was sent goes. The answer also shows whether the
+    /// peer is there.
     pub fn sync_all(&self) -> Option<Lsn> {
         let mut state = self.state.lock();
         let link = state.link.as_mut()?;
@@ -289,7 +298,7 @@ impl Mirroring {
         Some(link.sent)
     }
 
-    /// The peer answers a sync. `Invalid`: none that was asked for.
+    /// Takes in the peer's answer to a sync. `Invalid`: no such sync was asked for.
     pub fn synced(&self, lsn: Lsn) -> Result<()> {
         let mut state = self.state.lock();
         let Some(link) = &state.link else { return Ok(()) };
@@ -305,13 +314,13 @@ impl Mirroring {
         Ok(())
     }
 
-    /// The peer's disk has all up to there, or the pool does.
+    /// Tells whether the peer's disk has all up to `lsn`, or the pool does.
     pub fn has(&self, lsn: Lsn) -> bool {
         let state = self.state.lock();
         state.synced.max(state.stored) >= lsn
     }
 
-    /// Asks for a sync of all up to there.
+    /// Asks for a sync of all up to `lsn`.
     pub fn want(&self, lsn: Lsn) {
         let mut state = self.state.lock();
         state.wanted = state.wanted.max(lsn);
@@ -319,7 +328,7 @@ impl Mirroring {
         self.work.notify_one();
     }
 
-    /// The head names the peer: what it syncs counts, and what it has.
+    /// Notes that the head names the peer: what the peer has counts from now on, and what it syncs later.
     pub fn named(&self) {
         let mut state = self.state.lock();
         if state.link.is_some() && !state.overflowed {
@@ -330,13 +339,13 @@ impl Mirroring {
         self.news.notify_waiters();
     }
 
-    /// Nothing more counts on the peer.
+    /// Makes flushes count on the peer no more.
     pub fn suspend(&self) {
         self.state.lock().named = false;
         self.news.notify_waiters();
     }
 
-    /// The connection has ended, or none came to be.
+    /// Notes that the connection has ended, or that none came to be.
     pub fn lost(&self, why: String) {
         let mut state = self.state.lock();
         (state.named, state.link, state.why) = (false, None, Some(why));
@@ -344,7 +353,7 @@ impl Mirroring {
         self.news.notify_waiters();
     }
 
-    /// No peer is wanted any more.
+    /// Ends the collecting of records, since no peer is wanted any more.
     pub fn stop(&self) {
         let mut state = self.state.lock();
         self.collects.store(false, Ordering::Relaxed);
@@ -354,7 +363,7 @@ impl Mirroring {
         self.news.notify_waiters();
     }
 
-    /// The pool has all up to here, and this owner was still the owner after that.
+    /// Notes that the pool has all up to `lsn`, and that this owner was still the owner after that.
     pub fn stored(&self, lsn: Lsn) {
         if !self.collects() {
             return;
@@ -369,7 +378,8 @@ impl Mirroring {
         }
     }
 
-    /// What a flush of all up to there is to wait for; the peer is asked for it.
+    /// Tells a flush of all up to `upto` whether the peer has it, is about to, or does not count. The peer is
+    /// asked for a sync.
     pub fn ask(&self, upto: Lsn) -> Answer {
         let mut state = self.state.lock();
         if state.acked >= upto {

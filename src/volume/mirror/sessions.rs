@@ -22,13 +22,13 @@ use crate::journal::{self, Journal, JournalConfig, Recovered};
 
 const PREFIX: &str = "mirror-";
 const CLOSED: &str = "mirror-closed";
-/// Volumes of other hosts that are mirrored here at a time.
+/// Most volumes of other hosts that are mirrored here at a time.
 const SEATS_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
 struct Place {
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Who has the seat is to leave it.
+    /// Tells the holder of the seat to leave it.
     leave: CancellationToken,
     users: usize,
 }
@@ -36,17 +36,18 @@ struct Place {
 /// A host's part in mirrors: where its own peer is, and who is served here.
 #[derive(Clone, Debug, Default)]
 pub struct MirrorHost {
-    /// Where the journals of volumes that are owned here are mirrored to.
+    /// Way to the peer to which the journals of volumes that are owned here are mirrored; `None`: there is no
+    /// peer.
     pub dial: Option<Arc<dyn Dial>>,
     seats: Arc<Mutex<BTreeMap<VolumeId, Place>>>,
 }
 
-/// While it lives nobody else adds to a volume's sessions, or closes them.
+/// The right to change a volume's sessions: while it lives nobody else adds to them, or closes them.
 #[derive(Debug)]
 pub struct Seat {
     host: MirrorHost,
     volume: VolumeId,
-    /// Somebody else wants the seat.
+    /// Is cancelled when somebody else wants the seat.
     pub left: CancellationToken,
     _turn: Option<OwnedMutexGuard<()>>,
 }
@@ -56,7 +57,7 @@ impl MirrorHost {
         MirrorHost { dial, seats: Arc::default() }
     }
 
-    /// Once whoever has the seat has left it, which it is told to do.
+    /// Takes the volume's seat, once its holder has left it, whom this tells to do so.
     pub async fn sit(&self, volume: VolumeId) -> Result<Seat> {
         let (turn, left) = {
             let mut seats = self.seats.lock();
@@ -102,7 +103,7 @@ impl Sessions {
         self.folder.join(format!("{PREFIX}{epoch}"))
     }
 
-    /// There is one of this ownership.
+    /// Tells whether there is a session of this ownership.
     pub async fn has(&self, epoch: Epoch) -> Result<bool> {
         journal::is_there(&*self.disk, &self.dir(epoch)).await
     }
@@ -111,15 +112,16 @@ impl Sessions {
         Ok(!self.all().await?.is_empty())
     }
 
-    /// Those that are here, or begun and broken off. A folder that can't be read is an error: none is what a take-over or an owner
-    /// goes on by.
+    /// Returns the ownerships of the sessions that are here, or begun and broken off. A folder that can't be
+    /// read is an error, since a take-over or an owner goes on by there being none.
     pub async fn all(&self) -> Result<Vec<Epoch>> {
         let doing = || format!("looking into {}", self.folder.display());
         let names = self.disk.list_if_there(&self.folder).await.context(doing)?;
         Ok(names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok().map(Epoch)).collect())
     }
 
-    /// Sessions of ownerships up to this one take no more records.
+    /// Returns the highest ownership whose sessions take no more records: all up to it are closed. 0: none
+    /// is.
     pub async fn closed(&self) -> Result<Epoch> {
         let path = self.folder.join(CLOSED);
         let bytes = match self.disk.read(&path, 64).await {
@@ -131,7 +133,7 @@ impl Sessions {
         mark.map(|(mark, _)| Epoch(u64::from_le_bytes(*mark))).ok_or_else(damaged)
     }
 
-    /// Durable on return.
+    /// Closes the sessions of ownerships up to this one. They are closed durably when this returns.
     pub async fn close(&self, epoch: Epoch) -> Result<()> {
         let path = self.folder.join(CLOSED);
         let mark = self.closed().await?.max(epoch).0.to_le_bytes();
@@ -140,7 +142,7 @@ impl Sessions {
         written.context(|| format!("writing {}", path.display()))
     }
 
-    /// Those of ownerships that are not among these go.
+    /// Removes all sessions but those of these ownerships.
     pub async fn keep_only(&self, epochs: &[Epoch]) -> Result<()> {
         for epoch in self.all().await? {
             if !epochs.contains(&epoch) {
@@ -165,8 +167,8 @@ impl Sessions {
         disk.remove_dir(&dir).await.context(doing)
     }
 
-    /// The session of this ownership, and up to where it has all that the pool lacks: 0 of one that has nothing yet, which takes
-    /// what comes behind `from`.
+    /// Opens or creates the session of this ownership. Returns up to where it has all that the pool lacks: 0
+    /// of a session that has nothing yet, which takes what comes behind `from`.
     pub async fn begin(&self, like: JournalConfig, begin: &Begin) -> Result<(Journal, Lsn)> {
         let Begin { volume, epoch, from, .. } = *begin;
         if let Some((journal, found)) = self.open(like.clone(), volume, epoch).await? {
@@ -185,7 +187,7 @@ impl Sessions {
         Ok((journal, Lsn(0)))
     }
 
-    /// The session of this ownership, if it is here.
+    /// Opens the session of this ownership, if it is here.
     pub async fn open(
         &self,
         like: JournalConfig,
@@ -205,7 +207,8 @@ impl Sessions {
     }
 }
 
-/// A session that is a copy of the folder that was written, or that its disk gave up, vouches for nothing.
+/// Checks that a session vouches for its records. One that is a copy of the folder that was written, or that
+/// its disk gave up, vouches for nothing.
 pub fn check_whole(journal: &Journal, found: &Recovered, dir: &Path) -> Result<()> {
     if found.copied || journal.failed().is_some() {
         let why = format!(

@@ -17,23 +17,24 @@ use crate::volume::mirror::{Begin, Message};
 use crate::volume::read::EngineContext;
 use crate::volume::session::{Gate, Session, confirm, store_upto};
 
-/// Until a peer is taken for one that is not there.
+/// Time after which a peer that has not answered a connection is taken for one that is not there.
 const CONNECT: Duration = Duration::from_secs(3);
-/// The peer looks at the volume's head before it answers.
+/// Time that the peer has for its first answer: it looks at the volume's head before.
 pub(super) const BEGIN: Duration = Duration::from_secs(10);
-/// A peer that answers no sync for so long is lost: flushes wait no longer for it.
+/// Time after which a peer that answers no sync is lost: flushes wait no longer for it.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The peer is asked for an answer at least so often.
+/// Longest time between two questions that the peer has to answer.
 const PING: Duration = Duration::from_millis(500);
-/// Between attempts, doubled up to the second.
+/// Pause after the first failed attempt, doubled with each up to `PAUSE_MAX`.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of records that are given to the network at once.
 const BATCH: u64 = 256 << 10;
-/// How long a peer that has begun to take the volume over is given to claim it.
+/// Time that a peer that has begun to take the volume over has to claim it.
 const CLAIM: Duration = Duration::from_secs(1);
 
-/// Runs with the session. `gated`: the gate is closed since the session began, as the head names another host.
+/// Mirrors the session's journal for as long as the settings want that. Runs with the session. `gated`: the
+/// gate is closed since the session began, as the head names another host.
 pub async fn keep_mirror(session: Arc<Session>, gated: bool) {
     let context = session.context.clone();
     let rt = context.rt().clone();
@@ -91,7 +92,8 @@ fn is_wanted(session: &Session) -> bool {
     session.context.settings().flush == FlushMode::Mirror
 }
 
-/// What this host took over by its mirror may be in its journal alone, also after that.
+/// Tells whether the head names this host itself. What it took over by its mirror may be in its journal
+/// alone, also after that.
 fn names_itself(session: &Session) -> bool {
     let head = session.head.lock();
     head.mirror.is_some() && !head.is_mirrored_elsewhere(session.context.engine.host.id)
@@ -107,7 +109,7 @@ pub(super) async fn connect(engine: &EngineContext) -> Result<Link> {
     engine.rt.timeout(CONNECT, dial.dial()).await.unwrap_or_else(|| Err(late()))
 }
 
-/// Until it fails, with why.
+/// Uses a connection until it fails, and returns the reason.
 async fn run_link(session: &Arc<Session>, link: Link, gate: &mut Option<Gate<'_>>) -> Error {
     let Link { mut sender, mut receiver } = link;
     let (tip, host) = match begin(session, &mut *sender, &mut *receiver).await {
@@ -124,7 +126,7 @@ async fn run_link(session: &Arc<Session>, link: Link, gate: &mut Option<Gate<'_>
     error.err().unwrap_or_else(|| Error::new(Kind::Internal, "a mirror ended without a reason"))
 }
 
-/// Model: begin. The last record at that moment, and who the peer is.
+/// Begins a session on the peer (model: begin). Returns the last record at that moment, and who the peer is.
 async fn begin(
     session: &Session,
     sender: &mut dyn LinkSender,
@@ -171,7 +173,7 @@ pub(super) fn hung_up() -> Error {
     Error::new(Kind::Unavailable, "the peer has hung up")
 }
 
-/// Model: send.
+/// Sends records, syncs and trims until the connection fails or no mirror is wanted (model: send).
 async fn send(session: &Arc<Session>, sender: &mut dyn LinkSender) -> Result<()> {
     let (rt, mirror) = (session.context.rt(), &session.mirror);
     let mut asked = rt.now();
@@ -206,7 +208,7 @@ async fn send(session: &Arc<Session>, sender: &mut dyn LinkSender) -> Result<()>
     }
 }
 
-/// Model: ack.
+/// Takes in the peer's answers (model: ack).
 async fn hear(session: &Session, receiver: &mut dyn LinkReceiver) -> Result<()> {
     let late =
         || Error::new(Kind::Timeout, format!("the peer has not answered for {} s", PATIENCE.as_secs()));
@@ -219,7 +221,8 @@ async fn hear(session: &Session, receiver: &mut dyn LinkReceiver) -> Result<()> 
     }
 }
 
-/// Model: name. Then nothing more is to be done here for as long as the connection lasts.
+/// Has the head name the peer once it lacks nothing that the pool lacks (model: name). After that it waits
+/// for as long as the connection lasts.
 async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<Gate<'_>>) -> Result<()> {
     let mirror = &session.mirror;
     while let Some(upto) = mirror.gap() {
@@ -237,6 +240,7 @@ async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<G
         news.await;
     }
     let nonce = Nonce(session.context.rt().random128());
+    // Noted before the head is changed: the change may be chosen although its answer is lost.
     mirror.asks(host.id);
     change(session, |head| head.name_mirror(session.epoch, host, nonce)).await.map_err(Stop::error)?;
     mirror.named();
@@ -246,7 +250,8 @@ async fn name(session: &Arc<Session>, tip: Lsn, host: &Host, gate: &mut Option<G
     std::future::pending().await
 }
 
-/// A change of the head that rests on what is stored: where the pool's stores were changed it is counted again first.
+/// Makes a change of the head that rests on what is stored: where the pool's stores were changed it is
+/// counted again first.
 async fn change(
     session: &Arc<Session>,
     step: impl Fn(&Head) -> Result<Move> + Send + Sync,
@@ -266,7 +271,8 @@ async fn change(
     }
 }
 
-/// Model: end. Nothing counts on the peer any more when this is called, or only what is stored by then.
+/// Takes the peer out of the head (model: end). The caller sees to it that nothing counts on the peer any
+/// more, or only what is stored by then.
 async fn end(session: &Arc<Session>) -> Result<(), Stop> {
     if session.head.lock().mirror.is_none() {
         return Ok(());
@@ -280,7 +286,8 @@ async fn end(session: &Arc<Session>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What was mirrored to this host before it became the owner: all of it is in its own journal, and the head does not name it.
+/// Removes what was mirrored to this host before it became the owner: all of it is in its own journal, and
+/// the head does not name it.
 async fn forget_own(session: &Session) {
     let engine = &session.context.engine;
     let forgotten = async {
@@ -292,7 +299,8 @@ async fn forget_own(session: &Session) {
     }
 }
 
-/// The peer takes no more records of this ownership. Where it does not come to claim the volume, that goes on under another one.
+/// Begins anew under another claim, since the peer takes no more records of this ownership. The peer has some
+/// time to claim the volume before that.
 async fn begin_anew(session: &Arc<Session>) {
     session.context.rt().sleep(CLAIM).await;
     if let Some(Ok(())) = session.is_owner().await {

@@ -16,10 +16,10 @@ use crate::volume::head::{Head, Mirror};
 use crate::volume::mirror::{Begin, Message};
 use crate::volume::read::EngineContext;
 
-/// Until the next record comes.
+/// Time within which the next record has to come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What comes from that host. While it lives the session there stays as it is.
+/// The records that come from that host. While this lives the session there stays as it is.
 #[derive(Debug)]
 pub struct Heard {
     rt: Rt,
@@ -31,7 +31,8 @@ pub struct Heard {
     last: Lsn,
 }
 
-/// What the host has that the head names, beyond `after`. A host without that session has nothing, and nobody else has.
+/// Asks the host that the head names for what it has beyond `after`. If that host has no such session, it has
+/// nothing, and nobody else has anything.
 ///
 /// # Errors
 /// It can't be asked, or what it has is not whole: `refusal` says what to do.
@@ -59,7 +60,7 @@ pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Ls
     Ok(Heard { rt, named, receiver, _sender: sender, end, last: after })
 }
 
-/// What to do where that host can't be heard.
+/// Makes the error that says what to do where that host can't be heard.
 pub fn refusal(named: &Mirror, error: &Error) -> Error {
     let host = &named.host;
     let why = format!(
@@ -76,17 +77,17 @@ async fn next(rt: &Rt, receiver: &mut dyn LinkReceiver, patience: Duration) -> R
 }
 
 impl Heard {
-    /// Nothing comes.
+    /// Tells whether no more records come.
     pub fn is_over(&self) -> bool {
         self.end <= self.last
     }
 
-    /// The last write that comes.
+    /// Returns the last write that comes.
     pub fn upto(&self) -> Lsn {
         self.end
     }
 
-    /// The connection broke, or nothing came.
+    /// Makes the error of a connection that broke, or on which nothing came.
     fn not_heard(&self, error: Error) -> Error {
         match error.kind() {
             Kind::Corrupt | Kind::Invalid | Kind::Unsupported => error,
@@ -94,7 +95,7 @@ impl Heard {
         }
     }
 
-    /// In the order of their lsns, up to the last: `None` only when all have come.
+    /// Returns the next record, in the order of their lsns up to the last. `None` only when all have come.
     pub async fn next(&mut self) -> Result<Option<Record>> {
         let received = next(&self.rt, &mut *self.receiver, PATIENCE).await;
         let record = match received.map_err(|e| self.not_heard(e))? {

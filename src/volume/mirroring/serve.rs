@@ -17,20 +17,21 @@ use crate::volume::head::Head;
 use crate::volume::mirror::{Begin, Message, Seat, Sessions, check_whole};
 use crate::volume::read::EngineContext;
 
-/// Who connects says soon what for.
+/// Time within which a host that connects has to say what for.
 const BEGIN: Duration = Duration::from_secs(10);
-/// The owner says something every second.
+/// Time after which a silent owner is given up: it says something every second.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long the session's journal may be full: the owner is told how much room there is.
+/// Time for which the session's journal may be full: the owner is told how much room there is.
 const ROOM: Duration = Duration::from_secs(10);
-/// Bytes of records in the journal's buffer, about, beyond which they are synced though nobody has asked for it. What a record took
-/// of the budget is given back when the buffer has it: else sessions that wait for each other's memory would wait for ever.
+/// Bytes of records in the journal's buffer, about, beyond which they are synced though nobody has asked for
+/// it. A record's memory goes back to the budget when the buffer has the record: else sessions that wait for
+/// each other's memory would wait for ever.
 const UNSYNCED_MAX: u64 = 4 << 20;
 
 /// Serves one connection to its end. `engine`: of the pool that the owner names, where this host knows it.
 ///
 /// # Errors
-/// Why it ended, but where the owner ended it.
+/// The reason for the connection's end, unless the owner ended it.
 pub async fn serve_mirror<F>(
     rt: crate::base::rt::Rt,
     engine: impl FnOnce(Begin) -> F,
@@ -80,15 +81,15 @@ struct Kept {
     sessions: Sessions,
     begin: Begin,
     journal: Journal,
-    /// Up to here it had all that the pool lacks, when the connection began.
+    /// Record up to which the session had all that the pool lacks, when the connection began.
     has: Lsn,
-    /// The last lsn that is in it, or known to be in the pool.
+    /// The last record that is in the session, or known to be in the pool.
     end: Lsn,
     unsynced: u64,
 }
 
 impl Kept {
-    /// Model: begin.
+    /// Begins a session for an owner (model: begin).
     async fn begin(engine: Arc<EngineContext>, begin: Begin) -> Result<Kept> {
         let seat = engine.mirror.sit(begin.volume).await?;
         let head = owner_of(&engine, &begin).await?;
@@ -136,6 +137,8 @@ impl Kept {
                     self.journal.trim(lsn);
                     self.end = self.end.max(lsn);
                 }
+                // The disk has the records before the owner hears so: the owner acknowledges flushes on this
+                // answer.
                 Message::Sync(lsn) if lsn <= self.end => {
                     self.sync().await?;
                     sender.send(vec![Message::Synced(lsn).frame()]).await?;
@@ -160,7 +163,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Before it is answered.
+    /// Syncs what the session has. It must come before a sync is answered.
     async fn sync(&mut self) -> Result<()> {
         self.journal.sync(None).await.context(|| "syncing what is mirrored".into())?;
         self.unsynced = 0;
@@ -176,7 +179,8 @@ impl Kept {
         }
     }
 
-    /// The head names no mirror any more, as the owner says: looked at, since what it names must stay.
+    /// Removes the sessions, as the owner says that the head names no mirror any more. The head is looked at
+    /// first, since what it names must stay.
     async fn forget(&mut self) -> Result<()> {
         let head = self.engine.cell(self.begin.volume).read().await?;
         if head.is_some_and(|head| head.mirror.is_none()) {
@@ -191,8 +195,10 @@ fn closed() -> Error {
     Error::new(Kind::Fenced, "this host has begun to take the volume over")
 }
 
-/// The head, of an owner who has it: unclaimed, of that ownership. A host that has lost its disk has lost with it that it took the
-/// volume over.
+/// Reads the head, and checks that this ownership is in force in it and that no claim stands over it.
+///
+/// A host that has lost its disk has also lost its record of having taken the volume over, so the head is the
+/// only witness.
 async fn owner_of(engine: &EngineContext, begin: &Begin) -> Result<Head> {
     let head = engine.cell(begin.volume).confirm().await?;
     head.owned(begin.epoch)?;
@@ -202,8 +208,8 @@ async fn owner_of(engine: &EngineContext, begin: &Begin) -> Result<Head> {
     }
 }
 
-/// Model: hear. An owner that starts anew gets what its journal lacks; the session takes no more records from here on, as who
-/// asks may be a copy of whom they came from.
+/// Tells an owner that starts anew what its journal lacks (model: hear). The session takes no more records
+/// from here on, as the host that asks may be a copy of the one from which they came.
 async fn tell(engine: &Arc<EngineContext>, hear: &Begin, sender: &mut dyn LinkSender) -> Result<()> {
     let _seat = engine.mirror.sit(hear.volume).await?;
     let head = engine.cell(hear.volume).confirm().await?;
@@ -220,6 +226,8 @@ async fn tell(engine: &Arc<EngineContext>, hear: &Begin, sender: &mut dyn LinkSe
         sender.send(vec![begun(Lsn(0)), Message::Ended.frame()]).await?;
         return Ok(());
     }
+    // Must be durable before the first record is told: a record that came in later would be acknowledged and
+    // missing at the asker.
     sessions.close(hear.epoch).await?;
     let (journal, found) = open_session(engine, &head, hear.epoch).await?;
     let end = if found.end < found.first_lsn { Lsn(0) } else { found.end };
@@ -243,7 +251,7 @@ async fn tell_records(
     Ok(())
 }
 
-/// Reads back what is mirrored here: for a take-over.
+/// Opens a session that is mirrored here, for reading it back in a take-over.
 pub async fn open_session(
     engine: &EngineContext,
     head: &Head,

@@ -8,10 +8,10 @@ use crate::base::Result;
 use crate::base::format_limits::BLOCK;
 use crate::map::{Mapped, Tree};
 
-/// Blocks side by side, and whether they are data, or have changed.
+/// A number of blocks side by side, and whether they are data, or have changed.
 pub type Run = (u64, bool);
 
-/// So many runs at most, side by side.
+/// A list of at most `max` runs, side by side.
 struct Runs {
     runs: Vec<Run>,
     max: usize,
@@ -22,7 +22,7 @@ impl Runs {
         Runs { runs: Vec::new(), max }
     }
 
-    /// Blocks that follow. True: there is no room for more.
+    /// Adds the blocks that follow. Returns true if there is no room for more.
     fn push(&mut self, blocks: u64, is: bool) -> bool {
         match self.runs.last_mut() {
             Some((before, same)) if *same == is => *before += blocks,
@@ -38,7 +38,7 @@ impl Runs {
     }
 }
 
-/// The bytes of a range of them, given the runs of the blocks that it touches.
+/// Turns runs of blocks into runs of bytes: of the range of bytes that touches these blocks.
 pub fn in_bytes(runs: Vec<Run>, offset: u64, len: u64) -> Vec<Run> {
     let (mut at, end) = (offset / BLOCK * BLOCK, offset + len);
     let mut out = Vec::with_capacity(runs.len());
@@ -53,14 +53,15 @@ pub fn in_bytes(runs: Vec<Run>, offset: u64, len: u64) -> Vec<Run> {
 }
 
 impl View {
-    /// What of these blocks is data and what zeros without data, side by side from their start on: blocks, and whether they
-    /// are data. `max` runs at most, so that they may end before the range does. No data is read for it.
+    /// Tells which of these blocks are data and which are zeros without data, as runs side by side from their
+    /// start on. There are `max` runs at most, so that they may end before the range does. No data is read
+    /// for it.
     pub async fn allocation(&self, found: Vec<Found>, tree: &Tree, max: usize) -> Result<Vec<Run>> {
         self.patiently(|| self.allocation_once(&found, tree, max)).await
     }
 
-    /// Which of these blocks lie in frames of a volume below `index` in the list of ancestors, as `allocation` tells runs: what a
-    /// clone has of its origin. No data is read for it.
+    /// Tells which of these blocks lie in frames of a volume below `index` in the list of ancestors, as
+    /// `allocation` tells runs: what a clone has of its origin. No data is read for it.
     pub async fn inherited(
         &self,
         found: Vec<Found>,
@@ -99,8 +100,9 @@ impl View {
         Ok(runs.cut())
     }
 
-    /// Which of these blocks may hold other bytes than in `before`, a tree of the same volume: as `allocation`, blocks side by
-    /// side and whether they may. Blocks that were written again with the same bytes count as changed. No data is read for it.
+    /// Tells which of these blocks may hold other bytes than in `before`, a tree of the same volume, as
+    /// `allocation` tells runs. Blocks that were written again with the same bytes count as changed. No data
+    /// is read for it.
     pub async fn changes(
         &self,
         found: Vec<Found>,
@@ -133,7 +135,8 @@ impl View {
         Ok(runs.cut())
     }
 
-    /// These blocks, and whether the tree maps them to a place that counts. True: there is no room for more.
+    /// Adds these blocks, and whether the tree maps them to a place that counts. Returns true if there is no
+    /// room for more.
     async fn push_mapped(
         &self,
         runs: &mut Runs,
@@ -152,7 +155,7 @@ impl View {
         Ok(runs.push(range.end - at, false))
     }
 
-    /// These blocks, and whether the trees differ there. True: there is no room for more.
+    /// Adds these blocks, and whether the trees differ there. Returns true if there is no room for more.
     async fn push_differences(
         &self,
         runs: &mut Runs,

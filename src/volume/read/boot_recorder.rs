@@ -17,20 +17,20 @@ use crate::base::rt::Instant;
 use crate::base::units::GIB;
 use crate::volume::head::Trace;
 
-/// From the first read.
+/// Time from the first read after which nothing is recorded any more.
 const TIME_MAX: Duration = Duration::from_secs(120);
 const UNITS_MAX: u64 = GIB / (FRAME_BLOCKS * BLOCK);
 const RANGES_MAX: usize = 8_192;
-/// Ranges that a read may go on with: a guest reads several files at a time.
+/// Number of newest ranges that a read may go on with: a guest reads several files at a time.
 const STREAMS: usize = 16;
 
-/// Of one open volume; at first it records nothing. Cheap to clone.
+/// The recorder of one open volume; at first it records nothing. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct BootRecorder(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Looked at by every read.
+    /// Is true while it records. Every read looks at this.
     on: AtomicBool,
     recorded: Mutex<Recorded>,
 }
@@ -42,24 +42,24 @@ struct Recorded {
     began: Option<Instant>,
     seen: Intervals<()>,
     units: u64,
-    /// In the order of their first reads.
+    /// Ranges of units in the order of their first reads.
     ranges: Vec<Range<u64>>,
 }
 
 impl BootRecorder {
-    /// Records from now on.
+    /// Begins to record.
     pub fn begin(&self, own: u16) {
         *self.0.recorded.lock() = Recorded { own, ..Recorded::default() };
         self.0.on.store(true, Ordering::Relaxed);
     }
 
-    /// Records no more; what there is.
+    /// Ends the recording, and returns what was recorded.
     pub fn end(&self) -> Trace {
         self.0.on.store(false, Ordering::Relaxed);
         Trace::of(&std::mem::take(&mut *self.0.recorded.lock()).ranges)
     }
 
-    /// A client reads these pieces.
+    /// Records the pieces that a client reads, as far as they are an ancestor's.
     pub(super) fn read(&self, pieces: &[(Range<u64>, Piece)], now: Instant) {
         if !self.0.on.load(Ordering::Relaxed) {
             return;
@@ -76,7 +76,7 @@ impl BootRecorder {
         }
     }
 
-    /// Whether it has recorded all that it will.
+    /// Tells whether the recorder has recorded all that it will.
     pub fn is_over(&self, now: Instant) -> bool {
         let recorded = self.0.recorded.lock();
         recorded.is_full() || recorded.began.is_some_and(|began| now.since(began) >= TIME_MAX)

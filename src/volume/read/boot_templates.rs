@@ -11,30 +11,31 @@ use crate::base::rt::{Instant, Rt};
 use crate::base::{StateId, VolumeId};
 use crate::volume::head::Trace;
 
-/// How long what a template says is good, whatever other hosts change.
+/// Time for which what a template says counts, whatever other hosts change.
 const FRESH: Duration = Duration::from_secs(3);
-/// How long what was fetched is taken to be here.
+/// Time for which what was fetched is taken to be here.
 const FETCHED: Duration = Duration::from_secs(60);
 const TEMPLATES_MAX: usize = 64;
 
-/// What is known of the templates of all pools. Cheap to clone.
+/// The templates of all pools, as far as they are known here. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Boots(Arc<Mutex<BTreeMap<VolumeId, Arc<BootTemplate>>>>);
 
-/// What a template says to its clones.
+/// A template's word to its clones.
 #[derive(Clone, Debug)]
 pub enum Boot {
     Plain,
-    /// The first boot is to be recorded.
+    /// The clone's first boot is to be recorded.
     Record,
     Fetch(Arc<Trace>),
 }
 
-/// One template.
+/// One template, as this host knows it.
 #[derive(Debug, Default)]
 pub struct BootTemplate {
     told: tokio::sync::Mutex<Option<(Instant, Boot)>>,
-    /// Held by who fetches; what was fetched last, and when that was done.
+    /// The snapshot that was fetched last, and when that was done. Held during a fetch, so that there is one
+    /// at a time.
     pub fetch: tokio::sync::Mutex<Option<(StateId, Instant)>>,
 }
 
@@ -47,14 +48,14 @@ impl Boots {
         known.entry(template).or_default().clone()
     }
 
-    /// What it says has changed.
+    /// Forgets a template, since what it says has changed.
     pub fn forget(&self, template: VolumeId) {
         self.0.lock().remove(&template);
     }
 }
 
 impl BootTemplate {
-    /// What `ask` says, or said a moment ago.
+    /// Returns what `ask` says, or said a moment ago.
     pub async fn told(&self, rt: &Rt, ask: impl Future<Output = Boot>) -> Boot {
         let mut told = self.told.lock().await;
         if let Some((at, boot)) = &*told
@@ -67,7 +68,7 @@ impl BootTemplate {
         boot
     }
 
-    /// Nothing of this snapshot is to be fetched: it was, a moment ago.
+    /// Tells whether this snapshot was fetched a moment ago, so that nothing of it is to be fetched now.
     pub fn has(fetched: Option<(StateId, Instant)>, snapshot: StateId, now: Instant) -> bool {
         fetched.is_some_and(|(of, at)| of == snapshot && now.since(at) < FETCHED)
     }

@@ -16,11 +16,12 @@ use crate::pool::{Checked, DeletionCheck, Fate};
 use crate::volume::head::Floor;
 use crate::volume::space::Liveness;
 
-/// Volumes asked about at a time.
+/// Most volumes that are asked about at a time.
 const AT_ONCE: usize = 8;
 
 impl EngineContext {
-    /// `None`: there is no such volume. An error where its head is behind, or can't be read.
+    /// Reads the volume's head and table, and returns which objects are live. `None`: there is no such
+    /// volume. An error where its head is behind, or can't be read.
     async fn liveness_now(&self, id: VolumeId) -> Result<Option<Liveness>> {
         let floor = Floor { known: self.confirmed(id).load().await, title: format!("with id {id}") };
         let now = self.chunk_table_in(&self.cell(id).above(floor)).await?;

@@ -4,30 +4,31 @@ use crate::base::{Error, Kind, Name};
 use crate::map::Tree;
 use crate::volume::space::{SnapshotId, Tables};
 
-/// What a snapshot shows, whatever has its name later. Any state of the same volume can be compared to it, also one of another
-/// branch: a frame stays where it lies, and its place names its contents for good.
+/// A snapshot as it is, whatever has its name later. Any state of the same volume can be compared to it, also
+/// one of another branch: a frame stays where it lies, and its place names its contents for good.
 #[derive(Clone, Debug)]
 pub struct Since {
     pub snapshot: SnapshotId,
     pub tree: Tree,
-    /// For messages.
+    /// Name of the snapshot, for messages.
     name: Name,
 }
 
 impl Since {
-    /// `None`: there is no such snapshot. One that has no map yet is compared as its parent: the caller has seen to that.
+    /// Returns the snapshot of this name; `None` if there is none, or if it has no map yet: the caller has
+    /// seen to that.
     pub fn of(tables: &Tables, snapshot: &Name) -> Option<Since> {
         let state = tables.snapshot(snapshot).filter(|state| state.built)?;
         Some(Since { snapshot: state.snapshot_id(), tree: state.tree, name: snapshot.clone() })
     }
 
-    /// The same of a snapshot by what it is; `None`: it is gone.
+    /// Returns a snapshot by what it is; `None`: it is gone, or has no map.
     pub fn again(tables: &Tables, snapshot: &SnapshotId) -> Option<Since> {
         let (name, state) = tables.find(snapshot).filter(|(_, state)| state.built)?;
         Some(Since { snapshot: *snapshot, tree: state.tree, name: name.clone() })
     }
 
-    /// Whether it is still there.
+    /// Tells whether the snapshot is still there.
     pub fn is_in(&self, tables: &Tables) -> bool {
         tables.find(&self.snapshot).is_some()
     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::engine_context::EngineContext;
 use crate::base::{Nonce, Result, VolumeId};
 
-/// What is about to be removed is looked at again after this; so often, then its remover is taken to be gone.
+/// Time after which a gate is looked at again. After `LOOKS` such looks its remover is taken to be gone.
 const LOOK: Duration = Duration::from_millis(250);
 const LOOKS: u32 = 20;
 
-/// Waits for the removal, and lifts a gate at which nobody seems to be any more.
+/// Waits for a removal behind a gate, and lifts a gate at which nobody seems to be any more. `met`: the gate
+/// met last, and how often.
 pub async fn wait_at(
     engine: &EngineContext,
     volume: VolumeId,

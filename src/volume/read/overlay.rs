@@ -14,16 +14,16 @@ use crate::base::{Era, Lsn, Seq, StateId};
 use crate::log::{FrameRef, Placed};
 use crate::map::{Extent, Mapped};
 
-/// Where a range of blocks is.
+/// The place of a range of blocks.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Piece {
-    /// Not yet stored; the bytes of exactly these blocks.
+    /// The blocks are not stored yet; `data` are the bytes of exactly these blocks.
     Memory {
         data: Bytes,
         lsn: Lsn,
     },
     Zero,
-    /// `index`: the range's first block within the frame.
+    /// The blocks lie in a stored frame. `index`: the range's first block within the frame.
     Frame {
         at: FrameRef,
         index: u8,
@@ -54,19 +54,19 @@ impl Cut for Piece {
     }
 }
 
-/// One layer's entries.
+/// The entries of one layer.
 pub type Layer = Intervals<Piece>;
 
 /// A layer that takes no more writes.
 #[derive(Clone, Debug)]
 pub struct Frozen {
     pub layer: Arc<Layer>,
-    /// The state that was the tip when these were written, and its era.
+    /// The state that was the tip when the entries were written, and its era.
     pub state: StateId,
     pub era: Era,
-    /// Everything up to here is in this layer or an older one.
+    /// Record up to which everything is in this layer or an older one.
     pub last: Lsn,
-    /// The chunk that ends with it, once that has its number.
+    /// The chunk that ends with the layer, once it has its number.
     pub seq: Option<Seq>,
 }
 
@@ -87,7 +87,7 @@ impl Overlay {
         out
     }
 
-    /// A chunk is stored: its entries point to its frames from now on and give their memory back.
+    /// Makes the entries of a stored chunk point to its frames, so that they give their memory back.
     pub fn place(&mut self, chunk: Range<u64>, placed: &[Placed]) {
         let (first, last) = (Lsn(chunk.start), Lsn(chunk.end - 1));
         let frozen = self.frozen.iter_mut().find(|f| f.last >= last);
@@ -105,13 +105,13 @@ impl Overlay {
         }
     }
 
-    /// Entries in all layers.
+    /// Returns the number of entries in all layers.
     pub fn len(&self) -> usize {
         self.active.len() + self.frozen.iter().map(|f| f.layer.len()).sum::<usize>()
     }
 }
 
-/// What a layer changes in the map. All of it is stored.
+/// Returns what a layer changes in the map. All of it must be stored.
 pub fn updates(layer: &Layer) -> impl Iterator<Item = Extent> + Send + '_ {
     layer.iter().map(|(range, piece)| {
         let at = match piece {

@@ -26,30 +26,31 @@ use crate::base::rt::Instant;
 use crate::base::units::MIB;
 use crate::base::{Budget, Held};
 
-/// Requests that make a run, or fewer of so many bytes.
+/// Requests that make a run. `BYTES_MIN` bytes in fewer requests, but more than one, make a run too.
 const REQUESTS_MIN: u32 = 3;
 const BYTES_MIN: u64 = 512 << 10;
-/// Bytes ahead of one run.
+/// Fewest bytes that are fetched ahead of one run. `WINDOW_MAX` is the most.
 const WINDOW_MIN: u64 = 128 << 10;
 const WINDOW_MAX: u64 = 64 * MIB;
-/// What is ahead is filled up when such a part of it has been read: rarely enough for large requests, often enough that
-/// the stores always have most of it to do.
+/// Part of what is ahead that has been read when it is filled up, as a divisor: rarely enough for large
+/// requests, often enough that the stores always have most of it to do.
 const REFILL: u64 = 4;
 /// Bytes that a request of a run may be late or early.
 const STRAY: u64 = 4 * MIB;
-/// Pieces of one reader that may yet become runs; runs of a daemon.
+/// Most pieces of one reader that may yet become runs. `RUNS` is the most runs of a daemon.
 const PIECES: usize = 64;
 const RUNS: usize = 64;
-/// How long a run may stand still before others get its share.
+/// Time that a run may stand still before others get its share.
 const IDLE: Duration = Duration::from_secs(2);
-/// Ends of what is fetched: frames don't cross these.
+/// Multiple of bytes at which fetches end: frames don't cross these.
 const GRID: u64 = FRAME_BLOCKS * BLOCK;
-/// What is fetched ahead is counted as stored and as contents.
+/// Copies as which what is fetched ahead is counted: as stored, and as contents.
 const COPIES: u64 = 2;
-/// A fetch of so many bytes or more may leave what lies in one object with what comes behind it to the next fetch, so
-/// that objects are got whole: fewer requests, and stores read on by themselves behind a range that ends midway.
+/// Bytes from which on a fetch may leave what lies in one object with what comes behind it to the next fetch.
+/// So objects are got whole: fewer requests, and stores read on by themselves behind a range that ends
+/// midway.
 const LEAVES_MIN: u64 = SHARD_TARGET / 2;
-/// Parts of the map that are fetched as one, a few KiB for each MiB: they lie side by side.
+/// Bytes of the disk whose map is fetched as one, a few KiB for each MiB: its pages lie side by side.
 const MAPPED: u64 = 16 * MIB;
 
 /// All runs of a daemon, and the memory that is theirs. Cheap to clone.
@@ -65,14 +66,14 @@ pub struct Ahead {
 struct Run {
     reader: u64,
     read: Range<u64>,
-    /// Bytes asked for in it. Not its length: a run that chance began would grow with every request that happens to fall
-    /// near it.
+    /// Bytes asked for in the run. It is not the run's length: a run that chance began would grow with every
+    /// request that happens to fall near it.
     asked: u64,
-    /// Where the next fetch begins.
+    /// Place where the next fetch begins.
     fetched: u64,
-    /// Whether the last fetch may have left some to the next.
+    /// Is true if the last fetch may have left some to the next.
     left: bool,
-    /// Where the map is known, or will be.
+    /// Place up to which the map is known, or will be.
     mapped: u64,
     used: Instant,
     /// Memory of what is fetched and not yet read, by where it ends.
@@ -86,20 +87,20 @@ struct Piece {
     requests: u32,
 }
 
-/// What is to be fetched now. Its memory is kept at least as long as this.
+/// A range that is to be fetched now. Its memory is kept at least as long as this.
 #[derive(Clone, Debug)]
 pub struct Fetch {
     pub range: Range<u64>,
-    /// From here to the range's start some may have been left by fetches before.
+    /// Place from which on some may have been left by earlier fetches, up to the start of `range`.
     since: u64,
-    /// Whether it may leave what lies in one object with the block behind it.
+    /// Is true if the fetch may leave what lies in one object with the block behind it.
     pub leaves: bool,
-    /// Of these the map alone, for the next ones.
+    /// Range of which the map alone is to be fetched, for the next ones.
     pub map: Option<Range<u64>>,
     _held: Arc<Held>,
 }
 
-/// Where one reader (an open volume, a snapshot) has read lately.
+/// The ranges that one reader (an open volume, a snapshot) has read lately.
 #[derive(Debug)]
 pub struct Trail {
     ahead: Ahead,
@@ -123,7 +124,7 @@ impl Ahead {
         Trail { ahead: self.clone(), reader, pieces: Mutex::default() }
     }
 
-    /// Memory for what is fetched; of runs that stand still if there is no other.
+    /// Takes memory for what is to be fetched, from runs that stand still if there is no other.
     fn take(&self, runs: &mut VecDeque<Run>, bytes: u64, now: Instant) -> Option<Held> {
         let bytes = bytes * COPIES;
         if bytes > self.budget.total() {
@@ -136,7 +137,7 @@ impl Ahead {
         self.budget.try_take(bytes)
     }
 
-    /// What the run at `index` should have next, if anything.
+    /// Returns what the run at `index` should fetch next, if anything.
     fn plan(&self, runs: &mut VecDeque<Run>, index: usize, size: u64, now: Instant) -> Option<Fetch> {
         let run = &mut runs[index];
         let window = (2 * run.asked).clamp(WINDOW_MIN, WINDOW_MAX).min(self.window_max);
@@ -161,7 +162,8 @@ impl Ahead {
 }
 
 impl Fetch {
-    /// The blocks that are looked for: the range, what was left before it, and the block behind it if that matters.
+    /// Returns the blocks that are looked for: the range, what was left before it, and the block behind it if
+    /// that matters.
     pub fn blocks(&self) -> Range<u64> {
         self.since / BLOCK..self.range.end.div_ceil(BLOCK) + u64::from(self.leaves)
     }
@@ -173,7 +175,7 @@ impl Run {
             && at >= self.read.end.saturating_sub(STRAY).max(self.read.start)
     }
 
-    /// The part of the map that comes next, when that is near and the run worth it.
+    /// Returns the part of the map that comes next, when it is near and the run worth it.
     fn map_ahead(&mut self, window: u64, size: u64) -> Option<Range<u64>> {
         let from = self.mapped.max(self.fetched);
         let worth = window >= MIB && from < size && from - self.fetched < MAPPED / 2;
@@ -209,7 +211,7 @@ impl Run {
 }
 
 impl Trail {
-    /// A request for these bytes came.
+    /// Takes in a request for these bytes.
     pub fn step(&self, read: Range<u64>, now: Instant) {
         let mut runs = self.ahead.runs.lock();
         let known = runs.iter().position(|r| r.reader == self.reader && r.has(read.start));
@@ -230,8 +232,8 @@ impl Trail {
         }
     }
 
-    /// A request for these bytes of a volume of `size`, which came before, reads a frame for the first time: what is to be
-    /// fetched ahead of later ones.
+    /// Returns what is to be fetched ahead of later requests. The request for `read`, of a volume of `size`,
+    /// was taken in before, and reads a frame for the first time.
     pub fn fetch(&self, read: &Range<u64>, size: u64, now: Instant) -> Option<Fetch> {
         let mut runs = self.ahead.runs.lock();
         let within = |r: &Run| r.read.start <= read.start && read.end <= r.read.end;
@@ -239,7 +241,7 @@ impl Trail {
         self.ahead.plan(&mut runs, at, size, now)
     }
 
-    /// The run that this request makes with those before it, if it does.
+    /// Returns the run that this request makes with those before it, if it does.
     fn joined(&self, read: Range<u64>) -> Option<Range<u64>> {
         let mut pieces = self.pieces.lock();
         let mut new = Piece { read, requests: 1 };
@@ -276,7 +278,7 @@ mod tests {
     const NOW: Instant = Instant(Duration::ZERO);
 
     impl Trail {
-        /// A request for what nobody has read.
+        /// Makes a request for bytes that nobody has read, and returns what is to be fetched.
         fn news(&self, read: Range<u64>, size: u64, now: Instant) -> Option<Fetch> {
             self.step(read.clone(), now);
             self.fetch(&read, size, now)

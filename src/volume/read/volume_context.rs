@@ -18,30 +18,31 @@ use crate::volume::head::HeadRegister;
 use crate::volume::head::Record;
 use crate::volume::head::VolumeSettings;
 
-/// What all of one open volume stands on.
+/// The base on which all parts of one open volume stand.
 #[derive(Debug)]
 pub struct VolumeContext {
     pub engine: Arc<EngineContext>,
     pub id: VolumeId,
-    /// For messages: as it was opened, then as heads tell it that were read since.
+    /// Name for messages: as the volume was opened, then as heads tell it that were read since.
     name: Mutex<Name>,
-    /// Of the head that last told it: an older one says nothing new.
+    /// Round of the head that last told the name: an older one says nothing new.
     named_in: AtomicU64,
     pub cell: HeadRegister,
-    /// How far the volume is known to have come.
+    /// Record of how far the volume is known to have come.
     pub confirmed: Record,
     pub view: View,
-    /// In bytes, as the newest head that was seen from here tells it.
+    /// Size in bytes, as the newest head that was seen from here tells it.
     size: AtomicU64,
-    /// The volume's own, in the list of its ancestors and itself.
+    /// Index of the volume itself, in the list of its ancestors and itself.
     pub index: u16,
-    /// Of an encrypted volume, when it was opened.
+    /// Key of an encrypted volume, as it was when the volume was opened.
     pub key: Option<VolumeKey>,
     settings: Mutex<VolumeSettings>,
     pub settings_changed: Notify,
-    /// The last ownership that began here since this volume was opened: what it wrote is in this process's journal.
+    /// The last ownership that began here since this volume was opened: what it wrote is in this process's
+    /// journal.
     pub began: Mutex<Option<Epoch>>,
-    /// One change of them at a time.
+    /// Held during a change of the settings, so that there is one at a time.
     pub changing_settings: tokio::sync::Mutex<()>,
 }
 
@@ -77,29 +78,30 @@ impl VolumeContext {
         })
     }
 
-    /// What belongs to the volume is opened by it.
+    /// Returns the keys by which what belongs to the volume is opened.
     pub fn access(&self) -> KeyAccess {
         self.view.keys().access(self.id).clone()
     }
 
-    /// Takes in the volume's data keys that a newer head than that of the opening has. Whether some were news.
+    /// Takes in the volume's data keys that a newer head than that of the opening has. Returns whether some
+    /// were news.
     pub fn learn_keys(&self, head: &Head) -> Result<bool> {
         let Some(root) = self.engine.volume_key(head) else { return Ok(false) };
         self.engine.learn_data_keys(head, self.view.keys(), &root)
     }
 
-    /// Where its journal lies, and the key of it.
+    /// Returns where the volume's journal lies, and its key.
     pub fn journal(&self) -> JournalConfig {
         let key = self.view.keys().journal_key().cloned();
         JournalConfig { key, ..self.engine.journal(self.id, &self.settings()) }
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     pub fn settings(&self) -> VolumeSettings {
         *self.settings.lock()
     }
 
-    /// These are in force from now on.
+    /// Puts these settings into force.
     pub fn follow(&self, settings: VolumeSettings) {
         *self.settings.lock() = settings;
         self.settings_changed.notify_waiters();
@@ -127,7 +129,7 @@ impl VolumeContext {
         self.name.lock().clone()
     }
 
-    /// It may have been renamed by then.
+    /// Takes in the name that a head tells, since the volume may have been renamed.
     pub fn follow_name(&self, head: &Head) {
         if let Some(name) = &head.naming.name {
             let mut known = self.name.lock();
@@ -138,7 +140,7 @@ impl VolumeContext {
         }
     }
 
-    /// How users name it.
+    /// Returns the name by which users know the volume.
     pub fn title(&self) -> String {
         self.engine.title(&self.name())
     }

@@ -15,7 +15,7 @@ const PLACED_AT_ONCE: usize = 64;
 /// Bytes of memory that an entry takes from when it is stored until it is merged: in its overlay layer, and in `NewChunks`.
 const ENTRY_COST: u64 = 128;
 
-/// One hold of memory from all of `held`, shrunk to `bytes`.
+/// Joins all of `held` into one hold of memory, shrunk to `bytes`.
 fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
     let mut kept = held.into_iter().reduce(|mut all, one| {
         all.join(one);
@@ -25,7 +25,8 @@ fn keep(held: Vec<Held>, bytes: u64) -> Option<Held> {
     Some(kept)
 }
 
-/// The only task that cuts chunks: the order of its calls is the order of the log.
+/// Cuts pending records into chunks until the session ends. This is the only task that cuts: the order of its
+/// calls is the order of the log.
 pub async fn cut_chunks(session: Arc<Session>) {
     loop {
         session.wait_for_work().await;
@@ -48,12 +49,13 @@ pub async fn cut_chunks(session: Arc<Session>) {
 }
 
 impl Session {
-    /// Returns when a chunk is to be cut. When any volume of the engine waits for memory, every volume cuts all that it has
-    /// pending, since each holds some of the memory.
+    /// Waits until a chunk is to be cut. When any volume of the engine waits for memory, every volume cuts
+    /// all that it has pending, since each holds some of the memory.
     async fn wait_for_work(&self) {
         let overlay = &self.context.engine.memory.overlay;
         loop {
             let work = std::pin::pin!(self.work.notified());
+            // Registered before `due` is read, so that a shortage that begins in between is not missed.
             let mut short = std::pin::pin!(overlay.shortage());
             short.as_mut().enable();
             let now = self.context.rt().now();
@@ -70,8 +72,8 @@ impl Session {
         }
     }
 
-    /// Puts one chunk; when it is stored the tip's entries point to it, the prefix goes on, and the memory is free but for
-    /// what the entries themselves take until a checkpoint has merged them.
+    /// Puts one chunk. When it is stored, the tip's entries point to it and the prefix goes on. The memory is
+    /// free then, but for what the entries themselves take until a checkpoint has merged them.
     async fn store_chunk(self: Arc<Session>, cutting: Cutting, era: Era, held: Vec<Held>) {
         let id = cutting.seq();
         match cutting.stored().await {

@@ -17,27 +17,29 @@ use crate::pool::Upload;
 use crate::store::Cause;
 use crate::volume::head::Stop;
 
-/// How often stores are looked at, while something is under way or `w` is low.
+/// Time between looks at the stores, while something is under way or `w` is low.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// So often what was stored with fewer shards meanwhile is completed as well before chunks wait for the full number.
+/// Most rounds in which what was stored with fewer shards meanwhile is completed, before chunks wait for the
+/// full number.
 const ROUNDS: usize = 3;
-/// Nothing gets on for so long while chunks wait for the full number: given up. A store may hang and still show its label.
-/// Doubled with every attempt that ended so: where links are slow a chunk takes its time.
+/// Time without progress after which an attempt to raise `w` is given up, while chunks wait for the full
+/// number: a store may hang and still show its label. It is doubled with every attempt that ended so: where
+/// links are slow a chunk takes its time.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_MAX: Duration = Duration::from_secs(30);
-/// After a failed attempt, and doubled with each.
+/// Pause after a failed attempt. It is doubled with each.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// And at least so many times as long as the attempt held writes up.
+/// Multiple of the time for which an attempt held writes up, which the pause after it lasts at least.
 const PAUSE_PER_HELD_UP: u32 = 10;
 
-/// Attempts to raise `w`, since one succeeded.
+/// State of the attempts to raise `w`, since one succeeded.
 #[derive(Debug)]
 struct Attempts {
     patience: Duration,
     pause: Duration,
-    /// The head may say a low number though all is counted with the full one: a change whose outcome nobody learned can
-    /// have been chosen.
+    /// Is true if the head may say a low number though all is counted with the full one: a change whose
+    /// outcome nobody learned can have been chosen.
     unsure: bool,
 }
 
@@ -48,7 +50,7 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// One has failed, and held writes up for so long: the pause until the next.
+    /// Notes that an attempt has failed which held writes up for so long. Returns the pause until the next.
     fn failed(&mut self, held_up: Duration) -> Duration {
         let pause = self.pause.max(held_up * PAUSE_PER_HELD_UP);
         self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -80,7 +82,7 @@ pub async fn watch_stores(session: Arc<Session>) {
 }
 
 impl Session {
-    /// A pause; cut short where stores are out, which may ask for fewer shards still.
+    /// Sleeps for a pause, and cuts it short where stores are out, which may ask for fewer shards still.
     async fn rest(&self, pause: Duration) {
         let rt = self.context.rt();
         let until = rt.now() + pause;
@@ -113,6 +115,7 @@ impl Session {
             return Ok(());
         }
         attempts.unsure = true;
+        // The head says the low number before anything counts with it: a taker judges chunks by the head.
         self.write_w(k).await?;
         tracing::warn!(volume = %self.context.name(), "{out} stores are out: writes are stored on {k} stores from now on");
         self.count_with(k);
@@ -125,8 +128,9 @@ impl Session {
         self.change(move |head| head.set_w(epoch, w)).await.map(|_| ())
     }
 
-    /// What the stores that are back have missed is brought to them. Then chunks wait for the full number, those that have
-    /// fewer are completed, and the head says so. An error comes with the pause until the next attempt.
+    /// Raises `w` to the full number. First the stores that are back get what they have missed. Then chunks
+    /// wait for the full number, those that have fewer are completed, and the head says so. An error comes
+    /// with the pause until the next attempt.
     async fn raise(self: &Arc<Self>, attempts: &mut Attempts) -> Result<(), (Stop, Duration)> {
         let (rt, full) = (self.context.rt(), self.full_w());
         if self.context.engine.pool.out_for(Duration::ZERO) > self.spare() {
@@ -157,7 +161,8 @@ impl Session {
         Ok(())
     }
 
-    /// Does the work, as long as there are stores enough for the full number and, with `patience`, as something gets on.
+    /// Does the work, as long as there are stores enough for the full number and, with `patience`, as
+    /// something gets on.
     async fn while_it_gets_on(
         &self,
         patience: Option<Duration>,
@@ -183,24 +188,24 @@ impl Session {
         }
     }
 
-    /// Changes with every chunk that is stored behind no gap, or completed.
+    /// Returns a value that changes with every chunk that is stored behind no gap, or completed.
     fn how_far(&self) -> (Seq, usize) {
         (self.writer.prefix().seq, self.writer.thin())
     }
 
-    /// All that is stored behind the checkpoint was counted with at least so many shards.
+    /// Returns the number of shards with which all that is stored behind the checkpoint was counted at least.
     pub fn w_of_all(&self) -> usize {
         self.w_of_all.load(Ordering::Relaxed)
     }
 
-    /// Chunks are stored with so few from now on.
+    /// Makes chunks count as stored with so few shards from now on.
     pub fn count_with(&self, w: usize) {
         self.w_of_all.fetch_min(w, Ordering::Relaxed);
         self.w.send_replace(w);
     }
 
-    /// Chunks count as stored with so many from now on, and `counting` sees to those that were stored with fewer. Who lowers
-    /// it meanwhile has the last word.
+    /// Makes chunks count as stored with so many shards from now on, while `counting` sees to those that were
+    /// stored with fewer. A caller that lowers the number meanwhile has the last word.
     pub async fn count_with_more(&self, w: usize, counting: impl Future<Output = Result<()>>) -> Result<()> {
         let before = self.w_of_all.swap(w, Ordering::Relaxed);
         self.w.send_if_modified(|now| std::mem::replace(now, (*now).max(w)) < w);
@@ -223,7 +228,7 @@ impl Session {
         }
     }
 
-    /// Why an attempt was given up: the next one goes on from where this one came to.
+    /// Makes the error of an attempt that was given up. The next one goes on from where this one came to.
     fn not_raised(&self) -> Stop {
         let condition = self.context.engine.pool.condition();
         let why = match condition.away.is_empty() {
@@ -233,8 +238,8 @@ impl Session {
         Error::new(Kind::Timeout, format!("{why}; it is tried again")).into()
     }
 
-    /// While chunks still count with the low number, so that nobody waits for it. A store that doesn't take what it has
-    /// missed shows itself here.
+    /// Brings to the stores what they have missed, while chunks still count with the low number, so that
+    /// nobody waits for it. A store that doesn't take what it has missed shows itself here.
     async fn bring_what_was_missed(&self, full: usize) -> Result<(), Stop> {
         for _ in 0..ROUNDS {
             if self.writer.below(full).is_empty() {
@@ -254,7 +259,7 @@ impl Session {
         self.complete(full).await
     }
 
-    /// All that have fewer shards now.
+    /// Completes all chunks that have fewer shards now.
     async fn complete(&self, full: usize) -> Result<(), Stop> {
         let pool = &self.context.engine.pool;
         for id in self.writer.below(full) {

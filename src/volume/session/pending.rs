@@ -11,33 +11,33 @@ use crate::log::Draft;
 #[derive(Debug)]
 struct Item {
     record: Record,
-    /// Of the state that was the tip when it was taken.
+    /// Era of the state that was the tip when the record was taken in.
     era: Era,
-    /// Memory that is given back when its chunk is stored.
+    /// Memory that is given back when the record's chunk is stored.
     held: Option<Held>,
     at: Instant,
-    /// A chunk ends after it.
+    /// Is true if a chunk must end after the record.
     ends: bool,
 }
 
-/// See the module.
+/// The records that no chunk holds yet, in lsn order.
 #[derive(Debug, Default)]
 pub struct Pending {
     items: VecDeque<Item>,
     bytes: u64,
-    /// Among the items: places where a chunk must end.
+    /// Number of items after which a chunk must end.
     ends: usize,
-    /// Everything up to here is to be cut at once.
+    /// Record up to which everything is to be cut at once.
     wanted: Lsn,
 }
 
-/// One chunk's records.
+/// The records of one chunk.
 #[derive(Debug)]
 pub struct Taken {
     pub draft: Draft,
     pub era: Era,
     pub held: Vec<Held>,
-    /// When the first of them was taken in.
+    /// Time at which the first of the records was taken in.
     pub oldest: Instant,
 }
 
@@ -57,12 +57,12 @@ impl Pending {
         self.bytes
     }
 
-    /// When the oldest was taken in.
+    /// Returns when the oldest record was taken in.
     pub fn oldest(&self) -> Option<Instant> {
         self.items.front().map(|i| i.at)
     }
 
-    /// A chunk ends after the newest record.
+    /// Makes a chunk end after the newest record.
     pub fn end_here(&mut self) {
         if let Some(last) = self.items.back_mut().filter(|i| !i.ends) {
             last.ends = true;
@@ -70,19 +70,19 @@ impl Pending {
         }
     }
 
-    /// Cut all up to here without waiting for more.
+    /// Asks that all up to this record be cut without waiting for more.
     pub fn want(&mut self, upto: Lsn) {
         self.wanted = self.wanted.max(upto);
     }
 
-    /// When a chunk of `target` bytes is to be cut; `None`: when there is more.
+    /// Returns when a chunk of `target` bytes is to be cut. `None`: there is nothing to cut yet.
     pub fn due(&self, target: u64, age_max: Duration) -> Option<Instant> {
         let front = self.items.front()?;
         let now = self.bytes >= target || self.ends > 0 || self.wanted >= front.record.lsn;
         Some(if now { Instant::default() } else { front.at + age_max })
     }
 
-    /// The records of the next chunk, of `target` bytes at most.
+    /// Takes the records of the next chunk, of `target` bytes at most.
     pub fn take(&mut self, target: u64) -> Option<Taken> {
         let (era, oldest) = self.items.front().map(|i| (i.era, i.at))?;
         let mut taken = Taken { draft: Draft::default(), era, held: Vec::new(), oldest };

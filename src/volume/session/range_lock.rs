@@ -18,12 +18,12 @@ use tokio::sync::{Notify, oneshot};
 
 #[derive(Debug, Default)]
 pub struct Ranges {
-    /// First block to end; disjoint.
+    /// Held ranges of blocks, each as its first block and its end; they are disjoint.
     held: Mutex<BTreeMap<u64, u64>>,
     freed: Notify,
 }
 
-/// Blocks that one writer holds.
+/// Blocks that one writer holds until this is dropped.
 #[derive(Debug)]
 pub struct Guard<'a> {
     ranges: &'a Ranges,
@@ -35,7 +35,7 @@ fn overlaps(held: &BTreeMap<u64, u64>, range: &Range<u64>) -> bool {
 }
 
 impl Ranges {
-    /// Whether somebody holds one of these blocks.
+    /// Tells whether somebody holds one of these blocks.
     pub fn is_held(&self, range: &Range<u64>) -> bool {
         overlaps(&self.held.lock(), range)
     }
@@ -56,7 +56,7 @@ impl Ranges {
         }
     }
 
-    /// Waits until nobody holds one of these blocks; by then somebody else may.
+    /// Waits until nobody holds one of these blocks. When this returns, somebody else may hold them again.
     pub async fn free(&self, range: &Range<u64>) {
         loop {
             let freed = self.freed.notified();
@@ -77,21 +77,21 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Writes that wait, in the order in which they came.
+/// The writes that wait, in the order in which they came.
 ///
-/// Writes under way at the same time may be done in any order, as long as whoever asked for both still waits for both. A
-/// client whose connection broke without this side noticing doesn't: it sends again elsewhere what was not answered, is
-/// answered there, and goes on. What it had sent first must not land on that.
+/// Writes under way at the same time may be done in any order, as long as whoever asked for both still waits
+/// for both. A client whose connection broke without this side noticing doesn't: it sends again elsewhere
+/// what was not answered, is answered there, and goes on. What it had sent first must not land on that.
 #[derive(Debug, Default)]
 pub struct Arrivals {
-    /// How many wait. Mostly nobody does, and then nobody looks further.
+    /// Number of writes that wait. Mostly none does, and then nobody looks further.
     many: AtomicUsize,
     waiting: Mutex<Waiting>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// The next number.
+    /// Number of the next write that waits.
     next: u64,
     writes: BTreeMap<u64, Write>,
 }
@@ -99,9 +99,9 @@ struct Waiting {
 #[derive(Debug)]
 struct Write {
     blocks: Range<u64>,
-    /// Earlier ones that overlap it and are not done.
+    /// Number of earlier writes that overlap this one and are not done.
     before: usize,
-    /// Dropped when there are none: its turn.
+    /// Wakes the write by being dropped, when no such write is left.
     turn: Option<oneshot::Sender<()>>,
 }
 
@@ -111,7 +111,7 @@ impl Write {
     }
 }
 
-/// A place among those that wait, until it is dropped.
+/// A place among the writes that wait, until it is dropped.
 struct Place<'a> {
     arrivals: &'a Arrivals,
     number: u64,
@@ -119,8 +119,8 @@ struct Place<'a> {
 }
 
 impl Arrivals {
-    /// Does the write, after those that came earlier, have to wait, and overlap it. Dropped before its end it holds up nobody.
-    /// By reference, as `unless_outage` takes its work.
+    /// Does the write, after those that came earlier, have to wait, and overlap it. A write that is dropped
+    /// before its end holds up nobody. It is taken by reference, as `unless_outage` takes its work.
     pub async fn in_order<T>(&self, blocks: Range<u64>, mut write: Pin<&mut impl Future<Output = T>>) -> T {
         let behind = self.anyone_before(&blocks);
         if !behind && let Poll::Ready(done) = futures::poll!(write.as_mut()) {
@@ -151,7 +151,7 @@ impl Arrivals {
         Place { arrivals: self, number, turn }
     }
 
-    /// Those whose turn it is now.
+    /// Removes a write that no longer waits. Returns the senders of those whose turn it is now.
     fn leave(&self, number: u64) -> Vec<oneshot::Sender<()>> {
         let mut waiting = self.waiting.lock();
         let Some(gone) = waiting.writes.remove(&number) else { return Vec::new() };
@@ -188,7 +188,8 @@ mod tests {
         arrivals.in_order(blocks, pin!(write)).await
     }
 
-    /// Of what overlaps only: whoever comes first, and whatever it waits for.
+    /// A write waits for earlier ones that overlap it, in the order in which they came, whatever the first
+    /// one waits for. Others pass.
     #[tokio::test]
     async fn writes_that_overlap_one_that_waits_are_done_after_it() {
         let arrivals = Arrivals::default();
@@ -223,7 +224,7 @@ mod tests {
         assert_eq!((&mut third).now_or_never(), Some(3));
     }
 
-    /// Both began when nobody waited, on two threads, and one waits for the other.
+    /// Two writes begin when nobody waits, on two threads, and one waits for the other.
     #[tokio::test]
     async fn what_has_begun_waits_for_no_place() {
         let arrivals = Arrivals::default();

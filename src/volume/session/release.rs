@@ -12,16 +12,17 @@ use crate::base::{Epoch, Error, Kind, Lsn, Result};
 use crate::volume::head::Stop;
 use crate::volume::head::{HandoverPolicy, Head, Leaving, Move};
 
-/// The epoch's last act.
+/// The last change of the head in an epoch.
 #[derive(Clone, Debug)]
 pub enum LastAct {
     Release,
-    /// The volume goes on in another pool.
+    /// The owner leaves the volume, which goes on in another pool.
     Leave(Arc<Leaving>),
 }
 
 impl LastAct {
-    /// Behind the closed gate: a copy that has less is not taken for the volume.
+    /// Checks, behind the closed gate, that nothing was written since the copy: a copy that has less is not
+    /// taken for the volume.
     fn check(&self, last: Lsn) -> Result<()> {
         match self {
             LastAct::Leave(left) if left.last != last => {
@@ -39,19 +40,20 @@ impl LastAct {
     }
 }
 
-/// What a release came to.
+/// The outcome of a release.
 #[derive(Debug)]
 pub enum Released {
-    /// Any host may open it now.
+    /// The volume is released: any host may open it now.
     Done(Box<Head>),
-    /// The session goes on: it did not come to the CAS.
+    /// The session goes on, since the release did not come to the CAS.
     NotYet(Stop),
     /// The session is over, and it is not known whether the CAS happened.
     Unknown(Stop),
 }
 
 impl Session {
-    /// Writes wait from the beginning; given up before the last act they go on.
+    /// Releases the volume. Writes wait from the beginning. If the release is given up before the last act,
+    /// they go on.
     pub async fn release(self: &Arc<Self>, act: &LastAct, given_up: &CancellationToken) -> Released {
         let drained = async {
             let gate = close_gate(self).await;
@@ -99,8 +101,9 @@ impl Session {
         }
     }
 
-    /// Of a volume that was drained, and may be this host's yet: the lineage stays. The records do not, being under the
-    /// checkpoint: another host that has the volume next would have them kept here as if they were missing there.
+    /// Empties and closes the journal of a volume that was drained, and may be this host's yet. The lineage
+    /// stays. The records do not, being under the checkpoint: another host that has the volume next would
+    /// have them kept here as if they were missing there.
     async fn leave_empty_journal(&self) -> Result<()> {
         if self.is_counted() {
             let next = Lsn(self.tip.lock().lsn.0 + 1);
@@ -110,9 +113,9 @@ impl Session {
         self.leave_journal().await
     }
 
-    /// Any host may open it afterwards, and looks for nothing behind the checkpoint: so only where all was counted on
-    /// the pool's stores of now. A head that a guess took from before the checkpoint is not let go of; what is behind
-    /// would be lost.
+    /// Does the last act. Any host may open the volume afterwards, and looks for nothing behind the
+    /// checkpoint. So it is done only where all was counted on the pool's stores of now. A head that a guess
+    /// took from before the checkpoint is not let go of; what is behind would be lost.
     pub(in crate::volume) async fn last_act(
         self: &Arc<Self>,
         act: &LastAct,
@@ -134,14 +137,14 @@ impl Session {
         }
     }
 
-    /// With the gate closed.
+    /// Stores everything and makes a checkpoint of it. The gate must be closed.
     async fn drain(self: &Arc<Self>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
         store_upto(self, upto).await?;
         self.checkpoint_surely(&[]).await
     }
 
-    /// All that was given a number is stored, and the volume still this session's.
+    /// Waits until all that was given a number is stored, and the volume is seen to be this session's still.
     async fn settle(self: &Arc<Self>) -> Result<(), Stop> {
         let given = self.writer.given();
         if let Err(e) = self.writer.wait_seq(given).await {
@@ -151,7 +154,7 @@ impl Session {
     }
 }
 
-/// What comes of it, unless it is given up before.
+/// Runs `run` to its end, unless it is given up before.
 async fn unless<T>(
     given_up: &CancellationToken,
     run: impl Future<Output = Result<T, Stop>>,

@@ -39,16 +39,17 @@ use crate::volume::read::{Found, Piece, Run, blocks_of, passes};
 use crate::volume::space::Tables;
 use crate::volume::space::{ChunkTable, NewChunks, Repacked, Retired};
 
-/// Entries of the overlay, and pages and extents of the map, that are gone through to tell what is mapped.
+/// Most entries of the overlay, and pages and extents of the map, that are gone through to tell what is
+/// mapped.
 const COUNT_STEPS: usize = 16_384;
-/// Blocks that are looked up at a time, unless what was written lately has no more entries than that at all.
+/// Blocks that are looked up at a time, unless what was written lately has no more entries than this number.
 const LOOKED_THROUGH: u64 = 16_384;
-/// Until the next attempt where the map can't be read.
+/// Time until the next attempt where the map can't be read.
 const COUNT_AGAIN: Duration = Duration::from_secs(1);
-/// How long that may take: the rest of what is told must not wait for pages of the map.
+/// Time that a count of mapped blocks may take: the rest of what is told must not wait for pages of the map.
 const COUNT_PATIENCE: Duration = Duration::from_millis(500);
 
-/// What `View::mapped` takes to count all that is mapped.
+/// Returns what `View::mapped` needs to count all that is mapped.
 fn to_count(tip: &Tip) -> (Vec<(std::ops::Range<u64>, bool)>, Tree, u64) {
     let state = tip.tables.tip();
     let (found, tree) = tip.lookup(0..state.size.div_ceil(BLOCK));
@@ -56,19 +57,19 @@ fn to_count(tip: &Tip) -> (Vec<(std::ops::Range<u64>, bool)>, Tree, u64) {
     (over.collect(), tree, state.mapped)
 }
 
-/// `cut_age`, at most, while another host has the volume attached: little is to be stored when it asks.
+/// Largest `cut_age` while another host has the volume attached: little is to be stored when it asks.
 const CUT_AGE_BESIDE_OTHERS: Duration = Duration::from_millis(200);
 
-/// How the volume's history comes on.
+/// State of the volume's automatic snapshots.
 #[derive(Debug, Default)]
 pub struct HistoryState {
-    /// Why the last snapshot could not be taken.
+    /// Reason why the last snapshot could not be taken, if so.
     pub failed: Mutex<Option<String>>,
-    /// What is kept no longer is being removed.
+    /// Is true while snapshots that the plan keeps no longer are being removed.
     pub thinning: AtomicBool,
 }
 
-/// See the module.
+/// One epoch of a volume in this process, as the module describes it.
 #[derive(Debug)]
 pub struct Session {
     pub context: Arc<VolumeContext>,
@@ -77,60 +78,61 @@ pub struct Session {
     pub ranges: Ranges,
     pub journal: Journal,
     pub writer: Arc<Writer>,
-    /// Shards that make a chunk stored, now.
+    /// Number of shards that make a chunk stored, now.
     pub w: watch::Sender<usize>,
-    /// See `w_of_all`.
+    /// Number of shards with which all that is stored was counted at least (see the method `w_of_all`).
     pub w_of_all: AtomicUsize,
     pub rounds: ConfirmRounds,
     /// The head as this session last saw or wrote it.
     pub head: Mutex<Head>,
-    /// Changes of it so far: what was read before one of them is older than what that wrote.
+    /// Number of changes of the head so far: a head that was read before a change is older than what that
+    /// change wrote.
     pub changes: AtomicU64,
-    /// One change at a time, so that the last one's head is the one that is kept.
+    /// Serializes changes of the head, so that the last one's head is the one that is kept.
     changing: tokio::sync::Mutex<()>,
-    /// Bytes of the log when the last checkpoint began.
+    /// Bytes of the log that this session had put when its last checkpoint was planned.
     merged_bytes: AtomicU64,
     pub pace: WriteThrottle,
-    /// As it was last published.
+    /// The chunk table as it was last published.
     pub chunk_table: Mutex<Arc<ChunkTable>>,
     pub new_chunks: Mutex<NewChunks>,
-    /// One checkpoint at a time.
+    /// Held during a checkpoint, so that there is one at a time.
     pub checkpointing: tokio::sync::Mutex<()>,
-    /// One change of the states or of the size at a time: removals put their gates in the places of others', and a rollback
-    /// changes both.
+    /// Held during a change of the states or of the size, so that there is one at a time. Removals put their
+    /// gates in the places of others', and a rollback changes both.
     pub altering: tokio::sync::Mutex<()>,
     pub retired: Mutex<Retired>,
-    /// Packs that were given a number, and the bytes of what they took.
+    /// Number of packs that were given a number. `packed_bytes` has the bytes that they took.
     pub packs: AtomicU64,
     /// Packs that are stored, for the next checkpoint.
     pub packed: Mutex<Vec<Repacked>>,
     pub packed_bytes: AtomicU64,
-    /// The table changed, or something was deleted.
+    /// Wakes the collection: the table changed, or something was deleted.
     pub collect: Notify,
-    /// Something to cut.
+    /// Wakes the cutter: there is something to cut.
     pub work: Notify,
-    /// A checkpoint may be due.
+    /// Wakes the checkpointer: a checkpoint may be due.
     pub ripe: Notify,
-    /// The barrier was lifted, or the session has ended.
+    /// Wakes writes that wait at the gate: it was opened, or the session has ended.
     pub opened: Notify,
     pub mending: JournalRestart,
-    /// What a peer has of the journal, and what it is to have.
+    /// State of the journal's mirror: what a peer has, and what it is to have.
     pub mirror: Mirroring,
-    /// One count of mapped blocks at a time.
+    /// Held during a count of mapped blocks, so that there is one at a time.
     pub counting: tokio::sync::Mutex<()>,
-    /// Nearly all of the quota may be used.
+    /// Wakes the count: nearly all of the quota may be used.
     pub quota: Notify,
-    /// It is, by the last count.
+    /// Is true if nearly all of the quota is used, by the last count.
     pub near_quota: AtomicBool,
     pub history: HistoryState,
     ended: watch::Sender<bool>,
     /// Held while the journal is let go: another session must not open it meanwhile.
     leaving: tokio::sync::Mutex<()>,
-    /// It ended because of a withdrawn claim: another is to follow.
+    /// Is true if the session ended because of a withdrawn claim, and another is to follow.
     goes_on: AtomicBool,
 }
 
-/// How the session's log is written.
+/// Returns how the session's log is written.
 fn writer_config(
     context: &VolumeContext,
     head: &Head,
@@ -155,9 +157,10 @@ fn writer_config(
 }
 
 impl Session {
-    /// With the tip that was adopted; nothing runs yet, and the journal isn't replayed. The tables and the chunk table
-    /// are those under the head's checkpoint. The head's size and settings hold from now on: they may have been changed since the
-    /// volume was opened, or by another owner.
+    /// Makes the session, with the tip that was adopted. Nothing runs yet, and the journal isn't replayed.
+    ///
+    /// The tables and the chunk table are those under the head's checkpoint. The head's size and settings
+    /// hold from now on: they may have been changed since the volume was opened, or by another owner.
     pub fn new(
         context: Arc<VolumeContext>,
         Taken { head, epoch, adopted, .. }: Taken,
@@ -218,7 +221,7 @@ impl Session {
         }))
     }
 
-    /// A task that ends with the session.
+    /// Spawns a task that ends with the session.
     pub fn run<F>(self: &Arc<Self>, task: impl FnOnce(Arc<Session>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -238,7 +241,7 @@ impl Session {
         *self.ended.borrow()
     }
 
-    /// Returns when the session has ended.
+    /// Waits until the session has ended.
     pub async fn ended(&self) {
         let mut ended = self.ended.subscribe();
         while !*ended.borrow_and_update() {
@@ -258,12 +261,12 @@ impl Session {
         }
     }
 
-    /// Whether the volume is to take over from itself.
+    /// Tells whether the volume is to take over from itself.
     pub fn goes_on(&self) -> bool {
         self.goes_on.load(Ordering::Relaxed)
     }
 
-    /// Why nothing is done any more, if so.
+    /// Returns why the session does nothing any more, if so.
     pub fn closed(&self) -> Option<Stop> {
         self.tip.lock().closed.as_ref().map(Stop::share)
     }
@@ -278,14 +281,18 @@ impl Session {
         self.end(writer);
     }
 
-    /// An error of a part below: the session's own end explains more, when there is one.
+    /// Makes the error of an operation from the error of a part below. The session's own end explains more,
+    /// when there is one.
     pub fn explain(&self, error: Error) -> Stop {
         self.closed().unwrap_or(Stop::Failed(error))
     }
 
-    /// What isn't where it was looked up may be missing because another owner took it away, or removed the volume: then the
-    /// session is over. Who has told one client so must not go on answering flushes. Nobody hears of damage before it is known
-    /// whose volume it is: an outage holds that up, as it does a read.
+    /// Ends the session if something isn't where it was looked up because another owner took it away, or
+    /// removed the volume. Returns the reason for which the operation fails.
+    ///
+    /// A session that has told one client that it is over must not go on answering the flushes of others.
+    /// Nobody hears of damage before it is known whose volume it is: an outage holds that up, as it does a
+    /// read.
     pub async fn end_by_absence(self: &Arc<Self>, error: Error) -> Stop {
         while error.is(Kind::Corrupt) {
             match self.context.cell.confirm().await.map(|head| head.owned(self.epoch).err()) {
@@ -302,8 +309,10 @@ impl Session {
         self.explain(error)
     }
 
-    /// A change of the head. What it says about the owner is acted on. No head is changed that is behind what was recorded from here:
-    /// on stores that were put back from a backup it would come to name what only those had that were put back.
+    /// Changes the head, and acts on what the outcome says about the owner.
+    ///
+    /// No head is changed that is behind what was recorded from here. On stores that were put back from a
+    /// backup it would come to name what only those stores held that were put back.
     pub async fn change(
         self: &Arc<Self>,
         mut step: impl FnMut(&Head) -> Result<crate::volume::head::Move> + Send,
@@ -357,13 +366,13 @@ impl Session {
         self.explain(error)
     }
 
-    /// The volume is to take over from itself, under another epoch.
+    /// Ends the session so that the volume takes over from itself, under another epoch.
     pub fn go_on_anew(&self) {
         self.goes_on.store(true, Ordering::Relaxed);
         self.stop(Stop::Again);
     }
 
-    /// `Refused` has other meanings too (pins): look whether it was a withdrawn claim.
+    /// Tells whether a `Refused` meant a withdrawn claim: it has other meanings too, such as pins.
     async fn withdrawn(&self) -> bool {
         match self.context.cell.confirm().await {
             Ok(head) => head.owned(self.epoch).is_err(),
@@ -371,7 +380,8 @@ impl Session {
         }
     }
 
-    /// Another owner shows: I/O fails from now on, and what is not in the pool is kept. Not dropped midway.
+    /// Ends the session because another owner shows: I/O fails from now on, and what is not in the pool is
+    /// kept. This runs in a task of its own, so that a caller that is dropped does not stop it midway.
     async fn fence(self: &Arc<Self>, error: &Error) {
         let (session, error) = (self.clone(), error.share());
         let task = self.context.rt().spawn(async move { session.fence_now(error).await });
@@ -408,8 +418,11 @@ impl Session {
         self.end(error);
     }
 
-    /// Writes the journal out and lets go of it, unless it is put aside already. For a session that was stopped.
-    /// An error: what was not flushed may be missing from it, and is not in the pool.
+    /// Writes out the journal of a session that was stopped, and lets go of it, unless it is put aside
+    /// already.
+    ///
+    /// # Errors
+    /// What was not flushed may be missing from the journal, and is not in the pool.
     pub async fn leave_journal(&self) -> Result<()> {
         let _journal = self.leaving.lock().await;
         let mut closed = self.journal.close().await;
@@ -431,7 +444,7 @@ impl Session {
         drop(gone);
     }
 
-    /// Where these blocks lie at this instant.
+    /// Returns where these blocks lie at this instant.
     pub fn lookup(&self, offset: u64, len: u64) -> Result<(Vec<Found>, Tree), Stop> {
         self.rounds.relied_on(self.context.rt().now());
         let tip = self.tip.lock();
@@ -441,7 +454,7 @@ impl Session {
         }
     }
 
-    /// As `View::read`.
+    /// Reads bytes of the tip, like `View::read`.
     pub async fn read(
         self: &Arc<Self>,
         (offset, len): (u64, u64),
@@ -471,8 +484,8 @@ impl Session {
         self.context.view.prefetch(fetch, found.0, &found.1).await;
     }
 
-    /// Blocks that read as data at this instant. `None`: so much was written since the last checkpoint that counting it would
-    /// read much of the map, or the map can't be read now.
+    /// Returns how many blocks read as data at this instant. `None`: so much was written since the last
+    /// checkpoint that counting it would read much of the map, or the map can't be read now.
     pub async fn mapped(&self) -> Option<u64> {
         let (over, tree, in_tree) = {
             let tip = self.tip.lock();
@@ -485,7 +498,7 @@ impl Session {
         self.context.rt().timeout(COUNT_PATIENCE, counting).await?.ok().flatten()
     }
 
-    /// Counts the mapped blocks exactly, however long that takes; an outage holds.
+    /// Counts the mapped blocks exactly, however long that takes, also through an outage.
     pub async fn count_mapped(self: &Arc<Self>) -> Result<(), Stop> {
         loop {
             let ((over, tree, in_tree), rollbacks, written, lsn) = {
@@ -514,7 +527,7 @@ impl Session {
         }
     }
 
-    /// Bytes of log that the last checkpoint merged.
+    /// Returns the bytes of the log that this session had put when its last checkpoint was planned.
     pub fn merged_bytes(&self) -> u64 {
         self.merged_bytes.load(Ordering::Relaxed)
     }
@@ -523,18 +536,20 @@ impl Session {
         self.merged_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes of own chunks, without parity.
+    /// Returns the bytes of the volume's own chunks, without parity.
     pub fn stored_bytes(&self) -> u64 {
         self.pace.counted.load(Ordering::Relaxed) + self.new_chunks.lock().bytes()
     }
 
-    /// A table is known to be recorded: what it lists as retired will be deleted.
+    /// Takes in a table that is known to be recorded: what it lists as retired will be deleted.
     pub fn recorded(&self, chunk_table: ChunkTable) {
         let (counted, live) = chunk_table.space();
         self.pace.counted.store(counted, Ordering::Relaxed);
         self.pace.live.store(live, Ordering::Relaxed);
         self.retired.lock().recorded(&chunk_table, self.context.rt().now());
         let packed = chunk_table.packed(self.context.id);
+        // Known before the table is exchanged: a read that finds something gone looks again once it sees
+        // another root.
         self.context.engine.memory.places.know(self.context.id, packed);
         *self.chunk_table.lock() = Arc::new(chunk_table);
         self.pace.ask();
@@ -542,7 +557,7 @@ impl Session {
         self.collect.notify_waiters();
     }
 
-    /// After what takes space or gives it back.
+    /// Computes the write throttle anew, after what takes space or gives it back.
     pub fn set_pace(&self) {
         let k = self.writer.k();
         let live = self.pace.live.load(Ordering::Relaxed);
@@ -554,18 +569,19 @@ impl Session {
             .set(u64::try_from(u128::from(above) * 1000 / u128::from(live.max(1))).unwrap_or(u64::MAX), k);
     }
 
-    /// As far as the recorded table tells there is nothing to pack.
+    /// Tells whether there is nothing to pack, as far as the recorded table tells.
     pub fn settled(&self) -> bool {
         self.pace.settled()
     }
 
-    /// Bytes of log that force a checkpoint.
+    /// Returns the bytes of log that force a checkpoint.
     pub fn unmerged_max(&self) -> u64 {
         let tuning = &self.context.engine.tuning;
         (self.pace.live.load(Ordering::Relaxed) / tuning.log_share).clamp(tuning.log_min, tuning.log_max)
     }
 
-    /// How old a record may get before its chunk is cut: half of max-tail, the other half is for the puts.
+    /// Returns how old a record may get before its chunk is cut: half of max-tail, as the other half is for
+    /// the puts.
     pub fn cut_age(&self) -> Duration {
         let age = self.context.settings().max_tail() / 2;
         if self.rounds.others.is_there(self.context.rt().now()) {
@@ -575,7 +591,7 @@ impl Session {
         }
     }
 
-    /// These settings are in force from now on.
+    /// Puts these settings into force.
     pub fn follow(&self, settings: VolumeSettings) {
         self.context.follow(settings);
         self.writer.set_codec(settings.compression);
@@ -587,7 +603,7 @@ impl Session {
         self.mirror.news.notify_waiters();
     }
 
-    /// Cut what there is now.
+    /// Has all that is pending cut now.
     pub fn hurry(&self) {
         let mut tip = self.tip.lock();
         let upto = tip.lsn;
@@ -601,16 +617,17 @@ impl Session {
     }
 }
 
-/// What is data, and what has changed since a snapshot: from the overlay and the maps. What was written lately is looked through
-/// under the tip's lock, for which writes wait: where that is much, parts are of moments one after another.
+/// Queries for what is data, and for what has changed since a snapshot: from the overlay and the maps. What
+/// was written lately is looked through under the tip's lock, for which writes wait: where that is much,
+/// parts are of moments one after another.
 impl Session {
-    /// As `View::allocation`.
+    /// Returns what is data in a range of bytes, like `View::allocation`.
     pub async fn allocation(self: &Arc<Self>, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
         let of = |found, tree, max| async move { self.context.view.allocation(found, &tree, max).await };
         self.in_parts(blocks_of(offset, len), max, of).await
     }
 
-    /// As `View::inherited`.
+    /// Returns what is inherited in a range of bytes, like `View::inherited`.
     pub async fn inherited(self: &Arc<Self>, offset: u64, len: u64, max: usize) -> Result<Vec<Run>, Stop> {
         let context = &self.context;
         let of =
@@ -618,7 +635,7 @@ impl Session {
         self.in_parts(blocks_of(offset, len), max, of).await
     }
 
-    /// As `View::changes`.
+    /// Returns what has changed in a range of bytes since a snapshot, like `View::changes`.
     pub async fn changed_since(
         self: &Arc<Self>,
         since: &Since,
@@ -656,7 +673,7 @@ impl Session {
         Ok(all)
     }
 
-    /// From the beginning of these blocks on.
+    /// Returns the runs at the beginning of these blocks.
     async fn part<F>(
         self: &Arc<Self>,
         blocks: Range<u64>,

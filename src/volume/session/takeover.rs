@@ -25,29 +25,30 @@ use crate::volume::head::{ClaimBasis, Claimer, Head, Mirror, MirrorAccess, Recor
 use crate::volume::space::Before;
 use crate::volume::space::{ChunkTable, NewChunks};
 
-/// How long a chunk that cannot be decided is asked for again before the claim is withdrawn, or it is taken for lost by
-/// consent: whoever opens the volume waits.
+/// Time for which a chunk that cannot be decided is asked for again. After that the claim is withdrawn, or
+/// the chunk is taken for lost by consent: whoever opens the volume waits.
 const DECIDE: Duration = Duration::from_secs(3);
-/// How long one that can be read may take to be read and completed.
+/// Time that a readable chunk may take to be read and completed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// In a walk's first window with late answers those are waited for this long once enough others have come; later on only as
-/// long as those took: a store that hangs holds up one window, and one that is slow is counted.
+/// Time for which late answers are waited for once enough others have come, in a walk's first window that has
+/// late ones. Later windows wait only as long as those took: a store that hangs holds up one window, and one
+/// that is slow is counted.
 const HEDGE: Duration = Duration::from_millis(750);
-/// Pause between those.
+/// Pause between two questions of a chunk that cannot be decided, or read.
 const AGAIN: Duration = Duration::from_millis(250);
-/// Probes of the first window; each next one is twice as wide, up to `WALK_WINDOW`.
+/// Number of probes of the first window; each next one is twice as wide, up to `WALK_WINDOW`.
 const FIRST_WINDOW: u64 = 4;
 
-/// What the state folder's journal can replay, should the log be ended early (§1.6, end).
+/// The records that the state folder's journal can replay, should the log be ended early (§1.6, end).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cover {
-    /// The journal holds every record from this one on.
+    /// First record from which on the journal holds every one.
     pub first: Lsn,
     /// The highest record that was promised against the loss of this host.
     pub mark: Lsn,
 }
 
-/// Who takes over, and how far it may go.
+/// The host that takes over, and how far it may go.
 #[derive(Clone, Debug)]
 pub struct How {
     pub host: Host,
@@ -56,27 +57,27 @@ pub struct How {
     pub lineage: BTreeSet<Epoch>,
     /// The active epoch that an inert session has read.
     pub seen: Option<Epoch>,
-    /// A claim of another host that has had its time.
+    /// A claim of another host that this one may be made over, since it has had its time.
     pub overtakes: Option<Nonce>,
-    /// Also over an owner that has not released.
+    /// Is true if an owner that has not released may be taken over too.
     pub force: bool,
-    /// Clients of this host that stood by are shown the volume by this very claim.
+    /// Is true if this very claim shows the volume to clients of this host that stood by.
     pub shows: bool,
-    /// Also where it cannot be told what was acknowledged: the user accepts a guess.
+    /// Is true if the user accepts a guess where it cannot be told what was acknowledged.
     pub accept_loss: bool,
-    /// What this host has of a mirror.
+    /// The access that this host has to a mirror, or its consent to do without.
     pub mirror: MirrorAccess,
-    /// Only when the journal may be replayed.
+    /// The records that the journal can replay; only when it may be replayed.
     pub cover: Option<Cover>,
-    /// `None`: never store with fewer shards.
+    /// Time for which stores must be out before chunks are stored with fewer shards; `None`: they never are.
     pub degrade_after: Option<Duration>,
-    /// What the log's tables of contents are opened by.
+    /// Keys by which the log's tables of contents are opened.
     pub access: KeyAccess,
-    /// What opens the data keys in the head.
+    /// The volume key, which opens the data keys in the head.
     pub volume_key: Option<Secret>,
 }
 
-/// One chunk behind the checkpoint that the log has.
+/// A chunk behind the checkpoint that the log has.
 #[derive(Clone, Debug)]
 pub struct Adopted {
     pub id: ChunkId,
@@ -84,12 +85,13 @@ pub struct Adopted {
 }
 
 impl Adopted {
-    /// Bytes of its frames.
+    /// Returns the bytes of the chunk's frames.
     pub fn bytes(&self) -> u64 {
         self.toc.frames.iter().map(|f| u64::from(f.len)).sum()
     }
 
-    /// Makes it known to the next checkpoint. The table knows which map chunks are of recorded checkpoints.
+    /// Makes the chunk known to the next checkpoint. The table knows which map chunks are of recorded
+    /// checkpoints.
     pub fn born(&self, new_chunks: &mut NewChunks, chunk_table: &ChunkTable) {
         let (ChunkId { epoch, seq, .. }, era) = (self.id, self.toc.era);
         match self.toc.kind {
@@ -101,28 +103,28 @@ impl Adopted {
     }
 }
 
-/// What the user must be told of a takeover.
+/// Notes of a takeover that the user must be told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Notes {
-    /// Guesses, and whom this shut out; sentences.
+    /// Sentences that tell of guesses, and of whom this shut out.
     pub said: Vec<String>,
-    /// It could not be told what was acknowledged: some of that may be lost.
+    /// Is true if it could not be told what was acknowledged: some of that may be lost.
     pub guessed: bool,
 }
 
-/// Ownership, recorded.
+/// An ownership that is recorded in the head.
 #[derive(Clone, Debug)]
 pub struct Taken {
     pub head: Head,
     pub epoch: Epoch,
-    /// Behind the checkpoint's position up to the recorded end, in order.
+    /// Chunks behind the checkpoint's position up to the recorded end, in order.
     pub adopted: Vec<Adopted>,
     pub notes: Notes,
     pub before: Before,
     pub leftovers: Leftovers,
 }
 
-/// Chunks past the recorded end: garbage with known ids (§1.10).
+/// The chunks past the recorded end: garbage with known ids (§1.10).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Leftovers {
     epoch: Epoch,
@@ -132,29 +134,32 @@ pub struct Leftovers {
 /// Records that the pool may lack and that the state folder's own journal may lack too.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Mirrored {
-    /// In a session of this host's: they come again.
+    /// A mirror session on this host has the records, under this ownership: they come again.
     Here(Epoch),
-    /// The head names that host's session: it is to be heard.
+    /// The head names a mirror session of another host, which is to be heard.
     There(Mirror),
 }
 
-/// What the state folder writes down before the record.
+/// A note that the state folder writes down before the record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Announce {
     /// The epoch that ends.
     pub active: Epoch,
-    /// The claim's.
+    /// The epoch of the claim.
     pub next: Epoch,
-    /// The adopted log's last record.
+    /// The last record of the adopted log.
     pub last_lsn: Lsn,
-    /// Who else may have records behind that.
+    /// The mirror that may have records behind `last_lsn`.
     pub mirror: Option<Mirrored>,
-    /// The claim's head.
+    /// The head that the claim wrote.
     pub head: Head,
 }
 
-/// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably. Errors: `Owned` (another host
-/// has it), `Fenced` (another taker came in between), `Unavailable` (too few stores answer; the claim is withdrawn).
+/// Takes the volume over. `announce` makes the new epoch part of the folder's lineage, durably.
+///
+/// # Errors
+/// `Owned`: another host has it. `Fenced`: another taker came in between. `Unavailable`: too few stores
+/// answer; the claim is withdrawn.
 pub async fn take<A>(
     pool: &Arc<Pool>,
     cell: &HeadRegister,
@@ -226,7 +231,8 @@ where
     }
 }
 
-/// What a walk under a claim that another has overtaken does not find, the newer owner may have collected.
+/// Explains a missing chunk. What a walk does not find under a claim that another has overtaken, the newer
+/// owner may have collected: then the error tells of that owner.
 async fn explained(cell: &HeadRegister, nonce: Nonce, error: Error) -> Error {
     if !error.is(Kind::Corrupt) {
         return error;
@@ -259,7 +265,7 @@ async fn claim(cell: &HeadRegister, how: &How, nonce: Nonce) -> Result<Head> {
     cell.change(|head| head.claim(&claimer)).await
 }
 
-/// Withdraws, so that the owner can go on. When this fails too the claim stands until the next one.
+/// Withdraws the claim, so that the owner can go on. When this fails too the claim stands until the next one.
 async fn give_up(cell: &HeadRegister, nonce: Nonce) {
     if let Err(error) = cell.change(|head| head.withdraw(nonce)).await {
         tracing::warn!(%error, "a takeover that was given up could not be withdrawn");
@@ -271,24 +277,24 @@ struct Walk<'a> {
     cell: &'a HeadRegister,
     how: &'a How,
     nonce: Nonce,
-    /// As the claim's CAS (or a later lowering of w) wrote it.
+    /// The head as the claim's CAS (or a later lowering of w) wrote it.
     head: Head,
     adopted: Vec<Adopted>,
     last_lsn: Lsn,
-    /// How long late answers are waited for at least.
+    /// Time for which late answers are waited for at least.
     hedge: Duration,
     notes: Notes,
 }
 
-/// What a probe comes to.
+/// The fate of a chunk, as a probe tells it.
 enum Verdict {
-    /// Stored at w already.
+    /// The chunk is stored at w already.
     Stored,
-    /// Readable, to be completed to w.
+    /// The chunk is readable, and is to be completed to w.
     Readable,
-    /// Certainly never acknowledged.
+    /// The chunk was certainly never acknowledged.
     Absent,
-    /// Too few stores answer.
+    /// Too few stores answer to tell.
     Undecided,
 }
 
@@ -297,7 +303,8 @@ impl Walk<'_> {
         usize::from(self.head.active.w)
     }
 
-    /// Fewer when too many stores are out already: the first flush need not find that out again.
+    /// Returns the w of a new epoch: fewer when too many stores are out already, so that the first flush need
+    /// not find that out again.
     fn w_of_a_new_epoch(&self) -> u8 {
         let (layout, full) = (self.pool.layout(), self.pool.w());
         let spare = layout.n() - full;
@@ -306,18 +313,20 @@ impl Walk<'_> {
         u8::try_from(w).expect("a layout has at most 64 shards")
     }
 
-    /// A chunk that the log has for certain: in an ended epoch, or named by the checkpoint's pages.
+    /// Tells whether the log has this chunk for certain: in an ended epoch, or named by the checkpoint's
+    /// pages.
     fn certain(&self, seq: Seq) -> bool {
         seq <= self.head.checkpoint.top || self.head.ends.last().is_some_and(|e| seq <= e.last)
     }
 
-    /// The last chunk that can exist, when that is known: nothing follows the checkpoint of a released volume.
+    /// Returns the last chunk that can exist, when it is known: nothing follows the checkpoint of a released
+    /// volume.
     fn limit(&self) -> Option<Seq> {
         let known = self.head.active.released || self.head.active.epoch == Epoch(0);
         known.then(|| self.head.checkpoint.top.max(self.head.active_starts_after()))
     }
 
-    /// The last chunk of the log.
+    /// Walks the log, adopts its chunks, and returns the number of the last one.
     async fn run(&mut self) -> Result<Seq> {
         self.last_lsn = self.head.checkpoint.last_lsn;
         let mut next = self.head.checkpoint.position.next();
@@ -342,7 +351,8 @@ impl Walk<'_> {
         }
     }
 
-    /// What the stores say of a chunk, and its table of contents when it is stored: those of a window come together.
+    /// Asks the stores for a chunk, and reads its table of contents when it is stored: those of a window come
+    /// together.
     async fn look(&self, id: ChunkId) -> (Probe, Option<Toc>) {
         let probe = self.probe(id).await;
         let toc = match self.judge(id, &probe) {
@@ -352,8 +362,11 @@ impl Walk<'_> {
         (probe, toc)
     }
 
-    /// Whoever has not answered when the chunk's fate is decided counts as silent. An absence alone decides nothing while those
-    /// who have yet to answer can make the chunk readable: what one store has lost must not end the log.
+    /// Asks the stores for a chunk. A store that has not answered when the chunk's fate is decided counts as
+    /// silent.
+    ///
+    /// An absence alone decides nothing while those who have yet to answer can make the chunk readable: what
+    /// one store has lost must not end the log.
     async fn probe(&self, id: ChunkId) -> Probe {
         let k = self.pool.layout().k();
         let told = |probe: &Probe| match self.judge(id, probe) {
@@ -423,7 +436,8 @@ impl Walk<'_> {
         }
     }
 
-    /// May the log end before this chunk because the journal brings its writes again, and nobody was promised more?
+    /// Tells whether the log may end before this chunk, because the journal brings its writes again and
+    /// nobody was promised more.
     fn covered(&self, seq: Seq) -> bool {
         let Some(cover) = self.how.cover else { return false };
         // Judged on the value that the claim replaced: meanwhile another may have owned the volume.
@@ -479,7 +493,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What too few stores answer for is asked again for a while.
+    /// Asks again for a while, as long as too few stores answer.
     async fn patiently<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -504,7 +518,8 @@ impl Walk<'_> {
         Toc::open(&bytes, &id, at, access)
     }
 
-    /// Rebuilds what is missing until w shards are stored. Out of reach for long enough: w is lowered first (§1.2).
+    /// Rebuilds what is missing until w shards are stored. Where that stays out of reach for long enough, w
+    /// is lowered first (§1.2).
     async fn complete(&mut self, id: ChunkId, payload: &Payload) -> Result<()> {
         let upload = self.pool.complete(payload);
         let rt = self.pool.rt().clone();
@@ -537,9 +552,12 @@ fn unsound(id: ChunkId) -> Error {
     )
 }
 
-/// Deletes what the ended epoch may have left past its end, as far as chunks are put ahead of the stored prefix. Ids past an
-/// end are never used again, so a late or repeated deletion harms nothing; shards that arrive later, and those past an end
-/// that was decided early, are found when the stores are looked through (`sweep`).
+/// Deletes what the ended epoch may have left past its end, as far as chunks are put ahead of the stored
+/// prefix.
+///
+/// Ids past an end are never used again, so a late or repeated deletion harms nothing. Shards that arrive
+/// later, and those past an end that was decided early, are found when the stores are looked through
+/// (`sweep`).
 pub async fn sweep(pool: &Arc<Pool>, head: &Head, left: Leftovers) -> Result<()> {
     if left.epoch == Epoch(0) {
         return Ok(());

@@ -19,7 +19,7 @@ use crate::volume::read::Found;
 use crate::volume::read::{Frozen, Overlay, Piece};
 use crate::volume::space::Tables;
 
-/// Memory of a stored chunk's entries, counted among all such of its pool.
+/// Memory of a stored chunk's entries, which is counted among all such memory of its pool.
 #[derive(Debug)]
 pub struct Kept {
     held: Held,
@@ -39,33 +39,34 @@ impl Drop for Kept {
     }
 }
 
-/// Mapped blocks as they were counted once.
+/// Number of mapped blocks, as it was counted at one time.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     pub blocks: u64,
-    /// Of the tip, then.
+    /// Number of blocks of data that the tip had taken in by then, raised by those that turned out to
+    /// overwrite mapped ones since (`overwrote`).
     pub written: u64,
     pub lsn: Lsn,
 }
 
 #[derive(Debug)]
 pub struct Tip {
-    /// Given last.
+    /// Number of the newest record that was taken in.
     pub lsn: Lsn,
     pub overlay: Overlay,
-    /// Of the tip and all snapshots, also those that no checkpoint has built yet.
+    /// States of the volume: the tip and all snapshots, also those that no checkpoint has built yet.
     pub tables: Tables,
     pub pending: Pending,
     /// The last data chunk that was cut.
     pub last_cut: Prefix,
-    /// Writes wait.
+    /// Is true while the gate is closed, so that writes wait.
     pub barrier: bool,
     pub closed: Option<Stop>,
     pub last_write: Instant,
-    /// Blocks of data that were taken in.
+    /// Number of blocks of data that were taken in.
     pub written: u64,
     pub counted: Option<Counted>,
-    /// How often it was rolled back: what was counted before says nothing.
+    /// Number of rollbacks so far: a count of blocks from before one says nothing.
     pub rollbacks: u64,
     /// Chunks that are cut and not yet in the stored prefix: last lsn, age, payload.
     cut: VecDeque<(Lsn, Instant, u64)>,
@@ -75,7 +76,7 @@ pub struct Tip {
 }
 
 impl Tip {
-    /// At the start of an epoch, `start` being the log's end.
+    /// Makes the tip at the start of an epoch, `start` being the log's end.
     pub fn new(tables: Tables, start: Prefix, now: Instant) -> Tip {
         Tip {
             lsn: start.lsn,
@@ -95,12 +96,12 @@ impl Tip {
         }
     }
 
-    /// Where these blocks lie now, and the tree for what no layer has.
+    /// Returns where these blocks lie now, and the tree for what no layer has.
     pub fn lookup(&self, blocks: Range<u64>) -> (Vec<Found>, Tree) {
         (self.overlay.lookup(blocks), self.tables.tip().tree)
     }
 
-    /// One more change. The record's lsn must be the next.
+    /// Takes in one more change. The record's lsn must be greater than all before it.
     pub fn take(&mut self, record: Record, held: Option<Held>, now: Instant) -> Result<()> {
         assert!(record.lsn > self.lsn, "lsns grow");
         self.lsn = record.lsn;
@@ -129,25 +130,27 @@ impl Tip {
         }
     }
 
-    /// No more blocks than these are mapped; `None`: nobody has counted yet. What was overwritten since counts twice.
+    /// Returns a number of blocks of which no more are mapped; `None`: nobody has counted yet. Blocks that
+    /// were overwritten since then count twice.
     pub fn mapped_most(&self) -> Option<u64> {
         self.counted.map(|c| c.blocks + (self.written - c.written))
     }
 
-    /// So many of the blocks that were taken in last had been mapped before.
+    /// Notes that so many of the blocks that were taken in last had been mapped before, so that they count
+    /// once.
     pub fn overwrote(&mut self, blocks: u64) {
         if let Some(counted) = &mut self.counted {
             counted.written += blocks;
         }
     }
 
-    /// A snapshot's mark, which is the newest record.
+    /// Freezes the overlay at a snapshot's mark, which is the newest record.
     fn freeze_at(&mut self, mark: &Mark) -> Result<()> {
         self.freeze();
         self.tables.mark(mark)
     }
 
-    /// The active layer takes no more writes; the next one begins. A chunk ends here.
+    /// Freezes the active layer, which takes no more writes; the next one begins. A chunk ends here.
     pub fn freeze(&mut self) {
         self.pending.end_here();
         let tip = self.tables.tip();
@@ -158,7 +161,7 @@ impl Tip {
         self.overlay.frozen.push(Frozen { layer, state, era, last: self.lsn, seq });
     }
 
-    /// A data chunk got its number. `oldest`, `bytes`: of its records.
+    /// Notes that a data chunk got its number. `oldest`, `bytes`: of its records.
     pub fn was_cut(&mut self, cut: Prefix, oldest: Instant, bytes: u64) {
         self.last_cut = cut;
         self.cut.push_back((cut.lsn, oldest, bytes));
@@ -167,12 +170,12 @@ impl Tip {
         }
     }
 
-    /// A data chunk is stored: these of its blocks are where it says.
+    /// Notes that a data chunk is stored, so that these of its blocks are where it says.
     pub fn place(&mut self, stored: &Stored, placed: &[Placed]) {
         self.overlay.place(stored.first.0..stored.last.0 + 1, placed);
     }
 
-    /// What the entries of a stored chunk take until they are merged.
+    /// Keeps the memory of a stored chunk's entries until they are merged. A session that is over keeps none.
     pub fn keep(&mut self, last: Lsn, kept: Kept) {
         if self.closed.is_none() {
             self.kept_bytes += kept.held.bytes();
@@ -184,7 +187,7 @@ impl Tip {
         self.kept_bytes
     }
 
-    /// The memory of all entries up to here, which are merged.
+    /// Takes the memory of all entries up to here, which are merged, out of the tip.
     pub fn give_back(&mut self, upto: Lsn) -> BTreeMap<Lsn, Kept> {
         let left = self.kept.split_off(&upto.next());
         let merged = std::mem::replace(&mut self.kept, left);
@@ -192,7 +195,8 @@ impl Tip {
         merged
     }
 
-    /// All that takes memory, of a session that is over: clients may hold on to that for long.
+    /// Takes all that uses memory out of the tip of a session that is over: clients may hold on to the
+    /// session for long.
     pub fn let_go(&mut self) -> impl Send + use<> {
         self.kept_bytes = 0;
         self.cut.clear();
@@ -200,21 +204,21 @@ impl Tip {
         (std::mem::take(&mut self.overlay), pending, kept)
     }
 
-    /// The stored prefix reaches so far.
+    /// Notes that the stored prefix reaches up to this record.
     pub fn stored_upto(&mut self, lsn: Lsn) {
         while self.cut.front().is_some_and(|(last, ..)| *last <= lsn) {
             self.cut.pop_front();
         }
     }
 
-    /// Payload that is not in the pool, and the age of its oldest part.
+    /// Returns the bytes of payload that are not in the pool, and when the oldest part was taken in.
     pub fn unsent(&self) -> (u64, Option<Instant>) {
         let bytes = self.cut.iter().map(|(_, _, bytes)| bytes).sum::<u64>() + self.pending.bytes();
         let oldest = self.cut.front().map(|(_, at, _)| *at).or(self.pending.oldest());
         (bytes, oldest)
     }
 
-    /// A chunk that an earlier epoch left behind the checkpoint.
+    /// Takes in a chunk that an earlier epoch left behind the checkpoint.
     pub fn adopt(&mut self, index: u16, adopted: &Adopted) -> Result<()> {
         let (id, toc) = (adopted.id, &adopted.toc);
         if toc.kind == ChunkKind::Map {

@@ -27,18 +27,18 @@ use crate::journal::Room;
 use crate::volume::head::{Stop, is_template, without_journal};
 use crate::volume::read::{Piece, blocks_of, passes};
 
-/// Payload taken in at once; a longer write is several steps, each atomic.
+/// Payload that is taken in at once; a longer write is several steps, each atomic.
 const STEP: u64 = 1 << 20;
-/// Records taken in at once.
+/// Most records that are taken in at once.
 const STEP_RECORDS: usize = 512;
-/// Entries of the tip that one record drops, about: other writes wait for that.
+/// Entries of the tip that one record may drop, about: other writes wait for that.
 const DROPPED_MAX: usize = 16_384;
-/// Counted for a record beside its payload: its entry in the layer and in the queue.
+/// Bytes counted for a record beside its payload: its entry in the layer and in the queue.
 const RECORD_COST: u64 = 256;
 
-/// Between two looks at how much of the quota is used.
+/// Time between two looks at how much of the quota is used.
 const QUOTA_LOOK: Duration = Duration::from_secs(10);
-/// Before stores that are away are asked for the map again.
+/// Time until stores that are away are asked for the map again.
 const QUOTA_AGAIN: Duration = Duration::from_secs(1);
 
 static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
@@ -47,8 +47,8 @@ fn is_zero(block: &[u8]) -> bool {
     block == &ZEROS[..block.len()]
 }
 
-/// The changes that write `data` at `block`: runs that hold something, runs of zero blocks. What fits a frame is memory of
-/// its own, since caches keep it as it is.
+/// Returns the changes that write `data` at `block`: runs that hold something, and runs of zero blocks. What
+/// fits a frame is memory of its own, since caches keep it as it is.
 fn changes(block: u64, data: Bytes, record_max: u64) -> Vec<Op> {
     let len = data.len() as u64;
     let mut ops = Vec::new();
@@ -72,7 +72,8 @@ fn payload(ops: &[Op]) -> u64 {
     ops.iter().map(|op| op.payload().len() as u64).sum()
 }
 
-/// The first so many that make one step; `cost` says what one takes of the journal, which gives `room` at once.
+/// Returns how many of the first changes make one step. `cost` says what a payload takes of the journal,
+/// which gives `room` at once.
 fn step(ops: &[Op], cost: impl Fn(u64) -> u64, room: u64) -> usize {
     let (mut bytes, mut taken) = (0, 0);
     let fits = |op: &&Op| {
@@ -89,23 +90,23 @@ fn span(ops: &[Op]) -> Range<u64> {
     start..end
 }
 
-/// What became of changes that had memory and room.
+/// The outcome of a try to take in changes that had memory and room.
 enum Look {
     Taken,
-    /// Something has changed meanwhile: all of it anew.
+    /// Something has changed meanwhile: the caller does all of it anew.
     Again,
     /// The gate is closed.
     Closed,
-    /// The quota has no room for them, unless some are mapped already.
+    /// The quota has no room for the changes, unless some of their blocks are mapped already.
     Full,
 }
 
-/// Blocks that these changes fill with data.
+/// Returns how many blocks these changes fill with data.
 fn data_blocks(ops: &[Op]) -> u64 {
     ops.iter().filter(|op| matches!(op, Op::Write { .. })).map(|op| op.blocks().1).sum()
 }
 
-/// Counts what is mapped when the quota may be nearly used up, and says so once.
+/// Counts what is mapped when the quota may be nearly used up, and says so once. Runs with the session.
 pub async fn watch_quota(session: Arc<Session>) {
     loop {
         if !session.near_quota.load(Ordering::Relaxed) {
@@ -135,7 +136,8 @@ fn is_near(blocks: u64, quota: u64) -> bool {
     u128::from(blocks) * 10 >= u128::from(quota) * 9
 }
 
-/// What no write since the last checkpoint has is logged once more as it is; the bytes of that.
+/// Logs the parts of these blocks once more that no write since the last checkpoint has. Returns how many
+/// bytes that is.
 pub async fn write_again(session: &Arc<Session>, blocks: Range<u64>) -> Result<u64, Stop> {
     session.keep_pace((blocks.end - blocks.start) * BLOCK).await?;
     let guard = session.or_end(session.ranges.lock(blocks.clone())).await?;
@@ -157,7 +159,7 @@ pub async fn write_again(session: &Arc<Session>, blocks: Range<u64>) -> Result<u
 }
 
 impl Session {
-    /// The payload that one record may have.
+    /// Returns the payload that one record may have.
     fn record_max(&self) -> u64 {
         (self.journal.record_max().min(STEP) / BLOCK * BLOCK).max(BLOCK)
     }
@@ -176,7 +178,7 @@ impl Session {
         self.apply(changes(blocks.start, whole, self.record_max()), Some(&guard)).await
     }
 
-    /// These blocks with `data` laid over them.
+    /// Reads these blocks and lays `data` over them.
     async fn merge(self: &Arc<Self>, blocks: &Range<u64>, offset: u64, data: &[u8]) -> Result<Bytes, Stop> {
         let (first, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
         let (head, tail) = (offset - first, end - offset - data.len() as u64);
@@ -191,7 +193,7 @@ impl Session {
         Ok(whole.freeze())
     }
 
-    /// It may have become a template while nobody owned it.
+    /// Fails with `ReadOnly` if the volume is a template: it may have become one while nobody owned it.
     fn writable(&self) -> Result<(), Stop> {
         match self.context.settings().template {
             true => Err(Error::new(Kind::ReadOnly, is_template(&self.context.title())).into()),
@@ -218,7 +220,7 @@ impl Session {
         Ok(())
     }
 
-    /// Blocks in whole: a disk of any size in one step, unless much was written to it lately.
+    /// Zeroes whole blocks: a disk of any size in one step, unless much was written to it lately.
     async fn zero_blocks(self: &Arc<Self>, mut blocks: Range<u64>) -> Result<(), Stop> {
         loop {
             let end = self.tip.lock().overlay.active.end_of(&blocks, DROPPED_MAX);
@@ -231,7 +233,7 @@ impl Session {
         }
     }
 
-    /// At once, with blocks of which a part is zeroed.
+    /// Zeroes a range at once, together with blocks of which only a part is zeroed.
     async fn zero_in_one(self: &Arc<Self>, offset: u64, len: u64) -> Result<(), Stop> {
         let blocks = blocks_of(offset, len);
         let (from, to) = (offset.div_ceil(BLOCK), (offset + len) / BLOCK);
@@ -266,7 +268,7 @@ impl Session {
         if turn > now { self.or_end(rt.sleep(turn.since(now))).await } else { Ok(()) }
     }
 
-    /// `mine`: the caller's lock on all these blocks.
+    /// Takes in changes, step by step. `mine`: the caller's lock on all these blocks.
     async fn apply(self: &Arc<Self>, ops: Vec<Op>, mine: Option<&Guard<'_>>) -> Result<(), Stop> {
         let (mut rest, room) = (&ops[..], self.journal.room_max());
         while !rest.is_empty() {
@@ -305,7 +307,11 @@ impl Session {
         }
     }
 
-    /// How many of the blocks that these changes fill are not mapped yet; they fit the quota.
+    /// Returns how many of the blocks that these changes fill are not mapped yet, once it is known that they
+    /// fit the quota. Waits through an outage.
+    ///
+    /// # Errors
+    /// `NoSpace`: the quota of the volume or of the pool is used up.
     async fn space_for(self: &Arc<Self>, ops: &[Op]) -> Result<u64, Stop> {
         let one = self.counting.lock().await;
         let mut fresh = self.unmapped(ops).await?;
@@ -341,7 +347,7 @@ impl Session {
         Ok(fresh)
     }
 
-    /// How many of the blocks that these changes fill read as zeros now. An outage holds.
+    /// Returns how many of the blocks that these changes fill read as zeros now. Waits through an outage.
     async fn unmapped(self: &Arc<Self>, ops: &[Op]) -> Result<u64, Stop> {
         let mut fresh = 0;
         for op in ops.iter().filter(|op| matches!(op, Op::Write { .. })) {
@@ -365,7 +371,7 @@ impl Session {
         Ok(fresh)
     }
 
-    /// Whether the volume's quota has room for so many blocks more.
+    /// Tells whether the volume's quota has room for so many blocks more.
     fn fits(&self, tip: &Tip, fresh: u64) -> bool {
         let Some(quota) = self.context.settings().quota_bytes else { return true };
         let most = tip.mapped_most().map(|most| most + fresh);
@@ -375,13 +381,14 @@ impl Session {
         fresh == 0 || most.is_some_and(|most| most <= quota / BLOCK)
     }
 
-    /// Whether the quotas have room for so many blocks more, the volume's and the pool's, of which it is taken.
+    /// Tells whether the quotas of the volume and the pool have room for so many blocks more, and takes it of
+    /// the pool's.
     fn take_space(&self, tip: &Tip, fresh: u64) -> bool {
         self.fits(tip, fresh) && (fresh == 0 || self.context.engine.pool.quota().take(fresh * BLOCK))
     }
 
-    /// Makes the changes visible and logs them, in this instant or not at all. Whoever waits for it may give up before,
-    /// never midway. `fresh`: so many of the blocks are not mapped, where that was counted.
+    /// Makes the changes visible and logs them, in this instant or not at all. Whoever waits for it may give
+    /// up before, never midway. `fresh`: so many of the blocks are not mapped, where that was counted.
     fn take_in(
         &self,
         ops: &[Op],
@@ -435,9 +442,11 @@ impl Session {
         Ok(Look::Taken)
     }
 
-    /// Into the journal's buffer, and to a peer. Under the tip's lock. `room`: asked for behind the last restart (`is_current`); none of a
-    /// journal that takes nothing. One that does not take what it has room for has failed with that: the record counts as one that it
-    /// should have, so that nobody hears of it before the pool has it.
+    /// Appends a record to the journal's buffer, and to what a peer is sent. Called under the tip's lock.
+    /// `room`: asked for since the last restart (`is_current`); none of a journal that takes nothing.
+    ///
+    /// A journal that does not take what it has room for has failed with that. The record counts as one that
+    /// it should have, so that nobody hears of it before the pool has it.
     pub fn log_locally(&self, room: &mut Option<Room<'_>>, record: &Record) {
         if self.mirror.collects() {
             self.mirror.push(record);
@@ -451,7 +460,7 @@ impl Session {
         }
     }
 
-    /// Memory for writes; when there is none all volumes of the pool are hurried.
+    /// Waits for memory for writes; when there is none all volumes of the pool are hurried.
     pub async fn memory(&self, bytes: u64) -> Result<Held, Stop> {
         let budget = &self.context.engine.memory.overlay;
         if let Some(held) = budget.try_take(bytes) {
@@ -462,8 +471,9 @@ impl Session {
         self.or_end(budget.take(bytes)).await
     }
 
-    /// So many bytes of room in the journal; `None` while it takes no records and nobody needs those that are in it. Not behind a closed
-    /// gate: a journal that failed is begun anew behind one.
+    /// Waits for so many bytes of room in the journal. `None` while the journal takes no records and nobody
+    /// needs those that are in it. It must not be called behind a closed gate: a journal that failed is begun
+    /// anew behind one.
     pub async fn room(&self, cost: u64) -> Result<Option<Room<'_>>, Stop> {
         loop {
             self.mended_or_left().await?;
@@ -484,14 +494,15 @@ impl Session {
         }
     }
 
-    /// All that was taken in before outlives this process: the journal's file has it, in the kernel, or the pool.
+    /// Waits until all that was taken in before outlives this process: the journal's file has it, in the
+    /// kernel, or the pool.
     pub async fn kept(&self) -> Result<(), Stop> {
         self.journal.written().await;
         self.mended_or_left().await
     }
 
-    /// While the journal has failed, and it alone may have something, this waits: nothing is acknowledged past that, since a killed
-    /// process would come back with the journal and without what came later.
+    /// Waits while the journal has failed and it alone may have something. Nothing is acknowledged past that,
+    /// since a killed process would come back with the journal and without what came later.
     async fn mended_or_left(&self) -> Result<(), Stop> {
         if self.journal.failed().is_none() {
             return Ok(());
@@ -511,8 +522,8 @@ impl Session {
         }
     }
 
-    /// Records of the journal that the adopted log doesn't have come again; unless `left` is ready before. They stay in the
-    /// journal whatever becomes of this.
+    /// Takes in again the records of the journal that the adopted log doesn't have; gives up if `left` is
+    /// ready before. The records stay in the journal whatever becomes of this.
     pub async fn replay(self: &Arc<Self>, after: Lsn, left: impl Future<Output = ()>) -> Result<(), Stop> {
         let (replay, left) = (std::pin::pin!(self.replay_all(after)), std::pin::pin!(left));
         match select(replay, left).await {

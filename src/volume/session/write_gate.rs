@@ -2,10 +2,12 @@
 
 use super::session_core::Session;
 
-/// Writes wait from here on, until the gate is dropped. One at a time.
+/// Closes the gate: writes wait from here on, until the gate is dropped. There is one closed gate at a time;
+/// a second caller waits.
 pub async fn close_gate(session: &Session) -> Gate<'_> {
     loop {
         let opened = session.opened.notified();
+        // Registered before the barrier is looked at: a gate that opens in between must wake this caller.
         let mut opened = std::pin::pin!(opened);
         opened.as_mut().enable();
         {
@@ -20,18 +22,19 @@ pub async fn close_gate(session: &Session) -> Gate<'_> {
 }
 
 impl Session {
-    /// Writes wait from the session's beginning, until `gate_of_the_start` is dropped: before anybody has the session.
+    /// Makes writes wait from the session's beginning, until `gate_of_the_start` is dropped. Called before
+    /// anybody has the session.
     pub fn begin_gated(&self) {
         self.tip.lock().barrier = true;
     }
 
-    /// Of `begin_gated`, once.
+    /// Returns the gate that `begin_gated` closed. It may be called once.
     pub fn gate_of_the_start(&self) -> Gate<'_> {
         Gate { session: self }
     }
 }
 
-/// While it lives no write is taken in.
+/// A closed gate: while it lives no write is taken in.
 #[derive(Debug)]
 pub struct Gate<'a> {
     session: &'a Session,

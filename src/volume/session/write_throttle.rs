@@ -10,61 +10,65 @@ use parking_lot::Mutex;
 use crate::base::rt::Instant;
 
 const MIB: u64 = 1 << 20;
-/// Per mille of what is live above the aim: here writes begin to be slowed, and so much further they take `STEP` more.
+/// Per mille of what is live, above the aim, at which writes begin to be slowed. For each `WIDTH` further
+/// they take `STEP` more.
 const BEGINS: u64 = 20;
 const WIDTH: u64 = 100;
-/// What a MiB of writes takes more for each `WIDTH`, with one data shard a chunk; with more the stores take more at once.
+/// Time that a MiB of writes takes more for each `WIDTH`, with one data shard a chunk; with more the stores
+/// take more at once.
 const STEP: Duration = Duration::from_millis(80);
 const SLOWEST: Duration = Duration::from_millis(400);
-/// No write waits longer for this.
+/// Longest time that a write waits for this.
 const LONGEST: Duration = Duration::from_millis(900);
 
-/// See the module.
+/// The throttle of a volume's writes, as the module describes it.
 #[derive(Debug, Default)]
 pub struct WriteThrottle {
-    /// By the recorded table: bytes that somebody needs, and those of all objects.
+    /// Bytes that somebody needs, by the recorded table. `counted` has the bytes of all objects.
     pub live: AtomicU64,
     pub counted: AtomicU64,
-    /// Those who wait for all to be packed that pays.
+    /// Number of callers that wait for all to be packed that pays.
     pub urged: AtomicU64,
-    /// Counts the reasons to look for something to pack; up to which of them that was looked for in vain.
+    /// Number of the reasons so far to look for something to pack. `looked` has up to which of them that was
+    /// looked for in vain.
     asked: AtomicU64,
     looked: AtomicU64,
-    /// What a MiB takes, in ns; 0: writes are free.
+    /// Time that a MiB of writes takes, in ns; 0: writes are free.
     mib: AtomicU64,
-    /// When the next write may go.
+    /// Time at which the next write may go.
     turn: Mutex<Instant>,
 }
 
 impl WriteThrottle {
-    /// There may be something to pack.
+    /// Notes that there may be something to pack.
     pub fn ask(&self) {
         self.asked.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The last reason to look; the packer takes it down before it looks.
+    /// Returns the number of the last reason to look; the packer takes it down before it looks.
     pub fn last_asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// A look that began at this reason found nothing.
+    /// Notes that a look that began at this reason found nothing.
     pub fn found_nothing(&self, asked: u64) {
         self.looked.store(asked, Ordering::Relaxed);
     }
 
-    /// Every reason to look was followed, and nothing is left to pack.
+    /// Tells whether every reason to look was followed, and nothing is left to pack.
     pub fn settled(&self) -> bool {
         self.looked.load(Ordering::Relaxed) == self.last_asked()
     }
 
-    /// `above`: per mille of what is live that objects take above the aim.
+    /// Sets how much writes are slowed. `above`: per mille of what is live that objects take above the aim.
+    /// `k`: data shards a chunk.
     pub fn set(&self, above: u64, k: usize) {
         let steps = above.saturating_sub(BEGINS) as f64 / WIDTH as f64;
         let mib = STEP.mul_f64(steps).min(SLOWEST) / k as u32;
         self.mib.store(mib.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// When a write of so many bytes may go.
+    /// Returns when a write of so many bytes may go, and moves the next write's turn on.
     pub fn turn(&self, now: Instant, bytes: u64) -> Instant {
         let mib = self.mib.load(Ordering::Relaxed);
         if mib == 0 {

@@ -39,7 +39,7 @@ use crate::base::{ChunkId, Epoch, Era, Error, Generation, Kind, Result, Seq, Sta
 use crate::log::{FrameRef, InPack, Prefix};
 use crate::pool::ChunkKind;
 
-/// Sequence numbers a page of the table covers.
+/// Sequence numbers that a page of the table covers.
 const SLAB: u64 = 4096;
 const SLAB_FORMAT: u8 = 1;
 const MAP: u64 = 1;
@@ -50,10 +50,10 @@ const SETTLED: u64 = 16;
 const SAVED: u64 = 32;
 const SEALED: u64 = 64;
 const FLAGS: u64 = 127;
-/// Bytes of a chunk, and of what died in it, at most, with much to spare.
+/// Most bytes of a chunk, and most bytes that died in it, with much to spare.
 const BYTES_MAX: u64 = 1024 * SHARDS_MAX as u64 * SHARD_SPAN;
 
-/// A chunk's or pack's object, whatever its volume.
+/// The object of a chunk or pack, whatever its volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Object {
     pub epoch: Epoch,
@@ -66,38 +66,41 @@ impl Object {
     }
 }
 
-/// Where a chunk's frames lie.
+/// The place of a chunk's frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Home {
-    /// In the chunk's own object.
+    /// The frames lie in the chunk's own object.
     Own,
-    /// Those that were live then, in a slice of a pack: where its index lies there.
+    /// The frames that were live at the last packing lie in a slice of a pack. `at` and `len` tell where the
+    /// slice's index lies there.
     Pack { pack: Object, at: u64, len: u32, packed: Packings },
 }
 
-/// How often what is left of a chunk has been packed, `PACKINGS_MAX` at most: what is still there then is cold.
+/// Number of times that what is left of a chunk has been packed, `PACKINGS_MAX` at most: what is still there
+/// then is cold.
 pub type Packings = u8;
 pub const PACKINGS_MAX: Packings = 2;
 
-/// A chunk that somebody needs, or that waits behind the position.
+/// An entry of the table: a chunk that somebody needs, or that waits behind the position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     pub epoch: Epoch,
     pub era: Era,
     pub kind: ChunkKind,
-    /// The position has passed it: `total` is known.
+    /// Is true if the position has passed the chunk, so that `total` is known.
     pub counted: bool,
-    /// Bytes of the frames that its object holds of it, as they were first stored.
+    /// Bytes of the chunk's frames that its object holds, as they were first stored.
     pub total: u64,
     pub dead: u64,
     pub home: Home,
-    /// When the position passed it, in hours since 1970; 0: that is not known.
+    /// Hour in which the position passed the chunk, counted from 1970; 0: it is not known.
     pub hour: u32,
-    /// Nothing in it is left to be compressed anew.
+    /// Is true if nothing in the chunk is left to be compressed anew.
     pub settled: bool,
-    /// So much less than `total` its frames take there.
+    /// Bytes that the chunk's frames take less than `total` in its object, since they were compressed anew.
     pub saved: u64,
-    /// All of it is sealed by this data key or newer ones; 0: that is not known, or the volume is not encrypted.
+    /// The oldest data key that may have sealed something of the chunk; 0: it is not known, or the volume is
+    /// not encrypted.
     pub key: u8,
 }
 
@@ -120,8 +123,9 @@ impl Entry {
         self.total.saturating_sub(self.dead)
     }
 
-    /// Bytes that its frames take in its object, and those of them that somebody needs: about, where some were compressed
-    /// anew, since deaths don't tell how much of it each had saved.
+    /// Returns the bytes that the chunk's frames take in its object, and those of them that somebody needs.
+    /// The second number is an estimate where frames were compressed anew, since deaths don't tell how much
+    /// each frame had saved.
     pub fn stored(&self) -> (u64, u64) {
         let stored = self.total.saturating_sub(self.saved);
         if self.saved == 0 {
@@ -136,9 +140,9 @@ impl Entry {
 #[derive(Clone, Debug)]
 pub struct Repacked {
     pub pack: Object,
-    /// The pool's generation on whose stores it was put, or counted again.
+    /// The pool's generation on whose stores the pack was put, or counted again.
     pub counted_in: Generation,
-    /// Whose survivors are in it, all of them.
+    /// Objects whose survivors are in the pack, all of them.
     pub sources: BTreeSet<Object>,
     pub chunks: Vec<Survivors>,
     /// Chunks that stay where they are, and in which there is nothing to compress anew.
@@ -146,31 +150,33 @@ pub struct Repacked {
 }
 
 impl Repacked {
-    /// Whether its shards were counted on the stores of this generation. A pack into which nothing went was not stored.
+    /// Tells whether the pack's shards were counted on the stores of this generation. A pack into which
+    /// nothing went was not stored, and needs no count.
     pub fn is_counted_in(&self, generation: Generation) -> bool {
         self.chunks.is_empty() || self.counted_in == generation
     }
 }
 
-/// What was left of one chunk when it was packed.
+/// The frames that were left of one chunk when it was packed.
 #[derive(Clone, Copy, Debug)]
 pub struct Survivors {
     pub seq: Seq,
-    /// Its index in the pack.
+    /// Offset of the slice's index in the pack.
     pub at: u64,
     pub len: u32,
-    /// Of its frames, as they were first stored; and how much less they take.
+    /// Bytes of the slice's frames, as they were first stored. `saved` is how many bytes less they take in
+    /// the pack.
     pub bytes: u64,
     pub saved: u64,
-    /// Dead bytes that its entry counted then.
+    /// Dead bytes that the chunk's entry counted when it was packed.
     pub dead: u64,
-    /// Nothing in it is left to be compressed anew.
+    /// Is true if nothing in the chunk is left to be compressed anew.
     pub settled: bool,
-    /// The oldest data key that sealed something of it there; 0: the volume is not encrypted.
+    /// The oldest data key that sealed something of the chunk in the pack; 0: the volume is not encrypted.
     pub key: u8,
 }
 
-/// A part that is counted in the chunk table.
+/// A part of a run of deaths that is counted in the chunk table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Folded {
     pub part: Part,
@@ -178,17 +184,18 @@ pub struct Folded {
     pub bytes: u64,
 }
 
-/// By state: what its parent holds and it does not.
+/// Lists of deaths by state: each names the frames that the state's parent holds and the state does not.
 pub type Deaths = BTreeMap<StateId, Vec<Part>>;
 
-/// Pages that are yet to be read, by their numbers.
+/// Places of pages that are yet to be read, with their numbers.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PagePlaces {
     pub slabs: Vec<(u64, FrameRef)>,
     pub states: Vec<(u64, FrameRef)>,
 }
 
-/// A page of states as it was last written: where it lies, and what tells it from others.
+/// A page of states as it was last written: where it lies, and the checksum that tells whether it has changed
+/// since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct StatePage {
     at: FrameRef,
@@ -197,12 +204,12 @@ struct StatePage {
 
 #[derive(Clone, Debug, Default)]
 struct Slab {
-    /// As it was last written; `None`: it has changed since.
+    /// The page as it was last written; `None`: it has changed since.
     at: Option<FrameRef>,
     entries: BTreeMap<Seq, Entry>,
 }
 
-/// See the module.
+/// The chunk table and the lists of deaths, as the module describes them.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkTable {
     slabs: BTreeMap<u64, Arc<Slab>>,
@@ -211,14 +218,14 @@ pub struct ChunkTable {
     pub deaths: Deaths,
     /// Pages of states, where those are many.
     state_pages: BTreeMap<u64, StatePage>,
-    /// What nobody holds, and the table does not count yet.
+    /// Parts of runs whose frames nobody holds, and which the table does not count yet.
     pub free: Vec<Part>,
     pub folded: Vec<Folded>,
     /// Objects that nobody needs, which may not all be deleted yet.
     pub retired: BTreeSet<Object>,
-    /// The page that names all this, when it was published.
+    /// The page that names the rest of the table, once it is published.
     pub root: Option<FrameRef>,
-    /// Of the checkpoint that published it.
+    /// Position of the checkpoint that published the table.
     pub position: Prefix,
 }
 
@@ -235,7 +242,8 @@ impl ChunkTable {
         self.slabs.values().flat_map(|s| s.entries.iter().map(|(seq, e)| (*seq, e)))
     }
 
-    /// What may be packed: the position has passed it, and no page of the tables is read from it.
+    /// Returns the chunks that may be packed: the position has passed them, and no page of the tables is read
+    /// from them.
     pub fn packable(&self) -> impl Iterator<Item = (Seq, &Entry)> {
         let direct: BTreeSet<Seq> = self.own_pages().iter().map(|at| at.seq).collect();
         self.entries().filter(move |(seq, e)| e.counted && !direct.contains(seq))
@@ -261,22 +269,23 @@ impl ChunkTable {
         self.slab(seq).entries.remove(&seq)
     }
 
-    /// An entry of a map chunk that the position hasn't passed.
+    /// Makes the entry of a chunk that the position hasn't passed.
     pub fn young(birth: &NewChunk) -> Entry {
         let &NewChunk { epoch, era, kind, key, .. } = birth;
         let (counted, settled, home) = (false, false, Home::Own);
         Entry { epoch, era, kind, counted, total: 0, dead: 0, home, hour: 0, settled, saved: 0, key }
     }
 
-    /// The position has passed a chunk, in this hour.
+    /// Counts a chunk that the position has passed, in this hour.
     pub fn count(&mut self, seq: Seq, birth: &NewChunk, hour: u32) {
         let dead = self.entry(seq).map_or(0, |e| e.dead);
         let entry = Entry { counted: true, total: birth.bytes, dead, hour, ..ChunkTable::young(birth) };
         self.insert(seq, entry);
     }
 
-    /// Chunks of the newest checkpoint's own table pages: no page that it wrote can name them. `key_of`: the oldest data key
-    /// that may have sealed something in one, 0 where that is not known.
+    /// Adds the chunks of the newest checkpoint's own table pages, since no page that the checkpoint wrote
+    /// can name them. `key_of`: the oldest data key that may have sealed something in one, 0 where it is not
+    /// known.
     pub fn add_direct(&mut self, era: Era, key_of: impl Fn(Seq) -> u8) {
         for at in self.own_pages() {
             if self.entry(at.seq).is_none() {
@@ -302,13 +311,13 @@ impl ChunkTable {
         }
     }
 
-    /// The table's pages, those of states, and the page that names them, as published.
+    /// Returns the table's pages, the pages of states, and the page that names them, as published.
     pub fn own_pages(&self) -> Vec<FrameRef> {
         let states = self.state_pages.values().map(|page| page.at);
         self.slabs.values().filter_map(|s| s.at).chain(states).chain(self.root).collect()
     }
 
-    /// Counts a death.
+    /// Counts the death of a frame.
     pub fn bury(&mut self, death: &DeadFrame) -> Result<()> {
         self.bury_bytes(death.seq, death.len.into())
     }
@@ -322,7 +331,8 @@ impl ChunkTable {
         Ok(())
     }
 
-    /// A state is gone; its only child stands below `parent_era`'s state from now on.
+    /// Hands the deaths of a state that is gone to its only child, which stands below `parent_era`'s state
+    /// from now on. What nobody holds any more becomes free.
     pub fn inherit(&mut self, gone: StateId, child: StateId, parent_era: Era) {
         let mut kept = Vec::new();
         for part in self.deaths.remove(&child).unwrap_or_default() {
@@ -336,7 +346,7 @@ impl ChunkTable {
         }
     }
 
-    /// What was packed, and where it is.
+    /// Returns the chunks that were packed, and where each one is.
     pub fn packed(&self, volume: VolumeId) -> BTreeMap<Seq, InPack> {
         let place = |(seq, e): (Seq, &Entry)| match e.home {
             Home::Pack { pack, at, len, .. } => Some((seq, InPack { pack: pack.of(volume), at, len })),
@@ -346,6 +356,9 @@ impl ChunkTable {
     }
 
     /// Gives what is left of chunks its new home. What died since the pack was made is dead there too.
+    ///
+    /// # Errors
+    /// `Internal`: an entry has fewer dead bytes than when it was packed.
     pub fn adopt(&mut self, moved: &Repacked) -> Result<()> {
         let mut used = false;
         for m in &moved.chunks {
@@ -373,18 +386,18 @@ impl ChunkTable {
         Ok(())
     }
 
-    /// The chunk's own object is not needed any more.
+    /// Tells whether the chunk's own object is not needed any more.
     pub fn has_left(&self, seq: Seq) -> bool {
         seq <= self.position.seq && self.entry(seq).is_none_or(|e| e.home != Home::Own)
     }
 
-    /// All runs that a list names.
+    /// Returns all runs that a list names.
     pub fn runs(&self) -> BTreeSet<FrameRef> {
         let lists = self.deaths.values().flatten().chain(&self.free);
         lists.chain(self.folded.iter().map(|f| &f.part)).map(|p| p.run).collect()
     }
 
-    /// By object: bytes, and those of them that somebody needs. Counted chunks only.
+    /// Returns each object's bytes, and how many of them somebody needs. Only counted chunks are among them.
     pub fn objects(&self) -> BTreeMap<Object, (u64, u64)> {
         let mut all = BTreeMap::new();
         for (seq, e) in self.entries().filter(|(_, e)| e.counted) {
@@ -395,7 +408,7 @@ impl ChunkTable {
         all
     }
 
-    /// Live bytes of these objects, about as they are stored.
+    /// Returns the live bytes of these objects, about as they are stored.
     pub fn live_of(&self, objects: &BTreeSet<Object>) -> BTreeMap<Object, u64> {
         let mut live = BTreeMap::new();
         for (seq, e) in self.entries().filter(|(seq, e)| objects.contains(&e.object(*seq))) {
@@ -404,14 +417,15 @@ impl ChunkTable {
         live
     }
 
-    /// Live bytes as they are stored, by the oldest data key that may have sealed something of their chunk.
+    /// Returns the live bytes as they are stored, by the oldest data key that may have sealed something of
+    /// their chunk.
     pub fn sealed_bytes(&self) -> BTreeMap<u8, u64> {
         let mut all = BTreeMap::new();
         self.entries().for_each(|(_, e)| *all.entry(e.key).or_insert(0) += e.stored().1);
         all
     }
 
-    /// Takes what nobody needs any more out of the table.
+    /// Takes the objects that nobody needs any more out of the table, and lists them as retired.
     pub fn retire(&mut self) {
         let dead: BTreeSet<Object> =
             self.objects().into_iter().filter(|(_, (_, live))| *live == 0).map(|(o, _)| o).collect();
@@ -432,13 +446,14 @@ impl ChunkTable {
         }
     }
 
-    /// Bytes of all objects, and those of them that somebody needs, as they are stored.
+    /// Returns the bytes of all objects, and those of them that somebody needs, as they are stored.
     pub fn space(&self) -> (u64, u64) {
         let counted = self.entries().filter(|(_, e)| e.counted).map(|(_, e)| e.stored());
         counted.fold((0, 0), |(all_stored, all_live), (stored, live)| (all_stored + stored, all_live + live))
     }
 
-    /// Pages of the table that older data keys than this one may have signed are written again.
+    /// Marks the pages of the table that older data keys than this one may have signed, so that they are
+    /// written again.
     pub fn renew_pages(&mut self, key: u8) {
         let is_old = |at: &FrameRef| self.entry(at.seq).is_none_or(|e| e.key < key);
         let slabs: Vec<u64> =
@@ -453,17 +468,18 @@ impl ChunkTable {
         }
     }
 
-    /// Entries that older data keys than this one may have sealed something of.
+    /// Returns the entries that may have something sealed by an older data key than this one.
     pub fn sealed_before(&self, key: u8) -> impl Iterator<Item = (Seq, &Entry)> {
         self.entries().filter(move |(_, e)| e.key < key)
     }
 
-    /// Pages of the table that must be written; those that they replace, once told, count as dead.
+    /// Takes the pages of the table that were replaced since the last call. They count as dead once they are
+    /// told here.
     pub fn take_stale(&mut self) -> Vec<FrameRef> {
         std::mem::take(&mut self.stale)
     }
 
-    /// Numbers and bytes of the pages that have changed; empty ones go.
+    /// Returns the numbers and bytes of the pages that have changed; empty pages are dropped.
     pub fn changed(&mut self) -> Vec<(u64, Bytes)> {
         self.slabs.retain(|_, s| !s.entries.is_empty());
         let changed = self.slabs.iter().filter(|(_, s)| s.at.is_none());
@@ -480,19 +496,20 @@ impl ChunkTable {
         !self.state_pages.is_empty()
     }
 
-    /// Of these pages of states, all that there are now, those that must be written; what they replace is stale.
+    /// Returns which of these pages of states must be written. `pages`: all that there are now. The written
+    /// pages that they replace become stale.
     pub fn changed_states(&mut self, pages: BTreeMap<u64, Bytes>) -> Vec<(u64, Bytes)> {
         let gone = |n: &u64, page: &mut StatePage| pages.get(n).is_none_or(|now| xxh3_128(now) != page.sum);
         self.stale.extend(self.state_pages.extract_if(.., gone).map(|(_, page)| page.at));
         pages.into_iter().filter(|(n, _)| !self.state_pages.contains_key(n)).collect()
     }
 
-    /// A page of states was written, or read.
+    /// Notes where a page of states was written, or read.
     pub fn state_page_is(&mut self, n: u64, at: FrameRef, bytes: &[u8]) {
         self.state_pages.insert(n, StatePage { at, sum: xxh3_128(bytes) });
     }
 
-    /// All but the pages, and the lists of deaths, which stand with their states.
+    /// Encodes all but the pages and the lists of deaths, which stand with their states.
     pub fn encode(&self, w: &mut Writer) {
         w.varint(self.slabs.len() as u64);
         for (n, slab) in &self.slabs {
@@ -516,7 +533,7 @@ impl ChunkTable {
         }
     }
 
-    /// The pages are yet to be read: their numbers and places.
+    /// Decodes a table without its pages. Their numbers and places are returned: the caller reads them.
     pub fn decode(r: &mut Reader<'_>) -> Result<(ChunkTable, PagePlaces)> {
         let page = |r: &mut Reader<'_>| Ok((r.varint()?, FrameRef::decode(r)?));
         let places = PagePlaces { slabs: list(r, 6, page)?, states: list(r, 6, page)? };
@@ -528,7 +545,7 @@ impl ChunkTable {
         Ok((ChunkTable { free, folded, retired, ..ChunkTable::default() }, places))
     }
 
-    /// A page of the table was read.
+    /// Adds a page of the table that was read.
     pub fn add_page(&mut self, n: u64, at: FrameRef, bytes: &[u8]) -> Result<()> {
         let entries = decode_slab(n, bytes).map_err(|e| Error::new(Kind::Corrupt, e.to_string()))?;
         self.slabs.insert(n, Arc::new(Slab { at: Some(at), entries }));
@@ -545,7 +562,8 @@ pub fn decode_parts(r: &mut Reader<'_>) -> Result<Vec<Part>> {
     list(r, 7, Part::decode)
 }
 
-/// `min`: bytes that an item takes at least.
+/// Reads a list behind its length. `min`: bytes that an item takes at least, by which impossible lengths are
+/// refused.
 fn list<T>(r: &mut Reader<'_>, min: usize, item: impl Fn(&mut Reader<'_>) -> Result<T>) -> Result<Vec<T>> {
     let n = r.varint()?;
     if n > (r.left() / min) as u64 {

@@ -31,12 +31,12 @@ use crate::base::{Era, Error, Kind, Result, Seq};
 use crate::log::FrameRef;
 use crate::map::Pages;
 
-/// Address of a run's index, and of its pages.
+/// Address of a run's index. `RUN_PAGE` is that of its pages.
 pub const RUN_INDEX: u64 = 1 << 60;
 pub const RUN_PAGE: u64 = 2 << 60;
-/// Deaths a page holds.
+/// Most deaths that a page holds.
 pub const PAGE_DEATHS: usize = 4096;
-/// Pages of a run: its index is one frame.
+/// Most pages of a run: its index is one frame.
 pub const PAGES_MAX: usize = 16 << 10;
 
 const FORMAT: u8 = 1;
@@ -44,17 +44,17 @@ const FORMAT: u8 = 1;
 /// A frame of this volume that a state no longer holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DeadFrame {
-    /// The frame's own era, not that of its death.
+    /// Era of the frame itself, not that of its death.
     pub era: Era,
     pub seq: Seq,
     pub offset: u64,
     pub len: u32,
 }
 
-/// An entry in a state's list of deaths: those of a run whose eras are in a range (both ends included).
+/// An entry in a state's list of deaths: the deaths of a run whose eras are in a range, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The run's index.
+    /// The index of the run.
     pub run: FrameRef,
     pub from: Era,
     pub to: Era,
@@ -65,7 +65,7 @@ impl Part {
         Part { run, from: Era(1), to: Era(u64::MAX) }
     }
 
-    /// Split into the eras up to `last` and those after it; `None` where there are none.
+    /// Splits the part into the eras up to `last` and those after it; `None` where there are none.
     pub fn split(self, last: Era) -> (Option<Part>, Option<Part>) {
         let old = Part { to: self.to.min(last), ..self };
         let new = Part { from: self.from.max(last.next()), ..self };
@@ -82,7 +82,7 @@ impl Part {
     }
 }
 
-/// A page's bytes.
+/// Encodes a page of deaths, which must be in order.
 pub fn encode_deaths(deaths: &[DeadFrame]) -> Bytes {
     let mut w = Writer::with_capacity(16 + deaths.len() * 6);
     w.u8(FORMAT).varint(deaths.len() as u64);
@@ -141,10 +141,10 @@ pub struct RunPage {
     pub seq: Seq,
 }
 
-/// A run's index.
+/// The index of a run.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RunIndex {
-    /// Bytes of its deaths, by era.
+    /// Bytes of the run's deaths, by era.
     pub sums: Vec<(Era, u64)>,
     pub pages: Vec<RunPage>,
 }
@@ -202,7 +202,7 @@ fn damaged(e: &Error) -> Error {
     Error::new(Kind::Corrupt, e.to_string())
 }
 
-/// Reads a part's deaths in order, a page at a time.
+/// A reader of a part's deaths in order, a page at a time.
 pub struct Cursor<'a> {
     pages: &'a dyn Pages,
     part: Part,
@@ -216,7 +216,7 @@ impl<'a> Cursor<'a> {
         Ok(Cursor::at(pages, part, index.pages.into()))
     }
 
-    /// Only the deaths of one chunk, and perhaps a few others.
+    /// Makes a cursor that reads only the deaths of one chunk, and perhaps a few others.
     pub fn of_chunk(pages: &'a dyn Pages, part: Part, index: &RunIndex, era: Era, seq: Seq) -> Cursor<'a> {
         let key = (era, seq);
         let end = index.pages.partition_point(|p| (p.era, p.seq) <= key);

@@ -33,7 +33,7 @@ fn some_states() -> Tables {
     tables
 }
 
-/// Inline, and on pages.
+/// Returns tables with the states inline, sealed, and on a page of their own.
 pub fn some_tables() -> Vec<Vec<u8>> {
     let (tables, mut chunks) = (some_states(), ChunkTable::default());
     let part = Part { run: AT, from: Era(1), to: Era(2) };
@@ -48,7 +48,7 @@ pub fn some_tables() -> Vec<Vec<u8>> {
     vec![with_page(&inline, &[]), with_page(&sealed, &[]), with_page(&beside, page)]
 }
 
-/// How long the table page is; it, and a page of states.
+/// Reads tables: the length of the table page, the page, and a page of states.
 pub fn tables(data: &[u8]) {
     let (len, rest) = number(data);
     let (table, page) = rest.split_at(usize::try_from(len).unwrap_or(usize::MAX).min(rest.len()));
@@ -65,7 +65,7 @@ pub fn tables(data: &[u8]) {
     }
 }
 
-/// What is worked out of the states, and what an owner does with them.
+/// Does what an owner does with tables, and works out what is told of their states.
 fn looked_at(tables: &Tables, mut chunks: ChunkTable) {
     let _ = (tables.snapshots().count(), tables.at(u64::MAX), tables.all_descend_from(StateId(1)));
     let index = RunIndex { sums: vec![(Era(1), u64::MAX), (Era(2), u64::MAX)], pages: vec![] };
@@ -113,7 +113,7 @@ pub fn some_slabs() -> Vec<Vec<u8>> {
     chunks.changed().into_iter().map(|(n, page)| [&n.to_le_bytes(), &page[..]].concat()).collect()
 }
 
-/// A page's number, and the page.
+/// Reads a page of the chunk table: its number, and its bytes.
 pub fn slab(data: &[u8]) {
     let (n, bytes) = number(data);
     let mut chunks = ChunkTable::default();
@@ -155,7 +155,7 @@ pub fn some_dead() -> Vec<Vec<u8>> {
     vec![[&[0], &encode_deaths(&deaths)[..]].concat(), [&[1], &index.encode()[..]].concat()]
 }
 
-/// A page of deaths, or a run's index.
+/// Reads a page of deaths, or a run's index.
 pub fn dead(data: &[u8]) {
     let (form, bytes) = choice(data);
     if form & 1 == 0 {

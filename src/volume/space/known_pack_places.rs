@@ -11,7 +11,7 @@ use crate::log::{InPack, Slices};
 
 type Packed = Arc<BTreeMap<Seq, InPack>>;
 
-/// Shared by all volumes of a daemon. Cheap to clone.
+/// An index of the packs, shared by all volumes of a daemon. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct PackIndex {
     known: Arc<Mutex<BTreeMap<VolumeId, Packed>>>,

@@ -14,18 +14,18 @@ use crate::volume::space::{ChunkTable, Object};
 /// The objects of one volume.
 #[derive(Clone, Debug)]
 pub struct Liveness {
-    /// What the chunk table names.
+    /// Objects that the chunk table names.
     named: Arc<BTreeSet<Object>>,
-    /// What the owner deletes when their time has come: neither needed nor left over.
+    /// Objects that the owner deletes when their time has come: neither needed nor left over.
     retired: Arc<BTreeSet<Object>>,
-    /// Up to here the table is complete.
+    /// Last chunk up to which the table is complete.
     position: Seq,
     /// Epochs whose ends behind the position are recorded, oldest first.
     ends: Vec<End>,
     active: Epoch,
-    /// Everything of the active epoch up to here is stored for certain.
+    /// Last chunk of the active epoch up to which everything is stored for certain.
     stored: Seq,
-    /// Nothing of the active epoch follows.
+    /// Is true if the volume was released: nothing of the active epoch follows.
     closed: bool,
     removed: bool,
 }
@@ -46,7 +46,8 @@ impl Liveness {
         }
     }
 
-    /// Everything of this epoch up to here was found stored, though the head tells of less: whoever takes over goes on behind it.
+    /// Notes that everything of this epoch up to `seq` was found stored, though the head tells of less:
+    /// whoever takes over goes on behind it.
     pub fn goes_on(&mut self, epoch: Epoch, seq: Seq) {
         if epoch == self.active && !self.closed {
             self.stored = self.stored.max(seq);
@@ -93,7 +94,7 @@ impl Liveness {
         }
     }
 
-    /// Live objects after this one, in order.
+    /// Returns live objects after this one, in order, at most `max`.
     pub fn live_after(&self, volume: VolumeId, after: Option<Object>, max: usize) -> Vec<ChunkId> {
         if self.removed {
             return Vec::new();
@@ -121,7 +122,8 @@ mod tests {
         Object { epoch: Epoch(epoch), seq }
     }
 
-    /// Up to 8 the table decides; 1 wrote up to 10, 3 up to 15, 5 goes on.
+    /// Returns a volume of which the table decides up to 8. Epoch 1 wrote up to 10 and epoch 3 up to 15;
+    /// epoch 5 goes on.
     fn book() -> Liveness {
         let end = |epoch, last| End { epoch: Epoch(epoch), last: Seq(last) };
         let named = [object(1, Seq(2)), object(1, Seq(7)), object(3, Seq::pack(1))];

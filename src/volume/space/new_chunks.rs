@@ -14,44 +14,48 @@ pub struct NewChunk {
     pub epoch: Epoch,
     pub era: Era,
     pub kind: ChunkKind,
-    /// What is in it is sealed by this data key or a newer one; 0: the volume is not encrypted.
+    /// The oldest data key that may have sealed something in the chunk; 0: the volume is not encrypted.
     pub key: u8,
-    /// Of its frames.
+    /// Bytes of the chunk's frames.
     pub bytes: u64,
     /// Offset and length of each frame of a data chunk.
     pub frames: Arc<[(u64, u32)]>,
-    /// The attempt at a checkpoint that wrote a map chunk; none when an earlier owner did.
+    /// The attempt at a checkpoint that wrote this map chunk; none when an earlier owner did.
     attempt: Option<u64>,
-    /// A recorded checkpoint wrote this map chunk. What others left is garbage.
+    /// Is true for a map chunk if a recorded checkpoint wrote it. Map chunks that other attempts left are
+    /// garbage.
     pub recorded: bool,
 }
 
-/// See the module. 16 bytes a frame that was written since the last checkpoint.
+/// The chunks of the log that no table counts yet. They take 16 bytes a frame that was written since the last
+/// checkpoint.
 #[derive(Debug, Default)]
 pub struct NewChunks {
     chunks: BTreeMap<Seq, NewChunk>,
     attempts: u64,
-    /// Chunks behind such a number are sealed by this data key or a newer one, in order.
+    /// Each entry says: the chunks behind this number are sealed by this data key or a newer one. Ordered by
+    /// number.
     keys: Vec<(Seq, u8)>,
 }
 
 impl NewChunks {
-    /// Of an epoch that begins behind this chunk, with the numbers of the newest and of the oldest data key in its head.
+    /// Makes the list of an epoch that begins behind chunk `start`, with the numbers of the newest and of the
+    /// oldest data key in its head.
     pub fn behind(start: Seq, (newest, oldest): (u8, u8)) -> NewChunks {
         NewChunks { keys: vec![(Seq(0), oldest), (start, newest)], ..NewChunks::default() }
     }
 
-    /// What comes behind this chunk is sealed by no older data key.
+    /// Notes that the chunks behind this one are sealed by no older data key.
     pub fn sealed_behind(&mut self, seq: Seq, key: u8) {
         self.keys.push((seq, key));
     }
 
-    /// The oldest data key that may have sealed something in a chunk.
+    /// Returns the oldest data key that may have sealed something in a chunk.
     pub fn key_of(&self, seq: Seq) -> u8 {
         self.keys.iter().rev().find(|(behind, _)| *behind < seq).map_or(0, |(_, key)| *key)
     }
 
-    /// The last chunk that an older data key than this one may have sealed.
+    /// Returns the last chunk that an older data key than this one may have sealed.
     pub fn last_before(&self, key: u8) -> Seq {
         self.keys.iter().find(|(_, is)| *is >= key).map_or(Seq(u64::MAX), |(behind, _)| *behind)
     }
@@ -64,7 +68,7 @@ impl NewChunks {
         self.chunks.insert(seq, birth);
     }
 
-    /// A map chunk that was found in the log.
+    /// Adds a map chunk that was found in the log.
     pub fn found_map(&mut self, epoch: Epoch, seq: Seq, era: Era, bytes: u64, recorded: bool) {
         let (kind, key, frames, attempt) = (ChunkKind::Map, self.key_of(seq), Arc::from([]), None);
         self.chunks.insert(seq, NewChunk { epoch, era, kind, key, bytes, frames, attempt, recorded });
@@ -76,26 +80,27 @@ impl NewChunks {
         self.attempts
     }
 
-    /// A map chunk was begun.
+    /// Adds a map chunk that the attempt begins.
     pub fn map(&mut self, attempt: u64, epoch: Epoch, seq: Seq, era: Era) {
         let (kind, key, frames, attempt) = (ChunkKind::Map, self.key_of(seq), Arc::from([]), Some(attempt));
         let birth = NewChunk { epoch, era, kind, key, bytes: 0, frames, attempt, recorded: false };
         self.chunks.insert(seq, birth);
     }
 
-    /// A page was appended to one.
+    /// Counts a page that the attempt appended to one of its map chunks.
     pub fn page(&mut self, attempt: u64, at: &FrameRef) {
         let birth = self.chunks.get_mut(&at.seq).filter(|b| b.attempt == Some(attempt));
         birth.expect("a map chunk is begun before it has pages, and is of one attempt").bytes +=
             u64::from(at.len);
     }
 
-    /// The map chunks of an attempt.
+    /// Returns the map chunks of an attempt.
     pub fn of(&self, attempt: u64) -> impl Iterator<Item = (Seq, &NewChunk)> {
         self.chunks.iter().filter(move |(_, b)| b.attempt == Some(attempt)).map(|(seq, b)| (*seq, b))
     }
 
-    /// The attempt's checkpoint is recorded; chunks up to its position are the table's from now on.
+    /// Notes that the attempt's checkpoint is recorded. Chunks up to its position are the table's from now
+    /// on, and leave this list.
     pub fn recorded(&mut self, attempt: u64, position: Seq) {
         for birth in self.chunks.values_mut().filter(|b| b.attempt == Some(attempt)) {
             birth.recorded = true;
@@ -114,7 +119,7 @@ impl NewChunks {
         self.chunks.range(seqs).map(|(seq, b)| (*seq, b.clone())).collect()
     }
 
-    /// Bytes of all their frames.
+    /// Returns the bytes of all chunks' frames.
     pub fn bytes(&self) -> u64 {
         self.chunks.values().map(|b| b.bytes).sum()
     }

@@ -19,17 +19,18 @@ use super::state_table::Tables;
 use crate::base::{Error, Kind, Nonce, RegisterId, Result, StateId, VolumeId};
 use crate::pool::{Catalog, Pool};
 
-/// How often a removal begins anew when clones or other removals come in between.
+/// Number of times that a removal is tried, since clones or other removals may come in between.
 pub const REMOVE_TRIES: usize = 8;
 
-/// The pins of one snapshot.
+/// Returns the catalog of the pins of one snapshot.
 pub fn of(pool: &Pool, volume: VolumeId, snapshot: StateId) -> Catalog {
     let text = [&b"windlass pins"[..], &volume.0.to_le_bytes(), &snapshot.0.to_le_bytes()].concat();
     pool.catalog(RegisterId(xxh3_128(&text)))
 }
 
-/// The hosts that read a volume: pins on the volume itself (`handle::ownership::readers`). Its root's register id is made as that of a
-/// snapshot's pins, of `windlass readers` and the volume's id.
+/// Returns the catalog of the hosts that read a volume: pins on the volume itself
+/// (`handle::ownership::readers`). Its root's register id is made like that of a snapshot's pins, of
+/// `windlass readers` and the volume's id.
 pub fn readers(pool: &Pool, volume: VolumeId) -> Catalog {
     let text = [&b"windlass readers"[..], &volume.0.to_le_bytes()].concat();
     pool.catalog(RegisterId(xxh3_128(&text)))
@@ -38,17 +39,18 @@ pub fn readers(pool: &Pool, volume: VolumeId) -> Catalog {
 /// The clients of this engine that use one volume, and this host's note of them.
 #[derive(Debug, Default)]
 pub struct ReadersHere {
-    /// Raised before it is asked whether a note is needed, and lowered before one is taken away.
+    /// Number of clients. It is raised before anybody asks whether a note is needed, and lowered before a
+    /// note is taken away.
     pub clients: AtomicUsize,
-    /// The number of the note; none is needed while this host owns the volume.
+    /// Number of the note; none is needed while this host owns the volume.
     pub noted: tokio::sync::Mutex<Option<Nonce>>,
 }
 
-/// Of the volumes that are open here for clients, and that another host may remove.
+/// The readers of the volumes that are open here for clients, and that another host may remove.
 #[derive(Debug, Default)]
 pub struct Readers {
     all: Mutex<BTreeMap<VolumeId, Arc<ReadersHere>>>,
-    /// Clients leave for another process of this host: what is noted of them stays.
+    /// Is true if the clients leave for another process of this host: what is noted of them stays.
     pub keeps: AtomicBool,
 }
 
@@ -66,13 +68,13 @@ pub fn key(clone: VolumeId) -> [u8; 16] {
     clone.0.to_le_bytes()
 }
 
-/// The clone that a pin's key names.
+/// Returns the clone that a pin's key names.
 pub fn clone_of(key: &[u8]) -> Result<VolumeId> {
     let id = key.try_into().map_err(|_| Error::new(Kind::Corrupt, "a pin names no clone"))?;
     Ok(VolumeId(u128::from_le_bytes(id)))
 }
 
-/// All states that clones can pin.
+/// Returns all states that clones can pin.
 pub fn snapshots_of(tables: &Tables) -> Vec<StateId> {
     tables.with_trash().map(|(_, state)| state.id).collect()
 }

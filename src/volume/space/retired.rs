@@ -6,27 +6,28 @@ use std::time::Duration;
 use super::chunk_table::{ChunkTable, Object};
 use crate::base::rt::Instant;
 
-/// Objects deleted together.
+/// Most objects that are deleted together.
 const AT_ONCE: usize = 64;
-/// Objects that wait for readers: the page that lists them has room for about three times as many, and without room there
-/// no checkpoint can be made. With more of them no reader is waited for.
+/// Most objects that wait for readers. The page that lists them has room for about three times as many, and
+/// without room there no checkpoint can be made. While there are more, no reader is waited for.
 const KEPT_MAX: usize = 1 << 15;
 
-/// Retired objects of one session.
+/// The retired objects of one session.
 #[derive(Debug, Default)]
 pub struct Retired {
-    /// Since when the recorded table lists them.
+    /// Objects that wait to be deleted, each with the time since which the recorded table lists it.
     since: BTreeMap<Object, Instant>,
-    /// Deleted; the next checkpoint forgets them.
+    /// Objects that were deleted; the next checkpoint forgets them.
     gone: BTreeSet<Object>,
-    /// Who reads what a recorded head names, by number, and since when: what is retired later stays for them.
+    /// Readers of what a recorded head names, by number, each with the time at which it came: what is retired
+    /// later stays for it.
     readers: BTreeMap<u64, Instant>,
-    /// Of the last reader.
+    /// Number of the last reader that came.
     number: u64,
 }
 
 impl Retired {
-    /// This table is recorded.
+    /// Takes up the objects that a table lists which is recorded now.
     pub fn recorded(&mut self, chunk_table: &ChunkTable, now: Instant) {
         self.gone.retain(|o| chunk_table.retired.contains(o));
         for object in chunk_table.retired.iter().filter(|o| !self.gone.contains(o)) {
@@ -34,7 +35,8 @@ impl Retired {
         }
     }
 
-    /// What may be deleted now, and when the next may, as far as that is a matter of time.
+    /// Returns the objects that may be deleted now, and when the next may, as far as that is a matter of
+    /// time.
     pub fn due(&mut self, now: Instant, grace: Duration) -> (Vec<Object>, Option<Instant>) {
         if self.since.len() > KEPT_MAX {
             self.readers.clear();
@@ -44,22 +46,25 @@ impl Retired {
         (objects, self.free().map(|(_, at)| at + grace).min())
     }
 
-    /// What no reader needs: a head that is read after a table was recorded names nothing that this table lists.
+    /// Returns the objects that no reader needs: a head that is read after a table was recorded names nothing
+    /// that this table lists.
     fn free(&self) -> impl Iterator<Item = (Object, Instant)> {
         // Numbers grow as time does.
+        // So the reader of the lowest number is the one that came first, and the only one to compare with.
         let first = self.readers.values().next().copied();
         let all = self.since.iter().map(|(o, at)| (*o, *at));
         all.filter(move |(_, at)| first.is_none_or(|first| *at < first))
     }
 
-    /// A reader comes, who reads the head after this: what is retired from now on stays until it leaves. Its number.
+    /// Lets a reader in, who reads the head after this call: what is retired from now on stays until the
+    /// reader leaves. Returns its number.
     pub fn enter(&mut self, now: Instant) -> u64 {
         self.number += 1;
         self.readers.insert(self.number, now);
         self.number
     }
 
-    /// Whether nothing was deleted that this reader may need.
+    /// Tells whether nothing was deleted that this reader may need.
     pub fn keeps_for(&self, reader: u64) -> bool {
         self.readers.contains_key(&reader)
     }
@@ -75,12 +80,12 @@ impl Retired {
         }
     }
 
-    /// Takes what is deleted off a table's list.
+    /// Takes the deleted objects off a table's list.
     pub fn forget_in(&self, chunk_table: &mut ChunkTable) {
         chunk_table.retired.retain(|o| !self.gone.contains(o));
     }
 
-    /// Objects that wait to be deleted.
+    /// Returns the number of objects that wait to be deleted.
     pub fn waiting(&self) -> usize {
         self.since.len()
     }
@@ -99,7 +104,7 @@ mod tests {
         Instant(Duration::from_secs(secs))
     }
 
-    /// A table that lists so many as retired.
+    /// Makes a table that lists so many objects as retired.
     fn table(objects: u64) -> ChunkTable {
         let mut chunk_table = ChunkTable::default();
         chunk_table.retired.extend((0..objects).map(object));

@@ -10,12 +10,12 @@ use super::dead_runs::{Part, RunIndex};
 use super::state_table::{State, Tables};
 use crate::base::{Era, StateId};
 
-/// Bytes that died in each state, by the era of what died.
+/// Bytes that died in each state, by the era of the frames that died.
 #[derive(Debug, Default)]
 pub struct DeadBytes(BTreeMap<StateId, Vec<(Era, u64)>>);
 
 impl DeadBytes {
-    /// One entry of a state's list.
+    /// Adds one entry of a state's list.
     pub fn add(&mut self, state: StateId, part: &Part, index: &RunIndex) {
         let within = index.sums.iter().filter(|(era, _)| (part.from..=part.to).contains(era));
         self.0.entry(state).or_default().extend(within);
@@ -27,15 +27,17 @@ impl DeadBytes {
     }
 }
 
-/// What comes back when a snapshot goes; `None`: that can't be told without reading its map.
+/// Bytes that come back when a snapshot goes; `None`: they can't be told without reading its map. `alone`:
+/// the snapshot goes, and no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Freed {
     pub alone: Option<u64>,
-    /// With all older ones, or those from a given one on.
+    /// Bytes that come back when all older snapshots go with it, or those from a given one on.
     pub with_older: Option<u64>,
 }
 
-/// For each state that is not the tip. `from`: where `with_older` begins.
+/// Computes what comes back for each state that is not the tip. `from`: the state at which `with_older`
+/// begins.
 pub fn freed(tables: &Tables, dead: &DeadBytes, from: Option<StateId>) -> BTreeMap<StateId, Freed> {
     let mut children: BTreeMap<StateId, Vec<StateId>> = BTreeMap::new();
     for state in tables.states.values() {

@@ -57,12 +57,12 @@ use crate::volume::head::{End, Head, RootRef};
 use crate::volume::space::chunk_table::{ChunkTable, Deaths, PagePlaces, decode_parts, encode_parts};
 use crate::volume::space::dead_runs::Part;
 
-/// Snapshots a volume may have: all of its states are in memory.
+/// Most snapshots that a volume may have: all of its states are in memory.
 pub const SNAPSHOTS_MAX: usize = 16_384;
 /// Ids that a page of states covers.
 const PAGE_IDS: u64 = 128;
 const PAGE_FORMAT: u8 = 1;
-/// Ended epochs that are remembered: what older ones left is told by scrub.
+/// Most ended epochs that are remembered: what older ones left is told by scrub.
 const ENDS_MAX: usize = 8192;
 /// Address of the table page.
 pub const TABLE_ADDRESS: u64 = 0;
@@ -75,39 +75,41 @@ const MAPPED: u8 = 4;
 const WHOLE: u8 = 8;
 const HISTORY: u8 = 16;
 
-/// What the history calls its marks: this, and when they were taken.
+/// First part of the names of automatic snapshots; behind it stands the time at which they were taken.
 pub const HISTORY_NAME: &str = "history-";
 const SEALED: u8 = 32;
 
-/// What a root shows.
+/// A state of the volume: the contents that a root shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub id: StateId,
-    /// Snapshots have one.
+    /// Name of a snapshot. The tip and states without a name have none.
     pub name: Option<Name>,
     pub parent: Option<StateId>,
     pub era: Era,
     pub tree: Tree,
-    /// Blocks that the tree maps, as far as it is built.
+    /// Number of blocks that the tree maps, as far as it is built.
     pub mapped: u64,
     pub size: u64,
     pub hidden: bool,
-    /// When it became what it is: a snapshot when it was taken, the tip when it began.
+    /// Time at which the state became what it is, in ms since 1970: a snapshot when it was taken, the tip
+    /// when it began.
     pub created_ms: u64,
-    /// When it began as the tip.
+    /// Time at which the state began as the tip, in ms since 1970.
     pub since_ms: u64,
     pub group: Nonce,
     pub group_size: u32,
-    /// All members of the group are known to be stored, for good. A snapshot that was taken alone has no others.
+    /// Is true if all members of the group are known to be stored, for good. A snapshot that was taken alone
+    /// has no others.
     pub whole: bool,
-    /// The volume took it by itself, and removes it when its plan says so.
+    /// Is true if the volume took the snapshot by itself, and removes it when its plan says so.
     pub history: bool,
-    /// `tree` is that of this state, not of its parent.
+    /// Is true if `tree` is that of this state, not of its parent.
     pub built: bool,
 }
 
-/// Which snapshot of its volume a name meant. A name may be another's by now; so may the number, where the stores were put back
-/// from a backup since.
+/// The snapshot of its volume that a name meant when it was resolved. The name may be another's by now; so
+/// may the number, where the stores were put back from a backup since.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SnapshotId {
     pub state: StateId,
@@ -127,37 +129,37 @@ pub struct Tables {
     pub tip: StateId,
     next: StateId,
     pub states: BTreeMap<StateId, State>,
-    /// Of all epochs that wrote something up to the checkpoint, as far as they are remembered.
+    /// Ends of all epochs that wrote something up to the checkpoint, as far as they are remembered.
     pub ends: Vec<End>,
     pub stored_bytes: u64,
 }
 
-/// What the tip held goes, and what a snapshot shows takes its place.
+/// A rollback: what the tip held goes, and what a snapshot shows takes its place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RollBack {
     pub to: StateId,
-    /// What the tip held stays as a snapshot of this name.
+    /// Name of the snapshot as which what the tip held stays, if it stays.
     pub keep: Option<Name>,
     pub created_ms: u64,
-    /// Drawn for this rollback: what it kept tells by it that it was done.
+    /// Drawn for this rollback: the state that it kept shows by this number that the rollback was done.
     pub nonce: Nonce,
 }
 
-/// What a checkpoint does to the states, beside merging what was written and removing.
+/// A change of the states by a checkpoint, beside merging what was written and removing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Alteration {
-    /// Their names have changed: they are written down again.
+    /// Names of states have changed: the states are written down again.
     Names,
     RollBack(RollBack),
 }
 
-/// A state that is no more.
+/// A state that was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gone {
     pub id: StateId,
-    /// Who stands in its place; it had one child at most.
+    /// The state that stands in its place; it had one child at most.
     pub child: Option<StateId>,
-    /// Of its parent.
+    /// Era of its parent; 0 if it had none.
     pub parent_era: Era,
     pub tree: Tree,
 }
@@ -171,7 +173,7 @@ pub fn tree_of(root: Option<RootRef>) -> Tree {
 }
 
 impl Tables {
-    /// Of a volume without a checkpoint: empty, or what its base shows.
+    /// Makes the tables of a volume without a checkpoint: empty, or what its base shows.
     pub fn born(head: &Head) -> Tables {
         let tip = State {
             id: StateId(1),
@@ -199,7 +201,7 @@ impl Tables {
         }
     }
 
-    /// As they are under this head: the volume may have grown since they were written.
+    /// Returns these tables as they are under this head: the volume may have grown since they were written.
     #[must_use]
     pub fn under(mut self, head: &Head) -> Tables {
         self.tip_mut().size = head.size;
@@ -214,33 +216,33 @@ impl Tables {
         self.states.get_mut(&self.tip).expect("a table has its tip: checked when it is read")
     }
 
-    /// Those that are not in the trash.
+    /// Returns the snapshots that are not in the trash.
     pub fn snapshots(&self) -> impl Iterator<Item = (&Name, &State)> {
         self.with_trash().filter(|(name, _)| name.trashed().is_none())
     }
 
-    /// The same, and those in the trash, under the names that they have there.
+    /// Returns all snapshots, also those in the trash, under the names that they have there.
     pub fn with_trash(&self) -> impl Iterator<Item = (&Name, &State)> {
         self.states.values().filter(|s| !s.hidden).filter_map(|s| Some((s.name.as_ref()?, s)))
     }
 
-    /// The snapshot of this name, also one in the trash.
+    /// Returns the snapshot of this name, also one in the trash.
     pub fn snapshot(&self, name: &Name) -> Option<&State> {
         self.with_trash().find(|(n, _)| *n == name).map(|(_, s)| s)
     }
 
-    /// The snapshot of a copy that this nonce tells, whatever it is called.
+    /// Returns the snapshot of a copy that this nonce tells, whatever it is called.
     pub fn copy_of(&self, identity: Nonce) -> Option<(&Name, &State)> {
         self.with_trash().find(|(_, state)| state.group == identity && state.group_size == 1)
     }
 
-    /// This very snapshot, and what it is called by now.
+    /// Returns this very snapshot, and the name that it has by now.
     pub fn find(&self, snapshot: &SnapshotId) -> Option<(&Name, &State)> {
         let state = self.states.get(&snapshot.state).filter(|s| !s.hidden && s.snapshot_id() == *snapshot)?;
         Some((state.name.as_ref()?, state))
     }
 
-    /// Whether a snapshot of this name may be taken.
+    /// Checks that a snapshot of this name may be taken.
     pub fn check_new(&self, name: &Name) -> Result<()> {
         if self.snapshot(name).is_some() {
             return Err(Error::new(Kind::Exists, format!("snapshot {name} exists")));
@@ -248,7 +250,7 @@ impl Tables {
         self.check_room()
     }
 
-    /// Whether there may be one more state.
+    /// Checks that there may be one more state.
     pub fn check_room(&self) -> Result<()> {
         if self.states.len() > SNAPSHOTS_MAX {
             let why = format!(
@@ -259,7 +261,8 @@ impl Tables {
         Ok(())
     }
 
-    /// The tip becomes the mark's snapshot, a new tip its child. The same wherever the log is read.
+    /// Turns the tip into the mark's snapshot, and begins a new tip as its child. The outcome is the same
+    /// wherever the log is read.
     pub fn mark(&mut self, mark: &Mark) -> Result<()> {
         if mark.state != self.tip {
             let why =
@@ -301,7 +304,8 @@ impl Tables {
         Ok(())
     }
 
-    /// All members of the group are known to be stored. False: that was known, or no snapshot here is one of them.
+    /// Notes that all members of the group are known to be stored. Returns false if that was known, or no
+    /// snapshot here is one of them.
     pub fn settle(&mut self, group: Nonce) -> bool {
         let mut news = false;
         for state in self.states.values_mut().filter(|s| s.group == group && !s.whole) {
@@ -310,8 +314,8 @@ impl Tables {
         news
     }
 
-    /// The tip becomes a snapshot, or is hidden; a new tip begins as a child of the snapshot to which the volume goes back,
-    /// under the next era (protocol.md §4.5). All states are built.
+    /// Turns the tip into a snapshot, or hides it. A new tip begins as a child of the snapshot to which the
+    /// volume goes back, under the next era (protocol.md §4.5). All states must be built.
     pub fn roll_back(&mut self, back: &RollBack) -> Result<()> {
         let Some(to) = self.states.get(&back.to).cloned() else {
             return Err(Error::new(Kind::Internal, "the snapshot to go back to is not there any more"));
@@ -343,8 +347,8 @@ impl Tables {
         Ok(())
     }
 
-    /// The newest snapshot that shows what the volume was at this time: of the branch on which it was then, as far as that is
-    /// still there.
+    /// Returns the newest snapshot that shows what the volume was at this time: of the branch on which it was
+    /// then, as far as that is still there.
     pub fn at(&self, ms: u64) -> Option<&State> {
         let tip_then =
             self.states.values().filter(|s| s.since_ms <= ms).max_by_key(|s| (s.since_ms, s.id))?;
@@ -359,7 +363,7 @@ impl Tables {
         None
     }
 
-    /// Whether all states from this one on come from it, and it is there.
+    /// Tells whether this state is there and all later ones come from it.
     pub fn all_descend_from(&self, first: StateId) -> bool {
         let mut known = BTreeSet::from([first]);
         let of = |s: &State, known: &BTreeSet<StateId>| s.parent.is_some_and(|p| known.contains(&p));
@@ -368,7 +372,7 @@ impl Tables {
         self.states.contains_key(&first) && later.all(|(id, s)| of(s, &known) && known.insert(*id))
     }
 
-    /// A snapshot has another name now, if it is there.
+    /// Gives a snapshot another name, if it is there.
     pub fn rename(&mut self, id: StateId, name: &Name) {
         let Some(state) = self.states.get_mut(&id).filter(|s| s.name.is_some()) else { return };
         // One that somebody has given a name is his: the plan of the history removes it no more.
@@ -376,7 +380,7 @@ impl Tables {
         state.name = Some(name.clone());
     }
 
-    /// Nobody sees it any more; `remove_hidden` removes it.
+    /// Hides a state, so that nobody sees it any more; `remove_hidden` removes it.
     pub fn hide(&mut self, id: StateId) {
         assert!(id != self.tip, "the tip is never removed");
         if let Some(state) = self.states.get_mut(&id) {
@@ -384,18 +388,19 @@ impl Tables {
         }
     }
 
-    /// A hidden state that nothing stands on, or only one.
+    /// Returns a hidden state on which no other stands, or only one.
     fn removable(&self) -> Option<StateId> {
         let children = |id| self.states.values().filter(|s| s.parent == Some(id)).count();
         self.states.values().find(|s| s.hidden && children(s.id) < 2).map(|s| s.id)
     }
 
-    /// Whether `remove_hidden` would remove something.
+    /// Tells whether `remove_hidden` would remove something.
     pub fn has_removable(&self) -> bool {
         self.removable().is_some()
     }
 
-    /// Removes hidden states. One with several children stays until one is left (protocol.md §5.4). What has gone, in order.
+    /// Removes hidden states. A state with several children stays until one is left (protocol.md §5.4).
+    /// Returns what has gone, in order.
     pub fn remove_hidden(&mut self) -> Vec<Gone> {
         let mut gone = Vec::new();
         while let Some(id) = self.removable() {
@@ -410,7 +415,7 @@ impl Tables {
         gone
     }
 
-    /// Epochs whose last chunk the checkpoint covers.
+    /// Remembers ended epochs whose last chunk the checkpoint covers.
     pub fn remember(&mut self, ends: impl IntoIterator<Item = End>) {
         for end in ends {
             if self.ends.last().is_none_or(|e| e.epoch < end.epoch && e.last < end.last) {
@@ -425,7 +430,8 @@ impl Tables {
         4 << 60 | n
     }
 
-    /// Numbers and bytes of the pages of states; none of so few that the table page holds them.
+    /// Returns the numbers and bytes of the pages of states; none if the states are so few that the table
+    /// page holds them.
     pub fn pages(&self, deaths: &Deaths, inline: usize, key: Option<&VolumeKey>) -> BTreeMap<u64, Bytes> {
         let mut pages: BTreeMap<u64, Vec<&State>> = BTreeMap::new();
         if self.states.len() > inline {
@@ -440,7 +446,7 @@ impl Tables {
         pages.into_iter().map(encode).collect()
     }
 
-    /// The table page; its states only where the chunk table names no pages of them.
+    /// Encodes the table page. It holds the states only where the chunk table names no pages of them.
     pub fn encode(&self, chunk_table: &ChunkTable, key: Option<&VolumeKey>) -> Bytes {
         let inline: Vec<&State> = match chunk_table.has_state_pages() {
             true => Vec::new(),
@@ -458,7 +464,8 @@ impl Tables {
         w.buf.into()
     }
 
-    /// With the pages that are yet to be read. `complete` comes after them.
+    /// Decodes the table page. Also returns the places of the pages that are yet to be read; the caller calls
+    /// `complete` after them.
     pub fn decode(bytes: &[u8], access: &KeyAccess) -> Result<(Tables, ChunkTable, PagePlaces)> {
         let mut r = Reader::new(bytes, "a volume's table of states");
         if r.u32()? != MAGIC || r.u16()? != VERSION || r.u16()? != 0 {
@@ -501,7 +508,7 @@ impl Tables {
         Ok(id)
     }
 
-    /// A page of states was read.
+    /// Adds the states of a page that was read.
     pub fn add_page(&mut self, n: u64, bytes: &[u8], deaths: &mut Deaths, access: &KeyAccess) -> Result<()> {
         let mut r = Reader::new(bytes, "a page of a volume's states");
         if r.u8()? != PAGE_FORMAT {
@@ -515,7 +522,7 @@ impl Tables {
         r.end()
     }
 
-    /// All pages were read.
+    /// Ends the reading after all pages, and checks that there is a tip.
     pub fn complete(self) -> Result<Tables> {
         match self.states.get(&self.tip) {
             Some(tip) if tip.name.is_none() && !tip.hidden => Ok(self),
@@ -549,7 +556,7 @@ impl State {
     }
 }
 
-/// What a snapshot is called where the key of its name is not.
+/// Returns the name under which a snapshot is shown where the key of its name is not at hand.
 pub fn name_of_sealed(id: StateId) -> Name {
     format!("sealed-{}", id.0).parse().expect("letters, a dash and digits are a name")
 }
@@ -568,7 +575,7 @@ fn decode_name(bytes: &[u8], id: StateId, is_sealed: bool, access: &KeyAccess) -
     }
 }
 
-/// With its deaths.
+/// Decodes a state, with its list of deaths.
 fn decode_state(r: &mut Reader<'_>, access: &KeyAccess) -> Result<(State, Vec<Part>)> {
     let (id, parent, era, size) = (StateId(r.u64()?), r.u64()?, Era(r.u64()?), r.u64()?);
     let (mapped, flags) = (r.u64()?, r.u8()?);

@@ -13,16 +13,16 @@ use parking_lot::Mutex;
 use crate::base::VolumeId;
 use crate::base::rt::Instant;
 
-/// Until stores that could not be looked through are asked again.
+/// Time until stores that could not be looked through are asked again.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What a takeover says of the owner before.
+/// The end of the ownership before this one, as a take-over tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Before {
-    /// There was none: the volume is new.
+    /// There was no owner: the volume is new.
     Nobody,
     Released,
-    /// Killed or shut out.
+    /// The owner was killed or shut out.
     Gone,
 }
 
@@ -31,13 +31,13 @@ struct Due {
     at: Instant,
     /// Stores that this look has yet to go through.
     left: BTreeSet<usize>,
-    /// One day after another: not for a volume that isn't open here any more.
+    /// Is true if one look follows another each day: not for a volume that isn't open here any more.
     daily: bool,
-    /// Held by the session that has it open.
+    /// The token that the session holds which has the volume open.
     open: Weak<()>,
 }
 
-/// How looks are timed.
+/// Rules by which looks are timed.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub grace: Duration,
@@ -55,12 +55,12 @@ impl Rules {
 #[derive(Debug, Default)]
 pub struct Sweeps {
     due: Mutex<BTreeMap<VolumeId, Due>>,
-    /// One look at a time.
+    /// Held during a look, so that there is one at a time.
     pub turn: tokio::sync::Mutex<()>,
 }
 
 impl Sweeps {
-    /// A volume is open from now on, for as long as the token is held.
+    /// Notes that a volume is open from now on, for as long as the returned token is held.
     pub fn opened(&self, id: VolumeId, before: Before, now: Instant, rules: Rules) -> Arc<()> {
         let token = Arc::new(());
         let (at, daily) = match before {
@@ -79,14 +79,14 @@ impl Sweeps {
         self.due.lock().get(&id).map(|due| due.at)
     }
 
-    /// The volumes to look for now, with the stores that are left.
+    /// Returns the volumes to look for now, with the stores that are left.
     pub fn now(&self, now: Instant) -> BTreeMap<VolumeId, BTreeSet<usize>> {
         let mut due = self.due.lock();
         due.retain(|_, d| d.at > now || !d.daily || d.open.strong_count() > 0);
         due.iter().filter(|(_, d)| d.at <= now).map(|(id, d)| (*id, d.left.clone())).collect()
     }
 
-    /// The store was looked through for these volumes by heads that were read after `began`.
+    /// Notes that the store was looked through for these volumes, by heads that were read after `began`.
     pub fn looked(&self, volumes: &BTreeSet<VolumeId>, store: usize, began: Instant) {
         let mut due = self.due.lock();
         for id in volumes {
@@ -97,7 +97,7 @@ impl Sweeps {
         }
     }
 
-    /// A look that began then is over.
+    /// Ends a look that began at `began`: the next one is due a day later, or soon where stores are left.
     pub fn over(&self, began: Instant, now: Instant, rules: Rules) {
         for d in self.due.lock().values_mut().filter(|d| d.at <= began) {
             if d.left.is_empty() {

@@ -161,7 +161,7 @@ fn removing_a_state_moves_its_lists() {
     assert!(!chunk_table.deaths.contains_key(&StateId(3)) && chunk_table.free.len() == 5);
 }
 
-/// Pages by their offset.
+/// A store of pages by their offset.
 struct Shelf(Vec<bytes::Bytes>);
 
 #[async_trait::async_trait]
@@ -218,7 +218,7 @@ proptest! {
     }
 }
 
-/// Found by fuzzing: an owner that merged such a list into its own stopped with a panic.
+/// A case that fuzzing found: an owner that merged such a list into its own stopped with a panic.
 #[test]
 fn deaths_out_of_order_are_refused() {
     let shorter = [1, 2, 1, 9, 4, 70, 0, 0, 0, 5];
@@ -226,7 +226,8 @@ fn deaths_out_of_order_are_refused() {
     assert_eq!(decode_deaths(&[1, 2, 1, 9, 4, 5, 0, 0, 0, 70]).unwrap().len(), 2);
 }
 
-/// Whoever goes from a state to its parents would never come to an end, or count over the end of 64 bits.
+/// A reader that goes from a state to its parents would never come to an end, or count over the end of 64
+/// bits.
 #[test]
 fn states_that_nobody_can_have_made_are_refused() {
     let head = Head::new(VolumeId(1), 5, 1 << 30, VolumeSettings::default(), 1, vec![]);

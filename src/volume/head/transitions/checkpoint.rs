@@ -4,17 +4,22 @@ use super::removal::{Removal, gate_lost};
 use crate::base::{Epoch, Error, Kind, Result, StateId};
 use crate::volume::head::head_value::{Checkpoint, Head, Move};
 
-/// The tip begins anew as what a snapshot was, with the checkpoint.
+/// A rollback: with the checkpoint, the tip begins anew as what a snapshot was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Back {
     pub to: StateId,
-    /// The snapshot's, in bytes: the volume has it from then on.
+    /// The snapshot's size in bytes: the volume has it from then on.
     pub size: u64,
 }
 
 impl Head {
-    /// Publishes a checkpoint. `removes`: states that it drops, of which no clone may need one: it never had a clone, or the
-    /// caller found no pin while the removal's gate stood, and it stands still. `Refused` else, and where one is locked. `back`: it is a rollback.
+    /// Publishes a checkpoint. `back`: it is a rollback.
+    ///
+    /// `removes`: states that the checkpoint drops. No clone may need one of them: it never had a clone, or
+    /// the caller found no pin while the removal's gate stood, and that gate still stands.
+    ///
+    /// # Errors
+    /// `Refused`: a clone may need one of those states, or one of them is locked.
     pub fn checkpoint(
         &self,
         epoch: Epoch,

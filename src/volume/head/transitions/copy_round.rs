@@ -4,7 +4,8 @@ use crate::base::{Epoch, Nonce, Result};
 use crate::volume::head::head_value::{CopyRound, Head, Move};
 
 impl Head {
-    /// Before the owner writes the first block of what the copy does not have. A round that was cut off is followed by another.
+    /// Begins a round, before the owner writes the first block of what the copy does not have. A round that
+    /// was cut off is followed by another, which keeps the first one's `since_ms`.
     pub fn begin_round(&self, epoch: Epoch, snapshot: Nonce, now_ms: u64) -> Result<Move> {
         self.owned(epoch)?;
         match self.round {
@@ -16,7 +17,8 @@ impl Head {
         }
     }
 
-    /// The copy has that snapshot, and shows it. Anybody's change who has found so.
+    /// Ends the round: the copy has that snapshot, and shows it. Any host that has found so may make this
+    /// change.
     pub fn end_round(&self, snapshot: Nonce) -> Result<Move> {
         self.gone()?;
         match self.round {

@@ -4,8 +4,8 @@ use crate::base::{Epoch, Error, Kind, Result, StateId};
 use crate::volume::head::head_value::{Head, Move};
 
 impl Head {
-    /// From this state on nothing stands on ancestors: the caller has walked a recorded map of it, and all later states
-    /// come from it.
+    /// Records that nothing from this state on stands on ancestors. The caller has walked a recorded map of
+    /// the state, and all later states come from it.
     pub fn set_flat(&self, epoch: Epoch, from: StateId) -> Result<Move> {
         self.owned(epoch)?;
         match &self.base {
@@ -16,7 +16,7 @@ impl Head {
         }
     }
 
-    /// No state before `flat` is left.
+    /// Drops the clone's base, since no state before `flat` is left.
     pub fn drop_base(&self, epoch: Epoch, flat: StateId) -> Result<Move> {
         self.owned(epoch)?;
         match &self.base {

@@ -6,12 +6,13 @@ use crate::volume::head::other_hosts::Wanted;
 use crate::volume::head::settings::{HandoverPolicy, Host};
 
 impl Head {
-    /// The host that asks the present owner for the volume.
+    /// Returns the host that asks the present owner for the volume.
     pub fn asked(&self) -> Option<&Wanted> {
         self.wanted.as_ref().filter(|wanted| wanted.asks == Some(self.active.epoch) && !self.active.released)
     }
 
-    /// Another host has the volume attached. Nothing where nobody owns it, or somebody asks for it already.
+    /// Notes that another host has the volume attached. Changes nothing where nobody owns the volume, or
+    /// somebody asks for it already.
     pub fn attach(&self, host: &Host, nonce: Nonce) -> Result<Move> {
         let is_mine = self.active.owner.as_ref().is_some_and(|owner| owner.id == host.id);
         let is_said = self.wanted.as_ref().is_some_and(|wanted| wanted.nonce == nonce);
@@ -21,8 +22,8 @@ impl Head {
         self.with(|h| h.wanted = Some(Wanted { host: host.clone(), nonce, asks: None, heard: 0 }))
     }
 
-    /// A host asks the owner for the volume. Nothing where somebody has asked it already, or nobody owns the volume by now.
-    /// `Owned`: its owner does not give it up.
+    /// Asks the owner for the volume, for this host. Changes nothing where somebody has asked already, or
+    /// nobody owns the volume by now. `Owned`: its owner does not give it up.
     pub fn ask(&self, host: &Host, nonce: Nonce) -> Result<Move> {
         if self.removed || self.active.released || self.asked().is_some() {
             return Ok(Move::Already);
@@ -35,7 +36,7 @@ impl Head {
         self.with(|h| h.wanted = Some(Wanted { host: host.clone(), nonce, asks, heard: 0 }))
     }
 
-    /// The owner is on the way to let go of the volume, and says so once more.
+    /// Notes that the owner is on the way to let go of the volume, and says so once more.
     pub fn hear(&self, epoch: Epoch, times: u64) -> Result<Move> {
         self.owned(epoch)?;
         match self.asked() {
@@ -46,7 +47,8 @@ impl Head {
         }
     }
 
-    /// Why the volume is not given to this host, whose ask nobody has answered for so many seconds.
+    /// Makes the error of a host that is not given the volume, since nobody has answered its ask for so many
+    /// seconds.
     pub fn unanswered(&self, me: HostId, seconds: u64) -> Error {
         let owner = self.active.owner.clone().filter(|owner| owner.id != me).unwrap_or_else(Host::unknown);
         let why = match self.standing() {
@@ -65,7 +67,7 @@ mod tests {
     use super::super::heads_for_tests::{born, claim, recording, to};
     use super::*;
 
-    /// Of the first claim here.
+    /// Returns the epoch of the first claim here.
     fn first() -> Epoch {
         Epoch(0).after(Nonce(1))
     }

@@ -48,7 +48,7 @@ pub fn recording(nonce: u128, last: u64) -> Recording {
     }
 }
 
-/// A claim by a host of its own.
+/// Claims for a host that has nothing to do with the volume, and whose id is the nonce.
 pub fn claim(head: &Head, nonce: u128, force: bool) -> Result<Move> {
     let (host, lineage) = (Host { id: HostId(nonce), name: "host".into() }, BTreeSet::new());
     let (nonce, floor, mirror) = (Nonce(nonce), Epoch(0), MirrorAccess::default());
@@ -66,10 +66,10 @@ pub fn claim(head: &Head, nonce: u128, force: bool) -> Result<Move> {
     })
 }
 
-/// Under which `owned` is.
+/// The epoch under which the head of `owned` has an owner.
 pub const OWNED: Epoch = Epoch(1 << 32 | 11);
 
-/// Owned by host 1.
+/// Returns a head that host 1 owns.
 pub fn owned() -> Head {
     let (h, none) = (host(1), BTreeSet::new());
     let claimed = to(born().claim(&claimer(&h, 11, &none)));

@@ -10,13 +10,15 @@ use crate::volume::head::head_value::{Head, Move, NEW_HEAD_MAX};
 use crate::volume::head::holds::{Cloned, LOCKS_MAX};
 
 impl Head {
-    /// From now on the snapshot is removed only behind a gate, and so is the volume.
+    /// Marks the snapshot as one that may have clones: from now on it is removed only behind a gate, and so
+    /// is the volume.
     pub fn set_cloned(&self, snapshot: StateId) -> Result<Move> {
         self.gone()?;
         if self.cloned.has(snapshot) { Ok(Move::Already) } else { self.with(|h| h.cloned.add(snapshot)) }
     }
 
-    /// Any snapshot may have clones: after a guess, which may have lost the mark of one whose pin is there.
+    /// Marks every snapshot as one that may have clones. This follows a guess, which may have lost the mark
+    /// of a snapshot whose pin is there.
     pub fn doubt_cloned(&self) -> Result<Move> {
         match self.cloned {
             Cloned::Any => Ok(Move::Already),
@@ -24,13 +26,18 @@ impl Head {
         }
     }
 
-    /// May any of its snapshots have clones?
+    /// Tells whether any of the volume's snapshots may have clones.
     pub fn was_cloned(&self) -> bool {
         !self.cloned.none()
     }
 
-    /// Nobody removes the snapshot before `until_ms`. Anybody's change. A lock is made longer, never shorter: `Refused`. Whoever
-    /// sets one looks afterwards whether the snapshot is still there. `now_ms`: the earliest of the clocks that were asked.
+    /// Locks the snapshot, so that nobody removes it before `until_ms`. Any host may make this change.
+    /// Whoever sets a lock looks afterwards whether the snapshot is still there. `now_ms`: the earliest of
+    /// the clocks that were asked.
+    ///
+    /// # Errors
+    /// `Refused`: the lock would become shorter, the volume has too many locks, or the head has no room for
+    /// another.
     pub fn set_lock(&self, snapshot: StateId, until_ms: u64, now_ms: u64) -> Result<Move> {
         self.gone()?;
         self.naming.check_here(self.moved.as_ref())?;
@@ -78,7 +85,7 @@ mod tests {
     use crate::volume::head::head_value::Checkpoint;
     use crate::volume::head::name_and_move::{Leaving, Moved};
 
-    /// Whether the snapshot can be removed, and the volume.
+    /// Tells whether the snapshot can be removed, and whether the volume can.
     fn removable(head: &Head, state: u64) -> (bool, bool) {
         let new = Checkpoint { position: Seq(1), top: Seq(1), nonce: Nonce(9), ..Checkpoint::default() };
         let removes = [Removal { state: StateId(state), gate: Nonce(0) }];

@@ -16,13 +16,14 @@ impl Head {
         }
     }
 
-    /// No other host's journal is needed any more: the pool has all.
+    /// Takes the mirror out of the head: no other host's journal is needed any more, since the pool has all.
     pub fn end_mirror(&self, epoch: Epoch) -> Result<Move> {
         self.owned(epoch)?;
         if self.mirror.is_none() { Ok(Move::Already) } else { self.with(|h| h.mirror = None) }
     }
 
-    /// Whether an owner who starts anew takes no write yet: another host is named, and may have writes that this one lacks.
+    /// Tells whether an owner who starts anew takes no write yet: another host is named, and may have writes
+    /// that this one lacks.
     pub fn is_mirrored_elsewhere(&self, me: HostId) -> bool {
         self.mirror.as_ref().is_some_and(|mirror| mirror.host.id != me)
     }
@@ -38,7 +39,7 @@ mod tests {
     use crate::base::Kind;
     use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
 
-    /// Of the n-th claim here.
+    /// Returns the epoch of the n-th claim here.
     fn e(n: u64) -> Epoch {
         Epoch(n << 32 | n)
     }

@@ -8,7 +8,7 @@ use crate::volume::head::head_value::{Active, Claim, End, Head, Move};
 use crate::volume::head::other_hosts::{ClaimBasis, MirrorAccess};
 use crate::volume::head::settings::Host;
 
-/// Who claims, and on what ground (protocol §1.8).
+/// A host that claims, and its ground (protocol §1.8).
 #[derive(Clone, Debug)]
 pub struct Claimer<'a> {
     pub host: &'a Host,
@@ -16,35 +16,38 @@ pub struct Claimer<'a> {
     pub now_ms: u64,
     /// Epochs that this state folder has owned.
     pub lineage: &'a BTreeSet<Epoch>,
-    /// The active epoch under which the volume was shown here; who has seen it claims only over that one.
+    /// The active epoch under which the volume was shown here; a host that has seen it claims only over that
+    /// one.
     pub seen: Option<Epoch>,
-    /// A claim of another host that this one may be made over, without force: it has had its time.
+    /// A claim of another host that this one may be made over, without force, since it has had its time.
     pub overtakes: Option<Nonce>,
-    /// The user takes over.
+    /// Is true if the user takes over by force.
     pub force: bool,
-    /// Clients of this host that stood by are shown the volume by this very claim: not a copy in the middle of a round.
+    /// Is true if this very claim shows the volume to clients of this host that stood by: not a copy in the
+    /// middle of a round.
     pub shows: bool,
     /// The last ownership that this host has heard of: the pool may have forgotten it.
     pub floor: Epoch,
     pub mirror: MirrorAccess,
 }
 
-/// How an epoch is ended by its successor (protocol §1.6).
+/// A successor's record of how the epoch before it ended (protocol §1.6).
 #[derive(Clone, Debug)]
 pub struct Recording {
-    /// The claim's.
+    /// Nonce of the claim.
     pub nonce: Nonce,
-    /// The old epoch's last chunk.
+    /// Last chunk of the old epoch.
     pub last: Seq,
-    /// Shards that make a chunk of the new epoch stored.
+    /// Number of shards that make a chunk of the new epoch stored.
     pub w: u8,
     pub witnesses: Vec<Incarnation>,
-    /// What only a mirror's journal has is given up.
+    /// Is true if the user gives up what only a mirror's journal has.
     pub gives_up_mirror: bool,
 }
 
 impl Head {
-    /// May this state folder claim (protocol §1.8)? Judged on the value that the claim replaces.
+    /// Checks whether this state folder may claim (protocol §1.8), judged on the head that the claim
+    /// replaces.
     pub fn may_claim(&self, who: &Claimer<'_>) -> Result<()> {
         self.gone()?;
         self.naming.check_here(self.moved.as_ref())?;
@@ -69,7 +72,8 @@ impl Head {
         }
     }
 
-    /// What a claim over an owner rests on. `Refused`: another host may have flushed writes that nobody else has.
+    /// Returns the ground of a claim over an owner. `Refused`: another host may have flushed writes that
+    /// nobody else has.
     pub fn ground(&self, who: &Claimer<'_>) -> Result<ClaimBasis> {
         match who.lineage.contains(&self.active.epoch) {
             true => Ok(ClaimBasis::Own),
@@ -105,7 +109,7 @@ impl Head {
         }
     }
 
-    /// Ends the old epoch and makes the claim's the active one, only if the claim still stands.
+    /// Ends the old epoch and makes the claim's epoch the active one, only if the claim still stands.
     pub fn record(&self, how: &Recording) -> Result<Move> {
         if self.active.nonce == how.nonce {
             return Ok(Move::Already);
@@ -135,7 +139,8 @@ impl Head {
         })
     }
 
-    /// These stores were in the pool while the whole log was walked: their absences count from now on.
+    /// Makes these stores the witnesses of chunks. They were in the pool while the whole log was walked, so
+    /// their absences count from now on.
     pub fn join(&self, stores: &[Incarnation]) -> Result<Move> {
         self.gone()?;
         if self.witnesses == stores {
@@ -144,13 +149,13 @@ impl Head {
         self.with(|h| h.witnesses = stores.to_vec())
     }
 
-    /// The owner sets how many shards make its chunks stored.
+    /// Sets how many shards make the owner's chunks stored.
     pub fn set_w(&self, epoch: Epoch, w: u8) -> Result<Move> {
         self.owned(epoch)?;
         if self.active.w == w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
     }
 
-    /// A taker lowers w of the epoch that it ends, while its claim stands.
+    /// Lowers w of the epoch that a taker ends, while its claim stands.
     pub fn lower_w(&self, claim: Nonce, w: u8) -> Result<Move> {
         self.my_claim(claim)?;
         if self.active.w <= w { Ok(Move::Already) } else { self.with(|h| h.active.w = w) }
@@ -163,7 +168,7 @@ mod tests {
     use super::*;
     use crate::volume::head::head_value::Checkpoint;
 
-    /// Of the n-th claim here, and its nonce.
+    /// Returns the epoch of the n-th claim here, which has this nonce.
     fn e(n: u64, nonce: u64) -> Epoch {
         Epoch(n << 32 | nonce)
     }
@@ -208,7 +213,7 @@ mod tests {
         assert_eq!(to(withdrawn.claim(&below)).claim.unwrap().epoch, e(3, 33));
     }
 
-    /// Whoever brings the copy up to date, or rolls it back, claims it all the same.
+    /// A host that brings the copy up to date, or rolls it back, claims it all the same.
     #[test]
     fn nobody_claims_a_copy_in_a_round_to_show_it() {
         let (two, none) = (host(2), BTreeSet::new());
@@ -222,7 +227,8 @@ mod tests {
         to(to(released.end_round(Nonce(5))).claim(&shows));
     }
 
-    /// What another host has begun comes first; the user, by force, and the host itself do not wait.
+    /// A host waits for a claim that another host has begun. The user, by force, and the claiming host itself
+    /// do not wait.
     #[test]
     fn nobody_claims_over_a_claim_that_stands() {
         let (two, three, none, mine) = (host(2), host(3), BTreeSet::new(), BTreeSet::from([OWNED]));

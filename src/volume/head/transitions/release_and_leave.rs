@@ -5,7 +5,7 @@ use crate::volume::head::head_value::{Head, Move};
 use crate::volume::head::name_and_move::Leaving;
 
 impl Head {
-    /// The owner's last act.
+    /// Releases the volume, as the owner's last act.
     pub fn release(&self, epoch: Epoch) -> Result<Move> {
         if self.active.epoch == epoch && self.active.released {
             return Ok(Move::Already);
@@ -15,8 +15,9 @@ impl Head {
         self.with(|h| (h.active.released, h.mirror) = (true, None))
     }
 
-    /// The owner's last act where the volume goes on in another pool (model `move`): released, and never claimed again.
-    /// `Refused`: it is not what was copied any more.
+    /// Releases the volume for good, as the owner's last act where it goes on in another pool (model `move`):
+    /// it is never claimed again. `Refused`: it is not what was copied any more, is a copy without a whole
+    /// state, a template, or has locks.
     pub fn leave(&self, epoch: Epoch, left: &Leaving) -> Result<Move> {
         if self.moved.as_ref().is_some_and(|moved| moved.volume == left.to.volume) {
             return Ok(Move::Already);
@@ -51,7 +52,7 @@ mod tests {
     use crate::base::{Lsn, Name, Nonce, VolumeId};
     use crate::volume::head::name_and_move::Moved;
 
-    /// Of the first claim here.
+    /// Returns the epoch of the first claim here.
     fn first() -> Epoch {
         Epoch(0).after(Nonce(1))
     }

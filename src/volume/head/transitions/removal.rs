@@ -10,13 +10,14 @@ use crate::volume::head::name_and_move::Moved;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Removal {
     pub state: StateId,
-    /// The gate behind which no pin on it was found. It goes with the very checkpoint that was begun for it: another removal's
-    /// gate, for which pins are yet to be read, says nothing for this one.
+    /// The gate behind which no pin on the snapshot was found. It goes with the very checkpoint that was
+    /// begun for it: another removal's gate, for which pins are yet to be read, says nothing for this one.
     pub gate: Nonce,
 }
 
 impl Head {
-    /// Puts a gate before what is to be removed; another's, whose remover begins anew or is gone, ends with it.
+    /// Puts a gate before what is to be removed. A gate of another remover, who begins anew or is gone, ends
+    /// with that.
     pub fn set_gate(&self, gate: Gate) -> Result<Move> {
         self.gone()?;
         match self.gate == Some(gate) {
@@ -25,7 +26,7 @@ impl Head {
         }
     }
 
-    /// Nothing is removed by that gate any more.
+    /// Lifts that gate, since nothing is removed by it any more.
     pub fn lift_gate(&self, nonce: Nonce) -> Result<Move> {
         match self.gate {
             Some(gate) if gate.nonce == nonce => self.with(|h| h.gate = None),
@@ -33,8 +34,9 @@ impl Head {
         }
     }
 
-    /// Marks it removed: never while another state folder owns it, nor while clones may need it: none of its snapshots has
-    /// any, or the caller found no pin while its gate stood, and it stands still.
+    /// Marks the volume as removed, never while another state folder owns it, nor while clones may need it.
+    /// None of its snapshots has any, or the caller found no pin while its gate stood, and that gate still
+    /// stands.
     pub fn remove(&self, lineage: &BTreeSet<Epoch>, gate: Nonce) -> Result<Move> {
         if self.removed {
             return Ok(Move::Already);
@@ -51,7 +53,7 @@ impl Head {
     }
 }
 
-/// A clone came in between, or another removal.
+/// Makes the error of a removal whose gate is gone: a clone came in between, or another removal.
 pub(super) fn gate_lost() -> Error {
     Error::new(Kind::Refused, "a clone is being made of it, or another removal came in between: try again")
 }

@@ -7,7 +7,7 @@ use crate::volume::head::head_value::{Head, Move};
 use crate::volume::head::name_and_move::{NameStanding, Naming};
 
 impl Head {
-    /// What an entry of the directory is that leads to this volume.
+    /// Returns the standing of a directory entry that leads to this volume.
     pub fn standing_of(&self, name: &Name, serial: u64) -> NameStanding {
         let Naming { name: current, serial: since, round } = &self.naming;
         let is_current = serial == *since && current.as_ref().is_none_or(|current| current == name);
@@ -18,9 +18,13 @@ impl Head {
         }
     }
 
-    /// The entry of serial `round + 1`, which is in the directory, becomes the name. `Owned`: another rename came first, or
-    /// somebody took this one for broken off. Into the trash goes what nobody has. What was moved away and is brought back from
-    /// there is a volume of its own from then on.
+    /// Makes the entry of serial `round + 1`, which is in the directory, the volume's name.
+    ///
+    /// Only a volume that no host owns goes into the trash. A moved volume that is brought back from the
+    /// trash is a volume of its own from then on.
+    ///
+    /// # Errors
+    /// `Owned`: another rename came first, or somebody took this one for broken off.
     pub fn rename(&self, to: &Name, round: u64) -> Result<Move> {
         self.gone()?;
         if to.trashed().is_some() {
@@ -37,7 +41,7 @@ impl Head {
         }
     }
 
-    /// No entry with a serial up to this one becomes the name any more.
+    /// Closes the round: no entry with a serial up to this one becomes the name any more.
     pub fn close_round(&self, serial: u64) -> Result<Move> {
         match self.removed || self.naming.round >= serial {
             true => Ok(Move::Already),

@@ -8,7 +8,8 @@ use crate::volume::head::boot_trace::{BootTrace, Trace};
 use crate::volume::head::head_value::{Head, Move, NEW_HEAD_MAX};
 
 impl Head {
-    /// The volume grows to `size` bytes; what is behind its old end reads as zeros. `Refused` when it is larger already.
+    /// Grows the volume to `size` bytes; what is behind its old end reads as zeros. `Refused` when it is
+    /// larger already.
     pub fn grow(&self, epoch: Epoch, size: u64) -> Result<Move> {
         self.owned(epoch)?;
         self.no_template()?;
@@ -19,8 +20,8 @@ impl Head {
         }
     }
 
-    /// Changes settings, all of the assignments or none. `by`: the ownership of who asks; none: the volume is released,
-    /// and anybody may.
+    /// Changes settings, all of the assignments or none. `by`: the ownership of who asks; none: the volume is
+    /// released, and anybody may.
     pub fn set_settings(&self, by: Option<Epoch>, assignments: &[String]) -> Result<Move> {
         match by {
             Some(epoch) => self.owned(epoch)?,
@@ -37,8 +38,10 @@ impl Head {
         })
     }
 
-    /// What a clone's first boot has read, unless another was first, or nobody asks for it any more. Anybody's change, as a
-    /// clone may be another host's; it waits for no claim, and only the volume's owner sets what may be kept.
+    /// Keeps what a clone's first boot has read, unless another was first, or nobody asks for it any more.
+    ///
+    /// Any host may make this change, as a clone may be another host's. It waits for no claim, and only the
+    /// volume's owner sets what may be kept.
     pub fn keep_boot(&self, trace: &Trace) -> Result<Move> {
         self.gone()?;
         if self.settings.boot_trace != BootTrace::Record {

@@ -14,18 +14,19 @@ use crate::volume::head::{HandoverPolicy, Head, Move, is_no_older};
 use crate::volume::session::Session;
 use crate::volume::space::Object;
 
-/// Between rounds that fail, at most.
+/// Longest pause between rounds that fail.
 const ROUND_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Chunks up to here are confirmed; what is stored was counted on the stores of this generation.
+/// The extent of what was counted: chunks up to `upto` are confirmed, and what is stored was counted on the
+/// stores of `generation`.
 struct Counted {
     generation: Generation,
-    /// As often the pool's registers had been decided by guess then.
+    /// Number of times that the pool's registers had been decided by guess when the chunks were counted.
     guesses: u64,
     upto: Seq,
 }
 
-/// Runs rounds as they are asked for. An outage holds: a round is tried again until it says something.
+/// Runs rounds as they are asked for. A round is tried again until it says something, also through an outage.
 pub async fn confirm_when_asked(session: Arc<Session>) {
     let guesses = session.context.engine.pool.guesses();
     session.rounds.counted_in.store(session.generation().0, Ordering::Relaxed);
@@ -36,6 +37,7 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
         session.wait_for_round(looked).await;
         let (round, dirty) = session.rounds.begin();
         looked = session.context.rt().now();
+        // Taken before the head is read: a round confirms only what was stored before its read began.
         let prefix = session.writer.prefix();
         let stored = prefix.lsn;
         let changes = session.changes.load(Ordering::Relaxed);
@@ -71,17 +73,21 @@ pub async fn confirm_when_asked(session: Arc<Session>) {
     }
 }
 
-/// Still the owner, seen by a register read that began after this call.
+/// Waits until this session is seen to be the owner still, by a register read that began after this call.
 pub async fn confirm(session: &Session) -> Result<(), Stop> {
     let round = session.rounds.ask();
     session.or_end(session.rounds.wait(round)).await
 }
 
 impl Session {
-    /// Whether the head still shows this epoch as the owner's, by a register read that began after this call; a head that
-    /// doesn't ends the session. `None`: no answer tells. `Refused`: the stores show an older head than this host has seen recorded.
-    /// Other than `confirm` this waits for no round that is under way
-    /// (one of its requests may be lost) and counts nothing: a new client waits for it.
+    /// Tells whether the head still shows this epoch as the owner's, by a register read that began after this
+    /// call. A head that doesn't ends the session. `None`: no answer tells.
+    ///
+    /// Unlike `confirm` this waits for no round that is under way (one of its requests may be lost) and
+    /// counts nothing: a new client waits for it.
+    ///
+    /// # Errors
+    /// `Refused`: the stores show an older head than this host has seen recorded.
     pub async fn is_owner(self: &Arc<Self>) -> Option<Result<(), Stop>> {
         let told = match self.context.cell.confirm().await {
             Ok(head) => {
@@ -105,13 +111,13 @@ impl Session {
         self.context.engine.pool.generation()
     }
 
-    /// Whether what is stored was counted on the pool's stores of now.
+    /// Tells whether what is stored was counted on the pool's stores of now.
     pub fn is_counted(&self) -> bool {
         self.generation().0 == self.rounds.counted_in.load(Ordering::Relaxed)
     }
 
-    /// A change of the head that rests on what is stored, and names these packs for the first time: only where both were counted
-    /// on the pool's stores of now.
+    /// Lets a change of the head through that rests on what is stored, and names these packs for the first
+    /// time. `Unavailable` unless both were counted on the pool's stores of now.
     pub fn if_counted(&self, change: Move, packs: &[Object]) -> Result<Move> {
         match change {
             Move::To(_) if !self.is_counted() || !self.are_counted(packs) => Err(Error::new(
@@ -122,9 +128,9 @@ impl Session {
         }
     }
 
-    /// The head as of a moment after this call, in a generation of the pool in which all that is stored was counted, and with
-    /// the w of that head: what lay on a store that was replaced is void (§1.5), and a guess may have forgotten that w was
-    /// lowered.
+    /// Reads the head as of a moment after this call, in a generation of the pool in which all that is stored
+    /// was counted with the w of that head. What lay on a store that was replaced is void (§1.5), and a guess
+    /// may have forgotten that w was lowered.
     async fn confirmed_as_counted(&self, counted: &mut Counted) -> Result<Head> {
         loop {
             // Before the head is read: what is recorded or sealed meanwhile need not be in it.
@@ -158,7 +164,7 @@ impl Session {
         }
     }
 
-    /// Every chunk that no confirm has covered is completed to `w` on the stores of now.
+    /// Completes every chunk that no confirm has covered to `w` on the stores of now.
     async fn count_again(&self, after: Seq, w: usize, head: &Head) -> Result<()> {
         let upto = self.writer.given();
         self.writer.wait_seq(upto).await?;
@@ -172,7 +178,7 @@ impl Session {
         Ok(())
     }
 
-    /// A chunk or pack is completed to `w` on the stores of now; what others of them lack is remembered.
+    /// Completes a chunk or pack to `w` on the stores of now. What other stores lack of it is remembered.
     async fn count_one(&self, id: ChunkId, w: usize, witnesses: &[Incarnation]) -> Result<()> {
         let pool = &self.context.engine.pool;
         let probe = pool.probe(&id, witnesses, Cause::Repair).await;
@@ -186,9 +192,12 @@ impl Session {
         Ok(())
     }
 
-    /// Packs that the next change of the head names, and that were stored in an earlier generation of the pool, are completed
-    /// on the stores of now. No log tells of a pack, so whoever replaces a store meanwhile can't bring it along. `Corrupt`: one is
-    /// lost; the next checkpoint is made without it, and its sources stay.
+    /// Completes the packs that the next change of the head names, and that were stored in an earlier
+    /// generation of the pool, on the stores of now. No log tells of a pack, so whoever replaces a store
+    /// meanwhile can't bring it along.
+    ///
+    /// # Errors
+    /// `Corrupt`: a pack is lost. The next checkpoint is made without it, and its sources stay.
     pub async fn count_packs(&self, named: &[Object]) -> Result<()> {
         for pack in named {
             let (now, id) = (self.generation(), pack.of(self.context.id));
@@ -213,13 +222,14 @@ impl Session {
         Ok(())
     }
 
-    /// Whether these packs were counted on the pool's stores of now.
+    /// Tells whether these packs were counted on the pool's stores of now.
     fn are_counted(&self, named: &[Object]) -> bool {
         let (now, packed) = (self.generation(), self.packed.lock());
         named.iter().all(|pack| packed.iter().any(|p| p.pack == *pack && p.is_counted_in(now)))
     }
 
-    /// What the head says of other hosts. What is unsent is little from the moment on when one has the volume attached.
+    /// Takes in what the head says of other hosts. When one attaches the volume, the cutter and the
+    /// checkpointer are woken, so that little stays unsent from then on.
     fn attend_others(&self, head: &Head) {
         let now = self.context.rt().now();
         if self.rounds.others.saw(head, self.context.engine.host.id, now) {
@@ -228,7 +238,8 @@ impl Session {
         }
     }
 
-    /// `looked`: when the last round began. A volume that another host may ask for is looked at also when nothing was written.
+    /// Waits until a round is due. `looked`: when the last round began. A volume that another host may ask
+    /// for is looked at also when nothing was written.
     async fn wait_for_round(&self, looked: Instant) {
         loop {
             let news = self.rounds.news();

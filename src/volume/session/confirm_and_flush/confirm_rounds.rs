@@ -10,39 +10,40 @@ use super::other_hosts::Others;
 use crate::base::Lsn;
 use crate::base::rt::Instant;
 
-/// A `local` volume confirms within 5 s of the first acknowledged write that no confirm has covered, and any volume within 5 s
-/// of a read or flush that finds the last look at the head older than that; this leaves a second for the read itself.
+/// Longest time between rounds that are needed. A `local` volume confirms within 5 s of the first
+/// acknowledged write that no confirm has covered. Any volume confirms within 5 s of a read or flush that
+/// finds the last look at the head older than that. The constant leaves a second for the read itself.
 const CONFIRM_EVERY: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Default)]
 struct State {
     begun: u64,
-    /// The last one that succeeded.
+    /// Number of the last round that succeeded.
     done: u64,
-    /// Rounds up to here are waited for.
+    /// Number of the last round for which somebody waits.
     asked: u64,
-    /// The first write that no round has covered.
+    /// Time of the first write that no round has covered.
     dirty: Option<Instant>,
-    /// The head has shown the volume to be this session's by a look that began then.
+    /// Start of the last look at the head that has shown the volume to be this session's.
     looked: Instant,
 }
 
-/// See the module.
+/// The bookkeeping of confirm rounds, as the module describes it.
 #[derive(Debug, Default)]
 pub struct ConfirmRounds {
     /// The pool's generation in which all that is stored was counted.
     pub counted_in: AtomicU64,
-    /// Whom their heads tell of.
+    /// The other hosts of which the heads tell that the rounds read.
     pub others: Others,
     state: Mutex<State>,
     asked: Notify,
     done: Notify,
-    /// Up to here all is stored, and a round that began after that succeeded.
+    /// Record up to which all is stored, and a round that began after that succeeded.
     confirmed: watch::Sender<Lsn>,
 }
 
 impl ConfirmRounds {
-    /// A write was acknowledged.
+    /// Notes that a write was acknowledged.
     pub fn dirty(&self, now: Instant) {
         let mut state = self.state.lock();
         if state.dirty.is_none() {
@@ -52,14 +53,15 @@ impl ConfirmRounds {
         }
     }
 
-    /// The head was seen to be this session's, by a look that began at `at`.
+    /// Notes that the head was seen to be this session's, by a look that began at `at`.
     pub fn looked(&self, at: Instant) {
         let mut state = self.state.lock();
         state.looked = state.looked.max(at);
     }
 
-    /// Somebody reads or flushes: who relies on what is told here must hear in time that the volume is another host's. Nothing
-    /// is asked while nobody asks, and nobody waits for it.
+    /// Asks for a round if the last look is old, since somebody reads or flushes. Who relies on what is told
+    /// here must hear in time that the volume is another host's. Nothing is asked while nobody relies on it,
+    /// and nobody waits for the round.
     pub fn relied_on(&self, now: Instant) {
         let mut state = self.state.lock();
         if now.since(state.looked) < CONFIRM_EVERY || state.asked > state.done {
@@ -70,7 +72,7 @@ impl ConfirmRounds {
         self.asked.notify_one();
     }
 
-    /// Asks for a round that begins from now on; its number.
+    /// Asks for a round that begins from now on, and returns its number.
     pub fn ask(&self) -> u64 {
         let mut state = self.state.lock();
         let round = state.begun + 1;
@@ -80,12 +82,12 @@ impl ConfirmRounds {
         round
     }
 
-    /// When a round is due may have changed.
+    /// Wakes the task that runs the rounds, since the time at which a round is due may have changed.
     pub fn poke(&self) {
         self.asked.notify_one();
     }
 
-    /// Another host had the volume a moment ago, and may want it back: rounds are due often from now on.
+    /// Makes rounds due often from now on: another host had the volume a moment ago, and may want it back.
     pub fn expect_others(&self, now: Instant) {
         self.others.expect(now);
         self.poke();
@@ -93,6 +95,7 @@ impl ConfirmRounds {
 
     pub async fn wait(&self, round: u64) {
         loop {
+            // Registered before the state is read: a round that ends in between wakes this waiter too.
             let done = self.done.notified();
             let mut done = std::pin::pin!(done);
             done.as_mut().enable();
@@ -103,12 +106,12 @@ impl ConfirmRounds {
         }
     }
 
-    /// Something was asked for.
+    /// Waits until something was asked for.
     pub async fn news(&self) {
         self.asked.notified().await;
     }
 
-    /// When the next round is to begin.
+    /// Returns when the next round is to begin.
     pub fn due(&self) -> Option<Instant> {
         let state = self.state.lock();
         match state.asked > state.done {
@@ -123,7 +126,7 @@ impl ConfirmRounds {
         (state.begun, state.dirty.take())
     }
 
-    /// `at`: when it began; `stored`: all up to here was by then.
+    /// Notes that a round succeeded. `at`: when it began; `stored`: all up to this record was stored by then.
     pub fn succeeded(&self, round: u64, at: Instant, stored: Lsn) {
         let mut state = self.state.lock();
         (state.done, state.looked) = (round, state.looked.max(at));
@@ -132,12 +135,12 @@ impl ConfirmRounds {
         self.done.notify_waiters();
     }
 
-    /// Tells how far all is stored and confirmed.
+    /// Returns a receiver of the last record up to which all is stored and confirmed.
     pub fn confirmed(&self) -> watch::Receiver<Lsn> {
         self.confirmed.subscribe()
     }
 
-    /// The writes before the round are still not covered.
+    /// Notes that a round failed, so the writes before it are still not covered.
     pub fn failed(&self, dirty: Option<Instant>) {
         let mut state = self.state.lock();
         state.dirty = dirty.or(state.dirty);

@@ -12,10 +12,10 @@ use crate::volume::head::{FlushMode, MirrorLoss};
 use crate::volume::mirror::Answer;
 use crate::volume::session::Session;
 
-/// How long flushes wait for a journal that can't be begun anew although all is in the pool.
+/// Time for which flushes wait for a journal that can't be begun anew although all is in the pool.
 const MEND_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Cuts and waits until all up to here is stored.
+/// Has chunks cut and waits until all up to `upto` is stored.
 pub async fn store_upto(session: &Session, upto: Lsn) -> Result<(), Stop> {
     {
         let mut tip = session.tip.lock();
@@ -32,8 +32,9 @@ pub async fn store_upto(session: &Session, upto: Lsn) -> Result<(), Stop> {
 }
 
 impl Session {
-    /// What the volume's flush promises for all that was acknowledged before. A session that is over promises nothing more: what
-    /// was written to it may not be in what the volume's owner has.
+    /// Makes all that was acknowledged before this call as safe as the volume's setting `flush` promises. A
+    /// session that is over promises nothing more: what was written to it may not be in what the volume's
+    /// owner has.
     pub async fn flush(&self) -> Result<(), Stop> {
         if let Some(stop) = self.closed() {
             return Err(stop);
@@ -60,15 +61,16 @@ impl Session {
         }
     }
 
-    /// A flush is answered by what is known here. One that goes to the pool looks once all is stored: a look before could end what
-    /// is on its way there.
+    /// Notes that a flush is answered by what is known here, so that the head is looked at in time. A flush
+    /// that goes to the pool looks once all is stored: a look before could end what is on its way there.
     fn relies_on_here(&self) {
         if !self.journal.is_void() {
             self.rounds.relied_on(self.context.rt().now());
         }
     }
 
-    /// On a peer's disk that the head names, or what `mirror-loss` says (model `mirror`: ack).
+    /// Waits until all up to `upto` is on the disk of a peer that the head names, or is as safe as
+    /// `mirror-loss` says (model `mirror`: ack).
     async fn mirrored(&self, upto: Lsn) -> Result<(), Stop> {
         loop {
             let news = self.mirror.news.notified();
@@ -85,16 +87,22 @@ impl Session {
         }
     }
 
-    /// Stored, then confirmed, then the mark in the journal: survives the loss of this host (§1.5, §3.2).
+    /// Stores, then confirms, then writes the mark into the journal. What is promised so survives the loss of
+    /// this host (§1.5, §3.2).
     pub async fn promise(&self, upto: Lsn) -> Result<(), Stop> {
         store_upto(self, upto).await?;
         confirm(self).await?;
         self.sync_journal(Some(upto)).await
     }
 
-    /// Durable on this host's disk. When that has failed for good: stored and confirmed instead, and a new file begun, or
-    /// none while the disk takes none. An error when the disk takes neither for `MEND_PATIENCE`: other than stores, a disk
-    /// seldom comes back by itself. What is marked is stored and confirmed already.
+    /// Waits until all is durable on this host's disk. `mark`: what is marked in the journal is stored and
+    /// confirmed already.
+    ///
+    /// When the journal has failed for good, everything is stored and confirmed instead. A new journal is
+    /// begun then, or none while the disk takes none.
+    ///
+    /// # Errors
+    /// The disk has taken neither for `MEND_PATIENCE`: unlike stores, a disk seldom comes back by itself.
     pub async fn sync_journal(&self, mark: Option<Lsn>) -> Result<(), Stop> {
         let upto = self.tip.lock().lsn;
         loop {
@@ -124,7 +132,8 @@ impl Session {
         }
     }
 
-    /// Why flushes fail: for long enough nothing but the journal's disk was in their way.
+    /// Returns why flushes fail: for long enough nothing but the journal's disk was in their way. `None`:
+    /// they don't.
     pub fn unmended(&self) -> Option<Error> {
         let since = (*self.mending.held_up.lock())?;
         let error = self.journal.failed().filter(|_| !self.journal.is_void())?;

@@ -5,16 +5,18 @@ use tokio::sync::Notify;
 
 use crate::base::rt::Instant;
 
-/// What those who wait for a journal that failed, and who begins it anew, tell each other. A journal that failed takes no
-/// records. It is begun anew when everything is stored and confirmed; where its disk takes no files it is given up
-/// meanwhile (void), and a flush means the pool.
+/// Signals between those who wait for a journal that failed, and the task that begins it anew.
+///
+/// A journal that failed takes no records. It is begun anew when everything is stored and confirmed. Where
+/// its disk takes no files it is given up meanwhile (void), and a flush means the pool.
 #[derive(Debug, Default)]
 pub struct JournalRestart {
-    /// The journal failed.
+    /// Wakes the task, since the journal failed.
     pub wanted: Notify,
-    /// It was begun anew or given up, or neither can be for now; or the pool has all that it had.
+    /// Wakes those who wait: the journal was begun anew or given up, or neither can be for now, or the pool
+    /// has all that it had.
     pub news: Notify,
-    /// Since when only its disk is in the way.
+    /// Time since which only the journal's disk is in the way.
     pub held_up: Mutex<Option<Instant>>,
 }
 

@@ -12,10 +12,10 @@ use crate::volume::head::Stop;
 use crate::volume::session::Session;
 use crate::volume::session::close_gate;
 
-/// Between attempts, at most.
+/// Longest pause between attempts.
 const MEND_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Records that are stored and confirmed make room for others.
+/// Frees the journal's room of records that are stored and confirmed. Runs with the session.
 pub async fn trim_journal(session: Arc<Session>) {
     let mut confirmed = session.rounds.confirmed();
     loop {
@@ -31,8 +31,8 @@ pub async fn trim_journal(session: Arc<Session>) {
     }
 }
 
-/// A journal that failed is never trusted again (§3.6): everything is stored and confirmed, then a new file begins, or
-/// none for as long as the disk takes none.
+/// Begins a journal anew that failed, since it is never trusted again (§3.6). Everything is stored and
+/// confirmed, then a new file begins, or none for as long as the disk takes none. Runs with the session.
 pub async fn mend_journal(session: Arc<Session>) {
     loop {
         session.mending.wanted.notified().await;
@@ -57,7 +57,7 @@ pub async fn mend_journal(session: Arc<Session>) {
 }
 
 impl Session {
-    /// `ready`: the files to begin with, once they are made.
+    /// Tries once to begin the journal anew. `ready`: the files to begin with, once they are made.
     async fn mend_once(self: &Arc<Self>, ready: &mut Option<Ready>) -> Result<(), Stop> {
         let refused = match ready {
             Some(_) => None,

@@ -10,22 +10,23 @@ use crate::base::rt::Instant;
 use crate::base::{HostId, Nonce};
 use crate::volume::head::Head;
 
-/// How long a host counts that has said that it has the volume attached.
+/// Time for which a host counts that has said that it has the volume attached.
 const ATTACHED: Duration = Duration::from_secs(120);
-/// How often the owner of a volume that it may be asked for looks at the head: while another host has it attached, and else.
+/// Time between looks at the head by the owner of a volume for which it may be asked, while another host has
+/// the volume attached. `LOOK` is the time while none has.
 const LOOK_OFTEN: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_secs(4);
 
 /// Other hosts that have the volume attached, or ask for it, as the head tells.
 #[derive(Debug, Default)]
 pub struct Others {
-    /// The last word of one of them, and until when it counts.
+    /// The last word of one of them, and the time until which it counts.
     attached: Mutex<(Nonce, Option<Instant>)>,
     asks: watch::Sender<bool>,
 }
 
 impl Others {
-    /// What a head says of them. Whether one has come.
+    /// Takes in what a head says of other hosts. Returns whether one has come.
     pub fn saw(&self, head: &Head, me: HostId, now: Instant) -> bool {
         let wanted = head.wanted.as_ref().filter(|wanted| wanted.host.id != me);
         let asks = head.asked().is_some_and(|wanted| wanted.host.id != me);
@@ -45,13 +46,13 @@ impl Others {
         self.attached.lock().1.is_some_and(|until| now < until)
     }
 
-    /// Returns when one asks.
+    /// Waits until another host asks for the volume.
     pub async fn asked(&self) {
         // The sender lives as long as this.
         let _ = self.asks.subscribe().wait_for(|asks| *asks).await;
     }
 
-    /// How long after a look at the head the next one is due.
+    /// Returns how long after a look at the head the next one is due.
     pub fn look_after(&self, now: Instant) -> Duration {
         if self.is_there(now) { LOOK_OFTEN } else { LOOK }
     }

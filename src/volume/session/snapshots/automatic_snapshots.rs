@@ -12,13 +12,13 @@ use crate::volume::head::{Locks, Stop};
 use crate::volume::session::Session;
 use crate::volume::space::HISTORY_NAME;
 
-/// So many are removed at once, since that takes a checkpoint.
+/// Fewest snapshots that are removed at once, since that takes a checkpoint. `THINNED_MAX` is the most.
 const THINNED_MIN: usize = 16;
 const THINNED_MAX: usize = 512;
-/// Of those that may have clones.
+/// Most snapshots that may have clones which are removed at once.
 const CLONED_AT_ONCE: usize = 32;
 
-/// Takes one at the end of each period in which something changed. Runs with the session.
+/// Takes a snapshot at the end of each period in which something changed. Runs with the session.
 pub async fn keep_history(session: Arc<Session>) {
     let context = &session.context;
     loop {
@@ -69,7 +69,7 @@ impl Session {
         self.take_for_history().await
     }
 
-    /// Whether the volume has changed since its newest snapshot.
+    /// Tells whether the volume has changed since its newest snapshot.
     fn differs_from_its_newest(&self) -> bool {
         let tip = self.tip.lock();
         let now = tip.tables.tip();
@@ -93,7 +93,8 @@ impl Session {
         }
     }
 
-    /// Removes what the plan keeps no longer, when that is much. What was cloned stays until its clones are gone.
+    /// Removes snapshots that the plan keeps no longer, when they are many. What was cloned stays until its
+    /// clones are gone.
     async fn thin_history(self: &Arc<Self>) -> Result<(), Stop> {
         // What was known when the head was read last spares the look, and this host's clock that of the stores.
         let known = self.head.lock().locks.clone();
@@ -127,7 +128,8 @@ impl Session {
         drop_base(self).await.map(|_| ())
     }
 
-    /// Locks as they are by now, without those that are over. Where clocks disagree on that, with all.
+    /// Returns the locks as they are by now, without those that are over; with all where clocks disagree on
+    /// that.
     async fn standing_locks(self: &Arc<Self>) -> Result<Locks, Stop> {
         let head = match self.context.cell.confirm().await {
             Ok(head) => head,
@@ -147,8 +149,11 @@ impl Session {
         }
     }
 
-    /// Of those whose maps are written; oldest first. The plan goes on by what has passed since the last of them, and by one of
-    /// its steps at most: however late a look comes, the next one is no further away.
+    /// Returns the automatic snapshots that the plan keeps no longer, of those whose maps are written; oldest
+    /// first.
+    ///
+    /// The plan goes on by what has passed since the last of them, and by one of its steps at most: however
+    /// late a look comes, the next one is no further away.
     fn outdated(&self, now_ms: u64) -> Vec<(StateId, Name)> {
         let plan = self.context.settings().history;
         let tip = self.tip.lock();

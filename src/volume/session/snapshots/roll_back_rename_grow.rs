@@ -11,13 +11,16 @@ use crate::volume::session::Session;
 use crate::volume::session::close_gate;
 use crate::volume::space::{Alteration, RollBack};
 
-/// Before stores that are away are asked again.
+/// Time until stores that are away are asked again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 impl Session {
-    /// The volume shows what the snapshot does, of whose size it is from then on; what it held is kept as snapshot `keep`, or
-    /// freed. Writes wait meanwhile; one that is under way may be there in part afterwards, as after a crash. It goes on when
-    /// nobody waits for it any more. An outage holds. `nonce`: drawn for it, so that it is not done again by the session that comes next.
+    /// Rolls the volume back: it shows what the snapshot does, and has its size from then on. What it held is
+    /// kept as snapshot `keep`, or freed. `nonce`: drawn for the rollback, so that it is not done again by
+    /// the session that comes next.
+    ///
+    /// Writes wait meanwhile; one that is under way may be there in part afterwards, as after a crash. The
+    /// rollback goes on when nobody waits for it any more, and through an outage.
     pub async fn roll_back(
         self: &Arc<Self>,
         to: &Name,
@@ -60,8 +63,11 @@ impl Session {
         Ok(())
     }
 
-    /// Gives this snapshot another name, for good when this returns. It goes on when nobody waits for it any more. `Exists`:
-    /// another has that name. `NotFound`: it was removed.
+    /// Gives this snapshot another name, for good when this returns. The renaming goes on when nobody waits
+    /// for it any more.
+    ///
+    /// # Errors
+    /// `Exists`: another has that name. `NotFound`: the snapshot was removed.
     pub async fn rename_snapshot(self: &Arc<Self>, id: StateId, from: &Name, to: &Name) -> Result<(), Stop> {
         let (me, from, to) = (self.clone(), from.clone(), to.clone());
         let task = self.context.rt().spawn(async move { me.rename_snapshot_now(id, &from, &to).await });
@@ -94,7 +100,8 @@ impl Session {
         alter_surely(self, Alteration::Names).await
     }
 
-    /// New bytes at the end, which read as zeros. `Refused` for a size that is less than what it is.
+    /// Grows the volume: it gets new bytes at its end, which read as zeros. `Refused` for a size that is less
+    /// than what it has.
     pub async fn grow(self: &Arc<Self>, size: u64) -> Result<(), Stop> {
         let _one = self.altering.lock().await;
         let epoch = self.epoch;
@@ -105,7 +112,7 @@ impl Session {
     }
 }
 
-/// Makes a checkpoint with a change of the states; an outage holds.
+/// Makes a checkpoint with a change of the states. It is tried again as long as an outage lasts.
 async fn alter_surely(session: &Arc<Session>, alteration: Alteration) -> Result<(), Stop> {
     while let Err(stop) = session.make_checkpoint(&[], Some(alteration.clone())).await {
         match stop {
@@ -119,8 +126,8 @@ async fn alter_surely(session: &Arc<Session>, alteration: Alteration) -> Result<
     Ok(())
 }
 
-/// Notes in the head that nothing stands on the parent any more. Else the snapshots that do; none of a volume that is
-/// no clone, or not flat.
+/// Notes in the head that nothing stands on the parent any more. If snapshots still do, the head stays as it
+/// is, and they are returned. None are returned of a volume that is no clone, or not flat.
 pub async fn drop_base(session: &Arc<Session>) -> Result<Vec<Name>, Stop> {
     let _one = session.altering.lock().await;
     let flat = session.head.lock().base.as_ref().filter(|base| !base.dropped).and_then(|base| base.flat);
@@ -134,7 +141,7 @@ pub async fn drop_base(session: &Arc<Session>) -> Result<Vec<Name>, Stop> {
     session.change(move |head| head.drop_base(epoch, flat)).await.map(|_| Vec::new())
 }
 
-/// Snapshots older than this state, and those that hold a hidden one that is older.
+/// Returns the snapshots older than this state, and those that hold a hidden state that is older.
 fn on_parent(session: &Session, flat: StateId) -> Vec<Name> {
     let tip = session.tip.lock();
     let states = &tip.tables.states;

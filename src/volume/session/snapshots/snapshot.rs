@@ -12,30 +12,32 @@ use crate::volume::session::close_gate;
 use crate::volume::space::State;
 use crate::volume::space::pins;
 
-/// What all marks of one command share.
+/// The part that all marks of one command share.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
     pub id: Nonce,
-    /// Members in the same pool.
+    /// Number of members in the same pool.
     pub size: u32,
     pub created_ms: u64,
-    /// The volume takes it by itself.
+    /// Is true if the volume takes the snapshot by itself.
     pub history: bool,
 }
 
-/// Of a mark that a take-over sets: it has no other members, and says which epoch ended and with which write.
+/// Makes the group of a mark that a take-over sets. It has no other members, and says which epoch ended and
+/// with which write.
 fn taken_over(ended: Epoch, last: Lsn, created_ms: u64) -> Group {
     Group { id: Nonce(u128::from(ended.0) << 64 | u128::from(last.0)), size: 0, created_ms, history: false }
 }
 
-/// The epoch at whose end this state was frozen by a take-over, and its last write.
+/// Returns the epoch at whose end a take-over froze this state, and that epoch's last write. `None` for any
+/// other state.
 pub fn frozen_by_take_over(state: &State) -> Option<(Epoch, Lsn)> {
     let made = state.name.is_some() && state.group_size == 0;
     made.then_some((Epoch((state.group.0 >> 64) as u64), Lsn(state.group.0 as u64)))
 }
 
 impl Session {
-    /// Freezes the state as another owner left it. Before this session's first write.
+    /// Freezes the state as another owner left it. It is called before this session's first write.
     pub async fn mark_taken_over(&self, ended: Epoch, last: Lsn) -> Result<Name, Stop> {
         let now = self.context.rt().wall_ms();
         // Two take-overs may be of one second: no two end the same ownership.
@@ -44,8 +46,8 @@ impl Session {
         Ok(name)
     }
 
-    /// Sets the mark. The caller holds the gate, so that all members of a group are marked at one instant, and has made
-    /// `room` for it.
+    /// Sets the mark. The caller holds the gate, so that all members of a group are marked at one instant,
+    /// and has made `room` for it.
     pub fn mark(
         &self,
         name: &Name,
@@ -77,8 +79,8 @@ impl Session {
         Ok(lsn)
     }
 
-    /// The same, of a snapshot that is taken alone. It is asked for name and time when the gate is closed: until then writes go on,
-    /// and room may be long in coming.
+    /// Sets the mark of a snapshot that is taken alone, behind a gate of its own. `says` gives its name and
+    /// time when the gate is closed: until then writes go on, and room may be long in coming.
     pub async fn mark_now(&self, says: impl Fn() -> (Name, Group) + Send) -> Result<Lsn, Stop> {
         loop {
             let mut room = self.mark_room().await?;
@@ -91,7 +93,7 @@ impl Session {
         }
     }
 
-    /// Room for a mark. Not behind a closed gate (`room`).
+    /// Reserves room for a mark. It must not be called behind a closed gate (see `room`).
     pub async fn mark_room(&self) -> Result<Option<crate::journal::Room<'_>>, Stop> {
         self.room(self.journal.cost(Mark::BYTES_MAX)).await
     }
@@ -101,7 +103,7 @@ impl Session {
         if wait { self.promise(lsn).await } else { self.sync_journal(None).await }
     }
 
-    /// Whether the snapshot is there, and has its map.
+    /// Tells whether the snapshot has its map. `NotFound`: there is no such snapshot.
     pub fn snapshot_ready(&self, name: &Name) -> Result<bool, Stop> {
         let tip = self.tip.lock();
         match tip.tables.snapshot(name) {
@@ -118,7 +120,7 @@ impl Session {
         Ok(())
     }
 
-    /// A snapshot, by what it shows; it gets its map first, if it has none yet.
+    /// Returns a snapshot, by what it shows; it gets its map first, if it has none yet.
     pub async fn since(self: &Arc<Self>, snapshot: &Name) -> Result<Since, Stop> {
         self.build_snapshot(snapshot).await?;
         let since = Since::of(&self.tip.lock().tables, snapshot);
@@ -136,8 +138,9 @@ impl Session {
         self.checkpoint_surely(&removes).await
     }
 
-    /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it. Where there may be clones it is put
-    /// behind a gate first; whoever meets that may lift it, so one that is left there holds nobody up.
+    /// Removes a snapshot by a checkpoint without it. `Refused` while a clone pins it. A snapshot that may
+    /// have clones is put behind a gate first. Whoever meets a gate may lift it, so one that is left there
+    /// holds nobody up.
     pub async fn remove_snapshot(self: &Arc<Self>, name: &Name) -> Result<(), Stop> {
         let _one = self.altering.lock().await;
         self.build_snapshot(name).await?;
