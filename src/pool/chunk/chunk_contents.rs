@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use crate::base::{ChunkId, Era};
 
-/// What a chunk's frames are.
+/// Kind of a chunk, by what its frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChunkKind {
     Data = 0,
     Map = 1,
-    /// What is left of several chunks: not part of the log.
+    /// A pack: what is left of several chunks. It is not part of the log.
     Pack = 2,
 }
 

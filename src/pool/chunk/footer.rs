@@ -44,18 +44,18 @@ const FIXED: usize = 96;
 const TAIL: usize = 16;
 /// The longest footer.
 pub const FOOTER_MAX: usize = FIXED + 4 * SHARDS_MAX + 4 * (SHARD_SPAN as usize / CHECK_SPAN) + TAIL;
-/// What one suffix get fetches to have any footer whole.
+/// Number of bytes that one suffix get fetches to have any footer whole.
 pub const FOOTER_GET: u64 = 4096;
 const _: () = assert!(FOOTER_MAX as u64 <= FOOTER_GET);
 
-/// What a chunk's shards all say.
+/// The facts about a chunk that the footers of all its shards repeat.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct About {
     pub id: ChunkId,
     pub era: Era,
     pub kind: ChunkKind,
     pub layout: Layout,
-    /// Of the data shards.
+    /// Lengths of the data shards in bytes, without their footers.
     pub lengths: Vec<u32>,
     pub toc_offset: u64,
     pub toc_len: u32,

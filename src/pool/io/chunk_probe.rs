@@ -23,7 +23,7 @@ use crate::pool::chunk::{About, Footer};
 use crate::pool::stores::{At, Miss};
 use crate::store::Cause;
 
-/// What the stores answered about a chunk. `good + absent + unknown` = N.
+/// The stores' answers about a chunk, counted. `good + absent + unknown` = N.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
     /// D: stores that are in and hold a shard whose footer is right.
@@ -32,9 +32,9 @@ pub struct Probe {
     pub absent: usize,
     /// U: no answer, out, not a witness, or an object that is not the chunk's shard.
     pub unknown: usize,
-    /// Of these, stores that had not answered when enough others had.
+    /// How many of the unknown are stores that had not answered when enough others had.
     pub late: usize,
-    /// From the footers, when there is a good one.
+    /// What most of the good footers say about the chunk; `None` if no footer was good.
     pub about: Option<About>,
     /// Shards that are good only where their store was before, of which not all has come along: they can be read, and count as
     /// stored nowhere.
@@ -45,7 +45,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// As if all shards but these had been found good: which to fetch first.
+    /// Makes a probe as if all shards but these had been found good, which decides what is fetched first.
     pub(in crate::pool) fn all_but(bad: ShardSet, layout: Layout) -> Probe {
         Probe { good_mask: ShardSet::all(layout.n()).minus(bad), ..Probe::default() }
     }
@@ -70,11 +70,11 @@ impl Probe {
     }
 }
 
-/// What those answers tell that have come so far.
+/// Judgement on what the answers so far tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Told {
     Nothing,
-    /// What was to be found out; an answer that is still to come may say more.
+    /// The answers tell what was to be found out; one that is still to come may say more.
     Enough,
     /// No other answer changes anything.
     All,
@@ -86,7 +86,7 @@ enum Seen {
     Absent,
     Bad,
     Unknown,
-    /// Its predecessor has a good one; what the store itself said.
+    /// The store's predecessor has a good shard; the second value is what the store itself said.
     Former(Box<Footer>, Box<Seen>),
 }
 
@@ -137,9 +137,10 @@ impl PoolContext {
         tally(&futures::future::join_all(looks).await)
     }
 
-    /// The same, where `told` says of what has come so far what it tells. What is still to come counts as no answer, first in
-    /// what `told` is shown, then in what is returned: when that says all, or when those that tell enough have had as
-    /// long again and no less than `hedge`.
+    /// Asks as `probe` does, but only until the answers tell enough. After each answer `told` judges the answers so far, in
+    /// which a store that is still to answer counts as unknown. On `Told::All` the probe ends at once. On `Told::Enough` the
+    /// other stores get as much time again, and no less than `hedge`; whoever is silent by then counts as unknown in the
+    /// result too.
     pub(in crate::pool) async fn probe_until(
         &self,
         id: &ChunkId,
@@ -205,7 +206,8 @@ impl PoolContext {
         if member.attest().await.is_ok() { seen } else { Seen::Unknown }
     }
 
-    /// The same answers after a look at every byte: a shard whose footer alone is right is one that can't be read.
+    /// Reads every byte of the shards that the probe found good, and returns the probe corrected. A shard of which only the
+    /// footer is right counts as one that can't be read.
     pub(in crate::pool) async fn verified(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Probe {
         let mut seen = probe.clone();
         // One at a time: a shard may have 16 MiB.
@@ -356,7 +358,8 @@ fn tally(seen: &[Seen]) -> Probe {
     probe
 }
 
-/// What most of the footers say; of equals, the one with the lowest hash, and that it has an equal.
+/// Returns what most of the footers say, and whether others are as common. Of equally common ones, the one with the lowest
+/// payload hash is returned.
 fn commonest(seen: &[Seen]) -> Option<(About, bool)> {
     let mut votes: BTreeMap<u128, (usize, &About)> = BTreeMap::new();
     for one in seen {

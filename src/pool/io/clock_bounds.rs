@@ -9,7 +9,7 @@ use crate::base::{Error, Kind, Result};
 
 /// Clocks that differ by more than this are believed neither. A store tells whole seconds, and an answer takes its time.
 const APART_MAX_MS: i64 = 300_000;
-/// Who dates something waits no longer for the stores' clocks.
+/// Longest time for which whoever dates something waits for the stores' clocks.
 const LATEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The earliest and the latest of the clocks that were asked, in milliseconds since 1970.
@@ -17,7 +17,7 @@ const LATEST_WAIT: Duration = Duration::from_secs(2);
 pub struct Clocks {
     pub earliest_ms: u64,
     pub latest_ms: u64,
-    /// By how much this host's clock has jumped. None: it is believed.
+    /// Milliseconds by which this host's clock has jumped. None: the clock is believed.
     pub jumped_ms: Option<i64>,
 }
 

@@ -20,7 +20,7 @@ pub struct Directory {
     catalog: Catalog,
 }
 
-/// What a name leads to.
+/// The directory's entry for a name: the volume that the name leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NameEntry {
     pub volume: VolumeId,
@@ -29,7 +29,7 @@ pub struct NameEntry {
 }
 
 impl NameEntry {
-    /// Of a volume that is created.
+    /// Makes the entry of a volume that is created.
     pub fn first(volume: VolumeId) -> NameEntry {
         NameEntry { volume, serial: 0 }
     }
@@ -98,7 +98,7 @@ impl Directory {
         sorted(self.catalog.all().await?)
     }
 
-    /// The same, after all of it has come along into the pool's generation.
+    /// Returns all names, sorted, after all of the directory has come along into the pool's generation.
     pub(in crate::pool) async fn bring(&self) -> Result<Vec<(Name, NameEntry)>> {
         sorted(self.catalog.bring().await?)
     }

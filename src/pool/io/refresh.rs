@@ -7,7 +7,8 @@ use super::context::PoolContext;
 use crate::base::PoolId;
 use crate::pool::stores::PoolConfig;
 
-/// How often a host looks for news while a store is away or a replacement is under way, and once more when that is over.
+/// Pause between two looks for news while a store is away or a replacement is under way; one more look follows when that is
+/// over.
 const KEEP_UP: Duration = Duration::from_secs(15);
 
 /// Other hosts may have replaced a store that is out or down here, or have finished to replace one: looks now and then, as

@@ -24,9 +24,9 @@ struct Put {
 
 #[derive(Debug, Default)]
 pub struct Leaving {
-    /// To be deleted when their stores take it.
+    /// Shards to be deleted when their stores take the deletion.
     pub(in crate::pool) missed: BTreeMap<ChunkId, ShardSet>,
-    /// Of dead chunks, puts of an upload that go on: not deleted before they have ended.
+    /// Shards of dead chunks for which puts of an upload go on: they are not deleted before the puts have ended.
     landing: BTreeMap<ChunkId, ShardSet>,
     puts: BTreeMap<u64, Put>,
     number: u64,
@@ -35,7 +35,7 @@ pub struct Leaving {
     pub(in crate::pool) overflowed: u64,
     /// The last change of the file of missing shards.
     pub(in crate::pool) now: u64,
-    /// How often the pool had been decided by guess when all this was missed.
+    /// Number of guesses that had decided the pool when these deletions were missed.
     pub(in crate::pool) guesses: u64,
 }
 
@@ -66,7 +66,8 @@ impl Leaving {
         self.add(id, shards);
     }
 
-    /// The pool was decided by guess so often by now. What was missed before the last time may be needed again.
+    /// Learns how often the pool was decided by guess by now. What was missed before the last guess may be needed again, and
+    /// is forgotten.
     pub(in crate::pool) fn fence(&mut self, guesses: u64) {
         if guesses > self.guesses {
             self.guesses = guesses;
@@ -101,7 +102,8 @@ impl Leaving {
         self.number
     }
 
-    /// Whether the chunk had died.
+    /// Ends the put that `put_begins` numbered; returns whether its chunk had died meanwhile. If so, its shards are to be
+    /// deleted.
     pub(in crate::pool) fn put_again_ended(&mut self, number: u64) -> bool {
         let dead = self.puts.remove(&number).filter(|p| p.dead);
         dead.map(|put| self.add(put.id, put.shards)).is_some()

@@ -37,14 +37,14 @@ const HEADER: usize = 37;
 const ENTRY: usize = 64;
 const MORE_MISSING: u8 = 1;
 const MORE_TO_DELETE: u8 = 2;
-/// 20 MB of file.
+/// Number of entries in the file at most, which makes it 20 MB.
 const FILE_ENTRIES: usize = 3 * ENTRIES_MAX;
 const FILE_MAX: usize = HEADER + ENTRY * FILE_ENTRIES + 4;
 /// Shards that reads could not use and that wait for a closer look; others are met again.
 const DOUBTS_MAX: usize = 64;
 /// Changes within this are written together.
 const GATHER: Duration = Duration::from_millis(200);
-/// So many entries more double the pause.
+/// For each so many entries the pause before a write is longer by another `GATHER`.
 const GATHER_ENTRIES: usize = 10_000;
 const GATHER_MAX: Duration = Duration::from_secs(1);
 
@@ -70,7 +70,7 @@ impl Damage {
     }
 }
 
-/// What was known to be missing at some time.
+/// A copy of what was known to be missing at some time, and the number of the last change by then.
 #[derive(Debug)]
 pub struct SeenMissing {
     missing: BTreeMap<ChunkId, ShardSet>,
@@ -80,11 +80,12 @@ pub struct SeenMissing {
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<ChunkId, ShardSet>,
-    /// Not mended without being asked: what looks damaged may be what somebody still wants to see.
+    /// Shards found gone or rotten. They are not mended without being asked: what looks damaged may be what somebody still
+    /// wants to see.
     damaged: BTreeMap<ChunkId, Damage>,
-    /// Counts what was added to those.
+    /// Number of times that something was added to the damaged shards.
     news: u64,
-    /// Not written down.
+    /// Shards that a read could not use and that nobody has looked at since. They are not written to the file.
     doubts: BTreeSet<(ChunkId, usize)>,
     /// Puts that still go on though their chunk is stored: written down like the missing, but not mended yet.
     under_way: BTreeMap<ChunkId, ShardSet>,
@@ -218,7 +219,7 @@ impl MissingShards {
         self.state.until(|s| (s.closed || !s.doubts.is_empty()).then_some(!s.closed)).await
     }
 
-    /// What is in doubt, taken out.
+    /// Takes out all shards that are in doubt.
     pub(in crate::pool) fn doubts(&self) -> BTreeSet<(ChunkId, usize)> {
         self.state.with(|s| std::mem::take(&mut s.doubts))
     }
@@ -243,7 +244,7 @@ impl MissingShards {
         self.state.with(|s| s.not_stored(id))
     }
 
-    /// What of a chunk was found damaged.
+    /// Returns the shards of a chunk that were found damaged.
     pub(in crate::pool) fn damage(&self, id: &ChunkId) -> Damage {
         self.state.with(|s| s.damaged.get(id).copied().unwrap_or_default())
     }
@@ -299,7 +300,7 @@ impl MissingShards {
         }
     }
 
-    /// What is missing as far as is known now, for `all_is_there`.
+    /// Returns what is known to be missing now, for `all_is_there`.
     pub(in crate::pool) fn hints(&self) -> SeenMissing {
         self.state.with(|s| SeenMissing { missing: s.missing.clone(), changes: s.changes })
     }
@@ -357,7 +358,7 @@ impl MissingShards {
         self.state.until(|s| (s.closed || any(s)).then_some(!s.closed)).await
     }
 
-    /// What is remembered of deletions, to look at.
+    /// Looks at what is remembered of deletions.
     pub(in crate::pool) fn leaving<T>(&self, look: impl FnOnce(&Leaving) -> T) -> T {
         self.state.with(|s| look(&s.leaving))
     }
@@ -374,7 +375,7 @@ impl MissingShards {
         });
     }
 
-    /// Those that are dead of the chunks whose shards are missing or being put: see `dead`.
+    /// Does what `dead` does for each chunk with shards missing or being put that `is_dead` tells to be dead.
     pub(in crate::pool) fn bury(&self, is_dead: impl Fn(&ChunkId) -> bool) {
         let known = self.state.with(|s| {
             let all = s.missing.keys().chain(s.under_way.keys()).chain(s.leaving.putting());
@@ -394,7 +395,7 @@ impl MissingShards {
         self.state.update(|s| s.changes += u64::from(s.leaving.put_again_ended(number)));
     }
 
-    /// A change of what is remembered of deletions.
+    /// Changes what is remembered of deletions.
     pub(in crate::pool) fn change_leaving<T>(&self, change: impl FnOnce(&mut Leaving) -> T) -> T {
         self.state.update(|s| {
             s.changes += 1;
@@ -449,7 +450,7 @@ impl MissingShards {
     }
 }
 
-/// What a file says.
+/// The contents of a file of missing shards.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     missing: BTreeMap<ChunkId, ShardSet>,
