@@ -61,8 +61,7 @@ impl Pool {
         Err(undecided(&stores, &labels, &hints[0]))
     }
 
-    /// Opens the pool by the description in one label. `None`: a majority of the stores that the description names has none. a
-    /// majority of the stores that this label's description names has no description.
+    /// Opens the pool by the description in one label. `None`: a majority of the stores that the description names has none.
     async fn open_by(
         host: &PoolHost,
         hint: &PoolConfig,

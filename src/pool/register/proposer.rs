@@ -19,34 +19,33 @@ use crate::pool::stores::{Busy, Roster};
 use crate::pool::stores::{PoolConfig, guesses};
 use crate::store::Etag;
 
-/// How long an operation tries before it says who does not answer.
+/// Time for which an operation tries before it says who does not answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Pauses between attempts grow up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// With too few stores known to be there for so long an operation waits no more.
+/// Time after which an operation no longer waits while too few stores are known to be there.
 const AWAY_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Acceptors that a write did not reach by then are caught up with.
 const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
 const CATCH_UP_LOOK: Duration = Duration::from_millis(50);
-/// And those that were out then once more after pauses that grow up to this.
+/// Longest pause before those that were out are caught up with once more; pauses grow up to this.
 const CATCH_UP_AGAIN_MAX: Duration = Duration::from_secs(30);
 /// Looks at acceptors that are being changed before a reader settles the value itself.
 const GLANCES: u32 = 3;
 
-/// What a change makes of the current value.
+/// The decision of a change about the current value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change<T> {
     /// Write this, and return that once it is chosen.
     Put(Bytes, T),
     /// Leave it, and return that once it is certain that the value was the current one.
     Keep(T),
-    /// It can't be the current value, whatever the acceptors say, and why: nothing is put, so that what they hold stays
-    /// as it is.
+    /// Put nothing, for this reason: the value can't be the current one, whatever the acceptors say, and what they hold stays.
     Refuse(String),
 }
 
-/// What makes a change of the current value; what its caller gets, it keeps itself.
+/// The function that makes a change of the current value; what its caller gets, it keeps itself.
 pub(super) type Step<'a> = dyn FnMut(Option<&Bytes>) -> Result<Change<()>> + Send + 'a;
 
 /// An accept under way or done: the value, and the acceptors whose put was answered.
@@ -55,11 +54,11 @@ pub(super) struct Accepted {
     pub stage: Arc<Stage>,
     pub value: Value,
     pub ballot: Ballot,
-    /// What it promised to itself on every acceptor that took it.
+    /// The ballot that the accept promised to itself on every acceptor that took it.
     pub next: Ballot,
     /// The stores that were asked to take it.
     pub asked: BTreeSet<usize>,
-    /// By store; grows while late answers come in.
+    /// Etags of the answered puts, by store; grows while late answers come in.
     pub etags: Mutex<BTreeMap<usize, Etag>>,
 }
 
@@ -67,19 +66,20 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct Bench {
     pub stage: Arc<Stage>,
-    /// By the index of their store in the pool: which of them are asked may change within a generation (`Roster::give_up`).
+    /// The acceptors by the index of their store in the pool. Which are asked may change within a generation
+    /// (`Roster::give_up`).
     pub cells: BTreeMap<usize, Cell>,
     pub majority: usize,
     /// The pool is a generation ahead: before anything is changed here the register is sealed.
     pub behind: bool,
 }
 
-/// What became of two rounds.
+/// The outcome of two rounds.
 pub(super) enum Outcome<T> {
     Done(T),
     /// The register is in another generation now.
     WentOn,
-    /// Others were there, or the outcome is unknown.
+    /// Others were there, or it is unknown what became of the rounds.
     Lost,
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Shared {
 
 type Judge = dyn Fn(&Bytes) -> Option<String> + Send + Sync;
 
-/// What can't be the current value, by what the caller knows, and why.
+/// A caller's judgement on which values can't be the current one, by what it knows; gives the reason.
 #[derive(Clone)]
 pub struct Veto(Arc<Judge>);
 
@@ -126,7 +126,7 @@ pub struct Register {
 }
 
 impl Register {
-    /// On those of the pool's stores that hold registers.
+    /// Makes a handle on a register of the pool's stores that hold registers.
     pub fn new(rt: Rt, roster: Arc<Roster>, id: RegisterId) -> Register {
         let shared = Shared {
             rt,
@@ -140,19 +140,19 @@ impl Register {
         Register { shared: Arc::new(shared), deadline: DEADLINE, veto: None }
     }
 
-    /// The same register, of which no rounds of this handle choose a value that can't be the current one: the operation fails
+    /// Returns a handle on this register whose rounds choose no value that can't be the current one: then the operation fails
     /// (`Refused`), and the acceptors keep what they hold. A value that a majority shows already is returned all the same.
     #[must_use]
     pub fn with_veto(&self, veto: Veto) -> Register {
         Register { veto: Some(veto), ..self.clone() }
     }
 
-    /// How often the pool was decided by guess, by now.
+    /// Returns how often the pool was decided by guess by now.
     pub fn guesses(&self) -> u64 {
         guesses(self.shared.roster.current().generation)
     }
 
-    /// The key of its copies.
+    /// Returns the key of the register's copies.
     pub fn key(&self) -> String {
         register_key(self.shared.id)
     }
@@ -161,7 +161,7 @@ impl Register {
         self.veto.as_ref().zip(current).and_then(|(veto, current)| veto.0(current))
     }
 
-    /// The same register with another time after which an operation fails with `Unavailable`.
+    /// Returns a handle on this register with another time after which an operation fails with `Unavailable`.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Register {
         Register { deadline, ..self.clone() }
@@ -349,7 +349,7 @@ impl Shared {
         count(&answers, true) >= bench.majority && !self.was_given_up(bench, others.collect()).await
     }
 
-    /// Whether a majority of those who decide now still have it.
+    /// Tells whether a majority of the acceptors that decide now still have this write.
     async fn is_newest(self: &Arc<Self>, accepted: &Arc<Accepted>) -> bool {
         match self.bench_of(&accepted.stage) {
             Some(bench) => self.unchanged(&bench, accepted).await,
@@ -357,7 +357,8 @@ impl Shared {
         }
     }
 
-    /// Where another wrote, the pool may have given up those that did not notice (`force-recover`): a majority, perhaps.
+    /// Tells whether the pool has given up the acceptors that did not notice another's write (`force-recover`), perhaps a
+    /// majority. A newer object that can't be understood counts as such.
     async fn was_given_up(self: &Arc<Self>, bench: &Bench, changed: Vec<usize>) -> bool {
         let looks = changed
             .into_iter()
@@ -368,7 +369,7 @@ impl Shared {
         self.meets_newer(&seen).await.unwrap_or(true)
     }
 
-    /// What acceptors hold, each beside its index.
+    /// Looks at what the acceptors hold; each answer stands beside its acceptor's index.
     pub async fn look(
         self: &Arc<Self>,
         bench: &Bench,
@@ -405,7 +406,8 @@ impl Shared {
         }
     }
 
-    /// By the ballot that our last write promised itself. `None`: others were there, or the outcome is unknown.
+    /// Changes the value in one round, by the ballot that our last write promised itself. `None`: others were there, or it is
+    /// unknown.
     async fn change_at_once(
         self: &Arc<Self>,
         held: Arc<Accepted>,
@@ -679,7 +681,7 @@ impl Shared {
 }
 
 impl Bench {
-    /// Those that are asked, by the index of their store.
+    /// Returns the acceptors that are asked, by the index of their store.
     pub fn stores(&self) -> impl Iterator<Item = usize> {
         self.cells.keys().copied()
     }

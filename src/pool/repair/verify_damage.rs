@@ -91,7 +91,7 @@ async fn look_at_doubts(context: &PoolContext, last: Option<ChunkId>) -> Option<
     at
 }
 
-/// What is damaged of a chunk that is readable, remembered; of these shards every byte is looked at.
+/// Looks for what is damaged of a chunk that is readable, and remembers it; every byte of these shards is looked at.
 async fn look(context: &PoolContext, id: ChunkId, shards: ShardSet) -> Damage {
     let missing_shards = context.missing_shards();
     // Known before the look, so that a shard that comes in between is not taken for one that went.
@@ -122,7 +122,7 @@ async fn probe(context: &PoolContext, id: &ChunkId) -> Probe {
 struct Again {
     pause: Duration,
     after: Option<ChunkId>,
-    /// What was known when the pause began.
+    /// The count of findings (`MissingShards::news`) when the pause began.
     news: u64,
 }
 

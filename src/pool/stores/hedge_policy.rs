@@ -20,16 +20,16 @@ use crate::pool::chunk::Layout;
 
 const DELAY_MIN: Duration = Duration::from_millis(20);
 pub const DELAY_MAX: Duration = Duration::from_secs(2);
-/// While too few reads were answered to tell.
+/// Delay while too few reads were answered to tell.
 const DELAY_UNKNOWN: Duration = Duration::from_millis(500);
-/// Between two that nobody waits for, to one store.
+/// Shortest time between two reads of one store that nobody waits for.
 pub const TRIAL_EVERY: Duration = Duration::from_millis(100);
-/// A hedge, in what reads earn.
+/// Price of one hedge, in the unit in which reads earn.
 const HEDGE: u64 = 1000;
-/// Hedges that may be saved up.
+/// Largest balance of the hedges.
 const SAVED_MAX: u64 = 16 * HEDGE;
 
-/// What reads have earned and hedges have spent.
+/// The balance of what reads have earned and hedges have spent.
 #[derive(Debug)]
 pub struct Hedges(Mutex<u64>);
 
@@ -46,7 +46,7 @@ impl Hedges {
         *saved = (*saved + HEDGE * 5 * layout.m() as u64 / (4 * layout.n() as u64)).min(SAVED_MAX);
     }
 
-    /// Whether one may be spent now.
+    /// Spends a hedge if there is enough for one, and tells whether there was.
     pub(in crate::pool) fn spend(&self) -> bool {
         let mut saved = self.0.lock();
         let left = saved.checked_sub(HEDGE);
@@ -55,7 +55,7 @@ impl Hedges {
     }
 }
 
-/// How long an answer is waited for. `own`: the time of the store that is asked, `usual`: the middle store's.
+/// Returns how long an answer is waited for. `own`: the time of the store that is asked, `usual`: the middle store's.
 pub fn delay(own: Option<Duration>, usual: Option<Duration>) -> Duration {
     let known = own.into_iter().chain(usual).min();
     known.map_or(DELAY_UNKNOWN, |d| (d * 2).clamp(DELAY_MIN, DELAY_MAX))
@@ -67,14 +67,14 @@ pub fn time_of(member: &Member, class: SizeClass) -> Option<Duration> {
     traffic.reads_percentile(class, 95).or_else(|| traffic.percentile(95))
 }
 
-/// Whether asking this store may well end in a hedge.
+/// Tells whether a read of this store may well end in a hedge.
 pub fn is_slow(member: &Member, class: SizeClass, usual: Option<Duration>) -> bool {
     let limit = delay(None, usual);
     member.traffic().reads_percentile(class, 95).is_some_and(|own| own > limit)
         || is_surely_slow(member, class, usual)
 }
 
-/// Whether it most likely does.
+/// Tells whether a read of this store most likely ends in a hedge, by its newest reads.
 pub fn is_surely_slow(member: &Member, class: SizeClass, usual: Option<Duration>) -> bool {
     member.traffic().reads_recent(class).is_some_and(|own| own > delay(None, usual))
 }
