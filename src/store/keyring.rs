@@ -19,7 +19,7 @@ use time::format_description::well_known::Rfc3339;
 use super::url::{S3Place, StoreUrl};
 use crate::base::{Error, Kind, Result};
 
-/// What the name of a profile stands behind.
+/// Prefix of a profile's name, where a target of keys is written.
 const PROFILE: &str = "profile:";
 /// The profile of stores that name none.
 const DEFAULT_PROFILE: &str = "default";
@@ -161,12 +161,12 @@ fn unreadable() -> Error {
     )
 }
 
-/// Whose keys they are.
+/// The stores that keys are for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum KeyTarget {
     /// All stores with this `profile=`; `default`: and those that name neither a profile nor a file of keys.
     Profile(String),
-    /// What is at a place or below it, at that server alone.
+    /// All stores at a place or below it, at that server alone.
     Place { endpoint: Option<String>, bucket: String, prefix: String },
 }
 
@@ -179,7 +179,8 @@ impl KeyTarget {
         }
     }
 
-    /// Whether a store takes these keys; of several, those of the highest rank.
+    /// Returns the target's rank for a store that takes these keys, else `None`. Of several targets, the keys of the highest
+    /// rank count.
     fn rank(&self, place: &S3Place) -> Option<usize> {
         let covers = match self {
             KeyTarget::Profile(name) => match &place.profile {
@@ -232,7 +233,7 @@ impl fmt::Display for KeyTarget {
     }
 }
 
-/// Who has given keys; the first one's count.
+/// The giver of keys. Of several for one target, the first in this order counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeySource {
@@ -258,7 +259,7 @@ pub struct Keyring {
 
 static KEYRING: Keyring = Keyring::new();
 
-/// This process's.
+/// Returns this process's keyring.
 pub fn keyring() -> &'static Keyring {
     &KEYRING
 }
@@ -298,7 +299,7 @@ impl Keyring {
         self.renew();
     }
 
-    /// Whether there were any.
+    /// Removes all keys of a target; returns whether there were any.
     pub fn remove(&self, target: &KeyTarget) -> bool {
         let mut keys = self.keys.write();
         let before = keys.len();
@@ -309,7 +310,7 @@ impl Keyring {
         removed
     }
 
-    /// What one source gave for a target no longer counts.
+    /// Forgets what one source gave for a target.
     pub fn forget(&self, target: &KeyTarget, source: KeySource) {
         self.keys.write().remove(&(target.clone(), source));
         self.renew();
@@ -324,7 +325,7 @@ impl Keyring {
         self.renew();
     }
 
-    /// What counts for each target.
+    /// Returns the keys that count for each target.
     pub fn list(&self) -> Vec<(KeyTarget, KeySource, AccessKeys)> {
         let mut all: Vec<(KeyTarget, KeySource, AccessKeys)> = Vec::new();
         for ((target, source), keys) in &*self.keys.read() {
@@ -335,7 +336,7 @@ impl Keyring {
         all
     }
 
-    /// What the state folder keeps.
+    /// Returns the keys that the state folder keeps.
     pub fn kept(&self) -> BTreeMap<KeyTarget, AccessKeys> {
         let keys = self.keys.read();
         let kept = keys.iter().filter(|((_, source), _)| *source == KeySource::Kept);

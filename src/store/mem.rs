@@ -35,7 +35,7 @@ struct Upload {
 #[derive(Clone, Debug, Default)]
 pub struct Backup(BTreeMap<String, Object>);
 
-/// What was once at a key; no object: it was deleted.
+/// An earlier or the latest state of a key. Without an object: it was deleted.
 #[derive(Clone, Debug)]
 struct Past {
     id: String,
@@ -47,7 +47,7 @@ struct Past {
 struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
-    /// By key, the newest last; absent while no versions are kept.
+    /// The states of each key, the newest last; absent while no versions are kept.
     past: Option<BTreeMap<String, Vec<Past>>>,
 }
 
@@ -165,7 +165,7 @@ impl State {
     }
 }
 
-/// Of the class that `archive` gives: no bytes are to be had until they are restored.
+/// Refuses the bytes of an object of the class that `archive` gives, until they are restored.
 fn readable(key: &str, object: &Object) -> Result<()> {
     let archived = object.head.storage_class.as_deref() == Some(ARCHIVE);
     if archived && !matches!(object.head.restored, Some(Restored::Until(_))) {
@@ -179,12 +179,12 @@ const ARCHIVE: &str = "GLACIER";
 /// Which etags objects get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum EtagRule {
-    /// That of the bytes, always.
+    /// The etag is that of the bytes, always.
     #[default]
     OfBytes,
-    /// As AWS has it: what was uploaded in parts has an etag of its parts, its copy that of its bytes.
+    /// The etag is as with AWS: what was uploaded in parts has an etag of its parts, its copy that of its bytes.
     OfParts,
-    /// As with SSE-KMS: each put and each copy has an etag of its own.
+    /// The etag is as with SSE-KMS: each put and each copy has one of its own.
     OfEachPut,
 }
 
@@ -194,7 +194,7 @@ pub struct MemStore {
     url: String,
     state: Mutex<State>,
     etags: Mutex<EtagRule>,
-    /// Also the modification time, so that it grows with every change.
+    /// Counts changes. The count is also the modification time, so that it grows with every change.
     changes: AtomicU64,
 }
 
@@ -246,7 +246,7 @@ impl MemStore {
         *other.state.lock() = ours;
     }
 
-    /// Whether the condition of a request holds at this instant. True of a request that has none.
+    /// Tells whether the condition of a request holds at this instant. True of a request that has none.
     pub(super) fn allows(&self, request: &BucketRequest) -> bool {
         match request {
             BucketRequest::Put { key, when, .. } => {
@@ -256,7 +256,7 @@ impl MemStore {
         }
     }
 
-    /// What is put from now on has such etags.
+    /// Sets the etags that objects get which are put from now on.
     pub fn etags_are(&self, rule: EtagRule) {
         *self.etags.lock() = rule;
     }
@@ -365,7 +365,7 @@ impl MemStore {
 }
 
 impl MemStore {
-    /// What a request does and gives, at this instant.
+    /// Does what a request asks, at this instant, and returns the answer.
     pub(super) fn answer(&self, request: &BucketRequest) -> Result<BucketAnswer> {
         let mut guard = self.state.lock();
         let state = &mut *guard;

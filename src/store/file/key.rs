@@ -30,11 +30,11 @@ pub(super) const HIDDEN: &str = ".%windlass";
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Element {
     disk: String,
-    /// How much of the key this and the names before it stand for; `None` inside a long component.
+    /// Length of the part of the key that this and the names before it stand for; `None` inside a long component.
     key_end: Option<usize>,
 }
 
-/// Where a key's object lives below the root.
+/// The place below the root where a key's object lives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct KeyPath {
     key: String,
@@ -96,7 +96,7 @@ fn names_of(component: &str) -> Vec<String> {
     }
 }
 
-/// What a name on disk stands for.
+/// The meaning of a name on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Named {
     Component(String),
@@ -119,7 +119,7 @@ pub(super) fn read_name(disk: &str) -> Option<Named> {
     Some(Named::Component(text))
 }
 
-/// Whether a component that was put together from these names is really kept under them.
+/// Tells whether a component that was put together from these names is really kept under them.
 pub(super) fn is_canonical(component: &str, names: &[String]) -> bool {
     names_of(component) == names
 }

@@ -25,7 +25,7 @@ use crate::store::{Attrs, Etag, Put, When};
 const LAST_STEP: u64 = 7 << 20;
 
 impl Inner {
-    /// Whether the condition holds right now.
+    /// Tells whether the condition holds right now.
     fn allows(&self, root: &OwnedFd, path: &KeyPath, when: &When) -> Result<bool> {
         if *when == When::Always {
             return Ok(true);
