@@ -53,7 +53,7 @@ pub trait DeletionCheck: std::fmt::Debug + Send + Sync {
     async fn check(&self, ids: &BTreeSet<ChunkId>) -> Checked;
 }
 
-/// Those of the chunks in question whose fate is certain now. A chunk is in neither set where its fate can't be told.
+/// The chunks in question whose fate is certain now. A chunk is in neither set where its fate can't be told.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
     /// No recorded state needs these, or ever will.

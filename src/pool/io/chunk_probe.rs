@@ -32,9 +32,9 @@ pub struct Probe {
     pub absent: usize,
     /// U: no answer, out, not a witness, or an object that is not the chunk's shard.
     pub unknown: usize,
-    /// How many of the unknown are stores that had not answered when enough others had.
+    /// Number of those among the unknown that had not answered when enough others had.
     pub late: usize,
-    /// What most of the good footers say about the chunk; `None` if no footer was good.
+    /// The facts about the chunk on which most of the good footers agree; `None` if no footer was good.
     pub about: Option<About>,
     /// Shards that are good only where their store was before, of which not all has come along: they can be read, and count as
     /// stored nowhere.

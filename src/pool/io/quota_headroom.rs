@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(2);
 /// Shortest time between the beginnings of two passes of collection for want of room.
 const COLLECT_AGAIN: Duration = Duration::from_secs(60);
-/// What is left where there is no quota.
+/// Number of bytes that stands for "no end", where there is no quota.
 const NO_END: u64 = u64::MAX;
 
 /// See the module.

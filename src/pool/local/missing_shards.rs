@@ -44,7 +44,7 @@ const FILE_MAX: usize = HEADER + ENTRY * FILE_ENTRIES + 4;
 const DOUBTS_MAX: usize = 64;
 /// Changes within this are written together.
 const GATHER: Duration = Duration::from_millis(200);
-/// For each so many entries the pause before a write is longer by another `GATHER`.
+/// Number of entries for which the pause before a write is longer by another `GATHER`, up to `GATHER_MAX`.
 const GATHER_ENTRIES: usize = 10_000;
 const GATHER_MAX: Duration = Duration::from_secs(1);
 

@@ -26,8 +26,8 @@ pub enum Compared {
     /// Nothing speaks against what a majority shows. `older`: the stores (indices) whose copies are older than the newest, or
     /// not there.
     Sound { older: Vec<usize> },
-    /// So many have forgotten what they promised that every majority has one of them; or a majority is behind, where the user
-    /// takes what most stores show. `older`: what these stores show, `newer`: what the others show, by URL. `above`: the
+    /// Enough stores have forgotten what they promised that every majority has one of them; or a majority is behind, where the
+    /// user takes what most stores show. `older`: what these stores show, `newer`: what the others show, by URL. `above`: the
     /// highest number of a ballot that any of them has accepted. Not `proven`: nobody has forgotten a promise.
     SetBack {
         older: Vec<(String, Option<Bytes>)>,

@@ -339,7 +339,7 @@ async fn read_all(
     gone
 }
 
-/// Of shards that are right in themselves, those that the others of their chunk give the lie.
+/// Reports as rotten the shards that are right in themselves, but contradict the others of their chunk.
 async fn look_across(context: &PoolContext, id: &ChunkId, footers: &[Footer], report: &mut ScrubReport) {
     match compare(context, id, footers).await {
         Verdict::Agree => {}

@@ -31,7 +31,7 @@ struct Ring {
     /// The times of `micros` in ascending order: they are asked for before every request.
     sorted: Vec<u32>,
     requests: u64,
-    /// For each of the last requests, in order, whether it failed. `failed` is how many did.
+    /// Outcomes of the last requests, in order: true for each that failed. `failed` is how many did.
     failures: VecDeque<bool>,
     failed: usize,
 }
