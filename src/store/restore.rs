@@ -13,7 +13,7 @@ pub enum Restored {
     Until(u64),
 }
 
-/// How soon an archived object is wanted, which decides what that costs.
+/// Haste with which an archived object is wanted, which decides what that costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tier {
     Expedited,
@@ -27,7 +27,7 @@ impl fmt::Display for Tier {
     }
 }
 
-/// What to make readable, and for how long.
+/// The way to make an archived object readable: for how many days, and how soon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Restore {
     pub days: u16,

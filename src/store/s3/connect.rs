@@ -41,10 +41,10 @@ use crate::store::s3::passwd_file;
 use crate::store::url::{S3Place, Sse};
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// From the first byte sent to the first one received. The retry layer knows what a request carries and waits
+/// Longest time from the first byte sent to the first one received. The retry layer knows what a request carries and waits
 /// less; this is for copies of large objects, which some servers answer only when they are done.
 const ANSWER: Duration = Duration::from_secs(900);
-/// The same of web servers.
+/// Longest time from the first byte sent to a web server to the first one received.
 const WEB_ANSWER: Duration = Duration::from_secs(30);
 const FILE_MAX: usize = 1 << 20;
 
@@ -53,9 +53,9 @@ const FILE_MAX: usize = 1 << 20;
 pub(super) struct Shared {
     rt: Rt,
     authorities: Option<Vec<u8>>,
-    /// What requests for objects are sent by.
+    /// The connector by which requests for objects are sent.
     connector: SharedHttpConnector,
-    /// The same for the SDK.
+    /// The client by which the SDK sends.
     http: SharedHttpClient,
 }
 
@@ -94,7 +94,8 @@ fn tls(authorities: Option<&[u8]>) -> Result<TlsContext> {
     context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))
 }
 
-/// What asks web servers that are no stores: with this host's authorities, and through the proxy that the environment names.
+/// Makes a connector for web servers that are no stores, with this host's authorities, and through the proxy that the
+/// environment names.
 pub fn web_client() -> Result<SharedHttpConnector> {
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(WEB_ANSWER).build();
     Ok(client(&settings, tls(None)?).0)
@@ -109,7 +110,7 @@ fn check_authorities(pem: &[u8]) -> Result<(), String> {
     if roots.is_empty() { Err("it holds none".into()) } else { Ok(()) }
 }
 
-/// What every write asks the server to do with the bytes.
+/// The encryption that every write asks of the server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seal {
     pub sse: Option<ServerSideEncryption>,
@@ -158,7 +159,7 @@ pub(super) struct Connection {
     pub identity: String,
     /// Sends a checksum with every body.
     pub checked: Client,
-    /// For servers that don't take that.
+    /// Sends only checksums that an operation must have, for servers that don't take them with every body.
     pub plain: Client,
     /// The way past most of the SDK, where there is one.
     pub direct: Option<DirectClient>,
@@ -168,7 +169,7 @@ pub(super) struct Connection {
     /// None: requests are not signed.
     pub keys: Option<Arc<Keys>>,
     pub seal: Seal,
-    /// By which the keyring knows that the store is open.
+    /// The place by which the keyring knows that the store is open.
     _user: Arc<S3Place>,
     shared: Arc<Shared>,
 }
@@ -191,7 +192,7 @@ impl Connection {
         Ok(all.into_iter().collect())
     }
 
-    /// The same by one address alone, on connections of its own.
+    /// Returns the connection by one address of the server alone, on HTTP connections of its own.
     pub fn by(&self, address: IpAddr) -> Result<Connection> {
         let connector = pinned(&patience(), &tls(self.shared.authorities.as_deref())?, address);
         let own = connector.clone();
@@ -348,8 +349,8 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>
     })
 }
 
-/// Who names a profile means its keys, whatever the environment has: the SDK would take those first, and also where there is
-/// no such profile.
+/// Makes the provider of a profile's keys. Who names a profile means its keys, whatever the environment has: the SDK would
+/// take those first, and also where there is no such profile.
 async fn of_profile(
     profile: &str,
     place: &S3Place,

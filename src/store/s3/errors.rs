@@ -11,7 +11,7 @@ use crate::store::{Put, When, keyring};
 /// A request that failed.
 #[derive(Debug)]
 pub(super) struct Trouble {
-    /// 0 without an answer.
+    /// Status of the answer; 0 without an answer.
     pub status: u16,
     pub code: String,
     /// False: it certainly never left.
@@ -25,7 +25,7 @@ fn sources<'a>(e: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(e), |e: &&'a (dyn StdError + 'static)| (*e).source())
 }
 
-/// The connection was never made, so nothing was sent.
+/// Tells whether the connection was never made, so that nothing was sent.
 fn never_connected(e: &(dyn StdError + 'static)) -> bool {
     sources(e).any(|e| {
         e.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect())
@@ -34,7 +34,7 @@ fn never_connected(e: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// The keys have ended, or were taken back: whoever handed them out may have others by now.
+/// Codes that say that the keys have ended, or were taken back: whoever handed them out may have others by now.
 const OLD_KEYS: &[&str] = &["ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"];
 
 /// Marks an error by its cause: the store says that the keys have ended.
@@ -95,7 +95,7 @@ fn kind_of(status: u16, code: &str) -> Kind {
 /// The longest part of a provider's own words that is repeated.
 const REASON_MAX: usize = 100;
 
-/// Why there are no keys: who looked for them, where, and what to set.
+/// Explains why there are no keys: who looked for them, where, and what to set.
 fn no_keys(e: &(dyn StdError + 'static), url: &str) -> String {
     // What our own sources of keys say names all of this.
     if let Some(own) = sources(e).find_map(|e| e.downcast_ref::<Error>()) {
@@ -114,13 +114,13 @@ fn no_keys(e: &(dyn StdError + 'static), url: &str) -> String {
     )
 }
 
-/// Where the SDK's chain looks.
+/// Names the places where the SDK's chain looks for keys.
 pub(super) fn where_looked() -> String {
     let home = std::env::var("HOME").unwrap_or_else(|_| "~".into());
     format!("its environment, {home}/.aws and the cloud's metadata service")
 }
 
-/// Where the bucket is, as an answer to a request of the wrong region tells: in a header, or in its text.
+/// Returns the region of the bucket, as an answer to a request of the wrong region tells it: in a header, or in its text.
 fn region_in(answer: &HttpResponse) -> Option<String> {
     let header = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
     let text = || {
@@ -220,7 +220,8 @@ impl Trouble {
         self.status == 404 && matches!(self.code.as_str(), "NoSuchKey" | "NoSuchVersion")
     }
 
-    /// The same of one of its versions: that is named wrongly, or marks that the object was deleted.
+    /// Tells whether the store says that an object has no such version: it is named wrongly, or marks that the object was
+    /// deleted.
     pub fn is_no_version(&self) -> bool {
         self.is_absent()
             || self.status == 405 && self.code == "MethodNotAllowed"
@@ -247,7 +248,7 @@ impl Trouble {
         !self.sent || (300..500).contains(&self.status)
     }
 
-    /// What became of a put that answered like this (docs/architecture.md, conditional puts).
+    /// Returns the outcome of a put that answered like this (docs/architecture.md, conditional puts).
     pub fn put(self, when: &When) -> Result<Put> {
         match self.status {
             412 if self.is_told() => Ok(Put::Refused),

@@ -58,11 +58,11 @@ use super::header_text;
 use super::raw_signature::{Signable, signature};
 use crate::base::rt::Rt;
 
-/// A clock that is wrong by less is no matter. The SDK draws the line here too.
+/// Error of a clock, in milliseconds, up to which it does not matter. The SDK draws the line here too.
 const SKEW_MS: u64 = 4 * 60 * 1000;
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
 
-/// How one operation is written and read.
+/// The SDK's serializer and deserializer of one operation.
 #[derive(Debug)]
 struct Verb(FrozenLayer);
 
@@ -81,7 +81,7 @@ impl Verb {
     }
 }
 
-/// What all requests to one bucket have in common.
+/// The facts that all requests to one bucket have in common.
 #[derive(Debug)]
 pub(super) struct DirectClient {
     rt: Rt,
@@ -95,14 +95,14 @@ pub(super) struct DirectClient {
     /// The body is not part of the signature.
     hides_payload: bool,
     mends_clocks: bool,
-    /// How many ms the server's clock is ahead of ours, if by so much that it would refuse our signatures.
+    /// Milliseconds by which the server's clock is ahead of ours, if by so much that it would refuse our signatures; else 0.
     ahead: AtomicI64,
-    /// What the server called itself last.
+    /// The name by which the server called itself last.
     server: Mutex<Option<Arc<str>>>,
     verbs: Verbs,
 }
 
-/// Where requests go, as the SDK would be told.
+/// The facts by which the SDK finds where requests go.
 #[derive(Debug)]
 pub(super) struct Endpoint<'a> {
     pub bucket: &'a str,
@@ -117,7 +117,7 @@ pub(super) struct Endpoint<'a> {
 }
 
 impl DirectClient {
-    /// None where only the SDK knows the way.
+    /// Makes a client for an endpoint. None where only the SDK knows the way.
     pub async fn to(
         rt: &Rt,
         way: Endpoint<'_>,
@@ -162,7 +162,7 @@ impl DirectClient {
         &self.endpoint
     }
 
-    /// The same over other connections. None: the SDK has changed, and only it knows the way.
+    /// Returns the same client over other connections. None: the SDK has changed, and only it knows the way.
     pub fn by(&self, http: SharedHttpConnector) -> Option<DirectClient> {
         Some(DirectClient {
             rt: self.rt.clone(),
@@ -227,7 +227,7 @@ impl DirectClient {
         UNIX_EPOCH + Duration::from_millis(ms)
     }
 
-    /// None: the next request is the SDK's.
+    /// Returns the way for one request, with keys that are good now. None: the next request is the SDK's.
     pub fn ready(&self) -> Option<SignedRequest<'_>> {
         let identity = match &self.keys {
             Some(keys) => Some(keys.good()?),
@@ -374,7 +374,7 @@ impl SignedRequest<'_> {
 }
 
 impl SignedRequest<'_> {
-    /// The same of a request that has a header with bytes that are no text.
+    /// Signs a request that has a header with bytes that are no text, as `sign` does.
     fn sign_raw(&self, identity: &Identity, request: &mut HttpRequest) -> Result<(), BoxError> {
         let keys = identity.data::<Credentials>().ok_or("the identity has no keys")?;
         let body = request.body().bytes().filter(|body| body.is_empty() || !self.direct.hides_payload);
@@ -388,7 +388,7 @@ impl SignedRequest<'_> {
     }
 }
 
-/// What the answer says: an output or an error of the operation's, or neither.
+/// Reads the answer: an output or an error of the operation's, or neither.
 async fn read(verb: &Verb, answer: &mut HttpResponse) -> Result<Result<Output, OperationError>, BoxError> {
     // As the SDK does: one that is no date (`0`) would make the whole answer unreadable.
     if let Some(expires) = answer.headers_mut().remove("expires") {

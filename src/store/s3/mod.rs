@@ -116,7 +116,7 @@ macro_rules! summed {
 }
 use summed;
 
-/// What servers say of keys that they do not know or do not take.
+/// Codes by which servers say that they do not know or do not take a key.
 const KEY_TROUBLES: &[&str] = &[
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -137,17 +137,17 @@ const COPIES_NOT: u8 = 2;
 pub struct S3Store {
     url: String,
     place: S3Place,
-    /// What every key begins with in the bucket: empty, or the prefix and a slash.
+    /// The beginning of every key in the bucket: empty, or the prefix and a slash.
     base: String,
     connection: Connection,
     /// This server doesn't take checksums, or its user doesn't want them.
     plain: AtomicBool,
     /// This server doesn't take DeleteObjects.
     single_deletes: AtomicBool,
-    /// Whether this server copies objects. Where it doesn't, they are read and put.
+    /// One of `COPIES…`: whether this server copies objects. Where it doesn't, they are read and put.
     copies: AtomicU8,
     quotings: Quotings,
-    /// What a mount was told of this server; where it doesn't heed a condition, it is looked at first.
+    /// The way in which this server heeds conditions, as a mount was told; where it doesn't, the object is looked at first.
     conditions: Mutex<Conditions>,
     hides_payload: bool,
     trust: Trust,
@@ -156,7 +156,7 @@ pub struct S3Store {
     classes: AtomicBool,
 }
 
-/// What is known of a server's tags.
+/// Knowledge of a server's tags.
 #[derive(Debug, Default)]
 struct Tags {
     /// An answer has told how many an object has: one that does not tell has none.
@@ -215,7 +215,7 @@ impl S3Store {
         })
     }
 
-    /// The same bucket by one address of its server's name, with what was learned of the server so far.
+    /// Opens the same bucket by one address of its server's name, with what was learned of the server so far.
     fn by(&self, address: IpAddr) -> Result<BucketRef> {
         Ok(Arc::new(S3Store {
             url: self.url.clone(),

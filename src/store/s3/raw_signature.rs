@@ -16,7 +16,7 @@ use super::header_text;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
-/// What is signed. `headers`: as text (see `header_text`), names in lowercase.
+/// The parts of a request that are signed. `headers`: as text (see `header_text`), names in lowercase.
 pub(super) struct Signable<'a> {
     pub method: &'a str,
     pub uri: &'a str,

@@ -41,7 +41,7 @@ const IGNORES_RANGES: &str =
 /// An object, or one version of it.
 pub(super) type Versioned<'a> = (&'a str, Option<&'a str>);
 
-/// What is being done, for messages.
+/// Says what is being done, for messages.
 pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
     match version {
         Some(version) => format!("{what} version {version:?} of {key:?}"),
@@ -49,12 +49,13 @@ pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
     }
 }
 
-/// A key that XML can't carry.
+/// Tells whether XML can't carry a key.
 pub(super) fn is_odd(key: &str) -> bool {
     key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
-/// What a HEAD tells of an object. Its answer may lack the length, which is asked for otherwise then.
+/// The answer of a HEAD for an object, and the object's size. The answer may lack the length, which is asked for otherwise
+/// then.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub out: HeadObjectOutput,
@@ -159,7 +160,7 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
 }
 
-/// Whether these are the bytes of an object of this size that were asked for.
+/// Tells whether these are the bytes of an object of this size that were asked for.
 fn is_asked(range: ByteRange, (first, last, size): (u64, u64, u64)) -> bool {
     let fits = first <= last && last < size;
     fits && match range {
@@ -171,13 +172,14 @@ fn is_asked(range: ByteRange, (first, last, size): (u64, u64, u64)) -> bool {
     }
 }
 
-/// Whether a listing of `asked` may call its bucket so. Aliases and ARNs of access points stand for a bucket of another name.
+/// Tells whether a listing of `asked` may call its bucket so. Aliases and ARNs of access points stand for a bucket of another
+/// name.
 fn is_named(asked: &str, name: &str) -> bool {
     let is_alias = asked.contains(':') || asked.ends_with("-s3alias") || asked.ends_with("--ol-s3");
     name == asked || is_alias && !name.is_empty()
 }
 
-/// The same text but for what may be lost on its way through XML.
+/// Tells whether two texts are the same but for what may be lost on the way through XML.
 fn is_same_text(a: &str, b: &str) -> bool {
     let kept = |c: &char| !c.is_control() && !c.is_whitespace();
     a.chars().filter(kept).eq(b.chars().filter(kept))
@@ -280,7 +282,7 @@ impl S3Store {
         }
     }
 
-    /// Why a HEAD failed: its answer has no body that could say so, that of a GET has one.
+    /// Finds out why a HEAD failed: its answer has no body that could say so, that of a GET has one.
     async fn told(&self, what: Versioned<'_>, mute: Trouble) -> Trouble {
         let ((key, _), doing) = (what, doing("looking at", what));
         let ask =
@@ -372,7 +374,7 @@ impl S3Store {
         Ok(etag)
     }
 
-    /// Made here: the server isn't asked.
+    /// Makes a link to an object that is valid for a time. It is made here: the server isn't asked.
     pub(super) async fn presign_now(
         &self,
         key: &str,
@@ -440,8 +442,8 @@ impl S3Store {
         Ok(Some(Found { body: Bytes::new(), offset, head }))
     }
 
-    /// The same bytes again, where an answer does not say how many it has: the answer to a part of an object does. One
-    /// to a part that has neither a length nor a range is an empty object, or a store that ignores ranges.
+    /// Gets the bytes again where an answer does not say how many it has: the answer to a part of an object does. A part's
+    /// answer that has neither a length nor a range is an empty object's, or comes from a store that ignores ranges.
     fn without_length<'a>(
         &'a self,
         what: Versioned<'a>,
@@ -490,8 +492,8 @@ impl S3Store {
         Ok(Some(Found { body, offset, head }))
     }
 
-    /// Where the body begins, the object's size and the body's; none where the answer does not tell. An error unless these
-    /// are the bytes that were asked for.
+    /// Returns where the body begins, the object's size and the body's; none where the answer does not tell. An error unless
+    /// these are the bytes that were asked for.
     fn extent(&self, key: &str, range: ByteRange, out: &GetObjectOutput) -> Result<Option<(u64, u64, u64)>> {
         let doing = format!("reading {key:?}");
         let foreign = |why: &str| Trouble::foreign(&self.url, &doing, why).error;
@@ -576,7 +578,7 @@ impl S3Store {
         Ok(page)
     }
 
-    /// What a denied look may mean.
+    /// Adds to the error of a denied look what it may mean.
     fn may_not_look(&self, mut t: Trouble) -> Trouble {
         if t.status == 403 && t.code == "AccessDenied" {
             let why = "without the right s3:ListBucket the store says so also where there is no such object";
@@ -596,7 +598,7 @@ impl S3Store {
         t
     }
 
-    /// Where the server is to go on.
+    /// Returns the name behind which the server is to go on with a listing; none at its beginning.
     fn start_after(&self, list: &List) -> Option<String> {
         let after = list.after.as_ref()?;
         let is_group = list.delimited && after.len() > list.prefix.len() && after.ends_with('/');
@@ -651,8 +653,8 @@ impl S3Store {
         Ok(page)
     }
 
-    /// Where the next page begins; none at the end. An answer that does not say whether there is more is asked behind its
-    /// last name, until one has no name.
+    /// Returns where the next page begins; none at the end. Where an answer does not say whether there is more, the next page
+    /// is asked for behind its last name, until one has no name.
     fn next_page(
         &self,
         doing: &str,
