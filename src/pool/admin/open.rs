@@ -105,7 +105,7 @@ impl Pool {
     }
 }
 
-/// The URLs of the stores whose labels have this description.
+/// Returns the URLs of the stores whose labels have this description.
 fn tell<'a>(
     stores: &'a [PoolStore],
     labels: &'a [Found],

@@ -31,7 +31,7 @@ impl Fate {
 #[async_trait]
 pub trait Inventory: Send + Sync {
     async fn fate(&self, id: ChunkId) -> Result<Fate>;
-    /// The chunks after this one that are certainly live, in order, at most `max`; fewer only at the end.
+    /// Returns the chunks after this one that are certainly live, in order, at most `max`; fewer only at the end.
     async fn live_after(&self, after: Option<ChunkId>, max: usize) -> Result<Vec<ChunkId>>;
     /// Learns what owners have stored since the last checkpoints of their volumes, as far as it can be followed without a gap:
     /// `fate` and `live_after` know it from now on. Returns an error for each volume of which that can't be told, with the

@@ -110,7 +110,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The bytes at a virtual offset, when the chunk has them.
+    /// Returns the bytes at a virtual offset, when the chunk has them.
     pub fn slice(&self, offset: u64, len: u32) -> Option<Bytes> {
         let shard = self.chunk.shards.get((offset / SHARD_SPAN) as usize)?;
         let at = (offset % SHARD_SPAN) as usize;
@@ -275,7 +275,7 @@ impl PoolContext {
         Err(misses.verdict(self, id).await)
     }
 
-    /// The data shards from any k, checked against the payload hash.
+    /// Makes the data shards from any k, and checks them against the payload hash.
     async fn whole(
         &self,
         from: Vec<(usize, Footer, Bytes)>,
@@ -303,7 +303,7 @@ impl PoolContext {
     }
 }
 
-/// The data shards from k others, if these make what was stored.
+/// Makes the data shards from k others. None, if these do not make what was stored.
 pub fn rebuild_data(
     codec: &crate::pool::chunk::Codec,
     about: &About,
@@ -372,7 +372,7 @@ fn commonest(seen: &[Seen]) -> Option<(About, bool)> {
     Some((first.next()?, first.next().is_some()))
 }
 
-/// k shards of one content, taken out, when there are so many.
+/// Takes out k shards or more of one content, when there are so many.
 fn group(shards: &mut Vec<(usize, Footer, Bytes)>, k: usize) -> Option<Vec<(usize, Footer, Bytes)>> {
     let about = shards.last()?.1.about.clone();
     if shards.iter().filter(|s| s.1.about == about).count() < k {

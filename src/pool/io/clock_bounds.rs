@@ -22,7 +22,7 @@ pub struct Clocks {
 }
 
 impl PoolContext {
-    /// The time for what ages: by what the stores told within a day, or asks them.
+    /// Returns the time for what ages: by what the stores told within a day, else by asking them.
     ///
     /// # Errors
     /// Those of `clocks`.
@@ -34,7 +34,7 @@ impl PoolContext {
         }
     }
 
-    /// See `Pool::latest_ms`. Stores have a moment to tell.
+    /// Returns the latest time that it may be (see `Pool::latest_ms`). Stores have a moment to tell.
     pub async fn latest_ms(&self) -> u64 {
         let begun = self.rt().now();
         let look = self.clock().look().await;

@@ -112,7 +112,7 @@ impl PoolContext {
         Register::new(self.rt.clone(), self.roster.clone(), id)
     }
 
-    /// The store that holds a chunk's shard.
+    /// Returns the store that holds a chunk's shard.
     pub(in crate::pool) fn holder(&self, id: &ChunkId, shard: usize) -> Arc<Member> {
         self.membership().members[place(id, shard, self.layout.n())].clone()
     }
@@ -137,7 +137,7 @@ impl PoolContext {
         *self.deletion_check.lock() = Some(check);
     }
 
-    /// Which of these chunks may be deleted now. An error: nobody is there who could tell.
+    /// Tells which of these chunks may be deleted now. An error: nobody is there who could tell.
     pub(in crate::pool) async fn check_deletion(&self, ids: &BTreeSet<ChunkId>) -> Result<Checked> {
         let check = self.deletion_check.lock().as_ref().and_then(Weak::upgrade);
         let nobody = || Error::new(Kind::Unavailable, "nobody can tell which chunks are needed");
@@ -204,7 +204,7 @@ impl PoolContext {
         self.members().iter().filter(|m| m.failing().is_some_and(|(since, _)| now.since(since) >= d)).count()
     }
 
-    /// The incarnations of this generation, by index.
+    /// Returns the incarnations of this generation's stores, by index.
     pub(in crate::pool) fn incarnations(&self) -> Vec<Incarnation> {
         self.members().iter().map(|m| m.incarnation()).collect()
     }

@@ -93,7 +93,7 @@ impl Directory {
         self.catalog.remove(name.as_str().as_bytes(), old.in_catalog()).await
     }
 
-    /// All names, sorted.
+    /// Returns all names, sorted.
     pub(in crate::pool) async fn list(&self) -> Result<Vec<(Name, NameEntry)>> {
         sorted(self.catalog.all().await?)
     }

@@ -125,7 +125,7 @@ impl QuotaRoom {
         self.counts.lock().collecting = false;
     }
 
-    /// A count, if one is due now. `counted` or `failed` ends it. `written`: how much this host has written by now.
+    /// Begins a count, if one is due now. `counted` or `failed` ends it. `written`: how much this host has written by now.
     pub fn begin(&self, now: Instant, written: u64) -> Option<Count> {
         let mut counts = self.counts.lock();
         let after = if counts.asked { AGAIN } else { EVERY };

@@ -137,8 +137,8 @@ impl PoolContext {
         }
     }
 
-    /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
-    /// gone or unreadable for sure; `Unavailable`: too few stores answer.
+    /// Reads the bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards
+    /// are gone or unreadable for sure; `Unavailable`: too few stores answer.
     pub(in crate::pool) async fn read(
         &self,
         id: &ChunkId,
@@ -221,8 +221,8 @@ impl PoolContext {
         self.degraded(part, misses, verify).await
     }
 
-    /// The time within which the middle store answers 95 % of its reads of this size: a few slow ones don't make everybody
-    /// wait.
+    /// Returns the time within which the middle store answers 95 % of its reads of this size: a few slow ones don't make
+    /// everybody wait.
     pub(in crate::pool) fn usual(&self, class: SizeClass) -> Option<Duration> {
         let membership = self.membership();
         let times = membership.members.iter().filter_map(|m| hedge_policy::time_of(m, class));
@@ -432,7 +432,7 @@ fn aligned(part: Part<'_>) -> (u64, u64) {
     (from, (part.at + part.len).next_multiple_of(span).max(from + 1))
 }
 
-/// The ways to choose `take` of the numbers below `of`.
+/// Returns the ways to choose `take` of the numbers below `of`.
 fn choices(of: usize, take: usize) -> impl Iterator<Item = Vec<usize>> {
     let first = (take <= of).then(|| (0..take).collect::<Vec<usize>>());
     std::iter::successors(first, move |last| {

@@ -11,8 +11,8 @@ use crate::pool::stores::PoolConfig;
 /// over.
 const KEEP_UP: Duration = Duration::from_secs(15);
 
-/// Other hosts may have replaced a store that is out or down here, or have finished to replace one: looks now and then, as
-/// long as the pool lives.
+/// Looks now and then, as long as the pool lives, whether other hosts have replaced a store that is out or down here, or have
+/// finished to replace one.
 pub fn keep_up(context: &Arc<PoolContext>, pool: PoolId) {
     let (rt, context) = (context.rt().clone(), Arc::downgrade(context));
     let looking = rt.clone();

@@ -221,7 +221,7 @@ impl Catalog {
         RegisterId(xxh3_128(&text))
     }
 
-    /// The node's register, and whether it was known before.
+    /// Returns the node's register, and whether it was known before.
     fn node(&self, place: Place) -> (Register, bool) {
         let nodes = &mut self.known.lock().nodes;
         if let Some(node) = nodes.get(&place) {
@@ -249,7 +249,7 @@ impl Catalog {
         }
     }
 
-    /// The deepest node on the key's way that may be its leaf, by what is known.
+    /// Returns the deepest node on the key's way that may be its leaf, by what is known.
     fn begin(&self, hash: u64, guesses: u64) -> Place {
         let mut known = self.known.lock();
         if known.guesses != guesses {
@@ -422,7 +422,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// All entries. One that is there all the while is among them.
+    /// Returns all entries. One that is there all the while is among them.
     pub async fn all(&self) -> Result<Entries> {
         self.walk(false).await
     }

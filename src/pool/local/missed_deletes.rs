@@ -51,7 +51,7 @@ impl Leaving {
         *known = known.or(shards);
     }
 
-    /// Something is to be deleted that is not written here.
+    /// Notes that something is to be deleted that is not listed here: scrub finds it.
     pub(in crate::pool) fn lose(&mut self) {
         (self.overflow, self.overflowed) = (true, self.now);
     }
@@ -78,7 +78,7 @@ impl Leaving {
         }
     }
 
-    /// Nobody needs the chunk any more; puts of these shards go on.
+    /// Notes that nobody needs the chunk any more, while an upload's puts of these shards go on.
     pub(in crate::pool) fn dead(&mut self, id: &ChunkId, uploads: ShardSet) {
         if !uploads.is_empty() {
             let known = self.landing.entry(*id).or_default();
@@ -87,7 +87,7 @@ impl Leaving {
         self.puts.values_mut().filter(|p| p.id == *id).for_each(|p| p.dead = true);
     }
 
-    /// An upload's puts have ended. Whether their chunk was dead: what they brought is to be deleted then.
+    /// Notes that an upload's puts have ended. Returns whether their chunk was dead: what they brought is to be deleted then.
     pub(in crate::pool) fn put_ended(&mut self, id: &ChunkId, shards: ShardSet) -> bool {
         let ended = self.landing.get(id).copied().unwrap_or_default().and(shards);
         take(&mut self.landing, id, ended);
@@ -120,19 +120,19 @@ impl Leaving {
         of(&self.missed).or(of(&self.landing))
     }
 
-    /// All that is to be deleted should this process end now.
+    /// Returns all that is to be deleted should this process end now.
     pub(in crate::pool) fn all(&self) -> impl Iterator<Item = (ChunkId, ShardSet)> {
         self.missed.iter().chain(&self.landing).map(|(id, mask)| (*id, *mask))
     }
 
-    /// The next chunks after this one, in order.
+    /// Returns the next chunks after this one, in order.
     pub(in crate::pool) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, ShardSet)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let next = self.missed.range((after.map_or(Unbounded, Excluded), Unbounded));
         next.take(max).map(|(id, mask)| (*id, *mask)).collect()
     }
 
-    /// All that is to be deleted of a volume stays.
+    /// Forgets what is to be deleted of a volume: all of it stays.
     pub(in crate::pool) fn forget(&mut self, volume: VolumeId) {
         let known = self.missed.len() + self.landing.len();
         self.missed.retain(|id, _| id.volume != volume);
@@ -142,7 +142,7 @@ impl Leaving {
         }
     }
 
-    /// These shards are gone, or stay because a recorded state needs them.
+    /// Forgets shards that are gone, or that stay because a recorded state needs them.
     pub(in crate::pool) fn deleted(&mut self, id: &ChunkId, shards: ShardSet) {
         take(&mut self.missed, id, shards);
     }

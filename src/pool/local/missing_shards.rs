@@ -162,7 +162,7 @@ impl MissingShards {
         self.pool
     }
 
-    /// These shards are not stored yet; each is reported by `remove` or `left` later.
+    /// Notes shards that are not stored yet; each is reported by `remove` or `left` later.
     pub(in crate::pool) fn add_under_way(&self, id: ChunkId, shards: ShardSet) {
         if !shards.is_empty() {
             self.state.update(|s| {
@@ -172,12 +172,12 @@ impl MissingShards {
         }
     }
 
-    /// These shards were found missing: they are for mending.
+    /// Notes shards that were found missing: they are for mending.
     pub(in crate::pool) fn found(&self, id: ChunkId, shards: ShardSet) {
         shards.iter().for_each(|shard| self.left(id, shard));
     }
 
-    /// These shards were stored, and are gone or rotten now.
+    /// Notes shards that were stored, and are gone or rotten now.
     pub(in crate::pool) fn damaged(&self, id: ChunkId, found: Damage) {
         if found.all().is_empty() {
             return;
@@ -199,7 +199,7 @@ impl MissingShards {
         self.state.with(|s| s.news)
     }
 
-    /// A read could not use this shard: somebody should look at it.
+    /// Notes that a read could not use this shard: somebody should look at it.
     pub(in crate::pool) fn doubt(&self, id: ChunkId, shard: usize) {
         let news = |s: &mut State| {
             let damaged = s.damaged.get(&id).is_some_and(|d| d.all().has(shard));
@@ -224,12 +224,12 @@ impl MissingShards {
         self.state.with(|s| std::mem::take(&mut s.doubts))
     }
 
-    /// All that was found damaged.
+    /// Returns all shards that were found damaged.
     pub(in crate::pool) fn all_damaged(&self) -> Vec<(ChunkId, Damage)> {
         self.state.with(|s| s.damaged.iter().map(|(id, damage)| (*id, *damage)).collect())
     }
 
-    /// The chunks of which shards were found gone, after this one, in order.
+    /// Returns the chunks of which shards were found gone, after this one, in order.
     pub(in crate::pool) fn gone_after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Damage)> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.state.with(|s| {
@@ -254,7 +254,7 @@ impl MissingShards {
         self.state.with(|s| s.damaged.iter().map(|(id, d)| d.all().minus(s.not_stored(id)).count()).sum())
     }
 
-    /// A shard's upload was given up: from now on it is for mending.
+    /// Notes that a shard's upload was given up: from now on it is for mending.
     pub(in crate::pool) fn left(&self, id: ChunkId, shard: usize) {
         self.state.update(|s| {
             take(&mut s.under_way, &id, ShardSet::default().with(shard));
@@ -271,7 +271,7 @@ impl MissingShards {
         });
     }
 
-    /// These shards are stored; of what was rotten, only a footer may have been looked at.
+    /// Notes that these shards are stored. Those that were rotten stay so: perhaps only their footers were looked at.
     pub(in crate::pool) fn stored(&self, id: &ChunkId, shards: ShardSet) {
         self.state.update(|s| {
             let rotten = s.damaged.get(id).map(|d| d.rotten).unwrap_or_default();
@@ -283,7 +283,7 @@ impl MissingShards {
         });
     }
 
-    /// These shards are stored and right in every byte, or not wanted any more.
+    /// Notes that these shards are stored and right in every byte, or not wanted any more.
     pub(in crate::pool) fn remove(&self, id: &ChunkId, shards: ShardSet) {
         self.state.update(|s| {
             if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) | s.right(id, shards) {
@@ -292,7 +292,7 @@ impl MissingShards {
         });
     }
 
-    /// These shards are not damaged after all.
+    /// Notes that these shards are not damaged after all.
     pub(in crate::pool) fn remove_damage(&self, id: &ChunkId, shards: ShardSet) {
         // Asked for each shard that a scrub finds right: nobody is woken for those.
         if !self.damage(id).all().and(shards).is_empty() {
@@ -305,8 +305,8 @@ impl MissingShards {
         self.state.with(|s| SeenMissing { missing: s.missing.clone(), changes: s.changes })
     }
 
-    /// Everything but these chunks was looked at since those were all hints, and nothing is left. What was found missing since then
-    /// stays.
+    /// Notes that everything but these chunks was looked at since `hints` were all that was known, and that nothing is left.
+    /// What was found missing since then stays.
     pub(in crate::pool) fn all_is_there(&self, hints: &SeenMissing, but: &BTreeSet<ChunkId>) {
         self.state.update(|s| {
             s.overflow &= s.overflowed > hints.changes;
@@ -331,7 +331,7 @@ impl MissingShards {
         self.state.until(|s| (s.missing.is_empty() && s.under_way.is_empty()).then_some(())).await;
     }
 
-    /// The chunks that lack shards, as far as is known, each with those left out and those damaged.
+    /// Calls `f` for each chunk that lacks shards, as far as is known, with those left out and those damaged.
     pub(in crate::pool) fn each_lacking(&self, mut f: impl FnMut(&ChunkId, ShardSet, ShardSet)) {
         self.state.with(|s| {
             let under_way = s.under_way.keys().filter(|id| !s.missing.contains_key(id));
@@ -343,7 +343,7 @@ impl MissingShards {
         });
     }
 
-    /// The next chunks after this one, in order.
+    /// Returns the next chunks after this one that lack shards, in order.
     pub(in crate::pool) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, ShardSet)> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.state.with(|s| {
@@ -363,7 +363,8 @@ impl MissingShards {
         self.state.with(|s| look(&s.leaving))
     }
 
-    /// Nobody needs these chunks any more: nothing of them is missing, and what a put that goes on may bring is to be deleted.
+    /// Notes that nobody needs these chunks any more: nothing of them is missing, and what a put that goes on may bring is to
+    /// be deleted.
     pub(in crate::pool) fn dead(&self, ids: &[ChunkId]) {
         self.state.update(|s| {
             for id in ids {
@@ -404,7 +405,7 @@ impl MissingShards {
         })
     }
 
-    /// Everything known now is on disk.
+    /// Waits until everything known now is on disk, or this is closed.
     pub(in crate::pool) async fn flushed(&self) {
         let goal = self.state.with(|s| s.changes);
         self.state.until(|s| (s.written >= goal || s.closed).then_some(())).await;

@@ -62,12 +62,12 @@ pub struct Located {
 }
 
 impl ScrubReport {
-    /// Nothing is wrong, as far as stores could be looked through.
+    /// Tells whether nothing is wrong, as far as stores could be looked through.
     pub fn is_clean(&self) -> bool {
         let all = [&self.rotten, &self.missing, &self.misplaced, &self.foreign, &self.orphans];
         all.iter().all(|found| found.is_empty()) && self.unread_volumes.is_empty()
     }
-    /// Nothing is wrong, and everything was looked at.
+    /// Tells whether nothing is wrong, and everything was looked at.
     pub fn is_complete_and_clean(&self) -> bool {
         self.is_clean() && self.unreachable.is_empty()
     }

@@ -44,7 +44,7 @@ pub enum Copy {
 }
 
 impl Register {
-    /// Every acceptor's copy, by the index of its store.
+    /// Returns every acceptor's copy, by the index of its store.
     pub(in crate::pool) async fn copies(&self) -> Vec<(usize, Copy)> {
         let Ok(Some(bench)) = self.shared.bench().await else { return Vec::new() };
         let looks =
@@ -75,7 +75,7 @@ impl Register {
         copies
     }
 
-    /// The value that each acceptor accepted last, by the URL of its store: for people, decided by nobody.
+    /// Returns the value that each acceptor accepted last, by the URL of its store: for people, decided by nobody.
     pub async fn said(&self) -> Vec<(String, Result<Option<Bytes>>)> {
         let heard = self.objects(None).await;
         let said = heard.into_iter().map(|(member, object)| {

@@ -42,8 +42,8 @@ fn newest(heard: &[Heard]) -> Option<&Object> {
 }
 
 impl Register {
-    /// The pool's description by which the newest generation began that any acceptor shows, or as it was changed since; of
-    /// those acceptors that answer, decided by nobody. Changes nothing. For the pool register.
+    /// Returns the pool's description by which the newest generation began that any acceptor shows, or as it was changed
+    /// since. It is what those acceptors say that answer, decided by nobody. Changes nothing. For the pool register.
     pub(in crate::pool) async fn newest_description(&self) -> Result<Option<PoolConfig>> {
         let heard = self.objects(None).await;
         let Some(object) = newest(&heard) else { return Ok(None) };
@@ -117,7 +117,7 @@ impl Register {
         self.change(|_| Ok(Change::Keep(()))).await
     }
 
-    /// The pool register's way into the next generation: what `f` puts is the new description, and seals this one.
+    /// Takes the pool register into the next generation: what `f` puts is the new description, and seals this generation.
     pub(in crate::pool) async fn seal<T: Send>(
         &self,
         mut f: impl FnMut(Option<&bytes::Bytes>) -> Result<Change<T>> + Send,
@@ -137,7 +137,7 @@ impl Shared {
         Bench { majority: membership.majority(), cells, stage, behind }
     }
 
-    /// The acceptors of the generation that something was done in, while it is the pool's.
+    /// Returns the acceptors of the generation that something was done in, while it is the pool's.
     pub fn bench_of(&self, stage: &Arc<Stage>) -> Option<Bench> {
         let now = self.roster.current();
         (now.generation == stage.generation).then(|| self.bench_on(&now, stage.clone(), false))
@@ -231,7 +231,7 @@ impl Shared {
         Ok(())
     }
 
-    /// A sealed value is known chosen: the register goes on where the seal says.
+    /// Goes on where the seal says, once a sealed value is known chosen.
     pub async fn go_on(&self, sealed: &Value) -> Result<()> {
         let members = sealed.seal.clone().unwrap_or_default();
         let generation = self.roster.learn_of(&members).await?;

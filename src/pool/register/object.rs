@@ -190,7 +190,7 @@ pub struct Told {
     pub at: (Generation, u64, u128),
 }
 
-/// The description in an acceptor's object, if it is one. Decided by nobody.
+/// Returns the description in an acceptor's object, if it is one. Decided by nobody.
 pub fn description_in(bytes: &Bytes, place: RegisterPlace, key: Option<&PoolKey>) -> Option<Told> {
     let object = Object::decode(bytes, place, key).ok()?;
     let value = object.state.value.bytes.as_ref().or(object.opening.base.as_ref())?;

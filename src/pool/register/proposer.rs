@@ -167,14 +167,15 @@ impl Register {
         Register { deadline, ..self.clone() }
     }
 
-    /// The current value (linearizable); `None` when nothing was ever put. One round trip while the last write was ours.
+    /// Reads the current value (linearizable); `None` when nothing was ever put. Takes one round trip while the last write was
+    /// ours.
     pub async fn read(&self) -> Result<Option<Bytes>> {
         self.by_deadline(self.shared.read(self), "").await
     }
 
-    /// The value as of a moment after this call: what a flush waits for (protocol §1.5). Costs one small request to each
-    /// acceptor while they still have what we wrote, and is a read otherwise.
-    /// Where the pool has another generation by now, the register is there too afterwards.
+    /// Returns the value as of a moment after this call: what a flush waits for (protocol §1.5). Costs one small request to
+    /// each acceptor while they still have what we wrote, and is a read otherwise. Where the pool has another generation by
+    /// now, the register is there too afterwards.
     pub async fn confirm(&self) -> Result<Option<Bytes>> {
         self.by_deadline(self.shared.confirm(self), "").await
     }
@@ -196,7 +197,7 @@ impl Register {
         out.ok_or_else(undecided)
     }
 
-    /// The change behind all others. It knows nothing of what callers make of it, so that it is compiled once.
+    /// Makes the change behind all others. It knows nothing of what callers make of it, so that it is compiled once.
     pub(super) async fn take_turn(&self, step: &mut Step<'_>, seals: bool) -> Result<()> {
         let run = async {
             let _turn = self.shared.turn.lock().await;
@@ -289,7 +290,7 @@ impl Shared {
         Ok(value)
     }
 
-    /// A read; of a register that a seal of the pool's has not reached, it is more.
+    /// Reads the value; takes a register that a seal of the pool's has not reached into the pool's generation.
     async fn confirm(self: &Arc<Self>, register: &Register) -> Result<Option<Bytes>> {
         loop {
             let before = self.roster.current().generation;
@@ -306,7 +307,7 @@ impl Shared {
         }
     }
 
-    /// The value, when that can be told without a put.
+    /// Returns the value, when it can be told without a put.
     pub async fn glance(self: &Arc<Self>) -> Result<Option<Option<Bytes>>> {
         let held = self.held.lock().clone();
         if let Some(held) = held
@@ -329,7 +330,7 @@ impl Shared {
         }
     }
 
-    /// Do a majority of acceptors still have what this write put there?
+    /// Tells whether a majority of acceptors still have what this write put there.
     async fn unchanged(self: &Arc<Self>, bench: &Bench, held: &Arc<Accepted>) -> bool {
         let etags = held.etags.lock().clone();
         let Some(spare) = etags.len().checked_sub(bench.majority) else { return false };
@@ -386,7 +387,8 @@ impl Shared {
         Ok(seen)
     }
 
-    /// `seals`: what is put is the pool's description of its next generation, and the last value of this one.
+    /// Changes the value. `seals`: what is put is the pool's description of its next generation, and the last value of this
+    /// one.
     async fn change(self: &Arc<Self>, step: &mut Step<'_>, seals: bool) -> Result<()> {
         // Gone until the end is known: if this is dropped midway, the next change takes both rounds.
         let held = self.held.lock().take();
@@ -469,7 +471,7 @@ impl Shared {
         self.two_rounds(&bench, decide).await
     }
 
-    /// Prepare and accept, both as puts, above everything read. A value that ends in a seal is chosen as it is.
+    /// Runs prepare and accept, both as puts, above everything read. A value that ends in a seal is chosen as it is.
     async fn two_rounds<T>(
         self: &Arc<Self>,
         bench: &Bench,
@@ -519,7 +521,7 @@ impl Shared {
         })
     }
 
-    /// First round: each acceptor that promises, with its etag and the state that its promise covers.
+    /// Runs the first round; returns each acceptor that promises, with its etag and the state that its promise covers.
     pub async fn prepare(
         self: &Arc<Self>,
         bench: &Bench,
@@ -538,7 +540,7 @@ impl Shared {
         gather(&self.rt, asks, bench.majority, |_| false).await
     }
 
-    /// Second round; true when chosen. Then it is what the next change builds on.
+    /// Runs the second round; true when the value is chosen. Then it is what the next change builds on.
     pub async fn accept(
         self: &Arc<Self>,
         bench: &Bench,
@@ -595,7 +597,7 @@ impl Shared {
         }
     }
 
-    /// The acceptors that are not known to have what was written last. None once something else was.
+    /// Returns the acceptors that are not known to have what was written last. None once something else was.
     fn missed(&self, accepted: &Arc<Accepted>) -> Vec<usize> {
         let current = self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, accepted));
         let Some(bench) = self.bench_of(&accepted.stage).filter(|_| current) else { return Vec::new() };
@@ -707,14 +709,14 @@ impl Bench {
         named.collect()
     }
 
-    /// The state that a majority has accepted, whatever was promised since.
+    /// Returns the state that a majority has accepted, whatever was promised since.
     pub fn most_show<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
         let same = |a: &Acceptor| states().filter(|s| s.accepted == a.accepted).count() >= self.majority;
         states().find(|state| same(state))
     }
 
-    /// The state that a majority holds, with no promise above it but its own.
+    /// Returns the state that a majority holds, with no promise above it but its own.
     pub fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();
         let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
@@ -750,7 +752,7 @@ impl Change<()> {
     }
 }
 
-/// A change that ends well was decided by the last call of its step, which left what it made.
+/// Returns the error for a bug: a change that ends well was decided by the last call of its step, which left what it made.
 pub(super) fn undecided() -> Error {
     Error::new(Kind::Internal, "a register's change ended without a decision: this is a bug")
 }

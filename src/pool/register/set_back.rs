@@ -161,7 +161,7 @@ impl Register {
 }
 
 impl Shared {
-    /// One try at choosing anew what a majority shows, over all that anybody else shows. False: others were there.
+    /// Tries once to choose anew what a majority shows, over all that anybody else shows. False: others were there.
     async fn choose_agreed(
         self: &Arc<Self>,
         above: u64,

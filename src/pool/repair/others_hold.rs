@@ -37,8 +37,8 @@ pub struct Holdings {
 }
 
 impl Holdings {
-    /// `also`: places beside the members, each with the index of the store whose shards in it count too. What lies in a member's
-    /// place and was the pool's once counts anyway.
+    /// Lists what the members hold. `also`: places beside the members, each with the index of the store whose shards in it
+    /// count too. What lies in a member's place and was the pool's once counts anyway.
     pub async fn look(members: &[Arc<Member>], also: &[(usize, BucketRef)]) -> Holdings {
         let n = members.len();
         let Listing { present, complete, bytes, unreachable, .. } = list_all(members).await;
@@ -77,7 +77,7 @@ impl Holdings {
         (self.complete, self.former_silent) = (ShardSet::all(self.n), ShardSet::default());
     }
 
-    /// The shards of a chunk that are there, and those that may be on stores which could not be listed.
+    /// Counts the shards of a chunk that are there, and those that may be on stores which could not be listed.
     fn of(&self, id: &ChunkId) -> (usize, usize) {
         let there = self.present.get(id).copied().unwrap_or_default();
         let former = self.former.get(id).copied().unwrap_or_default();
@@ -89,8 +89,8 @@ impl Holdings {
         (there.count(), (0..self.n).filter(open).count())
     }
 
-    /// Live chunks that can't be read by what is there, and could by what may be elsewhere. Some of them may have been stored
-    /// since the stores were listed.
+    /// Returns live chunks that can't be read by what is there, and could by what may be elsewhere. Some of them may have been
+    /// stored since the stores were listed.
     pub async fn short_of(&self, k: usize, inventory: &dyn Inventory) -> Result<BTreeSet<ChunkId>> {
         let (mut after, mut short) = (None, BTreeSet::new());
         loop {

@@ -132,7 +132,7 @@ pub(super) async fn list_all(members: &[Arc<Member>]) -> Listing {
     all
 }
 
-/// One store's objects, as far as it could be listed.
+/// Lists one store's objects, as far as it can be listed.
 pub(super) async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>) {
     let mut listing = Listing::default();
     let mut list = List { max: PAGE, ..List::default() };

@@ -40,7 +40,7 @@ impl Default for Hedges {
 }
 
 impl Hedges {
-    /// A read earns the share that m stores have of reads, and a quarter more, of a hedge.
+    /// Earns for a read the share that m stores have of reads, and a quarter more, of a hedge.
     pub(in crate::pool) fn asked(&self, layout: Layout) {
         let mut saved = self.0.lock();
         *saved = (*saved + HEDGE * 5 * layout.m() as u64 / (4 * layout.n() as u64)).min(SAVED_MAX);
@@ -61,7 +61,8 @@ pub fn delay(own: Option<Duration>, usual: Option<Duration>) -> Duration {
     known.map_or(DELAY_UNKNOWN, |d| (d * 2).clamp(DELAY_MIN, DELAY_MAX))
 }
 
-/// The time within which 95 % of a store's reads of this class come, or of its requests while it has answered no such read.
+/// Returns the time within which 95 % of a store's reads of this class come, or of its requests while it has answered no such
+/// read.
 pub fn time_of(member: &Member, class: SizeClass) -> Option<Duration> {
     let traffic = member.traffic();
     traffic.reads_percentile(class, 95).or_else(|| traffic.percentile(95))

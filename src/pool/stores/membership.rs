@@ -39,7 +39,7 @@ impl Membership {
         }
     }
 
-    /// The store that had this place before, while not all of its shards have come along.
+    /// Returns the store that had this place before, while not all of its shards have come along.
     pub(in crate::pool) fn predecessor(&self, index: usize) -> Option<&Arc<Member>> {
         let old = self.before.as_ref()?.members.get(index)?;
         (old.incarnation() != self.members[index].incarnation()).then_some(old)
@@ -71,7 +71,7 @@ impl Membership {
         self.acceptors.iter().filter_map(|i| self.members.get(*i))
     }
 
-    /// The acceptors that are asked.
+    /// Returns the acceptors that are asked.
     pub fn deciding(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.acceptor_members().filter(|m| !self.given_up.contains(&m.index()))
     }
@@ -106,7 +106,8 @@ impl Membership {
         asked.into_iter().filter(|(_, silent)| *silent).map(|(index, _)| index).collect()
     }
 
-    /// The acceptors that are to be given up for its registers to be decided; none while a majority answers.
+    /// Returns the acceptors that are to be given up for the generation's registers to be decided; no others than before while
+    /// those that are asked answer in sufficient number.
     pub(in crate::pool) async fn hopeless(&self) -> BTreeSet<usize> {
         let silent = self.silent().await;
         let given_up: BTreeSet<usize> = silent.union(&self.given_up).copied().collect();

@@ -16,12 +16,12 @@ pub const PROBES: &str = "probe/";
 /// Prefix of the keys of registers.
 pub const REGISTERS: &str = "reg/";
 
-/// The key of a chunk's shard.
+/// Returns the key of a chunk's shard.
 pub fn shard_key(id: &ChunkId, shard: usize) -> String {
     with_prefix(format!("{id}.{shard}"))
 }
 
-/// The key of a register's acceptor object.
+/// Returns the key of a register's acceptor object.
 pub fn register_key(id: RegisterId) -> String {
     format!("{REGISTERS}{id}")
 }

@@ -70,13 +70,13 @@ impl Ring {
         self.sorted.insert(at, micros);
     }
 
-    /// The time within which `percent` of the last answers came; `None` before the first.
+    /// Returns the time within which `percent` of the last answers came; `None` before the first.
     fn percentile(&self, percent: usize) -> Option<Duration> {
         let at = (self.sorted.len() * percent).div_ceil(100).saturating_sub(1);
         self.sorted.get(at).map(|m| Duration::from_micros((*m).into()))
     }
 
-    /// The middle one of the newest answers; `None` before there are so many.
+    /// Returns the median of the newest answers' times; `None` before there are so many.
     fn recent(&self) -> Option<Duration> {
         let from = self.micros.len().checked_sub(RECENT)?;
         let mut newest: Vec<u32> = self.micros.range(from..).copied().collect();
@@ -86,7 +86,7 @@ impl Ring {
 }
 
 impl Traffic {
-    /// `read`: the size class, where it was a get of data.
+    /// Counts an answer. `read`: the size class, where it was a get of data.
     pub(in crate::pool) fn count(&self, took: Duration, read: Option<SizeClass>, failed: bool) {
         self.all.lock().count(took, failed);
         // One that failed says nothing about how long a read takes.
@@ -107,7 +107,7 @@ impl Traffic {
         due
     }
 
-    /// The share of the last requests that failed.
+    /// Returns the share of the last requests that failed.
     pub(in crate::pool) fn error_rate(&self) -> f64 {
         let all = self.all.lock();
         all.failed as f64 / all.failures.len().max(1) as f64
@@ -139,7 +139,7 @@ impl Traffic {
     pub(in crate::pool) fn reads_percentile(&self, class: SizeClass, percent: usize) -> Option<Duration> {
         self.reads[class.0].lock().percentile(percent)
     }
-    /// The median of the newest data gets of this class; `None` while there are too few to tell.
+    /// Returns the median of the newest data gets of this class; `None` while there are too few to tell.
     pub(in crate::pool) fn reads_recent(&self, class: SizeClass) -> Option<Duration> {
         self.reads[class.0].lock().recent()
     }
