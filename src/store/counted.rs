@@ -206,7 +206,7 @@ impl Running<'_> {
     }
 }
 
-/// The verb that a request is counted under.
+/// Returns the verb that a request is counted under.
 fn verb(request: &BucketRequest) -> Verb {
     match request {
         BucketRequest::Get { .. } => Verb::Get,

@@ -51,7 +51,7 @@ impl Faulty {
         change(&mut self.faults.lock());
     }
 
-    /// The next requests meet these, in the order in which they begin; those after them what `faults` draws.
+    /// Sets the fates of the next requests, in the order in which they begin; those after them meet what `faults` draws.
     pub fn next(&self, fates: impl IntoIterator<Item = RequestFate>) {
         self.script.lock().extend(fates);
     }
@@ -91,7 +91,7 @@ impl Faulty {
 }
 
 impl Faulty {
-    /// The request's effect, where the store races a while after its condition was judged.
+    /// Carries the request out; where the store races, its effect comes a while after its condition was judged.
     async fn land(
         &self,
         request: &Arc<BucketRequest>,

@@ -61,8 +61,8 @@ const NAMES: [&[&str]; 4] = [
 ];
 
 impl AccessKeys {
-    /// Keys as people and tools hand them on: `ACCESS:SECRET[:TOKEN]`; lines `aws_access_key_id = …` as in files of AWS, or
-    /// `AWS_ACCESS_KEY_ID=…` as in the environment; JSON as `aws sts` and a `credential_process` print it.
+    /// Reads keys as people and tools hand them on: `ACCESS:SECRET[:TOKEN]`; lines `aws_access_key_id = …` as in files of AWS,
+    /// or `AWS_ACCESS_KEY_ID=…` as in the environment; JSON as `aws sts` and a `credential_process` print it.
     ///
     /// # Errors
     /// `Usage`, without a word of the text.
@@ -93,7 +93,7 @@ impl AccessKeys {
         AccessKeys::of_pairs(pairs.collect::<Result<Vec<_>>>()?)
     }
 
-    /// The environment's, as AWS tools name them.
+    /// Reads keys from the environment, where they are named as AWS tools name them.
     pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<AccessKeys> {
         let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
         let pairs = names
@@ -279,17 +279,17 @@ impl Keyring {
         let _ = self.looker.set(format!("{looker} (process {})", std::process::id()));
     }
 
-    /// "the daemon (process 7)": who looks for keys here.
+    /// Names who looks for keys here: "the daemon (process 7)".
     pub fn looker(&self) -> String {
         self.looker.get().cloned().unwrap_or_else(|| "this command".to_owned())
     }
 
-    /// Read before the keys: who finds this unchanged has the newest.
+    /// Returns the version of what is in the keyring. It is read before the keys: who finds it unchanged has the newest.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// All stores look for their keys anew, also in files.
+    /// Makes all stores look for their keys anew, also in files.
     pub fn renew(&self) {
         self.version.fetch_add(1, Ordering::Release);
     }
@@ -343,7 +343,7 @@ impl Keyring {
         kept.map(|((target, _), keys)| (target.clone(), keys.clone())).collect()
     }
 
-    /// The keys for a store, and by whose name they were given.
+    /// Returns the keys for a store, and the target for which they were given.
     pub fn find(&self, place: &S3Place) -> Option<(KeyTarget, AccessKeys)> {
         let keys = self.keys.read();
         let ranked = keys.iter().filter_map(|((target, source), keys)| {
@@ -352,14 +352,14 @@ impl Keyring {
         ranked.max_by_key(|(rank, ..)| *rank).map(|(_, target, keys)| (target.clone(), keys.clone()))
     }
 
-    /// A store is open until its place is dropped.
+    /// Notes a store as open, until its place is dropped.
     pub fn join(&self, place: &Arc<S3Place>) {
         let mut users = self.users.lock();
         users.retain(|user| user.strong_count() > 0);
         users.push(Arc::downgrade(place));
     }
 
-    /// The open stores that would take keys given to `target`, each place once.
+    /// Returns the open stores that would take keys given to `target`, each place once.
     pub fn users_of(&self, target: &KeyTarget) -> BTreeSet<S3Place> {
         let open: Vec<Arc<S3Place>> = self.users.lock().iter().filter_map(Weak::upgrade).collect();
         let takes = |place: &S3Place| {

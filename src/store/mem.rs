@@ -239,7 +239,7 @@ impl MemStore {
         Arc::new(MemStore { url, state, etags, changes: AtomicU64::new(1) })
     }
 
-    /// The two change places, as two folders that are renamed.
+    /// Lets two stores change places, as two folders that are renamed.
     pub fn swap(&self, other: &MemStore) {
         let theirs = std::mem::take(&mut *other.state.lock());
         let ours = std::mem::replace(&mut *self.state.lock(), theirs);
@@ -266,17 +266,18 @@ impl MemStore {
         *self.state.lock() = State::default();
     }
 
-    /// A copy of all objects, as a backup of the store's disk has them.
+    /// Returns a copy of all objects, as a backup of the store's disk has them.
     pub fn backup(&self) -> Backup {
         Backup(self.state.lock().objects.clone())
     }
 
-    /// Another disk stands in the store's place from now on; what the one before held. A default one is an empty mount point.
+    /// Puts another disk in the store's place from now on; returns what the one before held. A default one is an empty mount
+    /// point.
     pub fn exchange(&self, disk: Backup) -> Backup {
         Backup(std::mem::replace(&mut self.state.lock().objects, disk.0))
     }
 
-    /// Every key, for tests that look from outside.
+    /// Returns every key, for tests that look from outside.
     pub fn keys(&self) -> Vec<String> {
         self.state.lock().objects.keys().cloned().collect()
     }

@@ -124,7 +124,7 @@ responses! {
 }
 
 impl BucketRequest {
-    /// The outcome of an attempt that nobody answered, or whose answer says nothing. Of a put it is unknown.
+    /// Returns the outcome of an attempt that nobody answered, or whose answer says nothing. Of a put it is unknown.
     pub fn unanswered(&self, e: Error) -> Result<BucketAnswer> {
         match self {
             BucketRequest::Put { .. }

@@ -56,8 +56,8 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Returns the patience of programs that use files: a server that is started anew, or a line that is gone for a few seconds, is
-    /// no reason for an error of read(2).
+    /// Returns the patience of programs that use files: a server that is started anew, or a line that is gone for a few
+    /// seconds, is no reason for an error of read(2).
     pub fn of_files() -> Patience {
         let first_pause = Duration::from_millis(100);
         Patience { attempts: 8, first_pause, budget: 1000, ..Patience::default() }

@@ -298,7 +298,8 @@ impl StoreUrl {
         }
     }
 
-    /// The places that contain this one, the nearest first. Of a folder only what its path says once links are followed.
+    /// Returns the places that contain this one, the nearest first. Of a folder, these are only what its path says once links
+    /// are followed.
     pub fn above(&self) -> Vec<StoreUrl> {
         match self {
             StoreUrl::File { dir } => {

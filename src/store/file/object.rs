@@ -65,7 +65,7 @@ fn text_of(etag: &Etag, stamp: Stamp, attrs: &Attrs) -> String {
     text
 }
 
-/// The noted etag if it still counts, and the attributes. What can't be read counts as not there.
+/// Returns the noted etag if it still counts, and the attributes. What can't be read counts as not there.
 fn read_text(text: &str, stamp: Stamp) -> (Option<Etag>, Attrs) {
     let (line, json) = text.split_once('\n').unwrap_or((text, "{}"));
     let kept: Kept = serde_json::from_str(json).unwrap_or_default();

@@ -44,8 +44,8 @@ impl Spot {
 }
 
 impl Root {
-    /// The folders on the way to an object, made where they are missing. An object that has the name of such a
-    /// folder moves aside.
+    /// Makes the folders on the way to an object where they are missing. An object that has the name of such a folder moves
+    /// aside.
     fn make_folders(&self, root: &OwnedFd, path: &KeyPath) -> Result<()> {
         let doing = || format!("making the folder of {:?}", path.key());
         for (folder, key) in path.folders() {
@@ -177,15 +177,15 @@ impl Root {
         Ok(())
     }
 
-    /// A file that was just put here, durably.
+    /// Notes a file that was just put here, durably.
     pub fn note_settled(&self, file: &OwnedFd) {
         if let Ok(stat) = fstat(file) {
             self.settled.lock().put(life(&stat), ());
         }
     }
 
-    /// Another process may have moved an object to its place and not made that durable yet. Whoever builds on what he
-    /// reads (a register's majority, a takeover's count) needs that it stays.
+    /// Makes an object durable that was read. Another process may have moved it to its place and not made that durable yet,
+    /// and whoever builds on what he reads (a register's majority, a takeover's count) needs that it stays.
     pub fn settle_what_was_read(
         &self,
         root: &OwnedFd,

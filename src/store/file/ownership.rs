@@ -15,7 +15,7 @@ use super::root::{FOLDER_MODE, Root};
 
 type Owner = (Option<Uid>, Option<Gid>);
 
-/// The folder's owner, where this process is root and the folder is not. `None`: what is made stays its maker's.
+/// Returns the folder's owner, where this process is root and the folder is not. `None`: what is made stays its maker's.
 pub(super) fn heir(root: &OwnedFd) -> rustix::io::Result<Option<Owner>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);

@@ -63,7 +63,7 @@ impl Progress {
 }
 
 impl Step<'_> {
-    /// The step before is over; the next one writes and syncs so many bytes.
+    /// Ends the step before; the next one writes and syncs so many bytes.
     pub fn next(&self, bytes: u64) {
         let now = self.rt.now();
         let mut state = self.of.state.lock();

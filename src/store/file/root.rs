@@ -117,7 +117,7 @@ impl Root {
         }
     }
 
-    /// The folder itself. That it isn't there, or another is, is an error; that an object isn't is none.
+    /// Opens the folder itself. That it isn't there, or another is, is an error; that an object isn't is none.
     pub fn open(&self) -> Result<OwnedFd> {
         let root = self.open_or(Kind::Unavailable)?;
         if let Some(opened) = self.opened.get()
@@ -136,7 +136,7 @@ impl Root {
         Ok(root)
     }
 
-    /// The room on its filesystem.
+    /// Returns the room on the folder's filesystem.
     pub fn space(&self) -> Result<Space> {
         let root = self.open()?;
         let look = || Ok((fstat(&root)?, fstatvfs(&root)?));
@@ -168,7 +168,7 @@ impl Root {
         })
     }
 
-    /// An error of the filesystem, with what was being done.
+    /// Returns an error of the filesystem, with what was being done.
     pub fn failed(&self, doing: &str, e: Errno) -> Error {
         if e == Errno::OPNOTSUPP {
             return self.no_xattrs();

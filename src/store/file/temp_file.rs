@@ -107,7 +107,7 @@ impl Root {
         }
     }
 
-    /// The file, if nobody writes it any more: locked, where the filesystem can do that.
+    /// Opens the file, if nobody writes it any more: locked, where the filesystem can do that.
     fn left(&self, root: &OwnedFd, path: &str, stat: &Stat) -> Option<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(root, path, flags, Mode::empty()).ok()?;

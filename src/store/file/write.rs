@@ -134,7 +134,7 @@ impl Inner {
         self.delete_if(keys.iter().map(|key| (key, When::Always))).map(|_| ())
     }
 
-    /// False: some have other etags.
+    /// Deletes the objects that have these etags. False: some have other etags, and stay.
     pub(super) fn delete_same(&self, objects: &[(String, Etag)]) -> Result<bool> {
         self.delete_if(objects.iter().map(|(key, etag)| (key, When::Matches(etag.clone()))))
     }

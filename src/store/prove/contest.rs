@@ -214,7 +214,7 @@ async fn round(
     Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, pace))
 }
 
-/// The longest time in which nobody was answered, of writers of whom each was answered after so long.
+/// Returns the longest time in which nobody was answered, of writers of whom each was answered after so long.
 fn longest_silence(mut answered: Vec<Duration>) -> Duration {
     answered.sort_unstable();
     let before = [Duration::ZERO].into_iter().chain(answered.iter().copied());

@@ -132,7 +132,7 @@ async fn deletes(trial: &Trial<'_>) -> Result<Option<&'static str>> {
     Ok((!page.is_empty()).then_some("what was deleted is listed still"))
 }
 
-/// All names below a prefix, page by page. An error: it goes on for longer than there are names.
+/// Lists all names below a prefix, page by page. An error: the listing goes on for longer than there are names.
 async fn listed(trial: &Trial<'_>, prefix: &str) -> Result<Vec<String>> {
     let mut list = List { prefix: prefix.to_owned(), max: PAGE, ..List::default() };
     let mut names = Vec::new();
@@ -213,7 +213,7 @@ async fn copies_named(trial: &Trial<'_>) -> Result<Option<&'static str>> {
     Ok(stored(put)?.map(|_| "a copy ignores which version of its source was named"))
 }
 
-/// An upload of two parts, of which `first` makes the first. It is taken back when it fails.
+/// Makes an upload of two parts, of which `first` makes the first. The upload is taken back when it fails.
 async fn put_together(
     trial: &Trial<'_>,
     key: &str,

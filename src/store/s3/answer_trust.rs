@@ -48,7 +48,7 @@ impl Trust {
         &self.rt
     }
 
-    /// An answer has just shown the bucket.
+    /// Notes that an answer has just shown the bucket.
     pub fn show(&self) {
         *self.shown.lock() = Some(self.rt.now());
     }

@@ -40,7 +40,7 @@ impl Description {
     }
 }
 
-/// User metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
+/// Returns user metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
 fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
     let (mut user, mut extra) = (HashMap::new(), Extra::new());
     for (name, value) in &attrs.user {
@@ -60,7 +60,8 @@ fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
     Ok(((!user.is_empty()).then_some(user), extra))
 }
 
-/// The class of what takes an object's place. One of an archive is not kept: what was restored would be unreadable again.
+/// Returns the class of what takes an object's place. One of an archive is not kept: what was restored would be unreadable
+/// again.
 pub(super) fn class_of(class: &str) -> Option<StorageClass> {
     (!matches!(class, "GLACIER" | "DEEP_ARCHIVE")).then(|| class.into())
 }
@@ -73,7 +74,7 @@ fn encoding(told: &str) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
-/// The headers of an answer that whatever replaces the object has to carry.
+/// Returns the headers of an answer that whatever replaces the object has to carry.
 pub(super) fn headers<'a>(
     all: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
 ) -> BTreeMap<String, String> {
@@ -138,7 +139,7 @@ impl S3Store {
         Ok(description)
     }
 
-    /// An object's tags as a header has them; none where it has none.
+    /// Returns an object's tags as a header has them; none where it has none.
     async fn tags_of(&self, key: &str) -> Result<Option<String>> {
         if self.tags.none_here.load(Ordering::Relaxed) {
             return Ok(None);

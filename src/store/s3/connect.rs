@@ -101,7 +101,7 @@ pub fn web_client() -> Result<SharedHttpConnector> {
     Ok(client(&settings, tls(None)?).0)
 }
 
-/// The SDK panics on certificates that it can't read, when the first request is made: they are read here first.
+/// Reads certificates before the SDK does: it panics on those that it can't read, when the first request is made.
 fn check_authorities(pem: &[u8]) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for der in CertificateDer::pem_slice_iter(pem) {
@@ -175,7 +175,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// The addresses of the server's name, each once. Empty: it has none of its own, or a proxy chooses.
+    /// Returns the addresses of the server's name, each once. Empty: it has none of its own, or a proxy chooses.
     pub async fn addresses(&self) -> Result<Vec<IpAddr>> {
         let Some(endpoint) = self.direct.as_ref().map(DirectClient::endpoint) else { return Ok(Vec::new()) };
         let Ok(uri) = endpoint.parse::<http::Uri>() else { return Ok(Vec::new()) };
@@ -250,7 +250,7 @@ async fn check_keys(place: &S3Place, given: Option<&Credentials>) -> Result<()> 
     }
 }
 
-/// The configuration that AWS tools would have for this place. Making it asks nobody where the region is known.
+/// Returns the configuration that AWS tools would have for this place. Making it asks nobody where the region is known.
 fn loader(place: &S3Place, http: &SharedHttpClient) -> ConfigLoader {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -266,7 +266,7 @@ fn loader(place: &S3Place, http: &SharedHttpClient) -> ConfigLoader {
     loader
 }
 
-/// The SDK's chain of credentials, or the profile alone where the place names one.
+/// Returns the maker of the SDK's chain of credentials, or of the profile alone where the place names one.
 fn chain_of(place: Arc<S3Place>, region: Region, http: SharedHttpClient) -> MakeChain {
     Box::new(move || {
         let (place, region, http) = (place.clone(), region.clone(), http.clone());
@@ -368,13 +368,14 @@ async fn of_profile(
     ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build()
 }
 
-/// The SDK's rules put the bucket's name right behind the path of an endpoint that has one.
+/// Ends an endpoint's path with a slash: the SDK's rules put the bucket's name right behind the path.
 fn with_slash(endpoint: String) -> String {
     let path = endpoint.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
     if path.is_some_and(|path| !path.is_empty() && !path.ends_with('/')) { endpoint + "/" } else { endpoint }
 }
 
-/// TLS protects the body: hashing all of it for the signature too would only cost time.
+/// Tells whether bodies are left out of signatures. Where TLS protects a body, hashing all of it for the signature too would
+/// only cost time.
 pub(super) fn hides_payload(place: &S3Place) -> bool {
     place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:"))
 }

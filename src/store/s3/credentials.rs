@@ -134,7 +134,7 @@ impl Keys {
         version_of(Some(self))
     }
 
-    /// The store says that keys of this version have ended: they are looked for anew, where they come from. False: that
+    /// Has keys of this version looked for anew, where they come from, since the store says that they have ended. False: that
     /// was done a moment ago.
     pub fn renew(self: &Arc<Keys>, seen: KeysVersion) -> bool {
         if self.version() != seen {
@@ -221,7 +221,7 @@ impl Keys {
     }
 }
 
-/// Text as an error's source: what says it to the user is the innermost.
+/// Makes a text an error's source: what says it to the user is the innermost.
 fn lacking(why: String) -> crate::base::Error {
     crate::base::Error::new(Kind::Denied, why)
 }

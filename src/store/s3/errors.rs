@@ -194,14 +194,14 @@ impl Trouble {
         Trouble { status, code, sent, garbled, error }
     }
 
-    /// An answer that is none of S3's to what was asked.
+    /// Makes the trouble of an answer that is none of S3's to what was asked.
     pub fn foreign(url: &str, doing: &str, why: &str) -> Trouble {
         let advice = advice(Kind::Unavailable, "");
         let error = Error::new(Kind::Unavailable, format!("{url}: {doing}: {why}{advice}"));
         Trouble { status: 200, code: String::new(), sent: true, garbled: false, error }
     }
 
-    /// The failure of one key of a batch.
+    /// Makes the trouble of one key of a batch whose deletion failed.
     pub fn of_one(url: &str, e: &aws_sdk_s3::types::Error) -> Trouble {
         let code = e.code().unwrap_or_default().to_owned();
         let status = match code.as_str() {
@@ -215,7 +215,7 @@ impl Trouble {
         Trouble { status, code, sent: true, garbled: false, error }
     }
 
-    /// The store says that there is no such object, in S3's words: a 404 alone is any server's.
+    /// Tells whether the store says that there is no such object, in S3's words: a 404 alone is any server's.
     pub fn is_absent(&self) -> bool {
         self.status == 404 && matches!(self.code.as_str(), "NoSuchKey" | "NoSuchVersion")
     }
@@ -228,27 +228,27 @@ impl Trouble {
             || self.status == 400 && matches!(self.code.as_str(), "InvalidArgument" | "NoSuchVersion")
     }
 
-    /// An answer to HEAD, which has no body that could say more, may mean that there is no such object or version.
+    /// Tells whether an answer to HEAD, which has no body that could say more, may mean that there is no such object or version.
     pub fn may_be_absent(&self, version: Option<&str>) -> bool {
         self.status == 404 || version.is_some() && matches!(self.status, 400 | 405)
     }
 
-    /// There is no such upload (any more).
+    /// Tells whether there is no such upload (any more).
     pub fn is_no_upload(&self) -> bool {
         self.status == 404 && self.code == "NoSuchUpload"
     }
 
-    /// The answer has a body of S3's that says what it means.
+    /// Tells whether the answer has a body of S3's that says what it means.
     fn is_told(&self) -> bool {
         !matches!(self.code.as_str(), "" | "NotFound")
     }
 
-    /// The request itself certainly had no effect.
+    /// Tells whether the request itself certainly had no effect.
     fn is_definite(&self) -> bool {
         !self.sent || (300..500).contains(&self.status)
     }
 
-    /// Returns the outcome of a put that answered like this (docs/architecture.md, conditional puts).
+    /// Returns the outcome of a put that answered like this (docs/protocol.md §2.6).
     pub fn put(self, when: &When) -> Result<Put> {
         match self.status {
             412 if self.is_told() => Ok(Put::Refused),
@@ -260,8 +260,8 @@ impl Trouble {
         }
     }
 
-    /// The server may not take checksums in headers: it says that it knows something of the request not, or only that
-    /// the request is bad. That the body is not what its checksum says is told by other codes.
+    /// Tells whether the server may not take checksums in headers: it says that it does not know something of the request, or
+    /// only that the request is bad. That the body is not what its checksum says is told by other codes.
     pub fn dislikes_checksums(&self) -> bool {
         const CODES: &[&str] = &[
             "",
@@ -274,13 +274,13 @@ impl Trouble {
         matches!(self.status, 400 | 501) && CODES.contains(&self.code.as_str())
     }
 
-    /// The server knows no such request.
+    /// Tells whether the server knows no such request.
     pub fn is_not_known(&self) -> bool {
         matches!(self.code.as_str(), "NotImplemented" | "MethodNotAllowed")
             || matches!(self.status, 405 | 501) && !self.code.is_empty()
     }
 
-    /// An answer to HEAD that has no body which could say why.
+    /// Tells whether this is an answer to HEAD that has no body which could say why.
     pub fn is_mute(&self) -> bool {
         matches!(self.status, 400 | 401 | 403) && !self.is_told()
     }

@@ -157,7 +157,7 @@ impl DirectClient {
         })
     }
 
-    /// Scheme, authority and the path before any key.
+    /// Returns scheme, authority and the path before any key.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -192,8 +192,8 @@ impl DirectClient {
         }
     }
 
-    /// A host whose clock is wrong by more than the quarter of an hour that S3 allows signs by the server's. Only a
-    /// refusal is believed: a proxy's or a cache's clock is nobody's business.
+    /// Learns by how much this host's clock is wrong. If it is by more than the quarter of an hour that S3 allows, requests
+    /// are signed by the server's clock. Only a refusal is believed: a proxy's or a cache's clock is nobody's business.
     fn learn_time(&self, answer: &HttpResponse) {
         let text = answer.headers().get("date").filter(|_| self.mends_clocks);
         // An answer with an age comes from a cache.
@@ -247,7 +247,7 @@ pub(super) struct SignedRequest<'a> {
 
 const IS_PAGE: &str = "the answer has a body where S3's has none, as a page of another server's";
 
-/// S3's answers to these have no body.
+/// Tells whether an answer has a body though S3's answers to this verb have none: then it is a page of another server's.
 fn is_page(verb: &str, answer: &HttpResponse) -> bool {
     let body = answer.body().bytes().unwrap_or_default();
     matches!(verb, "put" | "part" | "delete") && !body.trim_ascii().is_empty()
@@ -318,7 +318,7 @@ verbs! {
 }
 
 impl<'a> SignedRequest<'a> {
-    /// These headers go along.
+    /// Lets these headers go along.
     pub fn with(self, extra: &'a [(String, String)]) -> SignedRequest<'a> {
         SignedRequest { extra, ..self }
     }
@@ -342,7 +342,8 @@ impl SignedRequest<'_> {
         Ok(request)
     }
 
-    /// Signature version 4, as S3 takes it: <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
+    /// Signs a request by signature version 4, as S3 takes it:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
     fn sign(&self, identity: &Identity, request: &mut HttpRequest) -> Result<(), BoxError> {
         if self.extra.iter().any(|(_, text)| header_text::value(text).is_some()) {
             return self.sign_raw(identity, request);

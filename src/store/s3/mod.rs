@@ -250,7 +250,7 @@ impl S3Store {
         if checked { self.connection.checked.clone() } else { self.connection.plain.clone() }
     }
 
-    /// A checksum goes along with every body.
+    /// Tells whether a checksum goes along with every body.
     fn checks(&self) -> bool {
         !self.plain.load(Ordering::Relaxed)
     }
@@ -268,7 +268,7 @@ impl S3Store {
     }
 }
 
-/// A verb's future, boxed by itself: each is as large as its own verb needs.
+/// Boxes a verb's future by itself: each is as large as its own verb needs.
 fn answer<'a, T: Into<BucketAnswer> + 'a>(
     verb: impl Future<Output = Result<T>> + Send + 'a,
 ) -> BoxFuture<'a, Result<BucketAnswer>> {

@@ -67,7 +67,7 @@ impl Quotings {
         self.0[told as usize].load(Ordering::Relaxed) == OPEN || self.of(told) != sent
     }
 
-    /// A request with a right etag was taken.
+    /// Learns that a request with a right etag in this form was taken.
     pub fn learn(&self, told: Told, quoting: Quoting) {
         let is = if quoting == Quoting::Bare { BARE } else { QUOTED };
         self.0[told as usize].store(is, Ordering::Relaxed);

@@ -36,7 +36,7 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
 }
 
-/// The value as it goes out, without what the standard says to leave out of a signature.
+/// Returns the value as it goes out, without what the standard says to leave out of a signature.
 fn value(text: &str) -> Vec<u8> {
     let bytes = header_text::value(text).unwrap_or_else(|| text.as_bytes().to_vec());
     let mut out: Vec<u8> = Vec::with_capacity(bytes.len());
@@ -56,7 +56,7 @@ fn query(uri: &http::Uri) -> String {
     all.join("&")
 }
 
-/// The headers that sign the request. None: its address is none.
+/// Returns the headers that sign the request. None: its address is none.
 pub(super) fn signature(
     what: &Signable<'_>,
     keys: &Credentials,

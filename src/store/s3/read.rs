@@ -68,12 +68,12 @@ pub(super) fn etag_in(text: Option<&str>) -> Etag {
     Etag(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text).to_owned())
 }
 
-/// None: the answer does not tell.
+/// Returns a time in milliseconds since 1970. None: the answer does not tell it.
 pub(super) fn millis(time: Option<&DateTime>) -> Option<u64> {
     u64::try_from(time?.to_millis().ok()?).ok()
 }
 
-/// A length as an answer tells it. None: it does not.
+/// Returns a length as an answer tells it. None: it does not.
 pub(super) fn length_in(told: Option<i64>) -> Option<u64> {
     u64::try_from(told?).ok()
 }
@@ -88,7 +88,7 @@ fn attrs_in(content_type: Option<&str>, user: Option<&HashMap<String, String>>, 
     }
 }
 
-/// `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
+/// Reads `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
 fn restored_in(text: &str) -> Option<Restored> {
     let field =
         |name: &str| text.split_once(name)?.1.strip_prefix("=\"")?.split_once('"').map(|(value, _)| value);
@@ -101,7 +101,7 @@ fn restored_in(text: &str) -> Option<Restored> {
     }
 }
 
-/// Every checksum that came with an answer. That of an upload in parts may be one of the parts' checksums: it ends in
+/// Returns every checksum that came with an answer. That of an upload in parts may be one of the parts' checksums: it ends in
 /// `-` and their number.
 fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
     let all = [
@@ -121,7 +121,7 @@ fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
     (!told.is_empty()).then(|| told.join(" "))
 }
 
-/// The checksum to check a body by: the cheapest that came with it. That of an upload in parts, which ends in their
+/// Returns the checksum to check a body by: the cheapest that came with it. That of an upload in parts, which ends in their
 /// number, is none of the bytes.
 fn announced(out: &GetObjectOutput) -> Option<(ChecksumAlgorithm, &str)> {
     let all = [
@@ -153,7 +153,7 @@ fn range_header(range: ByteRange) -> Option<String> {
     }
 }
 
-/// `bytes 5-9/100`: the first and the last byte of the body, and the object's size.
+/// Reads `bytes 5-9/100`: the first and the last byte of the body, and the object's size.
 fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -231,7 +231,7 @@ impl S3Store {
         self.head_of((key, None), false).await
     }
 
-    /// An object or one of its versions.
+    /// Describes an object or one of its versions; `None` if there is none.
     pub(super) async fn head_of(
         &self,
         what: Versioned<'_>,
@@ -240,7 +240,7 @@ impl S3Store {
         Ok(self.looked_at(what, checksums).await?.map(|looked| self.described(&looked)))
     }
 
-    /// HEAD. That there is no such object is believed as `answer_trust.rs` says.
+    /// Sends a HEAD. That there is no such object is believed as `answer_trust.rs` says.
     pub(super) async fn looked_at(
         &self,
         what: Versioned<'_>,
@@ -296,7 +296,7 @@ impl S3Store {
         }
     }
 
-    /// The size of an object whose HEAD does not tell it, as edges and proxies answer: a part of the object comes with
+    /// Finds the size of an object whose HEAD does not tell it, as edges and proxies answer: a part of the object comes with
     /// the size, or the object's listing does.
     async fn size_of(&self, what: Versioned<'_>, etag: &Etag) -> Result<u64, Trouble> {
         let ((key, version), doing) = (what, doing("looking at", what));
@@ -354,8 +354,8 @@ impl S3Store {
         }
     }
 
-    /// The etag of an answer to a write, which has one. `marker`: of an empty object whose name ends with a slash, for
-    /// which SeaweedFS before 4.18 gives none.
+    /// Returns the etag of an answer to a write, which has one. `marker`: the write is of an empty object whose name ends with
+    /// a slash, for which SeaweedFS before 4.18 gives none.
     pub(super) fn written(
         &self,
         doing: &str,
@@ -427,7 +427,7 @@ impl S3Store {
         }
     }
 
-    /// The answer where no bytes are to be had.
+    /// Returns the answer where no bytes are to be had.
     async fn nothing_of(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
         let Some(head) = self.head_of(what, false).await.map_err(|t| t.error)? else { return Ok(None) };
         let (wants, offset) = match range {
@@ -470,7 +470,7 @@ impl S3Store {
         Error::new(Kind::Unsupported, format!("{}: reading {key:?}: {IGNORES_RANGES}", self.url))
     }
 
-    /// None: the answer does not say how many bytes it has.
+    /// Reads the body of an answer. None: the answer does not say how many bytes it has.
     async fn body_of(&self, key: &str, range: ByteRange, out: GetObjectOutput) -> Result<Option<Found>> {
         let Some((offset, size, length)) = self.extent(key, range, &out)? else { return Ok(None) };
         if let ByteRange::Whole { max } = range
@@ -521,7 +521,7 @@ impl S3Store {
         Ok(Some(extent))
     }
 
-    /// The body, exactly as long as was announced, and with the checksum that came with it.
+    /// Collects the body, exactly as long as was announced, and with the checksum that came with it.
     async fn collect(&self, key: &str, mut out: GetObjectOutput, length: u64) -> Result<Bytes> {
         let broken = |why: String| {
             Error::new(Kind::Unavailable, format!("{}: reading {key:?}: {why}; try again", self.url))

@@ -30,7 +30,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.'
 /// The largest object that one CopyObject takes.
 const COPY_MAX: u64 = 5 << 30;
 
-/// The headers of a condition, with or without quotes around the etag.
+/// Returns the headers of a condition, with or without quotes around the etag.
 pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Option<String>) {
     match when {
         When::Always => (None, None),
@@ -248,8 +248,8 @@ impl S3Store {
         }
     }
 
-    /// A copy that found something missing: its source, or the object that it was to replace? Or is the source there
-    /// and a directory's marker, which SeaweedFS doesn't copy? It holds nothing, so it is put anew.
+    /// Goes on with a copy that found something missing: its source, or the object that it was to replace. Where the source is
+    /// there and is a directory's marker, which SeaweedFS doesn't copy, the marker is put anew: it holds nothing.
     async fn missing(&self, from: &str, to: &str, how: Copying<'_>, when: &When, t: Trouble) -> Result<Put> {
         let Some(head) = self.head_now(from).await.map_err(|t| t.error)? else { return Err(t.error) };
         if from.ends_with('/') && head.size == 0 {
