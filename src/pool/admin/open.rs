@@ -18,7 +18,7 @@ use crate::pool::stores::{PoolHost, PoolStore};
 
 /// Longest time that the first value may take to be in every store, and that opening waits for what every store says.
 pub(super) const EVERYWHERE: Duration = Duration::from_secs(2);
-/// Opening says who does not answer after this.
+/// Time after which opening says who does not answer.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 impl Pool {

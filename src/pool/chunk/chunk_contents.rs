@@ -19,7 +19,7 @@ pub struct Chunk {
     pub id: ChunkId,
     pub era: Era,
     pub kind: ChunkKind,
-    /// k of them, each at most `SHARD_SPAN` long, the last ones perhaps empty. One whose buffer is not shared and has
+    /// The k data shards, each at most `SHARD_SPAN` long, the last ones perhaps empty. One whose buffer is not shared and has
     /// `FOOTER_MAX` bytes of spare capacity is sent without a copy.
     pub shards: Vec<Bytes>,
     /// The table of contents: a virtual offset in the last data shard, and its length.

@@ -14,7 +14,7 @@ use super::redundancy::Layout;
 #[derive(Clone, Debug)]
 pub struct Codec {
     layout: Layout,
-    /// Row i makes shard i of the data shards; the first k are the identity.
+    /// The rows of the matrix: row i makes shard i of the data shards; the first k are the identity.
     rows: Vec<Vec<u8>>,
 }
 

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 
 use crate::base::{ChunkId, Error, Result, VolumeId};
 
-/// Is a chunk needed?
+/// The answer to whether a chunk is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// A recorded state of a volume needs it.
     Live,
-    /// No recorded state needs it or ever will.
+    /// No recorded state needs the chunk or ever will.
     Dead,
     /// No recorded state needs the chunk or ever will, but readers may still come for it: its volume's owner deletes it when
     /// its grace period is over.

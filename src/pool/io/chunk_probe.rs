@@ -26,11 +26,11 @@ use crate::store::Cause;
 /// The stores' answers about a chunk, counted. `good + absent + unknown` = N.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
-    /// D: stores that are in and hold a shard whose footer is right.
+    /// D: number of stores that are in and hold a shard whose footer is right.
     pub good: usize,
-    /// Stores that are in, count as witnesses, and have none.
+    /// Number of stores that are in, count as witnesses, and have no shard.
     pub absent: usize,
-    /// U: no answer, out, not a witness, or an object that is not the chunk's shard.
+    /// U: number of the other stores: no answer, out, not a witness, or an object that is not the chunk's shard.
     pub unknown: usize,
     /// Number of those among the unknown that had not answered when enough others had.
     pub late: usize,

@@ -7,7 +7,8 @@ use super::context::PoolContext;
 use crate::base::known_time::Look;
 use crate::base::{Error, Kind, Result};
 
-/// Clocks that differ by more than this are believed neither. A store tells whole seconds, and an answer takes its time.
+/// Largest difference of two clocks, in milliseconds, at which they are believed. A store tells whole seconds, and an answer
+/// takes its time.
 const APART_MAX_MS: i64 = 300_000;
 /// Longest time for which whoever dates something waits for the stores' clocks.
 const LATEST_WAIT: Duration = Duration::from_secs(2);

@@ -25,10 +25,10 @@ use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{place, shard_key, shard_on};
 use crate::store::Cause;
 
-/// Keys that one delete request names at most.
+/// Number of keys that one delete request names at most.
 pub const DELETE_MAX: usize = 1000;
 
-/// See the module.
+/// An open pool's stores, and how chunks lie on them.
 #[derive(Debug)]
 pub struct PoolContext {
     rt: Rt,

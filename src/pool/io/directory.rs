@@ -24,7 +24,7 @@ pub struct Directory {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NameEntry {
     pub volume: VolumeId,
-    /// Greater than those of all earlier entries of the volume.
+    /// Number of the entry, greater than those of all earlier entries of the volume.
     pub serial: u64,
 }
 

@@ -20,7 +20,7 @@ const COLLECT_AGAIN: Duration = Duration::from_secs(60);
 /// Number of bytes that stands for "no end", where there is no quota.
 const NO_END: u64 = u64::MAX;
 
-/// See the module.
+/// The bytes that the pool's quota leaves this host to write, and the counts that find them.
 #[derive(Debug)]
 pub struct QuotaRoom {
     left: AtomicU64,
@@ -32,7 +32,7 @@ pub struct QuotaRoom {
 struct Counts {
     /// A count is under way.
     counting: bool,
-    /// Somebody waits for the next one.
+    /// Somebody waits for the next count.
     asked: bool,
     begun: u64,
     /// Number of the last count that came to an end.
@@ -54,7 +54,7 @@ pub struct Count {
     number: u64,
     /// Bytes that were left when the count began.
     before: u64,
-    /// Somebody waits for it.
+    /// Somebody waits for this count.
     asked: bool,
     written: u64,
 }
@@ -95,6 +95,7 @@ impl QuotaRoom {
         };
         loop {
             let mut done = std::pin::pin!(self.done.notified());
+            // Enabled before the look: a count that ends between the look and the wait would else wake nobody.
             done.as_mut().enable();
             if self.counts.lock().ended >= wanted || enough() {
                 return enough();

@@ -22,7 +22,7 @@ use crate::pool::stores::hedge_policy;
 use crate::pool::stores::{At, Miss, place};
 use crate::store::Cause;
 
-/// Decoding less than this is done at once.
+/// Number of bytes below which decoding is done at once.
 const DECODE_INLINE: usize = 256 << 10;
 /// Number of choices of k pieces that are decoded at most each time another piece arrives.
 const TRIES: usize = 64;

@@ -40,7 +40,7 @@ use crate::base::codec::{Reader, Writer};
 use crate::base::{Kind, RegisterId, Result};
 use crate::pool::register::{Change, Register};
 
-/// Entries of a leaf.
+/// Number of entries that a leaf has at most.
 const LEAF_MAX: usize = 10;
 /// Bits of the hash that tell a child. Four children leave a leaf that was just split a quarter full at worst: with eight
 /// of them, reading a directory of a thousand names took twice the requests.
@@ -48,9 +48,9 @@ const STEP: u32 = 2;
 /// Depth at which no bits are left to tell children by: a leaf there takes all entries that come.
 const DEPTH_MAX: u32 = 64 / STEP;
 const VERSION: u8 = 4;
-/// Nodes whose registers are kept at hand.
+/// Number of nodes whose registers are kept at hand.
 const KEPT_MAX: usize = 4096;
-/// Nodes read at a time.
+/// Number of nodes that are read at a time.
 const AT_ONCE: usize = 64;
 
 /// The value that a key has in a catalog, and the entry's serial number.
@@ -150,7 +150,7 @@ struct Known {
     guesses: u64,
 }
 
-/// See the module. Clones share what is known.
+/// A map that grows over registers. Clones share what is known.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     context: Arc<PoolContext>,

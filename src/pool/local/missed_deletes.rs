@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use crate::base::{ChunkId, VolumeId};
 use crate::pool::chunk::ShardSet;
 
-/// Chunks remembered at most, of each kind of hint.
+/// Number of chunks that are remembered at most, of each kind of hint.
 pub const ENTRIES_MAX: usize = 100_000;
 
 /// A put by `mend` or repair that goes on.
@@ -30,7 +30,7 @@ pub struct Leaving {
     landing: BTreeMap<ChunkId, ShardSet>,
     puts: BTreeMap<u64, Put>,
     number: u64,
-    /// More is to be deleted than is known here; and as of which change of that file.
+    /// True if more is to be deleted than is known here; `overflowed` is the change of that file since which it is so.
     pub(in crate::pool) overflow: bool,
     pub(in crate::pool) overflowed: u64,
     /// The last change of the file of missing shards.

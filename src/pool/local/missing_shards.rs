@@ -42,7 +42,7 @@ const FILE_ENTRIES: usize = 3 * ENTRIES_MAX;
 const FILE_MAX: usize = HEADER + ENTRY * FILE_ENTRIES + 4;
 /// Shards that reads could not use and that wait for a closer look; others are met again.
 const DOUBTS_MAX: usize = 64;
-/// Changes within this are written together.
+/// Time within which changes are written together.
 const GATHER: Duration = Duration::from_millis(200);
 /// Number of entries for which the pause before a write is longer by another `GATHER`, up to `GATHER_MAX`.
 const GATHER_ENTRIES: usize = 10_000;
@@ -89,12 +89,12 @@ struct State {
     doubts: BTreeSet<(ChunkId, usize)>,
     /// Puts that still go on though their chunk is stored: written down like the missing, but not mended yet.
     under_way: BTreeMap<ChunkId, ShardSet>,
-    /// More is missing than is known here; and as of which change.
+    /// True if more is missing than is known here; `overflowed` is the change since which it is so.
     overflow: bool,
     overflowed: u64,
-    /// See its module.
+    /// The deletions that stores have missed (`missed_deletes`).
     leaving: Leaving,
-    /// Counts changes, and which of them are on disk.
+    /// Number of changes; `written` is how many of them are on disk.
     changes: u64,
     written: u64,
     closed: bool,
@@ -506,6 +506,7 @@ async fn keep_written(rt: Rt, missing_shards: Arc<MissingShards>) {
         let entries =
             missing_shards.state.with(|s| s.missing.len() + s.damaged.len() + s.leaving.missed.len());
         rt.sleep((GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).min(GATHER_MAX)).await;
+        // The number is taken with the bytes: a change that comes during the write must count as unwritten.
         let (changes, bytes) = missing_shards.encode();
         match missing_shards.disk.write_atomic(&missing_shards.path, bytes).await {
             Ok(()) => missing_shards.state.update(|s| s.written = changes),

@@ -27,13 +27,13 @@ struct Table {
     proven: Vec<(String, String)>,
 }
 
-/// See the module.
+/// The servers of a pool's stores that this host has seen to keep what pools stand on.
 #[derive(Debug)]
 pub struct ProvenServers {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     pool: PoolId,
-    /// Held while the file is read or written.
+    /// A lock that is held while the file is read or written.
     turn: Mutex<()>,
 }
 

@@ -5,6 +5,6 @@
 pub struct ScrubOptions {
     /// Bytes a second at most; `None`: as fast as it goes.
     pub rate: Option<u64>,
-    /// Goes on where an earlier one on this host was cut off.
+    /// True if the scrub goes on where an earlier one on this host was cut off.
     pub resume: bool,
 }

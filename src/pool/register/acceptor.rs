@@ -24,7 +24,7 @@ pub(super) struct Stage {
 pub(super) struct Seen {
     pub etag: Option<Etag>,
     pub state: Acceptor,
-    /// There is an object, and it is of this generation.
+    /// True if there is an object, and it is of this generation.
     pub own: bool,
 }
 
@@ -45,7 +45,7 @@ impl Shown {
     }
 }
 
-/// One acceptor. Cheap to clone.
+/// One acceptor of one register. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     pub member: Arc<Member>,

@@ -52,7 +52,7 @@ const MEMBERS_MAX: usize = 64 << 10;
 pub(super) const OBJECT_MAX: u64 =
     (BEFORE_VALUE + 2 * HEAD_MAX + 2 * MEMBERS_MAX + 13 + SIGNATURE + CHECKSUM) as u64;
 
-/// Orders attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
+/// The order of attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct Ballot {
     pub number: u64,
@@ -186,7 +186,7 @@ impl Object {
 #[derive(Clone, Debug)]
 pub struct Told {
     pub config: PoolConfig,
-    /// Generation and ballot.
+    /// The generation, and the ballot that was accepted: number, proposer.
     pub at: (Generation, u64, u128),
 }
 

@@ -21,17 +21,17 @@ use crate::store::Etag;
 
 /// Time for which an operation tries before it says who does not answer.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Pauses between attempts grow up to this.
+/// Longest pause between attempts; pauses grow up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Time after which an operation no longer waits while too few stores are known to be there.
 const AWAY_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Acceptors that a write did not reach by then are caught up with.
+/// Time after which acceptors that a write did not reach are caught up with.
 const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
 const CATCH_UP_LOOK: Duration = Duration::from_millis(50);
 /// Longest pause before those that were out are caught up with once more; pauses grow up to this.
 const CATCH_UP_AGAIN_MAX: Duration = Duration::from_secs(30);
-/// Looks at acceptors that are being changed before a reader settles the value itself.
+/// Number of looks at acceptors that are being changed before a reader settles the value itself.
 const GLANCES: u32 = 3;
 
 /// The decision of a change about the current value.
@@ -90,7 +90,7 @@ pub(super) struct Shared {
     pub roster: Arc<Roster>,
     /// The generation that the register was seen in last.
     pub stage: Mutex<Option<Arc<Stage>>>,
-    /// One change at a time: a second one would only fight the first for the same etags.
+    /// A lock for one change at a time: a second one would only fight the first for the same etags.
     pub turn: tokio::sync::Mutex<()>,
     /// Our last write, when it was the last thing we did and known chosen.
     pub held: Mutex<Option<Arc<Accepted>>>,

@@ -18,7 +18,7 @@ use crate::store::Cause;
 pub enum Verdict {
     /// The shards agree, as far as they tell.
     Agree,
-    /// These are not what was stored.
+    /// These shards are not what was stored.
     False(ShardSet),
     /// These shards contradict each other, and nobody can tell which are right.
     Contradict(ShardSet),

@@ -16,7 +16,7 @@ use crate::pool::stores::{At, How};
 use crate::pool::stores::{place, shard_key, shard_on};
 use crate::store::Cause;
 
-/// Chunks mended at a time: each is held in memory whole, with its parity.
+/// Number of chunks that are mended at a time: each is held in memory whole, with its parity.
 pub const AT_ONCE: usize = 2;
 /// Pause after a pass over all missing shards that found nothing to try.
 const IDLE: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ use crate::pool::local::{Finding, RepairReport, ScrubReport};
 use crate::pool::register::{Copy, Progressed};
 use crate::pool::stores::register_key;
 
-/// Registers looked at at a time; a copy is read whole.
+/// Number of registers that are looked at at a time; a copy is read whole.
 const AT_ONCE: usize = 8;
 
 /// A copy that was put by a write a moment ago is there after this.

@@ -358,7 +358,7 @@ async fn look_across(context: &PoolContext, id: &ChunkId, footers: &[Footer], re
     }
 }
 
-/// Keeps to a rate.
+/// A limit to how many bytes a second are read.
 struct Pace<'a> {
     rt: &'a Rt,
     rate: Option<u64>,

@@ -21,7 +21,8 @@ use crate::store::{Cause, List, Page};
 const PAGE: usize = 1000;
 /// Pause between two pages.
 const PACE: Duration = Duration::from_millis(100);
-/// Pages of a whole listing, for each volume: as many as listing the volume's own keys takes at least (`hh/` of 256).
+/// Number of pages of a whole listing, for each volume: as many as listing the volume's own keys takes at least (`hh/` of
+/// 256).
 const WHOLE_MAX: usize = 256;
 
 /// The chunks that a sweep deletes.
@@ -39,7 +40,7 @@ impl Unneeded<'_> {
     }
 }
 
-/// Which names are asked for: all of a store, and those of single volumes where that would be too many.
+/// The names that a sweep asks for: all of a store, and those of single volumes where that would be too many.
 struct Course<'a> {
     volumes: &'a BTreeSet<VolumeId>,
     list: List,

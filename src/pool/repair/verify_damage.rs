@@ -18,14 +18,14 @@ use crate::pool::local::{Damage, MissingShards};
 use crate::pool::stores::{At, Miss};
 use crate::store::Cause;
 
-/// A shard that is on its way, or a chunk on its way out, is left so long.
+/// Pause before a look at shards in doubt: a shard may be on its way, or a chunk on its way out.
 const SETTLES: Duration = Duration::from_secs(3);
-/// Chunks in doubt that are looked at between two such pauses, each with one whole shard or more.
+/// Number of chunks in doubt that are looked at between two such pauses, each with one whole shard or more.
 const LOOKS: usize = 8;
 /// Pauses between looks at what is known to be gone; doubled each time that nothing has changed.
 const AGAIN_MIN: Duration = Duration::from_secs(30);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
-/// Chunks looked at again at a time, each by two small requests a store.
+/// Number of chunks that are looked at again at a time, each by two small requests a store.
 const AGAIN: usize = 50;
 
 /// Looks as long as the pool lives.

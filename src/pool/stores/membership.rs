@@ -13,7 +13,7 @@ use crate::base::Generation;
 pub struct Membership {
     pub generation: Generation,
     pub members: Vec<Arc<Member>>,
-    /// Indices of those that hold registers.
+    /// Indices of the stores that hold registers.
     pub acceptors: Vec<usize>,
     /// The description of the pool that the pool's register holds, or held when this generation began.
     pub description: Bytes,

@@ -44,7 +44,7 @@ pub struct Traffic {
     reads: [Mutex<Ring>; CLASSES.len() + 1],
     /// The last read that nobody waits for.
     tried: Mutex<Option<Instant>>,
-    /// Objects that it did not let us delete.
+    /// Number of objects that the store did not let us delete.
     undeleted: AtomicU64,
     /// The last deletion was refused for want of rights.
     keeps_all: AtomicBool,
