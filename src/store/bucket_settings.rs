@@ -3,7 +3,7 @@
 /// An answer, or one word that says why there is none: `denied`, `unsupported`, `silent`.
 pub type Asked<T> = std::result::Result<T, &'static str>;
 
-/// See the module.
+/// The rules that a bucket's owner has set for all of it, as far as the server tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BucketRules {
     /// Milliseconds by which the server's clock is ahead of this host's. The server tells whole seconds.

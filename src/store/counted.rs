@@ -145,7 +145,7 @@ fn line(verb: Verb, cause: Cause, tally: &Tally) -> Line {
     }
 }
 
-/// See the module.
+/// A bucket whose every request is counted: by verb and cause, with its bytes, outcome and latency.
 #[derive(Debug)]
 pub struct Counted {
     rt: Rt,

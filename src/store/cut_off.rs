@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Store};
 use crate::base::{Error, Kind, Result};
 
-/// See the module.
+/// A bucket that can be cut off (`CutOff`).
 #[derive(Debug)]
 pub struct Switched {
     inner: BucketRef,

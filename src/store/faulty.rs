@@ -30,7 +30,7 @@ pub enum RequestFate {
     Lost(Option<Duration>),
 }
 
-/// See the module.
+/// A bucket that breaks on purpose.
 #[derive(Debug)]
 pub struct Faulty {
     rt: Rt,

@@ -245,15 +245,15 @@ pub enum KeySource {
     Systemd,
 }
 
-/// See the module.
+/// The keys that a process was given while it runs, and the open stores that may take them.
 #[derive(Debug)]
 pub struct Keyring {
     keys: RwLock<BTreeMap<(KeyTarget, KeySource), AccessKeys>>,
-    /// Changes with what is in it. What was found before it changed is looked for anew.
+    /// Number that changes with what is in the keyring. What was found before it changed is looked for anew.
     version: AtomicU64,
     /// The stores that are open.
     users: Mutex<Vec<Weak<S3Place>>>,
-    /// Which process this is, for messages.
+    /// The name of this process, for messages.
     looker: OnceLock<String>,
 }
 
@@ -295,6 +295,7 @@ impl Keyring {
     }
 
     pub fn set(&self, target: KeyTarget, source: KeySource, keys: AccessKeys) {
+        // The keys first: who reads the new version must not find the old keys, which would count as the newest.
         self.keys.write().insert((target, source), keys);
         self.renew();
     }

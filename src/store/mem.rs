@@ -176,7 +176,7 @@ fn readable(key: &str, object: &Object) -> Result<()> {
 
 const ARCHIVE: &str = "GLACIER";
 
-/// Which etags objects get.
+/// The rule by which objects get their etags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum EtagRule {
     /// The etag is that of the bytes, always.
@@ -188,7 +188,7 @@ pub enum EtagRule {
     OfEachPut,
 }
 
-/// See the module. Clones of the `Arc` share the contents.
+/// A bucket in memory. Clones of the `Arc` share the contents.
 #[derive(Debug)]
 pub struct MemStore {
     url: String,

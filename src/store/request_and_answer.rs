@@ -22,7 +22,7 @@ pub enum BucketRequest {
         version: Option<String>,
         checksums: bool,
     },
-    /// Without `attrs` it is an object of a pool.
+    /// A put. Without `attrs` the object is a pool's.
     Put {
         key: String,
         body: bytes::Bytes,

@@ -9,7 +9,7 @@ use crate::base::{Error, Kind};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restored {
     Underway,
-    /// There until then, in milliseconds since 1970.
+    /// The copy is there until this time, in milliseconds since 1970.
     Until(u64),
 }
 
@@ -35,7 +35,7 @@ pub struct Restore {
     pub tier: Option<Tier>,
 }
 
-/// `DAYS` or `DAYS:TIER`, the tier in any case.
+/// A restoring is written `DAYS` or `DAYS:TIER`, the tier in any case.
 impl FromStr for Restore {
     type Err = Error;
 

@@ -27,9 +27,9 @@ use crate::base::{Error, Kind, Result};
 /// Limits to how long and how often a request is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// Attempts that fail otherwise than by throttling.
+    /// Number of attempts, without those that fail by throttling.
     pub attempts: u32,
-    /// No attempt begins after this.
+    /// Time since the beginning after which no other attempt is waited for.
     pub deadline: Duration,
     /// The first pause lasts up to this, each further one up to twice as long.
     pub first_pause: Duration,
@@ -37,7 +37,7 @@ pub struct Patience {
     /// An attempt takes at most this, and a second for every so many bytes that it carries.
     pub answer: Duration,
     pub bytes_a_second: u64,
-    /// Retries that may be outstanding before successes have earned more.
+    /// Number of retries that may be outstanding before successes have earned more.
     pub budget: u64,
 }
 
@@ -70,7 +70,7 @@ const SIDE_BY_SIDE: u64 = 8;
 /// Price of a retry, in units of what one success earns.
 const RETRY_COST: u64 = 10;
 
-/// See the module.
+/// A bucket whose requests are repeated where that is safe.
 #[derive(Debug)]
 pub struct Retrying {
     rt: Rt,

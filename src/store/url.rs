@@ -27,7 +27,7 @@ pub enum StoreUrl {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct S3Place {
     pub bucket: String,
-    /// Without a slash at its end; empty for the whole bucket.
+    /// The prefix of the store's keys, without a slash at its end; empty for the whole bucket.
     pub prefix: String,
     pub endpoint: Option<String>,
     pub region: Option<String>,

@@ -6,7 +6,7 @@ use super::Etag;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Version {
     pub key: String,
-    /// Opaque; `null` of what was put before the bucket kept versions.
+    /// The version's id. Opaque; `null` of what was put before the bucket kept versions.
     pub id: String,
     /// Size of the version in bytes; 0 of a mark.
     pub size: u64,
@@ -27,13 +27,13 @@ pub struct VersionMark {
     pub version: Option<String>,
 }
 
-/// Which versions to list.
+/// A request for a page of versions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VersionList {
     pub prefix: String,
     /// The mark that the page before gave as `next`.
     pub after: Option<VersionMark>,
-    /// Group what lies below the next `/` into `prefixes`.
+    /// True if what lies below the next `/` is grouped into `prefixes`.
     pub delimited: bool,
     /// Number of versions and groups that are listed at most, 1..=1000.
     pub max: usize,

@@ -14,7 +14,8 @@ use super::ownership::{heir, is_named};
 use super::root::{FILE_MODE, Root};
 use crate::base::{Error, Kind, Result};
 
-/// Holders need microseconds; one that is suspended must not take all worker threads with it.
+/// Time after which a lock is given up. Holders need microseconds; one that is suspended must not take all worker threads with
+/// it.
 const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 
 /// A key's lock, shared with every other process that uses this folder.

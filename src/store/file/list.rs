@@ -13,9 +13,9 @@ use crate::store::{Etag, List, Listed, Page};
 /// Something in a folder that keys go through.
 #[derive(Debug)]
 struct Entry {
-    /// Files: the whole key. Folders: what the keys inside begin with, up to and with the slash.
+    /// The whole key of a file; of a folder what the keys inside begin with, up to and with the slash.
     key: String,
-    /// Relative to the root.
+    /// Path relative to the root.
     path: String,
     is_folder: bool,
 }

@@ -31,7 +31,7 @@ const BUFFER: usize = 1 << 20;
 const DIRECT_MIN: usize = 1 << 20;
 /// A file changed this recently may change again without its mtime moving; its etag isn't kept yet.
 const RACY_MS: u64 = 2000;
-/// Larger files of other programs are not read for their etag.
+/// Size in bytes above which files of other programs are not read for their etag.
 const HASH_MAX: u64 = 64 << 20;
 /// Number of times that a file which changes under us is read for its etag.
 const TRIES: usize = 3;

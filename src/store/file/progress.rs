@@ -25,7 +25,7 @@ struct State {
     at: BTreeMap<u64, (Instant, u64)>,
 }
 
-/// See the module.
+/// The steps of the puts into a folder, by which it is told whether they get on.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     state: Mutex<State>,

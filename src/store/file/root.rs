@@ -51,7 +51,7 @@ pub(super) struct Root {
     pub rt: Rt,
     /// Folders whose own entry is known to survive a power cut.
     pub(super) durable: Mutex<lru::LruCache<DirLife, ()>>,
-    /// Young objects that are known to survive one.
+    /// Young objects that are known to survive a power cut.
     pub(super) settled: Mutex<lru::LruCache<FileLife, ()>>,
     pub(super) tidied: AtomicBool,
     /// One lock for each lock file.

@@ -14,9 +14,9 @@ use super::trial::Trial;
 use crate::base::{Error, Kind, Result};
 use crate::store::{ByteRange, Cause, Etag, Put, When};
 
-/// Rounds that told nothing, since too few writers were answered, are made again up to so often.
+/// Number of rounds that are made again because they told nothing, since too few writers were answered.
 const UNTOLD_MAX: usize = 8;
-/// Writers and rounds where the server takes one write of a key after another.
+/// Numbers of writers and of rounds where the server takes one write of a key after another.
 const THROTTLED_WRITERS: usize = 3;
 const THROTTLED_ROUNDS: usize = 2;
 /// Pause between the last write of a key and the writers that come together.
@@ -27,8 +27,8 @@ const THROTTLED_REST: Duration = Duration::from_millis(1500);
 /// take long).
 const IN_TURN_WRITERS: usize = 4;
 const IN_TURN_ROUNDS: usize = 2;
-/// Writers wait for each other where for so much longer than one alone takes, and so long, none of them is answered. A host
-/// that is busy answers late too, but now this writer, now that.
+/// Factor of the time of one writer alone: where none of many is answered for so much longer, and for `IN_TURN_MIN` at least,
+/// the writers wait for each other. A host that is busy answers late too, but now this writer, now that.
 const IN_TURN_FACTOR: u32 = 4;
 const IN_TURN_MIN: Duration = Duration::from_millis(500);
 

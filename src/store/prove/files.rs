@@ -15,7 +15,7 @@ const SMALL: usize = 1000;
 const NAMES: usize = 5;
 const PAGE: usize = 2;
 
-/// One need.
+/// A need of mounts that a bucket has to meet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum FileNeed {
     /// An object that was deleted is neither read nor listed.

@@ -29,7 +29,7 @@ pub(super) enum Bare {
     Deleted = 16,
 }
 
-/// See the module.
+/// The facts that a server's answers have shown of it.
 #[derive(Debug)]
 pub(super) struct Trust {
     rt: Rt,

@@ -59,7 +59,8 @@ pub(super) struct Shared {
     http: SharedHttpClient,
 }
 
-/// Connections live on the runtime that made them: stores of another one (tests) get their own.
+/// The clients of all stores that are open. Connections live on the runtime that made them: stores of another one (tests) get
+/// their own.
 static SHARED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
 fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<Shared>> {
@@ -166,7 +167,7 @@ pub(super) struct Connection {
     /// The user wants no checksums but those that an operation must have: with writes, and with what is read.
     pub plain_writes: bool,
     pub plain_reads: bool,
-    /// None: requests are not signed.
+    /// The store's keys. None: requests are not signed.
     pub keys: Option<Arc<Keys>>,
     pub seal: Seal,
     /// The place by which the keyring knows that the store is open.

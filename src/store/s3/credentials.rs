@@ -23,7 +23,7 @@ use crate::base::utc;
 use crate::store::keyring::{AccessKeys, KeyTarget, keyring};
 use crate::store::url::S3Place;
 
-/// Keys this close to their end are left to the SDK, which asks for new ones 10 s before it.
+/// Time before their end from which on keys are left to the SDK, which asks for new ones 10 s before it.
 const ENDS_SOON: Duration = Duration::from_secs(15);
 /// Time for which keys that don't say when they end are good: the SDK asks its chain again after 15 minutes.
 const GOOD_FOR: Duration = Duration::from_secs(14 * 60);
@@ -54,7 +54,7 @@ struct Refused {
     last: Option<Instant>,
 }
 
-/// See the module.
+/// The keys with which a store's requests are signed.
 pub(super) struct Keys {
     rt: Rt,
     place: Arc<S3Place>,

@@ -14,7 +14,7 @@ pub(super) struct Trouble {
     /// Status of the answer; 0 without an answer.
     pub status: u16,
     pub code: String,
-    /// False: it certainly never left.
+    /// False if the request certainly never left.
     pub sent: bool,
     /// The answer came but made no sense.
     pub garbled: bool,

@@ -89,7 +89,7 @@ pub(super) struct DirectClient {
     /// Scheme, authority and the path before any key.
     endpoint: String,
     region: String,
-    /// None: requests are not signed.
+    /// The store's keys. None: requests are not signed.
     keys: Option<Arc<Keys>>,
     payer: bool,
     /// The body is not part of the signature.
@@ -255,7 +255,7 @@ fn is_page(verb: &str, answer: &HttpResponse) -> bool {
 
 const OTHER_TYPE: &str = "the SDK's deserializer is of another operation";
 
-/// Each operation: its name here, the SDK's, and the types of what goes in and comes out.
+/// The operations: for each its name here, the SDK's, and the types of what goes in and comes out.
 macro_rules! verbs {
     ($($verb:ident: $operation:ident, $input:ty, $output:ty, $error:ty;)*) => {
         #[derive(Debug)]

@@ -25,7 +25,7 @@ pub fn passwd_file(text: &str) {
     let _ = chosen(Path::new("keys"), text, "bucket");
 }
 
-/// Gives the answer that was put there, whatever it is asked.
+/// A server that gives the answer which was put there, whatever it is asked.
 #[derive(Clone, Debug, Default)]
 struct Canned(Arc<Mutex<Option<Answer>>>);
 

@@ -132,7 +132,7 @@ const COPIES_UNKNOWN: u8 = 0;
 const COPIES: u8 = 1;
 const COPIES_NOT: u8 = 2;
 
-/// See the module.
+/// A bucket, or what lies below a prefix of one, at any S3-compatible endpoint.
 #[derive(Debug)]
 pub struct S3Store {
     url: String,
@@ -140,9 +140,9 @@ pub struct S3Store {
     /// The beginning of every key in the bucket: empty, or the prefix and a slash.
     base: String,
     connection: Connection,
-    /// This server doesn't take checksums, or its user doesn't want them.
+    /// True if this server doesn't take checksums, or its user doesn't want them.
     plain: AtomicBool,
-    /// This server doesn't take DeleteObjects.
+    /// True if this server doesn't take DeleteObjects.
     single_deletes: AtomicBool,
     /// One of `COPIES…`: whether this server copies objects. Where it doesn't, they are read and put.
     copies: AtomicU8,

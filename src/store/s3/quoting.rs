@@ -34,12 +34,12 @@ impl Quoting {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Told {
     Puts,
-    /// Copies, of what they replace.
+    /// Copies, told a condition on what they replace.
     Copies,
     Completions,
-    /// Copies, of what they are made of.
+    /// Copies, told a condition on what they are made of.
     Sources,
-    /// Parts of an upload that are copied, of the same.
+    /// Parts of an upload that are copied, told a condition on what they are made of.
     PartSources,
 }
 

@@ -21,7 +21,7 @@ pub(super) struct Signable<'a> {
     pub method: &'a str,
     pub uri: &'a str,
     pub headers: Vec<(&'a str, &'a str)>,
-    /// None: the body is not part of the signature.
+    /// The body. None: it is not part of the signature.
     pub body: Option<&'a [u8]>,
 }
 

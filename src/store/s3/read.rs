@@ -27,7 +27,7 @@ use crate::base::{Error, Kind, Result};
 use crate::store::too_large;
 use crate::store::{Attrs, ByteRange, Carried, Etag, Found, Head, List, Listed, Page, Restored};
 
-/// Offsets beyond this are out of every object, and no number to some servers.
+/// Largest offset that is asked for: those beyond this are out of every object, and no number to some servers.
 const FARTHEST: u64 = i64::MAX as u64;
 
 /// Marks a page's `next` that is the server's own word for where to go on. No name begins so.
