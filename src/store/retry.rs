@@ -236,7 +236,7 @@ mod tests {
 
     const LOST_DONE: RequestFate = RequestFate::Lost(Some(Duration::ZERO));
 
-    /// What `test` sees of a bucket whose first requests meet these fates, and how many reached the faults.
+    /// Runs `test` on a bucket whose first requests meet these fates; returns its result, and how many reached the faults.
     fn with<T: Send + 'static, F>(
         fates: impl IntoIterator<Item = RequestFate>,
         test: impl FnOnce(Arc<Retrying>, Arc<Counted>) -> F,

@@ -482,7 +482,7 @@ mod tests {
         }
     }
 
-    /// What a later version of the SDK might change without a word.
+    /// The SDK tells its serializers; a later version might change that without a word.
     #[test]
     fn the_sdk_tells_how_its_operations_are_written_and_read() {
         assert!(Verbs::all().is_some());

@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Of what both can sign, the SDK's signer says the same.
+    /// The SDK's signer gives the same signature for what both can sign.
     #[test]
     fn it_is_the_sdks_signature() {
         let at = UNIX_EPOCH + Duration::from_secs(1_795_166_100);
