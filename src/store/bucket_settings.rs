@@ -1,38 +1,38 @@
 //! What a bucket's owner has set for all of it, as far as the server tells: some of it would take objects away.
 
-/// What was asked for, or one word why it can't be told: `denied`, `unsupported`, `silent`.
+/// An answer, or one word that says why there is none: `denied`, `unsupported`, `silent`.
 pub type Asked<T> = std::result::Result<T, &'static str>;
 
-/// See the module.
+/// The rules that a bucket's owner has set for all of it, as far as the server tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BucketRules {
-    /// How far the server's clock is ahead of this host's, in milliseconds. It tells whole seconds.
+    /// Milliseconds by which the server's clock is ahead of this host's. The server tells whole seconds.
     pub ahead_ms: Asked<i64>,
-    /// `Enabled` or `Suspended`; `None`: it never kept versions.
+    /// The bucket's versioning: `Enabled` or `Suspended`; `None`: it never kept versions.
     pub versioning: Asked<Option<String>>,
-    /// Those that are in force for objects below the store's prefix.
+    /// The rules that are in force for objects below the store's prefix.
     pub lifecycle: Asked<Vec<LifecycleRule>>,
-    /// Whether its policy lets anybody in.
+    /// True if the bucket's policy lets anybody in.
     pub public: Asked<bool>,
-    /// How long each new object is kept from being deleted; `None`: it isn't.
+    /// Time for which each new object is kept from being deleted; `None`: it isn't.
     pub retention: Asked<Option<String>>,
 }
 
 /// A rule by which the server deletes objects, or moves them to another class.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LifecycleRule {
-    /// What its owner calls it; may be empty.
+    /// The owner's name for the rule; may be empty.
     pub id: String,
-    /// Of the keys that it is for, in the bucket.
+    /// Prefix, in the bucket, of the keys that the rule is for.
     pub prefix: String,
-    /// When it deletes an object: `after 7 days`.
+    /// Text that says when the rule deletes an object: `after 7 days`.
     pub deletes: Option<String>,
-    /// Class, and when an object goes there.
+    /// Each class to which the rule moves objects, and when.
     pub moves: Vec<(String, String)>,
 }
 
 impl LifecycleRule {
-    /// Whether objects with keys below `base` (empty: the whole bucket) are among those that it is for.
+    /// Tells whether objects with keys below `base` (empty: the whole bucket) are among those that the rule is for.
     pub fn touches(&self, base: &str) -> bool {
         base.starts_with(&self.prefix) || self.prefix.starts_with(base)
     }

@@ -8,27 +8,27 @@ use super::{Attrs, Bucket, ByteRange, Cause, Etag, Put, When};
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// What becomes of a condition. The greater, the less is heeded.
+/// A store's way with the condition of a write. The greater, the less is heeded.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Heeds {
     #[default]
     Yes,
-    /// The write happens whether it holds or not.
+    /// The write happens whether its condition holds or not.
     Ignores,
-    /// The write fails because it has one.
+    /// The write fails because it has a condition.
     Refuses,
 }
 
-/// The same of each kind of write.
+/// A store's way with the conditions of each kind of write.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Conditions {
     pub puts: Heeds,
-    /// On what a copy replaces.
+    /// Conditions on what a copy replaces.
     pub copies: Heeds,
-    /// On what a copy is made of.
+    /// Conditions on what a copy is made of.
     pub sources: Heeds,
-    /// The end of an upload in parts.
+    /// Conditions at the end of an upload in parts.
     pub completions: Heeds,
 }
 
@@ -37,7 +37,7 @@ impl Conditions {
         Conditions { puts: heeds, copies: heeds, sources: heeds, completions: heeds }
     }
 
-    /// What is done instead, for its user; none where nothing is to be said.
+    /// Describes what is done instead, for the store's user; none where all conditions are heeded.
     pub fn told(&self, url: &str) -> Option<String> {
         let verbs = [
             (self.puts, "puts"),
@@ -121,7 +121,7 @@ fn no_ranges(e: &Error) -> Error {
     Error::new(Kind::Refused, format!("it can't be used: {e}"))
 }
 
-/// The store says no, whatever it would have done.
+/// Tells whether the store says no, whatever it would have done.
 fn is_no(why: &Error) -> bool {
     matches!(why.kind(), Kind::Unsupported | Kind::Invalid | Kind::Denied)
 }
@@ -140,7 +140,7 @@ fn can(answer: Result<Put>) -> Result<bool> {
     }
 }
 
-/// Of a write whose condition does not hold, and which would be done without one.
+/// Judges the answer to a write whose condition does not hold, and which would be done without one.
 fn judged(answer: Result<Put>) -> Result<Heeds> {
     let why = match answer {
         Ok(Put::Refused) => return Ok(Heeds::Yes),

@@ -17,7 +17,7 @@ use crate::base::rt::{Instant, Rt};
 use crate::base::trace::{Side, Span, fact};
 use crate::base::{Kind, Result};
 
-/// What was asked.
+/// Kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
@@ -33,12 +33,12 @@ pub enum Verb {
     MultipartComplete,
     MultipartAbort,
     MultipartList,
-    /// A listing of versions, or whether there are any.
+    /// A listing of versions, or the question whether the bucket keeps versions.
     Versions,
     Restore,
 }
 
-/// How it ended.
+/// The way in which a request ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Outcome {
     Done,
@@ -76,9 +76,9 @@ pub struct Line {
     pub absent: u64,
     pub refused: u64,
     pub dropped: u64,
-    /// Ended with an error, or without an answer that says what became of it.
+    /// Requests that ended with an error, or without an answer that says what became of them.
     pub failed: u64,
-    /// Those by the error's kind.
+    /// Requests that ended with an error, by the error's kind.
     pub failed_by: BTreeMap<Kind, u64>,
     pub latency_ms_p50: f64,
     pub latency_ms_p99: f64,
@@ -96,7 +96,7 @@ impl Counters {
         self.0.lock().values().map(|t| t.requests).sum()
     }
 
-    /// Over all requests; `None` before the first one ended.
+    /// Returns the latency within which `percent` of all requests ended; `None` before the first one ended.
     pub fn latency(&self, percent: u64) -> Option<Duration> {
         let mut all = Latencies::default();
         for tally in self.0.lock().values() {
@@ -145,7 +145,7 @@ fn line(verb: Verb, cause: Cause, tally: &Tally) -> Line {
     }
 }
 
-/// See the module.
+/// A bucket whose every request is counted: by verb and cause, with its bytes, outcome and latency.
 #[derive(Debug)]
 pub struct Counted {
     rt: Rt,
@@ -164,7 +164,7 @@ struct Running<'a> {
     sent: u64,
     received: u64,
     outcome: Outcome,
-    /// Where traces are on.
+    /// The request's span, where traces are on.
     span: Option<Span>,
 }
 
@@ -192,7 +192,7 @@ impl Running<'_> {
         span.end(facts, why);
     }
 
-    /// What is told of the request before it is made.
+    /// Begins the request's span, with what is told of the request before it is made; none where traces are off.
     fn span(of: &Counted, verb: Verb, key: &str, cause: Cause, sent: u64) -> Option<Span> {
         let facts = || {
             vec![
@@ -206,7 +206,7 @@ impl Running<'_> {
     }
 }
 
-/// The verb that a request is counted under.
+/// Returns the verb that a request is counted under.
 fn verb(request: &BucketRequest) -> Verb {
     match request {
         BucketRequest::Get { .. } => Verb::Get,
@@ -226,7 +226,7 @@ fn verb(request: &BucketRequest) -> Verb {
     }
 }
 
-/// What an answer says of its outcome, and how many bytes it brought.
+/// Returns what an answer says of its outcome, and how many bytes it brought.
 fn judged(out: &Result<BucketAnswer>) -> (Outcome, u64) {
     match out {
         Err(e) => (Outcome::Failed(e.kind()), 0),
@@ -278,7 +278,7 @@ impl Store for Counted {
 
 #[async_trait]
 impl Bucket for Counted {
-    /// Counted with the others.
+    /// Requests by each address are counted with the others.
     async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
         let (rt, counters) = (&self.rt, &self.counters);
         let counted =

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Store};
 use crate::base::{Error, Kind, Result};
 
-/// See the module.
+/// A bucket that can be cut off (`CutOff`).
 #[derive(Debug)]
 pub struct Switched {
     inner: BucketRef,
@@ -24,7 +24,7 @@ pub struct Switched {
 pub struct CutOff(Arc<AtomicBool>);
 
 impl CutOff {
-    /// `None`: the bucket can't be cut off, or is so already.
+    /// Cuts a bucket off. `None`: the bucket can't be cut off, or is so already.
     pub fn begin(bucket: &dyn Store) -> Option<CutOff> {
         let off = bucket.switch()?;
         (!off.swap(true, Ordering::SeqCst)).then(|| CutOff(off.clone()))
@@ -69,7 +69,7 @@ impl Store for Switched {
 
 #[async_trait]
 impl Bucket for Switched {
-    /// Cut off with it.
+    /// Requests by each address are cut off with the bucket.
     async fn each_address(&self) -> Result<Vec<(IpAddr, BucketRef)>> {
         let switched = |inner| -> BucketRef { Arc::new(Switched { inner, off: self.off.clone() }) };
         let all = self.inner.each_address().await?;

@@ -17,20 +17,20 @@ use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, Cause, Put, Store, W
 use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
-/// What becomes of one request.
+/// The fate of one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RequestFate {
-    /// Takes effect and is answered.
+    /// The request takes effect and is answered.
     Answered,
-    /// Certainly without effect; the asker is told.
+    /// The request is certainly without effect, and the asker is told.
     Failed(Kind),
-    /// Without effect, and the answer says nothing: another server gave it.
+    /// The request has no effect, and the answer says nothing: another server gave it.
     Foreign,
-    /// No answer. It takes effect after this time, if at all.
+    /// The request gets no answer. It takes effect after this time, if at all.
     Lost(Option<Duration>),
 }
 
-/// See the module.
+/// A bucket that breaks on purpose.
 #[derive(Debug)]
 pub struct Faulty {
     rt: Rt,
@@ -40,7 +40,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// Without faults at first, and without latency.
+    /// Wraps a bucket, without faults at first, and without latency.
     pub fn new(rt: &Rt, inner: BucketRef) -> Arc<Faulty> {
         let faults = StoreFaults { latency: (Duration::ZERO, Duration::ZERO), ..StoreFaults::default() };
         Arc::new(Faulty { rt: rt.clone(), inner, faults: Mutex::new(faults), script: Mutex::default() })
@@ -51,7 +51,7 @@ impl Faulty {
         change(&mut self.faults.lock());
     }
 
-    /// The next requests meet these, in the order in which they begin; those after them what `faults` draws.
+    /// Sets the fates of the next requests, in the order in which they begin; those after them meet what `faults` draws.
     pub fn next(&self, fates: impl IntoIterator<Item = RequestFate>) {
         self.script.lock().extend(fates);
     }
@@ -91,7 +91,7 @@ impl Faulty {
 }
 
 impl Faulty {
-    /// The request's effect, where the store races a while after its condition was judged.
+    /// Carries the request out; where the store races, its effect comes a while after its condition was judged.
     async fn land(
         &self,
         request: &Arc<BucketRequest>,

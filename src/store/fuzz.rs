@@ -22,7 +22,7 @@ fn some_urls() -> Vec<Vec<u8>> {
     ])
 }
 
-/// What is shown of a place is read again as the same place.
+/// Checks that what is shown of a place is read again as the same place.
 fn urls(data: &[u8]) {
     text(data, |text| {
         if let Ok(url) = text.parse::<StoreUrl>() {

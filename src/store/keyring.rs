@@ -19,7 +19,7 @@ use time::format_description::well_known::Rfc3339;
 use super::url::{S3Place, StoreUrl};
 use crate::base::{Error, Kind, Result};
 
-/// What the name of a profile stands behind.
+/// Prefix of a profile's name, where a target of keys is written.
 const PROFILE: &str = "profile:";
 /// The profile of stores that name none.
 const DEFAULT_PROFILE: &str = "default";
@@ -61,8 +61,8 @@ const NAMES: [&[&str]; 4] = [
 ];
 
 impl AccessKeys {
-    /// Keys as people and tools hand them on: `ACCESS:SECRET[:TOKEN]`; lines `aws_access_key_id = …` as in files of AWS, or
-    /// `AWS_ACCESS_KEY_ID=…` as in the environment; JSON as `aws sts` and a `credential_process` print it.
+    /// Reads keys as people and tools hand them on: `ACCESS:SECRET[:TOKEN]`; lines `aws_access_key_id = …` as in files of AWS,
+    /// or `AWS_ACCESS_KEY_ID=…` as in the environment; JSON as `aws sts` and a `credential_process` print it.
     ///
     /// # Errors
     /// `Usage`, without a word of the text.
@@ -93,7 +93,7 @@ impl AccessKeys {
         AccessKeys::of_pairs(pairs.collect::<Result<Vec<_>>>()?)
     }
 
-    /// The environment's, as AWS tools name them.
+    /// Reads keys from the environment, where they are named as AWS tools name them.
     pub fn of_environment(variable: impl Fn(&str) -> Option<String>) -> Result<AccessKeys> {
         let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
         let pairs = names
@@ -161,12 +161,12 @@ fn unreadable() -> Error {
     )
 }
 
-/// Whose keys they are.
+/// The stores that keys are for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum KeyTarget {
     /// All stores with this `profile=`; `default`: and those that name neither a profile nor a file of keys.
     Profile(String),
-    /// What is at a place or below it, at that server alone.
+    /// All stores at a place or below it, at that server alone.
     Place { endpoint: Option<String>, bucket: String, prefix: String },
 }
 
@@ -179,7 +179,8 @@ impl KeyTarget {
         }
     }
 
-    /// Whether a store takes these keys; of several, those of the highest rank.
+    /// Returns the target's rank for a store that takes these keys, else `None`. Of several targets, the keys of the highest
+    /// rank count.
     fn rank(&self, place: &S3Place) -> Option<usize> {
         let covers = match self {
             KeyTarget::Profile(name) => match &place.profile {
@@ -232,7 +233,7 @@ impl fmt::Display for KeyTarget {
     }
 }
 
-/// Who has given keys; the first one's count.
+/// The giver of keys. Of several for one target, the first in this order counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeySource {
@@ -244,21 +245,21 @@ pub enum KeySource {
     Systemd,
 }
 
-/// See the module.
+/// The keys that a process was given while it runs, and the open stores that may take them.
 #[derive(Debug)]
 pub struct Keyring {
     keys: RwLock<BTreeMap<(KeyTarget, KeySource), AccessKeys>>,
-    /// Changes with what is in it. What was found before it changed is looked for anew.
+    /// Number that changes with what is in the keyring. What was found before it changed is looked for anew.
     version: AtomicU64,
     /// The stores that are open.
     users: Mutex<Vec<Weak<S3Place>>>,
-    /// Which process this is, for messages.
+    /// The name of this process, for messages.
     looker: OnceLock<String>,
 }
 
 static KEYRING: Keyring = Keyring::new();
 
-/// This process's.
+/// Returns this process's keyring.
 pub fn keyring() -> &'static Keyring {
     &KEYRING
 }
@@ -278,27 +279,28 @@ impl Keyring {
         let _ = self.looker.set(format!("{looker} (process {})", std::process::id()));
     }
 
-    /// "the daemon (process 7)": who looks for keys here.
+    /// Names who looks for keys here: "the daemon (process 7)".
     pub fn looker(&self) -> String {
         self.looker.get().cloned().unwrap_or_else(|| "this command".to_owned())
     }
 
-    /// Read before the keys: who finds this unchanged has the newest.
+    /// Returns the version of what is in the keyring. It is read before the keys: who finds it unchanged has the newest.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
 
-    /// All stores look for their keys anew, also in files.
+    /// Makes all stores look for their keys anew, also in files.
     pub fn renew(&self) {
         self.version.fetch_add(1, Ordering::Release);
     }
 
     pub fn set(&self, target: KeyTarget, source: KeySource, keys: AccessKeys) {
+        // The keys first: who reads the new version must not find the old keys, which would count as the newest.
         self.keys.write().insert((target, source), keys);
         self.renew();
     }
 
-    /// Whether there were any.
+    /// Removes all keys of a target; returns whether there were any.
     pub fn remove(&self, target: &KeyTarget) -> bool {
         let mut keys = self.keys.write();
         let before = keys.len();
@@ -309,7 +311,7 @@ impl Keyring {
         removed
     }
 
-    /// What one source gave for a target no longer counts.
+    /// Forgets what one source gave for a target.
     pub fn forget(&self, target: &KeyTarget, source: KeySource) {
         self.keys.write().remove(&(target.clone(), source));
         self.renew();
@@ -324,7 +326,7 @@ impl Keyring {
         self.renew();
     }
 
-    /// What counts for each target.
+    /// Returns the keys that count for each target.
     pub fn list(&self) -> Vec<(KeyTarget, KeySource, AccessKeys)> {
         let mut all: Vec<(KeyTarget, KeySource, AccessKeys)> = Vec::new();
         for ((target, source), keys) in &*self.keys.read() {
@@ -335,14 +337,14 @@ impl Keyring {
         all
     }
 
-    /// What the state folder keeps.
+    /// Returns the keys that the state folder keeps.
     pub fn kept(&self) -> BTreeMap<KeyTarget, AccessKeys> {
         let keys = self.keys.read();
         let kept = keys.iter().filter(|((_, source), _)| *source == KeySource::Kept);
         kept.map(|((target, _), keys)| (target.clone(), keys.clone())).collect()
     }
 
-    /// The keys for a store, and by whose name they were given.
+    /// Returns the keys for a store, and the target for which they were given.
     pub fn find(&self, place: &S3Place) -> Option<(KeyTarget, AccessKeys)> {
         let keys = self.keys.read();
         let ranked = keys.iter().filter_map(|((target, source), keys)| {
@@ -351,14 +353,14 @@ impl Keyring {
         ranked.max_by_key(|(rank, ..)| *rank).map(|(_, target, keys)| (target.clone(), keys.clone()))
     }
 
-    /// A store is open until its place is dropped.
+    /// Notes a store as open, until its place is dropped.
     pub fn join(&self, place: &Arc<S3Place>) {
         let mut users = self.users.lock();
         users.retain(|user| user.strong_count() > 0);
         users.push(Arc::downgrade(place));
     }
 
-    /// The open stores that would take keys given to `target`, each place once.
+    /// Returns the open stores that would take keys given to `target`, each place once.
     pub fn users_of(&self, target: &KeyTarget) -> BTreeSet<S3Place> {
         let open: Vec<Arc<S3Place>> = self.users.lock().iter().filter_map(Weak::upgrade).collect();
         let takes = |place: &S3Place| {

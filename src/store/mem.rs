@@ -35,7 +35,7 @@ struct Upload {
 #[derive(Clone, Debug, Default)]
 pub struct Backup(BTreeMap<String, Object>);
 
-/// What was once at a key; no object: it was deleted.
+/// An earlier or the latest state of a key. Without an object: it was deleted.
 #[derive(Clone, Debug)]
 struct Past {
     id: String,
@@ -47,7 +47,7 @@ struct Past {
 struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
-    /// By key, the newest last; absent while no versions are kept.
+    /// The states of each key, the newest last; absent while no versions are kept.
     past: Option<BTreeMap<String, Vec<Past>>>,
 }
 
@@ -165,7 +165,7 @@ impl State {
     }
 }
 
-/// Of the class that `archive` gives: no bytes are to be had until they are restored.
+/// Refuses the bytes of an object of the class that `archive` gives, until they are restored.
 fn readable(key: &str, object: &Object) -> Result<()> {
     let archived = object.head.storage_class.as_deref() == Some(ARCHIVE);
     if archived && !matches!(object.head.restored, Some(Restored::Until(_))) {
@@ -176,25 +176,25 @@ fn readable(key: &str, object: &Object) -> Result<()> {
 
 const ARCHIVE: &str = "GLACIER";
 
-/// Which etags objects get.
+/// The rule by which objects get their etags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum EtagRule {
-    /// That of the bytes, always.
+    /// The etag is that of the bytes, always.
     #[default]
     OfBytes,
-    /// As AWS has it: what was uploaded in parts has an etag of its parts, its copy that of its bytes.
+    /// The etag is as with AWS: what was uploaded in parts has an etag of its parts, its copy that of its bytes.
     OfParts,
-    /// As with SSE-KMS: each put and each copy has an etag of its own.
+    /// The etag is as with SSE-KMS: each put and each copy has one of its own.
     OfEachPut,
 }
 
-/// See the module. Clones of the `Arc` share the contents.
+/// A bucket in memory. Clones of the `Arc` share the contents.
 #[derive(Debug)]
 pub struct MemStore {
     url: String,
     state: Mutex<State>,
     etags: Mutex<EtagRule>,
-    /// Also the modification time, so that it grows with every change.
+    /// Counts changes. The count is also the modification time, so that it grows with every change.
     changes: AtomicU64,
 }
 
@@ -239,14 +239,14 @@ impl MemStore {
         Arc::new(MemStore { url, state, etags, changes: AtomicU64::new(1) })
     }
 
-    /// The two change places, as two folders that are renamed.
+    /// Lets two stores change places, as two folders that are renamed.
     pub fn swap(&self, other: &MemStore) {
         let theirs = std::mem::take(&mut *other.state.lock());
         let ours = std::mem::replace(&mut *self.state.lock(), theirs);
         *other.state.lock() = ours;
     }
 
-    /// Whether the condition of a request holds at this instant. True of a request that has none.
+    /// Tells whether the condition of a request holds at this instant. True of a request that has none.
     pub(super) fn allows(&self, request: &BucketRequest) -> bool {
         match request {
             BucketRequest::Put { key, when, .. } => {
@@ -256,7 +256,7 @@ impl MemStore {
         }
     }
 
-    /// What is put from now on has such etags.
+    /// Sets the etags that objects get which are put from now on.
     pub fn etags_are(&self, rule: EtagRule) {
         *self.etags.lock() = rule;
     }
@@ -266,17 +266,18 @@ impl MemStore {
         *self.state.lock() = State::default();
     }
 
-    /// A copy of all objects, as a backup of the store's disk has them.
+    /// Returns a copy of all objects, as a backup of the store's disk has them.
     pub fn backup(&self) -> Backup {
         Backup(self.state.lock().objects.clone())
     }
 
-    /// Another disk stands in the store's place from now on; what the one before held. A default one is an empty mount point.
+    /// Puts another disk in the store's place from now on; returns what the one before held. A default one is an empty mount
+    /// point.
     pub fn exchange(&self, disk: Backup) -> Backup {
         Backup(std::mem::replace(&mut self.state.lock().objects, disk.0))
     }
 
-    /// Every key, for tests that look from outside.
+    /// Returns every key, for tests that look from outside.
     pub fn keys(&self) -> Vec<String> {
         self.state.lock().objects.keys().cloned().collect()
     }
@@ -365,7 +366,7 @@ impl MemStore {
 }
 
 impl MemStore {
-    /// What a request does and gives, at this instant.
+    /// Does what a request asks, at this instant, and returns the answer.
     pub(super) fn answer(&self, request: &BucketRequest) -> Result<BucketAnswer> {
         let mut guard = self.state.lock();
         let state = &mut *guard;

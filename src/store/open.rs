@@ -10,7 +10,7 @@ pub async fn open(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     open_with(rt, url, Patience::default()).await
 }
 
-/// The same for programs that don't try again by themselves, as those that use files.
+/// Opens a store as `open` does, for programs that don't try again by themselves, as those that use files.
 pub async fn open_patiently(rt: &Rt, url: &StoreUrl) -> Result<BucketRef> {
     open_with(rt, url, Patience::of_files()).await
 }

@@ -10,10 +10,10 @@ use crate::base::rt::Rt;
 use crate::base::{Error, Kind, Result};
 
 const BODY: &[u8] = b"windlass doctor looks what it may do here";
-/// How long somebody without credentials is waited for.
+/// Longest time for which an answer to somebody without credentials is waited for.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What a pool and a mount do with objects.
+/// A right that a pool or a mount needs, by what it does with objects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Right {
     List,
@@ -85,7 +85,7 @@ fn same(yes: bool) -> Result<()> {
     }
 }
 
-/// Whether somebody without credentials may list the store, or read this object of it; `None` when that can't be told.
+/// Tells whether somebody without credentials may list the store, or read this object of it; `None` when that can't be told.
 pub async fn is_public(rt: &Rt, url: &StoreUrl, key: &str) -> Option<bool> {
     let StoreUrl::S3(place) = url else { return None };
     if place.anonymous == Some(true) {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::base::{Error, Kind, Result};
 
-/// What a bucket is asked. `version` names one of an object's versions, `None` the object itself.
+/// A request to a bucket. `version` names one of an object's versions, `None` the object itself.
 #[derive(Clone, Debug)]
 pub enum BucketRequest {
     Get {
@@ -22,7 +22,7 @@ pub enum BucketRequest {
         version: Option<String>,
         checksums: bool,
     },
-    /// Without `attrs` it is an object of a pool.
+    /// A put. Without `attrs` the object is a pool's.
     Put {
         key: String,
         body: bytes::Bytes,
@@ -87,7 +87,7 @@ pub enum BucketRequest {
 /// The variants, each with the type that typed verbs give for it.
 macro_rules! responses {
     ($($variant:ident($of:ty),)*) => {
-        /// What a bucket answers: the variant belongs to the request's verb.
+        /// The answer of a bucket: its variant belongs to the request's verb.
         #[derive(Debug)]
         pub enum BucketAnswer {
             $($variant($of),)*
@@ -124,7 +124,7 @@ responses! {
 }
 
 impl BucketRequest {
-    /// The outcome of an attempt that nobody answered, or whose answer says nothing. Of a put it is unknown.
+    /// Returns the outcome of an attempt that nobody answered, or whose answer says nothing. Of a put it is unknown.
     pub fn unanswered(&self, e: Error) -> Result<BucketAnswer> {
         match self {
             BucketRequest::Put { .. }
@@ -134,7 +134,7 @@ impl BucketRequest {
         }
     }
 
-    /// The same put without its condition. None: it is no put, or has none.
+    /// Returns the same put without its condition. None: the request is no put, or has no condition.
     pub(super) fn without_condition(&self) -> Option<BucketRequest> {
         match self {
             BucketRequest::Put { when: When::Always, .. } => None,
@@ -148,7 +148,7 @@ impl BucketRequest {
         }
     }
 
-    /// The object that it is about, the first of several, or the beginning of their keys.
+    /// Returns the key of the object that the request is about, of the first of several, or the beginning of their keys.
     pub(super) fn key(&self) -> &str {
         match self {
             BucketRequest::Get { key, .. }
@@ -170,7 +170,7 @@ impl BucketRequest {
         }
     }
 
-    /// What a place says that keeps no versions and archives nothing; `None` when the request is about neither.
+    /// Returns the answer of a place that keeps no versions and archives nothing; `None` when the request is about neither.
     pub(super) fn without_versions(&self, url: &str) -> Option<Result<BucketAnswer>> {
         let unsupported = |why| Some(Err(Error::new(Kind::Unsupported, why)));
         match self {

@@ -9,11 +9,11 @@ use crate::base::{Error, Kind};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restored {
     Underway,
-    /// There until then, in milliseconds since 1970.
+    /// The copy is there until this time, in milliseconds since 1970.
     Until(u64),
 }
 
-/// How soon an archived object is wanted, which decides what that costs.
+/// Haste with which an archived object is wanted, which decides what that costs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tier {
     Expedited,
@@ -27,7 +27,7 @@ impl fmt::Display for Tier {
     }
 }
 
-/// What to make readable, and for how long.
+/// The way to make an archived object readable: for how many days, and how soon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Restore {
     pub days: u16,
@@ -35,7 +35,7 @@ pub struct Restore {
     pub tier: Option<Tier>,
 }
 
-/// `DAYS` or `DAYS:TIER`, the tier in any case.
+/// A restoring is written `DAYS` or `DAYS:TIER`, the tier in any case.
 impl FromStr for Restore {
     type Err = Error;
 

@@ -24,12 +24,12 @@ use super::{Bucket, BucketAnswer, BucketRef, BucketRequest, ByteRange, Cause, Pu
 use crate::base::rt::{Instant, Rt};
 use crate::base::{Error, Kind, Result};
 
-/// How long and how often a request is tried.
+/// Limits to how long and how often a request is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// Attempts that fail otherwise than by throttling.
+    /// Number of attempts, without those that fail by throttling.
     pub attempts: u32,
-    /// No attempt begins after this.
+    /// Time since the beginning after which no other attempt is waited for.
     pub deadline: Duration,
     /// The first pause lasts up to this, each further one up to twice as long.
     pub first_pause: Duration,
@@ -37,7 +37,7 @@ pub struct Patience {
     /// An attempt takes at most this, and a second for every so many bytes that it carries.
     pub answer: Duration,
     pub bytes_a_second: u64,
-    /// Retries that may be outstanding before successes have earned more.
+    /// Number of retries that may be outstanding before successes have earned more.
     pub budget: u64,
 }
 
@@ -56,7 +56,8 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// A server that is started anew, or a line that is gone for a few seconds, is no reason for an error of read(2).
+    /// Returns the patience of programs that use files: a server that is started anew, or a line that is gone for a few
+    /// seconds, is no reason for an error of read(2).
     pub fn of_files() -> Patience {
         let first_pause = Duration::from_millis(100);
         Patience { attempts: 8, first_pause, budget: 1000, ..Patience::default() }
@@ -66,10 +67,10 @@ impl Patience {
 /// A file's parts, and files, leave side by side: each has a share of the line, and time for so many.
 const SIDE_BY_SIDE: u64 = 8;
 
-/// What a retry costs, in what one success earns.
+/// Price of a retry, in units of what one success earns.
 const RETRY_COST: u64 = 10;
 
-/// See the module.
+/// A bucket whose requests are repeated where that is safe.
 #[derive(Debug)]
 pub struct Retrying {
     rt: Rt,
@@ -132,7 +133,7 @@ impl Retrying {
     }
 }
 
-/// How many bytes an attempt is given time for.
+/// Returns how many bytes an attempt is given time for.
 fn bytes(request: &BucketRequest) -> u64 {
     match request {
         BucketRequest::Get { range, .. } => expected(*range),
@@ -150,7 +151,8 @@ fn bytes(request: &BucketRequest) -> u64 {
     }
 }
 
-/// How many bytes an answer is given time for: a reader that allows for any size doesn't mean to wait for ever.
+/// Returns how many bytes an answer is given time for, at most 64 MiB: a reader that allows for any size doesn't mean to wait
+/// for ever.
 fn expected(range: ByteRange) -> u64 {
     let bytes = match range {
         ByteRange::Whole { max } => max,
@@ -159,7 +161,7 @@ fn expected(range: ByteRange) -> u64 {
     bytes.min(64 << 20)
 }
 
-/// Whether an attempt of unknown outcome is the last one. Everything else may happen twice: a second multipart upload is
+/// Tells whether an attempt of unknown outcome is the last one. Everything else may happen twice: a second multipart upload is
 /// shown by lists and ended by lifecycle rules, a second restoring only says that the first is under way.
 fn once(request: &BucketRequest) -> bool {
     match request {
@@ -234,7 +236,7 @@ mod tests {
 
     const LOST_DONE: RequestFate = RequestFate::Lost(Some(Duration::ZERO));
 
-    /// What `test` sees of a bucket whose first requests meet these fates, and how many reached the faults.
+    /// Runs `test` on a bucket whose first requests meet these fates; returns its result, and how many reached the faults.
     fn with<T: Send + 'static, F>(
         fates: impl IntoIterator<Item = RequestFate>,
         test: impl FnOnce(Arc<Retrying>, Arc<Counted>) -> F,

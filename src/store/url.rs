@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::base::{Error, Kind, Result};
 
-/// Where objects live.
+/// A place where objects live.
 // A few of them live, for as long as a pool or a mount: their size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,7 +27,7 @@ pub enum StoreUrl {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct S3Place {
     pub bucket: String,
-    /// Without a slash at its end; empty for the whole bucket.
+    /// The prefix of the store's keys, without a slash at its end; empty for the whole bucket.
     pub prefix: String,
     pub endpoint: Option<String>,
     pub region: Option<String>,
@@ -56,14 +56,14 @@ pub enum Sse {
     Customer(PathBuf),
 }
 
-/// Regions whose buckets are others than those of the same name elsewhere.
+/// Beginnings of the names of regions whose buckets are others than those of the same name elsewhere.
 const APART: [&str; 7] = ["cn-", "us-gov-", "us-iso-", "us-isob-", "us-isof-", "eu-isoe-", "eusc-"];
 
 /// A store as a pool lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoreSpec {
     pub url: StoreUrl,
-    /// What fails together: `,zone=Z` behind the URL.
+    /// The zone, of stores that fail together: `,zone=Z` behind the URL.
     pub zone: Option<String>,
 }
 
@@ -218,8 +218,8 @@ impl S3Place {
         Ok(out)
     }
 
-    /// What says which objects are meant, and nothing of how they are reached. `endpoint` and `region` are those that are
-    /// asked in the end, whether the URL, the environment or a profile names them.
+    /// Returns a text that says which objects are meant, and nothing of how they are reached. `endpoint` and `region` are
+    /// those that are asked in the end, whether the URL, the environment or a profile names them.
     pub fn identity(&self, endpoint: Option<&str>, region: &str) -> String {
         let endpoint = endpoint.map(|e| e.trim_end_matches('/').to_owned());
         // All other regions of AWS share one space of names for buckets.
@@ -258,8 +258,8 @@ impl StoreUrl {
         place.parameters().into_iter().filter(|(name, value)| is_of_host(name, value)).collect()
     }
 
-    /// Whether this URL, which somebody else wrote, uses no file and no profile of this host but those that a URL of `told`,
-    /// by this host's own user, uses for the same endpoint. Else a key could go to whoever wrote it.
+    /// Tells whether this URL, which somebody else wrote, uses no file and no profile of this host but those that a URL of
+    /// `told`, by this host's own user, uses for the same endpoint. Else a key could go to whoever wrote it.
     pub fn is_covered_by(&self, told: &[StoreUrl]) -> bool {
         let taken = self.taken_of_host();
         let same_server = |told: &StoreUrl| match (self, told) {
@@ -281,7 +281,7 @@ impl StoreUrl {
         }
     }
 
-    /// One place contains the other, or they are the same.
+    /// Tells whether one place contains the other, or they are the same.
     pub fn overlaps(&self, other: &StoreUrl) -> bool {
         match (self, other) {
             (StoreUrl::File { dir: a }, StoreUrl::File { dir: b }) => {
@@ -298,7 +298,8 @@ impl StoreUrl {
         }
     }
 
-    /// The places that contain this one, the nearest first. Of a folder only what its path says once links are followed.
+    /// Returns the places that contain this one, the nearest first. Of a folder, these are only what its path says once links
+    /// are followed.
     pub fn above(&self) -> Vec<StoreUrl> {
         match self {
             StoreUrl::File { dir } => {
@@ -317,7 +318,7 @@ impl StoreUrl {
     }
 }
 
-/// Without symbolic links, as far as there is something.
+/// Returns the path without symbolic links, as far as there is something.
 fn real(dir: &Path) -> PathBuf {
     let there = |known: &Path| Some((known.canonicalize().ok()?, dir.strip_prefix(known).ok()?.to_owned()));
     let found = dir.ancestors().find_map(there);

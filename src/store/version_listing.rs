@@ -6,36 +6,36 @@ use super::Etag;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Version {
     pub key: String,
-    /// Opaque; `null` of what was put before the bucket kept versions.
+    /// The version's id. Opaque; `null` of what was put before the bucket kept versions.
     pub id: String,
-    /// In bytes; 0 of a mark.
+    /// Size of the version in bytes; 0 of a mark.
     pub size: u64,
-    /// None of a mark.
+    /// Etag of the version; none of a mark.
     pub etag: Option<Etag>,
-    /// When it became the object. Milliseconds since 1970; some stores tell whole seconds only.
+    /// The time at which the version became the object, in milliseconds since 1970; some stores tell whole seconds only.
     pub modified_ms: u64,
-    /// It is what the key shows now.
+    /// True if the version is what the key shows now.
     pub latest: bool,
-    /// The object was deleted: there are no bytes.
+    /// True if the object was deleted: there are no bytes.
     pub deleted: bool,
 }
 
-/// Where a listing of versions goes on, in the store's own words.
+/// The place at which a listing of versions goes on, in the store's own words.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VersionMark {
     pub key: String,
     pub version: Option<String>,
 }
 
-/// Which versions to list.
+/// A request for a page of versions.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VersionList {
     pub prefix: String,
-    /// What the page before gave as `next`.
+    /// The mark that the page before gave as `next`.
     pub after: Option<VersionMark>,
-    /// Group what lies below the next `/` into `prefixes`.
+    /// True if what lies below the next `/` is grouped into `prefixes`.
     pub delimited: bool,
-    /// At most this many versions and groups, 1..=1000.
+    /// Number of versions and groups that are listed at most, 1..=1000.
     pub max: usize,
 }
 

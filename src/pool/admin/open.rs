@@ -16,9 +16,9 @@ use crate::pool::stores::Roster;
 use crate::pool::stores::{Found, find_all, hints, read_labels, refuse_destroyed};
 use crate::pool::stores::{PoolHost, PoolStore};
 
-/// How long the first value may take to be in every store, and how long opening waits for what every store says.
+/// Longest time that the first value may take to be in every store, and that opening waits for what every store says.
 pub(super) const EVERYWHERE: Duration = Duration::from_secs(2);
-/// Opening says who does not answer after this.
+/// Time after which opening says who does not answer.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 impl Pool {
@@ -33,8 +33,8 @@ impl Pool {
         Pool::open_labelled(host, stores, labels).await
     }
 
-    /// The same of a pool whose destruction was begun and broken off: for who goes on with that. Other hosts may have it open all
-    /// the while, and write to it.
+    /// Opens a pool as `open` does, also one whose destruction was begun and broken off: for whoever continues the
+    /// destruction. Other hosts may have the pool open all the while, and write to it.
     pub async fn open_to_destroy(host: PoolHost, stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
         let labels = read_labels(&host, &stores).await;
         Pool::open_labelled(host, stores, labels).await
@@ -61,7 +61,7 @@ impl Pool {
         Err(undecided(&stores, &labels, &hints[0]))
     }
 
-    /// `None`: a majority of the stores that this label's description names has no description.
+    /// Opens the pool by the description in one label. `None`: a majority of the stores that the description names has none.
     async fn open_by(
         host: &PoolHost,
         hint: &PoolConfig,
@@ -105,7 +105,7 @@ impl Pool {
     }
 }
 
-/// The URLs of the stores whose labels have this description.
+/// Returns the URLs of the stores whose labels have this description.
 fn tell<'a>(
     stores: &'a [PoolStore],
     labels: &'a [Found],
@@ -115,8 +115,8 @@ fn tell<'a>(
     stores.iter().zip(labels).filter(of).map(|(store, _)| store.url.as_str())
 }
 
-/// What is said where the stores have labels of a pool and no description. Not that anything may be deleted: labels can be
-/// wrong, and then all of the pool is there.
+/// Returns the error for stores that have labels of a pool and no description. The text must not tell anybody to delete
+/// something: labels can be wrong, and then all of the pool is there.
 fn undecided(stores: &[PoolStore], labels: &[Found], newest: &PoolConfig) -> Error {
     let wrong: Vec<&str> = tell(stores, labels, newest).collect();
     let why = format!(

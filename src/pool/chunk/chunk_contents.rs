@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use crate::base::{ChunkId, Era};
 
-/// What a chunk's frames are.
+/// Kind of a chunk, by what its frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChunkKind {
     Data = 0,
     Map = 1,
-    /// What is left of several chunks: not part of the log.
+    /// A pack: what is left of several chunks. It is not part of the log.
     Pack = 2,
 }
 
@@ -19,7 +19,7 @@ pub struct Chunk {
     pub id: ChunkId,
     pub era: Era,
     pub kind: ChunkKind,
-    /// k of them, each at most `SHARD_SPAN` long, the last ones perhaps empty. One whose buffer is not shared and has
+    /// The k data shards, each at most `SHARD_SPAN` long, the last ones perhaps empty. One whose buffer is not shared and has
     /// `FOOTER_MAX` bytes of spare capacity is sent without a copy.
     pub shards: Vec<Bytes>,
     /// The table of contents: a virtual offset in the last data shard, and its length.

@@ -14,7 +14,7 @@ use super::redundancy::Layout;
 #[derive(Clone, Debug)]
 pub struct Codec {
     layout: Layout,
-    /// Row i makes shard i of the data shards; the first k are the identity.
+    /// The rows of the matrix: row i makes shard i of the data shards; the first k are the identity.
     rows: Vec<Vec<u8>>,
 }
 
@@ -50,8 +50,8 @@ impl Codec {
         sums(&rows, parts, &mut outs);
     }
 
-    /// Shard `wanted`, `len` bytes of it, from the same range of exactly k other shards, given with their indices; what
-    /// is missing at the end of one is zeros.
+    /// Rebuilds `len` bytes of shard `wanted` from the same range of exactly k other shards, given with their indices. Where
+    /// one of these ends early, the rest of it counts as zeros.
     pub(in crate::pool) fn rebuild(&self, wanted: usize, len: usize, from: &[(usize, &[u8])]) -> Vec<u8> {
         assert_eq!(from.len(), self.layout.k(), "k shards make any other");
         let (indices, shards): (Vec<usize>, Vec<&[u8]>) = from.iter().copied().unzip();
@@ -60,7 +60,7 @@ impl Codec {
         out
     }
 
-    /// x with x · rows[from] = rows[wanted]: how much of each shard is in the wanted one.
+    /// Solves x · rows[from] = rows[wanted] for x: how much of each shard is in the wanted one.
     fn factors(&self, wanted: usize, from: &[usize]) -> Vec<u8> {
         let k = self.layout.k();
         // Gauss-Jordan on the transposed system: column c says sum over i of x[i] * rows[from[i]][c] = rows[wanted][c].

@@ -44,18 +44,18 @@ const FIXED: usize = 96;
 const TAIL: usize = 16;
 /// The longest footer.
 pub const FOOTER_MAX: usize = FIXED + 4 * SHARDS_MAX + 4 * (SHARD_SPAN as usize / CHECK_SPAN) + TAIL;
-/// What one suffix get fetches to have any footer whole.
+/// Number of bytes that one suffix get fetches to have any footer whole.
 pub const FOOTER_GET: u64 = 4096;
 const _: () = assert!(FOOTER_MAX as u64 <= FOOTER_GET);
 
-/// What a chunk's shards all say.
+/// The facts about a chunk that the footers of all its shards repeat.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct About {
     pub id: ChunkId,
     pub era: Era,
     pub kind: ChunkKind,
     pub layout: Layout,
-    /// Of the data shards.
+    /// Lengths of the data shards in bytes, without their footers.
     pub lengths: Vec<u32>,
     pub toc_offset: u64,
     pub toc_len: u32,
@@ -79,7 +79,7 @@ impl About {
         about
     }
 
-    /// The payload hash that these shard hashes would give.
+    /// Returns the payload hash that these shard hashes would give.
     pub(in crate::pool) fn hash(&self, hashes: &[u128]) -> u128 {
         let mut w = Writer::with_capacity(62 + 20 * hashes.len());
         w.u8(self.kind as u8).u8(self.layout.k() as u8).u128(self.id.volume.0);
@@ -90,7 +90,7 @@ impl About {
         xxh3_128(&w.buf)
     }
 
-    /// Real bytes of shard i, without its footer.
+    /// Returns the number of real bytes of shard i, without its footer.
     pub fn shard_len(&self, index: usize) -> usize {
         let longest = self.lengths.iter().max().copied().unwrap_or(0);
         self.lengths.get(index).copied().unwrap_or(longest) as usize
@@ -114,7 +114,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// The shard's next `CHECK_SPAN` bytes, or its last; nothing behind its end.
+    /// Adds the shard's next `CHECK_SPAN` bytes, or its last; nothing comes after a shorter part.
     pub(in crate::pool) fn add(&mut self, part: &[u8]) {
         if !part.is_empty() {
             self.hash.update(part);
@@ -214,7 +214,8 @@ impl Footer {
         Ok(Footer { about, index, shard_hash, checks })
     }
 
-    /// Are these the shard's bytes from `at` on, `at` a multiple of `CHECK_SPAN`, up to a multiple or the shard's end?
+    /// Tells whether these are the shard's bytes from `at` on, by their checksums. `at` is a multiple of `CHECK_SPAN`; the
+    /// bytes go up to a multiple of it or to the shard's end.
     pub(in crate::pool) fn covers(&self, at: usize, bytes: &[u8]) -> bool {
         debug_assert!(at.is_multiple_of(CHECK_SPAN));
         let first = at / CHECK_SPAN;
@@ -224,7 +225,7 @@ impl Footer {
             .all(|(i, part)| self.checks.get(first + i) == Some(&crc32c(part)))
     }
 
-    /// Is this the whole shard?
+    /// Tells whether this is the whole shard, by its hash and checksums.
     pub(in crate::pool) fn is_whole(&self, shard: &[u8]) -> bool {
         if shard.len() != self.about.shard_len(self.index) {
             return false;

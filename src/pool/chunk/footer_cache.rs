@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::footer::Footer;
 use crate::base::ChunkId;
 
-/// About 1.5 KiB each at most.
+/// Number of footers that are kept at most, each of at most about 1.5 KiB.
 const KEPT: NonZeroUsize = NonZeroUsize::new(2048).expect("it is not zero");
 
 type Hasher = std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3Default>;
@@ -35,7 +35,7 @@ impl FooterCache {
     pub(in crate::pool) fn put(&self, id: &ChunkId, shard: usize, footer: Arc<Footer>) {
         self.0.lock().put((*id, shard), footer);
     }
-    /// For chunks that are deleted.
+    /// Drops the footers of a chunk that is deleted.
     pub(in crate::pool) fn forget(&self, id: &ChunkId, shards: usize) {
         let mut kept = self.0.lock();
         for shard in 0..shards {

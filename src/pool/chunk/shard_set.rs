@@ -10,7 +10,7 @@ const _: () = assert!(SHARDS_MAX <= 64);
 pub struct ShardSet(pub(in crate::pool) u64);
 
 impl ShardSet {
-    /// The first n.
+    /// Returns the set of the first n shards.
     pub(in crate::pool) fn all(n: usize) -> ShardSet {
         (0..n).fold(ShardSet::default(), ShardSet::with)
     }

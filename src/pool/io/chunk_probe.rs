@@ -23,18 +23,18 @@ use crate::pool::chunk::{About, Footer};
 use crate::pool::stores::{At, Miss};
 use crate::store::Cause;
 
-/// What the stores answered about a chunk. `good + absent + unknown` = N.
+/// The stores' answers about a chunk, counted. `good + absent + unknown` = N.
 #[derive(Clone, Debug, Default)]
 pub struct Probe {
-    /// D: stores that are in and hold a shard whose footer is right.
+    /// D: number of stores that are in and hold a shard whose footer is right.
     pub good: usize,
-    /// Stores that are in, count as witnesses, and have none.
+    /// Number of stores that are in, count as witnesses, and have no shard.
     pub absent: usize,
-    /// U: no answer, out, not a witness, or an object that is not the chunk's shard.
+    /// U: number of the other stores: no answer, out, not a witness, or an object that is not the chunk's shard.
     pub unknown: usize,
-    /// Of these, stores that had not answered when enough others had.
+    /// Number of those among the unknown that had not answered when enough others had.
     pub late: usize,
-    /// From the footers, when there is a good one.
+    /// The facts about the chunk on which most of the good footers agree; `None` if no footer was good.
     pub about: Option<About>,
     /// Shards that are good only where their store was before, of which not all has come along: they can be read, and count as
     /// stored nowhere.
@@ -45,7 +45,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// As if all shards but these had been found good: which to fetch first.
+    /// Makes a probe as if all shards but these had been found good, which decides what is fetched first.
     pub(in crate::pool) fn all_but(bad: ShardSet, layout: Layout) -> Probe {
         Probe { good_mask: ShardSet::all(layout.n()).minus(bad), ..Probe::default() }
     }
@@ -70,11 +70,11 @@ impl Probe {
     }
 }
 
-/// What those answers tell that have come so far.
+/// Judgement on what the answers so far tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Told {
     Nothing,
-    /// What was to be found out; an answer that is still to come may say more.
+    /// The answers tell what was to be found out; one that is still to come may say more.
     Enough,
     /// No other answer changes anything.
     All,
@@ -86,7 +86,7 @@ enum Seen {
     Absent,
     Bad,
     Unknown,
-    /// Its predecessor has a good one; what the store itself said.
+    /// The store's predecessor has a good shard; the second value is what the store itself said.
     Former(Box<Footer>, Box<Seen>),
 }
 
@@ -110,7 +110,7 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The bytes at a virtual offset, when the chunk has them.
+    /// Returns the bytes at a virtual offset, when the chunk has them.
     pub fn slice(&self, offset: u64, len: u32) -> Option<Bytes> {
         let shard = self.chunk.shards.get((offset / SHARD_SPAN) as usize)?;
         let at = (offset % SHARD_SPAN) as usize;
@@ -137,9 +137,10 @@ impl PoolContext {
         tally(&futures::future::join_all(looks).await)
     }
 
-    /// The same, where `told` says of what has come so far what it tells. What is still to come counts as no answer, first in
-    /// what `told` is shown, then in what is returned: when that says all, or when those that tell enough have had as
-    /// long again and no less than `hedge`.
+    /// Asks as `probe` does, but only until the answers tell enough. After each answer `told` judges the answers so far, in
+    /// which a store that is still to answer counts as unknown. On `Told::All` the probe ends at once. On `Told::Enough` the
+    /// other stores get as much time again, and no less than `hedge`; whoever is silent by then counts as unknown in the
+    /// result too.
     pub(in crate::pool) async fn probe_until(
         &self,
         id: &ChunkId,
@@ -205,7 +206,8 @@ impl PoolContext {
         if member.attest().await.is_ok() { seen } else { Seen::Unknown }
     }
 
-    /// The same answers after a look at every byte: a shard whose footer alone is right is one that can't be read.
+    /// Reads every byte of the shards that the probe found good, and returns the probe corrected. A shard of which only the
+    /// footer is right counts as one that can't be read.
     pub(in crate::pool) async fn verified(&self, id: &ChunkId, probe: &Probe, cause: Cause) -> Probe {
         let mut seen = probe.clone();
         // One at a time: a shard may have 16 MiB.
@@ -273,7 +275,7 @@ impl PoolContext {
         Err(misses.verdict(self, id).await)
     }
 
-    /// The data shards from any k, checked against the payload hash.
+    /// Makes the data shards from any k, and checks them against the payload hash.
     async fn whole(
         &self,
         from: Vec<(usize, Footer, Bytes)>,
@@ -301,7 +303,7 @@ impl PoolContext {
     }
 }
 
-/// The data shards from k others, if these make what was stored.
+/// Makes the data shards from k others. None, if these do not make what was stored.
 pub fn rebuild_data(
     codec: &crate::pool::chunk::Codec,
     about: &About,
@@ -356,7 +358,8 @@ fn tally(seen: &[Seen]) -> Probe {
     probe
 }
 
-/// What most of the footers say; of equals, the one with the lowest hash, and that it has an equal.
+/// Returns what most of the footers say, and whether others are as common. Of equally common ones, the one with the lowest
+/// payload hash is returned.
 fn commonest(seen: &[Seen]) -> Option<(About, bool)> {
     let mut votes: BTreeMap<u128, (usize, &About)> = BTreeMap::new();
     for one in seen {
@@ -369,7 +372,7 @@ fn commonest(seen: &[Seen]) -> Option<(About, bool)> {
     Some((first.next()?, first.next().is_some()))
 }
 
-/// k shards of one content, taken out, when there are so many.
+/// Takes out k shards or more of one content, when there are so many.
 fn group(shards: &mut Vec<(usize, Footer, Bytes)>, k: usize) -> Option<Vec<(usize, Footer, Bytes)>> {
     let about = shards.last()?.1.about.clone();
     if shards.iter().filter(|s| s.1.about == about).count() < k {

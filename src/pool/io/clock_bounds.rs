@@ -7,9 +7,10 @@ use super::context::PoolContext;
 use crate::base::known_time::Look;
 use crate::base::{Error, Kind, Result};
 
-/// Clocks that differ by more than this are believed neither. A store tells whole seconds, and an answer takes its time.
+/// Largest difference of two clocks, in milliseconds, at which they are believed. A store tells whole seconds, and an answer
+/// takes its time.
 const APART_MAX_MS: i64 = 300_000;
-/// Who dates something waits no longer for the stores' clocks.
+/// Longest time for which whoever dates something waits for the stores' clocks.
 const LATEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The earliest and the latest of the clocks that were asked, in milliseconds since 1970.
@@ -17,12 +18,12 @@ const LATEST_WAIT: Duration = Duration::from_secs(2);
 pub struct Clocks {
     pub earliest_ms: u64,
     pub latest_ms: u64,
-    /// By how much this host's clock has jumped. None: it is believed.
+    /// Milliseconds by which this host's clock has jumped. None: the clock is believed.
     pub jumped_ms: Option<i64>,
 }
 
 impl PoolContext {
-    /// The time for what ages: by what the stores told within a day, or asks them.
+    /// Returns the time for what ages: by what the stores told within a day, else by asking them.
     ///
     /// # Errors
     /// Those of `clocks`.
@@ -34,7 +35,7 @@ impl PoolContext {
         }
     }
 
-    /// See `Pool::latest_ms`. Stores have a moment to tell.
+    /// Returns the latest time that it may be (see `Pool::latest_ms`). Stores have a moment to tell.
     pub async fn latest_ms(&self) -> u64 {
         let begun = self.rt().now();
         let look = self.clock().look().await;

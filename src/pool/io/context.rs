@@ -25,10 +25,10 @@ use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{place, shard_key, shard_on};
 use crate::store::Cause;
 
-/// Keys that one delete request names at most.
+/// Number of keys that one delete request names at most.
 pub const DELETE_MAX: usize = 1000;
 
-/// See the module.
+/// An open pool's stores, and how chunks lie on them.
 #[derive(Debug)]
 pub struct PoolContext {
     rt: Rt,
@@ -41,7 +41,7 @@ pub struct PoolContext {
     clock: HostClock,
     footers: FooterCache,
     hedges: Hedges,
-    /// Of whoever knows the volumes; none before they are known.
+    /// The check of whoever knows the volumes; none before the volumes are known.
     deletion_check: Mutex<Option<Weak<dyn DeletionCheck>>>,
 }
 
@@ -79,7 +79,7 @@ impl PoolContext {
     pub(in crate::pool) fn roster(&self) -> &Arc<Roster> {
         &self.roster
     }
-    /// As of now: ask again for each operation.
+    /// Returns the membership as of now: ask again for each operation.
     pub(in crate::pool) fn membership(&self) -> Arc<Membership> {
         self.roster.current()
     }
@@ -112,22 +112,23 @@ impl PoolContext {
         Register::new(self.rt.clone(), self.roster.clone(), id)
     }
 
-    /// The store that holds a chunk's shard.
+    /// Returns the store that holds a chunk's shard.
     pub(in crate::pool) fn holder(&self, id: &ChunkId, shard: usize) -> Arc<Member> {
         self.membership().members[place(id, shard, self.layout.n())].clone()
     }
 
-    /// Whether the shard can be read from that store, or from what it can be read from beside.
+    /// Tells whether the shard can be read: from its store, or from the store that is read beside it (`former_holder`).
     pub(in crate::pool) fn answers(&self, id: &ChunkId, shard: usize) -> bool {
         self.holder(id, shard).well() || self.former_holder(id, shard).is_some()
     }
 
-    /// What the shard can be read from where its store has it not or does not answer (`Membership::also_read`).
+    /// Returns the store from which the shard can be read where its own store lacks it or does not answer
+    /// (`Membership::also_read`).
     pub(in crate::pool) fn former_holder(&self, id: &ChunkId, shard: usize) -> Option<Arc<Member>> {
         self.membership().also_read(place(id, shard, self.layout.n()))
     }
 
-    /// Whether all that belongs on the shard's store has yet to come along to it.
+    /// Tells whether the shard's store is new, so that what belongs on it has yet to come along.
     pub(in crate::pool) fn is_coming(&self, id: &ChunkId, shard: usize) -> bool {
         self.membership().is_new(place(id, shard, self.layout.n()))
     }
@@ -136,7 +137,7 @@ impl PoolContext {
         *self.deletion_check.lock() = Some(check);
     }
 
-    /// Which of these chunks may be deleted now. An error: nobody is there who could tell.
+    /// Tells which of these chunks may be deleted now. An error: nobody is there who could tell.
     pub(in crate::pool) async fn check_deletion(&self, ids: &BTreeSet<ChunkId>) -> Result<Checked> {
         let check = self.deletion_check.lock().as_ref().and_then(Weak::upgrade);
         let nobody = || Error::new(Kind::Unavailable, "nobody can tell which chunks are needed");
@@ -174,7 +175,7 @@ impl PoolContext {
         Ok(())
     }
 
-    /// `Ok` also where the store does not let us.
+    /// Deletes these keys from one store. Also returns `Ok` where the store does not let us delete.
     pub(in crate::pool) async fn delete_from(&self, member: &Member, keys: &[String]) -> Result<()> {
         match member.delete(keys, Cause::Delete).await {
             // Who may not delete can do all else: what stays is told, and scrub finds it.
@@ -192,7 +193,7 @@ impl PoolContext {
         }
     }
 
-    /// How often the pool had been decided by guess, as far as this host has heard.
+    /// Returns how often the pool had been decided by guess, as far as this host has heard.
     pub(in crate::pool) fn guesses(&self) -> u64 {
         guesses(self.membership().generation)
     }
@@ -203,7 +204,7 @@ impl PoolContext {
         self.members().iter().filter(|m| m.failing().is_some_and(|(since, _)| now.since(since) >= d)).count()
     }
 
-    /// The incarnations of this generation, by index.
+    /// Returns the incarnations of this generation's stores, by index.
     pub(in crate::pool) fn incarnations(&self) -> Vec<Incarnation> {
         self.members().iter().map(|m| m.incarnation()).collect()
     }

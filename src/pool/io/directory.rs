@@ -20,16 +20,16 @@ pub struct Directory {
     catalog: Catalog,
 }
 
-/// What a name leads to.
+/// The directory's entry for a name: the volume that the name leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NameEntry {
     pub volume: VolumeId,
-    /// Greater than those of all earlier entries of the volume.
+    /// Number of the entry, greater than those of all earlier entries of the volume.
     pub serial: u64,
 }
 
 impl NameEntry {
-    /// Of a volume that is created.
+    /// Makes the entry of a volume that is created.
     pub fn first(volume: VolumeId) -> NameEntry {
         NameEntry { volume, serial: 0 }
     }
@@ -93,12 +93,12 @@ impl Directory {
         self.catalog.remove(name.as_str().as_bytes(), old.in_catalog()).await
     }
 
-    /// All names, sorted.
+    /// Returns all names, sorted.
     pub(in crate::pool) async fn list(&self) -> Result<Vec<(Name, NameEntry)>> {
         sorted(self.catalog.all().await?)
     }
 
-    /// The same, after all of it has come along into the pool's generation.
+    /// Returns all names, sorted, after all of the directory has come along into the pool's generation.
     pub(in crate::pool) async fn bring(&self) -> Result<Vec<(Name, NameEntry)>> {
         sorted(self.catalog.bring().await?)
     }

@@ -12,7 +12,7 @@ pub fn some_nodes() -> Vec<Vec<u8>> {
     all.iter().map(|form| encode(form, 2).to_vec()).collect()
 }
 
-/// One value is one node, and the other way.
+/// Checks that a value which is a node is written from that node just so.
 pub fn node(data: &[u8]) {
     let value = Bytes::copy_from_slice(data);
     if let Ok(node) = decode(&value) {

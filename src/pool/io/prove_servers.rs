@@ -9,20 +9,21 @@ use crate::base::rt::Instant;
 use crate::base::{Kind, Result};
 use crate::pool::stores::Member;
 
-/// Between a new name and the look: most commands are over by then, and a server that has just started is at ease.
+/// Pause between a server's new name and the trial of its promises: most commands are over by then, and a server that has just
+/// started is at ease.
 const SETTLE: Duration = Duration::from_secs(5);
 /// A look that came to nothing, since the store did not answer, is made again after this.
 const AGAIN: Duration = Duration::from_secs(60);
-/// So many trials of one store within an hour: a server that calls itself otherwise all the time costs no more.
+/// Number of trials of one store within an hour at most: a server that calls itself otherwise all the time costs no more.
 const TRIALS_MAX: usize = 16;
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// When each store was tried within the last hour.
+/// The times within the last hour at which each store was tried, by its URL.
 #[derive(Default)]
 struct Trials(BTreeMap<String, VecDeque<Instant>>);
 
 impl Trials {
-    /// Whether the store may be tried now, which counts as a trial then.
+    /// Tells whether the store may be tried now; if so, counts the trial.
     fn begin(&mut self, url: &str, now: Instant) -> bool {
         let of_store = self.0.entry(url.to_owned()).or_default();
         while of_store.front().is_some_and(|at| now.since(*at) >= HOUR) {
@@ -57,7 +58,8 @@ pub fn start(context: &Arc<PoolContext>) {
     rt.spawn(task).detach();
 }
 
-/// Whether all could be told that is to be known.
+/// Tries each store whose server has a name that is not proven. Returns whether all could be told; false where a store is
+/// away, was tried too often or gave no answer, so that it has to be tried again.
 async fn prove_new(context: &PoolContext, trials: &mut Trials) -> bool {
     let mut told = true;
     for member in context.members() {

@@ -12,15 +12,15 @@ use tokio::sync::Notify;
 
 use crate::base::rt::Instant;
 
-/// How often it is counted, and how often at most when somebody has no room.
+/// Time between two counts; `AGAIN` is the shortest time between them when somebody has no room.
 const EVERY: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_secs(2);
-/// Between two passes of collection for want of room.
+/// Shortest time between the beginnings of two passes of collection for want of room.
 const COLLECT_AGAIN: Duration = Duration::from_secs(60);
-/// Without a quota.
+/// Number of bytes that stands for "no end", where there is no quota.
 const NO_END: u64 = u64::MAX;
 
-/// See the module.
+/// The bytes that the pool's quota leaves this host to write, and the counts that find them.
 #[derive(Debug)]
 pub struct QuotaRoom {
     left: AtomicU64,
@@ -30,20 +30,20 @@ pub struct QuotaRoom {
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// One is under way.
+    /// A count is under way.
     counting: bool,
-    /// Somebody waits for the next one.
+    /// Somebody waits for the next count.
     asked: bool,
     begun: u64,
-    /// The last that came to an end.
+    /// Number of the last count that came to an end.
     ended: u64,
-    /// What it left, before anything was taken of it.
+    /// Bytes that the last count left, before anything was taken of them.
     found: u64,
-    /// What this host had written when it began.
+    /// Bytes that this host had written when the last count began.
     written: u64,
-    /// When the last one ended, or failed.
+    /// The time at which the last count ended or failed.
     last: Option<Instant>,
-    /// Since when collection makes room, or when it last began to.
+    /// The time at which collection that makes room last began.
     collected: Option<Instant>,
     collecting: bool,
 }
@@ -52,9 +52,9 @@ struct Counts {
 #[derive(Debug)]
 pub struct Count {
     number: u64,
-    /// What was left when it began.
+    /// Bytes that were left when the count began.
     before: u64,
-    /// Somebody waits for it.
+    /// Somebody waits for this count.
     asked: bool,
     written: u64,
 }
@@ -77,8 +77,9 @@ impl QuotaRoom {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Whether there is room for so much, by a count that began after this was asked, unless the last one, a moment ago, found too
-    /// little. While nobody can count it waits.
+    /// Tells whether there is room for so many bytes, by a count that began after this call. The answer comes at once where so
+    /// much is left by now, or where the last count, less than `AGAIN` ago, found too little. While nobody can count, this
+    /// waits.
     pub async fn has(&self, now: Instant, bytes: u64) -> bool {
         let enough = || self.left.load(Ordering::Relaxed) >= bytes;
         let wanted = {
@@ -94,6 +95,7 @@ impl QuotaRoom {
         };
         loop {
             let mut done = std::pin::pin!(self.done.notified());
+            // Enabled before the look: a count that ends between the look and the wait would else wake nobody.
             done.as_mut().enable();
             if self.counts.lock().ended >= wanted || enough() {
                 return enough();
@@ -108,7 +110,8 @@ impl QuotaRoom {
         (counts.asked, counts.last) = (true, None);
     }
 
-    /// Whether collection is to begin that makes room, since the last count found less than `least`; `has_collected` ends it.
+    /// Tells whether collection is to begin that makes room, since the last count found less than `least`; `has_collected`
+    /// ends it.
     pub fn must_collect(&self, now: Instant, least: u64) -> bool {
         let mut counts = self.counts.lock();
         let recent = counts.collected.is_some_and(|last| now.since(last) < COLLECT_AGAIN);
@@ -123,7 +126,7 @@ impl QuotaRoom {
         self.counts.lock().collecting = false;
     }
 
-    /// A count, if one is due now. `counted` or `failed` ends it. `written`: how much this host has written by now.
+    /// Begins a count, if one is due now. `counted` or `failed` ends it. `written`: how much this host has written by now.
     pub fn begin(&self, now: Instant, written: u64) -> Option<Count> {
         let mut counts = self.counts.lock();
         let after = if counts.asked { AGAIN } else { EVERY };
@@ -136,7 +139,7 @@ impl QuotaRoom {
         Some(Count { number: counts.begun, before: self.left.load(Ordering::Relaxed), asked, written })
     }
 
-    /// It left so much, less what was taken meanwhile. `None`: there is no quota.
+    /// Ends a count that found so much left, less what was taken meanwhile. `None`: there is no quota.
     pub fn counted(&self, now: Instant, count: Count, left: Option<u64>) {
         let found = left.unwrap_or(NO_END);
         let set = |seen: u64| {
@@ -151,7 +154,7 @@ impl QuotaRoom {
         self.done.notify_waiters();
     }
 
-    /// It could not be told: what was known stays, and who waits for it waits for the next.
+    /// Ends a count that could not be made: what was known stays, and whoever waits for this count waits for the next.
     pub fn failed(&self, now: Instant, count: Count) {
         let mut counts = self.counts.lock();
         (counts.counting, counts.last) = (false, Some(now));

@@ -22,9 +22,9 @@ use crate::pool::stores::hedge_policy;
 use crate::pool::stores::{At, Miss, place};
 use crate::store::Cause;
 
-/// Decoding less than this is done at once.
+/// Number of bytes below which decoding is done at once.
 const DECODE_INLINE: usize = 256 << 10;
-/// With each piece that comes, so many choices of k pieces are decoded at most.
+/// Number of choices of k pieces that are decoded at most each time another piece arrives.
 const TRIES: usize = 64;
 
 /// Judges bytes; the caller's own checksum.
@@ -35,14 +35,14 @@ pub type Verify<'a> = &'a (dyn Fn(&[u8]) -> bool + Send + Sync);
 struct Part<'a> {
     id: &'a ChunkId,
     shard: usize,
-    /// In the shard.
+    /// Offset of the part in the shard.
     at: u64,
     len: u64,
     cause: Cause,
 }
 
 impl Part<'_> {
-    /// Asked of others than the store that has it.
+    /// Returns the part as it is asked of other stores than the one that has it: a read counts as a hedge.
     fn hedged(self) -> Self {
         let cause = if self.cause == Cause::Read { Cause::Hedge } else { self.cause };
         Part { cause, ..self }
@@ -60,7 +60,7 @@ struct Piece {
     bytes: Bytes,
 }
 
-/// What is known of the shards that could not be used.
+/// The shards of a chunk that could not be used, by the reason.
 #[derive(Debug, Default)]
 pub struct Misses {
     absent: Vec<usize>,
@@ -77,14 +77,14 @@ impl Misses {
         }
     }
 
-    /// The chunk is readable without these: they are worth a closer look, but for what has yet to come along.
+    /// Marks these shards for a closer look, since the chunk is readable without them; not those that have yet to come along.
     fn doubted(&self, context: &PoolContext, id: &ChunkId) {
         let here = self.absent.iter().chain(&self.rotten).filter(|shard| !context.is_coming(id, **shard));
         here.for_each(|shard| context.missing_shards().doubt(*id, *shard));
     }
 
-    /// Why a chunk can't be read. Absences count where the store attests after them, and where nothing that it replaces may have
-    /// the shard still.
+    /// Returns the error that says why a chunk can't be read. An absence counts where the store attests after it, and where no
+    /// predecessor of the store may still have the shard.
     pub(in crate::pool) async fn verdict(self, context: &PoolContext, id: &ChunkId) -> Error {
         let layout = context.layout();
         let asked = self.absent.iter().map(|shard| {
@@ -125,8 +125,8 @@ impl Misses {
 }
 
 impl PoolContext {
-    /// Whether the predecessor of a shard's store, as long as it may have the shard still, says that it has none. An error: that is
-    /// unknown, or it has one.
+    /// Makes sure that the predecessor of a shard's store, as long as it may still have the shard, says that it has none. An
+    /// error: that is unknown, or the predecessor has the shard.
     pub(in crate::pool) async fn is_gone_before(&self, id: &ChunkId, shard: usize) -> Result<()> {
         let store = place(id, shard, self.layout().n());
         let Some(old) = self.membership().may_still_have(store) else { return Ok(()) };
@@ -137,8 +137,8 @@ impl PoolContext {
         }
     }
 
-    /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
-    /// gone or unreadable for sure; `Unavailable`: too few stores answer.
+    /// Reads the bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards
+    /// are gone or unreadable for sure; `Unavailable`: too few stores answer.
     pub(in crate::pool) async fn read(
         &self,
         id: &ChunkId,
@@ -204,7 +204,8 @@ impl PoolContext {
         self.direct_alone(part, Err(miss), verify).await
     }
 
-    /// What the store that has the bytes said; without them the others are asked, knowing why.
+    /// Returns the bytes if the store that has them gave them; else asks the other stores, which counts the first store's miss
+    /// too.
     async fn direct_alone(
         &self,
         part: Part<'_>,
@@ -220,8 +221,8 @@ impl PoolContext {
         self.degraded(part, misses, verify).await
     }
 
-    /// The time within which the middle store answers 95 % of its reads of this size: a few slow ones don't make everybody
-    /// wait.
+    /// Returns the time within which the middle store answers 95 % of its reads of this size: a few slow ones don't make
+    /// everybody wait.
     pub(in crate::pool) fn usual(&self, class: SizeClass) -> Option<Duration> {
         let membership = self.membership();
         let times = membership.members.iter().filter_map(|m| hedge_policy::time_of(m, class));
@@ -241,7 +242,7 @@ impl PoolContext {
         self.rt().spawn(trial).detach();
     }
 
-    /// Ends when others are to be asked as well.
+    /// Waits until other stores are to be asked as well, since this one is late.
     async fn late(&self, member: &Arc<Member>, class: SizeClass, usual: Option<Duration>) {
         let first = hedge_policy::delay(hedge_policy::time_of(member, class), usual);
         self.rt().sleep(first).await;
@@ -323,7 +324,7 @@ impl PoolContext {
         Err(misses.verdict(self, part.id).await)
     }
 
-    /// The same range of another shard, aligned, verified by its footer.
+    /// Fetches the range of the part from another shard, aligned to the checksums, and verifies it by that shard's footer.
     async fn piece(&self, part: Part<'_>, index: usize) -> (usize, Result<Piece, Miss>) {
         let out = self.piece_on(part, index, self.holder(part.id, index)).await;
         match (&out, self.former_holder(part.id, index)) {
@@ -357,9 +358,9 @@ impl PoolContext {
         Ok(footer)
     }
 
-    /// What k pieces of one content make, the last one among them. Checksums of a piece's own don't tell that it is what was
-    /// stored: where the bytes don't verify, other k are tried. With the shards that contradict those which did. `None`: too
-    /// few pieces.
+    /// Decodes the part from k pieces of one content, the last piece among them. A piece whose own checksums are right may
+    /// still not be what was stored: where the bytes don't verify, other choices of k are tried. Returns the bytes with the
+    /// shards that contradict the pieces which verified. `None`: too few pieces.
     async fn decode_any(
         &self,
         part: Part<'_>,
@@ -380,7 +381,7 @@ impl PoolContext {
         out
     }
 
-    /// Those of the pieces that are not what the others make.
+    /// Returns the shards whose pieces differ from what the good pieces make, and warns of each.
     fn contradicting(&self, part: Part<'_>, good: &[Piece], pieces: &[&Piece]) -> Vec<usize> {
         let from: Vec<(usize, &[u8])> = good.iter().map(|p| (p.shard, p.bytes.as_ref())).collect();
         let differs = |p: &&&Piece| {
@@ -431,7 +432,7 @@ fn aligned(part: Part<'_>) -> (u64, u64) {
     (from, (part.at + part.len).next_multiple_of(span).max(from + 1))
 }
 
-/// The ways to choose `take` of the numbers below `of`.
+/// Returns the ways to choose `take` of the numbers below `of`.
 fn choices(of: usize, take: usize) -> impl Iterator<Item = Vec<usize>> {
     let first = (take <= of).then(|| (0..take).collect::<Vec<usize>>());
     std::iter::successors(first, move |last| {

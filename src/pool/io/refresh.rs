@@ -7,11 +7,12 @@ use super::context::PoolContext;
 use crate::base::PoolId;
 use crate::pool::stores::PoolConfig;
 
-/// How often a host looks for news while a store is away or a replacement is under way, and once more when that is over.
+/// Pause between two looks for news while a store is away or a replacement is under way; one more look follows when that is
+/// over.
 const KEEP_UP: Duration = Duration::from_secs(15);
 
-/// Other hosts may have replaced a store that is out or down here, or have finished to replace one: looks now and then, as
-/// long as the pool lives.
+/// Looks now and then, as long as the pool lives, whether other hosts have replaced a store that is out or down here, or have
+/// finished to replace one.
 pub fn keep_up(context: &Arc<PoolContext>, pool: PoolId) {
     let (rt, context) = (context.rt().clone(), Arc::downgrade(context));
     let looking = rt.clone();

@@ -40,20 +40,20 @@ use crate::base::codec::{Reader, Writer};
 use crate::base::{Kind, RegisterId, Result};
 use crate::pool::register::{Change, Register};
 
-/// Entries of a leaf.
+/// Number of entries that a leaf has at most.
 const LEAF_MAX: usize = 10;
 /// Bits of the hash that tell a child. Four children leave a leaf that was just split a quarter full at worst: with eight
 /// of them, reading a directory of a thousand names took twice the requests.
 const STEP: u32 = 2;
-/// No more bits to tell children by: such a leaf takes all that come.
+/// Depth at which no bits are left to tell children by: a leaf there takes all entries that come.
 const DEPTH_MAX: u32 = 64 / STEP;
 const VERSION: u8 = 4;
-/// Nodes whose registers are kept at hand.
+/// Number of nodes whose registers are kept at hand.
 const KEPT_MAX: usize = 4096;
-/// Nodes read at a time.
+/// Number of nodes that are read at a time.
 const AT_ONCE: usize = 64;
 
-/// What a key has.
+/// The value that a key has in a catalog, and the entry's serial number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct CatalogEntry {
     pub value: u128,
@@ -61,7 +61,7 @@ pub struct CatalogEntry {
 }
 
 impl CatalogEntry {
-    /// Where entries of one value need not be told apart.
+    /// Makes an entry with serial 0, for catalogs in which entries of one value need not be told apart.
     pub fn of(value: u128) -> CatalogEntry {
         CatalogEntry { value, serial: 0 }
     }
@@ -80,12 +80,12 @@ pub(super) enum Form {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Node {
     pub(super) form: Form,
-    /// How often the pool had been decided by guess, for all that whoever made it or began to split it knew.
+    /// Number of guesses that had decided the pool, as far as whoever made the node or began to split it knew.
     pub(super) stamp: u64,
 }
 
 impl Node {
-    /// Its children may hold entries that it lacks, in a pool that was decided by guess so often.
+    /// Tells whether the node's children may hold entries that the node lacks, in a pool that was decided by guess so often.
     pub(super) fn hides_some(&self, guesses: u64) -> bool {
         match self.form {
             Form::Leaf(_) => self.stamp < guesses,
@@ -96,7 +96,7 @@ impl Node {
     }
 }
 
-/// Where a node is in the tree.
+/// A node's place in the tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
     depth: u32,
@@ -121,7 +121,7 @@ impl Place {
     }
 }
 
-/// What a look at a leaf comes to.
+/// The outcome of one look at a node on the way to a key's leaf.
 enum Step<T> {
     Done(T),
     Split,
@@ -146,11 +146,11 @@ struct Kept {
 #[derive(Default, Debug)]
 struct Known {
     nodes: BTreeMap<Place, Kept>,
-    /// Which nodes are split was learned when the pool had been decided by guess so often.
+    /// Number of guesses that had decided the pool when it was learned which nodes are split.
     guesses: u64,
 }
 
-/// See the module. Clones share what is known.
+/// A map that grows over registers. Clones share what is known.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     context: Arc<PoolContext>,
@@ -183,7 +183,7 @@ pub(super) fn decode(value: &Bytes) -> Result<Node> {
     Ok(Node { form, stamp })
 }
 
-/// What the register of this place holds, in a pool that was decided by guess so often.
+/// Decodes the register of this place, in a pool that was decided by guess so often. An absent value is an empty leaf.
 fn node_of(value: Option<&Bytes>, place: Place, guesses: u64) -> Result<Node> {
     match value {
         Some(value) => decode(value),
@@ -221,7 +221,7 @@ impl Catalog {
         RegisterId(xxh3_128(&text))
     }
 
-    /// The node's register, and whether it was known before.
+    /// Returns the node's register, and whether it was known before.
     fn node(&self, place: Place) -> (Register, bool) {
         let nodes = &mut self.known.lock().nodes;
         if let Some(node) = nodes.get(&place) {
@@ -249,7 +249,7 @@ impl Catalog {
         }
     }
 
-    /// The deepest node on the key's way that may be its leaf, by what is known.
+    /// Returns the deepest node on the key's way that may be its leaf, by what is known.
     fn begin(&self, hash: u64, guesses: u64) -> Place {
         let mut known = self.known.lock();
         if known.guesses != guesses {
@@ -298,7 +298,7 @@ impl Catalog {
         self.insert_over(key, new, None).await
     }
 
-    /// The same where the key has nothing, or exactly `old`.
+    /// Gives the key this entry where it has nothing, or exactly `old`; returns what the key has then.
     pub async fn insert_over(
         &self,
         key: &[u8],
@@ -422,12 +422,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// All entries. One that is there all the while is among them.
+    /// Returns all entries. One that is there all the while is among them.
     pub async fn all(&self) -> Result<Entries> {
         self.walk(false).await
     }
 
-    /// The same, after every node has come along into the pool's generation, and with it all that may be made.
+    /// Returns all entries, after every node has come along into the pool's generation, and with it all that may be made.
     pub(in crate::pool) async fn bring(&self) -> Result<Entries> {
         self.walk(true).await
     }
@@ -468,7 +468,7 @@ impl Catalog {
     }
 }
 
-/// What is wrong with a name or an id that a catalog holds.
+/// Returns the error for a malformed name or id in a catalog.
 pub fn malformed(what: &str, e: impl std::fmt::Display) -> crate::base::Error {
     crate::base::Error::new(Kind::Corrupt, format!("{what} is malformed: {e}"))
 }

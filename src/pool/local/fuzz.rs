@@ -14,7 +14,7 @@ pub fn some_lists() -> Vec<Vec<u8>> {
     vec![w.buf]
 }
 
-/// With its checksum behind it.
+/// Decodes the data as a list of missing shards, once as it is and once with its checksum behind it.
 pub fn list(data: &[u8]) {
     let _ = decode(data, POOL);
     if let Ok(known) = decode(&with_crc(data), POOL) {

@@ -11,22 +11,23 @@ use crate::base::known_time::{KnownTime, Look, Noted};
 use crate::base::rt::{Disk, Instant, Rt};
 use crate::base::units::show_time;
 
-/// So long a store's word is enough, while this host's clock goes on as measured time does.
+/// Time for which a store's word is enough, while this host's clock goes on as measured time does.
 const ASKED: Duration = Duration::from_secs(24 * 3600);
-/// How often the time is noted.
+/// Time after which the believed time is noted on the disk again.
 const NOTED: Duration = Duration::from_secs(600);
 const NOTE_MAX: usize = 64;
 
 #[derive(Debug)]
 struct State {
     time: KnownTime,
-    /// When stores agreed last, and by how much the earliest and the latest of them were ahead of this host.
+    /// The time at which stores agreed last, and by how many milliseconds the earliest and the latest of them were ahead of
+    /// this host.
     asked: Option<(Instant, (i64, i64))>,
     noted: Option<Instant>,
 }
 
-/// What one host knows of the time. File `clock` in the pool's folder, as text in milliseconds since 1970: the time that was believed
-/// last; and, where the clock has jumped since, a space and what it showed then.
+/// One host's knowledge of the time. File `clock` in the pool's folder, as text in milliseconds since 1970: the time that was
+/// believed last; and, where the clock has jumped since, a space and what it showed then.
 #[derive(Debug)]
 pub struct HostClock {
     rt: Rt,
@@ -76,7 +77,8 @@ impl HostClock {
         state.asked = Some((now, ahead));
     }
 
-    /// What the stores have told, while that is enough.
+    /// Returns by how many milliseconds the earliest and the latest store are ahead of this host, as long as their word is
+    /// enough (`ASKED`).
     pub(in crate::pool) fn asked(&self) -> Option<(i64, i64)> {
         let now = self.rt.now();
         self.state.lock().asked.filter(|(at, _)| now.since(*at) < ASKED).map(|(_, ahead)| ahead)
@@ -95,7 +97,7 @@ fn shown(noted: Noted) -> String {
     format!("{}{jumped}", noted.believed_ms)
 }
 
-/// What is said of a clock that jumped.
+/// Returns the message about a clock that jumped.
 pub fn about_jump(jumped_ms: i64) -> String {
     let way = if jumped_ms > 0 { "ahead of" } else { "behind" };
     format!(

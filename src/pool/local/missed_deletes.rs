@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use crate::base::{ChunkId, VolumeId};
 use crate::pool::chunk::ShardSet;
 
-/// Chunks remembered at most, of each kind of hint.
+/// Number of chunks that are remembered at most, of each kind of hint.
 pub const ENTRIES_MAX: usize = 100_000;
 
 /// A put by `mend` or repair that goes on.
@@ -24,18 +24,18 @@ struct Put {
 
 #[derive(Debug, Default)]
 pub struct Leaving {
-    /// To be deleted when their stores take it.
+    /// Shards to be deleted when their stores take the deletion.
     pub(in crate::pool) missed: BTreeMap<ChunkId, ShardSet>,
-    /// Of dead chunks, puts of an upload that go on: not deleted before they have ended.
+    /// Shards of dead chunks for which puts of an upload go on: they are not deleted before the puts have ended.
     landing: BTreeMap<ChunkId, ShardSet>,
     puts: BTreeMap<u64, Put>,
     number: u64,
-    /// More is to be deleted than is known here; and as of which change of that file.
+    /// True if more is to be deleted than is known here; `overflowed` is the change of that file since which it is so.
     pub(in crate::pool) overflow: bool,
     pub(in crate::pool) overflowed: u64,
     /// The last change of the file of missing shards.
     pub(in crate::pool) now: u64,
-    /// How often the pool had been decided by guess when all this was missed.
+    /// Number of guesses that had decided the pool when these deletions were missed.
     pub(in crate::pool) guesses: u64,
 }
 
@@ -51,7 +51,7 @@ impl Leaving {
         *known = known.or(shards);
     }
 
-    /// Something is to be deleted that is not written here.
+    /// Notes that something is to be deleted that is not listed here: scrub finds it.
     pub(in crate::pool) fn lose(&mut self) {
         (self.overflow, self.overflowed) = (true, self.now);
     }
@@ -66,7 +66,8 @@ impl Leaving {
         self.add(id, shards);
     }
 
-    /// The pool was decided by guess so often by now. What was missed before the last time may be needed again.
+    /// Learns how often the pool was decided by guess by now. What was missed before the last guess may be needed again, and
+    /// is forgotten.
     pub(in crate::pool) fn fence(&mut self, guesses: u64) {
         if guesses > self.guesses {
             self.guesses = guesses;
@@ -77,7 +78,7 @@ impl Leaving {
         }
     }
 
-    /// Nobody needs the chunk any more; puts of these shards go on.
+    /// Notes that nobody needs the chunk any more, while an upload's puts of these shards go on.
     pub(in crate::pool) fn dead(&mut self, id: &ChunkId, uploads: ShardSet) {
         if !uploads.is_empty() {
             let known = self.landing.entry(*id).or_default();
@@ -86,7 +87,7 @@ impl Leaving {
         self.puts.values_mut().filter(|p| p.id == *id).for_each(|p| p.dead = true);
     }
 
-    /// An upload's puts have ended. Whether their chunk was dead: what they brought is to be deleted then.
+    /// Notes that an upload's puts have ended. Returns whether their chunk was dead: what they brought is to be deleted then.
     pub(in crate::pool) fn put_ended(&mut self, id: &ChunkId, shards: ShardSet) -> bool {
         let ended = self.landing.get(id).copied().unwrap_or_default().and(shards);
         take(&mut self.landing, id, ended);
@@ -101,7 +102,8 @@ impl Leaving {
         self.number
     }
 
-    /// Whether the chunk had died.
+    /// Ends the put that `put_begins` numbered; returns whether its chunk had died meanwhile. If so, its shards are to be
+    /// deleted.
     pub(in crate::pool) fn put_again_ended(&mut self, number: u64) -> bool {
         let dead = self.puts.remove(&number).filter(|p| p.dead);
         dead.map(|put| self.add(put.id, put.shards)).is_some()
@@ -118,19 +120,19 @@ impl Leaving {
         of(&self.missed).or(of(&self.landing))
     }
 
-    /// All that is to be deleted should this process end now.
+    /// Returns all that is to be deleted should this process end now.
     pub(in crate::pool) fn all(&self) -> impl Iterator<Item = (ChunkId, ShardSet)> {
         self.missed.iter().chain(&self.landing).map(|(id, mask)| (*id, *mask))
     }
 
-    /// The next chunks after this one, in order.
+    /// Returns the next chunks after this one, in order.
     pub(in crate::pool) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, ShardSet)> {
         use std::ops::Bound::{Excluded, Unbounded};
         let next = self.missed.range((after.map_or(Unbounded, Excluded), Unbounded));
         next.take(max).map(|(id, mask)| (*id, *mask)).collect()
     }
 
-    /// All that is to be deleted of a volume stays.
+    /// Forgets what is to be deleted of a volume: all of it stays.
     pub(in crate::pool) fn forget(&mut self, volume: VolumeId) {
         let known = self.missed.len() + self.landing.len();
         self.missed.retain(|id, _| id.volume != volume);
@@ -140,7 +142,7 @@ impl Leaving {
         }
     }
 
-    /// These shards are gone, or stay because a recorded state needs them.
+    /// Forgets shards that are gone, or that stay because a recorded state needs them.
     pub(in crate::pool) fn deleted(&mut self, id: &ChunkId, shards: ShardSet) {
         take(&mut self.missed, id, shards);
     }

@@ -37,14 +37,14 @@ const HEADER: usize = 37;
 const ENTRY: usize = 64;
 const MORE_MISSING: u8 = 1;
 const MORE_TO_DELETE: u8 = 2;
-/// 20 MB of file.
+/// Number of entries in the file at most, which makes it 20 MB.
 const FILE_ENTRIES: usize = 3 * ENTRIES_MAX;
 const FILE_MAX: usize = HEADER + ENTRY * FILE_ENTRIES + 4;
 /// Shards that reads could not use and that wait for a closer look; others are met again.
 const DOUBTS_MAX: usize = 64;
-/// Changes within this are written together.
+/// Time within which changes are written together.
 const GATHER: Duration = Duration::from_millis(200);
-/// So many entries more double the pause.
+/// Number of entries for which the pause before a write is longer by another `GATHER`, up to `GATHER_MAX`.
 const GATHER_ENTRIES: usize = 10_000;
 const GATHER_MAX: Duration = Duration::from_secs(1);
 
@@ -70,7 +70,7 @@ impl Damage {
     }
 }
 
-/// What was known to be missing at some time.
+/// A copy of what was known to be missing at some time, and the number of the last change by then.
 #[derive(Debug)]
 pub struct SeenMissing {
     missing: BTreeMap<ChunkId, ShardSet>,
@@ -80,20 +80,21 @@ pub struct SeenMissing {
 #[derive(Debug, Default)]
 struct State {
     missing: BTreeMap<ChunkId, ShardSet>,
-    /// Not mended without being asked: what looks damaged may be what somebody still wants to see.
+    /// Shards found gone or rotten. They are not mended without being asked: what looks damaged may be what somebody still
+    /// wants to see.
     damaged: BTreeMap<ChunkId, Damage>,
-    /// Counts what was added to those.
+    /// Number of times that something was added to the damaged shards.
     news: u64,
-    /// Not written down.
+    /// Shards that a read could not use and that nobody has looked at since. They are not written to the file.
     doubts: BTreeSet<(ChunkId, usize)>,
     /// Puts that still go on though their chunk is stored: written down like the missing, but not mended yet.
     under_way: BTreeMap<ChunkId, ShardSet>,
-    /// More is missing than is known here; and as of which change.
+    /// True if more is missing than is known here; `overflowed` is the change since which it is so.
     overflow: bool,
     overflowed: u64,
-    /// See its module.
+    /// The deletions that stores have missed (`missed_deletes`).
     leaving: Leaving,
-    /// Counts changes, and which of them are on disk.
+    /// Number of changes; `written` is how many of them are on disk.
     changes: u64,
     written: u64,
     closed: bool,
@@ -161,7 +162,7 @@ impl MissingShards {
         self.pool
     }
 
-    /// These shards are not stored yet; each is reported by `remove` or `left` later.
+    /// Notes shards that are not stored yet; each is reported by `remove` or `left` later.
     pub(in crate::pool) fn add_under_way(&self, id: ChunkId, shards: ShardSet) {
         if !shards.is_empty() {
             self.state.update(|s| {
@@ -171,12 +172,12 @@ impl MissingShards {
         }
     }
 
-    /// These shards were found missing: they are for mending.
+    /// Notes shards that were found missing: they are for mending.
     pub(in crate::pool) fn found(&self, id: ChunkId, shards: ShardSet) {
         shards.iter().for_each(|shard| self.left(id, shard));
     }
 
-    /// These shards were stored, and are gone or rotten now.
+    /// Notes shards that were stored, and are gone or rotten now.
     pub(in crate::pool) fn damaged(&self, id: ChunkId, found: Damage) {
         if found.all().is_empty() {
             return;
@@ -198,7 +199,7 @@ impl MissingShards {
         self.state.with(|s| s.news)
     }
 
-    /// A read could not use this shard: somebody should look at it.
+    /// Notes that a read could not use this shard: somebody should look at it.
     pub(in crate::pool) fn doubt(&self, id: ChunkId, shard: usize) {
         let news = |s: &mut State| {
             let damaged = s.damaged.get(&id).is_some_and(|d| d.all().has(shard));
@@ -218,17 +219,17 @@ impl MissingShards {
         self.state.until(|s| (s.closed || !s.doubts.is_empty()).then_some(!s.closed)).await
     }
 
-    /// What is in doubt, taken out.
+    /// Takes out all shards that are in doubt.
     pub(in crate::pool) fn doubts(&self) -> BTreeSet<(ChunkId, usize)> {
         self.state.with(|s| std::mem::take(&mut s.doubts))
     }
 
-    /// All that was found damaged.
+    /// Returns all shards that were found damaged.
     pub(in crate::pool) fn all_damaged(&self) -> Vec<(ChunkId, Damage)> {
         self.state.with(|s| s.damaged.iter().map(|(id, damage)| (*id, *damage)).collect())
     }
 
-    /// The chunks of which shards were found gone, after this one, in order.
+    /// Returns the chunks of which shards were found gone, after this one, in order.
     pub(in crate::pool) fn gone_after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, Damage)> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.state.with(|s| {
@@ -243,7 +244,7 @@ impl MissingShards {
         self.state.with(|s| s.not_stored(id))
     }
 
-    /// What of a chunk was found damaged.
+    /// Returns the shards of a chunk that were found damaged.
     pub(in crate::pool) fn damage(&self, id: &ChunkId) -> Damage {
         self.state.with(|s| s.damaged.get(id).copied().unwrap_or_default())
     }
@@ -253,7 +254,7 @@ impl MissingShards {
         self.state.with(|s| s.damaged.iter().map(|(id, d)| d.all().minus(s.not_stored(id)).count()).sum())
     }
 
-    /// A shard's upload was given up: from now on it is for mending.
+    /// Notes that a shard's upload was given up: from now on it is for mending.
     pub(in crate::pool) fn left(&self, id: ChunkId, shard: usize) {
         self.state.update(|s| {
             take(&mut s.under_way, &id, ShardSet::default().with(shard));
@@ -270,7 +271,7 @@ impl MissingShards {
         });
     }
 
-    /// These shards are stored; of what was rotten, only a footer may have been looked at.
+    /// Notes that these shards are stored. Those that were rotten stay so: perhaps only their footers were looked at.
     pub(in crate::pool) fn stored(&self, id: &ChunkId, shards: ShardSet) {
         self.state.update(|s| {
             let rotten = s.damaged.get(id).map(|d| d.rotten).unwrap_or_default();
@@ -282,7 +283,7 @@ impl MissingShards {
         });
     }
 
-    /// These shards are stored and right in every byte, or not wanted any more.
+    /// Notes that these shards are stored and right in every byte, or not wanted any more.
     pub(in crate::pool) fn remove(&self, id: &ChunkId, shards: ShardSet) {
         self.state.update(|s| {
             if take(&mut s.missing, id, shards) | take(&mut s.under_way, id, shards) | s.right(id, shards) {
@@ -291,7 +292,7 @@ impl MissingShards {
         });
     }
 
-    /// These shards are not damaged after all.
+    /// Notes that these shards are not damaged after all.
     pub(in crate::pool) fn remove_damage(&self, id: &ChunkId, shards: ShardSet) {
         // Asked for each shard that a scrub finds right: nobody is woken for those.
         if !self.damage(id).all().and(shards).is_empty() {
@@ -299,13 +300,13 @@ impl MissingShards {
         }
     }
 
-    /// What is missing as far as is known now, for `all_is_there`.
+    /// Returns what is known to be missing now, for `all_is_there`.
     pub(in crate::pool) fn hints(&self) -> SeenMissing {
         self.state.with(|s| SeenMissing { missing: s.missing.clone(), changes: s.changes })
     }
 
-    /// Everything but these chunks was looked at since those were all hints, and nothing is left. What was found missing since then
-    /// stays.
+    /// Notes that everything but these chunks was looked at since `hints` were all that was known, and that nothing is left.
+    /// What was found missing since then stays.
     pub(in crate::pool) fn all_is_there(&self, hints: &SeenMissing, but: &BTreeSet<ChunkId>) {
         self.state.update(|s| {
             s.overflow &= s.overflowed > hints.changes;
@@ -330,7 +331,7 @@ impl MissingShards {
         self.state.until(|s| (s.missing.is_empty() && s.under_way.is_empty()).then_some(())).await;
     }
 
-    /// The chunks that lack shards, as far as is known, each with those left out and those damaged.
+    /// Calls `f` for each chunk that lacks shards, as far as is known, with those left out and those damaged.
     pub(in crate::pool) fn each_lacking(&self, mut f: impl FnMut(&ChunkId, ShardSet, ShardSet)) {
         self.state.with(|s| {
             let under_way = s.under_way.keys().filter(|id| !s.missing.contains_key(id));
@@ -342,7 +343,7 @@ impl MissingShards {
         });
     }
 
-    /// The next chunks after this one, in order.
+    /// Returns the next chunks after this one that lack shards, in order.
     pub(in crate::pool) fn after(&self, after: Option<ChunkId>, max: usize) -> Vec<(ChunkId, ShardSet)> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.state.with(|s| {
@@ -357,12 +358,13 @@ impl MissingShards {
         self.state.until(|s| (s.closed || any(s)).then_some(!s.closed)).await
     }
 
-    /// What is remembered of deletions, to look at.
+    /// Looks at what is remembered of deletions.
     pub(in crate::pool) fn leaving<T>(&self, look: impl FnOnce(&Leaving) -> T) -> T {
         self.state.with(|s| look(&s.leaving))
     }
 
-    /// Nobody needs these chunks any more: nothing of them is missing, and what a put that goes on may bring is to be deleted.
+    /// Notes that nobody needs these chunks any more: nothing of them is missing, and what a put that goes on may bring is to
+    /// be deleted.
     pub(in crate::pool) fn dead(&self, ids: &[ChunkId]) {
         self.state.update(|s| {
             for id in ids {
@@ -374,7 +376,7 @@ impl MissingShards {
         });
     }
 
-    /// Those that are dead of the chunks whose shards are missing or being put: see `dead`.
+    /// Does what `dead` does for each chunk with shards missing or being put that `is_dead` tells to be dead.
     pub(in crate::pool) fn bury(&self, is_dead: impl Fn(&ChunkId) -> bool) {
         let known = self.state.with(|s| {
             let all = s.missing.keys().chain(s.under_way.keys()).chain(s.leaving.putting());
@@ -394,7 +396,7 @@ impl MissingShards {
         self.state.update(|s| s.changes += u64::from(s.leaving.put_again_ended(number)));
     }
 
-    /// A change of what is remembered of deletions.
+    /// Changes what is remembered of deletions.
     pub(in crate::pool) fn change_leaving<T>(&self, change: impl FnOnce(&mut Leaving) -> T) -> T {
         self.state.update(|s| {
             s.changes += 1;
@@ -403,7 +405,7 @@ impl MissingShards {
         })
     }
 
-    /// Everything known now is on disk.
+    /// Waits until everything known now is on disk, or this is closed.
     pub(in crate::pool) async fn flushed(&self) {
         let goal = self.state.with(|s| s.changes);
         self.state.until(|s| (s.written >= goal || s.closed).then_some(())).await;
@@ -449,7 +451,7 @@ impl MissingShards {
     }
 }
 
-/// What a file says.
+/// The contents of a file of missing shards.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     missing: BTreeMap<ChunkId, ShardSet>,
@@ -504,6 +506,7 @@ async fn keep_written(rt: Rt, missing_shards: Arc<MissingShards>) {
         let entries =
             missing_shards.state.with(|s| s.missing.len() + s.damaged.len() + s.leaving.missed.len());
         rt.sleep((GATHER * (1 + (entries / GATHER_ENTRIES) as u32)).min(GATHER_MAX)).await;
+        // The number is taken with the bytes: a change that comes during the write must count as unwritten.
         let (changes, bytes) = missing_shards.encode();
         match missing_shards.disk.write_atomic(&missing_shards.path, bytes).await {
             Ok(()) => missing_shards.state.update(|s| s.written = changes),

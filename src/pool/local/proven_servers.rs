@@ -17,7 +17,7 @@ const FORMAT: u32 = 1;
 const FILE_MAX: usize = 1 << 20;
 /// Names of one store's servers that are remembered: the newest.
 const NAMES_MAX: usize = 16;
-/// Of a name, in bytes.
+/// Longest name that is remembered, in bytes: a longer one is cut.
 const NAME_MAX: usize = 256;
 
 #[derive(Serialize, Deserialize)]
@@ -27,13 +27,13 @@ struct Table {
     proven: Vec<(String, String)>,
 }
 
-/// See the module.
+/// The servers of a pool's stores that this host has seen to keep what pools stand on.
 #[derive(Debug)]
 pub struct ProvenServers {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     pool: PoolId,
-    /// Held while the file is read or written.
+    /// A lock that is held while the file is read or written.
     turn: Mutex<()>,
 }
 
@@ -55,7 +55,7 @@ impl ProvenServers {
         }
     }
 
-    /// Whether nothing more is to be tried of this server.
+    /// Tells whether this server of the store was proven, so that nothing more is to be tried of it.
     pub(in crate::pool) async fn knows(&self, store: &str, name: &str) -> bool {
         let _turn = self.turn.lock().await;
         self.read().await.contains(&(store.to_owned(), short(name)))

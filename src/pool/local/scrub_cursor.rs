@@ -16,10 +16,10 @@ use crate::base::{ChunkId, Generation, PoolId, Result};
 
 const FORMAT: u32 = 1;
 const FILE_MAX: usize = 4 << 20;
-/// With more than this it would be no help.
+/// Number of doubtful shards with which a cursor is saved at most: with more it would be no help.
 const DOUBTFUL_MAX: usize = 10_000;
 
-/// What a scrub has behind it.
+/// Record of a scrub's progress: all up to `after` was read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
     format: u32,
@@ -34,7 +34,7 @@ pub struct Mark {
 /// The last scrub or repair of this host that came to its end, and what it found or left wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LastScrub {
-    /// When it ended, in milliseconds since 1970.
+    /// Time at which it ended, in milliseconds since 1970.
     pub ended_ms: u64,
     pub rotten: u64,
     pub missing: u64,
@@ -66,7 +66,7 @@ impl LastScrub {
         }
     }
 
-    /// What was found, for people.
+    /// Describes what was found, for people.
     pub fn found(&self) -> String {
         let all = [
             (self.rotten, "rotten"),
@@ -83,7 +83,7 @@ impl LastScrub {
     }
 }
 
-/// Where it is kept.
+/// The files that keep a scrub's progress, and what the last whole one found.
 #[derive(Debug)]
 pub struct ScrubCursor {
     disk: Arc<dyn Disk>,
@@ -97,7 +97,7 @@ impl ScrubCursor {
         ScrubCursor { disk, path: folder.join("scrub"), last: folder.join("scrubbed"), pool }
     }
 
-    /// Writes down what a whole one found. Only telling it needs that.
+    /// Writes down what a whole scrub found. Nothing but the telling of it needs the file.
     pub(in crate::pool) async fn ended(&self, report: &ScrubReport, now_ms: u64) {
         let text = serde_json::to_vec(&LastScrub::of(report, now_ms)).expect("it has only string keys");
         if let Err(error) = self.disk.write_atomic(&self.last, text.into()).await {
@@ -105,13 +105,13 @@ impl ScrubCursor {
         }
     }
 
-    /// None: none has ended on this host, or what it found can't be read.
+    /// Returns what the last whole scrub found. None: none has ended on this host, or what it found can't be read.
     pub(in crate::pool) async fn last(&self) -> Option<LastScrub> {
         let bytes = self.disk.read(&self.last, FILE_MAX).await.ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// What an earlier run left in this generation of the pool.
+    /// Returns the progress that an earlier run left in this generation of the pool.
     pub(in crate::pool) async fn load(&self, generation: Generation) -> Option<Mark> {
         let bytes = self.disk.read(&self.path, FILE_MAX).await.ok()?;
         let mark: Mark = serde_json::from_slice(&bytes).ok()?;
@@ -135,7 +135,7 @@ impl ScrubCursor {
         Ok(self.disk.write_atomic(&self.path, text.into()).await?)
     }
 
-    /// The next scrub begins at the beginning.
+    /// Removes the cursor, so that the next scrub begins at the beginning.
     pub(in crate::pool) async fn clear(&self) {
         // Left behind, it saves the next one work that was done not long ago.
         let _ = self.disk.remove(&self.path).await;

@@ -24,15 +24,15 @@ impl Serialize for Finding {
     }
 }
 
-/// What a scrub found wrong; all empty when nothing is.
+/// The findings of a scrub; all empty when nothing is wrong.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ScrubReport {
-    /// There, but not what was stored.
+    /// Objects that are there, but are not what was stored.
     pub rotten: Vec<Finding>,
     pub missing: Vec<Finding>,
-    /// A shard on another store than its own.
+    /// Shards on another store than their own.
     pub misplaced: Vec<Finding>,
-    /// Not the pool's.
+    /// Objects that are not the pool's.
     pub foreign: Vec<Finding>,
     /// Shards of chunks that nobody needs.
     pub orphans: Vec<Finding>,
@@ -62,12 +62,12 @@ pub struct Located {
 }
 
 impl ScrubReport {
-    /// Nothing is wrong, as far as stores could be looked through.
+    /// Tells whether nothing is wrong, as far as stores could be looked through.
     pub fn is_clean(&self) -> bool {
         let all = [&self.rotten, &self.missing, &self.misplaced, &self.foreign, &self.orphans];
         all.iter().all(|found| found.is_empty()) && self.unread_volumes.is_empty()
     }
-    /// Nothing is wrong, and everything was looked at.
+    /// Tells whether nothing is wrong, and everything was looked at.
     pub fn is_complete_and_clean(&self) -> bool {
         self.is_clean() && self.unreachable.is_empty()
     }
@@ -84,7 +84,7 @@ impl ScrubReport {
         lacking.into_iter().filter(|(_, n)| *n > m).map(|(id, _)| id).collect()
     }
 
-    /// In order, and each finding also with its store.
+    /// Sorts the findings, and lists each of them also with its store in `findings`.
     pub(in crate::pool) fn sort(&mut self) {
         let all = [
             ("rotten", &mut self.rotten),
@@ -106,7 +106,7 @@ impl ScrubReport {
     }
 }
 
-/// How far a scrub or repair is, in shards.
+/// Progress of a scrub or repair, in shards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
     pub done: u64,
@@ -115,7 +115,7 @@ pub struct Progress {
 
 pub type Watch<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
-/// What was mended, and what is left.
+/// The outcome of a repair: what was mended, and what is left.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RepairReport {
     /// Shards rebuilt in their places.
@@ -126,9 +126,9 @@ pub struct RepairReport {
     pub deleted: u64,
     /// Objects that aren't the pool's, moved below `aside/`.
     pub set_aside: u64,
-    /// What is still wrong, and stores that could not be looked through.
+    /// The findings that are still wrong, and the stores that could not be looked through.
     pub left: ScrubReport,
-    /// Why, a sentence for each different reason.
+    /// The reasons why something is left, a sentence for each different one.
     pub reasons: Vec<String>,
 }
 

@@ -19,21 +19,21 @@ pub(super) struct Stage {
     pub opening: Opening,
 }
 
-/// What an acceptor held when it was looked at. Only a put on its etag makes it more than a memory.
+/// An acceptor's state when it was looked at. Only a put on its etag makes it more than a memory.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub etag: Option<Etag>,
     pub state: Acceptor,
-    /// There is an object, and it is of this generation.
+    /// True if there is an object, and it is of this generation.
     pub own: bool,
 }
 
 /// An acceptor, whatever is there.
 #[derive(Debug)]
 pub(super) enum Shown {
-    /// Its object, one of an earlier generation, or nothing.
+    /// The acceptor's object of this generation or of an earlier one, or no object.
     Good(Seen),
-    /// It is in a later generation.
+    /// The acceptor is in a later generation.
     Newer(Box<Object>),
     /// An object that is not the acceptor's, and why.
     Damaged(Etag, Error),
@@ -45,7 +45,7 @@ impl Shown {
     }
 }
 
-/// One acceptor. Cheap to clone.
+/// One acceptor of one register. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     pub member: Arc<Member>,
@@ -63,7 +63,7 @@ impl Cell {
         RegisterPlace { pool, register: self.register, index }
     }
 
-    /// An object in its place that is none of ours: named in errors, the log and the pool's status.
+    /// Names an object in the acceptor's place that is none of ours, in the error, the log and the pool's status.
     pub fn damage(&self, e: &Error) -> Error {
         let (key, url) = (self.key(), self.member.url());
         let e = Error::new(e.kind(), format!("store {url}: {key} is damaged: {e}"));
@@ -79,7 +79,7 @@ impl Cell {
         if e.to_string().contains(self.member.url()) { e } else { e.context(self.member.url()) }
     }
 
-    /// What it holds, by a store that attested afterwards that it is the listed one.
+    /// Returns what the acceptor holds, from a store that attested afterwards that it is the listed one. Damage is an error.
     pub async fn look(&self) -> Result<Shown> {
         match self.inspect().await? {
             Shown::Damaged(_, e) => Err(e),
@@ -87,7 +87,7 @@ impl Cell {
         }
     }
 
-    /// The same, telling damage from silence.
+    /// Returns what the acceptor holds as `look` does, but tells damage from silence.
     pub async fn inspect(&self) -> Result<Shown> {
         let seen = self.shown().await.map_err(|e| self.trouble(e))?;
         self.member.attest().await?;
@@ -123,8 +123,8 @@ impl Cell {
         }
     }
 
-    /// Of an object that says which stores go on, also whether it can be followed: one that nobody could have put here must
-    /// not lead all others astray.
+    /// Decodes the acceptor's object. One that says which stores go on is also checked for whether it can be followed: an
+    /// object that nobody could have put here must not lead all others astray.
     fn decode(&self, body: &Bytes) -> Result<Object> {
         let object = Object::decode(body, self.place(), self.member.pool_key())?;
         let describes = |members: &Bytes, fits: &dyn Fn(Generation) -> bool| {
@@ -145,7 +145,7 @@ impl Cell {
         Ok(object)
     }
 
-    /// Its object, of whatever generation; counted like `look`.
+    /// Returns the acceptor's object, of whatever generation; the store attests afterwards, as for `look`.
     pub async fn object(&self) -> Result<Option<Object>> {
         let range = ByteRange::Whole { max: OBJECT_MAX };
         let found =
@@ -181,7 +181,7 @@ impl Cell {
         }
     }
 
-    /// Whether it still has this etag, the etag of a put of ours.
+    /// Tells whether the acceptor's object still has this etag, the etag of a put of ours.
     pub async fn still(&self, etag: &Etag) -> Result<bool> {
         let head = self.member.head(&self.key(), Cause::Register).await.map_err(|e| self.trouble(e))?;
         Ok(head.is_some_and(|head| head.etag == *etag))

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// A copy that was put by a write a moment ago is there after this.
 const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
-/// How far an acceptor has come.
+/// An acceptor's progress: its generation, and the ballot that it accepted last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Progressed {
     generation: Generation,
@@ -25,18 +25,18 @@ pub struct Progressed {
 }
 
 impl Progressed {
-    /// Whether a value was ever accepted there.
+    /// Tells whether a value was ever accepted there.
     pub fn has_value(self) -> bool {
         self.accepted != Ballot::default()
     }
 }
 
-/// What is in an acceptor's place, for those that look after registers.
+/// The finding in an acceptor's place, for those that look after registers.
 #[derive(Debug)]
 pub enum Copy {
     /// An object that can be read.
     Sound(Progressed),
-    /// The same, and it lacks what was chosen some time ago: its store was away, or was put back.
+    /// An object that can be read, but lacks what was chosen some time ago: its store was away, or was put back.
     Older,
     Absent,
     Damaged,
@@ -44,7 +44,7 @@ pub enum Copy {
 }
 
 impl Register {
-    /// Every acceptor's copy, by the index of its store.
+    /// Returns every acceptor's copy, by the index of its store.
     pub(in crate::pool) async fn copies(&self) -> Vec<(usize, Copy)> {
         let Ok(Some(bench)) = self.shared.bench().await else { return Vec::new() };
         let looks =
@@ -75,7 +75,7 @@ impl Register {
         copies
     }
 
-    /// The value that each acceptor accepted last, by the URL of its store: for people, decided by nobody.
+    /// Returns the value that each acceptor accepted last, by the URL of its store: for people, decided by nobody.
     pub async fn said(&self) -> Vec<(String, Result<Option<Bytes>>)> {
         let heard = self.objects(None).await;
         let said = heard.into_iter().map(|(member, object)| {
@@ -122,7 +122,7 @@ impl Register {
 }
 
 impl Shared {
-    /// `None`: others came in between.
+    /// Tries once to do what `mend` does. `None`: others came in between.
     async fn mend_once(self: &Arc<Self>) -> Result<Option<Vec<(usize, Error)>>> {
         self.held.lock().take();
         let Some(bench) = self.bench().await? else { return Ok(None) };

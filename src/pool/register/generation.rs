@@ -23,7 +23,7 @@ use crate::pool::stores::Member;
 use crate::pool::stores::Membership;
 use crate::pool::stores::PoolConfig;
 
-/// What the acceptors of a generation say about a register.
+/// The answer of a generation's acceptors about a register.
 enum Survey {
     /// An object of this generation or a later one.
     There(Box<Object>),
@@ -42,8 +42,8 @@ fn newest(heard: &[Heard]) -> Option<&Object> {
 }
 
 impl Register {
-    /// The pool's description by which the newest generation began that any acceptor shows, or as it was changed since; of
-    /// those acceptors that answer, decided by nobody. Changes nothing. For the pool register.
+    /// Returns the pool's description by which the newest generation began that any acceptor shows, or as it was changed
+    /// since. It is what those acceptors say that answer, decided by nobody. Changes nothing. For the pool register.
     pub(in crate::pool) async fn newest_description(&self) -> Result<Option<PoolConfig>> {
         let heard = self.objects(None).await;
         let Some(object) = newest(&heard) else { return Ok(None) };
@@ -68,7 +68,7 @@ impl Register {
         Ok(())
     }
 
-    /// The same from those that answer within `patience`.
+    /// Goes on like `hear_of_newer`, by those acceptors alone that answer within `patience`. Silence is no error.
     pub(in crate::pool) async fn hear_soon(&self, patience: Duration) -> Result<()> {
         self.hear(Some(patience)).await.map(drop)
     }
@@ -88,12 +88,12 @@ impl Register {
         Ok(heard)
     }
 
-    /// What each acceptor holds, or why it did not answer, in time.
+    /// Returns what each acceptor holds, or why it did not answer within `patience`.
     pub(super) async fn objects(&self, patience: Option<Duration>) -> Vec<Heard> {
         futures::future::join_all(self.looks(patience)).await
     }
 
-    /// The same, by one future for each.
+    /// Returns one future for each acceptor, which gives what `objects` collects.
     pub(super) fn looks(&self, patience: Option<Duration>) -> Vec<impl Future<Output = Heard> + Send + '_> {
         let now = self.shared.roster.current();
         let stage = Arc::new(Stage::default());
@@ -117,7 +117,7 @@ impl Register {
         self.change(|_| Ok(Change::Keep(()))).await
     }
 
-    /// The pool register's way into the next generation: what `f` puts is the new description, and seals this one.
+    /// Takes the pool register into the next generation: what `f` puts is the new description, and seals this generation.
     pub(in crate::pool) async fn seal<T: Send>(
         &self,
         mut f: impl FnMut(Option<&bytes::Bytes>) -> Result<Change<T>> + Send,
@@ -137,13 +137,13 @@ impl Shared {
         Bench { majority: membership.majority(), cells, stage, behind }
     }
 
-    /// The acceptors of the generation that something was done in, while it is the pool's.
+    /// Returns the acceptors of the generation that something was done in, while it is the pool's.
     pub fn bench_of(&self, stage: &Arc<Stage>) -> Option<Bench> {
         let now = self.roster.current();
         (now.generation == stage.generation).then(|| self.bench_on(&now, stage.clone(), false))
     }
 
-    /// Those that hold the register now. `None`: too few answer to tell.
+    /// Returns the acceptors that hold the register now. `None`: too few answer to tell.
     pub async fn bench(self: &Arc<Self>) -> Result<Option<Bench>> {
         loop {
             let now = self.roster.current();
@@ -180,7 +180,7 @@ impl Shared {
         self.bench_on(now, stage, false)
     }
 
-    /// The pool is a generation ahead of the register.
+    /// Returns the acceptors of the generation before, where the pool is a generation ahead of the register.
     async fn bench_before(self: &Arc<Self>, before: &Membership) -> Result<Option<Bench>> {
         let opening = match before.generation {
             Generation(0) => Opening::default(),
@@ -215,7 +215,7 @@ impl Shared {
         }
     }
 
-    /// One of those asked is in a later generation than was asked for: from now on so is this.
+    /// Goes on to a later generation where one of the acceptors that were asked is in it; tells whether one was.
     pub async fn meets_newer(&self, seen: &[(usize, Shown)]) -> Result<bool> {
         let newer = seen.iter().find_map(|(_, shown)| match shown {
             Shown::Newer(object) => Some(object),
@@ -231,7 +231,7 @@ impl Shared {
         Ok(())
     }
 
-    /// A sealed value is known chosen: the register goes on where the seal says.
+    /// Goes on where the seal says, once a sealed value is known chosen.
     pub async fn go_on(&self, sealed: &Value) -> Result<()> {
         let members = sealed.seal.clone().unwrap_or_default();
         let generation = self.roster.learn_of(&members).await?;

@@ -36,22 +36,23 @@ use crate::pool::stores::PoolConfig;
 
 const MAGIC: &[u8; 8] = b"WLREGIST";
 const FORMAT: u32 = 2;
-/// In a pool that has a key.
+/// Format of an object in a pool that has a key.
 const FORMAT_SIGNED: u32 = 3;
 const BEFORE_VALUE: usize = 105;
 const CHECKSUM: usize = 8;
-/// Ballots are counted one by one: nobody comes to such a number.
+/// Highest number of a ballot: ballots are counted one by one, and nobody comes so far.
 const NUMBER_MAX: u64 = 1 << 62;
-/// Attempts that fail one after another on all stores but one, of which each counts on from that one's promise: never so many.
-/// A number that is further above what a majority shows was written by nobody who follows the rules.
+/// Distance between ballot numbers that attempts which follow the rules never leave. Each attempt that fails on all stores but
+/// one counts on from that one's promise, but so many never fail in a row. A number further above what a majority shows was
+/// written by nobody who follows the rules.
 const LEAP: u64 = 1 << 40;
-/// A pool's description is no longer.
+/// Length of the longest description of a pool, in bytes.
 const MEMBERS_MAX: usize = 64 << 10;
-/// No acceptor object is larger.
+/// Size of the largest acceptor object, in bytes.
 pub(super) const OBJECT_MAX: u64 =
     (BEFORE_VALUE + 2 * HEAD_MAX + 2 * MEMBERS_MAX + 13 + SIGNATURE + CHECKSUM) as u64;
 
-/// Orders attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
+/// The order of attempts. The proposer is an attempt's own random id, so no two attempts share a ballot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct Ballot {
     pub number: u64,
@@ -59,18 +60,18 @@ pub(super) struct Ballot {
 }
 
 impl Ballot {
-    /// The one that an accept of this ballot promises to the same attempt.
+    /// Returns the ballot that an accept of this one promises to the same attempt.
     pub fn next(self) -> Ballot {
         Ballot { number: self.number + 1, ..self }
     }
 
-    /// Nobody came here by counting on from `number`.
+    /// Tells whether this ballot is so far above `number` that nobody came here by counting on from there.
     pub fn is_leap_from(self, number: u64) -> bool {
         self.number > number.saturating_add(LEAP)
     }
 }
 
-/// What a register holds.
+/// The value of a register, and whether it is its generation's last.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Value {
     pub bytes: Option<Bytes>,
@@ -86,7 +87,7 @@ pub(super) struct Acceptor {
     pub value: Value,
 }
 
-/// How a generation of a register began.
+/// The beginning of a register's generation: the pool's stores, and the value with which it began.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Opening {
     /// The pool's description; empty in generation 0.
@@ -95,7 +96,7 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// The acceptor that is not there yet.
+    /// Returns the state of an acceptor that has no object of this generation yet.
     pub fn acceptor(&self) -> Acceptor {
         Acceptor { value: Value { bytes: self.base.clone(), seal: None }, ..Acceptor::default() }
     }
@@ -114,7 +115,7 @@ fn optional(w: &mut Writer, bytes: Option<&Bytes>) {
 }
 
 impl Object {
-    /// Signed, in a pool that has a key.
+    /// Encodes the object for its place; signs it in a pool that has a key.
     pub fn encode(&self, place: RegisterPlace, nonce: Nonce, key: Option<&PoolKey>) -> Bytes {
         let (state, opening) = (&self.state, &self.opening);
         let long = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
@@ -140,7 +141,7 @@ impl Object {
         w.buf.into()
     }
 
-    /// Of a pool that has this key, or none.
+    /// Decodes an object of a pool that has this key, or none.
     pub fn decode(bytes: &Bytes, place: RegisterPlace, key: Option<&PoolKey>) -> Result<Object> {
         let mut r = Reader::new(bytes, "the object");
         if r.raw(MAGIC.len())? != MAGIC {
@@ -185,11 +186,11 @@ impl Object {
 #[derive(Clone, Debug)]
 pub struct Told {
     pub config: PoolConfig,
-    /// Generation and ballot.
+    /// The generation, and the ballot that was accepted: number, proposer.
     pub at: (Generation, u64, u128),
 }
 
-/// The description in an acceptor's object, if it is one. Decided by nobody.
+/// Returns the description in an acceptor's object, if it is one. Decided by nobody.
 pub fn description_in(bytes: &Bytes, place: RegisterPlace, key: Option<&PoolKey>) -> Option<Told> {
     let object = Object::decode(bytes, place, key).ok()?;
     let value = object.state.value.bytes.as_ref().or(object.opening.base.as_ref())?;
@@ -199,7 +200,8 @@ pub fn description_in(bytes: &Bytes, place: RegisterPlace, key: Option<&PoolKey>
     own.then_some(Told { config, at: (object.generation, accepted.number, accepted.proposer) })
 }
 
-/// Formats of the future are not judged. That a signature is missing is known of whoever put the object there.
+/// Refuses a format that does not fit the pool. An object that is not signed, in a pool that has a key, is `Invalid`, since
+/// somebody forged it; formats of the future are not judged (`Unsupported`).
 fn check_format(format: u32, has_key: bool) -> Result<()> {
     match (format, has_key) {
         (FORMAT, false) | (FORMAT_SIGNED, true) => Ok(()),

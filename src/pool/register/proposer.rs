@@ -19,34 +19,33 @@ use crate::pool::stores::{Busy, Roster};
 use crate::pool::stores::{PoolConfig, guesses};
 use crate::store::Etag;
 
-/// How long an operation tries before it says who does not answer.
+/// Time for which an operation tries before it says who does not answer.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Pauses between attempts grow up to this.
+/// Longest pause between attempts; pauses grow up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// With too few stores known to be there for so long an operation waits no more.
+/// Time after which an operation no longer waits while too few stores are known to be there.
 const AWAY_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Acceptors that a write did not reach by then are caught up with.
+/// Time after which acceptors that a write did not reach are caught up with.
 const CATCH_UP_AFTER: Duration = Duration::from_secs(1);
 const CATCH_UP_LOOK: Duration = Duration::from_millis(50);
-/// And those that were out then once more after pauses that grow up to this.
+/// Longest pause before those that were out are caught up with once more; pauses grow up to this.
 const CATCH_UP_AGAIN_MAX: Duration = Duration::from_secs(30);
-/// Looks at acceptors that are being changed before a reader settles the value itself.
+/// Number of looks at acceptors that are being changed before a reader settles the value itself.
 const GLANCES: u32 = 3;
 
-/// What a change makes of the current value.
+/// The decision of a change about the current value.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change<T> {
     /// Write this, and return that once it is chosen.
     Put(Bytes, T),
     /// Leave it, and return that once it is certain that the value was the current one.
     Keep(T),
-    /// It can't be the current value, whatever the acceptors say, and why: nothing is put, so that what they hold stays
-    /// as it is.
+    /// Put nothing, for this reason: the value can't be the current one, whatever the acceptors say, and what they hold stays.
     Refuse(String),
 }
 
-/// What makes a change of the current value; what its caller gets, it keeps itself.
+/// The function that makes a change of the current value; what its caller gets, it keeps itself.
 pub(super) type Step<'a> = dyn FnMut(Option<&Bytes>) -> Result<Change<()>> + Send + 'a;
 
 /// An accept under way or done: the value, and the acceptors whose put was answered.
@@ -55,11 +54,11 @@ pub(super) struct Accepted {
     pub stage: Arc<Stage>,
     pub value: Value,
     pub ballot: Ballot,
-    /// What it promised to itself on every acceptor that took it.
+    /// The ballot that the accept promised to itself on every acceptor that took it.
     pub next: Ballot,
     /// The stores that were asked to take it.
     pub asked: BTreeSet<usize>,
-    /// By store; grows while late answers come in.
+    /// Etags of the answered puts, by store; grows while late answers come in.
     pub etags: Mutex<BTreeMap<usize, Etag>>,
 }
 
@@ -67,19 +66,20 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct Bench {
     pub stage: Arc<Stage>,
-    /// By the index of their store in the pool: which of them are asked may change within a generation (`Roster::give_up`).
+    /// The acceptors by the index of their store in the pool. Which are asked may change within a generation
+    /// (`Roster::give_up`).
     pub cells: BTreeMap<usize, Cell>,
     pub majority: usize,
     /// The pool is a generation ahead: before anything is changed here the register is sealed.
     pub behind: bool,
 }
 
-/// What became of two rounds.
+/// The outcome of two rounds.
 pub(super) enum Outcome<T> {
     Done(T),
     /// The register is in another generation now.
     WentOn,
-    /// Others were there, or the outcome is unknown.
+    /// Others were there, or it is unknown what became of the rounds.
     Lost,
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Shared {
     pub roster: Arc<Roster>,
     /// The generation that the register was seen in last.
     pub stage: Mutex<Option<Arc<Stage>>>,
-    /// One change at a time: a second one would only fight the first for the same etags.
+    /// A lock for one change at a time: a second one would only fight the first for the same etags.
     pub turn: tokio::sync::Mutex<()>,
     /// Our last write, when it was the last thing we did and known chosen.
     pub held: Mutex<Option<Arc<Accepted>>>,
@@ -100,7 +100,7 @@ pub(super) struct Shared {
 
 type Judge = dyn Fn(&Bytes) -> Option<String> + Send + Sync;
 
-/// What can't be the current value, by what the caller knows, and why.
+/// A caller's judgement on which values can't be the current one, by what it knows; gives the reason.
 #[derive(Clone)]
 pub struct Veto(Arc<Judge>);
 
@@ -126,7 +126,7 @@ pub struct Register {
 }
 
 impl Register {
-    /// On those of the pool's stores that hold registers.
+    /// Makes a handle on a register of the pool's stores that hold registers.
     pub fn new(rt: Rt, roster: Arc<Roster>, id: RegisterId) -> Register {
         let shared = Shared {
             rt,
@@ -140,19 +140,19 @@ impl Register {
         Register { shared: Arc::new(shared), deadline: DEADLINE, veto: None }
     }
 
-    /// The same register, of which no rounds of this handle choose a value that can't be the current one: the operation fails
+    /// Returns a handle on this register whose rounds choose no value that can't be the current one: then the operation fails
     /// (`Refused`), and the acceptors keep what they hold. A value that a majority shows already is returned all the same.
     #[must_use]
     pub fn with_veto(&self, veto: Veto) -> Register {
         Register { veto: Some(veto), ..self.clone() }
     }
 
-    /// How often the pool was decided by guess, by now.
+    /// Returns how often the pool was decided by guess by now.
     pub fn guesses(&self) -> u64 {
         guesses(self.shared.roster.current().generation)
     }
 
-    /// The key of its copies.
+    /// Returns the key of the register's copies.
     pub fn key(&self) -> String {
         register_key(self.shared.id)
     }
@@ -161,20 +161,21 @@ impl Register {
         self.veto.as_ref().zip(current).and_then(|(veto, current)| veto.0(current))
     }
 
-    /// The same register with another time after which an operation fails with `Unavailable`.
+    /// Returns a handle on this register with another time after which an operation fails with `Unavailable`.
     #[must_use]
     pub fn with_deadline(&self, deadline: Duration) -> Register {
         Register { deadline, ..self.clone() }
     }
 
-    /// The current value (linearizable); `None` when nothing was ever put. One round trip while the last write was ours.
+    /// Reads the current value (linearizable); `None` when nothing was ever put. Takes one round trip while the last write was
+    /// ours.
     pub async fn read(&self) -> Result<Option<Bytes>> {
         self.by_deadline(self.shared.read(self), "").await
     }
 
-    /// The value as of a moment after this call: what a flush waits for (protocol §1.5). Costs one small request to each
-    /// acceptor while they still have what we wrote, and is a read otherwise.
-    /// Where the pool has another generation by now, the register is there too afterwards.
+    /// Returns the value as of a moment after this call: what a flush waits for (protocol §1.5). Costs one small request to
+    /// each acceptor while they still have what we wrote, and is a read otherwise. Where the pool has another generation by
+    /// now, the register is there too afterwards.
     pub async fn confirm(&self) -> Result<Option<Bytes>> {
         self.by_deadline(self.shared.confirm(self), "").await
     }
@@ -196,7 +197,7 @@ impl Register {
         out.ok_or_else(undecided)
     }
 
-    /// The change behind all others. It knows nothing of what callers make of it, so that it is compiled once.
+    /// Makes the change behind all others. It knows nothing of what callers make of it, so that it is compiled once.
     pub(super) async fn take_turn(&self, step: &mut Step<'_>, seals: bool) -> Result<()> {
         let run = async {
             let _turn = self.shared.turn.lock().await;
@@ -289,7 +290,7 @@ impl Shared {
         Ok(value)
     }
 
-    /// A read; of a register that a seal of the pool's has not reached, it is more.
+    /// Reads the value; takes a register that a seal of the pool's has not reached into the pool's generation.
     async fn confirm(self: &Arc<Self>, register: &Register) -> Result<Option<Bytes>> {
         loop {
             let before = self.roster.current().generation;
@@ -306,7 +307,7 @@ impl Shared {
         }
     }
 
-    /// The value, when that can be told without a put.
+    /// Returns the value, when it can be told without a put.
     pub async fn glance(self: &Arc<Self>) -> Result<Option<Option<Bytes>>> {
         let held = self.held.lock().clone();
         if let Some(held) = held
@@ -329,7 +330,7 @@ impl Shared {
         }
     }
 
-    /// Do a majority of acceptors still have what this write put there?
+    /// Tells whether a majority of acceptors still have what this write put there.
     async fn unchanged(self: &Arc<Self>, bench: &Bench, held: &Arc<Accepted>) -> bool {
         let etags = held.etags.lock().clone();
         let Some(spare) = etags.len().checked_sub(bench.majority) else { return false };
@@ -349,7 +350,7 @@ impl Shared {
         count(&answers, true) >= bench.majority && !self.was_given_up(bench, others.collect()).await
     }
 
-    /// Whether a majority of those who decide now still have it.
+    /// Tells whether a majority of the acceptors that decide now still have this write.
     async fn is_newest(self: &Arc<Self>, accepted: &Arc<Accepted>) -> bool {
         match self.bench_of(&accepted.stage) {
             Some(bench) => self.unchanged(&bench, accepted).await,
@@ -357,7 +358,8 @@ impl Shared {
         }
     }
 
-    /// Where another wrote, the pool may have given up those that did not notice (`force-recover`): a majority, perhaps.
+    /// Tells whether the pool has given up the acceptors that did not notice another's write (`force-recover`), perhaps a
+    /// majority. A newer object that can't be understood counts as such.
     async fn was_given_up(self: &Arc<Self>, bench: &Bench, changed: Vec<usize>) -> bool {
         let looks = changed
             .into_iter()
@@ -368,7 +370,7 @@ impl Shared {
         self.meets_newer(&seen).await.unwrap_or(true)
     }
 
-    /// What acceptors hold, each beside its index.
+    /// Looks at what the acceptors hold; each answer stands beside its acceptor's index.
     pub async fn look(
         self: &Arc<Self>,
         bench: &Bench,
@@ -385,7 +387,8 @@ impl Shared {
         Ok(seen)
     }
 
-    /// `seals`: what is put is the pool's description of its next generation, and the last value of this one.
+    /// Changes the value. `seals`: what is put is the pool's description of its next generation, and the last value of this
+    /// one.
     async fn change(self: &Arc<Self>, step: &mut Step<'_>, seals: bool) -> Result<()> {
         // Gone until the end is known: if this is dropped midway, the next change takes both rounds.
         let held = self.held.lock().take();
@@ -405,7 +408,8 @@ impl Shared {
         }
     }
 
-    /// By the ballot that our last write promised itself. `None`: others were there, or the outcome is unknown.
+    /// Changes the value in one round, by the ballot that our last write promised itself. `None`: others were there, or it is
+    /// unknown.
     async fn change_at_once(
         self: &Arc<Self>,
         held: Arc<Accepted>,
@@ -467,7 +471,7 @@ impl Shared {
         self.two_rounds(&bench, decide).await
     }
 
-    /// Prepare and accept, both as puts, above everything read. A value that ends in a seal is chosen as it is.
+    /// Runs prepare and accept, both as puts, above everything read. A value that ends in a seal is chosen as it is.
     async fn two_rounds<T>(
         self: &Arc<Self>,
         bench: &Bench,
@@ -517,7 +521,7 @@ impl Shared {
         })
     }
 
-    /// First round: each acceptor that promises, with its etag and the state that its promise covers.
+    /// Runs the first round; returns each acceptor that promises, with its etag and the state that its promise covers.
     pub async fn prepare(
         self: &Arc<Self>,
         bench: &Bench,
@@ -536,7 +540,7 @@ impl Shared {
         gather(&self.rt, asks, bench.majority, |_| false).await
     }
 
-    /// Second round; true when chosen. Then it is what the next change builds on.
+    /// Runs the second round; true when the value is chosen. Then it is what the next change builds on.
     pub async fn accept(
         self: &Arc<Self>,
         bench: &Bench,
@@ -593,7 +597,7 @@ impl Shared {
         }
     }
 
-    /// The acceptors that are not known to have what was written last. None once something else was.
+    /// Returns the acceptors that are not known to have what was written last. None once something else was.
     fn missed(&self, accepted: &Arc<Accepted>) -> Vec<usize> {
         let current = self.held.lock().as_ref().is_some_and(|held| Arc::ptr_eq(held, accepted));
         let Some(bench) = self.bench_of(&accepted.stage).filter(|_| current) else { return Vec::new() };
@@ -679,7 +683,7 @@ impl Shared {
 }
 
 impl Bench {
-    /// Those that are asked, by the index of their store.
+    /// Returns the acceptors that are asked, by the index of their store.
     pub fn stores(&self) -> impl Iterator<Item = usize> {
         self.cells.keys().copied()
     }
@@ -705,14 +709,14 @@ impl Bench {
         named.collect()
     }
 
-    /// The state that a majority has accepted, whatever was promised since.
+    /// Returns the state that a majority has accepted, whatever was promised since.
     pub fn most_show<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
         let same = |a: &Acceptor| states().filter(|s| s.accepted == a.accepted).count() >= self.majority;
         states().find(|state| same(state))
     }
 
-    /// The state that a majority holds, with no promise above it but its own.
+    /// Returns the state that a majority holds, with no promise above it but its own.
     pub fn agreed<'a>(&self, seen: &'a [(usize, Shown)]) -> Option<&'a Acceptor> {
         let calm = |s: &Acceptor| s.promised <= s.accepted || s.promised == s.accepted.next();
         let states = || seen.iter().filter_map(|(_, shown)| Some(&shown.good()?.state));
@@ -748,7 +752,7 @@ impl Change<()> {
     }
 }
 
-/// A change that ends well was decided by the last call of its step, which left what it made.
+/// Returns the error for a bug: a change that ends well was decided by the last call of its step, which left what it made.
 pub(super) fn undecided() -> Error {
     Error::new(Kind::Internal, "a register's change ended without a decision: this is a bug")
 }

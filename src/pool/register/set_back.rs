@@ -17,16 +17,18 @@ use super::object::{Ballot, Value};
 use super::proposer::{Pauses, Register, Shared};
 use crate::base::{Error, Generation, Kind, Result};
 
-/// How long those that have not answered are waited for at least.
+/// Shortest time for which acceptors that have not answered are waited for.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// What acceptors show of one register.
+/// The result of a comparison of what a register's acceptors show.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Compared {
-    /// Nothing speaks against what a majority shows. The stores (indices) whose copies are older than the newest, or not there.
+    /// Nothing speaks against what a majority shows. `older`: the stores (indices) whose copies are older than the newest, or
+    /// not there.
     Sound { older: Vec<usize> },
-    /// A majority has forgotten what it promised, or is behind where the user takes that. What the stores show that did, and those that did not, by URL.
-    /// `above`: the highest number of a ballot that any of them has accepted. Not `proven`: nobody has forgotten a promise.
+    /// Enough stores have forgotten what they promised that every majority has one of them; or a majority is behind, where the
+    /// user takes what most stores show. `older`: what these stores show, `newer`: what the others show, by URL. `above`: the
+    /// highest number of a ballot that any of them has accepted. Not `proven`: nobody has forgotten a promise.
     SetBack {
         older: Vec<(String, Option<Bytes>)>,
         newer: Vec<(String, Option<Bytes>)>,
@@ -35,7 +37,7 @@ pub enum Compared {
     },
 }
 
-/// How far one acceptor has come.
+/// Returns an acceptor's generation, and the ballots that it promised and accepted; none where it did not answer.
 fn stage(heard: &Heard) -> Option<(Generation, Ballot, Ballot)> {
     let object = heard.1.as_ref().ok()?;
     Some(object.as_ref().map_or((Generation(0), Ballot::default(), Ballot::default()), |object| {
@@ -43,7 +45,7 @@ fn stage(heard: &Heard) -> Option<(Generation, Ballot, Ballot)> {
     }))
 }
 
-/// An object of an earlier generation counts as absent.
+/// Tells whether an acceptor is behind the newest state. An object of an earlier generation counts as absent.
 fn is_older(heard: &Heard, (generation, accepted): (Generation, Ballot)) -> bool {
     stage(heard)
         .is_some_and(|(own, promised, _)| own < generation || own == generation && promised < accepted)
@@ -65,8 +67,8 @@ impl Register {
         self.judge_copies(first, patience).await
     }
 
-    /// The same for who opens a volume: one that hangs holds nobody up. Once a majority has answered the others have as long again
-    /// as that took, and at least `LINGER`.
+    /// Compares as `compare` does, for whoever opens a volume: a store that hangs holds nobody up. Once a majority has
+    /// answered, the others have as long again as that took, and at least `LINGER`.
     pub async fn compare_soon(&self, patience: Duration) -> Compared {
         let (rt, majority) = (&self.shared.rt, self.shared.roster.current().majority());
         let begun = rt.now();
@@ -109,8 +111,9 @@ impl Register {
         show_both(older, others, newest.1, true)
     }
 
-    /// The same for a user who takes what most stores show. `SetBack`, not proven, also where a majority shows one state and another
-    /// store a newer one that nobody may have forgotten. What the newer one names tells which of them is the volume's.
+    /// Compares as `compare` does, for a user who takes what most stores show. Returns `SetBack`, not proven, also where a
+    /// majority shows one state and another store a newer one, while nobody need have forgotten anything. What the newer state
+    /// names tells which of the two is the volume's.
     pub async fn compare_for_consent(&self, patience: Duration) -> Compared {
         let strictly = self.compare(patience).await;
         let heard = match strictly {
@@ -158,7 +161,7 @@ impl Register {
 }
 
 impl Shared {
-    /// One try at choosing anew what a majority shows, over all that anybody else shows. False: others were there.
+    /// Tries once to choose anew what a majority shows, over all that anybody else shows. False: others were there.
     async fn choose_agreed(
         self: &Arc<Self>,
         above: u64,
@@ -192,7 +195,7 @@ impl Shared {
     }
 }
 
-/// What is said where no majority shows one value.
+/// Returns the error where no majority shows one value.
 fn no_majority() -> Error {
     Error::new(Kind::Unavailable, "no majority of the stores that decide shows one state: bring stores back")
 }

@@ -13,14 +13,14 @@ use crate::pool::io::{PoolContext, rebuild_data};
 use crate::pool::stores::At;
 use crate::store::Cause;
 
-/// What the others say of some shards.
+/// Judgement on a chunk's shards by what they say of each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// As far as these shards tell.
+    /// The shards agree, as far as they tell.
     Agree,
-    /// These are not what was stored.
+    /// These shards are not what was stored.
     False(ShardSet),
-    /// They contradict each other, and nobody can tell who is right.
+    /// These shards contradict each other, and nobody can tell which are right.
     Contradict(ShardSet),
     /// One of the data shards is false, and only their bytes tell which.
     OneOf(ShardSet),
@@ -30,7 +30,7 @@ fn indices<'a>(footers: impl IntoIterator<Item = &'a Footer>) -> ShardSet {
     footers.into_iter().map(|footer| footer.index).collect()
 }
 
-/// By what the footers say alone.
+/// Judges shards by what their footers say alone.
 pub fn judge(k: usize, footers: &[Footer]) -> Verdict {
     let votes = |footer: &Footer| footers.iter().filter(|other| other.about == footer.about).count();
     let Some(most) = footers.iter().max_by_key(|footer| votes(footer)) else { return Verdict::Agree };
@@ -60,7 +60,7 @@ pub fn judge(k: usize, footers: &[Footer]) -> Verdict {
     }
 }
 
-/// The same, by the bytes where footers don't suffice.
+/// Judges shards as `judge` does, and reads their bytes where the footers don't suffice.
 pub async fn compare(context: &PoolContext, id: &ChunkId, footers: &[Footer]) -> Verdict {
     let verdict = judge(context.layout().k(), footers);
     let Verdict::OneOf(data) = verdict else { return verdict };

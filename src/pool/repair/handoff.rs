@@ -16,7 +16,7 @@ use crate::pool::stores::{At, How};
 use crate::pool::stores::{place, shard_key, shard_on};
 use crate::store::Cause;
 
-/// Chunks mended at a time: each is held in memory whole, with its parity.
+/// Number of chunks that are mended at a time: each is held in memory whole, with its parity.
 pub const AT_ONCE: usize = 2;
 /// Pause after a pass over all missing shards that found nothing to try.
 const IDLE: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ async fn run(rt: Rt, context: Weak<PoolContext>, missing_shards: Arc<MissingShar
     }
 }
 
-/// What one look at all missing shards did, in shards.
+/// Counts of what one look at all missing shards did, in shards.
 #[derive(Default)]
 struct Pass {
     tried: usize,
@@ -82,8 +82,8 @@ async fn pass(context: &Arc<PoolContext>) -> Pass {
     }
 }
 
-/// On stores that are back, deletes what they missed to delete, as far as no recorded state needs it by now. Not after a
-/// decision by guess, which may have chosen a head that needs these chunks.
+/// Deletes, on stores that are back, what they missed to delete, as far as no recorded state needs it by now. What was missed
+/// before a decision by guess is not deleted: the guess may have chosen a head that needs these chunks.
 async fn delete_missed(context: &Arc<PoolContext>, pass: &mut Pass) {
     let n = context.layout().n();
     let members = context.members().into_iter().filter(|m| m.standing().usable());
@@ -121,7 +121,8 @@ async fn delete_missed(context: &Arc<PoolContext>, pass: &mut Pass) {
     }
 }
 
-/// Those of these that may be deleted now. What a recorded state needs by now is forgotten; how many shards that were.
+/// Returns those of these shards that may be deleted now, and how many others were forgotten because a recorded state needs
+/// them.
 async fn still_dead(
     context: &PoolContext,
     batch: Vec<(ChunkId, ShardSet)>,
@@ -135,7 +136,7 @@ async fn still_dead(
     Ok((batch.into_iter().filter(|(id, _)| checked.dead.contains(id)).collect(), kept))
 }
 
-/// Those of these shards that are this store's; how many are gone now.
+/// Deletes those of these shards that are this store's; returns how many are gone now.
 async fn delete_on(context: &PoolContext, member: &Member, batch: &[(ChunkId, ShardSet)]) -> usize {
     let shard = |id: &ChunkId| shard_on(id, member.index(), context.layout().n());
     let here = batch.iter().map(|(id, mask)| (id, mask, shard(id)));
@@ -155,7 +156,7 @@ async fn delete_on(context: &PoolContext, member: &Member, batch: &[(ChunkId, Sh
     here.len()
 }
 
-/// The shards that need no more mending.
+/// Puts back the shards of a chunk that a hint names; returns those that need no more mending.
 async fn hinted(context: &Arc<PoolContext>, id: ChunkId, mask: ShardSet) -> ShardSet {
     let rotten = context.missing_shards().damage(&id).rotten;
     let done = match put_back(context, &id, mask, rotten, Cause::Repair).await {

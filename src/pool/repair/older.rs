@@ -11,7 +11,8 @@ use crate::pool::stores::shard_on;
 
 const LIVE_PAGE: usize = 1024;
 
-/// How many shards such stores lack. One that can't be listed whole stays to be looked through.
+/// Returns how many shards the stores lack whose copies of registers are older than the others'. A store that can't be listed
+/// whole stays to be looked through.
 pub async fn look(context: &Arc<PoolContext>, inventory: &dyn Inventory) -> Result<usize> {
     let n = context.layout().n();
     let mut lacking = 0;

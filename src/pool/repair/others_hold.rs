@@ -19,26 +19,26 @@ const LIVE_PAGE: usize = 1024;
 /// Names a page.
 const PAGE: usize = 1000;
 
-/// What the stores that answer hold.
+/// The shards that the stores which answer hold.
 #[derive(Debug, Default)]
 pub struct Holdings {
     n: usize,
     present: BTreeMap<ChunkId, ShardSet>,
     /// Stores (indices) that could be listed whole: what they do not list is not there.
     complete: ShardSet,
-    /// What lies where stores were replaced to whose successors not all has come along, and those of them that could not be listed: it
-    /// counts for nothing in the next generation.
+    /// Shards on stores that were replaced, and to whose successors not all has come along: they count for nothing in the next
+    /// generation. `former_silent` are the places of such stores that could not be listed.
     former: BTreeMap<ChunkId, ShardSet>,
     former_silent: ShardSet,
-    /// What shards take, by store.
+    /// Bytes that a store's shards take, by store.
     bytes: BTreeMap<usize, u64>,
-    /// Why others could not.
+    /// The reasons why other stores could not be listed.
     pub silent: Vec<String>,
 }
 
 impl Holdings {
-    /// `also`: places beside the members, each with the index of the store whose shards in it count too. What lies in a member's
-    /// place and was the pool's once counts anyway.
+    /// Lists what the members hold. `also`: places beside the members, each with the index of the store whose shards in it
+    /// count too. What lies in a member's place and was the pool's once counts anyway.
     pub async fn look(members: &[Arc<Member>], also: &[(usize, BucketRef)]) -> Holdings {
         let n = members.len();
         let Listing { present, complete, bytes, unreachable, .. } = list_all(members).await;
@@ -55,8 +55,8 @@ impl Holdings {
         all
     }
 
-    /// Also at what the next generation would leave behind: stores that were replaced, and are needed until all has come along. What
-    /// is taken in (by URL) counts.
+    /// Lists also what the next generation would leave behind: stores that were replaced, and are needed until all has come
+    /// along. What is taken in (by URL) counts.
     pub async fn look_at_former(&mut self, now: &Membership, taken: &[&str]) {
         for index in 0..self.n {
             let Some(old) = now.may_still_have(index) else { continue };
@@ -72,12 +72,12 @@ impl Holdings {
         }
     }
 
-    /// What does not answer is gone for good.
+    /// Takes what does not answer as gone for good.
     pub fn give_up_silent(&mut self) {
         (self.complete, self.former_silent) = (ShardSet::all(self.n), ShardSet::default());
     }
 
-    /// The shards of a chunk that are there, and those that may be on stores which could not be listed.
+    /// Counts the shards of a chunk that are there, and those that may be on stores which could not be listed.
     fn of(&self, id: &ChunkId) -> (usize, usize) {
         let there = self.present.get(id).copied().unwrap_or_default();
         let former = self.former.get(id).copied().unwrap_or_default();
@@ -89,8 +89,8 @@ impl Holdings {
         (there.count(), (0..self.n).filter(open).count())
     }
 
-    /// Live chunks that can't be read by what is there, and could by what may be elsewhere. Some of them may have been stored
-    /// since the stores were listed.
+    /// Returns live chunks that can't be read by what is there, and could by what may be elsewhere. Some of them may have been
+    /// stored since the stores were listed.
     pub async fn short_of(&self, k: usize, inventory: &dyn Inventory) -> Result<BTreeSet<ChunkId>> {
         let (mut after, mut short) = (None, BTreeSet::new());
         loop {
@@ -106,8 +106,8 @@ impl Holdings {
         }
     }
 
-    /// What comes to another store in this one's place, at least: as much as it has, or where that is not known, or not all of it has
-    /// come yet, as the one of the others that has least.
+    /// Returns how many bytes come to another store in this one's place, at least. That is as much as this store has. Where
+    /// that is not known, or not all has come to it yet, it is the least that any of the other stores is known to have.
     pub fn bytes_for(&self, index: usize, now: &Membership) -> u64 {
         let of = |store: usize| self.bytes.get(&store).copied().unwrap_or_default();
         let is_known = |store: &usize| self.complete.has(*store) && !now.is_new(*store);
@@ -136,7 +136,7 @@ impl Holdings {
     }
 }
 
-/// What is listed of the shards that belong in this place.
+/// Adds the shards that belong in this place and that the bucket lists.
 async fn add(to: &mut BTreeMap<ChunkId, ShardSet>, n: usize, index: usize, bucket: &BucketRef) -> Result<()> {
     let mut list = List { max: PAGE, ..List::default() };
     loop {
@@ -157,7 +157,7 @@ async fn add(to: &mut BTreeMap<ChunkId, ShardSet>, n: usize, index: usize, bucke
     }
 }
 
-/// Where the predecessors of stores that are to be filled lie, as far as they answer.
+/// Returns the buckets in which the predecessors of stores that are to be filled lie, by index, as far as they answer.
 pub fn predecessors(now: &Membership) -> Vec<(usize, BucketRef)> {
     let old = (0..now.members.len()).filter_map(|index| now.predecessor(index));
     let usable = old.filter(|old| old.standing().usable());

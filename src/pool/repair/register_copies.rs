@@ -17,7 +17,7 @@ use crate::pool::local::{Finding, RepairReport, ScrubReport};
 use crate::pool::register::{Copy, Progressed};
 use crate::pool::stores::register_key;
 
-/// Registers looked at at a time; a copy is read whole.
+/// Number of registers that are looked at at a time; a copy is read whole.
 const AT_ONCE: usize = 8;
 
 /// A copy that was put by a write a moment ago is there after this.
@@ -51,7 +51,8 @@ pub async fn look(context: &Arc<PoolContext>, listed: &Listed, complete: ShardSe
     }
 }
 
-/// What is missing at the first look, or behind, may be on its way. What is behind still is brought up.
+/// Looks at a register's copies, and once more where some are missing or behind, since these may be on their way. Brings up
+/// those that are behind still.
 async fn both_looks(context: &PoolContext, id: RegisterId) -> Vec<(usize, Copy)> {
     let register = context.register(id);
     let first = register.copies().await;
@@ -77,8 +78,8 @@ async fn both_looks(context: &PoolContext, id: RegisterId) -> Vec<(usize, Copy)>
     }
 }
 
-/// What fewer than a majority have accepted may never have been chosen, or be all that is left where the others were put back:
-/// whoever opens the volume decides that.
+/// Marks the copies that are older than what a majority has. What fewer than a majority have accepted may never have been
+/// chosen, or be all that is left where the others were put back: whoever opens the volume decides that.
 fn marked(mut copies: Vec<(usize, Copy)>, newest: Option<Progressed>) -> Vec<(usize, Copy)> {
     let has_newest = |copy: &Copy| progressed(copy).is_some_and(|at| Some(at) >= newest);
     if copies.iter().filter(|(_, copy)| has_newest(copy)).count() > copies.len() / 2 {

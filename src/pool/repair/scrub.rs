@@ -35,20 +35,20 @@ const AT_ONCE: usize = 6;
 /// Names a page.
 const PAGE: usize = 1000;
 const LIVE_PAGE: usize = 1024;
-/// Between two bookmarks.
+/// Time between two saves of the scrub's cursor.
 const MARK_EVERY: Duration = Duration::from_secs(5);
-/// What nobody needs may be on its way out: whoever took a volume over deletes what its owner left.
+/// Time for what nobody needs to go, since it may be on its way out: whoever took a volume over deletes what its owner left.
 const GOING: Duration = Duration::from_secs(3);
-/// A chunk is stored before its last shards are: so long they have.
+/// Time for the last shards of a chunk to arrive: a chunk is stored before they are.
 const UNDER_WAY: Duration = Duration::from_secs(3);
 
-/// What the listings show.
+/// The objects that the stores' listings show.
 #[derive(Default)]
 pub(super) struct Listing {
     /// Shards in their places.
     pub present: BTreeMap<ChunkId, ShardSet>,
     registers: Listed,
-    /// Of shards in their places, by store.
+    /// Bytes of the shards in their places, by store.
     pub bytes: BTreeMap<usize, u64>,
     /// Stores (indices) whose listing is complete.
     pub complete: ShardSet,
@@ -57,7 +57,7 @@ pub(super) struct Listing {
     pub unreachable: Vec<String>,
 }
 
-/// What one shard turned out to be.
+/// The result of reading one shard.
 enum Shown {
     Good(Option<Footer>, u64),
     Rotten,
@@ -132,7 +132,7 @@ pub(super) async fn list_all(members: &[Arc<Member>]) -> Listing {
     all
 }
 
-/// One store's objects, as far as it could be listed.
+/// Lists one store's objects, as far as it can be listed.
 pub(super) async fn list_one(member: &Member, n: usize) -> (Listing, Result<()>) {
     let mut listing = Listing::default();
     let mut list = List { max: PAGE, ..List::default() };
@@ -183,7 +183,7 @@ impl Listing {
 
 type Shards = Vec<(ChunkId, ShardSet)>;
 
-/// By each chunk's fate: the shards to read, and those that are not where they should be.
+/// Sorts the shards by each chunk's fate; returns those to read, and those that are not where they should be.
 async fn sort_out(
     context: &Arc<PoolContext>,
     inventory: &dyn Inventory,
@@ -235,7 +235,7 @@ fn finding(context: &PoolContext, id: &ChunkId, shard: usize) -> Finding {
     }
 }
 
-/// What was known to be damaged before all was looked at, and didn't show, is not.
+/// Forgets what was known to be damaged before all was looked at, and was not found so.
 async fn forget_what_is_right(
     context: &PoolContext,
     inventory: &dyn Inventory,
@@ -339,7 +339,7 @@ async fn read_all(
     gone
 }
 
-/// Of shards that are right in themselves, those that the others of their chunk give the lie.
+/// Reports as rotten the shards that are right in themselves, but contradict the others of their chunk.
 async fn look_across(context: &PoolContext, id: &ChunkId, footers: &[Footer], report: &mut ScrubReport) {
     match compare(context, id, footers).await {
         Verdict::Agree => {}
@@ -358,7 +358,7 @@ async fn look_across(context: &PoolContext, id: &ChunkId, footers: &[Footer], re
     }
 }
 
-/// Keeps to a rate.
+/// A limit to how many bytes a second are read.
 struct Pace<'a> {
     rt: &'a Rt,
     rate: Option<u64>,

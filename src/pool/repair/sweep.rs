@@ -19,17 +19,18 @@ use crate::store::{Cause, List, Page};
 
 /// Names a page.
 const PAGE: usize = 1000;
-/// Between two pages.
+/// Pause between two pages.
 const PACE: Duration = Duration::from_millis(100);
-/// Pages of a whole listing, for each volume: as many as listing the volume's own keys takes at least (`hh/` of 256).
+/// Number of pages of a whole listing, for each volume: as many as listing the volume's own keys takes at least (`hh/` of
+/// 256).
 const WHOLE_MAX: usize = 256;
 
-/// What a look deletes.
+/// The chunks that a sweep deletes.
 pub struct Unneeded<'a> {
     pub volumes: BTreeSet<VolumeId>,
-    /// Whether a chunk of these volumes is dead for ever, by heads that were read with the tables under them.
+    /// Tells whether a chunk of these volumes is dead for ever, by heads that were read with the tables under them.
     pub is_dead: &'a (dyn Fn(&ChunkId) -> bool + Send + Sync),
-    /// How often the pool had been decided by guess when those were read: a guess may need what was dead before.
+    /// Number of guesses that had decided the pool when the heads were read: a guess may need what was dead before.
     pub guesses: u64,
 }
 
@@ -39,13 +40,13 @@ impl Unneeded<'_> {
     }
 }
 
-/// Which names are asked for: all of a store, and those of single volumes where that would be too many.
+/// The names that a sweep asks for: all of a store, and those of single volumes where that would be too many.
 struct Course<'a> {
     volumes: &'a BTreeSet<VolumeId>,
     list: List,
     /// Pages that may still be asked for without a prefix.
     whole: usize,
-    /// Still to be listed, the last first.
+    /// Prefixes that are still to be listed, the last first.
     prefixes: Vec<String>,
 }
 
@@ -74,7 +75,8 @@ impl Course<'_> {
         }
     }
 
-    /// Where these volumes' keys are, from the hash prefix `hh` on: every server lists shards' keys in its order.
+    /// Returns the prefixes of these volumes' keys, from the hash prefix `hh` on: every server lists shards' keys in that
+    /// order.
     fn prefixes_from(&self, hh: &str) -> Vec<String> {
         let hashes = (0..=255u8).rev().map(|byte| format!("{byte:02x}")).filter(|own| own.as_str() >= hh);
         hashes.flat_map(|own| self.volumes.iter().map(move |volume| format!("{own}/{volume}/"))).collect()
@@ -121,7 +123,7 @@ pub async fn sweep(context: &Arc<PoolContext>, index: usize, unneeded: &Unneeded
     }
 }
 
-/// `false`: the store does not let us.
+/// Deletes these shards, once it is certain that their chunks are dead still. `false`: the store does not let us.
 async fn delete(
     context: &Arc<PoolContext>,
     member: &Member,

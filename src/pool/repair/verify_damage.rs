@@ -18,14 +18,14 @@ use crate::pool::local::{Damage, MissingShards};
 use crate::pool::stores::{At, Miss};
 use crate::store::Cause;
 
-/// A shard that is on its way, or a chunk on its way out, is left so long.
+/// Pause before a look at shards in doubt: a shard may be on its way, or a chunk on its way out.
 const SETTLES: Duration = Duration::from_secs(3);
-/// Chunks in doubt that are looked at between two such pauses, each with one whole shard or more.
+/// Number of chunks in doubt that are looked at between two such pauses, each with one whole shard or more.
 const LOOKS: usize = 8;
 /// Pauses between looks at what is known to be gone; doubled each time that nothing has changed.
 const AGAIN_MIN: Duration = Duration::from_secs(30);
 const AGAIN_MAX: Duration = Duration::from_secs(600);
-/// Chunks looked at again at a time, each by two small requests a store.
+/// Number of chunks that are looked at again at a time, each by two small requests a store.
 const AGAIN: usize = 50;
 
 /// Looks as long as the pool lives.
@@ -91,7 +91,7 @@ async fn look_at_doubts(context: &PoolContext, last: Option<ChunkId>) -> Option<
     at
 }
 
-/// What is damaged of a chunk that is readable, remembered; of these shards every byte is looked at.
+/// Looks for what is damaged of a chunk that is readable, and remembers it; every byte of these shards is looked at.
 async fn look(context: &PoolContext, id: ChunkId, shards: ShardSet) -> Damage {
     let missing_shards = context.missing_shards();
     // Known before the look, so that a shard that comes in between is not taken for one that went.
@@ -122,7 +122,7 @@ async fn probe(context: &PoolContext, id: &ChunkId) -> Probe {
 struct Again {
     pause: Duration,
     after: Option<ChunkId>,
-    /// What was known when the pause began.
+    /// The count of findings (`MissingShards::news`) when the pause began.
     news: u64,
 }
 

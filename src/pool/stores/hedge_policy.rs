@@ -20,16 +20,16 @@ use crate::pool::chunk::Layout;
 
 const DELAY_MIN: Duration = Duration::from_millis(20);
 pub const DELAY_MAX: Duration = Duration::from_secs(2);
-/// While too few reads were answered to tell.
+/// Delay while too few reads were answered to tell.
 const DELAY_UNKNOWN: Duration = Duration::from_millis(500);
-/// Between two that nobody waits for, to one store.
+/// Shortest time between two reads of one store that nobody waits for.
 pub const TRIAL_EVERY: Duration = Duration::from_millis(100);
-/// A hedge, in what reads earn.
+/// Price of one hedge, in the unit in which reads earn.
 const HEDGE: u64 = 1000;
-/// Hedges that may be saved up.
+/// Largest balance of the hedges.
 const SAVED_MAX: u64 = 16 * HEDGE;
 
-/// What reads have earned and hedges have spent.
+/// The balance of what reads have earned and hedges have spent.
 #[derive(Debug)]
 pub struct Hedges(Mutex<u64>);
 
@@ -40,13 +40,13 @@ impl Default for Hedges {
 }
 
 impl Hedges {
-    /// A read earns the share that m stores have of reads, and a quarter more, of a hedge.
+    /// Earns for a read the share that m stores have of reads, and a quarter more, of a hedge.
     pub(in crate::pool) fn asked(&self, layout: Layout) {
         let mut saved = self.0.lock();
         *saved = (*saved + HEDGE * 5 * layout.m() as u64 / (4 * layout.n() as u64)).min(SAVED_MAX);
     }
 
-    /// Whether one may be spent now.
+    /// Spends a hedge if there is enough for one, and tells whether there was.
     pub(in crate::pool) fn spend(&self) -> bool {
         let mut saved = self.0.lock();
         let left = saved.checked_sub(HEDGE);
@@ -55,26 +55,27 @@ impl Hedges {
     }
 }
 
-/// How long an answer is waited for. `own`: the time of the store that is asked, `usual`: the middle store's.
+/// Returns how long an answer is waited for. `own`: the time of the store that is asked, `usual`: the middle store's.
 pub fn delay(own: Option<Duration>, usual: Option<Duration>) -> Duration {
     let known = own.into_iter().chain(usual).min();
     known.map_or(DELAY_UNKNOWN, |d| (d * 2).clamp(DELAY_MIN, DELAY_MAX))
 }
 
-/// The time within which 95 % of a store's reads of this class come, or of its requests while it has answered no such read.
+/// Returns the time within which 95 % of a store's reads of this class come, or of its requests while it has answered no such
+/// read.
 pub fn time_of(member: &Member, class: SizeClass) -> Option<Duration> {
     let traffic = member.traffic();
     traffic.reads_percentile(class, 95).or_else(|| traffic.percentile(95))
 }
 
-/// Whether asking this store may well end in a hedge.
+/// Tells whether a read of this store may well end in a hedge.
 pub fn is_slow(member: &Member, class: SizeClass, usual: Option<Duration>) -> bool {
     let limit = delay(None, usual);
     member.traffic().reads_percentile(class, 95).is_some_and(|own| own > limit)
         || is_surely_slow(member, class, usual)
 }
 
-/// Whether it most likely does.
+/// Tells whether a read of this store most likely ends in a hedge, by its newest reads.
 pub fn is_surely_slow(member: &Member, class: SizeClass, usual: Option<Duration>) -> bool {
     member.traffic().reads_recent(class).is_some_and(|own| own > delay(None, usual))
 }

@@ -10,22 +10,22 @@ use crate::base::{Error, Kind, PoolId, Result};
 use crate::keys::PoolKey;
 use crate::store::{BucketRef, Effort};
 
-/// What a pool needs of its host.
+/// The things that a pool needs of its host.
 #[derive(Clone, Debug)]
 pub struct PoolHost {
     pub rt: Rt,
     pub disk: Arc<dyn Disk>,
     /// A folder of this pool's own, made if absent: hints of shards that are still to be put.
     pub folder: PathBuf,
-    /// For stores that the pool lists and nobody named here.
+    /// Opens stores that the pool lists and that nobody named here.
     pub opener: Arc<dyn Opener>,
     /// The pool that this host knows by its name, once it does: no other is taken for it, whatever its name and wherever its
     /// stores are.
     pub pool: Option<PoolId>,
-    /// By which the pool's labels and registers are signed. What is not signed by it is not believed; without one no pool is
-    /// opened that has a key.
+    /// The key by which the pool's labels and registers are signed. What is not signed by it is not believed; without a key no
+    /// pool is opened that has one.
     pub key: Option<PoolKey>,
-    /// How much is asked of a store before the pool uses it.
+    /// The effort that is made to try a store before the pool uses it.
     pub trial: Effort,
 }
 
@@ -43,7 +43,7 @@ pub trait Opener: std::fmt::Debug + Send + Sync {
     async fn open(&self, url: &str) -> Result<BucketRef>;
 }
 
-/// For pools whose every store is named: opens none.
+/// An opener that opens no store, for pools whose every store is named.
 #[derive(Debug)]
 pub struct OnlyNamed;
 

@@ -13,20 +13,20 @@ use crate::base::Generation;
 pub struct Membership {
     pub generation: Generation,
     pub members: Vec<Arc<Member>>,
-    /// Indices of those that hold registers.
+    /// Indices of the stores that hold registers.
     pub acceptors: Vec<usize>,
-    /// What the pool register says, or said when this generation began.
+    /// The description of the pool that the pool's register holds, or held when this generation began.
     pub description: Bytes,
     /// The generation before, while registers and shards may still be there only.
     pub before: Option<Arc<Membership>>,
-    /// Of the acceptors, those that are not asked any more: lost for good, with so many that no majority is left.
+    /// Acceptors that are not asked any more: they are lost for good, with so many others that no majority is left.
     pub given_up: BTreeSet<usize>,
     /// Stores that are to be filled like new ones, though the generation before has them.
     pub unfilled: BTreeSet<usize>,
 }
 
 impl Membership {
-    /// Of a pool that never changed.
+    /// Makes the membership of a pool that never changed.
     pub fn first(members: Vec<Arc<Member>>, acceptors: Vec<usize>) -> Membership {
         Membership {
             generation: Generation(0),
@@ -39,29 +39,30 @@ impl Membership {
         }
     }
 
-    /// The store that had this place before, while not all of its shards have come along.
+    /// Returns the store that had this place before, while not all of its shards have come along.
     pub(in crate::pool) fn predecessor(&self, index: usize) -> Option<&Arc<Member>> {
         let old = self.before.as_ref()?.members.get(index)?;
         (old.incarnation() != self.members[index].incarnation()).then_some(old)
     }
 
-    /// What a store's shards can be read from beside the store: its predecessor, or what lies in its place and was the pool's once
-    /// (a disk that was not mounted when its place was taken in). Shards never change, so it does not matter how old that is.
-    /// None that is away.
+    /// Returns what a store's shards can be read from beside the store: its predecessor, or what lies in its place and was the
+    /// pool's once (a disk that was not mounted when its place was taken in). Shards never change, so it does not matter how
+    /// old these are. None that is away.
     pub(in crate::pool) fn also_read(&self, index: usize) -> Option<Arc<Member>> {
         let old = self.predecessor(index).filter(|old| old.standing().usable()).cloned();
         old.or_else(|| self.members[index].other_life().filter(|other| other.standing().usable()))
     }
 
-    /// What may have shards that a store lacks, whether it answers now or not: its predecessor, until all has come along. None
-    /// where the store is in its predecessor's own place, or where stores were given up for good with that one.
+    /// Returns what may have shards that a store lacks, whether it answers now or not: the store's predecessor, until all has
+    /// come along. None where the store is in its predecessor's own place, or where the predecessor's generation gave stores
+    /// up for good.
     pub(in crate::pool) fn may_still_have(&self, index: usize) -> Option<Arc<Member>> {
         let old = self.predecessor(index).filter(|old| old.url() != self.members[index].url());
         let is_given_up = self.before.as_ref().is_some_and(|before| !before.given_up.is_empty());
         old.filter(|_| !is_given_up).cloned()
     }
 
-    /// Whether all that belongs on a store has yet to come along to it.
+    /// Tells whether all that belongs on a store has yet to come along to it.
     pub(in crate::pool) fn is_new(&self, index: usize) -> bool {
         self.predecessor(index).is_some() || self.unfilled.contains(&index)
     }
@@ -70,13 +71,13 @@ impl Membership {
         self.acceptors.iter().filter_map(|i| self.members.get(*i))
     }
 
-    /// The acceptors that are asked.
+    /// Returns the acceptors that are asked.
     pub fn deciding(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.acceptor_members().filter(|m| !self.given_up.contains(&m.index()))
     }
 
-    /// How many of those decide: all, once some were given up. A majority of what is left would not meet every majority
-    /// that there was before.
+    /// Returns how many of the deciding acceptors decide: all, once some were given up. A majority of what is left would not
+    /// meet every majority that there was before.
     pub fn majority(&self) -> usize {
         match self.given_up.is_empty() {
             true => self.acceptors.len() / 2 + 1,
@@ -84,7 +85,7 @@ impl Membership {
         }
     }
 
-    /// So many of the deciding that every value which was ever chosen is known to one of them.
+    /// Returns how many of the deciding acceptors are enough that every value which was ever chosen is known to one of them.
     pub(in crate::pool) fn met_by_all(&self) -> usize {
         match self.given_up.is_empty() {
             true => self.acceptors.len() - self.majority() + 1,
@@ -92,7 +93,7 @@ impl Membership {
         }
     }
 
-    /// Whether a majority was given up: those that are left may not know what was chosen without them.
+    /// Tells whether a majority was given up: those that are left may not know what was chosen without them.
     pub(in crate::pool) fn is_guess(&self) -> bool {
         self.given_up.len() > self.acceptors.len() / 2
     }
@@ -105,7 +106,8 @@ impl Membership {
         asked.into_iter().filter(|(_, silent)| *silent).map(|(index, _)| index).collect()
     }
 
-    /// The acceptors that are to be given up for its registers to be decided; none while a majority answers.
+    /// Returns the acceptors that are to be given up for the generation's registers to be decided; no others than before while
+    /// those that are asked answer in sufficient number.
     pub(in crate::pool) async fn hopeless(&self) -> BTreeSet<usize> {
         let silent = self.silent().await;
         let given_up: BTreeSet<usize> = silent.union(&self.given_up).copied().collect();

@@ -9,19 +9,19 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::label::pool_of_label;
 use crate::base::{ChunkId, Epoch, PoolId, RegisterId, Seq, VolumeId};
 
-/// Where `repair` moves objects that aren't the pool's.
+/// Prefix of the keys to which `repair` moves objects that aren't the pool's.
 pub const ASIDE: &str = "aside/";
-/// Where stores are tried out.
+/// Prefix of the keys at which stores are tried out.
 pub const PROBES: &str = "probe/";
-/// Where registers are.
+/// Prefix of the keys of registers.
 pub const REGISTERS: &str = "reg/";
 
-/// The key of a chunk's shard.
+/// Returns the key of a chunk's shard.
 pub fn shard_key(id: &ChunkId, shard: usize) -> String {
     with_prefix(format!("{id}.{shard}"))
 }
 
-/// The key of a register's acceptor object.
+/// Returns the key of a register's acceptor object.
 pub fn register_key(id: RegisterId) -> String {
     format!("{REGISTERS}{id}")
 }
@@ -30,14 +30,14 @@ fn with_prefix(rest: String) -> String {
     format!("{:02x}/{rest}", xxh3_64(rest.as_bytes()) >> 56)
 }
 
-/// What a key names.
+/// The thing that a key names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Named {
     Shard(ChunkId, usize),
     Register(RegisterId),
-    /// This pool's label.
+    /// The label of this pool.
     Label(PoolId),
-    /// What was moved aside, or is there to try the store out.
+    /// An object that was moved aside, or that is there to try the store out.
     Other,
     Foreign,
 }

@@ -4,13 +4,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::ChunkId;
 
-/// The store (index) that holds shard `shard` of a chunk in a pool of `n` stores.
+/// Returns the store (index) that holds shard `shard` of a chunk in a pool of `n` stores.
 pub fn place(id: &ChunkId, shard: usize, n: usize) -> usize {
     let start = (xxh3_64(&id.volume.0.to_le_bytes()) % n as u64 + id.seq.0 % n as u64) % n as u64;
     (start as usize + shard) % n
 }
 
-/// The shard that store `index` holds of a chunk: the inverse of `place`.
+/// Returns the shard that store `index` holds of a chunk: the inverse of `place`.
 pub fn shard_on(id: &ChunkId, index: usize, n: usize) -> usize {
     (index + n - place(id, 0, n)) % n
 }

@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 
 use crate::base::rt::Instant;
 
-/// Answers remembered.
+/// Number of answers that are remembered.
 const RING: usize = 128;
-/// The newest answers, by which it is told whether a store is slow now.
+/// Number of the newest answers by which it is told whether a store is slow now.
 const RECENT: usize = 9;
 /// Upper ends of the size classes of data gets; the last class has no end.
 const CLASSES: [u64; 3] = [128 << 10, 1 << 20, 4 << 20];
 
-/// How much a data get asks for, roughly: a get of 16 MiB says nothing about how long one of 4 KiB may take.
+/// Rough size of what a data get asks for: a get of 16 MiB says nothing about how long one of 4 KiB may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SizeClass(usize);
 
@@ -28,10 +28,10 @@ impl SizeClass {
 #[derive(Debug, Default)]
 struct Ring {
     micros: VecDeque<u32>,
-    /// The same, in order: asked for before every request.
+    /// The times of `micros` in ascending order: they are asked for before every request.
     sorted: Vec<u32>,
     requests: u64,
-    /// Of the last requests, in order: did it fail? And how many did.
+    /// Outcomes of the last requests, in order: true for each that failed. `failed` is how many did.
     failures: VecDeque<bool>,
     failed: usize,
 }
@@ -44,7 +44,7 @@ pub struct Traffic {
     reads: [Mutex<Ring>; CLASSES.len() + 1],
     /// The last read that nobody waits for.
     tried: Mutex<Option<Instant>>,
-    /// Objects that it did not let us delete.
+    /// Number of objects that the store did not let us delete.
     undeleted: AtomicU64,
     /// The last deletion was refused for want of rights.
     keeps_all: AtomicBool,
@@ -70,13 +70,13 @@ impl Ring {
         self.sorted.insert(at, micros);
     }
 
-    /// The time within which `percent` of the last answers came; `None` before the first.
+    /// Returns the time within which `percent` of the last answers came; `None` before the first.
     fn percentile(&self, percent: usize) -> Option<Duration> {
         let at = (self.sorted.len() * percent).div_ceil(100).saturating_sub(1);
         self.sorted.get(at).map(|m| Duration::from_micros((*m).into()))
     }
 
-    /// The middle one of the newest answers; `None` before there are so many.
+    /// Returns the median of the newest answers' times; `None` before there are so many.
     fn recent(&self) -> Option<Duration> {
         let from = self.micros.len().checked_sub(RECENT)?;
         let mut newest: Vec<u32> = self.micros.range(from..).copied().collect();
@@ -86,7 +86,7 @@ impl Ring {
 }
 
 impl Traffic {
-    /// `read`: the size class, where it was a get of data.
+    /// Counts an answer. `read`: the size class, where it was a get of data.
     pub(in crate::pool) fn count(&self, took: Duration, read: Option<SizeClass>, failed: bool) {
         self.all.lock().count(took, failed);
         // One that failed says nothing about how long a read takes.
@@ -97,7 +97,7 @@ impl Traffic {
         }
     }
 
-    /// Whether the last read that nobody waits for is `every` ago: if so, this one is it.
+    /// Tells whether the last read that nobody waits for is `every` ago: if so, this one is it.
     pub(in crate::pool) fn try_now(&self, now: Instant, every: Duration) -> bool {
         let mut tried = self.tried.lock();
         let due = tried.is_none_or(|at| now.since(at) >= every);
@@ -107,13 +107,13 @@ impl Traffic {
         due
     }
 
-    /// The share of the last requests that failed.
+    /// Returns the share of the last requests that failed.
     pub(in crate::pool) fn error_rate(&self) -> f64 {
         let all = self.all.lock();
         all.failed as f64 / all.failures.len().max(1) as f64
     }
 
-    /// So many objects stay for want of rights; true the first time.
+    /// Counts so many objects that stay for want of rights; returns true the first time.
     pub(in crate::pool) fn not_deleted(&self, objects: u64) -> bool {
         self.keeps_all.store(true, Ordering::Relaxed);
         self.undeleted.fetch_add(objects, Ordering::Relaxed) == 0
@@ -121,7 +121,7 @@ impl Traffic {
     pub(in crate::pool) fn deleted(&self) {
         self.keeps_all.store(false, Ordering::Relaxed);
     }
-    /// Whether deletions are refused for want of rights, by the last one.
+    /// Tells whether deletions are refused for want of rights, by the last one.
     pub(in crate::pool) fn keeps_all(&self) -> bool {
         self.keeps_all.load(Ordering::Relaxed)
     }
@@ -135,11 +135,11 @@ impl Traffic {
     pub(in crate::pool) fn percentile(&self, percent: usize) -> Option<Duration> {
         self.all.lock().percentile(percent)
     }
-    /// Of data gets of this class; `None` before the first.
+    /// Returns the time within which `percent` of the last data gets of this class came; `None` before the first.
     pub(in crate::pool) fn reads_percentile(&self, class: SizeClass, percent: usize) -> Option<Duration> {
         self.reads[class.0].lock().percentile(percent)
     }
-    /// The median of the newest data gets of this class; `None` while there are too few to tell.
+    /// Returns the median of the newest data gets of this class; `None` while there are too few to tell.
     pub(in crate::pool) fn reads_recent(&self, class: SizeClass) -> Option<Duration> {
         self.reads[class.0].lock().recent()
     }

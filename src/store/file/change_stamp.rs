@@ -5,7 +5,7 @@ use rustix::fs::Stat;
 
 use crate::store::Etag;
 
-/// What tells whether a file is still the one whose etag was noted.
+/// The facts of a file that tell whether it is still the one whose etag was noted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Stamp {
     pub size: u64,

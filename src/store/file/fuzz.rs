@@ -8,7 +8,7 @@ pub fn some_names() -> Vec<Vec<u8>> {
     texts(&["a//b/", "./..", ".%d/.%dd", ".%=%25x", ".%+%00", "a\0b", ".%", &long])
 }
 
-/// Every key has a path below the root that no other key has, and each of its names is read again.
+/// Checks that a key has a path below the root that no other key has, and that each of its names is read again.
 pub fn names(data: &[u8]) {
     text(data, |text| {
         for name in text.split('/') {

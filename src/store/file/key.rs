@@ -30,11 +30,11 @@ pub(super) const HIDDEN: &str = ".%windlass";
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Element {
     disk: String,
-    /// How much of the key this and the names before it stand for; `None` inside a long component.
+    /// Length of the part of the key that this and the names before it stand for; `None` inside a long component.
     key_end: Option<usize>,
 }
 
-/// Where a key's object lives below the root.
+/// The place below the root where a key's object lives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct KeyPath {
     key: String,
@@ -71,7 +71,7 @@ fn escaped(component: &str) -> String {
     }
 }
 
-/// The names of one component: several when it is long.
+/// Returns the names of one component: several when it is long.
 fn names_of(component: &str) -> Vec<String> {
     let mut names = Vec::with_capacity(1);
     let mut rest = component;
@@ -96,7 +96,7 @@ fn names_of(component: &str) -> Vec<String> {
     }
 }
 
-/// What a name on disk stands for.
+/// The meaning of a name on disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Named {
     Component(String),
@@ -104,7 +104,7 @@ pub(super) enum Named {
     Start(String),
 }
 
-/// `None` for names that no key has.
+/// Reads a name on disk. `None` for names that no key has.
 pub(super) fn read_name(disk: &str) -> Option<Named> {
     let Some(tail) = disk.strip_prefix(MARK) else { return Some(Named::Component(disk.to_owned())) };
     if let Some(text) = tail.strip_prefix('+') {
@@ -119,7 +119,7 @@ pub(super) fn read_name(disk: &str) -> Option<Named> {
     Some(Named::Component(text))
 }
 
-/// Whether a component that was put together from these names is really kept under them.
+/// Tells whether a component that was put together from these names is really kept under them.
 pub(super) fn is_canonical(component: &str, names: &[String]) -> bool {
     names_of(component) == names
 }
@@ -170,22 +170,22 @@ impl KeyPath {
         &self.key
     }
 
-    /// The folder that holds the object, relative to the root.
+    /// Returns the folder that holds the object, relative to the root.
     pub fn folder(&self) -> String {
         joined(self.folders.iter())
     }
 
-    /// The object's name in that folder.
+    /// Returns the object's name in that folder.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The object's path relative to the root.
+    /// Returns the object's path relative to the root.
     pub fn path(&self) -> String {
         self.below_folder(&self.name)
     }
 
-    /// The object's path while a folder has its name.
+    /// Returns the object's path while a folder has its name.
     pub fn displaced(&self) -> String {
         self.below_folder(&format!("{DISPLACED}/{}", self.name))
     }
@@ -194,14 +194,14 @@ impl KeyPath {
         if self.folders.is_empty() { name.to_owned() } else { format!("{}/{name}", self.folder()) }
     }
 
-    /// Each folder on the way, outermost first: its path, and the key of an object that would have that path.
+    /// Returns each folder on the way, outermost first: its path, and the key of an object that would have that path.
     pub fn folders(&self) -> impl Iterator<Item = (String, Option<&str>)> {
         let key_at = |at: usize| self.folders[at].key_end.map(|end| &self.key[..end]);
         (0..self.folders.len()).map(move |at| (joined(self.folders[..=at].iter()), key_at(at)))
     }
 }
 
-/// The folder whose keys begin with `prefix`, a text that is empty or ends in a slash.
+/// Returns the folder whose keys begin with `prefix`, a text that is empty or ends in a slash.
 pub(super) fn folder_of(prefix: &str) -> String {
     match prefix.strip_suffix('/') {
         Some(inner) => joined(elements(inner).iter()),

@@ -14,7 +14,8 @@ use super::ownership::{heir, is_named};
 use super::root::{FILE_MODE, Root};
 use crate::base::{Error, Kind, Result};
 
-/// Holders need microseconds; one that is suspended must not take all worker threads with it.
+/// Time after which a lock is given up. Holders need microseconds; one that is suspended must not take all worker threads with
+/// it.
 const LOCK_WAIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 10 });
 
 /// A key's lock, shared with every other process that uses this folder.
@@ -60,7 +61,7 @@ pub(super) fn lock_key<'a>(root: &'a Root, dir: &OwnedFd, key: &str) -> Result<L
     }
 }
 
-/// `None` while another process has it.
+/// Locks a lock file, which is made if absent. `None` while another process has it.
 fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     loop {
@@ -83,8 +84,8 @@ fn try_flock(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Optio
     }
 }
 
-/// A new lock file; `EXIST`: another has made it meanwhile. One that root makes for the folder's owner is his before it has its
-/// name: in between, his process could not open it.
+/// Makes a new lock file; `EXIST`: another has made it meanwhile. One that root makes for the folder's owner is his before it
+/// has its name: in between, his process could not open it.
 fn make(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let linked = match heir(dir)? {
@@ -99,7 +100,7 @@ fn make(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// `None` on a filesystem without hard links.
+/// Makes a lock file under a temporary name, then links it to its name. `None` on a filesystem without hard links.
 fn linked(root: &Root, dir: &OwnedFd, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
     let temp = root.temp_in(dup(dir)?)?;
     match root.in_hidden(dir, "locks", || temp.link(path)) {

@@ -13,9 +13,9 @@ use crate::store::{Etag, List, Listed, Page};
 /// Something in a folder that keys go through.
 #[derive(Debug)]
 struct Entry {
-    /// Files: the whole key. Folders: what the keys inside begin with, up to and with the slash.
+    /// The whole key of a file; of a folder what the keys inside begin with, up to and with the slash.
     key: String,
-    /// Relative to the root.
+    /// Path relative to the root.
     path: String,
     is_folder: bool,
 }
@@ -74,7 +74,7 @@ impl Lister<'_> {
         self.list.delimited && key.len() > self.list.prefix.len()
     }
 
-    /// Whether another name fits; notes where the next page begins when not.
+    /// Tells whether another name fits on the page; if not, notes where the next page begins.
     fn has_room(&mut self) -> bool {
         if self.page.objects.len() + self.page.prefixes.len() < self.max {
             return true;
@@ -130,7 +130,7 @@ impl Lister<'_> {
         Ok(true)
     }
 
-    /// Whether any object lies below: empty folders are not shown.
+    /// Tells whether any object lies below a folder: empty folders are not shown.
     fn has_any(&self, path: &str, key: &str) -> Result<bool> {
         let mut folders = Vec::new();
         let no_file = self.gather(path, key, &Begun::default(), &mut |entry| {
@@ -158,7 +158,7 @@ impl Lister<'_> {
         in_prefix && (after < key.as_str() || inside)
     }
 
-    /// What of a folder may belong on this page, in the keys' order.
+    /// Returns the entries of a folder that may belong on this page, in the keys' order.
     fn entries(&self, path: &str, key: &str) -> Result<Vec<Entry>> {
         let mut folders = Vec::new();
         let mut files = Vec::new();

@@ -31,16 +31,16 @@ const BUFFER: usize = 1 << 20;
 const DIRECT_MIN: usize = 1 << 20;
 /// A file changed this recently may change again without its mtime moving; its etag isn't kept yet.
 const RACY_MS: u64 = 2000;
-/// Larger files of other programs are not read for their etag.
+/// Size in bytes above which files of other programs are not read for their etag.
 const HASH_MAX: u64 = 64 << 20;
-/// How often a file that changes under us is read anew.
+/// Number of times that a file which changes under us is read for its etag.
 const TRIES: usize = 3;
 
 pub(super) fn etag_of(hash: u128) -> Etag {
     Etag(format!("{hash:032x}"))
 }
 
-/// Of a file too large to be read for it.
+/// Returns the etag of a file that is too large to be read for it.
 fn etag_of_state(stat: &Stat) -> Etag {
     let changed = (stat.st_ctime, stat.st_ctime_nsec);
     etag_of(xxh3_128(format!("{:?} {changed:?} {}", Stamp::of(stat), stat.st_dev).as_bytes()))
@@ -65,7 +65,7 @@ fn text_of(etag: &Etag, stamp: Stamp, attrs: &Attrs) -> String {
     text
 }
 
-/// The noted etag if it still counts, and the attributes. What can't be read counts as not there.
+/// Returns the noted etag if it still counts, and the attributes. What can't be read counts as not there.
 fn read_text(text: &str, stamp: Stamp) -> (Option<Etag>, Attrs) {
     let (line, json) = text.split_once('\n').unwrap_or((text, "{}"));
     let kept: Kept = serde_json::from_str(json).unwrap_or_default();
@@ -141,7 +141,7 @@ pub(super) fn write_body(file: &OwnedFd, body: &[u8]) -> rustix::io::Result<()> 
     write_at(file, &body[written..], written as u64)
 }
 
-/// How many bytes were written: none where the filesystem refuses.
+/// Writes the bytes past the page cache. Returns how many were written: none where the filesystem refuses.
 fn write_direct(file: &OwnedFd, pages: &[u8]) -> rustix::io::Result<usize> {
     let flags = fcntl_getfl(file)?;
     if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
@@ -187,7 +187,7 @@ impl Object {
         self.stat.st_size as u64
     }
 
-    /// Nobody edited the file since it was opened.
+    /// Tells whether nobody edited the file since it was opened.
     pub fn is_unchanged(&self) -> rustix::io::Result<bool> {
         Ok(Stamp::of(&fstat(&self.file)?) == Stamp::of(&self.stat))
     }
@@ -207,7 +207,7 @@ impl Root {
         }
     }
 
-    /// Whether a path is an object's; needs no right to read it.
+    /// Tells whether a path is an object's; needs no right to read it.
     pub(super) fn has_file(&self, root: &OwnedFd, path: &str) -> rustix::io::Result<bool> {
         match open_at(root, path, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(file) => Ok(is_file(&fstat(&file)?)),

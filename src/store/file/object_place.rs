@@ -10,16 +10,16 @@ use super::key_lock::lock_key;
 use super::root::{FileLife, Root, dir_life, open_dir, present_ok};
 use crate::base::{Error, Kind, Result};
 
-/// How often a put starts over because others made and removed its folders meanwhile.
+/// Number of times that a put is tried while others make and remove its folders.
 const TURNS: usize = 1000;
-/// What was changed longer ago survives a power cut: the system writes everything out within half of this.
+/// Age from which on a change survives a power cut without our help: the system writes everything out within half of this.
 const YOUNG_MS: u64 = 60_000;
 
 fn life(stat: &Stat) -> FileLife {
     (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64)
 }
 
-/// What has a name in a folder, itself and not what it links to.
+/// Returns the kind of what has a name in a folder, not of what it links to; `None` where nothing has the name.
 fn kind_at(dir: impl AsFd, name: &str) -> rustix::io::Result<Option<FileType>> {
     match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
@@ -29,7 +29,7 @@ fn kind_at(dir: impl AsFd, name: &str) -> rustix::io::Result<Option<FileType>> {
     }
 }
 
-/// Where an object is to be put.
+/// The place where an object is to be put.
 #[derive(Debug)]
 pub(super) struct Spot {
     pub dir: OwnedFd,
@@ -44,8 +44,8 @@ impl Spot {
 }
 
 impl Root {
-    /// The folders on the way to an object, made where they are missing. An object that has the name of such a
-    /// folder moves aside.
+    /// Makes the folders on the way to an object where they are missing. An object that has the name of such a folder moves
+    /// aside.
     fn make_folders(&self, root: &OwnedFd, path: &KeyPath) -> Result<()> {
         let doing = || format!("making the folder of {:?}", path.key());
         for (folder, key) in path.folders() {
@@ -177,15 +177,15 @@ impl Root {
         Ok(())
     }
 
-    /// A file that was just put here, durably.
+    /// Notes a file that was just put here, durably.
     pub fn note_settled(&self, file: &OwnedFd) {
         if let Ok(stat) = fstat(file) {
             self.settled.lock().put(life(&stat), ());
         }
     }
 
-    /// Another process may have moved an object to its place and not made that durable yet. Whoever builds on what he
-    /// reads (a register's majority, a takeover's count) needs that it stays.
+    /// Makes an object durable that was read. Another process may have moved it to its place and not made that durable yet,
+    /// and whoever builds on what he reads (a register's majority, a takeover's count) needs that it stays.
     pub fn settle_what_was_read(
         &self,
         root: &OwnedFd,

@@ -15,7 +15,7 @@ use super::root::{FOLDER_MODE, Root};
 
 type Owner = (Option<Uid>, Option<Gid>);
 
-/// The folder's owner, where this process is root and the folder is not. `None`: what is made stays its maker's.
+/// Returns the folder's owner, where this process is root and the folder is not. `None`: what is made stays its maker's.
 pub(super) fn heir(root: &OwnedFd) -> rustix::io::Result<Option<Owner>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -34,7 +34,8 @@ pub(super) fn give(root: &OwnedFd, file: &OwnedFd) -> rustix::io::Result<()> {
     }
 }
 
-/// Where root may not give anything away (a container without that capability), what it makes stays its maker's.
+/// Gives a file that root has made to this owner. Where root may not give anything away (a container without that capability),
+/// the file stays root's.
 fn give_to((user, group): Owner, file: &OwnedFd) -> rustix::io::Result<()> {
     if fstat(file)?.st_uid != 0 {
         return Ok(());
@@ -88,13 +89,14 @@ impl Root {
     }
 }
 
-/// By its descriptor: what has the name by now may be another's.
+/// Gives a folder that was just made to this owner, by its descriptor: what has the name by now may be another's.
 fn give_dir(root: &OwnedFd, path: &str, owner: Owner) -> rustix::io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     give_to(owner, &openat(root, path, flags, Mode::empty())?)
 }
 
-/// A lock file is removed by who holds its lock: whoever waits for it sees that the file has no name any more, and makes another.
+/// Removes a lock file or a hidden folder. A lock file is removed only by who holds its lock: whoever waits for it sees that
+/// the file has no name any more, and makes another.
 fn remove(root: &OwnedFd, path: &str) -> rustix::io::Result<()> {
     if !path.contains("/locks/") {
         return unlinkat(root, path, AtFlags::REMOVEDIR);
@@ -108,8 +110,8 @@ fn remove(root: &OwnedFd, path: &str) -> rustix::io::Result<()> {
     }
 }
 
-/// Whether the file still has this name. The number of its names would not tell on a filesystem that gives a file which is removed
-/// while it is open another one (NFS).
+/// Tells whether the file still has this name. The number of its names would not tell on a filesystem (NFS) that gives a file
+/// which is removed while it is open another name.
 pub(super) fn is_named(root: &OwnedFd, path: &str, file: &OwnedFd) -> rustix::io::Result<bool> {
     let open = fstat(file)?;
     match statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {

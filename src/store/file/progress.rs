@@ -11,25 +11,25 @@ use parking_lot::Mutex;
 
 use crate::base::rt::{Instant, Rt};
 
-/// A step that takes so long, and longer for the bytes that it writes and syncs, hangs.
+/// Time after which a step hangs; longer by the time for the bytes that the step writes and syncs.
 const HANGS_AFTER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 3 });
 /// The slowest disk that is taken for one that works.
 const BYTES_A_SECOND: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
 struct State {
-    /// When a put last ended a step.
+    /// The time at which a put last ended a step.
     last: Instant,
     begun: u64,
     /// Puts under way: since when each is at its step, and how many bytes the step writes and syncs.
     at: BTreeMap<u64, (Instant, u64)>,
 }
 
-/// See the module.
+/// The steps of the puts into a folder, by which it is told whether they get on.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     state: Mutex<State>,
-    /// While a test holds it, each step waits at its beginning, as in a filesystem that hangs.
+    /// A lock for tests: while a test holds it, each step waits at its beginning, as in a filesystem that hangs.
     #[cfg(test)]
     pub hang: Mutex<()>,
 }
@@ -51,7 +51,7 @@ impl Progress {
         Step { of: self, rt, number }
     }
 
-    /// For how long no put has got on, when they hang.
+    /// Returns for how long no put has got on, when the puts hang.
     pub fn hangs(&self, now: Instant) -> Option<Duration> {
         let state = self.state.lock();
         let waits = |(since, bytes): &(Instant, u64)| {
@@ -63,7 +63,7 @@ impl Progress {
 }
 
 impl Step<'_> {
-    /// The step before is over; the next one writes and syncs so many bytes.
+    /// Ends the step before; the next one writes and syncs so many bytes.
     pub fn next(&self, bytes: u64) {
         let now = self.rt.now();
         let mut state = self.of.state.lock();

@@ -25,7 +25,7 @@ use crate::base::{Error, Kind, Result};
 use crate::store::Space;
 
 const XATTR_PROBE: &str = "user.windlass.probe";
-/// How often hidden folders are made that others take away again.
+/// Number of times that hidden folders are made which others take away again.
 const HIDDEN_TURNS: usize = 100;
 
 /// A folder in one of its lives: device, inode and time of birth, where the filesystem keeps that. A folder made anew under
@@ -51,18 +51,18 @@ pub(super) struct Root {
     pub rt: Rt,
     /// Folders whose own entry is known to survive a power cut.
     pub(super) durable: Mutex<lru::LruCache<DirLife, ()>>,
-    /// Young objects that are known to survive one.
+    /// Young objects that are known to survive a power cut.
     pub(super) settled: Mutex<lru::LruCache<FileLife, ()>>,
     pub(super) tidied: AtomicBool,
-    /// One a lock file.
+    /// One lock for each lock file.
     pub(super) turns: Vec<Mutex<()>>,
     pub remembered: Remembered,
     /// Lock files and hidden folders that this process has made.
     pub(super) made: Mutex<BTreeSet<String>>,
 }
 
-/// Of folders and files that are made here: what is stored is its owner's alone. Others are let in by who owns it (`chmod`):
-/// what exists keeps its permissions, and so does an object's file that is replaced.
+/// Mode of folders that are made here, as `FILE_MODE` of files: what is stored is its owner's alone. Others are let in by who
+/// owns it (`chmod`): what exists keeps its permissions, and so does an object's file that is replaced.
 pub(super) const FOLDER_MODE: Mode = Mode::RWXU;
 pub(super) const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -84,7 +84,7 @@ pub(super) fn is_dir(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Absence is fine; everything else that goes wrong is told.
+/// Takes it as done where nothing is there; everything else that goes wrong is told.
 pub(super) fn absent_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match out {
         Err(Errno::NOENT) => Ok(()),
@@ -92,7 +92,7 @@ pub(super) fn absent_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
     }
 }
 
-/// That something is there already is fine.
+/// Takes it as done where something is there already; everything else that goes wrong is told.
 pub(super) fn present_ok(out: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match out {
         Err(Errno::EXIST) => Ok(()),
@@ -117,7 +117,7 @@ impl Root {
         }
     }
 
-    /// The folder itself. That it isn't there, or another is, is an error; that an object isn't is none.
+    /// Opens the folder itself. That it isn't there, or another is, is an error; that an object isn't is none.
     pub fn open(&self) -> Result<OwnedFd> {
         let root = self.open_or(Kind::Unavailable)?;
         if let Some(opened) = self.opened.get()
@@ -136,7 +136,7 @@ impl Root {
         Ok(root)
     }
 
-    /// The room on its filesystem.
+    /// Returns the room on the folder's filesystem.
     pub fn space(&self) -> Result<Space> {
         let root = self.open()?;
         let look = || Ok((fstat(&root)?, fstatvfs(&root)?));
@@ -146,8 +146,8 @@ impl Root {
         Ok(Space { filesystem: stat.st_dev, used_bytes, free_bytes: bytes(room.f_bavail) })
     }
 
-    /// When the folder that was opened was born, where its filesystem keeps that. Its device and some filesystems' inodes have
-    /// other numbers at the next mount.
+    /// Returns when the folder that was opened was born, where its filesystem keeps that. Its device and some filesystems'
+    /// inodes have other numbers at the next mount.
     pub fn born(&self) -> Option<String> {
         let (.., seconds, nanos) = *self.opened.get()?;
         (seconds != 0).then(|| format!("{seconds}.{nanos:09}"))
@@ -168,7 +168,7 @@ impl Root {
         })
     }
 
-    /// An error of the filesystem, with what was being done.
+    /// Returns an error of the filesystem, with what was being done.
     pub fn failed(&self, doing: &str, e: Errno) -> Error {
         if e == Errno::OPNOTSUPP {
             return self.no_xattrs();
@@ -200,8 +200,8 @@ impl Root {
         Ok(())
     }
 
-    /// For a place that is to become a store: it must be there, and survive a power cut. It is not made: a misspelt path
-    /// would become a store.
+    /// Checks a place that is to become a store, and makes its name survive a power cut. The folder must be there, and is not
+    /// made: a misspelt path would become a store.
     pub fn adopt(&self) -> Result<()> {
         self.check().map_err(|e| match e.kind() {
             Kind::NotFound => {

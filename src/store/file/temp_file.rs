@@ -18,7 +18,7 @@ use super::root::{FILE_MODE, Root, is_dir, is_file, open_dir};
 use crate::base::Result;
 use crate::base::known_time::age_ms;
 
-/// Temporary files that are older than this were left by a crash, where the filesystem can't tell whether somebody holds them.
+/// Age from which on temporary files were left by a crash, where the filesystem can't tell whether somebody holds them.
 const STALE_MS: u64 = 24 * 3600 * 1000;
 
 /// A file under `.%windlass/tmp`, gone again unless it was moved to its place.
@@ -107,7 +107,7 @@ impl Root {
         }
     }
 
-    /// The file, if nobody writes it any more: locked, where the filesystem can do that.
+    /// Opens the file, if nobody writes it any more: locked, where the filesystem can do that.
     fn left(&self, root: &OwnedFd, path: &str, stat: &Stat) -> Option<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(root, path, flags, Mode::empty()).ok()?;

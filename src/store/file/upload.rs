@@ -21,7 +21,7 @@ use super::root::{absent_ok, open_at, open_dir};
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Part, Put, When};
 
-/// What S3 demands of every part but the last.
+/// Least size that S3 demands of every part but the last.
 const PART_MIN: u64 = 5 << 20;
 const PARTS_MAX: u32 = 10_000;
 const ABOUT: &str = "about";

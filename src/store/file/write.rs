@@ -25,7 +25,7 @@ use crate::store::{Attrs, Etag, Put, When};
 const LAST_STEP: u64 = 7 << 20;
 
 impl Inner {
-    /// Whether the condition holds right now.
+    /// Tells whether the condition holds right now.
     fn allows(&self, root: &OwnedFd, path: &KeyPath, when: &When) -> Result<bool> {
         if *when == When::Always {
             return Ok(true);
@@ -134,7 +134,7 @@ impl Inner {
         self.delete_if(keys.iter().map(|key| (key, When::Always))).map(|_| ())
     }
 
-    /// False: some have other etags.
+    /// Deletes the objects that have these etags. False: some have other etags, and stay.
     pub(super) fn delete_same(&self, objects: &[(String, Etag)]) -> Result<bool> {
         self.delete_if(objects.iter().map(|(key, etag)| (key, When::Matches(etag.clone()))))
     }

@@ -14,24 +14,25 @@ use super::trial::Trial;
 use crate::base::{Error, Kind, Result};
 use crate::store::{ByteRange, Cause, Etag, Put, When};
 
-/// Rounds that told nothing, since too few writers were answered, are made again up to so often.
+/// Number of rounds that are made again because they told nothing, since too few writers were answered.
 const UNTOLD_MAX: usize = 8;
-/// Writers and rounds where the server takes one write of a key after another.
+/// Numbers of writers and of rounds where the server takes one write of a key after another.
 const THROTTLED_WRITERS: usize = 3;
 const THROTTLED_ROUNDS: usize = 2;
-/// Between the last write of a key and those who come together.
+/// Pause between the last write of a key and the writers that come together.
 const THROTTLED_REST: Duration = Duration::from_millis(1500);
 
-/// Where writers who come together wait for each other, few writers and rounds are enough too: the server takes them in turn
-/// (SeaweedFS has a writer that found the key's lock taken try again a second later, so that many take long).
+/// Number of writers where those who come together wait for each other, as `IN_TURN_ROUNDS` of rounds. Few are enough: the
+/// server takes them in turn (SeaweedFS has a writer that found the key's lock taken try again a second later, so that many
+/// take long).
 const IN_TURN_WRITERS: usize = 4;
 const IN_TURN_ROUNDS: usize = 2;
-/// Writers wait for each other where for so much longer than one alone takes, and so long, none of them is answered. A host
-/// that is busy answers late too, but now this writer, now that.
+/// Factor of the time of one writer alone: where none of many is answered for so much longer, and for `IN_TURN_MIN` at least,
+/// the writers wait for each other. A host that is busy answers late too, but now this writer, now that.
 const IN_TURN_FACTOR: u32 = 4;
 const IN_TURN_MIN: Duration = Duration::from_millis(500);
 
-/// What became of a round's writers.
+/// The outcomes of a round's writers.
 struct Round {
     /// The writers that were told that they had stored, each with the etag.
     stored: Vec<(usize, Etag)>,
@@ -61,13 +62,13 @@ impl Round {
         round
     }
 
-    /// Whether enough writers were answered.
+    /// Tells whether enough writers were answered.
     fn tells(&self, writers: usize) -> bool {
         2 * (self.stored.len() + self.refused + self.throttled) >= writers
     }
 
-    /// Whether all were turned away for a write before them. Where one was let in, the others may have lost to that (S3 answers
-    /// some of them that a conflicting write is under way).
+    /// Tells whether all were turned away for a write before them. Where one was let in, the others may have lost to that one
+    /// (S3 answers some of them that a conflicting write is under way).
     fn turned_away(&self) -> bool {
         self.throttled > 0 && self.stored.is_empty() && self.refused == 0
     }
@@ -78,11 +79,11 @@ impl Round {
     }
 }
 
-/// How a server takes writers who come together.
+/// A server's way to take writers who come together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
     Together,
-    /// One after another; the others wait.
+    /// The server takes one after another; the others wait.
     InTurn,
     /// All were turned away for a write before them.
     TurnedAway,
@@ -97,7 +98,7 @@ impl Pace {
         }
     }
 
-    /// Before the writers come.
+    /// Returns the pause before the writers come.
     fn rest(self) -> Duration {
         match self {
             Pace::Together | Pace::InTurn => Duration::ZERO,
@@ -106,10 +107,10 @@ impl Pace {
     }
 }
 
-/// What a round's object is, and what its writers ask for.
+/// The object with which a round begins, and the condition of its writers.
 struct Start {
     key: String,
-    /// What is there before the writers come.
+    /// The contents of the object before the writers come; `None`: it is not there.
     base: Option<Bytes>,
     when: When,
 }
@@ -136,11 +137,11 @@ impl Start {
     }
 }
 
-/// What rounds of a promise have shown.
+/// The result of the rounds of a promise.
 pub(super) struct Shown {
     /// Rounds that told something.
     pub rounds: usize,
-    /// At the same moment, in the last round.
+    /// Number of writers at the same moment, in the last round.
     pub writers: usize,
     pub verdict: Verdict,
 }
@@ -181,7 +182,7 @@ pub(super) async fn contest(trial: &Trial<'_>, promise: Promise) -> Result<Shown
     Ok(shown)
 }
 
-/// What so many writers have shown, and how they were taken.
+/// Lets so many writers come together; returns what they have shown, and how the server took them.
 async fn round(
     trial: &Trial<'_>,
     promise: Promise,
@@ -213,7 +214,7 @@ async fn round(
     Ok((judged(trial, promise, (&start, &bodies), (number, round)).await?, pace))
 }
 
-/// The longest time in which nobody was answered, of writers of whom each was answered after so long.
+/// Returns the longest time in which nobody was answered, of writers of whom each was answered after so long.
 fn longest_silence(mut answered: Vec<Duration>) -> Duration {
     answered.sort_unstable();
     let before = [Duration::ZERO].into_iter().chain(answered.iter().copied());

@@ -15,10 +15,10 @@ const SMALL: usize = 1000;
 const NAMES: usize = 5;
 const PAGE: usize = 2;
 
-/// One need.
+/// A need of mounts that a bucket has to meet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum FileNeed {
-    /// What was deleted is neither read nor listed.
+    /// An object that was deleted is neither read nor listed.
     Deletes,
     /// A listing in pages has each name once and in order, right after it was written.
     Lists,
@@ -26,7 +26,7 @@ pub enum FileNeed {
     Directories,
     /// An object keeps its metadata and its content type.
     Attributes,
-    /// So does one whose key ends in "/".
+    /// An object whose key ends in "/" keeps its metadata and its content type.
     DirectoryAttributes,
     /// The server copies an object.
     Copies,
@@ -51,7 +51,7 @@ impl FileNeed {
         FileNeed::PartCopies,
     ];
 
-    /// What a mount does without it; `None`: nothing can be mounted.
+    /// Describes what a mount does without the need; `None`: nothing can be mounted.
     pub fn without(self) -> Option<&'static str> {
         match self {
             FileNeed::Deletes | FileNeed::Lists | FileNeed::Directories | FileNeed::Parts => None,
@@ -98,7 +98,7 @@ pub async fn prove_files(
     trial.clean().await.map(|()| all)
 }
 
-/// How the store falls short, if it does.
+/// Describes how the store falls short of the need, if it does.
 async fn broken(trial: &Trial<'_>, need: FileNeed) -> Result<Option<&'static str>> {
     match need {
         FileNeed::Deletes => deletes(trial).await,
@@ -132,7 +132,7 @@ async fn deletes(trial: &Trial<'_>) -> Result<Option<&'static str>> {
     Ok((!page.is_empty()).then_some("what was deleted is listed still"))
 }
 
-/// All names below a prefix, page by page. An error: it goes on for longer than there are names.
+/// Lists all names below a prefix, page by page. An error: the listing goes on for longer than there are names.
 async fn listed(trial: &Trial<'_>, prefix: &str) -> Result<Vec<String>> {
     let mut list = List { prefix: prefix.to_owned(), max: PAGE, ..List::default() };
     let mut names = Vec::new();
@@ -187,7 +187,7 @@ async fn attributes(trial: &Trial<'_>, key: &str, how: &'static str) -> Result<O
     Ok((!is_kept).then_some(how))
 }
 
-/// Whether an object is just this.
+/// Tells whether an object has just these bytes.
 async fn is(trial: &Trial<'_>, key: &str, wanted: &[&[u8]]) -> Result<bool> {
     let wanted = wanted.concat();
     let found = trial.bucket.get(key, ByteRange::Whole { max: 2 * PART as u64 }, Cause::Probe).await?;
@@ -213,7 +213,7 @@ async fn copies_named(trial: &Trial<'_>) -> Result<Option<&'static str>> {
     Ok(stored(put)?.map(|_| "a copy ignores which version of its source was named"))
 }
 
-/// An upload of two parts, of which `first` makes the first. It is taken back when it fails.
+/// Makes an upload of two parts, of which `first` makes the first. The upload is taken back when it fails.
 async fn put_together(
     trial: &Trial<'_>,
     key: &str,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::base::rt::{Instant, Rt};
 
-/// How long after it was shown the bucket is taken to be there. A lookup that lists and then looks needs no third
+/// Time for which the bucket is taken to be there after it was shown. A lookup that lists and then looks needs no third
 /// request; a bucket that is gone is missed for this long by those who only look.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -29,11 +29,11 @@ pub(super) enum Bare {
     Deleted = 16,
 }
 
-/// See the module.
+/// The facts that a server's answers have shown of it.
 #[derive(Debug)]
 pub(super) struct Trust {
     rt: Rt,
-    /// When the bucket was last shown by an answer that only its own server gives.
+    /// The time at which the bucket was last shown by an answer that only its own server gives.
     shown: Mutex<Option<Instant>>,
     /// The kinds of bare answers that have come with an id.
     with_ids: AtomicU8,
@@ -48,7 +48,7 @@ impl Trust {
         &self.rt
     }
 
-    /// An answer has just shown the bucket.
+    /// Notes that an answer has just shown the bucket.
     pub fn show(&self) {
         *self.shown.lock() = Some(self.rt.now());
     }
@@ -57,7 +57,7 @@ impl Trust {
         self.shown.lock().is_some_and(|at| self.rt.now().since(at) < FRESH)
     }
 
-    /// False: answers of this kind have come with an id, and this one has none.
+    /// Tells whether an answer is the server's own. False: answers of this kind have come with an id, and this one has none.
     pub fn is_own(&self, kind: Bare, id: Option<&str>) -> bool {
         let bit = kind as u8;
         match id {

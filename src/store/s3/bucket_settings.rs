@@ -41,7 +41,7 @@ fn date_of(answer: &HttpResponse) -> Option<i64> {
     DateTime::from_str(text, DateTimeFormat::HttpDate).ok()?.to_millis().ok()
 }
 
-/// What a refusal of such a question means. `none`: S3's code for "nothing of the kind is set".
+/// Returns what a refusal of a question about the bucket means. `none`: S3's code for "nothing of the kind is set".
 fn unless_none<T, E>(url: &str, none: &str, nothing: T, e: SdkError<E, HttpResponse>) -> Asked<T>
 where
     E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
@@ -68,7 +68,7 @@ impl S3Store {
         BucketRules { ahead_ms, versioning, lifecycle, public, retention }
     }
 
-    /// Any answer tells the time, also one that denies.
+    /// Asks by how many milliseconds the server's clock is ahead. Any answer tells the time, also one that denies.
     pub(super) async fn ahead_now(&self) -> Asked<i64> {
         let now = || i64::try_from(self.trust.rt().wall_ms()).unwrap_or(i64::MAX);
         let (told, before) = (AnswerTime::default(), now());
@@ -124,7 +124,7 @@ fn retention(of: &DefaultRetention) -> Option<String> {
     }
 }
 
-/// What a rule does to objects; `None`: nothing, or nothing to ours, which carry no tags.
+/// Reads what a rule does to objects; `None`: nothing, or nothing to ours, which carry no tags.
 #[allow(deprecated)] // the prefix outside of a filter: old rules have it
 fn rule(of: &Rule) -> Option<LifecycleRule> {
     let filter = of.filter();

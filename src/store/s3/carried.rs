@@ -21,7 +21,7 @@ pub(super) type Extra = Vec<(String, String)>;
 /// User metadata as the SDK takes it.
 pub(super) type User = Option<HashMap<String, String>>;
 
-/// What a request says of the object that it makes.
+/// The description that a request gives to the object which it makes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Description {
     pub content_type: Option<String>,
@@ -40,7 +40,7 @@ impl Description {
     }
 }
 
-/// User metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
+/// Returns user metadata for the SDK, and as headers what the SDK does not take: text that is no ASCII.
 fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
     let (mut user, mut extra) = (HashMap::new(), Extra::new());
     for (name, value) in &attrs.user {
@@ -60,19 +60,21 @@ fn user_out(attrs: &Attrs) -> Result<(User, Extra)> {
     Ok(((!user.is_empty()).then_some(user), extra))
 }
 
-/// The class of what takes an object's place. One of an archive is not kept: what was restored would be unreadable again.
+/// Returns the class of what takes an object's place. One of an archive is not kept: what was restored would be unreadable
+/// again.
 pub(super) fn class_of(class: &str) -> Option<StorageClass> {
     (!matches!(class, "GLACIER" | "DEEP_ARCHIVE")).then(|| class.into())
 }
 
-/// How the bytes are encoded. `aws-chunked` is of an upload's transport; some servers keep it by mistake.
+/// Returns the encoding of an object's bytes. `aws-chunked` is left out: it is of an upload's transport, and some servers keep
+/// it by mistake.
 fn encoding(told: &str) -> Option<String> {
     let kept: Vec<&str> =
         told.split(',').map(str::trim).filter(|e| *e != "aws-chunked" && !e.is_empty()).collect();
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
-/// The headers of an answer that whatever replaces the object has to carry.
+/// Returns the headers of an answer that whatever replaces the object has to carry.
 pub(super) fn headers<'a>(
     all: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
 ) -> BTreeMap<String, String> {
@@ -102,7 +104,7 @@ macro_rules! carried_in {
 pub(super) use carried_in;
 
 impl S3Store {
-    /// Whether an object whose answer tells so many tags may have some.
+    /// Tells whether an object whose answer tells so many tags may have some; notes whether this server tells them.
     pub(super) fn may_have_tags(&self, told: Option<i32>) -> bool {
         let tags = &self.tags;
         match told {
@@ -114,7 +116,7 @@ impl S3Store {
         }
     }
 
-    /// What a request that puts `key` anew says of it.
+    /// Returns the description with which a request puts `key` anew.
     pub(super) async fn describe(&self, key: &str, attrs: &Attrs) -> Result<Description> {
         let mut description = Description::of(attrs, &attrs.carried)?;
         if attrs.carried.may_have_tags {
@@ -123,7 +125,7 @@ impl S3Store {
         Ok(description)
     }
 
-    /// What is to be said of a copy of an object, as far as `attrs` does not say otherwise.
+    /// Returns the description of a copy of an object: the object's own, as far as `attrs` does not say otherwise.
     pub(super) async fn describe_like(
         &self,
         key: &str,
@@ -137,7 +139,7 @@ impl S3Store {
         Ok(description)
     }
 
-    /// An object's tags as a header has them; none where it has none.
+    /// Returns an object's tags as a header has them; none where it has none.
     async fn tags_of(&self, key: &str) -> Result<Option<String>> {
         if self.tags.none_here.load(Ordering::Relaxed) {
             return Ok(None);

@@ -41,10 +41,10 @@ use crate::store::s3::passwd_file;
 use crate::store::url::{S3Place, Sse};
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// From the first byte sent to the first one received. The retry layer knows what a request carries and waits
+/// Longest time from the first byte sent to the first one received. The retry layer knows what a request carries and waits
 /// less; this is for copies of large objects, which some servers answer only when they are done.
 const ANSWER: Duration = Duration::from_secs(900);
-/// The same of web servers.
+/// Longest time from the first byte sent to a web server to the first one received.
 const WEB_ANSWER: Duration = Duration::from_secs(30);
 const FILE_MAX: usize = 1 << 20;
 
@@ -53,13 +53,14 @@ const FILE_MAX: usize = 1 << 20;
 pub(super) struct Shared {
     rt: Rt,
     authorities: Option<Vec<u8>>,
-    /// What requests for objects are sent by.
+    /// The connector by which requests for objects are sent.
     connector: SharedHttpConnector,
-    /// The same for the SDK.
+    /// The client by which the SDK sends.
     http: SharedHttpClient,
 }
 
-/// Connections live on the runtime that made them: stores of another one (tests) get their own.
+/// The clients of all stores that are open. Connections live on the runtime that made them: stores of another one (tests) get
+/// their own.
 static SHARED: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
 fn shared(rt: &Rt, authorities: Option<Vec<u8>>, place: &S3Place) -> Result<Arc<Shared>> {
@@ -94,13 +95,14 @@ fn tls(authorities: Option<&[u8]>) -> Result<TlsContext> {
     context.map_err(|e| Error::new(Kind::Internal, "TLS can't be set up").because(e))
 }
 
-/// What asks web servers that are no stores: with this host's authorities, and through the proxy that the environment names.
+/// Makes a connector for web servers that are no stores, with this host's authorities, and through the proxy that the
+/// environment names.
 pub fn web_client() -> Result<SharedHttpConnector> {
     let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT).read_timeout(WEB_ANSWER).build();
     Ok(client(&settings, tls(None)?).0)
 }
 
-/// The SDK panics on certificates that it can't read, when the first request is made: they are read here first.
+/// Reads certificates before the SDK does: it panics on those that it can't read, when the first request is made.
 fn check_authorities(pem: &[u8]) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for der in CertificateDer::pem_slice_iter(pem) {
@@ -109,7 +111,7 @@ fn check_authorities(pem: &[u8]) -> Result<(), String> {
     if roots.is_empty() { Err("it holds none".into()) } else { Ok(()) }
 }
 
-/// What every write asks the server to do with the bytes.
+/// The encryption that every write asks of the server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seal {
     pub sse: Option<ServerSideEncryption>,
@@ -158,23 +160,23 @@ pub(super) struct Connection {
     pub identity: String,
     /// Sends a checksum with every body.
     pub checked: Client,
-    /// For servers that don't take that.
+    /// Sends only checksums that an operation must have, for servers that don't take them with every body.
     pub plain: Client,
     /// The way past most of the SDK, where there is one.
     pub direct: Option<DirectClient>,
     /// The user wants no checksums but those that an operation must have: with writes, and with what is read.
     pub plain_writes: bool,
     pub plain_reads: bool,
-    /// None: requests are not signed.
+    /// The store's keys. None: requests are not signed.
     pub keys: Option<Arc<Keys>>,
     pub seal: Seal,
-    /// By which the keyring knows that the store is open.
+    /// The place by which the keyring knows that the store is open.
     _user: Arc<S3Place>,
     shared: Arc<Shared>,
 }
 
 impl Connection {
-    /// The addresses of the server's name, each once. Empty: it has none of its own, or a proxy chooses.
+    /// Returns the addresses of the server's name, each once. Empty: it has none of its own, or a proxy chooses.
     pub async fn addresses(&self) -> Result<Vec<IpAddr>> {
         let Some(endpoint) = self.direct.as_ref().map(DirectClient::endpoint) else { return Ok(Vec::new()) };
         let Ok(uri) = endpoint.parse::<http::Uri>() else { return Ok(Vec::new()) };
@@ -191,7 +193,7 @@ impl Connection {
         Ok(all.into_iter().collect())
     }
 
-    /// The same by one address alone, on connections of its own.
+    /// Returns the connection by one address of the server alone, on HTTP connections of its own.
     pub fn by(&self, address: IpAddr) -> Result<Connection> {
         let connector = pinned(&patience(), &tls(self.shared.authorities.as_deref())?, address);
         let own = connector.clone();
@@ -249,7 +251,7 @@ async fn check_keys(place: &S3Place, given: Option<&Credentials>) -> Result<()> 
     }
 }
 
-/// The configuration that AWS tools would have for this place. Making it asks nobody where the region is known.
+/// Returns the configuration that AWS tools would have for this place. Making it asks nobody where the region is known.
 fn loader(place: &S3Place, http: &SharedHttpClient) -> ConfigLoader {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -265,7 +267,7 @@ fn loader(place: &S3Place, http: &SharedHttpClient) -> ConfigLoader {
     loader
 }
 
-/// The SDK's chain of credentials, or the profile alone where the place names one.
+/// Returns the maker of the SDK's chain of credentials, or of the profile alone where the place names one.
 fn chain_of(place: Arc<S3Place>, region: Region, http: SharedHttpClient) -> MakeChain {
     Box::new(move || {
         let (place, region, http) = (place.clone(), region.clone(), http.clone());
@@ -348,8 +350,8 @@ pub(super) async fn connect(rt: &Rt, place: &S3Place, given: Option<Credentials>
     })
 }
 
-/// Who names a profile means its keys, whatever the environment has: the SDK would take those first, and also where there is
-/// no such profile.
+/// Makes the provider of a profile's keys. Who names a profile means its keys, whatever the environment has: the SDK would
+/// take those first, and also where there is no such profile.
 async fn of_profile(
     profile: &str,
     place: &S3Place,
@@ -367,13 +369,14 @@ async fn of_profile(
     ProfileFileCredentialsProvider::builder().configure(&config).profile_name(profile).build()
 }
 
-/// The SDK's rules put the bucket's name right behind the path of an endpoint that has one.
+/// Ends an endpoint's path with a slash: the SDK's rules put the bucket's name right behind the path.
 fn with_slash(endpoint: String) -> String {
     let path = endpoint.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path);
     if path.is_some_and(|path| !path.is_empty() && !path.ends_with('/')) { endpoint + "/" } else { endpoint }
 }
 
-/// TLS protects the body: hashing all of it for the signature too would only cost time.
+/// Tells whether bodies are left out of signatures. Where TLS protects a body, hashing all of it for the signature too would
+/// only cost time.
 pub(super) fn hides_payload(place: &S3Place) -> bool {
     place.endpoint.as_ref().is_none_or(|e| e.starts_with("https:"))
 }

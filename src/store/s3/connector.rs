@@ -29,7 +29,7 @@ pub(super) const TEXT_MAX: usize = 32 << 20;
 struct Routed {
     direct: SharedHttpConnector,
     proxied: Option<SharedHttpConnector>,
-    /// Whether there is a proxy for `https:`, and for `http:`.
+    /// True where the environment names a proxy, for `https:` and for `http:`.
     named: [bool; 2],
 }
 
@@ -50,8 +50,8 @@ impl HttpConnector for Routed {
     }
 }
 
-/// What the SDK sends by. It collects answers whole before it reads them: one that has more than `TEXT_MAX` bytes is an
-/// error, before it takes the memory.
+/// The connector that the SDK sends by. The SDK collects answers whole before it reads them: one that has more than `TEXT_MAX`
+/// bytes is an error, before it takes the memory.
 #[derive(Debug)]
 struct Bounded(SharedHttpConnector);
 
@@ -70,8 +70,8 @@ impl HttpConnector for Bounded {
     }
 }
 
-/// This host, or what answers only on its own link, as clouds' services for keys do: whatever the environment says,
-/// no proxy could reach that, and none is told its secrets.
+/// Tells whether an address is this host, or answers only on its own link, as clouds' services for keys do: whatever the
+/// environment says, no proxy could reach that, and none is told its secrets.
 fn is_beside(uri: &str) -> bool {
     let Ok(uri) = uri.parse::<http::Uri>() else { return false };
     let host =
@@ -86,7 +86,7 @@ fn is_beside(uri: &str) -> bool {
     }
 }
 
-/// Whether the environment names a proxy for `https:`, and for `http:`. `NO_PROXY` is the connector's to read.
+/// Tells whether the environment names a proxy for `https:`, and for `http:`. `NO_PROXY` is the connector's to read.
 fn named() -> [bool; 2] {
     let value = |name: &str| {
         let found =
@@ -102,7 +102,7 @@ fn named() -> [bool; 2] {
     })
 }
 
-/// Whether requests to this place go through the proxy that the environment names.
+/// Tells whether requests to this place go through the proxy that the environment names.
 pub(super) fn is_proxied(uri: &str) -> bool {
     named()[usize::from(!uri.starts_with("https:"))] && !is_beside(uri)
 }
@@ -117,7 +117,7 @@ impl ResolveDns for Only {
     }
 }
 
-/// What sends requests to one address, whichever name they are for. It goes through no proxy.
+/// Makes a connector that sends requests to one address, whichever name they are for. It goes through no proxy.
 pub(super) fn pinned(
     settings: &HttpConnectorSettings,
     tls: &TlsContext,
@@ -157,7 +157,7 @@ fn patience(settings: &HttpConnectorSettings) -> Patience {
     (settings.connect_timeout(), settings.read_timeout())
 }
 
-/// What sends requests with these time-outs, and the SDK's client, which has it too.
+/// Makes a connector with these time-outs, and the SDK's client, which uses it too.
 pub(super) fn client(
     settings: &HttpConnectorSettings,
     tls: TlsContext,

@@ -75,7 +75,7 @@ impl S3Store {
         out
     }
 
-    /// These bytes of the object with this etag; `Refused` when it is another by now.
+    /// Reads these bytes of the object with this etag; `Refused` when it is another by now.
     async fn exactly(&self, key: &str, etag: &Etag, offset: u64, len: u64) -> Result<Bytes> {
         match self.get_now((key, None), ByteRange::At { offset, len }).await? {
             Some(found) if found.head.etag == *etag && found.body.len() as u64 == len => Ok(found.body),

@@ -23,19 +23,19 @@ use crate::base::utc;
 use crate::store::keyring::{AccessKeys, KeyTarget, keyring};
 use crate::store::url::S3Place;
 
-/// Keys this close to their end are left to the SDK, which asks for new ones 10 s before it.
+/// Time before their end from which on keys are left to the SDK, which asks for new ones 10 s before it.
 const ENDS_SOON: Duration = Duration::from_secs(15);
-/// Keys that don't say when they end: the SDK asks its chain again after 15 minutes.
+/// Time for which keys that don't say when they end are good: the SDK asks its chain again after 15 minutes.
 const GOOD_FOR: Duration = Duration::from_secs(14 * 60);
 
 /// Makes the SDK's chain for a store, as if the process had just started.
 pub(super) type MakeChain =
     Box<dyn Fn() -> BoxFuture<'static, Option<SharedCredentialsProvider>> + Send + Sync>;
 
-/// A store that refuses keys is believed so often: it may refuse the new ones too.
+/// Shortest time between two refusals of keys that are believed: a store may refuse the new keys too.
 const RENEWED_EVERY: Duration = Duration::from_secs(1);
 
-/// What keys were looked for by: the keyring's version, and how often the store's own were looked for anew.
+/// A state of the search for keys: the keyring's version, and how often the store's own keys were looked for anew.
 pub(super) type KeysVersion = (u64, u64);
 
 /// The keys that were handed out last.
@@ -43,18 +43,18 @@ pub(super) type KeysVersion = (u64, u64);
 struct Known {
     identity: Identity,
     since: Instant,
-    /// Before they were looked for.
+    /// The version before the keys were looked for.
     version: KeysVersion,
 }
 
-/// How often a store has refused its keys as ended.
+/// Count of the times that a store has refused its keys as ended.
 #[derive(Debug, Default)]
 struct Refused {
     times: u64,
     last: Option<Instant>,
 }
 
-/// See the module.
+/// The keys with which a store's requests are signed.
 pub(super) struct Keys {
     rt: Rt,
     place: Arc<S3Place>,
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// What the SDK asks for keys.
+/// The provider that the SDK asks for keys.
 #[derive(Debug)]
 struct Provider(Arc<Keys>);
 
@@ -90,7 +90,7 @@ impl ProvideCredentials for Provider {
     }
 }
 
-/// What the SDK remembers of identities, until there may be others.
+/// The cache in which the SDK remembers identities, until there may be others.
 #[derive(Debug)]
 struct RenewedCache {
     keys: Option<Arc<Keys>>,
@@ -134,7 +134,7 @@ impl Keys {
         version_of(Some(self))
     }
 
-    /// The store says that keys of this version have ended: they are looked for anew, where they come from. False: that
+    /// Has keys of this version looked for anew, where they come from, since the store says that they have ended. False: that
     /// was done a moment ago.
     pub fn renew(self: &Arc<Keys>, seen: KeysVersion) -> bool {
         if self.version() != seen {
@@ -148,18 +148,18 @@ impl Keys {
         true
     }
 
-    /// For the SDK's configuration.
+    /// Returns the provider of keys for the SDK's configuration.
     pub fn provider(self: &Arc<Keys>) -> SharedCredentialsProvider {
         SharedCredentialsProvider::new(Provider(self.clone()))
     }
 
-    /// For the SDK's configuration too.
+    /// Returns the cache of identities for the SDK's configuration.
     pub fn cache(keys: Option<&Arc<Keys>>) -> impl ResolveCachedIdentity + 'static {
         let lazy = IdentityCache::lazy().build();
         RenewedCache { keys: keys.cloned(), cache: Mutex::new((version_of(keys), lazy)) }
     }
 
-    /// What is known to be good; none: the SDK is to ask.
+    /// Returns the keys that are known to be good; none: the SDK is to ask.
     pub fn good(self: &Arc<Keys>) -> Option<Identity> {
         let now = self.version();
         let last = self.last.lock();
@@ -221,12 +221,12 @@ impl Keys {
     }
 }
 
-/// Text as an error's source: what says it to the user is the innermost.
+/// Makes a text an error's source: what says it to the user is the innermost.
 fn lacking(why: String) -> crate::base::Error {
     crate::base::Error::new(Kind::Denied, why)
 }
 
-/// As the SDK has them.
+/// Returns keys in the form that the SDK has for them.
 pub(super) fn as_credentials(keys: AccessKeys, provider: &'static str) -> Credentials {
     let end = keys.expires_ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
     Credentials::new(keys.id, keys.secret, keys.token, end, provider)

@@ -11,10 +11,10 @@ use crate::store::{Put, When, keyring};
 /// A request that failed.
 #[derive(Debug)]
 pub(super) struct Trouble {
-    /// 0 without an answer.
+    /// Status of the answer; 0 without an answer.
     pub status: u16,
     pub code: String,
-    /// False: it certainly never left.
+    /// False if the request certainly never left.
     pub sent: bool,
     /// The answer came but made no sense.
     pub garbled: bool,
@@ -25,7 +25,7 @@ fn sources<'a>(e: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(e), |e: &&'a (dyn StdError + 'static)| (*e).source())
 }
 
-/// The connection was never made, so nothing was sent.
+/// Tells whether the connection was never made, so that nothing was sent.
 fn never_connected(e: &(dyn StdError + 'static)) -> bool {
     sources(e).any(|e| {
         e.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect())
@@ -34,7 +34,7 @@ fn never_connected(e: &(dyn StdError + 'static)) -> bool {
     })
 }
 
-/// The keys have ended, or were taken back: whoever handed them out may have others by now.
+/// Codes that say that the keys have ended, or were taken back: whoever handed them out may have others by now.
 const OLD_KEYS: &[&str] = &["ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"];
 
 /// Marks an error by its cause: the store says that the keys have ended.
@@ -95,7 +95,7 @@ fn kind_of(status: u16, code: &str) -> Kind {
 /// The longest part of a provider's own words that is repeated.
 const REASON_MAX: usize = 100;
 
-/// Why there are no keys: who looked for them, where, and what to set.
+/// Explains why there are no keys: who looked for them, where, and what to set.
 fn no_keys(e: &(dyn StdError + 'static), url: &str) -> String {
     // What our own sources of keys say names all of this.
     if let Some(own) = sources(e).find_map(|e| e.downcast_ref::<Error>()) {
@@ -114,13 +114,13 @@ fn no_keys(e: &(dyn StdError + 'static), url: &str) -> String {
     )
 }
 
-/// Where the SDK's chain looks.
+/// Names the places where the SDK's chain looks for keys.
 pub(super) fn where_looked() -> String {
     let home = std::env::var("HOME").unwrap_or_else(|_| "~".into());
     format!("its environment, {home}/.aws and the cloud's metadata service")
 }
 
-/// Where the bucket is, as an answer to a request of the wrong region tells: in a header, or in its text.
+/// Returns the region of the bucket, as an answer to a request of the wrong region tells it: in a header, or in its text.
 fn region_in(answer: &HttpResponse) -> Option<String> {
     let header = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
     let text = || {
@@ -194,14 +194,14 @@ impl Trouble {
         Trouble { status, code, sent, garbled, error }
     }
 
-    /// An answer that is none of S3's to what was asked.
+    /// Makes the trouble of an answer that is none of S3's to what was asked.
     pub fn foreign(url: &str, doing: &str, why: &str) -> Trouble {
         let advice = advice(Kind::Unavailable, "");
         let error = Error::new(Kind::Unavailable, format!("{url}: {doing}: {why}{advice}"));
         Trouble { status: 200, code: String::new(), sent: true, garbled: false, error }
     }
 
-    /// The failure of one key of a batch.
+    /// Makes the trouble of one key of a batch whose deletion failed.
     pub fn of_one(url: &str, e: &aws_sdk_s3::types::Error) -> Trouble {
         let code = e.code().unwrap_or_default().to_owned();
         let status = match code.as_str() {
@@ -215,39 +215,40 @@ impl Trouble {
         Trouble { status, code, sent: true, garbled: false, error }
     }
 
-    /// The store says that there is no such object, in S3's words: a 404 alone is any server's.
+    /// Tells whether the store says that there is no such object, in S3's words: a 404 alone is any server's.
     pub fn is_absent(&self) -> bool {
         self.status == 404 && matches!(self.code.as_str(), "NoSuchKey" | "NoSuchVersion")
     }
 
-    /// The same of one of its versions: that is named wrongly, or marks that the object was deleted.
+    /// Tells whether the store says that an object has no such version: it is named wrongly, or marks that the object was
+    /// deleted.
     pub fn is_no_version(&self) -> bool {
         self.is_absent()
             || self.status == 405 && self.code == "MethodNotAllowed"
             || self.status == 400 && matches!(self.code.as_str(), "InvalidArgument" | "NoSuchVersion")
     }
 
-    /// An answer to HEAD, which has no body that could say more, may mean that there is no such object or version.
+    /// Tells whether an answer to HEAD, which has no body that could say more, may mean that there is no such object or version.
     pub fn may_be_absent(&self, version: Option<&str>) -> bool {
         self.status == 404 || version.is_some() && matches!(self.status, 400 | 405)
     }
 
-    /// There is no such upload (any more).
+    /// Tells whether there is no such upload (any more).
     pub fn is_no_upload(&self) -> bool {
         self.status == 404 && self.code == "NoSuchUpload"
     }
 
-    /// The answer has a body of S3's that says what it means.
+    /// Tells whether the answer has a body of S3's that says what it means.
     fn is_told(&self) -> bool {
         !matches!(self.code.as_str(), "" | "NotFound")
     }
 
-    /// The request itself certainly had no effect.
+    /// Tells whether the request itself certainly had no effect.
     fn is_definite(&self) -> bool {
         !self.sent || (300..500).contains(&self.status)
     }
 
-    /// What became of a put that answered like this (docs/architecture.md, conditional puts).
+    /// Returns the outcome of a put that answered like this (docs/protocol.md §2.6).
     pub fn put(self, when: &When) -> Result<Put> {
         match self.status {
             412 if self.is_told() => Ok(Put::Refused),
@@ -259,8 +260,8 @@ impl Trouble {
         }
     }
 
-    /// The server may not take checksums in headers: it says that it knows something of the request not, or only that
-    /// the request is bad. That the body is not what its checksum says is told by other codes.
+    /// Tells whether the server may not take checksums in headers: it says that it does not know something of the request, or
+    /// only that the request is bad. That the body is not what its checksum says is told by other codes.
     pub fn dislikes_checksums(&self) -> bool {
         const CODES: &[&str] = &[
             "",
@@ -273,13 +274,13 @@ impl Trouble {
         matches!(self.status, 400 | 501) && CODES.contains(&self.code.as_str())
     }
 
-    /// The server knows no such request.
+    /// Tells whether the server knows no such request.
     pub fn is_not_known(&self) -> bool {
         matches!(self.code.as_str(), "NotImplemented" | "MethodNotAllowed")
             || matches!(self.status, 405 | 501) && !self.code.is_empty()
     }
 
-    /// An answer to HEAD that has no body which could say why.
+    /// Tells whether this is an answer to HEAD that has no body which could say why.
     pub fn is_mute(&self) -> bool {
         matches!(self.status, 400 | 401 | 403) && !self.is_told()
     }

@@ -58,11 +58,11 @@ use super::header_text;
 use super::raw_signature::{Signable, signature};
 use crate::base::rt::Rt;
 
-/// A clock that is wrong by less is no matter. The SDK draws the line here too.
+/// Error of a clock, in milliseconds, up to which it does not matter. The SDK draws the line here too.
 const SKEW_MS: u64 = 4 * 60 * 1000;
 const AGENT: &str = concat!("windlass/", env!("CARGO_PKG_VERSION"));
 
-/// How one operation is written and read.
+/// The SDK's serializer and deserializer of one operation.
 #[derive(Debug)]
 struct Verb(FrozenLayer);
 
@@ -81,7 +81,7 @@ impl Verb {
     }
 }
 
-/// What all requests to one bucket have in common.
+/// The facts that all requests to one bucket have in common.
 #[derive(Debug)]
 pub(super) struct DirectClient {
     rt: Rt,
@@ -89,20 +89,20 @@ pub(super) struct DirectClient {
     /// Scheme, authority and the path before any key.
     endpoint: String,
     region: String,
-    /// None: requests are not signed.
+    /// The store's keys. None: requests are not signed.
     keys: Option<Arc<Keys>>,
     payer: bool,
     /// The body is not part of the signature.
     hides_payload: bool,
     mends_clocks: bool,
-    /// How many ms the server's clock is ahead of ours, if by so much that it would refuse our signatures.
+    /// Milliseconds by which the server's clock is ahead of ours, if by so much that it would refuse our signatures; else 0.
     ahead: AtomicI64,
-    /// What the server called itself last.
+    /// The name by which the server called itself last.
     server: Mutex<Option<Arc<str>>>,
     verbs: Verbs,
 }
 
-/// Where requests go, as the SDK would be told.
+/// The facts by which the SDK finds where requests go.
 #[derive(Debug)]
 pub(super) struct Endpoint<'a> {
     pub bucket: &'a str,
@@ -117,7 +117,7 @@ pub(super) struct Endpoint<'a> {
 }
 
 impl DirectClient {
-    /// None where only the SDK knows the way.
+    /// Makes a client for an endpoint. None where only the SDK knows the way.
     pub async fn to(
         rt: &Rt,
         way: Endpoint<'_>,
@@ -157,12 +157,12 @@ impl DirectClient {
         })
     }
 
-    /// Scheme, authority and the path before any key.
+    /// Returns scheme, authority and the path before any key.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The same over other connections. None: the SDK has changed, and only it knows the way.
+    /// Returns the same client over other connections. None: the SDK has changed, and only it knows the way.
     pub fn by(&self, http: SharedHttpConnector) -> Option<DirectClient> {
         Some(DirectClient {
             rt: self.rt.clone(),
@@ -192,8 +192,8 @@ impl DirectClient {
         }
     }
 
-    /// A host whose clock is wrong by more than the quarter of an hour that S3 allows signs by the server's. Only a
-    /// refusal is believed: a proxy's or a cache's clock is nobody's business.
+    /// Learns by how much this host's clock is wrong. If it is by more than the quarter of an hour that S3 allows, requests
+    /// are signed by the server's clock. Only a refusal is believed: a proxy's or a cache's clock is nobody's business.
     fn learn_time(&self, answer: &HttpResponse) {
         let text = answer.headers().get("date").filter(|_| self.mends_clocks);
         // An answer with an age comes from a cache.
@@ -227,7 +227,7 @@ impl DirectClient {
         UNIX_EPOCH + Duration::from_millis(ms)
     }
 
-    /// None: the next request is the SDK's.
+    /// Returns the way for one request, with keys that are good now. None: the next request is the SDK's.
     pub fn ready(&self) -> Option<SignedRequest<'_>> {
         let identity = match &self.keys {
             Some(keys) => Some(keys.good()?),
@@ -247,7 +247,7 @@ pub(super) struct SignedRequest<'a> {
 
 const IS_PAGE: &str = "the answer has a body where S3's has none, as a page of another server's";
 
-/// S3's answers to these have no body.
+/// Tells whether an answer has a body though S3's answers to this verb have none: then it is a page of another server's.
 fn is_page(verb: &str, answer: &HttpResponse) -> bool {
     let body = answer.body().bytes().unwrap_or_default();
     matches!(verb, "put" | "part" | "delete") && !body.trim_ascii().is_empty()
@@ -255,7 +255,7 @@ fn is_page(verb: &str, answer: &HttpResponse) -> bool {
 
 const OTHER_TYPE: &str = "the SDK's deserializer is of another operation";
 
-/// Each operation: its name here, the SDK's, and the types of what goes in and comes out.
+/// The operations: for each its name here, the SDK's, and the types of what goes in and comes out.
 macro_rules! verbs {
     ($($verb:ident: $operation:ident, $input:ty, $output:ty, $error:ty;)*) => {
         #[derive(Debug)]
@@ -318,7 +318,7 @@ verbs! {
 }
 
 impl<'a> SignedRequest<'a> {
-    /// These headers go along.
+    /// Lets these headers go along.
     pub fn with(self, extra: &'a [(String, String)]) -> SignedRequest<'a> {
         SignedRequest { extra, ..self }
     }
@@ -342,7 +342,8 @@ impl SignedRequest<'_> {
         Ok(request)
     }
 
-    /// Signature version 4, as S3 takes it: <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
+    /// Signs a request by signature version 4, as S3 takes it:
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html>.
     fn sign(&self, identity: &Identity, request: &mut HttpRequest) -> Result<(), BoxError> {
         if self.extra.iter().any(|(_, text)| header_text::value(text).is_some()) {
             return self.sign_raw(identity, request);
@@ -374,7 +375,7 @@ impl SignedRequest<'_> {
 }
 
 impl SignedRequest<'_> {
-    /// The same of a request that has a header with bytes that are no text.
+    /// Signs a request that has a header with bytes that are no text, as `sign` does.
     fn sign_raw(&self, identity: &Identity, request: &mut HttpRequest) -> Result<(), BoxError> {
         let keys = identity.data::<Credentials>().ok_or("the identity has no keys")?;
         let body = request.body().bytes().filter(|body| body.is_empty() || !self.direct.hides_payload);
@@ -388,7 +389,7 @@ impl SignedRequest<'_> {
     }
 }
 
-/// What the answer says: an output or an error of the operation's, or neither.
+/// Reads the answer: an output or an error of the operation's, or neither.
 async fn read(verb: &Verb, answer: &mut HttpResponse) -> Result<Result<Output, OperationError>, BoxError> {
     // As the SDK does: one that is no date (`0`) would make the whole answer unreadable.
     if let Some(expires) = answer.headers_mut().remove("expires") {
@@ -481,7 +482,7 @@ mod tests {
         }
     }
 
-    /// What a later version of the SDK might change without a word.
+    /// The SDK tells its serializers; a later version might change that without a word.
     #[test]
     fn the_sdk_tells_how_its_operations_are_written_and_read() {
         assert!(Verbs::all().is_some());

@@ -25,7 +25,7 @@ pub fn passwd_file(text: &str) {
     let _ = chosen(Path::new("keys"), text, "bucket");
 }
 
-/// Gives the answer that was put there, whatever it is asked.
+/// A server that gives the answer which was put there, whatever it is asked.
 #[derive(Clone, Debug, Default)]
 struct Canned(Arc<Mutex<Option<Answer>>>);
 
@@ -125,7 +125,7 @@ pub fn some_answers() -> Vec<Vec<u8>> {
     ])
 }
 
-/// A verb, a status, headers to an empty line, a body.
+/// Reads the data as a verb, a status, headers to an empty line and a body, and gives the store that answer.
 pub fn answers(data: &[u8]) {
     let (verb, rest) = choice(data);
     let (status, rest) = choice(rest);
@@ -164,7 +164,7 @@ async fn ask(store: &dyn crate::store::Bucket, verb: u8) {
     }
 }
 
-/// No other bytes than were asked for, and not more.
+/// Checks that no other bytes came than were asked for, and not more.
 fn within(found: Result<Option<crate::store::Found>>, offset: u64, len: usize) {
     if let Ok(Some(found)) = found {
         assert!(found.body.len() <= len && (found.offset == offset || found.body.is_empty()), "{found:?}");

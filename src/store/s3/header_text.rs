@@ -19,7 +19,7 @@ fn shown(bytes: &[u8], out: &mut String) {
     out.extend(bytes.iter().map(one));
 }
 
-/// None: the value is text already.
+/// Returns a text that stands for a header's value. None: the value is text already.
 fn text(value: &[u8]) -> Option<String> {
     if std::str::from_utf8(value).is_ok_and(|text| !text.chars().any(|c| stands_for(c).is_some())) {
         return None;
@@ -37,7 +37,7 @@ fn text(value: &[u8]) -> Option<String> {
     Some(out)
 }
 
-/// The value that a text stands for; none where it is the text itself.
+/// Returns the value that a text stands for; none where it is the text itself.
 pub(super) fn value(text: &str) -> Option<Vec<u8>> {
     if text.is_ascii() || !text.chars().any(|c| stands_for(c).is_some()) {
         return None;

@@ -72,7 +72,7 @@ impl S3Store {
         Ok(page)
     }
 
-    /// None: the answer lacks a fact by which a version is shown.
+    /// Reads a page of versions. None: the answer lacks a fact by which a version is shown.
     fn page_of(&self, out: &ListObjectVersionsOutput) -> Option<VersionPage> {
         let decodes = out.encoding_type() == Some(&EncodingType::Url);
         let decode = |text: &str| match decodes {

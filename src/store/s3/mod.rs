@@ -116,7 +116,7 @@ macro_rules! summed {
 }
 use summed;
 
-/// What servers say of keys that they do not know or do not take.
+/// Codes by which servers say that they do not know or do not take a key.
 const KEY_TROUBLES: &[&str] = &[
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -132,22 +132,22 @@ const COPIES_UNKNOWN: u8 = 0;
 const COPIES: u8 = 1;
 const COPIES_NOT: u8 = 2;
 
-/// See the module.
+/// A bucket, or what lies below a prefix of one, at any S3-compatible endpoint.
 #[derive(Debug)]
 pub struct S3Store {
     url: String,
     place: S3Place,
-    /// What every key begins with in the bucket: empty, or the prefix and a slash.
+    /// The beginning of every key in the bucket: empty, or the prefix and a slash.
     base: String,
     connection: Connection,
-    /// This server doesn't take checksums, or its user doesn't want them.
+    /// True if this server doesn't take checksums, or its user doesn't want them.
     plain: AtomicBool,
-    /// This server doesn't take DeleteObjects.
+    /// True if this server doesn't take DeleteObjects.
     single_deletes: AtomicBool,
-    /// Whether this server copies objects. Where it doesn't, they are read and put.
+    /// One of `COPIES…`: whether this server copies objects. Where it doesn't, they are read and put.
     copies: AtomicU8,
     quotings: Quotings,
-    /// What a mount was told of this server; where it doesn't heed a condition, it is looked at first.
+    /// The way in which this server heeds conditions, as a mount was told; where it doesn't, the object is looked at first.
     conditions: Mutex<Conditions>,
     hides_payload: bool,
     trust: Trust,
@@ -156,7 +156,7 @@ pub struct S3Store {
     classes: AtomicBool,
 }
 
-/// What is known of a server's tags.
+/// Knowledge of a server's tags.
 #[derive(Debug, Default)]
 struct Tags {
     /// An answer has told how many an object has: one that does not tell has none.
@@ -215,7 +215,7 @@ impl S3Store {
         })
     }
 
-    /// The same bucket by one address of its server's name, with what was learned of the server so far.
+    /// Opens the same bucket by one address of its server's name, with what was learned of the server so far.
     fn by(&self, address: IpAddr) -> Result<BucketRef> {
         Ok(Arc::new(S3Store {
             url: self.url.clone(),
@@ -250,7 +250,7 @@ impl S3Store {
         if checked { self.connection.checked.clone() } else { self.connection.plain.clone() }
     }
 
-    /// A checksum goes along with every body.
+    /// Tells whether a checksum goes along with every body.
     fn checks(&self) -> bool {
         !self.plain.load(Ordering::Relaxed)
     }
@@ -268,7 +268,7 @@ impl S3Store {
     }
 }
 
-/// A verb's future, boxed by itself: each is as large as its own verb needs.
+/// Boxes a verb's future by itself: each is as large as its own verb needs.
 fn answer<'a, T: Into<BucketAnswer> + 'a>(
     verb: impl Future<Output = Result<T>> + Send + 'a,
 ) -> BoxFuture<'a, Result<BucketAnswer>> {

@@ -23,12 +23,12 @@ use crate::store::{Attrs, Etag, Head, Heeds, Part, Put, When};
 const COPY_PART: u64 = 1 << 30;
 const COPIES_AT_ONCE: usize = 8;
 
-/// Part numbers reach 10,000: they fit.
+/// Returns a part's number in the SDK's type. Part numbers reach 10,000: they fit.
 fn number_out(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// The etag that most servers give an upload: the MD5 of its parts' MD5s, and their number.
+/// Returns the etag that most servers give an upload: the MD5 of its parts' MD5s, and their number.
 fn etag_of(parts: &[CompletedPart]) -> Option<Etag> {
     let mut all = Md5::new();
     for part in parts {
@@ -228,8 +228,8 @@ impl S3Store {
         done.map_or_else(|t| t.put(when), |etag| Ok(Put::Stored(etag)))
     }
 
-    /// The etag of an upload whose completion does not tell it, as Ceph RGW 16 answers: where the object has the one that
-    /// these parts make, it is theirs.
+    /// Returns the etag of an upload whose completion does not tell it, as Ceph RGW 16 answers: where the object has the etag
+    /// that these parts make, it is theirs.
     async fn completed_as(&self, key: &str, doing: &str, parts: &[CompletedPart]) -> Result<Etag, Trouble> {
         let made = etag_of(parts);
         match self.head_now(key).await? {

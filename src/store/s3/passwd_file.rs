@@ -17,7 +17,7 @@ fn wrong(file: &Path, what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Usage, format!("passwd_file {}{what}", file.display()))
 }
 
-/// The keys that `file` has for `bucket`. No error holds a secret.
+/// Returns the keys that `file` has for `bucket`. No error holds a secret.
 pub async fn keys(file: &Path, bucket: &str) -> Result<AccessKeys> {
     let meta = std::fs::metadata(file).map_err(|e| wrong(file, format_args!(" can't be read: {e}")))?;
     check_mode(file, meta.permissions().mode())?;
@@ -44,7 +44,7 @@ fn pair_of(id: String, secret: String) -> AccessKeys {
     AccessKeys { id, secret, token: None, expires_ms: None }
 }
 
-/// The bucket's own keys, else those of all buckets.
+/// Returns the bucket's own keys, else those of all buckets.
 pub(super) fn chosen(file: &Path, text: &str, bucket: &str) -> Result<AccessKeys> {
     let (mut own, mut all, mut pair) = (None, None, (None, None));
     for (at, line) in text.lines().enumerate() {

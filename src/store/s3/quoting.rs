@@ -11,12 +11,12 @@ use super::S3Store;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Etag, Heeds, Put, When};
 
-/// How etags are sent in conditions.
+/// The form in which etags are sent in conditions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Quoting {
-    /// As the standard says.
+    /// Etags have quotes, as the standard says.
     Quoted,
-    /// As Ceph RGW 16 wants them.
+    /// Etags have no quotes, as Ceph RGW 16 wants them.
     Bare,
 }
 
@@ -30,16 +30,16 @@ impl Quoting {
     }
 }
 
-/// Which requests are told the condition.
+/// The kind of request that is told the condition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Told {
     Puts,
-    /// Copies, of what they replace.
+    /// Copies, told a condition on what they replace.
     Copies,
     Completions,
-    /// Copies, of what they are made of.
+    /// Copies, told a condition on what they are made of.
     Sources,
-    /// Parts of an upload that are copied, of the same.
+    /// Parts of an upload that are copied, told a condition on what they are made of.
     PartSources,
 }
 
@@ -47,12 +47,12 @@ const OPEN: u8 = 0;
 const QUOTED: u8 = 1;
 const BARE: u8 = 2;
 
-/// What was learned, by what `Told` says.
+/// The forms that were learned, one for each kind of request (`Told`).
 #[derive(Debug, Default)]
 pub(super) struct Quotings([AtomicU8; 5]);
 
 impl Quotings {
-    /// What was learned so far, for another way to the same server.
+    /// Copies what was learned so far, for another way to the same server.
     pub fn again(&self) -> Quotings {
         Quotings(std::array::from_fn(|i| AtomicU8::new(self.0[i].load(Ordering::Relaxed))))
     }
@@ -61,13 +61,13 @@ impl Quotings {
         if self.0[told as usize].load(Ordering::Relaxed) == BARE { Quoting::Bare } else { Quoting::Quoted }
     }
 
-    /// Whether a refusal of an etag that was sent so may be for its quotes. It may while nothing is known, and where another
-    /// request has learned better meanwhile.
+    /// Tells whether a refusal of an etag that was sent so may be for its quotes. It may while nothing is known, and where
+    /// another request has learned better meanwhile.
     pub fn is_open(&self, told: Told, sent: Quoting) -> bool {
         self.0[told as usize].load(Ordering::Relaxed) == OPEN || self.of(told) != sent
     }
 
-    /// A request with a right etag was taken.
+    /// Learns that a request with a right etag in this form was taken.
     pub fn learn(&self, told: Told, quoting: Quoting) {
         let is = if quoting == Quoting::Bare { BARE } else { QUOTED };
         self.0[told as usize].store(is, Ordering::Relaxed);
@@ -131,7 +131,8 @@ impl S3Store {
         Ok(out)
     }
 
-    /// False also where that can't be asked for: without the right to list, S3 denies that there is no such object.
+    /// Tells whether an object has this etag. False also where that can't be asked for: without the right to list, S3 denies
+    /// that there is no such object.
     pub(super) async fn has_etag(&self, key: &str, etag: &Etag) -> Result<bool> {
         match self.head_now(key).await {
             Err(t) if t.error.is(Kind::Denied) => Ok(false),
@@ -139,7 +140,8 @@ impl S3Store {
         }
     }
 
-    /// Nobody changed the object: to say so would make a conflict of every edit.
+    /// Returns the error for a store that refuses an etag which it gives itself. Nobody changed the object: to say so would
+    /// make a conflict of every edit.
     fn refuses_its_own(&self, key: &str, etag: &Etag) -> Error {
         let why = format!(
             "{}: writing {key:?}: the store says that the object has the etag {:?}, and refuses that etag; a proxy on the way \

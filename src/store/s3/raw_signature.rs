@@ -16,12 +16,12 @@ use super::header_text;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
-/// What is signed. `headers`: as text (see `header_text`), names in lowercase.
+/// The parts of a request that are signed. `headers`: as text (see `header_text`), names in lowercase.
 pub(super) struct Signable<'a> {
     pub method: &'a str,
     pub uri: &'a str,
     pub headers: Vec<(&'a str, &'a str)>,
-    /// None: the body is not part of the signature.
+    /// The body. None: it is not part of the signature.
     pub body: Option<&'a [u8]>,
 }
 
@@ -36,7 +36,7 @@ fn mac(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
 }
 
-/// The value as it goes out, without what the standard says to leave out of a signature.
+/// Returns the value as it goes out, without what the standard says to leave out of a signature.
 fn value(text: &str) -> Vec<u8> {
     let bytes = header_text::value(text).unwrap_or_else(|| text.as_bytes().to_vec());
     let mut out: Vec<u8> = Vec::with_capacity(bytes.len());
@@ -56,7 +56,7 @@ fn query(uri: &http::Uri) -> String {
     all.join("&")
 }
 
-/// The headers that sign the request. None: its address is none.
+/// Returns the headers that sign the request. None: its address is none.
 pub(super) fn signature(
     what: &Signable<'_>,
     keys: &Credentials,
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Of what both can sign, the SDK's signer says the same.
+    /// The SDK's signer gives the same signature for what both can sign.
     #[test]
     fn it_is_the_sdks_signature() {
         let at = UNIX_EPOCH + Duration::from_secs(1_795_166_100);

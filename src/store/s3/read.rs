@@ -27,7 +27,7 @@ use crate::base::{Error, Kind, Result};
 use crate::store::too_large;
 use crate::store::{Attrs, ByteRange, Carried, Etag, Found, Head, List, Listed, Page, Restored};
 
-/// Offsets beyond this are out of every object, and no number to some servers.
+/// Largest offset that is asked for: those beyond this are out of every object, and no number to some servers.
 const FARTHEST: u64 = i64::MAX as u64;
 
 /// Marks a page's `next` that is the server's own word for where to go on. No name begins so.
@@ -41,7 +41,7 @@ const IGNORES_RANGES: &str =
 /// An object, or one version of it.
 pub(super) type Versioned<'a> = (&'a str, Option<&'a str>);
 
-/// What is being done, for messages.
+/// Says what is being done, for messages.
 pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
     match version {
         Some(version) => format!("{what} version {version:?} of {key:?}"),
@@ -49,12 +49,13 @@ pub(super) fn doing(what: &str, (key, version): Versioned<'_>) -> String {
     }
 }
 
-/// A key that XML can't carry.
+/// Tells whether XML can't carry a key.
 pub(super) fn is_odd(key: &str) -> bool {
     key.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
-/// What a HEAD tells of an object. Its answer may lack the length, which is asked for otherwise then.
+/// The answer of a HEAD for an object, and the object's size. The answer may lack the length, which is asked for otherwise
+/// then.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub out: HeadObjectOutput,
@@ -67,12 +68,12 @@ pub(super) fn etag_in(text: Option<&str>) -> Etag {
     Etag(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text).to_owned())
 }
 
-/// None: the answer does not tell.
+/// Returns a time in milliseconds since 1970. None: the answer does not tell it.
 pub(super) fn millis(time: Option<&DateTime>) -> Option<u64> {
     u64::try_from(time?.to_millis().ok()?).ok()
 }
 
-/// A length as an answer tells it. None: it does not.
+/// Returns a length as an answer tells it. None: it does not.
 pub(super) fn length_in(told: Option<i64>) -> Option<u64> {
     u64::try_from(told?).ok()
 }
@@ -87,7 +88,7 @@ fn attrs_in(content_type: Option<&str>, user: Option<&HashMap<String, String>>, 
     }
 }
 
-/// `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
+/// Reads `x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`.
 fn restored_in(text: &str) -> Option<Restored> {
     let field =
         |name: &str| text.split_once(name)?.1.strip_prefix("=\"")?.split_once('"').map(|(value, _)| value);
@@ -100,7 +101,7 @@ fn restored_in(text: &str) -> Option<Restored> {
     }
 }
 
-/// Every checksum that came with an answer. That of an upload in parts may be one of the parts' checksums: it ends in
+/// Returns every checksum that came with an answer. That of an upload in parts may be one of the parts' checksums: it ends in
 /// `-` and their number.
 fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
     let all = [
@@ -120,7 +121,7 @@ fn checksum_in(out: &HeadObjectOutput) -> Option<String> {
     (!told.is_empty()).then(|| told.join(" "))
 }
 
-/// The checksum to check a body by: the cheapest that came with it. That of an upload in parts, which ends in their
+/// Returns the checksum to check a body by: the cheapest that came with it. That of an upload in parts, which ends in their
 /// number, is none of the bytes.
 fn announced(out: &GetObjectOutput) -> Option<(ChecksumAlgorithm, &str)> {
     let all = [
@@ -152,14 +153,14 @@ fn range_header(range: ByteRange) -> Option<String> {
     }
 }
 
-/// `bytes 5-9/100`: the first and the last byte of the body, and the object's size.
+/// Reads `bytes 5-9/100`: the first and the last byte of the body, and the object's size.
 fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
 }
 
-/// Whether these are the bytes of an object of this size that were asked for.
+/// Tells whether these are the bytes of an object of this size that were asked for.
 fn is_asked(range: ByteRange, (first, last, size): (u64, u64, u64)) -> bool {
     let fits = first <= last && last < size;
     fits && match range {
@@ -171,13 +172,14 @@ fn is_asked(range: ByteRange, (first, last, size): (u64, u64, u64)) -> bool {
     }
 }
 
-/// Whether a listing of `asked` may call its bucket so. Aliases and ARNs of access points stand for a bucket of another name.
+/// Tells whether a listing of `asked` may call its bucket so. Aliases and ARNs of access points stand for a bucket of another
+/// name.
 fn is_named(asked: &str, name: &str) -> bool {
     let is_alias = asked.contains(':') || asked.ends_with("-s3alias") || asked.ends_with("--ol-s3");
     name == asked || is_alias && !name.is_empty()
 }
 
-/// The same text but for what may be lost on its way through XML.
+/// Tells whether two texts are the same but for what may be lost on the way through XML.
 fn is_same_text(a: &str, b: &str) -> bool {
     let kept = |c: &char| !c.is_control() && !c.is_whitespace();
     a.chars().filter(kept).eq(b.chars().filter(kept))
@@ -229,7 +231,7 @@ impl S3Store {
         self.head_of((key, None), false).await
     }
 
-    /// An object or one of its versions.
+    /// Describes an object or one of its versions; `None` if there is none.
     pub(super) async fn head_of(
         &self,
         what: Versioned<'_>,
@@ -238,7 +240,7 @@ impl S3Store {
         Ok(self.looked_at(what, checksums).await?.map(|looked| self.described(&looked)))
     }
 
-    /// HEAD. That there is no such object is believed as `answer_trust.rs` says.
+    /// Sends a HEAD. That there is no such object is believed as `answer_trust.rs` says.
     pub(super) async fn looked_at(
         &self,
         what: Versioned<'_>,
@@ -280,7 +282,7 @@ impl S3Store {
         }
     }
 
-    /// Why a HEAD failed: its answer has no body that could say so, that of a GET has one.
+    /// Finds out why a HEAD failed: its answer has no body that could say so, that of a GET has one.
     async fn told(&self, what: Versioned<'_>, mute: Trouble) -> Trouble {
         let ((key, _), doing) = (what, doing("looking at", what));
         let ask =
@@ -294,7 +296,7 @@ impl S3Store {
         }
     }
 
-    /// The size of an object whose HEAD does not tell it, as edges and proxies answer: a part of the object comes with
+    /// Finds the size of an object whose HEAD does not tell it, as edges and proxies answer: a part of the object comes with
     /// the size, or the object's listing does.
     async fn size_of(&self, what: Versioned<'_>, etag: &Etag) -> Result<u64, Trouble> {
         let ((key, version), doing) = (what, doing("looking at", what));
@@ -352,8 +354,8 @@ impl S3Store {
         }
     }
 
-    /// The etag of an answer to a write, which has one. `marker`: of an empty object whose name ends with a slash, for
-    /// which SeaweedFS before 4.18 gives none.
+    /// Returns the etag of an answer to a write, which has one. `marker`: the write is of an empty object whose name ends with
+    /// a slash, for which SeaweedFS before 4.18 gives none.
     pub(super) fn written(
         &self,
         doing: &str,
@@ -372,7 +374,7 @@ impl S3Store {
         Ok(etag)
     }
 
-    /// Made here: the server isn't asked.
+    /// Makes a link to an object that is valid for a time. It is made here: the server isn't asked.
     pub(super) async fn presign_now(
         &self,
         key: &str,
@@ -425,7 +427,7 @@ impl S3Store {
         }
     }
 
-    /// The answer where no bytes are to be had.
+    /// Returns the answer where no bytes are to be had.
     async fn nothing_of(&self, what: Versioned<'_>, range: ByteRange) -> Result<Option<Found>> {
         let Some(head) = self.head_of(what, false).await.map_err(|t| t.error)? else { return Ok(None) };
         let (wants, offset) = match range {
@@ -440,8 +442,8 @@ impl S3Store {
         Ok(Some(Found { body: Bytes::new(), offset, head }))
     }
 
-    /// The same bytes again, where an answer does not say how many it has: the answer to a part of an object does. One
-    /// to a part that has neither a length nor a range is an empty object, or a store that ignores ranges.
+    /// Gets the bytes again where an answer does not say how many it has: the answer to a part of an object does. A part's
+    /// answer that has neither a length nor a range is an empty object's, or comes from a store that ignores ranges.
     fn without_length<'a>(
         &'a self,
         what: Versioned<'a>,
@@ -468,7 +470,7 @@ impl S3Store {
         Error::new(Kind::Unsupported, format!("{}: reading {key:?}: {IGNORES_RANGES}", self.url))
     }
 
-    /// None: the answer does not say how many bytes it has.
+    /// Reads the body of an answer. None: the answer does not say how many bytes it has.
     async fn body_of(&self, key: &str, range: ByteRange, out: GetObjectOutput) -> Result<Option<Found>> {
         let Some((offset, size, length)) = self.extent(key, range, &out)? else { return Ok(None) };
         if let ByteRange::Whole { max } = range
@@ -490,8 +492,8 @@ impl S3Store {
         Ok(Some(Found { body, offset, head }))
     }
 
-    /// Where the body begins, the object's size and the body's; none where the answer does not tell. An error unless these
-    /// are the bytes that were asked for.
+    /// Returns where the body begins, the object's size and the body's; none where the answer does not tell. An error unless
+    /// these are the bytes that were asked for.
     fn extent(&self, key: &str, range: ByteRange, out: &GetObjectOutput) -> Result<Option<(u64, u64, u64)>> {
         let doing = format!("reading {key:?}");
         let foreign = |why: &str| Trouble::foreign(&self.url, &doing, why).error;
@@ -519,7 +521,7 @@ impl S3Store {
         Ok(Some(extent))
     }
 
-    /// The body, exactly as long as was announced, and with the checksum that came with it.
+    /// Collects the body, exactly as long as was announced, and with the checksum that came with it.
     async fn collect(&self, key: &str, mut out: GetObjectOutput, length: u64) -> Result<Bytes> {
         let broken = |why: String| {
             Error::new(Kind::Unavailable, format!("{}: reading {key:?}: {why}; try again", self.url))
@@ -576,7 +578,7 @@ impl S3Store {
         Ok(page)
     }
 
-    /// What a denied look may mean.
+    /// Adds to the error of a denied look what it may mean.
     fn may_not_look(&self, mut t: Trouble) -> Trouble {
         if t.status == 403 && t.code == "AccessDenied" {
             let why = "without the right s3:ListBucket the store says so also where there is no such object";
@@ -596,7 +598,7 @@ impl S3Store {
         t
     }
 
-    /// Where the server is to go on.
+    /// Returns the name behind which the server is to go on with a listing; none at its beginning.
     fn start_after(&self, list: &List) -> Option<String> {
         let after = list.after.as_ref()?;
         let is_group = list.delimited && after.len() > list.prefix.len() && after.ends_with('/');
@@ -651,8 +653,8 @@ impl S3Store {
         Ok(page)
     }
 
-    /// Where the next page begins; none at the end. An answer that does not say whether there is more is asked behind its
-    /// last name, until one has no name.
+    /// Returns where the next page begins; none at the end. Where an answer does not say whether there is more, the next page
+    /// is asked for behind its last name, until one has no name.
     fn next_page(
         &self,
         doing: &str,

@@ -22,15 +22,15 @@ use crate::base::sum::crc32;
 use crate::base::{Error, Kind, Result};
 use crate::store::{Attrs, Etag, Heeds, Put, When};
 
-/// What DeleteObjects takes at once.
+/// Number of keys that DeleteObjects takes at once.
 const BATCH: usize = 1000;
 const SINGLE_DELETES: usize = 16;
-/// What stays as it is in the name of a copy's source.
+/// Characters that stay as they are in the name of a copy's source, apart from letters and digits.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 /// The largest object that one CopyObject takes.
 const COPY_MAX: u64 = 5 << 30;
 
-/// The headers of a condition, with or without quotes around the etag.
+/// Returns the headers of a condition, with or without quotes around the etag.
 pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Option<String>) {
     match when {
         When::Always => (None, None),
@@ -39,7 +39,7 @@ pub(super) fn condition(when: &When, quoting: Quoting) -> (Option<String>, Optio
     }
 }
 
-/// What a copy is made of, and what it is to carry.
+/// The source that a copy must have, and the attributes that it is to carry.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Copying<'a> {
     pub from_match: Option<&'a Etag>,
@@ -168,8 +168,8 @@ impl S3Store {
         Ok(out)
     }
 
-    /// What a copy is to say of itself. The server keeps by itself what the source carries, unless attributes replace
-    /// that; the class it never keeps.
+    /// Returns the description that a copy is to have. The server keeps by itself what the source carries, unless attributes
+    /// replace that; the class it never keeps.
     async fn describe_copy(&self, from: &str, attrs: Option<&Attrs>) -> Result<Description> {
         if attrs.is_none() && !self.classes.load(Ordering::Relaxed) {
             return Ok(Description::default());
@@ -248,8 +248,8 @@ impl S3Store {
         }
     }
 
-    /// A copy that found something missing: its source, or the object that it was to replace? Or is the source there
-    /// and a directory's marker, which SeaweedFS doesn't copy? It holds nothing, so it is put anew.
+    /// Goes on with a copy that found something missing: its source, or the object that it was to replace. Where the source is
+    /// there and is a directory's marker, which SeaweedFS doesn't copy, the marker is put anew: it holds nothing.
     async fn missing(&self, from: &str, to: &str, how: Copying<'_>, when: &When, t: Trouble) -> Result<Put> {
         let Some(head) = self.head_now(from).await.map_err(|t| t.error)? else { return Err(t.error) };
         if from.ends_with('/') && head.size == 0 {
@@ -264,7 +264,7 @@ impl S3Store {
         if matches!(when, When::Matches(_)) { Ok(Put::Refused) } else { Err(t.error) }
     }
 
-    /// What one CopyObject refused for its size is copied in parts.
+    /// Copies an object in parts that one CopyObject refused for its size.
     async fn copy_large(
         &self,
         from: &str,
@@ -338,8 +338,8 @@ impl S3Store {
     }
 }
 
-/// Whether SeaweedFS shows a directory here because keys lie below it. Such an etag, of no parts, is no object's, and a write
-/// on that condition is refused.
+/// Tells whether SeaweedFS shows a directory here because keys lie below it. Such an etag, of no parts, is no object's, and a
+/// write on that condition is refused.
 fn is_made_by_keys(etag: &Etag) -> bool {
     etag.0.ends_with("-0")
 }
