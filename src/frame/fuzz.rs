@@ -64,7 +64,7 @@ fn frame(data: &[u8]) {
     for access in &accesses {
         if let Ok(contents) = open(&stored, &PLACE, RAW_MAX, access) {
             assert!(contents.len() <= RAW_MAX);
-            // What is not sealed is not an encrypted volume's, and the other way.
+            // An encrypted volume has sealed frames only, and any other volume none.
             assert_eq!(matches!(access, KeyAccess::Plain), fields[1] == 0);
         }
         let mut anew = Recompressor::new(access.clone(), &PLACE.chunk, 6);

@@ -324,8 +324,8 @@ fn batch_hash(heads: &[u8], journal: JournalId, offset: u64, salt: u64) -> u64 {
     hash.digest()
 }
 
-/// Makes the hash of the heads right that begin here, and those of the bodies of its records, which lie behind
-/// the heads from the next page on.
+/// Makes the hashes of one batch right: that of the heads that begin here, and those of the bodies, which lie
+/// behind the heads from the next page on.
 #[cfg(any(test, fuzzing))]
 pub(super) fn sum_batch(segment: &mut [u8], at: usize, journal: JournalId) {
     let Some(heads) = segment.get(at..).and_then(BatchHead::claims) else { return };
@@ -430,7 +430,7 @@ impl Entry {
     fn read(&self) -> Option<Record> {
         let Entry { head, body } = self;
         let op = match head.kind {
-            // One of nothing is never written (`Entry::of`).
+            // A write of no bytes is never made (`Entry::of`).
             1 if head.len > 0 && head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
                 Op::Write { block: head.block, data: body.clone() }
             }

@@ -170,8 +170,7 @@ impl Journal {
                 ring.fail(no_files(dir, error));
             }
         }
-        // The header comes last: a folder without one has no journal, so a crash before this leaves nothing
-        // that counts.
+        // The header comes last: a folder without one has no journal, so a crash before this leaves nothing that counts.
         write_header(&*disk, dir, &header).await?;
         let journal = Self::start(rt, disk, config, ring, header, 3, held);
         if journal.failed().is_some() {
@@ -192,7 +191,7 @@ impl Journal {
         }
         let held = match lock(&*disk, &config.dir).await {
             Ok(held) => held,
-            // Put aside meanwhile by a session that was shut out.
+            // A session that was shut out may have put the folder aside meanwhile.
             Err(e) if e.is(Kind::NotFound) => return Ok(None),
             Err(e) => return Err(e),
         };
@@ -212,20 +211,21 @@ impl Journal {
             end: found.end,
             copied,
         };
-        // What a void journal's header says is above every lsn, and no promise of the ring's.
+        // The mark of a void journal is above every lsn: the ring must not take it for a promise.
         let mark = if header.is_void() { Lsn(first_lsn.0 - 1) } else { found.mark };
         let seal = new_seal(&rt, config.key.as_ref());
         let mut ring = Ring::new((header.journal, seal), config.sizes(Some(header.segment)), first_lsn, mark);
         ring.fresh = found.fresh.into();
         ring.fresh.make_contiguous().sort_by_key(|s| s.bytes);
-        // It grows again when it has to. What is damaged, or may be what damage hides, stays for whoever may yet need it.
+        // Spare segments are removed: the journal grows again when it has to. Where there is damage, or where
+        // damage may hide records, all files stay for whoever may yet need them.
         let keep = 2usize.saturating_sub(found.live.len()).max(1);
         while ring.fresh.len() > keep && found.spoilt.is_none() && !found.doubtful {
             let Some(Segment { name, .. }) = ring.fresh.pop_back() else { break };
             let path = config.dir.join(name);
             disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
         }
-        // What an earlier process made and did not come to make durable is used from now on.
+        // Files that an earlier process made may not be durable in the folder yet, and are used from now on.
         disk.sync_dir(&config.dir).await.context(|| format!("syncing {}", config.dir.display()))?;
         if header.is_void() {
             let why = format!("the journal in {} was given up when its disk took none", config.dir.display());
@@ -380,8 +380,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Waits until all that was appended before is in the kernel, so that it outlives this process, or until
-    /// the journal has failed or is closed.
+    /// Waits until all that was appended before is in the kernel, so that it outlives this process. Returns
+    /// early when the journal has failed or is closed.
     pub async fn written(&self) {
         let wait = self.shared.ring.lock().written();
         if let Some(wait) = wait {
@@ -470,7 +470,7 @@ impl Journal {
     /// `first_lsn` on.
     pub async fn restart(&self, ready: Ready, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         let shared = &self.shared;
-        // Whoever opens the folder next waits until nothing is removed from it any more.
+        // Held to the end: `stop` waits for it, so that nothing is removed from the folder once another may open it.
         let _making = shared.making.lock().await;
         let begun = self.begin_anew(first_lsn, mark).await;
         let id = match begun {
@@ -484,7 +484,7 @@ impl Journal {
         let anew = (id, shared.new_seal());
         let old = shared.ring.lock().begin_anew(anew, ready.segments, first_lsn, mark);
         self.opened.lock().clear();
-        // All in them is stored.
+        // All records in the old segments are stored.
         shared.remove_all(old).await;
         shared.work.notify_one();
         Ok(id)
@@ -556,7 +556,8 @@ impl Journal {
         self.stop().await;
         let note = self.shared.ring.lock().closing_note();
         if let Some(note) = note {
-            // Says that what came before was synced. It is only a help to whoever looks for damage.
+            // This batch tells that the records before it were synced. It only helps to find damage, so its
+            // failure is none.
             let _ = note.file.pwrite(note.offset, note.parts, true).await;
         }
         self.shared.lock.lock().take();
@@ -566,7 +567,7 @@ impl Journal {
     async fn stop(&self) {
         self.shared.ring.lock().close(closed);
         self.shared.work.notify_one();
-        // The sender lives as long as we do.
+        // The sender is part of `shared`, so the wait ends only with the loops.
         let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
         drop(self.shared.making.lock().await);
     }
@@ -576,7 +577,7 @@ impl Journal {
         self.stop().await;
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
         let doing = || format!("deleting the journal in {}", dir.display());
-        // Without its header it is none, whatever a crash leaves of the rest.
+        // A folder without its header has no journal, whatever a crash leaves of the other files.
         disk.remove(&dir.join("header")).await.context(doing)?;
         disk.sync_dir(dir).await.context(doing)?;
         for name in disk.list(dir).await.context(doing)? {
@@ -590,7 +591,7 @@ impl Journal {
 
     /// Renames the folder to a place beside it that names `why`, and returns the new path. Nothing is deleted.
     pub async fn set_aside(&self, why: &str) -> Result<PathBuf> {
-        // What can't be written is what couldn't be kept anyway; what is there is kept.
+        // A failed sync loses nothing that could have been kept; all that is on the disk stays in the folder.
         let _ = self.sync(None).await;
         self.stop().await;
         let dir = &self.shared.dir;
@@ -623,7 +624,7 @@ impl Drop for Waiting<'_> {
         if let Ok(Ok(granted)) = self.answer.try_recv() {
             self.shared.give_back(&granted);
         }
-        // Whoever waits behind may be let in now.
+        // Those behind this waiter may be let in now.
         self.shared.ring.lock().admit();
     }
 }

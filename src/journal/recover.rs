@@ -111,13 +111,13 @@ impl Recovery<'_> {
         if self.header.is_void() {
             return self.nothing(unused, next_number).await;
         }
-        // They were there before the header was, and some always stay: what was in them is gone.
+        // Segments are made before the header, and some always stay: where there is none, its records are lost.
         if used.is_empty() && unused.is_empty() {
             let why = format!("{} has a header and none of its segments. {STAYS}", self.dir.display());
             return Err(Error::new(Kind::Corrupt, why));
         }
         used.sort_by_key(|(_, head)| head.lap);
-        // Laps are overwritten oldest first: in use is what follows each other up to the last.
+        // Laps are overwritten oldest first: those in use follow each other up to the last one.
         let run = used.windows(2).rposition(|pair| pair[0].1.lap + 1 != pair[1].1.lap).map_or(0, |n| n + 1);
         let fresh: Vec<Segment> = used.drain(..run).map(|(segment, _)| segment).collect();
         let mut live = VecDeque::new();
@@ -140,7 +140,8 @@ impl Recovery<'_> {
             doubtful |= self.refuse_evidence(&unused, end).await?;
         }
         let mut spoilt = None;
-        // A loss of power while one was overwritten leaves it so; another may have met the next.
+        // A loss of power while the oldest segment was overwritten leaves it damaged. A further loss may have
+        // damaged the next one.
         while live.len() > 1
             && let Some(at) = self.spoilt_at(&live[0]).await?
             && let Some(first) = live.pop_front()
@@ -189,7 +190,7 @@ impl Recovery<'_> {
         }
         let size = file.size().await.context(doing)? / ALIGN * ALIGN;
         let bytes = head.map_or(size, |head| head.bytes);
-        // None was ever made smaller than the header says: the room in one is counted on.
+        // No segment was ever made smaller than the header says: promises of room count on that.
         if size < bytes || bytes < self.header.segment {
             if head.is_some() {
                 return Err(damaged(&path, size));
@@ -207,13 +208,13 @@ impl Recovery<'_> {
         let doing = || format!("reading {}", path.display());
         let mut window = Window::new(live.segment.file.clone());
         let mut tail = Tail::of(live);
-        // Where batches end, and with which lsn.
+        // Offsets at which batches end, and the last lsn of each.
         let mut ends: VecDeque<(u64, Lsn)> = VecDeque::new();
         let mut synced = live.head.before;
         while let Some(batch) = self.good_batch(&mut window, live, &tail).await.context(doing)? {
             (tail.end, tail.last, tail.mark) = (batch.end(), batch.last(), tail.mark.max(batch.head.mark));
             synced = synced.max(batch.head.synced);
-            // A batch without records is proven by the next with some, whose sync covers it.
+            // A batch without records has no lsn of its own: the sync of the next batch with records covers it.
             if batch.head.records > 0 {
                 ends.push_back((tail.end, tail.last));
             }

@@ -88,7 +88,7 @@ impl Replay {
         let path = self.dir.join(&reading.live.segment.name);
         let at = reading.at;
         if at < reading.live.end {
-            // After an error everything stands as before: nothing is skipped by asking again.
+            // An error changes nothing here: a second call reads this batch again and skips no record.
             let list = reading.batch(self.journal, &mut self.opener).await;
             let list = list.context(|| format!("reading {}", path.display()))?;
             let list = list.ok_or_else(|| damaged(&path, at))?;

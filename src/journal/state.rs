@@ -495,7 +495,7 @@ impl Ring {
             return nothing;
         }
         let waited_for = !self.writes.is_empty() || !self.syncs.is_empty();
-        // What is written takes less than was promised for it: that may let someone in.
+        // A written record takes less room than was promised for it: that may let a waiter in.
         let short = !self.rooms.is_empty();
         let much = self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS || short;
         if !self.pending.is_empty() && (waited_for || much) {
@@ -517,7 +517,7 @@ impl Ring {
         let Progress { lsn, mark, .. } = self.written;
         let wanted = self.lap_ends || self.syncs.iter().any(|w| w.goal <= lsn && w.mark <= mark);
         match self.live.back() {
-            // All that isn't synced is in the last one.
+            // Only the last segment has bytes that are not synced.
             Some(last) if wanted => SyncJob::Sync(last.segment.file.clone(), self.written),
             _ => nothing,
         }
@@ -551,7 +551,7 @@ impl Ring {
         self.live.push_back(Live { segment, head, end: SEGMENT_HEAD, last: head.before });
         let entries = self.take_entries(bytes - SEGMENT_HEAD);
         let job = self.batch(entries, Some(head));
-        // What was trimmed may have been the segment before.
+        // All records of the segment before may be trimmed already: it stayed because it was the last.
         self.trim(self.trimmed);
         Job::Write(job)
     }

@@ -65,7 +65,8 @@ impl Shared {
         let mut new = header.clone();
         change(&mut new)?;
         if !new.is_void() {
-            // Once the write begins the disk may say so, also when it fails.
+            // Once the write begins the disk may have the new header, also when the write fails. So from here
+            // on the journal is not known to be void.
             self.void.store(false, Ordering::Release);
         }
         write_header(&*self.disk, &self.dir, &new).await?;
@@ -224,7 +225,7 @@ async fn write_loop(shared: &Arc<Shared>) {
             shared.sync_work.notify_one();
         }
     }
-    // It ends with this one.
+    // The sync loop ends with this one: it is woken to see that.
     shared.sync_work.notify_one();
 }
 
@@ -244,7 +245,7 @@ async fn sync_loop(shared: &Shared) {
         };
         let synced = file.sync().await.map_err(Error::from);
         shared.done(generation, synced, |ring| ring.synced(upto));
-        // The next segment may be begun, or something said in the header.
+        // The write loop may wait for this sync: to begin the next segment, or to write a mark into the header.
         shared.work.notify_one();
     }
 }
@@ -298,7 +299,7 @@ async fn make_ahead(shared: Arc<Shared>) {
             next = Some(shared);
             continue;
         }
-        // Nothing is held meanwhile: the journal may be closed and opened again.
+        // The journal isn't held during the wait: it may be closed and opened again meanwhile.
         drop(shared);
         rt.sleep(SPACE_RETRY).await;
         next = weak.upgrade();

@@ -128,7 +128,7 @@ impl Slice {
         }
         r = Reader::new(body, WHAT);
         let kind = r.u32()?;
-        // Bytes that each frame takes at least.
+        // Least number of bytes that each frame takes.
         let (is_data, is_map, least) = match kind {
             SLICE => (false, false, 2),
             DATA_SLICE => (true, false, 4),
@@ -225,7 +225,7 @@ impl PackDraft {
 
     fn begin(&mut self, bytes: u64) {
         self.share = bytes.div_ceil(self.k as u64).max(1);
-        // Indexes and the frame that goes over its share come on top; a vector that grows would hold all twice.
+        // Indexes, and the frame that goes over its share, come on top. A vector that grows would hold all bytes twice.
         let room = self.share as usize + self.share as usize / 8 + FRAME_MAX + FOOTER_ROOM;
         self.shards = (0..self.k).map(|_| Vec::with_capacity(room)).collect();
     }
@@ -233,13 +233,13 @@ impl PackDraft {
     /// Adds the frames that are left of one chunk, in order of their offsets in it.
     pub fn add(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
         let Some(gathered) = &mut self.gathered else { return self.lay_out(epoch, seq, frames) };
-        // They may be slices of whole chunks, which nobody else needs any more.
+        // The frames may be slices of whole chunks, which nobody else needs any more: copies let those go.
         let own = |f: &PackFrame| PackFrame { data: Bytes::copy_from_slice(&f.data), ..f.clone() };
         gathered.push(Gathered { epoch, seq, frames: frames.iter().map(own).collect() });
     }
 
     fn lay_out(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
-        // Which frames begin a shard is decided by the frames alone: the index says it, and comes before them.
+        // The index tells which frames begin a shard, and comes before them: so the frames alone decide that.
         let (mut shard, mut fill) = (self.current, self.shards[self.current].len() as u64);
         let told = !frames.is_empty() && frames.iter().all(|f| f.address.is_some());
         let is_data = told && frames.iter().all(|f| f.is_data);
@@ -397,7 +397,7 @@ mod tests {
         let slice = Slice::open(&at(&chunk, place, len), &id(), place, &access).unwrap();
         assert_eq!((slice.addresses.clone(), slice.is_data), (vec![9 << 60, 2, u64::MAX], false));
         assert_eq!(at(&chunk, slice.find(401).unwrap().to, 2), &b"ef"[..]);
-        // Of a plain volume nothing changes: nobody needs them.
+        // The index of a plain volume has no addresses, since nobody needs them.
         let mut draft = PackDraft::new(id(), 1, 6, None);
         draft.add(Epoch(1), Seq(9), &pages);
         assert_eq!(draft.finish(Era(4)).0.shards[0][..4], *b"WLSL");

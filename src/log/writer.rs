@@ -279,7 +279,7 @@ impl Writer {
     pub async fn cut(self: &Arc<Self>, draft: Draft, era: Era) -> Result<Cutting> {
         let (_, last) = draft.span().expect("a chunk is cut of at least one record");
         // Memory comes before the number: a chunk with a number that waits for memory would hold up the prefix.
-        // Beside the payload: its frames and parity.
+        // The memory is for the payload, and beside it for its frames and parity.
         let layout = self.config.pool.layout();
         let held =
             self.config.encode.take(draft.bytes() * (1 + layout.n().div_ceil(layout.k()) as u64)).await;
@@ -466,7 +466,7 @@ impl Writer {
                 return Ok(at);
             }
             self.seal_map();
-            // For the worst case at once: a holder must not wait for more.
+            // Memory for the largest chunk is taken at once: whoever holds memory must not wait for more.
             let mut held = Some(self.config.encode.take(self.chunk_target()).await);
             let era = sink.era;
             let begun = self.slot(|state, id| {

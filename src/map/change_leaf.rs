@@ -18,7 +18,7 @@ pub struct Change {
 /// Returns the frames sorted, each once.
 pub fn frames(frames: impl Iterator<Item = FrameRef>) -> Vec<FrameRef> {
     let mut frames: Vec<_> = frames.collect();
-    // Neighbours mostly lie in one.
+    // Neighbouring blocks mostly lie in one frame.
     frames.dedup();
     frames.sort_unstable();
     frames.dedup();
@@ -29,7 +29,7 @@ pub fn frames(frames: impl Iterator<Item = FrameRef>) -> Vec<FrameRef> {
 /// and lie within the leaf. `None` when that changes nothing.
 pub fn change(old: &[Entry], first: u64, updates: &[Extent]) -> Option<Change> {
     let mut entries = Runs(Vec::with_capacity((old.len() + 2 * updates.len()).min(SLOTS as usize)));
-    // Frames that lose blocks, most of them all they have here.
+    // Frames that lose blocks. Most of them lose all that they have in this leaf.
     let mut losers = Vec::new();
     let mut rest = old.iter().copied();
     let mut next = rest.next();

@@ -98,7 +98,7 @@ impl Differences<'_> {
             if level.ahead.is_empty() {
                 level.ahead = level.load(self.pages, self.cache).await?;
             }
-            // Only now: after a failed load the same place comes again.
+            // Taken out only now: after a failed load this place comes again.
             level.places.pop_front();
             let pages = level.ahead.pop_front().expect("those of the first place are loaded first");
             let level = level.level;
@@ -168,7 +168,7 @@ fn differing(first: u64, leaves: &Both, blocks: &Range<u64>) -> VecDeque<Range<u
     let (mut found, mut at) = (VecDeque::<Range<u64>>::new(), 0);
     while let (Some(sides), true) = (next_of(ours.peek(), theirs.peek()), u64::from(at) < SLOTS) {
         at = sides.iter().flatten().map(|entry| entry.start).min().unwrap_or(at).max(at);
-        // Up to where either begins or ends, each side is one frame or nothing.
+        // Up to the next slot where an entry of either side begins or ends, each side is one frame or nothing.
         let edge = |entry: &Entry| if entry.start > at { entry.start } else { entry.end() };
         let end = sides.iter().flatten().map(edge).min().unwrap_or(at);
         let [a, b] = sides.map(|entry| entry.and_then(|entry| mapped(&entry, at)));

@@ -206,7 +206,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
                     let child_first = first + u64::from(e.start) * span(level - 1);
                     self.cache.get(self.pages, &e.frame, level - 1, child_first)
                 });
-                // So that they come together; what doesn't stay in the cache comes again one by one.
+                // The pages are loaded together. A page that doesn't stay in the cache is loaded again, by itself.
                 try_join_all(loads).await?;
                 for e in some {
                     let child_first = first + u64::from(e.start) * span(level - 1);
