@@ -85,7 +85,7 @@ pub struct BatchHead {
     pub mark: Lsn,
 }
 
-/// Opens the records of a journal.
+/// The key that opens the records of a journal, with the seal that it derived last.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
     key: Option<JournalKey>,
