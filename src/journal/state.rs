@@ -116,7 +116,7 @@ struct RoomWaiter {
     done: oneshot::Sender<Result<Granted>>,
 }
 
-/// Room that was set aside for a waiter. Whoever receives it gives it back; When nobody receives it, `admit` sets nothing aside.
+/// Room that was set aside for a waiter. Whoever receives it gives it back. When nobody receives it, `admit` sets nothing aside.
 #[derive(Debug)]
 pub struct Granted {
     pub cost: u64,
