@@ -14,14 +14,14 @@ pub const TARGETS: &[Target] = &[Target { name: "frame", run: frame, seeds: some
 
 const PLACE: Place =
     Place { chunk: ChunkId { volume: VolumeId(3), epoch: Epoch(2), seq: Seq(5) }, offset: 4096, address: 16 };
-/// Of a list, which may be longer than a frame.
+/// Bytes of the longest contents: those of a list, which may be longer than a frame.
 const RAW_MAX: usize = 256 << 10;
 
 fn key() -> VolumeKey {
     VolumeKey::new(VolumeId(3), [(1, Secret::new([7; 32]))]).expect("it has a data key")
 }
 
-/// A byte that says whether it is sealed, the header's fields, and the body.
+/// Makes inputs: a byte that says whether the frame is sealed, the fields of its header, and its body.
 fn some_frames() -> Vec<Vec<u8>> {
     let block = Bytes::from(b"a block of text. ".repeat(241)[..4096].to_vec());
     let of = |codec: Codec, kind: FrameKind, sealed: u8| {
@@ -64,7 +64,7 @@ fn frame(data: &[u8]) {
     for access in &accesses {
         if let Ok(contents) = open(&stored, &PLACE, RAW_MAX, access) {
             assert!(contents.len() <= RAW_MAX);
-            // What is not sealed is not an encrypted volume's, and the other way.
+            // An encrypted volume has sealed frames only, and any other volume none.
             assert_eq!(matches!(access, KeyAccess::Plain), fields[1] == 0);
         }
         let mut anew = Recompressor::new(access.clone(), &PLACE.chunk, 6);

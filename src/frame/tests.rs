@@ -199,7 +199,7 @@ fn a_sealed_frame_that_is_compressed_anew_is_sealed_anew() {
     assert!(Recompressor::new(KeyAccess::Locked, &at.chunk, 11).smaller(&old, &at).is_none());
 }
 
-/// Sealed by another hand (Python's `cryptography`).
+/// The expected bytes were sealed by another program (Python's `cryptography`).
 #[test]
 fn golden_bytes_of_a_sealed_frame() {
     let at = place(16, 5);

@@ -13,7 +13,7 @@ use crate::base::rt::DiskFile;
 /// Bytes read at once.
 const WINDOW: u64 = 1 << 20;
 
-/// Reads a file front to back with few and large reads.
+/// A file that is read front to back with few and large reads.
 pub struct Window {
     file: Arc<dyn DiskFile>,
     start: u64,
@@ -25,7 +25,7 @@ impl Window {
         Window { file, start: 0, bytes: Bytes::new() }
     }
 
-    /// Up to `len` bytes from `at` on; fewer at the file's end.
+    /// Reads `len` bytes from `at` on; fewer at the end of the file.
     pub async fn read(&mut self, at: u64, len: u64) -> std::io::Result<Bytes> {
         let end = self.start + self.bytes.len() as u64;
         if at < self.start || at + len > end {
@@ -46,7 +46,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The batch whose heads begin here, whatever its bodies are.
+    /// Reads the heads of the batch that begins here; `None` when no batch of this journal does. Its bodies are not checked.
     pub async fn at(window: &mut Window, journal: JournalId, at: u64) -> std::io::Result<Option<Batch>> {
         let first = window.read(at, BATCH_HEAD as u64).await?;
         let Some(heads) = BatchHead::claims(&first) else { return Ok(None) };
@@ -58,7 +58,8 @@ impl Batch {
         self.at + self.head.size()
     }
 
-    /// Its records with their bodies; `None` when these aren't what was written.
+    /// Reads the records of the batch with their bodies, as stored. `None` when lengths contradict each other
+    /// or the file is too short.
     pub async fn entries(&self, window: &mut Window) -> std::io::Result<Option<Vec<Entry>>> {
         let from = self.at + self.head.bodies();
         let body = window.read(from, self.head.body.into()).await?;
@@ -75,8 +76,8 @@ impl Batch {
         Ok((at == self.head.body as usize).then_some(out))
     }
 
-    /// Its records; `None` when these aren't what was written. Each has memory of its own: one read brings many, and what is
-    /// kept of them would keep all.
+    /// Reads and opens the records of the batch; `None` when these bytes are not what was written. Each record
+    /// has memory of its own: one read brings many records, and one that is kept would keep all of them in memory.
     pub async fn whole(
         &self,
         window: &mut Window,
@@ -96,14 +97,14 @@ impl Batch {
         self.records.last().map_or(self.head.before, |r| r.lsn)
     }
 
-    /// Whether lsns grow within it, from where it says it begins.
+    /// Tells whether lsns grow within the batch, from the lsn on that it says it follows.
     pub fn is_ordered(&self) -> bool {
         let before = std::iter::once(self.head.before).chain(self.records.iter().map(|r| r.lsn));
         before.zip(&self.records).all(|(before, r)| before < r.lsn) && self.last().is_counted()
     }
 }
 
-/// The next page from `at` on that is not zeros.
+/// Finds the next page from `at` on that is not all zeros.
 pub async fn next_used(window: &mut Window, mut at: u64, end: u64) -> std::io::Result<Option<u64>> {
     while at < end {
         let page = window.read(at, ALIGN).await?;

@@ -10,22 +10,25 @@ use crate::base::log_record::{Mark, Op, Record};
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, VolumeId};
 use crate::keys::{JournalKey, JournalSeal, TAG};
 
-/// What all places in a segment are multiples of: a batch never shares a page with one that was synced before.
+/// Bytes of a page: all places in a segment are multiples of it. So a batch never shares a page with one that
+/// was synced before.
 pub const ALIGN: u64 = 4096;
-/// Bytes of a journal's smallest segment. Room is counted by them, and none outside of these was ever made.
+/// Bytes of the smallest segment that a journal may have. Room is counted by segments of at least this size,
+/// and a smaller one was never made.
 pub const SEGMENT_MIN: u64 = 8 * ALIGN;
 const SEGMENT_MAX: u64 = 1 << 30;
 /// Bytes before a segment's first batch.
 pub const SEGMENT_HEAD: u64 = ALIGN;
 pub const BATCH_HEAD: usize = 64;
 pub const RECORD_HEAD: usize = 40;
-/// What of a sealed record's head is sealed with its body: first block, blocks, kind.
+/// Bytes of a record head that are sealed together with the body: first block, blocks, kind.
 const FIELDS: usize = 20;
 /// Records of a batch, at most.
 pub const BATCH_RECORDS: usize = 4096;
 /// Bytes of the header file, at most.
 pub const HEADER_MAX: usize = 64 << 10;
-/// Epochs a lineage may list; starts that fail again and again before they record end here.
+/// Epochs that a lineage may list. Each start that fails before it is recorded adds one, so that endless such
+/// starts end here.
 pub const LINEAGE_MAX: usize = 4096;
 
 const HEADER_FORMAT: u16 = 6;
@@ -43,46 +46,46 @@ pub struct Header {
     pub mark: Lsn,
     /// Bytes of the smallest segment.
     pub segment: u64,
-    /// Of the file `lock`: tells this folder from its copies.
+    /// Identity of the file `lock`: tells this folder from its copies.
     pub place: u64,
-    /// Its records are sealed.
+    /// Is true if the journal belongs to an encrypted volume: its records are sealed.
     pub sealed: bool,
     pub lineage: Vec<Epoch>,
 }
 
-/// The first block of a segment in use.
+/// The contents of the first page of a segment in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHead {
-    /// Which use of a segment this is, counted over all segments from 1 on.
+    /// Number of this use of a segment, counted over all segments from 1 on.
     pub lap: u64,
-    /// Random; what an earlier use left behind never verifies.
+    /// A random number that seeds the hashes: what an earlier use left in the file never verifies.
     pub salt: u64,
     /// Last lsn before this segment.
     pub before: Lsn,
-    /// Where the segment of the lap before ends, 0 for the first lap.
+    /// Offset at which the segment of the lap before ends; 0 for the first lap.
     pub before_end: u64,
     pub mark: Lsn,
-    /// Of the file.
+    /// Bytes of the segment file.
     pub bytes: u64,
 }
 
-/// What precedes the records of one write.
+/// The head of a batch, which is one write: it precedes the heads of the records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BatchHead {
     pub lap: u64,
     pub salt: u64,
     pub records: u16,
     pub body: u32,
-    /// The salt of the key that its records are sealed by.
+    /// The salt of the key by which the records are sealed; `None` when they are not.
     pub sealed: Option<u128>,
     /// Last lsn before this batch.
     pub before: Lsn,
-    /// Last lsn known to be durable when this was written.
+    /// Last lsn known to be durable when this batch was written.
     pub synced: Lsn,
     pub mark: Lsn,
 }
 
-/// Opens the records of a journal.
+/// The key that opens the records of a journal, with the seal that it derived last.
 #[derive(Clone, Debug, Default)]
 pub struct Opener {
     key: Option<JournalKey>,
@@ -94,7 +97,8 @@ impl Opener {
         Opener { key, last: None }
     }
 
-    /// For the records of a batch that says this of itself. `None`: it is not this journal's.
+    /// Returns the seal that opens the records of a batch whose head says `sealed`; an inner `None` when they
+    /// are not sealed. `None` when the batch does not belong to this journal: one is sealed and the other is not.
     pub fn of(&mut self, sealed: Option<u128>) -> Option<Option<JournalSeal>> {
         match (&self.key, sealed) {
             (None, None) => Some(None),
@@ -116,9 +120,9 @@ pub struct RecordHead {
     pub blocks: u64,
     pub len: u32,
     pub kind: u8,
-    /// Of the body, as it is stored.
+    /// Hash of the body as it is stored.
     pub hash: u64,
-    /// `block`, `blocks` and `kind`, which are 0 then, and the tag of all that is sealed.
+    /// Sealed `block`, `blocks` and `kind`, which are 0 in this head then, and the tag of all that is sealed.
     pub sealed: Option<[u8; FIELDS + TAG]>,
 }
 
@@ -130,7 +134,7 @@ pub struct Entry {
 }
 
 impl Header {
-    /// Above every lsn: the journal takes no records, and vouches for none.
+    /// The mark of a void journal, which is above every lsn: the journal takes no records, and vouches for none.
     pub const VOID: Lsn = Lsn(u64::MAX);
 
     pub fn is_void(&self) -> bool {
@@ -185,7 +189,7 @@ impl Header {
 }
 
 impl SegmentHead {
-    /// The whole first block.
+    /// Writes the whole first page of a segment.
     pub fn encode(&self, journal: JournalId, w: &mut Writer) {
         let start = w.buf.len();
         w.u32(SEGMENT_MAGIC).u16(SEGMENT_FORMAT).u16(0).u128(journal.0).u64(self.lap).u64(self.salt);
@@ -195,7 +199,7 @@ impl SegmentHead {
         w.buf.resize(start + SEGMENT_HEAD as usize, 0);
     }
 
-    /// `None`: this is no head of a segment of this journal.
+    /// Decodes the head of a segment; `None` when the bytes are no such head of this journal.
     pub fn decode(bytes: &[u8], journal: JournalId) -> Option<SegmentHead> {
         let mut r = Reader::new(bytes, "a segment's head");
         let start = (r.u32().ok()?, r.u16().ok()?, r.u16().ok()?, r.u128().ok()?);
@@ -208,40 +212,41 @@ impl SegmentHead {
 }
 
 impl SegmentHead {
-    /// Whether its numbers are such that somebody came to by counting.
+    /// Tells whether its numbers are so small that somebody can have counted to them.
     pub fn is_counted(&self) -> bool {
         self.lap <= COUNT_MAX && self.before.is_counted()
     }
 }
 
 impl BatchHead {
-    /// Bytes of the heads: the batch's and its records'.
+    /// Returns the bytes of the heads: that of the batch and those of its records.
     pub fn heads(&self) -> usize {
         Self::heads_of(self.records.into(), self.sealed.is_some())
     }
 
-    /// A sealed batch has a head's room for its salt, and a second one for each record.
+    /// Returns the bytes of the heads. A sealed batch has a head's room for its salt, and a second one for each record.
     fn heads_of(records: usize, sealed: bool) -> usize {
         BATCH_HEAD + RECORD_HEAD * if sealed { 1 + 2 * records } else { records }
     }
 
-    /// Bytes on the disk of one with so many records and bytes of bodies.
+    /// Returns how many bytes on the disk a batch takes that has so many records and bytes of bodies.
     pub fn size_of(records: usize, body: u64, sealed: bool) -> u64 {
         let heads = Self::heads_of(records, sealed) as u64;
         heads.next_multiple_of(ALIGN) + body.next_multiple_of(ALIGN)
     }
 
-    /// Where the bodies begin: on a page of their own, so that disks take blocks from where they lie in memory.
+    /// Returns the offset in the batch at which the bodies begin: on a page of their own, so that disks take
+    /// blocks from where they lie in memory.
     pub fn bodies(&self) -> u64 {
         (self.heads() as u64).next_multiple_of(ALIGN)
     }
 
-    /// Bytes on the disk.
+    /// Returns how many bytes on the disk the batch takes.
     pub fn size(&self) -> u64 {
         Self::size_of(self.records.into(), self.body.into(), self.sealed.is_some())
     }
 
-    /// The heads of a batch that lies at `offset` of its segment.
+    /// Writes the heads of a batch that lies at `offset` of its segment.
     pub fn encode<'a>(
         &self,
         journal: JournalId,
@@ -267,7 +272,7 @@ impl BatchHead {
         w.buf[start + 56..start + 64].copy_from_slice(&hash.to_le_bytes());
     }
 
-    /// How many bytes of heads a batch claims to have, if one may begin here.
+    /// Returns how many bytes of heads a batch claims to have; `None` when no batch can begin here. Nothing is verified yet.
     pub fn claims(first: &[u8]) -> Option<usize> {
         let word = |at: usize| Some(u32::from_le_bytes(first.get(at..at + 4)?.try_into().ok()?));
         let heads = word(4)? as usize;
@@ -278,7 +283,7 @@ impl BatchHead {
         ok.then_some(heads)
     }
 
-    /// A batch's heads; `None`: no batch of this journal was written here.
+    /// Decodes and verifies the heads of a batch; `None` when no batch of this journal was written here.
     pub fn decode(bytes: &[u8], journal: JournalId, offset: u64) -> Option<(BatchHead, Vec<RecordHead>)> {
         let heads = Self::claims(bytes)?;
         let bytes = bytes.get(..heads)?;
@@ -308,8 +313,8 @@ impl BatchHead {
     }
 }
 
-/// Over everything that says where and when this is, and all heads but the hash itself. Seeded with the salt, so that
-/// no guest can write bytes that look like a batch.
+/// Hashes everything that says where and when this batch is, and all heads but the hash itself. The hash is
+/// seeded with the salt, so that no guest can write bytes that look like a batch.
 fn batch_hash(heads: &[u8], journal: JournalId, offset: u64, salt: u64) -> u64 {
     let mut hash = Xxh3::with_seed(salt);
     hash.update(&journal.0.to_le_bytes());
@@ -319,7 +324,8 @@ fn batch_hash(heads: &[u8], journal: JournalId, offset: u64, salt: u64) -> u64 {
     hash.digest()
 }
 
-/// The hash of the heads that begin here is made right, and those of its records' bodies, which lie behind them from `bodies` on.
+/// Makes the hashes of one batch right: that of the heads that begin here, and those of the bodies, which lie
+/// behind the heads from the next page on.
 #[cfg(any(test, fuzzing))]
 pub(super) fn sum_batch(segment: &mut [u8], at: usize, journal: JournalId) {
     let Some(heads) = segment.get(at..).and_then(BatchHead::claims) else { return };
@@ -347,7 +353,7 @@ impl RecordHead {
         Ok(RecordHead { lsn, block, blocks, len, kind, hash, sealed: more })
     }
 
-    /// Takes in what is sealed with the body, which is returned.
+    /// Seals the fields of this head with the body. The head keeps the sealed fields; the sealed body is returned.
     fn seal(&mut self, seal: &JournalSeal, journal: JournalId, body: &[u8]) -> Bytes {
         let mut fields = [0; FIELDS];
         fields[..8].copy_from_slice(&self.block.to_le_bytes());
@@ -359,7 +365,7 @@ impl RecordHead {
         sealed.into()
     }
 
-    /// As it was before it was sealed, with its body.
+    /// Opens a sealed head and its body; `None` when they are not what was sealed.
     fn open(&self, seal: &JournalSeal, journal: JournalId, body: &[u8]) -> Option<(RecordHead, Bytes)> {
         let (fields, tag) = self.sealed.as_ref()?.split_at(FIELDS);
         let opened = Bytes::from(seal.open(self.lsn, &self.bound(journal), body, fields, tag)?);
@@ -369,7 +375,7 @@ impl RecordHead {
         Some((head, opened.slice(..body.len())))
     }
 
-    /// What the tag covers beside what is sealed.
+    /// Returns what the tag covers beside the sealed bytes: journal, lsn and length of the body.
     fn bound(&self, journal: JournalId) -> [u8; 28] {
         let mut out = [0; 28];
         out[..16].copy_from_slice(&journal.0.to_le_bytes());
@@ -380,7 +386,8 @@ impl RecordHead {
 }
 
 impl Entry {
-    /// Seals it, in a journal of these, and hashes the body: the caller's work, done outside of any lock.
+    /// Makes a record ready to be written: seals it, if the journal is sealed, and hashes the body. The caller
+    /// does this outside of any lock.
     pub fn of(record: &Record, seal: Option<(&JournalSeal, JournalId)>) -> Entry {
         let (block, blocks) = record.op.blocks();
         let (kind, body) = match &record.op {
@@ -409,7 +416,7 @@ impl Entry {
         Entry { head, body }
     }
 
-    /// Of a journal that is sealed so. `None`: it isn't what was written.
+    /// Opens and decodes the record, in a journal that is sealed by `seal`; `None` when the bytes are not what was written.
     pub fn record(&self, journal: JournalId, seal: Option<&JournalSeal>) -> Option<Record> {
         if xxh3_64(&self.body) != self.head.hash {
             return None;
@@ -419,11 +426,11 @@ impl Entry {
         Entry { head, body }.read()
     }
 
-    /// What is not sealed, or was opened.
+    /// Decodes a record that is not sealed, or was opened.
     fn read(&self) -> Option<Record> {
         let Entry { head, body } = self;
         let op = match head.kind {
-            // One of nothing is never written (`Entry::of`).
+            // A write of no bytes is never made (`Entry::of`).
             1 if head.len > 0 && head.len as u64 == head.blocks.checked_mul(BLOCK)? => {
                 Op::Write { block: head.block, data: body.clone() }
             }

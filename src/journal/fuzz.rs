@@ -43,7 +43,7 @@ fn some_headers() -> Vec<Vec<u8>> {
     vec![header[..header.len() - 8].to_vec(), w.buf[..72].to_vec()]
 }
 
-/// A header, and a segment's head, without their checksums.
+/// Decodes `data` as a header and as the head of a segment, each with its checksum behind it.
 fn header(data: &[u8]) {
     let bytes = with_xxh3(data);
     if let Ok(header) = Header::decode(&bytes) {
@@ -87,7 +87,7 @@ fn some_batches() -> Vec<Vec<u8>> {
     vec![plain, sealed]
 }
 
-/// The heads of a batch, and its bodies right behind them.
+/// Decodes `data` as the heads of a batch with the bodies right behind them.
 fn batch(data: &[u8]) {
     let _ = BatchHead::decode(data, ID, 4096);
     let Some(heads) = BatchHead::claims(data).filter(|heads| *heads <= data.len()) else { return };
@@ -110,7 +110,7 @@ fn batch(data: &[u8]) {
     }
 }
 
-/// Paths and contents.
+/// Paths of files, and their contents.
 type Files = Vec<(PathBuf, Vec<u8>)>;
 
 const DIR: &str = "/v";
@@ -137,7 +137,7 @@ async fn replayed(journal: &Journal, after: Lsn) -> Result<Vec<Record>> {
     Ok(all)
 }
 
-/// The files of a journal with nine records, of which the first three are trimmed.
+/// Makes the files of a journal with nine records, of which the first three are trimmed.
 fn written() -> Files {
     let sim = Sim::new(1);
     let (rt, disk) = (sim.rt(), Arc::new(SimDisk::new(&sim)));
@@ -190,7 +190,7 @@ fn resum(path: &Path, bytes: &mut Vec<u8>, journal: JournalId) {
     }
 }
 
-/// Edits of the files. With checksums made right where they say so.
+/// Applies edits to the files of a journal, makes the checksums right where the input says so, and opens the folder.
 fn folder(data: &[u8]) {
     let mut files = WRITTEN.with_borrow_mut(|kept| kept.get_or_insert_with(written).clone());
     let (sums, rest) = choice(data);
@@ -215,7 +215,7 @@ fn folder(data: &[u8]) {
     let _: Result<()> = run.unwrap_or_else(|stall| panic!("{stall}"));
 }
 
-/// What an opening finds the next one finds as well.
+/// Opens the journal, adds a record and opens it again: the second opening must find what the first one found.
 async fn opened(rt: &Rt, disk: &Arc<SimDisk>) -> Result<()> {
     let Some((journal, found)) = Journal::open(rt.clone(), disk.clone(), config()).await? else {
         return Ok(());

@@ -25,71 +25,75 @@ use crate::base::units::MIB;
 use crate::base::{Epoch, Error, JournalId, Kind, Lsn, Result, ResultExt as _, VolumeId};
 use crate::keys::JournalKey;
 
-/// The first two segments: what a volume takes of the local disk at least, and what stays to it when the disk is full.
+/// Bytes of each of the first two segments. They are what a volume takes of the local disk at least, and what
+/// stays to it when the disk is full.
 const SEGMENT_FIRST: u64 = MIB / 2;
-/// The largest are this large, or a sixteenth of the journal where that is less.
+/// Bytes of the largest segments, or a sixteenth of the journal where that is less.
 const SEGMENT_TARGET: u64 = 64 * MIB;
 
-/// Where a volume's journal lies and how large it may get.
+/// Configuration of a journal: its folder, its size, and its key.
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
-    /// A folder of its own; made if absent.
+    /// The folder, which nothing else uses; it is made if absent.
     pub dir: PathBuf,
-    /// Bytes, at most (segments; the header file is beside).
+    /// Bytes that the segments may take together, at most. The header file comes on top.
     pub size: u64,
     /// Bytes of the smallest and of the largest segment; `None`: 512 KiB and 64 MiB, less when `size` is small.
     pub segment: Option<(u64, u64)>,
-    /// Of an encrypted volume: its records are sealed.
+    /// The key by which records are sealed; `None` when the volume is not encrypted.
     pub key: Option<JournalKey>,
 }
 
-/// What opening found.
+/// The findings of an opening: whose journal it is, and which records it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     pub volume: VolumeId,
     pub journal: JournalId,
-    /// Epochs that continue each other here, oldest first; replay is allowed iff the head's active epoch is among them.
+    /// Epochs that continue each other here, oldest first. Replay is allowed only if the active epoch of the
+    /// head is among them.
     pub lineage: Vec<Epoch>,
-    /// Every record from here on that was ever synced is here (some before it may be, too).
+    /// Lsn from which on every record that was ever synced is here. Some before it may be here, too.
     pub first_lsn: Lsn,
     /// Highest lsn promised against loss of the host.
     pub mark: Lsn,
     /// The last record's lsn; `first_lsn - 1` when there is none.
     pub end: Lsn,
-    /// The folder is a copy of the one that was written, or was moved: what was written there since is not here.
+    /// Is true if the folder is a copy of the one that was written, or was moved. What was written to the
+    /// original since is not here.
     pub copied: bool,
 }
 
-/// How full it is, in bytes.
+/// Bytes of a journal by their use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// What records may take on disk, at most; when it was made smaller, what its segments have.
+    /// Bytes that records may take on the disk, at most. A journal that was made smaller than its segments, or
+    /// whose disk is full, has what its segments have.
     pub size: u64,
-    /// What records that aren't trimmed take, and what is promised to those to come.
+    /// Bytes of records that are not trimmed, and of room that is promised to records to come.
     pub used: u64,
-    /// Space that segments have on the disk now.
+    /// Bytes that the segments take on the disk now.
     pub allocated: u64,
-    /// Appended and not written to the disk yet.
+    /// Bytes that were appended and are not written to the disk yet.
     pub buffered: u64,
 }
 
-/// A volume's write-ahead log. Shared by reference; all of it may be called at once.
+/// A volume's write-ahead log. It is shared by reference; all methods may be called at once.
 #[derive(Debug)]
 pub struct Journal {
     shared: Arc<Shared>,
-    /// What was here at the start, for replays.
+    /// Segments that were in use when the journal was opened, and are not trimmed: `replay` reads them.
     opened: Mutex<VecDeque<Live>>,
-    /// Where the segment before was damaged then.
+    /// Path and offset of the damage that the opening found in the segment before those.
     spoilt: Option<(PathBuf, u64)>,
 }
 
-/// Files for a journal that starts anew.
+/// Segments that were made for a journal which starts anew.
 #[derive(Debug)]
 pub struct Ready {
     segments: Vec<Segment>,
 }
 
-/// A promise of room for records; what isn't used returns when it is dropped.
+/// A promise of room for records. Dropping it gives back what isn't used.
 #[derive(Debug)]
 pub struct Room<'a> {
     shared: Arc<Shared>,
@@ -98,7 +102,7 @@ pub struct Room<'a> {
 }
 
 impl JournalConfig {
-    /// `least`: of a journal that exists.
+    /// Returns the sizes of segments. `least` is the smallest size of a journal that exists.
     fn sizes(&self, least: Option<u64>) -> Sizes {
         let usual = (SEGMENT_FIRST, (self.size / 16 / MIB * MIB).clamp(MIB, SEGMENT_TARGET));
         let (first, most) = self.segment.unwrap_or(usual);
@@ -108,7 +112,8 @@ impl JournalConfig {
     }
 }
 
-/// What is not sealed does not come from an encrypted volume's owner.
+/// Refuses a journal without sealed records if the volume is encrypted, since its owner did not write that; and
+/// a sealed one without the key.
 fn check_sealed(config: &JournalConfig, header: &Header) -> Result<()> {
     let dir = config.dir.display();
     match (header.sealed, &config.key) {
@@ -165,6 +170,7 @@ impl Journal {
                 ring.fail(no_files(dir, error));
             }
         }
+        // The header comes last: a folder without one has no journal, so a crash before this leaves nothing that counts.
         write_header(&*disk, dir, &header).await?;
         let journal = Self::start(rt, disk, config, ring, header, 3, held);
         if journal.failed().is_some() {
@@ -173,8 +179,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// `None` when the folder has no journal. `Owned` when another process has it, `Corrupt` (with the path; nothing
-    /// is changed) when bytes that were synced are damaged.
+    /// Opens the journal in the folder; `None` when it has none. `Owned` when another process has it. `Corrupt`
+    /// (with the path; nothing is changed) when bytes that were synced are damaged.
     pub async fn open(
         rt: Rt,
         disk: Arc<dyn Disk>,
@@ -185,7 +191,7 @@ impl Journal {
         }
         let held = match lock(&*disk, &config.dir).await {
             Ok(held) => held,
-            // Put aside meanwhile by a session that was shut out.
+            // A session that was shut out may have put the folder aside meanwhile.
             Err(e) if e.is(Kind::NotFound) => return Ok(None),
             Err(e) => return Err(e),
         };
@@ -205,20 +211,21 @@ impl Journal {
             end: found.end,
             copied,
         };
-        // What a void journal's header says is above every lsn, and no promise of the ring's.
+        // The mark of a void journal is above every lsn: the ring must not take it for a promise.
         let mark = if header.is_void() { Lsn(first_lsn.0 - 1) } else { found.mark };
         let seal = new_seal(&rt, config.key.as_ref());
         let mut ring = Ring::new((header.journal, seal), config.sizes(Some(header.segment)), first_lsn, mark);
         ring.fresh = found.fresh.into();
         ring.fresh.make_contiguous().sort_by_key(|s| s.bytes);
-        // It grows again when it has to. What is damaged, or may be what damage hides, stays for whoever may yet need it.
+        // Spare segments are removed: the journal grows again when it has to. Where there is damage, or where
+        // damage may hide records, all files stay for whoever may yet need them.
         let keep = 2usize.saturating_sub(found.live.len()).max(1);
         while ring.fresh.len() > keep && found.spoilt.is_none() && !found.doubtful {
             let Some(Segment { name, .. }) = ring.fresh.pop_back() else { break };
             let path = config.dir.join(name);
             disk.remove(&path).await.context(|| format!("removing {}", path.display()))?;
         }
-        // What an earlier process made and did not come to make durable is used from now on.
+        // Files that an earlier process made may not be durable in the folder yet, and are used from now on.
         disk.sync_dir(&config.dir).await.context(|| format!("syncing {}", config.dir.display()))?;
         if header.is_void() {
             let why = format!("the journal in {} was given up when its disk took none", config.dir.display());
@@ -260,7 +267,7 @@ impl Journal {
         Journal { shared, opened: Mutex::default(), spoilt: None }
     }
 
-    /// Its records are an encrypted volume's.
+    /// Tells whether the journal belongs to an encrypted volume: its records are sealed.
     pub fn is_sealed(&self) -> bool {
         self.shared.key.is_some()
     }
@@ -269,22 +276,23 @@ impl Journal {
         self.shared.ring.lock().journal
     }
 
-    /// It has not let go of its folder: nobody else can open it, and `set_aside` may yet move it.
+    /// Tells whether the journal still holds its folder. Until it lets go nobody else can open it, and
+    /// `set_aside` may move it.
     pub fn is_held(&self) -> bool {
         self.shared.lock.lock().is_some()
     }
 
-    /// Highest lsn durably promised against loss of the host.
+    /// Returns the highest lsn that is durably promised against loss of the host.
     pub fn mark(&self) -> Lsn {
         self.shared.ring.lock().mark()
     }
 
-    /// Last appended lsn.
+    /// Returns the lsn of the newest appended record.
     pub fn end(&self) -> Lsn {
         self.shared.ring.lock().appended()
     }
 
-    /// Everything after `after` that was here when the journal was opened. Before anything is trimmed.
+    /// Reads back all records after `after` that were here when the journal was opened. Call it before anything is trimmed.
     pub fn replay(&self, after: Lsn) -> Replay {
         let (id, first) = {
             let ring = self.shared.ring.lock();
@@ -295,8 +303,8 @@ impl Journal {
         Replay::new(self.shared.dir.clone(), (id, opener), after, first, spoilt, live)
     }
 
-    /// It may take as much of the disk as this says, from now on. Made smaller, it makes no further segments, and keeps those
-    /// that it has until it is opened the next time.
+    /// Changes how much of the disk the journal may take. A journal that has more already makes no further
+    /// segments, and keeps those that it has until it is opened the next time.
     pub fn resize(&self, config: &JournalConfig) {
         {
             let mut ring = self.shared.ring.lock();
@@ -306,23 +314,23 @@ impl Journal {
         self.shared.work.notify_one();
     }
 
-    /// The largest `Write` payload that one record may have, in bytes; longer writes are several records.
+    /// Returns the largest `Write` payload that one record may have, in bytes. Longer writes are several records.
     pub fn record_max(&self) -> u64 {
         Ring::record_max(self.shared.ring.lock().sizes.least)
     }
 
-    /// The most that one reservation may ask for.
+    /// Returns the most room that one reservation may ask for, in bytes.
     pub fn room_max(&self) -> u64 {
         self.shared.ring.lock().room_max()
     }
 
-    /// Bytes of room that a record with this payload needs.
+    /// Returns the bytes of room that a record with this payload needs.
     pub fn cost(&self, payload: u64) -> u64 {
         Ring::cost(payload)
     }
 
-    /// Waits for room for records of these costs together, `room_max` at most (first come, first served). Dropping it
-    /// while it waits is harmless.
+    /// Waits for so much room, `room_max` at most: the sum of the costs of the records that are to come. First
+    /// come, first served. Dropping the future while it waits is harmless.
     pub async fn reserve(&self, cost: u64) -> Result<Room<'_>> {
         let asked = self.shared.ring.lock().reserve(cost)?;
         let granted = match asked {
@@ -336,8 +344,10 @@ impl Journal {
         Ok(Room { shared: self.shared.clone(), granted, journal: PhantomData })
     }
 
-    /// Whether `append` takes what this room was made for, or else nothing at all because the journal has failed and nobody needs what
-    /// is in it. `false`: room is to be asked for again. The journal has failed, or was started anew, and would miss the record.
+    /// Tells whether the caller may go on with this room. It may if `append` takes the record that the room was
+    /// made for. It may also if the journal has failed and nobody needs its records: then `append` takes
+    /// nothing. Otherwise the journal has failed, or was started anew, and would miss the record: the caller
+    /// asks for room again.
     pub fn is_current(&self, room: Option<&Room<'_>>) -> bool {
         let ring = self.shared.ring.lock();
         match &ring.failed {
@@ -346,7 +356,8 @@ impl Journal {
         }
     }
 
-    /// Takes a record in, to be written with the next group; no I/O. Callers append in lsn order, greater than all before.
+    /// Takes a record in, to be written with the next group; no I/O. Callers append in lsn order; each lsn is
+    /// greater than all before.
     pub fn append(&self, room: &mut Room<'_>, record: &Record) -> Result<()> {
         let sealing = match &self.shared.key {
             Some(_) => {
@@ -369,7 +380,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Returns when all that was appended before is in the kernel, so that it outlives this process, or the journal has failed.
+    /// Waits until all that was appended before is in the kernel, so that it outlives this process. Returns
+    /// early when the journal has failed or is closed.
     pub async fn written(&self) {
         let wait = self.shared.ring.lock().written();
         if let Some(wait) = wait {
@@ -378,7 +390,8 @@ impl Journal {
         }
     }
 
-    /// Returns when all that was appended before, and the mark (at least), are durable. One fdatasync serves all waiters.
+    /// Waits until all that was appended before, and the mark (or a higher one), are durable. One fdatasync
+    /// serves all waiters.
     pub async fn sync(&self, mark: Option<Lsn>) -> Result<()> {
         let Some(done) = self.shared.ring.lock().sync(mark)? else { return Ok(()) };
         self.shared.work.notify_one();
@@ -386,13 +399,14 @@ impl Journal {
         done.await.map_err(|_| closed())?
     }
 
-    /// Records up to here are stored and confirmed: their room is free.
+    /// Frees the room of the records up to `upto`. The caller knows them to be stored and confirmed.
     pub fn trim(&self, upto: Lsn) {
         self.shared.ring.lock().trim(upto);
         self.opened.lock().retain(|l| l.last > upto);
     }
 
-    /// "Continues as `next`", durable on return: before the takeover's record. Epochs before `active` are forgotten.
+    /// Writes into the header that epoch `next` continues this journal; durable on return. Callers do so before
+    /// they record the takeover. Epochs before `active` are forgotten. `Refused` when the lineage is full.
     pub async fn announce(&self, active: Epoch, next: Epoch) -> Result<()> {
         let change = |header: &mut Header| {
             header.lineage.retain(|e| *e >= active && *e != next);
@@ -406,7 +420,8 @@ impl Journal {
         self.shared.change_header(change).await
     }
 
-    /// The folder is the journal's own from now on, also where it was copied to. Durable on return.
+    /// Makes the folder the journal's own, also one that it was copied to: the next opening does not take it
+    /// for a copy. Durable on return.
     pub async fn settle_here(&self) -> Result<()> {
         let Some(place) = self.shared.lock.lock().as_ref().map(|held| held.place()) else {
             return Err(closed());
@@ -418,14 +433,14 @@ impl Journal {
         self.shared.change_header(change).await
     }
 
-    /// It has records, or lacks some that it should have, that are not known to be stored and confirmed. While it has failed nothing
-    /// may be acknowledged that stands behind them in memory alone.
+    /// Tells whether the journal has records, or lacks some that it should have, that are not known to be
+    /// stored and confirmed. While it has failed, no later write may be acknowledged that is in memory alone.
     pub fn is_needed(&self) -> bool {
         self.shared.ring.lock().is_needed()
     }
 
-    /// A record that had room in it was not taken in: nothing is trusted any more, as after a failure of the disk, and the record is
-    /// one of those that are to be stored before it is begun anew.
+    /// Notes that a record was not taken in although it had room. The journal has failed then, as after a
+    /// failure of the disk. The record counts among those that are to be stored before the journal is begun anew.
     pub fn missed(&self, lsn: Lsn, error: Error) {
         let first = self.shared.ring.lock().missed(lsn);
         if first {
@@ -433,7 +448,8 @@ impl Journal {
         }
     }
 
-    /// After a failure: makes files for `restart`. Where the disk takes none nothing changes but what `failed` says.
+    /// Makes files for `restart`, after a failure. Where the disk takes none, nothing changes but what `failed`
+    /// says of a void journal.
     pub async fn make_ready(&self) -> Result<Ready> {
         let _making = self.shared.making.lock().await;
         let least = self.shared.ring.lock().sizes.least;
@@ -449,11 +465,12 @@ impl Journal {
         }
     }
 
-    /// After a failure: starts anew on these files, with another id. All before `first_lsn` must be stored and
-    /// confirmed; `mark` is what was promised so far. `Internal` while it has records from `first_lsn` on.
+    /// Starts a failed journal anew on these files, with another id. All records before `first_lsn` must be
+    /// stored and confirmed; `mark` is what was promised so far. `Internal` while the journal has records from
+    /// `first_lsn` on.
     pub async fn restart(&self, ready: Ready, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         let shared = &self.shared;
-        // Whoever opens the folder next waits until nothing is removed from it any more.
+        // Held to the end: `stop` waits for it, so that nothing is removed from the folder once another may open it.
         let _making = shared.making.lock().await;
         let begun = self.begin_anew(first_lsn, mark).await;
         let id = match begun {
@@ -463,18 +480,20 @@ impl Journal {
                 return Err(error);
             }
         };
+        // The header names the new id by now: no opening would find a batch whose id it does not name.
         let anew = (id, shared.new_seal());
         let old = shared.ring.lock().begin_anew(anew, ready.segments, first_lsn, mark);
         self.opened.lock().clear();
-        // All in them is stored.
+        // All records in the old segments are stored.
         shared.remove_all(old).await;
         shared.work.notify_one();
         Ok(id)
     }
 
-    /// The journal vouches for no record any more, and gives back what it has of the disk: after a failure, when the disk takes no
-    /// files to start anew, or since nobody needs it. All before `first_lsn` must be stored and confirmed. `Internal` while it has
-    /// records from `first_lsn` on.
+    /// Makes the journal void: it vouches for no record any more, and gives back its space on the disk. Called
+    /// after a failure, when the disk takes no files to start anew, or since nobody needs the journal. All
+    /// records before `first_lsn` must be stored and confirmed. `Internal` while the journal has records from
+    /// `first_lsn` on.
     pub async fn give_up(&self, first_lsn: Lsn) -> Result<()> {
         let _making = self.shared.making.lock().await;
         {
@@ -490,7 +509,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Another id in the header.
+    /// Writes another id, this first lsn and this mark into the header. `Internal` unless the journal has failed.
     async fn begin_anew(&self, first_lsn: Lsn, mark: Lsn) -> Result<JournalId> {
         {
             let ring = self.shared.ring.lock();
@@ -510,17 +529,18 @@ impl Journal {
         self.shared.change_header(change).await.map(|()| journal)
     }
 
-    /// It is known on the disk that it vouches for no record: what is promised stands on the pool alone.
+    /// Tells whether the header on the disk says for certain that the journal vouches for no record. All
+    /// promises stand on the pool alone then.
     pub fn is_void(&self) -> bool {
         self.shared.void.load(Ordering::Acquire)
     }
 
-    /// Why it failed, if it did: nothing is taken or synced until `restart`.
+    /// Returns why the journal failed, if it did. It takes and syncs nothing until `restart`.
     pub fn failed(&self) -> Option<Error> {
         self.shared.ring.lock().failed.as_ref().map(Error::share)
     }
 
-    /// It is more than half full, or somebody waits for room that only `trim` makes.
+    /// Tells whether the journal is more than half full, or somebody waits for room that only `trim` makes.
     pub fn is_short(&self) -> bool {
         self.shared.ring.lock().is_short()
     }
@@ -530,13 +550,14 @@ impl Journal {
         Usage { size: ring.size(), used: ring.used(), allocated: ring.allocated(), buffered: ring.buffered() }
     }
 
-    /// Writes out and syncs all, and lets go of the folder; nothing can be done with it afterwards.
+    /// Writes out and syncs all, and lets go of the folder. The journal can't be used afterwards.
     pub async fn close(&self) -> Result<()> {
         let result = self.sync(None).await;
         self.stop().await;
         let note = self.shared.ring.lock().closing_note();
         if let Some(note) = note {
-            // Says that what came before was synced. It is only a help to whoever looks for damage.
+            // This batch tells that the records before it were synced. It only helps to find damage, so its
+            // failure is none.
             let _ = note.file.pwrite(note.offset, note.parts, true).await;
         }
         self.shared.lock.lock().take();
@@ -546,17 +567,17 @@ impl Journal {
     async fn stop(&self) {
         self.shared.ring.lock().close(closed);
         self.shared.work.notify_one();
-        // The sender lives as long as we do.
+        // The sender is part of `shared`, so the wait ends only with the loops.
         let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
         drop(self.shared.making.lock().await);
     }
 
-    /// Lets go of the folder and deletes the journal in it: when nobody will ever need one of its records.
+    /// Lets go of the folder and deletes the journal in it. Only for a journal of which nobody will ever need a record.
     pub async fn discard(&self) -> Result<()> {
         self.stop().await;
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
         let doing = || format!("deleting the journal in {}", dir.display());
-        // Without its header it is none, whatever a crash leaves of the rest.
+        // A folder without its header has no journal, whatever a crash leaves of the other files.
         disk.remove(&dir.join("header")).await.context(doing)?;
         disk.sync_dir(dir).await.context(doing)?;
         for name in disk.list(dir).await.context(doing)? {
@@ -568,9 +589,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Renames the folder to a place beside it that names `why`, and says where. Nothing is deleted.
+    /// Renames the folder to a place beside it that names `why`, and returns the new path. Nothing is deleted.
     pub async fn set_aside(&self, why: &str) -> Result<PathBuf> {
-        // What can't be written is what couldn't be kept anyway; what is there is kept.
+        // A failed sync loses nothing that could have been kept; all that is on the disk stays in the folder.
         let _ = self.sync(None).await;
         self.stop().await;
         let dir = &self.shared.dir;
@@ -590,7 +611,7 @@ fn closed() -> Error {
     Error::new(Kind::Closed, "the journal is closed")
 }
 
-/// Someone in the queue for room, who may go away between being let in and hearing of it.
+/// A waiter in the queue for room, who may go away between being granted room and hearing of it.
 struct Waiting<'a> {
     shared: &'a Shared,
     answer: tokio::sync::oneshot::Receiver<Result<Granted>>,
@@ -598,11 +619,12 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        // Closed before it is read: room that is granted between the two would be lost for good.
         self.answer.close();
         if let Ok(Ok(granted)) = self.answer.try_recv() {
             self.shared.give_back(&granted);
         }
-        // Whoever waits behind may be let in now.
+        // Those behind this waiter may be let in now.
         self.shared.ring.lock().admit();
     }
 }

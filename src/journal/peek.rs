@@ -10,25 +10,25 @@ use super::segment::segment_number;
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Epoch, JournalId, Lsn, Result, ResultExt as _, VolumeId};
 
-/// See the module.
+/// The contents of a journal's folder, as far as a look without a lock tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peek {
     pub volume: VolumeId,
-    /// Its records are sealed.
+    /// Is true if the journal belongs to an encrypted volume: its records are sealed.
     pub sealed: bool,
     /// Epochs that continue each other here, oldest first.
     pub lineage: Vec<Epoch>,
-    /// Bytes that all its records take.
+    /// Bytes that all records take.
     pub used: u64,
-    /// Bytes of the records after the given one; more by what shares a segment with them.
+    /// Bytes of the records after the given lsn; more where older records share a segment with them.
     pub after: u64,
-    /// There are such records.
+    /// Is true if there are records after the given lsn.
     pub any_after: bool,
-    /// The last record of all.
+    /// Lsn of the last record of all.
     pub last: Lsn,
 }
 
-/// What the folder holds, and how much of it comes after `stored`; `None` when there is no journal.
+/// Tells what the folder holds, and how much of it comes after `stored`; `None` when there is no journal.
 pub async fn peek(disk: &dyn Disk, dir: &Path, stored: Lsn) -> Result<Option<Peek>> {
     let Some(header) = read_header(disk, dir).await? else { return Ok(None) };
     let doing = || format!("looking into {}", dir.display());
@@ -60,7 +60,7 @@ pub async fn peek(disk: &dyn Disk, dir: &Path, stored: Lsn) -> Result<Option<Pee
     Ok(Some(found))
 }
 
-/// Whether a journal is in the folder: whoever opened it has not let go of it.
+/// Tells whether there is a journal in the folder. Once its owner has discarded it or set it aside there is none.
 pub async fn is_there(disk: &dyn Disk, dir: &Path) -> Result<bool> {
     let names = disk.list_if_there(dir).await.context(|| format!("looking into {}", dir.display()))?;
     Ok(names.iter().any(|name| name == "header"))
@@ -73,7 +73,7 @@ impl Peek {
         self.any_after |= any_after;
     }
 
-    /// The batches of the last segment, up to the first that isn't one.
+    /// Counts the batches of the last segment, up to the first that isn't one.
     async fn add_tail(
         &mut self,
         window: &mut Window,

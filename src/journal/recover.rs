@@ -22,10 +22,11 @@ use super::state::{Live, Segment};
 use crate::base::rt::{Disk, OpenHow};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 
-/// More than two of the largest batches take: so much of an unused file is read, not all that was made ready.
+/// Bytes without a batch after which an unused file is read no further: more than two of the largest batches
+/// take. A large file that was only made ready is not read to its end.
 const SILENCE: u64 = 10 << 20;
 
-/// What the folder holds.
+/// The state of a journal, as recovery found it in the folder.
 #[derive(Debug)]
 pub struct Found {
     pub header: Header,
@@ -35,9 +36,10 @@ pub struct Found {
     pub next_number: u64,
     pub end: Lsn,
     pub mark: Lsn,
-    /// Where the first segment is not right, so that the records of before are not here.
+    /// Path and offset at which the first segment is damaged, so that the records before the rest are not here.
     pub spoilt: Option<(PathBuf, u64)>,
-    /// Some of `fresh` may hold records that somebody needs: no run of laps up to the last, or batches without a head.
+    /// Is true if some of `fresh` may hold records that somebody needs: laps do not follow each other up to the
+    /// last, or there are batches without a head.
     pub doubtful: bool,
 }
 
@@ -45,12 +47,12 @@ struct Tail {
     end: u64,
     last: Lsn,
     mark: Lsn,
-    /// From here on no batch says that it was synced.
+    /// Offset from which on no batch says that these bytes were synced.
     unsure: u64,
 }
 
 impl Tail {
-    /// Of a segment none of whose batches has been looked at.
+    /// Returns the tail of a segment of which no batch has been looked at.
     fn of(live: &Live) -> Tail {
         Tail { end: SEGMENT_HEAD, last: live.head.before, mark: live.head.mark, unsure: SEGMENT_HEAD }
     }
@@ -63,7 +65,7 @@ struct Recovery<'a> {
     opener: Opener,
 }
 
-/// The header; `None` when there is no journal.
+/// Reads the header; `None` when there is no journal.
 pub async fn read_header(disk: &dyn Disk, dir: &std::path::Path) -> Result<Option<Header>> {
     let path = dir.join("header");
     let bytes = match disk.read(&path, HEADER_MAX).await {
@@ -77,7 +79,8 @@ pub async fn read_header(disk: &dyn Disk, dir: &std::path::Path) -> Result<Optio
     Header::decode(&bytes).map(Some).map_err(damaged)
 }
 
-/// What else can be done depends on what the journal is opened for: who opens it says that.
+/// The advice that each error of damage gives. Whatever else can be done depends on why the journal is opened:
+/// the caller adds that.
 const STAYS: &str = "It was left as it is: bring back an intact copy";
 
 pub fn damaged(path: &std::path::Path, offset: u64) -> Error {
@@ -85,7 +88,7 @@ pub fn damaged(path: &std::path::Path, offset: u64) -> Error {
     Error::new(Kind::Corrupt, why)
 }
 
-/// Finds everything out; makes the tail safe to append to.
+/// Finds out which segments and records there are, and makes the tail safe to append to.
 pub async fn recover(disk: &dyn Disk, dir: PathBuf, header: Header, opener: Opener) -> Result<Found> {
     let doing = || format!("opening the journal in {}", dir.display());
     Recovery { disk, dir: dir.clone(), header, opener }.run().await.map_err(|e| e.context(doing()))
@@ -108,13 +111,13 @@ impl Recovery<'_> {
         if self.header.is_void() {
             return self.nothing(unused, next_number).await;
         }
-        // They were there before the header was, and some always stay: what was in them is gone.
+        // Segments are made before the header, and some always stay: where there is none, its records are lost.
         if used.is_empty() && unused.is_empty() {
             let why = format!("{} has a header and none of its segments. {STAYS}", self.dir.display());
             return Err(Error::new(Kind::Corrupt, why));
         }
         used.sort_by_key(|(_, head)| head.lap);
-        // Laps are overwritten oldest first: in use is what follows each other up to the last.
+        // Laps are overwritten oldest first: those in use follow each other up to the last one.
         let run = used.windows(2).rposition(|pair| pair[0].1.lap + 1 != pair[1].1.lap).map_or(0, |n| n + 1);
         let fresh: Vec<Segment> = used.drain(..run).map(|(segment, _)| segment).collect();
         let mut live = VecDeque::new();
@@ -137,7 +140,8 @@ impl Recovery<'_> {
             doubtful |= self.refuse_evidence(&unused, end).await?;
         }
         let mut spoilt = None;
-        // A loss of power while one was overwritten leaves it so; another may have met the next.
+        // A loss of power while the oldest segment was overwritten leaves it damaged. A further loss may have
+        // damaged the next one.
         while live.len() > 1
             && let Some(at) = self.spoilt_at(&live[0]).await?
             && let Some(first) = live.pop_front()
@@ -149,7 +153,7 @@ impl Recovery<'_> {
         Ok(Found { header: self.header, live, fresh: unused, next_number, end, mark, spoilt, doubtful })
     }
 
-    /// A void journal has no records: what was made for it takes room that it hasn't.
+    /// Removes all segments: a void journal has no records, and its disk has no room for them.
     async fn nothing(self, unused: Vec<Segment>, next_number: u64) -> Result<Found> {
         for Segment { name, .. } in unused {
             let path = self.dir.join(name);
@@ -160,7 +164,8 @@ impl Recovery<'_> {
         Ok(Found { header: self.header, live, fresh, next_number, end, mark, spoilt, doubtful: false })
     }
 
-    /// Where a segment that others follow is not as it was when they were begun.
+    /// Returns the offset at which a segment that others follow differs from what it was when they were begun;
+    /// `None` when all of it is right.
     async fn spoilt_at(&self, live: &Live) -> Result<Option<u64>> {
         let doing = || format!("reading {}", self.dir.join(&live.segment.name).display());
         let mut window = Window::new(live.segment.file.clone());
@@ -173,7 +178,7 @@ impl Recovery<'_> {
         Ok((tail.last != live.last).then_some(tail.end))
     }
 
-    /// `None`: half made, and removed.
+    /// Opens a segment and reads its head, if it has one. `None` when the file was only half made: it is removed then.
     async fn open_segment(&self, name: String) -> Result<Option<(Segment, Option<SegmentHead>)>> {
         let path = self.dir.join(&name);
         let doing = || format!("opening {}", path.display());
@@ -185,7 +190,7 @@ impl Recovery<'_> {
         }
         let size = file.size().await.context(doing)? / ALIGN * ALIGN;
         let bytes = head.map_or(size, |head| head.bytes);
-        // None was ever made smaller than the header says: the room in one is counted on.
+        // No segment was ever made smaller than the header says: promises of room count on that.
         if size < bytes || bytes < self.header.segment {
             if head.is_some() {
                 return Err(damaged(&path, size));
@@ -196,19 +201,20 @@ impl Recovery<'_> {
         Ok(Some((Segment { name, file, bytes }, head)))
     }
 
-    /// Reads the last segment's batches up to the first that isn't right, and looks for words of what is lost behind.
+    /// Reads the batches of the last segment up to the first that isn't right. Refuses when a batch behind says
+    /// that lost records were synced.
     async fn scan(&self, live: &Live) -> Result<Tail> {
         let path = self.dir.join(&live.segment.name);
         let doing = || format!("reading {}", path.display());
         let mut window = Window::new(live.segment.file.clone());
         let mut tail = Tail::of(live);
-        // Where batches end, and with which lsn.
+        // Offsets at which batches end, and the last lsn of each.
         let mut ends: VecDeque<(u64, Lsn)> = VecDeque::new();
         let mut synced = live.head.before;
         while let Some(batch) = self.good_batch(&mut window, live, &tail).await.context(doing)? {
             (tail.end, tail.last, tail.mark) = (batch.end(), batch.last(), tail.mark.max(batch.head.mark));
             synced = synced.max(batch.head.synced);
-            // A batch without records is proven by the next with some, whose sync covers it.
+            // A batch without records has no lsn of its own: the sync of the next batch with records covers it.
             if batch.head.records > 0 {
                 ends.push_back((tail.end, tail.last));
             }
@@ -236,8 +242,8 @@ impl Recovery<'_> {
         Ok(records.map(|_| batch))
     }
 
-    /// Refuses when a batch from the range's start on says that more than `last` was synced; else whether there is any batch.
-    /// Nothing is looked for behind `silence` bytes without one.
+    /// Refuses when a batch from the start of the range on says that more than `last` was synced. Else returns
+    /// whether there is any batch. Stops looking after `silence` bytes without one.
     async fn refuse_words(
         &self,
         window: &mut Window,
@@ -261,7 +267,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// A segment whose head is damaged looks unused, but its batches still speak. Whether one has any.
+    /// Refuses when a batch in an unused segment says that more than `last` was synced: a segment whose head is
+    /// damaged looks unused, but its batches still speak. Returns whether there is any batch in them.
     async fn refuse_evidence(&self, unused: &[Segment], last: Lsn) -> Result<bool> {
         let mut any = false;
         for segment in unused {
@@ -272,7 +279,7 @@ impl Recovery<'_> {
         Ok(any)
     }
 
-    /// Makes what was found durable and what follows empty.
+    /// Makes the records that were found durable, and zeroes what follows them.
     async fn settle(&self, live: &Live, tail: &Tail) -> Result<()> {
         let path = self.dir.join(&live.segment.name);
         let doing = || format!("writing {}", path.display());

@@ -10,14 +10,14 @@ use super::state::Live;
 use crate::base::log_record::Record;
 use crate::base::{Error, JournalId, Kind, Lsn, Result, ResultExt as _};
 
-/// Records in lsn order. Holds one batch in memory.
+/// A walk over the records of a journal in lsn order. It holds one batch in memory.
 pub struct Replay {
     dir: PathBuf,
     journal: JournalId,
     opener: Opener,
     after: Lsn,
     first: Lsn,
-    /// Where the file is damaged that held what came before.
+    /// Path and offset of the damage in the segment that held the records before the rest.
     spoilt: Option<(PathBuf, u64)>,
     segments: VecDeque<Live>,
     reading: Option<Reading>,
@@ -54,7 +54,8 @@ impl Replay {
         }
     }
 
-    /// `Corrupt` when a record that belongs here is damaged or missing; what came before is right.
+    /// Returns the next record; `None` after the last. `Corrupt` when a record that belongs here is damaged or
+    /// missing; all records before it were right.
     pub async fn next(&mut self) -> Result<Option<Record>> {
         if self.after.next() < self.first {
             if let Some((path, at)) = &self.spoilt {
@@ -87,7 +88,7 @@ impl Replay {
         let path = self.dir.join(&reading.live.segment.name);
         let at = reading.at;
         if at < reading.live.end {
-            // After an error everything stands as before: nothing is skipped by asking again.
+            // An error changes nothing here: a second call reads this batch again and skips no record.
             let list = reading.batch(self.journal, &mut self.opener).await;
             let list = list.context(|| format!("reading {}", path.display()))?;
             let list = list.ok_or_else(|| damaged(&path, at))?;

@@ -8,8 +8,9 @@ use super::state::{Segment, ZEROS};
 use crate::base::rt::{Disk, DiskFile, OpenHow};
 use crate::base::{Result, ResultExt as _};
 
-/// Bytes zeroed in one go, and between syncs: others use the same disk meanwhile.
+/// Bytes of zeros that one write has.
 const ZERO_WRITE: u64 = 1 << 20;
+/// Bytes of zeros between two syncs. Others use that disk meanwhile, so that both are small.
 const ZERO_SYNC: u64 = 8 << 20;
 pub fn segment_name(number: u64) -> String {
     format!("segment-{number:08}")
@@ -19,7 +20,7 @@ pub fn segment_number(name: &str) -> Option<u64> {
     name.strip_prefix("segment-")?.parse().ok()
 }
 
-/// Makes a segment: allocated, written with zeros (so that later syncs change no metadata), durable.
+/// Makes a segment: allocated, written with zeros (so that later syncs change no metadata), and durable.
 pub async fn make_segment(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64) -> Result<Segment> {
     let name = segment_name(number);
     let path = dir.join(&name);
@@ -41,7 +42,7 @@ pub async fn make_segment(disk: &dyn Disk, dir: &Path, number: u64, bytes: u64) 
     }
 }
 
-/// Writes zeros, durable on return.
+/// Writes zeros from `from` up to `to`, durable on return.
 pub async fn zero(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
     let mut at = from;
     while at < to {

@@ -39,14 +39,14 @@ pub struct Segment {
     pub bytes: u64,
 }
 
-/// How large segments are, in bytes.
+/// Sizes of segments, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// The smallest, and the first two.
+    /// Size of the smallest segment; the first two have it.
     pub least: u64,
-    /// The largest.
+    /// Size of the largest segment.
     pub most: u64,
-    /// All together, at most.
+    /// Bytes that all segments together may have.
     pub all: u64,
 }
 
@@ -55,20 +55,20 @@ pub struct Sizes {
 pub struct Live {
     pub segment: Segment,
     pub head: SegmentHead,
-    /// Where the next batch goes.
+    /// Offset in the file at which the next batch is written.
     pub end: u64,
-    /// Last lsn in it (or before it).
+    /// Lsn of the last record in the segment, or of the last one before it while it has none.
     pub last: Lsn,
 }
 
-/// What is to be written next.
+/// The next step of the write loop.
 #[derive(Debug)]
 pub enum Job {
     Idle,
     Write(Write),
-    /// Nothing before all is synced: the next segment is begun then.
+    /// The write loop waits until all is synced. The next segment is begun only then.
     AfterSync,
-    /// The mark goes into the header file: the segments have no room for it.
+    /// The mark goes into the header file, since the segments have no room for it.
     Header(Lsn),
     Stop,
 }
@@ -80,7 +80,7 @@ pub struct Write {
     pub parts: Vec<Bytes>,
 }
 
-/// What is to be synced next.
+/// The next step of the sync loop.
 #[derive(Debug)]
 pub enum SyncJob {
     Idle,
@@ -88,10 +88,10 @@ pub enum SyncJob {
     Stop,
 }
 
-/// How far the batches have come that were given to the disk, or written, or synced.
+/// A position in the sequence of batches: those up to here were given to the disk, or written, or synced.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Counted: one without records has no lsn of its own.
+    /// Number of batches. They are counted, since a batch without records has no lsn of its own.
     batches: u64,
     lsn: Lsn,
     mark: Lsn,
@@ -116,56 +116,56 @@ struct RoomWaiter {
     done: oneshot::Sender<Result<Granted>>,
 }
 
-/// Room that was set aside for a waiter. Nobody returns it but who receives it, or `admit` when nobody does.
+/// Room that was set aside for a waiter. Whoever receives it gives it back. When nobody receives it, `admit` sets nothing aside.
 #[derive(Debug)]
 pub struct Granted {
     pub cost: u64,
     pub generation: u64,
 }
 
-/// See the module.
+/// A journal as its memory knows it: segments in use and spare, pending records, waiters, and rooms. See the module.
 #[derive(Debug)]
 pub struct Ring {
     pub journal: JournalId,
-    /// All that is appended to this ring is sealed by it: another ring, and another opening, has another one.
+    /// Seals each record that is appended to this ring. Another ring has another seal, and so has the next opening.
     pub seal: Option<JournalSeal>,
     pub sizes: Sizes,
-    /// The largest segment that is tried: less than `sizes.most` where the disk had no room for that much.
+    /// Size of the largest segment that is tried: less than `sizes.most` where the disk had no room for that much.
     reach: u64,
-    /// The disk has no room for even the smallest segment more.
+    /// Is true if the disk had no room for one more segment of even the smallest size.
     pub cramped: bool,
-    /// Somebody has asked for room since it was opened: before, no segment is made.
+    /// Is true once somebody has asked for room since the journal was opened. No segment is made before.
     asked: bool,
     pub live: VecDeque<Live>,
-    /// Trimmed, in the order of their laps.
+    /// Segments all of whose records are trimmed, in the order of their laps.
     pub spent: VecDeque<Segment>,
-    /// Never used, or of unknown contents.
+    /// Segments that were never used, or whose contents are unknown.
     pub fresh: VecDeque<Segment>,
     pub first_lsn: Lsn,
     trimmed: Lsn,
-    /// Counts restarts: rooms of an earlier one are void.
+    /// Number of restarts. Rooms of an earlier generation are void.
     pub generation: u64,
     pub failed: Option<Error>,
     pub closing: bool,
-    /// A task is making a segment.
+    /// Is true while a task makes a segment.
     pub preparing: bool,
 
     pending: VecDeque<Entry>,
-    /// What the pending records take at worst, and their bytes.
+    /// Room that the pending records take on the disk at worst, each in a batch of its own; and their body bytes.
     pending_cost: u64,
     pending_bytes: u64,
-    /// Bytes of the write under way.
+    /// Body bytes of the write under way.
     writing_bytes: u64,
-    /// Costs of the rooms given and not used.
+    /// Room that was granted and is not used yet, in bytes.
     reserved: u64,
     appended: Lsn,
-    /// Given to the disk.
+    /// Position of the newest batch that was given to the disk.
     begun: Progress,
     written: Progress,
     synced: Progress,
-    /// The last synced lsn that a batch says.
+    /// The synced lsn that the newest batch on the disk tells.
     noted: Lsn,
-    /// Nothing more can be written before all is synced.
+    /// Is true if the current segment is full: nothing more is written before all of it is synced.
     lap_ends: bool,
     mark_wanted: Lsn,
     writes: VecDeque<WriteWaiter>,
@@ -174,7 +174,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// `seal`: of this ring alone.
+    /// Makes a ring without segments. `seal` belongs to this ring alone: the nonce of a record is its lsn, so
+    /// that a second ring with that seal could repeat one.
     pub fn new(
         (journal, seal): (JournalId, Option<JournalSeal>),
         sizes: Sizes,
@@ -217,7 +218,7 @@ impl Ring {
         }
     }
 
-    /// After recovery: all of this is on the disk and synced.
+    /// Takes in what recovery found: these segments, whose records up to `end` are all on the disk and synced.
     pub fn resume(&mut self, live: VecDeque<Live>, end: Lsn, mark: Lsn) {
         self.live = live;
         let progress = Progress { batches: 0, lsn: end, mark };
@@ -242,7 +243,7 @@ impl Ring {
         live + self.pending_cost + self.reserved
     }
 
-    /// Segments that are on the disk.
+    /// Number of segments that are on the disk.
     pub fn created(&self) -> usize {
         self.live.len() + self.spent.len() + self.fresh.len()
     }
@@ -251,23 +252,24 @@ impl Ring {
         self.spent.iter().chain(&self.fresh)
     }
 
-    /// Their bytes.
+    /// Bytes of all segments on the disk.
     pub fn allocated(&self) -> u64 {
         self.live.iter().map(|l| &l.segment).chain(self.spare()).map(|s| s.bytes).sum()
     }
 
-    /// Bytes that records may take before only trimming makes room: less than it may have while the disk is full.
+    /// Bytes that records may take before only trimming makes room. While the disk is full this is what the
+    /// segments have, else what they may grow to.
     pub fn size(&self) -> u64 {
         if self.cramped { self.allocated() } else { self.sizes.all.max(self.allocated()) }
     }
 
-    /// From now on; segments that exist stay.
+    /// Sets the sizes of segments to come. Segments that exist stay.
     pub fn resize(&mut self, sizes: Sizes) {
         (self.sizes, self.reach) = (sizes, sizes.most);
     }
 
-    /// Bytes of the segment that should be made now, if one should: as much as there is, so that the journal grows with what
-    /// is not trimmed, and small ones are made quickly.
+    /// Returns the bytes of the segment that should be made now, if one should. It is as large as all others
+    /// together: so the journal grows with what is not trimmed, and small segments are made quickly.
     pub fn wants_segment(&self) -> Option<u64> {
         if self.preparing || self.closing || self.failed.is_some() || !self.asked {
             return None;
@@ -281,37 +283,37 @@ impl Ring {
         (wanted && bytes >= self.sizes.least).then_some(bytes / ALIGN * ALIGN)
     }
 
-    /// One of so many bytes was made.
+    /// Takes in a segment that was made.
     pub fn made(&mut self, segment: Segment) {
         self.fresh.push_back(segment);
         (self.cramped, self.reach) = (false, self.reach.saturating_mul(2).min(self.sizes.most));
         self.admit();
     }
 
-    /// There was no room for one of so many bytes. True: a smaller one may be tried at once.
+    /// Notes that the disk had no room for a segment of so many bytes. Returns true if a smaller one may be tried at once.
     pub fn not_made(&mut self, bytes: u64) -> bool {
         self.cramped |= bytes == self.sizes.least;
         self.reach = (bytes / 2).max(self.sizes.least);
         bytes > self.sizes.least
     }
 
-    /// What a record of this many body bytes takes at worst: alone in a batch.
+    /// Returns the room that a record of so many body bytes takes at worst: that of a batch of its own.
     pub fn cost(body: u64) -> u64 {
         ALIGN + body.next_multiple_of(ALIGN)
     }
 
-    /// Body bytes of the largest record: a quarter of the smallest segment, 4 MiB at most.
+    /// Returns the body bytes of the largest record: a quarter of the smallest segment, 4 MiB at most.
     pub fn record_max(least: u64) -> u64 {
         (least / 4 / ALIGN * ALIGN).clamp(ALIGN, BATCH_BYTES)
     }
 
-    /// What can't be used at the end of a segment, where the next record may just not fit.
+    /// Bytes at the end of a segment that count as unusable, since the next record may just not fit there.
     fn waste(&self) -> u64 {
         Self::cost(Self::record_max(self.sizes.least))
     }
 
-    /// What an empty segment holds for certain, be it the smallest: nobody may ask for more at once, or it could be never
-    /// there while the disk is full.
+    /// Room that every empty segment has for certain, even the smallest. Nobody may ask for more at once: while
+    /// the disk is full, larger segments may never come.
     pub fn room_max(&self) -> u64 {
         self.sizes.least - SEGMENT_HEAD - self.waste()
     }
@@ -325,7 +327,7 @@ impl Ring {
         self.pending_cost + self.reserved + cost <= self.available()
     }
 
-    /// Sets room aside, or queues for it.
+    /// Sets room aside, or queues for it: then the inner result is the receiver that tells when there is room.
     pub fn reserve(&mut self, cost: u64) -> Result<Result<Granted, oneshot::Receiver<Result<Granted>>>> {
         self.check()?;
         if cost > self.room_max() {
@@ -348,14 +350,14 @@ impl Ring {
         self.fits(cost) && (buffered == 0 || buffered + cost <= BUFFER_MAX)
     }
 
-    /// Whether only what is trimmed lets writes go on, or soon will. Who waits for the disk to take what is in memory needs
-    /// no trimming.
+    /// Tells whether writes wait, or will soon wait, for room that only trimming makes. A waiter who waits for
+    /// the disk to take what is in memory does not count.
     pub fn is_short(&self) -> bool {
         let stuck = self.rooms.front().is_some_and(|next| !self.fits(next.cost));
         stuck || self.used() > self.size() / 2
     }
 
-    /// Lets in who waits for room, in order.
+    /// Grants room to those who wait for it, in the order in which they came.
     pub fn admit(&mut self) {
         while let Some(next) = self.rooms.front() {
             if !next.done.is_closed() && !self.may_enter(next.cost) {
@@ -383,7 +385,8 @@ impl Ring {
         }
     }
 
-    /// Takes a record in, whose cost is part of a room of this generation. Whether it is to be written though nobody waits.
+    /// Takes a record in, whose cost is part of a room of this generation. Returns whether enough is pending to
+    /// be written even if nobody waits for it.
     pub fn append(&mut self, entry: Entry, generation: u64) -> Result<bool> {
         self.check()?;
         if generation != self.generation {
@@ -403,7 +406,8 @@ impl Ring {
         Ok(self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS)
     }
 
-    /// Until all that was appended is written, or never will be. `None`: it is already.
+    /// Returns a receiver that resolves when all that was appended is written, or never will be; `None` when it
+    /// is written already, or the journal takes no writes any more.
     pub fn written(&mut self) -> Option<oneshot::Receiver<()>> {
         if self.appended <= self.written.lsn || self.check().is_err() {
             return None;
@@ -413,7 +417,7 @@ impl Ring {
         Some(rx)
     }
 
-    /// `None`: all of this is durable already.
+    /// Returns a receiver that resolves when all that was appended, and the mark, are durable; `None` when they are already.
     pub fn sync(&mut self, mark: Option<Lsn>) -> Result<Option<oneshot::Receiver<Result<()>>>> {
         self.check()?;
         let (goal, mark) = (self.appended, mark.unwrap_or(self.synced.mark));
@@ -426,18 +430,19 @@ impl Ring {
         Ok(Some(rx))
     }
 
-    /// Whether there are records that are not known to be stored and confirmed.
+    /// Tells whether there are records that are not known to be stored and confirmed.
     pub fn is_needed(&self) -> bool {
         self.appended > self.trimmed
     }
 
-    /// Such a record was not taken in; whether that is the first failure.
+    /// Notes that a needed record was not taken in: `is_needed` counts it like one that was. Returns whether
+    /// the journal had not failed before.
     pub fn missed(&mut self, lsn: Lsn) -> bool {
         self.appended = self.appended.max(lsn);
         self.failed.is_none()
     }
 
-    /// `Internal`: there are records from this one on, so that it must not become the first.
+    /// Fails with `Internal` when there are records from `first` on, so that the journal must not begin anew there.
     pub fn check_left(&self, first: Lsn) -> Result<()> {
         if self.appended < first || self.appended < self.first_lsn {
             return Ok(());
@@ -456,7 +461,7 @@ impl Ring {
         self.admit();
     }
 
-    /// Nothing is trusted any more: all who wait learn why.
+    /// Marks the journal as failed: nothing in it is trusted any more. All who wait get the error.
     pub fn fail(&mut self, error: Error) {
         self.writes.clear();
         for waiter in self.syncs.drain(..) {
@@ -470,7 +475,7 @@ impl Ring {
         self.failed = Some(error);
     }
 
-    /// Nothing more is taken in; who waits learns so.
+    /// Takes nothing more in. All who wait get this error.
     pub fn close(&mut self, why: fn() -> Error) {
         self.closing = true;
         self.pending.clear();
@@ -483,14 +488,14 @@ impl Ring {
         }
     }
 
-    /// What is to be written next, when what was before is. `salt` is for a segment that may be begun.
+    /// Returns what to write next; the caller has ended the write before. `salt` makes one for a segment that may be begun.
     pub fn next_write(&mut self, salt: impl FnOnce() -> u64) -> Job {
         let nothing = if self.closing { Job::Stop } else { Job::Idle };
         if self.failed.is_some() {
             return nothing;
         }
         let waited_for = !self.writes.is_empty() || !self.syncs.is_empty();
-        // What is written takes less than was promised for it: that may let someone in.
+        // A written record takes less room than was promised for it: that may let a waiter in.
         let short = !self.rooms.is_empty();
         let much = self.pending_bytes >= WRITE_OUT || self.pending.len() >= BATCH_RECORDS || short;
         if !self.pending.is_empty() && (waited_for || much) {
@@ -503,7 +508,7 @@ impl Ring {
         if has_page { Job::Write(self.batch(Vec::new(), None)) } else { Job::Header(self.mark_wanted) }
     }
 
-    /// What is to be synced next, when what was before is.
+    /// Returns what to sync next; the caller has ended the sync before.
     pub fn next_sync(&self) -> SyncJob {
         let nothing = if self.closing { SyncJob::Stop } else { SyncJob::Idle };
         if self.failed.is_some() || self.written.batches <= self.synced.batches {
@@ -512,7 +517,7 @@ impl Ring {
         let Progress { lsn, mark, .. } = self.written;
         let wanted = self.lap_ends || self.syncs.iter().any(|w| w.goal <= lsn && w.mark <= mark);
         match self.live.back() {
-            // All that isn't synced is in the last one.
+            // Only the last segment has bytes that are not synced.
             Some(last) if wanted => SyncJob::Sync(last.segment.file.clone(), self.written),
             _ => nothing,
         }
@@ -546,7 +551,7 @@ impl Ring {
         self.live.push_back(Live { segment, head, end: SEGMENT_HEAD, last: head.before });
         let entries = self.take_entries(bytes - SEGMENT_HEAD);
         let job = self.batch(entries, Some(head));
-        // What was trimmed may have been the segment before.
+        // All records of the segment before may be trimmed already: it stayed because it was the last.
         self.trim(self.trimmed);
         Job::Write(job)
     }
@@ -562,7 +567,7 @@ impl Ring {
         self.pending.drain(..count).collect()
     }
 
-    /// One write: perhaps a segment's head, a batch's heads, the bodies, zeros up to the page's end.
+    /// Makes one write of a batch: perhaps the head of its segment, its heads, the bodies, zeros up to the end of the page.
     fn batch(&mut self, entries: Vec<Entry>, head: Option<SegmentHead>) -> Write {
         let body: u64 = entries.iter().map(|e| e.body.len() as u64).sum();
         let cost: u64 = entries.iter().map(|e| Self::cost(e.body.len() as u64)).sum();
@@ -601,7 +606,7 @@ impl Ring {
         Write { file: live.segment.file.clone(), offset, parts }
     }
 
-    /// The write ended well. Whether somebody waits for a sync.
+    /// Notes that the write under way ended well. Returns whether somebody waits for a sync.
     pub fn wrote(&mut self) -> bool {
         (self.writing_bytes, self.written) = (0, self.begun);
         while let Some(waiter) = self.writes.pop_front_if(|w| w.goal <= self.written.lsn) {
@@ -611,14 +616,14 @@ impl Ring {
         !self.syncs.is_empty()
     }
 
-    /// The sync ended well that began when so much was written.
+    /// Notes that a sync ended well: it covers what was written when it began, `upto`.
     pub fn synced(&mut self, upto: Progress) {
         self.synced = Progress { mark: self.synced.mark.max(upto.mark), ..upto };
         self.lap_ends = false;
         self.answer();
     }
 
-    /// The header file has this mark.
+    /// Notes that the header file has this mark.
     pub fn header_has(&mut self, mark: Lsn) {
         for progress in [&mut self.begun, &mut self.written, &mut self.synced] {
             progress.mark = progress.mark.max(mark);
@@ -633,7 +638,7 @@ impl Ring {
         }
     }
 
-    /// A last batch would say more about what is synced than those before.
+    /// Returns a last batch without records, if it would tell of more that is synced than the batches before.
     pub fn closing_note(&mut self) -> Option<Write> {
         let current = self.live.back()?;
         let has_page = current.end + ALIGN <= current.segment.bytes && self.fits(ALIGN);
@@ -641,7 +646,7 @@ impl Ring {
         (news && has_page).then(|| self.batch(Vec::new(), None))
     }
 
-    /// Starts anew with another id, another seal and these segments; the old ones are returned.
+    /// Starts anew with another id, another seal and these segments. Returns the old segments.
     pub fn begin_anew(
         &mut self,
         journal: (JournalId, Option<JournalSeal>),

@@ -15,7 +15,7 @@ use crate::keys::{JournalKey, Secret};
 
 const DIR: &str = "/state/journals/v";
 
-/// With WINDLASS_TEST_ENCRYPTED set all journals are an encrypted volume's.
+/// Returns the key of the journals: with WINDLASS_TEST_ENCRYPTED set all of them are an encrypted volume's.
 fn key() -> Option<JournalKey> {
     std::env::var_os("WINDLASS_TEST_ENCRYPTED")?;
     Some(JournalKey::new(VolumeId(7), Secret::new([9; 32])))
@@ -30,7 +30,7 @@ fn config() -> JournalConfig {
     }
 }
 
-/// A record whose contents follow from its lsn and a variant.
+/// Makes a record whose contents follow from its lsn and a variant.
 fn record(lsn: u64, variant: u64) -> Record {
     let op = match (lsn * 7 + variant) % 10 {
         0 => Op::Zero { block: lsn, blocks: variant % (1 << 40) + 1 },
@@ -82,24 +82,24 @@ async fn open(rt: Rt, disk: &SimDisk) -> crate::base::Result<Option<(Journal, Re
     Journal::open(rt, Arc::new(disk.clone()), config()).await
 }
 
-/// What must hold of a volume's journal, whatever happens to its host.
+/// A model of a volume's journal: what must hold of it, whatever happens to its host.
 #[derive(Default)]
 struct Model {
     made: bool,
     records: BTreeMap<u64, Record>,
     synced: u64,
-    /// In the kernel, until the power fails.
+    /// Last lsn that the kernel has, until the power fails.
     written: u64,
     mark: u64,
-    /// Stored and confirmed up to here.
+    /// Last lsn that is stored and confirmed.
     log_end: u64,
     lives: u64,
     restarts: u64,
-    /// How often it was given up for want of room.
+    /// Number of times that the journal was given up for want of room.
     voids: u64,
 }
 
-/// What a disk says that fails to sync or has no room.
+/// Tells whether the error is that of a disk that fails to sync or has no room.
 fn full(e: &crate::base::Error) -> bool {
     e.is(Kind::Io) || e.is(Kind::NoSpace)
 }
@@ -148,7 +148,7 @@ async fn begin(rt: &Rt, disk: &SimDisk, model: &Shared) -> crate::base::Result<J
     Ok(journal)
 }
 
-/// One step of a volume's life.
+/// Does one step of a volume's life.
 async fn act(rt: &Rt, journal: &Arc<Journal>, model: &Shared, next: &mut u64) -> crate::base::Result<()> {
     match rt.below(20) {
         0..10 => {
@@ -386,7 +386,7 @@ fn golden_bytes() {
     assert_eq!(BatchHead::decode(&w.buf, JournalId(0x23), 4096), None);
 }
 
-/// Sealed and hashed by another hand (Python's `cryptography` and `xxhash`).
+/// The expected bytes were sealed and hashed by another program (Python's `cryptography` and `xxhash`).
 #[test]
 fn golden_bytes_of_a_sealed_batch() {
     use super::format::*;
@@ -945,7 +945,7 @@ fn opening_removes_nothing_while_laps_are_missing() {
     });
 }
 
-/// Each loss of power may leave one that was being overwritten half so.
+/// Each loss of power may leave the segment that was being overwritten half overwritten.
 #[test]
 fn several_spoilt_segments_in_front_are_passed_over() {
     run(16, |rt, disk| async move {

@@ -18,38 +18,38 @@ use crate::base::rt::{Disk, DiskLock, OpenHow, Rt};
 use crate::base::{Error, Kind, Lsn, Result, ResultExt as _};
 use crate::keys::{JournalKey, JournalSeal};
 
-/// Until the next try to make a segment where there was no space.
+/// Time until the next try to make a segment where there was no space.
 const SPACE_RETRY: Duration = Duration::from_secs(1);
-/// The file that holds room for the largest header.
+/// Name of the file that holds room for the largest header.
 const RESERVE: &str = "reserve";
 
-/// What the handle and its tasks share.
+/// The part of a journal that its handle and its tasks share.
 #[derive(Debug)]
 pub struct Shared {
     pub rt: Rt,
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
-    /// Of an encrypted volume.
+    /// The key by which records are sealed; `None` when the volume is not encrypted.
     pub key: Option<JournalKey>,
     pub ring: Mutex<Ring>,
-    /// The header file says for certain that it is void.
+    /// Is true if the header on the disk says for certain that the journal is void.
     pub void: AtomicBool,
-    /// As on the disk; held across its rewriting.
+    /// The header as it is on the disk. The lock is held while the file is rewritten.
     pub header: tokio::sync::Mutex<Header>,
-    /// There may be something to write.
+    /// Wakes the write loop: there may be something to write.
     pub work: Notify,
-    /// There may be something to sync.
+    /// Wakes the sync loop: there may be something to sync.
     pub sync_work: Notify,
-    /// Held while a segment is made: who lets go of the folder waits for it.
+    /// Held while a segment is made. Whoever lets go of the folder waits for it.
     pub making: tokio::sync::Mutex<()>,
-    /// Numbers for new segment files.
+    /// Number of the next new segment file.
     pub next_number: Mutex<u64>,
-    /// The writer has ended.
+    /// Becomes true when the write and sync loops have ended.
     pub ended: tokio::sync::watch::Sender<bool>,
     pub lock: Mutex<Option<Box<dyn DiskLock>>>,
 }
 
-/// For one ring, of an encrypted volume: drawn anew for each.
+/// Draws a new seal for one ring; `None` when the volume is not encrypted.
 pub fn new_seal(rt: &Rt, key: Option<&JournalKey>) -> Option<JournalSeal> {
     key.map(|key| key.seal(rt.random128()))
 }
@@ -59,13 +59,14 @@ impl Shared {
         new_seal(&self.rt, self.key.as_ref())
     }
 
-    /// Rewrites the header file, durable on return; in memory it changes only then.
+    /// Rewrites the header file, durable on return. The header in memory changes only when the file has.
     pub async fn change_header(&self, change: impl FnOnce(&mut Header) -> Result<()> + Send) -> Result<()> {
         let mut header = self.header.lock().await;
         let mut new = header.clone();
         change(&mut new)?;
         if !new.is_void() {
-            // Once the write begins the disk may say so, also when it fails.
+            // Once the write begins the disk may have the new header, also when the write fails. So from here
+            // on the journal is not known to be void.
             self.void.store(false, Ordering::Release);
         }
         write_header(&*self.disk, &self.dir, &new).await?;
@@ -80,8 +81,8 @@ impl Shared {
         *next - 1
     }
 
-    /// A segment of the next number. One that can't be made leaves its number to the next attempt, which then fails in
-    /// the same words.
+    /// Makes a segment with the next number. A failed attempt gives its number back, so that the next one fails
+    /// in the same words.
     pub async fn new_segment(&self, bytes: u64) -> Result<Segment> {
         let number = self.take_number();
         let made = make_segment(&*self.disk, &self.dir, number, bytes).await;
@@ -100,7 +101,7 @@ impl Shared {
         }
     }
 
-    /// The first two, which every journal that takes records has.
+    /// Makes the first two segments, which every journal that takes records has.
     pub async fn new_segments(&self, least: u64) -> Result<Vec<Segment>> {
         let first = self.new_segment(least).await?;
         match self.new_segment(least).await {
@@ -125,14 +126,14 @@ impl Shared {
         self.remove_all(old).await;
     }
 
-    /// Segments that nobody needs; one that stays takes space until the next start.
+    /// Removes segments that nobody needs. A file that stays takes space until the next start.
     pub async fn remove_all(&self, segments: Vec<Segment>) {
         for Segment { name, .. } in segments {
             let _ = self.disk.remove(&self.dir.join(name)).await;
         }
     }
 
-    /// What became of a job. Of a journal that was begun anew meanwhile, or has failed, nothing is told.
+    /// Tells the ring what became of a write or sync. A ring that was begun anew meanwhile, or has failed, is told nothing.
     fn done<T>(&self, generation: u64, result: Result<()>, tell: impl FnOnce(&mut Ring) -> T) -> Option<T> {
         let mut ring = self.ring.lock();
         if ring.generation != generation || ring.failed.is_some() {
@@ -156,13 +157,13 @@ impl Shared {
     }
 }
 
-/// Why a journal takes no records.
+/// Returns the error of a journal for which the disk takes no files.
 pub fn no_files(dir: &Path, error: Error) -> Error {
     let why = format!("no journal can be kept in {}", dir.display());
     Error::new(error.kind(), why).because(error)
 }
 
-/// Replaces the header file, durable on return. A disk without room gets back what was kept for this.
+/// Replaces the header file, durable on return. On a disk without room, the file that was reserved for this is removed first.
 pub async fn write_header(disk: &dyn Disk, dir: &Path, header: &Header) -> Result<()> {
     let path = dir.join("header");
     let doing = || format!("writing {}", path.display());
@@ -177,7 +178,7 @@ pub async fn write_header(disk: &dyn Disk, dir: &Path, header: &Header) -> Resul
     Ok(())
 }
 
-/// Holds room on the disk for the next header. What can't be held now is tried for again with that one.
+/// Holds room on the disk for the next header. If that fails, the next rewrite of the header tries again.
 async fn keep_reserve(disk: &dyn Disk, dir: &Path) {
     let path = dir.join(RESERVE);
     let hold = async {
@@ -193,7 +194,7 @@ async fn keep_reserve(disk: &dyn Disk, dir: &Path) {
     }
 }
 
-/// Runs until the ring says stop.
+/// Runs the write loop and the sync loop until the ring says stop.
 pub async fn disk_loop(shared: Arc<Shared>) {
     futures::join!(write_loop(&shared), sync_loop(&shared));
     shared.ended.send_replace(true);
@@ -224,7 +225,7 @@ async fn write_loop(shared: &Arc<Shared>) {
             shared.sync_work.notify_one();
         }
     }
-    // It ends with this one.
+    // The sync loop ends with this one: it is woken to see that.
     shared.sync_work.notify_one();
 }
 
@@ -244,7 +245,7 @@ async fn sync_loop(shared: &Shared) {
         };
         let synced = file.sync().await.map_err(Error::from);
         shared.done(generation, synced, |ring| ring.synced(upto));
-        // The next segment may be begun, or something said in the header.
+        // The write loop may wait for this sync: to begin the next segment, or to write a mark into the header.
         shared.work.notify_one();
     }
 }
@@ -298,15 +299,14 @@ async fn make_ahead(shared: Arc<Shared>) {
             next = Some(shared);
             continue;
         }
-        // Nothing is held meanwhile: the journal may be closed and opened again.
+        // The journal isn't held during the wait: it may be closed and opened again meanwhile.
         drop(shared);
         rt.sleep(SPACE_RETRY).await;
         next = weak.upgrade();
     }
 }
 
-/// Takes a segment in, or says why there is none. Returns a segment that came too late, and whether to go on
-/// at once.
+/// Takes a segment in, or says why there is none. Returns a segment that came too late, and whether to go on at once.
 fn settle(shared: &Shared, made: Result<Segment>, generation: u64, bytes: u64) -> (Option<Segment>, bool) {
     let mut ring = shared.ring.lock();
     let current = generation == ring.generation && ring.failed.is_none();

@@ -18,7 +18,7 @@ pub struct FrameRef {
 }
 
 impl FrameRef {
-    /// Whether both lie in one data shard of one chunk.
+    /// Tells whether both frames lie in one data shard of one chunk.
     pub fn same_object(&self, other: &FrameRef) -> bool {
         let object = |at: &FrameRef| (at.volume, at.epoch, at.seq, at.offset / SHARD_SPAN);
         object(self) == object(other)

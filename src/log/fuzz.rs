@@ -44,7 +44,7 @@ fn some_tocs() -> Vec<Vec<u8>> {
     [data, map].iter().map(Toc::encode).map(|bytes| bytes[..bytes.len() - 4].to_vec()).collect()
 }
 
-/// With its checksum behind it.
+/// Decodes `data` as a table of contents, as it is and with its checksum behind it.
 fn toc(data: &[u8]) {
     let _ = Toc::decode(data);
     let Ok(toc) = Toc::decode(&with_crc(data)) else { return };
@@ -77,7 +77,7 @@ fn some_indexes() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Where it lies in the pack, and the index without its checksum.
+/// Decodes `data` as an index: first its place in the pack, then its bytes without their checksum.
 fn index(data: &[u8]) {
     let (at, body) = number(data);
     let _ = Slice::decode(data, at);

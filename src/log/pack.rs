@@ -39,18 +39,18 @@ const SLICE: u32 = u32::from_le_bytes(*b"WLSL");
 const DATA_SLICE: u32 = u32::from_le_bytes(*b"WLSD");
 const MAP_SLICE: u32 = u32::from_le_bytes(*b"WLSM");
 const PACK: u32 = u32::from_le_bytes(*b"WLPK");
-/// Bytes of the longest index: of as many frames as a chunk may have.
+/// Bytes of the longest index: that of as many frames as a chunk may have.
 const INDEX_MAX: usize = 4 << 20;
 /// Spare capacity that lets the pool append its footer without a copy.
 const FOOTER_ROOM: usize = 4 << 10;
 
-/// Where one frame was and is.
+/// The old and the new place of one frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Moved {
-    /// Virtual offsets, in the chunk and in the pack.
+    /// Virtual offset in the chunk, and that in the pack.
     pub from: u64,
     pub to: u64,
-    /// Bytes in the pack; and those that it was first stored with, by which maps name it.
+    /// Bytes of the frame in the pack, and those that it was first stored with: maps name it by these.
     pub len: u32,
     pub was: u32,
 }
@@ -61,35 +61,36 @@ pub struct PackFrame {
     /// Virtual offset in its chunk, and the length that it was first stored with.
     pub from: u64,
     pub was: u32,
-    /// First block of a data frame or address of a page, where that is known.
+    /// First block of a data frame, or address of a page, where that is known.
     pub address: Option<u64>,
-    /// It holds blocks of the disk, not a page.
+    /// Is true if the frame holds blocks of the disk, not a page.
     pub is_data: bool,
-    /// As it is stored from now on.
+    /// The frame as it will be stored in the pack.
     pub data: Bytes,
 }
 
-/// What is left of one chunk.
+/// The index of a slice: the frames that are left of one chunk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slice {
     pub epoch: Epoch,
     pub seq: Seq,
-    /// In order of their places in the chunk, and in the pack.
+    /// The frames in order of their places in the chunk, which is also their order in the pack.
     pub frames: Vec<Moved>,
-    /// The first block or the address of each; empty where the index doesn't tell.
+    /// First block or address of each frame; empty where the index doesn't tell.
     pub addresses: Vec<u64>,
-    /// They are first blocks.
+    /// Is true if the addresses are first blocks of data frames.
     pub is_data: bool,
 }
 
 impl Slice {
-    /// Where a frame lies in the pack.
+    /// Returns the places of the frame that began at `from` in the chunk; `None` when the slice does not have it.
     pub fn find(&self, from: u64) -> Option<&Moved> {
         let at = self.frames.binary_search_by_key(&from, |m| m.from).ok()?;
         self.frames.get(at)
     }
 
-    /// Whether these bytes, at this offset of the pack, are an index: without the key, as far as that shows.
+    /// Tells whether these bytes, at this offset of the pack, are an index. Without the key of an encrypted
+    /// volume only their checksum tells.
     pub fn verify(bytes: &[u8], pack: &ChunkId, at: u64, access: &KeyAccess) -> bool {
         match access {
             KeyAccess::Plain => Slice::decode(bytes, at).is_ok(),
@@ -98,7 +99,7 @@ impl Slice {
         }
     }
 
-    /// As stored at this offset of the pack.
+    /// Opens and decodes an index that is stored at this offset of the pack.
     pub fn open(bytes: &Bytes, pack: &ChunkId, at: u64, access: &KeyAccess) -> Result<Slice> {
         match access {
             KeyAccess::Plain => Slice::decode(bytes, at),
@@ -110,12 +111,12 @@ impl Slice {
         }
     }
 
-    /// `at`: where the index lies in the pack.
+    /// Decodes an index that is not sealed. `at` is the offset in the pack at which it lies.
     pub fn decode(bytes: &[u8], at: u64) -> Result<Slice> {
         Slice::decode_before(bytes, at.saturating_add(bytes.len() as u64))
     }
 
-    /// `end`: where what follows the index begins.
+    /// Decodes an index. `end` is the offset in the pack at which begins what follows the index.
     fn decode_before(bytes: &[u8], end: u64) -> Result<Slice> {
         const WHAT: &str = "the index of a pack";
         let mut r = Reader::new(bytes, WHAT);
@@ -127,7 +128,7 @@ impl Slice {
         }
         r = Reader::new(body, WHAT);
         let kind = r.u32()?;
-        // Bytes that each frame takes at least.
+        // Least number of bytes that each frame takes.
         let (is_data, is_map, least) = match kind {
             SLICE => (false, false, 2),
             DATA_SLICE => (true, false, 4),
@@ -169,14 +170,14 @@ impl Slice {
     }
 }
 
-/// Where a slice's index lies in its pack.
+/// The place of the index of a slice in its pack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Placing {
     pub epoch: Epoch,
     pub seq: Seq,
     pub at: u64,
     pub len: u32,
-    /// Of its frames as they were, and how many of them compression has saved since.
+    /// Bytes of the frames as they were, and how many of them compression has saved since.
     pub bytes: u64,
     pub saved: u64,
 }
@@ -187,17 +188,18 @@ pub struct PackDraft {
     id: ChunkId,
     k: usize,
     shards: Vec<Vec<u8>>,
-    /// The shard that is being filled, and how full each is to get.
+    /// Index of the shard that is being filled, and how many bytes each shard is to get.
     current: usize,
     share: u64,
     slices: Vec<Placing>,
-    /// Of an encrypted volume's: of this draft alone.
+    /// The key of this draft alone; `None` when the volume is not encrypted.
     seal: Option<ChunkSeal>,
-    /// What is laid out at the end: before, nobody knows how much it will be.
+    /// Slices that are laid out at the end, since their total size is not known before. `None`: slices are laid
+    /// out as they come.
     gathered: Option<Vec<Gathered>>,
 }
 
-/// What is left of one chunk, and is yet to be laid out.
+/// The frames that are left of one chunk, and are yet to be laid out.
 #[derive(Debug)]
 struct Gathered {
     epoch: Epoch,
@@ -206,7 +208,7 @@ struct Gathered {
 }
 
 impl PackDraft {
-    /// `bytes`: of all frames that will come, as they will be stored.
+    /// Begins a pack for `bytes` bytes of frames, as they will be stored: each slice is laid out at once.
     pub fn new(id: ChunkId, k: usize, bytes: u64, seal: Option<ChunkSeal>) -> PackDraft {
         let mut draft = PackDraft::gathering(id, k, seal);
         draft.gathered = None;
@@ -214,7 +216,8 @@ impl PackDraft {
         draft
     }
 
-    /// For frames that will come to nobody knows how many bytes. It holds a copy of all of them, and at its end twice.
+    /// Begins a pack for frames whose total size is not known yet. The draft holds a copy of all of them, and
+    /// two copies when it is finished.
     pub fn gathering(id: ChunkId, k: usize, seal: Option<ChunkSeal>) -> PackDraft {
         let gathered = Some(Vec::new());
         PackDraft { id, k, shards: Vec::new(), current: 0, share: 1, slices: Vec::new(), seal, gathered }
@@ -222,21 +225,21 @@ impl PackDraft {
 
     fn begin(&mut self, bytes: u64) {
         self.share = bytes.div_ceil(self.k as u64).max(1);
-        // Indexes and the frame that goes over its share come on top; a vector that grows would hold all twice.
+        // Indexes, and the frame that goes over its share, come on top. A vector that grows would hold all bytes twice.
         let room = self.share as usize + self.share as usize / 8 + FRAME_MAX + FOOTER_ROOM;
         self.shards = (0..self.k).map(|_| Vec::with_capacity(room)).collect();
     }
 
-    /// What is left of a chunk: its frames in order of their offsets in it.
+    /// Adds the frames that are left of one chunk, in order of their offsets in it.
     pub fn add(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
         let Some(gathered) = &mut self.gathered else { return self.lay_out(epoch, seq, frames) };
-        // They may be slices of whole chunks, which nobody else needs any more.
+        // The frames may be slices of whole chunks, which nobody else needs any more: copies let those go.
         let own = |f: &PackFrame| PackFrame { data: Bytes::copy_from_slice(&f.data), ..f.clone() };
         gathered.push(Gathered { epoch, seq, frames: frames.iter().map(own).collect() });
     }
 
     fn lay_out(&mut self, epoch: Epoch, seq: Seq, frames: &[PackFrame]) {
-        // Which frames begin a shard is decided by the frames alone: the index says it, and comes before them.
+        // The index tells which frames begin a shard, and comes before them: so the frames alone decide that.
         let (mut shard, mut fill) = (self.current, self.shards[self.current].len() as u64);
         let told = !frames.is_empty() && frames.iter().all(|f| f.address.is_some());
         let is_data = told && frames.iter().all(|f| f.is_data);
@@ -290,7 +293,7 @@ impl PackDraft {
         self.slices.push(placing);
     }
 
-    /// The pack, and where each slice lies in it, in the order in which they were added.
+    /// Returns the pack, and the place of each slice in it, in the order in which they were added.
     pub fn finish(mut self, era: Era) -> (Chunk, Vec<Placing>) {
         if let Some(gathered) = self.gathered.take() {
             let all = gathered.iter().flat_map(|one| &one.frames);
@@ -377,7 +380,7 @@ mod tests {
         assert_eq!((slice.addresses, slice.is_data), (vec![200, 216], true));
     }
 
-    /// Of an encrypted volume: without their addresses they could not be sealed anew.
+    /// Pages of an encrypted volume could not be sealed anew without their addresses.
     #[test]
     fn pages_keep_their_addresses() {
         let key = VolumeKey::new(VolumeId(3), [(1, Secret::new([7; 32]))]).unwrap();
@@ -394,7 +397,7 @@ mod tests {
         let slice = Slice::open(&at(&chunk, place, len), &id(), place, &access).unwrap();
         assert_eq!((slice.addresses.clone(), slice.is_data), (vec![9 << 60, 2, u64::MAX], false));
         assert_eq!(at(&chunk, slice.find(401).unwrap().to, 2), &b"ef"[..]);
-        // Of a plain volume nothing changes: nobody needs them.
+        // The index of a plain volume has no addresses, since nobody needs them.
         let mut draft = PackDraft::new(id(), 1, 6, None);
         draft.add(Epoch(1), Seq(9), &pages);
         assert_eq!(draft.finish(Era(4)).0.shards[0][..4], *b"WLSL");

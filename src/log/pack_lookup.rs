@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::pack::Slice;
 use crate::base::{ChunkId, Result, VolumeId};
 
-/// A slice of a pack: where its index lies.
+/// The place of the index of a slice: pack, offset and length in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct InPack {
     pub pack: ChunkId,
@@ -18,15 +18,17 @@ pub struct InPack {
     pub len: u32,
 }
 
-/// Who knows the chunk tables of a volume and its ancestors.
+/// Knowledge of where the chunks of a volume and its ancestors lie by now, taken from their chunk tables.
 #[async_trait]
 pub trait Places: Send + Sync + std::fmt::Debug {
-    /// What is known of a chunk; none: it lies where it was written, as far as is known.
+    /// Returns the slice that has the frames of a chunk; `None` when the chunk lies where it was written, as
+    /// far as is known.
     fn find(&self, chunk: &ChunkId) -> Option<InPack>;
-    /// Something was sealed by a data key of this volume that is not known here: takes in those that its head has by now.
-    /// Whether there was a new one.
+    /// Looks for data keys of this volume that are not known here, since something is sealed by one: takes in
+    /// those that its head has by now. Returns whether there was a new one.
     async fn look_for_keys(&self, volume: VolumeId) -> Result<bool>;
-    /// It was not there. Whether by the newest table it is elsewhere.
+    /// Looks for a chunk in the newest chunk table, since it was not where `was` says. Returns whether the
+    /// chunk is known to be elsewhere by now.
     async fn look_again(&self, chunk: &ChunkId, was: Option<InPack>) -> Result<bool>;
 }
 
@@ -34,7 +36,7 @@ pub trait Places: Send + Sync + std::fmt::Debug {
 #[derive(Clone, Debug)]
 pub struct Slices(Arc<Mutex<LruCache<InPack, Arc<Slice>>>>);
 
-/// Slices kept: each a few thousand frames of 24 bytes.
+/// Number of slices that are kept: each has a few thousand frames of 24 bytes.
 const KEPT: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
 
 impl Default for Slices {

@@ -55,14 +55,14 @@ const CRC: usize = 4;
 pub struct TocFrame {
     /// First block; in a map chunk the page's address.
     pub block: u64,
-    /// 1..=16; 0 in a map chunk.
+    /// Number of blocks, 1..=16; 0 in a map chunk.
     pub count: u8,
     /// Virtual offset and stored length, in bytes.
     pub offset: u64,
     pub len: u32,
 }
 
-/// See the module.
+/// A table of contents. See the module.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Toc {
     pub kind: ChunkKind,
@@ -73,7 +73,7 @@ pub struct Toc {
     pub first: Lsn,
     pub last: Lsn,
     pub frames: Vec<TocFrame>,
-    /// (first block, blocks)
+    /// Ranges of zeros: first block, and number of blocks.
     pub zeros: Vec<(u64, u64)>,
     pub mark: Option<Mark>,
 }
@@ -108,7 +108,8 @@ impl Toc {
         w.buf
     }
 
-    /// Whether these bytes, at this offset of the chunk, are what was written there: without the key, as far as that shows.
+    /// Tells whether these bytes, at this offset of the chunk, are the table of contents that was written
+    /// there. Without the key of an encrypted volume only their checksum tells.
     pub fn verify(bytes: &[u8], chunk: &ChunkId, offset: u64, access: &KeyAccess) -> bool {
         match access {
             KeyAccess::Plain => Toc::decode(bytes).is_ok(),
@@ -117,7 +118,8 @@ impl Toc {
         }
     }
 
-    /// As stored at this offset of the chunk. `Denied`: the volume is encrypted, and the key is not here.
+    /// Opens and decodes a table of contents that is stored at this offset of the chunk. `Denied` when the
+    /// volume is encrypted and the key is not here.
     pub fn open(bytes: &Bytes, chunk: &ChunkId, offset: u64, access: &KeyAccess) -> Result<Toc> {
         match access {
             KeyAccess::Plain => Toc::decode(bytes),
@@ -128,7 +130,7 @@ impl Toc {
         }
     }
 
-    /// Everything is checked: what this returns can be replayed without a second look.
+    /// Decodes a table of contents and checks all of it: what this returns can be replayed without a second look.
     pub fn decode(bytes: &[u8]) -> Result<Toc> {
         let mut r = Reader::new(bytes, "a chunk's table of contents");
         if bytes.len() < HEAD + CRC || bytes.len() > TOC_MAX {
@@ -179,7 +181,7 @@ impl Toc {
     }
 }
 
-/// Both lists are sorted already.
+/// Tells whether no zero range overlaps a frame. Both lists must be sorted.
 fn disjoint(frames: &[TocFrame], zeros: &[(u64, u64)]) -> bool {
     let mut zeros = zeros.iter().peekable();
     frames.iter().all(|f| {

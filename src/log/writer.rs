@@ -23,14 +23,14 @@ use crate::frame::{Codec, FrameKind};
 use crate::keys::VolumeKey;
 use crate::pool::{Chunk, ChunkKind, Pool, Upload};
 
-/// Of the largest size.
+/// Number of chunks of the largest size that the memory for chunks has room for.
 const CHUNKS_IN_MEMORY: u64 = 4;
-/// However little memory there is.
+/// Payload bytes of a chunk, at least, however little memory there is.
 const CHUNK_MIN: u64 = 1 << 20;
-/// Frames of a stored chunk that are cached before others get their turn.
+/// Number of frames of a stored chunk that are cached before others get their turn.
 const CACHED_AT_ONCE: usize = 64;
 
-/// What a writer stands on.
+/// The surroundings of a writer: what it writes for, and what it uses.
 #[derive(Debug)]
 pub struct WriterConfig {
     pub rt: Rt,
@@ -43,22 +43,22 @@ pub struct WriterConfig {
     pub index: u16,
     pub epoch: Epoch,
     pub codec: Codec,
-    /// Of an encrypted volume.
+    /// The key that seals chunks; `None` when the volume is not encrypted.
     pub key: Option<VolumeKey>,
-    /// Shards that make a chunk stored, now.
+    /// Number of shards that make a chunk stored, now.
     pub w: watch::Receiver<usize>,
-    /// Where the log stands: the last chunk before this epoch's first, and its last lsn.
+    /// End of the log before this epoch: the last chunk before its first one, and the last lsn up to there.
     pub start: Prefix,
 }
 
-/// How far the log is stored without a gap.
+/// The stored prefix: last chunk and last lsn up to which the log is stored without a gap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Prefix {
     pub seq: Seq,
     pub lsn: Lsn,
 }
 
-/// A number in the log; whoever takes one must bring its chunk.
+/// A number in the log. Whoever takes one must bring its chunk.
 #[derive(Debug)]
 pub struct Slot {
     id: ChunkId,
@@ -78,7 +78,7 @@ pub struct Stored {
     pub first: Lsn,
     pub last: Lsn,
     pub placed: Vec<Placed>,
-    /// Runs of zeros beside them.
+    /// Number of runs of zeros beside the frames.
     pub zeros: usize,
 }
 
@@ -95,7 +95,7 @@ struct State {
     /// Last lsn that has been given a chunk.
     cut: Lsn,
     prefix: Prefix,
-    /// Stored, with a gap before them.
+    /// Chunks that are stored while one before them is not, each with the last lsn up to it.
     beyond: BTreeMap<Seq, Lsn>,
     map: Option<OpenMap>,
     journal: JournalId,
@@ -104,18 +104,18 @@ struct State {
     thin: BTreeMap<Seq, usize>,
     uploads: usize,
     stored_bytes: u64,
-    /// Of those, what map chunks have.
+    /// Bytes of map chunks, which `stored_bytes` has too.
     map_bytes: u64,
     failed: Option<Error>,
 }
 
-/// See the module.
+/// The end of the log of one epoch. See the module.
 #[derive(Debug)]
 pub struct Writer {
     config: WriterConfig,
     state: Mutex<State>,
     prefix: watch::Sender<Prefix>,
-    /// A chunk began to be put.
+    /// Tells that a chunk began to be put.
     pub busy: Notify,
 }
 
@@ -148,7 +148,8 @@ impl Writer {
         self.config.pool.layout().k()
     }
 
-    /// Payload bytes that a chunk is cut at under load: less than usual where several would not fit the memory for them.
+    /// Returns the payload bytes that a chunk is cut at under load: less than usual where several such chunks
+    /// would not fit into their memory.
     pub fn chunk_target(&self) -> u64 {
         chunk_target(self.k()).min((self.config.encode.total() / CHUNKS_IN_MEMORY).max(CHUNK_MIN))
     }
@@ -157,48 +158,48 @@ impl Writer {
         self.state.lock().prefix
     }
 
-    /// Sees every step of the prefix, and that the writer failed.
+    /// Returns a receiver that sees steps of the prefix, and wakes when the writer fails.
     pub fn watch(&self) -> watch::Receiver<Prefix> {
         self.prefix.subscribe()
     }
 
-    /// Bytes of chunks put by this writer, without parity.
+    /// Returns the bytes of chunks that this writer has stored, without parity.
     pub fn stored_bytes(&self) -> u64 {
         self.state.lock().stored_bytes
     }
 
-    /// Of those, what maps and tables took.
+    /// Returns the bytes of stored map chunks, which have the pages of maps and tables. `stored_bytes` has them too.
     pub fn map_bytes(&self) -> u64 {
         self.state.lock().map_bytes
     }
 
-    /// The journal was started anew: later chunks name it.
+    /// Notes that the journal was started anew: later chunks name this id.
     pub fn set_journal(&self, id: JournalId) {
         self.state.lock().journal = id;
     }
 
-    /// Chunks that begin from now on are compressed so.
+    /// Sets the codec of chunks that begin from now on.
     pub fn set_codec(&self, codec: Codec) {
         self.state.lock().codec = codec;
     }
 
-    /// Chunks of this epoch that have fewer than `w` shards as far as is known.
+    /// Returns the chunks of this epoch that have fewer than `w` shards, as far as is known.
     pub fn below(&self, w: usize) -> Vec<ChunkId> {
         let state = self.state.lock();
         state.thin.iter().filter(|(_, n)| **n < w).map(|(s, _)| self.id(*s)).collect()
     }
 
-    /// Whether this one has.
+    /// Tells whether this chunk of the epoch has fewer than `w` shards, as far as is known.
     pub fn is_below(&self, id: &ChunkId, w: usize) -> bool {
         self.state.lock().thin.get(&id.seq).is_some_and(|n| *n < w)
     }
 
-    /// How many chunks have fewer than the layout's `w`.
+    /// Returns how many chunks have fewer shards than the layout's `w`.
     pub fn thin(&self) -> usize {
         self.state.lock().thin.len()
     }
 
-    /// A chunk has been completed to so many shards.
+    /// Notes that a chunk has been completed to so many shards.
     pub fn completed(&self, id: &ChunkId, shards: usize) {
         let mut state = self.state.lock();
         if shards >= self.config.pool.w() {
@@ -208,24 +209,24 @@ impl Writer {
         }
     }
 
-    /// The chunk was deleted: nothing of it is to be completed.
+    /// Notes that the chunk was deleted: nothing of it is to be completed.
     pub fn forget(&self, id: &ChunkId) {
         if id.epoch == self.config.epoch {
             self.state.lock().thin.remove(&id.seq);
         }
     }
 
-    /// The last number that was given.
+    /// Returns the last number that was given.
     pub fn given(&self) -> Seq {
         Seq(self.state.lock().next.0 - 1)
     }
 
-    /// Chunks that are being put.
+    /// Returns how many chunks are being put.
     pub fn under_way(&self) -> usize {
         self.state.lock().uploads
     }
 
-    /// Something else of this epoch is being put: it counts as under way while this lives.
+    /// Counts something else of this epoch that is being put as under way, while the returned value lives.
     pub fn puts(self: &Arc<Self>) -> Putting {
         self.state.lock().uploads += 1;
         self.busy.notify_one();
@@ -236,8 +237,8 @@ impl Writer {
         ChunkId { volume: self.config.volume, epoch: self.config.epoch, seq }
     }
 
-    /// The next number, given inside `take`, which runs under the lock: a chunk's number and what it means become known at
-    /// once. Waits while too many chunks are beyond the stored prefix. The open map chunk is sealed first.
+    /// Takes the next number, inside of `take`, which runs under the lock: a chunk's number and what it means
+    /// become known at once. Waits while too many chunks are beyond the stored prefix. Seals the open map chunk first.
     async fn slot<T>(self: &Arc<Self>, mut take: impl FnMut(&mut State, ChunkId) -> T) -> Result<T> {
         let mut seen = self.prefix.subscribe();
         loop {
@@ -273,11 +274,12 @@ impl Writer {
         Stamp { id: slot.id, volume, era, journal, k: self.k(), codec, seal }
     }
 
-    /// Cuts one data chunk. Returns as soon as it has its number; `stored` resolves it. Call from one task only: the
-    /// order of the calls is the order of the log.
+    /// Cuts one data chunk. Returns as soon as the chunk has its number; `Cutting::stored` brings it to the
+    /// stores. Call this from one task only: the order of the calls is the order of the log.
     pub async fn cut(self: &Arc<Self>, draft: Draft, era: Era) -> Result<Cutting> {
         let (_, last) = draft.span().expect("a chunk is cut of at least one record");
-        // Beside the payload: its frames and parity.
+        // Memory comes before the number: a chunk with a number that waits for memory would hold up the prefix.
+        // The memory is for the payload, and beside it for its frames and parity.
         let layout = self.config.pool.layout();
         let held =
             self.config.encode.take(draft.bytes() * (1 + layout.n().div_ceil(layout.k()) as u64)).await;
@@ -316,7 +318,7 @@ impl Writer {
         }
     }
 
-    /// Nothing more is stored; all who wait get the error.
+    /// Ends the writer: it stores nothing more, and all who wait get the error.
     pub fn fail(&self, error: Error) {
         self.state.lock().failed.get_or_insert(error);
         self.prefix.send_modify(|_| {});
@@ -326,7 +328,7 @@ impl Writer {
         self.state.lock().failed.as_ref().map(Error::share)
     }
 
-    /// The chunk is stored: counts it, and those that waited for it.
+    /// Counts a chunk that is stored into the prefix, and those behind it that waited for it.
     fn landed(&self, slot: &Slot) {
         let mut state = self.state.lock();
         state.uploads -= 1;
@@ -341,7 +343,7 @@ impl Writer {
         self.prefix.send_replace(prefix);
     }
 
-    /// Returns, with the reason, when nothing more is to be stored.
+    /// Waits until the writer has failed, and returns why.
     async fn over(&self) -> Error {
         let mut seen = self.prefix.subscribe();
         loop {
@@ -388,7 +390,7 @@ impl Writer {
         }
     }
 
-    /// The trailing shards go on by themselves; their memory stays accounted for.
+    /// Leaves the trailing shards to a task, which keeps their memory accounted for until they are settled.
     fn watch_rest(self: &Arc<Self>, id: ChunkId, upload: Upload, held: Held) {
         let full = self.config.pool.w();
         if upload.stored() < full {
@@ -407,8 +409,8 @@ impl Writer {
             .detach();
     }
 
-    /// A checkpoint that is given up midway leaves its open map chunk: others wait for its place and its memory. Let go
-    /// of when this is dropped.
+    /// Returns a guard that seals the open map chunk when it is dropped. Otherwise a checkpoint that is given
+    /// up midway would leave that chunk open, while others wait for its place and its memory.
     pub fn seal_at_last(self: &Arc<Self>) -> impl Drop + use<> {
         struct AtLast(Arc<Writer>);
         impl Drop for AtLast {
@@ -419,7 +421,7 @@ impl Writer {
         AtLast(self.clone())
     }
 
-    /// Lets the open map chunk go, if there is one.
+    /// Seals the open map chunk, if there is one: it is finished and put.
     pub fn seal_map(self: &Arc<Self>) {
         let open = self.state.lock().map.take();
         self.seal(open);
@@ -444,7 +446,7 @@ impl Writer {
             .detach();
     }
 
-    /// Where a checkpoint's pages go; they are of one era.
+    /// Returns a sink that takes the pages of one checkpoint, which are of one era.
     pub fn pages(self: &Arc<Self>, era: Era) -> MapSink {
         MapSink { writer: self.clone(), era, kind: FrameKind::Map, begun: Vec::new() }
     }
@@ -464,7 +466,7 @@ impl Writer {
                 return Ok(at);
             }
             self.seal_map();
-            // For the worst case at once: a holder must not wait for more.
+            // Memory for the largest chunk is taken at once: whoever holds memory must not wait for more.
             let mut held = Some(self.config.encode.take(self.chunk_target()).await);
             let era = sink.era;
             let begun = self.slot(|state, id| {
@@ -478,7 +480,7 @@ impl Writer {
     }
 }
 
-/// See `Writer::puts`.
+/// A thing that is being put, and counts as under way while this lives (`Writer::puts`).
 #[derive(Debug)]
 pub struct Putting(Arc<Writer>);
 
@@ -488,7 +490,7 @@ impl Drop for Putting {
     }
 }
 
-/// A data chunk that has its number.
+/// A data chunk that has its number, and is yet to be encoded and put.
 #[derive(Debug)]
 pub struct Cutting {
     writer: Arc<Writer>,
@@ -503,7 +505,8 @@ impl Cutting {
         self.slot.seq()
     }
 
-    /// Encodes and puts it; returns when it is stored. Then `Writer::count` it. A failure is the whole writer's.
+    /// Encodes and puts the chunk, and returns when it is stored. Then the caller must `Writer::count` it. A
+    /// failure is a failure of the whole writer.
     pub async fn stored(self) -> Result<Stored> {
         let Cutting { writer, slot, draft, era, held } = self;
         let stamp = writer.stamp(&slot, era, &writer.state.lock());
@@ -530,7 +533,7 @@ impl Cutting {
 }
 
 impl Writer {
-    /// What was written is likely to be read.
+    /// Puts the frames of a stored chunk into the cache, since what was written is likely to be read.
     async fn cache(&self, chunk: ChunkId, placed: &[Placed], raw: Vec<Bytes>) {
         for (n, (p, raw)) in placed.iter().zip(raw).enumerate() {
             if n % CACHED_AT_ONCE == 0 {
@@ -540,13 +543,13 @@ impl Writer {
         }
     }
 
-    /// After the overlay knows where a stored chunk's blocks are: now the prefix may go over it.
+    /// Lets the prefix go over a stored chunk. Call this when the overlay knows where its blocks are, not before.
     pub fn count(&self, stored: &Stored) {
         self.landed(&stored.slot);
     }
 }
 
-/// See `Writer::pages`.
+/// A sink for the pages of one checkpoint (`Writer::pages`).
 #[derive(Debug)]
 pub struct MapSink {
     writer: Arc<Writer>,
@@ -556,17 +559,18 @@ pub struct MapSink {
 }
 
 impl MapSink {
-    /// Chunks that were begun for it since the last call; one may have been sealed before a page came into it.
+    /// Returns the chunks that were begun for this sink since the last call. One of them may have been sealed
+    /// before a page came into it.
     pub fn begun(&mut self) -> Vec<ChunkId> {
         std::mem::take(&mut self.begun)
     }
 
-    /// A page of a map.
+    /// Appends a page of a map.
     pub async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
         self.writer.clone().append(self, address, raw).await
     }
 
-    /// A page of the tables.
+    /// Appends a page of the tables.
     pub async fn table(&mut self, address: u64, raw: Bytes) -> Result<FrameRef> {
         self.kind = FrameKind::Table;
         let done = self.writer.clone().append(self, address, raw).await;

@@ -4,32 +4,32 @@ use super::page::{Entry, SLOTS};
 use super::tree::Extent;
 use crate::log::FrameRef;
 
-/// What updates make of a leaf.
+/// The outcome of laying updates over a leaf.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Neighbouring slots in neighbouring blocks of one frame are one.
+    /// Entries of the new leaf. Neighbouring slots that are in neighbouring blocks of one frame are one entry.
     pub entries: Vec<Entry>,
     /// Frames that had blocks here and have none any more, each once.
     pub died: Vec<FrameRef>,
-    /// Blocks mapped now less those mapped before.
+    /// Number of blocks mapped now, less those mapped before.
     pub gained: i64,
 }
 
-/// Each once, sorted.
+/// Returns the frames sorted, each once.
 pub fn frames(frames: impl Iterator<Item = FrameRef>) -> Vec<FrameRef> {
     let mut frames: Vec<_> = frames.collect();
-    // Neighbours mostly lie in one.
+    // Neighbouring blocks mostly lie in one frame.
     frames.dedup();
     frames.sort_unstable();
     frames.dedup();
     frames
 }
 
-/// Lays `updates` over the entries of the leaf whose first block is `first`: both in order, not overlapping, and within the
-/// leaf. `None` when that changes nothing.
+/// Lays `updates` over the entries of the leaf whose first block is `first`. Both are in order, do not overlap,
+/// and lie within the leaf. `None` when that changes nothing.
 pub fn change(old: &[Entry], first: u64, updates: &[Extent]) -> Option<Change> {
     let mut entries = Runs(Vec::with_capacity((old.len() + 2 * updates.len()).min(SLOTS as usize)));
-    // Frames that lose blocks, most of them all they have here.
+    // Frames that lose blocks. Most of them lose all that they have in this leaf.
     let mut losers = Vec::new();
     let mut rest = old.iter().copied();
     let mut next = rest.next();
@@ -66,7 +66,7 @@ pub fn change(old: &[Entry], first: u64, updates: &[Extent]) -> Option<Change> {
     Some(Change { gained: blocks(&entries) - blocks(old), entries, died })
 }
 
-/// The entry's slots from `from` on up to `to`, if there are any.
+/// Returns the part of the entry that has its slots from `from` on up to `to`, if there are any.
 fn part(entry: &Entry, from: u16, to: u16) -> Option<Entry> {
     let skip = entry.skip + from.checked_sub(entry.start)? as u8;
     (from < to).then(|| Entry { start: from, count: to - from, skip, ..*entry })

@@ -17,7 +17,7 @@ use crate::log::FrameRef;
 /// Places of one level whose pages are loaded at once.
 const AHEAD: usize = 16;
 
-/// What a tree has at a place.
+/// The contents of one tree at a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
     Nothing,
@@ -26,24 +26,24 @@ enum Side {
     Above(Root),
 }
 
-/// A page's span, and what both trees have there.
+/// The span of a page, and what both trees have there.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     first: u64,
     sides: [Side; 2],
 }
 
-/// The pages at a place.
+/// The pages that both trees have at a place.
 type Both = [Option<Arc<Page>>; 2];
 
-/// Places of one level that differ and are still to be looked at, in order; the pages of the first of them.
+/// Places of one level that differ and are still to be looked at, in order; and the loaded pages of the first of them.
 struct Level {
     level: u8,
     places: VecDeque<Place>,
     ahead: VecDeque<Both>,
 }
 
-/// See the module. Holds one path of places, and a few pages that were loaded ahead.
+/// A comparison of two trees under way (see the module). It holds one path of places, and a few pages that were loaded ahead.
 pub struct Differences<'a> {
     pages: &'a dyn Pages,
     cache: &'a PageCache,
@@ -53,7 +53,7 @@ pub struct Differences<'a> {
 }
 
 impl Tree {
-    /// Which of these blocks lie elsewhere in the other tree, or are mapped in one of the two alone.
+    /// Compares two trees: finds which of these blocks lie elsewhere in the other tree, or are mapped in only one of them.
     pub fn differences<'a>(
         &self,
         other: &Tree,
@@ -71,7 +71,7 @@ impl Tree {
     }
 }
 
-/// What a tree has at the first place of a level that its root does not lie above.
+/// Returns what a tree has at the first place of a level. Its root must not lie above that level.
 fn side(root: Option<Root>, level: u8) -> Side {
     match root {
         None => Side::Nothing,
@@ -81,7 +81,7 @@ fn side(root: Option<Root>, level: u8) -> Side {
 }
 
 impl Differences<'_> {
-    /// The next blocks that differ, in order; the next ones may follow them directly.
+    /// Returns the next range of blocks that differ, in order. The range after that may follow it directly.
     pub async fn next(&mut self) -> Result<Option<Range<u64>>> {
         loop {
             if let Some(found) = self.found.pop_front() {
@@ -98,7 +98,7 @@ impl Differences<'_> {
             if level.ahead.is_empty() {
                 level.ahead = level.load(self.pages, self.cache).await?;
             }
-            // Only now: after a failed load the same place comes again.
+            // Taken out only now: after a failed load this place comes again.
             level.places.pop_front();
             let pages = level.ahead.pop_front().expect("those of the first place are loaded first");
             let level = level.level;
@@ -134,7 +134,7 @@ impl Level {
     }
 }
 
-/// The places below one that differ, within these blocks.
+/// Returns the places below this one that differ and lie within these blocks.
 fn below(level: u8, place: &Place, pages: &Both, blocks: &Range<u64>) -> Level {
     let span = span(level - 1);
     let [mut ours, mut theirs] =
@@ -151,7 +151,7 @@ fn below(level: u8, place: &Place, pages: &Both, blocks: &Range<u64>) -> Level {
     Level { level: level - 1, places, ahead: VecDeque::new() }
 }
 
-/// What lies below one side of a place, by slot.
+/// Returns what one tree has below a place, by slot.
 fn children(level: u8, at: Side, page: Option<&Page>) -> impl Iterator<Item = (u16, Side)> + '_ {
     let above = match at {
         Side::Above(root) => Some((0, side(Some(root), level - 1))),
@@ -161,14 +161,14 @@ fn children(level: u8, at: Side, page: Option<&Page>) -> impl Iterator<Item = (u
     above.into_iter().chain(entries.map(|entry| (entry.start, Side::Page(entry.frame))))
 }
 
-/// Blocks that differ between the leaves of a place, within these.
+/// Returns the ranges within `blocks` that differ between the two leaves of a place.
 fn differing(first: u64, leaves: &Both, blocks: &Range<u64>) -> VecDeque<Range<u64>> {
     let [mut ours, mut theirs] =
         leaves.each_ref().map(|leaf| leaf.iter().flat_map(|leaf| leaf.entries(0)).peekable());
     let (mut found, mut at) = (VecDeque::<Range<u64>>::new(), 0);
     while let (Some(sides), true) = (next_of(ours.peek(), theirs.peek()), u64::from(at) < SLOTS) {
         at = sides.iter().flatten().map(|entry| entry.start).min().unwrap_or(at).max(at);
-        // Up to where either begins or ends, each side is one frame or nothing.
+        // Up to the next slot where an entry of either side begins or ends, each side is one frame or nothing.
         let edge = |entry: &Entry| if entry.start > at { entry.start } else { entry.end() };
         let end = sides.iter().flatten().map(edge).min().unwrap_or(at);
         let [a, b] = sides.map(|entry| entry.and_then(|entry| mapped(&entry, at)));
@@ -187,12 +187,13 @@ fn differing(first: u64, leaves: &Both, blocks: &Range<u64>) -> VecDeque<Range<u
     found
 }
 
-/// The next entries of both sides, while there is one.
+/// Returns the next entries of both sides; `None` when neither has one.
 fn next_of(ours: Option<&Entry>, theirs: Option<&Entry>) -> Option<[Option<Entry>; 2]> {
     (ours.is_some() || theirs.is_some()).then_some([ours.copied(), theirs.copied()])
 }
 
-/// What the slot is mapped to by this entry, which does not end before it.
+/// Returns where this entry maps the slot to; `None` when it begins behind the slot. The entry must not end
+/// before the slot.
 fn mapped(entry: &Entry, slot: u16) -> Option<Mapped> {
     let skip = entry.skip + slot.checked_sub(entry.start)? as u8;
     Some(Mapped { frame: entry.frame, skip })

@@ -24,7 +24,7 @@ fn some_pages() -> Vec<Vec<u8>> {
     [(0, leaves), (2, inners)].map(|(level, all)| [&[level], &encode(level, &all).1[..]].concat()).into()
 }
 
-/// A level, and the page's bytes.
+/// Decodes `data` as a level and the bytes of a page of that level.
 fn page(data: &[u8]) {
     let (level, bytes) = choice(data);
     let level = level % (LEVEL_MAX + 1);

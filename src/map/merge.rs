@@ -18,27 +18,28 @@ use crate::base::format_limits::FRAME_BLOCKS;
 use crate::base::{Error, Kind, Result};
 use crate::log::FrameRef;
 
-/// Updates looked at before they are applied, to load the pages they need together.
+/// Number of updates that are looked at before they are applied, to load the pages they need together.
 const LOOK_AHEAD: usize = 4096;
-/// Pages that a merge loads at once.
+/// Number of pages that a merge loads at once.
 const AHEAD: usize = 32;
 
-/// Where new pages go: the map chunks of a checkpoint. What it returns is never given out again for other contents, also
-/// when the merge fails or its tree is thrown away: pages are cached as soon as they are appended.
+/// The destination of new pages: the map chunks of a checkpoint. A place that `append` returns is never given
+/// out again for other contents, also when the merge fails or its tree is thrown away. Pages are cached as soon
+/// as they are appended, so that a second page at that place would be taken for the first.
 #[async_trait]
 pub trait PageSink: Send {
     async fn append(&mut self, address: u64, raw: Bytes) -> Result<FrameRef>;
 
-    /// The new tree does not hold this frame any more, which the old one (or an earlier version of this merge's) held:
-    /// a page, or data of which no block is left. Each is told once.
+    /// Notes that the new tree does not hold this frame any more: a page, or data of which no block is left.
+    /// The old tree held it, or an earlier version of the new one. Each frame is told once.
     fn died(&mut self, frame: &FrameRef);
 }
 
-/// The updates that are left, and a look at the first of them.
+/// The updates that are left. The first of them are read already.
 struct Feed<I> {
     rest: I,
     next: VecDeque<Extent>,
-    /// Where the last one ended: they must not go back.
+    /// End of the last update that was read: the next must not begin before it.
     end: u64,
 }
 
@@ -76,7 +77,7 @@ impl<I: Iterator<Item = Extent>> Feed<I> {
         Ok(self.next.front().copied())
     }
 
-    /// The next update's part before `limit`, which is taken away.
+    /// Takes and returns the next update's part before `limit`; `None` when it begins behind.
     fn take_before(&mut self, limit: u64) -> Result<Option<Extent>> {
         self.fill(1)?;
         let Some(front) = self.next.front_mut().filter(|e| e.block < limit) else { return Ok(None) };
@@ -93,11 +94,11 @@ impl<I: Iterator<Item = Extent>> Feed<I> {
     }
 }
 
-/// What a merge makes.
+/// The outcome of a merge.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Merged {
     pub tree: Tree,
-    /// Blocks that it maps less those that the old tree mapped.
+    /// Number of blocks that the new tree maps, less those that the old tree mapped.
     pub gained: i64,
 }
 
@@ -112,8 +113,9 @@ struct Merge<'a, I> {
 type Children = Vec<Option<FrameRef>>;
 
 impl Tree {
-    /// The tree with `updates` applied: sorted, not overlapping; `at: None` unmaps. Mapped ones lie within a frame and
-    /// a leaf. This tree stays as it is. After an error nothing refers to what was appended.
+    /// Returns the tree with `updates` applied, which are sorted and do not overlap; `at: None` unmaps. Mapped
+    /// updates lie within a frame and a leaf. The old tree stays as it is. After an error nothing refers to
+    /// what was appended.
     pub async fn merge(
         &self,
         pages: &dyn Pages,
@@ -144,7 +146,8 @@ impl Tree {
 }
 
 impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
-    /// Whether something is to be mapped from `limit` on; what would be unmapped there isn't mapped.
+    /// Tells whether something is to be mapped from `limit` on. Updates that unmap there are dropped, since
+    /// nothing is mapped there.
     fn mapped_beyond(&mut self, limit: u64) -> Result<bool> {
         while let Some(extent) = self.feed.peek()? {
             debug_assert!(extent.block >= limit, "updates below {limit} are done: {extent:?}");
@@ -156,8 +159,8 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         Ok(false)
     }
 
-    /// Applies the updates within one page's span, and gives its new frame: the old one when nothing changed, none
-    /// when nothing is left. `page` is the old frame's.
+    /// Applies the updates within the span of one page, whose old frame is `old` and its contents `page`.
+    /// Returns the new frame: the old one when nothing changed, none when nothing is left.
     fn node(
         &mut self,
         level: u8,
@@ -185,7 +188,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         .boxed()
     }
 
-    /// A subtree goes as one: its page and all below are told to have died.
+    /// Discards a subtree as one: tells the sink that its page and all below have died.
     fn discard(&mut self, level: u8, first: u64, page: FrameRef) -> BoxFuture<'_, Result<()>> {
         async move {
             let entries: Vec<Entry> =
@@ -203,7 +206,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
                     let child_first = first + u64::from(e.start) * span(level - 1);
                     self.cache.get(self.pages, &e.frame, level - 1, child_first)
                 });
-                // So that they come together; what doesn't stay in the cache comes again one by one.
+                // The pages are loaded together. A page that doesn't stay in the cache is loaded again, by itself.
                 try_join_all(loads).await?;
                 for e in some {
                     let child_first = first + u64::from(e.start) * span(level - 1);
@@ -215,7 +218,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         .boxed()
     }
 
-    /// Applies the updates to an inner page's children; whether any of them changed.
+    /// Applies the updates to the children of an inner page. Returns whether any of them changed.
     async fn apply(&mut self, level: u8, first: u64, children: &mut Children) -> Result<bool> {
         let (child_span, end) = (span(level - 1), first + span(level));
         let mut changed = false;
@@ -241,7 +244,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         Ok(changed)
     }
 
-    /// The page of the child at `slot`; what the next updates need is loaded along with it.
+    /// Returns the page of the child at `slot`. Pages that the next updates need are loaded along with it.
     async fn page_of(
         &mut self,
         level: u8,
@@ -265,7 +268,7 @@ impl<I: Iterator<Item = Extent> + Send> Merge<'_, I> {
         Ok(ahead.pop_front().map(|(_, page)| page))
     }
 
-    /// Children from `slot` on that the updates in sight change in part, the nearest first.
+    /// Returns the children from `slot` on that the updates in sight change in part, the nearest first.
     fn wanted(
         &mut self,
         level: u8,
