@@ -114,7 +114,9 @@ struct State {
 pub struct Writer {
     config: WriterConfig,
     state: Mutex<State>,
-    prefix: watch::Sender<Prefix>,
+    /// Wakes who waits for the prefix, or for the writer's failure. The values stand in the state alone: two chunks that
+    /// land at once may wake in reverse order, and a copy here would step back.
+    steps: watch::Sender<()>,
     /// Tells that a chunk began to be put.
     pub busy: Notify,
 }
@@ -139,7 +141,7 @@ impl Writer {
         Arc::new(Writer {
             config,
             state: Mutex::new(state),
-            prefix: watch::Sender::new(start),
+            steps: watch::Sender::new(()),
             busy: Notify::new(),
         })
     }
@@ -156,11 +158,6 @@ impl Writer {
 
     pub fn prefix(&self) -> Prefix {
         self.state.lock().prefix
-    }
-
-    /// Returns a receiver that sees steps of the prefix, and wakes when the writer fails.
-    pub fn watch(&self) -> watch::Receiver<Prefix> {
-        self.prefix.subscribe()
     }
 
     /// Returns the bytes of chunks that this writer has stored, without parity.
@@ -240,9 +237,9 @@ impl Writer {
     /// Takes the next number, inside of `take`, which runs under the lock: a chunk's number and what it means
     /// become known at once. Waits while too many chunks are beyond the stored prefix. Seals the open map chunk first.
     async fn slot<T>(self: &Arc<Self>, mut take: impl FnMut(&mut State, ChunkId) -> T) -> Result<T> {
-        let mut seen = self.prefix.subscribe();
+        let mut seen = self.steps.subscribe();
         loop {
-            seen.borrow_and_update();
+            seen.mark_unchanged();
             let sealed = {
                 let mut state = self.state.lock();
                 if let Some(e) = &state.failed {
@@ -303,14 +300,18 @@ impl Writer {
     }
 
     async fn wait(&self, enough: impl Fn(&Prefix) -> bool) -> Result<()> {
-        let mut seen = self.prefix.subscribe();
+        let mut seen = self.steps.subscribe();
         loop {
-            let now = *seen.borrow_and_update();
-            if enough(&now) {
-                return Ok(());
-            }
-            if let Some(e) = &self.state.lock().failed {
-                return Err(e.share());
+            // Before the look: a step that comes after it wakes.
+            seen.mark_unchanged();
+            {
+                let state = self.state.lock();
+                if enough(&state.prefix) {
+                    return Ok(());
+                }
+                if let Some(e) = &state.failed {
+                    return Err(e.share());
+                }
             }
             if seen.changed().await.is_err() {
                 return Err(Error::new(Kind::Closed, "the log is closed"));
@@ -321,7 +322,7 @@ impl Writer {
     /// Ends the writer: it stores nothing more, and all who wait get the error.
     pub fn fail(&self, error: Error) {
         self.state.lock().failed.get_or_insert(error);
-        self.prefix.send_modify(|_| {});
+        self.steps.send_replace(());
     }
 
     pub fn failed(&self) -> Option<Error> {
@@ -338,16 +339,15 @@ impl Writer {
             let Some(lsn) = state.beyond.remove(&next) else { break };
             state.prefix = Prefix { seq: next, lsn };
         }
-        let prefix = state.prefix;
         drop(state);
-        self.prefix.send_replace(prefix);
+        self.steps.send_replace(());
     }
 
     /// Waits until the writer has failed, and returns why.
     async fn over(&self) -> Error {
-        let mut seen = self.prefix.subscribe();
+        let mut seen = self.steps.subscribe();
         loop {
-            seen.borrow_and_update();
+            seen.mark_unchanged();
             if let Some(e) = self.failed() {
                 return e;
             }
