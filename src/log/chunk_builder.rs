@@ -11,6 +11,7 @@ use super::toc::{TOC_ITEMS_MAX, Toc, TocFrame};
 use crate::base::format_limits::{BLOCK, CHUNK_TARGET, FRAME_BLOCKS, SHARD_SPAN, SHARD_TARGET};
 use crate::base::interval_map::{Cut, Intervals};
 use crate::base::log_record::{Mark, Op, Record};
+use crate::base::spare_buffers::SHARDS;
 use crate::base::{ChunkId, Era, JournalId, Lsn};
 use crate::frame::{self, Body, Codec, FrameKind, Packer, Place};
 use crate::keys::ChunkSeal;
@@ -238,7 +239,8 @@ pub fn encode(stamp: &Stamp, draft: Draft) -> Encoded {
         before += body.stored_len() as u64;
         let out = &mut shards[shard];
         if out.capacity() == 0 {
-            out.reserve(share as usize + body.stored_len() + FOOTER_ROOM);
+            *out = SHARDS.take(share as usize + body.stored_len() + FOOTER_ROOM);
+            out.clear();
         }
         let offset = shard as u64 * SHARD_SPAN + out.len() as u64;
         packer.finish(body, &Place { chunk: stamp.id, offset, address: *block }, out);
