@@ -18,6 +18,7 @@ pub mod name;
 pub mod nearest;
 pub mod rope;
 pub mod rt;
+pub mod spare_buffers;
 pub mod sum;
 pub mod trace;
 pub mod units;

@@ -10,6 +10,7 @@ use zstd::zstd_safe::compress_bound;
 
 use crate::base::codec::Reader;
 use crate::base::format_limits::{BLOCK, FRAME_BLOCKS};
+use crate::base::spare_buffers::SpareBuffers;
 use crate::base::sum::crc32c_of;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::keys::{ChunkSeal, KeyAccess, SALT, TAG, VolumeKey};
@@ -158,12 +159,15 @@ impl Compressor {
     }
 }
 
+/// What packers compress into. Each is given back with all that was written to it, so that nobody needs to zero it again.
+static PACKED: SpareBuffers = SpareBuffers::new(20 << 20);
+
 /// Makes frames, one after another.
 pub struct Packer {
     codec: Codec,
     /// Of an encrypted volume's frames.
     seal: Option<ChunkSeal>,
-    /// What was compressed, up to `used`, and room behind it.
+    /// What was compressed, up to `used`, and behind it room that may hold anything.
     packed: Vec<u8>,
     used: usize,
     compressor: Compressor,
@@ -174,6 +178,12 @@ pub struct Packer {
 impl std::fmt::Debug for Packer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Packer").field("codec", &self.codec).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        PACKED.give(std::mem::take(&mut self.packed));
     }
 }
 
@@ -190,8 +200,8 @@ impl Packer {
 
     /// Makes room for so many bytes of contents, whose bodies are all kept until they have their places.
     pub fn reserve(&mut self, raw: usize) {
-        if self.codec != Codec::None {
-            self.packed.reserve(raw + GROWTH);
+        if self.codec != Codec::None && self.packed.is_empty() {
+            self.packed = PACKED.take(raw + GROWTH);
         }
     }
 

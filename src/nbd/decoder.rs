@@ -1,7 +1,7 @@
 //! From received bytes to requests: an incremental decoder without I/O.
 //!
 //! A write's payload comes out in pieces of at most `PIECE` bytes, each a buffer of exactly its length. So a client that
-//! announces 32 MiB and sends nothing holds one piece. Inner edges of pieces lie between blocks.
+//! announces 32 MiB and sends nothing holds one piece. Inner edges of pieces lie where those of frames do.
 //! What is small is copied out of the window: a copy of a few KiB costs less than a system call of its own, and a write
 //! that stays in memory for a while must not pin the whole window. The rest of a large piece is received straight into
 //! its buffer. A request that is refused has its payload passed over, of any length, in no memory. Nothing is allocated
@@ -18,12 +18,16 @@ use serde::{Deserialize, Serialize};
 
 use super::receive_buffer::Window;
 use super::wire::{Command, Errno, Headers, PAYLOAD_MAX, Request, command_flag, flag};
-use crate::base::format_limits::BLOCK;
+use crate::base::format_limits::{BLOCK, FRAME_BLOCKS};
 use crate::base::{Error, Kind, Result};
 
-/// Most bytes of a write's payload that are gathered at a time. They are memory of the connection's own.
+/// Payload of a write that is gathered at a time, in bytes. It is memory of the connection's own. What is no longer takes
+/// effect as a whole.
 pub const PIECE: u32 = 256 << 10;
-/// Payload of which at least so many bytes are missing is received without the window.
+/// Pieces of longer writes: the contents of a frame. Journal, chunk and cache then share the piece's buffer, where each
+/// frame out of a larger buffer would be a copy.
+const FRAME: u64 = FRAME_BLOCKS * BLOCK;
+/// Payload that is still missing at least this much is received without the window.
 const DIRECT: usize = 16 << 10;
 
 /// One received message, or a part of a write, that is to be dealt with.
@@ -125,8 +129,9 @@ struct Payload {
 
 impl Payload {
     fn of(request: Request, before: u64) -> Payload {
-        let (left, at, piece) = (request.len - before, request.offset + before, u64::from(PIECE));
-        let len = if left > piece { piece - at % BLOCK } else { left } as usize;
+        let (left, at) = (request.len - before, request.offset + before);
+        let is_short = request.len <= u64::from(PIECE);
+        let len = if is_short { left } else { left.min(FRAME - at % FRAME) } as usize;
         Payload { request, before, body: BytesMut::with_capacity(len), len }
     }
 }

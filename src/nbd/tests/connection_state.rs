@@ -28,7 +28,9 @@ impl Peer {
 #[test]
 fn a_request_goes_on_where_it_was_cut_off() {
     let second = [request(FUA, WRITE, 2, 4096, 300_000), vec![9; 300_000]].concat();
-    for cut in [0, 1, 27, 28, 29, 5000, 70_000, 262_144 + 28 - 4096, 299_000, second.len() - 1] {
+    for cut in
+        [0, 1, 27, 28, 29, 5000, 70_000, 65_536 + 28 - 4096, 262_144 + 28 - 4096, 299_000, second.len() - 1]
+    {
         let second = second.clone();
         simulate(move |rt| {
             let second = second.clone();
@@ -44,7 +46,7 @@ fn a_request_goes_on_where_it_was_cut_off() {
                     [vec![0], vec![9; 300_000], vec![0]].concat()
                 });
                 let writes = peer.house.log().iter().filter(|what| what.starts_with("write")).count();
-                assert!(writes <= 3, "no piece twice: {writes}");
+                assert!(writes <= 6, "no piece twice: {writes}");
             }
         });
     }
@@ -152,7 +154,7 @@ fn a_long_write_takes_nothing_of_those_before_it_along() {
                 peer.send([request(0, WRITE, i, i * 4096, 4096), vec![i as u8 + 1; 4096]].concat()).await;
             }
             let long = [request(0, WRITE, 5, 20480, 600_000), vec![9; 600_000]].concat();
-            let (sent, rest) = long.split_at(280_000);
+            let (sent, rest) = long.split_at(100_000);
             peer.send(sent).await;
             rt.sleep(Duration::from_millis(100)).await;
             peer.house.state.lock().pace = None;

@@ -419,7 +419,20 @@ fn holes_in_reads_are_told() {
 #[test]
 fn another_process_goes_on_with_them() {
     let second = [extended(PAYLOAD | FUA, WRITE, 2, 4096, 600_000), vec![9; 600_000]].concat();
-    for cut in [0, 1, 3, 31, 32, 33, 70_000, 262_144 + 32 - 4096, 300_000, 599_000, second.len() - 1] {
+    for cut in [
+        0,
+        1,
+        3,
+        31,
+        32,
+        33,
+        70_000,
+        65_536 + 32 - 4096,
+        262_144 + 32 - 4096,
+        300_000,
+        599_000,
+        second.len() - 1,
+    ] {
         let second = second.clone();
         simulate(move |rt| {
             let second = second.clone();

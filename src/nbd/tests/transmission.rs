@@ -533,15 +533,22 @@ fn a_client_that_takes_no_replies_while_others_wait_for_memory_is_dropped() {
 }
 
 #[test]
-fn a_long_write_is_done_piece_by_piece_between_blocks() {
+fn a_long_write_is_done_frame_by_frame() {
     simulate(|rt| async move {
         let mut peer = entered(&rt, "disk", false).await;
         let len = 600_000;
         peer.send([request(FUA, WRITE, 1, 1000, len), vec![5; len as usize]].concat()).await;
         peer.expect(simple(0, 1)).await;
-        let wanted = ["write 1000+261144", "write 262144+262144", "write 524288+76712", "flush"];
+        let mut wanted = vec!["write 1000+64536".to_string()];
+        wanted.extend((1..9).map(|n| format!("write {}+65536", n << 16)));
+        wanted.extend(["write 589824+11176".into(), "flush".into()]);
         let log = peer.house.log();
         assert!(log.iter().step_by(2).eq(wanted.iter()), "{log:?}");
+        // What is no longer than so takes effect as a whole.
+        let len = 256 << 10;
+        peer.send([request(0, WRITE, 1, 1000, len), vec![5; len as usize]].concat()).await;
+        peer.expect(simple(0, 1)).await;
+        assert_eq!(peer.house.log(), ["write 1000+262144", ".write 1000+262144"]);
         // A piece that fails is the write's failure; the stream goes on behind it.
         peer.house.state.lock().delay = Duration::from_secs(1);
         peer.send(request(0, WRITE, 2, 0, SIZE as u32)).await;

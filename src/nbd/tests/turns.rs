@@ -99,8 +99,8 @@ fn of_a_client_that_is_gone_no_write_is_done_that_waits_but_after_a_goodbye() {
                 peer.server.await.unwrap();
             }
             let writes = house.log().iter().filter(|one| one.starts_with("write")).count();
-            // The long one is two pieces.
-            assert_eq!(writes, if goodbye { 4 } else { 1 });
+            // The long one is five pieces.
+            assert_eq!(writes, if goodbye { 7 } else { 1 });
         });
     }
 }

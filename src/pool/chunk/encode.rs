@@ -7,6 +7,7 @@ use super::codec::Codec;
 use super::footer::{About, CHECK_SPAN, FOOTER_MAX, Footer, Tally};
 use super::shard_set::ShardSet;
 use crate::base::format_limits::SHARD_SPAN;
+use crate::base::spare_buffers::SHARDS;
 use crate::base::{Error, Kind, Result};
 
 /// A chunk's objects, in order of their shards; `None` where none was wanted.
@@ -25,7 +26,8 @@ pub fn seal(codec: &Codec, mut chunk: Chunk, wanted: ShardSet) -> Result<Sealed>
     }
     let len = chunk.shards.iter().map(Bytes::len).max().unwrap_or(0);
     let parities = if (layout.k()..layout.n()).any(|i| wanted.has(i)) { layout.m() } else { 0 };
-    let mut parity: Vec<Vec<u8>> = (0..parities).map(|_| Vec::with_capacity(len + FOOTER_MAX)).collect();
+    let mut parity: Vec<Vec<u8>> = (0..parities).map(|_| SHARDS.take(len + FOOTER_MAX)).collect();
+    parity.iter_mut().for_each(Vec::clear);
     let mut tallies = vec![Tally::default(); layout.k() + parities];
     // One pass: what is summed is in the cache.
     for at in (0..len).step_by(CHECK_SPAN) {

@@ -13,6 +13,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::context::PoolContext;
 use crate::base::rt::Instant;
+use crate::base::spare_buffers::SHARDS;
 use crate::base::watched_state::Watched;
 use crate::base::{ChunkId, Error, Kind, Result};
 use crate::pool::chunk::About;
@@ -190,7 +191,7 @@ impl Shared {
     /// Puts one shard until it is stored, or until it isn't this upload's any more.
     async fn shard(&self, about: Arc<About>, index: usize, object: Bytes, how: How) {
         let out = {
-            let put = self.put(&about, index, object, how);
+            let put = self.put(&about, index, &object, how);
             let stop = self.told_to_stop(index);
             futures::pin_mut!(put, stop);
             match select(stop, put).await {
@@ -198,7 +199,8 @@ impl Shared {
                 Either::Right((out, _)) => Some(out),
             }
         };
-        // Its bytes are gone by now.
+        // Nobody but a request that was given up may still have its bytes.
+        SHARDS.give_bytes(object);
         self.state.update(|s| {
             s.held = s.held.without(index);
             let stored = matches!(out, Some(Ok(())));
@@ -217,7 +219,7 @@ impl Shared {
         });
     }
 
-    async fn put(&self, about: &About, index: usize, object: Bytes, mut how: How) -> Result<()> {
+    async fn put(&self, about: &About, index: usize, object: &Bytes, mut how: How) -> Result<()> {
         let rt = self.context.rt();
         let mut pause = RETRY_FIRST;
         loop {
@@ -227,7 +229,7 @@ impl Shared {
             if rt.timeout(RETRY_LAST, member.usable()).await.is_none() {
                 continue;
             }
-            match at.store(about, &object, how, self.cause).await {
+            match at.store(about, object, how, self.cause).await {
                 Ok(()) => return Ok(()),
                 Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(e),
                 Err(e) => tracing::debug!("shard {}: {e}", at.key()),
