@@ -14,14 +14,19 @@
 //! - Whoever can be served has been served whenever the lock is free.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 
-/// Bytes that one unit stands for. A unit is smaller than a block, so that the sums stay honest.
+use super::loan::Loan;
+
+/// What one unit stands for, in bytes. Small enough for a block, so that the sums stay honest.
 const UNIT: u64 = 1024;
+/// So much of a budget is lent at most, one part in so many; and what is lent grows and shrinks by one in so many.
+const LENT: u64 = 2;
+const LOAN_STEP: u64 = 64;
 
 /// An allowance of bytes for all who share it, in the hands of one party. Cheap to clone; a clone belongs to
 /// the same party.
@@ -52,6 +57,8 @@ struct Shared {
     /// Size of the whole budget in units. A copy of `State::total` that can be read without the lock.
     total: u64,
     state: Mutex<State>,
+    /// Of what nobody uses.
+    loan: OnceLock<Arc<Loan>>,
 }
 
 /// The accounts of all parties of a budget. All amounts are in units.
@@ -195,7 +202,13 @@ impl State {
         Some((waiter.answer, id, units))
     }
 
-    /// Takes a waiter out of its party's queue. `None`: it has been served already.
+    /// What is lent of what nobody uses.
+    fn spare(&self) -> u64 {
+        let step = (self.total / LOAN_STEP).max(1);
+        (self.total - self.used).min(self.total / LENT) / step * step
+    }
+
+    /// The waiter, unless it has been served.
     fn give_up(&mut self, id: PartyId, turn: u64) -> Option<Waiter> {
         let queue = &mut self.account(id).queue;
         let at = queue.binary_search_by_key(&turn, |waiter| waiter.turn).ok()?;
@@ -210,10 +223,21 @@ impl Shared {
         while let Some(one) = state.serve() {
             served.push(one);
         }
-        drop(state);
+        self.release(state);
         for (answer, party, units) in served {
             // Who gave up in this very moment gives it back.
             drop(answer.send(Held { shared: self.clone(), party, units }));
+        }
+    }
+
+    /// Ends a change: returns when what was lent, and is not any more, has come back.
+    fn release(&self, state: MutexGuard<'_, State>) {
+        let Some(loan) = self.loan.get() else { return };
+        // Under the lock: what is lent follows the changes in their order.
+        let is_less = loan.set(state.spare() * UNIT);
+        drop(state);
+        if is_less {
+            loan.collect();
         }
     }
 
@@ -245,7 +269,15 @@ impl Budget {
     pub fn new(bytes: u64) -> Budget {
         let total = (bytes / UNIT).max(1);
         let state = Mutex::new(State { total, ..State::default() });
-        Budget::enter(Arc::new(Shared { total, state }), false)
+        Budget::enter(Arc::new(Shared { total, state, loan: OnceLock::new() }), false)
+    }
+
+    /// What nobody uses of it, half of it at most, as memory for one who gives it back at once (`loan`).
+    pub fn lend(&self) -> Arc<Loan> {
+        let shared = &self.0.shared;
+        let loan = shared.loan.get_or_init(Arc::default).clone();
+        shared.release(shared.state.lock());
+        loan
     }
 
     /// Returns this budget in the hands of a new party, which has a share: half of the budget divided by the
@@ -301,7 +333,9 @@ impl Budget {
     }
 
     pub fn try_take(&self, bytes: u64) -> Option<Held> {
-        let units = self.0.shared.state.lock().try_take(self.0.id, bytes.div_ceil(UNIT))?;
+        let mut state = self.0.shared.state.lock();
+        let units = state.try_take(self.0.id, bytes.div_ceil(UNIT))?;
+        self.0.shared.release(state);
         Some(self.0.holds(units))
     }
 
@@ -318,6 +352,7 @@ impl Budget {
         let (party, units) = (&*self.0, bytes.div_ceil(UNIT));
         let mut state = party.shared.state.lock();
         if let Some(units) = state.try_take(party.id, units) {
+            party.shared.release(state);
             return Ok(party.holds(units));
         }
         let begins = !state.is_short(party.id);

@@ -56,6 +56,10 @@ pub const CACHE_BYTES: Metric = gauge("windlass_cache_bytes", TIER, "what that p
 pub const CACHE_LIMIT_BYTES: Metric = gauge("windlass_cache_limit_bytes", TIER, "what it may hold");
 pub const CACHE_HITS: Metric = counter("windlass_cache_hits_total", TIER, "parts of volumes found there");
 pub const CACHE_MISSES: Metric = counter("windlass_cache_misses_total", TIER, "parts not found there");
+pub const AHEAD_BYTES: Metric =
+    counter("windlass_ahead_bytes_total", &[], "bytes of volumes fetched before anybody asked for them");
+pub const AHEAD_USED_BYTES: Metric =
+    counter("windlass_ahead_used_bytes_total", &[], "those of them that were read then");
 pub const CACHE_OFF: Metric =
     gauge("windlass_cache_off", &[], "1: the cache on disk failed and is off until the next start");
 
@@ -140,6 +144,8 @@ pub const ALL: &[Metric] = &[
     CACHE_LIMIT_BYTES,
     CACHE_HITS,
     CACHE_MISSES,
+    AHEAD_BYTES,
+    AHEAD_USED_BYTES,
     CACHE_OFF,
     POOL_STORABLE,
     POOL_DECIDABLE,

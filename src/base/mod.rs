@@ -11,6 +11,7 @@ pub mod ids;
 pub mod interval_map;
 pub mod known_time;
 pub mod latency;
+pub mod loan;
 pub mod lock_order;
 pub mod log_record;
 pub mod metric_definitions;
@@ -32,6 +33,7 @@ pub use ids::{
     ChunkId, Epoch, Era, Generation, HostId, Incarnation, JournalId, Lsn, Nonce, PoolId, RegisterId, Seq,
     StateId, VolumeId,
 };
+pub use loan::{Borrower, Loan};
 pub use name::Name;
 pub use nearest::{nearest, nearest_word};
 pub use rope::Rope;

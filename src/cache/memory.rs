@@ -1,4 +1,4 @@
-//! Decoded frames in memory: bounded by bytes, sharded so that cores don't meet at one lock, and each missing frame
+//! Decoded frames in memory: bounded by bytes, some of its own and what budgets lend it at the moment; sharded so that cores don't meet at one lock, and each missing frame
 //! fetched by one reader while the others wait for it, whichever volume they read.
 //!
 //! Who waits gets what the one that fetched got: the frame itself, also if the cache has no room for it, or the reason why
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::base::{ChunkId, Error, FastMap, Result};
+use crate::base::{Borrower, ChunkId, Error, FastMap, Loan, Result};
 
 /// A frame, by where it is: chunks are never written with two contents, so an entry is right for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,6 +41,8 @@ struct Shard {
     unread: Kept,
     hits: u64,
     misses: u64,
+    ahead_bytes: u64,
+    ahead_used_bytes: u64,
     /// Frames that somebody is fetching now.
     flights: FastMap<FrameKey, Flying>,
 }
@@ -49,7 +51,9 @@ struct Shard {
 #[derive(Debug)]
 struct Flying {
     landing: watch::Receiver<Landing>,
-    /// True if somebody has asked for the frame; false if it is only fetched ahead.
+    /// It is fetched before anybody has asked for it.
+    ahead: bool,
+    /// Whether somebody has asked for it, or it is only fetched ahead.
     read: bool,
 }
 
@@ -111,14 +115,40 @@ pub struct MemoryStats {
     pub hits: u64,
     pub misses: u64,
     pub bytes: u64,
+    /// As of now: what nobody else needs at the moment is in it.
     pub bytes_max: u64,
+    /// Contents that were fetched before anybody asked for them, and what of that was read.
+    #[serde(default)]
+    pub ahead_bytes: u64,
+    #[serde(default)]
+    pub ahead_used_bytes: u64,
 }
 
 /// The cache in memory, see the module. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct FrameCache {
-    shards: Arc<[Mutex<Shard>]>,
-    shard_max: u64,
+pub struct FrameCache(Arc<Shards>);
+
+#[derive(Debug)]
+struct Shards {
+    shards: [Mutex<Shard>; SHARDS],
+    /// Bytes that are the cache's alone; beside them it has what is lent.
+    own: u64,
+    loans: Vec<Arc<Loan>>,
+}
+
+impl Shards {
+    /// Bytes of a shard at most, now. Asked under the shard's lock where something is taken in (`Loan::bytes`).
+    fn shard_max(&self) -> u64 {
+        (self.own + self.loans.iter().map(|loan| loan.bytes()).sum::<u64>()) / SHARDS as u64
+    }
+}
+
+impl Borrower for Shards {
+    fn give_back(&self) {
+        for shard in &self.shards {
+            shard.lock().shrink(self.shard_max());
+        }
+    }
 }
 
 /// Result of a look-up. `first`: the frame was fetched ahead, and nobody has asked for it before.
@@ -192,8 +222,14 @@ fn cost(frame: &Bytes) -> u64 {
 impl FrameCache {
     /// Makes a cache of about so many bytes, bookkeeping included.
     pub fn new(bytes_max: u64) -> FrameCache {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        FrameCache { shards, shard_max: bytes_max / SHARDS as u64 }
+        FrameCache::borrowing(bytes_max, Vec::new())
+    }
+
+    /// The same, and what is lent beside them. It is the one borrower of these.
+    pub fn borrowing(own: u64, loans: Vec<Arc<Loan>>) -> FrameCache {
+        let shards = Arc::new(Shards { shards: std::array::from_fn(|_| Mutex::default()), own, loans });
+        shards.loans.iter().for_each(|loan| loan.lend_to(&shards));
+        FrameCache(shards)
     }
 
     fn shard(&self, key: &FrameKey) -> &Mutex<Shard> {
@@ -201,7 +237,7 @@ impl FrameCache {
         word[..8].copy_from_slice(&key.chunk.seq.0.to_le_bytes());
         word[8..16].copy_from_slice(&key.offset.to_le_bytes());
         word[16..].copy_from_slice(&(key.chunk.volume.0 as u64).to_le_bytes());
-        &self.shards[xxh3_64(&word) as usize % SHARDS]
+        &self.0.shards[xxh3_64(&word) as usize % SHARDS]
     }
 
     /// Looks up a frame. The caller gets it, waits for another reader, or has to fetch it.
@@ -213,6 +249,7 @@ impl FrameCache {
         }
         if let Some(frame) = shard.unread.take(&key) {
             shard.hits += 1;
+            shard.ahead_used_bytes += frame.len() as u64;
             shard.read.put(key, frame.clone());
             return Lookup::Hit { frame, first: true };
         }
@@ -235,7 +272,7 @@ impl FrameCache {
 
     fn take_off(&self, shard: &mut Shard, key: FrameKey, read: bool) -> Flight {
         let (done, landing) = watch::channel(None);
-        shard.flights.insert(key, Flying { landing, read });
+        shard.flights.insert(key, Flying { landing, ahead: !read, read });
         Flight { cache: self.clone(), key, landing: None, done }
     }
 
@@ -247,7 +284,12 @@ impl FrameCache {
 
     fn land(&self, key: FrameKey, frame: Bytes) {
         let mut shard = self.shard(&key).lock();
-        let read = shard.flights.get(&key).is_none_or(|flight| flight.read);
+        let flight = shard.flights.get(&key);
+        let (ahead, read) = flight.map_or((false, true), |flight| (flight.ahead, flight.read));
+        if ahead {
+            shard.ahead_bytes += frame.len() as u64;
+            shard.ahead_used_bytes += if read { frame.len() as u64 } else { 0 };
+        }
         self.keep(&mut shard, key, frame, read);
     }
 
@@ -258,7 +300,8 @@ impl FrameCache {
     }
 
     fn keep(&self, shard: &mut Shard, key: FrameKey, frame: Bytes, read: bool) {
-        if cost(&frame) > self.shard_max {
+        let shard_max = self.0.shard_max();
+        if cost(&frame) > shard_max {
             return;
         }
         shard.unread.take(&key);
@@ -266,7 +309,7 @@ impl FrameCache {
             true => shard.read.put(key, frame),
             false => shard.unread.put(key, frame),
         }
-        shard.shrink(self.shard_max);
+        shard.shrink(shard_max);
     }
 
     pub fn bytes(&self) -> u64 {
@@ -274,11 +317,17 @@ impl FrameCache {
     }
 
     pub fn stats(&self) -> MemoryStats {
-        let bytes_max = self.shard_max * SHARDS as u64;
-        self.shards.iter().fold(MemoryStats { bytes_max, ..MemoryStats::default() }, |all, shard| {
+        let bytes_max = self.0.shard_max() * SHARDS as u64;
+        self.0.shards.iter().fold(MemoryStats::default(), |all, shard| {
             let shard = shard.lock();
-            let (hits, misses) = (all.hits + shard.hits, all.misses + shard.misses);
-            MemoryStats { hits, misses, bytes: all.bytes + shard.read.bytes + shard.unread.bytes, ..all }
+            MemoryStats {
+                hits: all.hits + shard.hits,
+                misses: all.misses + shard.misses,
+                bytes: all.bytes + shard.read.bytes + shard.unread.bytes,
+                bytes_max,
+                ahead_bytes: all.ahead_bytes + shard.ahead_bytes,
+                ahead_used_bytes: all.ahead_used_bytes + shard.ahead_used_bytes,
+            }
         })
     }
 }
@@ -341,11 +390,34 @@ mod tests {
         assert!(matches!(cache.lookup(key(6000)), Lookup::Wait { first: false, .. }));
         flight.land(Bytes::from_static(b"x"));
         assert!(matches!(cache.lookup(key(6000)), Lookup::Hit { first: false, .. }));
+        let stats = cache.stats();
+        assert_eq!((stats.ahead_bytes, stats.ahead_used_bytes), (4_000_001, 1001));
         // What was read gives way to what is read.
         for i in 10_000..12_000 {
             cache.insert(key(i), Bytes::from(vec![3; 1000]));
         }
         assert!(cache.get(&key(0)).is_none() && cache.bytes() <= 16 * 20_000);
+    }
+
+    #[test]
+    fn what_is_lent_is_filled_and_given_back_at_once() {
+        let budget = crate::base::Budget::new(16 * 40_960);
+        let cache = FrameCache::borrowing(16 * 10_000, vec![budget.lend()]);
+        let fill = || (0..2000).for_each(|i| cache.insert(key(i), Bytes::from(vec![1; 1000])));
+        fill();
+        let full = cache.stats();
+        assert_eq!(full.bytes_max, 16 * (10_000 + 20_480));
+        assert!(full.bytes > 16 * 27_000 && full.bytes <= full.bytes_max);
+        let held = budget.try_take(16 * 40_960).unwrap();
+        let own = cache.stats();
+        assert!(
+            own.bytes_max == 16 * 10_000 && own.bytes > 16 * 8_000 && own.bytes <= own.bytes_max,
+            "{own:?}"
+        );
+        assert!(cache.get(&key(1999)).is_some() && cache.get(&key(1000)).is_none(), "the newest stay");
+        drop(held);
+        fill();
+        assert!(cache.bytes() > 16 * 27_000);
     }
 
     #[tokio::test]

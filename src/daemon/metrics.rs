@@ -168,8 +168,13 @@ fn memory(page: &mut Page, state: &EngineState) {
     };
     let frames = memory.frames.stats();
     tier("memory", [frames.bytes, frames.bytes_max, frames.hits, frames.misses]);
-    if let Some(disk) = memory.disk.stats() {
+    let disk = memory.disk.stats();
+    if let Some(disk) = &disk {
         tier("disk", [disk.bytes, disk.bytes_max, disk.hits, disk.misses]);
+    }
+    page.add(metric_definitions::AHEAD_BYTES, &[], frames.ahead_bytes as f64);
+    page.add(metric_definitions::AHEAD_USED_BYTES, &[], frames.ahead_used_bytes as f64);
+    if let Some(disk) = &disk {
         page.add(metric_definitions::CACHE_OFF, &[], f64::from(u8::from(!disk.on)));
     }
 }

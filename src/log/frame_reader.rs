@@ -14,7 +14,7 @@ use super::pack_lookup::{Places, Slices};
 use super::stored_frames::{Ask, Counts, Source, is_sealed};
 use crate::base::format_limits::{BLOCK, FRAME_BLOCKS};
 use crate::base::rt::Rt;
-use crate::base::{ChunkId, Error, Kind, Result, VolumeId};
+use crate::base::{ChunkId, Error, Held, Kind, Result, VolumeId};
 use crate::cache::{DiskCache, Flight, FrameCache, FrameKey, Lookup, Waiter};
 use crate::frame::{self, FRAME_MAX, Place};
 use crate::keys::{FamilyKeys, KeyAccess};
@@ -27,6 +27,13 @@ pub struct Want {
     pub at: FrameRef,
     /// Its first block.
     pub block: u64,
+}
+
+/// Frames that a request brings along, beside those that it is made for, and what their memory is counted by meanwhile.
+#[derive(Debug, Default)]
+pub struct Along {
+    pub wants: Vec<Want>,
+    pub held: Option<Held>,
 }
 
 /// Frames and map pages that reads found in memory (frames alone), on the local disk, and asked stores for.
@@ -74,8 +81,14 @@ impl Reader {
     }
 
     /// The contents of these frames, in order. `news` is called before any is waited for, if one is the first that is read
-    /// of it: it was not here, or fetched ahead.
-    pub async fn frames(&self, wants: &[Want], news: impl Fn()) -> Result<Vec<Bytes>> {
+    /// of it: it was not here, or fetched ahead. `along` is asked what to bring into the cache, as unread, with the first of
+    /// those that are fetched here.
+    pub async fn frames(
+        &self,
+        wants: &[Want],
+        news: impl Fn(),
+        along: impl Fn(&Want) -> Along,
+    ) -> Result<Vec<Bytes>> {
         let mut out = vec![Bytes::new(); wants.len()];
         let mut left: Vec<usize> = (0..wants.len()).collect();
         while !left.is_empty() {
@@ -83,9 +96,10 @@ impl Reader {
             if is_news {
                 news();
             }
-            if !fetches.is_empty() {
+            if let Some((first, _)) = fetches.first() {
+                let along = along(&wants[*first]);
                 // Not a part of the futures of reads that are answered from memory.
-                Box::pin(self.fetch(wants, fetches, |index, frame| out[index] = frame)).await?;
+                Box::pin(self.fetch_with(wants, fetches, along, |index, frame| out[index] = frame)).await?;
             }
             left.clear();
             for (index, waiter) in waiting {
@@ -105,7 +119,22 @@ impl Reader {
         for (index, want) in wants.iter().enumerate() {
             fetches.extend(self.cache.lookup_ahead(self.key(&want.at)?).map(|flight| (index, flight)));
         }
-        self.fetch(wants, fetches, |_, _| ()).await
+        self.fetch(wants, wants.len(), fetches, |_, _| ()).await
+    }
+
+    /// The same, and with them those that come along, as far as they are neither here nor on their way.
+    async fn fetch_with(
+        &self,
+        wants: &[Want],
+        mut fetches: Vec<Fetch>,
+        along: Along,
+        came: impl FnMut(usize, Bytes),
+    ) -> Result<()> {
+        let all = [wants, &along.wants].concat();
+        for (index, want) in all.iter().enumerate().skip(wants.len()) {
+            fetches.extend(self.cache.lookup_ahead(self.key(&want.at)?).map(|flight| (index, flight)));
+        }
+        self.fetch(&all, wants.len(), fetches, came).await
     }
 
     /// Those of these frames that are neither here nor on their way.
@@ -119,6 +148,17 @@ impl Reader {
         Ok(missing)
     }
 
+    /// Whether a store is asked over a network: a request costs its latency, whatever it asks for.
+    pub fn is_afar(&self) -> bool {
+        self.source.pool.is_afar()
+    }
+
+    /// Bytes that the larger of the caches may hold now.
+    pub fn room(&self) -> u64 {
+        let disk = self.source.disk.stats().filter(|disk| disk.on).map_or(0, |disk| disk.bytes_max);
+        self.cache.stats().bytes_max.max(disk)
+    }
+
     fn key(&self, at: &FrameRef) -> Result<FrameKey> {
         Ok(FrameKey { chunk: self.chunk(at)?, offset: at.offset })
     }
@@ -130,10 +170,12 @@ impl Reader {
             match self.cache.lookup(self.key(&wants[index].at)?) {
                 Lookup::Hit { frame, first } => {
                     is_news |= first;
+                    self.count_foreseen(first, &wants[index]);
                     out[index] = frame;
                 }
                 Lookup::Wait { waiter, first } => {
                     is_news |= first;
+                    self.count_foreseen(first, &wants[index]);
                     waiting.push((index, waiter));
                 }
                 Lookup::Fetch(flight) => {
@@ -147,17 +189,29 @@ impl Reader {
         Ok(Sorted { fetches, waiting, is_news })
     }
 
+    fn count_foreseen(&self, first: bool, want: &Want) {
+        if first {
+            self.source.counts.foreseen.fetch_add(u64::from(want.at.len), Ordering::Relaxed);
+        }
+    }
+
+    /// Stored bytes that were fetched ahead, by whomever, and then read here for the first time.
+    pub fn foreseen(&self) -> u64 {
+        self.source.counts.foreseen.load(Ordering::Relaxed)
+    }
+
     /// What came from where since it was opened.
     pub fn counts(&self) -> ReadCounts {
         let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
-        let Counts { memory, disk, stores } = &*self.source.counts;
+        let Counts { memory, disk, stores, .. } = &*self.source.counts;
         ReadCounts { memory: count(memory), disk: count(disk), stores: count(stores) }
     }
 
-    /// All are tried, whatever becomes of some.
+    /// All are tried, whatever becomes of some. Those from `asked` on only come along: it is no matter if they fail.
     async fn fetch(
         &self,
         wants: &[Want],
+        asked: usize,
         fetches: Vec<Fetch>,
         mut came: impl FnMut(usize, Bytes),
     ) -> Result<()> {
@@ -165,19 +219,23 @@ impl Reader {
             let Want { at, block } = wants[*index];
             let FrameKey { chunk, offset } = *flight.key();
             let place = Place { chunk, offset, address: block };
-            Ask { place, len: at.len, raw_max: (FRAME_BLOCKS * BLOCK) as usize }
+            Ask { place, len: at.len, raw_max: (FRAME_BLOCKS * BLOCK) as usize, along: *index >= asked }
         };
         let asks: Vec<Ask> = fetches.iter().map(ask).collect();
         let mut fetches: Vec<Option<Fetch>> = fetches.into_iter().map(Some).collect();
         let mut failed = None;
         let take = |n: usize, frame: Result<Bytes>| match (fetches[n].take(), frame) {
             (Some((index, flight)), Ok(frame)) => {
-                came(index, frame.clone());
+                if index < asked {
+                    came(index, frame.clone());
+                }
                 flight.land(frame);
             }
-            (Some((_, flight)), Err(e)) => {
+            (Some((index, flight)), Err(e)) => {
                 flight.fail(&e);
-                failed.get_or_insert(e);
+                if index < asked {
+                    failed.get_or_insert(e);
+                }
             }
             (None, _) => {}
         };
@@ -200,7 +258,7 @@ impl Reader {
         for (index, (at, address)) in wanted.iter().enumerate() {
             match self.page_place(at, *address) {
                 Ok(place) => {
-                    asks.push(Ask { place, len: at.len, raw_max: FRAME_MAX });
+                    asks.push(Ask { place, len: at.len, raw_max: FRAME_MAX, along: false });
                     indexes.push(index);
                 }
                 Err(e) => out[index] = Err(e),

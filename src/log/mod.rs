@@ -12,7 +12,7 @@ mod toc;
 mod writer;
 
 pub use chunk_builder::{Draft, Encoded, MapDraft, Placed, Stamp, chunk_target, encode};
-pub use frame_reader::{ReadCounts, Reader, Want};
+pub use frame_reader::{Along, ReadCounts, Reader, Want};
 pub use frame_ref::FrameRef;
 pub use pack::{PackDraft, PackFrame, Placing, Slice};
 pub use pack_lookup::{InPack, Places, Slices};

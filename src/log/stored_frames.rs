@@ -39,6 +39,8 @@ pub(super) struct Ask {
     pub len: u32,
     /// Bytes of its contents, at most.
     pub raw_max: usize,
+    /// It is wanted only if a request for others brings it along.
+    pub along: bool,
 }
 
 impl Ask {
@@ -65,6 +67,8 @@ pub(super) struct Counts {
     pub memory: AtomicU64,
     pub disk: AtomicU64,
     pub stores: AtomicU64,
+    /// Stored bytes of frames that had been fetched ahead, and then were asked for.
+    pub foreseen: AtomicU64,
 }
 
 /// Where a frame lies by now.
@@ -81,21 +85,28 @@ struct Spot {
 type Opened = Vec<(usize, Result<Bytes>)>;
 
 impl Source {
-    /// Fetches all of these; `take` is given each one's contents, or why there are none, as they come.
+    /// Fetches all of these; `take` is given each one's contents, or why there are none, as they come. Of those that only come
+    /// along with others it may hear nothing.
     pub async fn fetch(&self, asks: &[Ask], cause: Cause, mut take: impl FnMut(usize, Result<Bytes>)) {
         let left = self.look_here(asks, &mut take).await;
-        self.counts.stores.fetch_add(left.len() as u64, Ordering::Relaxed);
+        let asked = left.iter().filter(|index| !asks[**index].along).count();
+        if asked == 0 {
+            return;
+        }
+        self.counts.stores.fetch_add(asked as u64, Ordering::Relaxed);
         self.load_slices(asks, &left).await;
         let mut spots = Vec::with_capacity(left.len());
         for index in left {
             let ask = &asks[index];
             match self.locate(ask).await {
                 Ok((object, at, len)) => spots.push(Spot { object, at, len, index }),
+                Err(_) if ask.along => {}
                 Err(e) => take(index, Err(e)),
             }
         }
-        let gets: Vec<_> =
-            groups(spots).into_iter().map(|group| self.get(asks, group, cause).boxed()).collect();
+        let mut groups = groups(spots);
+        groups.retain(|group| group.iter().any(|spot| !asks[spot.index].along));
+        let gets: Vec<_> = groups.into_iter().map(|group| self.get(asks, group, cause).boxed()).collect();
         let mut gets = stream::iter(gets).buffer_unordered(GETS_MAX);
         while let Some(done) = gets.next().await {
             done.into_iter().for_each(|(index, frame)| take(index, frame));
@@ -104,8 +115,10 @@ impl Source {
 
     /// Takes what the local disk has; the indexes of the rest.
     async fn look_here(&self, asks: &[Ask], take: &mut impl FnMut(usize, Result<Bytes>)) -> Vec<usize> {
-        let (here, mut left): (Vec<usize>, Vec<usize>) =
+        let (mut here, mut left): (Vec<usize>, Vec<usize>) =
             (0..asks.len()).partition(|index| self.disk.has(&asks[*index].key()));
+        // It is near already.
+        here.retain(|index| !asks[*index].along);
         let reads: Vec<_> = here.into_iter().map(|index| self.one_here(index, asks[index]).boxed()).collect();
         let mut reads = stream::iter(reads).buffer_unordered(GETS_MAX);
         while let Some((index, frame)) = reads.next().await {
@@ -243,7 +256,7 @@ impl Source {
                 let frames = group.iter().map(|s| (s.index, asks[s.index], bytes.slice(part(s)))).collect();
                 let mut opened = self.open(frames, bytes.len()).await;
                 for (index, frame) in &mut opened {
-                    if self.is_forged(frame, &asks[*index]) {
+                    if !asks[*index].along && self.is_forged(frame, &asks[*index]) {
                         *frame = self.one_judged(&asks[*index], cause).await;
                     }
                 }
@@ -257,7 +270,8 @@ impl Source {
 
     /// Each by itself. The first tells whether the stores are away: then the others need not be tried.
     async fn each(&self, asks: &[Ask], group: &[Spot], cause: Cause) -> Opened {
-        let Some((first, rest)) = group.split_first() else { return Vec::new() };
+        let asked: Vec<Spot> = group.iter().filter(|spot| !asks[spot.index].along).copied().collect();
+        let Some((first, rest)) = asked.split_first() else { return Vec::new() };
         let first = self.one(first.index, asks[first.index], cause).await;
         let mut out: Opened = match &first.1 {
             Err(e) if e.is_transient() => rest.iter().map(|s| (s.index, Err(e.share()))).collect(),

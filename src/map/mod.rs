@@ -46,6 +46,7 @@ mod change_leaf;
 mod differences;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod known;
 mod merge;
 mod page;
 mod page_cache;
@@ -53,6 +54,7 @@ mod page_cache;
 mod tests;
 mod tree;
 
+pub use known::Known;
 pub use merge::{Merged, PageSink};
 pub use page::PAGE_MAX;
 pub use page_cache::{CacheStats, PageCache, Pages};

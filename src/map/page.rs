@@ -219,8 +219,9 @@ impl Page {
     pub fn entries(&self, slot: u16) -> Entries<'_> {
         let n = self.marks.partition_point(|mark| mark.end <= slot);
         let mut entries = Entries { body: &self.body, before: self.marks[n.saturating_sub(1)] };
-        while entries.peek().is_some_and(|e| e.end() <= slot) {
-            entries.next();
+        while let Some((entry, after)) = entries.step().filter(|(entry, _)| entry.end() <= slot) {
+            debug_assert_eq!(entry.end(), after.end);
+            entries.before = after;
         }
         entries
     }
@@ -252,10 +253,6 @@ impl<'a> Entries<'a> {
         let entry = take(&mut r, &self.before).expect("the page was checked when it was loaded");
         let at = self.body.len() - r.left();
         Some((entry, Before { at, end: entry.end(), frame: entry.frame }))
-    }
-
-    pub fn peek(&self) -> Option<Entry> {
-        self.step().map(|(entry, _)| entry)
     }
 }
 

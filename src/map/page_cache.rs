@@ -116,6 +116,21 @@ impl PageCache {
         }
     }
 
+    /// The same, if it is in memory.
+    pub(super) fn here(
+        &self,
+        pages: &dyn Pages,
+        at: &FrameRef,
+        level: u8,
+        first: u64,
+    ) -> Result<Option<Arc<Page>>> {
+        let key = (pages.chunk(at)?, at.offset, address(level, first));
+        let mut state = self.state.lock();
+        let page = state.pages.get(&key).cloned();
+        state.stats.hits += u64::from(page.is_some());
+        Ok(page)
+    }
+
     /// Pages of one level, each with its first block, in order. What is missing is loaded at once.
     pub(super) async fn get_many(
         &self,

@@ -431,3 +431,24 @@ fn a_walk_passes_over_pages_unread() {
     let (seen, blocks, loads) = steps(&[pages[0]].into());
     assert!(seen.is_empty() && blocks.is_empty() && loads == 0, "not even the root is read");
 }
+
+#[test]
+fn what_is_known_without_loading_is_what_a_look_up_finds() {
+    let (shelf, cache) = (Shelf::default(), PageCache::new(1 << 20));
+    let starts = [0, 7, 250, 5 * SLOTS, SLOTS * SLOTS + 3];
+    let updates = starts.iter().enumerate().map(|(n, block)| mapped(*block, 3, n as u64 * 3, 0));
+    let tree = merge(Tree::default(), &shelf, &cache, updates.collect());
+    let cold = PageCache::new(1 << 20);
+    let ranges = [0..SLOTS, 1..2, 8..260, 0..2 * SLOTS * SLOTS, SLOTS * SLOTS + 4..SLOTS * SLOTS + 5];
+    for range in ranges {
+        let nothing = tree.known(&shelf, &PageCache::new(1 << 20), range.clone()).unwrap();
+        assert!(nothing.lacks && nothing.extents.is_empty(), "not even the root is here");
+        let found = lookup(tree, &shelf, &cold, range.clone());
+        let loads = *shelf.loads.lock();
+        let known = tree.known(&shelf, &cold, range.clone()).unwrap();
+        assert_eq!(known.extents, found.iter().filter(|e| e.at.is_some()).copied().collect::<Vec<_>>());
+        assert!(!known.lacks && lookup(tree, &shelf, &cold, range) == found && *shelf.loads.lock() == loads);
+    }
+    assert!(tree.known(&shelf, &cold, 1 << 40..1 << 41).unwrap().extents.is_empty(), "beyond the root");
+    assert!(!Tree::default().known(&shelf, &cold, 0..9).unwrap().lacks, "nothing is mapped");
+}

@@ -126,20 +126,15 @@ impl Tree {
         cache: &PageCache,
         blocks: Range<u64>,
     ) -> Result<Vec<Extent>> {
-        let mut out = Vec::new();
-        let mut walk = self.walk(pages, cache, blocks.clone());
-        let mut at = blocks.start;
+        let known = self.known(pages, cache, blocks.clone())?;
+        if !known.lacks {
+            return Ok(filled(known.extents, blocks));
+        }
+        let (mut extents, mut walk) = (Vec::new(), self.walk(pages, cache, blocks.clone()));
         while let Some(extent) = walk.next().await? {
-            if extent.block > at {
-                out.push(Extent { block: at, count: extent.block - at, at: None });
-            }
-            at = extent.end();
-            out.push(extent);
+            extents.push(extent);
         }
-        if at < blocks.end {
-            out.push(Extent { block: at, count: blocks.end - at, at: None });
-        }
-        Ok(out)
+        Ok(filled(extents, blocks))
     }
 
     /// What is mapped within these blocks.
@@ -227,7 +222,7 @@ impl Walk<'_> {
 }
 
 /// Where a walk over these blocks begins in a page of this level.
-fn first_slot(blocks: &Range<u64>, level: u8, first: u64) -> u16 {
+pub(super) fn first_slot(blocks: &Range<u64>, level: u8, first: u64) -> u16 {
     (blocks.start.saturating_sub(first) / slot_span(level)) as u16
 }
 
@@ -240,7 +235,7 @@ struct Reach<'a> {
 }
 
 /// Blocks that one slot of a page of this level covers.
-fn slot_span(level: u8) -> u64 {
+pub(super) fn slot_span(level: u8) -> u64 {
     if level == 0 { 1 } else { span(level - 1) }
 }
 
@@ -341,7 +336,23 @@ impl Level {
     }
 }
 
-fn clip(first: u64, entry: &Entry, blocks: &Range<u64>) -> Extent {
+/// With what is mapped nowhere between these.
+fn filled(extents: Vec<Extent>, blocks: Range<u64>) -> Vec<Extent> {
+    let (mut out, mut at) = (Vec::with_capacity(extents.len() + 1), blocks.start);
+    for extent in extents {
+        if extent.block > at {
+            out.push(Extent { block: at, count: extent.block - at, at: None });
+        }
+        at = extent.end();
+        out.push(extent);
+    }
+    if at < blocks.end {
+        out.push(Extent { block: at, count: blocks.end - at, at: None });
+    }
+    out
+}
+
+pub(super) fn clip(first: u64, entry: &Entry, blocks: &Range<u64>) -> Extent {
     let start = first + u64::from(entry.start);
     let (from, to) = (start.max(blocks.start), (first + u64::from(entry.end())).min(blocks.end));
     let skip = entry.skip + (from - start) as u8;

@@ -101,6 +101,10 @@ impl Pool {
     pub fn layout(&self) -> Layout {
         self.context.layout()
     }
+    /// Whether a store is no folder of this host: what is asked of it costs a request over a network.
+    pub fn is_afar(&self) -> bool {
+        self.context.membership().members.iter().any(|member| !member.url().starts_with("file://"))
+    }
     pub fn settings(&self) -> PoolSettings {
         self.settings.lock().clone()
     }

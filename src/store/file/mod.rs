@@ -12,13 +12,15 @@
 //! takes them along), show what is neither a plain file nor a folder, or names that aren't UTF-8.
 //!
 //! This is the one part above `base::rt` that calls the filesystem itself: the `Disk` seam has neither extended
-//! attributes nor shared locks, and the simulation uses `MemStore` instead. All calls run on worker threads, so many at a
-//! time that a folder which hangs (a network filesystem without its server) leaves enough of them to the others. Where
-//! writes alone hang (`progress.rs`), they leave threads to reads, and are refused when too many wait.
+//! attributes nor shared locks, and the simulation uses `MemStore` instead. Calls run on worker threads, but for reads that
+//! the page cache answers (`kept_open.rs`); so many at a time that a folder which hangs (a network filesystem without its
+//! server) leaves enough of them to the others. Where writes alone hang (`progress.rs`), they leave threads to reads, and
+//! are refused when too many wait.
 
 mod change_stamp;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
+mod kept_open;
 mod key;
 mod key_lock;
 mod list;
@@ -44,8 +46,8 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::kept_open::OpenObjects;
 use self::key::KeyPath;
-use self::object::read_at;
 use self::progress::Progress;
 use self::root::Root;
 use super::{
@@ -104,6 +106,7 @@ impl Room {
 struct Inner {
     root: Root,
     puts: Progress,
+    open: OpenObjects,
 }
 
 impl FileStore {
@@ -127,7 +130,11 @@ impl FileStore {
     fn new(rt: &Rt, dir: &Path) -> FileStore {
         let url = StoreUrl::File { dir: dir.to_owned() }.to_string();
         FileStore {
-            inner: Arc::new(Inner { root: Root::new(rt, dir, url), puts: Progress::default() }),
+            inner: Arc::new(Inner {
+                root: Root::new(rt, dir, url),
+                puts: Progress::default(),
+                open: OpenObjects::default(),
+            }),
             room: Room::new(),
         }
     }
@@ -152,7 +159,7 @@ impl FileStore {
     /// Runs on a worker thread what changes nothing.
     async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+        job: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.run_in(self.room.turn(None).await, job).await
     }
@@ -161,7 +168,7 @@ impl FileStore {
     async fn run_in<T: Send + 'static>(
         &self,
         turn: Vec<OwnedSemaphorePermit>,
-        job: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+        job: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = self.inner.clone();
         let job = move || {
@@ -193,7 +200,10 @@ fn builds_on(cause: Cause) -> bool {
 }
 
 impl Inner {
-    fn get(&self, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
+    fn get(self: &Arc<Self>, key: &str, range: ByteRange, cause: Cause) -> Result<Option<Found>> {
+        if cause == Cause::Read && matches!(range, ByteRange::At { .. }) {
+            return self.read_on_thread(key, range);
+        }
         let path = KeyPath::of(key)?;
         let root = self.root.open()?;
         let Some(object) = self.root.open_object(&root, &path)? else { return Ok(None) };
@@ -209,14 +219,7 @@ impl Inner {
         let head = self.root.describe(&object, key)?;
         let size = head.size;
         let (from, to) = range.within(key, size)?;
-        let body = read_at(&object.file, from, (to - from) as usize)
-            .map_err(|e| self.root.failed(&format!("reading {key:?}"), e))?;
-        if body.len() as u64 != to - from {
-            return Err(Error::new(
-                Kind::Unavailable,
-                format!("store {}: {key:?} is being changed by another program; try again", self.root.url),
-            ));
-        }
+        let body = self.read_range(key, &object, (from, to))?;
         Ok(Some(Found { body: body.into(), offset: from, head }))
     }
 
@@ -230,14 +233,16 @@ impl Inner {
         self.root.describe(&object, key).map(Some)
     }
 
-    fn answer(&self, request: &BucketRequest, cause: Cause) -> Result<BucketAnswer> {
+    fn answer(self: &Arc<Self>, request: &BucketRequest, cause: Cause) -> Result<BucketAnswer> {
         Ok(match request {
             BucketRequest::Get { key, range, .. } => self.get(key, *range, cause)?.into(),
             BucketRequest::Head { key, .. } => self.head(key, cause)?.into(),
             BucketRequest::Put { key, body, attrs, when } => {
+                self.open.forget(key);
                 self.put(key, body, attrs.as_ref().unwrap_or(NO_ATTRS), when)?.into()
             }
             BucketRequest::Delete { keys } => {
+                keys.iter().for_each(|key| self.open.forget(key));
                 self.delete(keys)?;
                 // A probe ends by deleting what it has put, and leaves nothing.
                 if cause == Cause::Probe {
@@ -281,6 +286,9 @@ impl Store for FileStore {
         async move {
             if let Some(out) = request.without_versions(self.url()) {
                 return out;
+            }
+            if let Some(found) = self.inner.read_here(request, cause) {
+                return Ok(Some(found).into());
             }
             let turn = match bytes_to_change(request) {
                 Some(bytes) => self.turn_to_change(bytes).await?,

@@ -94,7 +94,8 @@ fn view_as_recorded(engine: &EngineContext, head: &Head, chunk_table: &ChunkTabl
     let frames = (memory.frames.clone(), memory.disk.clone());
     let (rt, pool, slices) = (engine.rt.clone(), engine.pool.clone(), memory.places.slices.clone());
     let reader = Reader::new(rt.clone(), pool, frames, family, places, slices);
-    View::new(rt, reader, memory.pages.clone(), engine.cell(volume))
+    let ahead = (head.size, memory.ahead.budget.clone());
+    View::new(rt, reader, memory.pages.clone(), engine.cell(volume), ahead)
 }
 
 struct Check<'a> {

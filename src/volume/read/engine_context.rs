@@ -206,7 +206,8 @@ impl EngineContext {
         let newest = Newest { engine: self.clone(), holder: head.volume, keys: keys.clone() };
         let family = (head.volumes(), keys);
         let reader = Reader::new(self.rt.clone(), pool, frames, family, Arc::new(newest), slices);
-        View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume))
+        let ahead = (head.size, self.memory.ahead.budget.clone());
+        View::new(self.rt.clone(), reader, self.memory.pages.clone(), self.cell(head.volume), ahead)
     }
 
     /// As `keyring`; of a damaged description all is locked.

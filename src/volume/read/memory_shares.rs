@@ -15,6 +15,9 @@ use crate::volume::space::PackIndex;
 /// Half of the memory for writes and half of that for encoding are guaranteed to the pools (`for_pool`), in equal parts:
 /// while the stores of one are away its volumes hold what they have, and those of others must go on meanwhile. Of the other
 /// parts nobody is guaranteed any.
+///
+/// What nobody needs for writes and encoding, up to half of each, is lent to the cache of frames, which gives it back before
+/// it is handed out (`base::loan`).
 #[derive(Clone, Debug)]
 pub struct Memory {
     total: u64,
@@ -56,13 +59,15 @@ impl Memory {
     /// With frames on the local disk, which takes so much of it.
     pub fn with_disk(total: u64, disk: DiskCache, share: u64) -> Memory {
         let (quarter, caches) = (total / 4, caches_of(total));
+        let (overlay, encode) = (Budget::new(quarter), Budget::new(quarter));
+        let own = caches - caches / 4 - caches / 6 - share;
         Memory {
             total,
-            overlay: Budget::new(quarter),
+            frames: FrameCache::borrowing(own, vec![overlay.lend(), encode.lend()]),
+            overlay,
             kept: Arc::default(),
-            encode: Budget::new(quarter),
+            encode,
             requests: Budget::new(total / 8),
-            frames: FrameCache::new(caches - caches / 4 - caches / 6 - share),
             disk,
             ahead: Ahead::new(caches / 6),
             boots: Boots::default(),
@@ -84,5 +89,30 @@ impl Memory {
 
     pub fn total(&self) -> u64 {
         self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::base::{ChunkId, Epoch, Seq, VolumeId};
+    use crate::cache::{FrameKey, Lookup};
+
+    #[test]
+    fn a_disk_of_a_quarter_of_the_memory_stays_in_it_while_nobody_needs_it_otherwise() {
+        const BLOCKS: u64 = 8192;
+        let memory = Memory::new(4 * BLOCKS * 4096);
+        let key = |n| FrameKey {
+            chunk: ChunkId { volume: VolumeId(1), epoch: Epoch(1), seq: Seq(n / 2048) },
+            offset: n % 2048 * 4112,
+        };
+        let has = |n| matches!(memory.frames.lookup(key(n)), Lookup::Hit { .. });
+        (0..BLOCKS).for_each(|n| memory.frames.insert(key(n), Bytes::from(vec![1; 4096])));
+        assert!((0..BLOCKS).all(has), "all single blocks");
+        let (a, b) = (memory.overlay.try_take(1 << 40), memory.encode.try_take(1 << 40));
+        assert_eq!([a, b].map(|held| held.expect("nobody holds any").bytes()), [BLOCKS * 4096; 2]);
+        assert!(memory.frames.bytes() <= caches_of(memory.total()), "and gives way to who needs it");
     }
 }

@@ -10,6 +10,7 @@ mod gates;
 mod memory_shares;
 mod overlay;
 mod read_ahead;
+mod read_around;
 mod volume_context;
 mod volume_reader;
 

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use super::boot_recorder::BootRecorder;
 use super::overlay::Piece;
 use super::read_ahead::Fetch;
+use super::read_around::{Around, REACH, beside};
 use crate::base::format_limits::BLOCK;
 use crate::base::rt::Rt;
-use crate::base::{ChunkId, Error, Kind, Result, Rope, StateId};
+use crate::base::{Budget, ChunkId, Error, Kind, Result, Rope, StateId};
 use crate::keys::FamilyKeys;
-use crate::log::{FrameRef, ReadCounts, Reader, Want};
+use crate::log::{Along, FrameRef, ReadCounts, Reader, Want};
 use crate::map::{PageCache, Pages, Step, Tree};
 use crate::store::Cause;
 use crate::volume::head::Head;
@@ -29,6 +30,8 @@ pub type Found = (Range<u64>, Option<Piece>);
 const PAGES_AT_ONCE: usize = 32;
 /// How long a read waits for stores before it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Reads of more bytes bring nothing along that lies around them.
+const SMALL: u64 = 64 << 10;
 
 /// Whether trying later may help.
 pub fn passes(error: &Error) -> bool {
@@ -61,6 +64,7 @@ pub struct View {
     rt: Rt,
     cell: HeadRegister,
     recorder: BootRecorder,
+    around: Arc<Around>,
 }
 
 /// The blocks that these bytes touch.
@@ -69,9 +73,16 @@ pub fn blocks_of(offset: u64, len: u64) -> Range<u64> {
 }
 
 impl View {
-    pub fn new(rt: Rt, reader: Reader, cache: Arc<PageCache>, cell: HeadRegister) -> View {
+    /// `size`: bytes of the volume. `ahead`: memory for what is fetched before it is asked for.
+    pub fn new(
+        rt: Rt,
+        reader: Reader,
+        cache: Arc<PageCache>,
+        cell: HeadRegister,
+        (size, ahead): (u64, Budget),
+    ) -> View {
         let (pages, recorder) = (PageReader(reader.clone()), BootRecorder::default());
-        View { pages, reader, cache, rt, cell, recorder }
+        View { pages, reader, cache, rt, cell, recorder, around: Arc::new(Around::new(ahead, size)) }
     }
 
     /// Of what is read here for clients.
@@ -192,10 +203,29 @@ impl View {
             let pieces = self.resolve(found.clone(), tree).await?;
             self.recorder.read(&pieces, self.rt.now());
             let wants = wants(&pieces);
-            let frames = self.reader.frames(&wants, news).await?;
+            let along = |want: &Want| if len <= SMALL { self.along(want, tree) } else { Along::default() };
+            let frames = self.reader.frames(&wants, news, along).await?;
             assemble(&pieces, &wants, &frames, offset, len)
         };
         self.patiently(once).await
+    }
+
+    /// What a request for this frame is to bring along: frames of this tree that lie around it, by what is known of the map.
+    fn along(&self, want: &Want, tree: &Tree) -> Along {
+        if !self.reader.is_afar() || !self.around.may(self.reader.room(), self.reader.foreseen()) {
+            return Along::default();
+        }
+        let mut wants = Vec::new();
+        for reach in REACH {
+            let blocks = want.block.saturating_sub(reach)..want.block.saturating_add(reach);
+            // Who reads what can't be told here is told why.
+            let Ok(known) = tree.known(&self.pages, &self.cache, blocks) else { return Along::default() };
+            wants = beside(want, &known.extents);
+            if wants.len() as u64 >= reach / 8 {
+                break;
+            }
+        }
+        self.around.pay(wants)
     }
 
     /// Brings into the cache what it lacks of a fetch's blocks. What fails is asked for again by who reads it.
@@ -218,7 +248,7 @@ impl View {
     pub async fn bring(&self, blocks: Range<u64>, tree: &Tree) -> Result<()> {
         let pieces = self.resolve(vec![(blocks, None)], tree).await?;
         let missing = self.reader.missing(&wants(&pieces))?;
-        self.reader.frames(&missing, || ()).await.map(drop)
+        self.reader.frames(&missing, || (), |_| Along::default()).await.map(drop)
     }
 
     /// Brings the map of these blocks into memory.
