@@ -84,6 +84,7 @@ fn some_config() -> PoolConfig {
         url: format!("file:///s{n}"),
         zone: Some(format!("z{n}")),
         incarnation: Incarnation(n),
+        conditions: crate::store::ConditionalPuts::Held,
     };
     let (name, layout) = ("tank".parse().expect("a name"), "1+2".parse().expect("a layout"));
     let stores = vec![store(1), store(2), store(3)];

@@ -32,7 +32,7 @@ use crate::pool::stores::{Label, label_key};
 use crate::pool::stores::{Member, PoolMark, Standing};
 use crate::pool::stores::{Named, parse, place, shard_on};
 use crate::pool::stores::{PoolConfig, StoreEntry};
-use crate::store::{Cause, List, When};
+use crate::store::{Cause, ConditionalPuts, List, When};
 
 /// What has come to a new store, in shards.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -128,12 +128,18 @@ impl Pool {
         }
         let incarnation = Incarnation(self.rt().random128());
         let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
-        let next = now.with_store(index, StoreEntry { url: new.url.clone(), zone, incarnation });
+        let held = ConditionalPuts::Held;
+        let mut entry = StoreEntry { url: new.url.clone(), zone, incarnation, conditions: held };
         if care == Care::All {
-            next.zoning()?.check()?;
+            now.with_store(index, entry.clone())?.zoning()?.check()?;
             self.check_spare(index).await?;
         }
         let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
+        entry.conditions = place.conditions();
+        let next = now.with_store(index, entry)?;
+        if care == Care::All {
+            check_holders(&next)?;
+        }
         if care != Care::None {
             let holdings = self.check_others(&[(index, new)], inventory, care).await?;
             if place.is_free() {
@@ -193,14 +199,15 @@ impl Pool {
             let index = index.ok_or_else(|| unknown_store(&now, old))?;
             let incarnation = Incarnation(self.rt().random128());
             let zone = new.zone.clone().or_else(|| stores[index].zone.clone());
-            stores[index] = StoreEntry { url: new.url.clone(), zone, incarnation };
             let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Planned) };
+            let conditions = place.conditions();
+            stores[index] = StoreEntry { url: new.url.clone(), zone, incarnation, conditions };
             judged.push(place);
             taken.push((index, new));
         }
-        let next = now.with_again(stores);
+        let next = now.with_again(stores)?;
         if care == Care::All {
-            next.zoning()?.check()?;
+            check_holders(&next)?;
         }
         // What answers is no one's to give up.
         let holdings = self.check_others(&taken, inventory, care).await?;
@@ -222,11 +229,10 @@ impl Pool {
         watch: Watch<'_>,
     ) -> Result<Replacement> {
         let Some(nonce) = self.begin(plan).await? else { return Ok(Replacement::Other) };
-        for place in plan.places.iter().filter(|place| plan.now.acceptors == [place.index()]) {
+        for place in plan.places.iter().filter(|place| plan.next.acceptors == [place.index()]) {
             let (rt, mark) = (self.rt().clone(), PoolMark { id: self.id(), key: self.key().cloned() });
             let (entry, bucket) = (&plan.next.stores[place.index()], Some(place.store().bucket.clone()));
-            let (life, zone, url) = (entry.incarnation, entry.zone.clone(), entry.url.clone());
-            let new = Member::new(rt, mark, place.index(), life, zone, url, bucket);
+            let new = Member::new(rt, mark, place.index(), entry.clone(), bucket);
             self.fill_ahead(&new, inventory, watch).await?;
         }
         let planned = self.seal(plan, nonce).await?;
@@ -539,6 +545,13 @@ impl Pool {
     }
 }
 
+/// Refuses a replacement after which one zone, or m stores, could take all that hold registers.
+fn check_holders(next: &PoolConfig) -> Result<()> {
+    let zoning = next.zoning()?;
+    zoning.check()?;
+    zoning.check_acceptors()
+}
+
 /// Refuses a store that tells of less room than the shards take that belong there: filling it would not end.
 async fn check_room(new: &PoolStore, need: u64) -> Result<()> {
     let Some(space) = new.bucket.space().await.filter(|space| space.free_bytes < need) else {
@@ -616,6 +629,10 @@ pub async fn list_registers(member: &Arc<Member>) -> Result<Vec<RegisterId>> {
 
 async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
     let (Some(bucket), true) = (member.raw(), member.standing().usable()) else { return Ok(()) };
+    // Without a condition it could put over the label of another life: there the label stays as it was first put.
+    if member.is_data_only() {
+        return Ok(());
+    }
     let key = label_key(hint.pool);
     let Some(head) = bucket.head(&key, Cause::Label).await? else { return Ok(()) };
     member.attest().await?;
