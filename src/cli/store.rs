@@ -164,7 +164,11 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
         addresses: shown(addresses),
         silent_addresses: shown(silent),
         clock_ahead_ms: ahead,
-        data_only: verdict.as_ref().err().filter(|e| e.is(Kind::Refused) && of_data.is_ok()).map(ToString::to_string),
+        data_only: verdict
+            .as_ref()
+            .err()
+            .filter(|e| e.is(Kind::Refused) && of_data.is_ok())
+            .map(ToString::to_string),
         no_pool: match of_data.is_ok() && verdict.as_ref().is_err_and(|e| e.is(Kind::Refused)) {
             true => None,
             false => verdict.err().map(|e| judged(e.is(Kind::Refused), &e.to_string())),

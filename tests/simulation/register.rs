@@ -50,7 +50,7 @@ impl Stores {
     /// Labels them; afterwards they are members.
     async fn label(&self) {
         let n = self.stores.len();
-                let layout = format!("1+{}", n - 1).parse().unwrap();
+        let layout = format!("1+{}", n - 1).parse().unwrap();
         let entries = (0..n).map(entry).collect();
         let config =
             PoolConfig::new(POOL, "p".parse().unwrap(), layout, entries, PoolSettings::default()).unwrap();

@@ -240,9 +240,10 @@ impl StoreFacts {
                     let cure = "it holds registers of its pool: `windlass pool replace` it by a store that keeps conditions";
                     Check::bad(name, why.to_string(), cure)
                 }
-                (Some(_), Some(false)) => {
-                    Check::ok(name, "ranges and reads after writes hold; of its pool it holds data only, no registers")
-                }
+                (Some(_), Some(false)) => Check::ok(
+                    name,
+                    "ranges and reads after writes hold; of its pool it holds data only, no registers",
+                ),
                 (Some(why), None) => {
                     let cure = "a pool takes it for data only, beside stores that keep conditions and hold its registers";
                     Check::warn(name, why.to_string(), cure)
@@ -399,8 +400,8 @@ fn retention(kept: &Asked<Option<String>>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ConditionalPuts;
     use crate::cli::doctor::check::State;
+    use crate::store::ConditionalPuts;
 
     fn calm() -> BucketRules {
         BucketRules {

@@ -63,12 +63,13 @@ impl Pool {
         let fitness: Vec<Fitness> =
             futures::future::join_all(probes).await.into_iter().collect::<Result<_>>()?;
         if fitness.iter().any(|fit| !fit.conditions.are_held()) {
-            config = config.with_conditions(fitness.iter().map(|fit| fit.conditions)).map_err(|e| {
-                match fitness.into_iter().find_map(|fit| fit.why) {
-                    Some(why) => e.context(why),
-                    None => e,
-                }
-            })?;
+            config =
+                config.with_conditions(fitness.iter().map(|fit| fit.conditions)).map_err(
+                    |e| match fitness.into_iter().find_map(|fit| fit.why) {
+                        Some(why) => e.context(why),
+                        None => e,
+                    },
+                )?;
             if !options.force {
                 config.zoning()?.check()?;
                 config.zoning()?.check_acceptors()?;

@@ -41,6 +41,7 @@ use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{PoolConfig, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
 use crate::pool::stores::{best_hint, find, read_label, refuse_destroyed};
+use crate::store::ConditionalPuts;
 
 /// Registers looked at at a time.
 const REGISTERS_AT_ONCE: usize = 8;

@@ -378,11 +378,17 @@ mod tests {
         }
         let said = only("4+2", "------", &[0, 1, 2]).survives(5);
         assert_eq!(said[0], "the data survive the loss of any 2 stores");
-        assert_eq!(said[1], "opening and flushing to the pool go on without any 1 of the 3 that hold registers");
+        assert_eq!(
+            said[1],
+            "opening and flushing to the pool go on without any 1 of the 3 that hold registers"
+        );
         assert!(said[2].contains("with 2 of these 3 lost") && said[2].contains("older"), "{said:?}");
         let said = only("4+2", "------", &[0, 1, 2, 3]).survives(5);
         assert!(said[1].contains("any 1 of the 4") && !said[2].contains("older"), "{said:?}");
         let said = only("2+1", "---", &[0, 1]).survives(3);
-        assert!(said[1].contains("need every one of the 2") && said[2].contains("with 1 of these"), "{said:?}");
+        assert!(
+            said[1].contains("need every one of the 2") && said[2].contains("with 1 of these"),
+            "{said:?}"
+        );
     }
 }

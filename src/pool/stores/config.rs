@@ -395,7 +395,8 @@ impl PoolConfig {
         }
         if let Some(forced) = &self.forced {
             let known = |i: &usize| self.before_acceptors().contains(i);
-            let some_left = forced.lost.len() < self.before_acceptors().len() && forced.lost.iter().all(known);
+            let some_left =
+                forced.lost.len() < self.before_acceptors().len() && forced.lost.iter().all(known);
             if self.before.is_none() || forced.from >= self.generation || !some_left {
                 return bad("what it says of stores that were given up does not fit");
             }
@@ -418,8 +419,12 @@ mod tests {
     use super::*;
 
     fn mirror() -> PoolConfig {
-        let store =
-            |n: u128| StoreEntry { url: format!("file:///s{n}"), zone: None, incarnation: Incarnation(n), conditions: ConditionalPuts::Held };
+        let store = |n: u128| StoreEntry {
+            url: format!("file:///s{n}"),
+            zone: None,
+            incarnation: Incarnation(n),
+            conditions: ConditionalPuts::Held,
+        };
         let (name, layout) = ("tank".parse().unwrap(), "1+1".parse().unwrap());
         PoolConfig::new(PoolId(7), name, layout, vec![store(1), store(2)], PoolSettings::default()).unwrap()
     }
@@ -492,7 +497,10 @@ mod tests {
             (r#""conditions":"none""#, r#""conditions":"some""#),
         ] {
             assert!(text.contains(good), "{text}");
-            assert!(PoolConfig::decode(text.replace(good, bad).as_bytes()).unwrap_err().is(Kind::Invalid), "{bad}");
+            assert!(
+                PoolConfig::decode(text.replace(good, bad).as_bytes()).unwrap_err().is(Kind::Invalid),
+                "{bad}"
+            );
         }
         let lone = mirror().with_store(0, entry(10, ConditionalPuts::None)).unwrap();
         let none = lone.settled().with_store(1, entry(11, ConditionalPuts::None)).unwrap_err();

@@ -64,7 +64,10 @@ fn stores_without_conditions_hold_data_and_no_registers() {
         yard.settle(2_000).await;
         assert!((0..6).all(|i| yard.has(&id(1), i)));
         let registers: Vec<usize> = yard.stores.iter().map(|s| registers_in(s)).collect();
-        assert!(registers.iter().enumerate().all(|(i, n)| (*n > 0) == [1, 4, 5].contains(&i)), "{registers:?}");
+        assert!(
+            registers.iter().enumerate().all(|(i, n)| (*n > 0) == [1, 4, 5].contains(&i)),
+            "{registers:?}"
+        );
         assert!(pool.check_promises().await.is_empty());
         pool.close().await;
         drop(pool);

@@ -133,7 +133,12 @@ impl Steps {
         let now = pool.description().await.unwrap();
         let bucket = yard.spares[0].clone();
         let new = PoolStore { url: bucket.url().to_owned(), zone: None, bucket };
-        let entry = StoreEntry { url: new.url.clone(), zone: None, incarnation: Incarnation(number), conditions: ConditionalPuts::Held };
+        let entry = StoreEntry {
+            url: new.url.clone(),
+            zone: None,
+            incarnation: Incarnation(number),
+            conditions: ConditionalPuts::Held,
+        };
         let next = now.with_store(LOST, entry).unwrap();
         Steps { pool, new, now, next, nonce: Nonce(number), place: None, step: Some(0) }
     }

@@ -32,7 +32,8 @@ pub async fn probe_with(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effo
 
 /// Whether data can be kept there: tries what a store promises but for conditions.
 pub async fn probe_data(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<()> {
-    let goes_on = |tried: &Tried| matches!(tried.verdict, Verdict::Held) && tried.promise != Promise::LAST_OF_DATA;
+    let goes_on =
+        |tried: &Tried| matches!(tried.verdict, Verdict::Held) && tried.promise != Promise::LAST_OF_DATA;
     prove(rt, bucket, prefix, effort, goes_on).await?.data_verdict()
 }
 

@@ -447,9 +447,9 @@ impl Member {
             let life = match &verdict {
                 Verdict::OtherLife(life) => Some(*life),
                 Verdict::Ours | Verdict::Foreign(_) => None,
-                Verdict::Silent(_) => s.other_life.as_ref().map(|other| other.incarnation),
+                Verdict::Silent(_) => s.other_life.as_ref().map(|other| other.incarnation()),
             };
-            if s.other_life.as_ref().map(|other| other.incarnation) != life {
+            if s.other_life.as_ref().map(|other| other.incarnation()) != life {
                 s.other_life = life.and_then(|life| self.in_life(life));
             }
             let verdict = match verdict {

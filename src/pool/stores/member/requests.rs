@@ -157,7 +157,10 @@ impl Member {
     /// register is refused there.
     pub async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
         if self.is_data_only() && cause == Cause::Register {
-            return Err(Error::new(Kind::Refused, format!("store {} holds data only, no registers", self.url())));
+            return Err(Error::new(
+                Kind::Refused,
+                format!("store {} holds data only, no registers", self.url()),
+            ));
         }
         let when = self.asked(when);
         // A put with an etag can only land on what was read.
