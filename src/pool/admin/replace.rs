@@ -25,6 +25,7 @@ use crate::pool::local::{Progress, Watch};
 use crate::pool::register::Change;
 use crate::pool::repair::{Holdings, predecessors, put_back};
 use crate::pool::stores::Membership;
+use crate::pool::stores::PROBES;
 use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
 use crate::pool::stores::{At, How};
@@ -134,7 +135,10 @@ impl Pool {
             now.with_store(index, entry.clone())?.zoning()?.check()?;
             self.check_spare(index).await?;
         }
-        let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
+        let Some(place) = self.judge(new, index, &now).await? else {
+            self.check_same_kind(new, &now.stores[index]).await?;
+            return Ok(Replacement::Done);
+        };
         entry.conditions = place.conditions();
         let next = now.with_store(index, entry)?;
         if care == Care::All {
@@ -148,6 +152,25 @@ impl Pool {
         }
         let plan = Plan { now: &now, next: &next, hint: &next, places: vec![place] };
         self.carry_out_filled(&plan, inventory, watch).await
+    }
+
+    /// Of a store that is the pool's already: refuses to pass over that it keeps conditions now, or none any more. What it is stands
+    /// for its incarnation, so it would have to leave the pool and come back.
+    async fn check_same_kind(&self, store: &PoolStore, listed: &StoreEntry) -> Result<()> {
+        let trial = self.context().roster().trial();
+        let found = crate::store::probe_fitness(self.rt(), &*store.bucket, PROBES, trial).await?.conditions;
+        if found.are_held() == listed.conditions.are_held() {
+            return Ok(());
+        }
+        let (now, is) = match found.are_held() {
+            true => ("keeps the conditions of writes now", "holds data only"),
+            false => ("does not keep the conditions of writes any more", "may hold registers"),
+        };
+        let text = format!(
+            "store {} {now}, and {is} in the pool: put another store in its place, and then, emptied, this one back",
+            store.url
+        );
+        Err(Error::new(Kind::Refused, text))
     }
 
     /// Another store for a replacement's new one that answers, and to which not all can be brought: it is too small, say. Only what the

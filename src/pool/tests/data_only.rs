@@ -184,12 +184,18 @@ fn a_place_takes_another_kind_when_its_server_has_learned_conditions() {
         assert_eq!(pool.membership().acceptors, [0, 1, 2, 3, 4]);
         store(&pool, &chunk(1, &LENS)).await;
         yard.settle(2_000).await;
-        // Emptied, and made anew by another server.
-        yard.stores[5].contents().wipe();
         yard.stores[5].faults(|f| f.conditions = SimConditions::Judged);
-        pool.look().await;
         let place = PoolStore { url: "mem:s5".to_owned(), zone: None, bucket: yard.stores[5].clone() };
         let inventory = Counted { dead: 0, live: 1 };
+        let same =
+            pool.plan_replacement("mem:s5", &place, &inventory, Care::Data, &|_| {}).await.unwrap_err();
+        assert!(
+            same.is(Kind::Refused) && same.to_string().contains("keeps the conditions of writes now"),
+            "{same}"
+        );
+        // Emptied, and made anew by another server.
+        yard.stores[5].contents().wipe();
+        pool.look().await;
         let planned = pool.plan_replacement("mem:s5", &place, &inventory, Care::Data, &|_| {}).await.unwrap();
         assert_eq!(planned, Replacement::Planned);
         let generation = pool.follow().await.unwrap();
