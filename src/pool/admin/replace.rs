@@ -652,14 +652,12 @@ pub async fn list_registers(member: &Arc<Member>) -> Result<Vec<RegisterId>> {
 
 async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
     let (Some(bucket), true) = (member.raw(), member.standing().usable()) else { return Ok(()) };
-    // Without a condition it could put over the label of another life: there the label stays as it was first put.
-    if member.is_data_only() {
-        return Ok(());
-    }
     let key = label_key(hint.pool);
     let Some(head) = bucket.head(&key, Cause::Label).await? else { return Ok(()) };
     member.attest().await?;
     let label = Label::new(hint.pool, member.index(), member.incarnation(), hint.clone());
-    bucket.put(&key, label.encode(member.pool_key()), When::Matches(head.etag), Cause::Label).await?;
+    // Where conditions are not asked for, the label of another life that came since may be put over: see `put_first_label`.
+    let when = member.asked(When::Matches(head.etag));
+    bucket.put(&key, label.encode(member.pool_key()), when, Cause::Label).await?;
     Ok(())
 }
