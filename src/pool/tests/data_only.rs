@@ -232,6 +232,39 @@ fn a_lost_label_is_written_anew_and_all_is_deleted_without_conditions() {
 }
 
 #[test]
+fn another_writer_of_one_identity_puts_nothing_over_and_rot_is_replaced() {
+    run("4+2", |yard| async move {
+        cheap(&yard, &[0, 2, 3]);
+        let pool = yard.create().await.unwrap();
+        let one = chunk(5, &LENS);
+        store(&pool, &one).await;
+        yard.settle(2_000).await;
+        let mut other = one.clone();
+        other.shards[1] = bytes::Bytes::from_static(b"another");
+        let upload = pool.put_chunk(other);
+        assert!(upload.wait(6).await.unwrap_err().is(Kind::Corrupt));
+        yard.settle(2_000).await;
+        let whole = async |n: usize| {
+            let seen = pool.probe(&one.id, &pool.incarnations(), W).await;
+            assert_eq!(pool.verified(&one.id, &seen, W).await.good, n);
+        };
+        whole(6).await;
+        check(&pool, &one).await;
+        // Of each kind of store one shard goes bad, and is put over by the right one.
+        for shard in 0..6 {
+            let (contents, key) = yard.shard(&one.id, shard);
+            if [0, 1, 2].contains(&place(&one.id, shard, 6)) {
+                contents.rot(&key, |bytes| bytes.truncate(9));
+            }
+        }
+        whole(3).await;
+        store(&pool, &one).await;
+        yard.settle(2_000).await;
+        whole(6).await;
+    });
+}
+
+#[test]
 fn late_and_lost_answers_of_stores_without_conditions_lose_nothing() {
     for seed in 0..60 {
         let sim = Sim::new(seed);
