@@ -368,10 +368,10 @@ mod tests {
         assert!(only("4+2", "aabbcc", &[0, 2, 4]).check().is_ok());
         for (layout, may, enough) in [
             ("4+2", &[0, 1, 2][..], true),
-            ("4+2", &[0, 1], false),
-            ("2+1", &[0, 2], true),
-            ("2+1", &[0], false),
-            ("1+0", &[0], true),
+            ("4+2", &[0, 1][..], false),
+            ("2+1", &[0, 2][..], true),
+            ("2+1", &[0][..], false),
+            ("1+0", &[0][..], true),
         ] {
             let zones = "-".repeat(layout.parse::<Layout>().unwrap().n());
             assert_eq!(only(layout, &zones, may).check_acceptors().is_ok(), enough, "{layout} {may:?}");
