@@ -9,15 +9,17 @@ that came to nothing. Planners, each with its places, do these steps, and begin 
   label  each place, put if-match the judged etag (if-absent where there was none), seen by a get; a put lands late, or never
   seal   CAS: if the generation is the one that was read, and the plan mine: my incarnations are listed
 Anyone may die anywhere, its puts land all the same. A place may be wiped. An incarnation stands for its label's etag: drawn once, put once.
-Checks: L  a listed store's label is never put over (what was acknowledged on it would be lost)
+data: the places hold data only, and keep no conditions (2.15): the label is looked at, put whatever is there by then, and looked at again.
+A listed label may be put over there: the store is out, its shards are read by its other life, and it is taken in anew.
+Checks: L  a listed store's label is never put over (what was acknowledged on it would be lost); not asked of data
         S  Z, alone after all others have died or ended, brings it about that its places are listed and show so."""
 import sys, time
 from explore import explore, report
 
 RULE = ('read', 'judge', 'plan', 'label', 'seal')
 
-def run(places, order=RULE, asked=True, over=True, tries=2, wipes=0, limit=4_000_000):
-    """places: planner -> its places. asked: the seal asks whether the plan is its own. over: labels of others are put over."""
+def run(places, order=RULE, asked=True, over=True, tries=2, wipes=0, data=False, blind=False, limit=4_000_000):
+    """places: planner -> its places. asked: the seal asks whether the plan is its own. over: labels of others are put over. blind: conditions are ignored, and the store counts as if they held."""
     names = sorted(places); spots = sorted({x for p in places.values() for x in p}); at = {x: i for i, x in enumerate(spots)}
     idle = (0, 0, None, None, (), frozenset())                          # step, try, generation and list read, judged, seen by a get
     start = ((0, (None,) * len(spots), None), (None,) * len(spots), tuple([idle] * len(names)), frozenset(), wipes, None)
@@ -29,8 +31,9 @@ def run(places, order=RULE, asked=True, over=True, tries=2, wipes=0, limit=4_000
         def to(cell=st[0], labels=labels, ps=ps, sent=sent, left=left, why=None): return cell, labels, ps, sent, left, why
         for put in sent:
             x, inc, etag = put
-            lost = 'L a listed label is put over' if etag and listed[at[x]] == etag else None
-            if labels[at[x]] == etag: yield f'{inc} lands on {x}', to(labels=lay(x, inc), sent=sent - {put}, why=lost)
+            there = labels[at[x]]
+            lost = 'L a listed label is put over' if not data and there and listed[at[x]] == there else None
+            if there == etag or data or blind: yield f'{inc} lands on {x}', to(labels=lay(x, inc), sent=sent - {put}, why=lost)
             else: yield f'{inc} is refused on {x}', to(sent=sent - {put})
         if left:
             for x in spots:
@@ -84,6 +87,10 @@ if __name__ == '__main__':
         ('G6 whoever dies wherever, another goes on', True, dict(one, Z='x'), dict()),
         ('G7 the same, two places', True, dict(part, Z='xy'), dict(tries=1)),
         ('G8 judged after it planned, and its plan found again: one round more', True, one, dict(tries=3, order=('read', 'plan', 'judge', 'check', 'label', 'seal'))),
+        ('G9 data only: two planners, one place, three tries each', True, one, dict(tries=3, data=True)),
+        ('G10 data only: whoever dies wherever, another goes on, puts landing late', True, dict(one, Z='x'), dict(data=True)),
+        ('G11 the same, two places, wiped', True, dict(part, Z='xy'), dict(tries=1, data=True)),
+        ('z6 G1 on a store that ignores conditions and holds registers', False, one, dict(tries=3, blind=True)),
         ('z1 no plan is registered (as it was)', False, one, dict(order=('read', 'judge', 'label', 'seal'), asked=False)),
         ('z2 the same, judged before the register is read', False, one, dict(order=('judge', 'read', 'label', 'seal'), asked=False)),
         ('z3 judged after it planned', False, one, dict(order=('read', 'plan', 'judge', 'label', 'seal'))),

@@ -336,19 +336,27 @@ fn status(answer: PoolAnswer) {
 }
 
 fn stores(all: &[StoreStatus]) {
+    // Where some keep no conditions, it matters which hold registers.
+    let tells = all.iter().any(|store| !store.conditions.are_held());
+    let holds = |store: &StoreStatus| if store.registers { "data, registers" } else { "data" };
     let row = |store: &StoreStatus| {
-        vec![
-            store.url.clone(),
-            output::or_dash(store.zone.as_ref()),
+        let told = tells.then(|| holds(store).to_owned());
+        let mut row = vec![store.url.clone(), output::or_dash(store.zone.as_ref())];
+        row.extend(told);
+        row.extend([
             word(&store.state),
             output::or_dash(store.latency_ms_p99.map(|ms| format!("{ms:?}"))),
             format!("{:.1} %", 100.0 * store.error_rate),
             store.requests.to_string(),
             output::or_dash(store.free_bytes.map(show_bytes)),
             output::or_dash(store.reason.as_ref()),
-        ]
+        ]);
+        row
     };
-    let heading = ["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "FREE", "REASON"];
+    let mut heading = vec!["STORE", "ZONE", "STATE", "P99 MS", "ERRORS", "REQUESTS", "FREE", "REASON"];
+    if tells {
+        heading.insert(2, "HOLDS");
+    }
     output::table(&heading, all.iter().map(row).collect());
 }
 

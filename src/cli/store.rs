@@ -66,8 +66,10 @@ struct StoreReport {
     silent_addresses: Vec<String>,
     clock_ahead_ms: Option<i64>,
     lines: Vec<Line>,
-    /// `no` or `not known`, and why, of a pool that is to stand on it; null: it can, by what was seen.
+    /// `no` or `not known`, and why, of a pool that is to have it as a store; null: it can, by what was seen.
     no_pool: Option<String>,
+    /// Why it can hold a pool's data, but no registers; null: it can hold both, or neither.
+    data_only: Option<String>,
     /// `no` or `not known`, and why, of a mount that is to stand on it; null: it can, by what was seen.
     no_mount: Option<String>,
     /// Sentences on how a mount gets along without what the store lacks.
@@ -120,7 +122,7 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
     let (began, at) = (rt.now(), utc::show(rt.wall_ms()));
     let left = |now: Instant| for_time.saturating_sub(now.since(began));
     let (mut pool, mut files, mut turns) = (BTreeMap::new(), BTreeMap::new(), 0);
-    let mut verdict = Ok(());
+    let (mut verdict, mut of_data) = (Ok(()), Ok(()));
     let (addresses, silent) = loop {
         turns += 1;
         let conditions = Promise::ALL.iter().filter(|promise| promise.is_contended()).count() as u32;
@@ -128,6 +130,7 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
         let goes_on = |_: &Tried| !reach_engine::was_interrupted();
         let proof = store::prove(rt, &*bucket, PLACE, effort, goes_on).await?;
         verdict = verdict.and_then(|()| proof.verdict());
+        of_data = of_data.and_then(|()| proof.data_verdict());
         proof.tried.iter().for_each(|tried| add(pool.entry(tried.promise), of_pool(tried)));
         let goes_on = |_: &TriedNeed| !reach_engine::was_interrupted();
         for tried in store::prove_files(rt, &*bucket, PLACE, goes_on).await? {
@@ -161,7 +164,15 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
         addresses: shown(addresses),
         silent_addresses: shown(silent),
         clock_ahead_ms: ahead,
-        no_pool: verdict.err().map(|e| judged(e.is(Kind::Refused), &e.to_string())),
+        data_only: verdict
+            .as_ref()
+            .err()
+            .filter(|e| e.is(Kind::Refused) && of_data.is_ok())
+            .map(ToString::to_string),
+        no_pool: match of_data.is_ok() && verdict.as_ref().is_err_and(|e| e.is(Kind::Refused)) {
+            true => None,
+            false => verdict.err().map(|e| judged(e.is(Kind::Refused), &e.to_string())),
+        },
         no_mount,
         mount_without,
         lines: pool.into_values().chain(files.into_values()).collect(),
@@ -178,7 +189,8 @@ fn add<K: Ord>(entry: std::collections::btree_map::Entry<'_, K, Line>, new: Line
     let line = entry.or_insert_with(|| Line { rounds: 0, ..new.clone() });
     line.rounds += new.rounds;
     line.writers = line.writers.max(new.writers);
-    if line.verdict == "held" {
+    // What nobody could tell in one turn may be seen to be broken in the next.
+    if line.verdict == "held" || line.verdict == UNKNOWN && new.verdict != "held" {
         (line.verdict, line.why) = (new.verdict, new.why);
     }
 }
@@ -256,9 +268,12 @@ fn human(report: &Report) {
         if !store.silent_addresses.is_empty() {
             output::line(&format!("these addresses did not answer: {}", store.silent_addresses.join(", ")));
         }
-        output::line(&match &store.no_pool {
-            None => "for a pool: all that a store must keep held".to_owned(),
-            Some(why) => format!("for a pool: {why}"),
+        output::line(&match (&store.no_pool, &store.data_only) {
+            (None, None) => "for a pool: all that a store must keep held".to_owned(),
+            (None, Some(why)) => format!(
+                "for a pool: for data only, beside stores that keep conditions and hold its registers: {why}"
+            ),
+            (Some(why), _) => format!("for a pool: {why}"),
         });
         output::line(&match (&store.no_mount, store.mount_without.is_empty()) {
             (Some(why), _) => format!("for a mount: {why}"),

@@ -84,6 +84,7 @@ fn some_config() -> PoolConfig {
         url: format!("file:///s{n}"),
         zone: Some(format!("z{n}")),
         incarnation: Incarnation(n),
+        conditions: crate::store::ConditionalPuts::Held,
     };
     let (name, layout) = ("tank".parse().expect("a name"), "1+2".parse().expect("a layout"));
     let stores = vec![store(1), store(2), store(3)];
@@ -115,8 +116,8 @@ fn some_configs() -> Vec<Vec<u8>> {
     let first = some_config();
     let mut stores = first.stores.clone();
     stores[1].incarnation = Incarnation(9);
-    let next = first.with_store(1, stores[1].clone());
-    let forced = first.with_forced(stores, [2].into(), true);
+    let next = first.with_store(1, stores[1].clone()).expect("all keep conditions");
+    let forced = first.with_forced(stores, [2].into(), true).expect("all keep conditions");
     [first, next, forced].iter().map(|config| config.encode().into()).collect()
 }
 

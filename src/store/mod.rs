@@ -47,13 +47,14 @@ pub use mem::{Backup, EtagRule, MemStore};
 pub use open::{adopt, expect, open, open_patiently};
 pub use permission_probe::{Right, TriedRight, is_public, try_rights};
 pub use prove::{
-    Effort, FileNeed, Promise, Proof, Tried, TriedNeed, Verdict, probe, probe_with, prove, prove_files,
+    ConditionalPuts, Effort, FileNeed, Fitness, Promise, Proof, Tried, TriedNeed, Verdict, probe, probe_data,
+    probe_fitness, probe_with, prove, prove_files,
 };
 pub use request_and_answer::{BucketAnswer, BucketRequest};
 pub use restore::{Restore, Restored, Tier};
 pub use retry::{Patience, Retrying};
 pub use s3::{S3Store, passwd_keys, web_client};
-pub use sim::{Reach, SimStore, StoreFaults};
+pub use sim::{Reach, SimConditions, SimStore, StoreFaults};
 pub use url::{S3Place, Sse, StoreSpec, StoreUrl};
 pub use version_listing::{Version, VersionList, VersionMark, VersionPage};
 

@@ -43,6 +43,16 @@ impl Reach {
     }
 }
 
+/// What a store does with the condition of a put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SimConditions {
+    Judged,
+    /// The put is done, whatever is there.
+    Ignored,
+    /// The put is refused as something that the server does not know (501).
+    Unknown,
+}
+
 /// What goes wrong and how slow things are; changed while a run goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct StoreFaults {
@@ -64,6 +74,8 @@ pub struct StoreFaults {
     /// How long after the condition of a put was judged it is written, at most, whatever is there by then. Zero: both at one
     /// instant.
     pub races: Duration,
+    /// What it does with the condition of a put.
+    pub conditions: SimConditions,
     /// What the server calls itself.
     pub server: Option<&'static str>,
     /// It is full: what is longer than this is refused.
@@ -84,6 +96,7 @@ impl Default for StoreFaults {
             keeps: false,
             ahead_ms: None,
             races: Duration::ZERO,
+            conditions: SimConditions::Judged,
             server: None,
             longest_put: None,
             free_bytes: None,
@@ -177,6 +190,15 @@ impl SimStore {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let faults = *self.faults.lock();
         let url = self.contents.url();
+        let bare = match faults.conditions {
+            SimConditions::Judged => None,
+            SimConditions::Ignored | SimConditions::Unknown => request.without_condition().map(Arc::new),
+        };
+        if bare.is_some() && faults.conditions == SimConditions::Unknown && faults.reach == Reach::Up {
+            self.wait(self.world.latency(faults.latency.0, faults.latency.1)).await;
+            return request.unanswered(Error::new(Kind::Unsupported, format!("{url}: NotImplemented")));
+        }
+        let request = bare.as_ref().unwrap_or(request);
         let pause = || self.world.latency(faults.latency.0, faults.latency.1);
         match self.draw(&faults, request) {
             RequestFate::Answered => self.deliver(request, faults).await,
@@ -342,6 +364,24 @@ mod tests {
             landed += store.contents().keys().len();
         }
         assert!((50..100).contains(&landed), "{landed}");
+    }
+
+    #[test]
+    fn conditions_may_be_ignored_or_not_known() {
+        let sim = Sim::new(1);
+        let store = SimStore::new(&sim, "s");
+        sim.run(async move {
+            store.faults(|f| f.conditions = SimConditions::Unknown);
+            assert!(matches!(put(&store, "k").await, Ok(Put::Unknown(e)) if e.is(Kind::Unsupported)));
+            assert!(store.contents().keys().is_empty());
+            store.faults(|f| f.conditions = SimConditions::Ignored);
+            for _ in 0..2 {
+                assert!(matches!(put(&store, "k").await, Ok(Put::Stored(_))));
+            }
+            store.faults(|f| f.conditions = SimConditions::Judged);
+            assert!(matches!(put(&store, "k").await, Ok(Put::Refused)));
+        })
+        .unwrap();
     }
 
     #[test]

@@ -17,7 +17,7 @@ use windlass::base::{Error, Incarnation, Kind, PoolId, RegisterId};
 use windlass::pool::{
     Change, Label, Member, Membership, PoolConfig, PoolSettings, Register, Roster, StoreEntry, label_key,
 };
-use windlass::store::{Cause, Reach, SimStore, Store, When};
+use windlass::store::{Cause, ConditionalPuts, Reach, SimStore, Store, When};
 
 use crate::seeds::each_seed;
 
@@ -32,6 +32,15 @@ fn incarnation(index: usize) -> Incarnation {
     Incarnation(100 + index as u128)
 }
 
+fn entry(index: usize) -> StoreEntry {
+    StoreEntry {
+        url: format!("mem:s{index}"),
+        zone: None,
+        incarnation: incarnation(index),
+        conditions: ConditionalPuts::Held,
+    }
+}
+
 impl Stores {
     fn new(world: &World, n: usize) -> Stores {
         let stores: Vec<_> = (0..n).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
@@ -41,7 +50,6 @@ impl Stores {
     /// Labels the stores, which makes them members.
     async fn label(&self) {
         let n = self.stores.len();
-        let entry = |i| StoreEntry { url: format!("mem:s{i}"), zone: None, incarnation: incarnation(i) };
         let layout = format!("1+{}", n - 1).parse().unwrap();
         let entries = (0..n).map(entry).collect();
         let config =
@@ -55,8 +63,7 @@ impl Stores {
     /// Returns a process's own view of the stores.
     fn register(&self, rt: &Rt, id: u128) -> Register {
         let member = |(i, store): (usize, &Arc<SimStore>)| {
-            let (url, bucket) = (store.url().to_owned(), store.clone() as _);
-            Member::new(rt.clone(), POOL, i, incarnation(i), None, url, Some(bucket))
+            Member::new(rt.clone(), POOL, i, entry(i), Some(store.clone() as _))
         };
         let members = self.stores.iter().enumerate().map(member).collect();
         let acceptors = (0..self.stores.len()).collect();

@@ -10,8 +10,10 @@ use crate::base::rt::Rt;
 use crate::base::units::show_bytes;
 use crate::base::{Error, Kind};
 use crate::cli::daemon_user::DaemonUser;
-use crate::pool::{LABELS, pool_of_label};
-use crate::store::{self, Asked, BucketRules, LifecycleRule, Right, StoreUrl, TriedRight};
+use crate::pool::{LABEL_MAX, LABELS, Label, pool_of_label};
+use crate::store::{
+    self, Asked, BucketRules, ByteRange, Effort, Fitness, LifecycleRule, Right, StoreUrl, TriedRight,
+};
 
 /// Most names that are looked at which may be a label's.
 const LABELS_MAX: usize = 8;
@@ -38,7 +40,9 @@ pub struct StoreFacts {
     /// Reason why the store can't be opened, or did not answer in time.
     pub closed: Option<Error>,
     pub tried: Vec<TriedRight>,
-    pub promises: Option<Result<(), Error>>,
+    pub promises: Option<Result<Fitness, Error>>,
+    /// By its label: it holds registers of a pool, or data only. `None`: it has no label, or that can't be read.
+    pub registers: Option<bool>,
     pub labelled: Option<bool>,
     pub rules: Option<BucketRules>,
     pub public: Option<bool>,
@@ -58,6 +62,7 @@ impl StoreFacts {
             closed: None,
             tried: Vec::new(),
             promises: None,
+            registers: None,
             labelled: None,
             rules: None,
             public: None,
@@ -100,10 +105,16 @@ impl StoreFacts {
         }
         self.tried = store::try_rights(rt, &*bucket, PROBES).await;
         if self.may(Right::List) && self.may(Right::Put) && self.may(Right::Get) {
-            self.promises = Some(store::probe(rt, &*bucket, PROBES).await);
+            self.promises = Some(store::probe_fitness(rt, &*bucket, PROBES, Effort::SHORT).await);
         }
         // Any key will do: who may not even ask for it is told so.
         let key = label.ok().flatten().unwrap_or_else(|| LABELS.to_owned());
+        let range = ByteRange::Whole { max: LABEL_MAX };
+        if let Ok(Some(found)) = bucket.get(&key, range, store::Cause::Label).await
+            && let Ok(label) = Label::decode(&found.body)
+        {
+            self.registers = Some(label.hint.acceptors.contains(&label.index));
+        }
         self.public = store::is_public(rt, &self.url, &key).await;
     }
 
@@ -224,7 +235,21 @@ impl StoreFacts {
     fn promised(&self) -> Option<Check> {
         let name = "store-promises";
         Some(match self.promises.as_ref()? {
-            Ok(()) => Check::ok(name, "conditional writes, ranges and reads after writes hold"),
+            Ok(fit) => match (&fit.why, self.registers) {
+                (None, _) => Check::ok(name, "conditional writes, ranges and reads after writes hold"),
+                (Some(why), Some(true)) => {
+                    let cure = "it holds registers of its pool: `windlass pool replace` it by a store that keeps conditions";
+                    Check::bad(name, why.to_string(), cure)
+                }
+                (Some(_), Some(false)) => Check::ok(
+                    name,
+                    "ranges and reads after writes hold; of its pool it holds data only, no registers",
+                ),
+                (Some(why), None) => {
+                    let cure = "a pool takes it for data only, beside stores that keep conditions and hold its registers";
+                    Check::warn(name, why.to_string(), cure)
+                }
+            },
             Err(e) if e.is(Kind::Refused) => {
                 let cure = "use another store for a pool: `windlass pool replace`; a mount can stay";
                 Check::bad(name, e.to_string(), cure)
@@ -377,6 +402,7 @@ fn retention(kept: &Asked<Option<String>>) -> Check {
 mod tests {
     use super::*;
     use crate::cli::doctor::check::State;
+    use crate::store::ConditionalPuts;
 
     fn calm() -> BucketRules {
         BucketRules {
@@ -395,7 +421,8 @@ mod tests {
             of_pool: true,
             closed: None,
             tried: all.map(|right| TriedRight { right, outcome: Ok(()) }).into(),
-            promises: Some(Ok(())),
+            promises: Some(Ok(Fitness { conditions: ConditionalPuts::Held, why: None })),
+            registers: Some(true),
             labelled: Some(true),
             rules: Some(calm()),
             public: Some(false),
@@ -471,6 +498,15 @@ mod tests {
         let mut broken = facts("s3://b/p");
         broken.promises = Some(Err(Error::new(Kind::Refused, "it overwrites")));
         assert_eq!(states(&broken), [("store-promises".to_owned(), State::Bad)]);
+        let why = || Some(Error::new(Kind::Refused, "it ignores conditions"));
+        broken.promises = Some(Ok(Fitness { conditions: ConditionalPuts::None, why: why() }));
+        for (registers, wanted) in
+            [(Some(true), Some(State::Bad)), (Some(false), None), (None, Some(State::Warn))]
+        {
+            broken.registers = registers;
+            let found: Vec<State> = states(&broken).into_iter().map(|(_, state)| state).collect();
+            assert_eq!(found, wanted.into_iter().collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,
     StoreStatus,
 };
-use crate::store::StoreSpec;
+use crate::store::{ConditionalPuts, StoreSpec};
 use crate::volume::{MapWalk, Unreadable};
 
 /// Most volumes and snapshots of which it is said which bytes are lost.
@@ -231,12 +231,42 @@ pub async fn create(state: &EngineState, args: PoolCreate) -> Result<Outcome> {
     let open = state.pools.create(&args.name, layout, stores, options, key).await?;
     let mut outcome = Outcome::of(&serde_json::json!({
         "name": args.name, "id": open.pool.id().to_string(), "layout": open.pool.layout().to_string(),
+        "stores": open.pool.status().stores.iter().map(holds).collect::<Vec<_>>(),
     }))?;
     let over = show_count(open.pool.membership().members.len() as u64, "store");
     outcome = outcome.note(format!("pool {} is there: {} over {over}", args.name, open.pool.layout()));
+    outcome = outcome.note_all(holders(&open.pool));
     outcome = outcome.note_all(open.pool.survives());
     outcome = outcome.note_all(trash_costs(&open.pool));
     Ok(outcome.note_all(key_is_to_be_named(state, &args.name, &open.pool)))
+}
+
+/// What a store was found to keep, and holds.
+fn holds(store: &StoreStatus) -> serde_json::Value {
+    let StoreStatus { url, conditions, registers, .. } = store;
+    serde_json::json!({ "url": url, "conditions": conditions, "registers": registers, "data": true })
+}
+
+/// Which store holds what, as a table, where some hold data only.
+fn holders(pool: &Pool) -> Vec<String> {
+    let stores = pool.status().stores;
+    if stores.iter().all(|store| store.conditions.are_held()) {
+        return Vec::new();
+    }
+    let width = stores.iter().map(|store| store.url.chars().count()).max().unwrap_or(0).max("STORE".len());
+    let row = |url: &str, conditions: &str, registers: &str, data: &str| {
+        format!("{url:width$}  {conditions:10}  {registers:9}  {data}")
+    };
+    let heading = row("STORE", "CONDITIONS", "REGISTERS", "DATA");
+    let rows = stores.iter().map(|store| {
+        let conditions = match store.conditions {
+            ConditionalPuts::Held => "held",
+            ConditionalPuts::Racing => "racing",
+            ConditionalPuts::None => "none",
+        };
+        row(&store.url, conditions, if store.registers { "yes" } else { "no" }, "yes")
+    });
+    std::iter::once(heading).chain(rows).collect()
 }
 
 fn key_of(given: Option<&GivenKey>) -> Result<Option<PoolKey>> {

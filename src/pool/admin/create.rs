@@ -16,7 +16,7 @@ use crate::pool::stores::{Found, labelled, read_label};
 use crate::pool::stores::{Label, label_key, register_key};
 use crate::pool::stores::{PoolConfig, PoolSettings, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
-use crate::store::{Cause, List, Put, When};
+use crate::store::{Cause, ConditionalPuts, Fitness, List, Put, When};
 
 /// A look at so many objects tells whether a place is empty.
 const LIST_PAGE: usize = 1000;
@@ -24,12 +24,12 @@ const LIST_PAGE: usize = 1000;
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
     pub settings: PoolSettings,
-    /// Also with a layout that the loss of one zone breaks.
+    /// Also with a layout that the loss of one zone breaks, and with no more stores that hold registers than may be lost.
     pub force: bool,
 }
 
 impl Pool {
-    /// Makes a pool of stores whose places are empty, and opens it.
+    /// Makes a pool of stores whose places are empty, and opens it. Those that don't keep the conditions of writes hold data only.
     pub async fn create(
         host: PoolHost,
         name: Name,
@@ -48,8 +48,9 @@ impl Pool {
             url: s.url.clone(),
             zone: s.zone.clone(),
             incarnation: Incarnation(rt.random128()),
+            conditions: ConditionalPuts::Held,
         });
-        let config =
+        let mut config =
             PoolConfig::new(PoolId(rt.random128()), name, layout, entries.collect(), options.settings)?;
         if !options.force {
             config.zoning()?.check()?;
@@ -58,9 +59,21 @@ impl Pool {
         for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(&rt, s, key))).await {
             outcome?;
         }
-        let probes = stores.iter().map(|s| crate::store::probe_with(&rt, &*s.bucket, PROBES, host.trial));
-        for outcome in futures::future::join_all(probes).await {
-            outcome?;
+        let probes = stores.iter().map(|s| crate::store::probe_fitness(&rt, &*s.bucket, PROBES, host.trial));
+        let fitness: Vec<Fitness> =
+            futures::future::join_all(probes).await.into_iter().collect::<Result<_>>()?;
+        if fitness.iter().any(|fit| !fit.conditions.are_held()) {
+            config =
+                config.with_conditions(fitness.iter().map(|fit| fit.conditions)).map_err(
+                    |e| match fitness.into_iter().find_map(|fit| fit.why) {
+                        Some(why) => e.context(why),
+                        None => e,
+                    },
+                )?;
+            if !options.force {
+                config.zoning()?.check()?;
+                config.zoning()?.check_acceptors()?;
+            }
         }
         let proven = ProvenServers::new(host.disk.clone(), &host.folder, config.pool);
         for store in &stores {
@@ -107,7 +120,9 @@ async fn put_label(
 ) -> Result<()> {
     let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
     let own = label_key(config.pool);
-    let answer = store.bucket.put(&own, label.encode(key), When::Absent, Cause::Label).await?;
+    // Without a condition it may put over the label of a place that is given twice: `found` looks at all once more.
+    let when = if config.stores[index].is_data_only() { When::Always } else { When::Absent };
+    let answer = store.bucket.put(&own, label.encode(key), when, Cause::Label).await?;
     let taken = || {
         Error::new(
             Kind::Refused,

@@ -265,8 +265,16 @@ impl Destruction {
                 return Ok(Some(label.incarnation));
             }
             let condemned = label.condemned().encode(self.key.as_ref());
+            // Where conditions are not known, the label is this pool's all the same, and says so from then on.
+            let refuses =
+                |put: &Result<Put>| matches!(put, Ok(Put::Unknown(e)) | Err(e) if is_no_condition(e));
+            let matches = When::Matches(found.head.etag);
+            let mut put = store.bucket.put(&key, condemned.clone(), matches, Cause::Label).await;
+            if refuses(&put) {
+                put = store.bucket.put(&key, condemned, When::Always, Cause::Label).await;
+            }
             // Whether it was stored shows the next look.
-            match store.bucket.put(&key, condemned, When::Matches(found.head.etag), Cause::Label).await? {
+            match put? {
                 Put::Unknown(e) if e.is(Kind::NoSpace) => return Err(e),
                 Put::Unknown(_) | Put::Refused | Put::Stored(_) => {}
             }
@@ -334,6 +342,11 @@ impl Destruction {
             }
         }
     }
+}
+
+/// The store takes no write with a condition.
+fn is_no_condition(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Unsupported | Kind::Invalid)
 }
 
 async fn is_empty(store: &PoolStore) -> bool {

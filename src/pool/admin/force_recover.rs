@@ -41,6 +41,7 @@ use crate::pool::stores::{Membership, Roster};
 use crate::pool::stores::{PoolConfig, StoreEntry};
 use crate::pool::stores::{PoolHost, PoolStore};
 use crate::pool::stores::{best_hint, find, read_label, refuse_destroyed};
+use crate::store::ConditionalPuts;
 
 /// Registers looked at at a time.
 const REGISTERS_AT_ONCE: usize = 8;
@@ -188,13 +189,14 @@ impl ForcedRecovery {
             return Ok(());
         }
         let away: BTreeSet<usize> = away(&membership).await.iter().map(|m| m.index()).collect();
-        let next = self.plan(&now, &membership, &takers, &away)?;
         let mut places = Vec::new();
         for (index, spec) in &takers {
             let back =
                 || Error::new(Kind::Owned, format!("store {} has come back meanwhile: try again", spec.url));
             places.push(pool.judge(spec, *index, &now).await?.ok_or_else(back)?);
         }
+        let found = places.iter().map(|place| (place.index(), place.conditions())).collect();
+        let next = self.plan(&now, &membership, &takers, &away, &found)?;
         // What labels tell strangers is what holds now: nobody may take the plan for more before it is chosen.
         if !pool.carry_out(&Plan { now: &now, next: &next, hint: &now, places }).await? {
             let why = format!("another recovery of pool {} came in between: run it again", now.name);
@@ -291,25 +293,29 @@ impl ForcedRecovery {
         is_new || now.before.is_some() && !takers.is_empty() && too_few().await
     }
 
+    /// `found`: how those that take the places of lost ones were found to keep the conditions of writes.
     fn plan(
         &self,
         now: &PoolConfig,
         membership: &Membership,
         takers: &BTreeMap<usize, PoolStore>,
         away: &BTreeSet<usize>,
+        found: &BTreeMap<usize, ConditionalPuts>,
     ) -> Result<PoolConfig> {
         let (mut stores, rt) = (now.stores.clone(), &self.host.rt);
         for (index, spec) in takers {
             let zone = spec.zone.clone().or_else(|| stores[*index].zone.clone());
             let incarnation = Incarnation(rt.random128());
-            stores[*index] = StoreEntry { url: spec.url.clone(), zone, incarnation };
-        }
-        let there = |i: &&usize| !away.contains(i) || takers.contains_key(i);
-        if now.acceptors.iter().filter(there).count() < now.acceptors.len() / 2 + 1 {
-            return Err(nothing_in_place(away, now));
+            let conditions = found.get(index).copied().unwrap_or_default();
+            stores[*index] = StoreEntry { url: spec.url.clone(), zone, incarnation, conditions };
         }
         let lost = membership.given_up.clone();
-        Ok(now.with_forced(stores, lost, self.guess || membership.is_guess()))
+        let next = now.with_forced(stores, lost, self.guess || membership.is_guess())?;
+        let there = |i: &&usize| !away.contains(i) || takers.contains_key(i);
+        if next.acceptors.iter().filter(there).count() < next.acceptors.len() / 2 + 1 {
+            return Err(nothing_in_place(away, now));
+        }
+        Ok(next)
     }
 
     /// Whether it could be done as things are; the error says what to do first.
@@ -325,7 +331,8 @@ impl ForcedRecovery {
             return Err(nobody_tells());
         }
         let away = away(&now).await.iter().map(|m| m.index()).collect();
-        self.plan(&self.config, &now, &takers, &away).map(|_| ())
+        // How those in their places keep conditions is tried when it is done.
+        self.plan(&self.config, &now, &takers, &away, &BTreeMap::new()).map(|_| ())
     }
 }
 

@@ -120,8 +120,9 @@ impl Pool {
     }
     /// Of the stores as they are now: one in another's place may be in another zone.
     fn zoning(&self) -> Option<Zoning> {
-        let zones = self.context.members().iter().map(|m| m.zone().map(str::to_owned)).collect::<Vec<_>>();
-        Zoning::new(self.layout(), &zones).ok()
+        let now = self.context.membership();
+        let zones = now.members.iter().map(|m| m.zone().map(str::to_owned)).collect::<Vec<_>>();
+        Some(Zoning::new(self.layout(), &zones).ok()?.with_acceptors(&now.acceptors))
     }
     pub fn membership(&self) -> Arc<Membership> {
         self.context.membership()
@@ -206,7 +207,7 @@ impl Pool {
         if layout.m() == 0 {
             return Some("not all data can be read");
         }
-        if deciding < layout.majority() {
+        if deciding < membership.acceptors.len() / 2 + 1 {
             return Some("nothing can be decided: no volume can be opened");
         }
         (layout.n() - 1 < self.stored_at()).then_some("nothing can be stored")

@@ -26,7 +26,7 @@ use crate::pool::stores::labelled;
 use crate::pool::stores::{Instead, instead_of_label};
 use crate::pool::stores::{Label, label_key};
 use crate::pool::stores::{Named, PROBES, parse};
-use crate::store::{Cause, List, Put, When};
+use crate::store::{Cause, ConditionalPuts, List, Put, When};
 
 /// A look at so many objects tells whether a place is empty.
 const LIST_PAGE: usize = 1000;
@@ -38,6 +38,8 @@ pub struct Place {
     index: usize,
     /// What its label may be put over.
     when: When,
+    /// How it was found to keep the conditions of writes.
+    conditions: ConditionalPuts,
 }
 
 impl Place {
@@ -47,6 +49,10 @@ impl Place {
 
     pub(super) fn index(&self) -> usize {
         self.index
+    }
+
+    pub(super) fn conditions(&self) -> ConditionalPuts {
+        self.conditions
     }
 
     /// Nothing of the pool's was there.
@@ -110,11 +116,14 @@ impl Pool {
             }
         };
         let trial = self.context().roster().trial();
-        crate::store::probe_with(self.rt(), &*new.bucket, PROBES, trial).await?;
+        let fitness = crate::store::probe_fitness(self.rt(), &*new.bucket, PROBES, trial).await?;
+        if let Some(why) = &fitness.why {
+            tracing::warn!(store = %new.url, "it is taken for data only, since it can't hold registers: {why}");
+        }
         if let Some(server) = new.bucket.server() {
             self.context().proven_servers().add(&new.url, &server).await;
         }
-        Ok(Some(Place { store: new.clone(), index, when }))
+        Ok(Some(Place { store: new.clone(), index, when, conditions: fitness.conditions }))
     }
 
     /// Makes the plan's next generation the pool's. False: another plan was first; what this one put on its places lists
@@ -154,10 +163,24 @@ impl Pool {
     }
 
     pub(in crate::pool) async fn put_first_label(&self, place: &Place, plan: &Plan<'_>) -> Result<()> {
-        let Place { store, index, when } = place;
+        let Place { store, index, when, conditions } = place;
         let label = Label::new(self.id(), *index, plan.next.stores[*index].incarnation, plan.hint.clone());
         let (key, bytes) = (label_key(self.id()), label.encode(self.key()));
-        let put = store.bucket.put(&key, bytes, when.clone(), Cause::Label).await?;
+        let mut when = when.clone();
+        if !conditions.are_held() {
+            // A look is all that such a store has. One that puts between the look and the put is put over: its store is out then,
+            // and is read all the same, until it is taken in anew (protocol §2.15).
+            let there = store.bucket.head(&key, Cause::Label).await?.map(|head| head.etag);
+            let is_judged = match &when {
+                When::Matches(etag) => there.as_ref() == Some(etag),
+                When::Absent | When::Always => there.is_none(),
+            };
+            if !is_judged {
+                return Err(taken(store));
+            }
+            when = When::Always;
+        }
+        let put = store.bucket.put(&key, bytes, when, Cause::Label).await?;
         match labelled(store, self.id(), self.key()).await? {
             Some(seen) if seen.incarnation == label.incarnation => Ok(()),
             _ => Err(match put {

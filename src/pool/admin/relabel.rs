@@ -217,7 +217,9 @@ async fn write_one(
     check_shards(store, index, config).await?;
     check_sample(store, index, sample, config.stores.len()).await?;
     let label = Label::new(config.pool, index, config.stores[index].incarnation, config.clone());
-    match store.bucket.put(&label_key(config.pool), label.encode(key), When::Absent, Cause::Label).await? {
+    // It was looked at just now: there is none. Whoever else writes it anew writes the same.
+    let when = if config.stores[index].is_data_only() { When::Always } else { When::Absent };
+    match store.bucket.put(&label_key(config.pool), label.encode(key), when, Cause::Label).await? {
         Put::Stored(_) => Ok(true),
         Put::Refused => refuse("another has put a label there meanwhile".to_owned()),
         Put::Unknown(e) => Err(e),

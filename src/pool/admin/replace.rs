@@ -25,6 +25,7 @@ use crate::pool::local::{Progress, Watch};
 use crate::pool::register::Change;
 use crate::pool::repair::{Holdings, predecessors, put_back};
 use crate::pool::stores::Membership;
+use crate::pool::stores::PROBES;
 use crate::pool::stores::PoolStore;
 use crate::pool::stores::labelled;
 use crate::pool::stores::{At, How};
@@ -32,7 +33,7 @@ use crate::pool::stores::{Label, label_key};
 use crate::pool::stores::{Member, PoolMark, Standing};
 use crate::pool::stores::{Named, parse, place, shard_on};
 use crate::pool::stores::{PoolConfig, StoreEntry};
-use crate::store::{Cause, List, When};
+use crate::store::{Cause, ConditionalPuts, List, When};
 
 /// What has come to a new store, in shards.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -128,12 +129,21 @@ impl Pool {
         }
         let incarnation = Incarnation(self.rt().random128());
         let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
-        let next = now.with_store(index, StoreEntry { url: new.url.clone(), zone, incarnation });
+        let held = ConditionalPuts::Held;
+        let mut entry = StoreEntry { url: new.url.clone(), zone, incarnation, conditions: held };
         if care == Care::All {
-            next.zoning()?.check()?;
+            now.with_store(index, entry.clone())?.zoning()?.check()?;
             self.check_spare(index).await?;
         }
-        let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Done) };
+        let Some(place) = self.judge(new, index, &now).await? else {
+            self.check_same_kind(new, &now.stores[index]).await?;
+            return Ok(Replacement::Done);
+        };
+        entry.conditions = place.conditions();
+        let next = now.with_store(index, entry)?;
+        if care == Care::All {
+            check_holders(&next)?;
+        }
         if care != Care::None {
             let holdings = self.check_others(&[(index, new)], inventory, care).await?;
             if place.is_free() {
@@ -142,6 +152,25 @@ impl Pool {
         }
         let plan = Plan { now: &now, next: &next, hint: &next, places: vec![place] };
         self.carry_out_filled(&plan, inventory, watch).await
+    }
+
+    /// Of a store that is the pool's already: refuses to pass over that it keeps conditions now, or none any more. What it is stands
+    /// for its incarnation, so it would have to leave the pool and come back.
+    async fn check_same_kind(&self, store: &PoolStore, listed: &StoreEntry) -> Result<()> {
+        let trial = self.context().roster().trial();
+        let found = crate::store::probe_fitness(self.rt(), &*store.bucket, PROBES, trial).await?.conditions;
+        if found.are_held() == listed.conditions.are_held() {
+            return Ok(());
+        }
+        let (now, is) = match found.are_held() {
+            true => ("keeps the conditions of writes now", "holds data only"),
+            false => ("does not keep the conditions of writes any more", "may hold registers"),
+        };
+        let text = format!(
+            "store {} {now}, and {is} in the pool: put another store in its place, and then, emptied, this one back",
+            store.url
+        );
+        Err(Error::new(Kind::Refused, text))
     }
 
     /// Another store for a replacement's new one that answers, and to which not all can be brought: it is too small, say. Only what the
@@ -193,14 +222,15 @@ impl Pool {
             let index = index.ok_or_else(|| unknown_store(&now, old))?;
             let incarnation = Incarnation(self.rt().random128());
             let zone = new.zone.clone().or_else(|| stores[index].zone.clone());
-            stores[index] = StoreEntry { url: new.url.clone(), zone, incarnation };
             let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Planned) };
+            let conditions = place.conditions();
+            stores[index] = StoreEntry { url: new.url.clone(), zone, incarnation, conditions };
             judged.push(place);
             taken.push((index, new));
         }
-        let next = now.with_again(stores);
+        let next = now.with_again(stores)?;
         if care == Care::All {
-            next.zoning()?.check()?;
+            check_holders(&next)?;
         }
         // What answers is no one's to give up.
         let holdings = self.check_others(&taken, inventory, care).await?;
@@ -222,11 +252,10 @@ impl Pool {
         watch: Watch<'_>,
     ) -> Result<Replacement> {
         let Some(nonce) = self.begin(plan).await? else { return Ok(Replacement::Other) };
-        for place in plan.places.iter().filter(|place| plan.now.acceptors == [place.index()]) {
+        for place in plan.places.iter().filter(|place| plan.next.acceptors == [place.index()]) {
             let (rt, mark) = (self.rt().clone(), PoolMark { id: self.id(), key: self.key().cloned() });
             let (entry, bucket) = (&plan.next.stores[place.index()], Some(place.store().bucket.clone()));
-            let (life, zone, url) = (entry.incarnation, entry.zone.clone(), entry.url.clone());
-            let new = Member::new(rt, mark, place.index(), life, zone, url, bucket);
+            let new = Member::new(rt, mark, place.index(), entry.clone(), bucket);
             self.fill_ahead(&new, inventory, watch).await?;
         }
         let planned = self.seal(plan, nonce).await?;
@@ -539,6 +568,13 @@ impl Pool {
     }
 }
 
+/// Refuses a replacement after which one zone, or m stores, could take all that hold registers.
+fn check_holders(next: &PoolConfig) -> Result<()> {
+    let zoning = next.zoning()?;
+    zoning.check()?;
+    zoning.check_acceptors()
+}
+
 /// Refuses a store that tells of less room than the shards take that belong there: filling it would not end.
 async fn check_room(new: &PoolStore, need: u64) -> Result<()> {
     let Some(space) = new.bucket.space().await.filter(|space| space.free_bytes < need) else {
@@ -620,6 +656,8 @@ async fn update_label(member: &Arc<Member>, hint: &PoolConfig) -> Result<()> {
     let Some(head) = bucket.head(&key, Cause::Label).await? else { return Ok(()) };
     member.attest().await?;
     let label = Label::new(hint.pool, member.index(), member.incarnation(), hint.clone());
-    bucket.put(&key, label.encode(member.pool_key()), When::Matches(head.etag), Cause::Label).await?;
+    // Where conditions are not asked for, the label of another life that came since may be put over: see `put_first_label`.
+    let when = member.asked(When::Matches(head.etag));
+    bucket.put(&key, label.encode(member.pool_key()), when, Cause::Label).await?;
     Ok(())
 }

@@ -41,6 +41,8 @@ pub struct Condition {
     layout: Layout,
     /// Stores that must take a shard for a chunk to count as stored.
     stored_at: usize,
+    /// Of those that hold registers, how many must answer.
+    majority: usize,
     pub away: Vec<Away>,
     /// Since when registers can't be read or changed: volumes can't be opened, nothing is certain.
     pub undecided: Option<Instant>,
@@ -85,11 +87,13 @@ impl Condition {
         let is_kept = |i: &usize| membership.also_read(*i).is_some_and(|old| old.standing() == Standing::In);
         let lacks = |i: &usize| (gone.has(*i) || membership.is_new(*i)) && !is_kept(i);
         let unusable: ShardSet = (0..n).filter(lacks).collect();
-        let deciding = (acceptors - silent.len()).saturating_sub(layout.majority());
+        let majority = acceptors / 2 + 1;
+        let deciding = (acceptors - silent.len()).saturating_sub(majority);
         Condition {
             layout,
             stored_at,
-            undecided: short(acceptors, layout.majority(), silent),
+            majority,
+            undecided: short(acceptors, majority, silent),
             unstorable: short(n, stored_at, away.iter().map(|a| a.since).collect()),
             unreadable: unusable.count() > layout.m(),
             spare: layout.m().saturating_sub(unusable.count()).min(deciding),
@@ -175,7 +179,7 @@ impl Condition {
         }
         let mut now = Vec::new();
         if self.trouble().is_some() {
-            let need = if self.undecided.is_some() { self.layout.majority() } else { self.stored_at };
+            let need = if self.undecided.is_some() { self.majority } else { self.stored_at };
             let of = if self.undecided.is_some() { "those that hold registers" } else { "them" };
             now.push(format!("now: nothing can be stored: {}; {need} of {of} must answer", self.sentence()));
             if self.undecided.is_some() {
@@ -267,8 +271,11 @@ mod tests {
         let lost =
             |n: usize| away.iter().filter(|a| a.index < n && a.state != "failing").map(|a| a.since).collect();
         let gone = away.iter().filter(|a| a.state != "failing").count();
+        let acceptors = layout.acceptors_max();
+        let majority = acceptors / 2 + 1;
         Condition {
-            undecided: short(layout.acceptors(), layout.majority(), lost(layout.acceptors())),
+            majority,
+            undecided: short(acceptors, majority, lost(acceptors)),
             unstorable: short(layout.n(), layout.k(), away.iter().map(|a| a.since).collect()),
             unreadable: gone > layout.m(),
             spare: layout.m().saturating_sub(gone),

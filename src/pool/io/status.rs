@@ -10,7 +10,7 @@ use crate::base::{Name, PoolId};
 use crate::pool::stores::PoolSettings;
 use crate::pool::stores::SizeClass;
 use crate::pool::stores::{Member, Standing};
-use crate::store::Line;
+use crate::store::{ConditionalPuts, Line};
 
 /// The hedge delay that is shown is that of reads of so many bytes.
 const SMALL: u64 = 4096;
@@ -34,6 +34,12 @@ pub struct StoreStatus {
     pub url: String,
     pub zone: Option<String>,
     pub state: StoreState,
+    /// How it keeps the conditions of writes, as was found when it was taken in: without them it holds data only.
+    #[serde(default)]
+    pub conditions: ConditionalPuts,
+    /// It holds registers: a majority of such stores decides.
+    #[serde(default)]
+    pub registers: bool,
     /// Why it isn't `in`.
     pub reason: Option<String>,
     pub failing_ms: Option<u64>,
@@ -154,7 +160,7 @@ pub fn of(
         survives,
         hedge_ms: crate::pool::stores::delay(None, context.usual(SizeClass::of(SMALL))).as_micros() as f64
             / 1000.0,
-        stores: context.members().iter().map(|m| store(m, now)).collect(),
+        stores: stores(context, now),
         replacing: replacing(context),
         pending_shards,
         damaged_shards: context.missing_shards().damaged_shards(),
@@ -186,7 +192,13 @@ fn replacing(context: &PoolContext) -> Vec<String> {
     pairs.map(|(old, new)| format!("{} by {}", old.url(), new.url())).collect()
 }
 
-fn store(member: &Member, now: Instant) -> StoreStatus {
+fn stores(context: &PoolContext, now: Instant) -> Vec<StoreStatus> {
+    let membership = context.membership();
+    let holds = |m: &Member| membership.acceptors.contains(&m.index());
+    membership.members.iter().map(|m| store(m, holds(m), now)).collect()
+}
+
+fn store(member: &Member, registers: bool, now: Instant) -> StoreStatus {
     let failing = member.failing();
     let state = match member.standing() {
         Standing::Out(_) => StoreState::Out,
@@ -200,6 +212,8 @@ fn store(member: &Member, now: Instant) -> StoreStatus {
         url: member.url().to_owned(),
         zone: member.zone().map(str::to_owned),
         state,
+        conditions: member.conditions(),
+        registers,
         failing_ms: failing.as_ref().map(|(since, _)| now.since(*since).as_millis() as u64),
         reason: failing.map(|(_, why)| why),
         latency_ms_p99: member.traffic().percentile(99).map(|d| d.as_micros() as f64 / 1000.0),

@@ -220,7 +220,11 @@ async fn set_aside(context: &Arc<PoolContext>, foreign: &Finding) -> Result<()> 
             format!("{} on store {} is not the pool's and can't be moved: {why}", foreign.key, foreign.url);
         Error::new(Kind::Refused, text)
     };
-    match bucket.copy(&foreign.key, &to, None, None, When::Absent, Cause::Repair).await? {
+    if member.is_data_only() && bucket.head(&to, Cause::Repair).await?.is_some() {
+        return Err(kept(&format!("{to} exists already")));
+    }
+    let when = member.asked(When::Absent);
+    match bucket.copy(&foreign.key, &to, None, None, when, Cause::Repair).await? {
         Put::Stored(_) => {}
         Put::Refused => return Err(kept(&format!("{to} exists already"))),
         Put::Unknown(e) => return Err(kept(&e.to_string())),

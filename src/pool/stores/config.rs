@@ -3,7 +3,9 @@
 //! JSON: `{"format": 2, "pool": ID, "name": NAME, "layout": "4+2", "acceptors": [INDEX…], "generation": N,
 //! "stores": [{"url": URL, "zone": ZONE|null, "incarnation": ID}…], "settings": {…}, "before": [stores of the generation
 //! before, only while a replacement is under way], "forced": {"from": N, "lost": [INDEX…], "unfilled": [INDEX…]},
-//! "plan": ID}`. `forced` only beside `before`, when `force-recover` made the generation: which one was before, which of its
+//! "plan": ID}`. A store that holds data only has `"conditions": "racing"|"none"` too, as was found when it was taken in, and the
+//! format is 3 then: other versions would put by conditions there. `"acceptors_before": [INDEX…]` beside `before`, where other
+//! stores held registers in the generation before; format 3 too. `forced` only beside `before`, when `force-recover` made the generation: which one was before, which of its
 //! acceptors were given up, and to which stores, new already then, not all had come along. `plan` only while one is under way,
 //! or came to nothing: the one that may seal this generation.
 
@@ -16,14 +18,28 @@ use serde::{Deserialize, Serialize};
 use crate::base::units::{parse_duration, parse_size};
 use crate::base::{Error, Generation, Incarnation, Kind, Name, Nonce, PoolId, RegisterId, Result};
 use crate::pool::chunk::{Layout, Zoning};
+use crate::store::ConditionalPuts;
 
+/// Of a pool whose stores may all hold registers.
 const FORMAT: u32 = 2;
+/// Of one with stores that hold data only, or fewer that hold registers than its layout has.
+const FORMAT_DATA_ONLY: u32 = 3;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StoreEntry {
     pub url: String,
     pub zone: Option<String>,
     pub incarnation: Incarnation,
+    /// How it keeps the conditions of writes, as was found when it was taken in. Of an incarnation it stays the same.
+    #[serde(default, skip_serializing_if = "ConditionalPuts::are_held")]
+    pub conditions: ConditionalPuts,
+}
+
+impl StoreEntry {
+    /// It holds shards alone, never registers, and is asked for no conditions.
+    pub fn is_data_only(&self) -> bool {
+        !self.conditions.are_held()
+    }
 }
 
 /// What `pool create` and `pool set` say.
@@ -111,7 +127,7 @@ pub struct PoolConfig {
     pub pool: PoolId,
     pub name: Name,
     pub layout: Layout,
-    /// Indices of the stores that hold registers; fixed at creation.
+    /// Indices of the stores that hold registers: as many as the layout has, or as keep the conditions of writes.
     pub acceptors: Vec<usize>,
     pub generation: Generation,
     pub stores: Vec<StoreEntry>,
@@ -119,6 +135,9 @@ pub struct PoolConfig {
     /// The stores of the generation before, while not everything that they held has come along.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Vec<StoreEntry>>,
+    /// Which of these held registers, where others do now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptors_before: Option<Vec<usize>>,
     /// The generation before had lost its majority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forced: Option<Forced>,
@@ -165,16 +184,52 @@ impl PoolConfig {
             stores,
             settings,
             before: None,
+            acceptors_before: None,
             forced: None,
             plan: None,
         };
-        config.acceptors = config.zoning()?.acceptors();
+        config.choose_acceptors()?;
         Ok(config)
+    }
+
+    /// The same pool, before it is made, as its stores were found to keep conditions.
+    ///
+    /// # Errors
+    /// `Refused`: none does.
+    pub fn with_conditions(mut self, found: impl Iterator<Item = ConditionalPuts>) -> Result<PoolConfig> {
+        for (store, conditions) in self.stores.iter_mut().zip(found) {
+            store.conditions = conditions;
+        }
+        self.acceptors.clear();
+        self.choose_acceptors()?;
+        Ok(self)
     }
 
     pub fn zoning(&self) -> Result<Zoning> {
         let zones: Vec<_> = self.stores.iter().map(|s| s.zone.clone()).collect();
-        Zoning::new(self.layout, &zones)
+        Ok(Zoning::new(self.layout, &zones)?.with_acceptors(&self.acceptors))
+    }
+
+    /// Those that are some and keep conditions stay; others that keep them join, up to the layout's number.
+    fn choose_acceptors(&mut self) -> Result<()> {
+        let zoning = self.zoning()?.chosen(&self.acceptors, |index| !self.stores[index].is_data_only());
+        self.acceptors = zoning.acceptors().to_vec();
+        self.format = self.needed_format();
+        if self.acceptors.is_empty() {
+            let why = format!(
+                "no store of pool {} would keep the conditions of writes, and its registers need one that does: give one or more \
+                 that do (`windlass store prove URL` tells), beside those that hold data only",
+                self.name
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        Ok(())
+    }
+
+    fn needed_format(&self) -> u32 {
+        let listed = self.stores.iter().chain(self.before.iter().flatten());
+        let is_usual = self.acceptors.len() == self.layout.acceptors_max() && self.acceptors_before.is_none();
+        if is_usual && !listed.into_iter().any(StoreEntry::is_data_only) { FORMAT } else { FORMAT_DATA_ONLY }
     }
 
     /// Shards that make a chunk stored in this pool while it isn't degraded.
@@ -197,31 +252,45 @@ impl PoolConfig {
     }
 
     /// The next generation, in which one store is another.
-    pub fn with_store(&self, index: usize, entry: StoreEntry) -> PoolConfig {
+    ///
+    /// # Errors
+    /// `Refused`: no store would be left that holds registers.
+    pub fn with_store(&self, index: usize, entry: StoreEntry) -> Result<PoolConfig> {
         let mut stores = self.stores.clone();
         stores[index] = entry;
-        let next = self.settled();
-        let generation = Generation(self.generation.0 + 1);
-        PoolConfig { stores, before: Some(self.stores.clone()), generation, ..next }
+        self.with_stores(stores)
+    }
+
+    fn with_stores(&self, stores: Vec<StoreEntry>) -> Result<PoolConfig> {
+        let mut next = self.settled();
+        next.before = Some(std::mem::replace(&mut next.stores, stores));
+        next.generation = Generation(self.generation.0 + 1);
+        next.choose_acceptors()?;
+        next.acceptors_before = (next.acceptors != self.acceptors).then(|| self.acceptors.clone());
+        next.format = next.needed_format();
+        Ok(next)
     }
 
     /// The next generation, in which some stores are others while not all has come along to this one's. `unfilled`: the stores to
     /// which it has yet to.
-    pub fn with_again(&self, stores: Vec<StoreEntry>) -> PoolConfig {
+    pub fn with_again(&self, stores: Vec<StoreEntry>) -> Result<PoolConfig> {
         self.with_forced(stores, BTreeSet::new(), false)
     }
 
     /// The next generation, in which some stores are others, when of this one's acceptors `lost` are given up.
-    pub fn with_forced(&self, stores: Vec<StoreEntry>, lost: BTreeSet<usize>, guess: bool) -> PoolConfig {
-        let mut next = self.settled();
-        next.before = Some(std::mem::replace(&mut next.stores, stores));
+    pub fn with_forced(
+        &self,
+        stores: Vec<StoreEntry>,
+        lost: BTreeSet<usize>,
+        guess: bool,
+    ) -> Result<PoolConfig> {
+        let mut next = self.with_stores(stores)?;
         let unfilled = (0..self.stores.len()).filter(|i| self.is_unfilled(*i)).collect();
-        next.generation = match guess {
-            true => Generation((guesses(self.generation) + 1) << GUESS),
-            false => Generation(self.generation.0 + 1),
-        };
+        if guess {
+            next.generation = Generation((guesses(self.generation) + 1) << GUESS);
+        }
         next.forced = Some(Forced { from: self.generation, lost, unfilled });
-        next
+        Ok(next)
     }
 
     /// Whether all that belongs on a store may not have come along to it.
@@ -237,7 +306,11 @@ impl PoolConfig {
 
     /// Nothing is left in the generation before.
     pub fn settled(&self) -> PoolConfig {
-        PoolConfig { before: None, forced: None, plan: None, ..self.clone() }
+        let mut settled = self.clone();
+        (settled.before, settled.acceptors_before) = (None, None);
+        (settled.forced, settled.plan) = (None, None);
+        settled.format = settled.needed_format();
+        settled
     }
 
     /// The acceptors of the generation before that are not asked any more.
@@ -252,7 +325,15 @@ impl PoolConfig {
             Some(forced) => forced.from,
             None => Generation(self.generation.0.checked_sub(1)?),
         };
-        Some(PoolConfig { stores, generation, ..self.settled() })
+        let acceptors = self.before_acceptors().to_vec();
+        let mut before = PoolConfig { stores, generation, acceptors, ..self.settled() };
+        before.format = before.needed_format();
+        Some(before)
+    }
+
+    /// Which of the stores of the generation before held registers.
+    fn before_acceptors(&self) -> &[usize] {
+        self.acceptors_before.as_ref().unwrap_or(&self.acceptors)
     }
 
     /// The register that holds this value.
@@ -272,11 +353,11 @@ impl PoolConfig {
             format: u32,
         }
         let version: Version = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if version.format != FORMAT {
+        if ![FORMAT, FORMAT_DATA_ONLY].contains(&version.format) {
             return Err(Error::new(
                 Kind::Unsupported,
                 format!(
-                    "the pool has format {}, this version knows {FORMAT}: use the windlass that made it",
+                    "the pool has format {}, this version knows {FORMAT_DATA_ONLY}: use the windlass that made it",
                     version.format
                 ),
             ));
@@ -294,16 +375,28 @@ impl PoolConfig {
         if self.stores.len() != self.layout.n() || before != self.stores.len() {
             return bad("the number of stores does not fit the layout");
         }
-        let sorted = self.acceptors.windows(2).all(|p| p[0] < p[1]);
-        if !sorted
-            || self.acceptors.len() != self.layout.acceptors()
-            || self.acceptors.iter().any(|i| *i >= self.layout.n())
+        let fits = |acceptors: &[usize], stores: &[StoreEntry]| {
+            let holds = |i: &usize| stores.get(*i).is_some_and(|store| !store.is_data_only());
+            let number = 1..=self.layout.acceptors_max();
+            acceptors.windows(2).all(|p| p[0] < p[1])
+                && number.contains(&acceptors.len())
+                && acceptors.iter().all(holds)
+        };
+        let before = self.before.as_ref();
+        if !fits(&self.acceptors, &self.stores)
+            || before.is_some_and(|stores| !fits(self.before_acceptors(), stores))
+            || before.is_none() && self.acceptors_before.is_some()
         {
             return bad("the list of stores that hold registers does not fit the layout");
         }
+        // What needs the newer format must say so: others would judge it by less.
+        if self.format < self.needed_format() {
+            return bad("its stores need a newer format than it has");
+        }
         if let Some(forced) = &self.forced {
-            let known = |i: &usize| self.acceptors.contains(i);
-            let some_left = forced.lost.len() < self.acceptors.len() && forced.lost.iter().all(known);
+            let known = |i: &usize| self.before_acceptors().contains(i);
+            let some_left =
+                forced.lost.len() < self.before_acceptors().len() && forced.lost.iter().all(known);
             if self.before.is_none() || forced.from >= self.generation || !some_left {
                 return bad("what it says of stores that were given up does not fit");
             }
@@ -326,8 +419,12 @@ mod tests {
     use super::*;
 
     fn mirror() -> PoolConfig {
-        let store =
-            |n: u128| StoreEntry { url: format!("file:///s{n}"), zone: None, incarnation: Incarnation(n) };
+        let store = |n: u128| StoreEntry {
+            url: format!("file:///s{n}"),
+            zone: None,
+            incarnation: Incarnation(n),
+            conditions: ConditionalPuts::Held,
+        };
         let (name, layout) = ("tank".parse().unwrap(), "1+1".parse().unwrap());
         PoolConfig::new(PoolId(7), name, layout, vec![store(1), store(2)], PoolSettings::default()).unwrap()
     }
@@ -337,7 +434,7 @@ mod tests {
         let first = mirror();
         let mut stores = first.stores.clone();
         stores[1].incarnation = Incarnation(3);
-        let certain = first.with_forced(stores.clone(), BTreeSet::from([1]), false);
+        let certain = first.with_forced(stores.clone(), BTreeSet::from([1]), false).unwrap();
         assert_eq!((certain.generation, guesses(certain.generation)), (Generation(1), 0));
         assert_eq!(
             (certain.predecessor().unwrap(), certain.given_up()),
@@ -346,7 +443,7 @@ mod tests {
         assert_eq!(PoolConfig::decode(&certain.encode()).unwrap(), certain);
         // Broken off and forced again: what store 1 lacks is not forgotten.
         stores[0].incarnation = Incarnation(4);
-        let guess = certain.with_forced(stores, BTreeSet::from([0]), true);
+        let guess = certain.with_forced(stores, BTreeSet::from([0]), true).unwrap();
         assert_eq!((guess.generation, guesses(guess.generation)), (Generation(1 << 16), 1));
         assert_eq!(
             (guess.predecessor().unwrap(), guess.unfilled()),
@@ -362,6 +459,52 @@ mod tests {
             assert!(text.contains(good), "{text}");
             assert!(PoolConfig::decode(text.replace(good, bad).as_bytes()).unwrap_err().is(Kind::Invalid));
         }
+    }
+
+    #[test]
+    fn registers_move_to_stores_that_keep_conditions() {
+        let entry = |n: u128, conditions| StoreEntry {
+            url: format!("file:///s{n}"),
+            zone: None,
+            incarnation: Incarnation(n),
+            conditions,
+        };
+        let (name, layout) = ("tank".parse().unwrap(), "4+2".parse().unwrap());
+        let stores: Vec<_> = (0..6).map(|n| entry(n, ConditionalPuts::Held)).collect();
+        let first = PoolConfig::new(PoolId(7), name, layout, stores, PoolSettings::default()).unwrap();
+        assert_eq!((first.format, &first.acceptors[..]), (FORMAT, &[0, 1, 2, 3, 4][..]));
+        // The sixth store holds the registers in the place of the first.
+        let moved = first.with_store(0, entry(10, ConditionalPuts::None)).unwrap();
+        assert_eq!((moved.format, &moved.acceptors[..]), (FORMAT_DATA_ONLY, &[1, 2, 3, 4, 5][..]));
+        assert_eq!(moved.predecessor().unwrap(), first);
+        assert_eq!(PoolConfig::decode(&moved.encode()).unwrap(), moved);
+        assert_eq!(moved.settled().format, FORMAT_DATA_ONLY);
+        let fewer = moved.settled().with_store(1, entry(11, ConditionalPuts::Racing)).unwrap();
+        assert_eq!(fewer.acceptors, [2, 3, 4, 5]);
+        let more = fewer.settled().with_store(1, entry(12, ConditionalPuts::Held)).unwrap();
+        assert_eq!((&more.acceptors[..], more.format), (&[1, 2, 3, 4, 5][..], FORMAT_DATA_ONLY));
+        let whole = more.settled().with_store(0, entry(13, ConditionalPuts::Held)).unwrap();
+        assert_eq!((whole.acceptors.as_slice(), whole.settled().format), (&more.acceptors[..], FORMAT));
+        // Whoever is left of those that held registers is by the list of before.
+        let forced = fewer.settled().with_forced(more.stores.clone(), BTreeSet::from([3, 4]), false).unwrap();
+        assert_eq!(forced.predecessor().unwrap(), fewer.settled());
+        let text = String::from_utf8(moved.encode().to_vec()).unwrap();
+        for (good, bad) in [
+            (r#""acceptors":[1,2,3,4,5]"#, r#""acceptors":[0,1,2,3,4]"#),
+            (r#""acceptors":[1,2,3,4,5]"#, r#""acceptors":[]"#),
+            (r#""acceptors_before":[0,1,2,3,4]"#, r#""acceptors_before":[0,1,2,3,6]"#),
+            (r#""format":3"#, r#""format":2"#),
+            (r#""conditions":"none""#, r#""conditions":"some""#),
+        ] {
+            assert!(text.contains(good), "{text}");
+            assert!(
+                PoolConfig::decode(text.replace(good, bad).as_bytes()).unwrap_err().is(Kind::Invalid),
+                "{bad}"
+            );
+        }
+        let lone = mirror().with_store(0, entry(10, ConditionalPuts::None)).unwrap();
+        let none = lone.settled().with_store(1, entry(11, ConditionalPuts::None)).unwrap_err();
+        assert!(none.is(Kind::Refused), "{none}");
     }
 
     #[test]

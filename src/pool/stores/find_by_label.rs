@@ -201,8 +201,8 @@ pub async fn read_labels(host: &PoolHost, stores: &[PoolStore]) -> Vec<Found> {
 /// Whether the stores that have shown their labels are enough to open their pool without waiting for those that have not.
 ///
 /// More than m that hold registers must be among them: a recovery by force (`force-recover`) that none of those has
-/// heard of gave up every one of them, and with so many the data. With fewer, who could tell of such a recovery is
-/// waited for.
+/// heard of gave up every one of them, and with so many the data. Or all that hold registers: one at least is left by
+/// each recovery. With fewer, who could tell of such a recovery is waited for.
 fn opens(labels: &[Found], waiting: usize) -> bool {
     let known: Vec<&Label> = labels.iter().filter_map(Found::label).collect();
     let Some(newest) = known.iter().max_by_key(|label| label.hint.generation) else { return false };
@@ -215,7 +215,9 @@ fn opens(labels: &[Found], waiting: usize) -> bool {
     let deciding = config.acceptors.iter().filter(|index| listed.contains(index)).count();
     let (m, all) = (config.layout.m(), config.stores.len());
     let alone = config.before.is_none() && known.iter().all(|label| label.pool == config.pool);
-    alone && deciding > m.max(config.acceptors.len() / 2) && listed.len() + m >= all && waiting <= m
+    let acceptors = config.acceptors.len();
+    let decides = deciding == acceptors || deciding > m.max(acceptors / 2);
+    alone && decides && listed.len() + m >= all && waiting <= m
 }
 
 /// Refuses a pool whose stores say that it is being destroyed, unless the others are more: hosts go on with these until then, and

@@ -150,6 +150,7 @@ mod tests {
             url: format!("file:///s{n}"),
             zone: zone.map(str::to_owned),
             incarnation: Incarnation(n),
+            conditions: crate::store::ConditionalPuts::Held,
         };
         let name = "tank".parse().unwrap();
         let stores = vec![store(1, Some("a")), store(2, None)];
@@ -217,6 +218,7 @@ mod tests {
         let config = String::from_utf8(sample().hint.encode().to_vec()).unwrap();
         for (from, to) in [
             ("[0,1]", "[0]"),
+            ("[0,1]", "[]"),
             ("[0,1]", "[1,0]"),
             ("[0,1]", "[0,9]"),
             ("1+1", "2+1"),

@@ -340,8 +340,7 @@ fn member_at(
 ) -> Arc<Member> {
     let url = place.map_or(&entry.url, |s| &s.url).clone();
     let bucket = place.map(|s| s.bucket.clone());
-    let member =
-        Member::new(rt.clone(), pool.clone(), index, entry.incarnation, entry.zone.clone(), url, bucket);
+    let member = Member::new(rt.clone(), pool.clone(), index, StoreEntry { url, ..entry.clone() }, bucket);
     member.ring_when_out(bell);
     member.ring_on_another_server(server_bell);
     member

@@ -103,6 +103,8 @@ impl At<'_> {
         how: How,
         cause: Cause,
     ) -> Result<()> {
+        // Nothing but a look tells there that another writer used this identity.
+        let how = if how == How::Absent && self.member.is_data_only() { How::Look } else { how };
         let when = match how {
             How::Absent => When::Absent,
             How::Look | How::Verify | How::Replace => {

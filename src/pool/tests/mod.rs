@@ -2,6 +2,7 @@
 
 mod catalog;
 mod creating;
+mod data_only;
 mod destroy;
 mod keyed;
 mod mending;

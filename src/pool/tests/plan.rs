@@ -8,7 +8,7 @@ use crate::base::{Error, Incarnation, Kind, Nonce, RegisterId, Result};
 use crate::pool::admin::{ForcedRecovery, StoreSwap};
 use crate::pool::admin::{Place, Plan};
 use crate::pool::stores::StoreEntry;
-use crate::store::{ByteRange, Cause, SimStore, Store as _};
+use crate::store::{ByteRange, Cause, ConditionalPuts, SimStore, Store as _};
 
 /// The place whose store is another afterwards.
 const LOST: usize = 1;
@@ -133,8 +133,13 @@ impl Steps {
         let now = pool.description().await.unwrap();
         let bucket = yard.spares[0].clone();
         let new = PoolStore { url: bucket.url().to_owned(), zone: None, bucket };
-        let entry = StoreEntry { url: new.url.clone(), zone: None, incarnation: Incarnation(number) };
-        let next = now.with_store(LOST, entry);
+        let entry = StoreEntry {
+            url: new.url.clone(),
+            zone: None,
+            incarnation: Incarnation(number),
+            conditions: ConditionalPuts::Held,
+        };
+        let next = now.with_store(LOST, entry).unwrap();
         Steps { pool, new, now, next, nonce: Nonce(number), place: None, step: Some(0) }
     }
 

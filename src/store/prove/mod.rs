@@ -12,13 +12,13 @@ mod outcome;
 mod trial;
 
 pub use self::files::{FileNeed, TriedNeed, prove_files};
-pub use self::outcome::{Promise, Proof, Tried, Verdict};
+pub use self::outcome::{ConditionalPuts, Promise, Proof, Tried, Verdict};
 pub use self::trial::Effort;
 
 use self::trial::Trial;
 use super::Bucket;
 use crate::base::rt::Rt;
-use crate::base::{Kind, Result};
+use crate::base::{Error, Kind, Result};
 
 /// Refuses a store that breaks a promise, naming both. Its objects lie below `prefix` and are removed again.
 pub async fn probe(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<()> {
@@ -28,6 +28,28 @@ pub async fn probe(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<()> {
 /// The same, asking so much.
 pub async fn probe_with(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<()> {
     prove(rt, bucket, prefix, effort, |tried| matches!(tried.verdict, Verdict::Held)).await?.verdict()
+}
+
+/// Whether data can be kept there: tries what a store promises but for conditions.
+pub async fn probe_data(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<()> {
+    let goes_on =
+        |tried: &Tried| matches!(tried.verdict, Verdict::Held) && tried.promise != Promise::LAST_OF_DATA;
+    prove(rt, bucket, prefix, effort, goes_on).await?.data_verdict()
+}
+
+/// What a store that is to be a pool's can hold.
+#[derive(Debug)]
+pub struct Fitness {
+    pub conditions: ConditionalPuts,
+    /// Why it can't hold registers.
+    pub why: Option<Error>,
+}
+
+/// Refuses a store that can't hold data, and tells how it keeps the conditions of writes.
+pub async fn probe_fitness(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<Fitness> {
+    let proof = prove(rt, bucket, prefix, effort, |tried| matches!(tried.verdict, Verdict::Held)).await?;
+    proof.data_verdict()?;
+    Ok(Fitness { conditions: proof.conditions()?, why: proof.verdict().err() })
 }
 
 /// Tries each promise for as long as `goes_on` says. An error: the store's addresses can't be had, or what was written
@@ -72,7 +94,7 @@ async fn try_one(trial: &Trial<'_>, promise: Promise) -> Tried {
         (writers, rounds) = (shown.writers, shown.rounds);
         Ok(shown.verdict)
     };
-    let verdict = shown.await.unwrap_or_else(|e: crate::base::Error| match e.kind() {
+    let verdict = shown.await.unwrap_or_else(|e: Error| match e.kind() {
         Kind::Unsupported | Kind::Invalid | Kind::Refused => Verdict::Refused(e),
         _ => Verdict::Untold(e),
     });

@@ -3,7 +3,28 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{Error, Kind, Result};
+
+/// How a store keeps the conditions of writes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConditionalPuts {
+    /// For one writer after another, and for many at the same moment.
+    #[default]
+    Held,
+    /// For one after another only.
+    Racing,
+    /// It refuses such writes, or ignores their conditions.
+    None,
+}
+
+impl ConditionalPuts {
+    pub fn are_held(&self) -> bool {
+        *self == ConditionalPuts::Held
+    }
+}
 
 /// What pools stand on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -27,7 +48,10 @@ pub enum Promise {
 }
 
 impl Promise {
-    /// Each of them, those first that cost least to find broken.
+    /// Behind it come those that only registers need.
+    pub const LAST_OF_DATA: Promise = Promise::Describes;
+
+    /// Each of them: those first that hold for data too, and of these that cost least to find broken.
     pub const ALL: [Promise; 8] = [
         Promise::Reads,
         Promise::Ranges,
@@ -42,6 +66,11 @@ impl Promise {
     /// Whether it is tried by many writers at once.
     pub fn is_contended(self) -> bool {
         matches!(self, Promise::Creates | Promise::Replaces | Promise::RefusesStale | Promise::RefusesMissing)
+    }
+
+    /// Whether a store without it can hold data: only registers need conditions, and etags by which they are named.
+    pub fn is_condition(self) -> bool {
+        self.is_contended() || self == Promise::Etags
     }
 
     /// What its writers ask for, after "writers that …".
@@ -101,7 +130,19 @@ impl Proof {
     /// # Errors
     /// `Refused`, with the store's name: it breaks a promise, or takes no such request. Others: that can't be told.
     pub fn verdict(&self) -> Result<()> {
-        for tried in &self.tried {
+        self.verdict_of(|_| true)
+    }
+
+    /// Whether data can be kept there: conditions aside.
+    ///
+    /// # Errors
+    /// As `verdict`.
+    pub fn data_verdict(&self) -> Result<()> {
+        self.verdict_of(|promise| !promise.is_condition())
+    }
+
+    fn verdict_of(&self, counts: impl Fn(Promise) -> bool) -> Result<()> {
+        for tried in self.tried.iter().filter(|tried| counts(tried.promise)) {
             match &tried.verdict {
                 Verdict::Held => {}
                 Verdict::Raced { round, winners } => {
@@ -115,6 +156,24 @@ impl Proof {
             }
         }
         Ok(())
+    }
+
+    /// How it keeps the conditions of writes, by what was tried. A promise that was not tried counts as kept: who asks tries all
+    /// until one is broken.
+    ///
+    /// # Errors
+    /// What a condition does can't be told.
+    pub fn conditions(&self) -> Result<ConditionalPuts> {
+        let of = |tried: &Tried| match &tried.verdict {
+            Verdict::Held => Ok(ConditionalPuts::Held),
+            Verdict::Raced { .. } => Ok(ConditionalPuts::Racing),
+            // One writer after another is answered rightly.
+            Verdict::Broken(_) if tried.writers > 1 => Ok(ConditionalPuts::Racing),
+            Verdict::Broken(_) | Verdict::Refused(_) => Ok(ConditionalPuts::None),
+            Verdict::Untold(e) => Err(e.share().context(format!("checking what {} promises", self.url))),
+        };
+        let all = self.tried.iter().filter(|tried| tried.promise.is_condition()).map(of);
+        all.collect::<Result<Vec<_>>>().map(|all| all.into_iter().max().unwrap_or_default())
     }
 
     fn race(&self, tried: &Tried, round: usize, winners: usize) -> String {

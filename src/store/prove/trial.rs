@@ -146,6 +146,12 @@ impl<'a> Trial<'a> {
         self.put(key, body, When::Absent).await?.ok_or_else(|| Error::new(Kind::Refused, why))
     }
 
+    /// Puts an object, whatever is there: what data need.
+    pub async fn write(&self, key: &str, body: &Bytes) -> Result<Etag> {
+        let why = "a write without a condition is refused as if it had one";
+        self.put(key, body, When::Always).await?.ok_or_else(|| Error::new(Kind::Refused, why))
+    }
+
     /// Puts another object in the place of this one.
     pub async fn replace(&self, key: &str, etag: Etag, body: &Bytes) -> Result<Etag> {
         let why = "it refuses to replace an object whose version was named rightly";

@@ -92,8 +92,8 @@ impl Plan {
     /// of all.
     pub fn draw(world: &World, layouts: &[&str], guess: bool) -> Plan {
         let layout: Layout = layouts[world.below(layouts.len() as u64) as usize].parse().unwrap();
-        let all = layout.acceptors();
-        let least = if guess { all / 2 + 1 } else { all - layout.majority() + 1 };
+        let all = layout.acceptors_max();
+        let least = if guess { all / 2 + 1 } else { all - all / 2 };
         let most = if guess { layout.m() } else { all / 2 };
         let lost = least + world.below((most - least) as u64 + 1) as usize;
         Plan::with(world, layout, some(world, all, lost), None)
@@ -114,7 +114,7 @@ impl Plan {
     }
 
     fn with(world: &World, layout: Layout, lost: Vec<usize>, moving: Option<usize>) -> Plan {
-        let all = layout.acceptors();
+        let all = layout.acceptors_max();
         let before = lost.iter().filter(|i| **i < all).count();
         let after = before + usize::from(moving.is_some_and(|i| i < all && !lost.contains(&i)));
         let (guess, owner_dies) = (after > all / 2, world.per_mille(400));

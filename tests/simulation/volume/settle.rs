@@ -172,12 +172,12 @@ async fn lose_what_may_be_lost(user: &User, volumes: &Volumes) -> Option<usize> 
         return Some(usize::from(site.wiped()));
     }
     // At any instant, or once everything is mended (protocol.md §1.1).
-    let at_once = (layout.w() - layout.k()).min(layout.survives_open());
+    let at_once = (layout.w() - layout.k()).min(site.plan.survives_open());
     if site.plan.degrade_after.is_none() && at_once > 0 && site.world.per_mille(500) {
         return Some(site.wipe_some(at_once));
     }
     let whole = mended(user, volumes).await;
-    whole.then(|| site.wipe_some(layout.m().min(layout.survives_open())))
+    whole.then(|| site.wipe_some(layout.m().min(site.plan.survives_open())))
 }
 
 /// Repairs until a scrub is content. `false`: too many shards have gone bad of what was stored while fewer

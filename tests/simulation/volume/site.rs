@@ -15,7 +15,7 @@ use windlass::cache::{DiskCache, DiskCacheConfig};
 use windlass::frame::Codec;
 use windlass::keys::{Offered, OpenKeys, Secret};
 use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{Effort, SimStore, Store as _, StoreFaults};
+use windlass::store::{Effort, SimConditions, SimStore, Store as _, StoreFaults};
 use windlass::volume::{EngineContext, FlushMode, Host, Memory, MirrorLoss, Tuning, VolumeSettings, Volumes};
 
 use super::era::Era;
@@ -102,12 +102,17 @@ pub struct Plan {
     /// The volume is encrypted, and its data key is changed now and then. A client lives on when its daemon
     /// is killed, and takes its next flush for all that was acknowledged to it.
     pub rotates: bool,
+    /// So many stores refuse or ignore the conditions of writes.
+    pub data_only: usize,
 }
 
 impl Plan {
     pub fn draw(world: &World, layouts: &[&str]) -> Plan {
         let pick = |n: usize| world.below(n as u64) as usize;
         let layout: Layout = layouts[pick(layouts.len())].parse().unwrap();
+        // Others hold registers: more than m, or the loss of m may take all.
+        let spared = layout.n() - layout.m();
+        let data_only = if pick(3) == 0 { pick(spared) } else { 0 };
         let mut hazard = [
             Hazard::Calm,
             Hazard::Outages,
@@ -120,7 +125,7 @@ impl Plan {
         ][pick(8)];
         // What was stored survives w-k lost stores at any instant; opening needs a majority.
         if layout.w() == layout.k() && matches!(hazard, Hazard::Wipe | Hazard::Rot)
-            || layout.survives_open() == 0 && hazard == Hazard::Wipe
+            || survives_open(layout, data_only) == 0 && hazard == Hazard::Wipe
         {
             hazard = Hazard::Outages;
         }
@@ -156,6 +161,7 @@ impl Plan {
             cache: [0, 5, 32][pick(3)] * CACHE_SEGMENT,
             sharing: Sharing::Apart,
             rotates: false,
+            data_only,
         }
     }
 
@@ -195,7 +201,12 @@ impl Plan {
         self.codec == Codec::None && self.grace_ms != 500
     }
 
-    /// Returns how many shards count as stored at the end.
+    /// Stores that may be lost with the pool still opening.
+    pub fn survives_open(&self) -> usize {
+        survives_open(self.layout, self.data_only)
+    }
+
+    /// Shards that count as stored at the end.
     pub fn w(&self) -> usize {
         if self.degrade_after.is_some() { self.layout.k() } else { self.layout.w() }
     }
@@ -207,7 +218,21 @@ impl Plan {
     }
 }
 
-/// The world of a run; see the module.
+fn survives_open(layout: Layout, data_only: usize) -> usize {
+    let acceptors = layout.acceptors_max().min(layout.n() - data_only);
+    layout.m().min(acceptors.div_ceil(2) - 1)
+}
+
+/// What holds data only.
+fn keep_no_conditions(world: &World, stores: &[Arc<SimStore>], count: usize) {
+    let first = world.below(stores.len() as u64) as usize;
+    for at in first..first + count {
+        let conditions = [SimConditions::Ignored, SimConditions::Unknown][world.below(2) as usize];
+        stores[at % stores.len()].faults(|f| f.conditions = conditions);
+    }
+}
+
+/// See the module.
 pub struct Site {
     pub world: World,
     pub plan: Plan,
@@ -259,6 +284,9 @@ impl Drop for Waiting {
 impl Site {
     pub fn new(world: &World, plan: Plan) -> Arc<Site> {
         let stores: Vec<_> = (0..plan.layout.n()).map(|i| SimStore::new(world, &format!("s{i}"))).collect();
+        if plan.data_only > 0 {
+            keep_no_conditions(world, &stores, plan.data_only);
+        }
         let machine = |_| Machine {
             disk: SimDisk::new(world),
             lost: AtomicUsize::new(0),
@@ -493,7 +521,7 @@ impl Site {
     pub fn heal(&self) {
         self.note(|| "stores and disks work again".to_owned());
         for store in &self.stores {
-            store.faults(|f| *f = StoreFaults::default());
+            store.faults(|f| *f = StoreFaults { conditions: f.conditions, ..StoreFaults::default() });
         }
         self.mirrors.heal();
         for host in 0..self.hosts.len() {

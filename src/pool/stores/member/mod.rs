@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::config::StoreEntry;
 use super::find_by_label::{Instead, instead_of_label};
 use super::label::{LABEL_MAX, Label, label_key};
 use super::object_key::PROBES;
@@ -27,7 +28,7 @@ use crate::base::units::show_count;
 use crate::base::watched_state::Watched;
 use crate::base::{Error, Incarnation, Kind, PoolId, Result};
 use crate::keys::PoolKey;
-use crate::store::{BucketRef, ByteRange, Cause, CutOff, Effort, Space};
+use crate::store::{BucketRef, ByteRange, Cause, ConditionalPuts, CutOff, Effort, Space, When};
 
 /// A label that isn't read within this says: down. Where answers usually take long, twice that, within these bounds.
 const LABEL_WAIT_MIN: Duration = Duration::from_secs(2);
@@ -140,9 +141,8 @@ pub struct Member {
     rt: Rt,
     pool: PoolMark,
     index: usize,
-    incarnation: Incarnation,
-    zone: Option<String>,
-    url: String,
+    /// As the pool lists it; but for the URL, by which this host reaches it.
+    entry: StoreEntry,
     /// `None`: listed in the pool, but this host was not told how to reach it.
     bucket: Option<BucketRef>,
     state: Watched<State>,
@@ -166,9 +166,7 @@ impl Member {
         rt: Rt,
         pool: impl Into<PoolMark>,
         index: usize,
-        incarnation: Incarnation,
-        zone: Option<String>,
-        url: String,
+        entry: StoreEntry,
         bucket: Option<BucketRef>,
     ) -> Arc<Member> {
         let pool = pool.into();
@@ -201,9 +199,7 @@ impl Member {
             rt,
             pool,
             index,
-            incarnation,
-            zone,
-            url,
+            entry,
             bucket,
             state: Watched::new(state),
             traffic: Traffic::default(),
@@ -215,14 +211,27 @@ impl Member {
     }
     /// How users name the store.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.entry.url
     }
     pub fn zone(&self) -> Option<&str> {
-        self.zone.as_deref()
+        self.entry.zone.as_deref()
+    }
+    /// How it keeps the conditions of writes, as was found when it was taken in.
+    pub fn conditions(&self) -> ConditionalPuts {
+        self.entry.conditions
+    }
+    /// It holds shards alone, and is asked for no conditions.
+    pub fn is_data_only(&self) -> bool {
+        self.entry.is_data_only()
+    }
+    /// What is asked of it in the place of this condition: nothing, where it keeps none. For what harms nobody when it is put over
+    /// the same, or late.
+    pub(in crate::pool) fn asked(&self, when: When) -> When {
+        if self.is_data_only() { When::Always } else { when }
     }
     /// The incarnation that the pool lists for this store.
     pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.entry.incarnation
     }
     pub fn standing(&self) -> Standing {
         self.state.with(|s| s.standing.clone())
@@ -266,7 +275,7 @@ impl Member {
             tracing::warn!(
                 "store {}: {key} is older there than on the others: it was away, or was put back from a backup; what it lacks is \
                  looked for",
-                self.url
+                self.entry.url
             );
         }
     }
@@ -284,7 +293,7 @@ impl Member {
     pub fn archived(&self) -> Option<String> {
         let (count, first) = self.state.with(|s| (s.archived.len() as u64, s.archived.first().cloned()));
         let more = if count > 1 { ", …" } else { "" };
-        Some(format!("{} of {} ({}{more})", show_count(count, "object"), self.url, first?))
+        Some(format!("{} of {} ({}{more})", show_count(count, "object"), self.entry.url, first?))
     }
 
     fn learn_archived<T>(&self, key: &str, answer: &Result<T>) {
@@ -419,7 +428,7 @@ impl Member {
         if let Err(e) = Label::read(bytes, self.pool_key()) {
             return Verdict::Foreign(e.to_string());
         }
-        if label.incarnation != self.incarnation {
+        if label.incarnation != self.entry.incarnation {
             return Verdict::OtherLife(label.incarnation);
         }
         self.state.with(|s| s.ours = bytes.clone());
@@ -438,9 +447,9 @@ impl Member {
             let life = match &verdict {
                 Verdict::OtherLife(life) => Some(*life),
                 Verdict::Ours | Verdict::Foreign(_) => None,
-                Verdict::Silent(_) => s.other_life.as_ref().map(|other| other.incarnation),
+                Verdict::Silent(_) => s.other_life.as_ref().map(|other| other.incarnation()),
             };
-            if s.other_life.as_ref().map(|other| other.incarnation) != life {
+            if s.other_life.as_ref().map(|other| other.incarnation()) != life {
                 s.other_life = life.and_then(|life| self.in_life(life));
             }
             let verdict = match verdict {
@@ -460,14 +469,14 @@ impl Member {
                     s.attested = start;
                 }
                 Verdict::Foreign(why) => {
-                    s.standing = Standing::Out(format!("store {} is out: {why}", self.url));
+                    s.standing = Standing::Out(format!("store {} is out: {why}", self.entry.url));
                     if let Some(bell) = &s.bell {
                         bell.notify_one();
                     }
                 }
                 Verdict::OtherLife(_) => {}
                 Verdict::Silent(e) => {
-                    let why = format!("store {} is down: {e}", self.url);
+                    let why = format!("store {} is down: {e}", self.entry.url);
                     s.silent = Some(why.clone());
                     // A busy link delays the label as well: while others get answers the store is not down.
                     if s.last_answer <= start || !s.standing.usable() {
@@ -493,7 +502,7 @@ impl Member {
             (Standing::Out(why) | Standing::Down(why), before) if before.usable() => tracing::warn!("{why}"),
             // As loud as its going was.
             (Standing::In, Standing::Out(_) | Standing::Down(_)) => {
-                tracing::warn!("store {} is back", self.url)
+                tracing::warn!("store {} is back", self.entry.url)
             }
             _ => {}
         }
@@ -520,7 +529,7 @@ impl Member {
         self.judge(self.rt.now(), Verdict::Silent(why.share()));
     }
 
-    /// Checks by behaviour what the store promises (`store::probe`). One that breaks a promise is out from now on, until it
+    /// Checks by behaviour what the store promises (`store::probe`); of one that holds data only, all but conditions. One that breaks a promise is out from now on, until it
     /// was checked again and keeps them.
     pub(in crate::pool) async fn check_promises(&self, effort: Effort) -> Result<()> {
         if !self.is_barred() {
@@ -528,7 +537,10 @@ impl Member {
         }
         let unreachable = || self.trouble("this host does not know how to reach it");
         let bucket = self.bucket.as_ref().ok_or_else(unreachable)?;
-        let probed = crate::store::probe_with(&self.rt, &**bucket, PROBES, effort).await;
+        let probed = match self.is_data_only() {
+            true => crate::store::probe_data(&self.rt, &**bucket, PROBES, effort).await,
+            false => crate::store::probe_with(&self.rt, &**bucket, PROBES, effort).await,
+        };
         let broken = probed.as_ref().err().filter(|e| e.is(Kind::Refused)).map(ToString::to_string);
         if probed.is_ok() || broken.is_some() {
             self.state.update(|s| {
@@ -572,9 +584,9 @@ impl Member {
 
     /// What lies in this place, as the store in that life.
     fn in_life(&self, incarnation: Incarnation) -> Option<Arc<Member>> {
-        let (rt, pool, zone) = (self.rt.clone(), self.pool.clone(), self.zone.clone());
         let bucket = Some(self.bucket.clone()?);
-        Some(Member::new(rt, pool, self.index, incarnation, zone, self.url.clone(), bucket))
+        let entry = StoreEntry { incarnation, ..self.entry.clone() };
+        Some(Member::new(self.rt.clone(), self.pool.clone(), self.index, entry, bucket))
     }
 
     /// The store that lies in this one's place, which is this one in another life.
@@ -584,8 +596,8 @@ impl Member {
 
     /// The same store in another place.
     pub(in crate::pool) fn moved_to(&self, url: String, bucket: BucketRef) -> Arc<Member> {
-        let (rt, zone) = (self.rt.clone(), self.zone.clone());
-        Member::new(rt, self.pool.clone(), self.index, self.incarnation, zone, url, Some(bucket))
+        let entry = StoreEntry { url, ..self.entry.clone() };
+        Member::new(self.rt.clone(), self.pool.clone(), self.index, entry, Some(bucket))
     }
 
     /// Never asked again: another member stands for the store.
@@ -598,7 +610,7 @@ impl Member {
     }
 
     fn trouble(&self, what: &str) -> Error {
-        Error::new(Kind::Unavailable, format!("store {}: {what}", self.url))
+        Error::new(Kind::Unavailable, format!("store {}: {what}", self.entry.url))
     }
 
     /// Reads the label in the background.

@@ -81,7 +81,7 @@ impl Member {
             match select(gone, self.rt.sleep(SUSPECT)).await {
                 Either::Left((why, _)) => return Error::new(Kind::Unavailable, why),
                 Either::Right(_) if self.rt.now().since(start) >= limit => {
-                    return Error::new(Kind::Timeout, format!("store {} does not answer", self.url));
+                    return Error::new(Kind::Timeout, format!("store {} does not answer", self.entry.url));
                 }
                 Either::Right(_) => self.suspect(),
             }
@@ -152,7 +152,17 @@ impl Member {
 
     /// A conditional put. Reads the label first where it was not read yet; an `Err` is certainly not stored.
     /// `Stored` of an if-absent put counts when the store attests after it.
+    ///
+    /// One that holds data only is asked for no condition: a shard's key is never used with two contents (protocol §2.15). A
+    /// register is refused there.
     pub async fn put(&self, key: &str, body: Bytes, when: When, cause: Cause) -> Result<Put> {
+        if self.is_data_only() && cause == Cause::Register {
+            return Err(Error::new(
+                Kind::Refused,
+                format!("store {} holds data only, no registers", self.url()),
+            ));
+        }
+        let when = self.asked(when);
         // A put with an etag can only land on what was read.
         let fresh = (!matches!(when, When::Matches(_))).then_some(LABEL_FRESH_FOR_PUTS);
         self.attested(fresh).await?;
@@ -170,7 +180,7 @@ impl Member {
         self.state.with(|s| match why {
             None => s.writes_failing = None,
             Some(why) => {
-                let text = || (start, format!("store {} takes no writes: {why}", self.url));
+                let text = || (start, format!("store {} takes no writes: {why}", self.entry.url));
                 s.writes_failing.get_or_insert_with(text);
             }
         });
@@ -202,7 +212,7 @@ impl Member {
                 }
             };
             self.state.with(|s| {
-                let text = || (start, format!("store {} takes no writes: {why}", self.url));
+                let text = || (start, format!("store {} takes no writes: {why}", self.entry.url));
                 s.writes_failing.get_or_insert_with(text);
             });
             return put.await;
