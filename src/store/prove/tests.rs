@@ -254,7 +254,7 @@ async fn a_racing_store_is_found_among_real_threads_too() {
 fn each_broken_promise_is_named() {
     for (fault, promise, said) in [
         (Fault::Ignores, Promise::Creates, "overwrites an object although the write asked for none"),
-        (Fault::Refuses, Promise::Reads, "NotImplemented"),
+        (Fault::Refuses, Promise::Etags, "NotImplemented"),
         (Fault::EtagOfSizeAndSecond, Promise::Etags, "one size"),
         (Fault::MakesWhatIsMissing, Promise::RefusesMissing, "writes where no object is"),
         (Fault::RefusesAll, Promise::Creates, "refuses each"),
