@@ -140,6 +140,7 @@ impl Pool {
             return Ok(Replacement::Done);
         };
         entry.conditions = place.conditions();
+        check_kind(&entry, &now.stores[index], care)?;
         let next = now.with_store(index, entry)?;
         if care == Care::All {
             check_holders(&next)?;
@@ -224,7 +225,9 @@ impl Pool {
             let zone = new.zone.clone().or_else(|| stores[index].zone.clone());
             let Some(place) = self.judge(new, index, &now).await? else { return Ok(Replacement::Planned) };
             let conditions = place.conditions();
-            stores[index] = StoreEntry { url: new.url.clone(), zone, incarnation, conditions };
+            let entry = StoreEntry { url: new.url.clone(), zone, incarnation, conditions };
+            check_kind(&entry, &now.stores[index], care)?;
+            stores[index] = entry;
             judged.push(place);
             taken.push((index, new));
         }
@@ -566,6 +569,20 @@ impl Pool {
         }
         free
     }
+}
+
+/// Refuses to take a place in by itself that kept the conditions of writes before and keeps them no more: the registers that it may
+/// hold would have to move, or be fewer. That is for the user to decide.
+fn check_kind(new: &StoreEntry, listed: &StoreEntry, care: Care) -> Result<()> {
+    if care != Care::Data || new.conditions.are_held() || !listed.conditions.are_held() {
+        return Ok(());
+    }
+    let text = format!(
+        "store {} kept the conditions of writes when it came to the pool, and does not now: mend its server, or put a store in its \
+         place with `windlass pool replace`, which may be this one",
+        new.url
+    );
+    Err(Error::new(Kind::Refused, text))
 }
 
 /// Refuses a replacement after which one zone, or m stores, could take all that hold registers.

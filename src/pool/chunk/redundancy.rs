@@ -209,7 +209,7 @@ impl Zoning {
             Kind::Refused,
             format!(
                 "only {} of {} stores keep the conditions of writes and can hold registers: with these lost all is lost, though \
-                 the data of layout {} survive the loss of any {}; give {} or more that keep conditions, or force it",
+                 the data of layout {} survive the loss of {}; give {} or more that keep conditions, or force it",
                 self.acceptors.len(),
                 self.layout.n(),
                 self.layout,
@@ -278,6 +278,10 @@ impl Zoning {
         let certain = all / 2;
         let lost = if all == 1 {
             "the 1 store that holds registers must not be lost: all is lost with it".to_owned()
+        } else if certain + 1 == all {
+            format!(
+                "with 1 of these {all} lost for good `pool force-recover` opens it; with all of them lost all is lost"
+            )
         } else if certain >= m {
             format!("with {} of these lost for good `pool force-recover` opens it", spare + 1)
         } else {

@@ -205,6 +205,27 @@ fn a_place_takes_another_kind_when_its_server_has_learned_conditions() {
     });
 }
 
+/// A repair that took it in would move registers, or leave fewer, without a word.
+#[test]
+fn a_place_that_keeps_conditions_no_more_is_not_taken_in_by_itself() {
+    run("4+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        store(&pool, &chunk(1, &LENS)).await;
+        yard.settle(2_000).await;
+        yard.stores[0].faults(|f| f.conditions = SimConditions::Unknown);
+        yard.stores[0].contents().wipe();
+        pool.look().await;
+        let place = PoolStore { url: "mem:s0".to_owned(), zone: None, bucket: yard.stores[0].clone() };
+        let inventory = Counted { dead: 0, live: 1 };
+        let e = pool.plan_replacement("mem:s0", &place, &inventory, Care::Data, &|_| {}).await.unwrap_err();
+        assert!(e.is(Kind::Refused) && e.to_string().contains("does not now"), "{e}");
+        assert_eq!(pool.membership().acceptors, [0, 1, 2, 3, 4]);
+        let planned = pool.plan_replacement("mem:s0", &place, &inventory, Care::All, &|_| {}).await.unwrap();
+        assert_eq!(planned, Replacement::Planned);
+        assert_eq!(pool.membership().acceptors, [1, 2, 3, 4, 5]);
+    });
+}
+
 #[test]
 fn a_lost_label_is_written_anew_and_all_is_deleted_without_conditions() {
     run("4+2", |yard| async move {

@@ -45,11 +45,29 @@ pub struct Fitness {
     pub why: Option<Error>,
 }
 
-/// Refuses a store that can't hold data, and tells how it keeps the conditions of writes.
+/// Refuses a store that can't hold data, and tells how it keeps the conditions of writes. A single odd answer, as that of a
+/// proxy which sends a write twice, makes no verdict that stays: all is asked once more, and both must say so.
+///
+/// # Errors
+/// `Refused`: it can't hold data, or kept conditions the second time.
 pub async fn probe_fitness(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<Fitness> {
-    let proof = prove(rt, bucket, prefix, effort, |tried| matches!(tried.verdict, Verdict::Held)).await?;
+    let all_held = |tried: &Tried| matches!(tried.verdict, Verdict::Held);
+    let proof = prove(rt, bucket, prefix, effort, all_held).await?;
     proof.data_verdict()?;
-    Ok(Fitness { conditions: proof.conditions()?, why: proof.verdict().err() })
+    let conditions = proof.conditions()?;
+    let Err(why) = proof.verdict() else { return Ok(Fitness { conditions, why: None }) };
+    if proof.has_raced() {
+        return Ok(Fitness { conditions, why: Some(why) });
+    }
+    let again = prove(rt, bucket, prefix, effort, all_held).await?;
+    again.data_verdict()?;
+    match again.conditions()? {
+        ConditionalPuts::Held => Err(why.context(
+            "asked once more it kept the conditions of writes: run this again, and look at what stands before the store if it \
+             says so again",
+        )),
+        once_more => Ok(Fitness { conditions: conditions.max(once_more), why: Some(why) }),
+    }
 }
 
 /// Tries each promise for as long as `goes_on` says. An error: the store's addresses can't be had, or what was written

@@ -176,6 +176,11 @@ impl Proof {
         all.collect::<Result<Vec<_>>>().map(|all| all.into_iter().max().unwrap_or_default())
     }
 
+    /// Tells whether several writers were told that they had won: no answer that was lost or sent twice explains it.
+    pub fn has_raced(&self) -> bool {
+        self.tried.iter().any(|tried| matches!(tried.verdict, Verdict::Raced { winners: 2.., .. }))
+    }
+
     fn race(&self, tried: &Tried, round: usize, winners: usize) -> String {
         let over = match self.addresses.len() {
             0 | 1 => String::new(),

@@ -30,6 +30,8 @@ enum Fault {
     MakesWhatIsMissing,
     /// All of several writers at the same moment are refused.
     RefusesAll,
+    /// One write is done and refused all the same, as behind a proxy that sends it twice.
+    OddOnce,
     /// No fault: a key is written once a second, and who comes earlier is told to slow down.
     OnceASecond,
     /// No fault: who finds a key's lock taken tries again a second later.
@@ -105,6 +107,10 @@ impl Broken {
                 }
                 self.inner.put(key, body.clone(), When::Always, Cause::Probe).await?;
                 return Ok(Put::Stored(self.etag(body.len() as u64)).into());
+            }
+            (Fault::OddOnce, When::Absent) if self.locked.lock().insert("odd".to_owned()) => {
+                self.inner.put(key, body.clone(), When::Always, Cause::Probe).await?;
+                return Ok(Put::Refused.into());
             }
             (Fault::RefusesAll, _) if self.crowd.load(Ordering::Relaxed) > 1 => {
                 return Ok(Put::Refused.into());
@@ -342,6 +348,31 @@ fn writers_come_by_each_address_that_answers() {
                 Err(e) => assert!(races && e.to_string().contains("over its 2 addresses"), "{e}"),
             }
             assert_eq!(most, Some(16 * there));
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn one_odd_answer_makes_no_verdict_that_stays() {
+    for (fault, conditions) in [
+        (Fault::OddOnce, None),
+        (Fault::Refuses, Some(ConditionalPuts::None)),
+        (Fault::Ignores, Some(ConditionalPuts::None)),
+    ] {
+        let sim = Sim::new(1);
+        let rt = sim.rt();
+        sim.run(async move {
+            let store = Broken::new(&rt, fault);
+            match (probe_fitness(&rt, &store, "probe/", Effort::SHORT).await, conditions) {
+                (Ok(fit), Some(conditions)) => {
+                    assert!(fit.conditions == conditions && fit.why.is_some(), "{fit:?}")
+                }
+                (Err(e), None) => {
+                    assert!(e.is(Kind::Refused) && e.to_string().contains("asked once more"), "{e}")
+                }
+                (found, _) => panic!("{fault:?}: {found:?}"),
+            }
         })
         .unwrap();
     }
