@@ -1,14 +1,14 @@
 //! Memory that a budget lends while nobody needs it, to one who can give it back at any moment, as a cache can.
 //!
-//! Who takes of the budget never waits for what is lent: the borrower gives it back before the taker is told that it has
-//! the memory. So both together never hold more than there is.
-//!
-//! What is lent grows and shrinks by steps: a budget whose use rises by small parts asks for something once a step.
+//! A taker of the budget never waits for what is lent: the borrower gives it back before the taker is told that it has the
+//! memory. What is lent grows and shrinks by steps, so that a budget whose use rises by small parts asks for something once
+//! a step. A taker that comes while another's step is being given back, and crosses none itself, is told at once: for that
+//! moment both together may hold more than there is, by less than a step.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Who may hold what is lent.
+/// A holder of memory that is lent.
 pub trait Borrower: Send + Sync {
     /// Less is lent than before: returns when the borrower, who asks the loan how much that is, holds no more.
     /// Called with no lock of the budget held.
@@ -42,7 +42,7 @@ impl Loan {
         debug_assert!(first, "a loan has one borrower");
     }
 
-    /// From now on so much is lent. Whether that is less than before.
+    /// Lends so much from now on. Returns true if that is less than before.
     pub(super) fn set(&self, bytes: u64) -> bool {
         self.bytes.swap(bytes, Ordering::AcqRel) > bytes
     }
