@@ -228,11 +228,12 @@ fn volumes(page: &mut Page, state: &EngineState, opened: &[(Name, Arc<OpenPool>)
         }
         let Some((_, open)) = opened.iter().find(|(name, _)| *name == used.path.pool) else { continue };
         let Some(info) = open.volumes.glance(&used.path.volume) else {
-            let failed = open.volumes.failure(&used.path.volume).is_some();
+            let failed = used.failure.is_some() || open.volumes.failure(&used.path.volume).is_some();
             page.add(metric_definitions::VOLUME_TROUBLE, &labels, f64::from(u8::from(failed)));
             continue;
         };
-        page.add(metric_definitions::VOLUME_TROUBLE, &labels, f64::from(u8::from(info.trouble.is_some())));
+        let in_trouble = used.failure.is_some() || info.trouble.is_some();
+        page.add(metric_definitions::VOLUME_TROUBLE, &labels, f64::from(u8::from(in_trouble)));
         page.add(metric_definitions::VOLUME_DEGRADED, &labels, f64::from(u8::from(info.degraded)));
         page.add(metric_definitions::VOLUME_UNSENT_BYTES, &labels, info.unsent_bytes as f64);
         page.add(

@@ -65,6 +65,10 @@ pub struct VolumeClients {
 pub struct SessionInfo {
     pub path: VolumePath,
     pub clients: u64,
+    /// Text that tells why requests of a client fail for good, if those of one do: it holds the volume as it was opened
+    /// before it failed, and others may have opened it anew since.
+    #[serde(skip)]
+    pub failure: Option<String>,
     /// Counts of clients' requests to the volume since the first client came.
     #[serde(skip)]
     pub io: Arc<IoTally>,
@@ -72,7 +76,7 @@ pub struct SessionInfo {
 
 impl SessionInfo {
     pub fn of_nobody(path: VolumePath) -> SessionInfo {
-        SessionInfo { path, clients: 0, io: Arc::default() }
+        SessionInfo { path, clients: 0, failure: None, io: Arc::default() }
     }
 }
 
@@ -150,7 +154,8 @@ impl VolumeClients {
         let visit = {
             let mut one = counted.lock();
             let visit = one.visit();
-            one.clients.insert(visit, Client { name: name.to_owned(), hang_up: hang_up.clone() });
+            let client = Client { name: name.to_owned(), hang_up: hang_up.clone(), opened: Weak::new() };
+            one.clients.insert(visit, client);
             visit
         };
         drop(uses);
@@ -402,8 +407,14 @@ impl VolumeClients {
         let used = uses.iter().filter(|(_, all)| used(all));
         // Where `enter` puts clients.
         let io = |all: &[Arc<Mutex<Use>>]| all.first().map(|one| one.lock().io.clone()).unwrap_or_default();
-        used.map(|(path, all)| SessionInfo { path: path.clone(), clients: clients(all), io: io(all) })
-            .collect()
+        let failure = |all: &[Arc<Mutex<Use>>]| all.iter().find_map(|one| one.lock().failure());
+        let info = |(path, all): (&VolumePath, &Vec<_>)| SessionInfo {
+            path: path.clone(),
+            clients: clients(all),
+            failure: failure(all),
+            io: io(all),
+        };
+        used.map(info).collect()
     }
 
     /// Forgets the volumes of a pool that is no more: nothing of it is left to release.
@@ -684,6 +695,9 @@ impl Session {
     fn opened_by(&mut self, volume: &Arc<Volume>, alone: Option<&Alone>) -> Result<()> {
         let mut uses = self.of.uses();
         let of_volume = use_of(&mut uses, &self.counted, &self.path, volume);
+        if let Some(client) = self.counted.lock().clients.get_mut(&self.visit) {
+            client.opened = Arc::downgrade(volume);
+        }
         if Arc::ptr_eq(&of_volume, &self.counted) {
             return Ok(());
         }

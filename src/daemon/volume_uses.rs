@@ -23,6 +23,15 @@ pub struct Client {
     pub name: String,
     /// Token that ends the connection when it is cancelled. A command has none, and comes to its end by itself.
     pub hang_up: Option<CancellationToken>,
+    /// The volume as this client opened it. One that was opened anew since, for others, may work where this one fails.
+    pub opened: Weak<Volume>,
+}
+
+impl Client {
+    /// Returns why this client's requests fail for good, if they do.
+    fn failure(&self) -> Option<String> {
+        self.opened.upgrade()?.failure()
+    }
 }
 
 /// A hold by which a volume is held alone, for as long as somebody has a guard of it.
@@ -112,6 +121,11 @@ impl Use {
     /// Tells whether nobody is there, and nobody has the volume alone.
     pub fn is_over(&self) -> bool {
         self.clients.is_empty() && self.alone.is_none()
+    }
+
+    /// Returns why requests of a client fail for good, if those of one do.
+    pub fn failure(&self) -> Option<String> {
+        self.clients.values().find_map(Client::failure)
     }
 
     pub fn hang_up(&self) -> usize {

@@ -86,6 +86,30 @@ async fn who_comes_by_a_name_that_another_volume_has_got_is_counted_with_that_on
     end([here, other]).await;
 }
 
+/// Another host took the volume and released it, and a command has opened it here anew since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_was_shut_out_is_told_of_while_others_of_the_volume_are_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other) = two_hosts(dir.path()).await;
+    let path: VolumePath = "p/v".parse().unwrap();
+    make(&here, "p/v", &[]).await;
+    let shut_out = exports(&here).open("p/v", "process 1").await.unwrap();
+    write(&*shut_out, 1).await.unwrap();
+    volume::take_over(&other, &path, false).await.unwrap();
+    volume::release(&other, &path).await.unwrap();
+    write(&*shut_out, 2).await.unwrap_err();
+    let anew = exports(&here).open("p/v", "process 2").await.unwrap();
+    write(&*anew, 3).await.unwrap();
+    let [used] = &volume::in_use(&here)[..] else { panic!("one volume is in use") };
+    let why = used.trouble.as_deref().unwrap_or_default();
+    assert!(used.state == "trouble" && why.contains("took the volume over"), "{} {why}", used.state);
+    drop(shut_out);
+    let [used] = &volume::in_use(&here)[..] else { panic!("one volume is in use") };
+    assert_eq!((used.state.as_str(), &used.trouble), ("open", &None));
+    drop(anew);
+    end([here, other]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_one_volume_are_counted_together_by_whatever_names_they_come() {
     let dir = tempfile::tempdir().unwrap();

@@ -58,12 +58,17 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
     let one = |used: SessionInfo| {
         let open = opened.iter().find(|(name, _)| *name == used.path.pool).map(|(_, open)| &open.volumes);
         let info = open.and_then(|volumes| volumes.glance(&used.path.volume));
-        let failure = || open.and_then(|volumes| volumes.failure(&used.path.volume));
+        // What clients of before the volume was opened anew meet comes before how it is for others.
+        let of_clients = used.failure;
+        let failure =
+            || of_clients.clone().or_else(|| open.and_then(|volumes| volumes.failure(&used.path.volume)));
+        let state = match &info {
+            Some(info) if of_clients.is_none() => state_of(info),
+            _ if failure().is_some() => "trouble",
+            _ => "idle",
+        };
         VolumeInUse {
-            state: info
-                .as_ref()
-                .map_or(if failure().is_some() { "trouble" } else { "idle" }, state_of)
-                .into(),
+            state: state.into(),
             unsent_bytes: info.as_ref().map_or(0, |i| i.unsent_bytes),
             unsent_age_ms: info.as_ref().and_then(|i| i.unsent_age_ms),
             room_bytes: info.as_ref().and_then(|i| i.room_bytes),
@@ -71,7 +76,7 @@ pub fn in_use(state: &EngineState) -> Vec<VolumeInUse> {
             journal_bytes: info.as_ref().map(|i| i.journal_bytes),
             journal_size: info.as_ref().map(|i| i.journal_size),
             io: used.io.lines(),
-            trouble: info.map_or_else(failure, |i| i.trouble),
+            trouble: failure().or_else(|| info.and_then(|i| i.trouble)),
             clients: used.clients,
             path: used.path,
         }

@@ -243,6 +243,11 @@ impl Volume {
         }
     }
 
+    /// Returns why all I/O fails from here on, if it does: another host has taken the volume, or it is gone.
+    pub fn failure(&self) -> Option<String> {
+        if self.is_failed() { self.trouble().map(|(_, why)| why) } else { None }
+    }
+
     pub(super) fn check(&self, offset: u64, len: u64) -> Result<()> {
         if offset.checked_add(len).is_some_and(|end| end <= self.size()) {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use prost::Message;
 use windlass_csi::csi::*;
@@ -318,6 +319,20 @@ impl Context {
         self.here.targets.join("target")
     }
 
+    /// Deletes a volume whose device is gone. The daemon may hear of the end of its connections a moment later; an orchestrator
+    /// asks again then, and so does this, for 10 s.
+    #[allow(clippy::disallowed_methods, reason = "nothing here runs in the simulation")]
+    async fn delete_once_left(&self, id: &str) -> Result<(), Status> {
+        for _ in 0..100 {
+            match self.delete(id).await {
+                Err(status) if status.message.contains("disconnect first") => {}
+                done => return done,
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.delete(id).await
+    }
+
     /// Removes all that was made, in whatever order snapshots and clones allow.
     pub async fn clean_up(&mut self) -> Case {
         let (mut volumes, mut snapshots) =
@@ -334,7 +349,7 @@ impl Context {
         for _ in 0..4 {
             let (mut volumes_left, mut snapshots_left) = (Vec::new(), Vec::new());
             for id in volumes.into_iter().rev() {
-                match self.delete(&id).await {
+                match self.delete_once_left(&id).await {
                     // Clones that wait in a pool's trash need it as long as they do.
                     Err(status) if status.message.contains("(in the trash)") => {}
                     Err(status) => {
