@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
-use windlass::base::rt::{RealRuntime, Rt};
-use windlass::base::units::{GIB, MIB};
-use windlass::store::FileStore;
-use windlass::volume::{FlushMode, OpenMode, Volume, VolumeSettings, Volumes, snapshot_group};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::units::{GIB, MIB};
+use windlass_store::FileStore;
+use windlass_volume::{FlushMode, OpenMode, Volume, VolumeSettings, Volumes, snapshot_group};
 
 use place::{Place, bytes, name};
 
@@ -112,7 +112,7 @@ async fn step(what: &str, dir: &Path) {
     }
 }
 
-fn volume(i: usize) -> windlass::base::Name {
+fn volume(i: usize) -> windlass_base::Name {
     name(&format!("v{i}"))
 }
 

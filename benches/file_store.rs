@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use windlass::base::rt::{RealRuntime, Rt};
-use windlass::store::{ByteRange, Cause, Counted, FileStore, MemStore, Patience, Retrying, Store as _, When};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_store::{ByteRange, Cause, Counted, FileStore, MemStore, Patience, Retrying, Store as _, When};
 
 /// The allocator of the program.
 #[global_allocator]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use windlass::base::log_record::{Op, Record};
-use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::base::{Lsn, VolumeId};
-use windlass::journal::{Journal, JournalConfig};
+use windlass_base::log_record::{Op, Record};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::{Lsn, VolumeId};
+use windlass_journal::{Journal, JournalConfig};
 
 fn main() {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(figures());

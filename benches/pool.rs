@@ -13,14 +13,14 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream;
 
-use windlass::base::format_limits::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
-use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
-use windlass::pool::{
+use windlass_base::format_limits::{CHUNK_TARGET, SHARD_SPAN, SHARD_TARGET};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::{ChunkId, Epoch, Era, Result, Seq, VolumeId};
+use windlass_pool::{
     Chunk, ChunkKind, CreateOptions, FOOTER_MAX, Layout, Opener, Pool, PoolHost, PoolStore, place, sealing,
     shard_key,
 };
-use windlass::store::{BucketRef, ByteRange, Cause, Effort, FileStore, MemStore, S3Store, StoreUrl, When};
+use windlass_store::{BucketRef, ByteRange, Cause, Effort, FileStore, MemStore, S3Store, StoreUrl, When};
 
 /// The allocator of the program: where large buffers lie in memory, and whether they are fresh, is a part of
 /// what is measured.
@@ -42,7 +42,7 @@ struct None;
 #[async_trait::async_trait]
 impl Opener for None {
     async fn open(&self, url: &str) -> Result<BucketRef> {
-        Err(windlass::base::Error::new(windlass::base::Kind::NotFound, url))
+        Err(windlass_base::Error::new(windlass_base::Kind::NotFound, url))
     }
 }
 

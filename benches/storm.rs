@@ -13,9 +13,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use futures::stream;
-use windlass::base::units::{GIB, MIB};
-use windlass::store::Store as _;
-use windlass::volume::{BootTrace, OpenMode, Volume, VolumeSettings, Volumes, snapshot_group};
+use windlass_base::units::{GIB, MIB};
+use windlass_store::Store as _;
+use windlass_volume::{BootTrace, OpenMode, Volume, VolumeSettings, Volumes, snapshot_group};
 
 use place::{Place, bytes, name};
 

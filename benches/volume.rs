@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream;
-use windlass::base::rt::Rt;
-use windlass::base::units::{GIB, MIB};
-use windlass::pool::Layout;
-use windlass::store::{ByteRange, Cause, List, Store as _};
-use windlass::volume::{OpenMode, Volume, VolumeSettings};
+use windlass_base::rt::Rt;
+use windlass_base::units::{GIB, MIB};
+use windlass_pool::Layout;
+use windlass_store::{ByteRange, Cause, List, Store as _};
+use windlass_volume::{OpenMode, Volume, VolumeSettings};
 
 use place::{Place, bytes, name};
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use windlass::base::rt::{RealRuntime, Rt};
-use windlass::base::{Error, Kind, Result};
-use windlass::store::{BucketRef, ByteRange, Cause, List, open};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::{Error, Kind, Result};
+use windlass_store::{BucketRef, ByteRange, Cause, List, open};
 
 const LARGE: u64 = 1 << 20;
 

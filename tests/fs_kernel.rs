@@ -14,11 +14,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::base::{Kind, Result};
-use windlass::cache::DiskCache;
-use windlass::fs::{MountOptions, Mounted, mount};
-use windlass::store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::{Kind, Result};
+use windlass_cache::DiskCache;
+use windlass_fs::{MountOptions, Mounted, mount};
+use windlass_store::{BucketRef, Counted, Faulty, FileStore, MemStore, Reach};
 
 /// Lock around the start of a process. A process that is being started has all our files open until its
 /// program runs, and closes them then: a close(2) that a test did not make. Tests to which that matters hold
@@ -297,7 +297,7 @@ fn programs_keep_their_files_here() {
 /// Promise: cp of a file of up to 4 GiB within a mount is one request of the store.
 #[test]
 fn copies_within_a_mount_move_no_bytes() {
-    use windlass::store::{Store as _, Verb};
+    use windlass_store::{Store as _, Verb};
     if absent() {
         return;
     }
@@ -351,7 +351,7 @@ fn what_others_put_is_seen_with_sane_modes() {
     if absent() {
         return;
     }
-    use windlass::store::{Attrs, Bucket as _, Cause, Store as _, When};
+    use windlass_store::{Attrs, Bucket as _, Cause, Store as _, When};
     let store = MemStore::new("k");
     let b = Bench::try_new(store.clone(), "metadata_ttl=0,umask=027").unwrap();
     let put = |key: &str, body: &'static str| {
@@ -391,7 +391,7 @@ fn what_a_file_has_become_is_found_at_open() {
     if absent() {
         return;
     }
-    use windlass::store::{Attrs, Bucket as _, Cause, When};
+    use windlass_store::{Attrs, Bucket as _, Cause, When};
     let store = MemStore::new("k");
     let b = Bench::try_new(store.clone(), "metadata_ttl=60,allow_other").unwrap();
     fs::set_permissions(b.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -443,7 +443,7 @@ fn an_update_made_elsewhere_is_never_overwritten() {
     if absent() {
         return;
     }
-    use windlass::store::{Cause, Store as _, When};
+    use windlass_store::{Cause, Store as _, When};
     let store = MemStore::new("k");
     let b = Bench::new(&store);
     fs::write(b.path("f"), "mine").unwrap();
@@ -470,7 +470,7 @@ fn a_redirection_replaces_nothing_before_something_is_written() {
     if absent() {
         return;
     }
-    use windlass::store::{Cause, Store as _};
+    use windlass_store::{Cause, Store as _};
     let store = MemStore::new("k");
     let b = Bench::new(&store);
     let stored = |key: &str| b.runtime.block_on(store.head(key, Cause::File)).unwrap();
@@ -531,7 +531,7 @@ fn mounting_says_what_is_wrong() {
     if absent() {
         return;
     }
-    use windlass::store::{Cause, Store as _, When};
+    use windlass_store::{Cause, Store as _, When};
     let store = MemStore::new("k");
     let b = Bench::new(&store);
     let busy = fs::File::create(b.path("open")).unwrap();

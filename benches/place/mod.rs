@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use windlass::base::rt::{RealDisk, RealRuntime, Rt};
-use windlass::base::units::GIB;
-use windlass::base::{HostId, Name};
-use windlass::cache::{DiskCache, DiskCacheConfig};
-use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{BucketRef, Counted, Effort, Faulty, MemStore, Store as _};
-use windlass::volume::{EngineContext, Host, Memory, Tuning, Volumes};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::units::GIB;
+use windlass_base::{HostId, Name};
+use windlass_cache::{DiskCache, DiskCacheConfig};
+use windlass_pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
+use windlass_store::{BucketRef, Counted, Effort, Faulty, MemStore, Store as _};
+use windlass_volume::{EngineContext, Host, Memory, Tuning, Volumes};
 
 pub fn name(text: &str) -> Name {
     text.parse().unwrap()

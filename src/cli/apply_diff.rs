@@ -22,16 +22,16 @@ use super::export::{ALLOCATION, DIRTY, IS_DIRTY, READS_AS_ZEROS};
 use super::reach_engine::{Door, or_interrupted};
 use super::transfer_bar::TransferBar;
 use super::{Global, output};
-use crate::base::rt::{Disk as _, DiskFile, OpenHow, RealDisk, RealRuntime, Rt};
-use crate::base::units::{show_bytes, show_size};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _, StateId};
 use crate::daemon::answers::{SnapshotLine, VolumeAnswer};
 use crate::daemon::api::{Outcome, SameAs, SnapshotPath, Verb, VolumePath};
-use crate::image::diff_lineage::{Between, SnapshotIdentity};
-use crate::image::diff_source::{ByteSource, Change, Changes, RbdChanges};
-use crate::image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff_codec};
-use crate::nbd::Client;
-use crate::volume::{SnapshotInfo, VolumeInfo, applied_mark, copy_mark, is_applied_mark};
+use windlass_base::rt::{Disk as _, DiskFile, OpenHow, RealDisk, RealRuntime, Rt};
+use windlass_base::units::{show_bytes, show_size};
+use windlass_base::{Error, Kind, Name, Result, ResultExt as _, StateId};
+use windlass_image::diff_lineage::{Between, SnapshotIdentity};
+use windlass_image::diff_source::{ByteSource, Change, Changes, RbdChanges};
+use windlass_image::{LocalFile, Opened, Overlay, qcow2_writer, rbd_diff_codec};
+use windlass_nbd::Client;
+use windlass_volume::{SnapshotInfo, VolumeInfo, applied_mark, copy_mark, is_applied_mark};
 
 /// Most writes that are under way, each of at most 1 MiB.
 const IN_FLIGHT: usize = 32;

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use super::attachments::DeviceOf;
 use super::{Global, output, reach_engine};
-use crate::base::{Error, HostId, Kind, Result, StateId};
 use crate::daemon::answers::{EngineStatus, SnapshotLine, VolumeAnswer};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::daemon::shell_command::shell_word;
-use crate::nbd::Address;
-use crate::volume::VolumeInfo;
+use windlass_base::{Error, HostId, Kind, Result, StateId};
+use windlass_nbd::Address;
+use windlass_volume::VolumeInfo;
 
 /// Seconds for which a client goes on trying to reach a daemon that is gone.
 pub const RECONNECT: u64 = 300;
@@ -386,7 +386,9 @@ mod tests {
             export: "tank/web".into(),
             read_only,
             serial: "0123456789abcdef0123".into(),
-            shows: format!("windlass:{}:{}:-:tank/web", HostId(1), crate::base::VolumeId(2)).parse().unwrap(),
+            shows: format!("windlass:{}:{}:-:tank/web", HostId(1), windlass_base::VolumeId(2))
+                .parse()
+                .unwrap(),
         }
     }
 

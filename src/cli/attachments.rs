@@ -11,9 +11,9 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::base::{Error, HostId, Kind, Result, StateId, VolumeId};
 use crate::daemon::StateDir;
-use crate::volume::Host;
+use windlass_base::{Error, HostId, Kind, Result, StateId, VolumeId};
+use windlass_volume::Host;
 
 /// Prefix of the text that marks what we attach.
 const OURS: &str = "windlass:";

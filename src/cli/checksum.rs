@@ -6,8 +6,8 @@ use serde::Deserialize;
 
 use super::export::State;
 use super::{Global, output, reach_engine};
-use crate::base::Result;
 use crate::daemon::api::Verb;
+use windlass_base::Result;
 
 #[derive(clap::Args, Debug)]
 pub struct Checksum {

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use super::snapshot_or_time::Moment;
 use super::{Global, done, output, reach_engine};
-use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{CloneMany, SnapshotPath, Verb, VolumePath};
+use windlass_base::{Error, Kind, Result};
 
 #[derive(clap::Args, Debug)]
 pub struct Clone {

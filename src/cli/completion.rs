@@ -13,11 +13,11 @@ use serde::de::DeserializeOwned;
 use super::export::State;
 use super::snapshot_or_time::Moment;
 use super::{Global, output};
-use crate::base::rt::{RealRuntime, Rt};
-use crate::base::{Error, Kind, Result};
 use crate::daemon::StateDir;
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
 use crate::daemon::control_client::Client;
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::{Error, Kind, Result};
 
 /// Longest wait for names, since a person waits at the tab. Names that take longer are left out.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::daemon_user::{DaemonUser, Holds};
 use super::{Global, exit_code, output, reach_engine};
-use crate::base::rt::RealDisk;
-use crate::base::{Accounts, Kind, Result};
 use crate::daemon::config::{Origin, Row, Store, Unusable, Written, Wrong, bare_or_quoted, example};
 use crate::daemon::{Config, StateDir, check_private, check_private_to_group, unknown_accounts};
-use crate::fs::MountOptions;
-use crate::nbd::Address;
-use crate::store::{Sse, StoreSpec, StoreUrl, passwd_keys};
+use windlass_base::rt::RealDisk;
+use windlass_base::{Accounts, Kind, Result};
+use windlass_fs::MountOptions;
+use windlass_nbd::Address;
+use windlass_store::{Sse, StoreSpec, StoreUrl, passwd_keys};
 
 #[derive(clap::Subcommand, Debug)]
 pub enum ConfigCommand {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Global, done, output, reach_engine};
-use crate::base::rt::{Disk as _, RealDisk};
-use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::StateDir;
 use crate::daemon::answers::{CredentialsLine, word};
 use crate::daemon::api::{CredentialsSet, Outcome, Verb};
 use crate::daemon::control_client::Client;
-use crate::store::{AccessKeys, KEYS_TEXT_MAX};
+use windlass_base::rt::{Disk as _, RealDisk};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
+use windlass_store::{AccessKeys, KEYS_TEXT_MAX};
 
 #[derive(clap::Subcommand, Debug)]
 pub enum Credentials {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::base::Accounts;
 use crate::daemon::StateDir;
+use windlass_base::Accounts;
 
 const READ: u32 = 0o4;
 const WRITE: u32 = 0o2;

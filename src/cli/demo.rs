@@ -8,14 +8,13 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::{Global, output, reach_engine};
-use crate::base::rt::{Instant, RealRuntime, Rt};
-use crate::base::units::MIB;
-use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::ScrubFindings;
 use crate::daemon::api::{Outcome, PoolCreate, ScrubRequest, Verb, VolumeCreate};
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::{Engine, Options, StateDir};
-use crate::nbd;
+use windlass_base::rt::{Instant, RealRuntime, Rt};
+use windlass_base::units::MIB;
+use windlass_base::{Error, Kind, Result, ResultExt};
 
 /// Bytes that the tour writes first; `SECOND` are those that it overwrites after the snapshot.
 const FIRST: u64 = 192 * MIB;
@@ -129,11 +128,11 @@ impl Tour<'_> {
         self.engine.run(verb, ProgressSink::none()).await
     }
 
-    async fn client(&self, export: &str) -> Result<nbd::Client> {
+    async fn client(&self, export: &str) -> Result<windlass_nbd::Client> {
         let addresses = self.engine.state().nbd_addresses();
         let address =
             addresses.first().ok_or_else(|| Error::new(Kind::Internal, "the engine listens nowhere"))?;
-        nbd::Client::connect(&self.rt, address, export).await
+        windlass_nbd::Client::connect(&self.rt, address, export).await
     }
 
     async fn make(&mut self) -> Result<()> {
@@ -179,7 +178,7 @@ impl Tour<'_> {
     }
 
     /// Writes the first `len` bytes of `round` and flushes. Returns MB/s.
-    async fn fill(&self, client: &nbd::Client, round: u64, len: u64) -> Result<f64> {
+    async fn fill(&self, client: &windlass_nbd::Client, round: u64, len: u64) -> Result<f64> {
         let began = self.rt.now();
         stream::iter((0..len).step_by(PIECE as usize))
             .map(Ok)

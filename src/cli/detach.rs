@@ -11,10 +11,10 @@ use serde_json::json;
 use super::attach_instructions::{kernel_number, shown};
 use super::attachments::{DeviceOf, Place, attached, chosen, kept_host};
 use super::{Global, attach_device, mount, output};
-use crate::base::rt::{RealRuntime, Rt};
-use crate::base::{Error, HostId, Kind, Result, ResultExt as _};
 use crate::daemon::StateDir;
 use crate::daemon::control_client::Client;
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::{Error, HostId, Kind, Result, ResultExt as _};
 
 /// Longest wait for the daemon to say what a name stands for now.
 const SAID_WITHIN: Duration = Duration::from_secs(5);

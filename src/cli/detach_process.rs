@@ -6,7 +6,7 @@ use std::process::{ExitCode, Stdio};
 use tokio::io::AsyncReadExt as _;
 
 use super::{output, stderr_log};
-use crate::base::{Error, Kind, Result, ResultExt as _};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
 /// Prints a word for the process that waits.
 pub fn say(word: &str) -> Result<()> {

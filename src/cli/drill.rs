@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use super::{Global, done, output, reach_engine};
-use crate::base::units::parse_duration;
-use crate::base::{Name, Result};
 use crate::daemon::api::{LoseStore, Verb};
+use windlass_base::units::parse_duration;
+use windlass_base::{Name, Result};
 
 #[derive(clap::Subcommand, Debug)]
 pub enum Drill {

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
-use crate::base::rt::{Disk, DiskFile, OpenHow, RealDisk, Rt};
-use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::image::output::{ByteSink, Output};
+use windlass_base::rt::{Disk, DiskFile, OpenHow, RealDisk, Rt};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
+use windlass_image::output::{ByteSink, Output};
 
 /// The three places that an image can be written to.
 pub enum Target {
@@ -223,7 +223,7 @@ impl ByteSink for Stdout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rt::RealRuntime;
+    use windlass_base::rt::RealRuntime;
 
     #[tokio::test]
     async fn of_two_files_of_one_name_the_first_appears() {

@@ -11,8 +11,6 @@ use futures::future::{Either, select};
 use rustix::io::FdFlags;
 
 use super::sd_notify;
-use crate::base::rt::{Disk, DiskLock, RealDisk, Rt};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::answers::{CredentialsLine, WatchAnswer};
 use crate::daemon::api::{HandOver, Verb};
 use crate::daemon::control_client::Client;
@@ -21,8 +19,10 @@ use crate::daemon::{
     Config, HANDOVER_FORMAT, HandedOver, KnownPool, ListenFlags, MirrorFlags, MirrorPlan, Parcel, Receiver,
     StateDir, check_stores, given_listeners, pack,
 };
-use crate::nbd::{Listener, PausedServer};
-use crate::store::KeySource;
+use windlass_base::rt::{Disk, DiskLock, RealDisk, Rt};
+use windlass_base::{Error, Kind, Name, Result, ResultExt as _};
+use windlass_nbd::{Listener, PausedServer};
+use windlass_store::KeySource;
 
 /// Prefix of the names of the sockets in systemd's keeping, which a number follows. `STATE` names the value
 /// that describes the sockets.

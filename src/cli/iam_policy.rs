@@ -10,10 +10,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Global, output, reach_engine};
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::PoolAnswer;
 use crate::daemon::api::Verb;
-use crate::store::{S3Place, Sse, StoreSpec, StoreUrl};
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_store::{S3Place, Sse, StoreSpec, StoreUrl};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Purpose {

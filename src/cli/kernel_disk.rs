@@ -18,8 +18,8 @@ use neli::utils::Groups;
 use neli::{Size, ToBytes};
 use rustix::io::Errno;
 
-use crate::base::{Error, Kind, Result};
-use crate::nbd::Info;
+use windlass_base::{Error, Kind, Result};
+use windlass_nbd::Info;
 
 const FAMILY: &str = "nbd";
 const GROUP: &str = "nbd_mc_group";

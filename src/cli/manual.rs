@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Arg, ArgAction, Command};
 
 use super::completion::{Shell, script};
-use crate::base::{Result, ResultExt as _};
-use crate::fs::MOUNT_OPTIONS;
+use windlass_base::{Result, ResultExt as _};
+use windlass_fs::MOUNT_OPTIONS;
 
 #[derive(clap::Args, Debug)]
 pub struct Man {

@@ -53,8 +53,8 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::config::Level;
+use windlass_base::{Error, Kind, Result, ResultExt};
 
 /// Buckets as filesystems and as virtual disks.
 #[derive(Parser, Debug)]
@@ -76,7 +76,7 @@ struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Memory budget, for example 2G (default: WINDLASS_MEMORY, then `memory` in windlass.toml)
-    #[arg(long, global = true, value_name = "SIZE", value_parser = crate::base::units::parse_size)]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = windlass_base::units::parse_size)]
     memory: Option<u64>,
     /// Log more; twice: much more (RUST_LOG overrides)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

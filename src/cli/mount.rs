@@ -8,15 +8,15 @@ use std::time::Duration;
 use futures::future::{Either, select};
 
 use super::{Global, detach_process, done, exit_code, output, reach_engine};
-use crate::base::rt::{RealRuntime, Rt};
-use crate::base::units::show_bytes;
-use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::answers::{MountInfo, MountList};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::signals::{self, Hangups};
 use crate::daemon::{Engine, Options, StateDir};
-use crate::fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::units::show_bytes;
+use windlass_base::{Error, Kind, Result, ResultExt};
+use windlass_fs::{Cache, KeptFile, MOUNT_OPTIONS, MountOptions};
 
 /// Number of attempts to reach an engine while another one ends; `PAUSE` lies between them.
 const ATTEMPTS: u32 = 50;
@@ -266,7 +266,7 @@ pub async fn unmount(global: &Global, args: Unmount) -> Result<ExitCode> {
         }
     }
     let Some(result) = result else {
-        if crate::fs::clear_dead(Path::new(&dir))? {
+        if windlass_fs::clear_dead(Path::new(&dir))? {
             return Ok(ExitCode::SUCCESS);
         }
         return Err(Error::new(

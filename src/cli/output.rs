@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::Global;
-use crate::base::{Error, Kind, Result};
 use crate::daemon::api::Outcome;
+use windlass_base::{Error, Kind, Result};
 
 /// The reason why some text could not be printed to stdout.
 static LOST: OnceLock<String> = OnceLock::new();

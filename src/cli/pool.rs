@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 use super::iam_policy::{self, PoolPolicy};
 use super::volume_key::PoolKeyFlags;
 use super::{Global, done, forgive, output, reach_engine};
-use crate::base::units::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage, ScrubFindings, word};
 use crate::daemon::api::{self, PoolCreate, Verb};
-use crate::pool::{Located, PoolSettings, StoreStatus};
+use windlass_base::units::{KIB, parse_size, show_bytes, show_count, show_size, show_time};
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_pool::{Located, PoolSettings, StoreStatus};
 
 #[derive(Subcommand, Debug)]
 pub enum Pool {

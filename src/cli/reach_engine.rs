@@ -11,14 +11,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Global;
 use super::transfer_bar::{Counts, bar};
-use crate::base::nearest::nearest_word;
-use crate::base::rt::{Disk, RealDisk, RealRuntime, Rt};
-use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{Outcome, Progress, Verb, VolumePath};
 use crate::daemon::control_client::Client;
 use crate::daemon::progress::{ProgressSink, Step};
 use crate::daemon::{ALONE, Config, Engine, Options, StateDir, signals};
-use crate::nbd::{self, Address};
+use windlass_base::nearest::nearest_word;
+use windlass_base::rt::{Disk, RealDisk, RealRuntime, Rt};
+use windlass_base::{Error, Kind, Result};
+use windlass_nbd::Address;
 
 /// Pause between looks at whether a daemon that is about to go on listens; `NEXT_TRIES` looks are as long as
 /// that may take.
@@ -225,13 +225,13 @@ impl Door {
 
     /// Connects to `POOL/VOLUME` or `POOL/VOLUME@SNAPSHOT`, as a client of NBD. `contexts`: those that
     /// extents will be asked for.
-    pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<nbd::Client> {
-        nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
+    pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<windlass_nbd::Client> {
+        windlass_nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
     }
 
     /// Connects to a volume to write to it, while nobody else may use it. `Kind::Refused`, with their names,
     /// while others do.
-    pub async fn export_alone(&self, path: &VolumePath, contexts: &[&str]) -> Result<nbd::Client> {
+    pub async fn export_alone(&self, path: &VolumePath, contexts: &[&str]) -> Result<windlass_nbd::Client> {
         self.export(&format!("{ALONE}{path}"), contexts).await
     }
 

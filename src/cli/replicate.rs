@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::{Global, done, output, reach_engine};
-use crate::base::Result;
 use crate::daemon::api::{self, Verb, VolumePath};
+use windlass_base::Result;
 
 #[derive(clap::Args, Debug)]
 pub struct Replicate {

@@ -13,10 +13,10 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::PipeFlags;
 use sd_notify::NotifyState;
 
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::api::Verb;
 use crate::daemon::control_client::Client;
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
 /// Signs of life that are given within the time after which systemd takes the daemon for dead.
 const SIGNS: u32 = 4;

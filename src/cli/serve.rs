@@ -9,14 +9,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::graceful_restart::Next;
 use super::{Global, graceful_restart, output, reach_engine, sd_notify, stderr_log};
-use crate::base::rt::{DiskLock, RealDisk, RealRuntime, Rt};
-use crate::base::{Kind, Name, Result};
 use crate::daemon::config::{LogFormat, Unusable};
 use crate::daemon::signals::{self, Hangups};
 use crate::daemon::{
     Config, Configured, Engine, HandedOver, ListenFlags, MirrorFlags, Options, Reloaded, StateDir, say_from,
 };
-use crate::nbd::PausedServer;
+use windlass_base::rt::{DiskLock, RealDisk, RealRuntime, Rt};
+use windlass_base::{Kind, Name, Result};
+use windlass_nbd::PausedServer;
 
 /// Number of attempts to get the lock of an engine that ends; `ENDING` lies between them.
 const ENDING_TRIES: u32 = 20;
@@ -51,7 +51,7 @@ pub struct Serve {
     mirror_key: Option<String>,
     /// Local disk for the read cache, for example 10G; 0: none (default: WINDLASS_CACHE, then `cache` in windlass.toml,
     /// then a tenth of what is free, 10G at most)
-    #[arg(long, value_name = "SIZE", value_parser = crate::base::units::parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = windlass_base::units::parse_size)]
     cache: Option<u64>,
     /// Open this pool at the start, or fail (default: every known pool; one that cannot open is tried again)
     #[arg(long, value_name = "POOL")]

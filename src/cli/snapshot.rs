@@ -8,12 +8,12 @@ use clap::Subcommand;
 use super::snapshot_hooks::Hooks;
 use super::volume::RemoveFlags;
 use super::{Global, done, forgive, output, reach_engine};
-use crate::base::rt::{RealRuntime, Rt};
-use crate::base::units::{parse_duration, show_bytes, show_size};
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{SnapshotLine, TrashedSnapshotLine};
 use crate::daemon::api::{SnapshotCopy, SnapshotLock, SnapshotPath, Verb, VolumePath};
-use crate::volume::TrashedSnapshot;
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::units::{parse_duration, show_bytes, show_size};
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_volume::TrashedSnapshot;
 
 #[derive(Subcommand, Debug)]
 pub enum Snapshot {

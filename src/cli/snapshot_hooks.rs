@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 
-use crate::base::rt::Rt;
-use crate::base::units::{parse_duration, show_time};
-use crate::base::{Error, Kind, Result, ResultExt};
 use crate::daemon::api::SnapshotPath;
 use crate::daemon::signals;
+use windlass_base::rt::Rt;
+use windlass_base::units::{parse_duration, show_time};
+use windlass_base::{Error, Kind, Result, ResultExt};
 
 #[derive(clap::Args, Debug)]
 pub struct Hooks {
@@ -157,7 +157,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::base::rt::RealRuntime;
+    use windlass_base::rt::RealRuntime;
 
     fn hooks(before: &str, after: &str) -> Hooks {
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use super::{Global, reach_engine};
-use crate::base::{Error, Result, utc};
 use crate::daemon::api::{SnapshotPath, Verb, VolumePath};
+use windlass_base::{Error, Result, utc};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Moment {

@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::attachments::{self, Attached};
 use super::{Global, done, mount, output, reach_engine};
-use crate::base::Result;
-use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{EngineStatus, HostTrouble, ReplicaLine, VolumeInUse, WorkLine};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::mount_troubles;
+use windlass_base::Result;
+use windlass_base::units::{show_bytes, show_time};
 
 #[derive(clap::Args, Debug)]
 pub struct Status {}

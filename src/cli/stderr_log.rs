@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::base::utc;
+use windlass_base::utc;
 
 /// Time after which the same warning is said again.
 const AGAIN: Duration = Duration::from_secs(60);

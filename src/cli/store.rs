@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{DEGRADED, Global, output, reach_engine};
-use crate::base::rt::{Instant, RealDisk, RealRuntime, Rt};
-use crate::base::units::{parse_duration, show_time};
-use crate::base::{Kind, Result, utc};
 use crate::daemon::api::Outcome;
 use crate::daemon::{StateDir, read_kept_credentials};
-use crate::store::{
+use windlass_base::rt::{Instant, RealDisk, RealRuntime, Rt};
+use windlass_base::units::{parse_duration, show_time};
+use windlass_base::{Kind, Result, utc};
+use windlass_store::{
     self, BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
 };
 
@@ -246,7 +246,7 @@ fn human(report: &Report) {
             0 | 1 => String::new(),
             n => format!(", by {n} addresses"),
         };
-        let turns = crate::base::units::show_count(store.turns as u64, "turn");
+        let turns = windlass_base::units::show_count(store.turns as u64, "turn");
         output::line(&format!("{}{server}{ways}", store.url));
         output::line(&format!(
             "tried at {} for {}, {turns}, by windlass {}",

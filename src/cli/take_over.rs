@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Global, done, output, reach_engine};
-use crate::base::{Error, HostId, Kind, Name, Result};
 use crate::daemon::answers::{VolumeAnswer, VolumeLine};
 use crate::daemon::api::{Outcome, Verb, VolumePath};
+use windlass_base::{Error, HostId, Kind, Name, Result};
 
 #[derive(Args, Debug)]
 pub struct TakeOver {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::base::rt::{RealRuntime, Rt};
-use crate::base::units::{show_bytes, show_time};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::units::{show_bytes, show_time};
 
 /// Pause between lines on a stderr that is no terminal.
 const LINE: Duration = Duration::from_secs(10);

@@ -13,11 +13,11 @@ use super::snapshot_or_time::Moment;
 use super::take_over::TakeOver;
 use super::volume_key::KeyFlags;
 use super::{Global, done, forgive, output, reach_engine, take_over, volume_key, volume_list_order};
-use crate::base::units::{parse_size, show_bytes, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{HistoryLine, TrashLine, VolumeAnswer, VolumeLine, word};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, Verb, VolumeCreate, VolumeMove, VolumePath};
-use crate::volume::{MirrorInfo, Parent, Rotation, VolumeInfo};
+use windlass_base::units::{parse_size, show_bytes, show_size, show_time};
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_volume::{MirrorInfo, Parent, Rotation, VolumeInfo};
 
 #[derive(Subcommand, Debug)]
 pub enum Volume {

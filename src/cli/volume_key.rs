@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{Global, done, output, reach_engine};
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::units::show_bytes;
-use crate::base::{Error, Kind, Result};
 use crate::daemon::KeyPlace;
 use crate::daemon::answers::{DataKeyLine, KeyList, KeySlotLine, word};
 use crate::daemon::api::{GivenKey, KeyChange, SlotChange, Verb, VolumePath};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::units::show_bytes;
+use windlass_base::{Error, Kind, Result};
 
 /// What opens an encrypted volume.
 #[derive(clap::Args, Debug, Default)]

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::VolumeId;
 use crate::daemon::answers::VolumeLine;
+use windlass_base::VolumeId;
 
 fn id_of(line: &VolumeLine) -> Option<VolumeId> {
     match line {
@@ -46,8 +46,8 @@ pub fn in_order(lines: Vec<VolumeLine>) -> Vec<(usize, VolumeLine)> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::base::{Error, Kind};
     use crate::daemon::answers::VolumeAnswer;
+    use windlass_base::{Error, Kind};
 
     /// A volume of pool p, and the id of its parent.
     pub fn line(name: &str, id: u128, parent: Option<u128>) -> VolumeLine {

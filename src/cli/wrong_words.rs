@@ -3,9 +3,9 @@
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::base::nearest::nearest_word;
-use crate::base::units::parse_size;
-use crate::base::{Error, Kind};
+use windlass_base::nearest::nearest_word;
+use windlass_base::units::parse_size;
+use windlass_base::{Error, Kind};
 
 /// Most commands that are named.
 const NAMED_MAX: usize = 4;

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::api::{SnapshotPath, VolumePath};
-use crate::base::{HostId, Name};
-use crate::cache::{DiskStats, MemoryStats};
-use crate::fs::KeptFile;
-use crate::keys::SlotKind;
-use crate::pool::{LastScrub, Located, PoolStatus};
-use crate::store::KeySource;
-use crate::volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnapshot, VolumeInfo};
+use windlass_base::{HostId, Name};
+use windlass_cache::{DiskStats, MemoryStats};
+use windlass_fs::KeptFile;
+use windlass_keys::SlotKind;
+use windlass_pool::{LastScrub, Located, PoolStatus};
+use windlass_store::KeySource;
+use windlass_volume::{Copied, HistoryMark, MovedVolume, SnapshotInfo, TrashedSnapshot, VolumeInfo};
 
 /// One of a few words, which docs/reference.md lists.
 pub type Word = Cow<'static, str>;

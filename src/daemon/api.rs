@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
 pub use super::volume_path::{SnapshotPath, VolumePath};
-use crate::base::{Error, Kind, Name, Result};
-use crate::keys::{Offered, Passphrase, Secret};
-use crate::store::AccessKeys;
 #[cfg(test)]
 use schemars::JsonSchema;
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_keys::{Offered, Passphrase, Secret};
+use windlass_store::AccessKeys;
 
 /// Version of the control protocol, the `v` of every line.
 pub const VERSION: u32 = 1;

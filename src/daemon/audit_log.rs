@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::api::{Outcome, Request, VERSION, Verb};
 use super::engine_tables::EngineState;
 use super::progress::Asker;
-use crate::base::{Result, utc};
+use windlass_base::{Result, utc};
 
 /// One line of the audit log.
 #[derive(Debug, Serialize)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::api::Verb;
-use crate::base::rt::Rt;
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Result};
+use windlass_base::rt::Rt;
+use windlass_base::units::show_count;
+use windlass_base::{Error, Kind, Result};
 
 /// Longest time for which a hand-over waits for commands under way, and the time between two looks.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -112,7 +112,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rt::sim::Sim;
+    use windlass_base::rt::sim::Sim;
 
     #[test]
     fn a_hand_over_waits_for_commands_and_lets_none_in() {

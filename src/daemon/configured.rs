@@ -17,10 +17,10 @@ use super::failed_attempts::Attempt;
 use super::mounts::AskedBy;
 use super::progress::ProgressSink;
 use super::verbs;
-use crate::base::known_time::age_ms;
-use crate::base::rt::{Instant, Rt};
-use crate::base::{Error, Kind, Name};
-use crate::pool::Pool;
+use windlass_base::known_time::age_ms;
+use windlass_base::rt::{Instant, Rt};
+use windlass_base::{Error, Kind, Name};
+use windlass_pool::Pool;
 
 /// The pauses between tries: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_secs(5);

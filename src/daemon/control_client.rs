@@ -10,8 +10,8 @@ use tokio::net::UnixStream;
 use super::api::{ANSWER_MAX, Outcome, Reply, Request, VERSION, Verb};
 use super::control_server::whole;
 use super::progress::Step;
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result, ResultExt};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result, ResultExt};
 
 /// Longest time for which a command that gave up waits to hear how far the daemon came.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -136,7 +136,7 @@ mod tests {
     use super::super::handler_trait::Handler;
     use super::super::progress::ProgressSink;
     use super::*;
-    use crate::base::rt::RealRuntime;
+    use windlass_base::rt::RealRuntime;
 
     struct Echo;
 

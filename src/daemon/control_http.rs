@@ -28,8 +28,8 @@ use super::api::{Outcome, REQUEST_MAX, Reply, Verb};
 use super::control_reply::{self, line_of};
 use super::handler_trait::Handler;
 use super::progress::{ProgressSink, Step, Who};
-use crate::base::rt::{Rt, Task};
-use crate::base::{Error, Kind, Result};
+use windlass_base::rt::{Rt, Task};
+use windlass_base::{Error, Kind, Result};
 
 /// The description of the API, for programs and their generators.
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
@@ -279,8 +279,8 @@ mod tests {
 
     use super::super::control_server;
     use super::*;
-    use crate::base::rt::RealRuntime;
-    use crate::base::rt::sim::Sim;
+    use windlass_base::rt::RealRuntime;
+    use windlass_base::rt::sim::Sim;
 
     struct House {
         given_up: CancellationToken,

@@ -1,7 +1,7 @@
 //! Replies as they are sent on the control socket, by its own protocol and by HTTP.
 
 use super::api::{ANSWER_MAX, Reply};
-use crate::base::{Error, Kind, Result};
+use windlass_base::{Error, Kind, Result};
 
 /// Returns a reply as it is sent, with its end of line.
 pub fn line_of(reply: &Reply) -> Result<Vec<u8>> {

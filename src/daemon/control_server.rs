@@ -20,9 +20,9 @@ use super::control_reply::{failure, line_of};
 use super::handler_trait::Handler;
 use super::progress::{Asker, ProgressSink, Who};
 use super::state_dir::socket_rights;
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result, ResultExt};
-use crate::nbd::{SocketRights, bind_file};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result, ResultExt};
+use windlass_nbd::{SocketRights, bind_file};
 
 /// The answers under way: each holds the lock shared until its last byte is written.
 #[derive(Clone, Debug, Default)]
@@ -243,7 +243,7 @@ mod tests {
     use super::super::control_client::Client;
     use super::super::progress::Step;
     use super::*;
-    use crate::base::rt::RealRuntime;
+    use windlass_base::rt::RealRuntime;
 
     /// Returns the mode of the socket that listens there. The file has this mode, less the umask, from its beginning.
     fn mode_when_bound(path: &Path) -> u32 {

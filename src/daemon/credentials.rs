@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::state_dir::HostContext;
-use crate::base::rt::Disk;
-use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::store::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, keyring};
+use windlass_base::rt::Disk;
+use windlass_base::{Error, Kind, Result, ResultExt as _};
+use windlass_store::{AccessKeys, KEYS_TEXT_MAX, KeySource, KeyTarget, keyring};
 
 const FORMAT: u32 = 1;
 /// Largest file of kept keys, in bytes.
@@ -37,7 +37,7 @@ pub fn target(config: &Config, text: &str) -> Result<KeyTarget> {
     if text.contains(':') {
         return text.parse();
     }
-    let spec: crate::store::StoreSpec = config.store_url(text)?.parse()?;
+    let spec: windlass_store::StoreSpec = config.store_url(text)?.parse()?;
     spec.url.to_string().parse()
 }
 
@@ -123,8 +123,8 @@ async fn read_systemd(disk: &dyn Disk, dir: &Path, config: &Config) -> Given {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rt::{RealDisk, RealRuntime, Rt};
     use crate::daemon::state_dir::StateDir;
+    use windlass_base::rt::{RealDisk, RealRuntime, Rt};
 
     async fn host(dir: &Path) -> HostContext {
         let (rt, disk) = (Rt::new(RealRuntime::current()), RealDisk::start());

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::base::metric_definitions::{self, Metric, Moves};
+use windlass_base::metric_definitions::{self, Metric, Moves};
 
 const DASHBOARD: &str = "packaging/monitoring/grafana-dashboard.json";
 const ALERTS: &str = "packaging/monitoring/prometheus-alerts.yml";

@@ -18,9 +18,9 @@ use super::replica_state::Replicas;
 use super::state_dir::HostContext;
 use super::volume_clients::VolumeClients;
 use super::works::Works;
-use crate::base::Name;
-use crate::base::rt::Instant;
-use crate::nbd::{Access, Address};
+use windlass_base::Name;
+use windlass_base::rt::Instant;
+use windlass_nbd::{Access, Address};
 
 /// Tables of a running engine. See the module.
 #[derive(Debug)]

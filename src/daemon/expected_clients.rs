@@ -11,8 +11,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::volume_uses::VolumeKey;
-use crate::base::PoolId;
-use crate::base::rt::{Instant, Rt};
+use windlass_base::PoolId;
+use windlass_base::rt::{Instant, Rt};
 
 /// Longest time for which a client is expected that does not ask for its volume: one that waits for stores asks every
 /// second.
@@ -133,8 +133,8 @@ impl Drop for Arriving<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::VolumeId;
-    use crate::base::rt::sim::Sim;
+    use windlass_base::VolumeId;
+    use windlass_base::rt::sim::Sim;
 
     #[test]
     fn a_client_is_expected_until_it_is_counted_or_asks_no_more() {

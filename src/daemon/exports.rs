@@ -17,11 +17,11 @@ use super::held_exports::{self, HeldExport, HeldVolume};
 use super::io_tally::IoVerb;
 use super::verbs::explained;
 use super::volume_clients::{Alone, Session, Visitor};
-use crate::base::{Epoch, Error, Kind, Name, PoolId, Result, Rope, VolumeId};
-use crate::nbd::{
+use windlass_base::{Epoch, Error, Kind, Name, PoolId, Result, Rope, VolumeId};
+use windlass_nbd::{
     ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, StatusExtent,
 };
-use crate::volume::{Attachment, Direction, Filling, OpenMode, Reading, Since, SnapshotView, Volume};
+use windlass_volume::{Attachment, Direction, Filling, OpenMode, Reading, Since, SnapshotView, Volume};
 
 /// Longest time for which a client that asks for the list of exports waits for stores that do not answer.
 const LISTING: Duration = Duration::from_secs(15);

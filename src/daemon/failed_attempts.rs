@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use super::answers::HostTrouble;
 use super::api::VolumePath;
-use crate::base::Name;
-use crate::base::rt::Instant;
+use windlass_base::Name;
+use windlass_base::rt::Instant;
 
 /// Most failed attempts that are kept at a time: names that clients ask for are the clients' choice.
 const KEPT_MAX: usize = 100;

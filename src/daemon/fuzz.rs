@@ -7,9 +7,9 @@ use super::credentials::KeptFile;
 use super::metrics_http_message::Request;
 use super::mirror::fuzz as mirror;
 use super::nbd_handover::read_text;
-use crate::base::Accounts;
-use crate::base::fuzz::{Target, choice, text, texts};
-use crate::nbd::Address;
+use windlass_base::Accounts;
+use windlass_fuzz::{Target, choice, text, texts};
+use windlass_nbd::Address;
 
 pub const TARGETS: &[Target] = &[
     Target { name: "config", run: toml::file, seeds: toml::some_files, memory: 2 << 20 },
@@ -98,4 +98,9 @@ fn kept(data: &[u8]) {
         0 => drop(serde_json::from_slice::<KeptFile>(bytes)),
         _ => drop(read_text(bytes)),
     }
+}
+
+#[test]
+fn parsers_take_their_corpora_and_what_is_near_them() {
+    windlass_fuzz::try_all(TARGETS);
 }

@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{Config, Engine, Options, StateDir};
-use crate::base::Name;
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::volume::{OpenMode, Volumes};
+use windlass_base::Name;
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_volume::{OpenMode, Volumes};
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 2048;

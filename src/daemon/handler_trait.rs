@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::api::{Outcome, Verb};
 use super::progress::ProgressSink;
-use crate::base::Result;
+use windlass_base::Result;
 
 /// A party that carries verbs out.
 #[async_trait]

@@ -10,9 +10,9 @@ use super::api::{Outcome, SnapshotPath, VolumePath};
 use super::engine_tables::EngineState;
 use super::pools::OpenPool;
 use super::volume_uses::VolumeKey;
-use crate::base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
-use crate::nbd::{ConnectionState, HeldDisk, Holding, PausedServer};
-use crate::volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
+use windlass_base::{Epoch, Error, Kind, PoolId, Result, VolumeId};
+use windlass_nbd::{ConnectionState, HeldDisk, Holding, PausedServer};
+use windlass_volume::{Passage, Since, SnapshotId, SnapshotView, Volume};
 
 /// Export that a client holds, as one daemon tells it to the next. See the module.
 #[derive(Serialize, Deserialize)]

@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use tracing::Instrument as _;
 
 use super::answers::IoLine;
-use crate::base::Result;
-use crate::base::latency::Latencies;
-use crate::base::rt::Rt;
-use crate::base::trace::{Side, Span, fact};
+use windlass_base::Result;
+use windlass_base::latency::Latencies;
+use windlass_base::rt::Rt;
+use windlass_base::trace::{Side, Span, fact};
 
 /// Least time, in ms, that a request takes to be told in the log.
 static SLOW_MS: AtomicU64 = AtomicU64::new(1000);
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
     use std::pin::pin;
 
-    use crate::base::rt::sim::Sim;
-    use crate::base::{Error, Kind};
+    use windlass_base::rt::sim::Sim;
+    use windlass_base::{Error, Kind};
 
     #[test]
     fn requests_are_counted_by_what_they_ask_and_how_they_end() {

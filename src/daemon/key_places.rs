@@ -12,9 +12,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::config::Config;
 use super::shell_command::ShellCommand;
-use crate::base::rt::{Disk, Rt};
-use crate::base::{Error, Kind, Name, Result};
-use crate::keys::{KeyFinder, Offered, Passphrase, PoolKey, Secret};
+use windlass_base::rt::{Disk, Rt};
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_keys::{KeyFinder, Offered, Passphrase, PoolKey, Secret};
 
 /// Most bytes that are read of a key's file or command.
 const KEY_MAX: usize = 8192;
@@ -208,7 +208,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::base::rt::{RealDisk, RealRuntime};
+    use windlass_base::rt::{RealDisk, RealRuntime};
 
     #[tokio::test]
     async fn a_command_that_prints_without_end_is_ended() {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::config::{Config, List, ListenAddress};
 use super::load_access_policy::{policy, rights};
 use super::metrics_users::MetricsUsers;
-use crate::base::rt::{Disk, Rt};
-use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::nbd::{Address, Policy};
+use windlass_base::rt::{Disk, Rt};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
+use windlass_nbd::{Address, Policy};
 
 /// Returns the addresses that flags give, else those of the configuration.
 fn by_flags<T>(flags: &[String], written: Option<&List<T>>) -> Result<Vec<T>>

@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::config::{Account, Allow, ClientCertificates, Config, ListenAddress};
 use super::key_places::check_private_to_group;
-use crate::base::rt::{Disk, Rt};
-use crate::base::{Accounts, Error, Kind, Result, ResultExt as _};
-use crate::nbd::{Address, Pattern, Policy, Rule, SocketRights, Subject, TlsPem, TlsServer};
+use windlass_base::rt::{Disk, Rt};
+use windlass_base::{Accounts, Error, Kind, Result, ResultExt as _};
+use windlass_nbd::{Address, Pattern, Policy, Rule, SocketRights, Subject, TlsPem, TlsServer};
 
 /// Largest file of certificates, users or groups, in bytes.
 const FILE_MAX: usize = 1 << 20;

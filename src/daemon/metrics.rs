@@ -15,10 +15,10 @@ use super::answers::word;
 use super::engine_tables::EngineState;
 use super::io_tally::IO_VERBS;
 use super::pools::OpenPool;
-use crate::base::latency::Histogram;
-use crate::base::metric_definitions::{self, Metric, Moves};
-use crate::base::{Budget, Name};
-use crate::pool::StoreState;
+use windlass_base::latency::Histogram;
+use windlass_base::metric_definitions::{self, Metric, Moves};
+use windlass_base::{Budget, Name};
+use windlass_pool::StoreState;
 
 /// Media type of the page of metrics.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -264,7 +264,7 @@ mod tests {
         let mut page = Page::default();
         page.add(metric_definitions::MOUNT_UNSENT_BYTES, &["/a\"b\\c\n"], 7.0);
         page.add(metric_definitions::UP_SECONDS, &[], 1.0);
-        let mut took = crate::base::latency::Latencies::default();
+        let mut took = windlass_base::latency::Latencies::default();
         took.add(std::time::Duration::from_millis(2));
         page.add_histogram(metric_definitions::VOLUME_REQUEST_SECONDS, &["p/v", "read"], took.histogram());
         let text = page.text();

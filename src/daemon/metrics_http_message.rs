@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::base::Result;
-use crate::nbd::Address;
+use windlass_base::Result;
+use windlass_nbd::Address;
 
 pub const OK: &str = "200 OK";
 pub const UNAVAILABLE: &str = "503 Service Unavailable";

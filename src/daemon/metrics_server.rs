@@ -15,9 +15,9 @@ use super::metrics_http_message::{
 };
 use super::metrics_users::MetricsUsers;
 use super::{metrics, page};
-use crate::base::rt::Rt;
-use crate::base::{Budget, Error, Kind, Name, Result};
-use crate::nbd::{Address, Listener, Socket};
+use windlass_base::rt::Rt;
+use windlass_base::{Budget, Error, Kind, Name, Result};
+use windlass_nbd::{Address, Listener, Socket};
 
 /// Longest time that one connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -213,7 +213,7 @@ mod tests {
     use super::super::metrics_http_message::HEAD_MAX;
     use super::super::{Config, Engine, Options, StateDir};
     use super::*;
-    use crate::base::rt::{RealDisk, RealRuntime};
+    use windlass_base::rt::{RealDisk, RealRuntime};
 
     /// Returns what is answered to these bytes.
     async fn ask(state: &Weak<EngineState>, request: &[u8]) -> String {

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::config::Config;
 use super::key_places::check_private_to_group;
-use crate::base::rt::{Disk, Rt};
-use crate::base::{Budget, Error, Kind, Result, ResultExt as _};
+use windlass_base::rt::{Disk, Rt};
+use windlass_base::{Budget, Error, Kind, Result, ResultExt as _};
 
 /// Largest file that is read, in bytes.
 const FILE_MAX: usize = 64 << 10;
@@ -119,7 +119,7 @@ fn user(line: &str) -> Result<User> {
 mod tests {
     use super::super::config::Written;
     use super::*;
-    use crate::base::rt::{RealDisk, RealRuntime};
+    use windlass_base::rt::{RealDisk, RealRuntime};
 
     /// Returns the users of a file with these lines.
     async fn of(lines: &str) -> (tempfile::TempDir, Result<Option<Arc<MetricsUsers>>>) {

@@ -25,9 +25,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result, ResultExt as _};
-use crate::nbd::{Address, Connected, ConnectionState, Listener, PausedServer, SocketRights, bind_file};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result, ResultExt as _};
+use windlass_nbd::{Address, Connected, ConnectionState, Listener, PausedServer, SocketRights, bind_file};
 
 /// Format of the value. A daemon hands over only to one that reads it.
 pub const FORMAT: u32 = 2;
@@ -319,7 +319,7 @@ mod tests {
     use std::os::unix::net::UnixStream as StdStream;
 
     use super::*;
-    use crate::base::rt::RealRuntime;
+    use windlass_base::rt::RealRuntime;
 
     fn state(text: &str) -> OwnedFd {
         let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC).unwrap();

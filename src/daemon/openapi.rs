@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::api::Verb;
-use crate::base::Name;
+use windlass_base::Name;
 
 const FILE: &str = "docs/openapi.json";
 

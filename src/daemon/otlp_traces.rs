@@ -18,9 +18,9 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, 
 
 use super::config::Config;
 use super::state_dir::HostContext;
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result, trace};
-use crate::store::web_client;
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result, trace};
+use windlass_store::web_client;
 
 /// Most spans that wait, and most in one request to the collector.
 const QUEUE: usize = 8192;
@@ -148,10 +148,10 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::base::rt::{RealDisk, RealRuntime};
     use crate::daemon::io_tally::{IoRequest, IoTally, IoVerb};
     use crate::daemon::state_dir::StateDir;
-    use crate::store::{self, Cause, When};
+    use windlass_base::rt::{RealDisk, RealRuntime};
+    use windlass_store::{Cause, When};
 
     const ONE: Duration = Duration::from_secs(1);
 
@@ -219,7 +219,7 @@ mod tests {
         let folder = dir.path().join("store");
         std::fs::create_dir(&folder).unwrap();
         let url = format!("file://{}", folder.display());
-        let bucket = store::open(&rt, &url.parse().unwrap()).await.unwrap();
+        let bucket = windlass_store::open(&rt, &url.parse().unwrap()).await.unwrap();
         let write = async |key: &str| {
             bucket.put(key, Bytes::from_static(b"x"), When::Always, Cause::Write).await.unwrap();
             Ok(())

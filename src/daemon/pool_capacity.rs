@@ -10,9 +10,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::pools::OpenPool;
-use crate::base::Name;
-use crate::base::units::show_bytes;
-use crate::pool::{Pool, Space};
+use windlass_base::Name;
+use windlass_base::units::show_bytes;
+use windlass_pool::{Pool, Space};
 
 /// Share of use, in percent, from which on a warning is given.
 const WARN: u64 = 90;

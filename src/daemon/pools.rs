@@ -13,17 +13,17 @@ use super::api::VolumePath;
 use super::key_places::ConfiguredKeys;
 use super::state_dir::{HostContext, KnownPool};
 use super::store_overlap;
-use crate::base::nearest::nearest_word;
-use crate::base::rt::{Dial, Rt};
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Name, PoolId, Result};
-use crate::keys::{OpenKeys, PoolKey};
-use crate::pool::{
+use windlass_base::nearest::nearest_word;
+use windlass_base::rt::{Dial, Rt};
+use windlass_base::units::show_count;
+use windlass_base::{Error, Kind, Name, PoolId, Result};
+use windlass_keys::{OpenKeys, PoolKey};
+use windlass_pool::{
     CreateOptions, Destruction, ForcedRecovery, Layout, Opener, Pool, PoolHost, PoolStore, Relabelled,
     StoreSwap, being_destroyed, lacks_key, relabel,
 };
-use crate::store::{self, BucketRef, Effort, StoreUrl};
-use crate::volume::{EngineContext, Memory, MirrorHost, Tuning, Volume, Volumes};
+use windlass_store::{BucketRef, Effort, StoreUrl};
+use windlass_volume::{EngineContext, Memory, MirrorHost, Tuning, Volume, Volumes};
 
 /// Longest time for which an engine that ends tries to say that its clients read nothing any more.
 const FORGET: Duration = Duration::from_secs(5);
@@ -81,7 +81,7 @@ impl Opener for Doors {
             );
             return Err(Error::new(Kind::Refused, why));
         }
-        store::expect(&self.rt, &url).await
+        windlass_store::expect(&self.rt, &url).await
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) fn is_on_disk_of(dir: &Path, url: &str) -> bool {
 }
 
 /// Parses the stores as they are given.
-fn specs(stores: &[String]) -> Result<Vec<store::StoreSpec>> {
+fn specs(stores: &[String]) -> Result<Vec<windlass_store::StoreSpec>> {
     stores.iter().map(|s| s.parse()).collect()
 }
 
@@ -266,7 +266,7 @@ impl Pools {
     async fn buckets(&self, stores: &[String]) -> Result<Vec<PoolStore>> {
         let mut buckets = Vec::new();
         for spec in specs(stores)? {
-            let bucket = store::expect(&self.host_context.rt, &spec.url).await?;
+            let bucket = windlass_store::expect(&self.host_context.rt, &spec.url).await?;
             buckets.push(PoolStore { url: spec.url.to_string(), zone: spec.zone, bucket });
         }
         Ok(buckets)
@@ -286,7 +286,7 @@ impl Pools {
         let layout = layout.map_or_else(|| Layout::for_stores(parsed.len()), Ok)?;
         for spec in &parsed {
             // A place that can't be a store is told now, by name.
-            store::adopt(&self.host_context.rt, &spec.url).await?;
+            windlass_store::adopt(&self.host_context.rt, &spec.url).await?;
         }
         let urls: Vec<StoreUrl> = parsed.into_iter().map(|spec| spec.url).collect();
         store_overlap::check_new(&self.host_context, &self.known(), name, &urls).await?;
@@ -354,14 +354,14 @@ impl Pools {
 
     /// Returns the URL by which the pool lists a given store.
     pub fn url_of(&self, given: &str) -> Result<String> {
-        Ok(given.parse::<store::StoreSpec>()?.url.to_string())
+        Ok(given.parse::<windlass_store::StoreSpec>()?.url.to_string())
     }
 
     /// Returns the places of stores that are to join a pool, after a check that they may.
     pub async fn new_stores(&self, pool: &Name, given: &[String]) -> Result<Vec<PoolStore>> {
         let urls: Vec<StoreUrl> = specs(given)?.into_iter().map(|spec| spec.url).collect();
         for url in &urls {
-            store::adopt(&self.host_context.rt, url).await?;
+            windlass_store::adopt(&self.host_context.rt, url).await?;
         }
         store_overlap::check_new(&self.host_context, &self.known(), pool, &urls).await?;
         self.buckets(given).await
@@ -373,7 +373,7 @@ impl Pools {
         let _change = self.change.lock().await;
         let slot = self.slot(name)?;
         let members = open.pool.membership().members.clone();
-        let place = |m: &Arc<crate::pool::Member>| match m.zone() {
+        let place = |m: &Arc<windlass_pool::Member>| match m.zone() {
             Some(zone) => format!("{},zone={zone}", m.url()),
             None => m.url().to_owned(),
         };
@@ -533,7 +533,8 @@ impl Pools {
 /// changed there, and no pool is opened: another daemon may have it.
 pub async fn check_stores(rt: &Rt, known: &[KnownPool]) -> Result<()> {
     for KnownPool { name, stores, .. } in known.iter().filter(|pool| pool.destroying.is_none()) {
-        let opened = specs(stores)?.into_iter().map(|spec| async move { store::expect(rt, &spec.url).await });
+        let opened =
+            specs(stores)?.into_iter().map(|spec| async move { windlass_store::expect(rt, &spec.url).await });
         let mut why = None;
         for store in join_all(opened).await {
             match store {

@@ -9,7 +9,7 @@ use super::config::ReplicaPlan;
 use super::engine::Engine;
 use super::replica_state::is_old;
 use super::verbs::{newest_copied, replicate};
-use crate::base::{Error, Kind};
+use windlass_base::{Error, Kind};
 
 /// Time between two looks at whether a copy is due.
 const LOOK: Duration = Duration::from_secs(2);

@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use super::answers::ReplicaLine;
 use super::api::VolumePath;
 use super::config::ReplicaPlan;
-use crate::base::known_time::age_ms;
-use crate::base::rt::Instant;
-use crate::base::units::show_time;
-use crate::base::utc;
+use windlass_base::known_time::age_ms;
+use windlass_base::rt::Instant;
+use windlass_base::units::show_time;
+use windlass_base::utc;
 
 /// Time until the next try of a copy that could not be brought up to date.
 const AGAIN: Duration = Duration::from_secs(60);

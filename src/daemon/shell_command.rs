@@ -7,8 +7,8 @@ use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use zeroize::Zeroizing;
 
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result, ResultExt as _};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
 /// Longest time that a command may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::rt::{Disk, DiskLock, Rt};
-use crate::base::{Error, HostId, Kind, Name, PoolId, Result, ResultExt};
-use crate::journal;
-use crate::nbd::SocketRights;
-use crate::volume::Host;
+use windlass_base::rt::{Disk, DiskLock, Rt};
+use windlass_base::{Error, HostId, Kind, Name, PoolId, Result, ResultExt};
+use windlass_nbd::SocketRights;
+use windlass_volume::Host;
 
 /// Longest path of a unix socket that Linux takes, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -273,7 +272,7 @@ impl StateDir {
         for path in self.of_volumes(disk).await {
             // One that can't be looked at may hold something.
             if path.file_name().is_some_and(|name| name == "journal")
-                && journal::is_there(disk, &path).await.unwrap_or(true)
+                && windlass_journal::is_there(disk, &path).await.unwrap_or(true)
             {
                 left.push(path);
             }
@@ -401,7 +400,7 @@ mod tests {
             assert!(!is_given(mode, of, daemon), "{mode:o} {of:?}");
         }
     }
-    use crate::base::rt::{RealDisk, RealRuntime};
+    use windlass_base::rt::{RealDisk, RealRuntime};
 
     /// Clients of the daemon before wait for the next one: no command begins an engine of its own meanwhile.
     #[tokio::test]

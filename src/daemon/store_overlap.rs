@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::state_dir::{HostContext, KnownPool};
-use crate::base::{Error, Kind, Name, Result};
-use crate::pool::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, pool_of_label};
-use crate::store::{self, ByteRange, Cause, List, StoreSpec, StoreUrl};
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_pool::{LABEL_BEFORE, LABEL_MAX, LABELS, Label, pool_of_label};
+use windlass_store::{ByteRange, Cause, List, StoreSpec, StoreUrl};
 
 /// Most places above a new store in which a pool's label is looked for; the nearest ones count.
 const ABOVE_MAX: usize = 32;
@@ -46,7 +46,7 @@ async fn label_at(host_context: &HostContext, place: &StoreUrl) -> Option<Label>
         return label_in(host_context, dir).await;
     }
     let look = async {
-        let bucket = store::open(&host_context.rt, place).await.ok()?;
+        let bucket = windlass_store::open(&host_context.rt, place).await.ok()?;
         let list = List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..List::default() };
         let page = bucket.list(&list, Cause::Label).await.ok()?;
         let key = page.objects.into_iter().map(|object| object.key).find(|key| pool_of_label(key).is_some());

@@ -14,9 +14,9 @@ use super::engine::Engine;
 use super::engine_tables::EngineState;
 use super::shell_command::ShellCommand;
 use super::verbs;
-use crate::base::rt::{Instant, Rt};
-use crate::base::{Error, Kind, Result};
-use crate::store::web_client;
+use windlass_base::rt::{Instant, Rt};
+use windlass_base::{Error, Kind, Result};
+use windlass_store::web_client;
 
 /// Time between two looks for troubles.
 const LOOK: Duration = Duration::from_secs(20);

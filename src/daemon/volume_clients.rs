@@ -24,9 +24,9 @@ use super::volume_uses::{
     Client, FILLED, Hold, Use, Uses, VolumeKey, check_free, check_unused, clients, follow_names, key_of,
     use_by_key, use_of, use_to_hold,
 };
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
-use crate::volume::{Clients, Passage, Volume, VolumeSettings, Volumes};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Name, PoolId, Result, VolumeId};
+use windlass_volume::{Clients, Passage, Volume, VolumeSettings, Volumes};
 
 /// Time for which a volume stays ours after its last client left.
 const LINGER: Duration = Duration::from_secs(60);

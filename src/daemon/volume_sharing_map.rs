@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::api::VolumePath;
 use super::engine_tables::EngineState;
-use crate::base::{Error, Kind, Result};
-use crate::volume::{Since, Volume};
+use windlass_base::{Error, Kind, Result};
+use windlass_volume::{Since, Volume};
 
 /// Most cells of a map, and the least size of one.
 const CELLS: u64 = 512;

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
 use super::io_tally::IoTally;
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Name, PoolId, Result, VolumeId};
-use crate::volume::{Attachment, Passage, Reading, Volume, Volumes};
+use windlass_base::units::show_count;
+use windlass_base::{Error, Kind, Name, PoolId, Result, VolumeId};
+use windlass_volume::{Attachment, Passage, Reading, Volume, Volumes};
 
 /// Text for what is done to a volume that one command alone may write to. Commands go on with it meanwhile, as to
 /// take a snapshot.

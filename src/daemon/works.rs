@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::answers::WorkLine;
 use super::api::{Progress, Request, VERSION, Verb};
-use crate::base::rt::Instant;
+use windlass_base::rt::Instant;
 
 /// Last word of a command about how far it is; none until it has told.
 pub type Told = Arc<Mutex<Option<Progress>>>;
@@ -78,7 +78,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::base::rt::sim::Sim;
+    use windlass_base::rt::sim::Sim;
 
     #[test]
     fn a_command_is_told_from_its_first_word_to_its_end() {

@@ -245,10 +245,10 @@ fn promises(page: &str) -> Vec<(String, String)> {
 #[test]
 fn semantics_md_and_the_tests_say_the_same() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut sources = ["tests/fs_kernel.rs", "src/store/file/tests.rs", "src/daemon/mounts.rs"]
+    let mut sources = ["tests/fs_kernel.rs", "crates/store/src/file/tests.rs", "src/daemon/mounts.rs"]
         .map(|path| root.join(path))
         .to_vec();
-    below(&root.join("src/fs"), &mut sources);
+    below(&root.join("crates/fs/src"), &mut sources);
     below(&root.join("tests/stores"), &mut sources);
     let carried: Vec<_> = sources.iter().flat_map(|p| promised(&fs::read_to_string(p).unwrap())).collect();
     let page = promises(&fs::read_to_string(root.join("docs/semantics.md")).unwrap());

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use windlass::base::format_limits::HEAD_MAX;
-use windlass::base::rt::Rt;
-use windlass::base::rt::sim::{Process, Sim, World};
-use windlass::base::{Error, Incarnation, Kind, PoolId, RegisterId};
-use windlass::pool::{
+use windlass_base::format_limits::HEAD_MAX;
+use windlass_base::rt::Rt;
+use windlass_base::rt::sim::{Process, Sim, World};
+use windlass_base::{Error, Incarnation, Kind, PoolId, RegisterId};
+use windlass_pool::{
     Change, Label, Member, Membership, PoolConfig, PoolSettings, Register, Roster, StoreEntry, label_key,
 };
-use windlass::store::{Cause, ConditionalPuts, Reach, SimStore, Store, When};
+use windlass_store::{Cause, ConditionalPuts, Reach, SimStore, Store, When};
 
 use crate::seeds::each_seed;
 
@@ -181,7 +181,7 @@ impl Client {
         }
     }
 
-    async fn read(&self, read: impl Future<Output = windlass::base::Result<Option<Bytes>>>) {
+    async fn read(&self, read: impl Future<Output = windlass_base::Result<Option<Bytes>>>) {
         let op = self.history.lock().begin(None);
         if let Ok(value) = read.await {
             self.history.lock().end(op, decode(value.as_ref()));
@@ -203,7 +203,7 @@ impl Client {
         }
     }
 
-    async fn append(&self, register: &Register) -> windlass::base::Result<()> {
+    async fn append(&self, register: &Register) -> windlass_base::Result<()> {
         let (op, tag) = {
             let mut history = self.history.lock();
             let tag = history.ops.len() as u32;
@@ -439,7 +439,7 @@ fn holds_on_racing_store(seed: u64, races: Duration) -> bool {
         let quick = (Duration::from_millis(1), Duration::from_millis(8));
         stores.stores.iter().for_each(|s| s.faults(|f| f.latency = quick));
         stores.stores[0].faults(|f| f.races = races);
-        let probed = windlass::store::probe(&world.rt(), &*stores.stores[0], "probe/").await;
+        let probed = windlass_store::probe(&world.rt(), &*stores.stores[0], "probe/").await;
         match races.is_zero() {
             true => probed.unwrap(),
             false => assert!(probed.unwrap_err().is(Kind::Refused), "it is refused before it is used"),
@@ -484,7 +484,7 @@ fn scenario<F: Future<Output = ()> + Send + 'static>(n: usize, run: impl FnOnce(
     .unwrap();
 }
 
-async fn put(register: &Register, value: &'static [u8]) -> windlass::base::Result<()> {
+async fn put(register: &Register, value: &'static [u8]) -> windlass_base::Result<()> {
     register.change(|_| Ok(Change::Put(Bytes::from_static(value), ()))).await
 }
 
@@ -554,7 +554,7 @@ fn a_rotten_acceptor_does_not_count() {
     scenario(3, |world, stores| async move {
         put(&stores.register(&world.rt(), 1), b"one").await.unwrap();
         world.rt().sleep(Duration::from_secs(1)).await;
-        let key = windlass::pool::register_key(RegisterId(1));
+        let key = windlass_pool::register_key(RegisterId(1));
         assert!(stores.stores[0].contents().rot(&key, |bytes| bytes[110] ^= 1));
         let register = stores.register(&world.rt(), 1).with_deadline(Duration::from_secs(10));
         assert_eq!(register.read().await.unwrap().unwrap(), "one");

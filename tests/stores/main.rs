@@ -12,8 +12,8 @@ mod support;
 
 use support::s3_server::{Quirks, Server};
 use support::stores::conformance::Suite;
-use windlass::base::rt::{RealRuntime, Rt};
-use windlass::store::{FileStore, MemStore, StoreUrl, open};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_store::{FileStore, MemStore, StoreUrl, open};
 
 fn rt() -> Rt {
     Rt::new(RealRuntime::current())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use windlass::store::{BucketRef, ByteRange, Cause, FileStore, List, MemStore, Put, When};
+use windlass_store::{BucketRef, ByteRange, Cause, FileStore, List, MemStore, Put, When};
 
 use super::rt;
 use super::support::s3_server::{Quirks, Server};

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use windlass::base::rt::Rt;
-use windlass::store::{BucketRef, S3Store, StoreUrl};
+use windlass_base::rt::Rt;
+use windlass_store::{BucketRef, S3Store, StoreUrl};
 
 /// Headers by their names in lowercase.
 type Headers = BTreeMap<String, Vec<u8>>;

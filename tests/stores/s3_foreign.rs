@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use windlass::base::{Error, Kind, Result};
-use windlass::store::{
+use windlass_base::{Error, Kind, Result};
+use windlass_store::{
     Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, List, Part, Put, VersionList, When,
     conditions, probe,
 };

@@ -1,7 +1,7 @@
 //! Earlier versions and archived objects, with answers as S3's documentation has them.
 
-use windlass::base::Kind;
-use windlass::store::{BucketRef, ByteRange, Cause, Restore, Restored, Tier, VersionList, VersionMark};
+use windlass_base::Kind;
+use windlass_store::{BucketRef, ByteRange, Cause, Restore, Restored, Tier, VersionList, VersionMark};
 
 use super::rt;
 use super::support::s3_server::{Fault, Quirks, Said, Server};
@@ -172,7 +172,7 @@ async fn archived_objects_are_no_denied_ones() {
     let why = bucket.get_version("k", "v", ByteRange::At { offset: 0, len: 1 }, WHY).await.unwrap_err();
     assert_eq!(why.kind(), Kind::Archived, "{why}");
     server.faults.next([archived()]);
-    let copied = bucket.copy("k", "l", None, None, windlass::store::When::Always, WHY).await;
+    let copied = bucket.copy("k", "l", None, None, windlass_store::When::Always, WHY).await;
     assert_eq!(copied.unwrap_err().kind(), Kind::Archived);
     server.faults.next([Fault::Status(403)]);
     let why = bucket.get("k", ByteRange::At { offset: 0, len: 1 }, WHY).await.unwrap_err();

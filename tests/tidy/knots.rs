@@ -21,7 +21,7 @@ struct Block {
 
 /// Returns the hidden arrows of a layer, as `from -> to`. `uses`: the arrows that imports show.
 pub fn hidden(files: &[File], uses: &[layers::Use], layer: &str) -> BTreeSet<String> {
-    let folder = format!("src/{layer}/");
+    let folder = format!("crates/{layer}/src/");
     let inside = files.iter().filter(|f| f.path.starts_with(&folder) && !is_test(&f.path));
     let read: Vec<(String, Vec<Block>)> = inside.map(|f| (f.module().join("::"), blocks(&f.text))).collect();
     let mut homes: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
@@ -138,9 +138,12 @@ mod tests {
     fn arrows(a: &str) -> Vec<String> {
         let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
         let files = [
-            file("src/pool/a.rs", a),
-            file("src/pool/b.rs", "impl<T: Fn() -> u8> Pool<T> { pub fn far(&self) {} pub fn of() {} }"),
-            file("src/pool/c.rs", "struct Pool; impl Other { fn near(&self) {} }"),
+            file("crates/pool/src/a.rs", a),
+            file(
+                "crates/pool/src/b.rs",
+                "impl<T: Fn() -> u8> Pool<T> { pub fn far(&self) {} pub fn of() {} }",
+            ),
+            file("crates/pool/src/c.rs", "struct Pool; impl Other { fn near(&self) {} }"),
         ];
         hidden(&files, &layers::uses(&files), "pool").into_iter().collect()
     }

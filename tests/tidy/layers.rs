@@ -33,29 +33,28 @@ pub const HOUSE: &[(&str, &[&str])] = &[
             "frame", "store", "base",
         ],
     ),
-    // The list of all layers' targets of fuzzing; there in tests and builds of `fuzz/run` alone.
-    (
-        "fuzz",
-        &[
-            "daemon", "nbd", "fs", "image", "volume", "map", "log", "journal", "cache", "pool", "keys",
-            "frame", "store", "base",
-        ],
-    ),
     ("main", &["cli"]),
-    ("mount_helper", &[]),
 ];
 
-/// One source file: its path below the root (`src/pool/mod.rs`) and its text.
+/// One source file: its path below the root (`crates/pool/src/lib.rs`, `src/cli/mod.rs`) and its text.
 pub struct File {
     pub path: String,
     pub text: String,
 }
 
 impl File {
-    /// Returns the module's path: `src/pool/register.rs` → `["pool", "register"]`; the crate's root has none.
+    /// Returns the layer whose crate the file is of; `None`: the program's.
+    fn layer(&self) -> Option<&str> {
+        let (layer, _) = self.path.strip_prefix("crates/")?.split_once("/src/")?;
+        Some(layer)
+    }
+
+    /// Returns the module's path with its layer: `crates/pool/src/register.rs` → `["pool", "register"]`. The program's root has
+    /// none.
     pub fn module(&self) -> Vec<String> {
-        let inner = self.path.strip_prefix("src/").unwrap_or(&self.path).trim_end_matches(".rs");
-        let mut parts: Vec<_> = inner.split('/').map(String::from).collect();
+        let path = self.path.strip_prefix("crates/").map(|inner| inner.replacen("/src/", "/", 1));
+        let path = path.unwrap_or_else(|| self.path.strip_prefix("src/").unwrap_or(&self.path).to_owned());
+        let mut parts: Vec<_> = path.trim_end_matches(".rs").split('/').map(String::from).collect();
         if parts.last().is_some_and(|p| p == "mod" || p == "lib") {
             parts.pop();
         }
@@ -64,16 +63,39 @@ impl File {
 
     fn paths(&self) -> Vec<Path> {
         let split = code::split(&self.text);
-        code::paths(&code::tokens(&split.code), &["windlass"])
+        code::paths(&code::tokens(&split.code), &roots())
     }
 }
 
-/// Resolves a path to module names from the crate's root; `None` when it stays unclear.
-fn target(module: &[String], path: &Path) -> Option<Vec<String>> {
-    let mut at: Vec<String> = module.iter().chain(&path.inside).cloned().collect();
+/// Returns the names by which crates of the house are called.
+fn roots() -> Vec<&'static str> {
+    const ROOTS: &[&str] = &[
+        "windlass",
+        "windlass_base",
+        "windlass_store",
+        "windlass_keys",
+        "windlass_frame",
+        "windlass_pool",
+        "windlass_cache",
+        "windlass_journal",
+        "windlass_log",
+        "windlass_map",
+        "windlass_volume",
+        "windlass_image",
+        "windlass_fs",
+        "windlass_nbd",
+    ];
+    ROOTS.to_vec()
+}
+
+/// Resolves a path of a file to module names, the layer first; `None` when it stays unclear.
+fn target(file: &File, path: &Path) -> Option<Vec<String>> {
+    let mut at: Vec<String> = file.module().into_iter().chain(path.inside.iter().cloned()).collect();
     let mut rest = path.segments.as_slice();
     match rest[0].as_str() {
-        "crate" | "windlass" => at.clear(),
+        "crate" => at = file.layer().map(str::to_owned).into_iter().collect(),
+        "windlass" => at.clear(),
+        other if other.starts_with("windlass_") => at = vec![other["windlass_".len()..].to_owned()],
         "self" => {}
         _ => {
             let ups = rest.iter().take_while(|s| *s == "super").count();
@@ -96,7 +118,7 @@ pub fn arrows(files: &[File], house: &[(&str, &[&str])]) -> Vec<String> {
             continue;
         };
         for path in file.paths() {
-            let Some(to) = target(&module, &path) else { continue };
+            let Some(to) = target(file, &path) else { continue };
             match to.first() {
                 Some(to) if to == layer || allowed.contains(&to.as_str()) => {}
                 Some(to) if house.iter().any(|(l, _)| l == to) => {
@@ -132,7 +154,7 @@ pub fn uses(files: &[File]) -> Vec<Use> {
     for file in &product {
         let from = file.module();
         for path in outside_tests(file) {
-            let Some(to) = target(&from, &path) else { continue };
+            let Some(to) = target(file, &path) else { continue };
             let Some(to) = resolve(&to, &known, &exports) else { continue };
             if !from.is_empty() && !to.starts_with(&from) {
                 out.push(Use { path: file.path.clone(), line: path.line, from: from.clone(), to });
@@ -269,13 +291,16 @@ mod tests {
     #[test]
     fn arrows_down_pass() {
         assert_eq!(
-            judged("src/pool/mod.rs", "use crate::store::Etag; use crate::pool::x; use super::frame::Place;"),
+            judged(
+                "crates/pool/src/lib.rs",
+                "use windlass_store::Etag; use crate::x; use windlass_frame::Place;"
+            ),
             [""; 0]
         );
         assert_eq!(judged("src/main.rs", "fn main() { windlass::cli::main() }"), [""; 0]);
-        assert_eq!(judged("src/lib.rs", "pub mod fs; pub use crate::nbd::x;"), [""; 0]);
+        assert_eq!(judged("src/lib.rs", "pub mod cli; pub use windlass_nbd::x;"), [""; 0]);
         assert_eq!(
-            judged("src/nbd/server.rs", "// crate::fs::x\nconst S: &str = \"crate::fs::x\";"),
+            judged("crates/nbd/src/server.rs", "// windlass_fs::x\nconst S: &str = \"windlass_fs::x\";"),
             [""; 0]
         );
     }
@@ -283,19 +308,24 @@ mod tests {
     #[test]
     fn arrows_up_and_across_fail() {
         assert_eq!(
-            judged("src/nbd/server.rs", "\nuse crate::fs::x;"),
-            ["src/nbd/server.rs:2: nbd may not use fs"]
+            judged("crates/nbd/src/server.rs", "\nuse windlass_fs::x;"),
+            ["crates/nbd/src/server.rs:2: nbd may not use fs"]
         );
         assert_eq!(
-            judged("src/nbd/mod.rs", "use super::volume::V;"),
-            ["src/nbd/mod.rs:1: nbd may not use volume"]
+            judged("crates/nbd/src/lib.rs", "use windlass_volume::V;"),
+            ["crates/nbd/src/lib.rs:1: nbd may not use volume"]
         );
-        assert_eq!(judged("src/base/ids.rs", "use crate::{base::Error, store::S};").len(), 1);
-        assert_eq!(judged("src/pool/a.rs", "fn f() -> crate::cache::C { super::super::log::L }").len(), 2);
-        assert_eq!(judged("src/fs/a.rs", "mod m { use super::super::super::nbd::N; }").len(), 1);
-        assert_eq!(judged("src/journal/mod.rs", "use crate::store::Etag;").len(), 1);
+        assert_eq!(judged("crates/base/src/ids.rs", "use windlass_store::{Error, S};").len(), 1);
+        assert_eq!(
+            judged("crates/pool/src/a.rs", "fn f() -> windlass_cache::C { windlass_log::L }").len(),
+            2
+        );
+        assert_eq!(judged("crates/fs/src/a.rs", "mod m { use windlass_nbd::N; }").len(), 1);
+        assert_eq!(judged("crates/fs/src/a.rs", "use windlass::daemon::run;").len(), 1);
+        assert_eq!(judged("crates/journal/src/lib.rs", "use windlass_store::Etag;").len(), 1);
         assert_eq!(judged("src/main.rs", "use windlass::daemon::run;").len(), 1);
-        assert_eq!(judged("src/store/mod.rs", "use crate::*;").len(), 1);
+        assert_eq!(judged("src/lib.rs", "use crate::*;").len(), 0);
+        assert_eq!(judged("src/cli/mod.rs", "use crate::*;").len(), 1);
         assert_eq!(judged("src/attic/mod.rs", "").len(), 1);
     }
 
@@ -303,15 +333,15 @@ mod tests {
     fn rings_of_files_are_found() {
         let house = |b: &str| {
             rings(&[
-                file("src/pool/mod.rs", "mod a; mod b; pub use a::A; pub use b::B; use a::X;"),
-                file("src/pool/a.rs", "use super::B;"),
-                file("src/pool/b.rs", b),
+                file("crates/pool/src/lib.rs", "mod a; mod b; pub use a::A; pub use b::B; use a::X;"),
+                file("crates/pool/src/a.rs", "use super::B;"),
+                file("crates/pool/src/b.rs", b),
             ])
         };
-        assert_eq!(house("use crate::base::Error; use super::Own;"), [""; 0]);
+        assert_eq!(house("use windlass_base::Error; use super::Own;"), [""; 0]);
         assert_eq!(house("#[cfg(test)] mod tests { use super::super::A; }"), [""; 0]);
         assert_eq!(house("use super::A;"), ["these files use each other in a ring: pool::a, pool::b"]);
-        assert_eq!(house("fn f() { crate::pool::a::g() }").len(), 1);
+        assert_eq!(house("fn f() { crate::a::g() }").len(), 1);
         assert_eq!(house("use super::a::{A, g};").len(), 1);
     }
 }

@@ -40,13 +40,16 @@ pub fn judge(files: &[File], rooms: &[(&str, &[&str])]) -> Vec<String> {
         let first: BTreeSet<String> =
             inside.filter(|m| m.len() > 1 && m[0] == *layer).map(|m| m[1].clone()).collect();
         let strays = first.iter().filter(|name| !order.contains(&name.as_str()));
-        bad.extend(strays.map(|name| format!("src/{layer}: `{name}` is no room of the layer")));
+        bad.extend(strays.map(|name| format!("crates/{layer}/src: `{name}` is no room of the layer")));
         for room in *order {
-            let entries = entries(files, &format!("src/{layer}/{room}/"));
+            let entries = entries(files, &format!("crates/{layer}/src/{room}/"));
             if entries.is_empty() {
-                bad.push(format!("src/{layer}/{room}: no such room"));
+                bad.push(format!("crates/{layer}/src/{room}: no such room"));
             } else if entries.len() > ENTRIES_MAX {
-                bad.push(format!("src/{layer}/{room}: {} entries, at most {ENTRIES_MAX}", entries.len()));
+                bad.push(format!(
+                    "crates/{layer}/src/{room}: {} entries, at most {ENTRIES_MAX}",
+                    entries.len()
+                ));
             }
         }
     }
@@ -60,7 +63,7 @@ fn entries<'a>(files: &'a [File], folder: &str) -> BTreeSet<&'a str> {
 
 /// Tells whether a file is the layer's own `mod.rs`, or that of one of its rooms.
 fn is_front(file: &File, rooms: &[(&str, &[&str])]) -> bool {
-    file.path.ends_with("/mod.rs")
+    (file.path.ends_with("/mod.rs") || file.path.ends_with("/lib.rs"))
         && match file.module().as_slice() {
             [layer] => rooms.iter().any(|(l, _)| l == layer),
             [layer, room] => rooms.iter().any(|(l, order)| l == layer && order.contains(&room.as_str())),
@@ -110,11 +113,11 @@ mod tests {
 
     fn judged(low: &str, high: &str) -> Vec<String> {
         let files = [
-            file("src/pool/mod.rs", "mod low; mod high; pub use low::A; pub use high::B;"),
-            file("src/pool/low/mod.rs", "mod a; pub use a::A;"),
-            file("src/pool/low/a.rs", low),
-            file("src/pool/high/mod.rs", "mod b; pub use b::B;"),
-            file("src/pool/high/b.rs", high),
+            file("crates/pool/src/lib.rs", "mod low; mod high; pub use low::A; pub use high::B;"),
+            file("crates/pool/src/low/mod.rs", "mod a; pub use a::A;"),
+            file("crates/pool/src/low/a.rs", low),
+            file("crates/pool/src/high/mod.rs", "mod b; pub use b::B;"),
+            file("crates/pool/src/high/b.rs", high),
         ];
         judge(&files, TWO)
     }
@@ -124,7 +127,7 @@ mod tests {
         assert_eq!(judged("use crate::base::E;", "use crate::pool::low::A; use super::c;"), [""; 0]);
         assert_eq!(
             judged("\nuse crate::pool::high::B;", ""),
-            ["src/pool/low/a.rs:2: pool's low may not use high"]
+            ["crates/pool/src/low/a.rs:2: pool's low may not use high"]
         );
         // Through the layer's own front, and inside a function.
         assert_eq!(judged("fn f() { super::super::B::g() }", "").len(), 1);
@@ -133,18 +136,27 @@ mod tests {
 
     #[test]
     fn every_file_stands_in_a_room_that_is_in_the_table() {
-        let files = [file("src/pool/attic.rs", "use crate::base::E;"), file("src/pool/low/mod.rs", "mod a;")];
+        let files = [
+            file("crates/pool/src/attic.rs", "use crate::base::E;"),
+            file("crates/pool/src/low/mod.rs", "mod a;"),
+        ];
         let seen = judge(&files, TWO);
-        assert_eq!(seen, ["src/pool: `attic` is no room of the layer", "src/pool/high: no such room"]);
+        assert_eq!(
+            seen,
+            ["crates/pool/src: `attic` is no room of the layer", "crates/pool/src/high: no such room"]
+        );
     }
 
     #[test]
     fn rooms_are_small_and_their_fronts_hold_no_code() {
-        let mut files: Vec<_> = (0..14).map(|i| file(&format!("src/pool/low/f{i}.rs"), "")).collect();
-        files.push(file("src/pool/low/mod.rs", "mod a;"));
-        files.push(file("src/pool/high/mod.rs", "fn f() {}"));
-        assert_eq!(judge(&files, TWO), ["src/pool/high/mod.rs:1: holds more than modules and re-exports"]);
-        files.push(file("src/pool/low/more/x.rs", ""));
+        let mut files: Vec<_> = (0..14).map(|i| file(&format!("crates/pool/src/low/f{i}.rs"), "")).collect();
+        files.push(file("crates/pool/src/low/mod.rs", "mod a;"));
+        files.push(file("crates/pool/src/high/mod.rs", "fn f() {}"));
+        assert_eq!(
+            judge(&files, TWO),
+            ["crates/pool/src/high/mod.rs:1: holds more than modules and re-exports"]
+        );
+        files.push(file("crates/pool/src/low/more/x.rs", ""));
         assert_eq!(judge(&files, TWO).len(), 2);
     }
 }

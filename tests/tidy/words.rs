@@ -8,18 +8,18 @@ use crate::layers::{File, is_test};
 /// Refused words below each folder: an identifier of the code, or a word of a comment, and its name now. A
 /// folder whose words were changed is entered here.
 pub const REFUSED: &[(&str, &[(&str, &str)])] = &[
-    ("src/volume/", VOLUME),
-    ("src/pool/", POOL),
+    ("crates/volume/src/", VOLUME),
+    ("crates/pool/src/", POOL),
     (
         "src/daemon/",
         &[("Desk", "EngineState"), ("desk", "state"), ("Home", "StateDir"), ("Seat", "HostContext")],
     ),
     (
-        "src/store/s3/",
+        "crates/store/src/s3/",
         &[("Straight", "DirectClient"), ("Way", "Endpoint"), ("Overheard", "CapturingProvider")],
     ),
-    ("src/base/rt/", &[("Undone", "QueueGuard"), ("Patient", "InlineIoGuard"), ("Pace", "JobClass")]),
-    ("src/fs/", FS),
+    ("crates/base/src/rt/", &[("Undone", "QueueGuard"), ("Patient", "InlineIoGuard"), ("Pace", "JobClass")]),
+    ("crates/fs/src/", FS),
 ];
 
 const VOLUME: &[(&str, &str)] = &[
@@ -97,7 +97,7 @@ const FS: &[(&str, &str)] = &[
 
 /// Type names that do not say whose the type is: nothing below these folders declares one.
 pub const NAMELESS: &[(&str, &[&str])] =
-    &[("src/fs/", &["State", "Place", "Shared", "Found", "Known", "Seen", "Kept", "Pace"])];
+    &[("crates/fs/src/", &["State", "Place", "Shared", "Found", "Known", "Seen", "Kept", "Pace"])];
 
 pub fn judge(file: &File) -> Vec<String> {
     let split = code::split(&file.text);
@@ -139,7 +139,7 @@ pub fn doubles(files: &[File]) -> Vec<String> {
     let mut shown: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for file in files {
         let path: Vec<&str> = file.path.split('/').collect();
-        let ["src", layer, "mod.rs"] = path[..] else { continue };
+        let (["src", layer, "mod.rs"] | ["crates", layer, "src", "lib.rs"]) = path[..] else { continue };
         let split = code::split(&file.text);
         let tokens = code::tokens(&split.code);
         for (i, _) in tokens.windows(2).enumerate().filter(|(_, w)| w[0].text == "pub" && w[1].text == "use")
@@ -182,35 +182,38 @@ mod tests {
 
     #[test]
     fn old_words_are_refused_in_code_and_comments() {
-        assert_eq!(judged("src/fs/a.rs", "fn shelf() {}"), ["src/fs/a.rs:1: `shelf` is called slab"]);
-        assert_eq!(judged("src/fs/a.rs", "\n// A berth of it.").len(), 1);
-        assert_eq!(judged("src/fs/a.rs", "// See `Own`.").len(), 1);
         assert_eq!(
-            judged("src/fs/a.rs", "// Own changes count; the text \"x\".\nfn bookshelf() {}"),
+            judged("crates/fs/src/a.rs", "fn shelf() {}"),
+            ["crates/fs/src/a.rs:1: `shelf` is called slab"]
+        );
+        assert_eq!(judged("crates/fs/src/a.rs", "\n// A berth of it.").len(), 1);
+        assert_eq!(judged("crates/fs/src/a.rs", "// See `Own`.").len(), 1);
+        assert_eq!(
+            judged("crates/fs/src/a.rs", "// Own changes count; the text \"x\".\nfn bookshelf() {}"),
             [""; 0]
         );
-        assert_eq!(judged("src/nbd/a.rs", "fn shelf() {}"), [""; 0]);
+        assert_eq!(judged("crates/nbd/src/a.rs", "fn shelf() {}"), [""; 0]);
     }
 
     #[test]
     fn renamed_types_are_no_words_of_prose() {
-        assert_eq!(judged("src/log/a.rs", "//! FooterCache read lately.").len(), 1);
-        assert_eq!(judged("src/log/a.rs", "//! The `FooterCache` has them. A Slab, too."), [""; 0]);
+        assert_eq!(judged("crates/log/src/a.rs", "//! FooterCache read lately.").len(), 1);
+        assert_eq!(judged("crates/log/src/a.rs", "//! The `FooterCache` has them. A Slab, too."), [""; 0]);
     }
 
     #[test]
     fn two_layers_show_no_type_of_one_name() {
         let file = |path: &str, text: &str| File { path: path.into(), text: text.into() };
-        let pool = file("src/pool/mod.rs", "pub use stores::{Settings, HEAD_MAX, place};");
-        let volume = |text| file("src/volume/mod.rs", text);
+        let pool = file("crates/pool/src/lib.rs", "pub use stores::{Settings, HEAD_MAX, place};");
+        let volume = |text| file("crates/volume/src/lib.rs", text);
         assert_eq!(doubles(&[pool, volume("pub use head::Settings;\nuse crate::pool::Pool;")]).len(), 1);
-        let pool = file("src/pool/mod.rs", "pub use stores::{Settings, HEAD_MAX, place};");
+        let pool = file("crates/pool/src/lib.rs", "pub use stores::{Settings, HEAD_MAX, place};");
         assert_eq!(doubles(&[pool, volume("pub use head::{VolumeSettings, HEAD_MAX};")]), [""; 0]);
     }
 
     #[test]
     fn types_say_whose_they_are() {
-        assert_eq!(judged("src/fs/a.rs", "enum State {}").len(), 1);
-        assert_eq!(judged("src/fs/a.rs", "use crate::store::Found; struct FileState;"), [""; 0]);
+        assert_eq!(judged("crates/fs/src/a.rs", "enum State {}").len(), 1);
+        assert_eq!(judged("crates/fs/src/a.rs", "use crate::store::Found; struct FileState;"), [""; 0]);
     }
 }

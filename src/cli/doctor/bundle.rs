@@ -9,11 +9,11 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::redact::{Secrets, is_secret};
-use crate::base::rt::{Disk as _, RealDisk, RealRuntime, Rt};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::StateDir;
 use crate::daemon::answers::{EngineStatus, PoolAnswer};
-use crate::nbd::Address;
+use windlass_base::rt::{Disk as _, RealDisk, RealRuntime, Rt};
+use windlass_base::{Error, Kind, Name, Result, ResultExt as _};
+use windlass_nbd::Address;
 
 /// Most bytes of the log that are told, the newest ones.
 const LOG_MAX: usize = 256 << 10;

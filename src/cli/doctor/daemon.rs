@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::check::Check;
-use crate::base::rt::Rt;
-use crate::base::units::{show_bytes, show_count, show_time};
 use crate::daemon::answers::EngineStatus;
 use crate::daemon::config::Wrong;
+use windlass_base::rt::Rt;
+use windlass_base::units::{show_bytes, show_count, show_time};
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Longest path of a unix socket that Linux takes, in bytes.

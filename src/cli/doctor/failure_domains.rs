@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::check::Check;
 use super::folder_facts::Folder;
-use crate::base::units::show_count;
-use crate::store::{StoreSpec, StoreUrl};
+use windlass_base::units::show_count;
+use windlass_store::{StoreSpec, StoreUrl};
 
 /// A store of a pool, and the filesystem that it is on if it is a folder.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Resource;
 
 use super::check::Check;
-use crate::base::units::{MIB, show_bytes};
+use windlass_base::units::{MIB, show_bytes};
 
 /// Oldest version of the kernel that has openat2(2), by which stores in folders are opened.
 const KERNEL_MIN: (u32, u32) = (5, 6);
@@ -183,8 +183,8 @@ fn group_of_memory(line: &str) -> Option<(&'static Path, String, &'static str)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::units::GIB;
     use crate::cli::doctor::check::State;
+    use windlass_base::units::GIB;
 
     fn well() -> HostFacts {
         HostFacts {

@@ -28,14 +28,14 @@ use self::state_folder::StateFacts;
 use self::store::StoreFacts;
 use super::daemon_user::DaemonUser;
 use super::{DEGRADED, Global, config, output, reach_engine};
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{CredentialsLine, EngineStatus, PoolAnswer};
 use crate::daemon::api::{Outcome, Verb};
 use crate::daemon::control_client::Client;
 use crate::daemon::{KnownPool, StateDir, read_kept_credentials};
-use crate::nbd::Address;
-use crate::store::{KeySource, KeyTarget, StoreSpec, StoreUrl, keyring};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_nbd::Address;
+use windlass_store::{KeySource, KeyTarget, StoreSpec, StoreUrl, keyring};
 
 /// Longest wait for the engine, with each question.
 const ASK: Duration = Duration::from_secs(60);

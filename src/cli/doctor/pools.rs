@@ -2,9 +2,9 @@
 
 use super::check::Check;
 use super::folder_facts::percent;
-use crate::base::units::{show_bytes, show_count, show_time};
 use crate::daemon::answers::{PoolAnswer, word};
-use crate::pool::{StoreState, StoreStatus};
+use windlass_base::units::{show_bytes, show_count, show_time};
+use windlass_pool::{StoreState, StoreStatus};
 
 /// Age in ms of the last scrub from which a pool gets a warning: bytes that nobody has read for longer may
 /// have rotted.
@@ -158,8 +158,8 @@ mod tests {
         let store = json!({"index": 0, "url": "file:///s", "zone": null, "state": "in", "reason": null,
             "failing_ms": null, "latency_ms_p99": null, "error_rate": 0.0, "requests": 0, "undeleted": 0,
             "used_bytes": 50, "free_bytes": 50, "traffic": []});
-        let settings = serde_json::to_value(crate::pool::PoolSettings::default()).unwrap();
-        let id = serde_json::to_value(crate::base::PoolId(7)).unwrap();
+        let settings = serde_json::to_value(windlass_pool::PoolSettings::default()).unwrap();
+        let id = serde_json::to_value(windlass_base::PoolId(7)).unwrap();
         let mut value = json!({"name": "p", "id": id, "layout": "2+1", "stored_at": 3, "keyed": false, "settings": settings,
             "survives": [], "hedge_ms": 20.0, "stores": [store], "replacing": [], "pending_shards": 0,
             "damaged_shards": 0, "damaged_registers": [], "at_risk": [], "pending_incomplete": false,

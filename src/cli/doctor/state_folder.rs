@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::check::Check;
 use super::folder_facts::{FLEETING, Folder, REMOTE};
-use crate::base::units::{GIB, MIB, show_bytes};
 use crate::daemon::StateDir;
+use windlass_base::units::{GIB, MIB, show_bytes};
 
 /// Least room in bytes that is no trouble: journals of volumes grow to gigabytes while stores are behind.
 const ROOM_MIN: u64 = GIB;

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::folder_facts::{FLEETING, Folder, unmounted};
-use crate::base::rt::Rt;
-use crate::base::units::show_bytes;
-use crate::base::{Error, Kind};
 use crate::cli::daemon_user::DaemonUser;
-use crate::pool::{LABEL_MAX, LABELS, Label, pool_of_label};
-use crate::store::{
+use windlass_base::rt::Rt;
+use windlass_base::units::show_bytes;
+use windlass_base::{Error, Kind};
+use windlass_pool::{LABEL_MAX, LABELS, Label, pool_of_label};
+use windlass_store::{
     self, Asked, BucketRules, ByteRange, Effort, Fitness, LifecycleRule, Right, StoreUrl, TriedRight,
 };
 
@@ -402,7 +402,7 @@ fn retention(kept: &Asked<Option<String>>) -> Check {
 mod tests {
     use super::*;
     use crate::cli::doctor::check::State;
-    use crate::store::ConditionalPuts;
+    use windlass_store::ConditionalPuts;
 
     fn calm() -> BucketRules {
         BucketRules {

@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use indicatif::ProgressBar;
 
-use crate::base::rt::Rt;
-use crate::base::{Error, Kind, Result};
-use crate::image::{
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result};
+use windlass_image::{
     BackingDir, Bytewise, Chain, Compression, Detected, Format, HEAD_BYTES, HttpFile, HttpOpened, LocalFile,
     Opened, Raw, ReadAt, Source, Stream, TAIL_BYTES, check_end, compression_named, compression_of, detect,
     sha256,
 };
-use crate::store;
 
 /// The image as the command line describes it.
 #[derive(Debug)]
@@ -139,7 +138,7 @@ async fn locate(rt: &Rt, from: &str) -> Result<Place> {
             LocalFile::of(rt, stdin, "standard input".into())?
         }
         url if url.contains("://") => {
-            return Ok(match HttpFile::open(rt, store::web_client()?, url).await? {
+            return Ok(match HttpFile::open(rt, windlass_store::web_client()?, url).await? {
                 HttpOpened::File(file) => Place::File(file.shared(), Reach::Far),
                 HttpOpened::Stream(bytes, size) => Place::Bytes(bytes, size),
             });

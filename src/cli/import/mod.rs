@@ -24,12 +24,12 @@ use super::transfer_bar::{Counts, bar};
 use super::volume::key_of_new;
 use super::volume_key::KeyFlags;
 use super::{Global, apply_diff, done, output};
-use crate::base::rt::{Instant, RealRuntime, Rt};
-use crate::base::units::{parse_size, show_bytes, show_size, show_time};
-use crate::base::{Error, Kind, Result};
 use crate::daemon::StateDir;
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, Verb, VolumeCreate, VolumePath};
-use crate::image::{CopyWatch, DiskCopy, FilledTo, Format, Target};
+use windlass_base::rt::{Instant, RealRuntime, Rt};
+use windlass_base::units::{parse_size, show_bytes, show_size, show_time};
+use windlass_base::{Error, Kind, Result};
+use windlass_image::{CopyWatch, DiskCopy, FilledTo, Format, Target};
 
 /// Pause between notes, before each of which what was written is flushed.
 const NOTE_EVERY: Duration = Duration::from_secs(2);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::base::{Kind, Result};
 use crate::cli::reach_engine::Door;
 use crate::daemon::api::VolumePath;
-use crate::image::Target;
-use crate::nbd::Client;
+use windlass_base::{Kind, Result};
+use windlass_image::Target;
+use windlass_nbd::Client;
 
 /// Name of the NBD context that tells where an export has data.
 const ALLOCATION: &str = "base:allocation";

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::rt::{Disk, DiskLock, RealDisk};
-use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::StateDir;
 use crate::daemon::api::VolumePath;
+use windlass_base::rt::{Disk, DiskLock, RealDisk};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
 const FILE_MAX: usize = 64 << 10;
 

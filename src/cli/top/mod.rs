@@ -17,12 +17,12 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 
 use self::screen::Screen;
 use super::Global;
-use crate::base::rt::{RealRuntime, Rt};
-use crate::base::{Error, Kind, Result, ResultExt as _};
 use crate::daemon::answers::WatchAnswer;
 use crate::daemon::api::Verb;
 use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
+use windlass_base::rt::{RealRuntime, Rt};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for an answer. A daemon that takes longer counts as one that does not answer.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::daemon::answers::{IoLine, VolumeInUse, WatchAnswer};
-use crate::pool::StoreStatus;
+use windlass_pool::StoreStatus;
 
 /// The I/O of one volume; all but the latency is for a second.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]

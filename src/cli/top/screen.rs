@@ -8,9 +8,9 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::super::output;
 use super::rates::{self, VolumeRates};
-use crate::base::units::{show_bytes, show_time};
 use crate::daemon::answers::{VolumeInUse, WatchAnswer, word};
-use crate::pool::{StoreState, StoreStatus};
+use windlass_base::units::{show_bytes, show_time};
+use windlass_pool::{StoreState, StoreStatus};
 
 /// Most lines on what needs attention, and most lines on stores.
 const ALARMS_MAX: usize = 8;
@@ -474,9 +474,9 @@ mod tests {
     }
 
     /// A pool of one store that is slow, fails and has done so for long.
-    fn pool_with_slow_store() -> crate::pool::PoolStatus {
-        let settings = serde_json::to_value(crate::pool::PoolSettings::default()).unwrap();
-        let id = serde_json::to_value(crate::base::PoolId(7)).unwrap();
+    fn pool_with_slow_store() -> windlass_pool::PoolStatus {
+        let settings = serde_json::to_value(windlass_pool::PoolSettings::default()).unwrap();
+        let id = serde_json::to_value(windlass_base::PoolId(7)).unwrap();
         let store = serde_json::json!({"index": 0, "url": "file:///srv/one", "zone": null, "state": "failing",
             "reason": null, "failing_ms": 100_800_000, "latency_ms_p99": 140.0, "error_rate": 0.37, "requests": 0,
             "undeleted": 0, "used_bytes": null, "free_bytes": null, "traffic": []});

@@ -4,7 +4,7 @@ use toml::de::DeValue;
 
 use super::listen_address::Account;
 use super::value_types::{Element, Fault, List, Raw, Setting, quoted};
-use crate::base::nearest;
+use windlass_base::nearest;
 
 /// A rule of `allow`: lets whoever it is for open some exports.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

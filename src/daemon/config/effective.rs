@@ -11,11 +11,11 @@ use super::sections::{
     Alert, Config, Limits, Log, Mount, Pool, Replica, Store, Tls, Top, Traces, VolumeKeys,
 };
 use super::value_types::{Level, LogFormat, Often, Setting as _, Size, Written, bare_or_quoted, quoted};
-use crate::base::units::{GIB, parse_size};
-use crate::base::{Error, Kind, Name, Result, ResultExt as _};
 use crate::daemon::KeyPlace;
 use crate::daemon::StateDir;
 use crate::daemon::api::VolumePath;
+use windlass_base::units::{GIB, parse_size};
+use windlass_base::{Error, Kind, Name, Result, ResultExt as _};
 
 /// Largest block cache on disk where nobody gave a size, in bytes.
 const CACHE_MAX: u64 = 10 * GIB;

@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::reference::example;
-use crate::base::fuzz::{text, texts};
+use windlass_fuzz::{text, texts};
 
 pub fn some_files() -> Vec<Vec<u8>> {
     let all: String = example()

@@ -7,12 +7,12 @@ use super::listen_address::ListenAddress;
 use super::section_macro::Findings;
 use super::sections::{Config, Mount, Pool, Replica, Store, VolumeKeys};
 use super::value_types::{List, Size, Written, bare_or_quoted};
-use crate::base::units::{KIB, show_size};
-use crate::base::{Error, Kind, Name, Result, nearest};
 use crate::daemon::api::VolumePath;
-use crate::fs::MountOptions;
-use crate::nbd::Address;
-use crate::store::{StoreSpec, StoreUrl};
+use windlass_base::units::{KIB, show_size};
+use windlass_base::{Error, Kind, Name, Result, nearest};
+use windlass_fs::MountOptions;
+use windlass_nbd::Address;
+use windlass_store::{StoreSpec, StoreUrl};
 
 /// Least budget that an engine works with, in bytes.
 pub const MEMORY_MIN: u64 = 64 << 20;

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use toml::de::DeValue;
 
 use super::value_types::{Element, Fault, Raw, Setting, quoted, text};
-use crate::base::{Error, Kind, Result, nearest};
-use crate::nbd::Address;
+use windlass_base::{Error, Kind, Result, nearest};
+use windlass_nbd::Address;
 
 /// A user or a group of this host.
 #[derive(Clone, PartialEq, Eq, Debug)]

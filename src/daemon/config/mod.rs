@@ -18,8 +18,8 @@ mod value_types;
 
 use std::path::Path;
 
-use crate::base::rt::Disk;
-use crate::base::{Error, Kind, Result};
+use windlass_base::rt::Disk;
+use windlass_base::{Error, Kind, Result};
 
 pub use allow_rule::Allow;
 pub use effective::{AlertPlan, Origin, ReplicaPlan, Row, ScrubPlan};

@@ -9,7 +9,7 @@ use super::section_macro::{Findings, Section, Wrong};
 use super::sections::{Config, OUTLINES, Top};
 use super::value_types::{Raw, Written, bare_or_quoted};
 use super::{limits_and_references, toml_errors};
-use crate::base::nearest;
+use windlass_base::nearest;
 
 /// Sections at the top of the file.
 const SECTIONS: [&str; 10] =

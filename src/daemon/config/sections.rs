@@ -9,7 +9,7 @@ use super::section_macro::{Key, Outline, Preset, Section, section};
 use super::value_types::{
     ClientCertificates, Fault, Level, List, LogFormat, Often, Raw, Setting, Share, Size, Time, Written,
 };
-use crate::nbd::Address;
+use windlass_nbd::Address;
 
 section! {
     /// Of the daemon as a whole. Each flag beats the environment, which beats this file.

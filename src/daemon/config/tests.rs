@@ -8,8 +8,8 @@ use super::effective::Origin;
 use super::section_macro::Preset;
 use super::sections::OUTLINES;
 use super::*;
-use crate::base::units::GIB;
-use crate::base::{Kind, Name};
+use windlass_base::units::GIB;
+use windlass_base::{Kind, Name};
 
 /// Files, each with the line and key of its one error, and a part of the cure.
 const BAD: &[(&str, usize, &str, &str)] = &[
@@ -270,7 +270,7 @@ fn all_that_is_wrong_is_told_at_once() {
 #[tokio::test]
 async fn errors_name_the_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (disk, file) = (crate::base::rt::RealDisk::start(), dir.path().join("windlass.toml"));
+    let (disk, file) = (windlass_base::rt::RealDisk::start(), dir.path().join("windlass.toml"));
     let load = |named| Config::load(&*disk, &file, named);
     assert!(load(false).await.unwrap().path.is_none());
     assert_eq!(load(true).await.unwrap_err().kind(), Kind::Usage);

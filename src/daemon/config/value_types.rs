@@ -7,9 +7,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::base::nearest;
-use crate::base::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::nbd::Address;
+use windlass_base::nearest;
+use windlass_base::units::{parse_duration, parse_size, show_duration, show_size};
+use windlass_nbd::Address;
 
 /// A value as the parser gives it, with the bytes of the file where it stands.
 pub type Raw<'a> = Spanned<DeValue<'a>>;

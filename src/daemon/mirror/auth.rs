@@ -15,8 +15,8 @@ use std::path::Path;
 use aws_lc_rs::hmac;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::base::rt::{Disk, Rt};
-use crate::base::{Error, Kind, Result, ResultExt as _};
+use windlass_base::rt::{Disk, Rt};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
 const MAGIC: &[u8; 8] = b"wlMirro1";
 const NONCE: usize = 32;
@@ -129,7 +129,7 @@ pub mod fuzz {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::base::rt::sim::Sim;
+    use windlass_base::rt::sim::Sim;
 
     pub fn some_knocks() -> Vec<Vec<u8>> {
         vec![[&MAGIC[..], &[7; NONCE], &[9; TAG]].concat(), MAGIC.to_vec()]
@@ -147,7 +147,7 @@ pub mod fuzz {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rt::RealRuntime;
+    use windlass_base::rt::RealRuntime;
 
     async fn meet(owner: &Secret, peer: &Secret) -> (Result<()>, Result<()>) {
         let rt = Rt::new(RealRuntime::current());

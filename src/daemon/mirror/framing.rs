@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, BufWriter};
 
-use crate::base::Budget;
-use crate::base::rt::link::{FRAME_MAX, Frame, Link, LinkReceiver, LinkSender};
+use windlass_base::Budget;
+use windlass_base::rt::link::{FRAME_MAX, Frame, Link, LinkReceiver, LinkSender};
 
 /// Bytes that are gathered before the network gets them, and that are read ahead.
 const BUFFER: usize = 64 << 10;

@@ -20,10 +20,10 @@ use super::answers::EngineStatus;
 use super::config::Config;
 use super::engine_tables::EngineState;
 use super::listen_addresses;
-use crate::base::rt::{Dial, Disk, Link, Rt};
-use crate::base::{Budget, Error, Kind, PoolId, Result, ResultExt as _};
-use crate::nbd::{Address, Listener, Socket};
-use crate::volume::{EngineContext, serve_mirror};
+use windlass_base::rt::{Dial, Disk, Link, Rt};
+use windlass_base::{Budget, Error, Kind, PoolId, Result, ResultExt as _};
+use windlass_nbd::{Address, Listener, Socket};
+use windlass_volume::{EngineContext, serve_mirror};
 
 #[cfg(any(test, fuzzing))]
 pub use auth::fuzz;
@@ -175,7 +175,7 @@ async fn serve(rt: &Rt, mut stream: TcpStream, secret: &Secret, state: &Weak<Eng
     let gone = || Error::new(Kind::Closed, "the daemon is shutting down");
     let budget = state.upgrade().ok_or_else(gone)?.pools.memory().requests.clone();
     let link = framing::link(stream, Some(budget));
-    let engine = |begin: crate::volume::Begin| async move {
+    let engine = |begin: windlass_volume::Begin| async move {
         let state = state.upgrade().ok_or_else(gone)?;
         engine_of(&state, begin.pool).await
     };
@@ -226,7 +226,7 @@ impl Dial for Peer {
 #[allow(clippy::disallowed_methods)] // Writes files of its own.
 mod tests {
     use super::*;
-    use crate::base::rt::{RealDisk, RealRuntime};
+    use windlass_base::rt::{RealDisk, RealRuntime};
 
     async fn plan(flags: MirrorFlags, insecure: bool) -> Result<MirrorPlan> {
         let rt = Rt::new(RealRuntime::current());

@@ -11,7 +11,7 @@ use super::engine_tables::EngineState;
 use super::metrics_http_message::{HTML, JSON, NOT_FOUND, OK, Reply, Request, UNAVAILABLE};
 use super::progress::ProgressSink;
 use super::{verbs, volume_sharing_map};
-use crate::base::{Error, Kind, Name, Result};
+use windlass_base::{Error, Kind, Name, Result};
 
 const HEAD: &str = include_str!("head.html");
 const STYLE: &str = include_str!("style.css");

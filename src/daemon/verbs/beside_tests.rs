@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::daemon::api::{RemoveMode, SnapshotPath, VolumeMove, VolumePath};
 use crate::daemon::exports::EngineExports;
 use crate::daemon::progress::ProgressSink;
-use crate::nbd::Exports as _;
+use windlass_nbd::Exports as _;
 
 use super::tests::{TAKEN, folders, make_pool, make_volume, state};
 use super::{move_volume, pool, snapshot, trash, volume};

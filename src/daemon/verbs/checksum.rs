@@ -6,15 +6,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::base::units::MIB;
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::Visitor;
-use crate::image::export::{Nowhere, Origin, Recipe, export};
-use crate::image::portion_plan::Class;
-use crate::volume::{OpenMode, SnapshotView, Volume};
+use windlass_base::units::MIB;
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_image::export::{Nowhere, Origin, Recipe, export};
+use windlass_image::portion_plan::Class;
+use windlass_volume::{OpenMode, SnapshotView, Volume};
 
 /// Most runs of data and holes that are asked for at once.
 const RUNS: usize = 1024;

@@ -7,11 +7,11 @@ use futures::stream;
 use serde_json::json;
 
 use super::volume::{check_same, shown};
-use crate::base::{Error, Kind, Result};
 use crate::daemon::api::{CloneMany, Outcome, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::volume::{CloneAs, VolumeInfo, Volumes};
+use windlass_base::{Error, Kind, Result};
+use windlass_volume::{CloneAs, VolumeInfo, Volumes};
 
 /// Clones that are made at a time: each is a few round trips, and they meet at one snapshot's list of pins.
 const AT_ONCE: usize = 16;

@@ -2,13 +2,13 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::base::units::show_bytes;
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{Replicated, SnapshotCopied};
 use crate::daemon::api::{Outcome, Replicate, SnapshotCopy, SnapshotPath, Verb, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::volume::{Copied, Copying, Volumes};
+use windlass_base::units::show_bytes;
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_volume::{Copied, Copying, Volumes};
 
 /// Most snapshots of one volume for one copy that have the name of one second: clocks are set back, too.
 const ROUNDS_A_SECOND: u32 = 1000;
@@ -41,7 +41,7 @@ async fn copy(state: &EngineState, args: &SnapshotCopy, progress: Told<'_>) -> R
     target.check_unattached(&to.volume).await?;
     let how = Copying { roll_back: *roll_back, verify_all: *verify_all, progress };
     let from = (source, &from.volume.volume, &from.snapshot);
-    crate::volume::copy_snapshot(from, (target, &to.volume), how).await
+    windlass_volume::copy_snapshot(from, (target, &to.volume), how).await
 }
 
 fn said(SnapshotCopied { from, to, copied }: &SnapshotCopied) -> String {

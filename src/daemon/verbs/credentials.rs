@@ -7,14 +7,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Result, utc};
 use crate::daemon::answers::CredentialsLine;
 use crate::daemon::api::{CredentialsSet, Outcome};
 use crate::daemon::config::Config;
 use crate::daemon::credentials;
 use crate::daemon::engine_tables::EngineState;
-use crate::store::{AccessKeys, KeySource, KeyTarget, S3Place, S3Store, StoreUrl, keyring};
+use windlass_base::units::show_count;
+use windlass_base::{Error, Kind, Result, utc};
+use windlass_store::{AccessKeys, KeySource, KeyTarget, S3Place, S3Store, StoreUrl, keyring};
 
 /// Longest time that a store may take to say whether it takes the keys.
 const TRIAL: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ async fn trial(
 
 /// Returns the store that a user names by its URL or by its name.
 fn named_place(config: &Config, text: &str) -> Option<S3Place> {
-    let spec: crate::store::StoreSpec = config.store_url(text).ok()?.parse().ok()?;
+    let spec: windlass_store::StoreSpec = config.store_url(text).ok()?.parse().ok()?;
     match spec.url {
         StoreUrl::S3(place) => Some(place),
         _ => None,

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::base::units::{show_bytes, show_count};
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{Outcome, PoolDestroy};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
-use crate::pool::{Deleted, Destruction, Progress};
-use crate::volume::{Trash, VolumeInfo, check_unread, end_all};
+use windlass_base::units::{show_bytes, show_count};
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_pool::{Deleted, Destruction, Progress};
+use windlass_volume::{Trash, VolumeInfo, check_unread, end_all};
 
 /// Most volumes that are named before they are deleted.
 const NAMED_MAX: usize = 100;

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::volume::in_use;
-use crate::base::latency::Latencies;
-use crate::base::rt::Instant;
-use crate::base::units::{show_count, show_time};
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::DrillReport;
 use crate::daemon::api::{LoseStore, Outcome};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::io_tally::IO_VERBS;
 use crate::daemon::progress::ProgressSink;
-use crate::pool::{Member, Pool};
+use windlass_base::latency::Latencies;
+use windlass_base::rt::Instant;
+use windlass_base::units::{show_count, show_time};
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_pool::{Member, Pool};
 
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest time for which the drill waits until the store has all that it missed.
@@ -83,7 +83,7 @@ fn chosen(pool: &Pool, url: Option<&str>) -> Result<Arc<Member>> {
         return well
             .ok_or_else(|| Error::new(Kind::Refused, "no store of the pool answers: there is none to lose"));
     };
-    let url = url.parse::<crate::store::StoreSpec>()?.url.to_string();
+    let url = url.parse::<windlass_store::StoreSpec>()?.url.to_string();
     members.into_iter().find(|member| member.url() == url).ok_or_else(|| {
         let why =
             format!("{url} is no store of pool {0}: `windlass pool status {0}` lists them", pool.name());

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::replace::finish;
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{ForceRecover, Outcome};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::pool::{ForcedRecovery, StoreSwap};
-use crate::volume::Finished;
+use windlass_base::units::show_count;
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_pool::{ForcedRecovery, StoreSwap};
+use windlass_volume::Finished;
 
 pub async fn force_recover(
     state: &EngineState,
@@ -135,7 +135,7 @@ fn report(name: &Name, recovery: &ForcedRecovery, recovered: bool, shards: u64) 
     })
 }
 
-fn given_up(lost: &crate::pool::Lost, done: bool) -> String {
+fn given_up(lost: &windlass_pool::Lost, done: bool) -> String {
     let is = if done { "is" } else { "would be" };
     match &lost.new {
         Some(new) if *new == lost.url => format!("{new} {is} taken in anew, empty as it is"),

@@ -47,8 +47,8 @@ use super::engine_tables::EngineState;
 use super::held_exports;
 use super::mounts::AskedBy;
 use super::progress::ProgressSink;
-use crate::base::{Error, Kind, Result};
-use crate::volume::CloneAs;
+use windlass_base::{Error, Kind, Result};
+use windlass_volume::CloneAs;
 
 /// Longest time for which a verb that only looks waits for the stores.
 const LOOK: Duration = Duration::from_secs(20);

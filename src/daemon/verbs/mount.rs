@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::base::units::{show_bytes, show_count};
-use crate::base::{Error, Kind, Result};
 use crate::daemon::answers::{KeptOf, MountInfo, MountList};
 use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::EngineState;
@@ -15,8 +13,10 @@ use crate::daemon::mounts::AskedBy;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::KnownPool;
 use crate::daemon::store_overlap;
-use crate::fs::{KeptFile, KeptFiles, MountOptions};
-use crate::store::StoreUrl;
+use windlass_base::units::{show_bytes, show_count};
+use windlass_base::{Error, Kind, Result};
+use windlass_fs::{KeptFile, KeptFiles, MountOptions};
+use windlass_store::StoreUrl;
 
 /// Most kept files that a listing names: an answer is one line of bounded length.
 const LISTED: usize = 1000;

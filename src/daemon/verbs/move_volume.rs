@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::base::units::{show_bytes, show_count};
-use crate::base::{Error, Kind, Name, Result, VolumeId, utc};
 use crate::daemon::answers::VolumeMoved;
 use crate::daemon::api::{Outcome, VolumeMove, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::{Alone, Session, Visitor, VolumeClients};
-use crate::volume::{
+use windlass_base::units::{show_bytes, show_count};
+use windlass_base::{Error, Kind, Name, Result, VolumeId, utc};
+use windlass_volume::{
     MovedVolume, Moving, MovingClients, OpenMode, Passage, Volume, Volumes, check_other, finish_move,
     give_up_move, move_volume, moved_to, while_moved,
 };

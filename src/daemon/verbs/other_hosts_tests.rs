@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::{Kind, Result};
 use crate::daemon::api::{
     HandOver, RemoveMode, SnapshotCopy, SnapshotPath, Verb, VolumeCreate, VolumeMove, VolumePath,
 };
@@ -18,10 +16,12 @@ use crate::daemon::held_exports::HeldExport;
 use crate::daemon::nbd_handover::{FORMAT, HandedOver, Receiver};
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::StateDir;
-use crate::nbd::{Export, Exports as _, HeldDisk};
-use crate::pool::{Care, LABEL_MAX, Label, label_key};
-use crate::store::{ByteRange, Cause, When};
-use crate::volume::Trash;
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::{Kind, Result};
+use windlass_nbd::{Export, Exports as _, HeldDisk};
+use windlass_pool::{Care, LABEL_MAX, Label, label_key};
+use windlass_store::{ByteRange, Cause, When};
+use windlass_volume::Trash;
 
 use super::tests::{TAKEN, folders, make_pool, state};
 use super::{
@@ -211,7 +211,7 @@ async fn nobody_gets_a_volume_alone_that_a_client_of_the_daemon_before_waits_for
     make_pool(before.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
     make(before.state(), "p/v", &[]).await;
     let address = before.state().nbd_addresses()[0].clone();
-    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    let client = windlass_nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
     client.write(0, vec![1; 4096].into(), true).await.unwrap();
     let socket = home.handover(1).unwrap();
     let receiver = Receiver::listen(&socket).unwrap();
@@ -322,7 +322,7 @@ async fn a_daemon_that_leaves_its_clients_to_the_next_one_lets_no_command_in() {
     make_pool(engine.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
     make(engine.state(), "p/v", &[]).await;
     let address = engine.state().nbd_addresses()[0].clone();
-    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    let client = windlass_nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
     client.write(0, vec![1; 4096].into(), true).await.unwrap();
     let kept = Arc::new(Mutex::new(Vec::new()));
     let clients = kept.clone();
@@ -389,10 +389,10 @@ async fn destroy(state: &EngineState, dry_run: bool) -> Result<crate::daemon::ap
 async fn condemn(state: &EngineState, store: &str) {
     let pool = state.pools.get(&"p".parse().unwrap()).await.unwrap();
     let (id, volumes) = (pool.pool.id(), pool.volumes.clone());
-    crate::volume::end_all(&volumes, &|_| ()).await.unwrap();
+    windlass_volume::end_all(&volumes, &|_| ()).await.unwrap();
     state.pools.begin_destruction(&"p".parse().unwrap(), id).await.unwrap();
-    let url = store.parse::<crate::store::StoreSpec>().unwrap().url;
-    let bucket = crate::store::expect(&state.host_context.rt, &url).await.unwrap();
+    let url = store.parse::<windlass_store::StoreSpec>().unwrap().url;
+    let bucket = windlass_store::expect(&state.host_context.rt, &url).await.unwrap();
     let (key, range) = (label_key(id), ByteRange::Whole { max: LABEL_MAX });
     let found = bucket.get(&key, range, Cause::Label).await.unwrap().unwrap();
     let label = Label::decode(&found.body).unwrap().condemned().encode(None);
@@ -497,7 +497,7 @@ async fn a_daemon_that_stays_goes_on_with_what_no_client_uses() {
     for (path, settings) in [("p/v", ["handover=ask"]), ("p/w", ["handover=never"])] {
         make(engine.state(), path, &settings).await;
         let address = engine.state().nbd_addresses()[0].clone();
-        let client = crate::nbd::Client::connect(&rt, &address, path).await.unwrap();
+        let client = windlass_nbd::Client::connect(&rt, &address, path).await.unwrap();
         client.write(0, vec![1; 4096].into(), true).await.unwrap();
         client.close().await.unwrap();
     }

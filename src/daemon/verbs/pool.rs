@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::base::known_time::age_ms;
-use crate::base::units::{show_bytes, show_count, show_time};
-use crate::base::{Error, Kind, Name, Result, VolumeId, utc};
 use crate::daemon::answers::{PoolAnswer, PoolLine, PoolUsage};
 use crate::daemon::api::{GivenKey, Outcome, PoolCreate, ScrubRequest};
 use crate::daemon::engine_tables::EngineState;
@@ -16,13 +13,16 @@ use crate::daemon::pool_capacity::{Capacity, stored};
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::shell_command::shell_word;
-use crate::keys::PoolKey;
-use crate::pool::{
+use windlass_base::known_time::age_ms;
+use windlass_base::units::{show_bytes, show_count, show_time};
+use windlass_base::{Error, Kind, Name, Result, VolumeId, utc};
+use windlass_keys::PoolKey;
+use windlass_pool::{
     ASIDE, CreateOptions, Finding, Layout, Pool, PoolSettings, PoolStatus, Progress, ScrubReport, StoreState,
     StoreStatus,
 };
-use crate::store::{ConditionalPuts, StoreSpec};
-use crate::volume::{MapWalk, Unreadable};
+use windlass_store::{ConditionalPuts, StoreSpec};
+use windlass_volume::{MapWalk, Unreadable};
 
 /// Most volumes and snapshots of which it is said which bytes are lost.
 const TOLD_MAX: usize = 100;
@@ -524,8 +524,8 @@ fn unreadable(pool: &Name, told: &Unreadable) -> String {
 }
 
 /// Returns the options of a scrub as the pool understands them.
-fn scrub_options(asked: ScrubRequest) -> crate::pool::ScrubOptions {
-    crate::pool::ScrubOptions { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
+fn scrub_options(asked: ScrubRequest) -> windlass_pool::ScrubOptions {
+    windlass_pool::ScrubOptions { rate: (asked.rate > 0).then_some(asked.rate), resume: !asked.restart }
 }
 
 pub async fn scrub(

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::base::units::show_count;
-use crate::base::{Name, Result};
 use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::EngineState;
+use windlass_base::units::show_count;
+use windlass_base::{Name, Result};
 
 pub async fn relabel(state: &EngineState, name: &Name) -> Result<Outcome> {
     let done = Box::pin(state.pools.relabel(name)).await?;

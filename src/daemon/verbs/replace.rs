@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::units::show_count;
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::answers::Replaced;
 use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::progress::ProgressSink;
-use crate::pool::{Care, Progress};
-use crate::volume::{Finished, TakenIn, lost_midway};
+use windlass_base::units::show_count;
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_pool::{Care, Progress};
+use windlass_volume::{Finished, TakenIn, lost_midway};
 
 /// Longest time for which the end waits for what is under way on other stores.
 const SETTLE: Duration = Duration::from_secs(30);

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use crate::base::units::{show_bytes, show_size};
-use crate::base::{Name, Result};
 use crate::daemon::api::{Outcome, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::Visitor;
-use crate::volume::{Flattened, Flattening};
+use windlass_base::units::{show_bytes, show_size};
+use windlass_base::{Name, Result};
+use windlass_volume::{Flattened, Flattening};
 
 /// Rolls a volume back. All that may be refused is refused before a client is hung up on. `held`: who asks holds the
 /// volume alone.

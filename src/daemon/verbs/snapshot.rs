@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use super::volume::removed;
-use crate::base::{Error, Kind, Name, Result, StateId, utc};
 use crate::daemon::answers::{HistoryLine, SnapshotLine, SnapshotLocked};
 use crate::daemon::api::{Outcome, RemoveMode, SameAs, SnapshotLock, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::Visitor;
-use crate::volume::{
+use windlass_base::{Error, Kind, Name, Result, StateId, utc};
+use windlass_volume::{
     Freed, HistoryMark, LockEnd, OpenMode, Removal, SnapshotInfo, Trash, Volume, applied_mark, snapshot_as,
     snapshot_group,
 };
 
 fn snapshot_line(volume: &VolumePath, info: SnapshotInfo, frees: Freed) -> SnapshotLine {
-    let (path, created) = (format!("{volume}@{}", info.name), crate::base::utc::show(info.created_ms));
+    let (path, created) = (format!("{volume}@{}", info.name), windlass_base::utc::show(info.created_ms));
     let Freed { alone: frees_bytes, with_older: frees_with_older_bytes } = frees;
     SnapshotLine { path, created, frees_bytes, frees_with_older_bytes, info }
 }
@@ -44,7 +44,7 @@ pub async fn history(state: &EngineState, path: &VolumePath) -> Result<Outcome> 
     let all = state.pools.get(&path.pool).await?.volumes.history(&path.volume).await?;
     let line = |mark: HistoryMark| HistoryLine {
         path: format!("{path}@{}", mark.name),
-        created: crate::base::utc::show(mark.created_ms),
+        created: windlass_base::utc::show(mark.created_ms),
         mark,
     };
     Outcome::of(&all.into_iter().map(line).collect::<Vec<_>>())

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{mount, pool, volume};
-use crate::base::units::{GIB, show_bytes, show_count, show_time};
-use crate::base::{Budget, PoolId, Result, utc};
 use crate::daemon::answers::{
     EngineStatus, HostTrouble, MemoryPart, PoolLine, ReadCaches, VolumeInUse, WatchAnswer,
 };
@@ -15,6 +13,8 @@ use crate::daemon::api::Outcome;
 use crate::daemon::engine_tables::{EngineState, LocalLook};
 use crate::daemon::state_dir::{HostContext, KnownPool};
 use crate::daemon::trouble_alerts::{Found, Trouble};
+use windlass_base::units::{GIB, show_bytes, show_count, show_time};
+use windlass_base::{Budget, PoolId, Result, utc};
 
 /// Time between two requests to stores while somebody watches: what a pool that nobody uses knows of its stores grows
 /// old. All who watch share it.

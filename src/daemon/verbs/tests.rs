@@ -20,18 +20,18 @@ use super::super::state_dir::{HostContext, StateDir};
 use super::super::volume_clients::{Visitor, VolumeClients};
 use super::status::status;
 use super::*;
-use crate::base::rt::{RealDisk, RealRuntime, Rt};
-use crate::base::{Name, Nonce};
 use crate::daemon::answers::{CredentialsLine, VolumeLine};
 use crate::daemon::api::{
     CloneMany, CredentialsSet, GivenKey, HandOver, PoolCreate, RemoveMode, SnapshotPath, VolumeCreate,
     VolumeMove, VolumePath,
 };
 use crate::daemon::volume_sharing_map;
-use crate::nbd::Exports as _;
-use crate::pool::StoreState;
-use crate::store::{AccessKeys, KeySource, keyring};
-use crate::volume::{Clients, FlushMode, Memory, OpenMode, VolumeSettings};
+use windlass_base::rt::{RealDisk, RealRuntime, Rt};
+use windlass_base::{Name, Nonce};
+use windlass_nbd::Exports as _;
+use windlass_pool::StoreState;
+use windlass_store::{AccessKeys, KeySource, keyring};
+use windlass_volume::{Clients, FlushMode, Memory, OpenMode, VolumeSettings};
 
 pub(super) const TAKEN: snapshot::Taking = snapshot::Taking { wait: true, if_absent: false, held: false };
 
@@ -279,7 +279,7 @@ async fn clones_of_an_encrypted_volume_are_found_and_its_given_key_is_known_to_b
     // What the next daemon could not open must not be handed over to it.
     let open = state.pools.get(&"p".parse().unwrap()).await.unwrap();
     for name in ["v", "plain"] {
-        open.volumes.open(&name.parse().unwrap(), crate::volume::OpenMode::Normal).await.unwrap();
+        open.volumes.open(&name.parse().unwrap(), windlass_volume::OpenMode::Normal).await.unwrap();
     }
     assert!(open.volumes.opened_by_given_keys().contains(&"p/v".to_owned()));
     assert!(!open.volumes.opened_by_given_keys().contains(&"p/plain".to_owned()));
@@ -467,7 +467,7 @@ async fn a_volume_moves_again_and_again_under_many_requests() {
                 client.keep().await?;
                 done += 1;
             }
-            Ok::<u64, crate::base::Error>(done)
+            Ok::<u64, windlass_base::Error>(done)
         })
     });
     let requests: Vec<_> = requests.collect();
@@ -536,7 +536,7 @@ async fn a_pool_is_destroyed_after_it_was_said_what_that_deletes() {
     drop(client);
     volumes.release(&path.volume).await.unwrap();
     let theirs = other.pools.get(&name).await.unwrap().volumes.clone();
-    let writes = theirs.open(&path.volume, crate::volume::OpenMode::Normal).await.unwrap();
+    let writes = theirs.open(&path.volume, windlass_volume::OpenMode::Normal).await.unwrap();
     writes.write(0, vec![7; 4096].into()).await.unwrap();
     let owned = destroy(Some("p"), true, false).await.unwrap_err();
     assert!(owned.is(Kind::Owned) && owned.to_string().contains("volume release p/v"), "{owned}");
@@ -572,7 +572,7 @@ async fn a_pool_that_fills_up_says_so() {
     assert!(status.value["free_bytes"].is_u64() && status.value["stores"][1]["used_bytes"].is_u64());
     make_volume(&state, "p/v").await;
     let volumes = state.pools.get(&name).await.unwrap().volumes.clone();
-    let volume = volumes.open(&"v".parse().unwrap(), crate::volume::OpenMode::Normal).await.unwrap();
+    let volume = volumes.open(&"v".parse().unwrap(), windlass_volume::OpenMode::Normal).await.unwrap();
     let random: Vec<u8> = (0..1u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     volume.write(0, random.into()).await.unwrap();
     volumes.release(&"v".parse().unwrap()).await.unwrap();
@@ -805,7 +805,7 @@ async fn who_holds_a_volume_alone_ends_its_work_on_that_very_volume() {
 /// one.
 async fn load(
     rt: Rt,
-    client: crate::nbd::Client,
+    client: windlass_nbd::Client,
     stop: CancellationToken,
     told: watch::Sender<u64>,
 ) -> Duration {
@@ -842,7 +842,7 @@ async fn clients_go_on_with_this_daemon_until_the_next_one_has_them() {
     make_pool(engine.state(), "p", &folders(dir.path(), &["s0", "s1", "s2"])).await.unwrap();
     make_volume(engine.state(), "p/v").await;
     let (address, stop) = (engine.state().nbd_addresses()[0].clone(), CancellationToken::new());
-    let client = crate::nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    let client = windlass_nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
     let (told, mut requests) = watch::channel(0);
     let load = rt.spawn(load(rt.clone(), client, stop.clone(), told));
     let ask = |format, to: &Path| {

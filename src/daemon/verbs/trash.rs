@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use crate::base::units::show_time;
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{TrashLine, TrashedSnapshotLine};
 use crate::daemon::api::{Outcome, RemoveMode, SnapshotPath, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::pools::OpenPool;
 use crate::daemon::volume_clients::Visitor;
-use crate::volume::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
+use windlass_base::units::show_time;
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_volume::{Emptied, Trash, TrashedSnapshot, TrashedVolume};
 
 /// Tells whether what is removed goes into the trash. Asks the stores, since another host may have set that
 /// meanwhile.

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::base::units::{show_bytes, show_count, show_size, show_time};
-use crate::base::{Error, Kind, Name, Result, utc};
 use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::{Alone, SessionInfo, Visitor};
-use crate::volume::{Parent, Trash, VolumeInfo, VolumeSettings, Volumes};
+use windlass_base::units::{show_bytes, show_count, show_size, show_time};
+use windlass_base::{Error, Kind, Name, Result, utc};
+use windlass_volume::{Parent, Trash, VolumeInfo, VolumeSettings, Volumes};
 
 pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
     VolumeAnswer {
@@ -266,7 +266,7 @@ pub async fn rename(state: &EngineState, path: &VolumePath, to: &Name) -> Result
     let to = VolumePath { pool: path.pool.clone(), volume: to.clone() };
     // Who holds a volume alone does so by its name.
     let _renaming = state.sessions.rename([path.clone(), to.clone()])?;
-    crate::volume::rename(volumes, &path.volume, &to.volume).await?;
+    windlass_volume::rename(volumes, &path.volume, &to.volume).await?;
     let value = json!({"path": to.to_string(), "was": path.to_string()});
     Ok(Outcome { value, ..Outcome::default() }.note(format!("{path} is {to} now")))
 }

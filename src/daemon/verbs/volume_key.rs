@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::json;
 
 use super::volume::origin;
-use crate::base::{Result, utc};
 use crate::daemon::answers::{DataKeyLine, KeyList, KeySlotLine};
 use crate::daemon::api::{GivenKey, KeyChange, Outcome, SlotChange, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
 use crate::daemon::volume_clients::Visitor;
-use crate::keys::Slot;
-use crate::volume::DataKeyUse;
+use windlass_base::{Result, utc};
+use windlass_keys::Slot;
+use windlass_volume::DataKeyUse;
 
 /// Gives this engine a key, by which it opens the volume from now on.
 pub async fn unlock(state: &EngineState, path: &VolumePath, key: &GivenKey) -> Result<Outcome> {

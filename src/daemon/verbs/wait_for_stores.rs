@@ -10,12 +10,12 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::join_all;
 
-use crate::base::units::show_bytes;
-use crate::base::{Error, Kind, Name, Result};
 use crate::daemon::api::{KeyChange, Outcome, Replicate, SnapshotLock, Verb, VolumeMove, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::pool::Need;
+use windlass_base::units::show_bytes;
+use windlass_base::{Error, Kind, Name, Result};
+use windlass_pool::Need;
 
 /// Time after which a wait is told; it is told again after each `AGAIN`.
 const FIRST: Duration = Duration::from_secs(2);

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::Rt;
-use windlass::base::{Error, Kind, Result};
-use windlass::pool::{Care, ForcedRecovery, Pool, PoolStore, Replacement, StoreSwap};
-use windlass::volume::Volumes;
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result};
+use windlass_pool::{Care, ForcedRecovery, Pool, PoolStore, Replacement, StoreSwap};
+use windlass_volume::Volumes;
 
 use super::site::{Loss, Side, Site, name};
 use super::users::expected;

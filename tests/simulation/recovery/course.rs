@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use windlass::base::rt::Rt;
-use windlass::base::rt::sim::Process;
-use windlass::base::{Error, Kind};
-use windlass::pool::{Care, Pool, ScrubOptions};
-use windlass::volume::{OpenMode, Volume, Volumes, snapshot_group};
+use windlass_base::rt::Rt;
+use windlass_base::rt::sim::Process;
+use windlass_base::{Error, Kind};
+use windlass_pool::{Care, Pool, ScrubOptions};
+use windlass_volume::{OpenMode, Volume, Volumes, snapshot_group};
 
 use super::admin::{Admin, finish};
 use super::site::{ADMINS, HEIR, OWNER, SECTORS, Side, Site, at, name};
 use super::users::{Client, Owner, begin, look};
-use crate::volume::model::{tags, written};
+use windlass_volume::model::{tags, written};
 
 /// Time after which no request can land any more.
 const LATE: Duration = Duration::from_secs(40);

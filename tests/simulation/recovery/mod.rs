@@ -10,7 +10,7 @@ mod course;
 mod site;
 mod users;
 
-use windlass::base::rt::sim::Sim;
+use windlass_base::rt::sim::Sim;
 
 use crate::seeds::each_seed;
 use site::{Plan, Site};

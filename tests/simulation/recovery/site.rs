@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use windlass::base::rt::Rt;
-use windlass::base::rt::sim::{SimDisk, World};
-use windlass::base::{Error, HostId, Incarnation, Kind, Name, Result};
-use windlass::pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
-use windlass::store::{
+use windlass_base::rt::Rt;
+use windlass_base::rt::sim::{SimDisk, World};
+use windlass_base::{Error, HostId, Incarnation, Kind, Name, Result};
+use windlass_pool::{CreateOptions, Layout, Opener, Pool, PoolHost, PoolStore};
+use windlass_store::{
     Backup, BucketRef, ByteRange, Cause, Effort, List, Reach, SimStore, Store as _, StoreFaults,
 };
-use windlass::volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
+use windlass_volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSettings, Volumes};
 
 use super::admin::Turns;
 use crate::register::History;
 use crate::seeds::is_replay;
-use crate::volume::model::{Model, SECTOR};
+use windlass_volume::model::{Model, SECTOR};
 
 /// Size of the volume in bytes: one block that is written by whoever becomes the owner, then those that are
 /// written and looked at.

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::Rt;
-use windlass::base::{Error, Kind, RegisterId, Result};
-use windlass::pool::{Change, Pool, Register};
-use windlass::volume::{OpenMode, Volume, Volumes, snapshot_group};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, RegisterId, Result};
+use windlass_pool::{Change, Pool, Register};
+use windlass_volume::{OpenMode, Volume, Volumes, snapshot_group};
 
 use super::site::{CLIENTS, OWNER, SECTORS, Side, Site, at, name};
 use crate::register::{decode, encode};
-use crate::volume::model::{Coming, Session, Tags, tags, written};
+use windlass_volume::model::{Coming, Session, Tags, tags, written};
 
 /// The register that clients change.
 const SHARED: RegisterId = RegisterId(77);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use windlass::base::rt::Task;
-use windlass::base::rt::sim::World;
-use windlass::base::{Epoch, Kind, Name, VolumeId};
-use windlass::volume::{
+use windlass_base::rt::Task;
+use windlass_base::rt::sim::World;
+use windlass_base::{Epoch, Kind, Name, VolumeId};
+use windlass_volume::{
     FlushMode, OpenMode, SnapshotId, SnapshotView, Volume, VolumeSettings, rename, snapshot_group,
 };
 
@@ -451,7 +451,7 @@ impl Course {
             let (id, called) = (client.volume, client.called.clone());
             let again = match &held {
                 Ok(held) => self.a.volumes().open_again(id, &called, held.as_deref()).await,
-                Err(why) => Err(windlass::base::Error::new(Kind::Fenced, why.clone())),
+                Err(why) => Err(windlass_base::Error::new(Kind::Fenced, why.clone())),
             };
             self.note(|| format!("a client of {called} again, {held:?}: {:?}", again.as_ref().err()));
             if client.shut_out {

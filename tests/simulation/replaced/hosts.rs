@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use windlass::base::rt::Rt;
-use windlass::base::rt::sim::{Process, SimDisk, World};
-use windlass::base::{HostId, Kind, Name, PoolId, Result};
-use windlass::pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{ByteRange, Cause, Effort, Reach, SimStore, Store as _, When};
-use windlass::volume::{EngineContext, Host, Memory, MirrorHost, Tuning, Volumes};
+use windlass_base::rt::Rt;
+use windlass_base::rt::sim::{Process, SimDisk, World};
+use windlass_base::{HostId, Kind, Name, PoolId, Result};
+use windlass_pool::{CreateOptions, OnlyNamed, Pool, PoolHost, PoolStore};
+use windlass_store::{ByteRange, Cause, Effort, Reach, SimStore, Store as _, When};
+use windlass_volume::{EngineContext, Host, Memory, MirrorHost, Tuning, Volumes};
 
 const GET: ByteRange = ByteRange::Whole { max: 64 << 20 };
 

@@ -8,7 +8,7 @@ mod course;
 mod hosts;
 mod truth;
 
-use windlass::base::rt::sim::Sim;
+use windlass_base::rt::sim::Sim;
 
 use crate::seeds::each_seed;
 

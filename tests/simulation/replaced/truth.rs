@@ -1,8 +1,8 @@
 //! What a volume holds, by all that was acknowledged.
 
 use bytes::Bytes;
-use windlass::base::{Name, Result};
-use windlass::volume::Volume;
+use windlass_base::{Name, Result};
+use windlass_volume::Volume;
 
 pub const BLOCK: u64 = 4096;
 pub const BLOCKS: usize = 12;

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use windlass::base::Kind;
-use windlass::base::rt::Instant;
-use windlass::pool::Need;
-use windlass::volume::{OpenMode, Volume, Volumes};
+use windlass_base::Kind;
+use windlass_base::rt::Instant;
+use windlass_pool::Need;
+use windlass_volume::{OpenMode, Volume, Volumes};
 
 use super::model::{Coming, Session, tags, written};
 use super::name;
@@ -209,7 +209,7 @@ impl User {
 
     /// Checks an error: a host is failed only where another has used force, and goes unanswered only where
     /// something is wrong.
-    pub fn check_refusal(&self, error: &windlass::base::Error) {
+    pub fn check_refusal(&self, error: &windlass_base::Error) {
         if !self.site.plan.is_in_turn() {
             return;
         }

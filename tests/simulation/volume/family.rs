@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use windlass::base::{Error, Kind, Result};
-use windlass::volume::{OpenMode, Volumes};
+use windlass_base::{Error, Kind, Result};
+use windlass_volume::{OpenMode, Volumes};
 
 use super::model::{Tag, Tags, written};
 use super::site::{LANES, at, name};

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::sim::{Process, World};
-use windlass::store::{Reach, SimStore};
+use windlass_base::rt::sim::{Process, World};
+use windlass_store::{Reach, SimStore};
 
 use super::settle::settle;
 use super::site::{Hazard, Sharing, Site};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::sim::{LinkFaults, SimNet, World};
-use windlass::base::rt::{Dial, Rt};
-use windlass::volume::{MirrorHost, Volumes, serve_mirror};
+use windlass_base::rt::sim::{LinkFaults, SimNet, World};
+use windlass_base::rt::{Dial, Rt};
+use windlass_volume::{MirrorHost, Volumes, serve_mirror};
 
 use super::name;
 use super::site::Site;

@@ -14,7 +14,7 @@ mod shared_session;
 mod site;
 mod user;
 
-use windlass::base::rt::sim::{Sim, World};
+use windlass_base::rt::sim::{Sim, World};
 
 use crate::seeds::each_seed;
 use site::{Plan, Site, name};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use windlass::base::rt::Instant;
+use windlass_base::rt::Instant;
 
 use super::shared_session::Shared;
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use windlass::base::rt::Rt;
-use windlass::base::{Error, Kind};
-use windlass::pool::{ScrubOptions, ScrubReport};
-use windlass::volume::{OpenMode, Volume, Volumes};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind};
+use windlass_pool::{ScrubOptions, ScrubReport};
+use windlass_volume::{OpenMode, Volume, Volumes};
 
 use super::model::Tags;
 use super::name;

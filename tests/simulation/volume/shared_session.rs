@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use windlass::base::rt::Instant;
+use windlass_base::rt::Instant;
 
 use super::model::{Coming, Cut, Lane, Model, Session, Shown, Snapshot, raise};
 

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use windlass::base::rt::sim::{Process, SimDisk, World};
-use windlass::base::rt::{Instant, Rt};
-use windlass::base::{HostId, Kind, Name};
-use windlass::cache::{DiskCache, DiskCacheConfig};
-use windlass::frame::Codec;
-use windlass::keys::{Offered, OpenKeys, Secret};
-use windlass::pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
-use windlass::store::{Effort, SimConditions, SimStore, Store as _, StoreFaults};
-use windlass::volume::{EngineContext, FlushMode, Host, Memory, MirrorLoss, Tuning, VolumeSettings, Volumes};
+use windlass_base::rt::sim::{Process, SimDisk, World};
+use windlass_base::rt::{Instant, Rt};
+use windlass_base::{HostId, Kind, Name};
+use windlass_cache::{DiskCache, DiskCacheConfig};
+use windlass_frame::Codec;
+use windlass_keys::{Offered, OpenKeys, Secret};
+use windlass_pool::{CreateOptions, Layout, OnlyNamed, Pool, PoolHost, PoolStore};
+use windlass_store::{Effort, SimConditions, SimStore, Store as _, StoreFaults};
+use windlass_volume::{EngineContext, FlushMode, Host, Memory, MirrorLoss, Tuning, VolumeSettings, Volumes};
 
 use super::era::Era;
 use super::family::Cloned;
@@ -384,7 +384,7 @@ impl Site {
         volumes.engine().pool.close().await;
     }
 
-    pub async fn open(&self, rt: &Rt, host: usize) -> windlass::base::Result<Volumes> {
+    pub async fn open(&self, rt: &Rt, host: usize) -> windlass_base::Result<Volumes> {
         let pool = Pool::open(self.host(rt, host), self.specs()).await?;
         let volumes = self.volumes(rt, host, pool);
         self.mirrors.serve(rt, host, &volumes);

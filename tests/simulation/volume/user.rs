@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use windlass::base::rt::Rt;
-use windlass::base::{Error, Kind, Result};
-use windlass::pool::Need;
-use windlass::volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
+use windlass_base::rt::Rt;
+use windlass_base::{Error, Kind, Result};
+use windlass_pool::Need;
+use windlass_volume::{FlushMode, OpenMode, Volume, Volumes, snapshot_group};
 
 pub use super::model::written;
 use super::model::{Coming, Cut, Session, Tags, tags};

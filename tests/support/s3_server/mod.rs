@@ -18,9 +18,9 @@ use s3s::service::S3ServiceBuilder;
 pub use faults::{Fault, Faults, Said};
 use objects::{Contents, Objects};
 pub use objects::{Quirks, Refusal};
-use windlass::base::Result;
-use windlass::base::rt::Rt;
-use windlass::store::{BucketRef, S3Store, StoreUrl};
+use windlass_base::Result;
+use windlass_base::rt::Rt;
+use windlass_store::{BucketRef, S3Store, StoreUrl};
 
 pub const KEY: &str = "testkey";
 pub const SECRET: &str = "testsecret123";

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use windlass::base::rt::Rt;
-use windlass::base::{Kind, Result};
-use windlass::store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, List, Page, Part, Put, When};
+use windlass_base::rt::Rt;
+use windlass_base::{Kind, Result};
+use windlass_store::{Attrs, BucketRef, ByteRange, Cause, Etag, Found, List, Page, Part, Put, When};
 
 const WHY: Cause = Cause::Probe;
 const WHOLE: ByteRange = ByteRange::Whole { max: 1 << 30 };
@@ -69,7 +69,7 @@ impl Suite {
         self.multipart_conditions().await;
         self.race_to_create().await;
         self.race_to_change().await;
-        windlass::store::probe(&self.rt, &*self.bucket, &self.key("probe/")).await.unwrap();
+        windlass_store::probe(&self.rt, &*self.bucket, &self.key("probe/")).await.unwrap();
         assert_eq!(self.all(&self.key("probe/")).await, Vec::<String>::new());
     }
 

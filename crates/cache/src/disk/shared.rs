@@ -1,0 +1,267 @@
+//! What the cache's handles and its one task share: the index, what waits to be written, and whether it is in use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::format::{self, ENTRY};
+use super::index::{FRAME_LEN_MAX, Index, Spot};
+use crate::FrameKey;
+use windlass_base::rt::{Disk, DiskFile, Rt};
+use windlass_base::{Error, Kind, Result};
+
+/// Longest time that a disk operation may take. A slower disk is as good as none: stores answer sooner.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The contents of the cache, and its counts since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskStats {
+    /// True while the cache is in use.
+    pub on: bool,
+    /// Reason why the cache turned itself off.
+    pub trouble: Option<String>,
+    /// Bytes of frames in the cache; `bytes_max` are the file's, at most.
+    pub bytes: u64,
+    pub bytes_max: u64,
+    pub frames: u64,
+    pub hits: u64,
+    pub misses: u64,
+    /// Entries that did not verify.
+    pub damaged: u64,
+    pub written_bytes: u64,
+    /// Frames that were left out because they came faster than the disk took them.
+    pub skipped: u64,
+}
+
+/// A frame on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub key: FrameKey,
+    pub hash: u64,
+    pub frame: Bytes,
+    /// The cache held the frame before, so that it goes to the proven segments.
+    pub proven: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Starting,
+    On(Arc<dyn DiskFile>),
+    Off(Option<String>),
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    phase: Phase,
+    pub index: Index,
+    queue: Vec<Item>,
+    queued: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    damaged: AtomicU64,
+    written: AtomicU64,
+    skipped: AtomicU64,
+}
+
+/// State that the cache's handles and its task share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub rt: Rt,
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    /// Bytes of a segment.
+    pub segment: u64,
+    /// Number of segments.
+    pub count: u16,
+    /// Bytes that may wait to be written.
+    queue_max: u64,
+    pub state: Mutex<State>,
+    work: Notify,
+    counts: Counts,
+}
+
+impl Shared {
+    pub fn new(
+        rt: &Rt,
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        (segment, count, queue_max): (u64, u16, u64),
+        index: Index,
+    ) -> Arc<Shared> {
+        let state = State { phase: Phase::Starting, index, queue: Vec::new(), queued: 0 };
+        let (state, work, counts) = (Mutex::new(state), Notify::new(), Counts::default());
+        Arc::new(Shared { rt: rt.clone(), disk, dir, segment, count, queue_max, state, work, counts })
+    }
+
+    /// Puts the cache into use: from now on it is asked for frames.
+    pub fn begin(&self, file: Arc<dyn DiskFile>) {
+        let mut state = self.state.lock();
+        if let Phase::Starting = state.phase {
+            state.phase = Phase::On(file);
+        }
+    }
+
+    pub fn has(&self, key: &FrameKey) -> bool {
+        let state = self.state.lock();
+        let Phase::On(_) = &state.phase else { return false };
+        let has = state.index.has(format::hash(key));
+        if !has {
+            self.counts.misses.fetch_add(1, Ordering::Relaxed);
+        }
+        has
+    }
+
+    pub async fn get(&self, key: &FrameKey) -> Option<Bytes> {
+        let hash = format::hash(key);
+        let (file, spot) = {
+            let mut state = self.state.lock();
+            let Phase::On(file) = &state.phase else { return None };
+            let file = file.clone();
+            (file, state.index.used(hash)?)
+        };
+        let frame = match self.read(&*file, &spot).await {
+            Ok(Some((whose, frame))) if whose == *key => Some(frame),
+            Ok(_) => {
+                // Rotten; or written over since it was looked up: then it is not there any more.
+                if self.state.lock().index.remove_at(hash, &spot).is_some() {
+                    self.counts.damaged.fetch_add(1, Ordering::Relaxed);
+                }
+                None
+            }
+            Err(e) => {
+                self.fail(&e);
+                None
+            }
+        };
+        let count = if frame.is_some() { &self.counts.hits } else { &self.counts.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+        frame
+    }
+
+    /// Reads the entry at a place, whichever frame it is of. `None`: it does not verify.
+    pub async fn read(&self, file: &dyn DiskFile, spot: &Spot) -> Result<Option<(FrameKey, Bytes)>> {
+        let at = u64::from(spot.segment) * self.segment + u64::from(spot.at);
+        let read = file.pread(at, ENTRY + spot.len as usize);
+        match self.rt.timeout(PATIENCE, read).await {
+            Some(bytes) => Ok(format::entry(&bytes?)),
+            None => Err(Error::new(Kind::Timeout, format!("it did not answer in {PATIENCE:?}"))),
+        }
+    }
+
+    pub fn put(&self, key: &FrameKey, frame: &[u8]) {
+        let hash = format::hash(key);
+        let mut state = self.state.lock();
+        let Phase::On(_) = &state.phase else { return };
+        if state.index.has(hash) || frame.len() > FRAME_LEN_MAX {
+            return;
+        }
+        let room = format::room(frame.len());
+        if state.queued + room > self.queue_max {
+            self.counts.skipped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let proven = state.index.remembers(hash);
+        state.queued += room;
+        state.queue.push(Item { key: *key, hash, frame: Bytes::copy_from_slice(frame), proven });
+        drop(state);
+        self.work.notify_one();
+    }
+
+    pub fn damaged(&self, hash: u64) {
+        let mut state = self.state.lock();
+        if let Some(spot) = state.index.used(hash)
+            && state.index.remove_at(hash, &spot).is_some()
+        {
+            self.counts.damaged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until frames are to be written, and takes them. `None`: the cache is off.
+    pub async fn work(&self) -> Option<Vec<Item>> {
+        loop {
+            let work = self.work.notified();
+            {
+                let mut state = self.state.lock();
+                if let Phase::Off(_) = &state.phase {
+                    return None;
+                }
+                if !state.queue.is_empty() {
+                    return Some(std::mem::take(&mut state.queue));
+                }
+            }
+            work.await;
+        }
+    }
+
+    /// Takes bytes off the queue that were written or left out. Both count as written.
+    pub fn done(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        state.queued = state.queued.saturating_sub(bytes);
+        drop(state);
+        self.counts.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn is_off(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Off(_))
+    }
+
+    /// Turns the cache off, since nobody uses it any more.
+    pub fn close(&self) {
+        self.end(Phase::Off(None));
+    }
+
+    /// Turns the cache off: nothing is asked of the disk any more.
+    fn end(&self, phase: Phase) {
+        let mut state = self.state.lock();
+        if !matches!(state.phase, Phase::Off(_)) {
+            state.phase = phase;
+            state.index = Index::new(0, 0);
+            (state.queue, state.queued) = Default::default();
+            drop(state);
+            self.work.notify_one();
+        }
+    }
+
+    pub fn fail(&self, error: &Error) {
+        if self.is_off() {
+            return;
+        }
+        let why = format!(
+            "the block cache in {} is off until the next start: {error}; reads go to the stores",
+            self.dir.display()
+        );
+        tracing::warn!("{why}");
+        self.end(Phase::Off(Some(why)));
+    }
+
+    pub fn stats(&self) -> DiskStats {
+        let state = self.state.lock();
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        DiskStats {
+            on: !matches!(state.phase, Phase::Off(_)),
+            trouble: match &state.phase {
+                Phase::Off(why) => why.clone(),
+                _ => None,
+            },
+            bytes: state.index.bytes(),
+            bytes_max: u64::from(self.count) * self.segment,
+            frames: state.index.len() as u64,
+            hits: count(&self.counts.hits),
+            misses: count(&self.counts.misses),
+            damaged: count(&self.counts.damaged),
+            written_bytes: count(&self.counts.written),
+            skipped: count(&self.counts.skipped),
+        }
+    }
+}

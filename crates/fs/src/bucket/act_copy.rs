@@ -1,0 +1,193 @@
+//! The copies of an act (a rename): each is made once, and is known again whatever became of its answer.
+//!
+//! A copy carries the act's mark, which says of which object it is the copy. To give it one, the source's metadata have to
+//! be asked for. That request is spared where the mark isn't needed: where copies keep their source's etag, a copy without
+//! it is the same object once more, in every respect that can be asked for. Whether they do is learned from each answer.
+
+use std::time::Duration;
+
+use super::client::{BucketClient, COPIED_A_SECOND, COPY_MAX, is_of_disk, longer};
+use super::copy_etags::of_parts;
+use crate::object::{ActToken, Base, same_time, upload_hash};
+use windlass_base::{Error, Kind, Result};
+use windlass_store::{Cause, Etag, Head, Put, When};
+
+const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+/// S3's limit on an object's metadata, in bytes; the mark has to fit.
+const META_MAX: usize = 2048;
+
+/// An object as a listing or a look shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeenObject {
+    pub etag: Etag,
+    pub size: u64,
+    pub modified_ms: Option<u64>,
+    /// `upload_hash` of the object's metadata, where they were read.
+    pub upload: Option<u64>,
+}
+
+impl SeenObject {
+    pub fn of(head: &Head) -> SeenObject {
+        let upload = Some(upload_hash(&head.attrs));
+        SeenObject { etag: head.etag.clone(), size: head.size, modified_ms: head.modified_ms, upload }
+    }
+
+    /// Tells whether `now`, which has the source's name, is still the object of which `copy` was made.
+    pub fn is_still(&self, now: &Head, copy: &Head) -> bool {
+        let unchanged = self.etag == now.etag && same_time(self.modified_ms, now.modified_ms);
+        // Within one second another client's chmod shows by its token alone, which a copy keeps.
+        let copied = self.upload.unwrap_or_else(|| upload_hash(&copy.attrs));
+        unchanged && copied == upload_hash(&now.attrs)
+    }
+}
+
+/// Outcome of copying an object for an act.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ActCopy {
+    /// The source as it was copied, and the copy's etag.
+    Made { source: SeenObject, copy: Etag },
+    /// There is no source.
+    Gone,
+    /// Another object has the new name.
+    Taken,
+}
+
+/// Outcome of one attempt to copy an object for an act.
+enum Attempt {
+    Done(ActCopy),
+    /// The copy is to be tried again; the source is this object by now.
+    Again(Option<Head>),
+    /// The act's own copy has the new name, and is to be made anew: it has no mark, or the source has changed since.
+    Over(Etag),
+}
+
+impl BucketClient {
+    /// Copies an object for an act. If somebody changed the object since it was `seen`, it is copied as it is
+    /// now. It is looked at first where nothing is known of it (`None`).
+    pub async fn copy_for(
+        &self,
+        act: &ActToken,
+        from: &str,
+        to: &str,
+        mut seen: Option<SeenObject>,
+        mut when: When,
+    ) -> Result<ActCopy> {
+        let (mut marks, mut source) = (false, None);
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                self.rt.sleep(PAUSE).await;
+            }
+            let plain = |seen: &&SeenObject| !of_parts(&seen.etag) && seen.size <= COPY_MAX;
+            let out = match seen.as_ref().filter(plain).filter(|_| !marks && self.copies.are_kept()) {
+                None => self.copy_marked(act, from, to, source.take(), &when).await?,
+                Some(seen) => self.copy_plain(act, from, to, seen, &when).await?,
+            };
+            match out {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Over(copy) => {
+                    (marks, when) = (true, When::Matches(copy));
+                }
+                Attempt::Again(now) => {
+                    seen = now.as_ref().map(SeenObject::of);
+                    source = now;
+                }
+            }
+        }
+        Err(Error::new(Kind::Refused, format!("{from} changes all the time: it can't be moved now")))
+    }
+
+    async fn copy_plain(
+        &self,
+        act: &ActToken,
+        from: &str,
+        to: &str,
+        seen: &SeenObject,
+        when: &When,
+    ) -> Result<Attempt> {
+        self.remover.late.unwatch(to);
+        let limit = self.deadline + longer(seen.size, COPIED_A_SECOND);
+        let request = self.bucket.copy(from, to, Some(&seen.etag), None, when.clone(), Cause::File);
+        let doubt = match self.try_put(to, limit, request).await {
+            Ok(Put::Stored(copy)) => {
+                self.copies.learn(&seen.etag, &copy);
+                return Ok(match copy == seen.etag {
+                    true => Attempt::Done(ActCopy::Made { source: seen.clone(), copy }),
+                    false => Attempt::Over(copy),
+                });
+            }
+            Ok(Put::Refused) => None,
+            Ok(Put::Unknown(why)) => Some(why),
+            Err(why) if why.is(Kind::NotFound) => None,
+            Err(why) => return Err(why),
+        };
+        self.settle_copy(act, (from, to), when, doubt).await
+    }
+
+    async fn copy_marked(
+        &self,
+        act: &ActToken,
+        from: &str,
+        to: &str,
+        source: Option<Head>,
+        when: &When,
+    ) -> Result<Attempt> {
+        let source = match source {
+            Some(head) => Some(head),
+            None => self.head(from).await?,
+        };
+        let Some(source) = source else { return Ok(Attempt::Done(ActCopy::Gone)) };
+        let base = Base { etag: source.etag.clone(), size: source.size };
+        let attrs = act.attrs_of_copy(&source);
+        let bytes: usize = attrs.user.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let attrs = if bytes > META_MAX { &source.attrs } else { &attrs };
+        match self.copy_with(from, to, &base, attrs, when).await {
+            Ok(copy) => {
+                self.copies.learn(&source.etag, &copy);
+                Ok(Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy }))
+            }
+            Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {
+                self.settle_copy(act, (from, to), when, None).await
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Looks at both names to learn what became of a copy that was refused, or whose outcome nobody knows.
+    async fn settle_copy(
+        &self,
+        act: &ActToken,
+        (from, to): (&str, &str),
+        when: &When,
+        doubt: Option<Error>,
+    ) -> Result<Attempt> {
+        if let Some(why) = doubt.filter(is_of_disk) {
+            // It can be seen, and yet this host's disk may not have kept it.
+            return Err(why);
+        }
+        let (source, there) = futures::future::try_join(self.head(from), self.head(to)).await?;
+        let Some(source) = source else { return Ok(Attempt::Done(ActCopy::Gone)) };
+        Ok(match there {
+            Some(there) if act.is_pair(&source, &there) => {
+                Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
+            }
+            // A server that has real folders makes them of itself for what lies in them.
+            Some(there) if from.ends_with('/') && is_bare_folder(&source) && is_bare_folder(&there) => {
+                Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
+            }
+            Some(there) if *when == When::Absent && act.source_of(&there).is_some() => {
+                Attempt::Over(there.etag)
+            }
+            Some(_) if *when == When::Absent => Attempt::Done(ActCopy::Taken),
+            Some(there) if matches!(when, When::Matches(etag) if *etag != there.etag) => {
+                Attempt::Done(ActCopy::Taken)
+            }
+            None if matches!(when, When::Matches(_)) => Attempt::Done(ActCopy::Taken),
+            _ => Attempt::Again(Some(source)),
+        })
+    }
+}
+
+fn is_bare_folder(marker: &Head) -> bool {
+    marker.size == 0 && marker.attrs.user.is_empty()
+}

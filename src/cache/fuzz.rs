@@ -1,9 +1,0 @@
-//! The cache on the local disk.
-
-use super::disk::fuzz as disk;
-use crate::base::fuzz::Target;
-
-pub const TARGETS: &[Target] = &[
-    Target { name: "cache_parts", run: disk::parts, seeds: disk::some_parts, memory: 64 << 10 },
-    Target { name: "cache_file", run: disk::file, seeds: disk::some_edits, memory: 4 << 20 },
-];
