@@ -10,7 +10,8 @@ use crate::daemon::answers::{VolumeAnswer, VolumeInUse, VolumeLine};
 use crate::daemon::api::{GivenKey, Outcome, RemoveMode, VolumeCreate, VolumePath};
 use crate::daemon::engine_tables::EngineState;
 use crate::daemon::progress::ProgressSink;
-use crate::daemon::volume_clients::{Alone, SessionInfo, Visitor};
+use crate::daemon::volume_clients::{Alone, Visitor};
+use crate::daemon::volume_uses::SessionInfo;
 use crate::volume::{Parent, Trash, VolumeInfo, VolumeSettings, Volumes};
 
 pub(super) fn shown(state: &EngineState, path: &VolumePath, info: &VolumeInfo) -> VolumeAnswer {
