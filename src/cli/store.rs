@@ -12,8 +12,7 @@ use crate::daemon::{StateDir, read_kept_credentials};
 use windlass_base::rt::{Instant, RealDisk, RealRuntime, Rt};
 use windlass_base::units::{parse_duration, show_time};
 use windlass_base::{Kind, Result, utc};
-use windlass_store::{
-    self, BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
+use windlass_store::{BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
 };
 
 /// Prefix of the objects that are written to try things, and taken away again.
@@ -101,7 +100,7 @@ pub async fn run(global: &Global, command: Store) -> Result<ExitCode> {
     rt.spawn(reach_engine::interrupted()).detach();
     for given in urls {
         let spec: StoreSpec = config.store_url(&given)?.parse()?;
-        let bucket = store::open(&rt, &spec.url).await?;
+        let bucket = windlass_store::open(&rt, &spec.url).await?;
         stores.push(prove(&rt, bucket, for_time.unwrap_or_default()).await?);
         if reach_engine::was_interrupted() {
             break;
@@ -128,12 +127,12 @@ async fn prove(rt: &Rt, bucket: BucketRef, for_time: Duration) -> Result<StoreRe
         let conditions = Promise::ALL.iter().filter(|promise| promise.is_contended()).count() as u32;
         let effort = Effort { time: TURN.min(left(rt.now()) / conditions), ..Effort::SHORT };
         let goes_on = |_: &Tried| !reach_engine::was_interrupted();
-        let proof = store::prove(rt, &*bucket, PLACE, effort, goes_on).await?;
+        let proof = windlass_store::prove(rt, &*bucket, PLACE, effort, goes_on).await?;
         verdict = verdict.and_then(|()| proof.verdict());
         of_data = of_data.and_then(|()| proof.data_verdict());
         proof.tried.iter().for_each(|tried| add(pool.entry(tried.promise), of_pool(tried)));
         let goes_on = |_: &TriedNeed| !reach_engine::was_interrupted();
-        for tried in store::prove_files(rt, &*bucket, PLACE, goes_on).await? {
+        for tried in windlass_store::prove_files(rt, &*bucket, PLACE, goes_on).await? {
             add(files.entry(tried.need), of_mount(&tried));
         }
         let is_over = left(rt.now()).is_zero() || verdict.is_err() || reach_engine::was_interrupted();

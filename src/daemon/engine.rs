@@ -578,7 +578,7 @@ impl Engine {
         let path = self.state.host_context.home.exports()?;
         // As the control socket.
         let rights = path.parent().map_or_else(windlass_nbd::SocketRights::default, socket_rights);
-        let entrance = windlass_nbd::Entrance { rights, ..nbd::Entrance::default() };
+        let entrance = windlass_nbd::Entrance { rights, ..windlass_nbd::Entrance::default() };
         let server = self.listen_on(&Address::Unix(path), entrance, true).await?;
         let address = server.address().clone();
         *self.command_server.lock() = Some(server);

@@ -8,12 +8,11 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +20,8 @@ use super::api::VolumePath;
 use super::expected_clients::{Arriving, Expected, ExpectedClients};
 use super::io_tally::{IoRequest, IoTally, IoVerb};
 use super::volume_uses::{
-    Client, FILLED, Hold, Use, Uses, VolumeKey, check_free, check_unused, clients, follow_names, key_of,
-    use_by_key, use_of, use_to_hold,
+    Client, FILLED, Hold, SessionInfo, Use, Uses, VolumeKey, check_free, check_unused, clients, follow_names,
+    key_of, use_by_key, use_of, use_to_hold,
 };
 use windlass_base::rt::Rt;
 use windlass_base::{Error, Kind, Name, PoolId, Result, VolumeId};
@@ -58,26 +57,6 @@ pub struct VolumeClients {
     expected: ExpectedClients,
     /// Signal that somebody has left.
     left: Notify,
-}
-
-/// One volume in use, for listings.
-#[derive(Clone, Debug, Serialize)]
-pub struct SessionInfo {
-    pub path: VolumePath,
-    pub clients: u64,
-    /// Text that tells why requests of a client fail for good, if those of one do: it holds the volume as it was opened
-    /// before it failed, and others may have opened it anew since.
-    #[serde(skip)]
-    pub failure: Option<String>,
-    /// Counts of clients' requests to the volume since the first client came.
-    #[serde(skip)]
-    pub io: Arc<IoTally>,
-}
-
-impl SessionInfo {
-    pub fn of_nobody(path: VolumePath) -> SessionInfo {
-        SessionInfo { path, clients: 0, failure: None, io: Arc::default() }
-    }
 }
 
 impl VolumeClients {

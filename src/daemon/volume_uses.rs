@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::api::VolumePath;
@@ -74,6 +75,26 @@ pub struct Use {
     /// Marks that tell other hosts of clients who came to the volume before its move, until the last of all clients
     /// has left.
     pub by_move: Option<(Arc<Attachment>, Reading)>,
+}
+
+/// One volume in use, for listings.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionInfo {
+    pub path: VolumePath,
+    pub clients: u64,
+    /// Text that tells why requests of a client fail for good, if those of one do: it holds the volume as it was opened
+    /// before it failed, and others may have opened it anew since.
+    #[serde(skip)]
+    pub failure: Option<String>,
+    /// Counts of clients' requests to the volume since the first client came.
+    #[serde(skip)]
+    pub io: Arc<IoTally>,
+}
+
+impl SessionInfo {
+    pub fn of_nobody(path: VolumePath) -> SessionInfo {
+        SessionInfo { path, clients: 0, failure: None, io: Arc::default() }
+    }
 }
 
 /// Uses of volumes by their names, as far as this host knows these; several of one name where a volume took that name while
