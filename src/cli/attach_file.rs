@@ -617,7 +617,7 @@ impl Filesystem for FileServer {
 mod tests {
     use super::*;
     use tokio_util::sync::CancellationToken;
-    use windlass_nbd::{House, client_of, simulate};
+    use windlass_nbd::sim::{House, client_of, simulate};
 
     /// A daemon that says what it was given, one after another, and serves the house then. The volume is under this ownership.
     struct Script {

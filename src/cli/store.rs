@@ -12,7 +12,8 @@ use crate::daemon::{StateDir, read_kept_credentials};
 use windlass_base::rt::{Instant, RealDisk, RealRuntime, Rt};
 use windlass_base::units::{parse_duration, show_time};
 use windlass_base::{Kind, Result, utc};
-use windlass_store::{BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
+use windlass_store::{
+    BucketRef, Effort, FileNeed, KeySource, Promise, StoreSpec, Tried, TriedNeed, Verdict, keyring,
 };
 
 /// Prefix of the objects that are written to try things, and taken away again.

@@ -472,7 +472,7 @@ impl Export for SnapshotExport {
         describe_snapshot(self.name.clone(), self.view.size())
     }
     fn holding(&self) -> Arc<dyn Holding> {
-        self.view.clone()
+        Arc::new(held_exports::HeldSnapshot(self.view.clone()))
     }
     fn size(&self) -> u64 {
         self.view.size()

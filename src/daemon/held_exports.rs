@@ -104,9 +104,12 @@ impl Holding for HeldVolume {
     }
 }
 
-impl Holding for SnapshotView {
+/// A snapshot that a client has open.
+pub struct HeldSnapshot(pub Arc<SnapshotView>);
+
+impl Holding for HeldSnapshot {
     fn held(&self) -> Result<HeldDisk> {
-        let (pool, volume, snapshot) = (self.pool(), self.volume(), self.id());
+        let (pool, volume, snapshot) = (self.0.pool(), self.0.volume(), self.0.id());
         Ok(HeldExport::Snapshot { pool, volume, snapshot }.told())
     }
 }

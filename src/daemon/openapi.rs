@@ -1,30 +1,12 @@
 //! The description of the API over HTTP, made of the verbs' types, so that it can't fall behind them. Only tests are made of
 //! this file: `WRITE_DOCS=1 cargo test --lib openapi` writes docs/openapi.json, which the daemon answers with.
 
-use std::borrow::Cow;
-
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::api::Verb;
-use windlass_base::Name;
 
 const FILE: &str = "docs/openapi.json";
-
-impl JsonSchema for Name {
-    fn schema_name() -> Cow<'static, str> {
-        "Name".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$" })
-    }
-}
 
 fn document() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);

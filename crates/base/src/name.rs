@@ -1,8 +1,10 @@
 //! Names that users give, and what they are called while they are imported, moved or in the trash.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{Error, Kind, Result};
@@ -126,6 +128,20 @@ impl FromStr for Name {
                 "{s:?} is not a name: use 1 to 63 of a-z, 0-9, '.', '_', '-', the first a letter or digit"
             ),
         ))
+    }
+}
+
+impl JsonSchema for Name {
+    fn schema_name() -> Cow<'static, str> {
+        "Name".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$" })
     }
 }
 

@@ -41,7 +41,6 @@ pub use memory_disk::{MemoryDisk, MemoryExports};
 pub use server::{Connected, Entrance, PausedServer, Server, go_on, serve, serve_by};
 pub use tls_server::{TlsPem, TlsServer};
 
+pub mod sim;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-pub use tests::{House, client_of, simulate};

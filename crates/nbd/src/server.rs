@@ -496,8 +496,7 @@ fn process(stream: &tokio::net::UnixStream) -> Identity {
     process.map_or(Identity::Unknown, |who| Identity::Process { uid: who.uid(), gid: who.gid() })
 }
 
-/// Serves one client on any stream, without a listener. `from`: its state as another process has left it.
-#[cfg(any(test, fuzzing))]
+/// Serves one client on any stream, without a listener. `from`: its state as another process has left it. No program uses it.
 pub fn serve_stream<S: Stream + Send + 'static>(
     rt: &Rt,
     (stream, from): (S, Option<ConnectionState>),

@@ -27,8 +27,7 @@ const DEFAULT_PROFILE: &str = "default";
 pub const KEYS_TEXT_MAX: usize = 64 << 10;
 
 /// An access key and its secret, perhaps for a while only.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessKeys {
     pub id: String,

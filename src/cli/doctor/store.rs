@@ -11,7 +11,8 @@ use windlass_base::rt::Rt;
 use windlass_base::units::show_bytes;
 use windlass_base::{Error, Kind};
 use windlass_pool::{LABEL_MAX, LABELS, Label, pool_of_label};
-use windlass_store::{Asked, BucketRules, ByteRange, Effort, Fitness, LifecycleRule, Right, StoreUrl, TriedRight,
+use windlass_store::{
+    Asked, BucketRules, ByteRange, Effort, Fitness, LifecycleRule, Right, StoreUrl, TriedRight,
 };
 
 /// Most names that are looked at which may be a label's.
@@ -93,7 +94,11 @@ impl StoreFacts {
             Err(error) => return self.closed = Some(error),
         };
         self.rules = bucket.rules().await;
-        let list = windlass_store::List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..windlass_store::List::default() };
+        let list = windlass_store::List {
+            prefix: LABELS.to_owned(),
+            max: LABELS_MAX,
+            ..windlass_store::List::default()
+        };
         let names = bucket.list(&list, windlass_store::Cause::Label).await;
         let names = names.map(|page| page.objects.into_iter().map(|object| object.key));
         let label = names.map(|mut names| names.find(|key| pool_of_label(key).is_some()));
