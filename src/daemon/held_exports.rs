@@ -129,7 +129,7 @@ pub async fn of_export(
             let SnapshotPath { volume: path, snapshot } = export.parse()?;
             let open = state.pools.get(&path.pool).await?;
             let view = open.volumes.open_snapshot(&path.volume, &snapshot).await?;
-            let now = view.held()?;
+            let now = HeldSnapshot(view.clone()).held()?;
             if held.is_some_and(|held| *held != now.0) {
                 return Err(another(export));
             }

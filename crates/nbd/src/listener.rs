@@ -107,7 +107,6 @@ impl Stream for UnixStream {
 }
 
 /// A connection whose both ends are in one process.
-#[cfg(any(test, fuzzing))]
 impl Stream for tokio::io::DuplexStream {
     fn is_broken(&self) -> bool {
         false

@@ -49,7 +49,7 @@ pub fn tick(rt: Rt) {
 /// other.
 pub struct House {
     pub rt: Rt,
-    disk: Arc<MemoryDisk>,
+    pub disk: Arc<MemoryDisk>,
     snap: Arc<MemoryDisk>,
     pub state: Mutex<State>,
     /// Memory for requests of the clients: two whole disks.
@@ -78,7 +78,7 @@ pub struct State {
     pub next_turn: Instant,
 }
 
-fn description(name: &str, read_only: bool) -> Description {
+pub fn description(name: &str, read_only: bool) -> Description {
     Description {
         name: name.into(),
         text: format!("the {name}"),
@@ -156,7 +156,7 @@ impl Exports for Shown {
 /// A handle that records what it is asked, and is slow or fails as told.
 struct Handle {
     house: Arc<House>,
-    disk: Arc<MemoryDisk>,
+    pub disk: Arc<MemoryDisk>,
 }
 
 impl Drop for Handle {
@@ -284,8 +284,8 @@ pub async fn client_of(house: &Arc<House>, name: &str) -> (Result<Client>, Cance
 /// asked.
 pub struct Huge(pub Arc<House>);
 
-const HUGE: u64 = 16 << 40;
-const DATA: std::ops::Range<u64> = 5 << 40..(5 << 40) + (64 << 10);
+pub const HUGE: u64 = 16 << 40;
+pub const DATA: std::ops::Range<u64> = 5 << 40..(5 << 40) + (64 << 10);
 
 #[async_trait]
 impl Export for Huge {
@@ -317,7 +317,7 @@ impl Export for Huge {
         self.log("flush".into())
     }
     async fn extents(&self, offset: u64, len: u64, max: usize) -> Result<Vec<StatusExtent>> {
-        assert!(len <= 4 * GIB, "a map of any length is walked in steps");
+        assert!(len <= 4 << 30, "a map of any length is walked in steps");
         self.log("status".into())?;
         let marks = [offset, DATA.start.clamp(offset, offset + len), DATA.end.clamp(offset, offset + len)];
         let parts = [(marks[0]..marks[1], true), (marks[1]..marks[2], false), (marks[2]..offset + len, true)];
@@ -344,7 +344,7 @@ impl Changes for HugeChanges {
         HeldDisk("huge".into())
     }
     async fn extents(&self, _: u64, len: u64, _: usize) -> Result<Vec<ChangedExtent>> {
-        assert!(len <= 4 * GIB);
+        assert!(len <= 4 << 30);
         Ok(vec![ChangedExtent { len, changed: false }])
     }
 }

@@ -13,7 +13,7 @@ use windlass_volume::{OpenMode, Volume, Volumes, snapshot_group};
 use super::admin::{Admin, finish};
 use super::site::{ADMINS, HEIR, OWNER, SECTORS, Side, Site, at, name};
 use super::users::{Client, Owner, begin, look};
-use windlass_volume::model::{tags, written};
+use crate::volume::model::{tags, written};
 
 /// Time after which no request can land any more.
 const LATE: Duration = Duration::from_secs(40);

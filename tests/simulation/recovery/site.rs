@@ -20,7 +20,7 @@ use windlass_volume::{EngineContext, FlushMode, Host, Memory, Tuning, VolumeSett
 use super::admin::Turns;
 use crate::register::History;
 use crate::seeds::is_replay;
-use windlass_volume::model::{Model, SECTOR};
+use crate::volume::model::{Model, SECTOR};
 
 /// Size of the volume in bytes: one block that is written by whoever becomes the owner, then those that are
 /// written and looked at.

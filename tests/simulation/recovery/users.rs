@@ -12,7 +12,7 @@ use windlass_volume::{OpenMode, Volume, Volumes, snapshot_group};
 
 use super::site::{CLIENTS, OWNER, SECTORS, Side, Site, at, name};
 use crate::register::{decode, encode};
-use windlass_volume::model::{Coming, Session, Tags, tags, written};
+use crate::volume::model::{Coming, Session, Tags, tags, written};
 
 /// The register that clients change.
 const SHARED: RegisterId = RegisterId(77);

@@ -13,10 +13,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
@@ -25,13 +22,10 @@ use super::server::serve_stream;
 pub use super::sim::*;
 use super::suspend_resume::Until;
 use super::wire::Headers;
-use super::{
-    ChangedExtent, Changes, Description, Export, Exports, HeldDisk, Holding, ListedExport, MemoryDisk,
-    StatusExtent,
-};
+use super::{Export, HeldDisk, ListedExport, MemoryDisk};
 use windlass_base::rt::sim::Sim;
-use windlass_base::rt::{Instant, Rt, Task};
-use windlass_base::{Budget, Error, Kind, Result, Rope};
+use windlass_base::rt::{Rt, Task};
+use windlass_base::{Budget, Kind};
 
 /// A client that says exactly what the test says. Its numbers are written out here, not taken from the codec.
 pub struct Peer<S = DuplexStream> {
