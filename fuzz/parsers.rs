@@ -4,13 +4,34 @@
 
 use std::sync::OnceLock;
 
-use windlass::fuzz::{Target, target, targets};
+use windlass_fuzz::Target;
+
+/// Returns all targets, in the order of the layers.
+fn targets() -> Vec<Target> {
+    let layers: [&[Target]; 14] = [
+        windlass_base::fuzz::TARGETS,
+        windlass_store::fuzz::TARGETS,
+        windlass_keys::fuzz::TARGETS,
+        windlass_frame::fuzz::TARGETS,
+        windlass_pool::fuzz::TARGETS,
+        windlass_cache::fuzz::TARGETS,
+        windlass_journal::fuzz::TARGETS,
+        windlass_log::fuzz::TARGETS,
+        windlass_map::fuzz::TARGETS,
+        windlass_volume::fuzz::TARGETS,
+        windlass_image::fuzz::TARGETS,
+        windlass_fs::fuzz::TARGETS,
+        windlass_nbd::fuzz::TARGETS,
+        windlass::daemon::fuzz::TARGETS,
+    ];
+    layers.concat()
+}
 
 static TARGET: OnceLock<Target> = OnceLock::new();
 
 fn chosen() -> Target {
     let name = std::env::var("WINDLASS_FUZZ_TARGET").unwrap_or_default();
-    target(&name).unwrap_or_else(|| {
+    targets().into_iter().find(|target| target.name == name).unwrap_or_else(|| {
         targets().iter().for_each(|target| eprintln!("{}", target.name));
         eprintln!("WINDLASS_FUZZ_TARGET={name:?} is none of these");
         std::process::exit(2)

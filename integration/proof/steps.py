@@ -58,11 +58,14 @@ def both(first: list[str], second: list[str]) -> list[str]:
     return ["sh", "-c", f"{shlex.join(first)} && {shlex.join(second)}"]
 
 
-# The library is compiled twice: as shipped, which all other tests are linked with, and with its unit tests: with debug assertions,
-# and not optimized, which would take longer than the tests do. What both stand on is compiled once, and optimized.
+# The layers are compiled twice: as shipped, which all other tests are linked with, and for their unit tests: with debug
+# assertions, and not optimized, which would take longer than the tests do. What both stand on is compiled once, and optimized.
 WINDLASS = {"opt-level": "0", "codegen-units": "16", "debug-assertions": "true", "overflow-checks": "true"}
+LAYERS = [crate.name for crate in sorted((ROOT / "crates").iterdir()) if crate.name not in ("galois", "fuzz")]
 UNIT_TESTS = cargo("test", "--release", "--workspace", "--lib") + [
-    f"--config=profile.release.package.windlass.{name}={value}" for name, value in WINDLASS.items()
+    f"--config=profile.release.package.{crate}.{name}={value}"
+    for crate in ("windlass", *(f"windlass-{layer}" for layer in LAYERS))
+    for name, value in WINDLASS.items()
 ]
 OTHER_TESTS = cargo("test", "--release", "--workspace", "--bin", "mount-windlass", "--test", "*")
 # Nothing is linked: what C code these would have built is not made, five minutes of a processor.

@@ -21,7 +21,7 @@ use crate::daemon::control_client::Client;
 use crate::daemon::{StateDir, signals};
 use windlass_base::rt::{RealRuntime, Rt};
 use windlass_base::{Error, Kind, Result, ResultExt as _};
-use windlass_nbd::{Address, Info};
+use windlass_nbd::{self as nbd, Address, Info};
 
 /// Time for which requests wait for a daemon that is gone; then they fail.
 pub const PATIENCE: Duration = Duration::from_secs(RECONNECT);
@@ -73,10 +73,10 @@ fn maker(block: &Path, number: u32) -> Option<String> {
 }
 
 async fn connections(disk: &Disk) -> Result<(Info, Vec<OwnedFd>)> {
-    let (export, first) = windlass_nbd::for_kernel(&disk.address, &disk.export).await?;
+    let (export, first) = nbd::for_kernel(&disk.address, &disk.export).await?;
     let mut sockets = vec![first];
     while export.allows_many_connections() && sockets.len() < CONNECTIONS {
-        sockets.push(windlass_nbd::for_kernel(&disk.address, &disk.export).await?.1);
+        sockets.push(nbd::for_kernel(&disk.address, &disk.export).await?.1);
     }
     Ok((export, sockets))
 }
@@ -171,7 +171,7 @@ impl Keeper {
 
     /// Makes one new connection for the device. False: the device is gone.
     async fn connect_one(&self) -> Result<bool> {
-        let (export, socket) = windlass_nbd::for_kernel(&self.disk.address, &self.disk.export).await?;
+        let (export, socket) = nbd::for_kernel(&self.disk.address, &self.disk.export).await?;
         // Another volume may have the name by now, or others have had the volume: what they have is none of this device's.
         let held = ask_held(&self.rt, &self.home, &self.disk, Some(&self.held)).await;
         held.map_err(|error| match error.is(Kind::Fenced) {

@@ -32,6 +32,7 @@ use super::{Global, detach_process, mount, output};
 use crate::daemon::{StateDir, signals};
 use windlass_base::rt::{RealRuntime, Rt};
 use windlass_base::{Error, Kind, Result, ResultExt as _};
+use windlass_nbd as nbd;
 
 /// Number of fuser's event loops.
 const THREADS: usize = 2;
@@ -124,7 +125,7 @@ fn config(shows: &DeviceOf, read_only: bool) -> Config {
     config
 }
 
-type Connected = Result<(Arc<windlass_nbd::Client>, Value)>;
+type Connected = Result<(Arc<nbd::Client>, Value)>;
 
 /// The ways in which the daemon is asked.
 #[async_trait]
@@ -147,7 +148,7 @@ struct Daemon {
 impl Reach for Daemon {
     async fn connect(&self, held: Option<&Value>) -> Connected {
         let Disk { address, export, .. } = &self.disk;
-        let client = windlass_nbd::Client::connect_to_map(&self.rt, address, export, &[ALLOCATION]).await?;
+        let client = nbd::Client::connect_to_map(&self.rt, address, export, &[ALLOCATION]).await?;
         // Another volume may have the name by now, or others have had the volume: what they have is none of this file's.
         Ok((Arc::new(client), self.held(held).await?))
     }
@@ -164,7 +165,7 @@ fn silent() -> Error {
 /// The states of the connection to the daemon.
 #[derive(Clone)]
 enum State {
-    Up(Arc<windlass_nbd::Client>),
+    Up(Arc<nbd::Client>),
     Down,
     /// The file answers no more, for good; the text says why.
     Over(String),
@@ -186,12 +187,7 @@ struct Link {
 }
 
 impl Link {
-    fn new(
-        rt: &Rt,
-        export: &str,
-        daemon: Box<dyn Reach>,
-        (up, held): (Arc<windlass_nbd::Client>, Value),
-    ) -> Link {
+    fn new(rt: &Rt, export: &str, daemon: Box<dyn Reach>, (up, held): (Arc<nbd::Client>, Value)) -> Link {
         let (rt, export, state) = (rt.clone(), export.to_owned(), watch::Sender::new(State::Up(up)));
         let (held, is_held_known) = (Mutex::new(held), AtomicBool::new(false));
         Link { rt, export, daemon, held, is_held_known, state, broken: Notify::new() }
@@ -250,7 +246,7 @@ impl Link {
     /// Asks the daemon, and asks again where it has gone meanwhile. A daemon that is there and does not
     /// answer is waited for without limit, as the kernel does for a device. It may still do what it was
     /// asked, and it waits itself for stores that are away.
-    async fn with<T: Send, F>(&self, ask: impl Fn(Arc<windlass_nbd::Client>) -> F + Send) -> Result<T>
+    async fn with<T: Send, F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
     {
@@ -265,7 +261,7 @@ impl Link {
 
     /// Returns a connection that is not known to be broken. Where there is none it waits for one, as long as
     /// the kernel would for a device.
-    async fn up(&self) -> Result<Arc<windlass_nbd::Client>> {
+    async fn up(&self) -> Result<Arc<nbd::Client>> {
         let mut states = self.state.subscribe();
         let known = async {
             let up = states.wait_for(|state| match state {
@@ -298,7 +294,7 @@ impl Link {
     /// Asks the daemon, like `with`, for a change of the volume. By its first write the volume becomes this
     /// host's, and nobody may count on that write before this process knows of it. If the daemon died in
     /// between, the next one would take the file for one that others have outrun.
-    async fn change<F>(&self, ask: impl Fn(Arc<windlass_nbd::Client>) -> F + Send) -> Result<()>
+    async fn change<F>(&self, ask: impl Fn(Arc<nbd::Client>) -> F + Send) -> Result<()>
     where
         F: Future<Output = Result<()>> + Send,
     {

@@ -14,7 +14,7 @@ use crate::daemon::api::{Outcome, Verb};
 use windlass_base::rt::{Disk as _, RealDisk};
 use windlass_base::units::{GIB, show_bytes, show_time};
 use windlass_base::{Error, Kind, Name, Result, ResultExt as _};
-use windlass_store::StoreUrl;
+use windlass_store::{self as store, StoreUrl};
 
 const PRICES: &str = include_str!("prices.toml");
 const FILE_MAX: usize = 1 << 20;
@@ -237,7 +237,7 @@ fn cost(
 
 /// Sums requests by their cause, as providers count them: deletions are free, listings cost as much as a put.
 fn by_cause<'a>(
-    lines: impl Iterator<Item = &'a windlass_store::Line>,
+    lines: impl Iterator<Item = &'a store::Line>,
     price: &Price,
     watched_ms: Option<u64>,
 ) -> Vec<OfCause> {
@@ -246,8 +246,8 @@ fn by_cause<'a>(
         let sum = sums.entry(word(&line.cause)).or_default();
         sum.received_bytes += line.received_bytes;
         match line.verb {
-            windlass_store::Verb::Get | windlass_store::Verb::Head => sum.reads += line.requests,
-            windlass_store::Verb::Delete | windlass_store::Verb::MultipartAbort => {}
+            store::Verb::Get | store::Verb::Head => sum.reads += line.requests,
+            store::Verb::Delete | store::Verb::MultipartAbort => {}
             _ => sum.writes += line.requests,
         }
     }
@@ -340,9 +340,9 @@ mod tests {
     #[test]
     fn requests_are_counted_as_providers_do() {
         let price = price_of("x");
-        let line = |verb, requests| windlass_store::Line {
+        let line = |verb, requests| store::Line {
             verb,
-            cause: windlass_store::Cause::Write,
+            cause: store::Cause::Write,
             requests,
             sent_bytes: 0,
             received_bytes: 5,
@@ -356,11 +356,7 @@ mod tests {
             latency_ms_max: 0.0,
             latencies: windlass_base::latency::Latencies::default(),
         };
-        let lines = [
-            line(windlass_store::Verb::Put, 100),
-            line(windlass_store::Verb::Get, 1000),
-            line(windlass_store::Verb::Delete, 7),
-        ];
+        let lines = [line(store::Verb::Put, 100), line(store::Verb::Get, 1000), line(store::Verb::Delete, 7)];
         let all = by_cause(lines.iter(), &price, Some(MONTH_MS as u64 / 2));
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].writes, all[0].reads, all[0].received_bytes), (100, 1000, 15));

@@ -15,6 +15,7 @@ use crate::daemon::{Engine, Options, StateDir};
 use windlass_base::rt::{Instant, RealRuntime, Rt};
 use windlass_base::units::MIB;
 use windlass_base::{Error, Kind, Result, ResultExt};
+use windlass_nbd as nbd;
 
 /// Bytes that the tour writes first; `SECOND` are those that it overwrites after the snapshot.
 const FIRST: u64 = 192 * MIB;
@@ -128,11 +129,11 @@ impl Tour<'_> {
         self.engine.run(verb, ProgressSink::none()).await
     }
 
-    async fn client(&self, export: &str) -> Result<windlass_nbd::Client> {
+    async fn client(&self, export: &str) -> Result<nbd::Client> {
         let addresses = self.engine.state().nbd_addresses();
         let address =
             addresses.first().ok_or_else(|| Error::new(Kind::Internal, "the engine listens nowhere"))?;
-        windlass_nbd::Client::connect(&self.rt, address, export).await
+        nbd::Client::connect(&self.rt, address, export).await
     }
 
     async fn make(&mut self) -> Result<()> {
@@ -178,7 +179,7 @@ impl Tour<'_> {
     }
 
     /// Writes the first `len` bytes of `round` and flushes. Returns MB/s.
-    async fn fill(&self, client: &windlass_nbd::Client, round: u64, len: u64) -> Result<f64> {
+    async fn fill(&self, client: &nbd::Client, round: u64, len: u64) -> Result<f64> {
         let began = self.rt.now();
         stream::iter((0..len).step_by(PIECE as usize))
             .map(Ok)

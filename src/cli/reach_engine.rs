@@ -18,7 +18,7 @@ use crate::daemon::{ALONE, Config, Engine, Options, StateDir, signals};
 use windlass_base::nearest::nearest_word;
 use windlass_base::rt::{Disk, RealDisk, RealRuntime, Rt};
 use windlass_base::{Error, Kind, Result};
-use windlass_nbd::Address;
+use windlass_nbd::{self as nbd, Address};
 
 /// Pause between looks at whether a daemon that is about to go on listens; `NEXT_TRIES` looks are as long as
 /// that may take.
@@ -225,13 +225,13 @@ impl Door {
 
     /// Connects to `POOL/VOLUME` or `POOL/VOLUME@SNAPSHOT`, as a client of NBD. `contexts`: those that
     /// extents will be asked for.
-    pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<windlass_nbd::Client> {
-        windlass_nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
+    pub async fn export(&self, name: &str, contexts: &[&str]) -> Result<nbd::Client> {
+        nbd::Client::connect_to_map(&self.rt, &self.address, name, contexts).await
     }
 
     /// Connects to a volume to write to it, while nobody else may use it. `Kind::Refused`, with their names,
     /// while others do.
-    pub async fn export_alone(&self, path: &VolumePath, contexts: &[&str]) -> Result<windlass_nbd::Client> {
+    pub async fn export_alone(&self, path: &VolumePath, contexts: &[&str]) -> Result<nbd::Client> {
         self.export(&format!("{ALONE}{path}"), contexts).await
     }
 

@@ -35,7 +35,7 @@ use super::{listen_addresses, load_access_policy, metrics_server};
 use windlass_base::rt::{Disk, DiskLock, Rt};
 use windlass_base::{Error, Kind, Name, Result};
 use windlass_cache::{DiskCache, DiskCacheConfig};
-use windlass_nbd::{Address, PausedServer};
+use windlass_nbd::{self as nbd, Address, PausedServer};
 use windlass_store::keyring;
 use windlass_volume::{Memory, OpenMode, Volume, Volumes};
 
@@ -102,9 +102,9 @@ fn memory(host_context: &HostContext, options: &Options) -> Memory {
 /// A running engine. Dropping it without `shutdown` is a crash: nothing is lost that was acknowledged.
 pub struct Engine {
     state: Arc<EngineState>,
-    servers: parking_lot::Mutex<Vec<windlass_nbd::Server>>,
+    servers: parking_lot::Mutex<Vec<nbd::Server>>,
     /// Server of the exports that commands of this user reach.
-    command_server: parking_lot::Mutex<Option<windlass_nbd::Server>>,
+    command_server: parking_lot::Mutex<Option<nbd::Server>>,
     admission: Admission,
     /// Cancelled when another daemon has what clients are connected to.
     replaced: CancellationToken,
@@ -512,7 +512,7 @@ impl Engine {
         for at in &addresses {
             if !went_on.contains(&at.address) {
                 let rights = load_access_policy::rights(&*self.state.host_context.disk, at).await?;
-                let entrance = windlass_nbd::Entrance { rights, access: self.state.access.clone() };
+                let entrance = nbd::Entrance { rights, access: self.state.access.clone() };
                 let server = self.listen_on(&at.address, entrance, false).await?;
                 self.state.nbd.lock().push(server.address().clone());
                 self.servers.lock().push(server);
@@ -532,22 +532,14 @@ impl Engine {
     /// Serves all clients again that were to go on elsewhere.
     fn go_on_with(&self, paused: Vec<PausedServer>) {
         self.state.sessions.serve_again(held_exports::holders(&paused));
-        let servers: Vec<windlass_nbd::Server> =
-            paused.into_iter().map(|before| self.go_on(before)).collect();
+        let servers: Vec<nbd::Server> = paused.into_iter().map(|before| self.go_on(before)).collect();
         self.servers.lock().extend(servers);
     }
 
     /// Serves the clients of one paused server again.
-    fn go_on(&self, before: PausedServer) -> windlass_nbd::Server {
+    fn go_on(&self, before: PausedServer) -> nbd::Server {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        windlass_nbd::go_on(
-            rt,
-            before,
-            self.state.access.clone(),
-            self.exports(false),
-            memory,
-            self.stop.clone(),
-        )
+        nbd::go_on(rt, before, self.state.access.clone(), self.exports(false), memory, self.stop.clone())
     }
 
     fn exports(&self, for_commands: bool) -> Arc<EngineExports> {
@@ -577,8 +569,8 @@ impl Engine {
     pub async fn listen_to_commands(&self) -> Result<Address> {
         let path = self.state.host_context.home.exports()?;
         // As the control socket.
-        let rights = path.parent().map_or_else(windlass_nbd::SocketRights::default, socket_rights);
-        let entrance = windlass_nbd::Entrance { rights, ..windlass_nbd::Entrance::default() };
+        let rights = path.parent().map_or_else(nbd::SocketRights::default, socket_rights);
+        let entrance = nbd::Entrance { rights, ..nbd::Entrance::default() };
         let server = self.listen_on(&Address::Unix(path), entrance, true).await?;
         let address = server.address().clone();
         *self.command_server.lock() = Some(server);
@@ -588,12 +580,11 @@ impl Engine {
     async fn listen_on(
         &self,
         address: &Address,
-        entrance: windlass_nbd::Entrance,
+        entrance: nbd::Entrance,
         for_commands: bool,
-    ) -> Result<windlass_nbd::Server> {
+    ) -> Result<nbd::Server> {
         let (rt, memory) = (&self.state.host_context.rt, self.state.pools.memory().requests.clone());
-        windlass_nbd::serve_by(rt, address, entrance, self.exports(for_commands), memory, self.stop.clone())
-            .await
+        nbd::serve_by(rt, address, entrance, self.exports(for_commands), memory, self.stop.clone()).await
     }
 
     pub fn state(&self) -> &Arc<EngineState> {
@@ -631,7 +622,7 @@ impl Engine {
         let rt = &self.state.host_context.rt;
         self.check_can_hand_over(to)?;
         let closed = self.admission.close(rt).await?;
-        let commands = self.command_server.lock().as_ref().map_or(0, windlass_nbd::Server::clients);
+        let commands = self.command_server.lock().as_ref().map_or(0, nbd::Server::clients);
         if commands > 0 {
             return Err(Error::new(
                 Kind::Owned,
@@ -658,10 +649,7 @@ impl Engine {
             self.state.pools.opened().into_iter().for_each(|(pool, _)| self.recover(pool));
             return Err(error);
         }
-        paused
-            .iter_mut()
-            .flat_map(|server| &mut server.listener)
-            .for_each(windlass_nbd::Listener::leave_file);
+        paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
         tracing::info!(clients, took_ms, "another daemon goes on with the clients");
         closed.keep();
         self.has_left.store(true, Ordering::Relaxed);
@@ -718,10 +706,7 @@ impl Engine {
         let mut paused = self.leave().await;
         match keep(&paused) {
             Ok(()) => {
-                paused
-                    .iter_mut()
-                    .flat_map(|server| &mut server.listener)
-                    .for_each(windlass_nbd::Listener::leave_file);
+                paused.iter_mut().flat_map(|server| &mut server.listener).for_each(nbd::Listener::leave_file);
                 self.has_left.store(true, Ordering::Relaxed);
             }
             Err(error) => {
@@ -737,7 +722,7 @@ impl Engine {
     async fn leave(&self) -> Vec<PausedServer> {
         self.state.pools.keep_notes();
         let servers = std::mem::take(&mut *self.servers.lock());
-        let paused = join_all(servers.into_iter().map(windlass_nbd::Server::pause)).await;
+        let paused = join_all(servers.into_iter().map(nbd::Server::pause)).await;
         let lost = |error: &Error| tracing::error!(%error, "clients of one address are lost");
         let paused = paused.into_iter().filter_map(|server| server.inspect_err(lost).ok()).collect();
         self.state.pools.leave().await;

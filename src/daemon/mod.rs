@@ -19,7 +19,7 @@ mod expected_clients;
 mod exports;
 mod failed_attempts;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 mod handler_trait;

@@ -17,8 +17,10 @@ use super::state_dir::HostContext;
 use windlass_base::rt::Rt;
 use windlass_base::{Error, Kind, Result};
 use windlass_cache::DiskCache;
-use windlass_fs::{Cache, KeptFile, KeptFiles, MountOptions, MountResources, Mounted, Pending, Unsent};
-use windlass_store::{BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
+use windlass_fs::{
+    self as fs, Cache, KeptFile, KeptFiles, MountOptions, MountResources, Mounted, Pending, Unsent,
+};
+use windlass_store::{self as store, BucketRef, Cause, Conditions, Etag, Heeds, Put, StoreUrl, When};
 use windlass_volume::Memory;
 
 /// Time between two words of an unmount about how far it is.
@@ -140,7 +142,7 @@ impl Mounts {
         let as_said = options.to_owned();
         let (parsed, options) = place_of(url, options)?;
         let place = parsed.clone();
-        let bucket = windlass_store::open_patiently(&host_context.rt, &parsed).await?;
+        let bucket = store::open_patiently(&host_context.rt, &parsed).await?;
         let by_url = host_context.home.staging().join(named(&parsed.to_string()));
         let mut notes = Vec::new();
         if matches!(parsed, StoreUrl::S3(_)) && !options.read_only {
@@ -165,7 +167,7 @@ impl Mounts {
             tracing::warn!(dir, "{why}");
             notes.push(why.to_owned());
         }
-        let mounted = windlass_fs::mount(
+        let mounted = fs::mount(
             host_context.rt.clone(),
             host_context.disk.clone(),
             bucket,
@@ -281,7 +283,7 @@ impl Mounts {
     ) -> Result<()> {
         let mounted = self.list.lock().entries.get(dir).map(|e| e.mounted.clone());
         let Some(mounted) = mounted else {
-            if windlass_fs::clear_dead(Path::new(dir))? {
+            if fs::clear_dead(Path::new(dir))? {
                 return Ok(());
             }
             return Err(Error::new(
@@ -500,14 +502,12 @@ async fn look_first(
         }
         None => {
             // Nothing is written into a pool's store, not even for a moment.
-            windlass_fs::refuse_pool(&host_context.rt, bucket, deadline).await?;
+            fs::refuse_pool(&host_context.rt, bucket, deadline).await?;
             let late = || {
                 Error::new(Kind::Timeout, format!("{} takes too long over conditional writes", bucket.url()))
             };
-            let tried = host_context
-                .rt
-                .timeout(deadline, windlass_store::conditions(&host_context.rt, &**bucket, ""))
-                .await;
+            let tried =
+                host_context.rt.timeout(deadline, store::conditions(&host_context.rt, &**bucket, "")).await;
             match tried.unwrap_or_else(|| Err(late())) {
                 Ok(found) => {
                     keep_note(host_context, &note, &found).await;
@@ -554,7 +554,7 @@ async fn may_write(
     let tried = host_context.rt.timeout(deadline, bucket.put(&key, Bytes::new(), never, Cause::Probe)).await;
     match tried {
         Some(Err(why)) if why.is(Kind::Denied) => {
-            let listing = windlass_fs::lacks_listing(&host_context.rt, bucket, deadline).await;
+            let listing = fs::lacks_listing(&host_context.rt, bucket, deadline).await;
             Err(listing.unwrap_or_else(|| cannot_write(bucket.url(), why)))
         }
         // Its conditions are no longer heeded.
@@ -597,7 +597,7 @@ mod tests {
     use windlass_base::rt::{RealDisk, RealRuntime, Rt};
 
     async fn folder(host_context: &HostContext, url: &str) -> PathBuf {
-        let bucket = windlass_store::open(&host_context.rt, &url.parse().unwrap()).await.unwrap();
+        let bucket = store::open(&host_context.rt, &url.parse().unwrap()).await.unwrap();
         staging_of(host_context, &bucket)
     }
 

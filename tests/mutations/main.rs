@@ -85,13 +85,16 @@ impl Mutation {
         for (file, text) in &mut changed {
             std::fs::write(tree.join(file), text).unwrap();
         }
-        // Those of the filesystem are the library's own.
-        let place: &[&str] =
-            if self.test.contains("::tests::") { &["--lib"] } else { &["--test", "simulation"] };
+        // A layer's own tests are named with the layer before them.
+        let (package, test) = match self.test.split_once("::").filter(|_| self.test.contains("::tests::")) {
+            Some((layer, test)) => (format!("windlass-{layer}"), test),
+            None => ("windlass".to_owned(), self.test.as_str()),
+        };
+        let place: &[&str] = if package == "windlass" { &["--test", "simulation"] } else { &["--lib"] };
         let run = Command::new(env!("CARGO"))
-            .arg("test")
+            .args(["test", "--package", &package])
             .args(place)
-            .arg(&self.test)
+            .arg(test)
             .current_dir(tree)
             // Shares the dependencies; the crate itself is another, by its version.
             .env("CARGO_TARGET_DIR", root().join("target"))

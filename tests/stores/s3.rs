@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::RwLock;
 use windlass_base::Kind;
 use windlass_store::{
-    AccessKeys, Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, KeySource, KeyTarget, List, Put,
-    S3Store, StoreUrl, When, conditions, keyring, probe,
+    self as store, AccessKeys, Attrs, BucketRef, ByteRange, Cause, Conditions, Etag, Heeds, KeySource,
+    KeyTarget, List, Put, S3Store, StoreUrl, When, conditions, keyring, probe,
 };
 
 use super::rt;
@@ -99,7 +99,7 @@ async fn wrong_addresses_and_keys_say_what_to_do() {
     for e in [
         put(&missing, "k").await.unwrap_err(),
         missing.get("k", ByteRange::Last(1), WHY).await.unwrap_err(),
-        missing.put("k", "x".into(), When::Matches(windlass_store::Etag("e".into())), WHY).await.unwrap_err(),
+        missing.put("k", "x".into(), When::Matches(store::Etag("e".into())), WHY).await.unwrap_err(),
     ] {
         assert!(e.is(Kind::Unavailable) && e.to_string().contains("create the bucket"), "{e}");
     }
@@ -163,7 +163,7 @@ async fn a_marker_is_copied_where_the_server_does_not() {
     stored(bucket.copy("d/", "e/", Some(&etag), None, When::Absent, WHY).await);
     assert_eq!(bucket.head("e/", WHY).await.unwrap().unwrap().attrs.user, attrs.user);
     assert!(refused(bucket.copy("d/", "e/", Some(&etag), None, When::Absent, WHY).await));
-    let other = windlass_store::Etag("00000000000000000000000000000000".into());
+    let other = store::Etag("00000000000000000000000000000000".into());
     assert!(refused(bucket.copy("d/", "f/", Some(&other), None, When::Always, WHY).await));
     let none = bucket.copy("gone/", "f/", None, None, When::Always, WHY).await;
     assert_eq!(none.unwrap_err().kind(), Kind::NotFound);
@@ -336,7 +336,7 @@ async fn certificates_that_are_none_are_told_at_once() {
     for bytes in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         std::io::Write::write_all(&mut file.as_file(), bytes.as_bytes()).unwrap();
         let url = format!("s3://b?endpoint=https://127.0.0.1:1&region=r&ca={}", file.path().display());
-        let e = windlass_store::open(&rt(), &url.parse().unwrap()).await.unwrap_err();
+        let e = store::open(&rt(), &url.parse().unwrap()).await.unwrap_err();
         assert!(e.is(Kind::Usage) && e.to_string().contains("ca="), "{e}");
     }
 }
@@ -447,7 +447,7 @@ async fn an_open_store_goes_on_with_exchanged_keys() {
     let pair = |id: &str, secret: &str| AccessKeys::parse(&format!("{id}:{secret}")).unwrap();
     let target: KeyTarget = url.to_string().parse().unwrap();
     keyring().set(target.clone(), KeySource::Memory, pair(KEY, SECRET));
-    let bucket = windlass_store::open(&rt(), &url).await.unwrap();
+    let bucket = store::open(&rt(), &url).await.unwrap();
     assert_eq!(keyring().users_of(&target).len(), 1);
     stored(put(&bucket, "before").await);
     stored(put(&bucket, "before too").await);
@@ -484,7 +484,7 @@ async fn an_open_store_goes_on_with_exchanged_keys() {
 #[ignore = "run by a_proxy_is_used"]
 async fn behind_a_proxy() {
     let Ok(url) = std::env::var("WINDLASS_TEST_BEHIND") else { return };
-    let bucket = windlass_store::open(&rt(), &url.parse().unwrap()).await.unwrap();
+    let bucket = store::open(&rt(), &url.parse().unwrap()).await.unwrap();
     for key in ["first", "second"] {
         stored(put(&bucket, key).await);
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use windlass_base::Kind;
-use windlass_store::{Attrs, BucketRef, ByteRange, Carried, Cause, List, When, probe};
+use windlass_store::{self as store, Attrs, BucketRef, ByteRange, Carried, Cause, List, When, probe};
 
 use super::rt;
 use super::support::s3_server::{Fault, Quirks, Refusal, Said, Server};
@@ -197,7 +197,7 @@ async fn what_ignores_conditions_teaches_nothing_of_etags() {
     };
     let (_server, bucket) = odd(quirks).await;
     let etag = stored(bucket.put("k", "1".into(), When::Absent, WHY).await);
-    let wrong = windlass_store::Etag("0".repeat(32));
+    let wrong = store::Etag("0".repeat(32));
     stored(bucket.copy("k", "l", Some(&wrong), None, When::Matches(wrong.clone()), WHY).await);
     let etag = stored(bucket.put("k", "2".into(), When::Matches(etag), WHY).await);
     let upload = bucket.multipart_create("k", &Attrs::default(), WHY).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_server_that_refuses_its_own_etags_is_told_from_another_client() {
     let etag = stored(bucket.put("k", "1".into(), When::Absent, WHY).await);
     let e = bucket.put("k", "2".into(), When::Matches(etag), WHY).await.unwrap_err();
     assert!(e.is(Kind::Unsupported) && e.to_string().contains("refuses that etag"), "{e}");
-    let other = windlass_store::Etag("0".repeat(32));
+    let other = store::Etag("0".repeat(32));
     assert!(refused(bucket.put("k", "2".into(), When::Matches(other), WHY).await));
     let e = probe(&rt(), &*bucket, "x/").await.unwrap_err();
     assert!(e.to_string().contains(&server.endpoint), "{e}");
@@ -266,7 +266,7 @@ async fn what_the_server_does_not_copy_is_read_and_put() {
     stored(bucket.copy("l", "m", None, None, When::Absent, WHY).await);
     // A look, two parts, and what begins and ends the upload, twice; the tags are asked for each time.
     assert!(server.faults.requests() - before <= 20, "{}", server.faults.requests() - before);
-    let other = windlass_store::Etag("0".repeat(32));
+    let other = store::Etag("0".repeat(32));
     assert!(refused(bucket.copy("k", "n", Some(&other), None, When::Always, WHY).await));
     let none = bucket.copy("gone", "n", None, None, When::Always, WHY).await;
     assert_eq!(none.unwrap_err().kind(), Kind::NotFound);

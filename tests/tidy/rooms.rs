@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn rooms_use_only_rooms_below() {
-        assert_eq!(judged("use crate::base::E;", "use crate::pool::low::A; use super::c;"), [""; 0]);
+        assert_eq!(judged("use windlass_base::E;", "use crate::low::A; use super::c;"), [""; 0]);
         assert_eq!(
-            judged("\nuse crate::pool::high::B;", ""),
+            judged("\nuse crate::high::B;", ""),
             ["crates/pool/src/low/a.rs:2: pool's low may not use high"]
         );
         // Through the layer's own front, and inside a function.
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn every_file_stands_in_a_room_that_is_in_the_table() {
         let files = [
-            file("crates/pool/src/attic.rs", "use crate::base::E;"),
+            file("crates/pool/src/attic.rs", "use windlass_base::E;"),
             file("crates/pool/src/low/mod.rs", "mod a;"),
         ];
         let seen = judge(&files, TWO);

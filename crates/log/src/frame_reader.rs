@@ -16,7 +16,7 @@ use windlass_base::format_limits::{BLOCK, FRAME_BLOCKS};
 use windlass_base::rt::Rt;
 use windlass_base::{ChunkId, Error, Held, Kind, Result, VolumeId};
 use windlass_cache::{DiskCache, Flight, FrameCache, FrameKey, Lookup, Waiter};
-use windlass_frame::{FRAME_MAX, Place};
+use windlass_frame::{self as frame, FRAME_MAX, Place};
 use windlass_keys::{FamilyKeys, KeyAccess};
 use windlass_pool::Pool;
 use windlass_store::Cause;
@@ -274,16 +274,16 @@ impl Reader {
         let access = self.source.keys.access(place.chunk.volume);
         let verify = |bytes: &[u8]| match access {
             KeyAccess::Sealed(_) => {
-                windlass_frame::open(&Bytes::copy_from_slice(bytes), &place, FRAME_MAX, access).is_ok()
+                frame::open(&Bytes::copy_from_slice(bytes), &place, FRAME_MAX, access).is_ok()
             }
-            KeyAccess::Plain | KeyAccess::Locked => windlass_frame::verify(bytes, &place),
+            KeyAccess::Plain | KeyAccess::Locked => frame::verify(bytes, &place),
         };
         let read = || self.source.pool.read(&place.chunk, at.offset, at.len, cause, &verify);
         let stored = match read().await {
             Err(e) if e.is(Kind::Corrupt) && self.has_new_keys(&place).await? => read().await?,
             done => done?,
         };
-        windlass_frame::open(&stored, &place, FRAME_MAX, access)
+        frame::open(&stored, &place, FRAME_MAX, access)
     }
 
     /// Whether the volume's data key was changed since it was opened here.
@@ -297,7 +297,7 @@ impl Reader {
 
     fn page_place(&self, at: &FrameRef, address: u64) -> Result<Place> {
         let chunk = self.chunk(at)?;
-        if at.len as usize > FRAME_MAX + windlass_frame::FRAME_HEADER + windlass_frame::SEALED_MORE {
+        if at.len as usize > FRAME_MAX + frame::FRAME_HEADER + frame::SEALED_MORE {
             return Err(Error::new(Kind::Corrupt, format!("a page of {chunk} has an impossible length")));
         }
         Ok(Place { chunk, offset: at.offset, address })

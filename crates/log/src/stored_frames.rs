@@ -17,7 +17,7 @@ use windlass_base::format_limits::{SHARD_SPAN, SHARD_TARGET};
 use windlass_base::rt::Rt;
 use windlass_base::{ChunkId, Error, Kind, Result};
 use windlass_cache::{DiskCache, FrameKey};
-use windlass_frame::Place;
+use windlass_frame::{self as frame, Place};
 use windlass_keys::{FamilyKeys, KeyAccess};
 use windlass_pool::Pool;
 use windlass_store::Cause;
@@ -132,8 +132,7 @@ impl Source {
 
     async fn one_here(&self, index: usize, ask: Ask) -> (usize, Option<Bytes>) {
         let Some(stored) = self.disk.get(&ask.key()).await else { return (index, None) };
-        match windlass_frame::open(&stored, &ask.place, ask.raw_max, self.keys.access(ask.place.chunk.volume))
-        {
+        match frame::open(&stored, &ask.place, ask.raw_max, self.keys.access(ask.place.chunk.volume)) {
             Ok(frame) => {
                 self.counts.disk.fetch_add(1, Ordering::Relaxed);
                 (index, Some(frame))
@@ -226,7 +225,7 @@ impl Source {
         let chunk = &ask.place.chunk;
         let verify = |bytes: &[u8]| match forged {
             true => self.opened(&Bytes::copy_from_slice(bytes), ask).is_ok(),
-            false => windlass_frame::verify(bytes, &ask.place),
+            false => frame::verify(bytes, &ask.place),
         };
         loop {
             let was = self.places.find(chunk);
@@ -248,9 +247,7 @@ impl Source {
         let len = last.at - from + u64::from(last.len);
         let part = |s: &Spot| (s.at - from) as usize..(s.at - from) as usize + s.len as usize;
         let verify = |bytes: &[u8]| {
-            let sound = |s: &Spot| {
-                bytes.get(part(s)).is_some_and(|f| windlass_frame::verify(f, &asks[s.index].place))
-            };
+            let sound = |s: &Spot| bytes.get(part(s)).is_some_and(|f| frame::verify(f, &asks[s.index].place));
             group.iter().all(sound)
         };
         match self.pool.read(&object, from, len as u32, cause, &verify).await {
@@ -313,12 +310,7 @@ impl Source {
     }
 
     fn opened(&self, stored: &Bytes, ask: &Ask) -> Result<Bytes> {
-        windlass_frame::open_verified(
-            stored,
-            &ask.place,
-            ask.raw_max,
-            self.keys.access(ask.place.chunk.volume),
-        )
+        frame::open_verified(stored, &ask.place, ask.raw_max, self.keys.access(ask.place.chunk.volume))
     }
 
     /// Contents of verified frames that came in one answer of so many bytes.

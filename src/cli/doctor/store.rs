@@ -12,7 +12,7 @@ use windlass_base::units::show_bytes;
 use windlass_base::{Error, Kind};
 use windlass_pool::{LABEL_MAX, LABELS, Label, pool_of_label};
 use windlass_store::{
-    Asked, BucketRules, ByteRange, Effort, Fitness, LifecycleRule, Right, StoreUrl, TriedRight,
+    self as store, Asked, BucketRules, ByteRange, Effort, Fitness, LifecycleRule, Right, StoreUrl, TriedRight,
 };
 
 /// Most names that are looked at which may be a label's.
@@ -89,17 +89,13 @@ impl StoreFacts {
     }
 
     async fn ask(&mut self, rt: &Rt) {
-        let bucket = match windlass_store::open(rt, &self.url).await {
+        let bucket = match store::open(rt, &self.url).await {
             Ok(bucket) => bucket,
             Err(error) => return self.closed = Some(error),
         };
         self.rules = bucket.rules().await;
-        let list = windlass_store::List {
-            prefix: LABELS.to_owned(),
-            max: LABELS_MAX,
-            ..windlass_store::List::default()
-        };
-        let names = bucket.list(&list, windlass_store::Cause::Label).await;
+        let list = store::List { prefix: LABELS.to_owned(), max: LABELS_MAX, ..store::List::default() };
+        let names = bucket.list(&list, store::Cause::Label).await;
         let names = names.map(|page| page.objects.into_iter().map(|object| object.key));
         let label = names.map(|mut names| names.find(|key| pool_of_label(key).is_some()));
         self.labelled = label.as_ref().ok().map(Option::is_some);
@@ -107,19 +103,19 @@ impl StoreFacts {
         if self.of_pool && self.labelled == Some(false) && self.folder.is_some() {
             return;
         }
-        self.tried = windlass_store::try_rights(rt, &*bucket, PROBES).await;
+        self.tried = store::try_rights(rt, &*bucket, PROBES).await;
         if self.may(Right::List) && self.may(Right::Put) && self.may(Right::Get) {
-            self.promises = Some(windlass_store::probe_fitness(rt, &*bucket, PROBES, Effort::SHORT).await);
+            self.promises = Some(store::probe_fitness(rt, &*bucket, PROBES, Effort::SHORT).await);
         }
         // Any key will do: who may not even ask for it is told so.
         let key = label.ok().flatten().unwrap_or_else(|| LABELS.to_owned());
         let range = ByteRange::Whole { max: LABEL_MAX };
-        if let Ok(Some(found)) = bucket.get(&key, range, windlass_store::Cause::Label).await
+        if let Ok(Some(found)) = bucket.get(&key, range, store::Cause::Label).await
             && let Ok(label) = Label::decode(&found.body)
         {
             self.registers = Some(label.hint.acceptors.contains(&label.index));
         }
-        self.public = windlass_store::is_public(rt, &self.url, &key).await;
+        self.public = store::is_public(rt, &self.url, &key).await;
     }
 
     fn may(&self, right: Right) -> bool {

@@ -18,7 +18,7 @@ use crate::daemon::progress::ProgressSink;
 use crate::daemon::state_dir::StateDir;
 use windlass_base::rt::{RealDisk, RealRuntime, Rt};
 use windlass_base::{Kind, Result};
-use windlass_nbd::{Export, Exports as _, HeldDisk};
+use windlass_nbd::{self as nbd, Export, Exports as _, HeldDisk};
 use windlass_pool::{Care, LABEL_MAX, Label, label_key};
 use windlass_store::{ByteRange, Cause, When};
 use windlass_volume::Trash;
@@ -211,7 +211,7 @@ async fn nobody_gets_a_volume_alone_that_a_client_of_the_daemon_before_waits_for
     make_pool(before.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
     make(before.state(), "p/v", &[]).await;
     let address = before.state().nbd_addresses()[0].clone();
-    let client = windlass_nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    let client = nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
     client.write(0, vec![1; 4096].into(), true).await.unwrap();
     let socket = home.handover(1).unwrap();
     let receiver = Receiver::listen(&socket).unwrap();
@@ -322,7 +322,7 @@ async fn a_daemon_that_leaves_its_clients_to_the_next_one_lets_no_command_in() {
     make_pool(engine.state(), "p", &folders(dir.path(), &["s0"])).await.unwrap();
     make(engine.state(), "p/v", &[]).await;
     let address = engine.state().nbd_addresses()[0].clone();
-    let client = windlass_nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
+    let client = nbd::Client::connect(&rt, &address, "p/v").await.unwrap();
     client.write(0, vec![1; 4096].into(), true).await.unwrap();
     let kept = Arc::new(Mutex::new(Vec::new()));
     let clients = kept.clone();
@@ -497,7 +497,7 @@ async fn a_daemon_that_stays_goes_on_with_what_no_client_uses() {
     for (path, settings) in [("p/v", ["handover=ask"]), ("p/w", ["handover=never"])] {
         make(engine.state(), path, &settings).await;
         let address = engine.state().nbd_addresses()[0].clone();
-        let client = windlass_nbd::Client::connect(&rt, &address, path).await.unwrap();
+        let client = nbd::Client::connect(&rt, &address, path).await.unwrap();
         client.write(0, vec![1; 4096].into(), true).await.unwrap();
         client.close().await.unwrap();
     }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::*;
 use windlass_base::rt::sim::{Sim, World};
 use windlass_base::{Generation, Kind, RegisterId};
-use windlass_store::{SimStore, Store as _};
+use windlass_store::{self as store, SimStore, Store as _};
 
 fn run<F: Future<Output = ()> + Send + 'static>(
     seed: u64,
@@ -65,13 +65,13 @@ fn a_store_is_replaced_while_others_go_on_and_the_old_one_may_go() {
             let live = Counted { dead: 0, live: 5 };
             let old = yard.stores[1].url().to_owned();
             // It is well: not while another is away, unless that is meant.
-            yard.reach(0, windlass_store::Reach::Refuses);
+            yard.reach(0, store::Reach::Refuses);
             let e =
                 pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await.unwrap_err();
             let risk = if layout == "4+2" { "no store more may be lost" } else { "can't be opened" };
             assert!(e.is(Kind::Refused) && e.to_string().contains(risk), "{e}");
             assert!(!pool.is_moving() && yard.spares[0].contents().keys().is_empty());
-            yard.reach(0, windlass_store::Reach::Up);
+            yard.reach(0, store::Reach::Up);
             yard.settle(3000).await;
             assert_eq!(
                 pool.plan_replacement(&old, &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await.unwrap(),
@@ -124,8 +124,8 @@ fn what_is_away_is_replaced_and_a_store_that_is_well_only_by_force() {
         store(&pool, &chunk(1, &[9000, 65_536, 1, 70_000])).await;
         yard.settle(2000).await;
         let url = |i: usize| yard.stores[i].url().to_owned();
-        yard.reach(0, windlass_store::Reach::Refuses);
-        yard.reach(3, windlass_store::Reach::Refuses);
+        yard.reach(0, store::Reach::Refuses);
+        yard.reach(3, store::Reach::Refuses);
         let live = Counted { dead: 0, live: 1 };
         let plan = pool.plan_replacement(&url(0), &spare(&yard, 0), &EMPTY, Care::All, &|_| {}).await;
         assert_eq!(plan.unwrap(), Replacement::Planned);
@@ -273,7 +273,7 @@ fn a_place_that_is_not_free_is_refused() {
         let old = yard.stores[1].url().to_owned();
         yard.spares[0]
             .contents()
-            .put("x", Bytes::new(), windlass_store::When::Always, windlass_store::Cause::Walk)
+            .put("x", Bytes::new(), store::When::Always, store::Cause::Walk)
             .await
             .unwrap();
         for (new, word) in [(spare(&yard, 0), "not empty"), (yard.specs()[2].clone(), "already")] {
@@ -387,7 +387,7 @@ fn an_emptied_place_is_taken_in_only_while_the_others_hold_enough() {
     run(20, "3+1", |_, yard| async move {
         let (pool, live) = (three_and_one(&yard).await, Counted { dead: 0, live: 4 });
         let disks: Vec<_> =
-            [2, 3].map(|i| yard.stores[i].contents().exchange(windlass_store::Backup::default())).into();
+            [2, 3].map(|i| yard.stores[i].contents().exchange(store::Backup::default())).into();
         pool.look().await;
         let free = pool.emptied().await;
         assert_eq!(free.len(), 2);
@@ -463,7 +463,7 @@ fn a_disk_that_is_mounted_again_is_read_and_taken_in_as_it_is() {
     for midway in [true, false] {
         run(21, "3+1", move |_, yard| async move {
             let (pool, live) = (three_and_one(&yard).await, Counted { dead: 0, live: 4 });
-            let disk = yard.stores[2].contents().exchange(windlass_store::Backup::default());
+            let disk = yard.stores[2].contents().exchange(store::Backup::default());
             pool.look().await;
             let free = pool.emptied().await;
             let plan = pool.plan_replacement(&free[0].url, &free[0], &live, Care::Data, &|_| {}).await;
@@ -542,7 +542,7 @@ fn what_lies_on_the_only_store_that_decides_comes_along_before_another_decides()
             let plan = pool.plan_replacement(&old, &spare(&yard, 0), &live, Care::All, &|_| {}).await;
             plan.unwrap_err();
             assert!(!pool.is_moving());
-            yard.spares[0].faults(|f| f.reach = windlass_store::Reach::Refuses);
+            yard.spares[0].faults(|f| f.reach = store::Reach::Refuses);
             pool.close().await;
             let pool = yard.open().await.unwrap();
             for chunk in &chunks {
@@ -550,7 +550,7 @@ fn what_lies_on_the_only_store_that_decides_comes_along_before_another_decides()
             }
             assert_eq!(pool.register(RegisterId(1)).read().await.unwrap().unwrap().as_ref(), [1]);
             // Broken off midway, it is gone on with.
-            yard.spares[0].faults(|f| (f.reach, f.longest_put) = (windlass_store::Reach::Up, None));
+            yard.spares[0].faults(|f| (f.reach, f.longest_put) = (store::Reach::Up, None));
             let plan = async || {
                 pool.plan_replacement(&old, &spare(&yard, 0), &live, Care::All, &|_| {}).await.unwrap()
             };
