@@ -3,8 +3,8 @@
 //!
 //! ```sh
 //! export WINDLASS_HUGE=/some/folder
-//! cargo test --release --lib -- --ignored --nocapture volume::tests::huge::generate
-//! cargo test --release --lib -- --ignored --nocapture volume::tests::huge::open
+//! cargo test --release -p windlass-volume -- --ignored --nocapture tests::huge::generate
+//! cargo test --release -p windlass-volume -- --ignored --nocapture tests::huge::open
 //! ```
 //!
 //! `WINDLASS_HUGE_EXTENTS` makes it smaller. Only the blocks of `samples` hold real data.
