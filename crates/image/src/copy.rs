@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use super::piece_source::{Content, Piece, Source};
 use windlass_base::Result;
@@ -55,46 +56,48 @@ pub struct DiskCopy {
 
 impl DiskCopy {
     /// Copies all that the source has, from `from` on. The target is not flushed afterwards.
-    pub async fn run(
-        &self,
-        source: &mut dyn Source,
+    pub fn run<'f>(
+        &'f self,
+        source: &'f mut dyn Source,
         from: u64,
-        watch: &mut dyn CopyWatch,
-    ) -> Result<FilledTo> {
-        let pieces_max = source.pieces_max().max(2);
-        let is_open_ended = source.size().is_none();
-        let mut copied = FilledTo { position: from, written: 0 };
-        let (mut under_way, mut ended) = (VecDeque::new(), false);
-        source.skip_to(from);
-        while !ended {
-            // Growing costs a few round trips to the stores: a disk of no known size does it seldom.
-            let batch = if is_open_ended { pieces_max / 2 } else { 1 };
-            let mut pieces = Vec::with_capacity(batch);
-            while pieces.len() < batch && !ended {
-                match source.next().await? {
-                    Some(piece) => pieces.push(piece),
-                    None => ended = true,
+        watch: &'f mut dyn CopyWatch,
+    ) -> BoxFuture<'f, Result<FilledTo>> {
+        Box::pin(async move {
+            let pieces_max = source.pieces_max().max(2);
+            let is_open_ended = source.size().is_none();
+            let mut copied = FilledTo { position: from, written: 0 };
+            let (mut under_way, mut ended) = (VecDeque::new(), false);
+            source.skip_to(from);
+            while !ended {
+                // Growing costs a few round trips to the stores: a disk of no known size does it seldom.
+                let batch = if is_open_ended { pieces_max / 2 } else { 1 };
+                let mut pieces = Vec::with_capacity(batch);
+                while pieces.len() < batch && !ended {
+                    match source.next().await? {
+                        Some(piece) => pieces.push(piece),
+                        None => ended = true,
+                    }
                 }
-            }
-            if let Some(last) = pieces.last().filter(|_| is_open_ended) {
-                watch.grow(last.offset + last.len).await?;
-            }
-            for piece in pieces {
-                if under_way.len() >= pieces_max {
-                    self.take(&mut under_way, &mut copied, watch, true).await?;
+                if let Some(last) = pieces.last().filter(|_| is_open_ended) {
+                    watch.grow(last.offset + last.len).await?;
                 }
-                let end = piece.offset + piece.len;
-                under_way.push_back((end, self.begin(piece)));
+                for piece in pieces {
+                    if under_way.len() >= pieces_max {
+                        self.take(&mut under_way, &mut copied, watch, true).await?;
+                    }
+                    let end = piece.offset + piece.len;
+                    under_way.push_back((end, self.begin(piece)));
+                }
+                while self.take(&mut under_way, &mut copied, watch, false).await? {}
             }
-            while self.take(&mut under_way, &mut copied, watch, false).await? {}
-        }
-        while self.take(&mut under_way, &mut copied, watch, true).await? {}
-        Ok(copied)
+            while self.take(&mut under_way, &mut copied, watch, true).await? {}
+            Ok(copied)
+        })
     }
 
     /// Makes zeros of what the target has in the range.
-    pub async fn erase(&self, range: Range<u64>) -> Result<()> {
-        erase(&*self.target, range).await.map(drop)
+    pub fn erase(&self, range: Range<u64>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { erase(&*self.target, range).await.map(drop) })
     }
 
     /// Takes the oldest piece under way: waits for it if `waits`, else takes it only if it is done. Returns

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use windlass_base::rt::DiskFile;
 use windlass_base::units::show_size;
@@ -30,54 +31,64 @@ static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 impl Output {
     /// Prepares for an image of so many bytes.
-    pub async fn begin(&mut self, len: u64) -> Result<()> {
-        match self {
-            Output::File(file) => Ok(file.set_len(len).await?),
-            Output::Device(file) => match file.size().await? {
-                room if room >= len => Ok(()),
-                room => Err(Error::new(
-                    Kind::NoSpace,
-                    format!("the device holds {}, the image has {}", show_size(room), show_size(len)),
-                )),
-            },
-            Output::Stream { .. } => Ok(()),
-        }
+    pub fn begin(&mut self, len: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match self {
+                Output::File(file) => Ok(file.set_len(len).await?),
+                Output::Device(file) => match file.size().await? {
+                    room if room >= len => Ok(()),
+                    room => Err(Error::new(
+                        Kind::NoSpace,
+                        format!("the device holds {}, the image has {}", show_size(room), show_size(len)),
+                    )),
+                },
+                Output::Stream { .. } => Ok(()),
+            }
+        })
     }
 
-    pub async fn put(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
-        match self {
-            Output::File(file) | Output::Device(file) => Ok(file.pwrite(offset, vec![bytes], false).await?),
-            Output::Stream { .. } => {
-                self.fill(offset).await?;
-                let Output::Stream { to, at } = self else { return Ok(()) };
-                *at += bytes.len() as u64;
-                to.write(bytes).await
+    pub fn put(&mut self, offset: u64, bytes: Bytes) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match self {
+                Output::File(file) | Output::Device(file) => {
+                    Ok(file.pwrite(offset, vec![bytes], false).await?)
+                }
+                Output::Stream { .. } => {
+                    self.fill(offset).await?;
+                    let Output::Stream { to, at } = self else { return Ok(()) };
+                    *at += bytes.len() as u64;
+                    to.write(bytes).await
+                }
             }
-        }
+        })
     }
 
     /// Makes the range read as zeros.
-    pub async fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
-        match self {
-            Output::Device(file) => Ok(file.zero(offset, len).await?),
-            Output::File(_) | Output::Stream { .. } => Ok(()),
-        }
+    pub fn zero(&mut self, offset: u64, len: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match self {
+                Output::Device(file) => Ok(file.zero(offset, len).await?),
+                Output::File(_) | Output::Stream { .. } => Ok(()),
+            }
+        })
     }
 
     /// Ends the image: on return it has `len` bytes, and is durable where it can be.
-    pub async fn end(&mut self, len: u64) -> Result<()> {
-        match self {
-            Output::File(file) => {
-                file.set_len(len).await?;
-                Ok(file.sync().await?)
+    pub fn end(&mut self, len: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match self {
+                Output::File(file) => {
+                    file.set_len(len).await?;
+                    Ok(file.sync().await?)
+                }
+                Output::Device(file) => Ok(file.sync().await?),
+                Output::Stream { .. } => {
+                    self.fill(len).await?;
+                    let Output::Stream { to, .. } = self else { return Ok(()) };
+                    to.flush().await
+                }
             }
-            Output::Device(file) => Ok(file.sync().await?),
-            Output::Stream { .. } => {
-                self.fill(len).await?;
-                let Output::Stream { to, .. } = self else { return Ok(()) };
-                to.flush().await
-            }
-        }
+        })
     }
 
     /// Fills a stream with zeros, up to `offset`.

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
@@ -83,23 +84,25 @@ const STATUS_MAX: usize = 1 << 20;
 
 impl Client {
     /// Connects and enters `export`.
-    pub async fn connect(rt: &Rt, address: &Address, export: &str) -> Result<Client> {
-        Client::connect_to_map(rt, address, export, &[]).await
+    pub fn connect<'f>(rt: &'f Rt, address: &'f Address, export: &'f str) -> BoxFuture<'f, Result<Client>> {
+        Box::pin(async move { Client::connect_to_map(rt, address, export, &[]).await })
     }
 
     /// Connects and enters `export`, and agrees on `contexts` to ask extents of. A context that the export
     /// lacks is `Kind::NotFound`.
-    pub async fn connect_to_map(
-        rt: &Rt,
-        address: &Address,
-        export: &str,
-        contexts: &[&str],
-    ) -> Result<Client> {
-        let opened = async {
-            let stream = connect(address).await?;
-            Client::enter(rt, stream, export, contexts, Headers::Extended).await
-        };
-        opened.await.context(|| format!("opening {}", address.uri(export)))
+    pub fn connect_to_map<'f>(
+        rt: &'f Rt,
+        address: &'f Address,
+        export: &'f str,
+        contexts: &'f [&'f str],
+    ) -> BoxFuture<'f, Result<Client>> {
+        Box::pin(async move {
+            let opened = async {
+                let stream = connect(address).await?;
+                Client::enter(rt, stream, export, contexts, Headers::Extended).await
+            };
+            opened.await.context(|| format!("opening {}", address.uri(export)))
+        })
     }
 
     /// Enters `export` over a stream. `best` are the headers to ask for; a server that has only others serves
@@ -132,57 +135,74 @@ impl Client {
         self.send.is_closed() || self.waiting.lock().broken.is_some()
     }
 
-    pub async fn read(&self, offset: u64, len: u32) -> Result<Bytes> {
-        match self.ask(Command::Read, 0, offset, len, Bytes::new()).await? {
-            Answer::Data(data) => Ok(data),
-            Answer::Status(_) => Err(Error::new(Kind::Internal, "a read was answered by extents")),
-        }
+    pub fn read(&self, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move {
+            match self.ask(Command::Read, 0, offset, len, Bytes::new()).await? {
+                Answer::Data(data) => Ok(data),
+                Answer::Status(_) => Err(Error::new(Kind::Internal, "a read was answered by extents")),
+            }
+        })
     }
 
     /// Returns the extents that `context` has in the range, from its start on. `context` is one of those that
     /// were connected to. There is at least one extent; the last may end before the range does, or go on
     /// behind it.
-    pub async fn extents(&self, context: &str, offset: u64, len: u32) -> Result<Vec<FlaggedExtent>> {
-        let asked = self.contexts.iter().find(|(name, _)| name == context);
-        let Some((_, id)) = asked else {
-            return Err(Error::new(Kind::Usage, format!("the context {context} was not asked for")));
-        };
-        let told = match self.ask(Command::BlockStatus, 0, offset, len, Bytes::new()).await? {
-            Answer::Status(mut all) => all.remove(id).unwrap_or_default(),
-            Answer::Data(_) => Vec::new(),
-        };
-        if told.is_empty() || told.iter().any(|(len, _)| *len == 0) {
-            return Err(Error::new(Kind::Invalid, format!("the server tells nothing of {context}")));
-        }
-        Ok(told.into_iter().map(|(len, flags)| FlaggedExtent { len, flags }).collect())
+    pub fn extents<'f>(
+        &'f self,
+        context: &'f str,
+        offset: u64,
+        len: u32,
+    ) -> BoxFuture<'f, Result<Vec<FlaggedExtent>>> {
+        Box::pin(async move {
+            let asked = self.contexts.iter().find(|(name, _)| name == context);
+            let Some((_, id)) = asked else {
+                return Err(Error::new(Kind::Usage, format!("the context {context} was not asked for")));
+            };
+            let told = match self.ask(Command::BlockStatus, 0, offset, len, Bytes::new()).await? {
+                Answer::Status(mut all) => all.remove(id).unwrap_or_default(),
+                Answer::Data(_) => Vec::new(),
+            };
+            if told.is_empty() || told.iter().any(|(len, _)| *len == 0) {
+                return Err(Error::new(Kind::Invalid, format!("the server tells nothing of {context}")));
+            }
+            Ok(told.into_iter().map(|(len, flags)| FlaggedExtent { len, flags }).collect())
+        })
     }
 
     /// Writes `data`. With `fua` the answer says that the write is durable.
-    pub async fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<()> {
-        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        if len > PAYLOAD_MAX {
-            return Err(Error::new(Kind::Invalid, "a write is at most 32 MiB long: split it"));
-        }
-        self.ask(Command::Write, fua_flag(fua), offset, len, data).await.map(drop)
+    pub fn write(&self, offset: u64, data: Bytes, fua: bool) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            if len > PAYLOAD_MAX {
+                return Err(Error::new(Kind::Invalid, "a write is at most 32 MiB long: split it"));
+            }
+            self.ask(Command::Write, fua_flag(fua), offset, len, data).await.map(drop)
+        })
     }
 
-    pub async fn flush(&self) -> Result<()> {
-        self.ask(Command::Flush, 0, 0, 0, Bytes::new()).await.map(drop)
+    pub fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.ask(Command::Flush, 0, 0, 0, Bytes::new()).await.map(drop) })
     }
 
-    pub async fn trim(&self, offset: u64, len: u32, fua: bool) -> Result<()> {
-        self.ask(Command::Trim, fua_flag(fua), offset, len, Bytes::new()).await.map(drop)
+    pub fn trim(&self, offset: u64, len: u32, fua: bool) -> BoxFuture<'_, Result<()>> {
+        Box::pin(
+            async move { self.ask(Command::Trim, fua_flag(fua), offset, len, Bytes::new()).await.map(drop) },
+        )
     }
 
-    pub async fn write_zeroes(&self, offset: u64, len: u32, fua: bool, no_hole: bool) -> Result<()> {
-        let flags = fua_flag(fua) | if no_hole { command_flag::NO_HOLE } else { 0 };
-        self.ask(Command::WriteZeroes, flags, offset, len, Bytes::new()).await.map(drop)
+    pub fn write_zeroes(&self, offset: u64, len: u32, fua: bool, no_hole: bool) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let flags = fua_flag(fua) | if no_hole { command_flag::NO_HOLE } else { 0 };
+            self.ask(Command::WriteZeroes, flags, offset, len, Bytes::new()).await.map(drop)
+        })
     }
 
     /// Says goodbye and waits until the server has gone.
-    pub async fn close(self) -> Result<()> {
-        let _ = self.send.send((Request::disconnect(), Bytes::new())).await;
-        self.reader.await
+    pub fn close(self) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let _ = self.send.send((Request::disconnect(), Bytes::new())).await;
+            self.reader.await
+        })
     }
 
     async fn ask(&self, command: Command, flags: u16, offset: u64, len: u32, data: Bytes) -> Result<Answer> {
@@ -223,44 +243,50 @@ fn fua_flag(fua: bool) -> u16 {
 }
 
 /// Connects to `export` for the kernel to go on with: simple replies are agreed on, and nothing follows yet.
-pub async fn for_kernel(address: &Address, export: &str) -> Result<(Info, OwnedFd)> {
-    let opened = async {
-        let (stream, socket) = match address {
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
-                let socket = stream.as_fd().try_clone_to_owned()?;
-                (Box::new(stream) as Box<dyn Stream>, socket)
-            }
-            _ => {
-                let stream = connect_tcp(address).await?;
-                let socket = stream.as_fd().try_clone_to_owned()?;
-                (Box::new(stream) as Box<dyn Stream>, socket)
+pub fn for_kernel<'f>(address: &'f Address, export: &'f str) -> BoxFuture<'f, Result<(Info, OwnedFd)>> {
+    Box::pin(async move {
+        let opened = async {
+            let (stream, socket) = match address {
+                Address::Unix(path) => {
+                    let stream = UnixStream::connect(path).await?;
+                    let socket = stream.as_fd().try_clone_to_owned()?;
+                    (Box::new(stream) as Box<dyn Stream>, socket)
+                }
+                _ => {
+                    let stream = connect_tcp(address).await?;
+                    let socket = stream.as_fd().try_clone_to_owned()?;
+                    (Box::new(stream) as Box<dyn Stream>, socket)
+                }
+            };
+            let mut haggler = Haggler::greet(stream).await?;
+            let info = haggler.info(option::GO, export).await?;
+            match haggler.window.bytes().is_empty() {
+                true => Ok((info, socket)),
+                false => Err(Error::new(Kind::Invalid, "the server answers what was not asked")),
             }
         };
-        let mut haggler = Haggler::greet(stream).await?;
-        let info = haggler.info(option::GO, export).await?;
-        match haggler.window.bytes().is_empty() {
-            true => Ok((info, socket)),
-            false => Err(Error::new(Kind::Invalid, "the server answers what was not asked")),
-        }
-    };
-    opened.await.context(|| format!("opening {}", address.uri(export)))
+        opened.await.context(|| format!("opening {}", address.uri(export)))
+    })
 }
 
 /// Lists the exports that the server at `address` shows.
-pub async fn list(address: &Address) -> Result<Vec<ListedExport>> {
-    let doing = || format!("listing the exports at {address}");
-    let mut haggler = Haggler::connect(address).await.context(doing)?;
-    let replies = haggler.ask(option::LIST, &[]).await.context(doing)?.context(doing)?;
-    let listed = replies.iter().filter(|(kind, _)| *kind == reply::SERVER);
-    listed.map(|(_, data)| handshake_wire::parse_listed(data)).collect()
+pub fn list<'f>(address: &'f Address) -> BoxFuture<'f, Result<Vec<ListedExport>>> {
+    Box::pin(async move {
+        let doing = || format!("listing the exports at {address}");
+        let mut haggler = Haggler::connect(address).await.context(doing)?;
+        let replies = haggler.ask(option::LIST, &[]).await.context(doing)?.context(doing)?;
+        let listed = replies.iter().filter(|(kind, _)| *kind == reply::SERVER);
+        listed.map(|(_, data)| handshake_wire::parse_listed(data)).collect()
+    })
 }
 
 /// Returns the server's information about an export, without opening it.
-pub async fn describe(address: &Address, export: &str) -> Result<Info> {
-    let doing = || format!("asking about {}", address.uri(export));
-    let mut haggler = Haggler::connect(address).await.context(doing)?;
-    haggler.info(option::INFO, export).await.context(doing)
+pub fn describe<'f>(address: &'f Address, export: &'f str) -> BoxFuture<'f, Result<Info>> {
+    Box::pin(async move {
+        let doing = || format!("asking about {}", address.uri(export));
+        let mut haggler = Haggler::connect(address).await.context(doing)?;
+        haggler.info(option::INFO, export).await.context(doing)
+    })
 }
 
 /// Most bytes that the replies to one option may take together.

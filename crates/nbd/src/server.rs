@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -83,18 +83,20 @@ impl Server {
     }
 
     /// Waits until the stop token was given and every connection has ended.
-    pub async fn ended(self) -> Result<()> {
-        self.all_gone.await.map(drop)
+    pub fn ended(self) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move { self.all_gone.await.map(drop) })
     }
 
     /// Stops taking clients and requests, for another process to go on. Returns when each connection stands
     /// between two requests, which takes `SETTLE` and a moment at most. Connections that were ending are not
     /// among them. Connections by TLS, whose keys do not leave this process, end as when the server stops.
-    pub async fn pause(self) -> Result<PausedServer> {
-        self.pause.cancel();
-        self.tls_stop.cancel();
-        let (listener, clients) = self.all_gone.await?;
-        Ok(PausedServer { asked: self.asked, address: self.address, listener, clients })
+    pub fn pause(self) -> BoxFuture<'static, Result<PausedServer>> {
+        Box::pin(async move {
+            self.pause.cancel();
+            self.tls_stop.cancel();
+            let (listener, clients) = self.all_gone.await?;
+            Ok(PausedServer { asked: self.asked, address: self.address, listener, clients })
+        })
     }
 }
 
@@ -107,31 +109,33 @@ pub struct Entrance {
 }
 
 /// Serves as `serve_by` does: on a unix socket for this process's user alone, on TCP for everybody.
-pub async fn serve(
-    rt: &Rt,
-    address: &Address,
+pub fn serve<'f>(
+    rt: &'f Rt,
+    address: &'f Address,
     exports: Arc<dyn Exports>,
     memory: Budget,
     stop: CancellationToken,
-) -> Result<Server> {
-    serve_by(rt, address, Entrance::default(), exports, memory, stop).await
+) -> BoxFuture<'f, Result<Server>> {
+    Box::pin(async move { serve_by(rt, address, Entrance::default(), exports, memory, stop).await })
 }
 
 /// Binds `address` and serves every client until `stop`; `memory` bounds what requests hold. From `stop` on
 /// nobody is accepted and no request is taken. Requests under way are finished and answered within
 /// `transmission::DRAIN`.
-pub async fn serve_by(
-    rt: &Rt,
-    address: &Address,
+pub fn serve_by<'f>(
+    rt: &'f Rt,
+    address: &'f Address,
     entrance: Entrance,
     exports: Arc<dyn Exports>,
     memory: Budget,
     stop: CancellationToken,
-) -> Result<Server> {
-    let (listener, bound) = Listener::bind(address, Some(entrance.rights)).await?;
-    let (asked, listener) = (address.clone(), Some(listener));
-    let paused = PausedServer { asked, address: bound, listener, clients: Vec::new() };
-    Ok(go_on(rt, paused, entrance.access, exports, memory, stop))
+) -> BoxFuture<'f, Result<Server>> {
+    Box::pin(async move {
+        let (listener, bound) = Listener::bind(address, Some(entrance.rights)).await?;
+        let (asked, listener) = (address.clone(), Some(listener));
+        let paused = PausedServer { asked, address: bound, listener, clients: Vec::new() };
+        Ok(go_on(rt, paused, entrance.access, exports, memory, stop))
+    })
 }
 
 /// Serves as `serve_by` does, from where another server was paused. A client that may not come in any more,

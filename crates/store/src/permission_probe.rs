@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::{Bucket, ByteRange, Cause, List, Put, StoreUrl, When, open};
 use windlass_base::rt::Rt;
@@ -35,35 +36,37 @@ pub struct TriedRight {
 ///
 /// Whether objects may be deleted is tried before one is written, with a key that has none. So without that right at most one object is
 /// left behind, however often this runs.
-pub async fn try_rights(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Vec<TriedRight> {
-    let list = List { prefix: prefix.to_owned(), max: 1, ..List::default() };
-    let mut tried = Vec::new();
-    let mut note = |right, outcome| tried.push(TriedRight { right, outcome });
-    let listed = bucket.list(&list, Cause::Probe).await.map(drop);
-    let silent = listed.as_ref().is_err_and(Error::is_transient);
-    note(Right::List, listed);
-    if silent {
-        return tried;
-    }
-    let fresh = format!("{prefix}windlass-doctor-{:032x}", rt.random128());
-    let deletes = bucket.delete(std::slice::from_ref(&fresh), Cause::Probe).await;
-    let key = if deletes.is_ok() { fresh } else { format!("{prefix}windlass-doctor-kept") };
-    let put = stored(bucket.put(&key, Bytes::from_static(BODY), When::Always, Cause::Probe).await);
-    if put.is_ok() {
-        let size = BODY.len() as u64;
-        let head = bucket.head(&key, Cause::Probe).await;
-        note(Right::Head, head.and_then(|head| same(head.is_some_and(|head| head.size == size))));
-        let got = bucket.get(&key, ByteRange::Whole { max: 4 * size }, Cause::Probe).await;
-        note(Right::Get, got.and_then(|found| same(found.is_some_and(|found| found.body == BODY))));
-    }
-    note(Right::Put, put);
-    let deletes = match deletes {
-        Ok(()) => bucket.delete(std::slice::from_ref(&key), Cause::Probe).await,
-        denied => denied,
-    };
-    note(Right::Delete, deletes);
-    tried.sort_by_key(|one| one.right);
-    tried
+pub fn try_rights<'f>(rt: &'f Rt, bucket: &'f dyn Bucket, prefix: &'f str) -> BoxFuture<'f, Vec<TriedRight>> {
+    Box::pin(async move {
+        let list = List { prefix: prefix.to_owned(), max: 1, ..List::default() };
+        let mut tried = Vec::new();
+        let mut note = |right, outcome| tried.push(TriedRight { right, outcome });
+        let listed = bucket.list(&list, Cause::Probe).await.map(drop);
+        let silent = listed.as_ref().is_err_and(Error::is_transient);
+        note(Right::List, listed);
+        if silent {
+            return tried;
+        }
+        let fresh = format!("{prefix}windlass-doctor-{:032x}", rt.random128());
+        let deletes = bucket.delete(std::slice::from_ref(&fresh), Cause::Probe).await;
+        let key = if deletes.is_ok() { fresh } else { format!("{prefix}windlass-doctor-kept") };
+        let put = stored(bucket.put(&key, Bytes::from_static(BODY), When::Always, Cause::Probe).await);
+        if put.is_ok() {
+            let size = BODY.len() as u64;
+            let head = bucket.head(&key, Cause::Probe).await;
+            note(Right::Head, head.and_then(|head| same(head.is_some_and(|head| head.size == size))));
+            let got = bucket.get(&key, ByteRange::Whole { max: 4 * size }, Cause::Probe).await;
+            note(Right::Get, got.and_then(|found| same(found.is_some_and(|found| found.body == BODY))));
+        }
+        note(Right::Put, put);
+        let deletes = match deletes {
+            Ok(()) => bucket.delete(std::slice::from_ref(&key), Cause::Probe).await,
+            denied => denied,
+        };
+        note(Right::Delete, deletes);
+        tried.sort_by_key(|one| one.right);
+        tried
+    })
 }
 
 fn stored(put: Result<Put>) -> Result<()> {
@@ -86,27 +89,29 @@ fn same(yes: bool) -> Result<()> {
 }
 
 /// Tells whether somebody without credentials may list the store, or read this object of it; `None` when that can't be told.
-pub async fn is_public(rt: &Rt, url: &StoreUrl, key: &str) -> Option<bool> {
-    let StoreUrl::S3(place) = url else { return None };
-    if place.anonymous == Some(true) {
-        return None;
-    }
-    let mut place = place.clone();
-    (place.anonymous, place.passwd_file, place.profile, place.sse) = (Some(true), None, None, None);
-    let look = async {
-        let bucket = open(rt, &StoreUrl::S3(place)).await.ok()?;
-        let list = List { max: 1, ..List::default() };
-        match bucket.list(&list, Cause::Probe).await {
-            Ok(_) => return Some(true),
-            Err(e) if !e.is(Kind::Denied) => return None,
-            Err(_) => {}
+pub fn is_public<'f>(rt: &'f Rt, url: &'f StoreUrl, key: &'f str) -> BoxFuture<'f, Option<bool>> {
+    Box::pin(async move {
+        let StoreUrl::S3(place) = url else { return None };
+        if place.anonymous == Some(true) {
+            return None;
         }
-        match bucket.head(key, Cause::Probe).await {
-            Ok(found) => Some(found.is_some()),
-            Err(e) => e.is(Kind::Denied).then_some(false),
-        }
-    };
-    rt.timeout(LOOK, look).await.flatten()
+        let mut place = place.clone();
+        (place.anonymous, place.passwd_file, place.profile, place.sse) = (Some(true), None, None, None);
+        let look = async {
+            let bucket = open(rt, &StoreUrl::S3(place)).await.ok()?;
+            let list = List { max: 1, ..List::default() };
+            match bucket.list(&list, Cause::Probe).await {
+                Ok(_) => return Some(true),
+                Err(e) if !e.is(Kind::Denied) => return None,
+                Err(_) => {}
+            }
+            match bucket.head(key, Cause::Probe).await {
+                Ok(found) => Some(found.is_some()),
+                Err(e) => e.is(Kind::Denied).then_some(false),
+            }
+        };
+        rt.timeout(LOOK, look).await.flatten()
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::BackgroundSession;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
@@ -61,13 +62,17 @@ pub struct Mounted {
 }
 
 /// Fails where the bucket is a pool's store.
-pub async fn refuse_pool(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Result<()> {
-    BucketClient::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await
+pub fn refuse_pool<'f>(rt: &'f Rt, bucket: &'f BucketRef, deadline: Duration) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move { BucketClient::new(rt.clone(), bucket.clone(), deadline).refuse_pool().await })
 }
 
 /// Returns an error where these credentials may not list the bucket.
-pub async fn lacks_listing(rt: &Rt, bucket: &BucketRef, deadline: Duration) -> Option<Error> {
-    BucketClient::new(rt.clone(), bucket.clone(), deadline).lacks_listing().await
+pub fn lacks_listing<'f>(
+    rt: &'f Rt,
+    bucket: &'f BucketRef,
+    deadline: Duration,
+) -> BoxFuture<'f, Option<Error>> {
+    Box::pin(async move { BucketClient::new(rt.clone(), bucket.clone(), deadline).lacks_listing().await })
 }
 
 /// Mounts `bucket` at `dir`, named `name` in /proc/mounts unless the options say otherwise. Writes are staged in the folder
@@ -183,38 +188,40 @@ impl Mounted {
     }
 
     /// Changes the options that can change while the mount is up; the error `Usage` names what can't.
-    pub async fn change(&self, options: MountOptions) -> Result<()> {
-        let (mut before, mut after) = (self.options.clone(), options.clone());
-        for one in [&mut before, &mut after] {
-            one.kernel.clear();
-            one.fsname = None;
-            one.non_empty = false;
-            one.read_only = false;
-        }
-        let fixed = |what: &str| {
-            let why =
-                format!("{what} can't change while {} is mounted: unmount it first", self.dir.display());
-            Err(Error::new(Kind::Usage, why))
-        };
-        if before != after {
-            return fixed("options other than ro, rw, exec, suid, dev and atime");
-        }
-        // Its files were opened so.
-        if self.options.read_only && !options.read_only {
-            return fixed("a mount that began with ro");
-        }
-        let (dir, device) = (self.dir.clone(), self.device);
-        let change = move || match device_of(&dir) == device {
-            true => kernel_mount::change(&dir, &options),
-            false => {
-                let why = format!(
-                    "{} shows another filesystem: this mount is below it, or taken out",
-                    dir.display()
-                );
-                Err(Error::new(Kind::NotFound, why))
+    pub fn change(&self, options: MountOptions) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let (mut before, mut after) = (self.options.clone(), options.clone());
+            for one in [&mut before, &mut after] {
+                one.kernel.clear();
+                one.fsname = None;
+                one.non_empty = false;
+                one.read_only = false;
             }
-        };
-        self.rt.cpu(change).await?
+            let fixed = |what: &str| {
+                let why =
+                    format!("{what} can't change while {} is mounted: unmount it first", self.dir.display());
+                Err(Error::new(Kind::Usage, why))
+            };
+            if before != after {
+                return fixed("options other than ro, rw, exec, suid, dev and atime");
+            }
+            // Its files were opened so.
+            if self.options.read_only && !options.read_only {
+                return fixed("a mount that began with ro");
+            }
+            let (dir, device) = (self.dir.clone(), self.device);
+            let change = move || match device_of(&dir) == device {
+                true => kernel_mount::change(&dir, &options),
+                false => {
+                    let why = format!(
+                        "{} shows another filesystem: this mount is below it, or taken out",
+                        dir.display()
+                    );
+                    Err(Error::new(Kind::NotFound, why))
+                }
+            };
+            self.rt.cpu(change).await?
+        })
     }
 
     /// Tells whether the kernel's mount is gone; what was written may still be on its way.
@@ -224,20 +231,24 @@ impl Mounted {
 
     /// Hands a mount that is out over to the one that comes next: what waits is left to that, what is being
     /// sent is waited for.
-    pub async fn hand_over(&self) {
-        self.fs.hand_over();
-        self.ended().await;
+    pub fn hand_over(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.fs.hand_over();
+            self.ended().await;
+        })
     }
 
     /// Tells whether the mount is at its place still. One that was taken out of the tree a moment ago is
     /// waited for. Fails with `Owned` if it was taken out while files in it were open.
-    pub async fn is_in(&self) -> Result<bool> {
-        let place = self.dir.clone();
-        let is_mount = self.rt.cpu(move || is_mount(&place)).await?;
-        if is_mount && !self.is_out() {
-            return Ok(true);
-        }
-        self.left_by_all().await.map(|()| false)
+    pub fn is_in(&self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let place = self.dir.clone();
+            let is_mount = self.rt.cpu(move || is_mount(&place)).await?;
+            if is_mount && !self.is_out() {
+                return Ok(true);
+            }
+            self.left_by_all().await.map(|()| false)
+        })
     }
 
     /// Waits a moment until the kernel has let go of the mount, which is out of the own tree. Copies that
@@ -290,8 +301,8 @@ impl Mounted {
     }
 
     /// Asks whether the bucket answers, and may be listed; the error says why not.
-    pub async fn ask_bucket(&self) -> Result<()> {
-        self.fs.ask_bucket().await
+    pub fn ask_bucket(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.fs.ask_bucket().await })
     }
 
     /// Returns what is still to be sent.
@@ -301,21 +312,25 @@ impl Mounted {
 
     /// Unmounts, then waits until everything is sent or known to stay staged. Fails with `Owned` while
     /// processes have files open or stand in the mount.
-    pub async fn unmount(&self) -> Result<Pending> {
-        self.take_out(UnmountFlags::empty()).await?;
-        Ok(self.fs.kept())
+    pub fn unmount(&self) -> BoxFuture<'_, Result<Pending>> {
+        Box::pin(async move {
+            self.take_out(UnmountFlags::empty()).await?;
+            Ok(self.fs.kept())
+        })
     }
 
     /// Takes the mount out of the tree though processes use it; what they have written is sent first.
-    pub async fn detach(&self) -> Result<()> {
-        self.fs.send_all().await;
-        let place = self.dir.clone();
-        let out = self.rt.cpu(move || match rustix::mount::unmount(&place, UnmountFlags::DETACH) {
-            // Not root. What fusermount3 says beside that is the same.
-            Err(Errno::PERM) => by_fusermount(FUSERMOUNT, &["-u", "-z"], &place).map_err(|_| Errno::PERM),
-            out => out,
-        });
-        self.taken_out(out.await?)
+    pub fn detach(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.fs.send_all().await;
+            let place = self.dir.clone();
+            let out = self.rt.cpu(move || match rustix::mount::unmount(&place, UnmountFlags::DETACH) {
+                // Not root. What fusermount3 says beside that is the same.
+                Err(Errno::PERM) => by_fusermount(FUSERMOUNT, &["-u", "-z"], &place).map_err(|_| Errno::PERM),
+                out => out,
+            });
+            self.taken_out(out.await?)
+        })
     }
 
     fn taken_out(&self, out: Result<(), Errno>) -> Result<()> {
@@ -385,17 +400,19 @@ impl Mounted {
     }
 
     /// Returns when the mount is gone, whoever took it away, and everything written is sent or kept.
-    pub async fn ended(&self) {
-        let mut ended = self.ended.clone();
-        // An error means that the session's end of the channel is gone, and the session with it.
-        let _ = ended.wait_for(|ended| *ended).await;
-        let session = self.session.lock().take();
-        if let Some(Err(why)) =
-            self.rt.cpu(move || session.map(BackgroundSession::join)).await.unwrap_or(None)
-        {
-            tracing::warn!(dir = %self.dir.display(), %why, "the kernel's connection ended with an error");
-        }
-        self.fs.finish().await;
+    pub fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let mut ended = self.ended.clone();
+            // An error means that the session's end of the channel is gone, and the session with it.
+            let _ = ended.wait_for(|ended| *ended).await;
+            let session = self.session.lock().take();
+            if let Some(Err(why)) =
+                self.rt.cpu(move || session.map(BackgroundSession::join)).await.unwrap_or(None)
+            {
+                tracing::warn!(dir = %self.dir.display(), %why, "the kernel's connection ended with an error");
+            }
+            self.fs.finish().await;
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use super::found_stages::{FoundFile, FoundStages, LOCK, UNKNOWN};
@@ -54,40 +55,44 @@ fn shown(left: &FoundFile) -> KeptFile {
 impl KeptFiles {
     /// Finds the kept files and locks their sub-folders. Until the value is dropped, a mount of such a bucket
     /// takes another sub-folder, and does not see what is in these.
-    pub async fn open(disk: &Arc<dyn Disk>, staging: &Path) -> Result<KeptFiles> {
-        let folder = StagingDir::on(disk);
-        let (mut found, mut locks) = (FoundStages::default(), Vec::new());
-        let doing = || format!("looking for what is kept in {}", staging.display());
-        for bucket in names(disk, staging).await.context(doing)? {
-            for subdir in names(disk, &staging.join(&bucket)).await.context(doing)? {
-                let subdir = staging.join(&bucket).join(subdir);
-                if names(disk, &subdir).await.context(doing)?.iter().all(|name| name == LOCK) {
-                    continue;
+    pub fn open<'f>(disk: &'f Arc<dyn Disk>, staging: &'f Path) -> BoxFuture<'f, Result<KeptFiles>> {
+        Box::pin(async move {
+            let folder = StagingDir::on(disk);
+            let (mut found, mut locks) = (FoundStages::default(), Vec::new());
+            let doing = || format!("looking for what is kept in {}", staging.display());
+            for bucket in names(disk, staging).await.context(doing)? {
+                for subdir in names(disk, &staging.join(&bucket)).await.context(doing)? {
+                    let subdir = staging.join(&bucket).join(subdir);
+                    if names(disk, &subdir).await.context(doing)?.iter().all(|name| name == LOCK) {
+                        continue;
+                    }
+                    match disk.lock(&subdir.join(LOCK), "being looked at").await {
+                        Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
+                        lock => locks.push(lock.context(doing)?),
+                    }
+                    found.look(&folder, &subdir).await.context(doing)?;
                 }
-                match disk.lock(&subdir.join(LOCK), "being looked at").await {
-                    Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => continue,
-                    lock => locks.push(lock.context(doing)?),
-                }
-                found.look(&folder, &subdir).await.context(doing)?;
             }
-        }
-        let lost =
-            found.lost.iter().map(|(stage, note)| (stage.path(), note.as_ref().map(|n| n.key.clone()), 0));
-        let unsent = found.unsent.iter().map(|one| (one.path.clone(), Some(one.key.clone()), one.bytes));
-        let unknown = lost.chain(unsent).map(|(path, key, bytes)| KeptFile {
-            url: UNKNOWN.to_owned(),
-            key: key.unwrap_or_else(|| UNKNOWN.to_owned()),
-            bytes,
-            path,
-            unfinished: true,
-            partly: true,
-        });
-        let unknown = unknown.collect();
-        let mut left: Vec<FoundFile> =
-            found.files.into_iter().filter(|left| left.note.mark != Mark::Sent).collect();
-        // The latest of a name first.
-        left.sort_by_cached_key(|left| (left.note.key.clone(), Reverse(left.note.generation)));
-        Ok(KeptFiles { files: left, unknown, folder, _locks: locks })
+            let lost = found
+                .lost
+                .iter()
+                .map(|(stage, note)| (stage.path(), note.as_ref().map(|n| n.key.clone()), 0));
+            let unsent = found.unsent.iter().map(|one| (one.path.clone(), Some(one.key.clone()), one.bytes));
+            let unknown = lost.chain(unsent).map(|(path, key, bytes)| KeptFile {
+                url: UNKNOWN.to_owned(),
+                key: key.unwrap_or_else(|| UNKNOWN.to_owned()),
+                bytes,
+                path,
+                unfinished: true,
+                partly: true,
+            });
+            let unknown = unknown.collect();
+            let mut left: Vec<FoundFile> =
+                found.files.into_iter().filter(|left| left.note.mark != Mark::Sent).collect();
+            // The latest of a name first.
+            left.sort_by_cached_key(|left| (left.note.key.clone(), Reverse(left.note.generation)));
+            Ok(KeptFiles { files: left, unknown, folder, _locks: locks })
+        })
     }
 
     pub fn list(&self) -> Vec<KeptFile> {
@@ -104,16 +109,18 @@ impl KeptFiles {
     /// Copies the files below `to`, each under its key, earlier versions of it beside it. What is there
     /// already is not touched, which is an error, as is a file of which this host has only a part. The first
     /// error is told after all were tried.
-    pub async fn copy_out(&self, to: &Path) -> (Vec<PathBuf>, Result<()>) {
-        let (mut copied, mut result) = (Vec::new(), Ok(()));
-        for (n, left) in self.files.iter().enumerate() {
-            let older = self.files[..n].iter().rev().take_while(|l| l.note.key == left.note.key).count();
-            match self.copy(left, older, to).await {
-                Ok(path) => copied.push(path),
-                Err(why) => result = result.and(Err(why)),
+    pub fn copy_out<'f>(&'f self, to: &'f Path) -> BoxFuture<'f, (Vec<PathBuf>, Result<()>)> {
+        Box::pin(async move {
+            let (mut copied, mut result) = (Vec::new(), Ok(()));
+            for (n, left) in self.files.iter().enumerate() {
+                let older = self.files[..n].iter().rev().take_while(|l| l.note.key == left.note.key).count();
+                match self.copy(left, older, to).await {
+                    Ok(path) => copied.push(path),
+                    Err(why) => result = result.and(Err(why)),
+                }
             }
-        }
-        (copied, result)
+            (copied, result)
+        })
     }
 
     async fn copy(&self, left: &FoundFile, older: usize, to: &Path) -> Result<PathBuf> {
@@ -183,16 +190,18 @@ impl KeptFiles {
     }
 
     /// Drops the files for good, and returns how many. The first error is told after all were tried.
-    pub async fn drop_all(self) -> (usize, Result<()>) {
-        let (mut count, mut result) = (0, Ok(()));
-        // The oldest first: cut off midway, what is left of a name is its latest.
-        for left in self.files.iter().rev() {
-            match left.stage.remove().await {
-                Ok(()) => count += 1,
-                Err(why) => result = result.and(Err(why)),
+    pub fn drop_all(self) -> BoxFuture<'static, (usize, Result<()>)> {
+        Box::pin(async move {
+            let (mut count, mut result) = (0, Ok(()));
+            // The oldest first: cut off midway, what is left of a name is its latest.
+            for left in self.files.iter().rev() {
+                match left.stage.remove().await {
+                    Ok(()) => count += 1,
+                    Err(why) => result = result.and(Err(why)),
+                }
             }
-        }
-        (count, result.and(self.folder.sync_removals().await))
+            (count, result.and(self.folder.sync_removals().await))
+        })
     }
 }
 

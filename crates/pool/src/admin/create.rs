@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::handle::Pool;
 use super::open::EVERYWHERE;
 use crate::chunk::Layout;
@@ -30,70 +32,72 @@ pub struct CreateOptions {
 
 impl Pool {
     /// Makes a pool of stores whose places are empty, and opens it. Those that don't keep the conditions of writes hold data only.
-    pub async fn create(
+    pub fn create(
         host: PoolHost,
         name: Name,
         layout: Layout,
         stores: Vec<PoolStore>,
         options: CreateOptions,
-    ) -> Result<Arc<Pool>> {
-        for (at, store) in stores.iter().enumerate() {
-            if stores[..at].iter().any(|s| s.url == store.url) {
-                let text = format!("store {} is given twice: give each store once", store.url);
-                return Err(Error::new(Kind::Usage, text));
+    ) -> BoxFuture<'static, Result<Arc<Pool>>> {
+        Box::pin(async move {
+            for (at, store) in stores.iter().enumerate() {
+                if stores[..at].iter().any(|s| s.url == store.url) {
+                    let text = format!("store {} is given twice: give each store once", store.url);
+                    return Err(Error::new(Kind::Usage, text));
+                }
             }
-        }
-        let (rt, key) = (host.rt.clone(), host.key.as_ref());
-        let entries = stores.iter().map(|s| StoreEntry {
-            url: s.url.clone(),
-            zone: s.zone.clone(),
-            incarnation: Incarnation(rt.random128()),
-            conditions: ConditionalPuts::Held,
-        });
-        let mut config =
-            PoolConfig::new(PoolId(rt.random128()), name, layout, entries.collect(), options.settings)?;
-        if !options.force {
-            config.zoning()?.check()?;
-        }
-        config.check_settings()?;
-        for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(&rt, s, key))).await {
-            outcome?;
-        }
-        let probes =
-            stores.iter().map(|s| windlass_store::probe_fitness(&rt, &*s.bucket, PROBES, host.trial));
-        let fitness: Vec<Fitness> =
-            futures::future::join_all(probes).await.into_iter().collect::<Result<_>>()?;
-        if fitness.iter().any(|fit| !fit.conditions.are_held()) {
-            config =
-                config.with_conditions(fitness.iter().map(|fit| fit.conditions)).map_err(
-                    |e| match fitness.into_iter().find_map(|fit| fit.why) {
-                        Some(why) => e.context(why),
-                        None => e,
-                    },
-                )?;
+            let (rt, key) = (host.rt.clone(), host.key.as_ref());
+            let entries = stores.iter().map(|s| StoreEntry {
+                url: s.url.clone(),
+                zone: s.zone.clone(),
+                incarnation: Incarnation(rt.random128()),
+                conditions: ConditionalPuts::Held,
+            });
+            let mut config =
+                PoolConfig::new(PoolId(rt.random128()), name, layout, entries.collect(), options.settings)?;
             if !options.force {
                 config.zoning()?.check()?;
-                config.zoning()?.check_acceptors()?;
             }
-        }
-        let proven = ProvenServers::new(host.disk.clone(), &host.folder, config.pool);
-        for store in &stores {
-            if let Some(server) = store.bucket.server() {
-                proven.add(&store.url, &server).await;
+            config.check_settings()?;
+            for outcome in futures::future::join_all(stores.iter().map(|s| check_empty(&rt, s, key))).await {
+                outcome?;
             }
-        }
-        let labels = stores.iter().enumerate().map(|(index, store)| put_label(store, index, &config, key));
-        let labelled = futures::future::join_all(labels).await;
-        let made = match labelled.into_iter().collect::<Result<Vec<()>>>() {
-            Ok(_) => found(&host, &stores, &config).await,
-            Err(e) => Err(e),
-        };
-        if let Err(e) = made {
-            withdraw_labels(&stores, &config, key).await;
-            return Err(e.context(format!("pool {} was not created", config.name)));
-        }
-        let opened = Pool::open(host, stores).await;
-        opened.map_err(|e| e.context(format!("pool {} is made, but can't be opened yet", config.name)))
+            let probes =
+                stores.iter().map(|s| windlass_store::probe_fitness(&rt, &*s.bucket, PROBES, host.trial));
+            let fitness: Vec<Fitness> =
+                futures::future::join_all(probes).await.into_iter().collect::<Result<_>>()?;
+            if fitness.iter().any(|fit| !fit.conditions.are_held()) {
+                config = config.with_conditions(fitness.iter().map(|fit| fit.conditions)).map_err(|e| {
+                    match fitness.into_iter().find_map(|fit| fit.why) {
+                        Some(why) => e.context(why),
+                        None => e,
+                    }
+                })?;
+                if !options.force {
+                    config.zoning()?.check()?;
+                    config.zoning()?.check_acceptors()?;
+                }
+            }
+            let proven = ProvenServers::new(host.disk.clone(), &host.folder, config.pool);
+            for store in &stores {
+                if let Some(server) = store.bucket.server() {
+                    proven.add(&store.url, &server).await;
+                }
+            }
+            let labels =
+                stores.iter().enumerate().map(|(index, store)| put_label(store, index, &config, key));
+            let labelled = futures::future::join_all(labels).await;
+            let made = match labelled.into_iter().collect::<Result<Vec<()>>>() {
+                Ok(_) => found(&host, &stores, &config).await,
+                Err(e) => Err(e),
+            };
+            if let Err(e) = made {
+                withdraw_labels(&stores, &config, key).await;
+                return Err(e.context(format!("pool {} was not created", config.name)));
+            }
+            let opened = Pool::open(host, stores).await;
+            opened.map_err(|e| e.context(format!("pool {} is made, but can't be opened yet", config.name)))
+        })
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::future::{join_all, try_join_all};
+use futures::future::{BoxFuture, join_all, try_join_all};
 use parking_lot::Mutex;
 
 use crate::local::{Progress, Watch};
@@ -68,55 +68,57 @@ pub struct Destruction {
 impl Destruction {
     /// Looks at a pool's stores: those that this host knows, and those that their labels list. `begun`: the pool whose
     /// destruction this host has begun; its labels may all be gone. Changes nothing.
-    pub async fn find(
+    pub fn find<'f>(
         host: PoolHost,
-        name: &Name,
+        name: &'f Name,
         stores: Vec<PoolStore>,
         begun: Option<PoolId>,
-    ) -> Result<Destruction> {
-        let (rt, key) = (&host.rt, host.key.as_ref());
-        let looks = stores.iter().map(|store| async move {
-            match begun {
-                Some(id) => read_own_label(rt, store, id, key).await,
-                None => read_label(rt, store, key, host.pool).await,
+    ) -> BoxFuture<'f, Result<Destruction>> {
+        Box::pin(async move {
+            let (rt, key) = (&host.rt, host.key.as_ref());
+            let looks = stores.iter().map(|store| async move {
+                match begun {
+                    Some(id) => read_own_label(rt, store, id, key).await,
+                    None => read_label(rt, store, key, host.pool).await,
+                }
+            });
+            let labels = join_all(looks).await;
+            let config = match (best_hint(&stores, &labels), begun) {
+                (Ok(config), None) => Some(config),
+                (Ok(config), Some(begun)) => Some(config).filter(|config| config.pool == begun),
+                (Err(_), Some(_)) => None,
+                (Err(e), None) => return Err(e),
+            };
+            if let Some(other) = config.as_ref().map(|config| &config.name).filter(|other| *other != name) {
+                let why = format!(
+                    "the stores known as pool {name} hold pool {other}: forget it and add it under its name"
+                );
+                return Err(Error::new(Kind::Invalid, why));
             }
-        });
-        let labels = join_all(looks).await;
-        let config = match (best_hint(&stores, &labels), begun) {
-            (Ok(config), None) => Some(config),
-            (Ok(config), Some(begun)) => Some(config).filter(|config| config.pool == begun),
-            (Err(_), Some(_)) => None,
-            (Err(e), None) => return Err(e),
-        };
-        if let Some(other) = config.as_ref().map(|config| &config.name).filter(|other| *other != name) {
-            let why = format!(
-                "the stores known as pool {name} hold pool {other}: forget it and add it under its name"
-            );
-            return Err(Error::new(Kind::Invalid, why));
-        }
-        let Some(id) = begun.or(config.as_ref().map(|config| config.pool)) else {
-            return Err(Error::new(Kind::Internal, "a pool without an id"));
-        };
-        let is_condemned =
-            |label: &Found| label.label().is_some_and(|label| label.pool == id && label.destroyed);
-        let mut found = Destruction {
-            rt: host.rt.clone(),
-            key: host.key.clone(),
-            id,
-            name: name.clone(),
-            begun: begun.is_some() || labels.iter().any(is_condemned),
-            config,
-            stores: Vec::new(),
-            out: BTreeSet::new(),
-            gone: BTreeSet::new(),
-            empty: Vec::new(),
-            left: Vec::new(),
-        };
-        for (store, label) in stores.into_iter().zip(labels) {
-            found.judge(store, label).await;
-        }
-        found.add_listed(&host).await;
-        Ok(found)
+            let Some(id) = begun.or(config.as_ref().map(|config| config.pool)) else {
+                return Err(Error::new(Kind::Internal, "a pool without an id"));
+            };
+            let is_condemned =
+                |label: &Found| label.label().is_some_and(|label| label.pool == id && label.destroyed);
+            let mut found = Destruction {
+                rt: host.rt.clone(),
+                key: host.key.clone(),
+                id,
+                name: name.clone(),
+                begun: begun.is_some() || labels.iter().any(is_condemned),
+                config,
+                stores: Vec::new(),
+                out: BTreeSet::new(),
+                gone: BTreeSet::new(),
+                empty: Vec::new(),
+                left: Vec::new(),
+            };
+            for (store, label) in stores.into_iter().zip(labels) {
+                found.judge(store, label).await;
+            }
+            found.add_listed(&host).await;
+            Ok(found)
+        })
     }
 
     /// Stores of the pool that nobody named on this host.
@@ -200,29 +202,31 @@ impl Destruction {
 
     /// Deletes everything, in the order that the module tells. Broken off or failed midway, it is called again. `force`: also where
     /// stores that are full keep so many labels as they are that other hosts may still write to the pool.
-    pub async fn run(&self, force: bool, watch: Watch<'_>) -> Result<Deleted> {
-        self.condemn_all(force).await?;
-        let count = Mutex::new(Deleted::default());
-        let tell = |some: &[&Listed]| {
-            let mut count = count.lock();
-            count.objects += some.len() as u64;
-            count.bytes += some.iter().map(|object| object.size).sum::<u64>();
-            watch(Progress { done: count.objects, of: 0 });
-        };
-        for last in [false, true] {
-            try_join_all(self.stores.iter().map(|store| self.empty(store, last, &tell))).await?;
-        }
-        let labels = self.stores.iter().map(|store| async move {
-            // This pool's alone: however late it arrives, the label of a pool that is made here next has another key.
-            let key = [label_key(self.id)];
-            store
-                .bucket
-                .delete(&key, Cause::Delete)
-                .await
-                .map_err(|e| e.context(format!("store {}", store.url)))
-        });
-        try_join_all(labels).await?;
-        Ok(count.into_inner())
+    pub fn run<'f>(&'f self, force: bool, watch: Watch<'f>) -> BoxFuture<'f, Result<Deleted>> {
+        Box::pin(async move {
+            self.condemn_all(force).await?;
+            let count = Mutex::new(Deleted::default());
+            let tell = |some: &[&Listed]| {
+                let mut count = count.lock();
+                count.objects += some.len() as u64;
+                count.bytes += some.iter().map(|object| object.size).sum::<u64>();
+                watch(Progress { done: count.objects, of: 0 });
+            };
+            for last in [false, true] {
+                try_join_all(self.stores.iter().map(|store| self.empty(store, last, &tell))).await?;
+            }
+            let labels = self.stores.iter().map(|store| async move {
+                // This pool's alone: however late it arrives, the label of a pool that is made here next has another key.
+                let key = [label_key(self.id)];
+                store
+                    .bucket
+                    .delete(&key, Cause::Delete)
+                    .await
+                    .map_err(|e| e.context(format!("store {}", store.url)))
+            });
+            try_join_all(labels).await?;
+            Ok(count.into_inner())
+        })
     }
 
     async fn condemn_all(&self, force: bool) -> Result<()> {

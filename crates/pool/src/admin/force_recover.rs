@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use super::handle::Pool;
@@ -85,62 +86,64 @@ pub struct ForcedRecovery {
 
 impl ForcedRecovery {
     /// Looks at the pool of these stores. `None`: majorities answer, there is nothing to decide by force. Changes nothing.
-    pub async fn find(
+    pub fn find(
         host: PoolHost,
         mut stores: Vec<PoolStore>,
         swaps: Vec<StoreSwap>,
-    ) -> Result<Option<ForcedRecovery>> {
-        let mut labels = futures::future::join_all(
-            stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref(), host.pool)),
-        )
-        .await;
-        refuse_destroyed(&labels)?;
-        let hint = best_hint(&stores, &labels)?;
-        let config = hint.predecessor().unwrap_or(hint);
-        let (seats, _) = find(&host, &config, &mut stores, &mut labels).await?;
-        let roster = Roster::new(&host, &config, stores, &seats);
-        swaps.iter().for_each(|swap| roster.know(&swap.new));
-        let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
-        let mut config = config;
-        for _ in 0..STEPS {
-            let Some(newest) = register.newest_description().await? else { break };
-            roster.learn(&newest.encode()).await?;
-            let same = newest.generation == config.generation;
-            config = newest;
-            if same {
-                break;
+    ) -> BoxFuture<'static, Result<Option<ForcedRecovery>>> {
+        Box::pin(async move {
+            let mut labels = futures::future::join_all(
+                stores.iter().map(|s| read_label(&host.rt, s, host.key.as_ref(), host.pool)),
+            )
+            .await;
+            refuse_destroyed(&labels)?;
+            let hint = best_hint(&stores, &labels)?;
+            let config = hint.predecessor().unwrap_or(hint);
+            let (seats, _) = find(&host, &config, &mut stores, &mut labels).await?;
+            let roster = Roster::new(&host, &config, stores, &seats);
+            swaps.iter().for_each(|swap| roster.know(&swap.new));
+            let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
+            let mut config = config;
+            for _ in 0..STEPS {
+                let Some(newest) = register.newest_description().await? else { break };
+                roster.learn(&newest.encode()).await?;
+                let same = newest.generation == config.generation;
+                config = newest;
+                if same {
+                    break;
+                }
             }
-        }
-        // What can't be understood is said when it is brought along.
-        drop(register.hear_of_seal().await);
-        hear_all(&host, &roster).await;
-        let now = roster.current();
-        if now.generation > config.generation {
-            config = PoolConfig::decode(&now.description)?;
-        }
-        let hopeless = [Some(&now), now.before.as_ref()].into_iter().flatten();
-        let mut given_up = Vec::new();
-        for membership in hopeless {
-            let lost = membership.hopeless().await;
-            given_up.push((lost.len() > membership.acceptors.len() / 2, lost != membership.given_up));
-        }
-        let mut recovery = ForcedRecovery {
-            lost: Vec::new(),
-            registers: 0,
-            guess: given_up.iter().any(|(guess, _)| *guess),
-            unfinished: config.before.is_some(),
-            host,
-            roster,
-            config,
-            swaps,
-        };
-        let takers = recovery.takers(&now).await;
-        if given_up.iter().all(|(_, more)| !more) && !recovery.is_stuck(&now, &takers).await {
-            return Ok(None);
-        }
-        recovery.look(&now, &takers).await;
-        recovery.check_swaps(&now)?;
-        Ok(Some(recovery))
+            // What can't be understood is said when it is brought along.
+            drop(register.hear_of_seal().await);
+            hear_all(&host, &roster).await;
+            let now = roster.current();
+            if now.generation > config.generation {
+                config = PoolConfig::decode(&now.description)?;
+            }
+            let hopeless = [Some(&now), now.before.as_ref()].into_iter().flatten();
+            let mut given_up = Vec::new();
+            for membership in hopeless {
+                let lost = membership.hopeless().await;
+                given_up.push((lost.len() > membership.acceptors.len() / 2, lost != membership.given_up));
+            }
+            let mut recovery = ForcedRecovery {
+                lost: Vec::new(),
+                registers: 0,
+                guess: given_up.iter().any(|(guess, _)| *guess),
+                unfinished: config.before.is_some(),
+                host,
+                roster,
+                config,
+                swaps,
+            };
+            let takers = recovery.takers(&now).await;
+            if given_up.iter().all(|(_, more)| !more) && !recovery.is_stuck(&now, &takers).await {
+                return Ok(None);
+            }
+            recovery.look(&now, &takers).await;
+            recovery.check_swaps(&now)?;
+            Ok(Some(recovery))
+        })
     }
 
     async fn look(&mut self, now: &Membership, takers: &BTreeMap<usize, PoolStore>) {
@@ -156,24 +159,26 @@ impl ForcedRecovery {
     /// Decides the pool's registers by what is left, as the module says. Afterwards the pool opens, and is finished like
     /// after a replacement. Errors: `Refused` (too much is lost, or too little is there to go on with), `Owned` (another
     /// recovery came in between), `Unavailable`.
-    pub async fn recover(&self) -> Result<()> {
-        let (host, config) = (&self.host, &self.config);
-        let missing_shards =
-            MissingShards::open(&host.rt, host.disk.clone(), &host.folder, config.pool).await?;
-        let scrub_cursor = ScrubCursor::new(host.disk.clone(), &host.folder, config.pool);
-        let context = PoolContext::new(
-            host.rt.clone(),
-            config.layout,
-            self.roster.clone(),
-            missing_shards,
-            scrub_cursor,
-            ProvenServers::new(host.disk.clone(), &host.folder, config.pool),
-            HostClock::open(&host.rt, &host.disk, &host.folder).await,
-        );
-        let pool = Pool::still(config, context);
-        let done = self.recover_with(&pool).await;
-        pool.close().await;
-        done
+    pub fn recover(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let (host, config) = (&self.host, &self.config);
+            let missing_shards =
+                MissingShards::open(&host.rt, host.disk.clone(), &host.folder, config.pool).await?;
+            let scrub_cursor = ScrubCursor::new(host.disk.clone(), &host.folder, config.pool);
+            let context = PoolContext::new(
+                host.rt.clone(),
+                config.layout,
+                self.roster.clone(),
+                missing_shards,
+                scrub_cursor,
+                ProvenServers::new(host.disk.clone(), &host.folder, config.pool),
+                HostClock::open(&host.rt, &host.disk, &host.folder).await,
+            );
+            let pool = Pool::still(config, context);
+            let done = self.recover_with(&pool).await;
+            pool.close().await;
+            done
+        })
     }
 
     async fn recover_with(&self, pool: &Pool) -> Result<()> {
@@ -319,20 +324,22 @@ impl ForcedRecovery {
     }
 
     /// Whether it could be done as things are; the error says what to do first.
-    pub async fn check(&self) -> Result<()> {
-        let now = self.roster.current();
-        let takers = self.takers(&now).await;
-        check_loss(&now, &takers, &self.config).await?;
-        let hopeless = now.hopeless().await;
-        if hopeless == now.given_up {
-            return Ok(());
-        }
-        if hopeless.len() == now.acceptors.len() {
-            return Err(nobody_tells());
-        }
-        let away = away(&now).await.iter().map(|m| m.index()).collect();
-        // How those in their places keep conditions is tried when it is done.
-        self.plan(&self.config, &now, &takers, &away, &BTreeMap::new()).map(|_| ())
+    pub fn check(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let now = self.roster.current();
+            let takers = self.takers(&now).await;
+            check_loss(&now, &takers, &self.config).await?;
+            let hopeless = now.hopeless().await;
+            if hopeless == now.given_up {
+                return Ok(());
+            }
+            if hopeless.len() == now.acceptors.len() {
+                return Err(nobody_tells());
+            }
+            let away = away(&now).await.iter().map(|m| m.index()).collect();
+            // How those in their places keep conditions is tried when it is done.
+            self.plan(&self.config, &now, &takers, &away, &BTreeMap::new()).map(|_| ())
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::chunk::{Chunk, ChunkKind, DeletionCheck, Inventory};
@@ -146,16 +147,20 @@ impl Pool {
         self.context.rt()
     }
     /// Reads every store's label, so that `status` tells the present. Takes some seconds at most.
-    pub async fn look(&self) {
-        let now = self.membership();
-        let before = (0..now.members.len()).filter_map(|index| now.predecessor(index));
-        let all: Vec<_> = now.members.iter().chain(before).collect();
-        futures::future::join_all(all.into_iter().map(|m| m.attest())).await;
+    pub fn look(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let now = self.membership();
+            let before = (0..now.members.len()).filter_map(|index| now.predecessor(index));
+            let all: Vec<_> = now.members.iter().chain(before).collect();
+            futures::future::join_all(all.into_iter().map(|m| m.attest())).await;
+        })
     }
     /// Asks every store for the room that is left on it.
-    pub async fn measure(&self) {
-        let members = self.context.members();
-        futures::future::join_all(members.iter().map(|m| m.measure())).await;
+    pub fn measure(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let members = self.context.members();
+            futures::future::join_all(members.iter().map(|m| m.measure())).await;
+        })
     }
     /// What time it is, by this host's clock and the stores', which are asked.
     pub async fn clocks(&self) -> Result<Clocks> {
@@ -167,8 +172,8 @@ impl Pool {
     ///
     /// # Errors
     /// `Refused`: a store's clock and this host's differ by minutes. `Unavailable`: no store that has a clock answers.
-    pub async fn time(&self) -> Result<Clocks> {
-        Box::pin(self.context.time()).await
+    pub fn time(&self) -> BoxFuture<'_, Result<Clocks>> {
+        Box::pin(async move { Box::pin(self.context.time()).await })
     }
     /// The latest that it may be by the clocks that can be asked now: what is dated by it is not older than it seems.
     pub async fn latest_ms(&self) -> u64 {
@@ -222,23 +227,27 @@ impl Pool {
     }
 
     /// Whether enough stores show now that they are there, as soon as that can be told.
-    pub async fn is_there(&self, need: Need) -> bool {
-        availability::there(&self.membership(), self.stored_at(), need).await
+    pub fn is_there(&self, need: Need) -> BoxFuture<'_, bool> {
+        Box::pin(async move { availability::there(&self.membership(), self.stored_at(), need).await })
     }
 
     /// Returns when enough stores have shown, since this call, that they are there.
-    pub async fn ready(&self, need: Need) {
-        while !self.is_there(need).await {
-            self.rt().sleep(READY_AGAIN).await;
-        }
+    pub fn ready(&self, need: Need) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            while !self.is_there(need).await {
+                self.rt().sleep(READY_AGAIN).await;
+            }
+        })
     }
 
     /// Checks by behaviour what the stores that are in promise; one that breaks a promise is out from now on. Puts and
     /// deletes a few small objects on each: for daemons, not for every command. The errors of those that failed.
-    pub async fn check_promises(&self) -> Vec<Error> {
-        let members = self.context.members();
-        let checks = members.iter().map(|m| prove_servers::prove(&self.context, m));
-        futures::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
+    pub fn check_promises(&self) -> BoxFuture<'_, Vec<Error>> {
+        Box::pin(async move {
+            let members = self.context.members();
+            let checks = members.iter().map(|m| prove_servers::prove(&self.context, m));
+            futures::future::join_all(checks).await.into_iter().filter_map(Result::err).collect()
+        })
     }
 
     /// A handle on a register. Keep it: a handle that wrote last writes again in one round trip.
@@ -247,10 +256,12 @@ impl Pool {
     }
 
     /// Hears what other hosts have set. Puts nothing.
-    pub async fn refresh_settings(&self) -> Result<()> {
-        let value = self.register(PoolConfig::register(self.id)).read().await?;
-        self.take_settings(PoolConfig::decode(&value.ok_or_else(|| self.lost_description())?)?.settings);
-        Ok(())
+    pub fn refresh_settings(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let value = self.register(PoolConfig::register(self.id)).read().await?;
+            self.take_settings(PoolConfig::decode(&value.ok_or_else(|| self.lost_description())?)?.settings);
+            Ok(())
+        })
     }
 
     fn lost_description(&self) -> Error {
@@ -297,21 +308,26 @@ impl Pool {
 
     /// The bytes at a virtual offset, inside one data shard. `verify` judges them last. `Corrupt`: more than m shards are
     /// gone or unreadable for sure; `Unavailable`: too few stores answer.
-    pub async fn read(
-        &self,
-        id: &ChunkId,
+    pub fn read<'f>(
+        &'f self,
+        id: &'f ChunkId,
         offset: u64,
         len: u32,
         cause: Cause,
-        verify: Verify<'_>,
-    ) -> Result<Bytes> {
-        self.context.read(id, offset, len, cause, verify).await
+        verify: Verify<'f>,
+    ) -> BoxFuture<'f, Result<Bytes>> {
+        Box::pin(async move { self.context.read(id, offset, len, cause, verify).await })
     }
 
     /// Asks every store for the chunk's footer, then for its label. `witnesses`: the incarnations whose absence counts.
     /// A store that is known to be away is not asked.
-    pub async fn probe(&self, id: &ChunkId, witnesses: &[Incarnation], cause: Cause) -> Probe {
-        self.context.probe(id, witnesses, cause).await
+    pub fn probe<'f>(
+        &'f self,
+        id: &'f ChunkId,
+        witnesses: &'f [Incarnation],
+        cause: Cause,
+    ) -> BoxFuture<'f, Probe> {
+        Box::pin(async move { self.context.probe(id, witnesses, cause).await })
     }
 
     /// The same, until what the stores have answered tells enough: then the others have as long again, and at least `hedge`.
@@ -355,8 +371,8 @@ impl Pool {
 
     /// Deletes all shards of these chunks from the stores that answer; what others keep is remembered. For who has just heard
     /// that no recorded state needs the chunks.
-    pub async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
-        self.context.delete(ids).await
+    pub fn delete<'f>(&'f self, ids: &'f [ChunkId]) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move { self.context.delete(ids).await })
     }
 
     /// The same for who has known it for a while: those stay that are not dead by a look that begins now.
@@ -393,11 +409,13 @@ impl Pool {
     }
 
     /// Waits for what is known to be left out to be put, so long at most; how many shards still are.
-    pub async fn settled(&self, patience: Duration) -> usize {
-        match self.rt().timeout(patience, self.context.missing_shards().none()).await {
-            Some(()) => 0,
-            None => self.pending(),
-        }
+    pub fn settled(&self, patience: Duration) -> BoxFuture<'_, usize> {
+        Box::pin(async move {
+            match self.rt().timeout(patience, self.context.missing_shards().none()).await {
+                Some(()) => 0,
+                None => self.pending(),
+            }
+        })
     }
 
     /// Remembers the shards that a probe did not find, so that they are put when their stores are back. A process that
@@ -417,15 +435,17 @@ impl Pool {
     }
 
     /// Looks through all stores. Changes nothing.
-    pub async fn scrub(
-        &self,
-        inventory: &dyn Inventory,
+    pub fn scrub<'f>(
+        &'f self,
+        inventory: &'f dyn Inventory,
         options: ScrubOptions,
-        watch: Watch<'_>,
-    ) -> Result<ScrubReport> {
-        let report = scrub::scrub(&self.context, inventory, options, watch).await?;
-        self.context.scrub_cursor().ended(&report, self.context.rt().wall_ms()).await;
-        Ok(report)
+        watch: Watch<'f>,
+    ) -> BoxFuture<'f, Result<ScrubReport>> {
+        Box::pin(async move {
+            let report = scrub::scrub(&self.context, inventory, options, watch).await?;
+            self.context.scrub_cursor().ended(&report, self.context.rt().wall_ms()).await;
+            Ok(report)
+        })
     }
 
     /// Whether a store's copies of registers were found older than the others', and nobody has looked yet for what it lacks.
@@ -439,33 +459,35 @@ impl Pool {
     }
 
     /// What the last scrub or repair on this host found, or left.
-    pub async fn last_scrub(&self) -> Option<LastScrub> {
-        self.context.scrub_cursor().last().await
+    pub fn last_scrub(&self) -> BoxFuture<'_, Option<LastScrub>> {
+        Box::pin(async move { self.context.scrub_cursor().last().await })
     }
 
     /// Mends everything that a scrub finds.
-    pub async fn repair(
-        &self,
-        inventory: &dyn Inventory,
+    pub fn repair<'f>(
+        &'f self,
+        inventory: &'f dyn Inventory,
         options: ScrubOptions,
-        watch: Watch<'_>,
-    ) -> Result<RepairReport> {
-        let done = repair_findings::repair(&self.context, inventory, options, watch).await?;
-        self.context.scrub_cursor().ended(&done.left, self.context.rt().wall_ms()).await;
-        Ok(done)
+        watch: Watch<'f>,
+    ) -> BoxFuture<'f, Result<RepairReport>> {
+        Box::pin(async move {
+            let done = repair_findings::repair(&self.context, inventory, options, watch).await?;
+            self.context.scrub_cursor().ended(&done.left, self.context.rt().wall_ms()).await;
+            Ok(done)
+        })
     }
 
     /// The id of the volume of this name.
-    pub async fn lookup(&self, name: &Name) -> Result<Option<VolumeId>> {
-        Ok(self.directory.lookup(name).await?.map(|entry| entry.volume))
+    pub fn lookup<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<Option<VolumeId>>> {
+        Box::pin(async move { Ok(self.directory.lookup(name).await?.map(|entry| entry.volume)) })
     }
     /// What the name leads to, and since which of the volume's renames.
     pub async fn name_entry(&self, name: &Name) -> Result<Option<NameEntry>> {
         self.directory.lookup(name).await
     }
     /// Gives a volume a name; `Exists` when another has it, nothing when this one does.
-    pub async fn insert(&self, name: &Name, id: VolumeId) -> Result<()> {
-        self.directory.insert(name, id).await
+    pub fn insert<'f>(&'f self, name: &'f Name, id: VolumeId) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move { self.directory.insert(name, id).await })
     }
     /// Puts an entry where the name has none, or exactly `old`; what it has then.
     pub async fn insert_name(
@@ -485,16 +507,18 @@ impl Pool {
         self.directory.list().await
     }
     /// All volumes with one name each, sorted by that: of one that has several, the newest.
-    pub async fn list(&self) -> Result<Vec<(Name, VolumeId)>> {
-        let mut newest: BTreeMap<VolumeId, (u64, Name)> = BTreeMap::new();
-        for (name, NameEntry { volume, serial }) in self.directory.list().await? {
-            if newest.get(&volume).is_none_or(|(known, _)| *known < serial) {
-                newest.insert(volume, (serial, name));
+    pub fn list(&self) -> BoxFuture<'_, Result<Vec<(Name, VolumeId)>>> {
+        Box::pin(async move {
+            let mut newest: BTreeMap<VolumeId, (u64, Name)> = BTreeMap::new();
+            for (name, NameEntry { volume, serial }) in self.directory.list().await? {
+                if newest.get(&volume).is_none_or(|(known, _)| *known < serial) {
+                    newest.insert(volume, (serial, name));
+                }
             }
-        }
-        let mut names: Vec<_> = newest.into_iter().map(|(volume, (_, name))| (name, volume)).collect();
-        names.sort();
-        Ok(names)
+            let mut names: Vec<_> = newest.into_iter().map(|(volume, (_, name))| (name, volume)).collect();
+            names.sort();
+            Ok(names)
+        })
     }
 
     /// The directory comes along into the pool's generation; all volumes that have a name.
@@ -508,12 +532,14 @@ impl Pool {
     }
 
     /// Ends what runs in the background, after what is to be remembered is on disk.
-    pub async fn close(&self) {
-        // A register's copy that is missing would only be one more thing to repair.
-        self.context.roster().end();
-        let _ = self.rt().timeout(IDLE_WAIT, self.context.roster().idle()).await;
-        // A disk that fails must not hold up the end; scrub finds without it what is missing.
-        let _ = self.rt().timeout(CLOSE_WAIT, self.context.missing_shards().flushed()).await;
-        self.context.missing_shards().close();
+    pub fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A register's copy that is missing would only be one more thing to repair.
+            self.context.roster().end();
+            let _ = self.rt().timeout(IDLE_WAIT, self.context.roster().idle()).await;
+            // A disk that fails must not hold up the end; scrub finds without it what is missing.
+            let _ = self.rt().timeout(CLOSE_WAIT, self.context.missing_shards().flushed()).await;
+            self.context.missing_shards().close();
+        })
     }
 }

@@ -16,6 +16,7 @@
 //! It doesn't say which stores are to be others; nor does it bring what belongs on them (`replace`, `recover`).
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use super::handle::Pool;
 use crate::register::Change;
@@ -223,23 +224,25 @@ fn is_same(current: &PoolConfig, now: &PoolConfig) -> bool {
 
 /// Nothing is there but what a check of its promises left behind, or (`own`: where the pool's store was) only what the pool
 /// itself put there before or since.
-pub async fn check_free(store: &PoolStore, pool: PoolId, own: bool) -> Result<()> {
-    let list = List { max: LIST_PAGE, ..List::default() };
-    let page = store.bucket.list_some(&list, Cause::Probe).await?;
-    let foreign = |key: &str| match parse(key) {
-        Named::Label(of) => !own || of != pool,
-        Named::Foreign => true,
-        _ => !own && !key.starts_with(PROBES),
-    };
-    match page.objects.iter().find(|o| foreign(&o.key)) {
-        None => Ok(()),
-        // Not so a moment ago.
-        Some(_) if page.objects.iter().any(|o| o.key == label_key(pool)) => Err(taken(store)),
-        Some(object) => Err(Error::new(
-            Kind::Refused,
-            format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),
-        )),
-    }
+pub fn check_free<'f>(store: &'f PoolStore, pool: PoolId, own: bool) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        let list = List { max: LIST_PAGE, ..List::default() };
+        let page = store.bucket.list_some(&list, Cause::Probe).await?;
+        let foreign = |key: &str| match parse(key) {
+            Named::Label(of) => !own || of != pool,
+            Named::Foreign => true,
+            _ => !own && !key.starts_with(PROBES),
+        };
+        match page.objects.iter().find(|o| foreign(&o.key)) {
+            None => Ok(()),
+            // Not so a moment ago.
+            Some(_) if page.objects.iter().any(|o| o.key == label_key(pool)) => Err(taken(store)),
+            Some(object) => Err(Error::new(
+                Kind::Refused,
+                format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),
+            )),
+        }
+    })
 }
 
 fn taken(store: &PoolStore) -> Error {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::handle::Pool;
 use crate::io::PoolContext;
 use crate::local::HostClock;
@@ -27,17 +29,21 @@ impl Pool {
     ///
     /// A label only tells where to begin. Nobody writes a generation into one, without the generation before it, until it is
     /// known chosen: where a majority knows nothing of it that label is wrong, and the next one tells.
-    pub async fn open(host: PoolHost, stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
-        let labels = read_labels(&host, &stores).await;
-        refuse_destroyed(&labels)?;
-        Pool::open_labelled(host, stores, labels).await
+    pub fn open(host: PoolHost, stores: Vec<PoolStore>) -> BoxFuture<'static, Result<Arc<Pool>>> {
+        Box::pin(async move {
+            let labels = read_labels(&host, &stores).await;
+            refuse_destroyed(&labels)?;
+            Pool::open_labelled(host, stores, labels).await
+        })
     }
 
     /// Opens a pool as `open` does, also one whose destruction was begun and broken off: for whoever continues the
     /// destruction. Other hosts may have the pool open all the while, and write to it.
-    pub async fn open_to_destroy(host: PoolHost, stores: Vec<PoolStore>) -> Result<Arc<Pool>> {
-        let labels = read_labels(&host, &stores).await;
-        Pool::open_labelled(host, stores, labels).await
+    pub fn open_to_destroy(host: PoolHost, stores: Vec<PoolStore>) -> BoxFuture<'static, Result<Arc<Pool>>> {
+        Box::pin(async move {
+            let labels = read_labels(&host, &stores).await;
+            Pool::open_labelled(host, stores, labels).await
+        })
     }
 
     async fn open_labelled(

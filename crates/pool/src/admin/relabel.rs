@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::register::{Told, description_in};
@@ -47,53 +47,55 @@ pub struct Relabelled {
 }
 
 /// Writes labels anew that were lost. `known`: ids that the pool of this name may have, as this host remembers them.
-pub async fn relabel(
-    host: &PoolHost,
-    name: &Name,
-    stores: &[PoolStore],
-    known: &BTreeSet<PoolId>,
-) -> Result<Relabelled> {
-    let key = host.key.as_ref();
-    let newest = newest_description(name, stores, known, key).await?;
-    let config = &newest.config;
-    let places = join_all(config.stores.iter().map(|entry| async move {
-        let given = stores.iter().find(|store| store.url == entry.url).cloned();
-        match given {
-            Some(store) => Ok(store),
-            None => host.opener.open(&entry.url).await.map(|bucket| PoolStore {
-                url: entry.url.clone(),
-                zone: entry.zone.clone(),
-                bucket,
-            }),
-        }
-    }))
-    .await;
-    // A store that does not list tells of no chunk.
-    let held = join_all(places.iter().map(|place| async move {
-        match place {
-            Ok(store) => chunks_on(store).await.unwrap_or_default(),
-            Err(_) => BTreeSet::new(),
-        }
-    }))
-    .await;
-    let looks = places.iter().enumerate().map(|(index, place)| {
-        let (newest, sample) = (&newest, sample_for(index, &held));
-        async move {
+pub fn relabel<'f>(
+    host: &'f PoolHost,
+    name: &'f Name,
+    stores: &'f [PoolStore],
+    known: &'f BTreeSet<PoolId>,
+) -> BoxFuture<'f, Result<Relabelled>> {
+    Box::pin(async move {
+        let key = host.key.as_ref();
+        let newest = newest_description(name, stores, known, key).await?;
+        let config = &newest.config;
+        let places = join_all(config.stores.iter().map(|entry| async move {
+            let given = stores.iter().find(|store| store.url == entry.url).cloned();
+            match given {
+                Some(store) => Ok(store),
+                None => host.opener.open(&entry.url).await.map(|bucket| PoolStore {
+                    url: entry.url.clone(),
+                    zone: entry.zone.clone(),
+                    bucket,
+                }),
+            }
+        }))
+        .await;
+        // A store that does not list tells of no chunk.
+        let held = join_all(places.iter().map(|place| async move {
             match place {
-                Ok(store) => write_one(store, index, newest, &sample, key).await,
-                Err(e) => Err(e.share()),
+                Ok(store) => chunks_on(store).await.unwrap_or_default(),
+                Err(_) => BTreeSet::new(),
+            }
+        }))
+        .await;
+        let looks = places.iter().enumerate().map(|(index, place)| {
+            let (newest, sample) = (&newest, sample_for(index, &held));
+            async move {
+                match place {
+                    Ok(store) => write_one(store, index, newest, &sample, key).await,
+                    Err(e) => Err(e.share()),
+                }
+            }
+        });
+        let mut done = Relabelled::default();
+        for (entry, out) in config.stores.iter().zip(join_all(looks).await) {
+            match out {
+                Ok(true) => done.written.push(entry.url.clone()),
+                Ok(false) => done.right.push(entry.url.clone()),
+                Err(e) => done.left.push((entry.url.clone(), e.to_string())),
             }
         }
-    });
-    let mut done = Relabelled::default();
-    for (entry, out) in config.stores.iter().zip(join_all(looks).await) {
-        match out {
-            Ok(true) => done.written.push(entry.url.clone()),
-            Ok(false) => done.right.push(entry.url.clone()),
-            Err(e) => done.left.push((entry.url.clone(), e.to_string())),
-        }
-    }
-    Ok(done)
+        Ok(done)
+    })
 }
 
 /// The newest description that any store holds, of the pool of this name.

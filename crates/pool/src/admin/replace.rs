@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use super::handle::Pool;
@@ -84,8 +85,8 @@ impl Pool {
     }
 
     /// Learns what other hosts have made of the pool's stores.
-    pub async fn hear(&self) -> Result<()> {
-        self.description().await.map(|_| ())
+    pub fn hear(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.description().await.map(|_| ()) })
     }
 
     pub(crate) async fn description(&self) -> Result<PoolConfig> {
@@ -97,62 +98,66 @@ impl Pool {
     }
 
     /// Makes `new` the pool's store in the place of `old` (by their URLs, which may be the same: a place that was emptied).
-    pub async fn plan_replacement(
-        &self,
-        old: &str,
-        new: &PoolStore,
-        inventory: &dyn Inventory,
+    pub fn plan_replacement<'f>(
+        &'f self,
+        old: &'f str,
+        new: &'f PoolStore,
+        inventory: &'f dyn Inventory,
         care: Care,
-        watch: Watch<'_>,
-    ) -> Result<Replacement> {
-        self.context().roster().know(new);
-        let now = self.description().await?;
-        if let Some(before) = &now.before {
-            if self.is_lost_midway(&now, old).await {
-                return self.plan_again(vec![(old.to_owned(), new.clone())], inventory, care, watch).await;
+        watch: Watch<'f>,
+    ) -> BoxFuture<'f, Result<Replacement>> {
+        Box::pin(async move {
+            self.context().roster().know(new);
+            let now = self.description().await?;
+            if let Some(before) = &now.before {
+                if self.is_lost_midway(&now, old).await {
+                    return self
+                        .plan_again(vec![(old.to_owned(), new.clone())], inventory, care, watch)
+                        .await;
+                }
+                let ours = |(was, is): (&StoreEntry, &StoreEntry)| {
+                    was.url == old && is.url == new.url && was.incarnation != is.incarnation
+                };
+                let ours = before.iter().zip(&now.stores).any(ours);
+                return Ok(if ours { Replacement::Planned } else { Replacement::Other });
             }
-            let ours = |(was, is): (&StoreEntry, &StoreEntry)| {
-                was.url == old && is.url == new.url && was.incarnation != is.incarnation
+            let Some(index) = now.stores.iter().position(|s| s.url == old) else {
+                return match now.stores.iter().any(|s| s.url == new.url) {
+                    true => Ok(Replacement::Done),
+                    false => Err(unknown_store(&now, old)),
+                };
             };
-            let ours = before.iter().zip(&now.stores).any(ours);
-            return Ok(if ours { Replacement::Planned } else { Replacement::Other });
-        }
-        let Some(index) = now.stores.iter().position(|s| s.url == old) else {
-            return match now.stores.iter().any(|s| s.url == new.url) {
-                true => Ok(Replacement::Done),
-                false => Err(unknown_store(&now, old)),
-            };
-        };
-        if now.stores.iter().enumerate().any(|(i, s)| i != index && s.url == new.url) {
-            let text = format!("store {} is one of the pool's already: give an empty one", new.url);
-            return Err(Error::new(Kind::Refused, text));
-        }
-        let incarnation = Incarnation(self.rt().random128());
-        let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
-        let held = ConditionalPuts::Held;
-        let mut entry = StoreEntry { url: new.url.clone(), zone, incarnation, conditions: held };
-        if care == Care::All {
-            now.with_store(index, entry.clone())?.zoning()?.check()?;
-            self.check_spare(index).await?;
-        }
-        let Some(place) = self.judge(new, index, &now).await? else {
-            self.check_same_kind(new, &now.stores[index]).await?;
-            return Ok(Replacement::Done);
-        };
-        entry.conditions = place.conditions();
-        check_kind(&entry, &now.stores[index], care)?;
-        let next = now.with_store(index, entry)?;
-        if care == Care::All {
-            check_holders(&next)?;
-        }
-        if care != Care::None {
-            let holdings = self.check_others(&[(index, new)], inventory, care).await?;
-            if place.is_free() {
-                check_room(new, holdings.bytes_for(index, &self.membership())).await?;
+            if now.stores.iter().enumerate().any(|(i, s)| i != index && s.url == new.url) {
+                let text = format!("store {} is one of the pool's already: give an empty one", new.url);
+                return Err(Error::new(Kind::Refused, text));
             }
-        }
-        let plan = Plan { now: &now, next: &next, hint: &next, places: vec![place] };
-        self.carry_out_filled(&plan, inventory, watch).await
+            let incarnation = Incarnation(self.rt().random128());
+            let zone = new.zone.clone().or_else(|| now.stores[index].zone.clone());
+            let held = ConditionalPuts::Held;
+            let mut entry = StoreEntry { url: new.url.clone(), zone, incarnation, conditions: held };
+            if care == Care::All {
+                now.with_store(index, entry.clone())?.zoning()?.check()?;
+                self.check_spare(index).await?;
+            }
+            let Some(place) = self.judge(new, index, &now).await? else {
+                self.check_same_kind(new, &now.stores[index]).await?;
+                return Ok(Replacement::Done);
+            };
+            entry.conditions = place.conditions();
+            check_kind(&entry, &now.stores[index], care)?;
+            let next = now.with_store(index, entry)?;
+            if care == Care::All {
+                check_holders(&next)?;
+            }
+            if care != Care::None {
+                let holdings = self.check_others(&[(index, new)], inventory, care).await?;
+                if place.is_free() {
+                    check_room(new, holdings.bytes_for(index, &self.membership())).await?;
+                }
+            }
+            let plan = Plan { now: &now, next: &next, hint: &next, places: vec![place] };
+            self.carry_out_filled(&plan, inventory, watch).await
+        })
     }
 
     /// Of a store that is the pool's already: refuses to pass over that it keeps conditions now, or none any more. What it is stands
@@ -397,71 +402,80 @@ impl Pool {
     }
 
     /// Every register comes along into the pool's generation; which one that is, for `settle`.
-    pub async fn follow(&self) -> Result<Generation> {
-        self.register(PoolConfig::register(self.id())).bring().await?;
-        let now = self.context().membership();
-        let names = self.bring_names().await?;
-        let (mut brought, mut ids) = (BTreeSet::<RegisterId>::new(), BTreeSet::<RegisterId>::new());
-        ids.extend(names.into_iter().map(|volume| RegisterId(volume.0)));
-        loop {
-            // Also those that have no name any more: what is removed must stay so. And again after all that is known came
-            // along: until it met a head that had, a host that was behind may have made pins here, which then count.
-            if let Some(before) = &now.before {
-                ids.extend(registers_of(before).await?);
+    pub fn follow(&self) -> BoxFuture<'_, Result<Generation>> {
+        Box::pin(async move {
+            self.register(PoolConfig::register(self.id())).bring().await?;
+            let now = self.context().membership();
+            let names = self.bring_names().await?;
+            let (mut brought, mut ids) = (BTreeSet::<RegisterId>::new(), BTreeSet::<RegisterId>::new());
+            ids.extend(names.into_iter().map(|volume| RegisterId(volume.0)));
+            loop {
+                // Also those that have no name any more: what is removed must stay so. And again after all that is known came
+                // along: until it met a head that had, a host that was behind may have made pins here, which then count.
+                if let Some(before) = &now.before {
+                    ids.extend(registers_of(before).await?);
+                }
+                ids.retain(|id| !brought.contains(id));
+                if ids.is_empty() {
+                    return Ok(now.generation);
+                }
+                let all = std::mem::take(&mut ids);
+                brought.extend(&all);
+                let bring = stream::iter(all).map(|id| async move { self.register(id).bring().await });
+                let mut bring = bring.buffer_unordered(REGISTERS_AT_ONCE);
+                while let Some(done) = bring.next().await {
+                    done?;
+                }
             }
-            ids.retain(|id| !brought.contains(id));
-            if ids.is_empty() {
-                return Ok(now.generation);
-            }
-            let all = std::mem::take(&mut ids);
-            brought.extend(&all);
-            let bring = stream::iter(all).map(|id| async move { self.register(id).bring().await });
-            let mut bring = bring.buffer_unordered(REGISTERS_AT_ONCE);
-            while let Some(done) = bring.next().await {
-                done?;
-            }
-        }
+        })
     }
 
     /// Brings every shard that belongs on a new store there.
-    pub async fn fill(&self, inventory: &dyn Inventory, watch: Watch<'_>) -> Result<Filled> {
-        let (mut after, mut filled, mut progress) = (None, Filled::default(), Progress { done: 0, of: 0 });
-        loop {
-            let page = inventory.live_after(after, LIVE_PAGE).await?;
-            let ended = page.len() < LIVE_PAGE;
-            after = page.last().copied();
-            progress.of += page.len() as u64;
-            let jobs = stream::iter(page).map(|id| async move { (id, self.fill_chunk(&id).await) });
-            let mut jobs = jobs.buffer_unordered(AT_ONCE);
-            while let Some((id, out)) = jobs.next().await {
-                match out {
-                    Ok(()) => filled.there += 1,
-                    Err(_) if inventory.fate(id).await?.is_over() => {}
-                    Err(e) => {
-                        tracing::warn!("a shard of {id} was not brought to the new store: {e}");
-                        self.not_brought(&id, &e, &mut filled).await;
+    pub fn fill<'f>(
+        &'f self,
+        inventory: &'f dyn Inventory,
+        watch: Watch<'f>,
+    ) -> BoxFuture<'f, Result<Filled>> {
+        Box::pin(async move {
+            let (mut after, mut filled, mut progress) =
+                (None, Filled::default(), Progress { done: 0, of: 0 });
+            loop {
+                let page = inventory.live_after(after, LIVE_PAGE).await?;
+                let ended = page.len() < LIVE_PAGE;
+                after = page.last().copied();
+                progress.of += page.len() as u64;
+                let jobs = stream::iter(page).map(|id| async move { (id, self.fill_chunk(&id).await) });
+                let mut jobs = jobs.buffer_unordered(AT_ONCE);
+                while let Some((id, out)) = jobs.next().await {
+                    match out {
+                        Ok(()) => filled.there += 1,
+                        Err(_) if inventory.fate(id).await?.is_over() => {}
+                        Err(e) => {
+                            tracing::warn!("a shard of {id} was not brought to the new store: {e}");
+                            self.not_brought(&id, &e, &mut filled).await;
+                        }
+                    }
+                    progress.done += 1;
+                    watch(progress);
+                }
+                if ended {
+                    break;
+                }
+            }
+            // Of volumes that can't be read nobody knows what is live: all that is there comes along.
+            let unread: BTreeSet<VolumeId> = inventory.unread().into_iter().map(|(id, _)| id).collect();
+            if !unread.is_empty() {
+                let now = self.membership();
+                let holdings = Holdings::look(&now.members, &predecessors(&now)).await;
+                for id in holdings.chunks_of(&unread) {
+                    match self.fill_chunk(&id).await {
+                        Ok(()) => filled.there += 1,
+                        Err(e) => self.not_brought(&id, &e, &mut filled).await,
                     }
                 }
-                progress.done += 1;
-                watch(progress);
             }
-            if ended {
-                break;
-            }
-        }
-        // Of volumes that can't be read nobody knows what is live: all that is there comes along.
-        let unread: BTreeSet<VolumeId> = inventory.unread().into_iter().map(|(id, _)| id).collect();
-        if !unread.is_empty() {
-            let now = self.membership();
-            let holdings = Holdings::look(&now.members, &predecessors(&now)).await;
-            for id in holdings.chunks_of(&unread) {
-                match self.fill_chunk(&id).await {
-                    Ok(()) => filled.there += 1,
-                    Err(e) => self.not_brought(&id, &e, &mut filled).await,
-                }
-            }
-        }
-        Ok(filled)
+            Ok(filled)
+        })
     }
 
     async fn not_brought(&self, id: &ChunkId, why: &Error, filled: &mut Filled) {
@@ -515,24 +529,26 @@ impl Pool {
 
     /// Nothing is left behind this generation, which was followed, and then filled: labels say so to those who know nothing,
     /// then the pool register does. False: others have begun another since, and what that one left behind is not known.
-    pub async fn settle(&self, followed: Generation) -> Result<bool> {
-        let now = self.description().await?;
-        if now.generation != followed || now.before.is_none() {
-            return Ok(now.generation == followed);
-        }
-        let settled = now.settled();
-        self.update_labels(&settled).await;
-        let step = |current: Option<&bytes::Bytes>| {
-            let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
-            if current.generation != now.generation || current.before.is_none() {
-                return Ok(Change::Keep(current));
+    pub fn settle(&self, followed: Generation) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            let now = self.description().await?;
+            if now.generation != followed || now.before.is_none() {
+                return Ok(now.generation == followed);
             }
-            let settled = current.settled();
-            Ok(Change::Put(settled.encode(), settled))
-        };
-        let current = self.register(PoolConfig::register(self.id())).change(step).await?;
-        self.context().roster().learn(&current.encode()).await?;
-        Ok(current.generation == followed)
+            let settled = now.settled();
+            self.update_labels(&settled).await;
+            let step = |current: Option<&bytes::Bytes>| {
+                let current = PoolConfig::decode(current.map(|b| b.as_ref()).unwrap_or_default())?;
+                if current.generation != now.generation || current.before.is_none() {
+                    return Ok(Change::Keep(current));
+                }
+                let settled = current.settled();
+                Ok(Change::Put(settled.encode(), settled))
+            };
+            let current = self.register(PoolConfig::register(self.id())).change(step).await?;
+            self.context().roster().learn(&current.encode()).await?;
+            Ok(current.generation == followed)
+        })
     }
 
     /// The URLs of stores to which not all may have come along.
@@ -562,12 +578,14 @@ impl Pool {
     }
 
     /// Stores (by URL) whose place was emptied, or never became the pool's store again: out, and free to be taken in anew.
-    pub async fn emptied(&self) -> Vec<PoolStore> {
-        let mut free = Vec::new();
-        for member in self.context().members() {
-            free.extend(free_place(self.id(), &member).await);
-        }
-        free
+    pub fn emptied(&self) -> BoxFuture<'_, Vec<PoolStore>> {
+        Box::pin(async move {
+            let mut free = Vec::new();
+            for member in self.context().members() {
+                free.extend(free_place(self.id(), &member).await);
+            }
+            free
+        })
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::context::PoolContext;
 use crate::stores::Member;
 use windlass_base::rt::Instant;
@@ -87,10 +89,12 @@ async fn prove_new(context: &PoolContext, trials: &mut Trials) -> bool {
 }
 
 /// Tries a store's promises, and remembers the server that keeps them.
-pub async fn prove(context: &PoolContext, member: &Member) -> Result<()> {
-    member.check_promises(context.roster().trial()).await?;
-    if let Some(server) = member.server() {
-        context.proven_servers().add(member.url(), &server).await;
-    }
-    Ok(())
+pub fn prove<'f>(context: &'f PoolContext, member: &'f Member) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        member.check_promises(context.roster().trial()).await?;
+        if let Some(server) = member.server() {
+            context.proven_servers().add(member.url(), &server).await;
+        }
+        Ok(())
+    })
 }

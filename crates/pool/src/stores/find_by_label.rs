@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join;
+use futures::future::{BoxFuture, join};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::config::PoolConfig;
@@ -25,10 +25,16 @@ const LABEL_HEDGE: Duration = Duration::from_millis(600);
 const LABELS_MAX: usize = 8;
 
 /// Its label of this pool, as who has this key for the pool, or none, believes it.
-pub async fn labelled(store: &PoolStore, pool: PoolId, key: Option<&PoolKey>) -> Result<Option<Label>> {
-    let range = ByteRange::Whole { max: LABEL_MAX };
-    let found = store.bucket.get(&label_key(pool), range, Cause::Label).await?;
-    found.map(|f| Label::read(&f.body, key)).transpose()
+pub fn labelled<'f>(
+    store: &'f PoolStore,
+    pool: PoolId,
+    key: Option<&'f PoolKey>,
+) -> BoxFuture<'f, Result<Option<Label>>> {
+    Box::pin(async move {
+        let range = ByteRange::Whole { max: LABEL_MAX };
+        let found = store.bucket.get(&label_key(pool), range, Cause::Label).await?;
+        found.map(|f| Label::read(&f.body, key)).transpose()
+    })
 }
 
 /// The pools that have labels there.
@@ -335,34 +341,36 @@ pub fn seat(config: &PoolConfig, stores: &[PoolStore], labels: &[Found]) -> Resu
 
 /// Where each of the pool's stores is, and why others can't be opened: those that nobody named here are opened as the pool
 /// lists them.
-pub async fn find(
-    host: &PoolHost,
-    config: &PoolConfig,
-    stores: &mut Vec<PoolStore>,
-    labels: &mut Vec<Found>,
-) -> Result<(Vec<Option<usize>>, Vec<String>)> {
-    let seats = seat(config, stores, labels)?;
-    let mut why = Vec::new();
-    for (index, entry) in config.stores.iter().enumerate() {
-        // One that has another label than the listed one, or shows none, is only what was left over: a store that was
-        // replaced, perhaps.
-        let settled = seats[index].is_some_and(|at| is_of(&labels[at], config, index));
-        if settled || stores.iter().any(|s| s.url == entry.url) {
-            continue;
-        }
-        match host.opener.open(&entry.url).await {
-            Ok(bucket) => {
-                let spec = PoolStore { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
-                labels.push(read_label(&host.rt, &spec, host.key.as_ref(), host.pool).await);
-                stores.push(spec);
+pub fn find<'f>(
+    host: &'f PoolHost,
+    config: &'f PoolConfig,
+    stores: &'f mut Vec<PoolStore>,
+    labels: &'f mut Vec<Found>,
+) -> BoxFuture<'f, Result<(Vec<Option<usize>>, Vec<String>)>> {
+    Box::pin(async move {
+        let seats = seat(config, stores, labels)?;
+        let mut why = Vec::new();
+        for (index, entry) in config.stores.iter().enumerate() {
+            // One that has another label than the listed one, or shows none, is only what was left over: a store that was
+            // replaced, perhaps.
+            let settled = seats[index].is_some_and(|at| is_of(&labels[at], config, index));
+            if settled || stores.iter().any(|s| s.url == entry.url) {
+                continue;
             }
-            Err(e) => {
-                tracing::warn!("store {} can't be reached from this host: {e}", entry.url);
-                why.push(format!("{}: {e}", entry.url));
+            match host.opener.open(&entry.url).await {
+                Ok(bucket) => {
+                    let spec = PoolStore { url: entry.url.clone(), zone: entry.zone.clone(), bucket };
+                    labels.push(read_label(&host.rt, &spec, host.key.as_ref(), host.pool).await);
+                    stores.push(spec);
+                }
+                Err(e) => {
+                    tracing::warn!("store {} can't be reached from this host: {e}", entry.url);
+                    why.push(format!("{}: {e}", entry.url));
+                }
             }
         }
-    }
-    Ok((seat(config, stores, labels)?, why))
+        Ok((seat(config, stores, labels)?, why))
+    })
 }
 
 /// Those of a pool that is to be opened.

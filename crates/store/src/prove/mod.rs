@@ -17,12 +17,13 @@ pub use self::trial::Effort;
 
 use self::trial::Trial;
 use super::Bucket;
+use futures::future::BoxFuture;
 use windlass_base::rt::Rt;
 use windlass_base::{Error, Kind, Result};
 
 /// Refuses a store that breaks a promise, naming both. Its objects lie below `prefix` and are removed again.
-pub async fn probe(rt: &Rt, bucket: &dyn Bucket, prefix: &str) -> Result<()> {
-    probe_with(rt, bucket, prefix, Effort::SHORT).await
+pub fn probe<'f>(rt: &'f Rt, bucket: &'f dyn Bucket, prefix: &'f str) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move { probe_with(rt, bucket, prefix, Effort::SHORT).await })
 }
 
 /// The same, asking so much.
@@ -50,24 +51,31 @@ pub struct Fitness {
 ///
 /// # Errors
 /// `Refused`: it can't hold data, or kept conditions the second time.
-pub async fn probe_fitness(rt: &Rt, bucket: &dyn Bucket, prefix: &str, effort: Effort) -> Result<Fitness> {
-    let all_held = |tried: &Tried| matches!(tried.verdict, Verdict::Held);
-    let proof = prove(rt, bucket, prefix, effort, all_held).await?;
-    proof.data_verdict()?;
-    let conditions = proof.conditions()?;
-    let Err(why) = proof.verdict() else { return Ok(Fitness { conditions, why: None }) };
-    if proof.has_raced() {
-        return Ok(Fitness { conditions, why: Some(why) });
-    }
-    let again = prove(rt, bucket, prefix, effort, all_held).await?;
-    again.data_verdict()?;
-    match again.conditions()? {
+pub fn probe_fitness<'f>(
+    rt: &'f Rt,
+    bucket: &'f dyn Bucket,
+    prefix: &'f str,
+    effort: Effort,
+) -> BoxFuture<'f, Result<Fitness>> {
+    Box::pin(async move {
+        let all_held = |tried: &Tried| matches!(tried.verdict, Verdict::Held);
+        let proof = prove(rt, bucket, prefix, effort, all_held).await?;
+        proof.data_verdict()?;
+        let conditions = proof.conditions()?;
+        let Err(why) = proof.verdict() else { return Ok(Fitness { conditions, why: None }) };
+        if proof.has_raced() {
+            return Ok(Fitness { conditions, why: Some(why) });
+        }
+        let again = prove(rt, bucket, prefix, effort, all_held).await?;
+        again.data_verdict()?;
+        match again.conditions()? {
         ConditionalPuts::Held => Err(why.context(
             "asked once more it kept the conditions of writes: run this again, and look at what stands before the store if it \
              says so again",
         )),
         once_more => Ok(Fitness { conditions: conditions.max(once_more), why: Some(why) }),
     }
+    })
 }
 
 /// Tries each promise for as long as `goes_on` says. An error: the store's addresses can't be had, or what was written

@@ -167,33 +167,43 @@ struct Tags {
 
 impl S3Store {
     /// Opens with credentials as the AWS chain finds them. Nothing is sent yet.
-    pub async fn open(rt: &Rt, place: &S3Place) -> Result<BucketRef> {
-        Ok(S3Store::of(rt, place, connect(rt, place, None).await?))
+    pub fn open<'f>(rt: &'f Rt, place: &'f S3Place) -> BoxFuture<'f, Result<BucketRef>> {
+        Box::pin(async move { Ok(S3Store::of(rt, place, connect(rt, place, None).await?)) })
     }
 
     /// Opens with these keys instead, for tests.
-    pub async fn open_with_keys(rt: &Rt, place: &S3Place, id: &str, secret: &str) -> Result<BucketRef> {
-        let keys = Credentials::new(id, secret, None, None, "given");
-        Ok(S3Store::of(rt, place, connect(rt, place, Some(keys)).await?))
+    pub fn open_with_keys<'f>(
+        rt: &'f Rt,
+        place: &'f S3Place,
+        id: &'f str,
+        secret: &'f str,
+    ) -> BoxFuture<'f, Result<BucketRef>> {
+        Box::pin(async move {
+            let keys = Credentials::new(id, secret, None, None, "given");
+            Ok(S3Store::of(rt, place, connect(rt, place, Some(keys)).await?))
+        })
     }
 
     /// Asks the place with these keys for next to nothing.
     ///
     /// # Errors
     /// `Refused`: the server does not take the keys. `Denied`: it takes them, but not for a listing. Others: nobody can tell.
-    pub async fn try_keys(rt: &Rt, place: &S3Place, keys: &AccessKeys) -> Result<()> {
-        let given = as_credentials(keys.clone(), "given");
-        let connection = connect(rt, place, Some(given)).await?;
-        let ask = connection.plain.list_objects_v2().bucket(&place.bucket).prefix(&place.prefix).max_keys(1);
-        let url = StoreUrl::S3(place.clone()).to_string();
-        let Err(trouble) = ask.send().await.map_err(|e| Trouble::of(&url, "trying the keys", e)) else {
-            return Ok(());
-        };
-        let why = trouble.error.to_string();
-        match KEY_TROUBLES.contains(&trouble.code.as_str()) {
-            true => Err(Error::new(Kind::Refused, why)),
-            false => Err(trouble.error),
-        }
+    pub fn try_keys<'f>(rt: &'f Rt, place: &'f S3Place, keys: &'f AccessKeys) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let given = as_credentials(keys.clone(), "given");
+            let connection = connect(rt, place, Some(given)).await?;
+            let ask =
+                connection.plain.list_objects_v2().bucket(&place.bucket).prefix(&place.prefix).max_keys(1);
+            let url = StoreUrl::S3(place.clone()).to_string();
+            let Err(trouble) = ask.send().await.map_err(|e| Trouble::of(&url, "trying the keys", e)) else {
+                return Ok(());
+            };
+            let why = trouble.error.to_string();
+            match KEY_TROUBLES.contains(&trouble.code.as_str()) {
+                true => Err(Error::new(Kind::Refused, why)),
+                false => Err(trouble.error),
+            }
+        })
     }
 
     fn of(rt: &Rt, place: &S3Place, connection: Connection) -> BucketRef {

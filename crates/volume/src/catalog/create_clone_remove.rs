@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use super::alter::let_go_in_time;
@@ -91,33 +92,40 @@ const FOR_GOOD: Removal = Removal { clean: true, for_good: true };
 
 impl Volumes {
     /// Creates an empty volume, born released. `Exists` when the name is taken.
-    pub async fn create(&self, name: &Name, size: u64, settings: VolumeSettings) -> Result<VolumeInfo> {
-        self.create_sealed(name, size, settings, self.engine.keys.for_all()).await
+    pub fn create<'f>(
+        &'f self,
+        name: &'f Name,
+        size: u64,
+        settings: VolumeSettings,
+    ) -> BoxFuture<'f, Result<VolumeInfo>> {
+        Box::pin(async move { self.create_sealed(name, size, settings, self.engine.keys.for_all()).await })
     }
 
     /// Creates an empty volume as `create` does. If `offered` is given, the volume is encrypted, and `offered` opens it.
-    pub async fn create_sealed(
-        &self,
-        name: &Name,
+    pub fn create_sealed<'f>(
+        &'f self,
+        name: &'f Name,
         size: u64,
         settings: VolumeSettings,
-        offered: Option<&Offered>,
-    ) -> Result<VolumeInfo> {
-        check_size(size)?;
-        settings.check()?;
-        let id = VolumeId(self.engine.rt.random128());
-        let mut head = self.new_head(id, size, settings)?;
-        if let Some(offered) = offered {
-            head = with_keys(self, head, offered).await?;
-        }
-        self.claim_name(name, id).await?;
-        if let Err(e) = self.engine.cell(id).create(&head).await {
-            self.give_up_creation(name, &head, &[]).await;
-            return Err(e.context(format!("creating volume {}", self.engine.title(name))));
-        }
-        let info = self.info(name).await?;
-        self.tally.made(&info);
-        Ok(info)
+        offered: Option<&'f Offered>,
+    ) -> BoxFuture<'f, Result<VolumeInfo>> {
+        Box::pin(async move {
+            check_size(size)?;
+            settings.check()?;
+            let id = VolumeId(self.engine.rt.random128());
+            let mut head = self.new_head(id, size, settings)?;
+            if let Some(offered) = offered {
+                head = with_keys(self, head, offered).await?;
+            }
+            self.claim_name(name, id).await?;
+            if let Err(e) = self.engine.cell(id).create(&head).await {
+                self.give_up_creation(name, &head, &[]).await;
+                return Err(e.context(format!("creating volume {}", self.engine.title(name))));
+            }
+            let info = self.info(name).await?;
+            self.tally.made(&info);
+            Ok(info)
+        })
     }
 
     /// Gives the new volume its name. One that a broken-off creation or removal left behind is taken over.
@@ -143,58 +151,66 @@ impl Volumes {
     }
 
     /// Makes a new volume whose contents are the snapshot's: O(1) in time and bytes.
-    pub async fn clone_snapshot(&self, volume: &Name, snapshot: &Name, new: &Name) -> Result<VolumeInfo> {
-        self.clone_as(volume, snapshot, new, CloneAs::default()).await
+    pub fn clone_snapshot<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+        new: &'f Name,
+    ) -> BoxFuture<'f, Result<VolumeInfo>> {
+        Box::pin(async move { self.clone_as(volume, snapshot, new, CloneAs::default()).await })
     }
 
     /// Clones as `clone_snapshot` does, with another size or other settings than those of the snapshot's volume.
-    pub async fn clone_as(
-        &self,
-        volume: &Name,
-        snapshot: &Name,
-        new: &Name,
-        wish: CloneAs<'_>,
-    ) -> Result<VolumeInfo> {
-        let key = (volume.clone(), snapshot.clone());
-        let known = self.templates.lock().get(&key).cloned();
-        let (template, guessed) = match known {
-            Some(known) => (known, true),
-            None => (self.template(volume, snapshot).await?, false),
-        };
-        let id = VolumeId(self.engine.rt.random128());
-        self.claim_name(new, id).await?;
-        let mut pins = Vec::new();
-        let made = async {
-            let (head, template) = match self.pin(volume, template, snapshot, (id, wish), &mut pins).await {
-                // Another volume of that name by now, perhaps: what was pinned is none of this clone's.
-                Err(e) if guessed && e.is(Kind::NotFound) => {
-                    while let Some(pin) = pins.last() {
-                        self.unpin(pin.parent, pin.snapshot, id, pin.nonce).await?;
-                        pins.pop();
-                    }
-                    let template = self.template(volume, snapshot).await?;
-                    self.pin(volume, template, snapshot, (id, wish), &mut pins).await?
-                }
-                done => done?,
+    pub fn clone_as<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+        new: &'f Name,
+        wish: CloneAs<'f>,
+    ) -> BoxFuture<'f, Result<VolumeInfo>> {
+        Box::pin(async move {
+            let key = (volume.clone(), snapshot.clone());
+            let known = self.templates.lock().get(&key).cloned();
+            let (template, guessed) = match known {
+                Some(known) => (known, true),
+                None => (self.template(volume, snapshot).await?, false),
             };
-            self.engine.cell(id).create(&head).await.map(|()| (head, template))
-        };
-        match made.await {
-            Ok((head, template)) => {
-                self.keep_template(key, template);
-                let tables = Tables::born(&head);
-                let mut info = VolumeInfo::of(new, &head, &tables);
-                info.parent.iter_mut().for_each(|p| p.name = Some(volume.clone()));
-                self.tally.made(&info);
-                Ok(info)
+            let id = VolumeId(self.engine.rt.random128());
+            self.claim_name(new, id).await?;
+            let mut pins = Vec::new();
+            let made = async {
+                let (head, template) = match self.pin(volume, template, snapshot, (id, wish), &mut pins).await
+                {
+                    // Another volume of that name by now, perhaps: what was pinned is none of this clone's.
+                    Err(e) if guessed && e.is(Kind::NotFound) => {
+                        while let Some(pin) = pins.last() {
+                            self.unpin(pin.parent, pin.snapshot, id, pin.nonce).await?;
+                            pins.pop();
+                        }
+                        let template = self.template(volume, snapshot).await?;
+                        self.pin(volume, template, snapshot, (id, wish), &mut pins).await?
+                    }
+                    done => done?,
+                };
+                self.engine.cell(id).create(&head).await.map(|()| (head, template))
+            };
+            match made.await {
+                Ok((head, template)) => {
+                    self.keep_template(key, template);
+                    let tables = Tables::born(&head);
+                    let mut info = VolumeInfo::of(new, &head, &tables);
+                    info.parent.iter_mut().for_each(|p| p.name = Some(volume.clone()));
+                    self.tally.made(&info);
+                    Ok(info)
+                }
+                Err(e) => {
+                    self.templates.lock().remove(&key);
+                    let cancelled = self.new_head(id, 512, VolumeSettings::default())?;
+                    self.give_up_creation(new, &cancelled, &pins).await;
+                    Err(e.context(format!("cloning {}@{snapshot}", self.engine.title(volume))))
+                }
             }
-            Err(e) => {
-                self.templates.lock().remove(&key);
-                let cancelled = self.new_head(id, 512, VolumeSettings::default())?;
-                self.give_up_creation(new, &cancelled, &pins).await;
-                Err(e.context(format!("cloning {}@{snapshot}", self.engine.title(volume))))
-            }
-        }
+        })
     }
 
     /// Pins the snapshot for the clone: the pin is made first, then it is seen that the snapshot is still there, with no gate
@@ -266,11 +282,17 @@ impl Volumes {
     }
 
     /// Returns the ids by which clones know this snapshot, whatever has its name later.
-    pub async fn snapshot_id(&self, volume: &Name, snapshot: &Name) -> Result<(VolumeId, StateId)> {
-        let Template { parent, seen, .. } = self.template(volume, snapshot).await?;
-        let state = seen.1.snapshot(snapshot);
-        let state = state.ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
-        Ok((parent, state.id))
+    pub fn snapshot_id<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+    ) -> BoxFuture<'f, Result<(VolumeId, StateId)>> {
+        Box::pin(async move {
+            let Template { parent, seen, .. } = self.template(volume, snapshot).await?;
+            let state = seen.1.snapshot(snapshot);
+            let state = state.ok_or_else(|| no_snapshot(&self.engine.title(volume), snapshot))?;
+            Ok((parent, state.id))
+        })
     }
 
     /// Returns the snapshot that is to be cloned, with its volume, as they are now.
@@ -301,68 +323,74 @@ impl Volumes {
 
     /// Checks that `remove` would not be refused, and removes nothing. Without `for_good` it checks that the volume may go into
     /// the trash.
-    pub async fn check_remove(&self, name: &Name, for_good: bool) -> Result<()> {
-        let id = self.id(name).await?;
-        let (head, tables) = self.recorded(name, id).await?;
-        let what = format!("volume {}", self.engine.title(name));
-        let removal = Removal { clean: false, for_good };
-        self.refuse_if_held(&what, &head, snapshots_of(&tables), removal).await?;
-        refuse_if_read(self, name, &head).await?;
-        let head = end_locks(self, head).await?;
-        let lineage = self.lineage(name, &head).await?;
-        head.may_remove(&lineage).map_err(|e| e.context(what))
+    pub fn check_remove<'f>(&'f self, name: &'f Name, for_good: bool) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            let (head, tables) = self.recorded(name, id).await?;
+            let what = format!("volume {}", self.engine.title(name));
+            let removal = Removal { clean: false, for_good };
+            self.refuse_if_held(&what, &head, snapshots_of(&tables), removal).await?;
+            refuse_if_read(self, name, &head).await?;
+            let head = end_locks(self, head).await?;
+            let lineage = self.lineage(name, &head).await?;
+            head.may_remove(&lineage).map_err(|e| e.context(what))
+        })
     }
 
     /// Removes a snapshot. `Refused` while clones need it, with their names.
-    pub async fn remove_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        let mut tries = 0;
-        loop {
-            // Said with names; what a killed command left behind is no reason to refuse.
-            self.check_remove_snapshot(volume, snapshot, FOR_GOOD).await?;
-            let open = self.open(volume, OpenMode::Normal).await?;
-            tries += 1;
-            match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
-                Ok(()) => {
-                    let_go_in_time(&self.engine, &open).await;
-                    return Ok(());
+    pub fn remove_snapshot<'f>(&'f self, volume: &'f Name, snapshot: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let mut tries = 0;
+            loop {
+                // Said with names; what a killed command left behind is no reason to refuse.
+                self.check_remove_snapshot(volume, snapshot, FOR_GOOD).await?;
+                let open = self.open(volume, OpenMode::Normal).await?;
+                tries += 1;
+                match open.ask(|session| async move { session.remove_snapshot(snapshot).await }).await {
+                    Ok(()) => {
+                        let_go_in_time(&self.engine, &open).await;
+                        return Ok(());
+                    }
+                    // A clone came meanwhile, perhaps one that was broken off: a look tells.
+                    Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
+                    done => return done,
                 }
-                // A clone came meanwhile, perhaps one that was broken off: a look tells.
-                Err(e) if e.is(Kind::Refused) && tries < REMOVE_TRIES => {}
-                done => return done,
             }
-        }
+        })
     }
 
     /// Checks that `remove_snapshot` would not be refused, and removes nothing: `NotFound`, and `Refused` with the clones'
     /// names or its lock. `clean`: pins without a clone are dropped.
-    pub async fn check_remove_snapshot(
-        &self,
-        volume: &Name,
-        snapshot: &Name,
+    pub fn check_remove_snapshot<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
         removal: Removal,
-    ) -> Result<()> {
-        let id = self.id(volume).await?;
-        let (head, tables) = self.recorded(volume, id).await?;
-        let mut tables = self.newer_here(&head).unwrap_or(tables);
-        if tables.snapshot(snapshot).is_none() && !head.active.released && self.engine.host_owns(&head) {
-            // Where this host was cut off, its log may have a mark that no checkpoint has.
-            self.open(volume, OpenMode::Normal).await?;
-            tables = self.newest_tables(volume, id).await?;
-        }
-        if tables.snapshot(snapshot).is_none() && !head.active.released && !self.engine.host_owns(&head) {
-            let (newer, to_the_end) = tables_to_the_end(self, volume, id).await?;
-            if to_the_end.snapshot(snapshot).is_some_and(|state| !state.built) {
-                return Err(not_built_yet(self, volume, snapshot, &newer));
+    ) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (head, tables) = self.recorded(volume, id).await?;
+            let mut tables = self.newer_here(&head).unwrap_or(tables);
+            if tables.snapshot(snapshot).is_none() && !head.active.released && self.engine.host_owns(&head) {
+                // Where this host was cut off, its log may have a mark that no checkpoint has.
+                self.open(volume, OpenMode::Normal).await?;
+                tables = self.newest_tables(volume, id).await?;
             }
-        }
-        let title = self.engine.title(volume);
-        let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
-        head.no_template().map_err(|e| e.context(format!("volume {title}")))?;
-        if head.locks.until(state.id).is_some() {
-            let now = end_locks(self, head.clone()).await?;
-            now.locks.allow(state.id).map_err(|e| e.context(format!("{title}@{snapshot}")))?;
-        }
-        self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], removal).await
+            if tables.snapshot(snapshot).is_none() && !head.active.released && !self.engine.host_owns(&head) {
+                let (newer, to_the_end) = tables_to_the_end(self, volume, id).await?;
+                if to_the_end.snapshot(snapshot).is_some_and(|state| !state.built) {
+                    return Err(not_built_yet(self, volume, snapshot, &newer));
+                }
+            }
+            let title = self.engine.title(volume);
+            let state = tables.snapshot(snapshot).ok_or_else(|| no_snapshot(&title, snapshot))?;
+            head.no_template().map_err(|e| e.context(format!("volume {title}")))?;
+            if head.locks.until(state.id).is_some() {
+                let now = end_locks(self, head.clone()).await?;
+                now.locks.allow(state.id).map_err(|e| e.context(format!("{title}@{snapshot}")))?;
+            }
+            self.refuse_if_held(&format!("{title}@{snapshot}"), &head, [state.id], removal).await
+        })
     }
 
     /// Returns the epochs that this folder may speak for.
@@ -379,42 +407,44 @@ impl Volumes {
     }
 
     /// Removes a volume with its snapshots. `Refused` while clones need it, `Owned` when another host owns it.
-    pub async fn remove(&self, name: &Name) -> Result<()> {
-        self.remove_this(name, None).await
+    pub fn remove<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move { self.remove_this(name, None).await })
     }
 
     /// Removes as `remove` does; with an id, only this volume.
     ///
     /// # Errors
     /// `Owned`: another volume has the name by now.
-    pub async fn remove_this(&self, name: &Name, this: Option<VolumeId>) -> Result<()> {
-        let entry = self.entry(name).await?;
-        let id = entry.volume;
-        self.check_this(name, id, this)?;
-        let cell = self.engine.cell(id);
-        match cell.read().await? {
-            Some(head) if !head.removed => self.mark_removed(name, &cell, head).await?,
-            // Broken off, or removed by another just now.
-            Some(_) => {}
-            None => {
-                cell.cancel(&self.new_head(id, 512, VolumeSettings::default())?).await?;
+    pub fn remove_this<'f>(&'f self, name: &'f Name, this: Option<VolumeId>) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let entry = self.entry(name).await?;
+            let id = entry.volume;
+            self.check_this(name, id, this)?;
+            let cell = self.engine.cell(id);
+            match cell.read().await? {
+                Some(head) if !head.removed => self.mark_removed(name, &cell, head).await?,
+                // Broken off, or removed by another just now.
+                Some(_) => {}
+                None => {
+                    cell.cancel(&self.new_head(id, 512, VolumeSettings::default())?).await?;
+                }
             }
-        }
-        self.let_go_of_removed(id).await;
-        self.tally.gone(id);
-        self.engine.pool.remove_name(name, entry).await?;
-        let Some(head) = cell.read().await? else { return Ok(()) };
-        if let Some(current) = &head.naming.name {
-            let entry = NameEntry { volume: id, serial: head.naming.serial };
-            self.engine.pool.remove_name(current, entry).await?;
-        }
-        // The pin goes only when the head says *removed*: without it the parent's chunks could be deleted while the clone still
-        // reads them.
-        if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
-            self.unpin(*parent, base.snapshot, id, base.pin).await?;
-        }
-        self.forget_journal(id).await;
-        self.delete_chunks(&head).await
+            self.let_go_of_removed(id).await;
+            self.tally.gone(id);
+            self.engine.pool.remove_name(name, entry).await?;
+            let Some(head) = cell.read().await? else { return Ok(()) };
+            if let Some(current) = &head.naming.name {
+                let entry = NameEntry { volume: id, serial: head.naming.serial };
+                self.engine.pool.remove_name(current, entry).await?;
+            }
+            // The pin goes only when the head says *removed*: without it the parent's chunks could be deleted while the clone still
+            // reads them.
+            if let (Some(base), Some(parent)) = (&head.base, head.volumes().iter().rev().nth(1)) {
+                self.unpin(*parent, base.snapshot, id, base.pin).await?;
+            }
+            self.forget_journal(id).await;
+            self.delete_chunks(&head).await
+        })
     }
 
     /// Ends the sessions that this engine has of a volume that is removed.
@@ -537,19 +567,21 @@ pub async fn end_all(volumes: &Volumes, watch: &(dyn Fn(u64) + Send + Sync)) -> 
 
 /// Checks that `end_all` would be refused for no volume because a client of another host has it open; asked before one is
 /// ended.
-pub async fn check_unread(volumes: &Volumes) -> Result<()> {
-    let names = volumes.engine.pool.list().await?;
-    let looks = stream::iter(names).map(|(name, id)| async move {
-        match volumes.engine.cell(id).read().await?.filter(|head| !head.removed) {
-            Some(head) => refuse_if_read(volumes, &name, &head).await,
-            None => Ok(()),
+pub fn check_unread<'f>(volumes: &'f Volumes) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        let names = volumes.engine.pool.list().await?;
+        let looks = stream::iter(names).map(|(name, id)| async move {
+            match volumes.engine.cell(id).read().await?.filter(|head| !head.removed) {
+                Some(head) => refuse_if_read(volumes, &name, &head).await,
+                None => Ok(()),
+            }
+        });
+        let mut looks = looks.buffer_unordered(ENDS_AT_ONCE);
+        while let Some(look) = looks.next().await {
+            look?;
         }
-    });
-    let mut looks = looks.buffer_unordered(ENDS_AT_ONCE);
-    while let Some(look) = looks.next().await {
-        look?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Returns the pool's volumes by name and head; what is being created is cancelled.

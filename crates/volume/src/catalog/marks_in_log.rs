@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::volumes::Volumes;
 use crate::head::Head;
 use crate::space::Tables;
@@ -44,20 +46,22 @@ pub async fn tables_to_the_end(volumes: &Volumes, volume: &Name, id: VolumeId) -
 impl Volumes {
     /// Tells whether the log of a volume whose key is not here goes on behind its checkpoint: only the key tells which
     /// snapshots were taken since. True also when stores that do not answer may have more of the log.
-    pub async fn has_sealed_marks(&self, volume: &Name) -> Result<bool> {
-        let id = self.id(volume).await?;
-        let (head, _) = self.recorded_with_names(volume, id).await?;
-        let is_locked = matches!(self.engine.view(&head).keys().access(head.volume), KeyAccess::Locked);
-        if !is_locked || head.active.released || head.removed || self.newer_here(&head).is_some() {
-            return Ok(false);
-        }
-        let seq = head.checkpoint.position.next();
-        let id = ChunkId { volume: head.volume, epoch: head.epoch_of(seq), seq };
-        let told = |probe: &Probe| if probe.about.is_some() { Told::All } else { Told::Nothing };
-        let pool = &self.engine.pool;
-        let probe = pool.probe_until(&id, &head.witnesses, Cause::Walk, Duration::ZERO, told).await;
-        // Stores that do not answer may have it.
-        Ok(probe.about.is_some() || probe.unknown >= usize::from(head.active.w))
+    pub fn has_sealed_marks<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<bool>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (head, _) = self.recorded_with_names(volume, id).await?;
+            let is_locked = matches!(self.engine.view(&head).keys().access(head.volume), KeyAccess::Locked);
+            if !is_locked || head.active.released || head.removed || self.newer_here(&head).is_some() {
+                return Ok(false);
+            }
+            let seq = head.checkpoint.position.next();
+            let id = ChunkId { volume: head.volume, epoch: head.epoch_of(seq), seq };
+            let told = |probe: &Probe| if probe.about.is_some() { Told::All } else { Told::Nothing };
+            let pool = &self.engine.pool;
+            let probe = pool.probe_until(&id, &head.witnesses, Cause::Walk, Duration::ZERO, told).await;
+            // Stores that do not answer may have it.
+            Ok(probe.about.is_some() || probe.unknown >= usize::from(head.active.w))
+        })
     }
 
     async fn add_marks(&self, head: &Head, mut tables: Tables) -> Result<Tables> {

@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::BoxFuture;
+
 use super::volumes::Volumes;
 use crate::head::{CREATION, Head, Move, NameStanding, VolumeSettings};
 use windlass_base::{Error, Kind, Name, Result, VolumeId};
@@ -18,18 +20,20 @@ const TRIES: usize = 8;
 
 /// Puts an entry under the name. Entries that broken-off creations, removals and renames left there are taken over. `Exists`:
 /// the name is a volume's.
-pub async fn take(volumes: &Volumes, name: &Name, new: NameEntry) -> Result<()> {
-    for _ in 0..TRIES {
-        let has = volumes.engine.pool.insert_name(name, new, None).await?;
-        if has == new {
-            return Ok(());
+pub fn take<'f>(volumes: &'f Volumes, name: &'f Name, new: NameEntry) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        for _ in 0..TRIES {
+            let has = volumes.engine.pool.insert_name(name, new, None).await?;
+            if has == new {
+                return Ok(());
+            }
+            if !free(volumes, name, has).await? {
+                let why = format!("volume {} exists", volumes.engine.title(name));
+                return Err(Error::new(Kind::Exists, why));
+            }
         }
-        if !free(volumes, name, has).await? {
-            let why = format!("volume {} exists", volumes.engine.title(name));
-            return Err(Error::new(Kind::Exists, why));
-        }
-    }
-    Err(busy(volumes, name))
+        Err(busy(volumes, name))
+    })
 }
 
 /// Removes an entry that is no volume's name. Returns false, and keeps the entry, where it is one or may be one.
@@ -101,8 +105,8 @@ enum Taken {
 }
 
 /// Gives a volume another name; who uses it goes on. `Exists`: another volume has that.
-pub async fn rename(volumes: &Volumes, from: &Name, to: &Name) -> Result<()> {
-    rename_if(volumes, from, to, |head| volumes.existing(from, head)).await
+pub fn rename<'f>(volumes: &'f Volumes, from: &'f Name, to: &'f Name) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move { rename_if(volumes, from, to, |head| volumes.existing(from, head)).await })
 }
 
 /// Renames as `rename` does, but only this volume. `Owned`: another volume has the name by now.
@@ -231,17 +235,19 @@ async fn settled(volumes: &Volumes, id: VolumeId, names: &[(Name, NameEntry)]) -
 impl Volumes {
     /// Lets whoever uses the volume of this name know it by the name that its head tells, also where another host has renamed
     /// it.
-    pub async fn follow(&self, name: &Name) -> Result<()> {
-        self.follow_volume(self.id(name).await?).await
+    pub fn follow<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move { self.follow_volume(self.id(name).await?).await })
     }
 
     /// Does as `follow` for the volume of this id, whatever its name is.
-    pub async fn follow_volume(&self, id: VolumeId) -> Result<()> {
-        if let Some(here) = self.here(id)
-            && let Some(head) = self.engine.cell(id).read().await?
-        {
-            here.follow_name(&head);
-        }
-        Ok(())
+    pub fn follow_volume(&self, id: VolumeId) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            if let Some(here) = self.here(id)
+                && let Some(head) = self.engine.cell(id).read().await?
+            {
+                here.follow_name(&head);
+            }
+            Ok(())
+        })
     }
 }

@@ -10,6 +10,8 @@
 
 use std::sync::atomic::Ordering;
 
+use futures::future::BoxFuture;
+
 use super::volumes::Volumes;
 use crate::handle::{forget_reader, reader_key};
 use crate::head::{HandoverPolicy, Head, READERS};
@@ -21,43 +23,49 @@ const NAMED_MAX: usize = 8;
 
 impl Volumes {
     /// Removes all notes that this engine has made as a reader; for an engine that ends.
-    pub async fn forget_readers(&self) {
-        for (id, here) in self.engine.readers.all() {
-            if let Some(nonce) = here.noted.lock().await.take() {
-                forget_reader(&self.engine, id, nonce).await;
+    pub fn forget_readers(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            for (id, here) in self.engine.readers.all() {
+                if let Some(nonce) = here.noted.lock().await.take() {
+                    forget_reader(&self.engine, id, nonce).await;
+                }
             }
-        }
+        })
     }
 
     /// Drops the note of an earlier run of this host, where no client uses the volume here. With `others` it drops those of all
     /// other hosts, too: the caller says that they are gone.
-    pub async fn drop_readers(&self, name: &Name, others: bool) -> Result<()> {
-        let id = self.id(name).await?;
-        let Some(head) = self.engine.cell(id).read().await? else { return Ok(()) };
-        if !head.cloned.has(READERS) {
-            return Ok(());
-        }
-        let here = self.engine.readers.of(id);
-        let mut noted = here.noted.lock().await;
-        let (own, readers) = (reader_key(self.engine.host.id), pins::readers(&self.engine.pool, id));
-        let is_used = here.clients.load(Ordering::SeqCst) > 0;
-        for (host, entry) in readers.all().await? {
-            let is_own = host[..] == own;
-            if if is_own { !is_used } else { others } {
-                readers.remove(&host, entry).await?;
+    pub fn drop_readers<'f>(&'f self, name: &'f Name, others: bool) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            let Some(head) = self.engine.cell(id).read().await? else { return Ok(()) };
+            if !head.cloned.has(READERS) {
+                return Ok(());
             }
-        }
-        if !is_used {
-            *noted = None;
-        }
-        Ok(())
+            let here = self.engine.readers.of(id);
+            let mut noted = here.noted.lock().await;
+            let (own, readers) = (reader_key(self.engine.host.id), pins::readers(&self.engine.pool, id));
+            let is_used = here.clients.load(Ordering::SeqCst) > 0;
+            for (host, entry) in readers.all().await? {
+                let is_own = host[..] == own;
+                if if is_own { !is_used } else { others } {
+                    readers.remove(&host, entry).await?;
+                }
+            }
+            if !is_used {
+                *noted = None;
+            }
+            Ok(())
+        })
     }
 
     /// Checks that no other host has the volume open: its error is the one that a removal would give.
-    pub async fn check_unread(&self, name: &Name) -> Result<()> {
-        let id = self.id(name).await?;
-        let head = self.head(name, id).await?;
-        refuse_if_read(self, name, &head).await
+    pub fn check_unread<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            let head = self.head(name, id).await?;
+            refuse_if_read(self, name, &head).await
+        })
     }
 
     /// Checks that a change of the volume happens under no client of another host. Only a volume that may be handed over is
@@ -66,18 +74,20 @@ impl Volumes {
     ///
     /// # Errors
     /// `Owned`: another host has clients of it.
-    pub async fn check_unattached(&self, name: &Name) -> Result<()> {
-        let attached = async {
-            let head = self.head(name, self.id(name).await?).await?;
-            match head.settings.handover {
-                HandoverPolicy::Ask => refuse_if_read(self, name, &head).await,
-                HandoverPolicy::Never => Ok(()),
+    pub fn check_unattached<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let attached = async {
+                let head = self.head(name, self.id(name).await?).await?;
+                match head.settings.handover {
+                    HandoverPolicy::Ask => refuse_if_read(self, name, &head).await,
+                    HandoverPolicy::Never => Ok(()),
+                }
+            };
+            match attached.await {
+                Err(e) if e.is(Kind::NotFound) => Ok(()),
+                checked => checked,
             }
-        };
-        match attached.await {
-            Err(e) if e.is(Kind::NotFound) => Ok(()),
-            checked => checked,
-        }
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use super::marks_in_log::tables_to_the_end;
@@ -357,65 +358,69 @@ impl Volumes {
     /// Lists all volumes that are not in the trash, in order of their names, by their heads, in one pass; opens nothing. `Err`
     /// beside a name: its head cannot be read. `Unavailable` when for `patience` nothing comes; how long the whole takes
     /// depends on how many there are.
-    pub async fn list(&self, patience: Duration) -> Result<Vec<(Name, Result<VolumeInfo>)>> {
-        let rt = &self.engine.rt;
-        let late = || {
-            let pool = self.engine.pool.name();
-            Error::new(
-                Kind::Unavailable,
-                format!("pool {pool}: too few stores answer ({patience:?} without one)"),
-            )
-        };
-        let listed = async {
-            let entries = self.engine.pool.name_entries().await?;
-            Ok(one_each(self, entries).await)
-        };
-        let names = rt.timeout(patience, listed).await.unwrap_or_else(|| Err(late()))?;
-        let known = Surroundings {
-            names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
-            local: self.engine.local().await?,
-        };
-        let names = names.into_iter().filter(|(name, _)| name.trashed().is_none());
-        let looks = names.map(|(name, id)| {
-            let known = &known;
-            async move {
-                let info = self.info_of(&name, id, Around::Listed(known)).await;
-                (name, info)
+    pub fn list(&self, patience: Duration) -> BoxFuture<'_, Result<Vec<(Name, Result<VolumeInfo>)>>> {
+        Box::pin(async move {
+            let rt = &self.engine.rt;
+            let late = || {
+                let pool = self.engine.pool.name();
+                Error::new(
+                    Kind::Unavailable,
+                    format!("pool {pool}: too few stores answer ({patience:?} without one)"),
+                )
+            };
+            let listed = async {
+                let entries = self.engine.pool.name_entries().await?;
+                Ok(one_each(self, entries).await)
+            };
+            let names = rt.timeout(patience, listed).await.unwrap_or_else(|| Err(late()))?;
+            let known = Surroundings {
+                names: names.iter().map(|(name, id)| (*id, name.clone())).collect(),
+                local: self.engine.local().await?,
+            };
+            let names = names.into_iter().filter(|(name, _)| name.trashed().is_none());
+            let looks = names.map(|(name, id)| {
+                let known = &known;
+                async move {
+                    let info = self.info_of(&name, id, Around::Listed(known)).await;
+                    (name, info)
+                }
+            });
+            let mut looks = stream::iter(looks).buffered(LOOKS_AT_ONCE);
+            let mut all = Vec::new();
+            while let Some((name, info)) = rt.timeout(patience, looks.next()).await.ok_or_else(late)? {
+                // A name whose volume is gone, or not there yet, is none of the volumes.
+                if !info.as_ref().is_err_and(|e| e.is(Kind::NotFound)) {
+                    all.push((name, info));
+                }
             }
-        });
-        let mut looks = stream::iter(looks).buffered(LOOKS_AT_ONCE);
-        let mut all = Vec::new();
-        while let Some((name, info)) = rt.timeout(patience, looks.next()).await.ok_or_else(late)? {
-            // A name whose volume is gone, or not there yet, is none of the volumes.
-            if !info.as_ref().is_err_and(|e| e.is(Kind::NotFound)) {
-                all.push((name, info));
-            }
-        }
-        count_clones(&mut all);
-        Ok(all)
+            count_clones(&mut all);
+            Ok(all)
+        })
     }
 
     /// Describes a volume by what few requests tell, whatever else there is. When the stores don't answer and the volume is
     /// open here, it tells what is known here.
-    pub async fn info(&self, name: &Name) -> Result<VolumeInfo> {
-        self.info_with(name, false).await
+    pub fn info<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<VolumeInfo>> {
+        Box::pin(async move { self.info_with(name, false).await })
     }
 
     /// Describes a volume as `info` does; `walk`: with its clones counted, and all of its ancestors, which costs some requests
     /// for each of them.
-    pub async fn info_with(&self, name: &Name, walk: bool) -> Result<VolumeInfo> {
-        let asked = async {
-            let id = self.id(name).await?;
-            self.info_of(name, id, if walk { Around::Walked } else { Around::Near }).await
-        };
-        let Some(known) = self.glance(name) else { return asked.await };
-        match self.unless_away(asked).await {
-            Some(Err(e)) if !passes(&e) => Err(e),
-            Some(Ok(info)) => Ok(info),
-            None | Some(Err(_)) => {
-                Ok(VolumeInfo { kept_journals: self.kept_journals(known.id).await?, ..known })
+    pub fn info_with<'f>(&'f self, name: &'f Name, walk: bool) -> BoxFuture<'f, Result<VolumeInfo>> {
+        Box::pin(async move {
+            let asked = async {
+                let id = self.id(name).await?;
+                self.info_of(name, id, if walk { Around::Walked } else { Around::Near }).await
+            };
+            let Some(known) = self.glance(name) else { return asked.await };
+            match self.unless_away(asked).await {
+                Some(Err(e)) if !passes(&e) => Err(e),
+                Some(Ok(info)) => Ok(info),
+                None | Some(Err(_)) => {
+                    Ok(VolumeInfo { kept_journals: self.kept_journals(known.id).await?, ..known })
+                }
             }
-        }
+        })
     }
 
     /// Describes a volume by what this engine knows, where it has the volume open as its owner; asks nobody.
@@ -554,38 +559,43 @@ impl Volumes {
 
     /// Returns the volumes that this state folder owned when it was cut off, and those of which that can't be told now; asks
     /// nothing where there are none.
-    pub async fn left_open(&self) -> Result<Vec<Name>> {
-        let mut left = Vec::new();
-        for id in self.engine.local().await? {
-            if self.engine.has_journal(id).await? {
-                left.push(id);
+    pub fn left_open(&self) -> BoxFuture<'_, Result<Vec<Name>>> {
+        Box::pin(async move {
+            let mut left = Vec::new();
+            for id in self.engine.local().await? {
+                if self.engine.has_journal(id).await? {
+                    left.push(id);
+                }
             }
-        }
-        if left.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut names = self.names().await?;
-        let named = left.into_iter().filter_map(|id| Some((id, names.remove(&id)?)));
-        let looks = stream::iter(named).map(|(id, name)| async move {
-            // One whose head can't be read now is no reason to leave the others: opening it says why.
-            let is_ours = |head: Head| !head.removed && !head.active.released && self.engine.host_owns(&head);
-            let head = self.engine.cell(id).read().await;
-            head.map_or(true, |head| head.is_some_and(is_ours)).then_some(name)
-        });
-        Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
+            if left.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut names = self.names().await?;
+            let named = left.into_iter().filter_map(|id| Some((id, names.remove(&id)?)));
+            let looks = stream::iter(named).map(|(id, name)| async move {
+                // One whose head can't be read now is no reason to leave the others: opening it says why.
+                let is_ours =
+                    |head: Head| !head.removed && !head.active.released && self.engine.host_owns(&head);
+                let head = self.engine.cell(id).read().await;
+                head.map_or(true, |head| head.is_some_and(is_ours)).then_some(name)
+            });
+            Ok(looks.buffered(LOOKS_AT_ONCE).filter_map(|name| async { name }).collect().await)
+        })
     }
 
     /// Removes what is mirrored here of volumes that have gone on without it.
-    pub async fn forget_stale_sessions(&self) {
-        let local = self.engine.local().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "old sessions of mirrors stay for now");
-            BTreeSet::new()
-        });
-        for id in local {
-            if let Err(error) = forget_stale(&self.engine, id).await {
-                tracing::debug!(volume = %id, %error, "old sessions of a mirror stay for now");
+    pub fn forget_stale_sessions(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let local = self.engine.local().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "old sessions of mirrors stay for now");
+                BTreeSet::new()
+            });
+            for id in local {
+                if let Err(error) = forget_stale(&self.engine, id).await {
+                    tracing::debug!(volume = %id, %error, "old sessions of a mirror stay for now");
+                }
             }
-        }
+        })
     }
 
     /// Returns the journals of the volume that were put aside on this host.
@@ -606,35 +616,37 @@ impl Volumes {
     /// Recomputes from the maps of one recorded checkpoint what is needed, and compares it with that checkpoint's chunk table.
     /// Where the volume is open, nothing of it is deleted meanwhile; elsewhere its owner may delete what later checkpoints
     /// don't need, and then the newest of them is checked, from the beginning.
-    pub async fn check(&self, name: &Name) -> Result<CheckReport> {
-        let id = self.id(name).await?;
-        let (mut tries, mut failed) = (0, None::<(Head, Error, bool)>);
-        loop {
-            // Before the head is read: all that it names stays.
-            let kept = match self.here(id).map(|v| v.known()) {
-                Some(Known::Live(session)) => Some(session.keep_retired()),
-                _ => None,
-            };
-            let head = self.head(name, id).await?;
-            self.engine.check_open(name, &head).await?;
-            if let Some((was, error, held)) = failed.take() {
-                if was.checkpoint.nonce == head.checkpoint.nonce {
-                    return Err(error);
+    pub fn check<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<CheckReport>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            let (mut tries, mut failed) = (0, None::<(Head, Error, bool)>);
+            loop {
+                // Before the head is read: all that it names stays.
+                let kept = match self.here(id).map(|v| v.known()) {
+                    Some(Known::Live(session)) => Some(session.keep_retired()),
+                    _ => None,
+                };
+                let head = self.head(name, id).await?;
+                self.engine.check_open(name, &head).await?;
+                if let Some((was, error, held)) = failed.take() {
+                    if was.checkpoint.nonce == head.checkpoint.nonce {
+                        return Err(error);
+                    }
+                    if tries == CHECKS_MAX {
+                        return Err(self.outrun(name, &head, error, held));
+                    }
+                    tracing::debug!(volume = %name, %error, "a newer checkpoint was made: the check begins anew");
                 }
-                if tries == CHECKS_MAX {
-                    return Err(self.outrun(name, &head, error, held));
+                tries += 1;
+                match check(&self.engine, &head).await {
+                    // The next look at the head tells damage from what was deleted.
+                    Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unavailable | Kind::Removed) => {
+                        failed = Some((head, e, kept.is_some_and(|kept| kept.holds())));
+                    }
+                    done => return done,
                 }
-                tracing::debug!(volume = %name, %error, "a newer checkpoint was made: the check begins anew");
             }
-            tries += 1;
-            match check(&self.engine, &head).await {
-                // The next look at the head tells damage from what was deleted.
-                Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unavailable | Kind::Removed) => {
-                    failed = Some((head, e, kept.is_some_and(|kept| kept.holds())));
-                }
-                done => return done,
-            }
-        }
+        })
     }
 
     /// Returns the error of a check that came to no end, though it began with a newer checkpoint every time. `held`: this host
@@ -655,50 +667,66 @@ impl Volumes {
     }
 
     /// Returns a volume's snapshots, oldest first, without those that it took by itself.
-    pub async fn snapshots(&self, volume: &Name) -> Result<Vec<SnapshotInfo>> {
-        let id = self.id(volume).await?;
-        self.snapshots_of(volume, id).await
+    pub fn snapshots<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<SnapshotInfo>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            self.snapshots_of(volume, id).await
+        })
     }
 
     /// Returns names and sizes of a volume's snapshots, oldest first: what is known without asking for other volumes.
-    pub async fn snapshot_sizes(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
-        let id = self.id(volume).await?;
-        let (_, tables) = tables_to_the_end(self, volume, id).await?;
-        Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
+    pub fn snapshot_sizes<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<(Name, u64)>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (_, tables) = tables_to_the_end(self, volume, id).await?;
+            Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.size)).collect())
+        })
     }
 
     /// Returns what `snapshot_names` does, before the volume goes with them. A snapshot may be in this host's journal alone:
     /// then the volume is opened, which brings it to the pool.
-    pub async fn snapshots_at_stake(&self, volume: &Name) -> Result<Vec<Name>> {
-        if self.owned_here(volume).is_none() && self.info(volume).await?.unsent_bytes > 0 {
-            self.open(volume, OpenMode::Normal).await?;
-        }
-        self.snapshot_names(volume).await
+    pub fn snapshots_at_stake<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<Name>>> {
+        Box::pin(async move {
+            if self.owned_here(volume).is_none() && self.info(volume).await?.unsent_bytes > 0 {
+                self.open(volume, OpenMode::Normal).await?;
+            }
+            self.snapshot_names(volume).await
+        })
     }
 
     /// Returns the names of a volume's snapshots, and when they were taken, oldest first.
-    pub async fn snapshot_times(&self, volume: &Name) -> Result<Vec<(Name, u64)>> {
-        let id = self.id(volume).await?;
-        let (_, tables) = tables_to_the_end(self, volume, id).await?;
-        Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.created_ms)).collect())
+    pub fn snapshot_times<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<(Name, u64)>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (_, tables) = tables_to_the_end(self, volume, id).await?;
+            Ok(tables.snapshots().map(|(name, state)| (name.clone(), state.created_ms)).collect())
+        })
     }
 
     /// Returns the names of the snapshots that the volume did not take by itself.
-    pub async fn snapshot_names(&self, volume: &Name) -> Result<Vec<Name>> {
-        let id = self.id(volume).await?;
-        let (_, tables) = tables_to_the_end(self, volume, id).await?;
-        Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
+    pub fn snapshot_names<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<Name>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (_, tables) = tables_to_the_end(self, volume, id).await?;
+            Ok(by_name(&tables).map(|(name, _)| name.clone()).collect())
+        })
     }
 
     /// Returns the names of a volume's snapshots, or of those older than one of them, newest first; those that the volume took
     /// by itself come last. What changed since each of them can be told.
-    pub async fn snapshots_before(&self, volume: &Name, before: Option<&Name>) -> Result<Vec<Name>> {
-        let id = self.id(volume).await?;
-        let (_, tables) = tables_to_the_end(self, volume, id).await?;
-        let end = before.and_then(|name| tables.snapshot(name)).map_or(tables.tip, |state| state.id);
-        let mut older: Vec<_> = tables.snapshots().filter(|(_, state)| state.id < end).collect();
-        older.sort_by_key(|(_, state)| (state.history, std::cmp::Reverse(state.id)));
-        Ok(older.into_iter().map(|(name, _)| name.clone()).collect())
+    pub fn snapshots_before<'f>(
+        &'f self,
+        volume: &'f Name,
+        before: Option<&'f Name>,
+    ) -> BoxFuture<'f, Result<Vec<Name>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (_, tables) = tables_to_the_end(self, volume, id).await?;
+            let end = before.and_then(|name| tables.snapshot(name)).map_or(tables.tip, |state| state.id);
+            let mut older: Vec<_> = tables.snapshots().filter(|(_, state)| state.id < end).collect();
+            older.sort_by_key(|(_, state)| (state.history, std::cmp::Reverse(state.id)));
+            Ok(older.into_iter().map(|(name, _)| name.clone()).collect())
+        })
     }
 
     async fn snapshots_of(&self, volume: &Name, id: VolumeId) -> Result<Vec<SnapshotInfo>> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 use serde::{Deserialize, Serialize};
 
@@ -76,16 +77,18 @@ impl Trash<'_> {
 
     /// Puts a volume into the trash as `discard` does; with an id, only this volume. `Owned`: another volume has the name by
     /// now.
-    pub async fn discard_this(&self, name: &Name, this: Option<VolumeId>) -> Result<bool> {
-        let id = self.0.id(name).await?;
-        self.0.check_this(name, id, this)?;
-        let Some(head) = self.0.engine.cell(id).read().await?.filter(|head| !head.removed) else {
-            return self.0.remove_this(name, Some(id)).await.map(|()| false);
-        };
-        self.0.check_remove(name, false).await?;
-        self.0.release(name).await?;
-        self.put(name, &head).await?;
-        Ok(true)
+    pub fn discard_this<'f>(&'f self, name: &'f Name, this: Option<VolumeId>) -> BoxFuture<'f, Result<bool>> {
+        Box::pin(async move {
+            let id = self.0.id(name).await?;
+            self.0.check_this(name, id, this)?;
+            let Some(head) = self.0.engine.cell(id).read().await?.filter(|head| !head.removed) else {
+                return self.0.remove_this(name, Some(id)).await.map(|()| false);
+            };
+            self.0.check_remove(name, false).await?;
+            self.0.release(name).await?;
+            self.put(name, &head).await?;
+            Ok(true)
+        })
     }
 
     /// Puts a volume that went on in another pool into the trash, also where clones need it: as long as they do it stays.
@@ -151,133 +154,146 @@ impl Trash<'_> {
     }
 
     /// Lists the volumes in the trash, in order of time. `Unavailable` when for `patience` nothing comes.
-    pub async fn list(&self, patience: Duration) -> Result<Vec<TrashedVolume>> {
-        let rt = &self.0.engine.rt;
-        let late = || {
-            Error::new(
-                Kind::Unavailable,
-                format!("pool {}: too few stores answer", self.0.engine.pool.name()),
-            )
-        };
-        let all = rt.timeout(patience, self.discarded()).await.unwrap_or_else(|| Err(late()))?;
-        let looks = all.into_iter().filter_map(|gone| {
-            let (removed_ms, name) = gone.trashed()?;
-            // On the heap: what is buffered is moved from stack to stack, and an unoptimized build's stack is too small for it.
-            Some(Box::pin(async move {
-                let asked = rt.timeout(patience, self.0.info(&gone)).await;
-                let info = asked.unwrap_or_else(|| Err(late()));
-                TrashedVolume {
-                    info: info.map(|info| VolumeInfo { name: name.clone(), ..info }),
-                    name,
-                    removed_ms,
-                }
-            }))
-        });
-        // One that was removed for good, and whose entry a crash left, is not there.
-        let is_there = |one: &TrashedVolume| {
-            std::future::ready(!one.info.as_ref().is_err_and(|error| error.is(Kind::NotFound)))
-        };
-        Ok(stream::iter(looks).buffered(AT_ONCE).filter(is_there).collect().await)
+    pub fn list(&self, patience: Duration) -> BoxFuture<'_, Result<Vec<TrashedVolume>>> {
+        Box::pin(async move {
+            let rt = &self.0.engine.rt;
+            let late = || {
+                Error::new(
+                    Kind::Unavailable,
+                    format!("pool {}: too few stores answer", self.0.engine.pool.name()),
+                )
+            };
+            let all = rt.timeout(patience, self.discarded()).await.unwrap_or_else(|| Err(late()))?;
+            let looks = all.into_iter().filter_map(|gone| {
+                let (removed_ms, name) = gone.trashed()?;
+                // On the heap: what is buffered is moved from stack to stack, and an unoptimized build's stack is too small for it.
+                Some(Box::pin(async move {
+                    let asked = rt.timeout(patience, self.0.info(&gone)).await;
+                    let info = asked.unwrap_or_else(|| Err(late()));
+                    TrashedVolume {
+                        info: info.map(|info| VolumeInfo { name: name.clone(), ..info }),
+                        name,
+                        removed_ms,
+                    }
+                }))
+            });
+            // One that was removed for good, and whose entry a crash left, is not there.
+            let is_there = |one: &TrashedVolume| {
+                std::future::ready(!one.info.as_ref().is_err_and(|error| error.is(Kind::NotFound)))
+            };
+            Ok(stream::iter(looks).buffered(AT_ONCE).filter(is_there).collect().await)
+        })
     }
 
     /// Brings back the volume of this name that was removed last, under another name if `to` says one. `NotFound`: none is in
     /// the trash. `Exists`: the name is another's by now. `Refused`: it went on in another pool, so that what is there is an
     /// older copy, which comes back under a name that is said.
-    pub async fn restore(&self, name: &Name, to: Option<&Name>) -> Result<()> {
-        if to.is_none()
-            && let Some(moved) = self.moved_to(name).await?
-        {
-            let title = self.0.engine.title(name);
-            let why = format!(
-                "volume {title} was moved to {}/{}: what the trash has is what it was then; --to NAME brings that back as a volume \
+    pub fn restore<'f>(&'f self, name: &'f Name, to: Option<&'f Name>) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            if to.is_none()
+                && let Some(moved) = self.moved_to(name).await?
+            {
+                let title = self.0.engine.title(name);
+                let why = format!(
+                    "volume {title} was moved to {}/{}: what the trash has is what it was then; --to NAME brings that back as a volume \
                  of its own",
-                moved.pool, moved.name
-            );
-            return Err(Error::new(Kind::Refused, why));
-        }
-        let all = self.discarded_as(name).await?;
-        let gone = newest(all.iter(), name).expect("there is one: checked above");
-        rename(self.0, &gone, to.unwrap_or(name)).await
+                    moved.pool, moved.name
+                );
+                return Err(Error::new(Kind::Refused, why));
+            }
+            let all = self.discarded_as(name).await?;
+            let gone = newest(all.iter(), name).expect("there is one: checked above");
+            rename(self.0, &gone, to.unwrap_or(name)).await
+        })
     }
 
     /// Removes for good the volumes in the trash that had this name. Returns how many these were.
-    pub async fn purge(&self, name: &Name) -> Result<usize> {
-        let all = self.discarded_as(name).await?;
-        for gone in &all {
-            self.0.remove(gone).await?;
-        }
-        Ok(all.len())
+    pub fn purge<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<usize>> {
+        Box::pin(async move {
+            let all = self.discarded_as(name).await?;
+            for gone in &all {
+                self.0.remove(gone).await?;
+            }
+            Ok(all.len())
+        })
     }
 
     /// Removes for good what has been in the trash for so long, as `empty` does. The time is asked right before something goes
     /// for its age: where it can't be told, nothing goes.
-    pub async fn empty_old(&self, kept_ms: u64) -> Emptied {
-        match self.0.engine.pool.time().await {
-            Ok(clocks) => self.empty(clocks.earliest_ms.saturating_sub(kept_ms)).await,
-            Err(error) => Emptied { gone: 0, oldest_ms: None, failed: Err(error) },
-        }
+    pub fn empty_old(&self, kept_ms: u64) -> BoxFuture<'_, Emptied> {
+        Box::pin(async move {
+            match self.0.engine.pool.time().await {
+                Ok(clocks) => self.empty(clocks.earliest_ms.saturating_sub(kept_ms)).await,
+                Err(error) => Emptied { gone: 0, oldest_ms: None, failed: Err(error) },
+            }
+        })
     }
 
     /// Removes for good what was put into the trash up to then (ms since 1970): volumes, and snapshots of the volumes that are
     /// open here. Goes on after errors.
-    pub async fn empty(&self, upto_ms: u64) -> Emptied {
-        let (mut gone, mut failed, mut oldest) = (0, Ok(()), None::<u64>);
-        let mut due = |name: &Name| match name.trashed() {
-            Some((since, _)) if since > upto_ms => {
-                oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
-                false
+    pub fn empty(&self, upto_ms: u64) -> BoxFuture<'_, Emptied> {
+        Box::pin(async move {
+            let (mut gone, mut failed, mut oldest) = (0, Ok(()), None::<u64>);
+            let mut due = |name: &Name| match name.trashed() {
+                Some((since, _)) if since > upto_ms => {
+                    oldest = Some(oldest.map_or(since, |oldest| oldest.min(since)));
+                    false
+                }
+                trashed => trashed.is_some(),
+            };
+            let mut count = |done: Result<()>| match done {
+                Ok(()) => gone += 1,
+                // Another host was first, or its user; or it must stay: a template's, or a clone needs it.
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Refused) => {}
+                Err(e) if failed.is_ok() => failed = Err(e),
+                Err(_) => {}
+            };
+            match self.discarded().await {
+                Ok(mut all) => {
+                    all.retain(&mut due);
+                    for name in &all {
+                        count(self.0.remove(name).await);
+                    }
+                }
+                Err(e) => count(Err(e)),
             }
-            trashed => trashed.is_some(),
-        };
-        let mut count = |done: Result<()>| match done {
-            Ok(()) => gone += 1,
-            // Another host was first, or its user; or it must stay: a template's, or a clone needs it.
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Refused) => {}
-            Err(e) if failed.is_ok() => failed = Err(e),
-            Err(_) => {}
-        };
-        match self.discarded().await {
-            Ok(mut all) => {
+            for open in self.0.open_now() {
+                let Known::Live(session) = open.known() else { continue };
+                let mut all: Vec<Name> =
+                    session.tip.lock().tables.with_trash().map(|(name, _)| name.clone()).collect();
                 all.retain(&mut due);
                 for name in &all {
-                    count(self.0.remove(name).await);
+                    count(self.0.remove_snapshot(&open.name(), name).await);
                 }
             }
-            Err(e) => count(Err(e)),
-        }
-        for open in self.0.open_now() {
-            let Known::Live(session) = open.known() else { continue };
-            let mut all: Vec<Name> =
-                session.tip.lock().tables.with_trash().map(|(name, _)| name.clone()).collect();
-            all.retain(&mut due);
-            for name in &all {
-                count(self.0.remove_snapshot(&open.name(), name).await);
-            }
-        }
-        Emptied { gone, oldest_ms: oldest, failed }
+            Emptied { gone, oldest_ms: oldest, failed }
+        })
     }
 }
 
 impl Trash<'_> {
     /// Puts a snapshot into the trash of its volume. What `remove_snapshot` refuses is refused.
-    pub async fn discard_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        let removal = Removal { clean: true, for_good: false };
-        self.0.check_remove_snapshot(volume, snapshot, removal).await?;
-        let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
-        let there = tables.snapshot(snapshot).map(|s| (s.id, s.created_ms));
-        let (id, created_ms) = there.ok_or_else(|| no_snapshot(&self.0.engine.title(volume), snapshot))?;
-        let since = self.latest_ms().await.max(created_ms);
-        for ms in since..since + SAME_TIME_MAX {
-            match self.rename_snapshot(volume, id, (snapshot, &snapshot.in_trash(ms))).await {
-                Err(e) if e.is(Kind::Exists) => {}
-                done => return done,
+    pub fn discard_snapshot<'f>(&'f self, volume: &'f Name, snapshot: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let removal = Removal { clean: true, for_good: false };
+            self.0.check_remove_snapshot(volume, snapshot, removal).await?;
+            let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
+            let there = tables.snapshot(snapshot).map(|s| (s.id, s.created_ms));
+            let (id, created_ms) =
+                there.ok_or_else(|| no_snapshot(&self.0.engine.title(volume), snapshot))?;
+            let since = self.latest_ms().await.max(created_ms);
+            for ms in since..since + SAME_TIME_MAX {
+                match self.rename_snapshot(volume, id, (snapshot, &snapshot.in_trash(ms))).await {
+                    Err(e) if e.is(Kind::Exists) => {}
+                    done => return done,
+                }
             }
-        }
-        let why = format!(
-            "snapshots {}@{snapshot} are removed at the same time: try again",
-            self.0.engine.title(volume)
-        );
-        Err(Error::new(Kind::Owned, why))
+            let why = format!(
+                "snapshots {}@{snapshot} are removed at the same time: try again",
+                self.0.engine.title(volume)
+            );
+            Err(Error::new(Kind::Owned, why))
+        })
     }
 
     async fn rename_snapshot(&self, volume: &Name, id: StateId, (from, to): (&Name, &Name)) -> Result<()> {
@@ -286,31 +302,46 @@ impl Trash<'_> {
     }
 
     /// Returns a volume's snapshots in the trash, in order of time.
-    pub async fn snapshots(&self, volume: &Name) -> Result<Vec<TrashedSnapshot>> {
-        let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
-        let one = |(name, state): (&Name, &crate::space::State)| {
-            let (removed_ms, name) = name.trashed()?;
-            Some(TrashedSnapshot { name, size: state.size, created_ms: state.created_ms, removed_ms })
-        };
-        let mut all: Vec<_> = tables.with_trash().filter_map(one).collect();
-        all.sort_by_key(|one| one.removed_ms);
-        Ok(all)
+    pub fn snapshots<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<TrashedSnapshot>>> {
+        Box::pin(async move {
+            let tables = self.0.newest_tables(volume, self.0.id(volume).await?).await?;
+            let one = |(name, state): (&Name, &crate::space::State)| {
+                let (removed_ms, name) = name.trashed()?;
+                Some(TrashedSnapshot { name, size: state.size, created_ms: state.created_ms, removed_ms })
+            };
+            let mut all: Vec<_> = tables.with_trash().filter_map(one).collect();
+            all.sort_by_key(|one| one.removed_ms);
+            Ok(all)
+        })
     }
 
     /// Brings back the snapshot of this name that was removed last, as `restore` does a volume.
-    pub async fn restore_snapshot(&self, volume: &Name, snapshot: &Name, to: Option<&Name>) -> Result<()> {
-        let all = self.trashed_as(volume, snapshot).await?;
-        let gone = newest(all.keys(), snapshot).expect("there is one: checked above");
-        self.rename_snapshot(volume, all[&gone], (&gone, to.unwrap_or(snapshot))).await
+    pub fn restore_snapshot<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+        to: Option<&'f Name>,
+    ) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let all = self.trashed_as(volume, snapshot).await?;
+            let gone = newest(all.keys(), snapshot).expect("there is one: checked above");
+            self.rename_snapshot(volume, all[&gone], (&gone, to.unwrap_or(snapshot))).await
+        })
     }
 
     /// Removes for good the snapshots in the trash that had this name, as `purge` does volumes. Returns how many these were.
-    pub async fn purge_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<usize> {
-        let all = self.trashed_as(volume, snapshot).await?;
-        for gone in all.keys() {
-            self.0.remove_snapshot(volume, gone).await?;
-        }
-        Ok(all.len())
+    pub fn purge_snapshot<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+    ) -> BoxFuture<'f, Result<usize>> {
+        Box::pin(async move {
+            let all = self.trashed_as(volume, snapshot).await?;
+            for gone in all.keys() {
+                self.0.remove_snapshot(volume, gone).await?;
+            }
+            Ok(all.len())
+        })
     }
 
     /// Returns the snapshots in the trash that had this name. Their volume is opened for that: an owner that was shut out and

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::volumes::{OpenMode, Volumes};
 use crate::head::{Head, Stop};
 use crate::session::Session;
@@ -35,12 +37,14 @@ impl Volumes {
 
     /// Opens an encrypted volume's keys, which are here until the process ends. Returns the number of the slot. `Denied` names
     /// the slots that were tried. `Refused`: the volume is not encrypted.
-    pub async fn unlock(&self, name: &Name, offered: &Offered) -> Result<u8> {
-        let id = self.id(name).await?;
-        let head = self.head(name, id).await?;
-        let (key, slot) = self.unlocked(name, &head, offered).await?;
-        self.engine.keys.put(id, key);
-        Ok(slot)
+    pub fn unlock<'f>(&'f self, name: &'f Name, offered: &'f Offered) -> BoxFuture<'f, Result<u8>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            let head = self.head(name, id).await?;
+            let (key, slot) = self.unlocked(name, &head, offered).await?;
+            self.engine.keys.put(id, key);
+            Ok(slot)
+        })
     }
 
     async fn unlocked(&self, name: &Name, head: &Head, offered: &Offered) -> Result<(Secret, u8)> {
@@ -50,48 +54,77 @@ impl Volumes {
     }
 
     /// Returns the slots of an encrypted volume.
-    pub async fn key_slots(&self, name: &Name) -> Result<Vec<Slot>> {
-        let head = self.head(name, self.id(name).await?).await?;
-        Ok(self.keys_of(name, &head)?.slots().to_vec())
+    pub fn key_slots<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<Vec<Slot>>> {
+        Box::pin(async move {
+            let head = self.head(name, self.id(name).await?).await?;
+            Ok(self.keys_of(name, &head)?.slots().to_vec())
+        })
     }
 
     /// Lets `new` open the volume, by a slot of its own, for whoever opens the volume by `offered`. Returns the new slot's
     /// number.
-    pub async fn add_key(&self, name: &Name, offered: &Offered, new: &Offered) -> Result<u8> {
-        self.change_keys(name, offered, move |keys, key, _, rt, costs| keys.add_slot(rt, key, new, costs))
-            .await
+    pub fn add_key<'f>(
+        &'f self,
+        name: &'f Name,
+        offered: &'f Offered,
+        new: &'f Offered,
+    ) -> BoxFuture<'f, Result<u8>> {
+        Box::pin(async move {
+            self.change_keys(name, offered, move |keys, key, _, rt, costs| keys.add_slot(rt, key, new, costs))
+                .await
+        })
     }
 
     /// Puts `new` into the slot that `offered` opens, in place of `offered`. Returns the slot's number.
-    pub async fn change_key(&self, name: &Name, offered: &Offered, new: &Offered) -> Result<u8> {
-        self.change_keys(name, offered, move |keys, key, slot, rt, costs| {
-            keys.replace_slot(rt, key, slot, new, costs)?;
-            Ok(slot)
+    pub fn change_key<'f>(
+        &'f self,
+        name: &'f Name,
+        offered: &'f Offered,
+        new: &'f Offered,
+    ) -> BoxFuture<'f, Result<u8>> {
+        Box::pin(async move {
+            self.change_keys(name, offered, move |keys, key, slot, rt, costs| {
+                keys.replace_slot(rt, key, slot, new, costs)?;
+                Ok(slot)
+            })
+            .await
         })
-        .await
     }
 
     /// Removes a slot, which opens the volume no more. `offered` must open the volume: else anybody who can reach the pool
     /// could lock all others out by mistake.
-    pub async fn remove_key(&self, name: &Name, offered: &Offered, slot: u8) -> Result<()> {
-        self.change_keys(name, offered, move |keys, _, _, _, _| keys.remove_slot(slot)).await
+    pub fn remove_key<'f>(
+        &'f self,
+        name: &'f Name,
+        offered: &'f Offered,
+        slot: u8,
+    ) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            self.change_keys(name, offered, move |keys, _, _, _, _| keys.remove_slot(slot)).await
+        })
     }
 
     /// Seals what is written from now on by a new data key, and what there is anew. Returns the new key's number when that key
     /// is in force: what is left goes on wherever the volume is open. The volume's key is looked for as to open the volume,
     /// unless it is given.
-    pub async fn rotate_keys(&self, name: &Name, offered: Option<&Offered>) -> Result<u8> {
-        let id = self.id(name).await?;
-        let head = self.head(name, id).await?;
-        self.keys_of(name, &head)?;
-        if let Some(offered) = offered {
-            let (key, _) = self.unlocked(name, &head, offered).await?;
-            self.engine.keys.put(id, key);
-        }
-        let open = self.open(name, OpenMode::Normal).await?;
-        let number = open.ask(|session| async move { session.rotate_keys().await }).await?;
-        tracing::info!(volume = %self.engine.title(name), number, "what is written is sealed by a new data key");
-        Ok(number)
+    pub fn rotate_keys<'f>(
+        &'f self,
+        name: &'f Name,
+        offered: Option<&'f Offered>,
+    ) -> BoxFuture<'f, Result<u8>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            let head = self.head(name, id).await?;
+            self.keys_of(name, &head)?;
+            if let Some(offered) = offered {
+                let (key, _) = self.unlocked(name, &head, offered).await?;
+                self.engine.keys.put(id, key);
+            }
+            let open = self.open(name, OpenMode::Normal).await?;
+            let number = open.ask(|session| async move { session.rotate_keys().await }).await?;
+            tracing::info!(volume = %self.engine.title(name), number, "what is written is sealed by a new data key");
+            Ok(number)
+        })
     }
 
     /// Waits until the data keys of an encrypted volume are one again. `told` hears from time to time how many bytes older ones
@@ -107,18 +140,20 @@ impl Volumes {
     }
 
     /// Returns the data keys of an encrypted volume, and how much each of them seals, by the last checkpoint. Needs no key.
-    pub async fn data_keys(&self, name: &Name) -> Result<Vec<DataKeyUse>> {
-        let found = self.engine.chunk_table(self.id(name).await?).await?;
-        let Some((head, chunk_table)) = found else { return Ok(Vec::new()) };
-        let keys = self.keys_of(name, &head)?;
-        let (newest, sealed) = (keys.current(head.volume), chunk_table.sealed_bytes());
-        let of = |key: &DataKey| DataKeyUse {
-            number: key.number,
-            made_ms: key.made_ms,
-            seals: key.number == newest,
-            bytes: sealed.get(&key.number).copied().unwrap_or_default(),
-        };
-        Ok(keys.data_keys_of(head.volume).map(of).collect())
+    pub fn data_keys<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<Vec<DataKeyUse>>> {
+        Box::pin(async move {
+            let found = self.engine.chunk_table(self.id(name).await?).await?;
+            let Some((head, chunk_table)) = found else { return Ok(Vec::new()) };
+            let keys = self.keys_of(name, &head)?;
+            let (newest, sealed) = (keys.current(head.volume), chunk_table.sealed_bytes());
+            let of = |key: &DataKey| DataKeyUse {
+                number: key.number,
+                made_ms: key.made_ms,
+                seals: key.number == newest,
+                bytes: sealed.get(&key.number).copied().unwrap_or_default(),
+            };
+            Ok(keys.data_keys_of(head.volume).map(of).collect())
+        })
     }
 
     async fn change_keys<T>(

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 
@@ -165,9 +165,11 @@ impl Volumes {
     }
 
     /// Returns the volume that the name leads to now, if it does to one.
-    pub async fn key_of(&self, name: &Name) -> Result<Option<(PoolId, VolumeId)>> {
-        let entry = self.engine.pool.name_entry(name).await?;
-        Ok(entry.map(|entry| (self.engine.pool.id(), entry.volume)))
+    pub fn key_of<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<Option<(PoolId, VolumeId)>>> {
+        Box::pin(async move {
+            let entry = self.engine.pool.name_entry(name).await?;
+            Ok(entry.map(|entry| (self.engine.pool.id(), entry.volume)))
+        })
     }
 
     /// Returns the directory's entry for the name. `NotFound`: it has none.
@@ -267,9 +269,11 @@ impl Volumes {
     }
 
     /// Opens a volume: returns the one `Volume` of this engine. A session that failed before is replaced by a new one.
-    pub async fn open(&self, name: &Name, mode: OpenMode) -> Result<Arc<Volume>> {
-        let id = self.id_in_an_outage(name).await?;
-        self.open_as(name, id, mode, None).await
+    pub fn open<'f>(&'f self, name: &'f Name, mode: OpenMode) -> BoxFuture<'f, Result<Arc<Volume>>> {
+        Box::pin(async move {
+            let id = self.id_in_an_outage(name).await?;
+            self.open_as(name, id, mode, None).await
+        })
     }
 
     /// Opens the volume for a client of another process of this host, as that process told it (`Volume::held`), whatever it is
@@ -277,23 +281,27 @@ impl Volumes {
     ///
     /// # Errors
     /// `Fenced`: others have had it since. `NotFound`: it is gone.
-    pub async fn open_again(
-        &self,
+    pub fn open_again<'f>(
+        &'f self,
         id: VolumeId,
-        called: &Name,
-        held: Option<&[Epoch]>,
-    ) -> Result<Arc<Volume>> {
-        let name = self.name_now(id, called).await?;
-        self.open_as(&name, id, OpenMode::Attach, held).await
+        called: &'f Name,
+        held: Option<&'f [Epoch]>,
+    ) -> BoxFuture<'f, Result<Arc<Volume>>> {
+        Box::pin(async move {
+            let name = self.name_now(id, called).await?;
+            self.open_as(&name, id, OpenMode::Attach, held).await
+        })
     }
 
     /// Returns the name by now of a volume that was called `called` a moment ago.
     ///
     /// # Errors
     /// `NotFound`: it is gone.
-    pub async fn name_now(&self, id: VolumeId, called: &Name) -> Result<Name> {
-        let head = self.head(called, id).await?;
-        Ok(head.naming.name.unwrap_or_else(|| called.clone()))
+    pub fn name_now<'f>(&'f self, id: VolumeId, called: &'f Name) -> BoxFuture<'f, Result<Name>> {
+        Box::pin(async move {
+            let head = self.head(called, id).await?;
+            Ok(head.naming.name.unwrap_or_else(|| called.clone()))
+        })
     }
 
     /// Opens the volume of this id. `held`: who is to use it goes on from one of these ownerships.
@@ -492,29 +500,33 @@ impl Volumes {
     }
 
     /// Drains and releases the volume if it is open here or owned by this state folder; nothing to do otherwise.
-    pub async fn release(&self, name: &Name) -> Result<()> {
-        let id = self.id(name).await?;
-        if self.here(id).is_none_or(|volume| volume.stands_by()) {
-            let head = self.head(name, id).await?;
-            if head.active.released {
-                return Ok(());
+    pub fn release<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let id = self.id(name).await?;
+            if self.here(id).is_none_or(|volume| volume.stands_by()) {
+                let head = self.head(name, id).await?;
+                if head.active.released {
+                    return Ok(());
+                }
             }
-        }
-        self.open(name, OpenMode::Normal).await?.release().await
+            self.open(name, OpenMode::Normal).await?.release().await
+        })
     }
 
     /// Stores what is unsent of all open volumes, as far as `limit` lasts, while they go on: to let go of them soon after is
     /// quick.
-    pub async fn store_unsent(&self, limit: Duration) {
-        let open = self.open_now();
-        let stored = open.iter().map(|volume| async {
+    pub fn store_unsent(&self, limit: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let open = self.open_now();
+            let stored = open.iter().map(|volume| async {
             let Known::Live(session) = volume.known() else { return };
             let upto = session.tip.lock().lsn;
             if let Err(stop) = store_upto(&session, upto).await {
                 tracing::debug!(volume = %volume.title(), error = %stop.error(), "not all of it is stored");
             }
         });
-        let _ = self.engine.rt.timeout(limit, join_all(stored)).await;
+            let _ = self.engine.rt.timeout(limit, join_all(stored)).await;
+        })
     }
 
     /// Releases the open volumes that are not used, as far as `drain` lasts.
@@ -541,11 +553,13 @@ impl Volumes {
     /// Lets go of all open volumes, for another process of this state folder to go on with: their journals are written out, and
     /// what this host owns stays its own, so that no other host gets it in between. None is claimed here after that, until
     /// `stay`.
-    pub async fn leave(&self) {
-        self.keep_notes();
-        self.engine.left.store(true, Ordering::Relaxed);
-        let open = self.open_now();
-        join_all(open.iter().map(|volume| volume.let_go())).await;
+    pub fn leave(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.keep_notes();
+            self.engine.left.store(true, Ordering::Relaxed);
+            let open = self.open_now();
+            join_all(open.iter().map(|volume| volume.let_go())).await;
+        })
     }
 
     /// Opens volumes here again, since the other process does not come.
@@ -555,9 +569,10 @@ impl Volumes {
     }
 
     /// Releases all open volumes, as far as `drain` lasts. Returns a sentence for each that stays unreleased.
-    pub async fn shutdown(&self, drain: Duration) -> Vec<String> {
-        let open = self.open_now();
-        let released = open.iter().map(|v| async {
+    pub fn shutdown(&self, drain: Duration) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            let open = self.open_now();
+            let released = open.iter().map(|v| async {
             let done = match self.engine.rt.timeout(drain, v.release()).await {
                 Some(done) => done,
                 None => Err(Error::new(Kind::Timeout, "its writes could not all be stored in time")),
@@ -578,7 +593,8 @@ impl Volumes {
                 format!("volume {} stays owned by this host: {e}{unsent}", v.title())
             })
         });
-        join_all(released).await.into_iter().flatten().collect()
+            join_all(released).await.into_iter().flatten().collect()
+        })
     }
 
     /// Returns all names, by the volumes that have them.
@@ -641,8 +657,10 @@ impl Volumes {
     }
 
     /// Frees what nobody needs, and returns when that is done.
-    pub async fn collect(&self, volume: &Name) -> Result<()> {
-        let open = self.open(volume, OpenMode::Normal).await?;
-        open.ask(|session| async move { session.collect_all().await }).await
+    pub fn collect<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let open = self.open(volume, OpenMode::Normal).await?;
+            open.ask(|session| async move { session.collect_all().await }).await
+        })
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::handle::{SnapshotView, Volume};
@@ -36,21 +37,23 @@ impl Side {
     }
 
     /// Reads a range; zeros behind the state's end.
-    pub async fn read(&self, range: &Range<u64>) -> Result<Bytes> {
-        let (start, end) = (range.start, range.end.min(self.size()));
-        let here = end.saturating_sub(start);
-        let data = match self {
-            _ if here == 0 => Bytes::new(),
-            Side::Snapshot(view) => view.read(start, here).await?,
-            Side::Tip(volume) => volume.read(start, here).await?,
-        };
-        let len = (range.end - range.start) as usize;
-        if data.len() == len {
-            return Ok(data);
-        }
-        let mut all = BytesMut::from(&data[..]);
-        all.resize(len, 0);
-        Ok(all.freeze())
+    pub fn read<'f>(&'f self, range: &'f Range<u64>) -> BoxFuture<'f, Result<Bytes>> {
+        Box::pin(async move {
+            let (start, end) = (range.start, range.end.min(self.size()));
+            let here = end.saturating_sub(start);
+            let data = match self {
+                _ if here == 0 => Bytes::new(),
+                Side::Snapshot(view) => view.read(start, here).await?,
+                Side::Tip(volume) => volume.read(start, here).await?,
+            };
+            let len = (range.end - range.start) as usize;
+            if data.len() == len {
+                return Ok(data);
+            }
+            let mut all = BytesMut::from(&data[..]);
+            all.resize(len, 0);
+            Ok(all.freeze())
+        })
     }
 
     /// Returns runs that may differ from that snapshot, or that are data where there is none; as `Volume::changed_since`.
@@ -65,33 +68,41 @@ impl Side {
     }
 
     /// Returns which parts of a range are data, and which take no space.
-    pub async fn allocation(&self, range: &Range<u64>) -> Result<Vec<(Range<u64>, bool)>> {
-        let (mut at, mut all) = (range.start, Vec::new());
-        while at < range.end {
-            let len = range.end - at;
-            let runs = match self {
-                Side::Snapshot(view) => view.allocation(at, len, RUNS).await?,
-                Side::Tip(volume) => volume.allocation(at, len, RUNS).await?,
-            };
-            for (len, is_data) in runs {
-                all.push((at..at + len, is_data));
-                at += len;
+    pub fn allocation<'f>(&'f self, range: &'f Range<u64>) -> BoxFuture<'f, Result<Vec<(Range<u64>, bool)>>> {
+        Box::pin(async move {
+            let (mut at, mut all) = (range.start, Vec::new());
+            while at < range.end {
+                let len = range.end - at;
+                let runs = match self {
+                    Side::Snapshot(view) => view.allocation(at, len, RUNS).await?,
+                    Side::Tip(volume) => volume.allocation(at, len, RUNS).await?,
+                };
+                for (len, is_data) in runs {
+                    all.push((at..at + len, is_data));
+                    at += len;
+                }
             }
-        }
-        Ok(all)
+            Ok(all)
+        })
     }
 
     /// Returns, from `at` on, ranges that may differ from that snapshot (all data, where there is none), and where the look
     /// ended.
-    pub async fn changed(&self, since: Option<&Since>, mut at: u64) -> Result<(Vec<Range<u64>>, u64)> {
-        let mut changed = Vec::new();
-        if at < self.size() {
-            for (len, is) in self.runs(since, at).await? {
-                changed.extend(is.then_some(at..at + len));
-                at += len;
+    pub fn changed<'f>(
+        &'f self,
+        since: Option<&'f Since>,
+        mut at: u64,
+    ) -> BoxFuture<'f, Result<(Vec<Range<u64>>, u64)>> {
+        Box::pin(async move {
+            let mut changed = Vec::new();
+            if at < self.size() {
+                for (len, is) in self.runs(since, at).await? {
+                    changed.extend(is.then_some(at..at + len));
+                    at += len;
+                }
             }
-        }
-        Ok((changed, at))
+            Ok((changed, at))
+        })
     }
 }
 
@@ -114,19 +125,25 @@ pub struct Step {
 }
 
 /// Looks at both sides from `at` on, as far as one look reaches on both.
-pub async fn step(ours: (&Side, Option<&Since>), theirs: (&Side, Option<&Since>), at: u64) -> Result<Step> {
-    let (our_ranges, our_end) = ours.0.changed(ours.1, at).await?;
-    let (their_ranges, their_end) = theirs.0.changed(theirs.1, at).await?;
-    let end = match (our_end == at, their_end == at) {
-        // One of the two ends before the other.
-        (true, _) => their_end,
-        (_, true) => our_end,
-        _ => our_end.min(their_end),
-    };
-    let cut = |ranges: Vec<Range<u64>>| {
-        ranges.into_iter().map(|range| range.start..range.end.min(end)).filter(|range| !range.is_empty())
-    };
-    Ok(Step { ours: cut(our_ranges).collect(), theirs: cut(their_ranges).collect(), end })
+pub fn step<'f>(
+    ours: (&'f Side, Option<&'f Since>),
+    theirs: (&'f Side, Option<&'f Since>),
+    at: u64,
+) -> BoxFuture<'f, Result<Step>> {
+    Box::pin(async move {
+        let (our_ranges, our_end) = ours.0.changed(ours.1, at).await?;
+        let (their_ranges, their_end) = theirs.0.changed(theirs.1, at).await?;
+        let end = match (our_end == at, their_end == at) {
+            // One of the two ends before the other.
+            (true, _) => their_end,
+            (_, true) => our_end,
+            _ => our_end.min(their_end),
+        };
+        let cut = |ranges: Vec<Range<u64>>| {
+            ranges.into_iter().map(|range| range.start..range.end.min(end)).filter(|range| !range.is_empty())
+        };
+        Ok(Step { ours: cut(our_ranges).collect(), theirs: cut(their_ranges).collect(), end })
+    })
 }
 
 /// Cuts ranges to `STEP` bytes at most. Returns them, and where they end: at `end`, if it is all of them.

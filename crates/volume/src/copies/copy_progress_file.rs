@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::read::EngineContext;
@@ -60,26 +61,32 @@ impl CopyFile {
         CopyFile { disk: engine.disk.clone(), dir: engine.folder(written) }
     }
 
-    pub async fn load(&self) -> Option<CopyNote> {
-        let bytes = self.disk.read(&self.dir.join(FILE), FILE_MAX).await.ok()?;
-        serde_json::from_slice::<CopyNote>(&bytes).ok().filter(|note| note.format == FORMAT)
+    pub fn load(&self) -> BoxFuture<'_, Option<CopyNote>> {
+        Box::pin(async move {
+            let bytes = self.disk.read(&self.dir.join(FILE), FILE_MAX).await.ok()?;
+            serde_json::from_slice::<CopyNote>(&bytes).ok().filter(|note| note.format == FORMAT)
+        })
     }
 
     /// Writes the note, which is durable on return.
-    pub async fn store(&self, note: &CopyNote) -> Result<()> {
-        let bytes = serde_json::to_vec(note)
-            .map_err(|e| Error::new(Kind::Internal, "the note of a copy cannot be written").because(e))?;
-        let written = async {
-            self.disk.create_dir(&self.dir).await?;
-            self.disk.write_atomic(&self.dir.join(FILE), bytes.into()).await
-        };
-        written.await.context(|| format!("noting how far a copy has come in {}", self.dir.display()))
+    pub fn store<'f>(&'f self, note: &'f CopyNote) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let bytes = serde_json::to_vec(note)
+                .map_err(|e| Error::new(Kind::Internal, "the note of a copy cannot be written").because(e))?;
+            let written = async {
+                self.disk.create_dir(&self.dir).await?;
+                self.disk.write_atomic(&self.dir.join(FILE), bytes.into()).await
+            };
+            written.await.context(|| format!("noting how far a copy has come in {}", self.dir.display()))
+        })
     }
 
     /// Removes the file. One that stays says of a copy that is whole how far it had come: harmless.
-    pub async fn remove(&self) {
-        if let Err(error) = self.disk.remove(&self.dir.join(FILE)).await {
-            tracing::debug!(dir = %self.dir.display(), %error, "the note of a copy stays");
-        }
+    pub fn remove(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.disk.remove(&self.dir.join(FILE)).await {
+                tracing::debug!(dir = %self.dir.display(), %error, "the note of a copy stays");
+            }
+        })
     }
 }

@@ -12,6 +12,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -124,73 +125,75 @@ struct Work<'a> {
 /// # Errors
 /// `Exists`: the copy has another snapshot of that name, or this one in the trash. `Refused`: the copy has been changed since
 /// the newest common snapshot, or holds something else, or is larger. `Corrupt`: what was written reads otherwise.
-pub async fn copy_snapshot(
-    (from, volume, snapshot): (&Volumes, &Name, &Name),
-    (to, copy): (&Volumes, &Name),
-    how: Copying<'_>,
-) -> Result<Copied> {
-    let view = from.open_snapshot(volume, snapshot).await?;
-    let id = view.volume();
-    let ours = from.newest_tables(volume, id).await?;
-    let state = ours.find(&view.id()).ok_or_else(|| view.gone())?.1.clone();
-    let head = from.head(volume, id).await?;
-    if head.keys.is_some() {
-        check_encrypted((from, volume), (to, copy)).await?;
-    }
-    let open = open_copy(to, copy, &view, &head.settings).await?;
-    if open.id() == id {
-        return Err(Error::new(Kind::Usage, "a volume is not copied onto itself: name another"));
-    }
-    let filling = Some(open.fill().await?);
-    let (title, wanted) = (to.engine.title(copy), identity(id, &state));
-    let theirs = to.newest_tables(copy, open.id()).await?;
-    match theirs.copy_of(wanted) {
-        Some((name, _)) if name.trashed().is_some() => {
-            let why = format!(
-                "volume {title} has it in the trash: `windlass snapshot restore {title}@{snapshot}` brings it back"
-            );
-            return Err(Error::new(Kind::Exists, why));
+pub fn copy_snapshot<'f>(
+    (from, volume, snapshot): (&'f Volumes, &'f Name, &'f Name),
+    (to, copy): (&'f Volumes, &'f Name),
+    how: Copying<'f>,
+) -> BoxFuture<'f, Result<Copied>> {
+    Box::pin(async move {
+        let view = from.open_snapshot(volume, snapshot).await?;
+        let id = view.volume();
+        let ours = from.newest_tables(volume, id).await?;
+        let state = ours.find(&view.id()).ok_or_else(|| view.gone())?.1.clone();
+        let head = from.head(volume, id).await?;
+        if head.keys.is_some() {
+            check_encrypted((from, volume), (to, copy)).await?;
         }
-        Some((name, _)) => {
-            CopyFile::of(&to.engine, open.id()).remove().await;
-            if copy.moved_as().is_none() {
-                end_round(&open, wanted).await?;
-            }
-            let mut done = Copied { already: true, ..Copied::default() };
-            if how.verify_all {
-                let copied = Side::Snapshot(to.open_snapshot(copy, name).await?);
-                done.verified_bytes =
-                    match compare((&Side::Snapshot(view.clone()), &copied), &memory(to), &how).await? {
-                        Ok(bytes) => bytes,
-                        Err(first) => {
-                            let older = newest_common((&view, id, &ours), (&open, &theirs)).await?;
-                            return Err(false_copy(&title, name, first, older.is_some()));
-                        }
-                    };
-            }
-            return Ok(done);
+        let open = open_copy(to, copy, &view, &head.settings).await?;
+        if open.id() == id {
+            return Err(Error::new(Kind::Usage, "a volume is not copied onto itself: name another"));
         }
-        None => {}
-    }
-    theirs.check_new(snapshot).map_err(|e| e.context(format!("volume {title}")))?;
-    let common = newest_common((&view, id, &ours), (&open, &theirs)).await?;
-    let file = CopyFile::of(&to.engine, open.id());
-    let note = CopyNote::begin(id, state.id, common.as_ref().map(|common| common.state));
-    let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
-    let (source, memory) = (Side::Snapshot(view), memory(to));
-    let mut work =
-        Work { volumes: to, how: &how, source, copy: open, filling, common, file, note, done, memory };
-    // What is being moved here is shown to nobody before it is whole: its name says so.
-    let round = copy.moved_as().is_none().then_some(wanted);
-    work.begin(round).await?;
-    work.copy().await?;
-    work.verify().await?;
-    snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
-    if let Some(round) = round {
-        end_round(&work.copy, round).await?;
-    }
-    work.file.remove().await;
-    Ok(work.done)
+        let filling = Some(open.fill().await?);
+        let (title, wanted) = (to.engine.title(copy), identity(id, &state));
+        let theirs = to.newest_tables(copy, open.id()).await?;
+        match theirs.copy_of(wanted) {
+            Some((name, _)) if name.trashed().is_some() => {
+                let why = format!(
+                    "volume {title} has it in the trash: `windlass snapshot restore {title}@{snapshot}` brings it back"
+                );
+                return Err(Error::new(Kind::Exists, why));
+            }
+            Some((name, _)) => {
+                CopyFile::of(&to.engine, open.id()).remove().await;
+                if copy.moved_as().is_none() {
+                    end_round(&open, wanted).await?;
+                }
+                let mut done = Copied { already: true, ..Copied::default() };
+                if how.verify_all {
+                    let copied = Side::Snapshot(to.open_snapshot(copy, name).await?);
+                    done.verified_bytes =
+                        match compare((&Side::Snapshot(view.clone()), &copied), &memory(to), &how).await? {
+                            Ok(bytes) => bytes,
+                            Err(first) => {
+                                let older = newest_common((&view, id, &ours), (&open, &theirs)).await?;
+                                return Err(false_copy(&title, name, first, older.is_some()));
+                            }
+                        };
+                }
+                return Ok(done);
+            }
+            None => {}
+        }
+        theirs.check_new(snapshot).map_err(|e| e.context(format!("volume {title}")))?;
+        let common = newest_common((&view, id, &ours), (&open, &theirs)).await?;
+        let file = CopyFile::of(&to.engine, open.id());
+        let note = CopyNote::begin(id, state.id, common.as_ref().map(|common| common.state));
+        let done = Copied { base: common.as_ref().map(|common| common.name.clone()), ..Copied::default() };
+        let (source, memory) = (Side::Snapshot(view), memory(to));
+        let mut work =
+            Work { volumes: to, how: &how, source, copy: open, filling, common, file, note, done, memory };
+        // What is being moved here is shown to nobody before it is whole: its name says so.
+        let round = copy.moved_as().is_none().then_some(wanted);
+        work.begin(round).await?;
+        work.copy().await?;
+        work.verify().await?;
+        snapshot_as(&work.copy, snapshot, wanted, state.created_ms).await?;
+        if let Some(round) = round {
+            end_round(&work.copy, round).await?;
+        }
+        work.file.remove().await;
+        Ok(work.done)
+    })
 }
 
 /// Returns the round that stands in the copy's head.
@@ -320,18 +323,20 @@ pub struct Rest {
 impl Rest {
     /// Makes the difference since a snapshot that both have by the same name, and notes in the copy's file that it is written
     /// to.
-    pub async fn since(
-        snapshot: &Name,
-        source: &Arc<Volume>,
-        (to, copy): (&Volumes, &Arc<Volume>),
-    ) -> Result<Rest> {
-        let (ours, theirs) = (source.since(snapshot).await?, copy.since(snapshot).await?);
-        let state = theirs.snapshot.state;
-        let common = Common { ours, theirs, name: snapshot.clone(), state };
-        let rest = Rest { to: to.clone(), source: source.clone(), copy: copy.clone(), common };
-        // Whatever becomes of it, the next copy of a snapshot writes over it.
-        rest.work(&QUIET).file.store(&rest.note()).await?;
-        Ok(rest)
+    pub fn since<'f>(
+        snapshot: &'f Name,
+        source: &'f Arc<Volume>,
+        (to, copy): (&'f Volumes, &'f Arc<Volume>),
+    ) -> BoxFuture<'f, Result<Rest>> {
+        Box::pin(async move {
+            let (ours, theirs) = (source.since(snapshot).await?, copy.since(snapshot).await?);
+            let state = theirs.snapshot.state;
+            let common = Common { ours, theirs, name: snapshot.clone(), state };
+            let rest = Rest { to: to.clone(), source: source.clone(), copy: copy.clone(), common };
+            // Whatever becomes of it, the next copy of a snapshot writes over it.
+            rest.work(&QUIET).file.store(&rest.note()).await?;
+            Ok(rest)
+        })
     }
 
     /// Returns a note that names no snapshot, since what is written is of none.
@@ -355,26 +360,30 @@ impl Rest {
     }
 
     /// Returns how many bytes may differ now.
-    pub async fn bytes(&self) -> Result<u64> {
-        let source = Side::Tip(self.source.clone());
-        let (mut at, mut bytes) = (0, 0);
-        while at < source.size() {
-            let (changed, end) = source.changed(Some(&self.common.ours), at).await?;
-            bytes += changed.iter().map(|range| range.end - range.start).sum::<u64>();
-            at = end;
-        }
-        Ok(bytes)
+    pub fn bytes(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let source = Side::Tip(self.source.clone());
+            let (mut at, mut bytes) = (0, 0);
+            while at < source.size() {
+                let (changed, end) = source.changed(Some(&self.common.ours), at).await?;
+                bytes += changed.iter().map(|range| range.end - range.start).sum::<u64>();
+                at = end;
+            }
+            Ok(bytes)
+        })
     }
 
     /// Copies the rest. The copy holds what the volume holds then, read back from both, and all of it is in the copy's pool.
     /// Nobody may write to either.
-    pub async fn copy(&self) -> Result<Copied> {
-        let mut work = self.work(&QUIET);
-        work.fit_size().await?;
-        work.copy().await?;
-        work.verify().await?;
-        self.copy.store_all().await?;
-        Ok(work.done)
+    pub fn copy(&self) -> BoxFuture<'_, Result<Copied>> {
+        Box::pin(async move {
+            let mut work = self.work(&QUIET);
+            work.fit_size().await?;
+            work.copy().await?;
+            work.verify().await?;
+            self.copy.store_all().await?;
+            Ok(work.done)
+        })
     }
 }
 

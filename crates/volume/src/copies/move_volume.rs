@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -97,39 +98,41 @@ pub async fn finish_move((from, volume): (&Volumes, &Name), to: &Volumes) -> Res
 /// # Errors
 /// `Exists`: the other pool has a volume of that name. `Owned`: another host has clients of it, which can't follow. `Refused`: a
 /// template, a locked snapshot, or clients write faster than can be copied.
-pub async fn move_volume(
-    (from, volume): (&Volumes, &Name),
-    to: &Volumes,
-    how: Moving<'_>,
-) -> Result<MovedVolume> {
-    check_other((from, volume), to)?;
-    if Box::pin(finish_move((from, volume), to)).await? {
-        return Ok(MovedVolume { already: true, ..MovedVolume::default() });
-    }
-    let source = Box::pin(from.open(volume, OpenMode::Normal)).await?;
-    from.check_this(volume, source.id(), how.clients.volume())?;
-    Box::pin(from.check_unread(volume)).await?;
-    if source.settings().template {
-        return Err(Error::new(Kind::Refused, is_template(&from.engine.title(volume))));
-    }
-    if source.is_encrypted() {
-        let why = format!(
-            "volume {} is encrypted, and such volumes do not move yet: copy its snapshots into one that was made with \
+pub fn move_volume<'f>(
+    (from, volume): (&'f Volumes, &'f Name),
+    to: &'f Volumes,
+    how: Moving<'f>,
+) -> BoxFuture<'f, Result<MovedVolume>> {
+    Box::pin(async move {
+        check_other((from, volume), to)?;
+        if Box::pin(finish_move((from, volume), to)).await? {
+            return Ok(MovedVolume { already: true, ..MovedVolume::default() });
+        }
+        let source = Box::pin(from.open(volume, OpenMode::Normal)).await?;
+        from.check_this(volume, source.id(), how.clients.volume())?;
+        Box::pin(from.check_unread(volume)).await?;
+        if source.settings().template {
+            return Err(Error::new(Kind::Refused, is_template(&from.engine.title(volume))));
+        }
+        if source.is_encrypted() {
+            let why = format!(
+                "volume {} is encrypted, and such volumes do not move yet: copy its snapshots into one that was made with \
              --encrypt",
-            from.engine.title(volume)
-        );
-        return Err(Error::new(Kind::Refused, why));
-    }
-    Box::pin(from.check_unlocked(volume)).await?;
-    Box::pin(check_free(to, volume)).await?;
-    source.session().await?;
-    let hidden = while_moved(to, volume);
-    let (stem, (done, spent)) = (stem(to, &hidden), Default::default());
-    let mut mover = Mover { from, volume, to, hidden, stem, source, how: &how, done, spent };
-    let held = Box::pin(from.check_remove(volume, true)).await;
-    mover.done.held = held.err().filter(|e| e.is(Kind::Refused)).map(|e| e.to_string());
-    Box::pin(mover.make_copy()).await?;
-    Box::pin(mover.run()).await
+                from.engine.title(volume)
+            );
+            return Err(Error::new(Kind::Refused, why));
+        }
+        Box::pin(from.check_unlocked(volume)).await?;
+        Box::pin(check_free(to, volume)).await?;
+        source.session().await?;
+        let hidden = while_moved(to, volume);
+        let (stem, (done, spent)) = (stem(to, &hidden), Default::default());
+        let mut mover = Mover { from, volume, to, hidden, stem, source, how: &how, done, spent };
+        let held = Box::pin(from.check_remove(volume, true)).await;
+        mover.done.held = held.err().filter(|e| e.is(Kind::Refused)).map(|e| e.to_string());
+        Box::pin(mover.make_copy()).await?;
+        Box::pin(mover.run()).await
+    })
 }
 
 /// Checks that `to` is another pool. `Usage`: it is the same.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::copy_snapshot::{Copied, Rest};
@@ -58,24 +59,26 @@ pub struct Switched {
 
 impl Switch {
     /// Makes the switch. `None`: clients go on with the volume as it was, since it changed or stores were slow.
-    pub async fn run(self) -> Result<Option<Switched>> {
-        let (rt, name) = (self.from.engine.rt.clone(), self.left.naming.name.clone());
-        let name = name.unwrap_or_else(|| self.source.name());
-        let began = rt.now();
-        let Some(mut held) = rt.timeout(HOLD_MAX, self.hold()).await else { return Ok(None) };
-        let patience = HOLD_MAX.saturating_sub(rt.now().since(began));
-        let Some(rest) = Box::pin(self.decide(patience)).await? else { return Ok(None) };
-        for closed in &mut held {
-            closed.lead(&self.source, &self.copy);
-        }
-        self.clients.follow(&self.copy);
-        drop(held);
-        let pause = rt.now().since(began);
-        let unfinished = Box::pin(finish(&self.from, &name, &self.to, &self.left.to)).await.err();
-        if unfinished.is_none() {
-            Box::pin(self.remove_marks()).await;
-        }
-        Ok(Some(Switched { rest, pause, unfinished: unfinished.map(|e| e.to_string()) }))
+    pub fn run(self) -> BoxFuture<'static, Result<Option<Switched>>> {
+        Box::pin(async move {
+            let (rt, name) = (self.from.engine.rt.clone(), self.left.naming.name.clone());
+            let name = name.unwrap_or_else(|| self.source.name());
+            let began = rt.now();
+            let Some(mut held) = rt.timeout(HOLD_MAX, self.hold()).await else { return Ok(None) };
+            let patience = HOLD_MAX.saturating_sub(rt.now().since(began));
+            let Some(rest) = Box::pin(self.decide(patience)).await? else { return Ok(None) };
+            for closed in &mut held {
+                closed.lead(&self.source, &self.copy);
+            }
+            self.clients.follow(&self.copy);
+            drop(held);
+            let pause = rt.now().since(began);
+            let unfinished = Box::pin(finish(&self.from, &name, &self.to, &self.left.to)).await.err();
+            if unfinished.is_none() {
+                Box::pin(self.remove_marks()).await;
+            }
+            Ok(Some(Switched { rest, pause, unfinished: unfinished.map(|e| e.to_string()) }))
+        })
     }
 
     async fn hold(&self) -> Vec<ClosedPassage> {
@@ -128,14 +131,21 @@ impl Switch {
 
 /// Gives the copy its name, then puts the volume that it was into the trash: in this order, so that whoever comes by a volume's
 /// name finds where it went, and does what is left to do.
-pub async fn finish(from: &Volumes, volume: &Name, to: &Volumes, moved: &Moved) -> Result<()> {
-    let names = to.names().await?;
-    if let Some(hidden) = names.get(&moved.volume).filter(|name| name.moved_as().is_some()) {
-        Box::pin(rename(to, hidden, &moved.name)).await?;
-    }
-    match Box::pin(Trash(from).discard_moved(volume)).await {
-        // Another was first.
-        Err(e) if e.is(Kind::NotFound) => Ok(()),
-        done => done,
-    }
+pub fn finish<'f>(
+    from: &'f Volumes,
+    volume: &'f Name,
+    to: &'f Volumes,
+    moved: &'f Moved,
+) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        let names = to.names().await?;
+        if let Some(hidden) = names.get(&moved.volume).filter(|name| name.moved_as().is_some()) {
+            Box::pin(rename(to, hidden, &moved.name)).await?;
+        }
+        match Box::pin(Trash(from).discard_moved(volume)).await {
+            // Another was first.
+            Err(e) if e.is(Kind::NotFound) => Ok(()),
+            done => done,
+        }
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::pin::pin;
 
+use futures::future::BoxFuture;
+
 use super::volume_handle::{Known, Volume};
 use crate::head::Stop;
 use crate::read::{Run, Since, blocks_of, in_bytes};
@@ -34,24 +36,26 @@ impl Volume {
     ///
     /// # Errors
     /// `Removed`: it is not there any more.
-    pub async fn since_again(&self, snapshot: &SnapshotId) -> Result<Since> {
-        let since = async {
-            let title = self.title();
-            if let Known::Inert(inert) = self.known() {
-                return Since::again(&inert.tables, snapshot).ok_or_else(|| removed(&title));
-            }
-            self.ask(|session| async move {
-                // A name that is given to another snapshot meanwhile has that built, which harms nobody.
-                let name = session.tip.lock().tables.find(snapshot).map(|(name, _)| name.clone());
-                if let Some(name) = name {
-                    session.build_snapshot(&name).await?;
+    pub fn since_again<'f>(&'f self, snapshot: &'f SnapshotId) -> BoxFuture<'f, Result<Since>> {
+        Box::pin(async move {
+            let since = async {
+                let title = self.title();
+                if let Known::Inert(inert) = self.known() {
+                    return Since::again(&inert.tables, snapshot).ok_or_else(|| removed(&title));
                 }
-                let since = Since::again(&session.tip.lock().tables, snapshot);
-                since.ok_or_else(|| Stop::Failed(removed(&session.context.title())))
-            })
-            .await
-        };
-        self.unless_outage(pin!(since)).await
+                self.ask(|session| async move {
+                    // A name that is given to another snapshot meanwhile has that built, which harms nobody.
+                    let name = session.tip.lock().tables.find(snapshot).map(|(name, _)| name.clone());
+                    if let Some(name) = name {
+                        session.build_snapshot(&name).await?;
+                    }
+                    let since = Since::again(&session.tip.lock().tables, snapshot);
+                    since.ok_or_else(|| Stop::Failed(removed(&session.context.title())))
+                })
+                .await
+            };
+            self.unless_outage(pin!(since)).await
+        })
     }
 
     /// Returns which bytes of a range may read otherwise than in the snapshot: bytes side by side from its start on, and
@@ -92,10 +96,12 @@ impl Volume {
     }
 
     /// Returns which bytes of a range a clone has of its origin, as `changed_since` tells runs. From the maps alone.
-    pub async fn inherited(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {
-        self.check(offset, len)?;
-        let runs = self.unless_outage(pin!(self.inherited_now(offset, len, max))).await?;
-        Ok(in_bytes(runs, offset, len))
+    pub fn inherited(&self, offset: u64, len: u64, max: usize) -> BoxFuture<'_, Result<Vec<Run>>> {
+        Box::pin(async move {
+            self.check(offset, len)?;
+            let runs = self.unless_outage(pin!(self.inherited_now(offset, len, max))).await?;
+            Ok(in_bytes(runs, offset, len))
+        })
     }
 
     async fn inherited_now(&self, offset: u64, len: u64, max: usize) -> Result<Vec<Run>> {

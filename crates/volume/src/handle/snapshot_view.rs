@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::head::Head;
 use crate::read::{EngineContext, Run, Since, Trail, View, blocks_of, in_bytes};
@@ -57,8 +58,8 @@ impl SnapshotView {
     }
 
     /// Reads as `read_parts` does, into one piece.
-    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
-        Ok(self.read_parts(offset, len).await?.into_bytes())
+    pub fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move { Ok(self.read_parts(offset, len).await?.into_bytes()) })
     }
 
     pub fn read_parts(&self, offset: u64, len: u64) -> impl Future<Output = Result<Rope>> + Send {
@@ -113,13 +114,15 @@ impl SnapshotView {
     }
 
     /// Returns the very snapshot that a client compares to, as `Volume::since_again` does.
-    pub async fn since_again(&self, snapshot: &SnapshotId) -> Result<Since> {
-        let newest = self.engine.newest(self.volume).await?;
-        let since = newest.and_then(|(_, tables)| Since::again(&tables, snapshot));
-        since.filter(|since| since.snapshot.state < self.snapshot.state).ok_or_else(|| {
-            let why =
-                format!("what changed in {} since a snapshot that was removed cannot be told", self.name);
-            Error::new(Kind::Removed, why)
+    pub fn since_again<'f>(&'f self, snapshot: &'f SnapshotId) -> BoxFuture<'f, Result<Since>> {
+        Box::pin(async move {
+            let newest = self.engine.newest(self.volume).await?;
+            let since = newest.and_then(|(_, tables)| Since::again(&tables, snapshot));
+            since.filter(|since| since.snapshot.state < self.snapshot.state).ok_or_else(|| {
+                let why =
+                    format!("what changed in {} since a snapshot that was removed cannot be told", self.name);
+                Error::new(Kind::Removed, why)
+            })
         })
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -134,14 +135,16 @@ impl Volume {
     ///
     /// # Errors
     /// `NotFound`: the volume is gone.
-    pub async fn read_by_client(&self, again: bool) -> Result<Reading> {
-        let inner = self.inner.clone();
-        // A release that is under way may have looked for clients before this one came: its end is waited for.
-        let is_owner = async move {
-            let _turn = inner.turn.lock().await;
-            matches!(&*inner.state.lock(), State::Live(session) if session.closed().is_none())
-        };
-        read_by_client(&self.inner.context, is_owner, again).await
+    pub fn read_by_client(&self, again: bool) -> BoxFuture<'_, Result<Reading>> {
+        Box::pin(async move {
+            let inner = self.inner.clone();
+            // A release that is under way may have looked for clients before this one came: its end is waited for.
+            let is_owner = async move {
+                let _turn = inner.turn.lock().await;
+                matches!(&*inner.state.lock(), State::Live(session) if session.closed().is_none())
+            };
+            read_by_client(&self.inner.context, is_owner, again).await
+        })
     }
 
     /// Counts the clients who have come to the volume by its move to this pool, until the result is dropped: other hosts know
@@ -286,8 +289,8 @@ impl Volume {
     }
 
     /// Reads as `read_parts` does, into one piece.
-    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
-        Ok(self.read_parts(offset, len).await?.into_bytes())
+    pub fn read(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Bytes>> {
+        Box::pin(async move { Ok(self.read_parts(offset, len).await?.into_bytes()) })
     }
 
     /// Returns a future that waits until a client's request of so many bytes may begin; `None` where the volume has no limits.
@@ -591,14 +594,16 @@ impl Volume {
     ///
     /// # Errors
     /// `Owned`: another host has it.
-    pub async fn fill(&self) -> Result<Filling> {
-        let filling = Filling::begin(&self.inner.fillings);
-        // An ask that was heeded before comes to its end first; from here on none is.
-        drop(Box::pin(self.settled()).await);
-        if self.stands_by() {
-            self.own(Claiming::ByRight).await?;
-        }
-        Ok(filling)
+    pub fn fill(&self) -> BoxFuture<'_, Result<Filling>> {
+        Box::pin(async move {
+            let filling = Filling::begin(&self.inner.fillings);
+            // An ask that was heeded before comes to its end first; from here on none is.
+            drop(Box::pin(self.settled()).await);
+            if self.stands_by() {
+                self.own(Claiming::ByRight).await?;
+            }
+            Ok(filling)
+        })
     }
 
     /// Becomes the owner, unless it is already. Goes on to its end if this is dropped.
@@ -609,21 +614,23 @@ impl Volume {
 
     /// Stores everything, and lets go of the volume; the next write claims it again. Dropped before its last act it is not
     /// done, and writes go on.
-    pub async fn release(&self) -> Result<()> {
-        loop {
-            match self.end_by(LastAct::Release, &CancellationToken::new()).await {
-                Err(Stop::Again) if self.stands_by() => {
-                    // Where the last act was not answered the volume may still be this host's: then it is claimed, and
-                    // let go of again. Another host is not asked for that.
-                    if self.own(Claiming::ByRight).await.is_err() {
-                        self.inner.context.rt().sleep(AGAIN).await;
+    pub fn release(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            loop {
+                match self.end_by(LastAct::Release, &CancellationToken::new()).await {
+                    Err(Stop::Again) if self.stands_by() => {
+                        // Where the last act was not answered the volume may still be this host's: then it is claimed, and
+                        // let go of again. Another host is not asked for that.
+                        if self.own(Claiming::ByRight).await.is_err() {
+                            self.inner.context.rt().sleep(AGAIN).await;
+                        }
                     }
+                    // A claim came in between and was withdrawn, or nothing is claimed yet: the next session has what there is.
+                    Err(Stop::Again) => drop(self.session().await?),
+                    done => return done.map_err(Stop::error),
                 }
-                // A claim came in between and was withdrawn, or nothing is claimed yet: the next session has what there is.
-                Err(Stop::Again) => drop(self.session().await?),
-                done => return done.map_err(Stop::error),
             }
-        }
+        })
     }
 
     /// Ends the session by its last act. It is given up when this is dropped, or by the token, before the act is come to.

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use super::keep::{BEGIN, connect, hung_up, unexpected};
 use super::serve::receive;
 use crate::head::{Head, Mirror};
@@ -36,28 +38,35 @@ pub struct Heard {
 ///
 /// # Errors
 /// It can't be asked, or what it has is not whole: `refusal` says what to do.
-pub async fn hear(engine: &EngineContext, head: &Head, named: &Mirror, after: Lsn) -> Result<Heard> {
-    let Link { mut sender, mut receiver } = connect(engine).await?;
-    let hear = Begin {
-        pool: engine.pool.id(),
-        volume: head.volume,
-        epoch: named.session,
-        from: after,
-        asked: Some(named.host.id),
-        owner: engine.host.clone(),
-    };
-    sender.send(vec![Message::Hear(hear).frame()]).await?;
-    receiver.expect_data();
-    let (end, host) = match next(&engine.rt, &mut *receiver, BEGIN).await? {
-        Message::Begun { end, host, .. } => (end, host),
-        message => return Err(unexpected(message)),
-    };
-    if host.id != named.host.id {
-        let why = format!("`--mirror` leads to {host}, which is another host");
-        return Err(Error::new(Kind::Unavailable, why));
-    }
-    let (rt, named) = (engine.rt.clone(), named.clone());
-    Ok(Heard { rt, named, receiver, _sender: sender, end, last: after })
+pub fn hear<'f>(
+    engine: &'f EngineContext,
+    head: &'f Head,
+    named: &'f Mirror,
+    after: Lsn,
+) -> BoxFuture<'f, Result<Heard>> {
+    Box::pin(async move {
+        let Link { mut sender, mut receiver } = connect(engine).await?;
+        let hear = Begin {
+            pool: engine.pool.id(),
+            volume: head.volume,
+            epoch: named.session,
+            from: after,
+            asked: Some(named.host.id),
+            owner: engine.host.clone(),
+        };
+        sender.send(vec![Message::Hear(hear).frame()]).await?;
+        receiver.expect_data();
+        let (end, host) = match next(&engine.rt, &mut *receiver, BEGIN).await? {
+            Message::Begun { end, host, .. } => (end, host),
+            message => return Err(unexpected(message)),
+        };
+        if host.id != named.host.id {
+            let why = format!("`--mirror` leads to {host}, which is another host");
+            return Err(Error::new(Kind::Unavailable, why));
+        }
+        let (rt, named) = (engine.rt.clone(), named.clone());
+        Ok(Heard { rt, named, receiver, _sender: sender, end, last: after })
+    })
 }
 
 /// Makes the error that says what to do where that host can't be heard.
@@ -96,23 +105,27 @@ impl Heard {
     }
 
     /// Returns the next record, in the order of their lsns up to the last. `None` only when all have come.
-    pub async fn next(&mut self) -> Result<Option<Record>> {
-        let received = next(&self.rt, &mut *self.receiver, PATIENCE).await;
-        let record = match received.map_err(|e| self.not_heard(e))? {
-            Message::Record(record) => record,
-            Message::Ended if self.is_over() => return Ok(None),
-            Message::Ended => {
-                let why =
-                    format!("the peer has writes up to {}, and sent them up to {} only", self.end, self.last);
-                return Err(Error::new(Kind::Corrupt, why));
+    pub fn next(&mut self) -> BoxFuture<'_, Result<Option<Record>>> {
+        Box::pin(async move {
+            let received = next(&self.rt, &mut *self.receiver, PATIENCE).await;
+            let record = match received.map_err(|e| self.not_heard(e))? {
+                Message::Record(record) => record,
+                Message::Ended if self.is_over() => return Ok(None),
+                Message::Ended => {
+                    let why = format!(
+                        "the peer has writes up to {}, and sent them up to {} only",
+                        self.end, self.last
+                    );
+                    return Err(Error::new(Kind::Corrupt, why));
+                }
+                message => return Err(unexpected(message)),
+            };
+            if record.lsn <= self.last || record.lsn > self.end {
+                let why = format!("the peer sends write {} after {} of {}", record.lsn, self.last, self.end);
+                return Err(Error::new(Kind::Invalid, why));
             }
-            message => return Err(unexpected(message)),
-        };
-        if record.lsn <= self.last || record.lsn > self.end {
-            let why = format!("the peer sends write {} after {} of {}", record.lsn, self.last, self.end);
-            return Err(Error::new(Kind::Invalid, why));
-        }
-        self.last = record.lsn;
-        Ok(Some(record))
+            self.last = record.lsn;
+            Ok(Some(record))
+        })
     }
 }

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 
 use crate::catalog::volumes::{OpenMode, Volumes};
@@ -37,18 +38,27 @@ struct VolumeContext {
 impl Volumes {
     /// Makes `new` of the journal in `dir`, which stays as it is. `Refused`: the journal is still its volume's, or (without
     /// `force`) there is nothing to put it on. All of it is in the pool on return, and the new volume released.
-    pub async fn salvage(&self, dir: &Path, new: &Name, force: bool) -> Result<Salvaged> {
-        let engine = &self.engine;
-        let key = self.key_of_journal(dir).await?;
-        let config = JournalConfig { dir: dir.to_owned(), size: 1 << 40, segment: None, key };
-        let Some((journal, found)) = Journal::open(engine.rt.clone(), engine.disk.clone(), config).await?
-        else {
-            let why = format!("{} holds no journal: give the folder that the message named", dir.display());
-            return Err(Error::new(Kind::NotFound, why));
-        };
-        let done = self.salvage_from(&journal, &found, dir, new, force).await;
-        journal.close().await?;
-        done
+    pub fn salvage<'f>(
+        &'f self,
+        dir: &'f Path,
+        new: &'f Name,
+        force: bool,
+    ) -> BoxFuture<'f, Result<Salvaged>> {
+        Box::pin(async move {
+            let engine = &self.engine;
+            let key = self.key_of_journal(dir).await?;
+            let config = JournalConfig { dir: dir.to_owned(), size: 1 << 40, segment: None, key };
+            let Some((journal, found)) =
+                Journal::open(engine.rt.clone(), engine.disk.clone(), config).await?
+            else {
+                let why =
+                    format!("{} holds no journal: give the folder that the message named", dir.display());
+                return Err(Error::new(Kind::NotFound, why));
+            };
+            let done = self.salvage_from(&journal, &found, dir, new, force).await;
+            journal.close().await?;
+            done
+        })
     }
 
     /// Returns the key of the journal in `dir`; `None`: the journal is not sealed.

@@ -1,5 +1,7 @@
 //! Taking a volume over from another host, and what a user gives up by `--accept-loss` then.
 
+use futures::future::BoxFuture;
+
 use crate::catalog::volumes::{OpenMode, Volumes};
 use crate::handle::Known;
 use crate::head::{FlushMode, TakeOver};
@@ -11,31 +13,32 @@ const ERRORS: &str = "its clients get errors, within 5 s of what they read next"
 
 impl Volumes {
     /// Makes this engine the owner now, where another host is.
-    pub async fn take_over(&self, name: &Name, accept_loss: bool) -> Result<TakeOver> {
-        let began = self.engine.rt.now();
-        let id = self.id(name).await?;
-        let mut notes = Vec::new();
-        if accept_loss {
-            notes.extend(self.take_what_most_show(id).await?);
-            self.forget_newer(name, id).await?;
-        }
-        let head = self.head(name, id).await?;
-        // A session that another host has shut out may not have noticed yet: opening the volume tells it.
-        let mine = self.here(id).is_some_and(|v| match v.known() {
-            Known::Live(session) => session.epoch == head.active.epoch,
-            _ => false,
-        });
-        if head.active.released || mine {
-            return Ok(TakeOver { already: true, notes, ..TakeOver::default() });
-        }
-        let from = head.active.owner.clone().filter(|h| h.id != self.engine.host.id);
-        let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
-        let Notes { said, guessed } = volume.take_notes();
-        let given_up = accept_loss && head.is_mirrored_elsewhere(self.engine.host.id);
-        notes.extend(said);
-        let mut done = TakeOver { already: from.is_none(), notes, ..TakeOver::default() };
-        if let Some(host) = from {
-            done.notes.push(match head.settings.flush {
+    pub fn take_over<'f>(&'f self, name: &'f Name, accept_loss: bool) -> BoxFuture<'f, Result<TakeOver>> {
+        Box::pin(async move {
+            let began = self.engine.rt.now();
+            let id = self.id(name).await?;
+            let mut notes = Vec::new();
+            if accept_loss {
+                notes.extend(self.take_what_most_show(id).await?);
+                self.forget_newer(name, id).await?;
+            }
+            let head = self.head(name, id).await?;
+            // A session that another host has shut out may not have noticed yet: opening the volume tells it.
+            let mine = self.here(id).is_some_and(|v| match v.known() {
+                Known::Live(session) => session.epoch == head.active.epoch,
+                _ => false,
+            });
+            if head.active.released || mine {
+                return Ok(TakeOver { already: true, notes, ..TakeOver::default() });
+            }
+            let from = head.active.owner.clone().filter(|h| h.id != self.engine.host.id);
+            let volume = self.open(name, OpenMode::TakeOver { accept_loss }).await?;
+            let Notes { said, guessed } = volume.take_notes();
+            let given_up = accept_loss && head.is_mirrored_elsewhere(self.engine.host.id);
+            notes.extend(said);
+            let mut done = TakeOver { already: from.is_none(), notes, ..TakeOver::default() };
+            if let Some(host) = from {
+                done.notes.push(match head.settings.flush {
                 FlushMode::Local => format!(
                     "what {} acknowledged and had not yet stored in the pool is not in the volume; it is kept there, in \
                      its journal. Until {} notices (within 5 s of what its clients ask for, if it reaches the stores) they may still be \
@@ -54,10 +57,11 @@ impl Volumes {
                     format!("all flushed writes of {} are in the volume; {ERRORS}", host.name)
                 }
             });
-            done.from = Some(host.name);
-        }
-        done.took_ms = self.engine.rt.now().since(began).as_millis() as u64;
-        Ok(done)
+                done.from = Some(host.name);
+            }
+            done.took_ms = self.engine.rt.now().since(began).as_millis() as u64;
+            Ok(done)
+        })
     }
 
     /// Forgets the newer state that this host has seen, so that the user can take what the stores show. An open volume that has

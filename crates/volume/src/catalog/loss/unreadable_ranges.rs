@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use crate::catalog::volumes::Volumes;
@@ -64,36 +65,38 @@ impl Volumes {
     ///
     /// # Errors
     /// The pool's names can't be read.
-    pub async fn unreadable(&self, lost: &BTreeSet<ChunkId>) -> Result<Vec<Unreadable>> {
-        if lost.is_empty() {
-            return Ok(Vec::new());
-        }
-        let of: BTreeSet<VolumeId> = lost.iter().map(|id| id.volume).collect();
-        let places = &self.engine.memory.places;
-        let mut unplaced = BTreeSet::new();
-        for id in &of {
-            match self.engine.chunk_table(*id).await {
-                Ok(Some((_, chunk_table))) => places.know(*id, chunk_table.packed(*id)),
-                // Its clones may read packs of which nobody knows what they hold.
-                _ => drop(unplaced.insert(*id)),
+    pub fn unreadable<'f>(&'f self, lost: &'f BTreeSet<ChunkId>) -> BoxFuture<'f, Result<Vec<Unreadable>>> {
+        Box::pin(async move {
+            if lost.is_empty() {
+                return Ok(Vec::new());
             }
-        }
-        let lost = Lost { chunks: lost, volumes: &of, unplaced: &unplaced };
-        let names = self.engine.pool.list().await?;
-        let looks = stream::iter(names).map(|(name, id)| {
-            let lost = &lost;
-            async move {
-                let told = self.unreadable_of(&name, id, lost).await;
-                told.unwrap_or_else(|error| {
-                    tracing::debug!(volume = %name, %error, "what is lost isn't told");
-                    let mut none = Unreadable::new(name, None);
-                    none.told = MapWalk::Unreadable;
-                    vec![none]
-                })
+            let of: BTreeSet<VolumeId> = lost.iter().map(|id| id.volume).collect();
+            let places = &self.engine.memory.places;
+            let mut unplaced = BTreeSet::new();
+            for id in &of {
+                match self.engine.chunk_table(*id).await {
+                    Ok(Some((_, chunk_table))) => places.know(*id, chunk_table.packed(*id)),
+                    // Its clones may read packs of which nobody knows what they hold.
+                    _ => drop(unplaced.insert(*id)),
+                }
             }
-        });
-        let told: Vec<_> = looks.buffered(AT_ONCE).collect().await;
-        Ok(told.into_iter().flatten().collect())
+            let lost = Lost { chunks: lost, volumes: &of, unplaced: &unplaced };
+            let names = self.engine.pool.list().await?;
+            let looks = stream::iter(names).map(|(name, id)| {
+                let lost = &lost;
+                async move {
+                    let told = self.unreadable_of(&name, id, lost).await;
+                    told.unwrap_or_else(|error| {
+                        tracing::debug!(volume = %name, %error, "what is lost isn't told");
+                        let mut none = Unreadable::new(name, None);
+                        none.told = MapWalk::Unreadable;
+                        vec![none]
+                    })
+                }
+            });
+            let told: Vec<_> = looks.buffered(AT_ONCE).collect().await;
+            Ok(told.into_iter().flatten().collect())
+        })
     }
 
     /// Looks through one volume. A checkpoint may be recorded meanwhile, and what it retires be deleted: then the look begins

@@ -1,6 +1,8 @@
 //! Stores put in the places of others, brought to an end: what the pool does, and between its steps the walks of the volumes
 //! (protocol.md §2.8). Any process may go on where another was killed.
 
+use futures::future::BoxFuture;
+
 use super::walk_for_new_stores::admit_stores;
 use crate::catalog::volumes::Volumes;
 use windlass_base::units::show_count;
@@ -50,36 +52,40 @@ impl TakenIn {
 impl Volumes {
     /// Makes every volume take the pool's stores as they are now for witnesses. Returns an error for each volume where that
     /// can't be done now.
-    pub async fn admit_stores(&self) -> Result<Vec<Error>> {
-        admit_stores(self).await
+    pub fn admit_stores(&self) -> BoxFuture<'_, Result<Vec<Error>>> {
+        Box::pin(async move { admit_stores(self).await })
     }
 
     /// Puts `new` in the place of `old`; `None`: it is there already.
-    pub async fn replace_store(
-        &self,
-        old: &str,
-        new: &PoolStore,
+    pub fn replace_store<'f>(
+        &'f self,
+        old: &'f str,
+        new: &'f PoolStore,
         care: Care,
-        watch: Watch<'_>,
-    ) -> Result<Option<Finished>> {
-        let pool = &self.engine.pool;
-        for _ in 0..TURNS {
-            match Box::pin(pool.plan_replacement(old, new, self, care, watch)).await? {
-                Replacement::Done => return Ok(None),
-                Replacement::Planned => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
-                // That one's old store is not what the user gives up.
-                Replacement::Other => match Box::pin(self.finish_replacement(watch)).await {
-                    Ok(_) => {}
-                    // It may be that one's new store that is to be replaced: it is too small, say.
-                    Err(e) => match Box::pin(pool.plan_instead(old, new, self, care, watch)).await {
-                        Ok(_) => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
-                        Err(other) if other.is(Kind::NotFound) => return Err(e),
-                        Err(again) => return Err(Error::new(e.kind(), format!("{e}; {again}"))),
+        watch: Watch<'f>,
+    ) -> BoxFuture<'f, Result<Option<Finished>>> {
+        Box::pin(async move {
+            let pool = &self.engine.pool;
+            for _ in 0..TURNS {
+                match Box::pin(pool.plan_replacement(old, new, self, care, watch)).await? {
+                    Replacement::Done => return Ok(None),
+                    Replacement::Planned => {
+                        return Box::pin(self.finish_ours(new, care, watch)).await.map(Some);
+                    }
+                    // That one's old store is not what the user gives up.
+                    Replacement::Other => match Box::pin(self.finish_replacement(watch)).await {
+                        Ok(_) => {}
+                        // It may be that one's new store that is to be replaced: it is too small, say.
+                        Err(e) => match Box::pin(pool.plan_instead(old, new, self, care, watch)).await {
+                            Ok(_) => return Box::pin(self.finish_ours(new, care, watch)).await.map(Some),
+                            Err(other) if other.is(Kind::NotFound) => return Err(e),
+                            Err(again) => return Err(Error::new(e.kind(), format!("{e}; {again}"))),
+                        },
                     },
-                },
+                }
             }
-        }
-        Err(busy(pool.name()))
+            Err(busy(pool.name()))
+        })
     }
 
     /// Finishes the replacement that puts `new` into the pool. `Owned`: others have put another store in its place meanwhile.
@@ -109,8 +115,8 @@ impl Volumes {
     }
 
     /// Does what is left to do of a replacement, whoever began it.
-    pub async fn finish_replacement(&self, watch: Watch<'_>) -> Result<Finished> {
-        self.finish_with(Care::All, watch).await
+    pub fn finish_replacement<'f>(&'f self, watch: Watch<'f>) -> BoxFuture<'f, Result<Finished>> {
+        Box::pin(async move { self.finish_with(Care::All, watch).await })
     }
 
     /// Finishes the replacement that is under way. `Care::None`: gives up what only a replaced store has that does not answer.
@@ -174,36 +180,40 @@ impl Volumes {
 
     /// Finishes the replacement that is under way, and takes in again the stores that were emptied. What can't be done holds
     /// nothing else up.
-    pub async fn take_in_stores(&self, watch: Watch<'_>) -> Result<TakenIn> {
-        let (pool, mut done) = (&self.engine.pool, TakenIn::default());
-        if pool.is_moving() {
-            match Box::pin(self.finish_or_plan_again(watch)).await {
-                Ok(finished) => {
-                    done.notes.push("a replacement was under way; it is finished".to_owned());
-                    done.add(finished);
+    pub fn take_in_stores<'f>(&'f self, watch: Watch<'f>) -> BoxFuture<'f, Result<TakenIn>> {
+        Box::pin(async move {
+            let (pool, mut done) = (&self.engine.pool, TakenIn::default());
+            if pool.is_moving() {
+                match Box::pin(self.finish_or_plan_again(watch)).await {
+                    Ok(finished) => {
+                        done.notes.push("a replacement was under way; it is finished".to_owned());
+                        done.add(finished);
+                    }
+                    Err(e) => {
+                        done.fail(format!("a replacement is under way, and could not be finished: {e}"))
+                    }
                 }
-                Err(e) => done.fail(format!("a replacement is under way, and could not be finished: {e}")),
+            } else {
+                // Where a volume was damaged when a store came, its walk is still to be made.
+                let left = admit_stores(self).await?;
+                left.iter().for_each(|e| done.fail(e.to_string()));
             }
-        } else {
-            // Where a volume was damaged when a store came, its walk is still to be made.
-            let left = admit_stores(self).await?;
-            left.iter().for_each(|e| done.fail(e.to_string()));
-        }
-        pool.look().await;
-        let emptied = if pool.is_moving() { Vec::new() } else { pool.emptied().await };
-        for place in emptied {
-            let url = place.url.clone();
-            match Box::pin(self.replace_store(&url, &place, Care::Data, watch)).await {
-                Ok(Some(finished)) => {
-                    let brought = show_count(finished.shards, "shard");
-                    done.notes.push(format!("store {url} is taken in again, {brought} brought"));
-                    done.add(finished);
+            pool.look().await;
+            let emptied = if pool.is_moving() { Vec::new() } else { pool.emptied().await };
+            for place in emptied {
+                let url = place.url.clone();
+                match Box::pin(self.replace_store(&url, &place, Care::Data, watch)).await {
+                    Ok(Some(finished)) => {
+                        let brought = show_count(finished.shards, "shard");
+                        done.notes.push(format!("store {url} is taken in again, {brought} brought"));
+                        done.add(finished);
+                    }
+                    Ok(None) => done.notes.push(format!("store {url} is the pool's already")),
+                    Err(e) => done.fail(format!("store {url} stays out: {e}")),
                 }
-                Ok(None) => done.notes.push(format!("store {url} is the pool's already")),
-                Err(e) => done.fail(format!("store {url} stays out: {e}")),
             }
-        }
-        Ok(done)
+            Ok(done)
+        })
     }
 
     /// Finishes the replacement that is under way. Where its new store is lost, and the place is free or has the predecessor's

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+
 use crate::catalog::volumes::Volumes;
 use crate::head::Head;
 use windlass_base::{ChunkId, Error, Generation, Kind, Name, Result, Seq, VolumeId};
@@ -38,8 +40,8 @@ enum Step {
 
 /// Makes every volume take the pool's stores as they are now for witnesses. Returns an error for each volume where that can't
 /// be done now: one that is damaged holds no other up.
-pub async fn admit_stores(volumes: &Volumes) -> Result<Vec<Error>> {
-    volumes.walk_each(Walk::Completes).await
+pub fn admit_stores<'f>(volumes: &'f Volumes) -> BoxFuture<'f, Result<Vec<Error>>> {
+    Box::pin(async move { volumes.walk_each(Walk::Completes).await })
 }
 
 /// Tells whether every volume could be walked now, with no more stores than answer: a sentence for each that could not.

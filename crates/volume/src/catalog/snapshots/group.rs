@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, try_join_all};
 
 use crate::handle::{Known, Volume};
 use crate::head::SnapshotInfo;
@@ -128,22 +128,24 @@ async fn set_marks(members: &[&(Arc<Volume>, Name)], sessions: &[Arc<Session>]) 
 impl Volume {
     /// Waits until a snapshot that the volume has is in the pool and confirmed. `NotFound`: the volume has none of that name,
     /// and so it was lost.
-    pub async fn promise_snapshot(&self, name: &Name) -> Result<()> {
-        // Of a released volume all is in the pool.
-        if let Known::Inert(inert) = self.known() {
-            return inert.tables.snapshot(name).map(drop).ok_or_else(|| no_snapshot(&self.title(), name));
-        }
-        self.ask(|session| async move {
-            let (lsn, there) = {
-                let tip = session.tip.lock();
-                (tip.lsn, tip.tables.snapshot(name).is_some())
-            };
-            match there {
-                true => session.promise_mark(lsn, true).await,
-                false => Err(Stop::Failed(no_snapshot(&session.context.title(), name))),
+    pub fn promise_snapshot<'f>(&'f self, name: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            // Of a released volume all is in the pool.
+            if let Known::Inert(inert) = self.known() {
+                return inert.tables.snapshot(name).map(drop).ok_or_else(|| no_snapshot(&self.title(), name));
             }
+            self.ask(|session| async move {
+                let (lsn, there) = {
+                    let tip = session.tip.lock();
+                    (tip.lsn, tip.tables.snapshot(name).is_some())
+                };
+                match there {
+                    true => session.promise_mark(lsn, true).await,
+                    false => Err(Stop::Failed(no_snapshot(&session.context.title(), name))),
+                }
+            })
+            .await
         })
-        .await
     }
 
     /// Tells whether this engine, which writes the volume, knows a snapshot of this name.

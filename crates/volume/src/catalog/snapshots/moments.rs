@@ -1,5 +1,6 @@
 //! A volume's past by time: what it took by itself, and which snapshot shows a moment.
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::marks_in_log::tables_to_the_end;
@@ -20,36 +21,40 @@ pub struct HistoryMark {
 
 impl Volumes {
     /// Returns the snapshots that the volume took by itself, oldest first.
-    pub async fn history(&self, volume: &Name) -> Result<Vec<HistoryMark>> {
-        let id = self.id(volume).await?;
-        let (head, tables) = tables_to_the_end(self, volume, id).await?;
-        let mark = |(name, state): (&Name, &State)| {
-            let State { id, created_ms, size, .. } = *state;
-            HistoryMark { name: name.clone(), created_ms, size, locked_until_ms: head.locks.until(id) }
-        };
-        let mut all: Vec<_> = tables.snapshots().filter(|(_, s)| s.history).map(mark).collect();
-        all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
-        Ok(all)
+    pub fn history<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<Vec<HistoryMark>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (head, tables) = tables_to_the_end(self, volume, id).await?;
+            let mark = |(name, state): (&Name, &State)| {
+                let State { id, created_ms, size, .. } = *state;
+                HistoryMark { name: name.clone(), created_ms, size, locked_until_ms: head.locks.until(id) }
+            };
+            let mut all: Vec<_> = tables.snapshots().filter(|(_, s)| s.history).map(mark).collect();
+            all.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
+            Ok(all)
+        })
     }
 
     /// Returns the newest snapshot, by name or of its history, that shows what the volume was at this moment.
-    pub async fn snapshot_at(&self, volume: &Name, at_ms: u64) -> Result<Name> {
-        let id = self.id(volume).await?;
-        let (_, tables) = tables_to_the_end(self, volume, id).await?;
-        tables.at(at_ms).and_then(|state| state.name.clone()).ok_or_else(|| {
-            let (title, at) = (self.engine.title(volume), utc::show(at_ms));
-            let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
-            let why = match oldest {
-                Some(oldest) if oldest <= at_ms => {
-                    format!("what volume {title} was at {at} is in no snapshot any more")
-                }
-                Some(oldest) => format!(
-                    "volume {title} has no snapshot as old as {at}: the oldest is of {}",
-                    utc::show(oldest)
-                ),
-                None => format!("volume {title} has no snapshots"),
-            };
-            Error::new(Kind::NotFound, why)
+    pub fn snapshot_at<'f>(&'f self, volume: &'f Name, at_ms: u64) -> BoxFuture<'f, Result<Name>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let (_, tables) = tables_to_the_end(self, volume, id).await?;
+            tables.at(at_ms).and_then(|state| state.name.clone()).ok_or_else(|| {
+                let (title, at) = (self.engine.title(volume), utc::show(at_ms));
+                let oldest = tables.snapshots().map(|(_, s)| s.created_ms).min();
+                let why = match oldest {
+                    Some(oldest) if oldest <= at_ms => {
+                        format!("what volume {title} was at {at} is in no snapshot any more")
+                    }
+                    Some(oldest) => format!(
+                        "volume {title} has no snapshot as old as {at}: the oldest is of {}",
+                        utc::show(oldest)
+                    ),
+                    None => format!("volume {title} has no snapshots"),
+                };
+                Error::new(Kind::NotFound, why)
+            })
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use crate::catalog::marks_in_log::tables_to_the_end;
 use crate::catalog::volumes::{OpenMode, Volumes};
 use crate::handle::{Known, SnapshotView};
@@ -13,9 +15,15 @@ use windlass_base::{Error, Kind, Name, Result, VolumeId};
 impl Volumes {
     /// Opens a snapshot, read-only, whoever owns the volume. Waits for its map when this engine is the owner. `Unavailable`:
     /// another host is, and the map isn't written yet.
-    pub async fn open_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<Arc<SnapshotView>> {
-        let id = self.id(volume).await?;
-        self.open_snapshot_of(id, volume, snapshot).await
+    pub fn open_snapshot<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+    ) -> BoxFuture<'f, Result<Arc<SnapshotView>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            self.open_snapshot_of(id, volume, snapshot).await
+        })
     }
 
     async fn open_snapshot_of(
@@ -39,38 +47,42 @@ impl Volumes {
     ///
     /// # Errors
     /// `Removed`: it is not there any more.
-    pub async fn open_snapshot_again(
-        &self,
+    pub fn open_snapshot_again<'f>(
+        &'f self,
         id: VolumeId,
-        held: &SnapshotId,
-        (volume, snapshot): (&Name, &Name),
-    ) -> Result<Arc<SnapshotView>> {
-        let volume = self.name_now(id, volume).await?;
-        let gone = || {
-            let title = self.engine.title(&volume);
-            Error::new(Kind::Removed, format!("snapshot {title}@{snapshot} was removed"))
-        };
-        let tables = self.newest_tables(&volume, id).await?;
-        let name = tables.find(held).map(|(name, _)| name.clone()).ok_or_else(gone)?;
-        let view = self.open_snapshot_of(id, &volume, &name).await?;
-        if view.id() == *held { Ok(view) } else { Err(gone()) }
+        held: &'f SnapshotId,
+        (volume, snapshot): (&'f Name, &'f Name),
+    ) -> BoxFuture<'f, Result<Arc<SnapshotView>>> {
+        Box::pin(async move {
+            let volume = self.name_now(id, volume).await?;
+            let gone = || {
+                let title = self.engine.title(&volume);
+                Error::new(Kind::Removed, format!("snapshot {title}@{snapshot} was removed"))
+            };
+            let tables = self.newest_tables(&volume, id).await?;
+            let name = tables.find(held).map(|(name, _)| name.clone()).ok_or_else(gone)?;
+            let view = self.open_snapshot_of(id, &volume, &name).await?;
+            if view.id() == *held { Ok(view) } else { Err(gone()) }
+        })
     }
 
     /// Returns when a snapshot that is there is in the pool and confirmed. One that only the log shows may be that of a host
     /// which was killed before it had promised anything.
-    pub async fn promise_snapshot(&self, volume: &Name, snapshot: &Name) -> Result<()> {
-        if let Some(open) = self.owned_here(volume) {
-            return open.promise_snapshot(snapshot).await;
-        }
-        let id = self.id(volume).await?;
-        let (head, tables) = self.recorded_with_names(volume, id).await?;
-        if tables.snapshot(snapshot).is_some() {
-            return Ok(());
-        }
-        if !self.engine.host_owns(&head) {
-            return Err(not_built_yet(self, volume, snapshot, &head));
-        }
-        self.open(volume, OpenMode::Normal).await?.promise_snapshot(snapshot).await
+    pub fn promise_snapshot<'f>(&'f self, volume: &'f Name, snapshot: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            if let Some(open) = self.owned_here(volume) {
+                return open.promise_snapshot(snapshot).await;
+            }
+            let id = self.id(volume).await?;
+            let (head, tables) = self.recorded_with_names(volume, id).await?;
+            if tables.snapshot(snapshot).is_some() {
+                return Ok(());
+            }
+            if !self.engine.host_owns(&head) {
+                return Err(not_built_yet(self, volume, snapshot, &head));
+            }
+            self.open(volume, OpenMode::Normal).await?.promise_snapshot(snapshot).await
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Locks of snapshots: set until a date, ended when that is over by all clocks (model `lock`).
 
+use futures::future::BoxFuture;
+
 use super::open_snapshot::tables_with;
 use crate::catalog::volumes::Volumes;
 use crate::head::Head;
@@ -45,24 +47,31 @@ impl Volumes {
     /// Keeps a snapshot from removal until `end`, whoever wants to remove it (model `lock`). Any host may lock, also while
     /// another owns the volume. Returns until when the snapshot is locked. `Refused`: it is locked for longer already, or
     /// clocks disagree.
-    pub async fn lock_snapshot(&self, volume: &Name, snapshot: &Name, end: LockEnd) -> Result<u64> {
-        let title = || format!("{}@{snapshot}", self.engine.title(volume));
-        let id = self.id(volume).await?;
-        let state = self.recorded_snapshot(volume, id, snapshot).await?;
-        let clocks = self.engine.pool.clocks().await?;
-        let until = end.at(clocks)?;
-        let cell = self.engine.cell(id);
-        let locked = cell.change(move |h| h.set_lock(state, until, clocks.earliest_ms)).await;
-        locked.map_err(|e| e.context(title()))?;
-        // A removal that did not meet the lock came before it.
-        let (_, tables) = self.recorded(volume, id).await?;
-        match tables.with_trash().any(|(_, s)| s.id == state) {
-            true => Ok(until),
-            false => {
-                let why = format!("{} was removed just before it was locked", title());
-                Err(Error::new(Kind::NotFound, why))
+    pub fn lock_snapshot<'f>(
+        &'f self,
+        volume: &'f Name,
+        snapshot: &'f Name,
+        end: LockEnd,
+    ) -> BoxFuture<'f, Result<u64>> {
+        Box::pin(async move {
+            let title = || format!("{}@{snapshot}", self.engine.title(volume));
+            let id = self.id(volume).await?;
+            let state = self.recorded_snapshot(volume, id, snapshot).await?;
+            let clocks = self.engine.pool.clocks().await?;
+            let until = end.at(clocks)?;
+            let cell = self.engine.cell(id);
+            let locked = cell.change(move |h| h.set_lock(state, until, clocks.earliest_ms)).await;
+            locked.map_err(|e| e.context(title()))?;
+            // A removal that did not meet the lock came before it.
+            let (_, tables) = self.recorded(volume, id).await?;
+            match tables.with_trash().any(|(_, s)| s.id == state) {
+                true => Ok(until),
+                false => {
+                    let why = format!("{} was removed just before it was locked", title());
+                    Err(Error::new(Kind::NotFound, why))
+                }
             }
-        }
+        })
     }
 
     /// Returns the id of a snapshot that is recorded: one whose mark is only in the log might not be there after a take-over.
@@ -76,10 +85,12 @@ impl Volumes {
     }
 
     /// Checks that no snapshot of the volume is locked. `Refused`: one is.
-    pub async fn check_unlocked(&self, volume: &Name) -> Result<()> {
-        let head = self.head(volume, self.id(volume).await?).await?;
-        let head = end_locks(self, head).await?;
-        head.locks.allow_all().map_err(|e| e.context(format!("volume {}", self.engine.title(volume))))
+    pub fn check_unlocked<'f>(&'f self, volume: &'f Name) -> BoxFuture<'f, Result<()>> {
+        Box::pin(async move {
+            let head = self.head(volume, self.id(volume).await?).await?;
+            let head = end_locks(self, head).await?;
+            head.locks.allow_all().map_err(|e| e.context(format!("volume {}", self.engine.title(volume))))
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use crate::catalog::volumes::Volumes;
@@ -20,22 +21,28 @@ const READS_AT_ONCE: usize = 32;
 impl Volumes {
     /// Returns what comes back when each snapshot goes, by the last checkpoint; empty where that would take too many reads.
     /// `from`: where sums with older ones begin.
-    pub async fn freed(&self, volume: &Name, from: Option<&Name>) -> Result<BTreeMap<Name, Freed>> {
-        let id = self.id(volume).await?;
-        let found = newest_deaths(&self.engine, id).await?;
-        let Some((tables, dead)) = found else { return Ok(BTreeMap::new()) };
-        let from = match from {
-            Some(name) => match tables.snapshot(name) {
-                Some(state) => Some(state.id),
-                None => return Err(no_snapshot(&self.engine.title(volume), name)),
-            },
-            None => None,
-        };
-        let freed = freed(&tables, &dead, from);
-        let named = tables
-            .snapshots()
-            .map(|(name, state)| (name.clone(), freed.get(&state.id).copied().unwrap_or_default()));
-        Ok(named.collect())
+    pub fn freed<'f>(
+        &'f self,
+        volume: &'f Name,
+        from: Option<&'f Name>,
+    ) -> BoxFuture<'f, Result<BTreeMap<Name, Freed>>> {
+        Box::pin(async move {
+            let id = self.id(volume).await?;
+            let found = newest_deaths(&self.engine, id).await?;
+            let Some((tables, dead)) = found else { return Ok(BTreeMap::new()) };
+            let from = match from {
+                Some(name) => match tables.snapshot(name) {
+                    Some(state) => Some(state.id),
+                    None => return Err(no_snapshot(&self.engine.title(volume), name)),
+                },
+                None => None,
+            };
+            let freed = freed(&tables, &dead, from);
+            let named = tables
+                .snapshots()
+                .map(|(name, state)| (name.clone(), freed.get(&state.id).copied().unwrap_or_default()));
+            Ok(named.collect())
+        })
     }
 }
 

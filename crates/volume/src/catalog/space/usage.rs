@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream;
 
 use super::tally::{Part, VolumesUsage};
@@ -25,10 +26,11 @@ impl Volumes {
     ///
     /// # Errors
     /// Transient ones: what was counted before stays.
-    pub async fn count_usage(&self) -> Result<VolumesUsage> {
-        let at_ms = self.engine.rt.wall_ms();
-        let names = self.engine.pool.list().await?;
-        let looks = names.into_iter().map(|(name, id)| async move {
+    pub fn count_usage(&self) -> BoxFuture<'_, Result<VolumesUsage>> {
+        Box::pin(async move {
+            let at_ms = self.engine.rt.wall_ms();
+            let names = self.engine.pool.list().await?;
+            let looks = names.into_iter().map(|(name, id)| async move {
             let in_trash = name.trashed().is_some();
             if let Some(here) = self.part_here(id) {
                 return Ok(Some((id, Part { in_trash, ..here })));
@@ -48,13 +50,14 @@ impl Volumes {
                 }
             }
         });
-        let mut looks = stream::iter(looks).buffer_unordered(VOLUMES_AT_ONCE);
-        let mut parts = BTreeMap::new();
-        while let Some(part) = looks.next().await {
-            parts.extend(part?);
-        }
-        self.tally.counted(at_ms, parts);
-        self.usage().ok_or_else(|| Error::new(Kind::Internal, "what was just counted is there"))
+            let mut looks = stream::iter(looks).buffer_unordered(VOLUMES_AT_ONCE);
+            let mut parts = BTreeMap::new();
+            while let Some(part) = looks.next().await {
+                parts.extend(part?);
+            }
+            self.tally.counted(at_ms, parts);
+            self.usage().ok_or_else(|| Error::new(Kind::Internal, "what was just counted is there"))
+        })
     }
 
     /// Returns what a volume takes that this engine owns, as it is now.
