@@ -1,6 +1,7 @@
 //! A pool's volumes: names, clones, groups, reports, and what scrub and salvage ask of them.
 
 mod alter;
+mod check_volume;
 mod create_clone_remove;
 mod loss;
 mod marks_in_log;
