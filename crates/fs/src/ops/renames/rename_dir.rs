@@ -226,12 +226,21 @@ impl<'a> DirRename<'a> {
         if done.is_ok() {
             done = self.write_stage(RenameStage::Moved).await.map_err(Into::into);
         }
-        if done.is_err()
-            && let Err(why) = self.write_stage(RenameStage::Back).await
-        {
-            tracing::error!(path = %self.path.display(), %why, "after a crash this rename would go on");
+        if done.is_err() {
+            self.turn_back().await;
         }
         done
+    }
+
+    /// Writes down that the rename goes back. Where the disk has no room for that, what was written before is
+    /// removed: after a crash nobody goes on with a rename that was called failed.
+    async fn turn_back(&mut self) {
+        let Err(why) = self.write_stage(RenameStage::Back).await else { return };
+        let path = self.path.display();
+        tracing::warn!(%path, %why, "after a crash the copies of a failed rename would stay");
+        if let Err(why) = self.fs.context.staging.forget_intent(&self.path).await {
+            tracing::error!(%path, %why, "after a crash this rename would go on");
+        }
     }
 
     async fn sweep_and_note(&mut self) -> Op<()> {
