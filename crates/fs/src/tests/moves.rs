@@ -1,9 +1,54 @@
 //! Renames of directories that the store or this host's disk lets down.
 
+use bytes::Bytes;
+
 use super::acts::Set;
 use super::faults::staged;
 use super::rules::Act;
+use super::user::WRITE;
+use crate::object::Errno;
 use windlass_store::EtagRule;
+
+const RULES: [EtagRule; 3] = [EtagRule::OfBytes, EtagRule::OfParts, EtagRule::OfEachPut];
+
+/// The store refuses to delete the old names: they stay, with what is written there then, and the copies go
+/// once they may. No later mount moves anything.
+/// Promise: A directory's rename that fails leaves all of it at its old name.
+#[test]
+fn a_directory_whose_names_may_not_be_deleted_stays() {
+    for (rule, denied) in RULES.into_iter().flat_map(|rule| ["d/", ""].map(|denied| (rule, denied))) {
+        Set::run(1, rule, move |set| async move {
+            let note = format!("{rule:?} {denied:?}");
+            for name in ["d/a", "d/b", "d/sub/c"] {
+                set.put(name, b"old").await;
+            }
+            let (_, user) = set.mount("deadline=20").await;
+            let handle = user.open("d/a", WRITE, false).await.unwrap();
+            user.fs.write(handle, 0, Bytes::from_static(b"new")).await.unwrap();
+            set.store.rule("delete", denied, Act::Deny, 1_000_000);
+            assert_eq!(user.rename("d", "e", false).await.unwrap_err().errno, Errno::ACCESS, "{note}");
+            user.close(handle).await.unwrap();
+            user.put("d/made", b"made").await.unwrap();
+            set.sleep(30_000).await;
+            assert_eq!(user.get("d/a").await.unwrap(), b"new", "{note}");
+            user.forget_all();
+            user.fs.finish().await;
+            drop(user);
+            set.store.clear();
+            let (_, user) = set.mount("").await;
+            set.sleep(60_000).await;
+            user.fs.finish().await;
+            let names: &[&str] = match denied {
+                // Its source has changed: it is no copy any more.
+                "" => &["d/a", "d/b", "d/made", "d/sub/c", "e/a"],
+                _ => &["d/a", "d/b", "d/made", "d/sub/c"],
+            };
+            assert_eq!(set.keys(), names, "{note}");
+            assert_eq!(set.body("d/a").await.unwrap(), "new", "{note}");
+            assert_eq!(staged(&set.disk), [""; 0], "{note}");
+        });
+    }
+}
 
 /// A rename fails when the disk of this host has no room to note that, and the daemon dies then.
 /// Promise: A directory's rename that fails leaves all of it at its old name.

@@ -104,13 +104,26 @@ struct DirRename<'a> {
     stays: BTreeSet<String>,
     /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
     marker: Option<Listed>,
+    /// State of the deletes at the old name.
+    swept: Swept,
     told: Instant,
+}
+
+/// State of the deletes at the old name of a directory's rename.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Swept {
+    #[default]
+    NotBegun,
+    /// The store has refused the first ones, and all that was there is there.
+    Refused,
+    /// An object was deleted, or may have been.
+    Begun,
 }
 
 impl<'a> DirRename<'a> {
     fn new(fs: &'a Arc<Fs>, path: PathBuf, intent: RenameIntent) -> DirRename<'a> {
-        let (copied, folders, stays, marker) = Default::default();
-        DirRename { fs, intent, path, copied, folders, stays, marker, told: fs.now() }
+        let (copied, folders, stays, marker, swept) = Default::default();
+        DirRename { fs, intent, path, copied, folders, stays, marker, swept, told: fs.now() }
     }
 
     fn new_key(&self, key: &str) -> String {
@@ -306,7 +319,7 @@ impl<'a> DirRename<'a> {
             if after.is_none() {
                 same.append(&mut folders);
             }
-            all &= self.fs.context.remote.remove_listed(same).await? && changed.is_empty();
+            all &= self.remove_copied(same).await? && changed.is_empty();
             for (object, copy) in changed {
                 self.copy_again(object, copy).await?;
             }
@@ -314,6 +327,20 @@ impl<'a> DirRename<'a> {
                 return Ok(all);
             }
         }
+    }
+
+    /// Deletes objects that were copied, and notes what became of the first of them. Returns false when some
+    /// names have other objects by now.
+    async fn remove_copied(&mut self, objects: Vec<Listed>) -> Op<bool> {
+        let remote = &self.fs.context.remote;
+        if objects.is_empty() {
+            return Ok(true);
+        }
+        if std::mem::replace(&mut self.swept, Swept::Begun) == Swept::Begun {
+            return Ok(remote.remove_listed(objects).await?);
+        }
+        let removed = remote.remove_unless_refused(&self.intent.from, objects).await?;
+        Ok(removed.inspect_err(|_| self.swept = Swept::Refused)?)
     }
 
     /// Returns the copies of these objects, all of one page, as they are now. `before`: the last key of the
@@ -395,6 +422,10 @@ pub(super) async fn move_all(fs: &Arc<Fs>, old: &str, new: &str, over: bool, hol
     hold.leave(old);
     fs.names_moved(old, new, &renaming.copied).await;
     if let Err(why) = renaming.sweep_and_note().await {
+        if renaming.swept == Swept::Refused {
+            renaming.turn_back().await;
+            fs.names_moved_back(old, new, &renaming.copied).await;
+        }
         return Err(fs.leave_unfinished(renaming, why).await);
     }
     {
@@ -423,6 +454,38 @@ impl Fs {
             }
         }
         for (_, file) in self.open_below(new) {
+            file.follow_or_warn(&self.context).await;
+        }
+    }
+
+    /// Gives this host's names back to the old directory, of which nothing was deleted, and writes them into
+    /// the notes of what is staged.
+    async fn names_moved_back(self: &Arc<Self>, old: &str, new: &str, copied: &CopiedKeys) {
+        let was_at = |key: &str| format!("{old}{}", &key[new.len()..]);
+        let mut sources = BTreeMap::new();
+        for (_, file) in self.open_below(new) {
+            let key = was_at(&file.key());
+            let Some(was) = copied.get(&hash(&key)).filter(|was| was.copy().is_some()) else { continue };
+            // What can't be looked at is sent as if another had changed it, and so overwrites nothing.
+            let head = self.context.remote.head(&key).await.ok().flatten();
+            sources.extend(head.filter(|head| was.has(&head.etag)).map(|head| (key, head.etag)));
+        }
+        {
+            let mut inodes = self.inodes.lock();
+            self.name_cache.forget_below(old);
+            self.name_cache.forget_below(new);
+            inodes.rename(new, old, true);
+            let nodes: Vec<u64> = inodes.below(old).collect();
+            for ino in nodes {
+                let Some(node) = inodes.get_mut(ino) else { continue };
+                node.until = Default::default();
+                let key = node.key.clone();
+                if let Some((was, source)) = copied.get(&hash(&key)).zip(sources.get(&key)) {
+                    inodes.moved(&key, |etag| was.is_copy(etag), source, self.now());
+                }
+            }
+        }
+        for (_, file) in self.open_below(old) {
             file.follow_or_warn(&self.context).await;
         }
     }
