@@ -1,5 +1,7 @@
 //! Renames of directories that the store or this host's disk lets down.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::acts::Set;
@@ -7,6 +9,7 @@ use super::faults::staged;
 use super::rules::Act;
 use super::user::WRITE;
 use crate::object::Errno;
+use windlass_base::Kind;
 use windlass_store::EtagRule;
 
 const RULES: [EtagRule; 3] = [EtagRule::OfBytes, EtagRule::OfParts, EtagRule::OfEachPut];
@@ -82,4 +85,28 @@ fn a_failed_rename_is_not_finished_though_the_disk_was_full() {
         user.fs.finish().await;
         assert_eq!(staged(&set.disk), [""; 0]);
     });
+}
+
+/// The store asks for fewer requests again and again: the rename goes on, and says so when it can't.
+#[test]
+fn a_store_that_asks_for_fewer_requests_slows_a_rename_down() {
+    for rule in RULES {
+        Set::run(1, rule, move |set| async move {
+            for i in 0..3 {
+                set.put(&format!("d/f{i}"), b"x").await;
+            }
+            let (_, user) = set.mount("deadline=20").await;
+            set.store.rule("copy", "e/f1", Act::SlowDown, 9);
+            let began = set.world.rt().now();
+            user.rename("d", "e", false).await.unwrap_or_else(|f| panic!("{rule:?}: {:?}", f.why));
+            assert_eq!(set.keys(), ["e/f0", "e/f1", "e/f2"], "{rule:?}");
+            set.store.rule("copy", "d/f1", Act::SlowDown, 1_000_000);
+            let failed = user.rename("e", "d", false).await.unwrap_err();
+            assert!(failed.why.unwrap().is(Kind::Throttled), "{rule:?}");
+            assert!(set.world.rt().now().since(began) < Duration::from_secs(110), "{rule:?}");
+            set.sleep(30_000).await;
+            assert_eq!(set.keys(), ["e/f0", "e/f1", "e/f2"], "{rule:?}");
+            user.fs.finish().await;
+        });
+    }
 }
