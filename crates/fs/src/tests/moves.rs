@@ -8,7 +8,7 @@ use super::acts::Set;
 use super::faults::staged;
 use super::rules::Act;
 use super::user::WRITE;
-use crate::object::Errno;
+use crate::object::{Errno, KEY_MAX};
 use windlass_base::Kind;
 use windlass_store::EtagRule;
 
@@ -109,4 +109,21 @@ fn a_store_that_asks_for_fewer_requests_slows_a_rename_down() {
             user.fs.finish().await;
         });
     }
+}
+
+/// A directory gets a name so long that a key in it would be longer than keys can be.
+#[test]
+fn a_directorys_name_that_makes_a_key_too_long_is_refused_as_that() {
+    Set::run(1, EtagRule::OfBytes, |set| async move {
+        let long = format!("d/{}", ["x".repeat(200).as_str(); 5].join("/"));
+        assert!(long.len() < KEY_MAX);
+        set.put("d/a", b"a").await;
+        set.put(&long, b"x").await;
+        let (_, user) = set.mount("").await;
+        let refused = user.rename("d", &"e".repeat(200), false).await.unwrap_err();
+        assert_eq!(refused.errno, Errno::NAMETOOLONG);
+        set.sleep(30_000).await;
+        assert_eq!(set.keys(), ["d/a".to_owned(), long]);
+        user.fs.finish().await;
+    });
 }

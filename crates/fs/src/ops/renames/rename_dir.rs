@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::rename_end::end_behind;
 use crate::bucket::{ActCopy, SeenObject, is_marker};
 use crate::object::{Base, Errno, Fail, KEY_MAX, Op, in_one_moment, same_time, upload_hash};
-use crate::ops::filesystem::{Fs, fail};
+use crate::ops::filesystem::Fs;
 use crate::ops::recovery::is_unanswered_send;
 use crate::staging::{FoundFile, FoundStages, Mark, Note, RenameIntent, RenameStage};
 use crate::tree::Hold;
@@ -506,7 +506,8 @@ impl Fs {
     async fn copy_one(&self, intent: &RenameIntent, old: Listed, when: When) -> Op<(String, ActCopy)> {
         let new_key = format!("{}{}", intent.to, &old.key[intent.from.len()..]);
         if new_key.len() > KEY_MAX {
-            return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
+            let said = format!("{new_key} would be longer than a key can be");
+            return Err(Fail { errno: Errno::NAMETOOLONG, why: Some(Error::new(Kind::Usage, said)) });
         }
         let Listed { key, size, etag, modified_ms } = old;
         let seen = SeenObject { etag, size, modified_ms, upload: None };
