@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::client::{BucketClient, COPIED_A_SECOND, COPY_MAX, is_of_disk, longer};
 use super::copy_etags::of_parts;
-use crate::object::{ActToken, Base, same_time, upload_hash};
+use crate::object::{ActToken, Base, UploadToken, same_time, upload_hash};
 use windlass_base::{Error, Kind, Result};
 use windlass_store::{Cause, Etag, Head, Put, When};
 
@@ -17,6 +17,8 @@ const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause before a copy that the store has not made is asked for again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Size of the largest object whose bytes are read to compare it with its copy.
+const COMPARED_MAX: u64 = 8 << 20;
 /// S3's limit on an object's metadata, in bytes; the mark has to fit.
 const META_MAX: usize = 2048;
 
@@ -181,6 +183,12 @@ impl BucketClient {
         };
         let (source, there) = futures::future::try_join(self.head(from), self.head(to)).await?;
         let Some(source) = source else { return Ok(Attempt::Done(ActCopy::Gone)) };
+        let is_unmarked_copy = match &there {
+            Some(there) if doubt.is_some() && *when == When::Absent => {
+                self.is_twin((from, &source), (to, there)).await?
+            }
+            _ => false,
+        };
         Ok(match there {
             Some(there) if act.is_pair(&source, &there) => {
                 Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
@@ -189,7 +197,7 @@ impl BucketClient {
             Some(there) if from.ends_with('/') && is_bare_folder(&source) && is_bare_folder(&there) => {
                 Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
             }
-            Some(there) if *when == When::Absent && act.source_of(&there).is_some() => {
+            Some(there) if *when == When::Absent && (is_unmarked_copy || act.source_of(&there).is_some()) => {
                 Attempt::Over(there.etag)
             }
             Some(_) if *when == When::Absent => Attempt::Done(ActCopy::Taken),
@@ -199,6 +207,31 @@ impl BucketClient {
             None if matches!(when, When::Matches(_)) => Attempt::Done(ActCopy::Taken),
             _ => Attempt::Again(Some(source), doubt),
         })
+    }
+
+    /// Tells whether the second object has the bytes and the metadata of the first, whatever its etag says.
+    /// A copy of ours without a mark does, where copies get etags of their own; what is put in its place then
+    /// takes nothing from anybody.
+    async fn is_twin(&self, one: (&str, &Head), other: (&str, &Head)) -> Result<bool> {
+        let (size, attrs) = (one.1.size, &one.1.attrs);
+        if (size, attrs) != (other.1.size, &other.1.attrs) {
+            return Ok(false);
+        }
+        if UploadToken::of(attrs, size).is_some() || size == 0 {
+            return Ok(true);
+        }
+        if size > COMPARED_MAX {
+            return Ok(false);
+        }
+        let bytes = async |(key, head): (&str, &Head)| {
+            let base = Base { etag: head.etag.clone(), size };
+            self.get_of((key, None), &base, 0, size).await
+        };
+        match futures::future::try_join(bytes(one), bytes(other)).await {
+            Ok((one, other)) => Ok(one == other),
+            Err(why) if why.is(Kind::Refused) => Ok(false),
+            Err(why) => Err(why),
+        }
     }
 }
 

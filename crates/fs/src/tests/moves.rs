@@ -127,3 +127,23 @@ fn a_directorys_name_that_makes_a_key_too_long_is_refused_as_that() {
         user.fs.finish().await;
     });
 }
+
+/// Some objects of a bucket are encrypted with SSE-KMS, and their copies alone have etags of their own: the
+/// answer of such a copy is lost.
+#[test]
+fn a_lost_copy_with_an_etag_of_its_own_is_known_where_others_keep_theirs() {
+    Set::run(1, EtagRule::OfBytes, |set| async move {
+        for name in ["warm", "d/a", "d/k", "d/z"] {
+            set.put(name, name.as_bytes()).await;
+        }
+        let (_, user) = set.mount("deadline=20").await;
+        user.rename("warm", "warm2", false).await.unwrap();
+        set.store.contents().etags_are(EtagRule::OfEachPut);
+        set.store.rule("copy", "e/k", Act::Lose, 1);
+        user.rename("d", "e", false).await.unwrap_or_else(|f| panic!("{:?}", f.why));
+        assert_eq!(set.keys(), ["e/a", "e/k", "e/z", "warm2"]);
+        assert_eq!(set.body("e/k").await.unwrap(), "d/k");
+        user.fs.finish().await;
+        assert_eq!(staged(&set.disk), [""; 0]);
+    });
+}
