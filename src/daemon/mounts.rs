@@ -79,6 +79,13 @@ fn named(text: &str) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
 }
 
+/// Returns which of the known folders is `dir` by another name: through a symbolic link, or with `..` in it. The
+/// folders themselves are asked nothing: a mount may hang.
+fn same_folder(known: Vec<String>, dir: &str) -> Option<String> {
+    let real = Path::new(dir).canonicalize().ok()?;
+    known.into_iter().find(|known| Path::new(known).canonicalize().is_ok_and(|known| known == real))
+}
+
 /// Returns a sentence about files that an earlier mount left and that can't be stored; none if there are none.
 fn kept_back(unsent: &[Unsent]) -> Option<String> {
     const NAMED: usize = 3;
@@ -281,8 +288,14 @@ impl Mounts {
         dir: &str,
         tell: &(dyn Fn(u64, u64) + Send + Sync),
     ) -> Result<()> {
-        let mounted = self.list.lock().entries.get(dir).map(|e| e.mounted.clone());
-        let Some(mounted) = mounted else {
+        let mut found = self.at(dir);
+        if found.is_none() {
+            let known: Vec<String> = self.list.lock().entries.keys().cloned().collect();
+            let asked = dir.to_owned();
+            let known = host_context.rt.cpu(move || same_folder(known, &asked)).await?;
+            found = known.and_then(|dir| self.at(&dir));
+        }
+        let Some((dir, mounted)) = found else {
             if fs::clear_dead(Path::new(dir))? {
                 return Ok(());
             }
@@ -291,7 +304,12 @@ impl Mounts {
                 format!("{dir} is not a mount of this daemon: `windlass status` lists them"),
             ));
         };
-        self.take_out(host_context, dir, mounted, tell).await
+        self.take_out(host_context, &dir, mounted, tell).await
+    }
+
+    /// Returns the mount that is known by this name of its folder, and the name.
+    fn at(&self, dir: &str) -> Option<(String, Arc<Mounted>)> {
+        self.list.lock().entries.get(dir).map(|entry| (dir.to_owned(), entry.mounted.clone()))
     }
 
     async fn take_out(
@@ -621,6 +639,21 @@ mod tests {
         assert!(two.starts_with("2 of") && two.contains(": k1 at /s/1.stage, k2 at /s/2.stage; "), "{two}");
         let many: Vec<_> = (0..5).map(unsent).collect();
         assert!(kept_back(&many).unwrap().contains("k2 at /s/2.stage and 2 more; "));
+    }
+
+    #[test]
+    fn a_folder_is_known_by_each_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        for name in ["real", "other"] {
+            std::fs::create_dir(path(name)).unwrap();
+        }
+        std::os::unix::fs::symlink(path("real"), path("link")).unwrap();
+        let same = |dir: &str| same_folder(vec![path("gone"), path("link"), path("other")], &path(dir));
+        assert_eq!(same("real"), Some(path("link")));
+        assert_eq!(same("real/../link"), Some(path("link")));
+        assert_eq!(same("real/../other"), Some(path("other")));
+        assert_eq!((same("gone"), same("real/..")), (None, None));
     }
 
     #[tokio::test]

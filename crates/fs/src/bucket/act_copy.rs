@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use super::client::{BucketClient, COPIED_A_SECOND, COPY_MAX, is_of_disk, longer};
 use super::copy_etags::of_parts;
-use crate::object::{ActToken, Base, same_time, upload_hash};
+use crate::object::{ActToken, Base, UploadToken, same_time, upload_hash};
 use windlass_base::{Error, Kind, Result};
 use windlass_store::{Cause, Etag, Head, Put, When};
 
+/// Number of times that a source or a name which changes meanwhile is looked at.
 const ATTEMPTS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause before a copy that the store has not made is asked for again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Size of the largest object whose bytes are read to compare it with its copy.
+const COMPARED_MAX: u64 = 8 << 20;
 /// S3's limit on an object's metadata, in bytes; the mark has to fit.
 const META_MAX: usize = 2048;
 
@@ -56,9 +61,10 @@ pub enum ActCopy {
 /// Outcome of one attempt to copy an object for an act.
 enum Attempt {
     Done(ActCopy),
-    /// The copy is to be tried again; the source is this object by now.
-    Again(Option<Head>),
-    /// The act's own copy has the new name, and is to be made anew: it has no mark, or the source has changed since.
+    /// The copy is to be tried again; the source is this object by now. The error says why nobody knows
+    /// whether the copy was made; without one a look showed that something has changed.
+    Again(Option<Head>, Option<Error>),
+    /// The act's own copy has the new name, and is to be made anew at once: it has no mark, or the source has changed since.
     Over(Etag),
 }
 
@@ -74,10 +80,10 @@ impl BucketClient {
         mut when: When,
     ) -> Result<ActCopy> {
         let (mut marks, mut source) = (false, None);
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                self.rt.sleep(PAUSE).await;
-            }
+        let (mut changes, mut pause) = (0, PAUSE);
+        let more = longer(seen.as_ref().map_or(0, |seen| seen.size), COPIED_A_SECOND);
+        let until = self.rt.now() + (self.deadline * 11 / 6 + more);
+        loop {
             let plain = |seen: &&SeenObject| !of_parts(&seen.etag) && seen.size <= COPY_MAX;
             let out = match seen.as_ref().filter(plain).filter(|_| !marks && self.copies.are_kept()) {
                 None => self.copy_marked(act, from, to, source.take(), &when).await?,
@@ -88,13 +94,21 @@ impl BucketClient {
                 Attempt::Over(copy) => {
                     (marks, when) = (true, When::Matches(copy));
                 }
-                Attempt::Again(now) => {
+                Attempt::Again(_, Some(why)) if until.since(self.rt.now()) <= pause => return Err(why),
+                Attempt::Again(now, doubt) => {
+                    changes += usize::from(doubt.is_none());
+                    if changes == ATTEMPTS {
+                        let said = format!("{from} changes all the time: it can't be moved now");
+                        return Err(Error::new(Kind::Refused, said));
+                    }
+                    self.rt.sleep(pause).await;
+                    // A store that asks for fewer requests gets fewer and fewer.
+                    pause = if doubt.is_some() { (pause * 2).min(LONGEST_PAUSE) } else { PAUSE };
                     seen = now.as_ref().map(SeenObject::of);
                     source = now;
                 }
             }
         }
-        Err(Error::new(Kind::Refused, format!("{from} changes all the time: it can't be moved now")))
     }
 
     async fn copy_plain(
@@ -149,6 +163,7 @@ impl BucketClient {
             Err(why) if why.is(Kind::Refused) || why.is(Kind::NotFound) => {
                 self.settle_copy(act, (from, to), when, None).await
             }
+            Err(why) if why.is(Kind::Throttled) => Ok(Attempt::Again(Some(source), Some(why))),
             Err(why) => Err(why),
         }
     }
@@ -161,12 +176,19 @@ impl BucketClient {
         when: &When,
         doubt: Option<Error>,
     ) -> Result<Attempt> {
-        if let Some(why) = doubt.filter(is_of_disk) {
-            // It can be seen, and yet this host's disk may not have kept it.
-            return Err(why);
-        }
+        // It can be seen, and yet this host's disk may not have kept it.
+        let doubt = match doubt {
+            Some(why) if is_of_disk(&why) => return Err(why),
+            doubt => doubt,
+        };
         let (source, there) = futures::future::try_join(self.head(from), self.head(to)).await?;
         let Some(source) = source else { return Ok(Attempt::Done(ActCopy::Gone)) };
+        let is_unmarked_copy = match &there {
+            Some(there) if doubt.is_some() && *when == When::Absent => {
+                self.is_twin((from, &source), (to, there)).await?
+            }
+            _ => false,
+        };
         Ok(match there {
             Some(there) if act.is_pair(&source, &there) => {
                 Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
@@ -175,7 +197,7 @@ impl BucketClient {
             Some(there) if from.ends_with('/') && is_bare_folder(&source) && is_bare_folder(&there) => {
                 Attempt::Done(ActCopy::Made { source: SeenObject::of(&source), copy: there.etag })
             }
-            Some(there) if *when == When::Absent && act.source_of(&there).is_some() => {
+            Some(there) if *when == When::Absent && (is_unmarked_copy || act.source_of(&there).is_some()) => {
                 Attempt::Over(there.etag)
             }
             Some(_) if *when == When::Absent => Attempt::Done(ActCopy::Taken),
@@ -183,8 +205,33 @@ impl BucketClient {
                 Attempt::Done(ActCopy::Taken)
             }
             None if matches!(when, When::Matches(_)) => Attempt::Done(ActCopy::Taken),
-            _ => Attempt::Again(Some(source)),
+            _ => Attempt::Again(Some(source), doubt),
         })
+    }
+
+    /// Tells whether the second object has the bytes and the metadata of the first, whatever its etag says.
+    /// A copy of ours without a mark does, where copies get etags of their own; what is put in its place then
+    /// takes nothing from anybody.
+    async fn is_twin(&self, one: (&str, &Head), other: (&str, &Head)) -> Result<bool> {
+        let (size, attrs) = (one.1.size, &one.1.attrs);
+        if (size, attrs) != (other.1.size, &other.1.attrs) {
+            return Ok(false);
+        }
+        if UploadToken::of(attrs, size).is_some() || size == 0 {
+            return Ok(true);
+        }
+        if size > COMPARED_MAX {
+            return Ok(false);
+        }
+        let bytes = async |(key, head): (&str, &Head)| {
+            let base = Base { etag: head.etag.clone(), size };
+            self.get_of((key, None), &base, 0, size).await
+        };
+        match futures::future::try_join(bytes(one), bytes(other)).await {
+            Ok((one, other)) => Ok(one == other),
+            Err(why) if why.is(Kind::Refused) => Ok(false),
+            Err(why) => Err(why),
+        }
     }
 }
 

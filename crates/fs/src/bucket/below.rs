@@ -1,6 +1,6 @@
 //! What lies below a prefix, however many objects that are: listed as a stream, and deleted from the inside outwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::client::BucketClient;
 use super::remover::Doomed;
 use windlass_base::{Error, Result};
-use windlass_store::Listed;
+use windlass_store::{Etag, Listed};
 
 const PAGE: usize = 1000;
 
@@ -39,6 +39,38 @@ impl BucketClient {
             all &= self.remove(doomed).await?.is_empty();
         }
         Ok(all)
+    }
+
+    /// Deletes these objects, which lie below `prefix`, as `remove_listed` does. The inner error says that the
+    /// store has refused to delete any of them: all are there still, as a look shows, and none goes late.
+    pub async fn remove_unless_refused(
+        &self,
+        prefix: &str,
+        mut objects: Vec<Listed>,
+    ) -> Result<Result<bool>> {
+        objects.sort_by(inner_first);
+        let rest = objects.split_off(objects.len().min(PAGE));
+        let doomed: Vec<Doomed> = objects.iter().cloned().map(Doomed::of_listed).collect();
+        let removed = self.try_remove(&doomed).await?;
+        if removed.refused && removed.why.is_some() && self.are_there(prefix, &objects).await? {
+            return Ok(removed.all().map(|stay| stay.is_empty()));
+        }
+        let all = removed.all()?.is_empty();
+        Ok(Ok(self.remove_listed(rest).await? && all))
+    }
+
+    /// Tells whether these objects, which lie below `prefix`, are there as they were listed.
+    async fn are_there(&self, prefix: &str, objects: &[Listed]) -> Result<bool> {
+        let mut missing: BTreeMap<&str, &Etag> =
+            objects.iter().map(|object| (object.key.as_str(), &object.etag)).collect();
+        let mut all = self.all_below(prefix);
+        while !missing.is_empty() {
+            let Some(object) = all.try_next().await? else { return Ok(false) };
+            if missing.get(object.key.as_str()) == Some(&&object.etag) {
+                missing.remove(object.key.as_str());
+            }
+        }
+        Ok(true)
     }
 
     /// Deletes the folders that a server with real folders still shows below `prefix` although no key lies in

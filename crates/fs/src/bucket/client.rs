@@ -17,7 +17,7 @@ use super::circuit_breaker::{CircuitBreaker, is_silence};
 use super::copy_etags::CopyEtags;
 use super::deferred_deletes::Deletes;
 use super::late_puts::LatePut;
-use super::remover::{Doomed, Remover};
+use super::remover::{Doomed, Removed, Remover};
 use crate::object::{Base, UploadToken, is_same_write};
 use windlass_base::rt::{Instant, Rt};
 use windlass_base::{Error, Kind, Result};
@@ -356,9 +356,15 @@ impl BucketClient {
     /// condition deletes whatever is there, so callers that care look just before. Returns the keys that
     /// other objects have by now, which stay.
     pub async fn remove(&self, objects: &[Doomed]) -> Result<Vec<String>> {
+        self.try_remove(objects).await?.all()
+    }
+
+    /// Deletes objects as `remove` does. What could not be deleted is no error.
+    pub(super) async fn try_remove(&self, objects: &[Doomed]) -> Result<Removed> {
         let first = objects.first().map_or("", |object| object.key.as_str());
         self.ready(first).await.map_err(|e| explain(e, "deleting", first))?;
-        self.remover.remove(objects).await.all().map_err(|e| explain(e, "deleting", first))
+        let removed = self.remover.remove(objects).await;
+        Ok(Removed { why: removed.why.map(|e| explain(e, "deleting", first)), ..removed })
     }
 
     /// Deletes whatever has this name. What was `seen` there is deleted without another look if it is still

@@ -62,6 +62,8 @@ pub struct Removed {
     pub left: Vec<Doomed>,
     /// Reason why objects are left, if there are any.
     pub why: Option<Error>,
+    /// True if the store has refused each request to delete that it was sent: none of them comes late.
+    pub refused: bool,
 }
 
 impl Removed {
@@ -69,12 +71,22 @@ impl Removed {
         self.stay.extend(other.stay);
         self.left.extend(other.left);
         self.why = self.why.take().or(other.why);
+        self.refused &= other.refused;
     }
 
     /// Returns the keys that other objects have by now; fails if any object is left.
     pub fn all(self) -> Result<Vec<String>> {
         self.why.map_or(Ok(self.stay), Err)
     }
+}
+
+/// What the attempts to delete many objects one by one share.
+#[derive(Debug, Default)]
+struct Tries {
+    /// One of them has met a store that refuses or says nothing: those behind it are not tried.
+    stop: AtomicBool,
+    /// One of them was not refused: its object is gone, or may still go.
+    accepted: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -155,19 +167,21 @@ impl Remover {
             Ok(false) => None,
             Err(why) if is_refusal(&why) && objects.len() == 1 => {
                 let left = objects.iter().map(|o| (*o).clone()).collect();
-                return Removed { stay: Vec::new(), left, why: Some(why) };
+                return Removed { stay: Vec::new(), left, why: Some(why), refused: true };
             }
             Err(why) => Some(why),
         };
-        self.resolve_all(objects, doubt.as_ref()).await
+        let mut removed = self.resolve_all(objects, doubt.as_ref()).await;
+        removed.refused &= doubt.as_ref().is_some_and(is_refusal);
+        removed
     }
 
     async fn resolve_all(&self, objects: &[&Doomed], doubt: Option<&Error>) -> Removed {
-        let stop = &AtomicBool::new(false);
+        let tries = &Tries::default();
         let looks: Vec<_> =
-            objects.iter().map(|object| self.resolve_delete(object, doubt, stop).boxed()).collect();
+            objects.iter().map(|object| self.resolve_delete(object, doubt, tries).boxed()).collect();
         let fates: Vec<Result<Fate>> = futures::stream::iter(looks).buffered(AT_ONCE).collect().await;
-        let mut removed = Removed::default();
+        let mut removed = Removed { refused: !tries.accepted.load(Ordering::Relaxed), ..Removed::default() };
         for (object, fate) in objects.iter().zip(fates) {
             match fate {
                 Ok(Fate::Gone) => {}
@@ -182,14 +196,8 @@ impl Remover {
     }
 
     /// Looks at the object after a delete of unknown outcome, and deletes it again if it is there as it was.
-    /// `stop` is shared by many objects: once one of them meets a store that refuses or says nothing, those
-    /// behind it are not tried.
-    async fn resolve_delete(
-        &self,
-        object: &Doomed,
-        doubt: Option<&Error>,
-        stop: &AtomicBool,
-    ) -> Result<Fate> {
+    async fn resolve_delete(&self, object: &Doomed, doubt: Option<&Error>, tries: &Tries) -> Result<Fate> {
+        let Tries { stop, accepted } = tries;
         let (until, mut pause) = (self.rt.now() + PATIENCE, FIRST_PAUSE);
         let mut last = doubt.map(Error::share);
         while !stop.load(Ordering::Relaxed) {
@@ -202,7 +210,11 @@ impl Remover {
                 Some(_) => {}
             }
             let one = [(object.key.clone(), object.object.etag.clone())];
-            match self.ask(self.bucket.delete_same(&one, Cause::File)).await {
+            let deleted = self.ask(self.bucket.delete_same(&one, Cause::File)).await;
+            if !deleted.as_ref().is_err_and(is_refusal) {
+                accepted.store(true, Ordering::Relaxed);
+            }
+            match deleted {
                 Ok(true) => return Ok(Fate::Gone),
                 Ok(false) => {}
                 Err(why) if is_refusal(&why) || why.is(Kind::Timeout) => {

@@ -48,9 +48,10 @@ impl ActToken {
     }
 
     /// Tells whether `copy` has the bytes and all the metadata of `source`, by this act or because both are
-    /// the same in every respect.
+    /// the same in every respect. An object that was stored after its alleged copy was put by somebody else.
     pub fn is_pair(&self, source: &Head, copy: &Head) -> bool {
-        let same = || (&source.etag, &source.attrs) == (&copy.etag, &copy.attrs);
+        let in_order = || source.modified_ms.zip(copy.modified_ms).is_none_or(|(was, copied)| was <= copied);
+        let same = || (&source.etag, &source.attrs) == (&copy.etag, &copy.attrs) && in_order();
         source.size == copy.size && (self.made(source, copy) || same())
     }
 
@@ -99,6 +100,9 @@ mod tests {
         assert!(!act.is_pair(&chmodded, &copy), "a chmod in the same second");
         assert!(!act.is_pair(&source, &Head { size: 4, ..copy }));
         assert!(act.is_pair(&source, &head("e-2", 9, None)), "the same in every respect");
+        assert!(!act.is_pair(&head("e-2", 9, None), &head("e-2", 7, None)), "put again after it was copied");
+        let untimed = Head { modified_ms: None, ..head("e-2", 0, None) };
+        assert!(act.is_pair(&head("e-2", 9, None), &untimed), "nobody tells when");
         assert!(!act.is_pair(&source, &head("e-2", 9, Some("x"))), "other metadata");
         assert!(!act.is_pair(&source, &head("f", 9, None)));
     }

@@ -156,11 +156,14 @@ impl Fs {
             self.detach(file).await?;
         }
         // The name is the file's until it is gone: a close or fsync meanwhile waits for what becomes of it.
-        let is_one_of_many = file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, self.now());
+        let now = self.now();
+        let is_one_of_many = file.is_none() && self.unlink_bursts.goes_on(split(&target.key).0, now);
+        // Whoever removes what was just made goes on by its absence, as SQLite does once its journal is gone.
+        let may_wait = is_one_of_many && !self.name_cache.is_written_lately(&target.key, now);
         // What has arrived since it was looked at has another etag, and so may what is open have: whatever has the name goes.
         let is_as_seen = file.is_none() && self.name_cache.is_current(&target.key, seq);
         let seen = doomed_of(&target).filter(|_| is_as_seen);
-        let waits = match seen.clone().filter(|_| is_one_of_many) {
+        let waits = match seen.clone().filter(|_| may_wait) {
             Some(doomed) => self.remove_soon(doomed).await,
             None => false,
         };

@@ -171,7 +171,7 @@ impl Fs {
             // Its object was removed elsewhere: who has it open goes on with what it was.
             inodes.remove(key, false);
         }
-        self.name_cache.touched(key);
+        self.name_cache.touched(key, self.now());
         let node = inodes.meet(key, false, &self.default_attributes(false));
         (node.until, node.cached) = (Default::default(), None);
         let file = OpenFile::fresh(key, attrs, now, node.changing.clone());

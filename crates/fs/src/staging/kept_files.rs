@@ -154,10 +154,7 @@ impl KeptFiles {
             return Err(Error::new(Kind::Exists, format!("{} is there already", path.display())));
         }
         // Under its name only when it is whole. The name itself may be as long as names can be.
-        let short: String = name.chars().take(60).collect();
-        let part = path.with_file_name(format!(".{short}.part"));
-        let file = disk.open(&part, OpenHow::Create).await.context(doing)?;
-        file.set_len(0).await.context(doing)?;
+        let (part, file) = self.new_part(&path, &name).await.context(doing)?;
         let done = async {
             self.fill(left, &*file).await?;
             disk.rename(&part, &path).await?;
@@ -171,6 +168,19 @@ impl KeptFiles {
         }
         left.stage.release_fds();
         Ok(path)
+    }
+
+    /// Makes an empty file beside `path`, under a name that nothing has: whatever is there is somebody's.
+    async fn new_part(&self, path: &Path, name: &str) -> std::io::Result<(PathBuf, Arc<dyn DiskFile>)> {
+        let short: String = name.chars().take(60).collect();
+        let mut n = 0;
+        loop {
+            let part = path.with_file_name(format!(".{short}.{n}.part"));
+            match self.folder.disk().open(&part, OpenHow::CreateNew).await {
+                Err(why) if why.kind() == std::io::ErrorKind::AlreadyExists => n += 1,
+                file => return Ok((part, file?)),
+            }
+        }
     }
 
     async fn fill(&self, left: &FoundFile, file: &dyn DiskFile) -> Result<()> {

@@ -165,14 +165,20 @@ impl StagingArea {
 
     /// Removes what was written down of a rename that is done, or undone.
     pub async fn remove_intent(&self, path: &Path) {
-        let gone = async {
-            self.folder.disk().remove(path).await?;
-            // It must not come back, and do the same to what is there by then.
-            self.folder.disk().sync_dir(&self.dir).await
-        };
-        if let Err(why) = gone.await {
+        if let Err(why) = self.forget_intent(path).await {
             tracing::warn!(path = %path.display(), %why, "a finished rename's note can't be removed");
         }
+    }
+
+    /// Removes what was written down of a rename, if it is there still.
+    pub async fn forget_intent(&self, path: &Path) -> Result<()> {
+        let gone = match self.folder.disk().remove(path).await {
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            gone => gone,
+        };
+        gone?;
+        // It must not come back, and do the same to what is there by then.
+        Ok(self.folder.disk().sync_dir(path.parent().unwrap_or(&self.dir)).await?)
     }
 }
 

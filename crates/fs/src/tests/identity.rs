@@ -102,6 +102,8 @@ fn a_removal_in_doubt_takes_no_object_of_the_same_bytes() {
             for name in names {
                 user.put(name, b"mine").await.unwrap();
             }
+            // Later their removal waits for others.
+            set.sleep(61_000).await;
             set.store.rule(
                 "delete",
                 "d/lock",
@@ -148,6 +150,8 @@ fn what_follows_a_removal_replaces_nothing_of_others() {
             for name in ["a", "b", "c", "e", "lock"] {
                 user.put(name, b"").await.unwrap();
             }
+            // Later their removal waits for others.
+            set.sleep(61_000).await;
             set.store.rule("delete", "lock", Act::Late(2000), 1);
             for name in ["a", "b", "c", "e", "lock"] {
                 user.unlink(name).await.unwrap();

@@ -90,6 +90,49 @@ fn what_is_kept_is_listed_copied_out_and_dropped() {
     .unwrap();
 }
 
+/// A file that is called as a copy under way might be is kept, among those that are copied out and in the folder.
+#[test]
+fn copying_out_touches_nothing_that_is_there() {
+    let sim = Sim::new(3);
+    let store = SimStore::new(&sim, "s");
+    let (world, inside, disk) = (sim.clone(), store.clone(), Arc::new(SimDisk::new(&sim)));
+    sim.run(async move {
+        let user =
+            User::mount(world.rt(), disk.clone(), inside.clone(), "flush=local,deadline=1", FOLDER).await;
+        let how = OpenMode { truncate: true, ..WRITE };
+        let names = [".f.part", ".f.0.part", "f", "g"];
+        let mut handles = Vec::new();
+        for name in names {
+            handles.push(user.open(name, how, true).await.unwrap());
+        }
+        inside.faults(|f| f.reach = Reach::Refuses);
+        for (name, handle) in names.into_iter().zip(handles) {
+            user.fs.write(handle, 0, Bytes::from(name)).await.unwrap();
+            user.close(handle).await.unwrap();
+        }
+        user.fs.finish().await;
+        disk.create_dir(Path::new("/out")).await.unwrap();
+        let theirs = ["/out/.g.part", "/out/.g.0.part"];
+        for path in theirs {
+            let file = disk.open(Path::new(path), OpenHow::CreateNew).await.unwrap();
+            file.pwrite(0, vec![Bytes::from(path)], true).await.unwrap();
+        }
+        let shared = disk.clone() as Arc<dyn Disk>;
+        let keep = KeptFiles::open(&shared, Path::new(ROOT)).await.unwrap();
+        let (copied, result) = keep.copy_out(Path::new("/out")).await;
+        result.unwrap();
+        assert_eq!(copied.len(), 4);
+        for name in names {
+            assert_eq!(content(&disk, &format!("/out/{name}")).await, name);
+        }
+        for path in theirs {
+            assert_eq!(content(&disk, path).await, path);
+        }
+        assert_eq!(disk.list(Path::new("/out")).await.unwrap().len(), 6, "no part is left");
+    })
+    .unwrap();
+}
+
 /// Files that wait when another mount comes are not sent first, but shown and sent by that mount.
 #[test]
 fn what_waits_is_left_to_the_mount_that_comes_next() {

@@ -15,6 +15,7 @@ mod late;
 mod listing;
 mod memory;
 mod model;
+mod moves;
 mod odd;
 mod overtaken;
 mod power;

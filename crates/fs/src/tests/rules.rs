@@ -29,6 +29,8 @@ pub enum Act {
     Hang,
     /// Refused.
     Deny,
+    /// Not done: the store asks for fewer requests.
+    SlowDown,
     /// Done twice, as by a proxy that repeats it; the second answer comes.
     Twice,
 }
@@ -143,6 +145,9 @@ impl Store for Ruled {
             }
             match act {
                 Some(Act::Deny) => return Err(Error::new(Kind::Denied, "access denied")),
+                Some(Act::SlowDown) => {
+                    return request.unanswered(Error::new(Kind::Throttled, "SlowDown"));
+                }
                 Some(Act::CutAndCome(ms)) => {
                     let (contents, request, rt) = (self.contents.clone(), request.clone(), self.rt.clone());
                     let work = async move {

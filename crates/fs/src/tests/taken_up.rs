@@ -101,6 +101,8 @@ fn what_follows_a_removal_is_stored_though_that_is_done_meanwhile() {
                 user.put(name, b"old").await.unwrap();
             }
             user.fs.idle().await;
+            // Later their removal waits for others.
+            set.sleep(61_000).await;
             // Those that go together, and each of them alone.
             set.store.rule("delete", "f", Act::Hang, 4);
             for name in ["a", "b", "f1", "f2", "f3"] {
@@ -389,6 +391,8 @@ fn what_replaces_a_name_whose_removal_failed_is_stored_though_that_is_done_meanw
                 user.put(name, b"old").await.unwrap();
             }
             user.fs.idle().await;
+            // Later their removal waits for others.
+            set.sleep(61_000).await;
             set.store.rule("delete", "f", Act::Hang, 4);
             for name in ["a", "b", "f1", "f2", "f3"] {
                 user.unlink(name).await.unwrap();

@@ -8,6 +8,7 @@ mod inodes;
 mod metadata_sample;
 mod name_cache;
 mod parallel_listing;
+mod recent_names;
 mod split_points;
 mod unfinished_rename;
 mod version_nodes;

@@ -15,6 +15,7 @@ use lru::LruCache;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use super::metadata_sample::{Metadata, SAMPLE};
+use super::recent_names::RecentNames;
 use crate::object::{Attributes, NamesLock};
 use windlass_base::rt::Instant;
 
@@ -174,6 +175,8 @@ struct Inner {
     listings: Lru<Listing>,
     entries: usize,
     changes: ChangeLog,
+    /// Names that own changes have given an object lately.
+    written: RecentNames,
     lookups: Lru<LookupCount>,
 }
 
@@ -210,7 +213,8 @@ impl NameCache {
         let changes = ChangeLog { count: 0, names: names_at, dirs, below, anywhere: 0, recent, before: 0 };
         let lookups =
             LruCache::with_hasher(NonZeroUsize::new(BULK_DIRS).expect("not zero"), Default::default());
-        NameCache(NamesLock::new(Inner { names, listings, entries: 0, changes, lookups }))
+        let written = RecentNames::default();
+        NameCache(NamesLock::new(Inner { names, listings, entries: 0, changes, written, lookups }))
     }
 
     /// Counts that the store is asked for a name of this directory. Now and then so many were that it is
@@ -254,8 +258,15 @@ impl NameCache {
     }
 
     /// Counts a change of a name that stands here for a file of which the store knows nothing yet.
-    pub fn touched(&self, stem: &str) {
-        self.0.lock().changes.name(stem);
+    pub fn touched(&self, stem: &str, now: Instant) {
+        let mut inner = self.0.lock();
+        inner.changes.name(stem);
+        inner.written.note(stem, now);
+    }
+
+    /// Tells whether this mount has made, written or changed the object of this name within the last minute.
+    pub fn is_written_lately(&self, stem: &str, now: Instant) -> bool {
+        self.0.lock().written.has(stem, now)
     }
 
     /// Returns what is known of a name, until when, and what metadata the objects of its directory carry.
@@ -355,6 +366,9 @@ impl NameCache {
         let known = fresh.is_some() || named.is_some();
         let mut seen = fresh.or(named).unwrap_or_default();
         change(&mut seen);
+        if seen.object.is_some() {
+            inner.written.note(stem, now);
+        }
         // That nothing is left is not known of a name that we knew nothing of: something may have been hidden.
         if known || seen != CachedName::default() {
             inner.names.put(stem.to_owned(), (seen, until));
@@ -455,7 +469,7 @@ mod tests {
         known.changed("d/old", at(0), at(1), |s| *s = object());
         let seq = known.seq();
         for name in ["d/new", "d/gone", "d/sub/new", "e/new"] {
-            known.touched(name);
+            known.touched(name, at(1));
         }
         let page = || ["a", "gone"].map(|name| (name.to_owned(), object())).into();
         known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), seq);
@@ -469,7 +483,7 @@ mod tests {
         assert_eq!(known.get("d/later", at(2)).unwrap().0, object());
         let seq = known.seq();
         for n in 0..=RECENT {
-            known.touched(&format!("e/{n}"));
+            known.touched(&format!("e/{n}"), at(1));
         }
         known.learn_page("d/", page(), Some(BTreeSet::new()), at(5), seq);
         assert_eq!(known.get("d/a", at(1)).unwrap().0, object());

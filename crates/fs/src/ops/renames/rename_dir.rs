@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::rename_end::end_behind;
 use crate::bucket::{ActCopy, SeenObject, is_marker};
 use crate::object::{Base, Errno, Fail, KEY_MAX, Op, in_one_moment, same_time, upload_hash};
-use crate::ops::filesystem::{Fs, fail};
+use crate::ops::filesystem::Fs;
 use crate::ops::recovery::is_unanswered_send;
 use crate::staging::{FoundFile, FoundStages, Mark, Note, RenameIntent, RenameStage};
 use crate::tree::Hold;
@@ -104,13 +104,26 @@ struct DirRename<'a> {
     stays: BTreeSet<String>,
     /// The marker of a directory that is renamed over another, which is replaced when all else was copied.
     marker: Option<Listed>,
+    /// State of the deletes at the old name.
+    swept: Swept,
     told: Instant,
+}
+
+/// State of the deletes at the old name of a directory's rename.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Swept {
+    #[default]
+    NotBegun,
+    /// The store has refused the first ones, and all that was there is there.
+    Refused,
+    /// An object was deleted, or may have been.
+    Begun,
 }
 
 impl<'a> DirRename<'a> {
     fn new(fs: &'a Arc<Fs>, path: PathBuf, intent: RenameIntent) -> DirRename<'a> {
-        let (copied, folders, stays, marker) = Default::default();
-        DirRename { fs, intent, path, copied, folders, stays, marker, told: fs.now() }
+        let (copied, folders, stays, marker, swept) = Default::default();
+        DirRename { fs, intent, path, copied, folders, stays, marker, swept, told: fs.now() }
     }
 
     fn new_key(&self, key: &str) -> String {
@@ -226,12 +239,21 @@ impl<'a> DirRename<'a> {
         if done.is_ok() {
             done = self.write_stage(RenameStage::Moved).await.map_err(Into::into);
         }
-        if done.is_err()
-            && let Err(why) = self.write_stage(RenameStage::Back).await
-        {
-            tracing::error!(path = %self.path.display(), %why, "after a crash this rename would go on");
+        if done.is_err() {
+            self.turn_back().await;
         }
         done
+    }
+
+    /// Writes down that the rename goes back. Where the disk has no room for that, what was written before is
+    /// removed: after a crash nobody goes on with a rename that was called failed.
+    async fn turn_back(&mut self) {
+        let Err(why) = self.write_stage(RenameStage::Back).await else { return };
+        let path = self.path.display();
+        tracing::warn!(%path, %why, "after a crash the copies of a failed rename would stay");
+        if let Err(why) = self.fs.context.staging.forget_intent(&self.path).await {
+            tracing::error!(%path, %why, "after a crash this rename would go on");
+        }
     }
 
     async fn sweep_and_note(&mut self) -> Op<()> {
@@ -297,7 +319,7 @@ impl<'a> DirRename<'a> {
             if after.is_none() {
                 same.append(&mut folders);
             }
-            all &= self.fs.context.remote.remove_listed(same).await? && changed.is_empty();
+            all &= self.remove_copied(same).await? && changed.is_empty();
             for (object, copy) in changed {
                 self.copy_again(object, copy).await?;
             }
@@ -305,6 +327,20 @@ impl<'a> DirRename<'a> {
                 return Ok(all);
             }
         }
+    }
+
+    /// Deletes objects that were copied, and notes what became of the first of them. Returns false when some
+    /// names have other objects by now.
+    async fn remove_copied(&mut self, objects: Vec<Listed>) -> Op<bool> {
+        let remote = &self.fs.context.remote;
+        if objects.is_empty() {
+            return Ok(true);
+        }
+        if std::mem::replace(&mut self.swept, Swept::Begun) == Swept::Begun {
+            return Ok(remote.remove_listed(objects).await?);
+        }
+        let removed = remote.remove_unless_refused(&self.intent.from, objects).await?;
+        Ok(removed.inspect_err(|_| self.swept = Swept::Refused)?)
     }
 
     /// Returns the copies of these objects, all of one page, as they are now. `before`: the last key of the
@@ -386,6 +422,10 @@ pub(super) async fn move_all(fs: &Arc<Fs>, old: &str, new: &str, over: bool, hol
     hold.leave(old);
     fs.names_moved(old, new, &renaming.copied).await;
     if let Err(why) = renaming.sweep_and_note().await {
+        if renaming.swept == Swept::Refused {
+            renaming.turn_back().await;
+            fs.names_moved_back(old, new, &renaming.copied).await;
+        }
         return Err(fs.leave_unfinished(renaming, why).await);
     }
     {
@@ -418,6 +458,38 @@ impl Fs {
         }
     }
 
+    /// Gives this host's names back to the old directory, of which nothing was deleted, and writes them into
+    /// the notes of what is staged.
+    async fn names_moved_back(self: &Arc<Self>, old: &str, new: &str, copied: &CopiedKeys) {
+        let was_at = |key: &str| format!("{old}{}", &key[new.len()..]);
+        let mut sources = BTreeMap::new();
+        for (_, file) in self.open_below(new) {
+            let key = was_at(&file.key());
+            let Some(was) = copied.get(&hash(&key)).filter(|was| was.copy().is_some()) else { continue };
+            // What can't be looked at is sent as if another had changed it, and so overwrites nothing.
+            let head = self.context.remote.head(&key).await.ok().flatten();
+            sources.extend(head.filter(|head| was.has(&head.etag)).map(|head| (key, head.etag)));
+        }
+        {
+            let mut inodes = self.inodes.lock();
+            self.name_cache.forget_below(old);
+            self.name_cache.forget_below(new);
+            inodes.rename(new, old, true);
+            let nodes: Vec<u64> = inodes.below(old).collect();
+            for ino in nodes {
+                let Some(node) = inodes.get_mut(ino) else { continue };
+                node.until = Default::default();
+                let key = node.key.clone();
+                if let Some((was, source)) = copied.get(&hash(&key)).zip(sources.get(&key)) {
+                    inodes.moved(&key, |etag| was.is_copy(etag), source, self.now());
+                }
+            }
+        }
+        for (_, file) in self.open_below(old) {
+            file.follow_or_warn(&self.context).await;
+        }
+    }
+
     async fn leave_unfinished(self: &Arc<Self>, renaming: DirRename<'_>, why: Fail) -> Fail {
         let DirRename { path, intent, .. } = renaming;
         let (from, to, goes_on) = (&intent.from, &intent.to, intent.stage != RenameStage::Back);
@@ -434,7 +506,8 @@ impl Fs {
     async fn copy_one(&self, intent: &RenameIntent, old: Listed, when: When) -> Op<(String, ActCopy)> {
         let new_key = format!("{}{}", intent.to, &old.key[intent.from.len()..]);
         if new_key.len() > KEY_MAX {
-            return Err(fail(Kind::Usage, format!("{new_key} would be longer than a key can be")));
+            let said = format!("{new_key} would be longer than a key can be");
+            return Err(Fail { errno: Errno::NAMETOOLONG, why: Some(Error::new(Kind::Usage, said)) });
         }
         let Listed { key, size, etag, modified_ms } = old;
         let seen = SeenObject { etag, size, modified_ms, upload: None };
