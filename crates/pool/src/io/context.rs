@@ -149,7 +149,7 @@ impl PoolContext {
     pub(crate) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let (n, guesses) = (self.layout.n(), self.guesses());
         self.missing_shards.dead(ids);
-        ids.iter().for_each(|id| self.footers.forget(id, n));
+        ids.iter().for_each(|id| self.footers.forget(id, 0..n));
         for part in ids.chunks(DELETE_MAX) {
             let deletes = self.members().into_iter().map(|member| async move {
                 let shards: Vec<usize> = part.iter().map(|id| shard_on(id, member.index(), n)).collect();

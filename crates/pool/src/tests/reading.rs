@@ -260,9 +260,13 @@ fn what_another_server_answers_is_no_absence() {
 
 /// Other bytes in a shard, and checksums that fit them.
 fn forge(shard: &mut Vec<u8>) {
+    forge_from(shard, 0);
+}
+
+fn forge_from(shard: &mut Vec<u8>, from: usize) {
     let mut footer = Footer::decode(shard, shard.len() as u64).unwrap();
     shard.truncate(shard.len() - footer.encode().len());
-    shard.iter_mut().for_each(|byte| *byte ^= 1);
+    shard[from..].iter_mut().for_each(|byte| *byte ^= 1);
     footer.checks = shard.chunks(CHECK_SPAN).map(crc32c).collect();
     footer.shard_hash = xxhash_rust::xxh3::xxh3_128(shard);
     shard.extend(footer.encode());
@@ -280,6 +284,40 @@ fn a_forged_shard_beside_a_store_that_is_away_leaves_all_readable() {
             let (contents, key) = yard.shard(&one.id, forged);
             assert!(contents.rot(&key, forge));
             check(&pool, &one).await;
+        });
+    }
+}
+
+/// A shard is false from some byte on. Reads around a store that is away meet the shard, once in its false part and once before
+/// it. A repair replaces the shard, and all is readable without m stores.
+#[test]
+fn nothing_that_was_known_of_a_false_shard_outlives_its_repair() {
+    let span = CHECK_SPAN;
+    for (false_from, read_at) in [(0, 0), (span, 0), (span, span)] {
+        run("3+2", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let one = chunk(1, &[2 * span; 3]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (contents, key) = yard.shard(&one.id, 1);
+            assert!(contents.rot(&key, |shard| forge_from(shard, false_from)));
+            let at = |shard| place(&one.id, shard, yard.layout.n());
+            let read = async |offset: usize| {
+                let want = one.shards[0].slice(offset..offset + 4096);
+                pool.read(&one.id, offset as u64, 4096, Cause::Read, &|b| b == want).await
+            };
+            yard.reach(at(0), Reach::Refuses);
+            read(read_at).await.unwrap();
+            yard.reach(at(0), Reach::Up);
+            yard.settle(20_000).await;
+            yard.needed.0.lock().insert(one.id);
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert!(done.left.is_complete_and_clean() && done.rebuilt == 1, "{done:?}");
+            [0, 4].into_iter().for_each(|shard| yard.reach(at(shard), Reach::Refuses));
+            for offset in [0, span] {
+                assert!(read(offset).await.is_ok(), "false from {false_from}, read at {read_at}: {offset}");
+            }
         });
     }
 }
