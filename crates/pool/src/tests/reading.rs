@@ -322,6 +322,42 @@ fn nothing_that_was_known_of_a_false_shard_outlives_its_repair() {
     }
 }
 
+#[derive(Debug, Default)]
+struct Emptied(std::sync::atomic::AtomicUsize);
+
+#[async_trait]
+impl ReadCaches for Emptied {
+    async fn empty(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn caches_are_emptied_where_a_shard_had_other_contents_and_only_there() {
+    let kinds: [fn(&mut Vec<u8>); 2] = [forge, |shard| shard[0] ^= 1];
+    for (kind, expected) in [(Some(kinds[0]), 1), (Some(kinds[1]), 1), (None, 0)] {
+        run("2+1", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let caches = Arc::new(Emptied::default());
+            let weak = Arc::downgrade(&caches);
+            pool.empties(weak);
+            let one = chunk(1, &LENS[..2]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (contents, key) = yard.shard(&one.id, 0);
+            match kind {
+                Some(kind) => assert!(contents.rot(&key, kind)),
+                None => drop(contents.delete(&[key], W).await.unwrap()),
+            }
+            yard.needed.0.lock().insert(one.id);
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert_eq!((done.rebuilt, done.replaced), (1, expected), "{done:?}");
+            assert_eq!(caches.0.load(std::sync::atomic::Ordering::Relaxed) as u64, expected);
+        });
+    }
+}
+
 /// Nobody can tell which of the two was stored: what was is not to be overwritten, whichever hash is the lower one.
 #[test]
 fn of_two_copies_that_contradict_each_other_repair_touches_neither() {
