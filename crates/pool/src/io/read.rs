@@ -14,6 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::context::PoolContext;
 use crate::chunk::{About, CHECK_SPAN, Footer};
+use crate::local::Damage;
 use crate::stores::Member;
 use crate::stores::SizeClass;
 use crate::stores::hedge_policy;
@@ -316,7 +317,7 @@ impl PoolContext {
             }
             match self.decode_any(part, &pieces, verify).await {
                 Some(Ok((bytes, forged))) => {
-                    misses.rotten.extend(forged);
+                    self.proven_false(part.id, &forged);
                     misses.doubted(self, part.id);
                     return Ok(bytes);
                 }
@@ -399,6 +400,13 @@ impl PoolContext {
             }
         }
         out
+    }
+
+    /// Marks these shards as damaged: their checksums are right, so that no closer look at them alone would tell.
+    fn proven_false(&self, id: &ChunkId, shards: &[usize]) {
+        for shard in shards.iter().filter(|shard| !self.is_coming(id, **shard)) {
+            self.missing_shards().damaged(*id, Damage::rotten(*shard));
+        }
     }
 
     /// Returns the shards whose pieces differ from what the good pieces make, and warns of each.

@@ -322,6 +322,39 @@ fn nothing_that_was_known_of_a_false_shard_outlives_its_repair() {
     }
 }
 
+/// No hash covers a parity shard: reads alone prove that one is false, and a repair takes it away by that.
+#[test]
+fn a_false_parity_shard_that_reads_have_proven_is_taken_away_by_a_repair() {
+    run("3+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let one = chunk(1, &LENS[..3]);
+        store(&pool, &one).await;
+        yard.settle(1000).await;
+        let (contents, key) = yard.shard(&one.id, 3);
+        assert!(contents.rot(&key, forge));
+        let at = |shard| place(&one.id, shard, yard.layout.n());
+        yard.reach(at(0), Reach::Refuses);
+        check(&pool, &one).await;
+        yard.settle(30_000).await;
+        yard.reach(at(0), Reach::Up);
+        yard.settle(20_000).await;
+        assert_eq!(pool.status().damaged_shards, 1, "it is not forgotten");
+        yard.needed.0.lock().insert(one.id);
+        let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+        let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+        assert_eq!(found.rotten.iter().map(|finding| &*finding.key).collect::<Vec<_>>(), [&*key]);
+        let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+        assert!(done.left.is_complete_and_clean() && done.rebuilt == 1, "{done:?}");
+        assert_eq!(pool.status().damaged_shards, 0);
+        // Suspected once more, and right.
+        pool.context().missing_shards().damaged(one.id, crate::local::Damage::rotten(3));
+        let clean = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+        assert!(clean.is_complete_and_clean() && pool.status().damaged_shards == 0, "{clean:?}");
+        [0, 4].into_iter().for_each(|shard| yard.reach(at(shard), Reach::Refuses));
+        check(&pool, &one).await;
+    });
+}
+
 #[derive(Debug, Default)]
 struct Emptied(std::sync::atomic::AtomicUsize);
 
