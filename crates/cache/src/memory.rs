@@ -45,6 +45,8 @@ struct Shard {
     ahead_used_bytes: u64,
     /// Frames that somebody is fetching now.
     flights: FastMap<FrameKey, Flying>,
+    /// Number of times that the cache was emptied: a flight that began before lands nowhere.
+    emptied: u64,
 }
 
 /// A frame on its way.
@@ -187,6 +189,8 @@ impl Waiter {
 pub struct Flight {
     cache: FrameCache,
     key: FrameKey,
+    /// `Shard::emptied` when the flight began.
+    emptied: u64,
     landing: Landing,
     done: watch::Sender<Landing>,
 }
@@ -197,7 +201,7 @@ impl Flight {
     }
 
     pub fn land(mut self, frame: Bytes) {
-        self.cache.land(self.key, frame.clone());
+        self.cache.land(self.key, self.emptied, frame.clone());
         self.landing = Some(Ok(frame));
     }
 
@@ -210,7 +214,11 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         // Who comes from now on finds the frame, or begins anew.
-        self.cache.shard(&self.key).lock().flights.remove(&self.key);
+        let mut shard = self.cache.shard(&self.key).lock();
+        if shard.emptied == self.emptied {
+            shard.flights.remove(&self.key);
+        }
+        drop(shard);
         self.done.send_replace(self.landing.take());
     }
 }
@@ -273,7 +281,7 @@ impl FrameCache {
     fn take_off(&self, shard: &mut Shard, key: FrameKey, read: bool) -> Flight {
         let (done, landing) = watch::channel(None);
         shard.flights.insert(key, Flying { landing, ahead: !read, read });
-        Flight { cache: self.clone(), key, landing: None, done }
+        Flight { cache: self.clone(), key, emptied: shard.emptied, landing: None, done }
     }
 
     /// Tells whether the frame is here or on its way.
@@ -282,8 +290,21 @@ impl FrameCache {
         shard.contains(key) || shard.flights.contains_key(key)
     }
 
-    fn land(&self, key: FrameKey, frame: Bytes) {
+    /// Drops all frames, and keeps none that is on its way: stores may have given false ones.
+    pub fn empty(&self) {
+        for shard in &self.0.shards {
+            let mut shard = shard.lock();
+            (shard.read, shard.unread) = Default::default();
+            shard.flights.clear();
+            shard.emptied += 1;
+        }
+    }
+
+    fn land(&self, key: FrameKey, emptied: u64, frame: Bytes) {
         let mut shard = self.shard(&key).lock();
+        if shard.emptied != emptied {
+            return;
+        }
         let flight = shard.flights.get(&key);
         let (ahead, read) = flight.map_or((false, true), |flight| (flight.ahead, flight.read));
         if ahead {
@@ -350,6 +371,22 @@ mod tests {
 
     fn key(offset: u64) -> FrameKey {
         FrameKey { chunk: ChunkId { volume: VolumeId(1), epoch: Epoch(1), seq: Seq(1) }, offset }
+    }
+
+    #[test]
+    fn an_emptied_cache_keeps_nothing_that_was_on_its_way() {
+        let cache = FrameCache::new(16 * 10_000);
+        cache.insert(key(1), Bytes::from_static(b"false"));
+        cache.lookup_ahead(key(2)).unwrap().land(Bytes::from_static(b"false"));
+        let Lookup::Fetch(late) = cache.lookup(key(3)) else { panic!("it is not there") };
+        cache.empty();
+        assert_eq!(cache.bytes(), 0);
+        let Lookup::Fetch(newer) = cache.lookup(key(3)) else { panic!("nobody waits for what is false") };
+        late.land(Bytes::from_static(b"false"));
+        assert!(cache.get(&key(1)).is_none() && cache.bytes() == 0);
+        assert!(matches!(cache.lookup(key(3)), Lookup::Wait { .. }), "the newer one is under way");
+        newer.land(Bytes::from_static(b"right"));
+        assert_eq!(cache.get(&key(3)).unwrap(), "right");
     }
 
     #[test]

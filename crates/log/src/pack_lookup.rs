@@ -34,23 +34,46 @@ pub trait Places: Send + Sync + std::fmt::Debug {
 
 /// Indexes of slices in memory, shared by all volumes of a daemon. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Slices(Arc<Mutex<LruCache<InPack, Arc<Slice>>>>);
+pub struct Slices(Arc<Mutex<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    slices: LruCache<InPack, Arc<Slice>>,
+    /// Number of times that the cache was emptied.
+    emptied: u64,
+}
 
 /// Number of slices that are kept: each has a few thousand frames of 24 bytes.
-const KEPT: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
+const SLICES_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
 
 impl Default for Slices {
     fn default() -> Slices {
-        Slices(Arc::new(Mutex::new(LruCache::new(KEPT))))
+        Slices(Arc::new(Mutex::new(Kept { slices: LruCache::new(SLICES_MAX), emptied: 0 })))
     }
 }
 
 impl Slices {
     pub(super) fn get(&self, at: &InPack) -> Option<Arc<Slice>> {
-        self.0.lock().get(at).cloned()
+        self.0.lock().slices.get(at).cloned()
     }
 
-    pub(super) fn put(&self, at: InPack, slice: Arc<Slice>) {
-        self.0.lock().put(at, slice);
+    /// Returns how often the cache was emptied, for `put_since`.
+    pub(super) fn emptied(&self) -> u64 {
+        self.0.lock().emptied
+    }
+
+    /// Keeps a slice, unless the cache was emptied since the slice was asked for.
+    pub(super) fn put_since(&self, emptied: u64, at: InPack, slice: Arc<Slice>) {
+        let mut kept = self.0.lock();
+        if kept.emptied == emptied {
+            kept.slices.put(at, slice);
+        }
+    }
+
+    /// Drops all slices, and keeps none that is on its way: stores may have given false ones.
+    pub fn empty(&self) {
+        let mut kept = self.0.lock();
+        kept.slices.clear();
+        kept.emptied += 1;
     }
 }

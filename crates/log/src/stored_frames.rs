@@ -144,10 +144,10 @@ impl Source {
         }
     }
 
-    /// What was read for a user is kept on the local disk.
-    fn keep(&self, ask: &Ask, stored: &[u8], cause: Cause) {
+    /// What was read for a user is kept on the local disk, unless the cache there was emptied since.
+    fn keep(&self, ask: &Ask, stored: &[u8], cause: Cause, emptied: u64) {
         if cause == Cause::Read {
-            self.disk.put(&ask.key(), stored);
+            self.disk.put_since(emptied, &ask.key(), stored);
         }
     }
 
@@ -205,7 +205,7 @@ impl Source {
 
     async fn slice(&self, packed: InPack) -> Result<Arc<Slice>> {
         let InPack { pack, at, len } = packed;
-        let access = self.keys.access(pack.volume);
+        let (access, emptied) = (self.keys.access(pack.volume), self.slices.emptied());
         let sound = |bytes: &[u8]| Slice::verify(bytes, &pack, at, access);
         let bytes = match self.pool.read(&pack, at, len, Cause::Read, &sound).await {
             Err(e) if is_sealed(access) && lacks(&e) && self.places.look_for_keys(pack.volume).await? => {
@@ -215,7 +215,7 @@ impl Source {
         };
         // Where its frames begin on the disk, reading needs not: the caller knows.
         let slice = Arc::new(Slice { addresses: Vec::new(), ..Slice::open(&bytes, &pack, at, access)? });
-        self.slices.put(packed, slice.clone());
+        self.slices.put_since(emptied, packed, slice.clone());
         Ok(slice)
     }
 
@@ -250,9 +250,10 @@ impl Source {
             let sound = |s: &Spot| bytes.get(part(s)).is_some_and(|f| frame::verify(f, &asks[s.index].place));
             group.iter().all(sound)
         };
+        let emptied = self.disk.emptied();
         match self.pool.read(&object, from, len as u32, cause, &verify).await {
             Ok(bytes) => {
-                group.iter().for_each(|s| self.keep(&asks[s.index], &bytes[part(s)], cause));
+                group.iter().for_each(|s| self.keep(&asks[s.index], &bytes[part(s)], cause, emptied));
                 let frames = group.iter().map(|s| (s.index, asks[s.index], bytes.slice(part(s)))).collect();
                 let mut opened = self.open(frames, bytes.len()).await;
                 for (index, frame) in &mut opened {
@@ -286,9 +287,10 @@ impl Source {
     }
 
     async fn one(&self, index: usize, ask: Ask, cause: Cause) -> (usize, Result<Bytes>) {
+        let emptied = self.disk.emptied();
         let stored = self.stored(&ask, cause, false).await;
         if let Ok(stored) = &stored {
-            self.keep(&ask, stored, cause);
+            self.keep(&ask, stored, cause, emptied);
         }
         let opened = stored.and_then(|stored| self.opened(&stored, &ask));
         (index, if self.is_forged(&opened, &ask) { self.one_judged(&ask, cause).await } else { opened })

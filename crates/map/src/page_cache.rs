@@ -48,6 +48,8 @@ struct State {
     loading: FastMap<Key, Vec<Waiter>>,
     stats: CacheStats,
     bytes_max: usize,
+    /// Number of times that the cache was emptied: a page that was asked for before is not kept.
+    emptied: u64,
 }
 
 /// See the module.
@@ -59,13 +61,16 @@ pub struct PageCache {
 enum Role {
     Have(Arc<Page>),
     Wait(oneshot::Receiver<Result<Arc<Page>>>),
-    Load,
+    /// With `State::emptied`.
+    Load(u64),
 }
 
 /// Of the one who loads: whatever happens to it, nobody waits for ever.
 struct Loading<'a> {
     cache: &'a PageCache,
     key: Key,
+    /// `State::emptied` when the page was asked for.
+    emptied: u64,
 }
 
 impl PageCache {
@@ -75,12 +80,22 @@ impl PageCache {
             loading: FastMap::default(),
             stats: CacheStats::default(),
             bytes_max,
+            emptied: 0,
         };
         PageCache { state: Mutex::new(state) }
     }
 
     pub fn stats(&self) -> CacheStats {
         self.state.lock().stats
+    }
+
+    /// Drops all pages, and keeps none that is on its way: stores may have given false ones. Who waits for one asks again.
+    pub fn empty(&self) {
+        let mut state = self.state.lock();
+        state.pages.clear();
+        state.loading.clear();
+        (state.stats.pages, state.stats.bytes) = (0, 0);
+        state.emptied += 1;
     }
 
     /// Changes the bound; what is over it goes at once.
@@ -107,8 +122,8 @@ impl PageCache {
                         return result;
                     }
                 }
-                Role::Load => {
-                    let loading = Loading { cache: self, key };
+                Role::Load(emptied) => {
+                    let loading = Loading { cache: self, key, emptied };
                     let result = load(pages, at, level, first).await;
                     return loading.finish(result);
                 }
@@ -145,7 +160,7 @@ impl PageCache {
             match self.role(key) {
                 Role::Have(page) => out[index] = Some(Ok(page)),
                 Role::Wait(answer) => waiting.push((index, answer)),
-                Role::Load => loading.push((index, Loading { cache: self, key })),
+                Role::Load(emptied) => loading.push((index, Loading { cache: self, key, emptied })),
             }
         }
         let missing: Vec<_> =
@@ -208,7 +223,7 @@ impl PageCache {
         }
         state.stats.misses += 1;
         state.loading.insert(key, Vec::new());
-        Role::Load
+        Role::Load(state.emptied)
     }
 }
 
@@ -220,12 +235,14 @@ async fn load(pages: &dyn Pages, at: &FrameRef, level: u8, first: u64) -> Result
 impl Loading<'_> {
     fn finish(self, result: Result<Arc<Page>>) -> Result<Arc<Page>> {
         let mut state = self.cache.state.lock();
-        if let Ok(page) = &result {
-            state.insert(self.key, page.clone());
-        }
-        for waiter in state.loading.remove(&self.key).unwrap_or_default() {
-            // A waiter that went away needs nothing.
-            let _ = waiter.send(result.as_ref().map(Arc::clone).map_err(|e| e.share()));
+        if state.emptied == self.emptied {
+            if let Ok(page) = &result {
+                state.insert(self.key, page.clone());
+            }
+            for waiter in state.loading.remove(&self.key).unwrap_or_default() {
+                // A waiter that went away needs nothing.
+                let _ = waiter.send(result.as_ref().map(Arc::clone).map_err(|e| e.share()));
+            }
         }
         drop(state);
         // The next one who loads this page may have begun: nothing of it is ours to remove.
@@ -237,7 +254,10 @@ impl Loading<'_> {
 impl Drop for Loading<'_> {
     fn drop(&mut self) {
         // Dropping the senders wakes the waiters; one of them loads.
-        self.cache.state.lock().loading.remove(&self.key);
+        let mut state = self.cache.state.lock();
+        if state.emptied == self.emptied {
+            state.loading.remove(&self.key);
+        }
     }
 }
 

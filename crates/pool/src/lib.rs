@@ -18,7 +18,8 @@ pub use admin::{
 };
 pub use chunk::sealing;
 pub use chunk::{
-    About, CHECK_SPAN, Checked, Chunk, ChunkKind, DeletionCheck, FOOTER_MAX, Fate, Inventory, Layout, Zoning,
+    About, CHECK_SPAN, Checked, Chunk, ChunkKind, DeletionCheck, FOOTER_MAX, Fate, Inventory, Layout,
+    ReadCaches, Zoning,
 };
 pub use io::{
     Away, Catalog, CatalogEntry, Clocks, Condition, NameEntry, Need, Payload, PoolStatus, Probe, QuotaRoom,

@@ -580,6 +580,13 @@ async fn mend(
         outcome = outcome.note(reason.clone());
     }
     outcome.notes.extend(losses(&open, &done.left, &[]).await);
+    if done.replaced > 0 {
+        outcome = outcome.note(format!(
+            "{} had other contents than were stored: the caches of this host were emptied. On each other host that reads the \
+             pool, stop windlass, remove the folder `cache` of its state folder, and start windlass",
+            show_count(done.replaced, "shard")
+        ));
+    }
     if done.set_aside > 0 {
         outcome = outcome.note(format!("what is not the pool's is kept below {ASIDE} on its store"));
     }

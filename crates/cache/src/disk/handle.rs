@@ -13,10 +13,10 @@ use bytes::Bytes;
 use super::format;
 use super::index::{INDEX_ENTRY, Index, SEGMENT_MAX, SEGMENTS_MAX};
 use super::segment_rings::Segments;
-use super::shared::{DiskStats, Shared};
+use super::shared::{DiskStats, Shared, Work};
 use crate::FrameKey;
-use windlass_base::Kind;
 use windlass_base::rt::{Disk, Rt};
+use windlass_base::{Kind, Result};
 
 /// Bounds of the bytes that may wait to be written. Within them that is half of the cache's memory.
 const QUEUE_MIN: u64 = 256 << 10;
@@ -113,7 +113,26 @@ impl DiskCache {
     /// Takes the frame in, if there is room and time.
     pub fn put(&self, key: &FrameKey, frame: &[u8]) {
         if let Some(shared) = self.shared() {
-            shared.put(key, frame);
+            shared.put(key, frame, None);
+        }
+    }
+
+    /// Returns how often the cache was emptied, for `put_since`.
+    pub fn emptied(&self) -> u64 {
+        self.shared().map_or(0, |s| s.emptied())
+    }
+
+    /// Takes the frame in as `put` does, unless the cache was emptied since the frame was asked for.
+    pub fn put_since(&self, emptied: u64, key: &FrameKey, frame: &[u8]) {
+        if let Some(shared) = self.shared() {
+            shared.put(key, frame, Some(emptied));
+        }
+    }
+
+    /// Drops all frames, also for who starts the cache next: stores may have given false ones.
+    pub async fn empty(&self) {
+        if let Some(shared) = self.shared() {
+            shared.empty().await;
         }
     }
 
@@ -137,17 +156,45 @@ async fn run(shared: Arc<Shared>) {
         Err(e) => return shared.fail(&e),
     };
     shared.begin(segments.file());
-    while let Some(items) = shared.work().await {
+    while let Some(work) = shared.work().await {
+        let items = match work {
+            Work::Write(items) => items,
+            Work::Empty(those) => {
+                match begin_anew(&shared).await {
+                    Ok(begun) => segments = begun,
+                    Err(e) => return shared.fail(&e),
+                }
+                for waits in those {
+                    // Whoever went away needs to know nothing.
+                    let _ = waits.send(());
+                }
+                continue;
+            }
+        };
         let bytes = items.iter().map(|i| format::room(i.frame.len())).sum::<u64>();
         if let Err(e) = segments.take(items).await {
             shared.fail(&e);
             if e.is(Kind::NoSpace) {
-                segments.remove().await;
+                remove(&shared).await;
             }
             return;
         }
         if !shared.is_off() {
             shared.done(bytes);
         }
+    }
+}
+
+async fn begin_anew(shared: &Arc<Shared>) -> Result<Segments> {
+    shared.remove_file().await?;
+    let segments = Segments::open(shared).await?;
+    shared.begin(segments.file());
+    Ok(segments)
+}
+
+/// Removes the file, which gives its space back.
+async fn remove(shared: &Shared) {
+    if let Err(e) = shared.remove_file().await {
+        tracing::warn!("{e}");
     }
 }

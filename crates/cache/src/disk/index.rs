@@ -62,6 +62,12 @@ impl Index {
         Index { spots: FastMap::default(), entries_max, bytes: 0, gone: vec![0; gone.max(1)] }
     }
 
+    /// Takes out all frames.
+    pub fn clear(&mut self) {
+        self.spots.clear();
+        self.bytes = 0;
+    }
+
     pub fn len(&self) -> usize {
         self.spots.len()
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::format::{self, END, ENTRY, End, HEAD, Head, ROW, Ring, Row};
 use super::index::Spot;
-use super::shared::{Item, Shared};
+use super::shared::{Item, NAME, Shared};
 use crate::FrameKey;
 use windlass_base::rt::{DiskFile, OpenHow};
 use windlass_base::{Result, ResultExt as _};
@@ -27,7 +27,6 @@ const NEW_MIN: usize = 2;
 const WRITE: usize = 512 << 10;
 /// Rounds in which frames are moved to make one segment free; after that they are dropped.
 const MOVES: u32 = 4;
-const NAME: &str = "frames";
 
 /// A segment that is being filled.
 #[derive(Debug)]
@@ -90,14 +89,6 @@ impl Segments {
 
     pub fn file(&self) -> Arc<dyn DiskFile> {
         self.file.clone()
-    }
-
-    /// Removes the file, which gives its space back.
-    pub async fn remove(&self) {
-        let path = self.shared.dir.join(NAME);
-        if let Err(error) = self.shared.disk.remove(&path).await {
-            tracing::warn!("{} can't be removed: {error}", path.display());
-        }
     }
 
     async fn pread(&self, segment: u16, at: u64, len: usize) -> Result<Bytes> {

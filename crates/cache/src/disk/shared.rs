@@ -8,16 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::format::{self, ENTRY};
 use super::index::{FRAME_LEN_MAX, Index, Spot};
 use crate::FrameKey;
 use windlass_base::rt::{Disk, DiskFile, Rt};
-use windlass_base::{Error, Kind, Result};
+use windlass_base::{Error, Kind, Result, ResultExt as _};
 
+/// Name of the cache's file in its folder.
+pub(super) const NAME: &str = "frames";
 /// Longest time that a disk operation may take. A slower disk is as good as none: stores answer sooner.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest time that emptying the cache may take: writes that are under way come first.
+const EMPTY_MAX: Duration = Duration::from_secs(30);
 
 /// The contents of the cache, and its counts since the start.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -63,6 +67,18 @@ pub(super) struct State {
     pub index: Index,
     queue: Vec<Item>,
     queued: u64,
+    /// Number of times that the cache was emptied: what was fetched before that is not taken in.
+    emptied: u64,
+    /// Those who wait until the cache is empty.
+    empties: Vec<oneshot::Sender<()>>,
+}
+
+/// What the one task does next.
+#[derive(Debug)]
+pub(super) enum Work {
+    Write(Vec<Item>),
+    /// Empty the file, and tell these.
+    Empty(Vec<oneshot::Sender<()>>),
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +115,14 @@ impl Shared {
         (segment, count, queue_max): (u64, u16, u64),
         index: Index,
     ) -> Arc<Shared> {
-        let state = State { phase: Phase::Starting, index, queue: Vec::new(), queued: 0 };
+        let state = State {
+            phase: Phase::Starting,
+            index,
+            queue: Vec::new(),
+            queued: 0,
+            emptied: 0,
+            empties: Vec::new(),
+        };
         let (state, work, counts) = (Mutex::new(state), Notify::new(), Counts::default());
         Arc::new(Shared { rt: rt.clone(), disk, dir, segment, count, queue_max, state, work, counts })
     }
@@ -107,9 +130,54 @@ impl Shared {
     /// Puts the cache into use: from now on it is asked for frames.
     pub fn begin(&self, file: Arc<dyn DiskFile>) {
         let mut state = self.state.lock();
-        if let Phase::Starting = state.phase {
+        if let Phase::Starting = state.phase
+            && state.empties.is_empty()
+        {
             state.phase = Phase::On(file);
         }
+    }
+
+    /// Empties the cache and its file, which a restart would find again. Nothing is in it as soon as this was called; an end
+    /// means that the file is empty, or that the cache is off.
+    pub async fn empty(&self) {
+        let (done, emptied) = oneshot::channel();
+        let is_off = {
+            let mut state = self.state.lock();
+            state.emptied += 1;
+            let is_off = matches!(state.phase, Phase::Off(_));
+            if !is_off {
+                state.phase = Phase::Starting;
+                (state.queue, state.queued) = Default::default();
+                state.empties.push(done);
+            }
+            is_off
+        };
+        if is_off {
+            if let Err(e) = self.remove_file().await {
+                tracing::warn!("{e}; remove the folder before the next start: it may have false blocks");
+            }
+            return;
+        }
+        self.work.notify_one();
+        // An error of the channel: the cache is off.
+        if self.rt.timeout(EMPTY_MAX, emptied).await.is_none() {
+            self.fail(&Error::new(Kind::Timeout, format!("it was not emptied in {EMPTY_MAX:?}")));
+        }
+    }
+
+    pub async fn remove_file(&self) -> Result<()> {
+        let path = self.dir.join(NAME);
+        let doing = || format!("removing {}", path.display());
+        match self.disk.remove(&path).await {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e).context(doing),
+            Ok(()) => self.disk.sync_dir(&self.dir).await.context(doing),
+        }
+    }
+
+    /// Returns how often the cache was emptied.
+    pub fn emptied(&self) -> u64 {
+        self.state.lock().emptied
     }
 
     pub fn has(&self, key: &FrameKey) -> bool {
@@ -159,10 +227,13 @@ impl Shared {
         }
     }
 
-    pub fn put(&self, key: &FrameKey, frame: &[u8]) {
+    pub fn put(&self, key: &FrameKey, frame: &[u8], emptied: Option<u64>) {
         let hash = format::hash(key);
         let mut state = self.state.lock();
         let Phase::On(_) = &state.phase else { return };
+        if emptied.is_some_and(|emptied| emptied != state.emptied) {
+            return;
+        }
         if state.index.has(hash) || frame.len() > FRAME_LEN_MAX {
             return;
         }
@@ -187,8 +258,8 @@ impl Shared {
         }
     }
 
-    /// Waits until frames are to be written, and takes them. `None`: the cache is off.
-    pub async fn work(&self) -> Option<Vec<Item>> {
+    /// Waits until there is something to do. `None`: the cache is off.
+    pub async fn work(&self) -> Option<Work> {
         loop {
             let work = self.work.notified();
             {
@@ -196,8 +267,12 @@ impl Shared {
                 if let Phase::Off(_) = &state.phase {
                     return None;
                 }
+                if !state.empties.is_empty() {
+                    state.index.clear();
+                    return Some(Work::Empty(std::mem::take(&mut state.empties)));
+                }
                 if !state.queue.is_empty() {
-                    return Some(std::mem::take(&mut state.queue));
+                    return Some(Work::Write(std::mem::take(&mut state.queue)));
                 }
             }
             work.await;
@@ -228,6 +303,7 @@ impl Shared {
             state.phase = phase;
             state.index = Index::new(0, 0);
             (state.queue, state.queued) = Default::default();
+            state.empties.clear();
             drop(state);
             self.work.notify_one();
         }

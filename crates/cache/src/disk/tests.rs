@@ -122,6 +122,35 @@ fn what_was_put_is_there_after_a_restart_whether_segments_were_closed_or_not() {
 }
 
 #[test]
+fn what_was_emptied_is_empty_after_a_restart_as_well() {
+    run(3, |host| async move {
+        let cache = host.start(8 * SEGMENT);
+        host.settle().await;
+        host.put_all(&cache, 0..100).await;
+        let before = cache.emptied();
+        cache.put(&key(100), &frame(100));
+        cache.empty().await;
+        assert_eq!(host.found(&cache, 0..101).await, 0);
+        // It was asked for before.
+        cache.put_since(before, &key(101), &frame(101));
+        cache.put_since(cache.emptied(), &key(102), &frame(102));
+        host.settle().await;
+        assert_eq!((host.found(&cache, 0..102).await, host.found(&cache, 102..103).await), (0, 1));
+        drop(cache);
+        let again = host.start(8 * SEGMENT);
+        // While what the file has is being found again.
+        again.empty().await;
+        host.settle().await;
+        assert_eq!(host.found(&again, 0..103).await, 0);
+        host.put_all(&again, 0..10).await;
+        drop(again);
+        let again = host.start(8 * SEGMENT);
+        host.settle().await;
+        assert_eq!(host.found(&again, 0..103).await, 10);
+    });
+}
+
+#[test]
 fn it_is_bounded_and_what_is_asked_for_again_outlives_a_scan() {
     run(2, |host| async move {
         // About 290 frames.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::chunk::{Chunk, ChunkKind, DeletionCheck, Inventory};
+use crate::chunk::{Chunk, ChunkKind, DeletionCheck, Inventory, ReadCaches};
 use crate::chunk::{Layout, Zoning};
 use crate::io::Catalog;
 use crate::io::Clocks;
@@ -367,6 +367,11 @@ impl Pool {
     /// From now on this is asked before anything is deleted that was found dead earlier. Until then all of it stays.
     pub fn check_deletions_by(&self, check: Weak<dyn DeletionCheck>) {
         self.context.check_deletions_by(check);
+    }
+
+    /// From now on these are emptied when a shard's contents were replaced by others.
+    pub fn empties(&self, caches: Weak<dyn ReadCaches>) {
+        self.context.empties(caches);
     }
 
     /// Deletes all shards of these chunks from the stores that answer; what others keep is remembered. For who has just heard

@@ -1,4 +1,8 @@
-//! Footers read lately: while a store is away, each degraded read needs k of them. Shards never change, so neither do these.
+//! Footers read lately: while a store is away, each degraded read needs k of them.
+//!
+//! A footer is kept once bytes that it covers were decoded and verified, so that the footer of a false shard is not. The rest
+//! of that shard may be false even so, and a repair then replaces the shard: a footer that does not cover what its store answers
+//! is forgotten and read again.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -32,13 +36,13 @@ impl FooterCache {
     pub(crate) fn get(&self, id: &ChunkId, shard: usize) -> Option<Arc<Footer>> {
         self.0.lock().get(&(*id, shard)).cloned()
     }
-    pub(crate) fn put(&self, id: &ChunkId, shard: usize, footer: Arc<Footer>) {
-        self.0.lock().put((*id, shard), footer);
+    pub(crate) fn put(&self, id: &ChunkId, shard: usize, footer: &Arc<Footer>) {
+        self.0.lock().put((*id, shard), footer.clone());
     }
-    /// Drops the footers of a chunk that is deleted.
-    pub(crate) fn forget(&self, id: &ChunkId, shards: usize) {
+    /// Drops the footers of these shards of a chunk.
+    pub(crate) fn forget(&self, id: &ChunkId, shards: impl IntoIterator<Item = usize>) {
         let mut kept = self.0.lock();
-        for shard in 0..shards {
+        for shard in shards {
             kept.pop(&(*id, shard));
         }
     }

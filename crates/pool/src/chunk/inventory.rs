@@ -53,6 +53,14 @@ pub trait DeletionCheck: std::fmt::Debug + Send + Sync {
     async fn check(&self, ids: &BTreeSet<ChunkId>) -> Checked;
 }
 
+/// The caches of whoever reads the pool's chunks. A cache trusts checksums that a false shard had as well.
+#[async_trait]
+pub trait ReadCaches: std::fmt::Debug + Send + Sync {
+    /// Drops all that was read, now and for who starts next, and keeps nothing that is being read. The pool calls this when a
+    /// shard's contents were replaced by others.
+    async fn empty(&self);
+}
+
 /// The chunks in question whose fate is certain now. A chunk is in neither set where its fate can't be told.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {

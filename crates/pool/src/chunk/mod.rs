@@ -15,6 +15,6 @@ pub use encode::sealing;
 pub use encode::{seal, with_footer_of};
 pub use footer::{About, CHECK_SPAN, FOOTER_GET, FOOTER_MAX, Footer};
 pub use footer_cache::FooterCache;
-pub use inventory::{Checked, DeletionCheck, Fate, Inventory};
+pub use inventory::{Checked, DeletionCheck, Fate, Inventory, ReadCaches};
 pub use redundancy::{Layout, Zoning};
 pub use shard_set::ShardSet;

@@ -1,6 +1,7 @@
 //! The stores of an open pool and how chunks lie on them: what reading, putting, counting and mending share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::chunk::Codec;
 use crate::chunk::FooterCache;
 use crate::chunk::Layout;
 use crate::chunk::ShardSet;
-use crate::chunk::{Checked, DeletionCheck};
+use crate::chunk::{Checked, DeletionCheck, ReadCaches};
 use crate::local::HostClock;
 use crate::local::MissingShards;
 use crate::local::ProvenServers;
@@ -43,6 +44,10 @@ pub struct PoolContext {
     hedges: Hedges,
     /// The check of whoever knows the volumes; none before the volumes are known.
     deletion_check: Mutex<Option<Weak<dyn DeletionCheck>>>,
+    /// The caches of whoever reads the volumes; none before the volumes are known.
+    read_caches: Mutex<Option<Weak<dyn ReadCaches>>>,
+    /// Number of shards whose contents were replaced by others.
+    replaced: AtomicU64,
 }
 
 impl PoolContext {
@@ -67,6 +72,8 @@ impl PoolContext {
             footers: FooterCache::default(),
             hedges: Hedges::default(),
             deletion_check: Mutex::default(),
+            read_caches: Mutex::default(),
+            replaced: AtomicU64::new(0),
         })
     }
 
@@ -137,6 +144,28 @@ impl PoolContext {
         *self.deletion_check.lock() = Some(check);
     }
 
+    pub(crate) fn empties(&self, caches: Weak<dyn ReadCaches>) {
+        *self.read_caches.lock() = Some(caches);
+    }
+
+    /// Empties the caches of whoever reads the volumes, since that many shards have other contents now than they had: what was
+    /// read of them may be false.
+    pub(crate) async fn contents_replaced(&self, shards: usize) {
+        if shards == 0 {
+            return;
+        }
+        self.replaced.fetch_add(shards as u64, Ordering::Relaxed);
+        let caches = self.read_caches.lock().as_ref().and_then(Weak::upgrade);
+        if let Some(caches) = caches {
+            caches.empty().await;
+        }
+    }
+
+    /// Returns of how many shards the contents were replaced since the pool was opened.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
     /// Tells which of these chunks may be deleted now. An error: nobody is there who could tell.
     pub(crate) async fn check_deletion(&self, ids: &BTreeSet<ChunkId>) -> Result<Checked> {
         let check = self.deletion_check.lock().as_ref().and_then(Weak::upgrade);
@@ -149,7 +178,7 @@ impl PoolContext {
     pub(crate) async fn delete(&self, ids: &[ChunkId]) -> Result<()> {
         let (n, guesses) = (self.layout.n(), self.guesses());
         self.missing_shards.dead(ids);
-        ids.iter().for_each(|id| self.footers.forget(id, n));
+        ids.iter().for_each(|id| self.footers.forget(id, 0..n));
         for part in ids.chunks(DELETE_MAX) {
             let deletes = self.members().into_iter().map(|member| async move {
                 let shards: Vec<usize> = part.iter().map(|id| shard_on(id, member.index(), n)).collect();

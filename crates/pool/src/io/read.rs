@@ -14,6 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 
 use super::context::PoolContext;
 use crate::chunk::{About, CHECK_SPAN, Footer};
+use crate::local::Damage;
 use crate::stores::Member;
 use crate::stores::SizeClass;
 use crate::stores::hedge_policy;
@@ -55,9 +56,20 @@ impl Part<'_> {
 
 #[derive(Clone)]
 struct Piece {
-    about: About,
+    footer: Arc<Footer>,
     shard: usize,
     bytes: Bytes,
+}
+
+impl Piece {
+    fn about(&self) -> &About {
+        &self.footer.about
+    }
+
+    /// Tells whether both pieces say that they belong to the same contents.
+    fn is_like(&self, other: &Piece) -> bool {
+        self.about().payload_hash == other.about().payload_hash
+    }
 }
 
 /// The shards of a chunk that could not be used, by the reason.
@@ -305,7 +317,7 @@ impl PoolContext {
             }
             match self.decode_any(part, &pieces, verify).await {
                 Some(Ok((bytes, forged))) => {
-                    misses.rotten.extend(forged);
+                    self.proven_false(part.id, &forged);
                     misses.doubted(self, part.id);
                     return Ok(bytes);
                 }
@@ -337,25 +349,30 @@ impl PoolContext {
         let at = At { member: &member, id: part.id, index };
         let (from, to) = aligned(part);
         let cause = if part.cause == Cause::Read { Cause::Degraded } else { part.cause };
-        let footer = self.footer(at, cause);
         let range = at.range(from, to - from, cause);
-        let (footer, range) = futures::future::join(footer, range).await;
-        let (footer, (bytes, etag)) = (footer?, range?);
-        let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
-        let ours = footer.about.layout == self.layout();
-        if !ours || (bytes.len() as u64) < len || !footer.covers(from as usize, &bytes[..len as usize]) {
-            return Err(Miss::Rot(etag));
-        }
-        Ok(Piece { about: footer.about.clone(), shard: index, bytes: bytes.slice(..len as usize) })
-    }
-
-    async fn footer(&self, at: At<'_>, cause: Cause) -> Result<Arc<Footer>, Miss> {
-        if let Some(footer) = self.footers().get(at.id, at.index) {
-            return Ok(footer);
-        }
-        let footer = Arc::new(at.footer(cause).await?.0);
-        self.footers().put(at.id, at.index, footer.clone());
-        Ok(footer)
+        let piece = |footer: Arc<Footer>, bytes: &Bytes| {
+            let len = (footer.about.shard_len(index) as u64).clamp(from, to) - from;
+            let bytes = bytes.get(..len as usize).map(|part| bytes.slice_ref(part))?;
+            let sound = footer.about.layout == self.layout() && footer.covers(from as usize, &bytes);
+            sound.then_some(Piece { footer, shard: index, bytes })
+        };
+        let (footer, bytes, etag) = match self.footers().get(part.id, index) {
+            Some(footer) => {
+                let (bytes, etag) = range.await?;
+                if let Some(piece) = piece(footer, &bytes) {
+                    return Ok(piece);
+                }
+                // The footer may be that of a shard which a repair has replaced since, on whichever host.
+                self.footers().forget(part.id, [index]);
+                (at.footer(cause).await?.0, bytes, etag)
+            }
+            None => {
+                let (footer, range) = futures::future::join(at.footer(cause), range).await;
+                let ((footer, _), (bytes, etag)) = (footer?, range?);
+                (footer, bytes, etag)
+            }
+        };
+        piece(Arc::new(footer), &bytes).ok_or(Miss::Rot(etag))
     }
 
     /// Decodes the part from k pieces of one content, the last piece among them. A piece whose own checksums are right may
@@ -368,17 +385,28 @@ impl PoolContext {
         verify: Verify<'_>,
     ) -> Option<Result<(Bytes, Vec<usize>)>> {
         let (last, others) = pieces.split_last()?;
-        let same = others.iter().filter(|p| p.about.payload_hash == last.about.payload_hash);
-        let same: Vec<&Piece> = same.collect();
+        let same: Vec<&Piece> = others.iter().filter(|p| p.is_like(last)).collect();
         let mut out = None;
         for choice in choices(same.len(), self.layout().k() - 1).take(TRIES) {
             let chosen: Vec<Piece> = choice.iter().map(|at| same[*at]).chain([last]).cloned().collect();
             match self.decode(part, chosen.clone(), verify).await {
-                Ok(bytes) => return Some(Ok((bytes, self.contradicting(part, &chosen, &same)))),
+                Ok(bytes) => {
+                    let forged = self.contradicting(part, &chosen, &same);
+                    let proven = same.iter().copied().chain([last]).filter(|p| !forged.contains(&p.shard));
+                    proven.for_each(|p| self.footers().put(part.id, p.shard, &p.footer));
+                    return Some(Ok((bytes, forged)));
+                }
                 Err(e) => out = Some(Err(e)),
             }
         }
         out
+    }
+
+    /// Marks these shards as damaged: their checksums are right, so that no closer look at them alone would tell.
+    fn proven_false(&self, id: &ChunkId, shards: &[usize]) {
+        for shard in shards.iter().filter(|shard| !self.is_coming(id, **shard)) {
+            self.missing_shards().damaged(*id, Damage::rotten(*shard));
+        }
     }
 
     /// Returns the shards whose pieces differ from what the good pieces make, and warns of each.
@@ -402,7 +430,7 @@ impl PoolContext {
 
     async fn decode(&self, part: Part<'_>, pieces: Vec<Piece>, verify: Verify<'_>) -> Result<Bytes> {
         let (from, to) = aligned(part);
-        let shard_len = pieces[0].about.shard_len(part.shard) as u64;
+        let shard_len = pieces[0].about().shard_len(part.shard) as u64;
         let damaged = |why: &str| {
             let text = format!(
                 "chunk {} is damaged: {} bytes at {} of part {} {why}",
@@ -446,9 +474,9 @@ fn choices(of: usize, take: usize) -> impl Iterator<Item = Vec<usize>> {
 
 /// Shards whose contents are not those that most have.
 fn strangers(pieces: &[Piece]) -> Vec<usize> {
-    let same = |p: &Piece| pieces.iter().filter(|q| q.about.payload_hash == p.about.payload_hash).count();
+    let same = |p: &Piece| pieces.iter().filter(|q| q.is_like(p)).count();
     let Some(most) = pieces.iter().max_by_key(|p| same(p)) else { return Vec::new() };
-    let odd = pieces.iter().filter(|p| p.about.payload_hash != most.about.payload_hash);
+    let odd = pieces.iter().filter(|p| !p.is_like(most));
     odd.map(|p| p.shard).collect()
 }
 

@@ -120,6 +120,8 @@ pub type Watch<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 pub struct RepairReport {
     /// Shards rebuilt in their places.
     pub rebuilt: u64,
+    /// Shards in whose places other contents were, which caches may have: this host's were emptied.
+    pub replaced: u64,
     /// Shards moved to their own store, or deleted from a wrong one.
     pub moved: u64,
     /// Shards deleted that nobody needs.

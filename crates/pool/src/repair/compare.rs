@@ -3,7 +3,8 @@
 //!
 //! What is compared are the footers of shards whose every byte was right: what they say of the chunk, and whether the hashes
 //! of the data shards give the payload hash. So a false data shard is found, and a false copy of a mirrored chunk; not a
-//! false parity shard beside k data shards (k > 1), which no hash covers.
+//! false parity shard beside k data shards (k > 1), which no hash covers. Where reads have met such a shard, `sound_parity` judges
+//! the shard by its bytes.
 
 use bytes::Bytes;
 
@@ -83,6 +84,35 @@ pub async fn compare(context: &PoolContext, id: &ChunkId, footers: &[Footer]) ->
         }
     }
     Verdict::Contradict(data)
+}
+
+/// Returns those of these parity shards that are what the data shards make, by every byte.
+pub async fn sound_parity(context: &PoolContext, id: &ChunkId, shards: ShardSet) -> ShardSet {
+    if shards.is_empty() {
+        return shards;
+    }
+    let whole = async |index: usize| {
+        let member = context.holder(id, index);
+        let shown = (At { member: &member, id, index }).whole(Cause::Scrub).await;
+        shown.ok().map(|(footer, bytes, _)| (index, footer, bytes))
+    };
+    let (mut data, mut parity) = (Vec::new(), Vec::new());
+    for index in 0..context.layout().k() {
+        let Some(shard) = whole(index).await else { return ShardSet::default() };
+        data.push(shard);
+    }
+    for index in shards.iter() {
+        parity.extend(whole(index).await);
+    }
+    let codec = context.codec().clone();
+    let compared = move || -> ShardSet {
+        let from: Vec<(usize, &[u8])> =
+            data.iter().map(|(index, _, bytes)| (*index, bytes.as_ref())).collect();
+        let sound =
+            parity.iter().filter(|(index, _, bytes)| codec.rebuild(*index, bytes.len(), &from) == *bytes);
+        sound.map(|(index, ..)| *index).collect()
+    };
+    context.rt().cpu(compared).await.unwrap_or_default()
 }
 
 async fn makes_the_whole(context: &PoolContext, from: Vec<(usize, Footer, Bytes)>) -> bool {

@@ -230,15 +230,19 @@ async fn rebuild_and_put(
         (index, out)
     });
     let outs = futures::future::join_all(puts).await;
-    let (mut stored, mut refusals) = (ShardSet::default(), Vec::new());
+    let (mut stored, mut replaced, mut refusals) = (ShardSet::default(), 0, Vec::new());
     for (index, out) in outs {
         match out {
-            Ok(()) => stored = stored.with(index),
+            Ok(is_other) => {
+                stored = stored.with(index);
+                replaced += usize::from(is_other);
+            }
             Err(e) => {
                 tracing::debug!("shard {index} of {id} is not mended yet: {e}");
                 refusals.push(e);
             }
         }
     }
+    context.contents_replaced(replaced).await;
     Ok((stored, refusals))
 }

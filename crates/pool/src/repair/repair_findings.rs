@@ -33,7 +33,7 @@ pub async fn repair(
     watch: Watch<'_>,
 ) -> Result<RepairReport> {
     // Shards found missing while it runs are not known to be mended.
-    let hints = context.missing_shards().hints();
+    let (hints, replaced) = (context.missing_shards().hints(), context.replaced());
     let mut found = scrub(context, inventory, options, watch).await?;
     let mut done = RepairReport::default();
     done.left.unreachable = found.unreachable;
@@ -66,6 +66,7 @@ pub async fn repair(
             Err(e) => done.leave(|left| left.foreign.push(foreign), &e),
         }
     }
+    done.replaced = context.replaced() - replaced;
     done.left.sort();
     if done.left.is_complete_and_clean() {
         let kept = undecided(context, inventory).await?;
@@ -104,7 +105,8 @@ async fn put_in_place(context: &Arc<PoolContext>, misplaced: &Finding) -> Result
             ));
         };
         let object = with_footer_of(&footer, bytes);
-        own.store(&footer.about, &object, How::Verify, Cause::Repair).await?;
+        let is_other = own.store(&footer.about, &object, How::Verify, Cause::Repair).await?;
+        context.contents_replaced(usize::from(is_other)).await;
     }
     wrong.delete(std::slice::from_ref(&misplaced.key), Cause::Repair).await
 }

@@ -16,7 +16,7 @@ use futures::StreamExt as _;
 use futures::stream;
 use parking_lot::Mutex;
 
-use super::compare::{Verdict, compare};
+use super::compare::{Verdict, compare, sound_parity};
 use super::register_copies::{self, Listed};
 use crate::chunk::ShardSet;
 use crate::chunk::{Fate, Footer, Inventory};
@@ -302,9 +302,11 @@ async fn read_all(
     let mut reads = reads.buffered(AT_ONCE);
     let (generation, mut marked) = (context.membership().generation, context.rt().now());
     let (mut gone, mut doubtful, mut at, mut footers) = (Vec::new(), Vec::new(), None, Vec::new());
+    let mut suspects = ShardSet::default();
     while let Some((id, shard, shown)) = reads.next().await {
         if let Some(done) = at.replace(id).filter(|done| *done != id) {
-            look_across(context, &done, &std::mem::take(&mut footers), report).await;
+            let (footers, suspects) = (std::mem::take(&mut footers), std::mem::take(&mut suspects));
+            look_across(context, &done, &footers, suspects, report).await;
             if context.rt().now().since(marked) >= MARK_EVERY {
                 marked = context.rt().now();
                 let counts = (report.checked_shards, report.checked_bytes);
@@ -319,7 +321,10 @@ async fn read_all(
         match shown {
             Shown::Good(footer, bytes) => {
                 footers.extend(footer);
-                context.missing_shards().remove_damage(&id, ShardSet::default().with(shard));
+                match is_suspect(context, &id, shard) {
+                    true => suspects = suspects.with(shard),
+                    false => context.missing_shards().remove_damage(&id, ShardSet::default().with(shard)),
+                }
                 report.checked_shards += 1;
                 report.checked_bytes += bytes;
             }
@@ -334,14 +339,40 @@ async fn read_all(
         watch(progress);
     }
     if let Some(last) = at {
-        look_across(context, &last, &footers, report).await;
+        look_across(context, &last, &footers, suspects, report).await;
     }
     gone
 }
 
-/// Reports as rotten the shards that are right in themselves, but contradict the others of their chunk.
-async fn look_across(context: &PoolContext, id: &ChunkId, footers: &[Footer], report: &mut ScrubReport) {
-    match compare(context, id, footers).await {
+/// Tells whether a shard that is right in itself is false as far as is known, and no hash of others would tell: reads have
+/// proven that a parity shard is.
+fn is_suspect(context: &PoolContext, id: &ChunkId, shard: usize) -> bool {
+    let k = context.layout().k();
+    k > 1 && shard >= k && context.missing_shards().damage(id).rotten.has(shard)
+}
+
+/// Reports as rotten the shards that are right in themselves, but contradict the others of their chunk; and the `suspects`
+/// among the parity shards, unless the data shards show that a suspect is right.
+async fn look_across(
+    context: &PoolContext,
+    id: &ChunkId,
+    footers: &[Footer],
+    suspects: ShardSet,
+    report: &mut ScrubReport,
+) {
+    let verdict = compare(context, id, footers).await;
+    let right = match verdict {
+        Verdict::Agree => sound_parity(context, id, suspects).await,
+        _ => ShardSet::default(),
+    };
+    context.missing_shards().remove_damage(id, right);
+    let told = match verdict {
+        Verdict::Agree => ShardSet::default(),
+        Verdict::False(shards) | Verdict::Contradict(shards) | Verdict::OneOf(shards) => shards,
+    };
+    let unsound = suspects.minus(right).minus(told);
+    report.rotten.extend(unsound.iter().map(|shard| finding(context, id, shard)));
+    match verdict {
         Verdict::Agree => {}
         Verdict::False(shards) => {
             for shard in shards.iter() {

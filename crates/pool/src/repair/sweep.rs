@@ -145,7 +145,7 @@ async fn delete(
     }
     let ids: Vec<ChunkId> = ids.into_iter().collect();
     context.missing_shards().dead(&ids);
-    ids.iter().for_each(|id| context.footers().forget(id, n));
+    ids.iter().for_each(|id| context.footers().forget(id, 0..n));
     let keys: Vec<String> = dead.iter().map(|(.., key)| key.clone()).collect();
     match member.delete(&keys, Cause::Delete).await {
         Err(e) if e.is(Kind::Denied) => {

@@ -90,16 +90,20 @@ impl At<'_> {
     }
 
     /// One attempt to have the shard stored, and attested after that. An error of kind `Corrupt` or `Unsupported` is
-    /// final; after any other it may be tried again, and may be there already.
-    pub(crate) async fn store(&self, about: &About, object: &Bytes, how: How, cause: Cause) -> Result<()> {
+    /// final; after any other it may be tried again, and may be there already. Returns whether other contents were there.
+    pub(crate) async fn store(&self, about: &About, object: &Bytes, how: How, cause: Cause) -> Result<bool> {
         // Nothing but a look tells there that another writer used this identity.
         let how = if how == How::Absent && self.member.is_data_only() { How::Look } else { how };
+        let mut replaces = false;
         let when = match how {
             How::Absent => When::Absent,
             How::Look | How::Verify | How::Replace => {
                 match self.present((about, object), how, cause).await? {
-                    Present::Same => return self.found().await,
-                    Present::Other(etag) => When::Matches(etag),
+                    Present::Same => return self.found().await.map(|()| false),
+                    Present::Other(etag) => {
+                        replaces = true;
+                        When::Matches(etag)
+                    }
                     Present::None => When::Absent,
                 }
             }
@@ -108,8 +112,9 @@ impl At<'_> {
         if let Put::Refused = answer {
             // Another repair, or a put of an upload that was given up, may have come in between.
             answer = match self.present((about, object), how, cause).await? {
-                Present::Same => return self.found().await,
+                Present::Same => return self.found().await.map(|()| replaces),
                 Present::Other(etag) => {
+                    replaces = true;
                     tracing::warn!(
                         "store {} has a damaged object under {}; it is replaced",
                         self.member.url(),
@@ -121,7 +126,7 @@ impl At<'_> {
             };
         }
         match answer {
-            Put::Stored(_) => self.member.attest().await,
+            Put::Stored(_) => self.member.attest().await.map(|()| replaces),
             Put::Unknown(e) => Err(e),
             Put::Refused => Err(Error::new(
                 Kind::Unavailable,

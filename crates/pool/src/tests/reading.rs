@@ -260,9 +260,13 @@ fn what_another_server_answers_is_no_absence() {
 
 /// Other bytes in a shard, and checksums that fit them.
 fn forge(shard: &mut Vec<u8>) {
+    forge_from(shard, 0);
+}
+
+fn forge_from(shard: &mut Vec<u8>, from: usize) {
     let mut footer = Footer::decode(shard, shard.len() as u64).unwrap();
     shard.truncate(shard.len() - footer.encode().len());
-    shard.iter_mut().for_each(|byte| *byte ^= 1);
+    shard[from..].iter_mut().for_each(|byte| *byte ^= 1);
     footer.checks = shard.chunks(CHECK_SPAN).map(crc32c).collect();
     footer.shard_hash = xxhash_rust::xxh3::xxh3_128(shard);
     shard.extend(footer.encode());
@@ -280,6 +284,109 @@ fn a_forged_shard_beside_a_store_that_is_away_leaves_all_readable() {
             let (contents, key) = yard.shard(&one.id, forged);
             assert!(contents.rot(&key, forge));
             check(&pool, &one).await;
+        });
+    }
+}
+
+/// A shard is false from some byte on. Reads around a store that is away meet the shard, once in its false part and once before
+/// it. A repair replaces the shard, and all is readable without m stores.
+#[test]
+fn nothing_that_was_known_of_a_false_shard_outlives_its_repair() {
+    let span = CHECK_SPAN;
+    for (false_from, read_at) in [(0, 0), (span, 0), (span, span)] {
+        run("3+2", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let one = chunk(1, &[2 * span; 3]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (contents, key) = yard.shard(&one.id, 1);
+            assert!(contents.rot(&key, |shard| forge_from(shard, false_from)));
+            let at = |shard| place(&one.id, shard, yard.layout.n());
+            let read = async |offset: usize| {
+                let want = one.shards[0].slice(offset..offset + 4096);
+                pool.read(&one.id, offset as u64, 4096, Cause::Read, &|b| b == want).await
+            };
+            yard.reach(at(0), Reach::Refuses);
+            read(read_at).await.unwrap();
+            yard.reach(at(0), Reach::Up);
+            yard.settle(20_000).await;
+            yard.needed.0.lock().insert(one.id);
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert!(done.left.is_complete_and_clean() && done.rebuilt == 1, "{done:?}");
+            [0, 4].into_iter().for_each(|shard| yard.reach(at(shard), Reach::Refuses));
+            for offset in [0, span] {
+                assert!(read(offset).await.is_ok(), "false from {false_from}, read at {read_at}: {offset}");
+            }
+        });
+    }
+}
+
+/// No hash covers a parity shard: reads alone prove that one is false, and a repair takes it away by that.
+#[test]
+fn a_false_parity_shard_that_reads_have_proven_is_taken_away_by_a_repair() {
+    run("3+2", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        let one = chunk(1, &LENS[..3]);
+        store(&pool, &one).await;
+        yard.settle(1000).await;
+        let (contents, key) = yard.shard(&one.id, 3);
+        assert!(contents.rot(&key, forge));
+        let at = |shard| place(&one.id, shard, yard.layout.n());
+        yard.reach(at(0), Reach::Refuses);
+        check(&pool, &one).await;
+        yard.settle(30_000).await;
+        yard.reach(at(0), Reach::Up);
+        yard.settle(20_000).await;
+        assert_eq!(pool.status().damaged_shards, 1, "it is not forgotten");
+        yard.needed.0.lock().insert(one.id);
+        let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+        let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+        assert_eq!(found.rotten.iter().map(|finding| &*finding.key).collect::<Vec<_>>(), [&*key]);
+        let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+        assert!(done.left.is_complete_and_clean() && done.rebuilt == 1, "{done:?}");
+        assert_eq!(pool.status().damaged_shards, 0);
+        // Suspected once more, and right.
+        pool.context().missing_shards().damaged(one.id, crate::local::Damage::rotten(3));
+        let clean = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+        assert!(clean.is_complete_and_clean() && pool.status().damaged_shards == 0, "{clean:?}");
+        [0, 4].into_iter().for_each(|shard| yard.reach(at(shard), Reach::Refuses));
+        check(&pool, &one).await;
+    });
+}
+
+#[derive(Debug, Default)]
+struct Emptied(std::sync::atomic::AtomicUsize);
+
+#[async_trait]
+impl ReadCaches for Emptied {
+    async fn empty(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn caches_are_emptied_where_a_shard_had_other_contents_and_only_there() {
+    let kinds: [fn(&mut Vec<u8>); 2] = [forge, |shard| shard[0] ^= 1];
+    for (kind, expected) in [(Some(kinds[0]), 1), (Some(kinds[1]), 1), (None, 0)] {
+        run("2+1", move |yard| async move {
+            let pool = yard.create().await.unwrap();
+            let caches = Arc::new(Emptied::default());
+            let weak = Arc::downgrade(&caches);
+            pool.empties(weak);
+            let one = chunk(1, &LENS[..2]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (contents, key) = yard.shard(&one.id, 0);
+            match kind {
+                Some(kind) => assert!(contents.rot(&key, kind)),
+                None => drop(contents.delete(&[key], W).await.unwrap()),
+            }
+            yard.needed.0.lock().insert(one.id);
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let done = pool.repair(&known, ScrubOptions::default(), &quiet).await.unwrap();
+            assert_eq!((done.rebuilt, done.replaced), (1, expected), "{done:?}");
+            assert_eq!(caches.0.load(std::sync::atomic::Ordering::Relaxed) as u64, expected);
         });
     }
 }

@@ -90,6 +90,8 @@ impl Volumes {
         let engine = Arc::new(engine);
         let check = Arc::downgrade(&engine);
         engine.pool.check_deletions_by(check);
+        let caches = Arc::downgrade(&engine);
+        engine.pool.empties(caches);
         Volumes {
             engine,
             seats: Arc::default(),

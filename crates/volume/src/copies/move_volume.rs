@@ -196,7 +196,7 @@ async fn may_be_given_up(from: &Volumes, volume: &Name) -> Result<()> {
 }
 
 /// Returns how the names begin of the snapshots that a move to this copy takes.
-fn stem(to: &Volumes, hidden: &Name) -> String {
+pub(super) fn stem(to: &Volumes, hidden: &Name) -> String {
     format!("moving-{:08x}-", xxh3_64(to.engine.title(hidden).as_bytes()) as u32)
 }
 
@@ -448,7 +448,6 @@ impl Mover<'_> {
             rest,
             left,
             clients: self.how.clients.clone(),
-            stem: self.stem.clone(),
         };
         self.from.engine.rt.spawn(Box::pin(switch.run())).await?
     }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::copy_snapshot::{Copied, Rest};
+use super::move_volume::stem;
 use crate::catalog::{Trash, Volumes, rename};
 use crate::handle::{ClosedPassage, Passage, Volume};
 use crate::head::{Leaving, Moved};
@@ -43,8 +44,6 @@ pub struct Switch {
     /// Record of where the volume goes, but for its last record's lsn, which counts when clients are held.
     pub left: Leaving,
     pub clients: Arc<dyn MovingClients>,
-    /// Beginning of the names of the move's own snapshots.
-    pub stem: String,
 }
 
 /// Result of a switch: the clients use the other volume.
@@ -74,9 +73,6 @@ impl Switch {
             drop(held);
             let pause = rt.now().since(began);
             let unfinished = Box::pin(finish(&self.from, &name, &self.to, &self.left.to)).await.err();
-            if unfinished.is_none() {
-                Box::pin(self.remove_marks()).await;
-            }
             Ok(Some(Switched { rest, pause, unfinished: unfinished.map(|e| e.to_string()) }))
         })
     }
@@ -117,20 +113,32 @@ impl Switch {
         };
         Ok(is_left?.then_some(rest))
     }
+}
 
-    async fn remove_marks(&self) {
-        let name = &self.left.to.name;
-        let all = self.to.snapshot_names(name).await.unwrap_or_default();
-        for mark in all.iter().filter(|mark| mark.as_str().starts_with(&self.stem)) {
-            if let Err(error) = self.to.remove_snapshot(name, mark).await {
-                tracing::warn!(volume = %self.to.engine.title(name), snapshot = %mark, %error, "a snapshot that the move took stays");
+/// Removes the snapshots that a move took of its copy, which is still hidden. An error: stores are away. A snapshot that can't
+/// be removed for another reason stays, with a warning: the move comes to its end without that.
+async fn remove_marks(to: &Volumes, hidden: &Name) -> Result<()> {
+    let stem = stem(to, hidden);
+    let all = match to.snapshot_names(hidden).await {
+        // Another has come to the end meanwhile.
+        Err(e) if e.is(Kind::NotFound) => return Ok(()),
+        all => all?,
+    };
+    for mark in all.iter().filter(|mark| mark.as_str().starts_with(&stem)) {
+        match to.remove_snapshot(hidden, mark).await {
+            Ok(()) => {}
+            Err(e) if e.is(Kind::NotFound) => {}
+            Err(e) if e.is_transient() => return Err(e),
+            Err(error) => {
+                tracing::warn!(volume = %to.engine.title(hidden), snapshot = %mark, %error, "a snapshot that the move took stays");
             }
         }
     }
+    Ok(())
 }
 
-/// Gives the copy its name, then puts the volume that it was into the trash: in this order, so that whoever comes by a volume's
-/// name finds where it went, and does what is left to do.
+/// Removes the move's own snapshots of the copy, gives the copy its name, then puts the volume that it was into the trash: in this
+/// order, so that whoever comes by a volume's name finds where it went, and does what is left to do.
 pub fn finish<'f>(
     from: &'f Volumes,
     volume: &'f Name,
@@ -140,6 +148,7 @@ pub fn finish<'f>(
     Box::pin(async move {
         let names = to.names().await?;
         if let Some(hidden) = names.get(&moved.volume).filter(|name| name.moved_as().is_some()) {
+            Box::pin(remove_marks(to, hidden)).await?;
             Box::pin(rename(to, hidden, &moved.name)).await?;
         }
         match Box::pin(Trash(from).discard_moved(volume)).await {

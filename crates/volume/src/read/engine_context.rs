@@ -24,7 +24,7 @@ use windlass_base::{ChunkId, Error, Kind, Name, RegisterId, Result, ResultExt as
 use windlass_journal::JournalConfig;
 use windlass_keys::{FamilyKeys, KeyAccess, OpenKeys, Secret};
 use windlass_log::{InPack, Places, Reader};
-use windlass_pool::Pool;
+use windlass_pool::{Pool, ReadCaches};
 use windlass_store::Cause;
 
 /// The folder of a volume's journal, in the volume's local folder.
@@ -317,6 +317,17 @@ impl EngineContext {
             None => (settings.journal_size, None),
         };
         JournalConfig { dir, size, segment, key: None }
+    }
+}
+
+#[async_trait]
+impl ReadCaches for EngineContext {
+    async fn empty(&self) {
+        tracing::warn!(
+            pool = %self.pool.name(),
+            "a shard had other contents than were stored, and was replaced: the caches of this host are emptied"
+        );
+        self.memory.empty_caches().await;
     }
 }
 

@@ -87,6 +87,15 @@ impl Memory {
         Memory { disk: DiskCache::off(), ..self.clone() }
     }
 
+    /// Drops all that was read from stores, and keeps nothing of what is being read: some of it may be false. Memory comes
+    /// last, since it is filled from the disk.
+    pub async fn empty_caches(&self) {
+        self.disk.empty().await;
+        self.places.slices.empty();
+        self.pages.empty();
+        self.frames.empty();
+    }
+
     pub fn total(&self) -> u64 {
         self.total
     }

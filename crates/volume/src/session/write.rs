@@ -38,8 +38,8 @@ const RECORD_COST: u64 = 256;
 
 /// Time between two looks at how much of the quota is used.
 const QUOTA_LOOK: Duration = Duration::from_secs(10);
-/// Time until stores that are away are asked for the map again.
-const QUOTA_AGAIN: Duration = Duration::from_secs(1);
+/// Time until stores that are away are asked again, for the map or for the rest of a block.
+const STORES_AGAIN: Duration = Duration::from_secs(1);
 
 static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
@@ -184,13 +184,26 @@ impl Session {
         let (head, tail) = (offset - first, end - offset - data.len() as u64);
         let mut whole = BytesMut::with_capacity((end - first) as usize);
         if head > 0 {
-            whole.extend_from_slice(&self.read((first, head), &|| ()).await?.into_bytes());
+            whole.extend_from_slice(&self.read_kept(first, head).await?);
         }
         whole.extend_from_slice(data);
         if tail > 0 {
-            whole.extend_from_slice(&self.read((end - tail, tail), &|| ()).await?.into_bytes());
+            whole.extend_from_slice(&self.read_kept(end - tail, tail).await?);
         }
         Ok(whole.freeze())
+    }
+
+    /// Reads what a write keeps of a block. A read gives up after a while; a write waits through an outage, until
+    /// `unless_outage` gives it up.
+    async fn read_kept(self: &Arc<Self>, offset: u64, len: u64) -> Result<Bytes, Stop> {
+        loop {
+            match self.read((offset, len), &|| ()).await {
+                Err(Stop::Failed(e)) if passes(&e) => {
+                    self.or_end(self.context.rt().sleep(STORES_AGAIN)).await?;
+                }
+                done => return Ok(done?.into_bytes()),
+            }
+        }
     }
 
     /// Fails with `ReadOnly` if the volume is a template: it may have become one while nobody owned it.
@@ -363,7 +376,7 @@ impl Session {
                 match self.context.view.mapped(holes, &tree, all, usize::MAX).await {
                     Ok(left) => break left.unwrap_or(all),
                     Err(e) if e.is(Kind::Corrupt) && self.chunk_table.lock().root != recorded => {}
-                    Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(QUOTA_AGAIN)).await?,
+                    Err(e) if passes(&e) => self.or_end(self.context.rt().sleep(STORES_AGAIN)).await?,
                     Err(e) => return Err(self.end_by_absence(e).await),
                 }
             };

@@ -364,16 +364,23 @@ fn a_volume_that_was_made_plain_behind_its_owner_is_not_served() {
 /// Changes a bit of each frame of a data shard, and makes the frames' checksums right again, as whoever can write to the store
 /// may: what changes tells by how much, wherever the frame lies.
 fn forge(key: &str, shard: &mut [u8]) {
+    forge_from(key, shard, 0);
+}
+
+/// Does that to frames of more bytes than this.
+pub(super) fn forge_from(key: &str, shard: &mut [u8], least: usize) {
     if !key.rsplit_once('/').is_some_and(|(_, name)| name.starts_with("c-")) {
         return;
     }
     let covered = |frame: &[u8]| windlass_base::sum::crc32c_of(&[&frame[..12], &[0; 48], &frame[16..]]);
     let mut at = 0;
-    while let Some(head) = shard.get(at..at + 16).filter(|head| head[1] == 1 && head[3] < 5) {
+    while let Some(head) = shard.get(at..at + 16).filter(|head| head[1] < 2 && head[3] < 5) {
         let len = u32::from_le_bytes(head[4..8].try_into().unwrap()) as usize;
         let Some(frame) = shard.get_mut(at..at + 16 + len) else { break };
         let before = covered(frame);
-        frame[16 + 20] ^= 1;
+        if len > least.max(20) {
+            frame[16 + 20] ^= 1;
+        }
         let sum = u32::from_le_bytes(frame[12..16].try_into().unwrap()) ^ before ^ covered(frame);
         frame[12..16].copy_from_slice(&sum.to_le_bytes());
         at += 16 + len;

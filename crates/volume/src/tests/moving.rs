@@ -350,6 +350,9 @@ fn a_move_that_was_cut_off_goes_on_and_nothing_is_lost() {
                 let mut load = Load::start(&host.from, volume, witness.clone(), world.below(20));
                 if host.from.volumes.id(&name("v")).await.is_err() {
                     moved += 1;
+                    // Whoever comes to the end of a move removes its own snapshots.
+                    let left = host.to.volumes.snapshot_names(&name("v")).await.unwrap();
+                    assert!(left.iter().all(|name| !name.as_str().starts_with("moving-")), "{left:?}");
                 }
                 let patience = Duration::from_millis(world.below(if cut % 8 == 7 { 60_000 } else { 6_000 }));
                 let done = host.from.rt.timeout(patience, host.make_move(&load, true)).await;

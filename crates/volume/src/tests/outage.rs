@@ -66,6 +66,41 @@ fn without_it_io_waits_as_long_as_it_takes() {
     });
 }
 
+/// The rest of a block lies in stores alone, which are away for longer than a read waits.
+#[test]
+fn a_write_of_part_of_a_block_waits_as_well_and_fails_only_where_it_should() {
+    for (setting, waits) in [("on-outage=hold", true), ("on-outage=error:60s", false)] {
+        run(11, "2+1", move |site| async move {
+            let life = site.machine(1).found().await;
+            let v = opened(&life, &[setting]).await;
+            v.write(0, bytes(1, 16 * 4096)).await.unwrap();
+            v.flush().await.unwrap();
+            life.volumes.release(&name("v")).await.unwrap();
+            drop(v);
+            let life = life.crash().start().await;
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            v.write(MIB, bytes(2, 4096)).await.unwrap();
+            site.reach(0..3, Reach::Refuses);
+            let back = async {
+                life.sleep(100_000).await;
+                site.reach(0..3, Reach::Up);
+            };
+            let work = async { (v.write(512, bytes(3, 512)).await, v.zero(4 * 4096 + 7, 100).await) };
+            let ((), (wrote, zeroed)) = futures::future::join(back, work).await;
+            if !waits {
+                assert!(wrote.unwrap_err().is(Kind::Timeout));
+                return;
+            }
+            wrote.unwrap();
+            zeroed.unwrap();
+            let mut expected = bytes(1, 16 * 4096).to_vec();
+            expected[512..1024].copy_from_slice(&bytes(3, 512));
+            expected[4 * 4096 + 7..4 * 4096 + 107].fill(0);
+            assert!(v.read(0, 16 * 4096).await.unwrap() == expected[..]);
+        });
+    }
+}
+
 /// A volume that nobody owns can't be claimed for a write while stores are away.
 #[test]
 fn a_write_that_would_have_to_claim_the_volume_fails_as_well() {

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use super::site::Site;
 use super::*;
 use windlass_cache::{DiskCache, DiskCacheConfig};
+use windlass_pool::ScrubOptions;
 
 const SIZE: u64 = 32 * MIB;
 
@@ -329,5 +330,49 @@ fn whole_blocks_that_wait_for_a_merge_keep_nothing_from_it() {
             assert!(v.read(i * MIB, MIB).await.unwrap() == bytes(50 + i, MIB as usize), "MiB {i}");
         }
         v.flush().await.unwrap();
+    });
+}
+
+/// A store gives false blocks whose checksums are right, and the caches in memory and on the local disk take them. A repair
+/// puts the shards right, and nothing false is read any more: neither then nor after a restart.
+#[test]
+fn false_blocks_do_not_live_on_in_caches_when_a_repair_has_replaced_them() {
+    run(8, "2+1", |site| async move {
+        let writer = site.machine(1).found().await;
+        let v = volume(&writer, FlushMode::Pool).await;
+        for i in 0..4 {
+            v.write(i * MIB, bytes(i, MIB as usize)).await.unwrap();
+        }
+        v.release().await.unwrap();
+        let store = site.stores[0].contents();
+        for key in store.keys() {
+            store.rot(&key, |shard| super::encrypted::forge_from(&key, shard, 4096));
+        }
+        let machine = site.machine(2);
+        let false_ones = async |life: &Life| {
+            let v = life.volumes.open(&name("v"), OpenMode::Normal).await.unwrap();
+            let mut found = 0;
+            for i in 0..4 {
+                found += usize::from(v.read(i * MIB, MIB).await.unwrap() != bytes(i, MIB as usize));
+                life.sleep(20).await;
+            }
+            found
+        };
+        let life = caching(machine.start().await, 64 * MIB).await;
+        assert!(false_ones(&life).await > 0, "a pool without a key can't tell");
+        life.sleep(2_000).await;
+        assert!(life.volumes.engine().memory.disk.stats().unwrap().frames > 0);
+        let pool = &life.volumes.engine().pool;
+        let done = pool.repair(&life.volumes, ScrubOptions::default(), &|_| {}).await.unwrap();
+        assert!(done.replaced > 0 && done.left.is_complete_and_clean(), "{done:?}");
+        let memory = &life.volumes.engine().memory;
+        let (frames, pages) = (memory.frames.stats().bytes, memory.pages.stats().pages);
+        assert_eq!((frames, pages, memory.disk.stats().unwrap().frames), (0, 0, 0));
+        assert_eq!(false_ones(&life).await, 0);
+        life.sleep(2_000).await;
+        life.process.kill();
+        let life = caching(machine.start().await, 64 * MIB).await;
+        assert_eq!(false_ones(&life).await, 0);
+        assert!(life.volumes.engine().memory.disk.stats().unwrap().hits > 0, "the cache is in use again");
     });
 }
