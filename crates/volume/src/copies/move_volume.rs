@@ -13,7 +13,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::copy_snapshot::{Copied, Copying, Rest, copied_as, copy_snapshot};
-use super::switch::{MovingClients, Switch, Switched, finish};
+use super::switch::{MovingClients, Switch, Switched, finish, stem};
 use crate::catalog::{OpenMode, Trash, Volumes, snapshot_group};
 use crate::handle::Volume;
 use crate::head::{BootTrace, Head, Leaving, Moved, VolumeSettings, is_template};
@@ -193,11 +193,6 @@ async fn may_be_given_up(from: &Volumes, volume: &Name) -> Result<()> {
         }
         done => done,
     }
-}
-
-/// Returns how the names begin of the snapshots that a move to this copy takes.
-pub(super) fn stem(to: &Volumes, hidden: &Name) -> String {
-    format!("moving-{:08x}-", xxh3_64(to.engine.title(hidden).as_bytes()) as u32)
 }
 
 /// Tells whether a snapshot has the name of one that a move took, whichever move.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::copy_snapshot::{Copied, Rest};
-use super::move_volume::stem;
 use crate::catalog::{Trash, Volumes, rename};
 use crate::handle::{ClosedPassage, Passage, Volume};
 use crate::head::{Leaving, Moved};
@@ -113,6 +113,11 @@ impl Switch {
         };
         Ok(is_left?.then_some(rest))
     }
+}
+
+/// Returns how the names begin of the snapshots that a move to this copy takes.
+pub(super) fn stem(to: &Volumes, hidden: &Name) -> String {
+    format!("moving-{:08x}-", xxh3_64(to.engine.title(hidden).as_bytes()) as u32)
 }
 
 /// Removes the snapshots that a move took of its copy, which is still hidden. An error: stores are away. A snapshot that can't
