@@ -380,7 +380,7 @@ fn caches_are_emptied_where_a_shard_had_other_contents_and_only_there() {
             let (contents, key) = yard.shard(&one.id, 0);
             match kind {
                 Some(kind) => assert!(contents.rot(&key, kind)),
-                None => drop(contents.delete(&[key], W).await.unwrap()),
+                None => contents.delete(&[key], W).await.unwrap(),
             }
             yard.needed.0.lock().insert(one.id);
             let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
