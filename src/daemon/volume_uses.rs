@@ -28,13 +28,6 @@ pub struct Client {
     pub opened: Weak<Volume>,
 }
 
-impl Client {
-    /// Returns why this client's requests fail for good, if they do.
-    fn failure(&self) -> Option<String> {
-        self.opened.upgrade()?.failure()
-    }
-}
-
 /// A hold by which a volume is held alone, for as long as somebody has a guard of it.
 #[derive(Debug)]
 pub struct Hold {
@@ -146,7 +139,9 @@ impl Use {
 
     /// Returns why requests of a client fail for good, if those of one do.
     pub fn failure(&self) -> Option<String> {
-        self.clients.values().find_map(Client::failure)
+        let opened = self.clients.values().filter_map(|client| client.opened.upgrade());
+        // A client of a volume that has moved goes on with the other one.
+        opened.map(|volume| self.passage.leads_to(&volume)).find_map(|volume| volume.failure())
     }
 
     pub fn hang_up(&self) -> usize {
