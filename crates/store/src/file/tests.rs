@@ -367,7 +367,7 @@ async fn processes_agree_on_conditions() {
     let counters: Vec<_> = (0..3)
         .map(|_| {
             std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "store::file::tests::count_up_in_a_process_of_its_own"])
+                .args(["--ignored", "--exact", "file::tests::count_up_in_a_process_of_its_own"])
                 .env("WINDLASS_TEST_DIR", yard.dir.path())
                 .stdout(std::process::Stdio::null())
                 .spawn()
