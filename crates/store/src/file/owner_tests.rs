@@ -106,11 +106,7 @@ async fn root_and_the_owner_share_a_folder() {
         .map(|(uid, gid)| {
             let mut command = std::process::Command::new(&itself);
             command
-                .args([
-                    "--ignored",
-                    "--exact",
-                    "store::file::owner_tests::come_and_go_in_a_process_of_its_own",
-                ])
+                .args(["--ignored", "--exact", "file::owner_tests::come_and_go_in_a_process_of_its_own"])
                 .env("WINDLASS_TEST_DIR", dir.path())
                 .current_dir("/");
             if uid != rustix::process::geteuid().as_raw() {
