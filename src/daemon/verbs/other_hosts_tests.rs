@@ -105,7 +105,7 @@ async fn a_client_that_was_shut_out_is_told_of_while_others_of_the_volume_are_we
     assert!(used.state == "trouble" && why.contains("took the volume over"), "{} {why}", used.state);
     drop(shut_out);
     let [used] = &volume::in_use(&here)[..] else { panic!("one volume is in use") };
-    assert_eq!((used.state.as_str(), &used.trouble), ("open", &None));
+    assert_eq!((&*used.state, &used.trouble), ("open", &None));
     drop(anew);
     end([here, other]).await;
 }
