@@ -104,16 +104,23 @@ impl Volumes {
         };
         let at = about.toc_offset;
         let sound = |bytes: &[u8]| Toc::verify(bytes, &id, at, access);
-        let error = match pool.read(&id, at, about.toc_len, Cause::Walk, &sound).await {
+        match pool.read(&id, at, about.toc_len, Cause::Walk, &sound).await {
             Ok(bytes) => return Toc::open(&bytes, &id, at, access).map(Some),
             Err(e) if !matches!(e.kind(), Kind::Corrupt | Kind::Unavailable) => return Err(e),
-            Err(e) => e,
-        };
+            Err(_) => {}
+        }
         // Of a chunk that is on its way, or past the end, nobody was told what is in it.
         let whole = pool.probe(&id, &head.witnesses, Cause::Walk).await;
-        match whole.readable() + whole.unknown < w {
-            true => Ok(None),
-            false => Err(error),
+        if whole.readable() + whole.unknown < w {
+            return Ok(None);
+        }
+        // Shards that were not there for the read may have come since: only now a damage is one.
+        match pool.read(&id, at, about.toc_len, Cause::Walk, &sound).await {
+            Ok(bytes) => Toc::open(&bytes, &id, at, access).map(Some),
+            Err(e) if whole.waiting() > 0 && e.is(Kind::Corrupt) => {
+                Err(Error::new(Kind::Unavailable, e.to_string()))
+            }
+            Err(e) => Err(e),
         }
     }
 }
