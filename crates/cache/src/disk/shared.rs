@@ -137,8 +137,8 @@ impl Shared {
         }
     }
 
-    /// Empties the cache and its file, which a restart would find again. Nothing is in it as soon as this was called; an end
-    /// means that the file is empty, or that the cache is off.
+    /// Empties the cache and its file, which a restart would find again. Nothing is in it as soon as this was called. Where the
+    /// cache is off, or goes off over this, its file is removed.
     pub async fn empty(&self) {
         let (done, emptied) = oneshot::channel();
         let is_off = {
@@ -152,16 +152,17 @@ impl Shared {
             }
             is_off
         };
-        if is_off {
-            if let Err(e) = self.remove_file().await {
-                tracing::warn!("{e}; remove the folder before the next start: it may have false blocks");
+        if !is_off {
+            self.work.notify_one();
+            // An error of the channel: the cache has gone off.
+            if self.rt.timeout(EMPTY_MAX, emptied).await.is_none() {
+                self.fail(&Error::new(Kind::Timeout, format!("it was not emptied in {EMPTY_MAX:?}")));
             }
-            return;
         }
-        self.work.notify_one();
-        // An error of the channel: the cache is off.
-        if self.rt.timeout(EMPTY_MAX, emptied).await.is_none() {
-            self.fail(&Error::new(Kind::Timeout, format!("it was not emptied in {EMPTY_MAX:?}")));
+        if self.is_off()
+            && let Err(e) = self.remove_file().await
+        {
+            tracing::warn!("{e}; remove the folder before the next start: it may have false blocks");
         }
     }
 

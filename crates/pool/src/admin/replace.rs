@@ -301,7 +301,7 @@ impl Pool {
         for old in [Some(context.holder(id, index)), context.former_holder(id, index)].into_iter().flatten() {
             if let Ok((footer, bytes, _)) = (At { member: &old, id, index }).whole(Cause::Repair).await {
                 let object = with_footer_of(&footer, bytes);
-                return there.store(&footer.about, &object, How::Look, Cause::Repair).await.map(drop);
+                return there.store(&footer.about, &object, How::Look, Cause::Repair).await;
             }
         }
         Ok(())

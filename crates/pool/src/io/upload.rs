@@ -225,7 +225,7 @@ impl Shared {
                 continue;
             }
             match at.store(about, object, how, self.cause).await {
-                Ok(_) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Unsupported) => return Err(e),
                 Err(e) => tracing::debug!("shard {}: {e}", at.key()),
             }

@@ -226,17 +226,17 @@ async fn rebuild_and_put(
     let puts = puts.map(|(index, object)| async move {
         let member = context.holder(id, index);
         let how = if verify.has(index) { How::Replace } else { How::Look };
-        let out = At { member: &member, id, index }.store(about, object, how, cause).await;
-        (index, out)
+        let (at, mut over) = (At { member: &member, id, index }, false);
+        let out = at.store_over((about, object), how, cause, &mut over).await;
+        (index, over, out)
     });
     let outs = futures::future::join_all(puts).await;
     let (mut stored, mut replaced, mut refusals) = (ShardSet::default(), 0, Vec::new());
-    for (index, out) in outs {
+    for (index, over, out) in outs {
+        // Also where the answer was lost: the next attempt finds the right contents, and knows of no others.
+        replaced += usize::from(over);
         match out {
-            Ok(is_other) => {
-                stored = stored.with(index);
-                replaced += usize::from(is_other);
-            }
+            Ok(()) => stored = stored.with(index),
             Err(e) => {
                 tracing::debug!("shard {index} of {id} is not mended yet: {e}");
                 refusals.push(e);

@@ -105,8 +105,10 @@ async fn put_in_place(context: &Arc<PoolContext>, misplaced: &Finding) -> Result
             ));
         };
         let object = with_footer_of(&footer, bytes);
-        let is_other = own.store(&footer.about, &object, How::Verify, Cause::Repair).await?;
-        context.contents_replaced(usize::from(is_other)).await;
+        let mut over = false;
+        let done = own.store_over((&footer.about, &object), How::Verify, Cause::Repair, &mut over).await;
+        context.contents_replaced(usize::from(over)).await;
+        done?;
     }
     wrong.delete(std::slice::from_ref(&misplaced.key), Cause::Repair).await
 }

@@ -90,18 +90,29 @@ impl At<'_> {
     }
 
     /// One attempt to have the shard stored, and attested after that. An error of kind `Corrupt` or `Unsupported` is
-    /// final; after any other it may be tried again, and may be there already. Returns whether other contents were there.
-    pub(crate) async fn store(&self, about: &About, object: &Bytes, how: How, cause: Cause) -> Result<bool> {
+    /// final; after any other it may be tried again, and may be there already.
+    pub(crate) async fn store(&self, about: &About, object: &Bytes, how: How, cause: Cause) -> Result<()> {
+        self.store_over((about, object), how, cause, &mut false).await
+    }
+
+    /// Has the shard stored as `store` does. `over` becomes true once other contents are seen in its place: they may have been
+    /// replaced, whatever the result.
+    pub(crate) async fn store_over(
+        &self,
+        (about, object): (&About, &Bytes),
+        how: How,
+        cause: Cause,
+        over: &mut bool,
+    ) -> Result<()> {
         // Nothing but a look tells there that another writer used this identity.
         let how = if how == How::Absent && self.member.is_data_only() { How::Look } else { how };
-        let mut replaces = false;
         let when = match how {
             How::Absent => When::Absent,
             How::Look | How::Verify | How::Replace => {
                 match self.present((about, object), how, cause).await? {
-                    Present::Same => return self.found().await.map(|()| false),
+                    Present::Same => return self.found().await,
                     Present::Other(etag) => {
-                        replaces = true;
+                        *over = true;
                         When::Matches(etag)
                     }
                     Present::None => When::Absent,
@@ -112,9 +123,9 @@ impl At<'_> {
         if let Put::Refused = answer {
             // Another repair, or a put of an upload that was given up, may have come in between.
             answer = match self.present((about, object), how, cause).await? {
-                Present::Same => return self.found().await.map(|()| replaces),
+                Present::Same => return self.found().await,
                 Present::Other(etag) => {
-                    replaces = true;
+                    *over = true;
                     tracing::warn!(
                         "store {} has a damaged object under {}; it is replaced",
                         self.member.url(),
@@ -126,7 +137,7 @@ impl At<'_> {
             };
         }
         match answer {
-            Put::Stored(_) => self.member.attest().await.map(|()| replaces),
+            Put::Stored(_) => self.member.attest().await,
             Put::Unknown(e) => Err(e),
             Put::Refused => Err(Error::new(
                 Kind::Unavailable,
