@@ -391,6 +391,41 @@ fn caches_are_emptied_where_a_shard_had_other_contents_and_only_there() {
     }
 }
 
+/// The attempt after a lost answer finds the right contents, and knows of no others.
+#[test]
+fn caches_are_emptied_also_where_the_answer_to_the_replacement_is_lost() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "2+1");
+        let repaired = async move {
+            let pool = yard.create().await.unwrap();
+            let caches = Arc::new(Emptied::default());
+            let weak = Arc::downgrade(&caches);
+            pool.empties(weak);
+            let one = chunk(1, &LENS[..2]);
+            store(&pool, &one).await;
+            yard.settle(1000).await;
+            let (contents, key) = yard.shard(&one.id, 0);
+            assert!(contents.rot(&key, forge));
+            yard.needed.0.lock().insert(one.id);
+            let (known, quiet) = (Counted { dead: 0, live: 1 }, |_| {});
+            let clean = async || {
+                let found = pool.scrub(&known, ScrubOptions::default(), &quiet).await.unwrap();
+                found.is_complete_and_clean()
+            };
+            while !clean().await {
+                yard.stores.iter().for_each(|store| store.faults(|f| f.lost = 150));
+                // One that fails is tried again.
+                let _ = pool.repair(&known, ScrubOptions::default(), &quiet).await;
+                yard.stores.iter().for_each(|store| store.faults(|f| f.lost = 0));
+                yard.settle(60_000).await;
+            }
+            assert!(caches.0.load(std::sync::atomic::Ordering::Relaxed) > 0, "seed {seed}");
+        };
+        sim.run(repaired).unwrap();
+    }
+}
+
 /// Nobody can tell which of the two was stored: what was is not to be overwritten, whichever hash is the lower one.
 #[test]
 fn of_two_copies_that_contradict_each_other_repair_touches_neither() {
