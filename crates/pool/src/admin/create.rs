@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 use super::handle::Pool;
+use super::next_generation::check_alone;
 use super::open::EVERYWHERE;
 use crate::chunk::Layout;
 use crate::local::ProvenServers;
@@ -148,7 +149,7 @@ async fn put_label(
     }
 }
 
-/// Writes the pool's first value, once every store shows its label.
+/// Writes the pool's first value, once every store shows its label and no other pool's.
 async fn found(host: &PoolHost, stores: &[PoolStore], config: &PoolConfig) -> Result<()> {
     let seats: Vec<Option<usize>> = (0..stores.len()).map(Some).collect();
     let roster = Roster::new(host, config, stores.to_vec(), &seats);
@@ -156,6 +157,7 @@ async fn found(host: &PoolHost, stores: &[PoolStore], config: &PoolConfig) -> Re
     for attested in futures::future::join_all(membership.members.iter().map(|m| m.attest())).await {
         attested?;
     }
+    futures::future::try_join_all(stores.iter().map(|store| check_alone(store, config.pool))).await?;
     let register = Register::new(host.rt.clone(), roster.clone(), PoolConfig::register(config.pool));
     let value = config.encode();
     register

@@ -183,7 +183,7 @@ impl Pool {
         }
         let put = store.bucket.put(&key, bytes, when, Cause::Label).await?;
         match labelled(store, self.id(), self.key()).await? {
-            Some(seen) if seen.incarnation == label.incarnation => Ok(()),
+            Some(seen) if seen.incarnation == label.incarnation => check_alone(store, self.id()).await,
             _ => Err(match put {
                 Put::Unknown(e) => e,
                 _ => taken(store),
@@ -240,6 +240,26 @@ pub fn check_free<'f>(store: &'f PoolStore, pool: PoolId, own: bool) -> BoxFutur
             Some(object) => Err(Error::new(
                 Kind::Refused,
                 format!("store {} is not empty (it has {}): choose an empty place", store.url, object.key),
+            )),
+        }
+    })
+}
+
+/// Looks for labels of other pools once this pool's label is there. Two pools that take a place at the same moment both found
+/// it empty. Each has put its label before it looks, so that at least the later one sees the other.
+pub fn check_alone<'f>(store: &'f PoolStore, pool: PoolId) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        let list = List { max: LIST_PAGE, ..List::default() };
+        let page = store.bucket.list_some(&list, Cause::Label).await?;
+        let is_other = |key: &str| matches!(parse(key), Named::Label(of) if of != pool);
+        match page.objects.iter().find(|o| is_other(&o.key)) {
+            None => Ok(()),
+            Some(object) => Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "store {} was taken by another pool at the same moment (it has {}): choose an empty place, or try again",
+                    store.url, object.key
+                ),
             )),
         }
     })

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::stores::{Named, parse};
 use windlass_base::rt::sim::Sim;
 use windlass_base::{Kind, Name, VolumeId};
 use windlass_store::{Reach, Store as _, When};
@@ -41,6 +42,32 @@ fn a_pool_is_made_whatever_the_order_of_things() {
         let yard = Yard::new(&sim, "4+2");
         sim.run(async move { yard.create().await.unwrap_or_else(|e| panic!("seed {seed}: {e}")) }).unwrap();
     }
+}
+
+#[test]
+fn of_two_pools_made_at_once_in_the_same_places_at_most_one_is() {
+    let mut made = 0;
+    for seed in 0..200 {
+        let sim = Sim::new(seed);
+        let yard = Yard::new(&sim, "2+1");
+        let ours = sim.run(async move {
+            let (one, other) = futures::future::join(yard.create(), yard.create()).await;
+            let pools: Vec<_> = [one, other].into_iter().flatten().collect();
+            assert!(pools.len() <= 1, "seed {seed}: two pools have the same places");
+            yard.settle(60_000).await;
+            let is_label = |key: &String| matches!(parse(key), Named::Label(_));
+            for store in &yard.stores {
+                let labels = store.contents().keys().into_iter().filter(is_label).count();
+                assert_eq!(labels, pools.len(), "seed {seed}: the labels in a place");
+            }
+            if pools.is_empty() {
+                yard.create().await.unwrap_or_else(|e| panic!("seed {seed}: the places are free again: {e}"));
+            }
+            pools.len()
+        });
+        made += ours.unwrap();
+    }
+    assert!(made > 0, "the later one is refused, not always both");
 }
 
 /// As whoever writes to one store can leave its label.
