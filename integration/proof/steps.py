@@ -58,15 +58,10 @@ def both(first: list[str], second: list[str]) -> list[str]:
     return ["sh", "-c", f"{shlex.join(first)} && {shlex.join(second)}"]
 
 
-# The layers are compiled twice: as shipped, which all other tests are linked with, and for their unit tests: with debug
-# assertions, and not optimized, which would take longer than the tests do. What both stand on is compiled once, and optimized.
-WINDLASS = {"opt-level": "0", "codegen-units": "16", "debug-assertions": "true", "overflow-checks": "true"}
-LAYERS = [crate.name for crate in sorted((ROOT / "crates").iterdir()) if crate.name not in ("galois", "fuzz")]
-UNIT_TESTS = cargo("test", "--release", "--workspace", "--lib") + [
-    f"--config=profile.release.package.{crate}.{name}={value}"
-    for crate in ("windlass", *(f"windlass-{layer}" for layer in LAYERS))
-    for name, value in WINDLASS.items()
-]
+# Each layer's unit tests are compiled by a wrapper of rustc: the layer with debug assertions and not optimized, what it stands on
+# as shipped, which is there already.
+UNIT_TESTS = cargo("test", "--release", "--workspace", "--lib")
+WRAPPER = ("RUSTC_WRAPPER", str(ROOT / "integration/proof/rustc_for_unit_tests"))
 OTHER_TESTS = cargo("test", "--release", "--workspace", "--bin", "mount-windlass", "--test", "*")
 # Nothing is linked: what C code these would have built is not made, five minutes of a processor.
 AWS_LC = "aws_lc_" + re.search(r'name = "aws-lc-sys"\nversion = "(.+)"', (ROOT / "Cargo.lock").read_text())[1].replace(".", "_")
@@ -116,5 +111,13 @@ def whole() -> list[Step]:
         Step("demo", [*cargo("run", "--release"), "--", "demo"], 120, ("build",), build=True),
         test_build(),
         Step("simulation", [*OTHER_TESTS, "--no-fail-fast"], 4000, ("test-build", "packages"), nice=GIVES_WAY),
-        Step("unit-tests", [*UNIT_TESTS, "--no-fail-fast"], 5000, after=("test-build",), nice=GIVES_WAY, build=True),
+        Step(
+            "unit-tests",
+            [*UNIT_TESTS, "--no-fail-fast"],
+            5000,
+            after=("test-build",),
+            nice=GIVES_WAY,
+            build=True,
+            env=(WRAPPER,),
+        ),
     ]
