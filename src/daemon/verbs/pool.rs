@@ -172,6 +172,19 @@ pub fn advice(pool: &PoolStatus) -> Vec<String> {
     said
 }
 
+/// Returns a sentence for each store whose registers were older than those of the others.
+pub fn older_stores(pool: &PoolStatus) -> Vec<String> {
+    let older = pool.stores.iter().filter(|store| store.older);
+    let said = older.map(|store| {
+        format!(
+            "{} was away, or was put back from a backup: its registers were older than those of the others, and what it \
+             lacks is being looked for",
+            store.url
+        )
+    });
+    said.collect()
+}
+
 /// Asks the stores of all open pools that are not known to be away: nobody may have used them for long.
 pub fn ask_all(state: &EngineState) -> impl Future<Output = ()> + Send + use<> {
     let (rt, opened) = (state.host_context.rt.clone(), state.pools.opened());
@@ -415,14 +428,15 @@ pub async fn status(state: &EngineState, name: &Name, walk: bool) -> Result<Outc
         || status.damaged_shards > 0
         || !status.damaged_registers.is_empty()
         || !status.replacing.is_empty()
-        || status.stores.iter().any(|s| s.state != StoreState::In);
+        || status.stores.iter().any(|s| s.older || s.state != StoreState::In);
+    let older = older_stores(&status);
     let out = status.stores.iter().any(|s| s.state == StoreState::Out);
     let Capacity { used_bytes, free_bytes, warning } = capacity;
     let last_scrub = pool.last_scrub().await;
     let unread = last_scrub.as_ref().is_some_and(|last| last.unread_volumes > 0);
     let attention = attention || unread;
     let answer = PoolAnswer { status, last_scrub, used_bytes, free_bytes, usage };
-    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning);
+    let mut outcome = Outcome::of(&answer)?.degraded(attention).note_all(warning).note_all(older);
     if let Some(last) = answer.last_scrub {
         let ago = match age_ms(last.ended_ms, state.host_context.rt.wall_ms()) {
             Some(age) => format!("{} ago", show_time(age)),

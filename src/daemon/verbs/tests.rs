@@ -660,6 +660,10 @@ async fn what_needs_attention_is_said_by_list_and_status() {
         "{said:?}"
     );
     assert!(said[1].contains("2 shards") && said.len() == 2, "{said:?}");
+    assert!(pool::older_stores(&seen).is_empty());
+    seen.stores[1].older = true;
+    let said = pool::older_stores(&seen);
+    assert!(said.len() == 1 && said[0].contains("s1 was away, or was put back from a backup"), "{said:?}");
     away("s1");
     for (state, trouble, degraded) in told(&state).await {
         assert!(state == "stalled" && degraded && trouble.contains("s1"), "{state}: {trouble}");

@@ -447,17 +447,20 @@ impl Walk<'_> {
 
     fn undecided(&self, id: ChunkId, probe: &Probe) -> Error {
         let (k, n) = (self.pool.layout().k(), self.pool.layout().n());
-        if self.certain(id.seq) {
-            let gone = probe.readable() + probe.unknown < k;
-            let kind = if gone { Kind::Corrupt } else { Kind::Unavailable };
-            return Error::new(
-                kind,
-                format!(
-                    "too few stores answer: a part of the volume has {} readable shards of {n} and needs {k}; bring the \
-                     stores back (`windlass pool status` names them)",
-                    probe.readable()
-                ),
+        let readable = probe.readable();
+        if self.certain(id.seq) && readable + probe.waiting() < k {
+            let why = format!(
+                "chunk {id} is damaged: {readable} of its {n} shards are left, and {k} are needed; snapshots that do not need it can be \
+                 cloned"
             );
+            return Error::new(Kind::Corrupt, why);
+        }
+        if self.certain(id.seq) {
+            let why = format!(
+                "too few stores answer: a part of the volume has {readable} readable shards of {n} and needs {k}; bring the \
+                 stores back (`windlass pool status` names them)"
+            );
+            return Error::new(Kind::Unavailable, why);
         }
         Error::new(
             Kind::Unavailable,

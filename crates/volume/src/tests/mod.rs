@@ -8,6 +8,7 @@ mod clones;
 mod collecting;
 mod copies;
 mod costs;
+mod damaged;
 mod encrypted;
 mod flatten;
 mod forest;
