@@ -291,6 +291,25 @@ fn a_place_that_is_not_free_is_refused() {
 }
 
 #[test]
+fn of_two_pools_that_take_one_place_at_once_at_most_one_does() {
+    for seed in 0..100 {
+        let sim = Sim::new(seed);
+        let place = SimStore::new(&sim, "place");
+        let place = PoolStore { url: place.url().to_owned(), zone: None, bucket: place };
+        let (yard, other) = (Yard::new(&sim, "2+1"), Yard::new(&sim, "2+1"));
+        let done = sim.run(async move {
+            let pools = [yard.create().await.unwrap(), other.create().await.unwrap()];
+            let old = yard.stores[1].url().to_owned();
+            let plans =
+                pools.iter().map(|pool| pool.plan_replacement(&old, &place, &EMPTY, Care::All, &|_| {}));
+            let taken = futures::future::join_all(plans).await.into_iter().filter(Result::is_ok).count();
+            assert!(taken <= 1, "seed {seed}: both have the place");
+        });
+        done.unwrap();
+    }
+}
+
+#[test]
 fn what_has_yet_to_come_along_is_not_damaged() {
     run(3, "2+1", |_, yard| async move {
         let pool = yard.create().await.unwrap();
