@@ -14,6 +14,6 @@ pub use destroy::{Deleted, Destruction};
 pub use force_recover::{ForcedRecovery, Lost, StoreSwap};
 pub use handle::Pool;
 #[cfg(test)]
-pub use next_generation::{Place, Plan};
+pub use next_generation::{Place, Plan, check_alone};
 pub use relabel::{Relabelled, relabel};
 pub use replace::{Care, Filled, Replacement};

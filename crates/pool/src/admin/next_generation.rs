@@ -24,7 +24,7 @@ use crate::stores::PoolConfig;
 use crate::stores::PoolStore;
 use crate::stores::labelled;
 use crate::stores::{Instead, instead_of_label};
-use crate::stores::{Label, label_key};
+use crate::stores::{LABELS, Label, label_key};
 use crate::stores::{Named, PROBES, parse};
 use windlass_base::{Error, Kind, Nonce, PoolId, Result};
 use windlass_store::{Cause, ConditionalPuts, List, Put, When};
@@ -249,7 +249,8 @@ pub fn check_free<'f>(store: &'f PoolStore, pool: PoolId, own: bool) -> BoxFutur
 /// it empty. Each has put its label before it looks, so that at least the later one sees the other.
 pub fn check_alone<'f>(store: &'f PoolStore, pool: PoolId) -> BoxFuture<'f, Result<()>> {
     Box::pin(async move {
-        let list = List { max: LIST_PAGE, ..List::default() };
+        // Labels alone: what the other pool has stored by now comes before them.
+        let list = List { prefix: LABELS.to_owned(), max: LIST_PAGE, ..List::default() };
         let page = store.bucket.list_some(&list, Cause::Label).await?;
         let is_other = |key: &str| matches!(parse(key), Named::Label(of) if of != pool);
         match page.objects.iter().find(|o| is_other(&o.key)) {

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::admin::check_alone;
 use crate::stores::{Named, parse};
 use windlass_base::rt::sim::Sim;
-use windlass_base::{Kind, Name, VolumeId};
+use windlass_base::{Kind, Name, PoolId, VolumeId};
 use windlass_store::{Reach, Store as _, When};
 
 #[test]
@@ -68,6 +69,22 @@ fn of_two_pools_made_at_once_in_the_same_places_at_most_one_is() {
         made += ours.unwrap();
     }
     assert!(made > 0, "the later one is refused, not always both");
+}
+
+#[test]
+fn another_pools_label_is_seen_behind_all_that_this_pool_has_stored() {
+    run("2+1", |yard| async move {
+        let pool = yard.create().await.unwrap();
+        // More than a page of a listing has.
+        for seq in 1..=2000 {
+            let key = shard_key(&id(seq), 0);
+            yard.stores[0].contents().put(&key, Bytes::new(), When::Always, W).await.unwrap();
+        }
+        let place = yard.specs().swap_remove(0);
+        check_alone(&place, pool.id()).await.unwrap();
+        let other = check_alone(&place, PoolId(pool.id().0 ^ 1)).await.unwrap_err();
+        assert!(other.is(Kind::Refused) && other.to_string().contains("another pool"), "{other}");
+    });
 }
 
 /// As whoever writes to one store can leave its label.
