@@ -183,7 +183,15 @@ impl Pool {
         }
         let put = store.bucket.put(&key, bytes, when, Cause::Label).await?;
         match labelled(store, self.id(), self.key()).await? {
-            Some(seen) if seen.incarnation == label.incarnation => check_alone(store, self.id()).await,
+            Some(seen) if seen.incarnation == label.incarnation => {
+                let alone = check_alone(store, self.id()).await;
+                if let (Err(_), Put::Stored(etag)) = (&alone, put)
+                    && let Err(e) = store.bucket.delete_same(&[(key, etag)], Cause::Label).await
+                {
+                    tracing::warn!("store {} keeps a label of pool {}: {e}", store.url, plan.now.name);
+                }
+                alone
+            }
             _ => Err(match put {
                 Put::Unknown(e) => e,
                 _ => taken(store),

@@ -295,6 +295,7 @@ fn of_two_pools_that_take_one_place_at_once_at_most_one_does() {
     for seed in 0..100 {
         let sim = Sim::new(seed);
         let place = SimStore::new(&sim, "place");
+        let contents = place.contents().clone();
         let place = PoolStore { url: place.url().to_owned(), zone: None, bucket: place };
         let (yard, other) = (Yard::new(&sim, "2+1"), Yard::new(&sim, "2+1"));
         let done = sim.run(async move {
@@ -304,6 +305,8 @@ fn of_two_pools_that_take_one_place_at_once_at_most_one_does() {
                 pools.iter().map(|pool| pool.plan_replacement(&old, &place, &EMPTY, Care::All, &|_| {}));
             let taken = futures::future::join_all(plans).await.into_iter().filter(Result::is_ok).count();
             assert!(taken <= 1, "seed {seed}: both have the place");
+            let labels = contents.keys().iter().filter(|key| key.starts_with("label-")).count();
+            assert_eq!(labels, taken, "seed {seed}: who is refused leaves no label");
         });
         done.unwrap();
     }
