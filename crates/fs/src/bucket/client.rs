@@ -638,8 +638,8 @@ impl BucketClient {
     pub async fn lacks_listing(&self) -> Option<Error> {
         let why = self.list("", None, true, 1).await.err().filter(|why| why.is(Kind::Denied))?;
         let lacks = format!(
-            "these credentials lack the right to list {} (s3:ListBucket), without which it can't be mounted: `windlass policy \
-             mount` prints the rights that a mount needs",
+            "{} can't be listed, without which it can't be mounted: it takes keys with the right s3:ListBucket (`windlass policy mount` \
+             prints all rights that a mount needs)",
             self.url()
         );
         Some(Error::new(Kind::Denied, lacks).because(why))
