@@ -290,7 +290,10 @@ pub async fn check(state: &EngineState, path: &VolumePath) -> Result<Outcome> {
     let report = open.volumes.check(&path.volume).await?;
     let bad = !report.wrong.is_empty();
     let note = match report.wrong.len() {
-        0 => format!("{path}: what is stored and what is needed agree"),
+        0 => format!(
+            "{path}: what its maps need and what is counted as needed agree; `windlass pool scrub {}` says whether the stores have it",
+            path.pool
+        ),
         n => format!("{path}: {n} contradictions; nothing that they touch is collected"),
     };
     let mut outcome = Outcome::of(&report)?.note(note);
