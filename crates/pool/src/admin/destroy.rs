@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use futures::future::{BoxFuture, join_all, try_join_all};
 use parking_lot::Mutex;
 
+use super::next_generation::other_label;
 use crate::local::{Progress, Watch};
 use crate::stores::{Found, best_hint, labelled, read_label, read_own_label};
 use crate::stores::{LABEL_MAX, Label, REGISTERS, label_key};
@@ -204,6 +205,7 @@ impl Destruction {
     /// stores that are full keep so many labels as they are that other hosts may still write to the pool.
     pub fn run<'f>(&'f self, force: bool, watch: Watch<'f>) -> BoxFuture<'f, Result<Deleted>> {
         Box::pin(async move {
+            try_join_all(self.stores.iter().map(|store| self.check_alone(store))).await?;
             self.condemn_all(force).await?;
             let count = Mutex::new(Deleted::default());
             let tell = |some: &[&Listed]| {
@@ -227,6 +229,17 @@ impl Destruction {
             try_join_all(labels).await?;
             Ok(count.into_inner())
         })
+    }
+
+    /// All that a place holds is deleted, whosever it is: so nobody else may have a label there.
+    async fn check_alone(&self, store: &PoolStore) -> Result<()> {
+        let Some(key) = other_label(store, self.id).await? else { return Ok(()) };
+        let why = format!(
+            "store {} has another pool's label too ({key}), and its data would go as well: nothing is deleted; take that object away \
+             by hand if that pool was never finished",
+            store.url
+        );
+        Err(Error::new(Kind::Refused, why))
     }
 
     async fn condemn_all(&self, force: bool) -> Result<()> {

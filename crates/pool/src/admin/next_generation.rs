@@ -255,22 +255,27 @@ pub fn check_free<'f>(store: &'f PoolStore, pool: PoolId, own: bool) -> BoxFutur
 
 /// Looks for labels of other pools once this pool's label is there. Two pools that take a place at the same moment both found
 /// it empty. Each has put its label before it looks, so that at least the later one sees the other.
-pub fn check_alone<'f>(store: &'f PoolStore, pool: PoolId) -> BoxFuture<'f, Result<()>> {
+pub async fn check_alone(store: &PoolStore, pool: PoolId) -> Result<()> {
+    match other_label(store, pool).await? {
+        None => Ok(()),
+        Some(key) => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "store {} was taken by another pool at the same moment (it has {key}): choose an empty place, or try again",
+                store.url
+            ),
+        )),
+    }
+}
+
+/// Returns the key of another pool's label in the store's place, if there is one.
+pub fn other_label<'f>(store: &'f PoolStore, pool: PoolId) -> BoxFuture<'f, Result<Option<String>>> {
     Box::pin(async move {
         // Labels alone: what the other pool has stored by now comes before them.
         let list = List { prefix: LABELS.to_owned(), max: LIST_PAGE, ..List::default() };
         let page = store.bucket.list_some(&list, Cause::Label).await?;
         let is_other = |key: &str| matches!(parse(key), Named::Label(of) if of != pool);
-        match page.objects.iter().find(|o| is_other(&o.key)) {
-            None => Ok(()),
-            Some(object) => Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "store {} was taken by another pool at the same moment (it has {}): choose an empty place, or try again",
-                    store.url, object.key
-                ),
-            )),
-        }
+        Ok(page.objects.into_iter().map(|object| object.key).find(|key| is_other(key)))
     })
 }
 

@@ -1,5 +1,7 @@
 //! Pools deleted, at once and by pieces.
 
+use bytes::Bytes;
+
 use super::*;
 use windlass_base::PoolId;
 use windlass_base::rt::sim::Sim;
@@ -57,6 +59,25 @@ fn a_destruction_is_finished_wherever_it_was_broken_off() {
         unopened += u32::from(!could_open.unwrap());
     }
     assert!((5..40).contains(&unopened), "{unopened}: cut off in all states");
+}
+
+#[test]
+fn a_place_that_has_another_pools_label_too_keeps_all() {
+    run("2+1", |yard| async move {
+        let pool = filled(&yard).await;
+        let other = label_key(PoolId(pool.id().0 ^ 1));
+        let place = yard.stores[1].contents();
+        place.put(&other, Bytes::new(), When::Always, W).await.unwrap();
+        let before = keys(&yard);
+        let found = find(&yard, None).await.unwrap();
+        let told = found.run(true, &|_| {}).await.unwrap_err();
+        assert!(told.is(Kind::Refused) && told.to_string().contains(&other), "{told}");
+        assert_eq!(keys(&yard), before, "nothing was deleted");
+        pool.insert(&"late".parse().unwrap(), VolumeId(99)).await.unwrap();
+        place.delete(&[other], W).await.unwrap();
+        found.run(false, &|_| {}).await.unwrap();
+        assert_eq!(keys(&yard), 0);
+    });
 }
 
 #[test]
