@@ -109,23 +109,3 @@ fn what_was_just_written_is_gone_when_its_removal_is_answered() {
         assert_eq!(set.keys(), ["d/old8"]);
     });
 }
-
-/// A name that was just written is one also after its directory was renamed.
-#[test]
-fn what_was_just_written_is_gone_when_its_removal_is_answered_also_in_a_renamed_directory() {
-    Set::run(1, EtagRule::OfBytes, |set| async move {
-        let (_, user) = set.mount("deadline=5").await;
-        user.mkdir("d").await.unwrap();
-        let names: Vec<String> = (0..4).map(|i| format!("made{i}")).collect();
-        for name in &names {
-            user.put(&format!("d/{name}"), b"made").await.unwrap();
-        }
-        user.rename("d", "e", false).await.unwrap();
-        for name in &names {
-            let name = format!("e/{name}");
-            user.unlink(&name).await.unwrap();
-            assert_eq!(set.body(&name).await, None, "{name}");
-        }
-        user.fs.finish().await;
-    });
-}

@@ -264,11 +264,6 @@ impl NameCache {
         inner.written.note(stem, now);
     }
 
-    /// Counts every name as written lately, since a directory has got another name.
-    pub fn directory_moved(&self, now: Instant) {
-        self.0.lock().written.note_all(now);
-    }
-
     /// Tells whether this mount has made, written or changed the object of this name within the last minute.
     pub fn is_written_lately(&self, stem: &str, now: Instant) -> bool {
         self.0.lock().written.has(stem, now)

@@ -35,27 +35,16 @@ pub struct RecentNames {
 impl RecentNames {
     /// Notes that this mount has made or written what has this key.
     pub fn note(&mut self, key: &str, now: Instant) {
-        self.turn(now);
+        if now.since(self.since) >= LATELY {
+            self.older = std::mem::take(&mut self.newer);
+            self.since = now;
+        }
         let newer = &mut self.newer;
         let hash = xxh3_64(key.as_bytes());
         if newer.written.len() < NAMES_MAX || newer.written.contains_key(&hash) {
             newer.written.insert(hash, now);
         } else {
             newer.crowded = Some(now);
-        }
-    }
-
-    /// Notes that a directory has moved: which of the names below it were recent is not known by their new keys, so every name
-    /// counts as recent.
-    pub fn note_all(&mut self, now: Instant) {
-        self.turn(now);
-        self.newer.crowded = Some(now);
-    }
-
-    fn turn(&mut self, now: Instant) {
-        if now.since(self.since) >= LATELY {
-            self.older = std::mem::take(&mut self.newer);
-            self.since = now;
         }
     }
 

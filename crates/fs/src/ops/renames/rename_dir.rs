@@ -443,7 +443,6 @@ impl Fs {
             let mut inodes = self.inodes.lock();
             self.name_cache.forget_below(old);
             self.name_cache.forget_below(new);
-            self.name_cache.directory_moved(self.now());
             inodes.rename(old, new, true);
             let keys: Vec<String> =
                 inodes.below(new).filter_map(|ino| inodes.get(ino)).map(|node| node.key.clone()).collect();
